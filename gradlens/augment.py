@@ -1,0 +1,67 @@
+"""From uint8 images to network input: batched crops and flips, normalisation. All draws are keyed by (seed, step)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from gradlens.errors import unknown
+from gradlens.seeding import generator
+
+NORMALIZATIONS = ("pm1", "gaussian", "none")
+
+
+def crop_and_flip(images: Tensor, seed: int, step: int, pad: int = 4) -> Tensor:
+    """Random horizontal flip and random crop of the original size after padding with ``pad`` black pixels, in one gather.
+
+    Args:
+        images: [N, C, H, W] uint8.
+        seed: the run's seed.
+        step: the update the batch is for.
+        pad: black pixels on each side.
+
+    Returns:
+        [N, C, H, W] uint8.
+
+    """
+    n, _, height, width = images.shape
+    rng = generator(seed, "augment", step)
+    dy, dx = torch.randint(2 * pad + 1, (2, n, 1), generator=rng)
+    flip = torch.rand(n, 1, generator=rng) < 0.5
+    rows = torch.arange(height) + dy  # [N, H] rows of the padded image
+    columns = torch.arange(width).expand(n, width)
+    columns = torch.where(flip, columns.flip(1), columns) + dx  # [N, W]
+    rows, columns = (i.to(images.device, non_blocking=True) for i in (rows, columns))
+    padded = torch.nn.functional.pad(images, (pad, pad, pad, pad))
+    batch = torch.arange(n, device=images.device)[:, None, None]
+    return padded[batch, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def normalizer(kind: str, images: Tensor) -> Callable[[Tensor], Tensor]:
+    """The map from uint8 [N, C, H, W] to float32, channels last in memory.
+
+    Args:
+        kind: ``pm1`` to [-1, +1]; ``gaussian`` to zero mean and unit variance per channel of ``images``; ``none`` to [0, 1].
+        images: the training images [N, C, H, W] uint8.
+
+    """
+    c = images.shape[1]
+    if kind == "pm1":
+        mean, std = torch.full((c,), 0.5), torch.full((c,), 0.5)
+    elif kind == "none":
+        mean, std = torch.zeros(c), torch.ones(c)
+    elif kind == "gaussian":
+        values = [images[:, i].double() / 255 for i in range(c)]
+        mean = torch.stack([v.mean() for v in values]).float()
+        std = torch.stack([v.std().clamp_min(1 / 255) for v in values]).float()
+    else:
+        raise unknown("normalization", kind, NORMALIZATIONS)
+    scale = (1 / (255 * std)).reshape(1, c, 1, 1).to(images.device)
+    shift = (-mean / std).reshape(1, c, 1, 1).to(images.device)
+
+    def normalize(batch: Tensor) -> Tensor:
+        return (batch * scale + shift).contiguous(memory_format=torch.channels_last)
+
+    return normalize

@@ -1,0 +1,156 @@
+"""One frozen, validated object that says everything an experiment depends on; where it is stored and run is not part of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+
+from gradlens.augment import NORMALIZATIONS
+from gradlens.errors import InputError, unknown
+from gradlens.methods import METHODS
+from gradlens.models import ACTIVATIONS, MODELS
+from gradlens.objectives import LOSSES
+
+CHOICES = {
+    "method": METHODS,
+    "model": MODELS,
+    "activation": ACTIVATIONS,
+    "loss": LOSSES,
+    "normalize": NORMALIZATIONS,
+    "cut": ("after-pool", "before-pool"),
+    "optimizer": ("adam", "sgd", "rmsprop"),
+    "lr_schedule": ("constant", "cosine", "step"),
+    "precision": ("fp32", "bf16"),
+}
+
+
+class Config(BaseModel, frozen=True, extra="forbid"):
+    """The settings of one run. Build it with :func:`make`, which turns what is wrong into one sentence."""
+
+    method: str = "bp"
+    options: dict[str, Any] = {}  # the method's own, resolved
+    data: str = "digits"
+    limit: int | None = Field(None, ge=1)
+    label_noise: float = Field(0.0, ge=0, le=1)
+    validation: float = Field(0.0, ge=0, lt=1)
+    augment: bool = False
+    normalize: str = "pm1"
+    model: str = "basic-cnn"
+    width: int | None = Field(None, ge=1)
+    depth: int | None = Field(None, ge=1)
+    stem: Literal[3, 5, 7] | None = None
+    activation: str = "relu"
+    cut: str = "after-pool"
+    loss: str = "ce"
+    epochs: int = Field(25, ge=0)
+    steps: int | None = Field(None, ge=0)
+    batch_size: int = Field(256, ge=1)
+    optimizer: str = "adam"
+    lr: float = Field(3e-4, ge=0, allow_inf_nan=False)
+    momentum: float = Field(0.0, ge=0, lt=1)
+    nesterov: bool = False
+    weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False)
+    lr_schedule: str = "constant"
+    warmup: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0)
+    precision: str = "fp32"
+    compile: bool = False
+    record_every: int = Field(10, ge=0)
+    keep_checkpoints: int = Field(0, ge=0)
+    init_from: str | None = None
+
+    @field_validator(*CHOICES)
+    @classmethod
+    def _known(cls, value: str, info: Any) -> str:
+        if value not in CHOICES[info.field_name]:
+            raise unknown(info.field_name.replace("_", " "), value, CHOICES[info.field_name])
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_lr(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """A method's own ``lr`` among its options is the run's learning rate."""
+        options = dict(values.get("options") or {})
+        return {**values, "options": options, "lr": options.pop("lr")} if "lr" in options else values
+
+    @model_validator(mode="after")
+    def _together(self) -> Config:
+        if self.optimizer == "adam" and (self.momentum or self.nesterov):
+            raise InputError("--momentum and --nesterov belong to sgd and rmsprop; adam has its own momentum")
+        if self.nesterov and not (self.optimizer == "sgd" and self.momentum):
+            raise InputError("--nesterov needs --optimizer sgd and a --momentum above 0")
+        own = METHODS[self.method].Options
+        for name in self.options:
+            if name not in own.model_fields:
+                raise unknown(f"option of {self.method}", name, [*own.model_fields, "lr"])
+        try:
+            resolved = own(**self.options).model_dump()
+        except ValidationError as error:
+            raise InputError(f"option of {self.method}: {sentence(error)}") from error
+        object.__setattr__(self, "options", resolved)
+        return self
+
+    def digest(self) -> str:
+        """Six hex digits that name this config among others."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:6]
+
+    def run_name(self) -> str:
+        """``<method>-<data>-<model>-s<seed>-<digest>``."""
+        data = Path(self.data).resolve().name or "images"
+        return f"{self.method}-{data}-{self.model}-s{self.seed}-{self.digest()}"
+
+    def differences(self, other: Config) -> list[str]:
+        """The fields in which another config differs, each with both values."""
+        mine, theirs = self.model_dump(), other.model_dump()
+        return [f"{name} {theirs[name]!r} there, {mine[name]!r} here" for name in mine if mine[name] != theirs[name]]
+
+
+def sentence(error: ValidationError) -> str:
+    """The first thing pydantic found wrong, as one sentence that names the flag."""
+    first = error.errors()[0]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, InputError):
+        return str(cause)
+    name = str(first["loc"][0]) if first["loc"] else "config"
+    known = name in Config.model_fields
+    if first["type"] == "extra_forbidden":
+        return str(unknown("setting", name, Config.model_fields))
+    message = first["msg"][0].lower() + first["msg"][1:]
+    return f"{'--' + name.replace('_', '-') if known else name}: {message}, got {first['input']!r}"
+
+
+def make(**settings: Any) -> Config:
+    """A validated config.
+
+    Raises:
+        InputError: the first thing that is wrong, in one sentence.
+
+    """
+    try:
+        return Config(**settings)
+    except ValidationError as error:
+        raise InputError(sentence(error)) from error
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The settings in a JSON file: a bare config, or a run's config.json.
+
+    Raises:
+        InputError: no such file, or not JSON of that form.
+
+    """
+    try:
+        content = json.loads(path.read_text())
+    except OSError as error:
+        raise InputError(f"cannot read the config file {path}: {os.strerror(error.errno or 0)}") from error
+    except ValueError as error:
+        raise InputError(f"{path} is not a JSON config: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is not a JSON config: wanted an object of settings")
+    settings = content.get("config", content)
+    return dict(settings)

@@ -1,0 +1,245 @@
+"""Image data sets as uint8 tensors in memory. A data set is one function and one line in ``DATASETS``."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gradlens.errors import InputError, unknown
+from gradlens.seeding import generator
+
+DATA_DIR = Path("~/.cache/gradlens").expanduser()
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images [N, C, H, W] uint8 and labels [N] int64."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: Tensor) -> Split:
+        """The images and labels at ``index`` [M]."""
+        return Split(self.images[index], self.labels[index])
+
+    def to(self, device: torch.device) -> Split:
+        """The split on a device: the data set lives where the training runs."""
+        return Split(self.images.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set ready for training."""
+
+    train: Split
+    test: Split  # the held-out part of the training images where a validation share was asked for
+    classes: tuple[str, ...]
+    test_name: str = "test"  # "validation" in that case
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image."""
+        c, h, w = self.train.images.shape[1:]
+        return c, h, w
+
+    def fingerprint(self) -> str:
+        """16 hex digits of what is trained and tested on, labels as trained (noise included)."""
+        digest = hashlib.sha256()
+        for tensor in (self.train.images, self.train.labels, self.test.images, self.test.labels):
+            digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+def label_hash(split: Split) -> str:
+    """16 hex digits of a split's label vector: constant over a run, stored with it."""
+    return hashlib.sha256(split.labels.contiguous().numpy().tobytes()).hexdigest()[:16]
+
+
+# ---------------------------------------------------------------------------------------------------- the data sets
+
+Source = tuple[Split, Split, tuple[str, ...]]  # train, test, class names
+
+
+def digits(root: Path, download: bool) -> Source:
+    """scikit-learn's 8×8 grey digits: 1,797 real images shipped with the library; every fifth of each class (360) is for test."""
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    x = torch.from_numpy((images * 255 / 16).round().astype(np.uint8)).reshape(-1, 1, 8, 8)
+    y = torch.from_numpy(labels).long()
+    test = torch.zeros(len(y), dtype=torch.bool)
+    for c in range(10):
+        test[(y == c).nonzero()[::5]] = True
+    return Split(x[~test], y[~test]), Split(x[test], y[test]), tuple(str(c) for c in range(10))
+
+
+def _torchvision(name: str, **splits: dict[str, Any]) -> Callable[[Path, bool], Source]:
+    """A torchvision data set, from ``root``; ``splits`` are the constructor arguments of its train and test halves."""
+
+    def load(root: Path, download: bool) -> Source:
+        import torchvision
+
+        cls = getattr(torchvision.datasets, name)
+        try:
+            parts = [cls(root, download=download, **splits[s]) for s in ("train", "test")]
+        except (RuntimeError, OSError) as error:
+            if download:
+                raise InputError(f"{name} could not be downloaded to {root}: {error}") from error
+            raise InputError(f"no {name} under {root}: --download fetches it, --data-dir names another folder") from error
+        halves = []
+        for part in parts:
+            x = torch.as_tensor(np.asarray(part.data))
+            if x.ndim == 3:  # MNIST: [N, H, W]
+                x = x[:, None]
+            elif x.shape[-1] == 3:  # CIFAR: [N, H, W, C]
+                x = x.permute(0, 3, 1, 2)
+            y = torch.as_tensor(np.asarray(getattr(part, "targets", None) if hasattr(part, "targets") else part.labels))
+            halves.append(Split(x.contiguous(), y.long()))
+        names = getattr(parts[0], "classes", None) or range(int(halves[0].labels.max()) + 1)
+        return halves[0], halves[1], tuple(str(c) for c in names)
+
+    return load
+
+
+DATASETS: dict[str, Callable[[Path, bool], Source]] = {
+    "digits": digits,
+    "cifar10": _torchvision("CIFAR10", train={"train": True}, test={"train": False}),
+    "cifar100": _torchvision("CIFAR100", train={"train": True}, test={"train": False}),
+    "mnist": _torchvision("MNIST", train={"train": True}, test={"train": False}),
+    "fashion-mnist": _torchvision("FashionMNIST", train={"train": True}, test={"train": False}),
+    "svhn": _torchvision("SVHN", train={"split": "train"}, test={"split": "test"}),
+}
+
+
+def _decode(file: str) -> np.ndarray[Any, Any]:
+    """One image file as uint8 [H, W] (grey) or [H, W, 3]."""
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            return np.asarray(image if image.mode == "L" else image.convert("RGB"))
+    except Exception as error:
+        raise InputError(f"{file} is not a readable image: {error}") from error
+
+
+def image_folder(root: Path) -> Source:
+    """``root/train/<class>/*`` and ``root/test/<class>/*``, all images of one size; grey only if all are.
+
+    Raises:
+        InputError: no such layout, an empty class, a class that only one half has, an unreadable image, unequal sizes.
+
+    """
+    from torchvision.datasets import ImageFolder
+
+    halves: list[list[tuple[str, int]]] = []
+    names: list[list[str]] = []
+    for half in ("train", "test"):
+        if not (root / half).is_dir():
+            raise InputError(f"{root} is no image folder: it has no {half}/ (wanted: {root}/train/<class>/ and {root}/test/<class>/)")
+        try:
+            found = ImageFolder(str(root / half))
+        except FileNotFoundError as error:  # torchvision names the empty classes, or says there are none
+            raise InputError(f"{root / half}: {str(error).splitlines()[0]}") from error
+        halves.append(found.samples)
+        names.append(found.classes)
+    if names[0] != names[1]:
+        train_only, test_only = sorted(set(names[0]) - set(names[1])), sorted(set(names[1]) - set(names[0]))
+        where = f"{', '.join(train_only)} missing from test" if train_only else f"{', '.join(test_only)} missing from train"
+        raise InputError(f"{root}: train and test have different classes: {where}")
+    with ThreadPoolExecutor() as pool:
+        decoded = [list(pool.map(_decode, [file for file, _ in samples], chunksize=256)) for samples in halves]
+    sizes = {(image.shape[0], image.shape[1]) for half in decoded for image in half}
+    if len(sizes) > 1:
+        first = halves[0][0][0], decoded[0][0].shape[:2]
+        other = next(
+            (file, image.shape[:2])
+            for samples, half in zip(halves, decoded, strict=True)
+            for (file, _), image in zip(samples, half, strict=True)
+            if image.shape[:2] != first[1]
+        )
+        raise InputError(
+            f"images of different sizes in {root}: {first[0]} is {first[1][0]}x{first[1][1]},"
+            f" {other[0]} is {other[1][0]}x{other[1][1]}; all must have one size"
+        )
+    grey = all(image.ndim == 2 for half in decoded for image in half)
+    splits = []
+    for samples, half in zip(halves, decoded, strict=True):
+        stacked = np.stack([i if grey or i.ndim == 3 else np.repeat(i[:, :, None], 3, 2) for i in half])
+        x = torch.from_numpy(stacked)
+        x = x[:, None] if grey else x.permute(0, 3, 1, 2).contiguous()
+        splits.append(Split(x, torch.tensor([label for _, label in samples])))
+    return splits[0], splits[1], tuple(names[0])
+
+
+# ------------------------------------------------------------------------------------------------ choosing, noise, load
+
+
+def with_label_noise(split: Split, p: float, classes: int, seed: int) -> Split:
+    """Each label replaced with probability ``p`` by a uniform draw over all classes, drawn once per (seed, p).
+
+    At p = 1 a tenth of ten classes' labels stay as they were (Zhang et al. 2017).
+    """
+    rng = generator(seed, f"label noise {p}")
+    replaced = torch.rand(len(split), generator=rng) < p
+    drawn = torch.randint(classes, (len(split),), generator=rng)
+    return replace(split, labels=torch.where(replaced, drawn, split.labels))
+
+
+def load(
+    name: str,
+    *,
+    data_dir: Path | None = None,
+    download: bool = False,
+    limit: int | None = None,
+    label_noise: float = 0.0,
+    validation: float = 0.0,
+    seed: int = 0,
+) -> Data:
+    """A data set by name, or an image folder by path.
+
+    Args:
+        name: a key of DATASETS, or the path of a folder with ``train/`` and ``test/``.
+        data_dir: where the named sets are looked for and downloaded to.
+        download: fetch a named set that is missing.
+        limit: this many training images, a seeded choice.
+        label_noise: probability that a training label is replaced by a random one.
+        validation: this share of the training images (after ``limit``) is held out and takes the place of the test images.
+        seed: names the draws above.
+
+    Raises:
+        InputError: anything that cannot be loaded, in one sentence.
+
+    """
+    if name in DATASETS:
+        train, test, classes = DATASETS[name](data_dir or DATA_DIR, download)
+    elif Path(name).is_dir():
+        train, test, classes = image_folder(Path(name))
+    elif "/" in name or Path(name).exists():
+        raise InputError(f"{name} is no image folder: wanted a folder that holds train/<class>/ and test/<class>/")
+    else:
+        raise unknown("data set", name, DATASETS)
+    if limit is not None:
+        if limit > len(train):
+            raise InputError(f"--limit {limit} asks for more than the {len(train)} training images there are")
+        train = train.take(torch.randperm(len(train), generator=generator(seed, "limit"))[:limit])
+    test_name = "test"
+    if validation:
+        order = torch.randperm(len(train), generator=generator(seed, "validation"))
+        held = round(len(train) * validation)
+        if not 0 < held < len(train):
+            raise InputError(f"a validation share of {validation} of {len(train)} images leaves nothing on one side")
+        train, test, test_name = train.take(order[held:]), train.take(order[:held]), "validation"
+    if label_noise:
+        train = with_label_noise(train, label_noise, len(classes), seed)
+    return Data(train, test, classes, test_name)

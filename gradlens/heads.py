@@ -1,0 +1,108 @@
+"""Auxiliary networks of the rules: classifiers on a block's output, and synthesisers that predict a gradient of its shape."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from math import ceil, prod
+
+from torch import Tensor, nn
+
+from gradlens.errors import InputError, unknown
+
+HEADS = ("linear", "mlp", "mlp-sr", "cnn")
+
+
+def _dense(sizes: Sequence[int], norm: bool) -> list[nn.Module]:
+    """Linear(–BatchNorm)–ReLU for each pair of neighbouring sizes."""
+    layers: list[nn.Module] = []
+    for a, b in zip(sizes, sizes[1:], strict=False):
+        layers += [nn.Linear(a, b), *([nn.BatchNorm1d(b)] if norm else []), nn.ReLU()]
+    return layers
+
+
+def _convolved(channels: int, kernel: int, layers: int) -> list[nn.Module]:
+    """Conv(no bias)–BatchNorm–ReLU, ``layers`` times, keeping channels and resolution."""
+    one = [
+        [nn.Conv2d(channels, channels, kernel, padding=kernel // 2, bias=False), nn.BatchNorm2d(channels), nn.ReLU()]
+        for _ in range(layers)
+    ]
+    return [module for group in one for module in group]
+
+
+def head(kind: str, shape: Sequence[int], classes: int, width: int, layers: int, pooled: bool) -> nn.Module:
+    """An auxiliary classifier: activations [N, *shape] -> logits [N, classes].
+
+    Args:
+        kind: ``linear``; ``mlp`` (flatten, `layers` × Linear(width)–ReLU, Linear); ``mlp-sr`` (average to a quarter of the
+            resolution, `layers` × [1×1 conv–BN–ReLU], 2×2, three-layer MLP of width 4C); ``cnn`` (`layers` × [3×3 conv–BN–ReLU],
+            2×2, BN, Linear). The latter two follow Belilovsky et al. 2020, §4 and their code, and always pool.
+        shape: (C, H, W), or (features,) for linear and mlp.
+        classes: number of classes.
+        width: width of an mlp's hidden layers.
+        layers: number of hidden layers.
+        pooled: average to 2×2 before a linear or mlp head (the first hidden layers then follow the paper's: with BatchNorm).
+
+    Raises:
+        InputError: an unknown kind, or a convolutional head on activations without space.
+
+    """
+    if kind not in HEADS:
+        raise unknown("head", kind, HEADS)
+    spatial = len(shape) == 3
+    if kind in ("mlp-sr", "cnn") and not spatial:
+        raise InputError(f"head={kind} needs activations of shape [C, H, W]; this model's blocks give {list(shape)}")
+    channels = shape[0]
+    if kind == "cnn":
+        tail: list[nn.Module] = [nn.AdaptiveAvgPool2d(2), nn.BatchNorm2d(channels), nn.Flatten()]
+        return nn.Sequential(*_convolved(channels, 3, layers), *tail, nn.Linear(4 * channels, classes))
+    if kind == "mlp-sr":
+        wide = 4 * channels
+        quarter = nn.AdaptiveAvgPool2d((ceil(shape[1] / 4), ceil(shape[2] / 4)))
+        body = [quarter, *_convolved(channels, 1, layers), nn.AdaptiveAvgPool2d(2), nn.Flatten()]
+        return nn.Sequential(*body, *_dense([wide] * 4, norm=True), nn.Linear(wide, classes))
+    pool = [nn.AdaptiveAvgPool2d(2)] if pooled and spatial else []
+    size = 4 * channels if pool else prod(shape)
+    sizes = [size] if kind == "linear" else [size, *[width] * layers]
+    return nn.Sequential(*pool, nn.Flatten(), *_dense(sizes, norm=bool(pool)), nn.Linear(sizes[-1], classes))
+
+
+class Synthesiser(nn.Module):
+    """S(h [, c]): layer–BN–ReLU–layer–BN–ReLU–layer, the context's linear map added to the first layer's output before BN.
+
+    The last layer's weight starts at zero, so that S starts at its bias; ``zero_bias`` starts the bias at zero too.
+    Convolutions are 5×5 and keep the resolution (Jaderberg et al. 2017; the documents' ConvSynthesizer).
+    """
+
+    def __init__(self, shape: Sequence[int], context: int, width: int | None, zero_bias: bool) -> None:
+        super().__init__()
+        n = shape[0]
+        hidden = width or n
+        spatial = len(shape) == 3
+
+        def layer(a: int, b: int) -> nn.Module:
+            return nn.Conv2d(a, b, 5, padding=2) if spatial else nn.Linear(a, b)
+
+        def norm() -> nn.Module:
+            return nn.BatchNorm2d(hidden) if spatial else nn.BatchNorm1d(hidden)
+
+        self.first = layer(n, hidden)
+        last = layer(hidden, n)
+        self.rest = nn.Sequential(
+            OrderedDict(norm1=norm(), act1=nn.ReLU(), middle=layer(hidden, hidden), norm2=norm(), act2=nn.ReLU(), last=last)
+        )
+        self.context = nn.Linear(context, hidden) if context else None
+        nn.init.zeros_(last.weight)  # type: ignore[arg-type]
+        if zero_bias:
+            nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+
+    def forward(self, h: Tensor, context: Tensor | None = None) -> Tensor:
+        """h [N, *shape], context [N, classes] or None -> predicted gradient [N, *shape]."""
+        first = self.first(h)
+        if self.context is not None:
+            added = self.context(context)
+            first = first + added.reshape(*added.shape, *[1] * (first.ndim - 2))
+        out: Tensor = self.rest(first)
+        return out
+
+

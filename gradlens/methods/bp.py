@@ -1,0 +1,23 @@
+"""Backpropagation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from gradlens.method import Method, Signal, top_signal
+from gradlens.passes import Pass
+
+
+class Backprop(Method):
+    """delta_K = dL/dh_K;  delta_k = (dh_{k+1}/dh_k)ᵀ delta_{k+1}."""
+
+    reads = frozenset({"above"})
+
+    def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[Tensor, ...]) -> Signal:
+        """The message from above, told and sent on."""
+        if k == self.depth - 1:
+            return top_signal(self.loss, passes[k])
+        (delta,) = above
+        return Signal(delta, (delta,))

@@ -1,0 +1,113 @@
+"""One block's forward pass, cut from its neighbours, and its pull-back (vector-Jacobian product).
+
+The forward pass is cut at block boundaries: each block's output ``h`` keeps the block's own graph and the next block
+reads ``z``, a leaf copy of it. A training rule then only says which gradient each block is told; the true gradient is
+the plain pull-back of the top's own gradient through the same passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Pass(NamedTuple):
+    """One block's forward pass, cut from its neighbours."""
+
+    block: nn.Module
+    x: Tensor  # [N, *in]   leaf: what the block read
+    y: Tensor  # [N]        the targets that travelled with x
+    h: Tensor  # [N, *out]  block(x), with the block's graph
+    z: Tensor  # [N, *out]  leaf copy of h: what the next block reads
+    src: Tensor | None = None  # what x was cut from, where that is not the h below (a synthetic input)
+
+
+class Grad(NamedTuple):
+    """What one block's backward pass gave: values, never side effects."""
+
+    delta: Tensor | None  # [N, *out] gradient the block was told at its output; None: not trained on this batch
+    params: dict[str, Tensor]  # parameter name within the block -> gradient of the parameter's shape
+    below: tuple[Tensor, ...]  # [N, *in] each message sent, pulled back to the block's input
+
+
+def chain(blocks: Iterable[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
+    """The plain forward pass, lazily: block k+1 is run when the caller asks for its pass, on what block k gave.
+
+    Args:
+        blocks: the blocks, bottom first.
+        x: [N, *in] the network's input.
+        y: [N] targets.
+
+    """
+    for block in blocks:
+        h = block(x)
+        z = h.detach().requires_grad_()
+        yield Pass(block, x, y, h, z)
+        x = z
+
+
+def trainable(module: nn.Module) -> dict[str, Tensor]:
+    """The parameters of a module that ask for a gradient, by their name within the module."""
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}
+
+
+def pull_back(p: Pass, delta: Tensor | None, send: Sequence[Tensor] = (), keep: bool = False) -> Grad:
+    """One block's backward: gradients of its parameters under ``delta`` and the pull-back of each message in ``send``.
+
+    Nothing that nobody reads is computed: without messages there is no input gradient, without ``delta`` no parameter
+    gradient. A message that is ``delta`` itself shares its backward pass with it.
+
+    Args:
+        p: the pass to go back through.
+        delta: [N, *out] the gradient told at ``p.h``, or None for a block that is not trained.
+        send: [N, *out] messages to pull back to ``p.x``; ignored where ``p.x`` takes no gradient (the first block).
+        keep: keep the graph, for another pull-back through the same pass.
+
+    """
+    names, params = list(trainable(p.block)), list(trainable(p.block).values())
+    messages = list(send) if p.x.requires_grad else []
+    shared = next((i for i, m in enumerate(messages) if m is delta), None)
+    grads: dict[str, Tensor] = {}
+    below: dict[int, Tensor] = {}
+    todo = [i for i in range(len(messages)) if i != shared]
+    if delta is not None and (params or shared is not None):
+        wanted = params + ([p.x] if shared is not None else [])
+        got = torch.autograd.grad(p.h, wanted, delta, retain_graph=keep or bool(todo), allow_unused=True)
+        grads = {name: g for name, g in zip(names, got, strict=False) if g is not None}
+        if shared is not None:
+            below[shared] = got[-1] if got[-1] is not None else torch.zeros_like(p.x)
+    for n, i in enumerate(todo):
+        last = n == len(todo) - 1
+        (below[i],) = torch.autograd.grad(p.h, p.x, messages[i], retain_graph=keep or not last, materialize_grads=True)
+    return Grad(delta, grads, tuple(below[i] for i in range(len(messages))))
+
+
+def true_gradients(passes: Sequence[Pass], top: Tensor) -> list[Grad]:
+    """The plain pull-back of ``top`` through all passes: what backpropagation gives on these very forward passes.
+
+    Frees the graphs. Valid where every pass read its predecessor's ``z`` (see :func:`is_chain`).
+
+    Args:
+        passes: all passes, bottom first, with their graphs.
+        top: [N, *out] gradient of the objective with respect to the last pass's output.
+
+    Returns:
+        one Grad per pass, bottom first; ``delta`` is the true gradient at that block's output.
+
+    """
+    grads: list[Grad] = []
+    delta = top
+    for k in reversed(range(len(passes))):
+        grad = pull_back(passes[k], delta, (delta,) if k else ())
+        grads.append(grad)
+        if k:
+            (delta,) = grad.below
+    return grads[::-1]
+
+
+def is_chain(passes: Sequence[Pass]) -> bool:
+    """Whether every block read its predecessor's output: only then is the pulled-back product the gradient of a loss."""
+    return all(p.src is None and p.x is below.z for below, p in zip(passes, passes[1:], strict=False))

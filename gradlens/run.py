@@ -1,0 +1,316 @@
+"""The run directory: config, tables, checkpoint, snapshots. Everything a run leaves behind is written and read here."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, get_type_hints
+
+import torch
+
+from gradlens.config import Config, make
+from gradlens.errors import InputError
+from gradlens.recorder import Row
+
+
+class Metric(NamedTuple):
+    """One row of ``metrics.csv``: no smoothing, so that spikes stay visible."""
+
+    split: str  # train (running, in train mode, over the epoch), test or validation (eval mode, after it)
+    epoch: int  # 0: the untrained network
+    step: int  # updates made
+    loss: float
+    accuracy: float  # share; NaN for rules without labels
+    best: float  # highest accuracy of this split so far
+
+
+class Timing(NamedTuple):
+    """One row of ``timing.csv``: the part of a run that differs from machine to machine."""
+
+    epoch: int
+    seconds: float  # wall clock spent in training steps, evaluation excluded
+    images_per_s: float
+    memory_mb: float  # peak resident memory of the process so far (CUDA: peak allocated)
+
+
+TABLES: dict[str, type[Any]] = {"metrics": Metric, "timing": Timing, "gradients": Row}
+
+
+class Stopped(Exception):
+    """A run that ended before its time, for a reason that is no wrong input; ``status`` is the exit status."""
+
+    def __init__(self, message: str, status: int = 1) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: under a temporary name, then renamed.
+
+    Raises:
+        InputError: the disk is full or the folder cannot be written; what was there before stays.
+
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> InputError:
+    reason = (error.strerror or str(error)).lower()
+    return InputError(f"cannot write {path}: {reason}; what the run had saved before is intact and --resume goes on from it")
+
+
+def csv_line(values: Iterable[Any]) -> str:
+    """One line of a table; floats are written so that they read back bit for bit."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerow([repr(v) if isinstance(v, float) else v for v in values])
+    return buffer.getvalue()
+
+
+def read_table(path: Path, kind: type[Any]) -> list[Any]:
+    """The rows of a table; a last line cut off by a crash is left out, a missing file is an empty table."""
+    if not path.exists():
+        return []
+    text = path.read_text()
+    whole = text[: text.rfind("\n") + 1]
+    types = list(get_type_hints(kind).values())
+    try:
+        rows = list(csv.reader(io.StringIO(whole)))[1:]
+        return [kind(*(t(v) for t, v in zip(types, row, strict=True))) for row in rows]
+    except ValueError as error:
+        raise InputError(f"{path} is not a table of gradlens: {error}") from error
+
+
+def _environment() -> dict[str, Any]:
+    """Versions and command line of this process, for the record."""
+    import numpy
+    import torchvision
+
+    from gradlens import __version__
+
+    try:
+        here = Path(__file__).resolve().parent
+        git = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty"], capture_output=True, text=True, timeout=5, check=False
+        ).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        git = ""
+    versions = {
+        "gradlens": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "numpy": numpy.__version__,
+    }
+    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    return {"versions": versions, "git": git or None, "threads": torch.get_num_threads(), "command": command}
+
+
+@dataclass
+class Run:
+    """A run read from its directory, for notebooks: ``pandas.DataFrame(run.gradients)`` is the long table."""
+
+    path: Path
+    config: Config
+    info: dict[str, Any]  # versions, git commit, device, command line, hashes of data and labels
+    metrics: list[Metric]
+    timing: list[Timing]
+    gradients: list[Row]  # recorded while training
+    measured: list[Row]  # added later by `gradlens measure`
+    summary: dict[str, Any]  # best and final accuracy; empty while unfinished
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run reached its last update."""
+        return bool(self.summary)
+
+    def checkpoint(self) -> dict[str, Any]:
+        """The state saved last: model, method, optimizer, position."""
+        return load_checkpoint(self.path / "checkpoint.pt")
+
+    def snapshots(self) -> list[Path]:
+        """Saved weights along the way, in order of their step."""
+        return sorted((self.path / "snapshots").glob("step-*.pt"))
+
+
+def is_run(path: str | Path) -> bool:
+    """Whether a path is a run directory: it holds a config.json."""
+    return (Path(path) / "config.json").is_file()
+
+
+def load(run_dir: str | Path) -> Run:
+    """Everything a run directory holds.
+
+    Raises:
+        InputError: not a run directory, or one whose files cannot be read.
+
+    """
+    path = Path(run_dir)
+    if not is_run(path):
+        raise InputError(f"{path} is not a run directory: it has no config.json")
+    try:
+        info = json.loads((path / "config.json").read_text())
+        config = make(**info.pop("config"))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise InputError(f"{path}/config.json: {error}") from error
+        raise InputError(f"{path}/config.json is not the config of a gradlens run: {error}") from error
+    tables = {name: read_table(path / f"{name}.csv", kind) for name, kind in TABLES.items()}
+    measured = read_table(path / "measured.csv", Row)
+    done = path / "summary.json"
+    summary = json.loads(done.read_text()) if done.exists() else {}
+    return Run(path, config, info, **tables, measured=measured, summary=summary)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint's contents, tensors on the CPU; loaded without running any code from the file.
+
+    Raises:
+        InputError: missing, truncated, or not a checkpoint of gradlens.
+
+    """
+    if not path.exists():
+        raise InputError(f"{path.parent} has no {path.name}: the run saved none")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a different type for every way a file can be wrong
+        raise InputError(f"{path} is not a checkpoint that can be read (truncated, or not written by gradlens)") from error
+    if not isinstance(state, dict) or not {"model", "method", "step"} <= set(state):
+        raise InputError(f"{path} is not a checkpoint of gradlens: it holds no model, method and step")
+    return state
+
+
+def _kin(out: Path, config: Config) -> str:
+    """The nearest run in ``out`` of the same method and seed, and where its config differs: what a mistyped --resume meant."""
+    best: tuple[int, str] | None = None
+    for candidate in out.glob("*/config.json"):
+        try:
+            other = make(**read_config(candidate))
+        except (InputError, ValueError, TypeError):
+            continue
+        if (other.method, other.seed) == (config.method, config.seed):
+            differ = config.differences(other)
+            if best is None or len(differ) < best[0]:
+                best = len(differ), f"; {candidate.parent} differs in: {'; '.join(differ)}"
+    return best[1] if best else ""
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The settings stored in a run's config.json."""
+    content = json.loads(path.read_text())
+    return dict(content.get("config", {}))
+
+
+@dataclass
+class Writer:
+    """A run directory being written. Tables grow by whole rows; :meth:`mark` and :meth:`rewind` tie them to checkpoints."""
+
+    path: Path
+    config: Config
+    _files: dict[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def open(config: Config, out: Path, name: str | None, *, resume: bool, overwrite: bool, info: Mapping[str, Any]) -> Writer:
+        """The directory for a config: made new, or opened to go on with.
+
+        Raises:
+            InputError: it holds a run and neither ``resume`` nor ``overwrite`` was asked for; its config differs; nothing
+                is there to resume; the folder cannot be written.
+
+        """
+        path = out / (name or config.run_name())
+        if is_run(path):
+            if not (resume or overwrite):
+                state = "a finished" if (path / "summary.json").exists() else "an unfinished"
+                more = "" if state == "a finished" else "--resume goes on with it, "
+                raise InputError(f"{path} holds {state} run: {more}--overwrite starts over, --run-name names another")
+            if resume and not overwrite:
+                old = load(path)
+                if differ := config.differences(old.config):
+                    raise InputError(f"cannot resume {path}: its config differs in: {'; '.join(differ)}")
+                for key in ("data_fingerprint",):
+                    if old.info.get(key) != info.get(key):
+                        raise InputError(f"cannot resume {path}: the data are not the ones it was trained on")
+                return Writer(path, config)
+        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise InputError(f"{path} exists and is not a run directory; --out or --run-name names another place")
+        elif resume:
+            raise InputError(f"nothing to resume at {path}{_kin(out, config)}")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot write to {out}: {(error.strerror or str(error)).lower()}") from error
+        for old_file in [*path.glob("*.csv"), *path.glob("*.pt"), *path.glob("snapshots/*.pt"), path / "summary.json"]:
+            old_file.unlink(missing_ok=True)
+        content = {"config": config.model_dump(), **_environment(), **info}
+        write(path / "config.json", (json.dumps(content, indent=2) + "\n").encode())
+        return Writer(path, config)
+
+    def append(self, table: str, rows: Sequence[Any]) -> None:
+        """Add rows to a table, on disk when this returns."""
+        file = self.path / f"{table}.csv"
+        try:
+            if table not in self._files:
+                new = not file.exists() or file.stat().st_size == 0
+                self._files[table] = file.open("a", newline="")
+                if new:
+                    self._files[table].write(csv_line(TABLES[table]._fields))
+            self._files[table].write("".join(csv_line(row) for row in rows))
+            self._files[table].flush()
+        except OSError as error:
+            raise _unwritable(file, error) from error
+
+    def mark(self) -> dict[str, int]:
+        """The tables' lengths in bytes, to be stored in a checkpoint."""
+        return {name: file.stat().st_size for name in TABLES if (file := self.path / f"{name}.csv").exists()}
+
+    def rewind(self, marks: Mapping[str, int]) -> None:
+        """Cut the tables back to what they were at a checkpoint."""
+        self.close()
+        for name in TABLES:
+            file = self.path / f"{name}.csv"
+            if name in marks:
+                with file.open("r+b") as f:
+                    f.truncate(marks[name])
+            else:
+                file.unlink(missing_ok=True)
+
+    def save(self, state: Mapping[str, Any], name: str = "checkpoint.pt") -> None:
+        """Write a checkpoint or snapshot whole or not at all."""
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
+        path = self.path / name
+        try:
+            path.parent.mkdir(exist_ok=True)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        write(path, buffer.getbuffer())  # type: ignore[arg-type]
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Mark the run as finished, with its best and final numbers."""
+        self.close()
+        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in summary.items()}
+        write(self.path / "summary.json", (json.dumps(clean, indent=2) + "\n").encode())
+
+    def close(self) -> None:
+        """Close the tables."""
+        for file in self._files.values():
+            file.close()
+        self._files.clear()

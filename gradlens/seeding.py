@@ -1,0 +1,32 @@
+"""Keyed randomness: every draw comes from a generator named by (seed, purpose, index…), never from a shared stream.
+
+So a draw does not depend on what was drawn before it: a resumed run, a run with recording on, and (later) a run
+spread over several processes all see the same numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+def key(seed: int, purpose: str, *index: int) -> int:
+    """A 63-bit integer that depends on all its arguments and on nothing else."""
+    digest = hashlib.blake2b(repr((seed, purpose, *index)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def generator(seed: int, purpose: str, *index: int) -> torch.Generator:
+    """A fresh CPU generator for one purpose; draw on the CPU and move, so that all devices see the same draws."""
+    return torch.Generator().manual_seed(key(seed, purpose, *index))
+
+
+@contextmanager
+def seeded(seed: int, purpose: str, *index: int) -> Iterator[None]:
+    """Run code that draws from torch's global CPU stream (module constructors) on a keyed one; the global one is restored."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(key(seed, purpose, *index))
+        yield

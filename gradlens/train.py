@@ -1,0 +1,382 @@
+"""The only loop, and the only writer of ``.grad``. It knows no method by name."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from gradlens.augment import crop_and_flip, normalizer
+from gradlens.config import Config
+from gradlens.data import Data, Split
+from gradlens.errors import InputError
+from gradlens.method import Method, Net, Update, backward
+from gradlens.methods import METHODS
+from gradlens.models import Plan, build, head_width, output_shapes
+from gradlens.objectives import LOSSES
+from gradlens.recorder import Row, step_rows
+from gradlens.run import Metric, Run, Stopped, Timing, Writer, load, load_checkpoint
+from gradlens.seeding import generator, key
+
+CHECKPOINT_SECONDS = 60.0  # between checkpoints within an epoch; when they are written does not change what is computed
+
+
+class Pair(NamedTuple):
+    """A network and the rule that trains it."""
+
+    model: nn.Sequential
+    method: Method
+
+    def names(self) -> list[str]:
+        """The blocks' names, bottom first."""
+        return [name for name, _ in self.model.named_children()]
+
+
+def make_pair(config: Config, shape: tuple[int, int, int], classes: int, device: torch.device) -> Pair:
+    """The network and rule of a config, initialised by its seed, channels last on the device.
+
+    Raises:
+        InputError: a model that does not fit the images, a rule that does not fit the model.
+
+    """
+    plan = Plan(shape, classes, config.width, config.depth, config.stem, config.activation)
+    model = build(config.model, plan, config.cut, config.seed)
+    if config.init_from:
+        start = load(config.init_from)
+        try:
+            model.load_state_dict(start.checkpoint()["model"])
+        except RuntimeError as error:
+            detail = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+            raise InputError(f"--init-from {config.init_from}: its weights do not fit this model: {detail}") from error
+    net = Net(list(model), output_shapes(model, shape), classes, head_width(model), LOSSES[config.loss], config.seed)
+    rule = METHODS[config.method]
+    method = rule(net, rule.Options(**config.options))
+    layout: Any = {"device": device, "memory_format": torch.channels_last}
+    pair = Pair(model.to(**layout), method.to(**layout))
+    if config.compile:
+        torch._functorch.config.donated_buffer = False  # recorded steps go back twice through the same passes
+        for module in (*pair.model, *pair.method.children()):
+            module.compile()
+    return pair
+
+
+def make_optimizer(config: Config, pair: Pair) -> torch.optim.Optimizer:
+    """The optimiser of a config over the rule's parameter groups; fused where torch has it."""
+    groups = pair.method.param_groups(list(pair.model))
+    decay = config.weight_decay
+    if config.optimizer == "adam":
+        return torch.optim.Adam(groups, lr=config.lr, weight_decay=decay, fused=True)
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(
+            groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, weight_decay=decay, fused=True
+        )
+    return torch.optim.RMSprop(groups, lr=config.lr, momentum=config.momentum, weight_decay=decay)
+
+
+def lr_factor(config: Config, step: int, total: int) -> float:
+    """What the learning rate is multiplied with at an update: linear warm-up, then constant, cosine to 0, or ×0.1 at ½ and ¾."""
+    if step < config.warmup:
+        return (step + 1) / config.warmup
+    done = (step - config.warmup) / max(1, total - config.warmup)
+    if config.lr_schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * done))
+    if config.lr_schedule == "step":
+        return 0.1 ** ((done >= 0.5) + (done >= 0.75))
+    return 1.0
+
+
+class Outcome(NamedTuple):
+    """What one update reports, on the device: reading it is the caller's choice."""
+
+    loss: Tensor  # scalar: the topmost loss of the rule
+    hits: Tensor  # scalar: right answers in the batch; NaN for rules that give none
+    rows: list[Row]  # empty on steps that are not recorded
+
+
+def update(
+    pair: Pair, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, record: int | None = None, bf16: bool = False
+) -> Outcome:
+    """One step of any rule: passes, the rule's gradients, and one optimiser step.
+
+    Args:
+        pair: network and rule.
+        optimizer: over both.
+        x: [N, C, H, W] network input.
+        y: [N] labels.
+        record: the step's number if the truth is to be measured on it.
+        bf16: compute the passes in bfloat16 (weights and sums stay float32).
+
+    """
+    model, method = pair
+    loss, hits = torch.tensor(math.nan), torch.tensor(math.nan)
+    kept: dict[int, Update] = {}
+    highest = -1
+    optimizer.zero_grad(set_to_none=True)
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
+        passes = method.forward(list(model), x, y)
+        stored = list(passes) if record is not None else []
+        for u in backward(method, iter(stored) if stored else passes, keep=record is not None):
+            params = dict(u.p.block.named_parameters())
+            for name, grad in u.grad.params.items():
+                params[name].grad = grad
+            for name, grad in u.own.items():
+                method.get_parameter(name).grad = grad
+            if u.signal.loss is not None and u.k > highest:
+                highest, loss = u.k, u.signal.loss
+            if u.signal.answer is not None:
+                hits = (u.signal.answer.argmax(1) == u.p.y).sum()
+            if record is not None:
+                kept[u.k] = u
+            del u  # a block's tensors must not outlive its turn
+        rows = step_rows(record, pair.names(), method, stored, kept) if record is not None else []
+    optimizer.step()
+    return Outcome(loss, hits, rows)
+
+
+@torch.no_grad()
+def evaluate(pair: Pair, split: Split, to_input: Callable[[Tensor], Tensor], config: Config) -> tuple[float, float]:
+    """(loss, accuracy) of a split in eval mode; the modes are put back, nothing else changes."""
+    model, method = pair
+    loss = LOSSES[config.loss]
+    losses, hits = [], []
+    modes = model.training, method.training
+    model.eval(), method.eval()
+    for i in range(0, len(split), config.batch_size):
+        x, y = to_input(split.images[i : i + config.batch_size]), split.labels[i : i + config.batch_size]
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            z = method.predict(list(model), x)
+            losses.append(loss(z, y) * len(y))
+        hits.append((z.argmax(1) == y).sum())
+    model.train(modes[0]), method.train(modes[1])
+    total = torch.stack(losses).cpu().double().sum().item()
+    return total / len(split), int(torch.stack(hits).sum()) / len(split)
+
+
+class Position(NamedTuple):
+    """Where a run is, as its checkpoint says it."""
+
+    step: int  # updates made
+    sums: tuple[float, float, int]  # this epoch's loss × images, right answers, images so far
+    best: dict[str, float]  # split -> highest accuracy so far
+    seconds: float  # spent in this epoch's steps so far
+
+
+def batches_per_epoch(images: int, batch_size: int) -> int:
+    """Updates in one epoch; a last batch of a single image is left out, since batch statistics of one image are none."""
+    whole, rest = divmod(images, batch_size)
+    return whole + (rest > 1 or whole == 0)
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and SIGTERM become a question the loop asks between updates; a second Ctrl-C stops at once."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+
+    def ask(signum: int, frame: Any) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked.is_set
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)
+
+
+Watch = Callable[[str, dict[str, Any]], None]  # what happened, and its numbers: the progress display
+
+
+def _silent(event: str, numbers: dict[str, Any]) -> None:
+    """Nobody watches."""
+
+
+class Training:
+    """One run: its network, rule, optimiser and position; :meth:`go` takes it to its end."""
+
+    def __init__(self, config: Config, data: Data, device: torch.device, writer: Writer | None = None) -> None:
+        self.config, self.device, self.writer = config, device, writer
+        self.pair = make_pair(config, data.shape, len(data.classes), device)
+        self.optimizer = make_optimizer(config, self.pair)
+        self.base_lr = [group["lr"] for group in self.optimizer.param_groups]
+        self.train, self.test, self.test_name = data.train.to(device), data.test.to(device), data.test_name
+        self.to_input = normalizer(config.normalize, self.train.images)
+        self.per_epoch = batches_per_epoch(len(data.train), config.batch_size)
+        self.total = config.epochs * self.per_epoch
+        if config.steps is not None:
+            self.total = min(self.total, config.steps)
+        self.at = Position(0, (0.0, 0.0, 0), {}, 0.0)
+        self._order: tuple[int, Tensor] = (-1, torch.empty(0))
+
+    # ------------------------------------------------------------------------------------------------ the data's order
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """The input [N, C, H, W] and labels [N] of an update: a pure function of the config and the step."""
+        epoch, i = divmod(step, self.per_epoch)
+        if self._order[0] != epoch:
+            order = torch.randperm(len(self.train), generator=generator(self.config.seed, "order", epoch))
+            self._order = epoch, order.to(self.device)
+        part = self.train.take(self._order[1][i * self.config.batch_size : (i + 1) * self.config.batch_size])
+        images = crop_and_flip(part.images, self.config.seed, step) if self.config.augment else part.images
+        return self.to_input(images), part.labels
+
+    # ---------------------------------------------------------------------------------------------------- saved state
+
+    def state(self) -> dict[str, Any]:
+        """All that is needed to go on bit-identically; plain tensors and numbers."""
+        return {
+            "model": self.pair.model.state_dict(),
+            "method": self.pair.method.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.at.step,
+            "position": self.at._asdict(),
+            "tables": self.writer.mark() if self.writer else {},
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to a saved state, tables included."""
+        try:
+            self.pair.model.load_state_dict(state["model"])
+            self.pair.method.load_state_dict(state["method"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.at = Position(**state["position"])
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"the checkpoint does not fit this config: {str(error).splitlines()[0]}") from error
+        if self.writer:
+            self.writer.rewind(state["tables"])
+
+    def snapshot_steps(self) -> set[int]:
+        """The updates after which weights are kept: ``keep_checkpoints`` of them, evenly spread, the last one included."""
+        n = self.config.keep_checkpoints
+        return {round(i * self.total / n) for i in range(1, n + 1)} if n and self.total else set()
+
+    # -------------------------------------------------------------------------------------------------------- the loop
+
+    def go(self, watch: Watch = _silent) -> dict[str, Any]:
+        """Train to the end and return the summary.
+
+        Raises:
+            Stopped: Ctrl-C (saved, status 130), or a loss that is not finite (what was saved before is kept, status 1).
+            InputError: the run directory cannot be written any more.
+
+        """
+        config, snapshots = self.config, self.snapshot_steps()
+        flush_every = 1 if self.device.type == "cpu" else 20  # reading a loss waits for an accelerator
+        pending: list[tuple[int, int, Outcome]] = []
+        saved_at = time.monotonic()
+        if self.at.step == 0 and not self.at.best:
+            self._evaluate(0, watch)
+            self._save()
+        with interruptible() as interrupted:
+            while self.at.step < self.total:
+                step, (epoch, i) = self.at.step, divmod(self.at.step, self.per_epoch)
+                began = time.perf_counter()
+                x, y = self.batch(step)
+                for group, lr in zip(self.optimizer.param_groups, self.base_lr, strict=True):
+                    group["lr"] = lr * lr_factor(config, step, self.total)
+                torch.manual_seed(key(config.seed, "step", step))  # dropout and the like
+                self.pair.method.start(epoch + 1, step)
+                recorded = bool(config.record_every) and step % config.record_every == 0
+                outcome = update(self.pair, self.optimizer, x, y, step if recorded else None, config.precision == "bf16")
+                pending.append((step, len(y), outcome))
+                last = i == self.per_epoch - 1 or step + 1 == self.total
+                self.at = self.at._replace(step=step + 1)
+                stop = interrupted()
+                keep = step + 1 in snapshots
+                due = time.monotonic() - saved_at > CHECKPOINT_SECONDS
+                if last or stop or keep or due or len(pending) >= flush_every:
+                    self._flush(pending, epoch + 1)
+                self.at = self.at._replace(seconds=self.at.seconds + time.perf_counter() - began)
+                watch("step", {"step": step + 1, "total": self.total, "epoch": epoch + 1, **self._running()})
+                if last:
+                    self._end_of_epoch(epoch + 1, watch)
+                if keep and self.writer:
+                    weights = {"model": self.pair.model.state_dict(), "method": self.pair.method.state_dict()}
+                    self.writer.save({**weights, "step": step + 1}, f"snapshots/step-{step + 1:08d}.pt")
+                if stop or due or last:
+                    self._save()
+                    saved_at = time.monotonic()
+                if stop and self.at.step < self.total:
+                    raise Stopped(f"interrupted after {self.at.step} of {self.total} updates; saved", status=130)
+        return self._finish()
+
+    def _flush(self, pending: list[tuple[int, int, Outcome]], epoch: int) -> None:
+        """Read what the last updates reported; a loss that is not finite ends the run."""
+        values = torch.stack([torch.stack([o.loss.float(), o.hits.float()]) for _, _, o in pending]).tolist()
+        for (step, n, outcome), (loss, hits) in zip(pending, values, strict=True):
+            if not math.isfinite(loss):
+                kept = f"; what was saved before is in {self.writer.path}" if self.writer else ""
+                where = f"epoch {epoch}, step {step}"
+                raise Stopped(f"{self.config.method}: the loss became {loss} in {where} (lr {self.config.lr:g}){kept}")
+            a, b, c = self.at.sums
+            self.at = self.at._replace(sums=(a + loss * n, b + hits, c + n))
+            if outcome.rows and self.writer:
+                self.writer.append("gradients", outcome.rows)
+        pending.clear()
+
+    def _running(self) -> dict[str, float]:
+        total, hits, n = self.at.sums
+        rate = n / self.at.seconds if self.at.seconds else 0.0
+        return {"loss": total / n if n else math.nan, "accuracy": hits / n if n else math.nan, "images_per_s": rate}
+
+    def _metric(self, split: str, epoch: int, loss: float, accuracy: float, watch: Watch) -> None:
+        best = max(self.at.best.get(split, -math.inf), accuracy) if math.isfinite(accuracy) else math.nan
+        self.at = self.at._replace(best={**self.at.best, split: best})
+        row = Metric(split, epoch, self.at.step, loss, accuracy, best)
+        if self.writer:
+            self.writer.append("metrics", [row])
+        watch("metric", row._asdict())
+
+    def _evaluate(self, epoch: int, watch: Watch) -> None:
+        watch("evaluate", {"epoch": epoch})
+        self._metric(self.test_name, epoch, *evaluate(self.pair, self.test, self.to_input, self.config), watch)
+
+    def _end_of_epoch(self, epoch: int, watch: Watch) -> None:
+        running = self._running()
+        self._metric("train", epoch, running["loss"], running["accuracy"], watch)
+        self._evaluate(epoch, watch)
+        if self.writer:
+            self.writer.append("timing", [Timing(epoch, self.at.seconds, running["images_per_s"], peak_memory_mb(self.device))])
+        self.at = self.at._replace(sums=(0.0, 0.0, 0), seconds=0.0)
+
+    def _save(self) -> None:
+        if self.writer:
+            self.writer.save(self.state())
+
+    def _finish(self) -> dict[str, Any]:
+        summary: dict[str, Any] = {"updates": self.at.step}
+        if self.writer:
+            rows = load(self.writer.path).metrics
+            for split in dict.fromkeys(row.split for row in rows):
+                mine = [row for row in rows if row.split == split]
+                best = max(mine, key=lambda row: (row.accuracy, -row.epoch))
+                summary[split] = {
+                    "best_accuracy": best.accuracy, "best_epoch": best.epoch,
+                    "final_accuracy": mine[-1].accuracy, "final_loss": mine[-1].loss, "final_epoch": mine[-1].epoch,
+                }  # fmt: skip
+            self.writer.finish(summary)
+        return summary
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Peak memory so far: allocated on a CUDA device, resident set of the process elsewhere; megabytes."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    try:
+        import resource
+        import sys
+    except ImportError:  # Windows
+        return math.nan
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
