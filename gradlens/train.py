@@ -198,7 +198,7 @@ def interruptible() -> Iterator[Callable[[], bool]]:
 Watch = Callable[[str, dict[str, Any]], None]  # what happened, and its numbers: the progress display
 
 
-def _silent(event: str, numbers: dict[str, Any]) -> None:
+def silent(event: str, numbers: dict[str, Any]) -> None:
     """Nobody watches."""
 
 
@@ -263,7 +263,7 @@ class Training:
 
     # -------------------------------------------------------------------------------------------------------- the loop
 
-    def go(self, watch: Watch = _silent) -> dict[str, Any]:
+    def go(self, watch: Watch = silent) -> dict[str, Any]:
         """Train to the end and return the summary.
 
         Raises:

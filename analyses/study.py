@@ -1,0 +1,78 @@
+"""What the scripts here share: settings from a shipped config, runs trained or reused, figures and a results file written."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gradlens import __version__
+from gradlens.config import Config, make, read
+from gradlens.experiments import Place, pick_device, train_or_reuse
+from gradlens.plots import figure_set, save
+from gradlens.progress import Display
+from gradlens.run import Run, Stopped
+from gradlens.tables import labels
+
+HERE = Path(__file__).resolve().parent
+
+
+def arguments(claim: str) -> argparse.Namespace:
+    """The options every script takes; ``claim`` is printed as its help."""
+    parser = argparse.ArgumentParser(description=claim, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="cifar10", help="cifar10, or an image folder with a copy of it")
+    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of the run directories")
+    parser.add_argument("--figures", type=Path, default=HERE.parent / "figures", help="folder of the results")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, default=None)
+    return parser.parse_args()
+
+
+def shipped(name: str, **changes: Any) -> Config:
+    """A config of ``analyses/configs`` with some settings changed."""
+    return make(**{**read(HERE / "configs" / f"{name}.json"), **changes})
+
+
+def trained(configs: Sequence[Config], args: argparse.Namespace) -> list[Run]:
+    """The finished runs of some configs, trained where they are missing and resumed where they were interrupted."""
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    place = Place(out=args.out, device=pick_device(args.device))
+    with Display(quiet=False, runs=len(configs)) as display:
+        try:
+            return train_or_reuse(configs, place, lambda c: display.watch(f"{c.method} {c.model} seed {c.seed}", c.epochs))
+        except Stopped as stopped:
+            raise SystemExit(f"{stopped}; the same command goes on") from stopped
+
+
+def publish(name: str, runs: Sequence[Run], args: argparse.Namespace, results: dict[str, Any]) -> None:
+    """Write the runs' figures and ``results.json`` (numbers, seeds, versions, time) to ``figures/<name>``.
+
+    Args:
+        name: the folder under figures/.
+        runs: finished runs.
+        args: of the script.
+        results: what the script found.
+
+    """
+    folder = args.figures / name
+    folder.mkdir(parents=True, exist_ok=True)
+    for figure_name, (figure, rows) in figure_set(runs).items():
+        save(figure, rows, folder, figure_name)
+    minutes = {run.path.name: round(sum(t.seconds for t in run.timing) / 60, 1) for run in runs}
+    content = {
+        **results,
+        "runs": {run.path.name: {"label": label, "seed": run.config.seed} for run, label in zip(runs, labels(runs), strict=True)},
+        "training_minutes": minutes,
+        "versions": {"gradlens": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "threads": torch.get_num_threads(),
+        "written": time.strftime("%Y-%m-%d"),
+    }
+    (folder / "results.json").write_text(json.dumps(content, indent=2) + "\n")
+    print(f"wrote {folder}")

@@ -1,0 +1,6 @@
+"""``python cli.py …`` from a checkout is the same program as ``gradlens …``."""
+
+from gradlens.cli import main
+
+if __name__ == "__main__":
+    main()

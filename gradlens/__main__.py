@@ -1,0 +1,6 @@
+"""``python -m gradlens …`` is the same program as ``gradlens …``."""
+
+from gradlens.cli import main
+
+if __name__ == "__main__":
+    main()

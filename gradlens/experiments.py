@@ -1,0 +1,230 @@
+"""What the commands do, as library functions: train a config, compare methods, choose learning rates, measure later."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from gradlens.config import Config
+from gradlens.data import Data, label_hash
+from gradlens.data import load as load_data
+from gradlens.errors import InputError, unknown
+from gradlens.measures import QUANTITIES
+from gradlens.method import Update, backward
+from gradlens.recorder import Row, step_rows
+from gradlens.run import Run, Writer, csv_line, is_run, load, load_checkpoint, write
+from gradlens.train import Training, Watch, silent
+
+DEFAULT_COMPARISON = ("bp", "dgl", "dni", "cdni")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and how runs are made: everything an experiment's numbers do not depend on."""
+
+    out: Path = Path("runs")
+    name: str | None = None  # of the run directory; default: Config.run_name
+    device: torch.device = torch.device("cpu")
+    data_dir: Path | None = None
+    download: bool = False
+    resume: bool = False
+    overwrite: bool = False
+
+
+def pick_device(name: str) -> torch.device:
+    """The device by its torch spelling; ``auto`` = cuda, else mps, else cpu.
+
+    Raises:
+        InputError: no such device here.
+
+    """
+    if name == "auto":
+        mps = torch.backends.mps.is_available()
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise unknown("device", name, ["auto", "cpu", "cuda", "cuda:1", "mps"]) from None
+    have = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(device.type)
+    if have is None:
+        raise unknown("device", name, ["auto", "cpu", "cuda", "cuda:1", "mps"])
+    if (device.index or 0) >= have:
+        raise InputError(f"--device {name} asked for, but this machine has {have or 'no'} {device.type} device{'s' * (have > 1)}")
+    return device
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 is computed natively there, so that it is faster than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
+    supports = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(ask() for ask in supports if ask is not None)
+
+
+def pick_precision(name: str, device: torch.device) -> str:
+    """``auto`` becomes bf16 where that is native, and fp32 elsewhere."""
+    if name == "auto":
+        return "bf16" if has_fast_bf16(device) else "fp32"
+    return name
+
+
+@lru_cache(maxsize=2)
+def _data(config_data: str, data_dir: Path | None, download: bool, limit: int | None, noise: float, held: float, seed: int) -> Data:
+    return load_data(
+        config_data, data_dir=data_dir, download=download, limit=limit, label_noise=noise, validation=held, seed=seed
+    )
+
+
+def data_of(config: Config, place: Place) -> Data:
+    """The data of a config; the last ones loaded are kept, so that methods compared on the same data load them once."""
+    return _data(
+        config.data, place.data_dir, place.download, config.limit, config.label_noise, config.validation, config.seed
+    )  # fmt: skip
+
+
+def prepare(config: Config, place: Place) -> Training:
+    """A training with nothing written yet: whatever is wrong with its settings is found here.
+
+    Raises:
+        InputError: data that cannot be loaded, a model that does not fit them, a batch larger than the data.
+
+    """
+    data = data_of(config, place)
+    if config.batch_size > len(data.train):
+        raise InputError(f"--batch-size {config.batch_size} is larger than the {len(data.train)} training images there are")
+    return Training(config, data, place.device)
+
+
+def train_run(config: Config, place: Place, watch: Watch = silent) -> Run:
+    """Train a config in its run directory and read the run back.
+
+    Raises:
+        InputError: see :func:`prepare` and ``Writer.open``; nothing is written then.
+        Stopped: interrupted, or a loss that is not finite.
+
+    """
+    training = prepare(config, place)
+    data = data_of(config, place)
+    info = {
+        "device": str(place.device),
+        "data_fingerprint": data.fingerprint(),
+        "label_hash": label_hash(data.train),
+        "images": {"train": len(data.train), data.test_name: len(data.test)},
+    }
+    writer = Writer.open(config, place.out, place.name, resume=place.resume, overwrite=place.overwrite, info=info)
+    training.writer = writer
+    try:
+        if (writer.path / "checkpoint.pt").exists():
+            training.restore(load_checkpoint(writer.path / "checkpoint.pt"))
+        else:
+            writer.rewind({})
+        training.go(watch)
+    finally:
+        writer.close()
+    return load(writer.path)
+
+
+def find_run(config: Config, out: Path) -> Run | None:
+    """The run of exactly this config in a folder of runs, finished or not."""
+    first = out / config.run_name()
+    for candidate in [first, *sorted(p.parent for p in out.glob("*/config.json"))]:
+        if is_run(candidate):
+            try:
+                found = load(candidate)
+            except InputError:
+                continue  # a foreign or damaged folder among the runs is nobody's result
+            if found.config == config:
+                return found
+    return None
+
+
+def train_or_reuse(configs: Sequence[Config], place: Place, watch_for: Callable[[Config], Watch]) -> list[Run]:
+    """One finished run for each config: a finished one is reused, an unfinished one gone on with, a missing one trained.
+
+    All configs are checked before the first is trained.
+    """
+    wanted = {config.run_name(): config for config in configs}
+    order = [config.run_name() for config in configs]
+    found = {name: None if place.overwrite else find_run(config, place.out) for name, config in wanted.items()}
+    for name, run in found.items():
+        if run is None or not run.finished:
+            prepare(wanted[name], place)
+    done: dict[str, Run] = {}
+    for name, run in found.items():
+        here = place
+        if run is not None and run.finished:
+            done[name] = run
+            continue
+        if run is not None:
+            here = replace(place, out=run.path.parent, name=run.path.name, resume=True)
+        done[name] = train_run(wanted[name], here, watch_for(wanted[name]))
+    return [done[name] for name in order]
+
+
+def choose_lr(config: Config, grid: Sequence[float], share: float, place: Place, watch_for: Callable[[Config], Watch]) -> float:
+    """The learning rate of ``grid`` with the highest final accuracy on a validation split held out of the training images.
+
+    Args:
+        config: the settings to choose for; its test images are not looked at.
+        grid: learning rates.
+        share: of the training images to hold out.
+        place: where the trial runs go.
+        watch_for: the progress display of a config.
+
+    """
+    trials = [config.model_copy(update={"lr": lr, "validation": share, "record_every": 0}) for lr in grid]
+    runs = train_or_reuse(trials, place, watch_for)
+    scores = [run.summary["validation"]["final_accuracy"] for run in runs]
+    return max(zip(grid, scores, strict=True), key=lambda pair: (-math.inf if pair[1] is None else pair[1], -pair[0]))[0]
+
+
+def measure_run(path: Path, quantities: tuple[str, ...], place: Place) -> list[Row]:
+    """Add quantities to a finished or unfinished run, from its snapshots (or, without any, from its checkpoint).
+
+    Each snapshot's weights go through the batch that followed them in training, with truth and rule on the same passes;
+    the rows are stored in ``measured.csv``, in place of earlier ones of the same step and quantity. Nothing else changes.
+
+    Args:
+        path: the run directory.
+        quantities: names from ``measures.QUANTITIES``.
+        place: device and data folder.
+
+    Raises:
+        InputError: unknown quantities, a run without weights, data that are not the run's.
+
+    """
+    for name in quantities:
+        if name not in QUANTITIES:
+            raise unknown("quantity", name, QUANTITIES)
+    run = load(path)
+    data = data_of(run.config, place)
+    if run.info.get("data_fingerprint") != data.fingerprint():
+        raise InputError(f"the data {run.config.data!r} are not the ones {path} was trained on")
+    training = Training(run.config, data, place.device)
+    rows = [row for file in run.snapshots() or [path / "checkpoint.pt"] for row in _measure(training, file, quantities)]
+    fresh = {(row.step, row.quantity) for row in rows}
+    merged = sorted([r for r in run.measured if (r.step, r.quantity) not in fresh] + rows, key=lambda row: row.step)
+    write(path / "measured.csv", "".join(csv_line(row) for row in [Row._fields, *merged]).encode())
+    return rows
+
+
+def _measure(training: Training, file: Path, quantities: tuple[str, ...]) -> list[Row]:
+    """The rows of one saved set of weights."""
+    state = load_checkpoint(file)
+    model, method = training.pair
+    model.load_state_dict(state["model"])
+    method.load_state_dict(state["method"])
+    step = int(state["step"])
+    method.start(step // training.per_epoch + 1, step)
+    x, y = training.batch(step)
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=training.config.precision == "bf16"):
+        passes = list(method.forward(list(model), x, y))
+        updates: dict[int, Update] = {u.k: u for u in backward(method, iter(passes), keep=True)}
+        return step_rows(step, training.pair.names(), method, passes, updates, quantities)

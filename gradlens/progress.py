@@ -1,0 +1,96 @@
+"""What a person sees while runs train: a live line on a terminal, plain lines every few seconds elsewhere. All on stderr."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+PLAIN_SECONDS = 15.0  # between lines where there is no terminal
+
+
+class Display:
+    """Progress of one run after the other; ``watch(label, epochs)`` gives the callback that ``Training.go`` takes.
+
+    Args:
+        quiet: show nothing.
+        runs: how many runs there will be, for "run 2 of 4".
+
+    """
+
+    def __init__(self, quiet: bool, runs: int = 1) -> None:
+        self.console = Console(stderr=True)
+        self.quiet, self.runs, self.started = quiet, runs, 0
+        self.live: Progress | None = None
+        if not quiet and self.console.is_terminal:
+            self.live = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                TextColumn("{task.fields[numbers]}"),
+                TimeRemainingColumn(compact=True),
+                console=self.console,
+            )
+
+    def __enter__(self) -> Display:
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.live:
+            self.live.stop()
+
+    def watch(self, label: str, epochs: int) -> _Line:
+        """The display of the next run."""
+        self.started += 1
+        prefix = f"[{self.started}/{self.runs}] " if self.runs > 1 else ""
+        return _Line(self, prefix + label, epochs)
+
+
+class _Line:
+    """One run's line."""
+
+    def __init__(self, display: Display, label: str, epochs: int) -> None:
+        self.display, self.label, self.epochs = display, label, epochs
+        self.printed = self.began = time.monotonic()
+        self.first_step: int | None = None
+        self.test = ""
+        self.task: TaskID | None = None
+        if display.live:
+            self.task = display.live.add_task(label, total=None, numbers="evaluating the untrained network")
+
+    def __call__(self, event: str, numbers: dict[str, Any]) -> None:
+        """Take one event of ``Training.go``: step, evaluate or metric."""
+        if self.display.quiet:
+            return
+        if event == "metric" and numbers["split"] != "train":
+            self.test = f"{numbers['split']} {numbers['accuracy']:.1%} (best {numbers['best']:.1%})"
+            self._say(f"epoch {numbers['epoch']}/{self.epochs}: {self.test}, {numbers['split']} loss {numbers['loss']:.4f}")
+        elif event == "evaluate" and self.display.live and self.task is not None:
+            self.display.live.update(self.task, numbers=f"evaluating, {self.test}" if self.test else "evaluating")
+        elif event == "step":
+            self._step(numbers)
+
+    def _step(self, n: dict[str, Any]) -> None:
+        text = f"epoch {n['epoch']}/{self.epochs}  loss {n['loss']:.4f}  acc {n['accuracy']:.1%}  {n['images_per_s']:,.0f} img/s"
+        if self.display.live and self.task is not None:
+            tail = f"  {self.test}" if self.test else ""
+            self.display.live.update(
+                self.task, description=self.label, completed=n["step"], total=n["total"], numbers=text + tail
+            )
+            return
+        if self.first_step is None:
+            self.first_step = n["step"] - 1
+        if time.monotonic() - self.printed > PLAIN_SECONDS:
+            done = n["step"] - self.first_step
+            left = (time.monotonic() - self.began) / done * (n["total"] - n["step"])
+            self._say(f"{text}  step {n['step']}/{n['total']}  about {left:,.0f} s left")
+
+    def _say(self, text: str) -> None:
+        """A line of its own where there is no live display."""
+        if not self.display.live:
+            self.printed = time.monotonic()
+            print(f"{self.label}: {text}", file=self.display.console.file, flush=True)

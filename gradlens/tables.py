@@ -1,0 +1,384 @@
+"""Runs in, small long tables out: means and intervals over seeds. Pure functions; nothing here trains or imports torch.
+
+A *group* is the set of runs whose configs are equal but for the seed; each row of a table speaks of one group by its label.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from statistics import fmean, median
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, get_type_hints
+
+from scipy.special import stdtrit  # the quantile behind scipy.stats.t.ppf, at a quarter of scipy.stats' import time
+
+from gradlens.errors import InputError
+
+if TYPE_CHECKING:  # both modules import torch
+    from gradlens.config import Config
+    from gradlens.run import Metric, Run
+
+CONFIDENCE = 0.95
+TRAIN = "train"  # every other split ("test", "validation") is a held-out one
+
+T = TypeVar("T")
+
+
+class Interval(NamedTuple):
+    """A mean over seeds with its t-interval."""
+
+    mean: float  # NaN without a finite value
+    low: float  # NaN below two values
+    high: float
+    n: int  # finite values
+
+
+class CurvePoint(NamedTuple):
+    """One epoch of a learning curve."""
+
+    label: str
+    split: str  # train, test, validation
+    quantity: str  # loss, accuracy (share)
+    epoch: int  # 0: the untrained network
+    mean: float
+    low: float
+    high: float
+    seeds: int  # seeds that reached this epoch
+
+
+class LayerPoint(NamedTuple):
+    """One recorded step of one layer."""
+
+    label: str
+    layer: str
+    kind: str  # weight, bias, parameters, activation, rule: as in gradients.csv
+    quantity: str
+    step: int  # updates made before the batch
+    mean: float
+    low: float
+    high: float
+    seeds: int  # seeds with a finite value
+    dropped: int  # seeds whose value is NaN (an exact zero met a direction) or infinite
+
+
+class FinalValue(NamedTuple):
+    """What a layer's quantity came to: its mean over the recorded steps of the last epoch that recorded it."""
+
+    label: str
+    layer: str
+    kind: str
+    quantity: str
+    mean: float
+    low: float
+    high: float
+    seeds: int  # seeds with a finite value in that epoch
+    dropped: int  # recorded values left out as NaN or infinite, over all seeds
+
+
+class Score(NamedTuple):
+    """One line of a results table."""
+
+    label: str
+    lr: float
+    seeds: int
+    split: str  # the held-out one: test, or validation where the config holds out training images
+    best_accuracy: float  # share; each seed's best epoch, then the mean over seeds
+    best_low: float
+    best_high: float
+    best_epoch: float  # median over seeds; the earliest of equals
+    final_accuracy: float
+    final_low: float
+    final_high: float
+    train_loss: float  # last epoch, mean over seeds
+    test_loss: float  # of ``split``
+    images_per_s: float  # median over epochs and seeds
+
+
+# ------------------------------------------------------------------------------------------------------------ groups
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """A config's settings but for method and seed, with the method's options beside them.
+
+    An option named like a setting is written ``method.option``.
+    """
+    shared = config.model_dump(exclude={"method", "options", "seed"})
+    own = {f"{config.method}.{name}" if name in shared else name: value for name, value in config.options.items()}
+    return {**shared, **own}
+
+
+def _value(value: Any, rivals: Iterable[Any]) -> str:
+    """A setting as a short word: a path by its last part, unless that would make it equal to a rival's."""
+    if value is None or isinstance(value, bool):
+        return {None: "none", False: "no", True: "yes"}[value]
+    paths = {str(v) for v in (value, *rivals)}
+    tails = {Path(p).name for p in paths}
+    return Path(value).name if isinstance(value, str) and len(tails) == len(paths) else str(value)
+
+
+def labels(runs: Sequence[Run]) -> list[str]:
+    """Each run's label, in the order of the runs: the method, and what tells its groups apart where there are several.
+
+    >>> labels([bp_seed_0, bp_seed_1, dgl_linear, dgl_mlp])  # doctest: +SKIP
+    ['bp', 'bp', 'dgl head=linear', 'dgl head=mlp']
+    """
+    keys = [run.config.model_dump_json(exclude={"seed"}) for run in runs]
+    configs = {key: run.config for key, run in zip(keys, runs, strict=True)}
+    label = {}
+    for key, config in configs.items():
+        rivals = [settings(c) for c in configs.values() if c.method == config.method]
+        columns = {name: [r[name] for r in rivals] for name in rivals[0]}
+        differing = {name: values for name, values in columns.items() if any(v != values[0] for v in values)}
+        own = settings(config)
+        label[key] = " ".join([config.method, *(f"{name}={_value(own[name], values)}" for name, values in differing.items())])
+    return [label[key] for key in keys]
+
+
+def groups(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """The runs by label, in order of first appearance.
+
+    Raises:
+        InputError: no runs, or the same config and seed twice (it would make every interval too narrow).
+
+    """
+    if not runs:
+        raise InputError("no runs to tabulate")
+    found: dict[str, list[Run]] = {}
+    for label, run in zip(labels(runs), runs, strict=True):
+        for other in found.setdefault(label, []):
+            if other.config.seed == run.config.seed:
+                raise InputError(f"{other.path} and {run.path} are the same run ({label}, seed {run.config.seed}): give it once")
+        found[label].append(run)
+    return found
+
+
+# -------------------------------------------------------------------------------------------------------- statistics
+
+
+@cache
+def _t_quantile(n: int) -> float:
+    return float(stdtrit(n - 1, 0.5 + CONFIDENCE / 2))
+
+
+def interval(values: Iterable[float]) -> Interval:
+    """Mean and 95 % t-interval, mean ± t(n − 1) · s / √n; NaN and infinite values are left out.
+
+    >>> interval([1.0, 2.0, 3.0])
+    Interval(mean=2.0, low=-0.4841377117195795, high=4.4841377117195795, n=3)
+    """
+    finite = [float(v) for v in values if math.isfinite(v)]
+    n = len(finite)
+    if n < 2:
+        return Interval(finite[0] if finite else math.nan, math.nan, math.nan, n)
+    mean = fmean(finite)
+    half = _t_quantile(n) * math.sqrt(math.fsum((v - mean) ** 2 for v in finite) / (n - 1) / n)
+    return Interval(mean, mean - half, mean + half, n)
+
+
+# ------------------------------------------------------------------------------------------------------------ tables
+
+
+def curve_points(runs: Sequence[Run]) -> list[CurvePoint]:
+    """Learning curves of every split, without smoothing; seeds that stopped earlier leave the later epochs to the rest."""
+    rows = []
+    for label, group in groups(runs).items():
+        found: dict[tuple[str, str, int], list[float]] = {}
+        for metric in (m for run in group for m in run.metrics):
+            found.setdefault((metric.split, "loss", metric.epoch), []).append(metric.loss)
+            found.setdefault((metric.split, "accuracy", metric.epoch), []).append(metric.accuracy)
+        for split, quantity, epoch in sorted(found):
+            rows.append(CurvePoint(label, split, quantity, epoch, *interval(found[split, quantity, epoch])))
+    return rows
+
+
+def _recorded(run: Run, quantity: str, kind: str) -> dict[tuple[str, int], float]:
+    """(layer, step) -> value. Where a step was both recorded and measured later, the recorded batch counts."""
+    found: dict[tuple[str, int], float] = {}
+    for rows in (run.gradients, run.measured):
+        for row in rows:
+            if row.quantity == quantity and row.kind == kind and not (kind == "weight" and is_norm(row.layer)):
+                found.setdefault((row.layer, row.step), row.value)
+    return found
+
+
+def is_norm(layer: str) -> bool:
+    """Whether a layer's name is that of a normalisation layer, whose "weight" is a scale and no matrix.
+
+    >>> is_norm("block1.norm"), is_norm("block1.conv")
+    (True, False)
+    """
+    return layer.rpartition(".")[2] == "norm"
+
+
+def layer_points(runs: Sequence[Run], quantity: str, kind: str = "weight") -> list[LayerPoint]:
+    """A quantity of every layer at every recorded step, layers bottom first.
+
+    Args:
+        runs: several methods, several seeds each.
+        quantity: as in ``gradients.csv``: cosine, norm_ratio, …
+        kind: ``weight`` (convolutional and linear layers), or ``activation``, ``parameters``, ``rule`` (blocks).
+
+    """
+    found = {label: [_recorded(run, quantity, kind) for run in group] for label, group in groups(runs).items()}
+    order = _first_seen(layer for group in found.values() for values in group for layer, _ in values)
+    rows = []
+    for label, group in found.items():
+        seeds: dict[tuple[str, int], list[float]] = {}
+        for values in group:
+            for cell, value in values.items():
+                seeds.setdefault(cell, []).append(value)
+        for layer, step in sorted(seeds, key=lambda cell: (order[cell[0]], cell[1])):
+            here = interval(seeds[layer, step])
+            rows.append(LayerPoint(label, layer, kind, quantity, step, *here, len(seeds[layer, step]) - here.n))
+    return rows
+
+
+def _first_seen(names: Iterable[str]) -> dict[str, int]:
+    """name -> its place; rows are recorded bottom layer first, so this is the layers' order."""
+    return {name: i for i, name in enumerate(dict.fromkeys(names))}
+
+
+def _last_epoch(run: Run, steps: Iterable[int]) -> set[int]:
+    """Those of the given steps that lie in the last epoch any of them lies in.
+
+    A metrics row says how many updates had been made at the end of its epoch; a recorded step says how many had been
+    made before it, so the step equal to an end belongs to the epoch after it. Only what was measured after the very last
+    update (of a finished run) has no epoch after it, and belongs to the last.
+    """
+    ends = sorted({m.step for m in run.metrics if m.epoch > 0})
+    last = len(ends) - 1 if run.finished and ends else len(ends)
+    epoch = {step: min(bisect_right(ends, step), last) for step in steps}
+    return {step for step, e in epoch.items() if e == max(epoch.values())}
+
+
+def _final(run: Run, quantity: str, kind: str) -> dict[str, list[float]]:
+    """layer -> what the last epoch recorded of it."""
+    values = _recorded(run, quantity, kind)
+    last = _last_epoch(run, {step for _, step in values})
+    found: dict[str, list[float]] = {}
+    for (layer, step), value in values.items():
+        if step in last:
+            found.setdefault(layer, []).append(value)
+    return found
+
+
+def final_values(runs: Sequence[Run], quantity: str, kind: str = "weight") -> list[FinalValue]:
+    """Each layer's value at the end of training, layers bottom first: the mean over the last recorded epoch, then over seeds.
+
+    Args:
+        runs: several methods, several seeds each.
+        quantity: as in ``gradients.csv``.
+        kind: as for :func:`layer_points`.
+
+    """
+    found = {label: [_final(run, quantity, kind) for run in group] for label, group in groups(runs).items()}
+    order = _first_seen(layer for group in found.values() for values in group for layer in values)
+    rows = []
+    for label, group in found.items():
+        for layer in order:
+            if seeds := [values[layer] for values in group if layer in values]:
+                means = [interval(steps) for steps in seeds]
+                dropped = sum(map(len, seeds)) - sum(mean.n for mean in means)
+                rows.append(FinalValue(label, layer, kind, quantity, *interval(mean.mean for mean in means), dropped))
+    return rows
+
+
+def _held_out(label: str, group: Sequence[Run]) -> str:
+    """The group's held-out split."""
+    splits = sorted({m.split for run in group for m in run.metrics} - {TRAIN})
+    if len(splits) != 1:
+        what = f"several: {', '.join(splits)}" if splits else "none"
+        raise InputError(f"{label}: wanted one held-out split in metrics.csv, found {what} ({group[0].path})")
+    return splits[0]
+
+
+def _best(metrics: Sequence[Metric]) -> Metric:
+    """The row of the highest accuracy, the earliest of equals; NaN (rules without labels) is lowest."""
+    return max(metrics, key=lambda m: (m.accuracy if math.isfinite(m.accuracy) else -math.inf, -m.epoch))
+
+
+def scores(runs: Sequence[Run]) -> list[Score]:
+    """Best and final results of each group.
+
+    Raises:
+        InputError: a group without a held-out split in its metrics (a run stopped before its first evaluation).
+
+    """
+    rows = []
+    for label, group in groups(runs).items():
+        split = _held_out(label, group)
+        tests = [test for run in group if (test := [m for m in run.metrics if m.split == split])]
+        trains = [train for run in group if (train := [m for m in run.metrics if m.split == TRAIN])]
+        bests = [_best(test) for test in tests]
+        speeds = [row.images_per_s for run in group for row in run.timing]
+        rows.append(
+            Score(
+                label, group[0].config.lr, len(tests), split,
+                *interval(m.accuracy for m in bests)[:3], float(median(m.epoch for m in bests)),
+                *interval(test[-1].accuracy for test in tests)[:3],
+                interval(train[-1].loss for train in trains).mean, interval(test[-1].loss for test in tests).mean,
+                median(speeds) if speeds else math.nan,
+            )
+        )  # fmt: skip
+    return rows
+
+
+# --------------------------------------------------------------------------------------------------------------- csv
+
+
+def csv_text(rows: Sequence[Any]) -> str:
+    """A table as csv; floats are written so that they read back bit for bit.
+
+    Raises:
+        InputError: no rows: the columns of an empty table are not known.
+
+    """
+    if not rows:
+        raise InputError("a table without rows cannot be written")
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(type(rows[0])._fields)
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def write_csv(path: str | Path, rows: Sequence[Any]) -> None:
+    """Write a table of this module to a file.
+
+    Raises:
+        InputError: no rows, or the file cannot be written.
+
+    """
+    text = csv_text(rows)
+    try:
+        Path(path).write_text(text, newline="\n")
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from error
+
+
+def read_csv(path: str | Path, kind: type[T]) -> list[T]:
+    """The rows that :func:`write_csv` wrote.
+
+    Args:
+        path: the file.
+        kind: the rows' NamedTuple, such as :class:`CurvePoint`.
+
+    Raises:
+        InputError: no such file, other columns, or a value of another type.
+
+    """
+    types = get_type_hints(kind)
+    try:
+        header, *lines = csv.reader(io.StringIO(Path(path).read_text()))
+        if header != list(types):
+            raise ValueError(f"its columns are {', '.join(header)}, wanted {', '.join(types)}")
+        return [kind(*(t(v) for t, v in zip(types.values(), line, strict=True))) for line in lines]
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
+    except ValueError as error:
+        raise InputError(f"{path} is not a table of {kind.__name__} rows: {error}") from error
