@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="gradlens",
-    help="Train networks with backprop or a rule that replaces it, and measure how far the gradient it used is from the true one.",
+    help="Train networks with backprop or a rule that replaces it; measure how far the gradient it used is from the true one.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -39,7 +39,7 @@ class Flag(NamedTuple):
 
 
 FLAGS = (
-    Flag("data", str, "digits, cifar10, cifar100, mnist, fashion-mnist, svhn, or a folder with train/ and test/ (default digits)", "Data"),
+    Flag("data", str, "digits, cifar10, cifar100, mnist, fashion-mnist, svhn, or an image folder (default digits)", "Data"),
     Flag("data-dir", Path, "folder of the named data sets (default ~/.cache/gradlens)", "Data"),
     Flag("download", bool, "fetch a named data set that is missing", "Data"),
     Flag("limit", int, "train on N images, a seeded choice (default all)", "Data"),
@@ -96,10 +96,9 @@ def with_flags(*names: str) -> Callable[[Callable[..., None]], Callable[..., Non
         own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "given"]
         flags = [f for f in FLAGS if not names or f.name in names]
         shared = [
-            inspect.Parameter(
-                f.name.replace("-", "_"), inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[f.type | None, _option(f)]
-            )
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[f.type | None, _option(f)])
             for f in flags
+            for name in [f.name.replace("-", "_")]
         ]
 
         @functools.wraps(command)
@@ -215,6 +214,7 @@ def train(
     given: dict[str, Any],
 ) -> None:
     """Train one METHOD, recording how far its gradient is from the true one."""
+    from gradlens import screen
     from gradlens.errors import InputError
     from gradlens.experiments import prepare, train_run
     from gradlens.progress import Display
@@ -230,7 +230,7 @@ def train(
         for config in configs:
             label = config.method if len(configs) == 1 else f"{config.method} seed {config.seed}"
             runs.append(train_run(config, place, display.watch(label, config.epochs)))
-    _print_runs(runs)
+    screen.show(screen.results(runs))
     typer.echo("\n".join(f"run: {run.path}" for run in runs))
     typer.echo(f"next: gradlens figures {' '.join(str(run.path) for run in runs)} --out figures")
 
@@ -248,6 +248,7 @@ def compare_gradients(
     given: dict[str, Any],
 ) -> None:
     """Train methods (or read runs) and print, layer by layer, how far each one's gradient is from the true one."""
+    from gradlens import screen
     from gradlens.errors import InputError
     from gradlens.experiments import DEFAULT_COMPARISON, train_or_reuse
     from gradlens.progress import Display
@@ -271,7 +272,8 @@ def compare_gradients(
         if grid:
             groups = [_with_best_lr(group, grid, place, watch_for) for group in groups]
         runs = read + train_or_reuse([config for group in groups for config in group], place, watch_for)
-    _print_comparison(runs)
+    screen.show(screen.comparison(runs))
+    typer.echo("\n".join(f"run: {run.path}" for run in runs))
     _write_figures(runs, figures_to or place.out / "figures")
 
 
@@ -305,31 +307,20 @@ def figures(
 @app.command("list")
 def list_(what: Annotated[str, typer.Argument(metavar="methods|models|data|quantities", help="what to list")]) -> None:
     """Say what there is: methods with their options, models, data sets, quantities."""
-    from rich.console import Console
-    from rich.table import Table
+    from gradlens.screen import listing, show
 
-    from gradlens.errors import unknown
-
-    lists = {"methods": _list_methods, "models": _list_models, "data": _list_data, "quantities": _list_quantities}
-    if what not in lists:
-        raise unknown("list", what, lists)
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", highlight=False)
-    rows = lists[what]()
-    for column in rows[0]:
-        table.add_column(column, overflow="fold")
-    for row in rows[1:]:
-        table.add_row(*row)
-    Console(markup=False).print(table)
+    show(listing(what))
 
 
 @app.command()
 def show(run_dir: Annotated[Path, typer.Argument(help="a run directory")]) -> None:
     """Print what a run is, how far it came, and its gradients' final distance from the truth."""
+    from gradlens import screen
     from gradlens.run import load
 
     run = load(run_dir)
-    state = "finished" if run.finished else f"unfinished, {run.metrics[-1].step if run.metrics else 0} updates at its last evaluation"
-    typer.echo(f"{run.path}: {state}")
+    updates = run.metrics[-1].step if run.metrics else 0
+    typer.echo(f"{run.path}: " + ("finished" if run.finished else f"unfinished, {updates} updates at its last evaluation"))
     for name, value in run.config.model_dump().items():
         if value not in (None, {}, False):
             typer.echo(f"  {name:<17} {value}")
@@ -337,7 +328,7 @@ def show(run_dir: Annotated[Path, typer.Argument(help="a run directory")]) -> No
         if run.info.get(name) is not None:
             typer.echo(f"  {name:<17} {run.info[name]}")
     if run.metrics:
-        _print_comparison([run])
+        screen.show(screen.comparison([run]))
     typer.echo("files: " + ", ".join(sorted(p.name for p in run.path.iterdir() if not p.name.startswith("."))))
 
 
@@ -372,66 +363,21 @@ def _with_best_lr(group: list[Config], grid: list[float], place: Place, watch_fo
     return [config.model_copy(update={"lr": lr}) for config in group]
 
 
-# ----------------------------------------------------------------------------------------------------------- lists
-
-
-def _first_sentence(thing: Any) -> str:
-    return (inspect.getdoc(thing) or "").split("\n\n")[0].replace("\n", " ")
-
-
-def _list_methods() -> list[tuple[str, ...]]:
-    from gradlens.methods import METHODS
-
-    rows: list[tuple[str, ...]] = [("method", "rule, and options (default)")]
-    for name, rule in METHODS.items():
-        rows.append((name, f"{_first_sentence(rule)} Each block reads: {', '.join(sorted(rule.reads))}."))
-        rows += [("", f"  {key} ({field.default}): {field.description}") for key, field in rule.Options.model_fields.items()]
-    return rows
-
-
-def _list_models() -> list[tuple[str, ...]]:
-    from gradlens.models import MODELS, VGG_LAYERS
-
-    rows: list[tuple[str, ...]] = [("model", "what")]
-    for name, builder in MODELS.items():
-        extra = f"; convolutions per resolution: {' '.join(map(str, VGG_LAYERS[name]))}" if name in VGG_LAYERS else ""
-        rows.append((name, _first_sentence(builder) + extra))
-    return rows
-
-
-def _list_data() -> list[tuple[str, ...]]:
-    return [
-        ("data", "what"),
-        ("digits", "8x8 grey digits shipped with scikit-learn: 1,433 for training, 364 for test"),
-        ("cifar10", "32x32 colour, 10 classes, 50,000 + 10,000 (torchvision)"),
-        ("cifar100", "32x32 colour, 100 classes, 50,000 + 10,000 (torchvision)"),
-        ("mnist", "28x28 grey digits, 60,000 + 10,000 (torchvision)"),
-        ("fashion-mnist", "28x28 grey clothes, 10 classes, 60,000 + 10,000 (torchvision)"),
-        ("svhn", "32x32 colour house numbers, 73,257 + 26,032 (torchvision)"),
-        ("PATH", "a folder with train/<class>/ and test/<class>/, images of one size"),
-    ]
-
-
-def _list_quantities() -> list[tuple[str, ...]]:
-    from gradlens.measures import QUANTITIES, RECORDED
-
-    rows: list[tuple[str, ...]] = [("quantity", "of a used gradient g and the true gradient t", "recorded while training")]
-    return rows + [(name, text, "yes" if name in RECORDED else "by `gradlens measure`") for name, (_, text) in QUANTITIES.items()]
-
-
-# ----------------------------------------------------------------------------------------------------------- results
-
-
-def _print_runs(runs: Sequence[Run]) -> None:
-    raise NotImplementedError
-
-
-def _print_comparison(runs: Sequence[Run]) -> None:
-    raise NotImplementedError
-
-
 def _write_figures(runs: Sequence[Run], out: Path) -> None:
-    raise NotImplementedError
+    """Draw what the runs hold into a folder, and say which files to open."""
+    from gradlens.errors import InputError
+    from gradlens.plots import figure_set, save
+
+    drawn = figure_set(runs)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write to {out}: {(error.strerror or str(error)).lower()}") from error
+    for name, (figure, rows) in drawn.items():
+        save(figure, rows, out, name)
+    typer.echo(f"figures (png, svg, csv): {', '.join(drawn)}")
+    first = "cosine_heat_map" if "cosine_heat_map" in drawn else next(iter(drawn))
+    typer.echo(f"open {out / f'{first}.png'} and {out / 'test_accuracy.png'}")
 
 
 # -------------------------------------------------------------------------------------------------------------- main
@@ -456,7 +402,7 @@ def main() -> None:
     except KeyboardInterrupt:
         print("gradlens: interrupted", file=sys.stderr)
         status = 130
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - said to the user, or raised again
         status = _report(error)
     sys.exit(status)
 

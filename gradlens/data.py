@@ -146,7 +146,7 @@ def image_folder(root: Path) -> Source:
     names: list[list[str]] = []
     for half in ("train", "test"):
         if not (root / half).is_dir():
-            raise InputError(f"{root} is no image folder: it has no {half}/ (wanted: {root}/train/<class>/ and {root}/test/<class>/)")
+            raise InputError(f"{root} is no image folder: it has no {half}/ (wanted: train/<class>/ and test/<class>/ in it)")
         try:
             found = ImageFolder(str(root / half))
         except FileNotFoundError as error:  # torchvision names the empty classes, or says there are none

@@ -20,6 +20,7 @@ from gradlens.recorder import Row, step_rows
 from gradlens.run import Run, Writer, csv_line, is_run, load, load_checkpoint, write
 from gradlens.train import Training, Watch, silent
 
+CPU = torch.device("cpu")
 DEFAULT_COMPARISON = ("bp", "dgl", "dni", "cdni")
 
 
@@ -29,7 +30,7 @@ class Place:
 
     out: Path = Path("runs")
     name: str | None = None  # of the run directory; default: Config.run_name
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
     data_dir: Path | None = None
     download: bool = False
     resume: bool = False
@@ -76,17 +77,14 @@ def pick_precision(name: str, device: torch.device) -> str:
 
 
 @lru_cache(maxsize=2)
-def _data(config_data: str, data_dir: Path | None, download: bool, limit: int | None, noise: float, held: float, seed: int) -> Data:
-    return load_data(
-        config_data, data_dir=data_dir, download=download, limit=limit, label_noise=noise, validation=held, seed=seed
-    )
+def _data(name: str, data_dir: Path | None, download: bool, limit: int | None, noise: float, held: float, seed: int) -> Data:
+    return load_data(name, data_dir=data_dir, download=download, limit=limit, label_noise=noise, validation=held, seed=seed)
 
 
 def data_of(config: Config, place: Place) -> Data:
     """The data of a config; the last ones loaded are kept, so that methods compared on the same data load them once."""
-    return _data(
-        config.data, place.data_dir, place.download, config.limit, config.label_noise, config.validation, config.seed
-    )  # fmt: skip
+    c = config
+    return _data(c.data, place.data_dir, place.download, c.limit, c.label_noise, c.validation, c.seed)
 
 
 def prepare(config: Config, place: Place) -> Training:

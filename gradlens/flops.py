@@ -41,12 +41,12 @@ def _convolution_backward(
 FORMULAS: dict[Any, Callable[..., int]] = {**flop_registry, torch.ops.aten.convolution_backward: _convolution_backward}
 
 
-class _Counting(TorchDispatchMode):
+class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sums the formulas of all operators that run; ``FlopCounterMode`` itself raises on ``autograd.grad`` to a leaf input."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.flops = 0  # two a multiply-add
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.flops: int = 0  # two a multiply-add
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -72,6 +72,7 @@ def count(f: Callable[..., object], *args: Any) -> int:
         args: its arguments.
 
     """
-    with _Counting() as counting:
+    counting = _Counting()
+    with counting:
         f(*args)
     return counting.flops // 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import pairwise
 from math import ceil, prod
 
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ HEADS = ("linear", "mlp", "mlp-sr", "cnn")
 def _dense(sizes: Sequence[int], norm: bool) -> list[nn.Module]:
     """Linear(–BatchNorm)–ReLU for each pair of neighbouring sizes."""
     layers: list[nn.Module] = []
-    for a, b in zip(sizes, sizes[1:], strict=False):
+    for a, b in pairwise(sizes):
         layers += [nn.Linear(a, b), *([nn.BatchNorm1d(b)] if norm else []), nn.ReLU()]
     return layers
 
@@ -104,5 +105,3 @@ class Synthesiser(nn.Module):
             first = first + added.reshape(*added.shape, *[1] * (first.ndim - 2))
         out: Tensor = self.rest(first)
         return out
-
-

@@ -1,4 +1,4 @@
-"""What a training rule is (:class:`Method`), what it says about one block (:class:`Signal`), and how the rule is run (:func:`backward`)."""
+"""What a training rule is (Method), what it says at one block (Signal), and how it is run over a step (backward)."""
 
 from __future__ import annotations
 

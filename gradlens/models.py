@@ -1,4 +1,4 @@
-"""Networks as lists of named blocks: an ``nn.Sequential`` whose children are the blocks, the last one the top. No model knows how it is trained."""
+"""Networks as lists of named blocks: the children of an ``nn.Sequential``, the last one the top. None knows how it is trained."""
 
 from __future__ import annotations
 
@@ -76,16 +76,15 @@ def basic_cnn(plan: Plan) -> nn.Sequential:
         _conv_block(channels if i == 0 else c, c, (plan.stem or 5) if i == 0 else 5, plan.act(), pool=True) for i in range(depth)
     ]
     features = c * (height // 2**depth) * (width // 2**depth)
-    top = OrderedDict(
-        flatten=nn.Flatten(), hidden=nn.Linear(features, 256), act=plan.act(), out=nn.Linear(256, plan.classes)
-    )
+    top = OrderedDict(flatten=nn.Flatten(), hidden=nn.Linear(features, 256), act=plan.act(), out=nn.Linear(256, plan.classes))
     return _numbered(blocks, nn.Sequential(top))
 
 
 def vgg(layers: Sequence[int]) -> Callable[[Plan], nn.Sequential]:
     """VGG with BatchNorm for small images (after kuangliu's pytorch-cifar): 3×3 convs, a pool after each resolution, one Linear.
 
-    Block = conv–BN–act (–pool). ``width`` = channels of the first resolution (64; then ×2, ×4, ×8, ×8), ``stem`` = first kernel (3).
+    Block = conv–BN–act (–pool). ``width`` = channels of the first resolution (64; then ×2, ×4, ×8, ×8), ``stem`` = first
+    kernel (3).
     """
 
     def build(plan: Plan) -> nn.Sequential:

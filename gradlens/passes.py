@@ -8,6 +8,7 @@ the plain pull-back of the top's own gradient through the same passes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -110,4 +111,4 @@ def true_gradients(passes: Sequence[Pass], top: Tensor) -> list[Grad]:
 
 def is_chain(passes: Sequence[Pass]) -> bool:
     """Whether every block read its predecessor's output: only then is the pulled-back product the gradient of a loss."""
-    return all(p.src is None and p.x is below.z for below, p in zip(passes, passes[1:], strict=False))
+    return all(p.src is None and p.x is below.z for below, p in pairwise(passes))

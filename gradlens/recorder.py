@@ -1,4 +1,4 @@
-"""When to measure, and the rows a measured step gives. Measuring leaves no trace: it reads the step's own passes and draws nothing."""
+"""The rows that a measured step gives. Measuring leaves no trace: it reads the step's own passes and draws nothing."""
 
 from __future__ import annotations
 
@@ -76,6 +76,11 @@ def true_updates(method: Method, passes: Sequence[Pass], updates: Mapping[int, U
     return truth, "loss, clean chain pass"
 
 
+def _joined(grads: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> Tensor:
+    """All of a block's parameter gradients as one vector; a missing one counts as zero."""
+    return torch.cat([grads.get(name, torch.zeros_like(g)).flatten() for name, g in like.items()])
+
+
 def step_rows(
     step: int,
     names: Sequence[str],
@@ -106,8 +111,7 @@ def step_rows(
         )  # fmt: skip
         whole: list[tuple[str, Tensor | None, Tensor | None]] = [("activation", update.grad.delta, true.delta)]
         if true.params:
-            g, t = (torch.cat([d.get(n, torch.zeros_like(v)).flatten() for n, v in true.params.items()]) for d in (used, true.params))
-            whole.append(("parameters", g, t))
+            whole.append(("parameters", _joined(used, true.params), _joined(true.params, true.params)))
         for kind, g, t in whole:
             assert t is not None
             for quantity, value in measure(torch.zeros_like(t) if g is None else g, t, quantities).items():

@@ -6,7 +6,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from gradlens.methods import METHODS
 from gradlens.models import Plan, build, head_width, output_shapes
 from gradlens.objectives import LOSSES
 from gradlens.recorder import Row, step_rows
-from gradlens.run import Metric, Run, Stopped, Timing, Writer, load, load_checkpoint
+from gradlens.run import Metric, Stopped, Timing, Writer, load
 from gradlens.seeding import generator, key
 
 CHECKPOINT_SECONDS = 60.0  # between checkpoints within an epoch; when they are written does not change what is computed

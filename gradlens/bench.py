@@ -1,0 +1,363 @@
+"""What a training step costs, next to a hand-written PyTorch loop measured in the same run: time, memory, multiply-adds."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from statistics import median
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from rich.table import Table
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+from gradlens import __version__
+from gradlens.config import Config, make
+from gradlens.flops import count
+from gradlens.objectives import LOSSES, Loss
+from gradlens.train import make_optimizer, make_pair, update
+
+RECORD_EVERY = (1, 4, 16, 64)
+SHORTEST = 0.05  # seconds: steps are repeated until a measurement has taken at least this long
+Progress = Callable[[int, int, str], None]  # measurements made, measurements in all, what is measured next
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One row: what a step costs on average, and as a ratio to the plain loop in channels-last layout."""
+
+    method: str  # plain (the hand-written loop), plain-default-layout (the same loop in PyTorch's default layout), or a rule
+    options: dict[str, Any]  # the rule's options that are not its defaults
+    record_every: int  # 0: never
+    precision: str  # fp32, bf16
+    images_per_s: float
+    time_ratio: float  # step time / plain's: the median over rounds of each round's ratio
+    memory_mb: float | None  # memory a step adds at its peak to what was allocated before it; None where that is not known (mps)
+    memory_ratio: float | None
+    multiply_adds: float  # an image
+    flop_ratio: float
+    rate_share: float  # multiply-adds a second / those of bp (of plain, where bp is not measured), unrecorded, first precision
+
+
+@dataclass(frozen=True)
+class Bench:
+    """All rows of one run, and where they were measured."""
+
+    model: str
+    data: str
+    input: tuple[int, ...]  # (C, H, W)
+    batch_size: int
+    rounds: int
+    threads: int
+    device: str
+    cpu: str  # the vector instructions torch uses
+    versions: dict[str, str]
+    rows: list[Cost]
+
+    def to_json(self) -> str:
+        """The whole as a JSON object, with a list of objects under ``rows``."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+
+@dataclass
+class _Step:
+    """A step that can be run again and again, and what was measured of it."""
+
+    run: Callable[[], object]
+    multiply_adds: float = 0
+    memory: int | None = None  # bytes
+    seconds: list[float] = field(default_factory=list)  # a step, by round
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A loop to measure: its step, and the same step with the truth measured on it."""
+
+    method: str
+    options: dict[str, Any]
+    precision: str
+    optimizer: torch.optim.Optimizer
+    step: _Step
+    recorded: _Step | None = None
+
+    def steps(self) -> list[tuple[str, _Step]]:
+        """What there is to measure, named."""
+        name = f"{self.method} {self.precision}"
+        return [(name, self.step)] + ([(f"{name}, recorded", self.recorded)] if self.recorded else [])
+
+
+# ------------------------------------------------------------------------------------------------------ what is measured
+
+
+def plain_step(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Loss, x: Tensor, y: Tensor, bf16: bool = False) -> None:
+    """The loop everybody writes, x [N, C, H, W], y [N]: forward, loss, ``backward()``, optimiser step."""
+    optimizer.zero_grad(set_to_none=True)
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
+        value = loss(model(x), y)
+    value.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+
+
+def _plain(config: Config, x: Tensor, y: Tensor, classes: int, layout: torch.memory_format, name: str) -> _Candidate:
+    settings = {**config.model_dump(), "method": "bp", "options": {}, "compile": False, "init_from": None}
+    pair = make_pair(make(**settings), _shape(x), classes, x.device)
+    model = pair.model.to(memory_format=layout)  # type: ignore[call-overload]
+    if config.compile:
+        model.compile()
+    optimizer = make_optimizer(config, pair)
+    loss = F.cross_entropy if config.loss == "ce" else LOSSES[config.loss]
+    laid = x.contiguous(memory_format=layout)
+    step = _Step(lambda: plain_step(model, optimizer, loss, laid, y, config.precision == "bf16"))
+    return _Candidate(name, {}, config.precision, optimizer, step)
+
+
+def _ours(config: Config, x: Tensor, y: Tensor, classes: int, record: bool) -> _Candidate:
+    pair = make_pair(config, _shape(x), classes, x.device)
+    pair.method.start(max(1, config.epochs), 1 << 30)  # past every warm-up
+    optimizer = make_optimizer(config, pair)
+    bf16 = config.precision == "bf16"
+    step = _Step(lambda: update(pair, optimizer, x, y, None, bf16))
+    recorded = _Step(lambda: update(pair, optimizer, x, y, 0, bf16)) if record else None
+    defaults = type(pair.method).Options().model_dump()
+    changed = {name: value for name, value in config.options.items() if value != defaults[name]}
+    return _Candidate(config.method, changed, config.precision, optimizer, step, recorded)
+
+
+def _shape(x: Tensor) -> tuple[int, int, int]:
+    c, h, w = x.shape[1:]
+    return c, h, w
+
+
+def _candidates(configs: Sequence[Config], x: Tensor, y: Tensor, classes: int, record: bool) -> list[_Candidate]:
+    """The plain loop first, then the plain loop of each further precision and of the default layout, then the methods."""
+    precisions = {config.precision: config for config in reversed(configs)}
+    first = configs[0]
+    others = [config for name, config in precisions.items() if name != first.precision]
+    return [
+        *(_plain(config, x, y, classes, torch.channels_last, "plain") for config in (first, *others)),
+        _plain(first, x, y, classes, torch.contiguous_format, "plain-default-layout"),
+        *(_ours(config, x, y, classes, record) for config in configs),
+    ]
+
+
+# ---------------------------------------------------------------------------------------------------- how it is measured
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def seconds_per_step(step: Callable[[], object], device: torch.device) -> float:
+    """Wall clock of one step: the mean over as many as fit into ``SHORTEST``, at least one."""
+    _wait(device)
+    steps, began = 0, time.perf_counter()
+    while steps == 0 or time.perf_counter() - began < SHORTEST:
+        step()
+        steps += 1
+    _wait(device)
+    return (time.perf_counter() - began) / steps
+
+
+def added_memory(step: Callable[[], object], device: torch.device) -> int | None:
+    """Bytes a step adds, at its peak, to what was allocated before it; None where no exact count can be had (mps).
+
+    CUDA: torch's own peak counter. CPU: the highest running sum over all allocations and releases of torch's allocator,
+    as its profiler reports them; oneDNN takes its reordered operands and scratch from that allocator and is included,
+    memory that a library allocates by itself (MKL's packing buffers) is not.
+    """
+    if device.type == "cuda":
+        _wait(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        step()
+        _wait(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    if device.type != "cpu":
+        return None
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it tells stderr about each start and stop
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    results: Any = profiler.profiler
+    changes = [event for event in results.kineto_results.events() if event.name() == "[memory]"]
+    live = peak = 0
+    for change in sorted(changes, key=lambda event: event.start_ns()):
+        live += change.nbytes()
+        peak = max(peak, live)
+    return peak
+
+
+def _weigh(step: _Step, optimizer: torch.optim.Optimizer, device: torch.device, compiled: bool) -> None:
+    """Count multiply-adds and memory; the first step also makes the optimiser's state, which is no step's added memory."""
+    with torch.compiler.set_stance("force_eager"):
+        step.multiply_adds = count(step.run)
+    if compiled:
+        step.run()
+    optimizer.zero_grad(set_to_none=True)  # gradients count as a step's own for everyone alike
+    step.memory = added_memory(step.run, device)
+
+
+# --------------------------------------------------------------------------------------------------------------- rows
+
+
+def _recorded_every(n: int, step: _Step, recorded: _Step) -> _Step:
+    """A loop that records every n-th step, from one step of each kind: n−1 unrecorded, one recorded."""
+    return _Step(
+        step.run,
+        multiply_adds=((n - 1) * step.multiply_adds + recorded.multiply_adds) / n,
+        memory=max(step.memory, recorded.memory) if step.memory is not None and recorded.memory is not None else None,
+        seconds=[((n - 1) * u + r) / n for u, r in zip(step.seconds, recorded.seconds, strict=True)],
+    )
+
+
+def _ratio(mine: Sequence[float], theirs: Sequence[float]) -> float:
+    """The median of each round's ratio: what changes from round to round for all loops alike cancels."""
+    return median(a / b for a, b in zip(mine, theirs, strict=True))
+
+
+def _row(candidate: _Candidate, record_every: int, step: _Step, plain: _Step, pace: _Step, images: int) -> Cost:
+    return Cost(
+        method=candidate.method,
+        options=candidate.options,
+        record_every=record_every,
+        precision=candidate.precision,
+        images_per_s=images / median(step.seconds),
+        time_ratio=_ratio(step.seconds, plain.seconds),
+        memory_mb=None if step.memory is None else step.memory / 1e6,
+        memory_ratio=step.memory / plain.memory if step.memory is not None and plain.memory else None,
+        multiply_adds=step.multiply_adds / images,
+        flop_ratio=step.multiply_adds / plain.multiply_adds,
+        rate_share=step.multiply_adds / pace.multiply_adds * _ratio(pace.seconds, step.seconds),
+    )
+
+
+def _rows(candidates: Sequence[_Candidate], record_every: Iterable[int], images: int) -> list[Cost]:
+    plain = candidates[0]
+    pace = next((c for c in candidates if c.method == "bp" and c.precision == plain.precision), plain).step
+    rows = []
+    for candidate in candidates:
+        rows.append(_row(candidate, 0, candidate.step, plain.step, pace, images))
+        if candidate.recorded:
+            for n in record_every:
+                mixed = _recorded_every(n, candidate.step, candidate.recorded)
+                rows.append(_row(candidate, n, mixed, plain.step, pace, images))
+    return rows
+
+
+def silent(done: int, total: int, what: str) -> None:
+    """Nobody watches."""
+
+
+def bench(
+    configs: Sequence[Config],
+    shape: tuple[int, int, int],
+    classes: int,
+    device: torch.device,
+    rounds: int = 7,
+    record_every: Sequence[int] = RECORD_EVERY,
+    progress: Progress = silent,
+) -> Bench:
+    """Measure a hand-written loop and each config's step on generated images, interleaved in one run.
+
+    Each round times one step of every loop in turn (several of a short one), so that what slows the machine slows all.
+    Recording every n-th step is put together from an unrecorded and a recorded step timed in the same round: (n−1)·u + r
+    over n; its memory is the larger of the two. Multiply-adds and memory are counted on steps of their own before.
+
+    Args:
+        configs: one a method (and precision), bp first; all of one model, batch size and optimiser.
+        shape: (C, H, W) of an image.
+        classes: number of classes.
+        device: where to run; on a CPU with the threads torch is set to.
+        rounds: interleaved rounds.
+        record_every: recording intervals to report beside "never"; () leaves recording out.
+        progress: called before each measurement.
+
+    Raises:
+        InputError: a model that does not fit the images, a rule that does not fit the model.
+        ValueError: no config, or configs of different models or batch sizes.
+
+    """
+    if len({(c.model, c.width, c.depth, c.stem, c.batch_size, c.data) for c in configs}) != 1:
+        raise ValueError("bench compares configs of one model, data set and batch size")
+    first = configs[0]
+    random = torch.Generator().manual_seed(first.seed)
+    x = torch.rand(first.batch_size, *shape, generator=random).mul_(2).sub_(1)
+    x = x.to(device).contiguous(memory_format=torch.channels_last)
+    y = torch.randint(classes, (first.batch_size,), generator=random).to(device)
+    candidates = _candidates(configs, x, y, classes, record=bool(record_every))
+    steps = [(candidate, name, step) for candidate in candidates for name, step in candidate.steps()]
+    total = len(steps) * (rounds + 1)
+    for i, (candidate, name, step) in enumerate(steps):
+        progress(i, total, f"multiply-adds and memory: {name}")
+        _weigh(step, candidate.optimizer, device, first.compile)
+    for r in range(rounds):
+        for i, (_, name, step) in enumerate(steps):
+            progress((r + 1) * len(steps) + i, total, f"time, round {r + 1} of {rounds}: {name}")
+            step.seconds.append(seconds_per_step(step.run, device))
+    progress(total, total, "done")
+    return Bench(
+        model=first.model,
+        data=first.data,
+        input=shape,
+        batch_size=first.batch_size,
+        rounds=rounds,
+        threads=torch.get_num_threads(),
+        device=str(device),
+        cpu=torch.backends.cpu.get_cpu_capability(),
+        versions={"gradlens": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        rows=_rows(candidates, record_every, first.batch_size),
+    )
+
+
+# -------------------------------------------------------------------------------------------------------------- table
+
+
+def protocol(result: Bench) -> str:
+    """How the numbers came about, in words to print beside them."""
+    where = f"{result.device}, {result.threads} threads, {result.cpu}" if result.device == "cpu" else result.device
+    image = "x".join(map(str, result.input))
+    return (
+        f"{result.model}, batches of {result.batch_size} generated images {image}, {where}, torch {result.versions['torch']}."
+        f" Medians of {result.rounds} interleaved rounds; ratios are to the plain loop (channels-last) of the same round."
+        " Recording every n-th step: ((n-1) unrecorded + 1 recorded)/n, one of each timed every round; its memory is the recorded"
+        " step's. Memory: what a step adds at its peak, gradients included. Rate share: multiply-adds per second against bp's."
+    )
+
+
+def _said(value: float | None, form: str) -> str:
+    return "–" if value is None or math.isnan(value) else format(value, form)
+
+
+def _name(row: Cost) -> str:
+    options: Mapping[str, Any] = row.options
+    return " ".join([row.method, *(f"{name}={value}" for name, value in options.items())])
+
+
+def table(result: Bench) -> Table:
+    """The rows to print, the protocol under them."""
+    printed = Table(caption=protocol(result), caption_justify="left", box=None, pad_edge=False, header_style="bold")
+    printed.add_column("method", overflow="fold")
+    for column in ("record every", "precision", "images/s", "time", "memory MB", "memory", "multiply-adds", "rate share"):
+        printed.add_column(column, justify="left" if column == "precision" else "right")
+    for row in result.rows:
+        printed.add_row(
+            _name(row),
+            str(row.record_every) if row.record_every else "never",
+            row.precision,
+            _said(row.images_per_s, ",.0f"),
+            _said(row.time_ratio, ".2f") + "x",
+            _said(row.memory_mb, ",.1f"),
+            _said(row.memory_ratio, ".2f") + "x",
+            _said(row.flop_ratio, ".2f") + "x",
+            _said(row.rate_share, ".2f"),
+        )
+    return printed

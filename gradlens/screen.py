@@ -1,0 +1,162 @@
+"""What the commands print on stdout: the comparison table, results of runs, lists of what there is."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from gradlens.errors import unknown
+from gradlens.run import Run
+from gradlens.tables import FinalValue, Score, final_values, scores
+
+WIDE = 8  # layers beyond which layers become rows and methods columns
+
+
+def number(mean: float, low: float, digits: int = 2, scale: float = 1.0) -> str:
+    """A mean with half its interval, as 0.31 or 0.31 ±0.04; a dash for a value there is none of."""
+    if math.isnan(mean):
+        return "–"
+    text = f"{mean * scale:.{digits}f}"
+    return text if math.isnan(low) else f"{text} ±{(mean - low) * scale:.{digits}f}"
+
+
+def _accuracies(score: Score) -> tuple[str, str]:
+    best = number(score.best_accuracy, score.best_low, 1, 100)
+    return f"{best} (epoch {score.best_epoch:g})", number(score.final_accuracy, score.final_low, 1, 100)
+
+
+def comparison(runs: Sequence[Run]) -> Table:
+    """Method × layer: the final cosine of the weight gradient with the true one, and test accuracy, best and final epoch.
+
+    Nets of many layers are printed with a row for each layer.
+    """
+    results = scores(runs)
+    cells: dict[str, dict[str, FinalValue]] = {}
+    for value in final_values(runs, "cosine"):
+        cells.setdefault(value.layer, {})[value.label] = value
+    split = results[0].split
+    title = f"final cosine of each layer's weight gradient with the true one, and {split} accuracy in %"
+    table = Table(title=title, title_justify="left")
+
+    def cosine(layer: str, label: str) -> str:
+        value = cells[layer].get(label)
+        return number(value.mean, value.low) if value else "–"
+
+    if len(cells) > WIDE:
+        table.add_column("layer")
+        for score in results:
+            table.add_column(score.label, justify="right")
+        for layer in cells:
+            table.add_row(layer, *(cosine(layer, score.label) for score in results))
+        table.add_section()
+        for i, name in enumerate((f"best {split}", f"final {split}")):
+            table.add_row(name, *(_accuracies(score)[i] for score in results))
+        return table
+    table.add_column("method")
+    for layer in cells:
+        table.add_column(layer.replace(".", "\n"), justify="right")
+    table.add_column(f"best {split}\naccuracy", justify="right")
+    table.add_column("final\nepoch", justify="right")
+    for score in results:
+        table.add_row(score.label, *(cosine(layer, score.label) for layer in cells), *_accuracies(score))
+    return table
+
+
+def results(runs: Sequence[Run]) -> Table:
+    """Best and final results of runs, one line a group of seeds."""
+    table = Table()
+    for column in ("method", "best", "final", "train loss", "test loss", "images/s"):
+        table.add_column(column, justify="left" if column == "method" else "right")
+    for score in scores(runs):
+        best, final = _accuracies(score)
+        losses = (f"{score.train_loss:.4f}", f"{score.test_loss:.4f}")
+        table.add_row(score.label, f"{score.split} {best} %", f"{final} %", *losses, f"{score.images_per_s:,.0f}")
+    return table
+
+
+def show(renderable: Any) -> None:
+    """Print a table to stdout, without markup in its text."""
+    Console(markup=False, highlight=False).print(renderable)
+
+
+# ----------------------------------------------------------------------------------------------------------- lists
+
+
+def first_sentence(thing: Any) -> str:
+    """The first paragraph of a docstring, on one line."""
+    return (inspect.getdoc(thing) or "").split("\n\n")[0].replace("\n", " ")
+
+
+def _methods() -> list[tuple[str, ...]]:
+    from gradlens.methods import METHODS
+
+    rows: list[tuple[str, ...]] = [("method", "rule, and options (default)")]
+    seen: dict[Any, str] = {}
+    for name, rule in METHODS.items():
+        rows.append((name, f"{first_sentence(rule)} Each block reads: {', '.join(sorted(rule.reads))}."))
+        if rule.Options in seen:
+            rows.append(("", f"  options as {seen[rule.Options]}"))
+            continue
+        rows += [("", f"  {key} ({field.default}): {field.description}") for key, field in rule.Options.model_fields.items()]
+        if rule.Options.model_fields:
+            seen[rule.Options] = name
+    return rows
+
+
+def _models() -> list[tuple[str, ...]]:
+    from gradlens.models import MODELS, VGG_LAYERS, vgg
+
+    rows: list[tuple[str, ...]] = [("model", "what")]
+    for name, builder in MODELS.items():
+        if name in VGG_LAYERS:
+            stages = " ".join(map(str, VGG_LAYERS[name]))
+            rows.append((name, f"{first_sentence(vgg)} Convolutions in each resolution: {stages}."))
+        else:
+            rows.append((name, first_sentence(builder)))
+    return rows
+
+
+def _data() -> list[tuple[str, ...]]:
+    return [
+        ("data", "what"),
+        ("digits", "8x8 grey digits shipped with scikit-learn: 1,433 for training, 364 for test"),
+        ("cifar10", "32x32 colour, 10 classes, 50,000 + 10,000 (torchvision)"),
+        ("cifar100", "32x32 colour, 100 classes, 50,000 + 10,000 (torchvision)"),
+        ("mnist", "28x28 grey digits, 60,000 + 10,000 (torchvision)"),
+        ("fashion-mnist", "28x28 grey clothes, 10 classes, 60,000 + 10,000 (torchvision)"),
+        ("svhn", "32x32 colour house numbers, 10 classes, 73,257 + 26,032 (torchvision)"),
+        ("PATH", "a folder with train/<class>/ and test/<class>/, images of one size"),
+    ]
+
+
+def _quantities() -> list[tuple[str, ...]]:
+    from gradlens.measures import QUANTITIES, RECORDED
+
+    rows: list[tuple[str, ...]] = [("quantity", "of a used gradient g and the true gradient t", "recorded")]
+    return rows + [(name, text, "in training" if name in RECORDED else "by measure") for name, (_, text) in QUANTITIES.items()]
+
+
+LISTS = {"methods": _methods, "models": _models, "data": _data, "quantities": _quantities}
+
+
+def listing(what: str) -> Table:
+    """One of LISTS as a table.
+
+    Raises:
+        InputError: an unknown list.
+
+    """
+    if what not in LISTS:
+        raise unknown("list", what, LISTS)
+    header, *rows = LISTS[what]()
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in header:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
