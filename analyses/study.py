@@ -23,15 +23,30 @@ from gradlens.tables import labels
 HERE = Path(__file__).resolve().parent
 
 
-def arguments(claim: str) -> argparse.Namespace:
-    """The options every script takes; ``claim`` is printed as its help."""
+def arguments(claim: str, what: Sequence[str] = (), run: bool = False) -> argparse.Namespace:
+    """The options the scripts take; ``claim`` is printed as the help.
+
+    Args:
+        claim: the script's docstring.
+        what: choices of a first argument, for scripts with parts.
+        run: add ``--run``, a run directory to read.
+
+    """
     parser = argparse.ArgumentParser(description=claim, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if what:
+        parser.add_argument("what", choices=what)
+        parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    if run:
+        parser.add_argument("--run", type=Path, default=None, help="a finished run of the same network")
     parser.add_argument("--data", default="cifar10", help="cifar10, or an image folder with a copy of it")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of the run directories")
     parser.add_argument("--figures", type=Path, default=HERE.parent / "figures", help="folder of the results")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=None)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    return args
 
 
 def shipped(name: str, **changes: Any) -> Config:
@@ -41,14 +56,26 @@ def shipped(name: str, **changes: Any) -> Config:
 
 def trained(configs: Sequence[Config], args: argparse.Namespace) -> list[Run]:
     """The finished runs of some configs, trained where they are missing and resumed where they were interrupted."""
-    if args.threads:
-        torch.set_num_threads(args.threads)
     place = Place(out=args.out, device=pick_device(args.device))
     with Display(quiet=False, runs=len(configs)) as display:
         try:
             return train_or_reuse(configs, place, lambda c: display.watch(f"{c.method} {c.model} seed {c.seed}", c.epochs))
         except Stopped as stopped:
             raise SystemExit(f"{stopped}; the same command goes on") from stopped
+
+
+def test_accuracy(run: Run) -> dict[int, float]:
+    """epoch -> test accuracy in %."""
+    return {m.epoch: 100 * m.accuracy for m in run.metrics if m.split == "test"}
+
+
+def environment() -> dict[str, Any]:
+    """Versions, threads and the day, for a results file."""
+    return {
+        "versions": {"gradlens": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "threads": torch.get_num_threads(),
+        "written": time.strftime("%Y-%m-%d"),
+    }
 
 
 def publish(name: str, runs: Sequence[Run], args: argparse.Namespace, results: dict[str, Any]) -> None:
@@ -65,14 +92,15 @@ def publish(name: str, runs: Sequence[Run], args: argparse.Namespace, results: d
     folder.mkdir(parents=True, exist_ok=True)
     for figure_name, (figure, rows) in figure_set(runs).items():
         save(figure, rows, folder, figure_name)
-    minutes = {run.path.name: round(sum(t.seconds for t in run.timing) / 60, 1) for run in runs}
-    content = {
-        **results,
-        "runs": {run.path.name: {"label": label, "seed": run.config.seed} for run, label in zip(runs, labels(runs), strict=True)},
-        "training_minutes": minutes,
-        "versions": {"gradlens": __version__, "torch": torch.__version__, "python": platform.python_version()},
-        "threads": torch.get_num_threads(),
-        "written": time.strftime("%Y-%m-%d"),
-    }
-    (folder / "results.json").write_text(json.dumps(content, indent=2) + "\n")
+    listed = [
+        {
+            "label": label,
+            "seed": run.config.seed,
+            "lr": run.config.lr,
+            **{k: v for k, v in run.summary.items() if isinstance(v, dict)},
+            "training_minutes": round(sum(t.seconds for t in run.timing) / 60, 1),
+        }
+        for run, label in zip(runs, labels(runs), strict=True)
+    ]
+    (folder / "results.json").write_text(json.dumps({**results, "runs": listed, **environment()}, indent=2) + "\n")
     print(f"wrote {folder}")

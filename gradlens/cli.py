@@ -54,7 +54,7 @@ FLAGS = (
     Flag("activation", str, "relu, leaky-relu, elu, gelu, silu, tanh, sigmoid (default relu)", "Model"),
     Flag("cut", str, "where blocks end: after-pool, before-pool (default after-pool)", "Model"),
     Flag("loss", str, "ce, mse, bce (default ce)", "Training"),
-    Flag("epochs", int, "passes over the training images; 0 is the untrained control (default 25)", "Training"),
+    Flag("epochs", int, "passes over the training images; 0 is the untrained control (default 12)", "Training"),
     Flag("steps", int, "stop after N updates", "Training"),
     Flag("batch-size", int, "images per update (default 256)", "Training"),
     Flag("optimizer", str, "adam, sgd, rmsprop (default adam)", "Training"),
@@ -158,7 +158,7 @@ def _parse_sets(pairs: Sequence[str]) -> list[tuple[str | None, str, Any]]:
 
 
 def _configs(methods: Sequence[str], given: dict[str, Any], place: Place) -> list[list[Config]]:
-    """The configs of each method, one per seed, from flags, config file and ``--set``; ``given`` is used up."""
+    """The configs of each method, one per seed, from flags, config file and ``--set``."""
     from gradlens.config import make, read
     from gradlens.errors import InputError, unknown
     from gradlens.experiments import pick_precision
@@ -167,6 +167,7 @@ def _configs(methods: Sequence[str], given: dict[str, Any], place: Place) -> lis
     for name in methods:
         if name not in METHODS:
             raise unknown("method", name, METHODS)
+    given = dict(given)
     sets, seeds = _parse_sets(given.pop("set", [])), given.pop("seeds", 1)
     if seeds < 1:
         raise InputError(f"--seeds: must be 1 or more, got {seeds}")
@@ -343,7 +344,24 @@ def bench(
     given: dict[str, Any],
 ) -> None:
     """Time, memory and multiply-adds of a plain PyTorch loop, each method, and each method with recording, in one run."""
-    raise NotImplementedError
+    from gradlens import screen
+    from gradlens.bench import bench as measure_cost
+    from gradlens.bench import table
+    from gradlens.experiments import DEFAULT_COMPARISON, input_of
+    from gradlens.progress import Display
+    from gradlens.run import write
+
+    precision, place = given.pop("precision", "fp32"), _place(given)
+    configs = [config for (config,) in _configs(methods or DEFAULT_COMPARISON, {**given, "precision": "fp32"}, place)]
+    low = [config for (config,) in _configs(methods or DEFAULT_COMPARISON, {**given, "precision": precision}, place)]
+    configs += [config for config in low if config.precision != "fp32"]
+    shape, classes = input_of(configs[0], place)
+    with Display(quiet=False) as display:
+        result = measure_cost(configs, shape, classes, place.device, rounds, progress=display.count("bench"))
+    screen.show(table(result))
+    if json_file:
+        write(json_file, result.to_json().encode())
+        typer.echo(f"wrote {json_file}")
 
 
 def _numbers(flag: str, text: str) -> list[float]:

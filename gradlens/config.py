@@ -47,7 +47,7 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     activation: str = "relu"
     cut: str = "after-pool"
     loss: str = "ce"
-    epochs: int = Field(25, ge=0)
+    epochs: int = Field(12, ge=0)
     steps: int | None = Field(None, ge=0)
     batch_size: int = Field(256, ge=1)
     optimizer: str = "adam"
@@ -75,8 +75,10 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     @classmethod
     def _own_lr(cls, values: dict[str, Any]) -> dict[str, Any]:
         """A method's own ``lr`` among its options is the run's learning rate."""
-        options = dict(values.get("options") or {})
-        return {**values, "options": options, "lr": options.pop("lr")} if "lr" in options else values
+        options = values.get("options")
+        if not isinstance(options, dict) or "lr" not in options:
+            return values
+        return {**values, "options": {k: v for k, v in options.items() if k != "lr"}, "lr": options["lr"]}
 
     @model_validator(mode="after")
     def _together(self) -> Config:
@@ -91,7 +93,7 @@ class Config(BaseModel, frozen=True, extra="forbid"):
         try:
             resolved = own(**self.options).model_dump()
         except ValidationError as error:
-            raise InputError(f"option of {self.method}: {sentence(error)}") from error
+            raise InputError(f"option of {self.method}: {sentence(error, flags=False)}") from error
         object.__setattr__(self, "options", resolved)
         return self
 
@@ -110,14 +112,14 @@ class Config(BaseModel, frozen=True, extra="forbid"):
         return [f"{name} {theirs[name]!r} there, {mine[name]!r} here" for name in mine if mine[name] != theirs[name]]
 
 
-def sentence(error: ValidationError) -> str:
-    """The first thing pydantic found wrong, as one sentence that names the flag."""
+def sentence(error: ValidationError, flags: bool = True) -> str:
+    """The first thing pydantic found wrong, as one sentence that names the field; its flag, where fields are flags."""
     first = error.errors()[0]
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, InputError):
         return str(cause)
     name = str(first["loc"][0]) if first["loc"] else "config"
-    known = name in Config.model_fields
+    known = flags and name in Config.model_fields
     if first["type"] == "extra_forbidden":
         return str(unknown("setting", name, Config.model_fields))
     message = first["msg"][0].lower() + first["msg"][1:]
@@ -150,7 +152,7 @@ def read(path: Path) -> dict[str, Any]:
         raise InputError(f"cannot read the config file {path}: {os.strerror(error.errno or 0)}") from error
     except ValueError as error:
         raise InputError(f"{path} is not a JSON config: {error}") from error
-    if not isinstance(content, dict):
+    settings = content.get("config", content) if isinstance(content, dict) else content
+    if not isinstance(settings, dict):
         raise InputError(f"{path} is not a JSON config: wanted an object of settings")
-    settings = content.get("config", content)
-    return dict(settings)
+    return settings

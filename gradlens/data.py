@@ -72,7 +72,7 @@ Source = tuple[Split, Split, tuple[str, ...]]  # train, test, class names
 
 
 def digits(root: Path, download: bool) -> Source:
-    """scikit-learn's 8×8 grey digits: 1,797 real images shipped with the library; every fifth of each class (360) is for test."""
+    """scikit-learn's 8×8 grey digits: 1,797 real images shipped with the library; every fifth of each class (364) is for test."""
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
@@ -93,10 +93,13 @@ def _torchvision(name: str, **splits: dict[str, Any]) -> Callable[[Path, bool], 
         cls = getattr(torchvision.datasets, name)
         try:
             parts = [cls(root, download=download, **splits[s]) for s in ("train", "test")]
-        except (RuntimeError, OSError) as error:
+        except Exception as error:  # torchvision, pickle, zlib and scipy: each has its own types for a file that is wrong
+            said = " ".join(str(error).split())
             if download:
-                raise InputError(f"{name} could not be downloaded to {root}: {error}") from error
-            raise InputError(f"no {name} under {root}: --download fetches it, --data-dir names another folder") from error
+                raise InputError(f"{name} could not be downloaded to {root}: {said}") from error
+            if isinstance(error, RuntimeError) and "not found" in said:
+                raise InputError(f"no {name} under {root}: --download fetches it, --data-dir names another folder") from error
+            raise InputError(f"the files of {name} under {root} cannot be read: {said}") from error
         halves = []
         for part in parts:
             x = torch.as_tensor(np.asarray(part.data))
@@ -119,6 +122,16 @@ DATASETS: dict[str, Callable[[Path, bool], Source]] = {
     "mnist": _torchvision("MNIST", train={"train": True}, test={"train": False}),
     "fashion-mnist": _torchvision("FashionMNIST", train={"train": True}, test={"train": False}),
     "svhn": _torchvision("SVHN", train={"split": "train"}, test={"split": "test"}),
+}
+
+
+SHAPES: dict[str, tuple[tuple[int, int, int], int]] = {  # (C, H, W) and classes, known without the files
+    "digits": ((1, 8, 8), 10),
+    "cifar10": ((3, 32, 32), 10),
+    "cifar100": ((3, 32, 32), 100),
+    "mnist": ((1, 28, 28), 10),
+    "fashion-mnist": ((1, 28, 28), 10),
+    "svhn": ((3, 32, 32), 10),
 }
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from gradlens.config import Config
-from gradlens.data import Data, label_hash
+from gradlens.data import SHAPES, Data, label_hash
 from gradlens.data import load as load_data
 from gradlens.errors import InputError, unknown
 from gradlens.measures import QUANTITIES
@@ -85,6 +85,14 @@ def data_of(config: Config, place: Place) -> Data:
     """The data of a config; the last ones loaded are kept, so that methods compared on the same data load them once."""
     c = config
     return _data(c.data, place.data_dir, place.download, c.limit, c.label_noise, c.validation, c.seed)
+
+
+def input_of(config: Config, place: Place) -> tuple[tuple[int, int, int], int]:
+    """(C, H, W) of a config's images and the number of classes; named data sets need not be there for it."""
+    if config.data in SHAPES:
+        return SHAPES[config.data]
+    data = data_of(config, place)
+    return data.shape, len(data.classes)
 
 
 def prepare(config: Config, place: Place) -> Training:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import io
 import math
+import re
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,7 +27,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 from PIL import Image
 
 from gradlens.errors import InputError
-from gradlens.tables import TRAIN, CurvePoint, FinalValue, LayerPoint, curve_points, final_values, layer_points, write_csv
+from gradlens.tables import TRAIN, CurvePoint, FinalValue, LayerPoint, curve_points, final_values, labels, layer_points, write_csv
 
 if TYPE_CHECKING:  # imports torch
     from gradlens.run import Run
@@ -52,8 +54,9 @@ RC: dict[Any, Any] = {
 }
 LOOK: list[str | Path | dict[str, Any]] = ["default", RC]
 DPI = 150  # a README shows some 900 px: figures of 6.4 to 9 inches
+PIXELS_IN_SVG = 80  # dots per inch of lines too long to be vectors
 LARGEST = 300_000  # bytes of one picture
-FEW = 25  # points in a line: up to here each gets a marker
+FEW = 25  # points in a line: up to here each gets a marker, in longer ones some
 
 # ------------------------------------------------------------------------------------------------------------- styles
 
@@ -74,13 +77,13 @@ class Style(NamedTuple):
     marker: str
 
 
-def styles(labels: Iterable[str]) -> dict[str, Style]:
+def styles(names: Iterable[str]) -> dict[str, Style]:
     """Each label's style, in the order in which labels are listed; every label gets a style of its own.
 
     The colour is the method's in every figure. Groups of one method (``dgl head=linear``, ``dgl head=mlp``) share it and differ
     in tint, dashes and marker, unless there is no other method: then they are coloured like methods.
     """
-    unique = list(dict.fromkeys(labels))
+    unique = list(dict.fromkeys(names))
     method = {label: label.split(" ")[0] for label in unique}
     known = [*METHODS, *sorted(set(method.values()) - set(METHODS))]
     ordered = sorted(unique, key=lambda label: known.index(method[label]))
@@ -144,7 +147,7 @@ def _seeds(rows: Iterable[CurvePoint | LayerPoint | FinalValue]) -> str:
 
 def _band(rows: Iterable[CurvePoint | LayerPoint]) -> str:
     """What the band is, in words, if there is one."""
-    return "band: 95 % interval" if any(math.isfinite(row.low) for row in rows) else ""
+    return "band: 95 % t-interval" if any(math.isfinite(row.low) for row in rows) else ""
 
 
 def _line(ax: Axes, x: Sequence[int], rows: Sequence[CurvePoint | LayerPoint], look: Style, label: str) -> None:
@@ -154,10 +157,14 @@ def _line(ax: Axes, x: Sequence[int], rows: Sequence[CurvePoint | LayerPoint], l
         y[~(y > 0)] = math.nan
     here = np.isfinite(y)
     alone = here & ~np.r_[False, here[:-1]] & ~np.r_[here[1:], False]  # between gaps: invisible without a marker
-    marked = np.flatnonzero(here if len(x) <= FEW else alone)
+    stride = max(1, len(x) // 7)
+    first = MARKERS.index(look.marker) * stride // len(MARKERS)  # so that markers do not hide each other
+    sparse = np.arange(len(x)) % stride == first
+    width = 1.7 if len(x) <= FEW else 1.2 if len(x) <= 10 * FEW else 0.9
+    marked = np.flatnonzero(here if len(x) <= FEW else alone | sparse)
     ax.plot(
-        x, y, color=look.colour, linestyle=look.dash, linewidth=1.7 if len(x) <= 100 else 1.1,
-        marker=look.marker, markersize=4, markevery=marked.tolist(), label=label,
+        x, y, color=look.colour, linestyle=look.dash, linewidth=width, marker=look.marker, markersize=4,
+        markevery=marked.tolist(), label=label,
     )  # fmt: skip
     low, high = [row.low for row in rows], [row.high for row in rows]
     if np.isfinite(low).any():
@@ -198,16 +205,16 @@ def _head(figure: Figure, scale: Scale, rows: Sequence[LayerPoint | FinalValue],
     """Two lines above the panels: what is drawn, and of which runs."""
     what = f"{scale.text or scale.name}{f' ({KINDS[rows[0].kind]})' if rows[0].kind in KINDS else ''}"
     lines = what[0].upper() + what[1:], _joined(*notes)
-    figure.suptitle("\n".join(lines), x=0.1 / figure.get_figwidth(), y=1 - 0.08 / figure.get_figheight(), ha="left", fontsize=10)
+    free = figure.get_layout_engine() is None  # else the layout finds the height that clears the panels
+    y = 1 - 0.08 / figure.get_figheight() if free else None
+    figure.suptitle("\n".join(lines), x=0.1 / figure.get_figwidth(), y=y, ha="left", fontsize=10)
 
 
 # ------------------------------------------------------------------------------------------------------------- figures
 
 
 @style.context(LOOK)
-def curve(
-    points: Sequence[CurvePoint], split: str, quantity: str, *, title: str = "", look: Mapping[str, Style] | None = None
-) -> Figure:
+def curve(points: Sequence[CurvePoint], split: str, quantity: str, *, title: str = "", look: Mapping[str, Style] | None = None) -> Figure:
     """Loss or accuracy over epochs, all labels in one plot; on a held-out split each label's highest mean accuracy is starred.
 
     Args:
@@ -227,18 +234,20 @@ def curve(
         raise InputError(f"no {split} {quantity} to draw; the table has {there}")
     look = look or styles(p.label for p in rows)
     share = quantity == "accuracy"
+    starred = share and split != TRAIN
     values = [p.mean for p in rows]
     log = not share and min(values) > 0 and max(values) > 100 * min(values)  # else one spike or one bad run flattens all others
     unit = " (%)" if share else ", log scale" if log else ""
     scale = Scale(f"{split} {quantity}{unit}", limits=(0, 1 if share else math.inf), log=log)
 
-    figure = Figure(figsize=(7.6, 4.2), layout="constrained")
+    longest = max(len(p.label) for p in rows) + (16 if starred else 0)
+    figure = Figure(figsize=(min(9.3, max(7.6, 6 + 0.085 * longest)), 4.2), layout="constrained")
     ax = figure.subplots()
     ax.set_yscale("log" if log else "linear")
     for label in (name for name in look if any(p.label == name for p in rows)):
         mine = sorted((p for p in rows if p.label == label), key=lambda p: p.epoch)
         text = label
-        if share and split != TRAIN:
+        if starred:
             best = max(mine, key=lambda p: (p.mean, -p.epoch))
             text = f"{label}: {100 * best.mean:.1f} % ({best.epoch})"
             ax.plot(best.epoch, best.mean, "*", color=look[label].colour, markersize=12, markeredgecolor="white", zorder=4)
@@ -246,20 +255,18 @@ def curve(
     _y_axis(ax, rows, scale)
     if share:
         ax.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
-    ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-    ax.set(xlabel="epoch", ylabel=scale.text)
+    ax.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
+    ax.set(xlabel="epoch", ylabel=scale.name)
     ax.set_title(_joined(title, _seeds(rows), _band(rows)), loc="left")
     legend = ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0, handlelength=3.2)
-    if share and split != TRAIN:
+    if starred:
         legend.set_title("★ highest (epoch)", prop=FontProperties(size=9.5))
         legend.set_alignment("left")
     return figure
 
 
 @style.context(LOOK)
-def over_training(
-    points: Sequence[LayerPoint], quantity: str, *, title: str = "", look: Mapping[str, Style] | None = None
-) -> Figure:
+def over_training(points: Sequence[LayerPoint], quantity: str, *, title: str = "", look: Mapping[str, Style] | None = None) -> Figure:
     """A quantity over updates: one panel a layer, bottom first, and one line a label; gaps are NaN.
 
     Values below a scale's lower limit leave the panel and are marked ▾ under it; exact zeros are not on a log axis.
@@ -279,14 +286,16 @@ def over_training(
     drawn = [label for label in look if any(p.label == label for p in rows)]
     scale = _scale(quantity)
     layers = list(dict.fromkeys(p.layer for p in rows))
+    lines: dict[tuple[str, str], list[LayerPoint]] = {}
+    for p in sorted(rows, key=lambda p: p.step):
+        lines.setdefault((p.layer, p.label), []).append(p)
     figure, grid = _panels(len(layers), drawn, look)
     for ax, layer in zip(grid, layers, strict=True):
         ax.set_yscale("log" if scale.log else "linear")
         if scale.mark is not None:
             ax.axhline(scale.mark, color="0.45", linewidth=0.9, zorder=1)
         for label in drawn:
-            mine = sorted((p for p in rows if (p.label, p.layer) == (label, layer)), key=lambda p: p.step)
-            if mine:
+            if mine := lines.get((layer, label)):
                 _line(ax, [p.step for p in mine], mine, look[label], label)
         ax.set_title(layer, loc="left", pad=3)
     _y_axis(grid[0], rows, scale)
@@ -300,14 +309,14 @@ def over_training(
     return figure
 
 
-def _panels(n: int, labels: Sequence[str], look: Mapping[str, Style]) -> tuple[Figure, list[Axes]]:
-    """A figure of n panels with common axes and a legend below, laid out in inches: panels do not move with their labels."""
+def _panels(n: int, names: Sequence[str], look: Mapping[str, Style]) -> tuple[Figure, list[Axes]]:
+    """A figure of n panels with common axes and a legend below, laid out in inches: panels do not move with the names."""
     rows = math.ceil(n / 5)
     columns = math.ceil(n / rows)
     width = max(6.4, min(9.0, 2.6 * columns))
-    in_legend = max(1, min(len(labels), int((width - 0.4) / (0.8 + 0.085 * max(map(len, labels))))))
-    legend = 0.15 + 0.2 * math.ceil(len(labels) / in_legend)
-    height, head, foot, gap, left = 1.55, 0.75, 0.5 + legend, 0.3, 0.75
+    in_legend = max(1, min(len(names), int((width - 0.4) / (0.8 + 0.085 * max(map(len, names))))))
+    legend = 0.15 + 0.2 * math.ceil(len(names) / in_legend)
+    height, head, foot, gap, left = 1.55, 0.66, 0.5 + legend, 0.3, 0.75
     total = head + rows * height + (rows - 1) * gap + foot
     figure = Figure(figsize=(width, total))
     places = {"left": left / width, "right": 1 - 0.15 / width, "top": 1 - head / total, "bottom": foot / total}
@@ -320,17 +329,17 @@ def _panels(n: int, labels: Sequence[str], look: Mapping[str, Style]) -> tuple[F
         elif i + columns >= n:
             ax.tick_params(labelbottom=True)
             ax.set_xlabel("updates")
-    handles = [Line2D([], [], color=c, linestyle=d, marker=m, markersize=4, label=k) for k in labels for c, d, m in [look[k]]]
+    handles = [Line2D([], [], color=c, linestyle=d, marker=m, markersize=4, label=k) for k in names for c, d, m in [look[k]]]
     figure.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0), ncols=in_legend)
     return figure, grid[:n]
 
 
-def _mark_below(
-    grid: Sequence[Axes], layers: Sequence[str], rows: Sequence[LayerPoint], scale: Scale, look: Mapping[str, Style]
-) -> None:
+def _mark_below(grid: Sequence[Axes], layers: Sequence[str], rows: Sequence[LayerPoint], scale: Scale, look: Mapping[str, Style]) -> None:
     """▾ under the axis' lower limit wherever a value lies below it, a line of them for each label that has any."""
     low, high = grid[0].get_ylim()
     below = [p for p in rows if p.mean < scale.limits[0]]
+    if below:
+        grid[0].set_yticks([tick for tick in grid[0].get_yticks() if tick >= scale.limits[0]])
     step = 0.09 * (high - low)
     for line, label in enumerate(name for name in look if any(p.label == name for p in below)):
         at = low - line * step
@@ -370,32 +379,32 @@ def heat_map(finals: Sequence[FinalValue], quantity: str, *, title: str = "", lo
 
     """
     rows = _drawable(finals, quantity)
-    labels = [name for name in look or styles(f.label for f in rows) if any(f.label == name for f in rows)]
+    names = [name for name in look or styles(f.label for f in rows) if any(f.label == name for f in rows)]
     layers = list(dict.fromkeys(f.layer for f in rows))
-    values = np.full((len(layers), len(labels)), math.nan)
+    values = np.full((len(layers), len(names)), math.nan)
     for f in rows:
-        values[layers.index(f.layer), labels.index(f.label)] = f.mean
+        values[layers.index(f.layer), names.index(f.label)] = f.mean
 
     scale = _scale(quantity)
     norm = _norm(values, scale)
     colours = colormaps["RdBu"]
-    width = min(9.0, max(6.4, 2.6 + 0.75 * len(labels)))
+    width = min(9.0, max(6.4, 2.6 + 0.75 * len(names)))
     figure = Figure(figsize=(width, 1.5 + 0.31 * max(4, len(layers))), layout="constrained")
     ax = figure.subplots()
     mesh = ax.pcolormesh(np.ma.masked_invalid(values), cmap=colours, norm=norm, edgecolors="white", linewidth=1.2)
     for (i, j), value in np.ndenumerate(values):
         text, ink = "–", "0.25"
         if math.isfinite(value):
-            text = _cell(value)
+            text = _cell(value, scale.log)
             ink = "white" if np.dot(colours(norm(value))[:3], (0.299, 0.587, 0.114)) < 0.5 else "0.1"
         else:
             ax.add_patch(Rectangle((j, i), 1, 1, facecolor="0.93", edgecolor="0.7", hatch="////", linewidth=0))
         ax.text(j + 0.5, i + 0.5, text, ha="center", va="center", color=ink, fontsize=9.5)
-    ax.set_xticks(np.arange(len(labels)) + 0.5, [label.replace(" ", "\n") for label in labels])
+    ax.set_xticks(np.arange(len(names)) + 0.5, [label.replace(" ", "\n") for label in names])
     ax.set_yticks(np.arange(len(layers)) + 0.5, layers)
-    longest = max(len(word) for label in labels for word in label.split(" "))
-    if longest * 0.085 > 6.2 / len(labels):
-        ax.tick_params(axis="x", labelrotation=90)
+    longest = max(len(word) for label in names for word in label.split(" "))
+    if longest * 0.085 > 6.2 / len(names):
+        ax.set_xticklabels(names, rotation=40, ha="left", rotation_mode="anchor")
     ax.xaxis.tick_top()
     ax.tick_params(length=0)
     ax.grid(visible=False)
@@ -420,14 +429,18 @@ def _norm(values: np.ndarray[Any, Any], scale: Scale) -> Normalize:
     return Normalize(low, high, clip=True)
 
 
-def _cell(value: float) -> str:
-    """A value in at most five signs, with a real minus.
+def _cell(value: float, log: bool = False) -> str:
+    """A value in at most five signs, with a real minus; on a log scale small values keep their power of ten.
 
-    >>> _cell(-0.123), _cell(-0.001), _cell(1234.5)
-    ('−0.12', '0.00', '1e+03')
+    >>> _cell(-0.123), _cell(-0.004), _cell(0.004, log=True), _cell(1234.5)
+    ('−0.12', '0.00', '4e−3', '1e3')
     """
-    text = f"{value:.2f}" if abs(value) < 10 else f"{value:.0f}" if abs(value) < 1000 else f"{value:.0e}"
-    return text.replace("-0.00", "0.00").replace("-", "−")
+    if abs(value) >= 999.5 or (log and 0 < abs(value) < 0.005):
+        digits, power = f"{value:.0e}".split("e")
+        text = f"{digits}e{int(power)}"
+    else:
+        text = f"{value:.{2 if abs(value) < 9.995 else 0}f}".replace("-0.00", "0.00")
+    return text.replace("-", "−")
 
 
 # ------------------------------------------------------------------------------------------------------------ the set
@@ -466,7 +479,7 @@ def figure_set(runs: Sequence[Run]) -> Figures:
     if explained:
         wanted["explained_variance_over_training"] = partial(over_training, quantity="synth_explained_variance"), explained
 
-    look = styles(p.label for p in points)
+    look = styles(labels(runs))
     title = _in_common(runs)
     found = Figures({}, {})
     for name, (draw, table) in wanted.items():
@@ -508,8 +521,7 @@ def save(figure: Figure, rows: Sequence[Any], folder: str | Path, name: str) -> 
         InputError: no rows, or the folder cannot be written.
 
     """
-    png = _png(figure)
-    svg = _svg(figure)
+    png, svg = _png(figure), _svg(figure)
     if len(svg) > LARGEST:
         for ax in figure.axes:
             for artist in (*ax.lines, *ax.collections):
@@ -527,17 +539,26 @@ def save(figure: Figure, rows: Sequence[Any], folder: str | Path, name: str) -> 
 
 
 def _png(figure: Figure) -> bytes:
-    """The figure as pixels; where it would be too large, in 256 colours, which takes a third of the bytes."""
+    """The figure as pixels."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, pil_kwargs={"optimize": True})
-    if len(buffer.getvalue()) > LARGEST:
-        packed = io.BytesIO()
-        Image.open(buffer).convert("RGB").quantize(256).save(packed, format="png", optimize=True, dpi=(DPI, DPI))
-        return packed.getvalue()
+    png = buffer.getvalue()
+    return png if len(png) <= LARGEST else _in_256_colours(png)
+
+
+def _in_256_colours(png: bytes) -> bytes:
+    """An image at about a third of its bytes; plots have few colours, so the eye does not see it."""
+    image = Image.open(io.BytesIO(png))
+    opaque = image.getchannel("A").getextrema() == (255, 255)
+    few = image.convert("RGB").quantize(256) if opaque else image.quantize(256, Image.Quantize.FASTOCTREE)
+    buffer = io.BytesIO()
+    few.save(buffer, format="png", optimize=True, dpi=image.info.get("dpi"))
     return buffer.getvalue()
 
 
 def _svg(figure: Figure) -> bytes:
+    """The figure as vectors, coordinates to a hundredth of a point; the parts drawn as pixels are packed."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", dpi=DPI, metadata={"Date": None, "Creator": "gradlens"})
-    return buffer.getvalue()
+    figure.savefig(buffer, format="svg", dpi=PIXELS_IN_SVG, metadata={"Date": None, "Creator": "gradlens"})
+    short = re.sub(rb' d="[^"]*"', lambda path: re.sub(rb"(\.\d\d)\d+", rb"\1", path[0]), buffer.getvalue())
+    return re.sub(rb"(?<=data:image/png;base64,)[^\"]*", lambda data: b64encode(_in_256_colours(b64decode(data[0]))), short)

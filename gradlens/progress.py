@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -48,6 +49,21 @@ class Display:
         self.started += 1
         prefix = f"[{self.started}/{self.runs}] " if self.runs > 1 else ""
         return _Line(self, prefix + label, epochs)
+
+
+    def count(self, label: str) -> Callable[[int, int, str], None]:
+        """A display for work that is counted: called with (done, total, what comes next)."""
+        task = self.live.add_task(label, total=None, numbers="") if self.live else None
+        printed = [0.0]
+
+        def show(done: int, total: int, what: str) -> None:
+            if self.live and task is not None:
+                self.live.update(task, completed=done, total=total, numbers=f"{done}/{total} {what}")
+            elif not self.quiet and time.monotonic() - printed[0] > PLAIN_SECONDS:
+                printed[0] = time.monotonic()
+                print(f"{label}: {done}/{total} {what}", file=self.console.file, flush=True)
+
+        return show
 
 
 class _Line:

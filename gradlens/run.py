@@ -11,6 +11,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
@@ -68,7 +69,8 @@ def write(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # where nothing can be written, nothing may be there to remove
+            temporary.unlink()
         raise _unwritable(path, error) from error
 
 
@@ -88,13 +90,13 @@ def read_table(path: Path, kind: type[Any]) -> list[Any]:
     """The rows of a table; a last line cut off by a crash is left out, a missing file is an empty table."""
     if not path.exists():
         return []
-    text = path.read_text()
-    whole = text[: text.rfind("\n") + 1]
     types = list(get_type_hints(kind).values())
     try:
+        text = path.read_text()
+        whole = text[: text.rfind("\n") + 1]
         rows = list(csv.reader(io.StringIO(whole)))[1:]
         return [kind(*(t(v) for t, v in zip(types, row, strict=True))) for row in rows]
-    except ValueError as error:
+    except (ValueError, csv.Error) as error:
         raise InputError(f"{path} is not a table of gradlens: {error}") from error
 
 
@@ -203,8 +205,8 @@ def _kin(out: Path, config: Config) -> str:
     for candidate in out.glob("*/config.json"):
         try:
             other = make(**read_config(candidate))
-        except (InputError, ValueError, TypeError):
-            continue
+        except InputError:
+            continue  # a foreign or damaged folder among the runs
         if (other.method, other.seed) == (config.method, config.seed):
             differ = config.differences(other)
             if best is None or len(differ) < best[0]:
@@ -213,9 +215,26 @@ def _kin(out: Path, config: Config) -> str:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The settings stored in a run's config.json."""
-    content = json.loads(path.read_text())
-    return dict(content.get("config", {}))
+    """The settings stored in a run's config.json.
+
+    Raises:
+        InputError: not a file that a run has written.
+
+    """
+    try:
+        settings = json.loads(path.read_text())["config"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is not the config of a gradlens run") from error
+    if not isinstance(settings, dict):
+        raise InputError(f"{path} is not the config of a gradlens run")
+    return settings
+
+
+def _plain(value: Any) -> Any:
+    """A summary as strict JSON knows it: numbers that are not finite become null."""
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @dataclass
@@ -241,7 +260,9 @@ class Writer:
                 state = "a finished" if (path / "summary.json").exists() else "an unfinished"
                 more = "" if state == "a finished" else "--resume goes on with it, "
                 raise InputError(f"{path} holds {state} run: {more}--overwrite starts over, --run-name names another")
-            if resume and not overwrite:
+            if overwrite:
+                read_config(path / "config.json")  # a foreign folder's files are not ours to delete
+            else:
                 old = load(path)
                 if differ := config.differences(old.config):
                     raise InputError(f"cannot resume {path}: its config differs in: {'; '.join(differ)}")
@@ -275,15 +296,32 @@ class Writer:
             self._files[table].write("".join(csv_line(row) for row in rows))
             self._files[table].flush()
         except OSError as error:
+            if table in self._files:
+                with suppress(OSError):  # closing tries once more to write what did not fit
+                    self._files.pop(table).close()
             raise _unwritable(file, error) from error
 
     def mark(self) -> dict[str, int]:
-        """The tables' lengths in bytes, to be stored in a checkpoint."""
+        """The tables' lengths in bytes, to be stored in a checkpoint: so much of them survives a crash of the machine."""
+        for table, open_file in self._files.items():
+            try:
+                os.fsync(open_file.fileno())
+            except OSError as error:
+                raise _unwritable(self.path / f"{table}.csv", error) from error
         return {name: file.stat().st_size for name in TABLES if (file := self.path / f"{name}.csv").exists()}
 
     def rewind(self, marks: Mapping[str, int]) -> None:
-        """Cut the tables back to what they were at a checkpoint."""
+        """Cut the tables back to what they were at a checkpoint.
+
+        Raises:
+            InputError: a table has lost rows that the checkpoint counts on.
+
+        """
         self.close()
+        for name, length in marks.items():
+            file = self.path / f"{name}.csv"
+            if not file.exists() or file.stat().st_size < length:
+                raise InputError(f"{file} is shorter than its checkpoint says: the run cannot go on; --overwrite starts over")
         for name in TABLES:
             file = self.path / f"{name}.csv"
             if name in marks:
@@ -306,8 +344,7 @@ class Writer:
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Mark the run as finished, with its best and final numbers."""
         self.close()
-        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in summary.items()}
-        write(self.path / "summary.json", (json.dumps(clean, indent=2) + "\n").encode())
+        write(self.path / "summary.json", (json.dumps(_plain(summary), indent=2) + "\n").encode())
 
     def close(self) -> None:
         """Close the tables."""

@@ -168,8 +168,8 @@ def _t_quantile(n: int) -> float:
 def interval(values: Iterable[float]) -> Interval:
     """Mean and 95 % t-interval, mean ± t(n − 1) · s / √n; NaN and infinite values are left out.
 
-    >>> interval([1.0, 2.0, 3.0])
-    Interval(mean=2.0, low=-0.4841377117195795, high=4.4841377117195795, n=3)
+    >>> [round(v, 2) for v in interval([1.0, 2.0, 3.0])]
+    [2.0, -0.48, 4.48, 3]
     """
     finite = [float(v) for v in values if math.isfinite(v)]
     n = len(finite)
@@ -356,7 +356,7 @@ def write_csv(path: str | Path, rows: Sequence[Any]) -> None:
     """
     text = csv_text(rows)
     try:
-        Path(path).write_text(text, newline="\n")
+        Path(path).write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:
         raise InputError(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from error
 
@@ -374,7 +374,7 @@ def read_csv(path: str | Path, kind: type[T]) -> list[T]:
     """
     types = get_type_hints(kind)
     try:
-        header, *lines = csv.reader(io.StringIO(Path(path).read_text()))
+        header, *lines = csv.reader(io.StringIO(Path(path).read_text(encoding="utf-8")))
         if header != list(types):
             raise ValueError(f"its columns are {', '.join(header)}, wanted {', '.join(types)}")
         return [kind(*(t(v) for t, v in zip(types.values(), line, strict=True))) for line in lines]

@@ -250,11 +250,11 @@ class Training:
             self.pair.model.load_state_dict(state["model"])
             self.pair.method.load_state_dict(state["method"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self.at = Position(**state["position"])
-        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+            self.at, tables = Position(**state["position"]), dict(state["tables"])
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise InputError(f"the checkpoint does not fit this config: {str(error).splitlines()[0]}") from error
         if self.writer:
-            self.writer.rewind(state["tables"])
+            self.writer.rewind(tables)
 
     def snapshot_steps(self) -> set[int]:
         """The updates after which weights are kept: ``keep_checkpoints`` of them, evenly spread, the last one included."""

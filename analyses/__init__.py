@@ -1,0 +1,1 @@
+"""One script a claim of the documents; each states it, trains or reads runs, and writes figures/<name>/."""

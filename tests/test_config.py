@@ -1,0 +1,288 @@
+"""The config: what is refused and in which words, what is resolved, what names it."""
+
+import json
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gradlens.augment import NORMALIZATIONS
+from gradlens.config import CHOICES, Config, make, read
+from gradlens.errors import InputError, unknown
+from gradlens.methods import METHODS
+from gradlens.models import ACTIVATIONS, MODELS
+from gradlens.objectives import LOSSES
+
+
+def refused(**settings):
+    """The one sentence with which settings are refused."""
+    with pytest.raises(InputError) as caught:
+        make(**settings)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert "pydantic" not in text.lower()
+    assert "Value error" not in text
+    return text
+
+
+NAN, INF = math.nan, math.inf
+BAD = {
+    "limit": [0, -1, 1.5, "many"],
+    "label_noise": [-0.1, 1.1, NAN, "x"],
+    "validation": [-0.1, 1.0, NAN],
+    "augment": ["perhaps", 3],
+    "width": [0, -4, "wide"],
+    "depth": [0],
+    "stem": [1, 4, 9, "5x5"],
+    "epochs": [-1, 2.5, "x", None],
+    "steps": [-1],
+    "batch_size": [0, -256],
+    "lr": [-1e-3, NAN, INF, "fast"],
+    "momentum": [-0.1, 1.0, NAN],
+    "nesterov": ["perhaps"],
+    "weight_decay": [-1e-4, NAN, INF],
+    "warmup": [-1],
+    "seed": [-1, 0.5],
+    "compile": ["perhaps"],
+    "record_every": [-1],
+    "keep_checkpoints": [-1],
+    "init_from": [3],
+    "data": [3],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(n, v) for n, values in BAD.items() for v in values])
+def test_a_bad_value_names_its_flag_and_the_value(name, value):
+    text = refused(**{name: value})
+    assert text.startswith(f"--{name.replace('_', '-')}: ")
+    assert repr(value) in text
+
+
+@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize("value", ["nonsense", 3, None])
+def test_an_unknown_choice_names_the_setting_and_lists_what_is_known(name, value):
+    text = refused(**{name: value})
+    assert name.replace("_", " ") in text.replace("-", " ")
+    if isinstance(value, str):
+        assert repr(value) in text
+        assert all(known in text for known in CHOICES[name])
+
+
+def test_every_setting_is_validated_here():
+    """Each field of the config occurs in one of the two tests above, but for the rule's options."""
+    assert set(BAD) | set(CHOICES) | {"options"} == set(Config.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("settings", "nearest"),
+    [
+        ({"method": "dlg"}, "dgl"),
+        ({"method": "DGL"}, "dgl"),
+        ({"method": "cdin"}, "cdni"),
+        ({"model": "vgg15"}, "vgg1"),
+        ({"model": "basiccnn"}, "basic-cnn"),
+        ({"activation": "leakyrelu"}, "leaky-relu"),
+        ({"optimizer": "adamw"}, "adam"),
+        ({"lr_schedule": "cos"}, "cosine"),
+        ({"precision": "bf15"}, "bf16"),
+        ({"btach_size": 3}, "batch_size"),
+        ({"method": "dgl", "options": {"heads": "cnn"}}, "head"),
+        ({"method": "dni", "options": {"warmup": 3}}, "synth_warmup"),
+    ],
+)
+def test_known_names_are_listed_nearest_first(settings, nearest):
+    text = refused(**settings)
+    listed = text.split("nearest first: ")[1].split(", ")
+    assert listed[0].startswith(nearest)
+    assert len(listed) > 1
+
+
+@given(name=st.text(max_size=12), known=st.lists(st.text(st.characters(exclude_characters=","), min_size=1), min_size=1, unique=True))
+@settings(deadline=None)
+def test_unknown_lists_all_the_known(name, known):
+    listed = str(unknown("thing", name, known)).split("known, nearest first: ")[-1]
+    assert sorted(listed.split(", ")) == sorted(", ".join(known).split(", "))
+
+
+def test_options_of_a_rule_that_has_none_and_options_of_another_rule():
+    assert "head" in refused(method="bp", options={"head": "mlp"})
+    assert "lr" in refused(method="bp", options={"head": "mlp"}).split("first: ")[1]
+    assert "zero_bias" in refused(method="dgl", options={"zero_bias": True})
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "words"),
+    [
+        ("dgl", {"layers": 4}, ["option of dgl", "layers", "3", "got 4"]),
+        ("dgl", {"layers": 0}, ["option of dgl", "layers", "got 0"]),
+        ("dgl", {"head": "conv"}, ["option of dgl", "head", "linear", "mlp-sr", "cnn", "'conv'"]),
+        ("dni", {"bp_lambda": 1.5}, ["option of dni", "bp_lambda", "got 1.5"]),
+        ("dni", {"target": "max"}, ["option of dni", "target", "sum", "mean"]),
+        ("cdni", {"synth_warmup": -1}, ["option of cdni", "synth_warmup", "got -1"]),
+        ("dgl", {"width": 0}, ["option of dgl", "width", "got 0"]),
+    ],
+)
+def test_a_bad_option_names_rule_and_option(method, options, words):
+    text = refused(method=method, options=options)
+    for word in words:
+        assert word in text
+    assert "--width" not in text  # that is the model's
+
+
+@pytest.mark.parametrize("options", [3, "head=cnn", ["head"], ["lr"], None])
+def test_options_that_are_no_table(options):
+    assert refused(method="dgl", options=options).startswith("--options: ")
+
+
+@pytest.mark.parametrize(
+    ("settings", "flag"),
+    [
+        ({"optimizer": "adam", "momentum": 0.9}, "--momentum"),
+        ({"optimizer": "adam", "nesterov": True}, "--nesterov"),
+        ({"optimizer": "sgd", "nesterov": True}, "--momentum"),
+        ({"optimizer": "rmsprop", "momentum": 0.9, "nesterov": True}, "--nesterov"),
+    ],
+)
+def test_settings_that_contradict_each_other(settings, flag):
+    assert flag in refused(**settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"epochs": 0}, {"steps": 0}, {"record_every": 0}, {"lr": 0}, {"lr": 0.0}, {"label_noise": 0}, {"label_noise": 1},
+        {"optimizer": "sgd", "momentum": 0.9, "nesterov": True}, {"optimizer": "rmsprop", "momentum": 0.9}, {"limit": 1},
+    ],
+)  # fmt: skip
+def test_the_edges_that_are_allowed(settings):
+    config = make(**settings)
+    assert all(getattr(config, name) == value for name, value in settings.items())
+
+
+def test_choices_are_the_registries_themselves():
+    assert CHOICES["method"] is METHODS
+    assert CHOICES["model"] is MODELS
+    assert CHOICES["activation"] is ACTIVATIONS
+    assert CHOICES["loss"] is LOSSES
+    assert CHOICES["normalize"] is NORMALIZATIONS
+
+
+def test_defaults_of_the_issue():
+    config = make()
+    assert (config.batch_size, config.precision, config.optimizer, config.data, config.normalize) == (256, "fp32", "adam", "digits", "pm1")
+    assert (config.model, config.loss, config.lr_schedule, config.augment) == ("basic-cnn", "ce", "constant", False)
+
+
+# ------------------------------------------------------------------------------------------------ resolved, named, stored
+
+
+def test_options_are_stored_resolved():
+    assert make(method="bp").options == {}
+    options = make(method="dni", options={"bp_lambda": 0.5}).options
+    assert options == {"target": "sum", "zero_bias": True, "synth_warmup": 0, "bp_lambda": 0.5, "width": None}
+    assert make(method="dgl") == make(method="dgl", options={"head": "mlp", "layers": 1})
+
+
+def test_a_rules_own_lr_is_the_runs_lr():
+    config = make(method="dni", lr=1e-2, options={"lr": 1e-4, "target": "mean"})
+    assert config.lr == 1e-4
+    assert "lr" not in config.options
+    assert config == make(method="dni", lr=1e-4, options={"target": "mean"})
+    assert make(method="bp", options={"lr": 0.5}).lr == 0.5
+    assert refused(method="bp", options={"lr": -1}).startswith("--lr: ")
+
+
+def test_making_a_config_leaves_the_given_options_alone():
+    options = {"lr": 1e-4, "target": "mean"}
+    make(method="dni", options=options)
+    assert options == {"lr": 1e-4, "target": "mean"}
+
+
+def test_a_config_is_frozen():
+    with pytest.raises(Exception, match="frozen"):
+        make().lr = 1.0
+
+
+OTHER = {
+    "method": "dgl", "data": "mnist", "limit": 5, "label_noise": 0.5, "validation": 0.1, "augment": True, "normalize": "none",
+    "model": "mlp", "width": 3, "depth": 2, "stem": 3, "activation": "elu", "cut": "before-pool", "loss": "mse", "epochs": 1,
+    "steps": 3, "batch_size": 2, "optimizer": "sgd", "lr": 1e-2, "weight_decay": 1e-4, "lr_schedule": "step", "warmup": 4,
+    "seed": 1, "precision": "bf16", "compile": True, "record_every": 3, "keep_checkpoints": 2, "init_from": "runs/a",
+}  # fmt: skip
+
+
+def test_the_digest_depends_on_every_field():
+    sgd = make(optimizer="sgd", momentum=0.5)
+    configs = [make(), *(make(**{name: value}) for name, value in OTHER.items())]
+    configs += [sgd, make(optimizer="sgd", momentum=0.5, nesterov=True), make(optimizer="sgd", momentum=0.6)]
+    configs += [make(method="dgl", options={"head": "cnn"}), make(method="dgl", options={"layers": 2})]
+    assert set(OTHER) | {"momentum", "nesterov", "options"} == set(Config.model_fields)
+    assert len({c.digest() for c in configs}) == len(configs)
+    assert all(len(c.digest()) == 6 and int(c.digest(), 16) >= 0 for c in configs)
+
+
+def test_the_digest_is_the_same_however_the_config_was_written():
+    a = make(method="dni", lr=1, options={"bp_lambda": 1, "target": "sum"})
+    b = make(options={"target": "sum", "bp_lambda": 1.0}, lr=1.0, method="dni")
+    assert a.digest() == b.digest()
+
+
+def test_run_names(tmp_path):
+    config = make(method="dgl", seed=3)
+    assert config.run_name() == f"dgl-digits-basic-cnn-s3-{config.digest()}"
+    folder = tmp_path / "my images"
+    folder.mkdir()
+    assert make(data=f"{folder}/").run_name().startswith("bp-my images-basic-cnn-s0-")
+    assert "/" not in make(data="/").run_name()
+
+
+def test_differences_name_each_field_with_both_values():
+    a, b = make(lr=1e-3, epochs=3), make(lr=1e-4, epochs=3, augment=True)
+    assert a.differences(b) == ["augment True there, False here", "lr 0.0001 there, 0.001 here"]
+    assert a.differences(a) == []
+
+
+numbers = st.floats(0, 1e6, allow_nan=False)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lr=numbers, decay=numbers, noise=st.floats(0, 1), seed=st.integers(0, 2**63), method=st.sampled_from(sorted(METHODS)),
+    limit=st.none() | st.integers(1, 10**6), augment=st.booleans(), data=st.text(max_size=10),
+)  # fmt: skip
+def test_round_trip_through_json(lr, decay, noise, seed, method, limit, augment, data):
+    config = make(
+        lr=lr, weight_decay=decay, label_noise=noise, seed=seed, method=method, limit=limit, augment=augment, data=data
+    )  # fmt: skip
+    back = make(**json.loads(json.dumps(config.model_dump())))
+    assert back == config
+    assert back.digest() == config.digest()
+
+
+# --------------------------------------------------------------------------------------------------------- config files
+
+
+def test_a_bare_config_and_a_runs_config_json_read_the_same(tmp_path):
+    config = make(method="dgl", lr=0.1)
+    bare, stored = tmp_path / "bare.json", tmp_path / "config.json"
+    bare.write_text(json.dumps(config.model_dump()))
+    stored.write_text(json.dumps({"config": config.model_dump(), "versions": {"torch": "2"}, "git": None}))
+    assert make(**read(bare)) == make(**read(stored)) == config
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1, 2]", b"3", b'{"config": 3}', b'{"config": [1]}', b"\xff\xfe\x00", b"\x89PNG"])
+def test_files_that_are_no_config(content, tmp_path):
+    path = tmp_path / "some.json"
+    path.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        read(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    for path in (tmp_path / "none.json", tmp_path):
+        with pytest.raises(InputError, match="cannot read") as caught:
+            read(path)
+        assert str(path) in str(caught.value)

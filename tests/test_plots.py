@@ -1,0 +1,328 @@
+"""Tables to figures: what is drawn is what the table says; files are small and the same each time."""
+
+import csv
+import doctest
+import io
+import math
+from pathlib import Path
+
+import matplotlib
+import pytest
+from matplotlib.colors import to_hex
+from PIL import Image
+
+from gradlens import plots
+from gradlens.config import make
+from gradlens.errors import InputError
+from gradlens.plots import curve, figure_set, heat_map, over_training, save, styles
+from gradlens.recorder import Row
+from gradlens.run import Metric, Run
+from gradlens.tables import CurvePoint, FinalValue, LayerPoint, read_csv
+
+CURVES = """label,split,quantity,epoch,mean,low,high,seeds
+bp,train,loss,1,1.5,1.4,1.6,3
+bp,train,loss,2,0.5,0.4,0.6,3
+bp,test,loss,0,2.3,2.2,2.4,3
+bp,test,loss,1,0.001,0.0005,0.0015,3
+bp,test,accuracy,0,0.1,0.08,0.12,3
+bp,test,accuracy,1,0.95,0.94,0.96,3
+bp,test,accuracy,2,0.95,0.9,1.0,3
+dgl head=mlp,test,accuracy,0,0.1,nan,nan,1
+dgl head=mlp,test,accuracy,1,0.8,nan,nan,1
+dgl head=mlp,test,accuracy,2,0.9,nan,nan,1
+"""
+LAYERS = """label,layer,kind,quantity,step,mean,low,high,seeds,dropped
+bp,block1.conv,weight,cosine,0,1.0,1.0,1.0,2,0
+bp,block1.conv,weight,cosine,10,1.0,1.0,1.0,2,0
+bp,top.out,weight,cosine,0,1.0,1.0,1.0,2,0
+dni,block1.conv,weight,cosine,0,nan,nan,nan,0,2
+dni,block1.conv,weight,cosine,10,-0.45,-0.5,-0.4,2,0
+dni,block1.conv,weight,cosine,20,nan,nan,nan,0,2
+dni,block1.conv,weight,cosine,30,0.3,nan,nan,1,1
+dni,top.out,weight,cosine,0,0.7,0.6,0.8,2,0
+dni,block1.conv,weight,norm_ratio,0,0.0,0.0,0.0,2,0
+dni,block1.conv,weight,norm_ratio,10,20.0,10.0,30.0,2,0
+dni,block1.conv,weight,norm_ratio,20,0.5,-0.1,1.1,2,0
+dni,block1,rule,synth_explained_variance,0,-1000000.0,nan,nan,1,0
+dni,block1,rule,synth_explained_variance,10,-1.5,nan,nan,1,0
+dni,block1,rule,synth_explained_variance,20,0.25,nan,nan,1,0
+cdni,block1,rule,synth_explained_variance,0,-3.0,nan,nan,1,0
+cdni,block1,rule,synth_explained_variance,10,0.5,nan,nan,1,0
+"""
+FINALS = """label,layer,kind,quantity,mean,low,high,seeds,dropped
+dni,block1.conv,weight,cosine,nan,nan,nan,0,6
+dni,top.out,weight,cosine,1.0,1.0,1.0,3,0
+bp,block1.conv,weight,cosine,1.0,1.0,1.0,3,0
+bp,top.out,weight,cosine,1.0,1.0,1.0,3,0
+dgl,block1.conv,weight,cosine,-0.254,-0.3,-0.2,3,0
+dgl,block1.conv,weight,norm_ratio,0.002,0.001,0.003,3,0
+"""
+
+
+@pytest.fixture
+def table(tmp_path):
+    """A reader of the tables above, by way of a file."""
+
+    def read(text, kind):
+        (tmp_path / "table.csv").write_text(text)
+        return read_csv(tmp_path / "table.csv", kind)
+
+    return read
+
+
+def line(ax, label):
+    (found,) = [artist for artist in ax.get_lines() if artist.get_label().split(":")[0] == label]
+    return found
+
+
+def same(drawn, wanted):
+    """Whether two sequences are equal, NaN included."""
+    return [*map(repr, map(float, drawn))] == [*map(repr, map(float, wanted))]
+
+
+# ------------------------------------------------------------------------------------------------------------- curves
+
+
+@pytest.mark.parametrize(("split", "quantity"), [("train", "loss"), ("test", "loss"), ("test", "accuracy")])
+def test_curves_are_the_tables_numbers(table, split, quantity):
+    points = table(CURVES, CurvePoint)
+    (ax,) = curve(points, split, quantity).axes
+    for label in {p.label for p in points if (p.split, p.quantity) == (split, quantity)}:
+        mine = [p for p in points if (p.label, p.split, p.quantity) == (label, split, quantity)]
+        drawn = line(ax, label)
+        assert same(drawn.get_xdata(), [p.epoch for p in mine])
+        assert same(drawn.get_ydata(), [p.mean for p in mine])
+        low, high = ax.get_ylim()
+        assert low < min(p.mean for p in mine) < max(p.mean for p in mine) < high
+    assert ax.get_xlabel() == "epoch"
+    assert f"{split} {quantity}" in ax.get_ylabel()
+
+
+def test_the_band_is_the_interval_and_one_seed_has_none(table):
+    (ax,) = curve(table(CURVES, CurvePoint), "test", "accuracy").axes
+    (band,) = ax.collections
+    corners = {tuple(map(float, corner)) for corner in band.get_paths()[0].vertices}
+    assert corners == {(0, 0.08), (0, 0.12), (1, 0.94), (1, 0.96), (2, 0.9), (2, 1.0)}
+    assert ax.get_title(loc="left") == "mean of 1–3 seeds · band: 95 % t-interval"
+
+
+def test_the_earliest_best_epoch_is_starred_on_held_out_accuracy_only(table):
+    points = table(CURVES, CurvePoint)
+    (ax,) = curve(points, "test", "accuracy").axes
+    stars = [artist for artist in ax.get_lines() if artist.get_marker() == "*"]
+    assert [(star.get_xdata()[0], star.get_ydata()[0]) for star in stars] == [(1, 0.95), (2, 0.9)]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["bp: 95.0 % (1)", "dgl head=mlp: 90.0 % (2)"]
+    (ax,) = curve(points, "test", "loss").axes
+    assert not [artist for artist in ax.get_lines() if artist.get_marker() == "*"]
+
+
+def test_a_loss_over_decades_is_on_a_log_scale_and_says_so(table):
+    points = table(CURVES, CurvePoint)
+    (ax,) = curve(points, "test", "loss").axes
+    assert (ax.get_yscale(), ax.get_ylabel()) == ("log", "test loss, log scale")
+    (ax,) = curve(points, "train", "loss").axes
+    assert (ax.get_yscale(), ax.get_ylabel()) == ("linear", "train loss")
+
+
+def test_a_missing_curve_is_named(table):
+    with pytest.raises(InputError, match="no validation loss to draw; the table has test accuracy, test loss, train loss"):
+        curve(table(CURVES, CurvePoint), "validation", "loss")
+    unlabelled = [CurvePoint("simclr", "train", "accuracy", 1, math.nan, math.nan, math.nan, 0)]
+    with pytest.raises(InputError, match="no train accuracy to draw; the table has nothing"):
+        curve(unlabelled, "train", "accuracy")
+
+
+# ------------------------------------------------------------------------------------------------------ over training
+
+
+def test_layers_over_training_are_the_tables_numbers(table):
+    points = table(LAYERS, LayerPoint)
+    figure = over_training(points, "cosine")
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["block1.conv", "top.out"]
+    for ax in figure.axes:
+        for label in ("bp", "dni"):
+            mine = [p for p in points if (p.label, p.layer, p.quantity) == (label, ax.get_title(loc="left"), "cosine")]
+            drawn = line(ax, label)
+            assert same(drawn.get_xdata(), [p.step for p in mine])
+            assert same(drawn.get_ydata(), [p.mean for p in mine])  # NaN stays NaN: a gap
+        assert any(same(artist.get_ydata(), [0, 0]) for artist in ax.get_lines())  # the line at zero
+        assert ax.get_ylim()[0] < -0.5
+        assert ax.get_ylim()[1] > 1
+
+
+def test_a_value_between_gaps_gets_a_marker_in_a_long_line():
+    means = [math.nan if step % 50 == 0 else 0.5 for step in range(200)]
+    means[101] = means[99] = math.nan
+    means[100] = 0.25
+    points = [LayerPoint("bp", "a", "weight", "cosine", i, m, math.nan, math.nan, int(m == m), 0) for i, m in enumerate(means)]
+    (ax,) = over_training(points, "cosine").axes
+    marked = line(ax, "bp").get_markevery()
+    assert 100 in marked
+    assert len(marked) < 20
+
+
+def test_norm_ratios_are_on_a_log_scale_without_exact_zeros(table):
+    figure = over_training(table(LAYERS, LayerPoint), "norm_ratio")
+    (ax,) = figure.axes
+    assert ax.get_yscale() == "log"
+    assert same(line(ax, "dni").get_ydata(), [math.nan, 20.0, 0.5])
+    assert any(same(artist.get_ydata(), [1, 1]) for artist in ax.get_lines())
+    assert "exact zeros not drawn" in figure.get_suptitle()
+
+
+def test_values_below_the_lower_limit_are_marked_under_it(table):
+    figure = over_training(table(LAYERS, LayerPoint), "synth_explained_variance")
+    (ax,) = figure.axes
+    assert same(line(ax, "dni").get_ydata(), [-1e6, -1.5, 0.25])
+    below = [artist for artist in ax.get_lines() if artist.get_marker() == 11]
+    assert [[*map(int, artist.get_xdata())] for artist in below] == [[0, 10], [0]]  # dni, cdni: each on its own height
+    heights = [artist.get_ydata()[0] for artist in below]
+    assert -1 > heights[0] > heights[1] > ax.get_ylim()[0] > -2
+    assert min(ax.get_yticks()) >= -1
+    assert "▾ below −1" in figure.get_suptitle()
+
+
+def test_missing_layers_are_named(table):
+    points = table(LAYERS, LayerPoint)
+    with pytest.raises(InputError, match="no angle to draw; the table has cosine, norm_ratio, synth_explained_variance"):
+        over_training(points, "angle")
+    with pytest.raises(InputError, match="no finite cosine to draw: all 2 rows are NaN"):
+        over_training([p for p in points if p.dropped == 2], "cosine")
+    with pytest.raises(InputError, match="mixes activation, weight"):
+        over_training([*points, points[0]._replace(kind="activation")], "cosine")
+    with pytest.raises(InputError, match="no positive value to draw on a logarithmic axis"):
+        curve([CurvePoint("bp", "train", "loss", 0, math.inf, math.nan, math.nan, 1)], "train", "loss")
+
+
+# ----------------------------------------------------------------------------------------------------------- heat map
+
+
+def test_the_heat_map_writes_every_value_and_hatches_what_has_none(table):
+    figure = heat_map(table(FINALS, FinalValue), "cosine")
+    ax = figure.axes[0]
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["bp", "dgl", "dni"]
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["block1.conv", "top.out"]  # drawn upwards from the bottom layer
+    assert ax.get_ylim()[0] < ax.get_ylim()[1]
+    written = {(text.get_position()[0] - 0.5, text.get_position()[1] - 0.5): text.get_text() for text in ax.texts}
+    assert written == {(0, 0): "1.00", (1, 0): "−0.25", (2, 0): "–", (0, 1): "1.00", (1, 1): "–", (2, 1): "1.00"}
+    mesh = ax.collections[0]
+    assert mesh.get_array().filled(9).tolist() == [[1.0, -0.254, 9.0], [1.0, 9.0, 1.0]]
+    assert (mesh.norm.vmin, mesh.norm.vmax) == (-1, 1)
+    assert sorted(patch.get_xy() for patch in ax.patches) == [(1, 1), (2, 0)]
+    assert {patch.get_hatch() for patch in ax.patches} == {"////"}
+
+
+def test_heat_maps_of_ratios_are_symmetric_about_one(table):
+    figure = heat_map(table(FINALS, FinalValue), "norm_ratio")
+    norm = figure.axes[0].collections[0].norm
+    assert norm(1.0) == pytest.approx(0.5)
+    assert norm(0.002) == pytest.approx(0)
+    assert figure.axes[0].texts[0].get_text() == "2e−3"
+
+
+# ------------------------------------------------------------------------------------------------------------- styles
+
+
+def test_a_method_has_one_colour_in_every_figure_and_no_two_labels_look_alike():
+    many = ["kp", "dfa", "bp", "dni", "cdni", "dgl head=mlp", "dgl head=cnn", "my-rule", "a-rule", "greedy", "fa", "loco", "overlap"]
+    look = styles(many)
+    assert list(look)[:5] == ["bp", "dgl head=mlp", "dgl head=cnn", "dni", "cdni"]
+    assert list(look)[-2:] == ["a-rule", "my-rule"]
+    assert len(set(map(str, look.values()))) == len(many)
+    for name in ("bp", "dni", "cdni", "fa"):
+        assert look[name] == styles([name])[name]
+    assert look["dgl head=mlp"].colour == styles(["bp", "dgl"])["dgl"].colour
+    assert look["dgl head=mlp"].colour != look["dgl head=cnn"].colour
+    alone = styles(["dgl lr=1", "dgl lr=2", "dgl lr=3"])
+    assert [style.colour for style in alone.values()] == ["#0072b2", "#d55e00", "#009e73"]
+
+
+def test_the_users_matplotlibrc_changes_nothing(table):
+    points = table(CURVES, CurvePoint)
+    with matplotlib.rc_context({"lines.linewidth": 9, "figure.facecolor": "black", "font.size": 30}):
+        (ax,) = (figure := curve(points, "test", "accuracy")).axes
+        assert to_hex(figure.get_facecolor()) == "#ffffff"
+        assert ax.xaxis.label.get_size() == 10
+
+
+# ------------------------------------------------------------------------------------------------------------ the set
+
+
+def run(method, gradients=(), split="test"):
+    rows = [Metric(split, 0, 0, 2.3, 0.1, 0.1), Metric("train", 1, 4, 1.2, 0.5, 0.5), Metric(split, 1, 4, 1.0, 0.6, 0.6)]
+    return Run(Path(f"runs/{method}"), make(method=method), {}, rows, [], list(gradients), [], {"updates": 4})
+
+
+def test_the_set_draws_all_and_keeps_one_style():
+    def rows(layer, cosine):
+        return [Row(s, layer, "weight", q, v, "loss") for s in (0, 2) for q, v in (("cosine", cosine), ("norm_ratio", 2.0))]
+
+    explained = [Row(s, "block1", "rule", "synth_explained_variance", 0.5, "loss") for s in (0, 2)]
+    found = figure_set([run("dni", rows("a.conv", 0.5) + explained), run("bp", rows("a.conv", 1.0))])
+    assert list(found.drawn) == [
+        "train_loss", "train_accuracy", "test_loss", "test_accuracy",
+        "cosine_over_training", "cosine_heat_map", "norm_ratio_over_training", "explained_variance_over_training",
+    ]  # fmt: skip
+    assert found.skipped == {}
+    colours = set()
+    for name, (figure, table) in found.drawn.items():
+        assert table
+        if name != "cosine_heat_map":
+            colours.add(to_hex(line(figure.axes[0], "dni").get_color()))
+    assert colours == {"#d55e00"}
+    assert "digits · basic-cnn" in found.drawn["cosine_heat_map"][0].get_suptitle()
+
+
+def test_the_set_says_what_it_skipped_and_why():
+    found = figure_set([run("bp", split="validation")])
+    assert list(found.drawn) == ["train_loss", "train_accuracy", "validation_loss", "validation_accuracy"]
+    assert found.skipped == {
+        "cosine_over_training": "no cosine to draw; the table has no rows",
+        "cosine_heat_map": "no cosine to draw; the table has no rows",
+        "norm_ratio_over_training": "no norm_ratio to draw; the table has no rows",
+    }
+    with pytest.raises(InputError, match="nothing to draw: no train loss"):
+        figure_set([Run(Path("runs/bp"), make(), {}, [], [], [], [], {})])
+
+
+# -------------------------------------------------------------------------------------------------------------- files
+
+
+def test_saving_twice_gives_the_same_bytes(table, tmp_path):
+    points = table(LAYERS, LayerPoint)
+    first = save(over_training(points, "cosine"), points, tmp_path / "new" / "folder", "cosine")
+    assert [path.name for path in first] == ["cosine.png", "cosine.svg", "cosine.csv"]
+    again = save(over_training(points, "cosine"), points, tmp_path, "again")
+    for a, b in zip(first, again, strict=True):
+        assert a.read_bytes() == b.read_bytes()
+        assert a.stat().st_size < plots.LARGEST
+    assert 900 <= Image.open(first[0]).width <= 1400
+    assert b"<dc:date>" not in first[1].read_bytes()
+    assert b"<text" not in first[1].read_bytes()  # letters are outlines: no font needed
+    assert next(csv.reader(io.StringIO(first[2].read_text()))) == list(LayerPoint._fields)
+
+
+def test_long_noisy_lines_still_give_small_files(tmp_path):
+    """Six methods, twelve layers, 400 steps with bands: the svg's lines become pixels, its text stays."""
+    noise = [math.sin(i * i) for i in range(400)]
+    points = [
+        LayerPoint(label, f"block{k}.conv", "weight", "cosine", 100 * i, 0.1 * v + 0.15 * n - 0.3, 0.1 * v - 0.5, 0.1 * v, 3, 0)
+        for n, label in enumerate(["bp", "dgl", "dni", "cdni", "fa", "dfa"])
+        for k in range(1, 13)
+        for i, v in enumerate(noise)
+    ]
+    png, svg, _ = save(over_training(points, "cosine"), points, tmp_path, "cosine")
+    assert max(png.stat().st_size, svg.stat().st_size) < plots.LARGEST
+    assert svg.read_bytes().count(b"data:image/png;base64,") == 12
+    Image.open(png).verify()
+
+
+def test_a_folder_that_cannot_be_written_is_named(table, tmp_path):
+    points = table(CURVES, CurvePoint)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"cannot write figures to .*file"):
+        save(curve(points, "test", "loss"), points, tmp_path / "file", "loss")
+
+
+def test_examples_in_docstrings():
+    assert doctest.testmod(plots).failed == 0

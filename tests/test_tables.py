@@ -1,0 +1,236 @@
+"""Runs to tables: labels, intervals, last epochs, scores, csv."""
+
+import doctest
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from scipy import stats
+
+from gradlens import tables
+from gradlens.config import make
+from gradlens.errors import InputError
+from gradlens.recorder import Row
+from gradlens.run import Metric, Run, Timing
+from gradlens.tables import CurvePoint, FinalValue, LayerPoint, Score, interval, read_csv, write_csv
+
+NAN = math.nan
+
+
+def metrics(*rows, split="test"):
+    """(epoch, step, test loss, test accuracy) -> rows as the loop writes them; the train split lies 0.1 above the test loss."""
+    found = []
+    for epoch, step, loss, accuracy in rows:
+        if epoch:
+            found.append(Metric("train", epoch, step, loss + 0.1, accuracy, accuracy))
+        found.append(Metric(split, epoch, step, loss, accuracy, accuracy))
+    return found
+
+
+CURVE = metrics((0, 0, 2.3, 0.1), (1, 4, 1.0, 0.5), (2, 8, 0.8, 0.7), (3, 12, 0.9, 0.7))
+
+
+def run(method="bp", seed=0, rows=CURVE, gradients=(), measured=(), speeds=(100.0, 300.0, 200.0), finished=True, **settings):
+    timing = [Timing(i, 1.0, speed, 1.0) for i, speed in enumerate(speeds, 1)]
+    config = make(method=method, seed=seed, **settings)
+    summary = {"updates": 12} if finished else {}
+    return Run(Path(f"runs/{method}-{seed}"), config, {}, list(rows), timing, list(gradients), list(measured), summary)
+
+
+def cosine(step, layer, value, kind="weight"):
+    return Row(step, layer, kind, "cosine", value, "loss, same passes")
+
+
+# ------------------------------------------------------------------------------------------------------------- labels
+
+
+def test_a_method_alone_is_its_own_label():
+    assert tables.labels([run("bp", 0), run("bp", 1), run("dgl"), run("dni")]) == ["bp", "bp", "dgl", "dni"]
+
+
+def test_groups_of_one_method_show_only_the_settings_in_which_they_differ():
+    runs = [
+        run("bp"),
+        run("dgl", options={"head": "linear"}),
+        run("dgl", seed=3, options={"head": "mlp"}),
+        run("dgl", options={"head": "mlp"}),
+    ]
+    assert tables.labels(runs) == ["bp", "dgl head=linear", "dgl head=mlp", "dgl head=mlp"]
+
+
+def test_an_option_named_like_a_setting_is_told_apart_from_it():
+    runs = [run("dni", width=8, options={"width": 16}), run("dni", width=4, augment=True)]
+    assert tables.labels(runs) == ["dni augment=no width=8 dni.width=16", "dni augment=yes width=4 dni.width=none"]
+
+
+def test_paths_are_shortened_where_that_keeps_them_apart():
+    assert tables.labels([run(data="/a/cats"), run(data="/b/dogs")]) == ["bp data=cats", "bp data=dogs"]
+    assert tables.labels([run(data="/a/cats"), run(data="/b/cats")]) == ["bp data=/a/cats", "bp data=/b/cats"]
+
+
+def test_the_same_run_twice_is_refused():
+    with pytest.raises(InputError, match=r"runs/bp-0 and runs/bp-0 are the same run \(bp, seed 0\)"):
+        tables.groups([run(), run("dgl"), run()])
+    with pytest.raises(InputError, match="no runs"):
+        tables.curve_points([])
+
+
+# ---------------------------------------------------------------------------------------------------------- intervals
+
+
+def test_interval_is_students():
+    values = [0.91, 0.87, 0.95, 0.9]
+    mean, low, high, n = interval(values)
+    half = stats.t.ppf(0.975, 3) * stats.tstd(values) / math.sqrt(4)
+    assert (mean, low, high, n) == (pytest.approx(0.9075), pytest.approx(0.9075 - half), pytest.approx(0.9075 + half), 4)
+    assert (low, high) == pytest.approx(stats.t.interval(0.95, 3, loc=mean, scale=stats.sem(values)))
+
+
+def test_one_seed_has_no_interval_and_none_no_mean():
+    assert [*map(str, interval([0.5]))] == ["0.5", "nan", "nan", "1"]
+    assert [*map(str, interval([NAN, math.inf]))] == ["nan", "nan", "nan", "0"]
+    assert interval([NAN, 1.0, 3.0]).n == 2
+    assert interval([0.5, 0.5, 0.5]) == (0.5, 0.5, 0.5, 3)
+
+
+# ------------------------------------------------------------------------------------------------------------- tables
+
+
+def test_curves_use_the_seeds_that_reached_the_epoch():
+    other = metrics((0, 0, 2.3, 0.1), (1, 4, 2.0, 0.7))
+    points = tables.curve_points([run(seed=0), run(seed=1, rows=other)])
+    losses = [p for p in points if (p.split, p.quantity) == ("test", "loss")]
+    assert [(p.epoch, p.mean, p.seeds) for p in losses] == [(0, 2.3, 2), (1, 1.5, 2), (2, 0.8, 1), (3, 0.9, 1)]
+    assert losses[1].high == pytest.approx(1.5 + stats.t.ppf(0.975, 1) * math.sqrt(0.5) / math.sqrt(2))
+    assert math.isnan(losses[2].low)
+    train = [p.epoch for p in points if (p.split, p.quantity) == ("train", "accuracy")]
+    assert train == [1, 2, 3]
+
+
+def test_layer_points_keep_the_layers_order_and_count_what_they_drop():
+    first = [
+        cosine(0, "block10.conv", NAN),
+        cosine(0, "block2.conv", 0.5),
+        cosine(0, "block2.norm", 0.9),
+        cosine(0, "block2", 0.1, "activation"),
+    ]
+    second = [cosine(0, "block10.conv", 0.2), cosine(0, "block2.conv", 0.7), cosine(4, "block10.conv", NAN)]
+    points = tables.layer_points([run(seed=0, gradients=first), run(seed=1, gradients=second)], "cosine")
+    assert [(p.layer, p.step, p.seeds, p.dropped) for p in points] == [
+        ("block10.conv", 0, 1, 1), ("block10.conv", 4, 0, 1), ("block2.conv", 0, 2, 0),
+    ]  # fmt: skip
+    assert points[0].mean == 0.2
+    assert math.isnan(points[1].mean)
+    assert points[2].mean == pytest.approx(0.6)
+    (block,) = tables.layer_points([run(gradients=first)], "cosine", "activation")
+    assert (block.layer, block.kind, block.mean) == ("block2", "activation", 0.1)
+
+
+def test_a_step_measured_again_does_not_count_as_a_second_seed():
+    points = tables.layer_points([run(gradients=[cosine(4, "a", 0.5)], measured=[cosine(4, "a", 0.1), cosine(8, "a", 0.3)])], "cosine")
+    assert [(p.step, p.mean, p.seeds) for p in points] == [(4, 0.5, 1), (8, 0.3, 1)]
+
+
+def test_final_is_the_mean_over_the_last_epoch_that_recorded():
+    """Epochs end after 4, 8 and 12 updates: the steps recorded last, 5 and 7, lie in the second; step 4 is its first."""
+    rows = [cosine(step, "a", value) for step, value in [(3, 9.0), (4, 0.1), (5, NAN), (7, 0.4)]]
+    (final,) = tables.final_values([run(gradients=rows)], "cosine")
+    assert final == FinalValue("bp", "a", "weight", "cosine", pytest.approx(0.25), final.low, final.high, 1, 1)
+    assert math.isnan(final.low)
+
+
+def test_final_over_seeds_and_a_seed_without_a_value():
+    runs = [run(seed=s, gradients=[cosine(9, "b", v), cosine(9, "a", 1.0)]) for s, v in enumerate([0.2, 0.4, NAN])]
+    b, a = tables.final_values(runs, "cosine")
+    assert (b.layer, b.seeds, b.dropped, b.mean) == ("b", 2, 1, pytest.approx(0.3))
+    assert (b.low, b.high) == pytest.approx(interval([0.2, 0.4])[1:3])
+    assert (a.layer, a.seeds, a.low, a.high) == ("a", 3, 1.0, 1.0)
+
+
+def test_what_is_measured_after_the_last_update_belongs_to_the_last_epoch():
+    rows, later = [cosine(8, "a", 0.2)], [cosine(12, "a", 0.4)]
+    assert tables.final_values([run(gradients=rows, measured=later)], "cosine")[0].mean == pytest.approx(0.3)
+    unfinished = run(gradients=[*rows, *later], finished=False)
+    assert tables.final_values([unfinished], "cosine")[0].mean == 0.4
+
+
+def test_runs_that_recorded_nothing_give_empty_tables():
+    assert tables.layer_points([run()], "cosine") == []
+    assert tables.final_values([run()], "cosine") == []
+
+
+def test_scores():
+    other = metrics((0, 0, 2.3, 0.1), (1, 4, 1.0, 0.9), (2, 8, 0.6, 0.8))
+    (score,) = tables.scores([run(seed=0, lr=0.01), run(seed=1, rows=other, lr=0.01, speeds=(400.0,))])
+    best, final = interval([0.7, 0.9]), interval([0.7, 0.8])
+    assert score[:4] == ("bp", 0.01, 2, "test")
+    assert score[4:] == pytest.approx((*best[:3], 1.5, *final[:3], 0.85, 0.75, 250.0))
+
+
+def test_scores_of_one_seed_name_the_earliest_best_epoch_and_the_validation_split():
+    rows = metrics((0, 0, 2.3, 0.1), (1, 4, 1.0, 0.5), (2, 8, 0.8, 0.7), (3, 12, 0.9, 0.7), split="validation")
+    (score,) = tables.scores([run(rows=rows, validation=0.1)])
+    assert (score.split, score.best_epoch, score.best_accuracy, score.test_loss) == ("validation", 2.0, 0.7, 0.9)
+    assert math.isnan(score.best_low)
+
+
+def test_scores_without_accuracy_or_without_any_evaluation():
+    (score,) = tables.scores([run(rows=metrics((0, 0, 2.3, NAN), (1, 4, 1.0, NAN)))])
+    assert math.isnan(score.best_accuracy)
+    assert score.test_loss == 1.0
+    with pytest.raises(InputError, match=r"bp: wanted one held-out split in metrics.csv, found none \(runs/bp-0\)"):
+        tables.scores([run(rows=[])])
+
+
+# ---------------------------------------------------------------------------------------------------------------- csv
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        CurvePoint("dgl head=linear", "test", "loss", 3, 0.1 + 0.2, 1e-17, 1e300, 3),
+        LayerPoint('a "label", with a comma', "block1.conv", "weight", "cosine", 10, -0.5, -1.0, 0.0, 2, 1),
+        FinalValue("bp", "top.out", "weight", "norm_ratio", 1.0, 0.9, 1.1, 3, 0),
+        Score("bp", 3e-4, 3, "test", 0.9, 0.8, 1.0, 2.0, 0.9, 0.8, 1.0, 0.1, 0.2, 3000.5),
+    ],
+)
+def test_csv_reads_back_bit_for_bit(tmp_path, row):
+    write_csv(tmp_path / "a.csv", [row, row])
+    assert read_csv(tmp_path / "a.csv", type(row)) == [row, row]
+    assert (tmp_path / "a.csv").read_bytes().count(b"\r") == 0
+
+
+def test_csv_keeps_nan(tmp_path):
+    write_csv(tmp_path / "a.csv", [CurvePoint("bp", "test", "loss", 0, 1.0, NAN, NAN, 1)])
+    (row,) = read_csv(tmp_path / "a.csv", CurvePoint)
+    assert math.isnan(row.low)
+    assert (tmp_path / "a.csv").read_text().splitlines()[0] == "label,split,quantity,epoch,mean,low,high,seeds"
+
+
+def test_csv_says_what_is_wrong(tmp_path):
+    with pytest.raises(InputError, match="without rows"):
+        write_csv(tmp_path / "a.csv", [])
+    with pytest.raises(InputError, match=r"cannot read .*a.csv: no such file"):
+        read_csv(tmp_path / "a.csv", CurvePoint)
+    with pytest.raises(InputError, match=r"cannot write .*: is a directory"):
+        write_csv(tmp_path, [CurvePoint("bp", "test", "loss", 0, 1.0, NAN, NAN, 1)])
+    (tmp_path / "a.csv").write_text("step,layer\n1,a\n")
+    with pytest.raises(InputError, match=r"not a table of CurvePoint rows: its columns are step, layer, wanted label"):
+        read_csv(tmp_path / "a.csv", CurvePoint)
+    (tmp_path / "a.csv").write_text("")
+    with pytest.raises(InputError, match="not a table of CurvePoint"):
+        read_csv(tmp_path / "a.csv", CurvePoint)
+
+
+# -------------------------------------------------------------------------------------------------------------- module
+
+
+def test_examples_in_docstrings():
+    assert doctest.testmod(tables).failed == 0
+
+
+def test_torch_is_not_imported():
+    code = "import sys, gradlens.tables, gradlens.plots; sys.exit('torch' in sys.modules or 'matplotlib.pyplot' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
