@@ -90,7 +90,7 @@ def publish(name: str, runs: Sequence[Run], args: argparse.Namespace, results: d
     """
     folder = args.figures / name
     folder.mkdir(parents=True, exist_ok=True)
-    for figure_name, (figure, rows) in figure_set(runs).items():
+    for figure_name, (figure, rows) in figure_set(runs).drawn.items():
         save(figure, rows, folder, figure_name)
     listed = [
         {

@@ -383,19 +383,16 @@ def _with_best_lr(group: list[Config], grid: list[float], place: Place, watch_fo
 
 def _write_figures(runs: Sequence[Run], out: Path) -> None:
     """Draw what the runs hold into a folder, and say which files to open."""
-    from gradlens.errors import InputError
     from gradlens.plots import figure_set, save
 
-    drawn = figure_set(runs)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write to {out}: {(error.strerror or str(error)).lower()}") from error
-    for name, (figure, rows) in drawn.items():
+    figures = figure_set(runs)
+    for name, (figure, rows) in figures.drawn.items():
         save(figure, rows, out, name)
-    typer.echo(f"figures (png, svg, csv): {', '.join(drawn)}")
-    first = "cosine_heat_map" if "cosine_heat_map" in drawn else next(iter(drawn))
-    typer.echo(f"open {out / f'{first}.png'} and {out / 'test_accuracy.png'}")
+    for name, why in figures.skipped.items():
+        typer.echo(f"no figure {name}: {why}")
+    typer.echo(f"figures (png, svg, csv): {', '.join(figures.drawn)}")
+    first = [name for name in ("cosine_heat_map", "cosine_over_training", "test_accuracy") if name in figures.drawn]
+    typer.echo(f"open {', '.join(str(out / f'{name}.png') for name in first or figures.drawn)}")
 
 
 # -------------------------------------------------------------------------------------------------------------- main

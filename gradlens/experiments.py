@@ -10,14 +10,15 @@ from pathlib import Path
 
 import torch
 
-from gradlens.config import Config
+from gradlens.config import Config, make
 from gradlens.data import SHAPES, Data, label_hash
 from gradlens.data import load as load_data
 from gradlens.errors import InputError, unknown
 from gradlens.measures import QUANTITIES
 from gradlens.method import Update, backward
 from gradlens.recorder import Row, step_rows
-from gradlens.run import Run, Writer, csv_line, is_run, load, load_checkpoint, write
+from gradlens.run import INTERRUPTED, Run, Stopped, Writer, csv_line, is_run, load, load_checkpoint, write
+from gradlens.seeding import seeded
 from gradlens.train import Training, Watch, silent
 
 CPU = torch.device("cpu")
@@ -138,17 +139,19 @@ def train_run(config: Config, place: Place, watch: Watch = silent) -> Run:
 
 
 def find_run(config: Config, out: Path) -> Run | None:
-    """The run of exactly this config in a folder of runs, finished or not."""
-    first = out / config.run_name()
+    """The run of exactly this config in a folder of runs: a finished one if there is one."""
+    first, unfinished = out / config.run_name(), None
     for candidate in [first, *sorted(p.parent for p in out.glob("*/config.json"))]:
         if is_run(candidate):
             try:
                 found = load(candidate)
             except InputError:
                 continue  # a foreign or damaged folder among the runs is nobody's result
-            if found.config == config:
+            if found.config == config and found.finished:
                 return found
-    return None
+            if found.config == config:
+                unfinished = unfinished or found
+    return unfinished
 
 
 def train_or_reuse(configs: Sequence[Config], place: Place, watch_for: Callable[[Config], Watch]) -> list[Run]:
@@ -164,12 +167,10 @@ def train_or_reuse(configs: Sequence[Config], place: Place, watch_for: Callable[
             prepare(wanted[name], place)
     done: dict[str, Run] = {}
     for name, run in found.items():
-        here = place
         if run is not None and run.finished:
             done[name] = run
             continue
-        if run is not None:
-            here = replace(place, out=run.path.parent, name=run.path.name, resume=True)
+        here = replace(place, resume=run is not None, name=place.name if run is None else run.path.name)
         done[name] = train_run(wanted[name], here, watch_for(wanted[name]))
     return [done[name] for name in order]
 
@@ -184,11 +185,27 @@ def choose_lr(config: Config, grid: Sequence[float], share: float, place: Place,
         place: where the trial runs go.
         watch_for: the progress display of a config.
 
+    Raises:
+        InputError: a learning rate that is none; nothing has been trained then.
+
     """
-    trials = [config.model_copy(update={"lr": lr, "validation": share, "record_every": 0}) for lr in grid]
-    runs = train_or_reuse(trials, place, watch_for)
-    scores = [run.summary["validation"]["final_accuracy"] for run in runs]
-    return max(zip(grid, scores, strict=True), key=lambda pair: (-math.inf if pair[1] is None else pair[1], -pair[0]))[0]
+    trials = [make(**{**config.model_dump(), "lr": lr, "validation": share, "record_every": 0}) for lr in grid]
+    for trial in trials:
+        prepare(trial, place)
+    scores = {trial.lr: _validation_accuracy(trial, place, watch_for) for trial in trials}
+    return max(scores, key=lambda lr: (scores[lr], -lr))
+
+
+def _validation_accuracy(trial: Config, place: Place, watch_for: Callable[[Config], Watch]) -> float:
+    """Final accuracy of a trial run; -inf with a learning rate that its loss did not survive."""
+    try:
+        (run,) = train_or_reuse([trial], place, watch_for)
+    except Stopped as stopped:
+        if stopped.status == INTERRUPTED:
+            raise
+        return -math.inf
+    accuracy = run.summary["validation"]["final_accuracy"]
+    return -math.inf if accuracy is None else float(accuracy)
 
 
 def measure_run(path: Path, quantities: tuple[str, ...], place: Place) -> list[Row]:
@@ -230,7 +247,8 @@ def _measure(training: Training, file: Path, quantities: tuple[str, ...]) -> lis
     step = int(state["step"])
     method.start(step // training.per_epoch + 1, step)
     x, y = training.batch(step)
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=training.config.precision == "bf16"):
+    bf16 = torch.autocast(x.device.type, torch.bfloat16, enabled=training.config.precision == "bf16")
+    with seeded(training.config.seed, "step", step), bf16:  # the draws of the training step
         passes = list(method.forward(list(model), x, y))
         updates: dict[int, Update] = {u.k: u for u in backward(method, iter(passes), keep=True)}
         return step_rows(step, training.pair.names(), method, passes, updates, quantities)

@@ -63,9 +63,10 @@ def moments(g: Tensor, t: Tensor) -> Moments:
     total = torch.zeros(6, dtype=torch.float64, device=a.device)
     chunk = CHUNK if a.device.type == "cpu" else n
     for i in range(0, n, chunk):
-        u, v = a[i : i + chunk].double() / divide[0], b[i : i + chunk].double() / divide[1]
-        zeros = u.numel() - u.count_nonzero(), v.numel() - v.count_nonzero()
-        total += torch.stack([u @ u, v @ v, u @ v, *(s.double() for s in ((torch.sign(u) * v > 0).sum(), *zeros))])
+        u, v = a[i : i + chunk].double(), b[i : i + chunk].double()
+        counts = (torch.sign(u) * v > 0).sum(), u.numel() - u.count_nonzero(), v.numel() - v.count_nonzero()
+        u, v = u / divide[0], v / divide[1]  # after counting: this may turn an entry to zero
+        total += torch.stack([u @ u, v @ v, u @ v, *(s.double() for s in counts)])
     (gs, ts), sums = scales.tolist(), total.tolist()
     return Moments(gs, ts, *sums[:3], *(int(s) if math.isfinite(s) else 0 for s in sums[3:]), n)
 
@@ -93,7 +94,9 @@ def _difference(m: Moments) -> float:
     if not m.tt > 0:
         return math.nan
     r = m.g_scale / m.t_scale
-    return math.sqrt(max(0.0, r * r * m.gg - 2 * r * m.gt + m.tt) / m.tt)
+    if r > 1:  # r² must not overflow
+        return r * math.sqrt(max(m.gg - 2 * m.gt / r + m.tt / r / r, 0.0) / m.tt)
+    return math.sqrt(max(r * r * m.gg - 2 * r * m.gt + m.tt, 0.0) / m.tt)  # max keeps a NaN in first place
 
 
 QUANTITIES: dict[str, tuple[Callable[[Moments], float], str]] = {

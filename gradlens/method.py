@@ -137,7 +137,9 @@ def backward(method: Method, passes: Iterator[Pass], keep: bool = False) -> Iter
     """
     known: dict[int, Pass] = {}
     waiting: list[int] = []
-    for k, p in enumerate(passes):
+    k = -1
+    for p in passes:  # not enumerate, which holds on to the last pair it gave
+        k += 1
         known[k] = p
         del p  # so that nothing of block k outlives its update while the next block runs
         waiting.append(k)

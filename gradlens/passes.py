@@ -48,6 +48,7 @@ def chain(blocks: Iterable[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
         z = h.detach().requires_grad_()
         yield Pass(block, x, y, h, z)
         x = z
+        del h, z  # so that the graph lives no longer than the caller wants it
 
 
 def trainable(module: nn.Module) -> dict[str, Tensor]:

@@ -176,15 +176,13 @@ def _view(rows: Sequence[CurvePoint | LayerPoint], scale: Scale) -> tuple[float,
     to, back = (math.log10, lambda v: 10.0**v) if scale.log else (float, float)
     drawn = [row for row in rows if math.isfinite(row.mean) and (row.mean > 0 or not scale.log)]
     means = [to(row.mean) for row in drawn] + [to(v) for v in scale.shown or ()]
-    if not means:
-        raise InputError(f"{rows[0].quantity}: no positive value to draw on a logarithmic axis")
     lowest, highest = min(means), max(means)
     reach = (highest - lowest) or 1.0
     ends = [to(v) for row in drawn for v in (row.low, row.high) if math.isfinite(v) and (v > 0 or not scale.log)]
     lowest, highest = max(min([lowest, *ends]), lowest - reach), min(max([highest, *ends]), highest + reach)
     if not scale.log:
         lowest, highest = max(lowest, scale.limits[0]), min(highest, scale.limits[1])
-    margin = 0.05 * (highest - lowest)
+    margin = 0.05 * (highest - lowest or abs(highest) or 1.0)
     return back(lowest - margin), back(highest + margin)
 
 

@@ -64,7 +64,7 @@ def true_updates(method: Method, passes: Sequence[Pass], updates: Mapping[int, U
     if is_chain(passes):
         return true_gradients(passes, top), "loss, same passes"
     blocks = [p.block for p in passes]
-    buffers = [(b, b.clone()) for block in blocks for b in block.buffers()]
+    buffers = [(b, b.clone()) for module in (*blocks, method) for b in module.buffers()]
     with torch.random.fork_rng(devices=[]):
         clean = list(chain(blocks, passes[0].x, passes[0].y))
         signal = method.signal(len(clean) - 1, dict(enumerate(clean)), ())

@@ -45,6 +45,8 @@ class Timing(NamedTuple):
 
 TABLES: dict[str, type[Any]] = {"metrics": Metric, "timing": Timing, "gradients": Row}
 
+INTERRUPTED = 130  # exit status of a run that was stopped from outside, as of a shell's Ctrl-C
+
 
 class Stopped(Exception):
     """A run that ended before its time, for a reason that is no wrong input; ``status`` is the exit status."""

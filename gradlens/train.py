@@ -22,7 +22,7 @@ from gradlens.methods import METHODS
 from gradlens.models import Plan, build, head_width, output_shapes
 from gradlens.objectives import LOSSES
 from gradlens.recorder import Row, step_rows
-from gradlens.run import Metric, Stopped, Timing, Writer, load
+from gradlens.run import INTERRUPTED, Metric, Stopped, Timing, Writer, load
 from gradlens.seeding import generator, key
 
 CHECKPOINT_SECONDS = 60.0  # between checkpoints within an epoch; when they are written does not change what is computed
@@ -275,10 +275,10 @@ class Training:
         flush_every = 1 if self.device.type == "cpu" else 20  # reading a loss waits for an accelerator
         pending: list[tuple[int, int, Outcome]] = []
         saved_at = time.monotonic()
-        if self.at.step == 0 and not self.at.best:
-            self._evaluate(0, watch)
-            self._save()
         with interruptible() as interrupted:
+            if self.at.step == 0 and not self.at.best:
+                self._evaluate(0, watch)
+                self._save()
             while self.at.step < self.total:
                 step, (epoch, i) = self.at.step, divmod(self.at.step, self.per_epoch)
                 began = time.perf_counter()
@@ -308,22 +308,25 @@ class Training:
                     self._save()
                     saved_at = time.monotonic()
                 if stop and self.at.step < self.total:
-                    raise Stopped(f"interrupted after {self.at.step} of {self.total} updates; saved", status=130)
+                    raise Stopped(f"interrupted after {self.at.step} of {self.total} updates; saved", INTERRUPTED)
         return self._finish()
 
     def _flush(self, pending: list[tuple[int, int, Outcome]], epoch: int) -> None:
         """Read what the last updates reported; a loss that is not finite ends the run."""
         values = torch.stack([torch.stack([o.loss.float(), o.hits.float()]) for _, _, o in pending]).tolist()
         for (step, n, outcome), (loss, hits) in zip(pending, values, strict=True):
-            if not math.isfinite(loss):
-                kept = f"; what was saved before is in {self.writer.path}" if self.writer else ""
-                where = f"epoch {epoch}, step {step}"
-                raise Stopped(f"{self.config.method}: the loss became {loss} in {where} (lr {self.config.lr:g}){kept}")
+            self._must_be_finite("loss", loss, epoch, step)
             a, b, c = self.at.sums
             self.at = self.at._replace(sums=(a + loss * n, b + hits, c + n))
             if outcome.rows and self.writer:
                 self.writer.append("gradients", outcome.rows)
         pending.clear()
+
+    def _must_be_finite(self, what: str, loss: float, epoch: int, step: int) -> None:
+        if not math.isfinite(loss):
+            kept = f"; what was saved before is in {self.writer.path}" if self.writer else ""
+            where = f"epoch {epoch}, step {step}"
+            raise Stopped(f"{self.config.method}: the {what} became {loss} in {where} (lr {self.config.lr:g}){kept}")
 
     def _running(self) -> dict[str, float]:
         total, hits, n = self.at.sums
@@ -340,7 +343,9 @@ class Training:
 
     def _evaluate(self, epoch: int, watch: Watch) -> None:
         watch("evaluate", {"epoch": epoch})
-        self._metric(self.test_name, epoch, *evaluate(self.pair, self.test, self.to_input, self.config), watch)
+        loss, accuracy = evaluate(self.pair, self.test, self.to_input, self.config)
+        self._metric(self.test_name, epoch, loss, accuracy, watch)
+        self._must_be_finite(f"{self.test_name} loss", loss, epoch, self.at.step)
 
     def _end_of_epoch(self, epoch: int, watch: Watch) -> None:
         running = self._running()

@@ -57,7 +57,10 @@ def test_digits_are_all_1797_images_in_two_disjoint_halves():
     assert got.train.labels.dtype == torch.int64
 
     original = load_digits()
-    want = sorted((label, (image * 255 / 16).round().astype(np.uint8).tobytes()) for image, label in zip(original.images, original.target))
+    want = sorted(
+        (label, (image * 255 / 16).round().astype(np.uint8).tobytes())
+        for image, label in zip(original.images, original.target, strict=True)
+    )
     have = sorted(
         (int(label), image.numpy().tobytes()) for s in (got.train, got.test) for image, label in zip(s.images, s.labels, strict=True)
     )
@@ -100,7 +103,7 @@ def write_cifar(folder, train_files, label_key, classes, meta):
         parts.append(images)
         labels.append(y)
     (folder / meta[0]).write_bytes(pickle.dumps({meta[1]: [f"class {c}" for c in range(classes)]}))
-    return np.concatenate(parts[:-1]), sum(labels[:-1], []), parts[-1], labels[-1]
+    return np.concatenate(parts[:-1]), [label for y in labels[:-1] for label in y], parts[-1], labels[-1]
 
 
 def write_idx(path, array, compress=False):

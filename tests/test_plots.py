@@ -5,6 +5,7 @@ import doctest
 import io
 import math
 from pathlib import Path
+from xml.etree import ElementTree
 
 import matplotlib
 import pytest
@@ -190,8 +191,6 @@ def test_missing_layers_are_named(table):
         over_training([p for p in points if p.dropped == 2], "cosine")
     with pytest.raises(InputError, match="mixes activation, weight"):
         over_training([*points, points[0]._replace(kind="activation")], "cosine")
-    with pytest.raises(InputError, match="no positive value to draw on a logarithmic axis"):
-        curve([CurvePoint("bp", "train", "loss", 0, math.inf, math.nan, math.nan, 1)], "train", "loss")
 
 
 # ----------------------------------------------------------------------------------------------------------- heat map
@@ -303,18 +302,19 @@ def test_saving_twice_gives_the_same_bytes(table, tmp_path):
 
 
 def test_long_noisy_lines_still_give_small_files(tmp_path):
-    """Six methods, twelve layers, 400 steps with bands: the svg's lines become pixels, its text stays."""
+    """Four methods, eight layers, 400 steps with bands: the svg's lines become pixels, its text stays."""
     noise = [math.sin(i * i) for i in range(400)]
     points = [
         LayerPoint(label, f"block{k}.conv", "weight", "cosine", 100 * i, 0.1 * v + 0.15 * n - 0.3, 0.1 * v - 0.5, 0.1 * v, 3, 0)
-        for n, label in enumerate(["bp", "dgl", "dni", "cdni", "fa", "dfa"])
-        for k in range(1, 13)
+        for n, label in enumerate(["bp", "dgl", "dni", "cdni"])
+        for k in range(1, 9)
         for i, v in enumerate(noise)
     ]
     png, svg, _ = save(over_training(points, "cosine"), points, tmp_path, "cosine")
     assert max(png.stat().st_size, svg.stat().st_size) < plots.LARGEST
-    assert svg.read_bytes().count(b"data:image/png;base64,") == 12
+    assert svg.read_bytes().count(b"data:image/png;base64,") == 8
     Image.open(png).verify()
+    assert ElementTree.parse(svg).getroot().tag.endswith("svg")
 
 
 def test_a_folder_that_cannot_be_written_is_named(table, tmp_path):

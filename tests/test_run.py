@@ -8,6 +8,7 @@ import resource
 import struct
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -77,14 +78,14 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path):
     assert contents(tmp_path) == {"file": b"old"}
 
 
-@pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_a_failure_before_the_renaming_leaves_the_old_file_and_no_other(step, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("owner", "name"), [(os, "fsync"), (Path, "replace")])
+def test_a_failure_before_the_renaming_leaves_the_old_file_and_no_other(owner, name, tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError(5, "Input/output error")
 
     path = tmp_path / "file"
     write(path, b"old")
-    monkeypatch.setattr(os, step, fail)
+    monkeypatch.setattr(owner, name, fail)
     assert "input/output error" in refused(write, path, b"new")
     monkeypatch.undo()
     assert contents(tmp_path) == {"file": b"old"}
@@ -92,9 +93,9 @@ def test_a_failure_before_the_renaming_leaves_the_old_file_and_no_other(step, tm
 
 def test_the_new_content_is_on_disk_before_the_old_one_goes(tmp_path, monkeypatch):
     calls = []
-    fsync, rename = os.fsync, os.replace
+    fsync, rename = os.fsync, Path.replace
     monkeypatch.setattr(os, "fsync", lambda fd: (calls.append("fsync"), fsync(fd)))
-    monkeypatch.setattr(os, "replace", lambda *a, **k: (calls.append("rename"), rename(*a, **k)))
+    monkeypatch.setattr(Path, "replace", lambda *a, **k: (calls.append("rename"), rename(*a, **k)))
     write(tmp_path / "file", b"x")
     assert calls == ["fsync", "rename"]
 
@@ -232,7 +233,7 @@ def test_a_finished_run_reads_back(run):
 
 
 def test_files_of_a_run_and_nothing_hidden(run):
-    names = {name for name in contents(run.path)}
+    names = set(contents(run.path))
     assert names == {
         "config.json", "metrics.csv", "timing.csv", "gradients.csv", "checkpoint.pt", "summary.json",
         "snapshots/step-00000003.pt", "snapshots/step-00000006.pt",
@@ -312,7 +313,7 @@ def test_a_foreign_checkpoint_is_refused(content, tmp_path):
 def test_files_that_are_no_checkpoint_at_all(tmp_path):
     path = tmp_path / "checkpoint.pt"
     assert "has no checkpoint.pt" in refused(load_checkpoint, path)
-    for content in (b"hello", b"PK\x03\x04" + bytes(100), pickle.dumps({"model": 1, "method": 2, "step": 3})):
+    for content in (b"hello", b"PK\x03\x04" + bytes(100), pickle.dumps({"model": 1, "method": 2, "step": 3}, protocol=2)):
         path.write_bytes(content)
         assert str(path) in refused(load_checkpoint, path)
 
@@ -449,7 +450,7 @@ def test_a_file_system_that_is_read_only_is_one_sentence(tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(os, "mkdir", fail)
+    monkeypatch.setattr(Path, "mkdir", fail)
     text = refused(opened, make(), tmp_path / "runs")
     assert f"cannot write to {tmp_path / 'runs'}: read-only file system" in text
 

@@ -62,7 +62,7 @@ class DNI(Method):
         if k == self.depth - 1:
             return top_signal(self.loss, passes[k])
         p = passes[k]
-        context = F.one_hot(p.y, self.classes).to(torch.get_default_dtype()) if self.conditional else None
+        context = F.one_hot(p.y, self.classes).to(next(self.parameters()).dtype) if self.conditional else None
         synthetic = self.synthesisers[k](p.z.detach(), context)
         mix = 1.0 if self.warming else self.options.bp_lambda
         delta = synthetic.detach().to(p.h.dtype) / self._scale(p)

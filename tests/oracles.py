@@ -1,0 +1,132 @@
+"""Small networks to test on, and slow, obvious twins of what gradlens computes: uncut copies, ``backward()``, plain loops."""
+
+import copy
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gradlens.method import Method, Net, Update, backward
+from gradlens.methods import METHODS
+from gradlens.models import Plan, build, head_width, output_shapes
+from gradlens.objectives import LOSSES, Loss
+from gradlens.passes import Pass
+
+
+class Case(NamedTuple):
+    """A network and one batch for it."""
+
+    model: nn.Sequential
+    x: Tensor
+    y: Tensor
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        return list(self.model)
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.x.shape[1:]
+
+
+PLANS = {
+    "basic-cnn": (Plan((2, 8, 8), 10, width=4, depth=3), 6),
+    "vgg11": (Plan((3, 32, 32), 10, width=2), 4),
+    "mlp": (Plan((1, 8, 8), 10, width=12, depth=4), 6),
+}
+
+
+def case(name: str = "basic-cnn", dtype: torch.dtype = torch.float64, images: int | None = None, seed: int = 1) -> Case:
+    """A network of a few channels and a batch of noise."""
+    plan, n = PLANS[name]
+    n = images or n
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, *plan.shape, generator=g, dtype=torch.float64).to(dtype)
+    return Case(build(name, plan, seed=seed).to(dtype), x, torch.randint(0, plan.classes, (n,), generator=g))
+
+
+def batches(c: Case, n: int) -> list[tuple[Tensor, Tensor]]:
+    """n batches like the case's own."""
+    g = torch.Generator().manual_seed(5)
+    return [(torch.randn(c.x.shape, generator=g, dtype=torch.float64).to(c.x.dtype), c.y.roll(i)) for i in range(n)]
+
+
+def rule(name: str, c: Case, loss: Loss = LOSSES["ce"], awake: bool = True, **options: object) -> Method:
+    """A rule for a case's network; ``awake``: its own parameters are moved off their (zero) start, so that all of them matter."""
+    net = Net(c.blocks, output_shapes(c.model, c.shape), 10, head_width(c.model), loss, 3)
+    method = METHODS[name](net, METHODS[name].Options(**options)).to(c.x.dtype)
+    return stirred(method) if awake else method
+
+
+def stirred(module: Method) -> Method:
+    """Every parameter moved by a little noise."""
+    g = torch.Generator().manual_seed(11)
+    with torch.no_grad():
+        for p in module.parameters():
+            p += 0.05 * torch.randn(p.shape, generator=g, dtype=torch.float64).to(p.dtype)
+    return module
+
+
+def step(method: Method, c: Case, lazily: bool = False) -> tuple[list[Pass], dict[int, Update]]:
+    """One step of a rule: its passes (graphs kept) and what it told each block."""
+    if lazily:
+        return [], {u.k: u for u in backward(method, method.forward(c.blocks, c.x, c.y))}
+    passes = list(method.forward(c.blocks, c.x, c.y))
+    return passes, {u.k: u for u in backward(method, iter(passes), keep=True)}
+
+
+# ---------------------------------------------------------------------------------------------------------- slow twins
+
+
+def nll(z: Tensor, y: Tensor) -> Tensor:
+    """Mean cross-entropy, in the words of PyTorch."""
+    return F.cross_entropy(z, y, reduction="sum") / len(y)
+
+
+class Uncut(NamedTuple):
+    """What plain PyTorch gives on a deep copy of the whole network."""
+
+    model: nn.Sequential  # the copy: ``.grad`` of its parameters is the truth, its buffers have seen one batch
+    outputs: list[Tensor]  # each block's output; ``.grad`` is the true gradient there
+
+    def gradients(self, k: int) -> dict[str, Tensor]:
+        return {name: p.grad for name, p in self.model[k].named_parameters()}
+
+
+def uncut(model: nn.Sequential, x: Tensor, y: Tensor) -> Uncut:
+    """``loss.backward()`` on a deep copy whose forward pass is not cut anywhere."""
+    twin, outputs = copy.deepcopy(model), []
+    h = x
+    for block in twin:
+        h = block(h)
+        h.retain_grad()
+        outputs.append(h)
+    nll(h, y).backward()
+    return Uncut(twin, outputs)
+
+
+def frozen(module: nn.Module) -> dict[str, Tensor]:
+    """A copy of all parameters and buffers."""
+    return {name: t.detach().clone() for name, t in module.state_dict().items()}
+
+
+def assert_same_bits(got: dict[str, Tensor], want: dict[str, Tensor]) -> None:
+    """Same names, same bits (NaNs equal themselves)."""
+    assert list(got) == list(want)
+    for name in want:
+        torch.testing.assert_close(got[name], want[name], rtol=0, atol=0, equal_nan=True, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def assert_near(got: dict[str, Tensor], want: dict[str, Tensor], tolerance: float = 1e-10) -> None:
+    """Same names; values equal to the tolerance, relative to each tensor's largest entry.
+
+    A tensor ten thousand times smaller than the largest is held to that one's scale: the gradient of a bias before a BatchNorm is
+    rounding noise around an exact zero.
+    """
+    assert set(got) == set(want)
+    sizes = {name: w.double().abs().max().item() for name, w in want.items()}
+    for name, w in want.items():
+        assert got[name].shape == w.shape, name
+        off = (got[name].double() - w.double()).abs().max().item()
+        assert off <= tolerance * max(sizes[name], 1e-4 * max(sizes.values())), f"{name}: off by {off:.1e} at size {sizes[name]:.1e}"

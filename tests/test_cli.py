@@ -1,0 +1,354 @@
+"""The command line through its real entry points: what a user types, what is printed, the exit status, and what is left behind."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gradlens.cli import FLAGS, main
+from gradlens.config import CHOICES, Config
+
+ROOT = Path(__file__).parents[1]
+TINY = ["--width", "8", "--epochs", "2", "--record-every", "2", "--quiet"]
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path, monkeypatch):
+    """Each test runs in an empty folder, on one thread."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "160")
+    torch.set_num_threads(1)
+    return tmp_path
+
+
+@pytest.fixture
+def gradlens(monkeypatch, capsys):
+    """Run the program in this process: (exit status, stdout, stderr)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["gradlens", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        out, err = capsys.readouterr()
+        return exit_.value.code, out, err
+
+    return run
+
+
+def refuses(result, *words):
+    """Exit 2, nothing on stdout, one sentence on stderr that holds these words, nothing written."""
+    status, out, err = result
+    assert (status, out) == (2, ""), err
+    assert err.startswith("gradlens: ")
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+    for word in words:
+        assert word in err, err
+    assert not list(Path().glob("runs/**/*")), "something was written"
+
+
+# ------------------------------------------------------------------------------------------------------ entry points
+
+
+@pytest.mark.parametrize("program", [["-m", "gradlens"], [str(ROOT / "cli.py")]], ids=["python -m gradlens", "cli.py"])
+def test_every_way_in_runs_the_same_program(program):
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, *program, "list", "quantities"], capture_output=True, text=True, env=env, check=True)
+    assert "norm_ratio" in done.stdout
+
+
+def test_the_installed_command_is_the_same_program():
+    command = shutil.which("gradlens", path=str(Path(sys.executable).parent))
+    if command is None:
+        pytest.skip("gradlens is not installed in this environment: pip install . puts the command there")
+    done = subprocess.run([command, "list", "methods"], capture_output=True, text=True, check=True)
+    assert "cdni" in done.stdout
+
+
+def test_help_imports_neither_torch_nor_pydantic():
+    code = (
+        "import sys\nsys.argv = ['gradlens', '--help']\nfrom gradlens.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as e:\n    assert not e.code\n"
+        "assert not {'torch', 'pydantic', 'numpy', 'matplotlib'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+
+def test_flags_and_config_agree():
+    elsewhere = {"method", "options"}  # the argument, and --set
+    machine = {"data-dir", "download", "seeds", "set", "config", "device", "threads", "out", "run-name", "resume", "overwrite", "quiet"}
+    names = {flag.name.replace("-", "_") for flag in FLAGS if flag.name not in machine}
+    assert names == set(Config.model_fields) - elsewhere
+    for flag in FLAGS:
+        field = Config.model_fields.get(flag.name.replace("-", "_"))
+        if field is not None and "(default " in flag.help and field.default not in (None, False):
+            said = flag.help.rpartition("(default ")[2].rstrip(")")
+            assert said == str(field.default) or float(said) == field.default, flag
+        for choice in CHOICES.get(flag.name.replace("-", "_"), ()):
+            assert choice in flag.help
+
+
+# ----------------------------------------------------------------------------------------------------- the commands
+
+
+def test_train_leaves_a_run_and_says_where(gradlens):
+    status, out, err = gradlens("train", "dgl", *TINY, "--set", "head=linear", "--set", "lr=0.001")
+    assert (status, err) == (0, "")
+    (run,) = Path("runs").iterdir()
+    assert f"run: {run}" in out
+    config = json.loads((run / "config.json").read_text())["config"]
+    assert (config["options"]["head"], config["lr"]) == ("linear", 0.001)
+    assert {"config.json", "metrics.csv", "gradients.csv", "timing.csv", "checkpoint.pt", "summary.json"} <= {p.name for p in run.iterdir()}
+
+
+def test_progress_goes_to_stderr_and_the_table_to_stdout(gradlens):
+    status, out, err = gradlens("train", "bp", *TINY[:-1])
+    assert status == 0
+    assert "epoch 2/2: test" in err
+    assert "images/s" in out
+    assert "epoch 2/2" not in out
+
+
+def test_compare_gradients_prints_one_table_draws_and_reuses(gradlens):
+    status, out, _ = gradlens("compare-gradients", *TINY)
+    assert status == 0
+    for word in ("bp", "dgl", "dni", "cdni", "block1", "final cosine", "best test", "cosine_heat_map.png"):
+        assert word in out
+    for name in ("train_loss", "test_loss", "train_accuracy", "test_accuracy", "cosine_over_training", "cosine_heat_map"):
+        for kind in ("png", "svg", "csv"):
+            assert (Path("runs/figures") / f"{name}.{kind}").stat().st_size > 0
+    checkpoints = {p: p.stat().st_mtime_ns for p in Path("runs").glob("*/checkpoint.pt")}
+    assert len(checkpoints) == 4
+    run = next(Path("runs").glob("dgl-*"))
+    status, again, _ = gradlens("compare-gradients", run, "bp", *TINY)
+    assert status == 0
+    assert {p: p.stat().st_mtime_ns for p in Path("runs").glob("*/checkpoint.pt")} == checkpoints
+    assert "dgl" in again
+
+
+def test_seeds_give_intervals(gradlens):
+    status, out, _ = gradlens("compare-gradients", "bp", "dgl", *TINY, "--seeds", "3")
+    assert status == 0
+    assert "±" in out
+    assert len(list(Path("runs").glob("dgl-*-s[012]-*"))) == 3
+
+
+def test_lr_grid_picks_on_held_out_training_images(gradlens):
+    status, out, _ = gradlens("compare-gradients", "bp", *TINY, "--lr-grid", "1e-9,1e-3")
+    assert status == 0
+    assert "bp: lr 0.001 of 1e-09, 0.001" in out
+
+
+def test_a_methods_own_option_goes_to_that_method(gradlens):
+    status, _, _ = gradlens("compare-gradients", "bp", "dgl", *TINY, "--set", "dgl.lr=0.01", "--set", "head=linear")
+    assert status == 0
+    rates = {p.name.split("-")[0]: json.loads((p / "config.json").read_text())["config"]["lr"] for p in Path("runs").glob("*-s0-*")}
+    assert rates == {"bp": 3e-4, "dgl": 0.01}
+
+
+def test_a_config_file_and_a_runs_config_give_the_same_run(gradlens):
+    Path("c.json").write_text(json.dumps({"method": "dni", "width": 8, "epochs": 1, "options": {"target": "mean"}}))
+    assert gradlens("train", "--config", "c.json", "--quiet")[0] == 0
+    (first,) = Path("runs").iterdir()
+    assert gradlens("train", "--config", first / "config.json", "--out", "again", "--quiet")[0] == 0
+    assert (Path("again") / first.name / "metrics.csv").read_bytes() == (first / "metrics.csv").read_bytes()
+    assert gradlens("train", "--config", "c.json", "--epochs", "2", "--out", "more", "--quiet")[0] == 0
+    assert next(Path("more").iterdir()).name != first.name
+
+
+def test_shipped_configs_are_accepted(monkeypatch, gradlens):
+    for file in sorted((ROOT / "analyses" / "configs").glob("*.json")):
+        status, _, err = gradlens("train", "--config", file, "--data-dir", "nowhere")
+        assert status == 2
+        assert "--download" in err  # everything but the images was there
+
+
+def test_show_measure_and_figures(gradlens):
+    gradlens("train", "bp", *TINY, "--keep-checkpoints", "2")
+    (run,) = Path("runs").iterdir()
+    status, out, _ = gradlens("measure", run, "--quantity", "projection")
+    assert status == 0
+    assert "2 steps" in out
+    status, out, _ = gradlens("show", run)
+    assert status == 0
+    assert "finished" in out
+    assert "measured.csv" in out
+    status, out, _ = gradlens("figures", run, "--out", "drawn")
+    assert status == 0
+    assert Path("drawn/cosine_heat_map.svg").exists()
+
+
+@pytest.mark.parametrize("what", ["methods", "models", "data", "quantities"])
+def test_lists(gradlens, what):
+    status, out, _ = gradlens("list", what)
+    assert status == 0
+    assert len(out.splitlines()) > 4
+
+
+def test_bench_prints_and_writes_json(gradlens):
+    status, out, _ = gradlens("bench", "bp", "dgl", "--width", "4", "--batch-size", "16", "--rounds", "1", "--json", "b.json")
+    assert status == 0
+    assert "plain" in out
+    content = json.loads(Path("b.json").read_text())
+    keys = {"method", "record_every", "images_per_s", "time_ratio", "memory_mb", "memory_ratio", "flop_ratio"}
+    assert content["model"] == "basic-cnn"
+    assert all(keys <= set(row) for row in content["rows"])
+    assert {(r["method"], r["record_every"]) for r in content["rows"]} >= {(m, n) for m in ("bp", "dgl") for n in (0, 1, 4, 16, 64)}
+
+
+def test_epochs_0_is_the_untrained_control(gradlens):
+    status, out, _ = gradlens("train", "bp", "--width", "8", "--epochs", "0", "--quiet")
+    assert status == 0
+    assert "epoch 0" in out
+
+
+# -------------------------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "dlg"], ["unknown method 'dlg'", "dgl, "]),
+        (["train"], ["which method?"]),
+        (["compare-gradients", "bp", "dlg"], ["unknown method 'dlg'", "dgl, "]),
+        (["train", "bp", "--model", "vgg61"], ["unknown model", "vgg16, "]),
+        (["train", "bp", "--data", "digit"], ["unknown data set", "digits, "]),
+        (["train", "bp", "--epoch", "3"], ["no such option --epoch", "--epochs"]),
+        (["trian", "bp"], ["trian"]),
+        (["train", "dgl", "--set", "hed=mlp"], ["unknown option of dgl 'hed'", "head, "]),
+        (["train", "dgl", "--set", "head=mpl"], ["head", "'mlp'"]),
+        (["train", "dgl", "--set", "head"], ["name=value"]),
+        (["train", "bp", "--set", "dgl.head=mlp"], ["dgl is not among the methods"]),
+        (["train", "bp", "--set", "gdl.head=mlp"], ["unknown method 'gdl'"]),
+        (["train", "bp", "--loss", "cee"], ["unknown loss", "ce, "]),
+        (["train", "bp", "--activation", "rellu"], ["unknown activation", "relu, "]),
+        (["train", "bp", "--normalize", "x"], ["unknown normalize"]),
+        (["train", "bp", "--optimizer", "adm"], ["unknown optimizer", "adam, "]),
+        (["train", "bp", "--stem", "4"], ["--stem"]),
+        (["train", "bp", "--limit", "0"], ["--limit"]),
+        (["train", "bp", "--limit", "100000"], ["--limit 100000", "1433"]),
+        (["train", "bp", "--epochs", "-1"], ["--epochs"]),
+        (["train", "bp", "--epochs", "three"], ["--epochs"]),
+        (["train", "bp", "--lr", "-1"], ["--lr"]),
+        (["train", "bp", "--lr", "nan"], ["--lr"]),
+        (["train", "bp", "--label-noise", "1.5"], ["--label-noise"]),
+        (["train", "bp", "--batch-size", "5000"], ["--batch-size 5000", "1433"]),
+        (["train", "bp", "--model", "vgg16"], ["at least 32x32", "8x8"]),
+        (["train", "bp", "--depth", "4"], ["at least 16x16"]),
+        (["train", "bp", "--model", "mlp", "--stem", "3"], ["mlp has no convolution"]),
+        (["train", "dgl", "--model", "mlp", "--set", "head=cnn"], ["[C, H, W]"]),
+        (["train", "bp", "--momentum", "0.9"], ["adam"]),
+        (["train", "bp", "--nesterov", "--optimizer", "sgd"], ["--momentum"]),
+        (["train", "bp", "--data", "cifar10", "--data-dir", "nowhere"], ["--download", "nowhere"]),
+        (["train", "bp", "--data", "no/such/folder"], ["no image folder"]),
+        (["train", "bp", "--resume"], ["nothing to resume"]),
+        (["train", "bp", "--init-from", "nowhere"], ["nowhere is not a run directory"]),
+        (["train", "bp", "--config", "nowhere.json"], ["nowhere.json"]),
+        (["train", "bp", "--seeds", "0"], ["--seeds"]),
+        (["train", "bp", "--seeds", "2", "--run-name", "x"], ["--run-name"]),
+        (["train", "bp", "--run-name", "../x"], ["--run-name"]),
+        (["train", "bp", "--threads", "0"], ["--threads"]),
+        (["train", "bp", "--device", "gpu"], ["unknown device", "cpu"]),
+        (["train", "bp", "--precision", "fp8"], ["unknown precision", "fp32"]),
+        (["compare-gradients", "--lr-grid", "a,b"], ["--lr-grid"]),
+        (["compare-gradients", "--run-name", "x"], ["--out"]),
+        (["show", "nowhere"], ["nowhere is not a run directory"]),
+        (["measure", "nowhere", "--quantity", "cosine"], ["nowhere is not a run directory"]),
+        (["figures", "nowhere"], ["nowhere is not a run directory"]),
+        (["list", "method"], ["unknown list", "methods, "]),
+        (["bench", "dlg"], ["unknown method"]),
+    ],
+    ids=lambda value: " ".join(value) if value and value[0] in ("train", "compare-gradients", "show", "bench") else None,
+)
+def test_bad_input_is_one_sentence_and_exit_2(gradlens, arguments, words):
+    refuses(gradlens(*arguments), *words)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has cuda")
+def test_cuda_where_there_is_none(gradlens):
+    refuses(gradlens("train", "bp", "--device", "cuda"), "no cuda device")
+
+
+def images(root: Path, half: str, classes: str, size=(8, 8)):
+    for c in classes:
+        (root / half / c).mkdir(parents=True, exist_ok=True)
+        for i in range(4):
+            Image.fromarray(np.full((*size, 3), 20 * i, np.uint8)).save(root / half / c / f"{i}.png")
+
+
+def test_image_folders_that_cannot_be_used(gradlens):
+    root = Path("pictures")
+    root.mkdir()
+    refuses(gradlens("train", "bp", "--data", root), "no train/")
+    images(root, "train", "ab")
+    images(root, "test", "a")
+    refuses(gradlens("train", "bp", "--data", root), "b missing from test")
+    (root / "test" / "b").mkdir()
+    refuses(gradlens("train", "bp", "--data", root), "b")
+    images(root, "test", "b", size=(9, 8))
+    refuses(gradlens("train", "bp", "--data", root), "different sizes", "8x8", "9x8")
+    images(root, "test", "b")
+    (root / "train" / "a" / "broken.png").write_bytes(b"no image")
+    refuses(gradlens("train", "bp", "--data", root), "broken.png")
+    (root / "train" / "a" / "broken.png").unlink()
+    assert gradlens("train", "bp", "--data", root, "--batch-size", "4", *TINY)[0] == 0
+
+
+def test_a_run_is_not_overwritten_and_a_differing_config_is_named(gradlens):
+    assert gradlens("train", "bp", *TINY, "--run-name", "mine")[0] == 0
+    before = {p: p.read_bytes() for p in Path("runs/mine").iterdir()}
+    status, _, err = gradlens("train", "bp", *TINY, "--run-name", "mine")
+    assert status == 2
+    assert "finished run" in err
+    assert "--overwrite" in err
+    status, _, err = gradlens("train", "bp", *TINY, "--run-name", "mine", "--resume", "--lr", "0.1")
+    assert status == 2
+    assert "lr 0.0003 there, 0.1 here" in err
+    assert {p: p.read_bytes() for p in Path("runs/mine").iterdir()} == before
+    status, _, err = gradlens("train", "bp", *TINY, "--resume", "--lr", "0.1")
+    assert status == 2
+    assert "nothing to resume" in err
+    assert "lr 0.0003 there, 0.1 here" in err
+    assert gradlens("train", "bp", *TINY, "--run-name", "mine", "--overwrite")[0] == 0
+
+
+def test_damaged_run_directories(gradlens):
+    gradlens("train", "bp", *TINY, "--run-name", "mine")
+    run = Path("runs/mine")
+    whole = (run / "checkpoint.pt").read_bytes()
+    (run / "checkpoint.pt").write_bytes(whole[: len(whole) // 2])
+    status, _, err = gradlens("measure", run, "--quantity", "cosine")
+    assert status == 2
+    assert "truncated" in err
+    torch.save({"weights": torch.ones(2)}, run / "checkpoint.pt")
+    status, _, err = gradlens("measure", run, "--quantity", "cosine")
+    assert status == 2
+    assert "not a checkpoint of gradlens" in err
+    (run / "config.json").write_text("{}}")
+    status, _, err = gradlens("show", run)
+    assert status == 2
+    assert "config.json" in err
+    assert "Traceback" not in err
+
+
+def test_an_output_folder_that_cannot_be_written(gradlens):
+    Path("file").write_text("")
+    status, out, err = gradlens("train", "bp", *TINY, "--out", "file/runs")
+    assert (status, out) == (2, "")
+    assert "cannot write to file/runs" in err
+    if os.geteuid() != 0:  # root may write anywhere
+        Path("locked").mkdir(mode=0o500)
+        status, _, err = gradlens("train", "bp", *TINY, "--out", "locked")
+        assert status == 2
+        assert "cannot write to locked" in err
+    gradlens("train", "bp", *TINY)
+    status, _, err = gradlens("figures", next(Path("runs").iterdir()), "--out", "file/drawn")
+    assert status == 2
+    assert "cannot write" in err

@@ -1,0 +1,418 @@
+"""Decoupled neural interfaces against the published loop, its limits (an oracle, zero, BP(lambda)) and its closed form."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from oracles import Case, assert_near, assert_same_bits, batches, case, frozen, nll, rule, step, uncut
+from torch import nn
+
+from gradlens.config import make
+from gradlens.errors import InputError
+from gradlens.method import Net, backward
+from gradlens.methods import METHODS
+from gradlens.models import Plan, build, output_shapes
+from gradlens.objectives import LOSSES
+from gradlens.train import Pair, update
+
+BOTH = pytest.mark.parametrize("name", ["dni", "cdni"])
+TARGETS = pytest.mark.parametrize("target", ["sum", "mean"])
+NETWORKS = pytest.mark.parametrize("network", ["basic-cnn", "mlp"])
+
+
+def dni_by_hand(name, model, synthesisers, x, y, target, lam=0.0):
+    """One step as the reference does it, with ``backward()``: fills ``.grad`` of both; returns L_S and g of each interface.
+
+    h_k.backward(S_k(h_k)) for every block; when g_k arrives at the input of block k+1, L_S = 1/N sum_n ||S_k(h_k)_n - g_n||².
+    """
+    onehot = torch.eye(10, dtype=x.dtype)[y] if name == "cdni" else None
+    scale = len(y) if target == "sum" else 1
+    ins, outs = [], []
+    h = x
+    for block in model:
+        ins.append(h.detach().requires_grad_())
+        h = block(ins[-1])
+        outs.append(h)
+    nll(outs[-1], y).backward()
+    losses, targets = [], []
+    for k in reversed(range(len(model) - 1)):
+        g = ins[k + 1].grad
+        s = synthesisers[k](outs[k].detach(), onehot)
+        loss = sum(((s[n] - scale * g[n]) ** 2).sum() for n in range(len(y))) / len(y)
+        loss.backward()
+        outs[k].backward((1 - lam) * s.detach() / scale + lam * g)
+        losses.insert(0, loss.item())
+        targets.insert(0, g)
+    return losses, targets
+
+
+def grads(module):
+    return {n: p.grad for n, p in module.named_parameters()}
+
+
+@TARGETS
+@NETWORKS
+@BOTH
+def test_one_step_equals_the_reference_loop(name, network, target):
+    c = case(network)
+    method = rule(name, c, target=target)
+    model, synthesisers = copy.deepcopy(c.model), copy.deepcopy(method.synthesisers)
+    losses, _ = dni_by_hand(name, model, synthesisers, c.x, c.y, target)
+    _, updates = step(method, c)
+    for k, u in updates.items():
+        assert_near(u.grad.params, grads(model[k]))
+        if k < len(losses):
+            assert_near({n.split(".", 2)[2]: g for n, g in u.own.items()}, grads(synthesisers[k]))
+            assert method.quantities(u)["synth_loss"] == pytest.approx(losses[k], rel=1e-10)
+    assert updates[len(losses)].own == {} and method.quantities(updates[len(losses)]) == {}
+    assert_near(frozen(c.model), frozen(model), 0)  # BatchNorm of the blocks saw the batch once
+    assert_near(frozen(method.synthesisers), frozen(synthesisers), 1e-12)  # and that of the synthesisers too
+
+
+@TARGETS
+@BOTH
+def test_several_steps_equal_the_reference_loop(name, target):
+    c = case("basic-cnn")
+    method = rule(name, c, target=target)
+    model, synthesisers = copy.deepcopy(c.model), copy.deepcopy(method.synthesisers)
+    theirs = torch.optim.Adam([*model.parameters(), *synthesisers.parameters()], lr=0.003)
+    ours = torch.optim.Adam(method.param_groups(c.blocks), lr=0.003)
+    pair = Pair(c.model, method)
+    for x, y in batches(c, 5):
+        theirs.zero_grad()
+        dni_by_hand(name, model, synthesisers, x, y, target)
+        theirs.step()
+        update(pair, ours, x, y)
+    # the biases before a BatchNorm have a gradient of rounding noise only, which Adam turns into steps: compared by what they do
+    def noise(n):
+        return n.endswith(("conv.bias", "first.bias", "middle.bias", "context.bias", "running_mean"))
+
+    for got, want in ((c.model, model), (method.synthesisers, synthesisers)):
+        assert_near({n: t for n, t in frozen(got).items() if not noise(n)}, {n: t for n, t in frozen(want).items() if not noise(n)}, 1e-8)
+    c.model.eval(), model.eval()
+    torch.testing.assert_close(c.model(c.x), model(c.x), rtol=1e-8, atol=1e-8)
+
+
+@TARGETS
+@pytest.mark.parametrize("lam", [0.0, 0.3, 0.9])
+def test_bp_lambda_mixes_the_synthetic_gradient_with_what_came_from_above(lam, target):
+    c = case("mlp")
+    method = rule("dni", c, target=target, bp_lambda=lam)
+    model, synthesisers = copy.deepcopy(c.model), copy.deepcopy(method.synthesisers)
+    dni_by_hand("dni", model, synthesisers, c.x, c.y, target, lam)
+    _, updates = step(method, c)
+    for k, u in updates.items():
+        assert_near(u.grad.params, grads(model[k]))
+        if k < 4:
+            assert_near({n.split(".", 2)[2]: g for n, g in u.own.items()}, grads(synthesisers[k]))
+
+
+@NETWORKS
+@BOTH
+def test_bp_lambda_1_is_backprop_bit_for_bit(name, network):
+    c = case(network, torch.float32)
+    twin = uncut(c.model, c.x, c.y)
+    _, updates = step(rule(name, c, bp_lambda=1), c)
+    for k, u in updates.items():
+        assert_same_bits(u.grad.params, twin.gradients(k))
+
+
+# ------------------------------------------------------------------------------------------------------------- an oracle
+
+
+class Given(nn.Module):
+    """A synthesiser that answers one fixed tensor, and counts how often it is asked."""
+
+    def __init__(self, answer: torch.Tensor) -> None:
+        super().__init__()
+        self.answer = nn.Parameter(answer.clone())
+        self.asked = 0
+
+    def forward(self, h, context=None):
+        self.asked += 1
+        return self.answer * 1
+
+
+@TARGETS
+@NETWORKS
+@BOTH
+def test_an_oracle_synthesiser_makes_it_backprop_and_is_its_own_fixed_point(name, network, target):
+    c = case(network)
+    twin = uncut(c.model, c.x, c.y)
+    method = rule(name, c, target=target)
+    scale = len(c.y) if target == "sum" else 1
+    for k in range(len(c.model) - 1):
+        method.synthesisers[k] = Given(scale * twin.outputs[k].grad)
+    _, updates = step(method, c, lazily=True)
+    for k, u in updates.items():
+        assert_near(u.grad.params, twin.gradients(k))
+        for g in u.own.values():  # its regression is solved: what it is told is rounding noise
+            assert g.abs().max() <= 1e-10 * twin.outputs[k].grad.abs().max() * scale
+        if u.k < len(c.model) - 1:
+            found = method.quantities(u)
+            assert found["synth_loss"] == pytest.approx(0, abs=1e-20)
+            assert found["synth_explained_variance"] == pytest.approx(1, abs=1e-12)
+
+
+@TARGETS
+def test_a_synthesiser_n_times_off_scale_gives_gradients_n_times_off(target):
+    """sum regresses N·delta and divides by N; mean regresses delta: the same answer means other gradients."""
+    c = case("mlp")
+    twin = uncut(c.model, c.x, c.y)
+    method = rule("dni", c, target=target)
+    for k in range(4):
+        method.synthesisers[k] = Given(twin.outputs[k].grad)
+    _, updates = step(method, c)
+    ratio = len(c.y) if target == "sum" else 1
+    assert_near({n: g * ratio for n, g in updates[2].grad.params.items()}, twin.gradients(2))
+
+
+@TARGETS
+def test_the_regressions_gradient_is_its_formula(target):
+    """dL_S/dS = 2/N (S - g): with g = N·delta for sum and delta for mean. A fixed answer's gradient is that very tensor."""
+    c = case("basic-cnn")
+    method = rule("dni", c, target=target)
+    g = torch.Generator().manual_seed(8)
+    for k, shape in enumerate(output_shapes(c.model, c.shape)[:-1]):
+        method.synthesisers[k] = Given(torch.randn(len(c.y), *shape, generator=g, dtype=torch.float64))
+    _, updates = step(method, c)
+    n = len(c.y)
+    for k in range(len(c.model) - 1):
+        answer = method.synthesisers[k].answer.detach()
+        delta = updates[k].above[0]
+        goal = n * delta if target == "sum" else delta
+        assert_near(dict(updates[k].own), {f"synthesisers.{k}.answer": 2 * (answer - goal) / n}, 1e-12)
+
+
+def test_targets_are_bootstrapped():
+    """Block k's target is the pull-back of the synthetic gradient above; only the last interface sees the true one."""
+    c = case("mlp")
+    method = rule("dni", c, target="mean")
+    passes, updates = step(method, c)
+    twin = uncut(c.model, c.x, c.y)
+    assert_near({"g": updates[3].above[0]}, {"g": twin.outputs[3].grad}, 1e-12)
+    for k in range(3):
+        block, z = copy.deepcopy(c.model[k + 1]), passes[k].z.detach().clone().requires_grad_()
+        s = copy.deepcopy(method.synthesisers[k + 1])(passes[k + 1].h.detach())
+        (block(z) * s.detach()).sum().backward()
+        assert_near({"g": updates[k].above[0]}, {"g": z.grad}, 1e-12)
+        assert not torch.allclose(updates[k].above[0], twin.outputs[k].grad)
+
+
+# --------------------------------------------------------------------------------------------------------- the first step
+
+
+@NETWORKS
+@BOTH
+def test_started_at_zero_every_block_gradient_of_the_first_step_is_exactly_zero_and_the_heads_is_not(name, network):
+    c = case(network)
+    method = rule(name, c, awake=False)
+    _, updates = step(method, c)
+    top = len(c.model) - 1
+    for k, u in updates.items():
+        for g in u.grad.params.values():
+            assert bool(g.any()) == (k == top)
+    learns = [k for k, u in updates.items() if any(bool(g.any()) for g in u.own.values())]
+    assert learns == [top - 1]  # the others' targets are zero too: knowledge of the loss goes down one interface a step
+    changed = [n for n, g in updates[top - 1].own.items() if bool(g.any())]
+    assert all(".rest.last." in n for n in changed) and len(changed) == 2
+
+
+@NETWORKS
+@BOTH
+def test_the_references_bias_makes_the_first_block_gradients_non_zero(name, network):
+    c = case(network)
+    method = rule(name, c, awake=False, zero_bias=False)
+    _, updates = step(method, c)
+    for k, u in updates.items():
+        assert all(bool(g.any()) for n, g in u.grad.params.items() if n.endswith("weight"))
+        if k < len(c.model) - 1:  # a constant per channel: the bias itself
+            bias = method.synthesisers[k].rest.last.bias
+            want = (bias / len(c.y)).reshape(-1, *[1] * (u.signal.delta.ndim - 2)).expand(u.signal.delta.shape)
+            assert_near({"delta": u.signal.delta}, {"delta": want}, 1e-12)
+    zeroed, other = rule(name, c, awake=False), frozen(rule(name, c, awake=False, zero_bias=False))
+    for n, t in zeroed.state_dict().items():
+        assert torch.equal(t, other[n]) == (not n.endswith("rest.last.bias"))  # zero_bias changes nothing else
+
+
+# ----------------------------------------------------------------------------------------------------------------- warm-up
+
+
+@TARGETS
+@BOTH
+def test_during_warm_up_blocks_get_the_true_gradient_and_synthesisers_learn_from_it(name, target):
+    c = case("mlp")
+    method = rule(name, c, synth_warmup=2, target=target)
+    twin = uncut(c.model, c.x, c.y)
+    scale = len(c.y) if target == "sum" else 1
+    onehot = F.one_hot(c.y, 10).double() if name == "cdni" else None
+    for at in range(4):
+        method.start(1, at)
+        synthesisers = copy.deepcopy(method.synthesisers)
+        _, updates = step(method, c)
+        if at >= 2:
+            assert not torch.equal(updates[3].signal.delta, twin.outputs[3].grad)
+            continue
+        for k, u in updates.items():
+            assert_same_bits(u.grad.params, twin.gradients(k))
+            if k == 4:
+                continue
+            s = synthesisers[k](twin.outputs[k].detach(), onehot)
+            (s - scale * twin.outputs[k].grad).square().flatten(1).sum(1).mean().backward()
+            assert_near({n.split(".", 2)[2]: g for n, g in u.own.items()}, grads(synthesisers[k]))
+
+
+def test_warm_up_holds_from_the_first_step_and_is_off_by_default():
+    c = case("mlp")
+    assert rule("dni", c, synth_warmup=1).warming and not rule("dni", c).warming
+    method = rule("dni", c)
+    method.start(1, 0)
+    assert not method.warming
+
+
+# --------------------------------------------------------------------------------------------------------------- isolation
+
+
+@BOTH
+def test_the_regression_reaches_no_block_and_the_block_gets_nothing_but_the_synthetic_gradient(name):
+    c = case("basic-cnn")
+    method = rule(name, c)
+    passes, updates = step(method, c)
+    blocks = list(c.model.parameters())
+    inputs = [t for p in passes for t in (p.z, p.h)]
+    for k in range(len(passes) - 1):
+        kept = method.signal(k, dict(enumerate(passes)), updates[k].above).kept
+        reached = torch.autograd.grad(kept.sum(), [*blocks, *inputs], allow_unused=True, retain_graph=True)
+        assert all(g is None for g in reached)
+        names = [n for n, _ in method.named_parameters()]
+        got = torch.autograd.grad(kept.sum(), list(method.parameters()), allow_unused=True)
+        assert {n.split(".")[1] for n, g in zip(names, got, strict=True) if g is not None} == {str(k)}
+        # the block's gradient is the pull-back of S and of nothing else
+        block, s = copy.deepcopy(c.model[k]), kept.detach() / len(c.y)
+        (block(passes[k].x.detach()) * s).sum().backward()
+        assert_near(updates[k].grad.params, grads(block))
+
+
+def test_a_block_of_dni_is_told_the_same_whatever_the_loss_says():
+    c = case("basic-cnn")
+    other = c._replace(y=(c.y + 3) % 10)
+    for name, same in (("dni", True), ("cdni", False)):
+        method = rule(name, c)
+        (_, a), (_, b) = step(method, c), step(method, other)
+        for k in range(len(c.model) - 1):
+            assert all(torch.equal(a[k].grad.params[n], b[k].grad.params[n]) for n in a[k].grad.params) == same
+        assert not torch.equal(a[2].above[0], b[2].above[0])  # the labels do enter: the last interface's target is the true gradient
+
+
+@pytest.mark.parametrize("record", [None, 0])
+@pytest.mark.parametrize("options", [{}, {"bp_lambda": 0.5}, {"bp_lambda": 1.0}, {"synth_warmup": 1}])
+@BOTH
+def test_each_synthesiser_is_evaluated_once_a_step(name, options, record):
+    c = case("mlp", torch.float32)
+    method = rule(name, c, **options)
+    asked = dict.fromkeys(range(4), 0)
+
+    def count(k):
+        def hook(module, args, out):
+            asked[k] += 1
+
+        return hook
+
+    for k, s in enumerate(method.synthesisers):
+        s.register_forward_hook(count(k))
+    optimizer = torch.optim.SGD(method.param_groups(c.blocks), lr=0.01)
+    for i in range(3):
+        update(Pair(c.model, method), optimizer, c.x, c.y, record)
+        assert asked == dict.fromkeys(range(4), i + 1)
+        assert int(method.synthesisers[0].rest.norm1.num_batches_tracked) == i + 1
+
+
+# ------------------------------------------------------------------------------------------------------------- closed form
+
+
+class Linear(nn.Module):
+    """S(h) = A h + b."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(n, n, dtype=torch.float64)
+
+    def forward(self, h, context=None):
+        return self.linear(h)
+
+
+@TARGETS
+def test_a_linear_synthesiser_on_a_frozen_net_with_squared_loss_reaches_least_squares(target):
+    """One interface, full batch, the rule's own gradient and nothing else: S goes to lstsq of g on [h, 1]."""
+    n, width = 40, 4
+    g = torch.Generator().manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, width), nn.Linear(width, 10)).double()
+    c = Case(model, torch.randn(n, 6, generator=g, dtype=torch.float64), torch.randint(0, 10, (n,), generator=g))
+    net = Net(c.blocks, [torch.Size([width]), torch.Size([10])], 10, width, LOSSES["mse"], 0)
+    method = METHODS["dni"](net, METHODS["dni"].Options(target=target))
+    method.synthesisers[0] = Linear(width)
+    h = model[0](c.x).detach()
+    # by hand: L = 1/N sum ½||W h + b - e_y||², so dL/dh_n = 1/N Wᵀ(W h_n + b - e_y)
+    w, b = model[1].weight.detach(), model[1].bias.detach()
+    goal = (h @ w.T + b - torch.eye(10, dtype=torch.float64)[c.y]) @ w / n * (n if target == "sum" else 1)
+    design = torch.cat([h, torch.ones(n, 1, dtype=torch.float64)], 1)
+    closed = torch.linalg.lstsq(design, goal).solution  # [width + 1, width]
+    before = frozen(model)
+    # on a quadratic with curvature 2/N DᵀD, heavy-ball descent with this step converges
+    curvature = torch.linalg.eigvalsh(2 * design.T @ design / n)
+    low, high = curvature[0].sqrt(), curvature[-1].sqrt()
+    optimizer = torch.optim.SGD(
+        method.parameters(), lr=float((2 / (low + high)) ** 2), momentum=float(((high - low) / (high + low)) ** 2)
+    )
+    for _ in range(400):
+        for u in backward(method, method.forward(c.blocks, c.x, c.y)):
+            for name, grad in u.own.items():
+                method.get_parameter(name).grad = grad
+        optimizer.step()
+    found = method.synthesisers[0].linear
+    assert_near({"A": found.weight.detach().T, "b": found.bias.detach()}, {"A": closed[:-1], "b": closed[-1]}, 1e-8)
+    assert_same_bits(frozen(model), before)
+    _, updates = step(method, c)
+    residual, spread = (goal - design @ closed).square().sum(), (goal - goal.mean(0)).square().sum()
+    found = method.quantities(updates[0])
+    assert found["synth_loss"] == pytest.approx((residual / n).item(), rel=1e-8)
+    assert found["synth_explained_variance"] == pytest.approx((1 - residual / spread).item(), rel=1e-8)
+    assert 0.05 < found["synth_explained_variance"] < 0.9999  # the labels keep it from being exact
+
+
+# -------------------------------------------------------------------------------------------------- the documents' synthesiser
+
+
+def test_the_seeds_synthesisers_have_the_documents_size():
+    model = build("basic-cnn", Plan((3, 32, 32), 10))
+    net = Net(list(model), output_shapes(model, (3, 32, 32)), 10, 256, LOSSES["ce"], 0)
+    for name, each in (("cdni", 1_231_104), ("dni", 1_231_104 - 10 * 128 - 128)):
+        method = METHODS[name](net, METHODS[name].Options())
+        assert [sum(p.numel() for p in s.parameters()) for s in method.synthesisers] == [each] * 3
+
+
+def test_interfaces_lie_after_every_block_but_the_top():
+    for network, blocks in (("basic-cnn", 4), ("mlp", 5), ("vgg11", 9)):
+        c = case(network)
+        assert len(rule("dni", c).synthesisers) == len(c.model) - 1 == blocks - 1
+
+
+def test_cdni_without_its_context_is_dni():
+    c = case("basic-cnn")
+    plain, conditional = rule("dni", c), rule("cdni", c)
+    state = {n: t for n, t in conditional.state_dict().items() if ".context." not in n}
+    plain.load_state_dict(state)
+    with torch.no_grad():
+        for s in conditional.synthesisers:
+            s.context.weight.zero_()
+            s.context.bias.zero_()
+    (_, a), (_, b) = step(plain, c), step(conditional, c)
+    for k, u in a.items():
+        assert_near(b[k].grad.params, u.grad.params, 1e-12)
+
+
+def test_options_are_checked_where_they_enter():
+    for name, value in [("bp_lambda", 1.5), ("bp_lambda", -0.1), ("synth_warmup", -1), ("target", "median"), ("width", 0)]:
+        with pytest.raises(InputError, match=name):
+            make(method="dni", options={name: value})

@@ -1,0 +1,399 @@
+"""What the commands do: runs reused, gone on with and trained; learning rates chosen; quantities measured later."""
+
+import copy
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+
+from gradlens import data, experiments
+from gradlens.config import make
+from gradlens.data import Split
+from gradlens.errors import InputError
+from gradlens.experiments import (
+    Place,
+    choose_lr,
+    data_of,
+    find_run,
+    measure_run,
+    pick_device,
+    pick_precision,
+    prepare,
+    train_or_reuse,
+    train_run,
+)
+from gradlens.measures import QUANTITIES, RECORDED
+from gradlens.method import Method, Signal, top_signal
+from gradlens.methods import METHODS
+from gradlens.run import Stopped, load
+from gradlens.train import silent
+
+TINY = {"width": 4, "limit": 96, "batch_size": 32, "epochs": 2, "record_every": 2, "lr": 3e-3}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def other_data():
+    """Forget the data sets that are kept in memory, before and after."""
+    experiments._data.cache_clear()
+    yield
+    experiments._data.cache_clear()
+
+
+def tiny(method="bp", **changes):
+    return make(**{**TINY, "method": method, **changes})
+
+
+def quiet(config):
+    return silent
+
+
+def contents(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def trained(call):
+    """What a call trains: the configs it asked a display for."""
+    seen = []
+
+    def watch_for(config):
+        seen.append(config)
+        return silent
+
+    return call(watch_for), seen
+
+
+def refused(call, *args, **kwargs):
+    with pytest.raises(InputError) as caught:
+        call(*args, **kwargs)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def interrupted(config, place, step=2):
+    """An unfinished run."""
+
+    def watch(event, numbers):
+        if event == "step" and numbers["step"] == step:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(Stopped):
+        train_run(config, place, watch)
+
+
+# ----------------------------------------------------------------------------------------------------- train and reuse
+
+
+def test_finished_runs_are_reused_unfinished_ones_gone_on_with_missing_ones_trained(tmp_path):
+    place = Place(out=tmp_path / "runs")
+    configs = [tiny("bp"), tiny("dgl"), tiny("dni")]
+    train_run(configs[0], place)
+    before = contents(place.out)
+    interrupted(configs[1], place)
+    steps = []
+
+    def watch_for(config):
+        return lambda event, numbers: steps.append((config.method, numbers["step"])) if event == "step" else None
+
+    runs = train_or_reuse(configs, place, watch_for)
+    assert [run.config for run in runs] == configs
+    assert all(run.finished for run in runs)
+    assert steps == [("dgl", s) for s in (4, 5, 6)] + [("dni", s) for s in range(1, 7)]
+    assert {name: v for name, v in contents(place.out).items() if name in before} == before
+    alone = train_run(configs[1], Place(out=tmp_path / "alone"))
+    for name in ("metrics.csv", "gradients.csv"):
+        assert (runs[1].path / name).read_bytes() == (alone.path / name).read_bytes()
+
+    again, seen = trained(lambda watch: train_or_reuse(configs, place, watch))
+    assert seen == []
+    assert [r.path for r in again] == [r.path for r in runs]
+
+
+def test_a_config_asked_for_twice_is_trained_once(tmp_path):
+    runs, seen = trained(lambda watch: train_or_reuse([tiny(), tiny()], Place(out=tmp_path), watch))
+    assert len(seen) == 1
+    assert runs[0].path == runs[1].path
+
+
+def test_a_run_under_another_name_is_found_and_foreign_folders_are_passed_over(tmp_path):
+    for name, content in (("aaa", "{"), ("bbb", '{"architectures": []}'), ("ccc", "[]")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(content)
+    assert find_run(tiny(), tmp_path) is None
+    assert find_run(tiny(), tmp_path / "none") is None
+    mine = train_run(tiny(), Place(out=tmp_path, name="mine"))
+    assert find_run(tiny(), tmp_path).path == mine.path
+    assert find_run(tiny(lr=1e-4), tmp_path) is None
+    _, seen = trained(lambda watch: train_or_reuse([tiny()], Place(out=tmp_path), watch))
+    assert seen == []
+
+
+def test_a_finished_run_is_preferred_to_an_unfinished_one_of_the_same_config(tmp_path):
+    interrupted(tiny(), Place(out=tmp_path))
+    train_run(tiny(), Place(out=tmp_path, name="zzz"))
+    assert find_run(tiny(), tmp_path).path == tmp_path / "zzz"
+
+
+def test_an_unfinished_run_under_another_name_is_gone_on_with_there(tmp_path):
+    interrupted(tiny(), Place(out=tmp_path, name="mine"))
+    (run,) = train_or_reuse([tiny()], Place(out=tmp_path), quiet)
+    assert run.path == tmp_path / "mine"
+    assert run.finished
+
+
+def test_resume_of_a_comparison_also_trains_what_was_not_begun(tmp_path):
+    """Ctrl-C in the first of several runs says that --resume goes on: it does, with all of them."""
+    interrupted(tiny("bp"), Place(out=tmp_path))
+    runs = train_or_reuse([tiny("bp"), tiny("dgl")], Place(out=tmp_path, resume=True), quiet)
+    assert [run.finished for run in runs] == [True, True]
+
+
+def test_overwrite_trains_all_again(tmp_path):
+    place = Place(out=tmp_path)
+    train_or_reuse([tiny()], place, quiet)
+    _, seen = trained(lambda watch: train_or_reuse([tiny()], replace(place, overwrite=True), watch))
+    assert seen == [tiny()]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": "vgg11"}, {"batch_size": 97}, {"limit": 2000}, {"data": "no/such/folder"}, {"init_from": "no/such/run"},
+        {"model": "mlp", "method": "dgl", "options": {"head": "cnn"}},
+    ],
+)  # fmt: skip
+def test_nothing_is_written_when_any_config_cannot_be_trained(changes, tmp_path):
+    bad = tiny(**changes)
+    out = tmp_path / "runs"
+    refused(train_or_reuse, [tiny("bp"), bad], Place(out=out), quiet)
+    refused(train_run, bad, Place(out=out))
+    refused(prepare, bad, Place(out=out))
+    assert not out.exists()
+
+
+def test_a_batch_as_large_as_the_data_is_fine_and_one_more_is_refused(tmp_path):
+    assert prepare(tiny(batch_size=96), Place()).per_epoch == 1
+    assert "--batch-size 97" in refused(prepare, tiny(batch_size=97), Place())
+
+
+def test_data_are_loaded_once_for_all_methods(monkeypatch, other_data):
+    calls = []
+    real = data.DATASETS["digits"]
+    monkeypatch.setitem(data.DATASETS, "digits", lambda *args: calls.append(args) or real(*args))
+    place = Place()
+    assert data_of(tiny("bp"), place) is data_of(tiny("dgl", lr=1.0), place)
+    assert len(calls) == 1
+    assert data_of(tiny("bp", seed=1), place) is not data_of(tiny("bp"), place)
+
+
+# ------------------------------------------------------------------------------------------------------- learning rates
+
+
+def test_the_learning_rate_with_the_highest_validation_accuracy_is_chosen(tmp_path):
+    place = Place(out=tmp_path)
+    config = tiny(epochs=6, width=8, limit=300)
+    grid = [1e-9, 3e-3, 1e-8]
+    best, seen = trained(lambda watch: choose_lr(config, grid, 0.2, place, watch))
+    assert best == 3e-3
+    assert [c.lr for c in seen] == grid
+    assert {(c.validation, c.record_every) for c in seen} == {(0.2, 0)}
+    scores = {c.lr: find_run(c, tmp_path).summary["validation"]["final_accuracy"] for c in seen}
+    assert scores[best] == max(scores.values())
+    again, seen = trained(lambda watch: choose_lr(config, grid, 0.2, place, watch))
+    assert (again, seen) == (best, [])
+
+
+def test_the_choice_never_looks_at_the_test_images(tmp_path, monkeypatch, other_data):
+    real = data.DATASETS["digits"]
+
+    def spoilt(*args):
+        train, test, classes = real(*args)
+        return train, Split(255 - test.images, (test.labels + 1) % 10), classes
+
+    config, grid = tiny(), [1e-3, 1e-2]
+    first = choose_lr(config, grid, 0.25, Place(out=tmp_path / "a"), quiet)
+    monkeypatch.setitem(data.DATASETS, "digits", spoilt)
+    experiments._data.cache_clear()
+    assert choose_lr(config, grid, 0.25, Place(out=tmp_path / "b"), quiet) == first
+    runs = [sorted((tmp_path / x).glob("*/metrics.csv")) for x in "ab"]
+    assert len(runs[0]) == 2
+    assert [p.read_bytes() for p in runs[0]] == [p.read_bytes() for p in runs[1]]
+    assert {m.split for p in runs[0] for m in load(p.parent).metrics} == {"train", "validation"}
+
+
+def test_of_equally_good_rates_the_smallest_is_chosen(tmp_path):
+    assert choose_lr(tiny(epochs=0), [1e-2, 1e-4, 1e-3], 0.25, Place(out=tmp_path), quiet) == 1e-4
+
+
+def test_a_rate_that_the_loss_does_not_survive_loses(tmp_path):
+    config = tiny(lr=1.0)
+    assert choose_lr(config, [1e33, 1e-3], 0.25, Place(out=tmp_path), quiet) == 1e-3
+    assert choose_lr(config, [1e-3, 1e33], 0.25, Place(out=tmp_path), quiet) == 1e-3  # and again, with what is there
+
+
+def test_ctrl_c_during_the_choice_stops_it(tmp_path):
+    def watch_for(config):
+        return lambda event, numbers: signal.raise_signal(signal.SIGINT) if numbers.get("step") == 1 else None
+
+    with pytest.raises(Stopped) as caught:
+        choose_lr(tiny(), [1e-3, 1e-2], 0.25, Place(out=tmp_path), watch_for)
+    assert caught.value.status == 130
+
+
+@pytest.mark.parametrize("bad", [-1e-3, float("nan"), float("inf")])
+def test_a_grid_with_a_rate_that_is_none_trains_nothing(bad, tmp_path):
+    assert "--lr" in refused(choose_lr, tiny(), [1e-3, bad], 0.25, Place(out=tmp_path / "runs"), quiet)
+    assert not (tmp_path / "runs").exists()
+
+
+# -------------------------------------------------------------------------------------------------------- measure later
+
+
+def rows(run_rows):
+    """Rows as text, NaNs included."""
+    return sorted(map(repr, run_rows))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_measuring_snapshots_gives_the_rows_recorded_in_training(method, tmp_path):
+    run = train_run(tiny(method, keep_checkpoints=3, augment=True, epochs=3), Place(out=tmp_path))
+    before = contents(run.path)
+    at = [int(p.stem.split("-")[1]) for p in run.snapshots()]
+    assert at == [3, 6, 9]
+    measured = measure_run(run.path, RECORDED, Place())
+    assert sorted({r.step for r in measured}) == at
+    recorded = [r for r in run.gradients if r.step == 6]
+    assert recorded
+    assert rows(r for r in measured if r.step == 6) == rows(recorded)
+    after = contents(run.path)
+    assert rows(load(run.path).measured) == rows(measured)
+    assert after.pop("measured.csv")
+    assert after == before
+
+
+def test_measuring_sees_the_draws_of_the_training_step(tmp_path, monkeypatch):
+    class Noisy(Method):
+        """delta_k = (1 + noise) · what came from above, with fresh noise."""
+
+        reads = frozenset({"above"})
+
+        def signal(self, k, passes, above):
+            if k == self.depth - 1:
+                return top_signal(self.loss, passes[k])
+            delta = above[0] * (1 + torch.randn_like(above[0]))
+            return Signal(delta, (delta,))
+
+    monkeypatch.setitem(METHODS, "noisy", Noisy)
+    run = train_run(tiny("noisy", keep_checkpoints=3), Place(out=tmp_path))
+    torch.manual_seed(5)
+    want = torch.rand(1)
+    torch.manual_seed(5)
+    measured = measure_run(run.path, RECORDED, Place())
+    assert torch.equal(torch.rand(1), want)
+    assert rows(r for r in measured if r.step == 4) == rows(r for r in run.gradients if r.step == 4)
+
+
+def test_new_quantities_are_added_and_old_ones_replaced(tmp_path):
+    run = train_run(tiny("dgl", keep_checkpoints=2), Place(out=tmp_path))
+    first = measure_run(run.path, ("projection",), Place())
+    assert {r.quantity for r in first if r.kind != "rule"} == {"projection"}
+    measure_run(run.path, ("relative_error",), Place())
+    both = load(run.path).measured
+    assert {r.quantity for r in both if r.kind != "rule"} == {"projection", "relative_error"}
+    measure_run(run.path, ("projection", "relative_error"), Place())
+    assert rows(load(run.path).measured) == rows(both)
+    steps = [r.step for r in load(run.path).measured]
+    assert steps == sorted(steps)
+
+
+def test_without_snapshots_the_checkpoint_is_measured_also_of_an_unfinished_run(tmp_path):
+    interrupted(tiny("dni"), Place(out=tmp_path))
+    path = tmp_path / tiny("dni").run_name()
+    state = (path / "checkpoint.pt").read_bytes()
+    measured = measure_run(path, tuple(QUANTITIES), Place())
+    assert {r.step for r in measured} == {3}
+    assert (path / "checkpoint.pt").read_bytes() == state
+    run = train_run(tiny("dni"), Place(out=tmp_path, resume=True))
+    assert run.finished
+    assert rows(run.measured) == rows(measured)
+
+
+def test_what_cannot_be_measured(tmp_path, monkeypatch, other_data):
+    run = train_run(tiny(), Place(out=tmp_path))
+    before = contents(tmp_path)
+    text = refused(measure_run, run.path, ("cosin",), Place())
+    assert "unknown quantity 'cosin'; known, nearest first: cosine" in text
+    assert "not a run directory" in refused(measure_run, tmp_path, ("cosine",), Place())
+    real = data.DATASETS["digits"]
+
+    def other(*args):
+        train, test, classes = real(*args)
+        images = copy.copy(train.images)
+        images += 1
+        return Split(images, train.labels), test, classes
+
+    monkeypatch.setitem(data.DATASETS, "digits", other)
+    experiments._data.cache_clear()
+    assert "not the ones" in refused(measure_run, run.path, ("cosine",), Place())
+    (run.path / "checkpoint.pt").rename(tmp_path / "checkpoint.pt")
+    monkeypatch.undo()
+    experiments._data.cache_clear()
+    assert "has no checkpoint.pt" in refused(measure_run, run.path, ("cosine",), Place())
+    (tmp_path / "checkpoint.pt").rename(run.path / "checkpoint.pt")
+    assert contents(tmp_path) == before
+
+
+# ---------------------------------------------------------------------------------------------------- device, precision
+
+
+def has(monkeypatch, cuda=0, mps=False):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda > 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+
+def test_auto_is_the_best_device_there_is(monkeypatch):
+    for cuda, mps, want in ((0, False, "cpu"), (0, True, "mps"), (2, True, "cuda")):
+        has(monkeypatch, cuda, mps)
+        assert pick_device("auto") == torch.device(want)
+
+
+@pytest.mark.parametrize(("name", "cuda", "words"), [("cuda", 0, "no cuda device"), ("cuda:1", 1, "1 cuda device"), ("mps", 0, "no mps")])
+def test_a_device_that_is_not_there(name, cuda, words, monkeypatch):
+    has(monkeypatch, cuda)
+    text = refused(pick_device, name)
+    assert f"--device {name}" in text
+    assert words in text
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_cuda_is_refused_here():
+    assert "--device cuda" in refused(pick_device, "cuda")
+
+
+def test_devices_that_are_there(monkeypatch):
+    has(monkeypatch, 2)
+    assert [str(pick_device(name)) for name in ("cpu", "cuda", "cuda:1")] == ["cpu", "cuda", "cuda:1"]
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda1", "", "cuda:x", "meta", "xpu", "CPU:"])
+def test_what_is_no_device_lists_those_there_are(name):
+    text = refused(pick_device, name)
+    assert f"unknown device {name!r}" in text
+    assert all(known in text for known in ("auto", "cpu", "cuda", "cuda:1", "mps"))
+
+
+def test_precision(monkeypatch):
+    cpu = torch.device("cpu")
+    assert [pick_precision(p, cpu) for p in ("fp32", "bf16")] == ["fp32", "bf16"]
+    for fast, want in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr(experiments, "has_fast_bf16", lambda device, fast=fast: fast)
+        assert pick_precision("auto", cpu) == want
+    monkeypatch.undo()
+    assert pick_precision("auto", torch.device("mps")) == "fp32"
+    assert isinstance(experiments.has_fast_bf16(cpu), bool)

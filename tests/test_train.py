@@ -1,0 +1,711 @@
+"""The loop: same bits whatever is recorded, interrupted or resumed; what it reports; when it stops."""
+
+import math
+import multiprocessing
+import os
+import re
+import resource
+import signal
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import gradlens.train
+from gradlens.config import make
+from gradlens.data import load as load_data
+from gradlens.errors import InputError
+from gradlens.experiments import Place, train_run
+from gradlens.methods import METHODS
+from gradlens.models import Plan, build
+from gradlens.run import Stopped, Writer, load, load_checkpoint
+from gradlens.train import Training, batches_per_epoch, evaluate, lr_factor
+
+CPU = torch.device("cpu")
+# 192 images in batches of 32: 6 updates an epoch, 24 in all; everything that draws or changes over time is on
+TINY = {
+    "width": 4, "limit": 192, "batch_size": 32, "epochs": 4, "record_every": 2, "lr": 1e-3, "augment": True,
+    "lr_schedule": "cosine", "warmup": 3, "keep_checkpoints": 2, "label_noise": 0.1,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+def tiny(method="bp", **changes):
+    return make(**{**TINY, "method": method, **changes})
+
+
+def training(config, writer=None):
+    data = load_data(config.data, limit=config.limit, label_noise=config.label_noise, validation=config.validation, seed=config.seed)
+    return Training(config, data, CPU, writer)
+
+
+def flat(state, prefix=""):
+    """Nested state as {path: tensor or number}."""
+    items = state.items() if isinstance(state, dict) else enumerate(state) if isinstance(state, list | tuple) else None
+    if items is None:
+        return {prefix: state}
+    return {k: v for name, part in items for k, v in flat(part, f"{prefix}/{name}").items()}
+
+
+def same_state(a, b):
+    a, b = flat(a), flat(b)
+    return a.keys() == b.keys() and all(torch.equal(v, b[k]) if torch.is_tensor(v) else v == b[k] for k, v in a.items())
+
+
+def learned(run):
+    """Weights, the rule's own weights and the optimiser's state at the end of a run."""
+    return {name: run.checkpoint()[name] for name in ("model", "method", "optimizer", "step")}
+
+
+def assert_same_bits(a, b):
+    for name in ("metrics.csv", "gradients.csv"):
+        assert (a.path / name).read_bytes() == (b.path / name).read_bytes(), name
+    assert same_state(learned(a), learned(b))
+    assert [p.name for p in a.snapshots()] == [p.name for p in b.snapshots()]
+    for p, q in zip(a.snapshots(), b.snapshots(), strict=True):
+        assert same_state(load_checkpoint(p), load_checkpoint(q))
+    assert a.summary == b.summary
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The uninterrupted tiny run of each method, trained when first asked for; not to be changed."""
+    torch.set_num_threads(1)
+    runs = {}
+
+    def get(method):
+        if method not in runs:
+            runs[method] = train_run(tiny(method), Place(out=tmp_path_factory.mktemp("whole")))
+        return runs[method]
+
+    return get
+
+
+# ----------------------------------------------------------------------------------------------------------- same bits
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_same_seed_same_bits(method, whole, tmp_path):
+    torch.manual_seed(12345)  # whatever the global stream holds
+    torch.rand(7)
+    assert_same_bits(whole(method), train_run(tiny(method), Place(out=tmp_path)))
+
+
+def test_another_seed_gives_other_bits(whole, tmp_path):
+    other = train_run(tiny("bp", seed=1), Place(out=tmp_path))
+    assert not same_state(learned(whole("bp"))["model"], learned(other)["model"])
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("every", [0, 1])
+def test_recording_leaves_no_trace(method, every, whole, tmp_path):
+    run = train_run(tiny(method, record_every=every, keep_checkpoints=0), Place(out=tmp_path))
+    assert same_state(learned(whole(method)), learned(run))
+    assert (run.path / "metrics.csv").read_bytes() == (whole(method).path / "metrics.csv").read_bytes()
+    if not every:
+        assert run.gradients == []
+    else:
+        assert {r.step for r in run.gradients} == set(range(24))
+        wanted = {r.step for r in whole(method).gradients}
+        assert [r for r in map(repr, run.gradients) if int(re.search(r"step=(\d+)", r)[1]) in wanted] == list(
+            map(repr, whole(method).gradients)
+        )
+
+
+def test_a_row_is_recorded_every_so_many_updates(whole):
+    assert sorted({r.step for r in whole("bp").gradients}) == list(range(0, 24, 2))
+
+
+def test_a_writer_does_not_change_what_is_learned(whole):
+    alone = training(tiny("dni"))
+    alone.go()
+    state = alone.state()
+    assert same_state({k: state[k] for k in ("model", "method", "optimizer", "step")}, learned(whole("dni")))
+
+
+# ----------------------------------------------------------------------------------------- killed, and resumed in bits
+
+
+def hang(marker):
+    marker.write_text("hung")
+    time.sleep(600)
+
+
+def victim(settings, out, resume, where):
+    """Runs in a process of its own, to be killed: trains, saving often, and stands still before its end at the latest."""
+    torch.set_num_threads(1)
+    gradlens.train.CHECKPOINT_SECONDS = 0.02
+    config, marker = make(**settings), out / "hung"
+    saves = 0
+
+    def watch(event, numbers):
+        if event == "step" and numbers["step"] == numbers["total"] - 1:
+            hang(marker)
+
+    if where == "first save":
+        Writer.save = lambda *args, **kwargs: hang(marker)
+    if where == "renaming":
+        rename = Path.replace
+
+        def stop_at_the_third(self, target):
+            nonlocal saves
+            saves += self.name == ".checkpoint.pt.tmp"
+            return hang(marker) if saves == 3 else rename(self, target)
+
+        Path.replace = stop_at_the_third
+    train_run(config, Place(out=out, resume=resume), watch)
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Processes that start at once: a server imports the libraries, never computes, and is forked."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["gradlens.experiments", "gradlens.cli", "sklearn.datasets", "torchvision"])
+    return context
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.002)
+
+
+def recorded_steps(path):
+    """The last step in a gradients.csv that is being written, or -1."""
+    try:
+        lines = path.read_text().splitlines()
+    except FileNotFoundError:
+        return -1
+    return int(lines[-2].split(",")[0]) if len(lines) > 2 else -1
+
+
+def kill_at(processes, config, out, ready, where="", resume=False):
+    """Start a run in another process and kill it as soon as ``ready`` is true."""
+    (out / "hung").unlink(missing_ok=True)
+    child = processes.Process(target=victim, args=(config.model_dump(), out, resume, where), daemon=True)
+    child.start()
+    try:
+        wait_for(lambda: ready() or not child.is_alive())
+    finally:
+        child.kill()
+        child.join()
+    assert child.exitcode == -signal.SIGKILL
+    assert not (out / config.run_name() / "summary.json").exists()
+
+
+@pytest.mark.parametrize(("method", "step"), [(name, 9 + 3 * i % 8) for i, name in enumerate(METHODS)])
+def test_killed_at_any_moment(method, step, whole, processes, tmp_path):
+    config = tiny(method)
+    path = tmp_path / config.run_name()
+    kill_at(processes, config, tmp_path, lambda: recorded_steps(path / "gradients.csv") >= step)
+    assert 0 < load_checkpoint(path / "checkpoint.pt")["step"] < 24
+    assert not load(path).finished
+    run = train_run(config, Place(out=tmp_path, resume=True))
+    assert run.finished
+    assert_same_bits(whole(method), run)
+
+
+def test_killed_three_times_and_a_line_torn(whole, processes, tmp_path):
+    config = tiny("cdni")
+    path = tmp_path / config.run_name()
+    for i, step in enumerate((7, 11, 16)):
+        kill_at(processes, config, tmp_path, lambda s=step: recorded_steps(path / "gradients.csv") >= s, resume=i > 0)
+        with (path / "gradients.csv").open("a") as file:
+            file.write("17,block1.co")
+    assert_same_bits(whole("cdni"), train_run(config, Place(out=tmp_path, resume=True)))
+
+
+def test_killed_before_the_first_checkpoint(whole, processes, tmp_path):
+    config = tiny("dgl")
+    path = tmp_path / config.run_name()
+    kill_at(processes, config, tmp_path, (tmp_path / "hung").exists, where="first save")
+    assert not (path / "checkpoint.pt").exists()
+    assert len(load(path).metrics) == 1
+    assert_same_bits(whole("dgl"), train_run(config, Place(out=tmp_path, resume=True)))
+
+
+def test_killed_while_a_checkpoint_was_being_written(whole, processes, tmp_path):
+    config = tiny("bp")
+    path = tmp_path / config.run_name()
+    kill_at(processes, config, tmp_path, (tmp_path / "hung").exists, where="renaming")
+    assert (path / ".checkpoint.pt.tmp").exists()
+    run = train_run(config, Place(out=tmp_path, resume=True))
+    assert_same_bits(whole("bp"), run)
+    assert not (path / ".checkpoint.pt.tmp").exists()
+
+
+# --------------------------------------------------------------------------------------------------------- interrupted
+
+
+def signal_at(step, number, times=1):
+    """A watcher that signals its own process when an update is done."""
+
+    def watch(event, numbers):
+        if event == "step" and numbers["step"] == step:
+            for _ in range(times):
+                os.kill(os.getpid(), number)
+
+    return watch
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("step", [1, 5, 8, 22])
+def test_a_signal_saves_and_resuming_ends_in_the_same_bits(number, step, whole, tmp_path):
+    before = signal.getsignal(number)
+    with pytest.raises(Stopped) as caught:
+        train_run(tiny("dgl"), Place(out=tmp_path), signal_at(step, number))
+    assert caught.value.status == 130
+    assert re.search(r"interrupted after \d+ of 24 updates; saved", str(caught.value))
+    assert signal.getsignal(number) is before
+    path = tmp_path / tiny("dgl").run_name()
+    assert step <= load_checkpoint(path / "checkpoint.pt")["step"] <= step + 1
+    assert_same_bits(whole("dgl"), train_run(tiny("dgl"), Place(out=tmp_path, resume=True)))
+
+
+def test_a_signal_during_the_first_evaluation_saves_too(whole, tmp_path):
+    def watch(event, numbers):
+        if event == "evaluate" and numbers["epoch"] == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Stopped, match="interrupted after 1 of 24 updates; saved"):
+        train_run(tiny("bp"), Place(out=tmp_path), watch)
+    assert_same_bits(whole("bp"), train_run(tiny("bp"), Place(out=tmp_path, resume=True)))
+
+
+def test_a_second_ctrl_c_stops_at_once_and_the_run_can_still_go_on(whole, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train_run(tiny("bp"), Place(out=tmp_path), signal_at(8, signal.SIGINT, times=2))
+    path = tmp_path / tiny("bp").run_name()
+    assert load_checkpoint(path / "checkpoint.pt")["step"] == 6  # the last epoch's end
+    assert_same_bits(whole("bp"), train_run(tiny("bp"), Place(out=tmp_path, resume=True)))
+
+
+def test_a_signal_during_the_last_evaluation_lets_the_run_finish(whole, tmp_path):
+    run = train_run(tiny("bp"), Place(out=tmp_path), signal_at(24, signal.SIGINT))
+    assert_same_bits(whole("bp"), run)
+
+
+def test_training_in_a_thread_that_gets_no_signals(whole, tmp_path):
+    runs = []
+    thread = threading.Thread(target=lambda: runs.append(train_run(tiny("bp"), Place(out=tmp_path))))
+    thread.start()
+    thread.join()
+    assert_same_bits(whole("bp"), runs[0])
+
+
+def program(arguments, out):
+    """The command line in a process of its own, its messages in a file."""
+    torch.set_num_threads(1)
+    os.dup2(os.open(out / "stderr", os.O_CREAT | os.O_WRONLY), 2)
+    sys.argv = ["gradlens", *arguments]
+    from gradlens.cli import main
+
+    main()
+
+
+def test_ctrl_c_on_the_command_line_says_how_to_go_on(processes, tmp_path):
+    flags = ["train", "bp", "--width", "4", "--epochs", "100000", "--record-every", "1", "--threads", "1", "--quiet"]
+    child = processes.Process(target=program, args=([*flags, "--out", str(tmp_path), "--run-name", "mine"], tmp_path), daemon=True)
+    child.start()
+    wait_for(lambda: recorded_steps(tmp_path / "mine" / "gradients.csv") >= 3 or not child.is_alive())
+    os.kill(child.pid, signal.SIGINT)
+    child.join(30)
+    said = (tmp_path / "stderr").read_text()
+    assert child.exitcode == 130
+    assert f"gradlens {' '.join(flags)}" in said
+    assert "--resume" in said
+    assert "Traceback" not in said
+    assert load_checkpoint(tmp_path / "mine" / "checkpoint.pt")["step"] >= 3
+
+
+# ----------------------------------------------------------------------------------------------------------- full disk
+
+
+@contextmanager
+def full_disk(free):
+    """No file may grow beyond ``free`` bytes: writing more is an OSError of the system, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (free, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_disk_full_of_rows_leaves_a_run_that_reads_and_goes_on(whole, tmp_path):
+    size, checkpoint = ((whole("bp").path / name).stat().st_size for name in ("gradients.csv", "checkpoint.pt"))
+    config, free = tiny("bp"), size * 2 // 3
+    assert checkpoint < free  # so that it is the table that does not fit
+    with full_disk(free), pytest.raises(InputError) as caught:
+        train_run(config, Place(out=tmp_path))
+    assert "gradients.csv" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    half = load(tmp_path / config.run_name())
+    assert not half.finished
+    assert len(half.gradients) > 100
+    assert [repr(r) for r in half.gradients] == [repr(r) for r in whole("bp").gradients[: len(half.gradients)]]
+    assert half.checkpoint()["step"] > 0
+    assert_same_bits(whole("bp"), train_run(config, Place(out=tmp_path, resume=True)))
+
+
+def test_a_disk_too_full_for_the_first_checkpoint(whole, tmp_path):
+    with full_disk(20_000), pytest.raises(InputError, match="checkpoint.pt"):
+        train_run(tiny("bp"), Place(out=tmp_path))
+    path = tmp_path / tiny("bp").run_name()
+    assert len(load(path).metrics) == 1
+    assert [p.name for p in path.iterdir() if p.name.startswith(".")] == []
+    assert_same_bits(whole("bp"), train_run(tiny("bp"), Place(out=tmp_path, resume=True)))
+
+
+# -------------------------------------------------------------------------------------------------------- how it counts
+
+
+@pytest.mark.parametrize(("images", "batch", "updates"), [(50_000, 256, 196), (50_000, 64, 782), (1433, 256, 6), (10, 10, 1)])
+def test_updates_in_an_epoch(images, batch, updates):
+    assert batches_per_epoch(images, batch) == updates
+
+
+@given(images=st.integers(1, 3000), batch=st.integers(1, 300))
+@settings(deadline=None)
+def test_updates_in_an_epoch_are_the_batches_that_are_more_than_one_image(images, batch):
+    sizes = [min(batch, images - i) for i in range(0, images, batch)]
+    alone = len(sizes) > 1 and sizes[-1] == 1 and batch > 1
+    assert batches_per_epoch(images, batch) == len(sizes) - alone
+
+
+def test_a_last_batch_of_one_image_is_left_out_and_one_of_two_is_not():
+    for limit, sizes in ((65, [32, 32]), (66, [32, 32, 2]), (64, [32, 32])):
+        t = training(make(width=4, limit=limit, batch_size=32))
+        assert t.per_epoch == len(sizes)
+        assert [len(t.batch(i)[1]) for i in range(t.per_epoch)] == sizes
+
+
+def test_an_epoch_reads_every_image_once_in_another_order_each_time_and_steps_do_not_depend_on_history():
+    t, again = (training(make(width=4, limit=100, batch_size=32, normalize="none")) for _ in range(2))
+    epochs = [torch.cat([t.batch(e * 4 + i)[0] for i in range(4)]).flatten(1) for e in range(2)]
+    images = t.train.images.flatten(1).tolist()
+    for x in epochs:
+        assert sorted(map(tuple, (255 * x).round().int().tolist())) == sorted(map(tuple, images))
+    assert not torch.equal(*epochs)
+    assert torch.equal(again.batch(6)[0], t.batch(6)[0])
+    assert torch.equal(again.batch(1)[1], t.batch(1)[1])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_learning_rate_of_zero_changes_no_parameter_but_the_running_statistics(method, tmp_path):
+    config = tiny(method, lr=0, epochs=1, keep_checkpoints=0, lr_schedule="constant", warmup=0)
+    start, run = training(config).state(), train_run(config, Place(out=tmp_path))
+    end = run.checkpoint()
+    names = [n for n, _ in training(config).pair.model.named_parameters()]
+    assert all(torch.equal(start["model"][n], end["model"][n]) for n in names)
+    own = [n for n, _ in training(config).pair.method.named_parameters()]
+    assert all(torch.equal(start["method"][n], end["method"][n]) for n in own)
+    buffers = [n for n in start["model"] if "running" in n]
+    assert len(buffers) == 6
+    assert not any(torch.equal(start["model"][n], end["model"][n]) for n in buffers)
+    assert end["model"]["block1.norm.num_batches_tracked"] == 6
+
+
+def test_no_epochs_is_the_untrained_control(tmp_path):
+    run = train_run(tiny("dgl", epochs=0), Place(out=tmp_path))
+    (row,) = run.metrics
+    assert (row.split, row.epoch, row.step) == ("test", 0, 0)
+    assert run.summary["updates"] == 0
+    assert run.summary["test"]["final_accuracy"] == run.summary["test"]["best_accuracy"] == row.accuracy
+    assert same_state(run.checkpoint()["model"], training(tiny("dgl")).pair.model.state_dict())
+    assert run.gradients == []
+
+
+@pytest.mark.parametrize(
+    ("steps", "updates", "epochs"), [(0, 0, [0]), (4, 4, [0, 1]), (6, 6, [0, 1]), (8, 8, [0, 1, 2]), (99, 24, [0, 1, 2, 3, 4])]
+)
+def test_steps_stops_after_so_many_updates(steps, updates, epochs, tmp_path):
+    run = train_run(tiny("bp", steps=steps, record_every=1), Place(out=tmp_path))
+    assert run.summary["updates"] == updates == run.checkpoint()["step"]
+    assert [m.epoch for m in run.metrics if m.split == "test"] == epochs
+    assert [m.step for m in run.metrics if m.split == "test"] == [min(6 * e, updates) for e in epochs]
+    assert [t.epoch for t in run.timing] == epochs[1:]
+    assert all(t.seconds > 0 and t.images_per_s > 0 for t in run.timing)
+    assert {r.step for r in run.gradients} == set(range(updates))
+
+
+def test_snapshots_hold_the_weights_of_their_step(tmp_path):
+    settings = {"lr_schedule": "constant", "warmup": 0, "record_every": 0}
+    run = train_run(tiny("dni", steps=10, keep_checkpoints=3, **settings), Place(out=tmp_path))
+    assert [p.name for p in run.snapshots()] == [f"step-{s:08d}.pt" for s in (3, 7, 10)]
+    for snapshot, step in zip(run.snapshots(), (3, 7, 10), strict=True):
+        shorter = train_run(tiny("dni", steps=step, keep_checkpoints=0, **settings), Place(out=tmp_path)).checkpoint()
+        kept = load_checkpoint(snapshot)
+        assert kept["step"] == step
+        assert same_state(kept["model"], shorter["model"])
+        assert same_state(kept["method"], shorter["method"])
+
+
+@given(total=st.integers(0, 500), n=st.integers(0, 60))
+@settings(deadline=None, max_examples=50)
+def test_snapshots_are_evenly_spread_and_the_last_is_the_end(total, n):
+    t = object.__new__(Training)
+    t.config, t.total = make(keep_checkpoints=n), total
+    steps = sorted(t.snapshot_steps())
+    if n and total:
+        assert steps[-1] == total
+        assert n > total or len(steps) == n
+        gaps = [b - a for a, b in zip([0, *steps], steps, strict=False)]
+        assert n > total or max(gaps) - min(gaps) <= 1
+    else:
+        assert steps == []
+
+
+# ------------------------------------------------------------------------------------------------------- learning rate
+
+
+def torch_schedule(kind, total, rest):
+    """The factors of PyTorch's own schedulers over ``rest`` updates."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    made = {
+        "constant": lambda: torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0),
+        "cosine": lambda: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=rest),
+        "step": lambda: torch.optim.lr_scheduler.MultiStepLR(optimizer, [math.ceil(rest / 2), math.ceil(rest * 3 / 4)], gamma=0.1),
+    }[kind]()
+    factors = []
+    for _ in range(rest):
+        factors.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        made.step()
+    return factors
+
+
+@pytest.mark.parametrize("kind", ["constant", "cosine", "step"])
+@pytest.mark.parametrize(("total", "warmup"), [(20, 0), (21, 0), (20, 5), (7, 6), (5, 9)])
+def test_schedules_are_pytorchs_after_a_linear_warm_up(kind, total, warmup):
+    config = make(lr_schedule=kind, warmup=warmup)
+    got = [lr_factor(config, step, total) for step in range(total)]
+    rising = [(i + 1) / warmup for i in range(min(warmup, total))]
+    assert got == pytest.approx(rising + torch_schedule(kind, total, max(0, total - warmup)), abs=1e-12)
+
+
+def test_the_optimiser_gets_the_scheduled_rate():
+    t = training(tiny("dni", lr=0.01))
+    used = []
+    t.optimizer.register_step_pre_hook(lambda optimizer, *_: used.append({g["lr"] for g in optimizer.param_groups}))
+    t.go()
+    assert [len(rates) for rates in used] == [1] * 24
+    want = [0.01 * (s + 1) / 3 for s in range(3)] + [0.005 * (1 + math.cos(math.pi * s / 21)) for s in range(21)]
+    assert [rate for rates in used for rate in rates] == pytest.approx(want, abs=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind"),
+    [
+        ({"optimizer": "sgd", "momentum": 0.9, "nesterov": True, "weight_decay": 1e-2}, torch.optim.SGD),
+        ({"optimizer": "rmsprop", "momentum": 0.5, "weight_decay": 1e-2}, torch.optim.RMSprop),
+        ({"optimizer": "adam", "weight_decay": 1e-2}, torch.optim.Adam),
+    ],
+)
+def test_optimiser_settings_arrive(settings, kind):
+    optimizer = training(tiny("dgl", **settings)).optimizer
+    assert type(optimizer) is kind
+    for name, value in settings.items():
+        if name != "optimizer":
+            assert optimizer.defaults[name] == value
+
+
+# ---------------------------------------------------------------------------------------------- against a loop by hand
+
+
+def test_reported_numbers_are_those_of_a_plain_loop_and_not_smoothed(tmp_path):
+    """Loss and accuracy of the train rows are means over the epoch's images as they were met, of the test rows exact."""
+    config = make(width=4, limit=150, batch_size=32, epochs=3, lr=3e-3, record_every=0)
+    run = train_run(config, Place(out=tmp_path))
+    data = load_data("digits", limit=150)
+    model = build("basic-cnn", Plan((1, 8, 8), 10, width=4), seed=0).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3, fused=True)
+    batches, want = training(config), []
+
+    def test_row():
+        model.eval()
+        with torch.no_grad():
+            z = model((data.test.images / 127.5 - 1).to(memory_format=torch.channels_last))
+        model.train()
+        hits = (z.argmax(1) == data.test.labels).sum().item()
+        return F.cross_entropy(z.double(), data.test.labels).item(), hits / 364
+
+    want.append(("test", 0, 0, *test_row()))
+    for epoch in (1, 2, 3):
+        losses, hits = [], 0
+        for i in range(5):
+            x, y = batches.batch(5 * (epoch - 1) + i)
+            z = model(x)
+            loss = F.cross_entropy(z, y, reduction="sum") / len(y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses += [loss.item()] * len(y)
+            hits += (z.argmax(1) == y).sum().item()
+        want += [("train", epoch, 5 * epoch, sum(losses) / 150, hits / 150), ("test", epoch, 5 * epoch, *test_row())]
+    assert same_state(run.checkpoint()["model"], model.state_dict())
+    assert [m[:3] for m in run.metrics] == [w[:3] for w in want]
+    assert [m.loss for m in run.metrics] == pytest.approx([w[3] for w in want], rel=1e-5)
+    train = [(m.loss, m.accuracy) for m in run.metrics if m.split == "train"]
+    assert train == [pytest.approx(w[3:], rel=1e-12) for w in want if w[0] == "train"]
+    tests = [w[4] for w in want if w[0] == "test"]  # of other batches: a tie may fall the other way
+    assert [m.accuracy for m in run.metrics if m.split == "test"] == pytest.approx(tests, abs=1.01 / 364)
+    for split in ("train", "test"):
+        rows = [m for m in run.metrics if m.split == split]
+        assert [m.best for m in rows] == [max(r.accuracy for r in rows[: i + 1]) for i in range(len(rows))]
+
+
+def test_evaluation_in_batches_is_evaluation_at_once_and_leaves_no_trace():
+    t = training(tiny("dgl", batch_size=32))
+    before = {n: v.clone() for n, v in t.pair.model.state_dict().items()}
+    loss, accuracy = evaluate(t.pair, t.test, t.to_input, t.config)
+    assert all(torch.equal(v, before[n]) for n, v in t.pair.model.state_dict().items())
+    assert t.pair.model.training
+    assert t.pair.method.training
+    model = t.pair.model.double().eval()
+    z = model(t.test.images.double() / 127.5 - 1)
+    assert loss == pytest.approx(F.cross_entropy(z, t.test.labels).item(), rel=1e-5)
+    assert accuracy == (z.argmax(1) == t.test.labels).double().mean().item()
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("method", ["bp", "dgl"])
+def test_the_untrained_loss_is_that_of_guessing(seed, method):
+    t = training(make(method=method, seed=seed))
+    loss, _ = evaluate(t.pair, t.test, t.to_input, t.config)
+    assert loss == pytest.approx(math.log(10), rel=0.02)
+
+
+@pytest.mark.parametrize("method", ["bp", "dgl"])
+def test_512_images_are_learned_by_heart_within_200_updates(method, tmp_path):
+    config = make(method=method, width=16, limit=512, batch_size=128, epochs=50, lr=3e-3, record_every=0)
+    run = train_run(config, Place(out=tmp_path))
+    assert run.summary["updates"] == 200
+    assert run.summary["train"]["final_accuracy"] > 0.99
+    assert run.summary["test"]["final_accuracy"] > 0.8
+
+
+def test_best_and_final_are_both_in_the_summary(tmp_path, monkeypatch):
+    accuracies = iter([0.1, 0.5, 0.75, 0.75, 0.25])
+    monkeypatch.setattr(gradlens.train, "evaluate", lambda *_: (1.0, next(accuracies)))
+    run = train_run(tiny("bp"), Place(out=tmp_path))
+    assert run.summary["test"] == {
+        "best_accuracy": 0.75, "best_epoch": 2, "final_accuracy": 0.25, "final_loss": 1.0, "final_epoch": 4,
+    }  # fmt: skip
+    assert [m.best for m in run.metrics if m.split == "test"] == [0.1, 0.5, 0.75, 0.75, 0.75]
+    rows = [m for m in run.metrics if m.split == "train"]
+    assert run.summary["train"]["best_accuracy"] == max(m.accuracy for m in rows)
+    assert run.summary["train"]["final_loss"] == rows[-1].loss
+
+
+def test_what_a_watcher_is_told(tmp_path):
+    told = []
+    run = train_run(tiny("bp", epochs=2), Place(out=tmp_path), lambda event, numbers: told.append((event, numbers)))
+    steps = [n for event, n in told if event == "step"]
+    assert [n["step"] for n in steps] == list(range(1, 13))
+    assert {n["total"] for n in steps} == {12}
+    assert [n["epoch"] for n in steps] == [1] * 6 + [2] * 6
+    assert all(n["images_per_s"] > 0 and n["loss"] > 0 for n in steps)
+    assert [n for event, n in told if event == "metric"] == [m._asdict() for m in run.metrics]
+    assert [event for event, _ in told][:3] == ["evaluate", "metric", "step"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("changes", [{"model": "mlp"}, {"cut": "before-pool"}, {"loss": "mse", "precision": "bf16"}, {"loss": "bce"}])
+def test_every_method_trains_every_kind_of_net(method, changes, tmp_path):
+    settings = {"epochs": 3, "lr": 1e-2, "augment": False, "label_noise": 0, "record_every": 9, "width": 8, **changes}
+    run = train_run(tiny(method, **settings), Place(out=tmp_path))
+    losses = [m.loss for m in run.metrics if m.split == "train"]
+    assert losses[-1] < losses[0]
+    assert {r.step for r in run.gradients} == {0, 9}
+
+
+# ---------------------------------------------------------------------------------------------- losses that are not finite
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("every", [0, 1])
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_saved(method, every, tmp_path, monkeypatch):
+    monkeypatch.setattr(gradlens.train, "lr_factor", lambda config, step, total: 1e33 if step >= 8 else 1.0)
+    config = tiny(method, record_every=every, keep_checkpoints=0)
+    with pytest.raises(Stopped) as caught:
+        train_run(config, Place(out=tmp_path))
+    text, path = str(caught.value), tmp_path / config.run_name()
+    assert caught.value.status == 1
+    assert re.search(rf"^{method}: the loss became (nan|inf) in epoch 2, step (9|10|11) \(lr 0\.001\)", text)
+    assert str(path) in text
+    run = load(path)
+    assert not run.finished
+    assert [(m.split, m.epoch) for m in run.metrics] == [("test", 0), ("train", 1), ("test", 1)]
+    assert run.checkpoint()["step"] == 6
+    assert all(v.isfinite().all() for v in run.checkpoint()["model"].values())
+    early = [r for r in run.gradients if r.step < 7 and r.kind == "weight" and r.quantity == "true_norm"]
+    assert len(early) == 8 * 7 * every  # five layers and three norms
+    assert all(math.isfinite(r.value) for r in early)
+
+
+def test_the_last_update_cannot_spoil_a_run_unseen(tmp_path):
+    config = tiny("bp", lr=1e33, steps=1, lr_schedule="constant", warmup=0)
+    with pytest.raises(Stopped, match=r"^bp: the test loss became (nan|inf) in epoch 1, step 1"):
+        train_run(config, Place(out=tmp_path))
+    run = load(tmp_path / config.run_name())
+    assert not run.finished
+    assert run.checkpoint()["step"] == 0
+
+
+def test_a_huge_learning_rate_from_the_start(tmp_path):
+    with pytest.raises(Stopped, match="in epoch 1, step 1 "):
+        train_run(tiny("bp", lr=1e33, lr_schedule="constant", warmup=0), Place(out=tmp_path))
+
+
+# ---------------------------------------------------------------------------------------------------------- init-from
+
+
+def test_init_from_starts_where_another_run_ended(whole, tmp_path):
+    start = whole("dgl")
+    run = train_run(tiny("bp", epochs=0, init_from=str(start.path)), Place(out=tmp_path))
+    assert same_state(run.checkpoint()["model"], start.checkpoint()["model"])
+    assert run.metrics[0].accuracy == start.metrics[-1].accuracy
+    assert run.metrics[0].loss == start.metrics[-1].loss
+
+
+def test_init_from_what_does_not_fit_or_is_not_there(whole, tmp_path):
+    path = str(whole("bp").path)
+    for changes, words in (
+        ({"init_from": path, "width": 5}, [path, "do not fit"]),
+        ({"init_from": path, "model": "mlp"}, [path, "do not fit"]),
+        ({"init_from": str(tmp_path)}, [str(tmp_path), "not a run directory"]),
+    ):
+        with pytest.raises(InputError) as caught:
+            train_run(tiny("bp", **changes), Place(out=tmp_path / "out"))
+        assert "\n" not in str(caught.value)
+        assert all(word in str(caught.value) for word in words)
+    assert not (tmp_path / "out").exists()
+
+
+# -------------------------------------------------------------------------------------------------------------- design
+
+
+def test_the_loop_knows_no_method_by_name():
+    source = Path(gradlens.train.__file__).read_text()
+    names = [*METHODS, *(rule.__name__ for rule in METHODS.values())]
+    assert [name for name in names if re.search(rf"\b{name}\b", source)] == []
+
+
+def test_only_the_loop_writes_grad():
+    folder = Path(gradlens.train.__file__).parent
+    files = [folder / f"{n}.py" for n in ("passes", "method", "heads", "objectives", "recorder", "measures")]
+    writers = [f.name for f in [*files, *folder.glob("methods/*.py")] if re.search(r"\.grad\s*=[^=]|\.backward\(\)", f.read_text())]
+    assert writers == []
