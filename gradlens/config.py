@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from gradlens.methods import METHODS
 from gradlens.models import ACTIVATIONS, MODELS
 from gradlens.objectives import LOSSES
 
-CHOICES = {
+CHOICES: dict[str, Collection[str]] = {
     "method": METHODS,
     "model": MODELS,
     "activation": ACTIVATIONS,

@@ -187,8 +187,8 @@ def image_folder(root: Path) -> Source:
         )
     grey = all(image.ndim == 2 for half in decoded for image in half)
     splits = []
-    for samples, half in zip(halves, decoded, strict=True):
-        stacked = np.stack([i if grey or i.ndim == 3 else np.repeat(i[:, :, None], 3, 2) for i in half])
+    for samples, arrays in zip(halves, decoded, strict=True):
+        stacked = np.stack([i if grey or i.ndim == 3 else np.repeat(i[:, :, None], 3, 2) for i in arrays])
         x = torch.from_numpy(stacked)
         x = x[:, None] if grey else x.permute(0, 3, 1, 2).contiguous()
         splits.append(Split(x, torch.tensor([label for _, label in samples])))

@@ -63,7 +63,7 @@ def pick_device(name: str) -> torch.device:
 def has_fast_bf16(device: torch.device) -> bool:
     """Whether bfloat16 is computed natively there, so that it is faster than float32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":
         return False
     supports = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))

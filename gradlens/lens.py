@@ -125,7 +125,7 @@ class Lens:
         """Store an output, ask for its gradient, and hand on a copy."""
         self.activations[label] = output.detach()
         if output.requires_grad:
-            output.register_hook(lambda grad: self._store(label, grad))
+            output.register_hook(lambda grad: self._store(label, grad))  # type: ignore[no-untyped-call]
         return output.clone()
 
     def _store(self, label: str, grad: Tensor) -> None:

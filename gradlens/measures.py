@@ -67,8 +67,9 @@ def moments(g: Tensor, t: Tensor) -> Moments:
         counts = (torch.sign(u) * v > 0).sum(), u.numel() - u.count_nonzero(), v.numel() - v.count_nonzero()
         u, v = u / divide[0], v / divide[1]  # after counting: this may turn an entry to zero
         total += torch.stack([u @ u, v @ v, u @ v, *(s.double() for s in counts)])
-    (gs, ts), sums = scales.tolist(), total.tolist()
-    return Moments(gs, ts, *sums[:3], *(int(s) if math.isfinite(s) else 0 for s in sums[3:]), n)
+    (g_scale, t_scale), (gg, tt, gt, *counted) = scales.tolist(), total.tolist()
+    same_sign, g_zeros, t_zeros = map(int, counted)
+    return Moments(g_scale, t_scale, gg, tt, gt, same_sign, g_zeros, t_zeros, n)
 
 
 def _cosine(m: Moments) -> float:

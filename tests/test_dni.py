@@ -65,7 +65,8 @@ def test_one_step_equals_the_reference_loop(name, network, target):
         if k < len(losses):
             assert_near({n.split(".", 2)[2]: g for n, g in u.own.items()}, grads(synthesisers[k]))
             assert method.quantities(u)["synth_loss"] == pytest.approx(losses[k], rel=1e-10)
-    assert updates[len(losses)].own == {} and method.quantities(updates[len(losses)]) == {}
+    assert updates[len(losses)].own == {}
+    assert method.quantities(updates[len(losses)]) == {}
     assert_near(frozen(c.model), frozen(model), 0)  # BatchNorm of the blocks saw the batch once
     assert_near(frozen(method.synthesisers), frozen(synthesisers), 1e-12)  # and that of the synthesisers too
 
@@ -84,6 +85,7 @@ def test_several_steps_equal_the_reference_loop(name, target):
         dni_by_hand(name, model, synthesisers, x, y, target)
         theirs.step()
         update(pair, ours, x, y)
+
     # the biases before a BatchNorm have a gradient of rounding noise only, which Adam turns into steps: compared by what they do
     def noise(n):
         return n.endswith(("conv.bias", "first.bias", "middle.bias", "context.bias", "running_mean"))
@@ -216,7 +218,8 @@ def test_started_at_zero_every_block_gradient_of_the_first_step_is_exactly_zero_
     learns = [k for k, u in updates.items() if any(bool(g.any()) for g in u.own.values())]
     assert learns == [top - 1]  # the others' targets are zero too: knowledge of the loss goes down one interface a step
     changed = [n for n, g in updates[top - 1].own.items() if bool(g.any())]
-    assert all(".rest.last." in n for n in changed) and len(changed) == 2
+    assert all(".rest.last." in n for n in changed)
+    assert len(changed) == 2
 
 
 @NETWORKS
@@ -265,7 +268,8 @@ def test_during_warm_up_blocks_get_the_true_gradient_and_synthesisers_learn_from
 
 def test_warm_up_holds_from_the_first_step_and_is_off_by_default():
     c = case("mlp")
-    assert rule("dni", c, synth_warmup=1).warming and not rule("dni", c).warming
+    assert rule("dni", c, synth_warmup=1).warming
+    assert not rule("dni", c).warming
     method = rule("dni", c)
     method.start(1, 0)
     assert not method.warming
@@ -362,9 +366,7 @@ def test_a_linear_synthesiser_on_a_frozen_net_with_squared_loss_reaches_least_sq
     # on a quadratic with curvature 2/N DᵀD, heavy-ball descent with this step converges
     curvature = torch.linalg.eigvalsh(2 * design.T @ design / n)
     low, high = curvature[0].sqrt(), curvature[-1].sqrt()
-    optimizer = torch.optim.SGD(
-        method.parameters(), lr=float((2 / (low + high)) ** 2), momentum=float(((high - low) / (high + low)) ** 2)
-    )
+    optimizer = torch.optim.SGD(method.parameters(), lr=float((2 / (low + high)) ** 2), momentum=float(((high - low) / (high + low)) ** 2))
     for _ in range(400):
         for u in backward(method, method.forward(c.blocks, c.x, c.y)):
             for name, grad in u.own.items():

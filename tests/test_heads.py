@@ -153,7 +153,8 @@ def test_a_synthesiser_answers_in_the_shape_of_what_it_reads_and_starts_at_zero(
     assert torch.equal(zero(h, c), torch.zeros_like(h))
     biased = Synthesiser(shape, context, None, False)
     bias = biased.rest.last.bias
-    assert bias.abs().min() > 0 and bias.abs().max() <= 1 / (C * (25 if len(shape) == 3 else 1)) ** 0.5
+    assert bias.abs().min() > 0
+    assert bias.abs().max() <= 1 / (C * (25 if len(shape) == 3 else 1)) ** 0.5
     torch.testing.assert_close(biased(h, c), bias.reshape(1, C, *[1] * (len(shape) - 1)).expand(h.shape))
 
 

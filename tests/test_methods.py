@@ -217,9 +217,11 @@ def test_signals_depend_on_their_arguments_only(name):
         first = updates[k].signal
         again = method.signal(k, dict(enumerate(passes)), updates[k].above)
         assert torch.equal(first.delta, again.delta)
-        assert len(first.send) == len(again.send) and all(torch.equal(a, b) for a, b in zip(first.send, again.send, strict=True))
+        assert len(first.send) == len(again.send)
+        assert all(torch.equal(a, b) for a, b in zip(first.send, again.send, strict=True))
         assert_same_bits(dict(again.own), dict(first.own))
-        assert (first.loss is None) == (again.loss is None) and (first.loss is None or torch.equal(first.loss, again.loss))
+        assert (first.loss is None) == (again.loss is None)
+        assert first.loss is None or torch.equal(first.loss, again.loss)
         assert (first.answer is None) == (again.answer is None)
         learned = method.learn(k, passes[k], again, updates[k].grad, updates[k].above)
         assert_same_bits({**again.own, **learned}, dict(updates[k].own))
@@ -239,8 +241,11 @@ def test_a_step_trains_every_parameter_once_and_hands_out_plain_values(name, net
         assert set(u.grad.params) == set(want)
         for name_, g in got.items():
             p = want[name_] if name_ in want else method.get_parameter(name_)
-            assert g.shape == p.shape and g.dtype == p.dtype and not g.requires_grad
-        assert u.grad.delta.shape == u.p.h.shape and u.grad.delta is u.signal.delta
+            assert g.shape == p.shape
+            assert g.dtype == p.dtype
+            assert not g.requires_grad
+        assert u.grad.delta.shape == u.p.h.shape
+        assert u.grad.delta is u.signal.delta
         assert (u.signal.answer is not None) == (u.k == len(c.model) - 1)
         own |= u.own
     assert set(own) == {n for n, _ in method.named_parameters()}
@@ -275,10 +280,17 @@ def test_update_applies_what_backward_yields(name):
     outcome = update(Pair(c.model, method), optimizer, c.x, c.y)
     for k, block in enumerate(c.model):
         assert_same_bits({n: p.grad for n, p in block.named_parameters()}, want[k].grad.params)
-    assert_same_bits({n: p.grad for n, p in method.named_parameters()}, {n: g for n, g in sorted(
-        ((n, g) for u in want.values() for n, g in u.own.items()), key=lambda i: [m for m, _ in method.named_parameters()].index(i[0]))
-    })
-    assert torch.equal(outcome.loss, nll(z, c.y)) and outcome.hits == (z.argmax(1) == c.y).sum()
+    assert_same_bits(
+        {n: p.grad for n, p in method.named_parameters()},
+        dict(
+            sorted(
+                ((n, g) for u in want.values() for n, g in u.own.items()),
+                key=lambda i: [m for m, _ in method.named_parameters()].index(i[0]),
+            )
+        ),
+    )
+    assert torch.equal(outcome.loss, nll(z, c.y))
+    assert outcome.hits == (z.argmax(1) == c.y).sum()
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -368,7 +380,9 @@ def test_a_rule_that_hears_from_above_goes_back_from_the_top_and_frees_as_it_goe
     log = events(rule(name, c), c)
     assert [(what, k) for what, k, _ in log] == [*(("run", k) for k in range(n)), *(("update", k) for k in reversed(range(n)))]
     kept = [kept for what, _, kept in log if what == "update"]
-    assert kept == sorted(kept, reverse=True) and kept[-1] == 0 and kept[0] > kept[-2]
+    assert kept == sorted(kept, reverse=True)
+    assert kept[-1] == 0
+    assert kept[0] > kept[-2]
 
 
 @pytest.mark.parametrize("name", ISOLATED)
@@ -385,7 +399,8 @@ def test_nothing_of_a_finished_block_is_alive_while_the_next_runs(name):
         del u, tensors
     # alive may be: the images themselves, the z that the running block reads, and what the last unit's first block read
     needed = {(0, "x"), *((k - 1, "z", k) for k in range(5)), (2, "z", 4)}
-    assert alive and not [(j, n, k) for j, n, k in alive if not {(j, n), (j, n, k)} & needed]
+    assert alive
+    assert not [(j, n, k) for j, n, k in alive if not {(j, n), (j, n, k)} & needed]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -414,7 +429,7 @@ def test_input_gradients_are_computed_exactly_where_something_is_sent(name):
     c = case("basic-cnn")
     method = rule(name, c)
     blocks = [nn.Sequential(AtTheInput(k), block) for k, block in enumerate(c.model)]
-    updates = [u for u in backward(method, method.forward(blocks, c.x, c.y))]
+    updates = list(backward(method, method.forward(blocks, c.x, c.y)))
     assert sorted(log) == sorted(u.k for u in updates if u.signal.send and u.k)
     if name in ISOLATED:
         assert log == [len(blocks) - 1]  # inside the last unit only
@@ -536,14 +551,16 @@ def test_untrained_blocks_are_measured_as_exact_zeros():
     method = Silent(net, Options())
     rows = step_rows(0, [n for n, _ in c.model.named_children()], method, *step(method, c))
     zeros = {(r.layer, r.kind): r.value for r in rows if r.quantity == "zeros" and r.layer.startswith("block2")}
-    assert set(zeros.values()) == {1.0} and set(k for _, k in zeros) == {"weight", "bias", "parameters", "activation"}
+    assert set(zeros.values()) == {1.0}
+    assert {k for _, k in zeros} == {"weight", "bias", "parameters", "activation"}
     assert all(r.value != r.value for r in rows if r.quantity == "cosine" and r.layer.startswith("block2"))  # NaN
 
 
 def test_updates_carry_what_came_from_above():
     c = case("mlp")
     _, updates = step(rule("bp", c), c)
-    assert isinstance(updates[0], Update) and updates[4].above == ()
+    assert isinstance(updates[0], Update)
+    assert updates[4].above == ()
     for k in range(4):
         assert updates[k].above[0] is updates[k + 1].grad.below[0] is updates[k].signal.delta
     p = updates[4].p

@@ -52,7 +52,10 @@ def test_value_and_slope_equal_the_formulas(name, zy):
     value, delta = slope(LOSSES[name], leaf, torch.tensor(y))
     np.testing.assert_allclose(value.item(), per_image(name, z, y).mean(), rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(delta.numpy(), closed_slope(name, z, y), rtol=1e-10, atol=1e-14)
-    assert value.ndim == 0 and not value.requires_grad and not delta.requires_grad and leaf.grad is None
+    assert value.ndim == 0
+    assert not value.requires_grad
+    assert not delta.requires_grad
+    assert leaf.grad is None
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -88,8 +91,10 @@ def test_logits_of_few_bits_are_summed_in_float32(name, dtype):
     y = torch.arange(64) % 10
     value, delta = slope(LOSSES[name], z, y)
     want, wide = slope(LOSSES[name], z.detach().float().requires_grad_(), y)
-    assert value.dtype == torch.float32 and torch.equal(value, want)
-    assert delta.dtype == dtype and torch.equal(delta, wide.to(dtype))  # rounded once, at the end
+    assert value.dtype == torch.float32
+    assert torch.equal(value, want)
+    assert delta.dtype == dtype
+    assert torch.equal(delta, wide.to(dtype))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -103,4 +108,5 @@ def test_wider_logits_keep_their_width(name, dtype):
 def test_not_a_number_stays_one(name):
     z = torch.full((2, 3), float("nan"), requires_grad=True)
     value, delta = slope(LOSSES[name], z, torch.tensor([0, 1]))
-    assert value.isnan() and delta.isnan().any()
+    assert value.isnan()
+    assert delta.isnan().any()

@@ -1,7 +1,9 @@
 """Passes: cut at block boundaries and pulled back, they give what backpropagation through the uncut network gives."""
 
 import copy
+import itertools
 import weakref
+from typing import ClassVar
 
 import pytest
 import torch
@@ -100,11 +102,14 @@ def test_each_block_reads_a_leaf_copy_of_the_output_below():
     c = case()
     passes = list(chain(c.model, c.x, c.y))
     assert passes[0].x is c.x
-    for p, above in zip(passes, passes[1:], strict=False):
+    for p, above in itertools.pairwise(passes):
         assert above.x is p.z
     for p in passes:
-        assert p.z.is_leaf and p.z.requires_grad and p.z.grad_fn is None
-        assert torch.equal(p.z, p.h) and p.z.data_ptr() == p.h.data_ptr()  # a copy in the graph, not in memory
+        assert p.z.is_leaf
+        assert p.z.requires_grad
+        assert p.z.grad_fn is None
+        assert torch.equal(p.z, p.h)
+        assert p.z.data_ptr() == p.h.data_ptr()
         assert p.h.grad_fn is not None
         assert p.y is c.y
 
@@ -132,7 +137,8 @@ def test_the_chain_lets_go_of_a_block_that_nobody_holds():
 def test_is_chain_tells_passes_that_read_their_predecessor_from_others():
     c = case("mlp")
     passes = list(chain(c.model, c.x, c.y))
-    assert is_chain(passes) and is_chain(passes[:1])
+    assert is_chain(passes)
+    assert is_chain(passes[:1])
     elsewhere = passes[1].x.detach().requires_grad_()  # equal values, another tensor
     assert not is_chain([passes[0], passes[1]._replace(x=elsewhere), *passes[2:]])
     assert not is_chain([passes[0], passes[1]._replace(src=passes[0].h), *passes[2:]])
@@ -183,10 +189,12 @@ def test_told_and_sent_may_differ_and_each_is_pulled_back_by_itself(block, x):
 def test_without_delta_nothing_is_trained_but_messages_pass(block, x):
     (message,) = messages(1)
     grad = pull_back(one_pass(block, x), None, (message,))
-    assert grad.delta is None and grad.params == {}
+    assert grad.delta is None
+    assert grad.params == {}
     assert_near({"x": grad.below[0]}, {"x": by_backward(block, x, message)[1]}, 1e-12)
     silent = pull_back(one_pass(block, x), None)
-    assert silent.params == {} and silent.below == ()
+    assert silent.params == {}
+    assert silent.below == ()
 
 
 def test_nothing_is_pulled_back_to_the_networks_input(block):
@@ -200,7 +208,7 @@ def test_nothing_is_pulled_back_to_the_networks_input(block):
 class Watched(torch.autograd.Function):
     """The identity; its backward runs only if somebody wants the gradient of its input."""
 
-    log: list[str] = []
+    log: ClassVar[list[str]] = []
 
     @staticmethod
     def forward(ctx, x):
@@ -248,7 +256,8 @@ def test_a_block_without_parameters_passes_messages_and_one_that_ignores_its_inp
     pool = one_pass(nn.AvgPool2d(2), x)
     delta = torch.ones_like(pool.h)
     grad = pull_back(pool, delta, (delta,))
-    assert grad.params == {} and torch.equal(grad.below[0], torch.full_like(x, 0.25))
+    assert grad.params == {}
+    assert torch.equal(grad.below[0], torch.full_like(x, 0.25))
 
     class Constant(nn.Module):
         def __init__(self):
@@ -282,7 +291,8 @@ def test_gradients_are_values(block, x):
     """A pull-back writes no .grad and its results carry no graph."""
     delta, other = messages(2)
     grad = pull_back(one_pass(block, x), delta, (delta, other))
-    assert x.grad is None and all(p.grad is None for p in block.parameters())
+    assert x.grad is None
+    assert all(p.grad is None for p in block.parameters())
     assert not any(t.requires_grad for t in (*grad.params.values(), *grad.below))
 
 
