@@ -30,9 +30,7 @@ def summary(runs: list[Run]) -> dict[str, dict[str, Any]]:
     accuracy = {score.label: score for score in scores(runs)}
     for label, group in by_label.items():
         cosines = [fmean(v.mean for v in final_values([r], "cosine") if v.layer.endswith(".conv")) for r in group]
-        ratios = [
-            math.exp(fmean(math.log(v.mean) for v in final_values([r], "norm_ratio") if v.layer.endswith(".conv"))) for r in group
-        ]
+        ratios = [math.exp(fmean(math.log(v.mean) for v in final_values([r], "norm_ratio") if v.layer.endswith(".conv"))) for r in group]
         a = accuracy[label]
         out[label] = {
             "cosine": interval(cosines)[:3],

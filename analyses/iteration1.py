@@ -27,14 +27,10 @@ def main() -> None:
     for run in runs:
         accuracy = test_accuracy(run)
         ours = [accuracy[1], fmean(accuracy[e] for e in (5, 6, 7)) if 7 in accuracy else None]
-        for when, value, theirs, within in zip(
-            ("epoch 1", "epochs 5-7"), ours, DOCUMENTS[run.config.method], WITHIN, strict=True
-        ):
+        for when, value, theirs, within in zip(("epoch 1", "epochs 5-7"), ours, DOCUMENTS[run.config.method], WITHIN, strict=True):
             if value is not None and theirs is not None:
                 verdict = "within" if abs(value - theirs) <= within else "outside"
-                print(
-                    f"{run.config.method:5} {when:10}  ours {value:.2f} %  documents {theirs:.2f} %  {verdict} {within:g} points"
-                )
+                print(f"{run.config.method:5} {when:10}  ours {value:.2f} %  documents {theirs:.2f} %  {verdict} {within:g} points")
                 table.append({"method": run.config.method, "when": when, "ours": value, "documents": theirs, "verdict": verdict})
     publish("iteration1", runs, args, {"data": "CIFAR-10 (JPEG copy)" if args.data != "cifar10" else "CIFAR-10", "table": table})
 

@@ -118,11 +118,12 @@ def with_flags(*names: str) -> Callable[[Callable[..., None]], Callable[..., Non
 
 
 def _place(given: dict[str, Any]) -> Place:
-    """Take the flags that say where and how, and set the number of threads."""
+    """Take the flags that say where and how, and set the process up: threads, memory."""
     import torch
 
     from gradlens.errors import InputError
     from gradlens.experiments import Place, pick_device
+    from gradlens.process import keep_freed_memory
 
     threads = given.pop("threads", None)
     if threads is not None:
@@ -133,7 +134,10 @@ def _place(given: dict[str, Any]) -> Place:
     name, out = given.pop("run_name", None), given.pop("out", Path("runs"))
     if name is not None and (not name or Path(name).name != name):
         raise InputError(f"--run-name {name!r} is not the name of one folder; --out says where it goes")
-    return Place(out=out, name=name, device=pick_device(given.pop("device", "auto")), **taken)
+    device = pick_device(given.pop("device", "auto"))
+    if device.type == "cpu":
+        keep_freed_memory()
+    return Place(out=out, name=name, device=device, **taken)
 
 
 def _parse_sets(pairs: Sequence[str]) -> list[tuple[str | None, str, Any]]:
@@ -217,7 +221,7 @@ def train(
     """Train one METHOD, recording how far its gradient is from the true one."""
     from gradlens import screen
     from gradlens.errors import InputError
-    from gradlens.experiments import prepare, train_run
+    from gradlens.experiments import prepare, train_or_reuse, train_run
     from gradlens.progress import Display
 
     quiet, place = given.pop("quiet", False), _place(given)
@@ -226,11 +230,15 @@ def train(
         raise InputError("--run-name names one run; with --seeds each run gets its own name")
     for config in configs:
         prepare(config, place)
-    runs = []
     with Display(quiet, len(configs)) as display:
-        for config in configs:
-            label = config.method if len(configs) == 1 else f"{config.method} seed {config.seed}"
-            runs.append(train_run(config, place, display.watch(label, config.epochs)))
+
+        def watch_for(config: Config) -> Any:
+            return display.watch(config.method if len(configs) == 1 else f"{config.method} seed {config.seed}", config.epochs)
+
+        if place.resume and len(configs) > 1:  # some seeds may be finished, others not begun
+            runs = train_or_reuse(configs, place, watch_for)
+        else:
+            runs = [train_run(config, place, watch_for(config)) for config in configs]
     screen.show(screen.results(runs))
     typer.echo("\n".join(f"run: {run.path}" for run in runs))
     typer.echo(f"next: gradlens figures {' '.join(str(run.path) for run in runs)} --out figures")

@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from gradlens.config import Config, make
 from gradlens.data import SHAPES, Data, label_hash
@@ -106,7 +107,10 @@ def prepare(config: Config, place: Place) -> Training:
     data = data_of(config, place)
     if config.batch_size > len(data.train):
         raise InputError(f"--batch-size {config.batch_size} is larger than the {len(data.train)} training images there are")
-    return Training(config, data, place.device)
+    training = Training(config, data, place.device)
+    if config.batch_size == 1 and any(isinstance(m, _BatchNorm) for part in training.pair for m in part.modules()):
+        raise InputError("--batch-size 1: this network normalises over the batch, and one image has no batch statistics")
+    return training
 
 
 def train_run(config: Config, place: Place, watch: Watch = silent) -> Run:

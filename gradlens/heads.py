@@ -25,8 +25,7 @@ def _dense(sizes: Sequence[int], norm: bool) -> list[nn.Module]:
 def _convolved(channels: int, kernel: int, layers: int) -> list[nn.Module]:
     """Conv(no bias)–BatchNorm–ReLU, ``layers`` times, keeping channels and resolution."""
     one = [
-        [nn.Conv2d(channels, channels, kernel, padding=kernel // 2, bias=False), nn.BatchNorm2d(channels), nn.ReLU()]
-        for _ in range(layers)
+        [nn.Conv2d(channels, channels, kernel, padding=kernel // 2, bias=False), nn.BatchNorm2d(channels), nn.ReLU()] for _ in range(layers)
     ]
     return [module for group in one for module in group]
 

@@ -72,9 +72,7 @@ def basic_cnn(plan: Plan) -> nn.Sequential:
             f"basic-cnn with {depth} blocks halves the image {depth} times and needs at least {2**depth}x{2**depth} pixels;"
             f" these images are {height}x{width}"
         )
-    blocks = [
-        _conv_block(channels if i == 0 else c, c, (plan.stem or 5) if i == 0 else 5, plan.act(), pool=True) for i in range(depth)
-    ]
+    blocks = [_conv_block(channels if i == 0 else c, c, (plan.stem or 5) if i == 0 else 5, plan.act(), pool=True) for i in range(depth)]
     features = c * (height // 2**depth) * (width // 2**depth)
     top = OrderedDict(flatten=nn.Flatten(), hidden=nn.Linear(features, 256), act=plan.act(), out=nn.Linear(256, plan.classes))
     return _numbered(blocks, nn.Sequential(top))

@@ -50,7 +50,6 @@ class Display:
         prefix = f"[{self.started}/{self.runs}] " if self.runs > 1 else ""
         return _Line(self, prefix + label, epochs)
 
-
     def count(self, label: str) -> Callable[[int, int, str], None]:
         """A display for work that is counted: called with (done, total, what comes next)."""
         task = self.live.add_task(label, total=None, numbers="") if self.live else None
@@ -94,9 +93,7 @@ class _Line:
         text = f"epoch {n['epoch']}/{self.epochs}  loss {n['loss']:.4f}  acc {n['accuracy']:.1%}  {n['images_per_s']:,.0f} img/s"
         if self.display.live and self.task is not None:
             tail = f"  {self.test}" if self.test else ""
-            self.display.live.update(
-                self.task, description=self.label, completed=n["step"], total=n["total"], numbers=text + tail
-            )
+            self.display.live.update(self.task, description=self.label, completed=n["step"], total=n["total"], numbers=text + tail)
             return
         if self.first_step is None:
             self.first_step = n["step"] - 1

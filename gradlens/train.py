@@ -3,93 +3,26 @@
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gradlens.augment import crop_and_flip, normalizer
 from gradlens.config import Config
 from gradlens.data import Data, Split
 from gradlens.errors import InputError
-from gradlens.method import Method, Net, Update, backward
-from gradlens.methods import METHODS
-from gradlens.models import Plan, build, head_width, output_shapes
+from gradlens.method import Update, backward
 from gradlens.objectives import LOSSES
+from gradlens.process import interruptible, peak_memory_mb
 from gradlens.recorder import Row, step_rows
 from gradlens.run import INTERRUPTED, Metric, Stopped, Timing, Writer, load
 from gradlens.seeding import generator, key
+from gradlens.setup import Pair, lr_factor, make_optimizer, make_pair
 
 CHECKPOINT_SECONDS = 60.0  # between checkpoints within an epoch; when they are written does not change what is computed
-
-
-class Pair(NamedTuple):
-    """A network and the rule that trains it."""
-
-    model: nn.Sequential
-    method: Method
-
-    def names(self) -> list[str]:
-        """The blocks' names, bottom first."""
-        return [name for name, _ in self.model.named_children()]
-
-
-def make_pair(config: Config, shape: tuple[int, int, int], classes: int, device: torch.device) -> Pair:
-    """The network and rule of a config, initialised by its seed, channels last on the device.
-
-    Raises:
-        InputError: a model that does not fit the images, a rule that does not fit the model.
-
-    """
-    plan = Plan(shape, classes, config.width, config.depth, config.stem, config.activation)
-    model = build(config.model, plan, config.cut, config.seed)
-    if config.init_from:
-        start = load(config.init_from)
-        try:
-            model.load_state_dict(start.checkpoint()["model"])
-        except RuntimeError as error:
-            detail = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-            raise InputError(f"--init-from {config.init_from}: its weights do not fit this model: {detail}") from error
-    net = Net(list(model), output_shapes(model, shape), classes, head_width(model), LOSSES[config.loss], config.seed)
-    rule = METHODS[config.method]
-    method = rule(net, rule.Options(**config.options))
-    layout: Any = {"device": device, "memory_format": torch.channels_last}
-    pair = Pair(model.to(**layout), method.to(**layout))
-    if config.compile:
-        torch._functorch.config.donated_buffer = False  # recorded steps go back twice through the same passes
-        for module in (*pair.model, *pair.method.children()):
-            module.compile()
-    return pair
-
-
-def make_optimizer(config: Config, pair: Pair) -> torch.optim.Optimizer:
-    """The optimiser of a config over the rule's parameter groups; fused where torch has it."""
-    groups = pair.method.param_groups(list(pair.model))
-    decay = config.weight_decay
-    if config.optimizer == "adam":
-        return torch.optim.Adam(groups, lr=config.lr, weight_decay=decay, fused=True)
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(
-            groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, weight_decay=decay, fused=True
-        )
-    return torch.optim.RMSprop(groups, lr=config.lr, momentum=config.momentum, weight_decay=decay)
-
-
-def lr_factor(config: Config, step: int, total: int) -> float:
-    """What the learning rate is multiplied with at an update: linear warm-up, then constant, cosine to 0, or ×0.1 at ½ and ¾."""
-    if step < config.warmup:
-        return (step + 1) / config.warmup
-    done = (step - config.warmup) / max(1, total - config.warmup)
-    if config.lr_schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * done))
-    if config.lr_schedule == "step":
-        return 0.1 ** ((done >= 0.5) + (done >= 0.75))
-    return 1.0
 
 
 class Outcome(NamedTuple):
@@ -100,9 +33,7 @@ class Outcome(NamedTuple):
     rows: list[Row]  # empty on steps that are not recorded
 
 
-def update(
-    pair: Pair, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, record: int | None = None, bf16: bool = False
-) -> Outcome:
+def update(pair: Pair, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, record: int | None = None, bf16: bool = False) -> Outcome:
     """One step of any rule: passes, the rule's gradients, and one optimiser step.
 
     Args:
@@ -115,7 +46,7 @@ def update(
 
     """
     model, method = pair
-    loss, hits = torch.tensor(math.nan), torch.tensor(math.nan)
+    loss = hits = torch.full((), math.nan, device=x.device)
     kept: dict[int, Update] = {}
     highest = -1
     optimizer.zero_grad(set_to_none=True)
@@ -172,27 +103,6 @@ def batches_per_epoch(images: int, batch_size: int) -> int:
     """Updates in one epoch; a last batch of a single image is left out, since batch statistics of one image are none."""
     whole, rest = divmod(images, batch_size)
     return whole + (rest > 1 or whole == 0)
-
-
-@contextmanager
-def interruptible() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM become a question the loop asks between updates; a second Ctrl-C stops at once."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
-        return
-
-    def ask(signum: int, frame: Any) -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
-        asked.set()
-
-    before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked.is_set
-    finally:
-        for s, handler in before.items():
-            signal.signal(s, handler)
 
 
 Watch = Callable[[str, dict[str, Any]], None]  # what happened, and its numbers: the progress display
@@ -372,16 +282,3 @@ class Training:
                 }  # fmt: skip
             self.writer.finish(summary)
         return summary
-
-
-def peak_memory_mb(device: torch.device) -> float:
-    """Peak memory so far: allocated on a CUDA device, resident set of the process elsewhere; megabytes."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e6
-    try:
-        import resource
-        import sys
-    except ImportError:  # Windows
-        return math.nan
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6

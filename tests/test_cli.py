@@ -140,6 +140,13 @@ def test_seeds_give_intervals(gradlens):
     assert len(list(Path("runs").glob("dgl-*-s[012]-*"))) == 3
 
 
+def test_resume_with_seeds_goes_on_with_those_there_are_and_begins_the_rest(gradlens):
+    assert gradlens("train", "bp", *TINY, "--seed", "1")[0] == 0
+    status, _, err = gradlens("train", "bp", *TINY, "--seeds", "2", "--resume")
+    assert (status, err) == (0, "")
+    assert len(list(Path("runs").iterdir())) == 2
+
+
 def test_lr_grid_picks_on_held_out_training_images(gradlens):
     status, out, _ = gradlens("compare-gradients", "bp", *TINY, "--lr-grid", "1e-9,1e-3")
     assert status == 0
@@ -240,6 +247,7 @@ def test_epochs_0_is_the_untrained_control(gradlens):
         (["train", "bp", "--lr", "nan"], ["--lr"]),
         (["train", "bp", "--label-noise", "1.5"], ["--label-noise"]),
         (["train", "bp", "--batch-size", "5000"], ["--batch-size 5000", "1433"]),
+        (["train", "bp", "--batch-size", "1"], ["--batch-size 1", "batch statistics"]),
         (["train", "bp", "--model", "vgg16"], ["at least 32x32", "8x8"]),
         (["train", "bp", "--depth", "4"], ["at least 16x16"]),
         (["train", "bp", "--model", "mlp", "--stem", "3"], ["mlp has no convolution"]),

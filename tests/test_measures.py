@@ -274,6 +274,13 @@ def test_sums_are_taken_in_float64():
     assert measure(g, torch.ones(n), ("norm",))["norm"] == pytest.approx(math.sqrt(4096.0**2 + n - 1), rel=1e-14)
 
 
+def test_sums_stay_in_float64_inside_a_bf16_step():
+    g, t = gradients(1000)
+    want = measure(g, t, ALL)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert measure(g, t, ALL) == want
+
+
 def test_half_precision_and_graphs_are_read_as_they_are():
     g, t = gradients(50)
     a, b = g.bfloat16(), t.bfloat16()

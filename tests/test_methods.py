@@ -545,6 +545,36 @@ def test_rule_is_active_while_the_methods_own_backward_runs_and_not_for_the_trut
     assert log[5:] == [False] * 5
 
 
+def test_blocks_may_wait_for_each_other_in_chunks():
+    """A rule of later issues: backprop inside chunks of two blocks, a local loss at each chunk's end, two messages sent at once."""
+
+    class Chunked(Method):
+        def needs_above(self, k):
+            return k % 2 == 0 and k < self.depth - 1
+
+        def signal(self, k, passes, above):
+            z = passes[k].z.detach()
+            if k % 2 == 0 and k < self.depth - 1:
+                told, extra = above
+                return Signal(told + extra)
+            return Signal(z, (z, 3 * z))  # d ½|z|² / dz, and another message
+
+    c = case("mlp")
+    c = c._replace(model=c.model[:4])
+    method = Chunked(Net(c.blocks, output_shapes(c.model, c.shape), 10, 16, LOSSES["ce"], 3), Options())
+    updates = list(backward(method, method.forward(c.blocks, c.x, c.y)))
+    assert [u.k for u in updates] == [1, 0, 3, 2]
+    h, twin = c.x, copy.deepcopy(c.model)
+    for low, high in ((0, 1), (2, 3)):
+        below = twin[low](h.detach())
+        h = twin[high](below)
+        (g,) = torch.autograd.grad(0.5 * h.square().sum(), below, retain_graph=True)
+        (0.5 * h.square().sum()).backward(inputs=list(twin[high].parameters()))
+        below.backward(4 * g)
+    for u in updates:
+        assert_near(u.grad.params, {n: p.grad for n, p in twin[u.k].named_parameters()}, 1e-12)
+
+
 def test_untrained_blocks_are_measured_as_exact_zeros():
     c = case("mlp")
     net = Net(c.blocks, output_shapes(c.model, c.shape), 10, 16, LOSSES["ce"], 3)

@@ -1,0 +1,62 @@
+"""The process a run lives in: signals, peak memory, and how freed memory is kept."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and SIGTERM become a question the loop asks between updates; a second Ctrl-C stops at once."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+
+    def ask(signum: int, frame: Any) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked.is_set
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Peak memory so far: allocated on a CUDA device, resident set of the process elsewhere; megabytes."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    try:
+        import resource
+    except ImportError:  # Windows
+        return math.nan
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+def keep_freed_memory() -> bool:
+    """Tell glibc to keep what is freed instead of handing it back to the kernel and faulting it in again, page by page.
+
+    A training step frees and asks for the same large tensors again and again; by default each of them is a mapping of its
+    own. The process's memory then stays at its peak. Returns whether it took effect (glibc on Linux only).
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:  # another C library
+        return False
+    trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD, M_MMAP_MAX of malloc.h
+    return bool(mallopt(mmap_max, 0)) and bool(mallopt(trim_threshold, -1))
