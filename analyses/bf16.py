@@ -3,7 +3,7 @@
 Same weights, same batch, backpropagation on BasicCNN: the cosine of each layer's weight gradient under --precision bf16 with the one under
 fp32, on the untrained network and (with --run) on a trained one; mean and 95 % interval over eight batches of 256 images.
 
-    python analyses/bf16.py --data cifar10 [--run RUN_DIR]
+    python -m analyses.bf16 --data cifar10 [--run RUN_DIR]
 """
 
 from __future__ import annotations

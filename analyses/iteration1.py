@@ -4,7 +4,7 @@ Claim: after one epoch test accuracy is 54.5 / 52.3 / 41.6 / 41.2 % (bp / dgl / 
 documents' own curves, one run each. Here: Adam 3e-5, batch 256, inputs in [-1, +1], dni and cdni as in the references
 (target=mean, zero_bias=false); bp and dgl for seven epochs, so that epochs 5–7 can be averaged, dni and cdni for one.
 
-    python analyses/iteration1.py --data cifar10          # about 1½ hours on two cores; interrupted, it goes on
+    python -m analyses.iteration1 --data cifar10          # about 1½ hours on two cores; interrupted, it goes on
 """
 
 from __future__ import annotations

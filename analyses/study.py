@@ -23,22 +23,24 @@ from gradlens.tables import labels
 HERE = Path(__file__).resolve().parent
 
 
-def arguments(claim: str, what: Sequence[str] = (), run: bool = False) -> argparse.Namespace:
+def arguments(claim: str, what: Sequence[str] = (), run: bool = False, data: str = "cifar10") -> argparse.Namespace:
     """The options the scripts take; ``claim`` is printed as the help.
 
     Args:
         claim: the script's docstring.
         what: choices of a first argument, for scripts with parts.
         run: add ``--run``, a run directory to read.
+        data: what is trained on by default.
 
     """
     parser = argparse.ArgumentParser(description=claim, formatter_class=argparse.RawDescriptionHelpFormatter)
     if what:
         parser.add_argument("what", choices=what)
         parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+        parser.add_argument("--limit", type=int, default=None, help="train on this many images")
     if run:
         parser.add_argument("--run", type=Path, default=None, help="a finished run of the same network")
-    parser.add_argument("--data", default="cifar10", help="cifar10, or an image folder with a copy of it")
+    parser.add_argument("--data", default=data, help=f"data set, or an image folder with a copy of it (default {data})")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of the run directories")
     parser.add_argument("--figures", type=Path, default=HERE.parent / "figures", help="folder of the results")
     parser.add_argument("--device", default="auto")

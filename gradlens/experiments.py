@@ -15,10 +15,11 @@ from gradlens.config import Config, make
 from gradlens.data import SHAPES, Data, label_hash
 from gradlens.data import load as load_data
 from gradlens.errors import InputError, unknown
+from gradlens.longtable import csv_line
 from gradlens.measures import QUANTITIES
 from gradlens.method import Update, backward
 from gradlens.recorder import Row, step_rows
-from gradlens.run import INTERRUPTED, Run, Stopped, Writer, csv_line, is_run, load, load_checkpoint, write
+from gradlens.run import INTERRUPTED, Run, Stopped, Writer, is_run, load, load_checkpoint, write
 from gradlens.seeding import seeded
 from gradlens.train import Training, Watch, silent
 

@@ -27,7 +27,8 @@ from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 from PIL import Image
 
 from gradlens.errors import InputError
-from gradlens.tables import TRAIN, CurvePoint, FinalValue, LayerPoint, curve_points, final_values, labels, layer_points, write_csv
+from gradlens.longtable import write_csv
+from gradlens.tables import TRAIN, CurvePoint, FinalValue, LayerPoint, curve_points, final_values, labels, layer_points
 
 if TYPE_CHECKING:  # imports torch
     from gradlens.run import Run

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import math
@@ -10,16 +9,17 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, NamedTuple
 
 import torch
 
 from gradlens.config import Config, make
 from gradlens.errors import InputError
+from gradlens.longtable import csv_line, read_table
 from gradlens.recorder import Row
 
 
@@ -79,27 +79,6 @@ def write(path: Path, content: bytes) -> None:
 def _unwritable(path: Path, error: OSError) -> InputError:
     reason = (error.strerror or str(error)).lower()
     return InputError(f"cannot write {path}: {reason}; what the run had saved before is intact and --resume goes on from it")
-
-
-def csv_line(values: Iterable[Any]) -> str:
-    """One line of a table; floats are written so that they read back bit for bit."""
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerow([repr(v) if isinstance(v, float) else v for v in values])
-    return buffer.getvalue()
-
-
-def read_table(path: Path, kind: type[Any]) -> list[Any]:
-    """The rows of a table; a last line cut off by a crash is left out, a missing file is an empty table."""
-    if not path.exists():
-        return []
-    types = list(get_type_hints(kind).values())
-    try:
-        text = path.read_text()
-        whole = text[: text.rfind("\n") + 1]
-        rows = list(csv.reader(io.StringIO(whole)))[1:]
-        return [kind(*(t(v) for t, v in zip(types, row, strict=True))) for row in rows]
-    except (ValueError, csv.Error) as error:
-        raise InputError(f"{path} is not a table of gradlens: {error}") from error
 
 
 def _environment() -> dict[str, Any]:

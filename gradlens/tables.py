@@ -5,15 +5,13 @@ A *group* is the set of runs whose configs are equal but for the seed; each row 
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from statistics import fmean, median
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from scipy.special import stdtrit  # the quantile behind scipy.stats.t.ppf, at a quarter of scipy.stats' import time
 
@@ -25,8 +23,6 @@ if TYPE_CHECKING:  # both modules import torch
 
 CONFIDENCE = 0.95
 TRAIN = "train"  # every other split ("test", "validation") is a held-out one
-
-T = TypeVar("T")
 
 
 class Interval(NamedTuple):
@@ -297,7 +293,7 @@ def _held_out(label: str, group: Sequence[Run]) -> str:
     return splits[0]
 
 
-def _best(metrics: Sequence[Metric]) -> Metric:
+def best_epoch(metrics: Sequence[Metric]) -> Metric:
     """The row of the highest accuracy, the earliest of equals; NaN (rules without labels) is lowest."""
     return max(metrics, key=lambda m: (m.accuracy if math.isfinite(m.accuracy) else -math.inf, -m.epoch))
 
@@ -314,7 +310,7 @@ def scores(runs: Sequence[Run]) -> list[Score]:
         split = _held_out(label, group)
         tests = [test for run in group if (test := [m for m in run.metrics if m.split == split])]
         trains = [train for run in group if (train := [m for m in run.metrics if m.split == TRAIN])]
-        bests = [_best(test) for test in tests]
+        bests = [best_epoch(test) for test in tests]
         speeds = [row.images_per_s for run in group for row in run.timing]
         rows.append(
             Score(
@@ -326,59 +322,3 @@ def scores(runs: Sequence[Run]) -> list[Score]:
             )
         )  # fmt: skip
     return rows
-
-
-# --------------------------------------------------------------------------------------------------------------- csv
-
-
-def csv_text(rows: Sequence[Any]) -> str:
-    """A table as csv; floats are written so that they read back bit for bit.
-
-    Raises:
-        InputError: no rows: the columns of an empty table are not known.
-
-    """
-    if not rows:
-        raise InputError("a table without rows cannot be written")
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(type(rows[0])._fields)
-    writer.writerows(rows)
-    return buffer.getvalue()
-
-
-def write_csv(path: str | Path, rows: Sequence[Any]) -> None:
-    """Write a table of this module to a file.
-
-    Raises:
-        InputError: no rows, or the file cannot be written.
-
-    """
-    text = csv_text(rows)
-    try:
-        Path(path).write_text(text, encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from error
-
-
-def read_csv(path: str | Path, kind: type[T]) -> list[T]:
-    """The rows that :func:`write_csv` wrote.
-
-    Args:
-        path: the file.
-        kind: the rows' NamedTuple, such as :class:`CurvePoint`.
-
-    Raises:
-        InputError: no such file, other columns, or a value of another type.
-
-    """
-    types = get_type_hints(kind)
-    try:
-        header, *lines = csv.reader(io.StringIO(Path(path).read_text(encoding="utf-8")))
-        if header != list(types):
-            raise ValueError(f"its columns are {', '.join(header)}, wanted {', '.join(types)}")
-        return [kind(*(t(v) for t, v in zip(types.values(), line, strict=True))) for line in lines]
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
-    except ValueError as error:
-        raise InputError(f"{path} is not a table of {kind.__name__} rows: {error}") from error

@@ -21,6 +21,7 @@ from gradlens.recorder import Row, step_rows
 from gradlens.run import INTERRUPTED, Metric, Stopped, Timing, Writer, load
 from gradlens.seeding import generator, key
 from gradlens.setup import Pair, lr_factor, make_optimizer, make_pair
+from gradlens.tables import best_epoch
 
 CHECKPOINT_SECONDS = 60.0  # between checkpoints within an epoch; when they are written does not change what is computed
 
@@ -275,7 +276,7 @@ class Training:
             rows = load(self.writer.path).metrics
             for split in dict.fromkeys(row.split for row in rows):
                 mine = [row for row in rows if row.split == split]
-                best = max(mine, key=lambda row: (row.accuracy, -row.epoch))
+                best = best_epoch(mine)
                 summary[split] = {
                     "best_accuracy": best.accuracy, "best_epoch": best.epoch,
                     "final_accuracy": mine[-1].accuracy, "final_loss": mine[-1].loss, "final_epoch": mine[-1].epoch,

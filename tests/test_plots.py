@@ -15,10 +15,11 @@ from PIL import Image
 from gradlens import plots
 from gradlens.config import make
 from gradlens.errors import InputError
+from gradlens.longtable import read_csv
 from gradlens.plots import curve, figure_set, heat_map, over_training, save, styles
 from gradlens.recorder import Row
 from gradlens.run import Metric, Run
-from gradlens.tables import CurvePoint, FinalValue, LayerPoint, read_csv
+from gradlens.tables import CurvePoint, FinalValue, LayerPoint
 
 CURVES = """label,split,quantity,epoch,mean,low,high,seeds
 bp,train,loss,1,1.5,1.4,1.6,3

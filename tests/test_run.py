@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from gradlens.config import make
 from gradlens.errors import InputError
 from gradlens.experiments import Place, train_run
+from gradlens.longtable import csv_line, read_table
 from gradlens.recorder import Row
-from gradlens.run import TABLES, Metric, Timing, Writer, csv_line, is_run, load, load_checkpoint, read_table, write
+from gradlens.run import TABLES, Metric, Timing, Writer, is_run, load, load_checkpoint, write
 
 SMALL = {"width": 4, "limit": 64, "validation": 0.25, "batch_size": 16, "epochs": 2, "record_every": 2}
 

@@ -12,9 +12,10 @@ from scipy import stats
 from gradlens import tables
 from gradlens.config import make
 from gradlens.errors import InputError
+from gradlens.longtable import read_csv, write_csv
 from gradlens.recorder import Row
 from gradlens.run import Metric, Run, Timing
-from gradlens.tables import CurvePoint, FinalValue, LayerPoint, Score, interval, read_csv, write_csv
+from gradlens.tables import CurvePoint, FinalValue, LayerPoint, Score, interval
 
 NAN = math.nan
 
