@@ -1,7 +1,7 @@
 """The documents' second iteration: augmentation on BasicCNN, and VGG16, each with bp and dgl.
 
 Claims: with flips and crops bp and dgl end within a tenth of a point of each other (86.5 %) and dgl's training loss falls more slowly;
-on VGG16 dgl ends below bp (89.5 against 93.2 %). Here: short runs of the same settings as curves, on a seeded subset where `--limit` says so
+on VGG16 dgl ends below bp (89.5 against 93.2 %). Here: short runs of the same settings as curves, on a seeded subset with --limit
 (the documents, with all 50,000 images, had 67.2 / 66.1 % after six epochs of BasicCNN). VGG16: batch 64, SGD 1e-3 with momentum 0.9 as
 inferred from the documents' code.
 

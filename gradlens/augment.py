@@ -33,6 +33,8 @@ def crop_and_flip(images: Tensor, seed: int, step: int, pad: int = 4) -> Tensor:
     rows = torch.arange(height) + dy  # [N, H] rows of the padded image
     columns = torch.arange(width).expand(n, width)
     columns = torch.where(flip, columns.flip(1), columns) + dx  # [N, W]
+    if images.is_cuda:  # pinned, the copy does not wait
+        rows, columns = rows.pin_memory(), columns.pin_memory()
     rows, columns = (i.to(images.device, non_blocking=True) for i in (rows, columns))
     padded = torch.nn.functional.pad(images, (pad, pad, pad, pad))
     batch = torch.arange(n, device=images.device)[:, None, None]
@@ -53,7 +55,7 @@ def normalizer(kind: str, images: Tensor) -> Callable[[Tensor], Tensor]:
     elif kind == "none":
         mean, std = torch.zeros(c), torch.ones(c)
     elif kind == "gaussian":
-        values = [images[:, i].double() / 255 for i in range(c)]
+        values = [images[:, i].cpu().double() / 255 for i in range(c)]
         mean = torch.stack([v.mean() for v in values]).float()
         std = torch.stack([v.std().clamp_min(1 / 255) for v in values]).float()
     else:

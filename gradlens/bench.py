@@ -22,6 +22,7 @@ from torch.autograd.profiler import profile
 from gradlens import __version__
 from gradlens.config import Config, make
 from gradlens.flops import count
+from gradlens.longtable import csv_line
 from gradlens.objectives import LOSSES, Loss
 from gradlens.setup import make_optimizer, make_pair
 from gradlens.train import update
@@ -126,7 +127,7 @@ def _ours(config: Config, x: Tensor, y: Tensor, classes: int, record: bool) -> _
     optimizer = make_optimizer(config, pair)
     bf16 = config.precision == "bf16"
     step = _Step(lambda: update(pair, optimizer, x, y, None, bf16))
-    recorded = _Step(lambda: update(pair, optimizer, x, y, 0, bf16)) if record else None
+    recorded = _Step(lambda: [csv_line(row) for row in update(pair, optimizer, x, y, 0, bf16).rows]) if record else None
     defaults = type(pair.method).Options().model_dump()
     changed = {name: value for name, value in config.options.items() if value != defaults[name]}
     return _Candidate(config.method, changed, config.precision, optimizer, step, recorded)

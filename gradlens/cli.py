@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
@@ -130,6 +131,8 @@ def _place(given: dict[str, Any]) -> Place:
         if threads < 1:
             raise InputError(f"--threads: must be 1 or more, got {threads}")
         torch.set_num_threads(threads)
+    if given.get("resume") and given.get("overwrite"):
+        raise InputError("--resume goes on with a run and --overwrite starts it anew: give one of them")
     taken = {k: given.pop(k) for k in ("data_dir", "download", "resume", "overwrite") if k in given}
     name, out = given.pop("run_name", None), given.pop("out", Path("runs"))
     if name is not None and (not name or Path(name).name != name):
@@ -176,8 +179,8 @@ def _configs(methods: Sequence[str], given: dict[str, Any], place: Place) -> lis
     if seeds < 1:
         raise InputError(f"--seeds: must be 1 or more, got {seeds}")
     file = read(given.pop("config")) if "config" in given else {}
-    own_options = file.pop("options", {}) if not methods or file.get("method") in methods else {}
-    owner = file.pop("method", None)
+    own_options, owner = file.pop("options", {}), file.pop("method", None)
+    given = {**file, **given}
     if "precision" in given:
         given["precision"] = pick_precision(given["precision"], place.device)
     for method, option, _ in sets:
@@ -191,7 +194,7 @@ def _configs(methods: Sequence[str], given: dict[str, Any], place: Place) -> lis
         options = dict(own_options) if name == owner else {}
         fields = [*METHODS[name].Options.model_fields, "lr"]
         options |= {option: value for method, option, value in sets if option in fields and method in (None, name)}
-        first = make(**{**file, **given, "method": name, "options": options})
+        first = make(**{**given, "method": name, "options": options})
         out.append([first.model_copy(update={"seed": first.seed + i}) for i in range(seeds)])
     return out
 
@@ -235,7 +238,7 @@ def train(
         def watch_for(config: Config) -> Any:
             return display.watch(config.method if len(configs) == 1 else f"{config.method} seed {config.seed}", config.epochs)
 
-        if place.resume and len(configs) > 1:  # some seeds may be finished, others not begun
+        if len(configs) > 1:  # some seeds may be finished, others not begun
             runs = train_or_reuse(configs, place, watch_for)
         else:
             runs = [train_run(config, place, watch_for(config)) for config in configs]
@@ -250,7 +253,7 @@ def compare_gradients(
     what: Annotated[list[str] | None, typer.Argument(metavar="[METHOD_OR_RUN_DIR]...", help="default: bp dgl dni cdni")] = None,
     lr_grid: Annotated[
         str | None,
-        typer.Option("--lr-grid", help="comma-separated learning rates; each method's is chosen on a validation split"),
+        typer.Option("--lr-grid", help="learning rates, comma-separated; each method's is chosen on held-out images, first seed"),
     ] = None,
     figures_to: Annotated[Path | None, typer.Option("--figures", help="folder of the figures [OUT/figures]")] = None,
     *,
@@ -260,18 +263,20 @@ def compare_gradients(
     from gradlens import screen
     from gradlens.errors import InputError
     from gradlens.experiments import DEFAULT_COMPARISON, train_or_reuse
+    from gradlens.methods import METHODS
     from gradlens.progress import Display
-    from gradlens.run import is_run, load
+    from gradlens.run import is_run, load, must_be_writable
 
     quiet, place = given.pop("quiet", False), _place(given)
     if place.name:
         raise InputError("--run-name names one run; compare-gradients makes several: --out names their folder")
-    what = list(what or DEFAULT_COMPARISON)
-    read = [load(path) for path in what if is_run(path)]
-    methods = [name for name in what if not is_run(name)]
+    what = list(dict.fromkeys(what or DEFAULT_COMPARISON))
+    methods = [name for name in what if name in METHODS or not (is_run(name) or Path(name).exists() or Path(name).name != name)]
+    read = [load(path) for path in what if path not in methods]
     grid = _numbers("--lr-grid", lr_grid) if lr_grid else []
     groups = _configs(methods, given, place) if methods else []
     trials = len(groups) * len(grid)
+    must_be_writable(figures_to or place.out / "figures")
     with Display(quiet, trials + sum(len(group) for group in groups)) as display:
 
         def watch_for(config: Config) -> Any:
@@ -280,14 +285,15 @@ def compare_gradients(
 
         if grid:
             groups = [_with_best_lr(group, grid, place, watch_for) for group in groups]
-        runs = read + train_or_reuse([config for group in groups for config in group], place, watch_for)
+        known = [run.config for run in read]
+        runs = read + train_or_reuse([config for group in groups for config in group if config not in known], place, watch_for)
     screen.show(screen.comparison(runs))
     typer.echo("\n".join(f"run: {run.path}" for run in runs))
     _write_figures(runs, figures_to or place.out / "figures")
 
 
 @app.command()
-@with_flags("device", "threads", "data-dir", "download")
+@with_flags("device", "threads", "data-dir", "download", "quiet")
 def measure(
     run_dir: Annotated[Path, typer.Argument(help="a run directory")],
     quantity: Annotated[list[str], typer.Option("--quantity", help="a quantity of `gradlens list quantities`; repeatable")],
@@ -296,8 +302,11 @@ def measure(
 ) -> None:
     """Add quantities to a run, from its snapshots (--keep-checkpoints), or from its checkpoint where it kept none."""
     from gradlens.experiments import measure_run
+    from gradlens.progress import Display
 
-    rows = measure_run(run_dir, tuple(dict.fromkeys(quantity)), _place(given))
+    quiet, place = given.pop("quiet", False), _place(given)
+    with Display(quiet) as display:
+        rows = measure_run(run_dir, tuple(dict.fromkeys(quantity)), place, display.count("measure"))
     steps = sorted({row.step for row in rows})
     typer.echo(f"{len(rows)} rows at {len(steps)} steps ({', '.join(map(str, steps))}) in {run_dir / 'measured.csv'}")
 
@@ -343,7 +352,8 @@ def show(run_dir: Annotated[Path, typer.Argument(help="a run directory")]) -> No
 
 @app.command()
 @with_flags("data", "data-dir", "download", "model", "width", "depth", "stem", "activation", "cut", "loss", "batch-size",
-            "optimizer", "lr", "device", "precision", "compile", "threads", "set", "seed")  # fmt: skip
+            "optimizer", "lr", "momentum", "nesterov", "weight-decay", "set", "config", "device", "precision", "compile",
+            "threads", "seed", "quiet")  # fmt: skip
 def bench(
     methods: Annotated[list[str] | None, typer.Argument(metavar="[METHOD]...", help="default: bp dgl dni cdni")] = None,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="interleaved rounds; medians are printed")] = 7,
@@ -357,14 +367,16 @@ def bench(
     from gradlens.bench import table
     from gradlens.experiments import DEFAULT_COMPARISON, input_of
     from gradlens.progress import Display
-    from gradlens.run import write
+    from gradlens.run import must_be_writable, write
 
-    precision, place = given.pop("precision", "fp32"), _place(given)
+    quiet, precision, place = given.pop("quiet", False), given.pop("precision", "fp32"), _place(given)
+    if json_file:
+        must_be_writable(json_file)
     configs = [config for (config,) in _configs(methods or DEFAULT_COMPARISON, {**given, "precision": "fp32"}, place)]
     low = [config for (config,) in _configs(methods or DEFAULT_COMPARISON, {**given, "precision": precision}, place)]
     configs += [config for config in low if config.precision != "fp32"]
     shape, classes = input_of(configs[0], place)
-    with Display(quiet=False) as display:
+    with Display(quiet) as display:
         result = measure_cost(configs, shape, classes, place.device, rounds, progress=display.count("bench"))
     screen.show(table(result))
     if json_file:
@@ -417,13 +429,18 @@ def _sentence(error: Any) -> str:
     return message[:1].lower() + message[1:]
 
 
+def _again() -> str:
+    """The command line that goes on with what this one began."""
+    return shlex.join(["gradlens", *(a for a in sys.argv[1:] if a not in ("--resume", "--overwrite")), "--resume"])
+
+
 def main() -> None:
     """Run the program: input that cannot be used is one sentence on stderr and exit status 2, without a traceback."""
     status = 0
     try:
         status = app(standalone_mode=False) or 0
     except KeyboardInterrupt:
-        print("gradlens: interrupted", file=sys.stderr)
+        print(f"gradlens: stopped at once; `{_again()}` goes on from the last checkpoint of a run", file=sys.stderr)
         status = 130
     except Exception as error:  # noqa: BLE001 - said to the user, or raised again
         status = _report(error)
@@ -440,10 +457,10 @@ def _report(error: Exception) -> int:
     if hasattr(error, "format_message"):
         print(f"gradlens: {_sentence(error)}", file=sys.stderr)
         return 2
-    from gradlens.run import Stopped
+    from gradlens.run import INTERRUPTED, Stopped
 
     if isinstance(error, Stopped):
-        again = f"; `{' '.join(['gradlens', *sys.argv[1:]])} --resume` goes on" if error.status == 130 else ""
+        again = f"; `{_again()}` goes on" if error.status == INTERRUPTED else ""
         print(f"gradlens: {error}{again}", file=sys.stderr)
         return error.status
     raise error

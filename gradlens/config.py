@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
@@ -105,7 +106,7 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     def run_name(self) -> str:
         """``<method>-<data>-<model>-s<seed>-<digest>``."""
         data = Path(self.data).resolve().name or "images"
-        return f"{self.method}-{data}-{self.model}-s{self.seed}-{self.digest()}"
+        return f"{label}{message}, got {first['input']!r}"
 
     def differences(self, other: Config) -> list[str]:
         """The fields in which another config differs, each with both values."""
@@ -123,6 +124,9 @@ def sentence(error: ValidationError, flags: bool = True) -> str:
     known = flags and name in Config.model_fields
     if first["type"] == "extra_forbidden":
         return str(unknown("setting", name, Config.model_fields))
+    label = f"{'--' + name.replace('_', '-') if known else name}: "
+    if first["type"] == "literal_error":
+        return label + str(unknown("value", str(first["input"]), re.findall(r"[\w-]+", first["ctx"]["expected"].replace(" or ", " "))))
     message = first["msg"][0].lower() + first["msg"][1:]
     return f"{'--' + name.replace('_', '-') if known else name}: {message}, got {first['input']!r}"
 
@@ -154,6 +158,6 @@ def read(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"{path} is not a JSON config: {error}") from error
     settings = content.get("config", content) if isinstance(content, dict) else content
-    if not isinstance(settings, dict):
-        raise InputError(f"{path} is not a JSON config: wanted an object of settings")
+    if not isinstance(settings, dict) or not isinstance(settings.get("options", {}), dict):
+        raise InputError(f"{path} is not a JSON config: wanted an object of settings, its options an object too")
     return settings

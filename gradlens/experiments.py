@@ -12,18 +12,21 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gradlens.config import Config, make
-from gradlens.data import SHAPES, Data, label_hash
+from gradlens.data import DATASETS, SHAPES, Data, label_hash
 from gradlens.data import load as load_data
 from gradlens.errors import InputError, unknown
 from gradlens.longtable import csv_line
 from gradlens.measures import QUANTITIES
 from gradlens.method import Update, backward
+from gradlens.methods import METHODS
 from gradlens.recorder import Row, step_rows
 from gradlens.run import INTERRUPTED, Run, Stopped, Writer, is_run, load, load_checkpoint, write
 from gradlens.seeding import seeded
+from gradlens.setup import put_weights
 from gradlens.train import Training, Watch, silent
 
 CPU = torch.device("cpu")
+PRECISIONS = ("fp32", "bf16", "auto")
 DEFAULT_COMPARISON = ("bp", "dgl", "dni", "cdni")
 
 
@@ -73,7 +76,14 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 def pick_precision(name: str, device: torch.device) -> str:
-    """``auto`` becomes bf16 where that is native, and fp32 elsewhere."""
+    """``auto`` becomes bf16 where that is native, and fp32 elsewhere.
+
+    Raises:
+        InputError: an unknown precision.
+
+    """
+    if name not in PRECISIONS:
+        raise unknown("precision", name, PRECISIONS)
     if name == "auto":
         return "bf16" if has_fast_bf16(device) else "fp32"
     return name
@@ -159,6 +169,12 @@ def find_run(config: Config, out: Path) -> Run | None:
     return unfinished
 
 
+def _must_be_of_these_data(run: Run, place: Place) -> None:
+    """A folder of images may have changed since a run was trained on it; the named data sets do not."""
+    if run.config.data not in DATASETS and run.info.get("data_fingerprint") != data_of(run.config, place).fingerprint():
+        raise InputError(f"the images in {run.config.data} are not the ones {run.path} was trained on; --overwrite trains it anew")
+
+
 def train_or_reuse(configs: Sequence[Config], place: Place, watch_for: Callable[[Config], Watch]) -> list[Run]:
     """One finished run for each config: a finished one is reused, an unfinished one gone on with, a missing one trained.
 
@@ -170,6 +186,8 @@ def train_or_reuse(configs: Sequence[Config], place: Place, watch_for: Callable[
     for name, run in found.items():
         if run is None or not run.finished:
             prepare(wanted[name], place)
+        else:
+            _must_be_of_these_data(run, place)
     done: dict[str, Run] = {}
     for name, run in found.items():
         if run is not None and run.finished:
@@ -191,13 +209,15 @@ def choose_lr(config: Config, grid: Sequence[float], share: float, place: Place,
         watch_for: the progress display of a config.
 
     Raises:
-        InputError: a learning rate that is none; nothing has been trained then.
+        InputError: a learning rate that is none (nothing has been trained then), or none that the loss survives.
 
     """
     trials = [make(**{**config.model_dump(), "lr": lr, "validation": share, "record_every": 0}) for lr in grid]
     for trial in trials:
         prepare(trial, place)
     scores = {trial.lr: _validation_accuracy(trial, place, watch_for) for trial in trials}
+    if max(scores.values()) == -math.inf:
+        raise InputError(f"{config.method}: the loss survives none of the learning rates {', '.join(f'{lr:g}' for lr in grid)}")
     return max(scores, key=lambda lr: (scores[lr], -lr))
 
 
@@ -213,7 +233,9 @@ def _validation_accuracy(trial: Config, place: Place, watch_for: Callable[[Confi
     return -math.inf if accuracy is None else float(accuracy)
 
 
-def measure_run(path: Path, quantities: tuple[str, ...], place: Place) -> list[Row]:
+def measure_run(
+    path: Path, quantities: tuple[str, ...], place: Place, progress: Callable[[int, int, str], None] = lambda done, total, what: None
+) -> list[Row]:
     """Add quantities to a finished or unfinished run, from its snapshots (or, without any, from its checkpoint).
 
     Each snapshot's weights go through the batch that followed them in training, with truth and rule on the same passes;
@@ -221,22 +243,30 @@ def measure_run(path: Path, quantities: tuple[str, ...], place: Place) -> list[R
 
     Args:
         path: the run directory.
-        quantities: names from ``measures.QUANTITIES``.
+        quantities: names from ``measures.QUANTITIES``; the rule's own quantities are measured with them.
         place: device and data folder.
+        progress: called with (done, in all, what comes next).
 
     Raises:
         InputError: unknown quantities, a run without weights, data that are not the run's.
 
     """
-    for name in quantities:
-        if name not in QUANTITIES:
-            raise unknown("quantity", name, QUANTITIES)
     run = load(path)
+    own = METHODS[run.config.method].own_quantities
+    for name in quantities:
+        if name not in QUANTITIES and name not in own:
+            raise unknown("quantity", name, [*QUANTITIES, *own])
+    paired = tuple(name for name in quantities if name in QUANTITIES)
+    progress(0, 1, f"reading {run.config.data}")
     data = data_of(run.config, place)
     if run.info.get("data_fingerprint") != data.fingerprint():
         raise InputError(f"the data {run.config.data!r} are not the ones {path} was trained on")
     training = Training(run.config, data, place.device)
-    rows = [row for file in run.snapshots() or [path / "checkpoint.pt"] for row in _measure(training, file, quantities)]
+    rows: list[Row] = []
+    files = run.snapshots() or [path / "checkpoint.pt"]
+    for i, file in enumerate(files):
+        progress(i, len(files), file.name)
+        rows += _measure(training, file, paired)
     fresh = {(row.step, row.quantity) for row in rows}
     merged = sorted([r for r in run.measured if (r.step, r.quantity) not in fresh] + rows, key=lambda row: row.step)
     write(path / "measured.csv", "".join(csv_line(row) for row in [Row._fields, *merged]).encode())
@@ -247,8 +277,8 @@ def _measure(training: Training, file: Path, quantities: tuple[str, ...]) -> lis
     """The rows of one saved set of weights."""
     state = load_checkpoint(file)
     model, method = training.pair
-    model.load_state_dict(state["model"])
-    method.load_state_dict(state["method"])
+    put_weights(model, state["model"], str(file))
+    put_weights(method, state["method"], str(file))
     step = int(state["step"])
     method.start(step // training.per_epoch + 1, step)
     x, y = training.batch(step)

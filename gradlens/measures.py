@@ -12,14 +12,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-CHUNK = 1 << 18  # entries turned to float64 at a time on the CPU: two megabytes a tensor, which stays in cache
+CHUNK = 1 << 17  # entries turned to float64 at a time on the CPU: one megabyte a tensor, which stays in cache
 
 
 class Moments(NamedTuple):
-    """Sums over the entries of a used gradient g and the true gradient t, each divided by its own largest entry."""
+    """Sums over the entries of a used gradient g and the true gradient t, each divided by a scale of its own."""
 
-    g_scale: float  # max |g|
-    t_scale: float  # max |t|
+    g_scale: float  # max |g| for float64 (1 where that is 0), 1 for narrower types
+    t_scale: float  # the same of t
     gg: float  # Σ (g/g_scale)²
     tt: float
     gt: float
@@ -36,10 +36,15 @@ def _flat(v: Tensor, like: Tensor) -> Tensor:
     return v.detach().reshape(-1)
 
 
+def float64(v: Tensor) -> Tensor:
+    """A tensor in float64, on the CPU where its device has none (Apple's mps)."""
+    return (v.cpu() if v.device.type == "mps" else v).double()
+
+
 def moments(g: Tensor, t: Tensor) -> Moments:
     """All sums that the measures of a pair need, in one pass.
 
-    Dividing by the largest entry first keeps the squares of tiny gradients (norm 1e-200 in float64) from vanishing;
+    Dividing float64 by its largest entry first keeps the squares of tiny gradients (norm 1e-200) from vanishing;
     ``torch.nn.functional.cosine_similarity(v, v)`` is 0.001 at norm 3e-10.
 
     Args:
@@ -58,15 +63,21 @@ def moments(g: Tensor, t: Tensor) -> Moments:
     n = a.numel()
     if n == 0:
         return Moments(0.0, 0.0, 0.0, 0.0, 0.0, 0, 0, 0, 0)
-    scales = torch.stack([torch.linalg.vector_norm(v, math.inf).double() for v in (a, b)])
-    divide = torch.where(scales > 0, scales, 1.0)
+    wide = torch.float64 in (g.dtype, t.dtype)  # squares of anything narrower fit into a float64 as they are
+    scales = torch.ones(2, dtype=torch.float64, device=a.device)
+    if wide:
+        largest = torch.stack([v.abs().max().double() for v in (a, b)])
+        scales = torch.where(largest > 0, largest, scales)
     total = torch.zeros(6, dtype=torch.float64, device=a.device)
     chunk = CHUNK if a.device.type == "cpu" else n
     for i in range(0, n, chunk):
-        u, v = a[i : i + chunk].double(), b[i : i + chunk].double()
-        counts = (torch.sign(u) * v > 0).sum(), u.numel() - u.count_nonzero(), v.numel() - v.count_nonzero()
-        u, v = u / divide[0], v / divide[1]  # after counting: this may turn an entry to zero
+        p, q = a[i : i + chunk], b[i : i + chunk]
+        counts = torch.count_nonzero(torch.sign(p) * q > 0), len(p) - torch.count_nonzero(p), len(q) - torch.count_nonzero(q)
+        u, v = p.double(), q.double()
+        if wide:
+            u, v = u / scales[0], v / scales[1]  # after counting: this may turn an entry to zero
         total += torch.stack([u @ u, v @ v, u @ v, *(s.double() for s in counts)])
+    total = torch.where(total.isfinite(), total, math.nan)  # an infinite entry has no direction
     (g_scale, t_scale), (gg, tt, gt, *counted) = scales.tolist(), total.tolist()
     same_sign, g_zeros, t_zeros = map(int, counted)
     return Moments(g_scale, t_scale, gg, tt, gt, same_sign, g_zeros, t_zeros, n)

@@ -66,6 +66,8 @@ class Method(nn.Module):
     Options: ClassVar[type[BaseModel]] = Options
     reads: ClassVar[frozenset[str]] = frozenset()  # of "labels", "image", "error", "above": what each block hears
 
+    own_quantities: ClassVar[Mapping[str, str]] = {}  # what `quantities` gives: name -> meaning
+
     def __init__(self, net: Net, options: Any) -> None:
         super().__init__()
         self.depth = len(net.blocks)

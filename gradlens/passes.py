@@ -56,6 +56,11 @@ def trainable(module: nn.Module) -> dict[str, Tensor]:
     return {name: p for name, p in module.named_parameters() if p.requires_grad}
 
 
+def _laid_like(v: Tensor, h: Tensor) -> Tensor:
+    """``v`` in the memory layout of ``h``: against any other, a pool's backward copies its whole input gradient twice."""
+    return v if v.stride() == h.stride() else torch.empty_like(h, dtype=v.dtype).copy_(v)
+
+
 def pull_back(p: Pass, delta: Tensor | None, send: Sequence[Tensor] = (), keep: bool = False) -> Grad:
     """One block's backward: gradients of its parameters under ``delta`` and the pull-back of each message in ``send``.
 
@@ -77,13 +82,14 @@ def pull_back(p: Pass, delta: Tensor | None, send: Sequence[Tensor] = (), keep: 
     todo = [i for i in range(len(messages)) if i != shared]
     if delta is not None and (params or shared is not None):
         wanted = params + ([p.x] if shared is not None else [])
-        got = torch.autograd.grad(p.h, wanted, delta, retain_graph=keep or bool(todo), allow_unused=True)
+        got = torch.autograd.grad(p.h, wanted, _laid_like(delta, p.h), retain_graph=keep or bool(todo), allow_unused=True)
         grads = {name: g for name, g in zip(names, got, strict=False) if g is not None}
         if shared is not None:
             below[shared] = got[-1] if got[-1] is not None else torch.zeros_like(p.x)
     for n, i in enumerate(todo):
         last = n == len(todo) - 1
-        (below[i],) = torch.autograd.grad(p.h, p.x, messages[i], retain_graph=keep or not last, materialize_grads=True)
+        message = _laid_like(messages[i], p.h)
+        (below[i],) = torch.autograd.grad(p.h, p.x, message, retain_graph=keep or not last, materialize_grads=True)
     return Grad(delta, grads, tuple(below[i] for i in range(len(messages))))
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from gradlens.measures import RECORDED, measure
 from gradlens.method import Method, Update
 from gradlens.passes import Grad, Pass, chain, is_chain, true_gradients
+from gradlens.seeding import forked
 
 
 class Row(NamedTuple):
@@ -65,7 +66,7 @@ def true_updates(method: Method, passes: Sequence[Pass], updates: Mapping[int, U
         return true_gradients(passes, top), "loss, same passes"
     blocks = [p.block for p in passes]
     buffers = [(b, b.clone()) for module in (*blocks, method) for b in module.buffers()]
-    with torch.random.fork_rng(devices=[]):
+    with forked():
         clean = list(chain(blocks, passes[0].x, passes[0].y))
         signal = method.signal(len(clean) - 1, dict(enumerate(clean)), ())
         assert signal.delta is not None

@@ -78,7 +78,21 @@ def write(path: Path, content: bytes) -> None:
 
 def _unwritable(path: Path, error: OSError) -> InputError:
     reason = (error.strerror or str(error)).lower()
-    return InputError(f"cannot write {path}: {reason}; what the run had saved before is intact and --resume goes on from it")
+    run = is_run(path.parent) or is_run(path.parent.parent)
+    kept = "; what the run had saved before is intact and --resume goes on from it" if run else ""
+    return InputError(f"cannot write {path}: {reason}{kept}")
+
+
+def must_be_writable(path: Path) -> None:
+    """Check, before anything costly, that a file or folder can be made there; nothing is written.
+
+    Raises:
+        InputError: it cannot.
+
+    """
+    there = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not os.access(there, os.W_OK) or (there != path and not there.is_dir()):
+        raise InputError(f"cannot write {path}: {there} is not a folder that can be written to")
 
 
 def _environment() -> dict[str, Any]:
@@ -148,17 +162,17 @@ def load(run_dir: str | Path) -> Run:
     path = Path(run_dir)
     if not is_run(path):
         raise InputError(f"{path} is not a run directory: it has no config.json")
+    done = path / "summary.json"
     try:
         info = json.loads((path / "config.json").read_text())
         config = make(**info.pop("config"))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        summary = dict(json.loads(done.read_text())) if done.exists() else {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, InputError):
             raise InputError(f"{path}/config.json: {error}") from error
-        raise InputError(f"{path}/config.json is not the config of a gradlens run: {error}") from error
+        raise InputError(f"{path}: config.json or summary.json is not that of a gradlens run: {error}") from error
     tables = {name: read_table(path / f"{name}.csv", kind) for name, kind in TABLES.items()}
     measured = read_table(path / "measured.csv", Row)
-    done = path / "summary.json"
-    summary = json.loads(done.read_text()) if done.exists() else {}
     return Run(path, config, info, **tables, measured=measured, summary=summary)
 
 

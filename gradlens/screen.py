@@ -136,9 +136,14 @@ def _data() -> list[tuple[str, ...]]:
 
 def _quantities() -> list[tuple[str, ...]]:
     from gradlens.measures import QUANTITIES, RECORDED
+    from gradlens.methods import METHODS
 
     rows: list[tuple[str, ...]] = [("quantity", "of a used gradient g and the true gradient t", "recorded")]
-    return rows + [(name, text, "in training" if name in RECORDED else "by measure") for name, (_, text) in QUANTITIES.items()]
+    rows += [(name, text, "in training" if name in RECORDED else "by measure") for name, (_, text) in QUANTITIES.items()]
+    own = {name: text for rule in METHODS.values() for name, text in rule.own_quantities.items()}
+    of = {name: ", ".join(m for m, rule in METHODS.items() if name in rule.own_quantities) for name in own}
+    rows.append(("loss", "the loss a block descends: its head's, or the top's", "in training"))
+    return rows + [(name, f"{of[name]}: {text}", "in training") for name, text in own.items()]
 
 
 LISTS = {"methods": _methods, "models": _models, "data": _data, "quantities": _quantities}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
@@ -24,9 +24,14 @@ def generator(seed: int, purpose: str, *index: int) -> torch.Generator:
     return torch.Generator().manual_seed(key(seed, purpose, *index))
 
 
+def forked() -> AbstractContextManager[None]:
+    """What is drawn inside leaves torch's global streams, of the CPU and of the CUDA devices in use, as they were."""
+    return torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else [])
+
+
 @contextmanager
 def seeded(seed: int, purpose: str, *index: int) -> Iterator[None]:
     """Run code that draws from torch's global CPU stream (module constructors) on a keyed one; the global one is restored."""
-    with torch.random.fork_rng(devices=[]):
+    with forked():
         torch.manual_seed(key(seed, purpose, *index))
         yield

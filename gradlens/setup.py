@@ -28,6 +28,20 @@ class Pair(NamedTuple):
         return [name for name, _ in self.model.named_children()]
 
 
+def put_weights(module: nn.Module, weights: Any, source: str) -> None:
+    """Load saved weights and buffers into a module.
+
+    Raises:
+        InputError: they are another module's; ``source`` says whose.
+
+    """
+    try:
+        module.load_state_dict(weights)
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+        detail = [line.strip() for line in str(error).splitlines()][:2][-1:]
+        raise InputError(f"{source}: its weights do not fit this model: {' '.join(detail)}") from error
+
+
 def make_pair(config: Config, shape: tuple[int, int, int], classes: int, device: torch.device) -> Pair:
     """The network and rule of a config, initialised by its seed, channels last on the device.
 
@@ -38,12 +52,7 @@ def make_pair(config: Config, shape: tuple[int, int, int], classes: int, device:
     plan = Plan(shape, classes, config.width, config.depth, config.stem, config.activation)
     model = build(config.model, plan, config.cut, config.seed)
     if config.init_from:
-        start = load(config.init_from)
-        try:
-            model.load_state_dict(start.checkpoint()["model"])
-        except RuntimeError as error:
-            detail = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-            raise InputError(f"--init-from {config.init_from}: its weights do not fit this model: {detail}") from error
+        put_weights(model, load(config.init_from).checkpoint()["model"], f"--init-from {config.init_from}")
     net = Net(list(model), output_shapes(model, shape), classes, head_width(model), LOSSES[config.loss], config.seed)
     rule = METHODS[config.method]
     method = rule(net, rule.Options(**config.options))

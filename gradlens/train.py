@@ -20,7 +20,7 @@ from gradlens.process import interruptible, peak_memory_mb
 from gradlens.recorder import Row, step_rows
 from gradlens.run import INTERRUPTED, Metric, Stopped, Timing, Writer, load
 from gradlens.seeding import generator, key
-from gradlens.setup import Pair, lr_factor, make_optimizer, make_pair
+from gradlens.setup import Pair, lr_factor, make_optimizer, make_pair, put_weights
 from gradlens.tables import best_epoch
 
 CHECKPOINT_SECONDS = 60.0  # between checkpoints within an epoch; when they are written does not change what is computed
@@ -128,6 +128,7 @@ class Training:
         if config.steps is not None:
             self.total = min(self.total, config.steps)
         self.at = Position(0, (0.0, 0.0, 0), {}, 0.0)
+        self.saved = 0  # updates in the last checkpoint
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
 
     # ------------------------------------------------------------------------------------------------ the data's order
@@ -157,13 +158,14 @@ class Training:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to a saved state, tables included."""
+        for module, name in zip(self.pair, ("model", "method"), strict=True):
+            put_weights(module, state[name], "the checkpoint does not fit this config")
         try:
-            self.pair.model.load_state_dict(state["model"])
-            self.pair.method.load_state_dict(state["method"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.at, tables = Position(**state["position"]), dict(state["tables"])
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise InputError(f"the checkpoint does not fit this config: {str(error).splitlines()[0]}") from error
+        self.saved = self.at.step
         if self.writer:
             self.writer.rewind(tables)
 
@@ -235,7 +237,7 @@ class Training:
 
     def _must_be_finite(self, what: str, loss: float, epoch: int, step: int) -> None:
         if not math.isfinite(loss):
-            kept = f"; what was saved before is in {self.writer.path}" if self.writer else ""
+            kept = f"; what was saved after {self.saved} updates is in {self.writer.path}" if self.writer else ""
             where = f"epoch {epoch}, step {step}"
             raise Stopped(f"{self.config.method}: the {what} became {loss} in {where} (lr {self.config.lr:g}){kept}")
 
@@ -269,6 +271,7 @@ class Training:
     def _save(self) -> None:
         if self.writer:
             self.writer.save(self.state())
+            self.saved = self.at.step
 
     def _finish(self) -> dict[str, Any]:
         summary: dict[str, Any] = {"updates": self.at.step}

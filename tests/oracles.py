@@ -121,7 +121,7 @@ def assert_same_bits(got: dict[str, Tensor], want: dict[str, Tensor]) -> None:
 def assert_near(got: dict[str, Tensor], want: dict[str, Tensor], tolerance: float = 1e-10) -> None:
     """Same names; values equal to the tolerance, relative to each tensor's largest entry.
 
-    A tensor ten thousand times smaller than the largest is held to that one's scale: the gradient of a bias before a BatchNorm is
+    A tensor a hundred times smaller than the largest is held to that one's scale: the gradient of a bias before a BatchNorm is
     rounding noise around an exact zero.
     """
     assert set(got) == set(want)
@@ -129,4 +129,4 @@ def assert_near(got: dict[str, Tensor], want: dict[str, Tensor], tolerance: floa
     for name, w in want.items():
         assert got[name].shape == w.shape, name
         off = (got[name].double() - w.double()).abs().max().item()
-        assert off <= tolerance * max(sizes[name], 1e-4 * max(sizes.values())), f"{name}: off by {off:.1e} at size {sizes[name]:.1e}"
+        assert off <= tolerance * max(sizes[name], 1e-2 * max(sizes.values())), f"{name}: off by {off:.1e} at size {sizes[name]:.1e}"

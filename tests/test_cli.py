@@ -230,7 +230,7 @@ def test_epochs_0_is_the_untrained_control(gradlens):
         (["train", "bp", "--epoch", "3"], ["no such option --epoch", "--epochs"]),
         (["trian", "bp"], ["trian"]),
         (["train", "dgl", "--set", "hed=mlp"], ["unknown option of dgl 'hed'", "head, "]),
-        (["train", "dgl", "--set", "head=mpl"], ["head", "'mlp'"]),
+        (["train", "dgl", "--set", "head=mpl"], ["head: unknown value 'mpl'", "mlp, "]),
         (["train", "dgl", "--set", "head"], ["name=value"]),
         (["train", "bp", "--set", "dgl.head=mlp"], ["dgl is not among the methods"]),
         (["train", "bp", "--set", "gdl.head=mlp"], ["unknown method 'gdl'"]),
@@ -257,6 +257,10 @@ def test_epochs_0_is_the_untrained_control(gradlens):
         (["train", "bp", "--data", "cifar10", "--data-dir", "nowhere"], ["--download", "nowhere"]),
         (["train", "bp", "--data", "no/such/folder"], ["no image folder"]),
         (["train", "bp", "--resume"], ["nothing to resume"]),
+        (["train", "bp", "--resume", "--overwrite"], ["give one of them"]),
+        (["compare-gradients", "runs/typo"], ["runs/typo is not a run directory"]),
+        (["compare-gradients", "--figures", "/dev/null/x"], ["cannot write /dev/null/x"]),
+        (["bench", "--json", "/dev/null/x"], ["cannot write /dev/null/x"]),
         (["train", "bp", "--init-from", "nowhere"], ["nowhere is not a run directory"]),
         (["train", "bp", "--config", "nowhere.json"], ["nowhere.json"]),
         (["train", "bp", "--seeds", "0"], ["--seeds"]),
@@ -344,6 +348,48 @@ def test_damaged_run_directories(gradlens):
     assert status == 2
     assert "config.json" in err
     assert "Traceback" not in err
+
+
+def test_what_goes_on_with_an_overwritten_run_is_not_overwriting_it_again(monkeypatch):
+    from gradlens.cli import _again
+
+    monkeypatch.setattr(sys, "argv", ["gradlens", "train", "bp", "--overwrite", "--out", "my runs"])
+    assert _again() == "gradlens train bp --out 'my runs' --resume"
+
+
+def test_a_foreign_checkpoint_a_damaged_summary_and_options_that_are_none(gradlens):
+    gradlens("train", "bp", *TINY, "--run-name", "mine")
+    gradlens("train", "bp", *TINY[2:], "--width", "4", "--run-name", "other")
+    shutil.copy("runs/other/checkpoint.pt", "runs/mine/checkpoint.pt")
+    status, _, err = gradlens("measure", "runs/mine", "--quantity", "cosine", "--quiet")
+    assert status == 2
+    assert "do not fit this model" in err
+    Path("runs/mine/summary.json").write_text("{}}")
+    status, _, err = gradlens("show", "runs/mine")
+    assert status == 2
+    assert "summary.json" in err
+    Path("c.json").write_text('{"method": "bp", "options": [1]}')
+    status, _, err = gradlens("train", "--config", "c.json")
+    assert status == 2
+    assert "options" in err
+
+
+def test_the_same_run_named_twice_is_compared_once(gradlens):
+    status, out, _ = gradlens("compare-gradients", "bp", "bp", *TINY)
+    assert status == 0
+    (run,) = Path("runs").glob("bp-*")
+    assert gradlens("compare-gradients", run, "bp", *TINY)[0] == 0
+
+
+def test_images_that_changed_since_a_run_are_noticed(gradlens):
+    root = Path("pictures")
+    for half in ("train", "test"):
+        images(root, half, "ab")
+    assert gradlens("compare-gradients", "bp", "--data", root, "--batch-size", "4", *TINY)[0] == 0
+    Image.fromarray(np.full((8, 8, 3), 99, np.uint8)).save(root / "train" / "a" / "0.png")
+    status, _, err = gradlens("compare-gradients", "bp", "--data", root, "--batch-size", "4", *TINY)
+    assert status == 2
+    assert "not the ones" in err
 
 
 def test_an_output_folder_that_cannot_be_written(gradlens):

@@ -12,7 +12,8 @@ from gradlens.method import Net
 from gradlens.methods import METHODS
 from gradlens.models import Plan, build, head_width, output_shapes
 from gradlens.objectives import LOSSES
-from gradlens.train import Pair, update
+from gradlens.setup import Pair
+from gradlens.train import update
 
 HEADS = {
     "seed": {},

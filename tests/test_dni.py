@@ -14,7 +14,8 @@ from gradlens.method import Net, backward
 from gradlens.methods import METHODS
 from gradlens.models import Plan, build, output_shapes
 from gradlens.objectives import LOSSES
-from gradlens.train import Pair, update
+from gradlens.setup import Pair
+from gradlens.train import update
 
 BOTH = pytest.mark.parametrize("name", ["dni", "cdni"])
 TARGETS = pytest.mark.parametrize("target", ["sum", "mean"])

@@ -16,7 +16,8 @@ from gradlens.models import output_shapes
 from gradlens.objectives import LOSSES, slope
 from gradlens.passes import Pass, is_chain, pull_back
 from gradlens.recorder import step_rows, true_updates
-from gradlens.train import Pair, make_optimizer, make_pair, update
+from gradlens.setup import Pair, make_optimizer, make_pair
+from gradlens.train import update
 
 ISOLATED = [name for name, method in METHODS.items() if not method.reads & {"above", "error"}]
 
@@ -291,6 +292,30 @@ def test_update_applies_what_backward_yields(name):
     )
     assert torch.equal(outcome.loss, nll(z, c.y))
     assert outcome.hits == (z.argmax(1) == c.y).sum()
+
+
+def test_a_block_that_is_told_nothing_does_not_move_on_leftovers():
+    c = case("mlp")
+    method = Silent(Net(c.blocks, output_shapes(c.model, c.shape), 10, 16, LOSSES["ce"], 3), Options())
+    before = frozen(c.model)
+    for p in c.model.parameters():
+        p.grad = torch.ones_like(p)  # of an earlier step, or of somebody else's backward
+    optimizer = torch.optim.SGD(method.param_groups(c.blocks), lr=0.1)
+    update(Pair(c.model, method), optimizer, c.x, c.y)
+    for n, p in c.model.named_parameters():
+        assert torch.equal(p, before[n]) == (not n.startswith("top."))
+        assert n.startswith("top.") or p.grad is None
+
+
+def test_the_loss_reported_is_the_topmost_in_whichever_order_blocks_speak():
+    class Talkative(METHODS["bp"]):
+        def signal(self, k, passes, above):
+            return super().signal(k, passes, above)._replace(loss=torch.tensor(float(k)))
+
+    c = case("mlp")
+    method = Talkative(Net(c.blocks, output_shapes(c.model, c.shape), 10, 16, LOSSES["ce"], 3), Options())
+    optimizer = torch.optim.SGD(method.param_groups(c.blocks), lr=0.1)
+    assert update(Pair(c.model, method), optimizer, c.x, c.y).loss == len(c.model) - 1
 
 
 @pytest.mark.parametrize("name", METHODS)

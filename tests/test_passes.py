@@ -12,7 +12,8 @@ from torch import nn
 
 from gradlens.config import make
 from gradlens.passes import Pass, chain, is_chain, pull_back, true_gradients
-from gradlens.train import Pair, make_pair, update
+from gradlens.setup import Pair, make_pair
+from gradlens.train import update
 
 # -------------------------------------------------------------------------------------------- backprop through the chain
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from gradlens.heads import Synthesiser
+from gradlens.measures import float64
 from gradlens.method import Method, Net, Signal, Update, top_signal
 from gradlens.passes import Grad, Pass
 from gradlens.seeding import seeded
@@ -38,6 +39,10 @@ class DNI(Method):
 
     Options = DNIOptions
     reads = frozenset({"above"})
+    own_quantities: ClassVar[Mapping[str, str]] = {
+        "synth_loss": "L_S = (1/N) Σ_n |S_n - g_n|², in the units it regresses, at each block",
+        "synth_explained_variance": "1 - Σ(S - g)² / Σ(g - mean_n g)², at each block",
+    }
     conditional: ClassVar[bool] = False  # whether S reads the label
 
     def __init__(self, net: Net, options: Any) -> None:
@@ -82,8 +87,8 @@ class DNI(Method):
         """``synth_loss`` = L_S in the units it regresses; ``synth_explained_variance`` = 1 − Σ(S − g)² / Σ(g − mean_n g)²."""
         if update.k == self.depth - 1:
             return {}
-        target = (update.above[0] * self._scale(update.p)).double()
-        residual = (update.signal.kept.detach().double() - target).square().sum()
+        target = float64(update.above[0] * self._scale(update.p))
+        residual = (float64(update.signal.kept.detach()) - target).square().sum()
         spread = (target - target.mean(0)).square().sum()
         return {"synth_loss": residual / len(target), "synth_explained_variance": 1 - residual / spread}
 
