@@ -42,7 +42,8 @@ def main() -> None:
     data = load(args.data)
     found = {}
     for state in ("untrained", *(["trained"] if args.run else [])):
-        training = Training(make(method="bp"), data, pick_device(args.device))
+        settings = {"method": "bp"} if state == "untrained" else load_run(args.run).config.model_dump()
+        training = Training(make(**settings), data, pick_device(args.device))
         if state == "trained":
             training.pair.model.load_state_dict(load_run(args.run).checkpoint()["model"])
         cosines: dict[str, list[float]] = {}

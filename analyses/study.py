@@ -17,7 +17,7 @@ from gradlens.config import Config, make, read
 from gradlens.experiments import Place, pick_device, train_or_reuse
 from gradlens.plots import figure_set, save
 from gradlens.progress import Display
-from gradlens.run import Run, Stopped
+from gradlens.run import INTERRUPTED, Run, Stopped
 from gradlens.tables import labels
 
 HERE = Path(__file__).resolve().parent
@@ -63,7 +63,8 @@ def trained(configs: Sequence[Config], args: argparse.Namespace) -> list[Run]:
         try:
             return train_or_reuse(configs, place, lambda c: display.watch(f"{c.method} {c.model} seed {c.seed}", c.epochs))
         except Stopped as stopped:
-            raise SystemExit(f"{stopped}; the same command goes on") from stopped
+            again = "; the same command goes on" if stopped.status == INTERRUPTED else ""
+            raise SystemExit(f"{stopped}{again}") from stopped
 
 
 def test_accuracy(run: Run) -> dict[int, float]:
@@ -92,8 +93,11 @@ def publish(name: str, runs: Sequence[Run], args: argparse.Namespace, results: d
     """
     folder = args.figures / name
     folder.mkdir(parents=True, exist_ok=True)
-    for figure_name, (figure, rows) in figure_set(runs).drawn.items():
+    figures = figure_set(runs)
+    for figure_name, (figure, rows) in figures.drawn.items():
         save(figure, rows, folder, figure_name)
+    for figure_name, why in figures.skipped.items():
+        print(f"no figure {figure_name}: {why}")
     listed = [
         {
             "label": label,

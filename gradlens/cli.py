@@ -69,7 +69,7 @@ FLAGS = (
     Flag("seeds", int, "K runs, seeds from --seed on; tables show mean and 95% interval (default 1)", "Training"),
     Flag("init-from", str, "start from the weights of this run", "Training"),
     Flag("set", list[str], "name=value or method.name=value: a method's own option, or its own lr; repeatable", "Training"),
-    Flag("config", Path, "JSON file of settings, or a run's config.json; flags go before it", "Training"),
+    Flag("config", Path, "JSON file of settings, or a run's config.json; flags win over it", "Training"),
     Flag("device", str, "auto, cpu, cuda, cuda:1, mps (default auto)", "Machine"),
     Flag("precision", str, "fp32, bf16, or auto: bf16 where the device has it natively (default fp32)", "Machine"),
     Flag("compile", bool, "torch.compile each block (default off)", "Machine"),
@@ -123,9 +123,10 @@ def _place(given: dict[str, Any]) -> Place:
     import torch
 
     from gradlens.errors import InputError
-    from gradlens.experiments import Place, pick_device
+    from gradlens.experiments import Place, forget_data, pick_device
     from gradlens.process import keep_freed_memory
 
+    forget_data()
     threads = given.pop("threads", None)
     if threads is not None:
         if threads < 1:
@@ -273,7 +274,7 @@ def compare_gradients(
     what = list(dict.fromkeys(what or DEFAULT_COMPARISON))
     methods = [name for name in what if name in METHODS or not (is_run(name) or Path(name).exists() or Path(name).name != name)]
     read = [load(path) for path in what if path not in methods]
-    grid = _numbers("--lr-grid", lr_grid) if lr_grid else []
+    grid = _numbers("--lr-grid", lr_grid) if lr_grid is not None else []
     groups = _configs(methods, given, place) if methods else []
     trials = len(groups) * len(grid)
     must_be_writable(figures_to or place.out / "figures")
@@ -340,7 +341,7 @@ def show(run_dir: Annotated[Path, typer.Argument(help="a run directory")]) -> No
     updates = run.metrics[-1].step if run.metrics else 0
     typer.echo(f"{run.path}: " + ("finished" if run.finished else f"unfinished, {updates} updates at its last evaluation"))
     for name, value in run.config.model_dump().items():
-        if value not in (None, {}, False):
+        if value is not None and value is not False and value != {}:
             typer.echo(f"  {name:<17} {value}")
     for name in ("device", "threads", "versions", "git", "command", "data_fingerprint", "label_hash"):
         if run.info.get(name) is not None:
@@ -388,7 +389,7 @@ def _numbers(flag: str, text: str) -> list[float]:
     from gradlens.errors import InputError
 
     try:
-        return [float(part) for part in text.split(",") if part.strip()]
+        return [float(part) for part in text.split(",")]
     except ValueError:
         raise InputError(f"{flag} {text!r}: wanted numbers with commas between them, as in 1e-4,3e-4,1e-3") from None
 
@@ -439,11 +440,12 @@ def main() -> None:
     status = 0
     try:
         status = app(standalone_mode=False) or 0
-    except KeyboardInterrupt:
-        print(f"gradlens: stopped at once; `{_again()}` goes on from the last checkpoint of a run", file=sys.stderr)
+    except (KeyboardInterrupt, typer.Abort):
         status = 130
     except Exception as error:  # noqa: BLE001 - said to the user, or raised again
-        status = _report(error)
+        sys.exit(_report(error))
+    if status == 130:
+        print(f"gradlens: stopped at once; `{_again()}` goes on from the last checkpoint of a run", file=sys.stderr)
     sys.exit(status)
 
 

@@ -106,7 +106,7 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     def run_name(self) -> str:
         """``<method>-<data>-<model>-s<seed>-<digest>``."""
         data = Path(self.data).resolve().name or "images"
-        return f"{label}{message}, got {first['input']!r}"
+        return f"{self.method}-{data}-{self.model}-s{self.seed}-{self.digest()}"
 
     def differences(self, other: Config) -> list[str]:
         """The fields in which another config differs, each with both values."""
@@ -128,7 +128,7 @@ def sentence(error: ValidationError, flags: bool = True) -> str:
     if first["type"] == "literal_error":
         return label + str(unknown("value", str(first["input"]), re.findall(r"[\w-]+", first["ctx"]["expected"].replace(" or ", " "))))
     message = first["msg"][0].lower() + first["msg"][1:]
-    return f"{'--' + name.replace('_', '-') if known else name}: {message}, got {first['input']!r}"
+    return f"{label}{message}, got {first['input']!r}"
 
 
 def make(**settings: Any) -> Config:

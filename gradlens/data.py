@@ -141,6 +141,8 @@ def _decode(file: str) -> np.ndarray[Any, Any]:
 
     try:
         with Image.open(file) as image:
+            if image.mode.startswith("I"):  # PIL would clip them to white
+                raise ValueError("16-bit grey images are not read: convert them to 8 bits")
             return np.asarray(image if image.mode == "L" else image.convert("RGB"))
     except Exception as error:
         raise InputError(f"{file} is not a readable image: {error}") from error

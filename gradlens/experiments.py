@@ -97,7 +97,14 @@ def _data(name: str, data_dir: Path | None, download: bool, limit: int | None, n
 def data_of(config: Config, place: Place) -> Data:
     """The data of a config; the last ones loaded are kept, so that methods compared on the same data load them once."""
     c = config
-    return _data(c.data, place.data_dir, place.download, c.limit, c.label_noise, c.validation, c.seed)
+    name = c.data if c.data in DATASETS else str(Path(c.data).absolute()) if Path(c.data).exists() else c.data
+    seed = c.seed if c.limit is not None or c.label_noise or c.validation else 0  # else nothing is drawn
+    return _data(name, place.data_dir, place.download, c.limit, c.label_noise, c.validation, seed)
+
+
+def forget_data() -> None:
+    """Forget the loaded data: files may have changed."""
+    _data.cache_clear()
 
 
 def input_of(config: Config, place: Place) -> tuple[tuple[int, int, int], int]:
@@ -238,7 +245,7 @@ def measure_run(
 ) -> list[Row]:
     """Add quantities to a finished or unfinished run, from its snapshots (or, without any, from its checkpoint).
 
-    Each snapshot's weights go through the batch that followed them in training, with truth and rule on the same passes;
+    Each snapshot's weights go through the batch that follows them in the run's order, with truth and rule on the same passes;
     the rows are stored in ``measured.csv``, in place of earlier ones of the same step and quantity. Nothing else changes.
 
     Args:

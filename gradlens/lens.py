@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
@@ -31,7 +31,7 @@ class Lens:
 
     The gradient is the one with respect to the layer's own output, whatever in-place operation follows the layer: what
     goes on is a copy, so an in-place ReLU behind it overwrites neither the stored activation nor the place the gradient
-    is read at. A module called several times in one forward pass gives ``name``, ``name#1``, ``name#2``… The hooks are
+    is read at. A module called several times gives ``name``, ``name#1``, ``name#2``… until :meth:`clear`. The hooks are
     gone when the context ends, and so is the copying; what was read stays.
 
     Args:
@@ -102,8 +102,8 @@ class Lens:
         g, t = self.gradients[used], self.gradients[true]
         return [
             Row(step, layer, "activation", quantity, value, true)
-            for layer in t
-            if layer in g
+            for layer in self.activations  # bottom first
+            if layer in t and layer in g
             for quantity, value in measure(g[layer], t[layer], quantities).items()
         ]
 
@@ -112,14 +112,20 @@ class Lens:
             call = self._calls.get(name, 0)
             self._calls[name] = call + 1
             label = f"{name}#{call}" if call else name
-            if isinstance(output, Tensor):
-                return self._read(label, output)
-            if isinstance(output, tuple):  # an LSTM's, say: each tensor under its place
-                parts = [self._read(f"{label}[{i}]", o) if isinstance(o, Tensor) else o for i, o in enumerate(output)]
-                return type(output)(*parts) if hasattr(output, "_fields") else tuple(parts)
-            return output
+            return self._read_all(label, output)
 
         return hook
+
+    def _read_all(self, label: str, output: Any) -> Any:
+        """Every tensor in an output of tuples, lists and dicts, each under its place: ``lstm[0]``, ``encoder[hidden]``."""
+        if isinstance(output, Tensor):
+            return self._read(label, output)
+        if isinstance(output, Mapping):
+            return type(output)({key: self._read_all(f"{label}[{key}]", o) for key, o in output.items()})  # type: ignore[call-arg]
+        if isinstance(output, list | tuple):
+            parts = [self._read_all(f"{label}[{i}]", o) for i, o in enumerate(output)]
+            return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
+        return output
 
     def _read(self, label: str, output: Tensor) -> Tensor:
         """Store an output, ask for its gradient, and hand on a copy."""

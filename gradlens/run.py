@@ -7,6 +7,7 @@ import json
 import math
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -116,7 +117,7 @@ def _environment() -> dict[str, Any]:
         "torchvision": torchvision.__version__,
         "numpy": numpy.__version__,
     }
-    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     return {"versions": versions, "git": git or None, "threads": torch.get_num_threads(), "command": command}
 
 
@@ -258,12 +259,11 @@ class Writer:
             if overwrite:
                 read_config(path / "config.json")  # a foreign folder's files are not ours to delete
             else:
-                old = load(path)
-                if differ := config.differences(old.config):
+                begun = load(path)
+                if differ := config.differences(begun.config):
                     raise InputError(f"cannot resume {path}: its config differs in: {'; '.join(differ)}")
-                for key in ("data_fingerprint",):
-                    if old.info.get(key) != info.get(key):
-                        raise InputError(f"cannot resume {path}: the data are not the ones it was trained on")
+                if begun.info.get("data_fingerprint") != info.get("data_fingerprint"):
+                    raise InputError(f"cannot resume {path}: the data are not the ones it was trained on")
                 return Writer(path, config)
         elif path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise InputError(f"{path} exists and is not a run directory; --out or --run-name names another place")
@@ -271,10 +271,10 @@ class Writer:
             raise InputError(f"nothing to resume at {path}{_kin(out, config)}")
         try:
             path.mkdir(parents=True, exist_ok=True)
+            for old in (path / "summary.json", *path.glob("*.pt"), *path.glob("snapshots/*.pt"), *path.glob("*.csv")):
+                old.unlink(missing_ok=True)  # the summary first: without it the run is unfinished, whatever else is left
         except OSError as error:
             raise InputError(f"cannot write to {out}: {(error.strerror or str(error)).lower()}") from error
-        for old_file in [*path.glob("*.csv"), *path.glob("*.pt"), *path.glob("snapshots/*.pt"), path / "summary.json"]:
-            old_file.unlink(missing_ok=True)
         content = {"config": config.model_dump(), **_environment(), **info}
         write(path / "config.json", (json.dumps(content, indent=2) + "\n").encode())
         return Writer(path, config)

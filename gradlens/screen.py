@@ -39,7 +39,8 @@ def comparison(runs: Sequence[Run]) -> Table:
     cells: dict[str, dict[str, FinalValue]] = {}
     for value in final_values(runs, "cosine"):
         cells.setdefault(value.layer, {})[value.label] = value
-    split = results[0].split
+    splits = dict.fromkeys(score.split for score in results)
+    split = " or ".join(splits)  # a run with held-out training images beside others
     title = f"final cosine of each layer's weight gradient with the true one, and {split} accuracy in %"
     table = Table(title=title, title_justify="left")
 

@@ -26,7 +26,7 @@ def generator(seed: int, purpose: str, *index: int) -> torch.Generator:
 
 def forked() -> AbstractContextManager[None]:
     """What is drawn inside leaves torch's global streams, of the CPU and of the CUDA devices in use, as they were."""
-    return torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else [])
+    return torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else [])  # type: ignore[no-untyped-call]
 
 
 @contextmanager

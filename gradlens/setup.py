@@ -59,10 +59,18 @@ def make_pair(config: Config, shape: tuple[int, int, int], classes: int, device:
     layout: Any = {"device": device, "memory_format": torch.channels_last}
     pair = Pair(model.to(**layout), method.to(**layout))
     if config.compile:
-        torch._functorch.config.donated_buffer = False  # recorded steps go back twice through the same passes
-        for module in (*pair.model, *pair.method.children()):
-            module.compile()
+        _compile(pair)
     return pair
+
+
+def _compile(pair: Pair) -> None:
+    """torch.compile each block, head and synthesiser in place."""
+    import torch._functorch.config  # not there by `import torch` alone
+
+    torch._functorch.config.donated_buffer = False  # for the whole process: recorded steps go back twice through the same passes
+    own = [m for child in pair.method.children() for m in (child if isinstance(child, nn.ModuleList) else [child])]
+    for module in (*pair.model, *own):
+        module.compile()
 
 
 def make_optimizer(config: Config, pair: Pair) -> torch.optim.Optimizer:

@@ -14,12 +14,13 @@ from gradlens.augment import crop_and_flip, normalizer
 from gradlens.config import Config
 from gradlens.data import Data, Split
 from gradlens.errors import InputError
+from gradlens.longtable import read_table
 from gradlens.method import Update, backward
 from gradlens.objectives import LOSSES
 from gradlens.process import interruptible, peak_memory_mb
 from gradlens.recorder import Row, step_rows
-from gradlens.run import INTERRUPTED, Metric, Stopped, Timing, Writer, load
-from gradlens.seeding import generator, key
+from gradlens.run import INTERRUPTED, Metric, Stopped, Timing, Writer
+from gradlens.seeding import forked, generator, key
 from gradlens.setup import Pair, lr_factor, make_optimizer, make_pair, put_weights
 from gradlens.tables import best_epoch
 
@@ -32,6 +33,16 @@ class Outcome(NamedTuple):
     loss: Tensor  # scalar: the topmost loss of the rule
     hits: Tensor  # scalar: right answers in the batch; NaN for rules that give none
     rows: list[Row]  # empty on steps that are not recorded
+
+
+def _put(p: Tensor, grad: Tensor) -> None:
+    """Write (or, for a parameter that two blocks share, add) a gradient, in the parameter's own memory layout.
+
+    The fused optimisers walk parameter and gradient side by side in memory and do not look at strides.
+    """
+    if p.grad is not None:
+        grad = p.grad + grad
+    p.grad = grad if grad.stride() == p.stride() else torch.empty_like(p).copy_(grad)
 
 
 def update(pair: Pair, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, record: int | None = None, bf16: bool = False) -> Outcome:
@@ -57,9 +68,9 @@ def update(pair: Pair, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, r
         for u in backward(method, iter(stored) if stored else passes, keep=record is not None):
             params = dict(u.p.block.named_parameters())
             for name, grad in u.grad.params.items():
-                params[name].grad = grad
+                _put(params[name], grad)
             for name, grad in u.own.items():
-                method.get_parameter(name).grad = grad
+                _put(method.get_parameter(name), grad)
             if u.signal.loss is not None and u.k > highest:
                 highest, loss = u.k, u.signal.loss
             if u.signal.answer is not None:
@@ -188,7 +199,7 @@ class Training:
         flush_every = 1 if self.device.type == "cpu" else 20  # reading a loss waits for an accelerator
         pending: list[tuple[int, int, Outcome]] = []
         saved_at = time.monotonic()
-        with interruptible() as interrupted:
+        with interruptible() as interrupted, forked():
             if self.at.step == 0 and not self.at.best:
                 self._evaluate(0, watch)
                 self._save()
@@ -222,7 +233,10 @@ class Training:
                     saved_at = time.monotonic()
                 if stop and self.at.step < self.total:
                     raise Stopped(f"interrupted after {self.at.step} of {self.total} updates; saved", INTERRUPTED)
-        return self._finish()
+            summary = self._finish()
+            if interrupted():  # in the last step or evaluation: this run is finished, but no other shall begin
+                raise Stopped("interrupted; this run was at its end and is finished", INTERRUPTED)
+        return summary
 
     def _flush(self, pending: list[tuple[int, int, Outcome]], epoch: int) -> None:
         """Read what the last updates reported; a loss that is not finite ends the run."""
@@ -276,7 +290,7 @@ class Training:
     def _finish(self) -> dict[str, Any]:
         summary: dict[str, Any] = {"updates": self.at.step}
         if self.writer:
-            rows = load(self.writer.path).metrics
+            rows = read_table(self.writer.path / "metrics.csv", Metric)
             for split in dict.fromkeys(row.split for row in rows):
                 mine = [row for row in rows if row.split == split]
                 best = best_epoch(mine)

@@ -375,7 +375,7 @@ def test_a_foreign_checkpoint_a_damaged_summary_and_options_that_are_none(gradle
 
 
 def test_the_same_run_named_twice_is_compared_once(gradlens):
-    status, out, _ = gradlens("compare-gradients", "bp", "bp", *TINY)
+    status, _, _ = gradlens("compare-gradients", "bp", "bp", *TINY)
     assert status == 0
     (run,) = Path("runs").glob("bp-*")
     assert gradlens("compare-gradients", run, "bp", *TINY)[0] == 0

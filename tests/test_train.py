@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import re
 import resource
+import shutil
 import signal
 import sys
 import threading
@@ -294,9 +295,12 @@ def test_a_second_ctrl_c_stops_at_once_and_the_run_can_still_go_on(whole, tmp_pa
     assert_same_bits(whole("bp"), train_run(tiny("bp"), Place(out=tmp_path, resume=True)))
 
 
-def test_a_signal_during_the_last_evaluation_lets_the_run_finish(whole, tmp_path):
-    run = train_run(tiny("bp"), Place(out=tmp_path), signal_at(24, signal.SIGINT))
-    assert_same_bits(whole("bp"), run)
+def test_a_signal_during_the_last_evaluation_lets_the_run_finish_and_no_other_begin(whole, tmp_path):
+    with pytest.raises(Stopped, match="finished") as stopped:
+        train_run(tiny("bp"), Place(out=tmp_path), signal_at(24, signal.SIGINT))
+    assert stopped.value.status == 130
+    (path,) = tmp_path.iterdir()
+    assert_same_bits(whole("bp"), load(path))
 
 
 def test_training_in_a_thread_that_gets_no_signals(whole, tmp_path):
@@ -711,3 +715,35 @@ def test_only_the_loop_writes_grad():
     files = [folder / f"{n}.py" for n in ("passes", "method", "heads", "objectives", "recorder", "measures")]
     writers = [f.name for f in [*files, *folder.glob("methods/*.py")] if re.search(r"\.grad\s*=[^=]|\.backward\(\)", f.read_text())]
     assert writers == []
+
+
+def test_a_gradient_of_another_layout_reaches_the_fused_optimiser_right():
+    """The fused kernels read memory in order: a transposed gradient must be laid out like its parameter first."""
+    from gradlens.train import _put
+
+    p, q = (torch.nn.Parameter(torch.zeros(3, 5)) for _ in range(2))
+    grad = torch.randn(5, 3).T
+    _put(p, grad)
+    q.grad = grad.contiguous()
+    for parameter in (p, q):
+        torch.optim.Adam([parameter], lr=0.1, fused=True).step()
+    assert torch.equal(p, q)
+    _put(p, grad)
+    torch.testing.assert_close(p.grad, 2 * grad)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler: install g++")
+def test_compiled_blocks_and_heads_train_as_eager_ones(tmp_path):
+    runs = [
+        Training(
+            make(method="dgl", model="mlp", depth=2, width=8, compile=compiled, steps=2, record_every=1),
+            load_data("digits"),
+            torch.device("cpu"),
+        )
+        for compiled in (False, True)
+    ]
+    for run in runs:
+        run.go()
+    assert runs[1].pair.model[0]._compiled_call_impl is not None
+    for p, q in zip(runs[0].pair.model.parameters(), runs[1].pair.model.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)  # float32, operations fused in another order
