@@ -142,7 +142,9 @@ def compare(model: nn.Module, loss: Tensor, my_gradients: Mapping[str, Tensor] |
     params = {name: p for name, p in model.named_parameters() if p.requires_grad}
     mine = {n: p.grad for n, p in params.items() if p.grad is not None} if my_gradients is None else dict(my_gradients)
     if strange := sorted(set(mine) - set(params)):
-        raise ValueError(f"not parameters of the model: {', '.join(strange)}; it has {', '.join(params)}")
+        raise ValueError(f"not trainable parameters of the model: {', '.join(strange)}; it has {', '.join(params) or 'none'}")
+    if not params:
+        raise ValueError("the model has no trainable parameters: there is no gradient to compare with")
     got = torch.autograd.grad(loss, list(params.values()), retain_graph=True, allow_unused=True)
     true = {name: torch.zeros_like(p) if g is None else g for (name, p), g in zip(params.items(), got, strict=True)}
     return list(pair_rows(0, mine, true, "loss"))

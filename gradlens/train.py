@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +17,7 @@ from gradlens.errors import InputError
 from gradlens.longtable import read_table
 from gradlens.method import Update, backward
 from gradlens.objectives import LOSSES
+from gradlens.passes import Pass
 from gradlens.process import interruptible, peak_memory_mb
 from gradlens.recorder import Row, step_rows
 from gradlens.run import INTERRUPTED, Metric, Stopped, Timing, Writer
@@ -45,6 +46,13 @@ def _put(p: Tensor, grad: Tensor) -> None:
     p.grad = grad if grad.stride() == p.stride() else torch.empty_like(p).copy_(grad)
 
 
+def _kept(passes: Iterator[Pass], stored: list[Pass]) -> Iterator[Pass]:
+    """The passes as they are made, kept for the truth: a recorded step runs in the same order as any other."""
+    for p in passes:
+        stored.append(p)
+        yield p
+
+
 def update(pair: Pair, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, record: int | None = None, bf16: bool = False) -> Outcome:
     """One step of any rule: passes, the rule's gradients, and one optimiser step.
 
@@ -63,9 +71,9 @@ def update(pair: Pair, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, r
     highest = -1
     optimizer.zero_grad(set_to_none=True)
     with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
+        stored: list[Pass] = []
         passes = method.forward(list(model), x, y)
-        stored = list(passes) if record is not None else []
-        for u in backward(method, iter(stored) if stored else passes, keep=record is not None):
+        for u in backward(method, passes if record is None else _kept(passes, stored), keep=record is not None):
             params = dict(u.p.block.named_parameters())
             for name, grad in u.grad.params.items():
                 _put(params[name], grad)

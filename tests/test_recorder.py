@@ -213,7 +213,7 @@ def test_compare_leaves_frozen_parameters_out_and_gives_unused_ones_a_zero_truth
 
 
 def test_compare_refuses_names_and_shapes_that_do_not_fit(net, loss):
-    with pytest.raises(ValueError, match=r"not parameters of the model: 1\.weight, nope; it has 0\.weight, 0\.bias"):
+    with pytest.raises(ValueError, match=r"not trainable parameters of the model: 1\.weight, nope; it has 0\.weight, 0\.bias"):
         compare(net, loss, {"nope": torch.zeros(1), "1.weight": torch.zeros(1), "0.bias": torch.zeros(4)})
     with pytest.raises(ValueError, match="different shapes"):
         compare(net, loss, {"0.bias": torch.zeros(5)})
