@@ -3,7 +3,7 @@
 The references regress δ itself, the gradient of the batch's mean loss (target=mean), and leave the last bias at PyTorch's default
 (zero_bias=false), some 500–1500 times larger than δ at the start. Alternative: regress N·δ, the per-image gradient, and divide by N
 (target=sum), from a zero start. Compared on the mean cosine of the blocks' weight gradients with the true ones over the last epoch, on the
-ratio of their norms, and on test accuracy; BasicCNN of width 64 on the digits, 15 epochs, Adam 3e-4, three seeds.
+ratio of their norms, and on test accuracy; BasicCNN of width 32 on the digits, 15 epochs, Adam 3e-4, three seeds.
 
     python -m analyses.dni_target
 """
@@ -45,7 +45,7 @@ def summary(runs: list[Run]) -> dict[str, dict[str, Any]]:
 def main() -> None:
     """Train or read 24 small runs, print the comparison, write figures/dni_target."""
     args = arguments(__doc__ or "", data="digits")
-    shared: dict[str, Any] = {"data": args.data, "width": 64, "epochs": 15, "lr": 3e-4, "record_every": 5}
+    shared: dict[str, Any] = {"data": args.data, "width": 32, "epochs": 15, "lr": 3e-4, "record_every": 5}
     variants = product(("dni", "cdni"), ("sum", "mean"), (True, False), range(SEEDS))
     configs = [make(method=m, options={"target": t, "zero_bias": z}, seed=s, **shared) for m, t, z, s in variants]
     runs = trained(configs, args)
