@@ -4,14 +4,13 @@ import json
 import math
 import os
 import pickle
-import resource
 import struct
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from disk import full_disk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -43,17 +42,6 @@ def refused(call, *args, **kwargs):
     text = str(caught.value)
     assert "\n" not in text
     return text
-
-
-@contextmanager
-def full_disk(free):
-    """No file may grow beyond ``free`` bytes: writing more is an OSError of the system, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (free, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def contents(folder):

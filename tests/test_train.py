@@ -4,18 +4,17 @@ import math
 import multiprocessing
 import os
 import re
-import resource
 import shutil
 import signal
 import sys
 import threading
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from disk import full_disk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -337,17 +336,6 @@ def test_ctrl_c_on_the_command_line_says_how_to_go_on(processes, tmp_path):
 
 
 # ----------------------------------------------------------------------------------------------------------- full disk
-
-
-@contextmanager
-def full_disk(free):
-    """No file may grow beyond ``free`` bytes: writing more is an OSError of the system, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (free, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_disk_full_of_rows_leaves_a_run_that_reads_and_goes_on(whole, tmp_path):
