@@ -25,7 +25,7 @@ CHOICES: dict[str, Collection[str]] = {
     "loss": LOSSES,
     "normalize": NORMALIZATIONS,
     "cut": ("after-pool", "before-pool"),
-    "optimizer": ("adam", "sgd", "rmsprop"),
+    "optimizer": ("adam", "adamw", "sgd", "sgdw", "rmsprop"),
     "lr_schedule": ("constant", "cosine", "step"),
     "precision": ("fp32", "bf16"),
 }
@@ -63,6 +63,7 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     precision: str = "fp32"
     compile: bool = False
     record_every: int = Field(10, ge=0)
+    diagnose_every: int = Field(5, ge=0)
     keep_checkpoints: int = Field(0, ge=0)
     init_from: str | None = None
 
@@ -76,7 +77,9 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     @model_validator(mode="before")
     @classmethod
     def _own_lr(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """A method's own ``lr`` among its options is the run's learning rate."""
+        """A method's own defaults where nothing is said; its own ``lr`` among its options is the run's learning rate."""
+        rule = METHODS.get(values.get("method", "bp"))
+        values = {**(rule.defaults if rule else {}), **values}
         options = values.get("options")
         if not isinstance(options, dict) or "lr" not in options:
             return values
@@ -84,10 +87,12 @@ class Config(BaseModel, frozen=True, extra="forbid"):
 
     @model_validator(mode="after")
     def _together(self) -> Config:
-        if self.optimizer == "adam" and (self.momentum or self.nesterov):
+        if self.optimizer in ("adam", "adamw") and (self.momentum or self.nesterov):
             raise InputError("--momentum and --nesterov belong to sgd and rmsprop; adam has its own momentum")
-        if self.nesterov and not (self.optimizer == "sgd" and self.momentum):
-            raise InputError("--nesterov needs --optimizer sgd and a --momentum above 0")
+        if self.nesterov and not (self.optimizer in ("sgd", "sgdw") and self.momentum):
+            raise InputError("--nesterov needs --optimizer sgd or sgdw and a --momentum above 0")
+        if self.compile and not METHODS[self.method].compiles:
+            raise InputError(f"--compile: {self.method} changes what happens inside blocks, and compiled ones cannot be changed")
         own = METHODS[self.method].Options
         for name in self.options:
             if name not in own.model_fields:

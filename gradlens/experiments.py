@@ -17,9 +17,9 @@ from gradlens.data import load as load_data
 from gradlens.errors import InputError, unknown
 from gradlens.longtable import csv_line
 from gradlens.measures import QUANTITIES
-from gradlens.method import Update, backward
+from gradlens.method import run_step
 from gradlens.methods import METHODS
-from gradlens.recorder import Row, step_rows
+from gradlens.recorder import Row, step_rows, true_updates
 from gradlens.run import INTERRUPTED, Run, Stopped, Writer, is_run, load, load_checkpoint, write
 from gradlens.seeding import seeded
 from gradlens.setup import put_weights
@@ -291,6 +291,5 @@ def _measure(training: Training, file: Path, quantities: tuple[str, ...]) -> lis
     x, y = training.batch(step)
     bf16 = torch.autocast(x.device.type, torch.bfloat16, enabled=training.config.precision == "bf16")
     with seeded(training.config.seed, "step", step), bf16:  # the draws of the training step
-        passes = list(method.forward(list(model), x, y))
-        updates: dict[int, Update] = {u.k: u for u in backward(method, iter(passes), keep=True)}
-        return step_rows(step, training.pair.names(), method, passes, updates, quantities)
+        run = run_step(method, list(model), x, y)
+        return step_rows(step, training.pair.names(), method, run, true_updates(method, run), quantities)

@@ -23,6 +23,13 @@ class Net(NamedTuple):
     head_width: int  # width of the network's own top: the default for auxiliary heads
     loss: Loss
     seed: int
+    names: Sequence[str] = ()  # the blocks', bottom first
+    image: Sequence[int] = ()  # (C, H, W) of the network's input
+    epochs: int = 1  # of the run: rules that train stage by stage divide them
+
+    def name(self, k: int) -> str:
+        """What to call block k when speaking to a person."""
+        return self.names[k] if self.names else f"block {k + 1}"
 
 
 class Signal(NamedTuple):
@@ -57,6 +64,46 @@ class Options(BaseModel, frozen=True, extra="forbid"):
     """The options of a rule that has none; a rule with options subclasses this."""
 
 
+class Step(NamedTuple):
+    """One step of a rule as it was run, graphs kept: what measuring reads."""
+
+    blocks: Sequence[nn.Module]  # bottom first
+    x: Tensor  # [N, *in] the network's input
+    y: Tensor  # [N]
+    passes: Sequence[Pass]  # as the rule made them
+    updates: Mapping[int, Update]  # by block
+
+
+class Pair(NamedTuple):
+    """Two tensors of one shape to be compared: something of the rule's own, and what it would be in backpropagation."""
+
+    layer: str  # dotted path in the model
+    kind: str  # of the rows: feedback_transpose, feedback_pseudoinverse, feedback_jacobian
+    mine: Tensor
+    true: Tensor
+    reference: str  # what ``true`` is, in words
+
+
+READS: dict[str, str] = {  # what a block can hear, and what it must wait for by it
+    "below": "what the block below gave in this step: it cannot run before that block (forward-locked)",
+    "buffer": "what the block below gave in an earlier step",
+    "image": "the network's input",
+    "labels": "the labels",
+    "error": "the loss's gradient at the network's output: not updated before all blocks have run (update-locked)",
+    "above": "the message of the block above, before its own update (update- and backward-locked)",
+    "later": "the message of the block above, after its own update, for the rule's own modules",
+}
+
+
+class Locks(NamedTuple):
+    """What a block waits for (Jaderberg et al. 2017, §1), and whether it is told the labels."""
+
+    forward: bool  # it runs after the block below has
+    update: bool  # it is updated after all blocks above have run
+    backward: bool  # ... and have gone backward
+    labels: bool  # the labels are needed at every block
+
+
 class Method(nn.Module):
     """A training rule; a subclass's docstring is its equation. Its own modules (heads, synthesisers) are its submodules.
 
@@ -64,15 +111,30 @@ class Method(nn.Module):
     """
 
     Options: ClassVar[type[BaseModel]] = Options
-    reads: ClassVar[frozenset[str]] = frozenset()  # of "labels", "image", "error", "above": what each block hears
-
+    reads: ClassVar[frozenset[str]] = frozenset({"below"})  # keys of READS: what each block but the top hears
     own_quantities: ClassVar[Mapping[str, str]] = {}  # what `quantities` gives: name -> meaning
+    defaults: ClassVar[Mapping[str, Any]] = {}  # settings of ``Config`` that this rule wants where the user says nothing
+    saved_within_epochs: ClassVar[bool] = True  # False: its state is too large to be written every minute
+    compiles: ClassVar[bool] = True  # whether blocks may be compiled: False for rules that change what happens inside them
 
     def __init__(self, net: Net, options: Any) -> None:
         super().__init__()
         self.depth = len(net.blocks)
+        self.top = self.depth - 1  # the block whose output the objective is of, and which gives the answer
         self.loss = net.loss
+        self.seed = net.seed
         self.options = options
+
+    @classmethod
+    def locks(cls) -> Locks:
+        """What a block of this rule waits for, from what it reads."""
+        update = bool(cls.reads & {"error", "above"})
+        return Locks("below" in cls.reads, update, "above" in cls.reads, "labels" in cls.reads)
+
+    @property
+    def objective(self) -> str:
+        """What the true gradient is the gradient of, in a word or two for the rows."""
+        return "loss"
 
     def forward(self, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
         """The passes of one step, bottom first: the plain chain unless the rule changes what blocks read."""
@@ -83,7 +145,7 @@ class Method(nn.Module):
 
         Args:
             k: the block, 0 at the bottom.
-            passes: passes by block; holds at least k.
+            passes: passes by block; holds k and, for rules that wait for the block above, those below k.
             above: [N, *out] what block k+1 sent, pulled back to this block's output; () where it sent nothing.
 
         """
@@ -98,7 +160,7 @@ class Method(nn.Module):
 
     def needs_above(self, k: int) -> bool:
         """Whether block k must wait for the block above it; the top block never does."""
-        return k < self.depth - 1 and bool(self.reads & {"above", "error"})
+        return k < self.depth - 1 and bool(self.reads & {"above", "error", "later"})
 
     def predict(self, blocks: Sequence[nn.Module], x: Tensor) -> Tensor:
         """The network's answer [N, C] outside training: all blocks in turn."""
@@ -120,6 +182,16 @@ class Method(nn.Module):
         """Numbers of the rule's own to record for one block (a synthesiser's error): name -> scalar tensor."""
         return {}
 
+    def pairs(self, step: Step, passes: Sequence[Pass]) -> Iterator[Pair]:
+        """Tensors of the rule's own beside what they would be in backpropagation (feedback matrices), for the sparse records.
+
+        Args:
+            step: the step as it was run.
+            passes: its plain chain of passes, bottom first, graphs kept.
+
+        """
+        yield from ()
+
     def param_groups(self, blocks: Sequence[nn.Module]) -> list[dict[str, Any]]:
         """The optimiser's parameter groups: blocks and the rule's own modules, one group."""
         return [{"params": [p for module in (*blocks, self) for p in module.parameters() if p.requires_grad]}]
@@ -139,13 +211,11 @@ def backward(method: Method, passes: Iterator[Pass], keep: bool = False) -> Iter
     """
     known: dict[int, Pass] = {}
     waiting: list[int] = []
-    k = -1
-    for p in passes:  # not enumerate, which holds on to the last pair it gave
-        k += 1
-        known[k] = p
-        del p  # so that nothing of block k outlives its update while the next block runs
-        waiting.append(k)
-        if method.needs_above(k):
+    for p in passes:
+        known[p.k] = p
+        waiting.append(p.k)
+        del p  # so that nothing of a block outlives its update while the next block runs
+        if method.needs_above(waiting[-1]):
             continue
         above: tuple[Tensor, ...] = ()
         while waiting:
@@ -162,3 +232,17 @@ def backward(method: Method, passes: Iterator[Pass], keep: bool = False) -> Iter
             yield update
             del update
         del above
+
+
+def run_step(method: Method, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Step:
+    """One step of a rule with all its graphs kept; nothing is trained.
+
+    Args:
+        method: the rule.
+        blocks: the network's, bottom first.
+        x: [N, *in] the network's input.
+        y: [N] labels.
+
+    """
+    passes = list(method.forward(blocks, x, y))
+    return Step(blocks, x, y, passes, {u.k: u for u in backward(method, iter(passes), keep=True)})

@@ -7,7 +7,7 @@ the plain pull-back of the top's own gradient through the same passes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -18,12 +18,14 @@ from torch import Tensor, nn
 class Pass(NamedTuple):
     """One block's forward pass, cut from its neighbours."""
 
+    k: int  # which block, 0 at the bottom
     block: nn.Module
     x: Tensor  # [N, *in]   leaf: what the block read
     y: Tensor  # [N]        the targets that travelled with x
     h: Tensor  # [N, *out]  block(x), with the block's graph
     z: Tensor  # [N, *out]  leaf copy of h: what the next block reads
     src: Tensor | None = None  # what x was cut from, where that is not the h below (a synthetic input)
+    image: Tensor | None = None  # [N, C, H, W] what the network was given, for rules that read it
 
 
 class Grad(NamedTuple):
@@ -34,21 +36,34 @@ class Grad(NamedTuple):
     below: tuple[Tensor, ...]  # [N, *in] each message sent, pulled back to the block's input
 
 
-def chain(blocks: Iterable[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
+def run_block(block: nn.Module, x: Tensor) -> Tensor:
+    """A block as it is: [N, *in] -> [N, *out]."""
+    h: Tensor = block(x)
+    return h
+
+
+def cut(k: int, block: nn.Module, x: Tensor, y: Tensor, h: Tensor, image: Tensor | None = None, src: Tensor | None = None) -> Pass:
+    """The pass of a block that read ``x`` and gave ``h``, cut at its output."""
+    return Pass(k, block, x, y, h, h.detach().requires_grad_(), src, image)
+
+
+def chain(blocks: Iterable[nn.Module], x: Tensor, y: Tensor, run: Callable[[nn.Module, Tensor], Tensor] = run_block) -> Iterator[Pass]:
     """The plain forward pass, lazily: block k+1 is run when the caller asks for its pass, on what block k gave.
 
     Args:
         blocks: the blocks, bottom first.
         x: [N, *in] the network's input.
         y: [N] targets.
+        run: how a block is run, for rules that change what happens inside it.
 
     """
-    for block in blocks:
-        h = block(x)
-        z = h.detach().requires_grad_()
-        yield Pass(block, x, y, h, z)
-        x = z
-        del h, z  # so that the graph lives no longer than the caller wants it
+    image, k = x, -1
+    for block in blocks:  # not enumerate, which holds on to the last pair it gave
+        k += 1
+        p = cut(k, block, x, y, run(block, x), image)
+        x = p.z
+        yield p
+        del p  # so that the graph lives no longer than the caller wants it
 
 
 def trainable(module: nn.Module) -> dict[str, Tensor]:
@@ -93,14 +108,15 @@ def pull_back(p: Pass, delta: Tensor | None, send: Sequence[Tensor] = (), keep: 
     return Grad(delta, grads, tuple(below[i] for i in range(len(messages))))
 
 
-def true_gradients(passes: Sequence[Pass], top: Tensor) -> list[Grad]:
+def true_gradients(passes: Sequence[Pass], top: Tensor, keep: bool = False) -> list[Grad]:
     """The plain pull-back of ``top`` through all passes: what backpropagation gives on these very forward passes.
 
-    Frees the graphs. Valid where every pass read its predecessor's ``z`` (see :func:`is_chain`).
+    Frees the graphs unless ``keep``. Valid where every pass read its predecessor's ``z`` (see :func:`is_chain`).
 
     Args:
         passes: all passes, bottom first, with their graphs.
         top: [N, *out] gradient of the objective with respect to the last pass's output.
+        keep: keep the graphs, for more pull-backs.
 
     Returns:
         one Grad per pass, bottom first; ``delta`` is the true gradient at that block's output.
@@ -109,7 +125,7 @@ def true_gradients(passes: Sequence[Pass], top: Tensor) -> list[Grad]:
     grads: list[Grad] = []
     delta = top
     for k in reversed(range(len(passes))):
-        grad = pull_back(passes[k], delta, (delta,) if k else ())
+        grad = pull_back(passes[k], delta, (delta,) if k else (), keep)
         grads.append(grad)
         if k:
             (delta,) = grad.below
@@ -117,5 +133,9 @@ def true_gradients(passes: Sequence[Pass], top: Tensor) -> list[Grad]:
 
 
 def is_chain(passes: Sequence[Pass]) -> bool:
-    """Whether every block read its predecessor's output: only then is the pulled-back product the gradient of a loss."""
-    return all(p.src is None and p.x is below.z for below, p in pairwise(passes))
+    """Whether these are the blocks from the bottom up, each having read its predecessor's output.
+
+    Only then is the pulled-back product the gradient of a loss.
+    """
+    whole = bool(passes) and [p.k for p in passes] == list(range(len(passes)))
+    return whole and all(p.src is None and p.x is below.z for below, p in pairwise(passes))

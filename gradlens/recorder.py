@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from gradlens.measures import RECORDED, measure
-from gradlens.method import Method, Update
+from gradlens.method import Method, Step, Update
 from gradlens.passes import Grad, Pass, chain, is_chain, true_gradients
 from gradlens.seeding import forked
 
@@ -46,7 +47,27 @@ def pair_rows(
             yield Row(step, layer, kind, quantity, value, reference)
 
 
-def true_updates(method: Method, passes: Sequence[Pass], updates: Mapping[int, Update]) -> tuple[list[Grad], str]:
+class Truth(NamedTuple):
+    """The true gradient of one step, and the chain of passes it was pulled back through."""
+
+    grads: Sequence[Grad]  # bottom first, one a block of the net the objective is of; ``delta`` is the gradient at its output
+    passes: Sequence[Pass]  # the same blocks' passes; with graphs where they were kept
+    loss: Tensor  # scalar: the objective on this batch
+    reference: str  # what it is the gradient of, and by which passes
+
+
+@contextmanager
+def untouched(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Forward passes made inside leave buffers and torch's random streams as they were."""
+    buffers = [(b, b.clone()) for module in modules for b in module.buffers()]
+    with forked():
+        yield
+    with torch.no_grad():
+        for buffer, before in buffers:
+            buffer.copy_(before)
+
+
+def true_updates(method: Method, step: Step, keep: bool = False) -> Truth:
     """The truth for one step, and what it is the gradient of.
 
     The method's own top gradient, pulled back through the step's passes. Where a block read something other than its
@@ -55,26 +76,24 @@ def true_updates(method: Method, passes: Sequence[Pass], updates: Mapping[int, U
 
     Args:
         method: the rule.
-        passes: the step's passes, bottom first, graphs kept.
-        updates: what the rule told each block, by block.
+        step: the step as it was run, graphs kept (they are freed unless ``keep``).
+        keep: keep the graphs of the passes it is pulled back through.
 
     """
-    top = updates[len(passes) - 1].signal.delta
-    if top is None:
-        raise ValueError("the top block was not trained on this batch: there is no true gradient to compare with")
-    if is_chain(passes):
-        return true_gradients(passes, top), "loss, same passes"
-    blocks = [p.block for p in passes]
-    buffers = [(b, b.clone()) for module in (*blocks, method) for b in module.buffers()]
-    with forked():
-        clean = list(chain(blocks, passes[0].x, passes[0].y))
-        signal = method.signal(len(clean) - 1, dict(enumerate(clean)), ())
+    top = method.top
+    if is_chain(step.passes) and len(step.passes) == top + 1:
+        signal = step.updates[top].signal
+        if signal.delta is None or signal.loss is None:
+            raise ValueError("the top block was not trained on this batch: there is no true gradient to compare with")
+        grads = true_gradients(step.passes, signal.delta, keep)
+        return Truth(grads, step.passes, signal.loss, f"{method.objective}, same passes")
+    with untouched((*step.blocks, method)):
+        clean = list(chain(step.blocks[: top + 1], step.x, step.y))
+        signal = method.signal(top, dict(enumerate(clean)), ())
         assert signal.delta is not None
-        truth = true_gradients(clean, signal.delta)
-    with torch.no_grad():
-        for buffer, before in buffers:
-            buffer.copy_(before)
-    return truth, "loss, clean chain pass"
+        assert signal.loss is not None
+        grads = true_gradients(clean, signal.delta, keep)
+    return Truth(grads, clean, signal.loss, f"{method.objective}, clean chain pass")
 
 
 def _joined(grads: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> Tensor:
@@ -83,45 +102,56 @@ def _joined(grads: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> Tensor:
 
 
 def step_rows(
-    step: int,
+    number: int,
     names: Sequence[str],
     method: Method,
-    passes: Sequence[Pass],
-    updates: Mapping[int, Update],
+    step: Step,
+    truth: Truth,
     quantities: tuple[str, ...] = RECORDED,
 ) -> list[Row]:
     """All rows of one recorded step: per parameter, per block (all its parameters), per block output, and the rule's own.
 
+    A block of the objective's net that was not trained on this batch counts as having used a gradient of exactly zero; what
+    it says at its output is left out.
+
     Args:
-        step: updates made before this batch.
+        number: updates made before this batch.
         names: the blocks' names in the model.
         method: the rule.
-        passes: the step's passes, bottom first, graphs kept (they are freed here).
-        updates: what the rule told each block.
+        step: the step as it was run.
+        truth: its true gradients.
         quantities: names from ``measures.QUANTITIES``.
 
     """
-    truth, reference = true_updates(method, passes, updates)
     rows: list[Row] = []
-    for k, name in enumerate(names):
-        update, true = updates[k], truth[k]
-        used = update.grad.params
+    for k, true in enumerate(truth.grads):
+        name, update, reference = names[k], step.updates.get(k), truth.reference
+        used = update.grad.params if update else {}
         rows += pair_rows(
-            step, {f"{name}.{n}": g for n, g in used.items()}, {f"{name}.{n}": g for n, g in true.params.items()},
+            number, {f"{name}.{n}": g for n, g in used.items()}, {f"{name}.{n}": g for n, g in true.params.items()},
             reference, quantities,
         )  # fmt: skip
-        whole: list[tuple[str, Tensor | None, Tensor | None]] = [("activation", update.grad.delta, true.delta)]
+        delta = update.grad.delta if update else None
+        assert true.delta is not None
+        whole: list[tuple[str, Tensor, Tensor]] = []
+        if delta is None or delta.shape == true.delta.shape:  # a stored batch may have had another size
+            whole.append(("activation", torch.zeros_like(true.delta) if delta is None else delta, true.delta))
         if true.params:
             whole.append(("parameters", _joined(used, true.params), _joined(true.params, true.params)))
         for kind, g, t in whole:
-            assert t is not None
-            for quantity, value in measure(torch.zeros_like(t) if g is None else g, t, quantities).items():
-                rows.append(Row(step, name, kind, quantity, value, reference))
-        own = dict(method.quantities(update))
-        if update.signal.loss is not None:
-            own["loss"] = update.signal.loss
-        rows += [Row(step, name, "rule", quantity, float(value), reference) for quantity, value in own.items()]
+            rows += [Row(number, name, kind, quantity, value, reference) for quantity, value in measure(g, t, quantities).items()]
+        rows += [Row(number, name, "rule", quantity, value, reference) for quantity, value in _own(method, update).items()]
     return rows
+
+
+def _own(method: Method, update: Update | None) -> dict[str, float]:
+    """The rule's own numbers for one block, and the loss it descends."""
+    if update is None:
+        return {}
+    own = dict(method.quantities(update))
+    if update.signal.loss is not None:
+        own["loss"] = update.signal.loss
+    return {name: float(value) for name, value in own.items()}
 
 
 def compare(model: nn.Module, loss: Tensor, my_gradients: Mapping[str, Tensor] | None = None) -> list[Row]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from gradlens.errors import InputError
 from gradlens.method import Method, Net
 from gradlens.methods import METHODS
 from gradlens.models import Plan, build, head_width, output_shapes
-from gradlens.objectives import LOSSES
+from gradlens.objectives import LOSSES, Loss
 from gradlens.run import load
 
 
@@ -42,6 +43,25 @@ def put_weights(module: nn.Module, weights: Any, source: str) -> None:
         raise InputError(f"{source}: its weights do not fit this model: {' '.join(detail)}") from error
 
 
+def make_net(model: nn.Sequential, shape: Sequence[int], classes: int, loss: Loss, seed: int = 0, epochs: int = 1) -> Net:
+    """What a rule may know of a network: its blocks, what they give, and how it is trained.
+
+    Args:
+        model: the blocks, the last one the top.
+        shape: (C, H, W) of an image.
+        classes: number of classes.
+        loss: of the network's output and the labels.
+        seed: of the rule's own draws.
+        epochs: of the run.
+
+    Raises:
+        InputError: a network that cannot be cut at its blocks' boundaries.
+
+    """
+    names = [name for name, _ in model.named_children()]
+    return Net(list(model), output_shapes(model, shape), classes, head_width(model), loss, seed, names, tuple(shape), epochs)
+
+
 def make_pair(config: Config, shape: tuple[int, int, int], classes: int, device: torch.device) -> Pair:
     """The network and rule of a config, initialised by its seed, channels last on the device.
 
@@ -53,7 +73,7 @@ def make_pair(config: Config, shape: tuple[int, int, int], classes: int, device:
     model = build(config.model, plan, config.cut, config.seed)
     if config.init_from:
         put_weights(model, load(config.init_from).checkpoint()["model"], f"--init-from {config.init_from}")
-    net = Net(list(model), output_shapes(model, shape), classes, head_width(model), LOSSES[config.loss], config.seed)
+    net = make_net(model, shape, classes, LOSSES[config.loss], config.seed, config.epochs)
     rule = METHODS[config.method]
     method = rule(net, rule.Options(**config.options))
     layout: Any = {"device": device, "memory_format": torch.channels_last}
@@ -73,12 +93,36 @@ def _compile(pair: Pair) -> None:
         module.compile()
 
 
+class SGDW(torch.optim.SGD):
+    """SGD whose decay is no part of the gradient: w ← (1 − lr · decay) w − lr · momentum(g) (Loshchilov & Hutter 2019, algorithm 1).
+
+    Parameters without a gradient are not decayed.
+    """
+
+    def __init__(self, groups: Any, lr: float, momentum: float, nesterov: bool, decoupled_decay: float) -> None:
+        super().__init__(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=True)
+        for group in self.param_groups:
+            group["decoupled_decay"] = decoupled_decay
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """Decay, then SGD's own step."""
+        for group in self.param_groups:
+            trained = [p for p in group["params"] if p.grad is not None]
+            if trained and group["decoupled_decay"]:
+                torch._foreach_mul_(trained, 1 - group["lr"] * group["decoupled_decay"])
+        return super().step(closure)
+
+
 def make_optimizer(config: Config, pair: Pair) -> torch.optim.Optimizer:
     """The optimiser of a config over the rule's parameter groups; fused where torch has it."""
     groups = pair.method.param_groups(list(pair.model))
     decay = config.weight_decay
-    if config.optimizer == "adam":
-        return torch.optim.Adam(groups, lr=config.lr, weight_decay=decay, fused=True)
+    if config.optimizer in ("adam", "adamw"):
+        adam = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+        return adam(groups, lr=config.lr, weight_decay=decay, fused=True)
+    if config.optimizer == "sgdw":
+        return SGDW(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, decoupled_decay=decay)
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, weight_decay=decay, fused=True)
     return torch.optim.RMSprop(groups, lr=config.lr, momentum=config.momentum, weight_decay=decay)

@@ -13,13 +13,14 @@ from torch import Tensor
 from gradlens.augment import crop_and_flip, normalizer
 from gradlens.config import Config
 from gradlens.data import Data, Split
+from gradlens.diagnostics import Descent, sparse_rows
 from gradlens.errors import InputError
 from gradlens.longtable import read_table
-from gradlens.method import Update, backward
+from gradlens.method import Step, Update, backward
 from gradlens.objectives import LOSSES
 from gradlens.passes import Pass
 from gradlens.process import interruptible, peak_memory_mb
-from gradlens.recorder import Row, step_rows
+from gradlens.recorder import Row, step_rows, true_updates
 from gradlens.run import INTERRUPTED, Metric, Stopped, Timing, Writer
 from gradlens.seeding import forked, generator, key
 from gradlens.setup import Pair, lr_factor, make_optimizer, make_pair, put_weights
@@ -32,7 +33,9 @@ class Outcome(NamedTuple):
     """What one update reports, on the device: reading it is the caller's choice."""
 
     loss: Tensor  # scalar: the topmost loss of the rule
-    hits: Tensor  # scalar: right answers in the batch; NaN for rules that give none
+    hits: Tensor  # scalar: right answers among ``answered``
+    images: int  # what the loss is the mean over; 0: no block with a loss was trained
+    answered: int  # images that were answered; 0 for rules that give no answers
     rows: list[Row]  # empty on steps that are not recorded
 
 
@@ -53,7 +56,15 @@ def _kept(passes: Iterator[Pass], stored: list[Pass]) -> Iterator[Pass]:
         yield p
 
 
-def update(pair: Pair, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, record: int | None = None, bf16: bool = False) -> Outcome:
+def update(
+    pair: Pair,
+    optimizer: torch.optim.Optimizer,
+    x: Tensor,
+    y: Tensor,
+    record: int | None = None,
+    bf16: bool = False,
+    diagnose: bool = False,
+) -> Outcome:
     """One step of any rule: passes, the rule's gradients, and one optimiser step.
 
     Args:
@@ -63,32 +74,45 @@ def update(pair: Pair, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, r
         y: [N] labels.
         record: the step's number if the truth is to be measured on it.
         bf16: compute the passes in bfloat16 (weights and sums stay float32).
+        diagnose: on a recorded step, add the sparser rows of ``diagnostics``.
 
     """
     model, method = pair
-    loss = hits = torch.full((), math.nan, device=x.device)
+    blocks = list(model)
+    loss, hits, images, answered = torch.zeros((), device=x.device), torch.zeros((), device=x.device), 0, 0
     kept: dict[int, Update] = {}
-    highest = -1
+    spoke = replied = -1  # the highest block with a loss, and with an answer
+    rows: list[Row] = []
+    descent: Descent | None = None
     optimizer.zero_grad(set_to_none=True)
     with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
         stored: list[Pass] = []
-        passes = method.forward(list(model), x, y)
+        passes = method.forward(blocks, x, y)
         for u in backward(method, passes if record is None else _kept(passes, stored), keep=record is not None):
             params = dict(u.p.block.named_parameters())
             for name, grad in u.grad.params.items():
                 _put(params[name], grad)
             for name, grad in u.own.items():
                 _put(method.get_parameter(name), grad)
-            if u.signal.loss is not None and u.k > highest:
-                highest, loss = u.k, u.signal.loss
-            if u.signal.answer is not None:
-                hits = (u.signal.answer.argmax(1) == u.p.y).sum()
+            if u.signal.loss is not None and u.k > spoke:
+                spoke, loss, images = u.k, u.signal.loss, len(u.p.y)
+            if u.signal.answer is not None and u.k > replied:
+                replied, hits, answered = u.k, (u.signal.answer.argmax(1) == u.p.y).sum(), len(u.p.y)
             if record is not None:
                 kept[u.k] = u
             del u  # a block's tensors must not outlive its turn
-        rows = step_rows(record, pair.names(), method, stored, kept) if record is not None else []
-    optimizer.step()
-    return Outcome(loss, hits, rows)
+        if record is not None:
+            step = Step(blocks, x, y, stored, kept)
+            truth = true_updates(method, step, keep=diagnose)
+            rows = step_rows(record, pair.names(), method, step, truth)
+            if diagnose:
+                rows += sparse_rows(record, pair.names(), method, step, truth)
+                descent = Descent(record, pair.names(), method, step, truth)
+        del stored, kept
+        optimizer.step()
+        if descent is not None:
+            rows += descent.rows()
+    return Outcome(loss, hits, images, answered, rows)
 
 
 @torch.no_grad()
@@ -114,9 +138,12 @@ class Position(NamedTuple):
     """Where a run is, as its checkpoint says it."""
 
     step: int  # updates made
-    sums: tuple[float, float, int]  # this epoch's loss × images, right answers, images so far
+    sums: tuple[float, int, float, int]  # this epoch so far: loss × images, images, right answers, images answered
     best: dict[str, float]  # split -> highest accuracy so far
     seconds: float  # spent in this epoch's steps so far
+
+
+NOTHING = (0.0, 0, 0.0, 0)
 
 
 def batches_per_epoch(images: int, batch_size: int) -> int:
@@ -146,7 +173,7 @@ class Training:
         self.total = config.epochs * self.per_epoch
         if config.steps is not None:
             self.total = min(self.total, config.steps)
-        self.at = Position(0, (0.0, 0.0, 0), {}, 0.0)
+        self.at = Position(0, NOTHING, {}, 0.0)
         self.saved = 0  # updates in the last checkpoint
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
 
@@ -205,7 +232,7 @@ class Training:
         """
         config, snapshots = self.config, self.snapshot_steps()
         flush_every = 1 if self.device.type == "cpu" else 20  # reading a loss waits for an accelerator
-        pending: list[tuple[int, int, Outcome]] = []
+        pending: list[tuple[int, Outcome]] = []
         saved_at = time.monotonic()
         with interruptible() as interrupted, forked():
             if self.at.step == 0 and not self.at.best:
@@ -220,13 +247,14 @@ class Training:
                 torch.manual_seed(key(config.seed, "step", step))  # dropout and the like
                 self.pair.method.start(epoch + 1, step)
                 recorded = bool(config.record_every) and step % config.record_every == 0
-                outcome = update(self.pair, self.optimizer, x, y, step if recorded else None, config.precision == "bf16")
-                pending.append((step, len(y), outcome))
+                diagnosed = recorded and bool(config.diagnose_every) and step // config.record_every % config.diagnose_every == 0
+                number = step if recorded else None
+                pending.append((step, update(self.pair, self.optimizer, x, y, number, config.precision == "bf16", diagnosed)))
                 last = i == self.per_epoch - 1 or step + 1 == self.total
                 self.at = self.at._replace(step=step + 1)
                 stop = interrupted()
                 keep = step + 1 in snapshots
-                due = time.monotonic() - saved_at > CHECKPOINT_SECONDS
+                due = time.monotonic() - saved_at > CHECKPOINT_SECONDS and self.pair.method.saved_within_epochs
                 if last or stop or keep or due or len(pending) >= flush_every:
                     self._flush(pending, epoch + 1)
                 self.at = self.at._replace(seconds=self.at.seconds + time.perf_counter() - began)
@@ -246,13 +274,13 @@ class Training:
                 raise Stopped("interrupted; this run was at its end and is finished", INTERRUPTED)
         return summary
 
-    def _flush(self, pending: list[tuple[int, int, Outcome]], epoch: int) -> None:
+    def _flush(self, pending: list[tuple[int, Outcome]], epoch: int) -> None:
         """Read what the last updates reported; a loss that is not finite ends the run."""
-        values = torch.stack([torch.stack([o.loss.float(), o.hits.float()]) for _, _, o in pending]).tolist()
-        for (step, n, outcome), (loss, hits) in zip(pending, values, strict=True):
+        values = torch.stack([torch.stack([o.loss.float(), o.hits.float()]) for _, o in pending]).tolist()
+        for (step, outcome), (loss, hits) in zip(pending, values, strict=True):
             self._must_be_finite("loss", loss, epoch, step)
-            a, b, c = self.at.sums
-            self.at = self.at._replace(sums=(a + loss * n, b + hits, c + n))
+            a, b, c, d = self.at.sums
+            self.at = self.at._replace(sums=(a + loss * outcome.images, b + outcome.images, c + hits, d + outcome.answered))
             if outcome.rows and self.writer:
                 self.writer.append("gradients", outcome.rows)
         pending.clear()
@@ -264,9 +292,9 @@ class Training:
             raise Stopped(f"{self.config.method}: the {what} became {loss} in {where} (lr {self.config.lr:g}){kept}")
 
     def _running(self) -> dict[str, float]:
-        total, hits, n = self.at.sums
+        total, n, hits, answered = self.at.sums
         rate = n / self.at.seconds if self.at.seconds else 0.0
-        return {"loss": total / n if n else math.nan, "accuracy": hits / n if n else math.nan, "images_per_s": rate}
+        return {"loss": total / n if n else math.nan, "accuracy": hits / answered if answered else math.nan, "images_per_s": rate}
 
     def _metric(self, split: str, epoch: int, loss: float, accuracy: float, watch: Watch) -> None:
         best = max(self.at.best.get(split, -math.inf), accuracy) if math.isfinite(accuracy) else math.nan
@@ -288,7 +316,7 @@ class Training:
         self._evaluate(epoch, watch)
         if self.writer:
             self.writer.append("timing", [Timing(epoch, self.at.seconds, running["images_per_s"], peak_memory_mb(self.device))])
-        self.at = self.at._replace(sums=(0.0, 0.0, 0), seconds=0.0)
+        self.at = self.at._replace(sums=NOTHING, seconds=0.0)
 
     def _save(self) -> None:
         if self.writer:

@@ -7,11 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gradlens.method import Method, Net, Update, backward
+from gradlens.measures import RECORDED
+from gradlens.method import Method, Update, backward, run_step
 from gradlens.methods import METHODS
-from gradlens.models import Plan, build, head_width, output_shapes
+from gradlens.models import Plan, build
 from gradlens.objectives import LOSSES, Loss
 from gradlens.passes import Pass
+from gradlens.recorder import Row, step_rows, true_updates
+from gradlens.setup import make_net
 
 
 class Case(NamedTuple):
@@ -54,7 +57,7 @@ def batches(c: Case, n: int) -> list[tuple[Tensor, Tensor]]:
 
 def rule(name: str, c: Case, loss: Loss = LOSSES["ce"], awake: bool = True, **options: object) -> Method:
     """A rule for a case's network; ``awake``: its own parameters are moved off their (zero) start, so that all of them matter."""
-    net = Net(c.blocks, output_shapes(c.model, c.shape), 10, head_width(c.model), loss, 3)
+    net = make_net(c.model, c.shape, 10, loss, 3, epochs=3)
     method = METHODS[name](net, METHODS[name].Options(**options)).to(c.x.dtype)
     return stirred(method) if awake else method
 
@@ -74,6 +77,12 @@ def step(method: Method, c: Case, lazily: bool = False) -> tuple[list[Pass], dic
         return [], {u.k: u for u in backward(method, method.forward(c.blocks, c.x, c.y))}
     passes = list(method.forward(c.blocks, c.x, c.y))
     return passes, {u.k: u for u in backward(method, iter(passes), keep=True)}
+
+
+def rows_of(method: Method, c: Case, number: int = 0, quantities: tuple[str, ...] = RECORDED) -> list[Row]:
+    """The rows of one recorded step."""
+    run = run_step(method, c.blocks, c.x, c.y)
+    return step_rows(number, [name for name, _ in c.model.named_children()], method, run, true_updates(method, run), quantities)
 
 
 # ---------------------------------------------------------------------------------------------------------- slow twins

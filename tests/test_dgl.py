@@ -26,7 +26,7 @@ HEADS = {
 
 def units(model, heads):
     """(f_k, a_k) by hand: every block with its head, the last block with the network's own top."""
-    return [*((model[k], head) for k, head in enumerate(heads)), (model[-2], model[-1])]
+    return [*((model[k], head) for k, head in enumerate(heads.values())), (model[-2], model[-1])]
 
 
 def greedy_by_hand(model, heads, stream, optimizer):
@@ -141,22 +141,22 @@ def test_the_seeds_heads_have_one_hidden_layer_as_wide_as_the_top_and_follow_the
     model = build("basic-cnn", Plan((3, 32, 32), 10))
     net = Net(list(model), output_shapes(model, (3, 32, 32)), 10, head_width(model), LOSSES["ce"], 0)
     method = METHODS["dgl"](net, METHODS["dgl"].Options())
-    assert [[type(m) for m in head] for head in method.heads] == [[nn.Flatten, nn.Linear, nn.ReLU, nn.Linear]] * 2
-    assert [(head[1].in_features, head[1].out_features, head[3].out_features) for head in method.heads] == [
+    assert [[type(m) for m in head] for head in method.heads.values()] == [[nn.Flatten, nn.Linear, nn.ReLU, nn.Linear]] * 2
+    assert [(head[1].in_features, head[1].out_features, head[3].out_features) for head in method.heads.values()] == [
         (128 * 16 * 16, 256, 10),
         (128 * 8 * 8, 256, 10),
     ]
     assert sum(p.numel() for p in method.parameters()) == 10_491_412
     again, other = (METHODS["dgl"](net._replace(seed=s), METHODS["dgl"].Options()) for s in (0, 1))
     assert_same_bits(frozen(again), frozen(method))
-    assert not torch.equal(other.heads[0][1].weight, method.heads[0][1].weight)
+    assert not torch.equal(other.heads["0"][1].weight, method.heads["0"][1].weight)
 
 
 def test_vgg_heads_are_512_wide():
     model = build("vgg11", Plan((3, 32, 32), 10))
     net = Net(list(model), output_shapes(model, (3, 32, 32)), 10, head_width(model), LOSSES["ce"], 0)
     method = METHODS["dgl"](net, METHODS["dgl"].Options(pooled=True))
-    assert {m.out_features for head in method.heads for m in head if isinstance(m, nn.Linear)} == {512, 10}
+    assert {m.out_features for head in method.heads.values() for m in head if isinstance(m, nn.Linear)} == {512, 10}
 
 
 def test_a_convolutional_head_on_an_mlp_is_refused():
@@ -170,6 +170,6 @@ def test_local_losses_are_of_the_kind_that_was_asked_for(loss):
     c = case("mlp")
     method = rule("dgl", c, LOSSES[loss])
     _, updates = step(method, c)
-    twin, head = copy.deepcopy(c.model[0]), copy.deepcopy(method.heads[0])
+    twin, head = copy.deepcopy(c.model[0]), copy.deepcopy(method.heads["0"])
     LOSSES[loss](head(twin(c.x)), c.y).backward()
     assert_near(updates[0].grad.params, {n: p.grad for n, p in twin.named_parameters()})

@@ -6,20 +6,20 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 import torch
-from oracles import Case, assert_near, assert_same_bits, batches, case, frozen, nll, rule, step, stirred, uncut
+from oracles import Case, assert_near, assert_same_bits, batches, case, frozen, nll, rows_of, rule, step, stirred, uncut
 from torch import nn
 
 from gradlens.config import make
-from gradlens.method import Method, Net, Options, Signal, Update, backward, top_signal
+from gradlens.method import Method, Net, Options, Signal, Step, Update, backward, run_step, top_signal
 from gradlens.methods import METHODS
 from gradlens.models import output_shapes
 from gradlens.objectives import LOSSES, slope
 from gradlens.passes import Pass, is_chain, pull_back
-from gradlens.recorder import step_rows, true_updates
+from gradlens.recorder import true_updates
 from gradlens.setup import Pair, make_optimizer, make_pair
 from gradlens.train import update
 
-ISOLATED = [name for name, method in METHODS.items() if not method.reads & {"above", "error"}]
+ISOLATED = [name for name, method in METHODS.items() if not method.reads & {"above", "error", "later"}]
 
 
 # --------------------------------------------------------- a rule that is none of ours: its blocks read synthetic inputs
@@ -43,7 +43,7 @@ class SyntheticInputs(Method):
             src = self.inputs[k - 1](x.flatten(1)).reshape(-1, *self.shapes[k - 1]) if k else None
             read = x if src is None else src.detach().requires_grad_()
             h = block(read)
-            yield Pass(block, read, y, h, h.detach().requires_grad_(), src)
+            yield Pass(k, block, read, y, h, h.detach().requires_grad_(), src)
 
     def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[torch.Tensor, ...]) -> Signal:
         if k < self.depth - 1:
@@ -70,7 +70,7 @@ def test_truth_equals_backward_on_an_uncut_copy_bit_for_bit(name, network):
     twin = uncut(c.model, c.x, c.y)
     passes, updates = step(rule(name, c), c)
     assert is_chain(passes)
-    truth, reference = true_updates(rule(name, c), passes, updates)
+    truth, *_, reference = true_updates(rule(name, c), Step(c.blocks, c.x, c.y, passes, updates))
     assert reference == "loss, same passes"
     for k, grad in enumerate(truth):
         assert_same_bits(grad.params, twin.gradients(k))
@@ -85,7 +85,7 @@ def test_truth_is_the_gradient_of_the_rules_own_loss(name, loss):
     twin = copy.deepcopy(c.model)
     LOSSES[loss](twin(c.x), c.y).backward()
     method = rule(name, c, LOSSES[loss])
-    truth, _ = true_updates(method, *step(method, c))
+    truth = true_updates(method, run_step(method, c.blocks, c.x, c.y)).grads
     for k, grad in enumerate(truth):
         assert_near(grad.params, {n: p.grad for n, p in twin[k].named_parameters()}, 1e-12)
 
@@ -96,7 +96,7 @@ def test_truth_of_synthetic_inputs_comes_from_a_clean_chain_pass_that_leaves_no_
     assert not is_chain(passes)
     before, stream = (frozen(c.model), frozen(method)), torch.get_rng_state()
     twin, head, x = copy.deepcopy(c.model), copy.deepcopy(method.head), c.x
-    truth, reference = true_updates(method, passes, updates)
+    truth, *_, reference = true_updates(method, Step(c.blocks, c.x, c.y, passes, updates))
     assert reference == "loss, clean chain pass"
     assert torch.equal(torch.get_rng_state(), stream)  # its dropout masks were drawn aside
     assert_same_bits(frozen(c.model), before[0])
@@ -105,7 +105,7 @@ def test_truth_of_synthetic_inputs_comes_from_a_clean_chain_pass_that_leaves_no_
     for k, grad in enumerate(truth):
         assert_near(grad.params, {n: p.grad for n, p in twin[k].named_parameters()}, 1e-12)
     names = [n for n, _ in c.model.named_children()]
-    rows = step_rows(0, names, method, *step(method, c))
+    rows = rows_of(method, c)
     assert {row.reference for row in rows} == {reference}
     cosine = {(r.layer, r.kind): r.value for r in rows if r.quantity == "cosine"}
     assert abs(cosine["block1.conv", "weight"]) < 0.9  # what the rule used is the gradient of nothing
@@ -117,7 +117,7 @@ def test_truth_asks_for_a_trained_top():
     passes, updates = step(method, c)
     updates[4] = updates[4]._replace(signal=Signal(None))
     with pytest.raises(ValueError, match="not trained"):
-        true_updates(method, passes, updates)
+        true_updates(method, Step(c.blocks, c.x, c.y, passes, updates))
 
 
 @pytest.mark.parametrize("network", ["basic-cnn", "mlp"])
@@ -130,7 +130,7 @@ def test_the_top_unit_gets_the_true_gradient(name, network):
     for u in (updates[len(names) - 1], *([updates[len(names) - 2]] if name in ISOLATED else [])):
         assert_same_bits(u.grad.params, uncut(c.model, c.x, c.y).gradients(u.k))
     exact = {"cosine": 1, "angle": 0, "norm_ratio": 1}
-    rows = [r for r in step_rows(0, names, method, passes, updates) if r.kind != "rule"]
+    rows = [r for r in rows_of(method, c) if r.kind != "rule"]
     top = [r for r in rows if r.layer.split(".")[0] == "top" and r.quantity in exact]
     assert {(r.kind, r.quantity) for r in top} == {(k, q) for k in ("weight", "bias", "parameters", "activation") for q in exact}
     for r in top:
@@ -566,7 +566,7 @@ def test_rule_is_active_while_the_methods_own_backward_runs_and_not_for_the_trut
         block.append(AtTheOutput())
     passes, updates = step(method, c)
     assert log == [True] * 5
-    true_updates(method, passes, updates)
+    true_updates(method, Step(c.blocks, c.x, c.y, passes, updates))
     assert log[5:] == [False] * 5
 
 
@@ -604,7 +604,7 @@ def test_untrained_blocks_are_measured_as_exact_zeros():
     c = case("mlp")
     net = Net(c.blocks, output_shapes(c.model, c.shape), 10, 16, LOSSES["ce"], 3)
     method = Silent(net, Options())
-    rows = step_rows(0, [n for n, _ in c.model.named_children()], method, *step(method, c))
+    rows = rows_of(method, c)
     zeros = {(r.layer, r.kind): r.value for r in rows if r.quantity == "zeros" and r.layer.startswith("block2")}
     assert set(zeros.values()) == {1.0}
     assert {k for _, k in zeros} == {"weight", "bias", "parameters", "activation"}

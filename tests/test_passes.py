@@ -150,7 +150,7 @@ def test_is_chain_tells_passes_that_read_their_predecessor_from_others():
 
 def one_pass(block: nn.Module, x: torch.Tensor) -> Pass:
     h = block(x)
-    return Pass(block, x, torch.zeros(len(x), dtype=torch.long), h, h.detach().requires_grad_())
+    return Pass(0, block, x, torch.zeros(len(x), dtype=torch.long), h, h.detach().requires_grad_())
 
 
 def by_backward(block: nn.Module, x: torch.Tensor, delta: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:

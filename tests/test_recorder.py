@@ -4,13 +4,14 @@ import math
 
 import pytest
 import torch
-from oracles import case, nll, rule, step, uncut
+from oracles import case, nll, rows_of, rule, step, uncut
 from torch import nn
 
 import gradlens
 from gradlens.measures import QUANTITIES, RECORDED
+from gradlens.method import Step
 from gradlens.methods import METHODS
-from gradlens.recorder import Row, compare, pair_rows, parameter_kind, step_rows
+from gradlens.recorder import Row, compare, pair_rows, parameter_kind, step_rows, true_updates
 
 
 def direct(g, t):
@@ -47,7 +48,8 @@ def recorded(name, network="basic-cnn", **options):
     passes, updates = step(method, c)
     truth = uncut(c.model, c.x, c.y)
     names = [n for n, _ in c.model.named_children()]
-    return step_rows(7, names, method, passes, updates), names, updates, truth, method
+    run = Step(c.blocks, c.x, c.y, passes, updates)
+    return step_rows(7, names, method, run, true_updates(method, run)), names, updates, truth, method
 
 
 @pytest.mark.parametrize("network", ["basic-cnn", "mlp"])
@@ -104,8 +106,7 @@ def test_a_synthesisers_error_is_in_the_units_it_regresses(target):
 def test_the_quantities_asked_for_are_the_ones_written():
     c = case("mlp")
     method = rule("dgl", c)
-    names = [n for n, _ in c.model.named_children()]
-    rows = step_rows(0, names, method, *step(method, c), quantities=("projection", "relative_error"))
+    rows = rows_of(method, c, quantities=("projection", "relative_error"))
     assert {r.quantity for r in rows if r.kind != "rule"} == {"projection", "relative_error"}
     assert set(QUANTITIES) > set(RECORDED)
 
@@ -115,7 +116,8 @@ def test_recording_writes_no_grad_and_frees_the_graphs():
     method = rule("bp", c)
     passes, updates = step(method, c)
     names = [n for n, _ in c.model.named_children()]
-    step_rows(0, names, method, passes, updates)
+    run = Step(c.blocks, c.x, c.y, passes, updates)
+    step_rows(0, names, method, run, true_updates(method, run))
     assert all(p.grad is None for p in (*c.model.parameters(), *method.parameters()))
     with pytest.raises(RuntimeError, match="second time"):
         passes[0].h.sum().backward()

@@ -13,7 +13,7 @@ from gradlens.passes import Pass
 class Backprop(Method):
     """delta_K = dL/dh_K;  delta_k = (dh_{k+1}/dh_k)ᵀ delta_{k+1}."""
 
-    reads = frozenset({"above"})
+    reads = frozenset({"below", "above"})
 
     def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[Tensor, ...]) -> Signal:
         """The message from above, told and sent on."""

@@ -38,7 +38,7 @@ class DNI(Method):
     """
 
     Options = DNIOptions
-    reads = frozenset({"above"})
+    reads = frozenset({"below", "later"})
     own_quantities: ClassVar[Mapping[str, str]] = {
         "synth_loss": "L_S = (1/N) Σ_n |S_n - g_n|², in the units it regresses, at each block",
         "synth_explained_variance": "1 - Σ(S - g)² / Σ(g - mean_n g)², at each block",
@@ -96,5 +96,5 @@ class DNI(Method):
 class CDNI(DNI):
     """delta_k = S_k(h_k, y): dni whose synthesisers also read the label, a linear map of it added to the first layer's output."""
 
-    reads = frozenset({"above", "labels"})
+    reads = frozenset({"below", "later", "labels"})
     conditional = True

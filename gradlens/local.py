@@ -1,0 +1,118 @@
+"""Rules whose blocks learn from losses of their own: what they share. A rule says which blocks a loss reaches and what it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from pydantic import BaseModel, Field
+from torch import Tensor, nn
+
+from gradlens.heads import head
+from gradlens.method import Method, Net, Signal, top_signal
+from gradlens.passes import Pass
+from gradlens.seeding import seeded
+
+
+class HeadOptions(BaseModel, frozen=True, extra="forbid"):
+    """Options of rules with auxiliary heads."""
+
+    head: Literal["linear", "mlp", "mlp-sr", "cnn"] = Field("mlp", description="kind of auxiliary classifier")
+    layers: int = Field(1, ge=1, le=3, description="hidden layers of the head (a linear head has none)")
+    width: int | None = Field(None, ge=1, description="width of the head's hidden layers; default: as the model's own top")
+    pooled: bool = Field(False, description="average the activations to 2x2 before a linear or mlp head")
+
+
+class Window(NamedTuple):
+    """Blocks ``first`` to ``last`` (both included) that the loss at block ``last`` trains; nothing leaves it at the bottom."""
+
+    first: int
+    last: int
+
+
+class Local(NamedTuple):
+    """A local loss and, where its head classifies, the head's logits."""
+
+    loss: Tensor  # scalar
+    logits: Tensor | None = None  # [N, C]
+
+
+class LocalLosses(Method):
+    """delta_k = Σ over the windows w that hold block k of d l_w/d h_k, with l_w the loss of a head at the window's last block.
+
+    The network's last block and its top are one unit, whose loss is the network's own. Where windows overlap, each block is run
+    once and each head evaluated once: block k sends down *partial sums* of the windows' gradients, one for each window that reaches on.
+    A rule overrides :meth:`windows` and, where its loss is another one, :meth:`make_head` and :meth:`local_loss`.
+    """
+
+    Options: ClassVar[type[BaseModel]] = HeadOptions
+    reads = frozenset({"below", "labels"})
+
+    def __init__(self, net: Net, options: Any) -> None:
+        super().__init__(net, options)
+        self.units = max(self.depth - 1, 1)  # every block but the last by itself, the last one with the top
+        self.spans = sorted(self.windows(net))
+        self.ends = {span.last: span.first for span in self.spans}  # block with a loss -> first block that the loss reaches
+        with seeded(net.seed, "heads"):
+            self.heads = nn.ModuleDict({str(k): self.make_head(k, net) for k in sorted(self.ends) if k < self.units - 1})
+        # for each unit the first blocks of the windows that hold both it and the unit below it, the nearest first
+        self.sent = [sorted({s.first for s in self.spans if s.first < k <= s.last}, reverse=True) for k in range(self.units)]
+
+    # ------------------------------------------------------------------------------------------------ what a rule says
+
+    def windows(self, net: Net) -> Sequence[Window]:
+        """The windows over the units 0 … ``self.units`` − 1, each ending at another unit, the last one at the topmost."""
+        return [Window(k, k) for k in range(self.units)]
+
+    def make_head(self, k: int, net: Net) -> nn.Module:
+        """The head of unit k: activations [N, *shape] -> logits [N, C], unless ``local_loss`` is replaced too."""
+        o = self.options
+        return head(o.head, net.shapes[k], net.classes, o.width or net.head_width, o.layers, o.pooled)
+
+    def local_loss(self, k: int, p: Pass) -> Local:
+        """The loss of unit k's head on the leaf ``p.z``."""
+        logits = self.heads[str(k)](p.z)
+        return Local(self.loss(logits, p.y), logits)
+
+    # ------------------------------------------------------------------------------------------------------ the machinery
+
+    def needs_above(self, k: int) -> bool:
+        """A block waits for the one above it where a window holds both; the last block always waits for the top."""
+        return k == self.depth - 2 or (k < self.units - 1 and bool(self.sent[k + 1]))
+
+    def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[Tensor, ...]) -> Signal:
+        """The sum of the windows' gradients at block k, and the partial sums for the block below."""
+        p = passes[k]
+        if k == self.depth - 1:
+            return top_signal(self.loss, p)
+        if k == self.units - 1:
+            return self._spread(k, above[0], (), Signal(None))
+        if str(k) not in self.heads:
+            return self._spread(k, None, above, Signal(None))
+        loss, logits = self.local_loss(k, p)
+        names, params = zip(*self.heads[str(k)].named_parameters(prefix=f"heads.{k}"), strict=True)
+        slope, *own = torch.autograd.grad(loss, [p.z, *params])
+        answer = logits.detach() if logits is not None and k == self.top else None
+        said = Signal(None, own=dict(zip(names, own, strict=True)), loss=loss.detach(), answer=answer)
+        return self._spread(k, slope, above, said)
+
+    def _spread(self, k: int, slope: Tensor | None, above: tuple[Tensor, ...], said: Signal) -> Signal:
+        """Fill in delta and messages, from block k's own slope and the partial sums it heard.
+
+        A partial sum "from a" is over the windows that hold block k and begin at a or below. The window that ends here begins
+        lowest of all, so its slope is in every sum that still has it.
+        """
+        heard = self.sent[k + 1] if k < self.units - 1 else []
+        sums: dict[tuple[bool, int | None], Tensor | None] = {}
+
+        def partial(a: int) -> Tensor | None:
+            mine = slope is not None and self.ends[k] <= a
+            which = next((i for i, first in enumerate(heard) if first <= a), None)
+            if (mine, which) not in sums:
+                terms = ([slope] if mine else []) + ([above[which]] if which is not None else [])
+                sums[mine, which] = terms[0] if len(terms) == 1 else terms[0] + terms[1] if terms else None  # type: ignore[operator]
+            return sums[mine, which]
+
+        sent = tuple(m for a in self.sent[k] if (m := partial(a)) is not None)
+        return said._replace(delta=partial(k), send=sent)
