@@ -325,11 +325,28 @@ def figures(
 
 
 @app.command("list")
-def list_(what: Annotated[str, typer.Argument(metavar="methods|models|data|quantities", help="what to list")]) -> None:
+@with_flags("threads", "quiet")
+def list_(
+    what: Annotated[str, typer.Argument(metavar="methods|models|data|quantities", help="what to list")],
+    long: Annotated[bool, typer.Option("--long", help="methods: measure each one's locking and cost card here and now")] = False,
+    *,
+    given: dict[str, Any],
+) -> None:
     """Say what there is: methods with their options, models, data sets, quantities."""
+    from gradlens.errors import InputError
     from gradlens.screen import listing, show
 
-    show(listing(what))
+    if not long:
+        show(listing(what))
+        return
+    if what != "methods":
+        raise InputError(f"--long measures what methods cost; there is nothing longer to say of {what}")
+    from gradlens.card import cards, table
+    from gradlens.progress import Display
+
+    quiet, place = given.pop("quiet", False), _place(given)
+    with Display(quiet) as display:
+        show(table(cards(place.device, display.count("measuring"))))
 
 
 @app.command()

@@ -20,6 +20,7 @@ from gradlens.seeding import generator, seeded
 SPARSE: dict[str, str] = {
     "null_cosine": "cosine with the truth of what the rule's delta gives with its rows dealt to other images: chance on this batch",
     "corrected_cosine": "cos(rule on half A, truth on half B) / cos(truth on A, truth on B), both ways: without the batch's noise",
+    "across_halves": "cos(rule on half A, truth on half B), the mean of both ways: the numerator of corrected_cosine",
     "noise_ceiling": "cos(truth on half A, truth on half B): what the true gradient of one half is worth on the other",
     "predicted_change": "<true gradient, the optimiser's real step>: the first-order change of the loss",
     "measured_change": "loss after the step minus loss before it, on the same batch",
@@ -93,6 +94,7 @@ def _halves(number: int, names: Sequence[str], method: Method, step: Step, truth
             ceiling = cosine(real[0][parameter], real[1][parameter])
             across = (cosine(used[0][parameter], real[1][parameter]) + cosine(used[1][parameter], real[0][parameter])) / 2
             yield Row(number, layer, kind, "corrected_cosine", across / ceiling if ceiling else math.nan, truth.reference)
+            yield Row(number, layer, kind, "across_halves", across, truth.reference)
             yield Row(number, layer, kind, "noise_ceiling", ceiling, truth.reference)
 
 

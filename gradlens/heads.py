@@ -40,7 +40,7 @@ def head(kind: str, shape: Sequence[int], classes: int, width: int, layers: int,
         shape: (C, H, W), or (features,) for linear and mlp.
         classes: number of classes.
         width: width of an mlp's hidden layers.
-        layers: number of hidden layers.
+        layers: number of hidden layers (0: none, where the kind's remain).
         pooled: average to 2×2 before a linear or mlp head (the first hidden layers then follow the paper's: with BatchNorm).
 
     Raises:
@@ -65,6 +65,21 @@ def head(kind: str, shape: Sequence[int], classes: int, width: int, layers: int,
     size = 4 * channels if pool else prod(shape)
     sizes = [size] if kind == "linear" else [size, *[width] * layers]
     return nn.Sequential(*pool, nn.Flatten(), *_dense(sizes, norm=bool(pool)), nn.Linear(sizes[-1], classes))
+
+
+def decoder(shape: Sequence[int], image: Sequence[int]) -> nn.Module:
+    """Reconstructs images: activations [N, *shape] -> [N, *image], after the decoder of Wang et al. 2021 without its sigmoid.
+
+    Args:
+        shape: (C, H, W): enlarged bilinearly to the image, conv3×3(12)–BN–ReLU–conv3×3; or (features,): one Linear.
+        image: (C, H, W) of the image.
+
+    """
+    if len(shape) < 3:
+        return nn.Sequential(nn.Flatten(), nn.Linear(prod(shape), prod(image)), nn.Unflatten(1, tuple(image)))
+    enlarge = nn.Upsample((image[1], image[2]), mode="bilinear", align_corners=True)
+    first, last = nn.Conv2d(shape[0], 12, 3, padding=1), nn.Conv2d(12, image[0], 3, padding=1)
+    return nn.Sequential(enlarge, first, nn.BatchNorm2d(12), nn.ReLU(), last)
 
 
 class Synthesiser(nn.Module):

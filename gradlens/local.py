@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
+from gradlens.errors import InputError
 from gradlens.heads import head
 from gradlens.method import Method, Net, Signal, top_signal
 from gradlens.passes import Pass
@@ -29,6 +31,46 @@ class Window(NamedTuple):
 
     first: int
     last: int
+
+
+def unit_names(net: Net) -> list[str]:
+    """What to call each unit: every block but the last two by itself, the last block and the top together."""
+    names = [net.name(k) for k in range(len(net.blocks))]
+    return [*names[:-2], " ".join(names[-2:])]
+
+
+def even(units: int, chunks: int) -> list[int]:
+    """Sizes of chunks that are as equal as can be, the lower ones the larger."""
+    return [units // chunks + (i < units % chunks) for i in range(chunks)]
+
+
+def split(chunks: int | Sequence[int], net: Net) -> list[Window]:
+    """The net's units in disjoint windows.
+
+    Args:
+        chunks: how many, all of one size, or the sizes, bottom first.
+        net: the network.
+
+    Raises:
+        InputError: a number that does not divide the units, sizes that do not add up to them.
+
+    """
+    names = unit_names(net)
+    n, given = len(names), f"chunks={chunks}".replace(", ", ",")
+    has = f"this net has {n} unit{'s' * (n > 1)}: {' | '.join(names)}"
+    if min([chunks] if isinstance(chunks, int) else chunks, default=0) < 1:
+        raise InputError(f"{given}: there must be a chunk, and each needs a unit; {has}")
+    if isinstance(chunks, int) and chunks > n:
+        raise InputError(f"{given} is too many: {has}")
+    sizes = even(n, chunks) if isinstance(chunks, int) else list(chunks)
+    if sum(sizes) != n:
+        raise InputError(f"{given} makes {sum(sizes)} units, but {has}")
+    windows = [Window(a, b - 1) for a, b in pairwise([0, *accumulate(sizes)])]
+    if isinstance(chunks, int) and n % chunks:
+        parts = " | ".join(" ".join(names[w.first : w.last + 1]) for w in windows)
+        sizes_ = ",".join(map(str, sizes))
+        raise InputError(f"{given} does not divide the {n} units of this net; --set chunks=[{sizes_}] splits them as {parts}")
+    return windows
 
 
 class Local(NamedTuple):

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
+from torch.nn.parameter import is_lazy
 
 from gradlens.errors import InputError, unknown
-from gradlens.seeding import seeded
+from gradlens.seeding import forked, seeded
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -46,9 +51,9 @@ class Plan:
         return ACTIVATIONS[self.activation]()
 
 
-def _conv_block(c_in: int, c_out: int, kernel: int, act: nn.Module, pool: bool) -> nn.Sequential:
+def _conv_block(c_in: int, c_out: int, kernel: int, act: nn.Module, pool: bool, bias: bool = True) -> nn.Sequential:
     layers: OrderedDict[str, nn.Module] = OrderedDict(
-        conv=nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2), norm=nn.BatchNorm2d(c_out), act=act
+        conv=nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2, bias=bias), norm=nn.BatchNorm2d(c_out), act=act
     )
     if pool:
         layers["pool"] = nn.MaxPool2d(2)
@@ -107,10 +112,119 @@ def vgg(layers: Sequence[int]) -> Callable[[Plan], nn.Sequential]:
     return build
 
 
+class Subsampled(nn.Module):
+    """The shortcut without parameters (option A of He et al. 2016, arXiv:1512.03385, §3.3): every ``stride``-th pixel, zero channels.
+
+    [N, C, H, W] -> [N, C + zeros, ceil(H / stride), ceil(W / stride)], the new channels last.
+    """
+
+    def __init__(self, stride: int, zeros: int) -> None:
+        super().__init__()
+        self.stride, self.zeros = stride, zeros
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N, C + zeros, H / stride, W / stride], rounded up."""
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.zeros))
+
+    def extra_repr(self) -> str:
+        """What ``print(model)`` says."""
+        return f"stride={self.stride}, zeros={self.zeros}"
+
+
+class Residual(nn.Module):
+    """act(branch(x) + shortcut(x)), branch = conv3×3–BN–act–conv3×3–BN without biases (He et al. 2016, arXiv:1512.03385, fig. 2).
+
+    [N, c_in, H, W] -> [N, c_out, ceil(H / stride), ceil(W / stride)]. The shortcut is the identity where the shape stays, else a
+    1×1 convolution with BN (``project``) or :class:`Subsampled`. No operation is in place: ``x`` is read twice.
+
+    Args:
+        c_in: channels read.
+        c_out: channels given.
+        stride: of the first convolution and of the shortcut.
+        act: makes an activation; each of the two is its own module.
+        project: whether a shortcut that changes the shape has weights.
+
+    """
+
+    def __init__(self, c_in: int, c_out: int, stride: int, act: Callable[[], nn.Module], project: bool) -> None:
+        super().__init__()
+        branch: OrderedDict[str, nn.Module] = OrderedDict(
+            conv1=nn.Conv2d(c_in, c_out, 3, stride, padding=1, bias=False),
+            norm1=nn.BatchNorm2d(c_out),
+            act1=act(),
+            conv2=nn.Conv2d(c_out, c_out, 3, padding=1, bias=False),
+            norm2=nn.BatchNorm2d(c_out),
+        )
+        self.branch = nn.Sequential(branch)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or c_in != c_out:
+            self.shortcut = _projection(c_in, c_out, stride) if project else Subsampled(stride, c_out - c_in)
+        self.act = act()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, c_in, H, W] -> [N, c_out, H / stride, W / stride], rounded up."""
+        y: Tensor = self.act(self.branch(x) + self.shortcut(x))
+        return y
+
+
+def _projection(c_in: int, c_out: int, stride: int) -> nn.Sequential:
+    layers: OrderedDict[str, nn.Module] = OrderedDict(conv=nn.Conv2d(c_in, c_out, 1, stride, bias=False), norm=nn.BatchNorm2d(c_out))
+    return nn.Sequential(layers)
+
+
+def _resnet(plan: Plan, name: str, stages: Sequence[int], width: int, project: bool) -> nn.Sequential:
+    """Stem, then ``stages[i]`` residual blocks of ``2**i * width`` channels, the first of each later stage with stride 2."""
+    channels, height, wide = plan.shape
+    halvings = len(stages) - 1
+    if plan.depth is not None:
+        raise InputError("resnet models have a fixed depth: choose resnet18, resnet20 or resnet32 instead of --depth")
+    if min(height, wide) < 2**halvings:
+        raise InputError(
+            f"{name} halves the image {halvings} times and needs at least {2**halvings}x{2**halvings} pixels;"
+            f" these images are {height}x{wide}"
+        )
+    c = plan.width or width
+    blocks: list[nn.Module] = [_conv_block(channels, c, plan.stem or 3, plan.act(), pool=False, bias=False)]
+    for stage, n in enumerate(stages):
+        out = (plan.width or width) * 2**stage
+        for i in range(n):
+            blocks.append(Residual(c, out, 2 if stage and i == 0 else 1, plan.act, project))
+            c = out
+    top = OrderedDict(pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), out=nn.Linear(c, plan.classes))
+    return _numbered(blocks, nn.Sequential(top))
+
+
+def resnet18(plan: Plan) -> nn.Sequential:
+    """ResNet-18 for small images (after kuangliu's pytorch-cifar): conv3×3–BN–act, 4 × 2 residual blocks, 11,173,962 parameters.
+
+    The count is for 3×32×32 and 10 classes. Block = stem or residual block; shortcuts that change the shape are 1×1 convolutions
+    with BN. ``width`` = channels of the stem and the first stage (64; then ×2, ×4, ×8), ``stem`` = first kernel (3).
+    """
+    return _resnet(plan, "resnet18", (2, 2, 2, 2), 64, project=True)
+
+
+def resnet20(plan: Plan) -> nn.Sequential:
+    """ResNet-20 (He et al. 2016, §4.2): conv3×3–BN–act, 3 × 3 residual blocks, 269,722 parameters at 3×32×32.
+
+    Block = stem or residual block; shortcuts have no parameters (option A). ``width`` = channels of the stem and the first stage
+    (16; then ×2, ×4), ``stem`` = first kernel (3).
+    """
+    return _resnet(plan, "resnet20", (3, 3, 3), 16, project=False)
+
+
+def resnet32(plan: Plan) -> nn.Sequential:
+    """ResNet-32 (He et al. 2016, §4.2): as resnet20 with 3 × 5 residual blocks, 464,154 parameters at 3×32×32."""
+    return _resnet(plan, "resnet32", (5, 5, 5), 16, project=False)
+
+
+def _refuse_stem(plan: Plan, name: str) -> None:
+    if plan.stem is not None:
+        raise InputError(f"--stem sets the first convolution's kernel and {name} has no convolution")
+
+
 def mlp(plan: Plan) -> nn.Sequential:
     """``depth`` (3) blocks of Linear(``width`` = 256)–activation on flattened images, then Linear; no normalisation."""
-    if plan.stem is not None:
-        raise InputError("--stem sets the first convolution's kernel and mlp has no convolution")
+    _refuse_stem(plan, "mlp")
     size, blocks = plan.shape[0] * plan.shape[1] * plan.shape[2], []
     for i in range(plan.depth or 3):
         layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten()) if i == 0 else OrderedDict()
@@ -120,23 +234,45 @@ def mlp(plan: Plan) -> nn.Sequential:
     return _numbered(blocks, nn.Sequential(OrderedDict(out=nn.Linear(size, plan.classes))))
 
 
+def linear(plan: Plan) -> nn.Sequential:
+    """``depth`` (1) blocks of Linear(``width`` = 20) on flattened images, then Linear; no biases and, whatever is asked for, no activation.
+
+    The deep linear net of the documents' theory: 30-20-10 on inputs of shape (1, 1, 30) and 10 classes.
+    """
+    _refuse_stem(plan, "linear")
+    size, blocks = plan.shape[0] * plan.shape[1] * plan.shape[2], []
+    for i in range(plan.depth or 1):
+        layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten()) if i == 0 else OrderedDict()
+        layers["linear"] = nn.Linear(size, plan.width or 20, bias=False)
+        blocks.append(nn.Sequential(layers))
+        size = plan.width or 20
+    return _numbered(blocks, nn.Sequential(OrderedDict(out=nn.Linear(size, plan.classes, bias=False))))
+
+
 MODELS: dict[str, Callable[[Plan], nn.Sequential]] = {
     "basic-cnn": basic_cnn,
     **{name: vgg(layers) for name, layers in VGG_LAYERS.items()},
+    "resnet18": resnet18,
+    "resnet20": resnet20,
+    "resnet32": resnet32,
     "mlp": mlp,
+    "linear": linear,
 }
 
 
 def cut_before_pool(model: nn.Sequential) -> nn.Sequential:
-    """The same network with each pool moved to the front of the next block: local rules then read what goes into the pool."""
-    blocks = OrderedDict((name, list(block.named_children())) for name, block in model.named_children())
-    carried: list[tuple[str, nn.Module]] = []
-    for name, children in blocks.items():
-        pools = [child for child in children if child[0] == "pool" and name != "top"]
-        blocks[name] = [("pool_in" if n == "pool" else n, m) for n, m in carried]
-        blocks[name] += [child for child in children if child not in pools]
-        carried = pools
-    return nn.Sequential(OrderedDict((name, nn.Sequential(OrderedDict(children))) for name, children in blocks.items()))
+    """The same network with each pool moved to the front of the next block: local rules then read what goes into the pool.
+
+    A block without a child ``pool`` to give or take is kept as it is; one that is no ``nn.Sequential`` neither gives nor takes.
+    """
+    blocks = OrderedDict(model.named_children())
+    for below, above in pairwise(blocks):
+        giver, taker = blocks[below], blocks[above]
+        pool = dict(giver.named_children()).get("pool")
+        if pool is not None and isinstance(giver, nn.Sequential) and isinstance(taker, nn.Sequential):
+            blocks[below] = nn.Sequential(OrderedDict((n, m) for n, m in giver.named_children() if n != "pool"))
+            blocks[above] = nn.Sequential(OrderedDict([("pool_in", pool), *taker.named_children()]))
+    return nn.Sequential(blocks)
 
 
 def build(name: str, plan: Plan, cut: str = "after-pool", seed: int = 0) -> nn.Sequential:
@@ -161,18 +297,139 @@ def build(name: str, plan: Plan, cut: str = "after-pool", seed: int = 0) -> nn.S
     return cut_before_pool(model) if cut == "before-pool" else model
 
 
+@contextmanager
+def _as_it_was(model: nn.Module) -> Iterator[None]:
+    """Eval mode and random streams of its own inside; after it, each module's own mode, buffers and stashed tensors are back."""
+    kept = [(m, dict(vars(m)), dict(m._buffers)) for m in model.modules()]
+    contents = [(b, b._version, b.clone()) for b in model.buffers() if not is_lazy(b)]
+    try:
+        with forked():
+            model.eval()
+            for m in model.modules():
+                if isinstance(m, nn.modules.dropout._DropoutNd):
+                    m.training = m.inplace  # in eval mode an in-place dropout does not show what it overwrites
+            yield
+    finally:
+        for m, attributes, buffers in kept:
+            m.training = attributes["training"]
+            m._buffers.update(buffers)
+            _put_back_tensors(vars(m), attributes)
+        with torch.no_grad():
+            for b, version, content in contents:
+                if b._version != version:
+                    b.copy_(content)
+
+
+def _put_back_tensors(now: dict[str, object], before: dict[str, object]) -> None:
+    """Undo what a forward pass stashed on a module: it would keep the blank image's graph alive, or be read by the next pass."""
+    for name in [*now, *(before.keys() - now.keys())]:
+        was, value = before.get(name), now.get(name)
+        if was is value or not (isinstance(was, Tensor) or isinstance(value, Tensor)):
+            continue
+        if name in before:
+            now[name] = was
+        else:
+            del now[name]
+
+
+def _refuse_what_is_no_tensor(h: object, name: str, is_top: bool) -> None:
+    if isinstance(h, Tensor):
+        if not h.is_floating_point():
+            raise InputError(f"{name} gives {h.dtype} numbers: a block must give floating-point ones, or no gradient goes back through it")
+        return
+    kind = type(h).__name__
+    what = "None" if h is None else f"a {kind} of {len(h)}" if isinstance(h, Sized) else f"a {kind}"
+    if is_top:
+        raise InputError(f"{name} gives {what}: the network's answer must be one tensor")
+    raise InputError(f"{name} gives {what}: a skip crosses the boundary to the block above; put both its ends into one block")
+
+
+def _overwriter(block: nn.Module, x: Tensor) -> str:
+    """The dotted path of the innermost module of a block that overwrites the block's input; empty: the block itself."""
+    x, running, found = x.clone(), list[int](), list[str]()  # running: the copy's version when each running module began
+
+    def begin(*_: object) -> None:
+        running.append(x._version)
+
+    def end(path: str) -> Callable[..., None]:
+        return lambda *_: found.append(path) if running.pop() != x._version else None
+
+    handles = [m.register_forward_pre_hook(begin) for m in block.modules()]
+    handles += [m.register_forward_hook(end(path)) for path, m in block.named_modules()]
+    try:
+        block(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return next(iter(found), "")  # a module ends after the modules within it
+
+
+def _leaves(h: Tensor) -> list[Tensor]:
+    """The leaves (parameters, block inputs) that a tensor's graph goes back to."""
+    todo = [get_gradient_edge(h).node] if h.requires_grad else []
+    seen, leaves = set(todo), []
+    while todo:
+        node = todo.pop()
+        if isinstance(node, torch._C._functions.AccumulateGrad):
+            leaves.append(node.variable)
+        new = {below for below, _ in node.next_functions if below is not None} - seen
+        seen |= new
+        todo += new
+    return leaves
+
+
+def _refuse_overwriting(x: Tensor, block: nn.Module, name: str, lost: str) -> None:
+    """``x``: the fresh copy that the block has read."""
+    if not x._version:
+        return
+    path = _overwriter(block, x.detach())
+    where = f" ({name}.{path})" if path else ""
+    raise InputError(f"{name} begins with an in-place operation{where}, which would overwrite {lost}: use inplace=False")
+
+
+def _refuse_skip(h: Tensor, k: int, owners: dict[Tensor, list[int]], names: Sequence[str]) -> None:
+    """``owners``: parameters and block inputs -> the blocks they belong to."""
+    strange = [owners[leaf] for leaf in _leaves(h) if k not in owners.get(leaf, [k])]
+    if not strange:
+        return
+    other = min(strange, key=len)[0]  # a parameter that several blocks share says least about which of them is read
+    raise InputError(
+        f"{names[k]} reads from {names[other]} past its input: a skip crosses a boundary between them; put both its ends into one block"
+    )
+
+
 def output_shapes(model: nn.Sequential, shape: Sequence[int]) -> list[torch.Size]:
-    """Each block's output shape without the batch dimension, found by running one blank image in eval mode (no trace left)."""
-    training = model.training
-    model.eval()
+    """Each block's output shape without the batch dimension; refuses a network that cannot be cut at its block boundaries.
+
+    Found by running one blank image in eval mode, each block on a leaf copy of what the one below gave, and by walking back
+    each output's graph. No trace is left: modes, buffers, tensors stashed on modules, random streams and ``.grad`` stay.
+
+    Args:
+        model: the blocks, bottom first.
+        shape: [*in] of one input.
+
+    Raises:
+        InputError: a block that hands on something other than one tensor of reals, overwrites its input in place, or reads
+            from another block past its input.
+
+    """
+    names = [f"block {name}" if name.isdigit() else name for name in model._modules]
+    owners: dict[Tensor, list[int]] = {}
+    for k, block in enumerate(model):
+        for p in block.parameters():
+            owners.setdefault(p, []).append(k)
     first = next(model.parameters())
-    x = torch.zeros(1, *shape, dtype=first.dtype, device=first.device)
-    shapes = []
-    with torch.no_grad():
-        for block in model:
-            x = block(x)
-            shapes.append(x.shape[1:])
-    model.train(training)
+    h, shapes = torch.zeros(1, *shape, dtype=first.dtype, device=first.device), []
+    with _as_it_was(model), torch.enable_grad():
+        for k, block in enumerate(model):
+            leaf = h.detach().requires_grad_()
+            owners[leaf] = [k]
+            x = leaf.clone()  # a leaf that takes a gradient cannot be overwritten: torch would complain in its own words
+            h = block(x)
+            _refuse_what_is_no_tensor(h, names[k], k == len(model) - 1)
+            _refuse_overwriting(x, block, names[k], "what the block below gave" if k else "the network's input")
+            _refuse_skip(h, k, owners, names)
+            shapes.append(h.shape[1:])
     return shapes
 
 

@@ -28,7 +28,17 @@ from PIL import Image
 
 from gradlens.errors import InputError
 from gradlens.longtable import write_csv
-from gradlens.tables import TRAIN, CurvePoint, FinalValue, LayerPoint, curve_points, final_values, labels, layer_points
+from gradlens.tables import (
+    TRAIN,
+    CurvePoint,
+    FinalValue,
+    LayerPoint,
+    corrected_values,
+    curve_points,
+    final_values,
+    labels,
+    layer_points,
+)
 
 if TYPE_CHECKING:  # imports torch
     from gradlens.run import Run
@@ -67,6 +77,7 @@ PATTERNS = ((), (6, 1.5), (6, 1.5, 1.2, 1.5), (2.5, 1.2), (9, 1.5, 1.2, 1.5, 1.2
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
 METHODS = (  # a method keeps its place, and by it its colour, in every figure; names not listed follow in alphabetical order
     "bp", "dgl", "dni", "cdni", "fa", "dfa", "greedy", "chunked", "overlap", "loco", "dgl-async", "kp", "usf", "brsf", "frsf",
+    "predsim", "infopro", "dni-unlocked", "shallow",
 )  # fmt: skip
 
 
@@ -122,9 +133,16 @@ SCALES = {
         "norm ratio, log scale", "norm of the rule's gradient ÷ norm of the true one", (0, math.inf), (0.5, 2), 1, log=True
     ),
     "sign_agreement": Scale("share of signs", "share of the true gradient's signs that the rule's has", (0, 1), (0.4, 1), 0.5),
+    "null_cosine": Scale("cosine", "chance (deltas dealt to other images)", (-1, 1), (-0.2, 1), 0),
+    "descent_ratio": Scale("measured ÷ predicted", "change of the loss by the real step ÷ its first-order prediction", (-1, 2), (0, 1), 1),
     "synth_explained_variance": Scale(
         "explained variance", "share of the incoming gradient's variance that the synthetic one explains", (-1, 1), (-1, 1), 0
     ),
+}
+ANGLES = {  # kind of rows -> the two that the angle is between
+    "feedback_transpose": "feedback matrix and the weights' transpose",
+    "feedback_pseudoinverse": "feedback matrix and the weights' pseudo-inverse",
+    "feedback_jacobian": "feedback matrix and the batch-mean Jacobian of the logits",
 }
 KINDS = {"weight": "weights", "bias": "biases", "parameters": "all parameters of a block", "activation": "output of a block"}
 
@@ -203,6 +221,8 @@ def _y_axis(ax: Axes, rows: Sequence[CurvePoint | LayerPoint], scale: Scale) -> 
 def _head(figure: Figure, scale: Scale, rows: Sequence[LayerPoint | FinalValue], *notes: str) -> None:
     """Two lines above the panels: what is drawn, and of which runs."""
     what = f"{scale.text or scale.name}{f' ({KINDS[rows[0].kind]})' if rows[0].kind in KINDS else ''}"
+    if rows[0].kind in ANGLES:
+        what = f"angle between {ANGLES[rows[0].kind]}"
     lines = what[0].upper() + what[1:], _joined(*notes)
     free = figure.get_layout_engine() is None  # else the layout finds the height that clears the panels
     y = 1 - 0.08 / figure.get_figheight() if free else None
@@ -265,7 +285,9 @@ def curve(points: Sequence[CurvePoint], split: str, quantity: str, *, title: str
 
 
 @style.context(LOOK)
-def over_training(points: Sequence[LayerPoint], quantity: str, *, title: str = "", look: Mapping[str, Style] | None = None) -> Figure:
+def over_training(
+    points: Sequence[LayerPoint], quantity: str, *, beside: str = "", title: str = "", look: Mapping[str, Style] | None = None
+) -> Figure:
     """A quantity over updates: one panel a layer, bottom first, and one line a label; gaps are NaN.
 
     Values below a scale's lower limit leave the panel and are marked ▾ under it; exact zeros are not on a log axis.
@@ -273,6 +295,7 @@ def over_training(points: Sequence[LayerPoint], quantity: str, *, title: str = "
     Args:
         points: from :func:`gradlens.tables.layer_points`, of one kind.
         quantity: the one to draw.
+        beside: a quantity of the same table that is drawn as a thin dotted line of the same colour (what chance gives).
         title: what the runs have in common.
         look: from :func:`styles`; default: of these points' labels.
 
@@ -282,6 +305,7 @@ def over_training(points: Sequence[LayerPoint], quantity: str, *, title: str = "
     """
     rows = _drawable(points, quantity)
     look = look or styles(p.label for p in rows)
+    dotted = [p for p in points if p.quantity == beside and math.isfinite(p.mean)]
     drawn = [label for label in look if any(p.label == label for p in rows)]
     scale = _scale(quantity)
     layers = list(dict.fromkeys(p.layer for p in rows))
@@ -296,6 +320,8 @@ def over_training(points: Sequence[LayerPoint], quantity: str, *, title: str = "
         for label in drawn:
             if mine := lines.get((layer, label)):
                 _line(ax, [p.step for p in mine], mine, look[label], label)
+            chance = sorted((p.step, p.mean) for p in dotted if (p.layer, p.label) == (layer, label))
+            ax.plot([step for step, _ in chance], [mean for _, mean in chance], ":", color=look[label].colour, linewidth=1, zorder=1.5)
         ax.set_title(layer, loc="left", pad=3)
     _y_axis(grid[0], rows, scale)
     _mark_below(grid, layers, rows, scale, look)
@@ -303,7 +329,8 @@ def over_training(points: Sequence[LayerPoint], quantity: str, *, title: str = "
     grid[0].xaxis.set_major_formatter(EngFormatter(sep=""))
     below = f"▾ below {scale.limits[0]:g}".replace("-", "−") if any(p.mean < scale.limits[0] for p in rows) else ""
     zeros = "exact zeros not drawn" if scale.log and any(p.mean == 0 for p in rows) else ""
-    _head(figure, scale, rows, title, _seeds(rows), _band(rows), below, zeros)
+    thin = f"dotted: {_scale(beside).text or beside.replace('_', ' ')}" if dotted else ""
+    _head(figure, scale, rows, title, _seeds(rows), _band(rows), below, zeros, thin)
     figure.supylabel(scale.name, x=0.1 / figure.get_figwidth(), ha="left", fontsize=10)
     return figure
 
@@ -413,6 +440,66 @@ def heat_map(finals: Sequence[FinalValue], quantity: str, *, title: str = "", lo
     return figure
 
 
+MARKS = {"cosine": ("o", "cosine"), "corrected_cosine": ("D", "noise-corrected"), "null_cosine": ("|", "chance")}
+
+
+@style.context(LOOK)
+def alignment(finals: Sequence[FinalValue], *, title: str = "", look: Mapping[str, Style] | None = None) -> Figure:
+    """Final cosines beside what noise and chance alone give: a panel a layer, a line a label, three marks on it.
+
+    ● the cosine, ◇ the noise-corrected one (what it would be on a batch without noise), | the cosine of deltas dealt to other
+    images. A cosine says something where ● stands clear of |; where ◇ is near 1, the batch's noise is all that ● lacks. Values
+    outside −0.5…1.5 are drawn at the edge.
+
+    Args:
+        finals: rows of the quantities ``cosine``, ``corrected_cosine`` and ``null_cosine``, of kind weight.
+        title: what the runs have in common.
+        look: from :func:`styles`; default: of these labels.
+
+    Raises:
+        InputError: no null and no noise-corrected cosine in the table.
+
+    """
+    rows = [f for f in finals if f.quantity in MARKS and math.isfinite(f.mean)]
+    if not any(f.quantity != "cosine" for f in rows):
+        raise InputError("no null and no noise-corrected cosine to draw (--diagnose-every 0, or nothing was measured yet)")
+    look = look or styles(f.label for f in rows)
+    names = [name for name in look if any(f.label == name for f in rows)]
+    layers = list(dict.fromkeys(f.layer for f in rows))
+    lines = math.ceil(len(layers) / 5)
+    columns = math.ceil(len(layers) / lines)
+    width = 1.3 + 0.075 * max(map(len, names)) + 1.55 * columns
+    figure = Figure(figsize=(max(6.4, width), 1.35 + lines * (0.45 + 0.2 * len(names))), layout="constrained")
+    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel().tolist()
+    for ax in grid[len(layers) :]:
+        ax.remove()
+    for ax, layer in zip(grid, layers, strict=False):
+        ax.axvline(0, color="0.45", linewidth=0.9)
+        for f in (f for f in rows if f.layer == layer):
+            y, colour = names.index(f.label), look[f.label].colour
+            marker, _ = MARKS[f.quantity]
+            hollow = f.quantity == "corrected_cosine"
+            if f.quantity == "cosine" and math.isfinite(f.low):
+                ax.plot([max(f.low, -0.5), min(f.high, 1.5)], [y, y], color=colour, linewidth=1.1, alpha=0.5)
+            style_ = {
+                "markerfacecolor": "none" if hollow else colour,
+                "markeredgecolor": colour,
+                "markersize": 10 if marker == "|" else 5.5,
+            }
+            ax.plot(min(max(f.mean, -0.5), 1.5), y, marker, zorder=3, **style_)
+        ax.set_title(layer, loc="left", pad=3)
+        ax.set_yticks(range(len(names)), names)
+        ax.set(xlim=(-0.55, 1.55), xticks=(0, 0.5, 1), ylim=(len(names) - 0.4, -0.6))
+    handles = [
+        Line2D([], [], linestyle="", marker=m, markerfacecolor="none" if m == "D" else "0.2", markeredgecolor="0.2", label=text)
+        for m, text in MARKS.values()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    text = "cosine with the true gradient, without the batch's noise, and by chance"
+    _head(figure, Scale("cosine", text), rows, title, "last recorded epoch", _seeds(rows))
+    return figure
+
+
 def _norm(values: np.ndarray[Any, Any], scale: Scale) -> Normalize:
     """Colours symmetric about the scale's mark: over its limits where it has both, else as far as the values reach."""
     finite = values[np.isfinite(values)]
@@ -457,7 +544,8 @@ def figure_set(runs: Sequence[Run]) -> Figures:
 
     The names: ``train_loss``, ``train_accuracy``, and for each held-out split there is ``test_loss``, ``test_accuracy``
     (``validation_…`` where training images were held out); ``cosine_over_training``, ``cosine_heat_map``,
-    ``norm_ratio_over_training``, and ``explained_variance_over_training`` where a rule recorded it.
+    ``norm_ratio_over_training``; ``alignment`` and ``descent_over_training`` where sparse rows were recorded;
+    ``explained_variance_over_training`` and ``feedback_…_over_training`` where a rule recorded them.
 
     Raises:
         InputError: no runs, the same run twice, or nothing at all to draw.
@@ -472,11 +560,21 @@ def figure_set(runs: Sequence[Run]) -> Figures:
         for quantity in ("loss", "accuracy"):
             rows = [p for p in points if (p.split, p.quantity) == (split, quantity)]
             wanted[f"{split}_{quantity}"] = partial(curve, split=split, quantity=quantity), rows
-    wanted["cosine_over_training"] = partial(over_training, quantity="cosine"), cosines
+    nulls = layer_points(runs, "null_cosine")
+    wanted["cosine_over_training"] = partial(over_training, quantity="cosine", beside="null_cosine"), [*cosines, *nulls]
     wanted["cosine_heat_map"] = partial(heat_map, quantity="cosine"), finals
     wanted["norm_ratio_over_training"] = partial(over_training, quantity="norm_ratio"), ratios
     if explained:
         wanted["explained_variance_over_training"] = partial(over_training, quantity="synth_explained_variance"), explained
+
+    if nulls:
+        beside = [*finals, *corrected_values(runs), *final_values(runs, "null_cosine")]
+        wanted["alignment"] = alignment, beside
+    if descent := [p for p in layer_points(runs, "descent_ratio", "descent") if p.layer == "network"]:
+        wanted["descent_over_training"] = partial(over_training, quantity="descent_ratio"), descent
+    for kind in ANGLES:
+        if angles := layer_points(runs, "angle", kind):
+            wanted[f"{kind}_over_training"] = partial(over_training, quantity="angle"), angles
 
     look = styles(labels(runs))
     title = _in_common(runs)

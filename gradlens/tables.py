@@ -205,10 +205,10 @@ def _recorded(run: Run, quantity: str, kind: str) -> dict[tuple[str, int], float
 def is_norm(layer: str) -> bool:
     """Whether a layer's name is that of a normalisation layer, whose "weight" is a scale and no matrix.
 
-    >>> is_norm("block1.norm"), is_norm("block1.conv")
-    (True, False)
+    >>> is_norm("block1.norm"), is_norm("block2.branch.norm1"), is_norm("block1.conv")
+    (True, True, False)
     """
-    return layer.rpartition(".")[2] == "norm"
+    return layer.rpartition(".")[2].rstrip("0123456789") == "norm"
 
 
 def layer_points(runs: Sequence[Run], quantity: str, kind: str = "weight") -> list[LayerPoint]:
@@ -281,6 +281,27 @@ def final_values(runs: Sequence[Run], quantity: str, kind: str = "weight") -> li
                 means = [interval(steps) for steps in seeds]
                 dropped = sum(map(len, seeds)) - sum(mean.n for mean in means)
                 rows.append(FinalValue(label, layer, kind, quantity, *interval(mean.mean for mean in means), dropped))
+    return rows
+
+
+def corrected_values(runs: Sequence[Run]) -> list[FinalValue]:
+    """Each layer's noise-corrected cosine at the end of training: the mean across halves of the batch over the mean ceiling.
+
+    A ratio of means over the last recorded epoch, taken for each seed: a mean of ratios would be ruled by the steps whose
+    ceiling is near zero.
+    """
+    found = {
+        label: [(_final(run, "across_halves", "weight"), _final(run, "noise_ceiling", "weight")) for run in group]
+        for label, group in groups(runs).items()
+    }
+    order = _first_seen(layer for group in found.values() for across, _ in group for layer in across)
+    rows = []
+    for label, group in found.items():
+        for layer in order:
+            means = [(interval(a[layer]).mean, interval(c[layer]).mean) for a, c in group if layer in a and layer in c]
+            if means:
+                ratios = [across / ceiling if ceiling else math.nan for across, ceiling in means]
+                rows.append(FinalValue(label, layer, "weight", "corrected_cosine", *(found_ := interval(ratios)), len(ratios) - found_.n))
     return rows
 
 

@@ -2,13 +2,16 @@
 
 import copy
 import re
+from collections import OrderedDict
+from functools import reduce
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from gradlens.errors import InputError
-from gradlens.models import ACTIVATIONS, MODELS, Plan, build, cut_before_pool, head_width, layers, output_shapes
+from gradlens.models import ACTIVATIONS, MODELS, Plan, Residual, build, cut_before_pool, head_width, layers, output_shapes
 from gradlens.seeding import generator
 
 CIFAR, DIGITS = (3, 32, 32), (1, 8, 8)
@@ -18,6 +21,7 @@ VGG = {  # as documented: a number is a convolution's channels, M a pool
     "vgg16": "64 64 M 128 128 M 256 256 256 M 512 512 512 M 512 512 512 M",
     "vgg19": "64 64 M 128 128 M 256 256 256 256 M 512 512 512 512 M 512 512 512 512 M",
 }
+RESNETS = {"resnet18": (2, 2, 2, 2), "resnet20": (3, 3, 3), "resnet32": (5, 5, 5)}  # residual blocks in each stage
 
 
 @pytest.fixture(autouse=True)
@@ -91,11 +95,101 @@ def test_mlp():
     assert parameters(build("mlp", Plan(DIGITS, 10))) == (64 + 1) * 256 + 2 * (256 + 1) * 256 + (256 + 1) * 10
 
 
+@pytest.mark.parametrize(("name", "count"), [("resnet18", 11_173_962), ("resnet20", 269_722), ("resnet32", 464_154)])
+def test_resnets_have_the_documented_blocks_and_so_many_parameters(name, count):
+    model = build(name, Plan(CIFAR, 10))
+    assert parameters(model) == count
+    *body, top = model
+    assert [n for n, _ in model.named_children()] == [*(f"block{i}" for i in range(1, sum(RESNETS[name]) + 2)), "top"]
+    assert [n for n, _ in body[0].named_children()] == ["conv", "norm", "act"]
+    assert [n for n, _ in top.named_children()] == ["pool", "flatten", "out"]
+    for block in body[1:]:
+        assert isinstance(block, Residual)
+        assert [n for n, _ in block.named_children()] == ["branch", "shortcut", "act"]
+        assert [n for n, _ in block.branch.named_children()] == ["conv1", "norm1", "act1", "conv2", "norm2"]
+    assert all(c.bias is None for c in modules(model, nn.Conv2d))
+    assert not any(m.inplace for m in modules(model, nn.ReLU))
+    if name != "resnet18":
+        assert len(modules(model, nn.Conv2d)) + len(modules(model, nn.Linear)) == int(name[6:])  # the paper's way of counting
+
+
+def test_layers_and_shapes_of_a_resnet():
+    model = build("resnet18", Plan(CIFAR, 10))
+    within = [
+        f"block{i}.{name}" for i in range(2, 10) for name in ("branch.conv1", "branch.conv2", "shortcut.conv")[: 3 if i in (4, 6, 8) else 2]
+    ]
+    assert layers(model) == ["block1.conv", *within, "top.out"]
+    stages = [(64, 32, 32)] * 3 + [(128, 16, 16)] * 2 + [(256, 8, 8)] * 2 + [(512, 4, 4)] * 2
+    assert [tuple(s) for s in output_shapes(model, CIFAR)] == [*stages, (10,)]
+    stages = [(16, 32, 32)] * 4 + [(32, 16, 16)] * 3 + [(64, 8, 8)] * 3
+    assert [tuple(s) for s in output_shapes(build("resnet20", Plan(CIFAR, 10)), CIFAR)] == [*stages, (10,)]
+
+
+def resnet_by_hand(w, x, stages, training):
+    """The network's equations over its state dict: no module, no padding function, no library batch norm."""
+
+    def conv(name, x, stride=1):
+        return F.conv2d(x, w[f"{name}.weight"], stride=stride, padding=w[f"{name}.weight"].shape[-1] // 2)
+
+    def norm(name, x):
+        mean, var = w[f"{name}.running_mean"], w[f"{name}.running_var"]
+        if training:
+            mean, var = x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)
+        scale = w[f"{name}.weight"] / (var + 1e-5).sqrt()
+        return x * scale[:, None, None] + (w[f"{name}.bias"] - mean * scale)[:, None, None]
+
+    def relu(x):
+        return x * (x > 0)
+
+    def shortcut(name, x, like, stride):
+        if f"{name}.conv.weight" in w:
+            return norm(f"{name}.norm", conv(f"{name}.conv", x, stride))
+        wide = torch.zeros_like(like)
+        for row in range(like.shape[2]):
+            for column in range(like.shape[3]):
+                wide[:, : x.shape[1], row, column] = x[:, :, row * stride, column * stride]
+        return wide
+
+    x, k = relu(norm("block1.norm", conv("block1.conv", x))), 2
+    for stage, n in enumerate(stages):
+        for i in range(n):
+            stride = 2 if stage > 0 and i == 0 else 1
+            y = relu(norm(f"block{k}.branch.norm1", conv(f"block{k}.branch.conv1", x, stride)))
+            y = norm(f"block{k}.branch.norm2", conv(f"block{k}.branch.conv2", y))
+            x, k = relu(y + shortcut(f"block{k}.shortcut", x, y, stride)), k + 1
+    return x.mean((2, 3)) @ w["top.out.weight"].T + w["top.out.bias"]
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 16), (2, 9, 13)])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", RESNETS)
+def test_a_resnet_is_its_equations(name, training, shape):
+    model = build(name, Plan(shape, 7, width=3), seed=2).double()
+    g = generator(0, "stir")
+    for m in modules(model, nn.BatchNorm2d):  # at their start, all four would hide in the equations
+        for t in (m.weight.data, m.bias.data, m.running_mean, m.running_var):
+            t += torch.rand(t.shape, generator=g, dtype=torch.float64)
+    w, x = copy.deepcopy(model.state_dict()), images(shape, 4).double()
+    torch.testing.assert_close(model.train(training)(x), resnet_by_hand(w, x, RESNETS[name], training), rtol=1e-9, atol=1e-9)
+
+
+def test_linear_is_a_product_of_matrices_whatever_the_activation():
+    model = build("linear", Plan((1, 1, 30), 10))
+    assert [(n, tuple(p.shape)) for n, p in model.named_parameters()] == [("block1.linear.weight", (20, 30)), ("top.out.weight", (10, 20))]
+    deep = build("linear", Plan(DIGITS, 4, width=6, depth=3, activation="tanh"), seed=1).double()
+    assert [[n for n, _ in block.named_children()] for block in deep] == [["flatten", "linear"], ["linear"], ["linear"], ["out"]]
+    a, b, c, d = (p.detach() for p in deep.parameters())
+    x = images(DIGITS).double()
+    torch.testing.assert_close(deep(x), x.reshape(3, 64) @ (d @ c @ b @ a).T)
+    assert [tuple(s) for s in output_shapes(deep, DIGITS)] == [(6,), (6,), (6,), (4,)]
+    assert layers(deep) == ["block1.linear", "block2.linear", "block3.linear", "top.out"]
+
+
 # -------------------------------------------------------------------------------------------------------- sizes, options
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 8), (1, 28, 28), (3, 32, 32), (3, 10, 12), (1, 64, 20), (3, 64, 64)])
-@pytest.mark.parametrize("name", ["basic-cnn", "mlp"])
+@pytest.mark.parametrize("name", ["basic-cnn", "resnet18", "resnet20", "mlp", "linear"])
 @pytest.mark.parametrize("classes", [2, 100])
 def test_any_image_from_8x8_grey_to_64x64_colour(name, shape, classes):
     model = build(name, Plan(shape, classes, width=4))
@@ -108,6 +202,14 @@ def test_vgg_takes_32x32_and_more(name, shape):
     assert build(name, Plan(shape, 5, width=2))(images(shape)).shape == (3, 5)
 
 
+@pytest.mark.parametrize(("name", "size"), [("resnet18", 8), ("resnet20", 4), ("resnet32", 4)])
+def test_the_smallest_image_of_a_resnet_ends_as_one_pixel(name, size):
+    model = build(name, Plan((1, size, size), 5, width=2))
+    assert output_shapes(model, (1, size, size))[-2][1:] == (1, 1)
+    with pytest.raises(InputError, match=rf"{name} .* {size}x{size} pixels; these images are {size}x{size - 1}$"):
+        build(name, Plan((1, size, size - 1), 5, width=2))
+
+
 @pytest.mark.parametrize(
     ("name", "plan", "words"),
     [
@@ -117,6 +219,9 @@ def test_vgg_takes_32x32_and_more(name, shape):
         ("basic-cnn", Plan(DIGITS, 10, depth=4), ["4 blocks", "16x16", "8x8"]),
         ("basic-cnn", Plan((1, 8, 7), 10), ["8x8", "8x7"]),
         ("mlp", Plan(DIGITS, 10, stem=3), ["--stem", "mlp"]),
+        ("linear", Plan(DIGITS, 10, stem=3), ["--stem", "linear"]),
+        ("resnet20", Plan(CIFAR, 10, depth=3), ["--depth", "resnet18", "resnet20", "resnet32"]),
+        ("resnet18", Plan((3, 32, 7), 10), ["resnet18", "8x8", "32x7"]),
         ("basic-cnn", Plan(DIGITS, 10, activation="rellu"), ["activation", "'rellu'; known, nearest first: relu, ", "leaky-relu"]),
         ("vgg", Plan(DIGITS, 10), ["model", "vgg11", "basic-cnn"]),
     ],
@@ -136,7 +241,7 @@ def test_depth_of_basic_cnn(depth):
     assert model[-1].hidden.in_features == 4 * (32 // 2**depth) ** 2
 
 
-@pytest.mark.parametrize(("name", "others"), [("basic-cnn", 5), ("vgg11", 3)])
+@pytest.mark.parametrize(("name", "others"), [("basic-cnn", 5), ("vgg11", 3), ("resnet20", 3)])
 @pytest.mark.parametrize("stem", [3, 5, 7])
 def test_stem_is_the_first_kernel_alone_and_keeps_the_resolution(name, others, stem):
     model = build(name, Plan(CIFAR, 10, width=2, stem=stem))
@@ -149,10 +254,12 @@ def test_stem_is_the_first_kernel_alone_and_keeps_the_resolution(name, others, s
 def test_width():
     assert [c.out_channels for c in modules(build("basic-cnn", Plan(CIFAR, 10, width=6)), nn.Conv2d)] == [6, 6, 6]
     assert [c.out_channels for c in modules(build("vgg11", Plan(CIFAR, 10, width=3)), nn.Conv2d)] == [3, 6, 12, 12, 24, 24, 24, 24]
+    assert [c.out_channels for c in modules(build("resnet20", Plan(CIFAR, 10, width=3)), nn.Conv2d)] == [3] * 7 + [6] * 6 + [12] * 6
+    assert [x.out_features for x in modules(build("linear", Plan(CIFAR, 10, width=3)), nn.Linear)] == [3, 10]
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("name", ["basic-cnn", "vgg11", "mlp"])
+@pytest.mark.parametrize("name", ["basic-cnn", "vgg11", "resnet18", "mlp"])
 def test_activation_replaces_every_relu(name, activation):
     plan = Plan(CIFAR, 10, width=2, activation=activation)
     model, relu = build(name, plan), build(name, Plan(CIFAR, 10, width=2))
@@ -166,12 +273,15 @@ def test_no_dropout_and_head_widths():
     assert not any(modules(build(name, Plan(CIFAR, 10, width=2)), nn.Dropout) for name in MODELS)
     assert head_width(build("basic-cnn", Plan(CIFAR, 10))) == 256
     assert head_width(build("vgg16", Plan(CIFAR, 10))) == 512
+    assert head_width(build("resnet18", Plan(CIFAR, 10))) == 512
+    assert head_width(build("resnet20", Plan(CIFAR, 10))) == 64
+    assert head_width(build("linear", Plan(DIGITS, 10))) == 20
 
 
 # ------------------------------------------------------------------------------------------------------------- the cut
 
 
-@pytest.mark.parametrize("name", ["basic-cnn", "vgg13", "mlp"])
+@pytest.mark.parametrize("name", ["basic-cnn", "vgg13", "resnet18", "resnet20", "mlp", "linear"])
 def test_the_cut_does_not_change_the_function(name):
     plan = Plan(CIFAR, 10, width=4)
     after, before = build(name, plan, seed=3), build(name, plan, "before-pool", seed=3)
@@ -208,7 +318,215 @@ def test_the_cut_shares_the_modules_of_the_model_it_was_made_from():
     assert all(p is q for p, q in zip(model.parameters(), cut.parameters(), strict=True))
 
 
+def test_the_cut_keeps_blocks_that_have_no_pool_to_move():
+    model = build("resnet20", Plan(DIGITS, 10, width=2))
+    assert list(cut_before_pool(model)) == list(model)
+    pooled = build("basic-cnn", Plan(DIGITS, 10, width=2)).block1
+    residual = Residual(2, 2, 1, nn.ReLU, project=False)
+    mixed = nn.Sequential(OrderedDict(block1=pooled, block2=residual, top=nn.Linear(4, 3)))
+    assert list(cut_before_pool(mixed)) == [pooled, residual, mixed.top]  # a pool in front of it could only stay below
+
+
+# ------------------------------------------------------------------------------------------ what cannot be cut into blocks
+
+
+class Named(nn.Module):
+    """A module with a forward pass of its own."""
+
+    def __init__(self, forward, **children):
+        super().__init__()
+        self.run = forward
+        for name, child in children.items():
+            self.add_module(name, child)
+
+    def forward(self, x):
+        return self.run(self, x)
+
+
+def named(*blocks):
+    return nn.Sequential(OrderedDict([*((f"block{i}", block) for i, block in enumerate(blocks[:-1], 1)), ("top", blocks[-1])]))
+
+
+def dense(*more):
+    return nn.Sequential(nn.Linear(4, 4), *more)
+
+
+def refusal(model, shape=(4,)):
+    """The sentence, after a look that the refused model is as it was."""
+    flags = [m.training for m in model.modules()]
+    with pytest.raises(InputError) as caught:
+        output_shapes(model, shape)
+    assert [m.training for m in model.modules()] == flags
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("hand", "what"),
+    [
+        (lambda self, x: (x, x), "a tuple of 2"),
+        (lambda self, x: [x, x, x], "a list of 3"),
+        (lambda self, x: {"x": x}, "a dict of 1"),
+        (lambda self, x: None, "None"),
+        (lambda self, x: 1.0, "a float"),
+    ],
+)
+def test_a_block_that_hands_on_no_single_tensor_is_refused(hand, what):
+    skip = "a skip crosses the boundary to the block above; put both its ends into one block"
+    assert refusal(named(dense(), Named(hand), dense())) == f"block2 gives {what}: {skip}"
+    assert refusal(nn.Sequential(dense(), Named(hand), dense())) == f"block 1 gives {what}: {skip}"
+    assert refusal(named(dense(), Named(hand))) == f"top gives {what}: the network's answer must be one tensor"
+
+
+def test_a_block_that_gives_integers_is_refused():
+    assert "block1 gives torch.int64 numbers" in refusal(named(Named(lambda self, x: x.long()), dense()))
+
+
+@pytest.mark.parametrize(
+    ("block", "where"),
+    [
+        (nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 4)), " (block2.0)"),
+        (nn.Sequential(nn.Dropout(inplace=True), nn.Linear(4, 4)), " (block2.0)"),  # which does nothing in eval mode
+        (nn.Sequential(nn.Flatten(), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(inplace=True)), None),
+        (nn.Sequential(nn.Flatten(), nn.Sequential(OrderedDict(act=nn.SiLU(inplace=True)))), " (block2.1.act)"),  # through a view
+        (nn.Sequential(nn.Sequential(nn.Identity(), nn.ELU(inplace=True)), nn.ReLU(inplace=True)), " (block2.0.1)"),
+        (nn.ReLU(inplace=True), ""),
+        (Named(lambda self, x: self.fc(x.relu_()), fc=nn.Linear(4, 4)), ""),
+        (Named(lambda self, x: self.fc(x) + self.act(x), fc=nn.Linear(4, 4), act=nn.ReLU(inplace=True)), " (block2.act)"),
+        (Named(lambda self, x: x.clone().relu_()), None),
+    ],
+)
+@pytest.mark.parametrize("grad", [True, False])
+def test_a_block_that_overwrites_its_input_is_refused(block, where, grad):
+    model = named(dense(), block, dense())
+    with torch.set_grad_enabled(grad):
+        if where is None:
+            assert output_shapes(model, (4,)) == [(4,)] * 3
+        else:
+            sentence = "block2 begins with an in-place operation{}, which would overwrite what the block below gave: use inplace=False"
+            assert refusal(model) == sentence.format(where)
+        assert torch.is_grad_enabled() is grad
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_a_first_block_that_overwrites_the_image_is_refused():
+    sentence = refusal(named(nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 4)), dense()))
+    assert sentence == "block1 begins with an in-place operation (block1.0), which would overwrite the network's input: use inplace=False"
+
+
+def stashing(fc):
+    """A linear block whose module keeps its input, its middle and its output."""
+
+    def run(self, x):
+        self.kept = {"input": x, "middle": self.fc(x), "output": self.fc(x).relu()}
+        return self.kept["output"]
+
+    return Named(run, fc=fc)
+
+
+def reading(below, what, turn=lambda t: t):
+    """A block that adds what another one kept; ``below`` is hidden from the module's registry."""
+    return Named(lambda self, x: self.fc(x) + turn(below.kept[what]), fc=nn.Linear(4, 4))
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("what", ["input", "middle", "output"])
+@pytest.mark.parametrize("place", [3, 4, 5])
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad])
+def test_a_skip_across_a_boundary_is_refused_and_named(what, place, frozen, mode):
+    below = stashing(nn.Linear(4, 4).requires_grad_(not frozen))
+    blocks = [dense(), below, *(dense() for _ in range(3))]
+    blocks[place - 1] = reading(below, what)
+    name = "top" if place == 5 else f"block{place}"
+    with mode():
+        sentence = refusal(named(*blocks))
+    assert sentence == f"{name} reads from block2 past its input: a skip crosses a boundary between them; put both its ends into one block"
+
+
+def test_a_weight_borrowed_from_another_block_is_refused_and_a_shared_one_is_not():
+    weight = nn.Linear(4, 4)
+    borrowed = [weight]
+    assert "block3 reads from block1 past" in refusal(named(weight, dense(), Named(lambda self, x: borrowed[0](x)), dense()))
+    assert output_shapes(named(weight, dense(), Named(lambda self, x: self.fc(x), fc=weight), dense()), (4,)) == [(4,)] * 4
+    assert output_shapes(nn.Sequential(weight, weight), (4,)) == [(4,)] * 2
+
+
+def test_a_shared_weight_does_not_hide_where_a_skip_comes_from():
+    weight = nn.Linear(4, 4)
+    below = stashing(weight)
+    assert "top reads from block3 past" in refusal(named(dense(), weight, below, dense(), reading(below, "output")))
+
+
+def test_skips_that_stay_inside_a_block_or_carry_no_gradient_are_taken():
+    below = stashing(nn.Linear(4, 4))
+    assert output_shapes(named(dense(), nn.Sequential(below, reading(below, "input")), dense()), (4,)) == [(4,)] * 3
+    below = stashing(nn.Linear(4, 4))
+    assert output_shapes(named(dense(), below, reading(below, "output", torch.Tensor.detach), dense()), (4,)) == [(4,)] * 4
+
+
+@pytest.mark.parametrize("cut", ["after-pool", "before-pool"])
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_can_be_cut(name, cut):
+    plan = Plan(CIFAR, 6, width=2)
+    model = build(name, plan, cut)
+    x, shapes = images(CIFAR, 1), []
+    model.eval()
+    reduce(lambda x, block: shapes.append(block(x).shape[1:]) or block(x), model, x)
+    assert output_shapes(model, CIFAR) == shapes
+    assert all(p.grad is None for p in model.parameters())
+
+
 # ------------------------------------------------------------------------------------------------------- no trace, seeds
+
+
+class Restless(nn.Module):
+    """Draws, counts in a buffer that it overwrites and in one that it replaces, and keeps tensors, in any mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+        self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("mean", torch.zeros(4))
+        self.was, self.none, self.gone = torch.ones(2), None, torch.ones(3)
+
+    def forward(self, x):
+        self.calls += 1
+        self.mean = self.mean + x.detach().mean(0) + torch.rand(4)
+        self.was = self.none = self.new = y = self.fc(x)
+        del self.gone
+        return y
+
+
+def state(model):
+    """Everything a module holds, tensors by identity and by value."""
+    held = [{n: v for n, v in vars(m).items() if not n.startswith("_")} | dict(m._buffers) | dict(m._parameters) for m in model.modules()]
+    return [(n, v, v.clone() if isinstance(v, torch.Tensor) else v, getattr(v, "grad", None)) for d in held for n, v in sorted(d.items())]
+
+
+@pytest.mark.parametrize("broken", [None, "refused", "failing"])
+def test_output_shapes_leaves_every_module_as_it_was(broken):
+    tail = {None: nn.Identity(), "refused": Named(lambda self, x: (x, x)), "failing": nn.Linear(5, 5)}[broken]
+    model = named(Restless(), dense(nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Dropout(0.5, inplace=True)), tail, dense())
+    model.block1.fc.weight.grad = torch.ones(4, 4)
+    model.train()
+    model.block2[1].eval()  # a frozen norm in a network that trains
+    model.block2[3].eval()
+    before, stream = state(model), torch.get_rng_state()
+    try:
+        output_shapes(model, (4,))
+        assert broken is None
+    except InputError:
+        assert broken == "refused"
+    except RuntimeError:
+        assert broken == "failing"
+    after = state(model)
+    assert torch.equal(torch.get_rng_state(), stream)
+    assert [n for n, *_ in after] == [n for n, *_ in before]
+    for (_, was, value, grad), (_, now, new, new_grad) in zip(before, after, strict=True):
+        assert now is was
+        assert torch.equal(new, value) if isinstance(new, torch.Tensor) else new == value
+        assert new_grad is grad
+    copy.deepcopy(model)  # a tensor left with its graph would not let itself be copied
 
 
 @pytest.mark.parametrize("training", [True, False])
