@@ -23,7 +23,7 @@ from gradlens.tables import labels
 HERE = Path(__file__).resolve().parent
 
 
-def arguments(claim: str, what: Sequence[str] = (), run: bool = False, data: str = "cifar10") -> argparse.Namespace:
+def arguments(claim: str, what: Sequence[str] = (), run: bool = False, data: str = "cifar10", methods: bool = False) -> argparse.Namespace:
     """The options the scripts take; ``claim`` is printed as the help.
 
     Args:
@@ -31,6 +31,7 @@ def arguments(claim: str, what: Sequence[str] = (), run: bool = False, data: str
         what: choices of a first argument, for scripts with parts.
         run: add ``--run``, a run directory to read.
         data: what is trained on by default.
+        methods: add ``--methods``, to train and show only some.
 
     """
     parser = argparse.ArgumentParser(description=claim, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -40,6 +41,8 @@ def arguments(claim: str, what: Sequence[str] = (), run: bool = False, data: str
         parser.add_argument("--limit", type=int, default=None, help="train on this many images")
     if run:
         parser.add_argument("--run", type=Path, default=None, help="a finished run of the same network")
+    if methods:
+        parser.add_argument("--methods", nargs="*", help="only these rules, bp among them (default all)")
     parser.add_argument("--data", default=data, help=f"data set, or an image folder with a copy of it (default {data})")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of the run directories")
     parser.add_argument("--figures", type=Path, default=HERE.parent / "figures", help="folder of the results")
@@ -56,9 +59,14 @@ def shipped(name: str, **changes: Any) -> Config:
     return make(**{**read(HERE / "configs" / f"{name}.json"), **changes})
 
 
+def place_of(args: argparse.Namespace) -> Place:
+    """Where a script's runs go."""
+    return Place(out=args.out, device=pick_device(args.device))
+
+
 def trained(configs: Sequence[Config], args: argparse.Namespace) -> list[Run]:
     """The finished runs of some configs, trained where they are missing and resumed where they were interrupted."""
-    place = Place(out=args.out, device=pick_device(args.device))
+    place = place_of(args)
     with Display(quiet=False, runs=len(configs)) as display:
         try:
             return train_or_reuse(configs, place, lambda c: display.watch(f"{c.method} {c.model} seed {c.seed}", c.epochs))
@@ -81,7 +89,7 @@ def environment() -> dict[str, Any]:
     }
 
 
-def publish(name: str, runs: Sequence[Run], args: argparse.Namespace, results: dict[str, Any]) -> None:
+def publish(name: str, runs: Sequence[Run], args: argparse.Namespace, results: dict[str, Any], figures: bool = True) -> None:
     """Write the runs' figures and ``results.json`` (numbers, seeds, versions, time) to ``figures/<name>``.
 
     Args:
@@ -89,15 +97,13 @@ def publish(name: str, runs: Sequence[Run], args: argparse.Namespace, results: d
         runs: finished runs.
         args: of the script.
         results: what the script found.
+        figures: draw the standard figures too.
 
     """
     folder = args.figures / name
     folder.mkdir(parents=True, exist_ok=True)
-    figures = figure_set(runs)
-    for figure_name, (figure, rows) in figures.drawn.items():
-        save(figure, rows, folder, figure_name)
-    for figure_name, why in figures.skipped.items():
-        print(f"no figure {figure_name}: {why}")
+    if figures:
+        _draw(runs, folder)
     listed = [
         {
             "label": label,
@@ -110,3 +116,12 @@ def publish(name: str, runs: Sequence[Run], args: argparse.Namespace, results: d
     ]
     (folder / "results.json").write_text(json.dumps({**results, "runs": listed, **environment()}, indent=2) + "\n")
     print(f"wrote {folder}")
+
+
+def _draw(runs: Sequence[Run], folder: Path) -> None:
+    """The standard figures of some runs; those that cannot be drawn are named."""
+    figures = figure_set(runs)
+    for name, (figure, rows) in figures.drawn.items():
+        save(figure, rows, folder, name)
+    for name, why in figures.skipped.items():
+        print(f"no figure {name}: {why}")

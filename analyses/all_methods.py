@@ -1,0 +1,171 @@
+"""Every supervised rule on the same network, data and epochs, each with its own learning rate: how good, how close, at what price.
+
+BasicCNN of width 32, 10,000 CIFAR-10 images, batches of 128, five epochs, no augmentation, three seeds. Learning rates: of a grid of
+three, the one with the best accuracy on a held-out fifth of the training images after two epochs of the rest (first seed). Adam, but
+for kp, whose default is SGD with decoupled decay. greedy trains each of its three stages for five epochs, so every parameter sees as
+many images as elsewhere. Images a second and memory are measured by gradlens.bench in one interleaved run at the end, against bp.
+
+Claims tested, paired by seed (confirmed or refuted where the 95 % interval of the mean difference lies on one side of the bound): final
+training loss bp <= chunked <= overlap <= dgl; sign-symmetric feedback far better than fa; cdni's cosine above dni's; dgl-async
+without slowdown within a point of dgl.
+
+    python -m analyses.all_methods --data cifar10          # about an hour and a half on two cores; interrupted, it goes on
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from analyses.study import arguments, place_of, publish, trained
+from gradlens.bench import bench
+from gradlens.config import Config, make
+from gradlens.experiments import choose_lr
+from gradlens.methods import METHODS
+from gradlens.progress import Display
+from gradlens.run import Run
+from gradlens.tables import Interval, corrected_values, final_values, interval, scores
+
+SEEDS, EPOCHS, TRIAL_EPOCHS, ROUNDS = 3, 5, 2, 5
+SHARED: dict[str, Any] = {
+    "limit": 10_000, "model": "basic-cnn", "width": 32, "batch_size": 128, "record_every": 20, "diagnose_every": 2,
+}  # fmt: skip
+ADAM = (3e-4, 1e-3, 3e-3)
+GRIDS = {"kp": (0.01, 0.03, 0.1)}
+STAGES = {"greedy": 3}  # a rule that trains stage by stage has so many
+LAYERS = ("block1.conv", "block2.conv", "block3.conv", "top.hidden", "top.out")
+
+
+def tuned(name: str, args: Any, display: Display) -> list[Config]:
+    """The configs of a rule's seeds, with the learning rate that the held-out images choose."""
+    settings = {"method": name, "data": args.data, "epochs": EPOCHS * STAGES.get(name, 1), **SHARED}
+    trial = make(**{**settings, "epochs": TRIAL_EPOCHS * STAGES.get(name, 1)})
+    place = replace(place_of(args), out=args.out / "trials")
+    lr = choose_lr(trial, GRIDS.get(name, ADAM), 0.2, place, lambda c: display.watch(f"{name} lr {c.lr:g}", c.epochs))
+    return [make(**settings, lr=lr, seed=seed) for seed in range(SEEDS)]
+
+
+def table(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """One row a rule: accuracies, and each layer's cosine, noise-corrected cosine and null, as mean and interval over seeds."""
+    values = {
+        "cosine": final_values(runs, "cosine"),
+        "corrected_cosine": corrected_values(runs),
+        "null_cosine": final_values(runs, "null_cosine"),
+    }
+    rows = []
+    for score in scores(runs):
+        row: dict[str, Any] = {"method": score.label.split(" ")[0], "lr": score.lr, "train_loss": score.train_loss}
+        row["best"] = (score.best_accuracy, score.best_low, score.best_high, score.best_epoch)
+        row["final"] = (score.final_accuracy, score.final_low, score.final_high)
+        for name, finals in values.items():
+            row[name] = {f.layer: (f.mean, f.low, f.high) for f in finals if f.label == score.label}
+        rows.append(row)
+    return rows
+
+
+def costs(configs: Sequence[Config], args: Any) -> dict[str, dict[str, float | None]]:
+    """rule -> images a second, added memory and multiply-adds, relative to bp."""
+    with Display(quiet=False) as display:
+        result = bench(configs, (3, 32, 32), 10, place_of(args).device, ROUNDS, record_every=(), progress=display.count("bench"))
+    rows = {row.method: row for row in result.rows}
+    bp = rows["bp"]
+    return {
+        c.method: {
+            "images_per_s": bp.time_ratio / rows[c.method].time_ratio,
+            "memory": (rows[c.method].memory_mb or 0) / bp.memory_mb if bp.memory_mb else None,
+            "multiply_adds": rows[c.method].flop_ratio / bp.flop_ratio,
+        }
+        for c in configs
+    }
+
+
+# ----------------------------------------------------------------------------------------------------------- claims
+
+
+def train_loss(run: Run) -> float:
+    """Mean loss over the last epoch."""
+    return [m.loss for m in run.metrics if m.split == "train"][-1]
+
+
+def accuracy(run: Run) -> float:
+    """Final test accuracy in %."""
+    return 100 * float(run.summary["test"]["final_accuracy"])
+
+
+def blocks_cosine(run: Run) -> float:
+    """Mean final cosine of the blocks' convolutions."""
+    return fmean(v.mean for v in final_values([run], "cosine") if v.layer.endswith(".conv"))
+
+
+def verdict(difference: Interval, bound: float) -> str:
+    """What the interval of a difference says of "difference >= bound"."""
+    if difference.low >= bound:
+        return "confirmed"
+    return "refuted" if difference.high < bound else "undecided"
+
+
+CLAIMS = (  # (claim, quantity, larger, smaller, bound): mean of larger − smaller is at least the bound
+    ("training loss: bp <= chunked", train_loss, "chunked", "bp", 0.0),
+    ("training loss: chunked <= overlap", train_loss, "overlap", "chunked", 0.0),
+    ("training loss: overlap <= dgl", train_loss, "dgl", "overlap", 0.0),
+    ("accuracy: usf at least 10 points above fa", accuracy, "usf", "fa", 10.0),
+    ("accuracy: brsf at least 10 points above fa", accuracy, "brsf", "fa", 10.0),
+    ("accuracy: frsf at least 10 points above fa", accuracy, "frsf", "fa", 10.0),
+    ("cosine of the blocks: cdni above dni", blocks_cosine, "cdni", "dni", 0.0),
+    ("accuracy: dgl-async no more than a point below dgl", accuracy, "dgl-async", "dgl", -1.0),
+)
+
+
+def tested(groups: dict[str, list[Run]]) -> list[dict[str, Any]]:
+    """Each claim whose rules were trained, with the mean difference, its interval over seeds, and the verdict."""
+    found = []
+    for claim, quantity, larger, smaller, bound in CLAIMS:
+        if larger in groups and smaller in groups:
+            difference = interval(quantity(a) - quantity(b) for a, b in zip(groups[larger], groups[smaller], strict=True))
+            found.append({"claim": claim, "difference": difference[:3], "bound": bound, "verdict": verdict(difference, bound)})
+    return found
+
+
+# -------------------------------------------------------------------------------------------------------------- main
+
+
+def shown(row: dict[str, Any], cost: dict[str, float | None]) -> str:
+    """One line of the README's table."""
+    best, final = row["best"], row["final"]
+    cells = [f"`{row['method']}`", f"{row['lr']:g}", f"{100 * best[0]:.1f} ± {100 * (best[0] - best[1]):.1f}"]
+    cells.append(f"{100 * final[0]:.1f} ± {100 * (final[0] - final[1]):.1f}")
+    for layer in LAYERS[:3]:
+        if layer in row["cosine"]:
+            corrected = row["corrected_cosine"].get(layer, (float("nan"),))[0]
+            null = row["null_cosine"].get(layer, (float("nan"),))[0]
+            cells.append(f"{row['cosine'][layer][0]:.2f} · {corrected:.2f} · {null:.2f}")
+        else:
+            cells.append("–")
+    memory = cost["memory"]
+    cells += [f"{cost['images_per_s']:.2f}", "–" if memory is None else f"{memory:.2f}", f"{cost['multiply_adds']:.2f}"]
+    return "| " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    """Choose learning rates, train or read all runs, test the claims, measure the costs, write figures/all_methods."""
+    args = arguments(__doc__ or "", methods=True)
+    names = args.methods or list(METHODS)
+    with Display(quiet=False) as display:
+        groups = {name: tuned(name, args, display) for name in names}
+    runs = trained([config for group in groups.values() for config in group], args)
+    rows, claims = table(runs), tested({name: [r for r in runs if r.config.method == name] for name in names})
+    cost = costs([group[0] for group in groups.values()], args)
+    for row in rows:
+        print(shown(row, cost[row["method"]]))
+    for claim in claims:
+        low, high = claim["difference"][1:]
+        print(f"{claim['claim']}: difference {claim['difference'][0]:.3g} [{low:.3g}, {high:.3g}]: {claim['verdict']}")
+    settings = {**SHARED, "data": Path(args.data).name, "epochs": EPOCHS, "seeds": SEEDS}
+    publish("all_methods", runs, args, {"settings": settings, "table": rows, "cost": cost, "claims": claims})
+
+
+if __name__ == "__main__":
+    main()

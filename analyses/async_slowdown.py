@@ -1,0 +1,103 @@
+"""Asynchronous greedy learning when one block is slow: test accuracy against the slowdown, for each block that can be slow.
+
+Claim (of Belilovsky et al. 2020, as third-party notes have it): no visible loss up to a slowdown of about 1.2 of any one layer.
+dgl-async on BasicCNN of width 16, 5,000 CIFAR-10 images, five epochs of 100 images a batch, Adam 1e-3, a buffer of ten batches between
+units; a unit slowed S times skips a round with probability 1 − 1/S. Three seeds. Beside it dgl, and the staleness of what is read.
+
+    python -m analyses.async_slowdown --data cifar10          # about a quarter of an hour on two cores
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from matplotlib import style
+from matplotlib.figure import Figure
+
+from analyses.study import arguments, publish, trained
+from gradlens.config import Config, make
+from gradlens.plots import COLOURS, LOOK, MARKERS, PATTERNS, save
+from gradlens.run import Run
+from gradlens.tables import final_values, interval
+
+SEEDS, SLOWDOWNS, UNITS = 3, (1.0, 1.2, 1.5, 2.0, 3.0, 5.0), (1, 2, 3)
+SHARED: dict[str, Any] = {
+    "limit": 5_000, "width": 16, "epochs": 5, "batch_size": 100, "lr": 1e-3, "record_every": 25, "diagnose_every": 0,
+}  # fmt: skip
+
+
+class Point(NamedTuple):
+    """Final test accuracy at one slowdown of one unit."""
+
+    slowed: int  # which unit, 1 at the bottom; 0: dgl, which waits for its slowest
+    slowdown: float
+    mean: float  # test accuracy in %, final epoch
+    low: float
+    high: float
+    seeds: int
+    staleness: float  # rounds between writing and reading, mean over units, recorded steps and seeds
+
+
+def config(data: str, unit: int, slowdown: float, seed: int) -> Config:
+    """One run; at a slowdown of 1 all units are alike."""
+    options = {"buffer": 10, "slowed": unit if slowdown > 1 else None, "slowdown": slowdown}
+    return make(method="dgl-async", options=options, data=data, seed=seed, **SHARED)
+
+
+def point(unit: int, slowdown: float, runs: Sequence[Run]) -> Point:
+    """The mean over seeds."""
+    accuracy = interval(100 * float(run.summary["test"]["final_accuracy"]) for run in runs)
+    stale = [v.mean for run in runs for v in final_values([run], "staleness", "rule")]
+    return Point(unit, slowdown, *accuracy, fmean(stale) if stale else math.nan)
+
+
+@style.context(LOOK)
+def drawing(points: Sequence[Point]) -> Figure:
+    """Accuracy over slowdown, a line for each slowed unit, dgl as a band; beside it the staleness."""
+    figure = Figure(figsize=(8.6, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    (dgl,) = [p for p in points if p.slowed == 0]
+    left.axhspan(dgl.low, dgl.high, color="0.9", label="dgl, 95 % interval")
+    left.axhline(dgl.mean, color="0.4", linewidth=1)
+    for unit in sorted({p.slowed for p in points} - {0}):
+        mine = sorted((p for p in points if p.slowed == unit), key=lambda p: p.slowdown)
+        look: dict[str, Any] = {
+            "color": COLOURS[unit],
+            "marker": MARKERS[unit],
+            "linestyle": (0, PATTERNS[unit] or None),
+            "markersize": 4.5,
+        }
+        x, y = [p.slowdown for p in mine], [p.mean for p in mine]
+        left.errorbar(x, y, yerr=[p.mean - p.low for p in mine], capsize=2.5, elinewidth=0.8, label=f"unit {unit} slowed", **look)
+        right.plot(x, [p.staleness for p in mine], label=f"unit {unit} slowed", **look)
+    left.set(xlabel="slowdown S of one unit", ylabel="test accuracy (%), final epoch")
+    right.set(xlabel="slowdown S of one unit", ylabel="staleness of what is read (rounds)")
+    left.legend()
+    figure.suptitle("dgl-async · CIFAR-10 · BasicCNN, width 16 · mean of 3 seeds, 95 % t-intervals", x=0.01, ha="left", fontsize=10)
+    return figure
+
+
+def main() -> None:
+    """Train or read the runs, print the table, say what the claim comes to, write figures/async_slowdown."""
+    args = arguments(__doc__ or "")
+    grid = {(u, s): [config(args.data, u, s, seed) for seed in range(SEEDS)] for u in UNITS for s in SLOWDOWNS}
+    dgl = [make(method="dgl", data=args.data, seed=seed, **SHARED) for seed in range(SEEDS)]
+    runs = trained([c for group in grid.values() for c in group] + dgl, args)
+    by_config = {run.config.run_name(): run for run in runs}
+    points = [point(u, s, [by_config[c.run_name()] for c in group]) for (u, s), group in grid.items()]
+    points.append(point(0, 1.0, [by_config[c.run_name()] for c in dgl]))
+    for p in points:
+        print(f"slowed unit {p.slowed} S={p.slowdown:g}: {p.mean:.1f} % [{p.low:.1f}, {p.high:.1f}], staleness {p.staleness:.2f}")
+    loss = {p.slowed: points[-1].mean - p.mean for p in points if p.slowdown == 1.2}
+    print(f"points lost against dgl at S=1.2, by slowed unit: {', '.join(f'{u}: {v:.1f}' for u, v in loss.items())}")
+    save(drawing(points), points, args.figures / "async_slowdown", "accuracy_against_slowdown")
+    settings = {**SHARED, "data": Path(args.data).name, "seeds": SEEDS}
+    publish("async_slowdown", list(by_config.values()), args, {"settings": settings, "points": points}, figures=False)
+
+
+if __name__ == "__main__":
+    main()

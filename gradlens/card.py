@@ -1,0 +1,90 @@
+"""The locking and cost card of each rule: what a block waits for, what it is told, and what a step costs beside backpropagation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from rich.table import Table
+
+from gradlens.bench import Progress, bench, silent
+from gradlens.config import Config, make
+from gradlens.method import Locks
+from gradlens.methods import METHODS
+from gradlens.setup import make_pair
+
+SHAPE, CLASSES, IMAGES, ROUNDS = (3, 32, 32), 10, 32, 3  # BasicCNN as in the documents, on CIFAR-10's sizes, small batches
+
+
+class Card(NamedTuple):
+    """One rule's card."""
+
+    method: str
+    locks: Locks
+    trained: int  # parameters of the rule's own modules: heads, synthesisers, feedback matrices that learn
+    fixed: int  # numbers it holds and does not train: feedback matrices
+    multiply_adds: float  # of a training step, an image
+    flop_ratio: float  # the same / bp's
+    rate_ratio: float  # images a second / bp's
+    memory_ratio: float | None  # memory a step adds at its peak / bp's; None where that is not known
+
+
+def own_numbers(config: Config, device: torch.device) -> tuple[int, int]:
+    """(trained, fixed) numbers of a rule's own modules on the card's network; running statistics of BatchNorm are not counted."""
+    method = make_pair(config, SHAPE, CLASSES, device).method
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    fixed = sum(b.numel() for name, b in method.named_buffers() if not name.endswith(statistics))
+    return sum(p.numel() for p in method.parameters()), fixed
+
+
+def cards(device: torch.device, progress: Progress = silent, methods: Sequence[str] = tuple(METHODS), rounds: int = ROUNDS) -> list[Card]:
+    """The cards of some rules with their default options, measured in one interleaved run.
+
+    Args:
+        device: where to measure.
+        progress: called before each measurement.
+        methods: names of METHODS; bp is measured with them.
+        rounds: interleaved rounds.
+
+    """
+    names = ["bp", *(name for name in methods if name != "bp")]
+    configs = [make(method=name, batch_size=IMAGES, data="cifar10") for name in names]
+    result = bench(configs, SHAPE, CLASSES, device, rounds, record_every=(), progress=progress)
+    rows = {row.method: row for row in result.rows if row.method in names}
+    bp = rows["bp"]
+    found = []
+    for config in configs:
+        row = rows[config.method]
+        memory = row.memory_mb / bp.memory_mb if row.memory_mb and bp.memory_mb else None
+        found.append(
+            Card(
+                config.method, METHODS[config.method].locks(), *own_numbers(config, device), row.multiply_adds,
+                row.flop_ratio / bp.flop_ratio, bp.time_ratio / row.time_ratio, memory,
+            )
+        )  # fmt: skip
+    return [card for card in found if card.method in methods]
+
+
+def table(found: Sequence[Card]) -> Table:
+    """The cards to print, and what the columns mean under them."""
+    caption = (
+        f"Locked: fwd = a block runs after the one below it; upd = it is updated after all above it have run; bwd = … and"
+        f" have gone backward (inside a chunk or window where a rule has such). Labels = told to every block. Own = numbers of the rule's"
+        f" own modules, trained + fixed, in thousands. A step on BasicCNN (3x32x32), batches of {IMAGES} generated images, default options,"
+        f" {ROUNDS} interleaved rounds here and now: multiply-adds an image in millions, then as ratios to bp's: multiply-adds, images/s,"
+        " added memory. greedy: its last stage."
+    )
+    printed = Table(caption=caption, caption_justify="left", box=None, pad_edge=False, header_style="bold")
+    printed.add_column("method")
+    for column in ("fwd", "upd", "bwd", "labels"):
+        printed.add_column(column, justify="center")
+    for column in ("own k", "M madds", "madds", "img/s", "memory"):
+        printed.add_column(column, justify="right")
+    for card in found:
+        own = f"{card.trained / 1e3:,.0f} + {card.fixed / 1e3:,.0f}" if card.fixed else f"{card.trained / 1e3:,.0f}"
+        memory = "–" if card.memory_ratio is None else f"{card.memory_ratio:.2f}"
+        locks = ["yes" if lock else "no" for lock in card.locks]
+        numbers = (f"{card.multiply_adds / 1e6:,.0f}", f"{card.flop_ratio:.2f}", f"{card.rate_ratio:.2f}", memory)
+        printed.add_row(card.method, *locks, own, *numbers)
+    return printed
