@@ -1,6 +1,6 @@
 """Every supervised rule on the same network, data and epochs, each with its own learning rate: how good, how close, at what price.
 
-BasicCNN of width 32, 10,000 CIFAR-10 images, batches of 128, five epochs, no augmentation, three seeds. Learning rates: of a grid of
+BasicCNN of width 32, 6,000 CIFAR-10 images, batches of 128, five epochs, no augmentation, three seeds. Learning rates: of a grid of
 three, the one with the best accuracy on a held-out fifth of the training images after two epochs of the rest (first seed). Adam, but
 for kp, whose default is SGD with decoupled decay. greedy trains each of its three stages for five epochs, so every parameter sees as
 many images as elsewhere. Images a second and memory are measured by gradlens.bench in one interleaved run at the end, against bp.
@@ -9,7 +9,7 @@ Claims tested, paired by seed (confirmed or refuted where the 95 % interval of t
 training loss bp <= chunked <= overlap <= dgl; sign-symmetric feedback far better than fa; cdni's cosine above dni's; dgl-async
 without slowdown within a point of dgl.
 
-    python -m analyses.all_methods --data cifar10          # about an hour and a half on two cores; interrupted, it goes on
+    python -m analyses.all_methods --data cifar10          # about an hour on two cores; interrupted, it goes on
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from gradlens.tables import Interval, corrected_values, final_values, interval, 
 
 SEEDS, EPOCHS, TRIAL_EPOCHS, ROUNDS = 3, 5, 2, 5
 SHARED: dict[str, Any] = {
-    "limit": 10_000, "model": "basic-cnn", "width": 32, "batch_size": 128, "record_every": 20, "diagnose_every": 2,
+    "limit": 6_000, "model": "basic-cnn", "width": 32, "batch_size": 128, "record_every": 20, "diagnose_every": 2,
 }  # fmt: skip
 ADAM = (3e-4, 1e-3, 3e-3)
 GRIDS = {"kp": (0.01, 0.03, 0.1)}

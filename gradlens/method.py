@@ -226,8 +226,11 @@ def backward(method: Method, passes: Iterator[Pass], keep: bool = False) -> Iter
             learned = method.learn(j, known[j], signal, grad, above)
             update = Update(j, known[j], signal, grad, {**signal.own, **learned}, above)
             above = grad.below
-            if not keep and j < method.depth - 1:  # the top's pass stays: it holds the error some rules broadcast
-                del known[j]
+            if not keep:
+                p = known.pop(j)
+                if j == method.depth - 1:  # the top's pass stays: it holds the error some rules broadcast
+                    known[j] = p._replace(src=None)
+                del p
             del signal, grad, learned
             yield update
             del update

@@ -58,13 +58,19 @@ class Truth(NamedTuple):
 
 @contextmanager
 def untouched(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Forward passes made inside leave buffers and torch's random streams as they were."""
-    buffers = [(b, b.clone()) for module in modules for b in module.buffers()]
-    with forked():
-        yield
-    with torch.no_grad():
-        for buffer, before in buffers:
-            buffer.copy_(before)
+    """Forward passes made inside leave buffers and torch's random streams as they were.
+
+    They see copies: a buffer that was written to, even with its own values, would spoil the graphs that saved it.
+    """
+    real = [(m, name, b) for module in modules for m in module.modules() for name, b in m._buffers.items() if b is not None]
+    for m, name, b in real:
+        m._buffers[name] = b.clone()
+    try:
+        with forked():
+            yield
+    finally:
+        for m, name, b in real:
+            m._buffers[name] = b
 
 
 def true_updates(method: Method, step: Step, keep: bool = False) -> Truth:

@@ -269,7 +269,7 @@ def test_during_warm_up_blocks_get_the_true_gradient_and_synthesisers_learn_from
 
 def test_warm_up_holds_from_the_first_step_and_is_off_by_default():
     c = case("mlp")
-    assert rule("dni", c, synth_warmup=1).warming
+    assert rule("dni", c, awake=False, synth_warmup=1).warming
     assert not rule("dni", c).warming
     method = rule("dni", c)
     method.start(1, 0)

@@ -57,7 +57,8 @@ def recorded(name, network="basic-cnn", **options):
 def test_rows_hold_every_parameter_block_and_output_once_with_the_direct_values(name, network):
     rows, names, updates, truth, _ = recorded(name, network)
     assert {r.step for r in rows} == {7}
-    assert {r.reference for r in rows} == {"loss, same passes"}
+    (reference,) = {r.reference for r in rows}
+    assert reference.endswith("loss, same passes") or name in ("dgl-async", "dni-unlocked")
     groups: dict[tuple[str, str], list[Row]] = {}
     for r in rows:
         groups.setdefault((r.layer, r.kind), []).append(r)
@@ -67,10 +68,11 @@ def test_rows_hold_every_parameter_block_and_output_once_with_the_direct_values(
         for n, t in true.items():
             layer, kind = f"{block}.{n}".rsplit(".", 1)
             if t.abs().max() > 1e-12:  # not a bias before a BatchNorm, whose gradient is rounding noise
-                assert_rows(groups[layer, kind], direct(used.params[n], t))
+                assert_rows(groups[layer, kind], direct(used.params.get(n, torch.zeros_like(t)), t))
             seen.add((layer, kind))
-        assert_rows(groups[block, "activation"], direct(used.delta, truth.outputs[k].grad))
-        whole = [torch.cat([v[n].flatten() for n in true]) for v in (used.params, true)]
+        told = torch.zeros_like(truth.outputs[k]) if used.delta is None else used.delta
+        assert_rows(groups[block, "activation"], direct(told.detach(), truth.outputs[k].grad))
+        whole = [torch.cat([v.get(n, torch.zeros_like(t)).flatten() for n, t in true.items()]) for v in (used.params, true)]
         assert_rows(groups[block, "parameters"], direct(*whole))
         seen |= {(block, "activation"), (block, "parameters")}
     rule_rows = {key for key in groups if key[1] == "rule"}
@@ -82,7 +84,8 @@ def test_rows_of_the_rules_own_are_its_loss_and_its_synthesisers_errors():
     for name in METHODS:
         rows, _, updates, truth, _method = recorded(name)
         own[name] = {(r.layer, r.quantity): r.value for r in rows if r.kind == "rule"}
-        assert own[name]["top", "loss"] == pytest.approx(nll(truth.outputs[-1], updates[0].p.y).item())
+        if name != "dni-unlocked":  # whose top reads another input
+            assert own[name]["top", "loss"] == pytest.approx(nll(truth.outputs[-1], updates[0].p.y).item())
     assert set(own["bp"]) == {("top", "loss")}
     assert set(own["dgl"]) == {("block1", "loss"), ("block2", "loss"), ("top", "loss")}
     synth = {(f"block{i}", q) for i in (1, 2, 3) for q in ("synth_loss", "synth_explained_variance")}

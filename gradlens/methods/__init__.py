@@ -4,12 +4,38 @@ from __future__ import annotations
 
 from gradlens.method import Method
 from gradlens.methods.bp import Backprop
+from gradlens.methods.chunked import Chunked
+from gradlens.methods.dfa import DFA
 from gradlens.methods.dgl import DGL
+from gradlens.methods.dgl_async import DGLAsync
 from gradlens.methods.dni import CDNI, DNI
+from gradlens.methods.dni_unlocked import DNIUnlocked
+from gradlens.methods.fa import FA
+from gradlens.methods.greedy import Greedy
+from gradlens.methods.infopro import InfoPro
+from gradlens.methods.kp import KP
+from gradlens.methods.overlap import Overlap
+from gradlens.methods.predsim import PredSim
+from gradlens.methods.shallow import Shallow
+from gradlens.methods.sign_symmetry import BRSF, FRSF, USF
 
 METHODS: dict[str, type[Method]] = {
     "bp": Backprop,
     "dgl": DGL,
+    "dgl-async": DGLAsync,
     "dni": DNI,
     "cdni": CDNI,
+    "dni-unlocked": DNIUnlocked,
+    "chunked": Chunked,
+    "overlap": Overlap,
+    "greedy": Greedy,
+    "predsim": PredSim,
+    "infopro": InfoPro,
+    "shallow": Shallow,
+    "fa": FA,
+    "usf": USF,
+    "brsf": BRSF,
+    "frsf": FRSF,
+    "kp": KP,
+    "dfa": DFA,
 }

@@ -37,17 +37,17 @@ class DNI(Method):
     but the top.
     """
 
-    Options = DNIOptions
+    Options: ClassVar[type[BaseModel]] = DNIOptions
     reads = frozenset({"below", "later"})
     own_quantities: ClassVar[Mapping[str, str]] = {
         "synth_loss": "L_S = (1/N) Σ_n |S_n - g_n|², in the units it regresses, at each block",
         "synth_explained_variance": "1 - Σ(S - g)² / Σ(g - mean_n g)², at each block",
     }
-    conditional: ClassVar[bool] = False  # whether S reads the label
 
     def __init__(self, net: Net, options: Any) -> None:
         super().__init__(net, options)
         self.classes = net.classes
+        self.conditional = self.reads_labels(options)
         context = net.classes if self.conditional else 0
         with seeded(net.seed, "synthesisers"):
             self.synthesisers = nn.ModuleList(
@@ -59,16 +59,24 @@ class DNI(Method):
         """Warm-up ends after ``synth_warmup`` updates."""
         self.warming = step < self.options.synth_warmup
 
+    @classmethod
+    def reads_labels(cls, options: Any) -> bool:
+        """Whether the rule's own networks read the label."""
+        return "labels" in cls.reads
+
     def _scale(self, p: Pass) -> int:
         return len(p.y) if self.options.target == "sum" else 1
+
+    def context(self, y: Tensor) -> Tensor | None:
+        """Labels [N] as the rule's own networks read them, [N, C]; None where they do not."""
+        return F.one_hot(y, self.classes).to(next(self.parameters()).dtype) if self.conditional else None
 
     def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[Tensor, ...]) -> Signal:
         """The synthetic gradient, told and sent; the synthesiser is evaluated once and its output kept for `learn`."""
         if k == self.depth - 1:
             return top_signal(self.loss, passes[k])
         p = passes[k]
-        context = F.one_hot(p.y, self.classes).to(next(self.parameters()).dtype) if self.conditional else None
-        synthetic = self.synthesisers[k](p.z.detach(), context)
+        synthetic = self.synthesisers[k](p.z.detach(), self.context(p.y))
         mix = 1.0 if self.warming else self.options.bp_lambda
         delta = synthetic.detach().to(p.h.dtype) / self._scale(p)
         if mix:
@@ -97,4 +105,3 @@ class CDNI(DNI):
     """delta_k = S_k(h_k, y): dni whose synthesisers also read the label, a linear map of it added to the first layer's output."""
 
     reads = frozenset({"below", "later", "labels"})
-    conditional = True

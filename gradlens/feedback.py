@@ -1,0 +1,233 @@
+"""Feedback rules: inside every block, a layer's backward pass carries the gradient down by a matrix of the rule's where it has W.
+
+Torch's own graph is kept as it is. While a block runs, the weight that a linear layer or convolution saves *for its input gradient* is
+packed with a note of whose it is; when a backward pass unpacks it and the rule is active, the rule's matrix comes out instead.
+So weight gradients stay exact, no product is added, and without an active rule the same graph gives backprop bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, Field
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.overrides import TorchFunctionMode
+
+from gradlens.errors import InputError
+from gradlens.measures import float64
+from gradlens.method import Method, Net, Pair, Signal, Step, top_signal
+from gradlens.passes import Grad, Pass, chain, run_block
+from gradlens.seeding import generator
+
+KNOWN = (nn.Linear, nn.Conv2d)
+EXACT = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.PReLU)  # parameters, but no weight matrix
+
+
+class DrawOptions(BaseModel, frozen=True, extra="forbid"):
+    """Options of rules whose B is drawn once, as a weight is."""
+
+    init: Literal["kaiming", "xavier"] = Field("kaiming", description="B ~ U(±√3 std) with std = 1/√(3 fan_in), or √(2/(fan_in + fan_out))")
+    scale: float = Field(1.0, gt=0, description="factor on B")
+
+
+def std(w: Tensor, init: str) -> float:
+    """The standard deviation of a weight's initial entries: PyTorch's default (``kaiming``), or Xavier's."""
+    fan_in, fan_out = w[0].numel(), len(w) * w[0, 0].numel()
+    return math.sqrt(2 / (fan_in + fan_out)) if init == "xavier" else 1 / math.sqrt(3 * fan_in)
+
+
+def weights(block: nn.Module) -> dict[str, nn.Parameter]:
+    """The weights of a block's Linear and Conv2d layers, each once, by the layer's path within the block ("" for the block itself)."""
+    found: dict[int, tuple[str, nn.Parameter]] = {}
+    for path, module in block.named_modules():
+        if type(module) in KNOWN:
+            w = module.weight
+            assert isinstance(w, nn.Parameter)
+            found.setdefault(id(w), (path, w))
+    return dict(found.values())
+
+
+def _has_none(module: nn.Module) -> bool:
+    """Whether a module has weights of its own for which there is no feedback: another kind of layer, or one that makes its weight anew."""
+    if isinstance(module, KNOWN):
+        return type(module) not in KNOWN or "weight" not in module._parameters
+    return any(p is not None for p in module._parameters.values()) and not isinstance(module, EXACT)
+
+
+class _Marking(TorchFunctionMode):
+    """Linear layers and convolutions that run inside save their weight so that the rule can replace it in the backward pass."""
+
+    def __init__(self, rule: FeedbackRule, paths: Mapping[int, str]) -> None:
+        super().__init__()
+        self.rule, self.paths = rule, paths
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func not in (F.linear, F.conv2d):
+            return func(*args, **kwargs)
+        given = {**dict(zip(("input", "weight"), args, strict=False)), **kwargs}
+        x, w = given.pop("input"), given.pop("weight")
+        path = self.paths.get(id(w))
+        if path is None or not (x.requires_grad and torch.is_grad_enabled()):  # the image needs no gradient, and gets no feedback
+            return func(*args, **kwargs)
+        return self.rule.marked(path, w, lambda v: func(x, v, *args[2:], **given))
+
+
+class FeedbackRule(Method):
+    """delta_K = dL/dh_K; delta_k = the message from above, pulled back with B in the place of each layer's W, all else exact.
+
+    A subclass says what is kept for a layer (:meth:`keep`) and which matrix its feedback uses (:meth:`matrix`), in W's own shape: what
+    the papers write as B = Wᵀ is here B = W. Weight gradients are exact, given the gradient at the layer's output.
+    """
+
+    Options: ClassVar[type[BaseModel]] = DrawOptions
+    reads = frozenset({"below", "above"})
+    compiles = False
+    learned: ClassVar[bool] = False  # whether what is kept is a parameter
+
+    def __init__(self, net: Net, options: Any) -> None:
+        super().__init__(net, options)
+        self.active = False  # a plain attribute: on CUDA backward passes run in threads of their own
+        self.used: set[str] = set()  # layers whose input took a gradient in the last forward pass: the others' matrix is never used
+        self.paths: list[list[str]] = []  # each block's layers, by dotted path in the model; a shared weight has one path
+        self.kept = nn.Module()
+        first: dict[int, str] = {}
+        for k, block in enumerate(net.blocks):
+            for path, module in block.named_modules(prefix=net.name(k)):
+                if _has_none(module):
+                    name, kind = type(self).__name__.lower(), type(module).__name__
+                    raise InputError(f"{name} has no feedback for {path} ({kind}); it knows Linear and Conv2d")
+            self.paths.append([])
+            for path, w in weights(block).items():
+                if id(w) not in first:
+                    first[id(w)] = f"{net.name(k)}.{path}" if path else net.name(k)
+                    self._put(first[id(w)], w, self.keep(len(first) - 1, w))
+                self.paths[k].append(first[id(w)])
+
+    # ------------------------------------------------------------------------------------------------ what a rule says
+
+    def keep(self, i: int, w: Tensor) -> Tensor | None:
+        """What is kept (and saved) for layer i, in the shape of its weight ``w``; None: nothing."""
+        return self.draw(w, std(w, self.options.init) * self.options.scale, i)
+
+    def matrix(self, path: str, w: Tensor) -> Tensor:
+        """What the feedback of a layer uses where backprop uses its weight ``w``: [as w]."""
+        return self.held(path)
+
+    # ------------------------------------------------------------------------------------------------------ the machinery
+
+    def draw(self, w: Tensor, deviation: float, *index: int) -> Tensor:
+        """Uniform numbers of mean 0, like ``w``, on a stream keyed by ``index``."""
+        u = torch.rand(w.shape, generator=generator(self.seed, "feedback", *index))
+        return ((2 * u - 1) * (math.sqrt(3) * deviation)).to(w.device, w.dtype)
+
+    @staticmethod
+    def _key(path: str) -> str:
+        return path.replace(".", "/") + "/weight"  # names of parameters and buffers hold no dots
+
+    def _put(self, path: str, w: Tensor, value: Tensor | None) -> None:
+        if value is None:
+            return
+        if self.learned:
+            self.kept.register_parameter(self._key(path), nn.Parameter(value, w.requires_grad))
+        else:
+            self.kept.register_buffer(self._key(path), value)
+
+    def held(self, path: str) -> Tensor:
+        """What is kept for a layer, by its dotted path in the model."""
+        held: Tensor = getattr(self.kept, self._key(path))
+        return held.detach()
+
+    def forward(self, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
+        """The plain chain, each block run with its weights marked."""
+        self.used = set()
+        paths = {id(w): path for k, block in enumerate(blocks) for path, w in zip(self.paths[k], weights(block).values(), strict=True)}
+
+        def run(block: nn.Module, x: Tensor) -> Tensor:
+            with _Marking(self, paths):
+                return run_block(block, x)
+
+        return chain(blocks, x, y, run)
+
+    def marked(self, path: str, w: Tensor, layer: Callable[[Tensor], Tensor]) -> Tensor:
+        """``layer(w)``, which saves ``w`` so that a backward pass under the active rule gets the rule's matrix out."""
+        self.used.add(path)
+        v, found = w, False
+        if torch.is_autocast_enabled(w.device.type) and w.dtype != torch.float64:
+            v = w.to(torch.get_autocast_dtype(w.device.type))  # as autocast would inside the layer, where it could not be told from x
+
+        def pack(saved: Tensor) -> tuple[Tensor, int, bool]:
+            nonlocal found
+            is_weight = saved.untyped_storage().data_ptr() == v.untyped_storage().data_ptr()
+            found = found or is_weight
+            return saved, saved._version, is_weight
+
+        def unpack(packed: tuple[Tensor, int, bool]) -> Tensor:
+            saved, version, is_weight = packed
+            if saved._version != version:  # torch does not look itself where there are hooks
+                raise RuntimeError(f"{path}: its input or weight was overwritten in place after it ran and before its backward pass")
+            if not (is_weight and self.active):
+                return saved
+            b = self.matrix(path, w.detach())
+            if (b.stride(), b.dtype) != (v.stride(), v.dtype):
+                b = torch.empty_like(v).copy_(b)
+            return b.as_strided(saved.shape, saved.stride(), b.storage_offset() + saved.storage_offset() - v.storage_offset())
+
+        with saved_tensors_hooks(pack, unpack):
+            out = layer(v)
+        if not found:
+            raise RuntimeError(f"{path}: this version of torch saves a copy of the weight, so its feedback cannot be replaced")
+        return out
+
+    @contextmanager
+    def rule(self) -> Iterator[None]:
+        """Backward passes made inside use the rule's matrices."""
+        self.active = True
+        try:
+            yield
+        finally:
+            self.active = False
+
+    def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[Tensor, ...]) -> Signal:
+        """The message from above, told and sent on."""
+        if k == self.depth - 1:
+            return top_signal(self.loss, passes[k])
+        (delta,) = above
+        return Signal(delta, (delta,))
+
+    def learn(self, k: int, p: Pass, signal: Signal, grad: Grad, above: tuple[Tensor, ...]) -> Mapping[str, Tensor]:
+        """Where what is kept is learned, it gets the gradient of the layer's own weight."""
+        if not self.learned:
+            return {}
+        names = zip(self.paths[k], weights(p.block), strict=True)
+        own = {path: f"{inside}.weight" if inside else "weight" for path, inside in names}
+        return {f"kept.{self._key(path)}": grad.params[name] for path, name in own.items() if name in grad.params}
+
+    def pairs(self, step: Step, passes: Sequence[Pass]) -> Iterator[Pair]:
+        """B beside W (the angle of B to Wᵀ), and beside the pseudo-inverse of W, a convolution as its im2col matrix [C_out, C_in·k·k]."""
+        todo = set(self.used)
+        for k, block in enumerate(step.blocks):
+            for path, w in zip(self.paths[k], weights(block).values(), strict=True):
+                if path in todo:
+                    todo.remove(path)
+                    b = self.matrix(path, w.detach())
+                    yield Pair(path, "feedback_transpose", b, w.detach(), "transpose of W")
+                    yield Pair(path, "feedback_pseudoinverse", b, pseudo_inverse(w, groups(block, w)), "pseudo-inverse of W")
+
+
+def groups(block: nn.Module, w: Tensor) -> int:
+    """The groups of the convolution that a weight belongs to; 1 for a linear layer."""
+    return next((m.groups for m in block.modules() if isinstance(m, nn.Conv2d) and m.weight is w), 1)
+
+
+@torch.no_grad()
+def pseudo_inverse(w: Tensor, groups: int = 1) -> Tensor:
+    """(W⁺)ᵀ in W's own shape, in float64; W as the im2col matrix [C_out, C_in·k·k], one for each group of a convolution."""
+    inverse: Tensor = torch.linalg.pinv(float64(w).reshape(groups, len(w) // groups, -1))
+    return inverse.mT.reshape(w.shape)

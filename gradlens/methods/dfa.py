@@ -1,0 +1,127 @@
+"""Direct feedback alignment: the output's error, through a random matrix to each block."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, Field
+from torch import Tensor, nn
+
+from gradlens.method import Method, Net, Pair, Signal, Step, top_signal
+from gradlens.models import Residual
+from gradlens.objectives import slope
+from gradlens.passes import Pass, chain, pull_back, run_block
+from gradlens.seeding import generator
+
+
+class DFAOptions(BaseModel, frozen=True, extra="forbid"):
+    """Options of direct feedback."""
+
+    shared: bool = Field(False, description="one matrix U[-1, 1) for all blocks, sliced to each one's size n, over √(the largest n)")
+    scale: float = Field(1.0, gt=0, description="factor on B")
+    skip: Literal["blocked", "exact"] = Field(
+        "blocked", description="what a residual block's skip carries down: nothing, or exactly its share of the block's delta"
+    )
+
+
+class _Through(torch.autograd.Function):
+    """The identity; backward it lets nothing through while the rule is active."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rule: DFA) -> Tensor:
+        ctx.rule = rule
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, None]:  # type: ignore[override]
+        return None if ctx.rule.active else g, None
+
+
+def broadcast(e: Tensor, b: Tensor, h: Tensor) -> Tensor:
+    """e [N, C] times B [C, n] in the shape of ``h`` [N, *out] and in its memory layout, so that nobody has to turn it round later."""
+    order = sorted(range(1, h.ndim), key=h.stride, reverse=True)  # the dimensions of an image as they lie in memory
+    columns = b.reshape(-1, *h.shape[1:]).permute(0, *order).flatten(1)
+    laid = (e.to(b.dtype) @ columns).to(h.dtype).reshape(len(h), *(h.shape[d] for d in order))
+    return laid.permute(0, *(1 + order.index(d) for d in range(1, h.ndim)))
+
+
+class DFA(Method):
+    """delta_k = B_k e, with e = dL/dlogits and B_k fixed and random, at every block's output below the top; backprop inside blocks.
+
+    Nøkland 2016 (arXiv 1609.01596): B_k ~ U(±1/√n_k), n_k the size of h_k. ``shared``: Launay et al. 2020 (arXiv 2006.12878), one
+    matrix of which each block takes the first n_k columns. ``skip=exact``: where the block above is residual, act(branch(x) +
+    shortcut(x)), delta_k = B_k e + (what that block's delta becomes when it goes back through its act and shortcut alone).
+    """
+
+    Options = DFAOptions
+    reads = frozenset({"below", "error"})
+    compiles = False
+
+    def __init__(self, net: Net, options: Any) -> None:
+        super().__init__(net, options)
+        self.active = False
+        self.names = [net.name(k) for k in range(self.depth)]
+        self.sizes = [shape.numel() for shape in net.shapes[: self.depth - 1]]
+        self.largest = max(self.sizes, default=0)
+        self.feedback = nn.Module()
+        widths = {"shared": self.largest} if options.shared else {str(k): n for k, n in enumerate(self.sizes)}
+        for i, (name, n) in enumerate(widths.items()):
+            u = 2 * torch.rand(net.classes, n, generator=generator(net.seed, "feedback", i)) - 1
+            self.feedback.register_buffer(name, options.scale * (u if options.shared else u / math.sqrt(n)))
+
+    def matrix(self, k: int) -> Tensor:
+        """B_k, as it multiplies rows of errors from the right: [C, n_k]."""
+        if self.options.shared:
+            return self.feedback.get_buffer("shared")[:, : self.sizes[k]] / math.sqrt(self.largest)
+        return self.feedback.get_buffer(str(k))
+
+    def forward(self, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
+        """The plain chain; for ``skip=exact`` each residual block's branch reads its input through a gate that the rule shuts."""
+
+        def run(block: nn.Module, x: Tensor) -> Tensor:
+            if not isinstance(block, Residual):
+                return run_block(block, x)
+            gate = block.branch.register_forward_pre_hook(lambda _, args: (_Through.apply(args[0], self),))  # type: ignore[no-untyped-call]
+            try:
+                return run_block(block, x)
+            finally:
+                gate.remove()
+
+        return chain(blocks, x, y, run if self.options.skip == "exact" else run_block)
+
+    def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[Tensor, ...]) -> Signal:
+        """B_k e [+ what the skip of the block above carries]; told, and sent on only where a skip carries it on."""
+        p, top = passes[k], passes[self.depth - 1]
+        if k == self.depth - 1:
+            return top_signal(self.loss, p)._replace(send=())
+        _, e = slope(self.loss, top.z, top.y)
+        delta = broadcast(e, self.matrix(k), p.h)
+        for message in above:
+            delta = delta + message
+        carried = self.options.skip == "exact" and isinstance(p.block, Residual)
+        return Signal(delta, (delta,) if carried else ())
+
+    @contextmanager
+    def rule(self) -> Iterator[None]:
+        """In backward passes made inside, only skips carry anything to a residual block's input."""
+        self.active = True
+        try:
+            yield
+        finally:
+            self.active = False
+
+    def pairs(self, step: Step, passes: Sequence[Pass]) -> Iterator[Pair]:
+        """B_k beside the Jacobian of the logits with respect to h_k, averaged over the batch: [C, n_k]."""
+        jacobians: list[list[Tensor]] = [[] for _ in self.sizes]
+        for c in range(passes[-1].h.shape[1]):
+            m = torch.zeros_like(passes[-1].h)
+            m[:, c] = 1
+            for k in range(len(passes) - 2, -1, -1):
+                (m,) = pull_back(passes[k + 1], None, (m,), keep=True).below
+                jacobians[k].append(m.mean(0).flatten())
+        for k, rows in enumerate(jacobians):
+            yield Pair(self.names[k], "feedback_jacobian", self.matrix(k), torch.stack(rows), "batch-mean Jacobian of the logits")

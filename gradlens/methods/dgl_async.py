@@ -1,0 +1,148 @@
+"""Asynchronous decoupled greedy learning: replay buffers between blocks, which then run in any order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from gradlens.errors import InputError
+from gradlens.local import HeadOptions, LocalLosses
+from gradlens.method import Net, Update
+from gradlens.passes import Pass, cut, run_block
+from gradlens.seeding import generator
+
+
+class DGLAsyncOptions(HeadOptions, frozen=True, extra="forbid"):
+    """Options of dgl with buffers. A unit is a block with its head; the last block and the top are one."""
+
+    buffer: int = Field(
+        8, ge=1, description="M, batches kept above each unit, in memory and in every checkpoint; 30 of 256 on the full basic-cnn: 1.3 GB"
+    )
+    reuse: int = Field(10, ge=1, description="how often a kept batch is read at most; a unit that finds no other waits a round")
+    order: Literal["random", "in-order"] = Field("random", description="order in which a round visits the units")
+    slowed: int | None = Field(None, ge=1, description="the unit that is slow, 1 at the bottom; default: none")
+    slowdown: float = Field(1.0, ge=1, allow_inf_nan=False, description="S: the slow unit skips a round with probability 1 - 1/S")
+    warmup: int = Field(1, ge=0, description="first N rounds go in order and none is skipped, as does any that finds a buffer empty")
+
+
+@dataclass
+class Stored:
+    """A batch in a buffer."""
+
+    h: Tensor  # [N, *out] leaf: what a unit gave, without its graph
+    y: Tensor  # [N] the labels that travel with it
+    written: int  # the round
+    uses: int = 0
+
+
+class Buffer:
+    """The last ``size`` batches that a unit gave, oldest first; when full, writing drops the oldest."""
+
+    def __init__(self, size: int) -> None:
+        self.batches: deque[Stored] = deque(maxlen=size)
+
+    def write(self, h: Tensor, y: Tensor, written: int) -> None:
+        """Add a batch that nobody has read yet; h [N, *out] is a leaf, y [N]."""
+        self.batches.append(Stored(h, y, written))
+
+    def sample(self, limit: int) -> Stored | None:
+        """Priority-LIFO: of the batches read least often the newest, which counts as read; None if all were read ``limit`` times."""
+        chosen = min(reversed(self.batches), key=lambda batch: batch.uses, default=None)
+        if chosen is None or chosen.uses >= limit:
+            return None
+        chosen.uses += 1
+        return chosen
+
+
+class DGLAsync(LocalLosses):
+    """delta_k = d l_k/d h_k as in dgl, with h_k = f_k(h) and (h, y) drawn from the last M batches that block k−1 gave.
+
+    One step is a round: the first unit gets the batch, and the units are visited in a seeded order, a slow one not in every
+    round. All use the weights of the round's start, since the optimiser steps at its end. A batch that the slow first unit does
+    not take is lost. Belilovsky, Eickenberg & Oyallon 2020 (arXiv 1901.08164), algorithm 2, with their code's sampling but two
+    details: a written batch counts as not yet read (there: as read once), and batches of any size are kept.
+
+    The buffers are part of a checkpoint, which is therefore written at the end of an epoch and on Ctrl-C only. They hold M times
+    the outputs of all units but the last: on the full basic-cnn at batch 256, 42 MB times M.
+    """
+
+    Options = DGLAsyncOptions
+    reads = frozenset({"buffer", "labels"})
+    own_quantities: ClassVar[Mapping[str, str]] = {"staleness": "rounds since what the unit read was written, 0: in this very round"}
+    saved_within_epochs = False
+
+    def __init__(self, net: Net, options: Any) -> None:
+        super().__init__(net, options)
+        if options.slowed and options.slowed > self.units:
+            raise InputError(f"slowed={options.slowed} names no unit of this model, which has {self.units}: every block but the top")
+        if options.slowdown > 1 and options.slowed is None:
+            raise InputError(f"slowdown={options.slowdown:g} slows nothing: say which unit with slowed, 1 to {self.units}")
+        self.rings = [Buffer(options.buffer) for _ in range(self.units - 1)]
+        self.round = 0
+        self.staleness: dict[int, int] = {}  # of this round, by unit that was run
+
+    def start(self, epoch: int, step: int) -> None:
+        """A step is a round."""
+        self.round = step
+
+    def visited(self) -> list[int]:
+        """The units of this round, in the order of their turns."""
+        o, units = self.options, list(range(self.units))
+        if self.round < o.warmup or not all(ring.batches for ring in self.rings):
+            return units
+        if o.order == "random":
+            units = torch.randperm(self.units, generator=generator(self.seed, "visits", self.round)).tolist()
+        if o.slowed and torch.rand((), generator=generator(self.seed, "slowed", self.round)) >= 1 / o.slowdown:
+            units.remove(o.slowed - 1)
+        return units
+
+    def read(self, unit: int, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor] | None:
+        """What a unit reads, [N, *in] and labels [N]; None where the buffer below has nothing left to give."""
+        if unit == 0:
+            self.staleness[0] = 0
+            return x, y
+        stored = self.rings[unit - 1].sample(self.options.reuse)
+        if stored is None:
+            return None
+        self.staleness[unit] = self.round - stored.written
+        return stored.h, stored.y
+
+    def forward(self, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
+        """The passes of the units that have their turn in this round, in its order."""
+        self.staleness = {}
+        for unit in self.visited():
+            if (got := self.read(unit, x, y)) is None:
+                continue
+            h, targets = got
+            for k in range(unit, self.depth if unit == self.units - 1 else unit + 1):
+                p = cut(k, blocks[k], h, targets, run_block(blocks[k], h))
+                h = p.z
+                if k < self.units - 1:
+                    self.rings[k].write(p.z, p.y, self.round)
+                yield p
+                del p  # so that its graph lives no longer than the caller wants it
+
+    def quantities(self, update: Update) -> Mapping[str, Tensor]:
+        """``staleness`` of what the unit read; the top, which reads its own unit's block, has none."""
+        return {"staleness": torch.tensor(self.staleness[update.k])} if update.k in self.staleness else {}
+
+    def get_extra_state(self) -> list[list[list[Any]]]:
+        """The buffers as plain lists, tensors and numbers: [h, y, round written, uses] of each batch."""
+        return [[[b.h.detach(), b.y, b.written, b.uses] for b in ring.batches] for ring in self.rings]
+
+    def set_extra_state(self, state: list[list[list[Any]]]) -> None:
+        """Fill the buffers, on the device of the heads."""
+        if len(state) != len(self.rings):
+            raise ValueError(f"buffers of {len(state) + 1} units, this model has {self.units}")
+        for ring, batches in zip(self.rings, state, strict=True):
+            device = next(self.parameters()).device
+            ring.batches.clear()
+            ring.batches.extend(
+                Stored(h.to(device).detach().requires_grad_(), y.to(device), written, uses) for h, y, written, uses in batches
+            )

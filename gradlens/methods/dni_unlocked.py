@@ -1,0 +1,100 @@
+"""Decoupled neural interfaces, completely unlocked: synthetic inputs as well as synthetic gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from gradlens.heads import InputSynthesiser
+from gradlens.measures import float64
+from gradlens.method import Net, Signal, Update
+from gradlens.methods.dni import DNI, DNIOptions
+from gradlens.passes import Grad, Pass, cut, run_block
+from gradlens.seeding import seeded
+
+
+class DNIUnlockedOptions(DNIOptions, frozen=True, extra="forbid"):
+    """Options of the completely unlocked rule; what comes from above is a gradient at a synthetic input, here as everywhere."""
+
+    synth_warmup: int = Field(0, ge=0, description="first N updates: blocks get what comes from above, synthesisers learn from it")
+    input_width: int | None = Field(None, ge=1, description="channels of the input synthesiser's hidden layers; default: as its output")
+    context: bool = Field(False, description="let both synthesisers read the label too; the rule then reads labels at every block")
+
+
+class Kept(NamedTuple):
+    """What a block's regressions are compared with and made of, until it is done."""
+
+    synthetic: Tensor | None  # [N, *out] S_k's output with its graph; None at the top
+    below: Tensor | None  # [N, *in] what the block below really gave; None at the bottom and on a plain chain
+
+
+class DNIUnlocked(DNI):
+    """delta_k = S_k(h_k) with h_k = f_k(I_k(image)): every block can run at any time; I_k regresses what the block below gave.
+
+    L_I = mean over all elements of (I_k(image) − h_{k-1})², with h_{k-1} itself made from a synthetic input; L_S as in dni, with the
+    gradient at the synthetic input as target. Outside training the image goes through all blocks.
+    Jaderberg et al. 2017 (arXiv 1608.05343), the complete unlock.
+    """
+
+    Options = DNIUnlockedOptions
+    reads = frozenset({"image", "later"})
+    own_quantities: ClassVar[Mapping[str, str]] = {
+        **DNI.own_quantities,
+        "input_error": "L_I = mean (I - h)² over all elements, at each block that reads a synthetic input",
+        "input_explained_variance": "1 - Σ(I - h)² / Σ(h - mean_n h)², at each block that reads a synthetic input",
+    }
+
+    def __init__(self, net: Net, options: Any) -> None:
+        super().__init__(net, options)
+        context = net.classes if self.conditional else 0
+        with seeded(net.seed, "input synthesisers"):
+            self.inputs = nn.ModuleList(
+                InputSynthesiser(net.image, shape, context, options.input_width) for shape in net.shapes[: self.depth - 1]
+            )
+
+    @classmethod
+    def reads_labels(cls, options: Any) -> bool:
+        """An option here: both kinds of synthesisers read them, or none does."""
+        return bool(options.context)
+
+    def forward(self, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
+        """Block 0 reads the image, block k what I_k makes of it."""
+        return (self._run(k, block, x, y) for k, block in enumerate(blocks))
+
+    def _run(self, k: int, block: nn.Module, x: Tensor, y: Tensor) -> Pass:
+        if k == 0:
+            return cut(k, block, x, y, run_block(block, x), x)
+        src = self.inputs[k - 1](x, self.context(y))
+        read = src.detach().requires_grad_()
+        return cut(k, block, read, y, run_block(block, read), x, src)
+
+    def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[Tensor, ...]) -> Signal:
+        """What dni says, and the gradients of L_I."""
+        said, src = super().signal(k, passes, above), passes[k].src
+        if src is None:
+            return said._replace(kept=Kept(said.kept, None))
+        below = passes[k - 1].z.detach()
+        names, params = zip(*self.inputs[k - 1].named_parameters(prefix=f"inputs.{k - 1}"), strict=True)
+        slope = 2 * (src.detach() - below) / below.numel()
+        # the graph was made by the forward pass: kept, so that the same passes can be asked again, and freed with the pass
+        own = dict(zip(names, torch.autograd.grad(src, params, slope, retain_graph=True), strict=True))
+        return said._replace(own=own, kept=Kept(said.kept, below))
+
+    def learn(self, k: int, p: Pass, signal: Signal, grad: Grad, above: tuple[Tensor, ...]) -> Mapping[str, Tensor]:
+        """Gradients of L_S."""
+        return super().learn(k, p, signal._replace(kept=signal.kept.synthetic), grad, above)
+
+    def quantities(self, update: Update) -> Mapping[str, Tensor]:
+        """The errors of both synthesisers at this block."""
+        synthetic, below = update.signal.kept
+        found = dict(super().quantities(update._replace(signal=update.signal._replace(kept=synthetic))))
+        if below is not None and update.p.src is not None:
+            target = float64(below)
+            residual = (float64(update.p.src.detach()) - target).square()
+            found["input_error"] = residual.mean()
+            found["input_explained_variance"] = 1 - residual.sum() / (target - target.mean(0)).square().sum()
+        return found

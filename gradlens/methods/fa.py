@@ -1,0 +1,12 @@
+"""Feedback alignment: the gradient goes down through fixed random matrices."""
+
+from __future__ import annotations
+
+from gradlens.feedback import FeedbackRule
+
+
+class FA(FeedbackRule):
+    """delta_k = the message from above, pulled back with a fixed random B in the place of each layer's Wᵀ.
+
+    Lillicrap, Cownden, Tweed & Akerman 2016 (arXiv 1411.0247). B is drawn as PyTorch draws a weight, U(±1/√fan_in), times ``scale``.
+    """

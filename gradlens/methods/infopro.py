@@ -1,0 +1,82 @@
+"""Information-preserving local losses: each module must also let the image be reconstructed from what it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from pydantic import BaseModel, Field
+from torch import Tensor, nn
+
+from gradlens.errors import InputError
+from gradlens.heads import decoder
+from gradlens.local import HeadOptions, Local, LocalLosses, Window, split
+from gradlens.method import Net
+from gradlens.passes import Pass
+
+
+class InfoProOptions(HeadOptions, frozen=True):
+    """Options of infopro; the defaults are the reference's ResNet-110 settings: of 2 modules for the first, of 16 for the last."""
+
+    lambda1_first: float = Field(5.0, ge=0, allow_inf_nan=False, description="weight of the reconstruction at the first local module")
+    lambda1_last: float = Field(0.5, ge=0, allow_inf_nan=False, description="weight of the reconstruction at the last local module")
+    lambda2_first: float = Field(0.5, ge=0, allow_inf_nan=False, description="weight of the task loss at the first local module")
+    lambda2_last: float = Field(1.0, ge=0, allow_inf_nan=False, description="weight of the task loss at the last local module")
+    chunks: int | list[int] | None = Field(
+        None, description="number of modules, or their sizes in units, bottom first ([2,1]); default: each unit is a module"
+    )
+
+
+class InfoHead(nn.Module):
+    """The two readers of a module's output: a classifier and a decoder, either of which may be missing."""
+
+    def __init__(self, task: nn.Module | None, image: nn.Module | None) -> None:
+        super().__init__()
+        self.task, self.image = task, image
+
+    def forward(self, h: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Activations [N, *shape] -> logits [N, C] and reconstruction [N, C, H, W]."""
+        return self.task(h) if self.task is not None else None, self.image(h) if self.image is not None else None
+
+
+class InfoPro(LocalLosses):
+    """delta_k = d l_m/d h_k with l_m = lambda1_m · mean ½ (D_m(h_m) − x)² + lambda2_m · loss(a_m(h_m), y), nothing sent below module m.
+
+    Wang et al. 2021 (arXiv 2101.10832); the lambdas go linearly from the first to the last local module, the top module has the
+    network's own loss. Where theirs is a Bernoulli's likelihood of pixels in [0, 1] (cross-entropy), D gives the mean of a Gaussian
+    of unit variance: the images are taken as the network reads them, in whatever normalisation. A lambda of 0 makes no decoder or
+    no head; with lambda1 = 0 and lambda2 = 1 this is dgl. Blocks of a module that is no unit by itself also wait for the block above.
+    """
+
+    Options: ClassVar[type[BaseModel]] = InfoProOptions
+    reads = frozenset({"below", "labels", "image"})
+
+    def windows(self, net: Net) -> Sequence[Window]:
+        """The modules."""
+        return super().windows(net) if self.options.chunks is None else split(self.options.chunks, net)
+
+    def lambdas(self, k: int) -> tuple[float, float]:
+        """(lambda1, lambda2) of the local module that ends at unit k."""
+        o, local = self.options, sorted(self.ends)[:-1]
+        share = local.index(k) / max(1, len(local) - 1)
+        return o.lambda1_first * (1 - share) + o.lambda1_last * share, o.lambda2_first * (1 - share) + o.lambda2_last * share
+
+    def make_head(self, k: int, net: Net) -> nn.Module:
+        """What the module's weights ask for of classifier and decoder."""
+        lambda1, lambda2 = self.lambdas(k)
+        if not lambda1 and not lambda2:
+            raise InputError(f"infopro: the module that ends at {net.name(k)} has no loss, since its lambda1 and lambda2 are both 0")
+        task = super().make_head(k, net) if lambda2 else None
+        return InfoHead(task, decoder(net.shapes[k], net.image) if lambda1 else None)
+
+    def local_loss(self, k: int, p: Pass) -> Local:
+        """Reconstruction and task loss, weighted."""
+        lambda1, lambda2 = self.lambdas(k)
+        logits, image = self.heads[str(k)](p.z)
+        losses: list[Tensor] = []
+        if logits is not None:
+            losses.append(lambda2 * self.loss(logits, p.y))
+        if image is not None:
+            losses.append(lambda1 * 0.5 * (image - p.image).square().mean())
+        return Local(torch.stack(losses).sum(), logits)

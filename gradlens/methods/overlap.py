@@ -1,0 +1,42 @@
+"""Overlapping local updates: windows of neighbouring blocks that share blocks, each with a loss of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from pydantic import BaseModel, Field
+
+from gradlens.errors import InputError
+from gradlens.local import HeadOptions, LocalLosses, Window, unit_names
+from gradlens.method import Net
+
+
+class OverlapOptions(HeadOptions, frozen=True):
+    """Options of overlap."""
+
+    window: int | None = Field(None, ge=1, description="units that one loss trains; default: 2, or 1 in a net of one unit")
+    stride: int = Field(1, ge=1, description="units from the beginning of one window to that of the next")
+
+
+class Overlap(LocalLosses):
+    """delta_k = Σ over the windows w that hold block k of d l_w/d h_k, with l_w the loss of a head at the window's end.
+
+    Laskin et al. 2020 (arXiv 2012.03837). Windows begin ``stride`` units apart, the last one ends at the top. One window is bp,
+    windows of one unit are dgl. Each block is run once and each head evaluated once: a block sends partial sums of the windows'
+    gradients, one for each window that reaches on.
+    """
+
+    Options: ClassVar[type[BaseModel]] = OverlapOptions
+    reads = frozenset({"below", "labels", "above"})
+
+    def windows(self, net: Net) -> Sequence[Window]:
+        """Windows of one size, ``stride`` apart, the last one moved down to end at the top."""
+        o, n = self.options, self.units
+        window = min(2, n) if o.window is None else o.window
+        if window > n:
+            raise InputError(f"window={window} is larger than this net of {n} unit{'s' * (n > 1)}: {' | '.join(unit_names(net))}")
+        if o.stride > window:
+            raise InputError(f"stride={o.stride} leaves units between windows of {window} untrained: choose a stride of at most {window}")
+        firsts = [*range(0, n - window, o.stride), n - window]
+        return [Window(first, first + window - 1) for first in firsts]

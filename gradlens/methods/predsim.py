@@ -1,0 +1,109 @@
+"""Local losses of two kinds: predict the class, and match the classes' similarities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil, prod
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, Field
+from torch import Tensor, nn
+
+from gradlens.local import Local, LocalLosses
+from gradlens.method import Net
+from gradlens.passes import Pass
+
+
+class PredSimOptions(BaseModel, frozen=True, extra="forbid"):
+    """Options of predsim."""
+
+    beta: float = Field(0.99, ge=0, le=1, description="share of the similarity loss: 0 is pred, 1 is sim")
+    dim: int = Field(4096, ge=1, description="most features the pred classifier reads: maps are averaged in halves until they fit")
+
+
+def similarity(x: Tensor) -> Tensor:
+    """S(x): cosine similarities [N, N] of the samples' centred features, x [N, F] or [N, C, H, W].
+
+    Maps of more than three channels and one row are first reduced to each channel's standard deviation over space.
+    """
+    x = x.to(torch.promote_types(x.dtype, torch.float32))  # as every loss: bf16 has eight bits
+    x = x.flatten(2).std(2) if x.ndim == 4 and x.shape[1] > 3 and x.shape[2] > 1 else x.flatten(1)
+    x = x - x.mean(1, keepdim=True)
+    x = x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + 1e-8)
+    with torch.autocast(x.device.type, enabled=False):
+        return (x @ x.T).clamp(-1, 1)
+
+
+def pooled_size(shape: Sequence[int], dim: int) -> tuple[int, int]:
+    """(height, width) to which maps [C, H, W] are averaged: height and width halved in turn until C·h·w is at most ``dim``."""
+    channels, height, width = shape
+    h, w = height, width
+    while channels * h * w > dim and h * w > 1:
+        if h >= w:
+            h = ceil(h / 2)
+        else:
+            w = ceil(w / 2)
+    return h, w
+
+
+class PredSimHead(nn.Module):
+    """What the two losses read: logits [N, classes] of a linear classifier that starts at zero, and S of a convolution [N, N].
+
+    Args:
+        shape: [C, H, W] or [features] of the activations.
+        classes: number of classes.
+        beta: 0 makes no convolution, 1 no classifier.
+        dim: most features the classifier reads.
+
+    """
+
+    def __init__(self, shape: Sequence[int], classes: int, beta: float, dim: int) -> None:
+        super().__init__()
+        spatial, n = len(shape) == 3, shape[0]
+        self.pred: nn.Module | None = None
+        self.sim: nn.Module | None = None
+        if beta < 1:
+            size = pooled_size(shape, dim) if spatial else ()
+            classifier = nn.Linear(n * prod(size), classes)
+            nn.init.zeros_(classifier.weight)
+            nn.init.zeros_(classifier.bias)
+            pool = [nn.AdaptiveAvgPool2d(size)] if spatial and size != tuple(shape[1:]) else []
+            self.pred = nn.Sequential(*pool, nn.Flatten(), classifier)
+        if beta > 0:
+            self.sim = nn.Conv2d(n, n, 3, padding=1, bias=False) if spatial else nn.Linear(n, n, bias=False)
+
+    def forward(self, h: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Activations [N, *shape] -> logits and similarities."""
+        return self.pred(h) if self.pred is not None else None, similarity(self.sim(h)) if self.sim is not None else None
+
+
+class PredSim(LocalLosses):
+    """delta_k = d l_k/d h_k with l_k = (1 − beta) · loss(W pool(h_k), y) + beta · mean (S(conv(h_k)) − S(onehot(y)))², nothing sent below.
+
+    Nøkland & Eidnes 2019 (arXiv 1901.06656) and their code; S are cosine similarities between the batch's samples. The last
+    block and the top are one unit, whose loss is the network's own.
+    """
+
+    Options: ClassVar[type[BaseModel]] = PredSimOptions
+
+    def __init__(self, net: Net, options: Any) -> None:
+        super().__init__(net, options)
+        self.classes = net.classes
+
+    def make_head(self, k: int, net: Net) -> nn.Module:
+        """The classifier and the convolution of unit k."""
+        return PredSimHead(net.shapes[k], net.classes, self.options.beta, self.options.dim)
+
+    def local_loss(self, k: int, p: Pass) -> Local:
+        """(1 − beta) pred + beta sim."""
+        beta = self.options.beta
+        logits, similarities = self.heads[str(k)](p.z)
+        losses: list[Tensor] = []
+        if logits is not None:
+            losses.append((1 - beta) * self.loss(logits, p.y))
+        if similarities is not None:
+            target = similarity(F.one_hot(p.y, self.classes).to(similarities.dtype))
+            losses.append(beta * F.mse_loss(similarities, target))
+        return Local(torch.stack(losses).sum(), logits)

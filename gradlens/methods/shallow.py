@@ -1,0 +1,28 @@
+"""The control that every table needs: blocks as they were initialised under a trained top."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from torch import Tensor, nn
+
+from gradlens.method import Method, Signal, top_signal
+from gradlens.passes import Pass, chain
+
+
+class Shallow(Method):
+    """delta_top = dL/dh_top, nothing else is trained: the blocks below stay as they were, in eval mode (parameters and buffers).
+
+    What any rule must beat; Launay et al. 2020 (arXiv 2006.12878) call it shallow. BatchNorm normalises with the running
+    statistics it began with: those of --init-from, or mean 0 and variance 1.
+    """
+
+    def forward(self, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
+        """The chain, every block but the top in eval mode."""
+        for block in blocks[:-1]:
+            block.eval()
+        return chain(blocks, x, y)
+
+    def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[Tensor, ...]) -> Signal:
+        """The true gradient at the top, nothing below."""
+        return top_signal(self.loss, passes[k])._replace(send=()) if k == self.depth - 1 else Signal(None)
