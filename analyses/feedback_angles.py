@@ -360,13 +360,13 @@ def angle_figure(rows: Sequence[AnglePoint], readings: Sequence[Reading]) -> Fig
         _degrees(ax)
     handles = [Line2D([], [], color=shade(w), linestyle=DASHES.get(w, "-"), linewidth=1.8, label=f"{w:g}") for w in SCALES]
     handles = [Line2D([], [], linestyle="", label="w ="), *handles]
-    handles += [Line2D([], [], color="0.35", marker="o", markerfacecolor="white", linestyle="", label="documents, at the end")]
+    handles += [Line2D([], [], color="0.35", marker="o", markerfacecolor="white", linestyle="", label="documents")]
     spacing: dict[str, Any] = {"handlelength": 1.7, "columnspacing": 1.0, "handletextpad": 0.5}
     figure.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0), ncols=len(handles), **spacing)
     seeds = max(r.seeds for r in rows)
     lines = (
         "Angle of what feedback alignment tells the hidden layer, Be, by the size of the initial weights, drawn from [−w, w]",
-        f"linear 30-20-10 · lr {LR:g} · mean of {seeds} networks over a window of 10 to 100 examples · band: 95 % t-interval",
+        f"Linear 30-20-10 · lr {LR:g} · mean of {seeds} networks over a window of 10 to 100 examples · band: 95 % t-interval",
     )
     figure.suptitle("\n".join(lines), x=0.011, y=0.985, ha="left", fontsize=10)
     return figure

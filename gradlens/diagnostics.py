@@ -26,6 +26,7 @@ SPARSE: dict[str, str] = {
     "measured_change": "loss after the step minus loss before it, on the same batch",
     "descent_ratio": "measured / predicted change: 1 where the step is as good as its direction says",
 }
+AFTER_THE_STEP = ("predicted_change", "measured_change", "descent_ratio")
 
 
 def sparse_rows(number: int, names: Sequence[str], method: Method, step: Step, truth: Truth) -> list[Row]:

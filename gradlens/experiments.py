@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from gradlens.config import Config, make
 from gradlens.data import DATASETS, SHAPES, Data, label_hash
 from gradlens.data import load as load_data
+from gradlens.diagnostics import AFTER_THE_STEP, SPARSE, sparse_rows
 from gradlens.errors import InputError, unknown
 from gradlens.longtable import csv_line
 from gradlens.measures import QUANTITIES
@@ -261,8 +262,11 @@ def measure_run(
     run = load(path)
     own = METHODS[run.config.method].own_quantities
     for name in quantities:
-        if name not in QUANTITIES and name not in own:
-            raise unknown("quantity", name, [*QUANTITIES, *own])
+        if name in AFTER_THE_STEP:
+            raise InputError(f"{name} compares a loss before and after a step that is made in training: --diagnose-every records it there")
+        if name not in QUANTITIES and name not in own and name not in SPARSE:
+            raise unknown("quantity", name, [*QUANTITIES, *own, *SPARSE])
+    sparse = frozenset(name for name in quantities if name in SPARSE)
     paired = tuple(name for name in quantities if name in QUANTITIES)
     progress(0, 1, f"reading {run.config.data}")
     data = data_of(run.config, place)
@@ -273,14 +277,14 @@ def measure_run(
     files = run.snapshots() or [path / "checkpoint.pt"]
     for i, file in enumerate(files):
         progress(i, len(files), file.name)
-        rows += _measure(training, file, paired)
+        rows += _measure(training, file, paired, sparse)
     fresh = {(row.step, row.quantity) for row in rows}
     merged = sorted([r for r in run.measured if (r.step, r.quantity) not in fresh] + rows, key=lambda row: row.step)
     write(path / "measured.csv", "".join(csv_line(row) for row in [Row._fields, *merged]).encode())
     return rows
 
 
-def _measure(training: Training, file: Path, quantities: tuple[str, ...]) -> list[Row]:
+def _measure(training: Training, file: Path, quantities: tuple[str, ...], sparse: frozenset[str]) -> list[Row]:
     """The rows of one saved set of weights."""
     state = load_checkpoint(file)
     model, method = training.pair
@@ -292,4 +296,8 @@ def _measure(training: Training, file: Path, quantities: tuple[str, ...]) -> lis
     bf16 = torch.autocast(x.device.type, torch.bfloat16, enabled=training.config.precision == "bf16")
     with seeded(training.config.seed, "step", step), bf16:  # the draws of the training step
         run = run_step(method, list(model), x, y)
-        return step_rows(step, training.pair.names(), method, run, true_updates(method, run), quantities)
+        truth = true_updates(method, run, keep=bool(sparse))
+        rows = step_rows(step, training.pair.names(), method, run, truth, quantities)
+        if sparse:
+            rows += [row for row in sparse_rows(step, training.pair.names(), method, run, truth) if row.quantity in sparse]
+        return rows

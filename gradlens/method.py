@@ -193,8 +193,8 @@ class Method(nn.Module):
         yield from ()
 
     def param_groups(self, blocks: Sequence[nn.Module]) -> list[dict[str, Any]]:
-        """The optimiser's parameter groups: blocks and the rule's own modules, one group."""
-        return [{"params": [p for module in (*blocks, self) for p in module.parameters() if p.requires_grad]}]
+        """The optimiser's parameter groups: blocks and the rule's own modules, one group; a parameter that blocks share comes once."""
+        return [{"params": list(dict.fromkeys(p for module in (*blocks, self) for p in module.parameters() if p.requires_grad))}]
 
 
 def backward(method: Method, passes: Iterator[Pass], keep: bool = False) -> Iterator[Update]:

@@ -136,11 +136,14 @@ def _data() -> list[tuple[str, ...]]:
 
 
 def _quantities() -> list[tuple[str, ...]]:
+    from gradlens.diagnostics import AFTER_THE_STEP, SPARSE
     from gradlens.measures import QUANTITIES, RECORDED
     from gradlens.methods import METHODS
 
     rows: list[tuple[str, ...]] = [("quantity", "of a used gradient g and the true gradient t", "recorded")]
     rows += [(name, text, "in training" if name in RECORDED else "by measure") for name, (_, text) in QUANTITIES.items()]
+    when = {name: "in training, sparsely" + (" (not by measure)" if name in AFTER_THE_STEP else "") for name in SPARSE}
+    rows += [(name, text, when[name]) for name, text in SPARSE.items()]
     own = {name: text for rule in METHODS.values() for name, text in rule.own_quantities.items()}
     of = {name: ", ".join(m for m, rule in METHODS.items() if name in rule.own_quantities) for name in own}
     rows.append(("loss", "the loss a block descends: its head's, or the top's", "in training"))

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from gradlens.errors import InputError
-from gradlens.heads import HEADS, Synthesiser, head
+from gradlens.heads import HEADS, Synthesiser, decoder, head
 
 LAYERS = pytest.mark.parametrize("layers", [1, 2, 3])
 POOLED = pytest.mark.parametrize("pooled", [False, True])
@@ -118,6 +118,47 @@ def test_an_unknown_head_and_a_convolutional_one_without_space_are_refused():
     for kind in ("cnn", "mlp-sr"):
         with pytest.raises(InputError, match=rf"head={kind} needs activations of shape \[C, H, W\].*\[6\]"):
             head(kind, (C,), CLASSES, WIDTH, 1, False)
+
+
+@pytest.mark.parametrize("shape", [(C, 8, 8), (C, 1, 1)])
+def test_a_cnn_head_may_have_no_hidden_layer(shape):
+    net = head("cnn", shape, CLASSES, WIDTH, 0, False)
+    assert [type(m) for m in leaves(net)] == [nn.AdaptiveAvgPool2d, nn.BatchNorm2d, nn.Flatten, nn.Linear]
+    assert net(torch.randn(3, *shape)).shape == (3, CLASSES)
+    flat = head("mlp", (C,), CLASSES, WIDTH, 0, False)
+    assert [type(m) for m in leaves(flat)] == [nn.Flatten, nn.Linear]
+
+
+def enlarged(x, height, width):
+    """Bilinear interpolation that maps corners to corners, pixel by pixel."""
+    n, c, h, w = x.shape
+    out = torch.empty(n, c, height, width, dtype=x.dtype)
+    for i in range(height):
+        for j in range(width):
+            a, b = i * (h - 1) / max(1, height - 1), j * (w - 1) / max(1, width - 1)
+            top, left = min(int(a), h - 1), min(int(b), w - 1)
+            bottom, right = min(top + 1, h - 1), min(left + 1, w - 1)
+            u, v = a - top, b - left
+            above = (1 - v) * x[:, :, top, left] + v * x[:, :, top, right]
+            below = (1 - v) * x[:, :, bottom, left] + v * x[:, :, bottom, right]
+            out[:, :, i, j] = (1 - u) * above + u * below
+    return out
+
+
+@pytest.mark.parametrize("shape", [(C, 4, 4), (C, 3, 2), (C, 1, 1), (C, 8, 8), (C, 16, 12)])
+def test_a_decoder_enlarges_and_convolves_twice(shape):
+    net, x = decoder(shape, (3, 8, 7)).double(), torch.randn(4, *shape, dtype=torch.float64)
+    assert count(net) == (9 * C * 12 + 12) + 2 * 12 + (9 * 12 * 3 + 3)
+    v = F.conv2d(enlarged(x, 8, 7), net[1].weight, net[1].bias, padding=1)
+    want = F.conv2d(normalised(v).clamp(min=0), net[-1].weight, net[-1].bias, padding=1)
+    torch.testing.assert_close(net(x), want, rtol=1e-9, atol=1e-9)
+    assert want.shape == (4, 3, 8, 7)
+
+
+def test_a_decoder_of_flat_activations_is_linear():
+    net, x = decoder((C,), (3, 4, 5)), torch.randn(4, C)
+    assert count(net) == linear(C, 60)
+    torch.testing.assert_close(net(x), (x @ net[1].weight.T + net[1].bias).reshape(4, 3, 4, 5))
 
 
 def test_the_seeds_heads_have_10491412_parameters():

@@ -16,4 +16,4 @@ class KP(FeedbackRule):
     """
 
     learned = True
-    defaults: ClassVar[Mapping[str, Any]] = {"optimizer": "sgdw", "momentum": 0.9, "lr": 0.02, "weight_decay": 0.1}
+    defaults: ClassVar[Mapping[str, Any]] = {"optimizer": "sgdw", "momentum": 0.9, "lr": 0.1, "weight_decay": 0.02}

@@ -1,0 +1,219 @@
+"""How far are the local gradients of greedy learning from the global one, layer by layer, while a network learns?
+
+The documents' figure of Laskin et al. 2020 (arXiv 2012.03837): five convolutional layers, greedy local learning, the cosine of each layer's
+weight gradient with that of the global loss over 10,000 iterations. Its claim: the last layer's gradient is the global one, the fourth's
+comes to it within some thousand iterations, the lower ones stay well below 90° but do not. The documents give no optimiser, rate, width
+or batch; here: BasicCNN with five conv blocks of width 32 on CIFAR-10, dgl (its last block and the top are one unit, so its fifth cosine is
+exactly 1), Adam 3e-4, batch 64. Both gradients are of the same weights, the same batch and the same forward pass.
+
+    python -m analyses.gradient_similarity --data cifar10 --steps 10000          # interrupted, it goes on
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import torch
+from matplotlib import style
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter
+
+from analyses.study import HERE, publish, trained
+from gradlens.config import make
+from gradlens.plots import LOOK, save, styles
+from gradlens.run import Run
+from gradlens.tables import final_values, interval
+
+LAYERS = {1: "block1.conv", 2: "block2.conv", 3: "block3.conv", 4: "block4.conv", 5: "block5.conv"}
+SHARED: dict[str, Any] = {"method": "dgl", "model": "basic-cnn", "depth": 5, "width": 32, "batch_size": 64, "optimizer": "adam", "lr": 3e-4}
+WINDOW = 300  # iterations up to the one shown: the documents' first point lies there (a quarter of a run that is shorter than four)
+SHOWN = 400  # points of a line, at most
+WITHIN = 0.15
+
+
+class Reading(NamedTuple):
+    """A point read off the documents' curves."""
+
+    layer: int
+    iteration: int
+    low: float
+    high: float  # equal to low but where they wander
+
+
+READINGS = (
+    *(Reading(5, i, 1.0, 1.0) for i in (WINDOW, 1_000, 4_000, 10_000)),
+    *(Reading(4, i, c, c) for i, c in ((WINDOW, 0.17), (1_000, 0.85), (4_000, 0.96), (10_000, 0.99))),
+    *(Reading(3, i, c, c) for i, c in ((WINDOW, 0.10), (1_000, 0.65))),
+    *(Reading(3, i, 0.70, 0.75) for i in (2_000, 4_000, 6_000)),
+    Reading(3, 10_000, 0.58, 0.58),
+    *(Reading(2, i, c, c) for i, c in ((WINDOW, 0.30), (800, 0.55), (4_000, 0.50), (8_000, 0.40), (10_000, 0.32))),
+    *(Reading(1, i, c, c) for i, c in ((WINDOW, 0.20), (800, 0.51))),
+    *(Reading(1, i, 0.25, 0.40) for i in (2_000, 4_000, 8_000)),
+    Reading(1, 10_000, 0.25, 0.25),
+)
+
+
+class Point(NamedTuple):
+    """A layer's cosine, averaged over the window that ends at an iteration."""
+
+    layer: int  # 1 at the bottom
+    iteration: int
+    mean: float  # over seeds
+    low: float  # 95 % t-interval
+    high: float
+    seeds: int
+
+
+class Compared(NamedTuple):
+    """A reading and ours."""
+
+    layer: int
+    iteration: int
+    documents: tuple[float, float]
+    ours: float | None  # None: beyond our last iteration
+    low: float | None
+    high: float | None
+    off: float | None  # outside the documents' range by so much
+    verdict: str
+
+
+def cosines(run: Run, layer: int) -> dict[int, float]:
+    """iteration -> cosine of a layer's weight gradient with the global one, as recorded."""
+    wanted = (LAYERS[layer], "weight", "cosine")
+    return {row.step: row.value for row in run.gradients if (row.layer, row.kind, row.quantity) == wanted}
+
+
+def smooth(values: Mapping[int, float], window: int) -> dict[int, float]:
+    """iteration -> mean over the recorded iterations of the window up to it, from the first whole window on."""
+    return {i: fmean(v for j, v in values.items() if i - window < j <= i) for i in values if i >= window}
+
+
+def points(runs: Sequence[Run], window: int) -> list[Point]:
+    """The figure's table, bottom layer first."""
+    rows = []
+    for layer in LAYERS:
+        series = [smooth(cosines(run, layer), window) for run in runs]
+        stride = math.ceil(len(series[0]) / SHOWN)
+        rows += [Point(layer, i, *interval(s[i] for s in series)) for i in list(series[0])[::stride]]
+    return rows
+
+
+def compared(rows: Sequence[Point]) -> list[Compared]:
+    """Each reading beside our nearest point, if we got so far."""
+    found = []
+    for r in READINGS:
+        mine = [p for p in rows if p.layer == r.layer]
+        spacing = mine[1].iteration - mine[0].iteration if len(mine) > 1 else 0
+        if r.iteration > mine[-1].iteration + spacing:
+            found.append(Compared(r.layer, r.iteration, (r.low, r.high), None, None, None, None, "not reached"))
+            continue
+        p = min(mine, key=lambda p: abs(p.iteration - r.iteration))
+        off = max(r.low - p.mean, p.mean - r.high, 0.0)
+        verdict = "agrees" if off <= WITHIN else "differs"
+        found.append(Compared(r.layer, r.iteration, (r.low, r.high), p.mean, p.low, p.high, off, verdict))
+    return found
+
+
+@style.context(LOOK)
+def figure(rows: Sequence[Point], data: str, window: int) -> Figure:
+    """All five layers in one plot, the documents' points as open markers (a bar where their curve wanders).
+
+    Args:
+        rows: from :func:`points`.
+        data: what to call the images.
+        window: of the smoothing, in iterations.
+
+    """
+    drawing = Figure(figsize=(9, 4.6))
+    ax = drawing.subplots(gridspec_kw={"left": 0.07, "right": 0.86, "top": 0.86, "bottom": 0.12})
+    end = max(p.iteration for p in rows)
+    look = dict(zip(LAYERS, styles(f"dgl {layer}" for layer in LAYERS).values(), strict=True))
+    ax.axhline(0, color="0.45", linewidth=0.9, zorder=1)
+    for layer in reversed(LAYERS):
+        mine = [p for p in rows if p.layer == layer]
+        x, colour = [p.iteration for p in mine], look[layer].colour
+        ax.plot(x, [p.mean for p in mine], color=colour, linewidth=1.6)
+        ax.fill_between(x, [p.low for p in mine], [p.high for p in mine], color=colour, alpha=0.14, linewidth=0)
+        read = [r for r in READINGS if r.layer == layer and r.iteration <= 1.03 * end]
+        for r in read:
+            ax.plot([r.iteration] * 2, [r.low, r.high], color=colour, linewidth=1.4, clip_on=False)
+        middles = [(r.low + r.high) / 2 for r in read]
+        ax.plot(
+            [r.iteration for r in read], middles, linestyle="", marker="o", markersize=6.5, markerfacecolor="white",
+            markeredgecolor=colour, markeredgewidth=1.5, clip_on=False, zorder=3,
+        )  # fmt: skip
+    handles = [Line2D([], [], color=look[n].colour, linewidth=1.8, label=f"{n}{' (last)' if n == 5 else ''}") for n in reversed(LAYERS)]
+    handles.append(Line2D([], [], color="0.35", linestyle="", marker="o", markerfacecolor="white", label="documents"))
+    ax.legend(handles=handles, title="conv layer", loc="upper left", bbox_to_anchor=(1.01, 1.02), borderaxespad=0, handlelength=1.8)
+    ax.set_xlim(0, 1.01 * end)
+    ax.set_ylim(min(-0.05, *(p.mean for p in rows)), 1.04)
+    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+    ax.set(xlabel="iteration", ylabel="cosine with the global gradient")
+    seeds = max(p.seeds for p in rows)
+    over = f"mean of {seeds} seeds" if seeds > 1 else "one seed"
+    lines = (
+        "Greedy local learning of five conv layers: cosine of each one's weight gradient with that of the global loss",
+        f"{data} · Adam {SHARED['lr']:g} · batch {SHARED['batch_size']} · {over} over {window} iterations · band: 95 % t-interval",
+    )
+    drawing.suptitle("\n".join(lines), x=0.011, y=0.98, ha="left", fontsize=10)
+    return drawing
+
+
+def arguments() -> argparse.Namespace:
+    """This script's options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=3_000, help="iterations (default 3000; the documents: 10000)")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--record-every", type=int, default=10, help="iterations from one recorded cosine to the next (default 10)")
+    parser.add_argument("--data", default="cifar10", help="data set, or an image folder with a copy of it (default cifar10)")
+    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of the run directories")
+    parser.add_argument("--figures", type=Path, default=HERE.parent / "figures", help="folder of the results")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, default=None)
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    return args
+
+
+def main() -> None:
+    """Train or read the runs, print ours beside the documents' points, write figures/gradient_similarity."""
+    args = arguments()
+    epochs = 1 + args.steps * SHARED["batch_size"] // 50_000  # of CIFAR-10; the run ends with its steps
+    settings = {**SHARED, "data": args.data, "epochs": epochs, "steps": args.steps, "record_every": args.record_every}
+    runs = trained([make(**settings, seed=seed) for seed in range(args.seeds)], args)
+    data = "CIFAR-10" if args.data == "cifar10" else "CIFAR-10 (JPEG copy)"
+    window = min(WINDOW, args.steps // 4)
+    rows = points(runs, window)
+    table = compared(rows)
+    for c in table:
+        theirs = "-".join(f"{v:.2f}" for v in dict.fromkeys(c.documents))
+        ours = "" if c.ours is None else f"ours {c.ours:.2f} [{c.low:.2f}, {c.high:.2f}]"
+        print(f"layer {c.layer}  iteration {c.iteration:6,}  documents {theirs:9}  {ours:24} {c.verdict}")
+    last = max(abs(1 - v) for run in runs for v in cosines(run, 5).values())
+    null = {v.layer: (v.mean, v.low, v.high) for v in final_values(runs, "null_cosine") if v.layer in LAYERS.values()}
+    print(f"layer 5 is 1 to {last:.1e} at every recorded iteration")
+    for layer, (mean, *_) in null.items():
+        print(f"chance at the end, {layer}: {mean:+.3f}")
+    save(figure(rows, data, window), rows, args.figures / "gradient_similarity", "gradient_similarity")
+    results = {
+        "data": data,
+        "settings": {**settings, "data": Path(args.data).name},
+        "seeds": list(range(args.seeds)),
+        "window": window,
+        "within": WITHIN,
+        "layer_5_off_1_by_at_most": last,
+        "final_null_cosine": null,
+        "table": [c._asdict() for c in table],
+    }
+    publish("gradient_similarity", runs, args, results, figures=False)
+
+
+if __name__ == "__main__":
+    main()
