@@ -48,10 +48,15 @@ FLAGS = (
     Flag("validation", float, "hold out this share of the training images and test on it (default 0)", "Data"),
     Flag("augment", bool, "random flips, and crops after padding with 4 pixels (default off)", "Data"),
     Flag("normalize", str, "pm1 (to -1..+1), gaussian, none (default pm1)", "Data"),
-    Flag("model", str, "basic-cnn, vgg11, vgg13, vgg16, vgg19, mlp (default basic-cnn)", "Model"),
-    Flag("width", int, "channels of basic-cnn (128), first channels of vgg (64), units of mlp (256)", "Model"),
-    Flag("depth", int, "blocks of basic-cnn (3) or mlp (3)", "Model"),
-    Flag("stem", int, "kernel of the first convolution: 3, 5, 7 (default basic-cnn 5, vgg 3)", "Model"),
+    Flag("model", str, "basic-cnn, vgg11/13/16/19, resnet18/20/32, mlp, linear (default basic-cnn)", "Model"),
+    Flag(
+        "width",
+        int,
+        "channels of basic-cnn (128); first ones of vgg (64), resnet (64, 20/32: 16); units of mlp (256), linear (20)",
+        "Model",
+    ),
+    Flag("depth", int, "blocks of basic-cnn (3), mlp (3) or linear (1)", "Model"),
+    Flag("stem", int, "kernel of the first convolution: 3, 5, 7 (default basic-cnn 5, others 3)", "Model"),
     Flag("activation", str, "relu, leaky-relu, elu, gelu, silu, tanh, sigmoid (default relu)", "Model"),
     Flag("cut", str, "where blocks end: after-pool, before-pool (default after-pool)", "Model"),
     Flag("loss", str, "ce, mse, bce (default ce)", "Training"),
@@ -59,9 +64,9 @@ FLAGS = (
     Flag("steps", int, "stop after N updates", "Training"),
     Flag("batch-size", int, "images per update (default 256)", "Training"),
     Flag("optimizer", str, "adam, adamw, sgd, sgdw (decoupled decay), rmsprop (default adam)", "Training"),
-    Flag("lr", float, "learning rate (default 3e-4)", "Training"),
-    Flag("momentum", float, "of sgd and rmsprop (default 0)", "Training"),
-    Flag("nesterov", bool, "Nesterov momentum for sgd (default off)", "Training"),
+    Flag("lr", float, "learning rate (default 3e-4, or the rule's own)", "Training"),
+    Flag("momentum", float, "of sgd, sgdw and rmsprop (default 0)", "Training"),
+    Flag("nesterov", bool, "Nesterov momentum for sgd and sgdw (default off)", "Training"),
     Flag("weight-decay", float, "L2 penalty; with adamw and sgdw decoupled decay (default 0)", "Training"),
     Flag("lr-schedule", str, "constant, cosine, step (x0.1 at 1/2 and 3/4) (default constant)", "Training"),
     Flag("warmup", int, "updates of linear learning-rate warm-up (default 0)", "Training"),
@@ -219,7 +224,7 @@ def _method_of(given: dict[str, Any]) -> str:
 @app.command()
 @with_flags()
 def train(
-    method: Annotated[str | None, typer.Argument(help="bp, dgl, dni, cdni; default: the --config file's")] = None,
+    method: Annotated[str | None, typer.Argument(help="a rule of `gradlens list methods`; default: the --config file's")] = None,
     *,
     given: dict[str, Any],
 ) -> None:

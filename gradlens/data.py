@@ -211,39 +211,42 @@ def with_label_noise(split: Split, p: float, classes: int, seed: int) -> Split:
     return replace(split, labels=torch.where(replaced, drawn, split.labels))
 
 
-def load(
-    name: str,
-    *,
-    data_dir: Path | None = None,
-    download: bool = False,
-    limit: int | None = None,
-    label_noise: float = 0.0,
-    validation: float = 0.0,
-    seed: int = 0,
-) -> Data:
-    """A data set by name, or an image folder by path.
+def read(name: str, data_dir: Path | None = None, download: bool = False) -> Source:
+    """A whole data set by name, or an image folder by path.
 
     Args:
         name: a key of DATASETS, or the path of a folder with ``train/`` and ``test/``.
         data_dir: where the named sets are looked for and downloaded to.
         download: fetch a named set that is missing.
-        limit: this many training images, a seeded choice.
-        label_noise: probability that a training label is replaced by a random one.
-        validation: this share of the training images (after ``limit``) is held out and takes the place of the test images.
-        seed: names the draws above.
 
     Raises:
         InputError: anything that cannot be loaded, in one sentence.
 
     """
     if name in DATASETS:
-        train, test, classes = DATASETS[name](data_dir or DATA_DIR, download)
-    elif Path(name).is_dir():
-        train, test, classes = image_folder(Path(name))
-    elif "/" in name or Path(name).exists():
+        return DATASETS[name](data_dir or DATA_DIR, download)
+    if Path(name).is_dir():
+        return image_folder(Path(name))
+    if "/" in name or Path(name).exists():
         raise InputError(f"{name} is no image folder: wanted a folder that holds train/<class>/ and test/<class>/")
-    else:
-        raise unknown("data set", name, DATASETS)
+    raise unknown("data set", name, DATASETS)
+
+
+def choose(source: Source, limit: int | None = None, label_noise: float = 0.0, validation: float = 0.0, seed: int = 0) -> Data:
+    """What is trained and tested on, of a whole data set.
+
+    Args:
+        source: the data set.
+        limit: this many training images, a seeded choice.
+        label_noise: probability that a training label is replaced by a random one.
+        validation: this share of the training images (after ``limit``) is held out and takes the place of the test images.
+        seed: names the draws above.
+
+    Raises:
+        InputError: more images asked for than there are, or a share that leaves nothing.
+
+    """
+    train, test, classes = source
     if limit is not None:
         if limit > len(train):
             raise InputError(f"--limit {limit} asks for more than the {len(train)} training images there are")
@@ -258,3 +261,17 @@ def load(
     if label_noise:
         train = with_label_noise(train, label_noise, len(classes), seed)
     return Data(train, test, classes, test_name)
+
+
+def load(
+    name: str,
+    *,
+    data_dir: Path | None = None,
+    download: bool = False,
+    limit: int | None = None,
+    label_noise: float = 0.0,
+    validation: float = 0.0,
+    seed: int = 0,
+) -> Data:
+    """A data set, read (:func:`read`) and chosen from (:func:`choose`)."""
+    return choose(read(name, data_dir, download), limit, label_noise, validation, seed)

@@ -12,8 +12,7 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gradlens.config import Config, make
-from gradlens.data import DATASETS, SHAPES, Data, label_hash
-from gradlens.data import load as load_data
+from gradlens.data import DATASETS, SHAPES, Data, Source, choose, label_hash, read
 from gradlens.diagnostics import AFTER_THE_STEP, SPARSE, sparse_rows
 from gradlens.errors import InputError, unknown
 from gradlens.longtable import csv_line
@@ -92,7 +91,13 @@ def pick_precision(name: str, device: torch.device) -> str:
 
 @lru_cache(maxsize=2)
 def _data(name: str, data_dir: Path | None, download: bool, limit: int | None, noise: float, held: float, seed: int) -> Data:
-    return load_data(name, data_dir=data_dir, download=download, limit=limit, label_noise=noise, validation=held, seed=seed)
+    return choose(_source(name, data_dir, download), limit, noise, held, seed)
+
+
+@lru_cache(maxsize=1)
+def _source(name: str, data_dir: Path | None, download: bool) -> Source:
+    """The whole data set that was read last: seeds choose other images of the same set."""
+    return read(name, data_dir, download)
 
 
 def data_of(config: Config, place: Place) -> Data:
@@ -106,6 +111,7 @@ def data_of(config: Config, place: Place) -> Data:
 def forget_data() -> None:
     """Forget the loaded data: files may have changed."""
     _data.cache_clear()
+    _source.cache_clear()
 
 
 def input_of(config: Config, place: Place) -> tuple[tuple[int, int, int], int]:

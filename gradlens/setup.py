@@ -88,7 +88,8 @@ def _compile(pair: Pair) -> None:
     import torch._functorch.config  # not there by `import torch` alone
 
     torch._functorch.config.donated_buffer = False  # for the whole process: recorded steps go back twice through the same passes
-    own = [m for child in pair.method.children() for m in (child if isinstance(child, nn.ModuleList) else [child])]
+    lists = nn.ModuleList, nn.ModuleDict  # which are not run themselves
+    own = [m for child in pair.method.children() for m in (child.children() if isinstance(child, lists) else [child])]
     for module in (*pair.model, *own):
         module.compile()
 

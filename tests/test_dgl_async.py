@@ -48,7 +48,7 @@ def test_the_newest_of_the_least_read_comes_first():
         buffer.write(torch.tensor(float(i)), torch.tensor(i), i)
     assert numbers(buffer, 7) == [4, 3, 2, 4, 3, 2, 4]
     buffer.write(torch.tensor(5.0), torch.tensor(5), 5)  # drops 2, the oldest
-    assert numbers(buffer, 5) == [5, 5, 3, 5, 4]  # 5 until it was read as often as the others
+    assert numbers(buffer, 6) == [5, 5, 5, 3, 5, 4]  # 3 was read twice before, 4 three times
 
 
 def test_a_batch_is_read_so_many_times_and_no_more():
@@ -356,14 +356,13 @@ def test_a_rule_saved_in_the_middle_goes_on_in_the_same_bits(tmp_path):
     resumed = sgd(again, other)
     resumed.load_state_dict(state["optimizer"])
     assert_same_buffers(again.get_extra_state(), method.get_extra_state())
+    assert [len(ring.batches) for ring in again.rings] == [3, 3]
     assert all(batch.h.is_leaf and batch.h.requires_grad for ring in again.rings for batch in ring.batches)
     go(pair, optimizer, range(8, 16))
     go(Pair(other.model, again), resumed, range(8, 16))
     assert_same_bits(frozen(other.model), frozen(c.model))
     assert_same_bits(frozen(again), frozen(method))
     assert_same_buffers(again.get_extra_state(), method.get_extra_state())
-    blank = fresh(case("basic-cnn", torch.float32), **options)  # without the buffers it would not
-    assert any(again.get_extra_state()) and not any(blank.get_extra_state())
 
 
 def test_a_rule_that_has_not_begun_can_be_saved_and_a_begun_one_be_emptied():
@@ -397,8 +396,9 @@ def test_memory_is_flat_over_a_thousand_rounds():
             del u, name, g
         optimizer.step()
         if i in (99, 999):
+            optimizer.zero_grad(set_to_none=True)  # the slow unit's are there or not
             gc.collect()
-            alive.append(sum(isinstance(o, torch.Tensor) for o in gc.get_objects()))
+            alive.append(sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects()))
     assert len(graphs) > 4000
     assert all(h() is None for h in graphs)  # a block's output with its graph is gone; what is kept is a leaf
     assert alive[0] == alive[1]

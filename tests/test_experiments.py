@@ -41,9 +41,9 @@ def one_thread():
 @pytest.fixture
 def other_data():
     """Forget the data sets that are kept in memory, before and after."""
-    experiments._data.cache_clear()
+    experiments.forget_data()
     yield
-    experiments._data.cache_clear()
+    experiments.forget_data()
 
 
 def tiny(method="bp", **changes):
@@ -219,7 +219,7 @@ def test_the_choice_never_looks_at_the_test_images(tmp_path, monkeypatch, other_
     config, grid = tiny(), [1e-3, 1e-2]
     first = choose_lr(config, grid, 0.25, Place(out=tmp_path / "a"), quiet)
     monkeypatch.setitem(data.DATASETS, "digits", spoilt)
-    experiments._data.cache_clear()
+    experiments.forget_data()
     assert choose_lr(config, grid, 0.25, Place(out=tmp_path / "b"), quiet) == first
     runs = [sorted((tmp_path / x).glob("*/metrics.csv")) for x in "ab"]
     assert len(runs[0]) == 2
@@ -340,11 +340,11 @@ def test_what_cannot_be_measured(tmp_path, monkeypatch, other_data):
         return Split(images, train.labels), test, classes
 
     monkeypatch.setitem(data.DATASETS, "digits", other)
-    experiments._data.cache_clear()
+    experiments.forget_data()
     assert "not the ones" in refused(measure_run, run.path, ("cosine",), Place())
     (run.path / "checkpoint.pt").rename(tmp_path / "checkpoint.pt")
     monkeypatch.undo()
-    experiments._data.cache_clear()
+    experiments.forget_data()
     assert "has no checkpoint.pt" in refused(measure_run, run.path, ("cosine",), Place())
     (tmp_path / "checkpoint.pt").rename(run.path / "checkpoint.pt")
     assert contents(tmp_path) == before
