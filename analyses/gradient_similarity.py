@@ -3,7 +3,7 @@
 The documents' figure of Laskin et al. 2020 (arXiv 2012.03837): five convolutional layers, greedy local learning, the cosine of each layer's
 weight gradient with that of the global loss over 10,000 iterations. Its claim: the last layer's gradient is the global one, the fourth's
 comes to it within some thousand iterations, the lower ones stay well below 90° but do not. The documents give no optimiser, rate, width
-or batch; here: BasicCNN with five conv blocks of width 32 on CIFAR-10, dgl (its last block and the top are one unit, so its fifth cosine is
+or batch; here: BasicCNN with five conv blocks of width 16 on CIFAR-10, dgl (its last block and the top are one unit, so its fifth cosine is
 exactly 1), Adam 3e-4, batch 64. Both gradients are of the same weights, the same batch and the same forward pass.
 
     python -m analyses.gradient_similarity --data cifar10 --steps 10000          # interrupted, it goes on
@@ -31,7 +31,7 @@ from gradlens.run import Run
 from gradlens.tables import final_values, interval
 
 LAYERS = {1: "block1.conv", 2: "block2.conv", 3: "block3.conv", 4: "block4.conv", 5: "block5.conv"}
-SHARED: dict[str, Any] = {"method": "dgl", "model": "basic-cnn", "depth": 5, "width": 32, "batch_size": 64, "optimizer": "adam", "lr": 3e-4}
+SHARED: dict[str, Any] = {"method": "dgl", "model": "basic-cnn", "depth": 5, "width": 16, "batch_size": 64, "optimizer": "adam", "lr": 3e-4}
 WINDOW = 300  # iterations up to the one shown: the documents' first point lies there (a quarter of a run that is shorter than four)
 SHOWN = 400  # points of a line, at most
 WITHIN = 0.15
@@ -168,7 +168,7 @@ def figure(rows: Sequence[Point], data: str, window: int) -> Figure:
 def arguments() -> argparse.Namespace:
     """This script's options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=3_000, help="iterations (default 3000; the documents: 10000)")
+    parser.add_argument("--steps", type=int, default=4_000, help="iterations (default 3000; the documents: 10000)")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--record-every", type=int, default=10, help="iterations from one recorded cosine to the next (default 10)")
     parser.add_argument("--data", default="cifar10", help="data set, or an image folder with a copy of it (default cifar10)")
