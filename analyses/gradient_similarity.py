@@ -168,7 +168,7 @@ def figure(rows: Sequence[Point], data: str, window: int) -> Figure:
 def arguments() -> argparse.Namespace:
     """This script's options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=4_000, help="iterations (default 3000; the documents: 10000)")
+    parser.add_argument("--steps", type=int, default=4_000, help="iterations (default 4000; the documents: 10000)")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--record-every", type=int, default=10, help="iterations from one recorded cosine to the next (default 10)")
     parser.add_argument("--data", default="cifar10", help="data set, or an image folder with a copy of it (default cifar10)")

@@ -48,7 +48,7 @@ FLAGS = (
     Flag("validation", float, "hold out this share of the training images and test on it (default 0)", "Data"),
     Flag("augment", bool, "random flips, and crops after padding with 4 pixels (default off)", "Data"),
     Flag("normalize", str, "pm1 (to -1..+1), gaussian, none (default pm1)", "Data"),
-    Flag("model", str, "basic-cnn, vgg11/13/16/19, resnet18/20/32, mlp, linear (default basic-cnn)", "Model"),
+    Flag("model", str, "basic-cnn, vgg11, vgg13, vgg16, vgg19, resnet18, resnet20, resnet32, mlp, linear (default basic-cnn)", "Model"),
     Flag(
         "width",
         int,
@@ -64,7 +64,7 @@ FLAGS = (
     Flag("steps", int, "stop after N updates", "Training"),
     Flag("batch-size", int, "images per update (default 256)", "Training"),
     Flag("optimizer", str, "adam, adamw, sgd, sgdw (decoupled decay), rmsprop (default adam)", "Training"),
-    Flag("lr", float, "learning rate (default 3e-4, or the rule's own)", "Training"),
+    Flag("lr", float, "learning rate; a rule may have its own (default 3e-4)", "Training"),
     Flag("momentum", float, "of sgd, sgdw and rmsprop (default 0)", "Training"),
     Flag("nesterov", bool, "Nesterov momentum for sgd and sgdw (default off)", "Training"),
     Flag("weight-decay", float, "L2 penalty; with adamw and sgdw decoupled decay (default 0)", "Training"),

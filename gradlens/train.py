@@ -32,9 +32,9 @@ CHECKPOINT_SECONDS = 60.0  # between checkpoints within an epoch; when they are 
 class Outcome(NamedTuple):
     """What one update reports, on the device: reading it is the caller's choice."""
 
-    loss: Tensor  # scalar: the topmost loss of the rule
+    loss: Tensor  # scalar: the rule's loss at the block that answers
     hits: Tensor  # scalar: right answers among ``answered``
-    images: int  # what the loss is the mean over; 0: no block with a loss was trained
+    images: int  # what the loss is the mean over; 0: the block that answers was not trained
     answered: int  # images that were answered; 0 for rules that give no answers
     rows: list[Row]  # empty on steps that are not recorded
 
@@ -81,7 +81,6 @@ def update(
     blocks = list(model)
     loss, hits, images, answered = torch.zeros((), device=x.device), torch.zeros((), device=x.device), 0, 0
     kept: dict[int, Update] = {}
-    spoke = replied = -1  # the highest block with a loss, and with an answer
     rows: list[Row] = []
     descent: Descent | None = None
     optimizer.zero_grad(set_to_none=True)
@@ -94,10 +93,10 @@ def update(
                 _put(params[name], grad)
             for name, grad in u.own.items():
                 _put(method.get_parameter(name), grad)
-            if u.signal.loss is not None and u.k > spoke:
-                spoke, loss, images = u.k, u.signal.loss, len(u.p.y)
-            if u.signal.answer is not None and u.k > replied:
-                replied, hits, answered = u.k, (u.signal.answer.argmax(1) == u.p.y).sum(), len(u.p.y)
+            if u.signal.loss is not None and u.k == method.top:  # never a mixture of heads' losses
+                loss, images = u.signal.loss, len(u.p.y)
+            if u.signal.answer is not None and u.k == method.top:
+                hits, answered = (u.signal.answer.argmax(1) == u.p.y).sum(), len(u.p.y)
             if record is not None:
                 kept[u.k] = u
             del u  # a block's tensors must not outlive its turn

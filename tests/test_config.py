@@ -46,6 +46,7 @@ BAD = {
     "seed": [-1, 0.5],
     "compile": ["perhaps"],
     "record_every": [-1],
+    "diagnose_every": [-1, "x"],
     "keep_checkpoints": [-1],
     "init_from": [3],
     "data": [3],
@@ -83,7 +84,7 @@ def test_every_setting_is_validated_here():
         ({"model": "vgg15"}, "vgg1"),
         ({"model": "basiccnn"}, "basic-cnn"),
         ({"activation": "leakyrelu"}, "leaky-relu"),
-        ({"optimizer": "adamw"}, "adam"),
+        ({"optimizer": "adamax"}, "adam"),
         ({"lr_schedule": "cos"}, "cosine"),
         ({"precision": "bf15"}, "bf16"),
         ({"btach_size": 3}, "batch_size"),
@@ -208,7 +209,7 @@ OTHER = {
     "method": "dgl", "data": "mnist", "limit": 5, "label_noise": 0.5, "validation": 0.1, "augment": True, "normalize": "none",
     "model": "mlp", "width": 3, "depth": 2, "stem": 3, "activation": "elu", "cut": "before-pool", "loss": "mse", "epochs": 1,
     "steps": 3, "batch_size": 2, "optimizer": "sgd", "lr": 1e-2, "weight_decay": 1e-4, "lr_schedule": "step", "warmup": 4,
-    "seed": 1, "precision": "bf16", "compile": True, "record_every": 3, "keep_checkpoints": 2, "init_from": "runs/a",
+    "seed": 1, "precision": "bf16", "compile": True, "record_every": 3, "diagnose_every": 2, "keep_checkpoints": 2, "init_from": "runs/a",
 }  # fmt: skip
 
 
@@ -286,3 +287,19 @@ def test_files_that_cannot_be_read(tmp_path):
         with pytest.raises(InputError, match="cannot read") as caught:
             read(path)
         assert str(path) in str(caught.value)
+
+
+def test_a_rules_own_defaults_hold_where_nothing_is_said_and_only_there():
+    own = METHODS["kp"].defaults
+    kp = make(method="kp")
+    assert {name: getattr(kp, name) for name in own} == dict(own)
+    assert make(method="kp", lr=0.5).lr == 0.5
+    assert make(method="kp", optimizer="adam", momentum=0).optimizer == "adam"
+    assert make(**kp.model_dump()) == kp
+    plain = make(method="fa")
+    assert (plain.optimizer, plain.lr, plain.weight_decay) == ("adam", 3e-4, 0)
+
+
+def test_feedback_inside_blocks_does_not_go_with_compiled_ones():
+    assert "fa" in refused(method="fa", compile=True)
+    assert make(method="dgl", compile=True).compile

@@ -101,7 +101,7 @@ def test_images_that_are_alike_are_told_the_same():
     _, updates = step(rule("dfa", c), c)
     for k in range(3):
         delta = updates[k].signal.delta
-        assert all(torch.equal(row, delta[0]) for row in delta)
+        torch.testing.assert_close(delta, delta[:1].expand_as(delta), rtol=1e-12, atol=1e-15)
 
 
 def test_blocks_may_be_updated_in_any_order():
@@ -130,11 +130,10 @@ def test_with_one_hidden_layer_it_is_feedback_alignment_with_the_same_b():
     assert not torch.equal(ours.model[0].linear.weight, c.model[0].linear.weight)
 
 
-def linear_net(width: int = 9) -> Case:
+def linear_net(*sizes: int) -> Case:
     torch.manual_seed(2)
-    sizes = [7, width, width - 1, 10]
     blocks = [nn.Linear(a, b, bias=False) for a, b in pairwise(sizes)]
-    return Case(nn.Sequential(*blocks).double(), torch.randn(6, 7, dtype=torch.float64), torch.arange(6))
+    return Case(nn.Sequential(*blocks).double(), torch.randn(6, sizes[0], dtype=torch.float64), torch.arange(6))
 
 
 def made(c: Case, loss=nll, **options):
@@ -143,7 +142,7 @@ def made(c: Case, loss=nll, **options):
 
 
 def test_in_a_linear_net_whose_b_are_the_products_of_the_weights_above_it_is_backprop():
-    c = linear_net()
+    c = linear_net(7, 9, 8, 10)
     method = made(c)
     method.feedback.get_buffer("1").copy_(c.model[2].weight.detach())
     method.feedback.get_buffer("0").copy_((c.model[2].weight @ c.model[1].weight).detach())
@@ -175,18 +174,17 @@ def test_a_tanh_net_that_starts_at_zero_learns_where_backprops_does_not():
 
 
 def test_a_linear_net_from_zero_reaches_zero_cost_and_its_signal_points_downhill_all_the_way():
-    c = linear_net(40)
+    c = linear_net(7, 200, 10)
     with torch.no_grad():
         for p in c.model.parameters():
             p.zero_()
     targets = c.x @ torch.randn(7, 10, dtype=torch.float64)
-    method = made(c, loss=lambda z, y: 0.5 * (z - targets).square().sum() / len(y))
-    optimizer, losses = torch.optim.SGD(c.model.parameters(), lr=0.05), []
+    method = made(c, loss=lambda z, y: 0.5 * (z - targets).square().sum() / len(y), scale=20.0)
+    optimizer, losses = torch.optim.SGD(c.model.parameters(), lr=0.002), []
     for t in range(1500):
-        if t % 50 == 10:  # nothing comes down by the true way at the very start
+        if t % 50 == 10:  # at the very start nothing comes down by the true way
             _, updates = step(method, c)
-            e = updates[2].signal.delta
-            down = e @ (c.model[2].weight @ c.model[1].weight).detach()
+            down = updates[1].signal.delta @ c.model[1].weight.detach()
             assert (down * updates[0].signal.delta).sum() > 0
         losses.append(update(Pair(c.model, method), optimizer, c.x, c.y).loss.item())
     assert losses[-1] < 1e-3 * losses[0]
@@ -218,12 +216,16 @@ def test_what_is_told_lies_in_memory_as_what_it_is_the_gradient_of():
 
 
 def residual(dtype=torch.float64) -> Case:
-    """Stem, four residual blocks with every kind of shortcut, top."""
+    """Stem, four residual blocks with every kind of shortcut, top.
+
+    Eight channels at least: oneDNN's AVX2 kernel for the weights of a channels-last 1×1 convolution of stride 2 writes past its output
+    where the channels it reads are no multiple of eight (torch 2.14).
+    """
     torch.manual_seed(5)
-    stem = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU())
-    steps = [(4, 4, 1, False), (4, 6, 2, True), (6, 6, 1, False), (6, 8, 2, False)]
+    stem = nn.Sequential(nn.Conv2d(2, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+    steps = [(8, 8, 1, False), (8, 12, 2, True), (12, 12, 1, False), (12, 16, 2, False)]
     blocks = [Residual(a, b, s, nn.ReLU, project) for a, b, s, project in steps]
-    model = nn.Sequential(stem, *blocks, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))).to(dtype)
+    model = nn.Sequential(stem, *blocks, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))).to(dtype)
     return Case(model, torch.randn(5, 2, 8, 8, dtype=torch.float64).to(dtype), torch.randint(0, 10, (5,)))
 
 
@@ -355,10 +357,7 @@ def test_pairs_are_b_beside_the_batch_mean_jacobian_of_the_logits(net):
     method = rule("dfa", c, skip="exact")
     run = run_step(method, c.blocks, c.x, c.y)
     pairs, names = list(method.pairs(run, run.passes)), [n for n, _ in c.model.named_children()]
-    assert [(p.layer, p.kind) for p in pairs] == [
-        (n if net != "residual" else f"block {int(n) + 1}", "feedback_jacobian") if net != "residual" else (n, "feedback_jacobian")
-        for n in names[:-1]
-    ]
+    assert [(p.layer, p.kind) for p in pairs] == [(n, "feedback_jacobian") for n in names[:-1]]
     for k, p in enumerate(pairs):
         assert torch.equal(p.mine, method.matrix(k))
         rest = copy.deepcopy(c.model[k + 1 :])

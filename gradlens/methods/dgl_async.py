@@ -65,7 +65,7 @@ class DGLAsync(LocalLosses):
 
     One step is a round: the first unit gets the batch, and the units are visited in a seeded order, a slow one not in every
     round. All use the weights of the round's start, since the optimiser steps at its end. A batch that the slow first unit does
-    not take is lost. Belilovsky, Eickenberg & Oyallon 2020 (arXiv 1901.08164), algorithm 2, with their code's sampling but two
+    not take is lost. Belilovsky, Eickenberg & Oyallon 2020 (arXiv 1901.08164), with replay buffers, sampled as in their code but for two
     details: a written batch counts as not yet read (there: as read once), and batches of any size are kept.
 
     The buffers are part of a checkpoint, which is therefore written at the end of an epoch and on Ctrl-C only. They hold M times

@@ -18,7 +18,7 @@ from gradlens.seeding import seeded
 
 
 class DNIUnlockedOptions(DNIOptions, frozen=True, extra="forbid"):
-    """Options of the completely unlocked rule; what comes from above is a gradient at a synthetic input, here as everywhere."""
+    """Options of the completely unlocked rule, in which what comes from above is the gradient at a synthetic input."""
 
     synth_warmup: int = Field(0, ge=0, description="first N updates: blocks get what comes from above, synthesisers learn from it")
     input_width: int | None = Field(None, ge=1, description="channels of the input synthesiser's hidden layers; default: as its output")
