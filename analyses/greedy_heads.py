@@ -78,10 +78,8 @@ def main() -> None:
             gain = interval(a[stage] - b[stage] for a, b in zip(found[more], found[fewer], strict=True))
             gains[f"stage {stage + 1}: {more} - {fewer} hidden"] = gain[:3]
             word = "confirmed" if gain.low > 0 else "refuted" if gain.high < 0 else "undecided"
-            print(
             change = f"{gain.mean:+.1f} points [{gain.low:.1f}, {gain.high:.1f}]"
             print(f"stage {stage + 1}: {more} hidden layers against {fewer}: {change}, {word}")
-            )
     save(drawing(points), points, args.figures / "greedy_heads", "accuracy_by_stage")
     settings = {**SHARED, "data": Path(args.data).name, "seeds": SEEDS}
     publish("greedy_heads", runs, args, {"settings": settings, "points": points, "gains": gains}, figures=False)
