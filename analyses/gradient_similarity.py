@@ -11,20 +11,18 @@ exactly 1), Adam 3e-4, batch 64. Both gradients are of the same weights, the sam
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-import torch
 from matplotlib import style
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
-from analyses.study import HERE, publish, trained
+from analyses.study import arguments, publish, trained
 from gradlens.config import make
 from gradlens.plots import LOOK, save, styles
 from gradlens.run import Run
@@ -165,26 +163,9 @@ def figure(rows: Sequence[Point], data: str, window: int) -> Figure:
     return drawing
 
 
-def arguments() -> argparse.Namespace:
-    """This script's options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=4_000, help="iterations (default 4000; the documents: 10000)")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--record-every", type=int, default=10, help="iterations from one recorded cosine to the next (default 10)")
-    parser.add_argument("--data", default="cifar10", help="data set, or an image folder with a copy of it (default cifar10)")
-    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of the run directories")
-    parser.add_argument("--figures", type=Path, default=HERE.parent / "figures", help="folder of the results")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--threads", type=int, default=None)
-    args = parser.parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    return args
-
-
 def main() -> None:
     """Train or read the runs, print ours beside the documents' points, write figures/gradient_similarity."""
-    args = arguments()
+    args = arguments(__doc__ or "", numbers={"steps": 4_000, "seeds": 3, "record-every": 10})
     epochs = 1 + args.steps * SHARED["batch_size"] // 50_000  # of CIFAR-10; the run ends with its steps
     settings = {**SHARED, "data": args.data, "epochs": epochs, "steps": args.steps, "record_every": args.record_every}
     runs = trained([make(**settings, seed=seed) for seed in range(args.seeds)], args)

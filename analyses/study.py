@@ -6,7 +6,7 @@ import argparse
 import json
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,14 @@ from gradlens.tables import labels
 HERE = Path(__file__).resolve().parent
 
 
-def arguments(claim: str, what: Sequence[str] = (), run: bool = False, data: str = "cifar10", methods: bool = False) -> argparse.Namespace:
+def arguments(
+    claim: str,
+    what: Sequence[str] = (),
+    run: bool = False,
+    data: str = "cifar10",
+    methods: bool = False,
+    numbers: Mapping[str, int] | None = None,
+) -> argparse.Namespace:
     """The options the scripts take; ``claim`` is printed as the help.
 
     Args:
@@ -32,6 +39,7 @@ def arguments(claim: str, what: Sequence[str] = (), run: bool = False, data: str
         run: add ``--run``, a run directory to read.
         data: what is trained on by default.
         methods: add ``--methods``, to train and show only some.
+        numbers: whole numbers a script lets one change: flag without dashes -> default.
 
     """
     parser = argparse.ArgumentParser(description=claim, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -43,6 +51,8 @@ def arguments(claim: str, what: Sequence[str] = (), run: bool = False, data: str
         parser.add_argument("--run", type=Path, default=None, help="a finished run of the same network")
     if methods:
         parser.add_argument("--methods", nargs="*", help="only these rules, bp among them (default all)")
+    for name, default in (numbers or {}).items():
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"(default {default})")
     parser.add_argument("--data", default=data, help=f"data set, or an image folder with a copy of it (default {data})")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of the run directories")
     parser.add_argument("--figures", type=Path, default=HERE.parent / "figures", help="folder of the results")
