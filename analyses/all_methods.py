@@ -7,13 +7,19 @@ many images as elsewhere. Images a second and memory are measured by gradlens.be
 
 Claims tested, paired by seed (confirmed or refuted where the 95 % interval of the mean difference lies on one side of the bound): final
 training loss bp <= chunked <= overlap <= dgl; sign-symmetric feedback far better than fa; cdni's cosine above dni's; dgl-async
-without slowdown within a point of dgl.
+without slowdown within a point of dgl. Each rule has its own learning rate, so a training loss speaks of rule and rate together; chunked
+has the chunks block1–block2 and block3–top, so its second block does not hear the global loss, as overlap's does.
+
+Cosines, noise-corrected cosines and nulls are means over what was recorded in the second half of training (six batches, and three for the
+latter two, a seed). greedy's are left out: a block's truth is its own stage's loss, and frozen blocks use nothing. Its cost is that of its
+last stage. Memory is what a step adds: dgl-async's buffers and the feedback matrices, which are held between steps, are not in it.
 
     python -m analyses.all_methods --data cifar10          # about an hour on two cores; interrupted, it goes on
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +33,7 @@ from gradlens.experiments import choose_lr
 from gradlens.methods import METHODS
 from gradlens.progress import Display
 from gradlens.run import Run
-from gradlens.tables import Interval, corrected_values, final_values, interval, scores
+from gradlens.tables import Interval, interval, scores
 
 SEEDS, EPOCHS, TRIAL_EPOCHS, ROUNDS = 3, 5, 2, 5
 SHARED: dict[str, Any] = {
@@ -48,20 +54,30 @@ def tuned(name: str, args: Any, display: Display) -> list[Config]:
     return [make(**settings, lr=lr, seed=seed) for seed in range(SEEDS)]
 
 
-def table(runs: Sequence[Run]) -> list[dict[str, Any]]:
+def late(run: Run, quantity: str, layer: str) -> float:
+    """The mean of what was recorded of a layer in the second half of training; NaN where nothing was."""
+    half = run.summary["updates"] / 2
+    values = [r.value for r in run.gradients if (r.quantity, r.layer, r.kind) == (quantity, layer, "weight") and r.step >= half]
+    return interval(values).mean
+
+
+def corrected(run: Run, layer: str) -> float:
+    """The noise-corrected cosine of a layer: a ratio of means, since a mean of ratios is ruled by the smallest ceiling."""
+    return late(run, "across_halves", layer) / late(run, "noise_ceiling", layer)
+
+
+def table(groups: dict[str, list[Run]]) -> list[dict[str, Any]]:
     """One row a rule: accuracies, and each layer's cosine, noise-corrected cosine and null, as mean and interval over seeds."""
-    values = {
-        "cosine": final_values(runs, "cosine"),
-        "corrected_cosine": corrected_values(runs),
-        "null_cosine": final_values(runs, "null_cosine"),
-    }
     rows = []
-    for score in scores(runs):
-        row: dict[str, Any] = {"method": score.label.split(" ")[0], "lr": score.lr, "train_loss": score.train_loss}
+    for name, runs in groups.items():
+        (score,) = scores(runs)
+        row: dict[str, Any] = {"method": name, "lr": score.lr, "train_loss": score.train_loss}
         row["best"] = (score.best_accuracy, score.best_low, score.best_high, score.best_epoch)
         row["final"] = (score.final_accuracy, score.final_low, score.final_high)
-        for name, finals in values.items():
-            row[name] = {f.layer: (f.mean, f.low, f.high) for f in finals if f.label == score.label}
+        layers = () if name in STAGES else LAYERS
+        row["cosine"] = {layer: interval(late(run, "cosine", layer) for run in runs)[:3] for layer in layers}
+        row["corrected_cosine"] = {layer: interval(corrected(run, layer) for run in runs)[:3] for layer in layers}
+        row["null_cosine"] = {layer: interval(late(run, "null_cosine", layer) for run in runs)[:3] for layer in layers}
         rows.append(row)
     return rows
 
@@ -96,8 +112,8 @@ def accuracy(run: Run) -> float:
 
 
 def blocks_cosine(run: Run) -> float:
-    """Mean final cosine of the blocks' convolutions."""
-    return fmean(v.mean for v in final_values([run], "cosine") if v.layer.endswith(".conv"))
+    """Mean cosine of the blocks' convolutions over the second half of training."""
+    return fmean(late(run, "cosine", layer) for layer in LAYERS if layer.endswith(".conv"))
 
 
 def verdict(difference: Interval, bound: float) -> str:
@@ -137,13 +153,9 @@ def shown(row: dict[str, Any], cost: dict[str, float | None]) -> str:
     best, final = row["best"], row["final"]
     cells = [f"`{row['method']}`", f"{row['lr']:g}", f"{100 * best[0]:.1f} ± {100 * (best[0] - best[1]):.1f}"]
     cells.append(f"{100 * final[0]:.1f} ± {100 * (final[0] - final[1]):.1f}")
-    for layer in LAYERS[:3]:
-        if layer in row["cosine"]:
-            corrected = row["corrected_cosine"].get(layer, (float("nan"),))[0]
-            null = row["null_cosine"].get(layer, (float("nan"),))[0]
-            cells.append(f"{row['cosine'][layer][0]:.2f} · {corrected:.2f} · {null:.2f}")
-        else:
-            cells.append("–")
+    for layer in LAYERS[:4]:
+        three = [row[name].get(layer, (math.nan,))[0] for name in ("cosine", "corrected_cosine", "null_cosine")]
+        cells.append(" · ".join(f"{v:.2f}".replace("-0.00", "0.00") for v in three) if math.isfinite(three[0]) else "–")
     memory = cost["memory"]
     cells += [f"{cost['images_per_s']:.2f}", "–" if memory is None else f"{memory:.2f}", f"{cost['multiply_adds']:.2f}"]
     return "| " + " | ".join(cells) + " |"
@@ -156,7 +168,8 @@ def main() -> None:
     with Display(quiet=False) as display:
         groups = {name: tuned(name, args, display) for name in names}
     runs = trained([config for group in groups.values() for config in group], args)
-    rows, claims = table(runs), tested({name: [r for r in runs if r.config.method == name] for name in names})
+    by_name = {name: [r for r in runs if r.config.method == name] for name in names}
+    rows, claims = table(by_name), tested(by_name)
     cost = costs([group[0] for group in groups.values()], args)
     for row in rows:
         print(shown(row, cost[row["method"]]))

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
-from analyses.study import arguments, publish, trained
+from analyses.study import arguments, data_name, publish, trained
 from gradlens.config import make
 from gradlens.plots import LOOK, save, styles
 from gradlens.run import Run
@@ -169,7 +169,7 @@ def main() -> None:
     epochs = 1 + args.steps * SHARED["batch_size"] // 50_000  # of CIFAR-10; the run ends with its steps
     settings = {**SHARED, "data": args.data, "epochs": epochs, "steps": args.steps, "record_every": args.record_every}
     runs = trained([make(**settings, seed=seed) for seed in range(args.seeds)], args)
-    data = "CIFAR-10" if args.data == "cifar10" else "CIFAR-10 (JPEG copy)"
+    data = data_name(args)
     window = min(WINDOW, args.steps // 4)
     rows = points(runs, window)
     table = compared(rows)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from matplotlib import style
 from matplotlib.figure import Figure
 
-from analyses.study import arguments, publish, trained
+from analyses.study import arguments, data_name, publish, trained
 from gradlens.config import make
 from gradlens.plots import COLOURS, LOOK, MARKERS, save
 from gradlens.run import Run
@@ -46,7 +46,7 @@ def after_stages(run: Run) -> list[float]:
 
 
 @style.context(LOOK)
-def drawing(points: Sequence[Point]) -> Figure:
+def drawing(points: Sequence[Point], data: str) -> Figure:
     """Accuracy over stages, a line for each depth of head."""
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     ax = figure.subplots()
@@ -59,7 +59,7 @@ def drawing(points: Sequence[Point]) -> Figure:
         )  # fmt: skip
     ax.set(xlabel="stage (blocks trained so far)", ylabel="test accuracy (%)", xticks=range(1, STAGES + 1))
     ax.legend(title="head")
-    ax.set_title("greedy · CIFAR-10 · BasicCNN, width 16 · mean of 3 seeds, 95 % t-intervals", loc="left")
+    ax.set_title(f"greedy · {data} · BasicCNN, width 16 · mean of {SEEDS} seeds, 95 % t-intervals", loc="left")
     return figure
 
 
@@ -80,7 +80,7 @@ def main() -> None:
             word = "confirmed" if gain.low > 0 else "refuted" if gain.high < 0 else "undecided"
             change = f"{gain.mean:+.1f} points [{gain.low:.1f}, {gain.high:.1f}]"
             print(f"stage {stage + 1}: {more} hidden layers against {fewer}: {change}, {word}")
-    save(drawing(points), points, args.figures / "greedy_heads", "accuracy_by_stage")
+    save(drawing(points, data_name(args)), points, args.figures / "greedy_heads", "accuracy_by_stage")
     settings = {**SHARED, "data": Path(args.data).name, "seeds": SEEDS}
     publish("greedy_heads", runs, args, {"settings": settings, "points": points, "gains": gains}, figures=False)
 

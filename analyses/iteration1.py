@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from statistics import fmean
 
-from analyses.study import arguments, publish, shipped, test_accuracy, trained
+from analyses.study import arguments, data_name, publish, shipped, test_accuracy, trained
 
 DOCUMENTS = {"bp": (54.53, 70.80), "dgl": (52.25, 70.97), "dni": (41.60, None), "cdni": (41.16, None)}  # epoch 1, epoch 6
 EPOCHS = {"bp": 7, "dgl": 7, "dni": 1, "cdni": 1}
@@ -32,7 +32,7 @@ def main() -> None:
                 verdict = "within" if abs(value - theirs) <= within else "outside"
                 print(f"{run.config.method:5} {when:10}  ours {value:.2f} %  documents {theirs:.2f} %  {verdict} {within:g} points")
                 table.append({"method": run.config.method, "when": when, "ours": value, "documents": theirs, "verdict": verdict})
-    publish("iteration1", runs, args, {"data": "CIFAR-10 (JPEG copy)" if args.data != "cifar10" else "CIFAR-10", "table": table})
+    publish("iteration1", runs, args, {"data": data_name(args), "table": table})
 
 
 if __name__ == "__main__":

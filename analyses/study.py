@@ -85,6 +85,11 @@ def trained(configs: Sequence[Config], args: argparse.Namespace) -> list[Run]:
             raise SystemExit(f"{stopped}{again}") from stopped
 
 
+def data_name(args: argparse.Namespace) -> str:
+    """What a figure says was trained on: the data set, or a folder that holds a copy of it."""
+    return "CIFAR-10" if args.data == "cifar10" else "CIFAR-10 (JPEG copy)"
+
+
 def test_accuracy(run: Run) -> dict[int, float]:
     """epoch -> test accuracy in %."""
     return {m.epoch: 100 * m.accuracy for m in run.metrics if m.split == "test"}

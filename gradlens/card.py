@@ -73,7 +73,7 @@ def table(found: Sequence[Card]) -> Table:
         f" have gone backward (inside a chunk or window where a rule has such). Labels = told to every block. Own = numbers of the rule's"
         f" own modules, trained + fixed, in thousands. A step on BasicCNN (3x32x32), batches of {IMAGES} generated images, default options,"
         f" {ROUNDS} interleaved rounds here and now: multiply-adds an image in millions, then as ratios to bp's: multiply-adds, images/s,"
-        " added memory. greedy: its last stage."
+        " added memory (dgl-async's buffers and feedback matrices are held between steps and not in it). greedy: its last stage."
     )
     printed = Table(caption=caption, caption_justify="left", box=None, pad_edge=False, header_style="bold")
     printed.add_column("method")

@@ -78,8 +78,10 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     @classmethod
     def _own_lr(cls, values: dict[str, Any]) -> dict[str, Any]:
         """A method's own defaults where nothing is said; its own ``lr`` among its options is the run's learning rate."""
-        rule = METHODS.get(values.get("method", "bp"))
-        values = {**(rule.defaults if rule else {}), **values}
+        rule = METHODS.get(str(values.get("method", "bp")))
+        own = rule.defaults if rule else {}
+        if values.get("optimizer", own.get("optimizer")) == own.get("optimizer"):  # a bundle: another optimiser takes none of it
+            values = {**own, **values}
         options = values.get("options")
         if not isinstance(options, dict) or "lr" not in options:
             return values

@@ -229,5 +229,6 @@ def groups(block: nn.Module, w: Tensor) -> int:
 @torch.no_grad()
 def pseudo_inverse(w: Tensor, groups: int = 1) -> Tensor:
     """(W⁺)ᵀ in W's own shape, in float64; W as the im2col matrix [C_out, C_in·k·k], one for each group of a convolution."""
-    inverse: Tensor = torch.linalg.pinv(float64(w).reshape(groups, len(w) // groups, -1))
+    q, r = torch.linalg.qr(float64(w).reshape(groups, len(w) // groups, -1).mT)  # W = Rᵀ Qᵀ, so W⁺ = Q (Rᵀ)⁺: a small singular problem
+    inverse: Tensor = q @ torch.linalg.pinv(r.mT)
     return inverse.mT.reshape(w.shape)

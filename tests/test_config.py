@@ -294,7 +294,9 @@ def test_a_rules_own_defaults_hold_where_nothing_is_said_and_only_there():
     kp = make(method="kp")
     assert {name: getattr(kp, name) for name in own} == dict(own)
     assert make(method="kp", lr=0.5).lr == 0.5
-    assert make(method="kp", optimizer="adam", momentum=0).optimizer == "adam"
+    assert make(method="kp", optimizer="sgdw").lr == own["lr"]
+    with_adam = make(method="kp", optimizer="adam")  # takes nothing of what was meant for another optimiser
+    assert (with_adam.lr, with_adam.momentum, with_adam.weight_decay) == (3e-4, 0, 0)
     assert make(**kp.model_dump()) == kp
     plain = make(method="fa")
     assert (plain.optimizer, plain.lr, plain.weight_decay) == ("adam", 3e-4, 0)

@@ -11,6 +11,7 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
+from gradlens.errors import InputError
 from gradlens.method import Method, Net, Pair, Signal, Step, top_signal
 from gradlens.models import Residual
 from gradlens.objectives import slope
@@ -64,6 +65,8 @@ class DFA(Method):
     def __init__(self, net: Net, options: Any) -> None:
         super().__init__(net, options)
         self.active = False
+        if options.skip == "exact" and not any(isinstance(block, Residual) for block in net.blocks):
+            raise InputError("dfa: skip=exact asks what residual blocks' skips carry, and this network has none (resnet18, resnet20 have)")
         self.names = [net.name(k) for k in range(self.depth)]
         self.sizes = [shape.numel() for shape in net.shapes[: self.depth - 1]]
         self.largest = max(self.sizes, default=0)
