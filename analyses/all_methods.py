@@ -7,12 +7,13 @@ many images as elsewhere. Images a second and memory are measured by gradlens.be
 
 Claims tested, paired by seed (confirmed or refuted where the 95 % interval of the mean difference lies on one side of the bound): final
 training loss bp <= chunked <= overlap <= dgl; sign-symmetric feedback far better than fa; cdni's cosine above dni's; dgl-async
-without slowdown within a point of dgl. Each rule has its own learning rate, so a training loss speaks of rule and rate together; chunked
-has the chunks block1–block2 and block3–top, so its second block does not hear the global loss, as overlap's does.
+without slowdown at most a point below dgl. Each rule has its own learning rate, so a training loss speaks of rule and rate together;
+chunked has the chunks block1–block2 and block3–top, so its second block does not hear the global loss, as overlap's does.
 
-Cosines, noise-corrected cosines and nulls are means over what was recorded in the second half of training (six batches, and three for the
-latter two, a seed). greedy's are left out: a block's truth is its own stage's loss, and frozen blocks use nothing. Its cost is that of its
-last stage. Memory is what a step adds: dgl-async's buffers and the feedback matrices, which are held between steps, are not in it.
+Cosines, noise-corrected cosines and nulls are measured at the final weights on the eight batches that would follow; where the batches'
+halves agree too little to tell, there is no noise-corrected one. greedy's are left out: a block's truth is its own stage's loss, and frozen
+blocks use nothing. Its cost is that of its last stage. Memory is what a step adds: dgl-async's buffers and the feedback matrices,
+which are held between steps, are not in it. dgl-async's training loss is on stored batches.
 
     python -m analyses.all_methods --data cifar10          # about an hour on two cores; interrupted, it goes on
 """
@@ -26,16 +27,21 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from analyses.study import arguments, place_of, publish, trained
+from analyses.study import arguments, place_of, publish, trained, verdict
 from gradlens.bench import bench
 from gradlens.config import Config, make
-from gradlens.experiments import choose_lr
+from gradlens.diagnostics import SPARSE, sparse_rows
+from gradlens.experiments import choose_lr, prepare
+from gradlens.method import run_step
 from gradlens.methods import METHODS
 from gradlens.progress import Display
+from gradlens.recorder import step_rows, true_updates, untouched
 from gradlens.run import Run
-from gradlens.tables import Interval, interval, scores
+from gradlens.seeding import seeded
+from gradlens.setup import put_weights
+from gradlens.tables import interval, scores, without_noise
 
-SEEDS, EPOCHS, TRIAL_EPOCHS, ROUNDS = 3, 5, 2, 5
+SEEDS, EPOCHS, TRIAL_EPOCHS, BATCHES, ROUNDS = 3, 5, 2, 8, 5
 SHARED: dict[str, Any] = {
     "limit": 6_000, "model": "basic-cnn", "width": 32, "batch_size": 128, "record_every": 20, "diagnose_every": 2,
 }  # fmt: skip
@@ -54,20 +60,37 @@ def tuned(name: str, args: Any, display: Display) -> list[Config]:
     return [make(**settings, lr=lr, seed=seed) for seed in range(SEEDS)]
 
 
-def late(run: Run, quantity: str, layer: str) -> float:
-    """The mean of what was recorded of a layer in the second half of training; NaN where nothing was."""
-    half = run.summary["updates"] / 2
-    values = [r.value for r in run.gradients if (r.quantity, r.layer, r.kind) == (quantity, layer, "weight") and r.step >= half]
-    return interval(values).mean
+Means = dict[tuple[str, str], float]  # (layer, quantity) -> mean over batches
 
 
-def corrected(run: Run, layer: str) -> float:
-    """The noise-corrected cosine of a layer: a ratio of means, since a mean of ratios is ruled by the smallest ceiling."""
-    return late(run, "across_halves", layer) / late(run, "noise_ceiling", layer)
+def at_the_end(run: Run, args: Any) -> Means:
+    """What is measured at a run's final weights, averaged over the batches that would follow its last one."""
+    training = prepare(run.config, place_of(args))
+    model, method = training.pair
+    state = run.checkpoint()
+    put_weights(model, state["model"], str(run.path))
+    put_weights(method, state["method"], str(run.path))
+    found: dict[tuple[str, str], list[float]] = {}
+    for number in range(state["step"], state["step"] + BATCHES):
+        method.start(run.config.epochs, number)
+        with untouched([model]), seeded(run.config.seed, "step", number):
+            step = run_step(method, list(model), *training.batch(number))
+            truth = true_updates(method, step, keep=True)
+            rows = step_rows(number, training.pair.names(), method, step, truth, ("cosine",))
+            rows += sparse_rows(number, training.pair.names(), method, step, truth, SPARSE)
+        for row in (row for row in rows if row.kind == "weight"):
+            found.setdefault((row.layer, row.quantity), []).append(row.value)
+    return {key: interval(values).mean for key, values in found.items()}
 
 
-def table(groups: dict[str, list[Run]]) -> list[dict[str, Any]]:
-    """One row a rule: accuracies, and each layer's cosine, noise-corrected cosine and null, as mean and interval over seeds."""
+def corrected(means: Sequence[Means], layer: str) -> float:
+    """The noise-corrected cosine of a layer, of means over batches and seeds: single ceilings are too near zero to divide by."""
+    parts = [interval(m.get((layer, name), math.nan) for m in means).mean for name in ("across_halves", "noise_ceiling", "rule_ceiling")]
+    return without_noise(*parts)
+
+
+def table(groups: dict[str, list[Run]], means: dict[str, list[Means]]) -> list[dict[str, Any]]:
+    """One row a rule: accuracies, each layer's cosine and null as mean and interval over seeds, and its noise-corrected cosine."""
     rows = []
     for name, runs in groups.items():
         (score,) = scores(runs)
@@ -75,9 +98,9 @@ def table(groups: dict[str, list[Run]]) -> list[dict[str, Any]]:
         row["best"] = (score.best_accuracy, score.best_low, score.best_high, score.best_epoch)
         row["final"] = (score.final_accuracy, score.final_low, score.final_high)
         layers = () if name in STAGES else LAYERS
-        row["cosine"] = {layer: interval(late(run, "cosine", layer) for run in runs)[:3] for layer in layers}
-        row["corrected_cosine"] = {layer: interval(corrected(run, layer) for run in runs)[:3] for layer in layers}
-        row["null_cosine"] = {layer: interval(late(run, "null_cosine", layer) for run in runs)[:3] for layer in layers}
+        for quantity in ("cosine", "null_cosine"):
+            row[quantity] = {layer: interval(m.get((layer, quantity), math.nan) for m in means[name])[:3] for layer in layers}
+        row["corrected_cosine"] = {layer: corrected(means[name], layer) for layer in layers}
         rows.append(row)
     return rows
 
@@ -91,7 +114,7 @@ def costs(configs: Sequence[Config], args: Any) -> dict[str, dict[str, float | N
     return {
         c.method: {
             "images_per_s": bp.time_ratio / rows[c.method].time_ratio,
-            "memory": (rows[c.method].memory_mb or 0) / bp.memory_mb if bp.memory_mb else None,
+            "memory": None if (mine := rows[c.method].memory_mb) is None or not bp.memory_mb else mine / bp.memory_mb,
             "multiply_adds": rows[c.method].flop_ratio / bp.flop_ratio,
         }
         for c in configs
@@ -112,15 +135,13 @@ def accuracy(run: Run) -> float:
 
 
 def blocks_cosine(run: Run) -> float:
-    """Mean cosine of the blocks' convolutions over the second half of training."""
-    return fmean(late(run, "cosine", layer) for layer in LAYERS if layer.endswith(".conv"))
-
-
-def verdict(difference: Interval, bound: float) -> str:
-    """What the interval of a difference says of "difference >= bound"."""
-    if difference.low >= bound:
-        return "confirmed"
-    return "refuted" if difference.high < bound else "undecided"
+    """Mean cosine of the blocks' convolutions over what was recorded in the second half of training."""
+    half = run.summary["updates"] / 2
+    return fmean(
+        r.value
+        for r in run.gradients
+        if r.quantity == "cosine" and r.kind == "weight" and r.layer in LAYERS and r.layer.endswith(".conv") and r.step >= half
+    )
 
 
 CLAIMS = (  # (claim, quantity, larger, smaller, bound): mean of larger − smaller is at least the bound
@@ -154,8 +175,10 @@ def shown(row: dict[str, Any], cost: dict[str, float | None]) -> str:
     cells = [f"`{row['method']}`", f"{row['lr']:g}", f"{100 * best[0]:.1f} ± {100 * (best[0] - best[1]):.1f}"]
     cells.append(f"{100 * final[0]:.1f} ± {100 * (final[0] - final[1]):.1f}")
     for layer in LAYERS[:4]:
-        three = [row[name].get(layer, (math.nan,))[0] for name in ("cosine", "corrected_cosine", "null_cosine")]
-        cells.append(" · ".join(f"{v:.2f}".replace("-0.00", "0.00") for v in three) if math.isfinite(three[0]) else "–")
+        three = [row["cosine"].get(layer, (math.nan,))[0], row["corrected_cosine"].get(layer, math.nan)]
+        three.append(row["null_cosine"].get(layer, (math.nan,))[0])
+        words = ["–" if math.isnan(v) else f"{v:.2f}".replace("-0.00", "0.00") for v in three]
+        cells.append(" · ".join(words) if math.isfinite(three[0]) else "–")
     memory = cost["memory"]
     cells += [f"{cost['images_per_s']:.2f}", "–" if memory is None else f"{memory:.2f}", f"{cost['multiply_adds']:.2f}"]
     return "| " + " | ".join(cells) + " |"
@@ -164,12 +187,13 @@ def shown(row: dict[str, Any], cost: dict[str, float | None]) -> str:
 def main() -> None:
     """Choose learning rates, train or read all runs, test the claims, measure the costs, write figures/all_methods."""
     args = arguments(__doc__ or "", methods=True)
-    names = args.methods or list(METHODS)
+    names = list(dict.fromkeys(["bp", *(args.methods or METHODS)]))  # costs are relative to bp
     with Display(quiet=False) as display:
         groups = {name: tuned(name, args, display) for name in names}
     runs = trained([config for group in groups.values() for config in group], args)
     by_name = {name: [r for r in runs if r.config.method == name] for name in names}
-    rows, claims = table(by_name), tested(by_name)
+    rows = table(by_name, {name: [at_the_end(run, args) for run in group] for name, group in by_name.items()})
+    claims = tested(by_name)
     cost = costs([group[0] for group in groups.values()], args)
     for row in rows:
         print(shown(row, cost[row["method"]]))

@@ -19,13 +19,13 @@ from typing import Any, NamedTuple
 from matplotlib import style
 from matplotlib.figure import Figure
 
-from analyses.study import arguments, data_name, publish, trained
+from analyses.study import arguments, data_name, publish, trained, verdict
 from gradlens.config import Config, make
 from gradlens.plots import COLOURS, LOOK, MARKERS, PATTERNS, save
 from gradlens.run import Run
 from gradlens.tables import final_values, interval
 
-SEEDS, SLOWDOWNS, UNITS = 3, (1.0, 1.2, 2.0, 4.0), (1, 2, 3)
+SEEDS, SLOWDOWNS, UNITS = 3, (1.0, 1.2, 3.0), (1, 2, 3)
 SHARED: dict[str, Any] = {
     "limit": 5_000, "width": 16, "epochs": 5, "batch_size": 100, "lr": 1e-3, "record_every": 25, "diagnose_every": 0,
 }  # fmt: skip
@@ -99,8 +99,8 @@ def main() -> None:
         pairs = [(by_config[a.run_name()], by_config[b.run_name()]) for a, b in zip(dgl, group, strict=True)]
         loss = interval(100 * (float(a.summary["test"]["final_accuracy"]) - float(b.summary["test"]["final_accuracy"])) for a, b in pairs)
         lost[f"unit {u}, S={s:g}"] = loss[:3]
-        word = "a loss" if loss.low > 0 else "a gain" if loss.high < 0 else "none that three seeds show"
-        print(f"points lost against dgl, unit {u}, S={s:g}: {loss.mean:+.1f} [{loss.low:.1f}, {loss.high:.1f}]: {word}")
+        word = verdict(loss, 0)
+        print(f"points lost against dgl, unit {u}, S={s:g}: {loss.mean:+.1f} [{loss.low:.1f}, {loss.high:.1f}]: a loss is {word}")
     save(drawing(points, data_name(args)), points, args.figures / "async_slowdown", "accuracy_against_slowdown")
     settings = {**SHARED, "data": Path(args.data).name, "seeds": SEEDS}
     publish("async_slowdown", list(by_config.values()), args, {"settings": settings, "points": points, "lost": lost}, figures=False)

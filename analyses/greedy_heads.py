@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from matplotlib import style
 from matplotlib.figure import Figure
 
-from analyses.study import arguments, data_name, publish, trained
+from analyses.study import arguments, data_name, publish, trained, verdict
 from gradlens.config import make
 from gradlens.plots import COLOURS, LOOK, MARKERS, save
 from gradlens.run import Run
@@ -77,9 +77,8 @@ def main() -> None:
         for stage in range(STAGES):
             gain = interval(a[stage] - b[stage] for a, b in zip(found[more], found[fewer], strict=True))
             gains[f"stage {stage + 1}: {more} - {fewer} hidden"] = gain[:3]
-            word = "confirmed" if gain.low > 0 else "refuted" if gain.high < 0 else "undecided"
             change = f"{gain.mean:+.1f} points [{gain.low:.1f}, {gain.high:.1f}]"
-            print(f"stage {stage + 1}: {more} hidden layers against {fewer}: {change}, {word}")
+            print(f"stage {stage + 1}: {more} hidden layers against {fewer}: {change}, {verdict(gain, 0)}")
     save(drawing(points, data_name(args)), points, args.figures / "greedy_heads", "accuracy_by_stage")
     settings = {**SHARED, "data": Path(args.data).name, "seeds": SEEDS}
     publish("greedy_heads", runs, args, {"settings": settings, "points": points, "gains": gains}, figures=False)

@@ -14,11 +14,12 @@ import torch
 
 from gradlens import __version__
 from gradlens.config import Config, make, read
+from gradlens.data import DATASETS
 from gradlens.experiments import Place, pick_device, train_or_reuse
 from gradlens.plots import figure_set, save
 from gradlens.progress import Display
-from gradlens.run import INTERRUPTED, Run, Stopped
-from gradlens.tables import labels
+from gradlens.run import INTERRUPTED, Run, Stopped, plain
+from gradlens.tables import Interval, labels
 
 HERE = Path(__file__).resolve().parent
 
@@ -87,12 +88,22 @@ def trained(configs: Sequence[Config], args: argparse.Namespace) -> list[Run]:
 
 def data_name(args: argparse.Namespace) -> str:
     """What a figure says was trained on: the data set, or a folder that holds a copy of it."""
-    return "CIFAR-10" if args.data == "cifar10" else "CIFAR-10 (JPEG copy)"
+    folder = Path(args.data).name
+    return {"cifar10": "CIFAR-10"}.get(args.data) or (
+        args.data if args.data in DATASETS else {"cifar10": "CIFAR-10 (JPEG copy)"}.get(folder, folder)
+    )
 
 
 def test_accuracy(run: Run) -> dict[int, float]:
     """epoch -> test accuracy in %."""
     return {m.epoch: 100 * m.accuracy for m in run.metrics if m.split == "test"}
+
+
+def verdict(difference: Interval, bound: float) -> str:
+    """What the 95 % interval of a difference says of "the difference is at least the bound"."""
+    if difference.low >= bound:
+        return "confirmed"
+    return "refuted" if difference.high < bound else "undecided"
 
 
 def environment() -> dict[str, Any]:
@@ -129,7 +140,7 @@ def publish(name: str, runs: Sequence[Run], args: argparse.Namespace, results: d
         }
         for run, label in zip(runs, labels(runs), strict=True)
     ]
-    (folder / "results.json").write_text(json.dumps({**results, "runs": listed, **environment()}, indent=2) + "\n")
+    (folder / "results.json").write_text(json.dumps(plain({**results, "runs": listed, **environment()}), indent=2) + "\n")
     print(f"wrote {folder}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -25,7 +26,7 @@ from gradlens.flops import count
 from gradlens.longtable import csv_line
 from gradlens.objectives import LOSSES, Loss
 from gradlens.setup import make_optimizer, make_pair
-from gradlens.train import update
+from gradlens.train import Outcome, update
 
 RECORD_EVERY = (1, 4, 16, 64)
 SHORTEST = 0.05  # seconds: steps are repeated until a measurement has taken at least this long
@@ -123,11 +124,15 @@ def _plain(config: Config, x: Tensor, y: Tensor, classes: int, layout: torch.mem
 
 def _ours(config: Config, x: Tensor, y: Tensor, classes: int, record: bool) -> _Candidate:
     pair = make_pair(config, _shape(x), classes, x.device)
-    pair.method.start(max(1, config.epochs), 1 << 30)  # past every warm-up
     optimizer = make_optimizer(config, pair)
-    bf16 = config.precision == "bf16"
-    step = _Step(lambda: update(pair, optimizer, x, y, None, bf16))
-    recorded = _Step(lambda: [csv_line(row) for row in update(pair, optimizer, x, y, 0, bf16).rows]) if record else None
+    bf16, numbers = config.precision == "bf16", itertools.count(1 << 30)  # past every warm-up
+
+    def trained(number: int | None = None) -> Outcome:
+        pair.method.start(max(1, config.epochs), next(numbers))  # part of a step: rules may draw in it
+        return update(pair, optimizer, x, y, number, bf16)
+
+    step = _Step(trained)
+    recorded = _Step(lambda: [csv_line(row) for row in trained(0).rows]) if record else None
     defaults = type(pair.method).Options().model_dump()
     changed = {name: value for name, value in config.options.items() if value != defaults[name]}
     return _Candidate(config.method, changed, config.precision, optimizer, step, recorded)

@@ -76,7 +76,7 @@ class Config(BaseModel, frozen=True, extra="forbid"):
 
     @model_validator(mode="before")
     @classmethod
-    def _own_lr(cls, values: dict[str, Any]) -> dict[str, Any]:
+    def _own_defaults(cls, values: dict[str, Any]) -> dict[str, Any]:
         """A method's own defaults where nothing is said; its own ``lr`` among its options is the run's learning rate."""
         rule = METHODS.get(str(values.get("method", "bp")))
         own = rule.defaults if rule else {}

@@ -6,22 +6,23 @@ They cost some more backward passes and one more forward pass. They leave no tra
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from gradlens.measures import RECORDED, cosine, float64, measure
-from gradlens.method import Method, Step
+from gradlens.method import Method, Step, run_step
 from gradlens.passes import Pass, chain, pull_back
-from gradlens.recorder import Row, Truth, parameter_kind, untouched
+from gradlens.recorder import Row, Truth, parameter_kind, true_updates, untouched
 from gradlens.seeding import generator, seeded
 
 SPARSE: dict[str, str] = {
     "null_cosine": "cosine with the truth of what the rule's delta gives with its rows dealt to other images: chance on this batch",
-    "corrected_cosine": "cos(rule on half A, truth on half B) / cos(truth on A, truth on B), both ways: without the batch's noise",
+    "corrected_cosine": "cos(rule on half A, truth on half B) / cos(truth on A, truth on B), both ways, the halves passes of their own",
     "across_halves": "cos(rule on half A, truth on half B), the mean of both ways: the numerator of corrected_cosine",
     "noise_ceiling": "cos(truth on half A, truth on half B): what the true gradient of one half is worth on the other",
+    "rule_ceiling": "cos(rule on half A, rule on half B): how much of the rule's gradient is not noise",
     "predicted_change": "<true gradient, the optimiser's real step>: the first-order change of the loss",
     "measured_change": "loss after the step minus loss before it, on the same batch",
     "descent_ratio": "measured / predicted change: 1 where the step is as good as its direction says",
@@ -29,8 +30,14 @@ SPARSE: dict[str, str] = {
 AFTER_THE_STEP = ("predicted_change", "measured_change", "descent_ratio")
 
 
-def sparse_rows(number: int, names: Sequence[str], method: Method, step: Step, truth: Truth) -> list[Row]:
-    """Null, noise-corrected alignment, and the rule's own pairs.
+HALVES = ("corrected_cosine", "across_halves", "noise_ceiling", "rule_ceiling")
+FEEDBACK = ("feedback_transpose", "feedback_pseudoinverse", "feedback_jacobian")  # kinds of rows, each with all recorded quantities
+
+
+def sparse_rows(
+    number: int, names: Sequence[str], method: Method, step: Step, truth: Truth, wanted: Collection[str] = (*SPARSE, *FEEDBACK)
+) -> list[Row]:
+    """Null, noise-corrected alignment, and the rule's own tensors beside backprop's.
 
     Args:
         number: updates made before this batch.
@@ -38,13 +45,17 @@ def sparse_rows(number: int, names: Sequence[str], method: Method, step: Step, t
         method: the rule.
         step: the step as it was run, graphs kept.
         truth: its true gradients, graphs kept.
+        wanted: quantities of SPARSE and kinds of FEEDBACK; what is not asked for is not computed.
 
     """
-    return [
-        *_null(number, names, method, step, truth),
-        *_halves(number, names, method, step, truth),
-        *_pairs(number, method, step, truth),
-    ]
+    rows: list[Row] = []
+    if "null_cosine" in wanted:
+        rows += _null(number, names, method, step, truth)
+    if set(HALVES) & set(wanted):
+        rows += [row for row in _halves(number, names, method, step, truth.reference) if row.quantity in wanted]
+    if set(FEEDBACK) & set(wanted):
+        rows += [row for row in _pairs(number, method, step, truth) if row.kind in wanted]
+    return rows
 
 
 def _weights(name: str, grads: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -75,28 +86,36 @@ def _null(number: int, names: Sequence[str], method: Method, step: Step, truth: 
             yield Row(number, layer, kind, "null_cosine", cosine(used[parameter], t), truth.reference)
 
 
-def _half(method: Method, number: int, delta: Tensor) -> Tensor:
-    """A seeded half of a batch as a mask of ones and zeros, of the shape that multiplies ``delta``."""
-    n = len(delta)
-    mask = torch.zeros(n, dtype=delta.dtype)
-    mask[torch.randperm(n, generator=generator(method.seed, "halves", number))[: n // 2]] = 1
-    return mask.reshape(n, *[1] * (delta.ndim - 1)).to(delta.device)
+def _halves(number: int, names: Sequence[str], method: Method, step: Step, reference: str) -> Iterator[Row]:
+    """Rule and truth on each half of the batch, by passes of their own.
 
-
-def _halves(number: int, names: Sequence[str], method: Method, step: Step, truth: Truth) -> Iterator[Row]:
-    for k, p, delta in _told(step, truth):
-        true = truth.grads[k].delta
-        assert true is not None
-        a, b = _half(method, number, delta), _half(method, number, true)
-        used = [_weights(names[k], _used(method, p, delta * mask)) for mask in (a, 1 - a)]
-        real = [_weights(names[k], pull_back(truth.passes[k], true * mask, keep=True).params) for mask in (b, 1 - b)]
-        for parameter in real[0]:
-            layer, kind = parameter_kind(parameter)
-            ceiling = cosine(real[0][parameter], real[1][parameter])
-            across = (cosine(used[0][parameter], real[1][parameter]) + cosine(used[1][parameter], real[0][parameter])) / 2
-            yield Row(number, layer, kind, "corrected_cosine", across / ceiling if ceiling else math.nan, truth.reference)
-            yield Row(number, layer, kind, "across_halves", across, truth.reference)
-            yield Row(number, layer, kind, "noise_ceiling", ceiling, truth.reference)
+    Zeroing half of a delta's rows would be cheaper, but BatchNorm couples a batch: each half's gradient then holds the other's images,
+    and the ceiling comes out too low, even below zero. Rules that read stored batches have no half of this one: no rows for them.
+    """
+    n = len(step.y)
+    if "buffer" in method.reads or n < 4:
+        return
+    deal = torch.randperm(n, generator=generator(method.seed, "halves", number)).to(step.y.device)
+    used, real = [], []
+    for half in (deal[: n // 2], deal[n // 2 :]):
+        with untouched((*step.blocks, method)), seeded(method.seed, "step", number):
+            part = run_step(method, step.blocks, step.x[half], step.y[half])
+            truth = true_updates(method, part)
+        told = {names[k]: update.grad.params for k, update in part.updates.items()}
+        used.append({parameter: g for name, grads in told.items() for parameter, g in _weights(name, grads).items()})
+        real.append({parameter: g for k, grad in enumerate(truth.grads) for parameter, g in _weights(names[k], grad.params).items()})
+    for parameter in (parameter for parameter in real[0] if parameter in used[0]):
+        (g, h), (t, u) = ([half[parameter] for half in halves] for halves in (used, real))
+        ceiling, across = cosine(t, u), (cosine(g, u) + cosine(h, t)) / 2
+        layer, kind = parameter_kind(parameter)
+        found = {
+            "corrected_cosine": across / ceiling if ceiling else math.nan,
+            "across_halves": across,
+            "noise_ceiling": ceiling,
+            "rule_ceiling": cosine(g, h),
+        }
+        for quantity, value in found.items():
+            yield Row(number, layer, kind, quantity, value, reference)
 
 
 def _pairs(number: int, method: Method, step: Step, truth: Truth) -> Iterator[Row]:
@@ -120,20 +139,22 @@ class Descent:
     """
 
     def __init__(self, number: int, names: Sequence[str], method: Method, step: Step, truth: Truth) -> None:
-        self.number, self.names, self.method, self.step = number, names, method, step
-        self.reference = truth.reference
-        self.true = [dict(grad.params) for grad in truth.grads]
-        blocks = step.blocks[: len(self.true)]
-        self.before = [
-            {n: p.detach().clone() for n, p in block.named_parameters() if n in g} for block, g in zip(blocks, self.true, strict=True)
+        self.number, self.method, self.reference = number, method, truth.reference
+        self.blocks, self.x, self.y = step.blocks, step.x, step.y  # not the step itself: its passes are done with
+        modules = dict(zip(names, step.blocks, strict=False)) | {"rule": method}  # greedy's loss also reads a head of the rule's own
+        true = [*(dict(grad.params) for grad in truth.grads), *[{}] * (len(names) - len(truth.grads)), dict(truth.own)]
+        self.moved = [
+            (name, module, {n: (g, module.get_parameter(n).detach().clone()) for n, g in grads.items()})
+            for (name, module), grads in zip(modules.items(), true, strict=True)
+            if grads
         ]
         self.loss = self._loss()
 
     def _loss(self) -> float:
         """The objective on this batch, with the step's own dropout masks; the network is left as it was."""
-        blocks, top = self.step.blocks, self.method.top
+        blocks, top = self.blocks, self.method.top
         with untouched((*blocks, self.method)), seeded(self.method.seed, "step", self.number):
-            passes = dict(enumerate(chain(blocks[: top + 1], self.step.x, self.step.y)))
+            passes = dict(enumerate(chain(blocks[: top + 1], self.x, self.y)))
             loss = self.method.signal(top, passes, ()).loss
         assert loss is not None
         return float(loss)
@@ -141,9 +162,11 @@ class Descent:
     def rows(self) -> list[Row]:
         """Predicted change by block and in all, measured change, and their ratio."""
         rows, predicted = [], 0.0
-        for name, block, before, true in zip(self.names, self.step.blocks, self.before, self.true, strict=False):
-            params = dict(block.named_parameters())
-            moved = sum(float((float64(true[n]) * (float64(params[n].detach()) - float64(b))).sum()) for n, b in before.items())
+        for name, module, known in self.moved:
+            moved = sum(
+                float((float64(true) * (float64(module.get_parameter(n).detach()) - float64(before))).sum())
+                for n, (true, before) in known.items()
+            )
             rows.append(Row(self.number, name, "descent", "predicted_change", float(moved), self.reference))
             predicted += moved
         measured = self._loss() - self.loss

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from gradlens.config import Config, make
 from gradlens.data import DATASETS, SHAPES, Data, Source, choose, label_hash, read
-from gradlens.diagnostics import AFTER_THE_STEP, SPARSE, sparse_rows
+from gradlens.diagnostics import AFTER_THE_STEP, FEEDBACK, SPARSE, sparse_rows
 from gradlens.errors import InputError, unknown
 from gradlens.longtable import csv_line
 from gradlens.measures import QUANTITIES
@@ -133,6 +133,8 @@ def prepare(config: Config, place: Place) -> Training:
     if config.batch_size > len(data.train):
         raise InputError(f"--batch-size {config.batch_size} is larger than the {len(data.train)} training images there are")
     training = Training(config, data, place.device)
+    if objection := training.pair.method.objection(config.epochs):
+        raise InputError(objection)
     if config.batch_size == 1 and any(isinstance(m, _BatchNorm) for part in training.pair for m in part.modules()):
         raise InputError("--batch-size 1: this network normalises over the batch, and one image has no batch statistics")
     return training
@@ -270,9 +272,9 @@ def measure_run(
     for name in quantities:
         if name in AFTER_THE_STEP:
             raise InputError(f"{name} compares a loss before and after a step that is made in training: --diagnose-every records it there")
-        if name not in QUANTITIES and name not in own and name not in SPARSE:
-            raise unknown("quantity", name, [*QUANTITIES, *own, *SPARSE])
-    sparse = frozenset(name for name in quantities if name in SPARSE)
+        if name not in (*QUANTITIES, *own, *SPARSE, *FEEDBACK):
+            raise unknown("quantity", name, [*QUANTITIES, *own, *SPARSE, *FEEDBACK])
+    sparse = frozenset(name for name in quantities if name in (*SPARSE, *FEEDBACK))
     paired = tuple(name for name in quantities if name in QUANTITIES)
     progress(0, 1, f"reading {run.config.data}")
     data = data_of(run.config, place)
@@ -304,6 +306,4 @@ def _measure(training: Training, file: Path, quantities: tuple[str, ...], sparse
         run = run_step(method, list(model), x, y)
         truth = true_updates(method, run, keep=bool(sparse))
         rows = step_rows(step, training.pair.names(), method, run, truth, quantities)
-        if sparse:
-            rows += [row for row in sparse_rows(step, training.pair.names(), method, run, truth) if row.quantity in sparse]
-        return rows
+        return rows + sparse_rows(step, training.pair.names(), method, run, truth, sparse)

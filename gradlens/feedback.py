@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from gradlens.errors import InputError
 from gradlens.measures import float64
-from gradlens.method import Method, Net, Pair, Signal, Step, top_signal
+from gradlens.method import Compared, Method, Net, Signal, Step, top_signal
 from gradlens.passes import Grad, Pass, chain, run_block
 from gradlens.seeding import generator
 
@@ -209,7 +209,7 @@ class FeedbackRule(Method):
         own = {path: f"{inside}.weight" if inside else "weight" for path, inside in names}
         return {f"kept.{self._key(path)}": grad.params[name] for path, name in own.items() if name in grad.params}
 
-    def pairs(self, step: Step, passes: Sequence[Pass]) -> Iterator[Pair]:
+    def pairs(self, step: Step, passes: Sequence[Pass]) -> Iterator[Compared]:
         """B beside W (the angle of B to Wᵀ), and beside the pseudo-inverse of W, a convolution as its im2col matrix [C_out, C_in·k·k]."""
         todo = set(self.used)
         for k, block in enumerate(step.blocks):
@@ -217,8 +217,8 @@ class FeedbackRule(Method):
                 if path in todo:
                     todo.remove(path)
                     b = self.matrix(path, w.detach())
-                    yield Pair(path, "feedback_transpose", b, w.detach(), "transpose of W")
-                    yield Pair(path, "feedback_pseudoinverse", b, pseudo_inverse(w, groups(block, w)), "pseudo-inverse of W")
+                    yield Compared(path, "feedback_transpose", b, w.detach(), "transpose of W")
+                    yield Compared(path, "feedback_pseudoinverse", b, pseudo_inverse(w, groups(block, w)), "pseudo-inverse of W")
 
 
 def groups(block: nn.Module, w: Tensor) -> int:

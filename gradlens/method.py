@@ -74,7 +74,7 @@ class Step(NamedTuple):
     updates: Mapping[int, Update]  # by block
 
 
-class Pair(NamedTuple):
+class Compared(NamedTuple):
     """Two tensors of one shape to be compared: something of the rule's own, and what it would be in backpropagation."""
 
     layer: str  # dotted path in the model
@@ -158,6 +158,10 @@ class Method(nn.Module):
     def start(self, epoch: int, step: int) -> None:
         """Called before each step (epoch counts from 1, step from 0), for rules that change over time."""
 
+    def objection(self, epochs: int) -> str | None:
+        """Why a run of so many epochs makes no sense for this rule, in one sentence; None if it does."""
+        return None
+
     def needs_above(self, k: int) -> bool:
         """Whether block k must wait for the block above it; the top block never does."""
         return k < self.depth - 1 and bool(self.reads & {"above", "error", "later"})
@@ -182,7 +186,7 @@ class Method(nn.Module):
         """Numbers of the rule's own to record for one block (a synthesiser's error): name -> scalar tensor."""
         return {}
 
-    def pairs(self, step: Step, passes: Sequence[Pass]) -> Iterator[Pair]:
+    def pairs(self, step: Step, passes: Sequence[Pass]) -> Iterator[Compared]:
         """Tensors of the rule's own beside what they would be in backpropagation (feedback matrices), for the sparse records.
 
         Args:

@@ -35,6 +35,7 @@ from gradlens.tables import (
     LayerPoint,
     corrected_values,
     curve_points,
+    descent_points,
     final_values,
     labels,
     layer_points,
@@ -570,7 +571,7 @@ def figure_set(runs: Sequence[Run]) -> Figures:
     if nulls:
         beside = [*finals, *corrected_values(runs), *final_values(runs, "null_cosine")]
         wanted["alignment"] = alignment, beside
-    if descent := [p for p in layer_points(runs, "descent_ratio", "descent") if p.layer == "network"]:
+    if descent := descent_points(runs):
         wanted["descent_over_training"] = partial(over_training, quantity="descent_ratio"), descent
     for kind in ANGLES:
         if angles := layer_points(runs, "angle", kind):

@@ -53,6 +53,7 @@ class Truth(NamedTuple):
     grads: Sequence[Grad]  # bottom first, one a block of the net the objective is of; ``delta`` is the gradient at its output
     passes: Sequence[Pass]  # the same blocks' passes; with graphs where they were kept
     loss: Tensor  # scalar: the objective on this batch
+    own: Mapping[str, Tensor]  # its gradients at the rule's own modules that it reads (greedy's head), by their name in the rule
     reference: str  # what it is the gradient of, and by which passes
 
 
@@ -92,14 +93,14 @@ def true_updates(method: Method, step: Step, keep: bool = False) -> Truth:
         if signal.delta is None or signal.loss is None:
             raise ValueError("the top block was not trained on this batch: there is no true gradient to compare with")
         grads = true_gradients(step.passes, signal.delta, keep)
-        return Truth(grads, step.passes, signal.loss, f"{method.objective}, same passes")
+        return Truth(grads, step.passes, signal.loss, signal.own, f"{method.objective}, same passes")
     with untouched((*step.blocks, method)):
         clean = list(chain(step.blocks[: top + 1], step.x, step.y))
         signal = method.signal(top, dict(enumerate(clean)), ())
         assert signal.delta is not None
         assert signal.loss is not None
         grads = true_gradients(clean, signal.delta, keep)
-    return Truth(grads, clean, signal.loss, f"{method.objective}, clean chain pass")
+    return Truth(grads, clean, signal.loss, signal.own, f"{method.objective}, clean chain pass")
 
 
 def _joined(grads: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> Tensor:

@@ -226,10 +226,12 @@ def read_config(path: Path) -> dict[str, Any]:
     return settings
 
 
-def _plain(value: Any) -> Any:
-    """A summary as strict JSON knows it: numbers that are not finite become null."""
+def plain(value: Any) -> Any:
+    """Results as strict JSON knows them: numbers that are not finite become null."""
     if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
+        return {k: plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -339,7 +341,7 @@ class Writer:
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Mark the run as finished, with its best and final numbers."""
         self.close()
-        write(self.path / "summary.json", (json.dumps(_plain(summary), indent=2) + "\n").encode())
+        write(self.path / "summary.json", (json.dumps(plain(summary), indent=2) + "\n").encode())
 
     def close(self) -> None:
         """Close the tables."""

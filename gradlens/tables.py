@@ -285,24 +285,42 @@ def final_values(runs: Sequence[Run], quantity: str, kind: str = "weight") -> li
 
 
 def corrected_values(runs: Sequence[Run]) -> list[FinalValue]:
-    """Each layer's noise-corrected cosine at the end of training: the mean across halves of the batch over the mean ceiling.
+    """Each layer's noise-corrected cosine at the end of training, of means over the last recorded epoch for each seed.
 
-    A ratio of means over the last recorded epoch, taken for each seed: a mean of ratios would be ruled by the steps whose
-    ceiling is near zero.
+    A mean of the recorded ratios would be ruled by the steps whose ceiling is near zero.
     """
-    found = {
-        label: [(_final(run, "across_halves", "weight"), _final(run, "noise_ceiling", "weight")) for run in group]
-        for label, group in groups(runs).items()
-    }
-    order = _first_seen(layer for group in found.values() for across, _ in group for layer in across)
+    parts = ("across_halves", "noise_ceiling", "rule_ceiling")
+    found = {label: [[_final(run, part, "weight") for part in parts] for run in group] for label, group in groups(runs).items()}
+    order = _first_seen(layer for group in found.values() for values in group for layer in values[0])
     rows = []
     for label, group in found.items():
         for layer in order:
-            means = [(interval(a[layer]).mean, interval(c[layer]).mean) for a, c in group if layer in a and layer in c]
-            if means:
-                ratios = [across / ceiling if ceiling else math.nan for across, ceiling in means]
-                rows.append(FinalValue(label, layer, "weight", "corrected_cosine", *(found_ := interval(ratios)), len(ratios) - found_.n))
+            values = [without_noise(*(interval(part[layer]).mean for part in run)) for run in group if all(layer in part for part in run)]
+            if values:
+                here = interval(values)
+                rows.append(FinalValue(label, layer, "weight", "corrected_cosine", *here, len(values) - here.n))
     return rows
+
+
+def without_noise(across: float, noise_ceiling: float, rule_ceiling: float) -> float:
+    """The cosine of rule and truth on a batch without noise: cos(rule A, truth B) / √(cos(truth A, truth B) · cos(rule A, rule B)).
+
+    Spearman's correction for attenuation. Dividing by the truth's ceiling alone, as the recorded ``corrected_cosine`` does, is right
+    only for a rule that is exactly as noisy as the truth. NaN where a ceiling is not above zero: nothing is known then.
+    """
+    product = noise_ceiling * rule_ceiling
+    return across / math.sqrt(product) if noise_ceiling > 0 and rule_ceiling > 0 else math.nan
+
+
+def descent_points(runs: Sequence[Run]) -> list[LayerPoint]:
+    """Measured over predicted change of the loss at every diagnosed step, each a mean over seeds first; without an interval."""
+    predicted, measured = (layer_points(runs, name, "descent") for name in ("predicted_change", "measured_change"))
+    change = {(p.label, p.step): p.mean for p in measured if p.layer == "network"}
+    return [
+        p._replace(quantity="descent_ratio", mean=change[p.label, p.step] / p.mean if p.mean else math.nan, low=math.nan, high=math.nan)
+        for p in predicted
+        if p.layer == "network" and (p.label, p.step) in change
+    ]
 
 
 def _held_out(label: str, group: Sequence[Run]) -> str:

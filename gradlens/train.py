@@ -56,6 +56,17 @@ def _kept(passes: Iterator[Pass], stored: list[Pass]) -> Iterator[Pass]:
         yield p
 
 
+def _measured(number: int, pair: Pair, step: Step, diagnose: bool) -> tuple[list[Row], Descent | None]:
+    """The rows of a recorded step; on a diagnosed one the sparse rows too, and the descent test to be asked after the optimiser's step."""
+    names, method = pair.names(), pair.method
+    truth = true_updates(method, step, keep=diagnose)
+    rows = step_rows(number, names, method, step, truth)
+    if not diagnose:
+        return rows, None
+    rows += sparse_rows(number, names, method, step, truth)
+    return rows, Descent(number, names, method, step, truth)
+
+
 def update(
     pair: Pair,
     optimizer: torch.optim.Optimizer,
@@ -101,15 +112,12 @@ def update(
                 kept[u.k] = u
             del u  # a block's tensors must not outlive its turn
         if record is not None:
-            step = Step(blocks, x, y, stored, kept)
-            truth = true_updates(method, step, keep=diagnose)
-            rows = step_rows(record, pair.names(), method, step, truth)
-            if diagnose:
-                rows += sparse_rows(record, pair.names(), method, step, truth)
-                descent = Descent(record, pair.names(), method, step, truth)
-        del stored, kept
-        optimizer.step()
-        if descent is not None:
+            rows, descent = _measured(record, pair, Step(blocks, x, y, stored, kept), diagnose)
+    stored.clear()  # measured and done with, before the optimiser makes its state
+    kept.clear()
+    optimizer.step()
+    if descent is not None:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):  # a new one: it caches what it casts, the old weights too
             rows += descent.rows()
     return Outcome(loss, hits, images, answered, rows)
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from gradlens.diagnostics import SPARSE, Descent, sparse_rows
 from gradlens.method import run_step
+from gradlens.methods import METHODS
 from gradlens.passes import Pass
 from gradlens.recorder import true_updates
 from gradlens.seeding import generator, key
@@ -51,10 +52,14 @@ def half(n, number):
     return mask
 
 
-def masked(delta, mask):
-    out = torch.zeros_like(delta)
-    out[mask] = delta[mask]
-    return out
+def alone(c, method, name, x, y):
+    """Rule's and true parameter gradients of a batch by itself, on deep copies, by ``backward()``."""
+    model, rule_ = copy.deepcopy(c.model), copy.deepcopy(method)
+    run = run_step(rule_, list(model), x, y)
+    used = [by_backward(p, run.updates[k].grad.delta) for k, p in enumerate(run.passes)]
+    twin = copy.deepcopy(c.model)
+    nll(twin(x), y).backward()
+    return used, [{n: p.grad for n, p in block.named_parameters()} for block in twin]
 
 
 @pytest.mark.parametrize("network", ["basic-cnn", "mlp"])
@@ -63,20 +68,20 @@ def test_null_and_halves_equal_plain_backward_on_copies(name, network):
     c, method, names, run, truth = diagnosed(name, network)
     rows = {(r.layer, r.quantity): r.value for r in sparse_rows(4, names, method, run, truth)}
     mask = half(len(c.y), 4)
+    used, real = zip(*(alone(c, method, name, c.x[m], c.y[m]) for m in (mask, ~mask)), strict=True)
     for k, block in enumerate(names):
         p, delta, true = run.passes[k], run.updates[k].grad.delta, truth.grads[k]
         null = by_backward(p, dealt(delta, 4))
-        used = [by_backward(p, masked(delta, m)) for m in (mask, ~mask)]
-        real = [by_backward(p, masked(true.delta, m)) for m in (mask, ~mask)]
         for parameter, t in true.params.items():
             if t.ndim < 2:
                 continue
             layer = f"{block}.{parameter.removesuffix('.weight')}"
-            ceiling = cos(real[0][parameter], real[1][parameter])
-            across = (cos(used[0][parameter], real[1][parameter]) + cos(used[1][parameter], real[0][parameter])) / 2
+            (g, h), (s, u) = ((part[0][k][parameter], part[1][k][parameter]) for part in (used, real))
+            ceiling, across = cos(s, u), (cos(g, u) + cos(h, s)) / 2
             assert rows[layer, "null_cosine"] == pytest.approx(cos(null[parameter], t), abs=1e-10)
             assert rows[layer, "noise_ceiling"] == pytest.approx(ceiling, abs=1e-10)
             assert rows[layer, "across_halves"] == pytest.approx(across, abs=1e-10)
+            assert rows[layer, "rule_ceiling"] == pytest.approx(cos(g, h), abs=1e-10)
             assert rows[layer, "corrected_cosine"] == pytest.approx(across / ceiling, rel=1e-7)
     assert {q for _, q in rows} <= set(SPARSE)
 
@@ -144,6 +149,57 @@ def test_a_step_that_changes_nothing_has_no_ratio():
     whole = {r.quantity: r.value for r in rows if r.layer == "network"}
     assert whole["predicted_change"] == whole["measured_change"] == 0
     assert math.isnan(whole["descent_ratio"])
+
+
+def test_with_batch_norm_the_halves_are_independent_of_each_other():
+    """Another half B leaves half A's part of the numerator and denominator what they were: nothing of B is in A's gradient."""
+    c, method, _, _, _ = diagnosed("bp", images=8)
+    mask = half(8, 4)
+    other = c.x.clone()
+    other[~mask] += 3
+    before, after = (alone(c, method, "bp", x[mask], c.y[mask]) for x in (c.x, other))
+    for a, b in zip(before[1], after[1], strict=True):
+        assert_same_bits(a, b)
+
+
+def test_a_rule_that_reads_stored_batches_has_no_halves_and_a_tiny_batch_has_none():
+    for name, images in (("dgl-async", 6), ("bp", 3)):
+        _, method, names, run, truth = diagnosed(name, images=images)
+        quantities = {r.quantity for r in sparse_rows(4, names, method, run, truth)}
+        assert "null_cosine" in quantities
+        assert not quantities & {"corrected_cosine", "across_halves", "noise_ceiling", "rule_ceiling"}
+
+
+def test_only_what_is_wanted_is_computed():
+    _, method, names, run, truth = diagnosed("fa")
+    assert {r.quantity for r in sparse_rows(4, names, method, run, truth, {"null_cosine"})} == {"null_cosine"}
+    rows = sparse_rows(4, names, method, run, truth, {"feedback_transpose"})
+    assert {r.kind for r in rows} == {"feedback_transpose"}
+    assert {"angle", "norm_ratio"} <= {r.quantity for r in rows}
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("dgl-async", "dni-unlocked")])
+def test_the_descent_ratio_tends_to_one_with_the_step_for_every_rule_on_its_own_passes(name):
+    c = case("mlp")
+    method = rule(name, c)
+    if name == "greedy":
+        method.start(1, 0)  # its loss reads a head of its own, which moves too
+    optimizer = torch.optim.SGD([*c.model.parameters(), *method.parameters()], 1e-6)
+    rows = update(Pair(c.model, method), optimizer, c.x, c.y, record=0, diagnose=True).rows
+    (ratio,) = [r.value for r in rows if r.quantity == "descent_ratio"]
+    assert ratio == pytest.approx(1, abs=1e-3)
+
+
+def test_in_bf16_the_loss_after_the_step_is_that_of_the_new_weights():
+    changes = {}
+    for bf16 in (False, True):
+        c = case("mlp", torch.float32)
+        method = rule("bp", c)
+        optimizer = torch.optim.SGD(c.model.parameters(), 0.3)
+        rows = update(Pair(c.model, method), optimizer, c.x, c.y, record=0, bf16=bf16, diagnose=True).rows
+        changes[bf16] = {r.quantity: r.value for r in rows if r.layer == "network"}
+    assert changes[True]["measured_change"] == pytest.approx(changes[False]["measured_change"], rel=0.2)
+    assert changes[True]["measured_change"] < 0
 
 
 # -------------------------------------------------------------------------------------------------------------- no trace

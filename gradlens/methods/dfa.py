@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from gradlens.errors import InputError
-from gradlens.method import Method, Net, Pair, Signal, Step, top_signal
+from gradlens.method import Compared, Method, Net, Signal, Step, top_signal
 from gradlens.models import Residual
 from gradlens.objectives import slope
 from gradlens.passes import Pass, chain, pull_back, run_block
@@ -117,7 +117,7 @@ class DFA(Method):
         finally:
             self.active = False
 
-    def pairs(self, step: Step, passes: Sequence[Pass]) -> Iterator[Pair]:
+    def pairs(self, step: Step, passes: Sequence[Pass]) -> Iterator[Compared]:
         """B_k beside the Jacobian of the logits with respect to h_k, averaged over the batch: [C, n_k]."""
         jacobians: list[list[Tensor]] = [[] for _ in self.sizes]
         for c in range(passes[-1].h.shape[1]):
@@ -127,4 +127,4 @@ class DFA(Method):
                 (m,) = pull_back(passes[k + 1], None, (m,), keep=True).below
                 jacobians[k].append(m.mean(0).flatten())
         for k, rows in enumerate(jacobians):
-            yield Pair(self.names[k], "feedback_jacobian", self.matrix(k), torch.stack(rows), "batch-mean Jacobian of the logits")
+            yield Compared(self.names[k], "feedback_jacobian", self.matrix(k), torch.stack(rows), "batch-mean Jacobian of the logits")

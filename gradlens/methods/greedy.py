@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -10,7 +12,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from gradlens.heads import head
-from gradlens.local import LocalLosses
+from gradlens.local import LocalLosses, even
 from gradlens.method import Net, Signal, Update
 from gradlens.passes import Pass, chain
 
@@ -36,12 +38,20 @@ class Greedy(LocalLosses):
 
     def __init__(self, net: Net, options: Any) -> None:
         super().__init__(net, options)
-        self.stage_epochs = options.stage_epochs or max(1, net.epochs // self.units)
+        lasting = [options.stage_epochs] * self.units if options.stage_epochs else even(max(net.epochs, self.units), self.units)
+        self.last_epochs = list(accumulate(lasting))  # of each stage
         self._enter(0)
 
     def _enter(self, stage: int) -> None:
         self.stage = stage  # the unit in training; its first block has the same number
         self.top = stage if stage < self.units - 1 else self.depth - 1
+
+    def objection(self, epochs: int) -> str | None:
+        """A run too short for its last stage would answer with a head of its own and leave the top as it was."""
+        needed = self.last_epochs[-2] + 1 if self.units > 1 else 1
+        if 0 < epochs < needed:
+            return f"greedy has {self.units} stages here and would reach its last one in epoch {needed}; --epochs {epochs} ends before that"
+        return None
 
     def make_head(self, k: int, net: Net) -> nn.Module:
         """Further 3×3 convolutions, average to 2×2, BatchNorm, Linear; on flat activations hidden layers as wide as the top's."""
@@ -51,7 +61,7 @@ class Greedy(LocalLosses):
 
     def start(self, epoch: int, step: int) -> None:
         """The stage is a function of the epoch."""
-        self._enter(min((epoch - 1) // self.stage_epochs, self.units - 1))
+        self._enter(min(bisect_left(self.last_epochs, epoch), self.units - 1))
 
     @property
     def objective(self) -> str:
