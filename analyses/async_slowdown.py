@@ -1,7 +1,7 @@
 """Asynchronous greedy learning when one block is slow: test accuracy against the slowdown, for each block that can be slow.
 
 Claim (of Belilovsky et al. 2020, as third-party notes have it): no visible loss up to a slowdown of about 1.2 of any one layer.
-dgl-async on BasicCNN of width 16, 5,000 CIFAR-10 images, five epochs of 100 images a batch, Adam 1e-3, a buffer of ten batches between
+dgl-async on BasicCNN of width 16, 5,000 CIFAR-10 images, three epochs of 100 images a batch, Adam 1e-3, a buffer of ten batches between
 units; a unit slowed S times skips a round with probability 1 − 1/S, so it also makes fewer updates (in the paper it goes on until it has
 made as many as the others). Three seeds. Beside it dgl, and the staleness of what is read.
 
@@ -27,7 +27,7 @@ from gradlens.tables import final_values, interval
 
 SEEDS, SLOWDOWNS, UNITS = 3, (1.0, 1.2, 3.0), (1, 2, 3)
 SHARED: dict[str, Any] = {
-    "limit": 5_000, "width": 16, "epochs": 5, "batch_size": 100, "lr": 1e-3, "record_every": 25, "diagnose_every": 0,
+    "limit": 5_000, "width": 16, "epochs": 3, "batch_size": 100, "lr": 1e-3, "record_every": 25, "diagnose_every": 0,
 }  # fmt: skip
 
 
