@@ -32,7 +32,7 @@ LAYERS = {1: "block1.conv", 2: "block2.conv", 3: "block3.conv", 4: "block4.conv"
 SHARED: dict[str, Any] = {"method": "dgl", "model": "basic-cnn", "depth": 5, "width": 16, "batch_size": 64, "optimizer": "adam", "lr": 3e-4}
 WINDOW = 300  # iterations up to the one shown: the documents' first point lies there (a quarter of a run that is shorter than four)
 SHOWN = 400  # points of a line, at most
-WITHIN = 0.15
+WITHIN = 0.1
 
 
 class Reading(NamedTuple):

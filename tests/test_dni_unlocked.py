@@ -224,7 +224,7 @@ def test_each_synthesiser_is_evaluated_once_a_step(options, record):
     optimizer = torch.optim.SGD(method.param_groups(c.blocks), lr=0.01)
     for i in range(2):
         method.start(1, i)
-        update(Pair(c.model, method), optimizer, c.x, c.y, record, diagnose=record is not None)
+        update(Pair(c.model, method), optimizer, c.x, c.y, record)
         assert sorted(asked) == [*(f"inputs.{k}" for k in range(4)), *(f"synthesisers.{k}" for k in range(4))]
         asked.clear()
 

@@ -144,7 +144,8 @@ def test_frozen_blocks_and_heads_run_in_eval_mode_and_blocks_above_the_stage_do_
     ("epochs", "stage_epochs", "want"),
     [
         (9, None, [0, 0, 0, 1, 1, 1, 2, 2, 2]),
-        (7, None, [0, 0, 1, 1, 2, 2, 2]),
+        (7, None, [0, 0, 0, 1, 1, 2, 2]),
+        (5, None, [0, 0, 1, 1, 2]),
         (2, None, [0, 1]),
         (0, None, []),
         (5, 1, [0, 1, 2, 2, 2]),
