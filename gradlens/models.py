@@ -168,7 +168,13 @@ class Residual(nn.Module):
 
 
 def _projection(c_in: int, c_out: int, stride: int) -> nn.Sequential:
-    layers: OrderedDict[str, nn.Module] = OrderedDict(conv=nn.Conv2d(c_in, c_out, 1, stride, bias=False), norm=nn.BatchNorm2d(c_out))
+    """Every ``stride``-th pixel, then a 1×1 convolution and BN: what a 1×1 convolution of that stride gives.
+
+    In channels-last layout the weight gradient of the latter writes out of bounds on some CPUs (oneDNN's AVX2 kernel, as of torch 2.14,
+    input channels that are no multiple of 8).
+    """
+    layers: OrderedDict[str, nn.Module] = OrderedDict(pick=Subsampled(stride, 0)) if stride > 1 else OrderedDict()
+    layers["conv"], layers["norm"] = nn.Conv2d(c_in, c_out, 1, bias=False), nn.BatchNorm2d(c_out)
     return nn.Sequential(layers)
 
 
