@@ -36,6 +36,7 @@ class Case(NamedTuple):
 PLANS = {
     "basic-cnn": (Plan((2, 8, 8), 10, width=4, depth=3), 6),
     "vgg11": (Plan((3, 32, 32), 10, width=2), 4),
+    "resnet20": (Plan((3, 8, 8), 10, width=4), 4),
     "mlp": (Plan((1, 8, 8), 10, width=12, depth=4), 6),
 }
 

@@ -67,7 +67,7 @@ def synthetic_inputs(dtype: torch.dtype = torch.float64) -> tuple[SyntheticInput
 # -------------------------------------------------------------------------------------------------------------- the truth
 
 
-@pytest.mark.parametrize("network", ["basic-cnn", "vgg11", "mlp"])
+@pytest.mark.parametrize("network", ["basic-cnn", "vgg11", "resnet20", "mlp"])
 @pytest.mark.parametrize("name", METHODS)
 def test_truth_equals_backward_on_an_uncut_copy_bit_for_bit(name, network):
     c = case(network, torch.float32)
