@@ -38,6 +38,7 @@ from gradlens.methods import METHODS
 from gradlens.progress import Display
 from gradlens.recorder import step_rows, true_updates, untouched
 from gradlens.run import Run
+from gradlens.screen import number
 from gradlens.seeding import seeded
 from gradlens.setup import put_weights
 from gradlens.tables import interval, scores, without_noise
@@ -73,13 +74,13 @@ def at_the_end(run: Run, args: Any) -> Means:
     put_weights(model, state["model"], str(run.path))
     put_weights(method, state["method"], str(run.path))
     found: dict[tuple[str, str], list[float]] = {}
-    for number in range(state["step"], state["step"] + BATCHES):
-        method.start(run.config.epochs, number)
-        with untouched([model]), seeded(run.config.seed, "step", number):
-            step = run_step(method, list(model), *training.batch(number))
+    for at in range(state["step"], state["step"] + BATCHES):
+        method.start(run.config.epochs, at)
+        with untouched([model]), seeded(run.config.seed, "step", at):
+            step = run_step(method, list(model), *training.batch(at))
             truth = true_updates(method, step, keep=True)
-            rows = step_rows(number, training.pair.names(), method, step, truth, ("cosine",))
-            rows += sparse_rows(number, training.pair.names(), method, step, truth, SPARSE)
+            rows = step_rows(at, training.pair.names(), method, step, truth, ("cosine",))
+            rows += sparse_rows(at, training.pair.names(), method, step, truth, SPARSE)
         for row in (row for row in rows if row.kind == "weight"):
             found.setdefault((row.layer, row.quantity), []).append(row.value)
     return {key: interval(values).mean for key, values in found.items()}
@@ -174,8 +175,7 @@ def tested(groups: dict[str, list[Run]]) -> list[dict[str, Any]]:
 def shown(row: dict[str, Any], cost: dict[str, float | None]) -> str:
     """One line of the README's table."""
     best, final = row["best"], row["final"]
-    cells = [f"`{row['method']}`", f"{row['lr']:g}", f"{100 * best[0]:.1f} ± {100 * (best[0] - best[1]):.1f}"]
-    cells.append(f"{100 * final[0]:.1f} ± {100 * (final[0] - final[1]):.1f}")
+    cells = [f"`{row['method']}`", f"{row['lr']:g}", number(best[0], best[1], 1, 100), number(final[0], final[1], 1, 100)]
     for layer in LAYERS[:4]:
         three = [row["cosine"].get(layer, (math.nan,))[0], row["corrected_cosine"].get(layer, math.nan)]
         three.append(row["null_cosine"].get(layer, (math.nan,))[0])

@@ -1,0 +1,64 @@
+"""What the analyses decide: verdicts, names of data, numbers in tables. Their trainings are not run here."""
+
+import json
+import math
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # analyses is a folder of the repository, not an installed package
+
+from analyses.all_methods import corrected, shown
+from analyses.study import data_name, verdict
+from gradlens.run import plain
+from gradlens.tables import Interval, without_noise
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "bound", "word"),
+    [(0.1, 0.3, 0.0, "confirmed"), (-0.3, -0.1, 0.0, "refuted"), (-0.1, 0.3, 0.0, "undecided"), (-0.9, 2.0, -1.0, "confirmed")],
+)
+def test_a_verdict_is_what_the_whole_interval_says(low, high, bound, word):
+    assert verdict(Interval((low + high) / 2, low, high, 3), bound) == word
+
+
+def test_one_seed_decides_nothing():
+    assert verdict(Interval(5.0, math.nan, math.nan, 1), 0.0) == "undecided"
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [("cifar10", "CIFAR-10"), ("/x/cifar10", "CIFAR-10 (JPEG copy)"), ("digits", "digits"), ("/x/flowers", "flowers")],
+)
+def test_data_are_called_what_they_are(data, said):
+    assert data_name(Namespace(data=data)) == said
+
+
+def test_noise_is_taken_out_of_both_sides():
+    assert without_noise(0.3, 0.3, 0.3) == pytest.approx(1)
+    assert without_noise(0.3, 0.09, 1.0) == pytest.approx(1)  # a rule without noise: the truth's ceiling alone would say 3.3
+    assert math.isnan(without_noise(0.3, -0.1, 0.3))
+    assert math.isnan(without_noise(0.3, 0.3, 0.0))
+
+
+def test_the_correction_is_made_of_means_and_not_a_mean_of_ratios():
+    seeds = [
+        {("l", "across_halves"): a, ("l", "noise_ceiling"): c, ("l", "rule_ceiling"): r} for a, c, r in ((0.2, 0.4, 0.5), (0.1, 0.01, 0.2))
+    ]
+    assert corrected(seeds, "l") == pytest.approx(0.15 / math.sqrt(0.205 * 0.35))
+    assert math.isnan(corrected([{}], "l"))
+
+
+def test_a_row_without_cosines_shows_dashes():
+    row = {
+        "method": "shallow", "lr": 1e-3, "best": (0.3, 0.2, 0.4, 5.0), "final": (0.3, math.nan, math.nan),
+        "cosine": {}, "corrected_cosine": {}, "null_cosine": {},
+    }  # fmt: skip
+    line = shown(row, {"images_per_s": 2.0, "memory": None, "multiply_adds": 0.3})
+    assert line == "| `shallow` | 0.001 | 30.0 ±10.0 | 30.0 | – | – | – | – | 2.00 | – | 0.30 |"
+
+
+def test_results_are_strict_json():
+    assert json.loads(json.dumps(plain({"a": [math.nan, (1.0, math.inf)]}), allow_nan=False)) == {"a": [None, [1.0, None]]}
