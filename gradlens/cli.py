@@ -80,7 +80,12 @@ FLAGS = (
     Flag("compile", bool, "torch.compile each block (default off)", "Machine"),
     Flag("threads", int, "CPU threads (default all)", "Machine"),
     Flag("record-every", int, "measure the true gradient every N updates; 0 = never (default 10)", "Records"),
-    Flag("diagnose-every", int, "every N-th measured update gets the sparse rows: null, noise, descent; 0 = none (default 5)", "Records"),
+    Flag(
+        "diagnose-every",
+        int,
+        "every N-th measured update also tells chance, noise, feedback, descent; 0 = none (default 5)",
+        "Records",
+    ),
     Flag("keep-checkpoints", int, "keep N snapshots of the weights along the way (default 0)", "Records"),
     Flag("out", Path, "folder of run directories (default runs)", "Records"),
     Flag("run-name", str, "name of the run directory (default <method>-<data>-<model>-s<seed>-<config>)", "Records"),

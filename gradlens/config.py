@@ -90,7 +90,7 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     @model_validator(mode="after")
     def _together(self) -> Config:
         if self.optimizer in ("adam", "adamw") and (self.momentum or self.nesterov):
-            raise InputError("--momentum and --nesterov belong to sgd and rmsprop; adam has its own momentum")
+            raise InputError("--momentum belongs to sgd, sgdw and rmsprop, --nesterov to sgd and sgdw; adam has its own momentum")
         if self.nesterov and not (self.optimizer in ("sgd", "sgdw") and self.momentum):
             raise InputError("--nesterov needs --optimizer sgd or sgdw and a --momentum above 0")
         if self.compile and not METHODS[self.method].compiles:

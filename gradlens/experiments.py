@@ -286,8 +286,11 @@ def measure_run(
     for i, file in enumerate(files):
         progress(i, len(files), file.name)
         rows += _measure(training, file, paired, sparse)
-    fresh = {(row.step, row.quantity) for row in rows}
-    merged = sorted([r for r in run.measured if (r.step, r.quantity) not in fresh] + rows, key=lambda row: row.step)
+    for name in quantities:
+        if not any(name in (row.quantity, row.kind) for row in rows):
+            raise InputError(f"{name} gives no row for {run.config.method}, whose blocks have none; nothing was written")
+    fresh = {(row.step, row.kind, row.quantity) for row in rows}
+    merged = sorted([r for r in run.measured if (r.step, r.kind, r.quantity) not in fresh] + rows, key=lambda row: row.step)
     write(path / "measured.csv", "".join(csv_line(row) for row in [Row._fields, *merged]).encode())
     return rows
 

@@ -33,7 +33,7 @@ from gradlens.tables import (
     CurvePoint,
     FinalValue,
     LayerPoint,
-    corrected_values,
+    alignment_values,
     curve_points,
     descent_points,
     final_values,
@@ -322,9 +322,17 @@ def over_training(
             if mine := lines.get((layer, label)):
                 _line(ax, [p.step for p in mine], mine, look[label], label)
             chance = sorted((p.step, p.mean) for p in dotted if (p.layer, p.label) == (layer, label))
-            ax.plot([step for step, _ in chance], [mean for _, mean in chance], ":", color=look[label].colour, linewidth=1, zorder=1.5)
+            ax.plot(
+                [step for step, _ in chance],
+                [mean for _, mean in chance],
+                ":.",
+                color=look[label].colour,
+                linewidth=1,
+                markersize=3,
+                zorder=1.5,
+            )
         ax.set_title(layer, loc="left", pad=3)
-    _y_axis(grid[0], rows, scale)
+    _y_axis(grid[0], [*rows, *dotted], scale)
     _mark_below(grid, layers, rows, scale, look)
     grid[0].xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
     grid[0].xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -441,7 +449,7 @@ def heat_map(finals: Sequence[FinalValue], quantity: str, *, title: str = "", lo
     return figure
 
 
-MARKS = {"cosine": ("o", "cosine"), "corrected_cosine": ("D", "noise-corrected"), "null_cosine": ("|", "chance")}
+MARKS = {"cosine": ("o", "cosine"), "noise_corrected": ("D", "noise-corrected"), "null_cosine": ("|", "chance")}
 
 
 @style.context(LOOK)
@@ -453,7 +461,7 @@ def alignment(finals: Sequence[FinalValue], *, title: str = "", look: Mapping[st
     outside −0.5…1.5 are drawn at the edge.
 
     Args:
-        finals: rows of the quantities ``cosine``, ``corrected_cosine`` and ``null_cosine``, of kind weight.
+        finals: from :func:`gradlens.tables.alignment_values`.
         title: what the runs have in common.
         look: from :func:`styles`; default: of these labels.
 
@@ -479,7 +487,7 @@ def alignment(finals: Sequence[FinalValue], *, title: str = "", look: Mapping[st
         for f in (f for f in rows if f.layer == layer):
             y, colour = names.index(f.label), look[f.label].colour
             marker, _ = MARKS[f.quantity]
-            hollow = f.quantity == "corrected_cosine"
+            hollow = f.quantity == "noise_corrected"
             if f.quantity == "cosine" and math.isfinite(f.low):
                 ax.plot([max(f.low, -0.5), min(f.high, 1.5)], [y, y], color=colour, linewidth=1.1, alpha=0.5)
             style_ = {
@@ -497,7 +505,7 @@ def alignment(finals: Sequence[FinalValue], *, title: str = "", look: Mapping[st
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
     text = "cosine with the true gradient, without the batch's noise, and by chance"
-    _head(figure, Scale("cosine", text), rows, title, "last recorded epoch", _seeds(rows))
+    _head(figure, Scale("cosine", text), rows, title, "last epoch with sparse records", _seeds(rows))
     return figure
 
 
@@ -569,8 +577,7 @@ def figure_set(runs: Sequence[Run]) -> Figures:
         wanted["explained_variance_over_training"] = partial(over_training, quantity="synth_explained_variance"), explained
 
     if nulls:
-        beside = [*finals, *corrected_values(runs), *final_values(runs, "null_cosine")]
-        wanted["alignment"] = alignment, beside
+        wanted["alignment"] = alignment, alignment_values(runs)
     if descent := descent_points(runs):
         wanted["descent_over_training"] = partial(over_training, quantity="descent_ratio"), descent
     for kind in ANGLES:

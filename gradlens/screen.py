@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -100,6 +100,8 @@ def _methods() -> list[tuple[str, ...]]:
     seen: dict[Any, str] = {}
     for name, rule in METHODS.items():
         rows.append((name, f"{first_sentence(rule)} Each block reads: {', '.join(sorted(rule.reads))}."))
+        if rule.defaults:
+            rows.append(("", f"  its own settings, unless --optimizer names another: {_settings(rule.defaults)}"))
         if rule.Options in seen:
             rows.append(("", f"  options as {seen[rule.Options]}"))
             continue
@@ -107,6 +109,11 @@ def _methods() -> list[tuple[str, ...]]:
         if rule.Options.model_fields:
             seen[rule.Options] = name
     return rows
+
+
+def _settings(values: Mapping[str, Any]) -> str:
+    """Settings as flags."""
+    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in values.items())
 
 
 def _models() -> list[tuple[str, ...]]:
@@ -136,14 +143,17 @@ def _data() -> list[tuple[str, ...]]:
 
 
 def _quantities() -> list[tuple[str, ...]]:
-    from gradlens.diagnostics import AFTER_THE_STEP, SPARSE
+    from gradlens.diagnostics import AFTER_THE_STEP, FEEDBACK, SPARSE
     from gradlens.measures import QUANTITIES, RECORDED
     from gradlens.methods import METHODS
+    from gradlens.plots import ANGLES
 
     rows: list[tuple[str, ...]] = [("quantity", "of a used gradient g and the true gradient t", "recorded")]
     rows += [(name, text, "in training" if name in RECORDED else "by measure") for name, (_, text) in QUANTITIES.items()]
     when = {name: "in training, sparsely" + (" (not by measure)" if name in AFTER_THE_STEP else "") for name in SPARSE}
     rows += [(name, text, when[name]) for name, text in SPARSE.items()]
+    for kind in FEEDBACK:
+        rows.append((kind, f"a kind of rows, each with cosine, angle, norm_ratio …: {ANGLES[kind]}", "in training, sparsely"))
     own = {name: text for rule in METHODS.values() for name, text in rule.own_quantities.items()}
     of = {name: ", ".join(m for m, rule in METHODS.items() if name in rule.own_quantities) for name in own}
     rows.append(("loss", "the loss a block descends: its head's, or the top's", "in training"))

@@ -284,22 +284,39 @@ def final_values(runs: Sequence[Run], quantity: str, kind: str = "weight") -> li
     return rows
 
 
-def corrected_values(runs: Sequence[Run]) -> list[FinalValue]:
-    """Each layer's noise-corrected cosine at the end of training, of means over the last recorded epoch for each seed.
+def alignment_values(runs: Sequence[Run]) -> list[FinalValue]:
+    """Each layer's ``cosine``, ``null_cosine`` and ``noise_corrected`` cosine at the end of training, all of the same steps.
 
-    A mean of the recorded ratios would be ruled by the steps whose ceiling is near zero.
+    The steps are those of the last epoch that recorded nulls while training. The noise-corrected cosine is made of each seed's means
+    over them: a mean of ratios would be ruled by the steps whose ceiling is near zero.
     """
-    parts = ("across_halves", "noise_ceiling", "rule_ceiling")
-    found = {label: [[_final(run, part, "weight") for part in parts] for run in group] for label, group in groups(runs).items()}
-    order = _first_seen(layer for group in found.values() for values in group for layer in values[0])
+    parts = ("cosine", "null_cosine", "across_halves", "noise_ceiling", "rule_ceiling")
+    found = {label: [_with_nulls(run, parts) for run in group] for label, group in groups(runs).items()}
+    order = _first_seen(layer for group in found.values() for values in group for layer, _ in values)
     rows = []
     for label, group in found.items():
         for layer in order:
-            values = [without_noise(*(interval(part[layer]).mean for part in run)) for run in group if all(layer in part for part in run)]
-            if values:
-                here = interval(values)
-                rows.append(FinalValue(label, layer, "weight", "corrected_cosine", *here, len(values) - here.n))
+            seeds = [{part: values[layer, part] for part in parts if (layer, part) in values} for values in group]
+            seeds = [seed for seed in seeds if "null_cosine" in seed]
+            for quantity in ("cosine", "null_cosine"):
+                if seeds:
+                    here = interval(seed[quantity] for seed in seeds)
+                    rows.append(FinalValue(label, layer, "weight", quantity, *here, len(seeds) - here.n))
+            if whole := [without_noise(*(seed[part] for part in parts[2:])) for seed in seeds if len(seed) == len(parts)]:
+                here = interval(whole)
+                rows.append(FinalValue(label, layer, "weight", "noise_corrected", *here, len(whole) - here.n))
     return rows
+
+
+def _with_nulls(run: Run, quantities: Sequence[str]) -> dict[tuple[str, str], float]:
+    """(layer, quantity) -> mean over the steps of the last epoch that recorded nulls in training."""
+    steps = {row.step for row in run.gradients if row.quantity == "null_cosine"}
+    last = _last_epoch(run, steps) if steps else set()
+    found: dict[tuple[str, str], list[float]] = {}
+    for row in run.gradients:
+        if row.step in last and row.quantity in quantities and row.kind == "weight" and not is_norm(row.layer):
+            found.setdefault((row.layer, row.quantity), []).append(row.value)
+    return {key: interval(values).mean for key, values in found.items()}
 
 
 def without_noise(across: float, noise_ceiling: float, rule_ceiling: float) -> float:
