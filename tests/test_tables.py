@@ -235,3 +235,43 @@ def test_examples_in_docstrings():
 def test_torch_is_not_imported():
     code = "import sys, gradlens.tables, gradlens.plots; sys.exit('torch' in sys.modules or 'matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# ------------------------------------------------------------------------------------------------- chance, noise, descent
+
+
+def sparse(step, layer, **values):
+    return [Row(step, layer, "weight", quantity, value, "loss, same passes") for quantity, value in values.items()]
+
+
+def test_alignment_compares_cosine_null_and_correction_at_the_same_steps():
+    """Steps 8 and 10 lie in the last epoch; only 8 has sparse rows. What was measured later plays no part."""
+    rows = [cosine(0, "a", 0.9), cosine(8, "a", 0.5), cosine(10, "a", -0.5)]
+    rows += sparse(0, "a", null_cosine=0.8, across_halves=0.1, noise_ceiling=0.9, rule_ceiling=0.9)
+    rows += sparse(8, "a", null_cosine=0.1, across_halves=0.2, noise_ceiling=0.16, rule_ceiling=0.25)
+    later = sparse(12, "a", null_cosine=7.0)
+    found = {v.quantity: v for v in tables.alignment_values([run(gradients=rows, measured=later)])}
+    assert found["cosine"].mean == 0.5
+    assert found["null_cosine"].mean == 0.1
+    assert found["noise_corrected"].mean == pytest.approx(0.2 / math.sqrt(0.16 * 0.25))
+
+
+def test_a_ceiling_below_zero_corrects_nothing_and_rules_without_halves_have_no_correction():
+    rows = [cosine(8, "a", 0.5), *sparse(8, "a", null_cosine=0.1, across_halves=0.2, noise_ceiling=-0.1, rule_ceiling=0.3)]
+    (value,) = [v for v in tables.alignment_values([run(gradients=rows)]) if v.quantity == "noise_corrected"]
+    assert math.isnan(value.mean)
+    assert value.dropped == 1
+    rows = [cosine(8, "a", 0.5), *sparse(8, "a", null_cosine=0.1)]
+    assert {v.quantity for v in tables.alignment_values([run(gradients=rows)])} == {"cosine", "null_cosine"}
+    assert tables.alignment_values([run(gradients=[cosine(8, "a", 0.5)])]) == []
+
+
+def test_descent_is_a_ratio_of_means_over_seeds():
+    def descent(predicted, measured):
+        values = {"predicted_change": predicted, "measured_change": measured, "descent_ratio": measured / predicted}
+        return [Row(4, "network", "descent", quantity, value, "loss, same passes") for quantity, value in values.items()]
+
+    runs = [run(seed=0, gradients=descent(-1.0, -0.9)), run(seed=1, gradients=descent(-0.001, 0.05))]
+    (point,) = tables.descent_points(runs)
+    assert (point.layer, point.step, point.quantity, point.seeds) == ("network", 4, "descent_ratio", 2)
+    assert point.mean == pytest.approx((-0.9 + 0.05) / (-1.0 - 0.001))
