@@ -48,7 +48,7 @@ def after_stages(run: Run) -> list[float]:
 @style.context(LOOK)
 def drawing(points: Sequence[Point], data: str) -> Figure:
     """Accuracy over stages, a line for each depth of head."""
-    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    figure = Figure(figsize=(7.8, 3.8), layout="constrained")
     ax = figure.subplots()
     for hidden in HIDDEN:
         mine = [p for p in points if p.hidden == hidden]
