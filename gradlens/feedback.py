@@ -79,7 +79,23 @@ class _Marking(TorchFunctionMode):
         return self.rule.marked(path, w, lambda v: func(x, v, *args[2:], **given))
 
 
-class FeedbackRule(Method):
+class Switched(Method):
+    """A rule that changes what a backward pass does inside blocks, while it is switched on and not for the truth."""
+
+    compiles = False
+    active = False  # a plain attribute: on CUDA backward passes run in threads of their own
+
+    @contextmanager
+    def rule(self) -> Iterator[None]:
+        """Backward passes made inside are the rule's own."""
+        self.active = True
+        try:
+            yield
+        finally:
+            self.active = False
+
+
+class FeedbackRule(Switched):
     """delta_K = dL/dh_K; delta_k = the message from above, pulled back with B in the place of each layer's W, all else exact.
 
     A subclass says what is kept for a layer (:meth:`keep`) and which matrix its feedback uses (:meth:`matrix`), in W's own shape: what
@@ -88,12 +104,10 @@ class FeedbackRule(Method):
 
     Options: ClassVar[type[BaseModel]] = DrawOptions
     reads = frozenset({"below", "above"})
-    compiles = False
     learned: ClassVar[bool] = False  # whether what is kept is a parameter
 
     def __init__(self, net: Net, options: Any) -> None:
         super().__init__(net, options)
-        self.active = False  # a plain attribute: on CUDA backward passes run in threads of their own
         self.used: set[str] = set()  # layers whose input took a gradient in the last forward pass: the others' matrix is never used
         self.paths: list[list[str]] = []  # each block's layers, by dotted path in the model; a shared weight has one path
         self.kept = nn.Module()
@@ -184,15 +198,6 @@ class FeedbackRule(Method):
         if not found:
             raise RuntimeError(f"{path}: this version of torch saves a copy of the weight, so its feedback cannot be replaced")
         return out
-
-    @contextmanager
-    def rule(self) -> Iterator[None]:
-        """Backward passes made inside use the rule's matrices."""
-        self.active = True
-        try:
-            yield
-        finally:
-            self.active = False
 
     def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[Tensor, ...]) -> Signal:
         """The message from above, told and sent on."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -12,7 +11,8 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from gradlens.errors import InputError
-from gradlens.method import Compared, Method, Net, Signal, Step, top_signal
+from gradlens.feedback import Switched
+from gradlens.method import Compared, Net, Signal, Step, top_signal
 from gradlens.models import Residual
 from gradlens.objectives import slope
 from gradlens.passes import Pass, chain, pull_back, run_block
@@ -50,7 +50,7 @@ def broadcast(e: Tensor, b: Tensor, h: Tensor) -> Tensor:
     return laid.permute(0, *(1 + order.index(d) for d in range(1, h.ndim)))
 
 
-class DFA(Method):
+class DFA(Switched):
     """delta_k = B_k e, with e = dL/dlogits and B_k fixed and random, at every block's output below the top; backprop inside blocks.
 
     Nøkland 2016 (arXiv 1609.01596): B_k ~ U(±1/√n_k), n_k the size of h_k. ``shared``: Launay et al. 2020 (arXiv 2006.12878), one
@@ -60,11 +60,9 @@ class DFA(Method):
 
     Options = DFAOptions
     reads = frozenset({"below", "error"})
-    compiles = False
 
     def __init__(self, net: Net, options: Any) -> None:
         super().__init__(net, options)
-        self.active = False
         if options.skip == "exact" and not any(isinstance(block, Residual) for block in net.blocks):
             raise InputError("dfa: skip=exact asks what residual blocks' skips carry, and this network has none (resnet18, resnet20 have)")
         self.names = [net.name(k) for k in range(self.depth)]
@@ -107,15 +105,6 @@ class DFA(Method):
             delta = delta + message
         carried = self.options.skip == "exact" and isinstance(p.block, Residual)
         return Signal(delta, (delta,) if carried else ())
-
-    @contextmanager
-    def rule(self) -> Iterator[None]:
-        """In backward passes made inside, only skips carry anything to a residual block's input."""
-        self.active = True
-        try:
-            yield
-        finally:
-            self.active = False
 
     def pairs(self, step: Step, passes: Sequence[Pass]) -> Iterator[Compared]:
         """B_k beside the Jacobian of the logits with respect to h_k, averaged over the batch: [C, n_k]."""
