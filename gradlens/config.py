@@ -65,6 +65,8 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     record_every: int = Field(10, ge=0)
     diagnose_every: int = Field(5, ge=0)
     keep_checkpoints: int = Field(0, ge=0)
+    evaluate_train: bool = False
+    online_probe: bool = False
     init_from: str | None = None
 
     @field_validator(*CHOICES)

@@ -235,6 +235,38 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def save_result(run_dir: Path, name: str, content: Mapping[str, Any]) -> Path:
+    """Store what a command found about a finished run as ``<name>.json`` in its directory, versions beside it.
+
+    Raises:
+        InputError: the folder cannot be written; what was there before stays.
+
+    """
+    path = run_dir / f"{name}.json"
+    versions = {key: value for key, value in _environment().items() if key in ("versions", "git", "command")}
+    write(path, (json.dumps(plain({**content, **versions}), indent=1) + "\n").encode())
+    return path
+
+
+def load_result(run_dir: str | Path, name: str) -> dict[str, Any] | None:
+    """What :func:`save_result` stored, or None.
+
+    Raises:
+        InputError: the file is not such a result.
+
+    """
+    path = Path(run_dir) / f"{name}.json"
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is not a result of gradlens: wanted an object")
+    return content
+
+
 @dataclass
 class Writer:
     """A run directory being written. Tables grow by whole rows; :meth:`mark` and :meth:`rewind` tie them to checkpoints."""

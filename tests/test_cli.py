@@ -12,8 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from gradlens.cli import FLAGS, main
+from gradlens.cli import main
 from gradlens.config import CHOICES, Config
+from gradlens.flags import FLAGS
 
 ROOT = Path(__file__).parents[1]
 TINY = ["--width", "8", "--epochs", "2", "--record-every", "2", "--quiet"]

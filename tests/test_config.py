@@ -48,6 +48,8 @@ BAD = {
     "record_every": [-1],
     "diagnose_every": [-1, "x"],
     "keep_checkpoints": [-1],
+    "evaluate_train": ["perhaps"],
+    "online_probe": ["perhaps"],
     "init_from": [3],
     "data": [3],
 }
@@ -210,6 +212,7 @@ OTHER = {
     "model": "mlp", "width": 3, "depth": 2, "stem": 3, "activation": "elu", "cut": "before-pool", "loss": "mse", "epochs": 1,
     "steps": 3, "batch_size": 2, "optimizer": "sgd", "lr": 1e-2, "weight_decay": 1e-4, "lr_schedule": "step", "warmup": 4,
     "seed": 1, "precision": "bf16", "compile": True, "record_every": 3, "diagnose_every": 2, "keep_checkpoints": 2, "init_from": "runs/a",
+    "evaluate_train": True, "online_probe": True,
 }  # fmt: skip
 
 

@@ -1,0 +1,214 @@
+"""What a frozen network's blocks give for some images: one pass over them, pooled to one number of features at every depth.
+
+Everything that looks at what was learned (probes, CKA, class separation) reads activations here, from a run directory at any of its
+saved steps or from any ``nn.Module``. Nothing is changed by it: eval mode, no gradients, weights, buffers and modes as they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import isqrt, prod
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gradlens.augment import normalizer
+from gradlens.data import Data
+from gradlens.errors import InputError, unknown
+from gradlens.experiments import Place, data_of
+from gradlens.lens import Lens
+from gradlens.recorder import untouched
+from gradlens.run import Run, load_checkpoint
+from gradlens.seeding import generator
+from gradlens.setup import make_pair, put_weights
+
+BUDGET = 2048  # features of a block at most
+BATCH = 500  # images in a forward pass
+
+Progress = Callable[[int, int, str], None]  # (done, in all, what comes next)
+
+
+def no_progress(done: int, total: int, what: str) -> None:
+    """Nobody watches."""
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A network as it was saved, and how its blocks' outputs are read."""
+
+    names: list[str]  # the blocks', bottom first
+    read: Callable[[Tensor], Iterable[Tensor]]  # [N, *in] -> each block's output [N, *out], bottom first
+    modules: Sequence[nn.Module]  # whose modes and buffers must stay as they are
+    to_input: Callable[[Tensor], Tensor]  # images [N, C, H, W] uint8 -> what the network reads
+    step: int = 0  # updates it had been trained for
+    trained: bool = True  # False: the untrained control
+
+    def block(self, name: str) -> int:
+        """A block's place.
+
+        Raises:
+            InputError: no block of that name; the known ones are listed.
+
+        """
+        if name not in self.names:
+            raise unknown("block", name, self.names)
+        return self.names.index(name)
+
+
+def _saved(run: Run) -> list[tuple[int, Path]]:
+    """(step, file) of each set of weights that a run kept, in order; the checkpoint last."""
+    checkpoint = run.path / "checkpoint.pt"
+    last = int(load_checkpoint(checkpoint)["step"])
+    kept = [(int(path.stem.split("-")[1]), path) for path in run.snapshots()]
+    return [*((step, path) for step, path in kept if step != last), (last, checkpoint)]
+
+
+def networks(run: Run, place: Place, which: str = "last") -> Iterator[Frozen]:
+    """A run's network as it was at the end (``last``), at every saved step (``all``), or before training (``untrained``).
+
+    Raises:
+        InputError: a run without checkpoint, or weights that do not fit its config.
+
+    """
+    data = data_of(run.config, place)
+    if which == "untrained":
+        yield _frozen(run, data, place, 0, None)
+        return
+    saved = _saved(run)
+    for step, file in saved if which == "all" else saved[-1:]:
+        yield _frozen(run, data, place, step, file)
+
+
+def _frozen(run: Run, data: Data, place: Place, step: int, file: Path | None) -> Frozen:
+    config = run.config if file else run.config.model_copy(update={"init_from": None})
+    model, method = make_pair(config.model_copy(update={"compile": False}), data.shape, len(data.classes), place.device)
+    if file is not None:
+        state = load_checkpoint(file)
+        put_weights(model, state["model"], str(file))
+        put_weights(method, state["method"], str(file))
+    model.eval(), method.eval()
+    names = [name for name, _ in model.named_children()]
+
+    def read(x: Tensor) -> Iterator[Tensor]:
+        return method.features(list(model), x)
+
+    return Frozen(names, read, [model, method], normalizer(config.normalize, data.train.images.to(place.device)), step, file is not None)
+
+
+def of_module(model: nn.Module, layers: Sequence[str] | None = None, to_input: Callable[[Tensor], Tensor] = lambda x: x) -> Frozen:
+    """The same for any module: the outputs of its named layers (default: its direct children), read by hooks.
+
+    Args:
+        model: any module.
+        layers: dotted paths as in ``model.named_modules()``, in the order in which they run.
+        to_input: from what :func:`collect` is given to what the model reads.
+
+    Raises:
+        InputError: a path that is no module of the model (the known ones are listed).
+
+    """
+    names = list(layers) if layers is not None else [name for name, _ in model.named_children()]
+    with Lens(model, names):  # unknown names are found here
+        pass
+
+    def read(x: Tensor) -> Iterator[Tensor]:
+        with Lens(model, names) as lens:
+            model(x)
+        for name in names:
+            if name not in lens.activations:
+                raise InputError(f"{name} gave no single tensor in this network's forward pass")
+            yield lens.activations[name]
+
+    return Frozen(names, read, [model], to_input)
+
+
+def side(shape: Sequence[int], budget: int) -> int:
+    """The side of the square that activations [C, H, W] are averaged to: the largest with C · side² ≤ budget, 1 at least."""
+    return max(1, min(shape[1], shape[2], isqrt(budget // shape[0])))
+
+
+def pooled(h: Tensor, budget: int = BUDGET) -> Tensor:
+    """Activations [N, *out] -> [N, d] with d ≤ budget, the same way at every depth.
+
+    [N, C, H, W] is averaged over space to the largest square of C · s² ≤ budget features, then flattened. What is still longer than
+    the budget (wide layers without space) is projected by a fixed random matrix of signs, d^-1/2 · ±1 (Achlioptas 2003): inner products
+    are kept on average.
+    """
+    if h.ndim == 4:
+        h = F.adaptive_avg_pool2d(h, side(h.shape[1:], budget))
+    h = h.flatten(1)
+    size = h.shape[1]
+    if size <= budget:
+        return h
+    signs = torch.randint(2, (size, budget), generator=generator(0, "projection", size, budget), dtype=torch.int8)
+    projected: Tensor = h @ ((2 * signs - 1).to(h.dtype) / budget**0.5).to(h.device)
+    return projected
+
+
+def described(shape: Sequence[int], budget: int) -> str:
+    """In words, what :func:`pooled` makes of activations of that shape (without the batch)."""
+    if len(shape) == 3 and shape[0] * side(shape, budget) ** 2 <= budget:
+        s = side(shape, budget)
+        how = "as it is" if (s, s) == tuple(shape[1:]) else f"averaged to {shape[0]}x{s}x{s}"
+        return f"{'x'.join(map(str, shape))} {how}"
+    return f"{'x'.join(map(str, shape))}" + (" as it is" if prod(shape) <= budget else f" projected to {budget}")
+
+
+@contextmanager
+def at_rest(frozen: Frozen) -> Iterator[None]:
+    """Eval mode inside; modes, buffers and random streams as they were after it."""
+    modes = [[(m, m.training) for m in module.modules()] for module in frozen.modules]
+    with untouched(list(frozen.modules)), torch.no_grad():
+        try:
+            for module in frozen.modules:
+                module.eval()
+            yield
+        finally:
+            for m, training in (pair for group in modes for pair in group):
+                m.training = training
+
+
+def collect(
+    frozen: Frozen,
+    images: Tensor,
+    budget: int | None = BUDGET,
+    batch: int = BATCH,
+    blocks: Sequence[str] | None = None,
+    progress: Progress = no_progress,
+) -> dict[str, Tensor]:
+    """Each block's activations [N, d] float32 for some images [N, C, H, W], all blocks in one pass, on the images' device.
+
+    Args:
+        frozen: from :func:`networks` or :func:`of_module`.
+        images: what ``frozen.to_input`` takes: uint8 images of a run's data set, or the module's own input.
+        budget: features of a block at most, by :func:`pooled`; None: all of them, flattened.
+        batch: images in a forward pass.
+        blocks: only these; default: all.
+        progress: called with (images done, in all, what).
+
+    Raises:
+        InputError: a block that is not there, or one that gives NaN or infinite numbers (named).
+
+    """
+    chosen = [frozen.block(name) for name in blocks] if blocks is not None else list(range(len(frozen.names)))
+    found: dict[str, Tensor] = {}
+    with at_rest(frozen):
+        for i in range(0, len(images), batch):
+            progress(i, len(images), "images")
+            outputs = frozen.read(frozen.to_input(images[i : i + batch]))
+            for k, h in enumerate(outputs):
+                if k not in chosen:
+                    continue
+                name = frozen.names[k]
+                part = (h.flatten(1) if budget is None else pooled(h, budget)).float()
+                if not part.isfinite().all():
+                    raise InputError(f"{name} gives numbers that are not finite (NaN or infinite) after {frozen.step} updates")
+                if name not in found:
+                    found[name] = torch.empty(len(images), part.shape[1], device=part.device)
+                found[name][i : i + batch] = part
+    progress(len(images), len(images), "images")
+    return {frozen.names[k]: found[frozen.names[k]] for k in sorted(chosen)}

@@ -1,0 +1,99 @@
+"""Reading activations: the same numbers as the plain network gives, one budget at every depth, and no trace left."""
+
+import pytest
+import torch
+from torch import nn
+
+from gradlens.activations import at_rest, collect, described, networks, of_module, pooled, side
+from gradlens.config import make
+from gradlens.errors import InputError
+from gradlens.experiments import Place, data_of, train_run
+from gradlens.methods import METHODS
+
+
+def plain_net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(3 * 25, 4))
+
+
+def test_activations_are_those_of_the_plain_forward_pass_whatever_the_batch():
+    model, x = plain_net(), torch.randn(7, 2, 5, 5)
+    names = [n for n, _ in model.named_children()]
+    got = collect(of_module(model, names), x, budget=None, batch=3)
+    model.eval()
+    h, want = x, {}
+    for name, layer in zip(names, model, strict=True):
+        h = nn.ReLU()(h) if isinstance(layer, nn.ReLU) else layer(h)
+        want[name] = h.detach().flatten(1)
+    assert list(got) == names
+    for name in names:
+        torch.testing.assert_close(got[name], want[name])
+
+
+def test_nothing_of_a_module_is_changed():
+    model = plain_net().train()
+    model[1].eval()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    state = torch.random.get_rng_state()
+    collect(of_module(model), torch.randn(4, 2, 5, 5, generator=torch.Generator().manual_seed(1)))
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert [m.training for m in model] == [True, False, True, True, True] and model.training
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_pooling_keeps_to_the_budget():
+    h = torch.arange(2 * 3 * 4 * 4.0).reshape(2, 3, 4, 4)
+    assert side((3, 4, 4), 12) == 2
+    want = h.reshape(2, 3, 2, 2, 2, 2).mean((3, 5)).flatten(1)
+    torch.testing.assert_close(pooled(h, 12), want)
+    assert torch.equal(pooled(h, 1000), h.flatten(1))
+    assert torch.equal(pooled(h.flatten(1), 48), h.flatten(1))
+    assert described((3, 4, 4), 12) == "3x4x4 averaged to 3x2x2" and described((3, 4, 4), 99) == "3x4x4 as it is"
+
+
+def test_projection_keeps_inner_products_on_average():
+    x = torch.randn(40, 3000, generator=torch.Generator().manual_seed(0))
+    p = pooled(x, 2048)
+    assert p.shape == (40, 2048) and torch.equal(p, pooled(x, 2048))
+    error = (p @ p.T - x @ x.T) / 3000
+    assert error.abs().mean() < 3 / 2048**0.5  # each inner product's standard deviation is about |a||b|/sqrt(budget)
+    assert described((3000,), 2048) == "3000 projected to 2048"
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_every_rules_run_can_be_read_and_its_checkpoint_stays(method, tmp_path):
+    config = make(method=method, model="basic-cnn", width=4, limit=64, batch_size=32, epochs=3, keep_checkpoints=2, record_every=0)
+    place = Place(out=tmp_path)
+    run = train_run(config, place)
+    files = sorted(run.path.rglob("*.pt"))
+    before = [f.read_bytes() for f in files]
+    images = data_of(config, place).test.images[:20]
+    last, *_ = networks(run, place)
+    assert last.step == 6 and last.trained
+    assert [f.step for f in networks(run, place, "all")] == [3, 6]
+    (untrained,) = networks(run, place, "untrained")
+    found, control = collect(last, images), collect(untrained, images)
+    assert list(found) == last.names == list(control)
+    assert found["top"].shape == (20, 10)
+    torch.testing.assert_close(found[last.names[0]], collect(last, images, blocks=last.names[:1])[last.names[0]])
+    assert [f.read_bytes() for f in files] == before
+
+
+def test_blocks_that_are_not_there_and_numbers_that_are_none_are_named():
+    model = plain_net()
+    with pytest.raises(InputError, match="unknown block 'blok'; known, nearest first"):
+        collect(of_module(model), torch.randn(4, 2, 5, 5), blocks=["blok"])
+    with pytest.raises(InputError, match="unknown layer"):
+        of_module(model, ["7"])
+    with torch.no_grad():
+        model[4].weight[0, 0] = float("nan")
+    with pytest.raises(InputError, match="4 gives numbers that are not finite"):
+        collect(of_module(model), torch.randn(4, 2, 5, 5))
+
+
+def test_modes_come_back_after_an_error():
+    model = plain_net().train()
+    with pytest.raises(RuntimeError), at_rest(of_module(model)):
+        raise RuntimeError
+    assert model.training
