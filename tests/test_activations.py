@@ -37,7 +37,8 @@ def test_nothing_of_a_module_is_changed():
     state = torch.random.get_rng_state()
     collect(of_module(model), torch.randn(4, 2, 5, 5, generator=torch.Generator().manual_seed(1)))
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
-    assert [m.training for m in model] == [True, False, True, True, True] and model.training
+    assert [m.training for m in model] == [True, False, True, True, True]
+    assert model.training
     assert torch.equal(state, torch.random.get_rng_state())
     assert not any(m._forward_hooks for m in model.modules())
 
@@ -49,13 +50,15 @@ def test_pooling_keeps_to_the_budget():
     torch.testing.assert_close(pooled(h, 12), want)
     assert torch.equal(pooled(h, 1000), h.flatten(1))
     assert torch.equal(pooled(h.flatten(1), 48), h.flatten(1))
-    assert described((3, 4, 4), 12) == "3x4x4 averaged to 3x2x2" and described((3, 4, 4), 99) == "3x4x4 as it is"
+    assert described((3, 4, 4), 12) == "3x4x4 averaged to 3x2x2"
+    assert described((3, 4, 4), 99) == "3x4x4 as it is"
 
 
 def test_projection_keeps_inner_products_on_average():
     x = torch.randn(40, 3000, generator=torch.Generator().manual_seed(0))
     p = pooled(x, 2048)
-    assert p.shape == (40, 2048) and torch.equal(p, pooled(x, 2048))
+    assert p.shape == (40, 2048)
+    assert torch.equal(p, pooled(x, 2048))
     error = (p @ p.T - x @ x.T) / 3000
     assert error.abs().mean() < 3 / 2048**0.5  # each inner product's standard deviation is about |a||b|/sqrt(budget)
     assert described((3000,), 2048) == "3000 projected to 2048"
@@ -70,7 +73,8 @@ def test_every_rules_run_can_be_read_and_its_checkpoint_stays(method, tmp_path):
     before = [f.read_bytes() for f in files]
     images = data_of(config, place).test.images[:20]
     last, *_ = networks(run, place)
-    assert last.step == 6 and last.trained
+    assert last.step == 6
+    assert last.trained
     assert [f.step for f in networks(run, place, "all")] == [3, 6]
     (untrained,) = networks(run, place, "untrained")
     found, control = collect(last, images), collect(untrained, images)
