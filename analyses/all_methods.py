@@ -6,7 +6,7 @@ two epochs of the rest (first seed). Adam, but for kp, whose default is SGD with
 for five epochs, so every parameter sees as many images as elsewhere. Images a second and memory are measured by gradlens.bench in one
 interleaved run at the end, against bp.
 
-Claims tested, paired by seed (confirmed or refuted where the 95 % interval of the mean difference lies on one side of the bound): final
+Claims tested, paired by seed (supported or not where the 95 % interval of the mean difference lies on one side of the bound): final
 training loss bp <= chunked <= overlap <= dgl; sign-symmetric feedback far better than fa; cdni's cosine above dni's; dgl-async
 without slowdown at most a point below dgl. Each rule has its own learning rate, so a training loss speaks of rule and rate together;
 chunked has the chunks block1–block2 and block3–top, so its second block does not hear the global loss, as overlap's does.
@@ -28,7 +28,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from analyses.study import arguments, place_of, publish, trained, verdict
+from analyses.study import arguments, judged, place_of, publish, say, trained
 from gradlens.bench import bench
 from gradlens.config import Config, make
 from gradlens.diagnostics import SPARSE, sparse_rows
@@ -159,14 +159,16 @@ CLAIMS = (  # (claim, quantity, larger, smaller, bound): mean of larger − smal
 )
 
 
+UNITS = {train_loss: "nats", accuracy: "points", blocks_cosine: "of cosine"}
+
+
 def tested(groups: dict[str, list[Run]]) -> list[dict[str, Any]]:
-    """Each claim whose rules were trained, with the mean difference, its interval over seeds, and the verdict."""
-    found = []
-    for claim, quantity, larger, smaller, bound in CLAIMS:
-        if larger in groups and smaller in groups:
-            difference = interval(quantity(a) - quantity(b) for a, b in zip(groups[larger], groups[smaller], strict=True))
-            found.append({"claim": claim, "difference": difference[:3], "bound": bound, "verdict": verdict(difference, bound)})
-    return found
+    """Each claim whose rules were trained, judged by the differences between runs of the same seed."""
+    return [
+        judged(claim, [of(a) - of(b) for a, b in zip(groups[larger], groups[smaller], strict=True)], UNITS[of], at_least=bound)
+        for claim, of, larger, smaller, bound in CLAIMS
+        if larger in groups and smaller in groups
+    ]
 
 
 # -------------------------------------------------------------------------------------------------------------- main
@@ -199,9 +201,7 @@ def main() -> None:
     cost = costs([group[0] for group in groups.values()], args)
     for row in rows:
         print(shown(row, cost[row["method"]]))
-    for claim in claims:
-        low, high = claim["difference"][1:]
-        print(f"{claim['claim']}: difference {claim['difference'][0]:.3g} [{low:.3g}, {high:.3g}]: {claim['verdict']}")
+    say(claims)
     settings = {**SHARED, "data": Path(args.data).name, "epochs": EPOCHS, "seeds": SEEDS}
     publish("all_methods", runs, args, {"settings": settings, "table": rows, "cost": cost, "claims": claims})
 

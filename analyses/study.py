@@ -6,7 +6,7 @@ import argparse
 import json
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from gradlens.experiments import Place, pick_device, train_or_reuse
 from gradlens.plots import figure_set, save
 from gradlens.progress import Display
 from gradlens.run import INTERRUPTED, Run, Stopped, plain
-from gradlens.tables import Interval, labels
+from gradlens.tables import Interval, interval, labels
 
 HERE = Path(__file__).resolve().parent
 
@@ -99,11 +99,47 @@ def test_accuracy(run: Run) -> dict[int, float]:
     return {m.epoch: 100 * m.accuracy for m in run.metrics if m.split == "test"}
 
 
+SUPPORTED, REFUTED, UNDECIDED = "supported", "not supported", "undecided"
+
+
 def verdict(difference: Interval, bound: float) -> str:
     """What the 95 % interval of a difference says of "the difference is at least the bound"."""
     if difference.low >= bound:
-        return "confirmed"
-    return "refuted" if difference.high < bound else "undecided"
+        return SUPPORTED
+    return REFUTED if difference.high < bound else UNDECIDED
+
+
+def verdict_within(difference: Interval, bound: float) -> str:
+    """What the 95 % interval of a difference says of "the difference is at most the bound, in either direction"."""
+    if -bound <= difference.low and difference.high <= bound:
+        return SUPPORTED
+    return REFUTED if difference.high < -bound or difference.low > bound else UNDECIDED
+
+
+def judged(claim: str, values: Iterable[float], unit: str, at_least: float | None = None, within: float | None = None) -> dict[str, Any]:
+    """One claim, judged by the mean of a value over seeds and its 95 % t-interval: a row of a results file's ``claims``.
+
+    Args:
+        claim: one sentence.
+        values: one a seed, of a difference between paired runs or of one run.
+        unit: of the values.
+        at_least: the claim holds if the mean is this or more ...
+        within: ... or (give one of the two) if it is no further from zero than this.
+
+    """
+    difference = interval(values)
+    word = verdict(difference, at_least) if at_least is not None else verdict_within(difference, within or 0.0)
+    bound = {"at_least": at_least} if at_least is not None else {"within": within}
+    return {"claim": claim, "difference": difference[:3], "seeds": difference.n, "unit": unit, **bound, "verdict": word}
+
+
+def say(claims: Iterable[Mapping[str, Any]]) -> None:
+    """Print each judged claim with its numbers."""
+    for claim in claims:
+        mean, low, high = (f"{value:.3g}" for value in claim["difference"])
+        wanted = f"at least {claim['at_least']:g}" if "at_least" in claim else f"within ±{claim['within']:g}"
+        seeds = f"{claim['seeds']} seed{'s' * (claim['seeds'] != 1)}"
+        print(f"{claim['verdict']}: {claim['claim']} ({mean} [{low}, {high}] {claim['unit']}, wanted {wanted}, {seeds})")
 
 
 def environment() -> dict[str, Any]:

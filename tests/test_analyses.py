@@ -18,7 +18,7 @@ from gradlens.tables import Interval, without_noise
 
 @pytest.mark.parametrize(
     ("low", "high", "bound", "word"),
-    [(0.1, 0.3, 0.0, "confirmed"), (-0.3, -0.1, 0.0, "refuted"), (-0.1, 0.3, 0.0, "undecided"), (-0.9, 2.0, -1.0, "confirmed")],
+    [(0.1, 0.3, 0.0, "supported"), (-0.3, -0.1, 0.0, "not supported"), (-0.1, 0.3, 0.0, "undecided"), (-0.9, 2.0, -1.0, "supported")],
 )
 def test_a_verdict_is_what_the_whole_interval_says(low, high, bound, word):
     assert verdict(Interval((low + high) / 2, low, high, 3), bound) == word
