@@ -30,6 +30,7 @@ from gradlens.errors import InputError
 from gradlens.longtable import write_csv
 from gradlens.tables import (
     TRAIN,
+    TRAIN_EVAL,
     CurvePoint,
     FinalValue,
     LayerPoint,
@@ -239,7 +240,7 @@ def curve(points: Sequence[CurvePoint], split: str, quantity: str, *, title: str
 
     Args:
         points: from :func:`gradlens.tables.curve_points`.
-        split: train, test or validation.
+        split: train, train-eval, test or validation.
         quantity: loss or accuracy.
         title: what the runs have in common.
         look: from :func:`styles`; default: of these points' labels.
@@ -254,7 +255,7 @@ def curve(points: Sequence[CurvePoint], split: str, quantity: str, *, title: str
         raise InputError(f"no {split} {quantity} to draw; the table has {there}")
     look = look or styles(p.label for p in rows)
     share = quantity == "accuracy"
-    starred = share and split != TRAIN
+    starred = share and split not in (TRAIN, TRAIN_EVAL)
     values = [p.mean for p in rows]
     log = not share and min(values) > 0 and max(values) > 100 * min(values)  # else one spike or one bad run flattens all others
     unit = " (%)" if share else ", log scale" if log else ""
@@ -552,8 +553,9 @@ def figure_set(runs: Sequence[Run]) -> Figures:
     """All standard figures of some runs.
 
     The names: ``train_loss``, ``train_accuracy``, and for each held-out split there is ``test_loss``, ``test_accuracy``
-    (``validation_…`` where training images were held out); ``cosine_over_training``, ``cosine_heat_map``,
-    ``norm_ratio_over_training``; ``alignment`` and ``descent_over_training`` where sparse rows were recorded;
+    (``validation_…`` where training images were held out), with ``--evaluate-train`` also ``train_eval_…``;
+    ``cosine_over_training``, ``cosine_heat_map``, ``norm_ratio_over_training``; ``alignment`` and ``descent_over_training`` where
+    sparse rows were recorded;
     ``explained_variance_over_training`` and ``feedback_…_over_training`` where a rule recorded them.
 
     Raises:
@@ -568,7 +570,7 @@ def figure_set(runs: Sequence[Run]) -> Figures:
     for split in dict.fromkeys([TRAIN, *sorted({p.split for p in points})]):
         for quantity in ("loss", "accuracy"):
             rows = [p for p in points if (p.split, p.quantity) == (split, quantity)]
-            wanted[f"{split}_{quantity}"] = partial(curve, split=split, quantity=quantity), rows
+            wanted[f"{split}_{quantity}".replace("-", "_")] = partial(curve, split=split, quantity=quantity), rows
     nulls = layer_points(runs, "null_cosine")
     wanted["cosine_over_training"] = partial(over_training, quantity="cosine", beside="null_cosine"), [*cosines, *nulls]
     wanted["cosine_heat_map"] = partial(heat_map, quantity="cosine"), finals

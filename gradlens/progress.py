@@ -81,7 +81,9 @@ class _Line:
         """Take one event of ``Training.go``: step, evaluate or metric."""
         if self.display.quiet:
             return
-        if event == "metric" and numbers["split"] != "train":
+        if event == "metric" and numbers["split"] == "train-eval":
+            self._say(f"epoch {numbers['epoch']}/{self.epochs}: training images in eval mode {numbers['accuracy']:.1%}")
+        elif event == "metric" and numbers["split"] != "train":
             self.test = f"{numbers['split']} {numbers['accuracy']:.1%} (best {numbers['best']:.1%})"
             self._say(f"epoch {numbers['epoch']}/{self.epochs}: {self.test}, {numbers['split']} loss {numbers['loss']:.4f}")
         elif event == "evaluate" and self.display.live and self.task is not None:

@@ -27,7 +27,7 @@ from gradlens.recorder import Row
 class Metric(NamedTuple):
     """One row of ``metrics.csv``: no smoothing, so that spikes stay visible."""
 
-    split: str  # train (running, in train mode, over the epoch), test or validation (eval mode, after it)
+    split: str  # train (running, in train mode, over the epoch); after it, in eval mode: test or validation, train-eval
     epoch: int  # 0: the untrained network
     step: int  # updates made
     loss: float

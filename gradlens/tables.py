@@ -22,7 +22,8 @@ if TYPE_CHECKING:  # both modules import torch
     from gradlens.run import Metric, Run
 
 CONFIDENCE = 0.95
-TRAIN = "train"  # every other split ("test", "validation") is a held-out one
+TRAIN = "train"  # running, in train mode
+TRAIN_EVAL = "train-eval"  # the same images after the epoch, in eval mode and without augmentation; every other split is a held-out one
 
 
 class Interval(NamedTuple):
@@ -38,7 +39,7 @@ class CurvePoint(NamedTuple):
     """One epoch of a learning curve."""
 
     label: str
-    split: str  # train, test, validation
+    split: str  # train, train-eval, test, validation
     quantity: str  # loss, accuracy (share)
     epoch: int  # 0: the untrained network
     mean: float
@@ -342,7 +343,7 @@ def descent_points(runs: Sequence[Run]) -> list[LayerPoint]:
 
 def _held_out(label: str, group: Sequence[Run]) -> str:
     """The group's held-out split."""
-    splits = sorted({m.split for run in group for m in run.metrics} - {TRAIN})
+    splits = sorted({m.split for run in group for m in run.metrics} - {TRAIN, TRAIN_EVAL})
     if len(splits) != 1:
         what = f"several: {', '.join(splits)}" if splits else "none"
         raise InputError(f"{label}: wanted one held-out split in metrics.csv, found {what} ({group[0].path})")

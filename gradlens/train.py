@@ -24,7 +24,7 @@ from gradlens.recorder import Row, step_rows, true_updates
 from gradlens.run import INTERRUPTED, Metric, Stopped, Timing, Writer
 from gradlens.seeding import forked, generator, key
 from gradlens.setup import Pair, lr_factor, make_optimizer, make_pair, put_weights
-from gradlens.tables import best_epoch
+from gradlens.tables import TRAIN_EVAL, best_epoch
 
 CHECKPOINT_SECONDS = 60.0  # between checkpoints within an epoch; when they are written does not change what is computed
 
@@ -316,6 +316,8 @@ class Training:
         loss, accuracy = evaluate(self.pair, self.test, self.to_input, self.config)
         self._metric(self.test_name, epoch, loss, accuracy, watch)
         self._must_be_finite(f"{self.test_name} loss", loss, epoch, self.at.step)
+        if self.config.evaluate_train:  # only looked at: a loss that is not finite here ends no run that would go on without it
+            self._metric(TRAIN_EVAL, epoch, *evaluate(self.pair, self.train, self.to_input, self.config), watch)
 
     def _end_of_epoch(self, epoch: int, watch: Watch) -> None:
         running = self._running()
