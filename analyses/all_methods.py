@@ -156,6 +156,15 @@ CLAIMS = (  # (claim, quantity, larger, smaller, bound): mean of larger − smal
     ("accuracy: frsf at least 10 points above fa", accuracy, "frsf", "fa", 10.0),
     ("cosine of the blocks: cdni above dni", blocks_cosine, "cdni", "dni", 0.0),
     ("accuracy: dgl-async no more than a point below dgl", accuracy, "dgl-async", "dgl", -1.0),
+    ("accuracy: dgl above untrained blocks (shallow)", accuracy, "dgl", "shallow", 0.0),
+    ("accuracy: bp above dni", accuracy, "bp", "dni", 0.0),
+    ("accuracy: dni above untrained blocks (shallow)", accuracy, "dni", "shallow", 0.0),
+    ("accuracy: fa above untrained blocks (shallow)", accuracy, "fa", "shallow", 0.0),
+    ("accuracy: dfa above untrained blocks (shallow)", accuracy, "dfa", "shallow", 0.0),
+    ("accuracy: bp above dfa", accuracy, "bp", "dfa", 0.0),
+    ("accuracy: overlap above dgl", accuracy, "overlap", "dgl", 0.0),
+    ("cosine of the blocks: overlap above dgl", blocks_cosine, "overlap", "dgl", 0.0),
+    ("cosine of the blocks: bp's (1) at least 0.1 above dgl's", blocks_cosine, "bp", "dgl", 0.1),
 )
 
 

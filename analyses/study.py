@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -116,30 +117,40 @@ def verdict_within(difference: Interval, bound: float) -> str:
     return REFUTED if difference.high < -bound or difference.low > bound else UNDECIDED
 
 
-def judged(claim: str, values: Iterable[float], unit: str, at_least: float | None = None, within: float | None = None) -> dict[str, Any]:
-    """One claim, judged by the mean of a value over seeds and its 95 % t-interval: a row of a results file's ``claims``.
+def weighed(claim: str, difference: Interval, unit: str, at_least: float | None = None, within: float | None = None) -> dict[str, Any]:
+    """One claim beside a mean and its interval: a row of a results file's ``claims``.
 
     Args:
         claim: one sentence.
-        values: one a seed, of a difference between paired runs or of one run.
-        unit: of the values.
+        difference: of paired runs, or of one quantity.
+        unit: of the difference.
         at_least: the claim holds if the mean is this or more ...
         within: ... or (give one of the two) if it is no further from zero than this.
 
     """
-    difference = interval(values)
     word = verdict(difference, at_least) if at_least is not None else verdict_within(difference, within or 0.0)
     bound = {"at_least": at_least} if at_least is not None else {"within": within}
     return {"claim": claim, "difference": difference[:3], "seeds": difference.n, "unit": unit, **bound, "verdict": word}
 
 
+def judged(claim: str, values: Iterable[float], unit: str, at_least: float | None = None, within: float | None = None) -> dict[str, Any]:
+    """:func:`weighed` for values, one a seed, by their mean and its 95 % t-interval."""
+    return weighed(claim, interval(values), unit, at_least, within)
+
+
+def told(claim: Mapping[str, Any]) -> str:
+    """A judged claim's numbers in words, as in ``12.1 [8.78, 15.5] points, wanted at least 0, 3 seeds``."""
+    mean, low, high = (math.nan if value is None else value for value in claim["difference"])
+    over = f" [{low:.3g}, {high:.3g}]" if math.isfinite(low) else ""
+    wanted = f"at least {claim['at_least']:g}" if "at_least" in claim else f"within ±{claim['within']:g}"
+    seeds = f"{claim['seeds']} seed{'s' * (claim['seeds'] != 1)}"
+    return f"{mean:.3g}{over} {claim['unit']}, wanted {wanted}, {seeds}"
+
+
 def say(claims: Iterable[Mapping[str, Any]]) -> None:
     """Print each judged claim with its numbers."""
     for claim in claims:
-        mean, low, high = (f"{value:.3g}" for value in claim["difference"])
-        wanted = f"at least {claim['at_least']:g}" if "at_least" in claim else f"within ±{claim['within']:g}"
-        seeds = f"{claim['seeds']} seed{'s' * (claim['seeds'] != 1)}"
-        print(f"{claim['verdict']}: {claim['claim']} ({mean} [{low}, {high}] {claim['unit']}, wanted {wanted}, {seeds})")
+        print(f"{claim['verdict']}: {claim['claim']} ({told(claim)})")
 
 
 def environment() -> dict[str, Any]:

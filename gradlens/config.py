@@ -38,6 +38,7 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     options: dict[str, Any] = {}  # the method's own, resolved
     data: str = "digits"
     limit: int | None = Field(None, ge=1)
+    limit_test: int | None = Field(None, ge=1)
     label_noise: float = Field(0.0, ge=0, le=1)
     validation: float = Field(0.0, ge=0, lt=1)
     augment: bool = False

@@ -232,7 +232,21 @@ def read(name: str, data_dir: Path | None = None, download: bool = False) -> Sou
     raise unknown("data set", name, DATASETS)
 
 
-def choose(source: Source, limit: int | None = None, label_noise: float = 0.0, validation: float = 0.0, seed: int = 0) -> Data:
+def _some(split: Split, limit: int, what: str, flag: str, rng: torch.Generator) -> Split:
+    """A random choice of a split's images, in random order."""
+    if limit > len(split):
+        raise InputError(f"{flag} {limit} asks for more than the {len(split)} {what} images there are")
+    return split.take(torch.randperm(len(split), generator=rng)[:limit])
+
+
+def choose(
+    source: Source,
+    limit: int | None = None,
+    label_noise: float = 0.0,
+    validation: float = 0.0,
+    seed: int = 0,
+    limit_test: int | None = None,
+) -> Data:
     """What is trained and tested on, of a whole data set.
 
     Args:
@@ -241,6 +255,7 @@ def choose(source: Source, limit: int | None = None, label_noise: float = 0.0, v
         label_noise: probability that a training label is replaced by a random one.
         validation: this share of the training images (after ``limit``) is held out and takes the place of the test images.
         seed: names the draws above.
+        limit_test: this many test images, a seeded choice; not of held-out training images.
 
     Raises:
         InputError: more images asked for than there are, or a share that leaves nothing.
@@ -248,9 +263,9 @@ def choose(source: Source, limit: int | None = None, label_noise: float = 0.0, v
     """
     train, test, classes = source
     if limit is not None:
-        if limit > len(train):
-            raise InputError(f"--limit {limit} asks for more than the {len(train)} training images there are")
-        train = train.take(torch.randperm(len(train), generator=generator(seed, "limit"))[:limit])
+        train = _some(train, limit, "training", "--limit", generator(seed, "limit"))
+    if limit_test is not None:
+        test = _some(test, limit_test, "test", "--limit-test", generator(seed, "limit test"))
     test_name = "test"
     if validation:
         order = torch.randperm(len(train), generator=generator(seed, "validation"))
@@ -272,6 +287,7 @@ def load(
     label_noise: float = 0.0,
     validation: float = 0.0,
     seed: int = 0,
+    limit_test: int | None = None,
 ) -> Data:
     """A data set, read (:func:`read`) and chosen from (:func:`choose`)."""
-    return choose(read(name, data_dir, download), limit, label_noise, validation, seed)
+    return choose(read(name, data_dir, download), limit, label_noise, validation, seed, limit_test)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -90,8 +91,8 @@ def pick_precision(name: str, device: torch.device) -> str:
 
 
 @lru_cache(maxsize=2)
-def _data(name: str, data_dir: Path | None, download: bool, limit: int | None, noise: float, held: float, seed: int) -> Data:
-    return choose(_source(name, data_dir, download), limit, noise, held, seed)
+def _data(name: str, data_dir: Path | None, download: bool, *choice: Any) -> Data:
+    return choose(_source(name, data_dir, download), *choice)
 
 
 @lru_cache(maxsize=1)
@@ -104,8 +105,9 @@ def data_of(config: Config, place: Place) -> Data:
     """The data of a config; the last ones loaded are kept, so that methods compared on the same data load them once."""
     c = config
     name = c.data if c.data in DATASETS else str(Path(c.data).absolute()) if Path(c.data).exists() else c.data
-    seed = c.seed if c.limit is not None or c.label_noise or c.validation else 0  # else nothing is drawn
-    return _data(name, place.data_dir, place.download, c.limit, c.label_noise, c.validation, seed)
+    drawn = c.limit is not None or c.limit_test is not None or c.label_noise or c.validation
+    seed = c.seed if drawn else 0  # one entry for all seeds where nothing is drawn
+    return _data(name, place.data_dir, place.download, c.limit, c.label_noise, c.validation, seed, c.limit_test)
 
 
 def forget_data() -> None:

@@ -30,6 +30,7 @@ FLAGS = (
     Flag("data-dir", Path, "folder of the named data sets (default ~/.cache/gradlens)", "Data"),
     Flag("download", bool, "fetch a named data set that is missing", "Data"),
     Flag("limit", int, "train on N images, a seeded choice (default all)", "Data"),
+    Flag("limit-test", int, "test on N of the test images, a seeded choice (default all)", "Data"),
     Flag("label-noise", float, "replace each training label with probability P by a random one, once (default 0)", "Data"),
     Flag("validation", float, "hold out this share of the training images and test on it (default 0)", "Data"),
     Flag("augment", bool, "random flips, and crops after padding with 4 pixels (default off)", "Data"),

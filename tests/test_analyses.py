@@ -10,8 +10,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # analyses is a folder of the repository, not an installed package
 
+from analyses import claims
 from analyses.all_methods import corrected, shown
-from analyses.study import data_name, verdict
+from analyses.study import data_name, judged, told, verdict, verdict_within
 from gradlens.run import plain
 from gradlens.tables import Interval, without_noise
 
@@ -62,3 +63,39 @@ def test_a_row_without_cosines_shows_dashes():
 
 def test_results_are_strict_json():
     assert json.loads(json.dumps(plain({"a": [math.nan, (1.0, math.inf)]}), allow_nan=False)) == {"a": [None, [1.0, None]]}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "word"), [(-0.5, 0.9, "supported"), (1.1, 2.0, "not supported"), (-3.0, -1.1, "not supported"), (0.5, 1.5, "undecided")]
+)
+def test_a_difference_is_small_where_its_whole_interval_is(low, high, word):
+    assert verdict_within(Interval((low + high) / 2, low, high, 3), 1.0) == word
+    assert verdict_within(Interval(0.0, math.nan, math.nan, 1), 1.0) == "undecided"
+
+
+def test_a_judged_claim_says_what_it_is_judged_by():
+    row = judged("a is above b", [1.0, 2.0, 3.0], "points", at_least=-1)
+    assert row["verdict"] == "supported"
+    assert told(row) == "2 [-0.484, 4.48] points, wanted at least -1, 3 seeds"
+    assert told(judged("c", [2.0], "points", within=1)) == "2 points, wanted within ±1, 1 seed"
+
+
+def test_the_page_of_claims_is_what_the_saved_results_say():
+    """`python -m analyses.claims` has been run since a result or a sentence changed."""
+    root = Path(claims.__file__).parents[1]
+    assert (root / "docs" / "claims.md").read_text() == "\n".join(claims.lines(root / "figures")) + "\n"
+
+
+def test_every_sentence_names_a_script_that_is_there_or_says_why_nothing_tests_it(tmp_path):
+    root = Path(claims.__file__).parent
+    for sentence in (s for group in claims.SENTENCES.values() for s in group):
+        assert (root / f"{sentence.script}.py").exists() if sentence.script else sentence.note
+    page = "\n".join(claims.lines(tmp_path))
+    assert page.count("*not yet tested*") == sum(map(len, claims.SENTENCES.values()))
+
+
+def test_a_saved_verdict_that_is_gone_is_an_error(tmp_path):
+    (tmp_path / "all_methods").mkdir()
+    (tmp_path / "all_methods" / "results.json").write_text('{"claims": []}')
+    with pytest.raises(KeyError, match="holds no claim for"):
+        list(claims.lines(tmp_path))

@@ -29,6 +29,7 @@ def refused(**settings):
 NAN, INF = math.nan, math.inf
 BAD = {
     "limit": [0, -1, 1.5, "many"],
+    "limit_test": [0, -1, 1.5, "many"],
     "label_noise": [-0.1, 1.1, NAN, "x"],
     "validation": [-0.1, 1.0, NAN],
     "augment": ["perhaps", 3],
@@ -212,7 +213,7 @@ OTHER = {
     "model": "mlp", "width": 3, "depth": 2, "stem": 3, "activation": "elu", "cut": "before-pool", "loss": "mse", "epochs": 1,
     "steps": 3, "batch_size": 2, "optimizer": "sgd", "lr": 1e-2, "weight_decay": 1e-4, "lr_schedule": "step", "warmup": 4,
     "seed": 1, "precision": "bf16", "compile": True, "record_every": 3, "diagnose_every": 2, "keep_checkpoints": 2, "init_from": "runs/a",
-    "evaluate_train": True, "online_probe": True,
+    "evaluate_train": True, "online_probe": True, "limit_test": 7,
 }  # fmt: skip
 
 

@@ -531,3 +531,15 @@ def test_two_steps_of_the_documents_network_on_cifar10(method, cifar_images, tmp
     assert first.loss == pytest.approx(2.3026, rel=0.02)
     assert last.split == "validation"
     assert last.loss < 10
+
+
+def test_a_seeded_choice_of_test_images_leaves_the_training_images_alone():
+    whole, some = load("digits"), load("digits", limit_test=50, seed=1)
+    assert torch.equal(some.train.images, whole.train.images)
+    assert len(some.test) == 50
+    rows = {(image.numpy().tobytes(), int(label)) for image, label in zip(whole.test.images, whole.test.labels, strict=True)}
+    assert all((image.numpy().tobytes(), int(label)) in rows for image, label in zip(some.test.images, some.test.labels, strict=True))
+    assert torch.equal(some.test.labels, load("digits", limit_test=50, seed=1).test.labels)
+    assert not torch.equal(some.test.labels, load("digits", limit_test=50, seed=2).test.labels)
+    with pytest.raises(InputError, match="--limit-test 999 asks for more than the 364 test images there are"):
+        load("digits", limit_test=999)
