@@ -1,0 +1,445 @@
+"""Is a labelled set strictly linearly separable, decided as the convex problem it is, with a certificate that is a proof.
+
+The question. Points x_i in R^d with labels y_i are strictly separable when there are a_k in R^d and b_k with
+(a_y − a_j)·x_i + b_y − b_j > 0 for every i and every other label j. Affine maps of x do not change the answer, so it is asked of
+x~ = (x − centre) / scale, with scale the largest ‖x_i − centre‖. The bias b is free; a separator's *margin* is the least of those
+numbers when ‖A‖_F = 1, in units of scale. For two classes it is √2 times the geometric margin of a hard-margin support vector machine.
+
+The two sides. With v_ij = (e_y − e_j) ⊗ (x~_i, 1), Gordan's theorem of the alternative (Boyd & Vandenberghe, Convex Optimization,
+example 2.21 and §5.8; for margins it is the duality of §8.6.1) says: either some W has W·v_ij > 0 for all i, j, or some λ ≥ 0 with
+Σ λ = 1 has Σ λ_ij v_ij = 0, never both. And any λ bounds every margin: margin ≤ ‖Σ λ_ij (e_y − e_j) ⊗ x~_i‖ + √2 ‖Σ λ_ij (e_y − e_j)‖₁,
+where the second term pays for the free bias (a separator with ‖A‖ = 1 has |b_y − b_j| ≤ √2, since |x~| ≤ 1).
+
+Both from one function. min over A, b of log Σ exp(−W·v_ij) + ½ μ ‖A‖² has the gradient μA − Σ λ_ij v_ij, with λ the softmax of −W·v:
+its minimiser is a W, its softmax a λ that is positive everywhere, and margin and bound close in on each other as μ goes to 0.
+
+What is proven. Floating-point numbers are compared with the bound of their rounding errors, |fl(a·b) − a·b| ≤ γ_m |a|·|b| with
+γ_m = m u / (1 − m u) (Higham, Accuracy and Stability of Numerical Algorithms, 2002, §3.1), so that a verdict does not rest on a solver:
+
+- *separable*: every (a_y − a_j)·x~_i + b_y − b_j is above the rounding bound of computing it.
+- *not separable*: an exact λ exists. Either one point carries two labels; or the given λ is one in rational arithmetic (small
+  supports); or one lies beside the given λ > 0: with M = Σ λ v vᵀ ⪰ m I (proven by a Cholesky factorisation, Rump 2006) and residual
+  r = Σ λ v, the numbers λ_ij (1 − v_ij·M⁻¹r) are an exact witness as soon as max ‖v‖ ‖r‖ < m.
+- *undecided*: neither; ``margin`` and ``bound`` say between what the largest margin lies.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve, qr
+from scipy.optimize import linprog, minimize
+from scipy.special import logsumexp
+from scipy.stats import binom
+from torch import Tensor
+
+from gradlens.errors import InputError
+
+Array = NDArray[np.float64]
+
+SEPARABLE, NOT_SEPARABLE, UNDECIDED = "separable", "not separable", "undecided"
+SMOOTHING = tuple(10.0**-k for k in range(1, 10))  # μ, largest first
+LARGEST_MATRIX = 3000  # rows of M: 72 MB, a second to factorise
+LARGEST_PROGRAM = 2_000_000  # entries of the linear program that looks for a small support
+LARGEST_SUPPORT = 100  # of a witness that is checked in rational arithmetic
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A verdict and what proves it; :meth:`margins` and :meth:`residual` let anybody check it."""
+
+    verdict: str  # separable, not separable or undecided
+    why: str  # what the proof rests on, in words
+    n: int
+    features: int
+    labels: tuple[int, ...]  # the classes that occur, in the order of W's rows and of the witness's columns
+    margin: float  # proven for W (see the module); 0 where none is proven
+    bound: float  # no separator has a larger margin
+    W: Tensor | None  # [classes, d + 1] float64, ‖A‖_F = 1, acts on ((x − centre) / scale, 1); only if separable
+    witness: Tensor | None  # [n, classes] float64 λ ≥ 0, sum 1, 0 at the own class; only if not separable
+    centre: Tensor  # [d] float64
+    scale: float
+    any_labels: bool  # the points are affinely independent, proven: every labelling of them is separable
+
+    def margins(self, x: Tensor, y: Tensor) -> Tensor:
+        """(a_y − a_j)·x~_i + b_y − b_j of every point and class [n, classes], infinite at the own class; float64, from W alone.
+
+        Raises:
+            InputError: this certificate holds no W.
+
+        """
+        if self.W is None:
+            raise InputError(f"a certificate of a set that is {self.verdict} holds no separator")
+        z = (x.double() - self.centre) / self.scale @ self.W[:, :-1].T + self.W[:, -1]
+        own = y[:, None] == torch.tensor(self.labels)
+        return (z[own][:, None] - z).masked_fill(own, torch.inf)
+
+    def residual(self, x: Tensor, y: Tensor) -> Tensor:
+        """Σ λ_ij (e_y − e_j) ⊗ (x~_i, 1) [classes, d + 1], float64, from the witness alone: zero up to rounding.
+
+        Raises:
+            InputError: this certificate holds no witness.
+
+        """
+        if self.witness is None:
+            raise InputError(f"a certificate of a set that is {self.verdict} holds no witness")
+        own = (y[:, None] == torch.tensor(self.labels)).double()
+        scaled = torch.cat([(x.double() - self.centre) / self.scale, torch.ones(len(x), 1, dtype=torch.float64)], 1)
+        return (own * self.witness.sum(1, keepdim=True) - self.witness).T @ scaled
+
+
+def cover_probability(n: int, features: int) -> float:
+    """The share of all two-class labellings of n points in general position that a hyperplane with bias separates.
+
+    C(n, d + 1) / 2ⁿ with C(n, D) = 2 Σ_{k<D} binom(n − 1, k) (Cover 1965, theorem 1): a binomial tail, ½ at the capacity n = 2 (d + 1).
+    """
+    return float(binom.cdf(features, n - 1, 0.5))
+
+
+def row_of(certificate: Certificate, **beside: Any) -> dict[str, Any]:
+    """A certificate as one row of a table, the counts that put it in proportion beside it.
+
+    Few points in many dimensions are separable whatever their labels: ``cover_probability`` is the share of two-class labellings that
+    would be (for more classes: of one class against the rest), ``cover_capacity`` the number of points at which that is a half.
+    ``gap`` is [largest margin proven, bound on every margin]; ``margin`` is None where no separator is proven.
+    """
+    c = certificate
+    return {
+        **beside,
+        "n": c.n,
+        "features": c.features,
+        "classes": len(c.labels),
+        "verdict": c.verdict,
+        "why": c.why,
+        "margin": c.margin if c.verdict == SEPARABLE else None,
+        "gap": [c.margin, c.bound],
+        "any_labels": c.any_labels,
+        "n_per_feature": c.n / c.features,
+        "cover_capacity": 2 * (c.features + 1),
+        "cover_probability": cover_probability(c.n, c.features),
+    }
+
+
+def certify(x: Tensor, y: Tensor, classes: int | None = None, seconds: float = 20.0, tolerance: float = 0.1) -> Certificate:
+    """Decide whether labelled points are strictly linearly separable, with a bias.
+
+    Args:
+        x: [n, d] features; they count as the exact numbers that they are.
+        y: [n] labels.
+        classes: how many classes there are meant to be; None: those that occur. Those that do not occur do not matter.
+        seconds: after about so long the best interval found is the answer.
+        tolerance: a separator's margin is improved until it is within this share of the bound on all margins, where time allows.
+
+    Raises:
+        InputError: shapes that do not fit, numbers that are not finite, one class only, fewer points than classes.
+
+    """
+    points, own, labels = _checked(x, y, classes)
+    deadline = time.monotonic() + seconds
+    centre, scale = _frame(points)
+    s = (points - centre) / scale
+    best = _Best()
+    why, witness = "one point carries two labels", _one_point_two_labels(points, own)
+    if witness is None:
+        why, witness = "an exact witness lies within rounding errors of this one", _search(s, own, best, deadline, tolerance)
+    if witness is None and best.margin == 0 and (solved := _program(s, own, deadline - time.monotonic())):
+        best.see(s, own, *solved)
+        why, witness = "the witness is exact in rational arithmetic", _rational(points, own, solved[1])
+    if witness is not None:
+        verdict, best = NOT_SEPARABLE, _Best(bound=0.0)
+    elif best.margin > 0:
+        verdict, why = SEPARABLE, "every margin is above the bound of its rounding error"
+    else:
+        verdict, why = UNDECIDED, "neither a separator nor a witness could be proven"
+    n, features = points.shape
+    return Certificate(
+        verdict, why, n, features, labels, best.margin, best.bound,
+        None if best.W is None else torch.from_numpy(best.W), None if witness is None else torch.from_numpy(witness),
+        torch.from_numpy(centre), scale, witness is None and _affinely_independent(s),
+    )  # fmt: skip
+
+
+def _search(s: Array, own: Array, best: _Best, deadline: float, tolerance: float) -> Array | None:
+    """Follow μ down until margin and bound meet, or return a witness as soon as one is proven."""
+    idle = 0
+    for w, lam in _path(s, own, deadline):
+        idle = 0 if best.see(s, own, w, lam) else idle + 1
+        if best.margin >= (1 - tolerance) * best.bound or idle == 2:
+            return None
+        if best.margin == 0 and (witness := _exact_beside(s, own, lam)) is not None:
+            return witness
+    return None
+
+
+# --------------------------------------------------------------------------------------------------------- what is given
+
+
+def _checked(x: Tensor, y: Tensor, classes: int | None) -> tuple[Array, Array, tuple[int, ...]]:
+    """The points [n, d] and the one-hot labels [n, classes] as float64, and which labels these are."""
+    if x.ndim != 2 or y.shape != x.shape[:1] or 0 in x.shape:
+        raise InputError(f"separability is asked of features [n, d] and labels [n], not of {list(x.shape)} and {list(y.shape)}")
+    points, given = x.detach().cpu().double().numpy(), y.detach().cpu().numpy()
+    if not np.isfinite(points).all():
+        raise InputError("separability cannot be decided: the features hold NaN or infinite numbers")
+    labels = tuple(int(label) for label in np.unique(given))
+    if len(labels) < 2:
+        raise InputError(f"separability is a question about two classes or more; all {len(points)} points are of class {labels[0]}")
+    if classes is not None and len(points) < classes:
+        raise InputError(f"{len(points)} points are fewer than the {classes} classes they are to be separated into")
+    return points, (given[:, None] == np.array(labels)).astype(np.float64), labels
+
+
+def _frame(points: Array) -> tuple[Array, float]:
+    """The mean, exact in columns that are constant, and the largest distance from it."""
+    lowest, highest = points.min(0), points.max(0)
+    centre = np.where(lowest == highest, lowest, points.mean(0))
+    with np.errstate(over="ignore"):  # said below
+        peak = np.abs(points - centre).max()
+        scale = float(np.linalg.norm((points - centre) / peak, axis=1).max() * peak) if peak else 1.0
+    if not np.isfinite(scale):
+        raise InputError("separability cannot be decided: the features are too large for double precision")
+    return centre, scale
+
+
+def _one_point_two_labels(points: Array, own: Array) -> Array | None:
+    """The exact witness that one point with two labels is, if there is one."""
+    seen: dict[bytes, int] = {}
+    for i, row in enumerate(points + 0.0):  # −0 becomes 0
+        k = seen.setdefault(row.tobytes(), i)
+        if own[i] @ own[k] == 0:
+            return 0.5 * (np.eye(len(own))[:, [i, k]] @ own[[k, i]])
+    return None
+
+
+# ------------------------------------------------------------------------------------------------- W and λ, not proven yet
+
+
+def _softmax(s: Array, own: Array, w: Array) -> tuple[float, Array]:
+    """Log Σ exp(−W·v_ij) and the softmax λ [n, classes] of the same numbers."""
+    z = s @ w[:, :-1].T + w[:, -1]
+    e = z - (z * own).sum(1, keepdims=True)
+    e[own > 0] = -np.inf
+    value = float(logsumexp(e))
+    return value, np.exp(e - value)
+
+
+def _signed(own: Array, lam: Array) -> Array:
+    """Σ_j λ_ij (e_y − e_j) for every i: [n, classes]."""
+    signed: Array = own * lam.sum(1, keepdims=True) - lam
+    return signed
+
+
+def _path(s: Array, own: Array, deadline: float) -> Iterator[tuple[Array, Array]]:
+    """(W, λ) as μ falls, each minimised by L-BFGS from the one before."""
+    q, reduced = np.eye(0), s
+    if len(s) < s.shape[1]:  # A is a combination of the points: as many numbers as there are points are enough
+        q, r = np.linalg.qr(s.T)
+        reduced = r.T
+    classes, size = own.shape[1], reduced.shape[1] + 1
+
+    def smooth(flat: Array, mu: float) -> tuple[float, Array]:
+        w = flat.reshape(classes, size)
+        value, lam = _softmax(reduced, own, w)
+        signed, slope = _signed(own, lam), np.empty_like(w)
+        slope[:, :-1] = mu * w[:, :-1] - signed.T @ reduced
+        slope[:, -1] = -signed.sum(0)
+        return value + 0.5 * mu * float((w[:, :-1] ** 2).sum()), slope.ravel()
+
+    def in_time(flat: Array) -> None:
+        if time.monotonic() > deadline:
+            raise StopIteration
+
+    flat = np.zeros(classes * size)
+    for mu in SMOOTHING:
+        options = {"maxiter": 500, "maxfun": 1000, "maxcor": 20, "gtol": 1e-10, "ftol": 1e-15}
+        flat = minimize(smooth, flat, args=(mu,), jac=True, method="L-BFGS-B", callback=in_time, options=options).x
+        w = flat.reshape(classes, size)
+        lam = _softmax(reduced, own, w)[1]
+        yield (np.hstack([w[:, :-1] @ q.T, w[:, -1:]]) if q.size else w), lam
+        if time.monotonic() > deadline:
+            return
+
+
+def _vectors(s: Array, own: Array) -> Array:
+    """All v_ij as rows [n · (classes − 1), (classes − 1) · (d + 1)], the last class's part left out: the parts sum to zero."""
+    n, classes = own.shape
+    signs = own[:, None, :] - np.eye(classes)[None]  # [n, j, classes]: e_y − e_j
+    full = np.hstack([s, np.ones((n, 1))])
+    rows = np.einsum("ijk,id->ijkd", signs[:, :, :-1], full).reshape(n, classes, -1)
+    picked: Array = rows[own == 0]
+    return picked
+
+
+def _program(s: Array, own: Array, seconds: float) -> tuple[Array, Array] | None:
+    """(W, λ) from max t with W·v_ij ≥ t and |W| ≤ 1, a linear program, where it is small; λ is the basic solution of its dual."""
+    (n, classes), size = own.shape, s.shape[1] + 1
+    if seconds <= 0 or n * (classes - 1) ** 2 * size > LARGEST_PROGRAM:
+        return None
+    v = _vectors(s, own)
+    cost = np.append(np.zeros(v.shape[1]), -1.0)
+    found = linprog(
+        cost, np.hstack([-v, np.ones((len(v), 1))]), np.zeros(len(v)),
+        bounds=[(-1, 1)] * v.shape[1] + [(None, 1)], method="highs-ds", options={"time_limit": seconds},
+    )  # fmt: skip
+    if found.status != 0:
+        return None
+    lam = np.zeros_like(own)
+    lam[own == 0] = np.maximum(-found.ineqlin.marginals, 0)
+    w = np.vstack([found.x[:-1].reshape(classes - 1, size), np.zeros((1, size))])
+    return w, lam / lam.sum()
+
+
+# ---------------------------------------------------------------------------------------------------------------- proofs
+
+
+def _gamma(m: int) -> float:
+    """γ_m, doubled so that the rounding of the bounds themselves is paid for."""
+    m *= 2
+    u = float(np.finfo(np.float64).eps) / 2
+    return m * u / (1 - m * u)
+
+
+class _Best:
+    """The largest margin proven and the least bound proven so far."""
+
+    def __init__(self, bound: float = np.inf) -> None:
+        self.margin, self.bound = 0.0, bound
+        self.W: Array | None = None
+
+    def see(self, s: Array, own: Array, w: Array, lam: Array) -> bool:
+        """Look at another w and λ; whether either is better than what was there."""
+        margin, bound = proven_margin(s, own, w), proven_bound(s, own, lam)
+        better = margin > self.margin or bound < self.bound
+        if margin > self.margin:
+            self.margin, self.W = margin, w / np.linalg.norm(w[:, :-1])
+        self.bound = min(self.bound, bound)
+        return better
+
+
+def proven_margin(s: Array, own: Array, w: Array) -> float:
+    """A number that the exact margin of w on s [n, d] is not below."""
+    length = float(np.linalg.norm(w[:, :-1]))
+    if length == 0 or not np.isfinite(length):
+        return -np.inf
+    w = w / length
+    z, size = s @ w[:, :-1].T + w[:, -1], np.abs(s) @ np.abs(w[:, :-1].T) + np.abs(w[:, -1])
+    mine, mine_size = (z * own).sum(1, keepdims=True), (size * own).sum(1, keepdims=True)
+    error = _gamma(s.shape[1] + 8) * (mine_size + size) + s.shape[1] * np.finfo(np.float64).tiny
+    least = float((mine - z - error)[own == 0].min())
+    return least * (1 - 1e-9) if least > 0 else least  # ‖A‖ is 1 up to rounding
+
+
+def proven_bound(s: Array, own: Array, lam: Array) -> float:
+    """A number that no margin on s [n, d] is above, from λ [n, classes] with sum 1."""
+    signed = _signed(own, lam)
+    error = _gamma(own.size + 8) * 4
+    return (float(np.linalg.norm(signed.T @ s)) + 2**0.5 * float(np.abs(signed.sum(0)).sum())) * (1 + 1e-9) + error
+
+
+def _positive_definite(m: Array, floor: float, error: float) -> bool:
+    """Whether the exact matrix, known up to ``error`` in norm, is proven ⪰ floor · I: its Cholesky factorisation, shifted, succeeds.
+
+    If it does, the matrix that was factorised is ⪰ −γ_{n+1} / (1 − γ_{n+1}) · trace (Higham 2002, theorem 10.3; Rump, BIT 46, 2006).
+    """
+    trace, n = float(np.trace(m)), len(m)
+    shift = floor + error + _gamma(n + 4) * trace
+    try:
+        np.linalg.cholesky(m - shift * np.eye(n))
+    except np.linalg.LinAlgError:
+        return False
+    return True
+
+
+def _affinely_independent(s: Array) -> bool:
+    """Whether the points are proven affinely independent: the Gram matrix of (x~, 1) is positive definite."""
+    n, d = s.shape
+    if n > d + 1:
+        return False
+    full = np.hstack([s, np.ones((n, 1))])
+    return _positive_definite(full @ full.T, 0.0, _gamma(d + 8) * 2 * n)
+
+
+def _exact_beside(s: Array, own: Array, lam: Array) -> Array | None:
+    """λ > 0 corrected to a residual at rounding level, if an exact witness is proven to lie beside it; see the module."""
+    full = np.hstack([s[:, s.any(0)], np.ones((len(s), 1))])  # constant columns say what the bias says
+    full = full / np.sqrt((full**2).mean(0))  # any scaling of columns does: this one keeps M well conditioned
+    (n, classes), rows = own.shape, (own.shape[1] - 1) * full.shape[1]
+    if rows > LARGEST_MATRIX or n * (classes - 1) <= rows:
+        return None
+    radius = float(np.linalg.norm(full, axis=1).max())
+    for _ in range(3):
+        signed = _signed(own, lam)
+        r = (signed[:, :-1].T @ full).ravel()
+        moments = _moments(full, own, lam, signed)
+        needed = 2 * 2**0.5 * radius * (float(np.linalg.norm(r)) + _gamma(n * classes + 8) * 2 * radius)
+        if _positive_definite(moments, needed, _gamma(n + classes + 16) * 2 * radius**2):
+            return lam
+        try:
+            u = cho_solve(cho_factor(moments, lower=True), r)
+        except np.linalg.LinAlgError:
+            return None
+        along = full @ np.vstack([u.reshape(classes - 1, -1), np.zeros((1, full.shape[1]))]).T
+        factor = 1 - ((along * own).sum(1, keepdims=True) - along)
+        if factor[own == 0].min() <= 0:
+            return None
+        lam = lam * factor / (lam * factor).sum()
+    return None
+
+
+def _moments(full: Array, own: Array, lam: Array, signed: Array) -> Array:
+    """M = Σ λ_ij v_ij v_ijᵀ, without the last class's part."""
+    classes = own.shape[1] - 1
+    blocks = [[np.empty(0)] * classes for _ in range(classes)]
+    for a in range(classes):
+        blocks[a][a] = full.T @ (np.abs(signed[:, a, None]) * full)
+        for b in range(a):
+            weight = own[:, a] * lam[:, b] + own[:, b] * lam[:, a]
+            blocks[a][b] = blocks[b][a] = -full.T @ (weight[:, None] * full)
+    return np.block(blocks)
+
+
+def _rational(points: Array, own: Array, lam: Array) -> Array | None:
+    """λ on the support of a basic solution, solved and checked in rational arithmetic; None if it is no exact witness."""
+    used = np.argwhere(lam > 1e-9)
+    if len(used) > LARGEST_SUPPORT:
+        return None
+    mask = np.zeros_like(own)
+    mask[tuple(used.T)] = 1
+    columns = [v for v, here in zip(_vectors(points, own), mask[own == 0], strict=True) if here]
+    order = qr(np.array(columns), pivoting=True, mode="r")[1] if len(columns) > 1 else range(len(columns[0]))
+    exact = [[Fraction(float(column[row])) for column in columns] for row in order]  # entries are ± those of the points: exact
+    weights = _null_vector(exact[: len(columns) - 1])
+    if weights is None or min(weights) <= 0 or any(sum(w * a for w, a in zip(weights, row, strict=True)) for row in exact):
+        return None
+    found = np.zeros_like(own)
+    found[own == 0] = _spread(mask[own == 0], [float(w / sum(weights)) for w in weights])
+    return found
+
+
+def _spread(mask: Array, values: list[float]) -> Array:
+    """The values where the mask is set."""
+    spread = np.zeros_like(mask)
+    spread[mask > 0] = values
+    return spread
+
+
+def _null_vector(rows: list[list[Fraction]]) -> list[Fraction] | None:
+    """The vector with last entry 1 that k independent equations in k + 1 unknowns leave; None if they are not independent."""
+    k, rows = len(rows), [list(row) for row in rows]
+    for c in range(k):
+        pivot = next((i for i in range(c, k) if rows[i][c]), None)
+        if pivot is None:
+            return None
+        rows[c], rows[pivot] = rows[pivot], rows[c]
+        rows[c] = [a / rows[c][c] for a in rows[c]]
+        for i in range(k):
+            if i != c and rows[i][c]:
+                rows[i] = [a - rows[i][c] * b for a, b in zip(rows[i], rows[c], strict=True)]
+    return [-row[k] for row in rows] + [Fraction(1)]

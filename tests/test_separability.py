@@ -1,0 +1,321 @@
+"""Strict linear separability: constructed sets, certificates checked by arithmetic that shares nothing with the solver, and Cover's law."""
+
+from fractions import Fraction
+from itertools import product
+from math import comb
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import linprog
+from sklearn.svm import SVC
+
+from gradlens import separability
+from gradlens.errors import InputError
+from gradlens.separability import (
+    NOT_SEPARABLE,
+    SEPARABLE,
+    UNDECIDED,
+    certify,
+    cover_probability,
+    proven_bound,
+    proven_margin,
+    row_of,
+)
+
+SQUARE = torch.tensor([[0.0, 0], [1, 1], [0, 1], [1, 0]])
+
+
+def feasible(x, y):
+    """The oracle: some W has (w_y − w_j)·(x, 1) ≥ 1 for all j ≠ y; one inequality after another, given to a linear program."""
+    classes, x = sorted(set(y.tolist())), x.double().numpy()
+    rows = []
+    for i, j in product(range(len(x)), classes):
+        if j != int(y[i]):
+            row = np.zeros((len(classes), x.shape[1] + 1))
+            row[classes.index(int(y[i]))] += np.append(x[i], 1)
+            row[classes.index(j)] -= np.append(x[i], 1)
+            rows.append(-row.ravel())
+    found = linprog(np.zeros(len(rows[0])), np.array(rows), -np.ones(len(rows)), bounds=(None, None))
+    assert found.status in (0, 2)
+    return found.status == 0
+
+
+def gauss(n, d, classes, signal=0.0, seed=0, dtype=torch.float64):
+    g = torch.Generator().manual_seed(seed)
+    y = torch.randint(classes, (n,), generator=g)
+    y[:classes] = torch.arange(classes)
+    return (torch.randn(n, d, generator=g, dtype=dtype) + signal * torch.randn(classes, d, generator=g, dtype=dtype)[y]), y
+
+
+def exact(certificate, x):
+    """x~ in rational arithmetic."""
+    centre, scale = [Fraction(c) for c in certificate.centre.tolist()], Fraction(certificate.scale)
+    return [[(Fraction(v) - c) / scale for v, c in zip(row, centre, strict=True)] + [Fraction(1)] for row in x.double().tolist()]
+
+
+def exact_margin(certificate, x, y):
+    """The least (w_y − w_j)·x~ of the certificate's W, in rational arithmetic."""
+    W = [[Fraction(v) for v in row] for row in certificate.W.tolist()]
+    z = [[sum(a * b for a, b in zip(w, row, strict=True)) for w in W] for row in exact(certificate, x)]
+    own = [certificate.labels.index(int(label)) for label in y]
+    return min(z[i][own[i]] - z[i][j] for i in range(len(z)) for j in range(len(W)) if j != own[i])
+
+
+# ----------------------------------------------------------------------------------------------------- the three verdicts
+
+
+def test_a_separator_is_one_in_rational_arithmetic_and_its_margin_is_as_claimed():
+    for seed in range(4):
+        x, y = gauss(12, 3, 3, signal=4, seed=seed)
+        c = certify(x, y)
+        assert c.verdict == SEPARABLE
+        assert abs(c.W[:, :-1].norm() - 1) < 1e-12
+        margin = float(exact_margin(c, x, y))
+        assert c.margin <= margin <= c.margin + 1e-7
+        assert 0.9 * c.bound <= c.margin <= c.bound
+        torch.testing.assert_close(float(c.margins(x, y).min()), margin, rtol=1e-9, atol=0)
+        assert feasible(x, y)
+
+
+SETS = {
+    "xor": (SQUARE, [0, 0, 1, 1]),
+    "xor of four classes": (torch.cat([SQUARE, SQUARE + torch.tensor([10.0, 0])]), [0, 0, 1, 1, 2, 2, 3, 3]),
+    "xor in a plane of many dimensions": (torch.cat([SQUARE, torch.full((4, 50), 3.0)], 1), [0, 0, 1, 1]),
+    "a point between two of another class": (torch.tensor([[0.0, 0, 1], [2, 4, 1], [1, 2, 1], [9, 0, 0]]), [0, 0, 1, 2]),
+    "a third of the way": (torch.tensor([[0.0, 0], [3, 9], [1, 3], [5, 0]]), [0, 0, 1, 0]),
+    "one point, two labels": (torch.tensor([[0.0, 5], [1, 2], [-0.0, 5], [3, 3]]), [0, 1, 2, 1]),
+    "all points the same": (torch.ones(3, 2), [0, 1, 2]),
+    "many points on a line": (torch.arange(9.0)[:, None], [0, 1, 0, 1, 0, 1, 0, 1, 0]),
+}
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_sets_built_not_to_be_separable_have_a_witness(name):
+    x, y = SETS[name][0], torch.tensor(SETS[name][1])
+    c = certify(x, y)
+    assert c.verdict == NOT_SEPARABLE
+    assert not feasible(x, y)
+    assert c.witness.min() >= 0
+    assert abs(c.witness.sum() - 1) < 1e-12
+    own = [c.labels.index(int(label)) for label in y]
+    assert all(c.witness[i, k] == 0 for i, k in enumerate(own))
+    assert c.residual(x, y).abs().max() < 1e-13
+    slow = torch.zeros(len(c.labels), x.shape[1] + 1, dtype=torch.float64)  # Σ λ (e_y − e_j) ⊗ (x, 1), of the points as they were given
+    for i, j in product(range(len(x)), range(len(c.labels))):
+        full = torch.cat([x[i].double(), torch.ones(1)])
+        slow[own[i]] += c.witness[i, j] * full
+        slow[j] -= c.witness[i, j] * full
+    assert slow.abs().max() < 1e-13 * (1 + x.abs().max())
+    assert not c.any_labels
+    assert row_of(c)["margin"] is None
+    assert row_of(c)["gap"] == [0, 0]
+
+
+def test_a_rational_witness_is_exactly_zero_in_rational_arithmetic():
+    x, y = torch.tensor([[0.0, 0], [4, 12], [1, 3], [5, 0]]), torch.tensor([0, 0, 1, 0])
+    c = certify(x, y)
+    assert "rational" in c.why
+    lam = (
+        [Fraction(v).limit_denominator(1000) for v in c.witness[:, 0].tolist()],
+        [Fraction(v).limit_denominator(1000) for v in c.witness[:, 1].tolist()],
+    )
+    assert lam == ([0, 0, Fraction(1, 2), 0], [Fraction(3, 8), Fraction(1, 8), 0, 0])
+    for column in ([0, 4, 1, 5], [0, 12, 3, 0], [1, 1, 1, 1]):
+        assert sum(l1 * v for l1, v in zip(lam[1], column, strict=True)) == sum(l0 * v for l0, v in zip(lam[0], column, strict=True))
+
+
+def test_the_linear_program_says_the_same_of_random_sets_of_all_sizes():
+    found = set()
+    for seed in range(24):
+        classes = 2 + seed % 3
+        x, y = gauss(6 + seed % 17, 1 + seed % 5, classes, signal=(seed % 4) / 2, seed=seed, dtype=torch.float32)
+        c = certify(x, y)
+        assert c.verdict == (SEPARABLE if feasible(x, y) else NOT_SEPARABLE), seed
+        found.add((c.verdict, classes))
+    assert len(found) == 6
+
+
+def test_small_integers_with_ties_and_coincidences():
+    """Points of a small grid meet, lie between each other and touch: every verdict is the linear program's."""
+    g = torch.Generator().manual_seed(1)
+    verdicts = []
+    for _ in range(40):
+        x, y = torch.randint(3, (6, 2), generator=g).float(), torch.randint(2, (6,), generator=g)
+        y[:2] = torch.tensor([0, 1])
+        c = certify(x, y)
+        assert c.verdict == (SEPARABLE if feasible(x, y) else NOT_SEPARABLE)
+        if c.W is not None:
+            assert exact_margin(c, x, y) > 0
+        verdicts.append(c.verdict)
+    assert {SEPARABLE, NOT_SEPARABLE} == set(verdicts)
+
+
+def test_what_rounding_hides_is_undecided_and_the_interval_is_said():
+    x = torch.tensor([[0.0], [1], [1 + 2e-15], [3]], dtype=torch.float64)
+    c = certify(x, torch.tensor([0, 0, 1, 1]))
+    assert c.verdict == UNDECIDED
+    low, high = row_of(c)["gap"]
+    assert low == 0
+    assert 1e-15 < high < 1e-9  # the exact margin, 7e-16 · √2 of the radius, lies between
+    assert c.W is None
+    assert c.witness is None
+    with pytest.raises(InputError, match="no separator"):
+        c.margins(x, torch.tensor([0, 0, 1, 1]))
+    with pytest.raises(InputError, match="no witness"):
+        c.residual(x, torch.tensor([0, 0, 1, 1]))
+
+
+def test_no_time_is_an_interval_and_no_error():
+    x, y = gauss(300, 20, 10, signal=1)
+    c = certify(x, y, seconds=0)
+    assert c.verdict == UNDECIDED
+    assert c.bound >= 0
+
+
+# -------------------------------------------------------------------------------------------------------------- margins
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_two_classes_have_the_margin_of_a_hard_margin_support_vector_machine(seed):
+    x, y = gauss(30, 4, 2, signal=3, seed=seed)
+    c = certify(x, y, tolerance=0.002)
+    machine = SVC(kernel="linear", C=1e9, tol=1e-8).fit(x.numpy(), y.numpy())
+    want = 2**0.5 / np.linalg.norm(machine.coef_) / c.scale
+    assert 0.998 * want <= c.margin <= want * (1 + 1e-6)
+    assert want * (1 - 1e-6) <= c.bound
+
+
+def test_every_lambda_bounds_every_margin():
+    x, y = gauss(15, 3, 3, signal=4)
+    c = certify(x, y, tolerance=0.01)
+    s = ((x - c.centre) / c.scale).numpy()
+    own = np.eye(3)[y.numpy()]
+    g = np.random.default_rng(0)
+    for _ in range(50):
+        lam = g.exponential(size=own.shape) * (1 - own) * (g.random(own.shape) < 0.5)
+        assert proven_bound(s, own, lam / lam.sum()) >= c.margin
+        assert proven_margin(s, own, g.standard_normal((3, 4))) <= c.bound
+
+
+def test_rotation_scale_shift_and_names_of_the_labels_change_nothing():
+    x, y = gauss(25, 5, 3, signal=3)
+    rotation = torch.linalg.qr(torch.randn(5, 5, dtype=torch.float64)).Q
+    a, b = certify(x, y, tolerance=0.01), certify(1000 * x @ rotation + 7, 5 - 2 * y, tolerance=0.01)
+    assert a.verdict == b.verdict == SEPARABLE
+    assert abs(a.margin - b.margin) < 0.02 * a.margin
+    assert b.labels == (1, 3, 5)
+    assert b.margins(1000 * x @ rotation + 7, 5 - 2 * y).min() > 0
+    x, y = gauss(60, 3, 3, signal=0.5)
+    assert certify(x, y).verdict == certify(1e-3 * x @ rotation[:3, :3] - 4, y).verdict == NOT_SEPARABLE
+
+
+# -------------------------------------------------------------------------------------------------------- few points, Cover
+
+
+def test_affinely_independent_points_are_separable_whatever_the_labels():
+    x, y = gauss(5, 4, 3)
+    assert certify(x, y).any_labels
+    for labels in product(range(2), repeat=5):
+        if len(set(labels)) == 2:
+            assert certify(x, torch.tensor(labels), tolerance=1).verdict == SEPARABLE
+    x[0] = (x[1] + x[2]) / 2
+    assert not certify(x, y).any_labels
+    x, y = gauss(6, 4, 3)
+    assert not certify(x, y).any_labels
+
+
+def test_cover_counts_dichotomies():
+    for n, d in product(range(1, 12), range(1, 6)):
+        count = 2 * sum(comb(n - 1, k) for k in range(d + 1))
+        assert abs(cover_probability(n, d) - min(1, count / 2**n)) < 1e-12
+    assert cover_probability(2 * (7 + 1), 7) == pytest.approx(0.5)
+
+
+def test_all_labellings_of_some_points_are_separable_as_often_as_cover_says():
+    x = torch.randn(7, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    verdicts = [certify(x, torch.tensor(labels), tolerance=1).verdict for labels in product(range(2), repeat=7) if len(set(labels)) == 2]
+    assert (verdicts.count(SEPARABLE) + 2) / 2**7 == cover_probability(7, 2)  # the two constant labellings are separable too
+    assert UNDECIDED not in verdicts
+
+
+def test_the_row_puts_the_verdict_beside_its_counts():
+    x, y = gauss(10, 4, 2, signal=5)
+    row = row_of(certify(x, y), block="block2")
+    assert list(row) == [
+        "block", "n", "features", "classes", "verdict", "why", "margin", "gap", "any_labels",
+        "n_per_feature", "cover_capacity", "cover_probability",
+    ]  # fmt: skip
+    assert (row["block"], row["n"], row["features"], row["n_per_feature"], row["cover_capacity"]) == ("block2", 10, 4, 2.5, 10)
+    assert row["cover_probability"] == pytest.approx(0.5)
+    assert row["gap"][0] == row["margin"] > 0
+
+
+# ---------------------------------------------------------------------------------------------------------------- proofs
+
+
+def test_a_factorisation_proves_no_more_than_the_eigenvalues_allow():
+    q = np.linalg.qr(np.random.default_rng(0).standard_normal((6, 6)))[0]
+    m = q @ np.diag([1e-6, 1, 2, 3, 4, 5]) @ q.T
+    m = (m + m.T) / 2
+    assert separability._positive_definite(m, 0.9e-6, 0)
+    assert not separability._positive_definite(m, 1.1e-6, 0)
+    assert not separability._positive_definite(m, 0.5e-6, 0.6e-6)
+    assert not separability._positive_definite(q[:, 1:] @ q[:, 1:].T, 0, 0)  # singular
+
+
+def test_moments_are_the_sum_of_outer_products():
+    x, y = gauss(9, 2, 3)
+    own, full = np.eye(3)[y.numpy()], np.hstack([x.numpy(), np.ones((9, 1))])
+    lam = np.random.default_rng(0).random(own.shape) * (1 - own)
+    slow = np.zeros((9, 9))
+    for i, j in product(range(9), range(3)):
+        v = np.kron(own[i] - np.eye(3)[j], full[i])
+        slow += lam[i, j] * np.outer(v, v)
+    got = separability._moments(full, own, lam, separability._signed(own, lam))
+    np.testing.assert_allclose(got, slow[:6, :6], rtol=1e-12, atol=1e-14)
+
+
+def test_a_wrong_witness_or_separator_is_not_believed(monkeypatch):
+    """Whatever the solver says, a separable set gets no witness and one that is not gets no separator."""
+    (x, y), (u, v) = gauss(20, 3, 2, signal=6), (SQUARE, torch.tensor([0, 0, 1, 1]))
+    own = np.eye(2)[y.numpy()]
+    c = certify(x, y)
+    s = ((x - c.centre) / c.scale).numpy()
+    flat = (1 - own) / (1 - own).sum()
+    assert separability._exact_beside(s, own, flat) is None
+    assert separability._rational(x.numpy(), own, flat) is None
+    monkeypatch.setattr(separability, "_path", lambda *_: iter([(np.array([[1.0, 0, 0], [-1, 0, 0]]), np.full((4, 2), 0.125))]))
+    assert certify(u, v).W is None
+
+
+# ------------------------------------------------------------------------------------------------------------ wrong input
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "classes", "what"),
+    [
+        (torch.randn(4, 2), torch.zeros(4, dtype=torch.long), None, "two classes or more; all 4 points are of class 0"),
+        (torch.tensor([[0.0], [torch.nan]]), torch.tensor([0, 1]), None, "NaN"),
+        (torch.tensor([[0.0], [torch.inf]]), torch.tensor([0, 1]), None, "infinite"),
+        (torch.randn(3, 2), torch.tensor([0, 1, 2]), 10, "3 points are fewer than the 10 classes"),
+        (torch.randn(3, 2), torch.tensor([0, 1]), None, r"not of \[3, 2\] and \[2\]"),
+        (torch.randn(3, 0), torch.tensor([0, 1, 1]), None, "separability is asked of"),
+        (torch.tensor([[-1.7e308, 1.7e308], [1.7e308, -1.7e308]], dtype=torch.float64), torch.tensor([0, 1]), None, "too large"),
+    ],
+)
+def test_input_that_cannot_be_used_is_said(x, y, classes, what):
+    with pytest.raises(InputError, match=what):
+        certify(x, y, classes)
+
+
+def test_the_size_that_is_used_takes_seconds_and_is_proven():
+    """Ten classes in 2,048 dimensions, float32 as activations are."""
+    x, y = gauss(120, 2048, 10, dtype=torch.float32)
+    c = certify(x.relu(), y)
+    assert c.verdict == SEPARABLE
+    assert c.any_labels
+    assert c.margins(x.relu(), y).min() >= c.margin
+    x[5] = x[60]
+    y[5], y[60] = 1, 2
+    assert certify(x, y).verdict == NOT_SEPARABLE
