@@ -15,7 +15,7 @@ from gradlens.config import Config, make
 
 SEEDS = 3
 SHARED: dict[str, Any] = {
-    "limit": 10_000, "label_noise": 1.0, "model": "basic-cnn", "width": 16, "batch_size": 128, "optimizer": "adam", "lr": 1e-3,
+    "limit": 10_000, "limit_test": 2_000, "label_noise": 1.0, "model": "basic-cnn", "width": 16, "batch_size": 128, "optimizer": "adam", "lr": 1e-3,
     "epochs": 55, "record_every": 0, "evaluate_train": True,
 }  # fmt: skip
 RULES: tuple[tuple[str, dict[str, Any]], ...] = (

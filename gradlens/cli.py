@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gradlens.cli_learned import learned
-from gradlens.flags import configs_of, method_of, numbers, place_of, with_flags
+from gradlens.flags import configs_of, method_of, methods_and_runs, numbers, place_of, with_flags
 
 if TYPE_CHECKING:
     from gradlens.config import Config
@@ -82,16 +82,14 @@ def compare_gradients(
     from gradlens import screen
     from gradlens.errors import InputError
     from gradlens.experiments import DEFAULT_COMPARISON, train_or_reuse
-    from gradlens.methods import METHODS
     from gradlens.progress import Display
-    from gradlens.run import is_run, load, must_be_writable
+    from gradlens.run import load, must_be_writable
 
     quiet, place = given.pop("quiet", False), place_of(given)
     if place.name:
         raise InputError("--run-name names one run; compare-gradients makes several: --out names their folder")
-    what = list(dict.fromkeys(what or DEFAULT_COMPARISON))
-    methods = [name for name in what if name in METHODS or not (is_run(name) or Path(name).exists() or Path(name).name != name)]
-    read = [load(path) for path in what if path not in methods]
+    methods, paths = methods_and_runs(what or DEFAULT_COMPARISON)
+    read = [load(path) for path in paths]
     grid = numbers("--lr-grid", lr_grid) if lr_grid is not None else []
     groups = configs_of(methods, given, place) if methods else []
     trials = len(groups) * len(grid)

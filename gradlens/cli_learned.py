@@ -2,6 +2,87 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated, Any
+
 import typer
 
+from gradlens.flags import configs_of, methods_and_runs, place_of, with_flags
+
 learned = typer.Typer()
+
+
+@learned.command("memorize")
+@with_flags()
+def memorize(
+    what: Annotated[list[str] | None, typer.Argument(metavar="[METHOD_OR_RUN_DIR]...", help="default: bp dgl")] = None,
+    figures_to: Annotated[Path | None, typer.Option("--figures", help="folder of the figures [OUT/figures]")] = None,
+    *,
+    given: dict[str, Any],
+) -> None:
+    """Train METHODs on random labels (--label-noise, default 1), or read such runs: how fast and how far each fits them."""
+    from gradlens import memorization, screen
+    from gradlens.errors import InputError
+    from gradlens.experiments import train_or_reuse
+    from gradlens.progress import Display
+    from gradlens.run import load, must_be_writable
+
+    quiet, place = given.pop("quiet", False), place_of(given)
+    if place.name:
+        raise InputError("--run-name names one run; memorize makes several: --out names their folder")
+    methods, paths = methods_and_runs(what or memorization.DEFAULT_METHODS)
+    read = [load(path) for path in paths]
+    for run in read:
+        memorization.must_be_memorized(run)
+    configs = [c for group in configs_of(methods, memorization.wanted(given), place) for c in group] if methods else []
+    for config in configs:
+        memorization.must_be_memorizable(config, place)
+    must_be_writable(figures_to or place.out / "figures")
+    known = [run.config for run in read]
+    missing = [config for config in configs if config not in known]
+    with Display(quiet, len(missing)) as display:
+        runs = read + train_or_reuse(missing, place, lambda c: display.watch(f"{c.method} seed {c.seed}", c.epochs))
+        results = [memorization.memorized(run, place, display.count(f"{run.path.name}: probing")) for run in runs]
+    screen.show(memorization.table(runs, results))
+    if points := memorization.block_points(runs, results):
+        screen.show(memorization.block_table(points))
+    files = memorization.draw(runs, results, figures_to or place.out / "figures")
+    typer.echo("\n".join(f"run: {run.path} ({memorization.NAME}.json)" for run in runs))
+    typer.echo(f"figures (png, svg, csv): {', '.join(map(str, files))}")
+
+
+@learned.command()
+@with_flags("device", "threads", "data-dir", "download", "quiet")
+def representations(
+    run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="run directories; the first is compared with the others")],
+    images: Annotated[int, typer.Option("--images", min=1, help="test images; a third of each class is held out and measured on")] = 3000,
+    information_steps: Annotated[
+        int, typer.Option("--information-steps", min=0, help="updates of each block's decoder and head; 0: no information estimates")
+    ] = 300,
+    block: Annotated[list[str] | None, typer.Option("--block", help="only this block; repeatable")] = None,
+    over_time: Annotated[bool, typer.Option("--over-time", help="at the snapshots too (--keep-checkpoints)")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="compute anew what is stored")] = False,
+    out: Annotated[Path, typer.Option("--out", help="folder of the figures")] = Path("figures"),
+    *,
+    given: dict[str, Any],
+) -> None:
+    """Say what each block represents: CKA with other runs, dissimilarities, rank, class separation, what it holds of image and label."""
+    from gradlens import representations as rep
+    from gradlens import screen
+    from gradlens.progress import Display
+    from gradlens.run import must_be_writable
+
+    quiet, place = given.pop("quiet", False), place_of(given)
+    paths = list(dict.fromkeys(run_dirs))
+    options = rep.Options(images, information_steps, blocks=tuple(block or ()), over_time=over_time, overwrite=overwrite)
+    runs = rep.checked(paths, place, options)
+    must_be_writable(out)
+    known: dict[str, dict[str, Any]] = {}
+    with Display(quiet, len(runs)) as display:
+        results = [rep.represent_run(run.path, place, options, display.count(run.path.name), known) for run in runs]
+        pairs = rep.compare_run(paths[0], paths[1:], place, options, display.count("comparing"))
+    screen.show(rep.table(rep.depth_points(runs, results)))
+    screen.show(rep.pair_table(pairs, rep.named(runs)[0]))
+    drawn = rep.draw(runs, results, pairs, out)
+    typer.echo("\n".join(f"run: {run.path} ({rep.RESULT}.json{f', {rep.PAIRS}.json' if run is runs[0] else ''})" for run in runs))
+    typer.echo(f"figures (png, svg, csv): {', '.join(str(out / f'{name}.png') for name in drawn)}")

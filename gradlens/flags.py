@@ -200,6 +200,16 @@ def configs_of(methods: Sequence[str], given: dict[str, Any], place: Place) -> l
     return out
 
 
+def methods_and_runs(what: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The names of methods among some arguments, and the paths of run directories; what is neither is left to be refused as a method."""
+    from gradlens.methods import METHODS
+    from gradlens.run import is_run
+
+    once = list(dict.fromkeys(what))
+    methods = [name for name in once if name in METHODS or not (is_run(name) or Path(name).exists() or Path(name).name != name)]
+    return methods, [name for name in once if name not in methods]
+
+
 def method_of(given: dict[str, Any]) -> str:
     """The method a config file names, for commands called without one."""
     from gradlens.config import read

