@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from matplotlib import style
@@ -13,8 +13,11 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from gradlens.errors import InputError
-from gradlens.plots import LOOK, METHODS, styles
+from gradlens.plots import LOOK, METHODS, Style, styles
 from gradlens.tables import interval
+
+if TYPE_CHECKING:  # imports torch
+    from gradlens.representations import Cell, DepthPoint, RdmRow
 
 # ------------------------------------------------------------------------------------------------- first-layer filters
 
@@ -209,3 +212,146 @@ def filter_dots(rows: Sequence[FilterNumber], *, title: str = "") -> Figure:
 # ------------------------------------------------------------------------------------------------------- memorization
 # TEMPORARY, from `filters`: at 18:42 I overwrote by mistake the pictures.py that `memorize` had just created with
 # memorization_curve and noise_by_block. Sorry! Please append your two functions here again (do not re-create the file) and delete this.
+
+
+# ------------------------------------------------------------------------------------------------------ representations
+
+
+@style.context(LOOK)
+def representation_by_depth(
+    points: Sequence[DepthPoint], words: Mapping[str, str], *, title: str = "", look: Mapping[str, Style] | None = None
+) -> Figure:
+    """What a block's activations are like, over depth: a panel a quantity, a line a label with its band, untrained networks dashed grey.
+
+    Args:
+        points: from :func:`gradlens.representations.depth_points`.
+        words: quantity -> the panel's title, in order; those without a finite value are left out.
+        title: what the runs have in common.
+        look: from :func:`gradlens.plots.styles`.
+
+    Raises:
+        InputError: nothing to draw.
+
+    """
+    rows = [p for p in points if math.isfinite(p.mean) and p.quantity in words]
+    if not rows:
+        raise InputError("no finite number of any block to draw")
+    panels = [q for q in words if any(p.quantity == q for p in rows)]
+    look = look or styles(p.label for p in rows if p.network == "trained")
+    blocks = list(dict.fromkeys(p.block for p in rows))
+    lines = [(name, look[name]) for name in look if any(p.label == name for p in rows)]
+    controls = list(dict.fromkeys(p.label for p in rows if p.network != "trained"))
+    lines += [(name, Style(f"{0.35 + 0.4 * i / max(1, len(controls)):.2f}", (0, (2, 1.5)), "x")) for i, name in enumerate(controls)]
+    figure = Figure(figsize=(max(6.4, 2.35 * len(panels)), 3.3), layout="constrained")
+    for ax, quantity in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for name, (colour, dash, marker) in lines:
+            mine = sorted((p for p in rows if (p.label, p.quantity) == (name, quantity)), key=lambda p: blocks.index(p.block))
+            at = [blocks.index(p.block) for p in mine]
+            ax.plot(at, [p.mean for p in mine], color=colour, linewidth=1.6, linestyle=dash, marker=marker, markersize=4)
+            if any(math.isfinite(p.low) for p in mine):
+                ax.fill_between(at, [p.low for p in mine], [p.high for p in mine], color=colour, alpha=0.13, linewidth=0)
+        means = [p.mean for p in rows if p.quantity == quantity]
+        room = 0.35 * (max(means) - min(means) or abs(means[0]) or 1.0)  # wide bands of few seeds must not flatten the lines
+        low, high = ax.get_ylim()
+        ax.set_ylim(max(low, min(means) - room), min(high, max(means) + room))
+        ax.set_title("\n".join(words[quantity].split(", ", 1)), loc="left")
+        ax.set_xticks(range(len(blocks)), blocks, rotation=40, ha="right", rotation_mode="anchor")
+    handles = [Line2D([], [], color=c, linestyle=d, marker=m, markersize=4, label=name) for name, (c, d, m) in lines]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)))
+    seeds = max(p.seeds for p in rows)
+    over = "one seed" if seeds == 1 else f"mean of {seeds} seeds, band: 95 % t-interval (cut at the panel)"
+    what = "each block's output on held-out images"
+    figure.suptitle(" · ".join(part for part in (what, title, over) if part), x=0.1 / figure.get_figwidth(), ha="left", fontsize=10)
+    return figure
+
+
+@style.context(LOOK)
+def cka(cells: Sequence[Cell], *, title: str = "") -> Figure:
+    """Linear CKA of all blocks of a network with all blocks of others: a panel for each other network, values written out.
+
+    Args:
+        cells: from :func:`gradlens.representations.cells`, of one run.
+        title: what the runs have in common.
+
+    Raises:
+        InputError: nothing to draw.
+
+    """
+    if not cells:
+        raise InputError("no pair of networks to draw")
+    others = list(dict.fromkeys(c.other for c in cells))
+    columns = min(4, len(others))
+    lines = math.ceil(len(others) / columns)
+    most = max(len({c.other_block for c in cells}), len({c.block for c in cells}))
+    wide = max(1.75, 0.42 * most)
+    figure = Figure(figsize=(max(5.6, 0.9 + wide * columns + 0.7), 0.9 + (wide + 0.55) * lines), layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False).ravel()
+    for ax in grid[len(others) :]:
+        ax.remove()
+    for i, (ax, other) in enumerate(zip(grid, others, strict=False)):
+        mine = [c for c in cells if c.other == other]
+        rows, across = (list(dict.fromkeys(names)) for names in ([c.block for c in mine], [c.other_block for c in mine]))
+        values = np.full((len(rows), len(across)), math.nan)
+        for c in mine:
+            values[rows.index(c.block), across.index(c.other_block)] = c.cka
+        mesh = ax.pcolormesh(np.ma.masked_invalid(values), cmap="viridis", vmin=0, vmax=1, edgecolors="white", linewidth=0.8)
+        for (row, column), value in np.ndenumerate(values):
+            text = f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−") if math.isfinite(value) else "–"
+            ink = "0.1" if value > 0.6 else "white" if math.isfinite(value) else "0.25"
+            if most <= 10:
+                ax.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=ink, fontsize=8)
+        ax.set_xticks(np.arange(len(across)) + 0.5, across, rotation=40, ha="right", rotation_mode="anchor")
+        ax.set_yticks(np.arange(len(rows)) + 0.5, rows if i % columns == 0 else [""] * len(rows))
+        ax.set(title=other, aspect="equal")
+        ax.tick_params(length=0)
+        ax.grid(visible=False)
+        ax.spines[:].set_visible(False)
+    figure.colorbar(mesh, ax=list(grid[: len(others)]), label="linear CKA", aspect=22, pad=0.02).outline.set_visible(False)  # type: ignore[operator]
+    parts = (f"blocks of {cells[0].run} (upward) and of each network (across)", title)
+    figure.suptitle(" · ".join(part for part in parts if part), x=0.1 / figure.get_figwidth(), ha="left", fontsize=10)
+    return figure
+
+
+@style.context(LOOK)
+def rdm(rows: Sequence[RdmRow], *, title: str = "") -> Figure:
+    """Dissimilarity matrices of samples sorted by label: a line of panels a run, a panel a block, bottom block on the left.
+
+    Args:
+        rows: from :func:`gradlens.representations.rdm_rows`.
+        title: what the runs have in common.
+
+    Raises:
+        InputError: nothing to draw.
+
+    """
+    if not rows:
+        raise InputError("no dissimilarity matrix to draw")
+    runs, blocks = (list(dict.fromkeys(names)) for names in ([r.run for r in rows], [r.block for r in rows]))
+    figure = Figure(figsize=(max(5.6, 0.9 + 1.45 * len(blocks) + 0.7), 0.9 + 1.5 * len(runs)), layout="constrained")
+    grid = figure.subplots(len(runs), len(blocks), squeeze=False)
+    matrices = {
+        key: np.array([[float(v) for v in r.dissimilarities.split()] for r in rows if (r.run, r.block) == key])
+        for key in dict.fromkeys((r.run, r.block) for r in rows)
+    }
+    top = max([float(np.nanmax(m)) for m in matrices.values() if np.isfinite(m).any()], default=2.0) or 2.0
+    for (i, j), ax in np.ndenumerate(grid):
+        key = runs[i], blocks[j]
+        if key not in matrices:
+            ax.remove()
+            continue
+        image = ax.imshow(np.ma.masked_invalid(matrices[key]), cmap="viridis", vmin=0, vmax=top, interpolation="nearest")
+        labels = [r.label for r in rows if (r.run, r.block) == key]
+        borders = [at - 0.5 for at in range(1, len(labels)) if labels[at] != labels[at - 1]]
+        ax.set_xticks(borders, [""] * len(borders))
+        ax.set_yticks(borders, [""] * len(borders))
+        ax.tick_params(length=2)
+        ax.grid(visible=False)
+        if i == 0:
+            ax.set_title(blocks[j])
+        if j == 0:
+            ax.set_ylabel(runs[i])
+    figure.colorbar(image, ax=list(grid.ravel()), label="1 − correlation", aspect=22, pad=0.02).outline.set_visible(False)  # type: ignore[operator]
+    count = len({r.sample for r in rows})
+    parts = (f"dissimilarity of {count} held-out images, sorted by label (ticks between classes)", title)
+    figure.suptitle(" · ".join(part for part in parts if part), x=0.1 / figure.get_figwidth(), ha="left", fontsize=10)
+    return figure

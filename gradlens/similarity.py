@@ -1,0 +1,237 @@
+"""Numbers of feature matrices [N, d]: how alike two of them are, how spread one is, how separable its classes are.
+
+Linear CKA (Kornblith et al. 2019) by the unbiased HSIC₁ (Song et al. 2012; in batches: Nguyen et al. 2021), dissimilarity matrices
+(Kriegeskorte et al. 2008) and their rank correlation, effective rank (Roy & Vetterli 2007) and participation ratio, and the scatter
+between classes over the scatter within them (Fisher). Pure functions of tensors; everything is summed in float64 on the CPU.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from gradlens.errors import InputError
+
+# ----------------------------------------------------------------------------------------------------------------- CKA
+
+
+def centred(x: Tensor, what: str) -> Tensor:
+    """Features [N, p] in float64 on the CPU with centred columns; constant ones become exactly zero.
+
+    Args:
+        x: features [N, p].
+        what: asks for them, for the error.
+
+    Raises:
+        InputError: other shapes, or numbers that are not finite.
+
+    """
+    if x.ndim != 2:
+        raise InputError(f"{what} wants features [N, p], got {list(x.shape)}: flatten them")
+    if not x.isfinite().all():
+        raise InputError(f"{what}: the features hold NaN or infinite numbers")
+    x = x.detach().cpu().double()
+    x = x - x[:1]
+    return x - x.mean(0)
+
+
+def u_centred(gram: Tensor) -> Tensor:
+    """A Gram matrix [n, n] without its diagonal, centred so that ⟨Ã, B̃⟩ / (n(n−3)) is HSIC₁ (Székely & Rizzo 2014, eq. 2.1)."""
+    n = len(gram)
+    a = gram.clone().fill_diagonal_(0)
+    rows = a.sum(0) / (n - 2)
+    a += a.sum() / ((n - 1) * (n - 2)) - rows[:, None] - rows
+    return a.fill_diagonal_(0)
+
+
+def must_be_enough(n: int, unbiased: bool) -> None:
+    """Check that a batch has the samples that an estimate of HSIC divides by.
+
+    Raises:
+        InputError: fewer than 4 (biased: 2).
+
+    """
+    if n < (4 if unbiased else 2):
+        raise InputError(f"{'unbiased ' * unbiased}CKA needs {4 if unbiased else 2} samples or more in a batch, got {n}")
+
+
+def _hsics_of_grams(k: Tensor, j: Tensor, unbiased: bool) -> Tensor:
+    """(xy, xx, yy) of the centred Gram matrices K and J [n, n]."""
+    n = len(k)
+    if unbiased:
+        k, j = u_centred(k), u_centred(j)
+    scale = n * (n - 3) if unbiased else (n - 1) ** 2
+    return torch.stack([(k * j).sum(), (k * k).sum(), (j * j).sum()]) / scale
+
+
+def _hsic_of_features(x: Tensor, y: Tensor, unbiased: bool) -> Tensor:
+    """HSIC of centred features [n, p] and [n, q] without an n × n matrix: tr(K̃L̃) = ‖XᵀY‖² − Σ |x_i|² |y_i|² and so on."""
+    n = len(x)
+    if not unbiased:
+        return (x.T @ y).square().sum() / (n - 1) ** 2
+    xx, yy = x.square().sum(1), y.square().sum(1)
+    k1, l1 = x @ x.sum(0) - xx, y @ y.sum(0) - yy  # row sums of K̃ and L̃
+    trace = (x.T @ y).square().sum() - (xx * yy).sum()
+    return (trace + k1.sum() * l1.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * (k1 * l1).sum()) / (n * (n - 3))
+
+
+def _hsics(x: Tensor, y: Tensor, unbiased: bool) -> Tensor:
+    """(HSIC(x, y), HSIC(x, x), HSIC(y, y)) by features or by Gram matrices, whichever takes fewer products."""
+    (n, p), q = x.shape, y.shape[1]
+    if p * q + p * p + q * q < n * (p + q):
+        return torch.stack([_hsic_of_features(a, b, unbiased) for a, b in ((x, y), (x, x), (y, y))])
+    return _hsics_of_grams(x @ x.T, y @ y.T, unbiased)
+
+
+def folds(n: int, batch: int | None) -> list[slice]:
+    """The fewest batches of at most so many, equal but for one."""
+    parts = torch.arange(n).tensor_split(max(1, math.ceil(n / batch)) if batch else 1)
+    return [slice(int(part[0]), int(part[-1]) + 1) for part in parts if len(part)]
+
+
+def linear_cka(x: Tensor, y: Tensor, unbiased: bool = True, batch: int | None = None) -> float:
+    """Linear centred kernel alignment HSIC(x, y) / √(HSIC(x, x) HSIC(y, y)) of two representations of the same N samples.
+
+    Biased: ‖YᵀX‖² / (‖XᵀX‖ ‖YᵀY‖) with centred columns (Kornblith et al. 2019), in [0, 1], about p/N or more for independent features.
+    Unbiased: with HSIC₁ (Song et al. 2012, eq. 5), at most 1, about 0 for independent features and then also below it. It does not
+    change under orthogonal maps, isotropic scaling and shifts of either side. Sums are taken in float64.
+
+    Args:
+        x: features [N, p].
+        y: features [N, q] of the same samples in the same order.
+        unbiased: HSIC₁ instead of the biased estimate.
+        batch: average the HSICs over batches of at most so many samples, then divide (Nguyen et al. 2021); None: one batch.
+
+    Returns:
+        the alignment; NaN where a side is constant.
+
+    Raises:
+        InputError: other shapes, numbers that are not finite, fewer than 4 samples in a batch (biased: 2).
+
+    """
+    if len(x) != len(y):
+        raise InputError(f"CKA compares representations of the same samples, got {len(x)} and {len(y)}")
+    a, b = centred(x, "CKA"), centred(y, "CKA")
+    total = torch.zeros(3, dtype=torch.float64)
+    for part in folds(len(a), batch):
+        must_be_enough(part.stop - part.start, unbiased)
+        total += _hsics(centred(a[part], "CKA"), centred(b[part], "CKA"), unbiased)
+    return alignment(*total.tolist())
+
+
+def alignment(xy: float, xx: float, yy: float) -> float:
+    """CKA of (averaged) HSICs; NaN where a side is constant."""
+    return xy / math.sqrt(xx * yy) if xx > 0 and yy > 0 else math.nan
+
+
+# ----------------------------------------------------------------------------------------------------------------- RDM
+
+
+def rdm(x: Tensor, y: Tensor | None = None) -> Tensor:
+    """Representational dissimilarity matrix [N, N]: 1 − Pearson's correlation of two samples' activation vectors.
+
+    Symmetric, in [0, 2], zero on the diagonal; a sample's vector may be shifted and scaled (by a positive number).
+
+    Args:
+        x: activations [N, d].
+        y: labels [N] by which the samples are put in order (a stable one); None: as they come.
+
+    Returns:
+        float64, on the CPU; NaN (but for the diagonal) where a sample's vector is constant, which has no correlation.
+
+    Raises:
+        InputError: other shapes, or numbers that are not finite.
+
+    """
+    order = torch.arange(len(x)) if y is None else y.cpu().argsort(stable=True)
+    z = centred(x.flatten(1).T, "an RDM").T[order]
+    size = z.norm(dim=1, keepdim=True)
+    z = torch.where(size > 0, z / size, math.nan)
+    return (1 - z @ z.T).clamp(0, 2).fill_diagonal_(0)
+
+
+def rdm_correlation(a: Tensor, b: Tensor) -> float:
+    """Spearman's rank correlation of two dissimilarity matrices' entries above the diagonal; NaN where one has no variance.
+
+    Pairs of samples that one of them has no number for are left out.
+
+    Raises:
+        InputError: matrices of different sizes.
+
+    """
+    if a.shape != b.shape or a.ndim != 2:
+        raise InputError(f"dissimilarity matrices of the same samples have one size, got {list(a.shape)} and {list(b.shape)}")
+    above = torch.ones_like(a, dtype=torch.bool).triu(1) & a.isfinite() & b.isfinite()
+    p, q = a[above], b[above]
+    if len(p) < 2 or p.min() == p.max() or q.min() == q.max():
+        return math.nan
+    return float(spearmanr(p.numpy(), q.numpy()).statistic)
+
+
+# ------------------------------------------------------------------------------------------------- spread, separation
+
+
+def spectrum(x: Tensor) -> Tensor:
+    """Singular values of features [N, d] with centred columns, largest first, float64.
+
+    They are roots of eigenvalues of the smaller Gram matrix; what is below its rounding error, some 1e-6 of the largest, is exactly zero.
+
+    Raises:
+        InputError: other shapes, or numbers that are not finite.
+
+    """
+    c = centred(x, "a spectrum")
+    largest = c.abs().max()
+    if largest == 0:
+        return torch.zeros(min(c.shape), dtype=torch.float64)
+    c = c / largest  # so that squares of tiny activations do not vanish
+    squares = torch.linalg.eigvalsh(c @ c.T if c.shape[0] <= c.shape[1] else c.T @ c).flip(0)
+    rounding = squares[0] * len(squares) * torch.finfo(torch.float64).eps
+    return largest * torch.where(squares > rounding, squares, 0.0).sqrt()
+
+
+def effective_rank(singular: Tensor) -> float:
+    """exp of the entropy of σ / Σσ (Roy & Vetterli 2007): r for r equal singular values; 0 where all are zero."""
+    if not (singular > 0).any():
+        return 0.0
+    p = singular[singular > 0] / singular.sum()
+    return math.exp(-float((p * p.log()).sum()))
+
+
+def participation_ratio(singular: Tensor) -> float:
+    """(Σσ²)² / Σσ⁴: over how many directions the variance is spread; 0 where there is none."""
+    if not (singular > 0).any():
+        return 0.0
+    v = (singular / singular.max()).square()
+    return float(v.sum() ** 2 / v.square().sum())
+
+
+def fisher(x: Tensor, y: Tensor, classes: int | None = None) -> float:
+    """Scatter between classes over scatter within them: Σ n_c |m_c − m|² / Σ |x_i − m_{y_i}|², the traces of Fisher's two matrices.
+
+    Not bounded above (infinite where each class is one point). N samples in K classes that are all alike give (K − 1) / (N − K) on
+    average, so only numbers from the same count of samples can be compared. It changes under maps that are not orthogonal.
+
+    Args:
+        x: features [N, d].
+        y: labels [N].
+        classes: how many classes there are meant to be; None: those that occur.
+
+    Raises:
+        InputError: one class only, fewer samples than classes, numbers that are not finite.
+
+    """
+    found, at = (torch.from_numpy(a) for a in np.unique(y.cpu().numpy(), return_inverse=True))
+    if len(found) < 2:
+        raise InputError(f"class separation is asked of two classes or more; all {len(y)} samples are of one")
+    if len(y) < (classes or len(found)):
+        raise InputError(f"{len(y)} samples are fewer than the {classes} classes whose separation is asked")
+    c = centred(x, "class separation")
+    sums = torch.zeros(len(found), c.shape[1], dtype=torch.float64).index_add_(0, at, c)
+    means = sums / at.bincount()[:, None]
+    within, between = float((c - means[at]).square().sum()), float(means[at].square().sum())
+    return between / within if within > 0 else math.inf if between > 0 else math.nan
