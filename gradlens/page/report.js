@@ -1,0 +1,297 @@
+"use strict";
+// The page's own script: theme, sorting, the step slider; then plotly's charts, each drawn when it comes into view.
+(() => {
+  const root = document.documentElement;
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const $ = (selector, within = document) => [...within.querySelectorAll(selector)];
+  root.classList.add("js");
+
+  // ------------------------------------------------------------------------------------------------------ words
+  const fixed = (v, digits = 2) => {
+    if (v === null || v === undefined) return "–";
+    const text = v.toFixed(digits);
+    return (Number(text) === 0 ? text.replace("-", "") : text).replace("-", "−");
+  };
+  // plotly reads some HTML in its texts: a name must stay the text it is
+  const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+
+  // ------------------------------------------------------------------------------------------------------ theme
+  const wish = matchMedia("(prefers-color-scheme: dark)");
+  const button = document.getElementById("theme");
+  const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : wish.matches);
+  const ink = (name) => getComputedStyle(root).getPropertyValue(name).trim();
+  const sayTheme = () => {
+    button.setAttribute("aria-pressed", String(isDark()));
+    redraw();
+  };
+  button.addEventListener("click", () => {
+    root.dataset.theme = isDark() ? "light" : "dark";
+    sayTheme();
+  });
+  wish.addEventListener("change", sayTheme);
+
+  // ------------------------------------------------------------------------------------------------------ tables
+  const keyOf = (row, column) => {
+    const cell = row.cells[column];
+    const key = cell.dataset.key;
+    if (key === undefined) return null;
+    return key !== "" && !Number.isNaN(Number(key)) && column > 0 ? Number(key) : key;
+  };
+  const sort = (table, column, direction) => {
+    const sign = direction === "ascending" ? 1 : -1;
+    const rows = [...table.tBodies[0].rows].map((row, i) => ({ row, i, key: keyOf(row, column) }));
+    rows.sort((a, b) => {
+      if (a.key === null || b.key === null) return (a.key === null) - (b.key === null) || a.i - b.i; // nothing comes last either way
+      if (a.key === b.key) return a.i - b.i;
+      return (a.key < b.key ? -1 : 1) * sign;
+    });
+    rows.forEach(({ row }) => table.tBodies[0].append(row));
+  };
+  $("table.sortable").forEach((table) => {
+    const heads = [...table.tHead.rows[0].cells];
+    heads.forEach((head, column) => {
+      head.querySelector("button").addEventListener("click", () => {
+        const direction = head.getAttribute("aria-sort") === "ascending" ? "descending" : "ascending";
+        heads.forEach((other) => other.removeAttribute("aria-sort"));
+        head.setAttribute("aria-sort", direction);
+        sort(table, column, direction);
+      });
+    });
+  });
+
+  // ------------------------------------------------------------------------------- two groups of runs beside each other
+  const [left, right] = ["left", "right"].map((id) => document.getElementById(id));
+  if (left) {
+    const table = document.getElementById("differ-table");
+    const show = () => {
+      const both = left.value !== "" && right.value !== "";
+      const chosen = both ? [left, right].map((select) => Number(select.value) + 2) : null;
+      let rows = 0;
+      [...table.tHead.rows, ...table.tBodies[0].rows].forEach((row) => {
+        [...row.cells].forEach((cell, i) => { cell.hidden = both && i > 1 && !chosen.includes(i); });
+      });
+      [...table.tBodies[0].rows].forEach((row) => {
+        row.hidden = both && row.cells[chosen[0]].textContent === row.cells[chosen[1]].textContent;
+        rows += !row.hidden;
+      });
+      document.getElementById("differ").textContent = both ? `${rows} of their settings and facts differ` : "";
+    };
+    [left, right].forEach((select) => select.addEventListener("change", show));
+  }
+
+  // ------------------------------------------------------------------------------------------------------ charts
+  const hiddenMethods = new Set();
+  let bandsShown = true;
+  const drawn = new Map(); // element -> function that draws it anew
+  const label = (name) => data.looks.findIndex((look) => look.label === name);
+  const look = (name) => data.looks[label(name)];
+  const colourOf = (name) => (look(name) ? look(name)[isDark() ? "dark" : "light"] : ink("--soft"));
+  const alpha = (hex, a) => `rgba(${[1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16)).join(",")},${a})`;
+  const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"], plotlyServerURL: "" };
+
+  const layout = (x, y, more = {}) => {
+    const axis = { gridcolor: ink("--grid"), zerolinecolor: ink("--rule"), linecolor: ink("--rule"), automargin: true, fixedrange: false };
+    return {
+      margin: { l: 48, r: 8, t: 8, b: 40 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false,
+      font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: ink("--ink") },
+      hoverlabel: { bgcolor: ink("--card"), bordercolor: ink("--rule"), font: { color: ink("--ink"), size: 12 }, align: "left" },
+      hovermode: "closest", dragmode: "zoom",
+      xaxis: { ...axis, title: { text: plain(x), standoff: 6 }, ...more.xaxis }, yaxis: { ...axis, title: { text: plain(y), standoff: 4 }, ...more.yaxis },
+      shapes: more.shapes || [],
+    };
+  };
+
+  // A band as one closed outline for each stretch without gaps
+  const outline = (x, low, high) => {
+    const px = [], py = [];
+    for (let i = 0; i < x.length; ) {
+      if (low[i] === null || high[i] === null) { i += 1; continue; }
+      let j = i;
+      while (j < x.length && low[j] !== null && high[j] !== null) j += 1;
+      for (let k = i; k < j; k += 1) { px.push(x[k]); py.push(high[k]); }
+      for (let k = j - 1; k >= i; k -= 1) { px.push(x[k]); py.push(low[k]); }
+      px.push(null); py.push(null);
+      i = j;
+    }
+    return { x: px, y: py };
+  };
+
+  const lineTraces = (line, percent) => {
+    if (hiddenMethods.has(label(line.label))) return [];
+    const scale = (v) => (v === null ? null : percent ? 100 * v : v);
+    const colour = colourOf(line.label), own = look(line.label), digits = percent ? 1 : 3;
+    const y = line.y.map(scale), traces = [];
+    if (line.low && bandsShown) {
+      traces.push({
+        type: "scatter", mode: "lines", ...outline(line.x, line.low.map(scale), line.high.map(scale)), fill: "toself",
+        fillcolor: alpha(colour, data.looks.length > 4 ? 0.09 : 0.16), line: { width: 0 }, hoverinfo: "skip",
+      });
+    }
+    const few = y.length <= 25; // as in the figures: markers only where they do not hide the line
+    const alone = y.map((v, i) => v !== null && (y[i - 1] ?? null) === null && (y[i + 1] ?? null) === null);
+    const name = plain(line.name ? `${line.label || ""} ${line.name}`.trim() : line.label);
+    traces.push({
+      type: "scatter", mode: few || alone.some(Boolean) ? "lines+markers" : "lines", x: line.x, y, connectgaps: false, name,
+      line: { color: colour, width: few ? 2 : 1.4, dash: line.dash || (own ? own.dash : "dot") },
+      marker: { color: colour, symbol: own ? own.symbol : "circle", size: few ? 6 : alone.map((v) => (v ? 5 : 0)) },
+      text: y.map((v, i) => `${fixed(v, digits)}${line.low && line.low[i] !== null ? ` (${fixed(scale(line.low[i]), digits)} to ${fixed(scale(line.high[i]), digits)})` : ""}`),
+      hovertemplate: `<b>${name}</b><br>%{x}: %{text}<extra></extra>`,
+    });
+    return traces;
+  };
+
+  const bandTraces = (bands) => (bandsShown ? bands : []).map((band) => {
+    const noise = band.name === "noise";
+    return {
+      type: "scatter", mode: "lines", ...outline(band.x, band.low, band.high), fill: "toself", name: band.name, hoveron: "fills", text: band.name,
+      hoverinfo: "text", line: { width: 1, color: `rgba(${ink("--band")},.55)`, dash: "dot" },
+      fillcolor: `rgba(${ink("--band")},${noise ? 0.04 : 0.22})`,
+      ...(noise ? { fillpattern: { shape: "/", size: 7, solidity: 0.12, fgcolor: `rgba(${ink("--band")},.6)`, bgcolor: "rgba(0,0,0,0)" } } : {}),
+    };
+  });
+
+  const reference = (y) => ({ type: "line", xref: "paper", x0: 0, x1: 1, y0: y, y1: y, line: { color: ink("--soft"), width: 1 }, layer: "below" });
+
+  const linesChart = (spec) => [
+    [...bandTraces(spec.bands || []), ...spec.lines.flatMap((line) => lineTraces(line, spec.percent))],
+    layout(spec.x, spec.y, {
+      xaxis: spec.categories ? { type: "category" } : spec.log_x ? { type: "log" } : {},
+      yaxis: { type: spec.log ? "log" : "linear", ...(spec.range ? { range: spec.range.map((v) => (spec.percent ? 100 * v : v)) } : {}) },
+      shapes: spec.zero ? [reference(0)] : [],
+    }),
+  ];
+
+  const cosineChart = (spec) => {
+    const lines = data.cosine.layers[spec.layer];
+    const values = lines.flatMap((line) => line.y).filter((v) => v !== null);
+    const low = Math.min(-0.25, ...values) - 0.04;
+    return [
+      [...bandTraces(spec.bands), ...lines.flatMap((line) => lineTraces(line, false))],
+      layout(spec.x, spec.y, { yaxis: { range: [Math.max(low, -1.05), 1.05] }, shapes: [reference(0)] }),
+    ];
+  };
+
+  const matrixChart = (spec) => [
+    [{
+      type: "heatmap", x: spec.x, y: spec.y, z: spec.z, zmin: 0, zmax: 1, xgap: 1, ygap: 1, showscale: false,
+      colorscale: isDark() ? [[0, "#20272f"], [1, "#58a6f0"]] : [[0, "#f4f7fa"], [1, "#0a5c9e"]],
+      text: spec.z.map((row) => row.map((v) => fixed(v))), texttemplate: "%{text}",
+      hovertemplate: `%{y} · %{x}: %{text}<extra>${plain(spec.name)}</extra>`,
+    }],
+    layout("", "", { xaxis: { type: "category", title: { text: "" } }, yaxis: { type: "category", title: { text: "" } } }),
+  ];
+
+  const chartOf = { lines: linesChart, cosine: cosineChart, matrix: matrixChart };
+
+  // Each method's value at the recorded step nearest to another
+  const nearest = (steps, step) => {
+    let low = 0, high = steps.length - 1;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (steps[middle] < step) low = middle + 1; else high = middle;
+    }
+    return low > 0 && step - steps[low - 1] <= steps[low] - step ? low - 1 : low;
+  };
+
+  const mapChart = (layer) => {
+    const lines = data.cosine.layers[layer].filter((line) => !hiddenMethods.has(label(line.label))).reverse(); // plotly begins at the bottom
+    const steps = data.cosine.steps, colours = data.scale[isDark() ? "dark" : "light"];
+    const z = lines.map((line) => steps.map((step) => (step > line.x[line.x.length - 1] ? null : line.y[nearest(line.x, step)])));
+    return [
+      [{
+        type: "heatmap", x: steps, y: lines.map((line) => plain(line.label)), z, zmin: -1, zmax: 1, ygap: 1, showscale: false,
+        colorscale: colours.map((colour, i) => [i / (colours.length - 1), colour]), hoverongaps: false,
+        hovertemplate: "%{y}, step %{x}: %{z:.2f}<extra></extra>",
+      }],
+      layout("updates", "", {
+        xaxis: { showgrid: false, range: [steps[0], steps[steps.length - 1]] }, yaxis: { type: "category", showgrid: false, title: { text: "" }, ticks: "" },
+        shapes: [marker()],
+      }),
+    ];
+  };
+  const marker = () => ({ type: "line", yref: "paper", y0: 0, y1: 1, x0: stepNow, x1: stepNow, line: { color: ink("--ink"), width: 2 } });
+
+  const draw = (figure) => {
+    const place = figure.querySelector("div");
+    const make = figure.dataset.layer !== undefined
+      ? () => mapChart(figure.dataset.layer)
+      : () => chartOf[data.charts[figure.dataset.chart].kind](data.charts[figure.dataset.chart]);
+    const again = () => {
+      const [traces, look] = make();
+      return Plotly.react(place, traces, look, config);
+    };
+    drawn.set(figure, again);
+    return again();
+  };
+  function redraw() { drawn.forEach((again) => again()); }
+
+  const bandsChip = document.getElementById("bands");
+  bandsChip.addEventListener("click", () => {
+    bandsShown = !bandsShown;
+    bandsChip.setAttribute("aria-pressed", String(bandsShown));
+    redraw();
+  });
+  $(".chip[data-method]").forEach((chip) => chip.addEventListener("click", () => {
+    const method = Number(chip.dataset.method), shown = hiddenMethods.has(method);
+    if (shown) hiddenMethods.delete(method); else hiddenMethods.add(method);
+    chip.setAttribute("aria-pressed", String(shown));
+    $("#slice tbody tr").forEach((row) => { row.hidden = hiddenMethods.has(Number(row.dataset.method)); });
+    redraw();
+  }));
+
+  // ------------------------------------------------------------------------------------------------------ the slider
+  const slider = document.getElementById("step");
+  let stepNow = data.cosine.steps[data.cosine.steps.length - 1];
+  const epochOf = (step) => {
+    const before = data.ends.filter((end) => end <= step).length;
+    return data.ends.length ? `, epoch ${Math.min(before + 1, data.ends.length)} of ${data.ends.length}` : "";
+  };
+  const toStep = () => {
+    stepNow = data.cosine.steps[Number(slider.value)];
+    const said = `step ${stepNow} of ${data.cosine.steps[data.cosine.steps.length - 1]}${epochOf(stepNow)}`;
+    document.getElementById("at").textContent = said;
+    slider.setAttribute("aria-valuetext", said);
+    const layers = Object.keys(data.cosine.layers);
+    $("#slice tbody tr").forEach((row) => {
+      const name = data.looks[Number(row.dataset.method)].label;
+      layers.forEach((layer, column) => {
+        const cell = row.cells[column + 1], line = data.cosine.layers[layer].find((l) => l.label === name);
+        const i = line ? nearest(line.x, stepNow) : -1, value = line ? line.y[i] : null;
+        cell.textContent = fixed(value);
+        cell.className = value === null ? "" : `c${Math.min(20, Math.max(0, Math.round((value + 1) * 10)))}`;
+        const band = line && line.low && line.low[i] !== null ? `, 95 % interval ${fixed(line.low[i])} to ${fixed(line.high[i])}` : "";
+        cell.title = line ? `${name}, ${layer}: ${fixed(value, 3)} at step ${line.x[i]}${band}` : `${name}, ${layer}: not recorded`;
+      });
+    });
+    $("#maps .map").filter((figure) => drawn.has(figure)).forEach((figure) => Plotly.relayout(figure.querySelector("div"), { shapes: [marker()] }));
+  };
+  if (slider) {
+    slider.max = data.cosine.steps.length - 1;
+    slider.value = slider.max;
+    slider.addEventListener("input", toStep);
+    toStep();
+    $("#maps")[0].style.setProperty("--rows", data.looks.length);
+  }
+
+  // ------------------------------------------------------- plotly takes a second to start, so all else comes first
+  const figures = $("figure.chart");
+  const start = () => {
+    const script = document.createElement("script");
+    script.textContent = document.getElementById("plotly").textContent;
+    document.head.append(script); // runs at once: the policy knows its hash
+    const seen = new IntersectionObserver((entries) => {
+      entries.filter((entry) => entry.isIntersecting).forEach((entry) => {
+        seen.unobserve(entry.target);
+        if (!drawn.has(entry.target)) draw(entry.target);
+      });
+    }, { rootMargin: "400px" });
+    figures.forEach((figure) => seen.observe(figure));
+    root.dataset.charts = "ready";
+  };
+  addEventListener("load", () => (window.requestIdleCallback || setTimeout)(start));
+  addEventListener("beforeprint", () => {
+    if (root.dataset.charts) figures.filter((figure) => !drawn.has(figure)).forEach(draw);
+    $("details").forEach((part) => { part.open = true; });
+  });
+  button.setAttribute("aria-pressed", String(isDark()));
+})();

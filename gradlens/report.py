@@ -1,0 +1,158 @@
+"""One self-contained page of some runs: a verdict that is read in ten seconds, then everything the runs hold. No network, ever.
+
+The page is made of `page/report.html.j2`, its style and its script; plotly's script is embedded once. All text is escaped by jinja2,
+the data of the charts are JSON in which no `<` is left, and a content security policy lets nothing run but the two scripts named by
+their hashes and nothing be fetched at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from base64 import b64encode
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from gradlens import __version__, sections, sections_learned
+from gradlens.charts import cosine_colours, looks
+from gradlens.errors import InputError
+from gradlens.plots import styles
+from gradlens.run import Run, load, must_be_writable, write
+from gradlens.sections import Held, Section
+from gradlens.tables import groups
+from gradlens.verdict import below_top, headline, line, notices, standings
+
+ORDER = (
+    sections.learning,
+    sections.where_and_when,
+    sections.training,
+    sections_learned.separability,
+    sections_learned.memorization,
+    sections_learned.filters,
+    sections_learned.representations,
+    sections_learned.online,
+    sections.cost,
+    sections.differing,
+    sections.configs,
+)
+
+
+def held(runs: Sequence[Run]) -> Held:
+    """The runs of a page by label, methods in the order of the figures.
+
+    Raises:
+        InputError: no runs, or the same run twice.
+
+    """
+    found = groups(runs)
+    look = styles(found)
+    ordered = {label: found[label] for label in look}
+    return Held(ordered, look, standings(ordered))
+
+
+def as_json(content: Any) -> Markup:
+    """JSON that can stand in a script element: no end tag, comment or entity can begin in it.
+
+    >>> as_json({"name": "</script><!-- &amp;"})
+    Markup('{"name":"\\\\u003c/script\\\\u003e\\\\u003c!-- \\\\u0026amp;"}')
+    """
+    text = json.dumps(content, separators=(",", ":"), allow_nan=False)  # ASCII: U+2028 and its like are escaped too
+    for sign in "<>&":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return Markup(text)
+
+
+def _hash(script: str) -> str:
+    """A script's name in the content security policy."""
+    return f"'sha256-{b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+
+
+def _title(runs: Sequence[Run], labels: Sequence[str]) -> str:
+    data = dict.fromkeys(Path(run.config.data).name for run in runs)
+    models = dict.fromkeys(run.config.model for run in runs)
+    count = f"{len(labels)} methods, " if len(labels) > 1 else ""
+    return f"{' / '.join(data)} · {' / '.join(models)} · {count}{len(runs)} run{'s' if len(runs) > 1 else ''}"
+
+
+def page(runs: Sequence[Run]) -> str:
+    """The page as html.
+
+    Args:
+        runs: several methods, several seeds each.
+
+    Raises:
+        InputError: no runs, or the same run twice.
+
+    """
+    from plotly.offline import get_plotlyjs  # several megabytes
+
+    here = held(runs)
+    parts: list[Section] = [make(here) for make in ORDER]
+    said = notices(here.groups)
+    charts = {f"{part.id}-{i}": chart for part in parts for i, chart in enumerate(part.charts)}
+    folder = files("gradlens") / "page"
+    style, script = ((folder / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    plotly = get_plotlyjs()
+    look = looks(here.styles)
+    layers = list(dict.fromkeys(p.layer for p in here.cosines))
+    data = {
+        "looks": look,
+        "charts": charts,
+        "cosine": sections.at_steps(here.cosines, here.groups),
+        "scale": {name: [colour for colour, _ in cosine_colours(name == "dark")] for name in ("light", "dark")},
+        "ends": sections.epoch_ends(here),
+    }
+    environment = Environment(
+        loader=PackageLoader("gradlens", "page"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("report.html.j2").render(
+        version=__version__,
+        title=_title(here.runs, list(here.groups)),
+        policy=f"default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src {_hash(script)} {_hash(plotly)}",
+        style=Markup(style),
+        script=Markup(script),
+        plotly=Markup(plotly),
+        data=as_json(data),
+        looks=look,
+        colours={name: cosine_colours(name == "dark") for name in ("light", "dark")},
+        headline=headline(here.standings, said),
+        lines=[(here.place(s.label), s.label, line(s), sections.strip(s, layers)) for s in here.standings],
+        layers=layers,
+        notices=said,
+        summary=sections.summary(here),
+        slice=sections.last_step(here),
+        sections=parts,
+        runs=sections.described(here),
+        below=below_top(layers) if layers else [],
+    )
+
+
+def write_page(run_dirs: Sequence[str | Path], out: str | Path, overwrite: bool = False) -> Path:
+    """Write the page of some run directories.
+
+    Args:
+        run_dirs: run directories.
+        out: the file.
+        overwrite: replace a file that is there.
+
+    Raises:
+        InputError: no or no such run directory, the same run twice, a file that exists, or a folder that cannot be written.
+
+    """
+    path = Path(out)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: -o names the file")
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} exists; --overwrite replaces it")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"cannot write {path}: there is no folder {path.parent}")
+    must_be_writable(path)
+    if not run_dirs:
+        raise InputError("no run directory was given")
+    write(path, page([load(run_dir) for run_dir in run_dirs]).encode())
+    return path

@@ -1,0 +1,402 @@
+"""What the page of some runs holds, section by section: sentences, tables and charts made from what the runs have stored.
+
+A section without data is not left out: it says in one sentence which command would give it some. Nothing here trains or writes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from statistics import median
+from typing import Any, NamedTuple
+
+from gradlens.charts import Chart, by_layer, compact, cosine_bin, curves, span
+from gradlens.methods import METHODS
+from gradlens.plots import Style
+from gradlens.run import Run
+from gradlens.tables import (
+    TRAIN,
+    TRAIN_EVAL,
+    Interval,
+    LayerPoint,
+    alignment_values,
+    curve_points,
+    final_values,
+    interval,
+    layer_points,
+)
+from gradlens.verdict import (
+    TRUTH,
+    Difference,
+    Standing,
+    differences,
+    in_words,
+    short,
+    spread,
+)
+
+
+class Cell(NamedTuple):
+    """One cell of a table."""
+
+    text: str
+    key: float | str | None = None  # what it is sorted by; None: always last
+    bin: int | None = None  # of the cosine's colour behind it
+    method: int | None = None  # the place of a method whose line is drawn before the text
+
+
+class Table(NamedTuple):
+    """A table that the reader can sort; its first column names the rows."""
+
+    caption: str
+    columns: list[str]
+    rows: list[list[Cell]]
+    note: str = ""  # below it
+
+
+class Picture(NamedTuple):
+    """An image in the page."""
+
+    name: str
+    method: int  # the place of the method it is of
+    source: str  # a data URI
+
+
+@dataclass
+class Section:
+    """A part of the page, in the order in which it is read: sentences, charts, tables, what is missing."""
+
+    id: str
+    title: str
+    text: list[str] = field(default_factory=list)
+    charts: list[Chart] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
+    facts: list[tuple[str, str]] = field(default_factory=list)  # how the numbers were made
+    missing: list[str] = field(default_factory=list)  # sentences
+    kind: str = "plain"  # which part of the template shows it
+
+
+@dataclass(frozen=True)
+class Held:
+    """The runs of a page, and what all sections ask of them."""
+
+    groups: Mapping[str, Sequence[Run]]  # label -> runs of all seeds, in the order in which methods are listed
+    styles: Mapping[str, Style]
+    standings: Sequence[Standing]
+
+    @property
+    def runs(self) -> list[Run]:
+        """All of them."""
+        return [run for group in self.groups.values() for run in group]
+
+    def place(self, label: str) -> int:
+        """A label's place in the order of methods, which names its colour."""
+        return list(self.styles).index(label)
+
+    def named(self, label: str) -> Cell:
+        """The cell that names a method."""
+        return Cell(label, f"{self.place(label):04d}", method=self.place(label))
+
+    @cached_property
+    def cosines(self) -> list[LayerPoint]:
+        """Cosines of the weight gradients at every recorded step."""
+        return layer_points(self.runs, "cosine")
+
+
+def number(value: float, digits: int = 2, scale: float = 1.0) -> Cell:
+    """A number's cell."""
+    return Cell(short(value * scale, digits), compact(value))
+
+
+def mean_cell(value: Interval, digits: int = 2, scale: float = 1.0, sign: bool = False) -> Cell:
+    """A mean with half its interval."""
+    return Cell(spread(value, digits, scale, sign), compact(value.mean))
+
+
+def ratio_cell(value: Interval) -> Cell:
+    """A ratio with the ends of its interval, which is not symmetric."""
+    ends = f" ({short(value.low)} to {short(value.high)})" if math.isfinite(value.low) else ""
+    return Cell(short(value.mean) + ends, compact(value.mean))
+
+
+def grouped(text: float) -> str:
+    """A count with thin thousands.
+
+    >>> grouped(12345.6)
+    '12,346'
+    """
+    return f"{text:,.0f}" if math.isfinite(text) else "–"
+
+
+def paths(runs: Iterable[Run], at_most: int = 3) -> str:
+    """Run directories as they would be typed; a few of many."""
+    import shlex
+
+    given = [shlex.quote(str(run.path)) for run in runs]
+    return " ".join(given[:at_most]) + (" …" if len(given) > at_most else "")
+
+
+# ------------------------------------------------------------------------------------------- what every run directory has
+
+
+def summary(held: Held) -> Table:
+    """The verdict's numbers."""
+    rows = []
+    for s in held.standings:
+        against = s.against
+        rows.append(
+            [
+                held.named(s.label),
+                Cell(spread(s.below), compact(s.below.mean)) if s.counted else Cell("–"),
+                Cell(f"{s.worst.layer} {short(s.worst.mean)}", compact(s.worst.mean)) if s.worst else Cell("–"),
+                mean_cell(s.accuracy, 1, 100),
+                mean_cell(s.best, 1, 100),
+                mean_cell(against.points, 1, 100, sign=True) if against else Cell("–"),
+                ratio_cell(against.time) if against else Cell("–"),
+                Cell(str(len(s.runs)), len(s.runs)),
+            ]
+        )
+    columns = [
+        "method", "cosine below the top", "worst layer", "final accuracy %", "best accuracy %", f"points against {TRUTH}",
+        f"time against {TRUTH}", "seeds",
+    ]  # fmt: skip
+    note = (
+        "Cosine of the weight gradients that were used with the true ones, mean of the last recorded epoch. ± is half a 95 % t-interval"
+        " over seeds; points and times are compared seed by seed. Best accuracy is a maximum over epochs, so it is optimistic."
+        f" {TRUTH}'s own cosine is 1 by construction."
+    )
+    return Table("The numbers behind the verdict", columns, rows, note)
+
+
+def learning(held: Held) -> Section:
+    """Losses and accuracies over epochs."""
+    section = Section("curves", "Learning curves")
+    points = curve_points(held.runs)
+    splits = dict.fromkeys(p.split for p in points)
+    held_out_first = [*(s for s in splits if s not in (TRAIN, TRAIN_EVAL)), *(s for s in (TRAIN_EVAL, TRAIN) if s in splits)]
+    for quantity in ("accuracy", "loss"):
+        section.charts += [c for s in held_out_first if (c := curves(points, s, quantity, held.groups))]
+    if not section.charts:
+        section.missing.append("No epoch has been evaluated yet; `gradlens train … --resume` goes on with an unfinished run.")
+        return section
+    eval_mode = f"; {TRAIN_EVAL}: the training images after the epoch, in evaluation mode" if TRAIN_EVAL in splits else ""
+    section.text.append(
+        f"Nothing is smoothed. {TRAIN}: running means over the epoch in training mode; held-out images after it, in evaluation mode"
+        f"{eval_mode}. Bands are 95 % t-intervals over seeds."
+    )
+    last = {(p.label, p.split, p.quantity): Interval(p.mean, p.low, p.high, p.seeds) for p in sorted(points, key=lambda p: p.epoch)}
+    shown = [(split, quantity) for split in held_out_first for quantity in ("accuracy", "loss")]
+    rows = []
+    for label, group in held.groups.items():
+        cells = [held.named(label)]
+        for split, quantity in shown:
+            value = last.get((label, split, quantity))
+            percent = quantity == "accuracy"
+            cells.append(mean_cell(value, 1 if percent else 3, 100 if percent else 1) if value else Cell("–"))
+        epochs = max((m.epoch for run in group for m in run.metrics), default=0)
+        rows.append([*cells, Cell(str(epochs), epochs)])
+    columns = ["method", *(f"{split} {quantity}{' %' if quantity == 'accuracy' else ''}" for split, quantity in shown), "epochs"]
+    section.tables.append(Table("After the last epoch", columns, rows))
+    return section
+
+
+def at_steps(points: Sequence[LayerPoint], order: Iterable[str]) -> dict[str, Any]:
+    """The cosines of every method, layer and step, for the slider and the maps: lines by layer and the union of steps."""
+    return {"layers": by_layer(points, order), "steps": sorted({p.step for p in points})}
+
+
+def where_and_when(held: Held) -> Section:
+    """Method × layer × time."""
+    section = Section("cosine", "Cosine by method, layer and step", kind="cosine")
+    if not held.cosines:
+        section.missing.append("No true gradients were recorded; `gradlens train … --record-every 10` records them.")
+        return section
+    section.text.append(
+        "Cosine of each layer's weight gradient with the true one, on the same forward pass and the same images. Blue is with the true"
+        " gradient, red against it; a dash is an exact zero, which has no direction."
+    )
+    finals = final_values(held.runs, "cosine")
+    layers = list(dict.fromkeys(p.layer for p in held.cosines))
+    at = {(f.label, f.layer): f for f in finals}
+    rows = []
+    for label in held.groups:
+        cells = [held.named(label)]
+        for layer in layers:
+            f = at.get((label, layer))
+            cells.append(Cell(spread(Interval(f.mean, f.low, f.high, f.seeds)), compact(f.mean), cosine_bin(f.mean)) if f else Cell("–"))
+        rows.append(cells)
+    section.tables.append(
+        Table("At the end: mean over the last recorded epoch", ["method", *layers], rows, "± is half a 95 % t-interval over seeds.")
+    )
+    return section
+
+
+def last_step(held: Held) -> list[tuple[Cell, list[Cell]]]:
+    """The slice that is shown before the slider is moved: each method at its own last recorded step."""
+    layers = list(dict.fromkeys(p.layer for p in held.cosines))
+    last: dict[tuple[str, str], LayerPoint] = {}
+    for p in held.cosines:
+        last[p.label, p.layer] = max(last.get((p.label, p.layer), p), p, key=lambda q: q.step)
+    rows = []
+    for label in held.groups:
+        cells = [last.get((label, layer)) for layer in layers]
+        if any(cells):
+            rows.append((held.named(label), [Cell(short(p.mean), None, cosine_bin(p.mean)) if p else Cell("–") for p in cells]))
+    return rows
+
+
+def training(held: Held) -> Section:
+    """Cosines over training with chance and noise."""
+    section = Section("training", "Cosine over training, with chance and noise")
+    if not held.cosines:
+        section.missing.append("No true gradients were recorded; `gradlens train … --record-every 10` records them.")
+        return section
+    nulls, ceilings = layer_points(held.runs, "null_cosine"), layer_points(held.runs, "noise_ceiling")
+    for layer in dict.fromkeys(p.layer for p in held.cosines):
+        bands = []
+        for name, points in (("chance", nulls), ("noise", ceilings)):
+            if band := span([p for p in points if p.layer == layer]):
+                bands.append({"name": name, **band})
+        section.charts.append({"kind": "cosine", "title": layer, "bands": bands, "x": "updates", "y": "cosine", "layer": layer})
+    section.text.append("One chart a layer, bottom first; bands of a line's own colour are 95 % t-intervals over seeds.")
+    if nulls:
+        section.text.append(
+            "Grey band, chance: from the lowest to the highest cosine that any method's deltas give when they are dealt to other images."
+            " Hatched band, noise: how well the true gradients of two halves of a batch agree, lowest to highest of any method; where it is"
+            " low, one batch says little about the truth of another."
+        )
+        section.tables += [t for t in [_beside_chance(held)] if t]
+    else:
+        section.missing.append("Without chance and noise: nothing recorded them; `gradlens train … --diagnose-every 5` does.")
+    return section
+
+
+def _beside_chance(held: Held) -> Table | None:
+    names = {"cosine": "cosine", "null_cosine": "by chance", "noise_corrected": "noise-corrected"}
+    found: dict[tuple[str, str], dict[str, Interval]] = {}
+    for row in alignment_values(held.runs):
+        found.setdefault((row.label, row.layer), {})[row.quantity] = Interval(row.mean, row.low, row.high, row.seeds)
+    layers = list(dict.fromkeys(layer for _, layer in found))
+    rows = []
+    for label, layer in sorted(found, key=lambda cell: (held.place(cell[0]), layers.index(cell[1]))):
+        values = found[label, layer]
+        cells = [mean_cell(values[q]) if q in values else Cell("–") for q in names]
+        rows.append([held.named(label), Cell(layer, f"{layers.index(layer):04d}"), *cells])
+    note = (
+        "By chance: the rule's deltas dealt to other images of the batch. Noise-corrected: what the cosine would be on a batch without"
+        " noise (Spearman's correction, from half-batches); it may leave [−1, 1] where it is made of noise itself."
+    )
+    return Table("Beside chance and noise, at the end", ["method", "layer", *names.values()], rows, note) if rows else None
+
+
+def cost(held: Held) -> Section:
+    """Time, memory and locks."""
+    section = Section("cost", "Cost card")
+    against = {s.label: s.against for s in held.standings}
+    rows = []
+    for label, group in held.groups.items():
+        locks = METHODS[group[0].config.method].locks()
+        timing = [row for run in group for row in run.timing]
+        rate = interval(median(r.images_per_s for r in run.timing) for run in group if run.timing)
+        total = interval(sum(r.seconds for r in run.timing) for run in group if run.timing)
+        memory = max((row.memory_mb for row in timing), default=math.nan)
+        beside = against[label]
+        rows.append(
+            [
+                held.named(label),
+                *(Cell("yes" if lock else "no", "yes" if lock else "no") for lock in locks),
+                Cell(grouped(rate.mean), compact(rate.mean)),
+                ratio_cell(beside.time) if beside else Cell("–"),
+                Cell(grouped(total.mean), compact(total.mean)),
+                Cell(grouped(memory), compact(memory)),
+                Cell(", ".join(dict.fromkeys(_machine(run) for run in group))),
+            ]
+        )
+    columns = [
+        "method", "forward locked", "update locked", "backward locked", "labels at every block", "images/s", f"time × {TRUTH}",
+        "seconds in all", "peak memory MB", "machine",
+    ]  # fmt: skip
+    note = (
+        "Locked: a block runs after the one below it (forward); it is updated after all above it have run (update) and have gone backward"
+        " (backward). Times are of these runs as they were made, recording included and evaluation left out, and hold other work of the"
+        " machine; peak memory is the process's. `gradlens bench` measures methods side by side in one run."
+    )
+    if not any(run.timing for run in held.runs):
+        section.missing.append("No epoch was timed yet.")
+    section.tables.append(Table("What a method waits for, and what these runs took", columns, rows, note))
+    return section
+
+
+def _machine(run: Run) -> str:
+    threads = run.info.get("threads")
+    return f"{run.info.get('device') or 'device unknown'}{f', {threads} thread{chr(115) * (threads != 1)}' if threads else ''}"
+
+
+def differing(held: Held) -> Section:
+    """The settings in which groups of runs differ, side by side."""
+    section = Section("differences", "Differences of the runs", kind="differences")
+    if len(held.groups) == 1:
+        section.missing.append("One method with one setting: nothing differs but the seed.")
+        return section
+    rows: list[Difference] = differences(held.groups)
+    cells = [
+        [Cell(d.name.replace("_", " "), d.name), Cell(d.kind, d.kind), *(Cell(d.values[label], d.values[label]) for label in held.groups)]
+        for d in rows
+    ]
+    section.text.append("Settings and facts that are not the same everywhere; a dash is an option the method does not have.")
+    section.tables.append(Table("Settings that differ", ["setting", "of", *held.groups], cells))
+    return section
+
+
+class Described(NamedTuple):
+    """One run with all that was stored of how it was made."""
+
+    name: str
+    label: str
+    method: int
+    state: str
+    settings: list[tuple[str, str]]
+    facts: list[tuple[str, str]]
+
+
+def described(held: Held) -> list[Described]:
+    """Every run's full config, versions, machine and command line."""
+    found = []
+    for label, group in held.groups.items():
+        for run in group:
+            updates = run.metrics[-1].step if run.metrics else 0
+            state = "finished" if run.finished else f"not finished: {updates} updates at its last evaluation"
+            options = {f"{run.config.method}.{name}": value for name, value in run.config.options.items()}
+            config = {**run.config.model_dump(exclude={"options"}), **options}
+            facts = {**run.info, **(run.info.get("versions") or {})}
+            facts.pop("versions", None)
+            for name, n in (facts.pop("images", None) or {}).items():
+                facts[f"{name} images"] = n
+            found.append(
+                Described(
+                    str(run.path), label, held.place(label), state, [(k.replace("_", " "), in_words(v)) for k, v in config.items()],
+                    [(k.replace("_", " "), in_words(v)) for k, v in facts.items()],
+                )
+            )  # fmt: skip
+    return found
+
+
+def configs(held: Held) -> Section:
+    """How each run was made."""
+    return Section("config", "Configurations and versions", kind="config")
+
+
+def strip(s: Standing, layers: Sequence[str]) -> list[tuple[str, str, int | None]]:
+    """A line of squares, one a layer, bottom first: (layer, cosine in words, colour)."""
+    at = {row.layer: row.mean for row in s.layers}
+    return [(layer, short(at[layer]) if layer in at else "not recorded", cosine_bin(at.get(layer, math.nan))) for layer in layers]
+
+
+def epoch_ends(held: Held) -> list[int]:
+    """Updates at the end of each epoch, where all runs agree; to tell a step's epoch."""
+    ends = {tuple(sorted({m.step for m in run.metrics if m.epoch > 0})) for run in held.runs}
+    longest = max(ends, key=len, default=())
+    return list(longest) if all(longest[: len(e)] == e for e in ends) else []
