@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from textwrap import fill
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -22,15 +23,16 @@ if TYPE_CHECKING:  # imports torch
 # ------------------------------------------------------------------------------------------------- first-layer filters
 
 FILTERS_SHOWN = 49  # in a panel, the first ones of the layer, as in the documents' 7x7
+FILTER_ORDER = "luminance by frequency, then colour by hue"
 BESIDE_BP = ("bp", "chunked", "overlap", "dgl")  # the documents' order of panels
 FILTER_NUMBERS = {  # name in filters.json -> (at the axis, factor)
-    "gabor_share": ("fitted by a Gabor (%)", 100),
-    "frequency_entropy": ("frequency entropy (bits)", 1),
-    "frequency": ("frequency (cycles/pixel)", 1),
-    "colour_share": ("colour energy (%)", 100),
+    "gabor_share": ("Gabors (%)", 100),
+    "frequency_entropy": ("entropy (bits)", 1),
+    "frequency": ("cycles a pixel", 1),
+    "colour_share": ("colour (%)", 100),
     "effective_rank": ("effective rank", 1),
     "dead_share": ("dead (%)", 100),
-    "moved": ("moved (initial norms)", 1),
+    "moved": ("moved (norms)", 1),
 }
 
 
@@ -61,11 +63,12 @@ def side_by_side(labels: Iterable[str]) -> list[str]:
     return sorted(unique, key=lambda label: known.index(m) if (m := label.split(" ")[0]) in known else len(known))
 
 
-def filter_panels(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[FilterPanel]:
+def filter_panels(results: Mapping[str, Sequence[Mapping[str, Any]]], change: bool = False) -> list[FilterPanel]:
     """What :func:`filter_grid` shows of each label's first run, and of the untrained stem of each kernel size.
 
     Args:
         results: label -> contents of ``filters.json``, one a seed.
+        change: show what training added to the untrained filters, and no untrained ones.
 
     """
     panels: list[FilterPanel] = []
@@ -73,8 +76,12 @@ def filter_panels(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Fi
     kernels = {group[0]["kernel"] for group in results.values()}
     for label in side_by_side(results):
         first = results[label][0]
-        panels.append(FilterPanel(label, _in_order(first["weights"], first["order"])))
         size = f" {first['kernel']}x{first['kernel']}" if len(kernels) > 1 else ""
+        if change:
+            added = np.asarray(first["weights"]) - np.asarray(first["untrained_weights"])
+            panels.append(FilterPanel(label, _in_order(added.tolist(), first["untrained_order"])))
+            continue
+        panels.append(FilterPanel(label, _in_order(first["weights"], first["order"])))
         untrained.setdefault(f"untrained{size}", _in_order(first["untrained_weights"], first["untrained_order"]))
     return panels + [FilterPanel(label, filters) for label, filters in untrained.items()]
 
@@ -126,11 +133,13 @@ def _tiled(filters: Sequence[Any]) -> NDArray[np.float64]:
 
 
 @style.context(LOOK)
-def filter_grid(panels: Sequence[FilterPanel], *, title: str = "") -> Figure:
+def filter_grid(panels: Sequence[FilterPanel], *, what: str = "First-layer filters", order: str = FILTER_ORDER, title: str = "") -> Figure:
     """First-layer filters, a panel a network, each filter scaled to its own range over its three channels together.
 
     Args:
         panels: from :func:`filter_panels`.
+        what: is shown.
+        order: of the filters in each panel, in words.
         title: what the networks have in common.
 
     Raises:
@@ -149,11 +158,11 @@ def filter_grid(panels: Sequence[FilterPanel], *, title: str = "") -> Figure:
     for ax, panel in zip(axes, panels, strict=False):
         ax.imshow(_tiled(panel.filters), interpolation="nearest", vmin=0, vmax=1)
         ax.set_anchor("N")
-        ax.set_title(panel.label, loc="left", pad=3)
+        ax.set_title(fill(panel.label, int(11 * side)), loc="left", pad=3)
     k = len(panels[0].filters[0][0])
     same = all(len(panel.filters[0][0]) == k for panel in panels)
-    what = f"First-layer filters{f', {k}x{k}' if same else ''}, each scaled to its own range; luminance by frequency, then colour by hue"
-    figure.suptitle(what + (f"\n{title}" if title else ""), x=0.1 / figure.get_figwidth(), ha="left", fontsize=10)
+    head = f"{what}{f', {k}x{k}' if same else ''}, each scaled to its own range; {order}"
+    figure.suptitle(head + (f"\n{title}" if title else ""), x=0.1 / figure.get_figwidth(), ha="left", fontsize=10)
     return figure
 
 
@@ -169,12 +178,14 @@ def filter_dots(rows: Sequence[FilterNumber], *, title: str = "") -> Figure:
         InputError: no row with a number.
 
     """
-    names = [name for name in FILTER_NUMBERS if any(r.number == name and math.isfinite(r.mean) for r in rows)]
+    there = {name: [r for r in rows if r.number == name and math.isfinite(r.mean)] for name in FILTER_NUMBERS}
+    alive = not any(r.mean or r.untrained for r in there["dead_share"])
+    names = [name for name, some in there.items() if some and not (name == "dead_share" and alive)]
     if not names:
         raise InputError("no number of the filters to draw")
     labels = side_by_side(r.label for r in rows)
     look = styles(labels)
-    columns = min(4, len(names))
+    columns = 3 if 4 < len(names) <= 6 else min(4, len(names))
     lines = math.ceil(len(names) / columns)
     width = 9.0 if columns > 2 else 6.4
     figure = Figure(figsize=(width, lines * (0.75 + 0.24 * len(labels)) + 0.85), layout="constrained")
@@ -194,12 +205,15 @@ def filter_dots(rows: Sequence[FilterNumber], *, title: str = "") -> Figure:
             )  # fmt: skip
         ax.set_title(axis, loc="left", pad=4)
         ax.set(ylim=(len(labels) - 0.5, -0.5), yticks=range(len(labels)), yticklabels=labels)
+        ax.margins(x=0.1)
         ax.locator_params(axis="x", nbins=4)
         ax.grid(visible=False, axis="y")
     seeds = max(r.seeds for r in rows)
     notes = [title, "one seed" if seeds == 1 else f"mean of {seeds} seeds, 95 % t-intervals"]
     if "gabor_share" not in names and any(r.number == "gabor_share" for r in rows):
         notes.append("Gabors undecided: the kernel is too small")
+    if alive and there["dead_share"]:
+        notes.append("no dead filters")
     figure.suptitle(" · ".join(note for note in notes if note), x=0.1 / width, ha="left", fontsize=10)
     handles = [
         Line2D([], [], color="0.45", linestyle="--", linewidth=1.1, label="untrained stem of the same seeds"),
