@@ -11,13 +11,15 @@ import numpy as np
 from matplotlib import style
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from gradlens.errors import InputError
-from gradlens.plots import LOOK, METHODS, Style, styles
-from gradlens.tables import interval
+from gradlens.plots import LOOK, METHODS, Style, curve, styles
+from gradlens.tables import TRAIN_EVAL, CurvePoint, interval
 
 if TYPE_CHECKING:  # imports torch
+    from gradlens.memorization import BlockPoint
     from gradlens.representations import Cell, DepthPoint, RdmRow
 
 # ------------------------------------------------------------------------------------------------- first-layer filters
@@ -224,8 +226,87 @@ def filter_dots(rows: Sequence[FilterNumber], *, title: str = "") -> Figure:
 
 
 # ------------------------------------------------------------------------------------------------------- memorization
-# TEMPORARY, from `filters`: at 18:42 I overwrote by mistake the pictures.py that `memorize` had just created with
-# memorization_curve and noise_by_block. Sorry! Please append your two functions here again (do not re-create the file) and delete this.
+
+
+@style.context(LOOK)
+def memorization_curve(points: Sequence[CurvePoint], chance: float, *, title: str = "", look: Mapping[str, Style] | None = None) -> Figure:
+    """Accuracy of the training images, labels as given, in eval mode over epochs, with what guessing gives.
+
+    Args:
+        points: from :func:`gradlens.memorization.curves`.
+        chance: accuracy of a guess, a share.
+        title: what the runs have in common.
+        look: from :func:`gradlens.plots.styles`.
+
+    Raises:
+        InputError: nothing to draw.
+
+    """
+    figure = curve(points, TRAIN_EVAL, "accuracy", title=title, look=look)
+    ax = figure.axes[0]
+    ax.axhline(chance, color="0.45", linewidth=0.9, linestyle=(0, (1, 2)))
+    ax.annotate(
+        "chance", (1, chance), xycoords=("axes fraction", "data"), xytext=(0, -3), textcoords="offset points",
+        ha="right", va="top", color="0.35", fontsize=9,
+    )  # fmt: skip
+    ax.set(ylim=(0, 1.02), ylabel="accuracy of the training images (%)")
+    return figure
+
+
+@style.context(LOOK)
+def noise_by_block(
+    points: Sequence[BlockPoint], words: Mapping[str, str], chance: float, *, title: str = "", look: Mapping[str, Style] | None = None
+) -> Figure:
+    """What a linear probe reads on each block where some labels are random: a panel a quantity, a line a label.
+
+    Thin dotted lines are the same probe on the untrained networks; the point on the right is the network's own answer.
+
+    Args:
+        points: from :func:`gradlens.memorization.block_points`.
+        words: quantity -> the panel's title, in order.
+        chance: accuracy of a guess, a share.
+        title: what the runs have in common.
+        look: from :func:`gradlens.plots.styles`.
+
+    Raises:
+        InputError: nothing to draw.
+
+    """
+    rows = [p for p in points if math.isfinite(p.mean)]
+    if not rows:
+        raise InputError("no block was probed: the runs have no partial label noise")
+    look = look or styles(p.label for p in rows)
+    names = [name for name in look if any(p.label == name for p in rows)]
+    blocks = list(dict.fromkeys(p.block for p in rows))
+    figure = Figure(figsize=(1.2 + 2.0 * len(words), 3.6), layout="constrained")
+    grid = figure.subplots(1, len(words), sharey=True, squeeze=False)[0]
+    for ax, (quantity, text) in zip(grid, words.items(), strict=True):
+        ax.axhline(chance, color="0.45", linewidth=0.9, linestyle=(0, (1, 2)))
+        for label in names:
+            mine = [p for p in rows if (p.label, p.quantity) == (label, quantity)]
+            probes, own = [p for p in mine if p.block != "network"], [p for p in mine if p.block == "network"]
+            colour, dash, marker = look[label]
+            at = [blocks.index(p.block) for p in probes]
+            ax.plot(at, [p.untrained for p in probes], color=colour, linewidth=0.9, linestyle=(0, (1, 1.5)), alpha=0.8)
+            ax.plot(at, [p.mean for p in probes], color=colour, linewidth=1.7, linestyle=dash, marker=marker, markersize=4)
+            if any(math.isfinite(p.low) for p in probes):
+                ax.fill_between(at, [p.low for p in probes], [p.high for p in probes], color=colour, alpha=0.16, linewidth=0)
+            for p in own:
+                half = p.mean - p.low if math.isfinite(p.low) else 0.0
+                ax.errorbar(blocks.index(p.block), p.mean, yerr=half, color=colour, marker=marker, markersize=5, elinewidth=0.9, capsize=2)
+        ax.set_title("\n".join(text.split(", ", 1)), loc="left")
+        ax.set_xticks(range(len(blocks)), blocks, rotation=40, ha="right", rotation_mode="anchor")
+        ax.set_ylim(0, 1.02)
+    grid[0].yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
+    grid[0].set_ylabel("accuracy (%)")
+    handles = [Line2D([], [], color=c, linestyle=d, marker=m, markersize=4, label=k) for k in names for c, d, m in [look[k]]]
+    handles.append(Line2D([], [], color="0.4", linewidth=0.9, linestyle=(0, (1, 1.5)), label="untrained network"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)))
+    seeds = sorted({p.seeds for p in rows})
+    over = "one seed" if seeds[-1] == 1 else f"mean of {seeds[-1]} seeds, 95 % t-intervals"
+    what = "linear probe on each block, fitted to the labels as given"
+    figure.suptitle(" · ".join(part for part in (what, title, over) if part), x=0.1 / figure.get_figwidth(), ha="left", fontsize=10)
+    return figure
 
 
 # ------------------------------------------------------------------------------------------------------ representations
