@@ -8,12 +8,11 @@ random, what fits the changed labels is memorized, and what gives their images t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from rich.table import Table
 from torch import Tensor
 
@@ -22,6 +21,7 @@ from gradlens.config import Config, read
 from gradlens.data import Data, Split, label_hash
 from gradlens.errors import InputError
 from gradlens.experiments import Place, data_of
+from gradlens.logistic import Standard, fit
 from gradlens.run import Run, load_result, save_result
 from gradlens.screen import number
 from gradlens.setup import make_pair, put_weights
@@ -199,7 +199,7 @@ def memorized(run: Run, place: Place, progress: Progress = no_progress) -> dict[
         protocol; curve [[epoch, accuracy]]; area; epochs_to_50, epochs_to_90 (None: not reached); final, best; held_out
         {split, final}; chance; own_parameters, network_parameters; with noise also corrupted {images, noisy, true} and clean
         {images, accuracy}: the network's own accuracies; with partial noise also blocks [{block, corrupted_noisy,
-        corrupted_true, clean, held_out, untrained {the same}}] of a linear probe fitted to the given labels. Accuracies are shares.
+        corrupted_true, clean, held_out, bound, untrained {the same}}] of a linear probe fitted to the given labels. Accuracies are shares.
 
     Raises:
         InputError: :func:`must_be_memorized`, or data that are not the run's.
@@ -208,13 +208,12 @@ def memorized(run: Run, place: Place, progress: Progress = no_progress) -> dict[
     must_be_memorized(run)
     partial = 0 < run.config.label_noise < 1
     protocol = _protocol(run, partial)
-    stored = load_result(run.path, NAME)
-    if stored is not None and stored.get("protocol") == protocol:
-        return stored
+    curve, stored = curve_of(run), load_result(run.path, NAME)
+    if stored is not None and stored.get("protocol") == protocol and stored.get("curve") == [list(point) for point in curve]:
+        return stored  # the curve too: a run that was trained anew keeps its files
     data = data_of(run.config, place)
     if run.info.get("data_fingerprint") != data.fingerprint() or run.info.get("label_hash") != label_hash(data.train):
         raise InputError(f"the data {run.config.data!r} are not the ones {run.path} was trained on")
-    curve = curve_of(run)
     held = next(m.split for m in run.metrics if m.split not in (TRAIN, TRAIN_EVAL))
     own, network = own_parameters(run, data)
     found: dict[str, Any] = {
@@ -229,9 +228,9 @@ def memorized(run: Run, place: Place, progress: Progress = no_progress) -> dict[
         found["corrupted"], found["clean"] = _networks_own(run, data, noise, place)
         if partial:
             (frozen,), (untrained,) = networks(run, place), networks(run, place, "untrained")
-            found["blocks"] = by_block(frozen, untrained, noise, data.test, place, progress)
+            found["blocks"] = by_block(frozen, untrained, noise, data.test, len(data.classes), place, progress)
     save_result(run.path, NAME, found)
-    return found
+    return load_result(run.path, NAME) or found  # as a later call reads it
 
 
 # -------------------------------------------------------------------------------------------------------- probes by block
@@ -245,18 +244,9 @@ def probe_protocol() -> dict[str, Any]:
     return {
         "what": "multinomial logistic regression on a block's output in eval mode, fitted to the training labels as given",
         "features": f"pooled to {FEATURES} at most, standardised by the training images", "l2": L2,
+        "bound": "nats by which the probe's objective can be above its minimum at most",
         "untrained": "the same probe on the same network before training: what the number of features alone can fit",
     }  # fmt: skip
-
-
-def _probe(x: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
-    """A probe fitted to features [N, d] and labels [N]: features [M, d] -> answers [M]."""
-    from sklearn.linear_model import LogisticRegression
-
-    mean, spread = x.mean(0), x.std(0, correction=0)
-    spread[spread == 0] = 1.0  # a dead feature says nothing
-    fitted = LogisticRegression(C=1 / (L2 * len(x)), max_iter=1000).fit(((x - mean) / spread).cpu().numpy(), y.cpu().numpy())
-    return lambda z: torch.from_numpy(fitted.predict(((z - mean) / spread).cpu().numpy()))
 
 
 def _share(answers: Tensor, labels: Tensor) -> float | None:
@@ -264,20 +254,23 @@ def _share(answers: Tensor, labels: Tensor) -> float | None:
     return float((answers == labels).double().mean()) if len(labels) else None
 
 
-def _probed(train: Tensor, test: Tensor, noise: Noise, held_out: Tensor) -> dict[str, float | None]:
+def _probed(train: Tensor, test: Tensor, noise: Noise, held_out: Tensor, classes: int) -> dict[str, float | None]:
     """A probe's accuracies on one block's features, [N, d] of the training images and [M, d] of held-out ones."""
-    probe, changed = _probe(train, noise.given), noise.changed
-    answers = probe(train)
+    standard, changed = Standard.of(train), noise.changed
+    x, z = standard(train), standard(test)
+    probe = fit(x, noise.given.to(x.device), L2, classes)
+    answers = probe.answers(x).cpu()
     return {
         "corrupted_noisy": _share(answers[changed], noise.given[changed]),
         "corrupted_true": _share(answers[changed], noise.true[changed]),
         "clean": _share(answers[~changed], noise.true[~changed]),
-        "held_out": _share(probe(test), held_out),
+        "held_out": _share(probe.answers(z).cpu(), held_out),
+        "bound": probe.bound,
     }
 
 
 def by_block(
-    frozen: Frozen, untrained: Frozen, noise: Noise, test: Split, place: Place, progress: Progress = no_progress
+    frozen: Frozen, untrained: Frozen, noise: Noise, test: Split, classes: int, place: Place, progress: Progress = no_progress
 ) -> list[dict[str, Any]]:
     """A linear probe on every block, fitted to the labels as given: what of them can be read there, and what of the true ones.
 
@@ -286,6 +279,7 @@ def by_block(
         untrained: the control.
         noise: the training images and their labels.
         test: held-out images with true labels.
+        classes: number of classes.
         place: where to compute.
         progress: called with (done, in all, what).
 
@@ -297,8 +291,8 @@ def by_block(
         train, held = (collect(network, images.to(place.device), FEATURES) for images in (noise.images, test.images))
         for k, (name, row) in enumerate(zip(network.names, found, strict=True)):
             progress(i * len(found) + k, steps, name)
-            accuracies = _probed(train.pop(name), held.pop(name), noise, test.labels)
-            row.update(accuracies if network is frozen else {"untrained": accuracies})
+            accuracies = _probed(train.pop(name), held.pop(name), noise, test.labels, classes)
+            row.update(accuracies if i == 0 else {"untrained": accuracies})
     progress(steps, steps, "done")
     return found
 
