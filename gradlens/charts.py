@@ -77,7 +77,7 @@ def cosine_colours(dark: bool) -> list[tuple[str, str]]:
         middle = to_rgb("#262e37")
         shares = [2 * i / (BINS - 1) - 1 for i in range(BINS)]
         colours = [to_hex(tuple(m + (e - m) * abs(s) for m, e in zip(middle, ends[s > 0], strict=True))) for s in shares]
-    return [(colour, max(("#ffffff", "#14181d"), key=lambda ink: contrast(ink, colour))) for colour in colours]
+    return [(colour, max(("#ffffff", "#000000"), key=lambda ink: contrast(ink, colour))) for colour in colours]
 
 
 def cosine_bin(value: float) -> int | None:

@@ -36,6 +36,7 @@ ORDER = (
     sections_learned.filters,
     sections_learned.representations,
     sections_learned.online,
+    sections_learned.doctor,
     sections.cost,
     sections.differing,
     sections.configs,
@@ -93,7 +94,7 @@ def page(runs: Sequence[Run]) -> str:
 
     here = held(runs)
     parts: list[Section] = [make(here) for make in ORDER]
-    said = notices(here.groups)
+    said = [*notices(here.groups), *sections_learned.wrong(here)]
     charts = {f"{part.id}-{i}": chart for part in parts for i, chart in enumerate(part.charts)}
     folder = files("gradlens") / "page"
     style, script = ((folder / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))

@@ -45,6 +45,7 @@ class Cell(NamedTuple):
     key: float | str | None = None  # what it is sorted by; None: always last
     bin: int | None = None  # of the cosine's colour behind it
     method: int | None = None  # the place of a method whose line is drawn before the text
+    words: bool = False  # a sentence, which may take several lines
 
 
 class Table(NamedTuple):

@@ -22,7 +22,7 @@ from gradlens.errors import InputError
 from gradlens.run import Run, load_result
 from gradlens.sections import Cell, Held, Picture, Section, Table, grouped, mean_cell, number
 from gradlens.tables import Interval, interval
-from gradlens.verdict import in_words, listed, short
+from gradlens.verdict import Notice, in_words, listed, short
 
 MATRICES = 12  # CKA matrices on the page at most
 Result = Mapping[str, Any]
@@ -357,7 +357,7 @@ DEPTH = {  # quantity -> title, y axis
 def representations(held: Held) -> Section:
     """Rank, class separation and information of every block; how alike two networks' blocks are."""
     section = Section("representations", "Representations")
-    results = stored(held, section, "representations", "gradlens represent {}")
+    results = stored(held, section, "representations", "gradlens representations {}")
 
     def by_block(network: str, quantity: str) -> Cells:
         def of(_: Run, result: Result) -> Any:
@@ -385,7 +385,7 @@ def _likeness(held: Held, section: Section) -> None:
     """CKA of pairs of networks: one table of equal blocks, and the first matrices."""
     pairs = {run.path: result for run in held.runs if (result := _read(run, "cka"))}
     if not pairs:
-        section.missing.append("No two networks were compared (CKA): `gradlens represent RUN_DIR RUN_DIR` does.")
+        section.missing.append("No two networks were compared (CKA): `gradlens representations RUN_DIR RUN_DIR` does.")
         return
     rows, charts = [], []
     for label, group in held.groups.items():
@@ -462,3 +462,63 @@ def online(held: Held) -> Section:
 
 def _positive(cells: Cells) -> Cells:
     return {key: [v if v > 0 else math.nan for v in values] for key, values in cells.items()}
+
+
+def _findings(held: Held, results: Mapping[Path, Result]) -> list[tuple[str, Run, Mapping[str, Any]]]:
+    """(label, run, finding) of every finding, the wrong ones first."""
+    found = [
+        (label, run, finding)
+        for label, group in held.groups.items()
+        for run in group
+        for finding in rows_of(results.get(run.path, {}), "findings", "check", "severity")
+    ]
+    return sorted(found, key=lambda row: row[2]["severity"] != "wrong")
+
+
+def doctor(held: Held) -> Section:
+    """What `gradlens doctor` found."""
+    section = Section("doctor", "What the doctor found")
+    results = stored(held, section, "doctor", "gradlens doctor {}")
+    if not results:
+        return section
+    found = _findings(held, results)
+    ill = {run.path for _, run, _ in found}
+    well = [
+        label for label, group in held.groups.items() if any(r.path in results for r in group) and not any(r.path in ill for r in group)
+    ]
+    wrong = sum(finding["severity"] == "wrong" for *_, finding in found)
+    section.text.append(
+        f"{len(results)} run{'s' * (len(results) != 1)} examined: {wrong or 'nothing'} wrong, {len(found) - wrong or 'nothing'} to watch."
+        + (f" Nothing was found in {listed(well)}." if well else "")
+    )
+    rows = []
+    for label, run, f in found:
+        step = value(f, "step")
+        words = [Cell(str(f.get(key, "–")), str(f.get(key, "–")), words=True) for key in ("evidence", "threshold", "advice")]
+        rows.append(
+            [
+                held.named(label), Cell(str(run.config.seed), run.config.seed), Cell(str(f["severity"]), str(f["severity"])),
+                Cell(str(f["check"]), str(f["check"])), Cell(str(f.get("where", "–")), str(f.get("where", "–"))),
+                Cell(grouped(step), compact(step)), *words,
+            ]
+        )  # fmt: skip
+    if rows:
+        columns = ["method", "seed", "severity", "check", "where", "step", "seen", "wanted", "advice"]
+        section.tables.append(Table("Findings", columns, rows))
+    unmade: dict[str, None] = {}
+    for result in results.values():
+        unmade |= dict.fromkeys(f"{name} ({why})" for name, why in (result.get("unmade") or {}).items())
+    if unmade:
+        section.missing.append(f"Checks that could not be made for some runs: {'; '.join(unmade)}.")
+    return section
+
+
+def wrong(held: Held) -> list[Notice]:
+    """What the doctor calls wrong, for the verdict."""
+    results = {run.path: result for run in held.runs if (result := _read(run, "doctor"))}
+    of: dict[str, dict[str, None]] = {}
+    for label, _, finding in _findings(held, results):
+        if finding["severity"] == "wrong":
+            of.setdefault(label, {})[str(finding["check"])] = None
+    said = "; ".join(f"{listed(checks)} in {label}" for label, checks in of.items())
+    return [Notice(f"The doctor finds something wrong: {said}.")] if said else []

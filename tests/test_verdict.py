@@ -1,0 +1,222 @@
+"""The verdict's sentences say what made-up runs hold, and no more."""
+
+import doctest
+import math
+
+import pytest
+from made_runs import LAYERS, made
+from scipy import stats
+
+from gradlens import verdict
+from gradlens.tables import groups
+from gradlens.verdict import below_top, differences, headline, line, notices, standings
+
+NAN = math.nan
+
+
+def stood(*runs):
+    found = groups(runs)
+    return {s.label: s for s in standings(found)}, notices(found)
+
+
+def said(*runs):
+    found, told = stood(*runs)
+    return " ".join(headline(list(found.values()), told))
+
+
+def three(method, accuracies, cosines, **more):
+    return [made(method, seed, accuracy, cosine, **more) for seed, (accuracy, cosine) in enumerate(zip(accuracies, cosines, strict=True))]
+
+
+def test_doctests():
+    assert doctest.testmod(verdict).failed == 0
+
+
+def test_one_method_beside_bp():
+    found, _ = stood(made(accuracy=0.6), made("dgl", accuracy=0.475, cosines=(0.2, 0.6, 1.0, 1.0, 1.0), speed=50.0))
+    text = line(found["dgl"])
+    assert text.gradient == "Cosine 0.60; worst at block1.conv (0.20)."  # (0.2 + 0.6 + 1) / 3: the top block is left out
+    assert text.accuracy == "47.5 % test accuracy, 12.5 points below bp (one seed)."
+    assert text.time == "2.0 × bp's time an image."
+    assert line(found["bp"]).gradient == "Uses the true gradient itself."
+    assert line(found["bp"]).accuracy == "60.0 % test accuracy."
+
+
+def test_means_and_intervals_are_those_of_the_seeds():
+    bp = three("bp", (0.60, 0.62, 0.61), [(1,) * 5] * 3)
+    cosines = [(0.1, 0.3, 0.8, 1, 1), (0.2, 0.3, 0.7, 1, 1), (0.3, 0.3, 0.9, 1, 1)]
+    dni = three("dni", (0.50, 0.53, 0.52), cosines)
+    found, _ = stood(*bp, *dni)
+    per_seed = [sum(row[:3]) / 3 for row in cosines]
+    low, high = stats.t.interval(0.95, 2, loc=sum(per_seed) / 3, scale=stats.sem(per_seed))
+    assert found["dni"].below.mean == pytest.approx(sum(per_seed) / 3)
+    assert (found["dni"].below.low, found["dni"].below.high) == pytest.approx((low, high))
+    points = [-0.10, -0.09, -0.09]  # pair by pair
+    low, high = stats.t.interval(0.95, 2, loc=sum(points) / 3, scale=stats.sem(points))
+    assert found["dni"].against.points[:3] == pytest.approx((sum(points) / 3, low, high))
+    assert line(found["dni"]).accuracy == f"51.7 % test accuracy, 9.3 points below bp (−{-100 * low:.1f} to −{-100 * high:.1f})."
+
+
+def test_a_difference_whose_interval_holds_zero_is_not_told_apart():
+    found, _ = stood(*three("bp", (0.5, 0.6, 0.55), [(1,) * 5] * 3), *three("dgl", (0.55, 0.55, 0.56), [(0.5,) * 5] * 3))
+    assert "not told apart" in line(found["dgl"]).accuracy
+    assert found["dgl"].against.points.low < 0 < found["dgl"].against.points.high
+
+
+def test_chance_at_the_worst_layer():
+    seeds = [(0.10, 0.5, 1, 1, 1), (0.12, 0.5, 1, 1, 1), (0.11, 0.5, 1, 1, 1)]
+    like = [made("dni", i, cosines=c, nulls=(c[0] + d, 0, 0, 0, 0)) for i, (c, d) in enumerate(zip(seeds, (0.05, -0.05, 0), strict=True))]
+    above = [made("dni", i, cosines=c, nulls=(0.01, 0, 0, 0, 0)) for i, c in enumerate(seeds)]
+    assert line(stood(*like)[0]["dni"]).gradient.endswith("worst at block1.conv (0.11, not told apart from chance by 3 seeds).")
+    assert line(stood(*above)[0]["dni"]).gradient.endswith("worst at block1.conv (0.11).")
+    assert line(stood(above[0])[0]["dni"]).gradient.endswith("worst at block1.conv (0.10, where chance gives 0.01).")
+
+
+def test_nearest_and_farthest():
+    runs = [
+        *three("bp", (0.6, 0.6, 0.6), [(1,) * 5] * 3),
+        *three("dgl", (0.55, 0.56, 0.55), [(0.8, 0.8, 0.8, 1, 1), (0.82, 0.82, 0.82, 1, 1), (0.81, 0.81, 0.81, 1, 1)]),
+        *three("fa", (0.5, 0.51, 0.5), [(0.82, 0.82, 0.82, 1, 1), (0.8, 0.8, 0.8, 1, 1), (0.80, 0.80, 0.80, 1, 1)]),
+        *three("dni", (0.4, 0.41, 0.4), [(0.0, 0.1, 0.0, 1, 1), (0.0, 0.1, 0.1, 1, 1), (0.0, 0.1, 0.0, 1, 1)]),
+    ]
+    text = said(*runs)
+    assert "Nearest to the true gradient below the top block: dgl, cosine 0.81 (not told apart: fa); farthest: dni, 0.04." in text
+    assert "Final accuracy against bp: dni loses most (−19.7 points), dgl is best (−4.7 points)." in text
+
+
+def test_layers_without_gradient_are_named_and_not_ranked():
+    runs = [
+        made(),
+        made("greedy", cosines=(NAN, NAN, 1, 1, 1)),
+        made("shallow", cosines=(NAN,) * 3 + (1, 1)),
+        made("dgl", cosines=(0.5,) * 5),
+    ]
+    found, _ = stood(*runs)
+    assert line(found["greedy"]).gradient == "Cosine 1.00 in the 1 of 3 layers that have one, no gradient at block1.conv and block2.conv."
+    assert line(found["shallow"]).gradient == "Uses no gradient below the top block at the end."
+    assert said(*runs).startswith(
+        "The gradient of dgl has cosine 0.50 with the true one below the top block; worst at block1.conv (0.50). "
+        "At the end greedy and shallow leave layers below the top block untrained."
+    )
+
+
+def test_a_cosine_that_is_missing_for_another_reason_is_not_called_untrained():
+    found, _ = stood(made("dgl", cosines=(NAN, NAN, NAN, 1, 1), norm_ratio=1.0))
+    assert line(found["dgl"]).gradient == "No cosine below the top block: one of the two gradients is zero."
+
+
+def test_without_bp_the_page_says_what_cannot_be_said():
+    text = said(made("dgl", path="runs/my run"))
+    assert "No bp is among these runs: nothing can be said of what a rule costs in accuracy or time." in text
+    assert "`gradlens train bp --config 'runs/my run/config.json'` makes one." in text
+    found, _ = stood(made("dgl"))
+    assert line(found["dgl"]).accuracy == "50.0 % test accuracy; no bp run on the same data and network."
+    assert line(found["dgl"]).time == ""
+
+
+def test_only_bp():
+    assert said(made(), made(seed=1)) == "Only bp is here: it uses the true gradient, so there is no distance to tell."
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"data": "mnist", "fingerprint": "beef"}, "different data: data digits (bp) or mnist (dgl)"),
+        ({"fingerprint": "beef"}, "different data: data hash f00d (bp) or beef (dgl)"),
+        ({"label_noise": 0.5}, "different data: label noise 0.0 (bp) or 0.5 (dgl)"),
+        ({"model": "mlp"}, "different networks: model basic-cnn (bp) or mlp (dgl)"),
+        ({"width": 16}, "different networks: width none (bp) or 16 (dgl)"),
+    ],
+)
+def test_different_data_or_networks_are_said_and_not_ranked(settings, words):
+    runs = made(), made("dgl", cosines=(0.5,) * 5, accuracy=0.4, **settings)
+    found, told = stood(*runs)
+    assert [n.text for n in told if n.unlike] == [f"These runs are of {words}."]
+    assert said(*runs) == "These runs are of different data or networks: each is told for itself below, and none is ranked."
+    assert found["dgl"].against is None
+
+
+def test_one_set_of_images_by_two_paths_is_one_data_set():
+    _, told = stood(made(data="digits"), made("dgl", data="elsewhere/digits"))
+    assert not any(n.unlike for n in told)
+
+
+def test_other_settings_unfinished_runs_and_single_seeds_are_said():
+    _, told = stood(made(lr=1e-3), made("dgl", lr=1e-4, finished=False), made("dni", seed=1, lr=1e-4), made("dni", lr=1e-4))
+    texts = [n.text for n in told]
+    assert texts == [
+        "Besides the rule they differ in: lr 0.001 (bp) or 0.0001 (dgl and dni).",
+        "Not finished, and told as far as they came: dgl-s0 (30 updates at its last evaluation).",
+        "One seed only, so without intervals: bp and dgl. A small difference may be chance.",
+    ]
+
+
+def test_an_unfinished_run_says_so_in_its_line():
+    found, _ = stood(made(), made("dgl", finished=False))
+    assert line(found["dgl"]).accuracy.startswith("Unfinished: 50.0 % test accuracy")
+
+
+def test_runs_of_another_length_are_not_ranked_in_accuracy():
+    runs = made(), made("greedy", accuracy=0.9, epochs=6), made("dgl", accuracy=0.45)
+    found, _ = stood(*runs)
+    assert line(found["greedy"]).accuracy == "90.0 % test accuracy, 40.0 points above bp (one seed; 6 epochs against 2)."
+    assert "Final accuracy against bp: dgl (−5.0 points; one seed)." in said(*runs)
+
+
+def test_no_gradients_recorded():
+    found, told = stood(made(), made("dgl", steps=()))
+    assert line(found["dgl"]).gradient == "Recorded no gradients."
+    assert any("No gradients were recorded (--record-every 0) of dgl" in n.text for n in told)
+
+
+def test_a_run_with_nothing_but_its_config():
+    bare = made("dgl", steps=(), finished=False)
+    bare.metrics.clear()
+    bare.timing.clear()
+    found, told = stood(made(), bare)
+    assert line(found["dgl"]).accuracy == "Unfinished: no accuracy on held-out images."
+    assert any("dgl-s0 (0 updates at its last evaluation)" in n.text for n in told)
+
+
+def test_times_of_one_seed_are_told_apart_when_no_epochs_overlap():
+    near, far = stood(made(), made("dgl", speed=99.0))[0], stood(made(), made("dgl", speed=50.0))[0]
+    assert (near["dgl"].against.told, far["dgl"].against.told) == (False, True)
+    assert line(near["dgl"]).time == "1.0 × bp's time an image (not told apart)."
+
+
+def test_times_on_another_machine_are_not_compared():
+    found, _ = stood(made(), made("dgl", device="cuda"))
+    assert line(found["dgl"]).time == "Time not comparable with bp's."
+
+
+def test_time_ratio_is_the_geometric_mean_over_seeds():
+    found, _ = stood(*[made(seed=i) for i in range(2)], made("dgl", 0, speed=50.0), made("dgl", 1, speed=25.0))
+    logs = [math.log(2), math.log(4)]
+    low, high = stats.t.interval(0.95, 1, loc=sum(logs) / 2, scale=stats.sem(logs))
+    assert found["dgl"].against.time[:3] == pytest.approx((8**0.5, math.exp(low), math.exp(high)))
+
+
+def test_the_bp_that_is_compared_with_is_the_one_with_most_settings_in_common():
+    found, _ = stood(made(lr=1e-2, accuracy=0.9), made(lr=1e-3, accuracy=0.6), made("dgl", lr=1e-3, accuracy=0.5))
+    assert found["dgl"].against.label == "bp lr=0.001"
+    assert found["dgl"].against.points.mean == pytest.approx(-0.1)
+
+
+def test_seeds_that_do_not_meet_give_no_interval():
+    found, _ = stood(made(seed=0), made("dgl", seed=1, accuracy=0.4))
+    assert line(found["dgl"]).accuracy == "40.0 % test accuracy, 10.0 points below bp (no seed in common)."
+
+
+def test_below_top_of_one_block_is_all():
+    assert below_top(["top.out"]) == ["top.out"]
+    assert below_top(list(LAYERS)) == list(LAYERS[:3])
+
+
+def test_differences_are_those_settings_and_facts_that_differ():
+    runs = made(lr=1e-3), made("dgl", lr=1e-4, device="cuda")
+    found = {d.name: d for d in differences(groups(runs))}
+    assert found["lr"].values == {"bp": "0.001", "dgl": "0.0001"}
+    assert found["head"].values["bp"] == "–"
+    assert found["device"].kind == "made with"
+    assert "epochs" not in found
+    assert "data hash" not in found
