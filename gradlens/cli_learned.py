@@ -86,3 +86,29 @@ def representations(
     drawn = rep.draw(runs, results, pairs, out)
     typer.echo("\n".join(f"run: {run.path} ({rep.RESULT}.json{f', {rep.PAIRS}.json' if run is runs[0] else ''})" for run in runs))
     typer.echo(f"figures (png, svg, csv): {', '.join(str(out / f'{name}.png') for name in drawn)}")
+
+
+@learned.command()
+@with_flags("device", "threads", "data-dir", "download", "quiet")
+def filters(
+    run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="run directories of networks that begin with a convolution")],
+    over_time: Annotated[bool, typer.Option("--over-time", help="the numbers at the snapshots too (--keep-checkpoints)")] = False,
+    out: Annotated[Path, typer.Option("--out", help="folder of the figures")] = Path("figures"),
+    *,
+    given: dict[str, Any],
+) -> None:
+    """Show what the first convolution looks for: its filters side by side, and numbers beside those of the untrained stem and of chance."""
+    from gradlens import filters as seen
+    from gradlens import screen
+    from gradlens.progress import Display
+    from gradlens.run import must_be_writable
+
+    quiet, place = given.pop("quiet", False), place_of(given)
+    must_be_writable(out / "filter_grid.png")
+    with Display(quiet, len(run_dirs)) as display:
+        runs = seen.checked(run_dirs, place)
+        results = seen.grouped(runs, [seen.filters_run(run.path, place, over_time, display.count(run.path.name)) for run in runs])
+    screen.show(seen.table(results))
+    files = seen.draw(runs, results, out)
+    typer.echo("\n".join(f"run: {run.path} (filters.json)" for run in runs))
+    typer.echo(f"figures (png, svg, csv): {', '.join(map(str, files))}")
