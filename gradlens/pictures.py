@@ -15,7 +15,7 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from gradlens.errors import InputError
-from gradlens.plots import LOOK, METHODS, Style, curve, styles
+from gradlens.plots import COLOURS, LOOK, METHODS, Style, curve, styles
 from gradlens.tables import TRAIN_EVAL, CurvePoint, interval
 
 if TYPE_CHECKING:  # imports torch
@@ -449,4 +449,62 @@ def rdm(rows: Sequence[RdmRow], *, title: str = "") -> Figure:
     count = len({r.sample for r in rows})
     parts = (f"dissimilarity of {count} held-out images, sorted by label (ticks between classes)", title)
     figure.suptitle(" · ".join(part for part in parts if part), x=0.1 / figure.get_figwidth(), ha="left", fontsize=10)
+    return figure
+
+
+# -------------------------------------------------------------------------------------------------------- online probe
+
+LEARNER_WORDS = {  # name in online.csv -> in the legend
+    "ogd": "projected gradient descent, ball of radius 10",
+    "adagrad": "AdaGrad, ball of radius 2",
+    "newton": "online Newton step, ball of radius 1, ≤ 64 features",
+}
+
+
+@style.context(LOOK)
+def regret(rows: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
+    """Cumulative regret of a run's online probe against rounds, a panel a block, and the bound of each learner's theorem (thin, dotted).
+
+    Both axes are logarithmic: a line of slope ½ grows like √T, one of slope 1 has learned nothing. A learner that followed a changing
+    block has done better than every fixed probe where its regret is not above zero; such points are hollow, at the panel's lower edge.
+
+    Args:
+        rows: the ``rows`` of a run's ``online.json``, from :func:`gradlens.online.regret_rows`.
+        title: whose.
+
+    Raises:
+        InputError: nothing to draw.
+
+    """
+    if not rows:
+        raise InputError("no regret to draw: no run was trained with --online-probe")
+    blocks = list(dict.fromkeys(str(row["block"]) for row in rows))
+    known = [name for name in LEARNER_WORDS if any(row["learner"] == name for row in rows)]
+    columns = min(len(blocks), 4)
+    lines = math.ceil(len(blocks) / columns)
+    figure = Figure(figsize=(max(6.4, 2.35 * columns), 1.75 + 1.9 * lines), layout="constrained")
+    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel().tolist()
+    floor = min([float(row["regret_high"]) for row in rows if row["regret_high"] > 0], default=0.1) / 2
+    for ax, block in zip(grid, blocks, strict=False):
+        for name, colour in zip(known, COLOURS, strict=False):
+            mine = [row for row in rows if (row["block"], row["learner"]) == (block, name)]
+            x = [row["rounds"] for row in mine]
+            above = [row["regret"] if row["regret"] > 0 else math.nan for row in mine]
+            ax.plot(x, above, color=colour, marker="o", markersize=3.5, linewidth=1.6)
+            ax.plot(x, [row["bound"] for row in mine], color=colour, linewidth=1.1, linestyle=(0, (1, 1.5)))
+            below = [row["rounds"] for row in mine if row["regret"] <= 0]
+            ax.plot(
+                below, [floor] * len(below), color=colour, marker="o", markersize=4, linewidth=0, markerfacecolor="white", clip_on=False
+            )
+        ax.set(xscale="log", yscale="log", title=block)
+    for ax in grid[len(blocks) :]:
+        ax.remove()
+    figure.supxlabel("rounds (updates of the block)", fontsize=10)
+    figure.supylabel("cumulative regret (nats)", fontsize=10)
+    figure.suptitle("Online probe: regret against the best fixed probe in hindsight" + (f"\n{title}" if title else ""), fontsize=11)
+    handles = [Line2D([], [], color=c, marker="o", markersize=3.5, label=LEARNER_WORDS[k]) for k, c in zip(known, COLOURS, strict=False)]
+    handles.append(
+        Line2D([], [], color="0.35", linewidth=1.1, linestyle=(0, (1, 1.5)), label="the theorem's bound on the line of its colour")
+    )
+    figure.legend(handles=handles, loc="outside lower center", ncols=2)
     return figure

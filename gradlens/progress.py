@@ -78,7 +78,7 @@ class _Line:
             self.task = display.live.add_task(label, total=None, numbers="evaluating the untrained network")
 
     def __call__(self, event: str, numbers: dict[str, Any]) -> None:
-        """Take one event of ``Training.go``: step, evaluate or metric."""
+        """Take one event of ``Training.go``: step, evaluate, metric or regret."""
         if self.display.quiet:
             return
         if event == "metric" and numbers["split"] == "train-eval":
@@ -88,6 +88,8 @@ class _Line:
             self._say(f"epoch {numbers['epoch']}/{self.epochs}: {self.test}, {numbers['split']} loss {numbers['loss']:.4f}")
         elif event == "evaluate" and self.display.live and self.task is not None:
             self.display.live.update(self.task, numbers=f"evaluating, {self.test}" if self.test else "evaluating")
+        elif event == "regret":
+            self._say("online probe: the best fixed probes in hindsight")
         elif event == "step":
             self._step(numbers)
 

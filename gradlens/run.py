@@ -44,7 +44,20 @@ class Timing(NamedTuple):
     memory_mb: float  # peak resident memory of the process so far (CUDA: peak allocated)
 
 
-TABLES: dict[str, type[Any]] = {"metrics": Metric, "timing": Timing, "gradients": Row}
+class OnlineRow(NamedTuple):
+    """One row of ``online.csv``: a round of one learner of the online probe (see ``online.py``)."""
+
+    step: int  # the update it was read from
+    block: str
+    learner: str
+    loss: float  # of this round, in nats
+    cumulative: float  # of all rounds so far
+    bound: float  # what the theorem says that the regret so far cannot exceed
+
+
+TABLES: dict[str, type[Any]] = {"metrics": Metric, "timing": Timing, "gradients": Row, "online": OnlineRow}
+
+STREAMS = "online/*.bin"  # raw rounds of the online probe, a file a block; like tables, they grow and are rewound
 
 INTERRUPTED = 130  # exit status of a run that was stopped from outside, as of a shell's Ctrl-C
 
@@ -133,6 +146,7 @@ class Run:
     gradients: list[Row]  # recorded while training
     measured: list[Row]  # added later by `gradlens measure`
     summary: dict[str, Any]  # best and final accuracy; empty while unfinished
+    online: list[OnlineRow] = field(default_factory=list)  # the online probe's rounds, with --online-probe
 
     @property
     def finished(self) -> bool:
@@ -269,7 +283,7 @@ def load_result(run_dir: str | Path, name: str) -> dict[str, Any] | None:
 
 @dataclass
 class Writer:
-    """A run directory being written. Tables grow by whole rows; :meth:`mark` and :meth:`rewind` tie them to checkpoints."""
+    """A run directory being written. Tables and streams grow; :meth:`mark` and :meth:`rewind` tie them to checkpoints."""
 
     path: Path
     config: Config
@@ -305,7 +319,8 @@ class Writer:
             raise InputError(f"nothing to resume at {path}{_kin(out, config)}")
         try:
             path.mkdir(parents=True, exist_ok=True)
-            for old in (path / "summary.json", *path.glob("*.pt"), *path.glob("snapshots/*.pt"), *path.glob("*.csv")):
+            grown = [*path.glob("*.csv"), *path.glob(STREAMS), path / "online.json"]
+            for old in (path / "summary.json", *path.glob("*.pt"), *path.glob("snapshots/*.pt"), *grown):
                 old.unlink(missing_ok=True)  # the summary first: without it the run is unfinished, whatever else is left
         except OSError as error:
             raise InputError(f"cannot write to {out}: {(error.strerror or str(error)).lower()}") from error
@@ -330,29 +345,50 @@ class Writer:
                     self._files.pop(table).close()
             raise _unwritable(file, error) from error
 
+    def extend(self, stream: str, content: bytes) -> None:
+        """Add bytes to a stream (a path as in ``STREAMS``), on disk when this returns."""
+        file = self.path / stream
+        try:
+            if stream not in self._files:
+                file.parent.mkdir(exist_ok=True)
+                self._files[stream] = file.open("ab")
+            self._files[stream].write(content)
+            self._files[stream].flush()
+        except OSError as error:
+            if stream in self._files:
+                with suppress(OSError):
+                    self._files.pop(stream).close()
+            raise _unwritable(file, error) from error
+
+    def _growing(self) -> dict[str, Path]:
+        """What grows by appending: each table by its name, each stream that is there by its path."""
+        streams = {path.relative_to(self.path).as_posix(): path for path in sorted(self.path.glob(STREAMS))}
+        return {name: self.path / f"{name}.csv" for name in TABLES} | streams
+
     def mark(self) -> dict[str, int]:
-        """The tables' lengths in bytes, to be stored in a checkpoint: so much of them survives a crash of the machine."""
-        for table, open_file in self._files.items():
+        """The tables' and streams' lengths in bytes, to be stored in a checkpoint: so much of them survives a crash of the machine."""
+        growing = self._growing()
+        for name, open_file in self._files.items():
             try:
                 os.fsync(open_file.fileno())
             except OSError as error:
-                raise _unwritable(self.path / f"{table}.csv", error) from error
-        return {name: file.stat().st_size for name in TABLES if (file := self.path / f"{name}.csv").exists()}
+                raise _unwritable(growing[name], error) from error
+        return {name: file.stat().st_size for name, file in growing.items() if file.exists()}
 
     def rewind(self, marks: Mapping[str, int]) -> None:
-        """Cut the tables back to what they were at a checkpoint.
+        """Cut the tables and streams back to what they were at a checkpoint.
 
         Raises:
-            InputError: a table has lost rows that the checkpoint counts on.
+            InputError: one of them has lost rows that the checkpoint counts on.
 
         """
         self.close()
+        growing = self._growing()
         for name, length in marks.items():
-            file = self.path / f"{name}.csv"
+            file = growing.get(name, self.path / name)
             if not file.exists() or file.stat().st_size < length:
                 raise InputError(f"{file} is shorter than its checkpoint says: the run cannot go on; --overwrite starts over")
-        for name in TABLES:
-            file = self.path / f"{name}.csv"
+        for name, file in growing.items():
             if name in marks:
                 with file.open("r+b") as f:
                     f.truncate(marks[name])
@@ -376,7 +412,7 @@ class Writer:
         write(self.path / "summary.json", (json.dumps(plain(summary), indent=2) + "\n").encode())
 
     def close(self) -> None:
-        """Close the tables."""
+        """Close the tables and streams."""
         for file in self._files.values():
             file.close()
         self._files.clear()

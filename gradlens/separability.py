@@ -36,7 +36,6 @@ import torch
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, qr
 from scipy.optimize import linprog, minimize
-from scipy.special import logsumexp
 from scipy.stats import binom
 from torch import Tensor
 
@@ -226,8 +225,10 @@ def _softmax(s: Array, own: Array, w: Array) -> tuple[float, Array]:
     z = s @ w[:, :-1].T + w[:, -1]
     e = z - (z * own).sum(1, keepdims=True)
     e[own > 0] = -np.inf
-    value = float(logsumexp(e))
-    return value, np.exp(e - value)
+    top = float(e.max())
+    lam = np.exp(e - top)
+    total = float(lam.sum())
+    return top + float(np.log(total)), lam / total
 
 
 def _signed(own: Array, lam: Array) -> Array:

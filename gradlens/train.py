@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,10 +22,13 @@ from gradlens.objectives import LOSSES
 from gradlens.passes import Pass
 from gradlens.process import interruptible, peak_memory_mb
 from gradlens.recorder import Row, step_rows, true_updates
-from gradlens.run import INTERRUPTED, Metric, Stopped, Timing, Writer
+from gradlens.run import INTERRUPTED, Metric, Stopped, Timing, Writer, save_result
 from gradlens.seeding import forked, generator, key
 from gradlens.setup import Pair, lr_factor, make_optimizer, make_pair, put_weights
 from gradlens.tables import TRAIN_EVAL, best_epoch
+
+if TYPE_CHECKING:
+    from gradlens.online import OnlineProbe
 
 CHECKPOINT_SECONDS = 60.0  # between checkpoints within an epoch; when they are written does not change what is computed
 
@@ -75,6 +79,7 @@ def update(
     record: int | None = None,
     bf16: bool = False,
     diagnose: bool = False,
+    see: Callable[[Update], None] | None = None,
 ) -> Outcome:
     """One step of any rule: passes, the rule's gradients, and one optimiser step.
 
@@ -86,6 +91,7 @@ def update(
         record: the step's number if the truth is to be measured on it.
         bf16: compute the passes in bfloat16 (weights and sums stay float32).
         diagnose: on a recorded step, add the sparser rows of ``diagnostics``.
+        see: shown each block's update as it is made, to look at.
 
     """
     model, method = pair
@@ -110,6 +116,8 @@ def update(
                 hits, answered = (u.signal.answer.argmax(1) == u.p.y).sum(), len(u.p.y)
             if record is not None:
                 kept[u.k] = u
+            if see is not None:
+                see(u)
             del u  # a block's tensors must not outlive its turn
         if record is not None:
             rows, descent = _measured(record, pair, Step(blocks, x, y, stored, kept), diagnose)
@@ -182,6 +190,11 @@ class Training:
             self.total = min(self.total, config.steps)
         self.at = Position(0, NOTHING, {}, 0.0)
         self.saved = 0  # updates in the last checkpoint
+        self.probe: OnlineProbe | None = None
+        if config.online_probe:
+            from gradlens.online import OnlineProbe  # which reads runs, and so needs this module
+
+            self.probe = OnlineProbe(self.pair.names(), len(data.classes))
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
 
     # ------------------------------------------------------------------------------------------------ the data's order
@@ -207,6 +220,7 @@ class Training:
             "step": self.at.step,
             "position": self.at._asdict(),
             "tables": self.writer.mark() if self.writer else {},
+            **({"probe": self.probe.state()} if self.probe else {}),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -216,6 +230,8 @@ class Training:
         try:
             self.optimizer.load_state_dict(state["optimizer"])
             self.at, tables = Position(**state["position"]), dict(state["tables"])
+            if self.probe:
+                self.probe.restore(state["probe"])
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise InputError(f"the checkpoint does not fit this config: {str(error).splitlines()[0]}") from error
         self.saved = self.at.step
@@ -256,7 +272,9 @@ class Training:
                 recorded = bool(config.record_every) and step % config.record_every == 0
                 diagnosed = recorded and bool(config.diagnose_every) and step // config.record_every % config.diagnose_every == 0
                 number = step if recorded else None
-                pending.append((step, update(self.pair, self.optimizer, x, y, number, config.precision == "bf16", diagnosed)))
+                see = partial(self.probe.see, step) if self.probe else None
+                bf16 = config.precision == "bf16"
+                pending.append((step, update(self.pair, self.optimizer, x, y, number, bf16, diagnosed, see)))
                 last = i == self.per_epoch - 1 or step + 1 == self.total
                 self.at = self.at._replace(step=step + 1)
                 stop = interrupted()
@@ -276,7 +294,7 @@ class Training:
                     saved_at = time.monotonic()
                 if stop and self.at.step < self.total:
                     raise Stopped(f"interrupted after {self.at.step} of {self.total} updates; saved", INTERRUPTED)
-            summary = self._finish()
+            summary = self._finish(watch)
             if interrupted():  # in the last step or evaluation: this run is finished, but no other shall begin
                 raise Stopped("interrupted; this run was at its end and is finished", INTERRUPTED)
         return summary
@@ -291,6 +309,12 @@ class Training:
             if outcome.rows and self.writer:
                 self.writer.append("gradients", outcome.rows)
         pending.clear()
+        if self.probe:
+            rows, streams = self.probe.taken()
+            if rows and self.writer:
+                self.writer.append("online", rows)
+                for block, content in streams.items():
+                    self.writer.extend(f"online/{block}.bin", content)
 
     def _must_be_finite(self, what: str, loss: float, epoch: int, step: int) -> None:
         if not math.isfinite(loss):
@@ -332,7 +356,7 @@ class Training:
             self.writer.save(self.state())
             self.saved = self.at.step
 
-    def _finish(self) -> dict[str, Any]:
+    def _finish(self, watch: Watch) -> dict[str, Any]:
         summary: dict[str, Any] = {"updates": self.at.step}
         if self.writer:
             rows = read_table(self.writer.path / "metrics.csv", Metric)
@@ -343,5 +367,8 @@ class Training:
                     "best_accuracy": best.accuracy, "best_epoch": best.epoch,
                     "final_accuracy": mine[-1].accuracy, "final_loss": mine[-1].loss, "final_epoch": mine[-1].epoch,
                 }  # fmt: skip
+            if self.probe and self.probe.blocks:
+                watch("regret", {})
+                save_result(self.writer.path, "online", {"rows": self.probe.regret(self.writer.path)})
             self.writer.finish(summary)
         return summary

@@ -19,7 +19,7 @@ from gradlens.errors import InputError
 from gradlens.experiments import Place, train_run
 from gradlens.longtable import csv_line, read_table
 from gradlens.recorder import Row
-from gradlens.run import TABLES, Metric, Timing, Writer, is_run, load, load_checkpoint, write
+from gradlens.run import TABLES, Metric, OnlineRow, Timing, Writer, is_run, load, load_checkpoint, write
 
 SMALL = {"width": 4, "limit": 64, "validation": 0.25, "batch_size": 16, "epochs": 2, "record_every": 2}
 
@@ -106,6 +106,7 @@ KINDS = {
     "metrics": st.builds(Metric, values[str], values[int], values[int], *[values[float]] * 3),
     "timing": st.builds(Timing, values[int], *[values[float]] * 3),
     "gradients": st.builds(Row, values[int], *[values[str]] * 3, values[float], values[str]),
+    "online": st.builds(OnlineRow, values[int], *[values[str]] * 2, *[values[float]] * 3),
 }
 
 
