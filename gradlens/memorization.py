@@ -454,7 +454,7 @@ def block_table(points: Sequence[BlockPoint]) -> Table:
     return printed
 
 
-def draw(runs: Sequence[Run], results: Sequence[Mapping[str, Any]], folder: Path, title: str = "") -> list[Path]:
+def draw(runs: Sequence[Run], results: Sequence[Mapping[str, Any]], folder: Path, title: str = "", name: str = NAME) -> list[Path]:
     """Write the figures of some runs, each as png, svg and csv; returns the png files.
 
     Raises:
@@ -468,8 +468,8 @@ def draw(runs: Sequence[Run], results: Sequence[Mapping[str, Any]], folder: Path
     title = title or " · ".join(dict.fromkeys(f"{Path(run.config.data).name} · {run.config.model}" for run in runs))
     chance = float(results[0]["chance"])
     points = curves(runs)
-    files = save(pictures.memorization_curve(points, chance, title=title, look=look), points, folder, NAME)[:1]
+    files = save(pictures.memorization_curve(points, chance, title=title, look=look), points, folder, name)[:1]
     if blocks := block_points(runs, results):
         figure = pictures.noise_by_block(blocks, QUANTITIES, chance, title=title)
-        files += save(figure, blocks, folder, f"{NAME}_by_block")[:1]
+        files += save(figure, blocks, folder, f"{name}_by_block")[:1]
     return files
