@@ -346,10 +346,12 @@ def representation_by_depth(
             if any(math.isfinite(p.low) for p in mine):
                 ax.fill_between(at, [p.low for p in mine], [p.high for p in mine], color=colour, alpha=0.13, linewidth=0)
         means = [p.mean for p in rows if p.quantity == quantity]
-        room = 0.35 * (max(means) - min(means) or abs(means[0]) or 1.0)  # wide bands of few seeds must not flatten the lines
+        room = 0.15 * (max(means) - min(means) or abs(means[0]) or 1.0)  # wide bands of few seeds must not flatten the lines
         low, high = ax.get_ylim()
         ax.set_ylim(max(low, min(means) - room), min(high, max(means) + room))
-        ax.set_title("\n".join(words[quantity].split(", ", 1)), loc="left")
+        if low < 0 <= min(means):
+            ax.set_ylim(bottom=0)
+        ax.set_title(words[quantity], loc="left")
         ax.set_xticks(range(len(blocks)), blocks, rotation=40, ha="right", rotation_mode="anchor")
     handles = [Line2D([], [], color=c, linestyle=d, marker=m, markersize=4, label=name) for name, (c, d, m) in lines]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)))
@@ -482,8 +484,13 @@ def regret(rows: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
     known = [name for name in LEARNER_WORDS if any(row["learner"] == name for row in rows)]
     columns = min(len(blocks), 4)
     lines = math.ceil(len(blocks) / columns)
-    figure = Figure(figsize=(max(6.4, 2.35 * columns), 1.75 + 1.9 * lines), layout="constrained")
-    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel().tolist()
+    width, height, head, gap = max(6.4, 2.35 * columns), 1.7, 0.85, 0.35  # inches
+    foot = 1.05 if width > 8 else 1.45  # the legend is two lines high or four
+    total = head + lines * height + (lines - 1) * gap + foot
+    figure = Figure(figsize=(width, total))
+    places = {"left": 0.75 / width, "right": 1 - 0.15 / width, "top": 1 - head / total, "bottom": foot / total}
+    places |= {"hspace": gap / height, "wspace": 0.1}
+    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False, gridspec_kw=places).ravel().tolist()
     floor = min([float(row["regret_high"]) for row in rows if row["regret_high"] > 0], default=0.1) / 2
     for ax, block in zip(grid, blocks, strict=False):
         for name, colour in zip(known, COLOURS, strict=False):
@@ -497,14 +504,19 @@ def regret(rows: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
                 below, [floor] * len(below), color=colour, marker="o", markersize=4, linewidth=0, markerfacecolor="white", clip_on=False
             )
         ax.set(xscale="log", yscale="log", title=block)
-    for ax in grid[len(blocks) :]:
-        ax.remove()
-    figure.supxlabel("rounds (updates of the block)", fontsize=10)
-    figure.supylabel("cumulative regret (nats)", fontsize=10)
-    figure.suptitle("Online probe: regret against the best fixed probe in hindsight" + (f"\n{title}" if title else ""), fontsize=11)
+    for i, ax in enumerate(grid):
+        if i >= len(blocks):
+            ax.remove()
+        elif i + columns >= len(blocks):
+            ax.tick_params(labelbottom=True)
+            ax.set_xlabel("rounds")
+        if i % columns == 0:
+            ax.set_ylabel("cumulative regret (nats)")
+    heading = "Online probe: regret against the best fixed probe in hindsight" + (f"\n{title}" if title else "")
+    figure.suptitle(heading, fontsize=11, y=1 - 0.1 / total, va="top")
     handles = [Line2D([], [], color=c, marker="o", markersize=3.5, label=LEARNER_WORDS[k]) for k, c in zip(known, COLOURS, strict=False)]
     handles.append(
         Line2D([], [], color="0.35", linewidth=1.1, linestyle=(0, (1, 1.5)), label="the theorem's bound on the line of its colour")
     )
-    figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    figure.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0), ncols=2 if width > 8 else 1)
     return figure

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gradlens.activations import BATCH, Frozen, Progress, at_rest, collect, described, networks, no_progress, side
-from gradlens.data import Data, Split
+from gradlens.data import DATASETS, Data, Split
 from gradlens.errors import InputError
 from gradlens.experiments import Place, data_of
 from gradlens.heads import decoder, head
@@ -53,8 +53,10 @@ from gradlens.tables import labels as labels_of
 FEATURES = 32_768  # of a block at most: 32 channels of 32 × 32
 FOLD = 500  # images in a batch of HSIC₁, whose Gram matrices are made
 COMPARED = 200  # held-out images in the dissimilarity matrices that are compared
+STEPS = 300  # updates of a decoder and of a head
 STORED = 60  # ... and in the ones that are stored
-DECODER_LR, HEAD_LR = 1e-2, 1e-3  # Adam's, down to 0 along a cosine
+DECODER_LR, HEAD_LR, LINEAR_LR = 1e-2, 3e-3, 0.1  # Adam's, down to 0 along a cosine; a linear head's is divided by √features
+DECODER_BATCH, HEAD_BATCH = 16, 32  # images in an update; each image is a thousand samples for a decoder
 RESULT, PAIRS = "representations", "cka"  # files in a run's directory
 
 
@@ -63,8 +65,7 @@ class Options:
     """What is measured, and how much is spent on it."""
 
     images: int = 3000  # test images, as many of each class as there are; a third of each class is held out
-    steps: int = 300  # updates of each block's decoder and of its head; 0: no information estimates
-    batch: int = 32  # images in such an update
+    steps: int = STEPS  # updates of each block's decoder and of its head; 0: no information estimates
     blocks: tuple[str, ...] = ()  # only these; (): all
     over_time: bool = False  # at the snapshots too
     overwrite: bool = False  # compute anew what is stored
@@ -81,16 +82,16 @@ def _standard(fit: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
     return (fit - mean) / std, (held - mean) / std
 
 
-def _read(reader: nn.Module, h: Tensor, loss: Callable[[Tensor, Tensor], Tensor], lr: float, options: Options) -> None:
+def _read(reader: nn.Module, h: Tensor, loss: Callable[[Tensor, Tensor], Tensor], lr: float, batch: int, steps: int) -> None:
     """Train a reader of activations h [N, *shape]; ``loss`` takes its output and the indices of the images."""
     optimizer = torch.optim.Adam(reader.parameters(), lr=lr)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.steps)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     order = torch.empty(0, dtype=torch.long)
     epoch = 0
-    for _ in range(options.steps):
-        if len(order) < min(options.batch, len(h)):
+    for _ in range(steps):
+        if len(order) < min(batch, len(h)):
             order, epoch = torch.randperm(len(h), generator=generator(0, "reader's batches", epoch)), epoch + 1
-        index, order = order[: options.batch].to(h.device), order[options.batch :]
+        index, order = order[:batch].to(h.device), order[batch:]
         optimizer.zero_grad(set_to_none=True)
         loss(reader(h[index]), index).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -117,7 +118,7 @@ class Reconstruction(NamedTuple):
     mse: float  # mean (x − D(h))², pixels in [0, 1] if they were uint8
 
 
-def reconstruct(h: Tensor, x: Tensor, held_h: Tensor, held_x: Tensor, options: Options = Options()) -> Reconstruction:
+def reconstruct(h: Tensor, x: Tensor, held_h: Tensor, held_x: Tensor, steps: int = STEPS) -> Reconstruction:
     """Train a decoder on frozen activations and measure it on held-out ones: the I(h, x) of InfoPro (Wang et al. 2021, §3.3 and app. D).
 
     Theirs is the negative loss of such a decoder, a lower bound up to a constant: I(h, x) = H(x) − H(x|h) ≥ H(x) − E[−log q(x|h)], here
@@ -129,7 +130,7 @@ def reconstruct(h: Tensor, x: Tensor, held_h: Tensor, held_x: Tensor, options: O
         x: images [N, C, H, W], uint8 or float.
         held_h: activations of the held-out images.
         held_x: the held-out images.
-        options: steps and batch.
+        steps: updates of the reader.
 
     """
     targets, held = (_numbers(images, h) for images in (x, held_x))
@@ -138,7 +139,7 @@ def reconstruct(h: Tensor, x: Tensor, held_h: Tensor, held_x: Tensor, options: O
     fit, test = _standard(h, held_h)
     reader = _made(lambda: decoder(h.shape[1:], x.shape[1:]), "decoder", h)
     goal = (targets - mean) / std.clamp_min(1e-12)
-    _read(reader, fit, lambda out, index: F.mse_loss(out, goal[index]), DECODER_LR, options)
+    _read(reader, fit, lambda out, index: F.mse_loss(out, goal[index]), DECODER_LR, DECODER_BATCH, steps)
     mse = float((mean + std * _answers(reader, test) - held).cpu().double().square().mean())
     spread = float((held - mean).cpu().double().square().mean())
     return Reconstruction(1 - mse / spread if spread > 0 else math.nan, mse)
@@ -156,9 +157,7 @@ class LabelInformation(NamedTuple):
     accuracy: float  # share
 
 
-def label_information(
-    h: Tensor, y: Tensor, held_h: Tensor, held_y: Tensor, classes: int, options: Options = Options()
-) -> LabelInformation:  # fmt: skip
+def label_information(h: Tensor, y: Tensor, held_h: Tensor, held_y: Tensor, classes: int, steps: int = STEPS) -> LabelInformation:
     """Train a head on frozen activations; I(h, y) ≥ H(y) − E[−log q(y|h)], in bits (Barber & Agakov 2003; with it InfoPro's I(h, y)).
 
     The head is 3×3 conv–BN–ReLU, 2×2, BN, linear on activations with space, linear on others. Nothing is clipped: below zero the head is
@@ -170,14 +169,14 @@ def label_information(
         held_h: activations of the held-out images.
         held_y: their labels.
         classes: how many there are.
-        options: steps and batch.
+        steps: updates of the reader.
 
     """
     labels = y.to(h.device)
     fit, test = _standard(h, held_h)
-    kind = "cnn" if h.ndim == 4 else "linear"
+    kind, lr = ("cnn", HEAD_LR) if h.ndim == 4 else ("linear", LINEAR_LR / h.shape[1] ** 0.5)
     reader = _made(lambda: head(kind, h.shape[1:], classes, 0, 1, pooled=False), "head", h)
-    _read(reader, fit, lambda out, index: F.cross_entropy(out, labels[index]), HEAD_LR, options)
+    _read(reader, fit, lambda out, index: F.cross_entropy(out, labels[index]), lr, HEAD_BATCH, steps)
     logits, held = _answers(reader, test).cpu().double(), held_y.cpu()
     share = held.bincount(minlength=classes).double() / len(held)
     entropy = float(-torch.special.xlogy(share, share).sum())
@@ -262,8 +261,8 @@ def _numbers_of(h: Tensor, held_h: Tensor, shown: Pictures, options: Options) ->
         "fisher": fisher(flat, shown.held.labels, shown.classes),
     }
     if options.steps:
-        image = reconstruct(h, shown.fit.images, held_h, shown.held.images, options)
-        label = label_information(h, shown.fit.labels, held_h, shown.held.labels, shown.classes, options)
+        image = reconstruct(h, shown.fit.images, held_h, shown.held.images, options.steps)
+        label = label_information(h, shown.fit.labels, held_h, shown.held.labels, shown.classes, options.steps)
         found |= {"reconstruction_r2": image.r2, "reconstruction_mse": image.mse}
         found |= {"information_y_bits": label.bits, "head_accuracy": label.accuracy}
     return found
@@ -292,7 +291,7 @@ def represent(
     shapes = _shapes(frozen, shown.held.images[:1])
     images = torch.cat([shown.fit.images, shown.held.images]) if options.steps else shown.held.images
     known = {} if known is None else known
-    of = f"{shown.digest()} {options.steps} {options.batch}"
+    of = f"{shown.digest()} {options.steps}"
     for name in chosen:
         all_h = collect(frozen, images, FEATURES, blocks=[name])[name]
         held_h = all_h[-len(shown.held) :]
@@ -371,18 +370,18 @@ def _rdm_correlations(a: Signature, b: Signature) -> list[list[float]]:
 
 UNTRAINED, TRAINED = "untrained", "trained"
 NUMBERS: dict[str, tuple[str, int, float]] = {  # of a row -> a table's column, digits, scale
-    "effective_rank": ("effective\nrank", 1, 1),
-    "participation_ratio": ("particip.\nratio", 1, 1),
-    "fisher": ("between/\nwithin", 2, 1),
+    "effective_rank": ("eff.\nrank", 1, 1),
+    "participation_ratio": ("part.\nratio", 1, 1),
+    "fisher": ("betw./\nwithin", 2, 1),
     "reconstruction_r2": ("image\nR²", 2, 1),
     "information_y_bits": ("label\nbits", 2, 1),
     "head_accuracy": ("head\n%", 1, 100),
 }
 QUANTITIES = {  # of a row -> a figure's panel
-    "effective_rank": "effective rank",
-    "fisher": "scatter between ÷ within classes",
-    "reconstruction_r2": "I(h, x): R² of a decoder",
-    "information_y_bits": "I(h, y) ≥ so many bits, by a head",
+    "effective_rank": "effective rank\n",
+    "fisher": "class scatter,\nbetween ÷ within",
+    "reconstruction_r2": "I(h, x), a decoder's\nR² on the images",
+    "information_y_bits": "I(h, y), a head's\nlower bound (bits)",
 }
 
 
@@ -419,9 +418,10 @@ def _protocol(run: Run, shown: Pictures, options: Options) -> dict[str, Any]:
     """What a run's numbers depend on beside its weights, and these by their digest."""
     information = {
         "steps": options.steps,
-        "batch": options.batch,
-        "decoder": f"bilinear to the image, 3x3 conv(12)-BN-ReLU-3x3 conv (linear without space), Adam {DECODER_LR:g}, cosine to 0",
-        "head": f"3x3 conv-BN-ReLU, 2x2, BN, linear (linear without space), Adam {HEAD_LR:g}, cosine to 0",
+        "decoder": "bilinear to the image, 3x3 conv(12)-BN-ReLU-3x3 conv (linear without space)",
+        "decoder_training": f"Adam {DECODER_LR:g}, cosine to 0, batches of {DECODER_BATCH}",
+        "head": "3x3 conv-BN-ReLU, 2x2, BN, linear (linear without space)",
+        "head_training": f"Adam {HEAD_LR:g} (linear {LINEAR_LR:g}/sqrt(features)), cosine to 0, batches of {HEAD_BATCH}",
         "activations": "each channel with mean 0 and deviation 1 on the images that fit",
         "images_in": "pixels in [0, 1]",
     }
@@ -534,9 +534,11 @@ def must_show_the_same(first: Run, other: Run, place: Place) -> None:
         InputError: they have not.
 
     """
-    if first.config.data != other.config.data and not torch.equal(_whole(first, place).test.images, _whole(other, place).test.images):
+    mine, theirs = first.config.data, other.config.data
+    named_sets = mine in DATASETS and theirs in DATASETS  # two of these differ, and need not be there to know it
+    if mine != theirs and (named_sets or not torch.equal(_whole(first, place).test.images, _whole(other, place).test.images)):
         raise InputError(
-            f"{other.path} was trained on {Path(other.config.data).name} and {first.path} on {Path(first.config.data).name}:"
+            f"{other.path} was trained on {Path(theirs).name} and {first.path} on {Path(mine).name}:"
             " CKA compares what two networks make of the same images"
         )
 
@@ -727,8 +729,8 @@ def rdm_rows(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list[
 def table(points: Sequence[DepthPoint]) -> Table:
     """Label × block: what the blocks came to."""
     shown = Table(title="blocks on held-out images: mean ± half of the 95 % interval over seeds", title_justify="left", box=SIMPLE_HEAD)
-    shown.add_column("network")
-    shown.add_column("block")
+    shown.add_column("network", no_wrap=True)
+    shown.add_column("block", no_wrap=True)
     there = [q for q in NUMBERS if any(p.quantity == q for p in points)]
     for quantity in there:
         shown.add_column(NUMBERS[quantity][0], justify="right")

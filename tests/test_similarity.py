@@ -1,0 +1,222 @@
+"""CKA, dissimilarities, rank and separation of feature matrices: against slow definitions in float64, and their laws."""
+
+import math
+from itertools import permutations
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import pearsonr, rankdata
+
+from gradlens.errors import InputError
+from gradlens.similarity import (
+    _hsic_of_features,
+    _hsics_of_grams,
+    centred,
+    effective_rank,
+    fisher,
+    folds,
+    linear_cka,
+    participation_ratio,
+    rdm,
+    rdm_correlation,
+    spectrum,
+)
+
+
+def gaussian(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def rotation(d, seed=1):
+    return torch.linalg.qr(gaussian(d, d, seed=seed))[0]
+
+
+def u_statistic(x, y):
+    """HSIC as the mean over all ordered quadruples of distinct samples of its kernel (Song et al. 2012, theorem 2)."""
+    n = len(x)
+    k = [[float(sum(a * b for a, b in zip(x[i], x[j], strict=True))) for j in range(n)] for i in range(n)]
+    h = [[float(sum(a * b for a, b in zip(y[i], y[j], strict=True))) for j in range(n)] for i in range(n)]
+    total, count = 0.0, 0
+    for i, j, q, r in permutations(range(n), 4):
+        total += k[i][j] * (h[i][j] + h[q][r] - 2 * h[i][q])
+        count += 1
+    return total / count
+
+
+def biased_hsic(x, y):
+    n = len(x)
+    h = np.eye(n) - np.ones((n, n)) / n
+    return np.trace(x @ x.T @ h @ y @ y.T @ h) / (n - 1) ** 2
+
+
+@pytest.mark.parametrize(("n", "p", "q"), [(6, 2, 3), (7, 1, 1), (4, 12, 2), (5, 3, 20)])
+def test_hsic_is_the_mean_over_all_quadruples_in_both_forms(n, p, q):
+    x, y = gaussian(n, p) + 3, gaussian(n, q, seed=1) - 1
+    y[:, 0] += x[:, 0]
+    want = [u_statistic(a.tolist(), b.tolist()) for a, b in ((x, y), (x, x), (y, y))]
+    a, b = centred(x, ""), centred(y, "")
+    features = [float(_hsic_of_features(*pair, True)) for pair in ((a, b), (a, a), (b, b))]
+    assert features == pytest.approx(want, rel=1e-10)
+    assert _hsics_of_grams(a @ a.T, b @ b.T, True).tolist() == pytest.approx(want, rel=1e-10)
+    assert linear_cka(x, y) == pytest.approx(want[0] / math.sqrt(want[1] * want[2]), rel=1e-10)
+
+
+@pytest.mark.parametrize(("n", "p", "q"), [(9, 3, 4), (9, 30, 2)])
+def test_the_biased_one_is_the_trace_and_the_norm(n, p, q):
+    x, y = gaussian(n, p) + 2, gaussian(n, q, seed=1)
+    want = biased_hsic(x.numpy(), y.numpy()) / math.sqrt(biased_hsic(x.numpy(), x.numpy()) * biased_hsic(y.numpy(), y.numpy()))
+    a, b = x - x.mean(0), y - y.mean(0)
+    norms = (b.T @ a).norm() ** 2 / ((a.T @ a).norm() * (b.T @ b).norm())
+    assert linear_cka(x, y, unbiased=False) == pytest.approx(want, rel=1e-10)
+    assert linear_cka(x, y, unbiased=False) == pytest.approx(float(norms), rel=1e-10)
+
+
+@pytest.mark.parametrize("unbiased", [True, False])
+@pytest.mark.parametrize("p", [3, 50])
+def test_cka_does_not_see_rotation_scale_and_shift(unbiased, p):
+    x, y = gaussian(20, p), gaussian(20, 5, seed=2)
+    y[:, 0] += 2 * x[:, 0]
+    want = linear_cka(x, y, unbiased)
+    assert linear_cka(x, x, unbiased) == pytest.approx(1, abs=1e-12)
+    assert linear_cka(-7 * x @ rotation(p) + 100, 1e-9 * y @ rotation(5), unbiased) == pytest.approx(want, rel=1e-6)
+    assert linear_cka(y, x, unbiased) == pytest.approx(want, rel=1e-12)
+
+
+def test_cka_sees_invertible_maps_that_are_no_rotations():
+    x = gaussian(50, 4)
+    stretched = x * torch.tensor([10.0, 1, 1, 1])
+    assert linear_cka(x, stretched) < 0.8
+
+
+def test_of_single_features_it_is_the_squared_correlation():
+    x, y = gaussian(30, 1), gaussian(30, 1, seed=1)
+    y += 0.5 * x
+    assert linear_cka(x, y, unbiased=False) == pytest.approx(pearsonr(x[:, 0], y[:, 0]).statistic ** 2, rel=1e-10)
+
+
+def test_many_independent_features_look_alike_only_to_the_biased_one():
+    x, y = gaussian(60, 600), gaussian(60, 600, seed=1)
+    assert linear_cka(x, y, unbiased=False) > 0.8
+    pairs = [linear_cka(gaussian(60, 600, seed=i), gaussian(60, 600, seed=100 + i)) for i in range(40)]
+    assert abs(np.mean(pairs)) < 0.012  # three standard errors of it: one is about √2 / 60 by itself
+    assert np.std(pairs) < 0.035
+    assert linear_cka(gaussian(2000, 4), gaussian(2000, 4, seed=1), unbiased=False) < 0.01
+
+
+def test_batches_average_their_hsics_first():
+    x, y = gaussian(13, 3), gaussian(13, 4, seed=1) + 0.1
+    sums = np.zeros(3)
+    for part in (slice(0, 5), slice(5, 9), slice(9, 13)):
+        a, b = x[part].tolist(), y[part].tolist()
+        sums += [u_statistic(a, b), u_statistic(a, a), u_statistic(b, b)]
+    assert linear_cka(x, y, batch=5) == pytest.approx(sums[0] / math.sqrt(sums[1] * sums[2]), rel=1e-10)
+
+
+@pytest.mark.parametrize(("n", "batch"), [(1, 1), (7, 7), (8, 7), (40, 12), (37, 5), (3, 500)])
+def test_folds_are_all_samples_once_and_of_nearly_one_size(n, batch):
+    parts = folds(n, batch)
+    assert [i for part in parts for i in range(part.start, part.stop)] == list(range(n))
+    sizes = [part.stop - part.start for part in parts]
+    assert max(sizes) <= batch
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_constant_side_has_no_alignment():
+    assert math.isnan(linear_cka(torch.full((8, 3), 0.1), gaussian(8, 3)))
+
+
+def test_what_cka_cannot_use():
+    with pytest.raises(InputError, match="the same samples, got 4 and 5"):
+        linear_cka(torch.zeros(4, 2), torch.zeros(5, 2))
+    with pytest.raises(InputError, match="4 samples or more in a batch, got 3"):
+        linear_cka(gaussian(9, 2), gaussian(9, 2), batch=3)
+    with pytest.raises(InputError, match=r"features \[N, p\], got \[4, 2, 1\]"):
+        linear_cka(torch.zeros(4, 2, 1), torch.zeros(4, 2))
+    with pytest.raises(InputError, match="NaN"):
+        linear_cka(torch.full((5, 2), math.nan), torch.zeros(5, 2))
+
+
+def test_dissimilarities_are_one_minus_pearson_in_the_order_of_labels():
+    x, y = gaussian(7, 5), torch.tensor([2, 0, 1, 0, 2, 1, 0])
+    order = [1, 3, 6, 2, 5, 0, 4]
+    got = rdm(x, y)
+    for i, a in enumerate(order):
+        for j, b in enumerate(order):
+            assert float(got[i, j]) == pytest.approx(1 - pearsonr(x[a], x[b]).statistic, abs=1e-12)
+
+
+def test_laws_of_dissimilarities():
+    x = gaussian(12, 6)
+    x[3] = -x[2]
+    d = rdm(x)
+    assert torch.equal(d, d.T)
+    assert torch.equal(d.diagonal(), torch.zeros(12, dtype=torch.float64))
+    assert float(d.min()) >= 0
+    assert float(d[2, 3]) == pytest.approx(2)
+    assert float(d.max()) <= 2
+    scale, shift = torch.rand(12, 1, dtype=torch.float64) * 5 + 0.1, gaussian(12, 1, seed=3) * 4
+    np.testing.assert_allclose(rdm(scale * x + shift).numpy(), d.numpy(), atol=1e-12)
+    x[5] = 1.5
+    assert rdm(x)[5].isnan().sum() == 11
+    assert not rdm(x)[6, :5].isnan().any()
+
+
+def test_dissimilarities_are_compared_by_ranks_above_the_diagonal():
+    a, b = rdm(gaussian(8, 5)), rdm(gaussian(8, 5, seed=1))
+    pairs = [(i, j) for i in range(8) for j in range(i + 1, 8)]
+    p, q = rankdata([float(a[i]) for i in pairs]), rankdata([float(b[i]) for i in pairs])
+    assert rdm_correlation(a, b) == pytest.approx(np.corrcoef(p, q)[0, 1], rel=1e-10)
+    assert rdm_correlation(a, a.square()) == pytest.approx(1)
+    assert math.isnan(rdm_correlation(a, torch.zeros(8, 8)))
+    hole = a.clone()
+    hole[0, 1:] = hole[1:, 0] = math.nan
+    assert rdm_correlation(hole, b) == pytest.approx(rdm_correlation(a[1:, 1:], b[1:, 1:]))
+    with pytest.raises(InputError, match="one size"):
+        rdm_correlation(a, a[1:])
+
+
+@pytest.mark.parametrize("shape", [(40, 6), (6, 40)])
+def test_singular_values_are_those_of_the_centred_features(shape):
+    x = gaussian(*shape) * 1e-6 + 3
+    want = np.linalg.svd((x - x.mean(0)).numpy(), compute_uv=False)
+    np.testing.assert_allclose(spectrum(x).numpy(), want, atol=1e-6 * want[0])
+
+
+def test_ranks_of_known_spectra():
+    axes = torch.cat([torch.eye(4), -torch.eye(4)]).double()
+    singular = spectrum(torch.cat([axes, torch.zeros(8, 3)], 1))
+    assert effective_rank(singular) == pytest.approx(4)
+    assert participation_ratio(singular) == pytest.approx(4)
+    s = torch.tensor([3.0, 1.0], dtype=torch.float64)
+    assert effective_rank(s) == pytest.approx(math.exp(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25))))
+    assert participation_ratio(s) == pytest.approx(100 / 82)
+    nothing = spectrum(torch.full((5, 3), 0.7))
+    assert (effective_rank(nothing), participation_ratio(nothing)) == (0, 0)
+
+
+def test_one_direction_in_many_features_has_rank_one_up_to_rounding():
+    x = gaussian(300, 1) @ gaussian(1, 900, seed=1)
+    assert effective_rank(spectrum(x)) == pytest.approx(1, abs=1e-5)
+
+
+def test_separation_of_classes_by_hand():
+    x = torch.tensor([[0.0, 0], [2, 0], [10, 1], [10, 3]])
+    y = torch.tensor([5, 5, 1, 1])
+    # means (1, 0), (10, 2), all (5.5, 1): between 2·(20.25 + 1)·2, within 2 + 2
+    assert fisher(x, y) == pytest.approx(85 / 4)
+    assert fisher(x @ rotation(2).float() * 3 + 7, y) == pytest.approx(85 / 4, rel=1e-5)
+    assert fisher(x[[0, 0, 2, 2]], y) == math.inf
+    assert math.isnan(fisher(torch.ones(4, 2), y))
+
+
+def test_separation_of_labels_that_say_nothing():
+    y = torch.arange(900) % 10
+    assert fisher(gaussian(900, 50), y) == pytest.approx(9 / 890, rel=0.1)
+
+
+def test_what_separation_cannot_use():
+    with pytest.raises(InputError, match="two classes or more; all 3 samples are of one"):
+        fisher(torch.zeros(3, 2), torch.ones(3))
+    with pytest.raises(InputError, match="3 samples are fewer than the 10 classes"):
+        fisher(torch.zeros(3, 2), torch.tensor([0, 1, 2]), 10)
