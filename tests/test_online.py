@@ -31,9 +31,10 @@ from gradlens.online import (
     read_stream,
     regret_rows,
 )
+from gradlens.pictures import LEARNER_WORDS, regret
 from gradlens.run import OnlineRow, Stopped, Writer, load
 from gradlens.train import Training
-from tests.test_train import same_state
+from tests.test_train import kill_at, processes, same_state  # noqa: F401
 
 F64 = torch.float64
 
@@ -408,6 +409,16 @@ def test_interrupted_and_resumed_in_bits(method, whole, tmp_path):
     assert same_state(run.checkpoint()["probe"], whole(method, online_probe=True).checkpoint()["probe"])
 
 
+def test_killed_and_resumed_in_bits(whole, processes, tmp_path):  # noqa: F811
+    """kill -9, in a process of its own that saves every 0.02 s and stands still before its last update."""
+    config = tiny(online_probe=True)
+    path = tmp_path / config.run_name() / "online" / "block1.bin"
+    kill_at(processes, config, tmp_path, lambda: path.exists() and len(list(read_stream(path))) >= 7)
+    assert not load(tmp_path / config.run_name()).finished
+    run = train_run(config, Place(out=tmp_path, resume=True))
+    assert files(run) == files(whole("bp", online_probe=True))
+
+
 def test_killed_with_rounds_beyond_the_checkpoint_and_resumed_in_bits(whole, tmp_path, monkeypatch):
     """As after kill -9: no checkpoint since the first epoch, tables and streams further on, the last record torn."""
     config = tiny(online_probe=True)
@@ -463,6 +474,22 @@ def test_activations_that_are_not_finite_are_no_round():
     assert len(rows) == 6
     assert list(streams) == ["a"]
     assert probe.taken() == ([], {})
+
+
+def test_the_figure_shows_every_block_and_what_is_not_above_zero_too():
+    row = {"learner": "ogd", "bound": 40.0, "regret_high": 2.0}
+    rows = [{**row, "block": b, "rounds": t, "regret": r} for b in ("block1", "top") for t, r in ((1, 2.0), (2, 1.0), (4, -3.0))]
+    figure = regret(rows, title="digits")
+    assert [ax.get_title() for ax in figure.axes] == ["block1", "top"]
+    drawn, bound, hollow = figure.axes[1].lines
+    assert drawn.get_ydata()[:2].tolist() == [2, 1]
+    assert math.isnan(drawn.get_ydata()[2])
+    assert list(bound.get_ydata()) == [40] * 3
+    assert list(hollow.get_xdata()) == [4]
+    assert figure.legends[0].get_texts()[0].get_text() == LEARNER_WORDS["ogd"]
+    assert list(LEARNER_WORDS) == list(LEARNERS)
+    with pytest.raises(InputError, match="--online-probe"):
+        regret([])
 
 
 def test_a_run_without_a_probe_has_no_regret(whole, tmp_path):
