@@ -773,7 +773,7 @@ def draw(runs: Sequence[Run], results: Sequence[Mapping[str, Any]], pairs: Mappi
     Args:
         runs: the runs.
         results: their ``representations.json``.
-        pairs: the first one's ``cka.json``.
+        pairs: the first one's ``cka.json``; where its ``with`` is empty, there is no figure of it.
         out: folder of the figures.
         title: what the runs have in common.
 
@@ -788,9 +788,11 @@ def draw(runs: Sequence[Run], results: Sequence[Mapping[str, Any]], pairs: Mappi
     matrices, dissimilar = cells(pairs, named(runs)[0]), rdm_rows(runs, results)
     made: dict[str, tuple[Any, Sequence[Any]]] = {
         "representation_by_depth": (pictures.representation_by_depth(points, QUANTITIES, title=title), points),
-        "rdm": (pictures.rdm(dissimilar, title=title), dissimilar),
-        "cka": (pictures.cka(matrices, title=title), matrices),
     }
+    if dissimilar:
+        made["rdm"] = (pictures.rdm(dissimilar, title=title), dissimilar)
+    if matrices:
+        made["cka"] = (pictures.cka(matrices, title=title), matrices)
     for quantity in QUANTITIES:
         rows = over_steps(runs, results, quantity)
         if len({row.step for row in rows}) > 2:
