@@ -53,6 +53,49 @@ def memorize(
 
 @learned.command()
 @with_flags("device", "threads", "data-dir", "download", "quiet")
+def probe(
+    run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="run directories, of one method or several")],
+    block: Annotated[list[str] | None, typer.Option("--block", help="only this block; repeatable")] = None,
+    train_images: Annotated[int | None, typer.Option("--train-images", help="fit to N training images, a seeded choice (all)")] = None,
+    test_images: Annotated[int | None, typer.Option("--test-images", help="test on N test images, a seeded choice (all)")] = None,
+    features: Annotated[int, typer.Option("--features", help="of a block at most: larger outputs are averaged over space")] = 2048,
+    over_time: Annotated[bool, typer.Option("--over-time", help="at the snapshots too (--keep-checkpoints)")] = False,
+    controls: Annotated[bool, typer.Option("--controls/--no-controls", help="raw pixels, the untrained network, permuted labels")] = True,
+    separability: Annotated[
+        int, typer.Option("--separability", min=0, help="training images whose strict separability is decided on every block; 0: none")
+    ] = 200,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="compute anew what is stored")] = False,
+    out: Annotated[Path, typer.Option("--out", help="folder of the figures")] = Path("figures"),
+    *,
+    given: dict[str, Any],
+) -> None:
+    """Fit a linear probe to every block of frozen networks: how well the labels can be read there, beside controls."""
+    from gradlens import probes, screen
+    from gradlens.progress import Display
+    from gradlens.run import must_be_writable
+
+    quiet, place = given.pop("quiet", False), place_of(given)
+    options = probes.Options(features, train_images, test_images, tuple(block or ()), over_time, controls, separability, overwrite)
+    must_be_writable(out)
+    runs = probes.checked(list(dict.fromkeys(run_dirs)), options, place)
+    with Display(quiet, len(runs)) as display:
+        results = [
+            probes.probe_run(run.path, place, options, display.count(run.path.name), lambda text: typer.echo(text, err=True))
+            for run in runs
+        ]
+    points = probes.probe_points(runs, results)
+    if len(runs) == 1:
+        screen.show(probes.detail(results[0]))
+    screen.show(probes.table(points))
+    if separability:
+        screen.show(probes.separability_table({run.path.name: result for run, result in zip(runs, results, strict=True)}))
+    files = probes.draw(points, out)
+    typer.echo("\n".join(f"run: {run.path} ({probes.NAME}.json)" for run in runs))
+    typer.echo(f"figures (png, svg, csv): {', '.join(map(str, files))}")
+
+
+@learned.command()
+@with_flags("device", "threads", "data-dir", "download", "quiet")
 def representations(
     run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="run directories; the first is compared with the others")],
     images: Annotated[int, typer.Option("--images", min=1, help="test images; a third of each class is held out and measured on")] = 3000,
@@ -112,3 +155,49 @@ def filters(
     files = seen.draw(runs, results, out)
     typer.echo("\n".join(f"run: {run.path} (filters.json)" for run in runs))
     typer.echo(f"figures (png, svg, csv): {', '.join(map(str, files))}")
+
+
+@learned.command("report")
+def report(
+    run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="run directories, of one method or several")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="the page")] = Path("report.html"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace a page that is there")] = False,
+) -> None:
+    """Write one self-contained page of all that runs hold: a verdict first, then curves, cosines, costs, settings and what was measured."""
+    from gradlens.report import write_page
+
+    path = write_page(run_dirs, out, overwrite)
+    typer.echo(f"open {path} ({path.stat().st_size / 1e6:.1f} MB; it needs no network)")
+
+
+@learned.command()
+@with_flags("device", "threads", "data-dir", "download", "quiet")
+def doctor(
+    run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="run directories, finished or not")],
+    as_json: Annotated[bool, typer.Option("--json", help="print the findings as JSON, for scripts")] = False,
+    *,
+    given: dict[str, Any],
+) -> None:
+    """Say what went wrong in runs: dead heads, lagging synthesisers, drift, collapse, spikes…; exit status 1 if anything did."""
+    import json
+
+    from gradlens import screen
+    from gradlens.doctor import RESULT, examine, report, table, verdict
+    from gradlens.progress import Display
+    from gradlens.run import load, plain, save_result
+
+    quiet, place = given.pop("quiet", False), place_of(given)
+    runs = [load(path) for path in dict.fromkeys(run_dirs)]
+    with Display(quiet, len(runs)) as display:
+        found = [examine(run, place, display.count(run.path.name)) for run in runs]
+    if as_json:
+        typer.echo(json.dumps([plain({"run": str(run.path), **report(d)}) for run, d in zip(runs, found, strict=True)], indent=1))
+    for run, diagnosis in zip(runs, found, strict=True):
+        if diagnosis.findings and not as_json:
+            screen.show(table(str(run.path), diagnosis))
+        elif not as_json:
+            typer.echo(f"{run.path}: {verdict(diagnosis)}")
+        save_result(run.path, RESULT, report(diagnosis))
+    if not as_json:
+        typer.echo("\n".join(f"run: {run.path} ({RESULT}.json)" for run in runs))
+    raise typer.Exit(int(any(diagnosis.wrong for diagnosis in found)))
