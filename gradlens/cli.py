@@ -133,10 +133,17 @@ def figures(
     run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="run directories, of one method or several")],
     out: Annotated[Path, typer.Option("--out", help="folder of the figures")] = Path("figures"),
 ) -> None:
-    """Draw curves, cosines over training and the method x layer heat map of runs: png, svg and csv of each."""
+    """Draw curves, cosines, the method x layer heat map, and what probe, memorize, filters and the like have stored: png, svg, csv."""
+    from gradlens.gallery import draw_learned
     from gradlens.run import load
 
-    _write_figures([load(path) for path in run_dirs], out)
+    runs = [load(path) for path in run_dirs]
+    _write_figures(runs, out)
+    drawn, skipped = draw_learned(runs, out)
+    for name, why in skipped.items():
+        typer.echo(f"no figure of {name}.json: {why}")
+    if drawn:
+        typer.echo(f"of what was learned: {', '.join(map(str, drawn))}")
 
 
 @app.command("list")
@@ -254,9 +261,13 @@ def _sentence(error: Any) -> str:
     return message[:1].lower() + message[1:]
 
 
+RESUMED = ("train", "compare-gradients", "memorize")  # commands that take --resume; the others store what is done and go on by themselves
+
+
 def _again() -> str:
     """The command line that goes on with what this one began."""
-    return shlex.join(["gradlens", *(a for a in sys.argv[1:] if a not in ("--resume", "--overwrite")), "--resume"])
+    words = [a for a in sys.argv[1:] if a not in ("--resume", "--overwrite")]
+    return shlex.join(["gradlens", *words, *(["--resume"] if words[:1] and words[0] in RESUMED else [])])
 
 
 def main() -> None:
@@ -269,7 +280,8 @@ def main() -> None:
     except Exception as error:  # noqa: BLE001 - said to the user, or raised again
         sys.exit(_report(error))
     if status == 130:
-        print(f"gradlens: stopped at once; `{_again()}` goes on from the last checkpoint of a run", file=sys.stderr)
+        kept = "from the last checkpoint of a run" if sys.argv[1:] and sys.argv[1] in RESUMED else "with what is not stored yet"
+        print(f"gradlens: stopped at once; `{_again()}` goes on {kept}", file=sys.stderr)
     sys.exit(status)
 
 

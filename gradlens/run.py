@@ -319,8 +319,9 @@ class Writer:
             raise InputError(f"nothing to resume at {path}{_kin(out, config)}")
         try:
             path.mkdir(parents=True, exist_ok=True)
-            grown = [*path.glob("*.csv"), *path.glob(STREAMS), path / "online.json"]
-            for old in (path / "summary.json", *path.glob("*.pt"), *path.glob("snapshots/*.pt"), *grown):
+            grown = [*path.glob("*.csv"), *path.glob(STREAMS)]
+            found = [file for file in path.glob("*.json") if file.name not in ("config.json", "summary.json")]  # of the run that was here
+            for old in (path / "summary.json", *path.glob("*.pt"), *path.glob("snapshots/*.pt"), *grown, *found):
                 old.unlink(missing_ok=True)  # the summary first: without it the run is unfinished, whatever else is left
         except OSError as error:
             raise InputError(f"cannot write to {out}: {(error.strerror or str(error)).lower()}") from error

@@ -19,7 +19,7 @@ from gradlens.errors import InputError
 from gradlens.experiments import Place, train_run
 from gradlens.longtable import csv_line, read_table
 from gradlens.recorder import Row
-from gradlens.run import TABLES, Metric, OnlineRow, Timing, Writer, is_run, load, load_checkpoint, write
+from gradlens.run import TABLES, Metric, OnlineRow, Timing, Writer, is_run, load, load_checkpoint, load_result, save_result, write
 
 SMALL = {"width": 4, "limit": 64, "validation": 0.25, "batch_size": 16, "epochs": 2, "record_every": 2}
 
@@ -397,6 +397,15 @@ def test_overwrite_starts_over(run, tmp_path):
     assert [m.epoch for m in second.metrics] == [0, 1, 1]
     assert second.snapshots() == []
     assert not measured.exists()
+
+
+def test_overwrite_leaves_no_result_of_the_run_that_was_there(tmp_path):
+    config = make(width=2, limit=64, batch_size=32, epochs=1)
+    path = train_run(config, Place(out=tmp_path)).path
+    save_result(path, "probe", {"rows": []})
+    assert load_result(path, "probe")["rows"] == []
+    train_run(config, Place(out=tmp_path, overwrite=True))
+    assert load_result(path, "probe") is None
 
 
 def test_a_foreign_folder_is_refused_and_left_alone(tmp_path):
