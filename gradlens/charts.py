@@ -76,7 +76,7 @@ def cosine_colours(dark: bool) -> list[tuple[str, str]]:
         ends = {False: to_rgb("#f0705a"), True: to_rgb("#58a6f0")}
         middle = to_rgb("#262e37")
         shares = [2 * i / (BINS - 1) - 1 for i in range(BINS)]
-        colours = [to_hex(tuple(m + (e - m) * abs(s) for m, e in zip(middle, ends[s > 0], strict=True))) for s in shares]
+        colours = [to_hex(tuple(m + (e - m) * abs(s) ** 0.7 for m, e in zip(middle, ends[s > 0], strict=True))) for s in shares]
     return [(colour, max(("#ffffff", "#000000"), key=lambda ink: contrast(ink, colour))) for colour in colours]
 
 

@@ -68,6 +68,16 @@ def as_json(content: Any) -> Markup:
     return Markup(text)
 
 
+def in_code(text: str) -> Markup:
+    """A sentence with what stands between backticks as code, everything escaped.
+
+    >>> in_code("`gradlens <x>` does & more")
+    Markup('<code>gradlens &lt;x&gt;</code> does &amp; more')
+    """
+    parts = [Markup("<code>{}</code>" if i % 2 else "{}").format(part) for i, part in enumerate(text.split("`"))]
+    return Markup("").join(parts)
+
+
 def _hash(script: str) -> str:
     """A script's name in the content security policy."""
     return f"'sha256-{b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
@@ -111,6 +121,7 @@ def page(runs: Sequence[Run]) -> str:
     environment = Environment(
         loader=PackageLoader("gradlens", "page"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["code"] = in_code
     return environment.get_template("report.html.j2").render(
         version=__version__,
         title=_title(here.runs, list(here.groups)),

@@ -231,6 +231,8 @@ def memorization(held: Held) -> Section:
     section = Section("memorization", "Memorization of random labels")
     results = stored(held, section, "memorization", "gradlens memorize {}")
     if not results:
+        if not any(run.config.label_noise and run.config.evaluate_train for run in held.runs):
+            section.missing[-1] = "No run here was trained on random labels; `gradlens memorize METHOD…` trains and measures such runs."
         return section
     curve = gathered(held, results, lambda _, r: [(int(e), float(a)) for e, a in r.get("curve") or [] if a is not None])
     ordered = dict(sorted(curve.items(), key=lambda cell: cell[0][1]))
@@ -290,7 +292,7 @@ def filters(held: Held) -> Section:
                 continue
             if drawn := picture_of(result):
                 kernel = result.get("kernel", "?")
-                name = f"{label}: {result.get('layer', 'first layer')}, {kernel}×{kernel}, seed {run.config.seed}"
+                name = f"{label}, {kernel}×{kernel}, seed {run.config.seed}"
                 section.pictures.append(Picture(name, held.place(label), drawn))
     if section.pictures:
         section.text.append(
@@ -304,6 +306,8 @@ def filters(held: Held) -> Section:
             values = [interval(value(r, "numbers", name, state) for r in mine) for state in ("trained", "untrained", "random")]
             if mine and any(v.n for v in values):
                 rows.append([held.named(label), Cell(name.replace("_", " "), name), *map(mean_cell, values)])
+            elif mine and name == "gabor_share":  # the kernel is too small for it to say anything
+                rows.append([held.named(label), Cell("gabor share", name), *[Cell("undecided")] * 3])
     if rows:
         meaning = next((m for r in results.values() if isinstance(m := (r.get("protocol") or {}).get("numbers"), Mapping)), {})
         note = " ".join(f"{name.replace('_', ' ')}: {meaning[name]}." for name in names if name in meaning)
@@ -368,14 +372,24 @@ def representations(held: Held) -> Section:
 
     if results:
         section.text.append("Of each block's output on held-out images; the dotted grey line is the untrained networks' mean.")
+    columns: dict[str, tuple[Cells, int, int]] = {}
     for quantity, (title, axis) in DEPTH.items():
         trained = by_block("trained", quantity)
         if any(math.isfinite(v) for values in trained.values() for v in values):
             drawn = lines_of(held, trained) + pooled(by_block("untrained", quantity), "untrained network")
             percent = quantity == "head_accuracy"
             section.charts.append(lines(title, "block", axis, drawn, percent=percent, categories=True))
-            blocks = {place: place for _, place in trained}
-            section.tables.append(by_place(held, title[0].upper() + title[1:], blocks, trained, 1 if percent else 2, 100 if percent else 1))
+            columns[f"{title}{' %' if percent else ''}"] = (trained, 1 if percent else 2, 100 if percent else 1)
+    order = list(dict.fromkeys(block for cells, *_ in columns.values() for _, block in cells))
+    rows = []
+    for label in held.groups:
+        for k, block in enumerate(order):
+            own = [(cells.get((label, block)), digits, scale) for cells, digits, scale in columns.values()]
+            if any(values for values, *_ in own):
+                numbers = [mean_cell(interval(values), digits, scale) if values else Cell("–") for values, digits, scale in own]
+                rows.append([held.named(label), Cell(block, f"{k:04d}"), *numbers])
+    if rows:
+        section.tables.append(Table("Of each block's output", ["method", "block", *columns], rows))
     _likeness(held, section)
     protocol(section, results.values())
     return section

@@ -115,7 +115,6 @@ def test_verdict_lines(parsed):
     ("section", "command"),
     [
         ("separability", "gradlens probe runs/bp-s0 runs/bp-s1 …"),
-        ("memorization", "gradlens memorize"),
         ("filters", "gradlens filters"),
         ("representations", "gradlens representations"),
         ("online", "--online-probe"),
@@ -123,7 +122,7 @@ def test_verdict_lines(parsed):
     ],
 )
 def test_a_section_without_data_says_which_command_makes_them(parsed, section, command):
-    assert "Not measured: `" in parsed.words(section)
+    assert "Not measured: " in parsed.words(section)
     assert command in parsed.words(section)
 
 
@@ -177,6 +176,12 @@ def test_other_layers_in_other_networks_are_shown_beside_each_other():
     deep.gradients[:] = [row._replace(layer=row.layer.replace("conv", "linear")) for row in deep.gradients]
     found = Parsed(page([made(), deep]))
     assert set(found.data["cosine"]["layers"]) == {*LAYERS, "block1.linear", "block2.linear", "block3.linear"}
+
+
+def test_runs_on_ordinary_labels_are_not_sent_to_memorize(parsed):
+    assert "No run here was trained on random labels; gradlens memorize METHOD… trains" in parsed.words("memorization")
+    noisy = Parsed(page([made(label_noise=1.0, evaluate_train=True)]))
+    assert "Not measured: gradlens memorize runs/bp-s0 does." in noisy.words("memorization")
 
 
 # ------------------------------------------------------------------------------------------------------------- safe, whole

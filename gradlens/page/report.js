@@ -152,11 +152,25 @@
 
   const reference = (y) => ({ type: "line", xref: "paper", x0: 0, x1: 1, y0: y, y1: y, line: { color: ink("--soft"), width: 1 }, layer: "below" });
 
+  // The y axis' ends, as in the figures: all means, and the bands as far as they do not dwarf them
+  const view = (spec) => {
+    if (spec.range) return spec.range.map((v) => (spec.percent ? 100 * v : v));
+    const to = (v) => (spec.log ? (v > 0 ? Math.log10(v) : null) : spec.percent ? 100 * v : v);
+    const all = (names) => spec.lines.filter((line) => !hiddenMethods.has(label(line.label)))
+      .flatMap((line) => names.flatMap((name) => line[name] || [])).filter((v) => v !== null).map(to).filter((v) => v !== null);
+    const means = all(["y"]), ends = bandsShown ? all(["low", "high"]) : [];
+    if (!means.length) return undefined;
+    const [low, high] = [Math.min(...means), Math.max(...means)], reach = high - low || Math.abs(high) / 10 || 1;
+    const bottom = Math.max(Math.min(low, ...ends), low - reach), top = Math.min(Math.max(high, ...ends), high + reach);
+    const margin = 0.05 * (top - bottom);
+    return [bottom - margin, top + margin];
+  };
+
   const linesChart = (spec) => [
     [...bandTraces(spec.bands || []), ...spec.lines.flatMap((line) => lineTraces(line, spec.percent))],
     layout(spec.x, spec.y, {
       xaxis: spec.categories ? { type: "category" } : spec.log_x ? { type: "log" } : {},
-      yaxis: { type: spec.log ? "log" : "linear", ...(spec.range ? { range: spec.range.map((v) => (spec.percent ? 100 * v : v)) } : {}) },
+      yaxis: { type: spec.log ? "log" : "linear", range: view(spec), autorange: view(spec) === undefined },
       shapes: spec.zero ? [reference(0)] : [],
     }),
   ];
@@ -289,7 +303,15 @@
     root.dataset.charts = "ready";
   };
   addEventListener("load", () => (window.requestIdleCallback || setTimeout)(start));
+  let before; // the theme chosen on the screen; paper is light
+  addEventListener("afterprint", () => {
+    if (before === undefined) delete root.dataset.theme; else root.dataset.theme = before;
+    redraw();
+  });
   addEventListener("beforeprint", () => {
+    before = root.dataset.theme;
+    root.dataset.theme = "light";
+    redraw();
     if (root.dataset.charts) figures.filter((figure) => !drawn.has(figure)).forEach(draw);
     $("details").forEach((part) => { part.open = true; });
   });
