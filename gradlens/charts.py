@@ -64,7 +64,7 @@ def in_the_dark(colour: str) -> str:
     mixed, share = colour, 0.0
     while contrast(mixed, DARK) < READABLE:
         share += 0.05
-        mixed = to_hex(tuple(c + (1 - c) * share for c in (r, g, b)))
+        mixed = to_hex((r + (1 - r) * share, g + (1 - g) * share, b + (1 - b) * share))
     return mixed
 
 
@@ -181,7 +181,7 @@ def by_layer(points: Sequence[LayerPoint], order: Iterable[str]) -> dict[str, li
     for p in points:
         found.setdefault((p.layer, p.label), []).append(p)
     names = list(order)
-    drawn = {}
+    drawn: dict[str, list[dict[str, Any]]] = {}
     for layer in layers:
         drawn[layer] = []
         for label in names:

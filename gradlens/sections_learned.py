@@ -132,16 +132,17 @@ def pooled(cells: Cells, name: str, dash: str = "dot") -> list[dict[str, Any]]:
     return [{"label": None, "name": name, "x": x, "y": [compact(float(np.mean(at[p]))) for p in x], "dash": dash}] if x else []
 
 
-def by_place(
-    held: Held, caption: str, columns: Mapping[Any, str], cells: Cells, digits: int = 2, scale: float = 1.0, note: str = ""
-) -> Table:
-    """A row a label, a column a place."""
+def _by_block(held: Held, caption: str, columns: Mapping[str, tuple[Cells, int, int]], note: str = "") -> Table:
+    """A row for each label and block; ``columns``: name -> (numbers, digits, scale)."""
+    order = list(dict.fromkeys(block for cells, *_ in columns.values() for _, block in cells))
     rows = []
     for label in held.groups:
-        own = [cells.get((label, place)) for place in columns]
-        if any(own):
-            rows.append([held.named(label), *(mean_cell(interval(v), digits, scale) if v else Cell("–") for v in own)])
-    return Table(caption, ["method", *columns.values()], rows, note)
+        for k, block in enumerate(order):
+            own = [(cells.get((label, block)), digits, scale) for cells, digits, scale in columns.values()]
+            if any(values for values, *_ in own):
+                numbers = [mean_cell(interval(values), digits, scale) if values else Cell("–") for values, digits, scale in own]
+                rows.append([held.named(label), Cell(block, f"{k:04d}"), *numbers])
+    return Table(caption, ["method", "block", *columns], rows, note)
 
 
 def last(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -170,7 +171,8 @@ def separability(held: Held) -> Section:
     trained = accuracy("trained", "true")
     blocks = {place: place for _, place in trained}
     pixels = accuracy("pixels", "true")
-    drawn = lines_of(held, trained) + pooled(accuracy("untrained", "true"), "untrained network")
+    untrained = accuracy("untrained", "true")
+    drawn = lines_of(held, trained) + pooled(untrained, "untrained network")
     if reached := [v for values in pixels.values() for v in values if math.isfinite(v)]:
         drawn.append(
             {"label": None, "name": "raw pixels", "x": list(blocks), "y": [compact(float(np.mean(reached)))] * len(blocks), "dash": "dash"}
@@ -182,7 +184,13 @@ def separability(held: Held) -> Section:
             " network (dotted), on raw pixels (dashed) and with permuted labels (dash-dotted)."
         )
         section.charts.append(lines("linear probe, held-out accuracy", "block", "accuracy (%)", drawn, percent=True, categories=True))
-        section.tables.append(by_place(held, "Linear probe, held-out accuracy %", blocks, trained, 1, 100))
+        columns = {
+            "held-out %": trained, "training %": accuracy("trained", "true", "train"), "untrained network, held-out %": untrained,
+            "permuted labels, training %": accuracy("trained", "permuted", "train"),
+        }  # fmt: skip
+        note = f"Raw pixels: {short(100 * float(np.mean(reached)), 1)} % held-out." if reached else ""
+        note += " What permuted labels reach in training is how much of any labelling so many features can hold."
+        section.tables.append(_by_block(held, "Linear probe", {name: (cells, 1, 100) for name, cells in columns.items()}, note.strip()))
 
     def over_time(_: Run, result: Result) -> Any:
         rows = [
@@ -208,7 +216,7 @@ def _certificates(held: Held, results: Mapping[Path, Result]) -> Table | None:
         for run in group:
             for r in rows_of(results.get(run.path, {}), "separability", "block", "verdict"):
                 low, high = (r.get("gap") or [None, None])[:2]
-                gap = "–" if low is None or high is None else f"{low:.3g} to {high:.3g}"
+                gap = "–" if low is None or high is None or r["verdict"] == "not separable" else f"{low:.3g} to {high:.3g}"
                 words = [str(r.get(key, "–")) for key in ("block", "network", "labels")]
                 rows.append(
                     [
@@ -380,16 +388,8 @@ def representations(held: Held) -> Section:
             percent = quantity == "head_accuracy"
             section.charts.append(lines(title, "block", axis, drawn, percent=percent, categories=True))
             columns[f"{title}{' %' if percent else ''}"] = (trained, 1 if percent else 2, 100 if percent else 1)
-    order = list(dict.fromkeys(block for cells, *_ in columns.values() for _, block in cells))
-    rows = []
-    for label in held.groups:
-        for k, block in enumerate(order):
-            own = [(cells.get((label, block)), digits, scale) for cells, digits, scale in columns.values()]
-            if any(values for values, *_ in own):
-                numbers = [mean_cell(interval(values), digits, scale) if values else Cell("–") for values, digits, scale in own]
-                rows.append([held.named(label), Cell(block, f"{k:04d}"), *numbers])
-    if rows:
-        section.tables.append(Table("Of each block's output", ["method", "block", *columns], rows))
+    if columns:
+        section.tables.append(_by_block(held, "Of each block's output", columns))
     _likeness(held, section)
     protocol(section, results.values())
     return section

@@ -449,7 +449,11 @@ def notices(groups: Mapping[str, Sequence[Run]]) -> list[Notice]:
     if unfinished := [run for group in groups.values() for run in group if not run.finished]:
         told = [f"{run.path.name} ({run.metrics[-1].step if run.metrics else 0} updates at its last evaluation)" for run in unfinished]
         found.append(Notice(f"Not finished, and told as far as they came: {listed(told)}."))
-    silent = [label for label, group in groups.items() if not any(run.gradients or run.measured for run in group)]
+    silent = [
+        label
+        for label, group in groups.items()
+        if group[0].config.method != TRUTH and not any(run.gradients or run.measured for run in group)
+    ]
     if silent:
         found.append(
             Notice(f"No gradients were recorded (--record-every 0) of {listed(silent)}: their distance from the truth is not known.")
