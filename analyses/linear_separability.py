@@ -1,0 +1,97 @@
+"""How well a linear probe reads the labels from each block, for rules that train blocks by their own losses and for others.
+
+Claim (the documents, of Belilovsky et al. 2019): "layerwise training increases linear separability of the different layers'
+activations". The runs are those of `analyses.all_methods` (BasicCNN of width 32, 6,000 CIFAR-10 images, five epochs, learning rates
+as chosen there; three seeds, greedy one, which decides nothing). Each block's activations are pooled to 512 features at most; probes
+are fitted to 3,000 of the run's training images and tested on 2,000 test images; beside them raw pixels, the untrained network and
+permuted labels.
+
+Judged, paired by seed: each hidden block's probe of dgl (and greedy) above bp's; block1 of dgl and bp above the untrained one; each
+rule's third block above its first (accuracy rises with depth).
+
+    python -m analyses.linear_separability --data cifar10          # after all_methods 15 minutes on one core; interrupted, it goes on
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from analyses.all_methods import EPOCHS, SHARED, STAGES
+from analyses.study import arguments, data_name, judged, place_of, publish, say, trained
+from gradlens.config import Config, make
+from gradlens.probes import Options, draw, probe_points, probe_run, table
+from gradlens.progress import Display
+from gradlens.run import Run
+from gradlens.screen import show
+
+RULES = ("bp", "dgl", "greedy", "chunked", "overlap", "dni", "cdni", "fa", "dfa", "shallow")
+BLOCKS = ("block1", "block2", "block3")
+OPTIONS = Options(features=512, train_images=3_000, test_images=2_000, separability=0)
+
+Results = Mapping[str, Sequence[Mapping[str, Any]]]  # rule -> contents of probe.json, one a seed
+
+
+def configs(data: str, figures: Path) -> list[Config]:
+    """The configs of all_methods' runs, at the learning rates that its results name."""
+    runs = json.loads((figures / "all_methods" / "results.json").read_text())["runs"]
+    return [
+        make(method=name, data=data, epochs=EPOCHS * STAGES.get(name, 1), lr=run["lr"], seed=run["seed"], **SHARED)
+        for name in RULES
+        for run in runs
+        if run["label"] == name
+    ]
+
+
+def accuracy(result: Mapping[str, Any], block: str, network: str = "trained") -> float:
+    """A probe's test accuracy in %."""
+    (row,) = (r for r in result["rows"] if (r["block"], r["network"], r["labels"]) == (block, network, "true"))
+    return 100 * float(row["test"])
+
+
+def judge(found: Results) -> list[dict[str, Any]]:
+    """The claims."""
+    claims = []
+    for rule in ("dgl", "greedy"):
+        pairs = list(zip(found[rule], found["bp"], strict=False))  # greedy has its first seed only
+        for block in BLOCKS:
+            gain = [accuracy(mine, block) - accuracy(bp, block) for mine, bp in pairs]
+            claims.append(judged(f"{rule}'s {block} is read better than bp's", gain, "points", at_least=0))
+    for rule in ("dgl", "bp"):
+        gain = [accuracy(mine, BLOCKS[0]) - accuracy(mine, BLOCKS[0], "untrained") for mine in found[rule]]
+        claims.append(judged(f"{rule}'s block1 is read better than the untrained one", gain, "points", at_least=0))
+    for rule in RULES:
+        gain = [accuracy(mine, BLOCKS[-1]) - accuracy(mine, BLOCKS[0]) for mine in found[rule]]
+        claims.append(judged(f"{rule}: block3 is read better than block1", gain, "points", at_least=0))
+    return claims
+
+
+def main() -> None:
+    """Train or read the runs, probe them, judge the claim, write figures/linear_separability."""
+    args = arguments(__doc__ or "")
+    runs: list[Run] = trained(configs(args.data, args.figures), args)
+    known: dict[Any, Any] = {}
+    with Display(quiet=False) as display:
+        count = display.count("probing")
+        results = []
+        for i, run in enumerate(runs):
+            count(i, len(runs), run.path.name)
+            results.append(probe_run(run.path, place_of(args), OPTIONS, say=print, known=known))
+    points = probe_points(runs, results)
+    show(table(points))
+    claims = judge({rule: [x for run, x in zip(runs, results, strict=True) if run.config.method == rule] for rule in RULES})
+    say(claims)
+    draw(points, args.figures / "linear_separability", title=f"{data_name(args)} · BasicCNN, width 32")
+    shown = {
+        "protocol": results[0]["protocol"],
+        "claims": claims,
+        "accuracy": [p._asdict() for p in points],
+        "minutes": round(sum(sum(x["seconds"].values()) for x in results) / 60, 1),
+    }
+    publish("linear_separability", runs, args, shown, figures=False)
+
+
+if __name__ == "__main__":
+    main()
