@@ -51,6 +51,10 @@ def memorize(
     typer.echo(f"figures (png, svg, csv): {', '.join(map(str, files))}")
 
 
+def _aside(text: str) -> None:
+    typer.echo(text, err=True)
+
+
 @learned.command()
 @with_flags("device", "threads", "data-dir", "download", "quiet")
 def probe(
@@ -78,18 +82,16 @@ def probe(
     options = probes.Options(features, train_images, test_images, tuple(block or ()), over_time, controls, separability, overwrite)
     must_be_writable(out)
     runs = probes.checked(list(dict.fromkeys(run_dirs)), options, place)
+    known: probes.Known = {}
     with Display(quiet, len(runs)) as display:
-        results = [
-            probes.probe_run(run.path, place, options, display.count(run.path.name), lambda text: typer.echo(text, err=True))
-            for run in runs
-        ]
+        results = [probes.probe_run(run.path, place, options, display.count(run.path.name), _aside, known) for run in runs]
     points = probes.probe_points(runs, results)
     if len(runs) == 1:
         screen.show(probes.detail(results[0]))
     screen.show(probes.table(points))
     if separability:
-        screen.show(probes.separability_table({run.path.name: result for run, result in zip(runs, results, strict=True)}))
-    files = probes.draw(points, out)
+        screen.show(probes.separability_table(runs, results))
+    files = probes.draw(points, out, probes.in_common(runs))
     typer.echo("\n".join(f"run: {run.path} ({probes.NAME}.json)" for run in runs))
     typer.echo(f"figures (png, svg, csv): {', '.join(map(str, files))}")
 
@@ -201,3 +203,27 @@ def doctor(
     if not as_json:
         typer.echo("\n".join(f"run: {run.path} ({RESULT}.json)" for run in runs))
     raise typer.Exit(int(any(diagnosis.wrong for diagnosis in found)))
+
+
+@learned.command()
+@with_flags("quiet")
+def tensorboard(
+    run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="run directories, finished or not")],
+    out: Annotated[Path, typer.Option("--out", help="the log folder: a folder of each run's name is made in it")] = Path("tensorboard"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="write anew what is there")] = False,
+    *,
+    given: dict[str, Any],
+) -> None:
+    """Write runs for TensorBoard: every curve, and the first layer's filters; one event file a run (extra tensorboard)."""
+    from gradlens import loggers
+    from gradlens.progress import Display
+    from gradlens.run import load
+
+    runs = [load(path) for path in dict.fromkeys(run_dirs)]
+    loggers.checked(runs, out, overwrite)
+    with Display(given.get("quiet", False)) as display:
+        show = display.count("tensorboard")
+        for i, run in enumerate(runs):
+            show(i, len(runs), run.path.name)
+            typer.echo(f"wrote {loggers.export(run, out)}")
+    typer.echo(f"next: tensorboard --logdir {out}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from gradlens import loggers
 from gradlens.config import Config, make
 from gradlens.data import DATASETS, SHAPES, Data, Source, choose, label_hash, read
 from gradlens.diagnostics import AFTER_THE_STEP, FEEDBACK, SPARSE, sparse_rows
@@ -42,6 +44,7 @@ class Place:
     download: bool = False
     resume: bool = False
     overwrite: bool = False
+    tensorboard: bool = False  # write events to RUN_DIR/tensorboard
 
 
 def pick_device(name: str) -> torch.device:
@@ -131,6 +134,8 @@ def prepare(config: Config, place: Place) -> Training:
         InputError: data that cannot be loaded, a model that does not fit them, a batch larger than the data.
 
     """
+    if place.tensorboard:
+        loggers.must_be_installed()
     data = data_of(config, place)
     if config.batch_size > len(data.train):
         raise InputError(f"--batch-size {config.batch_size} is larger than the {len(data.train)} training images there are")
@@ -165,7 +170,8 @@ def train_run(config: Config, place: Place, watch: Watch = silent) -> Run:
             training.restore(load_checkpoint(writer.path / "checkpoint.pt"))
         else:
             writer.rewind({})
-        training.go(watch)
+        with loggers.logged(training, writer.path, watch) if place.tensorboard else nullcontext(watch) as seen:
+            training.go(seen)
     finally:
         writer.close()
     return load(writer.path)

@@ -76,6 +76,7 @@ FLAGS = (
     Flag("keep-checkpoints", int, "keep N snapshots of the weights along the way (default 0)", "Records"),
     Flag("evaluate-train", bool, "after each epoch evaluate the training images in eval mode too (default off)", "Records"),
     Flag("online-probe", bool, "per block, a linear learner on its activations, updated every step; its regret (default off)", "Records"),
+    Flag("tensorboard", bool, "write scalars and filters to RUN_DIR/tensorboard while training (extra tensorboard)", "Records"),
     Flag("out", Path, "folder of run directories (default runs)", "Records"),
     Flag("run-name", str, "name of the run directory (default <method>-<data>-<model>-s<seed>-<config>)", "Records"),
     Flag("resume", bool, "go on with an interrupted run", "Records"),
@@ -134,7 +135,7 @@ def place_of(given: dict[str, Any]) -> Place:
         torch.set_num_threads(threads)
     if given.get("resume") and given.get("overwrite"):
         raise InputError("--resume goes on with a run and --overwrite starts it anew: give one of them")
-    taken = {k: given.pop(k) for k in ("data_dir", "download", "resume", "overwrite") if k in given}
+    taken = {k: given.pop(k) for k in ("data_dir", "download", "resume", "overwrite", "tensorboard") if k in given}
     name, out = given.pop("run_name", None), given.pop("out", Path("runs"))
     if name is not None and (not name or Path(name).name != name):
         raise InputError(f"--run-name {name!r} is not the name of one folder; --out says where it goes")

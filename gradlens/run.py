@@ -319,7 +319,7 @@ class Writer:
             raise InputError(f"nothing to resume at {path}{_kin(out, config)}")
         try:
             path.mkdir(parents=True, exist_ok=True)
-            grown = [*path.glob("*.csv"), *path.glob(STREAMS)]
+            grown = [*path.glob("*.csv"), *path.glob(STREAMS), *path.glob("tensorboard/events.*")]
             found = [file for file in path.glob("*.json") if file.name not in ("config.json", "summary.json")]  # of the run that was here
             for old in (path / "summary.json", *path.glob("*.pt"), *path.glob("snapshots/*.pt"), *grown, *found):
                 old.unlink(missing_ok=True)  # the summary first: without it the run is unfinished, whatever else is left

@@ -167,7 +167,7 @@ def batches_per_epoch(images: int, batch_size: int) -> int:
     return whole + (rest > 1 or whole == 0)
 
 
-Watch = Callable[[str, dict[str, Any]], None]  # what happened, and its numbers: the progress display
+Watch = Callable[[str, dict[str, Any]], None]  # what happened, and its numbers: the progress display, a logger
 
 
 def silent(event: str, numbers: dict[str, Any]) -> None:
@@ -281,7 +281,7 @@ class Training:
                 keep = step + 1 in snapshots
                 due = time.monotonic() - saved_at > CHECKPOINT_SECONDS and self.pair.method.saved_within_epochs
                 if last or stop or keep or due or len(pending) >= flush_every:
-                    self._flush(pending, epoch + 1)
+                    self._flush(pending, epoch + 1, watch)
                 self.at = self.at._replace(seconds=self.at.seconds + time.perf_counter() - began)
                 watch("step", {"step": step + 1, "total": self.total, "epoch": epoch + 1, **self._running()})
                 if last:
@@ -299,7 +299,7 @@ class Training:
                 raise Stopped("interrupted; this run was at its end and is finished", INTERRUPTED)
         return summary
 
-    def _flush(self, pending: list[tuple[int, Outcome]], epoch: int) -> None:
+    def _flush(self, pending: list[tuple[int, Outcome]], epoch: int, watch: Watch) -> None:
         """Read what the last updates reported; a loss that is not finite ends the run."""
         values = torch.stack([torch.stack([o.loss.float(), o.hits.float()]) for _, o in pending]).tolist()
         for (step, outcome), (loss, hits) in zip(pending, values, strict=True):
@@ -308,6 +308,7 @@ class Training:
             self.at = self.at._replace(sums=(a + loss * outcome.images, b + outcome.images, c + hits, d + outcome.answered))
             if outcome.rows and self.writer:
                 self.writer.append("gradients", outcome.rows)
+                watch("rows", {"rows": outcome.rows})
         pending.clear()
         if self.probe:
             rows, streams = self.probe.taken()
