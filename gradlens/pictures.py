@@ -20,6 +20,7 @@ from gradlens.tables import TRAIN_EVAL, CurvePoint, interval
 
 if TYPE_CHECKING:  # imports torch
     from gradlens.memorization import BlockPoint
+    from gradlens.probes import ProbePoint
     from gradlens.representations import Cell, DepthPoint, RdmRow
 
 # ------------------------------------------------------------------------------------------------- first-layer filters
@@ -519,4 +520,132 @@ def regret(rows: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
         Line2D([], [], color="0.35", linewidth=1.1, linestyle=(0, (1, 1.5)), label="the theorem's bound on the line of its colour")
     )
     figure.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0), ncols=2 if width > 8 else 1)
+    return figure
+
+
+# ------------------------------------------------------------------------------------------------------ linear probes
+
+GREY = "0.45"
+PROBE_CONTROLS = (  # (network, labels) -> dash, marker and name of a grey line
+    ("untrained", "true", (0, (4, 2)), "x", "untrained network"),
+    ("trained", "permuted", (0, (1, 1.5)), "", "permuted labels"),
+    ("pixels", "true", (0, (6, 1.5, 1.2, 1.5)), "", "raw pixels"),
+)
+
+
+def _over_labels(points: Sequence[ProbePoint]) -> dict[str, float]:
+    """Block -> mean in % over all labels: one line of a control for the whole figure."""
+    means: dict[str, list[float]] = {}
+    for p in points:
+        means.setdefault(p.block, []).append(100 * p.mean)
+    return {block: sum(values) / len(values) for block, values in means.items()}
+
+
+def _probe_head(figure: Figure, what: str, title: str, rows: Sequence[ProbePoint], handles: list[Line2D]) -> None:
+    figure.legend(handles=handles, loc="outside right upper", handlelength=3.2)
+    seeds = max(p.seeds for p in rows)
+    over = "one seed" if seeds == 1 else f"mean of {seeds} seeds, band: 95 % t-interval"
+    text = what + "\n" + " · ".join(part for part in (title, over) if part)
+    figure.suptitle(text, x=0.1 / figure.get_figwidth(), ha="left", fontsize=10)
+
+
+@style.context(LOOK)
+def separability_by_depth(points: Sequence[ProbePoint], *, title: str = "", look: Mapping[str, Style] | None = None) -> Figure:
+    """Test accuracy of the linear probe by block, a line a label; its controls in grey; the network's own accuracy as a star.
+
+    Args:
+        points: from :func:`gradlens.probes.probe_points`, of one step a label.
+        title: what the runs have in common.
+        look: from :func:`gradlens.plots.styles`.
+
+    Raises:
+        InputError: no probe of a trained network to draw.
+
+    """
+    tests = [p for p in points if p.half == "test" and math.isfinite(p.mean)]
+    rows = [p for p in tests if (p.network, p.labels) == ("trained", "true")]
+    if not rows:
+        raise InputError("no probe of a trained network to draw")
+    look = look or styles(p.label for p in rows)
+    names = [name for name in look if any(p.label == name for p in rows)]
+    blocks = list(dict.fromkeys(p.block for p in rows))
+    figure = Figure(figsize=(max(7.4, 3.8 + 0.85 * len(blocks)), max(4.2, 1.6 + 0.23 * (len(names) + 4))), layout="constrained")
+    ax = figure.subplots()
+    handles = []
+    for network, labels, dash, marker, called in PROBE_CONTROLS:
+        if mean := _over_labels([p for p in tests if (p.network, p.labels) == (network, labels)]):
+            at = range(len(blocks)) if network == "pixels" else [i for i, b in enumerate(blocks) if b in mean]
+            y = [mean["pixels"]] * len(blocks) if network == "pixels" else [mean[blocks[i]] for i in at]
+            handles += ax.plot(list(at), y, color=GREY, linestyle=dash, marker=marker, markersize=4, linewidth=1.3, label=called)
+    drawn = []
+    for name in names:
+        colour, dash, marker = look[name]
+        mine = sorted((p for p in rows if p.label == name), key=lambda p: blocks.index(p.block))
+        x = [blocks.index(p.block) for p in mine]
+        drawn += ax.plot(
+            x, [100 * p.mean for p in mine], color=colour, linestyle=dash, marker=marker, markersize=4, linewidth=1.6, label=name
+        )
+        if any(math.isfinite(p.low) for p in mine):
+            ax.fill_between(x, [100 * p.low for p in mine], [100 * p.high for p in mine], color=colour, alpha=0.12, linewidth=0)
+        for p in tests:
+            if (p.label, p.network) == (name, "own"):
+                ax.plot(len(blocks), 100 * p.mean, "*", color=colour, markersize=11, markeredgecolor="white", zorder=4)
+    if any(p.network == "own" for p in tests):
+        drawn.append(Line2D([], [], linestyle="", marker="*", markersize=10, color="0.2", label="network's own answer"))
+    means = [100 * p.mean for p in tests]
+    ax.set_ylim(max(0, min(means) - 4), min(100, max(means) + 6))  # wide bands of few seeds must not flatten the lines
+    ax.set_xticks(range(len(blocks) + 1), [*blocks, "own"])
+    ax.set(ylabel="test accuracy (%)")
+    _probe_head(figure, "A linear probe on each block's frozen output", title, rows, [*drawn, *handles])
+    return figure
+
+
+@style.context(LOOK)
+def separability_over_training(points: Sequence[ProbePoint], *, title: str = "", look: Mapping[str, Style] | None = None) -> Figure:
+    """Test accuracy of the linear probe over updates: a panel a block, a line a label, the untrained network in grey.
+
+    Args:
+        points: from :func:`gradlens.probes.probe_points`.
+        title: what the runs have in common.
+        look: from :func:`gradlens.plots.styles`.
+
+    Raises:
+        InputError: no probe of a trained network to draw.
+
+    """
+    tests = [p for p in points if p.half == "test" and p.labels == "true" and math.isfinite(p.mean)]
+    rows = [p for p in tests if p.network == "trained"]
+    if not rows:
+        raise InputError("no probe of a trained network to draw")
+    look = look or styles(p.label for p in rows)
+    names = [name for name in look if any(p.label == name for p in rows)]
+    blocks = list(dict.fromkeys(p.block for p in rows))
+    columns = min(4, len(blocks))
+    lines = math.ceil(len(blocks) / columns)
+    figure = Figure(figsize=(2.6 + 2.1 * columns, 0.9 + 2.3 * lines), layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel().tolist()
+    for ax in grid[len(blocks) :]:
+        ax.remove()
+    untrained = _over_labels([p for p in tests if p.network == "untrained"])
+    for ax, block in zip(grid, blocks, strict=False):
+        if block in untrained:
+            ax.axhline(untrained[block], color=GREY, linestyle=(0, (4, 2)), linewidth=1.3)
+        for name in names:
+            mine = sorted((p for p in rows if (p.label, p.block) == (name, block)), key=lambda p: p.step)
+            colour, dash, marker = look[name]
+            x = [p.step for p in mine]
+            ax.plot(x, [100 * p.mean for p in mine], color=colour, linestyle=dash, marker=marker, markersize=4, linewidth=1.6)
+            if any(math.isfinite(p.low) for p in mine):
+                ax.fill_between(x, [100 * p.low for p in mine], [100 * p.high for p in mine], color=colour, alpha=0.12, linewidth=0)
+        ax.set_title(block, loc="left")
+        ax.set_xlabel("updates")
+        ax.margins(x=0.05)
+    means = [100 * p.mean for p in tests if p.network in ("trained", "untrained")]
+    grid[0].set_ylim(max(0, min(means) - 4), min(100, max(means) + 4))
+    for ax in grid[: len(blocks) : columns]:
+        ax.set_ylabel("test accuracy (%)")
+    handles = [Line2D([], [], color=c, linestyle=d, marker=m, markersize=4, label=name) for name in names for c, d, m in [look[name]]]
+    if untrained:
+        handles.append(Line2D([], [], color=GREY, linestyle=(0, (4, 2)), label="untrained network"))
+    _probe_head(figure, "A linear probe on each block's frozen output, over training", title, rows, handles)
     return figure

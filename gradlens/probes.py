@@ -1,0 +1,627 @@
+"""Linear probes: how well a linear classifier reads the labels from each block of a frozen network.
+
+The protocol, stored with the numbers. A block's output in eval mode, pooled to one feature budget at every depth
+(:func:`gradlens.activations.pooled`), standardised by the training images. Multinomial logistic regression at its optimum
+(:mod:`gradlens.logistic`). Its l2 is the one of a grid that is best on a fifth of the training images when fitted to the rest, strong
+penalties first; the grid is left once accuracy is two standard errors below the best. Then it is fitted to all training images. Test
+images take part in nothing but the last number.
+
+Controls. The same on raw pixels and on the untrained network: what a block's features give without training. And with the training
+labels permuted, at the l2 of the true ones: test accuracy is then chance, and training accuracy says how much of any labelling so many
+features can hold. Whether some training images are *strictly* separable is decided with a certificate (:mod:`gradlens.separability`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from torch import Tensor, nn
+
+from gradlens.activations import BATCH, BUDGET, Frozen, Progress, at_rest, collect, described, networks, no_progress, of_module, pooled
+from gradlens.data import Data, Split
+from gradlens.errors import InputError
+from gradlens.experiments import Place, data_of
+from gradlens.logistic import TOLERANCE, Fitting, Probe, Standard, fit
+from gradlens.run import Run, load, load_checkpoint, load_result, plain, save_result
+from gradlens.screen import number
+from gradlens.seeding import generator
+from gradlens.separability import SEPARABLE, UNDECIDED, certify, row_of
+from gradlens.tables import TRAIN, groups, interval
+
+NAME = "probe"
+GRID = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 3e-4, 1e-4)  # strong to weak, each fit begins where the one before ended
+HELD_OUT = 5  # one training image in so many chooses l2
+CERTIFICATE_SECONDS = 5.0  # for the verdict on one block's separability
+TRAINED, UNTRAINED, PIXELS = "trained", "untrained", "pixels"
+OWN = "own"  # the network's own answer, beside its probes
+TRUE, PERMUTED = "true", "permuted"
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is probed, and with how much."""
+
+    features: int = BUDGET  # of a block at most
+    train_images: int | None = None  # a seeded choice; None: all that the run was trained on
+    test_images: int | None = None  # a seeded choice; None: all
+    blocks: tuple[str, ...] = ()  # only these; (): all
+    over_time: bool = False  # at the snapshots too
+    controls: bool = True  # raw pixels, the untrained network, permuted labels
+    separability: int = 200  # training images whose strict separability is decided on every block; 0: none
+    overwrite: bool = False  # compute anew what is stored
+    grid: tuple[float, ...] = GRID
+
+
+# ------------------------------------------------------------------------------------------------------------ one block
+
+
+class Choice(NamedTuple):
+    """The l2 that a validation split chose."""
+
+    l2: float
+    accuracy: float  # on the split
+    tried: list[tuple[float, float]]  # (l2, accuracy), strong to weak
+    theta: Tensor  # the weights there, to go on from
+
+
+def choose_l2(x: Tensor, y: Tensor, held: Tensor, y_held: Tensor, classes: int, grid: Sequence[float] = GRID) -> Choice:
+    """The l2 of a grid with the best accuracy on held-out images, the strongest of equals.
+
+    Args:
+        x: [N, d] features to fit to.
+        y: [N] their labels.
+        held: [M, d] features held out.
+        y_held: [M] their labels.
+        classes: how many there are.
+        grid: strong to weak; left once accuracy is two standard errors below the best so far.
+
+    Raises:
+        InputError: as :class:`gradlens.logistic.Fitting`.
+
+    """
+    standard = Standard.of(x)
+    fitting, held = Fitting(standard(x), y, classes), standard(held)
+    best: Choice | None = None
+    tried: list[tuple[float, float]] = []
+    for l2 in grid:
+        accuracy = fitting.solve(l2).accuracy(held, y_held)
+        tried.append((l2, accuracy))
+        if best is None or accuracy > best.accuracy:
+            best = Choice(l2, accuracy, tried, fitting.theta)
+        if accuracy < best.accuracy - 2 * math.sqrt(best.accuracy * (1 - best.accuracy) / len(y_held)):
+            break
+    assert best is not None
+    return best
+
+
+class Features(NamedTuple):
+    """One block's features, the held-out part of the training images last."""
+
+    train: Tensor  # [N, d]
+    y: Tensor  # [N]
+    test: Tensor  # [M, d]
+    y_test: Tensor  # [M]
+    classes: int
+    seed: int
+
+    @property
+    def fitted(self) -> int:
+        """How many training images l2 is not chosen on."""
+        return len(self.y) - len(self.y) // HELD_OUT
+
+    def digest(self) -> str:
+        """16 hex digits of everything here."""
+        digest = hashlib.sha256(repr((self.classes, self.seed)).encode())
+        for tensor in self[:4]:
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def permuted(self) -> Tensor:
+        """The training labels, dealt to other images."""
+        return self.y[torch.randperm(len(self.y), generator=generator(self.seed, "permuted labels")).to(self.y.device)]
+
+
+def probe_block(given: Features, grid: Sequence[float] = GRID, controls: bool = True) -> list[Row]:
+    """A block's rows: with true labels, and (a control) with permuted ones at the same l2.
+
+    Raises:
+        InputError: as :class:`gradlens.logistic.Fitting`.
+
+    """
+    start, m = time.monotonic(), given.fitted
+    choice = choose_l2(given.train[:m], given.y[:m], given.train[m:], given.y[m:], given.classes, grid)
+    standard = Standard.of(given.train)
+    train, test = standard(given.train), standard(given.test)
+    fitting = Fitting(train, given.y, given.classes)
+    if choice.theta.shape == fitting.theta.shape:  # the same classes occur
+        fitting.theta = choice.theta
+    rows = [_row(fitting.solve(choice.l2), train, given.y, test, given.y_test, TRUE, choice.accuracy, start)]
+    if controls:
+        start, labels = time.monotonic(), given.permuted()
+        rows.append(_row(fit(train, labels, choice.l2, given.classes), train, labels, test, given.y_test, PERMUTED, None, start))
+    return rows
+
+
+def _row(probe: Probe, train: Tensor, y: Tensor, test: Tensor, y_test: Tensor, labels: str, validation: float | None, start: float) -> Row:
+    return {
+        "labels": labels,
+        "l2": probe.l2,
+        "train": probe.accuracy(train, y),
+        "validation": validation,
+        "test": probe.accuracy(test, y_test),
+        "loss": probe.loss,
+        "gradient_norm": probe.gradient_norm,
+        "bound": probe.bound,
+        "passes": probe.passes,
+        "seconds": round(time.monotonic() - start, 3),
+    }
+
+
+def certificates(given: Features, images: int, controls: bool = True) -> list[Row]:
+    """Whether the first training images are strictly separable by this block's features, with true labels and with permuted ones."""
+    n = min(images, len(given.y))
+    x = Standard.of(given.train)(given.train[:n])
+    labels = {TRUE: given.y, **({PERMUTED: given.permuted()} if controls else {})}
+    return [
+        row_of(certify(x, y[:n], seconds=CERTIFICATE_SECONDS), labels=name) for name, y in labels.items() if len(torch.unique(y[:n])) > 1
+    ]
+
+
+# --------------------------------------------------------------------------------------------------------- one network
+
+
+Known = dict[str, tuple[list[Row], list[Row]]]  # digest of features -> their rows and certificates, under the same options
+
+
+class Probed(NamedTuple):
+    """What one block gave."""
+
+    rows: list[Row]
+    separability: list[Row]
+    seconds: float  # spent in the network, for all blocks that were read with it
+
+
+def probe_network(
+    frozen: Frozen,
+    train: Split,
+    test: Split,
+    classes: int,
+    options: Options = Options(),
+    seed: int = 0,
+    progress: Progress = no_progress,
+    known: Known | None = None,
+) -> Iterator[Probed]:
+    """Probe the blocks of a frozen network, all read in one pass over the images; one by one as they are done.
+
+    Args:
+        frozen: from :func:`gradlens.activations.networks` or :func:`gradlens.activations.of_module`.
+        train: images to fit to, in random order (their last fifth chooses l2), and labels.
+        test: held-out images and labels.
+        classes: how many there are.
+        options: what is probed.
+        seed: of the permuted labels.
+        progress: called with (done, in all, what).
+        known: what was found for some features; given to several runs, what they have in common is computed once.
+
+    Raises:
+        InputError: an unknown block, activations that are NaN (the block is named), one class only, fewer images than classes.
+
+    """
+    blocks = [name for name in frozen.names if not options.blocks or frozen.block(name) in {frozen.block(b) for b in options.blocks}]
+    start = time.monotonic()
+    with at_rest(frozen):
+        shapes = dict(zip(frozen.names, (h.shape[1:] for h in frozen.read(frozen.to_input(train.images[:1]))), strict=True))
+    x, z = (_read(frozen, half, blocks, options.features, what, progress) for half, what in ((train, "training"), (test, "test")))
+    seconds = time.monotonic() - start
+    network = TRAINED if frozen.trained else UNTRAINED
+    for i, block in enumerate(blocks):
+        progress(i, len(blocks), f"probe of {block}, {network} ({frozen.step} updates)")
+        given = Features(x.pop(block), train.labels, z.pop(block), test.labels, classes, seed)
+        about = {"step": frozen.step, "block": block, "network": network}
+        yield _probed(given, about, described(shapes[block], options.features), options, seconds if i == 0 else 0.0, known)
+    progress(len(blocks), len(blocks), network)
+
+
+def _read(frozen: Frozen, half: Split, blocks: Sequence[str], features: int, what: str, progress: Progress) -> dict[str, Tensor]:
+    def show(done: int, total: int, _: str) -> None:
+        progress(done, total, f"{what} images through the network")
+
+    return collect(frozen, half.images, features, blocks=blocks, progress=show)
+
+
+def probe_pixels(
+    train: Split, test: Split, classes: int, options: Options = Options(), seed: int = 0, known: Known | None = None
+) -> Probed:
+    """The same on raw pixels under the same feature budget; arguments as :func:`probe_network`."""
+    start = time.monotonic()
+    x, z = (torch.cat([pooled(part.float() / 255, options.features) for part in torch.split(half.images, BATCH)]) for half in (train, test))
+    about = {"step": 0, "block": PIXELS, "network": PIXELS}
+    how = described(train.images.shape[1:], options.features)
+    return _probed(Features(x, train.labels, z, test.labels, classes, seed), about, how, options, time.monotonic() - start, known)
+
+
+def _probed(given: Features, about: Row, pooling: str, options: Options, seconds: float, known: Known | None) -> Probed:
+    known = {} if known is None else known
+    key = given.digest()
+    if key not in known:
+        rows = probe_block(given, options.grid, options.controls)
+        known[key] = rows, certificates(given, options.separability, options.controls) if options.separability else []
+    about = {**about, "features": given.train.shape[1], "pooling": pooling}
+    place = {key: about[key] for key in ("step", "block", "network")}
+    return Probed([{**about, **row} for row in known[key][0]], [{**place, **row} for row in known[key][1]], seconds)
+
+
+def probe_module(
+    model: nn.Module,
+    layers: Sequence[str] | None,
+    train: tuple[Tensor, Tensor],
+    test: tuple[Tensor, Tensor],
+    options: Options = Options(),
+    classes: int | None = None,
+    seed: int = 0,
+    progress: Progress = no_progress,
+) -> list[Row]:
+    """Probe the named layers of any module: the rows of ``probe.json``, without the controls that need a run.
+
+    Args:
+        model: any module; it is left as it was.
+        layers: dotted paths as in ``model.named_modules()``, in the order in which they run; None: its direct children.
+        train: what the model reads [N, *in] and labels [N]; put into a seeded random order here.
+        test: the same, held out.
+        options: what is probed.
+        classes: how many there are; default: the largest label + 1.
+        seed: of the order and the permuted labels.
+        progress: called with (done, in all, what).
+
+    Raises:
+        InputError: an unknown layer, and as :func:`probe_network`.
+
+    """
+    halves = Split(*train), Split(*test)
+    classes = int(max(half.labels.max() for half in halves)) + 1 if classes is None else classes
+    chosen = _chosen(halves[0], options.train_images, "train", seed, classes), _chosen(halves[1], options.test_images, "test", seed)
+    return [row for probed in probe_network(of_module(model, layers), *chosen, classes, options, seed, progress) for row in probed.rows]
+
+
+# --------------------------------------------------------------------------------------------------------------- a run
+
+
+def _chosen(split: Split, images: int | None, half: str, seed: int, classes: int = 0) -> Split:
+    """So many images of a split in a seeded random order."""
+    count = len(split) if images is None else images
+    if not 1 <= count <= len(split):
+        raise InputError(f"--{half}-images {count}: there are {len(split)} of them")
+    if (fitted := count - count // HELD_OUT) < classes:
+        raise InputError(
+            f"{fitted} training images (a fifth of {count} is held out) are fewer than the {classes} classes they are to be told apart into"
+        )
+    order = torch.randperm(len(split), generator=generator(seed, f"probe {half}"))[:count]
+    return split.take(order.to(split.labels.device))
+
+
+def checked(paths: Sequence[Path], options: Options, place: Place) -> list[Run]:
+    """Read runs and check, before anything costly, that they can be probed.
+
+    Raises:
+        InputError: no run, a run without checkpoint, an unknown block, no image to probe with.
+
+    """
+    if not paths:
+        raise InputError("no run to probe")
+    if options.features < 1:
+        raise InputError(f"--features: must be 1 or more, got {options.features}")
+    runs = [load(path) for path in paths]
+    groups(runs)  # the same run twice is found here
+    for run in runs:
+        _must_have(run, place, options.blocks)
+        _halves(run, _data(run, place), options)
+    return runs
+
+
+def _must_have(run: Run, place: Place, blocks: Sequence[str]) -> None:
+    """Read the last weights, and find unknown blocks before anything is computed."""
+    frozen = next(networks(run, place))
+    for name in blocks:
+        frozen.block(name)
+
+
+def _data(run: Run, place: Place) -> Data:
+    data = data_of(run.config, place)
+    if run.info.get("data_fingerprint") != data.fingerprint():
+        raise InputError(f"the data {run.config.data!r} are not the ones {run.path} was trained on")
+    return data
+
+
+def _halves(run: Run, data: Data, options: Options) -> tuple[Split, Split]:
+    seed = run.config.seed
+    train = _chosen(data.train, options.train_images, "train", seed, len(data.classes))
+    return train, _chosen(data.test, options.test_images, "test", seed)
+
+
+def protocol_of(run: Run, data: Data, options: Options) -> Row:
+    """How a run's numbers are made, as stored with them; a stored result of another protocol does not count."""
+    train, test = _halves(run, data, options)
+    held = len(train) // HELD_OUT
+    path = run.path / "checkpoint.pt"
+    load_checkpoint(path)  # says what is wrong with it
+    return {
+        "probe": "multinomial logistic regression, mean cross-entropy + l2/2 |W|^2, biases free",
+        "images": {"train": len(train), "of these, to choose l2 on": held, data.test_name: len(test)},
+        "label_noise": run.config.label_noise,
+        "features": f"at most {options.features} of a block's output in eval mode, averaged over space to the largest square that fits",
+        "standardised": "by mean and standard deviation of the images fitted to; constant features are 0",
+        "l2_grid": list(options.grid),
+        "l2_choice": "best accuracy on the held-out training images, the strongest of equals; strong to weak, until two standard errors"
+        " below the best; then fitted to all training images",
+        "solver": f"L-BFGS, preconditioned, until at most {TOLERANCE:g} nats above the minimum by the gradient's norm",
+        "controls": "raw pixels, the untrained network, permuted training labels at the l2 of the true ones"
+        if options.controls
+        else "none",
+        "separability": f"the first {options.separability} training images, at the last weights, {CERTIFICATE_SECONDS:g} s at most"
+        if options.separability
+        else "not asked",
+        "seed": run.config.seed,
+        "weights": hashlib.sha256(path.read_bytes()).hexdigest()[:16],
+    }
+
+
+def probe_run(
+    path: Path,
+    place: Place,
+    options: Options = Options(),
+    progress: Progress = no_progress,
+    say: Callable[[str], None] = lambda _: None,
+    known: Known | None = None,
+) -> Row:
+    """Probe a run's blocks at its last weights (``options.over_time``: at every saved step) and store the numbers in ``probe.json``.
+
+    Each block's rows are stored as soon as they are known; stored ones of the same protocol are not computed again.
+
+    Args:
+        path: the run directory; no other file of it changes.
+        place: device and data folder.
+        options: what is probed.
+        progress: called with (done, in all, what).
+        say: called with a sentence where stored numbers do not count.
+        known: see :func:`probe_network`.
+
+    Returns:
+        {protocol, rows: [{step, block, network: trained | untrained | pixels, labels: true | permuted, features, pooling, l2, train,
+        validation, test (shares), loss, gradient_norm, bound, passes, seconds}], separability: [{step, block, network, labels, and
+        :func:`gradlens.separability.row_of`}], seconds: {activations, probes}}.
+
+    Raises:
+        InputError: no run, one without checkpoint, an unknown block, NaN activations (the block is named), fewer images than classes.
+
+    """
+    run = load(path)
+    data = _data(run, place)
+    _must_have(run, place, options.blocks)
+    protocol, seed = protocol_of(run, data, options), run.config.seed
+    result = _stored(path, protocol, options, say)
+    train, test = (half.to(place.device) for half in _halves(run, data, options))
+    classes, names, last = len(data.classes), [PIXELS], int(run.checkpoint()["step"])
+
+    def in_order(row: Row) -> tuple[int, int, int]:
+        known = names.index(row["block"]) if row["block"] in names else len(names)
+        return (PIXELS, UNTRAINED, TRAINED).index(row["network"]), row["step"], known
+
+    def keep(probed: Probed) -> None:
+        result["rows"] += probed.rows
+        result["separability"] += probed.separability
+        result["seconds"]["activations"] = round(result["seconds"]["activations"] + probed.seconds, 3)
+        result["seconds"]["probes"] = round(sum(row["seconds"] for row in result["rows"]), 3)
+        for name in ("rows", "separability"):
+            result[name].sort(key=in_order)
+        save_result(path, NAME, result)
+
+    if options.controls and not any(row["network"] == PIXELS for row in result["rows"]):
+        progress(0, 1, "probe of raw pixels")
+        keep(probe_pixels(train, test, classes, options, seed, known))
+    for which in (*((UNTRAINED,) if options.controls else ()), "all" if options.over_time else "last"):
+        for frozen in networks(run, place, which):
+            names = frozen.names
+            wanted = {frozen.block(name) for name in options.blocks} or set(range(len(frozen.names)))
+            network = TRAINED if frozen.trained else UNTRAINED
+            done = {row["block"] for row in result["rows"] if (row["network"], row["step"]) == (network, frozen.step)}
+            missing = tuple(name for k, name in enumerate(frozen.names) if k in wanted and name not in done)
+            if not missing:
+                continue
+            own = replace(options, blocks=missing, separability=options.separability if frozen.step in (0, last) else 0)
+            for probed in probe_network(frozen, train, test, classes, own, seed, progress, known):
+                keep(probed)
+    return load_result(path, NAME) or result
+
+
+def _stored(path: Path, protocol: Row, options: Options, say: Callable[[str], None]) -> Row:
+    """What is stored of the same protocol, to be added to; or the beginning of a new result."""
+    new: Row = {"protocol": protocol, "rows": [], "separability": [], "seconds": {"activations": 0.0, "probes": 0.0}}
+    stored = load_result(path, NAME)
+    if stored is None or options.overwrite:
+        return new
+    before = stored.get("protocol")
+    if before != plain(protocol):
+        differ = [key for key in protocol if not isinstance(before, Mapping) or before.get(key) != plain(protocol[key])]
+        say(f"{path / NAME}.json was made in another way ({', '.join(differ)} differ): computed anew")
+        return new
+    return {name: stored.get(name, empty) for name, empty in new.items()}
+
+
+# ------------------------------------------------------------------------------------------------ over seeds, to show
+
+
+class ProbePoint(NamedTuple):
+    """A probe's accuracy on one block of one group of runs; a share, mean over seeds with its 95 % t-interval."""
+
+    label: str
+    network: str  # trained, untrained, pixels; own: the network's own answer
+    labels: str  # true, permuted
+    block: str
+    step: int
+    half: str  # test, train
+    mean: float
+    low: float
+    high: float
+    seeds: int
+
+
+def own_accuracy(run: Run) -> float:
+    """The network's own accuracy on the held-out images at its last evaluation; NaN where there was none."""
+    return next((m.accuracy for m in reversed(run.metrics) if not m.split.startswith(TRAIN)), math.nan)
+
+
+def probe_points(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list[ProbePoint]:
+    """The rows of runs' ``probe.json``, and the networks' own accuracy, as means over seeds.
+
+    Args:
+        runs: the runs.
+        results: their contents of ``probe.json``.
+
+    """
+    held = {run.path: result for run, result in zip(runs, results, strict=True)}
+    found: list[ProbePoint] = []
+    for label, group in groups(runs).items():
+        cells: dict[tuple[str, str, str, int, str], list[float]] = {}
+        last = 0
+        for run in group:
+            for row in held[run.path]["rows"]:
+                last = max(last, row["step"])
+                for half in ("test", "train"):
+                    cells.setdefault((row["network"], row["labels"], row["block"], row["step"], half), []).append(float(row[half]))
+        found += [ProbePoint(label, *key, *interval(values)) for key, values in cells.items()]
+        found.append(ProbePoint(label, OWN, TRUE, OWN, last, "test", *interval(own_accuracy(run) for run in group)))
+    return found
+
+
+def last_step(points: Sequence[ProbePoint]) -> list[ProbePoint]:
+    """The controls, and of each label's trained network the last step."""
+    last = {p.label: max(q.step for q in points if q.label == p.label) for p in points}
+    return [p for p in points if p.network != TRAINED or p.step == last[p.label]]
+
+
+LINES = (  # (network, labels, half, what it is called), in the order of the table
+    (TRAINED, TRUE, "test", "{}"),
+    (OWN, TRUE, "test", "the network's own answer"),
+    (PIXELS, TRUE, "test", "raw pixels"),
+    (UNTRAINED, TRUE, "test", "{}, untrained"),
+    (TRAINED, PERMUTED, "test", "{}, permuted"),
+    (TRAINED, PERMUTED, "train", "{}, permuted, training images"),
+)
+
+
+def table(points: Sequence[ProbePoint]) -> Table:
+    """A row a block and control, a column a method: accuracy in %."""
+    shown = Table(title="linear probe: test accuracy in %", title_justify="left", box=SIMPLE_HEAD)
+    shown.add_column("block", no_wrap=True)
+    labels = list(dict.fromkeys(p.label for p in points))
+    for label in labels:
+        shown.add_column(label, justify="right")
+    rows = last_step(points)
+    for network, kind, half, called in LINES:
+        mine = [p for p in rows if (p.network, p.labels, p.half) == (network, kind, half)]
+        for block in dict.fromkeys(p.block for p in mine):
+            cells = {p.label: number(p.mean, p.low, 1, 100) for p in mine if p.block == block}
+            shown.add_row(called.format(block), *(cells.get(label, "–") for label in labels))
+        shown.add_section()
+    return shown
+
+
+def _called(network: str, labels: str, block: str) -> str:
+    """A block and what is special about it, in words."""
+    return ", ".join([block, *([UNTRAINED] if network == UNTRAINED else []), *([PERMUTED] if labels == PERMUTED else [])])
+
+
+def detail(result: Mapping[str, Any]) -> Table:
+    """What stands behind one run's numbers: features, l2, accuracies, and how near the optimum each probe is."""
+    shown = Table(title="linear probes at the last weights, accuracy in %", title_justify="left", box=SIMPLE_HEAD)
+    shown.add_column("block", no_wrap=True)
+    for name in ("features", "l2", "train", "held out", "test", "nats above\nminimum ≤"):
+        shown.add_column(name, justify="right", no_wrap=True)
+    last = max(row["step"] for row in result["rows"])
+    for row in result["rows"]:
+        if (row["network"] == TRAINED and row["step"] != last) or (row["network"], row["labels"]) == (UNTRAINED, PERMUTED):
+            continue
+        name = _called(row["network"], row["labels"], row["block"])
+        held = "–" if row["validation"] is None else f"{100 * row['validation']:.1f}"
+        numbers = (f"{100 * row['train']:.1f}", held, f"{100 * row['test']:.1f}", f"{row['bound']:.0e}")
+        shown.add_row(name, str(row["features"]), f"{row['l2']:g}", *numbers)
+    return shown
+
+
+def _verdict(rows: Sequence[Row]) -> str:
+    """Of how many seeds' points separability is proven; of one seed with the margin."""
+    said = [row["verdict"] for row in rows]
+    yes, undecided = said.count(SEPARABLE), said.count(UNDECIDED)
+    if len(rows) > 1:
+        return f"{yes} of {len(rows)}" + (f", ? {undecided}" if undecided else "")
+    return f"yes {rows[0]['margin']:.1g}" if yes else "no" if not undecided else f"? <{rows[0]['gap'][1]:.0e}"
+
+
+SEPARABILITY = (
+    "strictly linearly separable, proven? (yes: with its margin; ?: undecided, with a bound on it)\n"
+    "up to about Cover's capacity, 2 (features + 1), images are separable whatever their labels"
+)
+
+
+def separability_table(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> Table:
+    """Whether a few training images are strictly separable, beside what the numbers of points and features alone make likely.
+
+    Args:
+        runs: the runs.
+        results: their contents of ``probe.json``.
+
+    """
+    shown = Table(title=SEPARABILITY, title_justify="left", box=SIMPLE_HEAD)
+    for name in ("block", "images", "per\nfeature", "Cover's\ncapacity"):
+        shown.add_column(name, justify="left" if name == "block" else "right", no_wrap=True)
+    held = {run.path: result["separability"] for run, result in zip(runs, results, strict=True)}
+    labels = groups(runs)
+    for label in labels:
+        shown.add_column(label, justify="right", overflow="fold")
+    cells: dict[tuple[str, str, str], dict[str, list[Row]]] = {}
+    for label, group in labels.items():
+        for run in group:
+            for row in held[run.path]:
+                cells.setdefault((row["network"], row["labels"], row["block"]), {}).setdefault(label, []).append(row)
+    for key, found in cells.items():
+        if key[:2] == (UNTRAINED, PERMUTED):  # stored, not printed: long enough
+            continue
+        one = next(iter(found.values()))[0]
+        name = _called(*key)
+        counts = (str(one["n"]), f"{one['n_per_feature']:.2g}", str(one["cover_capacity"]))
+        shown.add_row(name, *counts, *(_verdict(found[label]) if label in found else "–" for label in labels))
+    return shown
+
+
+def in_common(runs: Sequence[Run]) -> str:
+    """Data and model of runs, for a figure's title; several are all named."""
+    data = dict.fromkeys(Path(run.config.data).name for run in runs)
+    return f"{' / '.join(data)} · {' / '.join(dict.fromkeys(run.config.model for run in runs))}"
+
+
+def draw(points: Sequence[ProbePoint], out: Path, title: str = "") -> list[Path]:
+    """Write the figures: by depth, and over training where there are snapshots; their png files.
+
+    Raises:
+        InputError: nothing to draw, or the folder cannot be written.
+
+    """
+    from gradlens import pictures  # matplotlib, only where something is drawn
+    from gradlens.plots import save
+
+    shown = last_step(points)
+    files = [save(pictures.separability_by_depth(shown, title=title), shown, out, "separability_by_depth")[0]]
+    if len({p.step for p in points if p.network == TRAINED}) > 1:
+        files.append(save(pictures.separability_over_training(points, title=title), points, out, "separability_over_training")[0])
+    return files
