@@ -11,7 +11,7 @@ colour's share, effective rank. "Different" is supported where at least one of t
 Bonferroni-corrected for four; nothing refutes it. The same is said of what training *added* to the filters: so short a training
 leaves much of the noise that they began with, and a rule that moves them further would differ by that alone.
 
-    python -m analyses.first_layer_filters --data cifar10          # about 35 minutes of one core; interrupted, it goes on
+    python -m analyses.first_layer_filters --data cifar10          # half an hour of CPU time, here 71 minutes on crowded cores; it resumes
 """
 
 from __future__ import annotations
@@ -88,9 +88,7 @@ def different(found: Found, label: str, of: str = "trained") -> tuple[dict[str, 
     sign = "higher" if mean > 0 else "lower"
     positive = Interval(mean, low, high, n) if mean > 0 else Interval(-mean, -high, -low, n)
     what = "filters differ" if of == "trained" else "what training added to the filters differs"
-    claim = (
-        f"{label}: {what} from bp's, most in {FILTER_NUMBERS[best][0].split(' (')[0]} ({sign}; corrected for {len(JUDGED)} numbers)"
-    )
+    claim = f"{label}: {what} from bp's, most in {FILTER_NUMBERS[best][0].split(' (')[0]} ({sign}; corrected for {len(JUDGED)} numbers)"
     return all_of_them, weighed(claim, positive, _unit(best), at_least=0)
 
 
