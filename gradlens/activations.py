@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from math import isqrt, prod
 from pathlib import Path
 
@@ -135,7 +136,7 @@ def pooled(h: Tensor, budget: int = BUDGET) -> Tensor:
     """Activations [N, *out] -> [N, d] with d ≤ budget, the same way at every depth.
 
     [N, C, H, W] is averaged over space to the largest square of C · s² ≤ budget features, then flattened. What is still longer than
-    the budget (wide layers without space) is projected by a fixed random matrix of signs, d^-1/2 · ±1 (Achlioptas 2003): inner products
+    the budget (wide layers without space) is projected by a fixed random matrix of signs, budget^-1/2 · ±1 (Achlioptas 2003): inner products
     are kept on average.
     """
     if h.ndim == 4:
@@ -144,9 +145,15 @@ def pooled(h: Tensor, budget: int = BUDGET) -> Tensor:
     size = h.shape[1]
     if size <= budget:
         return h
-    signs = torch.randint(2, (size, budget), generator=generator(0, "projection", size, budget), dtype=torch.int8)
-    projected: Tensor = h @ ((2 * signs - 1).to(h.dtype) / budget**0.5).to(h.device)
-    return projected
+    return h @ _signs(size, budget).to(h.device, h.dtype)
+
+
+@lru_cache(maxsize=2)
+def _signs(size: int, budget: int) -> Tensor:
+    """[size, budget] of ±budget^-1/2, the same always: made once for all batches."""
+    drawn = torch.randint(2, (size, budget), generator=generator(0, "projection", size, budget), dtype=torch.int8)
+    signs: Tensor = (2 * drawn - 1).float() / budget**0.5
+    return signs
 
 
 def described(shape: Sequence[int], budget: int) -> str:

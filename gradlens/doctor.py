@@ -267,7 +267,7 @@ def at_chance(seen: Seen) -> list[Symptom] | None:
 def dead_head(seen: Seen) -> list[Symptom] | None:
     """Every local loss has fallen, and where it is the plain loss of a classifier, below that of guessing."""
     rule = METHODS[seen.run.config.method]
-    if not issubclass(rule, LocalLosses) or seen.untrained:
+    if not issubclass(rule, LocalLosses) or seen.untrained or seen.run.config.label_noise:  # random labels are learned late
         return None
     seen.need_gradients()
     plain = rule.local_loss is LocalLosses.local_loss  # predsim's and infopro's are sums of several losses
@@ -445,7 +445,8 @@ def jumps(series: Series, material: float) -> Iterator[tuple[int, float, float]]
     limit = max(material, SPIKE_DEVIATIONS * noise)
     for i, r in enumerate(residual):
         beside = [residual[j] for j in (i - 1, i + 1) if 0 <= j < len(residual) and math.isfinite(residual[j])]
-        if r > limit and all(r >= other for other in beside):
+        plateau = i > 0 and residual[i - 1] == r  # told once, where it begins
+        if r > limit and not plateau and all(r >= other for other in beside):
             yield i, series[i][1], median(before[i])
 
 

@@ -302,6 +302,8 @@ def _chosen(split: Split, images: int | None, half: str, seed: int, classes: int
     count = len(split) if images is None else images
     if not 1 <= count <= len(split):
         raise InputError(f"--{half}-images {count}: there are {len(split)} of them")
+    if classes and count < HELD_OUT:
+        raise InputError(f"{count} training images are too few: one in {HELD_OUT} is held out to choose l2 on")
     if (fitted := count - count // HELD_OUT) < classes:
         raise InputError(
             f"{fitted} training images (a fifth of {count} is held out) are fewer than the {classes} classes they are to be told apart into"

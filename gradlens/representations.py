@@ -224,7 +224,7 @@ def pictures(split: Split, classes: int, count: int) -> Pictures:
     dealt = (turn * (int(labels.max()) + 1) + labels).argsort()[:count]
     held = turn[dealt] % 3 == 2
     found = Pictures(split.take(order[dealt[~held]]), split.take(order[dealt[held]]), classes)
-    if len(found.held) < max(4, classes):
+    if len(found.held) < max(4, classes + 1):
         raise InputError(
             f"{count} of {len(split)} images leave {len(found.held)} held out, too few for {classes} classes: a third of each class is"
         )
@@ -516,6 +516,8 @@ def checked(paths: Sequence[Path], place: Place, options: Options) -> list[Run]:
         InputError: no run, a run without checkpoint, an unknown block, other images than the first run's.
 
     """
+    if not paths:
+        raise InputError("no run to look at: wanted RUN_DIR...")
     runs = [load(path) for path in paths]
     for run in runs:
         _weights(run)

@@ -281,6 +281,11 @@ def load_result(run_dir: str | Path, name: str) -> dict[str, Any] | None:
     return content
 
 
+def _results(path: Path) -> list[Path]:
+    """The files of :func:`save_result` in a run directory."""
+    return [file for file in path.glob("*.json") if file.name not in ("config.json", "summary.json")]
+
+
 @dataclass
 class Writer:
     """A run directory being written. Tables and streams grow; :meth:`mark` and :meth:`rewind` tie them to checkpoints."""
@@ -312,6 +317,9 @@ class Writer:
                     raise InputError(f"cannot resume {path}: its config differs in: {'; '.join(differ)}")
                 if begun.info.get("data_fingerprint") != info.get("data_fingerprint"):
                     raise InputError(f"cannot resume {path}: the data are not the ones it was trained on")
+                if not (path / "summary.json").exists():  # what was found about it so far will be true no more
+                    for old in _results(path):
+                        old.unlink(missing_ok=True)
                 return Writer(path, config)
         elif path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise InputError(f"{path} exists and is not a run directory; --out or --run-name names another place")
@@ -320,8 +328,7 @@ class Writer:
         try:
             path.mkdir(parents=True, exist_ok=True)
             grown = [*path.glob("*.csv"), *path.glob(STREAMS), *path.glob("tensorboard/events.*")]
-            found = [file for file in path.glob("*.json") if file.name not in ("config.json", "summary.json")]  # of the run that was here
-            for old in (path / "summary.json", *path.glob("*.pt"), *path.glob("snapshots/*.pt"), *grown, *found):
+            for old in (path / "summary.json", *path.glob("*.pt"), *path.glob("snapshots/*.pt"), *grown, *_results(path)):
                 old.unlink(missing_ok=True)  # the summary first: without it the run is unfinished, whatever else is left
         except OSError as error:
             raise InputError(f"cannot write to {out}: {(error.strerror or str(error)).lower()}") from error

@@ -40,6 +40,8 @@
   const sort = (table, column, direction) => {
     const sign = direction === "ascending" ? 1 : -1;
     const rows = [...table.tBodies[0].rows].map((row, i) => ({ row, i, key: keyOf(row, column) }));
+    const given = rows.map(({ key }) => key).filter((key) => key !== null);
+    if (!given.every((key) => typeof key === "number")) rows.forEach((row) => { if (row.key !== null) row.key = String(row.key); });
     rows.sort((a, b) => {
       if (a.key === null || b.key === null) return (a.key === null) - (b.key === null) || a.i - b.i; // nothing comes last either way
       if (a.key === b.key) return a.i - b.i;
@@ -187,7 +189,7 @@
 
   const matrixChart = (spec) => [
     [{
-      type: "heatmap", x: spec.x, y: spec.y, z: spec.z, zmin: 0, zmax: 1, xgap: 1, ygap: 1, showscale: false,
+      type: "heatmap", x: spec.x.map(plain), y: spec.y.map(plain), z: spec.z, zmin: 0, zmax: 1, xgap: 1, ygap: 1, showscale: false,
       colorscale: isDark() ? [[0, "#20272f"], [1, "#58a6f0"]] : [[0, "#f4f7fa"], [1, "#0a5c9e"]],
       text: spec.z.map((row) => row.map((v) => fixed(v))), texttemplate: "%{text}",
       hovertemplate: `%{y} · %{x}: %{text}<extra>${plain(spec.name)}</extra>`,
