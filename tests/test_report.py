@@ -395,3 +395,22 @@ def test_a_page_is_written_and_the_run_left_alone(tmp_path):
     write_page([path], tmp_path / "r.html", overwrite=True)
     assert {p: p.read_bytes() for p in path.iterdir()} == before
     assert (tmp_path / "r.html").read_text().startswith("<!doctype html>")
+
+
+def test_the_command(tmp_path, monkeypatch, capsys):
+    from gradlens.cli import main
+
+    path, out = stored(made(), tmp_path / "runs"), tmp_path / "r.html"
+
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["gradlens", "report", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code, *capsys.readouterr()
+
+    status, said, complaint = run(path, "-o", out)
+    assert (status, complaint) == (0, "")
+    assert said == f"open {out} ({out.stat().st_size / 1e6:.1f} MB; it needs no network)\n"
+    assert run(path, "-o", out) == (2, "", f"gradlens: {out} exists; --overwrite replaces it\n")
+    assert run(path, "-o", out, "--overwrite")[0] == 0
+    assert run() == (2, "", "gradlens: missing argument 'RUN_DIR...'\n")

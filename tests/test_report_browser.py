@@ -45,7 +45,7 @@ def files(tmp_path_factory):
         for step, cosine in ((0, -0.8), (10, 0.31), (20, 0.66)):
             run.gradients.extend(made("dgl", cosines=(cosine + 0.02 * i, 0.5, 1, 1, 1), steps=(step,), nulls=(0.05,) * 5).gradients)
     nasty = [made("dgl", path=f"runs/<script>window.hacked={i}</script>", lr=1e-3 * (i + 1), data="<i>x") for i in range(1)]
-    nasty += [made("dgl", seed=1, data="y", path="runs/<img src=x onerror=window.hacked=2>", cosines=(0.3,) * 5)]
+    nasty += [made("dgl", seed=1, data="y" * 60, path="runs/<img src=x onerror=window.hacked=2>", cosines=(0.3,) * 5)]
     written = {}
     for name, runs in (("usual", usual), ("nasty", nasty), ("large", many(["bp", "dgl", "dni", "cdni"], steps=60))):
         written[name] = folder / f"{name}.html"
@@ -223,6 +223,8 @@ def test_a_phones_width_has_no_sideways_scrolling(visit):
     tab = visit("large", charts=True, width=375)
     assert tab.evaluate("document.documentElement.scrollWidth") <= 375
     assert tab.evaluate("Math.max(...[...document.querySelectorAll('.main-svg')].map((s) => s.getBoundingClientRect().right))") <= 375
+    names = visit("nasty", width=375)
+    assert names.evaluate("document.documentElement.scrollWidth") <= 375
     wide = tab.evaluate("[...document.querySelectorAll('.scroll')].some((s) => s.scrollWidth > s.clientWidth)")
     assert wide, "the wide tables scroll inside their own boxes"
 
