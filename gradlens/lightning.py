@@ -1,0 +1,211 @@
+"""A Lightning callback: what a ``Lens`` reads in a training, in whatever logger the ``Trainer`` has (extra ``lightning``).
+
+::
+
+    from gradlens.lightning import LensCallback
+    Trainer(callbacks=[LensCallback(["encoder", "head"], every=100)], logger=CSVLogger("logs")).fit(model, data)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from gradlens.errors import InputError
+from gradlens.lens import Lens
+from gradlens.loggers import Failsafe
+from gradlens.measures import measure
+from gradlens.recorder import untouched
+
+try:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+except ImportError:
+    try:
+        from pytorch_lightning import Callback, LightningModule, Trainer  # type: ignore[assignment]
+    except ImportError as error:
+        raise ImportError("gradlens.lightning needs Lightning: pip install 'gradlens-toolkit[lightning]'") from error
+
+TrueLoss = Callable[[Any, Any], Tensor]  # (the LightningModule, its batch) -> scalar
+COMPARED = ("cosine", "norm_ratio")
+
+
+def output_numbers(h: Tensor) -> dict[str, float]:
+    """Of a layer's output [N, *out]: ``rms`` of its entries, share of exact ``zeros``, share of units that are ``dead``.
+
+    A unit is a feature, or a channel of [N, C, …]; dead is one that is exactly zero everywhere in the batch.
+    """
+    units = h.flatten(2).transpose(1, 2).flatten(0, 1) if h.ndim > 2 else h.reshape(len(h) if h.ndim else 1, -1)
+    alone = measure(h, h, ("norm", "zeros"))
+    return {
+        "rms": alone["norm"] / h.numel() ** 0.5,
+        "zeros": alone["zeros"],
+        "dead": float((units == 0).all(0).double().mean()),
+    }
+
+
+class Begun(NamedTuple):
+    """A batch to be looked at, before its forward pass."""
+
+    step: int  # updates made
+    batch: Any
+    random: list[Tensor]  # states of torch's global streams: the CPU's, then those of the CUDA devices in use
+
+
+def random_states() -> list[Tensor]:
+    """The states of torch's global random streams."""
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [])]  # type: ignore[no-untyped-call]
+
+
+def set_random_states(states: Sequence[Tensor]) -> None:
+    """Put :func:`random_states` back."""
+    torch.set_rng_state(states[0])
+    if states[1:]:
+        torch.cuda.set_rng_state_all(list(states[1:]))
+
+
+def loss_scale(trainer: Trainer) -> float:
+    """What Lightning multiplied the loss with before going backward; 1 but for 16-bit precision."""
+    scaler = getattr(trainer.strategy.precision_plugin, "scaler", None)
+    return float(scaler.get_scale()) if scaler is not None else 1.0
+
+
+class _Guarded(Lens):
+    """A lens whose own failure does not become that of the forward or backward pass it looks at."""
+
+    def __init__(self, model: nn.Module, layers: Sequence[str] | None, safe: Failsafe) -> None:
+        super().__init__(model, layers)
+        self.safe = safe
+
+    def _forward_hook(self, name: str) -> Callable[[nn.Module, Any, Any], Any]:
+        read = super()._forward_hook(name)
+
+        def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
+            given = [output]
+            self.safe(lambda: given.append(read(module, inputs, output)))
+            return given[-1]
+
+        return hook
+
+    def _store(self, label: str, grad: Tensor) -> None:
+        store = super()._store
+        self.safe(lambda: store(label, grad))
+
+
+class LensCallback(Callback):
+    """Log, every so many batches, what layers give and the gradients at their outputs.
+
+    ``rms/output/<layer>``, ``zeros/output/<layer>`` and ``dead/output/<layer>`` as in :func:`output_numbers`; ``norm/activation/<layer>``
+    and ``zeros/activation/<layer>`` of the loss's gradient at the layer's output (several backwards of one batch add up); with a
+    ``true_loss`` also ``cosine/activation/<layer>`` and ``norm_ratio/activation/<layer>``: the gradient that is trained with, against that
+    of the true loss at the same weights, batch and random draws, by a second pass. The names are those of gradlens's own runs.
+
+    The training is bit for bit the same with and without it: weights, buffers, random streams and ``.grad`` are left as they are. A
+    failure, of a logger or in here, is one line on stderr, after which nothing is logged. Gradients are told in the loss's own units:
+    Lightning's loss scale (16-bit precision) and its division by ``accumulate_grad_batches`` are taken out. With several processes the
+    first one's batch is logged.
+
+    Args:
+        layers: dotted paths as in ``model.named_modules()``; default: every module without children.
+        every: batches between two that are looked at; the first one is.
+        true_loss: (the LightningModule, its batch) -> the scalar whose gradient is the true one; read after the batch's first backward.
+
+    Raises:
+        InputError: ``every`` below 1; when fitting begins: a path that is no module (the known ones are listed).
+
+    """
+
+    def __init__(self, layers: Sequence[str] | None = None, every: int = 50, true_loss: TrueLoss | None = None) -> None:
+        if every < 1:
+            raise InputError(f"every: must be 1 or more batches, got {every}")
+        self.layers, self.every, self.true_loss = layers, every, true_loss
+        self.batches = 0  # seen so far
+        self.safe = Failsafe("LensCallback")
+        self._lens: Lens | None = None
+        self._seen: dict[str, float] = {}
+        self._compared = False
+        self._begun = Begun(0, None, [])
+
+    # --------------------------------------------------------------------------------------------- Lightning's hooks
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Unknown layers are found before anything is trained."""
+        Lens(pl_module, self.layers)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Look at this batch, if it is one to look at."""
+        if self.batches % self.every == 0:
+            self._try(lambda: self._enter(Begun(trainer.global_step, batch, random_states()), pl_module))
+        self.batches += 1
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read the gradients while the weights are those they were made with."""
+        if self._lens is not None:
+            self._try(lambda: self._read(trainer, pl_module))
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Log what was seen."""
+        if self._lens is not None:
+            self._try(lambda: self._log(trainer))
+            self._leave()
+            self._begun = Begun(0, None, [])  # a batch may be large
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Take the hooks away."""
+        self._leave()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Take the hooks away."""
+        self._leave()
+
+    # ------------------------------------------------------------------------------------------------- what they do
+
+    def _try(self, call: Callable[[], None]) -> None:
+        self.safe(call)
+        if not self.safe.works:
+            self._leave()
+
+    def _enter(self, begun: Begun, pl_module: LightningModule) -> None:
+        self._begun, self._seen, self._compared = begun, {}, False
+        self._lens = _Guarded(pl_module, self.layers, self.safe)
+        self._lens.__enter__()
+
+    def _leave(self) -> None:
+        lens, self._lens = self._lens, None
+        if lens is not None:
+            with suppress(Exception):  # removing a hook that is gone
+                lens.__exit__(None, None, None)
+
+    def _read(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert self._lens is not None
+        factor = trainer.accumulate_grad_batches / loss_scale(trainer)
+        told = {layer: factor * g for layer, g in self._lens.gradients.get("backward", {}).items()}
+        for layer, g in told.items():
+            self._seen |= {f"{name}/activation/{layer}": value for name, value in measure(g, g, ("norm", "zeros")).items()}
+        if self.true_loss is None or self._compared:
+            return
+        self._compared = True
+        self._lens.__exit__(None, None, None)  # it shall not see the second pass; what it read stays
+        for layer, t in self._true(trainer, pl_module, self.true_loss).items():
+            if layer in told:
+                self._seen |= {f"{name}/activation/{layer}": value for name, value in measure(told[layer], t, COMPARED).items()}
+
+    def _true(self, trainer: Trainer, pl_module: LightningModule, true_loss: TrueLoss) -> dict[str, Tensor]:
+        """layer -> the true loss's gradient at its output, by a pass that draws what the training's pass drew."""
+        parameters = [p for p in pl_module.parameters() if p.requires_grad]
+        context = trainer.strategy.precision_plugin.train_step_context()
+        with untouched([pl_module]), context, torch.enable_grad(), Lens(pl_module, self.layers) as lens:
+            set_random_states(self._begun.random)
+            loss = true_loss(pl_module, self._begun.batch)
+            torch.autograd.grad(loss, parameters, allow_unused=True)
+        return lens.gradients.get("backward", {})
+
+    def _log(self, trainer: Trainer) -> None:
+        assert self._lens is not None
+        outputs = {layer: h for layer, h in self._lens.activations.items() if h.is_floating_point() and h.numel()}
+        numbers = {f"{name}/output/{layer}": v for layer, h in outputs.items() for name, v in output_numbers(h).items()}
+        for logger in trainer.loggers:
+            logger.log_metrics({**numbers, **self._seen}, step=self._begun.step)

@@ -1,0 +1,253 @@
+"""The callback with the real Lightning: its numbers against plain torch, and a training that does not know it is watched."""
+
+import csv
+import importlib
+import sys
+import types
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+pl = pytest.importorskip("lightning.pytorch", reason="pip install lightning")
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger  # noqa: E402
+from lightning.pytorch.plugins import MixedPrecision  # noqa: E402
+
+import gradlens.lightning  # noqa: E402
+from gradlens.errors import InputError  # noqa: E402
+from gradlens.lightning import LensCallback, output_numbers  # noqa: E402
+
+LAYERS = ["net.0", "net.2", "net.4"]
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+class Model(pl.LightningModule):
+    """Small, with batch statistics and dropout: what a second look could disturb."""
+
+    def __init__(self, crash=None):
+        super().__init__()
+        torch.manual_seed(1)
+        self.net = nn.Sequential(
+            nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(inplace=True), nn.Dropout(0.3), nn.Flatten(), nn.Linear(3 * 16, 4)
+        )
+        self.crash = crash
+
+    def loss(self, batch):
+        x, y = batch
+        return nn.functional.cross_entropy(self.net(x), y)
+
+    def training_step(self, batch, i):
+        if i == self.crash:
+            raise RuntimeError("of the user's")
+        loss = self.loss(batch)
+        self.log("loss", loss)
+        return loss
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def data():
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.randn(48, 1, 6, 6, generator=g), torch.randint(4, (48,), generator=g)
+    return DataLoader(TensorDataset(x, y), batch_size=8)
+
+
+def fit(folder, callbacks=(), model=None, logger=None, module=pl, **more):
+    model = Model() if model is None else model
+    torch.manual_seed(5)
+    trainer = module.Trainer(
+        accelerator="cpu", devices=1, max_epochs=2, logger=logger or CSVLogger(folder), callbacks=list(callbacks), log_every_n_steps=1,
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, **more,
+    )  # fmt: skip
+    trainer.fit(model, data())
+    return model, trainer
+
+
+def rows(folder):
+    """step -> tag -> value of the last csv written there."""
+    (file,) = folder.rglob("metrics.csv")
+    found = {}
+    for row in csv.DictReader(file.open()):
+        found.setdefault(int(row["step"]), {}).update({k: float(v) for k, v in row.items() if v and k not in ("step", "epoch")})
+    return found
+
+
+def same_weights(a, b):
+    state = b.state_dict()
+    return all(torch.equal(v, state[k]) for k, v in a.state_dict().items())
+
+
+def test_numbers_are_those_of_plain_torch(tmp_path):
+    fit(tmp_path, [LensCallback(LAYERS, every=4)])
+    logged = rows(tmp_path)
+    looked = [step for step, tags in logged.items() if "rms/output/net.0" in tags]
+    assert looked == [0, 4, 8]
+    model = Model()  # the same training by hand
+    optimizer = model.configure_optimizers()
+    torch.manual_seed(5)
+    batches = (batch for _ in range(2) for batch in data())  # lazily: a loader draws when it begins
+    for step, (x, y) in enumerate(batches):
+        optimizer.zero_grad()
+        h, outputs = x, {}
+        for i, layer in enumerate(model.net):
+            h = nn.functional.relu(h) if i == 2 else layer(h)
+            outputs[f"net.{i}"] = h
+        loss = nn.functional.cross_entropy(h, y)
+        grads = dict(zip(LAYERS, torch.autograd.grad(loss, [outputs[name] for name in LAYERS], retain_graph=True), strict=True))
+        if step in looked:
+            for name in LAYERS:
+                got, out, g = logged[step], outputs[name].detach().double(), grads[name].double()
+                dead = [bool((out[:, c] == 0).all()) for c in range(out.shape[1])]
+                want = {
+                    f"rms/output/{name}": out.square().mean().sqrt(), f"zeros/output/{name}": (out == 0).double().mean(),
+                    f"dead/output/{name}": sum(dead) / len(dead), f"norm/activation/{name}": g.square().sum().sqrt(),
+                    f"zeros/activation/{name}": (g == 0).double().mean(),
+                }  # fmt: skip
+                for tag, value in want.items():
+                    assert got[tag] == pytest.approx(float(value), rel=1e-5, abs=1e-12), (step, tag)
+        loss.backward()
+        optimizer.step()
+
+
+def test_dead_units_are_channels_or_features():
+    h = torch.ones(2, 4, 3, 3)
+    h[:, 1] = 0
+    h[0, 2] = 0
+    assert output_numbers(h) == pytest.approx({"rms": (2.5 / 4) ** 0.5, "zeros": 3 / 8, "dead": 1 / 4})
+    assert output_numbers(torch.tensor([[0.0, 2.0, 0.0], [0.0, 2.0, 1.0]]))["dead"] == pytest.approx(1 / 3)
+    assert output_numbers(torch.tensor(3.0)) == {"rms": 3.0, "zeros": 0.0, "dead": 0.0}
+
+
+@pytest.mark.parametrize("options", [{}, {"true_loss": lambda model, batch: model.loss(batch).square()}], ids=["plain", "true loss"])
+def test_the_training_is_the_same_with_and_without(tmp_path, options):
+    plain, _ = fit(tmp_path / "plain")
+    state = torch.get_rng_state()
+    watched, _ = fit(tmp_path / "watched", [LensCallback(every=1, **options)])
+    assert same_weights(watched, plain)
+    assert torch.equal(state, torch.get_rng_state())
+    assert not any(m._forward_hooks for m in watched.modules())
+    losses = [{step: tags["loss"] for step, tags in rows(tmp_path / name).items() if "loss" in tags} for name in ("plain", "watched")]
+    assert losses[0] == losses[1]
+
+
+def scaled():
+    """16-bit precision, whose losses are scaled; on a CPU too."""
+    return {"plugins": [MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu", init_scale=1024.0))]}
+
+
+SETTINGS = {
+    "plain": dict,
+    "accumulated": lambda: {"accumulate_grad_batches": 2},
+    "bf16": lambda: {"precision": "bf16-mixed"},
+    "fp16": scaled,
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_loss_against_itself_is_the_truth(tmp_path, name):
+    more = SETTINGS[name]()
+    fit(tmp_path, [LensCallback(LAYERS, every=1, true_loss=Model.loss)], **more)
+    seen = [tags for tags in rows(tmp_path).values() if "cosine/activation/net.0" in tags]
+    assert len(seen) == (6 if "accumulate_grad_batches" in more else 12)
+    for tags in seen:
+        for layer in LAYERS:
+            assert tags[f"cosine/activation/{layer}"] == pytest.approx(1, abs=1e-3 if name == "fp16" else 1e-6)  # rounded after scaling
+            assert tags[f"norm_ratio/activation/{layer}"] == pytest.approx(1, abs=1e-3 if name == "fp16" else 1e-6)
+
+
+def test_a_true_loss_of_another_size_and_sign(tmp_path):
+    fit(tmp_path, [LensCallback(LAYERS, every=3, true_loss=lambda model, batch: -4 * model.loss(batch))])
+    tags = rows(tmp_path)[3]
+    for layer in LAYERS:
+        assert tags[f"cosine/activation/{layer}"] == pytest.approx(-1, abs=1e-6)
+        assert tags[f"norm_ratio/activation/{layer}"] == pytest.approx(1 / 4, rel=1e-6)
+
+
+def test_any_logger_takes_them(tmp_path):
+    loggers = [CSVLogger(tmp_path / "csv"), TensorBoardLogger(tmp_path / "tb")]
+    fit(tmp_path, [LensCallback(["net.5"], every=6)], logger=loggers)
+    accumulators = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")
+    (file,) = tmp_path.rglob("events.out.*")
+    log = accumulators.EventAccumulator(str(file.parent))
+    log.Reload()
+    csv_rows = rows(tmp_path / "csv")
+    for tag in ("rms/output/net.5", "norm/activation/net.5"):
+        assert [(e.step, e.value) for e in log.Scalars(tag)] == [(s, pytest.approx(csv_rows[s][tag], rel=1e-6)) for s in (0, 6)]
+
+
+# ------------------------------------------------------------------------------------------------------------ failures
+
+
+class Broken(CSVLogger):
+    def log_metrics(self, metrics, step=None):
+        if any("output" in tag for tag in metrics):
+            raise OSError(28, "No space left on device")
+        super().log_metrics(metrics, step)
+
+
+def fails(tmp_path, capsys, callback, **more):
+    """The training ends as if nobody had looked; one line on stderr."""
+    capsys.readouterr()
+    model, _ = fit(tmp_path / "watched", [callback], **more)
+    err = [line for line in capsys.readouterr().err.splitlines() if line.startswith("gradlens")]
+    assert len(err) == 1
+    assert "LensCallback failed and is off from here on" in err[0]
+    assert not any(m._forward_hooks for m in model.modules())
+    plain, _ = fit(tmp_path / "plain")
+    assert same_weights(model, plain)
+    return err[0]
+
+
+def test_a_failing_logger_stops_nothing(tmp_path, capsys):
+    assert "No space left" in fails(tmp_path, capsys, LensCallback(every=2), logger=Broken(tmp_path / "log"))
+
+
+def test_a_failing_true_loss_stops_nothing(tmp_path, capsys):
+    assert "ZeroDivisionError" in fails(tmp_path, capsys, LensCallback(every=2, true_loss=lambda model, batch: 1 / 0))
+
+
+def test_a_failing_hook_stops_nothing(tmp_path, capsys, monkeypatch):
+    def broken(self, label, output):
+        raise TypeError(f"{label} is odd")
+
+    monkeypatch.setattr(gradlens.lightning.Lens, "_read_all", broken)
+    assert "net.0 is odd" in fails(tmp_path, capsys, LensCallback(every=2))
+    monkeypatch.undo()
+    monkeypatch.setattr(gradlens.lightning.Lens, "_store", broken)
+    assert "is odd" in fails(tmp_path / "again", capsys, LensCallback(every=2))
+
+
+def test_a_crash_of_the_training_takes_the_hooks_away(tmp_path):
+    model = Model(crash=3)
+    with pytest.raises(RuntimeError, match="of the user's"):
+        fit(tmp_path, [LensCallback(every=1)], model)
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_wrong_input_is_found_before_anything_is_trained(tmp_path):
+    with pytest.raises(InputError, match="every: must be 1 or more"):
+        LensCallback(every=0)
+    model = Model()
+    with pytest.raises(InputError, match=r"unknown layer 'net\.9'.*net\.0"):
+        fit(tmp_path, [LensCallback(["net.9"])], model)
+    assert same_weights(model, Model())
+
+
+def test_the_package_may_be_called_pytorch_lightning(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lightning.pytorch", None)
+    monkeypatch.setitem(sys.modules, "pytorch_lightning", None)
+    name = "gradlens.lightning"
+    before = sys.modules.pop(name)
+    try:
+        with pytest.raises(ImportError, match=r"pip install 'gradlens-toolkit\[lightning\]'"):
+            importlib.import_module(name)
+        stand_in = types.ModuleType("pytorch_lightning")
+        stand_in.Callback, stand_in.LightningModule, stand_in.Trainer = pl.Callback, pl.LightningModule, pl.Trainer
+        monkeypatch.setitem(sys.modules, "pytorch_lightning", stand_in)
+        again = importlib.import_module(name)
+        fit(tmp_path, [again.LensCallback(["net.0"])])
+        assert "rms/output/net.0" in rows(tmp_path)[0]
+    finally:
+        sys.modules[name] = before
