@@ -22,7 +22,7 @@ from typing import Any
 from analyses.all_methods import EPOCHS, SHARED, STAGES
 from analyses.study import arguments, data_name, judged, place_of, publish, say, trained
 from gradlens.config import Config, make
-from gradlens.probes import Options, draw, probe_points, probe_run, table
+from gradlens.probes import Options, draw, probe_points, probe_run, tables
 from gradlens.progress import Display
 from gradlens.run import Run
 from gradlens.screen import show
@@ -80,7 +80,8 @@ def main() -> None:
             count(i, len(runs), run.path.name)
             results.append(probe_run(run.path, place_of(args), OPTIONS, say=print, known=known))
     points = probe_points(runs, results)
-    show(table(points))
+    for part in tables(points):
+        show(part)
     claims = judge({rule: [x for run, x in zip(runs, results, strict=True) if run.config.method == rule] for rule in RULES})
     say(claims)
     draw(points, args.figures / "linear_separability", title=f"{data_name(args)} · BasicCNN, width 32")

@@ -136,8 +136,8 @@ def pooled(h: Tensor, budget: int = BUDGET) -> Tensor:
     """Activations [N, *out] -> [N, d] with d ≤ budget, the same way at every depth.
 
     [N, C, H, W] is averaged over space to the largest square of C · s² ≤ budget features, then flattened. What is still longer than
-    the budget (wide layers without space) is projected by a fixed random matrix of signs, budget^-1/2 · ±1 (Achlioptas 2003): inner products
-    are kept on average.
+    the budget (wide layers without space) is projected by a fixed random matrix of signs, ±1/√budget (Achlioptas 2003):
+    inner products are kept on average.
     """
     if h.ndim == 4:
         h = F.adaptive_avg_pool2d(h, side(h.shape[1:], budget))

@@ -88,7 +88,8 @@ def probe(
     points = probes.probe_points(runs, results)
     if len(runs) == 1:
         screen.show(probes.detail(results[0]))
-    screen.show(probes.table(points))
+    for table in probes.tables(points):
+        screen.show(table)
     if separability:
         screen.show(probes.separability_table(runs, results))
     files = probes.draw(points, out, probes.in_common(runs))

@@ -275,7 +275,7 @@ def dead_head(seen: Seen) -> list[Symptom] | None:
     for block, series in seen.of("rule", "loss").items():
         end, first = fmean(values(seen.late(series)) or [math.nan]), series[0][1]
         limit = DEAD_SHARE * seen.guessing if plain else first
-        if block == seen.blocks[-1] or end < limit:  # the top has no head: it is the network's own
+        if block == seen.blocks[-1] or end < limit or len(series) < LATE:  # the top has no head; a loss before training says nothing
             continue
         against = f"guessing gives {seen.guessing:.3g}" if plain else f"it began at {first:.3g}"
         text = f"the local loss of {block} is {end:.3g} at the end ({span(seen.late(series))}); {against}"

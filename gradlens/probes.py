@@ -45,6 +45,8 @@ TRAINED, UNTRAINED, PIXELS = "trained", "untrained", "pixels"
 OWN = "own"  # the network's own answer, beside its probes
 TRUE, PERMUTED = "true", "permuted"
 
+COLUMNS = 4  # labels beside each other in a printed table
+
 Row = dict[str, Any]
 
 
@@ -520,6 +522,13 @@ LINES = (  # (network, labels, half, what it is called), in the order of the tab
     (TRAINED, PERMUTED, "test", "{}, permuted"),
     (TRAINED, PERMUTED, "train", "{}, permuted, training images"),
 )
+
+
+def tables(points: Sequence[ProbePoint]) -> Iterator[Table]:
+    """:func:`table` of some labels after the other: as many as a terminal of 80 columns shows."""
+    labels = list(dict.fromkeys(p.label for p in points))
+    for i in range(0, len(labels), COLUMNS):
+        yield table([p for p in points if p.label in labels[i : i + COLUMNS]])
 
 
 def table(points: Sequence[ProbePoint]) -> Table:
