@@ -545,7 +545,7 @@ def _probe_head(figure: Figure, what: str, title: str, rows: Sequence[ProbePoint
     figure.legend(handles=handles, loc="outside right upper", handlelength=3.2)
     seeds = max(p.seeds for p in rows)
     over = "one seed" if seeds == 1 else f"mean of {seeds} seeds, band: 95 % t-interval"
-    text = what + "\n" + " · ".join(part for part in (title, over) if part)
+    text = "\n".join(part for part in (what, title, over) if part)  # short lines: the legend stands beside them
     figure.suptitle(text, x=0.1 / figure.get_figwidth(), ha="left", fontsize=10)
 
 
