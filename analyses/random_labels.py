@@ -90,44 +90,46 @@ def heads(found: dict[str, list[Found]]) -> dict[str, Any]:
     return {f"{b} - {a}": interval(paired(found[b], found[a], "area"))[:3] for a, b in ((kinds[0], kinds[1]), (kinds[1], kinds[2]))}
 
 
-def main() -> None:
-    """Train or read the runs, judge the claim, write figures/random_labels."""
-    args = arguments(__doc__ or "")
+def wholly(args: Any) -> None:
+    """All labels random: judge the claim, write figures/random_labels."""
     runs = trained(configs(args.data, RULES, SHARED), args)
     results = looked_at(runs, args)
-    partly = trained(configs(args.data, (RULES[0], RULES[-1]), PARTLY), args)
-    partly_results = looked_at(partly, args)
-
     show(memorization.table(runs, results))
-    points = memorization.block_points(partly, partly_results)
-    show(memorization.block_table(points))
     found = by_rule(runs, results)
     judgements, gains = claims(found), heads(found)
     say(judgements)
     for change, (mean, low, high) in gains.items():
         print(f"area, {change}: {mean:+.1f} points [{low:.1f}, {high:.1f}]")
-
-    folder, data = args.figures / "random_labels", data_name(args)
-    what = f"{data} · {SHARED['limit']:,} images"
-    memorization.draw(runs, results, folder, f"{what} · all labels random · BasicCNN, width {SHARED['width']}", "random_labels")
-    less = f"{data} · {PARTLY['limit']:,} images"
-    memorization.draw(partly, partly_results, folder, f"{less} · a fifth of the labels random", "partly_random")
-    settings = {
-        **SHARED,
-        "data": Path(args.data).name,
-        "seeds": SEEDS,
-        "partly": {k: PARTLY[k] for k in ("label_noise", "limit", "epochs")},
-    }
+    title = f"{data_name(args)} · {SHARED['limit']:,} images · all labels random · BasicCNN, width {SHARED['width']}"
+    memorization.draw(runs, results, args.figures / "random_labels", title, "random_labels")
     saved = {
-        "settings": settings,
+        "settings": {**SHARED, "data": Path(args.data).name, "seeds": SEEDS},
         "claims": judgements,
         "heads": gains,
         "scores": [row._asdict() for row in memorization.scores(runs, results)],
         "seeds": {label: [run.config.seed for run in group] for label, group in groups(runs).items()},
         "label_hashes": {run.config.seed: run.info["label_hash"] for run in runs},
-        "partly": [row._asdict() for row in points],
     }
-    publish("random_labels", [*runs, *partly], args, saved, figures=False)
+    publish("random_labels", runs, args, saved, figures=False)
+
+
+def partly(args: Any) -> None:
+    """A fifth of the labels random: what each block's probe reads, into figures/partly_random."""
+    runs = trained(configs(args.data, (RULES[0], RULES[-1]), PARTLY), args)
+    results = looked_at(runs, args)
+    points = memorization.block_points(runs, results)
+    show(memorization.block_table(points))
+    title = f"{data_name(args)} · {PARTLY['limit']:,} images · a fifth of the labels random"
+    memorization.draw(runs, results, args.figures / "partly_random", title, "partly_random")
+    saved = {"settings": {**PARTLY, "data": Path(args.data).name, "seeds": SEEDS}, "blocks": [row._asdict() for row in points]}
+    publish("partly_random", runs, args, saved, figures=False)
+
+
+def main() -> None:
+    """Train or read the runs, judge the claim, write figures/random_labels, then figures/partly_random."""
+    args = arguments(__doc__ or "")
+    wholly(args)
+    partly(args)
 
 
 if __name__ == "__main__":
