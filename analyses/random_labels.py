@@ -100,7 +100,7 @@ def wholly(args: Any) -> None:
     say(judgements)
     for change, (mean, low, high) in gains.items():
         print(f"area, {change}: {mean:+.1f} points [{low:.1f}, {high:.1f}]")
-    title = f"{data_name(args)} · {SHARED['limit']:,} images · all labels random · BasicCNN, width {SHARED['width']}"
+    title = f"{data_name(args)} · {SHARED['limit']:,} images · labels random"
     memorization.draw(runs, results, args.figures / "random_labels", title, "random_labels")
     saved = {
         "settings": {**SHARED, "data": Path(args.data).name, "seeds": SEEDS},
