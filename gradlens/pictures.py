@@ -541,11 +541,10 @@ def _over_labels(points: Sequence[ProbePoint]) -> dict[str, float]:
     return {block: sum(values) / len(values) for block, values in means.items()}
 
 
-def _probe_head(figure: Figure, what: str, title: str, rows: Sequence[ProbePoint], handles: list[Line2D]) -> None:
-    figure.legend(handles=handles, loc="outside right upper", handlelength=3.2)
+def _probe_head(figure: Figure, what: str, title: str, rows: Sequence[ProbePoint]) -> None:
     seeds = max(p.seeds for p in rows)
-    over = "one seed" if seeds == 1 else f"mean of {seeds} seeds, band: 95 % t-interval"
-    text = "\n".join(part for part in (what, title, over) if part)  # short lines: the legend stands beside them
+    over = "one seed" if seeds == 1 else f"mean of {seeds} seeds, 95 % t-interval"
+    text = what + "\n" + " · ".join(part for part in (title, over) if part)
     figure.suptitle(text, x=0.1 / figure.get_figwidth(), ha="left", fontsize=10)
 
 
@@ -569,34 +568,44 @@ def separability_by_depth(points: Sequence[ProbePoint], *, title: str = "", look
     look = look or styles(p.label for p in rows)
     names = [name for name in look if any(p.label == name for p in rows)]
     blocks = list(dict.fromkeys(p.block for p in rows))
-    figure = Figure(figsize=(max(7.4, 3.8 + 0.85 * len(blocks)), max(4.2, 1.6 + 0.23 * (len(names) + 4))), layout="constrained")
+    figure = Figure(figsize=(max(7.4, 3.8 + 0.85 * len(blocks)), max(4.2, 1.4 + 0.23 * (len(names) + 4))), layout="constrained")
     ax = figure.subplots()
-    handles = []
-    for network, labels, dash, marker, called in PROBE_CONTROLS:
-        if mean := _over_labels([p for p in tests if (p.network, p.labels) == (network, labels)]):
-            at = range(len(blocks)) if network == "pixels" else [i for i, b in enumerate(blocks) if b in mean]
-            y = [mean["pixels"]] * len(blocks) if network == "pixels" else [mean[blocks[i]] for i in at]
-            handles += ax.plot(list(at), y, color=GREY, linestyle=dash, marker=marker, markersize=4, linewidth=1.3, label=called)
-    drawn = []
-    for name in names:
+    shown = [100 * p.mean for p in tests if p.labels == "true" and p.network != "untrained"]
+    lowest, highest = max(0.0, min(shown) - 4), min(100.0, max(shown) + 4)  # what lies at chance must not flatten the rest
+    drawn, many = [], len(names) > 4  # bands of many labels hide each other: then whiskers, side by side
+    for i, name in enumerate(names):
         colour, dash, marker = look[name]
         mine = sorted((p for p in rows if p.label == name), key=lambda p: blocks.index(p.block))
-        x = [blocks.index(p.block) for p in mine]
-        drawn += ax.plot(
-            x, [100 * p.mean for p in mine], color=colour, linestyle=dash, marker=marker, markersize=4, linewidth=1.6, label=name
-        )
-        if any(math.isfinite(p.low) for p in mine):
-            ax.fill_between(x, [100 * p.low for p in mine], [100 * p.high for p in mine], color=colour, alpha=0.12, linewidth=0)
-        for p in tests:
-            if (p.label, p.network) == (name, "own"):
-                ax.plot(len(blocks), 100 * p.mean, "*", color=colour, markersize=11, markeredgecolor="white", zorder=4)
+        aside = 0.4 * ((i + 0.5) / len(names) - 0.5) if many else 0.0
+        x, y = [blocks.index(p.block) + aside for p in mine], [100 * p.mean for p in mine]
+        drawn += ax.plot(x, y, color=colour, linestyle=dash, marker=marker, markersize=4, linewidth=1.5, label=name)
+        low, high = [100 * p.low for p in mine], [100 * p.high for p in mine]
+        if many:
+            ax.vlines(x, low, high, color=colour, linewidth=0.8, alpha=0.6)
+        elif np.isfinite(low).any():
+            ax.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
+        for p in (p for p in tests if (p.label, p.network) == (name, "own")):
+            ax.plot(len(blocks) + aside, 100 * p.mean, "*", color=colour, markersize=10, markeredgecolor="white", zorder=4)
     if any(p.network == "own" for p in tests):
-        drawn.append(Line2D([], [], linestyle="", marker="*", markersize=10, color="0.2", label="network's own answer"))
-    means = [100 * p.mean for p in tests]
-    ax.set_ylim(max(0, min(means) - 4), min(100, max(means) + 6))  # wide bands of few seeds must not flatten the lines
+        drawn.append(Line2D([], [], linestyle="", marker="*", markersize=10, color="0.2", label="the network's own answer"))
+    for network, labels, dash, marker, called in PROBE_CONTROLS:
+        if mean := _over_labels([p for p in tests if (p.network, p.labels) == (network, labels)]):
+            at = {i: mean["pixels" if network == "pixels" else b] for i, b in enumerate(blocks) if network == "pixels" or b in mean}
+            below = f", {min(at.values()):.0f}–{max(at.values()):.0f} %" if max(at.values()) < lowest else ""
+            line: dict[str, Any] = {
+                "color": GREY,
+                "linestyle": dash,
+                "marker": marker,
+                "markersize": 4,
+                "linewidth": 1.3,
+                "label": called + below,
+            }
+            drawn += ax.plot(list(at), list(at.values()), **line) if not below else [Line2D([], [], **line)]
+    ax.set_ylim(lowest, highest)
     ax.set_xticks(range(len(blocks) + 1), [*blocks, "own"])
     ax.set(ylabel="test accuracy (%)")
-    _probe_head(figure, "A linear probe on each block's frozen output", title, rows, [*drawn, *handles])
+    ax.legend(handles=drawn, loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0, handlelength=3.2)
+    _probe_head(figure, "A linear probe on each block's frozen output", title, rows)
     return figure
 
 
@@ -647,5 +656,6 @@ def separability_over_training(points: Sequence[ProbePoint], *, title: str = "",
     handles = [Line2D([], [], color=c, linestyle=d, marker=m, markersize=4, label=name) for name in names for c, d, m in [look[name]]]
     if untrained:
         handles.append(Line2D([], [], color=GREY, linestyle=(0, (4, 2)), label="untrained network"))
-    _probe_head(figure, "A linear probe on each block's frozen output, over training", title, rows, handles)
+    figure.legend(handles=handles, loc="outside right center", handlelength=3.2)
+    _probe_head(figure, "A linear probe on each block's frozen output, over training", title, rows)
     return figure

@@ -633,6 +633,6 @@ def draw(points: Sequence[ProbePoint], out: Path, title: str = "") -> list[Path]
 
     shown = last_step(points)
     files = [save(pictures.separability_by_depth(shown, title=title), shown, out, "separability_by_depth")[0]]
-    if len({p.step for p in points if p.network == TRAINED}) > 1:
+    if len({(p.label, p.step) for p in points if p.network == TRAINED}) > len({p.label for p in points}):
         files.append(save(pictures.separability_over_training(points, title=title), points, out, "separability_over_training")[0])
     return files

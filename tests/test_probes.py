@@ -17,6 +17,7 @@ from gradlens.data import Split
 from gradlens.errors import InputError
 from gradlens.experiments import Place, data_of, train_run
 from gradlens.logistic import Standard, fit
+from gradlens.pictures import separability_by_depth
 from gradlens.probes import PERMUTED, PIXELS, TRAINED, TRUE, UNTRAINED, Features, Options, choose_l2, probe_block, probe_module, probe_run
 from gradlens.run import load, load_result
 
@@ -246,6 +247,24 @@ def test_points_are_means_over_seeds_with_the_networks_own_answer(run, tmp_path)
     files = [f.name for f in probes.draw(later, tmp_path / "figures")]
     assert files == ["separability_by_depth.png", "separability_over_training.png"]
     assert probes.separability_table([run, twin], results).row_count == 2 + 3
+
+
+def test_the_figure_shows_the_points_and_names_what_lies_far_below():
+    def point(label, network, labels, block, mean):
+        return probes.ProbePoint(label, network, labels, block, 5 if network == TRAINED else 0, "test", mean, mean - 0.1, mean + 0.1, 3)
+
+    rows = [point(m, TRAINED, TRUE, b, v) for m, pair in (("bp", (0.6, 0.7)), ("dgl", (0.5, 0.8))) for b, v in zip("ab", pair, strict=True)]
+    controls = [point("bp", TRAINED, PERMUTED, b, 0.1) for b in "ab"] + [point("bp", PIXELS, TRUE, PIXELS, 0.4)]
+    controls += [point("bp", probes.OWN, TRUE, probes.OWN, 0.75)]
+    (ax,) = separability_by_depth([*controls, *rows]).axes
+    drawn = {line.get_label(): [round(float(v), 9) for v in line.get_ydata()] for line in ax.get_lines()}
+    assert drawn["bp"] == [60, 70]
+    assert drawn["dgl"] == [50, 80]
+    assert drawn["raw pixels"] == [40, 40]
+    assert "permuted labels, 10–10 %" in [text.get_text() for text in ax.get_legend().get_texts()]
+    assert ax.get_ylim()[0] == 36
+    with pytest.raises(InputError, match="no probe of a trained network"):
+        separability_by_depth(controls)
 
 
 # -------------------------------------------------------------------------------------------------------- wrong input
