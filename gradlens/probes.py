@@ -581,7 +581,7 @@ def _verdict(rows: Sequence[Row]) -> str:
 
 SEPARABILITY = (
     "strictly linearly separable, proven? (yes: with its margin; ?: undecided, with a bound on it)\n"
-    "up to about Cover's capacity, 2 (features + 1), images are separable whatever their labels"
+    "of as many images as Cover's capacity, half of all two-class labellings are separable, of fewer, most"
 )
 
 
