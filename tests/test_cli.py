@@ -12,7 +12,6 @@ import pytest
 import torch
 from PIL import Image
 
-from gradlens.cli import main
 from gradlens.config import CHOICES, Config
 from gradlens.flags import FLAGS
 
@@ -30,17 +29,9 @@ def empty_folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def gradlens(monkeypatch, capsys):
+def gradlens(program):
     """Run the program in this process: (exit status, stdout, stderr)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["gradlens", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        out, err = capsys.readouterr()
-        return exit_.value.code, out, err
-
-    return run
+    return program
 
 
 def refuses(result, *words):

@@ -3,13 +3,11 @@
 import json
 import math
 import shutil
-import sys
 
 import pytest
 import torch
 from torch import nn
 
-from gradlens.cli import main
 from gradlens.config import make
 from gradlens.doctor import CHECKS, LATE, RESULT, Seen, examine, graded, jumps, rank, report, table, verdict
 from gradlens.experiments import Place, train_run
@@ -368,17 +366,10 @@ def test_every_check_has_a_name_a_threshold_and_one_sentence_of_advice():
 
 
 @pytest.fixture
-def gradlens(monkeypatch, capsys, tmp_path):
-    def run(*arguments):
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setenv("COLUMNS", "200")
-        monkeypatch.setattr(sys, "argv", ["gradlens", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        out, err = capsys.readouterr()
-        return exit_.value.code, out, err
-
-    return run
+def gradlens(program, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    return program
 
 
 def test_the_command_is_for_scripts(copied, gradlens):

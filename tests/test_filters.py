@@ -5,7 +5,6 @@ import csv
 import json
 import math
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ from torch import nn
 
 from gradlens import filters, pictures
 from gradlens.activations import of_module
-from gradlens.cli import main
 from gradlens.config import make
 from gradlens.errors import InputError
 from gradlens.experiments import Place, train_run
@@ -445,19 +443,12 @@ def test_what_no_label_has_is_said_and_not_drawn():
 
 
 @pytest.fixture
-def gradlens(monkeypatch, capsys, tmp_path):
+def gradlens(program, monkeypatch, tmp_path):
     """Run the program in this process, in an empty folder: (exit status, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "120")
 
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["gradlens", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        out, err = capsys.readouterr()
-        return exit_.value.code, out, err
-
-    return run
+    return program
 
 
 def test_the_command_prints_and_draws(gradlens, copied):

@@ -2,7 +2,6 @@
 
 import math
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,6 @@ import torch
 from disk import full_disk
 
 from gradlens import loggers
-from gradlens.cli import main
 from gradlens.config import make
 from gradlens.errors import InputError
 from gradlens.experiments import Place, train_run
@@ -226,16 +224,9 @@ def test_failures_are_said_once(capsys):
 
 
 @pytest.fixture
-def gradlens(monkeypatch, capsys, tmp_path):
-    def run(*arguments):
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["gradlens", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        out, err = capsys.readouterr()
-        return exit_.value.code, out, err
-
-    return run
+def gradlens(program, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    return program
 
 
 def test_the_package_is_asked_for_before_anything_is_trained(tmp_path, monkeypatch, gradlens):

@@ -5,7 +5,6 @@ import math
 import os
 import shutil
 import signal
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,6 @@ from PIL import Image
 
 from gradlens import memorization, pictures
 from gradlens.activations import of_module
-from gradlens.cli import main
 from gradlens.config import make
 from gradlens.data import load as load_data
 from gradlens.errors import InputError
@@ -77,19 +75,12 @@ def copied(finished, tmp_path):
 
 
 @pytest.fixture
-def gradlens(monkeypatch, capsys, tmp_path):
+def gradlens(program, monkeypatch, tmp_path):
     """Run the program in this process, in an empty folder: (exit status, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
 
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["gradlens", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        out, err = capsys.readouterr()
-        return exit_.value.code, out, err
-
-    return run
+    return program
 
 
 def refused(result, *words):

@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,6 @@ from torch import nn
 
 from gradlens import representations as rep
 from gradlens.activations import networks, of_module
-from gradlens.cli import main
 from gradlens.config import make
 from gradlens.data import Split
 from gradlens.errors import InputError
@@ -338,19 +336,12 @@ def test_dissimilarities_in_a_table(runs):
 
 
 @pytest.fixture
-def gradlens(monkeypatch, capsys, tmp_path):
+def gradlens(program, monkeypatch, tmp_path):
     """Run the program in this process, in an empty folder: (exit status, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
 
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["gradlens", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        out, err = capsys.readouterr()
-        return exit_.value.code, out, err
-
-    return run
+    return program
 
 
 def test_the_command_prints_stores_and_draws(gradlens, copies, tmp_path):

@@ -615,7 +615,7 @@ def test_what_a_watcher_is_told(tmp_path):
     assert [n["epoch"] for n in steps] == [1] * 6 + [2] * 6
     assert all(n["images_per_s"] > 0 and n["loss"] > 0 for n in steps)
     assert [n for event, n in told if event == "metric"] == [m._asdict() for m in run.metrics]
-    assert [event for event, _ in told][:3] == ["evaluate", "metric", "step"]
+    assert [event for event, _ in told][:4] == ["evaluate", "metric", "rows", "step"]  # the first update is a recorded one
 
 
 @pytest.mark.parametrize("method", METHODS)
