@@ -141,6 +141,8 @@ def judged(claim: str, values: Iterable[float], unit: str, at_least: float | Non
 def told(claim: Mapping[str, Any]) -> str:
     """A judged claim's numbers in words, as in ``12.1 [8.78, 15.5] points, wanted at least 0, 3 seeds``."""
     mean, low, high = (math.nan if value is None else value for value in claim["difference"])
+    if not math.isfinite(mean):
+        return "nothing to measure"
     over = f" [{low:.3g}, {high:.3g}]" if math.isfinite(low) else ""
     wanted = f"at least {claim['at_least']:g}" if "at_least" in claim else f"within ±{claim['within']:g}"
     seeds = f"{claim['seeds']} seed{'s' * (claim['seeds'] != 1)}"
