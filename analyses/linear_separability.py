@@ -2,9 +2,9 @@
 
 Claim (the documents, of Belilovsky et al. 2019): "layerwise training increases linear separability of the different layers'
 activations". The runs are those of `analyses.all_methods` (BasicCNN of width 32, 6,000 CIFAR-10 images, five epochs, learning rates
-as chosen there; three seeds, greedy one, which decides nothing). Each block's activations are pooled to 512 features at most; probes
-are fitted to 3,000 of the run's training images and tested on 2,000 test images; beside them raw pixels, the untrained network and
-permuted labels.
+as chosen there), three seeds of each rule; greedy's three stages take five epochs each. Each block's activations are pooled to 512
+features at most; probes are fitted to 3,000 of the run's training images and tested on 2,000 test images; beside them raw pixels, the
+untrained network and permuted labels.
 
 Judged, paired by seed: each hidden block's probe of dgl (and greedy) above bp's; block1 of dgl and bp above the untrained one; each
 rule's third block above its first (accuracy rises with depth).
@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from analyses.all_methods import EPOCHS, SHARED, STAGES
+from analyses.all_methods import EPOCHS, SEEDS, SHARED, STAGES
 from analyses.study import arguments, data_name, judged, place_of, publish, say, trained
 from gradlens.config import Config, make
 from gradlens.probes import Options, draw, probe_points, probe_run, tables
@@ -37,11 +37,11 @@ Results = Mapping[str, Sequence[Mapping[str, Any]]]  # rule -> contents of probe
 def configs(data: str, figures: Path) -> list[Config]:
     """The configs of all_methods' runs, at the learning rates that its results name."""
     runs = json.loads((figures / "all_methods" / "results.json").read_text())["runs"]
+    lrs = {run["label"]: run["lr"] for run in runs}
     return [
-        make(method=name, data=data, epochs=EPOCHS * STAGES.get(name, 1), lr=run["lr"], seed=run["seed"], **SHARED)
+        make(method=name, data=data, epochs=EPOCHS * STAGES.get(name, 1), lr=lrs[name], seed=seed, **SHARED)
         for name in RULES
-        for run in runs
-        if run["label"] == name
+        for seed in range(SEEDS)
     ]
 
 
@@ -55,7 +55,7 @@ def judge(found: Results) -> list[dict[str, Any]]:
     """The claims."""
     claims = []
     for rule in ("dgl", "greedy"):
-        pairs = list(zip(found[rule], found["bp"], strict=False))  # greedy has its first seed only
+        pairs = list(zip(found[rule], found["bp"], strict=True))
         for block in BLOCKS:
             gain = [accuracy(mine, block) - accuracy(bp, block) for mine, bp in pairs]
             claims.append(judged(f"{rule}'s {block} is read better than bp's", gain, "points", at_least=0))
