@@ -205,7 +205,7 @@ SENTENCES: dict[str, tuple[Sentence, ...]] = {
     ),
     "Understanding Synthetic Gradients": (
         Sentence("The critical points of the original problem are maintained", note=LATER),
-        Sentence("Layers are represented differently with synthetic gradients", note=LATER),
+        Sentence("Layers are represented differently with synthetic gradients", "representations", "bp and dni"),
     ),
     "A Provably Correct Algorithm for Deep Learning that Actually Works": (
         Sentence("Layerwise optimisation works on hierarchically generated digits", note=LATER),
@@ -227,7 +227,7 @@ SENTENCES: dict[str, tuple[Sentence, ...]] = {
         Sentence("Local methods learn different features (the first filters look different)", "first_layer_filters", ""),
     ),
     "InfoPro (of the field, for local rules)": (
-        Sentence("Local training loses information about image and label early", "representations", ""),
+        Sentence("Local training loses information about image and label early", "representations", "I(h,"),
     ),
     "Random feedback weights support learning in deep neural networks": (
         Sentence("The network “learns to learn”", "feedback_angles", learns),

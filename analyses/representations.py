@@ -11,7 +11,7 @@ Claims tested, paired by seed (supported or not where the 95 % interval of the m
 The runs of all_methods (its settings; learning rates as in figures/all_methods/results.json): BasicCNN of width 32, 6,000 CIFAR-10
 images, five epochs, three seeds. Numbers are of test images: 2,000 fit decoder and head, 1,000 are held out.
 
-    python -m analyses.representations --data cifar10          # about ten minutes of one core beside the training
+    python -m analyses.representations --data cifar10          # about eight minutes of one core beside the training
 """
 
 from __future__ import annotations
@@ -101,7 +101,9 @@ def main() -> None:
         pairs = []
         for i, bp in enumerate(by_name["bp"]):
             j = (i + 1) % SEEDS
-            others = [by_name[name][j] for name in (METHODS if i == 0 else METHODS[:3])] + [by_name["dgl"][0]] * (i == 0)
+            others = [by_name[name][j] for name in METHODS[:3]]
+            if i == 0:  # the figure's: the rest too, and dgl from the same first weights
+                others = [others[0], by_name["dgl"][0], *others[1:], *(by_name[name][j] for name in METHODS[3:])]
             pairs.append(rep.compare_run(bp.path, [other.path for other in others], place, options, display.count(f"bp seed {i}")))
     points = rep.depth_points(runs, found)
     show(rep.table(points))

@@ -358,8 +358,8 @@ def representation_by_depth(
     figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)))
     seeds = max(p.seeds for p in rows)
     over = "one seed" if seeds == 1 else f"mean of {seeds} seeds, band: 95 % t-interval (cut at the panel)"
-    what = "each block's output on held-out images"
-    figure.suptitle(" · ".join(part for part in (what, title, over) if part), x=0.1 / figure.get_figwidth(), ha="left", fontsize=10)
+    text = "each block's output on held-out images\n" + " · ".join(part for part in (title, over) if part)
+    figure.suptitle(text, x=0.1 / figure.get_figwidth(), ha="left", fontsize=10)
     return figure
 
 
@@ -406,7 +406,7 @@ def cka(cells: Sequence[Cell], *, title: str = "") -> Figure:
         ax.spines[:].set_visible(False)
     figure.colorbar(mesh, ax=list(grid[: len(others)]), label="linear CKA", aspect=22, pad=0.02).outline.set_visible(False)  # type: ignore[operator]
     parts = (f"blocks of {cells[0].run} (upward) and of each network (across)", title)
-    figure.suptitle(" · ".join(part for part in parts if part), x=0.1 / figure.get_figwidth(), ha="left", fontsize=10)
+    figure.suptitle("\n".join(part for part in parts if part), x=0.1 / figure.get_figwidth(), ha="left", fontsize=10)
     return figure
 
 
@@ -451,7 +451,7 @@ def rdm(rows: Sequence[RdmRow], *, title: str = "") -> Figure:
     figure.colorbar(image, ax=list(grid.ravel()), label="1 − correlation", aspect=22, pad=0.02).outline.set_visible(False)  # type: ignore[operator]
     count = len({r.sample for r in rows})
     parts = (f"dissimilarity of {count} held-out images, sorted by label (ticks between classes)", title)
-    figure.suptitle(" · ".join(part for part in parts if part), x=0.1 / figure.get_figwidth(), ha="left", fontsize=10)
+    figure.suptitle("\n".join(part for part in parts if part), x=0.1 / figure.get_figwidth(), ha="left", fontsize=10)
     return figure
 
 
