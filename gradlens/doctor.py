@@ -505,7 +505,7 @@ def overfitting(seen: Seen) -> list[Symptom] | None:
         return None
     test = seen.evaluated()
     train = {m.epoch: m for m in seen.epochs(TRAIN)}
-    best, last = min(test, key=lambda m: m.loss), test[-1]
+    best, last = min(test, key=lambda m: (not math.isfinite(m.loss), m.loss)), test[-1]
     then, now = train[best.epoch], train[last.epoch]
     rise, gap = last.loss / best.loss if best.loss else math.nan, now.accuracy - last.accuracy
     if not rise >= OVERFIT_WATCH or now.loss >= then.loss:

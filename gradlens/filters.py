@@ -141,14 +141,14 @@ def frequency_entropies(filters: Array) -> Array:
     """Entropy of each filter's spectrum (:func:`spectra`) in bits: 0 for a grating of the k×k grid, log2 n at most; [F]."""
     shares, _ = spectra(filters)
     entropies: Array = -(shares * np.log2(np.where(shares > 0, shares, 1))).sum(1)
-    return entropies
+    return entropies if shares.shape[1] else np.full(len(filters), np.nan)  # a 1×1 filter is all mean
 
 
 def frequencies(filters: Array) -> Array:
     """Centroid of each filter's spectrum (:func:`spectra`) in cycles a pixel; [F]."""
     shares, over = spectra(filters)
     centroids: Array = shares @ over
-    return centroids
+    return centroids if shares.shape[1] else np.full(len(filters), np.nan)
 
 
 def effective_rank(filters: Array) -> float:

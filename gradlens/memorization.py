@@ -427,7 +427,7 @@ def table(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> Table:
     title = "accuracy in % of the training images, labels as given, in eval mode; area: its mean over the epochs"
     printed = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
     for column in ("method", "area", "epochs\nto 50 %", "epochs\nto 90 %", "final", "best", held, "own"):
-        printed.add_column(column, justify="left" if column == "method" else "right")
+        printed.add_column(column, justify="left" if column == "method" else "right", overflow="fold")
     for r in scores(runs, results):
         when = [_when(r.epochs_to_50, r.reached_50, r), _when(r.epochs_to_90, r.reached_90, r)]
         ends = [number(m, low, 1, 100) for m, low in ((r.final, r.final_low), (r.best, r.best_low), (r.held_out, r.held_out_low))]

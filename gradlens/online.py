@@ -18,6 +18,7 @@ the ball (Frank & Wolfe 1956), so that regret is an interval that holds the exac
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -84,7 +85,7 @@ def onto_ball(u: Tensor, radius: float, shrink: Callable[[float], tuple[Tensor, 
     return w * min(1.0, radius / max(float(w.norm()), radius))
 
 
-class Learner:
+class Learner(ABC):
     """A multiclass linear learner on a stream: predicts, suffers, steps; everything it knows is in ``vars``."""
 
     features: ClassVar[int] = FEATURES
@@ -101,13 +102,13 @@ class Learner:
         self.w = self.moved(slope.flatten()).reshape(self.w.shape)
         return loss
 
+    @abstractmethod
     def moved(self, slope: Tensor) -> Tensor:
         """The weights after a round with that slope, both flat."""
-        raise NotImplementedError
 
+    @abstractmethod
     def bound(self) -> float:
         """What the regret of the rounds so far cannot exceed."""
-        raise NotImplementedError
 
 
 class GradientDescent(Learner):

@@ -1,7 +1,7 @@
 """The sections of the page that show what the commands about finished runs have stored: probes, memorization, filters, representations …
 
-Read with :func:`gradlens.run.load_result`. A row that lacks what is asked of it is left out and counted, never guessed; a run without a
-result is named with the command that makes one.
+Read with :func:`gradlens.run.load_result`. A row that lacks what is asked of it is left out, never guessed; a run without a result, or with
+half of one, is named with the command that makes it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def stored(held: Held, section: Section, name: str, command: str) -> dict[Path, 
         try:
             result = load_result(run.path, name)
         except InputError as error:
-            section.missing.append(f"{str(error)[0].upper()}{str(error)[1:]}.")
+            section.missing.append(f"Left out: {error}.")
             continue
         if result is None:
             without.append(run)
@@ -168,6 +168,10 @@ def separability(held: Held) -> Section:
 
         return gathered(held, results, of)
 
+    begun = [path for path, result in results.items() if not any(r["network"] == "trained" for r in rows_of(result, "rows", "network"))]
+    if begun:
+        paths = " ".join(shlex.quote(str(path)) for path in begun)
+        section.missing.append(f"Interrupted before the trained network was probed: `gradlens probe {paths}` goes on.")
     trained = accuracy("trained", "true")
     blocks = {place: place for _, place in trained}
     pixels = accuracy("pixels", "true")
@@ -240,7 +244,8 @@ def memorization(held: Held) -> Section:
     results = stored(held, section, "memorization", "gradlens memorize {}")
     if not results:
         if not any(run.config.label_noise and run.config.evaluate_train for run in held.runs):
-            section.missing[-1] = "No run here was trained on random labels; `gradlens memorize METHOD…` trains and measures such runs."
+            section.missing = [said for said in section.missing if not said.startswith("Not measured")]
+            section.missing += ["No run here was trained on random labels; `gradlens memorize METHOD…` trains and measures such runs."]
         return section
     curve = gathered(held, results, lambda _, r: [(int(e), float(a)) for e, a in r.get("curve") or [] if a is not None])
     ordered = dict(sorted(curve.items(), key=lambda cell: cell[0][1]))

@@ -449,6 +449,12 @@ def notices(groups: Mapping[str, Sequence[Run]]) -> list[Notice]:
     if unfinished := [run for group in groups.values() for run in group if not run.finished]:
         told = [f"{run.path.name} ({run.metrics[-1].step if run.metrics else 0} updates at its last evaluation)" for run in unfinished]
         found.append(Notice(f"Not finished, and told as far as they came: {listed(told)}."))
+    first_only = [
+        label for label, group in groups.items() if (steps := {r.step for run in group for r in run.gradients}) and not max(steps)
+    ]
+    if first_only:
+        text = f"Of {listed(first_only)} only the first update was recorded: all distances are those of untrained networks"
+        found.append(Notice(f"{text} (a lower --record-every records later ones)."))
     silent = [
         label
         for label, group in groups.items()

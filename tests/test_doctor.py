@@ -416,3 +416,9 @@ def test_a_table_holds_each_check_once(copied):
     assert len(seen(found, "silent layer")) == 4
     assert table("run", found).row_count == len({(f.check, f.severity) for f in found.findings})
     assert json.loads(json.dumps(report(found)))["wrong"] is True
+
+
+def test_a_test_loss_that_was_once_none_hides_no_overfitting(tmp_path):
+    run = trained(tmp_path, "bp", width=64, limit=100, label_noise=0.5, batch_size=20, epochs=20, record_every=0, lr=1e-2)
+    spoilt = rewrite(run, "metrics", lambda m: m._replace(loss=math.nan) if (m.split, m.epoch) == ("test", 1) else m)
+    assert seen(examine(spoilt), "overfitting") == ["test"]

@@ -497,3 +497,9 @@ def test_networks_without_convolutions_and_other_mistakes(gradlens, copied):
     assert "cannot write taken" in gradlens("filters", good, "--out", "taken", "--quiet")[2]
     assert gradlens("filters")[0] == 2
     assert not (good / "filters.json").exists()
+
+
+def test_a_filter_of_one_pixel_has_no_spectrum():
+    single = np.ones((3, 2, 1, 1))
+    assert np.isnan(frequency_entropies(single)).all()
+    assert np.isnan(filters.frequencies(single)).all()

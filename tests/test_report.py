@@ -365,6 +365,25 @@ def test_results_that_cannot_be_read_are_said(tmp_path):
     assert not [f for tag, f in found.elements if tag == "img"]
 
 
+def test_half_a_probe_is_not_shown_as_a_whole_one(tmp_path):
+    from gradlens.run import load
+
+    path = stored(made(), tmp_path)
+    control = {"step": 0, "block": "block1", "network": "untrained", "labels": "true", "test": 0.2, "train": 0.3}
+    (path / "probe.json").write_text(json.dumps({"protocol": {}, "rows": [control]}))
+    words = Parsed(page([load(path)])).words("separability")
+    assert "Interrupted before the trained network was probed" in words
+    assert str(path) in words
+
+
+def test_a_path_in_a_message_keeps_its_letters(tmp_path):
+    from gradlens.run import load
+
+    path = stored(made(), tmp_path)
+    (path / "probe.json").write_text("{")
+    assert f"Left out: {path}/probe.json cannot be read" in Parsed(page([load(path)])).words("separability")
+
+
 # ------------------------------------------------------------------------------------------------------------ wrong input
 
 

@@ -220,3 +220,10 @@ def test_differences_are_those_settings_and_facts_that_differ():
     assert found["device"].kind == "made with"
     assert "epochs" not in found
     assert "data hash" not in found
+
+
+def test_a_record_of_the_untrained_network_alone_is_called_one():
+    _, told = stood(made(steps=(0,)), made("dgl", steps=(0, 10)))
+    texts = [notice.text for notice in told]
+    assert any(text.startswith("Of bp only the first update was recorded: all distances are those of untrained") for text in texts)
+    assert not any("first update" in notice.text for notice in stood(made(), made("dgl"))[1])

@@ -1,0 +1,83 @@
+"""`gradlens figures` draws what the commands have stored, each kind from the runs that hold it, and says what it cannot draw."""
+
+import json
+import shutil
+
+import pytest
+
+from gradlens import filters, memorization, probes
+from gradlens import representations as rep
+from gradlens.config import make
+from gradlens.experiments import Place, train_run
+from gradlens.gallery import DRAWERS, draw_learned
+from gradlens.run import load, load_result
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """Two tiny runs with everything stored that a command stores."""
+    place = Place(out=tmp_path_factory.mktemp("runs"))
+    shared = {"width": 3, "limit": 96, "batch_size": 32, "epochs": 3, "label_noise": 0.3, "evaluate_train": True, "online_probe": True}
+    runs = [train_run(make(method=method, **shared), place) for method in ("bp", "dgl")]
+    few = rep.Options(images=90, steps=2)
+    for run in runs:
+        probes.probe_run(run.path, place, probes.Options(features=16, test_images=60, separability=0))
+        memorization.memorized(run, place)
+        filters.filters_run(run.path, place)
+        rep.represent_run(run.path, place, few)
+    rep.compare_run(runs[0].path, [runs[1].path], place, few)
+    return [run.path for run in runs]
+
+
+def test_every_kind_is_drawn_from_what_is_stored_and_nothing_in_the_runs_changes(measured, tmp_path):
+    before = {file: file.read_bytes() for path in measured for file in path.rglob("*") if file.is_file()}
+    drawn, skipped = draw_learned([load(path) for path in measured], tmp_path)
+    names = {path.stem for path in drawn}
+    assert names >= {"separability_by_depth", "memorization", "memorization_by_block", "filter_grid", "filter_numbers", "cka", "rdm"}
+    assert names >= {"representation_by_depth", "regret-bp-s0", "regret-dgl-s0"}
+    assert skipped == {}
+    for path in drawn:
+        assert all(path.with_suffix(ending).stat().st_size for ending in (".png", ".svg", ".csv"))
+    assert {file: file.read_bytes() for path in measured for file in path.rglob("*") if file.is_file()} == before
+
+
+def test_the_regrets_table_holds_what_was_stored(measured, tmp_path):
+    draw_learned([load(measured[0])], tmp_path)
+    stored = load_result(measured[0], "online")["rows"]
+    lines = (tmp_path / "regret-bp-s0.csv").read_text().splitlines()
+    assert len(lines) == len(stored) + 1
+    assert lines[1].startswith(f"{stored[0]['block']},{stored[0]['learner']},{stored[0]['rounds']},")
+
+
+def test_a_run_without_a_result_is_left_out_of_that_figure_only(measured, tmp_path):
+    for path in measured:
+        shutil.copytree(path, tmp_path / path.name)
+    copies = [tmp_path / path.name for path in measured]
+    (copies[0] / "probe.json").unlink()
+    for name in DRAWERS:
+        if name != "probe":
+            for path in copies:
+                (path / f"{name}.json").unlink()
+    drawn, skipped = draw_learned([load(path) for path in copies], tmp_path / "f")
+    assert [path.stem for path in drawn] == ["separability_by_depth"]
+    assert skipped == {}
+    labels = {line.split(",")[0] for line in (tmp_path / "f" / "separability_by_depth.csv").read_text().splitlines()[1:]}
+    assert labels == {"dgl"}
+
+
+def test_what_cannot_be_drawn_is_said_and_the_rest_is_drawn(measured, tmp_path):
+    shutil.copytree(measured[0], tmp_path / "run")
+    (tmp_path / "run" / "online.json").write_text(json.dumps({"rows": []}))
+    drawn, skipped = draw_learned([load(tmp_path / "run")], tmp_path / "f")
+    assert list(skipped) == ["online"]
+    assert skipped["online"].startswith("no regret to draw")
+    assert "separability_by_depth" in {path.stem for path in drawn}
+
+
+def test_the_command_names_both(measured, program, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    status, out, err = program("figures", *measured, "--out", "f")
+    assert (status, err) == (0, "")
+    assert "of what was learned: " in out
+    assert "f/separability_by_depth.png" in out
