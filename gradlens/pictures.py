@@ -305,8 +305,9 @@ def noise_by_block(
     figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)))
     seeds = sorted({p.seeds for p in rows})
     over = "one seed" if seeds[-1] == 1 else f"mean of {seeds[-1]} seeds, 95 % t-intervals"
-    what = "linear probe on each block, fitted to the labels as given"
-    figure.suptitle(" · ".join(part for part in (what, title, over) if part), x=0.1 / figure.get_figwidth(), ha="left", fontsize=10)
+    what = "Linear probe on each block, fitted to the labels as given"
+    text = what + "\n" + " · ".join(part for part in (title, over) if part)
+    figure.suptitle(text, x=0.1 / figure.get_figwidth(), ha="left", fontsize=10)
     return figure
 
 
