@@ -25,7 +25,8 @@ from gradlens.config import Config, make
 from gradlens.flops import count
 from gradlens.longtable import csv_line
 from gradlens.objectives import LOSSES, Loss
-from gradlens.setup import make_optimizer, make_pair
+from gradlens.optimizers import make_optimizer
+from gradlens.setup import make_pair
 from gradlens.train import Outcome, update
 
 RECORD_EVERY = (1, 4, 16, 64)

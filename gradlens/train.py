@@ -19,12 +19,13 @@ from gradlens.errors import InputError
 from gradlens.longtable import read_table
 from gradlens.method import Step, Update, backward
 from gradlens.objectives import LOSSES
+from gradlens.optimizers import lr_factor, make_optimizer
 from gradlens.passes import Pass
 from gradlens.process import interruptible, peak_memory_mb
 from gradlens.recorder import Row, step_rows, true_updates
 from gradlens.run import INTERRUPTED, Metric, Stopped, Timing, Writer, save_result
 from gradlens.seeding import forked, generator, key
-from gradlens.setup import Pair, lr_factor, make_optimizer, make_pair, put_weights
+from gradlens.setup import Pair, make_pair, put_weights
 from gradlens.tables import TRAIN_EVAL, best_epoch
 
 if TYPE_CHECKING:

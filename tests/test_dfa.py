@@ -18,9 +18,10 @@ from gradlens.method import Net, Step, backward, run_step
 from gradlens.methods import METHODS
 from gradlens.models import Plan, Residual, build
 from gradlens.objectives import LOSSES
+from gradlens.optimizers import make_optimizer
 from gradlens.passes import pull_back
 from gradlens.recorder import true_updates
-from gradlens.setup import Pair, make_net, make_optimizer, make_pair
+from gradlens.setup import Pair, make_net, make_pair
 from gradlens.train import update
 
 NETS = ("basic-cnn", "vgg11", "mlp")

@@ -22,8 +22,9 @@ from gradlens.method import Net, Step, backward, run_step
 from gradlens.methods import METHODS
 from gradlens.models import Plan, Residual, build
 from gradlens.objectives import LOSSES
+from gradlens.optimizers import make_optimizer
 from gradlens.recorder import true_updates
-from gradlens.setup import Pair, make_net, make_optimizer, make_pair
+from gradlens.setup import Pair, make_net, make_pair
 from gradlens.train import evaluate, update
 
 RULES = ("fa", "usf", "brsf", "frsf", "kp")

@@ -6,7 +6,8 @@ from torch import nn
 
 from gradlens.config import make
 from gradlens.flops import count
-from gradlens.setup import make_optimizer, make_pair
+from gradlens.optimizers import make_optimizer
+from gradlens.setup import make_pair
 from gradlens.train import update
 
 CPU = torch.device("cpu")

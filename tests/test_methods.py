@@ -15,9 +15,10 @@ from gradlens.method import Method, Net, Options, Signal, Step, Update, backward
 from gradlens.methods import METHODS
 from gradlens.models import output_shapes
 from gradlens.objectives import LOSSES, slope
+from gradlens.optimizers import make_optimizer
 from gradlens.passes import Pass, is_chain, pull_back
 from gradlens.recorder import true_updates
-from gradlens.setup import Pair, make_optimizer, make_pair
+from gradlens.setup import Pair, make_pair
 from gradlens.train import update
 
 ISOLATED = [name for name, method in METHODS.items() if not method.reads & {"above", "error", "later"}]

@@ -26,8 +26,8 @@ from gradlens.errors import InputError
 from gradlens.experiments import Place, train_run
 from gradlens.methods import METHODS
 from gradlens.models import Plan, build
+from gradlens.optimizers import lr_factor
 from gradlens.run import Stopped, Writer, load, load_checkpoint
-from gradlens.setup import lr_factor
 from gradlens.train import Training, batches_per_epoch, evaluate
 
 CPU = torch.device("cpu")
