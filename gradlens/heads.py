@@ -82,6 +82,43 @@ def decoder(shape: Sequence[int], image: Sequence[int]) -> nn.Module:
     return nn.Sequential(enlarge, first, nn.BatchNorm2d(12), nn.ReLU(), last)
 
 
+class Scaled(nn.BatchNorm1d):
+    """BatchNorm with a scale and no shift: what ends SimCLR's projection head."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__(features)
+        self.register_parameter("bias", None)
+
+
+def projection(shape: Sequence[int], layers: int, out: int, side: int = 1, convolutions: int = 0) -> nn.Sequential:
+    """The projection head of SimCLR (arXiv 2002.05709, §4.2; three layers: arXiv 2006.10029): activations [N, *shape] -> [N, out].
+
+    Average to ``side`` × ``side``, then ``layers`` times Linear–BN–ReLU of the input's width, of which the last is Linear–BN of width
+    ``out`` without shift and ReLU. One layer is the linear head. Its children layer1, layer2, … can be kept for fine-tuning.
+
+    Args:
+        shape: (C, H, W) or (features,) of the activations.
+        layers: 1 or more.
+        out: features given.
+        side: of the square that maps are averaged to.
+        convolutions: 3×3 conv–BN–ReLU layers before the average (the deeper local decoders of Xiong et al. 2020).
+
+    """
+    spatial = len(shape) == 3
+    s = min(side, shape[1], shape[2]) if spatial else 1
+    width = shape[0] * s**2
+    stages: OrderedDict[str, nn.Module] = OrderedDict()
+    if spatial and convolutions:
+        stages["decode"] = nn.Sequential(*_convolved(shape[0], 3, convolutions))
+    if spatial:
+        stages["pool"] = nn.AdaptiveAvgPool2d(s)
+    stages["flatten"] = nn.Flatten()
+    for i in range(1, layers):
+        stages[f"layer{i}"] = nn.Sequential(nn.Linear(width, width, bias=False), nn.BatchNorm1d(width), nn.ReLU())
+    stages[f"layer{layers}"] = nn.Sequential(nn.Linear(width, out, bias=False), Scaled(out))
+    return nn.Sequential(stages)
+
+
 class Regressor(nn.Module):
     """layer–BN–ReLU–layer–BN–ReLU–layer, the context's linear map added to the first layer's output before BN.
 
@@ -135,6 +172,34 @@ class Synthesiser(Regressor):
         nn.init.zeros_(last.weight)
         if zero_bias:
             nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+
+
+class LinearSynthesiser(nn.Module):
+    """S(h [, c]) = A h [+ B c] + b: [N, *shape] -> predicted gradient [N, *shape]; with space, A is a 5×5 convolution.
+
+    The synthesiser of Czarnecki et al. 2017 (arXiv 1703.00522): exact where the gradient is linear in h and the label. All of it
+    starts at zero; ``zero_bias=False`` leaves b at PyTorch's default.
+    """
+
+    def __init__(self, shape: Sequence[int], context: int, zero_bias: bool) -> None:
+        super().__init__()
+        channels = shape[0]
+        spatial = len(shape) == 3
+        self.map: nn.Conv2d | nn.Linear = nn.Conv2d(channels, channels, 5, padding=2) if spatial else nn.Linear(channels, channels)
+        self.context = nn.Linear(context, channels, bias=False) if context else None
+        nn.init.zeros_(self.map.weight)
+        if zero_bias:
+            nn.init.zeros_(self.map.bias)  # type: ignore[arg-type]
+        if self.context is not None:
+            nn.init.zeros_(self.context.weight)
+
+    def forward(self, h: Tensor, context: Tensor | None = None) -> Tensor:
+        """h [N, *shape], context [N, classes] or None -> [N, *shape]."""
+        out: Tensor = self.map(h)
+        if self.context is not None:
+            added = self.context(context)
+            out = out + added.reshape(*added.shape, *[1] * (out.ndim - 2))
+        return out
 
 
 class InputSynthesiser(Regressor):

@@ -1,6 +1,7 @@
 """Decoupled neural interfaces against the published loop, its limits (an oracle, zero, BP(lambda)) and its closed form."""
 
 import copy
+from itertools import pairwise
 
 import pytest
 import torch
@@ -399,6 +400,107 @@ def test_interfaces_lie_after_every_block_but_the_top():
     for network, blocks in (("basic-cnn", 4), ("mlp", 5), ("vgg11", 9)):
         c = case(network)
         assert len(rule("dni", c).synthesisers) == len(c.model) - 1 == blocks - 1
+
+
+# -------------------------------------------------------------------------------------------- interfaces after some blocks only
+
+
+def cut_coarser(model, at):
+    """The same blocks (not copies) as units that end after the blocks ``at``, counted from 1: what lies between two interfaces is one."""
+    bounds = [0, *at, len(model)]
+    return nn.Sequential(*(nn.Sequential(*list(model)[a:b]) for a, b in pairwise(bounds)))
+
+
+@pytest.mark.parametrize("at", [[2], [1, 3], [4], [1, 2, 3, 4]])
+@TARGETS
+@BOTH
+def test_interfaces_after_some_blocks_are_the_reference_loop_on_a_net_cut_there_alone(name, target, at):
+    c = case("mlp")
+    method = rule(name, c, target=target, at=at)
+    model, chosen = copy.deepcopy(c.model), nn.ModuleList(copy.deepcopy(method.synthesisers[k - 1]) for k in at)
+    losses, targets = dni_by_hand(name, cut_coarser(model, at), chosen, c.x, c.y, target)
+    _, updates = step(method, c)
+    for k, u in updates.items():
+        assert_near(u.grad.params, grads(model[k]))
+        if k + 1 not in at:
+            assert u.own == {} == method.quantities(u)
+            continue
+        i = at.index(k + 1)
+        assert_near({n.split(".", 2)[2]: g for n, g in u.own.items()}, grads(chosen[i]))
+        assert_near({"g": u.above[0]}, {"g": targets[i]})
+        assert method.quantities(u)["synth_loss"] == pytest.approx(losses[i], rel=1e-10)
+
+
+@NETWORKS
+@BOTH
+def test_without_an_interface_it_is_backprop_and_with_all_of_them_it_is_the_default_bit_for_bit(name, network):
+    c = case(network, torch.float32)
+    twin = uncut(c.model, c.x, c.y)
+    none = rule(name, c, at=[])
+    assert list(none.parameters()) == []
+    for k, u in step(none, copy.deepcopy(c))[1].items():
+        assert_same_bits(u.grad.params, twin.gradients(k))
+    every, default = rule(name, c, at=list(range(1, len(c.model)))), rule(name, c)
+    assert_same_bits(frozen(every), frozen(default))
+    (_, a), (_, b) = step(every, copy.deepcopy(c)), step(default, copy.deepcopy(c))
+    for k, u in b.items():
+        assert_same_bits(a[k].grad.params, u.grad.params)
+        assert_same_bits(dict(a[k].own), dict(u.own))
+
+
+@BOTH
+def test_nothing_crosses_an_interface_but_the_regressions_target(name):
+    """Blocks up to an interface are told the same whatever the blocks above it are, and by autograd their gradient hangs on S alone."""
+    c = case("mlp")
+    method = rule(name, c, at=[2])
+    _, before = step(method, copy.deepcopy(c))
+    changed = copy.deepcopy(c)
+    with torch.no_grad():
+        for p in nn.Sequential(*changed.blocks[2:]).parameters():
+            p.mul_(-3)
+    _, after = step(method, changed)
+    for k in (0, 1):
+        assert_same_bits(after[k].grad.params, before[k].grad.params)
+    assert not torch.equal(after[1].above[0], before[1].above[0])
+    # between the interface and the loss: the true gradient, bit for bit
+    twin = uncut(c.model, c.x, c.y)
+    for k in (2, 3, 4):
+        assert_same_bits(before[k].grad.params, twin.gradients(k))
+    assert not torch.allclose(before[1].grad.params["linear.weight"], twin.gradients(1)["linear.weight"])
+
+
+@pytest.mark.parametrize("at", [[0], [5], [-1], [2, 7]])
+def test_an_interface_where_there_is_none_is_refused(at):
+    with pytest.raises(InputError, match=rf"^at: {at[-1]} is no block below the top; this network has blocks 1 to 4 there$"):
+        rule("dni", case("mlp"), at=at)
+
+
+# ------------------------------------------------------------------------------------------------ a synthesiser without hidden layers
+
+
+@pytest.mark.parametrize("network", ["mlp", "basic-cnn"])
+@BOTH
+def test_a_linear_synthesiser_is_affine_starts_at_zero_and_is_trained_as_the_reference_does(name, network):
+    c = case(network)
+    for s in rule(name, c, awake=False, linear=True).synthesisers:
+        assert not any(bool(p.any()) for p in s.parameters())
+    method = rule(name, c, linear=True)
+    model, synthesisers = copy.deepcopy(c.model), copy.deepcopy(method.synthesisers)
+    dni_by_hand(name, model, synthesisers, c.x, c.y, "sum")
+    passes, updates = step(method, c)
+    for k, u in updates.items():
+        assert_near(u.grad.params, grads(model[k]))
+        if k < len(synthesisers):
+            assert_near({n.split(".", 2)[2]: g for n, g in u.own.items()}, grads(synthesisers[k]))
+    s, h, context = method.synthesisers[1], passes[1].h.detach(), method.context(c.y)
+    mixed = None if context is None else 0.3 * context + 0.7 * context.roll(1, 0)
+    want = 0.3 * s(h, context) + 0.7 * s(h.roll(1, 0), None if context is None else context.roll(1, 0))
+    torch.testing.assert_close(s(0.3 * h + 0.7 * h.roll(1, 0), mixed), want, rtol=1e-12, atol=1e-12)
+
+
+def test_a_linear_synthesiser_has_no_hidden_layers_to_be_wide():
+    with pytest.raises(InputError, match="width is of a synthesiser's hidden layers"):
+        make(method="cdni", options={"linear": True, "width": 8})
 
 
 def test_cdni_without_its_context_is_dni():

@@ -1,6 +1,7 @@
 """The complete unlock against the published loop, its limit (perfect inputs: dni), and the isolation of each of its parts."""
 
 import copy
+from itertools import pairwise
 
 import pytest
 import torch
@@ -371,3 +372,33 @@ def test_options_that_cannot_be_used_are_refused_in_a_sentence():
     method = unlocked(c, input_width=3, width=7)
     assert {m.first.weight.shape[0] for m in method.inputs} == {3}
     assert {m.first.weight.shape[0] for m in method.synthesisers} == {7}
+
+
+# -------------------------------------------------------------------------------------------- interfaces after some blocks only
+
+
+@pytest.mark.parametrize("at", [[2], [1, 3]])
+def test_interfaces_after_some_blocks_are_the_reference_loop_on_a_net_cut_there_alone(at):
+    c = case("mlp")
+    method = unlocked(c, at=at)
+    model = copy.deepcopy(c.model)
+    bounds = [0, *at, len(model)]
+    coarse = nn.Sequential(*(nn.Sequential(*list(model)[a:b]) for a, b in pairwise(bounds)))
+    inputs, synthesisers = (nn.ModuleList(copy.deepcopy(m[k - 1]) for k in at) for m in (method.inputs, method.synthesisers))
+    input_errors, losses = unlocked_by_hand(coarse, inputs, synthesisers, c.x, c.y)
+    for k, u in one_step(method, c).items():
+        assert_near(u.grad.params, grads(model[k]))
+        own = {f"synthesisers.{k}.{n}": g for n, g in grads(synthesisers[at.index(k + 1)]).items()} if k + 1 in at else {}
+        own |= {f"inputs.{k - 1}.{n}": g for n, g in grads(inputs[at.index(k)]).items()} if k in at else {}
+        assert_near(dict(u.own), own)
+        found = method.quantities(u)
+        assert found.get("synth_loss") == (pytest.approx(losses[at.index(k + 1)], rel=1e-10) if k + 1 in at else None)
+        assert found.get("input_error") == (pytest.approx(input_errors[at.index(k)], rel=1e-10) if k in at else None)
+
+
+@NETWORKS
+def test_without_an_interface_it_is_backprop_bit_for_bit(network):
+    c = case(network, torch.float32)
+    twin = uncut(c.model, c.x, c.y)
+    for k, u in one_step(unlocked(c, at=[]), c).items():
+        assert_same_bits(u.grad.params, twin.gradients(k))

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 import pytest
 import torch
 from oracles import Case, assert_near, assert_same_bits, batches, case, frozen, nll, rows_of, rule, step, stirred, uncut
+from pydantic import Field
 from torch import nn
 
 from gradlens.config import make
@@ -642,3 +643,40 @@ def test_updates_carry_what_came_from_above():
         assert updates[k].above[0] is updates[k + 1].grad.below[0] is updates[k].signal.delta
     p = updates[4].p
     assert torch.equal(pull_back(p, updates[4].signal.delta, (updates[4].signal.delta,)).below[0], updates[3].signal.delta)
+
+
+# ------------------------------------------------------------------------- a rule whose blocks are told things of two kinds
+
+
+LAWS_BY_NETWORK = (
+    test_truth_equals_backward_on_an_uncut_copy_bit_for_bit,
+    test_the_top_unit_gets_the_true_gradient,
+    test_no_loss_reaches_a_blocks_parameters_but_through_what_the_block_is_told,
+    test_a_step_trains_every_parameter_once_and_hands_out_plain_values,
+)
+LAWS = (
+    test_signals_depend_on_their_arguments_only,
+    test_messages_arrive_as_the_pull_back_of_what_was_sent,
+    test_update_applies_what_backward_yields,
+    test_the_optimiser_gets_every_parameter_exactly_once,
+    test_a_rules_start_depends_on_the_seed_alone,
+    test_input_gradients_are_computed_exactly_where_something_is_sent,
+    test_a_rule_that_hears_from_above_goes_back_from_the_top_and_frees_as_it_goes,
+    test_what_a_rule_uses_is_the_same_with_graphs_kept_or_freed,
+)
+
+
+@pytest.mark.parametrize("linear_", [False, True])
+@pytest.mark.parametrize("name", ["dni", "cdni"])
+def test_synthesisers_after_one_block_only_obey_the_laws_too(name, linear_, monkeypatch):
+    class Fewer(METHODS[name].Options, frozen=True):
+        at: list[int] | None = Field([2])
+        linear: bool = Field(linear_)
+
+    monkeypatch.setitem(METHODS, "fewer", type("FewerInterfaces", (METHODS[name],), {"Options": Fewer}))
+    assert rule("fewer", case("mlp")).interfaces == {1}
+    for law in LAWS_BY_NETWORK:
+        law("fewer", "mlp")
+    for law in LAWS:
+        law("fewer")
+    test_recording_leaves_no_trace("fewer", bf16=False)

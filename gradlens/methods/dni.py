@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 
-from gradlens.heads import Synthesiser
+from gradlens.errors import InputError
+from gradlens.heads import LinearSynthesiser, Synthesiser
 from gradlens.measures import float64
 from gradlens.method import Method, Net, Signal, Update, top_signal
 from gradlens.passes import Grad, Pass
@@ -27,6 +28,36 @@ class DNIOptions(BaseModel, frozen=True, extra="forbid"):
     synth_warmup: int = Field(0, ge=0, description="first N updates: blocks get the true gradient, synthesisers learn from it")
     bp_lambda: float = Field(0.0, ge=0, le=1, description="BP(lambda): share of the gradient from above; 1 is bp, 0 is dni")
     width: int | None = Field(None, ge=1, description="channels of the synthesiser's hidden layers; default: as its input")
+    linear: bool = Field(False, description="a synthesiser without hidden layers: S = A h + b, for cdni A h + B y + b")
+    at: list[int] | None = Field(
+        None, description="blocks, counted from 1, after which a synthesiser sits ([2]); between them bp. Default: every block but the top"
+    )
+
+    @model_validator(mode="after")
+    def _hidden_layers(self) -> DNIOptions:
+        if self.linear and self.width is not None:
+            raise InputError("width is of a synthesiser's hidden layers, and with linear=true it has none")
+        return self
+
+
+def interfaces(at: Iterable[int] | None, net: Net) -> frozenset[int]:
+    """The blocks, counted from 0, after which a synthesiser sits.
+
+    Args:
+        at: counted from 1; None: every block but the top.
+        net: the network.
+
+    Raises:
+        InputError: a block that is not there, or the top, which gets the true gradient.
+
+    """
+    below_top = range(len(net.blocks) - 1)
+    if at is None:
+        return frozenset(below_top)
+    chosen = frozenset(k - 1 for k in at)
+    if wrong := sorted(chosen - set(below_top)):
+        raise InputError(f"at: {wrong[0] + 1} is no block below the top; this network has blocks 1 to {len(below_top)} there")
+    return chosen
 
 
 class DNI(Method):
@@ -34,7 +65,7 @@ class DNI(Method):
 
     L_S = (1/N) Σ_n ‖S(h)_n − g_n‖², summed over features. BP(lambda): delta_k = (1−λ) S_k(h_k) + λ · (what came from above).
     Jaderberg et al. 2017 (arXiv 1608.05343), §2 and supplementary A; as in the references, an interface after every block
-    but the top.
+    but the top, unless ``at`` says after which: blocks without one wait for the block above and are told what it sends, as in bp.
     """
 
     Options: ClassVar[type[BaseModel]] = DNIOptions
@@ -48,12 +79,18 @@ class DNI(Method):
         super().__init__(net, options)
         self.classes = net.classes
         self.conditional = self.reads_labels(options)
-        context = net.classes if self.conditional else 0
-        with seeded(net.seed, "synthesisers"):
+        self.interfaces = interfaces(options.at, net)
+        with seeded(net.seed, "synthesisers"):  # Identity holds the place of one that is not there
             self.synthesisers = nn.ModuleList(
-                Synthesiser(shape, context, options.width, options.zero_bias) for shape in net.shapes[: self.depth - 1]
+                self._synthesiser(shape) if k in self.interfaces else nn.Identity() for k, shape in enumerate(net.shapes[: self.depth - 1])
             )
         self.warming = options.synth_warmup > 0
+
+    def _synthesiser(self, shape: Sequence[int]) -> nn.Module:
+        context = self.classes if self.conditional else 0
+        if self.options.linear:
+            return LinearSynthesiser(shape, context, self.options.zero_bias)
+        return Synthesiser(shape, context, self.options.width, self.options.zero_bias)
 
     def start(self, epoch: int, step: int) -> None:
         """Warm-up ends after ``synth_warmup`` updates."""
@@ -75,6 +112,8 @@ class DNI(Method):
         """The synthetic gradient, told and sent; the synthesiser is evaluated once and its output kept for `learn`."""
         if k == self.depth - 1:
             return top_signal(self.loss, passes[k])
+        if k not in self.interfaces:
+            return Signal(above[0], (above[0],))
         p = passes[k]
         synthetic = self.synthesisers[k](p.z.detach(), self.context(p.y))
         mix = 1.0 if self.warming else self.options.bp_lambda
@@ -85,7 +124,7 @@ class DNI(Method):
 
     def learn(self, k: int, p: Pass, signal: Signal, grad: Grad, above: tuple[Tensor, ...]) -> Mapping[str, Tensor]:
         """Gradients of L_S: the synthesiser's regression on the message from above."""
-        if k == self.depth - 1:
+        if k not in self.interfaces:
             return {}
         names, params = zip(*self.synthesisers[k].named_parameters(prefix=f"synthesisers.{k}"), strict=True)
         error = signal.kept.detach() - above[0] * self._scale(p)
@@ -93,7 +132,7 @@ class DNI(Method):
 
     def quantities(self, update: Update) -> Mapping[str, Tensor]:
         """``synth_loss`` = L_S in the units it regresses; ``synth_explained_variance`` = 1 − Σ(S − g)² / Σ(g − mean_n g)²."""
-        if update.k == self.depth - 1:
+        if update.k not in self.interfaces:
             return {}
         target = float64(update.above[0] * self._scale(update.p))
         residual = (float64(update.signal.kept.detach()) - target).square().sum()

@@ -53,7 +53,8 @@ class DNIUnlocked(DNI):
         context = net.classes if self.conditional else 0
         with seeded(net.seed, "input synthesisers"):
             self.inputs = nn.ModuleList(
-                InputSynthesiser(net.image, shape, context, options.input_width) for shape in net.shapes[: self.depth - 1]
+                InputSynthesiser(net.image, shape, context, options.input_width) if k in self.interfaces else nn.Identity()
+                for k, shape in enumerate(net.shapes[: self.depth - 1])
             )
 
     @classmethod
@@ -62,12 +63,19 @@ class DNIUnlocked(DNI):
         return bool(options.context)
 
     def forward(self, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
-        """Block 0 reads the image, block k what I_k makes of it."""
-        return (self._run(k, block, x, y) for k, block in enumerate(blocks))
+        """Block 0 reads the image, block k what I_k makes of it; without an interface between them, what the block below gave."""
+        below = [x]
 
-    def _run(self, k: int, block: nn.Module, x: Tensor, y: Tensor) -> Pass:
-        if k == 0:
-            return cut(k, block, x, y, run_block(block, x), x)
+        def run(k: int, block: nn.Module) -> Pass:  # not in the generator's frame, which would keep the pass until the next is asked for
+            p = self._run(k, block, x, y, below.pop())
+            below.append(p.z)
+            return p
+
+        return (run(k, block) for k, block in enumerate(blocks))
+
+    def _run(self, k: int, block: nn.Module, x: Tensor, y: Tensor, below: Tensor) -> Pass:
+        if k - 1 not in self.interfaces:
+            return cut(k, block, below, y, run_block(block, below), x)
         src = self.inputs[k - 1](x, self.context(y))
         read = src.detach().requires_grad_()
         return cut(k, block, read, y, run_block(block, read), x, src)
