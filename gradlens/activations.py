@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gradlens.augment import normalizer
+from gradlens.augment import input_of
 from gradlens.data import Data
 from gradlens.errors import InputError, unknown
 from gradlens.experiments import Place, data_of
@@ -85,19 +85,19 @@ def networks(run: Run, place: Place, which: str = "last") -> Iterator[Frozen]:
 
 
 def _frozen(run: Run, data: Data, place: Place, step: int, file: Path | None) -> Frozen:
-    config = run.config if file else run.config.model_copy(update={"init_from": None})
+    config = run.config if file else run.config.model_copy(update={"init_from": None, "keep_head": 0})
     model, method = make_pair(config.model_copy(update={"compile": False}), data.shape, len(data.classes), place.device)
     if file is not None:
         state = load_checkpoint(file)
         put_weights(model, state["model"], str(file))
         put_weights(method, state["method"], str(file))
     model.eval(), method.eval()
-    names = [name for name, _ in model.named_children()]
+    names = [name for name, _ in model.named_children()][: method.readable]
 
     def read(x: Tensor) -> Iterator[Tensor]:
         return method.features(list(model), x)
 
-    return Frozen(names, read, [model, method], normalizer(config.normalize, data.train.images.to(place.device)), step, file is not None)
+    return Frozen(names, read, [model, method], input_of(config.normalize, data, place.device), step, file is not None)
 
 
 def of_module(model: nn.Module, layers: Sequence[str] | None = None, to_input: Callable[[Tensor], Tensor] = lambda x: x) -> Frozen:

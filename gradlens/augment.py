@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from gradlens.data import Data
 from gradlens.errors import unknown
 from gradlens.seeding import generator
 
@@ -41,8 +42,14 @@ def crop_and_flip(images: Tensor, seed: int, step: int, pad: int = 4) -> Tensor:
     return padded[batch, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
+def input_of(kind: str, data: Data, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """The :func:`normalizer` of a data set, on a device; all its training images count, with a label or without."""
+    images = data.everything.images if kind == "gaussian" else data.train.images[:1]
+    return normalizer(kind, images.to(device))
+
+
 def normalizer(kind: str, images: Tensor) -> Callable[[Tensor], Tensor]:
-    """The map from uint8 [N, C, H, W] to float32, channels last in memory.
+    """The map from images of 0 … 255, [N, C, H, W] uint8 or float, to float32, channels last in memory.
 
     Args:
         kind: ``pm1`` to [-1, +1]; ``gaussian`` to zero mean and unit variance per channel of ``images``; ``none`` to [0, 1].

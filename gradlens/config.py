@@ -25,7 +25,7 @@ CHOICES: dict[str, Collection[str]] = {
     "loss": LOSSES,
     "normalize": NORMALIZATIONS,
     "cut": ("after-pool", "before-pool"),
-    "optimizer": ("adam", "adamw", "sgd", "sgdw", "rmsprop"),
+    "optimizer": ("adam", "adamw", "sgd", "sgdw", "rmsprop", "lars"),
     "lr_schedule": ("constant", "cosine", "step"),
     "precision": ("fp32", "bf16"),
 }
@@ -39,6 +39,7 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     data: str = "digits"
     limit: int | None = Field(None, ge=1)
     limit_test: int | None = Field(None, ge=1)
+    labels: float | None = Field(None, gt=0, le=1)
     label_noise: float = Field(0.0, ge=0, le=1)
     validation: float = Field(0.0, ge=0, lt=1)
     augment: bool = False
@@ -69,6 +70,8 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     evaluate_train: bool = False
     online_probe: bool = False
     init_from: str | None = None
+    keep_head: int = Field(0, ge=0)
+    teacher: str | None = None
 
     @field_validator(*CHOICES)
     @classmethod
@@ -93,9 +96,20 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     @model_validator(mode="after")
     def _together(self) -> Config:
         if self.optimizer in ("adam", "adamw") and (self.momentum or self.nesterov):
-            raise InputError("--momentum belongs to sgd, sgdw and rmsprop, --nesterov to sgd and sgdw; adam has its own momentum")
+            raise InputError("--momentum belongs to sgd, sgdw, rmsprop and lars, --nesterov to sgd and sgdw; adam has its own momentum")
         if self.nesterov and not (self.optimizer in ("sgd", "sgdw") and self.momentum):
             raise InputError("--nesterov needs --optimizer sgd or sgdw and a --momentum above 0")
+        if self.keep_head and not self.init_from:
+            raise InputError("--keep-head keeps layers of a pretrained run's projection head: it needs --init-from RUN")
+        rule = METHODS[self.method]
+        if self.teacher is not None and not rule.has_teacher:
+            raise InputError(f"--teacher: {self.method} has no teacher; distil has one")
+        if self.teacher is None and rule.has_teacher:
+            raise InputError(f"{self.method} needs --teacher RUN, a run directory whose network it learns from")
+        if self.online_probe and not rule.classifies:
+            raise InputError(
+                f"--online-probe reads labels in every step and {self.method} has none; `gradlens probe` reads blocks afterwards"
+            )
         if self.compile and not METHODS[self.method].compiles:
             raise InputError(f"--compile: {self.method} changes what happens inside blocks, and compiled ones cannot be changed")
         own = METHODS[self.method].Options

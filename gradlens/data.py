@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,6 +46,15 @@ class Data:
     test: Split  # the held-out part of the training images where a validation share was asked for
     classes: tuple[str, ...]
     test_name: str = "test"  # "validation" in that case
+    unlabelled: Tensor | None = None  # [M, C, H, W] uint8: training images whose label is not known, or not to be told
+
+    @property
+    def everything(self) -> Split:
+        """All training images, labelled or not: those without a label have -1."""
+        if self.unlabelled is None:
+            return self.train
+        none = torch.full((len(self.unlabelled),), -1)
+        return Split(torch.cat([self.train.images, self.unlabelled]), torch.cat([self.train.labels, none]))
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -56,7 +65,8 @@ class Data:
     def fingerprint(self) -> str:
         """16 hex digits of what is trained and tested on, labels as trained (noise included)."""
         digest = hashlib.sha256()
-        for tensor in (self.train.images, self.train.labels, self.test.images, self.test.labels):
+        extra = [] if self.unlabelled is None else [self.unlabelled]
+        for tensor in (self.train.images, self.train.labels, self.test.images, self.test.labels, *extra):
             digest.update(tensor.contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
@@ -68,7 +78,7 @@ def label_hash(split: Split) -> str:
 
 # ---------------------------------------------------------------------------------------------------- the data sets
 
-Source = tuple[Split, Split, tuple[str, ...]]  # train, test, class names
+Source = tuple[Split, Split, tuple[str, ...]]  # train (label -1: not known), test, class names
 
 
 def digits(root: Path, download: bool) -> Source:
@@ -239,6 +249,24 @@ def _some(split: Split, limit: int, what: str, flag: str, rng: torch.Generator) 
     return split.take(torch.randperm(len(split), generator=rng)[:limit])
 
 
+def _labelled_share(split: Split, share: float, classes: Sequence[str], seed: int) -> tuple[Split, Tensor]:
+    """A share of each class's images with their labels, and the other images. The smaller share is part of the larger one.
+
+    Raises:
+        InputError: a class is left without an image.
+
+    """
+    order = torch.randperm(len(split), generator=generator(seed, "labelled share"))
+    told = torch.zeros(len(split), dtype=torch.bool)
+    for c, name in enumerate(classes):
+        mine = order[split.labels[order] == c]
+        wanted = round(share * len(mine))
+        if len(mine) and not wanted:
+            raise InputError(f"--labels {share:g} leaves class {name} without a labelled image: it has {len(mine)} training images")
+        told[mine[:wanted]] = True
+    return split.take(told.nonzero()[:, 0]), split.images[~told]
+
+
 def choose(
     source: Source,
     limit: int | None = None,
@@ -246,24 +274,33 @@ def choose(
     validation: float = 0.0,
     seed: int = 0,
     limit_test: int | None = None,
+    labels: float | None = None,
 ) -> Data:
     """What is trained and tested on, of a whole data set.
 
     Args:
         source: the data set.
-        limit: this many training images, a seeded choice.
+        limit: this many training images, a seeded choice; of images without labels no more than that too.
         label_noise: probability that a training label is replaced by a random one.
         validation: this share of the training images (after ``limit``) is held out and takes the place of the test images.
         seed: names the draws above.
         limit_test: this many test images, a seeded choice; not of held-out training images.
+        labels: this share of each class's training images (after ``limit`` and ``validation``) keep their labels, the others
+            are images without a label. A smaller share is part of a larger one.
 
     Raises:
         InputError: more images asked for than there are, or a share that leaves nothing.
 
     """
     train, test, classes = source
+    known = train.labels >= 0
+    extra: Tensor | None = None
+    if not known.all():
+        train, extra = train.take(known.nonzero()[:, 0]), train.images[~known]
     if limit is not None:
         train = _some(train, limit, "training", "--limit", generator(seed, "limit"))
+        if extra is not None and limit < len(extra):
+            extra = extra[torch.randperm(len(extra), generator=generator(seed, "limit unlabelled"))[:limit]]
     if limit_test is not None:
         test = _some(test, limit_test, "test", "--limit-test", generator(seed, "limit test"))
     test_name = "test"
@@ -273,9 +310,12 @@ def choose(
         if not 0 < held < len(train):
             raise InputError(f"a validation share of {validation} of {len(train)} images leaves nothing on one side")
         train, test, test_name = train.take(order[held:]), train.take(order[:held]), "validation"
+    if labels is not None and labels < 1:
+        train, hidden = _labelled_share(train, labels, classes, seed)
+        extra = hidden if extra is None else torch.cat([hidden, extra])
     if label_noise:
         train = with_label_noise(train, label_noise, len(classes), seed)
-    return Data(train, test, classes, test_name)
+    return Data(train, test, classes, test_name, extra)
 
 
 def load(
@@ -288,6 +328,7 @@ def load(
     validation: float = 0.0,
     seed: int = 0,
     limit_test: int | None = None,
+    labels: float | None = None,
 ) -> Data:
     """A data set, read (:func:`read`) and chosen from (:func:`choose`)."""
-    return choose(read(name, data_dir, download), limit, label_noise, validation, seed, limit_test)
+    return choose(read(name, data_dir, download), limit, label_noise, validation, seed, limit_test, labels)

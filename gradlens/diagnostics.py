@@ -154,7 +154,7 @@ class Descent:
         """The objective on this batch, with the step's own dropout masks; the network is left as it was."""
         blocks, top = self.blocks, self.method.top
         with untouched((*blocks, self.method)), seeded(self.method.seed, "step", self.number):
-            passes = dict(enumerate(chain(blocks[: top + 1], self.x, self.y)))
+            passes = dict(enumerate(chain(blocks[: top + 1], self.method.entry(self.x), self.y)))
             loss = self.method.signal(top, passes, ()).loss
         assert loss is not None
         return float(loss)

@@ -108,9 +108,9 @@ def data_of(config: Config, place: Place) -> Data:
     """The data of a config; the last ones loaded are kept, so that methods compared on the same data load them once."""
     c = config
     name = c.data if c.data in DATASETS else str(Path(c.data).absolute()) if Path(c.data).exists() else c.data
-    drawn = c.limit is not None or c.limit_test is not None or c.label_noise or c.validation
+    drawn = c.limit is not None or c.limit_test is not None or c.label_noise or c.validation or c.labels is not None
     seed = c.seed if drawn else 0  # one entry for all seeds where nothing is drawn
-    return _data(name, place.data_dir, place.download, c.limit, c.label_noise, c.validation, seed, c.limit_test)
+    return _data(name, place.data_dir, place.download, c.limit, c.label_noise, c.validation, seed, c.limit_test, c.labels)
 
 
 def forget_data() -> None:
@@ -137,8 +137,14 @@ def prepare(config: Config, place: Place) -> Training:
     if place.tensorboard:
         loggers.must_be_installed()
     data = data_of(config, place)
-    if config.batch_size > len(data.train):
-        raise InputError(f"--batch-size {config.batch_size} is larger than the {len(data.train)} training images there are")
+    rule = METHODS[config.method]
+    images = len(data.everything if rule.unlabelled else data.train)
+    if config.batch_size > images:
+        raise InputError(f"--batch-size {config.batch_size} is larger than the {images} training images there are")
+    if config.batch_size < rule.least_batch:
+        raise InputError(
+            f"--batch-size {config.batch_size}: {config.method} tells a batch's images apart and needs {rule.least_batch} or more"
+        )
     training = Training(config, data, place.device)
     if objection := training.pair.method.objection(config.epochs):
         raise InputError(objection)
@@ -157,11 +163,12 @@ def train_run(config: Config, place: Place, watch: Watch = silent) -> Run:
     """
     training = prepare(config, place)
     data = data_of(config, place)
+    unlabelled = {} if data.unlabelled is None else {"unlabelled": len(data.unlabelled)}
     info = {
         "device": str(place.device),
         "data_fingerprint": data.fingerprint(),
         "label_hash": label_hash(data.train),
-        "images": {"train": len(data.train), data.test_name: len(data.test)},
+        "images": {"train": len(data.train), data.test_name: len(data.test), **unlabelled},
     }
     writer = Writer.open(config, place.out, place.name, resume=place.resume, overwrite=place.overwrite, info=info)
     training.writer = writer

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gradlens.errors import InputError
 from gradlens.heads import head
 from gradlens.method import Method, Net, Signal, top_signal
-from gradlens.passes import Pass
+from gradlens.passes import Pass, trainable
 from gradlens.seeding import seeded
 
 
@@ -33,10 +33,10 @@ class Window(NamedTuple):
     last: int
 
 
-def unit_names(net: Net) -> list[str]:
-    """What to call each unit: every block but the last two by itself, the last block and the top together."""
+def unit_names(net: Net, with_top: bool = True) -> list[str]:
+    """What to call each unit: every block by itself, but the last block and the top together (or without the top)."""
     names = [net.name(k) for k in range(len(net.blocks))]
-    return [*names[:-2], " ".join(names[-2:])]
+    return [*names[:-2], " ".join(names[-2:])] if with_top else names[:-1]
 
 
 def even(units: int, chunks: int) -> list[int]:
@@ -44,19 +44,21 @@ def even(units: int, chunks: int) -> list[int]:
     return [units // chunks + (i < units % chunks) for i in range(chunks)]
 
 
-def split(chunks: int | Sequence[int], net: Net) -> list[Window]:
+def split(chunks: int | Sequence[int], net: Net, with_top: bool = True, option: str = "chunks") -> list[Window]:
     """The net's units in disjoint windows.
 
     Args:
         chunks: how many, all of one size, or the sizes, bottom first.
         net: the network.
+        with_top: whether the last block and the top are one unit, or the top is none.
+        option: what the user calls it.
 
     Raises:
         InputError: a number that does not divide the units, sizes that do not add up to them.
 
     """
-    names = unit_names(net)
-    n, given = len(names), f"chunks={chunks}".replace(", ", ",")
+    names = unit_names(net, with_top)
+    n, given = len(names), f"{option}={chunks}".replace(", ", ",")
     has = f"this net has {n} unit{'s' * (n > 1)}: {' | '.join(names)}"
     if min([chunks] if isinstance(chunks, int) else chunks, default=0) < 1:
         raise InputError(f"{given}: there must be a chunk, and each needs a unit; {has}")
@@ -69,7 +71,7 @@ def split(chunks: int | Sequence[int], net: Net) -> list[Window]:
     if isinstance(chunks, int) and n % chunks:
         parts = " | ".join(" ".join(names[w.first : w.last + 1]) for w in windows)
         sizes_ = ",".join(map(str, sizes))
-        raise InputError(f"{given} does not divide the {n} units of this net; --set chunks=[{sizes_}] splits them as {parts}")
+        raise InputError(f"{given} does not divide the {n} units of this net; --set {option}=[{sizes_}] splits them as {parts}")
     return windows
 
 
@@ -80,24 +82,37 @@ class Local(NamedTuple):
     logits: Tensor | None = None  # [N, C]
 
 
+class Slopes(NamedTuple):
+    """A local loss, differentiated."""
+
+    loss: Tensor  # scalar
+    slope: Tensor  # [N, *out] d loss / d z
+    own: Mapping[str, Tensor]  # gradients of the head, by name in the rule
+    logits: Tensor | None = None  # [N, C]
+
+
 class LocalLosses(Method):
     """delta_k = Σ over the windows w that hold block k of d l_w/d h_k, with l_w the loss of a head at the window's last block.
 
-    The network's last block and its top are one unit, whose loss is the network's own. Where windows overlap, each block is run
+    The network's last block and its top are one unit, whose loss is the network's own; a rule that does not train the top
+    (``trains_top``) has every block as a unit, and a head at the last one too. Where windows overlap, each block is run
     once and each head evaluated once: block k sends down *partial sums* of the windows' gradients, one for each window that reaches on.
     A rule overrides :meth:`windows` and, where its loss is another one, :meth:`make_head` and :meth:`local_loss`.
     """
 
     Options: ClassVar[type[BaseModel]] = HeadOptions
     reads = frozenset({"below", "labels"})
+    trains_top: ClassVar[bool] = True  # False: the network's own top is neither run nor trained
 
     def __init__(self, net: Net, options: Any) -> None:
         super().__init__(net, options)
         self.units = max(self.depth - 1, 1)  # every block but the last by itself, the last one with the top
+        if not self.trains_top:
+            self.top = self.units - 1
         self.spans = sorted(self.windows(net))
         self.ends = {span.last: span.first for span in self.spans}  # block with a loss -> first block that the loss reaches
         with seeded(net.seed, "heads"):
-            self.heads = nn.ModuleDict({str(k): self.make_head(k, net) for k in sorted(self.ends) if k < self.units - 1})
+            self.heads = nn.ModuleDict({str(k): self.make_head(k, net) for k in sorted(self.ends) if k < self.units - self.trains_top})
         # for each unit the first blocks of the windows that hold both it and the unit below it, the nearest first
         self.sent = [sorted({s.first for s in self.spans if s.first < k <= s.last}, reverse=True) for k in range(self.units)]
 
@@ -117,27 +132,31 @@ class LocalLosses(Method):
         logits = self.heads[str(k)](p.z)
         return Local(self.loss(logits, p.y), logits)
 
+    def slopes(self, k: int, p: Pass) -> Slopes:
+        """The loss of unit k's head, its gradient with respect to ``p.z``, and those of the head's parameters."""
+        loss, logits = self.local_loss(k, p)
+        names, params = zip(*trainable(self.heads[str(k)], f"heads.{k}").items(), strict=True)
+        slope, *own = torch.autograd.grad(loss, [p.z, *params])
+        return Slopes(loss, slope, dict(zip(names, own, strict=True)), logits)
+
     # ------------------------------------------------------------------------------------------------------ the machinery
 
     def needs_above(self, k: int) -> bool:
         """A block waits for the one above it where a window holds both; the last block always waits for the top."""
-        return k == self.depth - 2 or (k < self.units - 1 and bool(self.sent[k + 1]))
+        return (self.trains_top and k == self.depth - 2) or (k < self.units - 1 and bool(self.sent[k + 1]))
 
     def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[Tensor, ...]) -> Signal:
         """The sum of the windows' gradients at block k, and the partial sums for the block below."""
         p = passes[k]
         if k == self.depth - 1:
             return top_signal(self.loss, p)
-        if k == self.units - 1:
+        if k == self.units - 1 and self.trains_top:
             return self._spread(k, above[0], (), Signal(None))
         if str(k) not in self.heads:
             return self._spread(k, None, above, Signal(None))
-        loss, logits = self.local_loss(k, p)
-        names, params = zip(*self.heads[str(k)].named_parameters(prefix=f"heads.{k}"), strict=True)
-        slope, *own = torch.autograd.grad(loss, [p.z, *params])
+        loss, slope, own, logits = self.slopes(k, p)
         answer = logits.detach() if logits is not None and k == self.top else None
-        said = Signal(None, own=dict(zip(names, own, strict=True)), loss=loss.detach(), answer=answer)
-        return self._spread(k, slope, above, said)
+        return self._spread(k, slope, above, Signal(None, own=own, loss=loss.detach(), answer=answer))
 
     def _spread(self, k: int, slope: Tensor | None, above: tuple[Tensor, ...], said: Signal) -> Signal:
         """Fill in delta and messages, from block k's own slope and the partial sums it heard.

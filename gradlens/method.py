@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, NamedTuple
 
@@ -26,6 +26,7 @@ class Net(NamedTuple):
     names: Sequence[str] = ()  # the blocks', bottom first
     image: Sequence[int] = ()  # (C, H, W) of the network's input
     epochs: int = 1  # of the run: rules that train stage by stage divide them
+    teacher: Callable[[Tensor], Tensor] | None = None  # [N, C, H, W] -> logits [N, C]: a trained network, where one is given
 
     def name(self, k: int) -> str:
         """What to call block k when speaking to a person."""
@@ -116,11 +117,16 @@ class Method(nn.Module):
     defaults: ClassVar[Mapping[str, Any]] = {}  # settings of ``Config`` that this rule wants where the user says nothing
     saved_within_epochs: ClassVar[bool] = True  # False: its state is too large to be written every minute
     compiles: ClassVar[bool] = True  # whether blocks may be compiled: False for rules that change what happens inside them
+    classifies: ClassVar[bool] = True  # False: trained without labels, gives no answers; `assess` tells how well it does
+    unlabelled: ClassVar[bool] = False  # True: also trained on the images whose label is not known (label -1)
+    has_teacher: ClassVar[bool] = False  # True: learns from the answers of a trained network, `Net.teacher`
+    least_batch: ClassVar[int] = 1  # images a batch must have for the objective to mean anything
 
     def __init__(self, net: Net, options: Any) -> None:
         super().__init__()
         self.depth = len(net.blocks)
         self.top = self.depth - 1  # the block whose output the objective is of, and which gives the answer
+        self.readable = self.depth  # blocks that `features` reads, from the bottom
         self.loss = net.loss
         self.seed = net.seed
         self.options = options
@@ -136,9 +142,32 @@ class Method(nn.Module):
         """What the true gradient is the gradient of, in a word or two for the rows."""
         return "loss"
 
+    def task(self, images: Tensor, labels: Tensor, step: int, to_input: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """What a step's images and labels become: the network's input and the targets that travel with it.
+
+        Args:
+            images: [N, C, H, W] uint8.
+            labels: [N], -1 where unknown.
+            step: names the draws (views, masks); below zero in evaluation.
+            to_input: normalises images of 0 … 255, [N, C, H, W], uint8 or float.
+
+        Returns:
+            x [N, *] and y [N, *], image by image: halves of a batch are halves of both.
+
+        """
+        return to_input(images), labels
+
+    def entry(self, x: Tensor) -> Tensor:
+        """What the first block reads of the input that :meth:`task` gave: views or patches come to lie in the batch."""
+        return x
+
     def forward(self, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
         """The passes of one step, bottom first: the plain chain unless the rule changes what blocks read."""
-        return chain(blocks, x, y)
+        return chain(blocks, self.entry(x), y)
+
+    def assess(self, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Tensor:
+        """For rules that give no answers: the objective on what :meth:`task` gave, a scalar; called in eval mode, without gradients."""
+        raise NotImplementedError
 
     def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[Tensor, ...]) -> Signal:
         """What block k is told and sends down, from the arguments alone.
@@ -177,6 +206,10 @@ class Method(nn.Module):
         for block in blocks:
             x = block(x)
             yield x
+
+    def kept_head(self, layers: int) -> nn.Module | None:
+        """The first layers of the projection head at the top, [N, *top] -> [N, features]; None where there are not so many."""
+        return None
 
     def rule(self) -> AbstractContextManager[None]:
         """Active while the method's own backward runs (feedback rules replace Wᵀ inside blocks); the truth runs without."""

@@ -37,6 +37,25 @@ def _wide(z: Tensor) -> Tensor:
     return z.float() if z.dtype in (torch.bfloat16, torch.float16) else z
 
 
+def nt_xent(z: Tensor, temperature: float) -> Tensor:
+    """The normalised temperature-scaled cross-entropy of two views (Chen et al. 2020, eq. 1), in nats: the mean over all 2N views.
+
+    l(i, j) = −log exp(s_ij / τ) / Σ_{k ≠ i} exp(s_ik / τ), s the cosine similarity, (i, j) the views of one image. (The authors' code
+    reports the sum of its two halves' means: twice this.)
+
+    Args:
+        z: [2N, D], the two views of an image next to each other; any length.
+        temperature: τ.
+
+    """
+    z = F.normalize(_wide(z), dim=1)
+    with torch.autocast(z.device.type, enabled=False):
+        scores = z @ z.T / temperature
+    scores = scores.masked_fill(torch.eye(len(z), dtype=torch.bool, device=z.device), -torch.inf)
+    other = torch.arange(len(z), device=z.device) ^ 1
+    return F.cross_entropy(scores, other, reduction="sum") / len(z)
+
+
 LOSSES: dict[str, Loss] = {"ce": cross_entropy, "mse": squared_error, "bce": binary_cross_entropy}
 
 

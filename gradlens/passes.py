@@ -66,9 +66,9 @@ def chain(blocks: Iterable[nn.Module], x: Tensor, y: Tensor, run: Callable[[nn.M
         del p  # so that the graph lives no longer than the caller wants it
 
 
-def trainable(module: nn.Module) -> dict[str, Tensor]:
-    """The parameters of a module that ask for a gradient, by their name within the module."""
-    return {name: p for name, p in module.named_parameters() if p.requires_grad}
+def trainable(module: nn.Module, prefix: str = "") -> dict[str, Tensor]:
+    """The parameters of a module that ask for a gradient, by their name within the module (``prefix`` and a dot before it)."""
+    return {name: p for name, p in module.named_parameters(prefix) if p.requires_grad}
 
 
 def _laid_like(v: Tensor, h: Tensor) -> Tensor:

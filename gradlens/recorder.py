@@ -95,7 +95,7 @@ def true_updates(method: Method, step: Step, keep: bool = False) -> Truth:
         grads = true_gradients(step.passes, signal.delta, keep)
         return Truth(grads, step.passes, signal.loss, signal.own, f"{method.objective}, same passes")
     with untouched((*step.blocks, method)):
-        clean = list(chain(step.blocks[: top + 1], step.x, step.y))
+        clean = list(chain(step.blocks[: top + 1], method.entry(step.x), step.y))
         signal = method.signal(top, dict(enumerate(clean)), ())
         assert signal.delta is not None
         assert signal.loss is not None

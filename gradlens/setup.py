@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gradlens.config import Config
 from gradlens.errors import InputError
@@ -14,7 +15,8 @@ from gradlens.method import Method, Net
 from gradlens.methods import METHODS
 from gradlens.models import Plan, build, head_width, output_shapes
 from gradlens.objectives import LOSSES, Loss
-from gradlens.run import load
+from gradlens.run import Run, load
+from gradlens.seeding import seeded
 
 
 class Pair(NamedTuple):
@@ -71,8 +73,14 @@ def make_pair(config: Config, shape: tuple[int, int, int], classes: int, device:
     plan = Plan(shape, classes, config.width, config.depth, config.stem, config.activation)
     model = build(config.model, plan, config.cut, config.seed)
     if config.init_from:
-        put_weights(model, load(config.init_from).checkpoint()["model"], f"--init-from {config.init_from}")
+        begun = load(config.init_from)
+        if config.keep_head:
+            model = _with_kept_head(model, begun, config, shape, classes)
+        else:
+            put_weights(model, begun.checkpoint()["model"], f"--init-from {config.init_from}")
     net = make_net(model, shape, classes, LOSSES[config.loss], config.seed, config.epochs)
+    if config.teacher:
+        net = net._replace(teacher=_teacher(load(config.teacher), shape, classes, config, device))
     rule = METHODS[config.method]
     method = rule(net, rule.Options(**config.options))
     layout: Any = {"device": device, "memory_format": torch.channels_last}
@@ -80,6 +88,57 @@ def make_pair(config: Config, shape: tuple[int, int, int], classes: int, device:
     if config.compile:
         _compile(pair)
     return pair
+
+
+def trained_pair(run: Run, shape: tuple[int, int, int], classes: int, device: torch.device) -> Pair:
+    """The network and rule of a run with the weights of its last checkpoint, in eval mode."""
+    pair = make_pair(run.config.model_copy(update={"compile": False}), shape, classes, device)
+    state = run.checkpoint()
+    for module, name in zip(pair, ("model", "method"), strict=True):
+        put_weights(module, state[name], str(run.path))
+        module.eval()
+    return pair
+
+
+def _with_kept_head(model: nn.Sequential, begun: Run, config: Config, shape: tuple[int, int, int], classes: int) -> nn.Sequential:
+    """The network on a pretrained run's blocks: its projection head's first layers become a block, a new linear layer the top."""
+    source = f"--init-from {begun.path}"
+    pretrained = trained_pair(begun, shape, classes, torch.device("cpu"))
+    put_weights(model, pretrained.model.state_dict(), source)
+    head = pretrained.method.kept_head(config.keep_head)
+    if head is None:
+        raise InputError(f"--keep-head {config.keep_head}: {begun.config.method} run {begun.path} has no projection head of so many layers")
+    blocks = OrderedDict(model.named_children())
+    blocks.popitem()
+    width = output_shapes(nn.Sequential(*blocks.values(), head), shape)[-1][0]
+    with seeded(config.seed, "new top"):
+        top = nn.Sequential(OrderedDict(out=nn.Linear(width, classes)))
+    model = nn.Sequential(OrderedDict([*blocks.items(), ("head", head), ("top", top)]))
+    return model.train()
+
+
+def _teacher(run: Run, shape: tuple[int, int, int], classes: int, config: Config, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """The answers of a trained network: images as the student reads them [N, C, H, W] -> logits [N, C].
+
+    Raises:
+        InputError: a run whose network reads or answers something else than the student.
+
+    """
+    if not METHODS[run.config.method].classifies:
+        raise InputError(f"--teacher {run.path}: {run.config.method} gives no answers to learn from; fine-tune it first (bp --init-from)")
+    theirs = int(next(reversed(run.checkpoint()["model"].values())).shape[0])
+    if theirs != classes:
+        raise InputError(f"--teacher {run.path} tells {theirs} classes apart and these data have {classes}")
+    if run.config.normalize != config.normalize:
+        raise InputError(f"--teacher {run.path} was trained with --normalize {run.config.normalize}, the student reads {config.normalize}")
+    model, method = trained_pair(run, shape, classes, device)
+    blocks = list(model)
+
+    def answer(images: Tensor) -> Tensor:
+        with torch.no_grad():
+            return method.predict(blocks, images)
+
+    return answer
 
 
 def _compile(pair: Pair) -> None:

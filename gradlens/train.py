@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gradlens.augment import crop_and_flip, normalizer
+from gradlens.augment import crop_and_flip, input_of
 from gradlens.config import Config
 from gradlens.data import Data, Split
 from gradlens.diagnostics import Descent, sparse_rows
@@ -40,7 +40,7 @@ class Outcome(NamedTuple):
     loss: Tensor  # scalar: the rule's loss at the block that answers
     hits: Tensor  # scalar: right answers among ``answered``
     images: int  # what the loss is the mean over; 0: the block that answers was not trained
-    answered: int  # images that were answered; 0 for rules that give no answers
+    answered: Tensor  # scalar: images that were answered and whose label is known; 0 for rules that give no answers
     rows: list[Row]  # empty on steps that are not recorded
 
 
@@ -97,7 +97,8 @@ def update(
     """
     model, method = pair
     blocks = list(model)
-    loss, hits, images, answered = torch.zeros((), device=x.device), torch.zeros((), device=x.device), 0, 0
+    loss, hits, answered = (torch.zeros((), device=x.device) for _ in range(3))
+    images = 0
     kept: dict[int, Update] = {}
     rows: list[Row] = []
     descent: Descent | None = None
@@ -114,7 +115,7 @@ def update(
             if u.signal.loss is not None and u.k == method.top:  # never a mixture of heads' losses
                 loss, images = u.signal.loss, len(u.p.y)
             if u.signal.answer is not None and u.k == method.top:
-                hits, answered = (u.signal.answer.argmax(1) == u.p.y).sum(), len(u.p.y)
+                hits, answered = (u.signal.answer.argmax(1) == u.p.y).sum(), (u.p.y >= 0).sum()
             if record is not None:
                 kept[u.k] = u
             if see is not None:
@@ -133,21 +134,28 @@ def update(
 
 @torch.no_grad()
 def evaluate(pair: Pair, split: Split, to_input: Callable[[Tensor], Tensor], config: Config) -> tuple[float, float]:
-    """(loss, accuracy) of a split in eval mode; the modes are put back, nothing else changes."""
+    """(loss, accuracy) of a split in eval mode, NaN for rules that give no answers; the modes are put back, nothing else changes."""
     model, method = pair
-    loss = LOSSES[config.loss]
-    losses, hits = [], []
+    losses, hits, images = [], [], 0
     modes = model.training, method.training
     model.eval(), method.eval()
     for i in range(0, len(split), config.batch_size):
-        x, y = to_input(split.images[i : i + config.batch_size]), split.labels[i : i + config.batch_size]
+        batch, labels = split.images[i : i + config.batch_size], split.labels[i : i + config.batch_size]
+        if len(labels) < min(method.least_batch, len(split)):
+            continue  # what is left over at the end
+        x, y = method.task(batch, labels, -1 - i, to_input)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            z = method.predict(list(model), x)
-            losses.append(loss(z, y) * len(y))
-        hits.append((z.argmax(1) == y).sum())
+            if method.classifies:
+                z = method.predict(list(model), x)
+                hits.append((z.argmax(1) == y).sum())
+                loss = LOSSES[config.loss](z, y)
+            else:
+                loss = method.assess(list(model), x, y)
+        losses.append(loss * len(labels))
+        images += len(labels)
     model.train(modes[0]), method.train(modes[1])
     total = torch.stack(losses).cpu().double().sum().item()
-    return total / len(split), int(torch.stack(hits).sum()) / len(split)
+    return total / images, int(torch.stack(hits).sum()) / images if hits else math.nan
 
 
 class Position(NamedTuple):
@@ -183,9 +191,10 @@ class Training:
         self.pair = make_pair(config, data.shape, len(data.classes), device)
         self.optimizer = make_optimizer(config, self.pair)
         self.base_lr = [group["lr"] for group in self.optimizer.param_groups]
-        self.train, self.test, self.test_name = data.train.to(device), data.test.to(device), data.test_name
-        self.to_input = normalizer(config.normalize, self.train.images)
-        self.per_epoch = batches_per_epoch(len(data.train), config.batch_size)
+        learned_from = data.everything if self.pair.method.unlabelled else data.train
+        self.train, self.test, self.test_name = learned_from.to(device), data.test.to(device), data.test_name
+        self.to_input = input_of(config.normalize, data, device)
+        self.per_epoch = batches_per_epoch(len(self.train), config.batch_size)
         self.total = config.epochs * self.per_epoch
         if config.steps is not None:
             self.total = min(self.total, config.steps)
@@ -201,14 +210,14 @@ class Training:
     # ------------------------------------------------------------------------------------------------ the data's order
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """The input [N, C, H, W] and labels [N] of an update: a pure function of the config and the step."""
+        """The input [N, *] and targets [N, *] of an update (images and labels, or the rule's task): a pure function of config and step."""
         epoch, i = divmod(step, self.per_epoch)
         if self._order[0] != epoch:
             order = torch.randperm(len(self.train), generator=generator(self.config.seed, "order", epoch))
             self._order = epoch, order.to(self.device)
         part = self.train.take(self._order[1][i * self.config.batch_size : (i + 1) * self.config.batch_size])
         images = crop_and_flip(part.images, self.config.seed, step) if self.config.augment else part.images
-        return self.to_input(images), part.labels
+        return self.pair.method.task(images, part.labels, step, self.to_input)
 
     # ---------------------------------------------------------------------------------------------------- saved state
 
@@ -302,11 +311,11 @@ class Training:
 
     def _flush(self, pending: list[tuple[int, Outcome]], epoch: int, watch: Watch) -> None:
         """Read what the last updates reported; a loss that is not finite ends the run."""
-        values = torch.stack([torch.stack([o.loss.float(), o.hits.float()]) for _, o in pending]).tolist()
-        for (step, outcome), (loss, hits) in zip(pending, values, strict=True):
+        values = torch.stack([torch.stack([o.loss.float(), o.hits.float(), o.answered.float()]) for _, o in pending]).tolist()
+        for (step, outcome), (loss, hits, answered) in zip(pending, values, strict=True):
             self._must_be_finite("loss", loss, epoch, step)
             a, b, c, d = self.at.sums
-            self.at = self.at._replace(sums=(a + loss * outcome.images, b + outcome.images, c + hits, d + outcome.answered))
+            self.at = self.at._replace(sums=(a + loss * outcome.images, b + outcome.images, int(c + hits), int(d + answered)))
             if outcome.rows and self.writer:
                 self.writer.append("gradients", outcome.rows)
                 watch("rows", {"rows": outcome.rows})

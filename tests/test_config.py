@@ -146,6 +146,7 @@ def test_options_that_are_no_table(options):
         ({"optimizer": "adam", "nesterov": True}, "--nesterov"),
         ({"optimizer": "sgd", "nesterov": True}, "--momentum"),
         ({"optimizer": "rmsprop", "momentum": 0.9, "nesterov": True}, "--nesterov"),
+        ({"optimizer": "lars", "momentum": 0.9, "nesterov": True}, "--nesterov"),
     ],
 )
 def test_settings_that_contradict_each_other(settings, flag):
@@ -157,6 +158,7 @@ def test_settings_that_contradict_each_other(settings, flag):
     [
         {"epochs": 0}, {"steps": 0}, {"record_every": 0}, {"lr": 0}, {"lr": 0.0}, {"label_noise": 0}, {"label_noise": 1},
         {"optimizer": "sgd", "momentum": 0.9, "nesterov": True}, {"optimizer": "rmsprop", "momentum": 0.9}, {"limit": 1},
+        {"optimizer": "lars", "momentum": 0.9},
     ],
 )  # fmt: skip
 def test_the_edges_that_are_allowed(settings):

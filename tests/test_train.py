@@ -26,7 +26,6 @@ from gradlens.errors import InputError
 from gradlens.experiments import Place, train_run
 from gradlens.methods import METHODS
 from gradlens.models import Plan, build
-from gradlens.optimizers import lr_factor
 from gradlens.run import Stopped, Writer, load, load_checkpoint
 from gradlens.train import Training, batches_per_epoch, evaluate
 
@@ -467,31 +466,6 @@ def test_snapshots_are_evenly_spread_and_the_last_is_the_end(total, n):
 # ------------------------------------------------------------------------------------------------------- learning rate
 
 
-def torch_schedule(kind, total, rest):
-    """The factors of PyTorch's own schedulers over ``rest`` updates."""
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    made = {
-        "constant": lambda: torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0),
-        "cosine": lambda: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=rest),
-        "step": lambda: torch.optim.lr_scheduler.MultiStepLR(optimizer, [math.ceil(rest / 2), math.ceil(rest * 3 / 4)], gamma=0.1),
-    }[kind]()
-    factors = []
-    for _ in range(rest):
-        factors.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        made.step()
-    return factors
-
-
-@pytest.mark.parametrize("kind", ["constant", "cosine", "step"])
-@pytest.mark.parametrize(("total", "warmup"), [(20, 0), (21, 0), (20, 5), (7, 6), (5, 9)])
-def test_schedules_are_pytorchs_after_a_linear_warm_up(kind, total, warmup):
-    config = make(lr_schedule=kind, warmup=warmup)
-    got = [lr_factor(config, step, total) for step in range(total)]
-    rising = [(i + 1) / warmup for i in range(min(warmup, total))]
-    assert got == pytest.approx(rising + torch_schedule(kind, total, max(0, total - warmup)), abs=1e-12)
-
-
 def test_the_optimiser_gets_the_scheduled_rate():
     t = training(tiny("dni", lr=0.01))
     used = []
@@ -500,22 +474,6 @@ def test_the_optimiser_gets_the_scheduled_rate():
     assert [len(rates) for rates in used] == [1] * 24
     want = [0.01 * (s + 1) / 3 for s in range(3)] + [0.005 * (1 + math.cos(math.pi * s / 21)) for s in range(21)]
     assert [rate for rates in used for rate in rates] == pytest.approx(want, abs=1e-15)
-
-
-@pytest.mark.parametrize(
-    ("settings", "kind"),
-    [
-        ({"optimizer": "sgd", "momentum": 0.9, "nesterov": True, "weight_decay": 1e-2}, torch.optim.SGD),
-        ({"optimizer": "rmsprop", "momentum": 0.5, "weight_decay": 1e-2}, torch.optim.RMSprop),
-        ({"optimizer": "adam", "weight_decay": 1e-2}, torch.optim.Adam),
-    ],
-)
-def test_optimiser_settings_arrive(settings, kind):
-    optimizer = training(tiny("dgl", **settings)).optimizer
-    assert type(optimizer) is kind
-    for name, value in settings.items():
-        if name != "optimizer":
-            assert optimizer.defaults[name] == value
 
 
 # ---------------------------------------------------------------------------------------------- against a loop by hand

@@ -14,10 +14,12 @@ from gradlens.methods.fa import FA
 from gradlens.methods.greedy import Greedy
 from gradlens.methods.infopro import InfoPro
 from gradlens.methods.kp import KP
+from gradlens.methods.loco import LoCo
 from gradlens.methods.overlap import Overlap
 from gradlens.methods.predsim import PredSim
 from gradlens.methods.shallow import Shallow
 from gradlens.methods.sign_symmetry import BRSF, FRSF, USF
+from gradlens.methods.simclr import SimCLR, SimCLRLocal
 
 METHODS: dict[str, type[Method]] = {
     "bp": Backprop,
@@ -38,4 +40,7 @@ METHODS: dict[str, type[Method]] = {
     "frsf": FRSF,
     "kp": KP,
     "dfa": DFA,
+    "simclr": SimCLR,
+    "simclr-local": SimCLRLocal,
+    "loco": LoCo,
 }

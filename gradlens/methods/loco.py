@@ -1,0 +1,26 @@
+"""Local contrastive learning with overlapping units."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from gradlens.local import Window
+from gradlens.method import Net
+from gradlens.methods.simclr import SimCLRLocal
+from gradlens.self_supervised import modules_of
+
+
+class LoCo(SimCLRLocal):
+    """delta_k = Σ over the units u that hold block k of d NT-Xent(a_u(h))/d h_k; a unit is two neighbouring modules of blocks.
+
+    Xiong, Ren & Urtasun 2020 (arXiv 2008.01342): units (1, 2), (2, 3), … share a module, whose gradient is the sum of both; the lowest
+    module has no loss of its own. Shared modules are run once. Of one module it is simclr, of two as well.
+    """
+
+    reads = frozenset({"below", "above"})
+
+    def windows(self, net: Net) -> Sequence[Window]:
+        """Pairs of neighbouring modules."""
+        modules = modules_of(net, self.options.modules)
+        return [Window(a.first, b.last) for a, b in pairwise(modules)] or modules

@@ -1,0 +1,91 @@
+"""Contrastive learning of two views, end to end and with gradient-isolated modules."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, Field
+from torch import Tensor, nn
+
+from gradlens.errors import InputError
+from gradlens.heads import projection
+from gradlens.local import Local, Window
+from gradlens.method import Net
+from gradlens.objectives import nt_xent
+from gradlens.passes import Pass
+from gradlens.self_supervised import SelfSupervised, modules_of, stacked, whole
+from gradlens.views import ViewOptions, views
+
+
+class SimCLROptions(ViewOptions, frozen=True):
+    """Options of simclr."""
+
+    temperature: float = Field(0.5, gt=0, description="of NT-Xent")
+    layers: int = Field(2, ge=1, le=3, description="layers of the projection head: 1 is linear, 3 is SimCLRv2's")
+    out: int = Field(128, ge=1, description="features that the projection head gives")
+    side: int = Field(1, ge=1, description="maps are averaged to side x side before the head")
+    convolutions: int = Field(0, ge=0, description="3x3 convolutions of each head before that average")
+
+
+class LocalSimCLROptions(SimCLROptions, frozen=True):
+    """Options of simclr-local and loco."""
+
+    modules: int | list[int] | None = Field(None, description="parts of the encoder, or their sizes in blocks; default: each block")
+
+
+class SimCLR(SelfSupervised):
+    """delta_K = d NT-Xent(a(h_K))/d h_K over two views of each image, delta_k = (dh_{k+1}/dh_k)ᵀ delta_{k+1}.
+
+    Chen et al. 2020 (arXiv 2002.05709), with a projection head a; K is the last block below the network's own top.
+    """
+
+    Options: ClassVar[type[BaseModel]] = SimCLROptions
+    reads = frozenset({"below", "above"})
+    least_batch = 2
+    named = "NT-Xent"
+
+    def __init__(self, net: Net, options: Any) -> None:
+        if net.image and net.image[0] not in (1, 3):
+            raise InputError(f"views are made of images of 1 or 3 channels; these have {net.image[0]}")
+        super().__init__(net, options)
+
+    def windows(self, net: Net) -> Sequence[Window]:
+        """One: end to end."""
+        return whole(net)
+
+    def make_head(self, k: int, net: Net) -> nn.Module:
+        """A projection head."""
+        o = self.options
+        return projection(net.shapes[k], o.layers, o.out, o.side, o.convolutions)
+
+    def task(self, images: Tensor, labels: Tensor, step: int, to_input: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """Two views of each image: x [N, 2, C, H, W]; the labels are not read."""
+        return stacked(to_input(views(images, self.options, self.seed, step)), 2), labels
+
+    def entry(self, x: Tensor) -> Tensor:
+        """[N, 2, C, H, W] -> [2N, C, H, W]."""
+        return x.flatten(0, 1)
+
+    def local_loss(self, k: int, p: Pass) -> Local:
+        """NT-Xent of what the head makes of the views."""
+        return Local(nt_xent(self.heads[str(k)](p.z), self.options.temperature))
+
+    def kept_head(self, layers: int) -> nn.Module | None:
+        """The first layers of the head at the end of the encoder, for fine-tuning (Chen et al. 2020b, §3)."""
+        if not 1 <= layers <= self.options.layers:
+            return None
+        head = OrderedDict(self.heads[str(self.top)].named_children())
+        return nn.Sequential(OrderedDict((n, m) for n, m in head.items() if not n.startswith("layer") or int(n[5:]) <= layers))
+
+
+class SimCLRLocal(SimCLR):
+    """delta_k = d NT-Xent(a_m(h))/d h_k inside each module m of blocks, which has a head of its own; nothing is sent below a module."""
+
+    Options: ClassVar[type[BaseModel]] = LocalSimCLROptions
+    reads = frozenset({"below"})
+
+    def windows(self, net: Net) -> Sequence[Window]:
+        """The modules."""
+        return modules_of(net, self.options.modules)
