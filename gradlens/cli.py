@@ -192,8 +192,8 @@ def show(run_dir: Annotated[Path, typer.Argument(help="a run directory")]) -> No
 
 
 @app.command()
-@with_flags("data", "data-dir", "download", "model", "width", "depth", "stem", "activation", "cut", "loss", "batch-size",
-            "optimizer", "lr", "momentum", "nesterov", "weight-decay", "set", "config", "device", "precision", "compile",
+@with_flags("data", "data-dir", "download", "model", "width", "depth", "stem", "activation", "attention", "cut", "loss",
+            "batch-size", "optimizer", "lr", "momentum", "nesterov", "weight-decay", "set", "config", "device", "precision", "compile",
             "threads", "seed", "quiet")  # fmt: skip
 def bench(
     methods: Annotated[list[str] | None, typer.Argument(metavar="[METHOD]...", help="default: bp dgl dni cdni")] = None,

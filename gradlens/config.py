@@ -15,13 +15,15 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from gradlens.augment import NORMALIZATIONS
 from gradlens.errors import InputError, unknown
 from gradlens.methods import METHODS
-from gradlens.models import ACTIVATIONS, MODELS
+from gradlens.models import MODELS
 from gradlens.objectives import LOSSES
+from gradlens.plan import ACTIVATIONS, ATTENTIONS
 
 CHOICES: dict[str, Collection[str]] = {
     "method": METHODS,
     "model": MODELS,
     "activation": ACTIVATIONS,
+    "attention": ATTENTIONS,
     "loss": LOSSES,
     "normalize": NORMALIZATIONS,
     "cut": ("after-pool", "before-pool"),
@@ -49,6 +51,7 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     depth: int | None = Field(None, ge=1)
     stem: Literal[3, 5, 7] | None = None
     activation: str = "relu"
+    attention: str = "none"
     cut: str = "after-pool"
     loss: str = "ce"
     epochs: int = Field(12, ge=0)

@@ -5,27 +5,17 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 from torch.nn.parameter import is_lazy
 
 from gradlens.errors import InputError, unknown
+from gradlens.plan import ACTIVATIONS, ATTENTIONS, Plan, conv_block, numbered, pooled_top
+from gradlens.resnet import WITH_ATTENTION, resnet18, resnet20, resnet32, resnet50, resnet152, resnet_gim
 from gradlens.seeding import forked, seeded
-
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "relu": nn.ReLU,
-    "leaky-relu": nn.LeakyReLU,
-    "elu": nn.ELU,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-    "tanh": nn.Tanh,
-    "sigmoid": nn.Sigmoid,
-}
 
 VGG_LAYERS: dict[str, tuple[int, ...]] = {  # convolutions in each of the five resolutions
     "vgg11": (1, 1, 2, 2, 2),
@@ -33,36 +23,6 @@ VGG_LAYERS: dict[str, tuple[int, ...]] = {  # convolutions in each of the five r
     "vgg16": (2, 2, 3, 3, 3),
     "vgg19": (2, 2, 4, 4, 4),
 }
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a model is built from; None means the model's own default."""
-
-    shape: tuple[int, int, int]  # (C, H, W) of the input
-    classes: int
-    width: int | None = None
-    depth: int | None = None
-    stem: int | None = None
-    activation: str = "relu"
-
-    def act(self) -> nn.Module:
-        """A fresh activation module."""
-        return ACTIVATIONS[self.activation]()
-
-
-def _conv_block(c_in: int, c_out: int, kernel: int, act: nn.Module, pool: bool, bias: bool = True) -> nn.Sequential:
-    layers: OrderedDict[str, nn.Module] = OrderedDict(
-        conv=nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2, bias=bias), norm=nn.BatchNorm2d(c_out), act=act
-    )
-    if pool:
-        layers["pool"] = nn.MaxPool2d(2)
-    return nn.Sequential(layers)
-
-
-def _numbered(blocks: Sequence[nn.Module], top: nn.Module) -> nn.Sequential:
-    named = [(f"block{i}", block) for i, block in enumerate(blocks, 1)]
-    return nn.Sequential(OrderedDict([*named, ("top", top)]))
 
 
 def basic_cnn(plan: Plan) -> nn.Sequential:
@@ -77,10 +37,10 @@ def basic_cnn(plan: Plan) -> nn.Sequential:
             f"basic-cnn with {depth} blocks halves the image {depth} times and needs at least {2**depth}x{2**depth} pixels;"
             f" these images are {height}x{width}"
         )
-    blocks = [_conv_block(channels if i == 0 else c, c, (plan.stem or 5) if i == 0 else 5, plan.act(), pool=True) for i in range(depth)]
+    blocks = [conv_block(channels if i == 0 else c, c, (plan.stem or 5) if i == 0 else 5, plan.act(), pool=True) for i in range(depth)]
     features = c * (height // 2**depth) * (width // 2**depth)
     top = OrderedDict(flatten=nn.Flatten(), hidden=nn.Linear(features, 256), act=plan.act(), out=nn.Linear(256, plan.classes))
-    return _numbered(blocks, nn.Sequential(top))
+    return numbered(blocks, nn.Sequential(top))
 
 
 def vgg(layers: Sequence[int]) -> Callable[[Plan], nn.Sequential]:
@@ -104,123 +64,47 @@ def vgg(layers: Sequence[int]) -> Callable[[Plan], nn.Sequential]:
             out = (plan.width or 64) * (1, 2, 4, 8, 8)[stage]
             for i in range(n):
                 kernel = (plan.stem or 3) if not blocks else 3
-                blocks.append(_conv_block(channels, out, kernel, plan.act(), pool=i == n - 1))
+                blocks.append(conv_block(channels, out, kernel, plan.act(), pool=i == n - 1))
                 channels = out
-        top = OrderedDict(pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), out=nn.Linear(channels, plan.classes))
-        return _numbered(blocks, nn.Sequential(top))
+        return numbered(blocks, pooled_top(channels, plan.classes))
 
     return build
 
 
-class Subsampled(nn.Module):
-    """The shortcut without parameters (option A of He et al. 2016, arXiv:1512.03385, §3.3): every ``stride``-th pixel, zero channels.
+def dcgan(plan: Plan) -> nn.Sequential:
+    """The context encoder's convolutions (Pathak et al. 2016, arXiv:1604.07379): conv4×4 of stride 2 to 4×4 pixels, then 4,000 numbers.
 
-    [N, C, H, W] -> [N, C + zeros, ceil(H / stride), ceil(W / stride)], the new channels last.
+    Channels 64–64–128–256–512 at 128×128, 64–128–256 at 32×32: one block for each halving that leaves 4 pixels or more. The last
+    block is a convolution over all that is left. Blocks are conv–BN–act without biases, the first has no BN. Convolutions start from
+    N(0, 0.02²), BN scales from N(1, 0.02²). ``width`` = first channels (64), with which the 4,000 grow. ``relu``, the default
+    activation, is leaky here (0.2).
     """
-
-    def __init__(self, stride: int, zeros: int) -> None:
-        super().__init__()
-        self.stride, self.zeros = stride, zeros
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] -> [N, C + zeros, H / stride, W / stride], rounded up."""
-        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.zeros))
-
-    def extra_repr(self) -> str:
-        """What ``print(model)`` says."""
-        return f"stride={self.stride}, zeros={self.zeros}"
-
-
-class Residual(nn.Module):
-    """act(branch(x) + shortcut(x)), branch = conv3×3–BN–act–conv3×3–BN without biases (He et al. 2016, arXiv:1512.03385, fig. 2).
-
-    [N, c_in, H, W] -> [N, c_out, ceil(H / stride), ceil(W / stride)]. The shortcut is the identity where the shape stays, else a
-    1×1 convolution with BN (``project``) or :class:`Subsampled`. No operation is in place: ``x`` is read twice.
-
-    Args:
-        c_in: channels read.
-        c_out: channels given.
-        stride: of the first convolution and of the shortcut.
-        act: makes an activation; each of the two is its own module.
-        project: whether a shortcut that changes the shape has weights.
-
-    """
-
-    def __init__(self, c_in: int, c_out: int, stride: int, act: Callable[[], nn.Module], project: bool) -> None:
-        super().__init__()
-        branch: OrderedDict[str, nn.Module] = OrderedDict(
-            conv1=nn.Conv2d(c_in, c_out, 3, stride, padding=1, bias=False),
-            norm1=nn.BatchNorm2d(c_out),
-            act1=act(),
-            conv2=nn.Conv2d(c_out, c_out, 3, padding=1, bias=False),
-            norm2=nn.BatchNorm2d(c_out),
-        )
-        self.branch = nn.Sequential(branch)
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or c_in != c_out:
-            self.shortcut = _projection(c_in, c_out, stride) if project else Subsampled(stride, c_out - c_in)
-        self.act = act()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, c_in, H, W] -> [N, c_out, H / stride, W / stride], rounded up."""
-        y: Tensor = self.act(self.branch(x) + self.shortcut(x))
-        return y
-
-
-def _projection(c_in: int, c_out: int, stride: int) -> nn.Sequential:
-    """Every ``stride``-th pixel, then a 1×1 convolution and BN: what a 1×1 convolution of that stride gives.
-
-    In channels-last layout the weight gradient of the latter writes out of bounds on some CPUs (oneDNN's AVX2 kernel, as of torch 2.14,
-    input channels that are no multiple of 8).
-    """
-    layers: OrderedDict[str, nn.Module] = OrderedDict(pick=Subsampled(stride, 0)) if stride > 1 else OrderedDict()
-    layers["conv"], layers["norm"] = nn.Conv2d(c_in, c_out, 1, bias=False), nn.BatchNorm2d(c_out)
-    return nn.Sequential(layers)
-
-
-def _resnet(plan: Plan, name: str, stages: Sequence[int], width: int, project: bool) -> nn.Sequential:
-    """Stem, then ``stages[i]`` residual blocks of ``2**i * width`` channels, the first of each later stage with stride 2."""
-    channels, height, wide = plan.shape
-    halvings = len(stages) - 1
+    channels, height, width = plan.shape
     if plan.depth is not None:
-        raise InputError("resnet models have a fixed depth: choose resnet18, resnet20 or resnet32 instead of --depth")
-    if min(height, wide) < 2**halvings:
-        raise InputError(
-            f"{name} halves the image {halvings} times and needs at least {2**halvings}x{2**halvings} pixels;"
-            f" these images are {height}x{wide}"
-        )
-    c = plan.width or width
-    blocks: list[nn.Module] = [_conv_block(channels, c, plan.stem or 3, plan.act(), pool=False, bias=False)]
-    for stage, n in enumerate(stages):
-        out = (plan.width or width) * 2**stage
-        for i in range(n):
-            blocks.append(Residual(c, out, 2 if stage and i == 0 else 1, plan.act, project))
-            c = out
-    top = OrderedDict(pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), out=nn.Linear(c, plan.classes))
-    return _numbered(blocks, nn.Sequential(top))
+        raise InputError("dcgan has a block for each halving of the image: --depth does not apply to it")
+    if plan.stem is not None:
+        raise InputError("--stem sets the first convolution's kernel, 3, 5 or 7, and dcgan's are all 4x4")
+    if min(height, width) < 8:
+        raise InputError(f"dcgan needs at least 8x8 pixels; these images are {height}x{width}")
+    halvings, w = (min(height, width) // 4).bit_length() - 1, plan.width or 64
+    sizes = [w] * (halvings - 4) + [w * 2**i for i in range(min(halvings, 4))]
+    blocks: list[nn.Module] = []
+    for c in sizes:
+        blocks.append(_dcgan_block(nn.Conv2d(channels, c, 4, 2, padding=1, bias=False), bool(blocks), plan))
+        channels = c
+    rest = nn.Conv2d(channels, max(1, 4000 * w // 64), (height >> halvings, width >> halvings), bias=False)
+    blocks.append(_dcgan_block(rest, True, plan))
+    return numbered(blocks, nn.Sequential(OrderedDict(flatten=nn.Flatten(), out=nn.Linear(rest.out_channels, plan.classes))))
 
 
-def resnet18(plan: Plan) -> nn.Sequential:
-    """ResNet-18 for small images (after kuangliu's pytorch-cifar): conv3×3–BN–act, 4 × 2 residual blocks, 11,173,962 parameters.
-
-    The count is for 3×32×32 and 10 classes. Block = stem or residual block; shortcuts that change the shape are 1×1 convolutions
-    with BN. ``width`` = channels of the stem and the first stage (64; then ×2, ×4, ×8), ``stem`` = first kernel (3).
-    """
-    return _resnet(plan, "resnet18", (2, 2, 2, 2), 64, project=True)
-
-
-def resnet20(plan: Plan) -> nn.Sequential:
-    """ResNet-20 (He et al. 2016, §4.2): conv3×3–BN–act, 3 × 3 residual blocks, 269,722 parameters at 3×32×32.
-
-    Block = stem or residual block; shortcuts have no parameters (option A). ``width`` = channels of the stem and the first stage
-    (16; then ×2, ×4), ``stem`` = first kernel (3).
-    """
-    return _resnet(plan, "resnet20", (3, 3, 3), 16, project=False)
-
-
-def resnet32(plan: Plan) -> nn.Sequential:
-    """ResNet-32 (He et al. 2016, §4.2): as resnet20 with 3 × 5 residual blocks, 464,154 parameters at 3×32×32."""
-    return _resnet(plan, "resnet32", (5, 5, 5), 16, project=False)
+def _dcgan_block(conv: nn.Conv2d, normed: bool, plan: Plan) -> nn.Sequential:
+    nn.init.normal_(conv.weight, 0, 0.02)
+    layers: OrderedDict[str, nn.Module] = OrderedDict(conv=conv)
+    if normed:
+        layers["norm"] = norm = nn.BatchNorm2d(conv.out_channels)
+        nn.init.normal_(norm.weight, 1, 0.02)
+    layers["act"] = nn.LeakyReLU(0.2) if plan.activation == "relu" else plan.act()
+    return nn.Sequential(layers)
 
 
 def _refuse_stem(plan: Plan, name: str) -> None:
@@ -237,7 +121,7 @@ def mlp(plan: Plan) -> nn.Sequential:
         layers["linear"], layers["act"] = nn.Linear(size, plan.width or 256), plan.act()
         blocks.append(nn.Sequential(layers))
         size = plan.width or 256
-    return _numbered(blocks, nn.Sequential(OrderedDict(out=nn.Linear(size, plan.classes))))
+    return numbered(blocks, nn.Sequential(OrderedDict(out=nn.Linear(size, plan.classes))))
 
 
 def linear(plan: Plan) -> nn.Sequential:
@@ -252,7 +136,7 @@ def linear(plan: Plan) -> nn.Sequential:
         layers["linear"] = nn.Linear(size, plan.width or 20, bias=False)
         blocks.append(nn.Sequential(layers))
         size = plan.width or 20
-    return _numbered(blocks, nn.Sequential(OrderedDict(out=nn.Linear(size, plan.classes, bias=False))))
+    return numbered(blocks, nn.Sequential(OrderedDict(out=nn.Linear(size, plan.classes, bias=False))))
 
 
 MODELS: dict[str, Callable[[Plan], nn.Sequential]] = {
@@ -261,6 +145,10 @@ MODELS: dict[str, Callable[[Plan], nn.Sequential]] = {
     "resnet18": resnet18,
     "resnet20": resnet20,
     "resnet32": resnet32,
+    "resnet50": resnet50,
+    "resnet152": resnet152,
+    "resnet-gim": resnet_gim,
+    "dcgan": dcgan,
     "mlp": mlp,
     "linear": linear,
 }
@@ -282,7 +170,7 @@ def cut_before_pool(model: nn.Sequential) -> nn.Sequential:
 
 
 def build(name: str, plan: Plan, cut: str = "after-pool", seed: int = 0) -> nn.Sequential:
-    """A network of named blocks with PyTorch's default initialisation, drawn from the keyed stream (seed, "init").
+    """A network of named blocks with PyTorch's default initialisation (dcgan: its own), drawn from the keyed stream (seed, "init").
 
     Args:
         name: a key of MODELS.
@@ -298,6 +186,10 @@ def build(name: str, plan: Plan, cut: str = "after-pool", seed: int = 0) -> nn.S
         raise unknown("model", name, MODELS)
     if plan.activation not in ACTIVATIONS:
         raise unknown("activation", plan.activation, ACTIVATIONS)
+    if plan.attention not in ATTENTIONS:
+        raise unknown("attention", plan.attention, ATTENTIONS)
+    if plan.attention != "none" and name not in WITH_ATTENTION:
+        raise InputError(f"--attention {plan.attention}: {name} has no place for channel attention; {', '.join(WITH_ATTENTION)} have")
     with seeded(seed, "init"):
         model = MODELS[name](plan)
     return cut_before_pool(model) if cut == "before-pool" else model

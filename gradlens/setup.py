@@ -13,8 +13,9 @@ from gradlens.config import Config
 from gradlens.errors import InputError
 from gradlens.method import Method, Net
 from gradlens.methods import METHODS
-from gradlens.models import Plan, build, head_width, output_shapes
+from gradlens.models import build, head_width, output_shapes
 from gradlens.objectives import LOSSES, Loss
+from gradlens.plan import Plan
 from gradlens.run import Run, load
 from gradlens.seeding import seeded
 
@@ -70,7 +71,7 @@ def make_pair(config: Config, shape: tuple[int, int, int], classes: int, device:
         InputError: a model that does not fit the images, a rule that does not fit the model.
 
     """
-    plan = Plan(shape, classes, config.width, config.depth, config.stem, config.activation)
+    plan = Plan(shape, classes, config.width, config.depth, config.stem, config.activation, config.attention)
     model = build(config.model, plan, config.cut, config.seed)
     if config.init_from:
         begun = load(config.init_from)

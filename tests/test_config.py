@@ -212,7 +212,7 @@ def test_a_config_is_frozen():
 
 OTHER = {
     "method": "dgl", "data": "mnist", "limit": 5, "label_noise": 0.5, "validation": 0.1, "augment": True, "normalize": "none",
-    "model": "mlp", "width": 3, "depth": 2, "stem": 3, "activation": "elu", "cut": "before-pool", "loss": "mse", "epochs": 1,
+    "model": "mlp", "width": 3, "depth": 2, "stem": 3, "activation": "elu", "attention": "se", "cut": "before-pool", "loss": "mse", "epochs": 1,
     "steps": 3, "batch_size": 2, "optimizer": "sgd", "lr": 1e-2, "weight_decay": 1e-4, "lr_schedule": "step", "warmup": 4,
     "seed": 1, "precision": "bf16", "compile": True, "record_every": 3, "diagnose_every": 2, "keep_checkpoints": 2, "init_from": "runs/a",
     "evaluate_train": True, "online_probe": True, "limit_test": 7,

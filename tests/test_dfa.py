@@ -16,11 +16,12 @@ from gradlens.errors import InputError
 from gradlens.flops import count
 from gradlens.method import Net, Step, backward, run_step
 from gradlens.methods import METHODS
-from gradlens.models import Plan, Residual, build
+from gradlens.models import Plan, build
 from gradlens.objectives import LOSSES
 from gradlens.optimizers import make_optimizer
 from gradlens.passes import pull_back
 from gradlens.recorder import true_updates
+from gradlens.resnet import basic_residual
 from gradlens.setup import Pair, make_net, make_pair
 from gradlens.train import update
 
@@ -225,7 +226,7 @@ def residual(dtype=torch.float64) -> Case:
     torch.manual_seed(5)
     stem = nn.Sequential(nn.Conv2d(2, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
     steps = [(8, 8, 1, False), (8, 12, 2, True), (12, 12, 1, False), (12, 16, 2, False)]
-    blocks = [Residual(a, b, s, nn.ReLU, project) for a, b, s, project in steps]
+    blocks = [basic_residual(a, b, s, nn.ReLU, project) for a, b, s, project in steps]
     model = nn.Sequential(stem, *blocks, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))).to(dtype)
     return Case(model, torch.randn(5, 2, 8, 8, dtype=torch.float64).to(dtype), torch.randint(0, 10, (5,)))
 

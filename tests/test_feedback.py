@@ -20,10 +20,11 @@ from gradlens.feedback import pseudo_inverse, weights
 from gradlens.flops import count
 from gradlens.method import Net, Step, backward, run_step
 from gradlens.methods import METHODS
-from gradlens.models import Plan, Residual, build
+from gradlens.models import Plan, build
 from gradlens.objectives import LOSSES
 from gradlens.optimizers import make_optimizer
 from gradlens.recorder import true_updates
+from gradlens.resnet import basic_residual
 from gradlens.setup import Pair, make_net, make_pair
 from gradlens.train import evaluate, update
 
@@ -69,7 +70,7 @@ def tangled(dtype=torch.float64) -> Case:
     blocks = nn.Sequential()
     blocks.add_module("stem", stem)
     blocks.add_module("skip", nn.Sequential(Skip(), nn.MaxPool2d(2)))
-    blocks.add_module("res", Residual(4, 8, 1, nn.ReLU, project=True))
+    blocks.add_module("res", basic_residual(4, 8, 1, nn.ReLU))
     blocks.add_module("tokens", Tokens())
     blocks.add_module("top", nn.Linear(6, 10))
     x = torch.randn(5, 2, 12, 12, dtype=torch.float64).to(dtype)

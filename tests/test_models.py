@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from gradlens.errors import InputError
-from gradlens.models import ACTIVATIONS, MODELS, Plan, Residual, build, cut_before_pool, head_width, layers, output_shapes
+from gradlens.models import MODELS, build, cut_before_pool, head_width, layers, output_shapes
+from gradlens.plan import ACTIVATIONS, Plan
+from gradlens.resnet import Residual, basic_residual
 from gradlens.seeding import generator
 
 CIFAR, DIGITS = (3, 32, 32), (1, 8, 8)
@@ -322,7 +324,7 @@ def test_the_cut_keeps_blocks_that_have_no_pool_to_move():
     model = build("resnet20", Plan(DIGITS, 10, width=2))
     assert list(cut_before_pool(model)) == list(model)
     pooled = build("basic-cnn", Plan(DIGITS, 10, width=2)).block1
-    residual = Residual(2, 2, 1, nn.ReLU, project=False)
+    residual = basic_residual(2, 2, 1, nn.ReLU)
     mixed = nn.Sequential(OrderedDict(block1=pooled, block2=residual, top=nn.Linear(4, 3)))
     assert list(cut_before_pool(mixed)) == [pooled, residual, mixed.top]  # a pool in front of it could only stay below
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from gradlens.errors import InputError
 from gradlens.feedback import Switched
 from gradlens.method import Compared, Net, Signal, Step, top_signal
-from gradlens.models import Residual
 from gradlens.objectives import slope
 from gradlens.passes import Pass, chain, pull_back, run_block
+from gradlens.resnet import Residual
 from gradlens.seeding import generator
 
 
