@@ -89,6 +89,7 @@ class Slopes(NamedTuple):
     slope: Tensor  # [N, *out] d loss / d z
     own: Mapping[str, Tensor]  # gradients of the head, by name in the rule
     logits: Tensor | None = None  # [N, C]
+    kept: Any = None  # what the rule's own quantities are made of
 
 
 class LocalLosses(Method):
@@ -154,9 +155,9 @@ class LocalLosses(Method):
             return self._spread(k, above[0], (), Signal(None))
         if str(k) not in self.heads:
             return self._spread(k, None, above, Signal(None))
-        loss, slope, own, logits = self.slopes(k, p)
+        loss, slope, own, logits, kept = self.slopes(k, p)
         answer = logits.detach() if logits is not None and k == self.top else None
-        return self._spread(k, slope, above, Signal(None, own=own, loss=loss.detach(), answer=answer))
+        return self._spread(k, slope, above, Signal(None, own=own, kept=kept, loss=loss.detach(), answer=answer))
 
     def _spread(self, k: int, slope: Tensor | None, above: tuple[Tensor, ...], said: Signal) -> Signal:
         """Fill in delta and messages, from block k's own slope and the partial sums it heard.

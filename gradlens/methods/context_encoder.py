@@ -1,0 +1,282 @@
+"""Context encoders: the network's features must say what is in a part of the image that they do not see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, Field
+from torch import Tensor, nn
+
+from gradlens.errors import InputError
+from gradlens.heads import context_decoder, discriminator
+from gradlens.local import Local, Slopes, Window
+from gradlens.method import Net, Update
+from gradlens.passes import Pass, run_block, trainable
+from gradlens.seeding import generator
+from gradlens.self_supervised import SelfSupervised, modules_of, whole
+
+MEAN_COLOUR = (117.0, 104.0, 123.0)  # what is put where pixels are dropped, in 0 … 255 (the authors' code)
+GREY = 0.299 * MEAN_COLOUR[0] + 0.587 * MEAN_COLOUR[1] + 0.114 * MEAN_COLOUR[2]  # ... in images that are not RGB: its luma
+BORDER = 10.0  # weight of the context's pixels that are predicted too, beside 1 for the dropped ones
+
+
+class ContextOptions(BaseModel, frozen=True, extra="forbid"):
+    """Options of context-encoder."""
+
+    corrupt: Literal["centre", "random", "none", "noise"] = Field(
+        "centre", description="drop the centre, or random shapes; controls: none (an autoencoder), noise (a denoising one)"
+    )
+    size: float = Field(
+        0.5, allow_inf_nan=False, description="side of the dropped centre as a share of the image's; random shapes cover as many pixels"
+    )
+    cells: int = Field(6, ge=1, description="random shapes: the fewer, the larger and rounder they are")
+    noise: float = Field(0.2, gt=0, allow_inf_nan=False, description="deviation of the added noise where corrupt=noise, of the grey scale")
+    overlap: int = Field(0, ge=0, description="pixels of context around what was dropped that are predicted too, weighing 10 times as much")
+    lambda_rec: float = Field(0.999, ge=0, allow_inf_nan=False, description="weight of the squared error")
+    lambda_adv: float = Field(0.001, ge=0, allow_inf_nan=False, description="weight of the adversarial loss; 0: no discriminator is made")
+    discriminator_lr: float = Field(2e-4, ge=0, allow_inf_nan=False, description="the discriminator's own learning rate")
+    discriminator_width: int = Field(64, ge=1, description="channels of the discriminator's first layer")
+
+
+class LocalContextOptions(ContextOptions, frozen=True):
+    """Options of context-encoder-local."""
+
+    modules: int | list[int] | None = Field(None, description="parts of the encoder, or their sizes in blocks; default: each block")
+
+
+class Said(NamedTuple):
+    """What one step says of a decoder and its discriminator, for the records; scalars without graph."""
+
+    reconstruction: Tensor
+    discriminator_loss: Tensor | None = None
+    real: Tensor | None = None
+    fake: Tensor | None = None
+
+
+class ContextHead(nn.Module):
+    """The decoder of a block's output and, where the loss is adversarial too, the discriminator of what it makes."""
+
+    def __init__(self, decoder: nn.Module, judge: nn.Module | None) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.discriminator = judge
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Activations [N, *shape] -> images [N, C, H, W]."""
+        image: Tensor = self.decoder(h)
+        return image
+
+
+def shapes_of(n: int, size: tuple[int, int], pixels: int, cells: int, rng: torch.Generator) -> Tensor:
+    """Random shapes [n, 1, H, W] of 0 and 1 that cover exactly so many pixels, another for each image.
+
+    Uniform noise of cells × cells, enlarged bicubically, where it is lowest: the pattern of the authors' random-region code, which
+    takes one for all images of a batch and draws until it covers 20 to 30 %.
+    """
+    noise = torch.rand(n, 1, cells, cells, generator=rng)
+    fine = F.interpolate(noise, size, mode="bicubic", align_corners=False).flatten(1)
+    return torch.zeros_like(fine).scatter_(1, fine.argsort(dim=1, stable=True)[:, :pixels], 1.0).view(n, 1, *size)
+
+
+class ContextEncoder(SelfSupervised):
+    """delta_K = d [lambda_rec · mean_R w (D(h_K) − x)² − lambda_adv · log A(D(h_K))] / d h_K, pulled back block by block from there.
+
+    Pathak et al. 2016 (arXiv 1604.07379). The network reads x without a region M (the mean colour is there instead), a decoder D
+    makes an image of what its last block K says, which is judged on R only: M and ``overlap`` pixels around it, where w is 10 and not 1.
+    The discriminator A sees R only and descends −log A(x) − log(1 − A(D(h_K))) on the same weights and the same images made;
+    neither loss gives the other's network a gradient.
+
+    The squared error is a mean over the pixels and channels of R (border pixels count 10 times above, once below the line), then
+    over images, as in the authors' code; their equation has the sum, so that lambda_rec would mean another thing for every region.
+    """
+
+    Options: ClassVar[type[BaseModel]] = ContextOptions
+    reads = frozenset({"below", "above"})
+    own_quantities: ClassVar[Mapping[str, str]] = {
+        "reconstruction": "mean squared error on the dropped pixels, in the units of the network's input",
+        "discriminator_loss": "-log A(real) - log(1 - A(made)), mean over images, in nats",
+        "real": "the discriminator's mean probability that real regions are real",
+        "fake": "... that made ones are",
+    }
+    named = "inpainting loss"
+
+    def __init__(self, net: Net, options: Any) -> None:
+        height, width = net.image[1:]
+        self.size = (height, width)
+        sides = round(options.size * height), round(options.size * width)
+        if options.corrupt in ("centre", "random"):
+            _must_leave_something(sides, self.size, options.size)
+        self.dropped = sides
+        top, left = (height - sides[0]) // 2, (width - sides[1]) // 2
+        self.hole = slice(top, top + sides[0]), slice(left, left + sides[1])
+        o = options.overlap
+        self.seen = (slice(None), slice(None))  # rows and columns that the discriminator sees
+        if options.corrupt == "centre":
+            ends = [(max(0, s.start - o), min(side, s.stop + o)) for s, side in zip(self.hole, self.size, strict=True)]
+            self.seen = slice(*ends[0]), slice(*ends[1])
+        if not options.lambda_rec and not options.lambda_adv:
+            raise InputError("context-encoder has no loss, since lambda_rec and lambda_adv are both 0")
+        super().__init__(net, options)
+
+    def windows(self, net: Net) -> Sequence[Window]:
+        """One: end to end."""
+        return whole(net)
+
+    def make_head(self, k: int, net: Net) -> nn.Module:
+        """A decoder, and a discriminator if it has a weight."""
+        o = self.options
+        decoder = context_decoder(net.shapes[k], net.image)
+        if not o.lambda_adv:
+            return ContextHead(decoder, None)
+        region = (net.image[0], *(len(range(side)[part]) for part, side in zip(self.seen, self.size, strict=True)))
+        if min(region[1:]) < 2:
+            raise InputError(f"a discriminator needs a region of 2x2 pixels or more; size={o.size:g} leaves it {region[1]}x{region[2]}")
+        return ContextHead(decoder, discriminator(region, o.discriminator_width))
+
+    # ---------------------------------------------------------------------------------------------------------- the task
+
+    def mask(self, n: int, step: int) -> Tensor:
+        """[n, 1, H, W] float, 1 where pixels are dropped (everywhere in the controls): an image's own, drawn by (seed, step)."""
+        if self.options.corrupt == "random":
+            pixels = self.dropped[0] * self.dropped[1]
+            return shapes_of(n, self.size, pixels, self.options.cells, generator(self.seed, "mask", step))
+        mask = torch.zeros(n, 1, *self.size)
+        rows, columns = self.hole if self.options.corrupt == "centre" else self.seen
+        mask[:, :, rows, columns] = 1
+        return mask
+
+    def task(self, images: Tensor, labels: Tensor, step: int, to_input: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """Corrupted images x [N, C, H, W]; y [N, C + 1, H, W] the images as they were, and the mask; the labels are not read."""
+        mask = self.mask(len(images), step).to(images.device)
+        pixels = images.float()
+        if self.options.corrupt == "noise":
+            drawn = torch.randn(images.shape, generator=generator(self.seed, "noise", step)).to(images.device)
+            pixels = (pixels + 255 * self.options.noise * drawn).clamp(0, 255)
+        elif self.options.corrupt != "none":
+            c = images.shape[1]
+            fill = torch.tensor(MEAN_COLOUR if c == 3 else (GREY,) * c, device=images.device).view(1, c, 1, 1)
+            pixels = torch.where(mask > 0, fill, pixels)
+        clean = to_input(images)
+        return to_input(pixels), torch.cat([clean, mask.to(clean.dtype)], 1)
+
+    def predicted(self, y: Tensor) -> Tensor:
+        """R [N, 1, H, W], 0 or 1: the mask with its border."""
+        mask, o = y[:, -1:], self.options.overlap
+        return F.max_pool2d(mask, 2 * o + 1, 1, o) if o else mask
+
+    # --------------------------------------------------------------------------------------------------------- the losses
+
+    def reconstruction(self, image: Tensor, y: Tensor) -> Tensor:
+        """The weighted squared error of images made [N, C, H, W], given y as from :meth:`task`: scalar."""
+        mask, region = y[:, -1:], self.predicted(y)
+        weight = mask + BORDER * (region - mask)
+        return _mean_over(weight * (image.to(y.dtype) - y[:, :-1]).square(), region)
+
+    def head(self, k: int) -> ContextHead:
+        """The decoder and discriminator of block k."""
+        found = self.heads[str(k)]
+        assert isinstance(found, ContextHead)
+        return found
+
+    def region(self, image: Tensor, y: Tensor) -> Tensor:
+        """What a discriminator sees of images [N, C, H, W]: R, cut out where it is a rectangle, else with zeros around it."""
+        rows, columns = self.seen
+        return (image * self.predicted(y).to(image.dtype))[:, :, rows, columns]
+
+    def local_loss(self, k: int, p: Pass) -> Local:
+        """The decoder's loss, with the graph through the discriminator."""
+        o, head = self.options, self.head(k)
+        image = head(p.z)
+        loss = o.lambda_rec * self.reconstruction(image, p.y)
+        if head.discriminator is not None:
+            loss = loss + o.lambda_adv * _bce(head.discriminator(self.region(image, p.y)), 1.0)
+        return Local(loss)
+
+    def slopes(self, k: int, p: Pass) -> Slopes:
+        """Cut at the image made: the discriminator's loss has no way to the decoder, the decoder's gives the discriminator nothing."""
+        o, head, prefix = self.options, self.head(k), f"heads.{k}"
+        graph = head(p.z)
+        made = graph.detach().requires_grad_()
+        loss = o.lambda_rec * self.reconstruction(made, p.y)
+        own: dict[str, Tensor] = {}
+        error = _mean_over((made.detach().to(p.y.dtype) - p.y[:, :-1]).square() * p.y[:, -1:], p.y[:, -1:])
+        said = Said(error)
+        if head.discriminator is not None:
+            real, fake = (head.discriminator(self.region(image, p.y)) for image in (p.y[:, :-1], made))
+            theirs = _bce(real, 1.0) + _bce(fake, 0.0)
+            params = trainable(head.discriminator, f"{prefix}.discriminator")
+            own |= zip(params, torch.autograd.grad(theirs, list(params.values()), retain_graph=True), strict=True)
+            loss = loss + o.lambda_adv * _bce(fake, 1.0)
+            said = Said(error, theirs.detach(), real.detach().sigmoid().mean(), fake.detach().sigmoid().mean())
+        (wanted,) = torch.autograd.grad(loss, made)
+        params = trainable(head.decoder, f"{prefix}.decoder")
+        slope, *grads = torch.autograd.grad(graph, [p.z, *params.values()], wanted)
+        own |= zip(params, grads, strict=True)
+        return Slopes(loss.detach(), slope, own, kept=said)
+
+    def quantities(self, update: Update) -> Mapping[str, Tensor]:
+        """Reconstruction error, and what the discriminator says."""
+        said: Said | None = update.signal.kept
+        return {} if said is None else {name: value for name, value in said._asdict().items() if value is not None}
+
+    def param_groups(self, blocks: Sequence[nn.Module]) -> list[dict[str, Any]]:
+        """The discriminators in a group of their own, at their own learning rate."""
+        theirs = {p for name, p in self.named_parameters() if ".discriminator." in name}
+        (group,) = super().param_groups(blocks)
+        groups = [{"params": [p for p in group["params"] if p not in theirs]}]
+        if theirs:
+            mine = [p for p in group["params"] if p in theirs]
+            groups.append({"params": mine, "lr": self.options.discriminator_lr})
+        return groups
+
+    # ------------------------------------------------------------------------------------------------------ after training
+
+    def made(self, blocks: Sequence[nn.Module], x: Tensor) -> Tensor:
+        """The image [N, C, H, W] that the decoder at the end of the encoder makes of what :meth:`task` gave."""
+        h = self.entry(x)
+        for block in blocks[:-1]:
+            h = run_block(block, h)
+        image: Tensor = self.head(self.top)(h)
+        return image
+
+    def assess(self, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Tensor:
+        """The weighted squared error at the end of the encoder, without lambda_rec and without the adversarial loss."""
+        return self.reconstruction(self.made(blocks, x), y)
+
+
+class ContextEncoderLocal(ContextEncoder):
+    """delta_k = d l_m/d h_k inside each module m of blocks, l_m the loss of context-encoder with a decoder and discriminator of m's own.
+
+    Nothing is sent below a module.
+    """
+
+    Options: ClassVar[type[BaseModel]] = LocalContextOptions
+    reads = frozenset({"below"})
+
+    def windows(self, net: Net) -> Sequence[Window]:
+        """The modules."""
+        return modules_of(net, self.options.modules)
+
+
+def _must_leave_something(sides: tuple[int, int], image: tuple[int, int], share: float) -> None:
+    """Refuse a mask of everything or of nothing."""
+    said = f"size={share:g} drops {max(0, sides[0])}x{max(0, sides[1])} of {image[0]}x{image[1]} pixels"
+    if min(sides) < 1:
+        raise InputError(f"{said}: nothing is left to be predicted")
+    if all(side >= most for side, most in zip(sides, image, strict=True)):
+        raise InputError(f"{said}: nothing is left to predict them from")
+
+
+def _mean_over(error: Tensor, region: Tensor) -> Tensor:
+    """[N, C, H, W] summed over each image, divided by its region's [N, 1, H, W] pixels and channels; mean over images."""
+    each = error.sum((1, 2, 3)) / (error.shape[1] * region.sum((1, 2, 3)))
+    return each.sum() / len(each)
+
+
+def _bce(logits: Tensor, real: float) -> Tensor:
+    """Mean of −log σ(logits) for real ones, −log (1 − σ(logits)) for others."""
+    wide = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+    return F.binary_cross_entropy_with_logits(wide, torch.full_like(wide, real))
