@@ -1,0 +1,177 @@
+"""Digits that are generated level by level, with everything that was drawn on the way (after Malach & Shalev-Shwartz 2018, arXiv:1803.09522).
+
+A digit becomes a 3×3 grid of strokes, each stroke a 3×3 grid of parts, each part 3×3 pixels: 1×1 -> 3×3 -> 9×9 -> 27×27. What a cell
+becomes depends on its class alone: one of the class's templates, each equally likely, drawn anew for every cell (the paper's D_c).
+The paper's figure shows seven-segment digits with kinks, rings and distractors; classes and templates here are ours:
+
+- a digit is the seven-segment one or a variant of it (an open 9, a 7 with a hook, a 1 in the middle column, …);
+- a stroke is horizontal, vertical, one of four corners or two tees, each in two kinked or bevelled forms;
+- a part is horizontal, vertical or a joint.
+
+Blank has one template; what varies in it are noise and distractors. A distractor is a `plus` in a cell that was blank, with a fixed
+probability, among the strokes (of the label's grid) and among the parts. It depends on no label. Pixels are 0.05 or 0.9, plus
+Gaussian noise.
+
+The templates of a level, all classes together and ``plus`` left out, are affinely independent: the paper's assumption that lets a
+linear map take all templates of one class to one point and keep the classes apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gradlens.errors import InputError
+from gradlens.seeding import generator
+
+SIZE = 3  # a cell becomes SIZE x SIZE cells
+SIDE = 27  # pixels
+DARK, LIT = 0.05, 0.9  # what the two kinds of pixel are without noise
+NOISE, DISTRACTORS = 0.15, 0.05  # of the data set
+
+Template = tuple[str, str, str]  # three rows of three names of the next level, or of "." (dark) and "#" (lit)
+
+
+class Level(NamedTuple):
+    """Classes of one level and what each can become."""
+
+    classes: tuple[str, ...]
+    table: Tensor  # [classes, most templates, 3, 3] int64: classes of the next level; 0 and 1 are dark and lit pixels
+    counts: Tensor  # [classes] int64: how many of the templates there are
+
+
+def _level(templates: dict[str, list[Template]], below: tuple[str, ...]) -> Level:
+    """Templates written with names -> with numbers."""
+    most = max(map(len, templates.values()))
+    table = torch.zeros(len(templates), most, SIZE, SIZE, dtype=torch.int64)
+    for c, mine in enumerate(templates.values()):
+        for t, rows in enumerate(mine):
+            cells = [row.split() if len(row.split()) == SIZE else list(row) for row in rows]
+            table[c, t] = torch.tensor([[below.index(cell) for cell in row] for row in cells])
+    return Level(tuple(templates), table, torch.tensor([len(mine) for mine in templates.values()]))
+
+
+# A stroke is named by the edges that it runs to: h and v are straight, ne bends from the north to the east, nes is a tee.
+_DIGITS: dict[str, list[Template]] = {
+    "0": [("es h sw", "v . v", "ne h nw"), (". . .", "es h sw", "ne h nw")],
+    "1": [(". . v", ". . v", ". . v"), (". v .", ". v .", ". v .")],
+    "2": [("h h sw", "es h nw", "ne h h"), (". h sw", "es h nw", "ne h .")],
+    "3": [("h h sw", "h h nsw", "h h nw"), ("h h sw", ". h nsw", "h h nw")],
+    "4": [("v . v", "ne h nsw", ". . v"), ("es . v", "ne h nsw", ". . v")],
+    "5": [("es h h", "ne h sw", "h h nw"), ("es h .", "ne h sw", ". h nw")],
+    "6": [("es h .", "nes h sw", "ne h nw"), ("v . .", "nes h sw", "ne h nw")],
+    "7": [("h h sw", ". . v", ". . v"), ("es h sw", ". . v", ". . v")],
+    "8": [("es h sw", "nes h nsw", "ne h nw"), ("es h sw", "nes . nsw", "ne h nw")],
+    "9": [("es h sw", "ne h nsw", "h h nw"), ("es h sw", "ne h nsw", ". . v")],
+}
+_STROKES: dict[str, list[Template]] = {
+    ".": [(". . .", ". . .", ". . .")],
+    "h": [(". . .", "h o h", ". . ."), (". . .", "h . h", ". h .")],
+    "v": [(". v .", ". . v", ". v ."), (". v .", "v . .", ". v .")],
+    "ne": [(". v o", ". . h", ". . ."), (". o .", ". . o", ". . .")],
+    "es": [(". . .", ". h h", ". v ."), (". . .", ". . o", ". o .")],
+    "sw": [(". . .", "h . .", ". v ."), (". . .", "h . .", "o v .")],
+    "nw": [(". v .", "h h .", ". . ."), (". o .", "o . .", ". . .")],
+    "nes": [(". v .", "o . h", ". v ."), (". v o", ". . h", ". v o")],
+    "nsw": [(". v .", "o v .", ". v ."), (". v .", "h o .", ". v .")],
+    "plus": [(". v .", "h o h", ". v ."), (". v .", "h . h", ". v .")],
+}
+_PARTS: dict[str, list[Template]] = {
+    ".": [("...", "...", "...")],
+    "h": [("###", "...", "..."), ("...", "...", "###")],
+    "v": [("#..", "#..", "#.."), ("..#", "..#", "..#")],
+    "o": [("###", "#.#", "###"), ("###", "###", "###")],
+    "plus": [(".#.", "###", ".#."), ("#.#", ".#.", "#.#")],
+}
+
+LEVELS: tuple[Level, ...] = (
+    _level(_DIGITS, tuple(_STROKES)),
+    _level(_STROKES, tuple(_PARTS)),
+    _level(_PARTS, (".", "#")),
+)
+BLANK = 0  # in every level but the first
+SIDES = (1, 3, 9, 27)  # cells of each level, pixels last
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Images and all that was drawn on the way to them."""
+
+    labels: Tensor  # [N] int64: the digit
+    levels: tuple[Tensor, ...]  # classes [N, 1, 1], [N, 3, 3], [N, 9, 9] int64 by LEVELS, distractors in place
+    distracted: tuple[Tensor, ...]  # bool of those shapes: the cell was blank and became a distractor
+    templates: tuple[Tensor, ...]  # int64 of those shapes: which of its class's templates each cell became
+    lit: Tensor  # [N, 27, 27] bool: the pixels before noise
+    pixels: Tensor  # [N, 1, 27, 27] float32 with noise, not clipped: 0.05 and 0.9 without
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def content(self, level: int) -> Tensor:
+        """Classes of a level with blanks where distractors lie, which no one who knows labels alone can tell from blanks."""
+        return self.levels[level].masked_fill(self.distracted[level], BLANK)
+
+    def bytes(self) -> Tensor:
+        """The images as uint8 [N, 1, 27, 27]: pixels clipped to [0, 1], times 255."""
+        return (self.pixels.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def templates_of(level: int, name: str) -> Tensor:
+    """The templates [T, 3, 3] int64 of a class: classes of the next level, or 0 and 1 for pixels.
+
+    Raises:
+        ValueError: the level has no such class.
+
+    """
+    classes, table, counts = LEVELS[level]
+    c = classes.index(name)
+    return table[c, : counts[c]]
+
+
+def expand(classes: Tensor, templates: Tensor, table: Tensor) -> Tensor:
+    """Each cell replaced by the 3×3 template that was chosen for it: [N, H, W] -> [N, 3 H, 3 W]."""
+    n, h, w = classes.shape
+    return table[classes, templates].permute(0, 1, 3, 2, 4).reshape(n, SIZE * h, SIZE * w)
+
+
+def draw(n: int, seed: int = 0, *, noise: float = NOISE, distractors: float = DISTRACTORS, purpose: str = "hierarchical digits") -> Drawn:
+    """``n`` digits, labels uniform. Noise and distractors change no other draw: the same digits with more of either.
+
+    Args:
+        n: images.
+        seed: with ``purpose`` names the draws.
+        noise: standard deviation of the Gaussian noise on pixels between 0 and 1.
+        distractors: probability that a blank cell of the strokes' or the parts' grid becomes a plus.
+        purpose: another one gives other digits for the same seed (training and test images).
+
+    Raises:
+        InputError: no images asked for, a negative noise, a probability outside 0 to 1.
+
+    """
+    if n < 1:
+        raise InputError(f"at least one hierarchical digit is to be drawn, not {n}")
+    if not noise >= 0 or noise == float("inf"):
+        raise InputError(f"the noise of hierarchical digits is a standard deviation of 0 or more, not {noise}")
+    if not 0 <= distractors <= 1:
+        raise InputError(f"the probability of distractors is from 0 to 1, not {distractors}")
+    classes = torch.randint(len(LEVELS[0].classes), (n, 1, 1), generator=generator(seed, f"{purpose}: labels"))
+    levels, distracted, templates = [], [], []
+    for i, level in enumerate(LEVELS):
+        plus = torch.zeros_like(classes, dtype=torch.bool)
+        if i:
+            plus = (classes == BLANK) & (torch.rand(classes.shape, generator=generator(seed, f"{purpose}: distractors", i)) < distractors)
+            classes = classes.masked_fill(plus, level.classes.index("plus"))
+        share = torch.rand(classes.shape, generator=generator(seed, f"{purpose}: templates", i), dtype=torch.float64)
+        chosen = (share * level.counts[classes]).long()  # share < 1, so the last one is in reach and none beyond it
+        levels.append(classes)
+        distracted.append(plus)
+        templates.append(chosen)
+        classes = expand(classes, chosen, level.table)
+    lit = classes.bool()
+    pixels = torch.where(lit, LIT, DARK)
+    if noise:
+        pixels = pixels + noise * torch.randn(pixels.shape, generator=generator(seed, f"{purpose}: noise"))
+    return Drawn(levels[0][:, 0, 0], tuple(levels), tuple(distracted), tuple(templates), lit, pixels[:, None])
