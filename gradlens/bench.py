@@ -21,9 +21,11 @@ from torch import Tensor, nn
 from torch.autograd.profiler import profile
 
 from gradlens import __version__
+from gradlens.augment import normalizer
 from gradlens.config import Config, make
 from gradlens.flops import count
 from gradlens.longtable import csv_line
+from gradlens.method import Method
 from gradlens.objectives import LOSSES, Loss
 from gradlens.optimizers import make_optimizer
 from gradlens.setup import make_pair
@@ -49,6 +51,7 @@ class Cost:
     multiply_adds: float  # an image
     flop_ratio: float
     rate_share: float  # multiply-adds a second / those of bp (of plain, where bp is not measured), unrecorded, first precision
+    task_share: float | None = None  # of a step's time for making views, patches or masks of the images; None: the rule makes none
 
 
 @dataclass(frozen=True)
@@ -91,11 +94,13 @@ class _Candidate:
     optimizer: torch.optim.Optimizer
     step: _Step
     recorded: _Step | None = None
+    task: _Step | None = None  # making views, patches or masks: part of the step
 
     def steps(self) -> list[tuple[str, _Step]]:
         """What there is to measure, named."""
         name = f"{self.method} {self.precision}"
-        return [(name, self.step)] + ([(f"{name}, recorded", self.recorded)] if self.recorded else [])
+        others = ((f"{name}, recorded", self.recorded), (f"{name}, views", self.task))
+        return [(name, self.step), *((text, step) for text, step in others if step)]
 
 
 # ------------------------------------------------------------------------------------------------------ what is measured
@@ -127,16 +132,25 @@ def _ours(config: Config, x: Tensor, y: Tensor, classes: int, record: bool) -> _
     pair = make_pair(config, _shape(x), classes, x.device)
     optimizer = make_optimizer(config, pair)
     bf16, numbers = config.precision == "bf16", itertools.count(1 << 30)  # past every warm-up
+    rule = pair.method
+    images = x.add(1).mul(127.5).round().to(torch.uint8).contiguous()
+    to_input = normalizer("pm1", images)
+    posed = type(rule).task is not Method.task
+
+    def made(n: int) -> tuple[Tensor, Tensor]:
+        return rule.task(images, y, n, to_input) if posed else (x, y)
 
     def trained(number: int | None = None) -> Outcome:
-        pair.method.start(max(1, config.epochs), next(numbers))  # part of a step: rules may draw in it
-        return update(pair, optimizer, x, y, number, bf16)
+        n = next(numbers)
+        rule.start(max(1, config.epochs), n)  # part of a step: rules may draw in it
+        return update(pair, optimizer, *made(n), number, bf16)
 
     step = _Step(trained)
+    task = _Step(lambda: made(next(numbers))) if posed else None
     recorded = _Step(lambda: [csv_line(row) for row in trained(0).rows]) if record else None
     defaults = type(pair.method).Options().model_dump()
     changed = {name: value for name, value in config.options.items() if value != defaults[name]}
-    return _Candidate(config.method, changed, config.precision, optimizer, step, recorded)
+    return _Candidate(config.method, changed, config.precision, optimizer, step, recorded, task)
 
 
 def _shape(x: Tensor) -> tuple[int, int, int]:
@@ -237,6 +251,7 @@ def _ratio(mine: Sequence[float], theirs: Sequence[float]) -> float:
 
 
 def _row(candidate: _Candidate, record_every: int, step: _Step, plain: _Step, pace: _Step, images: int) -> Cost:
+    task = candidate.task
     return Cost(
         method=candidate.method,
         options=candidate.options,
@@ -249,6 +264,7 @@ def _row(candidate: _Candidate, record_every: int, step: _Step, plain: _Step, pa
         multiply_adds=step.multiply_adds / images,
         flop_ratio=step.multiply_adds / plain.multiply_adds,
         rate_share=step.multiply_adds / pace.multiply_adds * _ratio(pace.seconds, step.seconds),
+        task_share=_ratio(task.seconds, step.seconds) if task else None,
     )
 
 
@@ -343,6 +359,7 @@ def protocol(result: Bench) -> str:
         f" Medians of {result.rounds} interleaved rounds; ratios are to the plain loop (channels-last) of the same round."
         " Recording every n-th step: ((n-1) unrecorded + 1 recorded)/n, one of each timed every round; its memory is the recorded"
         " step's. Memory: what a step adds at its peak, gradients included. Rate share: multiply-adds per second against bp's."
+        + (" Views: share of a step's time for making views, patches or masks." if any(r.task_share for r in result.rows) else "")
     )
 
 
@@ -359,7 +376,9 @@ def table(result: Bench) -> Table:
     """The rows to print, the protocol under them."""
     printed = Table(caption=protocol(result), caption_justify="left", box=None, pad_edge=False, header_style="bold")
     printed.add_column("method", overflow="fold")
-    for column in ("record every", "precision", "images/s", "time", "memory MB", "memory", "multiply-adds", "rate share"):
+    shares = any(row.task_share is not None for row in result.rows)
+    columns = ("record every", "precision", "images/s", "time", "memory MB", "memory", "multiply-adds", "rate share")
+    for column in (*columns, *(["views"] if shares else [])):
         printed.add_column(column, justify="left" if column == "precision" else "right")
     for row in result.rows:
         printed.add_row(
@@ -372,5 +391,6 @@ def table(result: Bench) -> Table:
             _said(row.memory_ratio, ".2f") + "x",
             _said(row.flop_ratio, ".2f") + "x",
             _said(row.rate_share, ".2f"),
+            *([_said(row.task_share, ".0%")] if shares else []),
         )
     return printed

@@ -14,6 +14,7 @@ from gradlens.method import Locks
 from gradlens.methods import METHODS
 from gradlens.setup import make_pair
 
+CARDED = tuple(name for name, rule in METHODS.items() if not rule.has_teacher)  # a teacher's run would be needed
 SHAPE, CLASSES, IMAGES, ROUNDS = (3, 32, 32), 10, 32, 3  # BasicCNN as in the documents, on CIFAR-10's sizes, small batches
 
 
@@ -38,7 +39,7 @@ def own_numbers(config: Config, device: torch.device) -> tuple[int, int]:
     return sum(p.numel() for p in method.parameters()), fixed
 
 
-def cards(device: torch.device, progress: Progress = silent, methods: Sequence[str] = tuple(METHODS), rounds: int = ROUNDS) -> list[Card]:
+def cards(device: torch.device, progress: Progress = silent, methods: Sequence[str] = CARDED, rounds: int = ROUNDS) -> list[Card]:
     """The cards of some rules with their default options, measured in one interleaved run.
 
     Args:

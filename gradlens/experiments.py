@@ -246,22 +246,24 @@ def choose_lr(config: Config, grid: Sequence[float], share: float, place: Place,
     trials = [make(**{**config.model_dump(), "lr": lr, "validation": share, "record_every": 0}) for lr in grid]
     for trial in trials:
         prepare(trial, place)
-    scores = {trial.lr: _validation_accuracy(trial, place, watch_for) for trial in trials}
+    scores = {trial.lr: _validation_score(trial, place, watch_for) for trial in trials}
     if max(scores.values()) == -math.inf:
         raise InputError(f"{config.method}: the loss survives none of the learning rates {', '.join(f'{lr:g}' for lr in grid)}")
     return max(scores, key=lambda lr: (scores[lr], -lr))
 
 
-def _validation_accuracy(trial: Config, place: Place, watch_for: Callable[[Config], Watch]) -> float:
-    """Final accuracy of a trial run; -inf with a learning rate that its loss did not survive."""
+def _validation_score(trial: Config, place: Place, watch_for: Callable[[Config], Watch]) -> float:
+    """A trial's final accuracy, or minus its loss for rules that give no answers; -inf where the loss did not survive the learning rate."""
     try:
         (run,) = train_or_reuse([trial], place, watch_for)
     except Stopped as stopped:
         if stopped.status == INTERRUPTED:
             raise
         return -math.inf
-    accuracy = run.summary["validation"]["final_accuracy"]
-    return -math.inf if accuracy is None else float(accuracy)
+    ends = run.summary["validation"]
+    if not METHODS[trial.method].classifies:
+        return -math.inf if ends["final_loss"] is None else -float(ends["final_loss"])
+    return -math.inf if ends["final_accuracy"] is None else float(ends["final_accuracy"])
 
 
 def measure_run(

@@ -22,6 +22,7 @@ from gradlens.data import Data, Split, label_hash
 from gradlens.errors import InputError
 from gradlens.experiments import Place, data_of
 from gradlens.logistic import Standard, fit
+from gradlens.methods import METHODS
 from gradlens.run import Run, load_result, save_result
 from gradlens.screen import number
 from gradlens.setup import make_pair, put_weights
@@ -99,9 +100,11 @@ def must_be_memorizable(config: Config, place: Place) -> None:
     """Check that a config's data have labels to be memorized.
 
     Raises:
-        InputError: one class only, or fewer training images than classes.
+        InputError: a rule without labels, one class only, or fewer training images than classes.
 
     """
+    if not METHODS[config.method].classifies:
+        raise InputError(f"memorize asks how labels are learned by heart, and {config.method} reads none")
     data = data_of(config, place)
     if len(data.classes) < 2:
         raise InputError(f"memorize needs two classes or more: {config.data} has {len(data.classes)}")

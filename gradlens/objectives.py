@@ -56,6 +56,50 @@ def nt_xent(z: Tensor, temperature: float) -> Tensor:
     return F.cross_entropy(scores, other, reduction="sum") / len(z)
 
 
+def distillation(z: Tensor, taught: Tensor, temperature: float) -> Tensor:
+    """τ² · cross-entropy of softmax(taught/τ) with softmax(z/τ), mean over images, in nats (Hinton et al. 2015, §2).
+
+    The factor τ² keeps the gradient's size where τ is large; the minimum over z is τ² times the teacher's entropy.
+
+    Args:
+        z: [N, C] the student's logits.
+        taught: [N, C] the teacher's.
+        temperature: τ.
+
+    """
+    target = (_wide(taught) / temperature).softmax(1)
+    return -(target * (_wide(z) / temperature).log_softmax(1)).sum() * temperature**2 / len(z)
+
+
+def info_nce(scores: Tensor) -> Tensor:
+    """InfoNCE (van den Oord et al. 2018, eq. 4) of scores [P, N], the positive's first: mean −log softmax(scores)₀, in nats.
+
+    With all scores equal it is log N, and log N − InfoNCE bounds the mutual information of what is scored from below, so far as the
+    negatives are drawn independently.
+    """
+    first = torch.zeros(len(scores), dtype=torch.long, device=scores.device)
+    return F.cross_entropy(_wide(scores), first, reduction="sum") / len(scores)
+
+
+def sampled_scores(context: Tensor, targets: Tensor, negatives: Tensor) -> Tensor:
+    """Scores c_i · t_i and c_i · t_j of each context against its own target and against sampled ones.
+
+    Args:
+        context: [P, D] c.
+        targets: [P, D] t, row by row the positives.
+        negatives: [P, K] rows j of ``targets``.
+
+    Returns:
+        [P, 1 + K] in float32 at least, the positive's first.
+
+    """
+    context, targets = _wide(context), _wide(targets)
+    with torch.autocast(context.device.type, enabled=False):
+        drawn = targets.index_select(0, negatives.flatten()).view(*negatives.shape, -1)
+        candidates = torch.cat([targets[:, None], drawn], 1)  # [P, 1 + K, D]
+        return torch.bmm(candidates, context[:, :, None])[:, :, 0]
+
+
 LOSSES: dict[str, Loss] = {"ce": cross_entropy, "mse": squared_error, "bce": binary_cross_entropy}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -65,6 +66,11 @@ class Display:
         return show
 
 
+def _answer(numbers: dict[str, Any]) -> str:
+    """An accuracy, or the loss of rules that give no answers."""
+    return f"{numbers['accuracy']:.1%}" if math.isfinite(numbers["accuracy"]) else f"loss {numbers['loss']:.4f}"
+
+
 class _Line:
     """One run's line."""
 
@@ -82,10 +88,12 @@ class _Line:
         if self.display.quiet:
             return
         if event == "metric" and numbers["split"] == "train-eval":
-            self._say(f"epoch {numbers['epoch']}/{self.epochs}: training images in eval mode {numbers['accuracy']:.1%}")
+            self._say(f"epoch {numbers['epoch']}/{self.epochs}: training images in eval mode {_answer(numbers)}")
         elif event == "metric" and numbers["split"] != "train":
-            self.test = f"{numbers['split']} {numbers['accuracy']:.1%} (best {numbers['best']:.1%})"
-            self._say(f"epoch {numbers['epoch']}/{self.epochs}: {self.test}, {numbers['split']} loss {numbers['loss']:.4f}")
+            best = f" (best {numbers['best']:.1%})" if math.isfinite(numbers["best"]) else ""
+            self.test = f"{numbers['split']} {_answer(numbers)}{best}"
+            loss = f", {numbers['split']} loss {numbers['loss']:.4f}" if best else ""
+            self._say(f"epoch {numbers['epoch']}/{self.epochs}: {self.test}{loss}")
         elif event == "evaluate" and self.display.live and self.task is not None:
             self.display.live.update(self.task, numbers=f"evaluating, {self.test}" if self.test else "evaluating")
         elif event == "regret":
@@ -94,7 +102,8 @@ class _Line:
             self._step(numbers)
 
     def _step(self, n: dict[str, Any]) -> None:
-        text = f"epoch {n['epoch']}/{self.epochs}  loss {n['loss']:.4f}  acc {n['accuracy']:.1%}  {n['images_per_s']:,.0f} img/s"
+        accuracy = f"  acc {n['accuracy']:.1%}" if math.isfinite(n["accuracy"]) else ""
+        text = f"epoch {n['epoch']}/{self.epochs}  loss {n['loss']:.4f}{accuracy}  {n['images_per_s']:,.0f} img/s"
         if self.display.live and self.task is not None:
             tail = f"  {self.test}" if self.test else ""
             self.display.live.update(self.task, description=self.label, completed=n["step"], total=n["total"], numbers=text + tail)

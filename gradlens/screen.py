@@ -26,6 +26,8 @@ def number(mean: float, low: float, digits: int = 2, scale: float = 1.0) -> str:
 
 
 def _accuracies(score: Score) -> tuple[str, str]:
+    if math.isnan(score.best_accuracy):  # a rule that gives no answers
+        return "–", "–"
     best = number(score.best_accuracy, score.best_low, 1, 100)
     return f"{best} (epoch {score.best_epoch:g})", number(score.final_accuracy, score.final_low, 1, 100)
 
@@ -76,7 +78,8 @@ def results(runs: Sequence[Run]) -> Table:
     for score in scores(runs):
         best, final = _accuracies(score)
         losses = (f"{score.train_loss:.4f}", f"{score.test_loss:.4f}")
-        table.add_row(score.label, f"{score.split} {best} %", f"{final} %", *losses, f"{score.images_per_s:,.0f}")
+        best, final = (f"{score.split} {best} %", f"{final} %") if best != "–" else (best, final)
+        table.add_row(score.label, best, final, *losses, f"{score.images_per_s:,.0f}")
     return table
 
 
@@ -133,6 +136,7 @@ def _data() -> list[tuple[str, ...]]:
     return [
         ("data", "what"),
         ("digits", "8x8 grey digits shipped with scikit-learn: 1,433 for training, 364 for test"),
+        ("hierarchical", "27x27 grey digits drawn level by level, with noise and distractors: 5,000 for training, 1,000 for test"),
         ("cifar10", "32x32 colour, 10 classes, 50,000 + 10,000 (torchvision)"),
         ("cifar100", "32x32 colour, 100 classes, 50,000 + 10,000 (torchvision)"),
         ("mnist", "28x28 grey digits, 60,000 + 10,000 (torchvision)"),

@@ -351,7 +351,9 @@ def _held_out(label: str, group: Sequence[Run]) -> str:
 
 
 def best_epoch(metrics: Sequence[Metric]) -> Metric:
-    """The row of the highest accuracy, the earliest of equals; NaN (rules without labels) is lowest."""
+    """The row of the highest accuracy, the earliest of equals; of the lowest loss for rules that give no answers."""
+    if not any(math.isfinite(m.accuracy) for m in metrics):
+        return min(metrics, key=lambda m: (m.loss if math.isfinite(m.loss) else math.inf, m.epoch))
     return max(metrics, key=lambda m: (m.accuracy if math.isfinite(m.accuracy) else -math.inf, -m.epoch))
 
 

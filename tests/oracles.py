@@ -1,12 +1,17 @@
 """Small networks to test on, and slow, obvious twins of what gradlens computes: uncut copies, ``backward()``, plain loops."""
 
 import copy
+import tempfile
+from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gradlens.config import make
+from gradlens.experiments import Place, train_run
 from gradlens.measures import RECORDED
 from gradlens.method import Method, Update, backward, run_step
 from gradlens.methods import METHODS
@@ -15,6 +20,24 @@ from gradlens.objectives import LOSSES, Loss
 from gradlens.passes import Pass
 from gradlens.recorder import Row, step_rows, true_updates
 from gradlens.setup import make_net
+
+SUPERVISED = [name for name, method in METHODS.items() if method.classifies]
+UNLABELLED = [name for name, method in METHODS.items() if not method.classifies]
+PATCHES = ("cpc", "cpc-local", "infomax")  # rules whose blocks read patches, not images
+
+
+@lru_cache
+def teacher_run() -> str:
+    """A run on the digits for rules that learn from one; trained for one epoch in a folder of its own."""
+    out = Path(tempfile.mkdtemp(prefix="teacher-"))
+    return str(train_run(make(width=4, epochs=1, limit=192, batch_size=32, record_every=0), Place(out=out, name="teacher")).path)
+
+
+def needed(name: str) -> dict[str, object]:
+    """The settings without which a rule cannot run on the digits, 8 by 8 pixels."""
+    if METHODS[name].has_teacher:
+        return {"teacher": teacher_run()}
+    return {"depth": 2} if name in PATCHES else {}
 
 
 class Case(NamedTuple):
@@ -60,14 +83,15 @@ def rule(name: str, c: Case, loss: Loss = LOSSES["ce"], awake: bool = True, **op
     """A rule for a case's network; ``awake``: as in the middle of a run, and the case's network with it.
 
     Its own parameters are moved off their (zero) start, so that all of them matter; it is past its warm-up and in its last stage, its
-    buffers are filled, and the blocks are in the modes in which it runs them. dgl-async visits blocks in order unless told otherwise.
+    buffers are filled, and the blocks are in the modes in which it runs them. dgl-async visits blocks in order and distil reads
+    labels alone unless told otherwise.
     """
-    net = make_net(c.model, c.shape, 10, loss, 3, epochs=3)
+    net = make_net(c.model, c.shape, 10, loss, 3, epochs=3)._replace(teacher=lambda images: images.flatten(1)[:, :10])
     method = METHODS[name](net, METHODS[name].Options(**{**IN_ORDER.get(name, {}), **options})).to(c.x.dtype)
     return settled(stirred(method), c) if awake else method
 
 
-IN_ORDER: dict[str, dict[str, object]] = {"dgl-async": {"order": "in-order"}}
+IN_ORDER: dict[str, dict[str, object]] = {"dgl-async": {"order": "in-order"}, "distil": {"alpha": 0.0}}  # labels alone: bp
 
 
 def settled(method: Method, c: Case) -> Method:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from oracles import needed
 from torch import nn
 
 from gradlens.activations import at_rest, collect, described, networks, of_module, pooled, side
@@ -66,7 +67,8 @@ def test_projection_keeps_inner_products_on_average():
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_every_rules_run_can_be_read_and_its_checkpoint_stays(method, tmp_path):
-    config = make(method=method, model="basic-cnn", width=4, limit=64, batch_size=32, epochs=3, keep_checkpoints=2, record_every=0)
+    settings = {"model": "basic-cnn", "width": 4, "limit": 64, "batch_size": 32, "epochs": 3, "keep_checkpoints": 2, "record_every": 0}
+    config = make(**needed(method), method=method, **settings)
     place = Place(out=tmp_path)
     run = train_run(config, place)
     files = sorted(run.path.rglob("*.pt"))

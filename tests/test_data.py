@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracles import SUPERVISED
 from PIL import Image
 
 from gradlens import data
@@ -518,7 +519,7 @@ def test_cifar10_images_are_all_there(cifar_images):
 
 
 @real_cifar
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [name for name in SUPERVISED if not METHODS[name].has_teacher])
 def test_two_steps_of_the_documents_network_on_cifar10(method, cifar_images, tmp_path, monkeypatch):
     halves = cifar_images.train, cifar_images.test, cifar_images.classes
     monkeypatch.setattr(data, "image_folder", lambda root: halves)  # decoded once for all tests

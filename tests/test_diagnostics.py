@@ -5,12 +5,11 @@ import math
 
 import pytest
 import torch
-from oracles import assert_same_bits, case, frozen, nll, rule
+from oracles import SUPERVISED, assert_same_bits, case, frozen, nll, rule
 from torch import nn
 
 from gradlens.diagnostics import SPARSE, Descent, sparse_rows
 from gradlens.method import run_step
-from gradlens.methods import METHODS
 from gradlens.passes import Pass
 from gradlens.recorder import true_updates
 from gradlens.seeding import generator, key
@@ -178,7 +177,7 @@ def test_only_what_is_wanted_is_computed():
     assert {"angle", "norm_ratio"} <= {r.quantity for r in rows}
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("dgl-async", "dni-unlocked")])
+@pytest.mark.parametrize("name", [name for name in SUPERVISED if name not in ("dgl-async", "dni-unlocked")])
 def test_the_descent_ratio_tends_to_one_with_the_step_for_every_rule_on_its_own_passes(name):
     c = case("mlp")
     method = rule(name, c)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from oracles import needed
 
 from gradlens import data, experiments
 from gradlens.config import make
@@ -47,7 +48,7 @@ def other_data():
 
 
 def tiny(method="bp", **changes):
-    return make(**{**TINY, "method": method, **changes})
+    return make(**{**TINY, **needed(method), "method": method, **changes})
 
 
 def quiet(config):

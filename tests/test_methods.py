@@ -1,4 +1,4 @@
-"""Laws that hold for every rule in METHODS; a new rule is tested by existing."""
+"""Laws that hold for every rule in METHODS that gives answers; a new rule is tested by existing."""
 
 import copy
 import weakref
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 import torch
-from oracles import Case, assert_near, assert_same_bits, batches, case, frozen, nll, rows_of, rule, step, stirred, uncut
+from oracles import SUPERVISED, Case, assert_near, assert_same_bits, batches, case, frozen, needed, nll, rows_of, rule, step, stirred, uncut
 from pydantic import Field
 from torch import nn
 
@@ -22,7 +22,7 @@ from gradlens.recorder import true_updates
 from gradlens.setup import Pair, make_pair
 from gradlens.train import update
 
-ISOLATED = [name for name, method in METHODS.items() if not method.reads & {"above", "error", "later"}]
+ISOLATED = [name for name in SUPERVISED if not METHODS[name].reads & {"above", "error", "later"}]
 FREEZING = {"greedy", "shallow"}  # rules that leave blocks as they are; in the tests greedy is in its last stage
 OTHER_INPUTS = {"dgl-async", "dni-unlocked"}  # rules whose blocks need not read what the block below gave
 IN_THE_GRAPH = {name for name, method in METHODS.items() if method.rule is not Method.rule}  # what is pulled back is not W's
@@ -70,7 +70,7 @@ def synthetic_inputs(dtype: torch.dtype = torch.float64) -> tuple[SyntheticInput
 
 
 @pytest.mark.parametrize("network", ["basic-cnn", "vgg11", "resnet20", "mlp"])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", SUPERVISED)
 def test_truth_equals_backward_on_an_uncut_copy_bit_for_bit(name, network):
     c = case(network, torch.float32)
     method = rule(name, c)
@@ -87,7 +87,7 @@ def test_truth_equals_backward_on_an_uncut_copy_bit_for_bit(name, network):
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", SUPERVISED)
 def test_truth_is_the_gradient_of_the_rules_own_loss(name, loss):
     c = case("mlp")
     method = rule(name, c, LOSSES[loss])
@@ -128,7 +128,7 @@ def test_truth_asks_for_a_trained_top():
 
 
 @pytest.mark.parametrize("network", ["basic-cnn", "mlp"])
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "dni-unlocked"])  # whose top reads another input
+@pytest.mark.parametrize("name", [name for name in SUPERVISED if name != "dni-unlocked"])  # whose top reads another input
 def test_the_top_unit_gets_the_true_gradient(name, network):
     """Every rule tells the top the loss's own gradient; the last unit of local rules is the last block with the top."""
     c = case(network, torch.float32)
@@ -150,14 +150,14 @@ def test_the_top_unit_gets_the_true_gradient(name, network):
     for r in top:
         assert r.value == pytest.approx(exact[r.quantity], abs=1e-12 if r.quantity != "angle" else 1e-5), r
     below = {r.layer: r.value for r in rows if r.layer.startswith("block1.") and (r.kind, r.quantity) == ("weight", "cosine")}
-    assert all((v > 1 - 1e-12) == (name == "bp") for v in below.values())
+    assert all((v > 1 - 1e-12) == (name in ("bp", "distil")) for v in below.values())
 
 
 # ------------------------------------------------------------------------------------------------------------ isolation
 
 
 @pytest.mark.parametrize("network", ["basic-cnn", "mlp"])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", SUPERVISED)
 def test_no_loss_reaches_a_blocks_parameters_but_through_what_the_block_is_told(name, network):
     """Structural: autograd finds no path (None, not zero) from any loss to any block, nor from a block to another one."""
     c = case(network)
@@ -207,7 +207,7 @@ def test_what_an_isolated_block_is_told_does_not_depend_on_the_blocks_above(name
         assert not torch.equal(after[len(c.model) - 1].signal.delta, before[len(c.model) - 1].signal.delta)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", SUPERVISED)
 def test_a_rule_that_does_not_read_labels_says_the_same_whatever_they_are(name):
     c = case("basic-cnn")
     method = rule(name, c)
@@ -225,7 +225,7 @@ def test_a_rule_that_does_not_read_labels_says_the_same_whatever_they_are(name):
 # ------------------------------------------------------------------------------------------- what a signal and a step are
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", SUPERVISED)
 def test_signals_depend_on_their_arguments_only(name):
     c = case("basic-cnn")
     method = rule(name, c)
@@ -246,7 +246,7 @@ def test_signals_depend_on_their_arguments_only(name):
 
 
 @pytest.mark.parametrize("network", ["basic-cnn", "mlp"])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", SUPERVISED)
 def test_a_step_trains_every_parameter_once_and_hands_out_plain_values(name, network):
     c = case(network)
     method = rule(name, c)
@@ -275,7 +275,7 @@ def test_a_step_trains_every_parameter_once_and_hands_out_plain_values(name, net
     assert all(p.grad is None for p in (*c.model.parameters(), *method.parameters()))  # only train.py writes .grad
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name not in IN_THE_GRAPH])
+@pytest.mark.parametrize("name", [name for name in SUPERVISED if name not in IN_THE_GRAPH])
 def test_messages_arrive_as_the_pull_back_of_what_was_sent(name):
     c = case("basic-cnn")
     _, updates = step(rule(name, c), c)
@@ -289,7 +289,7 @@ def test_messages_arrive_as_the_pull_back_of_what_was_sent(name):
             assert_near({"above": heard}, {"above": x.grad}, 1e-12)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", SUPERVISED)
 def test_update_applies_what_backward_yields(name):
     """.grad after a step is the sum of nothing else; the loss and the right answers are the top's."""
     c = case("basic-cnn")
@@ -340,7 +340,7 @@ def test_the_loss_reported_is_the_topmost_in_whichever_order_blocks_speak():
     assert update(Pair(c.model, method), optimizer, c.x, c.y).loss == len(c.model) - 1
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", SUPERVISED)
 def test_the_optimiser_gets_every_parameter_exactly_once(name):
     c = case("basic-cnn")
     method = rule(name, c)
@@ -348,7 +348,7 @@ def test_the_optimiser_gets_every_parameter_exactly_once(name):
     assert sorted(params) == sorted(id(p) for p in (*c.model.parameters(), *method.parameters()))
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", SUPERVISED)
 def test_the_answer_outside_training_is_the_networks_own(name):
     c = case("basic-cnn")
     method = rule(name, c)
@@ -359,7 +359,7 @@ def test_the_answer_outside_training_is_the_networks_own(name):
     assert torch.equal(features[-1], c.model(c.x))
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", SUPERVISED)
 def test_a_rules_start_depends_on_the_seed_alone(name):
     c = case("basic-cnn")
     stream = torch.get_rng_state()
@@ -420,7 +420,7 @@ def test_an_isolated_block_is_run_finished_and_freed_before_the_next_is_run(name
     assert [kept for what, k, kept in log if what == "run" and k <= last[0]] == [0] * (last[0] + 1)
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name not in ISOLATED and name != "chunked"])
+@pytest.mark.parametrize("name", [name for name in SUPERVISED if name not in ISOLATED and name != "chunked"])
 def test_a_rule_that_hears_from_above_goes_back_from_the_top_and_frees_as_it_goes(name):
     c = case("mlp")
     n = len(c.model)
@@ -450,7 +450,7 @@ def test_nothing_of_a_finished_block_is_alive_while_the_next_runs(name):
     assert not [(j, n, k) for j, n, k in alive if not {(j, n), (j, n, k)} & needed]
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", SUPERVISED)
 def test_input_gradients_are_computed_exactly_where_something_is_sent(name):
     log: list[int] = []
 
@@ -506,14 +506,14 @@ def trained(pair: Pair, recorded: set[int], bf16: bool) -> tuple[dict[str, torch
 
 
 def tiny_pair(name: str) -> Pair:
-    pair = make_pair(make(method=name, width=4, depth=2), (1, 8, 8), 10, torch.device("cpu"))
+    pair = make_pair(make(method=name, width=4, depth=2, **needed(name)), (1, 8, 8), 10, torch.device("cpu"))
     pair.model[0].append(nn.Dropout(0.3))  # draws from the global stream
     stirred(pair.method)
     return pair
 
 
 @pytest.mark.parametrize("bf16", [False, True])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", SUPERVISED)
 def test_recording_leaves_no_trace(name, bf16):
     """Weights, buffers, the rule's own state, the optimiser's, and the global random stream: bit-identical."""
     want, silent, losses = trained(tiny_pair(name), set(), bf16)
@@ -541,7 +541,7 @@ def test_recording_a_rule_whose_truth_needs_a_pass_of_its_own_leaves_no_trace():
     assert_same_bits(*ends)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", SUPERVISED)
 def test_what_a_rule_uses_is_the_same_with_graphs_kept_or_freed(name):
     c = case("basic-cnn", torch.float32)
     _, freed = step(rule(name, c), copy.deepcopy(c), lazily=True)

@@ -1,5 +1,7 @@
 """Losses and their slopes against the formulas, written in numpy."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradlens.objectives import LOSSES, binary_cross_entropy, cross_entropy, slope, squared_error
+from gradlens.objectives import LOSSES, binary_cross_entropy, cross_entropy, distillation, nt_xent, slope, squared_error
 
 
 def softmax(z):
@@ -110,3 +112,92 @@ def test_not_a_number_stays_one(name):
     value, delta = slope(LOSSES[name], z, torch.tensor([0, 1]))
     assert value.isnan()
     assert delta.isnan().any()
+
+
+# ------------------------------------------------------------------------------------------------------------ contrastive
+
+
+def slow_nt_xent(z, tau):
+    """Pair by pair, in the words of the paper's algorithm 1."""
+    n = len(z)
+    s = [[float(z[i] @ z[j] / (z[i].norm() * z[j].norm())) for j in range(n)] for i in range(n)]
+
+    def loss(i, j):
+        return -math.log(math.exp(s[i][j] / tau) / sum(math.exp(s[i][k] / tau) for k in range(n) if k != i))
+
+    return sum(loss(2 * k, 2 * k + 1) + loss(2 * k + 1, 2 * k) for k in range(n // 2)) / n
+
+
+def random_z(n=6, d=5, seed=0):
+    return torch.randn(2 * n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("tau", [0.1, 0.5, 2.0])
+def test_nt_xent_is_the_papers_algorithm(tau):
+    z = random_z()
+    assert nt_xent(z, tau).item() == pytest.approx(slow_nt_xent(z, tau), abs=1e-12)
+
+
+def test_nt_xent_closed_forms():
+    e1, e2 = torch.eye(2, dtype=torch.float64)
+    z = torch.stack([e1, e1, e2, e2])
+    assert nt_xent(z, 0.5).item() == pytest.approx(0.239545, abs=1e-6)
+    for tau in (0.2, 0.5, 1.0):
+        assert nt_xent(z, tau).item() == pytest.approx(math.log(1 + 2 * math.exp(-1 / tau)), abs=1e-12)
+    for n in (2, 5):
+        same = torch.ones(2 * n, 3, dtype=torch.float64)
+        assert nt_xent(same, 0.5).item() == pytest.approx(math.log(2 * n - 1), abs=1e-12)
+    assert nt_xent(torch.ones(4, 3, dtype=torch.float64), 0.5).item() == pytest.approx(1.098612, abs=1e-6)
+
+
+def test_nt_xent_is_invariant_to_rotations_lengths_and_the_order_of_views():
+    z = random_z()
+    base = nt_xent(z, 0.3)
+    q, _ = torch.linalg.qr(random_z(5, 10)[:5, :5])
+    assert torch.allclose(nt_xent(z @ q, 0.3), base, atol=1e-12)
+    lengths = torch.linspace(0.1, 7, len(z), dtype=torch.float64)[:, None]
+    assert torch.allclose(nt_xent(z * lengths, 0.3), base, atol=1e-12)
+    assert torch.allclose(nt_xent(z[[1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10]], 0.3), base, atol=1e-12)
+    swapped = torch.cat([z[6:8], z[:6], z[8:]])  # images in another order
+    assert torch.allclose(nt_xent(swapped, 0.3), base, atol=1e-12)
+    for n, tau in ((6, 0.3), (3, 1.0)):
+        assert nt_xent(random_z(n), tau) >= math.log(1 + (2 * n - 2) * math.exp(-2 / tau))
+
+
+def test_the_slope_of_nt_xent_is_orthogonal_to_each_vector():
+    z = random_z().requires_grad_()
+    (g,) = torch.autograd.grad(nt_xent(z, 0.5), z)
+    assert (g * z.detach()).sum(1).abs().max() < 1e-12
+    assert g.norm() > 1e-3
+
+
+def test_distillation_is_a_cross_entropy_of_softened_answers():
+    z, t = random_z(4, 7, 1), random_z(4, 7, 2)
+    for tau in (0.5, 1.0, 4.0):
+        want = 0.0
+        for a, b in zip(t, z, strict=True):
+            p = [math.exp(v / tau) for v in a.tolist()]
+            q = [math.exp(v / tau) for v in b.tolist()]
+            want -= sum(x / sum(p) * math.log(y / sum(q)) for x, y in zip(p, q, strict=True)) * tau**2 / len(z)
+        assert distillation(z, t, tau).item() == pytest.approx(want, abs=1e-12)
+
+
+def test_distillation_is_least_at_the_teachers_logits_and_there_the_teachers_entropy():
+    t = random_z(4, 7, 2)
+    p = t.softmax(1)
+    entropy = -(p * p.log()).sum(1).mean()
+    z = (t + 3.0).requires_grad_()  # shifted by a constant
+    value = distillation(z, t, 1.0)
+    assert value.item() == pytest.approx(entropy.item(), abs=1e-12)
+    assert torch.autograd.grad(value, z)[0].abs().max() < 1e-12
+    assert distillation(random_z(4, 7, 3), t, 1.0) > entropy
+
+
+def test_at_high_temperature_distillation_is_matching_of_logits_and_its_slope_keeps_its_size():
+    z, t = random_z(4, 7, 1).requires_grad_(), random_z(4, 7, 2)
+    centred = (z - z.mean(1, keepdim=True)) - (t - t.mean(1, keepdim=True))
+    want = (centred / 7 / len(z)).detach()
+    (g,) = torch.autograd.grad(distillation(z, t, 1e4), z)
+    assert (g - want).norm() < 1e-3 * want.norm()
+    norms = [torch.autograd.grad(distillation(z, t, tau), z)[0].norm() for tau in (10.0, 100.0, 1000.0)]
+    assert max(norms) < 1.2 * min(norms)

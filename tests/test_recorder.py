@@ -4,13 +4,12 @@ import math
 
 import pytest
 import torch
-from oracles import case, nll, rows_of, rule, step, uncut
+from oracles import SUPERVISED, case, nll, rows_of, rule, step, uncut
 from torch import nn
 
 import gradlens
 from gradlens.measures import QUANTITIES, RECORDED
 from gradlens.method import Step
-from gradlens.methods import METHODS
 from gradlens.recorder import Row, compare, pair_rows, parameter_kind, step_rows, true_updates
 
 
@@ -53,7 +52,7 @@ def recorded(name, network="basic-cnn", **options):
 
 
 @pytest.mark.parametrize("network", ["basic-cnn", "mlp"])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", SUPERVISED)
 def test_rows_hold_every_parameter_block_and_output_once_with_the_direct_values(name, network):
     rows, names, updates, truth, _ = recorded(name, network)
     assert {r.step for r in rows} == {7}
@@ -81,7 +80,7 @@ def test_rows_hold_every_parameter_block_and_output_once_with_the_direct_values(
 
 def test_rows_of_the_rules_own_are_its_loss_and_its_synthesisers_errors():
     own = {}
-    for name in METHODS:
+    for name in SUPERVISED:
         rows, _, updates, truth, _method = recorded(name)
         own[name] = {(r.layer, r.quantity): r.value for r in rows if r.kind == "rule"}
         if name != "dni-unlocked":  # whose top reads another input

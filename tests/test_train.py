@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from disk import full_disk
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracles import SUPERVISED, needed
 
 import gradlens.setup
 import gradlens.train
@@ -43,7 +44,7 @@ def one_thread():
 
 
 def tiny(method="bp", **changes):
-    return make(**{**TINY, "method": method, **changes})
+    return make(**{**TINY, **needed(method), "method": method, **changes})
 
 
 def training(config, writer=None):
@@ -396,7 +397,7 @@ def test_an_epoch_reads_every_image_once_in_another_order_each_time_and_steps_do
     assert torch.equal(again.batch(1)[1], t.batch(1)[1])
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", SUPERVISED)
 def test_a_learning_rate_of_zero_changes_no_parameter_but_the_running_statistics(method, tmp_path):
     config = tiny(method, lr=0, epochs=3 if method == "greedy" else 1, keep_checkpoints=0, lr_schedule="constant", warmup=0)
     start, run = training(config).state(), train_run(config, Place(out=tmp_path))
@@ -576,7 +577,7 @@ def test_what_a_watcher_is_told(tmp_path):
     assert [event for event, _ in told][:4] == ["evaluate", "metric", "rows", "step"]  # the first update is a recorded one
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", SUPERVISED)
 @pytest.mark.parametrize("changes", [{"model": "mlp"}, {"cut": "before-pool"}, {"loss": "mse", "precision": "bf16"}, {"loss": "bce"}])
 def test_every_method_trains_every_kind_of_net(method, changes, tmp_path):
     settings = {"epochs": 3, "lr": 1e-2, "augment": False, "label_noise": 0, "record_every": 9, "width": 8, **changes}
@@ -593,7 +594,7 @@ def test_every_method_trains_every_kind_of_net(method, changes, tmp_path):
 # ---------------------------------------------------------------------------------------------- losses that are not finite
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", SUPERVISED)
 @pytest.mark.parametrize("every", [0, 1])
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_saved(method, every, tmp_path, monkeypatch):
     monkeypatch.setattr(gradlens.train, "lr_factor", lambda config, step, total: 1e33 if step >= 8 else 1.0)

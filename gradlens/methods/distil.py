@@ -1,0 +1,62 @@
+"""Distillation: a student learns from the answers of a trained network, on images with labels and without."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from pydantic import BaseModel, Field
+from torch import Tensor
+
+from gradlens.method import Method, Net, Signal
+from gradlens.objectives import distillation
+from gradlens.passes import Pass
+
+
+class DistilOptions(BaseModel, frozen=True, extra="forbid"):
+    """Options of distil."""
+
+    temperature: float = Field(1.0, gt=0, description="both networks' logits are divided by it")
+    alpha: float = Field(1.0, ge=0, le=1, description="weight of the teacher's answers; 1 - alpha that of the labels, where there are any")
+
+
+class Distil(Method):
+    """delta_K = d [α tau² CE(softmax(t/tau), z/tau) + (1−α) CE(y, z)] / dz, delta_k = (dh_{k+1}/dh_k)ᵀ delta_{k+1}; t: a teacher's logits.
+
+    Hinton et al. 2015; Chen et al. 2020 (arXiv 2006.10029, eq. 2–3). The first term is the mean over all images, the second over the
+    batch's labelled ones. The teacher (``--teacher RUN``) is in eval mode and reads the student's own images; it is not trained.
+    """
+
+    Options: ClassVar[type[BaseModel]] = DistilOptions
+    reads = frozenset({"below", "above"})
+    unlabelled = True
+    has_teacher = True
+
+    def __init__(self, net: Net, options: Any) -> None:
+        super().__init__(net, options)
+        assert net.teacher is not None
+        self.teacher = net.teacher  # a function: no part of this rule's state
+
+    @property
+    def objective(self) -> str:
+        """What is descended, teacher and labels together."""
+        return "distillation loss"
+
+    def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[Tensor, ...]) -> Signal:
+        """The message from above, told and sent on; at the top the objective's own slope."""
+        if k < self.depth - 1:
+            (delta,) = above
+            return Signal(delta, (delta,))
+        p = passes[k]
+        assert p.image is not None
+        loss = self._loss(p.z, p.y, self.teacher(p.image))
+        (delta,) = torch.autograd.grad(loss, p.z)
+        return Signal(delta, (delta,), loss=loss.detach(), answer=p.z.detach())
+
+    def _loss(self, z: Tensor, y: Tensor, taught: Tensor) -> Tensor:
+        alpha, known = float(self.options.alpha), y >= 0
+        loss = alpha * distillation(z, taught, self.options.temperature)
+        if alpha < 1 and bool(known.any()):
+            loss = loss + (1 - alpha) * self.loss(z[known], y[known])
+        return loss
