@@ -1,0 +1,428 @@
+"""Predicting what you already know helps: does predicting one view from another save labels, and how independent must the views be?
+
+Claim (Lee, Lei, Saunshi & Zhuo 2021, arXiv 2008.01064): where two views are independent given the label, a linear layer on ψ, learned
+without labels to predict X2 from X1, needs some k labels where one on X1 needs some d1; its error grows with the number k of classes and
+with ε_CI, the conditional dependence of the views. Simulated as in their figure 1: k Gaussians in 50 and 40 dimensions, centres uniform on
+[0, 10), X2 = (1 − α) X̂2 + α X1; ψ from 4,000 pairs, 1,000 labels, 30 trials, each with centres of its own. Errors are exact (by moments)
+for everything linear in X1, and on 4,000 fresh samples for the rest.
+
+- panels: (a) error over k, (b) over ε_CI for the linear ψ; (c), (d) the same for ψ* = E[X2 | X1], beside linear and RBF ridge regression.
+- labels: excess risk over the number of labels for five α: on X1, on ψ, on ψ's k − 1 principal components, on ψ from endless pairs, and on
+  the oracle E^L[Y | X1]. Whatever is learned from 4,000 pairs has all d2 = 40 directions, by noise; k is gained only without it.
+
+Error is E‖one-hot Y − prediction‖², summed over classes. "Linear" is judged by the share of a trial's variance that a straight line
+explains: at least 0.98, which a parabola from its vertex (15/16) does not reach. What a best linear predictor leaves is about
+(k − 1) / (d1 s² (1 − k/d1)) with s² the centres' variance, so k is also judged where it is small beside d1, and ε_CI also by the power
+with which it acts: Theorem 4.2 bounds the excess risk by its square. (Both were added after a look at the first results.)
+
+    python -m analyses.predicting          # four minutes on one core
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from sklearn.kernel_ridge import KernelRidge
+from sklearn.metrics.pairwise import euclidean_distances
+from sklearn.model_selection import GridSearchCV, ShuffleSplit
+
+from analyses.study import arguments, judged, publish, say
+from gradlens.conditional import Affine, Array, Mixture, Sample, conditional_dependence, least_squares, principal
+from gradlens.plots import COLOURS, LOOK, MARKERS, PATTERNS, save
+from gradlens.progress import Display
+from gradlens.tables import interval
+
+RAW, PSI, TOP, EXACT, ORACLE = "X1", "ψ", "ψ, k − 1 components", "ψ from endless pairs", "oracle E^L[Y | X1]"
+UNIVERSAL, DEPENDENT, KERNEL = "ψ*", "ψ*, α = 0.5", "X1, RBF ridge"
+LABELS = (RAW, PSI, TOP, EXACT, ORACLE, KERNEL, UNIVERSAL, DEPENDENT)
+
+
+class Sizes(NamedTuple):
+    """What is simulated."""
+
+    trials: int = 30
+    d1: int = 50
+    d2: int = 40
+    pairs: int = 4000  # n1, unlabelled
+    labels: int = 1000  # n2 of the panels
+    tested: int = 4000
+    ks: tuple[int, ...] = (2, 5, 10, 15, 20, 25, 30)
+    few_classes: int = 15  # up to which k is small beside d1
+    k: int = 10  # where k is fixed
+    alphas: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+    sweep_alphas: tuple[float, ...] = (0.0, 0.1, 0.25, 0.5, 1.0)
+    sweep: tuple[int, ...] = (50, 100, 200, 500, 1000, 2000, 5000)
+    slope_from: int = 200  # labels, where the slope over the number of labels is taken from
+    few: tuple[int, ...] = (100, 200)  # labels at which ψ is to be better
+
+
+class Point(NamedTuple):
+    """One point of a figure: a mean over trials."""
+
+    panel: str  # a, b, c, d, or the sweep's α
+    label: str
+    x: float  # k, ε_CI (a mean over trials) or labels
+    mean: float  # error E‖Y − prediction‖², or the sweep's excess risk
+    error: float  # standard error of the mean; NaN for one trial
+    trials: int
+
+
+Values = dict[tuple[str, str, float], list[float]]  # panel, label, k or α or labels -> one number a trial
+
+
+def mixture(size: Sizes, k: int, alpha: float, trial: int) -> Mixture:
+    """A trial's distribution: for every α the same centres and draws."""
+    return Mixture.random(k, alpha, size.d1, size.d2, seed=trial)
+
+
+def learned(x: Array, sample: Sample, k: int) -> Affine:
+    """The downstream layer on features of a sample."""
+    return least_squares(x, sample.onehot(k))
+
+
+def kernel_ridge(sample: Sample, k: int) -> Callable[[Array], Array]:
+    """RBF kernel ridge regression of the one-hot label; width and ridge are chosen on a quarter of the sample, then all of it is fitted."""
+    width = 1 / float(np.median(euclidean_distances(sample.x1, squared=True)))
+    grid = {"gamma": [width / 3, width, 3 * width], "alpha": [1e-4, 1e-2]}
+    split = ShuffleSplit(1, test_size=0.25, random_state=0)
+    found = GridSearchCV(KernelRidge(kernel="rbf"), grid, scoring="neg_mean_squared_error", cv=split)
+    predict: Callable[[Array], Array] = found.fit(sample.x1, sample.onehot(k)).predict
+    return predict
+
+
+def error_of(predicted: Array, sample: Sample, k: int) -> float:
+    """Mean of ‖one-hot y − prediction‖² over a sample."""
+    return float(((sample.onehot(k) - predicted) ** 2).sum(1).mean())
+
+
+def linear_error(m: Mixture, size: Sizes, trial: int) -> float:
+    """Panels a and b: the linear ψ of a trial's pairs, then its labels."""
+    pairs, labelled = m.draw(size.pairs, trial, "pairs"), m.draw(size.labels, trial, "labels")
+    psi = least_squares(pairs.x1, pairs.x2)
+    return m.mse(learned(psi(labelled.x1), labelled, m.k).after(psi))
+
+
+def universal_error(m: Mixture, size: Sizes, trial: int) -> float:
+    """Panels c and d: ψ* in closed form, then the trial's labels."""
+    labelled, tested = m.draw(size.labels, trial, "labels"), m.draw(size.tested, trial, "test")
+    return error_of(learned(m.psi(labelled.x1), labelled, m.k)(m.psi(tested.x1)), tested, m.k)
+
+
+def baselines(m: Mixture, size: Sizes, trial: int) -> dict[str, float]:
+    """The errors without a pretext task; they do not depend on α."""
+    labelled, tested = m.draw(size.labels, trial, "labels"), m.draw(size.tested, trial, "test")
+    return {
+        RAW: m.mse(learned(labelled.x1, labelled, m.k)),
+        KERNEL: error_of(kernel_ridge(labelled, m.k)(tested.x1), tested, m.k),
+    }
+
+
+def panels(size: Sizes, trial: int) -> Iterator[tuple[str, str, float, float]]:
+    """One trial's (panel, label, k or α, error); the rows "eps a" and so on are conditional dependences."""
+    for k in size.ks:
+        independent, dependent = (mixture(size, k, alpha, trial) for alpha in (0.0, 0.5))
+        beside = baselines(independent, size, trial)
+        yield "a", PSI, k, linear_error(independent, size, trial)
+        yield "a", RAW, k, beside[RAW]
+        yield "c", UNIVERSAL, k, universal_error(independent, size, trial)
+        yield "c", DEPENDENT, k, universal_error(dependent, size, trial)
+        yield from (("c", label, k, beside[label]) for label in (RAW, KERNEL))
+    beside = baselines(mixture(size, size.k, 0.0, trial), size, trial)
+    for alpha in size.alphas:
+        m = mixture(size, size.k, alpha, trial)
+        pairs = m.draw(size.pairs, trial, "pairs")
+        found = conditional_dependence(pairs.x1, pairs.x2, pairs.y)
+        yield "b", "corrected", alpha, found.corrected
+        yield "b", "uncorrected", alpha, found.eps
+        yield "b", "exact", alpha, m.eps_linear()
+        yield "d", "exact", alpha, m.eps_universal(pairs.x1)
+        yield "b", PSI, alpha, linear_error(m, size, trial)
+        yield "d", UNIVERSAL, alpha, universal_error(m, size, trial)
+        yield "b", RAW, alpha, beside[RAW]
+        yield from (("d", label, alpha, beside[label]) for label in (RAW, KERNEL))
+
+
+def sweep(size: Sizes, trial: int) -> Iterator[tuple[str, str, float, float]]:
+    """One trial's (α, label, number of labels, excess risk)."""
+    for alpha in size.sweep_alphas:
+        m = mixture(size, size.k, alpha, trial)
+        pairs = m.draw(size.pairs, trial, "pairs")
+        psi = least_squares(pairs.x1, pairs.x2)
+        features = {PSI: psi, TOP: principal(psi, pairs.x1, m.k - 1), EXACT: m.linear_pretext(), ORACLE: m.best_linear()}
+        for n in size.sweep:
+            labelled = m.draw(n, trial, "labels")
+            yield f"α = {alpha:g}", RAW, n, m.excess_risk(learned(labelled.x1, labelled, m.k))
+            for label, f in features.items():
+                yield f"α = {alpha:g}", label, n, m.excess_risk(learned(f(labelled.x1), labelled, m.k).after(f))
+
+
+def simulated(size: Sizes) -> Values:
+    """All trials."""
+    found: Values = {}
+    with Display(quiet=False) as display:
+        report = display.count("trials")
+        for trial in range(size.trials):
+            report(trial, size.trials, "")
+            for part in (panels, sweep):
+                for panel, label, x, value in part(size, trial):
+                    found.setdefault((panel, label, float(x)), []).append(value)
+    return found
+
+
+# --------------------------------------------------------------------------------------------------------------- verdicts
+
+
+def by_trial(values: Values, panel: str, label: str) -> tuple[Array, Array]:
+    """The x and the values [trials, x] of one line."""
+    xs = sorted(x for p, name, x in values if (p, name) == (panel, label))
+    return np.array(xs), np.array([values[panel, label, x] for x in xs]).T
+
+
+def straight(x: Array, y: Array) -> float:
+    """R² of a straight line."""
+    return float(np.corrcoef(x, y)[0, 1] ** 2)
+
+
+def slope(x: Array, y: Array) -> float:
+    """Of log y over log x."""
+    return float(np.polyfit(np.log(x), np.log(y), 1)[0])
+
+
+def growth(x: Array, y: Array) -> float:
+    """The power of x with which y − y(0) grows, between a fifth and half of x's range; NaN where it does not."""
+    part = (x >= 0.199 * x[-1]) & (x <= 0.501 * x[-1])
+    above = y[part] - y[0]
+    return slope(x[part], above) if (above > 0).all() else math.nan
+
+
+def crossover(n: Array, raw: Array, psi: Array) -> float:
+    """The number of labels from which on X1 has the smaller excess risk, interpolated; the ends of the range where that lies outside."""
+    gap = np.log(raw) - np.log(psi)
+    better = np.flatnonzero(gap > 0)  # ψ is better here
+    if not len(better):
+        return float(n[0])
+    last = better[-1]
+    if last == len(n) - 1:
+        return float(n[-1])
+    share = gap[last] / (gap[last] - gap[last + 1])
+    return float(n[last] * (n[last + 1] / n[last]) ** share)
+
+
+def labels_for(risk: float, n: Array, raw: Array) -> float:
+    """How many labels X1 needs for an excess risk, interpolated where the curve first falls below it; the range's end if never."""
+    below = np.flatnonzero(raw <= risk)
+    if not len(below) or below[0] == 0:
+        return float(n[-1] if not len(below) else n[0])
+    i = below[0]
+    share = np.log(raw[i - 1] / risk) / np.log(raw[i - 1] / raw[i])
+    return float(n[i - 1] * (n[i] / n[i - 1]) ** share)
+
+
+def crossovers(values: Values, size: Sizes, label: str) -> dict[float, list[float]]:
+    """α -> each trial's number of labels from which on X1 is better."""
+    found = {}
+    for alpha in size.sweep_alphas:
+        n, raw = by_trial(values, f"α = {alpha:g}", RAW)
+        _, psi = by_trial(values, f"α = {alpha:g}", label)
+        found[alpha] = [crossover(n, *pair) for pair in zip(raw, psi, strict=True)]
+    return found
+
+
+def claims(values: Values, size: Sizes) -> list[dict[str, Any]]:
+    """The sentences, judged over trials."""
+    found = []
+    ks, errors = by_trial(values, "a", PSI)
+    found.append(judged("error of the linear ψ is linear in k", [straight(ks, e) for e in errors], "R²", at_least=0.98))
+    small = ks <= size.few_classes
+    claim = f"error of the linear ψ is linear in k for k ≤ {size.few_classes}"
+    found.append(judged(claim, [straight(ks[small], e[small]) for e in errors], "R²", at_least=0.98))
+    for panel, label, what in (("b", PSI, "the linear ψ"), ("d", UNIVERSAL, "ψ*")):
+        _, errors = by_trial(values, panel, label)
+        _, eps = by_trial(values, panel, "exact")
+        pairs = list(zip(eps, errors, strict=True))
+        found.append(judged(f"error of {what} is linear in ε_CI", [straight(x, e) for x, e in pairs], "R²", at_least=0.98))
+        for power in (1, 2):
+            claim = f"error of {what} above that at 0 grows as ε_CI to the power of {power} (± 0.2), from a fifth to half of its range"
+            found.append(judged(claim, [growth(x, e) - power for x, e in pairs], f"power − {power}", within=0.2))
+    zero = "α = 0"
+    n, raw = by_trial(values, zero, RAW)
+    late = n >= size.slope_from
+    for label in (EXACT, PSI, TOP):
+        _, psi = by_trial(values, zero, label)
+        found.append(
+            judged(
+                f"at {zero} excess risk falls as labels^-1 (± 0.2) from {size.slope_from} labels: {label}",
+                [slope(n[late], er[late]) + 1 for er in psi], "slope + 1", within=0.2,
+            )
+        )  # fmt: skip
+    for few in size.few:
+        at = list(n).index(few)
+        for label in (PSI, TOP):
+            _, psi = by_trial(values, zero, label)
+            gains = 100 * (1 - psi[:, at] / raw[:, at])
+            found.append(judged(f"at {zero} and {few} labels, {label} has less excess risk than X1", gains, "% less", at_least=0))
+    _, top = by_trial(values, zero, TOP)
+    at = list(n).index(size.few[0])
+    needed = [labels_for(er[at], n, r) / size.few[0] for er, r in zip(top, raw, strict=True)]
+    saved = f"at {zero}, X1 needs twice the labels or more for the excess risk of {TOP} at {size.few[0]} labels"
+    found.append(judged(saved, needed, "times as many", at_least=2))
+    errors, ridge = (by_trial(values, "c", label)[1] for label in (UNIVERSAL, KERNEL))
+    found.append(judged(f"at {zero}, a linear layer on ψ* errs less than RBF ridge on X1", (ridge - errors).mean(1), "error", at_least=0))
+    return found + later(values, size)
+
+
+def later(values: Values, size: Sizes) -> list[dict[str, Any]]:
+    """Whether the number of labels from which on X1 is better grows or falls with α."""
+    found = []
+    for label in (PSI, TOP):
+        crossing = crossovers(values, size, label)
+        for a, b in pairwise(alpha for alpha in size.sweep_alphas if alpha <= 0.5):
+            earlier = np.log2(np.array(crossing[a]) / np.array(crossing[b]))
+            claim = f"X1 overtakes {label} with fewer labels at α = {b:g} than at α = {a:g}"
+            found.append(judged(claim, earlier, "halvings", at_least=0))
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------------- figures
+
+
+def points(values: Values) -> list[Point]:
+    """The lines' means over trials; in panels b and d at the mean conditional dependence."""
+    rows = []
+    for (panel, label, x), trials in values.items():
+        if label not in LABELS:
+            continue
+        at = {"b": "corrected", "d": "exact"}.get(panel)
+        error = float(np.std(trials, ddof=1) / np.sqrt(len(trials))) if len(trials) > 1 else float("nan")
+        where = float(np.mean(values[panel, at, x])) if at else x
+        rows.append(Point(panel, label, where, float(np.mean(trials)), error, len(trials)))
+    return rows
+
+
+def strokes(label: str) -> dict[str, Any]:
+    """How a line is drawn."""
+    i = LABELS.index(label)
+    colour = COLOURS[LABELS.index(UNIVERSAL) if label == DEPENDENT else i]
+    return {"color": colour, "linestyle": (0, PATTERNS[i % len(PATTERNS)] or None), "marker": MARKERS[i], "markersize": 4, "linewidth": 1.5}
+
+
+def line(ax: Axes, rows: Sequence[Point], label: str) -> None:
+    """A line of means with the band of a standard error."""
+    mine = sorted((p for p in rows if p.label == label), key=lambda p: p.x)
+    x, y, e = ([getattr(p, name) for p in mine] for name in ("x", "mean", "error"))
+    look = strokes(label)
+    ax.plot(x, y, **look)
+    ax.fill_between(x, np.subtract(y, e), np.add(y, e), color=look["color"], alpha=0.2, linewidth=0)
+
+
+def legend(figure: Figure, rows: Iterable[Point], columns: int) -> None:
+    """All lines of a figure."""
+    present = {p.label for p in rows}
+    handles = [Line2D([], [], label=label, **strokes(label)) for label in LABELS if label in present]
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+
+
+def head(figure: Figure, what: str, rows: Sequence[Point], note: str) -> None:
+    """Two lines above the panels."""
+    text = f"{what}\n{note}mean of {rows[0].trials} trials, band ± 1 standard error"
+    figure.suptitle(text, x=0.1 / figure.get_figwidth(), ha="left", fontsize=10)
+
+
+PANELS = {
+    "a": ("(a) linear ψ, α = 0", "classes k"),
+    "b": ("(b) linear ψ", "ε_CI, estimated and corrected"),
+    "c": ("(c) ψ* = E[X2 | X1]", "classes k"),
+    "d": ("(d) ψ* = E[X2 | X1]", "ε_CI, closed form"),
+}
+
+
+@style.context(LOOK)
+def panel_figure(rows: Sequence[Point], size: Sizes) -> Figure:
+    """The four panels of the paper's figure 1."""
+    figure = Figure(figsize=(8.4, 6.6), layout="constrained")
+    for ax, (panel, (title, x)) in zip(figure.subplots(2, 2).ravel(), PANELS.items(), strict=True):
+        mine = [p for p in rows if p.panel == panel]
+        for label in LABELS:
+            if any(p.label == label for p in mine):
+                line(ax, mine, label)
+        ax.set_title(title + (f", k = {size.k}" if panel in "bd" else ""), loc="left")
+        ax.set(xlabel=x, ylabel="error", ylim=(0, None))
+    legend(figure, [p for p in rows if p.panel in PANELS], 5)
+    head(figure, "Error of a linear layer on what a pretext task learned", rows, f"{size.pairs:,} pairs, {size.labels:,} labels, ")
+    return figure
+
+
+@style.context(LOOK)
+def label_figure(rows: Sequence[Point], size: Sizes) -> Figure:
+    """Excess risk over the number of labels, a panel an α."""
+    shown = [f"α = {alpha:g}" for alpha in size.sweep_alphas]
+    figure = Figure(figsize=(1.6 + 1.75 * len(shown), 4.0), layout="constrained")
+    grid = np.atleast_1d(figure.subplots(1, len(shown), sharey=True))
+    for ax, panel in zip(grid, shown, strict=True):
+        ax.set(xscale="log", yscale="log", xlabel="labels")
+        for label in LABELS:
+            if any((p.panel, p.label) == (panel, label) for p in rows):
+                line(ax, [p for p in rows if p.panel == panel], label)
+        ax.set_title(panel, loc="left")
+    grid[0].set_ylabel("excess risk")
+    mine = [p for p in rows if p.panel in shown]
+    legend(figure, mine, 5)
+    head(figure, "Excess risk over the number of labels", mine, f"k = {size.k}, ψ from {size.pairs:,} pairs, ")
+    return figure
+
+
+# ------------------------------------------------------------------------------------------------------------------- main
+
+
+def dependence_table(values: Values, size: Sizes) -> list[dict[str, Any]]:
+    """ε_CI of the linear class by α: exact, estimated, estimated and corrected; means and intervals over trials."""
+    return [
+        {"alpha": alpha, **{kind: interval(values["b", kind, alpha])[:3] for kind in ("exact", "uncorrected", "corrected")},
+         "universal": interval(values["d", "exact", alpha])[:3]}
+        for alpha in size.alphas
+    ]  # fmt: skip
+
+
+def reported(size: Sizes, args: Any) -> dict[str, Any]:
+    """Simulate, judge, draw; write figures/predicting."""
+    began = time.perf_counter()
+    values = simulated(size)
+    rows = points(values)
+    judgements = claims(values, size)
+    table = dependence_table(values, size)
+    say(judgements)
+    for row in table:
+        numbers = ", ".join(f"{kind} {row[kind][0]:.3f}" for kind in ("exact", "uncorrected", "corrected", "universal"))
+        print(f"ε_CI at α = {row['alpha']:g}: {numbers}")
+    crossing = {label: {f"{a:g}": interval(n)[:3] for a, n in crossovers(values, size, label).items()} for label in (PSI, TOP)}
+    shown = [p for p in rows if p.panel.startswith("α")]
+    save(panel_figure(rows, size), [p for p in rows if p.panel in PANELS], args.figures / "predicting", "panels")
+    save(label_figure(rows, size), shown, args.figures / "predicting", "labels")
+    results = {
+        "settings": {**size._asdict(), "spread": 10.0, "error": "E|one-hot Y - prediction|^2, summed over classes"},
+        "claims": judgements,
+        "dependence": table,
+        "labels_from_which_X1_is_better": {**crossing, "range": [size.sweep[0], size.sweep[-1]]},
+        "seconds": round(time.perf_counter() - began, 1),
+    }
+    publish("predicting", [], args, results, figures=False)
+    return results
+
+
+def main() -> None:
+    """Simulate 30 trials, judge the claims, write figures/predicting."""
+    args = arguments(__doc__ or "", numbers={"trials": Sizes().trials})
+    reported(Sizes(trials=args.trials), args)
+
+
+if __name__ == "__main__":
+    main()
