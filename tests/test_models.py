@@ -13,7 +13,7 @@ from torch import nn
 from gradlens.errors import InputError
 from gradlens.models import MODELS, build, cut_before_pool, head_width, layers, output_shapes
 from gradlens.plan import ACTIVATIONS, Plan
-from gradlens.resnet import Residual, basic_residual
+from gradlens.resnet import basic_residual
 from gradlens.seeding import generator
 
 CIFAR, DIGITS = (3, 32, 32), (1, 8, 8)
@@ -23,7 +23,6 @@ VGG = {  # as documented: a number is a convolution's channels, M a pool
     "vgg16": "64 64 M 128 128 M 256 256 256 M 512 512 512 M 512 512 512 M",
     "vgg19": "64 64 M 128 128 M 256 256 256 256 M 512 512 512 512 M 512 512 512 512 M",
 }
-RESNETS = {"resnet18": (2, 2, 2, 2), "resnet20": (3, 3, 3), "resnet32": (5, 5, 5)}  # residual blocks in each stage
 
 
 @pytest.fixture(autouse=True)
@@ -97,82 +96,70 @@ def test_mlp():
     assert parameters(build("mlp", Plan(DIGITS, 10))) == (64 + 1) * 256 + 2 * (256 + 1) * 256 + (256 + 1) * 10
 
 
-@pytest.mark.parametrize(("name", "count"), [("resnet18", 11_173_962), ("resnet20", 269_722), ("resnet32", 464_154)])
-def test_resnets_have_the_documented_blocks_and_so_many_parameters(name, count):
-    model = build(name, Plan(CIFAR, 10))
+DCGAN = {  # side of the image: channels and sides of what the blocks give, at width 64
+    128: [(64, 64), (64, 32), (128, 16), (256, 8), (512, 4), (4000, 1)],
+    64: [(64, 32), (128, 16), (256, 8), (512, 4), (4000, 1)],
+    32: [(64, 16), (128, 8), (256, 4), (4000, 1)],
+    28: [(64, 14), (128, 7), (4000, 1)],
+    96: [(64, 48), (128, 24), (256, 12), (512, 6), (4000, 1)],
+    256: [(64, 128), (64, 64), (64, 32), (128, 16), (256, 8), (512, 4), (4000, 1)],
+    8: [(64, 4), (4000, 1)],
+}
+
+
+@pytest.mark.parametrize("side", DCGAN)
+def test_dcgan_halves_down_to_four_pixels_and_has_so_many_parameters(side):
+    shape = (3, side, side)
+    want = [(max(1, 4000 * 8 // 64) if c == 4000 else c // 8, s, s) for c, s in DCGAN[side]]
+    assert [tuple(s) for s in output_shapes(build("dcgan", Plan(shape, 7, width=8)), shape)] == [*want, (7,)]
+    with torch.device("meta"):
+        model = build("dcgan", Plan(shape, 7))
+    *convolutions, last = modules(model, nn.Conv2d)
+    assert all((c.kernel_size, c.stride, c.padding, c.bias) == ((4, 4), (2, 2), (1, 1), None) for c in convolutions)
+    left = DCGAN[side][-2][1]
+    assert (last.kernel_size, last.stride, last.padding, last.bias) == ((left, left), (1, 1), (0, 0), None)
+    channels, count = 3, 4000 * 7 + 7
+    for i, (c, s) in enumerate(DCGAN[side]):
+        count += channels * c * (left * left if s == 1 else 16) + (2 * c if i else 0)
+        channels = c
     assert parameters(model) == count
-    *body, top = model
-    assert [n for n, _ in model.named_children()] == [*(f"block{i}" for i in range(1, sum(RESNETS[name]) + 2)), "top"]
-    assert [n for n, _ in body[0].named_children()] == ["conv", "norm", "act"]
-    assert [n for n, _ in top.named_children()] == ["pool", "flatten", "out"]
-    for block in body[1:]:
-        assert isinstance(block, Residual)
-        assert [n for n, _ in block.named_children()] == ["branch", "shortcut", "act"]
-        assert [n for n, _ in block.branch.named_children()] == ["conv1", "norm1", "act1", "conv2", "norm2"]
-    assert all(c.bias is None for c in modules(model, nn.Conv2d))
-    assert not any(m.inplace for m in modules(model, nn.ReLU))
-    if name != "resnet18":
-        assert len(modules(model, nn.Conv2d)) + len(modules(model, nn.Linear)) == int(name[6:])  # the paper's way of counting
 
 
-def test_layers_and_shapes_of_a_resnet():
-    model = build("resnet18", Plan(CIFAR, 10))
-    within = [
-        f"block{i}.{name}" for i in range(2, 10) for name in ("branch.conv1", "branch.conv2", "shortcut.conv")[: 3 if i in (4, 6, 8) else 2]
-    ]
-    assert layers(model) == ["block1.conv", *within, "top.out"]
-    stages = [(64, 32, 32)] * 3 + [(128, 16, 16)] * 2 + [(256, 8, 8)] * 2 + [(512, 4, 4)] * 2
-    assert [tuple(s) for s in output_shapes(model, CIFAR)] == [*stages, (10,)]
-    stages = [(16, 32, 32)] * 4 + [(32, 16, 16)] * 3 + [(64, 8, 8)] * 3
-    assert [tuple(s) for s in output_shapes(build("resnet20", Plan(CIFAR, 10)), CIFAR)] == [*stages, (10,)]
-
-
-def resnet_by_hand(w, x, stages, training):
-    """The network's equations over its state dict: no module, no padding function, no library batch norm."""
-
-    def conv(name, x, stride=1):
-        return F.conv2d(x, w[f"{name}.weight"], stride=stride, padding=w[f"{name}.weight"].shape[-1] // 2)
-
-    def norm(name, x):
-        mean, var = w[f"{name}.running_mean"], w[f"{name}.running_var"]
-        if training:
-            mean, var = x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)
-        scale = w[f"{name}.weight"] / (var + 1e-5).sqrt()
-        return x * scale[:, None, None] + (w[f"{name}.bias"] - mean * scale)[:, None, None]
-
-    def relu(x):
-        return x * (x > 0)
-
-    def shortcut(name, x, like, stride):
-        if f"{name}.conv.weight" in w:
-            return norm(f"{name}.norm", conv(f"{name}.conv", x, stride))
-        wide = torch.zeros_like(like)
-        for row in range(like.shape[2]):
-            for column in range(like.shape[3]):
-                wide[:, : x.shape[1], row, column] = x[:, :, row * stride, column * stride]
-        return wide
-
-    x, k = relu(norm("block1.norm", conv("block1.conv", x))), 2
-    for stage, n in enumerate(stages):
-        for i in range(n):
-            stride = 2 if stage > 0 and i == 0 else 1
-            y = relu(norm(f"block{k}.branch.norm1", conv(f"block{k}.branch.conv1", x, stride)))
-            y = norm(f"block{k}.branch.norm2", conv(f"block{k}.branch.conv2", y))
-            x, k = relu(y + shortcut(f"block{k}.shortcut", x, y, stride)), k + 1
-    return x.mean((2, 3)) @ w["top.out.weight"].T + w["top.out.bias"]
-
-
-@pytest.mark.parametrize("shape", [(3, 16, 16), (2, 9, 13)])
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("name", RESNETS)
-def test_a_resnet_is_its_equations(name, training, shape):
-    model = build(name, Plan(shape, 7, width=3), seed=2).double()
-    g = generator(0, "stir")
-    for m in modules(model, nn.BatchNorm2d):  # at their start, all four would hide in the equations
-        for t in (m.weight.data, m.bias.data, m.running_mean, m.running_var):
-            t += torch.rand(t.shape, generator=g, dtype=torch.float64)
+@pytest.mark.parametrize("shape", [(3, 16, 16), (1, 8, 21)])
+def test_dcgan_is_its_equations(shape, training):
+    model = build("dcgan", Plan(shape, 5, width=4), seed=1).double().train(training)
     w, x = copy.deepcopy(model.state_dict()), images(shape, 4).double()
-    torch.testing.assert_close(model.train(training)(x), resnet_by_hand(w, x, RESNETS[name], training), rtol=1e-9, atol=1e-9)
+    z, last = x, len(model) - 1
+    for k in range(1, last + 1):
+        z = F.conv2d(z, w[f"block{k}.conv.weight"], stride=1 if k == last else 2, padding=0 if k == last else 1)
+        if k > 1:
+            mean, var = w[f"block{k}.norm.running_mean"], w[f"block{k}.norm.running_var"]
+            if training:
+                mean, var = z.mean((0, 2, 3)), z.var((0, 2, 3), correction=0)
+            z = (z - mean[:, None, None]) / (var[:, None, None] + 1e-5).sqrt()
+            z = z * w[f"block{k}.norm.weight"][:, None, None] + w[f"block{k}.norm.bias"][:, None, None]
+        z = torch.maximum(z, 0.2 * z)
+    assert z.shape == (4, 250, 1, 1)
+    torch.testing.assert_close(model(x), z.reshape(4, 250) @ w["top.out.weight"].T + w["top.out.bias"], rtol=1e-9, atol=1e-9)
+
+
+def test_dcgan_starts_from_the_papers_draws():
+    model = build("dcgan", Plan(CIFAR, 10, width=32))
+    for conv in modules(model, nn.Conv2d):
+        assert conv.weight.mean().abs() < 5 * 0.02 / conv.weight.numel() ** 0.5
+        assert conv.weight.std().item() == pytest.approx(0.02, rel=5 / conv.weight.numel() ** 0.5)
+    scales = torch.cat([m.weight for m in modules(model, nn.BatchNorm2d)])
+    assert scales.mean().item() == pytest.approx(1, abs=0.003)
+    assert scales.std().item() == pytest.approx(0.02, rel=0.1)
+    assert all(m.bias.eq(0).all() for m in modules(model, nn.BatchNorm2d))
+
+
+def test_dcgans_relu_is_leaky_and_other_activations_are_themselves():
+    assert {m.negative_slope for m in modules(build("dcgan", Plan(CIFAR, 10, width=2)), nn.LeakyReLU)} == {0.2}
+    tanh = build("dcgan", Plan(CIFAR, 10, width=2, activation="tanh"))
+    assert not modules(tanh, nn.LeakyReLU)
+    assert len(modules(tanh, nn.Tanh)) == 4
 
 
 def test_linear_is_a_product_of_matrices_whatever_the_activation():
@@ -191,7 +178,7 @@ def test_linear_is_a_product_of_matrices_whatever_the_activation():
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 8), (1, 28, 28), (3, 32, 32), (3, 10, 12), (1, 64, 20), (3, 64, 64)])
-@pytest.mark.parametrize("name", ["basic-cnn", "resnet18", "resnet20", "mlp", "linear"])
+@pytest.mark.parametrize("name", ["basic-cnn", "resnet18", "resnet20", "dcgan", "mlp", "linear"])
 @pytest.mark.parametrize("classes", [2, 100])
 def test_any_image_from_8x8_grey_to_64x64_colour(name, shape, classes):
     model = build(name, Plan(shape, classes, width=4))
@@ -202,14 +189,6 @@ def test_any_image_from_8x8_grey_to_64x64_colour(name, shape, classes):
 @pytest.mark.parametrize("name", VGG)
 def test_vgg_takes_32x32_and_more(name, shape):
     assert build(name, Plan(shape, 5, width=2))(images(shape)).shape == (3, 5)
-
-
-@pytest.mark.parametrize(("name", "size"), [("resnet18", 8), ("resnet20", 4), ("resnet32", 4)])
-def test_the_smallest_image_of_a_resnet_ends_as_one_pixel(name, size):
-    model = build(name, Plan((1, size, size), 5, width=2))
-    assert output_shapes(model, (1, size, size))[-2][1:] == (1, 1)
-    with pytest.raises(InputError, match=rf"{name} .* {size}x{size} pixels; these images are {size}x{size - 1}$"):
-        build(name, Plan((1, size, size - 1), 5, width=2))
 
 
 @pytest.mark.parametrize(
@@ -226,6 +205,9 @@ def test_the_smallest_image_of_a_resnet_ends_as_one_pixel(name, size):
         ("resnet18", Plan((3, 32, 7), 10), ["resnet18", "8x8", "32x7"]),
         ("basic-cnn", Plan(DIGITS, 10, activation="rellu"), ["activation", "'rellu'; known, nearest first: relu, ", "leaky-relu"]),
         ("vgg", Plan(DIGITS, 10), ["model", "vgg11", "basic-cnn"]),
+        ("dcgan", Plan((3, 32, 7), 10), ["dcgan", "8x8", "32x7"]),
+        ("dcgan", Plan(CIFAR, 10, stem=3), ["--stem", "dcgan", "4x4"]),
+        ("dcgan", Plan(CIFAR, 10, depth=3), ["--depth", "dcgan"]),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_sentence(name, plan, words):
@@ -564,11 +546,12 @@ def test_initial_weights_have_pytorchs_own_spread():
         assert layer.weight.std().item() == pytest.approx((1 / 3 / fan) ** 0.5, rel=0.05)
 
 
-def test_no_model_knows_a_training_rule():
+@pytest.mark.parametrize("file", ["models.py", "resnet.py", "plan.py"])
+def test_no_model_knows_a_training_rule(file):
     from pathlib import Path
 
-    import gradlens.models
+    import gradlens
     from gradlens.methods import METHODS
 
-    source = Path(gradlens.models.__file__).read_text()
+    source = (Path(gradlens.__file__).parent / file).read_text()
     assert not [name for name in METHODS if re.search(rf"\b{name}\b", source)]
