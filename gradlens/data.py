@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from gradlens.errors import InputError, unknown
+from gradlens.hierarchy import LEVELS, draw
 from gradlens.seeding import generator
 
 DATA_DIR = Path("~/.cache/gradlens").expanduser()
@@ -94,6 +95,12 @@ def digits(root: Path, download: bool) -> Source:
     return Split(x[~test], y[~test]), Split(x[test], y[test]), tuple(str(c) for c in range(10))
 
 
+def hierarchical(root: Path, download: bool) -> Source:
+    """Grey 27×27 digits drawn level by level with the noise and distractors of :mod:`gradlens.hierarchy`: 5,000 and 1,000, always the same."""
+    train, test = (draw(n, purpose=f"hierarchical digits, {half}") for n, half in ((5_000, "train"), (1_000, "test")))
+    return Split(train.bytes(), train.labels), Split(test.bytes(), test.labels), LEVELS[0].classes
+
+
 def _torchvision(name: str, **splits: dict[str, Any]) -> Callable[[Path, bool], Source]:
     """A torchvision data set, from ``root``; ``splits`` are the constructor arguments of its train and test halves."""
 
@@ -125,8 +132,33 @@ def _torchvision(name: str, **splits: dict[str, Any]) -> Callable[[Path, bool], 
     return load
 
 
+PERIODS, LENGTH = (8, 12, 18), 128  # samples, of the sequences below
+
+
+def sequences(root: Path, download: bool) -> Source:
+    """Noisy sawteeth of random phase as images of height 1, generated: 4,000 for training and 1,000 for test, always the same.
+
+    The classes are dynamics: three periods, each with a slow rise and sudden fall or the other way round. Phase (uniform), amplitude
+    (0.5 to 1) and noise (standard deviation 1) say nothing of the class, and all class means are the same flat line: of all softmax
+    regressions on the samples a constant has the lowest expected loss.
+    """
+    n, train = 5000, 4000
+    rng = generator(0, "sequences")
+    labels = torch.randint(2 * len(PERIODS), (n,), generator=rng)
+    period = torch.tensor(PERIODS)[labels // 2, None]
+    phase, amplitude = torch.rand(2, n, 1, generator=rng)
+    rising = 2 * ((torch.arange(LENGTH) / period + phase) % 1) - 1
+    clean = (0.5 + 0.5 * amplitude) * torch.where(labels[:, None] % 2 == 0, rising, -rising)
+    noisy = clean + torch.randn(n, LENGTH, generator=rng)
+    x = (127.5 + 40 * noisy).round().clamp(0, 255).to(torch.uint8).reshape(n, 1, 1, LENGTH)
+    names = tuple(f"{way} {p}" for p in PERIODS for way in ("rise", "fall"))
+    return Split(x[:train], labels[:train]), Split(x[train:], labels[train:]), names
+
+
 DATASETS: dict[str, Callable[[Path, bool], Source]] = {
     "digits": digits,
+    "hierarchical": hierarchical,
+    "sequences": sequences,
     "cifar10": _torchvision("CIFAR10", train={"train": True}, test={"train": False}),
     "cifar100": _torchvision("CIFAR100", train={"train": True}, test={"train": False}),
     "mnist": _torchvision("MNIST", train={"train": True}, test={"train": False}),
@@ -137,6 +169,8 @@ DATASETS: dict[str, Callable[[Path, bool], Source]] = {
 
 SHAPES: dict[str, tuple[tuple[int, int, int], int]] = {  # (C, H, W) and classes, known without the files
     "digits": ((1, 8, 8), 10),
+    "hierarchical": ((1, 27, 27), 10),
+    "sequences": ((1, 1, LENGTH), 2 * len(PERIODS)),
     "cifar10": ((3, 32, 32), 10),
     "cifar100": ((3, 32, 32), 100),
     "mnist": ((1, 28, 28), 10),

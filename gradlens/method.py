@@ -137,6 +137,11 @@ class Method(nn.Module):
         update = bool(cls.reads & {"error", "above"})
         return Locks("below" in cls.reads, update, "above" in cls.reads, "labels" in cls.reads)
 
+    @classmethod
+    def input_shape(cls, image: tuple[int, int, int], options: Any) -> tuple[int, int, int]:
+        """(C, H, W) of what the first block reads, for images of shape ``image``: the image, unless the rule cuts it up."""
+        return image
+
     @property
     def objective(self) -> str:
         """What the true gradient is the gradient of, in a word or two for the rows."""

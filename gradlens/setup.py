@@ -71,24 +71,47 @@ def make_pair(config: Config, shape: tuple[int, int, int], classes: int, device:
         InputError: a model that does not fit the images, a rule that does not fit the model.
 
     """
-    plan = Plan(shape, classes, config.width, config.depth, config.stem, config.activation, config.attention)
-    model = build(config.model, plan, config.cut, config.seed)
+    rule = METHODS[config.method]
+    options = rule.Options(**config.options)
+    read = rule.input_shape(shape, options)
+    model = _built(config, read, shape, classes)
     if config.init_from:
         begun = load(config.init_from)
         if config.keep_head:
             model = _with_kept_head(model, begun, config, shape, classes)
         else:
-            put_weights(model, begun.checkpoint()["model"], f"--init-from {config.init_from}")
-    net = make_net(model, shape, classes, LOSSES[config.loss], config.seed, config.epochs)
+            put_weights(model, _begun_weights(model, begun), f"--init-from {config.init_from}")
+    net = make_net(model, read, classes, LOSSES[config.loss], config.seed, config.epochs)._replace(image=shape)
     if config.teacher:
         net = net._replace(teacher=_teacher(load(config.teacher), shape, classes, config, device))
-    rule = METHODS[config.method]
-    method = rule(net, rule.Options(**config.options))
+    method = rule(net, options)
     layout: Any = {"device": device, "memory_format": torch.channels_last}
     pair = Pair(model.to(**layout), method.to(**layout))
     if config.compile:
         _compile(pair)
     return pair
+
+
+def _built(config: Config, read: tuple[int, int, int], shape: tuple[int, int, int], classes: int) -> nn.Sequential:
+    """The network of a config for what the rule lets it read: images of ``shape``, or patches of them."""
+    plan = Plan(read, classes, config.width, config.depth, config.stem, config.activation, config.attention)
+    try:
+        return build(config.model, plan, config.cut, config.seed)
+    except InputError as error:
+        if read == shape:
+            raise
+        patch = f"{config.method} reads patches of {read[1]}x{read[2]} pixels (--set patch= sets them)"
+        raise InputError(f"{patch}, which {config.model} does not take: {error}") from error
+
+
+def _begun_weights(model: nn.Sequential, begun: Run) -> dict[str, Tensor]:
+    """A run's weights; where its rule trained no top (whose shape may be another one: it read patches), this network's own top."""
+    weights: dict[str, Tensor] = begun.checkpoint()["model"]
+    if METHODS[begun.config.method].classifies:
+        return weights
+    top = f"{list(model._modules)[-1]}."
+    mine = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(top)}
+    return {name: tensor for name, tensor in weights.items() if not name.startswith(top)} | mine
 
 
 def trained_pair(run: Run, shape: tuple[int, int, int], classes: int, device: torch.device) -> Pair:

@@ -5,13 +5,17 @@ from __future__ import annotations
 from gradlens.method import Method
 from gradlens.methods.bp import Backprop
 from gradlens.methods.chunked import Chunked
+from gradlens.methods.cpc import CPC, CPCLocal
+from gradlens.methods.context_encoder import ContextEncoder, ContextEncoderLocal
 from gradlens.methods.dfa import DFA
 from gradlens.methods.dgl import DGL
 from gradlens.methods.dgl_async import DGLAsync
+from gradlens.methods.distil import Distil
 from gradlens.methods.dni import CDNI, DNI
 from gradlens.methods.dni_unlocked import DNIUnlocked
 from gradlens.methods.fa import FA
 from gradlens.methods.greedy import Greedy
+from gradlens.methods.infomax import InfoMax
 from gradlens.methods.infopro import InfoPro
 from gradlens.methods.kp import KP
 from gradlens.methods.loco import LoCo
@@ -43,4 +47,10 @@ METHODS: dict[str, type[Method]] = {
     "simclr": SimCLR,
     "simclr-local": SimCLRLocal,
     "loco": LoCo,
+    "cpc": CPC,
+    "cpc-local": CPCLocal,
+    "infomax": InfoMax,
+    "context-encoder": ContextEncoder,
+    "context-encoder-local": ContextEncoderLocal,
+    "distil": Distil,
 }

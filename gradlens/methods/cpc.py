@@ -1,0 +1,190 @@
+"""Contrastive predictive coding of image patches, end to end and with gradient-isolated modules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from pydantic import BaseModel, Field
+from torch import Tensor, nn
+
+from gradlens.errors import InputError
+from gradlens.local import Local, Window
+from gradlens.method import Net, Update
+from gradlens.models import output_shapes
+from gradlens.objectives import info_nce, sampled_scores
+from gradlens.passes import Pass
+from gradlens.patches import Grid, cropped, grey, grid_of, maps, patches
+from gradlens.predictive import RowsAhead
+from gradlens.seeding import generator
+from gradlens.self_supervised import SelfSupervised, modules_of, whole
+
+STEPS = 5  # rows ahead by default, where the grid has so many
+
+
+class PatchOptions(BaseModel, frozen=True, extra="forbid"):
+    """How images become patches, and what is predicted of them."""
+
+    patch: int | None = Field(
+        None, ge=1, description="side of a patch in pixels; default: a quarter of the image's smaller side, at least 4"
+    )
+    stride: int | None = Field(None, ge=1, description="pixels from one patch to the next; default: half a patch")
+    crop: int | None = Field(
+        None, ge=1, description="side of the random window of each image that is cut up (the middle in evaluation); default: the image"
+    )
+    flip: bool = Field(True, description="mirror every second image in training; never sequences")
+    grey: bool = Field(True, description="take the colour from images of 3 channels, also for what is read afterwards")
+    negatives: int = Field(16, ge=1, description="wrong targets that each context is shown, drawn anew in each step")
+    steps: int | None = Field(None, ge=1, description=f"rows ahead that are predicted; default: {STEPS}, or as many as the grid has")
+    skip: int = Field(1, ge=0, description="rows left out between context and first prediction: they share pixels")
+
+
+class CPCOptions(PatchOptions, frozen=True):
+    """Options of cpc."""
+
+    layers: int = Field(4, ge=0, le=12, description="of the masked convolutions that make the context; 0: a row itself is its context")
+
+
+class LocalCPCOptions(CPCOptions, frozen=True):
+    """Options of cpc-local."""
+
+    modules: int | list[int] | None = Field(None, description="parts of the encoder, or their sizes in blocks; default: each block")
+
+
+class CPC(SelfSupervised):
+    """delta_K = d mean_k InfoNCE(c_iᵀ W_k z_{i+k+1})/d h_K with z the map of patches' features, delta_k = (dh_{k+1}/dh_k)ᵀ delta_{k+1}.
+
+    van den Oord et al. 2018 (arXiv 1807.03748), in the form that Löwe et al. 2019 compare with: patches overlap by half, z is their
+    spatial mean, c a masked context of the rows up to i, negatives are targets of the same offset anywhere in the batch, drawn with
+    replacement (the right one too).
+    """
+
+    Options: ClassVar[type[BaseModel]] = CPCOptions
+    reads = frozenset({"below", "above"})
+    own_quantities: ClassVar[Mapping[str, str]] = {
+        "information_bound": "log(negatives + 1) − InfoNCE, nats: what context and target are shown to share, mean over offsets; at heads"
+    }
+    least_batch = 2
+    named = "InfoNCE"
+
+    def __init__(self, net: Net, options: Any) -> None:
+        self.window, self.grid = cut_up(net.image, options)
+        self.steps = rows_ahead(self.grid, options)
+        super().__init__(net._replace(shapes=patch_shapes(net, self.grid)), options)
+
+    @classmethod
+    def input_shape(cls, image: tuple[int, int, int], options: Any) -> tuple[int, int, int]:
+        """A patch."""
+        return image[0], *cut_up(image, options)[1].patch
+
+    def windows(self, net: Net) -> Sequence[Window]:
+        """One: end to end."""
+        return whole(net)
+
+    def layers(self) -> int:
+        """Of the masked context."""
+        layers: int = self.options.layers
+        return layers
+
+    def make_head(self, k: int, net: Net) -> nn.Module:
+        """Context and bilinear maps."""
+        return RowsAhead(net.shapes[k][0], self.steps, self.options.skip, self.layers(), wide=self.grid.columns > 1)
+
+    def task(self, images: Tensor, labels: Tensor, step: int, to_input: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """Windows of the images [N, C, h, w], mirrored or not; in evaluation the middle. The labels are not read."""
+        rng = None if step < 0 else generator(self.seed, "windows", step)
+        flip = self.options.flip and images.shape[2] > 1
+        return to_input(cropped(images, self.window, flip, rng)), labels
+
+    def entry(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N · rows · columns, C, *patch], grey; of larger images the middle."""
+        x = cropped(x, self.window, False, None)
+        return patches(grey(x) if self.options.grey else x, self.grid)
+
+    def features(self, blocks: Sequence[nn.Module], x: Tensor) -> Iterator[Tensor]:
+        """Each block's spatial means, patch by patch where they belong: [N, C, rows, columns]."""
+        for h in super().features(blocks, self.entry(x)):
+            yield maps(h, self.grid)
+
+    def negatives(self, k: int, offset: int, targets: int) -> Tensor:
+        """[targets, negatives]: which wrong targets each context is shown, uniform over all of the batch, drawn with replacement."""
+        rng = generator(self.seed, "negatives", self.step, k, offset)
+        return torch.randint(targets, (targets, self.options.negatives), generator=rng)
+
+    def local_loss(self, k: int, p: Pass) -> Local:
+        """InfoNCE, the mean over offsets."""
+        losses = []
+        for offset, (context, targets) in enumerate(self.heads[str(k)](maps(p.z, self.grid)), 1):
+            drawn = self.negatives(k, offset, len(targets)).to(targets.device, non_blocking=True)
+            losses.append(info_nce(sampled_scores(context, targets, drawn)))
+        return Local(torch.stack(losses).mean())
+
+    def quantities(self, update: Update) -> Mapping[str, Tensor]:
+        """The bound on mutual information, at blocks with a head."""
+        if update.signal.loss is None:
+            return {}
+        return {"information_bound": math.log(self.options.negatives + 1) - update.signal.loss}
+
+
+class CPCLocal(CPC):
+    """delta_k = d mean_k InfoNCE/d h_k inside each module of blocks, with a context of its own; nothing is sent below a module."""
+
+    Options: ClassVar[type[BaseModel]] = LocalCPCOptions
+    reads = frozenset({"below"})
+
+    def windows(self, net: Net) -> Sequence[Window]:
+        """The modules."""
+        return modules_of(net, self.options.modules)
+
+
+def cut_up(image: Sequence[int], options: PatchOptions) -> tuple[tuple[int, int], Grid]:
+    """The part of an image [C, H, W] that is looked at, height and width, and the grid of patches on it.
+
+    Raises:
+        InputError: a crop or patches larger than the image.
+
+    """
+    _, height, width = image
+    crop = options.crop
+    if crop is not None and crop > (width if height == 1 else min(height, width)):
+        raise InputError(f"crop={crop} is larger than the images, which are {height}x{width}")
+    window = (height, width) if crop is None else (min(crop, height), crop)
+    return window, grid_of(*window, options.patch, options.stride)
+
+
+def rows_ahead(grid: Grid, options: PatchOptions) -> int:
+    """How many offsets are predicted: as asked, or ``STEPS``, or as many as the grid has pairs of rows for.
+
+    Raises:
+        InputError: too few rows.
+
+    """
+    high, wide = grid.patch
+    said = f"patches of {high}x{wide} pixels, {grid.stride} apart, make {grid.rows} row{'s' * (grid.rows != 1)} of patches"
+    possible = grid.rows - 1 - options.skip
+    if possible < 1:
+        raise InputError(
+            f"{said}, and skip={options.skip} needs {options.skip + 2}: take smaller patches, a smaller stride or larger images"
+        )
+    if options.steps is not None and options.steps > possible:
+        raise InputError(f"steps={options.steps} with skip={options.skip} needs {options.steps + options.skip + 1} rows, but {said}")
+    return options.steps or min(STEPS, possible)
+
+
+def patch_shapes(net: Net, grid: Grid) -> list[torch.Size]:
+    """What each block below the top gives for one patch, without the batch dimension.
+
+    Raises:
+        InputError: blocks that do not fit the patch.
+
+    """
+    encoder = nn.Sequential()
+    for k, block in enumerate(net.blocks[:-1]):
+        encoder.add_module(net.name(k), block)
+    high, wide = grid.patch
+    try:
+        return output_shapes(encoder, (net.image[0], high, wide)) if len(encoder) else []
+    except RuntimeError as error:
+        raise InputError(f"patches of {high}x{wide} pixels do not fit the blocks of this network: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,29 @@
+"""Greedy InfoMax: modules that each predict what they make of the patches below."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import BaseModel, Field
+
+from gradlens.methods.cpc import CPCLocal, PatchOptions
+
+
+class InfoMaxOptions(PatchOptions, frozen=True):
+    """Options of infomax."""
+
+    modules: int | list[int] | None = Field(None, description="parts of the encoder, or their sizes in blocks; default: each block")
+
+
+class InfoMax(CPCLocal):
+    """delta_k = d mean_k InfoNCE(z_iᵀ W_k z_{i+k+1})/d h_k inside each module of blocks, z the patches' spatial means at its end.
+
+    Löwe, O'Connor & Veeling 2019 (arXiv 1905.11786): cpc without an autoregressor, module by module; nothing is sent below a module. Of
+    one module it is cpc with layers=0.
+    """
+
+    Options: ClassVar[type[BaseModel]] = InfoMaxOptions
+
+    def layers(self) -> int:
+        """No masked context: a row's own features are the context."""
+        return 0
