@@ -391,6 +391,6 @@ def table(result: Bench) -> Table:
             _said(row.memory_ratio, ".2f") + "x",
             _said(row.flop_ratio, ".2f") + "x",
             _said(row.rate_share, ".2f"),
-            *([_said(row.task_share, ".0%")] if shares else []),
+            *([_said(row.task_share, ".1%")] if shares else []),
         )
     return printed

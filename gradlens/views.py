@@ -68,6 +68,11 @@ def windows(n: int, options: ViewOptions, draw: Draws, size: tuple[int, int]) ->
     return torch.stack([torch.stack([w * sign, none, x], 1), torch.stack([none, h, y], 1)], 1)
 
 
+def _middles(n: int, device: torch.device) -> Tensor:
+    """The middles of n pixels along -1 … 1."""
+    return (2 * torch.arange(n, device=device) + 1) / n - 1
+
+
 def hue_rotation(turn: Tensor) -> Tensor:
     """Rotations of the chroma plane of YIQ by ``turn`` [n] of a full turn, as matrices [n, 3, 3] on RGB; greys stay as they are."""
     to = torch.tensor(TO_YIQ, dtype=torch.float64)
@@ -143,7 +148,10 @@ def views(images: Tensor, options: ViewOptions, seed: int, step: int, of_each: i
     draw = Draws(n, images.device, generator(seed, "views", step))
     out = images.float().repeat_interleave(of_each, 0).contiguous()
     if options.crop or options.flip:
-        grid = F.affine_grid(windows(n, options, draw, (h, w)), [n, c, h, w], align_corners=False)
+        at = windows(n, options, draw, (h, w))
+        columns = at[:, 0, 0, None] * _middles(w, at.device) + at[:, 0, 2, None]  # [n, W]: the maps do not turn, so a row has one y
+        rows = at[:, 1, 1, None] * _middles(h, at.device) + at[:, 1, 2, None]
+        grid = torch.stack([columns[:, None, :].expand(n, h, w), rows[:, :, None].expand(n, h, w)], 3)
         out = F.grid_sample(out, grid, padding_mode="border", align_corners=False)
     if options.jitter or options.grey:
         a, b = colours(n, options, draw)
