@@ -107,29 +107,42 @@ def _torchvision(name: str, **splits: dict[str, Any]) -> Callable[[Path, bool], 
     def load(root: Path, download: bool) -> Source:
         import torchvision
 
-        cls = getattr(torchvision.datasets, name)
-        try:
-            parts = [cls(root, download=download, **splits[s]) for s in ("train", "test")]
-        except Exception as error:  # torchvision, pickle, zlib and scipy: each has its own types for a file that is wrong
-            said = " ".join(str(error).split())
-            if download:
-                raise InputError(f"{name} could not be downloaded to {root}: {said}") from error
-            if isinstance(error, RuntimeError) and "not found" in said:
-                raise InputError(f"no {name} under {root}: --download fetches it, --data-dir names another folder") from error
-            raise InputError(f"the files of {name} under {root} cannot be read: {said}") from error
-        halves = []
-        for part in parts:
-            x = torch.as_tensor(np.asarray(part.data))
-            if x.ndim == 3:  # MNIST: [N, H, W]
-                x = x[:, None]
-            elif x.shape[-1] == 3:  # CIFAR: [N, H, W, C]
-                x = x.permute(0, 3, 1, 2)
-            y = torch.as_tensor(np.asarray(getattr(part, "targets", None) if hasattr(part, "targets") else part.labels))
-            halves.append(Split(x.contiguous(), y.long()))
-        names = getattr(parts[0], "classes", None) or range(int(halves[0].labels.max()) + 1)
-        return halves[0], halves[1], tuple(str(c) for c in names)
+        return _halves(getattr(torchvision.datasets, name), name, root, download, splits)
 
     return load
+
+
+def _halves(cls: Any, name: str, root: Path, download: bool, splits: dict[str, dict[str, Any]]) -> Source:
+    try:
+        parts = [cls(root, download=download, **splits[s]) for s in ("train", "test")]
+    except Exception as error:  # torchvision, pickle, zlib and scipy: each has its own types for a file that is wrong
+        said = " ".join(str(error).split())
+        if download:
+            raise InputError(f"{name} could not be downloaded to {root}: {said}") from error
+        if isinstance(error, RuntimeError) and "not found" in said:
+            raise InputError(f"no {name} under {root}: --download fetches it, --data-dir names another folder") from error
+        raise InputError(f"the files of {name} under {root} cannot be read: {said}") from error
+    halves = []
+    for part in parts:
+        x = torch.as_tensor(np.asarray(part.data))
+        if x.ndim == 3:  # MNIST: [N, H, W]
+            x = x[:, None]
+        elif x.shape[-1] == 3:  # CIFAR: [N, H, W, C]
+            x = x.permute(0, 3, 1, 2)
+        y = torch.as_tensor(np.asarray(getattr(part, "targets", None) if hasattr(part, "targets") else part.labels))
+        halves.append(Split(x.contiguous(), y.long()))
+    names = getattr(parts[0], "classes", None) or range(int(halves[0].labels.max()) + 1)
+    return halves[0], halves[1], tuple(str(c) for c in names)
+
+
+def stl10(root: Path, download: bool) -> Source:
+    """STL-10: 5,000 training and 8,000 test images of 96×96, and 100,000 images without a label where their file is there."""
+    from torchvision.datasets import STL10
+
+    cls, split, unlabelled = STL10, "train+unlabeled", STL10.train_list[2][0]
+    if not download and not (root / STL10.base_folder / unlabelled).exists():  # torchvision asks for that file whatever is read
+        cls, split = type("STL10", (STL10,), {"train_list": STL10.train_list[:2]}), "train"
+    return _halves(cls, "STL10", root, download, {"train": {"split": split}, "test": {"split": "test"}})
 
 
 PERIODS, LENGTH = (8, 12, 18), 128  # samples, of the sequences below
@@ -164,6 +177,7 @@ DATASETS: dict[str, Callable[[Path, bool], Source]] = {
     "mnist": _torchvision("MNIST", train={"train": True}, test={"train": False}),
     "fashion-mnist": _torchvision("FashionMNIST", train={"train": True}, test={"train": False}),
     "svhn": _torchvision("SVHN", train={"split": "train"}, test={"split": "test"}),
+    "stl10": stl10,
 }
 
 
@@ -176,6 +190,7 @@ SHAPES: dict[str, tuple[tuple[int, int, int], int]] = {  # (C, H, W) and classes
     "mnist": ((1, 28, 28), 10),
     "fashion-mnist": ((1, 28, 28), 10),
     "svhn": ((3, 32, 32), 10),
+    "stl10": ((3, 96, 96), 10),
 }
 
 

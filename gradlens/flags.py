@@ -26,7 +26,7 @@ class Flag(NamedTuple):
 
 
 FLAGS = (
-    Flag("data", str, "digits, cifar10, cifar100, mnist, fashion-mnist, svhn, or an image folder (default digits)", "Data"),
+    Flag("data", str, "digits, cifar10, cifar100, mnist, fashion-mnist, svhn, stl10, or an image folder (default digits)", "Data"),
     Flag("data-dir", Path, "folder of the named data sets (default ~/.cache/gradlens)", "Data"),
     Flag("download", bool, "fetch a named data set that is missing", "Data"),
     Flag("limit", int, "train on N images, a seeded choice (default all)", "Data"),

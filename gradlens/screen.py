@@ -142,6 +142,7 @@ def _data() -> list[tuple[str, ...]]:
         ("mnist", "28x28 grey digits, 60,000 + 10,000 (torchvision)"),
         ("fashion-mnist", "28x28 grey clothes, 10 classes, 60,000 + 10,000 (torchvision)"),
         ("svhn", "32x32 colour house numbers, 10 classes, 73,257 + 26,032 (torchvision)"),
+        ("stl10", "96x96 colour, 10 classes, 5,000 + 8,000, and 100,000 without a label (torchvision)"),
         ("PATH", "a folder with train/<class>/ and test/<class>/, images of one size"),
     ]
 

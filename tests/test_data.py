@@ -90,7 +90,7 @@ def any_md5(monkeypatch):
     """Files count as intact when they are there: the test's files have other checksums than the published ones."""
     import torchvision.datasets as sets
 
-    for module in (sets.cifar, sets.svhn):
+    for module in (sets.cifar, sets.svhn, sets.stl10):
         monkeypatch.setattr(module, "check_integrity", lambda path, md5=None: os.path.isfile(path))
 
 
@@ -135,6 +135,24 @@ def write_svhn(folder):
     return made
 
 
+STL10 = ["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"]
+
+
+def write_stl10(folder, unlabelled=6):
+    """The original's binary files: images column by column, labels from 1; the images without one in a file of their own."""
+    made = []
+    folder.mkdir(parents=True)
+    for i, half in enumerate(("train", "test")):
+        images, labels = pixels(5 + i, 3, 96, 96, seed=i), np.arange(5 + i) * 2 % 10
+        (folder / f"{half}_X.bin").write_bytes(images.transpose(0, 1, 3, 2).tobytes())
+        (folder / f"{half}_y.bin").write_bytes((labels + 1).astype(np.uint8).tobytes())
+        made += [images, labels.tolist()]
+    if unlabelled:
+        (folder / "unlabeled_X.bin").write_bytes(pixels(unlabelled, 3, 96, 96, seed=2).transpose(0, 1, 3, 2).tobytes())
+    (folder / "class_names.txt").write_text("\n".join(STL10) + "\n")
+    return made
+
+
 def write_set(name, root):
     """Write a small copy of a named set; returns train images, train labels, test images, test labels, classes."""
     if name == "cifar10":
@@ -146,12 +164,14 @@ def write_set(name, root):
         return *made, [f"class {c}" for c in range(100)]
     if name == "svhn":
         return *write_svhn(root), list("0123456789")
+    if name == "stl10":
+        return *write_stl10(root / "stl10_binary"), STL10
     made = write_mnist(root / {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}[name] / "raw")
     classes = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
     return *made, classes if name == "fashion-mnist" else None
 
 
-NAMED = [name for name in data.DATASETS if name != "digits"]
+NAMED = [name for name in data.DATASETS if name not in ("digits", "hierarchical", "sequences")]  # those need no file
 
 
 @pytest.mark.parametrize("name", NAMED)
@@ -177,6 +197,41 @@ def test_named_sets_are_read_from_their_original_files(name, tmp_path, any_md5):
 def test_a_missing_set_names_the_flag_and_the_folder(name, tmp_path):
     text = refused(name, data_dir=tmp_path)
     assert "--download" in text
+    assert str(tmp_path) in text
+
+
+def test_stl10_brings_its_images_without_a_label_and_does_without_them(tmp_path, any_md5):
+    folder = tmp_path / "stl10_binary"
+    write_stl10(folder)
+    train, _, _ = data.read("stl10", tmp_path)
+    assert train.labels.tolist() == [0, 2, 4, 6, 8] + [-1] * 6
+    got = load("stl10", data_dir=tmp_path)
+    assert torch.equal(got.unlabelled, torch.from_numpy(pixels(6, 3, 96, 96, seed=2)))
+    assert got.shape == data.SHAPES["stl10"][0]
+    assert len(got.classes) == data.SHAPES["stl10"][1]
+    (folder / "unlabeled_X.bin").unlink()
+    without = load("stl10", data_dir=tmp_path)
+    assert without.unlabelled is None
+    for a, b in ((without.train, got.train), (without.test, got.test)):
+        assert torch.equal(a.images, b.images)
+        assert torch.equal(a.labels, b.labels)
+    assert without.classes == got.classes
+    (folder / "train_y.bin").unlink()
+    assert "--download" in refused("stl10", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("unlabelled", [0, 3])
+def test_stl10_files_with_another_checksum_are_not_taken_for_stl10(tmp_path, unlabelled):
+    write_stl10(tmp_path / "stl10_binary", unlabelled)
+    assert "--download" in refused("stl10", data_dir=tmp_path)
+
+
+def test_an_stl10_file_cut_short_is_one_sentence(tmp_path, any_md5):
+    write_stl10(tmp_path / "stl10_binary")
+    file = tmp_path / "stl10_binary" / "unlabeled_X.bin"
+    file.write_bytes(file.read_bytes()[:-100])
+    text = refused("stl10", data_dir=tmp_path)
+    assert "cannot be read" in text
     assert str(tmp_path) in text
 
 
@@ -213,7 +268,7 @@ def test_a_failed_download_is_one_sentence(name, tmp_path, monkeypatch, capfd):
 
     monkeypatch.setenv("no_proxy", "*")
     nowhere = "http://127.0.0.1:9/"
-    for cls in (sets.CIFAR10, sets.CIFAR100):
+    for cls in (sets.CIFAR10, sets.CIFAR100, sets.STL10):
         monkeypatch.setattr(cls, "url", nowhere + "file.tar.gz")
     for cls in (sets.MNIST, sets.FashionMNIST):
         monkeypatch.setattr(cls, "mirrors", [nowhere, nowhere])
