@@ -193,8 +193,8 @@ def show(run_dir: Annotated[Path, typer.Argument(help="a run directory")]) -> No
 
 @app.command()
 @with_flags("data", "data-dir", "download", "model", "width", "depth", "stem", "activation", "attention", "cut", "loss",
-            "batch-size", "optimizer", "lr", "momentum", "nesterov", "weight-decay", "set", "config", "device", "precision", "compile",
-            "threads", "seed", "quiet")  # fmt: skip
+            "batch-size", "optimizer", "lr", "momentum", "nesterov", "beta1", "weight-decay", "set", "config", "device", "precision",
+            "compile", "threads", "seed", "quiet")  # fmt: skip
 def bench(
     methods: Annotated[list[str] | None, typer.Argument(metavar="[METHOD]...", help="default: bp dgl dni cdni")] = None,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="interleaved rounds; medians are printed")] = 7,

@@ -160,6 +160,33 @@ def filters(
     typer.echo(f"figures (png, svg, csv): {', '.join(map(str, files))}")
 
 
+@learned.command()
+@with_flags("device", "threads", "data-dir", "download", "quiet")
+def inpaint(
+    run_dirs: Annotated[
+        list[Path], typer.Argument(metavar="RUN_DIR...", help="run directories of context-encoder or context-encoder-local")
+    ],
+    images: Annotated[int, typer.Option("--images", help="pictures of each method")] = 8,
+    out: Annotated[Path, typer.Option("--out", help="folder of the figure")] = Path("figures"),
+    *,
+    given: dict[str, Any],
+) -> None:
+    """Show what context encoders put where pixels were dropped, and their error there beside that of the mean patch."""
+    from gradlens import inpainting, screen
+    from gradlens.progress import Display
+    from gradlens.run import must_be_writable
+
+    quiet, place = given.pop("quiet", False), place_of(given)
+    must_be_writable(out)
+    runs = inpainting.checked(list(dict.fromkeys(run_dirs)), images, place)
+    with Display(quiet, len(runs)) as display:
+        results = [inpainting.inpaint_run(run.path, place, images, display.count(run.path.name)) for run in runs]
+    screen.show(inpainting.table(inpainting.rows(runs, results)))
+    files = inpainting.draw(runs, results, out)
+    typer.echo("\n".join(f"run: {run.path} ({inpainting.NAME}.json)" for run in runs))
+    typer.echo(f"figures (png, svg, csv): {', '.join(map(str, files))}")
+
+
 @learned.command("report")
 def report(
     run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="run directories, of one method or several")],

@@ -61,6 +61,7 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     lr: float = Field(3e-4, ge=0, allow_inf_nan=False)
     momentum: float = Field(0.0, ge=0, lt=1)
     nesterov: bool = False
+    beta1: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False)
     lr_schedule: str = "constant"
     warmup: int = Field(0, ge=0)
@@ -100,6 +101,8 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     def _together(self) -> Config:
         if self.optimizer in ("adam", "adamw") and (self.momentum or self.nesterov):
             raise InputError("--momentum belongs to sgd, sgdw, rmsprop and lars, --nesterov to sgd and sgdw; adam has its own momentum")
+        if self.beta1 != 0.9 and self.optimizer not in ("adam", "adamw"):
+            raise InputError("--beta1 belongs to adam and adamw; --momentum is that of the others")
         if self.nesterov and not (self.optimizer in ("sgd", "sgdw") and self.momentum):
             raise InputError("--nesterov needs --optimizer sgd or sgdw and a --momentum above 0")
         if self.keep_head and not self.init_from:

@@ -26,7 +26,12 @@ class Flag(NamedTuple):
 
 
 FLAGS = (
-    Flag("data", str, "digits, cifar10, cifar100, mnist, fashion-mnist, svhn, stl10, or an image folder (default digits)", "Data"),
+    Flag(
+        "data",
+        str,
+        "digits, hierarchical, cifar10, cifar100, mnist, fashion-mnist, svhn, stl10, or an image folder (default digits)",
+        "Data",
+    ),
     Flag("data-dir", Path, "folder of the named data sets (default ~/.cache/gradlens)", "Data"),
     Flag("download", bool, "fetch a named data set that is missing", "Data"),
     Flag("limit", int, "train on N images, a seeded choice (default all)", "Data"),
@@ -67,6 +72,7 @@ FLAGS = (
     Flag("lr", float, "learning rate; a rule may have its own (default 3e-4)", "Training"),
     Flag("momentum", float, "of sgd, sgdw, rmsprop and lars (default 0)", "Training"),
     Flag("nesterov", bool, "Nesterov momentum for sgd and sgdw (default off)", "Training"),
+    Flag("beta1", float, "decay of adam's and adamw's mean gradient (default 0.9)", "Training"),
     Flag("weight-decay", float, "L2 penalty; with adamw and sgdw decoupled decay; with lars of weights only (default 0)", "Training"),
     Flag("lr-schedule", str, "constant, cosine, step (x0.1 at 1/2 and 3/4) (default constant)", "Training"),
     Flag("warmup", int, "updates of linear learning-rate warm-up (default 0)", "Training"),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gradlens import filters, memorization, pictures, probes, representations
+from gradlens import filters, inpainting, memorization, pictures, probes, representations
 from gradlens.errors import InputError
 from gradlens.plots import save
 from gradlens.run import Run, load_result
@@ -60,6 +60,7 @@ DRAWERS: dict[str, Drawer] = {  # name of the json file in a run directory -> wh
     "filters": _filters,
     representations.RESULT: _representations,
     "online": _regret,
+    inpainting.NAME: inpainting.draw,
 }
 
 

@@ -106,7 +106,7 @@ def make_optimizer(config: Config, pair: Pair) -> torch.optim.Optimizer:
     decay = config.weight_decay
     if config.optimizer in ("adam", "adamw"):
         adam = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-        return adam(groups, lr=config.lr, weight_decay=decay, fused=True)
+        return adam(groups, lr=config.lr, betas=(config.beta1, 0.999), weight_decay=decay, fused=True)
     if config.optimizer == "sgdw":
         return SGDW(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, decoupled_decay=decay)
     if config.optimizer == "lars":

@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from matplotlib import style
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from gradlens.errors import InputError
-from gradlens.plots import COLOURS, LOOK, METHODS, Style, curve, styles
+from gradlens.plots import COLOURS, LOOK, MARKERS, METHODS, PATTERNS, Style, curve, styles
 from gradlens.tables import TRAIN_EVAL, CurvePoint, interval
 
 if TYPE_CHECKING:  # imports torch
+    from gradlens.hierarchy import Drawn
     from gradlens.memorization import BlockPoint
     from gradlens.probes import ProbePoint
     from gradlens.representations import Cell, DepthPoint, RdmRow
@@ -660,3 +662,204 @@ def separability_over_training(points: Sequence[ProbePoint], *, title: str = "",
     figure.legend(handles=handles, loc="outside right center", handlelength=3.2)
     _probe_head(figure, "A linear probe on each block's frozen output, over training", title, rows)
     return figure
+
+
+# --------------------------------------------------------------------------------------------------------- inpainting
+
+
+class InpaintingPanel(NamedTuple):
+    """Some images, what a network saw of them, and what it made of that: each [K, C, H, W] of grey values 0 … 255."""
+
+    label: str
+    original: NDArray[np.uint8]
+    corrupted: NDArray[np.uint8]
+    output: NDArray[np.uint8]
+
+
+def _strip(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """[K, C, H, W] side by side with white between them: [H, *, 3]; images that are not of three channels are their mean."""
+    colour = images if images.shape[1] == 3 else np.repeat(images.mean(1, keepdims=True).round().astype(np.uint8), 3, 1)
+    gap = max(1, images.shape[3] // 16)
+    spaced = np.pad(np.moveaxis(colour, 1, -1), ((0, 0), (0, 0), (0, gap), (0, 0)), constant_values=255)
+    return np.concatenate(list(spaced), 1)[:, :-gap]
+
+
+@style.context(LOOK)
+def inpainting_grid(panels: Sequence[InpaintingPanel], *, title: str = "") -> Figure:
+    """Held-out images in columns; of each label what the network saw and what it made of it, under the images as they are.
+
+    Args:
+        panels: one a label.
+        title: what the runs have in common.
+
+    Raises:
+        InputError: no panels.
+
+    """
+    if not panels:
+        raise InputError("no inpainted images to draw")
+    strips: list[tuple[str, NDArray[np.uint8]]] = []
+    shown: NDArray[np.uint8] | None = None
+    for panel in panels:
+        if shown is None or not np.array_equal(shown, panel.original):
+            shown = panel.original
+            strips.append(("images", _strip(shown)))
+        strips += [(f"{panel.label}\nseen", _strip(panel.corrupted)), ("made", _strip(panel.output))]
+    wide = 6.6
+    heights = [wide * strip.shape[0] / strip.shape[1] for _, strip in strips]
+    figure = Figure(figsize=(wide + 2.6, sum(heights) + 0.08 * len(strips) + 0.6), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.02, w_pad=0.04)  # type: ignore[union-attr, call-arg]
+    axes = figure.subplots(len(strips), 1, squeeze=False, gridspec_kw={"height_ratios": heights}).ravel()
+    for ax, (name, strip) in zip(axes, strips, strict=True):
+        ax.imshow(strip, interpolation="nearest", aspect="equal")
+        ax.set_xticks([]), ax.set_yticks([])
+        ax.grid(visible=False)
+        for spine in ax.spines.values():
+            spine.set_visible(False)
+        ax.set_ylabel(name, rotation=0, ha="right", va="center")
+    head = "Held-out images, what the network sees of them, and what it makes where pixels are missing"
+    figure.suptitle(head + (f"\n{title}" if title else ""), x=0.1 / figure.get_figwidth(), ha="left", fontsize=10)
+    return figure
+
+
+# ------------------------------------------------------------------------------------- digits generated level by level
+
+LEARNERS = ("bp", "layerwise", "shuffled", "pixels", "templates", "whitened", "random")  # of analyses.provable; each keeps its colour
+LEARNER_NAMES = {
+    "bp": "a CNN by backpropagation",
+    "layerwise": "layerwise: gradient step, clustering",
+    "shuffled": "… on shuffled labels",
+    "pixels": "no step: clusters of pixels",
+    "templates": "… a cluster a template",
+    "whitened": "… of whitened pixels",
+    "random": "… of random projections",
+}
+
+
+class LearnerPoint(NamedTuple):
+    """What one learner reached at one noise and one probability of distractors."""
+
+    noise: float
+    distractors: float
+    learner: str  # of LEARNERS
+    quantity: str  # accuracy, or the level whose purity it is
+    mean: float  # over seeds, a share
+    low: float
+    high: float
+    seeds: int
+    floor: float  # accuracy by chance; purity of one cluster that holds everything
+
+
+class DrawnGrid(NamedTuple):
+    """One level of one generated digit."""
+
+    digit: int
+    level: str  # strokes, parts or pixels
+    cells: list[list[float]]  # class numbers, or brightness from 0 to 1
+
+
+def grids_of(drawn: Drawn) -> list[DrawnGrid]:
+    """The levels of the first image of each digit."""
+    rows = []
+    for digit in sorted({int(label) for label in drawn.labels}):
+        i = int((drawn.labels == digit).nonzero()[0, 0])
+        rows += [
+            DrawnGrid(digit, "strokes", drawn.levels[1][i].tolist()),
+            DrawnGrid(digit, "parts", drawn.levels[2][i].tolist()),
+            DrawnGrid(digit, "pixels", (drawn.bytes()[i, 0] / 255).tolist()),
+        ]
+    return rows
+
+
+@style.context(LOOK)
+def hierarchical_digits(rows: Sequence[DrawnGrid], *, title: str = "") -> Figure:
+    """Digits as they are generated: a row a level, a column a digit; blank is white, each class of a level has a colour.
+
+    Args:
+        rows: from :func:`grids_of`.
+        title: what is said beside the head.
+
+    Raises:
+        InputError: nothing to draw.
+
+    """
+    if not rows:
+        raise InputError("no generated digit to draw")
+    levels, digits = list(dict.fromkeys(r.level for r in rows)), list(dict.fromkeys(r.digit for r in rows))
+    figure = Figure(figsize=(0.9 + 0.84 * len(digits), 0.5 + 0.87 * len(levels)), layout="constrained")
+    grid = figure.subplots(len(levels), len(digits), squeeze=False)
+    colours = ListedColormap(["white", *COLOURS, "0.55", "0.8"])
+    for line, level in zip(grid, levels, strict=True):
+        for ax, digit in zip(line, digits, strict=True):
+            (row,) = (r for r in rows if (r.level, r.digit) == (level, digit))
+            grey = level == "pixels"
+            ax.imshow(row.cells, cmap="gray" if grey else colours, vmin=0, vmax=1 if grey else colours.N - 1, interpolation="nearest")
+            ax.set(xticks=[], yticks=[])
+            ax.grid(False)
+            ax.spines[:].set(visible=not grey, color="0.8")
+        side = f"{len(row.cells)}×{len(row.cells)}"
+        line[0].set_ylabel(f"{level}\n{side}", rotation=0, ha="right", va="center")
+    for ax, digit in zip(grid[0], digits, strict=True):
+        ax.set_title(str(digit))
+    head = "Each cell of a level becomes one of its class's templates in the next; a distractor is a plus in a blank cell"
+    figure.suptitle(head + (f" · {title}" if title else ""), x=0.1 / figure.get_figwidth(), ha="left", fontsize=10)
+    return figure
+
+
+@style.context(LOOK)
+def layerwise_sweep(rows: Sequence[LearnerPoint], default: tuple[float, float], *, title: str = "") -> Figure:
+    """Purity of each level and accuracy, over noise (above) and over distractors (below), a line a learner.
+
+    Args:
+        rows: the table.
+        default: noise and distractors at which the other one is varied.
+        title: images and seeds.
+
+    Raises:
+        InputError: nothing to draw.
+
+    """
+    if not rows:
+        raise InputError("nothing was learned on generated digits: there is nothing to draw")
+    noise, distractors = default
+    sweeps = (
+        ("noise (standard deviation)", lambda r: r.noise, [r for r in rows if r.distractors == distractors]),
+        ("probability of a distractor", lambda r: r.distractors, [r for r in rows if r.noise == noise]),
+    )
+    quantities = [q for q in dict.fromkeys(r.quantity for r in rows) if q != "accuracy"] + ["accuracy"]
+    figure = Figure(figsize=(9.3, 5.6), layout="constrained")
+    grid = figure.subplots(2, len(quantities), squeeze=False, sharey=True)
+    names = [name for name in LEARNERS if any(r.learner == name for r in rows)]
+    for line, (label, at, here) in zip(grid, sweeps, strict=True):
+        for ax, quantity in zip(line, quantities, strict=True):
+            shown = sorted((r for r in here if r.quantity == quantity), key=at)
+            floor = sorted({(at(r), 100 * r.floor) for r in shown})
+            ax.plot(*zip(*floor, strict=True), ":", color=GREY, linewidth=1.3)
+            for name in names:
+                mine = [r for r in shown if r.learner == name]
+                look = _learner_style(name)
+                x = [at(r) for r in mine]
+                ax.plot(x, [100 * r.mean for r in mine], color=look.colour, linestyle=look.dash, marker=look.marker, markersize=4, linewidth=1.6)
+                if any(math.isfinite(r.low) for r in mine):
+                    low, high = [max(0.0, 100 * r.low) for r in mine], [min(100.0, 100 * r.high) for r in mine]
+                    ax.fill_between(x, low, high, color=look.colour, alpha=0.12, linewidth=0)
+            ax.set_title("test accuracy" if quantity == "accuracy" else f"purity: {quantity}", loc="left")
+            ax.set(xlabel=label, ylim=(0, 103))
+    for line in grid:
+        line[0].set_ylabel("%")
+    handles = [
+        Line2D([], [], color=s.colour, linestyle=s.dash, marker=s.marker, markersize=4, label=LEARNER_NAMES[name])
+        for name in names
+        for s in [_learner_style(name)]
+    ]
+    handles.append(Line2D([], [], color=GREY, linestyle=":", linewidth=1.3, label="one cluster; chance"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, handlelength=3.2)
+    head = f"Hierarchical digits · distractors {distractors:g} above, noise {noise:g} below" + (f" · {title}" if title else "")
+    figure.suptitle(f"{head} · band: 95 % interval", x=0.1 / figure.get_figwidth(), ha="left", fontsize=10)
+    return figure
+
+
+def _learner_style(name: str) -> Style:
+    """The colour, dashes and marker of a learner."""
+    i = LEARNERS.index(name)
+    return Style(COLOURS[i % len(COLOURS)], (0, PATTERNS[i % len(PATTERNS)] or None), MARKERS[i % len(MARKERS)])

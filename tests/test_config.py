@@ -42,6 +42,7 @@ BAD = {
     "lr": [-1e-3, NAN, INF, "fast"],
     "momentum": [-0.1, 1.0, NAN],
     "nesterov": ["perhaps"],
+    "beta1": [-0.1, 1.0, NAN],
     "weight_decay": [-1e-4, NAN, INF],
     "warmup": [-1],
     "seed": [-1, 0.5],
@@ -145,6 +146,7 @@ def test_options_that_are_no_table(options):
         ({"optimizer": "adam", "momentum": 0.9}, "--momentum"),
         ({"optimizer": "adam", "nesterov": True}, "--nesterov"),
         ({"optimizer": "sgd", "nesterov": True}, "--momentum"),
+        ({"optimizer": "sgd", "beta1": 0.5}, "--beta1"),
         ({"optimizer": "rmsprop", "momentum": 0.9, "nesterov": True}, "--nesterov"),
         ({"optimizer": "lars", "momentum": 0.9, "nesterov": True}, "--nesterov"),
     ],
@@ -224,7 +226,8 @@ def test_the_digest_depends_on_every_field():
     configs = [make(), *(make(**{name: value}) for name, value in OTHER.items())]
     configs += [sgd, make(optimizer="sgd", momentum=0.5, nesterov=True), make(optimizer="sgd", momentum=0.6)]
     configs += [make(method="dgl", options={"head": "cnn"}), make(method="dgl", options={"layers": 2})]
-    assert set(OTHER) | {"momentum", "nesterov", "options"} == set(Config.model_fields)
+    configs.append(make(beta1=0.5))
+    assert set(OTHER) | {"momentum", "nesterov", "beta1", "options"} == set(Config.model_fields)
     assert len({c.digest() for c in configs}) == len(configs)
     assert all(len(c.digest()) == 6 and int(c.digest(), 16) >= 0 for c in configs)
 

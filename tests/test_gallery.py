@@ -57,7 +57,7 @@ def test_a_run_without_a_result_is_left_out_of_that_figure_only(measured, tmp_pa
     for name in DRAWERS:
         if name != "probe":
             for path in copies:
-                (path / f"{name}.json").unlink()
+                (path / f"{name}.json").unlink(missing_ok=True)
     drawn, skipped = draw_learned([load(path) for path in copies], tmp_path / "f")
     assert [path.stem for path in drawn] == ["separability_by_depth"]
     assert skipped == {}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from gradlens.method import Method
 from gradlens.methods.bp import Backprop
 from gradlens.methods.chunked import Chunked
-from gradlens.methods.cpc import CPC, CPCLocal
 from gradlens.methods.context_encoder import ContextEncoder, ContextEncoderLocal
+from gradlens.methods.cpc import CPC, CPCLocal
 from gradlens.methods.dfa import DFA
 from gradlens.methods.dgl import DGL
 from gradlens.methods.dgl_async import DGLAsync

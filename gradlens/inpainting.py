@@ -1,0 +1,242 @@
+"""What context encoders put where pixels were dropped: pictures, and the error beside that of the mean patch."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from torch import Tensor
+
+from gradlens import pictures
+from gradlens.activations import Progress, no_progress
+from gradlens.augment import input_of
+from gradlens.data import Split
+from gradlens.errors import InputError
+from gradlens.experiments import Place, data_of
+from gradlens.methods.context_encoder import ContextEncoder
+from gradlens.plots import save
+from gradlens.run import Run, load, plain, save_result
+from gradlens.seeding import generator
+from gradlens.setup import Pair, trained_pair
+from gradlens.tables import groups, interval
+
+NAME = "inpainting"
+SHOWN = -(1 << 40)  # the "step" that names the masks of the pictures
+ToInput = Callable[[Tensor], Tensor]
+
+
+class Inpainted(NamedTuple):
+    """Some images and what became of them, each [K, C, H, W], 0 … 1."""
+
+    original: Tensor
+    corrupted: Tensor  # what the network saw
+    output: Tensor  # what it made where pixels were dropped, the original elsewhere (in the controls all of it is made)
+    dropped: Tensor  # [K, 1, H, W], 1 where pixels were dropped
+
+
+class InpaintingRow(NamedTuple):
+    """Errors on the dropped pixels of held-out images, of one group of runs; grey scale 0 … 1, mean over seeds with its t-interval."""
+
+    label: str
+    l1: float  # mean absolute error
+    l2: float  # mean squared error
+    l2_low: float
+    l2_high: float
+    psnr: float  # dB, of the mean squared error
+    mean_patch_l1: float  # the same for the mean of the training images
+    mean_patch_l2: float
+    mean_patch_psnr: float
+    seeds: int
+
+
+def inpaint(pair: Pair, images: Tensor, to_input: ToInput, step: int = SHOWN) -> Inpainted:
+    """Corrupt images as the rule does, and let the network say what was there; nothing is trained.
+
+    Args:
+        pair: a network and its context encoder; their modes are put back.
+        images: [K, C, H, W] uint8, on the network's device.
+        to_input: as in training.
+        step: names the masks drawn.
+
+    """
+    method = must_inpaint(pair.method)
+    modes = pair.model.training, method.training
+    pair.model.eval(), method.eval()
+    with torch.no_grad():
+        x, y = method.task(images, torch.full((len(images),), -1), step, to_input)
+        made = method.made(list(pair.model), x).to(y.dtype)
+        low, high = (to_input(torch.full_like(images[:1], value)) for value in (0, 255))
+        original, corrupted, output = (((v - low) / (high - low)).clamp(0, 1) for v in (y[:, :-1], x, made))
+    pair.model.train(modes[0]), method.train(modes[1])
+    mask = y[:, -1:]
+    return Inpainted(original, corrupted, torch.where(mask > 0, output, original), mask)
+
+
+def must_inpaint(method: object) -> ContextEncoder:
+    """The rule, if it is a context encoder.
+
+    Raises:
+        InputError: it is not.
+
+    """
+    if not isinstance(method, ContextEncoder):
+        raise InputError("only runs of context-encoder and context-encoder-local say what is in a dropped region")
+    return method
+
+
+def errors(pair: Pair, test: Split, mean: Tensor, to_input: ToInput, batch: int, progress: Progress = no_progress) -> dict[str, Any]:
+    """Mean absolute and squared error (of grey scale 0 … 1) on all dropped pixels of held-out images, and their PSNR in dB.
+
+    The masks are those that training evaluates with, where ``batch`` is its batch size.
+
+    Args:
+        pair: a network and its context encoder.
+        test: held-out images.
+        mean: [C, H, W] the mean training image, 0 … 1: what one patch for all images can do.
+        to_input: as in training.
+        batch: images in a forward pass.
+        progress: called with (done, in all, what).
+
+    Returns:
+        {"network": {l1, l2, psnr}, "mean_patch": {the same}, "dropped": share of the pixels}.
+
+    """
+    sums = torch.zeros(2, 2, dtype=torch.float64)
+    count = pixels = 0.0
+    for i in range(0, len(test), batch):
+        progress(i, len(test), "held-out images")
+        found = inpaint(pair, test.images[i : i + batch], to_input, -1 - i)
+        for row, guess in enumerate((found.output, mean.to(found.output))):
+            off = (guess - found.original).double() * found.dropped
+            sums[row] += torch.stack([off.abs().sum(), off.square().sum()]).cpu()
+        count += float(found.dropped.sum())
+        pixels += found.dropped.numel()
+    sums /= count * test.images.shape[1]
+    said = {}
+    for name, (l1, l2) in zip(("network", "mean_patch"), sums.tolist(), strict=True):
+        said[name] = {"l1": l1, "l2": l2, "psnr": -10 * math.log10(l2) if l2 > 0 else math.inf}
+    return {**said, "dropped": count / pixels}
+
+
+def checked(paths: Sequence[Path], images: int, place: Place) -> list[Run]:
+    """Read runs and check, before anything costly, that they can be shown.
+
+    Raises:
+        InputError: no run of a context encoder, one without checkpoint, fewer images than asked for.
+
+    """
+    runs = [load(path) for path in paths]
+    groups(runs)  # the same run twice is found here
+    for run in runs:
+        if not run.config.method.startswith("context-encoder"):
+            raise InputError(f"{run.path}: {run.config.method} drops no pixels; context-encoder and context-encoder-local do")
+        run.checkpoint()
+        data = data_of(run.config, place)
+        if run.info.get("data_fingerprint") != data.fingerprint():
+            raise InputError(f"the data {run.config.data!r} are not the ones {run.path} was trained on")
+        if not 1 <= images <= len(data.test):
+            raise InputError(f"--images {images}: there are {len(data.test)} {data.test_name} images")
+    return runs
+
+
+def inpaint_run(path: Path, place: Place, images: int = 8, progress: Progress = no_progress) -> dict[str, Any]:
+    """Store what a run's network makes of held-out images in ``inpainting.json``: a few pictures, and the errors on all of them.
+
+    Args:
+        path: the run directory; no other file of it changes.
+        place: device and data folder.
+        images: pictures, the same ones for all runs on the same data.
+        progress: called with (done, in all, what).
+
+    Returns:
+        {shape: [K, C, H, W], original, corrupted, output: their grey values, base64 of bytes, images: those measured on, split, errors:
+        as :func:`errors`}.
+
+    Raises:
+        InputError: as :func:`checked`.
+
+    """
+    (run,) = checked([path], images, place)
+    data = data_of(run.config, place)
+    pair = trained_pair(run, data.shape, len(data.classes), place.device)
+    test, to_input = data.test.to(place.device), input_of(run.config.normalize, data, place.device)
+    everything = data.everything.images
+    mean = torch.stack([everything[:, c].double().mean(0) for c in range(everything.shape[1])]).to(torch.float32) / 255
+    found = errors(pair, test, mean, to_input, run.config.batch_size, progress)
+    some = torch.randperm(len(test), generator=generator(0, "inpainting pictures"))[:images].to(place.device)
+    shown = inpaint(pair, test.images[some], to_input)
+    result = {
+        "shape": list(shown.original.shape),
+        **{name: _packed(value) for name, value in shown._asdict().items() if name != "dropped"},
+        "images": len(test),
+        "split": data.test_name,
+        "errors": found,
+    }
+    save_result(path, NAME, result)
+    progress(len(test), len(test), "held-out images")
+    return dict(plain(result))
+
+
+def _packed(images: Tensor) -> str:
+    return base64.b64encode((255 * images).round().to(torch.uint8).cpu().contiguous().numpy().tobytes()).decode()
+
+
+def unpacked(result: Mapping[str, Any], name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """The stored ``original``, ``corrupted`` or ``output`` images, [K, C, H, W] uint8."""
+    images: np.ndarray[Any, np.dtype[np.uint8]] = np.frombuffer(base64.b64decode(result[name]), np.uint8).reshape(result["shape"])
+    return images
+
+
+def rows(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list[InpaintingRow]:
+    """The errors by label.
+
+    Args:
+        runs: several labels, several seeds each.
+        results: what :func:`inpaint_run` gave for each.
+
+    """
+    found = []
+    for label, mine in _by_label(runs, results):
+
+        def mean(of: str, name: str, mine: Sequence[Mapping[str, Any]] = mine) -> float:
+            return interval(one["errors"][of][name] for one in mine).mean
+
+        l2, *ends = interval(one["errors"]["network"]["l2"] for one in mine)[:3]
+        patch = mean("mean_patch", "l1"), mean("mean_patch", "l2"), mean("mean_patch", "psnr")
+        found.append(InpaintingRow(label, mean("network", "l1"), l2, ends[0], ends[1], mean("network", "psnr"), *patch, len(mine)))
+    return found
+
+
+def _by_label(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, list[Mapping[str, Any]]]]:
+    """Label -> the results of its runs."""
+    of = {run.path: result for run, result in zip(runs, results, strict=True)}
+    for label, group in groups(runs).items():
+        yield label, [of[run.path] for run in group]
+
+
+def table(found: Sequence[InpaintingRow]) -> Table:
+    """The errors to print, in per cent of the grey scale as in the paper."""
+    said = Table(title="dropped pixels of held-out images", box=SIMPLE_HEAD)
+    for name in ("method", "L1", "L2", "PSNR", "mean patch: L1", "L2", "PSNR"):
+        said.add_column(name, justify="left" if name == "method" else "right")
+    for r in found:
+        numbers = r.l1, r.l2, r.psnr, r.mean_patch_l1, r.mean_patch_l2, r.mean_patch_psnr
+        l1, l2, psnr, m1, m2, m = (f"{v:.1f} dB" if i % 3 == 2 else f"{100 * v:.2f} %" for i, v in enumerate(numbers))
+        half = f" ±{100 * (r.l2 - r.l2_low):.2f}" if math.isfinite(r.l2_low) else ""
+        said.add_row(r.label, l1, l2 + half, psnr, m1, m2, m)
+    return said
+
+
+def draw(runs: Sequence[Run], results: Sequence[Mapping[str, Any]], folder: Path, title: str = "") -> list[Path]:
+    """Draw ``inpainting``, the pictures of each label's first seed; the errors are its table. Returns the png file."""
+    panels = []
+    for label, (first, *_) in _by_label(runs, results):
+        panels.append(pictures.InpaintingPanel(label, *(unpacked(first, name) for name in ("original", "corrupted", "output"))))
+    return save(pictures.inpainting_grid(panels, title=title), rows(runs, results), folder, NAME)[:1]
