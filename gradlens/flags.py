@@ -29,7 +29,7 @@ FLAGS = (
     Flag(
         "data",
         str,
-        "digits, hierarchical, cifar10, cifar100, mnist, fashion-mnist, svhn, stl10, or an image folder (default digits)",
+        "digits, hierarchical, sequences, cifar10, cifar100, mnist, fashion-mnist, svhn, stl10, or an image folder (default digits)",
         "Data",
     ),
     Flag("data-dir", Path, "folder of the named data sets (default ~/.cache/gradlens)", "Data"),

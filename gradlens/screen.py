@@ -137,6 +137,7 @@ def _data() -> list[tuple[str, ...]]:
         ("data", "what"),
         ("digits", "8x8 grey digits shipped with scikit-learn: 1,433 for training, 364 for test"),
         ("hierarchical", "27x27 grey digits drawn level by level, with noise and distractors: 5,000 for training, 1,000 for test"),
+        ("sequences", "noisy sawteeth of random phase, 1x1x128, 6 classes of dynamics, generated: 4,000 for training, 1,000 for test"),
         ("cifar10", "32x32 colour, 10 classes, 50,000 + 10,000 (torchvision)"),
         ("cifar100", "32x32 colour, 100 classes, 50,000 + 10,000 (torchvision)"),
         ("mnist", "28x28 grey digits, 60,000 + 10,000 (torchvision)"),

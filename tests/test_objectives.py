@@ -201,3 +201,15 @@ def test_at_high_temperature_distillation_is_matching_of_logits_and_its_slope_ke
     assert (g - want).norm() < 1e-3 * want.norm()
     norms = [torch.autograd.grad(distillation(z, t, tau), z)[0].norm() for tau in (10.0, 100.0, 1000.0)]
     assert max(norms) < 1.2 * min(norms)
+
+
+def test_nt_xent_equals_lightly():
+    lightly = pytest.importorskip("lightly.loss", reason="pip install lightly")
+    for n, dims, tau in ((2, 3, 0.5), (7, 16, 0.1), (5, 4, 2.0)):
+        a, b = (3 * torch.randn(n, dims, dtype=torch.float64) for _ in range(2))
+        ours = torch.stack([a, b], 1).flatten(0, 1).requires_grad_()  # the views of an image are neighbours
+        theirs = a.clone().requires_grad_(), b.clone().requires_grad_()
+        value, wanted = nt_xent(ours, tau), lightly.NTXentLoss(temperature=tau)(*theirs)
+        torch.testing.assert_close(value, wanted, rtol=1e-12, atol=0)
+        slopes = torch.stack(torch.autograd.grad(wanted, theirs), 1).flatten(0, 1)
+        torch.testing.assert_close(torch.autograd.grad(value, ours)[0], slopes, rtol=1e-9, atol=1e-14)
