@@ -182,7 +182,18 @@ SENTENCES: dict[str, tuple[Sentence, ...]] = {
     ),
     "Context Encoders": (Sentence("Inpainting learns semantically meaningful features where auto-encoders do not", note=LATER),),
     "Predicting What You Already Know Helps": (
-        Sentence("Certain pretext tasks provably decrease downstream sample complexity", note=LATER),
+        Sentence(
+            "Certain pretext tasks provably decrease downstream sample complexity",
+            "predicting",
+            any_of("X1 needs", "less excess risk", "labels^-1", "errs less"),
+            "Gaussian simulation of their figure 1, 30 trials",
+        ),
+        Sentence(
+            "Error grows linearly with the number of classes and with conditional dependence (their figure 1)",
+            "predicting",
+            any_of("is linear in", "to the power of"),
+        ),
+        Sentence("The advantage lasts the shorter, the more dependent the views are", "predicting", "X1 overtakes"),
     ),
     "Putting An End to End-to-End": (Sentence("Local learning is possible in the regime of self-supervised learning", note=LATER),),
     "LoCo": (
@@ -204,8 +215,21 @@ SENTENCES: dict[str, tuple[Sentence, ...]] = {
         Sentence("A synthesiser that sees the label is closer to the true gradient", "all_methods", "cdni above dni"),
     ),
     "Understanding Synthetic Gradients": (
-        Sentence("The critical points of the original problem are maintained", note=LATER),
+        Sentence(
+            "The critical points of the original problem are maintained",
+            "synthetic_theory",
+            any_of("critical points are kept", "spurious fixed point", "label-blind"),
+            "linear nets, squared loss",
+        ),
+        Sentence(
+            "Learning dynamics: linear models, deep ones too, converge to the optimum",
+            "synthetic_theory",
+            any_of("convergence:", "closed form:"),
+        ),
+        Sentence("Learning dynamics: with the log-loss a linear synthesiser under-fits noise", "synthetic_theory", "log-loss:"),
+        Sentence("Learning dynamics: the loss it implies approaches the true one", "synthetic_theory", "implied loss:"),
         Sentence("Layers are represented differently with synthetic gradients", "representations", "bp and dni"),
+        Sentence("… drastically, in a deep net", "synthetic_theory", "representations of", "digits, MLP of ten hidden layers"),
     ),
     "A Provably Correct Algorithm for Deep Learning that Actually Works": (
         Sentence("Layerwise optimisation works on hierarchically generated digits", note=LATER),

@@ -15,7 +15,7 @@ explains: at least 0.98, which a parabola from its vertex (15/16) does not reach
 (k − 1) / (d1 s² (1 − k/d1)) with s² the centres' variance, so k is also judged where it is small beside d1, and ε_CI also by the power
 with which it acts: Theorem 4.2 bounds the excess risk by its square. (Both were added after a look at the first results.)
 
-    python -m analyses.predicting          # four minutes on one core
+    python -m analyses.predicting          # two and a half minutes of one core
 """
 
 from __future__ import annotations
@@ -340,7 +340,7 @@ def head(figure: Figure, what: str, rows: Sequence[Point], note: str) -> None:
 PANELS = {
     "a": ("(a) linear ψ, α = 0", "classes k"),
     "b": ("(b) linear ψ", "ε_CI, estimated and corrected"),
-    "c": ("(c) ψ* = E[X2 | X1]", "classes k"),
+    "c": ("(c) ψ* = E[X2 | X1], α = 0 where not said", "classes k"),
     "d": ("(d) ψ* = E[X2 | X1]", "ε_CI, closed form"),
 }
 

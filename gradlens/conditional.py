@@ -83,6 +83,8 @@ def conditional_dependence(
     labels = np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y)
     if not len(a) == len(b) == labels.size or labels.ndim != 1:
         raise InputError(f"two views and labels [N] of the same samples are wanted, got {len(a)}, {len(b)} and {list(labels.shape)}")
+    if labels.dtype.kind == "f" and not np.isfinite(labels).all():
+        raise InputError("labels hold NaN or infinite numbers: leave samples without a label out")
     if shuffles < 0:
         raise InputError(f"shuffles are 0 or more, got {shuffles}")
     known, at = np.unique(labels, return_inverse=True)
@@ -113,7 +115,10 @@ def conditional_dependence(
 
 def _view(x: Tensor | ArrayLike, name: str) -> Array:
     """A view as centred float64 [N, d]."""
-    t = x.detach().cpu() if isinstance(x, Tensor) else torch.from_numpy(np.array(x, dtype=np.float64))
+    try:
+        t = x.detach().cpu() if isinstance(x, Tensor) else torch.from_numpy(np.array(x, dtype=np.float64))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} is no array of numbers [N, *]: {error}") from error
     if t.ndim == 0 or not t.numel():
         raise InputError(f"{name} holds no samples: its shape is {list(t.shape)}")
     found: Array = centred(t.reshape(len(t), -1), f"conditional dependence on {name}").numpy()

@@ -12,6 +12,7 @@ import pytest
 import torch
 from scipy.linalg import sqrtm
 from scipy.stats import multivariate_normal
+from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LinearRegression
 
@@ -178,6 +179,18 @@ def test_p_is_uniform_where_the_views_are_independent():
     assert np.mean(np.array(ps) <= 0.1) < 0.1 + 3.5 * math.sqrt(0.09 / 200)
 
 
+def test_the_guides_numbers():
+    images, labels = load_digits(return_X_y=True)
+    upper, lower = images[:, :32], images[:, 32:]
+    found = conditional_dependence(upper, lower, labels, shuffles=99)
+    assert (round(found.corrected, 2), round(found.share, 3), found.p) == (8.28, 0.19, 0.01)
+    alone = conditional_dependence(upper, lower, np.zeros(len(labels)))
+    assert (round(found.corrected**2), round(alone.corrected**2)) == (69, 220)
+    guide = (Path(__file__).resolve().parents[1] / "docs" / "guide.md").read_text()
+    assert "print(found.corrected, found.share, found.p)  # 8.28, 0.190, 0.01" in guide
+    assert "220 where all digits count as one\nclass and 69 given the label" in guide
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -190,6 +203,8 @@ def test_p_is_uniform_where_the_views_are_independent():
         (lambda x1, x2, y: (x1, x2, np.arange(len(y))), "too few"),
         (lambda x1, x2, y: (gaussian(len(y), 57), x2, y), "take principal components"),
         (lambda x1, x2, y: (x1, x2, y, -1), "shuffles are 0 or more"),
+        (lambda x1, x2, y: (x1, [["a"]] * len(y), y), "x2 is no array of numbers"),
+        (lambda x1, x2, y: (x1, x2, np.where(y == 1, np.nan, y)), "labels hold NaN"),
     ],
 )
 def test_what_cannot_be_used_is_said(change, said):
