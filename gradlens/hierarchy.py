@@ -1,5 +1,6 @@
-"""Digits that are generated level by level, with everything that was drawn on the way (after Malach & Shalev-Shwartz 2018, arXiv:1803.09522).
+"""Digits that are generated level by level, with everything that was drawn on the way.
 
+After Malach & Shalev-Shwartz, A Provably Correct Algorithm for Deep Learning that Actually Works (2018, arXiv:1803.09522).
 A digit becomes a 3×3 grid of strokes, each stroke a 3×3 grid of parts, each part 3×3 pixels: 1×1 -> 3×3 -> 9×9 -> 27×27. What a cell
 becomes depends on its class alone: one of the class's templates, each equally likely, drawn anew for every cell (the paper's D_c).
 The paper's figure shows seven-segment digits with kinks, rings and distractors; classes and templates here are ours:

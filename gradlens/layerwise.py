@@ -1,5 +1,6 @@
-"""A network learned layer by layer: a gradient step of a two-layer net, then clustering (after Malach & Shalev-Shwartz 2018, arXiv:1803.09522).
+"""A network learned layer by layer: a gradient step of a two-layer net, then clustering.
 
+After Malach & Shalev-Shwartz, A Provably Correct Algorithm for Deep Learning that Actually Works (2018, arXiv:1803.09522).
 From the bottom up, each stage cuts what is below into patches of s×s cells, learns a linear map of patches (the first layer of a
 two-layer net that predicts the label), clusters the mapped patches with k-means, and hands on, in the place of each patch, which
 cluster it is in. A linear classifier reads the last stage. No gradient crosses a stage. The paper's abstract says so much; the
@@ -30,6 +31,8 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics.cluster import contingency_matrix
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -39,7 +42,7 @@ from gradlens.seeding import generator, key
 MAPS = ("gradient", "pixels", "whitened", "random")  # what is clustered: patches after the step, as they are, whitened, projected at random
 REPRESENTATIONS = ("one-hot", "soft")
 RIDGE = 1e-3  # of the mean variance, added to every direction's before whitening
-CLUSTERED = 20_000  # patches that k-means is fitted to
+CLUSTERED = 10_000  # patches that k-means is fitted to
 STARTS = 5  # of k-means; the best is kept
 L2 = 1e-3  # of the last linear classifier
 ROWS = 2048  # images at once where distances are computed
@@ -119,7 +122,8 @@ def two_layer(x: Tensor, y: Tensor, classes: int, channels: int, steps: int, lr:
     """
     n, positions, q = x.shape
     flat, onehot = x.flatten(1), F.one_hot(y, classes).to(x.dtype)
-    v = torch.randn(classes, positions, channels, generator=generator(seed, "second layer"), dtype=torch.float64).to(x.dtype) / channels**0.5
+    rng = generator(seed, "second layer")
+    v = torch.randn(classes, positions, channels, generator=rng, dtype=torch.float64).to(x.dtype) / channels**0.5
     w = torch.zeros(q, channels, dtype=x.dtype)
     bias = onehot.mean(0).clamp(min=1e-12).log()  # the best one where W is 0
     for _ in range(steps):
@@ -175,7 +179,8 @@ class Stage:
 
     def distances(self, grid: Tensor) -> Tensor:
         """[N, C, H, W] -> of each patch to each centre, [N, h, w, k]."""
-        return torch.cat([torch.cdist(self.embedded(part), self.centres[None]) for part in grid.split(ROWS)])
+        embedded = [self.embedded(part) for part in torch.split(grid, ROWS)]
+        return torch.cat([torch.cdist(e.flatten(0, 2), self.centres).reshape(*e.shape[:3], -1) for e in embedded])
 
     def assigned(self, grid: Tensor) -> Tensor:
         """[N, C, H, W] -> the cluster of each patch, [N, h, w] int64."""
@@ -229,7 +234,7 @@ class Layerwise:
     """Learned stages and the linear classifier on top."""
 
     stages: tuple[Stage, ...]
-    top: LogisticRegression
+    top: Pipeline  # standardises, then a logistic regression
 
     def grids(self, images: Tensor) -> list[Tensor]:
         """Images [N, C, H, W] -> what each stage reads, then what the classifier reads."""
@@ -247,7 +252,7 @@ class Layerwise:
         return float(self.top.score(self.grids(images)[-1].flatten(1).numpy(), y.numpy()))
 
 
-def learn(images: Tensor, y: Tensor, plan: Plan, classes: int | None = None) -> Layerwise:
+def learn(images: Tensor, y: Tensor, plan: Plan, classes: int | None = None, stage_labels: Tensor | None = None) -> Layerwise:
     """All stages, bottom first, each on the output of the finished one below, then the linear classifier.
 
     Args:
@@ -255,6 +260,7 @@ def learn(images: Tensor, y: Tensor, plan: Plan, classes: int | None = None) -> 
         y: [N] labels.
         plan: sizes, clusters and the rest.
         classes: how many labels there are; default: the largest + 1.
+        stage_labels: [N] other labels for the stages, such as shuffled ones; the classifier on top always learns ``y``.
 
     Raises:
         InputError: patches that do not fit the grid, fewer patches than clusters, labels that do not fit.
@@ -265,9 +271,9 @@ def learn(images: Tensor, y: Tensor, plan: Plan, classes: int | None = None) -> 
     classes = int(y.max()) + 1 if classes is None else classes
     grid, stages = images, []
     for i in range(len(plan.sizes)):
-        stages.append(learn_stage(grid, y, classes, plan, i))
+        stages.append(learn_stage(grid, y if stage_labels is None else stage_labels, classes, plan, i))
         grid = stages[-1](grid)
-    top = LogisticRegression(C=1 / (len(y) * L2), max_iter=1000)  # its features are collinear where they are one-hot
+    top = make_pipeline(StandardScaler(), LogisticRegression(C=1 / (len(y) * L2), max_iter=1000))
     return Layerwise(tuple(stages), top.fit(grid.flatten(1).numpy(), y.numpy()))
 
 
@@ -284,7 +290,7 @@ def purity(clusters: Tensor, classes: Tensor) -> float:
 
 
 def least_found(clusters: Tensor, classes: Tensor) -> float:
-    """The smallest share of a class that lies in clusters in which it is the most frequent one: 0 where a class has no cluster of its own."""
+    """The smallest share of a class that lies in clusters in which it is the most frequent one; 0 for one that is so in no cluster."""
     counts = contingency_matrix(classes.flatten().numpy(), clusters.flatten().numpy())
     own = np.where(np.arange(len(counts))[:, None] == counts.argmax(0), counts, 0)
     return float((own.sum(1) / counts.sum(1)).min())
@@ -299,7 +305,7 @@ def fisher_ratio(features: Tensor, classes: Tensor) -> float:
 
     """
     x = features.double()
-    _, index, counts = classes.unique(return_inverse=True, return_counts=True)
+    _, index, counts = torch.unique(classes, return_inverse=True, return_counts=True)
     means = torch.zeros(len(counts), x.shape[1], dtype=x.dtype).index_add_(0, index, x) / counts[:, None]
     between = (counts * (means - x.mean(0)).square().sum(1)).sum()
     within = (x - means[index]).square().sum()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
 from textwrap import fill
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -704,7 +705,7 @@ def inpainting_grid(panels: Sequence[InpaintingPanel], *, title: str = "") -> Fi
         if shown is None or not np.array_equal(shown, panel.original):
             shown = panel.original
             strips.append(("images", _strip(shown)))
-        strips += [(f"{panel.label}\nseen", _strip(panel.corrupted)), ("made", _strip(panel.output))]
+        strips += [(f"{fill(panel.label, 18)}\nseen", _strip(panel.corrupted)), ("made", _strip(panel.output))]
     wide = 6.6
     heights = [wide * strip.shape[0] / strip.shape[1] for _, strip in strips]
     figure = Figure(figsize=(wide + 2.6, sum(heights) + 0.08 * len(strips) + 0.6), layout="constrained")
@@ -823,26 +824,26 @@ def layerwise_sweep(rows: Sequence[LearnerPoint], default: tuple[float, float], 
         raise InputError("nothing was learned on generated digits: there is nothing to draw")
     noise, distractors = default
     sweeps = (
-        ("noise (standard deviation)", lambda r: r.noise, [r for r in rows if r.distractors == distractors]),
-        ("probability of a distractor", lambda r: r.distractors, [r for r in rows if r.noise == noise]),
+        ("noise (standard deviation)", "noise", [r for r in rows if r.distractors == distractors]),
+        ("probability of a distractor", "distractors", [r for r in rows if r.noise == noise]),
     )
     quantities = [q for q in dict.fromkeys(r.quantity for r in rows) if q != "accuracy"] + ["accuracy"]
     figure = Figure(figsize=(9.3, 5.6), layout="constrained")
     grid = figure.subplots(2, len(quantities), squeeze=False, sharey=True)
     names = [name for name in LEARNERS if any(r.learner == name for r in rows)]
-    for line, (label, at, here) in zip(grid, sweeps, strict=True):
+    for line, (label, varied, here) in zip(grid, sweeps, strict=True):
         for ax, quantity in zip(line, quantities, strict=True):
-            shown = sorted((r for r in here if r.quantity == quantity), key=at)
-            floor = sorted({(at(r), 100 * r.floor) for r in shown})
+            shown = sorted((r for r in here if r.quantity == quantity), key=attrgetter(varied))
+            floor = sorted({(float(getattr(r, varied)), 100 * r.floor) for r in shown})
             ax.plot(*zip(*floor, strict=True), ":", color=GREY, linewidth=1.3)
             for name in names:
                 mine = [r for r in shown if r.learner == name]
                 look = _learner_style(name)
-                x = [at(r) for r in mine]
-                ax.plot(x, [100 * r.mean for r in mine], color=look.colour, linestyle=look.dash, marker=look.marker, markersize=4, linewidth=1.6)
+                x, y = [float(getattr(r, varied)) for r in mine], [100 * r.mean for r in mine]
+                ax.plot(x, y, color=look.colour, linestyle=look.dash, marker=look.marker, markersize=4, linewidth=1.6)
                 if any(math.isfinite(r.low) for r in mine):
                     low, high = [max(0.0, 100 * r.low) for r in mine], [min(100.0, 100 * r.high) for r in mine]
-                    ax.fill_between(x, low, high, color=look.colour, alpha=0.12, linewidth=0)
+                    ax.vlines(x, low, high, color=look.colour, linewidth=0.9, alpha=0.6)
             ax.set_title("test accuracy" if quantity == "accuracy" else f"purity: {quantity}", loc="left")
             ax.set(xlabel=label, ylim=(0, 103))
     for line in grid:
@@ -855,7 +856,7 @@ def layerwise_sweep(rows: Sequence[LearnerPoint], default: tuple[float, float], 
     handles.append(Line2D([], [], color=GREY, linestyle=":", linewidth=1.3, label="one cluster; chance"))
     figure.legend(handles=handles, loc="outside lower center", ncols=3, handlelength=3.2)
     head = f"Hierarchical digits · distractors {distractors:g} above, noise {noise:g} below" + (f" · {title}" if title else "")
-    figure.suptitle(f"{head} · band: 95 % interval", x=0.1 / figure.get_figwidth(), ha="left", fontsize=10)
+    figure.suptitle(f"{head} · bars: 95 % interval", x=0.1 / figure.get_figwidth(), ha="left", fontsize=10)
     return figure
 
 
