@@ -93,7 +93,8 @@ class SelectiveKernel(nn.Module):
         seen = (one + two).mean((2, 3))
         mixed = self.expand(self.reduced_act(self.reduced_norm(self.reduce(seen))))
         p, q = torch.stack(mixed.chunk(2, 1)).softmax(0).to(one.dtype)[:, :, :, None, None]
-        return p * one + q * two
+        out: Tensor = p * one + q * two
+        return out
 
 
 # ---------------------------------------------------------------------------------------------------- residual blocks
