@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -241,9 +241,7 @@ def least_squares(x: Tensor, y: Tensor, classes: int) -> float:
     return float(0.5 * (design @ best - goal).square().sum() / len(x))
 
 
-def small_pair(
-    blocks: Sequence[nn.Module], size: int, classes: int, method: str, loss: str = "mse", seed: int = 0, **options: object
-) -> Pair:
+def small_pair(blocks: Sequence[nn.Module], size: int, classes: int, method: str, loss: str = "mse", seed: int = 0, **options: Any) -> Pair:
     """A network of some blocks on feature vectors with its rule, in float64; the top may be ``nn.Identity``: h is then the answer.
 
     Args:
