@@ -15,13 +15,16 @@ Purity is the share of cells of test images whose class is the most frequent one
 test) stages of 32, 64 and 64 clusters of patches of 4x4, 2x2 and 2x2, 64 channels, against BasicCNN of width 16, eight epochs: small,
 so that it takes two minutes; no true classes of patches are known there, so accuracy is all there is.
 
-    python -m analyses.provable --data cifar10          # five minutes on two cores
+    python -m analyses.provable --data cifar10          # five minutes of CPU time; interrupted, it goes on
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
@@ -33,12 +36,13 @@ from torch import Tensor
 
 from analyses.study import arguments, data_name, judged, publish, say
 from gradlens.config import Config, make
-from gradlens.data import Data, Split, choose, read
+from gradlens.data import Data, Split, load
 from gradlens.hierarchy import LEVELS, Drawn, draw
 from gradlens.layerwise import Plan, learn, purities, purity
 from gradlens.pictures import LearnerPoint, grids_of, hierarchical_digits, layerwise_sweep
 from gradlens.plots import save
 from gradlens.progress import Display
+from gradlens.run import write
 from gradlens.screen import number, show
 from gradlens.seeding import generator
 from gradlens.tables import interval
@@ -67,6 +71,10 @@ CIFAR_IMAGES, CIFAR_TEST = 3_000, 2_000
 CIFAR_PLAN: dict[str, Any] = {"sizes": (4, 2, 2), "clusters": (32, 64, 64)}
 CIFAR_LEARNERS = ("layerwise", "shuffled", "pixels", "whitened", "random")
 CIFAR_NET: dict[str, Any] = {**NET, "width": 16, "epochs": 8}
+SETTINGS: dict[str, Any] = {
+    "images": IMAGES, "test_images": TEST, "clusters": CLUSTERS, "templates": TEMPLATES, "network": NET,
+    "cifar": {**CIFAR_PLAN, "images": CIFAR_IMAGES, "test_images": CIFAR_TEST, "network": CIFAR_NET},
+}  # fmt: skip
 
 Found = dict[str, float]  # accuracy, and the purity of each level
 Results = Mapping[tuple[float, float], Mapping[str, Sequence[Found]]]  # (noise, distractors) -> learner -> one result a seed
@@ -105,8 +113,8 @@ def true_classes(drawn: Drawn) -> list[Tensor]:
     return [drawn.content(level) for level in (2, 1, 0)]
 
 
-def on_digits(noise: float, distractors: float, seed: int) -> tuple[dict[str, Found], Found]:
-    """All learners on one drawing of the digits, and the purities of one big cluster."""
+def on_digits(noise: float, distractors: float, seed: int) -> dict[str, Found]:
+    """All learners on one drawing of the digits, and ``floor``, the purities of one big cluster."""
     drawn, test = (
         draw(n, seed, noise=noise, distractors=distractors, purpose=f"provable: {half}") for n, half in ((IMAGES, "train"), (TEST, "test"))
     )
@@ -115,14 +123,40 @@ def on_digits(noise: float, distractors: float, seed: int) -> tuple[dict[str, Fo
     for name in LEARNERS:
         found[name] = layerwise(name, data, seed, test, sizes=(3, 3, 3), clusters=CLUSTERS)
     floor = {name: purity(torch.zeros_like(true), true) for name, true in zip(LEVEL_NAMES, true_classes(test), strict=True)}
-    return found, floor
+    return {**found, "floor": floor}
 
 
-def on_cifar(source: Any, seed: int) -> dict[str, Found]:
+def on_cifar(images: str, seed: int) -> dict[str, Found]:
     """All learners on one choice of CIFAR-10's images."""
-    data = choose(source, limit=CIFAR_IMAGES, limit_test=CIFAR_TEST, seed=seed)
+    data = load(images, limit=CIFAR_IMAGES, limit_test=CIFAR_TEST, seed=seed)
     found = {"bp": {"accuracy": backprop(make(**CIFAR_NET, seed=seed), data)}}
     return found | {name: layerwise(name, data, seed, **CIFAR_PLAN) for name in CIFAR_LEARNERS}
+
+
+def part(out: Path, name: str, compute: Callable[[], dict[str, Found]]) -> dict[str, Found]:
+    """What was found under these settings before, or is computed now and stored, with its CPU seconds."""
+    digest = hashlib.sha256(json.dumps(SETTINGS).encode()).hexdigest()[:6]
+    file = out / "provable" / f"{name}-{digest}.json"
+    if not file.exists():
+        began = time.process_time()
+        found = compute()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write(file, json.dumps({**found, "cost": {"seconds": time.process_time() - began}}).encode())
+    stored: dict[str, Found] = json.loads(file.read_text())
+    return stored
+
+
+def one_seed(
+    seed: int, args: Any, count: Callable[[int, int, str], None]
+) -> tuple[dict[tuple[float, float], dict[str, Found]], dict[str, Found]]:
+    """All conditions of the digits, then CIFAR-10."""
+    found, total = {}, SEEDS * (len(CONDITIONS) + 1)
+    for i, (noise, distractors) in enumerate(CONDITIONS):
+        what = f"noise {noise:g}, distractors {distractors:g}, seed {seed}"
+        count(seed * (len(CONDITIONS) + 1) + i, total, what)
+        found[noise, distractors] = part(args.out, f"{noise:g}-{distractors:g}-s{seed}", partial(on_digits, noise, distractors, seed))
+    count((seed + 1) * (len(CONDITIONS) + 1) - 1, total, f"{data_name(args)}, seed {seed}")
+    return found, part(args.out, f"{Path(args.data).name}-s{seed}", partial(on_cifar, args.data, seed))
 
 
 def minus(a: Iterable[Found], b: Iterable[Found], what: str = "accuracy") -> list[float]:
@@ -174,14 +208,14 @@ def judge_cifar(found: Mapping[str, Sequence[Found]], data: str) -> list[dict[st
     ]
 
 
-def points(found: Results, floors: Mapping[tuple[float, float], Sequence[Found]]) -> list[LearnerPoint]:
+def points(found: Results) -> list[LearnerPoint]:
     """The table behind the figure: mean and interval over seeds."""
     rows = []
     for (noise, distractors), learners in found.items():
-        for name, group in learners.items():
-            for what in group[0]:
-                over = interval(one[what] for one in group)
-                floor = 0.1 if what == "accuracy" else fmean(one[what] for one in floors[noise, distractors])
+        for name in ("bp", *LEARNERS):
+            for what in learners[name][0]:
+                over = interval(one[what] for one in learners[name])
+                floor = 0.1 if what == "accuracy" else fmean(one[what] for one in learners["floor"])
                 rows.append(LearnerPoint(noise, distractors, name, what, *over, floor))
     return rows
 
@@ -190,7 +224,8 @@ def table(title: str, learners: Mapping[str, Sequence[Found]]) -> Table:
     """Purities and accuracy of each learner in %."""
     whats = list(learners["layerwise"][0])
     shown = Table("learner", *(f"{what} (%)" for what in whats), title=title)
-    for name, group in learners.items():
+    for name in (name for name in ("bp", *LEARNERS) if name in learners):
+        group = learners[name]
         over = [interval(one[what] for one in group) if what in group[0] else None for what in whats]
         shown.add_row(name, *(number(i.mean, i.low, 1, 100) if i else "–" for i in over))
     return shown
@@ -199,43 +234,30 @@ def table(title: str, learners: Mapping[str, Sequence[Found]]) -> Table:
 def main() -> None:
     """Draw, learn, judge, write figures/provable."""
     args = arguments(__doc__ or "")
-    began, folder = time.process_time(), args.figures / "provable"
-    source = read(args.data)
-    found: dict[tuple[float, float], dict[str, list[Found]]] = {}
-    floors: dict[tuple[float, float], list[Found]] = {}
-    cifar: dict[str, list[Found]] = {}
+    folder = args.figures / "provable"
     with Display(quiet=False) as display:
-        count, total = display.count("provable"), SEEDS * (len(CONDITIONS) + 1)
-        for seed in range(SEEDS):
-            for i, (noise, distractors) in enumerate(CONDITIONS):
-                count(seed * (len(CONDITIONS) + 1) + i, total, f"noise {noise:g}, distractors {distractors:g}, seed {seed}")
-                results, floor = on_digits(noise, distractors, seed)
-                floors.setdefault((noise, distractors), []).append(floor)
-                for name, one in results.items():
-                    found.setdefault((noise, distractors), {}).setdefault(name, []).append(one)
-            count((seed + 1) * (len(CONDITIONS) + 1) - 1, total, f"{data_name(args)}, seed {seed}")
-            for name, one in on_cifar(source, seed).items():
-                cifar.setdefault(name, []).append(one)
+        count = display.count("provable")
+        seeds = [one_seed(seed, args, count) for seed in range(SEEDS)]
+    found = {c: {name: [digits[c][name] for digits, _ in seeds] for name in seeds[0][0][c]} for c in CONDITIONS}
+    cifar = {name: [images[name] for _, images in seeds] for name in seeds[0][1]}
     for (noise, distractors), learners in found.items():
         show(table(f"digits, noise {noise:g}, distractors {distractors:g}", learners))
     show(table(f"{data_name(args)}, {CIFAR_IMAGES:,} images", cifar))
     claims = [*judge_digits(found), *judge_cifar(cifar, data_name(args))]
     say(claims)
-    rows, pictured = points(found, floors), grids_of(draw(40, 0))
+    rows, pictured = points(found), grids_of(draw(40, 0))
     sizes = f"{IMAGES:,} images · {SEEDS} seeds"
     save(layerwise_sweep(rows, DEFAULT, title=sizes), rows, folder, "sweep")
     save(hierarchical_digits(pictured), pictured, folder, "digits")
-    results_: dict[str, Any] = {
-        "settings": {
-            "seeds": SEEDS, "images": IMAGES, "test_images": TEST, "clusters": CLUSTERS, "templates": TEMPLATES, "network": NET,
-            "cifar": {**CIFAR_PLAN, "data": Path(args.data).name, "images": CIFAR_IMAGES, "test_images": CIFAR_TEST, "network": CIFAR_NET},
-        },
+    cost = sum(one["cost"]["seconds"] for digits, images in seeds for one in (*digits.values(), images))
+    results = {
+        "settings": {**SETTINGS, "seeds": SEEDS, "data": Path(args.data).name},
         "claims": claims,
         "digits": [row._asdict() for row in rows],
-        "cifar": {name: interval(one["accuracy"] for one in group)[:3] for name, group in cifar.items()},
-        "cpu_minutes": round((time.process_time() - began) / 60, 1),
-    }  # fmt: skip
-    publish("provable", [], args, results_, figures=False)
+        "cifar": {name: interval(one["accuracy"] for one in cifar[name])[:3] for name in ("bp", *CIFAR_LEARNERS)},
+        "cpu_minutes": round(cost / 60, 1),
+    }
+    publish("provable", [], args, results, figures=False)
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def digits(root: Path, download: bool) -> Source:
 
 
 def hierarchical(root: Path, download: bool) -> Source:
-    """Grey 27×27 digits drawn level by level with the noise and distractors of :mod:`gradlens.hierarchy`: 5,000 and 1,000, always the same."""
+    """Grey 27×27 digits drawn level by level (:mod:`gradlens.hierarchy`): 5,000 and 1,000 for test, always the same."""
     train, test = (draw(n, purpose=f"hierarchical digits, {half}") for n, half in ((5_000, "train"), (1_000, "test")))
     return Split(train.bytes(), train.labels), Split(test.bytes(), test.labels), LEVELS[0].classes
 

@@ -1,0 +1,114 @@
+"""What the script on learning layer by layer decides, and that it goes on where it was interrupted. Its trainings are not run here."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # analyses is a folder of the repository, not an installed package
+
+from analyses import provable
+from analyses.provable import CIFAR_LEARNERS, CONDITIONS, DEFAULT, LEARNERS, NOISES
+from gradlens.errors import InputError
+from gradlens.hierarchy import draw
+from gradlens.layerwise import Plan
+from gradlens.pictures import grids_of, hierarchical_digits, layerwise_sweep
+from gradlens.plots import save
+
+
+def made(purity=lambda noise: 1 - noise, **accuracy):
+    """Results of three seeds; ``accuracy``: what a learner has, if not 0.5."""
+
+    def one(name, noise, seed):
+        levels = dict.fromkeys(provable.LEVEL_NAMES, purity(noise)) if name != "bp" else {}
+        return {"accuracy": accuracy.get(name, 0.5) + seed / 1000 * (name == "pixels"), **levels}
+
+    names = ("bp", *LEARNERS, "floor")
+    return {c: {name: [one(name, c[0], seed) for seed in range(3)] for name in names} for c in CONDITIONS}
+
+
+def words(claims):
+    return {c["claim"]: c["verdict"] for c in claims}
+
+
+def test_the_default_is_the_data_set_s_and_every_sweep_goes_through_it():
+    from gradlens import hierarchy
+
+    assert DEFAULT == (hierarchy.NOISE, hierarchy.DISTRACTORS)
+    assert DEFAULT in CONDITIONS
+    assert len(CONDITIONS) == len(set(CONDITIONS)) == 7
+    assert provable.CLUSTERS == (4, 9, 10)
+    assert provable.TEMPLATES == (7, 17, 20)
+    for name in LEARNERS:
+        Plan(**{"sizes": (3, 3, 3), "clusters": provable.CLUSTERS, **LEARNERS[name]})
+
+
+def test_all_claims_hold_where_everything_is_found():
+    claims = provable.judge_digits(made(layerwise=1.0, bp=1.0))
+    assert set(words(claims).values()) == {"supported"}
+    assert len(claims) == 3 + (len(LEARNERS) - 1) + 3
+
+
+def test_each_claim_can_fail():
+    verdicts = words(provable.judge_digits(made(purity=lambda noise: 0.9 + noise / 10, layerwise=0.4, bp=0.9)))
+    assert set(verdicts.values()) == {"not supported"}
+    rises_once = dict(zip(NOISES, (1, 0.9, 0.95, 0.8), strict=True))
+    verdicts = words(provable.judge_digits(made(purity=rises_once.get, layerwise=1.0)))
+    assert [v for c, v in verdicts.items() if "falls" in c] == ["not supported"] * 3
+    assert "digits without noise and distractors: the lowest purity of the three levels is 100 %" in verdicts
+
+
+def test_cifar_is_judged_by_accuracy_alone():
+    found = {name: [{"accuracy": 0.3 + 0.1 * (name == "bp")}] * 3 for name in ("bp", *CIFAR_LEARNERS)}
+    verdicts = list(words(provable.judge_cifar(found, "CIFAR-10")).values())
+    assert verdicts == ["not supported"] + ["supported"] * 4  # a tie is at least 0
+
+
+def test_parts_are_computed_once_and_anew_under_other_settings(tmp_path, monkeypatch):
+    calls = []
+
+    def compute():
+        calls.append(1)
+        return {"layerwise": {"accuracy": 0.5}}
+
+    first = provable.part(tmp_path, "x", compute)
+    assert provable.part(tmp_path, "x", compute) == first
+    assert len(calls) == 1
+    assert first["layerwise"] == {"accuracy": 0.5}
+    monkeypatch.setitem(provable.SETTINGS, "images", 7)
+    provable.part(tmp_path, "x", compute)
+    assert len(calls) == 2
+    assert len(list(tmp_path.glob("provable/x-*.json"))) == 2
+
+
+def test_shuffled_labels_are_the_same_labels_elsewhere():
+    y = torch.arange(50) % 10
+    dealt = provable.shuffled(y, 0)
+    assert not torch.equal(dealt, y)
+    assert dealt.sort().values.tolist() == y.sort().values.tolist()
+    assert torch.equal(dealt, provable.shuffled(y, 0))
+
+
+def test_the_figures_are_drawn_from_their_tables(tmp_path):
+    rows = provable.points(made(layerwise=1.0, bp=0.9))
+    assert len(rows) == len(CONDITIONS) * (1 + 4 * len(LEARNERS))
+    figure = layerwise_sweep(rows, DEFAULT, title="made up")
+    assert [ax.get_title(loc="left") for ax in figure.axes[:4]] == ["purity: parts", "purity: strokes", "purity: digits", "test accuracy"]
+    (line,) = (line for line in figure.axes[3].lines if line.get_color() == "#0072B2")
+    assert list(line.get_xdata()) == list(NOISES)
+    assert all(v == pytest.approx(100) for v in line.get_ydata())
+    drawn = draw(60, 0)
+    pictured = grids_of(drawn)
+    assert len(pictured) == 30
+    i = int((drawn.labels == 4).nonzero()[0, 0])
+    assert next(r for r in pictured if (r.digit, r.level) == (4, "parts")).cells == drawn.levels[2][i].tolist()
+    assert len(save(hierarchical_digits(pictured[:6]), pictured[:6], tmp_path, "digits")) == 3
+    for empty in (lambda: layerwise_sweep([], DEFAULT), lambda: hierarchical_digits([])):
+        with pytest.raises(InputError):
+            empty()
+
+
+def test_settings_can_be_stored():
+    assert json.loads(json.dumps(provable.SETTINGS))["clusters"] == [4, 9, 10]
