@@ -180,7 +180,9 @@ SENTENCES: dict[str, tuple[Sentence, ...]] = {
         Sentence("Optimising InfoNCE maximises a lower bound on mutual information", note=LATER),
         Sentence("Quite far from supervised learning", note=LATER),
     ),
-    "Context Encoders": (Sentence("Inpainting learns semantically meaningful features where auto-encoders do not", note=LATER),),
+    "Context Encoders": (
+        Sentence("Inpainting learns semantically meaningful features where auto-encoders do not", "inpainting", "the autoencoder's"),
+    ),
     "Predicting What You Already Know Helps": (
         Sentence(
             "Certain pretext tasks provably decrease downstream sample complexity",

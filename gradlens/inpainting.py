@@ -42,12 +42,12 @@ class Inpainted(NamedTuple):
 
 
 class InpaintingRow(NamedTuple):
-    """Errors on the dropped pixels of held-out images, of one group of runs; grey scale 0 … 1, mean over seeds with its t-interval."""
+    """Errors on the dropped pixels (in the controls: all) of held-out images, of one group of runs; grey scale 0 … 1, mean over seeds."""
 
     label: str
     l1: float  # mean absolute error
     l2: float  # mean squared error
-    l2_low: float
+    l2_low: float  # 95 % t-interval
     l2_high: float
     psnr: float  # dB, of the mean squared error
     mean_patch_l1: float  # the same for the mean of the training images
@@ -223,7 +223,7 @@ def _by_label(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> Iter
 
 def table(found: Sequence[InpaintingRow]) -> Table:
     """The errors to print, in per cent of the grey scale as in the paper."""
-    said = Table(title="dropped pixels of held-out images", box=SIMPLE_HEAD)
+    said = Table(title="predicted pixels of held-out images", box=SIMPLE_HEAD)
     for name in ("method", "L1", "L2", "PSNR", "mean patch: L1", "L2", "PSNR"):
         said.add_column(name, justify="left" if name == "method" else "right")
     for r in found:

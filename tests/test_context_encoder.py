@@ -12,6 +12,9 @@ import torch
 from oracles import assert_near, assert_same_bits
 from torch import nn
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # analyses is a folder of the repository, not an installed package
+
+from analyses.inpainting import TASKS, judge
 from gradlens import inpainting
 from gradlens.augment import normalizer
 from gradlens.config import make, read
@@ -31,8 +34,6 @@ from gradlens.setup import Pair, make_net, make_pair
 from gradlens.train import evaluate, update
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))  # analyses is a folder of the repository, not an installed package
-
 RULES = ("context-encoder", "context-encoder-local")
 PLAN = Plan((3, 16, 16), 10, width=4, depth=2)
 IMAGES = torch.randint(0, 256, (5, 3, 16, 16), generator=torch.Generator().manual_seed(7), dtype=torch.uint8)
@@ -534,3 +535,33 @@ def test_the_papers_settings_are_a_config_that_builds():
     assert [s.stop - s.start for s in method.hole] == [56, 56]  # of the 64 that are predicted, 4 on each side are seen
     assert [s.stop - s.start for s in method.seen] == [64, 64]
     assert [type(m).__name__ for m in method.head(method.top).decoder][:3] == ["Flatten", "Linear", "Unflatten"]
+
+
+# ------------------------------------------------------------------------------------------------------- the analysis
+
+
+def test_the_claim_is_judged_seed_by_seed():
+    def probed(*top):
+        """Block1 and block2 are read alike, block3 at ``top`` %, the untrained network at 30 %."""
+        by_block = {"block1": [40] * 3, "block2": [41, 42, 43], "block3": top}
+
+        def row(block, network, value):
+            return {"block": block, "network": network, "labels": "true", "test": value / 100}
+
+        return [
+            {"rows": [row(b, "trained", v[seed]) for b, v in by_block.items()] + [row(b, "untrained", 30) for b in by_block]}
+            for seed in range(3)
+        ]
+
+    tops = {"centre": (45, 46, 47), "random": (39, 41, 43), "none": (40, 41, 42), "noise": (47, 48, 49)}
+    errors = [{"errors": {"network": {"l2": l2}, "mean_patch": {"l2": 0.05}}} for l2 in (0.04, 0.04, 0.041)]
+    filled = dict.fromkeys(("centre", "random"), errors)
+    claims = judge({task: probed(*tops[task]) for task in TASKS}, filled)
+    said = {c["claim"]: (c["verdict"], c["difference"][0]) for c in claims}
+    assert len(said) == len(claims) == 12
+    centre, shapes = TASKS["centre"], TASKS["random"]
+    assert said[f"{centre}: block3 is read better than the autoencoder's"] == ("supported", pytest.approx(5))
+    assert said[f"{centre}: block3 is read better than the denoising autoencoder's"] == ("not supported", pytest.approx(-2))
+    assert said[f"{shapes}: block3 is read better than the autoencoder's"] == ("undecided", pytest.approx(0))
+    assert said[f"{centre}: block3 is read better than the untrained one"] == ("supported", pytest.approx(16))
+    assert said[f"{shapes}: squared error below the mean patch's"] == ("supported", pytest.approx(100 * (0.01 + 0.01 + 0.009) / 3 / 0.05))

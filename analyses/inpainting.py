@@ -1,0 +1,119 @@
+"""Do networks learn more from filling in what they cannot see than from copying what they see?
+
+Claim (the documents, of Pathak et al. 2016): inpainting learns semantically meaningful features where auto-encoders do not. BasicCNN of
+width 16 on 5,000 CIFAR-10 images, eight epochs of Adam at 1e-3, three seeds of four tasks with one decoder and the squared error alone
+(the paper trains features without the adversarial loss too): the centre quarter dropped, random shapes of as many pixels dropped,
+nothing dropped (an autoencoder), noise of a fifth of the grey scale added (a denoising one). A linear probe reads each block (512
+features at most, fitted to 3,000 of the training images, tested on 2,000 test images); beside it raw pixels and the untrained network.
+
+Judged, paired by seed: each block's probe of the two inpainters above the autoencoder's, block3's above the denoising one's and the
+untrained network's; the mean patch's squared error on the dropped pixels of 2,000 test images above the network's.
+
+Draws `inpainting`, six test images as each network sees and completes them, and seed 0 of the centre with the adversarial loss too.
+
+    python -m analyses.inpainting --data cifar10                  # interrupted, it goes on
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from analyses.study import arguments, data_name, judged, place_of, publish, say, trained
+from gradlens import inpainting, pictures
+from gradlens.config import Config, make
+from gradlens.plots import save
+from gradlens.probes import Known, Options, draw, probe_points, probe_run, tables
+from gradlens.progress import Display
+from gradlens.run import Run
+from gradlens.screen import show
+
+TASKS = {"centre": "inpainting the centre", "random": "inpainting random shapes", "none": "autoencoder", "noise": "denoising autoencoder"}
+ADVERSARIAL = "the centre, with a discriminator"
+INPAINTERS = ("centre", "random")
+BLOCKS = ("block1", "block2", "block3")
+SHARED: dict[str, Any] = {"limit_test": 2_000, "model": "basic-cnn", "width": 16, "batch_size": 128, "lr": 1e-3, "record_every": 0}
+ALONE = {"lambda_rec": 1.0, "lambda_adv": 0.0}
+
+Found = Mapping[str, Sequence[Mapping[str, Any]]]  # task -> what a command stored, one a seed
+
+
+def configs(args: argparse.Namespace) -> list[Config]:
+    """The seeds of each task, and one run with the adversarial loss last."""
+    shared = {**SHARED, "method": "context-encoder", "data": args.data, "epochs": args.epochs, "limit": args.limit}
+    if args.data == "digits":
+        del shared["limit_test"]
+    found = [make(**shared, seed=seed, options={"corrupt": task, **ALONE}) for task in TASKS for seed in range(args.seeds)]
+    return [*found, make(**shared, options={"corrupt": "centre"})]
+
+
+def accuracy(result: Mapping[str, Any], block: str, network: str = "trained") -> float:
+    """A probe's test accuracy in %."""
+    (row,) = (r for r in result["rows"] if (r["block"], r["network"], r["labels"]) == (block, network, "true"))
+    return 100 * float(row["test"])
+
+
+def judge(probed: Found, filled: Found) -> list[dict[str, Any]]:
+    """The claims, from what ``probe`` and ``inpaint`` stored in the runs of each task."""
+    claims = []
+    for task in INPAINTERS:
+        for control, blocks in (("none", BLOCKS), ("noise", BLOCKS[-1:])):
+            for block in blocks:
+                pairs = zip(probed[task], probed[control], strict=True)
+                gain = [accuracy(mine, block) - accuracy(theirs, block) for mine, theirs in pairs]
+                claims.append(judged(f"{TASKS[task]}: {block} is read better than the {TASKS[control]}'s", gain, "points", at_least=0))
+        block = BLOCKS[-1]
+        gain = [accuracy(mine, block) - accuracy(mine, block, "untrained") for mine in probed[task]]
+        claims.append(judged(f"{TASKS[task]}: {block} is read better than the untrained one", gain, "points", at_least=0))
+        less = [100 * (1 - one["errors"]["network"]["l2"] / one["errors"]["mean_patch"]["l2"]) for one in filled[task]]
+        claims.append(judged(f"{TASKS[task]}: squared error below the mean patch's", less, "% less", at_least=0))
+    return claims
+
+
+def _by_task(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    return {task: [x for run, x in zip(runs, results, strict=True) if run.config.options["corrupt"] == task] for task in TASKS}
+
+
+def _panels(filled: Found, adversarial: Mapping[str, Any]) -> list[pictures.InpaintingPanel]:
+    """Seed 0 of each task, the adversarial one after the first."""
+    shown = [(name, filled[task][0]) for task, name in TASKS.items()]
+    shown.insert(1, (ADVERSARIAL, adversarial))
+    return [pictures.InpaintingPanel(name, *(inpainting.unpacked(x, n) for n in ("original", "corrupted", "output"))) for name, x in shown]
+
+
+def main() -> None:
+    """Train or read 13 runs, probe them and let them fill in, judge the claim, write figures/inpainting."""
+    args = arguments(__doc__ or "", numbers={"epochs": 8, "limit": 5_000, "seeds": 3})
+    place = place_of(args)
+    *runs, adversarial = trained(configs(args), args)
+    test = 300 if args.data == "digits" else 2_000
+    options = Options(features=512, train_images=min(3_000, args.limit), test_images=test, separability=0)
+    known: Known = {}
+    with Display(quiet=False) as display:
+        probed, filled = [], []
+        for i, run in enumerate(runs):
+            display.count("probing")(i, len(runs), run.path.name)
+            probed.append(probe_run(run.path, place, options, say=print, known=known))
+            filled.append(inpainting.inpaint_run(run.path, place, 6))
+        last = inpainting.inpaint_run(adversarial.path, place, 6)
+    points = probe_points(runs, probed)
+    for part in tables(points):
+        show(part)
+    names = [*TASKS.values(), ADVERSARIAL]
+    found = inpainting.rows([*runs, adversarial], [*filled, last])
+    errors = [row._replace(label=name) for row, name in zip(found, names, strict=True)]
+    show(inpainting.table(errors))
+    by_task = _by_task(runs, filled)
+    claims = judge(_by_task(runs, probed), by_task)
+    say(claims)
+    folder, title = args.figures / "inpainting", f"{data_name(args)} · BasicCNN, width 16"
+    draw(points, folder, title=title)
+    save(pictures.inpainting_grid(_panels(by_task, last), title=title), errors, folder, "inpainting")
+    shown = {"protocol": probed[0]["protocol"], "claims": claims, "accuracy": [p._asdict() for p in points]}
+    shown["errors"] = [row._asdict() for row in errors]
+    publish("inpainting", [*runs, adversarial], args, shown, figures=False)
+
+
+if __name__ == "__main__":
+    main()
