@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from analyses.all_methods import EPOCHS, SEEDS, SHARED, STAGES
-from analyses.study import arguments, data_name, judged, place_of, publish, say, trained
+from analyses.study import arguments, data_name, judged, probe_accuracy, probed, publish, say, trained
 from gradlens.config import Config, make
-from gradlens.probes import Options, draw, probe_points, probe_run, tables
-from gradlens.progress import Display
+from gradlens.probes import Options, draw, probe_points, tables
 from gradlens.run import Run
 from gradlens.screen import show
 
@@ -45,25 +44,19 @@ def configs(data: str, figures: Path) -> list[Config]:
     ]
 
 
-def accuracy(result: Mapping[str, Any], block: str, network: str = "trained") -> float:
-    """A probe's test accuracy in %."""
-    (row,) = (r for r in result["rows"] if (r["block"], r["network"], r["labels"]) == (block, network, "true"))
-    return 100 * float(row["test"])
-
-
 def judge(found: Results) -> list[dict[str, Any]]:
     """The claims."""
     claims = []
     for rule in ("dgl", "greedy"):
         pairs = list(zip(found[rule], found["bp"], strict=True))
         for block in BLOCKS:
-            gain = [accuracy(mine, block) - accuracy(bp, block) for mine, bp in pairs]
+            gain = [probe_accuracy(mine, block) - probe_accuracy(bp, block) for mine, bp in pairs]
             claims.append(judged(f"{rule}'s {block} is read better than bp's", gain, "points", at_least=0))
     for rule in ("dgl", "bp"):
-        gain = [accuracy(mine, BLOCKS[0]) - accuracy(mine, BLOCKS[0], "untrained") for mine in found[rule]]
+        gain = [probe_accuracy(mine, BLOCKS[0]) - probe_accuracy(mine, BLOCKS[0], "untrained") for mine in found[rule]]
         claims.append(judged(f"{rule}'s block1 is read better than the untrained one", gain, "points", at_least=0))
     for rule in RULES:
-        gain = [accuracy(mine, BLOCKS[-1]) - accuracy(mine, BLOCKS[0]) for mine in found[rule]]
+        gain = [probe_accuracy(mine, BLOCKS[-1]) - probe_accuracy(mine, BLOCKS[0]) for mine in found[rule]]
         claims.append(judged(f"{rule}: block3 is read better than block1", gain, "points", at_least=0))
     return claims
 
@@ -72,13 +65,7 @@ def main() -> None:
     """Train or read the runs, probe them, judge the claim, write figures/linear_separability."""
     args = arguments(__doc__ or "")
     runs: list[Run] = trained(configs(args.data, args.figures), args)
-    known: dict[Any, Any] = {}
-    with Display(quiet=False) as display:
-        count = display.count("probing")
-        results = []
-        for i, run in enumerate(runs):
-            count(i, len(runs), run.path.name)
-            results.append(probe_run(run.path, place_of(args), OPTIONS, say=print, known=known))
+    results = probed(runs, args, OPTIONS)
     points = probe_points(runs, results)
     for part in tables(points):
         show(part)

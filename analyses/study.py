@@ -18,6 +18,7 @@ from gradlens.config import Config, make, read
 from gradlens.data import DATASETS
 from gradlens.experiments import Place, pick_device, train_or_reuse
 from gradlens.plots import figure_set, save
+from gradlens.probes import Options, probe_run
 from gradlens.progress import Display
 from gradlens.run import INTERRUPTED, Run, Stopped, plain
 from gradlens.tables import Interval, interval, labels
@@ -85,6 +86,24 @@ def trained(configs: Sequence[Config], args: argparse.Namespace) -> list[Run]:
         except Stopped as stopped:
             again = "; the same command goes on" if stopped.status == INTERRUPTED else ""
             raise SystemExit(f"{stopped}{again}") from stopped
+
+
+def probed(runs: Sequence[Run], args: argparse.Namespace, options: Options) -> list[dict[str, Any]]:
+    """The contents of each run's ``probe.json``, computed where it is missing."""
+    known: dict[Any, Any] = {}
+    with Display(quiet=False) as display:
+        count = display.count("probing")
+        found = []
+        for i, run in enumerate(runs):
+            count(i, len(runs), run.path.name)
+            found.append(probe_run(run.path, place_of(args), options, say=print, known=known))
+    return found
+
+
+def probe_accuracy(result: Mapping[str, Any], block: str, network: str = "trained") -> float:
+    """A probe's test accuracy in % on one block, with true labels, at the last weights."""
+    rows = [r for r in result["rows"] if (r["block"], r["network"], r["labels"]) == (block, network, "true")]
+    return 100 * float(max(rows, key=lambda r: r["step"])["test"])
 
 
 def data_name(args: argparse.Namespace) -> str:

@@ -79,7 +79,8 @@ PATTERNS = ((), (6, 1.5), (6, 1.5, 1.2, 1.5), (2.5, 1.2), (9, 1.5, 1.2, 1.5, 1.2
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
 METHODS = (  # a method keeps its place, and by it its colour, in every figure; names not listed follow in alphabetical order
     "bp", "dgl", "dni", "cdni", "fa", "dfa", "greedy", "chunked", "overlap", "loco", "dgl-async", "kp", "usf", "brsf", "frsf",
-    "predsim", "infopro", "dni-unlocked", "shallow",
+    "predsim", "infopro", "dni-unlocked", "shallow", "simclr", "simclr-local", "cpc", "cpc-local", "infomax", "context-encoder",
+    "context-encoder-local", "distil",
 )  # fmt: skip
 
 

@@ -26,6 +26,15 @@ LOCKS = {  # forward, update, backward locked; labels told to every block (Jader
     "frsf": (True, True, True, False),
     "kp": (True, True, True, False),
     "dfa": (True, True, False, False),
+    "simclr": (True, True, True, False),
+    "simclr-local": (True, False, False, False),
+    "loco": (True, True, True, False),
+    "cpc": (True, True, True, False),
+    "cpc-local": (True, False, False, False),
+    "infomax": (True, False, False, False),
+    "context-encoder": (True, True, True, False),
+    "context-encoder-local": (True, False, False, False),
+    "distil": (True, True, True, False),
 }
 
 

@@ -53,6 +53,9 @@ BAD = {
     "evaluate_train": ["perhaps"],
     "online_probe": ["perhaps"],
     "init_from": [3],
+    "keep_head": [-1, 0.5],
+    "labels": [0, -0.1, 1.1, NAN, "few"],
+    "teacher": [3],
     "data": [3],
 }
 
@@ -188,7 +191,7 @@ def test_defaults_of_the_issue():
 def test_options_are_stored_resolved():
     assert make(method="bp").options == {}
     options = make(method="dni", options={"bp_lambda": 0.5}).options
-    assert options == {"target": "sum", "zero_bias": True, "synth_warmup": 0, "bp_lambda": 0.5, "width": None}
+    assert options == {"target": "sum", "zero_bias": True, "synth_warmup": 0, "bp_lambda": 0.5, "width": None, "at": None, "linear": False}
     assert make(method="dgl") == make(method="dgl", options={"head": "mlp", "layers": 1})
 
 
@@ -214,7 +217,8 @@ def test_a_config_is_frozen():
 
 OTHER = {
     "method": "dgl", "data": "mnist", "limit": 5, "label_noise": 0.5, "validation": 0.1, "augment": True, "normalize": "none",
-    "model": "mlp", "width": 3, "depth": 2, "stem": 3, "activation": "elu", "attention": "se", "cut": "before-pool", "loss": "mse", "epochs": 1,
+    "model": "mlp", "width": 3, "depth": 2, "stem": 3, "activation": "elu", "attention": "se", "cut": "before-pool", "loss": "mse",
+    "epochs": 1, "labels": 0.5,
     "steps": 3, "batch_size": 2, "optimizer": "sgd", "lr": 1e-2, "weight_decay": 1e-4, "lr_schedule": "step", "warmup": 4,
     "seed": 1, "precision": "bf16", "compile": True, "record_every": 3, "diagnose_every": 2, "keep_checkpoints": 2, "init_from": "runs/a",
     "evaluate_train": True, "online_probe": True, "limit_test": 7,
@@ -226,8 +230,9 @@ def test_the_digest_depends_on_every_field():
     configs = [make(), *(make(**{name: value}) for name, value in OTHER.items())]
     configs += [sgd, make(optimizer="sgd", momentum=0.5, nesterov=True), make(optimizer="sgd", momentum=0.6)]
     configs += [make(method="dgl", options={"head": "cnn"}), make(method="dgl", options={"layers": 2})]
-    configs.append(make(beta1=0.5))
-    assert set(OTHER) | {"momentum", "nesterov", "beta1", "options"} == set(Config.model_fields)
+    configs += [make(beta1=0.5), make(init_from="runs/a", keep_head=1), make(method="distil", teacher="runs/a")]
+    configs.append(make(method="distil", teacher="runs/b"))
+    assert set(OTHER) | {"momentum", "nesterov", "beta1", "options", "keep_head", "teacher"} == set(Config.model_fields)
     assert len({c.digest() for c in configs}) == len(configs)
     assert all(len(c.digest()) == 6 and int(c.digest(), 16) >= 0 for c in configs)
 

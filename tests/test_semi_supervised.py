@@ -1,0 +1,268 @@
+"""From pretraining to a student: labelled shares, kept heads, teachers, and how a user gets them wrong."""
+
+import copy
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from oracles import assert_near, case, rule, step
+
+from gradlens.config import make, read
+from gradlens.data import Split, choose, digits, load
+from gradlens.errors import InputError
+from gradlens.experiments import Place, train_run
+from gradlens.method import Step
+from gradlens.recorder import true_updates
+from gradlens.run import load as load_run
+from gradlens.setup import make_pair
+from gradlens.train import Training
+
+CPU = torch.device("cpu")
+SMALL = {"width": 4, "limit": 200, "limit_test": 50, "batch_size": 20, "epochs": 1, "record_every": 0}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A pretrained run, one fine-tuned from it on a tenth of the labels, and a student of that one."""
+    torch.set_num_threads(1)
+    place = Place(out=tmp_path_factory.mktemp("runs"))
+    first = train_run(make(method="simclr", options={"layers": 3, "side": 2}, **SMALL), place)
+    tuned = train_run(make(method="bp", init_from=str(first.path), keep_head=1, labels=0.1, **{**SMALL, "batch_size": 5}), place)
+    student = train_run(make(method="distil", teacher=str(tuned.path), labels=0.1, **{**SMALL, "width": 2}), place)
+    return {"simclr": first, "bp": tuned, "distil": student}
+
+
+# ------------------------------------------------------------------------------------------------------- labelled shares
+
+
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.5])
+def test_a_share_keeps_each_classs_share_and_hides_the_rest(share):
+    whole, part = load("digits", seed=3), load("digits", seed=3, labels=share)
+    for c in range(10):
+        assert (part.train.labels == c).sum() == round(share * int((whole.train.labels == c).sum()))
+    assert len(part.train) + len(part.unlabelled) == len(whole.train)
+    images = [set(map(bytes, i.flatten(1).numpy())) for i in (part.train.images, part.unlabelled, whole.train.images)]
+    assert images[0] | images[1] == images[2]
+    pairs = {(bytes(i), int(y)) for i, y in zip(whole.train.images.flatten(1).numpy(), whole.train.labels, strict=True)}
+    assert {(bytes(i), int(y)) for i, y in zip(part.train.images.flatten(1).numpy(), part.train.labels, strict=True)} <= pairs
+    everything = part.everything
+    assert len(everything) == len(whole.train)
+    assert int((everything.labels == -1).sum()) == len(part.unlabelled)
+    assert torch.equal(part.test.images, whole.test.images)
+
+
+def test_a_smaller_share_is_part_of_a_larger_one_and_the_seed_names_it():
+    few, more = (load("digits", labels=s, seed=1).train.images.flatten(1).numpy() for s in (0.1, 0.3))
+    assert set(map(bytes, few)) <= set(map(bytes, more))
+    assert not torch.equal(load("digits", labels=0.1, seed=1).train.images, load("digits", labels=0.1, seed=2).train.images)
+    assert load("digits", labels=1.0).unlabelled is None
+    assert load("digits", labels=1.0).fingerprint() == load("digits").fingerprint()
+    assert load("digits", labels=0.1).fingerprint() != load("digits", labels=0.2).fingerprint()
+
+
+def test_a_share_that_leaves_a_class_empty_is_refused():
+    with pytest.raises(InputError, match=r"--labels 0\.001 leaves class 0 without a labelled image: it has 142 training images"):
+        load("digits", labels=0.001)
+
+
+def test_images_without_a_label_are_no_part_of_what_labels_are_read_from():
+    train, test, classes = digits(Path(), False)
+    hidden = torch.arange(len(train)) % 3 == 0
+    source = Split(train.images, torch.where(hidden, -1, train.labels)), test, classes
+    found = choose(source)
+    assert len(found.unlabelled) == int(hidden.sum())
+    assert (found.train.labels >= 0).all()
+    few = choose(source, limit=100)
+    assert (len(few.train), len(few.unlabelled), len(few.everything)) == (100, 100, 200)
+
+
+def test_rules_without_labels_train_on_all_images_and_others_on_the_labelled():
+    data = load("digits", limit=100, labels=0.2)
+    trainings = {name: Training(make(method=name, labels=0.2, **{**SMALL, "limit": 100}), data, CPU) for name in ("bp", "simclr")}
+    assert len(trainings["bp"].train) == len(data.train)
+    assert len(trainings["simclr"].train) == 100
+
+
+# ------------------------------------------------------------------------------------------------------------ kept heads
+
+
+def test_a_kept_head_is_the_pretrained_one_under_a_new_top(runs):
+    pretrained, tuned = runs["simclr"].checkpoint(), runs["bp"].config
+    model, _ = make_pair(tuned, (1, 8, 8), 10, CPU)
+    assert [n for n, _ in model.named_children()] == ["block1", "block2", "block3", "head", "top"]
+    state = model.state_dict()
+    for name, value in state.items():
+        if name.startswith("block"):
+            assert torch.equal(value, pretrained["model"][name]), name
+        elif name.startswith("head"):
+            assert torch.equal(value, pretrained["method"][name.replace("head.", "heads.2.")]), name
+    assert state["top.out.weight"].shape == (10, 4)
+    x = torch.rand(3, 1, 8, 8)
+    model.eval()
+    h = model[:3](x)
+    kept = {k.removeprefix("heads.2."): v for k, v in pretrained["method"].items()}
+    norm = [kept[f"layer1.1.{n}"] for n in ("running_mean", "running_var", "weight", "bias")]
+    flat = h.mean((2, 3)) @ kept["layer1.0.weight"].T
+    want = F.relu(F.batch_norm(flat, *norm))
+    torch.testing.assert_close(model[3](h), want)
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_how_many_layers_are_kept(runs):
+    for n, layers in ((1, ["layer1"]), (2, ["layer1", "layer2"]), (3, ["layer1", "layer2", "layer3"])):
+        model, _ = make_pair(runs["bp"].config.model_copy(update={"keep_head": n}), (1, 8, 8), 10, CPU)
+        assert [k for k, _ in model.head.named_children() if k.startswith("layer")] == layers
+    with pytest.raises(InputError, match="has no projection head of so many layers"):
+        make_pair(runs["bp"].config.model_copy(update={"keep_head": 4}), (1, 8, 8), 10, CPU)
+
+
+# ---------------------------------------------------------------------------------------------------------- distillation
+
+
+def test_distil_without_a_teachers_weight_is_bp_bit_for_bit():
+    c = case("basic-cnn", torch.float32)
+    _, want = step(rule("bp", c), copy.deepcopy(c))
+    _, got = step(rule("distil", c, alpha=0.0), c)
+    for k in want:
+        assert all(torch.equal(got[k].grad.params[n], g) for n, g in want[k].grad.params.items())
+
+
+@pytest.mark.parametrize("alpha", [0.3, 1.0])
+def test_distil_descends_both_terms_each_over_its_own_images(alpha):
+    c = case("basic-cnn")
+    y = torch.where(torch.arange(len(c.y)) % 2 == 0, c.y, -1)
+    c = c._replace(y=y)
+    method = rule("distil", c, alpha=alpha, temperature=2.0)
+    passes, updates = step(method, c)
+    twin = copy.deepcopy(c.model)
+    z, t = twin(c.x), c.x.flatten(1)[:, :10]
+    loss = z.new_zeros(())
+    for i in range(len(y)):
+        p = (t[i] / 2).softmax(0)
+        loss = loss - alpha * 4 * (p * (z[i] / 2).log_softmax(0)).sum() / len(y)
+        if y[i] >= 0:
+            loss = loss - (1 - alpha) * z[i].log_softmax(0)[y[i]] / int((y >= 0).sum())
+    loss.backward()
+    for k, block in enumerate(twin):
+        assert_near(updates[k].grad.params, {n: p.grad for n, p in block.named_parameters()}, 1e-10)
+    top = len(c.model) - 1
+    assert updates[top].signal.loss.item() == pytest.approx(loss.item())
+    truth = true_updates(method, Step(c.blocks, c.x, c.y, passes, updates))
+    assert truth.reference == "distillation loss, same passes"
+    assert_near(truth.grads[0].params, updates[0].grad.params, 1e-12)
+
+
+def test_a_student_sees_all_images_and_is_scored_on_the_labelled(runs):
+    run = runs["distil"]
+    assert run.info["images"] == {"train": 20, "test": 50, "unlabelled": 180}
+    train = next(m for m in run.metrics if m.split == "train")
+    assert 0 <= train.accuracy <= 1
+    assert round(train.accuracy * 20) == pytest.approx(train.accuracy * 20)  # of the 20 labelled ones
+    assert run.summary["updates"] == 10
+    state = run.checkpoint()
+    assert state["method"] == {}  # the teacher is no part of it
+
+
+def test_the_teacher_stays_as_it_is_and_is_in_eval_mode(runs):
+    before = (runs["bp"].path / "checkpoint.pt").read_bytes()
+    training = Training(runs["distil"].config, load("digits", limit=200, limit_test=50, labels=0.1), CPU)
+    x = torch.rand(4, 1, 8, 8)
+    assert torch.equal(training.pair.method.teacher(x)[:2], training.pair.method.teacher(x[:2]))  # no batch statistics
+    assert not training.pair.method.teacher(x).requires_grad
+    assert (runs["bp"].path / "checkpoint.pt").read_bytes() == before
+
+
+# ---------------------------------------------------------------------------------------------------------------- mistakes
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("train distil", "distil needs --teacher RUN"),
+        ("train bp --teacher {bp}", "--teacher: bp has no teacher"),
+        ("train distil --teacher {simclr} --width 4", "simclr gives no answers to learn from"),
+        ("train distil --teacher {bp} --normalize none", "was trained with --normalize pm1"),
+        ("train distil --teacher nowhere", "nowhere is not a run directory"),
+        ("train bp --keep-head 1", "it needs --init-from RUN"),
+        ("train bp --keep-head 1 --init-from {distil} --width 2", "has no projection head of so many layers"),
+        ("train bp --labels 0.001", "leaves class 0 without a labelled image"),
+        ("train bp --labels 1.5", "--labels: input should be less than or equal to 1"),
+        ("train simclr --batch-size 1", "needs 2 or more"),
+        ("train simclr --online-probe", "--online-probe reads labels"),
+        ("memorize simclr", "simclr reads none"),
+        ("train simclr --set layers=4", "layers"),
+        ("train loco --set modules=9", "modules=9 is too many: this net has 3 units: block1 | block2 | block3"),
+        ("train simclr-local --set modules=[1,1]", "modules=[1,1] makes 2 units"),
+    ],
+)
+def test_mistakes_are_said_in_one_sentence(command, said, runs, program, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = command.format(**{name: run.path for name, run in runs.items()})
+    code, _, err = program(*text.split())
+    assert code == 2, err
+    assert said in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_student_of_other_classes_is_refused(runs, tmp_path):
+    from PIL import Image
+
+    for half in ("train", "test"):
+        for c in "ab":
+            (tmp_path / half / c).mkdir(parents=True)
+            for i in range(4):
+                Image.new("L", (8, 8), 40 * i).save(tmp_path / half / c / f"{i}.png")
+    config = make(method="distil", data=str(tmp_path), teacher=str(runs["bp"].path), width=4, batch_size=2)
+    with pytest.raises(InputError, match="tells 10 classes apart and these data have 2"):
+        train_run(config, Place(out=tmp_path / "runs"))
+
+
+def test_a_run_without_answers_is_shown_without_an_accuracy(runs, program):
+    code, out, _ = program("show", str(runs["simclr"].path))
+    assert not code
+    assert "nan" not in out.lower()
+    assert math.isnan(load_run(runs["simclr"].path).metrics[-1].accuracy)
+    best = runs["simclr"].summary["test"]
+    assert best["best_accuracy"] is None or math.isnan(best["best_accuracy"])
+
+
+# ----------------------------------------------------------------------------------------------- the papers' own settings
+
+
+CONFIGS = sorted((Path(__file__).parents[1] / "analyses" / "configs").glob("*.json"))
+OURS = [
+    path for path in CONFIGS if json.loads(path.read_text())["method"] in ("simclr", "loco", "cpc", "infomax", "context-encoder", "distil")
+]
+
+
+@pytest.mark.parametrize("path", [*OURS, *(p for p in CONFIGS if p.stem == "simclr2-finetune")], ids=lambda p: p.stem)
+def test_the_papers_settings_train_for_two_steps(path, tmp_path):
+    """On random images of the data set's size, everything as it is written but widths, batches and lengths."""
+    from PIL import Image
+
+    settings = read(path)
+    side = {"stl10": 96, "cifar10": 32}[settings["data"]]
+    noise = torch.randint(0, 256, (8, side, side, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8).numpy()
+    for half in ("train", "test"):
+        for c in "ab":
+            (tmp_path / half / c).mkdir(parents=True)
+            for i in range(4):
+                Image.fromarray(noise[i + 4 * (c == "b")]).save(tmp_path / half / c / f"{i}.png")
+    small = {"data": str(tmp_path), "width": 4, "batch_size": 4, "steps": 2, "record_every": 1, "warmup": 0}
+    if settings.get("labels"):
+        small["labels"] = 0.5
+        small["batch_size"] = 2
+    place = Place(out=tmp_path / "runs")
+    if settings["method"] == "distil":
+        teacher = train_run(make(**{**small, "method": "bp", "normalize": "none", "model": "basic-cnn"}), place)
+        settings["teacher"] = str(teacher.path)
+    if settings.get("keep_head"):
+        first = read(path.with_name("simclr2-pretrain.json"))
+        settings["init_from"] = str(train_run(make(**{**first, **small, "labels": None, "batch_size": 4}), place).path)
+    run = train_run(make(**{**settings, **small}), place)
+    assert run.summary["updates"] == 2
+    assert {row.step for row in run.gradients} == {0, 1}
