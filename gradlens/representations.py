@@ -667,7 +667,8 @@ def _untrained_name(run: Run, runs: Sequence[Run], label: str) -> str:
     """Runs of one network share an untrained one; else each label has its own."""
 
     def net(r: Run) -> tuple[Any, ...]:
-        return tuple(r.config.model_dump(include={"model", "width", "depth", "stem", "activation", "attention", "cut", "normalize"}).values())
+        shared = {"model", "width", "depth", "stem", "activation", "attention", "cut", "normalize"}
+        return tuple(r.config.model_dump(include=shared).values())
 
     return UNTRAINED if all(net(r) == net(run) for r in runs) else f"{label} {UNTRAINED}"
 

@@ -128,10 +128,10 @@ def _with_kept_head(model: nn.Sequential, begun: Run, config: Config, shape: tup
     """The network on a pretrained run's blocks: its projection head's first layers become a block, a new linear layer the top."""
     source = f"--init-from {begun.path}"
     pretrained = trained_pair(begun, shape, classes, torch.device("cpu"))
-    put_weights(model, pretrained.model.state_dict(), source)
     head = pretrained.method.kept_head(config.keep_head)
     if head is None:
         raise InputError(f"--keep-head {config.keep_head}: {begun.config.method} run {begun.path} has no projection head of so many layers")
+    put_weights(model, pretrained.model.state_dict(), source)
     blocks = OrderedDict(model.named_children())
     blocks.popitem()
     width = output_shapes(nn.Sequential(*blocks.values(), head), shape)[-1][0]
