@@ -537,6 +537,18 @@ def test_the_papers_settings_are_a_config_that_builds():
     assert [type(m).__name__ for m in method.head(method.top).decoder][:3] == ["Flatten", "Linear", "Unflatten"]
 
 
+def test_the_papers_settings_train():
+    config = make(**read(ROOT / "analyses" / "configs" / "context-encoder.json")).model_copy(update={"width": 2})
+    pair = make_pair(config, (3, 32, 32), 10, torch.device("cpu"))
+    optimizer = make_optimizer(config, pair)
+    assert [(g["lr"], g["betas"][0]) for g in optimizer.param_groups] == [(2e-3, 0.5), (2e-4, 0.5)]
+    images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+    for step in range(2):
+        pair.method.start(1, step)
+        x, y = pair.method.task(images, torch.zeros(4), step, normalizer("pm1", images))
+        assert update(pair, optimizer, x, y, record=step).loss.isfinite()
+
+
 # ------------------------------------------------------------------------------------------------------- the analysis
 
 
