@@ -718,6 +718,7 @@ def inpainting_grid(panels: Sequence[InpaintingPanel], *, title: str = "") -> Fi
         for spine in ax.spines.values():
             spine.set_visible(False)
         ax.set_ylabel(name, rotation=0, ha="right", va="center")
+        ax.set_anchor("E")  # what the fixed aspect leaves over goes to the labels
     head = "Held-out images, what the network sees of them, and what it makes where pixels are missing"
     figure.suptitle(head + (f"\n{title}" if title else ""), x=0.1 / figure.get_figwidth(), ha="left", fontsize=10)
     return figure
