@@ -135,7 +135,6 @@ def near_the_documents(results: Results) -> list[Judged]:
 # ------------------------------------------------------------------------------------------------------- the sentences
 
 OWN = "The documents' own experiments"
-LATER = "no rule for it here yet"
 SENTENCES: dict[str, tuple[Sentence, ...]] = {
     OWN: (
         Sentence(
@@ -168,17 +167,20 @@ SENTENCES: dict[str, tuple[Sentence, ...]] = {
         Sentence("The sudden peaks are a numerical issue of the accumulator of loss and accuracy", "learning_curves", peaked),
     ),
     "A Simple Framework for Contrastive Learning of Visual Representations": (
-        Sentence("Composition of data augmentations is important", note=LATER),
-        Sentence("A nonlinear transformation between representation and contrastive loss helps", note=LATER),
-        Sentence("Contrastive learning benefits from larger batches and more steps than supervised learning", note=LATER),
+        Sentence("Composition of data augmentations is important", "simclr_augmentations", "beat"),
+        Sentence("A nonlinear transformation between representation and contrastive loss helps", "simclr_heads", "a head of 2"),
+        Sentence("Contrastive learning benefits from larger batches and more steps than supervised learning", "simclr_batches", "gains"),
     ),
     "Big Self-Supervised Models are Strong Semi-Supervised Learners": (
-        Sentence("The fewer the labels, the more a bigger model helps", note=LATER),
-        Sentence("Bigger, deeper projection heads improve representation learning", note=LATER),
+        Sentence("The fewer the labels, the more a bigger model helps", "simclr2", "the widest net"),
+        Sentence("Bigger, deeper projection heads improve representation learning", "simclr_heads", "a head of 3"),
+        Sentence("… and a layer of them is worth keeping for fine-tuning", "simclr2", "keeping the head"),
+        Sentence("Distillation with unlabelled images improves on the fine-tuned network", "simclr2", "a distilled student"),
+        Sentence("What is learned without labels saves labels", "finetuning", "beats one from scratch"),
     ),
     "Representation Learning with Contrastive Predictive Coding": (
-        Sentence("Optimising InfoNCE maximises a lower bound on mutual information", note=LATER),
-        Sentence("Quite far from supervised learning", note=LATER),
+        Sentence("Optimising InfoNCE maximises a lower bound on mutual information", "self_supervised", "cpc: the bound"),
+        Sentence("Quite far from supervised learning", "self_supervised", "behind backprop"),
     ),
     "Context Encoders": (
         Sentence("Inpainting learns semantically meaningful features where auto-encoders do not", "inpainting", "the autoencoder's"),
@@ -197,7 +199,11 @@ SENTENCES: dict[str, tuple[Sentence, ...]] = {
         ),
         Sentence("The advantage lasts the shorter, the more dependent the views are", "predicting", "X1 overtakes"),
     ),
-    "Putting An End to End-to-End": (Sentence("Local learning is possible in the regime of self-supervised learning", note=LATER),),
+    "Putting An End to End-to-End": (
+        Sentence(
+            "Local learning is possible in the regime of self-supervised learning", "self_supervised", "infomax is read better than the un"
+        ),
+    ),
     "LoCo": (
         Sentence(
             "Overlapping enables communication between lower and upper layers",
@@ -205,7 +211,14 @@ SENTENCES: dict[str, tuple[Sentence, ...]] = {
             "overlap above dgl",
             "supervised overlap, not LoCo",
         ),
-        Sentence("Self-supervised local learning can reach supervised back-propagation", note=LATER),
+        Sentence(
+            "LoCo closes the gap between local and end-to-end contrastive learning",
+            "self_supervised",
+            any_of("LoCo is", "loco is read better than s"),
+        ),
+        Sentence(
+            "Self-supervised local learning can reach supervised back-propagation", "self_supervised", "local and without labels: loco"
+        ),
     ),
     "Decoupled Neural Interfaces using Synthetic Gradients": (
         Sentence(

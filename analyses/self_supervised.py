@@ -85,8 +85,25 @@ def judge(found: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
         ("context-encoder", "context-encoder-local"), ("context-encoder", "autoencoder"),
     ):  # fmt: skip
         claims.append(judged(f"{more} is read better than {less}", paired(found, more, less), "points", at_least=0))
+    claims.append(judged("cpc stays 5 points or more behind backprop with labels", paired(found, "bp", "cpc"), "points", at_least=5))
+    for row in ("loco", "infomax"):
+        said = f"local and without labels: {row} is as good as backprop with labels, or a point behind"
+        claims.append(judged(said, paired(found, row, "bp"), "points", at_least=-1))
     for row in RULES:
         claims.append(judged(f"{row} is read better than the untrained network", paired(found, row, "untrained"), "points", at_least=0))
+    return claims
+
+
+def tightened(named: Sequence[tuple[str, Run]]) -> list[dict[str, Any]]:
+    """Whether the bound on mutual information rises in training, at the top of each predictive rule's encoder."""
+    claims = []
+    for row in ("cpc", "cpc-local", "infomax"):
+        rises = []
+        for run in (run for name, run in named if name == row):
+            bound = [r.value for r in run.gradients if (r.layer, r.quantity) == (BLOCKS[-1], "information_bound")]
+            few = max(1, len(bound) // 5)
+            rises.append(fmean(bound[-few:]) - fmean(bound[:few]))
+        claims.append(judged(f"{row}: the bound on mutual information rises in training", rises, "nats", at_least=0))
     return claims
 
 
@@ -121,9 +138,10 @@ def table(args: argparse.Namespace) -> None:
         cells += [Cell(row, block, *interval(values)) for row, values in found.items()]
     for cell in cells:
         print(f"{cell.row:24} {cell.column:8} {cell.mean:5.1f} %  [{cell.low:.1f}, {cell.high:.1f}]")
-    claims = judge(last)
+    rows = [(row, run) for (row, _), run in zip(named, runs, strict=True)]
+    claims = [*judge(last), *tightened(rows)]
     say(claims)
-    near = cosines([(row, run) for (row, _), run in zip(named, runs, strict=True)])
+    near = cosines(rows)
     title = f"{data_name(args)} · BasicCNN, width 16"
     folder = args.figures / "self_supervised"
     save(dots(cells, f"Linear probe by block · {title}", "test accuracy in %"), cells, folder, "probe_by_block")
