@@ -96,6 +96,11 @@ def toy(seed: int) -> tuple[Tensor, Tensor]:
     return x, (x @ teacher + 2 * noise).argmax(1)
 
 
+def hidden_layers(hidden: int) -> str:
+    """How many hidden layers, in words."""
+    return f"{('no', 'one', 'two')[hidden]} hidden layer{'s' * (hidden != 1)}"
+
+
 def linear_net(hidden: int, method: str, seed: int, **options: Any) -> Pair:
     """A linear model, synthesiser at its answer; or so many linear hidden layers, synthesisers after each."""
     with seeded(seed, "init"):
@@ -178,8 +183,10 @@ def closed_form(seed: int) -> dict[str, float]:
         optimizer = torch.optim.SGD([*s.parameters()], lr=0.25, momentum=0.95)
         settle(pair, optimizer, x, y, 3000, 1e-12)  # the blocks are in no optimiser
         want = exact_linear(list(pair.model)[1:], (HIDDEN, CLASSES)[hidden == 0])
-        both = s.context.weight + s.map.bias[:, None] - (want.b + want.c[:, None])  # labels are one-hot: B and c only together
-        found[f"{hidden} above"] = max(float((s.map.weight - want.a).abs().max()), float(both.abs().max()))
+        with torch.no_grad():
+            first = s.map.weight - want.a
+            both = s.context.weight + s.map.bias[:, None] - (want.b + want.c[:, None])  # labels are one-hot: B and c only together
+        found[f"{hidden} above"] = max(float(first.abs().max()), float(both.abs().max()))
         found[f"{hidden} above, L_S"] = stationarity(pair, x, y).synth_loss
     return found
 
@@ -196,7 +203,7 @@ def fixed_points(rows: Sequence[Rest]) -> Figure:
             mine = [r for r in rows if (r.system, r.hidden) == (system, hidden) and max(r.told, r.regression) <= 1e-6]
             if mine:
                 at = [max(r.synth_loss, floor[0]) for r in mine], [max(r.true, floor[1]) for r in mine]
-                said = f"{text}, {hidden or 'no'} hidden layer{'s' * (hidden != 1)}"
+                said = f"{text}, {hidden_layers(hidden)}"
                 ax.plot(*at, marker, color=COLOURS[(1, 2, 3)[i]], markersize=5, alpha=0.75, label=said)
     ax.axhline(CRITICAL, color="0.5", linewidth=0.8, linestyle=(0, (4, 2)))
     ax.set(xscale="log", yscale="log", xlabel="L_S, summed over synthesisers, log scale", ylabel="norm of the true gradient, log scale")
@@ -218,7 +225,7 @@ def convergence(rows: Sequence[LossPoint]) -> Figure:
                 shown = [max(r.above_optimum, 1e-15) for r in mine]
                 ax.plot([r.update + 1 for r in mine], shown, color=colour, linewidth=0.9, alpha=0.8, label=text if seed == 0 else None)
         ax.set(xscale="log", yscale="log", xlabel="update")
-        ax.set_title(f"{hidden or 'no'} hidden layer{'s' * (hidden != 1)}", loc="left")
+        ax.set_title(hidden_layers(hidden), loc="left")
     figure.axes[0].set_ylabel("loss above least squares")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     figure.suptitle(
@@ -237,7 +244,7 @@ def linear_claims(rest: Sequence[Rest], closed: Sequence[dict[str, float]]) -> l
     resting = [r for r in rest if max(r.told, r.regression) <= 1e-6]
     for hidden in HIDDEN_LAYERS:
         mine = [r for r in resting if (r.system, r.hidden) == (FULL, hidden)]
-        text = f"critical points are kept: at joint fixed points with {hidden} hidden layers the true gradient's norm is below {CRITICAL:g}"
+        text = f"critical points are kept: at joint fixed points, {hidden_layers(hidden)}, the true gradient's norm is below {CRITICAL:g}"
         claims.append(judged(text, [-v for v in log(r.true for r in mine)], f"{unit}, negated", at_least=-math.log10(CRITICAL)))
     written = [r for r in resting if r.system == "constructed" and r.true > CRITICAL]
     by_seed = [min(r.synth_loss for r in written if r.seed == seed) for seed in range(SEEDS)]
@@ -252,7 +259,7 @@ def linear_claims(rest: Sequence[Rest], closed: Sequence[dict[str, float]]) -> l
     )
     for hidden in HIDDEN_LAYERS:
         mine = [r for r in rest if (r.system, r.hidden) == (FULL, hidden)]
-        text = f"convergence: with {hidden} hidden layers the loss comes within {AT_OPTIMUM:g} of least squares"
+        text = f"convergence: {hidden_layers(hidden)}, the loss comes within {AT_OPTIMUM:g} of least squares"
         claims.append(judged(text, [-v for v in log(r.above_optimum for r in mine)], f"{unit}, negated", at_least=-math.log10(AT_OPTIMUM)))
     for above, words in ((0, "A = I, B = −I, c = 0"), (1, "A = WᵀW, B = −Wᵀ, c = Wᵀv")):
         values = [-v for v in log(c[f"{above} above"] for c in closed)]
@@ -388,7 +395,7 @@ LABELLINGS, PLANE_NETS = ("separable", "random"), ("linear", f"{PLANE_WIDTH} hid
 @style.context(LOOK)
 def plane_accuracy(rows: Sequence[PlanePoint]) -> Figure:
     """Training accuracy at the end: a panel a labelling, a dot a seed."""
-    figure = Figure(figsize=(7.2, 3.0), layout="constrained")
+    figure = Figure(figsize=(8.4, 3.0), layout="constrained")
     places = [(net, method) for net in PLANE_NETS for method in ("bp", FULL)]
     for ax, labelling in zip(figure.subplots(1, 2, sharey=True), LABELLINGS, strict=True):
         for i, (net, method) in enumerate(places):
@@ -396,11 +403,11 @@ def plane_accuracy(rows: Sequence[PlanePoint]) -> Figure:
             colour = COLOURS[0] if method == "bp" else COLOURS[1]
             ax.plot([i] * len(values), values, "o", color=colour, markersize=4, alpha=0.6)
             ax.plot(i, interval(values).mean, "_", color=colour, markersize=22, markeredgewidth=1.8)
-        ax.set_xticks(range(len(places)), [f"{'bp' if m == 'bp' else 'synthesiser'},\n{net}" for net, m in places], fontsize=8)
+        ax.set_xticks(range(len(places)), [f"{'bp' if m == 'bp' else 'synthetic'},\n{net.replace(' units', '')}" for net, m in places])
         ax.set_title(f"{labelling} labels", loc="left")
         ax.set_xlim(-0.5, len(places) - 0.5)
     figure.axes[0].set_ylabel("training accuracy (%)")
-    text = f"{PLANE} points of the plane, cross-entropy, linear synthesiser that reads the label · dots: {SEEDS} seeds, bars: mean"
+    text = f"{PLANE} points of the plane, cross-entropy, a linear synthesiser that reads the label · dots: {SEEDS} seeds, bars: mean"
     figure.suptitle(text, x=0.01, ha="left", fontsize=10)
     return figure
 
@@ -545,7 +552,7 @@ def rdm_rows(found: Sequence[Seen]) -> list[RdmRow]:
     """Dissimilarities of every few of the compared images, still sorted by label, at every other layer, first seed."""
     labels = load("digits").test.labels[:COMPARED].sort(stable=True).values[:: COMPARED // SHOWN].tolist()
     rows = []
-    for one in (s for s in found if s.seed == 0 and s.net in NETS):
+    for one in (seen_by(found)[net, 0] for net in NETS):
         for k in range(0, DEPTH, 2) if DEPTH % 2 else (0, *range(1, DEPTH, 2)):
             small = one.rdms[k][:: COMPARED // SHOWN, :: COMPARED // SHOWN]
             rows += [
@@ -595,7 +602,7 @@ def main() -> None:
     say(claims)
     for one in deep:
         print(f"{one.net:16} seed {one.seed}: training {100 * one.train:.1f} %, test {100 * one.test:.1f} %")
-    title = f"digits, MLP of {DEPTH} hidden layers with BatchNorm"
+    title = f"digits, MLP of {DEPTH} layers"
     save(fixed_points(rest), rest, folder, "fixed_points")
     save(convergence(losses), losses, folder, "convergence")
     save(plane_accuracy(planes), planes, folder, "plane_accuracy")
