@@ -12,7 +12,7 @@ from rich.table import Table
 
 from gradlens.errors import unknown
 from gradlens.run import Run
-from gradlens.tables import FinalValue, Score, final_values, scores
+from gradlens.tables import FinalValue, Score, final_values, scores, truths
 
 WIDE = 8  # layers beyond which layers become rows and methods columns
 
@@ -44,7 +44,7 @@ def comparison(runs: Sequence[Run]) -> Table:
     splits = dict.fromkeys(score.split for score in results)
     split = " or ".join(splits)  # a run with held-out training images beside others
     title = f"final cosine of each layer's weight gradient with the true one, and {split} accuracy in %"
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", caption="\n".join(truths(runs)) or None, caption_justify="left")
 
     def cosine(layer: str, label: str) -> str:
         value = cells[layer].get(label)

@@ -26,6 +26,7 @@ from gradlens.tables import (
     final_values,
     interval,
     layer_points,
+    truths,
 )
 from gradlens.verdict import (
     TRUTH,
@@ -219,6 +220,7 @@ def where_and_when(held: Held) -> Section:
         "Cosine of each layer's weight gradient with the true one, on the same forward pass and the same images. Blue is with the true"
         " gradient, red against it; a dash is an exact zero, which has no direction."
     )
+    section.text += [f"{said[0].upper()}{said[1:]}." for said in truths(held.runs)]
     finals = final_values(held.runs, "cosine")
     layers = list(dict.fromkeys(p.layer for p in held.cosines))
     at = {(f.label, f.layer): f for f in finals}

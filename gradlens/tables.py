@@ -136,6 +136,19 @@ def labels(runs: Sequence[Run]) -> list[str]:
     return [label[key] for key in keys]
 
 
+SUPERVISED_TRUTH = "loss, same passes"  # what "true" means where nothing is said of it
+
+
+def truths(runs: Sequence[Run]) -> list[str]:
+    """What "true" means for rules whose true gradient is not the loss's on the same passes, a sentence each, from the rows' references."""
+    said: dict[str, dict[str, None]] = {}
+    for run in runs:
+        for reference in dict.fromkeys(row.reference for row in run.gradients):
+            if reference != SUPERVISED_TRUTH:
+                said.setdefault(reference, {})[run.config.method] = None
+    return [f"true for {', '.join(methods)}: the gradient of the {reference}" for reference, methods in said.items()]
+
+
 def groups(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """The runs by label, in order of first appearance.
 

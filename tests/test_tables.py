@@ -15,7 +15,7 @@ from gradlens.errors import InputError
 from gradlens.longtable import read_csv, write_csv
 from gradlens.recorder import Row
 from gradlens.run import Metric, Run, Timing
-from gradlens.tables import CurvePoint, FinalValue, LayerPoint, Score, interval
+from gradlens.tables import CurvePoint, FinalValue, LayerPoint, Score, interval, truths
 
 NAN = math.nan
 
@@ -275,3 +275,21 @@ def test_descent_is_a_ratio_of_means_over_seeds():
     (point,) = tables.descent_points(runs)
     assert (point.layer, point.step, point.quantity, point.seeds) == ("network", 4, "descent_ratio", 2)
     assert point.mean == pytest.approx((-0.9 + 0.05) / (-1.0 - 0.001))
+
+
+def test_what_true_means_is_said_where_it_is_not_the_loss_on_the_same_passes():
+    def with_reference(method, *references):
+        rows = [Row(0, "block1.conv", "weight", "cosine", 0.5, reference) for reference in references]
+        return Run(Path(f"runs/{method}"), make(method=method), {}, [], [], rows, [], {})
+
+    runs = [
+        with_reference("bp", "loss, same passes"),
+        with_reference("simclr", "NT-Xent at the top of the encoder, same passes"),
+        with_reference("loco", "NT-Xent at the top of the encoder, same passes"),
+        with_reference("dgl-async", "loss, clean chain pass"),
+    ]
+    assert truths(runs) == [
+        "true for simclr, loco: the gradient of the NT-Xent at the top of the encoder, same passes",
+        "true for dgl-async: the gradient of the loss, clean chain pass",
+    ]
+    assert truths(runs[:1]) == []
