@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -52,6 +53,7 @@ RULES: dict[str, tuple[str, dict[str, Any]]] = {  # what the table calls it -> m
 }
 BLOCKS = ("block1", "block2", "block3")
 PROBE = Options(features=512, blocks=BLOCKS, controls=False, separability=0)
+CONTROLLED = replace(PROBE, controls=True)  # of backprop's runs: the untrained network and raw pixels are the same for all rules
 STARTS = ("simclr", "loco", "cpc", "context-encoder")
 FRACTIONS: dict[float, dict[str, Any]] = {  # share of the labels -> batches and epochs, 90 to 150 updates
     0.01: {"batch_size": 10, "epochs": 30},
@@ -122,15 +124,14 @@ def table(args: argparse.Namespace) -> None:
     """Train, probe, judge, write figures/self_supervised."""
     named = configs(args.data)
     runs = trained([config for _, config in named], args)
-    results = probed(runs, args, PROBE)
+    results = [r for run in runs for r in probed([run], args, CONTROLLED if run.config.method == "bp" else PROBE)]
+    controls = [result for (row, _), result in zip(named, results, strict=True) if row == "bp"]
     cells: list[Cell] = []
     last: Found = {}
     for block in BLOCKS:
         found: Found = {}
         for (row, _), result in zip(named, results, strict=True):
             found.setdefault(row, []).append(probe_accuracy(result, block))
-        first = [run for (row, _), run in zip(named, runs, strict=True) if row == "bp"]
-        controls = probed(first, args, Options(features=512, blocks=(block,), separability=0, grid=PROBE.grid, overwrite=False))
         found["untrained"] = [probe_accuracy(result, block, "untrained") for result in controls]
         if block == BLOCKS[-1]:
             found["raw pixels"] = [probe_accuracy(result, "pixels", "pixels") for result in controls]
