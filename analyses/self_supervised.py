@@ -109,6 +109,22 @@ def tightened(named: Sequence[tuple[str, Run]]) -> list[dict[str, Any]]:
     return claims
 
 
+def nearer(named: Sequence[tuple[str, Run]]) -> list[dict[str, Any]]:
+    """Whether overlapping units bring the gradients of the lower blocks nearer to the end-to-end ones than isolated modules do."""
+    final = {
+        (row, run.config.seed, value.layer): value.mean
+        for row, run in named
+        if row in ("loco", "simclr-local")
+        for value in final_values([run], "cosine")
+    }
+    claims = []
+    for block in BLOCKS[:-1]:
+        gains = [final["loco", s, f"{block}.conv"] - final["simclr-local", s, f"{block}.conv"] for s in range(SEEDS)]
+        said = f"{block}: loco's gradient is nearer to the end-to-end one than simclr-local's"
+        claims.append(judged(said, gains, "of a cosine", at_least=0))
+    return claims
+
+
 def cosines(named: Sequence[tuple[str, Run]]) -> list[Cell]:
     """Each row's final cosine of the blocks' weight gradients with the true one."""
     found = []
@@ -140,7 +156,7 @@ def table(args: argparse.Namespace) -> None:
     for cell in cells:
         print(f"{cell.row:24} {cell.column:8} {cell.mean:5.1f} %  [{cell.low:.1f}, {cell.high:.1f}]")
     rows = [(row, run) for (row, _), run in zip(named, runs, strict=True)]
-    claims = [*judge(last), *tightened(rows)]
+    claims = [*judge(last), *nearer(rows), *tightened(rows)]
     say(claims)
     near = cosines(rows)
     title = f"{data_name(args)} · BasicCNN, width 16"

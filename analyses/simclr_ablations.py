@@ -57,6 +57,11 @@ def heads(data: str) -> dict[tuple[str, str], list[Config]]:
     }
 
 
+def setting(batch: int, epochs: int) -> str:
+    """What a column is called."""
+    return f"batches of {batch}\n{epochs} epochs"
+
+
 def batches(data: str) -> dict[tuple[str, str], list[Config]]:
     """Batch sizes and epochs, SimCLR and backprop."""
     found = {}
@@ -64,7 +69,7 @@ def batches(data: str) -> dict[tuple[str, str], list[Config]]:
         for batch in BATCHES:
             for epochs in EPOCHS:
                 changed = {**SHARED, "batch_size": batch, "epochs": epochs}
-                found[method, f"{batch} x {epochs}"] = [
+                found[method, setting(batch, epochs)] = [
                     make(method=method, data=data, options=options, seed=i, **changed) for i in range(3)
                 ]
     return found
@@ -98,8 +103,8 @@ def judge(what: str, found: Mapping[tuple[str, str], Sequence[float]]) -> list[d
     gains: dict[str, dict[str, list[float]]] = {}
     for method in ("simclr", "bp"):
         gains[method] = {
-            "a larger batch": by_seed(found, (method, f"{large} x {long}"), (method, f"{small} x {long}")),
-            "more steps": by_seed(found, (method, f"{large} x {long}"), (method, f"{large} x {short}")),
+            "a larger batch": by_seed(found, (method, setting(large, long)), (method, setting(small, long))),
+            "more steps": by_seed(found, (method, setting(large, long)), (method, setting(large, short))),
         }
     for change in ("a larger batch", "more steps"):
         mine, theirs = gains["simclr"][change], gains["bp"][change]
