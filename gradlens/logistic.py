@@ -263,6 +263,17 @@ def best_bias(z: Tensor, onehot: Tensor, start: Tensor) -> Tensor:
     return bias
 
 
+def _factor(symmetric: Tensor, shift: float) -> Tensor:
+    """The Cholesky factor of a matrix that is positive semidefinite but for rounding, with the least shift of a few that makes it so."""
+    while True:
+        shifted = symmetric.clone()
+        shifted.diagonal().add_(shift)
+        factor, failed = torch.linalg.cholesky_ex(shifted)
+        if not failed:
+            return factor
+        shift *= 10  # exactly collinear features: what float32 rounds is more than the first one
+
+
 class Nystrom(NamedTuple):
     """G = XᵀX / n as BᵀB + rest · I, from r of its columns."""
 
@@ -280,8 +291,7 @@ class Nystrom(NamedTuple):
         # a shift keeps the inner matrix positive definite in this precision (Frangella, Tropp & Udell 2023, algorithm 2.1)
         shift = max(math.sqrt(d) * torch.finfo(x.dtype).eps * float(columns.norm()), torch.finfo(x.dtype).tiny)
         inner = columns[:, chosen].double()
-        inner.diagonal().add_(shift)
-        b = torch.linalg.solve_triangular(torch.linalg.cholesky(inner).to(x.dtype), columns, upper=False)
+        b = torch.linalg.solve_triangular(_factor((inner + inner.T) / 2, shift).to(x.dtype), columns, upper=False)
         rest = float(x.square().sum() / n - b.square().sum()) / d
         return Nystrom(b, b @ b.T, max(0.0, rest))
 
