@@ -45,15 +45,31 @@ def crop_and_flip(images: Tensor, seed: int, step: int, pad: int = 4) -> Tensor:
 def input_of(kind: str, data: Data, device: torch.device) -> Callable[[Tensor], Tensor]:
     """The :func:`normalizer` of a data set, on a device; all its training images count, with a label or without."""
     images = data.everything.images if kind == "gaussian" else data.train.images[:1]
-    return normalizer(kind, images.to(device))
+    return normalizer(kind, images, device)
 
 
-def normalizer(kind: str, images: Tensor) -> Callable[[Tensor], Tensor]:
+def _moments(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation [C] of each channel of uint8 images [N, C, H, W], as shares of 255, in float64; from counts of the 256 values."""
+    found = []
+    for channel in range(images.shape[1]):
+        counts = torch.zeros(256, dtype=torch.float64)
+        for part in torch.split(images[:, channel], 4096):  # type: ignore[no-untyped-call]  # a part at a time: bincount wants 64-bit numbers
+            counts += torch.bincount(part.flatten().cpu().long(), minlength=256)
+        values, n = torch.arange(256, dtype=torch.float64) / 255, counts.sum()
+        mean = (counts * values).sum() / n
+        variance = (counts * (values - mean).square()).sum() / (n - 1)
+        found.append((mean, variance.sqrt().clamp_min(1 / 255)))
+    means, deviations = zip(*found, strict=True)
+    return torch.stack(means), torch.stack(deviations)
+
+
+def normalizer(kind: str, images: Tensor, device: torch.device | None = None) -> Callable[[Tensor], Tensor]:
     """The map from images of 0 … 255, [N, C, H, W] uint8 or float, to float32, channels last in memory.
 
     Args:
         kind: ``pm1`` to [-1, +1]; ``gaussian`` to zero mean and unit variance per channel of ``images``; ``none`` to [0, 1].
         images: the training images [N, C, H, W] uint8.
+        device: where the batches will be; default: where ``images`` are.
 
     """
     c = images.shape[1]
@@ -62,13 +78,11 @@ def normalizer(kind: str, images: Tensor) -> Callable[[Tensor], Tensor]:
     elif kind == "none":
         mean, std = torch.zeros(c), torch.ones(c)
     elif kind == "gaussian":
-        values = [images[:, i].cpu().double() / 255 for i in range(c)]
-        mean = torch.stack([v.mean() for v in values]).float()
-        std = torch.stack([v.std().clamp_min(1 / 255) for v in values]).float()
+        mean, std = (v.float() for v in _moments(images))
     else:
         raise unknown("normalization", kind, NORMALIZATIONS)
-    scale = (1 / (255 * std)).reshape(1, c, 1, 1).to(images.device)
-    shift = (-mean / std).reshape(1, c, 1, 1).to(images.device)
+    scale = (1 / (255 * std)).reshape(1, c, 1, 1).to(device or images.device)
+    shift = (-mean / std).reshape(1, c, 1, 1).to(device or images.device)
 
     def normalize(batch: Tensor) -> Tensor:
         return (batch * scale + shift).contiguous(memory_format=torch.channels_last)

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ class Data:
     test_name: str = "test"  # "validation" in that case
     unlabelled: Tensor | None = None  # [M, C, H, W] uint8: training images whose label is not known, or not to be told
 
-    @property
+    @cached_property
     def everything(self) -> Split:
         """All training images, labelled or not: those without a label have -1."""
         if self.unlabelled is None:

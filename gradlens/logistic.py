@@ -268,6 +268,7 @@ def _factor(symmetric: Tensor, shift: float) -> Tensor:
     while True:
         shifted = symmetric.clone()
         shifted.diagonal().add_(shift)
+        factor: Tensor
         factor, failed = torch.linalg.cholesky_ex(shifted)
         if not failed:
             return factor

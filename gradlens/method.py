@@ -216,6 +216,10 @@ class Method(nn.Module):
         """The first layers of the projection head at the top, [N, *top] -> [N, features]; None where there are not so many."""
         return None
 
+    def of_objective(self, name: str) -> bool:
+        """Whether a gradient in ``Signal.own`` is the objective's: a discriminator descends a loss of its own."""
+        return True
+
     def rule(self) -> AbstractContextManager[None]:
         """Active while the method's own backward runs (feedback rules replace Wᵀ inside blocks); the truth runs without."""
         return nullcontext()

@@ -93,14 +93,16 @@ def true_updates(method: Method, step: Step, keep: bool = False) -> Truth:
         if signal.delta is None or signal.loss is None:
             raise ValueError("the top block was not trained on this batch: there is no true gradient to compare with")
         grads = true_gradients(step.passes, signal.delta, keep)
-        return Truth(grads, step.passes, signal.loss, signal.own, f"{method.objective}, same passes")
+        own = {name: g for name, g in signal.own.items() if method.of_objective(name)}
+        return Truth(grads, step.passes, signal.loss, own, f"{method.objective}, same passes")
     with untouched((*step.blocks, method)):
         clean = list(chain(step.blocks[: top + 1], method.entry(step.x), step.y))
         signal = method.signal(top, dict(enumerate(clean)), ())
         assert signal.delta is not None
         assert signal.loss is not None
         grads = true_gradients(clean, signal.delta, keep)
-    return Truth(grads, clean, signal.loss, signal.own, f"{method.objective}, clean chain pass")
+        own = {name: g for name, g in signal.own.items() if method.of_objective(name)}
+    return Truth(grads, clean, signal.loss, own, f"{method.objective}, clean chain pass")
 
 
 def _joined(grads: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> Tensor:

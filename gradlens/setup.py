@@ -127,11 +127,12 @@ def trained_pair(run: Run, shape: tuple[int, int, int], classes: int, device: to
 def _with_kept_head(model: nn.Sequential, begun: Run, config: Config, shape: tuple[int, int, int], classes: int) -> nn.Sequential:
     """The network on a pretrained run's blocks: its projection head's first layers become a block, a new linear layer the top."""
     source = f"--init-from {begun.path}"
-    pretrained = trained_pair(begun, shape, classes, torch.device("cpu"))
+    theirs = classes if METHODS[begun.config.method].classifies else _classes(begun)
+    pretrained = trained_pair(begun, shape, theirs, torch.device("cpu"))
     head = pretrained.method.kept_head(config.keep_head)
     if head is None:
         raise InputError(f"--keep-head {config.keep_head}: {begun.config.method} run {begun.path} has no projection head of so many layers")
-    put_weights(model, pretrained.model.state_dict(), source)
+    put_weights(model, _begun_weights(model, begun), source)
     blocks = OrderedDict(model.named_children())
     blocks.popitem()
     width = output_shapes(nn.Sequential(*blocks.values(), head), shape)[-1][0]
@@ -139,6 +140,11 @@ def _with_kept_head(model: nn.Sequential, begun: Run, config: Config, shape: tup
         top = nn.Sequential(OrderedDict(out=nn.Linear(width, classes)))
     model = nn.Sequential(OrderedDict([*blocks.items(), ("head", head), ("top", top)]))
     return model.train()
+
+
+def _classes(run: Run) -> int:
+    """How many classes a run's network tells apart: the length of what it holds last, its top's bias."""
+    return int(next(reversed(run.checkpoint()["model"].values())).shape[0])
 
 
 def _teacher(run: Run, shape: tuple[int, int, int], classes: int, config: Config, device: torch.device) -> Callable[[Tensor], Tensor]:
@@ -149,10 +155,15 @@ def _teacher(run: Run, shape: tuple[int, int, int], classes: int, config: Config
 
     """
     if not METHODS[run.config.method].classifies:
-        raise InputError(f"--teacher {run.path}: {run.config.method} gives no answers to learn from; fine-tune it first (bp --init-from)")
-    theirs = int(next(reversed(run.checkpoint()["model"].values())).shape[0])
+        raise InputError(
+            f"--teacher {run.path}: {run.config.method} gives no answers to learn from; fine-tune its network first, with --init-from"
+        )
+    theirs = _classes(run)
     if theirs != classes:
         raise InputError(f"--teacher {run.path} tells {theirs} classes apart and these data have {classes}")
+    drawn = ("data", "limit", "validation", "seed", "labels")
+    if config.normalize == "gaussian" and any(getattr(run.config, name) != getattr(config, name) for name in drawn):
+        raise InputError(f"--teacher {run.path} saw images normalised by other statistics: with gaussian both must be of the same images")
     if run.config.normalize != config.normalize:
         raise InputError(f"--teacher {run.path} was trained with --normalize {run.config.normalize}, the student reads {config.normalize}")
     model, method = trained_pair(run, shape, classes, device)

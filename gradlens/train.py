@@ -141,8 +141,8 @@ def evaluate(pair: Pair, split: Split, to_input: Callable[[Tensor], Tensor], con
     model.eval(), method.eval()
     for i in range(0, len(split), config.batch_size):
         batch, labels = split.images[i : i + config.batch_size], split.labels[i : i + config.batch_size]
-        if len(labels) < min(method.least_batch, len(split)):
-            continue  # what is left over at the end
+        if i and method.least_batch > 1 and len(labels) < config.batch_size:
+            continue  # the rest at the end: an objective over a smaller batch is another one
         x, y = method.task(batch, labels, -1 - i, to_input)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             if method.classifies:

@@ -81,7 +81,9 @@ def test_every_rules_run_can_be_read_and_its_checkpoint_stays(method, tmp_path):
     (untrained,) = networks(run, place, "untrained")
     found, control = collect(last, images), collect(untrained, images)
     assert list(found) == last.names == list(control)
-    assert found["top"].shape == (20, 10)
+    assert ("top" in found) == METHODS[method].classifies
+    assert all(len(h) == 20 and h.isfinite().all() for h in found.values())
+    assert not METHODS[method].classifies or found["top"].shape == (20, 10)
     torch.testing.assert_close(found[last.names[0]], collect(last, images, blocks=last.names[:1])[last.names[0]])
     assert [f.read_bytes() for f in files] == before
 

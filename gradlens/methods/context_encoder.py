@@ -217,6 +217,10 @@ class ContextEncoder(SelfSupervised):
         own |= zip(params, grads, strict=True)
         return Slopes(loss.detach(), slope, own, kept=said)
 
+    def of_objective(self, name: str) -> bool:
+        """The discriminator's gradient is of its own loss; that its step changes the decoder's loss too is not predicted."""
+        return ".discriminator." not in name
+
     def quantities(self, update: Update) -> Mapping[str, Tensor]:
         """Reconstruction error, and what the discriminator says."""
         said: Said | None = update.signal.kept
