@@ -156,7 +156,7 @@ def _teacher(run: Run, shape: tuple[int, int, int], classes: int, config: Config
     """
     if not METHODS[run.config.method].classifies:
         raise InputError(
-            f"--teacher {run.path}: {run.config.method} gives no answers to learn from; fine-tune its network first, with --init-from"
+            f"--teacher {run.path}: {run.config.method} gives no answers to learn from; --init-from fine-tunes it first"
         )
     theirs = _classes(run)
     if theirs != classes:
