@@ -28,6 +28,7 @@ class Sentence(NamedTuple):
     script: str = ""  # of analyses/, which writes figures/<script>/results.json; "": not yet tested
     find: Callable[[Results], list[Judged]] | str = ""  # how its verdicts are found there; a word: in every claim that holds it
     note: str = ""
+    folder: str = ""  # under figures/, where it is not called as the script
 
 
 def holding(word: str) -> Callable[[Results], list[Judged]]:
@@ -167,16 +168,28 @@ SENTENCES: dict[str, tuple[Sentence, ...]] = {
         Sentence("The sudden peaks are a numerical issue of the accumulator of loss and accuracy", "learning_curves", peaked),
     ),
     "A Simple Framework for Contrastive Learning of Visual Representations": (
-        Sentence("Composition of data augmentations is important", "simclr_augmentations", "beat"),
-        Sentence("A nonlinear transformation between representation and contrastive loss helps", "simclr_heads", "a head of 2"),
-        Sentence("Contrastive learning benefits from larger batches and more steps than supervised learning", "simclr_batches", "gains"),
+        Sentence("Composition of data augmentations is important", "simclr_ablations", "beat", folder="simclr_augmentations"),
+        Sentence(
+            "A nonlinear transformation between representation and contrastive loss helps",
+            "simclr_ablations",
+            "a head of 2",
+            folder="simclr_heads",
+        ),
+        Sentence(
+            "Contrastive learning benefits from larger batches and more steps than supervised learning",
+            "simclr_ablations",
+            "gains",
+            folder="simclr_batches",
+        ),
     ),
     "Big Self-Supervised Models are Strong Semi-Supervised Learners": (
         Sentence("The fewer the labels, the more a bigger model helps", "simclr2", "the widest net"),
-        Sentence("Bigger, deeper projection heads improve representation learning", "simclr_heads", "a head of 3"),
+        Sentence(
+            "Bigger, deeper projection heads improve representation learning", "simclr_ablations", "a head of 3", folder="simclr_heads"
+        ),
         Sentence("… and a layer of them is worth keeping for fine-tuning", "simclr2", "keeping the head"),
         Sentence("Distillation with unlabelled images improves on the fine-tuned network", "simclr2", "a distilled student"),
-        Sentence("What is learned without labels saves labels", "finetuning", "beats one from scratch"),
+        Sentence("What is learned without labels saves labels", "self_supervised", "beats one from scratch", folder="finetuning"),
     ),
     "Representation Learning with Contrastive Predictive Coding": (
         Sentence("Optimising InfoNCE maximises a lower bound on mutual information", "self_supervised", "cpc: the bound"),
@@ -293,7 +306,7 @@ def verdicts(sentence: Sentence, figures: Path) -> list[Judged]:
         KeyError: the script's results hold no such claim.
 
     """
-    file = figures / sentence.script / "results.json"
+    file = figures / (sentence.folder or sentence.script) / "results.json"
     if not sentence.script or not file.exists():
         return []
     find = holding(sentence.find) if isinstance(sentence.find, str) else sentence.find

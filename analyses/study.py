@@ -124,8 +124,8 @@ SUPPORTED, REFUTED, UNDECIDED = "supported", "not supported", "undecided"
 
 def verdict(difference: Interval, bound: float) -> str:
     """What the 95 % interval of a difference says of "the difference is at least the bound"."""
-    if difference.low == difference.high == bound:
-        return UNDECIDED  # exact ties, of ceilings or of censored values, say nothing of an order
+    if difference.low == difference.high == bound == 0:
+        return UNDECIDED  # differences that are all exactly none, of ceilings or of censored values, say nothing of an order
     if difference.low >= bound:
         return SUPPORTED
     return REFUTED if difference.high < bound else UNDECIDED

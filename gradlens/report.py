@@ -24,7 +24,7 @@ from gradlens.errors import InputError
 from gradlens.plots import styles
 from gradlens.run import Run, load, must_be_writable, write
 from gradlens.sections import Held, Section
-from gradlens.tables import groups
+from gradlens.tables import groups, truths
 from gradlens.verdict import below_top, headline, line, notices, standings
 
 ORDER = (
@@ -141,6 +141,7 @@ def page(runs: Sequence[Run]) -> str:
         sections=parts,
         runs=sections.described(here),
         below=below_top(layers) if layers else [],
+        truths=truths(here.runs),
     )
 
 

@@ -25,6 +25,11 @@ def test_a_verdict_is_what_the_whole_interval_says(low, high, bound, word):
     assert verdict(Interval((low + high) / 2, low, high, 3), bound) == word
 
 
+def test_exact_ties_decide_no_order_but_meet_a_wanted_number():
+    assert verdict(Interval(0.0, 0.0, 0.0, 3), 0.0) == "undecided"
+    assert verdict(Interval(100.0, 100.0, 100.0, 3), 100.0) == "supported"
+
+
 def test_one_seed_decides_nothing():
     assert verdict(Interval(5.0, math.nan, math.nan, 1), 0.0) == "undecided"
 
