@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gradlens.cli_learned import learned
-from gradlens.flags import configs_of, method_of, methods_and_runs, numbers, place_of, with_flags
+from gradlens.flags import configs_of, method_of, methods_and_runs, numbers, place_of, runs_given, with_flags
 
 if TYPE_CHECKING:
     from gradlens.config import Config
@@ -130,7 +130,7 @@ def measure(
 
 @app.command()
 def figures(
-    run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="run directories, of one method or several")],
+    run_dirs: Annotated[list[Path], runs_given("run directories, of one method or several")],
     out: Annotated[Path, typer.Option("--out", help="folder of the figures")] = Path("figures"),
 ) -> None:
     """Draw curves, cosines, the method x layer heat map, and what probe, memorize, filters and the like have stored: png, svg, csv."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gradlens.flags import configs_of, methods_and_runs, place_of, with_flags
+from gradlens.flags import configs_of, methods_and_runs, place_of, runs_given, with_flags
 
 learned = typer.Typer()
 
@@ -58,7 +58,7 @@ def _aside(text: str) -> None:
 @learned.command()
 @with_flags("device", "threads", "data-dir", "download", "quiet")
 def probe(
-    run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="run directories, of one method or several")],
+    run_dirs: Annotated[list[Path], runs_given("run directories, of one method or several")],
     block: Annotated[list[str] | None, typer.Option("--block", help="only this block; repeatable")] = None,
     train_images: Annotated[int | None, typer.Option("--train-images", help="fit to N training images, a seeded choice (all)")] = None,
     test_images: Annotated[int | None, typer.Option("--test-images", help="test on N test images, a seeded choice (all)")] = None,
@@ -100,7 +100,10 @@ def probe(
 @learned.command()
 @with_flags("device", "threads", "data-dir", "download", "quiet")
 def representations(
-    run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="run directories; the first is compared with the others")],
+    run_dirs: Annotated[
+        list[Path],
+        runs_given("run directories; the first is compared with the others"),
+    ],
     images: Annotated[int, typer.Option("--images", min=1, help="test images; a third of each class is held out and measured on")] = 3000,
     information_steps: Annotated[
         int, typer.Option("--information-steps", min=0, help="updates of each block's decoder and head; 0: no information estimates")
@@ -137,7 +140,10 @@ def representations(
 @learned.command()
 @with_flags("device", "threads", "data-dir", "download", "quiet")
 def filters(
-    run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="run directories of networks that begin with a convolution")],
+    run_dirs: Annotated[
+        list[Path],
+        runs_given("run directories of networks that begin with a convolution"),
+    ],
     over_time: Annotated[bool, typer.Option("--over-time", help="the numbers at the snapshots too (--keep-checkpoints)")] = False,
     out: Annotated[Path, typer.Option("--out", help="folder of the figures")] = Path("figures"),
     *,
@@ -164,7 +170,8 @@ def filters(
 @with_flags("device", "threads", "data-dir", "download", "quiet")
 def inpaint(
     run_dirs: Annotated[
-        list[Path], typer.Argument(metavar="RUN_DIR...", help="run directories of context-encoder or context-encoder-local")
+        list[Path],
+        runs_given("run directories of context-encoder or context-encoder-local"),
     ],
     images: Annotated[int, typer.Option("--images", help="pictures of each method")] = 8,
     out: Annotated[Path, typer.Option("--out", help="folder of the figure")] = Path("figures"),
@@ -189,7 +196,7 @@ def inpaint(
 
 @learned.command("report")
 def report(
-    run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="run directories, of one method or several")],
+    run_dirs: Annotated[list[Path], runs_given("run directories, of one method or several")],
     out: Annotated[Path, typer.Option("--out", "-o", help="the page")] = Path("report.html"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace a page that is there")] = False,
 ) -> None:
@@ -203,7 +210,7 @@ def report(
 @learned.command()
 @with_flags("device", "threads", "data-dir", "download", "quiet")
 def doctor(
-    run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="run directories, finished or not")],
+    run_dirs: Annotated[list[Path], runs_given("run directories, finished or not")],
     as_json: Annotated[bool, typer.Option("--json", help="print the findings as JSON, for scripts")] = False,
     *,
     given: dict[str, Any],
@@ -236,7 +243,7 @@ def doctor(
 @learned.command()
 @with_flags("quiet")
 def tensorboard(
-    run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="run directories, finished or not")],
+    run_dirs: Annotated[list[Path], runs_given("run directories, finished or not")],
     out: Annotated[Path, typer.Option("--out", help="the log folder: a folder of each run's name is made in it")] = Path("tensorboard"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="write anew what is there")] = False,
     *,

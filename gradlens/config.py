@@ -112,6 +112,8 @@ class Config(BaseModel, frozen=True, extra="forbid"):
             raise InputError(f"--teacher: {self.method} has no teacher; distil has one")
         if self.teacher is None and rule.has_teacher:
             raise InputError(f"{self.method} needs --teacher RUN, a run directory whose network it learns from")
+        if self.label_noise and not rule.classifies:
+            raise InputError(f"--label-noise changes labels and {self.method} reads none")
         if self.online_probe and not rule.classifies:
             raise InputError(
                 f"--online-probe reads labels in every step and {self.method} has none; `gradlens probe` reads blocks afterwards"

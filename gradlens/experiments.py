@@ -140,7 +140,8 @@ def prepare(config: Config, place: Place) -> Training:
     rule = METHODS[config.method]
     images = len(data.everything if rule.unlabelled else data.train)
     if config.batch_size > images:
-        raise InputError(f"--batch-size {config.batch_size} is larger than the {images} training images there are")
+        kind = "training" if config.labels is None or rule.unlabelled else f"labelled (--labels {config.labels:g})"
+        raise InputError(f"--batch-size {config.batch_size} is larger than the {images} {kind} images there are")
     if config.batch_size < rule.least_batch:
         raise InputError(
             f"--batch-size {config.batch_size}: {config.method} tells a batch's images apart and needs {rule.least_batch} or more"

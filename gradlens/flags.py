@@ -237,6 +237,16 @@ def methods_and_runs(what: Sequence[str]) -> tuple[list[str], list[str]]:
     return methods, [name for name in once if name not in methods]
 
 
+def without_figures(paths: list[Path]) -> list[Path]:
+    """Run directories as ``runs/*`` gives them, without the folder ``figures`` that compare-gradients draws into beside them."""
+    return [path for path in paths if path.name != "figures" or not path.is_dir() or (path / "config.json").exists()] or paths
+
+
+def runs_given(help_: str) -> Any:
+    """The argument of commands that read several run directories."""
+    return typer.Argument(metavar="RUN_DIR...", callback=without_figures, help=help_)
+
+
 def method_of(given: dict[str, Any]) -> str:
     """The method a config file names, for commands called without one."""
     from gradlens.config import read

@@ -77,9 +77,9 @@ def results(runs: Sequence[Run]) -> Table:
         table.add_column(column, justify="left" if column == "method" else "right")
     for score in scores(runs):
         best, final = _accuracies(score)
-        losses = (f"{score.train_loss:.4f}", f"{score.test_loss:.4f}")
+        losses = (number(score.train_loss, math.nan, 4), number(score.test_loss, math.nan, 4))
         best, final = (f"{score.split} {best} %", f"{final} %") if best != "–" else (best, final)
-        table.add_row(score.label, best, final, *losses, f"{score.images_per_s:,.0f}")
+        table.add_row(score.label, best, final, *losses, "–" if math.isnan(score.images_per_s) else f"{score.images_per_s:,.0f}")
     return table
 
 

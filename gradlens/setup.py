@@ -131,7 +131,9 @@ def _with_kept_head(model: nn.Sequential, begun: Run, config: Config, shape: tup
     pretrained = trained_pair(begun, shape, theirs, torch.device("cpu"))
     head = pretrained.method.kept_head(config.keep_head)
     if head is None:
-        raise InputError(f"--keep-head {config.keep_head}: {begun.config.method} run {begun.path} has no projection head of so many layers")
+        layers = next((n for n in range(config.keep_head, 0, -1) if pretrained.method.kept_head(n) is not None), 0)
+        has = f"a projection head of {layers} layer{'s' * (layers > 1)}" if layers else "no projection head"
+        raise InputError(f"--keep-head {config.keep_head}: the run {begun.path} has {has}")
     put_weights(model, _begun_weights(model, begun), source)
     blocks = OrderedDict(model.named_children())
     blocks.popitem()
@@ -155,9 +157,7 @@ def _teacher(run: Run, shape: tuple[int, int, int], classes: int, config: Config
 
     """
     if not METHODS[run.config.method].classifies:
-        raise InputError(
-            f"--teacher {run.path}: {run.config.method} gives no answers to learn from; --init-from fine-tunes it first"
-        )
+        raise InputError(f"--teacher {run.path}: {run.config.method} gives no answers to learn from; --init-from fine-tunes it first")
     theirs = _classes(run)
     if theirs != classes:
         raise InputError(f"--teacher {run.path} tells {theirs} classes apart and these data have {classes}")

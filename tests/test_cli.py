@@ -412,3 +412,14 @@ def test_an_output_folder_that_cannot_be_written(gradlens):
     status, _, err = gradlens("figures", next(Path("runs").iterdir()), "--out", "file/drawn")
     assert status == 2
     assert "cannot write" in err
+
+
+def test_the_folder_of_figures_among_runs_is_no_mistake(gradlens):
+    gradlens("compare-gradients", "bp", "dgl", *TINY)
+    found = sorted(Path("runs").iterdir())
+    assert Path("runs/figures") in found
+    status, _, err = gradlens("doctor", *found)
+    assert status in (0, 1), err
+    status, _, err = gradlens("doctor", "runs/figures")
+    assert status == 2
+    assert "is not a run directory" in err

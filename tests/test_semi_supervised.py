@@ -115,7 +115,7 @@ def test_how_many_layers_are_kept(runs):
     for n, layers in ((1, ["layer1"]), (2, ["layer1", "layer2"]), (3, ["layer1", "layer2", "layer3"])):
         model, _ = make_pair(runs["bp"].config.model_copy(update={"keep_head": n}), (1, 8, 8), 10, CPU)
         assert [k for k, _ in model.head.named_children() if k.startswith("layer")] == layers
-    with pytest.raises(InputError, match="has no projection head of so many layers"):
+    with pytest.raises(InputError, match="has a projection head of 3 layers"):
         make_pair(runs["bp"].config.model_copy(update={"keep_head": 4}), (1, 8, 8), 10, CPU)
 
 
@@ -187,11 +187,14 @@ def test_the_teacher_stays_as_it_is_and_is_in_eval_mode(runs):
         ("train distil --teacher {bp} --normalize none", "was trained with --normalize pm1"),
         ("train distil --teacher nowhere", "nowhere is not a run directory"),
         ("train bp --keep-head 1", "it needs --init-from RUN"),
-        ("train bp --keep-head 1 --init-from {distil} --width 2", "has no projection head of so many layers"),
+        ("train bp --keep-head 1 --init-from {distil} --width 2", "has no projection head"),
         ("train bp --labels 0.001", "leaves class 0 without a labelled image"),
         ("train bp --labels 1.5", "--labels: input should be less than or equal to 1"),
         ("train simclr --batch-size 1", "needs 2 or more"),
         ("train simclr --online-probe", "--online-probe reads labels"),
+        ("train simclr --label-noise 0.5", "--label-noise changes labels and simclr reads none"),
+        ("train loco --batch-size 1", "needs 2 or more"),
+        ("train bp --labels 0.1 --batch-size 256", "is larger than the 141 labelled (--labels 0.1) images"),
         ("memorize simclr", "simclr reads none"),
         ("train simclr --set layers=4", "layers"),
         ("train loco --set modules=9", "modules=9 is too many: this net has 3 units: block1 | block2 | block3"),
