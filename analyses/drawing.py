@@ -72,5 +72,5 @@ def dots(cells: Sequence[Cell], title: str, unit: str) -> Figure:
     ax.set_xlabel(f"{unit}; mean and 95 % interval over seeds")
     ax.set_title(title, fontsize=10.5)
     if len(columns) > 1:
-        ax.legend(fontsize=8.5)
+        figure.legend(fontsize=8.5, loc="outside lower center", ncols=min(5, len(columns)))
     return figure
