@@ -139,3 +139,14 @@ def test_the_plain_loop_trains():
     for _ in range(20):
         plain_step(model, optimizer, loss, x, y)
     assert loss(model(x), y) < before / 2
+
+
+def test_making_views_is_part_of_the_step_and_its_share_is_said():
+    small = {**SMALL, "options": {}}
+    found = bench([make(method="bp", **small), make(method="simclr", **small)], (1, 8, 8), 10, CPU, rounds=2, record_every=())
+    simclr, bp = pick(found, "simclr"), pick(found, "bp")
+    assert bp.task_share is None
+    assert 0 < simclr.task_share < 1
+    assert "views" in [column.header for column in table(found).columns]
+    alone = bench([make(method="bp", **small)], (1, 8, 8), 10, CPU, rounds=1, record_every=())
+    assert "views" not in [column.header for column in table(alone).columns]

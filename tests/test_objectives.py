@@ -213,3 +213,19 @@ def test_nt_xent_equals_lightly():
         torch.testing.assert_close(value, wanted, rtol=1e-12, atol=0)
         slopes = torch.stack(torch.autograd.grad(wanted, theirs), 1).flatten(0, 1)
         torch.testing.assert_close(torch.autograd.grad(value, ours)[0], slopes, rtol=1e-9, atol=1e-14)
+
+
+def test_nt_xent_leaves_each_view_itself_out_whatever_it_would_score():
+    z = torch.nn.functional.normalize(random_z(), dim=1)
+    scores = z @ z.T / 0.5 + 1e9 * torch.eye(len(z), dtype=torch.float64)
+    rest = ~torch.eye(len(z), dtype=torch.bool)
+    want = torch.stack([scores[i][rest[i]].logsumexp(0) - scores[i, i ^ 1] for i in range(len(z))]).mean()
+    assert nt_xent(z, 0.5).item() == pytest.approx(want.item(), abs=1e-12)
+
+
+def test_nt_xent_does_not_mind_which_view_of_one_image_comes_first_and_keeps_above_its_bound():
+    z = random_z()
+    assert torch.allclose(nt_xent(z[[0, 1, 3, 2, *range(4, 12)]], 0.3), nt_xent(z, 0.3), atol=1e-12)
+    apart = torch.tensor([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [-1.0, 0.0]], dtype=torch.float64)  # all negatives at -1: the bound itself
+    for tau in (0.1, 0.5, 2.0):
+        assert nt_xent(apart, tau).item() == pytest.approx(math.log(1 + 2 * math.exp(-2 / tau)), abs=1e-12)

@@ -284,3 +284,73 @@ def test_a_network_of_a_top_alone_is_refused(name):
     model = nn.Sequential(nn.Sequential(nn.Flatten(), nn.Linear(768, 10)))
     with pytest.raises(InputError, match="block"):
         METHODS[name](make_net(model, (3, 16, 16), 10, LOSSES["ce"], 3), METHODS[name].Options())
+
+
+@pytest.mark.parametrize("name", ["simclr", "simclr-local", "loco"])
+def test_contrastive_rules_descend_nt_xent_of_a_head_written_out_by_hand(name):
+    """Loss and the encoder's gradients, in float64, beside pool, Linear, BatchNorm and pairs of views in plain words."""
+    method, c = posed(name)
+    _, updates = step(method, c)
+    twin = copy.deepcopy(c.model)
+    h, losses = c.x.flatten(0, 1), {}
+    for k in (0, 1):
+        h = twin[k](h if name != "simclr-local" else h.detach())
+        if str(k) not in method.heads:
+            continue
+        own = {n: p.detach() for n, p in method.heads[str(k)].named_parameters()}
+
+        def normed(v, n, own=own):
+            v = (v - v.mean(0)) / (v.var(0, unbiased=False) + 1e-5).sqrt() * own[f"{n}.weight"]
+            return v + own[f"{n}.bias"] if f"{n}.bias" in own else v
+
+        v = h.mean((2, 3))
+        v = normed(v @ own["layer1.0.weight"].T, "layer1.1").clamp(min=0)
+        z = normed(v @ own["layer2.0.weight"].T, "layer2.1")
+        z = z / z.norm(dim=1, keepdim=True)
+        s = (z @ z.T / 0.5).exp()
+        n = len(z)
+        pairs = [(i, i + 1 if i % 2 == 0 else i - 1) for i in range(n)]
+        losses[k] = -sum((s[i, j] / sum(s[i, m] for m in range(n) if m != i)).log() for i, j in pairs) / n
+    sum(losses.values()).backward()
+    for k in losses:
+        assert updates[k].signal.loss.item() == pytest.approx(losses[k].item(), abs=1e-10)
+    for k in (0, 1):
+        assert_near(updates[k].grad.params, {n: p.grad for n, p in twin[k].named_parameters()}, 1e-9)
+
+
+@pytest.mark.parametrize("name", ["cpc-local", "infomax", "simclr-local", "context-encoder-local"])
+def test_modules_of_several_blocks_are_trained_together_and_isolated(name):
+    model = build("basic-cnn", Plan((3, 32, 32), 10, width=4, depth=3), seed=1).double()
+    net = make_net(model, (3, 32, 32), 10, LOSSES["ce"], 3)
+    method = stirred(METHODS[name](net, METHODS[name].Options(modules=[2, 1])).double())
+    images = torch.randint(0, 256, (4, 3, 32, 32), generator=torch.Generator().manual_seed(7), dtype=torch.uint8)
+    x, y = method.task(images, torch.arange(4), 5, lambda v: v.double() / 127.5 - 1)
+    passes, updates = step(method, Case(model, x, y))
+    assert sorted(method.heads) == ["1", "2"]
+    assert [method.needs_above(k) for k in (0, 1, 2)] == [True, False, False]
+    assert [bool(updates[k].signal.send) for k in (0, 1, 2)] == [False, True, False]
+    h = model[1](model[0](method.entry(x)))
+    loss = method.local_loss(1, passes[1]._replace(z=h)).loss
+    params = dict(model.named_parameters())
+    got = torch.autograd.grad(loss, list(params.values()), allow_unused=True)
+    reached = {n: g for n, g in zip(params, got, strict=True) if g is not None}
+    assert {n.split(".")[0] for n in reached} == {"block1", "block2"}
+    for k in (0, 1):
+        assert_near(updates[k].grad.params, {n: reached[f"block{k + 1}.{n}"] for n in updates[k].grad.params}, 1e-9)
+
+
+def test_the_descent_ratio_tends_to_one_where_the_discriminator_stands_still():
+    method, c = posed("context-encoder", lambda_adv=0.5, discriminator_lr=0.0)
+    theirs = {p for n, p in method.named_parameters() if ".discriminator." in n}
+    optimizer = torch.optim.SGD([p for p in (*c.model.parameters(), *method.parameters()) if p not in theirs], 1e-6)
+    found = update(Pair(c.model, method), optimizer, c.x, c.y, record=5, diagnose=True).rows
+    (ratio,) = [r.value for r in found if r.quantity == "descent_ratio"]
+    assert ratio == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["simclr", "cpc", "infomax", "context-encoder"])
+def test_hierarchical_digits_are_taken_too(name, tmp_path):
+    options = {"patch": 9} if name in ("cpc", "infomax") else {}
+    config = make(method=name, data="hierarchical", options=options, width=2, limit=16, limit_test=8, batch_size=8, steps=1, record_every=1)
+    run = train_run(config, Place(out=tmp_path))
+    assert math.isfinite(run.metrics[-1].loss)
