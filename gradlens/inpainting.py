@@ -225,7 +225,7 @@ def table(found: Sequence[InpaintingRow]) -> Table:
     """The errors to print, in per cent of the grey scale as in the paper."""
     said = Table(title="predicted pixels of held-out images", box=SIMPLE_HEAD)
     for name in ("method", "L1", "L2", "PSNR", "mean patch: L1", "L2", "PSNR"):
-        said.add_column(name, justify="left" if name == "method" else "right")
+        said.add_column(name, justify="left" if name == "method" else "right", overflow="fold")
     for r in found:
         numbers = r.l1, r.l2, r.psnr, r.mean_patch_l1, r.mean_patch_l2, r.mean_patch_psnr
         l1, l2, psnr, m1, m2, m = (f"{v:.1f} dB" if i % 3 == 2 else f"{100 * v:.2f} %" for i, v in enumerate(numbers))
