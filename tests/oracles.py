@@ -37,7 +37,8 @@ def needed(name: str) -> dict[str, object]:
     """The settings without which a rule cannot run on the digits, 8 by 8 pixels."""
     if METHODS[name].has_teacher:
         return {"teacher": teacher_run()}
-    return {"depth": 2} if name in PATCHES else {}
+    unread = {} if METHODS[name].classifies else {"label_noise": 0.0}
+    return {**unread, "depth": 2} if name in PATCHES else unread
 
 
 class Case(NamedTuple):
