@@ -11,7 +11,7 @@ means fewer updates of the same length), SimCLR beside backprop, three seeds.
 
     python -m analyses.simclr_ablations augmentations --data cifar10    # 30 minutes on one core; interrupted, it goes on
     python -m analyses.simclr_ablations heads --data cifar10            # 8 minutes
-    python -m analyses.simclr_ablations batches --data cifar10          # 15 minutes
+    python -m analyses.simclr_ablations batches --data cifar10          # 20 minutes
 """
 
 from __future__ import annotations

@@ -161,7 +161,7 @@ def _teacher(run: Run, shape: tuple[int, int, int], classes: int, config: Config
     theirs = _classes(run)
     if theirs != classes:
         raise InputError(f"--teacher {run.path} tells {theirs} classes apart and these data have {classes}")
-    drawn = ("data", "limit", "validation", "seed", "labels")
+    drawn = ("data", "limit", "validation", "seed")  # not labels: images without one count too
     if config.normalize == "gaussian" and any(getattr(run.config, name) != getattr(config, name) for name in drawn):
         raise InputError(f"--teacher {run.path} saw images normalised by other statistics: with gaussian both must be of the same images")
     if run.config.normalize != config.normalize:

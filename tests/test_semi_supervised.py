@@ -224,6 +224,14 @@ def test_a_student_of_other_classes_is_refused(runs, tmp_path):
         train_run(config, Place(out=tmp_path / "runs"))
 
 
+def test_with_gaussian_a_teacher_must_have_seen_the_same_images(tmp_path):
+    place, small = Place(out=tmp_path), {**SMALL, "normalize": "gaussian", "epochs": 0}
+    teacher = train_run(make(method="bp", labels=0.5, **small), place)
+    train_run(make(method="distil", teacher=str(teacher.path), labels=0.2, **small), place)  # other labels, the same statistics
+    with pytest.raises(InputError, match="normalised by other statistics"):
+        train_run(make(method="distil", teacher=str(teacher.path), **{**small, "seed": 1}), place)
+
+
 def test_a_run_without_answers_is_shown_without_an_accuracy(runs, program):
     code, out, _ = program("show", str(runs["simclr"].path))
     assert not code
