@@ -10,6 +10,7 @@ from torch import Tensor
 from gradlens.data import Data
 from gradlens.errors import unknown
 from gradlens.seeding import generator
+from gradlens.shard import drawn
 
 NORMALIZATIONS = ("pm1", "gaussian", "none")
 
@@ -29,8 +30,8 @@ def crop_and_flip(images: Tensor, seed: int, step: int, pad: int = 4) -> Tensor:
     """
     n, _, height, width = images.shape
     rng = generator(seed, "augment", step)
-    dy, dx = torch.randint(2 * pad + 1, (2, n, 1), generator=rng)
-    flip = torch.rand(n, 1, generator=rng) < 0.5
+    dy, dx = drawn(n, lambda m: torch.randint(2 * pad + 1, (2, m, 1), generator=rng), dim=1)
+    flip = drawn(n, lambda m: torch.rand(m, 1, generator=rng)) < 0.5
     rows = torch.arange(height) + dy  # [N, H] rows of the padded image
     columns = torch.arange(width).expand(n, width)
     columns = torch.where(flip, columns.flip(1), columns) + dx  # [N, W]

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import shlex
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from gradlens.cli_learned import learned
 from gradlens.flags import configs_of, method_of, methods_and_runs, numbers, place_of, runs_given, with_flags
+from gradlens.launch import is_launched
 
 if TYPE_CHECKING:
     from gradlens.config import Config
@@ -47,6 +49,9 @@ def train(
     from gradlens.progress import Display
 
     quiet, place = given.pop("quiet", False), place_of(given)
+    if is_launched():
+        _train_together(method, given, place, quiet)
+        return
     (configs,) = configs_of([method or method_of(given)], given, place)
     if place.name and len(configs) > 1:
         raise InputError("--run-name names one run; with --seeds each run gets its own name")
@@ -64,6 +69,30 @@ def train(
     screen.show(screen.results(runs))
     typer.echo("\n".join(f"run: {run.path}" for run in runs))
     typer.echo(f"next: gradlens figures {' '.join(str(run.path) for run in runs)} --out figures")
+
+
+def _train_together(method: str | None, given: dict[str, Any], place: Place, quiet: bool) -> None:
+    """This process's part in a run that torchrun has started on several ranks."""
+    from dataclasses import replace
+
+    from gradlens import screen
+    from gradlens.errors import InputError
+    from gradlens.experiments import share_run
+    from gradlens.progress import Display
+    from gradlens.world import done, join
+
+    world = join(place.device)
+    given = {"parallel": "data", **given, "ranks": world.ranks}
+    (configs,) = world.all_or_none(lambda: configs_of([method or method_of(given)], given, place))
+    if len(configs) > 1:
+        raise InputError("--seeds: several ranks share one run; `gradlens sweep` makes many")
+    (config,) = configs
+    with Display(quiet or not world.writes) as display:
+        run = share_run(config, replace(place, world=world), display.watch(config.method, config.epochs))
+    done(world)
+    if run:
+        screen.show(screen.results([run]))
+        typer.echo(f"run: {run.path}")
 
 
 @app.command("compare-gradients")
@@ -274,15 +303,44 @@ def main() -> None:
     """Run the program: input that cannot be used is one sentence on stderr and exit status 2, without a traceback."""
     status = 0
     try:
+        if is_launched() and sys.argv[1:2] not in ([], ["train"]) and "-h" not in sys.argv and "--help" not in sys.argv:
+            raise typer.BadParameter("only `gradlens train` runs on several ranks")
         status = app(standalone_mode=False) or 0
     except (KeyboardInterrupt, typer.Abort):
         status = 130
     except Exception as error:  # noqa: BLE001 - said to the user, or raised again
-        sys.exit(_report(error))
-    if status == 130:
+        status = _report(error) if _speaks() else _status(error)
+        _end(status)
+    if status == 130 and _speaks():
         kept = "from the last checkpoint of a run" if sys.argv[1:] and sys.argv[1] in RESUMED else "with what is not stored yet"
         print(f"gradlens: stopped at once; `{_again()}` goes on {kept}", file=sys.stderr)
+    _end(status)
+
+
+def _speaks() -> bool:
+    """Whether this process may say what is wrong: of several ranks one does."""
+    world = sys.modules.get("gradlens.world")
+    return world is None or world.here().speaks()
+
+
+def _end(status: int) -> NoReturn:
+    """Leave: of several ranks without waiting for those that are gone."""
+    world = sys.modules.get("gradlens.world")
+    if world is not None and not world.here().alone:
+        if status:
+            world.stop(status)
+        world.leave()
     sys.exit(status)
+
+
+def _status(error: Exception) -> int:
+    """The exit status of an error: 2 for input that cannot be used, a stopped run's own, 1 for a bug."""
+    from gradlens.errors import InputError
+    from gradlens.run import Stopped
+
+    if isinstance(error, Stopped):
+        return error.status
+    return 2 if isinstance(error, InputError) or hasattr(error, "format_message") else 1
 
 
 def _report(error: Exception) -> int:
@@ -301,4 +359,7 @@ def _report(error: Exception) -> int:
         again = f"; `{_again()}` goes on" if error.status == INTERRUPTED else ""
         print(f"gradlens: {error}{again}", file=sys.stderr)
         return error.status
+    if is_launched():  # the others wait for this process: it must end
+        traceback.print_exception(error)
+        return 1
     raise error

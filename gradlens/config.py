@@ -30,6 +30,8 @@ CHOICES: dict[str, Collection[str]] = {
     "optimizer": ("adam", "adamw", "sgd", "sgdw", "rmsprop", "lars"),
     "lr_schedule": ("constant", "cosine", "step"),
     "precision": ("fp32", "bf16"),
+    "parallel": ("none", "data", "layers"),
+    "schedule": ("1f1b", "gpipe"),
 }
 
 
@@ -76,6 +78,14 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     init_from: str | None = None
     keep_head: int = Field(0, ge=0)
     teacher: str | None = None
+    ranks: int = Field(1, ge=1)  # processes that share the run; what they work on:
+    parallel: str = "none"
+    sync_batchnorm: bool = False
+    record_ranks: bool = False
+    split: list[int] | None = None
+    stale: bool = False
+    schedule: str = "1f1b"
+    microbatches: int = Field(4, ge=1)
 
     @field_validator(*CHOICES)
     @classmethod
@@ -114,6 +124,7 @@ class Config(BaseModel, frozen=True, extra="forbid"):
             raise InputError(f"{self.method} needs --teacher RUN, a run directory whose network it learns from")
         if self.label_noise and not rule.classifies:
             raise InputError(f"--label-noise changes labels and {self.method} reads none")
+        self._shared()
         if self.online_probe and not rule.classifies:
             raise InputError(
                 f"--online-probe reads labels in every step and {self.method} has none; `gradlens probe` reads blocks afterwards"
@@ -130,6 +141,19 @@ class Config(BaseModel, frozen=True, extra="forbid"):
             raise InputError(f"option of {self.method}: {sentence(error, flags=False)}") from error
         object.__setattr__(self, "options", resolved)
         return self
+
+    def _shared(self) -> None:
+        """What can be said of one run on several ranks before they meet."""
+        if (self.ranks > 1) != (self.parallel != "none"):
+            start = "torchrun --nproc-per-node N -m gradlens train METHOD starts several"
+            raise InputError(f"--parallel {self.parallel} with {self.ranks} process{'es' * (self.ranks > 1)}: {start}")
+        for flag, wanted in (("sync_batchnorm", "data"), ("record_ranks", "data"), ("split", "layers"), ("stale", "layers")):
+            if getattr(self, flag) and self.parallel != wanted:
+                raise InputError(f"--{flag.replace('_', '-')} belongs to --parallel {wanted}")
+        if self.online_probe and self.ranks > 1:
+            raise InputError("--online-probe reads whole batches in one process; `gradlens probe` reads blocks afterwards")
+        if self.sync_batchnorm and self.compile:
+            raise InputError("--compile: normalisation over several ranks (--sync-batchnorm) cannot be compiled")
 
     def digest(self) -> str:
         """Six hex digits that name this config among others."""

@@ -14,8 +14,9 @@ from torch import Tensor
 from gradlens.measures import RECORDED, cosine, float64, measure
 from gradlens.method import Method, Step, run_step
 from gradlens.passes import Pass, chain, pull_back
-from gradlens.recorder import Row, Truth, parameter_kind, true_updates, untouched
+from gradlens.recorder import Row, Truth, over_ranks, parameter_kind, true_updates, untouched, whole_update
 from gradlens.seeding import generator, seeded
+from gradlens.shard import Shard, all_sum, current, first, gather, part, sharded, stream, total
 
 SPARSE: dict[str, str] = {
     "null_cosine": "cosine with the truth of what the rule's delta gives with its rows dealt to other images: chance on this batch",
@@ -64,9 +65,9 @@ def _weights(name: str, grads: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _used(method: Method, p: Pass, delta: Tensor) -> dict[str, Tensor]:
-    """What the rule makes of a delta inside one block."""
+    """What the rule makes of a delta inside one block, over all ranks of a shared batch."""
     with method.rule():
-        return pull_back(p, delta, keep=True).params
+        return over_ranks(pull_back(p, delta, keep=True).params)
 
 
 def _told(step: Step, truth: Truth) -> Iterator[tuple[int, Pass, Tensor]]:
@@ -79,8 +80,9 @@ def _told(step: Step, truth: Truth) -> Iterator[tuple[int, Pass, Tensor]]:
 
 def _null(number: int, names: Sequence[str], method: Method, step: Step, truth: Truth) -> Iterator[Row]:
     for k, p, delta in _told(step, truth):
-        deal = torch.randperm(len(delta), generator=generator(method.seed, "null", number)).to(delta.device)
-        used = _weights(names[k], _used(method, p, delta[deal]))
+        deal = torch.randperm(total(len(delta)), generator=generator(method.seed, "null", number)).to(delta.device)
+        mine = deal[first(len(delta)) :][: len(delta)]
+        used = _weights(names[k], _used(method, p, gather(delta)[mine]))
         for parameter, t in _weights(names[k], truth.grads[k].params).items():
             layer, kind = parameter_kind(parameter)
             yield Row(number, layer, kind, "null_cosine", cosine(used[parameter], t), truth.reference)
@@ -92,16 +94,17 @@ def _halves(number: int, names: Sequence[str], method: Method, step: Step, refer
     Zeroing half of a delta's rows would be cheaper, but BatchNorm couples a batch: each half's gradient then holds the other's images,
     and the ceiling comes out too low, even below zero. Rules that read stored batches have no half of this one: no rows for them.
     """
-    n = len(step.y)
-    if "buffer" in method.reads or n < 4:
+    if "buffer" in method.reads or total(len(step.y)) < 4:
         return
-    deal = torch.randperm(n, generator=generator(method.seed, "halves", number)).to(step.y.device)
     used, real = [], []
-    for half in (deal[: n // 2], deal[n // 2 :]):
-        with untouched((*step.blocks, method)), seeded(method.seed, "step", number):
-            part = run_step(method, step.blocks, step.x[half], step.y[half])
-            truth = true_updates(method, part)
-        told = {names[k]: update.grad.params for k, update in part.updates.items()}
+    for half, shard in _dealt(len(step.y), method.seed, number):
+        if not len(half):
+            return  # on all ranks: they deal the same
+        mine = half.to(step.y.device)
+        with untouched((*step.blocks, method)), seeded(method.seed, "step", *stream(number)), sharded(shard):
+            run = run_step(method, step.blocks, step.x[mine], step.y[mine])
+            truth = true_updates(method, run)
+            told = {names[k]: whole_update(update).grad.params for k, update in run.updates.items()}
         used.append({parameter: g for name, grads in told.items() for parameter, g in _weights(name, grads).items()})
         real.append({parameter: g for k, grad in enumerate(truth.grads) for parameter, g in _weights(names[k], grad.params).items()})
     for parameter in (parameter for parameter in real[0] if parameter in used[0]):
@@ -116,6 +119,24 @@ def _halves(number: int, names: Sequence[str], method: Method, step: Step, refer
         }
         for quantity, value in found.items():
             yield Row(number, layer, kind, quantity, value, reference)
+
+
+def _dealt(n: int, seed: int, number: int) -> Iterator[tuple[Tensor, Shard | None]]:
+    """Two halves of a batch: which of this rank's n images are in each, and what part of the half they are.
+
+    Where some rank has fewer than two images in a half, no rank has any.
+    """
+    deal = torch.randperm(total(n), generator=generator(seed, "halves", number))
+    here = current()
+    for half in (deal[: len(deal) // 2].sort().values, deal[len(deal) // 2 :].sort().values):
+        if here is None:
+            yield half, None
+            continue
+        parts = [part(here.total, rank, here.ranks) for rank in range(here.ranks)]
+        counts = [int(((half >= p.start) & (half < p.stop)).sum()) for p in parts]
+        start = sum(counts[: here.rank])
+        mine = half[start : start + counts[here.rank]] - here.start
+        yield mine if min(counts) > 1 else mine[:0], Shard(start, start + len(mine), len(half), here.rank, here.ranks)
 
 
 def _pairs(number: int, method: Method, step: Step, truth: Truth) -> Iterator[Row]:
@@ -153,11 +174,11 @@ class Descent:
     def _loss(self) -> float:
         """The objective on this batch, with the step's own dropout masks; the network is left as it was."""
         blocks, top = self.blocks, self.method.top
-        with untouched((*blocks, self.method)), seeded(self.method.seed, "step", self.number):
+        with untouched((*blocks, self.method)), seeded(self.method.seed, "step", *stream(self.number)):
             passes = dict(enumerate(chain(blocks[: top + 1], self.method.entry(self.x), self.y)))
             loss = self.method.signal(top, passes, ()).loss
         assert loss is not None
-        return float(loss)
+        return float(all_sum(loss))
 
     def rows(self) -> list[Row]:
         """Predicted change by block and in all, measured change, and their ratio."""

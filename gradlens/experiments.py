@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gradlens import loggers
+from gradlens import __version__, loggers
 from gradlens.config import Config, make
 from gradlens.data import DATASETS, SHAPES, Data, Source, choose, label_hash, read
 from gradlens.diagnostics import AFTER_THE_STEP, FEEDBACK, SPARSE, sparse_rows
 from gradlens.errors import InputError, unknown
+from gradlens.launch import restarts
 from gradlens.longtable import csv_line
 from gradlens.measures import QUANTITIES
 from gradlens.method import run_step
@@ -27,6 +28,7 @@ from gradlens.run import INTERRUPTED, Run, Stopped, Writer, is_run, load, load_c
 from gradlens.seeding import seeded
 from gradlens.setup import put_weights
 from gradlens.train import Training, Watch, silent
+from gradlens.world import ALONE, World, local_device, must_agree
 
 CPU = torch.device("cpu")
 PRECISIONS = ("fp32", "bf16", "auto")
@@ -45,15 +47,17 @@ class Place:
     resume: bool = False
     overwrite: bool = False
     tensorboard: bool = False  # write events to RUN_DIR/tensorboard
+    world: World = ALONE  # the processes that share a run
 
 
 def pick_device(name: str) -> torch.device:
-    """The device by its torch spelling; ``auto`` = cuda, else mps, else cpu.
+    """The device by its torch spelling; ``auto`` = cuda, else mps, else cpu; of several processes each has a GPU of its own.
 
     Raises:
         InputError: no such device here.
 
     """
+    name = local_device(name)
     if name == "auto":
         mps = torch.backends.mps.is_available()
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
@@ -146,12 +150,34 @@ def prepare(config: Config, place: Place) -> Training:
         raise InputError(
             f"--batch-size {config.batch_size}: {config.method} tells a batch's images apart and needs {rule.least_batch} or more"
         )
-    training = Training(config, data, place.device)
+    training = Training(config, data, place.device, world=place.world)
     if objection := training.pair.method.objection(config.epochs):
         raise InputError(objection)
     if config.batch_size == 1 and any(isinstance(m, _BatchNorm) for part in training.pair for m in part.modules()):
         raise InputError("--batch-size 1: this network normalises over the batch, and one image has no batch statistics")
+    if config.parallel == "data":
+        _must_be_divisible(training)
     return training
+
+
+def _must_be_divisible(training: Training) -> None:
+    """Every rank needs an image of every batch, and two where it normalises over its own part.
+
+    Raises:
+        InputError: the batch, or the rest at the end of an epoch, is too small for the ranks.
+
+    """
+    config, images = training.config, len(training.train)
+    normalises = any(isinstance(m, _BatchNorm) for module in training.pair for m in module.modules())
+    least = 2 if normalises and not config.sync_batchnorm else 1
+    why = ", of which each rank needs 2 for the batch statistics of its part (or --sync-batchnorm)" if least == 2 else ""
+    if config.batch_size < least * config.ranks:
+        raise InputError(f"--batch-size {config.batch_size} is too small for {config.ranks} ranks{why}")
+    rest = images % config.batch_size
+    if 1 < rest < least * config.ranks:
+        raise InputError(
+            f"the last batch of each epoch has {rest} images for {config.ranks} ranks{why}: another --batch-size or --limit leaves more"
+        )
 
 
 def train_run(config: Config, place: Place, watch: Watch = silent) -> Run:
@@ -163,15 +189,7 @@ def train_run(config: Config, place: Place, watch: Watch = silent) -> Run:
 
     """
     training = prepare(config, place)
-    data = data_of(config, place)
-    unlabelled = {} if data.unlabelled is None else {"unlabelled": len(data.unlabelled)}
-    info = {
-        "device": str(place.device),
-        "data_fingerprint": data.fingerprint(),
-        "label_hash": label_hash(data.train),
-        "images": {"train": len(data.train), data.test_name: len(data.test), **unlabelled},
-    }
-    writer = Writer.open(config, place.out, place.name, resume=place.resume, overwrite=place.overwrite, info=info)
+    writer = _opened(config, place)
     training.writer = writer
     try:
         if (writer.path / "checkpoint.pt").exists():
@@ -183,6 +201,51 @@ def train_run(config: Config, place: Place, watch: Watch = silent) -> Run:
     finally:
         writer.close()
     return load(writer.path)
+
+
+def share_run(config: Config, place: Place, watch: Watch = silent) -> Run | None:
+    """Train a config together with the other ranks of ``place.world``; rank 0 writes the run directory and reads it back.
+
+    Raises:
+        InputError: what any rank refuses, all refuse, in the same words; ranks that are not about the same run.
+        Stopped: as :func:`train_run`, or another rank is gone.
+
+    """
+    world = place.world
+    training = world.all_or_none(lambda: prepare(config, place))
+    fingerprint = data_of(config, place).fingerprint()
+    must_agree(world, {**config.model_dump(), "the data": fingerprint, "gradlens": __version__})
+    writer = world.all_or_none(lambda: _opened(config, place) if world.writes else None)
+    training.writer = writer
+    try:
+        saved = writer.path / "checkpoint.pt" if writer else None
+        state = world.all_or_none(lambda: load_checkpoint(saved) if saved and saved.exists() else None)
+        if state is None and writer:
+            writer.rewind({})
+        if (state := world.told(state)) is not None:
+            world.all_or_none(lambda: training.restore(state))
+        with loggers.logged(training, writer.path, watch) if place.tensorboard and writer else nullcontext(watch) as seen:
+            training.go(seen)
+    finally:
+        if writer:
+            writer.close()
+    return load(writer.path) if writer else None
+
+
+def _opened(config: Config, place: Place) -> Writer:
+    """The run directory of a config, with what is known of its data."""
+    data = data_of(config, place)
+    unlabelled = {} if data.unlabelled is None else {"unlabelled": len(data.unlabelled)}
+    info = {
+        "device": str(place.device),
+        "data_fingerprint": data.fingerprint(),
+        "label_hash": label_hash(data.train),
+        "images": {"train": len(data.train), data.test_name: len(data.test), **unlabelled},
+    }
+    resume, overwrite = place.resume, place.overwrite
+    if restarts() and is_run(place.out / (place.name or config.run_name())):  # torchrun has begun again what it had begun
+        resume, overwrite = True, False
+    return Writer.open(config, place.out, place.name, resume=resume, overwrite=overwrite, info=info)
 
 
 def find_run(config: Config, out: Path) -> Run | None:

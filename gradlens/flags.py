@@ -92,6 +92,9 @@ FLAGS = (
     Flag("precision", str, "fp32, bf16, or auto: bf16 where the device has it natively (default fp32)", "Machine"),
     Flag("compile", bool, "torch.compile each block (default off)", "Machine"),
     Flag("threads", int, "CPU threads (default all)", "Machine"),
+    Flag("parallel", str, "under torchrun: data (parts of each batch) or layers (parts of the network) (default data)", "Ranks"),
+    Flag("sync-batchnorm", bool, "with --parallel data: BatchNorm over all ranks' images (default off)", "Ranks"),
+    Flag("record-ranks", bool, "with --parallel data: rows of each rank's own gradient too (default off)", "Ranks"),
     Flag("record-every", int, "measure the true gradient every N updates; 0 = never (default 10)", "Records"),
     Flag(
         "diagnose-every",
@@ -109,7 +112,16 @@ FLAGS = (
     Flag("overwrite", bool, "start a run anew that exists", "Records"),
     Flag("quiet", bool, "no progress", "Records"),
 )
-PAIRED = ("augment", "nesterov", "compile", "download", "evaluate-train", "online-probe")  # flags with a --no- form
+PAIRED = (
+    "augment",
+    "nesterov",
+    "compile",
+    "download",
+    "evaluate-train",
+    "online-probe",
+    "sync-batchnorm",
+    "record-ranks",
+)  # flags with a --no- form
 
 
 def _option(flag: Flag) -> Any:

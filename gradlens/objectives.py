@@ -1,4 +1,4 @@
-"""Losses ``(z, y) -> scalar``: sums over the batch divided by its size, so that shards of a batch simply add up."""
+"""Losses ``(z, y) -> scalar``: sums over the images there are divided by the global batch's size, so that parts of a batch add up."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from gradlens.shard import first, gather, total
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -17,19 +19,19 @@ def _one_hot(z: Tensor, y: Tensor) -> Tensor:
 
 def cross_entropy(z: Tensor, y: Tensor) -> Tensor:
     """Softmax cross-entropy of logits z [N, C] and class indices y [N], in nats per image."""
-    return F.cross_entropy(_wide(z), y, reduction="sum") / len(y)
+    return F.cross_entropy(_wide(z), y, reduction="sum") / total(len(y))
 
 
 def squared_error(z: Tensor, y: Tensor) -> Tensor:
     """½ ‖z − one_hot(y)‖² per image, z [N, C] (the ½ makes the error signal z − one_hot(y))."""
     z = _wide(z)
-    return 0.5 * (z - _one_hot(z, y)).square().sum() / len(y)
+    return 0.5 * (z - _one_hot(z, y)).square().sum() / total(len(y))
 
 
 def binary_cross_entropy(z: Tensor, y: Tensor) -> Tensor:
     """Sum over classes of sigmoid cross-entropy of logits z [N, C] with one_hot(y), in nats per image."""
     z = _wide(z)
-    return F.binary_cross_entropy_with_logits(z, _one_hot(z, y), reduction="sum") / len(y)
+    return F.binary_cross_entropy_with_logits(z, _one_hot(z, y), reduction="sum") / total(len(y))
 
 
 def _wide(z: Tensor) -> Tensor:
@@ -49,11 +51,12 @@ def nt_xent(z: Tensor, temperature: float) -> Tensor:
 
     """
     z = F.normalize(_wide(z), dim=1)
+    everyone = gather(z)  # of a shared batch the views of the other ranks too
     with torch.autocast(z.device.type, enabled=False):
-        scores = z @ z.T / temperature
-    scores = scores.masked_fill(torch.eye(len(z), dtype=torch.bool, device=z.device), -torch.inf)
-    other = torch.arange(len(z), device=z.device) ^ 1
-    return F.cross_entropy(scores, other, reduction="sum") / len(z)
+        scores = z @ everyone.T / temperature
+    own = torch.arange(len(z), device=z.device) + first(len(z))
+    scores = scores.scatter(1, own[:, None], -torch.inf)
+    return F.cross_entropy(scores, own ^ 1, reduction="sum") / len(everyone)
 
 
 def distillation(z: Tensor, taught: Tensor, temperature: float) -> Tensor:
@@ -68,7 +71,7 @@ def distillation(z: Tensor, taught: Tensor, temperature: float) -> Tensor:
 
     """
     target = (_wide(taught) / temperature).softmax(1)
-    return -(target * (_wide(z) / temperature).log_softmax(1)).sum() * temperature**2 / len(z)
+    return -(target * (_wide(z) / temperature).log_softmax(1)).sum() * temperature**2 / total(len(z))
 
 
 def info_nce(scores: Tensor) -> Tensor:
@@ -77,8 +80,8 @@ def info_nce(scores: Tensor) -> Tensor:
     With all scores equal it is log N, and log N − InfoNCE bounds the mutual information of what is scored from below, so far as the
     negatives are drawn independently.
     """
-    first = torch.zeros(len(scores), dtype=torch.long, device=scores.device)
-    return F.cross_entropy(_wide(scores), first, reduction="sum") / len(scores)
+    right = torch.zeros(len(scores), dtype=torch.long, device=scores.device)
+    return F.cross_entropy(_wide(scores), right, reduction="sum") / total(len(scores))
 
 
 def sampled_scores(context: Tensor, targets: Tensor, negatives: Tensor) -> Tensor:
@@ -87,7 +90,7 @@ def sampled_scores(context: Tensor, targets: Tensor, negatives: Tensor) -> Tenso
     Args:
         context: [P, D] c.
         targets: [P, D] t, row by row the positives.
-        negatives: [P, K] rows j of ``targets``.
+        negatives: [P, K] rows j of the targets, in a shared batch of all ranks' targets.
 
     Returns:
         [P, 1 + K] in float32 at least, the positive's first.
@@ -95,7 +98,7 @@ def sampled_scores(context: Tensor, targets: Tensor, negatives: Tensor) -> Tenso
     """
     context, targets = _wide(context), _wide(targets)
     with torch.autocast(context.device.type, enabled=False):
-        drawn = targets.index_select(0, negatives.flatten()).view(*negatives.shape, -1)
+        drawn = gather(targets).index_select(0, negatives.flatten()).view(*negatives.shape, -1)
         candidates = torch.cat([targets[:, None], drawn], 1)  # [P, 1 + K, D]
         return torch.bmm(candidates, context[:, :, None])[:, :, 0]
 

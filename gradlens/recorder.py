@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from gradlens.measures import RECORDED, measure
-from gradlens.method import Method, Step, Update
+from gradlens.method import Method, Signal, Step, Update
 from gradlens.passes import Grad, Pass, chain, is_chain, true_gradients
 from gradlens.seeding import forked
+from gradlens.shard import all_sum, current, gather
 
 
 class Row(NamedTuple):
@@ -48,7 +49,10 @@ def pair_rows(
 
 
 class Truth(NamedTuple):
-    """The true gradient of one step, and the chain of passes it was pulled back through."""
+    """The true gradient of one step, and the chain of passes it was pulled back through.
+
+    On a shared batch gradients of parameters and the loss are of all ranks together, what has a row for each image is this rank's.
+    """
 
     grads: Sequence[Grad]  # bottom first, one a block of the net the objective is of; ``delta`` is the gradient at its output
     passes: Sequence[Pass]  # the same blocks' passes; with graphs where they were kept
@@ -77,7 +81,8 @@ def untouched(modules: Iterable[nn.Module]) -> Iterator[None]:
 def true_updates(method: Method, step: Step, keep: bool = False) -> Truth:
     """The truth for one step, and what it is the gradient of.
 
-    The method's own top gradient, pulled back through the step's passes. Where a block read something other than its
+    On a shared batch all ranks must ask. The method's own top gradient, pulled back through the step's passes. Where a block read
+    something other than its
     predecessor's output, that product is the gradient of nothing: then one clean chain pass is made (RNG forked,
     buffers restored) and the row says so.
 
@@ -93,16 +98,37 @@ def true_updates(method: Method, step: Step, keep: bool = False) -> Truth:
         if signal.delta is None or signal.loss is None:
             raise ValueError("the top block was not trained on this batch: there is no true gradient to compare with")
         grads = true_gradients(step.passes, signal.delta, keep)
-        own = {name: g for name, g in signal.own.items() if method.of_objective(name)}
-        return Truth(grads, step.passes, signal.loss, own, f"{method.objective}, same passes")
+        return _truth(method, signal, grads, step.passes, "same passes")
     with untouched((*step.blocks, method)):
         clean = list(chain(step.blocks[: top + 1], method.entry(step.x), step.y))
         signal = method.signal(top, dict(enumerate(clean)), ())
         assert signal.delta is not None
         assert signal.loss is not None
         grads = true_gradients(clean, signal.delta, keep)
-        own = {name: g for name, g in signal.own.items() if method.of_objective(name)}
-    return Truth(grads, clean, signal.loss, own, f"{method.objective}, clean chain pass")
+    return _truth(method, signal, grads, clean, "clean chain pass")
+
+
+def _truth(method: Method, signal: Signal, grads: Sequence[Grad], passes: Sequence[Pass], by: str) -> Truth:
+    assert signal.loss is not None
+    own = over_ranks({name: g for name, g in signal.own.items() if method.of_objective(name)})
+    grads = [grad._replace(params=over_ranks(grad.params)) for grad in grads]
+    return Truth(grads, passes, all_sum(signal.loss), own, f"{method.objective}, {by}")
+
+
+def over_ranks(grads: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Gradients of parameters, summed over the ranks of a shared batch."""
+    return {name: all_sum(g) for name, g in grads.items()}
+
+
+def whole_update(update: Update) -> Update:
+    """An update as one process would have made it: what the ranks of a shared batch add up, added up."""
+    signal, grad = update.signal, update.grad
+    loss = None if signal.loss is None else all_sum(signal.loss)
+    return update._replace(
+        signal=signal._replace(loss=loss, own=over_ranks(signal.own)),
+        grad=grad._replace(params=over_ranks(grad.params)),
+        own=over_ranks(update.own),
+    )
 
 
 def _joined(grads: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> Tensor:
@@ -127,7 +153,7 @@ def step_rows(
         number: updates made before this batch.
         names: the blocks' names in the model.
         method: the rule.
-        step: the step as it was run.
+        step: the step as it was run; of a shared batch with updates as :func:`whole_update` gives them.
         truth: its true gradients.
         quantities: names from ``measures.QUANTITIES``.
 
@@ -144,7 +170,8 @@ def step_rows(
         assert true.delta is not None
         whole: list[tuple[str, Tensor, Tensor]] = []
         if delta is None or delta.shape == true.delta.shape:  # a stored batch may have had another size
-            whole.append(("activation", torch.zeros_like(true.delta) if delta is None else delta, true.delta))
+            everyone = gather(true.delta)
+            whole.append(("activation", torch.zeros_like(everyone) if delta is None else gather(delta), everyone))
         if true.params:
             whole.append(("parameters", _joined(used, true.params), _joined(true.params, true.params)))
         for kind, g, t in whole:
@@ -161,6 +188,29 @@ def _own(method: Method, update: Update | None) -> dict[str, float]:
     if update.signal.loss is not None:
         own["loss"] = update.signal.loss
     return {name: float(value) for name, value in own.items()}
+
+
+def rank_rows(number: int, rank: int, names: Sequence[str], used: Mapping[int, Mapping[str, Tensor]], truth: Truth) -> list[Row]:
+    """How far the gradient of one rank's own images is from the true one of all: rows of kind ``rank0``, ``rank1``, … by block.
+
+    Args:
+        number: updates made before this batch.
+        rank: this one.
+        names: the blocks' names in the model.
+        used: block -> parameter gradients of this rank's images, as shares of the global mean.
+        truth: the true gradients of the whole batch.
+
+    """
+    shard = current()
+    assert shard is not None
+    larger = shard.total / (shard.stop - shard.start)  # as the mean over its own images, so that its norm can be compared
+    rows = []
+    for k, true in enumerate(truth.grads):
+        if true.params:
+            mine, t = _joined(used.get(k, {}), true.params) * larger, _joined(true.params, true.params)
+            found = measure(mine, t, RECORDED)
+            rows += [Row(number, names[k], f"rank{rank}", quantity, value, truth.reference) for quantity, value in found.items()]
+    return rows
 
 
 def compare(model: nn.Module, loss: Tensor, my_gradients: Mapping[str, Tensor] | None = None) -> list[Row]:

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from gradlens.augment import crop_and_flip, input_of
@@ -22,11 +23,14 @@ from gradlens.objectives import LOSSES
 from gradlens.optimizers import lr_factor, make_optimizer
 from gradlens.passes import Pass
 from gradlens.process import interruptible, peak_memory_mb
-from gradlens.recorder import Row, step_rows, true_updates
+from gradlens.recorder import Row, rank_rows, step_rows, true_updates, whole_update
 from gradlens.run import INTERRUPTED, Metric, Stopped, Timing, Writer, save_result
 from gradlens.seeding import forked, generator, key
 from gradlens.setup import Pair, make_pair, put_weights
+from gradlens.shard import Shard, Sums, all_sum, current, part, sharded, stream, total
+from gradlens.synchronised import synchronise
 from gradlens.tables import TRAIN_EVAL, best_epoch
+from gradlens.world import ALONE, World, in_touch
 
 if TYPE_CHECKING:
     from gradlens.online import OnlineProbe
@@ -35,7 +39,7 @@ CHECKPOINT_SECONDS = 60.0  # between checkpoints within an epoch; when they are 
 
 
 class Outcome(NamedTuple):
-    """What one update reports, on the device: reading it is the caller's choice."""
+    """What one update reports, on the device and of all ranks together: reading it is the caller's choice."""
 
     loss: Tensor  # scalar: the rule's loss at the block that answers
     hits: Tensor  # scalar: right answers among ``answered``
@@ -61,11 +65,15 @@ def _kept(passes: Iterator[Pass], stored: list[Pass]) -> Iterator[Pass]:
         yield p
 
 
-def _measured(number: int, pair: Pair, step: Step, diagnose: bool) -> tuple[list[Row], Descent | None]:
+def _measured(number: int, pair: Pair, step: Step, diagnose: bool, by_rank: bool) -> tuple[list[Row], Descent | None]:
     """The rows of a recorded step; on a diagnosed one the sparse rows too, and the descent test to be asked after the optimiser's step."""
-    names, method = pair.names(), pair.method
+    names, method, here = pair.names(), pair.method, current()
     truth = true_updates(method, step, keep=diagnose)
+    mine = {k: u.grad.params for k, u in step.updates.items()}
+    step = step._replace(updates={k: whole_update(u) for k, u in step.updates.items()})
     rows = step_rows(number, names, method, step, truth)
+    if by_rank and here is not None:
+        rows += rank_rows(number, here.rank, names, mine, truth)
     if not diagnose:
         return rows, None
     rows += sparse_rows(number, names, method, step, truth)
@@ -81,8 +89,9 @@ def update(
     bf16: bool = False,
     diagnose: bool = False,
     see: Callable[[Update], None] | None = None,
+    by_rank: bool = False,
 ) -> Outcome:
-    """One step of any rule: passes, the rule's gradients, and one optimiser step.
+    """One step of any rule: passes, the rule's gradients, and one optimiser step. On a shared batch all ranks make it together.
 
     Args:
         pair: network and rule.
@@ -93,6 +102,7 @@ def update(
         bf16: compute the passes in bfloat16 (weights and sums stay float32).
         diagnose: on a recorded step, add the sparser rows of ``diagnostics``.
         see: shown each block's update as it is made, to look at.
+        by_rank: on a recorded step of a shared batch, add rows of this rank's own gradient.
 
     """
     model, method = pair
@@ -103,17 +113,18 @@ def update(
     rows: list[Row] = []
     descent: Descent | None = None
     optimizer.zero_grad(set_to_none=True)
+    sums = Sums(_put)
     with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
         stored: list[Pass] = []
         passes = method.forward(blocks, x, y)
         for u in backward(method, passes if record is None else _kept(passes, stored), keep=record is not None):
             params = dict(u.p.block.named_parameters())
             for name, grad in u.grad.params.items():
-                _put(params[name], grad)
+                sums.add(params[name], grad)
             for name, grad in u.own.items():
-                _put(method.get_parameter(name), grad)
+                sums.add(method.get_parameter(name), grad)
             if u.signal.loss is not None and u.k == method.top:  # never a mixture of heads' losses
-                loss, images = u.signal.loss, len(u.p.y)
+                loss, images = u.signal.loss, total(len(u.p.y))
             if u.signal.answer is not None and u.k == method.top:
                 hits, answered = (u.signal.answer.argmax(1) == u.p.y).sum(), (u.p.y >= 0).sum()
             if record is not None:
@@ -121,41 +132,54 @@ def update(
             if see is not None:
                 see(u)
             del u  # a block's tensors must not outlive its turn
+        sums.finish()
         if record is not None:
-            rows, descent = _measured(record, pair, Step(blocks, x, y, stored, kept), diagnose)
+            rows, descent = _measured(record, pair, Step(blocks, x, y, stored, kept), diagnose, by_rank)
     stored.clear()  # measured and done with, before the optimiser makes its state
     kept.clear()
     optimizer.step()
     if descent is not None:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):  # a new one: it caches what it casts, the old weights too
             rows += descent.rows()
+    if current() is not None:
+        loss, hits, answered = all_sum(torch.stack([loss.double(), hits.double(), answered.double()])).unbind()
     return Outcome(loss, hits, images, answered, rows)
 
 
 @torch.no_grad()
-def evaluate(pair: Pair, split: Split, to_input: Callable[[Tensor], Tensor], config: Config) -> tuple[float, float]:
-    """(loss, accuracy) of a split in eval mode, NaN for rules that give no answers; the modes are put back, nothing else changes."""
+def evaluate(pair: Pair, split: Split, to_input: Callable[[Tensor], Tensor], config: Config, world: World = ALONE) -> tuple[float, float]:
+    """(loss, accuracy) of a split in eval mode, NaN for rules that give no answers; the modes are put back, nothing else changes.
+
+    Of several ranks with the same weights each evaluates every n-th batch; all get the same numbers, those of one process to the bit.
+    """
     model, method = pair
-    losses, hits, images = [], [], 0
+    found: list[Tensor] = []  # of each batch: loss × images, right answers
+    images = 0
+    device = split.labels.device
+    nothing = torch.zeros(2, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
     modes = model.training, method.training
     model.eval(), method.eval()
     for i in range(0, len(split), config.batch_size):
         batch, labels = split.images[i : i + config.batch_size], split.labels[i : i + config.batch_size]
         if i and method.least_batch > 1 and len(labels) < config.batch_size:
             continue  # the rest at the end: an objective over a smaller batch is another one
+        images += len(labels)
+        if i // config.batch_size % world.ranks != world.rank:
+            found.append(nothing)
+            continue
         x, y = method.task(batch, labels, -1 - i, to_input)
+        hits = nothing[1]
         with torch.autocast(x.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             if method.classifies:
                 z = method.predict(list(model), x)
-                hits.append((z.argmax(1) == y).sum())
+                hits = (z.argmax(1) == y).sum()
                 loss = LOSSES[config.loss](z, y)
             else:
                 loss = method.assess(list(model), x, y)
-        losses.append(loss * len(labels))
-        images += len(labels)
+        found.append(torch.stack([(loss * len(labels)).to(nothing), hits.to(nothing)]))
     model.train(modes[0]), method.train(modes[1])
-    total = torch.stack(losses).cpu().double().sum().item()
-    return total / images, int(torch.stack(hits).sum()) / images if hits else math.nan
+    losses, right = world.summed(torch.stack(found)).cpu().sum(0).tolist()
+    return losses / images, right / images if method.classifies else math.nan
 
 
 class Position(NamedTuple):
@@ -186,9 +210,11 @@ def silent(event: str, numbers: dict[str, Any]) -> None:
 class Training:
     """One run: its network, rule, optimiser and position; :meth:`go` takes it to its end."""
 
-    def __init__(self, config: Config, data: Data, device: torch.device, writer: Writer | None = None) -> None:
-        self.config, self.device, self.writer = config, device, writer
+    def __init__(self, config: Config, data: Data, device: torch.device, writer: Writer | None = None, world: World = ALONE) -> None:
+        self.config, self.device, self.writer, self.world = config, device, writer, world
         self.pair = make_pair(config, data.shape, len(data.classes), device)
+        if config.sync_batchnorm:
+            synchronise(*self.pair)
         self.optimizer = make_optimizer(config, self.pair)
         self.base_lr = [group["lr"] for group in self.optimizer.param_groups]
         learned_from = data.everything if self.pair.method.unlabelled else data.train
@@ -209,20 +235,38 @@ class Training:
 
     # ------------------------------------------------------------------------------------------------ the data's order
 
+    def shard(self, step: int) -> Shard | None:
+        """Which part of an update's batch this rank works on; None: all of it."""
+        if self.config.parallel != "data" or self.world.alone:
+            return None
+        i = step % self.per_epoch
+        return part(min(self.config.batch_size, len(self.train) - i * self.config.batch_size), self.world.rank, self.world.ranks)
+
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """The input [N, *] and targets [N, *] of an update (images and labels, or the rule's task): a pure function of config and step."""
+        """The input [N, *] and targets [N, *] of an update (images and labels, or the rule's task), or this rank's part of them.
+
+        A pure function of config and step.
+        """
         epoch, i = divmod(step, self.per_epoch)
         if self._order[0] != epoch:
             order = torch.randperm(len(self.train), generator=generator(self.config.seed, "order", epoch))
             self._order = epoch, order.to(self.device)
-        part = self.train.take(self._order[1][i * self.config.batch_size : (i + 1) * self.config.batch_size])
-        images = crop_and_flip(part.images, self.config.seed, step) if self.config.augment else part.images
-        return self.pair.method.task(images, part.labels, step, self.to_input)
+        chosen, shard = self._order[1][i * self.config.batch_size : (i + 1) * self.config.batch_size], self.shard(step)
+        if shard is not None:
+            chosen = chosen[shard.start : shard.stop]
+        taken = self.train.take(chosen)
+        with sharded(shard):
+            images = crop_and_flip(taken.images, self.config.seed, step) if self.config.augment else taken.images
+            return self.pair.method.task(images, taken.labels, step, self.to_input)
 
     # ---------------------------------------------------------------------------------------------------- saved state
 
     def state(self) -> dict[str, Any]:
-        """All that is needed to go on bit-identically; plain tensors and numbers."""
+        """All that is needed to go on bit-identically; plain tensors and numbers. All ranks must ask: they may each hold a part of it."""
+        with sharded(self.shard(0)):
+            return self._state()
+
+    def _state(self) -> dict[str, Any]:
         return {
             "model": self.pair.model.state_dict(),
             "method": self.pair.method.state_dict(),
@@ -235,8 +279,9 @@ class Training:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to a saved state, tables included."""
-        for module, name in zip(self.pair, ("model", "method"), strict=True):
-            put_weights(module, state[name], "the checkpoint does not fit this config")
+        with sharded(self.shard(0)):
+            for module, name in zip(self.pair, ("model", "method"), strict=True):
+                put_weights(module, state[name], "the checkpoint does not fit this config")
         try:
             self.optimizer.load_state_dict(state["optimizer"])
             self.at, tables = Position(**state["position"]), dict(state["tables"])
@@ -267,7 +312,7 @@ class Training:
         flush_every = 1 if self.device.type == "cpu" else 20  # reading a loss waits for an accelerator
         pending: list[tuple[int, Outcome]] = []
         saved_at = time.monotonic()
-        with interruptible() as interrupted, forked():
+        with interruptible() as interrupted, forked(), in_touch(lambda: self.at.step, self._kept):
             if self.at.step == 0 and not self.at.best:
                 self._evaluate(0, watch)
                 self._save()
@@ -277,35 +322,39 @@ class Training:
                 x, y = self.batch(step)
                 for group, lr in zip(self.optimizer.param_groups, self.base_lr, strict=True):
                     group["lr"] = lr * lr_factor(config, step, self.total)
-                torch.manual_seed(key(config.seed, "step", step))  # dropout and the like
+                with sharded(self.shard(step)):
+                    torch.manual_seed(key(config.seed, "step", *stream(step)))  # dropout and the like
                 self.pair.method.start(epoch + 1, step)
                 recorded = bool(config.record_every) and step % config.record_every == 0
                 diagnosed = recorded and bool(config.diagnose_every) and step // config.record_every % config.diagnose_every == 0
                 number = step if recorded else None
                 see = partial(self.probe.see, step) if self.probe else None
                 bf16 = config.precision == "bf16"
-                pending.append((step, update(self.pair, self.optimizer, x, y, number, bf16, diagnosed, see)))
+                with sharded(self.shard(step)):
+                    made = update(self.pair, self.optimizer, x, y, number, bf16, diagnosed, see, config.record_ranks)
+                pending.append((step, made))
                 last = i == self.per_epoch - 1 or step + 1 == self.total
                 self.at = self.at._replace(step=step + 1)
-                stop = interrupted()
+                stop, due = interrupted(), time.monotonic() - saved_at > CHECKPOINT_SECONDS and self.pair.method.saved_within_epochs
+                if not self.world.alone:
+                    ask = last or len(pending) >= flush_every
+                    stop, due = self.world.agreed(stop, due) if ask else (False, False)
                 keep = step + 1 in snapshots
-                due = time.monotonic() - saved_at > CHECKPOINT_SECONDS and self.pair.method.saved_within_epochs
                 if last or stop or keep or due or len(pending) >= flush_every:
                     self._flush(pending, epoch + 1, watch)
                 self.at = self.at._replace(seconds=self.at.seconds + time.perf_counter() - began)
                 watch("step", {"step": step + 1, "total": self.total, "epoch": epoch + 1, **self._running()})
                 if last:
                     self._end_of_epoch(epoch + 1, watch)
-                if keep and self.writer:
-                    weights = {"model": self.pair.model.state_dict(), "method": self.pair.method.state_dict()}
-                    self.writer.save({**weights, "step": step + 1}, f"snapshots/step-{step + 1:08d}.pt")
+                if keep:
+                    self._snapshot()
                 if stop or due or last:
                     self._save()
                     saved_at = time.monotonic()
                 if stop and self.at.step < self.total:
                     raise Stopped(f"interrupted after {self.at.step} of {self.total} updates; saved", INTERRUPTED)
             summary = self._finish(watch)
-            if interrupted():  # in the last step or evaluation: this run is finished, but no other shall begin
+            if self.world.agreed(interrupted(), False)[0]:  # in the last step or evaluation: this run is finished, but no other shall begin
                 raise Stopped("interrupted; this run was at its end and is finished", INTERRUPTED)
         return summary
 
@@ -316,22 +365,33 @@ class Training:
             self._must_be_finite("loss", loss, epoch, step)
             a, b, c, d = self.at.sums
             self.at = self.at._replace(sums=(a + loss * outcome.images, b + outcome.images, int(c + hits), int(d + answered)))
-            if outcome.rows and self.writer:
-                self.writer.append("gradients", outcome.rows)
-                watch("rows", {"rows": outcome.rows})
+            rows = self._rows_of_all_ranks(outcome.rows)
+            if rows and self.writer:
+                self.writer.append("gradients", rows)
+                watch("rows", {"rows": rows})
         pending.clear()
         if self.probe:
-            rows, streams = self.probe.taken()
-            if rows and self.writer:
-                self.writer.append("online", rows)
+            rounds, streams = self.probe.taken()
+            if rounds and self.writer:
+                self.writer.append("online", rounds)
                 for block, content in streams.items():
                     self.writer.extend(f"online/{block}.bin", content)
 
+    def _rows_of_all_ranks(self, rows: list[Row]) -> list[Row]:
+        """All have the same rows, but for those of each rank's own gradient."""
+        if not (rows and self.config.record_ranks):
+            return rows
+        mine = f"rank{self.world.rank}"
+        own = self.world.every([row for row in rows if row.kind == mine])
+        return [row for row in rows if row.kind != mine] + [row for theirs in own for row in theirs]
+
     def _must_be_finite(self, what: str, loss: float, epoch: int, step: int) -> None:
         if not math.isfinite(loss):
-            kept = f"; what was saved after {self.saved} updates is in {self.writer.path}" if self.writer else ""
             where = f"epoch {epoch}, step {step}"
-            raise Stopped(f"{self.config.method}: the {what} became {loss} in {where} (lr {self.config.lr:g}){kept}")
+            raise Stopped(f"{self.config.method}: the {what} became {loss} in {where} (lr {self.config.lr:g}){self._kept()}")
+
+    def _kept(self) -> str:
+        return f"; what was saved after {self.saved} updates is in {self.writer.path}" if self.writer else ""
 
     def _running(self) -> dict[str, float]:
         total, n, hits, answered = self.at.sums
@@ -348,11 +408,19 @@ class Training:
 
     def _evaluate(self, epoch: int, watch: Watch) -> None:
         watch("evaluate", {"epoch": epoch})
-        loss, accuracy = evaluate(self.pair, self.test, self.to_input, self.config)
+        self._same_buffers()
+        loss, accuracy = evaluate(self.pair, self.test, self.to_input, self.config, self.world)
         self._metric(self.test_name, epoch, loss, accuracy, watch)
         self._must_be_finite(f"{self.test_name} loss", loss, epoch, self.at.step)
         if self.config.evaluate_train:  # only looked at: a loss that is not finite here ends no run that would go on without it
-            self._metric(TRAIN_EVAL, epoch, *evaluate(self.pair, self.train, self.to_input, self.config), watch)
+            self._metric(TRAIN_EVAL, epoch, *evaluate(self.pair, self.train, self.to_input, self.config, self.world), watch)
+
+    def _same_buffers(self) -> None:
+        """Rank 0's buffers (BatchNorm's running statistics) become everybody's, before they are read."""
+        if self.config.parallel == "data" and not self.config.sync_batchnorm:
+            for module in self.pair:
+                for buffer in module.buffers():
+                    dist.broadcast(buffer, 0)
 
     def _end_of_epoch(self, epoch: int, watch: Watch) -> None:
         running = self._running()
@@ -363,9 +431,17 @@ class Training:
         self.at = self.at._replace(sums=NOTHING, seconds=0.0)
 
     def _save(self) -> None:
-        if self.writer:
-            self.writer.save(self.state())
+        if self.writer or not self.world.alone:
+            state = self.state()
+            if self.writer:
+                self.writer.save(state)
             self.saved = self.at.step
+
+    def _snapshot(self) -> None:
+        with sharded(self.shard(0)):
+            weights = {"model": self.pair.model.state_dict(), "method": self.pair.method.state_dict(), "step": self.at.step}
+        if self.writer:
+            self.writer.save(weights, f"snapshots/step-{self.at.step:08d}.pt")
 
     def _finish(self, watch: Watch) -> dict[str, Any]:
         summary: dict[str, Any] = {"updates": self.at.step}

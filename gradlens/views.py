@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from gradlens.seeding import generator
+from gradlens.shard import drawn
 
 GREY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601, what torchvision and PIL take
 TO_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
@@ -32,14 +33,15 @@ class ViewOptions(BaseModel, frozen=True, extra="forbid"):
 
 
 class Draws:
-    """Random numbers of one batch of views, drawn on the CPU and brought to the images' device."""
+    """Random numbers of one batch of views, drawn on the CPU for the global batch and brought to the images' device."""
 
     def __init__(self, n: int, device: torch.device, rng: torch.Generator) -> None:
         self.n, self.device, self.rng = n, device, rng
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> Tensor:
         """[n] from low to high."""
-        return (low + (high - low) * torch.rand(self.n, generator=self.rng)).to(self.device, non_blocking=True)
+        u = drawn(self.n, lambda n: torch.rand(n, generator=self.rng))
+        return (low + (high - low) * u).to(self.device, non_blocking=True)
 
     def chance(self, p: float) -> Tensor:
         """[n] bool, true with probability p."""

@@ -17,6 +17,7 @@ from gradlens.method import Net, Update
 from gradlens.passes import Pass, run_block, trainable
 from gradlens.seeding import generator
 from gradlens.self_supervised import SelfSupervised, modules_of, whole
+from gradlens.shard import all_sum, drawn, mean, total
 
 MEAN_COLOUR = (117.0, 104.0, 123.0)  # what is put where pixels are dropped, in 0 … 255 (the authors' code)
 GREY = 0.299 * MEAN_COLOUR[0] + 0.587 * MEAN_COLOUR[1] + 0.114 * MEAN_COLOUR[2]  # ... in images that are not RGB: its luma
@@ -48,7 +49,7 @@ class LocalContextOptions(ContextOptions, frozen=True):
 
 
 class Said(NamedTuple):
-    """What one step says of a decoder and its discriminator, for the records; scalars without graph."""
+    """What one step says of a decoder and its discriminator, for the records; scalars without graph, shares of a global mean."""
 
     reconstruction: Tensor
     discriminator_loss: Tensor | None = None
@@ -76,7 +77,7 @@ def shapes_of(n: int, size: tuple[int, int], pixels: int, cells: int, rng: torch
     Uniform noise of cells × cells, enlarged bicubically, where it is lowest: the pattern of the authors' random-region code, which
     takes one for all images of a batch and draws until it covers 20 to 30 %.
     """
-    noise = torch.rand(n, 1, cells, cells, generator=rng)
+    noise = drawn(n, lambda m: torch.rand(m, 1, cells, cells, generator=rng))
     fine = F.interpolate(noise, size, mode="bicubic", align_corners=False).flatten(1)
     return torch.zeros_like(fine).scatter_(1, fine.argsort(dim=1, stable=True)[:, :pixels], 1.0).view(n, 1, *size)
 
@@ -153,8 +154,9 @@ class ContextEncoder(SelfSupervised):
         mask = self.mask(len(images), step).to(images.device)
         pixels = images.float()
         if self.options.corrupt == "noise":
-            drawn = torch.randn(images.shape, generator=generator(self.seed, "noise", step)).to(images.device)
-            pixels = (pixels + 255 * self.options.noise * drawn).clamp(0, 255)
+            rng = generator(self.seed, "noise", step)
+            noise = drawn(len(images), lambda n: torch.randn(n, *images.shape[1:], generator=rng)).to(images.device)
+            pixels = (pixels + 255 * self.options.noise * noise).clamp(0, 255)
         elif self.options.corrupt != "none":
             c = images.shape[1]
             fill = torch.tensor(MEAN_COLOUR if c == 3 else (GREY,) * c, device=images.device).view(1, c, 1, 1)
@@ -210,7 +212,7 @@ class ContextEncoder(SelfSupervised):
             params = trainable(head.discriminator, f"{prefix}.discriminator")
             own |= zip(params, torch.autograd.grad(theirs, list(params.values()), retain_graph=True), strict=True)
             loss = loss + o.lambda_adv * _bce(fake, 1.0)
-            said = Said(error, theirs.detach(), real.detach().sigmoid().mean(), fake.detach().sigmoid().mean())
+            said = Said(error, theirs.detach(), mean(real.detach().sigmoid()), mean(fake.detach().sigmoid()))
         (wanted,) = torch.autograd.grad(loss, made)
         params = trainable(head.decoder, f"{prefix}.decoder")
         slope, *grads = torch.autograd.grad(graph, [p.z, *params.values()], wanted)
@@ -224,7 +226,7 @@ class ContextEncoder(SelfSupervised):
     def quantities(self, update: Update) -> Mapping[str, Tensor]:
         """Reconstruction error, and what the discriminator says."""
         said: Said | None = update.signal.kept
-        return {} if said is None else {name: value for name, value in said._asdict().items() if value is not None}
+        return {} if said is None else {name: all_sum(value) for name, value in said._asdict().items() if value is not None}
 
     def param_groups(self, blocks: Sequence[nn.Module]) -> list[dict[str, Any]]:
         """The discriminators in a group of their own, at their own learning rate."""
@@ -277,10 +279,10 @@ def _must_leave_something(sides: tuple[int, int], image: tuple[int, int], share:
 def _mean_over(error: Tensor, region: Tensor) -> Tensor:
     """[N, C, H, W] summed over each image, divided by its region's [N, 1, H, W] pixels and channels; mean over images."""
     each = error.sum((1, 2, 3)) / (error.shape[1] * region.sum((1, 2, 3)))
-    return each.sum() / len(each)
+    return each.sum() / total(len(each))
 
 
 def _bce(logits: Tensor, real: float) -> Tensor:
-    """Mean of −log σ(logits) for real ones, −log (1 − σ(logits)) for others."""
+    """Mean over the global batch of −log σ(logits) for real ones, −log (1 − σ(logits)) for others."""
     wide = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
-    return F.binary_cross_entropy_with_logits(wide, torch.full_like(wide, real))
+    return mean(F.binary_cross_entropy_with_logits(wide, torch.full_like(wide, real), reduction="none"))

@@ -20,6 +20,7 @@ from gradlens.patches import Grid, cropped, grey, grid_of, maps, patches
 from gradlens.predictive import RowsAhead
 from gradlens.seeding import generator
 from gradlens.self_supervised import SelfSupervised, modules_of, whole
+from gradlens.shard import drawn, total
 
 STEPS = 5  # rows ahead by default, where the grid has so many
 
@@ -111,14 +112,15 @@ class CPC(SelfSupervised):
     def negatives(self, k: int, offset: int, targets: int) -> Tensor:
         """[targets, negatives]: which wrong targets each context is shown, uniform over all of the batch, drawn with replacement."""
         rng = generator(self.seed, "negatives", self.step, k, offset)
-        return torch.randint(targets, (targets, self.options.negatives), generator=rng)
+        everyone = total(targets)
+        return drawn(targets, lambda n: torch.randint(everyone, (n, self.options.negatives), generator=rng))
 
     def local_loss(self, k: int, p: Pass) -> Local:
         """InfoNCE, the mean over offsets."""
         losses = []
         for offset, (context, targets) in enumerate(self.heads[str(k)](maps(p.z, self.grid)), 1):
-            drawn = self.negatives(k, offset, len(targets)).to(targets.device, non_blocking=True)
-            losses.append(info_nce(sampled_scores(context, targets, drawn)))
+            wrong = self.negatives(k, offset, len(targets)).to(targets.device, non_blocking=True)
+            losses.append(info_nce(sampled_scores(context, targets, wrong)))
         return Local(torch.stack(losses).mean())
 
     def quantities(self, update: Update) -> Mapping[str, Tensor]:

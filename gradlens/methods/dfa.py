@@ -17,6 +17,7 @@ from gradlens.objectives import slope
 from gradlens.passes import Pass, chain, pull_back, run_block
 from gradlens.resnet import Residual
 from gradlens.seeding import generator
+from gradlens.shard import all_sum, total
 
 
 class DFAOptions(BaseModel, frozen=True, extra="forbid"):
@@ -114,6 +115,6 @@ class DFA(Switched):
             m[:, c] = 1
             for k in range(len(passes) - 2, -1, -1):
                 (m,) = pull_back(passes[k + 1], None, (m,), keep=True).below
-                jacobians[k].append(m.mean(0).flatten())
+                jacobians[k].append(all_sum(m.sum(0)).flatten() / total(len(m)))
         for k, rows in enumerate(jacobians):
             yield Compared(self.names[k], "feedback_jacobian", self.matrix(k), torch.stack(rows), "batch-mean Jacobian of the logits")

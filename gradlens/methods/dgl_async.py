@@ -16,6 +16,7 @@ from gradlens.local import HeadOptions, LocalLosses
 from gradlens.method import Net, Update
 from gradlens.passes import Pass, cut, run_block
 from gradlens.seeding import generator
+from gradlens.shard import Shard, current, gather, of, sharded
 
 
 class DGLAsyncOptions(HeadOptions, frozen=True, extra="forbid"):
@@ -39,6 +40,7 @@ class Stored:
     y: Tensor  # [N] the labels that travel with it
     written: int  # the round
     uses: int = 0
+    shard: Shard | None = None  # whose part of a batch this is
 
 
 class Buffer:
@@ -49,7 +51,7 @@ class Buffer:
 
     def write(self, h: Tensor, y: Tensor, written: int) -> None:
         """Add a batch that nobody has read yet; h [N, *out] is a leaf, y [N]."""
-        self.batches.append(Stored(h, y, written))
+        self.batches.append(Stored(h, y, written, shard=current()))
 
     def sample(self, limit: int) -> Stored | None:
         """Priority-LIFO: of the batches read least often the newest, which counts as read; None if all were read ``limit`` times."""
@@ -134,7 +136,12 @@ class DGLAsync(LocalLosses):
 
     def get_extra_state(self) -> list[list[list[Any]]]:
         """The buffers as plain lists, tensors and numbers: [h, y, round written, uses] of each batch."""
-        return [[[b.h.detach(), b.y, b.written, b.uses] for b in ring.batches] for ring in self.rings]
+
+        def whole(b: Stored) -> list[Any]:
+            with sharded(b.shard):  # of all ranks together, as one process would have it
+                return [gather(b.h.detach()), gather(b.y), b.written, b.uses]
+
+        return [[whole(b) for b in ring.batches] for ring in self.rings]
 
     def set_extra_state(self, state: list[list[list[Any]]]) -> None:
         """Fill the buffers, on the device of the heads."""
@@ -143,6 +150,7 @@ class DGLAsync(LocalLosses):
         for ring, batches in zip(self.rings, state, strict=True):
             device = next(self.parameters()).device
             ring.batches.clear()
-            ring.batches.extend(
-                Stored(h.to(device).detach().requires_grad_(), y.to(device), written, uses) for h, y, written, uses in batches
-            )
+            for h, y, written, uses in batches:
+                shard = of(len(y))
+                mine = slice(shard.start, shard.stop) if shard else slice(None)
+                ring.batches.append(Stored(h[mine].to(device).detach().requires_grad_(), y[mine].to(device), written, uses, shard))

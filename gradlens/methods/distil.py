@@ -12,6 +12,7 @@ from torch import Tensor
 from gradlens.method import Method, Net, Signal
 from gradlens.objectives import distillation
 from gradlens.passes import Pass
+from gradlens.shard import all_sum, sharded
 
 
 class DistilOptions(BaseModel, frozen=True, extra="forbid"):
@@ -57,6 +58,11 @@ class Distil(Method):
     def _loss(self, z: Tensor, y: Tensor, taught: Tensor) -> Tensor:
         alpha, known = float(self.options.alpha), y >= 0
         loss = alpha * distillation(z, taught, self.options.temperature)
-        if alpha < 1 and bool(known.any()):
-            loss = loss + (1 - alpha) * self.loss(z[known], y[known])
+        if alpha == 1:
+            return loss
+        labelled = int(all_sum(known.sum()))  # in the whole batch
+        if bool(known.any()):
+            z, y = z[known], y[known]
+            with sharded(None):  # the mean over this rank's labelled images, then its share of the mean over all ranks'
+                loss = loss + (1 - alpha) * self.loss(z, y) * (len(y) / labelled)
         return loss

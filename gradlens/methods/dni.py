@@ -16,6 +16,7 @@ from gradlens.measures import float64
 from gradlens.method import Method, Net, Signal, Update, top_signal
 from gradlens.passes import Grad, Pass
 from gradlens.seeding import seeded
+from gradlens.shard import all_sum, total
 
 
 class DNIOptions(BaseModel, frozen=True, extra="forbid"):
@@ -102,7 +103,7 @@ class DNI(Method):
         return "labels" in cls.reads
 
     def _scale(self, p: Pass) -> int:
-        return len(p.y) if self.options.target == "sum" else 1
+        return total(len(p.y)) if self.options.target == "sum" else 1
 
     def context(self, y: Tensor) -> Tensor | None:
         """Labels [N] as the rule's own networks read them, [N, C]; None where they do not."""
@@ -128,16 +129,20 @@ class DNI(Method):
             return {}
         names, params = zip(*self.synthesisers[k].named_parameters(prefix=f"synthesisers.{k}"), strict=True)
         error = signal.kept.detach() - above[0] * self._scale(p)
-        return dict(zip(names, torch.autograd.grad(signal.kept, params, 2 * error / len(p.y)), strict=True))
+        return dict(zip(names, torch.autograd.grad(signal.kept, params, 2 * error / total(len(p.y))), strict=True))
 
     def quantities(self, update: Update) -> Mapping[str, Tensor]:
         """``synth_loss`` = L_S in the units it regresses; ``synth_explained_variance`` = 1 − Σ(S − g)² / Σ(g − mean_n g)²."""
         if update.k not in self.interfaces:
             return {}
         target = float64(update.above[0] * self._scale(update.p))
-        residual = (float64(update.signal.kept.detach()) - target).square().sum()
-        spread = (target - target.mean(0)).square().sum()
-        return {"synth_loss": residual / len(target), "synth_explained_variance": 1 - residual / spread}
+        residual = all_sum((float64(update.signal.kept.detach()) - target).square().sum())
+        return {"synth_loss": residual / total(len(target)), "synth_explained_variance": 1 - residual / spread(target)}
+
+
+def spread(x: Tensor) -> Tensor:
+    """Σ (x − mean_n x)² of x [N, *] over the global batch: scalar."""
+    return all_sum((x - all_sum(x.sum(0)) / total(len(x))).square().sum())
 
 
 class CDNI(DNI):

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from gradlens.heads import InputSynthesiser
 from gradlens.measures import float64
 from gradlens.method import Net, Signal, Update
-from gradlens.methods.dni import DNI, DNIOptions
+from gradlens.methods.dni import DNI, DNIOptions, spread
 from gradlens.passes import Grad, Pass, cut, run_block
 from gradlens.seeding import seeded
+from gradlens.shard import all_sum, total
 
 
 class DNIUnlockedOptions(DNIOptions, frozen=True, extra="forbid"):
@@ -87,7 +88,7 @@ class DNIUnlocked(DNI):
             return said._replace(kept=Kept(said.kept, None))
         below = passes[k - 1].z.detach()
         names, params = zip(*self.inputs[k - 1].named_parameters(prefix=f"inputs.{k - 1}"), strict=True)
-        slope = 2 * (src.detach() - below) / below.numel()
+        slope = 2 * (src.detach() - below) / total(below.numel())
         # the graph was made by the forward pass: kept, so that the same passes can be asked again, and freed with the pass
         own = dict(zip(names, torch.autograd.grad(src, params, slope, retain_graph=True), strict=True))
         return said._replace(own=own, kept=Kept(said.kept, below))
@@ -102,7 +103,7 @@ class DNIUnlocked(DNI):
         found = dict(super().quantities(update._replace(signal=update.signal._replace(kept=synthetic))))
         if below is not None and update.p.src is not None:
             target = float64(below)
-            residual = (float64(update.p.src.detach()) - target).square()
-            found["input_error"] = residual.mean()
-            found["input_explained_variance"] = 1 - residual.sum() / (target - target.mean(0)).square().sum()
+            residual = all_sum((float64(update.p.src.detach()) - target).square().sum())
+            found["input_error"] = residual / total(target.numel())
+            found["input_explained_variance"] = 1 - residual / spread(target)
         return found

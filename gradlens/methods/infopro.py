@@ -14,6 +14,7 @@ from gradlens.heads import decoder
 from gradlens.local import HeadOptions, Local, LocalLosses, Window, split
 from gradlens.method import Net
 from gradlens.passes import Pass
+from gradlens.shard import mean
 
 
 class InfoProOptions(HeadOptions, frozen=True):
@@ -78,5 +79,5 @@ class InfoPro(LocalLosses):
         if logits is not None:
             losses.append(lambda2 * self.loss(logits, p.y))
         if image is not None:
-            losses.append(lambda1 * 0.5 * (image - p.image).square().mean())
+            losses.append(lambda1 * 0.5 * mean((image - p.image).square()))
         return Local(torch.stack(losses).sum(), logits)

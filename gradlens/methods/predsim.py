@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from gradlens.local import Local, LocalLosses
 from gradlens.method import Net
 from gradlens.passes import Pass
+from gradlens.shard import gather, mean
 
 
 class PredSimOptions(BaseModel, frozen=True, extra="forbid"):
@@ -24,7 +25,7 @@ class PredSimOptions(BaseModel, frozen=True, extra="forbid"):
 
 
 def similarity(x: Tensor) -> Tensor:
-    """S(x): cosine similarities [N, N] of the samples' centred features, x [N, F] or [N, C, H, W].
+    """S(x): cosine similarities [N, N] of the samples' centred features, x [N, F] or [N, C, H, W]; columns: all of a shared batch.
 
     Maps of more than three channels and one row are first reduced to each channel's standard deviation over space.
     """
@@ -33,7 +34,7 @@ def similarity(x: Tensor) -> Tensor:
     x = x - x.mean(1, keepdim=True)
     x = x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + 1e-8)
     with torch.autocast(x.device.type, enabled=False):
-        return (x @ x.T).clamp(-1, 1)
+        return (x @ gather(x).T).clamp(-1, 1)
 
 
 def pooled_size(shape: Sequence[int], dim: int) -> tuple[int, int]:
@@ -105,5 +106,5 @@ class PredSim(LocalLosses):
             losses.append((1 - beta) * self.loss(logits, p.y))
         if similarities is not None:
             target = similarity(F.one_hot(p.y, self.classes).to(similarities.dtype))
-            losses.append(beta * F.mse_loss(similarities, target))
+            losses.append(beta * mean((similarities - target).square()))
         return Local(torch.stack(losses).sum(), logits)

@@ -1,0 +1,172 @@
+"""One rank's part of a batch that several processes share, and the sums over all of it.
+
+Losses are sums divided by the size of the *global* batch, so that gradients of the parts simply add up. Outside :func:`sharded` (a single
+process, an evaluation) a batch is whole and everything here is the identity: rules and losses are written once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+class Shard(NamedTuple):
+    """Images ``start`` to ``stop`` (not included) of a batch of ``total``: the part of one rank of several."""
+
+    start: int
+    stop: int
+    total: int
+    rank: int
+    ranks: int
+
+
+def part(images: int, rank: int, ranks: int) -> Shard:
+    """The images of a rank: as equal parts as can be, in the batch's order, the lower ranks the larger ones."""
+    each, rest = divmod(images, ranks)
+    start = rank * each + min(rank, rest)
+    return Shard(start, start + each + (rank < rest), images, rank, ranks)
+
+
+_current: Shard | None = None
+
+
+@contextmanager
+def sharded(shard: Shard | None) -> Iterator[None]:
+    """Inside, tensors of n rows are this rank's part of a batch; None: they are whole."""
+    global _current
+    before, _current = _current, shard
+    try:
+        yield
+    finally:
+        _current = before
+
+
+def current() -> Shard | None:
+    """This rank's part, or None where batches are whole."""
+    return _current
+
+
+def total(n: int) -> int:
+    """How many there are in the global batch where this rank's part has n: images, views, elements of a tensor."""
+    return n if _current is None else n * _current.total // (_current.stop - _current.start)
+
+
+def first(n: int) -> int:
+    """The place in the global batch of the first of this rank's n rows."""
+    return 0 if _current is None else n * _current.start // (_current.stop - _current.start)
+
+
+def stream(step: int) -> tuple[int, ...]:
+    """What names the draws of a step that cannot be made for the whole batch (dropout inside a block): each rank has its own."""
+    return (step,) if _current is None or _current.rank == 0 else (step, _current.rank)
+
+
+def drawn(n: int, draw: Callable[[int], Tensor], dim: int = 0) -> Tensor:
+    """Random numbers for this rank's n rows: drawn for the global batch, then cut, so that they do not depend on the ranks.
+
+    Args:
+        n: rows of this rank.
+        draw: number of rows -> a tensor with as many along ``dim``.
+        dim: the dimension of the rows.
+
+    """
+    if _current is None:
+        return draw(n)
+    return draw(total(n)).narrow(dim, first(n), n)
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over ranks; a sum over ranks of losses that read it has the sum of their gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.detach().clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:  # type: ignore[override]
+        g = g.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(g)
+        return g
+
+
+def all_sum(x: Tensor) -> Tensor:
+    """The sum over ranks of a tensor that all have in one shape; differentiable."""
+    if _current is None:
+        return x
+    summed: Tensor = _Sum.apply(x)  # type: ignore[no-untyped-call]
+    return summed
+
+
+def gather(x: Tensor) -> Tensor:
+    """All ranks' rows [N, *] -> [global N, *] in the batch's order, on every rank; differentiable.
+
+    A sum in which each rank has zeros for the others' rows: parts may be of different sizes, and the backward pass is a sum too.
+    """
+    if _current is None:
+        return x
+    n, start = len(x), first(len(x))
+    below, above = (x.new_zeros(rows, *x.shape[1:]) for rows in (start, total(n) - start - n))
+    return all_sum(torch.cat([below, x, above]))
+
+
+def of(images: int) -> Shard | None:
+    """This rank's part of another batch, one of so many images in all."""
+    return None if _current is None else part(images, _current.rank, _current.ranks)
+
+
+def mean(x: Tensor) -> Tensor:
+    """The mean of x [N, *] over all elements of the global batch, as this rank's share of it: shares add up."""
+    return x.sum() / total(x.numel())
+
+
+BUCKET = 25_000_000  # bytes that are sent at a time, as in torch's DistributedDataParallel
+
+
+class Sums:
+    """Adds up gradients over the ranks of a shared batch, a bucket at a time, while the backward pass goes on.
+
+    Args:
+        put: called with (parameter, gradient) once the sum is known; at once where the batch is whole.
+
+    """
+
+    def __init__(self, put: Callable[[Tensor, Tensor], None]) -> None:
+        self.put = put
+        self.filling: list[tuple[Tensor, Tensor]] = []
+        self.bytes = 0
+        self.sent: list[tuple[Tensor, Any, list[Tensor]]] = []  # a bucket, its sum on the way, whose gradients it holds
+
+    def add(self, parameter: Tensor, grad: Tensor) -> None:
+        """A parameter's gradient on this rank's part."""
+        if _current is None:
+            self.put(parameter, grad)
+            return
+        if self.filling and self.filling[0][1].dtype != grad.dtype:
+            self._send()
+        self.filling.append((parameter, grad))
+        self.bytes += grad.numel() * grad.element_size()
+        if self.bytes >= BUCKET:
+            self._send()
+
+    def _send(self) -> None:
+        if not self.filling:
+            return
+        flat = torch.cat([grad.reshape(-1) for _, grad in self.filling])
+        self.sent.append((flat, dist.all_reduce(flat, async_op=True), [parameter for parameter, _ in self.filling]))
+        self.filling, self.bytes = [], 0
+
+    def finish(self) -> None:
+        """Send what is left, and put every sum where it belongs."""
+        self._send()
+        for flat, work, parameters in self.sent:
+            work.wait()
+            for parameter, grad in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):  # type: ignore[no-untyped-call]
+                self.put(parameter, grad.view(parameter.shape))
+        self.sent.clear()

@@ -1,0 +1,58 @@
+"""BatchNorm over the whole of a batch that several ranks share. Torch's own SyncBatchNorm runs on GPUs only."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from gradlens.shard import all_sum, current, total
+
+
+class _Synchronised(_BatchNorm):
+    """In training on a shared batch, the mean and variance over all ranks' images; anywhere else plain BatchNorm."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[N, C, *] -> [N, C, *]; messages pulled back through it come from all ranks, so all must go back through it."""
+        if not self.training or current() is None:
+            return super().forward(input)
+        self._check_input_dim(input)  # type: ignore[no-untyped-call]
+        x = input.float() if input.dtype in (torch.bfloat16, torch.float16) else input
+        over, each = [0, *range(2, x.ndim)], (1, -1, *[1] * (x.ndim - 2))
+        n = total(x.numel() // x.shape[1])
+        mean = all_sum(x.sum(over)) / n
+        centred = x - mean.view(each)
+        variance = all_sum(centred.square().sum(over)) / n
+        self._run(mean.detach(), variance.detach() * n / max(1, n - 1))
+        out = centred * (variance + self.eps).rsqrt().view(each)
+        if self.affine:
+            out = out * self.weight.view(each) + self.bias.view(each)
+        return out.to(input.dtype)
+
+    @torch.no_grad()
+    def _run(self, mean: Tensor, variance: Tensor) -> None:
+        """The running statistics, as BatchNorm keeps them."""
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked.add_(1)
+        share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
+        self.running_var.lerp_(variance.to(self.running_var.dtype), share)
+
+
+class Synchronised1d(_Synchronised, nn.BatchNorm1d):
+    """BatchNorm1d over all ranks."""
+
+
+class Synchronised2d(_Synchronised, nn.BatchNorm2d):
+    """BatchNorm2d over all ranks."""
+
+
+def synchronise(*modules: nn.Module) -> None:
+    """Let every BatchNorm layer in these modules see the whole of a shared batch; names, parameters and buffers stay what they are."""
+    for module in modules:
+        for layer in module.modules():
+            if type(layer) is nn.BatchNorm1d:
+                layer.__class__ = Synchronised1d
+            elif type(layer) is nn.BatchNorm2d:
+                layer.__class__ = Synchronised2d

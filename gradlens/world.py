@@ -1,0 +1,287 @@
+"""The processes that share one run, as ``torchrun`` starts them: who is there, how one notices that another is gone, who speaks.
+
+Every rank runs the same program on the same config; rank 0 alone writes. What a rank sends and adds up is in ``shard.py`` (parts of a
+batch) and ``layers.py`` (parts of a network).
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, NoReturn, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
+
+from gradlens.errors import InputError
+from gradlens.launch import is_launched, restarts
+from gradlens.run import Stopped
+
+T = TypeVar("T")
+
+BEAT = 1.0  # seconds between signs of life
+SILENCE = 12.0  # seconds without one after which a rank counts as gone: it is stopped, or its machine is
+PATIENCE = 600.0  # seconds that a rank waits for another's message by default: longer than any evaluation or checkpoint should take
+
+
+@dataclass(frozen=True)
+class World:
+    """The ranks of a run, and which one this process is."""
+
+    rank: int = 0
+    ranks: int = 1
+    store: Any = None  # torch.distributed.Store that all ranks see
+
+    @property
+    def alone(self) -> bool:
+        """Whether one process has the run to itself."""
+        return self.ranks == 1
+
+    @property
+    def writes(self) -> bool:
+        """Whether this rank writes the run directory."""
+        return self.rank == 0
+
+    def every(self, mine: Any) -> list[Any]:
+        """What each rank says, by rank; all must ask."""
+        if self.alone:
+            return [mine]
+        said: list[Any] = [None] * self.ranks
+        dist.all_gather_object(said, mine)
+        return said
+
+    def told(self, mine: Any, by: int = 0) -> Any:
+        """What one rank says, on all ranks; all must ask."""
+        if self.alone:
+            return mine
+        said = [mine if self.rank == by else None]
+        dist.broadcast_object_list(said, src=by)
+        return said[0]
+
+    def all_or_none(self, act: Callable[[], T]) -> T:
+        """What ``act`` gives, unless some rank refuses: then all do, in the same words.
+
+        Raises:
+            InputError: of this rank or another.
+
+        """
+        refused: InputError | None = None
+        try:
+            result = act()
+        except InputError as error:
+            refused = error
+        said = self.every(None if refused is None else str(refused))
+        if wrong := [(rank, text) for rank, text in enumerate(said) if text is not None]:
+            rank, text = wrong[0]
+            raise InputError(text if self.alone or len(wrong) == self.ranks else f"rank {rank}: {text}") from refused
+        return result
+
+    def agreed(self, stop: bool, save: bool) -> tuple[bool, bool]:
+        """(whether any rank was asked to stop, whether rank 0 wants to save), the same on all ranks."""
+        if self.alone:
+            return stop, save
+        asked = torch.tensor([int(stop), int(save and self.writes)])
+        dist.all_reduce(asked, dist.ReduceOp.MAX)
+        return bool(asked[0]), bool(asked[1])
+
+    def summed(self, x: Tensor) -> Tensor:
+        """The sum over ranks of a tensor, without its graph."""
+        if self.alone:
+            return x
+        x = x.detach().clone()
+        dist.all_reduce(x)
+        return x
+
+    def speaks(self) -> bool:
+        """Whether this rank may say why the run ends: the first that has a reason to. Of the others nobody wants to hear."""
+        if self.store is None:
+            return True
+        with suppress(Exception):  # a store that is gone keeps nobody from speaking
+            return int(self.store.add("end", 1)) == 1
+        return True
+
+
+ALONE = World()
+
+
+_here = ALONE
+
+
+def here() -> World:
+    """The ranks that this process has joined."""
+    return _here
+
+
+def local_device(name: str) -> str:
+    """The device of this process by name: ``auto`` and ``cuda`` become one GPU for each process of a machine."""
+    if not is_launched() or name not in ("auto", "cuda"):
+        return name
+    if torch.cuda.is_available():
+        return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
+    return "cpu" if name == "auto" else name
+
+
+def join(device: torch.device, patience: float = PATIENCE) -> World:
+    """Meet the other processes that the launcher has started; ``ALONE`` where it started none.
+
+    Args:
+        device: this process's; CUDA talks by nccl (and the CPU's messages by gloo), all else by gloo.
+        patience: seconds to wait for a message before the run is given up.
+
+    Raises:
+        InputError: a device on which processes cannot talk.
+        Stopped: the others do not come.
+
+    """
+    if not is_launched():
+        return ALONE
+    if device.type == "mps":
+        raise InputError("--device mps: several processes need cpu or cuda")
+    rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    try:
+        dist.init_process_group(backend, timeout=timedelta(seconds=patience))
+    except (RuntimeError, ValueError) as error:
+        raise Stopped(f"rank {rank} of {ranks} does not reach the others: {str(error).splitlines()[0]}") from error
+    store = PrefixStore(f"gradlens/{restarts()}", _client())
+    global _here
+    _here = World(rank, ranks, store)
+    _watch(_here)
+    return _here
+
+
+def _client() -> Store:
+    """A connection of its own to the launcher's store: the process group's may be waiting in it."""
+    where, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return TCPStore(where, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=30))
+
+
+def leave() -> None:
+    """Part from the other ranks at the end of a run that went well."""
+    _watching.clear()
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def stop(status: int) -> NoReturn:
+    """End this process at once: the others are gone or will be, and nothing of them must be waited for."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+@contextmanager
+def in_touch(after: Callable[[], int], kept: Callable[[], str]) -> Iterator[None]:
+    """Inside, a message that cannot be sent or does not come ends the run in one sentence.
+
+    Args:
+        after: updates made so far.
+        kept: what of them is safe, in words.
+
+    Raises:
+        Stopped: another rank is gone.
+
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error) and "Connection" not in str(error):
+            raise
+        raise Stopped(f"another rank is gone after about {after()} updates{kept()}") from error
+
+
+# ------------------------------------------------------------------------------------------------------ signs of life
+
+_watching = threading.Event()
+
+
+def _watch(world: World) -> None:
+    """Tell the others every second that this process lives, and see that they do."""
+    me = {"pid": os.getpid(), "host": socket.gethostname()}
+    world.store.set(f"who/{world.rank}", f"{me['host']} {me['pid']}")
+    _watching.set()
+    threading.Thread(target=_beat, args=(world,), daemon=True, name="signs of life").start()
+
+
+def _beat(world: World) -> None:
+    heard: dict[int, tuple[bytes, float]] = {}
+    n = 0
+    while _watching.is_set():
+        n += 1
+        try:
+            world.store.set(f"beat/{world.rank}", str(n))
+            for rank in range(world.ranks):
+                key = f"beat/{rank}"
+                beat = world.store.get(key) if world.store.check([key]) else b""
+                if rank not in heard or heard[rank][0] != beat:
+                    heard[rank] = beat, time.monotonic()
+        except Exception:  # noqa: BLE001 - whatever the store raises, it is gone, and with it the launcher
+            if _watching.is_set():
+                _gone("the launcher is gone", world)
+        for rank, (_, since) in heard.items():
+            if rank != world.rank and time.monotonic() - since > SILENCE and _watching.is_set() and not _finished(world, rank):
+                _end(world, rank)
+                _gone(f"nothing was heard of rank {rank} for {SILENCE:.0f} seconds", world)
+        time.sleep(BEAT)
+
+
+def done(world: World) -> None:
+    """Say that this rank is at its end: it will be silent from now on."""
+    if not world.alone:
+        world.store.set(f"done/{world.rank}", "1")
+
+
+def _finished(world: World, rank: int) -> bool:
+    with suppress(Exception):
+        return bool(world.store.check([f"done/{rank}"]))
+    return False
+
+
+def _end(world: World, rank: int) -> None:
+    """Kill a rank that hangs on this machine: the launcher's polite signal does not reach a stopped process."""
+    with suppress(Exception):
+        host, pid = world.store.get(f"who/{rank}").decode().rsplit(" ", 1)
+        if host == socket.gethostname():
+            os.kill(int(pid), signal.SIGKILL)
+
+
+def _gone(why: str, world: World) -> NoReturn:
+    if world.speaks():
+        print(f"gradlens: {why}: all ranks stop; --resume goes on from the last checkpoint", file=sys.stderr, flush=True)
+    stop(1)
+
+
+# ------------------------------------------------------------------------------------------------------- agreement
+
+
+def must_agree(world: World, settings: Mapping[str, Any]) -> None:
+    """Refuse ranks that are not about the same run.
+
+    Args:
+        world: the ranks.
+        settings: what must be the same on all: the config, versions, hashes of the data.
+
+    Raises:
+        InputError: what differs, and where.
+
+    """
+    mine = {**settings, "torch": torch.__version__, "python": ".".join(platform.python_version_tuple()[:2])}
+    first, *others = world.every(mine)
+    for rank, theirs in enumerate(others, 1):
+        for name in {**first, **theirs}:
+            if first.get(name) != theirs.get(name):
+                there, here = theirs.get(name), first.get(name)
+                raise InputError(f"rank {rank} is about another run than rank 0: {name} is {there!r} there and {here!r} here")

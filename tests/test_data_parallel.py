@@ -1,0 +1,108 @@
+"""Several ranks, each with a part of every batch, are one process with the whole of it: over every rule there is."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from oracles import needed
+from ranks import alone, together
+from torch import nn
+
+from gradlens.config import Config, make
+from gradlens.data import load
+from gradlens.methods import METHODS
+from gradlens.optimizers import make_optimizer
+from gradlens.recorder import Row
+from gradlens.shard import sharded
+from gradlens.train import Training, evaluate, update
+from gradlens.world import World
+
+STEPS, RANKS = 3, 2
+NORMALISERS = (nn.BatchNorm1d, nn.BatchNorm2d)
+
+
+def without_normalisation(module: nn.Module) -> None:
+    for parent in module.modules():
+        for name, child in parent.named_children():
+            if isinstance(child, NORMALISERS):
+                setattr(parent, name, nn.Identity())
+
+
+def settings(name: str, ranks: int, synchronised: bool) -> Config:
+    """37 images in batches of 14, 14, 9: no part is as large as the other."""
+    shared = {"ranks": ranks, "parallel": "data", "sync_batchnorm": synchronised} if ranks > 1 else {}
+    options = {"dgl-async": {"buffer": 2}, "distil": {"alpha": 0.4}}.get(name, {})
+    asked = {"width": 4, "limit": 38, "batch_size": 14, "epochs": 3, "lr": 0.01, "optimizer": "sgd", "augment": METHODS[name].classifies}
+    return make(method=name, **{**asked, **needed(name), "options": options, **shared})
+
+
+def trained(world: World, names: Sequence[str], synchronised: bool) -> dict[str, Any]:
+    """Three updates of each rule in float64, all of them recorded and diagnosed: weights, rows and what was reported."""
+    return {name: _trained(world, settings(name, world.ranks, synchronised), synchronised) for name in names}
+
+
+def _trained(world: World, config: Config, synchronised: bool) -> dict[str, Any]:
+    data = load("digits", limit=38)
+    training = Training(config, data, torch.device("cpu"), world=world)
+    for module in training.pair:
+        if not synchronised:
+            without_normalisation(module)
+        module.double()
+    training.optimizer = make_optimizer(config, training.pair)
+    narrow, training.to_input = training.to_input, lambda images: narrow(images).double()
+    rows: list[Row] = []
+    reported = []
+    for step in range(STEPS):
+        x, y = training.batch(step)
+        training.pair.method.start(step + 1, step)
+        with sharded(training.shard(step)):
+            torch.manual_seed(step)
+            made = update(training.pair, training.optimizer, x, y, step, diagnose=True)
+        rows += made.rows
+        reported.append((float(made.loss), int(made.hits), made.images, int(made.answered)))
+    training._same_buffers()
+    return {
+        "weights": training.state()["model"],
+        "own": [p.detach() for p in training.pair.method.parameters()],
+        "rows": [tuple(row) for row in rows],
+        "reported": reported,
+        "evaluated": evaluate(training.pair, training.test, training.to_input, config, world),
+    }
+
+
+def near(a: torch.Tensor, b: torch.Tensor, tolerance: float) -> bool:
+    return bool((a.double() - b.double()).norm() <= tolerance * (1e-3 + b.double().norm()))
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["no BatchNorm", "synchronised"])
+def both(request, tmp_path_factory):
+    """What one process and what two ranks make of every rule, and how near they must be."""
+    synchronised = request.param
+    one = alone(trained, list(METHODS), synchronised)
+    two = together(RANKS, trained, tmp_path_factory.mktemp("ranks"), list(METHODS), synchronised)
+    return one, two, 1e-6 if synchronised else 1e-10
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_two_ranks_with_half_a_batch_each_are_one_process(both, name):
+    one, ranks, tolerance = both
+    for two in ranks:
+        for key, w in one[name]["weights"].items():
+            assert near(two[name]["weights"][key], w, tolerance), key
+        for w, v in zip(one[name]["own"], two[name]["own"], strict=True):
+            assert near(v, w, tolerance)
+        for a, b in zip(one[name]["reported"], two[name]["reported"], strict=True):
+            assert b[0] == pytest.approx(a[0], rel=tolerance)
+            assert b[1:] == a[1:]
+        assert two[name]["evaluated"] == pytest.approx(one[name]["evaluated"], rel=tolerance, nan_ok=True)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_recorder_reports_the_reduced_gradient(both, name):
+    one, ranks, tolerance = both
+    for two in ranks:
+        for mine, theirs in zip(one[name]["rows"], two[name]["rows"], strict=True):
+            assert mine[:4] == theirs[:4]
+            assert mine[5] == theirs[5]
+            assert theirs[4] == pytest.approx(mine[4], rel=1e3 * tolerance, abs=1e4 * tolerance, nan_ok=True), mine
