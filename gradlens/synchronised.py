@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -25,8 +27,10 @@ class _Synchronised(_BatchNorm):
         variance = all_sum(centred.square().sum(over)) / n
         self._run(mean.detach(), variance.detach() * n / max(1, n - 1))
         out = centred * (variance + self.eps).rsqrt().view(each)
-        if self.affine:
-            out = out * self.weight.view(each) + self.bias.view(each)
+        if self.weight is not None:
+            out = out * self.weight.view(each)
+        if self.bias is not None:
+            out = out + self.bias.view(each)
         return out.to(input.dtype)
 
     @torch.no_grad()
@@ -40,19 +44,14 @@ class _Synchronised(_BatchNorm):
         self.running_var.lerp_(variance.to(self.running_var.dtype), share)
 
 
-class Synchronised1d(_Synchronised, nn.BatchNorm1d):
-    """BatchNorm1d over all ranks."""
-
-
-class Synchronised2d(_Synchronised, nn.BatchNorm2d):
-    """BatchNorm2d over all ranks."""
-
-
 def synchronise(*modules: nn.Module) -> None:
     """Let every BatchNorm layer in these modules see the whole of a shared batch; names, parameters and buffers stay what they are."""
     for module in modules:
         for layer in module.modules():
-            if type(layer) is nn.BatchNorm1d:
-                layer.__class__ = Synchronised1d
-            elif type(layer) is nn.BatchNorm2d:
-                layer.__class__ = Synchronised2d
+            if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) and not isinstance(layer, _Synchronised):
+                layer.__class__ = _synchronised(type(layer))
+
+
+@cache
+def _synchronised(kind: type[nn.Module]) -> type[nn.Module]:
+    return type(f"Synchronised{kind.__name__}", (_Synchronised, kind), {})
