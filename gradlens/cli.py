@@ -79,7 +79,7 @@ def _train_together(method: str | None, given: dict[str, Any], place: Place, qui
     from gradlens.errors import InputError
     from gradlens.experiments import share_run
     from gradlens.progress import Display
-    from gradlens.world import done, join
+    from gradlens.world import join
 
     world = join(place.device)
     given = {"parallel": "data", **given, "ranks": world.ranks}
@@ -89,7 +89,6 @@ def _train_together(method: str | None, given: dict[str, Any], place: Place, qui
     (config,) = configs
     with Display(quiet or not world.writes) as display:
         run = share_run(config, replace(place, world=world), display.watch(config.method, config.epochs))
-    done(world)
     if run:
         screen.show(screen.results([run]))
         typer.echo(f"run: {run.path}")

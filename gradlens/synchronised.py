@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,9 +50,9 @@ def synchronise(*modules: nn.Module) -> None:
     for module in modules:
         for layer in module.modules():
             if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) and not isinstance(layer, _Synchronised):
-                layer.__class__ = _synchronised(type(layer))
+                layer.__class__ = _synchronised(type(layer))  # type: ignore[assignment,arg-type]
 
 
 @cache
-def _synchronised(kind: type[nn.Module]) -> type[nn.Module]:
+def _synchronised(kind: type[Any]) -> type[Any]:
     return type(f"Synchronised{kind.__name__}", (_Synchronised, kind), {})

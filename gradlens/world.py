@@ -32,6 +32,7 @@ T = TypeVar("T")
 
 BEAT = 1.0  # seconds between signs of life
 SILENCE = 12.0  # seconds without one after which a rank counts as gone: it is stopped, or its machine is
+WATCH = "signs of life"  # the thread that gives them
 PATIENCE = 600.0  # seconds that a rank waits for another's message by default: longer than any evaluation or checkpoint should take
 
 
@@ -170,10 +171,17 @@ def _client() -> Store:
 
 
 def leave() -> None:
-    """Part from the other ranks at the end of a run that went well."""
-    _watching.clear()
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    """Part from the other ranks at the end of a run that went well; all must come to it."""
+    global _here
+    if _here.alone:
+        return
+    _over.set()
+    for thread in threading.enumerate():
+        if thread.name == WATCH:
+            thread.join()
+    dist.barrier()  # rank 0 may hold the store that the others look into
+    dist.destroy_process_group()
+    _here = ALONE
 
 
 def stop(status: int) -> NoReturn:
@@ -205,21 +213,20 @@ def in_touch(after: Callable[[], int], kept: Callable[[], str]) -> Iterator[None
 
 # ------------------------------------------------------------------------------------------------------ signs of life
 
-_watching = threading.Event()
+_over = threading.Event()
 
 
 def _watch(world: World) -> None:
     """Tell the others every second that this process lives, and see that they do."""
-    me = {"pid": os.getpid(), "host": socket.gethostname()}
-    world.store.set(f"who/{world.rank}", f"{me['host']} {me['pid']}")
-    _watching.set()
-    threading.Thread(target=_beat, args=(world,), daemon=True, name="signs of life").start()
+    world.store.set(f"who/{world.rank}", f"{socket.gethostname()} {os.getpid()}")
+    _over.clear()
+    threading.Thread(target=_beat, args=(world,), daemon=True, name=WATCH).start()
 
 
 def _beat(world: World) -> None:
     heard: dict[int, tuple[bytes, float]] = {}
     n = 0
-    while _watching.is_set():
+    while not _over.wait(BEAT if n else 0):
         n += 1
         try:
             world.store.set(f"beat/{world.rank}", str(n))
@@ -229,25 +236,12 @@ def _beat(world: World) -> None:
                 if rank not in heard or heard[rank][0] != beat:
                     heard[rank] = beat, time.monotonic()
         except Exception:  # noqa: BLE001 - whatever the store raises, it is gone, and with it the launcher
-            if _watching.is_set():
+            if not _over.is_set():
                 _gone("the launcher is gone", world)
         for rank, (_, since) in heard.items():
-            if rank != world.rank and time.monotonic() - since > SILENCE and _watching.is_set() and not _finished(world, rank):
+            if rank != world.rank and time.monotonic() - since > SILENCE and not _over.is_set():
                 _end(world, rank)
                 _gone(f"nothing was heard of rank {rank} for {SILENCE:.0f} seconds", world)
-        time.sleep(BEAT)
-
-
-def done(world: World) -> None:
-    """Say that this rank is at its end: it will be silent from now on."""
-    if not world.alone:
-        world.store.set(f"done/{world.rank}", "1")
-
-
-def _finished(world: World, rank: int) -> bool:
-    with suppress(Exception):
-        return bool(world.store.check([f"done/{rank}"]))
-    return False
 
 
 def _end(world: World, rank: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.multiprocessing as mp
 
-from gradlens.world import ALONE, World, done, join, leave
+from gradlens.world import ALONE, World, join, leave
 
 
 def free_port() -> int:
@@ -24,8 +24,6 @@ def _main(rank: int, ranks: int, port: int, act: Callable[..., Any], out: str, a
     world = join(torch.device("cpu"), 120)
     result = act(world, *args)
     torch.save(result, f"{out}/{rank}.pt")
-    world.every(None)
-    done(world)
     leave()
 
 
