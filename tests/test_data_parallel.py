@@ -37,6 +37,8 @@ def settings(name: str, ranks: int, synchronised: bool) -> Config:
     shared = {"ranks": ranks, "parallel": "data", "sync_batchnorm": synchronised} if ranks > 1 else {}
     options = {"dgl-async": {"buffer": 2}, "distil": {"alpha": 0.4}}.get(name, {})
     asked = {"width": 4, "limit": 24, "batch_size": 13, "epochs": 3, "lr": 0.01, "optimizer": "sgd", "augment": METHODS[name].classifies}
+    if name.startswith("simclr") or name == "loco":  # fewer dead units: the normalised output of an image without any is noise
+        asked["width"] = 12
     if name == "dgl-async":  # whose stored batches must be of one size
         asked["batch_size"] = 12
     return make(method=name, **{**asked, **needed(name), "options": options, **shared})
