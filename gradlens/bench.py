@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from rich.table import Table
 from torch import Tensor, nn
-from torch.autograd.profiler import profile
 
 from gradlens import __version__
 from gradlens.augment import normalizer
@@ -28,6 +26,7 @@ from gradlens.longtable import csv_line
 from gradlens.method import Method
 from gradlens.objectives import LOSSES, Loss
 from gradlens.optimizers import make_optimizer
+from gradlens.process import allocations, wait
 from gradlens.setup import make_pair
 from gradlens.train import Outcome, update
 
@@ -173,21 +172,14 @@ def _candidates(configs: Sequence[Config], x: Tensor, y: Tensor, classes: int, r
 # ---------------------------------------------------------------------------------------------------- how it is measured
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
-
-
 def seconds_per_step(step: Callable[[], object], device: torch.device) -> float:
     """Wall clock of one step: the mean over as many as fit into ``SHORTEST``, at least one."""
-    _wait(device)
+    wait(device)
     steps, began = 0, time.perf_counter()
     while steps == 0 or time.perf_counter() - began < SHORTEST:
         step()
         steps += 1
-    _wait(device)
+    wait(device)
     return (time.perf_counter() - began) / steps
 
 
@@ -202,22 +194,17 @@ def added_memory(step: Callable[[], object], device: torch.device) -> int | None
     sixth more: memory that was allocated and never written).
     """
     if device.type == "cuda":
-        _wait(device)
+        wait(device)
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
         step()
-        _wait(device)
+        wait(device)
         return torch.cuda.max_memory_allocated(device) - before
     if device.type != "cpu":
         return None
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it tells stderr about each start and stop
-    with profile(profile_memory=True) as profiler:  # torch.profiler's own would first import the compiler, for seconds
-        step()
-    results: Any = profiler.kineto_results
-    changes = [event for event in results.events() if event.name() == "[memory]"]
     live = peak = 0
-    for change in sorted(changes, key=lambda event: event.start_ns()):
-        live += change.nbytes()
+    for change in allocations(step):
+        live += change
         peak = max(peak, live)
     return peak
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import os
 import signal
 import sys
 import threading
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.autograd.profiler import profile
 
 
 @contextmanager
@@ -45,6 +47,27 @@ def peak_memory_mb(device: torch.device) -> float:
         return math.nan
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+def wait(device: torch.device) -> None:
+    """Until a device has done what it was asked; a CPU always has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def allocations(work: Callable[[], object]) -> list[int]:
+    """Bytes of each allocation (above zero) and release (below zero) of torch's CPU allocator while ``work`` runs, in their order.
+
+    The release of what was allocated before is not seen.
+    """
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it tells stderr about each start and stop
+    with profile(profile_memory=True) as profiler:  # torch.profiler's own would first import the compiler, for seconds
+        work()
+    results: Any = profiler.kineto_results
+    changes = [event for event in results.events() if event.name() == "[memory]"]
+    return [change.nbytes() for change in sorted(changes, key=lambda event: event.start_ns())]
 
 
 def keep_freed_memory() -> bool:
