@@ -95,6 +95,8 @@ FLAGS = (
     Flag("parallel", str, "under torchrun: data (parts of each batch) or layers (parts of the network) (default data)", "Ranks"),
     Flag("sync-batchnorm", bool, "with --parallel data: BatchNorm over all ranks' images (default off)", "Ranks"),
     Flag("record-ranks", bool, "with --parallel data: rows of each rank's own gradient too (default off)", "Ranks"),
+    Flag("split", str, "with --parallel layers: blocks of each rank, as 4,5,5 (default: by cost measured at the start)", "Ranks"),
+    Flag("stale", bool, "with --parallel layers: rules that wait for a message take that of an earlier batch (default off)", "Ranks"),
     Flag("record-every", int, "measure the true gradient every N updates; 0 = never (default 10)", "Records"),
     Flag(
         "diagnose-every",
@@ -121,6 +123,7 @@ PAIRED = (
     "online-probe",
     "sync-batchnorm",
     "record-ranks",
+    "stale",
 )  # flags with a --no- form
 
 
@@ -221,6 +224,8 @@ def configs_of(methods: Sequence[str], given: dict[str, Any], place: Place) -> l
     file = read(given.pop("config")) if "config" in given else {}
     own_options, owner = file.pop("options", {}), file.pop("method", None)
     given = {**file, **given}
+    if isinstance(given.get("split"), str):
+        given["split"] = [int(n) for n in numbers("--split", given["split"])]
     if "precision" in given:
         given["precision"] = pick_precision(given["precision"], place.device)
     for method, option, _ in sets:

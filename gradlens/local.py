@@ -146,6 +146,14 @@ class LocalLosses(Method):
         """A block waits for the one above it where a window holds both; the last block always waits for the top."""
         return (self.trains_top and k == self.depth - 2) or (k < self.units - 1 and bool(self.sent[k + 1]))
 
+    def locked(self) -> str | None:
+        """Nothing: windows are independent of each other."""
+        return None
+
+    def parts_at(self, k: int) -> bool:
+        """Between windows."""
+        return k < self.top and not self.needs_above(k)
+
     def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[Tensor, ...]) -> Signal:
         """The sum of the windows' gradients at block k, and the partial sums for the block below."""
         p = passes[k]

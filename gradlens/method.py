@@ -168,7 +168,38 @@ class Method(nn.Module):
 
     def forward(self, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
         """The passes of one step, bottom first: the plain chain unless the rule changes what blocks read."""
-        return chain(blocks, self.entry(x), y)
+        return self.section(blocks, 0, self.entry(x), y)
+
+    def section(self, blocks: Sequence[nn.Module], first: int, x: Tensor, y: Tensor, image: Tensor | None = None) -> Iterator[Pass]:
+        """The passes of some neighbouring blocks of the chain, lazily: what one rank runs where blocks are spread over several.
+
+        Args:
+            blocks: these blocks, bottom first.
+            first: the number of the lowest.
+            x: [N, *in] what it reads.
+            y: [N, *] targets.
+            image: the network's input, for rules that read it.
+
+        """
+        return chain(blocks, x, y, first=first, image=image)
+
+    def locked(self) -> str | None:
+        """Why blocks cannot work on several batches at once, each on a rank of its own: which lock; None if they can."""
+        if "above" in self.reads:
+            return "it is backward-locked: a block is updated after all blocks above it have gone backward"
+        return None
+
+    def parts_at(self, k: int) -> bool:
+        """Whether block k and the one above it may be on different ranks; only asked where :meth:`locked` is None."""
+        return k < self.top
+
+    def tells_late(self, k: int) -> bool:
+        """Whether block k can be told its gradient now and :meth:`learn` from the message of an earlier batch, which came late."""
+        return False
+
+    def block_of(self, name: str) -> int:
+        """The block with which a parameter or buffer of the rule's own is trained: the first number in its dotted name, or the top."""
+        return next((int(part) for part in name.split(".") if part.isdigit()), self.top)
 
     def assess(self, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Tensor:
         """For rules that give no answers: the objective on what :meth:`task` gave, a scalar; called in eval mode, without gradients."""
@@ -243,7 +274,15 @@ class Method(nn.Module):
         return [{"params": list(dict.fromkeys(p for module in (*blocks, self) for p in module.parameters() if p.requires_grad))}]
 
 
-def backward(method: Method, passes: Iterator[Pass], keep: bool = False) -> Iterator[Update]:
+class Heard(NamedTuple):
+    """What comes from blocks above that are on another rank."""
+
+    above: tuple[Tensor, ...] = ()  # [N, *out] messages, pulled back to the output of the highest block here
+    passes: Mapping[int, Pass] = {}  # of the network's top, without graph, for rules that read the error
+    late: bool = False  # the message is not there yet: `learn` is left for when it comes
+
+
+def backward(method: Method, passes: Iterator[Pass], keep: bool = False, listen: Callable[[], Heard] | None = None) -> Iterator[Update]:
     """Run a rule over one step's passes, yielding each block's update as soon as it is known.
 
     A block that hears nothing from above is told its gradient, pulled back and freed before the next block is run; the
@@ -253,6 +292,7 @@ def backward(method: Method, passes: Iterator[Pass], keep: bool = False) -> Iter
         method: the rule.
         passes: one step's passes, bottom first, made lazily by ``method.forward``.
         keep: keep every graph for a later pull-back of the truth.
+        listen: gives what the rank above says to the highest of these blocks, where that is on another one; called when all have run.
 
     """
     known: dict[int, Pass] = {}
@@ -261,26 +301,34 @@ def backward(method: Method, passes: Iterator[Pass], keep: bool = False) -> Iter
         known[p.k] = p
         waiting.append(p.k)
         del p  # so that nothing of a block outlives its update while the next block runs
-        if method.needs_above(waiting[-1]):
-            continue
-        above: tuple[Tensor, ...] = ()
-        while waiting:
-            j = waiting.pop()
-            signal = method.signal(j, known, above)
-            with method.rule():
-                grad = pull_back(known[j], signal.delta, signal.send, keep)
-            learned = method.learn(j, known[j], signal, grad, above)
-            update = Update(j, known[j], signal, grad, {**signal.own, **learned}, above)
-            above = grad.below
-            if not keep:
-                p = known.pop(j)
-                if j == method.depth - 1:  # the top's pass stays: it holds the error some rules broadcast
-                    known[j] = p._replace(src=None)
-                del p
-            del signal, grad, learned
-            yield update
-            del update
-        del above
+        if not method.needs_above(waiting[-1]):
+            yield from _settled(method, known, waiting, Heard(), keep)
+    if waiting and listen is not None:
+        heard = listen()
+        known.update(heard.passes)
+        yield from _settled(method, known, waiting, heard, keep)
+
+
+def _settled(method: Method, known: dict[int, Pass], waiting: list[int], heard: Heard, keep: bool) -> Iterator[Update]:
+    """Tell every waiting block its gradient, the highest first; what was heard is for that one."""
+    above, late = heard.above, heard.late
+    del heard
+    while waiting:
+        j = waiting.pop()
+        signal = method.signal(j, known, above)
+        with method.rule():
+            grad = pull_back(known[j], signal.delta, signal.send, keep)
+        learned = {} if late else method.learn(j, known[j], signal, grad, above)
+        update = Update(j, known[j], signal, grad, {**signal.own, **learned}, above)
+        above, late = grad.below, False
+        if not keep:
+            p = known.pop(j)
+            if j == method.depth - 1:  # the top's pass stays: it holds the error some rules broadcast
+                known[j] = p._replace(src=None)
+            del p
+        del signal, grad, learned
+        yield update
+        del update
 
 
 def run_step(method: Method, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Step:

@@ -47,7 +47,14 @@ def cut(k: int, block: nn.Module, x: Tensor, y: Tensor, h: Tensor, image: Tensor
     return Pass(k, block, x, y, h, h.detach().requires_grad_(), src, image)
 
 
-def chain(blocks: Iterable[nn.Module], x: Tensor, y: Tensor, run: Callable[[nn.Module, Tensor], Tensor] = run_block) -> Iterator[Pass]:
+def chain(
+    blocks: Iterable[nn.Module],
+    x: Tensor,
+    y: Tensor,
+    run: Callable[[nn.Module, Tensor], Tensor] = run_block,
+    first: int = 0,
+    image: Tensor | None = None,
+) -> Iterator[Pass]:
     """The plain forward pass, lazily: block k+1 is run when the caller asks for its pass, on what block k gave.
 
     Args:
@@ -55,9 +62,11 @@ def chain(blocks: Iterable[nn.Module], x: Tensor, y: Tensor, run: Callable[[nn.M
         x: [N, *in] the network's input.
         y: [N] targets.
         run: how a block is run, for rules that change what happens inside it.
+        first: the number of the first of these blocks in the network.
+        image: what the network was given, where these are not its lowest blocks and the rule reads it.
 
     """
-    image, k = x, -1
+    image, k = x if first == 0 else image, first - 1
     for block in blocks:  # not enumerate, which holds on to the last pair it gave
         k += 1
         p = cut(k, block, x, y, run(block, x), image)
@@ -108,7 +117,7 @@ def pull_back(p: Pass, delta: Tensor | None, send: Sequence[Tensor] = (), keep: 
     return Grad(delta, grads, tuple(below[i] for i in range(len(messages))))
 
 
-def true_gradients(passes: Sequence[Pass], top: Tensor, keep: bool = False) -> list[Grad]:
+def true_gradients(passes: Sequence[Pass], top: Tensor, keep: bool = False, further: bool = False) -> list[Grad]:
     """The plain pull-back of ``top`` through all passes: what backpropagation gives on these very forward passes.
 
     Frees the graphs unless ``keep``. Valid where every pass read its predecessor's ``z`` (see :func:`is_chain`).
@@ -117,6 +126,7 @@ def true_gradients(passes: Sequence[Pass], top: Tensor, keep: bool = False) -> l
         passes: all passes, bottom first, with their graphs.
         top: [N, *out] gradient of the objective with respect to the last pass's output.
         keep: keep the graphs, for more pull-backs.
+        further: pull it back to the input of the first pass too, below which there are more.
 
     Returns:
         one Grad per pass, bottom first; ``delta`` is the true gradient at that block's output.
@@ -125,7 +135,7 @@ def true_gradients(passes: Sequence[Pass], top: Tensor, keep: bool = False) -> l
     grads: list[Grad] = []
     delta = top
     for k in reversed(range(len(passes))):
-        grad = pull_back(passes[k], delta, (delta,) if k else (), keep)
+        grad = pull_back(passes[k], delta, (delta,) if k or further else (), keep)
         grads.append(grad)
         if k:
             (delta,) = grad.below

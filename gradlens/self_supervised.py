@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gradlens.errors import InputError
 from gradlens.local import LocalLosses, Window, split
 from gradlens.method import Net
-from gradlens.passes import Pass, chain, cut, run_block
+from gradlens.passes import Pass, cut, run_block
 
 
 def modules_of(net: Net, modules: int | Sequence[int] | None) -> list[Window]:
@@ -51,7 +51,7 @@ class SelfSupervised(LocalLosses):
 
     def forward(self, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
         """The chain of the encoder's blocks."""
-        return chain(blocks[:-1], self.entry(x), y)
+        return self.section(blocks[:-1], 0, self.entry(x), y)
 
     def features(self, blocks: Sequence[nn.Module], x: Tensor) -> Iterator[Tensor]:
         """The outputs [N, *out] of the encoder's blocks."""

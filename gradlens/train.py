@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from gradlens.augment import crop_and_flip, input_of
 from gradlens.config import Config
@@ -18,7 +18,7 @@ from gradlens.data import Data, Split
 from gradlens.diagnostics import Descent, sparse_rows
 from gradlens.errors import InputError
 from gradlens.longtable import read_table
-from gradlens.method import Step, Update, backward
+from gradlens.method import Heard, Method, Step, Update, backward
 from gradlens.objectives import LOSSES
 from gradlens.optimizers import lr_factor, make_optimizer
 from gradlens.passes import Pass
@@ -33,6 +33,7 @@ from gradlens.tables import TRAIN_EVAL, best_epoch
 from gradlens.world import ALONE, World, in_touch
 
 if TYPE_CHECKING:
+    from gradlens.layers import Layers
     from gradlens.online import OnlineProbe
 
 CHECKPOINT_SECONDS = 60.0  # between checkpoints within an epoch; when they are written does not change what is computed
@@ -65,19 +66,58 @@ def _kept(passes: Iterator[Pass], stored: list[Pass]) -> Iterator[Pass]:
         yield p
 
 
-def _measured(number: int, pair: Pair, step: Step, diagnose: bool, by_rank: bool) -> tuple[list[Row], Descent | None]:
-    """The rows of a recorded step; on a diagnosed one the sparse rows too, and the descent test to be asked after the optimiser's step."""
-    names, method, here = pair.names(), pair.method, current()
-    truth = true_updates(method, step, keep=diagnose)
-    mine = {k: u.grad.params for k, u in step.updates.items()}
-    step = step._replace(updates={k: whole_update(u) for k, u in step.updates.items()})
-    rows = step_rows(number, names, method, step, truth)
-    if by_rank and here is not None:
-        rows += rank_rows(number, here.rank, names, mine, truth)
-    if not diagnose:
-        return rows, None
-    rows += sparse_rows(number, names, method, step, truth)
-    return rows, Descent(number, names, method, step, truth)
+class Section(Protocol):
+    """Which of the network's blocks this process runs, and what it hears of the others."""
+
+    def passes(self, method: Method, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
+        """The passes of one step, lazily."""
+
+    def heard(self) -> Callable[[], Heard] | None:
+        """What gives the message of the rank above; None where there is none."""
+
+    def passed_on(self, u: Update) -> None:
+        """A block has been told its gradient."""
+
+    def late(self) -> Mapping[str, Tensor]:
+        """Gradients of the rule's own modules from messages of earlier batches."""
+
+    def measured(self, number: int, pair: Pair, step: Step, diagnose: bool, by_rank: bool) -> tuple[list[Row], Descent | None]:
+        """The rows of a recorded step, and on a diagnosed one the descent test to be asked after the optimiser's step."""
+
+
+class Whole:
+    """All blocks, in one process or on a part of the batch."""
+
+    def passes(self, method: Method, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
+        """As the rule makes them."""
+        return method.forward(blocks, x, y)
+
+    def heard(self) -> None:
+        """Nobody is above."""
+
+    def passed_on(self, u: Update) -> None:
+        """Nobody is below."""
+
+    def late(self) -> Mapping[str, Tensor]:
+        """Nothing comes late."""
+        return {}
+
+    def measured(self, number: int, pair: Pair, step: Step, diagnose: bool, by_rank: bool) -> tuple[list[Row], Descent | None]:
+        """The rows of a recorded step; on a diagnosed one the sparse rows too."""
+        names, method, here = pair.names(), pair.method, current()
+        truth = true_updates(method, step, keep=diagnose)
+        mine = {k: u.grad.params for k, u in step.updates.items()}
+        step = step._replace(updates={k: whole_update(u) for k, u in step.updates.items()})
+        rows = step_rows(number, names, method, step, truth)
+        if by_rank and here is not None:
+            rows += rank_rows(number, here.rank, names, mine, truth)
+        if not diagnose:
+            return rows, None
+        rows += sparse_rows(number, names, method, step, truth)
+        return rows, Descent(number, names, method, step, truth)
+
+
+WHOLE = Whole()
 
 
 def update(
@@ -90,6 +130,7 @@ def update(
     diagnose: bool = False,
     see: Callable[[Update], None] | None = None,
     by_rank: bool = False,
+    section: Section = WHOLE,
 ) -> Outcome:
     """One step of any rule: passes, the rule's gradients, and one optimiser step. On a shared batch all ranks make it together.
 
@@ -103,6 +144,7 @@ def update(
         diagnose: on a recorded step, add the sparser rows of ``diagnostics``.
         see: shown each block's update as it is made, to look at.
         by_rank: on a recorded step of a shared batch, add rows of this rank's own gradient.
+        section: the blocks that this process runs.
 
     """
     model, method = pair
@@ -116,8 +158,10 @@ def update(
     sums = Sums(_put)
     with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
         stored: list[Pass] = []
-        passes = method.forward(blocks, x, y)
-        for u in backward(method, passes if record is None else _kept(passes, stored), keep=record is not None):
+        passes = section.passes(method, blocks, x, y)
+        if record is not None:
+            passes = _kept(passes, stored)
+        for u in backward(method, passes, keep=record is not None, listen=section.heard()):
             params = dict(u.p.block.named_parameters())
             for name, grad in u.grad.params.items():
                 sums.add(params[name], grad)
@@ -129,12 +173,15 @@ def update(
                 hits, answered = (u.signal.answer.argmax(1) == u.p.y).sum(), (u.p.y >= 0).sum()
             if record is not None:
                 kept[u.k] = u
+            section.passed_on(u)
             if see is not None:
                 see(u)
             del u  # a block's tensors must not outlive its turn
+        for name, grad in section.late().items():
+            sums.add(method.get_parameter(name), grad)
         sums.finish()
         if record is not None:
-            rows, descent = _measured(record, pair, Step(blocks, x, y, stored, kept), diagnose, by_rank)
+            rows, descent = section.measured(record, pair, Step(blocks, x, y, stored, kept), diagnose, by_rank)
     stored.clear()  # measured and done with, before the optimiser makes its state
     kept.clear()
     optimizer.step()
@@ -207,6 +254,12 @@ def silent(event: str, numbers: dict[str, Any]) -> None:
     """Nobody watches."""
 
 
+def _layers(training: Training) -> Layers:
+    from gradlens.layers import Layers  # which updates by this module
+
+    return Layers(training)
+
+
 class Training:
     """One run: its network, rule, optimiser and position; :meth:`go` takes it to its end."""
 
@@ -232,15 +285,19 @@ class Training:
 
             self.probe = OnlineProbe(self.pair.names(), len(data.classes))
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
+        self.layers: Layers | None = _layers(self) if config.parallel == "layers" and not world.alone else None
 
     # ------------------------------------------------------------------------------------------------ the data's order
+
+    def images(self, step: int) -> int:
+        """How many there are in an update's batch."""
+        return min(self.config.batch_size, len(self.train) - step % self.per_epoch * self.config.batch_size)
 
     def shard(self, step: int) -> Shard | None:
         """Which part of an update's batch this rank works on; None: all of it."""
         if self.config.parallel != "data" or self.world.alone:
             return None
-        i = step % self.per_epoch
-        return part(min(self.config.batch_size, len(self.train) - i * self.config.batch_size), self.world.rank, self.world.ranks)
+        return part(self.images(step), self.world.rank, self.world.ranks)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """The input [N, *] and targets [N, *] of an update (images and labels, or the rule's task), or this rank's part of them.
@@ -270,7 +327,7 @@ class Training:
         return {
             "model": self.pair.model.state_dict(),
             "method": self.pair.method.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.layers.optimizer_state(self.optimizer) if self.layers else self.optimizer.state_dict(),
             "step": self.at.step,
             "position": self.at._asdict(),
             "tables": self.writer.mark() if self.writer else {},
@@ -284,6 +341,8 @@ class Training:
                 put_weights(module, state[name], "the checkpoint does not fit this config")
         try:
             self.optimizer.load_state_dict(state["optimizer"])
+            if self.layers:
+                self.layers.keep_own(self.optimizer)
             self.at, tables = Position(**state["position"]), dict(state["tables"])
             if self.probe:
                 self.probe.restore(state["probe"])
@@ -308,7 +367,7 @@ class Training:
             InputError: the run directory cannot be written any more.
 
         """
-        config, snapshots = self.config, self.snapshot_steps()
+        snapshots = self.snapshot_steps()
         flush_every = 1 if self.device.type == "cpu" else 20  # reading a loss waits for an accelerator
         pending: list[tuple[int, Outcome]] = []
         saved_at = time.monotonic()
@@ -319,28 +378,21 @@ class Training:
             while self.at.step < self.total:
                 step, (epoch, i) = self.at.step, divmod(self.at.step, self.per_epoch)
                 began = time.perf_counter()
-                x, y = self.batch(step)
-                for group, lr in zip(self.optimizer.param_groups, self.base_lr, strict=True):
-                    group["lr"] = lr * lr_factor(config, step, self.total)
-                with sharded(self.shard(step)):
-                    torch.manual_seed(key(config.seed, "step", *stream(step)))  # dropout and the like
-                self.pair.method.start(epoch + 1, step)
-                recorded = bool(config.record_every) and step % config.record_every == 0
-                diagnosed = recorded and bool(config.diagnose_every) and step // config.record_every % config.diagnose_every == 0
-                number = step if recorded else None
-                see = partial(self.probe.see, step) if self.probe else None
-                bf16 = config.precision == "bf16"
-                with sharded(self.shard(step)):
-                    made = update(self.pair, self.optimizer, x, y, number, bf16, diagnosed, see, config.record_ranks)
+                last, keep = i == self.per_epoch - 1 or step + 1 == self.total, step + 1 in snapshots
+                due = time.monotonic() - saved_at > CHECKPOINT_SECONDS and self.pair.method.saved_within_epochs
+                if self.layers:
+                    made, stop, due = self.layers.step(step, interrupted(), due)
+                    full = False
+                else:
+                    made, stop = self._step(step), interrupted()
+                    full = len(pending) + 1 >= flush_every
+                    if not self.world.alone:
+                        stop, due = self.world.agreed(stop, due) if last or full else (False, False)
                 pending.append((step, made))
-                last = i == self.per_epoch - 1 or step + 1 == self.total
                 self.at = self.at._replace(step=step + 1)
-                stop, due = interrupted(), time.monotonic() - saved_at > CHECKPOINT_SECONDS and self.pair.method.saved_within_epochs
-                if not self.world.alone:
-                    ask = last or len(pending) >= flush_every
-                    stop, due = self.world.agreed(stop, due) if ask else (False, False)
-                keep = step + 1 in snapshots
-                if last or stop or keep or due or len(pending) >= flush_every:
+                if last or stop or keep or due or full:
+                    if self.layers:
+                        pending = self.layers.meet(pending)
                     self._flush(pending, epoch + 1, watch)
                 self.at = self.at._replace(seconds=self.at.seconds + time.perf_counter() - began)
                 watch("step", {"step": step + 1, "total": self.total, "epoch": epoch + 1, **self._running()})
@@ -357,6 +409,27 @@ class Training:
             if self.world.agreed(interrupted(), False)[0]:  # in the last step or evaluation: this run is finished, but no other shall begin
                 raise Stopped("interrupted; this run was at its end and is finished", INTERRUPTED)
         return summary
+
+    def prepared(self, step: int) -> tuple[int | None, bool]:
+        """Ready for an update: its learning rate, its draws, the rule's start; whether it is recorded (its number) and diagnosed."""
+        config = self.config
+        for group, lr in zip(self.optimizer.param_groups, self.base_lr, strict=True):
+            group["lr"] = lr * lr_factor(config, step, self.total)
+        with sharded(self.shard(step)):
+            torch.manual_seed(key(config.seed, "step", *stream(step)))  # dropout and the like
+        self.pair.method.start(step // self.per_epoch + 1, step)
+        recorded = bool(config.record_every) and step % config.record_every == 0
+        diagnosed = recorded and bool(config.diagnose_every) and step // config.record_every % config.diagnose_every == 0
+        return step if recorded else None, diagnosed
+
+    def _step(self, step: int) -> Outcome:
+        """One update with all blocks."""
+        config = self.config
+        x, y = self.batch(step)
+        number, diagnosed = self.prepared(step)
+        see = partial(self.probe.see, step) if self.probe else None
+        with sharded(self.shard(step)):
+            return update(self.pair, self.optimizer, x, y, number, config.precision == "bf16", diagnosed, see, config.record_ranks)
 
     def _flush(self, pending: list[tuple[int, Outcome]], epoch: int, watch: Watch) -> None:
         """Read what the last updates reported; a loss that is not finite ends the run."""
@@ -417,7 +490,7 @@ class Training:
 
     def _same_buffers(self) -> None:
         """Rank 0's buffers (BatchNorm's running statistics) become everybody's, before they are read."""
-        if self.config.parallel == "data" and not self.config.sync_batchnorm:
+        if self.config.parallel == "data" and not self.config.sync_batchnorm and not self.world.alone:
             for module in self.pair:
                 for buffer in module.buffers():
                     dist.broadcast(buffer, 0)

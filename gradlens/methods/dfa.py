@@ -81,7 +81,11 @@ class DFA(Switched):
             return self.feedback.get_buffer("shared")[:, : self.sizes[k]] / math.sqrt(self.largest)
         return self.feedback.get_buffer(str(k))
 
-    def forward(self, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
+    def locked(self) -> str | None:
+        """With ``skip=exact`` blocks hear each other."""
+        return "with skip=exact a block hears what the skip of the one above carries down" if self.options.skip == "exact" else None
+
+    def section(self, blocks: Sequence[nn.Module], first: int, x: Tensor, y: Tensor, image: Tensor | None = None) -> Iterator[Pass]:
         """The plain chain; for ``skip=exact`` each residual block's branch reads its input through a gate that the rule shuts."""
 
         def run(block: nn.Module, x: Tensor) -> Tensor:
@@ -93,7 +97,7 @@ class DFA(Switched):
             finally:
                 gate.remove()
 
-        return chain(blocks, x, y, run if self.options.skip == "exact" else run_block)
+        return chain(blocks, x, y, run if self.options.skip == "exact" else run_block, first, image)
 
     def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[Tensor, ...]) -> Signal:
         """B_k e [+ what the skip of the block above carries]; told, and sent on only where a skip carries it on."""

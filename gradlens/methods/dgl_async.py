@@ -130,6 +130,10 @@ class DGLAsync(LocalLosses):
                 yield p
                 del p  # so that its graph lives no longer than the caller wants it
 
+    def parts_at(self, k: int) -> bool:
+        """Between units."""
+        return k < self.units - 1
+
     def quantities(self, update: Update) -> Mapping[str, Tensor]:
         """``staleness`` of what the unit read; the top, which reads its own unit's block, has none."""
         return {"staleness": torch.tensor(self.staleness[update.k])} if update.k in self.staleness else {}

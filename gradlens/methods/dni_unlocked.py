@@ -81,6 +81,10 @@ class DNIUnlocked(DNI):
         read = src.detach().requires_grad_()
         return cut(k, block, read, y, run_block(block, read), x, src)
 
+    def locked(self) -> str | None:
+        """Not by a lock: its parts would have to send each other two kinds of outputs."""
+        return "each block reads the image and learns from what the block below it really gave, which is not sent between ranks"
+
     def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[Tensor, ...]) -> Signal:
         """What dni says, and the gradients of L_I."""
         said, src = super().signal(k, passes, above), passes[k].src

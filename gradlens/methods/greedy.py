@@ -80,6 +80,10 @@ class Greedy(LocalLosses):
         """Nothing below the stage; the stage's unit as in dgl."""
         return Signal(None) if k < self.stage else super().signal(k, passes, above)
 
+    def locked(self) -> str | None:
+        """Its stages follow each other."""
+        return "it trains one block after the other: there is nothing to do at the same time"
+
     def predict(self, blocks: Sequence[nn.Module], x: Tensor) -> Tensor:
         """The answer [N, C] of the stage's head, or of all heads up to it, each weighing twice the one below."""
         answers: list[Tensor] = []

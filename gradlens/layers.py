@@ -1,0 +1,363 @@
+"""A network whose blocks are spread over ranks: each trains its own while the ranks above work on the batches before.
+
+A rank receives what the block below its own gave, runs its blocks, sends what the highest of them gives as soon as it is known, and updates
+its blocks. Rules that hear nothing from above never wait for anything else: their run is that of one process, bit for bit, in the time of
+the slowest rank. Rules that learn from a message (the target of a synthesiser, the error) either wait for it (exact: again the run of one
+process) or take the one of an earlier batch (``stale``; how many batches earlier is in the rows).
+
+Every rank holds all weights, of which it trains its own; gradients, the optimiser's state and activations are its own only.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from gradlens.costs import block_costs, partition
+from gradlens.errors import InputError
+from gradlens.messages import Inbox, Outbox
+from gradlens.method import Heard, Method, Step, Update
+from gradlens.passes import Grad, Pass, run_block, true_gradients
+from gradlens.recorder import Row, Truth, step_rows, untouched
+from gradlens.run import INTERRUPTED, Stopped
+from gradlens.seeding import key
+from gradlens.setup import Pair
+from gradlens.train import Outcome, update
+
+if TYPE_CHECKING:
+    from gradlens.train import Training
+
+UP, DOWN, ERROR, TRUTH = range(1, 5)  # tags of the channels
+LATE = 1  # batches by which a stale message of the rank above is late
+SAVE, STOP = 1, 2  # what rank 0 wants done after a batch; travels with it
+
+
+def split_over(method: Method, costs: Sequence[float], ranks: int, names: Sequence[str], sizes: Sequence[int] | None = None) -> list[range]:
+    """The blocks of each rank, bottom first.
+
+    Args:
+        method: the rule, which says where blocks may be parted.
+        costs: seconds of each block that it runs.
+        ranks: how many.
+        names: the blocks'.
+        sizes: blocks of each rank, if the user says; default: such that the slowest rank is as fast as can be.
+
+    Raises:
+        InputError: more ranks than parts, sizes that do not add up, a cut where the rule has none.
+
+    """
+    allowed = [k + 1 for k in range(len(costs) - 1) if method.parts_at(k)]
+    has = f"{len(costs)} blocks that can be parted in {len(allowed)} places, after {', '.join(names[c - 1] for c in allowed) or 'none'}"
+    if len(allowed) < ranks - 1:
+        raise InputError(f"{ranks} ranks are too many: this network under this rule has {has}")
+    if sizes is None:
+        return partition(costs, ranks, allowed)
+    if len(sizes) != ranks or sum(sizes) != len(costs) or min(sizes) < 1:
+        raise InputError(f"--split {','.join(map(str, sizes))}: wanted {ranks} numbers of blocks that add up to {len(costs)}")
+    ends = [sum(sizes[: i + 1]) for i in range(ranks)]
+    if wrong := [c for c in ends[:-1] if c not in allowed]:
+        raise InputError(f"--split {','.join(map(str, sizes))} parts the network after {names[wrong[0] - 1]}; it has {has}")
+    return [range(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+
+
+class Begun(NamedTuple):
+    """A batch that went through this rank's blocks and waits for what comes from above."""
+
+    step: int
+    x: Tensor  # [N, *in] what the lowest block here read
+    y: Tensor
+    record: int | None
+
+
+class Layers:
+    """This rank's blocks, and its part in every step of a training."""
+
+    def __init__(self, training: Training) -> None:
+        self.training, self.world, config = training, training.world, training.config
+        self.model, self.method = training.pair
+        if why := self.method.locked():
+            raise InputError(f"--parallel layers: {config.method} cannot work on several batches at once: {why}")
+        self.waits = bool(self.method.reads & {"later", "error", "above"}) and self.method.needs_above(0)
+        if config.stale and not self.waits:
+            raise InputError(f"--stale: {config.method} waits for nothing from above")
+        self.late_error = config.stale and "error" in self.method.reads
+        self.late_message = config.stale and not self.late_error
+        self.delay_anywhere = config.stale
+        if self.late_message and not all(self.method.tells_late(k) for k in range(self.method.top) if self.method.parts_at(k)):
+            raise InputError(f"--stale: {config.method} with these options tells blocks what comes from above, and must wait for it")
+        self.names = training.pair.names()
+        ran = self.method.top + 1
+        costs = self._costs()[:ran] if config.split is None and not self.world.alone else [1.0] * ran
+        self._place(split_over(self.method, costs, self.world.ranks, self.names, config.split))
+        self.control, self.fresh = 0, True
+
+    def _costs(self) -> list[float]:
+        """Seconds of each block, as rank 0 measures them."""
+        found = None
+        if self.world.writes:
+            training = self.training
+            x, y = training.batch(0)
+            found = [cost.seconds for cost in block_costs(training.pair, training.config, x, y, rounds=1)]
+        costs: list[float] = self.world.told(found)
+        return costs
+
+    def _place(self, ranges: list[range]) -> None:
+        """Take these blocks of all, and open the channels."""
+        world, device = self.world, self.training.device
+        rank, last = world.rank, world.ranks - 1
+        self.ranges, self.mine = ranges, ranges[rank]
+        self.blocks = list(self.model)[self.mine.start : self.mine.stop]
+        hears = self.waits and "error" not in self.method.reads
+        self.below = Inbox(world, rank - 1, "up", UP, device) if rank else None
+        self.above = Outbox(world, rank + 1, "up", UP) if rank < last else None
+        self.down = Outbox(world, rank - 1, "down", DOWN) if rank and hears else None
+        self.message = Inbox(world, rank + 1, "down", DOWN, device) if rank < last and hears else None
+        error = "error" in self.method.reads
+        self.broadcast = [Outbox(world, to, "error", ERROR) for to in range(last)] if error and rank == last else []
+        self.error = Inbox(world, last, "error", ERROR, device) if error and rank < last else None
+        self.truth_down = Outbox(world, rank - 1, "truth", TRUTH) if rank else None
+        self.truth_above = Inbox(world, rank + 1, "truth", TRUTH, device) if rank < last else None
+        self.delay = (last - rank if self.late_error else LATE if self.late_message else 0) if rank < last else 0
+        self.queue: deque[Begun] = deque()  # batches whose error is still to come
+        self.unlearned: deque[Pass] = deque()  # ... whose message is
+
+    # ------------------------------------------------------------------------------------------------------- one step
+
+    def step(self, step: int, stop: bool, save: bool) -> tuple[Outcome, bool, bool]:
+        """One update of this rank's blocks; what it reports, and whether rank 0 wants the run stopped or saved after this batch.
+
+        Args:
+            step: updates made before this one.
+            stop: whether this process was asked to stop.
+            save: whether this process finds that it is time to save.
+
+        """
+        training = self.training
+        if self.delay_anywhere:  # what is under way is not saved: such runs go on from the end of an epoch
+            if stop:
+                raise Stopped("interrupted: a run whose messages come late goes on from the end of its last epoch", INTERRUPTED)
+            save = False
+        number, _ = training.prepared(step)
+        x, y = self.begin(step, number, SAVE * save + STOP * stop)
+        outcome = self._update(x, y)
+        return outcome, bool(self.control & STOP), bool(self.control & SAVE)
+
+    def _update(self, x: Tensor, y: Tensor) -> Outcome:
+        t = self.training
+        return update(t.pair, t.optimizer, x, y, self.record, t.config.precision == "bf16", section=self)
+
+    def meet(self, pending: Sequence[tuple[int, Outcome]]) -> list[tuple[int, Outcome]]:
+        """Finish what is under way, share the weights, and put together what the ranks report of each step."""
+        last = pending[-1][0]
+        late = [(last, self._finish_one()) for _ in range(len(self.queue) + len(self.unlearned))]
+        mine = [(step, o._replace(loss=o.loss.cpu(), hits=o.hits.cpu(), answered=o.answered.cpu())) for step, o in [*pending, *late]]
+        told = self.world.every(mine)
+        self.together()
+        tops = dict(told[-1])
+        rows: dict[int, list[Row]] = {step: [] for step, _ in pending}
+        for theirs in told:
+            for _, o in theirs:
+                for row in o.rows:
+                    rows.setdefault(row.step, []).append(row)
+        return [(step, tops[step]._replace(rows=rows[step])) for step, _ in pending]
+
+    def begin(self, step: int, record: int | None, control: int) -> tuple[Tensor, Tensor]:
+        """What the lowest block here reads of a batch, [N, *in] and targets; ``control`` is heeded on rank 0 only."""
+        training = self.training
+        if self.below is None:
+            x, y = training.batch(step)
+            x = self.method.entry(x)
+        else:
+            images = training.images(step)
+            x, y, said = self.below.take(images)
+            control = int(said)
+            x.requires_grad_()
+            if step + 1 < training.total and not control & STOP:
+                self.below.expect(training.images(step + 1))
+        self.control, self.fresh = control, True
+        self.begun = Begun(step, x, y, record)
+        self.finishes: Begun | None = self.begun
+        if self.late_error and self.delay:
+            self.queue.append(self.begun)
+            self.finishes = self.queue.popleft() if len(self.queue) > self.delay else None
+        return x, y
+
+    @property
+    def record(self) -> int | None:
+        """The number of the batch whose blocks are updated in this step, if it is to be measured."""
+        return self.finishes.record if self.finishes else None
+
+    def passes(self, method: Method, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
+        """The passes of this rank's blocks; what the highest gives is sent up as soon as it is there."""
+        if self.late_error and self.delay:
+            if self.fresh:
+                self._send_through(self.begun)
+            if self.finishes is not None:
+                yield from self._again(self.finishes)
+            return
+        if not self.fresh:
+            return
+        for p in method.section(self.blocks, self.mine.start, x, y, self._image()):
+            self._passed(p)
+            yield p
+            del p
+
+    def _image(self) -> Tensor | None:
+        """The network's input, for rules that read it; made here, since sending it would cost more."""
+        if self.below is None or "image" not in self.method.reads:
+            return None
+        return self.method.entry(self.training.batch(self.begun.step)[0])
+
+    def _passed(self, p: Pass) -> None:
+        if self.above is not None and p.k == self.mine.stop - 1:
+            self.above.send(self.training.images(self.begun.step), [p.z, p.y, torch.tensor([self.control])])
+        if p.k == self.method.top:
+            for outbox in self.broadcast:
+                outbox.send(self.training.images(self.begun.step), [p.z, p.y])
+
+    @torch.no_grad()
+    def _send_through(self, begun: Begun) -> None:
+        """Run the blocks for what the ranks above need of them; their own gradients come when the error is there."""
+        h = begun.x
+        for block in self.blocks:
+            h = run_block(block, h)
+        assert self.above is not None
+        self.above.send(self.training.images(begun.step), [h, begun.y, torch.tensor([self.control])])
+
+    def _again(self, begun: Begun) -> Iterator[Pass]:
+        """The passes of an earlier batch with the weights of now: in between they were updated, and its graph would be of none."""
+        torch.manual_seed(key(self.training.config.seed, "step", begun.step))
+        with untouched(self.blocks):
+            passes = list(self.method.section(self.blocks, self.mine.start, begun.x, begun.y))
+        while passes:
+            yield passes.pop(0)
+
+    def heard(self) -> Callable[[], Heard] | None:
+        """Where there is something to hear."""
+        return None if self.error is None and self.message is None else self._listen
+
+    def _listen(self) -> Heard:
+        """What comes from the ranks above for the batch that is being finished."""
+        assert self.finishes is not None
+        images = self.training.images(self.finishes.step)
+        if self.error is not None:
+            z, y = self.error.take(images)
+            top = self.method.depth - 1
+            return Heard(passes={top: Pass(top, nn.Identity(), z, y, z, z.requires_grad_())})
+        if self.message is None or self.late_message:
+            return Heard(late=True)
+        return Heard(tuple(self.message.take(images)))
+
+    def passed_on(self, u: Update) -> None:
+        """Send down what the rank below hears of this update."""
+        if self.down is not None and u.k == self.mine.start:
+            self.down.send(self.training.images(self.begun.step), list(u.grad.below))
+        if self.late_message and self.message is not None and u.k == self.mine.stop - 1:
+            self.unlearned.append(u.p._replace(h=u.p.h.detach(), block=nn.Identity()))
+
+    def late(self) -> Mapping[str, Tensor]:
+        """What the highest block's own modules learn from the message of an earlier batch, which has come by now."""
+        if not self.late_message or self.message is None or len(self.unlearned) <= (self.delay if self.fresh else 0):
+            return {}
+        p = self.unlearned.popleft()
+        above = tuple(self.message.take(len(p.y)))
+        with untouched([self.method]):  # the statistics of that batch are in already
+            signal = self.method.signal(p.k, {p.k: p}, ())
+        return self.method.learn(p.k, p, signal, Grad(None, {}, ()), above)
+
+    def _finish_one(self) -> Outcome:
+        """Go on with the oldest batch that waits for what comes from above, without a new one: before ranks meet, none must wait."""
+        x, y = self.begun.x, self.begun.y
+        self.fresh, self.finishes = False, self.queue.popleft() if self.queue else None
+        return self._update(x, y)
+
+    # ------------------------------------------------------------------------------------------------------ the truth
+
+    def measured(self, number: int, pair: Pair, step: Step, diagnose: bool, by_rank: bool) -> tuple[list[Row], None]:
+        """The rows of this rank's blocks: the true gradient comes down from rank to rank, each of which waits for it.
+
+        Args:
+            number: updates made before this batch.
+            pair: network and rule.
+            step: this rank's passes (graphs kept) and updates.
+            diagnose: no: it would take passes of its own through all ranks.
+            by_rank: no: each block is on one rank.
+
+        """
+        passes = sorted(step.passes, key=lambda p: p.k)
+        images = self.training.images(number)
+        if self.truth_above is not None:
+            (delta,) = self.truth_above.take(images)
+            loss = torch.zeros(())
+        else:
+            signal = step.updates[self.method.top].signal
+            assert signal.delta is not None
+            assert signal.loss is not None
+            delta, loss = signal.delta, signal.loss
+        grads = true_gradients(passes, delta, further=self.truth_down is not None)
+        if self.truth_down is not None:
+            self.truth_down.send(images, list(grads[0].below))
+        where = "same passes" if not self.late_error else "each rank's own passes of the batch"
+        truth = Truth(grads, passes, loss, {}, f"{self.method.objective}, {where}")
+        here = step._replace(updates={k - self.mine.start: u for k, u in step.updates.items()})
+        rows = step_rows(number, self.names[self.mine.start : self.mine.stop], self.method, here, truth)
+        if self.delay:
+            highest = self.names[self.mine.stop - 1]
+            told = self.names[self.mine.start : self.mine.stop] if self.late_error else [highest]
+            rows += [Row(number, name, "rule", "delay", float(self.delay), truth.reference) for name in told]
+        return rows, None
+
+    # ------------------------------------------------------------------------------------------------- ranks that meet
+
+    def together(self) -> None:
+        """Every rank gets the weights and buffers that the others have trained."""
+        for name, tensor in [*self.model.named_parameters(), *self.model.named_buffers()]:
+            k = self.names.index(name.split(".")[0])
+            _share(tensor, self._owner(k), self.world.rank)
+        for name, tensor in [*self.method.named_parameters(), *self.method.named_buffers()]:
+            _share(tensor, self._owner(self.method.block_of(name)), self.world.rank)
+
+    def _owner(self, k: int) -> int:
+        """The rank that trains block k; what no rank trains is the last one's."""
+        return next((rank for rank, blocks in enumerate(self.ranges) if k in blocks), self.world.ranks - 1)
+
+    def owned(self) -> set[int]:
+        """The ids of the parameters that this rank trains."""
+        mine = {id(p) for block in self.blocks for p in block.parameters()}
+        own = {id(p) for name, p in self.method.named_parameters() if self._owner(self.method.block_of(name)) == self.world.rank}
+        return mine | own
+
+    def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """The optimiser's state as one process has it, put together on all ranks."""
+        state = optimizer.state_dict()
+        mine = self.owned()
+        params = [p for group in optimizer.param_groups for p in group["params"]]
+        own = {i: state["state"][i] for i, p in enumerate(params) if id(p) in mine and i in state["state"]}
+        merged: dict[int, Any] = {}
+        for theirs in self.world.every(own):
+            merged.update(theirs)
+        return {**state, "state": dict(sorted(merged.items()))}
+
+    def keep_own(self, optimizer: torch.optim.Optimizer) -> None:
+        """Forget the optimiser's state of parameters that other ranks train."""
+        mine = self.owned()
+        for p in [p for p in optimizer.state if id(p) not in mine]:
+            del optimizer.state[p]
+
+    def sent(self) -> int:
+        """Bytes that this rank has sent up, down and as errors so far; the truth on recorded steps is not in it."""
+        return sum(box.bytes for box in (self.above, self.down, *self.broadcast) if box is not None)
+
+
+def _share(tensor: Tensor, owner: int, rank: int) -> None:
+    """The owner's tensor on all ranks."""
+    with torch.no_grad():
+        flat = tensor.detach().contiguous()
+        dist.broadcast(flat, owner)
+        if rank != owner and flat.data_ptr() != tensor.data_ptr():
+            tensor.copy_(flat)

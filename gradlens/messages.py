@@ -1,0 +1,105 @@
+"""Tensors sent from one rank to another without waiting, in order; two may be under way while the next one is made.
+
+Sizes, layouts in memory and types are told once for each size of batch, through the launcher's store: what arrives lies in memory as it did
+where it came from, so that the layers that read it take the same kernels and give the same bits.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections import deque
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from gradlens.world import PATIENCE, World
+
+UNDER_WAY = 2  # messages of one channel that a rank has sent and the other not yet taken
+
+
+def _flat(x: Tensor) -> tuple[Tensor, tuple[Any, ...]]:
+    """A tensor's memory from end to end [numel], and (size, stride, type) to see it as the tensor again."""
+    x = x.detach()
+    spread = 1 + sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
+    if spread != x.numel():  # an expanded view, or one with holes
+        x = x.contiguous()
+    return x.as_strided((x.numel(),), (1,)), (tuple(x.shape), x.stride(), str(x.dtype).removeprefix("torch."))
+
+
+class Outbox:
+    """What this rank sends to another on one channel.
+
+    Args:
+        world: the ranks.
+        to: the other one.
+        channel: names what is sent.
+        tag: of the channel, the same on both sides.
+
+    """
+
+    def __init__(self, world: World, to: int, channel: str, tag: int) -> None:
+        self.world, self.to, self.tag = world, to, tag
+        self.name = f"{channel}/{world.rank}-{to}"
+        self.told: set[int] = set()
+        self.under_way: deque[list[tuple[Any, Tensor]]] = deque()
+        self.bytes = 0  # sent so far
+
+    def send(self, images: int, tensors: Sequence[Tensor]) -> None:
+        """Send tensors that belong to a batch of so many images; waits only while two earlier messages are still under way."""
+        flats, layouts = zip(*map(_flat, tensors), strict=True) if tensors else ((), ())
+        if images not in self.told:
+            self.world.store.set(f"{self.name}/{images}", repr(list(layouts)))
+            self.told.add(images)
+        while len(self.under_way) >= UNDER_WAY:
+            self._wait()
+        self.under_way.append([(dist.isend(flat, self.to, tag=self.tag), flat) for flat in flats])
+        self.bytes += sum(flat.numel() * flat.element_size() for flat in flats)
+
+    def _wait(self) -> None:
+        for work, _ in self.under_way.popleft():
+            work.wait()
+
+    def empty(self) -> None:
+        """Wait until all has been sent."""
+        while self.under_way:
+            self._wait()
+
+
+class Inbox:
+    """What this rank receives from another on one channel; the arguments are those of :class:`Outbox`."""
+
+    def __init__(self, world: World, source: int, channel: str, tag: int, device: torch.device) -> None:
+        self.world, self.source, self.tag, self.device = world, source, tag, device
+        self.name = f"{channel}/{source}-{world.rank}"
+        self.layouts: dict[int, list[Any]] = {}
+        self.expected: deque[tuple[int, list[tuple[Any, Tensor]] | None]] = deque()
+
+    def expect(self, images: int) -> None:
+        """Begin to receive the next message, one of a batch of so many images, while something else is done."""
+        self.expected.append((images, self._receive(images) if images in self.layouts else None))
+
+    def take(self, images: int) -> list[Tensor]:
+        """The next message, which is waited for."""
+        if not self.expected:
+            self.expect(images)
+        wanted, receiving = self.expected.popleft()
+        assert wanted == images
+        if receiving is None:
+            key = f"{self.name}/{images}"
+            self.world.store.wait([key], timedelta(seconds=PATIENCE))
+            self.layouts[images] = ast.literal_eval(self.world.store.get(key).decode())
+            receiving = self._receive(images)
+        for work, _ in receiving:
+            work.wait()
+        return [tensor for _, tensor in receiving]
+
+    def _receive(self, images: int) -> list[tuple[Any, Tensor]]:
+        begun = []
+        for size, stride, kind in self.layouts[images]:
+            flat = torch.empty(torch.Size(size).numel(), dtype=getattr(torch, kind), device=self.device)
+            begun.append((dist.irecv(flat, self.source, tag=self.tag), flat.as_strided(size, stride)))
+        return begun
