@@ -71,6 +71,17 @@ def train(
     typer.echo(f"next: gradlens figures {' '.join(str(run.path) for run in runs)} --out figures")
 
 
+def _measurable(method: str | None, given: dict[str, Any]) -> dict[str, Any]:
+    """What is said, and where nothing is: no records that blocks on several ranks cannot give."""
+    from gradlens.methods import METHODS
+
+    if given["parallel"] != "layers":
+        return given
+    rule = METHODS.get(method or method_of(given))
+    nothing = {"diagnose_every": 0} | ({"record_every": 0} if rule and rule.pipelined else {})
+    return {**nothing, **given}
+
+
 def _train_together(method: str | None, given: dict[str, Any], place: Place, quiet: bool) -> None:
     """This process's part in a run that torchrun has started on several ranks."""
     from dataclasses import replace
@@ -83,7 +94,7 @@ def _train_together(method: str | None, given: dict[str, Any], place: Place, qui
 
     world = join(place.device)
     given = {"parallel": "data", **given, "ranks": world.ranks}
-    (configs,) = world.all_or_none(lambda: configs_of([method or method_of(given)], given, place))
+    (configs,) = world.all_or_none(lambda: configs_of([method or method_of(given)], _measurable(method, given), place))
     if len(configs) > 1:
         raise InputError("--seeds: several ranks share one run; `gradlens sweep` makes many")
     (config,) = configs

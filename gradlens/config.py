@@ -147,10 +147,13 @@ class Config(BaseModel, frozen=True, extra="forbid"):
         if (self.ranks > 1) != (self.parallel != "none"):
             start = "torchrun --nproc-per-node N -m gradlens train METHOD starts several"
             raise InputError(f"--parallel {self.parallel} with {self.ranks} process{'es' * (self.ranks > 1)}: {start}")
+        pipelined = METHODS[self.method].pipelined and self.parallel == "layers"
+        if pipelined and self.record_every:
+            raise InputError("--record-every: torch's pipeline gives no passes to measure on; with --parallel layers it must be 0")
         if self.parallel == "layers" and self.diagnose_every and self.record_every:
-            if "diagnose_every" in self.model_fields_set:
-                raise InputError("--diagnose-every needs passes of its own through all blocks: with --parallel layers it must be 0")
-            object.__setattr__(self, "diagnose_every", 0)
+            raise InputError("--diagnose-every needs passes of its own through all blocks: with --parallel layers it must be 0")
+        if not pipelined and (self.schedule, self.microbatches) != ("1f1b", 4):
+            raise InputError("--schedule and --microbatches are of pipelined backprop: bp with --parallel layers")
         for flag, wanted in (("sync_batchnorm", "data"), ("record_ranks", "data"), ("split", "layers"), ("stale", "layers")):
             if getattr(self, flag) and self.parallel != wanted:
                 raise InputError(f"--{flag.replace('_', '-')} belongs to --parallel {wanted}")

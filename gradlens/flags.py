@@ -97,6 +97,8 @@ FLAGS = (
     Flag("record-ranks", bool, "with --parallel data: rows of each rank's own gradient too (default off)", "Ranks"),
     Flag("split", str, "with --parallel layers: blocks of each rank, as 4,5,5 (default: by cost measured at the start)", "Ranks"),
     Flag("stale", bool, "with --parallel layers: rules that wait for a message take that of an earlier batch (default off)", "Ranks"),
+    Flag("schedule", str, "of bp with --parallel layers, torch's pipelines: 1f1b, gpipe (default 1f1b)", "Ranks"),
+    Flag("microbatches", int, "of bp with --parallel layers: parts of a batch that follow each other (default 4)", "Ranks"),
     Flag("record-every", int, "measure the true gradient every N updates; 0 = never (default 10)", "Records"),
     Flag(
         "diagnose-every",

@@ -4,21 +4,17 @@ A rank receives what the block below its own gave, runs its blocks, sends what t
 its blocks. Rules that hear nothing from above never wait for anything else: their run is that of one process, bit for bit, in the time of
 the slowest rank. Rules that learn from a message (the target of a synthesiser, the error) either wait for it (exact: again the run of one
 process) or take the one of an earlier batch (``stale``; how many batches earlier is in the rows).
-
-Every rank holds all weights, of which it trains its own; gradients, the optimiser's state and activations are its own only.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
-from gradlens.costs import block_costs, partition
 from gradlens.errors import InputError
 from gradlens.messages import Inbox, Outbox
 from gradlens.method import Heard, Method, Step, Update
@@ -27,6 +23,7 @@ from gradlens.recorder import Row, Truth, step_rows, untouched
 from gradlens.run import INTERRUPTED, Stopped
 from gradlens.seeding import key
 from gradlens.setup import Pair
+from gradlens.spread import Spread
 from gradlens.train import Outcome, update
 
 if TYPE_CHECKING:
@@ -35,34 +32,6 @@ if TYPE_CHECKING:
 UP, DOWN, ERROR, TRUTH = range(1, 5)  # tags of the channels
 LATE = 1  # batches by which a stale message of the rank above is late
 SAVE, STOP = 1, 2  # what rank 0 wants done after a batch; travels with it
-
-
-def split_over(method: Method, costs: Sequence[float], ranks: int, names: Sequence[str], sizes: Sequence[int] | None = None) -> list[range]:
-    """The blocks of each rank, bottom first.
-
-    Args:
-        method: the rule, which says where blocks may be parted.
-        costs: seconds of each block that it runs.
-        ranks: how many.
-        names: the blocks'.
-        sizes: blocks of each rank, if the user says; default: such that the slowest rank is as fast as can be.
-
-    Raises:
-        InputError: more ranks than parts, sizes that do not add up, a cut where the rule has none.
-
-    """
-    allowed = [k + 1 for k in range(len(costs) - 1) if method.parts_at(k)]
-    has = f"{len(costs)} blocks that can be parted in {len(allowed)} places, after {', '.join(names[c - 1] for c in allowed) or 'none'}"
-    if len(allowed) < ranks - 1:
-        raise InputError(f"{ranks} ranks are too many: this network under this rule has {has}")
-    if sizes is None:
-        return partition(costs, ranks, allowed)
-    if len(sizes) != ranks or sum(sizes) != len(costs) or min(sizes) < 1:
-        raise InputError(f"--split {','.join(map(str, sizes))}: wanted {ranks} numbers of blocks that add up to {len(costs)}")
-    ends = [sum(sizes[: i + 1]) for i in range(ranks)]
-    if wrong := [c for c in ends[:-1] if c not in allowed]:
-        raise InputError(f"--split {','.join(map(str, sizes))} parts the network after {names[wrong[0] - 1]}; it has {has}")
-    return [range(end - size, end) for end, size in zip(ends, sizes, strict=True)]
 
 
 class Begun(NamedTuple):
@@ -74,44 +43,28 @@ class Begun(NamedTuple):
     record: int | None
 
 
-class Layers:
-    """This rank's blocks, and its part in every step of a training."""
+class Layers(Spread):
+    """Rules whose blocks are told what they know themselves, or what a message from above says."""
 
     def __init__(self, training: Training) -> None:
-        self.training, self.world, config = training, training.world, training.config
-        self.model, self.method = training.pair
-        if why := self.method.locked():
+        config, method = training.config, training.pair.method
+        if why := method.locked():
             raise InputError(f"--parallel layers: {config.method} cannot work on several batches at once: {why}")
-        self.waits = bool(self.method.reads & {"later", "error", "above"}) and self.method.needs_above(0)
+        self.waits = bool(method.reads & {"later", "error"})
         if config.stale and not self.waits:
             raise InputError(f"--stale: {config.method} waits for nothing from above")
-        self.late_error = config.stale and "error" in self.method.reads
+        self.late_error = config.stale and "error" in method.reads
         self.late_message = config.stale and not self.late_error
-        self.delay_anywhere = config.stale
-        if self.late_message and not all(self.method.tells_late(k) for k in range(self.method.top) if self.method.parts_at(k)):
+        if self.late_message and not all(method.tells_late(k) for k in range(method.top) if method.parts_at(k)):
             raise InputError(f"--stale: {config.method} with these options tells blocks what comes from above, and must wait for it")
-        self.names = training.pair.names()
-        ran = self.method.top + 1
-        costs = self._costs()[:ran] if config.split is None and not self.world.alone else [1.0] * ran
-        self._place(split_over(self.method, costs, self.world.ranks, self.names, config.split))
         self.control, self.fresh = 0, True
+        super().__init__(training)
 
-    def _costs(self) -> list[float]:
-        """Seconds of each block, as rank 0 measures them."""
-        found = None
-        if self.world.writes:
-            training = self.training
-            x, y = training.batch(0)
-            found = [cost.seconds for cost in block_costs(training.pair, training.config, x, y, rounds=1)]
-        costs: list[float] = self.world.told(found)
-        return costs
-
-    def _place(self, ranges: list[range]) -> None:
+    def take(self, ranges: list[range]) -> None:
         """Take these blocks of all, and open the channels."""
+        super().take(ranges)
         world, device = self.world, self.training.device
         rank, last = world.rank, world.ranks - 1
-        self.ranges, self.mine = ranges, ranges[rank]
-        self.blocks = list(self.model)[self.mine.start : self.mine.stop]
         hears = self.waits and "error" not in self.method.reads
         self.below = Inbox(world, rank - 1, "up", UP, device) if rank else None
         self.above = Outbox(world, rank + 1, "up", UP) if rank < last else None
@@ -129,16 +82,9 @@ class Layers:
     # ------------------------------------------------------------------------------------------------------- one step
 
     def step(self, step: int, stop: bool, save: bool) -> tuple[Outcome, bool, bool]:
-        """One update of this rank's blocks; what it reports, and whether rank 0 wants the run stopped or saved after this batch.
-
-        Args:
-            step: updates made before this one.
-            stop: whether this process was asked to stop.
-            save: whether this process finds that it is time to save.
-
-        """
+        """One update of this rank's blocks; stopped and saved as rank 0 wants, whose word travels with the batch."""
         training = self.training
-        if self.delay_anywhere:  # what is under way is not saved: such runs go on from the end of an epoch
+        if training.config.stale:  # what is under way is not saved: such runs go on from the end of an epoch
             if stop:
                 raise Stopped("interrupted: a run whose messages come late goes on from the end of its last epoch", INTERRUPTED)
             save = False
@@ -150,21 +96,6 @@ class Layers:
     def _update(self, x: Tensor, y: Tensor) -> Outcome:
         t = self.training
         return update(t.pair, t.optimizer, x, y, self.record, t.config.precision == "bf16", section=self)
-
-    def meet(self, pending: Sequence[tuple[int, Outcome]]) -> list[tuple[int, Outcome]]:
-        """Finish what is under way, share the weights, and put together what the ranks report of each step."""
-        last = pending[-1][0]
-        late = [(last, self._finish_one()) for _ in range(len(self.queue) + len(self.unlearned))]
-        mine = [(step, o._replace(loss=o.loss.cpu(), hits=o.hits.cpu(), answered=o.answered.cpu())) for step, o in [*pending, *late]]
-        told = self.world.every(mine)
-        self.together()
-        tops = dict(told[-1])
-        rows: dict[int, list[Row]] = {step: [] for step, _ in pending}
-        for theirs in told:
-            for _, o in theirs:
-                for row in o.rows:
-                    rows.setdefault(row.step, []).append(row)
-        return [(step, tops[step]._replace(rows=rows[step])) for step, _ in pending]
 
     def begin(self, step: int, record: int | None, control: int) -> tuple[Tensor, Tensor]:
         """What the lowest block here reads of a batch, [N, *in] and targets; ``control`` is heeded on rank 0 only."""
@@ -270,6 +201,10 @@ class Layers:
             signal = self.method.signal(p.k, {p.k: p}, ())
         return self.method.learn(p.k, p, signal, Grad(None, {}, ()), above)
 
+    def finished(self) -> list[tuple[int, Outcome]]:
+        """The batches that still wait for what comes from above."""
+        return [(self.begun.step, self._finish_one()) for _ in range(len(self.queue) + len(self.unlearned))]
+
     def _finish_one(self) -> Outcome:
         """Go on with the oldest batch that waits for what comes from above, without a new one: before ranks meet, none must wait."""
         x, y = self.begun.x, self.begun.y
@@ -312,52 +247,6 @@ class Layers:
             rows += [Row(number, name, "rule", "delay", float(self.delay), truth.reference) for name in told]
         return rows, None
 
-    # ------------------------------------------------------------------------------------------------- ranks that meet
-
-    def together(self) -> None:
-        """Every rank gets the weights and buffers that the others have trained."""
-        for name, tensor in [*self.model.named_parameters(), *self.model.named_buffers()]:
-            k = self.names.index(name.split(".")[0])
-            _share(tensor, self._owner(k), self.world.rank)
-        for name, tensor in [*self.method.named_parameters(), *self.method.named_buffers()]:
-            _share(tensor, self._owner(self.method.block_of(name)), self.world.rank)
-
-    def _owner(self, k: int) -> int:
-        """The rank that trains block k; what no rank trains is the last one's."""
-        return next((rank for rank, blocks in enumerate(self.ranges) if k in blocks), self.world.ranks - 1)
-
-    def owned(self) -> set[int]:
-        """The ids of the parameters that this rank trains."""
-        mine = {id(p) for block in self.blocks for p in block.parameters()}
-        own = {id(p) for name, p in self.method.named_parameters() if self._owner(self.method.block_of(name)) == self.world.rank}
-        return mine | own
-
-    def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """The optimiser's state as one process has it, put together on all ranks."""
-        state = optimizer.state_dict()
-        mine = self.owned()
-        params = [p for group in optimizer.param_groups for p in group["params"]]
-        own = {i: state["state"][i] for i, p in enumerate(params) if id(p) in mine and i in state["state"]}
-        merged: dict[int, Any] = {}
-        for theirs in self.world.every(own):
-            merged.update(theirs)
-        return {**state, "state": dict(sorted(merged.items()))}
-
-    def keep_own(self, optimizer: torch.optim.Optimizer) -> None:
-        """Forget the optimiser's state of parameters that other ranks train."""
-        mine = self.owned()
-        for p in [p for p in optimizer.state if id(p) not in mine]:
-            del optimizer.state[p]
-
     def sent(self) -> int:
         """Bytes that this rank has sent up, down and as errors so far; the truth on recorded steps is not in it."""
         return sum(box.bytes for box in (self.above, self.down, *self.broadcast) if box is not None)
-
-
-def _share(tensor: Tensor, owner: int, rank: int) -> None:
-    """The owner's tensor on all ranks."""
-    with torch.no_grad():
-        flat = tensor.detach().contiguous()
-        dist.broadcast(flat, owner)
-        if rank != owner and flat.data_ptr() != tensor.data_ptr():
-            tensor.copy_(flat)

@@ -120,6 +120,7 @@ class Method(nn.Module):
     classifies: ClassVar[bool] = True  # False: trained without labels, gives no answers; `assess` tells how well it does
     unlabelled: ClassVar[bool] = False  # True: also trained on the images whose label is not known (label -1)
     has_teacher: ClassVar[bool] = False  # True: learns from the answers of a trained network, `Net.teacher`
+    pipelined: ClassVar[bool] = False  # True: plain backprop, which torch's pipeline schedules compute where blocks are spread over ranks
     least_batch: ClassVar[int] = 1  # images a batch must have for the objective to mean anything
 
     def __init__(self, net: Net, options: Any) -> None:

@@ -33,8 +33,8 @@ from gradlens.tables import TRAIN_EVAL, best_epoch
 from gradlens.world import ALONE, World, in_touch
 
 if TYPE_CHECKING:
-    from gradlens.layers import Layers
     from gradlens.online import OnlineProbe
+    from gradlens.spread import Spread
 
 CHECKPOINT_SECONDS = 60.0  # between checkpoints within an epoch; when they are written does not change what is computed
 
@@ -254,8 +254,17 @@ def silent(event: str, numbers: dict[str, Any]) -> None:
     """Nobody watches."""
 
 
-def _layers(training: Training) -> Layers:
-    from gradlens.layers import Layers  # which updates by this module
+def _spread(training: Training) -> Spread:
+    """This rank's part of a network whose blocks are spread over several; these modules update by this one."""
+    if training.pair.method.pipelined:
+        from gradlens.pipeline import Pipeline
+
+        return Pipeline(training)
+    if "buffer" in training.pair.method.reads:
+        from gradlens.queues import Queues
+
+        return Queues(training)
+    from gradlens.layers import Layers
 
     return Layers(training)
 
@@ -285,7 +294,7 @@ class Training:
 
             self.probe = OnlineProbe(self.pair.names(), len(data.classes))
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
-        self.layers: Layers | None = _layers(self) if config.parallel == "layers" and not world.alone else None
+        self.layers: Spread | None = _spread(self) if config.parallel == "layers" and not world.alone else None
 
     # ------------------------------------------------------------------------------------------------ the data's order
 

@@ -179,7 +179,10 @@ def leave() -> None:
     for thread in threading.enumerate():
         if thread.name == WATCH:
             thread.join()
-    dist.barrier()  # rank 0 may hold the store that the others look into
+    try:
+        dist.barrier()  # rank 0 may hold the store that the others look into
+    except RuntimeError:  # it failed with what it still had to do by itself, and says so
+        stop(1)
     dist.destroy_process_group()
     _here = ALONE
 

@@ -14,6 +14,7 @@ class Backprop(Method):
     """delta_K = dL/dh_K;  delta_k = (dh_{k+1}/dh_k)ᵀ delta_{k+1}."""
 
     reads = frozenset({"below", "above"})
+    pipelined = True
 
     def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[Tensor, ...]) -> Signal:
         """The message from above, told and sent on."""

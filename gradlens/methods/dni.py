@@ -141,7 +141,7 @@ class DNI(Method):
 
     def quantities(self, update: Update) -> Mapping[str, Tensor]:
         """``synth_loss`` = L_S in the units it regresses; ``synth_explained_variance`` = 1 − Σ(S − g)² / Σ(g − mean_n g)²."""
-        if update.k not in self.interfaces:
+        if update.k not in self.interfaces or not update.above:  # or the message comes late
             return {}
         target = float64(update.above[0] * self._scale(update.p))
         residual = all_sum((float64(update.signal.kept.detach()) - target).square().sum())

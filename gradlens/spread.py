@@ -1,0 +1,158 @@
+"""Blocks of one network over several ranks: who has which, and how they come together again.
+
+Every rank holds all weights, of which it trains its own; gradients, the optimiser's state and activations are its own only.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from gradlens.costs import block_costs, partition
+from gradlens.errors import InputError
+from gradlens.method import Method
+from gradlens.recorder import Row
+
+if TYPE_CHECKING:
+    from gradlens.train import Outcome, Training
+
+
+def split_over(method: Method, costs: Sequence[float], ranks: int, names: Sequence[str], sizes: Sequence[int] | None = None) -> list[range]:
+    """The blocks of each rank, bottom first.
+
+    Args:
+        method: the rule, which says where blocks may be parted.
+        costs: seconds of each block that it runs.
+        ranks: how many.
+        names: the blocks'.
+        sizes: blocks of each rank, if the user says; default: such that the slowest rank is as fast as can be.
+
+    Raises:
+        InputError: more ranks than parts, sizes that do not add up, a cut where the rule has none.
+
+    """
+    allowed = [k + 1 for k in range(len(costs) - 1) if method.parts_at(k)]
+    has = f"{len(costs)} blocks that can be parted in {len(allowed)} places, after {', '.join(names[c - 1] for c in allowed) or 'none'}"
+    if len(allowed) < ranks - 1:
+        raise InputError(f"{ranks} ranks are too many: this network under this rule has {has}")
+    if sizes is None:
+        return partition(costs, ranks, allowed)
+    if len(sizes) != ranks or sum(sizes) != len(costs) or min(sizes) < 1:
+        raise InputError(f"--split {','.join(map(str, sizes))}: wanted {ranks} numbers of blocks that add up to {len(costs)}")
+    ends = [sum(sizes[: i + 1]) for i in range(ranks)]
+    if wrong := [c for c in ends[:-1] if c not in allowed]:
+        raise InputError(f"--split {','.join(map(str, sizes))} parts the network after {names[wrong[0] - 1]}; it has {has}")
+    return [range(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+
+
+class Spread(ABC):
+    """This rank's blocks, and its part in every step of a training."""
+
+    def __init__(self, training: Training) -> None:
+        self.training, self.world, config = training, training.world, training.config
+        self.model, self.method = training.pair
+        self.names = training.pair.names()
+        ran = self.method.top + 1
+        costs = self._costs()[:ran] if config.split is None else [1.0] * ran
+        self.take(split_over(self.method, costs, self.world.ranks, self.names, config.split))
+
+    def take(self, ranges: list[range]) -> None:
+        """These are the blocks of each rank."""
+        self.ranges, self.mine = ranges, ranges[self.world.rank]
+        self.blocks = list(self.model)[self.mine.start : self.mine.stop]
+        theirs = {id(p) for k, block in enumerate(self.model) if k not in self.mine for p in block.parameters()}
+        for name, p in self.model.named_parameters():
+            if id(p) in theirs and id(p) in {id(q) for block in self.blocks for q in block.parameters()}:
+                raise InputError(f"--parallel layers: {name} belongs to blocks on different ranks: --split keeps them together")
+
+    def _costs(self) -> list[float]:
+        """Seconds of each block, as rank 0 measures them."""
+        found = None
+        if self.world.writes:
+            training = self.training
+            x, y = training.batch(0)
+            found = [cost.seconds for cost in block_costs(training.pair, training.config, x, y, rounds=1)]
+        costs: list[float] = self.world.told(found)
+        return costs
+
+    @abstractmethod
+    def step(self, step: int, stop: bool, save: bool) -> tuple[Outcome, bool, bool]:
+        """One update of this rank's blocks; what it reports, and whether the run is to be stopped or saved after this batch.
+
+        Args:
+            step: updates made before this one.
+            stop: whether this process was asked to stop.
+            save: whether this process finds that it is time to save.
+
+        """
+
+    def finished(self) -> Sequence[tuple[int, Outcome]]:
+        """Finish what is under way before ranks meet; what steps of it reported."""
+        return ()
+
+    @abstractmethod
+    def sent(self) -> int:
+        """Bytes that this rank has sent for training so far."""
+
+    def together(self) -> None:
+        """Every rank gets the weights and buffers that the others have trained."""
+        for name, tensor in [*self.model.named_parameters(), *self.model.named_buffers()]:
+            k = self.names.index(name.split(".")[0])
+            _share(tensor, self._owner(k), self.world.rank)
+        for name, tensor in [*self.method.named_parameters(), *self.method.named_buffers()]:
+            _share(tensor, self._owner(self.method.block_of(name)), self.world.rank)
+
+    def _owner(self, k: int) -> int:
+        """The rank that trains block k; what no rank trains is the last one's."""
+        return next((rank for rank, blocks in enumerate(self.ranges) if k in blocks), self.world.ranks - 1)
+
+    def owned(self) -> set[int]:
+        """The ids of the parameters that this rank trains."""
+        mine = {id(p) for block in self.blocks for p in block.parameters()}
+        own = {id(p) for name, p in self.method.named_parameters() if self._owner(self.method.block_of(name)) == self.world.rank}
+        return mine | own
+
+    def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """The optimiser's state as one process has it, put together on all ranks."""
+        state = optimizer.state_dict()
+        mine = self.owned()
+        params = [p for group in optimizer.param_groups for p in group["params"]]
+        own = {i: state["state"][i] for i, p in enumerate(params) if id(p) in mine and i in state["state"]}
+        merged: dict[int, Any] = {}
+        for theirs in self.world.every(own):
+            merged.update(theirs)
+        return {**state, "state": dict(sorted(merged.items()))}
+
+    def keep_own(self, optimizer: torch.optim.Optimizer) -> None:
+        """Forget the optimiser's state of parameters that other ranks train."""
+        mine = self.owned()
+        for p in [p for p in optimizer.state if id(p) not in mine]:
+            del optimizer.state[p]
+
+    def meet(self, pending: Sequence[tuple[int, Outcome]]) -> list[tuple[int, Outcome]]:
+        """Finish what is under way, share the weights, and put together what the ranks report of each step."""
+        reports = [*pending, *self.finished()]
+        mine = [(step, o._replace(loss=o.loss.cpu(), hits=o.hits.cpu(), answered=o.answered.cpu())) for step, o in reports]
+        told = self.world.every(mine)
+        self.together()
+        tops = dict(told[-1])
+        rows: dict[int, list[Row]] = {step: [] for step, _ in pending}
+        for theirs in told:
+            for _, o in theirs:
+                for row in o.rows:
+                    rows.setdefault(row.step, []).append(row)
+        return [(step, tops[step]._replace(rows=rows[step])) for step, _ in pending]
+
+
+def _share(tensor: Tensor, owner: int, rank: int) -> None:
+    """The owner's tensor on all ranks."""
+    with torch.no_grad():
+        flat = tensor.detach().contiguous()
+        dist.broadcast(flat, owner)
+        if rank != owner and flat.data_ptr() != tensor.data_ptr():
+            tensor.copy_(flat)
