@@ -233,7 +233,7 @@ def show(run_dir: Annotated[Path, typer.Argument(help="a run directory")]) -> No
 @app.command()
 @with_flags("data", "data-dir", "download", "model", "width", "depth", "stem", "activation", "attention", "cut", "loss",
             "batch-size", "optimizer", "lr", "momentum", "nesterov", "beta1", "weight-decay", "set", "config", "device", "precision",
-            "compile", "threads", "seed", "quiet")  # fmt: skip
+            "compile", "threads", "seed", "parallel", "split", "stale", "sync-batchnorm", "schedule", "microbatches", "quiet")  # fmt: skip
 def bench(
     methods: Annotated[list[str] | None, typer.Argument(metavar="[METHOD]...", help="default: bp dgl dni cdni")] = None,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="interleaved rounds; medians are printed")] = 7,
@@ -241,7 +241,10 @@ def bench(
     *,
     given: dict[str, Any],
 ) -> None:
-    """Time, memory and multiply-adds of a plain PyTorch loop, each method, and each method with recording, in one run."""
+    """Time, memory and multiply-adds of a plain PyTorch loop, each method, and each method with recording, in one run.
+
+    Under torchrun: what several ranks gain over one process.
+    """
     from gradlens import screen
     from gradlens.bench import bench as measure_cost
     from gradlens.bench import table
@@ -252,6 +255,9 @@ def bench(
     quiet, precision, place = given.pop("quiet", False), given.pop("precision", "fp32"), place_of(given)
     if json_file:
         must_be_writable(json_file)
+    if is_launched():
+        _bench_together(methods or DEFAULT_COMPARISON, {**given, "precision": precision}, place, rounds, json_file, quiet)
+        return
     configs = [config for (config,) in configs_of(methods or DEFAULT_COMPARISON, {**given, "precision": "fp32"}, place)]
     low = [config for (config,) in configs_of(methods or DEFAULT_COMPARISON, {**given, "precision": precision}, place)]
     configs += [config for config in low if config.precision != "fp32"]
@@ -261,6 +267,31 @@ def bench(
     screen.show(table(result))
     if json_file:
         write(json_file, result.to_json().encode())
+        typer.echo(f"wrote {json_file}")
+
+
+def _bench_together(methods: Sequence[str], given: dict[str, Any], place: Place, rounds: int, json_file: Path | None, quiet: bool) -> None:
+    from gradlens import screen
+    from gradlens.bench_ranks import bench_ranks, table, to_json
+    from gradlens.experiments import input_of
+    from gradlens.progress import Display
+    from gradlens.run import write
+    from gradlens.world import join
+
+    world = join(place.device)
+    given = {"parallel": "layers", **given, "ranks": world.ranks, "record_every": 0, "diagnose_every": 0, "epochs": 1000}
+    configs = world.all_or_none(lambda: [config for (config,) in configs_of(methods, given, place)])
+    shape, classes = input_of(configs[0], place)
+    with Display(quiet or not world.writes) as display:
+        rows = bench_ranks(configs, shape, classes, place.device, world, rounds, display.count("bench"))
+    if not world.writes:
+        return
+    first = configs[0]
+    about = f"{first.model}, batches of {first.batch_size} generated images, {world.ranks} ranks with {rows[0].threads} threads each."
+    screen.show(table(rows, about))
+    if json_file:
+        settings = {"model": first.model, "width": first.width, "data": first.data, "batch_size": first.batch_size, "rounds": rounds}
+        write(json_file, to_json(rows, settings).encode())
         typer.echo(f"wrote {json_file}")
 
 
@@ -313,8 +344,8 @@ def main() -> None:
     """Run the program: input that cannot be used is one sentence on stderr and exit status 2, without a traceback."""
     status = 0
     try:
-        if is_launched() and sys.argv[1:2] not in ([], ["train"]) and "-h" not in sys.argv and "--help" not in sys.argv:
-            raise typer.BadParameter("only `gradlens train` runs on several ranks")
+        if is_launched() and sys.argv[1:2] not in ([], ["train"], ["bench"]) and "-h" not in sys.argv and "--help" not in sys.argv:
+            raise typer.BadParameter("only `gradlens train` and `gradlens bench` run on several ranks")
         status = app(standalone_mode=False) or 0
     except (KeyboardInterrupt, typer.Abort):
         status = 130

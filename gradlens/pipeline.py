@@ -28,6 +28,27 @@ def bubble(ranks: int, microbatches: int) -> float:
     return (ranks - 1) / (microbatches + ranks - 1)
 
 
+class _Laid(torch.autograd.Function):
+    """The identity; forward and backward as one piece of memory in the order of its dimensions, which is what torch's engine can send."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.contiguous().view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:  # type: ignore[override]
+        return g.contiguous()
+
+
+class _Stage(nn.Sequential):
+    """Neighbouring blocks, with what goes in and out laid for sending."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        h: Tensor = super().forward(_Laid.apply(input))  # type: ignore[no-untyped-call]
+        out: Tensor = _Laid.apply(h)  # type: ignore[no-untyped-call]
+        return out
+
+
 class Pipeline(Spread):
     """Plain backprop on this rank's blocks, microbatch by microbatch."""
 
@@ -47,7 +68,7 @@ class Pipeline(Spread):
     def _schedule(self, images: int) -> Any:
         if images not in self.schedules:
             rank, ranks, t = self.world.rank, self.world.ranks, self.training
-            stage = PipelineStage(nn.Sequential(*self.blocks), rank, ranks, t.device)
+            stage = PipelineStage(_Stage(*self.blocks), rank, ranks, t.device)
             self.schedules[images] = SCHEDULES[t.config.schedule](stage, t.config.microbatches, loss_fn=self.method.loss)
         return self.schedules[images]
 

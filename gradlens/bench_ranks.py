@@ -1,0 +1,213 @@
+"""What several ranks gain over one process: the same steps alone and together, in turns, in one run."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from statistics import median
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from rich.table import Table
+
+from gradlens.bench import Progress, silent
+from gradlens.config import Config
+from gradlens.costs import block_costs
+from gradlens.data import Data, Split
+from gradlens.errors import InputError
+from gradlens.train import Training
+from gradlens.world import World
+
+SECONDS = 4.0  # that one measurement lasts at least
+FILLING = 2  # steps before the clock starts
+
+
+class Gain(NamedTuple):
+    """What a rule gains on several ranks."""
+
+    method: str
+    how: str  # data; layers, exact, stale, queues or a pipeline's schedule
+    ranks: int
+    threads: int  # of each
+    split: str  # blocks of each rank
+    alone: float  # seconds of a step in one process
+    together: float  # seconds of a step on all ranks
+    gain: float  # alone / together, the median over rounds of each round's ratio
+    low: float  # the smallest of them
+    high: float  # the largest
+    bound: float | None  # total / largest stage, by the costs of the blocks: what waiting for nobody could give; None for data
+    megabytes_per_s: float | None  # sent from rank to rank; None where torch's engine sends
+
+
+def generated(shape: tuple[int, int, int], classes: int, images: int, seed: int) -> Data:
+    """Random images and labels."""
+    g = torch.Generator().manual_seed(seed)
+
+    def split(n: int) -> Split:
+        return Split(torch.randint(256, (n, *shape), generator=g, dtype=torch.uint8), torch.randint(classes, (n,), generator=g))
+
+    return Data(split(images), split(classes), tuple(map(str, range(classes))))
+
+
+def _kind(config: Config, training: Training) -> str:
+    if config.parallel == "data":
+        return "data"
+    method = training.pair.method
+    if method.pipelined:
+        return f"{config.schedule}, {config.microbatches} microbatches"
+    if "buffer" in method.reads:
+        return "queues"
+    return ("stale" if config.stale else "exact") if method.reads & {"later", "error"} else "layers"
+
+
+class _Loop:
+    """The steps of one training, from where the last ones ended."""
+
+    def __init__(self, training: Training) -> None:
+        self.training, self.at = training, 0
+
+    def run(self, steps: int) -> None:
+        """So many updates; what is under way is finished."""
+        t = self.training
+        for _ in range(steps):
+            if t.layers:
+                t.layers.step(self.at, False, False)
+            else:
+                t._step(self.at)
+            self.at += 1
+
+    def finish(self) -> None:
+        """Finish what is under way."""
+        if self.training.layers:
+            self.training.layers.finished()
+
+
+def _seconds(world: World, loop: _Loop | None, steps: int, by: int) -> float:
+    """Wall clock of so many steps on a pipeline that is full: seen from rank ``by``, ``FILLING`` steps after the first."""
+    dist.barrier()
+    began = 0.0
+    if loop is not None:
+        loop.run(FILLING)
+        began = time.perf_counter()
+        loop.run(steps)
+    spent = time.perf_counter() - began
+    if loop is not None:
+        loop.finish()
+    seconds: float = world.told(spent, by)
+    return seconds
+
+
+def gains(
+    configs: Sequence[Config], data: Data, device: torch.device, world: World, rounds: int, progress: Progress = silent
+) -> Iterator[Gain]:
+    """Measure each config on all ranks against one process; every rank runs the same program.
+
+    A round is so many steps alone (the other ranks wait) and as many together, after the pipeline was filled, as it is but once an epoch.
+
+    Args:
+        configs: of several ranks.
+        data: what is trained on.
+        device: of this rank.
+        world: the ranks.
+        rounds: in turns; medians of ratios are given.
+        progress: called before each round.
+
+    """
+    for i, config in enumerate(configs):
+        single = config.model_copy(update={"parallel": "none", "ranks": 1, "sync_batchnorm": False, "stale": False, "split": None})
+        alone = _Loop(Training(single, data, device)) if world.writes else None
+        shared = _Loop(Training(config, data, device, world=world))
+        shared.run(2)
+        shared.finish()
+        once = 0.0
+        if alone:
+            alone.run(2)
+            began = time.perf_counter()
+            alone.run(1)
+            once = time.perf_counter() - began
+        steps = world.told(max(4, round(SECONDS / once)) if alone else 0)
+        pairs, sent = [], 0
+        for r in range(rounds):
+            progress(i * rounds + r, len(configs) * rounds, f"{config.method}, {steps} steps alone and on {world.ranks} ranks")
+            first = _seconds(world, alone, steps, by=0)
+            before = shared.training.layers.sent() if shared.training.layers else 0
+            second = _seconds(world, shared, steps, by=world.ranks - 1)
+            sent += (shared.training.layers.sent() if shared.training.layers else 0) - before
+            pairs.append((first / steps, second / steps))
+        yield _gain(config, shared.training, world, pairs, sum(world.every(sent)), (steps + FILLING) * rounds)
+
+
+def _gain(config: Config, training: Training, world: World, pairs: Sequence[tuple[float, float]], sent: int, steps: int) -> Gain:
+    ratios = [a / b for a, b in pairs]
+    alone, together = (median(times) for times in zip(*pairs, strict=True))
+    layers, bound = training.layers, None
+    if layers:
+        costs = [c.seconds for c in block_costs(training.pair, config, *training.batch(0))] if world.writes else []
+        costs = world.told(costs)
+        bound = sum(costs) / max(sum(costs[k] for k in blocks) for blocks in layers.ranges)
+    rate = sent / steps / together / 1e6 if layers and sent else None
+    split = ",".join(str(len(blocks)) for blocks in layers.ranges) if layers else ""
+    threads = torch.get_num_threads()
+    return Gain(
+        config.method,
+        _kind(config, training),
+        world.ranks,
+        threads,
+        split,
+        alone,
+        together,
+        median(ratios),
+        min(ratios),
+        max(ratios),
+        bound,
+        rate,
+    )
+
+
+def bench_ranks(
+    configs: Sequence[Config],
+    shape: tuple[int, int, int],
+    classes: int,
+    device: torch.device,
+    world: World,
+    rounds: int,
+    progress: Progress,
+) -> list[Gain]:
+    """:func:`gains` on generated images.
+
+    Raises:
+        InputError: one process only.
+
+    """
+    if world.alone:
+        raise InputError("one process has nobody to share with: torchrun --nproc-per-node N -m gradlens bench …")
+    batch = max(config.batch_size for config in configs)
+    return list(gains(configs, generated(shape, classes, 8 * batch, 0), device, world, rounds, progress))
+
+
+def to_json(rows: Sequence[Gain], about: dict[str, Any]) -> str:
+    """The rows and what they are about."""
+    return json.dumps({**about, "rows": [row._asdict() for row in rows]}, indent=1) + "\n"
+
+
+def table(rows: Sequence[Gain], about: str) -> Table:
+    """The rows to print, ``about`` under them."""
+    caption = (
+        f"{about} Gain: seconds alone / together, the median of interleaved rounds [smallest, largest]. Bound: all blocks' cost / that of"
+        " the costliest rank. Idle: 1 - gain / ranks. MB/s: activations and messages between ranks."
+    )
+    printed = Table(caption=caption, caption_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in ("method", "how", "split"):
+        printed.add_column(column)
+    for column in ("ms alone", "ms together", "gain", "bound", "idle", "MB/s"):
+        printed.add_column(column, justify="right")
+    for row in rows:
+        bound = "–" if row.bound is None else f"{row.bound:.2f}"
+        rate = "–" if row.megabytes_per_s is None else f"{row.megabytes_per_s:,.0f}"
+        printed.add_row(
+            row.method, row.how, row.split, f"{row.alone * 1e3:,.0f}", f"{row.together * 1e3:,.0f}",
+            f"{row.gain:.2f}x [{row.low:.2f}, {row.high:.2f}]", bound, f"{1 - row.gain / row.ranks:.0%}", rate,
+        )  # fmt: skip
+    return printed
