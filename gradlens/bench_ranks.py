@@ -37,6 +37,7 @@ class Gain(NamedTuple):
     gain: float  # alone / together, the median over rounds of each round's ratio
     low: float  # the smallest of them
     high: float  # the largest
+    machine: float  # the same for as many processes side by side that share nothing: ranks × alone / side by side
     bound: float | None  # total / largest stage, by the costs of the blocks: what waiting for nobody could give; None for data
     megabytes_per_s: float | None  # sent from rank to rank; None where torch's engine sends
 
@@ -95,8 +96,7 @@ def _seconds(world: World, loop: _Loop | None, steps: int, by: int) -> float:
     spent = time.perf_counter() - began
     if loop is not None:
         loop.finish()
-    seconds: float = world.told(spent, by)
-    return seconds
+    return float(world.every(spent)[by])
 
 
 def gains(
@@ -104,7 +104,8 @@ def gains(
 ) -> Iterator[Gain]:
     """Measure each config on all ranks against one process; every rank runs the same program.
 
-    A round is so many steps alone (the other ranks wait) and as many together, after the pipeline was filled, as it is but once an epoch.
+    A round is so many steps alone (the other ranks wait), as many together, and as many on each rank by itself at the same time;
+    steps together are timed when the pipeline is full, as it is but for an epoch's ends.
 
     Args:
         configs: of several ranks.
@@ -117,31 +118,33 @@ def gains(
     """
     for i, config in enumerate(configs):
         single = config.model_copy(update={"parallel": "none", "ranks": 1, "sync_batchnorm": False, "stale": False, "split": None})
-        alone = _Loop(Training(single, data, device)) if world.writes else None
+        alone = _Loop(Training(single, data, device))
         shared = _Loop(Training(config, data, device, world=world))
         shared.run(2)
         shared.finish()
-        once = 0.0
-        if alone:
-            alone.run(2)
-            began = time.perf_counter()
+        alone.run(2)
+        dist.barrier()
+        began = time.perf_counter()
+        if world.writes:
             alone.run(1)
-            once = time.perf_counter() - began
-        steps = world.told(max(4, round(SECONDS / once)) if alone else 0)
-        pairs, sent = [], 0
+        steps = world.told(max(4, round(SECONDS / (time.perf_counter() - began))))
+        times: list[tuple[float, ...]] = []
+        sent = 0
         for r in range(rounds):
             progress(i * rounds + r, len(configs) * rounds, f"{config.method}, {steps} steps alone and on {world.ranks} ranks")
-            first = _seconds(world, alone, steps, by=0)
+            first = _seconds(world, alone if world.writes else None, steps, by=0)
             before = shared.training.layers.sent() if shared.training.layers else 0
             second = _seconds(world, shared, steps, by=world.ranks - 1)
             sent += (shared.training.layers.sent() if shared.training.layers else 0) - before
-            pairs.append((first / steps, second / steps))
-        yield _gain(config, shared.training, world, pairs, sum(world.every(sent)), (steps + FILLING) * rounds)
+            beside = max(world.every(_seconds(world, alone, steps, by=world.rank)))
+            times.append((first / steps, second / steps, beside / steps))
+        yield _gain(config, shared.training, world, times, sum(world.every(sent)), (steps + FILLING) * rounds)
 
 
-def _gain(config: Config, training: Training, world: World, pairs: Sequence[tuple[float, float]], sent: int, steps: int) -> Gain:
-    ratios = [a / b for a, b in pairs]
-    alone, together = (median(times) for times in zip(*pairs, strict=True))
+def _gain(config: Config, training: Training, world: World, times: Sequence[tuple[float, ...]], sent: int, steps: int) -> Gain:
+    ratios = [alone / together for alone, together, _ in times]
+    machine = median(world.ranks * alone / beside for alone, _, beside in times)
+    alone, together, _ = (median(each) for each in zip(*times, strict=True))
     layers, bound = training.layers, None
     if layers:
         costs = [c.seconds for c in block_costs(training.pair, config, *training.batch(0))] if world.writes else []
@@ -149,21 +152,8 @@ def _gain(config: Config, training: Training, world: World, pairs: Sequence[tupl
         bound = sum(costs) / max(sum(costs[k] for k in blocks) for blocks in layers.ranges)
     rate = sent / steps / together / 1e6 if layers and sent else None
     split = ",".join(str(len(blocks)) for blocks in layers.ranges) if layers else ""
-    threads = torch.get_num_threads()
-    return Gain(
-        config.method,
-        _kind(config, training),
-        world.ranks,
-        threads,
-        split,
-        alone,
-        together,
-        median(ratios),
-        min(ratios),
-        max(ratios),
-        bound,
-        rate,
-    )
+    kind, threads, gain = _kind(config, training), torch.get_num_threads(), (median(ratios), min(ratios), max(ratios))
+    return Gain(config.method, kind, world.ranks, threads, split, alone, together, *gain, machine, bound, rate)
 
 
 def bench_ranks(
@@ -195,19 +185,20 @@ def to_json(rows: Sequence[Gain], about: dict[str, Any]) -> str:
 def table(rows: Sequence[Gain], about: str) -> Table:
     """The rows to print, ``about`` under them."""
     caption = (
-        f"{about} Gain: seconds alone / together, the median of interleaved rounds [smallest, largest]. Bound: all blocks' cost / that of"
-        " the costliest rank. Idle: 1 - gain / ranks. MB/s: activations and messages between ranks."
+        f"{about} Gain: seconds alone / together, the median of interleaved rounds [smallest, largest]. Machine: what as many processes"
+        " gain that share nothing, the most there is to have here. Bound: all blocks' cost / that of the costliest rank. MB/s:"
+        " activations and messages between ranks."
     )
     printed = Table(caption=caption, caption_justify="left", box=None, pad_edge=False, header_style="bold")
     for column in ("method", "how", "split"):
         printed.add_column(column)
-    for column in ("ms alone", "ms together", "gain", "bound", "idle", "MB/s"):
+    for column in ("ms alone", "together", "gain", "machine", "bound", "MB/s"):
         printed.add_column(column, justify="right")
     for row in rows:
         bound = "–" if row.bound is None else f"{row.bound:.2f}"
         rate = "–" if row.megabytes_per_s is None else f"{row.megabytes_per_s:,.0f}"
         printed.add_row(
             row.method, row.how, row.split, f"{row.alone * 1e3:,.0f}", f"{row.together * 1e3:,.0f}",
-            f"{row.gain:.2f}x [{row.low:.2f}, {row.high:.2f}]", bound, f"{1 - row.gain / row.ranks:.0%}", rate,
+            f"{row.gain:.2f}x [{row.low:.2f}, {row.high:.2f}]", f"{row.machine:.2f}", bound, rate,
         )  # fmt: skip
     return printed
