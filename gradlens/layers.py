@@ -66,15 +66,15 @@ class Layers(Spread):
         world, device = self.world, self.training.device
         rank, last = world.rank, world.ranks - 1
         hears = self.waits and "error" not in self.method.reads
-        self.below = Inbox(world, rank - 1, "up", UP, device) if rank else None
-        self.above = Outbox(world, rank + 1, "up", UP) if rank < last else None
-        self.down = Outbox(world, rank - 1, "down", DOWN) if rank and hears else None
-        self.message = Inbox(world, rank + 1, "down", DOWN, device) if rank < last and hears else None
+        self.below = Inbox(world, rank - 1, self.channel("up"), UP, device) if rank else None
+        self.above = Outbox(world, rank + 1, self.channel("up"), UP) if rank < last else None
+        self.down = Outbox(world, rank - 1, self.channel("down"), DOWN) if rank and hears else None
+        self.message = Inbox(world, rank + 1, self.channel("down"), DOWN, device) if rank < last and hears else None
         error = "error" in self.method.reads
-        self.broadcast = [Outbox(world, to, "error", ERROR) for to in range(last)] if error and rank == last else []
-        self.error = Inbox(world, last, "error", ERROR, device) if error and rank < last else None
-        self.truth_down = Outbox(world, rank - 1, "truth", TRUTH) if rank else None
-        self.truth_above = Inbox(world, rank + 1, "truth", TRUTH, device) if rank < last else None
+        self.broadcast = [Outbox(world, to, self.channel("error"), ERROR) for to in range(last)] if error and rank == last else []
+        self.error = Inbox(world, last, self.channel("error"), ERROR, device) if error and rank < last else None
+        self.truth_down = Outbox(world, rank - 1, self.channel("truth"), TRUTH) if rank else None
+        self.truth_above = Inbox(world, rank + 1, self.channel("truth"), TRUTH, device) if rank < last else None
         self.delay = (last - rank if self.late_error else LATE if self.late_message else 0) if rank < last else 0
         self.queue: deque[Begun] = deque()  # batches whose error is still to come
         self.unlearned: deque[Pass] = deque()  # ... whose message is

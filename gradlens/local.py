@@ -147,8 +147,10 @@ class LocalLosses(Method):
         return (self.trains_top and k == self.depth - 2) or (k < self.units - 1 and bool(self.sent[k + 1]))
 
     def locked(self) -> str | None:
-        """Nothing: windows are independent of each other."""
-        return None
+        """Windows are independent of each other; where they reach over every place between two blocks, all blocks hang together."""
+        if any(self.parts_at(k) for k in range(self.top)):
+            return None
+        return "it is backward-locked: between any two of its blocks a window reaches from one to the other"
 
     def parts_at(self, k: int) -> bool:
         """Between windows."""

@@ -62,6 +62,10 @@ class Pipeline(Spread):
                     f"{n} images do not divide into {config.microbatches} microbatches of one size: choose --microbatches, or --batch-size"
                     f" and --limit, so that whole and last batches ({images} images by {config.batch_size}) do"
                 )
+        if config.schedule == "1f1b" and config.microbatches < config.ranks:
+            raise InputError(
+                f"--schedule 1f1b keeps {config.ranks} ranks busy with --microbatches {config.ranks} or more, not {config.microbatches}"
+            )
         super().__init__(training)
         self.schedules: dict[int, Any] = {}  # torch's stages know one size of batch
 

@@ -41,15 +41,20 @@ class Queues(Spread):
             raise InputError(f"--stale: {config.method} never waits; its queues are stale by nature")
         if why := training.pair.method.locked():
             raise InputError(f"--parallel layers: {config.method}: {why}")
+        if (rest := len(training.train) % config.batch_size) > 1:
+            raise InputError(
+                f"{config.method} on ranks reads batches in any order, so that all must be of one size: {len(training.train)} images by"
+                f" --batch-size {config.batch_size} leave {rest}; --limit can be a multiple of it"
+            )
         super().__init__(training)
         rank, last, options = self.world.rank, self.world.ranks - 1, self.method.options
-        self.above = Outbox(self.world, rank + 1, "queue", UP) if rank < last else None
+        self.above = Outbox(self.world, rank + 1, self.channel("queue"), UP) if rank < last else None
         self.limit = options.reuse
         self.buffer = Buffer(options.buffer)
         self.arrived = threading.Condition()
         self.newest = 0  # the last batch that has come
         self.failed: BaseException | None = None
-        self.below = Inbox(self.world, rank - 1, "queue", UP, training.device) if rank else None
+        self.below = Inbox(self.world, rank - 1, self.channel("queue"), UP, training.device) if rank else None
         self.receiver: threading.Thread | None = None
 
     def _receive(self, inbox: Inbox, first: int) -> None:

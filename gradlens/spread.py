@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -50,11 +51,15 @@ def split_over(method: Method, costs: Sequence[float], ranks: int, names: Sequen
     return [range(end - size, end) for end, size in zip(ends, sizes, strict=True)]
 
 
+_numbers = count()  # of trainings in this process; all ranks begin them in one order
+
+
 class Spread(ABC):
     """This rank's blocks, and its part in every step of a training."""
 
     def __init__(self, training: Training) -> None:
         self.training, self.world, config = training, training.world, training.config
+        self.number = next(_numbers)
         self.model, self.method = training.pair
         self.names = training.pair.names()
         ran = self.method.top + 1
@@ -76,9 +81,13 @@ class Spread(ABC):
         if self.world.writes:
             training = self.training
             x, y = training.batch(0)
-            found = [cost.seconds for cost in block_costs(training.pair, training.config, x, y, rounds=1)]
+            found = [cost.seconds for cost in block_costs(training.pair, training.config, x, y)]
         costs: list[float] = self.world.told(found)
         return costs
+
+    def channel(self, name: str) -> str:
+        """The name of a channel between ranks that no other training has."""
+        return f"{self.number}/{name}"
 
     @abstractmethod
     def step(self, step: int, stop: bool, save: bool) -> tuple[Outcome, bool, bool]:

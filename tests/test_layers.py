@@ -1,0 +1,208 @@
+"""Blocks on several ranks are blocks in one process: bit for bit where nothing from above is heard late."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from oracles import needed
+from ranks import alone, together
+
+from gradlens.config import Config, make
+from gradlens.data import load
+from gradlens.errors import InputError
+from gradlens.methods import METHODS
+from gradlens.recorder import Row
+from gradlens.spread import split_over
+from gradlens.train import Training
+from gradlens.world import World
+
+LIMIT, BATCH, EPOCHS = 100, 32, 2  # batches of 32, 32, 32, 4
+LOCAL: dict[str, dict[str, Any]] = {  # hear nothing from above between ranks
+    "dgl": {},
+    "predsim": {},
+    "infopro": {},
+    "chunked": {"options": {"chunks": [1, 2]}},
+    "simclr-local": {},
+    "infomax": {"split": [1, 1]},
+    "cpc-local": {"split": [1, 1]},
+    "context-encoder-local": {},
+    "overlap": {"model": "mlp", "depth": 5, "options": {"window": 1}},
+}
+WAITING: dict[str, dict[str, Any]] = {"dni": {}, "cdni": {}, "dfa": {}}
+
+
+def settings(name: str, ranks: int, **more: Any) -> Config:
+    asked = {"width": 4, "limit": LIMIT, "batch_size": BATCH, "epochs": EPOCHS, "record_every": 2, "diagnose_every": 0}
+    shared = {"ranks": ranks, "parallel": "layers"} if ranks > 1 else {}
+    own = {k: v for k, v in more.items() if ranks > 1 or k not in ("split", "stale", "schedule", "microbatches")}
+    return make(method=name, **{**asked, **needed(name), **own, **shared})
+
+
+def trained(world: World, cases: Sequence[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Each case trained by the loop itself, nothing written: its weights, state and rows."""
+    found = []
+    for name, more in cases:
+        config = settings(name, world.ranks, **more)
+        training = Training(config, load("digits", limit=config.limit), torch.device("cpu"), world=world)
+        rows: list[tuple[Any, ...]] = []
+        metrics: list[tuple[Any, ...]] = []
+
+        def watch(event: str, numbers: dict[str, Any], rows: Any = rows, metrics: Any = metrics) -> None:
+            if event == "metric":
+                metrics.append(tuple(numbers.values()))
+
+        taken = training._flush
+
+        def flush(pending: Any, epoch: int, watch: Any, rows: Any = rows, taken: Any = taken) -> None:
+            rows += [tuple(row) for _, made in pending for row in made.rows]
+            taken(pending, epoch, watch)
+
+        training._flush = flush  # type: ignore[method-assign]
+        training.go(watch)
+        found.append({"state": training.state(), "rows": rows, "metrics": metrics})
+    return found
+
+
+def same(a: Any, b: Any) -> bool:
+    """The same to the bit, in whatever they are packed."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return bool(a == b) or (isinstance(a, float) and math.isnan(a) and math.isnan(b))
+
+
+CASES = [*LOCAL.items(), *WAITING.items()]
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as each rank has
+    try:
+        one = alone(trained, CASES)
+    finally:
+        torch.set_num_threads(threads)
+    return one, together(2, trained, tmp_path_factory.mktemp("two"), CASES)
+
+
+@pytest.mark.parametrize("i", range(len(CASES)), ids=[name for name, _ in CASES])
+def test_a_pipelined_run_is_the_run_of_one_process_bit_for_bit(both, i):
+    one, ranks = both
+    for two in ranks:
+        assert same(two[i]["state"]["model"], one[i]["state"]["model"])
+        assert same(two[i]["state"]["method"], one[i]["state"]["method"])
+        assert same(two[i]["metrics"], one[i]["metrics"])
+    assert same(ranks[0][i]["state"]["optimizer"], one[i]["state"]["optimizer"])
+    assert same(ranks[0][i]["rows"], one[i]["rows"])
+    assert len(one[i]["rows"]) > 20
+
+
+LATE = [
+    ("dni", {"stale": True, "split": [1, 1, 2]}),
+    ("cdni", {"stale": True, "split": [2, 1, 1]}),
+    ("dfa", {"stale": True, "split": [1, 2, 1]}),
+    ("dgl", {"model": "mlp", "depth": 4, "split": [1, 2, 2]}),
+    ("dgl-async", {"split": [1, 1, 2], "options": {"buffer": 3}, "limit": 96}),
+    ("bp", {"model": "mlp", "record_every": 0, "schedule": "gpipe", "microbatches": 4}),
+    ("bp", {"model": "mlp", "record_every": 0, "schedule": "1f1b", "microbatches": 4}),
+]
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+    return together(3, trained, tmp_path_factory.mktemp("three"), LATE)
+
+
+def named(rows: Sequence[tuple[Any, ...]], quantity: str) -> list[Row]:
+    return [Row(*row) for row in rows if row[3] == quantity]
+
+
+def test_stale_runs_say_how_late_messages_are(three):
+    dni, cdni, dfa, *_ = three[0]
+    assert {(row.layer, row.value) for row in named(dni["rows"], "delay")} == {("block1", 1.0), ("block2", 1.0)}
+    assert {(row.layer, row.value) for row in named(cdni["rows"], "delay")} == {("block2", 1.0), ("block3", 1.0)}
+    assert {(row.layer, row.value) for row in named(dfa["rows"], "delay")} == {("block1", 2.0), ("block2", 1.0), ("block3", 1.0)}
+
+
+def test_stale_runs_are_deterministic_and_the_ranks_agree(three, tmp_path_factory):
+    again = together(3, trained, tmp_path_factory.mktemp("again"), LATE[:3])
+    for i in range(3):
+        assert same(again[0][i], three[0][i])
+        assert same(three[2][i]["state"]["model"], three[0][i]["state"]["model"])
+
+
+def test_three_ranks_pipeline_dgl_bit_for_bit(three):
+    torch.set_num_threads(1)
+    (one,) = alone(trained, [LATE[3]])
+    assert same(three[0][3]["state"]["model"], one["state"]["model"])
+    assert same(three[0][3]["rows"], one["rows"])
+
+
+def test_queues_record_staleness_and_train(three):
+    found = three[0][4]
+    staleness = named(found["rows"], "staleness")
+    assert {row.layer for row in staleness} == {"block1", "block2", "block3"}
+    assert all(row.value >= 0 for row in staleness)
+    assert all(row.value == 0 for row in staleness if row.layer == "block1")
+    assert {row.reference for row in staleness} == {"no truth: ranks work on different batches"}
+
+
+@pytest.mark.parametrize("i", [5, 6], ids=["gpipe", "1f1b"])
+def test_torchs_pipelines_compute_backprop(three, i):
+    """Without BatchNorm the microbatches' mean gradient is the batch's: the losses of one process, to rounding."""
+    (one,) = alone(trained, [("bp", {"model": "mlp", "record_every": 0})])
+    for key, w in one["state"]["model"].items():
+        assert torch.allclose(three[0][i]["state"]["model"][key], w, rtol=1e-4, atol=1e-6), key
+
+
+# ------------------------------------------------------------------------------------------------------------ refusals
+
+
+def parts(name: str, **more: Any) -> Any:
+    return Training(settings(name, 1, **more), load("digits", limit=LIMIT), torch.device("cpu")).pair
+
+
+def test_blocks_are_split_where_the_rule_allows_it():
+    pair = parts("dgl", model="mlp", depth=4)
+    assert split_over(pair.method, [1, 1, 1, 1, 1], 2, pair.names()) == [range(2), range(2, 5)]
+    assert split_over(pair.method, [9, 1, 1, 1, 1], 2, pair.names()) == [range(1), range(1, 5)]
+    assert split_over(pair.method, [1.0] * 5, 2, pair.names(), [3, 2]) == [range(3), range(3, 5)]
+
+
+@pytest.mark.parametrize(
+    ("name", "ranks", "sizes", "said"),
+    [
+        (
+            "dgl",
+            4,
+            None,
+            "4 ranks are too many: .* 4 blocks that can be parted in 2 places, after block1, block2",
+        ),
+        ("dgl", 2, [3, 1], "parts the network after block3; it has 4 blocks"),
+        ("dgl", 2, [1, 1], "wanted 2 numbers of blocks that add up to 4"),
+        ("chunked", 3, None, "3 ranks are too many"),
+    ],
+)
+def test_splits_that_cannot_be(name, ranks, sizes, said):
+    pair = parts(name)
+    with pytest.raises(InputError, match=said):
+        split_over(pair.method, [1.0] * 4, ranks, pair.names(), sizes)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_rule_says_which_lock_keeps_it_from_running_on_ranks(name):
+    rule = METHODS[name]
+    if rule.has_teacher:
+        return
+    method = parts(name).method
+    if name in {*LOCAL, *WAITING, "dgl-async"} - {"overlap"}:
+        assert method.locked() is None
+    else:
+        assert method.locked()
+    if "above" in rule.reads and name != "chunked":
+        assert "backward-locked" in str(method.locked())
