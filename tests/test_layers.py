@@ -136,6 +136,89 @@ def test_stale_runs_are_deterministic_and_the_ranks_agree(three, tmp_path_factor
         assert same(three[2][i]["state"]["model"], three[0][i]["state"]["model"])
 
 
+# --------------------------------------------------------------------------------- stale messages, by slow and obvious code
+
+SGD = {"model": "mlp", "depth": 2, "optimizer": "sgd", "lr": 0.05, "record_every": 0, "epochs": 1, "stale": True, "split": [1, 2]}
+
+
+@pytest.fixture(scope="module")
+def stale(tmp_path_factory):
+    """One epoch of each, block1 on one rank, block2 and the top on the other."""
+    return together(2, trained, tmp_path_factory.mktemp("stale"), [("dni", SGD), ("dfa", SGD)])[0]
+
+
+def by_hand(name: str) -> tuple[Training, list[tuple[torch.Tensor, torch.Tensor]]]:
+    training = Training(settings(name, 1, **SGD), load("digits", limit=LIMIT), torch.device("cpu"))
+    return training, [training.batch(step) for step in range(training.total)]
+
+
+def descend(params: Sequence[torch.Tensor], loss: torch.Tensor, messages: torch.Tensor | None = None) -> None:
+    grads = torch.autograd.grad(loss, list(params), messages, allow_unused=True)
+    with torch.no_grad():
+        for p, g in zip(params, grads, strict=True):
+            if g is not None:
+                p -= SGD["lr"] * g
+
+
+def test_a_stale_synthesiser_learns_from_the_batch_before(stale):
+    training, batches = by_hand("dni")
+    (one, two, top), method = list(training.pair.model), training.pair.method
+    below, above = method.synthesisers[0], method.synthesisers[1]
+    kept: list[tuple[torch.Tensor, torch.Tensor]] = []  # what block1 gave, and what block2 sent back for it
+
+    def regress(synthesiser: Any, h: torch.Tensor, message: torch.Tensor) -> None:
+        descend(list(synthesiser.parameters()), (synthesiser(h) - message * len(h)).square().sum() / len(h))
+
+    for x, y in [*batches, (None, None)]:
+        if x is not None:
+            h1 = one(x)
+            z1 = h1.detach().requires_grad_()
+            h2 = two(z1)
+            z2 = h2.detach().requires_grad_()
+            loss = torch.nn.functional.cross_entropy(top(z2), y)
+            told1, told2 = below(z1.detach()).detach() / len(y), above(z2.detach()).detach() / len(y)
+            (message2,) = torch.autograd.grad(loss, z2, retain_graph=True)
+            (message1,) = torch.autograd.grad(h2, z1, told2, retain_graph=True)
+            late = kept.pop() if kept else None
+            steps = [(one, h1, told1), (two, h2, told2), (top, loss, None)]
+            grads = [torch.autograd.grad(h, list(block.parameters()), m) for block, h, m in steps]
+            if late:
+                regress(below, *late)
+            regress(above, z2.detach(), message2)
+            with torch.no_grad():
+                for (block, *_), found in zip(steps, grads, strict=True):
+                    for p, g in zip(block.parameters(), found, strict=True):
+                        p -= SGD["lr"] * g
+            kept.append((z1.detach(), message1))
+        else:  # the end of the epoch: what is under way is finished
+            regress(below, *kept.pop())
+    for module, kind in ((training.pair.model, "model"), (training.pair.method, "method")):
+        for key, w in module.named_parameters():  # running statistics saw more here: S is run a second time for the late message
+            assert torch.allclose(stale[0]["state"][kind][key], w, rtol=1e-4, atol=1e-6), key
+
+
+def test_a_late_error_meets_the_inputs_of_its_own_batch(stale):
+    training, batches = by_hand("dfa")
+    (one, two, top), method = list(training.pair.model), training.pair.method
+    kept: list[tuple[torch.Tensor, torch.Tensor]] = []  # an input and the error it made
+    for x, y in [*batches, (None, None)]:
+        late = kept.pop() if kept else None
+        if x is not None:
+            with torch.no_grad():
+                z1 = one(x)
+            h2 = two(z1)
+            z2 = h2.detach()
+            logits = top(z2)
+            (error,) = torch.autograd.grad(torch.nn.functional.cross_entropy(logits, y), logits, retain_graph=True)
+            descend(list(top.parameters()), logits, error)
+            descend(list(two.parameters()), h2, error @ method.matrix(1))
+            kept.append((x, error))
+        if late:
+            descend(list(one.parameters()), one(late[0]), late[1] @ method.matrix(0))
+    for key, w in training.pair.model.state_dict().items():
+        assert torch.allclose(stale[1]["state"]["model"][key], w, rtol=1e-4, atol=1e-6), key
+
+
 def test_three_ranks_pipeline_dgl_bit_for_bit(three):
     torch.set_num_threads(1)
     (one,) = alone(trained, [LATE[3]])
