@@ -389,7 +389,7 @@ def _report(error: Exception) -> int:
     from gradlens.errors import InputError
 
     if isinstance(error, InputError):
-        print(f"gradlens: {error}", file=sys.stderr)
+        print(f"{getattr(error, 'trace', '')}gradlens: {error}", file=sys.stderr)
         return 2
     if hasattr(error, "format_message"):
         print(f"gradlens: {_sentence(error)}", file=sys.stderr)
@@ -400,6 +400,10 @@ def _report(error: Exception) -> int:
         again = f"; `{_again()}` goes on" if error.status == INTERRUPTED else ""
         print(f"gradlens: {error}{again}", file=sys.stderr)
         return error.status
+    own = sys.modules.get("gradlens.own")
+    if own is not None and (trace := own.trace_of(error)):  # in a rule or network of the user's
+        print(f"{trace}gradlens: {own.raised(error)}", file=sys.stderr)
+        return 2
     if is_launched():  # the others wait for this process: it must end
         traceback.print_exception(error)
         return 1
