@@ -185,6 +185,32 @@ def figures(
         typer.echo(f"of what was learned: {', '.join(map(str, drawn))}")
 
 
+@app.command()
+@with_flags("set", "quiet")
+def check(
+    method: Annotated[str, typer.Argument(metavar="METHOD", help="FILE.py:Class, a rule of your own, or a shipped one")],
+    *,
+    given: dict[str, Any],
+) -> None:
+    """Ask a rule the laws that all rules obey, on small networks in float64; exit status 1 if one is broken."""
+    from gradlens import laws
+    from gradlens.experiments import Place
+    from gradlens.methods import METHODS
+    from gradlens.own import known_as
+    from gradlens.progress import Display
+
+    quiet, name = given.pop("quiet", False), known_as("method", method)
+    taught = {"teacher": "a function"} if name in METHODS and METHODS[name].has_teacher else {}
+    ((config,),) = configs_of([method], {**given, **taught}, Place())
+    rule = METHODS[config.method]
+    with Display(quiet) as display:
+        findings = list(laws.check(rule, rule.Options(**config.options), display.count("check")))
+    typer.echo(f"{rule.__name__} on {', '.join(laws.NETWORKS)}, float64:")
+    typer.echo("\n".join(laws.said(findings)))
+    if any(f.fails for f in findings) or not any(f.asked for f in findings):
+        raise typer.Exit(1)
+
+
 @app.command("list")
 @with_flags("threads", "quiet")
 def list_(

@@ -178,7 +178,8 @@ class Config(BaseModel, frozen=True, extra="forbid"):
         """The fields in which another config differs, each with both values."""
         mine, theirs = self.model_dump(), other.model_dump()
         files = difference(mine.pop("own"), theirs.pop("own"))
-        return [f"{name} {theirs[name]!r} there, {mine[name]!r} here" for name in mine if mine[name] != theirs[name]] + [files] * bool(files)
+        said = [f"{name} {theirs[name]!r} there, {mine[name]!r} here" for name in mine if mine[name] != theirs[name]]
+        return [*said, files] if files else said
 
 
 def sentence(error: ValidationError, flags: bool = True) -> str:

@@ -258,4 +258,3 @@ def _must_agree(module: nn.Module, model: nn.Sequential, shape: Sequence[int], w
                 f"{where} cannot be cut: its blocks do not give what {type(module).__name__} gives; its forward depends on something that"
                 " torch.fx does not see, such as random numbers drawn outside of submodules"
             )
-

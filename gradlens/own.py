@@ -279,8 +279,10 @@ def _network(kept: Mapping[str, Any], plan: Plan) -> nn.Sequential:
 def label(kind: str, path: Path, name: str) -> str:
     """What a user's own thing is called in run names and figures: file and name in lower case, without what says nothing.
 
-    >>> label("method", Path("rules/sign_bp.py"), "SignBP"), label("method", Path("mine.py"), "Rule"), label("model", Path("net.py"), "build")
-    ('signbp', 'mine-rule', 'net')
+    >>> label("method", Path("rules/sign_bp.py"), "SignBP"), label("method", Path("mine.py"), "Rule")
+    ('signbp', 'mine-rule')
+    >>> label("model", Path("net.py"), "build")
+    'net'
     """
     stem, word = re.sub(r"[^0-9a-z_.-]", "-", path.stem.lower()), name.lower()
     if kind != "method" and word == "build":
@@ -349,7 +351,7 @@ def settle(values: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(kept, Mapping):
         return settled
     own: dict[str, Any] = {}
-    for kind, table in (("method", METHODS), ("model", MODELS)):
+    for kind in KINDS:
         word = values.get(kind)
         if not isinstance(word, str):
             continue
@@ -358,8 +360,10 @@ def settle(values: Mapping[str, Any]) -> dict[str, Any]:
             own[kind] = TYPED[kind][word]
         elif _is_kept(kept.get(kind)) and label(kind, Path(kept[kind]["file"]), kept[kind]["name"]) == word:
             own[kind] = kept[kind]
-            if word not in table:
-                table[word] = _stand_in(word, kept[kind]) if kind == "method" else partial(_network, kept[kind])  # type: ignore[index]
+            if kind == "method":
+                METHODS.setdefault(word, _stand_in(word, kept[kind]))
+            else:
+                MODELS.setdefault(word, partial(_network, kept[kind]))
         elif word in TYPED[kind]:
             own[kind] = TYPED[kind][word]
         if kind == "model" and word.startswith("torchvision:"):
@@ -371,8 +375,9 @@ def settle(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def reference(settings: Mapping[str, Any], kind: str) -> str | None:
     """``FILE.py:NAME`` of a config's rule or network, where it is a user's own."""
-    kept = settings.get("own", {}).get(kind) if isinstance(settings.get("own", {}), Mapping) else None
-    return f"{kept['file']}:{kept['name']}" if _is_kept(kept) else None
+    own = settings.get("own")
+    kept = own.get(kind) if isinstance(own, Mapping) else None
+    return f"{kept['file']}:{kept['name']}" if kept is not None and _is_kept(kept) else None
 
 
 def activate(own: Mapping[str, Mapping[str, Any]], names: Mapping[str, str]) -> None:
@@ -473,7 +478,9 @@ def data_set(text: str) -> Source:
         low, high = int(split.labels.min()), int(split.labels.max())
         if low < lowest or high >= len(names):
             wrong = low if low < lowest else high
-            raise InputError(f"{where}: the {half} half has the label {wrong}: with {len(names)} class names labels are 0 to {len(names) - 1}")
+            raise InputError(
+                f"{where}: the {half} half has the label {wrong}: with {len(names)} class names labels are 0 to {len(names) - 1}"
+            )
     if not (train.labels >= 0).any():
         raise InputError(f"{where}: no training image has a label")
     return train, test, names

@@ -77,7 +77,12 @@ def cut_points(model: nn.Module) -> list[str]:
 
 
 def _refuse_settings(name: str, plan: Plan) -> None:
-    given = {"width": plan.width, "depth": plan.depth, "stem": plan.stem, "activation": None if plan.activation == "relu" else plan.activation}
+    given = {
+        "width": plan.width,
+        "depth": plan.depth,
+        "stem": plan.stem,
+        "activation": None if plan.activation == "relu" else plan.activation,
+    }
     for flag, value in given.items():
         if value is not None:
             raise InputError(f"--{flag} {value}: {name} is built as torchvision has it")
