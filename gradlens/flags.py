@@ -193,6 +193,7 @@ def _parse_sets(pairs: Sequence[str]) -> list[tuple[str | None, str, Any]]:
     """(method or None, option, value) of each ``--set``."""
     from gradlens.errors import InputError, unknown
     from gradlens.methods import METHODS
+    from gradlens.own import known_as
 
     parsed: list[tuple[str | None, str, Any]] = []
     for pair in pairs:
@@ -200,6 +201,7 @@ def _parse_sets(pairs: Sequence[str]) -> list[tuple[str | None, str, Any]]:
         if not sign or not name:
             raise InputError(f"--set {pair!r}: wanted name=value or method.name=value")
         method, dot, option = name.rpartition(".")
+        method = known_as("method", method)
         if dot and method not in METHODS:
             raise unknown("method", method, METHODS)
         try:
