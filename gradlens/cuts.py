@@ -56,10 +56,19 @@ def _traced(module: nn.Module, cuts: Sequence[str], where: str) -> tuple[fx.Grap
     except Exception as error:  # fx passes on whatever a forward makes of a tensor that has no values yet
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{where} cannot be cut: torch.fx cannot trace the forward of {type(module).__name__}: {reason}") from error
+    if made := [name for name in vars(module) if name.startswith("_tensor_constant")]:
+        for name in made:  # fx leaves them behind
+            delattr(module, name)
+        raise InputError(
+            f"{where} cannot be cut: the forward of {type(module).__name__} makes a tensor that does not depend on the image (as"
+            " torch.arange and torch.randn do): make it a buffer, or draw it inside a submodule"
+        )
     for node in [n for n in graph.nodes if n.op == "placeholder"][1:]:  # arguments held at their defaults, which fx asserts
-        for user in list(node.users):
-            graph.erase_node(user)
-        graph.erase_node(node)
+        above = [node]
+        for each in above:  # grows as it is walked
+            above += [user for user in each.users if user not in above]
+        for each in reversed(above):
+            graph.erase_node(each)
     ends: dict[str, fx.Node] = {}
     for cut, outs in tracer.ends.items():
         if not outs:
@@ -69,6 +78,27 @@ def _traced(module: nn.Module, cuts: Sequence[str], where: str) -> tuple[fx.Grap
         if not isinstance(outs[0], fx.Proxy):
             raise NoPlace(cut, where, f"gives a {type(outs[0]).__name__}: a block must hand on one tensor")
         ends[cut] = outs[0].node
+    return graph, ends
+
+
+def _steady(module: nn.Module, cuts: Sequence[str], where: str) -> tuple[fx.Graph, dict[str, fx.Node]]:
+    """The graph in training, where it is the same each time and in evaluation too."""
+    was, kind = module.training, type(module).__name__
+    try:
+        module.train()
+        graph, ends = _traced(module, cuts, where)
+        again, _ = _traced(module, cuts, where)
+        module.eval()
+        tested, _ = _traced(module, cuts, where)
+    finally:
+        module.train(was)
+    if str(again) != str(graph):
+        raise InputError(f"{where} cannot be cut: the forward of {kind} is another one each time; does it draw numbers of Python's random?")
+    if str(tested) != str(graph):
+        raise InputError(
+            f"{where} cannot be cut: the forward of {kind} asks whether it is in training; put what depends on it (F.dropout) into a"
+            " submodule (nn.Dropout)"
+        )
     return graph, ends
 
 
@@ -203,16 +233,7 @@ def cut_module(
 
     """
     _refuse_unknown(module, cuts, where)
-    was = module.training
-    module.train()
-    graph, ends = _traced(module, cuts, where)
-    module.eval()
-    if str(_traced(module, cuts, where)[0]) != str(graph):
-        raise InputError(
-            f"{where} cannot be cut: the forward of {type(module).__name__} asks whether it is in training; put what depends on it"
-            " (F.dropout) into a submodule (nn.Dropout)"
-        )
-    module.train(was)
+    graph, ends = _steady(module, cuts, where)
     _reshaped(graph, tripled, out_of_place)
     (image,) = [node for node in graph.nodes if node.op == "placeholder"]
     (output,) = [node for node in graph.nodes if node.op == "output"]
@@ -243,18 +264,21 @@ def _must_agree(module: nn.Module, model: nn.Sequential, shape: Sequence[int], w
     """Blocks and module give the same bits on two noisy images, in training and in evaluation; done on copies."""
     weight = next(module.parameters(), torch.zeros(()))
     x = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(weight)
-    pair = copy.deepcopy((module, model))  # copied together, so that they share what they shared
+    whole, cut = copy.deepcopy((module, model))  # copied together, so that they share what they shared
     for training in (False, True):
-        answers = []
-        for net in pair:
-            twin = copy.deepcopy(net).train(training)
+        answers: list[Tensor] = []
+        for net in (nn.Sequential(whole), cut):
+            h: Any = torch.cat([x] * 3, 1) if tripled and net is not cut else x.clone()
             with forked(), torch.no_grad():
                 torch.manual_seed(0)
-                answers.append(twin(torch.cat([x] * 3, 1) if tripled and net is pair[0] else x.clone()))
-        if not isinstance(answers[0], Tensor):
-            raise InputError(f"{where} gives a {type(answers[0]).__name__} in training: the network's answer must be one tensor")
+                for name, block in copy.deepcopy(net).train(training).named_children():
+                    h = block(h)
+                    if not isinstance(h, Tensor):
+                        whose = f"the block that ends with {name}" if net is cut else type(module).__name__
+                        raise InputError(f"{where}: {whose} gives a {type(h).__name__}: what is handed on must be one tensor")
+            answers.append(h)
         if not torch.allclose(answers[0], answers[1], rtol=0, atol=0, equal_nan=True):
             raise InputError(
                 f"{where} cannot be cut: its blocks do not give what {type(module).__name__} gives; its forward depends on something that"
-                " torch.fx does not see, such as random numbers drawn outside of submodules"
+                " torch.fx does not see, such as a hook on the whole module"
             )

@@ -212,7 +212,8 @@ def _stand_in(name: str, kept: Mapping[str, Any]) -> type[Method]:
 
 
 def _function_in(path: Path, name: str, what: str) -> Callable[..., Any]:
-    found = _found(path, name, what, callable)
+    """A function of a file; ``what`` says what it is for."""
+    found = _found(path, name, "function", callable)
     if not callable(found) or isinstance(found, nn.Module):
         raise InputError(f"{path}:{name} is {_kind_of(found)}: wanted a function {what}")
     function: Callable[..., Any] = found
