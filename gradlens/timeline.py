@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from itertools import accumulate
 from statistics import fmean
@@ -219,28 +219,31 @@ def mean_delay(schedule: Schedule, tasks: Sequence[Task], spans: Sequence[Span],
         return fmean(ages)
     if not schedule.delayed:
         return 0.0
-    return fmean(age for s in range(len(stages)) for age in _ages(schedule, tasks, spans, stages, s)) if len(stages) > 1 else 0.0
+    ages = [age for s in range(len(stages)) for age in _ages(schedule, tasks, spans, stages, s)]
+    return fmean(ages) if ages else 0.0
 
 
 def _ages(schedule: Schedule, tasks: Sequence[Task], spans: Sequence[Span], stages: Stages, s: int) -> list[int]:
-    """How old what worker s reads is, at each of its turns: the newest that came, or what a queue would give it."""
+    """How old what worker s reads is, at each of its turns.
+
+    Of inputs in a queue: the worker's turns since it came. Of targets: batches since the newest one that came; one of a worker above
+    that is ahead has come in time.
+    """
     upward = schedule.delayed == "input"
     neighbour = s - 1 if upward else s + 1
     if not 0 <= neighbour < len(stages):
         return []
     reader = ("forward", stages[s][0]) if upward else ("learn", stages[s][-1])
-    came = sorted((span.end, t.batch) for t, span in zip(tasks, spans, strict=True) if t.to == s and t.worker == neighbour)
-    ages, kept = list[int](), list[list[int]]()  # [uses, −batch] of what the queue holds
-    for task, span in zip(tasks, spans, strict=True):
-        if (task.kind, task.block) != reader:
-            continue
-        while came and came[0][0] <= span.start:
-            kept = [*kept, [0, -came.pop(0)[1]]][-max(1, schedule.queue) :]
-        if kept:
-            chosen = min(kept)  # of the batches read least often the newest, as dgl-async does
+    came = deque(sorted((span.end, t.batch) for t, span in zip(tasks, spans, strict=True) if t.to == s and t.worker == neighbour))
+    turns = (span.start for task, span in zip(tasks, spans, strict=True) if (task.kind, task.block) == reader)
+    ages, queue = list[int](), deque[list[int]](maxlen=max(1, schedule.queue))  # [times read, −batch, turn of its coming]
+    for turn, start in enumerate(turns):
+        while came and came[0][0] <= start:
+            queue.append([0, -came.popleft()[1], turn])
+        if queue:
+            chosen = min(queue)  # of the batches read least often the newest, as dgl-async does
             chosen[0] += 1
-            newest = -min(batch for _, batch in kept) if upward else task.batch
-            ages.append(max(0, newest + chosen[1]))  # a worker above that is ahead has had this batch's target ready
+            ages.append(turn - chosen[2] if upward else max(0, turn + chosen[1]))
     return ages
 
 

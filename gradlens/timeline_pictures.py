@@ -88,7 +88,7 @@ def gantt(bars: Sequence[Bar], seconds: float, *, title: str = "") -> Figure:
         if i % deep == deep - 1 or i == len(labels) - 1:
             ax.tick_params(labelbottom=True)
             ax.xaxis.set_major_formatter(lambda v, _: f"{v * scale:g}")  # type: ignore[no-untyped-call]
-    figure.supxlabel(f"time ({unit})", fontsize=10)
+            ax.set_xlabel(f"time ({unit})" if i == deep - 1 else "")
     figure.supylabel("worker, the lowest blocks at the bottom", fontsize=10)
     kinds = [kind for kind in COLOURS if any(bar.kind == kind for bar in bars)]
     handles: list[Any] = [Patch(facecolor=COLOURS[kind], label=TEXTS[kind]) for kind in kinds]
