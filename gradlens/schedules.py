@@ -12,7 +12,9 @@ from gradlens.costs import BlockCost
 from gradlens.local import LocalLosses
 from gradlens.method import Method
 
-KINDS = ("forward", "backward", "learn", "update", "send")  # learn: what waits for the message from above, where a rule has such
+# again: the forward pass made anew before a late backward pass; learn: what waits for the message from above, where a rule has such
+KINDS = ("forward", "again", "backward", "learn", "update", "send")
+LATE = 1  # batches by which the target of a stale synthesiser is late
 AHEAD = 2  # batches a worker may be ahead of the one above it: one is being worked on, one is under way (double buffering)
 
 
@@ -180,7 +182,7 @@ def synthetic(costs: Costs, stages: Stages, batches: int, stale: bool = False, o
         costs: of the blocks.
         stages: the blocks of each worker.
         batches: how many.
-        stale: learn from the last message there is, instead of waiting for this batch's.
+        stale: a stage's end learns from the message of the batch before, which has come by now, instead of waiting for this one's.
         own_input: a stage reads a synthetic input, made from the image, and (unless stale) what the one below gave only as the
             target of that synthesiser.
 
@@ -194,9 +196,12 @@ def synthetic(costs: Costs, stages: Stages, batches: int, stale: bool = False, o
                 target = [below] if own_input and not stale and k == blocks[0] else []
                 program.work(s, "backward", k, t, costs[k].backward - costs[k].learn, *target)
             program.down(s, costs, stages, t)
-            for k in reversed(blocks):
-                heard = [("down", s, t, 0)] if k == blocks[-1] and not stale else []
-                program.work(s, "learn", k, t, costs[k].learn, *heard)
+            late = stale and s < len(stages) - 1
+            for k in reversed(blocks[:-1] if late else blocks):
+                program.work(s, "learn", k, t, costs[k].learn, *([("down", s, t, 0)] if k == blocks[-1] else []))
+            for heard in [t - LATE, *([t] if t == batches - 1 else [])] if late else []:
+                if heard >= 0:
+                    program.work(s, "learn", blocks[-1], heard, costs[blocks[-1]].learn, ("down", s, heard, 0))
             program.update(s, costs, stages, t)
     return program.listed()
 
@@ -205,14 +210,14 @@ def synthetic(costs: Costs, stages: Stages, batches: int, stale: bool = False, o
 
 
 def broadcast(costs: Costs, stages: Stages, batches: int, stale: bool = False) -> list[Task]:
-    """Direct feedback: the top's error goes to all workers at once, who then go backward side by side.
+    """Direct feedback: the top's answer goes to all workers at once, who then make the error of it and go backward side by side.
 
     Args:
         costs: of the blocks.
         stages: the blocks of each worker.
         batches: how many.
-        stale: go on with the next batches meanwhile: stage s of K goes backward K − 1 − s batches later, on weights that have
-            changed since.
+        stale: go on with the next batches meanwhile: stage s of K goes backward K − 1 − s batches later, through a forward pass made
+            again, since the weights have changed.
 
     """
     program, top = _Program(), len(stages) - 1
@@ -221,14 +226,17 @@ def broadcast(costs: Costs, stages: Stages, batches: int, stale: bool = False) -
             delay = top - s if stale else 0
             if turn < batches:
                 program.forward(s, costs, stages, turn, ("up", s, turn, 0))
+                for other in range(top if s == top else 0):
+                    k = blocks[-1]
+                    program.send("error", s, other, k, turn, costs[k].activation_bytes, ("forward", k, turn, 0))
             t = turn - delay
             if not 0 <= t < batches:
                 continue
+            heard = [("error", s, t, 0)]
+            for k in blocks if delay else ():
+                program.work(s, "again", k, t, costs[k].forward, *(heard if k == blocks[0] else []))
             for k in reversed(blocks):
-                program.work(s, "backward", k, t, costs[k].backward, *([("error", s, t, 0)] if k == blocks[-1] else []))
-                if k == stages[top][-1]:
-                    for other in range(top):
-                        program.send("error", top, other, k, t, costs[k].activation_bytes, ("backward", k, t, 0))
+                program.work(s, "backward", k, t, costs[k].backward, *(heard if k == blocks[-1] else []))
             program.update(s, costs, stages, t)
     return program.listed()
 
@@ -244,7 +252,7 @@ class Schedule(NamedTuple):
     waits: str  # what a worker waits for: below (its input), all above, error (of this batch), target (of a regression), nothing
     parts: int = 1  # microbatches of a batch
     queue: int = 0  # batches kept at each worker's entrance; 0: only those on their way
-    delayed: str = ""  # what is older than the batch it is used with: input, target, weights; empty: nothing is
+    delayed: str = ""  # what is older than the batch it is used with: input, target, error; empty: nothing is
 
 
 def schedules(name: str, method: Method, parts: int = 4) -> list[Schedule]:
@@ -266,7 +274,7 @@ def schedules(name: str, method: Method, parts: int = 4) -> list[Schedule]:
     if "error" in reads:
         return [
             Schedule(f"{name} exact", broadcast, "below, error"),
-            Schedule(f"{name} stale", lambda c, s, n: broadcast(c, s, n, stale=True), "below", delayed="weights"),
+            Schedule(f"{name} stale", lambda c, s, n: broadcast(c, s, n, stale=True), "below", delayed="error"),
         ]
     if "later" in reads and not method.options.bp_lambda:  # BP(λ) needs the message from above: locked like backpropagation
         free = "below" not in reads

@@ -19,7 +19,7 @@ from gradlens.config import Config
 from gradlens.costs import BlockCost, allowed_cuts, block_costs, partition
 from gradlens.errors import InputError
 from gradlens.method import Method
-from gradlens.schedules import Costs, Schedule, Stages, Task, schedules
+from gradlens.schedules import LATE, Costs, Schedule, Stages, Task, schedules
 from gradlens.seeding import generator
 from gradlens.setup import make_pair
 
@@ -180,7 +180,7 @@ def memory(tasks: Sequence[Task], spans: Sequence[Span], costs: Costs, stages: S
             used[i] = max(used[i], span.end)
     changes: list[list[tuple[float, int]]] = [[] for _ in stages]
     for i, (task, span) in enumerate(zip(tasks, spans, strict=True)):
-        if task.kind == "forward":
+        if task.kind == "again" or (task.kind == "forward" and ("again", task.block, task.batch, task.part) not in ends):
             worker, begin, end = task.worker, span.start, ends["backward", task.block, task.batch, task.part]
             size = costs[task.block].graph_bytes // parts
         elif task.to > task.worker:
@@ -204,46 +204,46 @@ def memory(tasks: Sequence[Task], spans: Sequence[Span], costs: Costs, stages: S
 
 
 def mean_delay(schedule: Schedule, tasks: Sequence[Task], spans: Sequence[Span], stages: Stages) -> float:
-    """By how many batches what is used is older than the batch it is used with, the mean over all uses; 0 where nothing is."""
-    if schedule.delayed == "weights":  # updates of a block between its forward and its backward pass
-        begun, ages = dict[tuple[int, int], int](), list[int]()
-        updates: dict[int, int] = defaultdict(int)
-        for task, _ in sorted(zip(tasks, spans, strict=True), key=lambda pair: pair[1]):
-            place = task.block, task.batch
-            if task.kind == "forward":
-                begun[place] = updates[task.block]
-            elif task.kind == "backward":
-                ages.append(updates[task.block] - begun[place])
-            elif task.kind == "update":
-                updates[task.block] += 1
-        return fmean(ages)
-    if not schedule.delayed:
-        return 0.0
-    ages = [age for s in range(len(stages)) for age in _ages(schedule, tasks, spans, stages, s)]
+    """By how many batches what is used is older than the batch it is used with, the mean over all uses; 0 where nothing is.
+
+    Targets: ``LATE`` at every stage but the top. Errors: updates of a block between the forward pass that made the error and its
+    backward pass. Inputs in a queue: the worker's turns since it came.
+    """
+    if schedule.delayed == "target":
+        return LATE * (len(stages) > 1)
+    if schedule.delayed == "error":
+        return _updates_between(tasks, spans)
+    ages = [age for s in range(1, len(stages)) for age in _ages(schedule, tasks, spans, stages, s)] if schedule.delayed else []
     return fmean(ages) if ages else 0.0
 
 
-def _ages(schedule: Schedule, tasks: Sequence[Task], spans: Sequence[Span], stages: Stages, s: int) -> list[int]:
-    """How old what worker s reads is, at each of its turns.
+def _updates_between(tasks: Sequence[Task], spans: Sequence[Span]) -> float:
+    """Of a block between its forward and its backward pass of a batch, the mean over blocks and batches."""
+    begun, ages = dict[tuple[int, int], int](), list[int]()
+    updates: dict[int, int] = defaultdict(int)
+    for task, _ in sorted(zip(tasks, spans, strict=True), key=lambda pair: pair[1]):
+        place = task.block, task.batch
+        if task.kind == "forward":
+            begun[place] = updates[task.block]
+        elif task.kind == "backward":
+            ages.append(updates[task.block] - begun[place])
+        elif task.kind == "update":
+            updates[task.block] += 1
+    return fmean(ages)
 
-    Of inputs in a queue: the worker's turns since it came. Of targets: batches since the newest one that came; one of a worker above
-    that is ahead has come in time.
-    """
-    upward = schedule.delayed == "input"
-    neighbour = s - 1 if upward else s + 1
-    if not 0 <= neighbour < len(stages):
-        return []
-    reader = ("forward", stages[s][0]) if upward else ("learn", stages[s][-1])
-    came = deque(sorted((span.end, t.batch) for t, span in zip(tasks, spans, strict=True) if t.to == s and t.worker == neighbour))
-    turns = (span.start for task, span in zip(tasks, spans, strict=True) if (task.kind, task.block) == reader)
-    ages, queue = list[int](), deque[list[int]](maxlen=max(1, schedule.queue))  # [times read, −batch, turn of its coming]
+
+def _ages(schedule: Schedule, tasks: Sequence[Task], spans: Sequence[Span], stages: Stages, s: int) -> list[int]:
+    """The turns of worker s since what it reads came, at each of its turns."""
+    came = deque(sorted(span.end for t, span in zip(tasks, spans, strict=True) if t.to == s))
+    turns = (span.start for t, span in zip(tasks, spans, strict=True) if (t.kind, t.block) == ("forward", stages[s][0]))
+    ages, queue = list[int](), deque[list[int]](maxlen=max(1, schedule.queue))  # [times read, −turn of its coming]
     for turn, start in enumerate(turns):
-        while came and came[0][0] <= start:
-            queue.append([0, -came.popleft()[1], turn])
-        if queue:
-            chosen = min(queue)  # of the batches read least often the newest, as dgl-async does
-            chosen[0] += 1
-            ages.append(turn - chosen[2] if upward else max(0, turn + chosen[1]))
+        while came and came[0] <= start:
+            came.popleft()
+            queue.append([0, -turn])
+        chosen = min(queue)  # of the batches read least often the newest, as dgl-async does
+        chosen[0] += 1
+        ages.append(turn + chosen[1])
     return ages
 
 

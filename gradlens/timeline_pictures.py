@@ -18,8 +18,8 @@ from gradlens.errors import InputError
 from gradlens.plots import LOOK, styles
 from gradlens.timeline import Bar, Point
 
-COLOURS = {"forward": "#56B4E9", "backward": "#E69F00", "learn": "#CC79A7", "update": "#009E73"}
-TEXTS = {"forward": "forward", "backward": "backward", "learn": "learn from the target above", "update": "update"}
+COLOURS = {"forward": "#56B4E9", "again": "#0072B2", "backward": "#E69F00", "learn": "#CC79A7", "update": "#009E73"}
+TEXTS = {"forward": "forward", "again": "forward again", "backward": "backward", "learn": "learn from the target above", "update": "update"}
 WAIT, MESSAGE = "0.93", "0.25"
 STACKED = 5  # panels in one column; more are drawn in two
 

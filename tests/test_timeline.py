@@ -46,7 +46,7 @@ SCHEDULES = {
     "unlocked": Schedule("unlocked", lambda c, s, n: synthetic(c, s, n, False, True), ""),
     "unlocked stale": Schedule("unlocked stale", lambda c, s, n: synthetic(c, s, n, True, True), "", delayed="target"),
     "broadcast": Schedule("broadcast", broadcast, ""),
-    "broadcast stale": Schedule("broadcast stale", lambda c, s, n: broadcast(c, s, n, True), "", delayed="weights"),
+    "broadcast stale": Schedule("broadcast stale", lambda c, s, n: broadcast(c, s, n, True), "", delayed="error"),
 }
 
 
@@ -112,7 +112,7 @@ def test_synthetic_gradients_wait_for_their_neighbour_and_stale_ones_for_nobody(
     # exact: forward; the block above forward and backward meanwhile and sends; regression
     assert exact.batch_seconds * batches == pytest.approx(batches * (1 + 1 + 2 + 1) - 1 + 4, abs=1)
     assert stale.speedup == pytest.approx(6 * batches * 4 / (batches * 4 + 5 * 1))
-    assert stale.delay > 0
+    assert (stale.delay, exact.delay) == (1, 0)
 
 
 def test_unlocked_blocks_run_side_by_side_from_the_start():
@@ -124,10 +124,10 @@ def test_unlocked_blocks_run_side_by_side_from_the_start():
 def test_direct_feedback_goes_backward_side_by_side_after_the_whole_forward_pass():
     n, batches = 4, 10
     exact = run("broadcast", [cost(1, 2)] * n, one_each(n), batches)
-    # the top goes backward first, the others when the error is there; the lowest begins the next batch then
-    assert exact.batch_seconds * batches == pytest.approx(batches * (n * 1 + 2 + 2))
+    # all go backward when the error is there; the lowest begins the next batch then
+    assert exact.batch_seconds * batches == pytest.approx(batches * (n * 1 + 2))
     stale = run("broadcast stale", [cost(1, 2)] * n, one_each(n), 200)
-    assert stale.speedup > 0.95 * n
+    assert stale.speedup > 0.98 * n * 3 / 4  # the forward pass is made twice
     assert stale.delay == pytest.approx(sum(range(n)) / n, rel=0.05)  # n − 1 updates at the bottom, none at the top
 
 
@@ -183,7 +183,7 @@ def must_follow(name, tasks, spans):
                     order.append((("forward", k, t, m), ("forward", k - 1, t, m)))
                 if k + 1 < depth and name in ("locked", "gpipe", "1f1b"):
                     order.append((("backward", k, t, m), ("backward", k + 1, t, m)))
-                if k + 1 < depth and name == "broadcast":
+                if k + 1 < depth and name.startswith("broadcast"):
                     order.append((("backward", k, t, m), ("forward", depth - 1, t, m)))
                 if k + 1 < depth and name in ("synthetic", "unlocked"):
                     order.append((("learn", k, t, m), ("backward", k + 1, t, m)))
