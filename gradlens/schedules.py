@@ -249,7 +249,7 @@ class Schedule(NamedTuple):
 
     label: str
     tasks: Callable[[Costs, Stages, int], list[Task]]
-    waits: str  # what a worker waits for: below (its input), all above, error (of this batch), target (of a regression), nothing
+    waits: str  # what a worker waits for: below (its input), all above, error, target (of its synthesiser), old ones, nothing
     parts: int = 1  # microbatches of a batch
     queue: int = 0  # batches kept at each worker's entrance; 0: only those on their way
     delayed: str = ""  # what is older than the batch it is used with: input, target, error; empty: nothing is
@@ -274,14 +274,19 @@ def schedules(name: str, method: Method, parts: int = 4) -> list[Schedule]:
     if "error" in reads:
         return [
             Schedule(f"{name} exact", broadcast, "below, error"),
-            Schedule(f"{name} stale", lambda c, s, n: broadcast(c, s, n, stale=True), "below", delayed="error"),
+            Schedule(f"{name} stale", lambda c, s, n: broadcast(c, s, n, stale=True), "below, old error", delayed="error"),
         ]
     if "later" in reads and not method.options.bp_lambda:  # BP(λ) needs the message from above: locked like backpropagation
         free = "below" not in reads
         waiting = "two targets" if free else "below, target"
         return [
             Schedule(f"{name} exact", lambda c, s, n: synthetic(c, s, n, False, free), waiting),
-            Schedule(f"{name} stale", lambda c, s, n: synthetic(c, s, n, True, free), "nothing" if free else "below", delayed="target"),
+            Schedule(
+                f"{name} stale",
+                lambda c, s, n: synthetic(c, s, n, True, free),
+                "old target" if free else "below, old target",
+                delayed="target",
+            ),
         ]
     return [
         Schedule(name, locked, "below, all above"),

@@ -370,7 +370,7 @@ def pictured(found: Sequence[Measured], workers: int, link: Link, parts: int, se
         stages = split(one.costs, workers, one.cuts)
         loads = [sum(one.costs[k].seconds for k in blocks) for blocks in stages]
         for schedule in schedules(one.rows[0].method, one.method, parts):
-            pace = min(loads) if schedule.waits == "nothing" else max(loads)  # of the worker that comes furthest in that time
+            pace = max(loads) if schedule.waits.startswith("below") else min(loads)  # of the worker that comes furthest in that time
             batches = min(math.ceil(seconds / pace) + len(stages), MOST_PICTURED)
             rows += [bar for bar in bars(schedule, one.costs, stages, link, batches) if bar.start < seconds]
     return rows
