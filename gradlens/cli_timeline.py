@@ -25,7 +25,7 @@ def timeline(
     micro_batches: Annotated[int, typer.Option("--micro-batches", min=1, help="of a batch, in backprop's pipelines")] = 4,
     link: Annotated[float, typer.Option("--link", help="GB/s between two workers; the default is 10 Gbit Ethernet")] = 1.25,
     latency: Annotated[float, typer.Option("--latency", min=0, help="us of one message")] = 50.0,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="of measuring; medians are taken")] = 3,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="of measuring; the least of each cost is taken")] = 3,
     out: Annotated[Path, typer.Option("--out", help="folder of the figures")] = Path("figures"),
     *,
     given: dict[str, Any],

@@ -54,17 +54,18 @@ def block_costs(pair: Pair, config: Config, x: Tensor, y: Tensor, rounds: int = 
     """What each block of a rule costs, from real steps of the rule on copies: the pair and torch's random streams stay as they are.
 
     A block is timed within whole steps of :func:`gradlens.method.backward`, so that caches are as in training. Rounds of steps and
-    of optimiser steps alternate, each lasts at least ``SHORTEST``; medians over rounds are given. The learning rate is 0 meanwhile,
-    so that weights do not drift. ``graph_bytes`` is what torch's allocator gave out and did not get back during the block's pass
-    (where neither CPU nor CUDA is meant: the output alone). A rule's fixed matrices and buffers of batches are in no count, and
-    compiled blocks are measured as they are without compiling. A block that the rule never runs costs 0.
+    of optimiser steps alternate, each lasts at least ``SHORTEST``; the least of the rounds' medians is given, since other work on a
+    shared machine slows a round down, never up. The learning rate is 0 meanwhile, so that weights do not drift. ``graph_bytes`` is
+    what torch's allocator gave out and did not get back during the block's pass (on devices other than CPU and CUDA: the output
+    alone). A rule's fixed matrices and buffers of batches are in no count, and compiled blocks are measured as they are without
+    compiling. A block that the rule never runs costs 0.
 
     Args:
         pair: network and rule.
         config: for the optimiser, the precision and the seed.
         x: [N, *in] the network's input, as ``method.task`` gives it.
         y: [N, *] targets.
-        rounds: of which medians are taken, 1 or more.
+        rounds: of which the least is taken, 1 or more.
 
     Returns:
         one cost a block, bottom first.
@@ -125,8 +126,8 @@ class _Meter:
         return time.perf_counter()
 
     def seconds(self, what: str, k: int) -> float:
-        """The median over rounds; 0 for what never happened."""
-        return median(self.rounds.get((what, k), [0.0]))
+        """The least of the rounds; 0 for what never happened."""
+        return min(self.rounds.get((what, k), [0.0]))
 
     def step(self, weigh: bool = False) -> None:
         """One step without the optimiser."""

@@ -350,8 +350,9 @@ def _batch(config: Config, method: Method, shape: tuple[int, int, int], classes:
 
 
 def curves(found: Sequence[Measured], link: Link, batches: int, parts: int, workers: Sequence[int] = WORKERS) -> list[Point]:
-    """Every schedule of every rule on every number of workers."""
+    """Every schedule of every rule on each number of workers, and on as many as each rule's blocks can be parted for."""
     points: list[Point] = []
+    workers = sorted({*workers, *(len(one.cuts) + 1 for one in found)})
     for one in found:
         for schedule in schedules(one.rows[0].method, one.method, parts):
             known: dict[int, Point] = {}

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib import style
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -33,18 +34,18 @@ def _tint(colour: str, batch: int) -> str:
 def _boxes(ax: Axes, bars: Sequence[Bar], until: float, letter: float) -> None:
     """One panel: a row a worker, bottom first; ``letter``: the width of a digit in seconds."""
     for worker in range(bars[0].used):
+        mine = [bar for bar in bars if bar.worker == worker and bar.to < 0]
+        boxes = [(bar.start, min(bar.end, until) - bar.start) for bar in mine]
+        colours = [_tint(COLOURS[bar.kind], bar.batch) for bar in mine]
         ax.broken_barh([(0, until)], (worker - 0.4, 0.8), facecolor=WAIT, linewidth=0)
-    for bar in bars:
-        if bar.to >= 0:
-            way = np.sign(bar.to - bar.worker)
-            ax.plot([bar.start, bar.end], [bar.worker + 0.4 * way, bar.to - 0.4 * way], color=MESSAGE, linewidth=0.7, zorder=3)
-            continue
-        width = min(bar.end, until) - bar.start
-        colour = _tint(COLOURS[bar.kind], bar.batch)
-        ax.broken_barh([(bar.start, width)], (bar.worker - 0.4, 0.8), facecolor=colour, edgecolor="white", linewidth=0.3)
-        text = str(bar.batch + 1)
-        if width > letter * (len(text) + 0.4) and bar.kind != "update":
-            ax.text(bar.start + width / 2, bar.worker, text, ha="center", va="center", fontsize=6.5, color="0.1", clip_on=True)
+        ax.broken_barh(boxes, (worker - 0.4, 0.8), facecolors=colours, edgecolor="white", linewidth=0.3)
+        for bar, (start, width) in zip(mine, boxes, strict=True):
+            text = str(bar.batch + 1)
+            if width > letter * (len(text) + 0.5) and bar.kind != "update":
+                ax.text(start + width / 2, worker, text, ha="center", va="center", fontsize=6.5, color="0.1")
+    sent = [(bar, 0.4 if bar.to > bar.worker else -0.4) for bar in bars if bar.to >= 0]
+    lines = [((bar.start, bar.worker + side), (bar.end, bar.to - side)) for bar, side in sent]
+    ax.add_collection(LineCollection(lines, colors=MESSAGE, linewidths=0.7, zorder=3))
 
 
 @style.context(LOOK)
@@ -71,7 +72,7 @@ def gantt(bars: Sequence[Bar], seconds: float, *, title: str = "") -> Figure:
     figure = Figure(figsize=(width, 1.1 + sum(0.2 * h + 0.42 for h in heights)), layout="constrained")
     axes = figure.subplots(deep, columns, sharex=True, squeeze=False, height_ratios=[0.2 * h + 0.42 for h in heights])
     scale, unit = (1e3, "ms") if seconds < 2 else (1.0, "s")
-    letter = 0.07 * seconds / (0.88 * width / columns)
+    letter = 0.055 * seconds / (0.88 * width / columns)
     for i, ax in enumerate(axes.T.flat):
         if i >= len(labels):
             ax.set_visible(False)

@@ -291,8 +291,8 @@ def test_workers_beyond_the_parts_get_nothing_and_are_named():
     found = [known("bp"), known("dgl")]
     points = curves(found, FREE, 4, 2, workers=(1, 3, 64))
     assert {(p.schedule, p.workers): p.used for p in points} == {
-        **{(f"bp{kind}", n): min(n, 4) for kind in ("", " gpipe", " 1f1b") for n in (1, 3, 64)},
-        **{("dgl", n): min(n, 3) for n in (1, 3, 64)},
+        **{(f"bp{kind}", n): min(n, 4) for kind in ("", " gpipe", " 1f1b") for n in (1, 3, 4, 64)},
+        **{("dgl", n): min(n, 3) for n in (1, 3, 4, 64)},
     }
     many = [p for p in points if p.workers == 64]
     said = left_over(many)
