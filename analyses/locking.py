@@ -2,14 +2,15 @@
 
 Costs of each block are measured on noise in CIFAR-10's sizes, batches of 32, one thread (heads of dgl: mlp-sr), then schedules are
 simulated over them and a link of 10 Gbit/s and 50 µs (`docs/timeline.md`). What was measured lies in ``block_costs.csv``: as long as it
-is there, figures are drawn from it, the same each time. Measure anew by deleting it.
+is there, figures are drawn from it, the same each time. What is deleted from it is measured anew.
 
 Claim: on two workers the simulated speed-up is within 15 % of that of ``torchrun --nproc-per-node 2 -m gradlens train … --parallel layers``
 on the same split, one thread a process, against one process with one thread. Each is run in turn, several rounds; the speed of a run is
-that of its fastest epoch but the first, and the best round counts: a shared machine slows a round down, never up. Messages cross a
-socket of one machine there, so the simulated link is one of 1 GB/s and 100 µs, which counts for little at these sizes; that two
-processes share caches and memory bandwidth is not simulated. Each run is kept in ``measured.csv`` and not made again. Exact dni is not
-among them: a real worker waits for the message from above before it goes backward, the simulated one afterwards.
+that of its fastest epoch but the first, and the best round counts: a shared machine slows a round down, never up. One that has no core
+free for each process shows no speed-up at all, so run this where nothing else runs. Messages cross a socket of one machine there, so the
+simulated link is one of 1 GB/s and 100 µs, which counts for little at these sizes; that two processes share caches and memory bandwidth
+is not simulated. Each run is kept in ``measured.csv`` and not made again. Exact dni is not among them: a real worker waits for the
+message from above before it goes backward, the simulated one afterwards.
 
     python -m analyses.locking --data cifar10          # a quarter of an hour on two free cores
 """
@@ -71,15 +72,15 @@ def config(method: str, model: str) -> Config:
 
 def costs(args: Namespace, rounds: int) -> dict[str, list[Measured]]:
     """What blocks cost, by model: as stored, or measured and stored."""
-    path, rows = args.figures / "locking" / "block_costs.csv", list[CostRow]()
-    if not path.exists():
-        for model in MODELS:
-            for method in DEFAULT_METHODS:
+    path = args.figures / "locking" / "block_costs.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = read_csv(path, CostRow) if path.exists() else []
+    for model in MODELS:
+        for method in DEFAULT_METHODS:
+            if (method, model) not in {(row.method, row.model) for row in rows}:
                 print(f"measuring {method} on {model}", flush=True)
                 rows += measured(config(method, model), SHAPE, CLASSES, torch.device("cpu"), rounds).rows
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_csv(path, rows)
-    rows = read_csv(path, CostRow)
+                write_csv(path, rows)
     return {model: [remembered(config(method, model), SHAPE, CLASSES, rows) for method in DEFAULT_METHODS] for model in MODELS}
 
 
