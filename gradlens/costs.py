@@ -15,9 +15,7 @@ from torch import Tensor
 
 from gradlens.config import Config
 from gradlens.errors import InputError
-from gradlens.local import LocalLosses
 from gradlens.method import Method, backward
-from gradlens.methods.dni import DNI
 from gradlens.optimizers import make_optimizer
 from gradlens.passes import Grad, Pass
 from gradlens.process import allocations, wait
@@ -235,16 +233,8 @@ def _bytes_kept(optimizer: Optimizer | None) -> int:
 
 
 def allowed_cuts(method: Method) -> list[int]:
-    """Boundaries (c: between blocks c−1 and c) at which two workers can part and lock each other no more than the rule says.
-
-    Blocks that hear each other within windows (dgl's last block and top, chunks, overlapping windows) stay together; a rule
-    whose blocks all hear something from above can be parted anywhere, but synthetic gradients only where a synthesiser sits. A top
-    that the rule does not run goes to nobody.
-    """
-    cuts = range(1, method.top + 1)
-    if isinstance(method, LocalLosses):
-        return [c for c in cuts if not method.needs_above(c - 1)]
-    return [c for c in cuts if not isinstance(method, DNI) or c - 1 in method.interfaces]
+    """Boundaries (c: between blocks c−1 and c) at which two workers can part: :meth:`Method.parts_at`."""
+    return [k + 1 for k in range(method.top) if method.parts_at(k)]
 
 
 def partition(costs: Sequence[float], parts: int, allowed: Collection[int]) -> list[range]:

@@ -32,7 +32,12 @@ def start(folder: Path, *arguments: str, launcher: list[str] = TORCHRUN, **more:
 
 
 def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=ENOUGH)
+    try:
+        out, err = process.communicate(timeout=ENOUGH)
+    except subprocess.TimeoutExpired:
+        for pid in [*children(process.pid), process.pid]:
+            os.kill(pid, signal.SIGKILL)
+        raise
     return process.returncode, out, err
 
 
