@@ -15,7 +15,6 @@ from torch import Tensor
 
 from gradlens.config import Config
 from gradlens.errors import InputError
-from gradlens.local import LocalLosses
 from gradlens.method import Method, backward
 from gradlens.optimizers import make_optimizer
 from gradlens.passes import Grad, Pass
@@ -53,17 +52,18 @@ def block_costs(pair: Pair, config: Config, x: Tensor, y: Tensor, rounds: int = 
     """What each block of a rule costs, from real steps of the rule on copies: the pair and torch's random streams stay as they are.
 
     A block is timed within whole steps of :func:`gradlens.method.backward`, so that caches are as in training. Rounds of steps and
-    of optimiser steps alternate, each lasts at least ``SHORTEST``; medians over rounds are given. The learning rate is 0 meanwhile,
-    so that weights do not drift. ``graph_bytes`` is what torch's allocator gave out and did not get back during the block's pass
-    (where neither CPU nor CUDA is meant: the output alone). A rule's fixed matrices and buffers of batches are in no count, and
-    compiled blocks are measured as they are without compiling. A block that the rule never runs costs 0.
+    of optimiser steps alternate, each lasts at least ``SHORTEST``; the least of the rounds' medians is given, since other work on a
+    shared machine slows a round down, never up. The learning rate is 0 meanwhile, so that weights do not drift. ``graph_bytes`` is
+    what torch's allocator gave out and did not get back during the block's pass (on devices other than CPU and CUDA: the output
+    alone). A rule's fixed matrices and buffers of batches are in no count, and compiled blocks are measured as they are without
+    compiling. A block that the rule never runs costs 0.
 
     Args:
         pair: network and rule.
         config: for the optimiser, the precision and the seed.
         x: [N, *in] the network's input, as ``method.task`` gives it.
         y: [N, *] targets.
-        rounds: of which medians are taken, 1 or more.
+        rounds: of which the least is taken, 1 or more.
 
     Returns:
         one cost a block, bottom first.
@@ -124,8 +124,8 @@ class _Meter:
         return time.perf_counter()
 
     def seconds(self, what: str, k: int) -> float:
-        """The median over rounds; 0 for what never happened."""
-        return median(self.rounds.get((what, k), [0.0]))
+        """The least of the rounds; 0 for what never happened."""
+        return min(self.rounds.get((what, k), [0.0]))
 
     def step(self, weigh: bool = False) -> None:
         """One step without the optimiser."""
@@ -233,13 +233,8 @@ def _bytes_kept(optimizer: Optimizer | None) -> int:
 
 
 def allowed_cuts(method: Method) -> list[int]:
-    """Boundaries (c: between blocks c−1 and c) at which two workers can part and lock each other no more than the rule says.
-
-    Blocks that hear each other within windows (dgl's last block and top, chunks, overlapping windows) stay together; a rule
-    whose blocks all hear something from above can be parted anywhere. A top that the rule does not run goes to nobody.
-    """
-    windowed = isinstance(method, LocalLosses)
-    return [c for c in range(1, method.top + 1) if not (windowed and method.needs_above(c - 1))]
+    """Boundaries (c: between blocks c−1 and c) at which two workers can part: :meth:`Method.parts_at`."""
+    return [k + 1 for k in range(method.top) if method.parts_at(k)]
 
 
 def partition(costs: Sequence[float], parts: int, allowed: Collection[int]) -> list[range]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from gradlens.errors import InputError
 from gradlens.messages import Inbox, Outbox
-from gradlens.method import Heard, Method, Step, Update
+from gradlens.method import Heard, Method, Signal, Step, Update
 from gradlens.passes import Grad, Pass, run_block, true_gradients
 from gradlens.recorder import Row, Truth, step_rows, untouched
 from gradlens.run import INTERRUPTED, Stopped
@@ -77,7 +77,7 @@ class Layers(Spread):
         self.truth_above = Inbox(world, rank + 1, self.channel("truth"), TRUTH, device) if rank < last else None
         self.delay = (last - rank if self.late_error else LATE if self.late_message else 0) if rank < last else 0
         self.queue: deque[Begun] = deque()  # batches whose error is still to come
-        self.unlearned: deque[Pass] = deque()  # ... whose message is
+        self.unlearned: deque[tuple[Pass, Signal | None]] = deque()  # ... whose message is
 
     # ------------------------------------------------------------------------------------------------------- one step
 
@@ -172,6 +172,13 @@ class Layers(Spread):
         """Where there is something to hear."""
         return None if self.error is None and self.message is None else self._listen
 
+    def _learns_last(self) -> bool:
+        """Whether blocks are updated and heard below before the message from above is waited for, which only its own modules learn from.
+
+        Measured steps wait at once: their rows hold the message.
+        """
+        return self.late_message or (self.record is None and self.method.tells_late(self.mine.stop - 1))
+
     def _listen(self) -> Heard:
         """What comes from the ranks above for the batch that is being finished."""
         assert self.finishes is not None
@@ -180,7 +187,7 @@ class Layers(Spread):
             z, y = self.error.take(images)
             top = self.method.depth - 1
             return Heard(passes={top: Pass(top, nn.Identity(), z, y, z, z.requires_grad_())})
-        if self.message is None or self.late_message:
+        if self.message is None or self._learns_last():
             return Heard(late=True)
         return Heard(tuple(self.message.take(images)))
 
@@ -188,17 +195,19 @@ class Layers(Spread):
         """Send down what the rank below hears of this update."""
         if self.down is not None and u.k == self.mine.start:
             self.down.send(self.training.images(self.begun.step), list(u.grad.below))
-        if self.late_message and self.message is not None and u.k == self.mine.stop - 1:
-            self.unlearned.append(u.p._replace(h=u.p.h.detach(), block=nn.Identity()))
+        if self.message is not None and u.k == self.mine.stop - 1 and self._learns_last():
+            p = u.p._replace(h=u.p.h.detach(), block=nn.Identity())
+            self.unlearned.append((p, None if self.delay else u.signal))  # which is of the weights that there are, if nothing is late
 
     def late(self) -> Mapping[str, Tensor]:
         """What the highest block's own modules learn from the message of an earlier batch, which has come by now."""
-        if not self.late_message or self.message is None or len(self.unlearned) <= (self.delay if self.fresh else 0):
+        if self.message is None or len(self.unlearned) <= (self.delay if self.fresh else 0):
             return {}
-        p = self.unlearned.popleft()
+        p, signal = self.unlearned.popleft()
         above = tuple(self.message.take(len(p.y)))
-        with untouched([self.method]):  # the statistics of that batch are in already
-            signal = self.method.signal(p.k, {p.k: p}, ())
+        if signal is None:
+            with untouched([self.method]):  # the statistics of that batch are in already
+                signal = self.method.signal(p.k, {p.k: p}, ())
         return self.method.learn(p.k, p, signal, Grad(None, {}, ()), above)
 
     def finished(self) -> list[tuple[int, Outcome]]:

@@ -103,7 +103,9 @@ class _Line:
 
     def _step(self, n: dict[str, Any]) -> None:
         accuracy = f"  acc {n['accuracy']:.1%}" if math.isfinite(n["accuracy"]) else ""
-        text = f"epoch {n['epoch']}/{self.epochs}  loss {n['loss']:.4f}{accuracy}  {n['images_per_s']:,.0f} img/s"
+        loss = f"  loss {n['loss']:.4f}" if math.isfinite(n["loss"]) else ""  # of blocks on several ranks it is known when they meet
+        rate = f"  {n['images_per_s']:,.0f} img/s" if n["images_per_s"] else ""
+        text = f"epoch {n['epoch']}/{self.epochs}{loss}{accuracy}{rate}"
         if self.display.live and self.task is not None:
             tail = f"  {self.test}" if self.test else ""
             self.display.live.update(self.task, description=self.label, completed=n["step"], total=n["total"], numbers=text + tail)

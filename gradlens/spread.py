@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gradlens.costs import block_costs, partition
+from gradlens.costs import allowed_cuts, block_costs, partition
 from gradlens.errors import InputError
 from gradlens.method import Method
 from gradlens.recorder import Row
@@ -37,7 +37,7 @@ def split_over(method: Method, costs: Sequence[float], ranks: int, names: Sequen
         InputError: more ranks than parts, sizes that do not add up, a cut where the rule has none.
 
     """
-    allowed = [k + 1 for k in range(len(costs) - 1) if method.parts_at(k)]
+    allowed = allowed_cuts(method)
     has = f"{len(costs)} blocks that can be parted in {len(allowed)} places, after {', '.join(names[c - 1] for c in allowed) or 'none'}"
     if len(allowed) < ranks - 1:
         raise InputError(f"{ranks} ranks are too many: this network under this rule has {has}")

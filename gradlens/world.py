@@ -23,6 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
+from torch.distributed.rendezvous import rendezvous
 
 from gradlens.errors import InputError
 from gradlens.launch import is_launched, restarts
@@ -154,20 +155,25 @@ def join(device: torch.device, patience: float = PATIENCE) -> World:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
-        dist.init_process_group(backend, timeout=timedelta(seconds=patience))
+        store, rank, ranks = next(rendezvous("env://", timeout=timedelta(seconds=patience)))
+        attempt = PrefixStore(_attempt(), store)  # torchrun's store may be that of an earlier attempt, with addresses that are no more
+        dist.init_process_group(backend, store=attempt, rank=rank, world_size=ranks, timeout=timedelta(seconds=patience))
     except (RuntimeError, ValueError) as error:
         raise Stopped(f"rank {rank} of {ranks} does not reach the others: {str(error).splitlines()[0]}") from error
-    store = PrefixStore(f"gradlens/{restarts()}", _client())
     global _here
-    _here = World(rank, ranks, store)
+    _here = World(rank, ranks, _client())
     _watch(_here)
     return _here
 
 
+def _attempt() -> str:
+    return f"gradlens/{restarts()}"
+
+
 def _client() -> Store:
-    """A connection of its own to the launcher's store: the process group's may be waiting in it."""
+    """A connection of its own to the launcher's store: another one may be waiting in it."""
     where, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    return TCPStore(where, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=30))
+    return PrefixStore(_attempt(), TCPStore(where, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=30)))
 
 
 def leave() -> None:
@@ -227,15 +233,16 @@ def _watch(world: World) -> None:
 
 
 def _beat(world: World) -> None:
+    store = _client()
     heard: dict[int, tuple[bytes, float]] = {}
     n = 0
     while not _over.wait(BEAT if n else 0):
         n += 1
         try:
-            world.store.set(f"beat/{world.rank}", str(n))
+            store.set(f"beat/{world.rank}", str(n))
             for rank in range(world.ranks):
                 key = f"beat/{rank}"
-                beat = world.store.get(key) if world.store.check([key]) else b""
+                beat = store.get(key) if store.check([key]) else b""
                 if rank not in heard or heard[rank][0] != beat:
                     heard[rank] = beat, time.monotonic()
         except Exception:  # noqa: BLE001 - whatever the store raises, it is gone, and with it the launcher

@@ -1,0 +1,72 @@
+"""The command that shows locking; ``cli.py`` takes it in. A thin shell, like it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gradlens.flags import configs_of, place_of, with_flags
+
+seen = typer.Typer()
+
+
+@seen.command()
+@with_flags("data", "data-dir", "download", "model", "width", "depth", "stem", "activation", "attention", "cut", "loss",
+            "batch-size", "optimizer", "lr", "momentum", "nesterov", "beta1", "weight-decay", "set", "config", "device", "threads",
+            "seed", "quiet")  # fmt: skip
+def timeline(
+    methods: Annotated[
+        list[str] | None, typer.Argument(metavar="[METHOD]...", help="default: bp dgl dgl-async dni dni-unlocked dfa")
+    ] = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, max=64, help="of the table and the picture; the curves go from 1 to 64")] = 3,
+    batches: Annotated[int, typer.Option("--batches", min=1, help="simulated, filling and emptying included")] = 32,
+    micro_batches: Annotated[int, typer.Option("--micro-batches", min=1, help="of a batch, in backprop's pipelines")] = 4,
+    link: Annotated[float, typer.Option("--link", help="GB/s between two workers; the default is 10 Gbit Ethernet")] = 1.25,
+    latency: Annotated[float, typer.Option("--latency", min=0, help="us of one message")] = 50.0,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="of measuring; the least of each cost is taken")] = 3,
+    out: Annotated[Path, typer.Option("--out", help="folder of the figures")] = Path("figures"),
+    *,
+    given: dict[str, Any],
+) -> None:
+    """Measure what each block costs and simulate the rules on several workers: who waits for whom, speed-up, memory."""
+    from gradlens import screen
+    from gradlens import timeline as simulation
+    from gradlens.errors import InputError
+    from gradlens.experiments import input_of
+    from gradlens.longtable import write_csv
+    from gradlens.plots import save
+    from gradlens.progress import Display
+    from gradlens.run import must_be_writable
+    from gradlens.timeline_pictures import gantt, over_workers
+
+    quiet, place = given.pop("quiet", False), place_of(given)
+    if not link > 0:
+        raise InputError(f"--link: must be above 0 GB/s, got {link:g}")
+    wire = simulation.Link(link * 1e9, latency * 1e-6)
+    configs = [config for (config,) in configs_of(methods or simulation.DEFAULT_METHODS, given, place)]
+    if micro_batches > configs[0].batch_size:
+        raise InputError(f"--micro-batches {micro_batches}: a batch has {configs[0].batch_size} images")
+    must_be_writable(out)
+    shape, classes = input_of(configs[0], place)
+    with Display(quiet) as display:
+        progress = display.count("timeline")
+        found = []
+        for i, config in enumerate(configs):
+            progress(i, len(configs), f"measuring {config.method}")
+            found.append(simulation.measured(config, shape, classes, place.device, rounds))
+        progress(len(configs), len(configs), "simulating")
+        points = simulation.curves(found, wire, batches, micro_batches, sorted({*simulation.WORKERS, workers}))
+        seconds = simulation.first_batches(found)
+        bars = simulation.pictured(found, workers, wire, micro_batches, seconds)
+    chosen = [point for point in points if point.workers == workers]
+    screen.show(simulation.table(chosen, wire, configs[0].batch_size))
+    typer.echo("\n".join(simulation.left_over(chosen)))
+    title = f"{configs[0].data} · {configs[0].model} · batches of {configs[0].batch_size}"
+    files = [
+        *save(gantt(bars, seconds, title=f"{title} · {workers} workers"), bars, out, "timeline"),
+        *save(over_workers(points, title=title), points, out, "workers"),
+    ]
+    write_csv(out / "block_costs.csv", [row for one in found for row in one.rows])
+    typer.echo(f"figures (png, svg, csv): {files[0].with_suffix('')}, {files[3].with_suffix('')}; measured: {out / 'block_costs.csv'}")

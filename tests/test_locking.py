@@ -1,0 +1,51 @@
+"""The shipped figures of locking follow from the shipped costs; what the script says of a real run beside its simulation."""
+
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # analyses is a folder of the repository, not an installed package
+
+from analyses import locking
+from gradlens.costs import BlockCost
+from gradlens.longtable import read_csv
+from gradlens.schedules import Schedule, local
+from gradlens.timeline import Bar, Point, curves, pictured
+
+SHIPPED = Path(__file__).parents[1] / "figures"
+
+
+@pytest.fixture(scope="module")
+def basic_cnn():
+    if not (SHIPPED / "locking" / "block_costs.csv").exists():
+        pytest.skip("figures are not shipped with this copy")
+    return locking.costs(Namespace(figures=SHIPPED), 1)["basic-cnn"]
+
+
+def test_curves_follow_from_the_stored_costs(basic_cnn):
+    stored = read_csv(SHIPPED / "locking" / "basic-cnn_workers.csv", Point)
+    again = curves(basic_cnn, locking.ETHERNET, locking.BATCHES, locking.PARTS)
+    assert [row[:5] for row in again] == [row[:5] for row in stored]
+    for mine, theirs in zip(again, stored, strict=True):
+        assert mine[5:] == pytest.approx(theirs[5:], rel=1e-9)
+
+
+def test_the_timeline_follows_from_the_stored_costs(basic_cnn):
+    stored = read_csv(SHIPPED / "locking" / "basic-cnn_timeline.csv", Bar)
+    seconds = 2.3 * sum(cost.seconds for cost in basic_cnn[0].costs)
+    again = pictured(basic_cnn, locking.MODELS["basic-cnn"], locking.ETHERNET, locking.PARTS, seconds)
+    assert [row[:8] for row in again] == [row[:8] for row in stored]
+    assert [row[8:] for row in again] == [pytest.approx(row[8:], rel=1e-9, abs=1e-12) for row in stored]
+
+
+@pytest.mark.parametrize(
+    ("two", "verdict"), [(200.0, "supported"), (180.0, "supported"), (170.0, "not supported"), (240.0, "not supported")]
+)
+def test_a_simulation_is_right_within_fifteen_percent(two, verdict):
+    costs = [BlockCost("b", 0.4, 0.6, 0.0, 0, 0, 0, 0, 0.0, 0.0)] * 4
+    row = locking.Real("mlp", "dgl", "2+2", 100.0, two)
+    p = locking.simulated(row, type("Stored", (), {"costs": costs})(), Schedule("dgl", local, "below"))
+    assert p.speedup == pytest.approx(2, rel=0.01)
+    assert locking.claim(row, p)["verdict"] == verdict
