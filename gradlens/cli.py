@@ -417,7 +417,7 @@ def _report(error: Exception) -> int:
     from gradlens.errors import InputError
 
     if isinstance(error, InputError):
-        print(f"{getattr(error, 'trace', '')}gradlens: {error}", file=sys.stderr)
+        print(f"{error.trace}gradlens: {error}", file=sys.stderr)
         return 2
     if hasattr(error, "format_message"):
         print(f"gradlens: {_sentence(error)}", file=sys.stderr)

@@ -45,7 +45,7 @@ class _Tracer(fx.Tracer):
 
 
 def _traced(module: nn.Module, cuts: Sequence[str], where: str) -> tuple[fx.Graph, dict[str, fx.Node]]:
-    """The module's graph, and the node that each cut point's output is."""
+    """The graph of a module that may be spoiled by it, and the node that each cut point's output is."""
     parameters = list(inspect.signature(module.forward).parameters.values())
     if len([p for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]) != 1:
         raise InputError(f"{where} cannot be cut: the forward of {type(module).__name__} must read one image tensor and nothing else")
@@ -56,9 +56,7 @@ def _traced(module: nn.Module, cuts: Sequence[str], where: str) -> tuple[fx.Grap
     except Exception as error:  # fx passes on whatever a forward makes of a tensor that has no values yet
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{where} cannot be cut: torch.fx cannot trace the forward of {type(module).__name__}: {reason}") from error
-    if made := [name for name in vars(module) if name.startswith("_tensor_constant")]:
-        for name in made:  # fx leaves them behind
-            delattr(module, name)
+    if any(name.startswith("_tensor_constant") for name in vars(module)):
         raise InputError(
             f"{where} cannot be cut: the forward of {type(module).__name__} makes a tensor that does not depend on the image (as"
             " torch.arange and torch.randn do): make it a buffer, or draw it inside a submodule"
@@ -83,15 +81,10 @@ def _traced(module: nn.Module, cuts: Sequence[str], where: str) -> tuple[fx.Grap
 
 def _steady(module: nn.Module, cuts: Sequence[str], where: str) -> tuple[fx.Graph, dict[str, fx.Node]]:
     """The graph in training, where it is the same each time and in evaluation too."""
-    was, kind = module.training, type(module).__name__
-    try:
-        module.train()
-        graph, ends = _traced(module, cuts, where)
-        again, _ = _traced(module, cuts, where)
-        module.eval()
-        tested, _ = _traced(module, cuts, where)
-    finally:
-        module.train(was)
+    module, kind = copy.deepcopy(module).train(), type(module).__name__  # tracing runs what a forward does besides computing
+    graph, ends = _traced(module, cuts, where)
+    again, _ = _traced(module, cuts, where)
+    tested, _ = _traced(module.eval(), cuts, where)
     if str(again) != str(graph):
         raise InputError(f"{where} cannot be cut: the forward of {kind} is another one each time; does it draw numbers of Python's random?")
     if str(tested) != str(graph):
@@ -148,14 +141,19 @@ def _block(module: nn.Module, nodes: Sequence[fx.Node], read: fx.Node, given: fx
 
 
 def _reshaped(graph: fx.Graph, tripled: bool, out_of_place: bool) -> None:
-    """Feed one channel three times, and switch functions that work in place to their other form, where asked for."""
+    """Feed one channel three times, and switch functions that work in place to their other form, where asked for.
+
+    A view of channels-last images, as which networks are trained, becomes a copy where it must.
+    """
     if tripled:
         x = next(node for node in graph.nodes if node.op == "placeholder")
         with graph.inserting_after(x):
             three = graph.call_function(torch.cat, ([x, x, x], 1))
         x.replace_all_uses_with(three, delete_user_cb=lambda user: user is not three)
-    for node in graph.nodes if out_of_place else ():
-        if node.kwargs.get("inplace"):
+    for node in graph.nodes:
+        if node.op == "call_method" and node.target == "view":
+            node.target = "reshape"
+        if out_of_place and node.kwargs.get("inplace"):
             node.kwargs = {**node.kwargs, "inplace": False}
 
 
@@ -179,7 +177,7 @@ def cuts_without_skips(module: nn.Module, cuts: Sequence[str], where: str) -> li
         InputError: torch.fx cannot trace the module.
 
     """
-    kept = list(cuts)
+    kept, module = list(cuts), copy.deepcopy(module)
     while kept:
         try:
             graph, ends = _traced(module, kept, where)

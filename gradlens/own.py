@@ -6,6 +6,7 @@ running it, and goes on (resume, probe, measure) only with the code it was made 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib.util
 import inspect
@@ -268,6 +269,9 @@ def _network(kept: Mapping[str, Any], plan: Plan) -> nn.Sequential:
         if not any(p.requires_grad for p in model.parameters()):
             raise InputError(f"{where} gives a network without parameters to train")
         answer = output_shapes(model, plan.shape)[-1]
+    with blamed(f"{where}: its network does not take images in channels-last layout, in which it is trained"), torch.no_grad():
+        twin: Any = copy.deepcopy(model).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        twin(torch.zeros(2, *plan.shape).to(next(model.parameters())).contiguous(memory_format=torch.channels_last))
     if tuple(answer) != (plan.classes,):
         got = "x".join(map(str, answer)) or "one number"
         raise InputError(f"{where}: its top gives {got} for each image; wanted {plan.classes}, one number a class (plan.classes)")
@@ -397,7 +401,8 @@ def activate(own: Mapping[str, Mapping[str, Any]], names: Mapping[str, str]) -> 
         if fingerprint(path) != kept["sha256"]:
             raise InputError(
                 f"{path} has changed since this run was made with {names[kind]}: its tables and figures can be read, but to go on with it"
-                f" or to measure it needs the file as it was (sha256 {kept['sha256'][:12]}…)"
+                f" or to measure it needs the file as it was (sha256 {kept['sha256'][:12]}…); {path}:{kept['name']}, named anew, is the"
+                " file as it is"
             )
         _register(kind, names[kind], kept)
 

@@ -204,15 +204,18 @@ class Skips(nn.Module):
         self.join = nn.Identity()
         self.two = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4))
         self.scale = nn.Parameter(torch.ones(1))
+        self.register_buffer("shift", torch.full((1,), 0.5))
+        self.calls = 0
         self.drop = nn.Dropout(0.2)
         self.out = nn.Linear(4, 10)
 
     def forward(self, x, temper=1.0):
-        h = F.relu(self.stem(x))
+        self.calls += 1
+        h = F.relu(self.stem(x)) + self.shift
         h = self.join(h + self.one(h))
         h = self.join2(h) if hasattr(self, "join2") else h
         h = h + self.two(h) * self.scale
-        return self.out(self.drop(torch.flatten(F.adaptive_avg_pool2d(h, 1), 1))) / temper
+        return self.out(self.drop(F.adaptive_avg_pool2d(h, 1).view(h.size(0), -1))) / temper
 
 
 def uncut_step(module, x, y):
@@ -244,6 +247,7 @@ def test_cut_modules_are_the_uncut_ones_bit_for_bit(case, dtype):
     model = cut_module(module, cuts, shape, "net")
     assert len(model) == len(cuts) + 1
     assert list(model._modules)[-1] == "top"
+    assert getattr(module, "calls", 0) == 0
     for name, t in module.state_dict().items():
         assert torch.equal(t, before[name])  # looking at it changed nothing
     assert {id(p) for p in model.parameters()} == {id(p) for p in module.parameters()}
@@ -498,6 +502,13 @@ def bare(plan):
 def inplace(plan):
     return [nn.Sequential(nn.Flatten(), nn.Linear(64, 8)), nn.Sequential(nn.ReLU(inplace=True), nn.Linear(8, 10))]
 
+class View(nn.Module):
+    def forward(self, x):
+        return x.view(len(x), -1)
+
+def viewed(plan):
+    return [nn.Conv2d(1, 2, 3, padding=1), nn.Sequential(View(), nn.Linear(128, 10))]
+
 def points(plan):
     return Net(plan), "one"
 
@@ -539,6 +550,10 @@ def test_an_own_network_is_drawn_from_the_runs_seed():
         ("small", "net.py:small: its network does not take images of 1x8x8: RuntimeError: mat1 and mat2"),
         ("bare", "net.py:bare gives a network without parameters"),
         ("inplace", "top begins with an in-place operation (top.0)"),
+        (
+            "viewed",
+            "net.py:viewed: its network does not take images in channels-last layout, in which it is trained: RuntimeError: view size",
+        ),
         ("points", "net.py:points gives cut points 'one': wanted a list"),
         ("Net", "net.py:Net gives a Net: wanted a list of blocks"),
         ("PLAN", "net.py:PLAN is a int: wanted a function"),
@@ -552,7 +567,7 @@ def test_networks_that_are_none_are_refused_in_a_sentence(program, name, words):
     assert (status, out) == (2, "")
     (line,) = [line for line in err.splitlines() if line.startswith("gradlens: ")]
     assert words in line
-    assert ("Traceback" in err) == (name in ("raising",))
+    assert ("Traceback" in err) == (name in ("raising", "viewed"))
     assert not Path("runs").exists()
 
 
