@@ -40,7 +40,9 @@ app.add_typer(seen)
 @app.command()
 @with_flags()
 def train(
-    method: Annotated[str | None, typer.Argument(help="a rule of `gradlens list methods`; default: the --config file's")] = None,
+    method: Annotated[
+        str | None, typer.Argument(help="a rule of `gradlens list methods`, or FILE.py:Class; default: the --config file's")
+    ] = None,
     *,
     given: dict[str, Any],
 ) -> None:

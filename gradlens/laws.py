@@ -265,11 +265,11 @@ def isolation(trial: Trial) -> None:
     for k in range(made.method.top):
         if made.method.needs_above(k):
             continue
-        before, after = (trial.made() for _ in range(2))
+        after = trial.made()
         with torch.no_grad():
             for p in (p for block in after.blocks[k + 1 :] for p in block.parameters()):
                 p.mul_(-3)
-        told, changed = (_one_step(trial, m).get(k) for m in (before, after))
+        told, changed = updates.get(k), _one_step(trial, after).get(k)
         if told is None or changed is None:
             continue
         if _differing({**told.grad.params, **told.own}, {**changed.grad.params, **changed.own}):

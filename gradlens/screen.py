@@ -111,6 +111,12 @@ def _methods() -> list[tuple[str, ...]]:
         rows += [("", f"  {key} ({field.default}): {field.description}") for key, field in rule.Options.model_fields.items()]
         if rule.Options.model_fields:
             seen[rule.Options] = name
+    rows.append(
+        (
+            "FILE.py:Class",
+            "your own: a subclass of gradlens.method.Method (docs/your-own.md); `gradlens check` asks it the laws of all rules",
+        )
+    )
     return rows
 
 

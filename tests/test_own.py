@@ -21,6 +21,7 @@ from gradlens.methods import METHODS
 from gradlens.models import MODELS, build, head_width, output_shapes
 from gradlens.plan import Plan
 from gradlens.run import load
+from gradlens.seeding import seeded
 from gradlens.torchvision_models import cut_points
 
 PAGES = [Path(__file__).parents[1] / page for page in ("docs/your-own.md", "README.md")]
@@ -409,6 +410,21 @@ def test_resnet18_of_torchvision_has_its_stem_its_residual_blocks_and_its_top():
     assert not torch.equal(other.stem.conv1.weight, model.stem.conv1.weight)
     assert head_width(model) == 512
     prepare(config, Place())  # grey digits
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "densenet121"])
+def test_torchvisions_own_network_gives_the_same_bits(name):
+    """With its in-place activations, uncut, from the same stream: forward, backward, buffers; dropout draws the same masks."""
+    make(model=f"torchvision:{name}")
+    model = build(f"torchvision:{name}", Plan((3, 32, 32), 10), seed=2)
+    with seeded(2, "init"):
+        twin = models.get_model(name, weights=None, num_classes=10)
+    x, y = torch.randn(2, 3, 32, 32), torch.tensor([1, 2])
+    assert torch.equal(uncut_step(model, x, y), uncut_step(twin, x, y))
+    mine, theirs = list(model.parameters()), list(twin.parameters())
+    assert len(mine) == len(theirs)
+    assert all(torch.equal(a, b) and torch.equal(a.grad, b.grad) for a, b in zip(mine, theirs, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(model.buffers(), twin.buffers(), strict=True))
 
 
 def test_grey_images_are_fed_as_three_equal_channels():
