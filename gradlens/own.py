@@ -206,7 +206,9 @@ def _stand_in(name: str, kept: Mapping[str, Any]) -> type[Method]:
 
     facts = {fact: kept[fact] for fact in FACTS if fact in kept}
     about = {"__doc__": f"The rule of {kept['file']}, as a run remembers it.", "Options": AnyOptions}
-    return type(name, (Method,), {**about, **facts, "reads": frozenset(kept["reads"]), "own_quantities": dict(kept["own_quantities"])})
+    return type(
+        name, (Method,), {**about, **facts, "reads": frozenset(kept.get("reads", ())), "own_quantities": kept.get("own_quantities", {})}
+    )
 
 
 # -------------------------------------------------------------------------------------------------------------- networks
@@ -234,6 +236,8 @@ def blocks_of(built: Any, shape: Sequence[int], where: str) -> nn.Sequential:
 
     """
     if isinstance(built, nn.Sequential):
+        if type(built).forward is not nn.Sequential.forward:
+            raise InputError(f"{where} gives a {type(built).__name__} with a forward of its own: return it with cut points, (module, cuts)")
         blocks = built
     elif isinstance(built, tuple) and len(built) == 2 and isinstance(built[0], nn.Module) and not isinstance(built[1], nn.Module):
         module, cuts = built
@@ -257,13 +261,30 @@ def blocks_of(built: Any, shape: Sequence[int], where: str) -> nn.Sequential:
     return blocks
 
 
+def _must_be_alike(built: Any, again: Any, where: str) -> None:
+    """Two networks from one random stream have the same weights, or no run could be made twice."""
+    first, second = (
+        [m for m in (thing if isinstance(thing, list | tuple) else [thing]) if isinstance(m, nn.Module)] for thing in (built, again)
+    )
+    for one, other in zip(first, second, strict=False):
+        mine, theirs = one.state_dict(), other.state_dict()
+        for name in mine.keys() & theirs.keys():
+            if isinstance(mine[name], Tensor) and not torch.equal(mine[name], theirs[name]):
+                raise InputError(f"{where} gives another {name} each time: draw weights with torch, which --seed seeds")
+
+
 def _network(kept: Mapping[str, Any], plan: Plan) -> nn.Sequential:
     """The network of a user's ``build(plan)``, checked on a blank image."""
     path, name = Path(kept["file"]), kept["name"]
     where = f"{path}:{name}"
     build = _function_in(path, name, "from a plan to a network")
+    stream = torch.get_rng_state()
     with blamed(f"{where} raised"):
         built = build(plan)
+        after = torch.get_rng_state()
+        torch.set_rng_state(stream)
+        _must_be_alike(built, build(plan), where)
+        torch.set_rng_state(after)
     with blamed(f"{where}: its network does not take images of {'x'.join(map(str, plan.shape))}"):
         model = blocks_of(built, plan.shape, where)
         if not any(p.requires_grad for p in model.parameters()):

@@ -464,6 +464,7 @@ def test_unknown_classifiers_get_the_nearest():
 # ------------------------------------------------------------------------------------------------------- own networks and data
 
 NET = """
+import random
 import torch
 from torch import nn
 
@@ -525,6 +526,25 @@ class View(nn.Module):
 def viewed(plan):
     return [nn.Conv2d(1, 2, 3, padding=1), nn.Sequential(View(), nn.Linear(128, 10))]
 
+class Crossing(Net):
+    def forward(self, x):
+        h = self.one(x.flatten(1))
+        return self.two(h) + self.flat(x)[:, :10]
+
+def crossing(plan):
+    return Crossing(plan), ["one"]
+
+def numpys(plan):
+    blocks = nn.Sequential(*build(plan))
+    nn.init.constant_(blocks[1].weight, random.random())
+    return blocks
+
+class Own(nn.Sequential):
+    def __init__(self, plan):
+        super().__init__(*build(plan))
+    def forward(self, x):
+        return 2 * super().forward(x)
+
 def points(plan):
     return Net(plan), "one"
 
@@ -570,6 +590,9 @@ def test_an_own_network_is_drawn_from_the_runs_seed():
             "viewed",
             "net.py:viewed: its network does not take images in channels-last layout, in which it is trained: RuntimeError: view size",
         ),
+        ("crossing", "net.py:crossing: a skip crosses the cut point one: the network's input is read by flat past it"),
+        ("numpys", "net.py:numpys gives another 1.weight each time: draw weights with torch"),
+        ("Own", "net.py:Own gives a Own with a forward of its own"),
         ("points", "net.py:points gives cut points 'one': wanted a list"),
         ("Net", "net.py:Net gives a Net: wanted a list of blocks"),
         ("PLAN", "net.py:PLAN is a int: wanted a function"),
