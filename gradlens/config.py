@@ -136,7 +136,7 @@ class Config(BaseModel, frozen=True, extra="forbid"):
             raise InputError(f"--compile: {self.method} changes what happens inside blocks, and compiled ones cannot be changed")
         own = METHODS[self.method].Options
         for name in self.options:
-            if name not in own.model_fields:
+            if name not in own.model_fields and own.model_config.get("extra") != "allow":  # a rule whose file is not read takes any
                 raise unknown(f"option of {self.method}", name, [*own.model_fields, "lr"])
         try:
             resolved = own(**self.options).model_dump()

@@ -71,8 +71,10 @@ def _parts(kind: str, text: str) -> tuple[Path, str]:
         raise InputError(f"{text}: wanted {WANTED[kind]}, a Python file and a name in it")
     path = Path(os.path.normpath(file))
     if not path.is_file():
-        near = [other.name for other in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        raise InputError(f"there is no file {path}" + (f"; {unknown('file', path.name, near)}" if near else ""))
+        others = [other.name for other in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        near = str(unknown("file", path.name, others)).partition("first: ")[2].split(", ")[:5] if others else []
+        here = "" if path.is_absolute() else f" in {Path.cwd()}"
+        raise InputError(f"there is no file {path}{here}" + (f"; nearest: {', '.join(near)}" if near else ""))
     return path, name
 
 

@@ -120,7 +120,7 @@ def test_a_run_of_an_own_rule_is_read_without_its_file_and_goes_on_only_with_it(
         assert program(*command)[0] == 0
     assert METHODS["half"].reads == {"below", "above"}
     status, _, err = program("measure", "runs/r", "--quantity", "cosine", "--quiet")
-    assert (status, err.partition(";")[0].strip()) == (2, "gradlens: there is no file half.py")
+    assert (status, err.partition(";")[0].strip()) == (2, f"gradlens: there is no file half.py in {Path.cwd()}")
 
 
 def test_two_versions_of_a_rule_are_two_lines_of_one_figure():
@@ -138,11 +138,41 @@ def test_two_versions_of_a_rule_are_two_lines_of_one_figure():
 
 
 def test_reading_a_run_runs_no_code():
-    written("half.py", RULE)
-    run = train_run(make(method="half.py:Half", **SMALL), Place(out=Path("runs")))
-    METHODS.pop("half"), own.TYPED["method"].clear(), own._imported.clear()
-    written("half.py", "raise SystemExit('executed')")
+    written("sparse.py", CODE["your-own.md"])
+    run = train_run(make(method="sparse.py:Sparse", options={"share": 0.5}, **SMALL), Place(out=Path("runs")))
+    METHODS.pop("sparse"), own.TYPED["method"].clear(), own._imported.clear()
+    written("sparse.py", "raise SystemExit('executed')")
     assert load(run.path).config == run.config
+    assert load(run.path).config.options == {"share": 0.5}
+
+
+def test_a_run_of_an_own_rule_with_options_is_measured_by_another_process(program):
+    written("sparse.py", CODE["your-own.md"])
+    run = train_run(make(method="sparse.py:Sparse", options={"share": 0.5}, **SMALL), Place(out=Path("runs")))
+    METHODS.pop("sparse"), own.TYPED["method"].clear(), own._imported.clear()
+    assert program("measure", run.path, "--quantity", "cosine", "--quiet")[0] == 0
+    assert METHODS["sparse"].Options.model_fields  # the rule itself by now
+
+
+def test_an_interrupted_run_of_an_own_rule_and_network_goes_on_to_the_same_bits():
+    written("sparse.py", CODE["your-own.md"])
+    written("net.py", NET)
+    config = make(method="sparse.py:Sparse", **{**SMALL, "model": "net.py:cut", "width": None, "epochs": 2})
+    whole = train_run(config, Place(out=Path("runs"), name="whole"))
+
+    def pull_the_plug(event, numbers):
+        if event == "step" and numbers["step"] == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_run(config, Place(out=Path("runs"), name="cut"), pull_the_plug)
+    METHODS.pop("sparse"), MODELS.pop("net-cut"), own.TYPED["method"].clear(), own.TYPED["model"].clear(), own._imported.clear()
+    begun = load("runs/cut")
+    assert not begun.finished
+    gone_on = train_run(begun.config, Place(out=Path("runs"), name="cut", resume=True))
+    assert gone_on.gradients == whole.gradients
+    for mine, theirs in zip(gone_on.checkpoint()["model"].values(), whole.checkpoint()["model"].values(), strict=True):
+        assert torch.equal(mine, theirs)
 
 
 def test_options_of_an_own_rule_are_checked_like_any(program):
@@ -684,7 +714,7 @@ def test_a_rule_that_does_not_import_shows_its_own_traceback_and_not_ours(progra
 @pytest.mark.parametrize(
     ("code", "named", "words"),
     [
-        (None, "rules.py:Half", "there is no file rules.py; unknown file 'rules.py'; known, nearest first: rule.py"),
+        (None, "rules.py:Half", "; nearest: rule.py"),
         (RULE, "rule.py:Haff", "rule.py has no Haff: unknown rule 'Haff'; known, nearest first: Half"),
         (RULE, "rule.py", "rule.py: wanted FILE.py:Class, a Python file and a name in it"),
         (RULE, "rule.py:Half.x", "rule.py:Half.x: wanted FILE.py:Class"),
