@@ -42,7 +42,9 @@ app.add_typer(seen)
 @app.command()
 @with_flags()
 def train(
-    method: Annotated[str | None, typer.Argument(help="a rule of `gradlens list methods`; default: the --config file's")] = None,
+    method: Annotated[
+        str | None, typer.Argument(help="a rule of `gradlens list methods`, or FILE.py:Class; default: the --config file's")
+    ] = None,
     *,
     given: dict[str, Any],
 ) -> None:
@@ -187,6 +189,32 @@ def figures(
         typer.echo(f"no figure of {name}.json: {why}")
     if drawn:
         typer.echo(f"of what was learned: {', '.join(map(str, drawn))}")
+
+
+@app.command()
+@with_flags("set", "quiet")
+def check(
+    method: Annotated[str, typer.Argument(metavar="METHOD", help="FILE.py:Class, a rule of your own, or a shipped one")],
+    *,
+    given: dict[str, Any],
+) -> None:
+    """Ask a rule the laws that all rules obey, on small networks in float64; exit status 1 if one is broken."""
+    from gradlens import laws
+    from gradlens.experiments import Place
+    from gradlens.methods import METHODS
+    from gradlens.own import known_as
+    from gradlens.progress import Display
+
+    quiet, name = given.pop("quiet", False), known_as("method", method)
+    taught = {"teacher": "a function"} if name in METHODS and METHODS[name].has_teacher else {}
+    ((config,),) = configs_of([method], {**given, **taught}, Place())
+    rule = METHODS[config.method]
+    with Display(quiet) as display:
+        findings = list(laws.check(rule, rule.Options(**config.options), display.count("check")))
+    typer.echo(f"{rule.__name__} on {', '.join(laws.NETWORKS)}, float64:")
+    typer.echo("\n".join(laws.said(findings)))
+    if any(f.fails for f in findings) or not any(f.asked for f in findings):
+        raise typer.Exit(1)
 
 
 @app.command("list")
@@ -393,7 +421,7 @@ def _report(error: Exception) -> int:
     from gradlens.errors import InputError
 
     if isinstance(error, InputError):
-        print(f"gradlens: {error}", file=sys.stderr)
+        print(f"{error.trace}gradlens: {error}", file=sys.stderr)
         return 2
     if hasattr(error, "format_message"):
         print(f"gradlens: {_sentence(error)}", file=sys.stderr)
@@ -404,6 +432,10 @@ def _report(error: Exception) -> int:
         again = f"; `{_again()}` goes on" if error.status == INTERRUPTED else ""
         print(f"gradlens: {error}{again}", file=sys.stderr)
         return error.status
+    own = sys.modules.get("gradlens.own")
+    if own is not None and (trace := own.trace_of(error)):  # in a rule or network of the user's
+        print(f"{trace}gradlens: {own.raised(error)}", file=sys.stderr)
+        return 2
     if is_launched():  # the others wait for this process: it must end
         traceback.print_exception(error)
         return 1

@@ -17,6 +17,7 @@ from gradlens.errors import InputError, unknown
 from gradlens.methods import METHODS
 from gradlens.models import MODELS
 from gradlens.objectives import LOSSES
+from gradlens.own import difference, settle, short
 from gradlens.plan import ACTIVATIONS, ATTENTIONS
 
 CHOICES: dict[str, Collection[str]] = {
@@ -86,6 +87,7 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     stale: bool = False
     schedule: str = "1f1b"
     microbatches: int = Field(4, ge=1)
+    own: dict[str, dict[str, Any]] = {}  # of a rule or network from the user's file: the file and its fingerprint, see own.py
 
     @field_validator(*CHOICES)
     @classmethod
@@ -98,6 +100,7 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     @classmethod
     def _own_defaults(cls, values: dict[str, Any]) -> dict[str, Any]:
         """A method's own defaults where nothing is said; its own ``lr`` among its options is the run's learning rate."""
+        values = settle(values)
         rule = METHODS.get(str(values.get("method", "bp")))
         own = rule.defaults if rule else {}
         if values.get("optimizer", own.get("optimizer")) == own.get("optimizer"):  # a bundle: another optimiser takes none of it
@@ -168,13 +171,15 @@ class Config(BaseModel, frozen=True, extra="forbid"):
 
     def run_name(self) -> str:
         """``<method>-<data>-<model>-s<seed>-<digest>``."""
-        data = Path(self.data).resolve().name or "images"
-        return f"{self.method}-{data}-{self.model}-s{self.seed}-{self.digest()}"
+        data = short("data", Path(self.data).resolve().name) or "images"
+        return f"{self.method}-{data}-{short('model', self.model)}-s{self.seed}-{self.digest()}"
 
     def differences(self, other: Config) -> list[str]:
         """The fields in which another config differs, each with both values."""
         mine, theirs = self.model_dump(), other.model_dump()
-        return [f"{name} {theirs[name]!r} there, {mine[name]!r} here" for name in mine if mine[name] != theirs[name]]
+        files = difference(mine.pop("own"), theirs.pop("own"))
+        said = [f"{name} {theirs[name]!r} there, {mine[name]!r} here" for name in mine if mine[name] != theirs[name]]
+        return [*said, files] if files else said
 
 
 def sentence(error: ValidationError, flags: bool = True) -> str:
@@ -204,6 +209,9 @@ def make(**settings: Any) -> Config:
     try:
         return Config(**settings)
     except ValidationError as error:
+        cause = error.errors()[0].get("ctx", {}).get("error")
+        if isinstance(cause, InputError):
+            raise cause from error  # with the traceback of a user's file, where it is that
         raise InputError(sentence(error)) from error
 
 
@@ -223,4 +231,4 @@ def read(path: Path) -> dict[str, Any]:
     settings = content.get("config", content) if isinstance(content, dict) else content
     if not isinstance(settings, dict) or not isinstance(settings.get("options", {}), dict):
         raise InputError(f"{path} is not a JSON config: wanted an object of settings, its options an object too")
-    return settings
+    return settle(settings)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gradlens.errors import InputError, unknown
 from gradlens.hierarchy import LEVELS, draw
+from gradlens.own import data_set, is_reference
 from gradlens.seeding import generator
 
 DATA_DIR = Path("~/.cache/gradlens").expanduser()
@@ -275,7 +276,7 @@ def read(name: str, data_dir: Path | None = None, download: bool = False) -> Sou
     """A whole data set by name, or an image folder by path.
 
     Args:
-        name: a key of DATASETS, or the path of a folder with ``train/`` and ``test/``.
+        name: a key of DATASETS, the path of a folder with ``train/`` and ``test/``, or ``FILE.py:build`` (see :func:`own.data_set`).
         data_dir: where the named sets are looked for and downloaded to.
         download: fetch a named set that is missing.
 
@@ -285,6 +286,8 @@ def read(name: str, data_dir: Path | None = None, download: bool = False) -> Sou
     """
     if name in DATASETS:
         return DATASETS[name](data_dir or DATA_DIR, download)
+    if is_reference(name):
+        return data_set(name)
     if Path(name).is_dir():
         return image_folder(Path(name))
     if "/" in name or Path(name).exists():

@@ -9,6 +9,8 @@ from difflib import SequenceMatcher
 class InputError(ValueError):
     """Input that cannot be used, said in one sentence. The command line prints it and exits with status 2."""
 
+    trace = ""  # where a user's own code raised: the traceback of their frames, printed above the sentence
+
 
 def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
     """The error for a name that is not in a list: every known name is listed, the nearest first.

@@ -29,7 +29,8 @@ FLAGS = (
     Flag(
         "data",
         str,
-        "digits, hierarchical, sequences, cifar10, cifar100, mnist, fashion-mnist, svhn, stl10, or an image folder (default digits)",
+        "digits, hierarchical, sequences, cifar10, cifar100, mnist, fashion-mnist, svhn, stl10, an image folder, or FILE.py:build"
+        " (default digits)",
         "Data",
     ),
     Flag("data-dir", Path, "folder of the named data sets (default ~/.cache/gradlens)", "Data"),
@@ -49,8 +50,8 @@ FLAGS = (
     Flag(
         "model",
         str,
-        "basic-cnn, vgg11, vgg13, vgg16, vgg19, resnet18, resnet20, resnet32, resnet50, resnet152, resnet-gim, dcgan, mlp, linear"
-        " (default basic-cnn)",
+        "basic-cnn, vgg11, vgg13, vgg16, vgg19, resnet18, resnet20, resnet32, resnet50, resnet152, resnet-gim, dcgan, mlp, linear,"
+        " torchvision:NAME, or FILE.py:build (default basic-cnn)",
         "Model",
     ),
     Flag(
@@ -192,6 +193,7 @@ def _parse_sets(pairs: Sequence[str]) -> list[tuple[str | None, str, Any]]:
     """(method or None, option, value) of each ``--set``."""
     from gradlens.errors import InputError, unknown
     from gradlens.methods import METHODS
+    from gradlens.own import known_as
 
     parsed: list[tuple[str | None, str, Any]] = []
     for pair in pairs:
@@ -199,6 +201,7 @@ def _parse_sets(pairs: Sequence[str]) -> list[tuple[str | None, str, Any]]:
         if not sign or not name:
             raise InputError(f"--set {pair!r}: wanted name=value or method.name=value")
         method, dot, option = name.rpartition(".")
+        method = known_as("method", method)
         if dot and method not in METHODS:
             raise unknown("method", method, METHODS)
         try:
@@ -215,7 +218,10 @@ def configs_of(methods: Sequence[str], given: dict[str, Any], place: Place) -> l
     from gradlens.errors import InputError, unknown
     from gradlens.experiments import pick_precision
     from gradlens.methods import METHODS
+    from gradlens.own import known_as
 
+    typed = {known_as("method", name): name for name in methods}  # FILE.py:Class, by the name it has from now on
+    methods = list(typed)
     for name in methods:
         if name not in METHODS:
             raise unknown("method", name, METHODS)
@@ -241,7 +247,7 @@ def configs_of(methods: Sequence[str], given: dict[str, Any], place: Place) -> l
         options = dict(own_options) if name == owner else {}
         fields = [*METHODS[name].Options.model_fields, "lr"]
         options |= {option: value for method, option, value in sets if option in fields and method in (None, name)}
-        first = make(**{**given, "method": name, "options": options})
+        first = make(**{**given, "method": typed[name], "options": options})
         out.append([first.model_copy(update={"seed": first.seed + i}) for i in range(seeds)])
     return out
 
@@ -249,10 +255,14 @@ def configs_of(methods: Sequence[str], given: dict[str, Any], place: Place) -> l
 def methods_and_runs(what: Sequence[str]) -> tuple[list[str], list[str]]:
     """The names of methods among some arguments, and the paths of run directories; what is neither is left to be refused as a method."""
     from gradlens.methods import METHODS
+    from gradlens.own import is_reference
     from gradlens.run import is_run
 
+    def is_method(name: str) -> bool:
+        return name in METHODS or is_reference(name) or not (is_run(name) or Path(name).exists() or Path(name).name != name)
+
     once = list(dict.fromkeys(what))
-    methods = [name for name in once if name in METHODS or not (is_run(name) or Path(name).exists() or Path(name).name != name)]
+    methods = [name for name in once if is_method(name)]
     return methods, [name for name in once if name not in methods]
 
 
@@ -271,8 +281,10 @@ def method_of(given: dict[str, Any]) -> str:
     from gradlens.config import read
     from gradlens.errors import InputError
     from gradlens.methods import METHODS
+    from gradlens.own import reference
 
-    method = read(given["config"]).get("method") if "config" in given else None
+    settings = read(given["config"]) if "config" in given else {}
+    method = reference(settings, "method") or settings.get("method")
     if not isinstance(method, str):
         raise InputError(f"which method? One of {', '.join(METHODS)}, or a --config that names one")
     return method

@@ -334,6 +334,8 @@ def output_shapes(model: nn.Sequential, shape: Sequence[int]) -> list[torch.Size
 def head_width(model: nn.Sequential) -> int:
     """How wide the network's own top is: 256 for BasicCNN (its hidden layer), 512 for VGG (what its one Linear reads)."""
     linears = [m for m in model[-1].modules() if isinstance(m, nn.Linear)]
+    if not linears:  # a top of a user's own
+        return 256
     return linears[0].out_features if len(linears) > 1 else linears[0].in_features
 
 

@@ -111,6 +111,12 @@ def _methods() -> list[tuple[str, ...]]:
         rows += [("", f"  {key} ({field.default}): {field.description}") for key, field in rule.Options.model_fields.items()]
         if rule.Options.model_fields:
             seen[rule.Options] = name
+    rows.append(
+        (
+            "FILE.py:Class",
+            "your own: a subclass of gradlens.method.Method (docs/your-own.md); `gradlens check` asks it the laws of all rules",
+        )
+    )
     return rows
 
 
@@ -129,6 +135,8 @@ def _models() -> list[tuple[str, ...]]:
             rows.append((name, f"{first_sentence(vgg)} Convolutions in each resolution: {stages}."))
         else:
             rows.append((name, first_sentence(builder)))
+    rows.append(("torchvision:NAME", "a classifier of torchvision, untrained: torchvision:resnet50, torchvision:convnext_tiny, …"))
+    rows.append(("FILE.py:build", "your own: a list of blocks, or any module and its cut points (docs/your-own.md)"))
     return rows
 
 
@@ -145,6 +153,7 @@ def _data() -> list[tuple[str, ...]]:
         ("svhn", "32x32 colour house numbers, 10 classes, 73,257 + 26,032 (torchvision)"),
         ("stl10", "96x96 colour, 10 classes, 5,000 + 8,000, and 100,000 without a label (torchvision)"),
         ("PATH", "a folder with train/<class>/ and test/<class>/, images of one size"),
+        ("FILE.py:build", "your own: a function that gives images and labels (docs/your-own.md)"),
     ]
 
 

@@ -15,6 +15,7 @@ from gradlens.method import Method, Net
 from gradlens.methods import METHODS
 from gradlens.models import build, head_width, output_shapes
 from gradlens.objectives import LOSSES, Loss
+from gradlens.own import activate
 from gradlens.plan import Plan
 from gradlens.run import Run, load
 from gradlens.seeding import seeded
@@ -71,6 +72,7 @@ def make_pair(config: Config, shape: tuple[int, int, int], classes: int, device:
         InputError: a model that does not fit the images, a rule that does not fit the model.
 
     """
+    activate(config.own, {"method": config.method, "model": config.model})
     rule = METHODS[config.method]
     options = rule.Options(**config.options)
     read = rule.input_shape(shape, options)

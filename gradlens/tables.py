@@ -104,7 +104,8 @@ def settings(config: Config) -> dict[str, Any]:
 
     An option named like a setting is written ``method.option``.
     """
-    shared = config.model_dump(exclude={"method", "options", "seed"})
+    shared = config.model_dump(exclude={"method", "options", "seed", "own"})
+    shared |= {f"{kind}_file": f"{Path(kept['file']).name}@{kept['sha256'][:6]}" for kind, kept in config.own.items()}
     own = {f"{config.method}.{name}" if name in shared else name: value for name, value in config.options.items()}
     return {**shared, **own}
 

@@ -86,7 +86,9 @@ class World:
         said = self.every(None if refused is None else str(refused))
         if wrong := [(rank, text) for rank, text in enumerate(said) if text is not None]:
             rank, text = wrong[0]
-            raise InputError(text if self.alone or len(wrong) == self.ranks else f"rank {rank}: {text}") from refused
+            said_by_all = InputError(text if self.alone or len(wrong) == self.ranks else f"rank {rank}: {text}")
+            said_by_all.trace = refused.trace if refused else ""
+            raise said_by_all from refused
         return result
 
     def agreed(self, stop: bool, save: bool) -> tuple[bool, bool]:

@@ -1,0 +1,143 @@
+"""torchvision's classifiers as networks of blocks: ``torchvision:NAME``, untrained, cut after each stage's own blocks."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from gradlens.cuts import cut_module, cuts_without_skips
+from gradlens.errors import InputError, unknown
+from gradlens.models import MODELS
+from gradlens.plan import Plan
+
+PREFIX = "torchvision:"
+TOP = ("avgpool", "classifier", "fc", "head", "heads")  # with the first of these the answering part of a torchvision model begins
+OPENED = {"encoder": "layers"}  # a part that is no list of blocks but holds one (vit)
+
+
+def register(name: str) -> None:
+    """Make ``torchvision:NAME`` a model.
+
+    Raises:
+        InputError: torchvision has no such classifier.
+
+    """
+    from torchvision import models
+
+    if name in MODELS:
+        return
+    known = models.list_models(module=models)
+    if name.removeprefix(PREFIX) not in known:
+        near = str(unknown("classifier of torchvision", name.removeprefix(PREFIX), known)).split(", ")
+        raise InputError(f"{', '.join(near[:8])} (of {len(known)})")
+    MODELS[name] = partial(network, name)
+
+
+def _units(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The parts of a model that may be blocks, by dotted path: lists of modules are opened, everything else stays whole."""
+    opened = OPENED.get(name.rpartition(".")[2])
+    if type(module) in (nn.Sequential, nn.ModuleList):
+        for child, part in module.named_children():
+            yield from _units(f"{name}.{child}", part)
+    elif opened and hasattr(module, opened):
+        yield from _units(f"{name}.{opened}", getattr(module, opened))
+    else:
+        yield name, module
+
+
+def _weighs(module: nn.Module) -> bool:
+    """Whether a part has a matrix or a kernel: normalisations, activations and pools belong to the block they follow."""
+    return any(p.ndim > 1 for p in module.parameters())
+
+
+def cut_points(model: nn.Module) -> list[str]:
+    """After each part of a model that has weights of its own, and what follows it without any; the rest from the last of them is the top.
+
+    >>> from torchvision.models import resnet18
+    >>> cut_points(resnet18())[:3]
+    ['maxpool', 'layer1.0', 'layer1.1']
+    """
+    parts: list[tuple[str, nn.Module]] = []
+    for name, child in model.named_children():
+        if name in TOP:
+            break
+        if not name.startswith("aux"):
+            parts += _units(name, child)
+    ends: list[str] = []
+    for name, part in parts:
+        if _weighs(part) or not ends:
+            ends.append(name)
+        else:
+            ends[-1] = name
+    return ends
+
+
+def _refuse_settings(name: str, plan: Plan) -> None:
+    given = {
+        "width": plan.width,
+        "depth": plan.depth,
+        "stem": plan.stem,
+        "activation": None if plan.activation == "relu" else plan.activation,
+    }
+    for flag, value in given.items():
+        if value is not None:
+            raise InputError(f"--{flag} {value}: {name} is built as torchvision has it")
+
+
+def network(name: str, plan: Plan) -> nn.Sequential:
+    """A classifier of torchvision by ``torchvision:NAME``, untrained, with as many classes as the data have, in blocks.
+
+    Images of one channel are fed as three equal ones. In-place activations are switched off: a block must not overwrite its input.
+
+    Raises:
+        InputError: settings it does not have, images that it does not take, a model that gives several outputs in training.
+
+    """
+    from torchvision.models import get_model
+
+    _refuse_settings(name, plan)
+    channels, height, width = plan.shape
+    if channels not in (1, 3):
+        raise InputError(f"{name} reads colour images of 3 channels (or grey ones, three times); these have {channels}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of how a later release will initialise
+            model = get_model(name.removeprefix(PREFIX), weights=None, num_classes=plan.classes)
+    except (TypeError, ValueError, ImportError) as error:
+        raise InputError(f"torchvision cannot build {name}: {' '.join(str(error).split())}") from error
+    for module in model.modules():
+        if getattr(module, "inplace", False):
+            module.inplace = False
+    _must_take(model, name, (3, height, width))
+    cuts = cuts_without_skips(model, cut_points(model), name)
+    if not cuts:
+        raise InputError(f"{name} has no place where it can be cut")
+    names = [cut.replace(".", "_") for cut in cuts]
+    if "." not in cuts[0]:
+        names[0] = "stem"
+    return cut_module(model, cuts, plan.shape, name, names, tripled=channels == 1, out_of_place=True)
+
+
+def _must_take(model: nn.Module, name: str, shape: tuple[int, int, int]) -> None:
+    """Whether a model takes images of this shape and answers with one tensor; nothing of it changes.
+
+    Raises:
+        InputError: it does not.
+
+    """
+    buffers = {key: b.clone() for key, b in model.named_buffers()}
+    try:
+        with torch.no_grad():
+            answer = model(torch.zeros(4, *shape))
+    except (RuntimeError, AssertionError, ValueError, IndexError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(f"{name} does not take images of {shape[1]}x{shape[2]} pixels: {reason}") from error
+    finally:
+        for key, b in model.named_buffers():
+            b.copy_(buffers[key])
+    if not isinstance(answer, Tensor):
+        raise InputError(f"{name} gives several outputs in training ({type(answer).__name__}): the network's answer must be one tensor")

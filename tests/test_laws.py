@@ -1,0 +1,408 @@
+"""The laws that `gradlens check` asks: the shipped rules obey them, rules that are broken on purpose are told how they are."""
+
+import random
+from collections.abc import Mapping
+
+import pytest
+import torch
+from oracles import SUPERVISED
+from torch import Tensor, nn
+
+from gradlens import laws
+from gradlens.errors import InputError
+from gradlens.laws import LAWS, NETWORKS, Finding, Trial, broken, check, said
+from gradlens.method import Method, Net, Options, Signal, Update, top_signal
+from gradlens.methods import METHODS
+from gradlens.passes import Pass
+from gradlens.seeding import seeded
+
+
+def failures(rule: type[Method], networks=NETWORKS) -> dict[str, str]:
+    """The laws a rule breaks, and how, on the first network where it does."""
+    found: dict[str, str] = {}
+    for f in check(rule, rule.Options()):
+        if f.fails and f.network in networks:
+            found.setdefault(f.law, f.said)
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------ rules that hold
+
+
+@pytest.mark.parametrize("name", SUPERVISED)
+def test_every_shipped_rule_that_gives_answers_obeys_every_law(name):
+    findings = list(check(METHODS[name], METHODS[name].Options()))
+    assert [(f.law, f.network) for f in findings] == [(law, network) for network in NETWORKS for law in LAWS]
+    assert [f for f in findings if f.fails] == []
+    skipped = {f.law for f in findings if not f.asked}  # nothing is passed over in silence
+    wanted = {"labels"} if METHODS[name].reads & {"labels", "error"} else set()
+    assert skipped == wanted | ({"truth"} if name in ("distil", "greedy") else set())  # whose objective is another one
+
+
+@pytest.mark.parametrize("name", ["simclr", "context-encoder"])
+def test_rules_without_labels_can_be_asked_too(name):
+    findings = list(check(METHODS[name], METHODS[name].Options()))
+    assert [f for f in findings if f.fails] == []
+    assert {f.law for f in findings if f.asked} >= {"works", "resume", "answers"}
+
+
+def test_asking_changes_nothing_outside():
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    list(check(METHODS["dgl"], METHODS["dgl"].Options()))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+class Momentum(Method):
+    """A message with a memory, kept where it belongs: nothing is broken."""
+
+    reads = frozenset({"below", "above"})
+
+    def __init__(self, net: Net, options: Options) -> None:
+        super().__init__(net, options)
+        self.register_buffer("mean", torch.ones(self.depth))
+
+    def start(self, epoch: int, step: int) -> None:
+        self.mean.mul_(0.9)
+
+    def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[Tensor, ...]) -> Signal:
+        if k == self.depth - 1:
+            return top_signal(self.loss, passes[k])
+        return Signal(above[0] * self.mean[k], above)
+
+
+def test_a_rule_with_a_memory_in_a_buffer_obeys_the_laws():
+    assert failures(Momentum) == {}
+
+
+# ------------------------------------------------------------------------------------------- rules that are broken on purpose
+
+
+class Plain(Method):
+    """Backprop, for others to break."""
+
+    reads = frozenset({"below", "above"})
+
+    def signal(self, k, passes, above):
+        if k == self.depth - 1:
+            return top_signal(self.loss, passes[k])
+        return Signal(above[0], (above[0],))
+
+
+class Forgetful(Plain):
+    """What it remembers is in no state_dict."""
+
+    steps = 0
+
+    def start(self, epoch, step):
+        self.steps += 1
+
+    def signal(self, k, passes, above):
+        s = super().signal(k, passes, above)
+        return s if k == self.depth - 1 else s._replace(delta=s.delta / self.steps)
+
+
+class Pickled(Plain):
+    """Its state is no tensor."""
+
+    def get_extra_state(self):
+        return {"rng": random.Random(0)}
+
+    def set_extra_state(self, state):
+        pass
+
+
+class Dice(Plain):
+    """Python's dice."""
+
+    def signal(self, k, passes, above):
+        s = super().signal(k, passes, above)
+        return s if k == self.depth - 1 else s._replace(delta=s.delta * random.random())
+
+
+class Unseeded(Plain):
+    """Drawn from torch's own stream."""
+
+    def __init__(self, net, options):
+        super().__init__(net, options)
+        self.register_buffer("b", torch.randn(3))
+
+
+class OtherStart(Plain):
+    """Begins anew each time, without touching the stream."""
+
+    def __init__(self, net, options):
+        super().__init__(net, options)
+        self.register_buffer("b", torch.rand(3, generator=torch.Generator().manual_seed(random.getrandbits(60))))
+
+
+class Louder(Plain):
+    """The top is told twice the gradient."""
+
+    def signal(self, k, passes, above):
+        s = super().signal(k, passes, above)
+        return s._replace(delta=2 * s.delta, send=(2 * s.delta,)) if k == self.depth - 1 else s
+
+
+class Measured(Plain):
+    """Being looked at changes it."""
+
+    def __init__(self, net, options):
+        super().__init__(net, options)
+        self.register_buffer("looked", torch.ones(()))
+
+    def signal(self, k, passes, above):
+        s = super().signal(k, passes, above)
+        return s if k == self.depth - 1 else s._replace(delta=s.delta * self.looked)
+
+    def quantities(self, update: Update):
+        self.looked *= 0.5
+        return {}
+
+
+class Unheard(Method):
+    """Sends what nobody waits for."""
+
+    def signal(self, k, passes, above):
+        return top_signal(self.loss, passes[k]) if k == self.depth - 1 else Signal(passes[k].z.detach())
+
+
+class Eavesdropper(Method):
+    """Looks at weights above it."""
+
+    def __init__(self, net, options):
+        super().__init__(net, options)
+        self.blocks = list(net.blocks)
+
+    def signal(self, k, passes, above):
+        if k == self.depth - 1:
+            return top_signal(self.loss, passes[k])._replace(send=())
+        return Signal(passes[k].z.detach() * next(self.blocks[-1].parameters()).detach().mean())
+
+
+class Uncut(Plain):
+    """Goes back through the graph of the block."""
+
+    def signal(self, k, passes, above):
+        if k < self.depth - 1:
+            return super().signal(k, passes, above)
+        p = passes[k]
+        value = self.loss(p.h, p.y)
+        (delta,) = torch.autograd.grad(value, p.h, retain_graph=True)
+        return Signal(delta, (delta,), loss=value.detach(), answer=p.z.detach())
+
+
+class Adopted(Plain):
+    """Takes the network's blocks for its own."""
+
+    def __init__(self, net, options):
+        super().__init__(net, options)
+        self.first = net.blocks[0]
+
+
+class Half(Plain):
+    """Keeps its parameters from the optimiser."""
+
+    def param_groups(self, blocks):
+        return [{"params": list(blocks[0].parameters())}]
+
+
+class Headed(Plain):
+    """Gradients of its own modules, by names that a subclass spoils."""
+
+    def __init__(self, net, options):
+        super().__init__(net, options)
+        with seeded(net.seed, "scale"):
+            self.scale = nn.ParameterList(torch.ones(4) for _ in net.blocks)
+
+    def own(self, k):
+        return {f"scale.{k}": torch.ones(4, dtype=torch.float64)}
+
+    def signal(self, k, passes, above):
+        return super().signal(k, passes, above)._replace(own=self.own(k))
+
+
+class Misnamed(Headed):
+    def own(self, k):
+        return {f"scales.{k}": torch.ones(4, dtype=torch.float64)}
+
+
+class Misshapen(Headed):
+    def own(self, k):
+        return {f"scale.{k}": torch.ones(5, dtype=torch.float64)}
+
+
+class Repeated(Headed):
+    def own(self, k):
+        return {"scale.0": torch.ones(4, dtype=torch.float64)}
+
+
+class Infinite(Plain):
+    def signal(self, k, passes, above):
+        s = super().signal(k, passes, above)
+        return s if k == self.depth - 1 else s._replace(delta=s.delta / 0)
+
+
+class Summed(Plain):
+    """Loses the batch."""
+
+    def signal(self, k, passes, above):
+        s = super().signal(k, passes, above)
+        return s if k == self.depth - 1 else s._replace(delta=s.delta.sum(0))
+
+
+class Live(Plain):
+    """Hands out a gradient with its graph."""
+
+    def signal(self, k, passes, above):
+        s = super().signal(k, passes, above)
+        return s if k == self.depth - 1 else s._replace(delta=s.delta * passes[k].z)
+
+
+class Bare(Plain):
+    """Gives a tensor where a Signal is wanted."""
+
+    def signal(self, k, passes, above):
+        s = super().signal(k, passes, above)
+        return s if k == self.depth - 1 else s.delta
+
+
+class Mute(Plain):
+    """Says no answer."""
+
+    def signal(self, k, passes, above):
+        return super().signal(k, passes, above)._replace(answer=None)
+
+
+class Peeking(Method):
+    """Reads the top's pass and does not say so."""
+
+    def signal(self, k, passes, above):
+        if k == self.depth - 1:
+            return top_signal(self.loss, passes[k])._replace(send=())
+        return Signal(passes[k].z.detach() * passes[self.depth - 1].z.detach().mean())
+
+
+class Labelled(Method):
+    """Reads labels and does not say so."""
+
+    def signal(self, k, passes, above):
+        if k == self.depth - 1:
+            return top_signal(self.loss, passes[k])._replace(send=())
+        p = passes[k]
+        return Signal(p.z.detach() * p.y.reshape(-1, *[1] * (p.z.ndim - 1)))
+
+
+class Scribbling(Plain):
+    """Writes gradients itself."""
+
+    def signal(self, k, passes, above):
+        for p in passes[k].block.parameters():
+            p.grad = torch.zeros_like(p)
+        return super().signal(k, passes, above)
+
+
+class Restless(Plain):
+    """Changes in evaluation."""
+
+    def __init__(self, net, options):
+        super().__init__(net, options)
+        self.register_buffer("asked", torch.zeros(()))
+
+    def predict(self, blocks, x):
+        self.asked += 1
+        return super().predict(blocks, x)
+
+
+class Crashing(Plain):
+    def signal(self, k, passes, above):
+        raise RuntimeError("no luck today")
+
+
+@pytest.mark.parametrize(
+    ("rule", "law", "words"),
+    [
+        (Forgetful, "resume", "state_dict"),
+        (Pickled, "resume", "more than tensors and numbers"),
+        (Unseeded, "seed", "inside `with seeded"),
+        (OtherStart, "seed", "begins with another b"),
+        (Louder, "truth", "not what loss.backward() gives"),
+        (Measured, "leaves no trace", "recording changes"),
+        (Unheard, "isolation", "top sends a message down and block3 waits for none: `reads` (below)"),
+        (Eavesdropper, "isolation", "what block1 is told changes with the blocks above it"),
+        (Uncut, "isolation", "a loss reaches top.out.weight, top.out.bias past what the block is told"),
+        (Adopted, "optimiser", "of the network: keep blocks in a plain list"),
+        (Half, "optimiser", "the optimiser gets block2.linear.weight 0 times"),
+        (Misnamed, "gradients", "a gradient for scales.3, which is none of its own parameters (scale.0, scale.1, scale.2 and 1 more)"),
+        (Misshapen, "gradients", "the gradient of scale.3 is 5, the parameter 4"),
+        (Repeated, "gradients", "the gradient of scale.0 is given twice, at top and at block3"),
+        (Infinite, "gradients", "at block3 delta is not finite"),
+        (Summed, "works", "at block3 delta is 12 and the block's output 6x12"),
+        (Live, "works", "at block3 delta carries a graph"),
+        (Bare, "works", "`signal` gives a Tensor at block3, not a Signal"),
+        (Mute, "works", "the top, gives no answer"),
+        (Peeking, "works", "it raises KeyError: 3 in test_laws.py"),
+        (Labelled, "labels", "what block1 is told changes with the labels: `reads` (below) must hold 'labels'"),
+        (Scribbling, "works", "it writes .grad of block1.linear.weight"),
+        (Restless, "answers", "evaluation changes asked"),
+        (Crashing, "works", "it raises RuntimeError: no luck today in test_laws.py, line"),
+    ],
+)
+def test_a_broken_rule_breaks_one_law_and_is_told_how(rule, law, words):
+    found = failures(rule)
+    assert list(found) == [law], found
+    assert words in found[law]
+
+
+def test_dice_break_what_is_asked_twice_and_two_runs_with_one_seed():
+    found = failures(Dice)
+    assert set(found) == {"arguments", "seed"}
+    assert "asked twice at block1" in found["arguments"]
+    assert "seeding.generator" in found["seed"]
+
+
+def test_a_rule_that_refuses_a_network_is_not_broken_on_it():
+    class OnlyFlat(Plain):
+        def __init__(self, net, options):
+            if any(len(shape) > 1 for shape in net.shapes):
+                raise InputError("flat blocks only")
+            super().__init__(net, options)
+
+    findings = list(check(OnlyFlat, Options()))
+    assert not any(f.fails for f in findings)
+    assert {f.network for f in findings if f.asked} == {"mlp"}
+    assert {f.said for f in findings if f.network == "resnet"} == {"it refuses resnet: flat blocks only"}
+
+
+# ---------------------------------------------------------------------------------------------------------- the sentences
+
+
+def test_what_is_said_names_every_law_once_and_counts():
+    found = [Finding(law, n, "it is odd" if (law, n) in {("truth", "mlp"), ("truth", "resnet")} else "") for n in NETWORKS for law in LAWS]
+    found = [f._replace(asked=False, said="no labels") if f.law == "labels" else f for f in found]
+    lines = said(found)
+    heads = [line for line in lines if not line.startswith(" ")][:-1]
+    assert [line[11:].partition(":")[0] for line in heads] == list(LAWS)
+    assert "           on mlp: it is odd (on resnet too)" in lines
+    assert "           no labels" in lines
+    assert lines[-1] == f"{len(LAWS) - 2} laws hold, 1 fails, 1 not asked"
+
+
+def test_every_law_is_a_sentence():
+    for law in LAWS:
+        assert laws.sentence(law).endswith(".")
+
+
+def test_a_law_answers_with_a_sentence_or_none():
+    trial = Trial(Plain, Options(), "mlp")
+    assert broken(laws.truth, trial) is None
+    assert "loss.backward()" in str(broken(laws.truth, Trial(Louder, Options(), "mlp")))
+
+
+def test_a_trial_makes_the_same_twice():
+    trial = Trial(METHODS["dni"], METHODS["dni"].Options(), "basic-cnn")
+    a, b = trial.made(), trial.made()
+    for mine, other in zip((*a.model.state_dict().values(), *a.method.state_dict().values()),
+                           (*b.model.state_dict().values(), *b.method.state_dict().values()), strict=True):  # fmt: skip
+        assert torch.equal(mine, other)
+    assert torch.equal(trial.batch(a.method)[0], trial.batch(b.method)[0])
