@@ -100,7 +100,13 @@ def _seconds(world: World, loop: _Loop | None, steps: int, by: int) -> float:
 
 
 def gains(
-    configs: Sequence[Config], data: Data, device: torch.device, world: World, rounds: int, progress: Progress = silent
+    configs: Sequence[Config],
+    data: Data,
+    device: torch.device,
+    world: World,
+    rounds: int,
+    progress: Progress = silent,
+    seconds: float = SECONDS,
 ) -> Iterator[Gain]:
     """Measure each config on all ranks against one process; every rank runs the same program.
 
@@ -114,6 +120,7 @@ def gains(
         world: the ranks.
         rounds: in turns; medians of ratios are given.
         progress: called before each round.
+        seconds: that one measurement lasts at least.
 
     """
     for i, config in enumerate(configs):
@@ -127,7 +134,7 @@ def gains(
         began = time.perf_counter()
         if world.writes:
             alone.run(1)
-        steps = world.told(max(4, round(SECONDS / (time.perf_counter() - began))))
+        steps = world.told(max(4, round(seconds / (time.perf_counter() - began))))
         times: list[tuple[float, ...]] = []
         sent = 0
         for r in range(rounds):
@@ -163,7 +170,8 @@ def bench_ranks(
     device: torch.device,
     world: World,
     rounds: int,
-    progress: Progress,
+    progress: Progress = silent,
+    seconds: float = SECONDS,
 ) -> list[Gain]:
     """:func:`gains` on generated images.
 
@@ -174,7 +182,7 @@ def bench_ranks(
     if world.alone:
         raise InputError("one process has nobody to share with: torchrun --nproc-per-node N -m gradlens bench …")
     batch = max(config.batch_size for config in configs)
-    return list(gains(configs, generated(shape, classes, 8 * batch, 0), device, world, rounds, progress))
+    return list(gains(configs, generated(shape, classes, 8 * batch, 0), device, world, rounds, progress, seconds))
 
 
 def to_json(rows: Sequence[Gain], about: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from gradlens.cli_learned import learned
+from gradlens.cli_sweep import studied
 from gradlens.cli_timeline import seen
 from gradlens.flags import configs_of, method_of, methods_and_runs, numbers, place_of, runs_given, with_flags
 from gradlens.launch import is_launched
@@ -32,6 +33,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(learned)
+app.add_typer(studied)
 app.add_typer(seen)
 
 # ------------------------------------------------------------------------------------------------------ the commands

@@ -23,13 +23,12 @@ from gradlens.recorder import Row, Truth, step_rows, untouched
 from gradlens.run import INTERRUPTED, Stopped
 from gradlens.seeding import key
 from gradlens.setup import Pair
-from gradlens.spread import Spread
+from gradlens.spread import DOWN, ERROR, TRUTH, UP, Spread
 from gradlens.train import Outcome, update
 
 if TYPE_CHECKING:
     from gradlens.train import Training
 
-UP, DOWN, ERROR, TRUTH = range(1, 5)  # tags of the channels
 LATE = 1  # batches by which a stale message of the rank above is late
 SAVE, STOP = 1, 2  # what rank 0 wants done after a batch; travels with it
 
@@ -66,15 +65,15 @@ class Layers(Spread):
         world, device = self.world, self.training.device
         rank, last = world.rank, world.ranks - 1
         hears = self.waits and "error" not in self.method.reads
-        self.below = Inbox(world, rank - 1, self.channel("up"), UP, device) if rank else None
-        self.above = Outbox(world, rank + 1, self.channel("up"), UP) if rank < last else None
-        self.down = Outbox(world, rank - 1, self.channel("down"), DOWN) if rank and hears else None
-        self.message = Inbox(world, rank + 1, self.channel("down"), DOWN, device) if rank < last and hears else None
+        self.below = Inbox(world, rank - 1, *self.channel(UP), device) if rank else None
+        self.above = Outbox(world, rank + 1, *self.channel(UP)) if rank < last else None
+        self.down = Outbox(world, rank - 1, *self.channel(DOWN)) if rank and hears else None
+        self.message = Inbox(world, rank + 1, *self.channel(DOWN), device) if rank < last and hears else None
         error = "error" in self.method.reads
-        self.broadcast = [Outbox(world, to, self.channel("error"), ERROR) for to in range(last)] if error and rank == last else []
-        self.error = Inbox(world, last, self.channel("error"), ERROR, device) if error and rank < last else None
-        self.truth_down = Outbox(world, rank - 1, self.channel("truth"), TRUTH) if rank else None
-        self.truth_above = Inbox(world, rank + 1, self.channel("truth"), TRUTH, device) if rank < last else None
+        self.broadcast = [Outbox(world, to, *self.channel(ERROR)) for to in range(last)] if error and rank == last else []
+        self.error = Inbox(world, last, *self.channel(ERROR), device) if error and rank < last else None
+        self.truth_down = Outbox(world, rank - 1, *self.channel(TRUTH)) if rank else None
+        self.truth_above = Inbox(world, rank + 1, *self.channel(TRUTH), device) if rank < last else None
         self.delay = (last - rank if self.late_error else LATE if self.late_message else 0) if rank < last else 0
         self.queue: deque[Begun] = deque()  # batches whose error is still to come
         self.unlearned: deque[tuple[Pass, Signal | None]] = deque()  # ... whose message is

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from gradlens.errors import InputError
-from gradlens.layers import UP
 from gradlens.messages import Inbox, Outbox
 from gradlens.method import Method, Step, Update
 from gradlens.methods.dgl_async import Buffer, Stored
@@ -23,7 +22,7 @@ from gradlens.passes import Pass
 from gradlens.recorder import Row, own_quantities
 from gradlens.run import INTERRUPTED, Stopped
 from gradlens.setup import Pair
-from gradlens.spread import Spread
+from gradlens.spread import UP, Spread
 from gradlens.train import Outcome, update
 
 if TYPE_CHECKING:
@@ -48,13 +47,13 @@ class Queues(Spread):
             )
         super().__init__(training)
         rank, last, options = self.world.rank, self.world.ranks - 1, self.method.options
-        self.above = Outbox(self.world, rank + 1, self.channel("queue"), UP) if rank < last else None
+        self.above = Outbox(self.world, rank + 1, *self.channel(UP)) if rank < last else None
         self.limit = options.reuse
         self.buffer = Buffer(options.buffer)
         self.arrived = threading.Condition()
         self.newest = 0  # the last batch that has come
         self.failed: BaseException | None = None
-        self.below = Inbox(self.world, rank - 1, self.channel("queue"), UP, training.device) if rank else None
+        self.below = Inbox(self.world, rank - 1, *self.channel(UP), training.device) if rank else None
         self.receiver: threading.Thread | None = None
 
     def _receive(self, inbox: Inbox, first: int) -> None:

@@ -51,7 +51,9 @@ def split_over(method: Method, costs: Sequence[float], ranks: int, names: Sequen
     return [range(end - size, end) for end, size in zip(ends, sizes, strict=True)]
 
 
-_numbers = count()  # of trainings in this process; all ranks begin them in one order
+UP, DOWN, ERROR, TRUTH = range(4)  # channels between ranks
+CHANNELS = 4
+_numbers = count(1)  # tag 0 is torch's own; of trainings in this process; all ranks begin them in one order
 
 
 class Spread(ABC):
@@ -85,9 +87,9 @@ class Spread(ABC):
         costs: list[float] = self.world.told(found)
         return costs
 
-    def channel(self, name: str) -> str:
-        """The name of a channel between ranks that no other training has."""
-        return f"{self.number}/{name}"
+    def channel(self, kind: int) -> tuple[str, int]:
+        """Name and tag of a channel between ranks that no other training has: what one left on the way must not reach the next."""
+        return f"{self.number}/{kind}", self.number * CHANNELS + kind
 
     @abstractmethod
     def step(self, step: int, stop: bool, save: bool) -> tuple[Outcome, bool, bool]:

@@ -1,0 +1,150 @@
+"""The command that runs a study; ``cli.py`` takes it in. A thin shell, like it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gradlens.flags import place_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from gradlens.studies import Line, Point
+    from gradlens.sweep import State
+
+studied = typer.Typer()
+
+
+@studied.command()
+def sweep(
+    study_file: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="methods, seeds, [settings] and [grid]")],
+    out: Annotated[Path, typer.Option("--out", help="folder of the run directories and of the study's tables")],
+    jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="runs at a time, in processes [cores / threads]")] = None,
+    address: Annotated[str | None, typer.Option("--address", help="a Ray cluster: auto, HOST:PORT, or local (extra `ray`)")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="no progress")] = False,
+) -> None:
+    """Train every point of a STUDY that is not finished, and compare: means, intervals, paired differences from its baseline."""
+    import os
+
+    from gradlens import screen, studies
+    from gradlens.longtable import write_csv
+    from gradlens.run import Stopped, load, must_be_writable, save_result
+    from gradlens.sweep import must_be_possible, run_local, run_on_ray
+
+    study = studies.read_study(study_file)
+    flags = {"threads": 1, "device": "cpu", **studies.place_settings(study)}
+    place = place_of({**{name.replace("-", "_"): value for name, value in flags.items()}, "out": out})
+    must_be_writable(out)
+    points = studies.points(study, place)
+    must_be_possible(points, place)
+    out.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    with Board(points, out, quiet) as board:
+        if address is None:
+            at_once = jobs or max(1, (os.cpu_count() or 1) // int(flags["threads"]))
+            states = run_local(points, place, flags, at_once, board.show)
+        else:
+            states = run_on_ray(points, place, int(flags["threads"]), address, board.show)
+    finished = [(point, load(out / point.name)) for point in points if states[point.name].what == "finished"]
+    write_csv(out / "rows.csv", studies.merged(finished))
+    lines = studies.summary(study, finished)
+    write_csv(out / "summary.csv", lines)
+    about = {"study": study._asdict(), "runs": {name: s._asdict() for name, s in states.items()}, "seconds": time.monotonic() - began}
+    save_result(out, "study", about)
+    screen.show(table(lines, study.baseline))
+    typer.echo(f"{len(finished)} of {len(points)} runs finished; {out / 'rows.csv'}, {out / 'summary.csv'}, {out / 'study.json'}")
+    if failed := {name: s for name, s in states.items() if s.what == "failed"}:
+        name, state = next(iter(failed.items()))
+        raise Stopped(f"{len(failed)} of {len(points)} runs failed; {name}: {state.why}")
+
+
+class Board:
+    """The states of a study's runs: a live table on a terminal, a line now and then elsewhere, on stderr."""
+
+    def __init__(self, points: Sequence[Point], out: Path, quiet: bool) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self.points, self.out, self.quiet = points, out, quiet
+        self.console = Console(stderr=True)
+        self.live = None if quiet or not self.console.is_terminal else Live(console=self.console, refresh_per_second=2)
+        self.said, self.last = 0.0, ""
+
+    def __enter__(self) -> Board:
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.live:
+            self.live.stop()
+
+    def show(self, states: Mapping[str, State]) -> None:
+        """Show where the runs are."""
+        if self.quiet or (time.monotonic() - self.said < 0.5 and not all(s.what in ("finished", "failed") for s in states.values())):
+            return
+        self.said = time.monotonic()
+        if self.live:
+            self.live.update(self._table(states))
+            return
+        counts = {what: sum(s.what == what for s in states.values()) for what in ("finished", "running", "waiting", "failed")}
+        line = ", ".join(f"{n} {what}" for what, n in counts.items() if n)
+        if line != self.last:
+            self.last = line
+            print(f"sweep: {line} of {len(states)} runs", file=self.console.file, flush=True)
+
+    def _table(self, states: Mapping[str, State]) -> Any:
+        from rich.table import Table
+
+        from gradlens.studies import said
+        from gradlens.sweep import progress_of
+
+        shown = Table(box=None, pad_edge=False)
+        for column in ("method", "grid", "seed", "state", "epoch", "held-out"):
+            shown.add_column(column)
+        order = {"running": 0, "failed": 1, "waiting": 2, "finished": 3}
+        for point in sorted(self.points, key=lambda p: order[states[p.name].what])[: max(5, self.console.height - 4)]:
+            c, state = point.config, states[point.name]
+            epoch, accuracy = progress_of(point, self.out)
+            answer = "" if accuracy != accuracy else f"{accuracy:.1%}"
+            words = state.what + (f", try {state.tries}" if state.tries > 1 else "")
+            shown.add_row(c.method, said(point.grid), str(c.seed), words, f"{epoch}/{c.epochs}", answer)
+        return shown
+
+
+def table(lines: Sequence[Line], baseline: str) -> Any:
+    """The held-out accuracies (or losses, of rules without answers) to print, beside their paired difference from the baseline."""
+    import math
+
+    from rich.table import Table
+
+    accuracies = [line for line in lines if line.quantity.endswith("_accuracy") and math.isfinite(line.mean)]
+    chosen = accuracies or [line for line in lines if line.quantity.endswith("final_loss")]
+    few = min((line.seeds for line in chosen), default=0) < 2
+    caption = (
+        "Means over seeds [95 % percentile bootstrap interval; too short with few seeds]; differences from "
+        f"{baseline}, seed by seed; p: paired t-test, corrected for all comparisons of the quantity (Holm)."
+        + (" With one seed there is neither interval nor test." if few else "")
+    )
+    printed = Table(caption=caption, caption_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in ("method", "grid", "quantity"):
+        printed.add_column(column)
+    for column in ("mean", "seeds", f"minus {baseline}", "p"):
+        printed.add_column(column, justify="right")
+
+    def number(mean: float, low: float, high: float, sign: str = "") -> str:
+        if not math.isfinite(mean):
+            return "–"
+        scale, digits = (100, 1) if accuracies else (1, 4)
+        interval = f" [{low * scale:{sign}.{digits}f}, {high * scale:{sign}.{digits}f}]" if math.isfinite(low) else ""
+        return f"{mean * scale:{sign}.{digits}f}{interval}"
+
+    for line in chosen:
+        difference = number(line.difference, line.difference_low, line.difference_high, "+")
+        p = f"{line.p_holm:.2g}" if math.isfinite(line.p_holm) else "–"
+        printed.add_row(line.method, line.grid, line.quantity, number(line.mean, line.low, line.high), str(line.seeds), difference, p)
+    return printed
