@@ -218,18 +218,20 @@ def configs_of(methods: Sequence[str], given: dict[str, Any], place: Place) -> l
     from gradlens.errors import InputError, unknown
     from gradlens.experiments import pick_precision
     from gradlens.methods import METHODS
-    from gradlens.own import known_as
+    from gradlens.own import known_as, reference
 
+    given = dict(given)
+    file = read(given.pop("config")) if "config" in given else {}
+    if file.get("method") in methods and (own := reference(file, "method")):
+        known_as("method", own)  # a config's own rule, by the name it has there
     typed = {known_as("method", name): name for name in methods}  # FILE.py:Class, by the name it has from now on
     methods = list(typed)
     for name in methods:
         if name not in METHODS:
             raise unknown("method", name, METHODS)
-    given = dict(given)
     sets, seeds = _parse_sets(given.pop("set", [])), given.pop("seeds", 1)
     if seeds < 1:
         raise InputError(f"--seeds: must be 1 or more, got {seeds}")
-    file = read(given.pop("config")) if "config" in given else {}
     own_options, owner = file.pop("options", {}), file.pop("method", None)
     given = {**file, **given}
     if isinstance(given.get("split"), str):

@@ -154,6 +154,20 @@ def test_a_run_of_an_own_rule_with_options_is_measured_by_another_process(progra
     assert METHODS["sparse"].Options.model_fields  # the rule itself by now
 
 
+def test_a_config_of_an_own_rule_is_trained_by_its_name_there(program):
+    """As `gradlens sweep` starts its runs."""
+    written("sparse.py", CODE["your-own.md"])
+    config = make(method="sparse.py:Sparse", options={"share": 0.5}, **SMALL)
+    Path("point.json").write_text(json.dumps({"config": config.model_dump()}))
+    METHODS.pop("sparse"), own.TYPED["method"].clear(), own._imported.clear()
+    status, _, err = program("train", "sparse", "--config", "point.json", "--run-name", "r", "--quiet")
+    assert (status, err) == (0, "")
+    assert load("runs/r").config == config
+    assert program("train", "sparse", "--config", "point.json", "--run-name", "s", "--set", "share=0.2", "--quiet")[0] == 0
+    Path("sparse.py").write_text(CODE["your-own.md"] + "# changed\n")
+    assert "sparse.py has changed" in program("train", "sparse", "--config", "point.json", "--run-name", "t", "--quiet")[2]
+
+
 def test_an_interrupted_run_of_an_own_rule_and_network_goes_on_to_the_same_bits():
     written("sparse.py", CODE["your-own.md"])
     written("net.py", NET)
