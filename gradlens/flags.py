@@ -93,7 +93,12 @@ FLAGS = (
     Flag("precision", str, "fp32, bf16, or auto: bf16 where the device has it natively (default fp32)", "Machine"),
     Flag("compile", bool, "torch.compile each block (default off)", "Machine"),
     Flag("threads", int, "CPU threads (default all)", "Machine"),
-    Flag("parallel", str, "under torchrun: data (parts of each batch) or layers (parts of the network) (default data)", "Ranks"),
+    Flag(
+        "parallel",
+        str,
+        "none; under torchrun data (parts of each batch; used if nothing is said), layers (of the network)",
+        "Ranks",
+    ),
     Flag("sync-batchnorm", bool, "with --parallel data: BatchNorm over all ranks' images (default off)", "Ranks"),
     Flag("record-ranks", bool, "with --parallel data: rows of each rank's own gradient too (default off)", "Ranks"),
     Flag("split", str, "with --parallel layers: blocks of each rank, as 4,5,5 (default: by cost measured at the start)", "Ranks"),

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -28,6 +29,12 @@ def refused(**settings):
 
 NAN, INF = math.nan, math.inf
 BAD = {
+    "ranks": [0, -1, "two"],
+    "sync_batchnorm": ["perhaps", 3],
+    "record_ranks": ["perhaps"],
+    "split": ["3,1", 7],
+    "stale": ["perhaps"],
+    "microbatches": [0, -2],
     "limit": [0, -1, 1.5, "many"],
     "limit_test": [0, -1, 1.5, "many"],
     "label_noise": [-0.1, 1.1, NAN, "x"],
@@ -79,7 +86,7 @@ def test_an_unknown_choice_names_the_setting_and_lists_what_is_known(name, value
 
 def test_every_setting_is_validated_here():
     """Each field of the config occurs in one of the two tests above, but for the rule's options."""
-    assert set(BAD) | set(CHOICES) | {"options"} == set(Config.model_fields)
+    assert set(BAD) | set(CHOICES) | {"options", "own"} == set(Config.model_fields)
 
 
 @pytest.mark.parametrize(
@@ -232,9 +239,34 @@ def test_the_digest_depends_on_every_field():
     configs += [make(method="dgl", options={"head": "cnn"}), make(method="dgl", options={"layers": 2})]
     configs += [make(beta1=0.5), make(init_from="runs/a", keep_head=1), make(method="distil", teacher="runs/a")]
     configs.append(make(method="distil", teacher="runs/b"))
-    assert set(OTHER) | {"momentum", "nesterov", "beta1", "options", "keep_head", "teacher"} == set(Config.model_fields)
+    data, layers = {"ranks": 2, "parallel": "data"}, {"ranks": 2, "parallel": "layers", "diagnose_every": 0}
+    configs += [make(**data), make(**{**data, "ranks": 3}), make(**data, sync_batchnorm=True), make(**data, record_ranks=True)]
+    configs += [make(method="dni", **layers), make(method="dni", **layers, stale=True), make(method="dni", **layers, split=[1, 3])]
+    bp = {**layers, "record_every": 0}
+    configs += [make(**bp), make(**bp, schedule="gpipe"), make(**bp, microbatches=2)]
+    shared = {"ranks", "parallel", "sync_batchnorm", "record_ranks", "stale", "split", "schedule", "microbatches"}
+    assert set(OTHER) | shared | {"own", "momentum", "nesterov", "beta1", "options", "keep_head", "teacher"} == set(Config.model_fields)
     assert len({c.digest() for c in configs}) == len(configs)
     assert all(len(c.digest()) == 6 and int(c.digest(), 16) >= 0 for c in configs)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"parallel": "data"}, "--parallel data with 1 process: torchrun --nproc-per-node N -m gradlens train METHOD starts several"),
+        ({"ranks": 2}, "--parallel none with 2 processes"),
+        ({"sync_batchnorm": True}, "--sync-batchnorm belongs to --parallel data"),
+        ({"ranks": 2, "parallel": "data", "stale": True}, "--stale belongs to --parallel layers"),
+        ({"ranks": 2, "parallel": "data", "online_probe": True}, "--online-probe reads whole batches in one process"),
+        ({"ranks": 2, "parallel": "layers"}, "--record-every: torch's pipeline gives no passes to measure on"),
+        ({"method": "dgl", "ranks": 2, "parallel": "layers"}, "--diagnose-every needs passes of its own through all blocks"),
+        ({"microbatches": 2}, "--schedule and --microbatches are of pipelined backprop"),
+        ({"ranks": 2, "parallel": "data", "sync_batchnorm": True, "compile": True}, "--compile: normalisation over several ranks"),
+    ],
+)
+def test_what_ranks_cannot_do_is_said(settings, said):
+    with pytest.raises(InputError, match=re.escape(said)):
+        make(**settings)
 
 
 def test_the_digest_is_the_same_however_the_config_was_written():
