@@ -4,24 +4,22 @@ Costs of each block are measured on noise in CIFAR-10's sizes, batches of 32, on
 simulated over them and a link of 10 Gbit/s and 50 µs (`docs/timeline.md`). What was measured lies in ``block_costs.csv``: as long as it
 is there, figures are drawn from it, the same each time. What is deleted from it is measured anew.
 
-Claim: on two workers the simulated speed-up is within 15 % of that of ``torchrun --nproc-per-node 2 -m gradlens train … --parallel layers``
-on the same split, one thread a process, against one process with one thread. Each is run in turn, several rounds; the speed of a run is
-that of its fastest epoch but the first, and the best round counts: a shared machine slows a round down, never up. One that has no core
-free for each process shows no speed-up at all, so run this where nothing else runs. Messages cross a socket of one machine there, so the
-simulated link is one of 1 GB/s and 100 µs, which counts for little at these sizes; that two processes share caches and memory bandwidth
-is not simulated. Each run is kept in ``measured.csv`` and not made again. Exact dni is not among them: a real worker waits for the
-message from above before it goes backward, the simulated one afterwards.
+Claim: on two workers the simulated speed-up is within 15 % of the gain that `gradlens bench` measures under torchrun: two processes with one
+thread each against one process with one thread, interleaved, on the split it chose. What it measured lies in ``measured_<model>.json``,
+beside what two processes gain there that share nothing; a machine without a core free for each shows no gain at all, so measure where
+nothing else runs. Messages cross a socket of one machine there, so the simulated link is one of 1 GB/s and 100 µs, which counts for
+little at these sizes; that two processes share caches and memory bandwidth is not simulated.
 
     python -m analyses.locking --data cifar10          # a quarter of an hour on two free cores
 """
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
-import tempfile
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,9 +30,8 @@ from analyses.study import HERE, REFUTED, SUPPORTED, arguments, publish
 from gradlens.config import Config, make
 from gradlens.longtable import read_csv, write_csv
 from gradlens.plots import save
-from gradlens.run import load
 from gradlens.schedules import Schedule, schedules
-from gradlens.timeline import DEFAULT_METHODS, CostRow, Link, Measured, Point, curves, measured, pictured, point, remembered, split
+from gradlens.timeline import DEFAULT_METHODS, CostRow, Link, Measured, Point, curves, measured, pictured, point, remembered
 from gradlens.timeline_pictures import gantt, over_workers
 
 SHAPE, CLASSES, BATCH = (3, 32, 32), 10, 32
@@ -42,26 +39,19 @@ MODELS = {"basic-cnn": 3, "vgg16": 4}  # -> workers in the picture
 ETHERNET, LOOPBACK = Link(1.25e9, 50e-6), Link(1e9, 100e-6)
 PARTS, BATCHES, LONG = 4, 32, 500  # microbatches; batches of the curves, and where filling shall not count
 WITHIN = 0.15
-REAL = {  # schedule -> what trains it so; of each model
-    "basic-cnn": {"dgl": ("dgl", False), "dfa exact": ("dfa", False), "dfa stale": ("dfa", True), "dni stale": ("dni", True)},
-    "vgg16": {"dgl": ("dgl", False), "dfa exact": ("dfa", False), "dfa stale": ("dfa", True)},
-}
-STEPS, EPOCHS = 20, 3  # updates in an epoch of a real run
+REAL = {"basic-cnn": (("dgl", "dfa"), ("dfa", "dni")), "vgg16": (("dgl", "dfa"), ())}  # what is measured on two processes: exact, stale
 
 
 class Real(NamedTuple):
-    """A rule on one real process and on two."""
+    """What a second process brought, as `gradlens bench` measured it."""
 
     model: str
     schedule: str
-    split: str  # blocks of each of the two, as 8+6
-    one_images_per_s: float  # the best round
-    two_images_per_s: float
-
-    @property
-    def speedup(self) -> float:
-        """What the second process brings."""
-        return self.two_images_per_s / self.one_images_per_s
+    split: str  # blocks of each of the two, as 8,6
+    gain: float
+    low: float
+    high: float
+    machine: float  # what two processes gain that share nothing
 
 
 def config(method: str, model: str) -> Config:
@@ -84,65 +74,49 @@ def costs(args: Namespace, rounds: int) -> dict[str, list[Measured]]:
     return {model: [remembered(config(method, model), SHAPE, CLASSES, rows) for method in DEFAULT_METHODS] for model in MODELS}
 
 
-def speed(method: str, model: str, sizes: Sequence[int], stale: bool, data: str) -> float:
-    """Images a second of a short real run: one process for each of ``sizes``, which are the blocks of each."""
-    with tempfile.TemporaryDirectory() as out:
-        settings = {
-            "model": model, "data": data, "limit": STEPS * BATCH, "limit-test": 100, "batch-size": BATCH, "epochs": EPOCHS,
-            "record-every": 0, "diagnose-every": 0, "threads": 1, "out": out, "run-name": "run",
-        }  # fmt: skip
-        flags = [text for name, value in settings.items() for text in (f"--{name}", str(value))]
-        sets = [f"{name}={value}" for name, value in config(method, model).options.items() if (name, value) == ("head", "mlp-sr")]
-        command = ["gradlens", "train", method, *flags, *(text for pair in sets for text in ("--set", pair)), "--quiet"]
-        launch = [sys.executable, "-m"]
-        if len(sizes) > 1:
-            launch += ["torch.distributed.run", "--nproc-per-node", str(len(sizes)), "-m"]
-            command += ["--parallel", "layers", "--split", ",".join(map(str, sizes)), *(["--stale"] if stale else [])]
-        done = subprocess.run([*launch, *command], cwd=HERE.parent, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr}")
-        return max(row.images_per_s for row in load(Path(out) / "run").timing if row.epoch > 1)
+def bench(model: str, methods: Sequence[str], stale: bool, rounds: int, path: Path) -> None:
+    """Measure rules on two processes against one."""
+    sets = ["--set", "dgl.head=mlp-sr"] if "dgl" in methods else []
+    command = ["gradlens", "bench", *methods, "--model", model, "--data", "cifar10", "--batch-size", str(BATCH), "--threads", "1", *sets]
+    command += ["--device", "cpu", "--rounds", str(rounds), "--quiet", "--json", str(path.absolute()), *(["--stale"] if stale else [])]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m"]
+    done = subprocess.run([*launch, *command], cwd=HERE.parent, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr}")
 
 
-def ways(found: Mapping[str, Sequence[Measured]]) -> Iterator[tuple[str, Measured, Schedule]]:
-    """The schedules that the program can run on several processes, of each model."""
-    for model, ones in found.items():
-        for one in ones:
-            for schedule in schedules(one.rows[0].method, one.method, PARTS):
-                if schedule.label in REAL[model]:
-                    yield model, one, schedule
-
-
-def real(args: Namespace, found: Mapping[str, Sequence[Measured]], rounds: int) -> list[Real]:
-    """What two processes come to: as stored, or run and stored."""
-    path = args.figures / "locking" / "measured.csv"
-    rows = read_csv(path, Real) if path.exists() else []
-    for model, one, schedule in ways(found):
-        if (model, schedule.label) in {(row.model, row.schedule) for row in rows}:
-            continue
-        method, stale = REAL[model][schedule.label]
-        sizes = [len(blocks) for blocks in split(one.costs, 2, one.cuts)]
-        alone, together = list[float](), list[float]()
-        for _ in range(rounds):
-            alone.append(speed(method, model, [sum(sizes)], stale, args.data))
-            together.append(speed(method, model, sizes, stale, args.data))
-        rows.append(Real(model, schedule.label, "+".join(map(str, sizes)), max(alone), max(together)))
-        print(f"{model} {schedule.label} on two processes: {rows[-1].speedup:.2f} times as fast", flush=True)
-        write_csv(path, rows)
+def real(args: Namespace, rounds: int) -> list[Real]:
+    """What two processes come to: as stored, or measured and stored."""
+    rows = []
+    for model, kinds in REAL.items():
+        for methods, stale in zip(kinds, (False, True), strict=True):
+            path = args.figures / "locking" / f"measured_{model}{'_stale' * stale}.json"
+            if methods and not path.exists():
+                print(f"measuring {', '.join(methods)} on two processes, {model}", flush=True)
+                bench(model, methods, stale, rounds, path)
+            for row in json.loads(path.read_text())["rows"] if methods else []:
+                schedule = row["method"] if row["how"] == "layers" else f"{row['method']} {row['how']}"
+                rows.append(Real(model, schedule, row["split"], row["gain"], row["low"], row["high"], row["machine"]))
     return rows
+
+
+def way(ones: Sequence[Measured], label: str) -> tuple[Measured, Schedule]:
+    """The costs and the schedule that go by a name."""
+    found = ((one, s) for one in ones for s in schedules(one.rows[0].method, one.method, PARTS) if s.label == label)
+    return next(found)
 
 
 def simulated(row: Real, one: Measured, schedule: Schedule) -> Point:
     """The same split of the same blocks on two simulated workers, without the filling."""
-    ends = list(accumulate(map(int, row.split.split("+"))))
+    ends = list(accumulate(map(int, row.split.split(","))))
     stages = [range(a, b) for a, b in pairwise([0, *ends])]
     return point(schedule, one.costs, stages, LOOPBACK, LONG, len(stages))
 
 
 def claim(row: Real, p: Point) -> dict[str, Any]:
     """A real run beside its simulation, and whether they are as near as they were to be."""
-    off = p.speedup / row.speedup - 1
-    said = {"speedup": row.speedup, "simulated": p.speedup, "limit": 1 / p.busiest, "off": off, "within": WITHIN}
+    off = p.speedup / row.gain - 1
+    said = {"simulated": p.speedup, "limit": 1 / p.busiest, "off": off, "within": WITHIN}
     return {**row._asdict(), **said, "verdict": SUPPORTED if abs(off) <= WITHIN else REFUTED}
 
 
@@ -159,10 +133,12 @@ def main() -> None:
         save(gantt(bars, seconds, title=title), bars, args.figures / "locking", f"{model}_timeline")
         points[model] = curves(ones, ETHERNET, BATCHES, PARTS)
         save(over_workers(points[model], title=title), points[model], args.figures / "locking", f"{model}_workers")
-    rows = {(row.model, row.schedule): row for row in real(args, found, args.rounds)}
-    claims = [claim(row, simulated(row, one, schedule)) for m, one, schedule in ways(found) if (row := rows[m, schedule.label])]
+    claims = []
+    for row in real(args, args.rounds):
+        one, schedule = way(found[row.model], row.schedule)
+        claims.append(claim(row, simulated(row, one, schedule)))
     for c in claims:
-        print(f"{c['model']} {c['schedule']}, {c['split']}: {c['speedup']:.2f} measured, {c['simulated']:.2f} simulated: {c['verdict']}")
+        print(f"{c['model']} {c['schedule']}, {c['split']}: {c['gain']:.2f} measured, {c['simulated']:.2f} simulated: {c['verdict']}")
     settings = {"batch_size": BATCH, "input": SHAPE, "microbatches": PARTS, "batches": BATCHES, "dgl_head": "mlp-sr"}
     best = {model: {p.schedule: p.speedup for p in ps if p.workers == max(q.used for q in ps)} for model, ps in points.items()}
     publish("locking", [], args, {"settings": settings, "speedup_at_most_workers": best, "two_processes": claims}, figures=False)
