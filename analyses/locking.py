@@ -4,7 +4,7 @@ Costs of each block are measured on noise in CIFAR-10's sizes, batches of 32, on
 simulated over them and a link of 10 Gbit/s and 50 µs (`docs/timeline.md`). What was measured lies in ``block_costs.csv``: as long as it
 is there, figures are drawn from it, the same each time. What is deleted from it is measured anew.
 
-Claim: on two workers the simulated speed-up is within 15 % of the gain that `gradlens bench` measures under torchrun: two processes with one
+Claim: on two workers the simulated speed-up is within 15 % of the gain that `gradlens bench` measures under torchrun: two processes of one
 thread each against one process with one thread, interleaved, on the split it chose. What it measured lies in ``measured_<model>.json``,
 beside what two processes gain there that share nothing; a machine without a core free for each shows no gain at all, so measure where
 nothing else runs. Messages cross a socket of one machine there, so the simulated link is one of 1 GB/s and 100 µs, which counts for
