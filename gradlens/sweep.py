@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 from gradlens.errors import InputError
 from gradlens.experiments import Place, prepare
 from gradlens.longtable import read_table
+from gradlens.process import interruptible
 from gradlens.run import INTERRUPTED, Metric, Stopped, is_run, load
 from gradlens.studies import Point
 
@@ -115,7 +116,7 @@ def run_local(points: Sequence[Point], place: Place, flags: Mapping[str, Any], j
     states = {point.name: State("finished" if is_finished(point, place.out) else "waiting") for point in points}
     waiting = deque(point for point in points if states[point.name].what == "waiting")
     workers: list[_Worker] = []
-    with tempfile.TemporaryDirectory(prefix="gradlens-study-") as folder:
+    with tempfile.TemporaryDirectory(prefix="gradlens-study-") as folder, interruptible() as interrupted:
         try:
             while waiting or workers:
                 while waiting and len(workers) < jobs:
@@ -124,19 +125,16 @@ def run_local(points: Sequence[Point], place: Place, flags: Mapping[str, Any], j
                     workers.append(_begin(point, place, flags, Path(folder)))
                 watch(states)
                 time.sleep(PAUSE)
+                if interrupted():
+                    raise Stopped("interrupted; every run has saved", INTERRUPTED)
                 for worker in [w for w in workers if w.process.poll() is not None]:
                     workers.remove(worker)
                     state = _ended(worker, states[worker.point.name], place.out)
                     states[worker.point.name] = state
                     if state.what == "waiting":
                         waiting.append(worker.point)
-        except KeyboardInterrupt:
+        finally:
             _end(workers)
-            watch(states)
-            raise Stopped("interrupted; every run has saved", INTERRUPTED) from None
-        except BaseException:
-            _end(workers)
-            raise
     watch(states)
     return states
 
@@ -240,6 +238,13 @@ def run_on_ray(points: Sequence[Point], place: Place, threads: int, address: str
             ray.init(address=address, **settings)
     except Exception as error:  # Ray raises many types for a cluster that is not there
         raise InputError(f"--address {address}: no Ray cluster can be reached: {str(error).splitlines()[0]}") from error
+    with interruptible() as interrupted:
+        return _on_ray(ray, points, place, threads, states, interrupted, watch)
+
+
+def _on_ray(
+    ray: Any, points: Sequence[Point], place: Place, threads: int, states: dict[str, State], interrupted: Callable[[], bool], watch: Watch
+) -> dict[str, State]:
     try:
         task = ray.remote(num_cpus=threads, max_retries=RETRIES)(train_point)
         there = replace(place, out=place.out.absolute())
@@ -248,6 +253,8 @@ def run_on_ray(points: Sequence[Point], place: Place, threads: int, address: str
             states[point.name] = State("running", 1)
         while todo:
             watch(states)
+            if interrupted():
+                raise Stopped("interrupted; what the runs had saved is kept", INTERRUPTED)
             done, _ = ray.wait(list(todo), num_returns=1, timeout=1.0)
             for reference in done:
                 point = todo.pop(reference)
@@ -256,8 +263,6 @@ def run_on_ray(points: Sequence[Point], place: Place, threads: int, address: str
                 except ray.exceptions.RayError as error:
                     why = str(error).splitlines()[0]
                 states[point.name] = State("failed", 1, why) if why else State("finished", 1)
-    except KeyboardInterrupt:
-        raise Stopped("interrupted; what the runs had saved is kept", INTERRUPTED) from None
     finally:
         ray.shutdown()
     watch(states)
