@@ -88,7 +88,8 @@ def assert_same_run(a: Path, b: Path) -> None:
     assert all(torch.equal(one["model"][name], w) for name, w in two["model"].items())
 
 
-LONG = ["train", "dgl", *SMALL, "--epochs", "25", "--out", "runs"]  # long enough to be killed in its middle
+DATA = ["train", "dgl", *SMALL, "--epochs", "25", "--out", "runs"]  # long enough to be killed in its middle
+LONG = [*DATA, "--record-ranks"]
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +108,10 @@ def test_rank_0_alone_writes_and_speaks(undisturbed):
     assert (run.config.ranks, run.config.parallel) == (2, "data")
     assert [p.name for p in undisturbed.parent.iterdir()] == ["run"]
     assert len(run.metrics) == 2 * 25 + 1
+    own = {(row.kind, row.layer) for row in run.gradients if row.kind.startswith("rank")}
+    assert own == {(f"rank{rank}", layer) for rank in (0, 1) for layer in ("block1", "block2", "block3", "top")}
+    top = [row.value for row in run.gradients if row.kind in ("rank0", "rank1") and (row.layer, row.quantity) == ("top", "cosine")]
+    assert 0.5 < sum(top) / len(top) < 1  # half a batch's gradient at the top, whose rule is exact, and the whole one's
 
 
 def test_a_killed_rank_ends_all_and_a_restart_goes_on_bit_for_bit(undisturbed, tmp_path):
@@ -162,6 +167,23 @@ def test_ctrl_c_saves_leaves_no_process_and_resumes_bit_for_bit(undisturbed, tmp
     status, _, err = finished(start(tmp_path, *LONG, "--run-name", "run", "--resume"))
     assert status == 0, err
     assert_same_run(run, undisturbed)
+
+
+def test_blocks_on_ranks_interrupted_and_resumed_are_one_process_undisturbed(tmp_path):
+    command = [*DATA, "--diagnose-every", "0"]
+    alone = subprocess.run(
+        [sys.executable, "-m", "gradlens", *command, "--run-name", "alone", "--threads", "1"], cwd=tmp_path, env=environment(), check=False
+    )
+    assert alone.returncode == 0
+    process = start(tmp_path, *command, "--run-name", "run", "--parallel", "layers")
+    run = tmp_path / "runs" / "run"
+    wait_for(lambda: epochs(run) >= 2)
+    process.send_signal(signal.SIGINT)
+    _, _, err = finished(process)
+    assert "interrupted after" in sentences(err)[0]
+    status, _, err = finished(start(tmp_path, *command, "--run-name", "run", "--parallel", "layers", "--resume"))
+    assert status == 0, err
+    assert_same_run(run, tmp_path / "runs" / "alone")
 
 
 def by_hand(folder: Path, *commands: list[str]) -> list[tuple[int, str, str]]:
