@@ -88,7 +88,7 @@ def assert_same_run(a: Path, b: Path) -> None:
     assert all(torch.equal(one["model"][name], w) for name, w in two["model"].items())
 
 
-DATA = ["train", "dgl", *SMALL, "--epochs", "25", "--out", "runs"]  # long enough to be killed in its middle
+DATA = ["train", "dgl", *SMALL, "--epochs", "40", "--out", "runs"]  # long enough to be killed in its middle
 LONG = [*DATA, "--record-ranks"]
 
 
@@ -107,7 +107,7 @@ def test_rank_0_alone_writes_and_speaks(undisturbed):
     assert run.finished
     assert (run.config.ranks, run.config.parallel) == (2, "data")
     assert [p.name for p in undisturbed.parent.iterdir()] == ["run"]
-    assert len(run.metrics) == 2 * 25 + 1
+    assert len(run.metrics) == 2 * 40 + 1
     own = {(row.kind, row.layer) for row in run.gradients if row.kind.startswith("rank")}
     assert own == {(f"rank{rank}", layer) for rank in (0, 1) for layer in ("block1", "block2", "block3", "top")}
     top = [row.value for row in run.gradients if row.kind in ("rank0", "rank1") and (row.layer, row.quantity) == ("top", "cosine")]
@@ -162,7 +162,7 @@ def test_ctrl_c_saves_leaves_no_process_and_resumes_bit_for_bit(undisturbed, tmp
     status, _, err = finished(process)
     assert status != 0
     (said,) = sentences(err)
-    assert re.search(r"interrupted after \d+ of 150 updates; saved; `gradlens train .* --resume` goes on", said)
+    assert re.search(r"interrupted after \d+ of 240 updates; saved; `gradlens train .* --resume` goes on", said)
     assert not any(map(alive, ranks))
     status, _, err = finished(start(tmp_path, *LONG, "--run-name", "run", "--resume"))
     assert status == 0, err
