@@ -15,6 +15,7 @@ import typer
 from gradlens.cli_learned import learned
 from gradlens.cli_sweep import studied
 from gradlens.cli_timeline import seen
+from gradlens.errors import InputError
 from gradlens.flags import configs_of, method_of, methods_and_runs, numbers, place_of, runs_given, with_flags
 from gradlens.launch import is_launched
 
@@ -50,7 +51,6 @@ def train(
 ) -> None:
     """Train one METHOD, recording how far its gradient is from the true one."""
     from gradlens import screen
-    from gradlens.errors import InputError
     from gradlens.experiments import prepare, train_or_reuse, train_run
     from gradlens.progress import Display
 
@@ -93,7 +93,6 @@ def _train_together(method: str | None, given: dict[str, Any], place: Place, qui
     from dataclasses import replace
 
     from gradlens import screen
-    from gradlens.errors import InputError
     from gradlens.experiments import share_run
     from gradlens.progress import Display
     from gradlens.world import join
@@ -125,7 +124,6 @@ def compare_gradients(
 ) -> None:
     """Train methods (or read runs) and print, layer by layer, how far each one's gradient is from the true one."""
     from gradlens import screen
-    from gradlens.errors import InputError
     from gradlens.experiments import DEFAULT_COMPARISON, train_or_reuse
     from gradlens.progress import Display
     from gradlens.run import load, must_be_writable
@@ -226,7 +224,6 @@ def list_(
     given: dict[str, Any],
 ) -> None:
     """Say what there is: methods with their options, models, data sets, quantities."""
-    from gradlens.errors import InputError
     from gradlens.screen import listing, show
 
     if not long:
@@ -377,7 +374,7 @@ def main() -> None:
     status = 0
     try:
         if is_launched() and sys.argv[1:2] not in ([], ["train"], ["bench"]) and "-h" not in sys.argv and "--help" not in sys.argv:
-            raise typer.BadParameter("only `gradlens train` and `gradlens bench` run on several ranks")
+            raise InputError("only `gradlens train` and `gradlens bench` run on several ranks")
         status = app(standalone_mode=False) or 0
     except (KeyboardInterrupt, typer.Abort):
         status = 130
@@ -408,7 +405,6 @@ def _end(status: int) -> NoReturn:
 
 def _status(error: Exception) -> int:
     """The exit status of an error: 2 for input that cannot be used, a stopped run's own, 1 for a bug."""
-    from gradlens.errors import InputError
     from gradlens.run import Stopped
 
     if isinstance(error, Stopped):
@@ -418,7 +414,6 @@ def _status(error: Exception) -> int:
 
 def _report(error: Exception) -> int:
     """Print an error for a person; anything that is not one of ours is a bug and keeps its traceback."""
-    from gradlens.errors import InputError
 
     if isinstance(error, InputError):
         print(f"{error.trace}gradlens: {error}", file=sys.stderr)
