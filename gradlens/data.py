@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gradlens.data_array_file import read_array_file
 from gradlens.errors import InputError, unknown
 from gradlens.hierarchy import LEVELS, draw
 from gradlens.own import data_set, is_reference
@@ -276,7 +277,8 @@ def read(name: str, data_dir: Path | None = None, download: bool = False) -> Sou
     """A whole data set by name, or an image folder by path.
 
     Args:
-        name: a key of DATASETS, the path of a folder with ``train/`` and ``test/``, or ``FILE.py:build`` (see :func:`own.data_set`).
+        name: a key of DATASETS, the path of a folder with ``train/`` and ``test/`` or of an ``.npz`` file of arrays
+            (:mod:`gradlens.data_array_file`), or ``FILE.py:build`` (see :func:`own.data_set`).
         data_dir: where the named sets are looked for and downloaded to.
         download: fetch a named set that is missing.
 
@@ -290,8 +292,10 @@ def read(name: str, data_dir: Path | None = None, download: bool = False) -> Sou
         return data_set(name)
     if Path(name).is_dir():
         return image_folder(Path(name))
+    if name.endswith(".npz") and Path(name).is_file():
+        return read_array_file(Path(name))
     if "/" in name or Path(name).exists():
-        raise InputError(f"{name} is no image folder: wanted a folder that holds train/<class>/ and test/<class>/")
+        raise InputError(f"{name} is no image folder: wanted a folder that holds train/<class>/ and test/<class>/, or an .npz file")
     raise unknown("data set", name, DATASETS)
 
 

@@ -1,0 +1,240 @@
+"""Work through the list: train an item, write its csv file after every epoch, stop cleanly when the time is spent."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from analyses.full_size.items import GRID, RATE_TRIALS, Item, multiply_adds
+from analyses.full_size.results import merged, read_rows, rows_of, summary, write_rows
+from gradlens.config import Config, make
+from gradlens.errors import InputError, unknown
+from gradlens.experiments import Place, train_or_reuse, train_run
+from gradlens.run import INTERRUPTED, Stopped, is_run, load, write
+from gradlens.setup import make_pair
+from gradlens.train import update
+
+BEGUN = "begun.txt"  # in a run directory: when the run was begun
+
+
+@dataclass
+class Machine:
+    """Where and with what the list is worked through."""
+
+    out: Path  # run directories and the decoded data: large, not committed
+    results: Path  # csv files and rates: small, committed
+    device: torch.device
+    precision: str
+    data: str  # as a config says it
+    data_name: str  # as figures say it
+    commit: str
+    say: Callable[[str], None] = field(default=lambda text: print(text, flush=True))
+
+    def config(self, item: Item) -> Config:
+        """The item's settings on this machine; a learning rate that is to be chosen is chosen now, if it was not before (minutes)."""
+        here = {"data": self.data, "precision": self.precision}
+        lr = {"lr": learning_rate(item.rate, self)} if item.rate else {}
+        return make(**{**item.config.model_dump(), **here, **lr})
+
+    def csv(self, item: Item) -> Path:
+        """The item's csv file."""
+        return self.results / item.family / f"{item.name}.csv"
+
+
+def chosen(items: Sequence[Item], wanted: Sequence[str]) -> list[Item]:
+    """The items asked for: by name, by family, or by priority (a number); all where nothing is asked for.
+
+    Raises:
+        InputError: a word that names none of them.
+
+    """
+    if not wanted:
+        return list(items)
+    names = {item.part for item in items} | {item.name for item in items} | {item.family for item in items}
+    names |= {str(item.priority) for item in items}
+    for word in wanted:
+        if word not in names:
+            raise unknown("item", word, sorted(names))
+    return [i for i in items if {i.part, i.name, i.family, str(i.priority)} & set(wanted)]
+
+
+def finished(item: Item, machine: Machine) -> bool:
+    """Whether the item's csv file reaches its last epoch."""
+    return int(summary(read_rows(machine.csv(item)))["epochs"]) >= item.until
+
+
+# ------------------------------------------------------------------------------------------------------ one training
+
+
+class _Epochs:
+    """Follows a training: its csv file is brought up to date after each epoch, and it is asked to stop when the time has come."""
+
+    def __init__(self, item: Item, machine: Machine, run_dir: Path, deadline: float) -> None:
+        self.item, self.machine, self.run_dir, self.deadline = item, machine, run_dir, deadline
+        self.epoch = 0  # the last one whose row is written
+        self.asked = False
+
+    def __call__(self, event: str, numbers: dict[str, Any]) -> None:
+        """Take an event of the training loop (see ``runtime_progress``)."""
+        if event == "evaluate":
+            begun = self.run_dir / BEGUN
+            if not begun.exists():
+                begun.write_text(time.strftime("%Y-%m-%dT%H:%M:%S") + f"-{os.getpid()}")
+        if event != "step":
+            return
+        whole = int(numbers["epoch"]) - 1  # epochs that have their row when the next one's first step is reported
+        if whole > self.epoch:
+            self.epoch = whole
+            self.write()
+            if whole >= self.item.until:
+                self._stop()
+        if time.monotonic() >= self.deadline:
+            self._stop()
+
+    def _stop(self) -> None:
+        """Ask the loop to save and end, as Ctrl-C does; once, since a second request would not save."""
+        if not self.asked:
+            self.asked = True
+            signal.raise_signal(signal.SIGINT)
+
+    def write(self) -> None:
+        """Bring the csv file up to what the run directory holds."""
+        run, path = load(self.run_dir), self.machine.csv(self.item)
+        begun = (self.run_dir / BEGUN).read_text().strip()
+        rows = rows_of(run, self.item.name, self.machine.data_name, self.machine.commit, begun)
+        write_rows(path, merged(read_rows(path), rows))
+        if rows:
+            last = rows[-1]
+            self.machine.say(f"{self.item.name}: epoch {last['epoch']} of {self.item.until}, test accuracy {last['test_accuracy']:.4f}")
+
+
+def train_item(item: Item, machine: Machine, deadline: float = math.inf) -> bool:
+    """Train an item to its end or until the deadline; begin it, or go on where its run directory still is.
+
+    Returns:
+        Whether the item is done.
+
+    Raises:
+        Stopped: Ctrl-C, or a loss that is not finite; what was measured up to there is in the csv file.
+
+    """
+    config, run_dir = machine.config(item), machine.out / item.name
+    place = Place(out=machine.out, name=item.name, device=machine.device)
+    if is_run(run_dir):
+        if differ := config.differences(load(run_dir).config):
+            raise InputError(f"{run_dir} is a run of other settings: {'; '.join(differ)}; move it away, or name another --out")
+        place = replace(place, resume=True)
+    watch = _Epochs(item, machine, run_dir, deadline)
+    stopped: Stopped | None = None
+    try:
+        train_run(config, place, watch)
+    except Stopped as reason:
+        stopped = reason
+    if (run_dir / BEGUN).exists():
+        watch.write()
+    if stopped and not (watch.asked and stopped.status == INTERRUPTED):
+        raise stopped
+    return finished(item, machine)
+
+
+def work(items: Sequence[Item], machine: Machine, minutes: float | None = None) -> tuple[list[str], list[str]]:
+    """Train items in order until all are done or the minutes are spent.
+
+    A loss that is not finite ends that item, not the list.
+
+    Returns:
+        The parts that are done, and those that are left.
+
+    """
+    deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
+    failed = []
+    for item in items:
+        if time.monotonic() >= deadline:
+            break
+        if finished(item, machine) or item.name in failed:
+            continue
+        try:
+            train_item(item, machine, deadline)
+        except Stopped as stopped:
+            if stopped.status == INTERRUPTED:
+                raise
+            machine.say(f"{item.name}: {stopped}")
+            failed.append(item.name)
+    done = [item.part for item in items if finished(item, machine)]
+    return done, [item.part for item in items if item.part not in done]
+
+
+# ------------------------------------------------------------------------------------------------------ learning rates
+
+
+def learning_rate(key: str, machine: Machine) -> float:
+    """Choose a key's learning rate by the final accuracy on a tenth of its training images, held out; stored with all scores."""
+    path = machine.results / "rates.json"
+    content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    if key not in content:
+        settings = RATE_TRIALS[key]
+        grid = GRID[settings.get("optimizer", "adam")]
+        machine.say(f"{key}: choosing a learning rate of {', '.join(f'{lr:g}' for lr in grid)}, on held-out images")
+        scores = {lr: _score(make(**{**settings, "data": machine.data, "lr": lr, "validation": 0.1}), machine) for lr in grid}
+        best = max(scores, key=lambda lr: (scores[lr], -lr))
+        content[key] = {
+            "lr": best, "validation_accuracy": {f"{lr:g}": score for lr, score in scores.items()},
+            "at_an_end_of_the_grid": best in (min(grid), max(grid)), "settings": settings, "data": machine.data_name,
+            "device": str(machine.device), "commit": machine.commit,
+        }  # fmt: skip
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path, (json.dumps(content, indent=1) + "\n").encode())
+    return float(content[key]["lr"])
+
+
+def _score(config: Config, machine: Machine) -> float:
+    """Final accuracy on the held-out images, 0 where the loss became infinite."""
+    try:
+        (run,) = train_or_reuse([config], Place(out=machine.out / "rates", device=machine.device), lambda c: lambda event, numbers: None)
+    except Stopped as stopped:
+        if stopped.status == INTERRUPTED:
+            raise
+        return 0.0
+    return float(run.summary["validation"]["final_accuracy"])
+
+
+# -------------------------------------------------------------------------------------------------------------- the table
+
+
+@cache
+def _rate_here(device: torch.device, precision: str) -> float:
+    """Multiply-adds a second of a bp step of BasicCNN on this machine: three steps of 64 images."""
+    pair = make_pair(make(method="bp"), (3, 32, 32), 10, device)
+    optimizer = torch.optim.SGD(pair.model.parameters(), lr=0.0)
+    x, y = torch.zeros(64, 3, 32, 32, device=device), torch.zeros(64, dtype=torch.long, device=device)
+    seconds = []
+    for _ in range(4):
+        began = time.perf_counter()
+        float(update(pair, optimizer, x, y, bf16=precision == "bf16").loss)
+        seconds.append(time.perf_counter() - began)
+    full = Item("", "", "", 0, make(method="bp", limit=64, data="cifar10"), 1)
+    return multiply_adds(full) / min(seconds[1:])
+
+
+def standing(item: Item, machine: Machine) -> Mapping[str, Any]:
+    """One line of the table: what is done, what it costs, how long it took or may take."""
+    stands = summary(read_rows(machine.csv(item)))
+    cost = multiply_adds(item)
+    done = min(int(stands["epochs"]), item.until)
+    measured = done and stands["device"] == str(machine.device) and stands["precision"] == machine.precision
+    seconds = stands["seconds"] / stands["epochs"] * item.until if measured else cost / _rate_here(machine.device, machine.precision)
+    return {
+        "item": item.part, "priority": item.priority, "epochs": f"{done} of {item.until}", "multiply_adds": cost,
+        "minutes": seconds / 60, "how": "measured" if measured else "estimated", "made_by": ", ".join(stands["commits"]),
+        "on": " ".join(w for w in (stands["device"], stands["precision"]) if w),
+    }  # fmt: skip

@@ -1,0 +1,84 @@
+"""Read and write a data set as one ``.npz`` file of uint8 arrays: what was decoded once is not decoded again."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gradlens.errors import InputError
+
+if TYPE_CHECKING:
+    from gradlens.data import Source
+
+KEYS = ("train_images", "train_labels", "test_images", "test_labels")
+
+
+def _images(array: Any, what: str) -> Tensor:
+    """[N, C, H, W] uint8 from [N, H, W], [N, H, W, C] or [N, C, H, W]; C is 1 or 3."""
+    if array.dtype != np.uint8 or array.ndim not in (3, 4) or not len(array):
+        raise InputError(f"{what} must be uint8 images [N, H, W, C], [N, C, H, W] or [N, H, W], got {array.dtype} {list(array.shape)}")
+    if array.ndim == 3:
+        array = array[:, None]
+    elif array.shape[1] not in (1, 3) and array.shape[-1] in (1, 3):
+        array = array.transpose(0, 3, 1, 2)
+    elif array.shape[1] not in (1, 3):
+        raise InputError(f"{what} must have 1 or 3 channels, got the shape {list(array.shape)}")
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def _labels(array: Any, images: int, what: str) -> Tensor:
+    """[N] int64, one for each image; -1 where the label is not known."""
+    if array.dtype.kind not in "iu" or array.shape != (images,):
+        raise InputError(f"{what} must be {images} whole numbers, one for each image, got {array.dtype} {list(array.shape)}")
+    if len(array) and int(array.min()) < -1:
+        raise InputError(f"{what} holds {int(array.min())}: labels count from 0, and -1 marks an image without one")
+    return torch.from_numpy(array.astype(np.int64))
+
+
+def read_array_file(path: Path) -> Source:
+    """Read ``train_images``, ``train_labels``, ``test_images``, ``test_labels`` and, where present, ``classes`` (names).
+
+    Args:
+        path: an ``.npz`` file. Images are uint8 [N, H, W, C], [N, C, H, W] or [N, H, W]; labels are whole numbers from 0.
+
+    Raises:
+        InputError: no such arrays, other types or shapes, or a file that is no ``.npz``; nothing in it is executed.
+
+    """
+    from gradlens.data import Split
+
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if missing := [key for key in KEYS if key not in file]:
+                raise InputError(f"{path} lacks the array{'s' * (len(missing) > 1)} {', '.join(missing)} (wanted: {', '.join(KEYS)})")
+            arrays = {key: file[key] for key in KEYS}
+            names = file["classes"].tolist() if "classes" in file else None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise InputError(f"{path} is not an .npz file that can be read: {error}") from error
+    halves = []
+    for half in ("train", "test"):
+        images = _images(arrays[f"{half}_images"], f"{path}: {half}_images")
+        halves.append(Split(images, _labels(arrays[f"{half}_labels"], len(images), f"{path}: {half}_labels")))
+    if halves[0].images.shape[1:] != halves[1].images.shape[1:]:
+        ours, theirs = (list(half.images.shape[1:]) for half in halves)
+        raise InputError(f"{path}: training images of {ours}, test images of {theirs}; both must have one shape")
+    most = int(max(half.labels.max() for half in halves))
+    classes = tuple(str(name) for name in names) if isinstance(names, list) else tuple(str(c) for c in range(most + 1))
+    if most >= len(classes):
+        raise InputError(f"{path}: label {most}, but classes names only {len(classes)}")
+    return halves[0], halves[1], classes
+
+
+def write_array_file(path: Path, source: Source, **extra: str) -> None:
+    """Write a data set for :func:`read_array_file`, under a temporary name first; ``extra`` strings are stored beside it."""
+    train, test, classes = source
+    arrays = {"train_images": train.images, "train_labels": train.labels, "test_images": test.images, "test_labels": test.labels}
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        np.savez(file, **{key: tensor.numpy() for key, tensor in arrays.items()}, classes=np.array(classes), **extra)
+    temporary.replace(path)
