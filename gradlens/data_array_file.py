@@ -77,8 +77,10 @@ def read_array_file(path: Path) -> Source:
 def write_array_file(path: Path, source: Source, **extra: str) -> None:
     """Write a data set for :func:`read_array_file`, under a temporary name first; ``extra`` strings are stored beside it."""
     train, test, classes = source
-    arrays = {"train_images": train.images, "train_labels": train.labels, "test_images": test.images, "test_labels": test.labels}
+    halves = zip(KEYS, (train.images, train.labels, test.images, test.labels), strict=True)
+    arrays: dict[str, Any] = {key: tensor.numpy() for key, tensor in halves}
+    arrays |= {"classes": np.array(classes), **extra}
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("wb") as file:
-        np.savez(file, **{key: tensor.numpy() for key, tensor in arrays.items()}, classes=np.array(classes), **extra)
+        np.savez(file, **arrays)
     temporary.replace(path)

@@ -36,10 +36,6 @@ class Item:
         """How the item is called on the command line: its name, and where it ends if that is before the training's end."""
         return self.name if self.until == self.config.epochs else f"{self.name}@{self.until}"
 
-    def updates_per_epoch(self) -> int:
-        """Of a whole epoch."""
-        return -(-(self.config.limit or IMAGES) // self.config.batch_size)
-
 
 def _fast(method: str, form: str, seed: int, cpu: bool) -> Item:
     """Item 1: eight epochs at a rate chosen for the rule, with warm-up and cosine decay to zero."""

@@ -1,0 +1,251 @@
+"""Draw what the csv files of figures/full_size hold: learning curves and the gradients' distance from the true ones, by layer and epoch.
+
+For each family of items: ``learning.png`` (test accuracy and training loss; hollow marks are the reference study's readings),
+``alignment.png`` (cosine with the true gradient and norm ratio of each layer; dotted: what chance gives; dashed: the noise ceiling, the
+true gradient of one half of a batch against that of the other half) and ``table.md``. Half-done items are drawn as far as they are.
+
+    python -m analyses.full_size.figures
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
+
+from analyses.full_size.items import Item, at_width, items
+from analyses.full_size.readings import EPOCHS, of_family
+from analyses.full_size.results import Rows, read_rows, summary
+from gradlens.plots import LOOK, Style, save, styles
+
+ROOT = Path(__file__).resolve().parents[2]
+Family = dict[str, Rows]  # label -> rows of its longest run (several seeds: the first)
+
+
+class Point(NamedTuple):
+    """One drawn value."""
+
+    label: str
+    quantity: str  # test_accuracy, train_loss, cosine, norm_ratio, null, noise_ceiling; reading: of the reference study
+    layer: str  # empty for the whole network
+    epoch: int
+    value: float
+
+
+def families(results: Path) -> dict[str, Family]:
+    """What there is to draw, in the list's order: family -> label -> rows."""
+    found: dict[str, Family] = {}
+    files = {path.stem: path for path in sorted(results.glob("*/*.csv"))}
+    for name, path in _in_order(files):
+        rows = read_rows(path)
+        if len(rows) > 1 and rows[0]["seed"] == 0:
+            found.setdefault(path.parent.name, {})[name] = rows
+    return found
+
+
+def _in_order(files: Mapping[str, Path]) -> list[tuple[str, Path]]:
+    """(label, file) of the items' csv files, whatever the width they were run at."""
+    widths = {int(name.rpartition("-w")[2]) for name in files if name.rpartition("-w")[2].isdigit()}
+    known: dict[str, Item] = {}
+    for item in items():
+        for each in (item, *(at_width(item, width) for width in sorted(widths))):
+            known.setdefault(each.name, each)
+    return [(item.label, files[name]) for name, item in known.items() if name in files]
+
+
+def points(family: Family) -> list[Point]:
+    """All values of a family's rows as a long table; epochs without a value are left out."""
+    found = []
+    for label, rows in family.items():
+        for row in rows:
+            for key, value in row.items():
+                quantity, _, layer = key.partition(":")
+                if (layer or key in ("test_accuracy", "train_loss")) and not math.isnan(value):
+                    found.append(Point(label, quantity, layer, row["epoch"], value))
+    return found
+
+
+def _line(ax: Axes, table: Sequence[Point], look: Style, **changes: Any) -> None:
+    settings = {"color": look.colour, "ls": look.dash, "marker": look.marker, "ms": 4, "lw": 1.6, **changes}
+    ax.plot([p.epoch for p in table], [p.value for p in table], **settings)
+
+
+def _named(ax: Axes, ends: Mapping[str, tuple[float, float]], look: Mapping[str, Style], log: bool = False) -> None:
+    """Write each line's name at its end, moved apart where they would overlap."""
+    if not ends:
+        return
+    low, high = ax.get_ylim()
+    to = math.log10 if log else float
+    height = (to(high) - to(low)) * 0.07
+    last = -math.inf
+    for label, (x, y) in sorted(ends.items(), key=lambda item: item[1][1]):
+        place = max(to(y), last + height)
+        last = place
+        ax.annotate(
+            label, (x, 10**place if log else place), xytext=(7, 0), textcoords="offset points", va="center", fontsize=8.5,
+            color=look[label].colour, annotation_clip=False,
+        )  # fmt: skip
+
+
+def message(family: Family) -> str:
+    """What the curves say, in one sentence made from their numbers."""
+    best = {label: max((r for r in rows if r["epoch"]), key=lambda r: r["test_accuracy"]) for label, rows in family.items()}
+    order = sorted(best, key=lambda label: -best[label]["test_accuracy"])
+    said = ", ".join(f"{label} {100 * best[label]['test_accuracy']:.1f} %" for label in order)
+    return f"best test accuracy: {said}"
+
+
+def _about(family: Family) -> str:
+    """Machine and settings of the rows, for under the title."""
+    first = next(iter(family.values()))[0]
+    width = first["width"] or 128
+    epochs = sorted({rows[-1]["epoch"] for rows in family.values()})
+    span = f"{epochs[0]} to {epochs[-1]}" if len(epochs) > 1 else f"{epochs[0]}"
+    device = "CPU" if first["device"] == "cpu" else first["device"]
+    return f"{first['data']}, width {width}, {span} epochs, one seed, {first['precision']} on {device}"
+
+
+@style.context(LOOK)
+def learning(name: str, family: Family) -> Figure:
+    """Test accuracy and training loss over epochs, side by side; hollow marks: the reference study's readings."""
+    look, table = styles(list(family)), points(family)
+    last = max(p.epoch for p in table)
+    figure = Figure(figsize=(9, 3.9), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for ax, quantity, text in ((left, "test_accuracy", "test accuracy (%)"), (right, "train_loss", "training loss (nats)")):
+        ends = {}
+        for label in family:
+            mine = [p for p in table if p.label == label and p.quantity == quantity and p.epoch]
+            scaled = [p._replace(value=100 * p.value) for p in mine] if quantity == "test_accuracy" else mine
+            _line(ax, scaled, look[label])
+            ends[label] = (scaled[-1].epoch, scaled[-1].value)
+        if quantity == "test_accuracy":
+            _readings(ax, name, look, last)
+        _epochs_axis(ax, last)
+        ax.set_ylabel(text)
+        _named(ax, ends, look)
+    figure.suptitle(f"{message(family)}\n{_about(family)}", fontsize=10)
+    return figure
+
+
+def _readings(ax: Axes, name: str, look: Mapping[str, Style], last: int) -> None:
+    shown = False
+    for method, values in of_family(name).items():
+        label = next((name for name in (f"{method} published", method) if name in look), None)
+        if label is None:
+            continue
+        pairs = [(e, v) for e, v in zip(EPOCHS, values, strict=True) if e <= (1500 if last > 20 else last)]
+        ax.plot(*zip(*pairs, strict=True), ls="", marker=look[label].marker, ms=7, mfc="none", mec=look[label].colour, mew=1.2)
+        shown = True
+    if shown:
+        ax.text(0.98, 0.02, "hollow: reference study", transform=ax.transAxes, ha="right", va="bottom", fontsize=8.5, color="0.35")
+
+
+def _epochs_axis(ax: Axes, last: int) -> None:
+    ax.set_xlabel("epoch")
+    if last > 20:
+        ax.set_xscale("log")
+        ax.xaxis.set_major_formatter(ScalarFormatter())
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.margins(x=0.04)
+
+
+@style.context(LOOK)
+def alignment(family: Family) -> Figure:
+    """Cosine with the true gradient (above) and norm ratio (below) of each layer's weight gradient over epochs."""
+    look, table = styles(list(family)), points(family)
+    layers = list(dict.fromkeys(p.layer for p in table if p.quantity == "cosine"))
+    last = max(p.epoch for p in table)
+    figure = Figure(figsize=(max(6.0, 1.9 * len(layers) + 1.6), 5.2), layout="constrained")
+    grid = figure.subplots(2, len(layers), sharex=True, sharey="row", squeeze=False)
+    for column, layer in enumerate(layers):
+        for row, quantity in enumerate(("cosine", "norm_ratio")):
+            ax = grid[row][column]
+            for label in family:
+                mine = [p for p in table if (p.label, p.quantity, p.layer) == (label, quantity, layer)]
+                _line(ax, [p for p in mine if quantity == "cosine" or p.value > 0], look[label])
+            if quantity == "cosine":
+                ax.set_title(layer, fontsize=9.5)
+                ax.set_ylim(-0.25, 1.05)
+                _floor_and_ceiling(ax, table, layer)
+            else:
+                ax.set_yscale("log")
+                ax.axhline(1, color="0.5", lw=0.8)
+                _epochs_axis(ax, last)
+    grid[0][0].set_ylabel("cosine with\nthe true gradient")
+    grid[1][0].set_ylabel("norm ÷ norm of\nthe true gradient")
+    handles = list(grid[0][0].get_lines()[: len(family)])
+    figure.legend(handles, list(family), loc="outside lower center", ncols=min(6, len(family)), fontsize=9)
+    figure.suptitle(f"{_alignment_message(family, layers)}\n{_about(family)}", fontsize=10)
+    return figure
+
+
+def _floor_and_ceiling(ax: Axes, table: Sequence[Point], layer: str) -> None:
+    """Chance and noise ceiling, the means over rules: grey."""
+    for quantity, dash in (("null", ":"), ("noise_ceiling", "--")):
+        by_epoch: dict[int, list[float]] = {}
+        for p in table:
+            if p.quantity == quantity and p.layer == layer:
+                by_epoch.setdefault(p.epoch, []).append(p.value)
+        ax.plot(list(by_epoch), [sum(v) / len(v) for v in by_epoch.values()], color="0.55", ls=dash, lw=1.1, zorder=1)
+
+
+def _alignment_message(family: Family, layers: Sequence[str]) -> str:
+    ends = {label: rows[-1].get(f"cosine:{layers[0]}", math.nan) for label, rows in family.items() if not label.startswith("bp")}
+    said = ", ".join(f"{label} {value:.2f}" for label, value in ends.items() if not math.isnan(value))
+    return f"cosine of {layers[0]} with the true gradient in the last epoch: {said} (dotted: chance; dashed: noise ceiling)"
+
+
+def table_of(family: Family) -> str:
+    """A markdown table: each rule's cosines by layer in its last epoch, test accuracy best and final, minutes."""
+    layers = list(dict.fromkeys(key.partition(":")[2] for rows in family.values() for key in rows[-1] if key.startswith("cosine:")))
+    head = [
+        "rule",
+        *(layer.replace(".", "<br>") for layer in layers),
+        "test accuracy %<br>best (epoch)",
+        "final",
+        "epochs",
+        "lr",
+        "minutes",
+    ]
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    for label, rows in family.items():
+        best, end = max((r for r in rows if r["epoch"]), key=lambda r: r["test_accuracy"]), rows[-1]
+        cosines = [_number(end.get(f"cosine:{layer}", math.nan)) for layer in layers]
+        cells = [
+            f"`{label}`", *cosines, f"{100 * best['test_accuracy']:.1f} ({best['epoch']})", f"{100 * end['test_accuracy']:.1f}",
+            str(end["epoch"]), f"{end['lr']:g}", f"{summary(rows)['seconds'] / 60:.0f}",
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _number(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.2f}"
+
+
+def main() -> None:
+    """Draw every family that has a csv file."""
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="python -m analyses.full_size.figures", description=__doc__, formatter_class=form)
+    parser.add_argument("--results", type=Path, default=ROOT / "figures" / "full_size", help="folder of the csv files")
+    args = parser.parse_args()
+    for name, family in families(args.results).items():
+        folder = args.results / name / "drawn"
+        save(learning(name, family), [p for p in points(family) if not p.layer], folder, "learning")
+        if any(p.quantity == "cosine" for p in points(family)):
+            save(alignment(family), [p for p in points(family) if p.layer], folder, "alignment")
+        (folder / "table.md").write_text(table_of(family))
+        print(f"wrote {folder}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""What only an accelerator can show: no waiting for the device within a step, and the same numbers as on the CPU."""
+
+import math
+
+import pytest
+import torch
+
+from gradlens.config import make
+from gradlens.data import load
+from gradlens.methods import METHODS
+from gradlens.setup import make_pair
+from gradlens.train import Training, update
+
+pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+
+SUPERVISED = [name for name, rule in METHODS.items() if rule.classifies and not rule.has_teacher]
+LISTED = ("bp", "dgl", "dni", "cdni")  # the rules of the full-size list
+
+
+def training(method, **changes):
+    settings = {"data": "digits", "width": 8, "batch_size": 64, "epochs": 2, "record_every": 0, "limit": 512, **changes}
+    config = make(method=method, **settings)
+    return Training(config, load("digits", limit=config.limit, seed=config.seed), torch.device("cuda"))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("augment", [False, True])
+@pytest.mark.parametrize("method", LISTED)
+def test_a_step_waits_for_nothing(method, augment, precision):
+    t = training(method, augment=augment, precision=precision)
+    for step in range(3):  # libraries set themselves up, the optimiser makes its state, the epoch's order is drawn
+        t._step(step)
+    torch.cuda.synchronize()
+    try:
+        torch.cuda.set_sync_debug_mode("error")
+        for step in range(3, 7):
+            t._step(step)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("method", SUPERVISED)
+def test_one_step_on_the_gpu_is_one_on_the_cpu(method):
+    found = []
+    for device in ("cpu", "cuda"):
+        pair = make_pair(make(method=method, data="digits", width=8), (1, 8, 8), 10, torch.device(device))
+        x = torch.rand(16, 1, 8, 8, generator=torch.Generator().manual_seed(0)).mul(2).sub(1)
+        y = torch.arange(16) % 10
+        optimizer = torch.optim.SGD(pair.method.param_groups(list(pair.model)), lr=0.1)
+        pair.method.start(1, 0)
+        torch.backends.cudnn.conv.fp32_precision = torch.backends.cuda.matmul.fp32_precision = "ieee"
+        outcome = update(pair, optimizer, x.to(device), y.to(device), record=0)
+        found.append((float(outcome.loss), {n: p.detach().cpu() for n, p in pair.model.named_parameters()}, outcome.rows))
+    (loss, weights, rows), (loss_gpu, weights_gpu, rows_gpu) = found
+    assert loss == pytest.approx(loss_gpu, rel=1e-4)
+    for name, weight in weights.items():
+        torch.testing.assert_close(weights_gpu[name], weight, rtol=1e-3, atol=1e-5)
+    for row, other in zip(rows, rows_gpu, strict=True):
+        assert row[:4] == other[:4]
+        if row.quantity == "cosine" and math.isfinite(row.value):
+            assert row.value == pytest.approx(other.value, abs=5e-3)
+
+
+@pytest.mark.parametrize("method", LISTED)
+def test_bf16_learns_on_the_gpu(method):
+    t = training(method, precision="bf16", limit=1024, epochs=12, lr=1e-3)
+    summary = t.go()
+    assert summary["updates"] == t.total
+    assert t.at.best["test"] > 0.3
+
+
+def test_recording_leaves_no_trace_on_the_gpu():
+    ends = []
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        for record_every in (0, 1):
+            t = training("dgl", record_every=record_every, diagnose_every=1 if record_every else 0)
+            t.go()
+            ends.append([p.detach().clone() for p in t.pair.model.parameters()])
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for a, b in zip(*ends, strict=True):
+        torch.testing.assert_close(
+            a, b, rtol=1e-5, atol=1e-6
+        )  # cuDNN's own choice of algorithm may differ, a trace would not be this small

@@ -1,0 +1,367 @@
+"""The runner of the reference study: stopped by the clock, killed, gone on with; csv files without a torn or double row."""
+
+import json
+import subprocess
+import sys
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from analyses.full_size import figures, items, readings, results, runner
+from analyses.full_size.__main__ import main
+from analyses.full_size.data import decoded
+from gradlens.config import make
+from gradlens.errors import InputError
+from gradlens.experiments import Place
+from gradlens.run import load
+
+EPOCHS = 3
+TINY = {"data": "digits", "model": "mlp", "width": 4, "limit": 200, "limit_test": 50, "batch_size": 50, "epochs": EPOCHS}
+
+
+def item(name, method="bp", until=EPOCHS, **changes):
+    config = make(**{**TINY, "method": method, "record_every": 2, "diagnose_every": 1, **changes})
+    return items.Item(name, "tiny", name, 1, config, until)
+
+
+@pytest.fixture
+def listed():
+    return [item("a"), item("b", "dgl")]
+
+
+@pytest.fixture
+def machine(tmp_path):
+    cpu = torch.device("cpu")
+    return runner.Machine(tmp_path / "runs", tmp_path / "results", cpu, "fp32", "digits", "digits", "one", say=lambda text: None)
+
+
+class Clock:
+    """A clock that stands still until it has been asked some number of times, and then is far ahead."""
+
+    def __init__(self, asked):
+        self.left = asked
+
+    def monotonic(self):
+        self.left -= 1
+        return 0.0 if self.left >= 0 else 1e9
+
+    def strftime(self, form):
+        return "2026-01-01T00:00:00"
+
+
+def epochs(machine, which):
+    return [row["epoch"] for row in results.read_rows(machine.csv(which))]
+
+
+def rows_without(machine, which, *columns):
+    return [{k: v for k, v in row.items() if k not in columns} for row in results.read_rows(machine.csv(which))]
+
+
+def test_the_whole_list(listed, machine):
+    done, left = runner.work(listed, machine)
+    assert (done, left) == (["a", "b"], [])
+    for each in listed:
+        rows = results.read_rows(machine.csv(each))
+        assert [row["epoch"] for row in rows] == [0, 1, 2, 3]
+        run = load(machine.out / each.name)
+        assert [row["test_accuracy"] for row in rows] == pytest.approx([m.accuracy for m in run.metrics if m.split == "test"], abs=1e-6)
+        assert {row["item"] for row in rows} == {each.name}
+        assert (rows[1]["device"], rows[1]["precision"], rows[1]["commit"], rows[1]["seed"]) == ("cpu", "fp32", "one", 0)
+
+
+def test_an_epochs_cosine_is_the_mean_over_its_recorded_steps(listed, machine):
+    runner.work(listed[1:], machine)
+    run = load(machine.out / "b")
+    mine = [r for r in run.gradients if (r.layer, r.kind, r.quantity) == ("block1.linear", "weight", "cosine") and 4 <= r.step < 8]
+    assert len(mine) == 2
+    assert results.read_rows(machine.csv(listed[1]))[2]["cosine:block1.linear"] == pytest.approx(sum(r.value for r in mine) / 2, rel=1e-5)
+    ratios = [r for r in run.gradients if (r.layer, r.kind, r.quantity) == ("block1.linear", "weight", "norm_ratio") and 4 <= r.step < 8]
+    geometric = float(np.exp(np.mean(np.log([r.value for r in ratios]))))
+    row = results.read_rows(machine.csv(listed[1]))[2]
+    assert row["norm_ratio:block1.linear"] == pytest.approx(geometric, rel=1e-5)
+    assert {"null:block1.linear", "noise_ceiling:block1.linear"} <= set(row)
+
+
+def test_stopped_by_the_clock_and_gone_on_with(listed, machine, monkeypatch, tmp_path):
+    whole = replace(machine, out=tmp_path / "whole", results=tmp_path / "whole results")
+    runner.work(listed, whole)
+    monkeypatch.setattr(runner, "time", Clock(9))
+    done, left = runner.work(listed, machine, minutes=1)
+    assert left == ["a", "b"]
+    assert not done
+    assert epochs(machine, listed[0]) in ([0, 1], [0, 1, 2])
+    assert epochs(machine, listed[1]) == []
+    monkeypatch.undo()
+    assert runner.work(listed, machine) == (["a", "b"], [])
+    for each in listed:  # bit for bit what an uninterrupted run has; but for the time it took
+        assert rows_without(machine, each, "seconds", "images_per_s", "begun") == rows_without(
+            whole, each, "seconds", "images_per_s", "begun"
+        )
+
+
+def test_killed_in_the_middle_and_gone_on_with(listed, machine):
+    class Killed(BaseException):
+        pass
+
+    said = []
+
+    def die(text):
+        said.append(text)
+        if len(said) == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        runner.work(listed, replace(machine, say=die))
+    assert epochs(machine, listed[0]) == [0, 1, 2]
+    assert runner.work(listed, machine) == (["a", "b"], [])
+    assert epochs(machine, listed[0]) == [0, 1, 2, 3]
+
+
+@pytest.mark.slow
+def test_killed_by_the_system(tmp_path, machine):
+    code = (
+        "import sys, torch; from pathlib import Path; from analyses.full_size import runner; from tests.test_full_size import item;"
+        "at = Path(sys.argv[1]); cpu = torch.device('cpu');"
+        "m = runner.Machine(at / 'runs', at / 'results', cpu, 'fp32', 'digits', 'digits', 'one');"
+        "runner.work([item('a', epochs=400, until=400)], m)"
+    )
+    root = Path(__file__).resolve().parents[1]
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=root, stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if "epoch 2" in line:
+            process.kill()
+            break
+    process.wait()
+    a = item("a", epochs=400, until=6)
+    before = epochs(machine, a)
+    assert before == list(range(len(before)))
+    runner.work([a], machine)
+    assert epochs(machine, a)[:7] == list(range(7))
+
+
+def test_a_part_ends_at_its_epoch_and_the_next_goes_on(machine):
+    first, second = item("a", until=1), item("a", until=3)
+    assert runner.work([first], machine)[0] == ["a@1"]
+    assert epochs(machine, first) == [0, 1]
+    begun = (machine.out / "a" / runner.BEGUN).read_text()
+    assert runner.work([first, second], machine)[0] == ["a@1", "a"]
+    assert epochs(machine, second) == [0, 1, 2, 3]
+    assert (machine.out / "a" / runner.BEGUN).read_text() == begun
+
+
+def test_rows_of_another_commit_are_marked(machine):
+    a = item("a", until=1)
+    runner.work([a], machine)
+    later = replace(machine, commit="two")
+    runner.work([item("a")], later)
+    assert [row["commit"] for row in results.read_rows(machine.csv(a))] == ["one", "one", "two", "two"]
+    assert runner.standing(item("a"), machine)["made_by"] == "one, two"
+
+
+def test_begun_anew_the_longer_result_stays_until_it_is_reached(machine, tmp_path):
+    runner.work([item("a", until=2)], machine)
+    old = results.read_rows(machine.csv(item("a")))
+    elsewhere = replace(machine, out=tmp_path / "elsewhere", commit="two")  # the run directory is gone
+    (elsewhere.out / "a").mkdir(parents=True)
+    fresh = [{**row, "begun": "later", "commit": "two"} for row in old]
+    assert results.merged(old, fresh[:2]) == old
+    assert results.merged(old, fresh) == fresh
+    assert runner.work([item("a")], elsewhere)[0] == ["a"]
+    assert {row["commit"] for row in results.read_rows(machine.csv(item("a")))} == {"two"}
+
+
+def test_a_run_directory_of_other_settings_is_refused(machine):
+    runner.work([item("a", until=1)], machine)
+    with pytest.raises(InputError, match="other settings: lr"):
+        runner.work([item("a", lr=1e-2)], machine)
+
+
+def test_a_loss_that_is_not_finite_ends_one_item(machine):
+    bad = item("bad", optimizer="sgd", lr=1e30)
+    said = []
+    done, left = runner.work([bad, item("good")], replace(machine, say=said.append))
+    assert (done, left) == (["good"], ["bad"])
+    assert any("bad" in text and "became" in text for text in said)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda lines: [*lines[:-1], lines[-1][:40]], "torn row"),
+        (lambda lines: [*lines, lines[-1]], "each should stand once"),
+        (lambda lines: ["a,b,c\n", "1,2,3\n"], "its columns begin a, b, c"),
+        (lambda lines: [lines[0], lines[2], lines[1]], "in order"),
+    ],
+)
+def test_a_csv_that_is_not_whole_is_refused(machine, spoil, words):
+    a = item("a", until=1)
+    runner.work([a], machine)
+    path = machine.csv(a)
+    path.write_text("".join(spoil(path.read_text().splitlines(keepends=True))))
+    with pytest.raises(InputError, match=words):
+        results.read_rows(path)
+
+
+def test_a_learning_rate_is_chosen_once_on_held_out_images(machine, monkeypatch):
+    trial = {**TINY, "method": "bp", "width": 32, "epochs": 6, "record_every": 0}
+    monkeypatch.setitem(runner.RATE_TRIALS, "tiny", trial)
+    monkeypatch.setitem(runner.GRID, "adam", (1e-9, 3e-2))
+    a = replace(item("a"), rate="tiny")
+    assert machine.config(a).lr == 3e-2
+    kept = json.loads((machine.results / "rates.json").read_text())["tiny"]
+    assert kept["at_an_end_of_the_grid"]
+    assert kept["validation_accuracy"]["0.03"] > kept["validation_accuracy"]["1e-09"]
+    (machine.results / "rates.json").write_text(json.dumps({"tiny": {"lr": 0.5}}))
+    assert machine.config(a).lr == 0.5
+
+
+# ---------------------------------------------------------------------------------------------------------- the list
+
+
+def test_the_list_is_as_the_study_was():
+    listed = items.items()
+    assert len({i.part for i in listed}) == len(listed)
+    assert [i.priority for i in listed] == sorted(i.priority for i in listed)
+    first = [i for i in listed if i.priority == 1]
+    assert [i.label for i in first] == ["bp", "dgl", "dni published", "cdni published", "dni", "cdni"]
+    for i in first:
+        c = i.config
+        assert (c.model, c.width, c.limit, c.batch_size, c.optimizer, c.lr_schedule) == ("basic-cnn", None, None, 256, "adam", "cosine")
+        assert not c.augment
+    published = next(i for i in listed if i.name == "iteration1-dni-s0").config
+    assert (published.lr, published.batch_size, published.options["target"], published.options["zero_bias"]) == (3e-5, 256, "mean", False)
+    assert len([i for i in listed if i.family == "scale"]) == 2 * 2 * 3 * 2 * 5
+    assert {i.until for i in listed if i.family == "iteration2-vgg16"} == {16, 31}
+    assert [i.config.epochs for i in items.items(cpu=False) if i.priority == 1] == [8] * 6
+
+
+def test_multiply_adds_of_the_first_item():
+    bp = next(i for i in items.items() if i.name == "fast-bp-s0")
+    forward = 3 * 128 * 25 * 32**2 + 128 * 128 * 25 * (16**2 + 8**2) + 2048 * 256 + 256 * 10
+    no_input_gradient = 3 * 128 * 25 * 32**2  # nothing asks for the image's own gradient
+    assert items.multiply_adds(bp) == pytest.approx((3 * forward - no_input_gradient) * 50_000 * 8, rel=1e-6)
+    assert items.multiply_adds(items.at_width(bp, 64)) < items.multiply_adds(bp) / 3
+
+
+def test_another_width_is_said_in_the_name():
+    bp = items.items()[0]
+    assert items.at_width(bp, 128) is bp
+    narrow = items.at_width(bp, 64)
+    assert (narrow.name, narrow.family, narrow.config.width) == ("fast-bp-s0-w64", "iteration1-fast-w64", 64)
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--items", "fast-bq-s0"], "fast-bp-s0"),
+        (["--items", "7"], "unknown item"),
+        (["--data", "nowhere", "--items", "1"], "no such data set"),
+        (["--device", "gpu", "--list"], "auto"),
+    ],
+)
+def test_what_cannot_be_used_is_one_sentence(argv, words, capsys, tmp_path):
+    assert main([*argv, "--out", str(tmp_path / "o"), "--results", str(tmp_path / "r")]) == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+
+
+def test_the_list_is_printed(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "_rate_here", lambda device, precision: 1e10)
+    assert main(["--list", "--items", "1", "--width", "8", "--results", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert len([line for line in out.splitlines() if line.startswith("fast-")]) == 6
+    assert "0 of 8" in out
+
+
+def test_minutes_must_be_above_zero(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["--minutes", "0"])
+
+
+# ---------------------------------------------------------------------------------------------------------- the data
+
+
+def picture_folder(folder):
+    rng = np.random.default_rng(0)
+    for half, n in (("train", 3), ("test", 2)):
+        for c in ("cat", "dog"):
+            (folder / half / c).mkdir(parents=True)
+            for i in range(n):
+                Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(folder / half / c / f"{i}.jpg")
+    return folder
+
+
+@pytest.mark.parametrize("archive", [False, True])
+def test_images_are_decoded_once(tmp_path, archive, monkeypatch):
+    given = picture_folder(tmp_path / "pictures")
+    if archive:
+        with tarfile.open(tmp_path / "pictures.tar.gz", "w:gz") as tar:
+            tar.add(given, "some/cifar10")
+        given = tmp_path / "pictures.tar.gz"
+    data, name = decoded(str(given), tmp_path / "cache")
+    assert name == "CIFAR-10 (JPEG copy)"
+    from gradlens.data import image_folder, read
+
+    train, test, classes = read(data)
+    wanted = image_folder(tmp_path / "pictures")
+    assert torch.equal(train.images, wanted[0].images)
+    assert torch.equal(test.labels, wanted[1].labels)
+    assert classes == ("cat", "dog")
+    written = Path(data).stat().st_mtime_ns
+    assert decoded(str(given), tmp_path / "cache")[0] == data
+    assert Path(data).stat().st_mtime_ns == written
+
+
+def test_changed_images_are_decoded_again(tmp_path):
+    given = picture_folder(tmp_path / "pictures")
+    decoded(str(given), tmp_path / "cache")
+    (given / "train" / "cat" / "0.jpg").unlink()
+    from gradlens.data import read
+
+    assert len(read(decoded(str(given), tmp_path / "cache")[0])[0]) == 5
+
+
+# ------------------------------------------------------------------------------------------------------- the figures
+
+
+def test_figures_say_what_the_rows_say(listed, machine):
+    runner.work(listed, machine)
+    family = {each.label: results.read_rows(machine.csv(each)) for each in listed}
+    table = figures.table_of(family)
+    final = family["b"][-1]
+    assert f"| {100 * final['test_accuracy']:.1f} |" in table
+    assert f"{final['cosine:block1.linear']:.2f}" in table
+    drawn = figures.learning("tiny", family)
+    assert len(drawn.axes) == 2
+    grid = figures.alignment(family)
+    layers = {p.layer for p in figures.points(family) if p.quantity == "cosine"}
+    assert len(grid.axes) == 2 * len(layers)
+    assert "best test accuracy" in figures.message(family)
+
+
+def test_families_are_found_by_their_items(tmp_path):
+    row = dict.fromkeys(results.FIXED, "") | {"seed": 0, "width": 64, "updates": 1, "batch_size": 1, "lr": 1e-3}
+    for name in ("fast-dgl-s0-w64", "fast-bp-s0-w64"):
+        two = [{**row, "item": name, "epoch": e} for e in (0, 1)]
+        results.write_rows(tmp_path / "iteration1-fast-w64" / f"{name}.csv", two)
+    assert {name: list(family) for name, family in figures.families(tmp_path).items()} == {"iteration1-fast-w64": ["bp", "dgl"]}
+
+
+def test_readings_belong_to_their_family():
+    assert readings.of_family("iteration1-fast-w64")["dgl"][1] == 70.97
+    assert readings.of_family("iteration2-fast-vgg16")["bp"][0] == 52.95
+    assert readings.of_family("scale") == {}
+
+
+def test_the_place_of_runs_has_no_part_in_the_rows(machine):
+    runner.work([item("a", until=1)], machine)
+    text = machine.csv(item("a")).read_text()
+    assert str(machine.out) not in text
+    assert Place().out.name not in text
