@@ -7,13 +7,16 @@ import csv
 import json
 import math
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
-from compare_trees import RULES
+import torch
+from compare_trees import RULES, differences
+from pydantic import Field
 from saved import HALF, HALVES, TABLES, long_run, short_run
 
-from gradlens.config import make
+from gradlens.config import Config, make
 from gradlens.methods import METHODS
 from gradlens.models import MODELS
 from gradlens.run import load
@@ -127,3 +130,115 @@ def test_a_stored_config_is_the_one_it_was_made_from(rule):
     config = make(**stored)
     assert json.loads(config.model_dump_json()) == stored
     assert list(config.model_dump()) == list(stored)
+
+
+# -------------------------------------------------------------------------------------------------------- later settings
+
+SINCE = {"since": "9.9"}
+
+
+class Later(Config, frozen=True):
+    """A config with a setting more, said to be later than 0.1.0."""
+
+    added: int = Field(3, json_schema_extra=SINCE)
+    listed: list[int] = Field(default_factory=list, json_schema_extra=SINCE)
+
+
+class Unmarked(Config, frozen=True):
+    """A config with a setting more, of which nothing is said."""
+
+    added: int = 3
+
+
+def test_a_later_setting_enters_the_digest_where_it_is_not_its_default():
+    for settings in ({}, {"method": "dgl", "lr": 0.1}, {"optimizer": "sgd", "momentum": 0.5}):
+        name = make(**settings).run_name()
+        assert Later(**settings).run_name() == Later(**settings, added=3, listed=[]).run_name() == name
+        others = {Later(**settings, **more).run_name() for more in ({"added": 4}, {"listed": [1]}, {"added": 4, "listed": [1]})}
+        assert len(others | {name}) == 4
+        assert Unmarked(**settings).run_name() != name
+
+
+@pytest.mark.usefixtures("registries")
+def test_a_rules_later_option_enters_the_digest_where_it_is_not_its_default():
+    rule = METHODS["dgl"]
+    before = [make(method="dgl").run_name(), make(method="dgl", options={"layers": 2}).run_name()]
+
+    class Options(rule.Options, frozen=True):
+        added: float = Field(0.5, json_schema_extra=SINCE)
+
+    METHODS["dgl"] = type("DGL", (rule,), {"Options": Options})
+    assert [make(method="dgl").run_name(), make(method="dgl", options={"layers": 2, "added": 0.5}).run_name()] == before
+    assert make(method="dgl", options={"added": 0.6}).run_name() not in before
+    assert make(method="dgl").options["added"] == 0.5
+
+
+def test_a_run_from_before_a_later_setting_goes_on(tmp_path, monkeypatch):
+    stored = json.loads((HERE / "interrupted" / "bp" / "config.json").read_text())["config"]
+    assert Later(**stored) == Later(**make(**stored).model_dump())
+    monkeypatch.setattr(sys.modules[Config.__module__], "Config", Later)
+    shutil.copytree(HERE / "interrupted" / "bp", tmp_path / "bp")
+    run = load(long_run("bp", tmp_path, resume=True))
+    assert run.finished
+    assert run.config.added == 3
+
+
+# ------------------------------------------------------------------------------------------- the comparisons can also fail
+
+
+def test_tables_that_are_apart():
+    tables = HERE / "tables" / "dgl"
+    wanted = table(tables / "gradients.csv")
+    rounding = [about for about, v in wanted.items() if about[3] == "true_norm" and 0 < float(v) < ROUNDING]
+    bias = (*rounding[0][:3], "cosine", rounding[0][4])
+    assert apart(wanted, {**wanted, bias: "0.123", rounding[0]: "1e-8"}) == []
+    for about in wanted:
+        if about[3] in ("cosine", "norm", "true_norm") and about[2] == "weight":
+            assert len(apart(wanted, {**wanted, about: str(float(wanted[about]) * 1.001 + 1e-3)})) == 1
+    assert apart(wanted, {**wanted, bias: "nan"}) == []
+    losses = table(tables / "metrics.csv")
+    about = next(about for about in losses if about[-1] == "loss")
+    assert [found[0] for found in apart(losses, {**losses, about: str(float(losses[about]) * 1.0002)})] == [about]
+
+
+def flipped(path):
+    """Change the last bit of the first weight in a checkpoint."""
+    state = torch.load(path, weights_only=True)
+    first = next(iter(state["model"].values()))
+    first.view(torch.int32).view(-1)[0] ^= 1
+    torch.save(state, path)
+
+
+CHANGES_OF_A_RUN = {
+    "a bit of a weight": (lambda run: flipped(run / "checkpoint.pt"), "checkpoint.pt differs in /model/block1.linear.weight"),
+    "a digit": (lambda run: edited(run / "gradients.csv", "1.0,", "1.1,"), "gradients.csv differs in"),
+    "a setting": (lambda run: edited(run / "config.json", '"lr": 0.003', '"lr": 0.004'), "config.json differs in /config/lr"),
+    "a setting's name": (lambda run: edited(run / "config.json", '"lr":', '"rate":'), "config.json has other entries"),
+    "a file": (lambda run: (run / "metrics.csv").unlink(), "metrics.csv is only before"),
+    "a run name": (lambda run: run.rename(run.with_name("other")), "is only after"),
+}
+
+
+def edited(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def test_runs_that_are_the_same(tmp_path):
+    for tree in ("before", "after"):
+        shutil.copytree(HERE / "interrupted" / "bp", tmp_path / tree / "bp")
+    edited(tmp_path / "after" / "bp" / "config.json", '"gradlens": "0.1.0"', '"gradlens": "0.2.0"')
+    (tmp_path / "after" / "bp" / "timing.csv").write_text("other times")
+    assert differences(tmp_path / "before", tmp_path / "after") == ([], 4)
+
+
+@pytest.mark.parametrize("change", CHANGES_OF_A_RUN)
+def test_runs_that_differ(change, tmp_path):
+    for tree in ("before", "after"):
+        shutil.copytree(HERE / "interrupted" / "bp", tmp_path / tree / "bp")
+    make_it, said = CHANGES_OF_A_RUN[change]
+    make_it(tmp_path / "after" / "bp")
+    found, _ = differences(tmp_path / "before", tmp_path / "after")
+    assert found
+    assert said in "; ".join(found)
