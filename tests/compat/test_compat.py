@@ -48,10 +48,16 @@ ABSOLUTE = {
 }  # fmt: skip
 
 
-def means_nothing(about, wanted, got):
-    """Whether a row tells of a gradient that is nothing but rounding."""
-    norms = [float(rows.get((*about[:3], name, about[4]), "1")) for rows in (wanted, got) for name in NORMS]
-    return about[3] not in NORMS and any(0 < norm < ROUNDING for norm in norms)
+def only_rounding(rows):
+    """(step, layer, kind) of the gradients that are nothing but rounding."""
+    return {about[:3] for about, value in rows.items() if len(about) == 5 and about[3] in NORMS and 0 < float(value) < ROUNDING}
+
+
+def means_nothing(about, rounding):
+    """Whether a row tells of the direction of such a gradient, or counts its signs among those of its block."""
+    if about[3] == "sign_agreement" and about[2] == "parameters":
+        return any(step == about[0] and layer.startswith(f"{about[1]}.") for step, layer, _ in rounding)
+    return about[3] not in NORMS and about[:3] in rounding
 
 
 def floor_of(about, wanted):
@@ -65,13 +71,14 @@ def floor_of(about, wanted):
 def apart(wanted, got, times=1):
     """The rows of a table that are not what they were."""
     assert list(wanted) == list(got)
+    rounding = only_rounding(wanted) | only_rounding(got)
     found = []
     for about, value in wanted.items():
         x, y = float(value), float(got[about])
         if math.isnan(x) and math.isnan(y):
             continue
         near = math.isclose(x, y, rel_tol=times * RELATIVE, abs_tol=times * floor_of(about, wanted))
-        if not near and not (len(about) == 5 and means_nothing(about, wanted, got)):
+        if not near and not (len(about) == 5 and means_nothing(about, rounding)):
             found.append((about, x, y))
     return found
 
