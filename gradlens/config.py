@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -166,8 +166,16 @@ class Config(BaseModel, frozen=True, extra="forbid"):
             raise InputError("--compile: normalisation over several ranks (--sync-batchnorm) cannot be compiled")
 
     def digest(self) -> str:
-        """Six hex digits that name this config among others."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:6]
+        """Six hex digits that name this config among others: a hash of its JSON, without later settings at their defaults.
+
+        A later setting is a field, here or in a rule's ``Options``, that is marked ``Field(..., json_schema_extra={"since": "0.2.0"})``.
+        So the runs of version 0.1.0, whose fields bear no mark, keep their names whatever is added.
+        """
+        options = later_defaults(METHODS[self.method].Options, self.options)
+        leave_out: dict[str, Any] = dict.fromkeys(later_defaults(type(self), self.model_dump()), True)
+        if options:
+            leave_out["options"] = options
+        return hashlib.sha256(self.model_dump_json(exclude=leave_out).encode()).hexdigest()[:6]
 
     def run_name(self) -> str:
         """``<method>-<data>-<model>-s<seed>-<digest>``."""
@@ -180,6 +188,16 @@ class Config(BaseModel, frozen=True, extra="forbid"):
         files = difference(mine.pop("own"), theirs.pop("own"))
         said = [f"{name} {theirs[name]!r} there, {mine[name]!r} here" for name in mine if mine[name] != theirs[name]]
         return [*said, files] if files else said
+
+
+def later_defaults(kind: type[BaseModel], values: Mapping[str, Any]) -> set[str]:
+    """The fields marked as added after version 0.1.0 (``since``, see :meth:`Config.digest`) whose value is their default."""
+    later = {
+        name: field
+        for name, field in kind.model_fields.items()
+        if isinstance(field.json_schema_extra, dict) and "since" in field.json_schema_extra
+    }
+    return {name for name, field in later.items() if values.get(name) == field.get_default(call_default_factory=True)}
 
 
 def sentence(error: ValidationError, flags: bool = True) -> str:
