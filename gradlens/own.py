@@ -30,7 +30,8 @@ from gradlens.cuts import cut_module
 from gradlens.errors import InputError, unknown
 from gradlens.method import READS, Method
 from gradlens.methods import METHODS
-from gradlens.models import MODELS, output_shapes
+from gradlens.models import MODELS
+from gradlens.models_block_boundaries import output_shapes
 from gradlens.plan import Plan, numbered
 
 if TYPE_CHECKING:

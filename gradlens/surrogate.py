@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from gradlens.errors import InputError
 from gradlens.method import Method, Net, run_step
 from gradlens.methods import METHODS
-from gradlens.models import output_shapes
+from gradlens.models_block_boundaries import output_shapes
 from gradlens.objectives import LOSSES
 from gradlens.recorder import true_updates
 from gradlens.setup import Pair

@@ -19,7 +19,8 @@ from gradlens.errors import InputError
 from gradlens.method import Step, backward, run_step
 from gradlens.methods import METHODS
 from gradlens.methods.dgl_async import Buffer
-from gradlens.models import Plan, build, output_shapes
+from gradlens.models import Plan, build
+from gradlens.models_block_boundaries import output_shapes
 from gradlens.recorder import step_rows, true_updates
 from gradlens.run import load_checkpoint
 from gradlens.setup import Pair, make_net, put_weights

@@ -13,7 +13,8 @@ from gradlens.config import make
 from gradlens.errors import InputError
 from gradlens.method import Net, backward
 from gradlens.methods import METHODS
-from gradlens.models import Plan, build, output_shapes
+from gradlens.models import Plan, build
+from gradlens.models_block_boundaries import output_shapes
 from gradlens.objectives import LOSSES
 from gradlens.setup import Pair
 from gradlens.train import update

@@ -13,7 +13,8 @@ from gradlens.data import load as load_data
 from gradlens.errors import InputError
 from gradlens.method import Net, Step
 from gradlens.methods import METHODS
-from gradlens.models import Plan, build, output_shapes
+from gradlens.models import Plan, build
+from gradlens.models_block_boundaries import output_shapes
 from gradlens.objectives import LOSSES
 from gradlens.passes import is_chain
 from gradlens.recorder import true_updates

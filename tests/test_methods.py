@@ -14,7 +14,7 @@ from gradlens.config import make
 from gradlens.local import LocalLosses
 from gradlens.method import Method, Net, Options, Signal, Step, Update, backward, run_step, top_signal
 from gradlens.methods import METHODS
-from gradlens.models import output_shapes
+from gradlens.models_block_boundaries import output_shapes
 from gradlens.objectives import LOSSES, slope
 from gradlens.optimizers import make_optimizer
 from gradlens.passes import Pass, is_chain, pull_back

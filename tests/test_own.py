@@ -18,7 +18,8 @@ from gradlens.cuts import cut_module
 from gradlens.errors import InputError
 from gradlens.experiments import Place, prepare, train_run
 from gradlens.methods import METHODS
-from gradlens.models import MODELS, build, head_width, output_shapes
+from gradlens.models import MODELS, build, head_width
+from gradlens.models_block_boundaries import output_shapes
 from gradlens.plan import Plan
 from gradlens.run import load
 from gradlens.seeding import seeded

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gradlens.errors import InputError
 from gradlens.local import Local, Window
 from gradlens.method import Net, Update
-from gradlens.models import output_shapes
+from gradlens.models_block_boundaries import output_shapes
 from gradlens.objectives import info_nce, sampled_scores
 from gradlens.passes import Pass
 from gradlens.patches import Grid, cropped, grey, grid_of, maps, patches
