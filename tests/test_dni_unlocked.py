@@ -11,9 +11,9 @@ from torch import nn
 
 from gradlens.config import make
 from gradlens.errors import InputError
-from gradlens.heads import InputSynthesiser
 from gradlens.method import Locks, backward, run_step
 from gradlens.methods import METHODS
+from gradlens.models_synthesizers import InputSynthesiser
 from gradlens.recorder import true_updates
 from gradlens.setup import Pair
 from gradlens.train import update

@@ -11,9 +11,9 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from gradlens.errors import InputError
-from gradlens.heads import context_decoder, discriminator
 from gradlens.local import Local, Slopes, Window
 from gradlens.method import Net, Update
+from gradlens.models_decoders import context_decoder, discriminator
 from gradlens.passes import Pass, run_block, trainable
 from gradlens.seeding import generator
 from gradlens.self_supervised import SelfSupervised, modules_of, whole

@@ -11,9 +11,9 @@ from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 
 from gradlens.errors import InputError
-from gradlens.heads import LinearSynthesiser, Synthesiser
 from gradlens.measures import float64
 from gradlens.method import Method, Net, Signal, Update, top_signal
+from gradlens.models_synthesizers import LinearSynthesiser, Synthesiser
 from gradlens.passes import Grad, Pass
 from gradlens.seeding import seeded
 from gradlens.shard import all_sum, total

@@ -9,10 +9,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from gradlens.heads import InputSynthesiser
 from gradlens.measures import float64
 from gradlens.method import Net, Signal, Update
 from gradlens.methods.dni import DNI, DNIOptions, spread
+from gradlens.models_synthesizers import InputSynthesiser
 from gradlens.passes import Grad, Pass, cut, run_block
 from gradlens.seeding import seeded
 from gradlens.shard import all_sum, total
