@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from gradlens.errors import InputError as InputError
     from gradlens.experiments import Place as Place
     from gradlens.experiments import train_run as train_run
+    from gradlens.gradients_compare import compare as compare
     from gradlens.lens import Lens as Lens
     from gradlens.measures import cosine as cosine
     from gradlens.measures import measure as measure
     from gradlens.method import Method as Method
     from gradlens.methods import METHODS as METHODS
-    from gradlens.recorder import compare as compare
     from gradlens.run import load as load
 
 __version__ = "0.1.0"

@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from gradlens.errors import InputError
-from gradlens.method import Method, Signal, Step, Update, backward
+from gradlens.gradients_backward import backward
+from gradlens.gradients_true_gradient import true_updates
+from gradlens.method import Method, Signal, Step, Update
 from gradlens.models import build
 from gradlens.objectives import cross_entropy
 from gradlens.passes import Pass
 from gradlens.plan import Plan
-from gradlens.recorder import true_updates
 from gradlens.setup import Pair, make_net
 from gradlens.train import update
 

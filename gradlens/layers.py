@@ -16,10 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from gradlens.errors import InputError
+from gradlens.gradients_backward import Heard
+from gradlens.gradients_true_gradient import Truth, untouched
 from gradlens.messages import Inbox, Outbox
-from gradlens.method import Heard, Method, Signal, Step, Update
+from gradlens.method import Method, Signal, Step, Update
 from gradlens.passes import Grad, Pass, run_block, true_gradients
-from gradlens.recorder import Row, Truth, step_rows, untouched
+from gradlens.recorder import Row, step_rows
 from gradlens.run import INTERRUPTED, Stopped
 from gradlens.seeding import key
 from gradlens.setup import Pair

@@ -11,6 +11,7 @@ from torch.autograd.graph import get_gradient_edge
 from torch.nn.parameter import is_lazy
 
 from gradlens.errors import InputError
+from gradlens.runtime_eval_mode import eval_mode
 from gradlens.seeding import forked
 
 
@@ -20,15 +21,13 @@ def _as_it_was(model: nn.Module) -> Iterator[None]:
     kept = [(m, dict(vars(m)), dict(m._buffers)) for m in model.modules()]
     contents = [(b, b._version, b.clone()) for b in model.buffers() if not is_lazy(b)]
     try:
-        with forked():
-            model.eval()
+        with eval_mode(model), forked():
             for m in model.modules():
                 if isinstance(m, nn.modules.dropout._DropoutNd):
                     m.training = m.inplace  # in eval mode an in-place dropout does not show what it overwrites
             yield
     finally:
         for m, attributes, buffers in kept:
-            m.training = attributes["training"]
             m._buffers.update(buffers)
             _put_back_tensors(vars(m), attributes)
         with torch.no_grad():

@@ -22,7 +22,8 @@ from gradlens.data import load as load_data
 from gradlens.errors import InputError
 from gradlens.experiments import Place, train_run
 from gradlens.gallery import draw_learned
-from gradlens.method import Method, backward
+from gradlens.gradients_backward import backward
+from gradlens.method import Method
 from gradlens.methods import METHODS
 from gradlens.models import Plan, build
 from gradlens.models_decoders import ChannelwiseLinear, context_decoder, discriminator

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gradlens.errors import InputError
 from gradlens.feedback import Switched
-from gradlens.method import Compared, Net, Signal, Step, top_signal
+from gradlens.method import Compared, Method, Net, Signal, Step, top_signal
 from gradlens.objectives import slope
 from gradlens.passes import Pass, chain, pull_back, run_block
 from gradlens.resnet import Residual
@@ -51,7 +51,7 @@ def broadcast(e: Tensor, b: Tensor, h: Tensor) -> Tensor:
     return laid.permute(0, *(1 + order.index(d) for d in range(1, h.ndim)))
 
 
-class DFA(Switched):
+class DFA(Switched, Method):
     """delta_k = B_k e, with e = dL/dlogits and B_k fixed and random, at every block's output below the top; backprop inside blocks.
 
     Nøkland 2016 (arXiv 1609.01596): B_k ~ U(±1/√n_k), n_k the size of h_k. ``shared``: Launay et al. 2020 (arXiv 2006.12878), one

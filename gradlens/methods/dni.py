@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gradlens.errors import InputError
 from gradlens.measures import float64
-from gradlens.method import Method, Net, Signal, Update, top_signal
+from gradlens.method import Method, Net, Signal, Update, relay, top_signal
 from gradlens.models_synthesizers import LinearSynthesiser, Synthesiser
 from gradlens.passes import Grad, Pass
 from gradlens.seeding import seeded
@@ -122,7 +122,7 @@ class DNI(Method):
         if k == self.depth - 1:
             return top_signal(self.loss, passes[k])
         if k not in self.interfaces:
-            return Signal(above[0], (above[0],))
+            return relay(above)
         p = passes[k]
         synthetic = self.synthesisers[k](p.z.detach(), self.context(p.y))
         mix = 1.0 if self.warming else self.options.bp_lambda
