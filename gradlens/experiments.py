@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gradlens import __version__, loggers
+from gradlens import loggers
+from gradlens._version import __version__
 from gradlens.config import Config, make
 from gradlens.data import DATASETS, SHAPES, Data, Source, choose, label_hash, read
 from gradlens.diagnostics import AFTER_THE_STEP, FEEDBACK, SPARSE, sparse_rows

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from gradlens._version import PACKAGE
 from gradlens.errors import InputError
 from gradlens.gradients_backward import backward
 from gradlens.gradients_true_gradient import true_updates
@@ -484,9 +485,8 @@ def broken(law: Callable[[Trial], None], trial: Trial) -> str | None:
 
 def _raised(error: Exception) -> str:
     """One sentence on an exception: where in the rule's own file it was raised, what it says."""
-    ours = Path(__file__).parent
     frames = [
-        f for f in traceback.extract_tb(error.__traceback__) if not Path(f.filename).is_relative_to(ours) and "torch" not in f.filename
+        f for f in traceback.extract_tb(error.__traceback__) if not Path(f.filename).is_relative_to(PACKAGE) and "torch" not in f.filename
     ]
     where = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
     first = next(iter(str(error).splitlines()), "")

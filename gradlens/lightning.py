@@ -2,7 +2,7 @@
 
 ::
 
-    from gradlens.lightning import LensCallback
+    from gradlens import LensCallback
     Trainer(callbacks=[LensCallback(["encoder", "head"], every=100)], logger=CSVLogger("logs")).fit(model, data)
 """
 

@@ -733,7 +733,7 @@ def test_a_rule_that_does_not_import_shows_its_own_traceback_and_not_ours(progra
         (RULE, "rule.py:Haff", "rule.py has no Haff: unknown rule 'Haff'; known, nearest first: Half"),
         (RULE, "rule.py", "rule.py: wanted FILE.py:Class, a Python file and a name in it"),
         (RULE, "rule.py:Half.x", "rule.py:Half.x: wanted FILE.py:Class"),
-        ("class Half: pass", "rule.py:Half", "rule.py:Half is the class Half: a rule is a subclass of gradlens.method.Method"),
+        ("class Half: pass", "rule.py:Half", "rule.py:Half is the class Half: a rule is a subclass of gradlens.Method"),
         ("Half = 3", "rule.py:Half", "rule.py:Half is a int: a rule is"),
         (RULE + "def make(): pass", "rule.py:make", "rule.py:make is a function: a rule is"),
         ("from gradlens.method import Method\nclass Half(Method): pass", "rule.py:Half", "rule.py:Half has no method `signal`"),
