@@ -176,15 +176,17 @@ _HOME = {  # public name -> where it is defined
 _RENAMED = {"Place": "RunContext"}  # public names of 0.1.0
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for."""
-    if name in _RENAMED:  # no AttributeError: ``from gradlens import`` would replace the sentence with its own
-        raise ImportError(f"gradlens.{name} is called gradlens.{_RENAMED[name]} since version 0.2.0")
-    if name not in _HOME:
-        raise AttributeError(f"module 'gradlens' has no attribute {name!r}")
-    module, attribute = _HOME[name].split(":")
-    found = globals()[name] = getattr(import_module(module), attribute)  # asked for once
-    return found
+if not TYPE_CHECKING:  # a type checker would take any name
+
+    def __getattr__(name: str) -> Any:
+        """Import a public name when it is first asked for."""
+        if name in _RENAMED:  # no AttributeError: ``from gradlens import`` would replace the sentence with its own
+            raise ImportError(f"gradlens.{name} is called gradlens.{_RENAMED[name]} since version 0.2.0")
+        if name not in _HOME:
+            raise AttributeError(f"module 'gradlens' has no attribute {name!r}")
+        module, attribute = _HOME[name].split(":")
+        found = globals()[name] = getattr(import_module(module), attribute)  # asked for once
+        return found
 
 
 def __dir__() -> list[str]:

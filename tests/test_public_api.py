@@ -17,7 +17,7 @@ ROOT = Path(gradlens.__file__).parents[1]
 
 def test_type_checkers_see_exactly_what_is_exported():
     tree = ast.parse(Path(gradlens.__file__).read_text())
-    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    (block,) = [node for node in tree.body if isinstance(node, ast.If) and isinstance(node.test, ast.Name)]
     seen = {a.asname: f"{n.module}:{a.name}" for n in block.body if isinstance(n, ast.ImportFrom) for a in n.names}
     assert seen == gradlens._HOME
     assert set(gradlens.__all__) == {"__version__", *gradlens._HOME}
