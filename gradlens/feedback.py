@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from gradlens.errors import InputError
 from gradlens.measures import float64
 from gradlens.method import Compared, Method, Net, Signal, Step, relay, top_signal
-from gradlens.passes import Grad, Pass, chain, run_block
+from gradlens.passes import Grad, Pass, chain
 from gradlens.seeding import generator
 
 KNOWN = (nn.Linear, nn.Conv2d)
@@ -180,7 +180,8 @@ class FeedbackRule(Switched, Method):
 
         def run(block: nn.Module, x: Tensor) -> Tensor:
             with _Marking(self, paths):
-                return run_block(block, x)
+                h: Tensor = block(x)
+                return h
 
         return chain(blocks, x, y, run)
 

@@ -174,21 +174,16 @@ class Method(nn.Module):
         return x
 
     def forward(self, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
-        """The passes of one step, bottom first: the plain chain unless the rule changes what blocks read."""
-        return self.section(blocks, 0, self.entry(x), y)
+        """The passes of one step, bottom first: the plain chain unless the rule changes what blocks read.
 
-    def section(self, blocks: Sequence[nn.Module], first: int, x: Tensor, y: Tensor, image: Tensor | None = None) -> Iterator[Pass]:
-        """The passes of some neighbouring blocks of the chain, lazily: what one rank runs where blocks are spread over several.
-
-        Args:
-            blocks: these blocks, bottom first.
-            first: the number of the lowest.
-            x: [N, *in] what it reads.
-            y: [N, *] targets.
-            image: the network's input, for rules that read it.
-
+        Where blocks are spread over several ranks, each makes the chain of its own blocks instead.
         """
-        return chain(blocks, x, y, first=first, image=image)
+        return chain(blocks, self.entry(x), y, self.run)
+
+    def run(self, block: nn.Module, x: Tensor) -> Tensor:
+        """One block's output [N, *out], for rules that change what happens inside a block."""
+        h: Tensor = block(x)
+        return h
 
     def locked(self) -> str | None:
         """Why blocks cannot work on several batches at once, each on a rank of its own: which lock; None if they can."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gradlens.errors import InputError
 from gradlens.local import LocalLosses, Window, split
 from gradlens.method import Net
-from gradlens.passes import Pass, cut, run_block
+from gradlens.passes import Pass, chain, cut
 
 
 def modules_of(net: Net, modules: int | Sequence[int] | None) -> list[Window]:
@@ -51,7 +51,7 @@ class SelfSupervised(LocalLosses):
 
     def forward(self, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
         """The chain of the encoder's blocks."""
-        return self.section(blocks[:-1], 0, self.entry(x), y)
+        return chain(blocks[:-1], self.entry(x), y, self.run)
 
     def features(self, blocks: Sequence[nn.Module], x: Tensor) -> Iterator[Tensor]:
         """The outputs [N, *out] of the encoder's blocks."""
@@ -65,7 +65,7 @@ class SelfSupervised(LocalLosses):
         """The loss at the end of the encoder; evaluation draws its negatives as a first step does."""
         h = self.entry(x)
         for block in blocks[:-1]:
-            h = run_block(block, h)
+            h = block(h)
         step, self.step = self.step, -1
         try:
             return self.local_loss(self.top, cut(self.top, blocks[self.top], x, y, h, x)).loss

@@ -14,7 +14,7 @@ from gradlens.errors import InputError
 from gradlens.local import Local, Slopes, Window
 from gradlens.method import Net, Update
 from gradlens.models_decoders import context_decoder, discriminator
-from gradlens.passes import Pass, run_block, trainable
+from gradlens.passes import Pass, trainable
 from gradlens.seeding import generator
 from gradlens.self_supervised import SelfSupervised, modules_of, whole
 from gradlens.shard import all_sum, drawn, mean, total
@@ -244,7 +244,7 @@ class ContextEncoder(SelfSupervised):
         """The image [N, C, H, W] that the decoder at the end of the encoder makes of what :meth:`task` gave."""
         h = self.entry(x)
         for block in blocks[:-1]:
-            h = run_block(block, h)
+            h = block(h)
         image: Tensor = self.head(self.top)(h)
         return image
 

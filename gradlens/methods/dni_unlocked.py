@@ -12,7 +12,7 @@ from gradlens.measures import float64
 from gradlens.method import Net, Signal, Update
 from gradlens.methods.dni import DNI, DNIOptions, regression_errors, regression_gradients
 from gradlens.models_synthesizers import InputSynthesiser
-from gradlens.passes import Grad, Pass, cut, run_block
+from gradlens.passes import Grad, Pass, cut
 from gradlens.seeding import seeded
 from gradlens.shard import total
 
@@ -75,10 +75,10 @@ class DNIUnlocked(DNI):
 
     def _run(self, k: int, block: nn.Module, x: Tensor, y: Tensor, below: Tensor) -> Pass:
         if k - 1 not in self.interfaces:
-            return cut(k, block, below, y, run_block(block, below), x)
+            return cut(k, block, below, y, block(below), x)
         src = self.inputs[k - 1](x, self.context(y))
         read = src.detach().requires_grad_()
-        return cut(k, block, read, y, run_block(block, read), x, src)
+        return cut(k, block, read, y, block(read), x, src)
 
     def locked(self) -> str | None:
         """Not by a lock: its parts would have to send each other two kinds of outputs."""
