@@ -32,6 +32,7 @@ class SelfSupervised(LocalLosses):
     classifies = False
     unlabelled = True
     named: ClassVar[str] = "loss"  # the objective, in a word
+    local: ClassVar[bool] = False  # True: trained in modules of blocks (option ``modules``), each with a head and a loss of its own
 
     def __init__(self, net: Net, options: Any) -> None:
         if len(net.blocks) < 2:
@@ -39,6 +40,10 @@ class SelfSupervised(LocalLosses):
         self.step = 0  # names the draws of a step
         super().__init__(net, options)
         self.readable = self.depth - 1
+
+    def windows(self, net: Net) -> Sequence[Window]:
+        """The modules, or one window from end to end."""
+        return modules_of(net, self.options.modules) if self.local else [Window(0, len(net.blocks) - 2)]
 
     @property
     def objective(self) -> str:
@@ -71,11 +76,6 @@ class SelfSupervised(LocalLosses):
             return self.local_loss(self.top, cut(self.top, blocks[self.top], x, y, h, x)).loss
         finally:
             self.step = step
-
-
-def whole(net: Net) -> list[Window]:
-    """One window: the encoder end to end."""
-    return [Window(0, len(net.blocks) - 2)]
 
 
 def stacked(x: Tensor, of_each: int) -> Tensor:

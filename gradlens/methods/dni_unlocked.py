@@ -105,6 +105,6 @@ class DNIUnlocked(DNI):
         found = dict(super().quantities(update._replace(signal=update.signal._replace(kept=synthetic))))
         if below is not None and update.p.src is not None:
             target = float64(below)
-            residual, found["input_explained_variance"] = regression_errors(update.p.src, target)
-            found["input_error"] = residual / total(target.numel())
+            residual, explained = regression_errors(update.p.src, target)
+            found |= {"input_error": residual / total(target.numel()), "input_explained_variance": explained}
         return found
