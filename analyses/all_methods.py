@@ -33,10 +33,11 @@ from gradlens.bench import bench
 from gradlens.config import Config, make
 from gradlens.diagnostics import SPARSE, sparse_rows
 from gradlens.experiments import choose_lr, prepare
-from gradlens.method import run_step
+from gradlens.gradients_backward import run_step
+from gradlens.gradients_true_gradient import true_updates, untouched
 from gradlens.methods import METHODS
 from gradlens.progress import Display
-from gradlens.recorder import step_rows, true_updates, untouched
+from gradlens.recorder import step_rows
 from gradlens.run import Run
 from gradlens.screen import number
 from gradlens.seeding import seeded

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from gradlens import __version__
+from gradlens._version import __version__
 from gradlens.config import Config, make, read
 from gradlens.data import DATASETS
 from gradlens.experiments import Place, pick_device, train_or_reuse

@@ -1,45 +1,194 @@
 """gradlens: train with backprop or a rule that replaces it, and measure how far the gradient it used is from the true one.
 
-Public names, imported when first used: ``Lens``, ``compare``, ``load``, ``Config``, ``METHODS``, ``Method``, ``measure``,
-``cosine``, ``train_run``, ``Place``, ``InputError``.
+Everything a user imports is here and is loaded when it is first used: ``import gradlens`` imports no torch. The layout of modules inside
+is no interface.
+
+- measure in any code: ``compare``, ``Lens``, ``LensCallback`` (Lightning), ``measure``, ``cosine``
+- write a learning rule: ``Method``, ``Signal``, ``Pass``, ``Grad``, ``Update``, ``NetworkInfo``, ``top_signal``, ``relay``, ``seeded``;
+  test it: ``check_method`` (raises ``CheckFailed``); ``METHODS`` holds the built-in ones
+- bring a network or data: ``ModelSpec``, ``Split``
+- train and read runs: ``Config``, ``make_config``, ``RunContext``, ``train_run``, ``load``
+- analyse: ``probe_module``, ``represent`` of a ``frozen_module``, ``cka_matrix``, ``linear_cka``, ``rdm``, ``certify_separability``, …
+
+Bad input raises ``InputError``, whose message is one sentence.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
+from gradlens._version import __version__
+
+if TYPE_CHECKING:  # the same table for type checkers, which do not run __getattr__
+    from gradlens.activations import of_module as frozen_module
+    from gradlens.conditional import Mixture as ViewMixture
+    from gradlens.conditional import conditional_dependence as conditional_dependence
     from gradlens.config import Config as Config
+    from gradlens.config import make as make_config
+    from gradlens.data import Split as Split
     from gradlens.errors import InputError as InputError
-    from gradlens.experiments import Place as Place
+    from gradlens.experiments import Place as RunContext
     from gradlens.experiments import train_run as train_run
+    from gradlens.gradients_compare import compare as compare
+    from gradlens.hierarchy import draw as draw_hierarchical_digits
+    from gradlens.laws import Broken as CheckFailed
+    from gradlens.layerwise import Plan as LayerwisePlan
+    from gradlens.layerwise import learn as learn_layerwise
+    from gradlens.layerwise import purities as layerwise_purities
     from gradlens.lens import Lens as Lens
+    from gradlens.lightning import LensCallback as LensCallback
+    from gradlens.logistic import fit as fit_logistic_regression
     from gradlens.measures import cosine as cosine
     from gradlens.measures import measure as measure
     from gradlens.method import Method as Method
+    from gradlens.method import Net as NetworkInfo
+    from gradlens.method import Signal as Signal
+    from gradlens.method import Update as Update
+    from gradlens.method import relay as relay
+    from gradlens.method import top_signal as top_signal
     from gradlens.methods import METHODS as METHODS
-    from gradlens.recorder import compare as compare
+    from gradlens.passes import Grad as Grad
+    from gradlens.passes import Pass as Pass
+    from gradlens.plan import Plan as ModelSpec
+    from gradlens.probes import probe_module as probe_module
+    from gradlens.representations import cka_matrix as cka_matrix
+    from gradlens.representations import represent as represent
     from gradlens.run import load as load
+    from gradlens.seeding import seeded as seeded
+    from gradlens.separability import certify as certify_separability
+    from gradlens.similarity import effective_rank as effective_rank
+    from gradlens.similarity import fisher as fisher_ratio
+    from gradlens.similarity import linear_cka as linear_cka
+    from gradlens.similarity import participation_ratio as participation_ratio
+    from gradlens.similarity import rdm as rdm
+    from gradlens.similarity import rdm_correlation as rdm_correlation
+    from gradlens.surrogate import exact_linear as exact_linear_synthesiser
+    from gradlens.surrogate import implied_loss as implied_loss
+    from gradlens.surrogate import settle as settle_synthesisers
+    from gradlens.surrogate import small_pair as small_pair
+    from gradlens.surrogate import stationarity as stationarity
+    from gradlens.surrogate import twist as field_twist
+    from gradlens.training_check_method import check_method as check_method
 
-__version__ = "0.1.0"
+__all__ = [
+    "METHODS",
+    "CheckFailed",
+    "Config",
+    "Grad",
+    "InputError",
+    "LayerwisePlan",
+    "Lens",
+    "LensCallback",
+    "Method",
+    "ModelSpec",
+    "NetworkInfo",
+    "Pass",
+    "RunContext",
+    "Signal",
+    "Split",
+    "Update",
+    "ViewMixture",
+    "__version__",
+    "certify_separability",
+    "check_method",
+    "cka_matrix",
+    "compare",
+    "conditional_dependence",
+    "cosine",
+    "draw_hierarchical_digits",
+    "effective_rank",
+    "exact_linear_synthesiser",
+    "field_twist",
+    "fisher_ratio",
+    "fit_logistic_regression",
+    "frozen_module",
+    "implied_loss",
+    "layerwise_purities",
+    "learn_layerwise",
+    "linear_cka",
+    "load",
+    "make_config",
+    "measure",
+    "participation_ratio",
+    "probe_module",
+    "rdm",
+    "rdm_correlation",
+    "relay",
+    "represent",
+    "seeded",
+    "settle_synthesisers",
+    "small_pair",
+    "stationarity",
+    "top_signal",
+    "train_run",
+]
 
-_HOME = {
-    "Config": "config",
-    "InputError": "errors",
-    "Lens": "lens",
-    "METHODS": "methods",
-    "Method": "method",
-    "Place": "experiments",
-    "compare": "recorder",
-    "cosine": "measures",
-    "load": "run",
-    "measure": "measures",
-    "train_run": "experiments",
+_HOME = {  # public name -> where it is defined
+    "CheckFailed": "gradlens.laws:Broken",
+    "Config": "gradlens.config:Config",
+    "Grad": "gradlens.passes:Grad",
+    "InputError": "gradlens.errors:InputError",
+    "LayerwisePlan": "gradlens.layerwise:Plan",
+    "Lens": "gradlens.lens:Lens",
+    "LensCallback": "gradlens.lightning:LensCallback",
+    "METHODS": "gradlens.methods:METHODS",
+    "Method": "gradlens.method:Method",
+    "ModelSpec": "gradlens.plan:Plan",
+    "NetworkInfo": "gradlens.method:Net",
+    "Pass": "gradlens.passes:Pass",
+    "RunContext": "gradlens.experiments:Place",
+    "Signal": "gradlens.method:Signal",
+    "Split": "gradlens.data:Split",
+    "Update": "gradlens.method:Update",
+    "ViewMixture": "gradlens.conditional:Mixture",
+    "certify_separability": "gradlens.separability:certify",
+    "check_method": "gradlens.training_check_method:check_method",
+    "cka_matrix": "gradlens.representations:cka_matrix",
+    "compare": "gradlens.gradients_compare:compare",
+    "conditional_dependence": "gradlens.conditional:conditional_dependence",
+    "cosine": "gradlens.measures:cosine",
+    "draw_hierarchical_digits": "gradlens.hierarchy:draw",
+    "effective_rank": "gradlens.similarity:effective_rank",
+    "exact_linear_synthesiser": "gradlens.surrogate:exact_linear",
+    "field_twist": "gradlens.surrogate:twist",
+    "fisher_ratio": "gradlens.similarity:fisher",
+    "fit_logistic_regression": "gradlens.logistic:fit",
+    "frozen_module": "gradlens.activations:of_module",
+    "implied_loss": "gradlens.surrogate:implied_loss",
+    "layerwise_purities": "gradlens.layerwise:purities",
+    "learn_layerwise": "gradlens.layerwise:learn",
+    "linear_cka": "gradlens.similarity:linear_cka",
+    "load": "gradlens.run:load",
+    "make_config": "gradlens.config:make",
+    "measure": "gradlens.measures:measure",
+    "participation_ratio": "gradlens.similarity:participation_ratio",
+    "probe_module": "gradlens.probes:probe_module",
+    "rdm": "gradlens.similarity:rdm",
+    "rdm_correlation": "gradlens.similarity:rdm_correlation",
+    "relay": "gradlens.method:relay",
+    "represent": "gradlens.representations:represent",
+    "seeded": "gradlens.seeding:seeded",
+    "settle_synthesisers": "gradlens.surrogate:settle",
+    "small_pair": "gradlens.surrogate:small_pair",
+    "stationarity": "gradlens.surrogate:stationarity",
+    "top_signal": "gradlens.method:top_signal",
+    "train_run": "gradlens.experiments:train_run",
 }
-__all__ = ["__version__", *sorted(_HOME)]
+_RENAMED = {"Place": "RunContext"}  # public names of 0.1.0
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for: ``import gradlens`` stays instant."""
-    if name not in _HOME:
-        raise AttributeError(f"module 'gradlens' has no attribute {name!r}")
-    return getattr(import_module(f"gradlens.{_HOME[name]}"), name)
+if not TYPE_CHECKING:  # a type checker would take any name
+
+    def __getattr__(name: str) -> Any:
+        """Import a public name when it is first asked for."""
+        if name in _RENAMED:  # no AttributeError: ``from gradlens import`` would replace the sentence with its own
+            raise ImportError(f"gradlens.{name} is called gradlens.{_RENAMED[name]} since version 0.2.0")
+        if name not in _HOME:
+            raise AttributeError(f"module 'gradlens' has no attribute {name!r}")
+        module, attribute = _HOME[name].split(":")
+        found = globals()[name] = getattr(import_module(module), attribute)  # asked for once
+        return found
+
+
+def __dir__() -> list[str]:
+    """What completion shows."""
+    return sorted({*globals(), *__all__})

@@ -21,8 +21,8 @@ from gradlens.augment import input_of
 from gradlens.data import Data
 from gradlens.errors import InputError, unknown
 from gradlens.experiments import Place, data_of
+from gradlens.gradients_true_gradient import untouched
 from gradlens.lens import Lens
-from gradlens.recorder import untouched
 from gradlens.run import Run, load_checkpoint
 from gradlens.seeding import generator
 from gradlens.setup import make_pair, put_weights

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from rich.table import Table
 from torch import Tensor, nn
 
-from gradlens import __version__
+from gradlens._version import __version__
 from gradlens.augment import normalizer
 from gradlens.config import Config, make
 from gradlens.flops import count

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from gradlens.config import Config
 from gradlens.errors import InputError
-from gradlens.method import Method, backward
+from gradlens.gradients_backward import backward
+from gradlens.method import Method
 from gradlens.optimizers import make_optimizer
 from gradlens.passes import Grad, Pass
 from gradlens.process import allocations, wait
@@ -51,7 +52,7 @@ class BlockCost(NamedTuple):
 def block_costs(pair: Pair, config: Config, x: Tensor, y: Tensor, rounds: int = 3) -> list[BlockCost]:
     """What each block of a rule costs, from real steps of the rule on copies: the pair and torch's random streams stay as they are.
 
-    A block is timed within whole steps of :func:`gradlens.method.backward`, so that caches are as in training. Rounds of steps and
+    A block is timed within whole steps of :func:`backward`, so that caches are as in training. Rounds of steps and
     of optimiser steps alternate, each lasts at least ``SHORTEST``; the least of the rounds' medians is given, since other work on a
     shared machine slows a round down, never up. The learning rate is 0 meanwhile, so that weights do not drift. ``graph_bytes`` is
     what torch's allocator gave out and did not get back during the block's pass (on devices other than CPU and CUDA: the output

@@ -11,12 +11,15 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from gradlens.measures import RECORDED, cosine, float64, measure
-from gradlens.method import Method, Step, run_step
-from gradlens.passes import Pass, chain, pull_back
-from gradlens.recorder import Row, Truth, over_ranks, parameter_kind, true_updates, untouched, whole_update
+from gradlens.gradients_backward import run_step
+from gradlens.gradients_layer_names import parameter_kind
+from gradlens.gradients_true_gradient import Truth, over_ranks, true_updates, untouched, whole_update
+from gradlens.measures import RECORDED, cosine, measure
+from gradlens.method import Method, Step
+from gradlens.passes import Pass, pull_back
+from gradlens.recorder import Row
 from gradlens.seeding import generator, seeded
-from gradlens.shard import Shard, all_sum, current, first, gather, part, sharded, stream, total
+from gradlens.shard import Shard, current, first, gather, part, sharded, stream, total
 
 SPARSE: dict[str, str] = {
     "null_cosine": "cosine with the truth of what the rule's delta gives with its rows dealt to other images: chance on this batch",
@@ -143,54 +146,3 @@ def _pairs(number: int, method: Method, step: Step, truth: Truth) -> Iterator[Ro
     for pair in method.pairs(step, truth.passes):
         for quantity, value in measure(pair.mine, pair.true, RECORDED).items():
             yield Row(number, pair.layer, pair.kind, quantity, value, pair.reference)
-
-
-class Descent:
-    """The descent test of one step: made before the optimiser's step, asked after it.
-
-    A direction can be right and its length useless; only the loss after the real step tells.
-
-    Args:
-        number: updates made before this batch.
-        names: the blocks' names in the model.
-        method: the rule.
-        step: the step as it was run.
-        truth: its true gradients.
-
-    """
-
-    def __init__(self, number: int, names: Sequence[str], method: Method, step: Step, truth: Truth) -> None:
-        self.number, self.method, self.reference = number, method, truth.reference
-        self.blocks, self.x, self.y = step.blocks, step.x, step.y  # not the step itself: its passes are done with
-        modules = dict(zip(names, step.blocks, strict=False)) | {"rule": method}  # greedy's loss also reads a head of the rule's own
-        true = [*(dict(grad.params) for grad in truth.grads), *[{}] * (len(names) - len(truth.grads)), dict(truth.own)]
-        self.moved = [
-            (name, module, {n: (g, module.get_parameter(n).detach().clone()) for n, g in grads.items()})
-            for (name, module), grads in zip(modules.items(), true, strict=True)
-            if grads
-        ]
-        self.loss = self._loss()
-
-    def _loss(self) -> float:
-        """The objective on this batch, with the step's own dropout masks; the network is left as it was."""
-        blocks, top = self.blocks, self.method.top
-        with untouched((*blocks, self.method)), seeded(self.method.seed, "step", *stream(self.number)):
-            passes = dict(enumerate(chain(blocks[: top + 1], self.method.entry(self.x), self.y)))
-            loss = self.method.signal(top, passes, ()).loss
-        assert loss is not None
-        return float(all_sum(loss))
-
-    def rows(self) -> list[Row]:
-        """Predicted change by block and in all, measured change, and their ratio."""
-        rows, predicted = [], 0.0
-        for name, module, known in self.moved:
-            moved = sum(
-                float((float64(true) * (float64(module.get_parameter(n).detach()) - float64(before))).sum())
-                for n, (true, before) in known.items()
-            )
-            rows.append(Row(self.number, name, "descent", "predicted_change", float(moved), self.reference))
-            predicted += moved
-        measured = self._loss() - self.loss
-        ratio = measured / predicted if predicted else math.nan
-        whole = {"predicted_change": predicted, "measured_change": measured, "descent_ratio": ratio}
-        return rows + [Row(self.number, "network", "descent", name, value, self.reference) for name, value in whole.items()]

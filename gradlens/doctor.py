@@ -23,11 +23,12 @@ from gradlens.data import SHAPES
 from gradlens.errors import InputError
 from gradlens.experiments import Place, data_of
 from gradlens.feedback import Switched
+from gradlens.gradients_layer_names import is_norm
 from gradlens.local import LocalLosses
 from gradlens.methods import METHODS
 from gradlens.run import Metric, Run
 from gradlens.similarity import effective_rank, spectrum
-from gradlens.tables import TRAIN, TRAIN_EVAL, is_norm
+from gradlens.tables import TRAIN, TRAIN_EVAL
 from gradlens.train import batches_per_epoch
 
 WRONG, WATCH = "wrong", "watch"

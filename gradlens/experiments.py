@@ -13,17 +13,19 @@ from typing import Any
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gradlens import __version__, loggers
+from gradlens import loggers
+from gradlens._version import __version__
 from gradlens.config import Config, make
 from gradlens.data import DATASETS, SHAPES, Data, Source, choose, label_hash, read
 from gradlens.diagnostics import AFTER_THE_STEP, FEEDBACK, SPARSE, sparse_rows
 from gradlens.errors import InputError, unknown
+from gradlens.gradients_backward import run_step
+from gradlens.gradients_true_gradient import true_updates
 from gradlens.launch import restarts
 from gradlens.longtable import csv_line
 from gradlens.measures import QUANTITIES
-from gradlens.method import run_step
 from gradlens.methods import METHODS
-from gradlens.recorder import Row, step_rows, true_updates
+from gradlens.recorder import Row, step_rows
 from gradlens.run import INTERRUPTED, Run, Stopped, Writer, is_run, load, load_checkpoint, write
 from gradlens.seeding import seeded
 from gradlens.setup import put_weights

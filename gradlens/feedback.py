@@ -21,8 +21,8 @@ from torch.overrides import TorchFunctionMode
 
 from gradlens.errors import InputError
 from gradlens.measures import float64
-from gradlens.method import Compared, Method, Net, Signal, Step, top_signal
-from gradlens.passes import Grad, Pass, chain, run_block
+from gradlens.method import Compared, Method, Net, Signal, Step, relay, top_signal
+from gradlens.passes import Grad, Pass, chain
 from gradlens.seeding import generator
 
 KNOWN = (nn.Linear, nn.Conv2d)
@@ -79,10 +79,10 @@ class _Marking(TorchFunctionMode):
         return self.rule.marked(path, w, lambda v: func(x, v, *args[2:], **given))
 
 
-class Switched(Method):
-    """A rule that changes what a backward pass does inside blocks, while it is switched on and not for the truth."""
+class Switched:
+    """Mixin of a rule that changes what a backward pass does inside blocks, while it is switched on and not for the true gradient."""
 
-    compiles = False
+    compiles: ClassVar[bool] = False
     active = False  # a plain attribute: on CUDA backward passes run in threads of their own
 
     @contextmanager
@@ -95,15 +95,34 @@ class Switched(Method):
             self.active = False
 
 
-class FeedbackRule(Switched):
+class FeedbackWeights:
+    """Which matrix B replaces a layer's weight W in the backward pass: the one thing in which the rules of this family differ.
+
+    B has W's own shape: what the papers write as B = Wᵀ is here B = W. This class draws B once, as a weight is drawn, and keeps it.
+    """
+
+    def keep(self, rule: FeedbackRule, i: int, w: Tensor) -> Tensor | None:
+        """What is stored (and saved in checkpoints) for layer i, in the shape of its weight ``w``; None: nothing."""
+        return rule.draw(w, std(w, rule.options.init) * rule.options.scale, i)
+
+    def matrix(self, rule: FeedbackRule, path: str, w: Tensor) -> Tensor:
+        """B of the layer at dotted path ``path``, whose weight is ``w`` now: [as w]."""
+        return rule.held(path)
+
+    def start(self, rule: FeedbackRule, step: int) -> None:
+        """Change what is stored before each step, for matrices that are drawn anew."""
+
+
+class FeedbackRule(Switched, Method):
     """delta_K = dL/dh_K; delta_k = the message from above, pulled back with B in the place of each layer's W, all else exact.
 
-    A subclass says what is kept for a layer (:meth:`keep`) and which matrix its feedback uses (:meth:`matrix`), in W's own shape: what
-    the papers write as B = Wᵀ is here B = W. Weight gradients are exact, given the gradient at the layer's output.
+    A rule of the family sets ``feedback_weights``, which says what B is. Weight gradients are exact, given the gradient at the layer's
+    output.
     """
 
     Options: ClassVar[type[BaseModel]] = DrawOptions
     reads = frozenset({"below", "above"})
+    feedback_weights: ClassVar[FeedbackWeights] = FeedbackWeights()
     learned: ClassVar[bool] = False  # whether what is kept is a parameter
 
     def __init__(self, net: Net, options: Any) -> None:
@@ -121,20 +140,16 @@ class FeedbackRule(Switched):
             for path, w in weights(block).items():
                 if id(w) not in first:
                     first[id(w)] = f"{net.name(k)}.{path}" if path else net.name(k)
-                    self._put(first[id(w)], w, self.keep(len(first) - 1, w))
+                    self._put(first[id(w)], w, self.feedback_weights.keep(self, len(first) - 1, w))
                 self.paths[k].append(first[id(w)])
-
-    # ------------------------------------------------------------------------------------------------ what a rule says
-
-    def keep(self, i: int, w: Tensor) -> Tensor | None:
-        """What is kept (and saved) for layer i, in the shape of its weight ``w``; None: nothing."""
-        return self.draw(w, std(w, self.options.init) * self.options.scale, i)
 
     def matrix(self, path: str, w: Tensor) -> Tensor:
         """What the feedback of a layer uses where backprop uses its weight ``w``: [as w]."""
-        return self.held(path)
+        return self.feedback_weights.matrix(self, path, w)
 
-    # ------------------------------------------------------------------------------------------------------ the machinery
+    def start(self, epoch: int, step: int) -> None:
+        """Matrices that change from step to step are drawn."""
+        self.feedback_weights.start(self, step)
 
     def draw(self, w: Tensor, deviation: float, *index: int) -> Tensor:
         """Uniform numbers of mean 0, like ``w``, on a stream keyed by ``index``."""
@@ -165,7 +180,8 @@ class FeedbackRule(Switched):
 
         def run(block: nn.Module, x: Tensor) -> Tensor:
             with _Marking(self, paths):
-                return run_block(block, x)
+                h: Tensor = block(x)
+                return h
 
         return chain(blocks, x, y, run)
 
@@ -201,10 +217,7 @@ class FeedbackRule(Switched):
 
     def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[Tensor, ...]) -> Signal:
         """The message from above, told and sent on."""
-        if k == self.depth - 1:
-            return top_signal(self.loss, passes[k])
-        (delta,) = above
-        return Signal(delta, (delta,))
+        return top_signal(self.loss, passes[k]) if k == self.depth - 1 else relay(above)
 
     def learn(self, k: int, p: Pass, signal: Signal, grad: Grad, above: tuple[Tensor, ...]) -> Mapping[str, Tensor]:
         """Where what is kept is learned, it gets the gradient of the layer's own weight."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import io
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,13 +16,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from gradlens._version import PACKAGE
 from gradlens.errors import InputError
-from gradlens.method import Method, Signal, Step, Update, backward
+from gradlens.gradients_backward import backward
+from gradlens.gradients_true_gradient import true_updates
+from gradlens.method import Method, Signal, Step, Update
 from gradlens.models import build
 from gradlens.objectives import cross_entropy
 from gradlens.passes import Pass
 from gradlens.plan import Plan
-from gradlens.recorder import true_updates
 from gradlens.setup import Pair, make_net
 from gradlens.train import update
 
@@ -483,9 +485,8 @@ def broken(law: Callable[[Trial], None], trial: Trial) -> str | None:
 
 def _raised(error: Exception) -> str:
     """One sentence on an exception: where in the rule's own file it was raised, what it says."""
-    ours = Path(__file__).parent
     frames = [
-        f for f in traceback.extract_tb(error.__traceback__) if not Path(f.filename).is_relative_to(ours) and "torch" not in f.filename
+        f for f in traceback.extract_tb(error.__traceback__) if not Path(f.filename).is_relative_to(PACKAGE) and "torch" not in f.filename
     ]
     where = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
     first = next(iter(str(error).splitlines()), "")
@@ -496,7 +497,10 @@ def _raised(error: Exception) -> str:
 
 
 def check(
-    rule: type[Method], options: Any, progress: Callable[[int, int, str], None] = lambda done, total, what: None
+    rule: type[Method],
+    options: Any,
+    progress: Callable[[int, int, str], None] = lambda done, total, what: None,
+    networks: Collection[str] = tuple(NETWORKS),
 ) -> Iterator[Finding]:
     """Ask every law of a rule on every network; where a rule does not work at all on one, the other laws are not asked there.
 
@@ -504,10 +508,11 @@ def check(
         rule: the class.
         options: as its ``Options`` gives them.
         progress: called with (done, in all, what comes next).
+        networks: names of NETWORKS; only these are built and asked, in this order.
 
     """
-    total, done = len(LAWS) * len(NETWORKS), 0
-    for network in NETWORKS:
+    total, done = len(LAWS) * len(networks), 0
+    for network in networks:
         trial, why, lost = Trial(rule, options, network), "", set[str]()
         for name, law in LAWS.items():
             progress(done, total, f"{name} on {network}")

@@ -16,10 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from gradlens.errors import InputError
+from gradlens.gradients_backward import Heard
+from gradlens.gradients_true_gradient import Truth, untouched
 from gradlens.messages import Inbox, Outbox
-from gradlens.method import Heard, Method, Signal, Step, Update
-from gradlens.passes import Grad, Pass, run_block, true_gradients
-from gradlens.recorder import Row, Truth, step_rows, untouched
+from gradlens.method import Method, Signal, Step, Update
+from gradlens.passes import Grad, Pass, chain, true_gradients
+from gradlens.recorder import Row, step_rows
 from gradlens.run import INTERRUPTED, Stopped
 from gradlens.seeding import key
 from gradlens.setup import Pair
@@ -132,7 +134,7 @@ class Layers(Spread):
             return
         if not self.fresh:
             return
-        for p in method.section(self.blocks, self.mine.start, x, y, self._image()):
+        for p in chain(self.blocks, x, y, method.run, self.mine.start, self._image()):
             self._passed(p)
             yield p
             del p
@@ -155,7 +157,7 @@ class Layers(Spread):
         """Run the blocks for what the ranks above need of them; their own gradients come when the error is there."""
         h = begun.x
         for block in self.blocks:
-            h = run_block(block, h)
+            h = block(h)
         assert self.above is not None
         self.above.send(self.training.images(begun.step), [h, begun.y, torch.tensor([self.control])])
 
@@ -163,7 +165,7 @@ class Layers(Spread):
         """The passes of an earlier batch with the weights of now: in between they were updated, and its graph would be of none."""
         torch.manual_seed(key(self.training.config.seed, "step", begun.step))
         with untouched(self.blocks):
-            passes = list(self.method.section(self.blocks, self.mine.start, begun.x, begun.y))
+            passes = list(chain(self.blocks, begun.x, begun.y, self.method.run, self.mine.start))
         while passes:
             yield passes.pop(0)
 

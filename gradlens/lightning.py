@@ -2,7 +2,7 @@
 
 ::
 
-    from gradlens.lightning import LensCallback
+    from gradlens import LensCallback
     Trainer(callbacks=[LensCallback(["encoder", "head"], every=100)], logger=CSVLogger("logs")).fit(model, data)
 """
 
@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from gradlens.errors import InputError
+from gradlens.gradients_true_gradient import untouched
 from gradlens.lens import Lens
 from gradlens.loggers import Failsafe
 from gradlens.measures import measure
-from gradlens.recorder import untouched
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer

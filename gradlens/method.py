@@ -1,4 +1,4 @@
-"""What a training rule is (Method), what it says at one block (Signal), and how it is run over a step (backward)."""
+"""What a training rule is (Method), and what it says at one block (Signal)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from gradlens.objectives import Loss, slope
-from gradlens.passes import Grad, Pass, chain, pull_back
+from gradlens.passes import Grad, Pass, chain
 
 
 class Net(NamedTuple):
@@ -48,6 +48,12 @@ def top_signal(loss: Loss, p: Pass) -> Signal:
     """What a supervised rule says at the top block: the loss's own gradient, told and sent."""
     value, delta = slope(loss, p.z, p.y)
     return Signal(delta, (delta,), loss=value, answer=p.z.detach())
+
+
+def relay(above: tuple[Tensor, ...]) -> Signal:
+    """The signal of a block in backpropagation: the gradient that came from the block above, used for its update and passed down."""
+    (delta,) = above
+    return Signal(delta, (delta,))
 
 
 class Update(NamedTuple):
@@ -168,21 +174,16 @@ class Method(nn.Module):
         return x
 
     def forward(self, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
-        """The passes of one step, bottom first: the plain chain unless the rule changes what blocks read."""
-        return self.section(blocks, 0, self.entry(x), y)
+        """The passes of one step, bottom first: the plain chain unless the rule changes what blocks read.
 
-    def section(self, blocks: Sequence[nn.Module], first: int, x: Tensor, y: Tensor, image: Tensor | None = None) -> Iterator[Pass]:
-        """The passes of some neighbouring blocks of the chain, lazily: what one rank runs where blocks are spread over several.
-
-        Args:
-            blocks: these blocks, bottom first.
-            first: the number of the lowest.
-            x: [N, *in] what it reads.
-            y: [N, *] targets.
-            image: the network's input, for rules that read it.
-
+        Where blocks are spread over several ranks, each makes the chain of its own blocks instead.
         """
-        return chain(blocks, x, y, first=first, image=image)
+        return chain(blocks, self.entry(x), y, self.run)
+
+    def run(self, block: nn.Module, x: Tensor) -> Tensor:
+        """One block's output [N, *out], for rules that change what happens inside a block."""
+        h: Tensor = block(x)
+        return h
 
     def locked(self) -> str | None:
         """Why blocks cannot work on several batches at once, each on a rank of its own: which lock; None if they can."""
@@ -273,74 +274,3 @@ class Method(nn.Module):
     def param_groups(self, blocks: Sequence[nn.Module]) -> list[dict[str, Any]]:
         """The optimiser's parameter groups: blocks and the rule's own modules, one group; a parameter that blocks share comes once."""
         return [{"params": list(dict.fromkeys(p for module in (*blocks, self) for p in module.parameters() if p.requires_grad))}]
-
-
-class Heard(NamedTuple):
-    """What comes from blocks above that are on another rank."""
-
-    above: tuple[Tensor, ...] = ()  # [N, *out] messages, pulled back to the output of the highest block here
-    passes: Mapping[int, Pass] = {}  # of the network's top, without graph, for rules that read the error
-    late: bool = False  # the message is not there yet: `learn` is left for when it comes
-
-
-def backward(method: Method, passes: Iterator[Pass], keep: bool = False, listen: Callable[[], Heard] | None = None) -> Iterator[Update]:
-    """Run a rule over one step's passes, yielding each block's update as soon as it is known.
-
-    A block that hears nothing from above is told its gradient, pulled back and freed before the next block is run; the
-    others wait until the block above them has spoken.
-
-    Args:
-        method: the rule.
-        passes: one step's passes, bottom first, made lazily by ``method.forward``.
-        keep: keep every graph for a later pull-back of the truth.
-        listen: gives what the rank above says to the highest of these blocks, where that is on another one; called when all have run.
-
-    """
-    known: dict[int, Pass] = {}
-    waiting: list[int] = []
-    for p in passes:
-        known[p.k] = p
-        waiting.append(p.k)
-        del p  # so that nothing of a block outlives its update while the next block runs
-        if not method.needs_above(waiting[-1]):
-            yield from _settled(method, known, waiting, Heard(), keep)
-    if waiting and listen is not None:
-        heard = listen()
-        known.update(heard.passes)
-        yield from _settled(method, known, waiting, heard, keep)
-
-
-def _settled(method: Method, known: dict[int, Pass], waiting: list[int], heard: Heard, keep: bool) -> Iterator[Update]:
-    """Tell every waiting block its gradient, the highest first; what was heard is for that one."""
-    above, late = heard.above, heard.late
-    del heard
-    while waiting:
-        j = waiting.pop()
-        signal = method.signal(j, known, above)
-        with method.rule():
-            grad = pull_back(known[j], signal.delta, signal.send, keep)
-        learned = {} if late else method.learn(j, known[j], signal, grad, above)
-        update = Update(j, known[j], signal, grad, {**signal.own, **learned}, above)
-        above, late = grad.below, False
-        if not keep:
-            p = known.pop(j)
-            if j == method.depth - 1:  # the top's pass stays: it holds the error some rules broadcast
-                known[j] = p._replace(src=None)
-            del p
-        del signal, grad, learned
-        yield update
-        del update
-
-
-def run_step(method: Method, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Step:
-    """One step of a rule with all its graphs kept; nothing is trained.
-
-    Args:
-        method: the rule.
-        blocks: the network's, bottom first.
-        x: [N, *in] the network's input.
-        y: [N] labels.
-
-    """
-    passes = list(method.forward(blocks, x, y))
-    return Step(blocks, x, y, passes, {u.k: u for u in backward(method, iter(passes), keep=True)})

@@ -26,11 +26,13 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
+from gradlens._version import PACKAGE
 from gradlens.cuts import cut_module
 from gradlens.errors import InputError, unknown
 from gradlens.method import READS, Method
 from gradlens.methods import METHODS
-from gradlens.models import MODELS, output_shapes
+from gradlens.models import MODELS
+from gradlens.models_block_boundaries import output_shapes
 from gradlens.plan import Plan, numbered
 
 if TYPE_CHECKING:
@@ -92,7 +94,7 @@ def fingerprint(path: Path) -> str:
 
 
 def _is_ours(file: str) -> bool:
-    return file.startswith("<frozen") or Path(file).is_relative_to(Path(__file__).parent)
+    return file.startswith("<frozen") or Path(file).is_relative_to(PACKAGE)
 
 
 def trace_of(error: BaseException) -> str:
@@ -190,7 +192,7 @@ def rule_in(path: Path, name: str) -> type[Method]:
     where = f"{path}:{name}"
     found = _found(path, name, "rule", lambda v: inspect.isclass(v) and issubclass(v, Method))
     if not (inspect.isclass(found) and issubclass(found, Method)):
-        raise InputError(f"{where} is {_kind_of(found)}: a rule is a subclass of gradlens.method.Method")
+        raise InputError(f"{where} is {_kind_of(found)}: a rule is a subclass of gradlens.Method")
     if found.signal is Method.signal:
         raise InputError(f"{where} has no method `signal`, which says what each block is told")
     if isinstance(found.reads, str) or not set(found.reads) <= set(READS):
@@ -461,7 +463,7 @@ def _split(half: str, given: Any, where: str) -> Split:
 
 def _pair(half: str, given: Any, where: str) -> tuple[Any, Any]:
     if not isinstance(given, tuple | list) or len(given) != 2:
-        raise InputError(f"{where}: the {half} half is {_kind_of(given)}: wanted (images, labels) or a gradlens.data.Split")
+        raise InputError(f"{where}: the {half} half is {_kind_of(given)}: wanted (images, labels) or a gradlens.Split")
     return given[0], given[1]
 
 

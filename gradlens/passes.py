@@ -36,12 +36,6 @@ class Grad(NamedTuple):
     below: tuple[Tensor, ...]  # [N, *in] each message sent, pulled back to the block's input
 
 
-def run_block(block: nn.Module, x: Tensor) -> Tensor:
-    """A block as it is: [N, *in] -> [N, *out]."""
-    h: Tensor = block(x)
-    return h
-
-
 def cut(k: int, block: nn.Module, x: Tensor, y: Tensor, h: Tensor, image: Tensor | None = None, src: Tensor | None = None) -> Pass:
     """The pass of a block that read ``x`` and gave ``h``, cut at its output."""
     return Pass(k, block, x, y, h, h.detach().requires_grad_(), src, image)
@@ -51,7 +45,7 @@ def chain(
     blocks: Iterable[nn.Module],
     x: Tensor,
     y: Tensor,
-    run: Callable[[nn.Module, Tensor], Tensor] = run_block,
+    run: Callable[[nn.Module, Tensor], Tensor] = lambda block, x: block(x),
     first: int = 0,
     image: Tensor | None = None,
 ) -> Iterator[Pass]:

@@ -18,7 +18,7 @@ from gradlens.errors import InputError
 from gradlens.messages import Inbox, Outbox
 from gradlens.method import Method, Step, Update
 from gradlens.methods.dgl_async import Buffer, Stored
-from gradlens.passes import Pass
+from gradlens.passes import Pass, chain
 from gradlens.recorder import Row, own_quantities
 from gradlens.run import INTERRUPTED, Stopped
 from gradlens.setup import Pair
@@ -102,7 +102,7 @@ class Queues(Spread):
 
     def passes(self, method: Method, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
         """The passes of this rank's units; what the highest gives is sent up."""
-        for p in method.section(self.blocks, self.mine.start, x, y):
+        for p in chain(self.blocks, x, y, method.run, self.mine.start):
             if self.above is not None and p.k == self.mine.stop - 1:
                 self.above.send(len(y), [p.z, p.y])
             yield p

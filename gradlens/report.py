@@ -18,7 +18,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from gradlens import __version__, sections, sections_learned
+from gradlens import sections, sections_learned
+from gradlens._version import __version__
 from gradlens.charts import cosine_colours, looks
 from gradlens.errors import InputError
 from gradlens.plots import styles

@@ -30,7 +30,8 @@ from gradlens.activations import BATCH, Frozen, Progress, at_rest, collect, desc
 from gradlens.data import DATASETS, Data, Split
 from gradlens.errors import InputError
 from gradlens.experiments import Place, data_of
-from gradlens.heads import decoder, head
+from gradlens.heads import head
+from gradlens.models_decoders import decoder
 from gradlens.run import Run, load, load_result, save_result
 from gradlens.screen import number
 from gradlens.seeding import generator, seeded

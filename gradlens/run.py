@@ -114,12 +114,11 @@ def _environment() -> dict[str, Any]:
     import numpy
     import torchvision
 
-    from gradlens import __version__
+    from gradlens._version import PACKAGE, __version__
 
     try:
-        here = Path(__file__).resolve().parent
         git = subprocess.run(
-            ["git", "-C", str(here), "describe", "--always", "--dirty"], capture_output=True, text=True, timeout=5, check=False
+            ["git", "-C", str(PACKAGE), "describe", "--always", "--dirty"], capture_output=True, text=True, timeout=5, check=False
         ).stdout.strip()
     except (OSError, subprocess.TimeoutExpired):
         git = ""

@@ -114,7 +114,7 @@ def _methods() -> list[tuple[str, ...]]:
     rows.append(
         (
             "FILE.py:Class",
-            "your own: a subclass of gradlens.method.Method (docs/your-own.md); `gradlens check` asks it the laws of all rules",
+            "your own: a subclass of gradlens.Method (docs/your-own.md); `gradlens check` asks it the laws of all rules",
         )
     )
     return rows

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gradlens.errors import InputError
 from gradlens.local import LocalLosses, Window, split
 from gradlens.method import Net
-from gradlens.passes import Pass, cut, run_block
+from gradlens.passes import Pass, chain, cut
 
 
 def modules_of(net: Net, modules: int | Sequence[int] | None) -> list[Window]:
@@ -32,6 +32,7 @@ class SelfSupervised(LocalLosses):
     classifies = False
     unlabelled = True
     named: ClassVar[str] = "loss"  # the objective, in a word
+    local: ClassVar[bool] = False  # True: trained in modules of blocks (option ``modules``), each with a head and a loss of its own
 
     def __init__(self, net: Net, options: Any) -> None:
         if len(net.blocks) < 2:
@@ -39,6 +40,10 @@ class SelfSupervised(LocalLosses):
         self.step = 0  # names the draws of a step
         super().__init__(net, options)
         self.readable = self.depth - 1
+
+    def windows(self, net: Net) -> Sequence[Window]:
+        """The modules, or one window from end to end."""
+        return modules_of(net, self.options.modules) if self.local else [Window(0, len(net.blocks) - 2)]
 
     @property
     def objective(self) -> str:
@@ -51,7 +56,7 @@ class SelfSupervised(LocalLosses):
 
     def forward(self, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
         """The chain of the encoder's blocks."""
-        return self.section(blocks[:-1], 0, self.entry(x), y)
+        return chain(blocks[:-1], self.entry(x), y, self.run)
 
     def features(self, blocks: Sequence[nn.Module], x: Tensor) -> Iterator[Tensor]:
         """The outputs [N, *out] of the encoder's blocks."""
@@ -65,17 +70,12 @@ class SelfSupervised(LocalLosses):
         """The loss at the end of the encoder; evaluation draws its negatives as a first step does."""
         h = self.entry(x)
         for block in blocks[:-1]:
-            h = run_block(block, h)
+            h = block(h)
         step, self.step = self.step, -1
         try:
             return self.local_loss(self.top, cut(self.top, blocks[self.top], x, y, h, x)).loss
         finally:
             self.step = step
-
-
-def whole(net: Net) -> list[Window]:
-    """One window: the encoder end to end."""
-    return [Window(0, len(net.blocks) - 2)]
 
 
 def stacked(x: Tensor, of_each: int) -> Tensor:

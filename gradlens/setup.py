@@ -13,7 +13,8 @@ from gradlens.config import Config
 from gradlens.errors import InputError
 from gradlens.method import Method, Net
 from gradlens.methods import METHODS
-from gradlens.models import build, head_width, output_shapes
+from gradlens.models import build, head_width
+from gradlens.models_block_boundaries import output_shapes
 from gradlens.objectives import LOSSES, Loss
 from gradlens.own import activate
 from gradlens.plan import Plan

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from scipy.special import stdtrit  # the quantile behind scipy.stats.t.ppf, at a quarter of scipy.stats' import time
 
 from gradlens.errors import InputError
+from gradlens.gradients_layer_names import is_norm
 
 if TYPE_CHECKING:  # both modules import torch
     from gradlens.config import Config
@@ -215,15 +216,6 @@ def _recorded(run: Run, quantity: str, kind: str) -> dict[tuple[str, int], float
             if row.quantity == quantity and row.kind == kind and not (kind == "weight" and is_norm(row.layer)):
                 found.setdefault((row.layer, row.step), row.value)
     return found
-
-
-def is_norm(layer: str) -> bool:
-    """Whether a layer's name is that of a normalisation layer, whose "weight" is a scale and no matrix.
-
-    >>> is_norm("block1.norm"), is_norm("block2.branch.norm1"), is_norm("block1.conv")
-    (True, True, False)
-    """
-    return layer.rpartition(".")[2].rstrip("0123456789") == "norm"
 
 
 def layer_points(runs: Sequence[Run], quantity: str, kind: str = "weight") -> list[LayerPoint]:

@@ -15,15 +15,18 @@ from torch import Tensor, nn
 from gradlens.augment import crop_and_flip, input_of
 from gradlens.config import Config
 from gradlens.data import Data, Split
-from gradlens.diagnostics import Descent, sparse_rows
+from gradlens.diagnostics import sparse_rows
 from gradlens.errors import InputError
+from gradlens.gradients_backward import Heard, backward
+from gradlens.gradients_descent import Descent
+from gradlens.gradients_true_gradient import true_updates, whole_update
 from gradlens.longtable import read_table
-from gradlens.method import Heard, Method, Step, Update, backward
+from gradlens.method import Method, Step, Update
 from gradlens.objectives import LOSSES
 from gradlens.optimizers import lr_factor, make_optimizer
 from gradlens.passes import Pass
 from gradlens.process import interruptible, peak_memory_mb
-from gradlens.recorder import Row, rank_rows, step_rows, true_updates, whole_update
+from gradlens.recorder import Row, rank_rows, step_rows
 from gradlens.run import INTERRUPTED, Metric, Stopped, Timing, Writer, save_result
 from gradlens.seeding import forked, generator, key
 from gradlens.setup import Pair, make_pair, put_weights

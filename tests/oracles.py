@@ -12,13 +12,15 @@ from torch import Tensor, nn
 
 from gradlens.config import make
 from gradlens.experiments import Place, train_run
+from gradlens.gradients_backward import backward, run_step
+from gradlens.gradients_true_gradient import true_updates
 from gradlens.measures import RECORDED
-from gradlens.method import Method, Update, backward, run_step
+from gradlens.method import Method, Update
 from gradlens.methods import METHODS
 from gradlens.models import Plan, build
 from gradlens.objectives import LOSSES, Loss
 from gradlens.passes import Pass
-from gradlens.recorder import Row, step_rows, true_updates
+from gradlens.recorder import Row, step_rows
 from gradlens.setup import make_net
 
 SUPERVISED = [name for name, method in METHODS.items() if method.classifies]

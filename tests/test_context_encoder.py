@@ -22,10 +22,11 @@ from gradlens.data import load as load_data
 from gradlens.errors import InputError
 from gradlens.experiments import Place, train_run
 from gradlens.gallery import draw_learned
-from gradlens.heads import ChannelwiseLinear, context_decoder, discriminator
-from gradlens.method import Method, backward
+from gradlens.gradients_backward import backward
+from gradlens.method import Method
 from gradlens.methods import METHODS
 from gradlens.models import Plan, build
+from gradlens.models_decoders import ChannelwiseLinear, context_decoder, discriminator
 from gradlens.objectives import LOSSES
 from gradlens.optimizers import make_optimizer
 from gradlens.pictures import InpaintingPanel, inpainting_grid

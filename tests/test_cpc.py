@@ -16,14 +16,16 @@ from gradlens.config import make
 from gradlens.data import load as load_data
 from gradlens.errors import InputError
 from gradlens.experiments import Place, train_run
+from gradlens.gradients_backward import run_step
+from gradlens.gradients_true_gradient import true_updates
 from gradlens.logistic import Standard, fit
-from gradlens.method import Net, Step, run_step
+from gradlens.method import Net, Step
 from gradlens.methods import METHODS
 from gradlens.models import build
 from gradlens.objectives import LOSSES, info_nce, sampled_scores
 from gradlens.passes import Pass
 from gradlens.plan import Plan
-from gradlens.recorder import step_rows, true_updates
+from gradlens.recorder import step_rows
 from gradlens.setup import make_net, make_pair
 from gradlens.train import Training
 

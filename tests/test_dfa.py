@@ -14,13 +14,14 @@ from gradlens.config import make
 from gradlens.diagnostics import sparse_rows
 from gradlens.errors import InputError
 from gradlens.flops import count
-from gradlens.method import Net, Step, backward, run_step
+from gradlens.gradients_backward import backward, run_step
+from gradlens.gradients_true_gradient import true_updates
+from gradlens.method import Net, Step
 from gradlens.methods import METHODS
 from gradlens.models import Plan, build
 from gradlens.objectives import LOSSES
 from gradlens.optimizers import make_optimizer
 from gradlens.passes import pull_back
-from gradlens.recorder import true_updates
 from gradlens.resnet import basic_residual
 from gradlens.setup import Pair, make_net, make_pair
 from gradlens.train import update

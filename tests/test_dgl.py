@@ -10,7 +10,8 @@ from torch import nn
 from gradlens.errors import InputError
 from gradlens.method import Net
 from gradlens.methods import METHODS
-from gradlens.models import Plan, build, head_width, output_shapes
+from gradlens.models import Plan, build, head_width
+from gradlens.models_block_boundaries import output_shapes
 from gradlens.objectives import LOSSES
 from gradlens.setup import Pair
 from gradlens.train import update

@@ -16,11 +16,14 @@ from gradlens.config import make
 from gradlens.data import load as load_data
 from gradlens.diagnostics import HALVES
 from gradlens.errors import InputError
-from gradlens.method import Step, backward, run_step
+from gradlens.gradients_backward import backward, run_step
+from gradlens.gradients_true_gradient import true_updates
+from gradlens.method import Step
 from gradlens.methods import METHODS
 from gradlens.methods.dgl_async import Buffer
-from gradlens.models import Plan, build, output_shapes
-from gradlens.recorder import step_rows, true_updates
+from gradlens.models import Plan, build
+from gradlens.models_block_boundaries import output_shapes
+from gradlens.recorder import step_rows
 from gradlens.run import load_checkpoint
 from gradlens.setup import Pair, make_net, put_weights
 from gradlens.train import Training, update

@@ -8,10 +8,11 @@ import torch
 from oracles import SUPERVISED, assert_same_bits, case, frozen, nll, rule
 from torch import nn
 
-from gradlens.diagnostics import SPARSE, Descent, sparse_rows
-from gradlens.method import run_step
+from gradlens.diagnostics import SPARSE, sparse_rows
+from gradlens.gradients_backward import run_step
+from gradlens.gradients_descent import Descent
+from gradlens.gradients_true_gradient import true_updates
 from gradlens.passes import Pass
-from gradlens.recorder import true_updates
 from gradlens.seeding import generator, key
 from gradlens.setup import Pair
 from gradlens.train import update

@@ -11,9 +11,11 @@ from torch import nn
 
 from gradlens.config import make
 from gradlens.errors import InputError
-from gradlens.method import Net, backward
+from gradlens.gradients_backward import backward
+from gradlens.method import Net
 from gradlens.methods import METHODS
-from gradlens.models import Plan, build, output_shapes
+from gradlens.models import Plan, build
+from gradlens.models_block_boundaries import output_shapes
 from gradlens.objectives import LOSSES
 from gradlens.setup import Pair
 from gradlens.train import update

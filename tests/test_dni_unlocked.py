@@ -11,10 +11,11 @@ from torch import nn
 
 from gradlens.config import make
 from gradlens.errors import InputError
-from gradlens.heads import InputSynthesiser
-from gradlens.method import Locks, backward, run_step
+from gradlens.gradients_backward import backward, run_step
+from gradlens.gradients_true_gradient import true_updates
+from gradlens.method import Locks
 from gradlens.methods import METHODS
-from gradlens.recorder import true_updates
+from gradlens.models_synthesizers import InputSynthesiser
 from gradlens.setup import Pair
 from gradlens.train import update
 

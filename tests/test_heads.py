@@ -8,7 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from gradlens.errors import InputError
-from gradlens.heads import HEADS, Synthesiser, decoder, head
+from gradlens.heads import HEADS, head
+from gradlens.models_decoders import decoder
+from gradlens.models_synthesizers import Synthesiser
 
 LAYERS = pytest.mark.parametrize("layers", [1, 2, 3])
 POOLED = pytest.mark.parametrize("pooled", [False, True])

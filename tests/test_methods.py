@@ -11,14 +11,15 @@ from pydantic import Field
 from torch import nn
 
 from gradlens.config import make
+from gradlens.gradients_backward import backward, run_step
+from gradlens.gradients_true_gradient import true_updates
 from gradlens.local import LocalLosses
-from gradlens.method import Method, Net, Options, Signal, Step, Update, backward, run_step, top_signal
+from gradlens.method import Method, Net, Options, Signal, Step, Update, top_signal
 from gradlens.methods import METHODS
-from gradlens.models import output_shapes
+from gradlens.models_block_boundaries import output_shapes
 from gradlens.objectives import LOSSES, slope
 from gradlens.optimizers import make_optimizer
 from gradlens.passes import Pass, is_chain, pull_back
-from gradlens.recorder import true_updates
 from gradlens.setup import Pair, make_pair
 from gradlens.train import update
 

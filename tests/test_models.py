@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from gradlens.errors import InputError
-from gradlens.models import MODELS, build, cut_before_pool, head_width, layers, output_shapes
+from gradlens.models import MODELS, build, cut_before_pool, head_width, layers
+from gradlens.models_block_boundaries import output_shapes
 from gradlens.plan import ACTIVATIONS, Plan
 from gradlens.resnet import basic_residual
 from gradlens.seeding import generator

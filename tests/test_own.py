@@ -18,7 +18,8 @@ from gradlens.cuts import cut_module
 from gradlens.errors import InputError
 from gradlens.experiments import Place, prepare, train_run
 from gradlens.methods import METHODS
-from gradlens.models import MODELS, build, head_width, output_shapes
+from gradlens.models import MODELS, build, head_width
+from gradlens.models_block_boundaries import output_shapes
 from gradlens.plan import Plan
 from gradlens.run import load
 from gradlens.seeding import seeded
@@ -732,7 +733,7 @@ def test_a_rule_that_does_not_import_shows_its_own_traceback_and_not_ours(progra
         (RULE, "rule.py:Haff", "rule.py has no Haff: unknown rule 'Haff'; known, nearest first: Half"),
         (RULE, "rule.py", "rule.py: wanted FILE.py:Class, a Python file and a name in it"),
         (RULE, "rule.py:Half.x", "rule.py:Half.x: wanted FILE.py:Class"),
-        ("class Half: pass", "rule.py:Half", "rule.py:Half is the class Half: a rule is a subclass of gradlens.method.Method"),
+        ("class Half: pass", "rule.py:Half", "rule.py:Half is the class Half: a rule is a subclass of gradlens.Method"),
         ("Half = 3", "rule.py:Half", "rule.py:Half is a int: a rule is"),
         (RULE + "def make(): pass", "rule.py:make", "rule.py:make is a function: a rule is"),
         ("from gradlens.method import Method\nclass Half(Method): pass", "rule.py:Half", "rule.py:Half has no method `signal`"),

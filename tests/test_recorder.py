@@ -8,9 +8,12 @@ from oracles import SUPERVISED, case, nll, rows_of, rule, step, uncut
 from torch import nn
 
 import gradlens
+from gradlens.gradients_compare import compare
+from gradlens.gradients_layer_names import parameter_kind
+from gradlens.gradients_true_gradient import true_updates
 from gradlens.measures import QUANTITIES, RECORDED
 from gradlens.method import Step
-from gradlens.recorder import Row, compare, pair_rows, parameter_kind, step_rows, true_updates
+from gradlens.recorder import Row, pair_rows, step_rows
 
 
 def direct(g, t):

@@ -10,7 +10,8 @@ from oracles import Case, assert_near, assert_same_bits, frozen, nll, rule, step
 from torch import nn
 
 from gradlens.errors import InputError
-from gradlens.models import MODELS, build, head_width, layers, output_shapes
+from gradlens.models import MODELS, build, head_width, layers
+from gradlens.models_block_boundaries import output_shapes
 from gradlens.plan import Plan
 from gradlens.resnet import FORMS, WITH_ATTENTION, Residual, SelectiveKernel, SqueezeExcitation, Subsampled
 from gradlens.seeding import generator

@@ -23,13 +23,15 @@ from gradlens.data import load as load_data
 from gradlens.diagnostics import SPARSE
 from gradlens.errors import InputError
 from gradlens.experiments import Place, train_run
-from gradlens.method import Method, Step, backward
+from gradlens.gradients_backward import backward
+from gradlens.gradients_true_gradient import true_updates
+from gradlens.method import Method, Step
 from gradlens.methods import METHODS
 from gradlens.models import Plan, build
 from gradlens.objectives import LOSSES
 from gradlens.optimizers import make_optimizer
 from gradlens.passes import is_chain
-from gradlens.recorder import step_rows, true_updates
+from gradlens.recorder import step_rows
 from gradlens.setup import Pair, make_net, make_pair
 from gradlens.train import evaluate, update
 

@@ -14,8 +14,8 @@ from gradlens.config import make, read
 from gradlens.data import Split, choose, digits, load
 from gradlens.errors import InputError
 from gradlens.experiments import Place, train_run
+from gradlens.gradients_true_gradient import true_updates
 from gradlens.method import Step
-from gradlens.recorder import true_updates
 from gradlens.run import load as load_run
 from gradlens.setup import make_pair
 from gradlens.train import Training

@@ -11,7 +11,7 @@ from torch import nn
 
 from gradlens.cli import main
 from gradlens.errors import InputError
-from gradlens.method import backward
+from gradlens.gradients_backward import backward
 from gradlens.models import Plan, build
 from gradlens.setup import Pair
 from gradlens.train import update

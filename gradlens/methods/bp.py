@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from gradlens.method import Method, Signal, top_signal
+from gradlens.method import Method, Signal, relay, top_signal
 from gradlens.passes import Pass
 
 
@@ -18,7 +18,4 @@ class Backprop(Method):
 
     def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[Tensor, ...]) -> Signal:
         """The message from above, told and sent on."""
-        if k == self.depth - 1:
-            return top_signal(self.loss, passes[k])
-        (delta,) = above
-        return Signal(delta, (delta,))
+        return top_signal(self.loss, passes[k]) if k == self.depth - 1 else relay(above)

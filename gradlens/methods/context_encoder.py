@@ -11,12 +11,12 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from gradlens.errors import InputError
-from gradlens.heads import context_decoder, discriminator
-from gradlens.local import Local, Slopes, Window
+from gradlens.local import Local, Slopes
 from gradlens.method import Net, Update
-from gradlens.passes import Pass, run_block, trainable
+from gradlens.models_decoders import context_decoder, discriminator
+from gradlens.passes import Pass, trainable
 from gradlens.seeding import generator
-from gradlens.self_supervised import SelfSupervised, modules_of, whole
+from gradlens.self_supervised import SelfSupervised
 from gradlens.shard import all_sum, drawn, mean, total
 
 MEAN_COLOUR = (117.0, 104.0, 123.0)  # what is put where pixels are dropped, in 0 … 255 (the authors' code)
@@ -121,10 +121,6 @@ class ContextEncoder(SelfSupervised):
         if not options.lambda_rec and not options.lambda_adv:
             raise InputError("context-encoder has no loss, since lambda_rec and lambda_adv are both 0")
         super().__init__(net, options)
-
-    def windows(self, net: Net) -> Sequence[Window]:
-        """One: end to end."""
-        return whole(net)
 
     def make_head(self, k: int, net: Net) -> nn.Module:
         """A decoder, and a discriminator if it has a weight."""
@@ -244,7 +240,7 @@ class ContextEncoder(SelfSupervised):
         """The image [N, C, H, W] that the decoder at the end of the encoder makes of what :meth:`task` gave."""
         h = self.entry(x)
         for block in blocks[:-1]:
-            h = run_block(block, h)
+            h = block(h)
         image: Tensor = self.head(self.top)(h)
         return image
 
@@ -261,10 +257,7 @@ class ContextEncoderLocal(ContextEncoder):
 
     Options: ClassVar[type[BaseModel]] = LocalContextOptions
     reads = frozenset({"below"})
-
-    def windows(self, net: Net) -> Sequence[Window]:
-        """The modules."""
-        return modules_of(net, self.options.modules)
+    local = True
 
 
 def _must_leave_something(sides: tuple[int, int], image: tuple[int, int], share: float) -> None:

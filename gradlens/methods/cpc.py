@@ -11,15 +11,15 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from gradlens.errors import InputError
-from gradlens.local import Local, Window
+from gradlens.local import Local
 from gradlens.method import Net, Update
-from gradlens.models import output_shapes
+from gradlens.models_block_boundaries import output_shapes
 from gradlens.objectives import info_nce, sampled_scores
 from gradlens.passes import Pass
 from gradlens.patches import Grid, cropped, grey, grid_of, maps, patches
 from gradlens.predictive import RowsAhead
 from gradlens.seeding import generator
-from gradlens.self_supervised import SelfSupervised, modules_of, whole
+from gradlens.self_supervised import SelfSupervised
 from gradlens.shard import drawn, total
 
 STEPS = 5  # rows ahead by default, where the grid has so many
@@ -80,10 +80,6 @@ class CPC(SelfSupervised):
         """A patch."""
         return image[0], *cut_up(image, options)[1].patch
 
-    def windows(self, net: Net) -> Sequence[Window]:
-        """One: end to end."""
-        return whole(net)
-
     def layers(self) -> int:
         """Of the masked context."""
         layers: int = self.options.layers
@@ -135,10 +131,7 @@ class CPCLocal(CPC):
 
     Options: ClassVar[type[BaseModel]] = LocalCPCOptions
     reads = frozenset({"below"})
-
-    def windows(self, net: Net) -> Sequence[Window]:
-        """The modules."""
-        return modules_of(net, self.options.modules)
+    local = True
 
 
 def cut_up(image: Sequence[int], options: PatchOptions) -> tuple[tuple[int, int], Grid]:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from gradlens.errors import InputError
 from gradlens.feedback import Switched
-from gradlens.method import Compared, Net, Signal, Step, top_signal
+from gradlens.method import Compared, Method, Net, Signal, Step, top_signal
 from gradlens.objectives import slope
-from gradlens.passes import Pass, chain, pull_back, run_block
+from gradlens.passes import Pass, pull_back
 from gradlens.resnet import Residual
 from gradlens.seeding import generator
 from gradlens.shard import all_sum, total
@@ -51,7 +51,7 @@ def broadcast(e: Tensor, b: Tensor, h: Tensor) -> Tensor:
     return laid.permute(0, *(1 + order.index(d) for d in range(1, h.ndim)))
 
 
-class DFA(Switched):
+class DFA(Switched, Method):
     """delta_k = B_k e, with e = dL/dlogits and B_k fixed and random, at every block's output below the top; backprop inside blocks.
 
     Nøkland 2016 (arXiv 1609.01596): B_k ~ U(±1/√n_k), n_k the size of h_k. ``shared``: Launay et al. 2020 (arXiv 2006.12878), one
@@ -85,19 +85,15 @@ class DFA(Switched):
         """With ``skip=exact`` blocks hear each other."""
         return "with skip=exact a block hears what the skip of the one above carries down" if self.options.skip == "exact" else None
 
-    def section(self, blocks: Sequence[nn.Module], first: int, x: Tensor, y: Tensor, image: Tensor | None = None) -> Iterator[Pass]:
-        """The plain chain; for ``skip=exact`` each residual block's branch reads its input through a gate that the rule shuts."""
-
-        def run(block: nn.Module, x: Tensor) -> Tensor:
-            if not isinstance(block, Residual):
-                return run_block(block, x)
-            gate = block.branch.register_forward_pre_hook(lambda _, args: (_Through.apply(args[0], self),))  # type: ignore[no-untyped-call]
-            try:
-                return run_block(block, x)
-            finally:
-                gate.remove()
-
-        return chain(blocks, x, y, run if self.options.skip == "exact" else run_block, first, image)
+    def run(self, block: nn.Module, x: Tensor) -> Tensor:
+        """The block; for ``skip=exact`` a residual block's branch reads its input through a gate that the rule shuts."""
+        if self.options.skip != "exact" or not isinstance(block, Residual):
+            return super().run(block, x)
+        gate = block.branch.register_forward_pre_hook(lambda _, args: (_Through.apply(args[0], self),))  # type: ignore[no-untyped-call]
+        try:
+            return super().run(block, x)
+        finally:
+            gate.remove()
 
     def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[Tensor, ...]) -> Signal:
         """B_k e [+ what the skip of the block above carries]; told, and sent on only where a skip carries it on."""

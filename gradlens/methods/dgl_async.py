@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gradlens.errors import InputError
 from gradlens.local import HeadOptions, LocalLosses
 from gradlens.method import Net, Update
-from gradlens.passes import Pass, cut, run_block
+from gradlens.passes import Pass, cut
 from gradlens.seeding import generator
 from gradlens.shard import Shard, current, gather, of, sharded
 
@@ -123,7 +123,7 @@ class DGLAsync(LocalLosses):
                 continue
             h, targets = got
             for k in range(unit, self.depth if unit == self.units - 1 else unit + 1):
-                p = cut(k, blocks[k], h, targets, run_block(blocks[k], h))
+                p = cut(k, blocks[k], h, targets, blocks[k](h))
                 h = p.z
                 if k < self.units - 1:
                     self.rings[k].write(p.z, p.y, self.round)

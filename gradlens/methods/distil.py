@@ -9,7 +9,7 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor
 
-from gradlens.method import Method, Net, Signal
+from gradlens.method import Method, Net, Signal, relay
 from gradlens.objectives import distillation
 from gradlens.passes import Pass
 from gradlens.shard import all_sum, sharded
@@ -47,8 +47,7 @@ class Distil(Method):
     def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[Tensor, ...]) -> Signal:
         """The message from above, told and sent on; at the top the objective's own slope."""
         if k < self.depth - 1:
-            (delta,) = above
-            return Signal(delta, (delta,))
+            return relay(above)
         p = passes[k]
         assert p.image is not None
         loss = self._loss(p.z, p.y, self.teacher(p.image))

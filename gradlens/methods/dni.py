@@ -11,9 +11,9 @@ from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 
 from gradlens.errors import InputError
-from gradlens.heads import LinearSynthesiser, Synthesiser
 from gradlens.measures import float64
-from gradlens.method import Method, Net, Signal, Update, top_signal
+from gradlens.method import Method, Net, Signal, Update, relay, top_signal
+from gradlens.models_synthesizers import LinearSynthesiser, Synthesiser
 from gradlens.passes import Grad, Pass
 from gradlens.seeding import seeded
 from gradlens.shard import all_sum, total
@@ -122,7 +122,7 @@ class DNI(Method):
         if k == self.depth - 1:
             return top_signal(self.loss, passes[k])
         if k not in self.interfaces:
-            return Signal(above[0], (above[0],))
+            return relay(above)
         p = passes[k]
         synthetic = self.synthesisers[k](p.z.detach(), self.context(p.y))
         mix = 1.0 if self.warming else self.options.bp_lambda
@@ -135,22 +135,38 @@ class DNI(Method):
         """Gradients of L_S: the synthesiser's regression on the message from above."""
         if k not in self.interfaces:
             return {}
-        names, params = zip(*self.synthesisers[k].named_parameters(prefix=f"synthesisers.{k}"), strict=True)
         error = signal.kept.detach() - above[0] * self._scale(p)
-        return dict(zip(names, torch.autograd.grad(signal.kept, params, 2 * error / total(len(p.y))), strict=True))
+        return regression_gradients(self.synthesisers[k], f"synthesisers.{k}", signal.kept, 2 * error / total(len(p.y)))
 
     def quantities(self, update: Update) -> Mapping[str, Tensor]:
         """``synth_loss`` = L_S in the units it regresses; ``synth_explained_variance`` = 1 − Σ(S − g)² / Σ(g − mean_n g)²."""
         if update.k not in self.interfaces or not update.above:  # or the message comes late
             return {}
         target = float64(update.above[0] * self._scale(update.p))
-        residual = all_sum((float64(update.signal.kept.detach()) - target).square().sum())
-        return {"synth_loss": residual / total(len(target)), "synth_explained_variance": 1 - residual / spread(target)}
+        residual, explained = regression_errors(update.signal.kept, target)
+        return {"synth_loss": residual / total(len(target)), "synth_explained_variance": explained}
 
 
-def spread(x: Tensor) -> Tensor:
-    """Σ (x − mean_n x)² of x [N, *] over the global batch: scalar."""
-    return all_sum((x - all_sum(x.sum(0)) / total(len(x))).square().sum())
+def regression_gradients(module: nn.Module, name: str, predicted: Tensor, slope: Tensor, keep: bool = False) -> dict[str, Tensor]:
+    """Gradients of a synthesiser's parameters, by their name in the rule.
+
+    Args:
+        module: the synthesiser.
+        name: its dotted path in the rule.
+        predicted: [N, *out] what it gave, with its graph.
+        slope: [N, *out] gradient of its loss with respect to that.
+        keep: keep the graph.
+
+    """
+    names, params = zip(*module.named_parameters(prefix=name), strict=True)
+    return dict(zip(names, torch.autograd.grad(predicted, params, slope, retain_graph=keep), strict=True))
+
+
+def regression_errors(predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Σ (p − t)² and 1 − Σ (p − t)² / Σ (t − mean_n t)² over the global batch, of p [N, *] and t [N, *] in float64: scalars."""
+    residual = all_sum((float64(predicted.detach()) - target).square().sum())
+    spread = all_sum((target - all_sum(target.sum(0)) / total(len(target))).square().sum())
+    return residual, 1 - residual / spread
 
 
 class CDNI(DNI):

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from gradlens.heads import InputSynthesiser
 from gradlens.measures import float64
 from gradlens.method import Net, Signal, Update
-from gradlens.methods.dni import DNI, DNIOptions, spread
-from gradlens.passes import Grad, Pass, cut, run_block
+from gradlens.methods.dni import DNI, DNIOptions, regression_errors, regression_gradients
+from gradlens.models_synthesizers import InputSynthesiser
+from gradlens.passes import Grad, Pass, cut
 from gradlens.seeding import seeded
-from gradlens.shard import all_sum, total
+from gradlens.shard import total
 
 
 class DNIUnlockedOptions(DNIOptions, frozen=True, extra="forbid"):
@@ -76,10 +75,10 @@ class DNIUnlocked(DNI):
 
     def _run(self, k: int, block: nn.Module, x: Tensor, y: Tensor, below: Tensor) -> Pass:
         if k - 1 not in self.interfaces:
-            return cut(k, block, below, y, run_block(block, below), x)
+            return cut(k, block, below, y, block(below), x)
         src = self.inputs[k - 1](x, self.context(y))
         read = src.detach().requires_grad_()
-        return cut(k, block, read, y, run_block(block, read), x, src)
+        return cut(k, block, read, y, block(read), x, src)
 
     def locked(self) -> str | None:
         """Not by a lock: its parts would have to send each other two kinds of outputs."""
@@ -91,10 +90,9 @@ class DNIUnlocked(DNI):
         if src is None:
             return said._replace(kept=Kept(said.kept, None))
         below = passes[k - 1].z.detach()
-        names, params = zip(*self.inputs[k - 1].named_parameters(prefix=f"inputs.{k - 1}"), strict=True)
         slope = 2 * (src.detach() - below) / total(below.numel())
         # the graph was made by the forward pass: kept, so that the same passes can be asked again, and freed with the pass
-        own = dict(zip(names, torch.autograd.grad(src, params, slope, retain_graph=True), strict=True))
+        own = regression_gradients(self.inputs[k - 1], f"inputs.{k - 1}", src, slope, keep=True)
         return said._replace(own=own, kept=Kept(said.kept, below))
 
     def learn(self, k: int, p: Pass, signal: Signal, grad: Grad, above: tuple[Tensor, ...]) -> Mapping[str, Tensor]:
@@ -107,7 +105,6 @@ class DNIUnlocked(DNI):
         found = dict(super().quantities(update._replace(signal=update.signal._replace(kept=synthetic))))
         if below is not None and update.p.src is not None:
             target = float64(below)
-            residual = all_sum((float64(update.p.src.detach()) - target).square().sum())
-            found["input_error"] = residual / total(target.numel())
-            found["input_explained_variance"] = 1 - residual / spread(target)
+            residual, explained = regression_errors(update.p.src, target)
+            found |= {"input_error": residual / total(target.numel()), "input_explained_variance": explained}
         return found

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pydantic import BaseModel, Field
 
-from gradlens.methods.cpc import CPCLocal, PatchOptions
+from gradlens.methods.cpc import CPC, PatchOptions
 
 
 class InfoMaxOptions(PatchOptions, frozen=True):
@@ -15,7 +15,7 @@ class InfoMaxOptions(PatchOptions, frozen=True):
     modules: int | list[int] | None = Field(None, description="parts of the encoder, or their sizes in blocks; default: each block")
 
 
-class InfoMax(CPCLocal):
+class InfoMax(CPC):
     """delta_k = d mean_k InfoNCE(z_iᵀ W_k z_{i+k+1})/d h_k inside each module of blocks, z the patches' spatial means at its end.
 
     Löwe, O'Connor & Veeling 2019 (arXiv 1905.11786): cpc without an autoregressor, module by module; nothing is sent below a module. Of
@@ -23,6 +23,8 @@ class InfoMax(CPCLocal):
     """
 
     Options: ClassVar[type[BaseModel]] = InfoMaxOptions
+    reads = frozenset({"below"})
+    local = True
 
     def layers(self) -> int:
         """No masked context: a row's own features are the context."""

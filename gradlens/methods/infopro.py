@@ -10,9 +10,9 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from gradlens.errors import InputError
-from gradlens.heads import decoder
 from gradlens.local import HeadOptions, Local, LocalLosses, Window, split
 from gradlens.method import Net
+from gradlens.models_decoders import decoder
 from gradlens.passes import Pass
 from gradlens.shard import mean
 

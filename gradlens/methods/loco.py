@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import ClassVar
+
+from pydantic import BaseModel
 
 from gradlens.local import Window
 from gradlens.method import Net
-from gradlens.methods.simclr import SimCLRLocal
+from gradlens.methods.simclr import LocalSimCLROptions, SimCLR
 from gradlens.self_supervised import modules_of
 
 
-class LoCo(SimCLRLocal):
+class LoCo(SimCLR):
     """delta_k = Σ over the units u that hold block k of d NT-Xent(a_u(h))/d h_k; a unit is two neighbouring modules of blocks.
 
     Xiong, Ren & Urtasun 2020 (arXiv 2008.01342): units (1, 2), (2, 3), … share a module, whose gradient is the sum of both; the lowest
     module has no loss of its own. Shared modules are run once. Of one module it is simclr, of two as well.
     """
 
+    Options: ClassVar[type[BaseModel]] = LocalSimCLROptions
     reads = frozenset({"below", "above"})
 
     def windows(self, net: Net) -> Sequence[Window]:

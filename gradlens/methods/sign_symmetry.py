@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, Field
 from torch import Tensor
 
-from gradlens.feedback import FeedbackRule, std
+from gradlens.feedback import FeedbackRule, FeedbackWeights, std
 
 
 class SignOptions(BaseModel, frozen=True, extra="forbid"):
@@ -17,50 +17,62 @@ class SignOptions(BaseModel, frozen=True, extra="forbid"):
     scale: float | None = Field(None, gt=0, description="c: usf's constant, and the std that M is drawn with; default: by init")
 
 
+class SignSymmetric(FeedbackWeights):
+    """B = size ∘ sign(W), of W as it is now.
+
+    Args:
+        size: ``constant`` (c in every entry), ``fixed`` (|M|, drawn once) or ``redrawn`` (|M_t|, drawn anew in each step).
+
+    """
+
+    def __init__(self, size: Literal["constant", "fixed", "redrawn"]) -> None:
+        self.size = size
+
+    def keep(self, rule: FeedbackRule, i: int, w: Tensor) -> Tensor | None:
+        """|M|, where there is one."""
+        return None if self.size == "constant" else rule.draw(w, self.deviation(rule, w), i).abs_()
+
+    def matrix(self, rule: FeedbackRule, path: str, w: Tensor) -> Tensor:
+        """Sign(W) times c or |M|."""
+        return w.sign().mul_(self.deviation(rule, w) if self.size == "constant" else rule.held(path))
+
+    def start(self, rule: FeedbackRule, step: int) -> None:
+        """Draw M_t."""
+        if self.size == "redrawn":
+            for i, m in enumerate(rule.kept.buffers()):
+                m.copy_(rule.draw(m, self.deviation(rule, m), i, step).abs_())
+
+    def deviation(self, rule: FeedbackRule, w: Tensor) -> float:
+        """c for one weight."""
+        return std(w, rule.options.init) if rule.options.scale is None else rule.options.scale
+
+
 class USF(FeedbackRule):
     """delta_k = the message from above, pulled back with B = c · sign(W) in the place of each layer's W.
 
     Liao, Leibo & Poggio 2016 (arXiv 1510.05067). c is the standard deviation of W's own initial entries unless ``scale`` says it.
     """
 
-    Options = SignOptions
-
-    def deviation(self, w: Tensor) -> float:
-        """c for one weight."""
-        return std(w, self.options.init) if self.options.scale is None else self.options.scale
-
-    def keep(self, i: int, w: Tensor) -> Tensor | None:
-        """Nothing."""
-        return None
-
-    def matrix(self, path: str, w: Tensor) -> Tensor:
-        """c · sign(W), of W as it is now."""
-        return w.sign().mul_(self.deviation(w))
+    Options: ClassVar[type[BaseModel]] = SignOptions
+    feedback_weights = SignSymmetric("constant")
 
 
-class FRSF(USF):
+class FRSF(FeedbackRule):
     """delta_k = the message from above, pulled back with B = |M| ∘ sign(W) in the place of each layer's W; M is fixed and random.
 
     Liao, Leibo & Poggio 2016 (arXiv 1510.05067). M ~ U(±√3 c), so that its standard deviation is c.
     """
 
-    def keep(self, i: int, w: Tensor) -> Tensor | None:
-        """|M|."""
-        return self.draw(w, self.deviation(w), i).abs_()
-
-    def matrix(self, path: str, w: Tensor) -> Tensor:
-        """|M| ∘ sign(W), of W as it is now."""
-        return w.sign().mul_(self.held(path))
+    Options: ClassVar[type[BaseModel]] = SignOptions
+    feedback_weights = SignSymmetric("fixed")
 
 
-class BRSF(FRSF):
+class BRSF(FeedbackRule):
     """delta_k = the message from above, pulled back with B = |M_t| ∘ sign(W) in the place of each layer's W; M_t is drawn anew each step.
 
     Liao, Leibo & Poggio 2016 (arXiv 1510.05067). M_t ~ U(±√3 c) is a function of (seed, layer, step): evaluation draws nothing, and a
     step that is measured later has the draw it was trained with.
     """
 
-    def start(self, epoch: int, step: int) -> None:
-        """Draw M_t."""
-        for i, m in enumerate(self.kept.buffers()):
-            m.copy_(self.draw(m, self.deviation(m), i, step).abs_())
+    Options: ClassVar[type[BaseModel]] = SignOptions
+    feedback_weights = SignSymmetric("redrawn")

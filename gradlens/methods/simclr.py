@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, Field
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from gradlens.errors import InputError
 from gradlens.heads import projection
-from gradlens.local import Local, Window
+from gradlens.local import Local
 from gradlens.method import Net
 from gradlens.objectives import nt_xent
 from gradlens.passes import Pass
-from gradlens.self_supervised import SelfSupervised, modules_of, stacked, whole
+from gradlens.self_supervised import SelfSupervised, stacked
 from gradlens.views import ViewOptions, views
 
 
@@ -51,10 +51,6 @@ class SimCLR(SelfSupervised):
             raise InputError(f"views are made of images of 1 or 3 channels; these have {net.image[0]}")
         super().__init__(net, options)
 
-    def windows(self, net: Net) -> Sequence[Window]:
-        """One: end to end."""
-        return whole(net)
-
     def make_head(self, k: int, net: Net) -> nn.Module:
         """A projection head."""
         o = self.options
@@ -85,7 +81,4 @@ class SimCLRLocal(SimCLR):
 
     Options: ClassVar[type[BaseModel]] = LocalSimCLROptions
     reads = frozenset({"below"})
-
-    def windows(self, net: Net) -> Sequence[Window]:
-        """The modules."""
-        return modules_of(net, self.options.modules)
+    local = True
