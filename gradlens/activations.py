@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gradlens.augment import input_of
-from gradlens.data import Data
+from gradlens.data_split import Data
 from gradlens.errors import InputError, unknown
 from gradlens.experiments import Place, data_of
 from gradlens.lens import Lens

@@ -26,7 +26,7 @@ from gradlens.longtable import csv_line
 from gradlens.method import Method
 from gradlens.objectives import LOSSES, Loss
 from gradlens.optimizers import make_optimizer
-from gradlens.process import allocations, wait
+from gradlens.runtime_memory import allocations, wait
 from gradlens.setup import make_pair
 from gradlens.train import Outcome, update
 

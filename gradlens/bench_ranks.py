@@ -15,7 +15,7 @@ from rich.table import Table
 from gradlens.bench import Progress, silent
 from gradlens.config import Config
 from gradlens.costs import block_costs
-from gradlens.data import Data, Split
+from gradlens.data_split import Data, Split
 from gradlens.errors import InputError
 from gradlens.train import Training
 from gradlens.world import World

@@ -200,8 +200,8 @@ def check(
     from gradlens import laws
     from gradlens.experiments import Place
     from gradlens.methods import METHODS
-    from gradlens.own import known_as
     from gradlens.progress import Display
+    from gradlens.training_user_references import known_as
 
     quiet, name = given.pop("quiet", False), known_as("method", method)
     taught = {"teacher": "a function"} if name in METHODS and METHODS[name].has_teacher else {}
@@ -405,7 +405,7 @@ def _end(status: int) -> NoReturn:
 
 def _status(error: Exception) -> int:
     """The exit status of an error: 2 for input that cannot be used, a stopped run's own, 1 for a bug."""
-    from gradlens.run import Stopped
+    from gradlens.errors import Stopped
 
     if isinstance(error, Stopped):
         return error.status
@@ -421,15 +421,15 @@ def _report(error: Exception) -> int:
     if hasattr(error, "format_message"):
         print(f"gradlens: {_sentence(error)}", file=sys.stderr)
         return 2
-    from gradlens.run import INTERRUPTED, Stopped
+    from gradlens.errors import INTERRUPTED, Stopped
 
     if isinstance(error, Stopped):
         again = f"; `{_again()}` goes on" if error.status == INTERRUPTED else ""
         print(f"gradlens: {error}{again}", file=sys.stderr)
         return error.status
-    own = sys.modules.get("gradlens.own")
-    if own is not None and (trace := own.trace_of(error)):  # in a rule or network of the user's
-        print(f"{trace}gradlens: {own.raised(error)}", file=sys.stderr)
+    user_code = sys.modules.get("gradlens.runtime_user_code")
+    if user_code is not None and (trace := user_code.trace_of(error)):  # in a rule or network of the user's
+        print(f"{trace}gradlens: {user_code.raised(error)}", file=sys.stderr)
         return 2
     if is_launched():  # the others wait for this process: it must end
         traceback.print_exception(error)

@@ -31,8 +31,9 @@ def sweep(
     import os
 
     from gradlens import screen, studies
+    from gradlens.errors import Stopped
     from gradlens.longtable import write_csv
-    from gradlens.run import Stopped, load, must_be_writable, save_result
+    from gradlens.run import load, must_be_writable, save_result
     from gradlens.sweep import must_be_possible, run_local, run_on_ray
 
     study = studies.read_study(study_file)

@@ -18,7 +18,7 @@ from gradlens.errors import InputError
 from gradlens.method import Method, backward
 from gradlens.optimizers import make_optimizer
 from gradlens.passes import Grad, Pass
-from gradlens.process import allocations, wait
+from gradlens.runtime_memory import allocations, wait
 from gradlens.seeding import forked, key
 from gradlens.setup import Pair
 

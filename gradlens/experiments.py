@@ -15,16 +15,18 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from gradlens import __version__, loggers
 from gradlens.config import Config, make
-from gradlens.data import DATASETS, SHAPES, Data, Source, choose, label_hash, read
+from gradlens.data import DATASETS, SHAPES, read
+from gradlens.data_split import Data, Source, label_hash
+from gradlens.data_subsets import choose
 from gradlens.diagnostics import AFTER_THE_STEP, FEEDBACK, SPARSE, sparse_rows
-from gradlens.errors import InputError, unknown
+from gradlens.errors import INTERRUPTED, InputError, Stopped, unknown
 from gradlens.launch import restarts
 from gradlens.longtable import csv_line
 from gradlens.measures import QUANTITIES
 from gradlens.method import run_step
 from gradlens.methods import METHODS
 from gradlens.recorder import Row, step_rows, true_updates
-from gradlens.run import INTERRUPTED, Run, Stopped, Writer, is_run, load, load_checkpoint, write
+from gradlens.run import Run, Writer, is_run, load, load_checkpoint, write
 from gradlens.seeding import seeded
 from gradlens.setup import put_weights
 from gradlens.train import Training, Watch, silent

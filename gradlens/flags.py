@@ -174,7 +174,7 @@ def place_of(given: dict[str, Any]) -> Place:
 
     from gradlens.errors import InputError
     from gradlens.experiments import Place, forget_data, pick_device
-    from gradlens.process import keep_freed_memory
+    from gradlens.runtime_memory import keep_freed_memory
 
     forget_data()
     threads = given.pop("threads", None)
@@ -198,7 +198,7 @@ def _parse_sets(pairs: Sequence[str]) -> list[tuple[str | None, str, Any]]:
     """(method or None, option, value) of each ``--set``."""
     from gradlens.errors import InputError, unknown
     from gradlens.methods import METHODS
-    from gradlens.own import known_as
+    from gradlens.training_user_references import known_as
 
     parsed: list[tuple[str | None, str, Any]] = []
     for pair in pairs:
@@ -223,7 +223,7 @@ def configs_of(methods: Sequence[str], given: dict[str, Any], place: Place) -> l
     from gradlens.errors import InputError, unknown
     from gradlens.experiments import pick_precision
     from gradlens.methods import METHODS
-    from gradlens.own import known_as, reference
+    from gradlens.training_user_references import known_as, reference
 
     given = dict(given)
     file = read(given.pop("config")) if "config" in given else {}
@@ -262,8 +262,8 @@ def configs_of(methods: Sequence[str], given: dict[str, Any], place: Place) -> l
 def methods_and_runs(what: Sequence[str]) -> tuple[list[str], list[str]]:
     """The names of methods among some arguments, and the paths of run directories; what is neither is left to be refused as a method."""
     from gradlens.methods import METHODS
-    from gradlens.own import is_reference
     from gradlens.run import is_run
+    from gradlens.runtime_user_code import is_reference
 
     def is_method(name: str) -> bool:
         return name in METHODS or is_reference(name) or not (is_run(name) or Path(name).exists() or Path(name).name != name)
@@ -288,7 +288,7 @@ def method_of(given: dict[str, Any]) -> str:
     from gradlens.config import read
     from gradlens.errors import InputError
     from gradlens.methods import METHODS
-    from gradlens.own import reference
+    from gradlens.training_user_references import reference
 
     settings = read(given["config"]) if "config" in given else {}
     method = reference(settings, "method") or settings.get("method")

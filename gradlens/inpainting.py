@@ -17,7 +17,7 @@ from torch import Tensor
 from gradlens import pictures
 from gradlens.activations import Progress, no_progress
 from gradlens.augment import input_of
-from gradlens.data import Split
+from gradlens.data_split import Split
 from gradlens.errors import InputError
 from gradlens.experiments import Place, data_of
 from gradlens.methods.context_encoder import ContextEncoder

@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gradlens.errors import InputError
+from gradlens.errors import INTERRUPTED, InputError, Stopped
 from gradlens.messages import Inbox, Outbox
 from gradlens.method import Heard, Method, Signal, Step, Update
 from gradlens.passes import Grad, Pass, run_block, true_gradients
 from gradlens.recorder import Row, Truth, step_rows, untouched
-from gradlens.run import INTERRUPTED, Stopped
 from gradlens.seeding import key
 from gradlens.setup import Pair
 from gradlens.spread import DOWN, ERROR, TRUTH, UP, Spread

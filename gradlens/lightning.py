@@ -15,9 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gradlens.errors import InputError
+from gradlens.errors import Failsafe, InputError
 from gradlens.lens import Lens
-from gradlens.loggers import Failsafe
 from gradlens.measures import measure
 from gradlens.recorder import untouched
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gradlens.activations import Frozen, Progress, collect, networks, no_progress
 from gradlens.config import Config, read
-from gradlens.data import Data, Split, label_hash
+from gradlens.data_split import Data, Split, label_hash
 from gradlens.errors import InputError
 from gradlens.experiments import Place, data_of
 from gradlens.logistic import Standard, fit

@@ -27,7 +27,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from gradlens.activations import BATCH, BUDGET, Frozen, Progress, at_rest, collect, described, networks, no_progress, of_module, pooled
-from gradlens.data import Data, Split
+from gradlens.data_split import Data, Split
 from gradlens.errors import InputError
 from gradlens.experiments import Place, data_of
 from gradlens.logistic import TOLERANCE, Fitting, Probe, Standard, fit

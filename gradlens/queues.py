@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from gradlens.errors import InputError
+from gradlens.errors import INTERRUPTED, InputError, Stopped
 from gradlens.messages import Inbox, Outbox
 from gradlens.method import Method, Step, Update
 from gradlens.methods.dgl_async import Buffer, Stored
 from gradlens.passes import Pass
 from gradlens.recorder import Row, own_quantities
-from gradlens.run import INTERRUPTED, Stopped
 from gradlens.setup import Pair
 from gradlens.spread import UP, Spread
 from gradlens.train import Outcome, update

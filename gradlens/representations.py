@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gradlens.activations import BATCH, Frozen, Progress, at_rest, collect, described, networks, no_progress, side
-from gradlens.data import DATASETS, Data, Split
+from gradlens.data import DATASETS
+from gradlens.data_split import Data, Split
 from gradlens.errors import InputError
 from gradlens.experiments import Place, data_of
 from gradlens.heads import decoder, head

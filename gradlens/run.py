@@ -59,16 +59,6 @@ TABLES: dict[str, type[Any]] = {"metrics": Metric, "timing": Timing, "gradients"
 
 STREAMS = "online/*.bin"  # raw rounds of the online probe, a file a block; like tables, they grow and are rewound
 
-INTERRUPTED = 130  # exit status of a run that was stopped from outside, as of a shell's Ctrl-C
-
-
-class Stopped(Exception):
-    """A run that ended before its time, for a reason that is no wrong input; ``status`` is the exit status."""
-
-    def __init__(self, message: str, status: int = 1) -> None:
-        super().__init__(message)
-        self.status = status
-
 
 def write(path: Path, content: bytes) -> None:
     """Write a file whole or not at all: under a temporary name, then renamed.

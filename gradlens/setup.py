@@ -15,10 +15,10 @@ from gradlens.method import Method, Net
 from gradlens.methods import METHODS
 from gradlens.models import build, head_width, output_shapes
 from gradlens.objectives import LOSSES, Loss
-from gradlens.own import activate
 from gradlens.plan import Plan
 from gradlens.run import Run, load
 from gradlens.seeding import seeded
+from gradlens.training_user_references import activate
 
 
 class Pair(NamedTuple):

@@ -21,11 +21,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gradlens.errors import InputError
+from gradlens.errors import INTERRUPTED, InputError, Stopped
 from gradlens.experiments import Place, prepare
 from gradlens.longtable import read_table
-from gradlens.process import interruptible
-from gradlens.run import INTERRUPTED, Metric, Stopped, is_run, load
+from gradlens.run import Metric, is_run, load
+from gradlens.runtime_interrupts import interruptible
 from gradlens.studies import Point
 
 RETRIES = 2  # how often a run whose worker was lost is begun again

@@ -14,17 +14,18 @@ from torch import Tensor, nn
 
 from gradlens.augment import crop_and_flip, input_of
 from gradlens.config import Config
-from gradlens.data import Data, Split
+from gradlens.data_split import Data, Split
 from gradlens.diagnostics import Descent, sparse_rows
-from gradlens.errors import InputError
+from gradlens.errors import INTERRUPTED, InputError, Stopped
 from gradlens.longtable import read_table
 from gradlens.method import Heard, Method, Step, Update, backward
 from gradlens.objectives import LOSSES
 from gradlens.optimizers import lr_factor, make_optimizer
 from gradlens.passes import Pass
-from gradlens.process import interruptible, peak_memory_mb
 from gradlens.recorder import Row, rank_rows, step_rows, true_updates, whole_update
-from gradlens.run import INTERRUPTED, Metric, Stopped, Timing, Writer, save_result
+from gradlens.run import Metric, Timing, Writer, save_result
+from gradlens.runtime_interrupts import interruptible
+from gradlens.runtime_memory import peak_memory_mb
 from gradlens.seeding import forked, generator, key
 from gradlens.setup import Pair, make_pair, put_weights
 from gradlens.shard import Shard, Sums, all_sum, current, part, sharded, stream, total

@@ -10,9 +10,9 @@ from oracles import needed
 
 from gradlens import data, experiments
 from gradlens.config import make
-from gradlens.data import Split
+from gradlens.data_split import Split
 from gradlens.diagnostics import SPARSE
-from gradlens.errors import InputError
+from gradlens.errors import InputError, Stopped
 from gradlens.experiments import (
     Place,
     choose_lr,
@@ -28,7 +28,7 @@ from gradlens.experiments import (
 from gradlens.measures import QUANTITIES, RECORDED
 from gradlens.method import Method, Signal, top_signal
 from gradlens.methods import METHODS
-from gradlens.run import Stopped, load
+from gradlens.run import load
 from gradlens.train import silent
 
 TINY = {"width": 4, "limit": 96, "batch_size": 32, "epochs": 2, "record_every": 2, "lr": 3e-3}

@@ -10,9 +10,9 @@ from disk import full_disk
 
 from gradlens import loggers
 from gradlens.config import make
-from gradlens.errors import InputError
+from gradlens.errors import Failsafe, InputError
 from gradlens.experiments import Place, train_run
-from gradlens.loggers import EVENTS, FILTERS, Failsafe, checked, export, filter_grid, records, rewound
+from gradlens.loggers import EVENTS, FILTERS, checked, export, filter_grid, records, rewound
 from gradlens.recorder import Row
 from gradlens.run import Metric, load
 

@@ -19,12 +19,12 @@ from gradlens import memorization, pictures
 from gradlens.activations import of_module
 from gradlens.config import make
 from gradlens.data import load as load_data
-from gradlens.errors import InputError
+from gradlens.errors import InputError, Stopped
 from gradlens.experiments import Place, train_run
 from gradlens.memorization import Noise, area, curve_of, epochs_to, memorized, noise_of
 from gradlens.models import Plan, build
 from gradlens.plots import figure_set
-from gradlens.run import Stopped, load, load_checkpoint
+from gradlens.run import load, load_checkpoint
 from gradlens.seeding import generator
 from gradlens.tables import TRAIN_EVAL, scores
 

@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 
 from gradlens import online
 from gradlens.config import make
-from gradlens.errors import InputError
+from gradlens.errors import InputError, Stopped
 from gradlens.experiments import CPU, Place, data_of, train_run
 from gradlens.methods import METHODS
 from gradlens.online import (
@@ -33,7 +33,7 @@ from gradlens.online import (
     regret_rows,
 )
 from gradlens.pictures import LEARNER_WORDS, regret
-from gradlens.run import OnlineRow, Stopped, Writer, load
+from gradlens.run import OnlineRow, Writer, load
 from gradlens.train import Training
 from tests.test_train import kill_at, processes, same_state  # noqa: F401
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from gradlens import cli, logistic, probes
 from gradlens.activations import collect, networks, of_module
 from gradlens.config import make
-from gradlens.data import Split
+from gradlens.data_split import Split
 from gradlens.errors import InputError
 from gradlens.experiments import Place, data_of, train_run
 from gradlens.logistic import Standard, fit

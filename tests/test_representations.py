@@ -13,7 +13,7 @@ from torch import nn
 from gradlens import representations as rep
 from gradlens.activations import networks, of_module
 from gradlens.config import make
-from gradlens.data import Split
+from gradlens.data_split import Split
 from gradlens.errors import InputError
 from gradlens.experiments import Place, train_run
 from gradlens.run import load, load_result

@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from oracles import assert_near, case, rule, step
 
 from gradlens.config import make, read
-from gradlens.data import Split, choose, digits, load
+from gradlens.data import digits, load
+from gradlens.data_split import Split
+from gradlens.data_subsets import choose
 from gradlens.errors import InputError
 from gradlens.experiments import Place, train_run
 from gradlens.method import Step

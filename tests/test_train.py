@@ -23,11 +23,11 @@ import gradlens.setup
 import gradlens.train
 from gradlens.config import make
 from gradlens.data import load as load_data
-from gradlens.errors import InputError
+from gradlens.errors import InputError, Stopped
 from gradlens.experiments import Place, train_run
 from gradlens.methods import METHODS
 from gradlens.models import Plan, build
-from gradlens.run import Stopped, Writer, load, load_checkpoint
+from gradlens.run import Writer, load, load_checkpoint
 from gradlens.train import Training, batches_per_epoch, evaluate
 
 CPU = torch.device("cpu")
