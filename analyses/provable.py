@@ -47,7 +47,8 @@ from gradlens.run import write
 from gradlens.screen import number, show
 from gradlens.seeding import generator
 from gradlens.tables import interval
-from gradlens.train import Training, evaluate
+from gradlens.train import Training
+from gradlens.training_step import evaluate
 
 SEEDS = 3
 IMAGES, TEST = 2_000, 1_000

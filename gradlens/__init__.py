@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gradlens.config import Config as Config
     from gradlens.errors import InputError as InputError
-    from gradlens.experiments import Place as Place
     from gradlens.experiments import train_run as train_run
     from gradlens.lens import Lens as Lens
     from gradlens.measures import cosine as cosine
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from gradlens.methods import METHODS as METHODS
     from gradlens.recorder import compare as compare
     from gradlens.run import load as load
+    from gradlens.training_context import Place as Place
 
 __version__ = "0.1.0"
 

@@ -12,12 +12,13 @@ import torch
 import torch.distributed as dist
 from rich.table import Table
 
-from gradlens.bench import Progress, silent
 from gradlens.config import Config
 from gradlens.costs import block_costs
 from gradlens.data_split import Data, Split
 from gradlens.errors import InputError
+from gradlens.runtime_progress import Progress, no_progress
 from gradlens.train import Training
+from gradlens.training_parallel_choose import stage_of
 from gradlens.world import World
 
 SECONDS = 4.0  # that one measurement lasts at least
@@ -105,7 +106,7 @@ def gains(
     device: torch.device,
     world: World,
     rounds: int,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
     seconds: float = SECONDS,
 ) -> Iterator[Gain]:
     """Measure each config on all ranks against one process; every rank runs the same program.
@@ -126,7 +127,9 @@ def gains(
     for i, config in enumerate(configs):
         single = config.model_copy(update={"parallel": "none", "ranks": 1, "sync_batchnorm": False, "stale": False, "split": None})
         alone = _Loop(Training(single, data, device))
-        shared = _Loop(Training(config, data, device, world=world))
+        training = Training(config, data, device, world=world)
+        training.layers = stage_of(training)
+        shared = _Loop(training)
         shared.run(2)
         shared.finish()
         alone.run(2)
@@ -170,7 +173,7 @@ def bench_ranks(
     device: torch.device,
     world: World,
     rounds: int,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
     seconds: float = SECONDS,
 ) -> list[Gain]:
     """:func:`gains` on generated images.

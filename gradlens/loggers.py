@@ -23,7 +23,8 @@ from gradlens.recorder import Row
 from gradlens.run import Metric, Run, must_be_writable, write
 
 if TYPE_CHECKING:
-    from gradlens.train import Training, Watch
+    from gradlens.runtime_progress import Watch
+    from gradlens.train import Training
 
 FOLDER = "tensorboard"  # of a run that is logged while it trains
 EVENTS = "events.out.tfevents.gradlens"  # TensorBoard reads every file with "tfevents" in its name

@@ -9,5 +9,5 @@ Watch = Callable[[str, dict[str, Any]], None]  # of a training: what happened, a
 Progress = Callable[[int, int, str], None]  # of work that is counted: (done, in all, what comes next)
 
 
-def silent(*_: object) -> None:
+def no_progress(*_: object) -> None:
     """Take what is reported, and show nothing: a ``Watch`` and a ``Progress``."""

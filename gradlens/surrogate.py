@@ -23,7 +23,7 @@ from gradlens.models import output_shapes
 from gradlens.objectives import LOSSES
 from gradlens.recorder import true_updates
 from gradlens.setup import Pair
-from gradlens.train import update
+from gradlens.training_step import update
 
 Field = Callable[[Tensor], Tensor]  # points [N, *out] -> a gradient at each, [N, *out]
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gradlens.config import make
-from gradlens.experiments import Place, train_run
+from gradlens.experiments import train_run
 from gradlens.measures import RECORDED
 from gradlens.method import Method, Update, backward, run_step
 from gradlens.methods import METHODS
@@ -20,6 +20,7 @@ from gradlens.objectives import LOSSES, Loss
 from gradlens.passes import Pass
 from gradlens.recorder import Row, step_rows, true_updates
 from gradlens.setup import make_net
+from gradlens.training_context import Place
 
 SUPERVISED = [name for name, method in METHODS.items() if method.classifies]
 UNLABELLED = [name for name, method in METHODS.items() if not method.classifies]

@@ -13,7 +13,7 @@ from gradlens.methods import METHODS
 from gradlens.models import Plan, build, head_width, output_shapes
 from gradlens.objectives import LOSSES
 from gradlens.setup import Pair
-from gradlens.train import update
+from gradlens.training_step import update
 
 HEADS = {
     "seed": {},

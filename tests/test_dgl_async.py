@@ -23,7 +23,8 @@ from gradlens.models import Plan, build, output_shapes
 from gradlens.recorder import step_rows, true_updates
 from gradlens.run import load_checkpoint
 from gradlens.setup import Pair, make_net, put_weights
-from gradlens.train import Training, update
+from gradlens.train import Training
+from gradlens.training_step import update
 
 
 def fresh(c: Case, **options):

@@ -14,7 +14,7 @@ from gradlens.passes import Pass
 from gradlens.recorder import true_updates
 from gradlens.seeding import generator, key
 from gradlens.setup import Pair
-from gradlens.train import update
+from gradlens.training_step import update
 
 
 def diagnosed(name, network="basic-cnn", images=None, number=4, **options):

@@ -16,7 +16,7 @@ from gradlens.method import Locks, backward, run_step
 from gradlens.methods import METHODS
 from gradlens.recorder import true_updates
 from gradlens.setup import Pair
-from gradlens.train import update
+from gradlens.training_step import update
 
 NETWORKS = pytest.mark.parametrize("network", ["basic-cnn", "mlp"])
 CONTEXT = pytest.mark.parametrize("context", [False, True])

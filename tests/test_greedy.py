@@ -18,7 +18,8 @@ from gradlens.objectives import LOSSES
 from gradlens.passes import is_chain
 from gradlens.recorder import true_updates
 from gradlens.setup import Pair
-from gradlens.train import Training, evaluate, update
+from gradlens.train import Training
+from gradlens.training_step import evaluate, update
 
 NETWORKS = pytest.mark.parametrize("network", ["basic-cnn", "mlp"])
 SETTINGS = [

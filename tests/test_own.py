@@ -16,13 +16,14 @@ from gradlens import methods_custom, runtime_user_code, training_user_references
 from gradlens.config import make
 from gradlens.cuts import cut_module
 from gradlens.errors import InputError
-from gradlens.experiments import Place, prepare, train_run
+from gradlens.experiments import prepare, train_run
 from gradlens.methods import METHODS
 from gradlens.models import MODELS, build, head_width, output_shapes
 from gradlens.plan import Plan
 from gradlens.run import load
 from gradlens.seeding import seeded
 from gradlens.torchvision_models import cut_points
+from gradlens.training_context import Place
 
 PAGES = [Path(__file__).parents[1] / page for page in ("docs/your-own.md", "README.md")]
 MARK = r"<!-- example: tests/test_own.py runs this as sparse.py -->\n```python\n(.*?)```"
@@ -133,7 +134,7 @@ def test_a_run_of_an_own_rule_is_read_without_its_file_and_goes_on_only_with_it(
 
 
 def test_two_versions_of_a_rule_are_two_lines_of_one_figure():
-    from gradlens.tables import labels
+    from gradlens.training_run_groups import labels
 
     written("half.py", RULE)
     first = train_run(make(method="half.py:Half", **SMALL), Place(out=Path("runs")))

@@ -24,11 +24,14 @@ import gradlens.train
 from gradlens.config import make
 from gradlens.data import load as load_data
 from gradlens.errors import InputError, Stopped
-from gradlens.experiments import Place, train_run
+from gradlens.experiments import train_run
 from gradlens.methods import METHODS
 from gradlens.models import Plan, build
-from gradlens.run import Writer, load, load_checkpoint
-from gradlens.train import Training, batches_per_epoch, evaluate
+from gradlens.run import load, load_checkpoint
+from gradlens.train import Training
+from gradlens.training_context import Place
+from gradlens.training_run_writer import Writer
+from gradlens.training_step import batches_per_epoch, evaluate
 
 CPU = torch.device("cpu")
 # 192 images in batches of 32: 6 updates an epoch, 24 in all; everything that draws or changes over time is on
@@ -672,7 +675,7 @@ def test_only_the_loop_writes_grad():
 
 def test_a_gradient_of_another_layout_reaches_the_fused_optimiser_right():
     """The fused kernels read memory in order: a transposed gradient must be laid out like its parameter first."""
-    from gradlens.train import _put
+    from gradlens.training_step import _put
 
     p, q = (torch.nn.Parameter(torch.zeros(3, 5)) for _ in range(2))
     grad = torch.randn(5, 3).T
