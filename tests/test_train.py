@@ -19,8 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import SUPERVISED, needed
 
-import gradlens.setup
-import gradlens.train
+from gradlens import setup, train, training_state, training_step
 from gradlens.config import make
 from gradlens.data import load as load_data
 from gradlens.errors import InputError, Stopped
@@ -150,7 +149,7 @@ def hang(marker):
 def victim(settings, out, resume, where):
     """Runs in a process of its own, to be killed: trains, saving often, and stands still before its end at the latest."""
     torch.set_num_threads(1)
-    gradlens.train.CHECKPOINT_SECONDS = 0.02
+    train.CHECKPOINT_SECONDS = 0.02
     config, marker = make(**settings), out / "hung"
     saves = 0
 
@@ -557,7 +556,7 @@ def test_512_images_are_learned_by_heart_within_200_updates(method, tmp_path):
 
 def test_best_and_final_are_both_in_the_summary(tmp_path, monkeypatch):
     accuracies = iter([0.1, 0.5, 0.75, 0.75, 0.25])
-    monkeypatch.setattr(gradlens.train, "evaluate", lambda *_: (1.0, next(accuracies)))
+    monkeypatch.setattr(train, "evaluate", lambda *_: (1.0, next(accuracies)))
     run = train_run(tiny("bp"), Place(out=tmp_path))
     assert run.summary["test"] == {
         "best_accuracy": 0.75, "best_epoch": 2, "final_accuracy": 0.25, "final_loss": 1.0, "final_epoch": 4,
@@ -600,7 +599,7 @@ def test_every_method_trains_every_kind_of_net(method, changes, tmp_path):
 @pytest.mark.parametrize("method", SUPERVISED)
 @pytest.mark.parametrize("every", [0, 1])
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_saved(method, every, tmp_path, monkeypatch):
-    monkeypatch.setattr(gradlens.train, "lr_factor", lambda config, step, total: 1e33 if step >= 8 else 1.0)
+    monkeypatch.setattr(training_state, "lr_factor", lambda config, step, total: 1e33 if step >= 8 else 1.0)
     config = tiny(method, record_every=every, keep_checkpoints=0)
     with pytest.raises(Stopped) as caught:
         train_run(config, Place(out=tmp_path))
@@ -661,13 +660,13 @@ def test_init_from_what_does_not_fit_or_is_not_there(whole, tmp_path):
 
 
 def test_the_loop_knows_no_method_by_name():
-    source = "".join(Path(module.__file__).read_text() for module in (gradlens.train, gradlens.setup))
+    source = "".join(Path(module.__file__).read_text() for module in (train, training_step, training_state, setup))
     names = [*METHODS, *(rule.__name__ for rule in METHODS.values())]
     assert [name for name in names if re.search(rf"\b{name}\b", source)] == []
 
 
 def test_only_the_loop_writes_grad():
-    folder = Path(gradlens.train.__file__).parent
+    folder = Path(train.__file__).parent
     files = [folder / f"{n}.py" for n in ("passes", "method", "heads", "objectives", "recorder", "measures")]
     writers = [f.name for f in [*files, *folder.glob("methods/*.py")] if re.search(r"\.grad\s*=[^=]|\.backward\(\)", f.read_text())]
     assert writers == []
