@@ -8,7 +8,7 @@ import pytest
 import torch
 from oracles import needed
 
-from gradlens import data, training_context
+from gradlens import data, experiments, setup, training_context, training_state
 from gradlens.config import make
 from gradlens.data_split import Split
 from gradlens.diagnostics import SPARSE
@@ -173,6 +173,26 @@ def test_nothing_is_written_when_any_config_cannot_be_trained(changes, tmp_path)
 def test_a_batch_as_large_as_the_data_is_fine_and_one_more_is_refused(tmp_path):
     assert prepare(tiny(batch_size=96), Place()).per_epoch == 1
     assert "--batch-size 97" in refused(prepare, tiny(batch_size=97), Place())
+
+
+def test_a_single_run_is_built_once_and_trials_of_learning_rates_are_checked_once(tmp_path, monkeypatch):
+    built = []
+    make_pair = setup.make_pair
+
+    def counted(config, *rest):
+        built.append(config.lr)
+        return make_pair(config, *rest)
+
+    for module in (experiments, training_state):
+        monkeypatch.setattr(module, "make_pair", counted)
+    config = tiny(epochs=0)
+    train_or_reuse([config], Place(out=tmp_path / "one"), quiet)
+    assert len(built) == 1
+    train_or_reuse([tiny(epochs=0, seed=seed) for seed in (1, 2)], Place(out=tmp_path / "two"), quiet)
+    assert len(built) == 1 + 2 + 2  # all are checked before the first is trained
+    built.clear()
+    choose_lr(config, [1e-3, 1e-2], 0.2, Place(out=tmp_path / "three"), quiet)
+    assert built == [1e-3, 1e-3, 1e-2]
 
 
 def test_data_are_loaded_once_for_all_methods(monkeypatch, other_data):
