@@ -24,11 +24,12 @@ from gradlens.errors import InputError
 from gradlens.feedback import Switched
 from gradlens.local import LocalLosses
 from gradlens.methods import METHODS
-from gradlens.run import TRAIN, TRAIN_EVAL, Metric, Run
+from gradlens.run import Metric, Run
 from gradlens.runtime_progress import Progress, no_progress
 from gradlens.similarity import effective_rank, spectrum
 from gradlens.tables import is_norm
 from gradlens.training_context import Place, data_of
+from gradlens.training_metrics import TRAIN, TRAIN_EVAL
 from gradlens.training_step import batches_per_epoch
 
 WRONG, WATCH = "wrong", "watch"

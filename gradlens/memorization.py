@@ -22,13 +22,14 @@ from gradlens.data_split import Data, Split, label_hash
 from gradlens.errors import InputError
 from gradlens.logistic import Standard, fit
 from gradlens.methods import METHODS
-from gradlens.run import TRAIN, TRAIN_EVAL, Run, load_result, save_result
+from gradlens.run import Run, load_result, save_result
 from gradlens.runtime_progress import Progress, no_progress
 from gradlens.screen import number
 from gradlens.setup import make_pair, put_weights
 from gradlens.tables import CurvePoint, curve_points, interval
 from gradlens.train import Training
 from gradlens.training_context import Place, data_of
+from gradlens.training_metrics import TRAIN, TRAIN_EVAL
 from gradlens.training_run_groups import groups, labels
 from gradlens.training_step import evaluate
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from gradlens.errors import InputError
 from gradlens.plots import COLOURS, LOOK, MARKERS, METHODS, PATTERNS, Style, curve, styles
-from gradlens.run import TRAIN_EVAL
 from gradlens.tables import CurvePoint, interval
+from gradlens.training_metrics import TRAIN_EVAL
 
 if TYPE_CHECKING:  # imports torch
     from gradlens.hierarchy import Drawn

@@ -31,13 +31,14 @@ from gradlens.data_split import Data, Split
 from gradlens.errors import InputError
 from gradlens.logistic import TOLERANCE, Fitting, Probe, Standard, fit
 from gradlens.models_feature_pooling import BUDGET, described, pooled
-from gradlens.run import TRAIN, Run, load, load_checkpoint, load_result, plain, save_result
+from gradlens.run import Run, load, load_checkpoint, load_result, plain, save_result
 from gradlens.runtime_progress import Progress, no_progress
 from gradlens.screen import number
 from gradlens.seeding import generator
 from gradlens.separability import SEPARABLE, UNDECIDED, certify, row_of
 from gradlens.tables import interval
 from gradlens.training_context import Place, data_of
+from gradlens.training_metrics import TRAIN
 from gradlens.training_run_groups import groups
 
 NAME = "probe"

@@ -9,7 +9,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -270,14 +270,3 @@ def load_result(run_dir: str | Path, name: str) -> dict[str, Any] | None:
 def results_in(path: Path) -> list[Path]:
     """The files of :func:`save_result` in a run directory."""
     return [file for file in path.glob("*.json") if file.name not in ("config.json", "summary.json")]
-
-
-TRAIN = "train"  # running, in train mode
-TRAIN_EVAL = "train-eval"  # the same images after the epoch, in eval mode and without augmentation; every other split is a held-out one
-
-
-def best_epoch(metrics: Sequence[Metric]) -> Metric:
-    """The row of the highest accuracy, the earliest of equals; of the lowest loss for rules that give no answers."""
-    if not any(math.isfinite(m.accuracy) for m in metrics):
-        return min(metrics, key=lambda m: (m.loss if math.isfinite(m.loss) else math.inf, m.epoch))
-    return max(metrics, key=lambda m: (m.accuracy if math.isfinite(m.accuracy) else -math.inf, -m.epoch))

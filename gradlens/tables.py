@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from scipy.special import stdtrit  # the quantile behind scipy.stats.t.ppf, at a quarter of scipy.stats' import time
 
 from gradlens.errors import InputError
-from gradlens.run import TRAIN, TRAIN_EVAL, best_epoch
+from gradlens.training_metrics import TRAIN, TRAIN_EVAL, best_epoch
 from gradlens.training_run_groups import groups
 
 if TYPE_CHECKING:  # both modules import torch

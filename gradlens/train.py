@@ -15,12 +15,13 @@ from gradlens.data_split import Data
 from gradlens.errors import INTERRUPTED, InputError, Stopped
 from gradlens.longtable import read_table
 from gradlens.recorder import Row
-from gradlens.run import TRAIN_EVAL, Metric, Timing, best_epoch, save_result
+from gradlens.run import Metric, Timing, save_result
 from gradlens.runtime_interrupts import interruptible
 from gradlens.runtime_memory import peak_memory_mb
 from gradlens.runtime_progress import Watch, no_progress
 from gradlens.seeding import forked
 from gradlens.shard import sharded
+from gradlens.training_metrics import TRAIN_EVAL, best_epoch
 from gradlens.training_run_writer import Writer
 from gradlens.training_state import TrainState
 from gradlens.training_step import Outcome, Probe, Stage, evaluate, update

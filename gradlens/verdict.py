@@ -13,8 +13,8 @@ from itertools import combinations
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gradlens.run import TRAIN, TRAIN_EVAL
 from gradlens.tables import FinalValue, Interval, alignment_values, final_values, interval
+from gradlens.training_metrics import TRAIN, TRAIN_EVAL
 from gradlens.training_run_groups import settings
 
 if TYPE_CHECKING:  # imports torch
