@@ -32,7 +32,7 @@ from analyses.study import arguments, judged, place_of, publish, say, trained
 from gradlens.bench import bench
 from gradlens.config import Config, make
 from gradlens.diagnostics import SPARSE, sparse_rows
-from gradlens.experiments import choose_lr, prepare
+from gradlens.experiments import prepare
 from gradlens.gradients_backward import run_step
 from gradlens.gradients_true_gradient import true_updates, untouched
 from gradlens.methods import METHODS
@@ -43,6 +43,7 @@ from gradlens.screen import number
 from gradlens.seeding import seeded
 from gradlens.setup import put_weights
 from gradlens.tables import interval, scores, without_noise
+from gradlens.training_runs_lr_search import choose_lr
 
 SEEDS, EPOCHS, TRIAL_EPOCHS, BATCHES, ROUNDS = 3, 5, 2, 8, 5
 SHARED: dict[str, Any] = {

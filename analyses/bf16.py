@@ -16,12 +16,13 @@ from torch import Tensor
 from analyses.study import arguments, environment
 from gradlens.config import make
 from gradlens.data import load
-from gradlens.experiments import pick_device
 from gradlens.measures import cosine
 from gradlens.models import layers
 from gradlens.run import load as load_run
 from gradlens.tables import interval
-from gradlens.train import Training, update
+from gradlens.train import Training
+from gradlens.training_context import pick_device
+from gradlens.training_step import update
 
 BATCHES = 8
 

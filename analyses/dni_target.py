@@ -19,7 +19,8 @@ from typing import Any
 from analyses.study import arguments, publish, trained
 from gradlens.config import make
 from gradlens.run import Run
-from gradlens.tables import final_values, interval, labels, scores
+from gradlens.tables import final_values, interval, scores
+from gradlens.training_run_groups import labels
 
 SEEDS = 3
 

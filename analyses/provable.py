@@ -36,7 +36,8 @@ from torch import Tensor
 
 from analyses.study import arguments, data_name, judged, publish, say
 from gradlens.config import Config, make
-from gradlens.data import Data, Split, load
+from gradlens.data import load
+from gradlens.data_split import Data, Split
 from gradlens.hierarchy import LEVELS, Drawn, draw
 from gradlens.layerwise import Plan, learn, purities, purity
 from gradlens.pictures import LearnerPoint, grids_of, hierarchical_digits, layerwise_sweep
@@ -46,7 +47,8 @@ from gradlens.run import write
 from gradlens.screen import number, show
 from gradlens.seeding import generator
 from gradlens.tables import interval
-from gradlens.train import Training, evaluate
+from gradlens.train import Training
+from gradlens.training_step import evaluate
 
 SEEDS = 3
 IMAGES, TEST = 2_000, 1_000

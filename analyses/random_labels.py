@@ -28,7 +28,8 @@ from gradlens.config import Config, make
 from gradlens.progress import Display
 from gradlens.run import Run
 from gradlens.screen import show
-from gradlens.tables import groups, interval
+from gradlens.tables import interval
+from gradlens.training_run_groups import groups
 
 SEEDS = 3
 SHARED: dict[str, Any] = {

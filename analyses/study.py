@@ -16,12 +16,15 @@ import torch
 from gradlens._version import __version__
 from gradlens.config import Config, make, read
 from gradlens.data import DATASETS
-from gradlens.experiments import Place, pick_device, train_or_reuse
+from gradlens.errors import INTERRUPTED, Stopped
+from gradlens.experiments import train_or_reuse
 from gradlens.plots import figure_set, save
 from gradlens.probes import Options, probe_run
 from gradlens.progress import Display
-from gradlens.run import INTERRUPTED, Run, Stopped, plain
-from gradlens.tables import Interval, interval, labels
+from gradlens.run import Run, plain
+from gradlens.tables import Interval, interval
+from gradlens.training_context import Place, pick_device
+from gradlens.training_run_groups import labels
 
 HERE = Path(__file__).resolve().parent
 

@@ -49,7 +49,7 @@ from gradlens.setup import Pair, make_net
 from gradlens.similarity import rdm, rdm_correlation
 from gradlens.surrogate import Stationarity, affine, exact_linear, implied_loss, least_squares, settle, small_pair, stationarity, twist
 from gradlens.tables import interval
-from gradlens.train import update
+from gradlens.training_step import update
 
 SEEDS = 5
 FULL, LESS = "cdni", "dni"  # linear synthesisers that can be exact in (a), (b), and ones that cannot: they do not see the label

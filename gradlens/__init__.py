@@ -24,9 +24,8 @@ if TYPE_CHECKING:  # the same table for type checkers, which do not run __getatt
     from gradlens.conditional import conditional_dependence as conditional_dependence
     from gradlens.config import Config as Config
     from gradlens.config import make as make_config
-    from gradlens.data import Split as Split
+    from gradlens.data_split import Split as Split
     from gradlens.errors import InputError as InputError
-    from gradlens.experiments import Place as RunContext
     from gradlens.experiments import train_run as train_run
     from gradlens.gradients_compare import compare as compare
     from gradlens.hierarchy import draw as draw_hierarchical_digits
@@ -68,6 +67,8 @@ if TYPE_CHECKING:  # the same table for type checkers, which do not run __getatt
     from gradlens.surrogate import stationarity as stationarity
     from gradlens.surrogate import twist as field_twist
     from gradlens.training_check_method import check_method as check_method
+    from gradlens.training_context import Place as Place
+    from gradlens.training_context import Place as RunContext
 
 __all__ = [
     "METHODS",

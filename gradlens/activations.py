@@ -9,32 +9,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
-from math import isqrt, prod
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from gradlens.augment import input_of
-from gradlens.data import Data
+from gradlens.data_split import Data
 from gradlens.errors import InputError, unknown
-from gradlens.experiments import Place, data_of
 from gradlens.gradients_true_gradient import untouched
 from gradlens.lens import Lens
+from gradlens.models_feature_pooling import BUDGET, pooled
 from gradlens.run import Run, load_checkpoint
-from gradlens.seeding import generator
+from gradlens.runtime_progress import Progress, no_progress
 from gradlens.setup import make_pair, put_weights
+from gradlens.training_context import Place, data_of
 
-BUDGET = 2048  # features of a block at most
 BATCH = 500  # images in a forward pass
-
-Progress = Callable[[int, int, str], None]  # (done, in all, what comes next)
-
-
-def no_progress(done: int, total: int, what: str) -> None:
-    """Nobody watches."""
 
 
 @dataclass(frozen=True)
@@ -125,44 +116,6 @@ def of_module(model: nn.Module, layers: Sequence[str] | None = None, to_input: C
             yield lens.activations[name]
 
     return Frozen(names, read, [model], to_input)
-
-
-def side(shape: Sequence[int], budget: int) -> int:
-    """The side of the square that activations [C, H, W] are averaged to: the largest with C · side² ≤ budget, 1 at least."""
-    return max(1, min(shape[1], shape[2], isqrt(budget // shape[0])))
-
-
-def pooled(h: Tensor, budget: int = BUDGET) -> Tensor:
-    """Activations [N, *out] -> [N, d] with d ≤ budget, the same way at every depth.
-
-    [N, C, H, W] is averaged over space to the largest square of C · s² ≤ budget features, then flattened. What is still longer than
-    the budget (wide layers without space) is projected by a fixed random matrix of signs, ±1/√budget (Achlioptas 2003):
-    inner products are kept on average.
-    """
-    if h.ndim == 4:
-        h = F.adaptive_avg_pool2d(h, side(h.shape[1:], budget))
-    h = h.flatten(1)
-    size = h.shape[1]
-    if size <= budget:
-        return h
-    return h @ _signs(size, budget).to(h.device, h.dtype)
-
-
-@lru_cache(maxsize=2)
-def _signs(size: int, budget: int) -> Tensor:
-    """[size, budget] of ±budget^-1/2, the same always: made once for all batches."""
-    drawn = torch.randint(2, (size, budget), generator=generator(0, "projection", size, budget), dtype=torch.int8)
-    signs: Tensor = (2 * drawn - 1).float() / budget**0.5
-    return signs
-
-
-def described(shape: Sequence[int], budget: int) -> str:
-    """In words, what :func:`pooled` makes of activations of that shape (without the batch)."""
-    if len(shape) == 3 and shape[0] * side(shape, budget) ** 2 <= budget:
-        s = side(shape, budget)
-        how = "as it is" if (s, s) == tuple(shape[1:]) else f"averaged to {shape[0]}x{s}x{s}"
-        return f"{'x'.join(map(str, shape))} {how}"
-    return f"{'x'.join(map(str, shape))}" + (" as it is" if prod(shape) <= budget else f" projected to {budget}")
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from gradlens.data import Data
+from gradlens.data_split import Data
 from gradlens.errors import unknown
 from gradlens.seeding import generator
 from gradlens.shard import drawn

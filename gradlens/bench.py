@@ -26,13 +26,13 @@ from gradlens.longtable import csv_line
 from gradlens.method import Method
 from gradlens.objectives import LOSSES, Loss
 from gradlens.optimizers import make_optimizer
-from gradlens.process import allocations, wait
+from gradlens.runtime_memory import allocations, wait
+from gradlens.runtime_progress import Progress, no_progress
 from gradlens.setup import make_pair
-from gradlens.train import Outcome, update
+from gradlens.training_step import Outcome, update
 
 RECORD_EVERY = (1, 4, 16, 64)
 SHORTEST = 0.05  # seconds: steps are repeated until a measurement has taken at least this long
-Progress = Callable[[int, int, str], None]  # measurements made, measurements in all, what is measured next
 
 
 @dataclass(frozen=True)
@@ -268,10 +268,6 @@ def _rows(candidates: Sequence[_Candidate], record_every: Iterable[int], images:
     return rows
 
 
-def silent(done: int, total: int, what: str) -> None:
-    """Nobody watches."""
-
-
 def bench(
     configs: Sequence[Config],
     shape: tuple[int, int, int],
@@ -279,7 +275,7 @@ def bench(
     device: torch.device,
     rounds: int = 7,
     record_every: Sequence[int] = RECORD_EVERY,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> Bench:
     """Measure a hand-written loop and each config's step on generated images, interleaved in one run.
 

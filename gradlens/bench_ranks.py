@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -12,12 +12,13 @@ import torch
 import torch.distributed as dist
 from rich.table import Table
 
-from gradlens.bench import Progress, silent
 from gradlens.config import Config
 from gradlens.costs import block_costs
-from gradlens.data import Data, Split
+from gradlens.data_split import Data, Split
 from gradlens.errors import InputError
+from gradlens.runtime_progress import Progress, no_progress
 from gradlens.train import Training
+from gradlens.training_parallel_choose import stage_of
 from gradlens.world import World
 
 SECONDS = 4.0  # that one measurement lasts at least
@@ -99,53 +100,34 @@ def _seconds(world: World, loop: _Loop | None, steps: int, by: int) -> float:
     return float(world.every(spent)[by])
 
 
-def gains(
-    configs: Sequence[Config],
-    data: Data,
-    device: torch.device,
-    world: World,
-    rounds: int,
-    progress: Progress = silent,
-    seconds: float = SECONDS,
-) -> Iterator[Gain]:
-    """Measure each config on all ranks against one process; every rank runs the same program.
-
-    A round is so many steps alone (the other ranks wait), as many together, and as many on each rank by itself at the same time;
-    steps together are timed when the pipeline is full, as it is but for an epoch's ends.
-
-    Args:
-        configs: of several ranks.
-        data: what is trained on.
-        device: of this rank.
-        world: the ranks.
-        rounds: in turns; medians of ratios are given.
-        progress: called before each round.
-        seconds: that one measurement lasts at least.
-
-    """
-    for i, config in enumerate(configs):
-        single = config.model_copy(update={"parallel": "none", "ranks": 1, "sync_batchnorm": False, "stale": False, "split": None})
-        alone = _Loop(Training(single, data, device))
-        shared = _Loop(Training(config, data, device, world=world))
-        shared.run(2)
-        shared.finish()
-        alone.run(2)
-        dist.barrier()
-        began = time.perf_counter()
-        if world.writes:
-            alone.run(1)
-        steps = world.told(max(4, round(seconds / (time.perf_counter() - began))))
-        times: list[tuple[float, ...]] = []
-        sent = 0
-        for r in range(rounds):
-            progress(i * rounds + r, len(configs) * rounds, f"{config.method}, {steps} steps alone and on {world.ranks} ranks")
-            first = _seconds(world, alone if world.writes else None, steps, by=0)
-            before = shared.training.layers.sent() if shared.training.layers else 0
-            second = _seconds(world, shared, steps, by=world.ranks - 1)
-            sent += (shared.training.layers.sent() if shared.training.layers else 0) - before
-            beside = max(world.every(_seconds(world, alone, steps, by=world.rank)))
-            times.append((first / steps, second / steps, beside / steps))
-        yield _gain(config, shared.training, world, times, sum(world.every(sent)), (steps + FILLING) * rounds)
+def _measured(
+    config: Config, data: Data, device: torch.device, world: World, rounds: int, seconds: float, before: Callable[[int, int], None]
+) -> Gain:
+    """One config on all ranks against one process; ``before`` each round is told its number and how many steps it has."""
+    single = config.model_copy(update={"parallel": "none", "ranks": 1, "sync_batchnorm": False, "stale": False, "split": None})
+    alone = _Loop(Training(single, data, device))
+    training = Training(config, data, device, world=world)
+    training.layers = stage_of(training)
+    shared = _Loop(training)
+    shared.run(2)
+    shared.finish()
+    alone.run(2)
+    dist.barrier()
+    began = time.perf_counter()
+    if world.writes:
+        alone.run(1)
+    steps = world.told(max(4, round(seconds / (time.perf_counter() - began))))
+    times: list[tuple[float, ...]] = []
+    sent = 0
+    for r in range(rounds):
+        before(r, steps)
+        first = _seconds(world, alone if world.writes else None, steps, by=0)
+        so_far = training.layers.sent() if training.layers else 0
+        second = _seconds(world, shared, steps, by=world.ranks - 1)
+        sent += (training.layers.sent() if training.layers else 0) - so_far
+        beside = max(world.every(_seconds(world, alone, steps, by=world.rank)))
+        times.append((first / steps, second / steps, beside / steps))
+    return _gain(config, training, world, times, sum(world.every(sent)), (steps + FILLING) * rounds)
 
 
 def _gain(config: Config, training: Training, world: World, times: Sequence[tuple[float, ...]], sent: int, steps: int) -> Gain:
@@ -170,10 +152,23 @@ def bench_ranks(
     device: torch.device,
     world: World,
     rounds: int,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
     seconds: float = SECONDS,
 ) -> list[Gain]:
-    """:func:`gains` on generated images.
+    """Measure each config on all ranks against one process, on generated images; every rank runs the same program.
+
+    A round is so many steps alone (the other ranks wait), as many together, and as many on each rank by itself at the same time;
+    steps together are timed when the pipeline is full, as it is but for an epoch's ends.
+
+    Args:
+        configs: of several ranks.
+        shape: (C, H, W) of the images.
+        classes: number of classes.
+        device: of this rank.
+        world: the ranks.
+        rounds: in turns; medians of ratios are given.
+        progress: called before each round.
+        seconds: that one measurement lasts at least.
 
     Raises:
         InputError: one process only.
@@ -181,8 +176,15 @@ def bench_ranks(
     """
     if world.alone:
         raise InputError("one process has nobody to share with: torchrun --nproc-per-node N -m gradlens bench …")
-    batch = max(config.batch_size for config in configs)
-    return list(gains(configs, generated(shape, classes, 8 * batch, 0), device, world, rounds, progress, seconds))
+    data = generated(shape, classes, 8 * max(config.batch_size for config in configs), 0)
+    found = []
+    for i, config in enumerate(configs):
+
+        def before(r: int, steps: int, i: int = i, config: Config = config) -> None:
+            progress(i * rounds + r, len(configs) * rounds, f"{config.method}, {steps} steps alone and on {world.ranks} ranks")
+
+        found.append(_measured(config, data, device, world, rounds, seconds, before))
+    return found
 
 
 def to_json(rows: Sequence[Gain], about: dict[str, Any]) -> str:

@@ -8,10 +8,11 @@ from typing import NamedTuple
 import torch
 from rich.table import Table
 
-from gradlens.bench import Progress, bench, silent
+from gradlens.bench import bench
 from gradlens.config import Config, make
 from gradlens.method import Locks
 from gradlens.methods import METHODS
+from gradlens.runtime_progress import Progress, no_progress
 from gradlens.setup import make_pair
 
 CARDED = tuple(name for name, rule in METHODS.items() if not rule.has_teacher)  # a teacher's run would be needed
@@ -39,7 +40,7 @@ def own_numbers(config: Config, device: torch.device) -> tuple[int, int]:
     return sum(p.numel() for p in method.parameters()), fixed
 
 
-def cards(device: torch.device, progress: Progress = silent, methods: Sequence[str] = CARDED, rounds: int = ROUNDS) -> list[Card]:
+def cards(device: torch.device, progress: Progress = no_progress, methods: Sequence[str] = CARDED, rounds: int = ROUNDS) -> list[Card]:
     """The cards of some rules with their default options, measured in one interleaved run.
 
     Args:

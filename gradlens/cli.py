@@ -5,24 +5,17 @@ from __future__ import annotations
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Any, NoReturn
 
 import typer
 
 from gradlens.cli_learned import learned
 from gradlens.cli_sweep import studied
 from gradlens.cli_timeline import seen
+from gradlens.cli_train import trained
 from gradlens.errors import InputError
-from gradlens.flags import configs_of, method_of, methods_and_runs, numbers, place_of, runs_given, with_flags
 from gradlens.launch import is_launched
-
-if TYPE_CHECKING:
-    from gradlens.config import Config
-    from gradlens.experiments import Place
-    from gradlens.run import Run
 
 app = typer.Typer(
     name="gradlens",
@@ -33,318 +26,10 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(trained)
 app.add_typer(learned)
 app.add_typer(studied)
 app.add_typer(seen)
-
-# ------------------------------------------------------------------------------------------------------ the commands
-
-
-@app.command()
-@with_flags()
-def train(
-    method: Annotated[
-        str | None, typer.Argument(help="a rule of `gradlens list methods`, or FILE.py:Class; default: the --config file's")
-    ] = None,
-    *,
-    given: dict[str, Any],
-) -> None:
-    """Train one METHOD, recording how far its gradient is from the true one."""
-    from gradlens import screen
-    from gradlens.experiments import prepare, train_or_reuse, train_run
-    from gradlens.progress import Display
-
-    quiet, place = given.pop("quiet", False), place_of(given)
-    if is_launched():
-        _train_together(method, given, place, quiet)
-        return
-    (configs,) = configs_of([method or method_of(given)], given, place)
-    if place.name and len(configs) > 1:
-        raise InputError("--run-name names one run; with --seeds each run gets its own name")
-    for config in configs:
-        prepare(config, place)
-    with Display(quiet, len(configs)) as display:
-
-        def watch_for(config: Config) -> Any:
-            return display.watch(config.method if len(configs) == 1 else f"{config.method} seed {config.seed}", config.epochs)
-
-        if len(configs) > 1:  # some seeds may be finished, others not begun
-            runs = train_or_reuse(configs, place, watch_for)
-        else:
-            runs = [train_run(config, place, watch_for(config)) for config in configs]
-    screen.show(screen.results(runs))
-    typer.echo("\n".join(f"run: {run.path}" for run in runs))
-    typer.echo(f"next: gradlens figures {' '.join(str(run.path) for run in runs)} --out figures")
-
-
-def _measurable(method: str | None, given: dict[str, Any]) -> dict[str, Any]:
-    """What is said, and where nothing is: no records that blocks on several ranks cannot give."""
-    from gradlens.methods import METHODS
-
-    if given["parallel"] != "layers":
-        return given
-    rule = METHODS.get(method or method_of(given))
-    nothing = {"diagnose_every": 0} | ({"record_every": 0} if rule and rule.pipelined else {})
-    return {**nothing, **given}
-
-
-def _train_together(method: str | None, given: dict[str, Any], place: Place, quiet: bool) -> None:
-    """This process's part in a run that torchrun has started on several ranks."""
-    from dataclasses import replace
-
-    from gradlens import screen
-    from gradlens.experiments import share_run
-    from gradlens.progress import Display
-    from gradlens.world import join
-
-    world = join(place.device)
-    given = {"parallel": "data", **given, "ranks": world.ranks}
-    (configs,) = world.all_or_none(lambda: configs_of([method or method_of(given)], _measurable(method, given), place))
-    if len(configs) > 1:
-        raise InputError("--seeds: several ranks share one run; `gradlens sweep` makes many")
-    (config,) = configs
-    with Display(quiet or not world.writes) as display:
-        run = share_run(config, replace(place, world=world), display.watch(config.method, config.epochs))
-    if run:
-        screen.show(screen.results([run]))
-        typer.echo(f"run: {run.path}")
-
-
-@app.command("compare-gradients")
-@with_flags()
-def compare_gradients(
-    what: Annotated[list[str] | None, typer.Argument(metavar="[METHOD_OR_RUN_DIR]...", help="default: bp dgl dni cdni")] = None,
-    lr_grid: Annotated[
-        str | None,
-        typer.Option("--lr-grid", help="learning rates, comma-separated; each method's is chosen on held-out images, first seed"),
-    ] = None,
-    figures_to: Annotated[Path | None, typer.Option("--figures", help="folder of the figures [OUT/figures]")] = None,
-    *,
-    given: dict[str, Any],
-) -> None:
-    """Train methods (or read runs) and print, layer by layer, how far each one's gradient is from the true one."""
-    from gradlens import screen
-    from gradlens.experiments import DEFAULT_COMPARISON, train_or_reuse
-    from gradlens.progress import Display
-    from gradlens.run import load, must_be_writable
-
-    quiet, place = given.pop("quiet", False), place_of(given)
-    if place.name:
-        raise InputError("--run-name names one run; compare-gradients makes several: --out names their folder")
-    methods, paths = methods_and_runs(what or DEFAULT_COMPARISON)
-    read = [load(path) for path in paths]
-    grid = numbers("--lr-grid", lr_grid) if lr_grid is not None else []
-    groups = configs_of(methods, given, place) if methods else []
-    trials = len(groups) * len(grid)
-    must_be_writable(figures_to or place.out / "figures")
-    with Display(quiet, trials + sum(len(group) for group in groups)) as display:
-
-        def watch_for(config: Config) -> Any:
-            extra = f" seed {config.seed}" if len(groups) and len(groups[0]) > 1 else ""
-            return display.watch(config.method + extra + (f" lr {config.lr:g}" if grid else ""), config.epochs)
-
-        if grid:
-            groups = [_with_best_lr(group, grid, place, watch_for) for group in groups]
-        known = [run.config for run in read]
-        runs = read + train_or_reuse([config for group in groups for config in group if config not in known], place, watch_for)
-    screen.show(screen.comparison(runs))
-    typer.echo("\n".join(f"run: {run.path}" for run in runs))
-    _write_figures(runs, figures_to or place.out / "figures")
-
-
-@app.command()
-@with_flags("device", "threads", "data-dir", "download", "quiet")
-def measure(
-    run_dir: Annotated[Path, typer.Argument(help="a run directory")],
-    quantity: Annotated[list[str], typer.Option("--quantity", help="a quantity of `gradlens list quantities`; repeatable")],
-    *,
-    given: dict[str, Any],
-) -> None:
-    """Add quantities to a run, from its snapshots (--keep-checkpoints), or from its checkpoint where it kept none."""
-    from gradlens.experiments import measure_run
-    from gradlens.progress import Display
-
-    quiet, place = given.pop("quiet", False), place_of(given)
-    with Display(quiet) as display:
-        rows = measure_run(run_dir, tuple(dict.fromkeys(quantity)), place, display.count("measure"))
-    steps = sorted({row.step for row in rows})
-    typer.echo(f"{len(rows)} rows at {len(steps)} steps ({', '.join(map(str, steps))}) in {run_dir / 'measured.csv'}")
-
-
-@app.command()
-def figures(
-    run_dirs: Annotated[list[Path], runs_given("run directories, of one method or several")],
-    out: Annotated[Path, typer.Option("--out", help="folder of the figures")] = Path("figures"),
-) -> None:
-    """Draw curves, cosines, the method x layer heat map, and what probe, memorize, filters and the like have stored: png, svg, csv."""
-    from gradlens.gallery import draw_learned
-    from gradlens.run import load
-
-    runs = [load(path) for path in run_dirs]
-    _write_figures(runs, out)
-    drawn, skipped = draw_learned(runs, out)
-    for name, why in skipped.items():
-        typer.echo(f"no figure of {name}.json: {why}")
-    if drawn:
-        typer.echo(f"of what was learned: {', '.join(map(str, drawn))}")
-
-
-@app.command()
-@with_flags("set", "quiet")
-def check(
-    method: Annotated[str, typer.Argument(metavar="METHOD", help="FILE.py:Class, a rule of your own, or a shipped one")],
-    *,
-    given: dict[str, Any],
-) -> None:
-    """Ask a rule the laws that all rules obey, on small networks in float64; exit status 1 if one is broken."""
-    from gradlens import laws
-    from gradlens.experiments import Place
-    from gradlens.methods import METHODS
-    from gradlens.own import known_as
-    from gradlens.progress import Display
-
-    quiet, name = given.pop("quiet", False), known_as("method", method)
-    taught = {"teacher": "a function"} if name in METHODS and METHODS[name].has_teacher else {}
-    ((config,),) = configs_of([method], {**given, **taught}, Place())
-    rule = METHODS[config.method]
-    with Display(quiet) as display:
-        findings = list(laws.check(rule, rule.Options(**config.options), display.count("check")))
-    typer.echo(f"{rule.__name__} on {', '.join(laws.NETWORKS)}, float64:")
-    typer.echo("\n".join(laws.said(findings)))
-    if any(f.fails for f in findings) or not any(f.asked for f in findings):
-        raise typer.Exit(1)
-
-
-@app.command("list")
-@with_flags("threads", "quiet")
-def list_(
-    what: Annotated[str, typer.Argument(metavar="methods|models|data|quantities", help="what to list")],
-    long: Annotated[bool, typer.Option("--long", help="methods: measure each one's locking and cost card here and now")] = False,
-    *,
-    given: dict[str, Any],
-) -> None:
-    """Say what there is: methods with their options, models, data sets, quantities."""
-    from gradlens.screen import listing, show
-
-    if not long:
-        show(listing(what))
-        return
-    if what != "methods":
-        raise InputError(f"--long measures what methods cost; there is nothing longer to say of {what}")
-    from gradlens.card import cards, table
-    from gradlens.progress import Display
-
-    quiet, place = given.pop("quiet", False), place_of(given)
-    with Display(quiet) as display:
-        show(table(cards(place.device, display.count("measuring"))))
-
-
-@app.command()
-def show(run_dir: Annotated[Path, typer.Argument(help="a run directory")]) -> None:
-    """Print what a run is, how far it came, and its gradients' final distance from the truth."""
-    from gradlens import screen
-    from gradlens.run import load
-
-    run = load(run_dir)
-    updates = run.metrics[-1].step if run.metrics else 0
-    typer.echo(f"{run.path}: " + ("finished" if run.finished else f"unfinished, {updates} updates at its last evaluation"))
-    for name, value in run.config.model_dump().items():
-        if value is not None and value is not False and value != {}:
-            typer.echo(f"  {name:<17} {value}")
-    for name in ("device", "threads", "versions", "git", "command", "data_fingerprint", "label_hash"):
-        if run.info.get(name) is not None:
-            typer.echo(f"  {name:<17} {run.info[name]}")
-    if run.metrics:
-        screen.show(screen.comparison([run]))
-    typer.echo("files: " + ", ".join(sorted(p.name for p in run.path.iterdir() if not p.name.startswith("."))))
-
-
-@app.command()
-@with_flags("data", "data-dir", "download", "model", "width", "depth", "stem", "activation", "attention", "cut", "loss",
-            "batch-size", "optimizer", "lr", "momentum", "nesterov", "beta1", "weight-decay", "set", "config", "device", "precision",
-            "compile", "threads", "seed", "parallel", "split", "stale", "sync-batchnorm", "schedule", "microbatches", "quiet")  # fmt: skip
-def bench(
-    methods: Annotated[list[str] | None, typer.Argument(metavar="[METHOD]...", help="default: bp dgl dni cdni")] = None,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="interleaved rounds; medians are printed")] = 7,
-    json_file: Annotated[Path | None, typer.Option("--json", help="write the rows to this file too")] = None,
-    *,
-    given: dict[str, Any],
-) -> None:
-    """Time, memory and multiply-adds of a plain PyTorch loop, each method, and each method with recording, in one run.
-
-    Under torchrun: what several ranks gain over one process.
-    """
-    from gradlens import screen
-    from gradlens.bench import bench as measure_cost
-    from gradlens.bench import table
-    from gradlens.experiments import DEFAULT_COMPARISON, input_of
-    from gradlens.progress import Display
-    from gradlens.run import must_be_writable, write
-
-    quiet, precision, place = given.pop("quiet", False), given.pop("precision", "fp32"), place_of(given)
-    if json_file:
-        must_be_writable(json_file)
-    if is_launched():
-        _bench_together(methods or DEFAULT_COMPARISON, {**given, "precision": precision}, place, rounds, json_file, quiet)
-        return
-    configs = [config for (config,) in configs_of(methods or DEFAULT_COMPARISON, {**given, "precision": "fp32"}, place)]
-    low = [config for (config,) in configs_of(methods or DEFAULT_COMPARISON, {**given, "precision": precision}, place)]
-    configs += [config for config in low if config.precision != "fp32"]
-    shape, classes = input_of(configs[0], place)
-    with Display(quiet) as display:
-        result = measure_cost(configs, shape, classes, place.device, rounds, progress=display.count("bench"))
-    screen.show(table(result))
-    if json_file:
-        write(json_file, result.to_json().encode())
-        typer.echo(f"wrote {json_file}")
-
-
-def _bench_together(methods: Sequence[str], given: dict[str, Any], place: Place, rounds: int, json_file: Path | None, quiet: bool) -> None:
-    from gradlens import screen
-    from gradlens.bench_ranks import bench_ranks, table, to_json
-    from gradlens.experiments import input_of
-    from gradlens.progress import Display
-    from gradlens.run import write
-    from gradlens.world import join
-
-    world = join(place.device)
-    given = {"parallel": "layers", **given, "ranks": world.ranks, "record_every": 0, "diagnose_every": 0, "epochs": 1000}
-    configs = world.all_or_none(lambda: [config for (config,) in configs_of(methods, given, place)])
-    shape, classes = input_of(configs[0], place)
-    with Display(quiet or not world.writes) as display:
-        rows = bench_ranks(configs, shape, classes, place.device, world, rounds, display.count("bench"))
-    if not world.writes:
-        return
-    first = configs[0]
-    about = f"{first.model}, batches of {first.batch_size} generated images, {world.ranks} ranks with {rows[0].threads} threads each."
-    screen.show(table(rows, about))
-    if json_file:
-        settings = {"model": first.model, "width": first.width, "data": first.data, "batch_size": first.batch_size, "rounds": rounds}
-        write(json_file, to_json(rows, settings).encode())
-        typer.echo(f"wrote {json_file}")
-
-
-def _with_best_lr(group: list[Config], grid: list[float], place: Place, watch_for: Callable[[Config], Any]) -> list[Config]:
-    from gradlens.experiments import choose_lr
-
-    lr = choose_lr(group[0], grid, 0.2, place, watch_for)
-    typer.echo(f"{group[0].method}: lr {lr:g} of {', '.join(f'{v:g}' for v in grid)} is best on a fifth of the training images")
-    return [config.model_copy(update={"lr": lr}) for config in group]
-
-
-def _write_figures(runs: Sequence[Run], out: Path) -> None:
-    """Draw what the runs hold into a folder, and say which files to open."""
-    from gradlens.plots import figure_set, save
-
-    figures = figure_set(runs)
-    for name, (figure, rows) in figures.drawn.items():
-        save(figure, rows, out, name)
-    for name, why in figures.skipped.items():
-        typer.echo(f"no figure {name}: {why}")
-    typer.echo(f"figures (png, svg, csv): {', '.join(figures.drawn)}")
-    first = [name for name in ("cosine_heat_map", "cosine_over_training", "test_accuracy") if name in figures.drawn]
-    typer.echo(f"open {', '.join(str(out / f'{name}.png') for name in first or figures.drawn)}")
-
 
 # -------------------------------------------------------------------------------------------------------------- main
 
@@ -405,7 +90,7 @@ def _end(status: int) -> NoReturn:
 
 def _status(error: Exception) -> int:
     """The exit status of an error: 2 for input that cannot be used, a stopped run's own, 1 for a bug."""
-    from gradlens.run import Stopped
+    from gradlens.errors import Stopped
 
     if isinstance(error, Stopped):
         return error.status
@@ -421,15 +106,15 @@ def _report(error: Exception) -> int:
     if hasattr(error, "format_message"):
         print(f"gradlens: {_sentence(error)}", file=sys.stderr)
         return 2
-    from gradlens.run import INTERRUPTED, Stopped
+    from gradlens.errors import INTERRUPTED, Stopped
 
     if isinstance(error, Stopped):
         again = f"; `{_again()}` goes on" if error.status == INTERRUPTED else ""
         print(f"gradlens: {error}{again}", file=sys.stderr)
         return error.status
-    own = sys.modules.get("gradlens.own")
-    if own is not None and (trace := own.trace_of(error)):  # in a rule or network of the user's
-        print(f"{trace}gradlens: {own.raised(error)}", file=sys.stderr)
+    user_code = sys.modules.get("gradlens.runtime_user_code")
+    if user_code is not None and (trace := user_code.trace_of(error)):  # in a rule or network of the user's
+        print(f"{trace}gradlens: {user_code.raised(error)}", file=sys.stderr)
         return 2
     if is_launched():  # the others wait for this process: it must end
         traceback.print_exception(error)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gradlens.flags import configs_of, methods_and_runs, place_of, runs_given, with_flags
+from gradlens.flags import runs_given, with_flags
 
 learned = typer.Typer()
 
@@ -26,6 +26,8 @@ def memorize(
     from gradlens.experiments import train_or_reuse
     from gradlens.progress import Display
     from gradlens.run import load, must_be_writable
+    from gradlens.training_config_builder import configs_of, methods_and_runs
+    from gradlens.training_context import place_of
 
     quiet, place = given.pop("quiet", False), place_of(given)
     if place.name:
@@ -77,6 +79,7 @@ def probe(
     from gradlens import probes, screen
     from gradlens.progress import Display
     from gradlens.run import must_be_writable
+    from gradlens.training_context import place_of
 
     quiet, place = given.pop("quiet", False), place_of(given)
     options = probes.Options(features, train_images, test_images, tuple(block or ()), over_time, controls, separability, overwrite)
@@ -120,6 +123,7 @@ def representations(
     from gradlens import screen
     from gradlens.progress import Display
     from gradlens.run import must_be_writable
+    from gradlens.training_context import place_of
 
     quiet, place = given.pop("quiet", False), place_of(given)
     paths = list(dict.fromkeys(run_dirs))
@@ -154,6 +158,7 @@ def filters(
     from gradlens import screen
     from gradlens.progress import Display
     from gradlens.run import must_be_writable
+    from gradlens.training_context import place_of
 
     quiet, place = given.pop("quiet", False), place_of(given)
     must_be_writable(out / "filter_grid.png")
@@ -182,6 +187,7 @@ def inpaint(
     from gradlens import inpainting, screen
     from gradlens.progress import Display
     from gradlens.run import must_be_writable
+    from gradlens.training_context import place_of
 
     quiet, place = given.pop("quiet", False), place_of(given)
     must_be_writable(out)
@@ -222,6 +228,7 @@ def doctor(
     from gradlens.doctor import RESULT, examine, report, table, verdict
     from gradlens.progress import Display
     from gradlens.run import load, plain, save_result
+    from gradlens.training_context import place_of
 
     quiet, place = given.pop("quiet", False), place_of(given)
     runs = [load(path) for path in dict.fromkeys(run_dirs)]

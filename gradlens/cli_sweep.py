@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gradlens.flags import place_of
-
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from gradlens.studies import Line, Point
+    from gradlens.reporting_study_summary import Line
+    from gradlens.studies import Point
     from gradlens.sweep import State
 
 studied = typer.Typer()
@@ -31,9 +30,12 @@ def sweep(
     import os
 
     from gradlens import screen, studies
+    from gradlens.errors import Stopped
     from gradlens.longtable import write_csv
-    from gradlens.run import Stopped, load, must_be_writable, save_result
+    from gradlens.reporting_study_summary import merged, summary
+    from gradlens.run import load, must_be_writable, save_result
     from gradlens.sweep import must_be_possible, run_local, run_on_ray
+    from gradlens.training_context import place_of
 
     study = studies.read_study(study_file)
     flags = {"threads": 1, "device": "cpu", **studies.place_settings(study)}
@@ -50,8 +52,8 @@ def sweep(
         else:
             states = run_on_ray(points, place, int(flags["threads"]), address, board.show)
     finished = [(point, load(out / point.name)) for point in points if states[point.name].what == "finished"]
-    write_csv(out / "rows.csv", studies.merged(finished))
-    lines = studies.summary(study, finished)
+    write_csv(out / "rows.csv", merged(finished))
+    lines = summary(study, finished)
     write_csv(out / "summary.csv", lines)
     about = {"study": study._asdict(), "runs": {name: s._asdict() for name, s in states.items()}, "seconds": time.monotonic() - began}
     save_result(out, "study", about)
@@ -100,7 +102,7 @@ class Board:
     def _table(self, states: Mapping[str, State]) -> Any:
         from rich.table import Table
 
-        from gradlens.studies import said
+        from gradlens.reporting_study_summary import said
         from gradlens.sweep import progress_of
 
         shown = Table(box=None, pad_edge=False)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gradlens.flags import configs_of, place_of, with_flags
+from gradlens.flags import with_flags
 
 seen = typer.Typer()
 
@@ -34,12 +34,13 @@ def timeline(
     from gradlens import screen
     from gradlens import timeline as simulation
     from gradlens.errors import InputError
-    from gradlens.experiments import input_of
     from gradlens.longtable import write_csv
     from gradlens.plots import save
     from gradlens.progress import Display
     from gradlens.run import must_be_writable
     from gradlens.timeline_pictures import gantt, over_workers
+    from gradlens.training_config_builder import configs_of
+    from gradlens.training_context import input_of, place_of
 
     quiet, place = given.pop("quiet", False), place_of(given)
     if not link > 0:

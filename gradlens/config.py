@@ -17,8 +17,8 @@ from gradlens.errors import InputError, unknown
 from gradlens.methods import METHODS
 from gradlens.models import MODELS
 from gradlens.objectives import LOSSES
-from gradlens.own import difference, settle, short
 from gradlens.plan import ACTIVATIONS, ATTENTIONS
+from gradlens.training_user_references import difference, settle, short
 
 CHOICES: dict[str, Collection[str]] = {
     "method": METHODS,
@@ -87,7 +87,9 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     stale: bool = False
     schedule: str = "1f1b"
     microbatches: int = Field(4, ge=1)
-    own: dict[str, dict[str, Any]] = {}  # of a rule or network from the user's file: the file and its fingerprint, see own.py
+    own: dict[
+        str, dict[str, Any]
+    ] = {}  # of a rule or network from the user's file: the file and its fingerprint, see training_user_references.py
 
     @field_validator(*CHOICES)
     @classmethod

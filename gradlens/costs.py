@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import count, pairwise
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import count
 from statistics import median
 from typing import NamedTuple
 
@@ -14,12 +14,10 @@ import torch
 from torch import Tensor
 
 from gradlens.config import Config
-from gradlens.errors import InputError
 from gradlens.gradients_backward import backward
-from gradlens.method import Method
 from gradlens.optimizers import make_optimizer
 from gradlens.passes import Grad, Pass
-from gradlens.process import allocations, wait
+from gradlens.runtime_memory import allocations, wait
 from gradlens.seeding import forked, key
 from gradlens.setup import Pair
 
@@ -228,45 +226,3 @@ def _bytes_kept(optimizer: Optimizer | None) -> int:
     params: list[Tensor] = [p for group in optimizer.param_groups for p in group["params"]] if optimizer else []
     state = [v for p in params for v in optimizer.state[p].values() if isinstance(v, Tensor)] if optimizer else []
     return _bytes([*params, *(p.grad for p in params if p.grad is not None), *state])
-
-
-# ----------------------------------------------------------------------------------------------------------------- split
-
-
-def allowed_cuts(method: Method) -> list[int]:
-    """Boundaries (c: between blocks c−1 and c) at which two workers can part: :meth:`Method.parts_at`."""
-    return [k + 1 for k in range(method.top) if method.parts_at(k)]
-
-
-def partition(costs: Sequence[float], parts: int, allowed: Collection[int]) -> list[range]:
-    """Contiguous blocks for each worker such that the largest sum of costs is as small as can be; of several such splits the first.
-
-    Splits are ordered by their cuts, the lowest cut first.
-
-    Args:
-        costs: of each block, bottom first.
-        parts: workers, each of which gets a block at least.
-        allowed: cuts that may be made; cut c is between blocks c−1 and c.
-
-    Raises:
-        InputError: fewer than one part, or more parts than the allowed cuts make.
-
-    """
-    ends = sorted({c for c in allowed if 0 < c < len(costs)})
-    if parts < 1:
-        raise InputError(f"blocks can be split over 1 worker or more, not {parts}")
-    if len(ends) < parts - 1:
-        most = len(ends) + 1
-        raise InputError(f"{len(costs)} blocks cannot be split over {parts} workers: they can be parted in {len(ends)} places, for {most}")
-    bounds = [0, *ends, len(costs)]
-    last = len(bounds) - 1
-    weight = {(i, j): sum(costs[bounds[i] : bounds[j]]) for i in range(last) for j in range(i + 1, last + 1)}
-    largest = {(1, i): weight[i, last] for i in range(last)}  # (parts, first bound) -> the smallest largest sum from there on
-    for n in range(2, parts + 1):
-        for i in range(last - n + 1):
-            largest[n, i] = min(max(weight[i, j], largest[n - 1, j]) for j in range(i + 1, last - n + 2))
-    cuts, best = [0], largest[parts, 0]
-    for n in range(parts, 1, -1):
-        i = cuts[-1]
-        cuts.append(next(j for j in range(i + 1, last - n + 2) if max(weight[i, j], largest[n - 1, j]) <= best))
-    return [range(bounds[i], bounds[j]) for i, j in pairwise([*cuts, last])]

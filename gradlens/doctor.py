@@ -18,18 +18,19 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from gradlens.activations import Progress, collect, networks, no_progress
+from gradlens.activations import collect, networks
 from gradlens.data import SHAPES
 from gradlens.errors import InputError
-from gradlens.experiments import Place, data_of
 from gradlens.feedback import Switched
 from gradlens.gradients_layer_names import is_norm
 from gradlens.local import LocalLosses
 from gradlens.methods import METHODS
 from gradlens.run import Metric, Run
+from gradlens.runtime_progress import Progress, no_progress
 from gradlens.similarity import effective_rank, spectrum
-from gradlens.tables import TRAIN, TRAIN_EVAL
-from gradlens.train import batches_per_epoch
+from gradlens.training_context import Place, data_of
+from gradlens.training_metrics import TRAIN, TRAIN_EVAL
+from gradlens.training_step import batches_per_epoch
 
 WRONG, WATCH = "wrong", "watch"
 RESULT = "doctor"  # the name it is stored under in a run directory

@@ -1,143 +1,69 @@
-"""What the commands do, as library functions: train a config, compare methods, choose learning rates, measure later."""
+"""From configs to finished runs: train one, alone or on several ranks, or reuse what is there."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gradlens import loggers
 from gradlens._version import __version__
-from gradlens.config import Config, make
-from gradlens.data import DATASETS, SHAPES, Data, Source, choose, label_hash, read
-from gradlens.diagnostics import AFTER_THE_STEP, FEEDBACK, SPARSE, sparse_rows
-from gradlens.errors import InputError, unknown
-from gradlens.gradients_backward import run_step
-from gradlens.gradients_true_gradient import true_updates
+from gradlens.config import Config
+from gradlens.data import DATASETS
+from gradlens.data_split import Data, label_hash
+from gradlens.errors import InputError
 from gradlens.launch import restarts
-from gradlens.longtable import csv_line
-from gradlens.measures import QUANTITIES
 from gradlens.methods import METHODS
-from gradlens.recorder import Row, step_rows
-from gradlens.run import INTERRUPTED, Run, Stopped, Writer, is_run, load, load_checkpoint, write
-from gradlens.seeding import seeded
-from gradlens.setup import put_weights
-from gradlens.train import Training, Watch, silent
-from gradlens.world import ALONE, World, local_device, must_agree
+from gradlens.run import Run, is_run, load, load_checkpoint
+from gradlens.runtime_progress import Watch, no_progress
+from gradlens.setup import Pair, make_pair
+from gradlens.train import Training
+from gradlens.training_context import CPU, Place, data_of
+from gradlens.training_online_probe_probe import OnlineProbe
+from gradlens.training_parallel_choose import stage_of
+from gradlens.training_run_writer import Writer
+from gradlens.world import must_agree
 
-CPU = torch.device("cpu")
-PRECISIONS = ("fp32", "bf16", "auto")
 DEFAULT_COMPARISON = ("bp", "dgl", "dni", "cdni")
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where and how runs are made: everything an experiment's numbers do not depend on."""
-
-    out: Path = Path("runs")
-    name: str | None = None  # of the run directory; default: Config.run_name
-    device: torch.device = CPU
-    data_dir: Path | None = None
-    download: bool = False
-    resume: bool = False
-    overwrite: bool = False
-    tensorboard: bool = False  # write events to RUN_DIR/tensorboard
-    world: World = ALONE  # the processes that share a run
-
-
-def pick_device(name: str) -> torch.device:
-    """The device by its torch spelling; ``auto`` = cuda, else mps, else cpu; of several processes each has a GPU of its own.
+def check(config: Config, place: Place) -> None:
+    """Refuse a config that cannot be trained; network and rule are made for their shapes, on the CPU, and no images are moved.
 
     Raises:
-        InputError: no such device here.
+        InputError: see :func:`prepare`.
 
     """
-    name = local_device(name)
-    if name == "auto":
-        mps = torch.backends.mps.is_available()
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise unknown("device", name, ["auto", "cpu", "cuda", "cuda:1", "mps"]) from None
-    have = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(device.type)
-    if have is None:
-        raise unknown("device", name, ["auto", "cpu", "cuda", "cuda:1", "mps"])
-    if (device.index or 0) >= have:
-        raise InputError(f"--device {name} asked for, but this machine has {have or 'no'} {device.type} device{'s' * (have > 1)}")
-    return device
-
-
-def has_fast_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 is computed natively there, so that it is faster than float32."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type != "cpu":
-        return False
-    supports = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return any(ask() for ask in supports if ask is not None)
-
-
-def pick_precision(name: str, device: torch.device) -> str:
-    """``auto`` becomes bf16 where that is native, and fp32 elsewhere.
-
-    Raises:
-        InputError: an unknown precision.
-
-    """
-    if name not in PRECISIONS:
-        raise unknown("precision", name, PRECISIONS)
-    if name == "auto":
-        return "bf16" if has_fast_bf16(device) else "fp32"
-    return name
-
-
-@lru_cache(maxsize=2)
-def _data(name: str, data_dir: Path | None, download: bool, *choice: Any) -> Data:
-    return choose(_source(name, data_dir, download), *choice)
-
-
-@lru_cache(maxsize=1)
-def _source(name: str, data_dir: Path | None, download: bool) -> Source:
-    """The whole data set that was read last: seeds choose other images of the same set."""
-    return read(name, data_dir, download)
-
-
-def data_of(config: Config, place: Place) -> Data:
-    """The data of a config; the last ones loaded are kept, so that methods compared on the same data load them once."""
-    c = config
-    name = c.data if c.data in DATASETS else str(Path(c.data).absolute()) if Path(c.data).exists() else c.data
-    drawn = c.limit is not None or c.limit_test is not None or c.label_noise or c.validation or c.labels is not None
-    seed = c.seed if drawn else 0  # one entry for all seeds where nothing is drawn
-    return _data(name, place.data_dir, place.download, c.limit, c.label_noise, c.validation, seed, c.limit_test, c.labels)
-
-
-def forget_data() -> None:
-    """Forget the loaded data: files may have changed."""
-    _data.cache_clear()
-    _source.cache_clear()
-
-
-def input_of(config: Config, place: Place) -> tuple[tuple[int, int, int], int]:
-    """(C, H, W) of a config's images and the number of classes; named data sets need not be there for it."""
-    if config.data in SHAPES:
-        return SHAPES[config.data]
-    data = data_of(config, place)
-    return data.shape, len(data.classes)
+    data = _checked_data(config, place)
+    _must_fit(config, make_pair(config, data.shape, len(data.classes), CPU))
 
 
 def prepare(config: Config, place: Place) -> Training:
     """A training with nothing written yet: whatever is wrong with its settings is found here.
 
     Raises:
-        InputError: data that cannot be loaded, a model that does not fit them, a batch larger than the data.
+        InputError: data that cannot be loaded, a model that does not fit them, a batch larger than the data, ranks that are too many.
+
+    """
+    data = _checked_data(config, place)
+    training = Training(config, data, place.device, world=place.world)
+    _must_fit(config, training.pair)
+    if config.parallel == "data":
+        _must_be_divisible(training)
+    training.layers = stage_of(training)
+    if config.online_probe:
+        training.probe = OnlineProbe(training.pair.names(), len(data.classes))
+    return training
+
+
+def _checked_data(config: Config, place: Place) -> Data:
+    """The data of a config, large enough for its batches.
+
+    Raises:
+        InputError: data that cannot be loaded, a batch larger than they are or too small for the rule.
 
     """
     if place.tensorboard:
@@ -152,14 +78,20 @@ def prepare(config: Config, place: Place) -> Training:
         raise InputError(
             f"--batch-size {config.batch_size}: {config.method} tells a batch's images apart and needs {rule.least_batch} or more"
         )
-    training = Training(config, data, place.device, world=place.world)
-    if objection := training.pair.method.objection(config.epochs):
+    return data
+
+
+def _must_fit(config: Config, pair: Pair) -> None:
+    """What network and rule say of the settings.
+
+    Raises:
+        InputError: epochs that make no sense for the rule, batch statistics of one image.
+
+    """
+    if objection := pair.method.objection(config.epochs):
         raise InputError(objection)
-    if config.batch_size == 1 and any(isinstance(m, _BatchNorm) for part in training.pair for m in part.modules()):
+    if config.batch_size == 1 and any(isinstance(m, _BatchNorm) for part in pair for m in part.modules()):
         raise InputError("--batch-size 1: this network normalises over the batch, and one image has no batch statistics")
-    if config.parallel == "data":
-        _must_be_divisible(training)
-    return training
 
 
 def _must_be_divisible(training: Training) -> None:
@@ -187,15 +119,21 @@ def _must_be_divisible(training: Training) -> None:
         )
 
 
-def train_run(config: Config, place: Place, watch: Watch = silent) -> Run:
+def train_run(config: Config, place: Place, watch: Watch = no_progress, training: Training | None = None) -> Run:
     """Train a config in its run directory and read the run back.
+
+    Args:
+        config: the settings.
+        place: where and how.
+        watch: is told what happens.
+        training: from :func:`prepare`, where there is one already.
 
     Raises:
         InputError: see :func:`prepare` and ``Writer.open``; nothing is written then.
         Stopped: interrupted, or a loss that is not finite.
 
     """
-    training = prepare(config, place)
+    training = training or prepare(config, place)
     writer = _opened(config, place)
     training.writer = writer
     try:
@@ -210,7 +148,7 @@ def train_run(config: Config, place: Place, watch: Watch = silent) -> Run:
     return load(writer.path)
 
 
-def share_run(config: Config, place: Place, watch: Watch = silent) -> Run | None:
+def share_run(config: Config, place: Place, watch: Watch = no_progress) -> Run | None:
     """Train a config together with the other ranks of ``place.world``; rank 0 writes the run directory and reads it back.
 
     Raises:
@@ -285,11 +223,12 @@ def train_or_reuse(configs: Sequence[Config], place: Place, watch_for: Callable[
     wanted = {config.run_name(): config for config in configs}
     order = [config.run_name() for config in configs]
     found = {name: None if place.overwrite else find_run(config, place.out) for name, config in wanted.items()}
+    missing = [name for name, run in found.items() if run is None or not run.finished]
     for name, run in found.items():
-        if run is None or not run.finished:
-            prepare(wanted[name], place)
-        else:
+        if run is not None and run.finished:
             _must_be_of_these_data(run, place)
+        elif len(missing) > 1:  # a single one is checked when it is trained
+            check(wanted[name], place)
     done: dict[str, Run] = {}
     for name, run in found.items():
         if run is not None and run.finished:
@@ -298,103 +237,3 @@ def train_or_reuse(configs: Sequence[Config], place: Place, watch_for: Callable[
         here = replace(place, resume=run is not None, name=place.name if run is None else run.path.name)
         done[name] = train_run(wanted[name], here, watch_for(wanted[name]))
     return [done[name] for name in order]
-
-
-def choose_lr(config: Config, grid: Sequence[float], share: float, place: Place, watch_for: Callable[[Config], Watch]) -> float:
-    """The learning rate of ``grid`` with the highest final accuracy on a validation split held out of the training images.
-
-    Args:
-        config: the settings to choose for; its test images are not looked at.
-        grid: learning rates.
-        share: of the training images to hold out.
-        place: where the trial runs go.
-        watch_for: the progress display of a config.
-
-    Raises:
-        InputError: a learning rate that is none (nothing has been trained then), or none that the loss survives.
-
-    """
-    trials = [make(**{**config.model_dump(), "lr": lr, "validation": share, "record_every": 0}) for lr in grid]
-    for trial in trials:
-        prepare(trial, place)
-    scores = {trial.lr: _validation_score(trial, place, watch_for) for trial in trials}
-    if max(scores.values()) == -math.inf:
-        raise InputError(f"{config.method}: the loss survives none of the learning rates {', '.join(f'{lr:g}' for lr in grid)}")
-    return max(scores, key=lambda lr: (scores[lr], -lr))
-
-
-def _validation_score(trial: Config, place: Place, watch_for: Callable[[Config], Watch]) -> float:
-    """A trial's final accuracy, or minus its loss for rules that give no answers; -inf where the loss did not survive the learning rate."""
-    try:
-        (run,) = train_or_reuse([trial], place, watch_for)
-    except Stopped as stopped:
-        if stopped.status == INTERRUPTED:
-            raise
-        return -math.inf
-    ends = run.summary["validation"]
-    if not METHODS[trial.method].classifies:
-        return -math.inf if ends["final_loss"] is None else -float(ends["final_loss"])
-    return -math.inf if ends["final_accuracy"] is None else float(ends["final_accuracy"])
-
-
-def measure_run(
-    path: Path, quantities: tuple[str, ...], place: Place, progress: Callable[[int, int, str], None] = lambda done, total, what: None
-) -> list[Row]:
-    """Add quantities to a finished or unfinished run, from its snapshots (or, without any, from its checkpoint).
-
-    Each snapshot's weights go through the batch that follows them in the run's order, with truth and rule on the same passes;
-    the rows are stored in ``measured.csv``, in place of earlier ones of the same step and quantity. Nothing else changes.
-
-    Args:
-        path: the run directory.
-        quantities: names from ``measures.QUANTITIES``; the rule's own quantities are measured with them.
-        place: device and data folder.
-        progress: called with (done, in all, what comes next).
-
-    Raises:
-        InputError: unknown quantities, a run without weights, data that are not the run's.
-
-    """
-    run = load(path)
-    own = METHODS[run.config.method].own_quantities
-    for name in quantities:
-        if name in AFTER_THE_STEP:
-            raise InputError(f"{name} compares a loss before and after a step that is made in training: --diagnose-every records it there")
-        if name not in (*QUANTITIES, *own, *SPARSE, *FEEDBACK):
-            raise unknown("quantity", name, [*QUANTITIES, *own, *SPARSE, *FEEDBACK])
-    sparse = frozenset(name for name in quantities if name in (*SPARSE, *FEEDBACK))
-    paired = tuple(name for name in quantities if name in QUANTITIES)
-    progress(0, 1, f"reading {run.config.data}")
-    data = data_of(run.config, place)
-    if run.info.get("data_fingerprint") != data.fingerprint():
-        raise InputError(f"the data {run.config.data!r} are not the ones {path} was trained on")
-    training = Training(run.config, data, place.device)
-    rows: list[Row] = []
-    files = run.snapshots() or [path / "checkpoint.pt"]
-    for i, file in enumerate(files):
-        progress(i, len(files), file.name)
-        rows += _measure(training, file, paired, sparse)
-    for name in quantities:
-        if not any(name in (row.quantity, row.kind) for row in rows):
-            raise InputError(f"{name} gives no row for {run.config.method}, whose blocks have none; nothing was written")
-    fresh = {(row.step, row.kind, row.quantity) for row in rows}
-    merged = sorted([r for r in run.measured if (r.step, r.kind, r.quantity) not in fresh] + rows, key=lambda row: row.step)
-    write(path / "measured.csv", "".join(csv_line(row) for row in [Row._fields, *merged]).encode())
-    return rows
-
-
-def _measure(training: Training, file: Path, quantities: tuple[str, ...], sparse: frozenset[str]) -> list[Row]:
-    """The rows of one saved set of weights."""
-    state = load_checkpoint(file)
-    model, method = training.pair
-    put_weights(model, state["model"], str(file))
-    put_weights(method, state["method"], str(file))
-    step = int(state["step"])
-    method.start(step // training.per_epoch + 1, step)
-    x, y = training.batch(step)
-    bf16 = torch.autocast(x.device.type, torch.bfloat16, enabled=training.config.precision == "bf16")
-    with seeded(training.config.seed, "step", step), bf16:  # the draws of the training step
-        run = run_step(method, list(model), x, y)
-        truth = true_updates(method, run, keep=bool(sparse))
-        rows = step_rows(step, training.pair.names(), method, run, truth, quantities)
-        return rows + sparse_rows(step, training.pair.names(), method, run, truth, sparse)

@@ -19,13 +19,14 @@ from rich.table import Table
 from scipy.optimize import least_squares
 from torch import Tensor, nn
 
-from gradlens.activations import Frozen, Progress, at_rest, networks, no_progress
+from gradlens.activations import Frozen, at_rest, networks
 from gradlens.errors import InputError
-from gradlens.experiments import Place, data_of
 from gradlens.run import Run, load, load_checkpoint, save_result
+from gradlens.runtime_progress import Progress, no_progress
 from gradlens.screen import number
 from gradlens.seeding import generator
-from gradlens.tables import groups
+from gradlens.training_context import Place, data_of
+from gradlens.training_run_groups import groups
 
 Array = NDArray[np.float64]
 

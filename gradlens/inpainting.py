@@ -15,17 +15,18 @@ from rich.table import Table
 from torch import Tensor
 
 from gradlens import pictures
-from gradlens.activations import Progress, no_progress
 from gradlens.augment import input_of
-from gradlens.data import Split
+from gradlens.data_split import Split
 from gradlens.errors import InputError
-from gradlens.experiments import Place, data_of
 from gradlens.methods.context_encoder import ContextEncoder
 from gradlens.plots import save
 from gradlens.run import Run, load, plain, save_result
+from gradlens.runtime_progress import Progress, no_progress
 from gradlens.seeding import generator
 from gradlens.setup import Pair, trained_pair
-from gradlens.tables import groups, interval
+from gradlens.tables import interval
+from gradlens.training_context import Place, data_of
+from gradlens.training_run_groups import groups
 
 NAME = "inpainting"
 SHOWN = -(1 << 40)  # the "step" that names the masks of the pictures

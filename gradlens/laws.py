@@ -26,7 +26,7 @@ from gradlens.objectives import cross_entropy
 from gradlens.passes import Pass
 from gradlens.plan import Plan
 from gradlens.setup import Pair, make_net
-from gradlens.train import update
+from gradlens.training_step import update
 
 NETWORKS: dict[str, tuple[str, Plan]] = {  # the smallest that have what matters: no normalisation, BatchNorm and pools, residual blocks
     "mlp": ("mlp", Plan((1, 8, 8), 10, width=12, depth=3)),

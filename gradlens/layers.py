@@ -10,26 +10,23 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from gradlens.errors import InputError
+from gradlens.errors import INTERRUPTED, InputError, Stopped
 from gradlens.gradients_backward import Heard
 from gradlens.gradients_true_gradient import Truth, untouched
 from gradlens.messages import Inbox, Outbox
 from gradlens.method import Method, Signal, Step, Update
 from gradlens.passes import Grad, Pass, chain, true_gradients
 from gradlens.recorder import Row, step_rows
-from gradlens.run import INTERRUPTED, Stopped
 from gradlens.seeding import key
 from gradlens.setup import Pair
 from gradlens.spread import DOWN, ERROR, TRUTH, UP, Spread
-from gradlens.train import Outcome, update
-
-if TYPE_CHECKING:
-    from gradlens.train import Training
+from gradlens.training_state import TrainState
+from gradlens.training_step import Outcome, update
 
 LATE = 1  # batches by which a stale message of the rank above is late
 SAVE, STOP = 1, 2  # what rank 0 wants done after a batch; travels with it
@@ -47,8 +44,8 @@ class Begun(NamedTuple):
 class Layers(Spread):
     """Rules whose blocks are told what they know themselves, or what a message from above says."""
 
-    def __init__(self, training: Training) -> None:
-        config, method = training.config, training.pair.method
+    def __init__(self, state: TrainState) -> None:
+        config, method = state.config, state.pair.method
         if why := method.locked():
             raise InputError(f"--parallel layers: {config.method} cannot work on several batches at once: {why}")
         self.waits = bool(method.reads & {"later", "error"})
@@ -59,12 +56,12 @@ class Layers(Spread):
         if self.late_message and not all(method.tells_late(k) for k in range(method.top) if method.parts_at(k)):
             raise InputError(f"--stale: {config.method} with these options tells blocks what comes from above, and must wait for it")
         self.control, self.fresh = 0, True
-        super().__init__(training)
+        super().__init__(state)
 
     def take(self, ranges: list[range]) -> None:
         """Take these blocks of all, and open the channels."""
         super().take(ranges)
-        world, device = self.world, self.training.device
+        world, device = self.world, self.state.device
         rank, last = world.rank, world.ranks - 1
         hears = self.waits and "error" not in self.method.reads
         self.below = Inbox(world, rank - 1, *self.channel(UP), device) if rank else None
@@ -84,33 +81,33 @@ class Layers(Spread):
 
     def step(self, step: int, stop: bool, save: bool) -> tuple[Outcome, bool, bool]:
         """One update of this rank's blocks; stopped and saved as rank 0 wants, whose word travels with the batch."""
-        training = self.training
-        if training.config.stale:  # what is under way is not saved: such runs go on from the end of an epoch
+        state = self.state
+        if state.config.stale:  # what is under way is not saved: such runs go on from the end of an epoch
             if stop:
                 raise Stopped("interrupted: a run whose messages come late goes on from the end of its last epoch", INTERRUPTED)
             save = False
-        number, _ = training.prepared(step)
+        number, _ = state.prepared(step)
         x, y = self.begin(step, number, SAVE * save + STOP * stop)
         outcome = self._update(x, y)
         return outcome, bool(self.control & STOP), bool(self.control & SAVE)
 
     def _update(self, x: Tensor, y: Tensor) -> Outcome:
-        t = self.training
+        t = self.state
         return update(t.pair, t.optimizer, x, y, self.record, t.config.precision == "bf16", section=self)
 
     def begin(self, step: int, record: int | None, control: int) -> tuple[Tensor, Tensor]:
         """What the lowest block here reads of a batch, [N, *in] and targets; ``control`` is heeded on rank 0 only."""
-        training = self.training
+        state = self.state
         if self.below is None:
-            x, y = training.batch(step)
+            x, y = state.batch(step)
             x = self.method.entry(x)
         else:
-            images = training.images(step)
+            images = state.images(step)
             x, y, said = self.below.take(images)
             control = int(said)
             x.requires_grad_()
-            if step + 1 < training.total and not control & STOP:
-                self.below.expect(training.images(step + 1))
+            if step + 1 < state.total and not control & STOP:
+                self.below.expect(state.images(step + 1))
         self.control, self.fresh = control, True
         self.begun = Begun(step, x, y, record)
         self.finishes: Begun | None = self.begun
@@ -143,14 +140,14 @@ class Layers(Spread):
         """The network's input, for rules that read it; made here, since sending it would cost more."""
         if self.below is None or "image" not in self.method.reads:
             return None
-        return self.method.entry(self.training.batch(self.begun.step)[0])
+        return self.method.entry(self.state.batch(self.begun.step)[0])
 
     def _passed(self, p: Pass) -> None:
         if self.above is not None and p.k == self.mine.stop - 1:
-            self.above.send(self.training.images(self.begun.step), [p.z, p.y, torch.tensor([self.control])])
+            self.above.send(self.state.images(self.begun.step), [p.z, p.y, torch.tensor([self.control])])
         if p.k == self.method.top:
             for outbox in self.broadcast:
-                outbox.send(self.training.images(self.begun.step), [p.z, p.y])
+                outbox.send(self.state.images(self.begun.step), [p.z, p.y])
 
     @torch.no_grad()
     def _send_through(self, begun: Begun) -> None:
@@ -159,11 +156,11 @@ class Layers(Spread):
         for block in self.blocks:
             h = block(h)
         assert self.above is not None
-        self.above.send(self.training.images(begun.step), [h, begun.y, torch.tensor([self.control])])
+        self.above.send(self.state.images(begun.step), [h, begun.y, torch.tensor([self.control])])
 
     def _again(self, begun: Begun) -> Iterator[Pass]:
         """The passes of an earlier batch with the weights of now: in between they were updated, and its graph would be of none."""
-        torch.manual_seed(key(self.training.config.seed, "step", begun.step))
+        torch.manual_seed(key(self.state.config.seed, "step", begun.step))
         with untouched(self.blocks):
             passes = list(chain(self.blocks, begun.x, begun.y, self.method.run, self.mine.start))
         while passes:
@@ -183,7 +180,7 @@ class Layers(Spread):
     def _listen(self) -> Heard:
         """What comes from the ranks above for the batch that is being finished."""
         assert self.finishes is not None
-        images = self.training.images(self.finishes.step)
+        images = self.state.images(self.finishes.step)
         if self.error is not None:
             z, y = self.error.take(images)
             top = self.method.depth - 1
@@ -195,7 +192,7 @@ class Layers(Spread):
     def passed_on(self, u: Update) -> None:
         """Send down what the rank below hears of this update."""
         if self.down is not None and u.k == self.mine.start:
-            self.down.send(self.training.images(self.begun.step), list(u.grad.below))
+            self.down.send(self.state.images(self.begun.step), list(u.grad.below))
         if self.message is not None and u.k == self.mine.stop - 1 and self._learns_last():
             p = u.p._replace(h=u.p.h.detach(), block=nn.Identity())
             self.unlearned.append((p, None if self.delay else u.signal))  # which is of the weights that there are, if nothing is late
@@ -235,7 +232,7 @@ class Layers(Spread):
 
         """
         passes = sorted(step.passes, key=lambda p: p.k)
-        images = self.training.images(number)
+        images = self.state.images(number)
         if self.truth_above is not None:
             (delta,) = self.truth_above.take(images)
             loss = torch.zeros(())

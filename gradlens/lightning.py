@@ -15,10 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gradlens.errors import InputError
+from gradlens.errors import Failsafe, InputError
 from gradlens.gradients_true_gradient import untouched
 from gradlens.lens import Lens
-from gradlens.loggers import Failsafe
 from gradlens.measures import measure
 
 try:

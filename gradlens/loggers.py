@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import shutil
 import struct
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,12 +18,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 from torch import Tensor
 from torch.nn import functional as F
 
-from gradlens.errors import InputError
+from gradlens.errors import Failsafe, InputError
 from gradlens.recorder import Row
 from gradlens.run import Metric, Run, must_be_writable, write
 
 if TYPE_CHECKING:
-    from gradlens.train import Training, Watch
+    from gradlens.runtime_progress import Watch
+    from gradlens.train import Training
 
 FOLDER = "tensorboard"  # of a run that is logged while it trains
 EVENTS = "events.out.tfevents.gradlens"  # TensorBoard reads every file with "tfevents" in its name
@@ -170,34 +170,6 @@ def appending(path: Path) -> BinaryIO:
 
 
 # ------------------------------------------------------------------------------------------------- while a run trains
-
-
-class Failsafe:
-    """Calls that may fail without harm: the first failure is one line on stderr, and nothing is called any more after it.
-
-    Args:
-        what: fails, in a word or two.
-
-    """
-
-    def __init__(self, what: str) -> None:
-        self.what, self.works = what, True
-
-    def __call__(self, call: Callable[[], Any]) -> None:
-        """Make a call, unless an earlier one failed."""
-        if not self.works:
-            return
-        try:
-            call()
-        except Exception as error:  # noqa: BLE001 - a logger looks on; whatever goes wrong in it, days of training are not lost to it
-            self.failed(error)
-
-    def failed(self, error: Exception) -> None:
-        """Say so, and stop."""
-        if self.works:
-            self.works = False
-            said = " ".join(f"{type(error).__name__}: {error}".split())
-            print(f"gradlens: {self.what} failed and is off from here on; the training goes on ({said})", file=sys.stderr)
 
 
 @contextmanager

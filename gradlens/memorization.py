@@ -16,18 +16,22 @@ from typing import Any, NamedTuple
 from rich.table import Table
 from torch import Tensor
 
-from gradlens.activations import Frozen, Progress, collect, networks, no_progress
+from gradlens.activations import Frozen, collect, networks
 from gradlens.config import Config, read
-from gradlens.data import Data, Split, label_hash
+from gradlens.data_split import Data, Split, label_hash
 from gradlens.errors import InputError
-from gradlens.experiments import Place, data_of
 from gradlens.logistic import Standard, fit
 from gradlens.methods import METHODS
 from gradlens.run import Run, load_result, save_result
+from gradlens.runtime_progress import Progress, no_progress
 from gradlens.screen import number
 from gradlens.setup import make_pair, put_weights
-from gradlens.tables import TRAIN, TRAIN_EVAL, CurvePoint, curve_points, groups, interval, labels
-from gradlens.train import Training, evaluate
+from gradlens.tables import CurvePoint, curve_points, interval
+from gradlens.train import Training
+from gradlens.training_context import Place, data_of
+from gradlens.training_metrics import TRAIN, TRAIN_EVAL
+from gradlens.training_run_groups import groups, labels
+from gradlens.training_step import evaluate
 
 NAME = "memorization"  # of the file in the run directory
 DEFAULT_METHODS = ("bp", "dgl")

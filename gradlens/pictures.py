@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from gradlens.errors import InputError
 from gradlens.plots import COLOURS, LOOK, MARKERS, METHODS, PATTERNS, Style, curve, styles
-from gradlens.tables import TRAIN_EVAL, CurvePoint, interval
+from gradlens.tables import CurvePoint, interval
+from gradlens.training_metrics import TRAIN_EVAL
 
 if TYPE_CHECKING:  # imports torch
     from gradlens.hierarchy import Drawn
@@ -476,7 +477,7 @@ def regret(rows: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
     block has done better than every fixed probe where its regret is not above zero; such points are hollow, at the panel's lower edge.
 
     Args:
-        rows: the ``rows`` of a run's ``online.json``, from :func:`gradlens.online.regret_rows`.
+        rows: the ``rows`` of a run's ``online.json``, from :func:`gradlens.training_online_probe_regret.regret_rows`.
         title: whose.
 
     Raises:

@@ -7,7 +7,7 @@ engine writes ``.grad`` itself. No truth is recorded: the gradient used is the t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +15,8 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGP
 
 from gradlens.errors import InputError
 from gradlens.spread import Spread
-from gradlens.train import Outcome
-
-if TYPE_CHECKING:
-    from gradlens.train import Training
+from gradlens.training_state import TrainState
+from gradlens.training_step import Outcome
 
 SCHEDULES: dict[str, Any] = {"1f1b": Schedule1F1B, "gpipe": ScheduleGPipe}
 
@@ -52,8 +50,8 @@ class _Stage(nn.Sequential):
 class Pipeline(Spread):
     """Plain backprop on this rank's blocks, microbatch by microbatch."""
 
-    def __init__(self, training: Training) -> None:
-        config, images = training.config, len(training.train)
+    def __init__(self, state: TrainState) -> None:
+        config, images = state.config, len(state.train)
         if config.stale:
             raise InputError("--stale: a pipeline's gradients are exact; it waits")
         for n in {config.batch_size, images % config.batch_size} - {0, 1}:
@@ -66,19 +64,19 @@ class Pipeline(Spread):
             raise InputError(
                 f"--schedule 1f1b keeps {config.ranks} ranks busy with --microbatches {config.ranks} or more, not {config.microbatches}"
             )
-        super().__init__(training)
+        super().__init__(state)
         self.schedules: dict[int, Any] = {}  # torch's stages know one size of batch
 
     def _schedule(self, images: int) -> Any:
         if images not in self.schedules:
-            rank, ranks, t = self.world.rank, self.world.ranks, self.training
+            rank, ranks, t = self.world.rank, self.world.ranks, self.state
             stage = PipelineStage(_Stage(*self.blocks), rank, ranks, t.device)
             self.schedules[images] = SCHEDULES[t.config.schedule](stage, t.config.microbatches, loss_fn=self.method.loss)
         return self.schedules[images]
 
     def step(self, step: int, stop: bool, save: bool) -> tuple[Outcome, bool, bool]:
         """One batch through all ranks and back, and this rank's update."""
-        t = self.training
+        t = self.state
         t.prepared(step)
         x, y = t.batch(step)
         t.optimizer.zero_grad(set_to_none=True)

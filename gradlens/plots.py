@@ -28,19 +28,9 @@ from PIL import Image
 
 from gradlens.errors import InputError
 from gradlens.longtable import write_csv
-from gradlens.tables import (
-    TRAIN,
-    TRAIN_EVAL,
-    CurvePoint,
-    FinalValue,
-    LayerPoint,
-    alignment_values,
-    curve_points,
-    descent_points,
-    final_values,
-    labels,
-    layer_points,
-)
+from gradlens.tables import CurvePoint, FinalValue, LayerPoint, alignment_values, curve_points, descent_points, final_values, layer_points
+from gradlens.training_metrics import TRAIN, TRAIN_EVAL
+from gradlens.training_run_groups import labels
 
 if TYPE_CHECKING:  # imports torch
     from gradlens.run import Run

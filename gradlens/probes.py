@@ -1,7 +1,7 @@
 """Linear probes: how well a linear classifier reads the labels from each block of a frozen network.
 
 The protocol, stored with the numbers. A block's output in eval mode, pooled to one feature budget at every depth
-(:func:`gradlens.activations.pooled`), standardised by the training images. Multinomial logistic regression at its optimum
+(:func:`gradlens.models_feature_pooling.pooled`), standardised by the training images. Multinomial logistic regression at its optimum
 (:mod:`gradlens.logistic`). Its l2 is the one of a grid that is best on a fifth of the training images when fitted to the rest, strong
 penalties first; the grid is left once accuracy is two standard errors below the best. Then it is fitted to all training images. Test
 images take part in nothing but the last number.
@@ -26,16 +26,20 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import Tensor, nn
 
-from gradlens.activations import BATCH, BUDGET, Frozen, Progress, at_rest, collect, described, networks, no_progress, of_module, pooled
-from gradlens.data import Data, Split
+from gradlens.activations import BATCH, Frozen, at_rest, collect, networks, of_module
+from gradlens.data_split import Data, Split
 from gradlens.errors import InputError
-from gradlens.experiments import Place, data_of
 from gradlens.logistic import TOLERANCE, Fitting, Probe, Standard, fit
+from gradlens.models_feature_pooling import BUDGET, described, pooled
 from gradlens.run import Run, load, load_checkpoint, load_result, plain, save_result
+from gradlens.runtime_progress import Progress, no_progress
 from gradlens.screen import number
 from gradlens.seeding import generator
 from gradlens.separability import SEPARABLE, UNDECIDED, certify, row_of
-from gradlens.tables import TRAIN, groups, interval
+from gradlens.tables import interval
+from gradlens.training_context import Place, data_of
+from gradlens.training_metrics import TRAIN
+from gradlens.training_run_groups import groups
 
 NAME = "probe"
 GRID = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 3e-4, 1e-4)  # strong to weak, each fit begins where the one before ended

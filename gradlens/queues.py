@@ -10,23 +10,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 
-from gradlens.errors import InputError
+from gradlens.errors import INTERRUPTED, InputError, Stopped
 from gradlens.messages import Inbox, Outbox
 from gradlens.method import Method, Step, Update
 from gradlens.methods.dgl_async import Buffer, Stored
 from gradlens.passes import Pass, chain
 from gradlens.recorder import Row, own_quantities
-from gradlens.run import INTERRUPTED, Stopped
 from gradlens.setup import Pair
 from gradlens.spread import UP, Spread
-from gradlens.train import Outcome, update
-
-if TYPE_CHECKING:
-    from gradlens.train import Training
+from gradlens.training_state import TrainState
+from gradlens.training_step import Outcome, update
 
 REFERENCE = "no truth: ranks work on different batches"
 
@@ -34,18 +31,18 @@ REFERENCE = "no truth: ranks work on different batches"
 class Queues(Spread):
     """This rank's units, the queue below them and the way to the one above."""
 
-    def __init__(self, training: Training) -> None:
-        config = training.config
+    def __init__(self, state: TrainState) -> None:
+        config = state.config
         if config.stale:
             raise InputError(f"--stale: {config.method} never waits; its queues are stale by nature")
-        if why := training.pair.method.locked():
+        if why := state.pair.method.locked():
             raise InputError(f"--parallel layers: {config.method}: {why}")
-        if (rest := len(training.train) % config.batch_size) > 1:
+        if (rest := len(state.train) % config.batch_size) > 1:
             raise InputError(
-                f"{config.method} on ranks reads batches in any order, so that all must be of one size: {len(training.train)} images by"
+                f"{config.method} on ranks reads batches in any order, so that all must be of one size: {len(state.train)} images by"
                 f" --batch-size {config.batch_size} leave {rest}; --limit can be a multiple of it"
             )
-        super().__init__(training)
+        super().__init__(state)
         rank, last, options = self.world.rank, self.world.ranks - 1, self.method.options
         self.above = Outbox(self.world, rank + 1, *self.channel(UP)) if rank < last else None
         self.limit = options.reuse
@@ -53,15 +50,15 @@ class Queues(Spread):
         self.arrived = threading.Condition()
         self.newest = 0  # the last batch that has come
         self.failed: BaseException | None = None
-        self.below = Inbox(self.world, rank - 1, *self.channel(UP), training.device) if rank else None
+        self.below = Inbox(self.world, rank - 1, *self.channel(UP), state.device) if rank else None
         self.receiver: threading.Thread | None = None
 
     def _receive(self, inbox: Inbox, first: int) -> None:
         """Every batch that the rank below gives, from one update on, as long as it gives any."""
-        training = self.training
+        state = self.state
         try:
-            for step in range(first, training.total):
-                h, y = inbox.take(training.images(step))
+            for step in range(first, state.total):
+                h, y = inbox.take(state.images(step))
                 with self.arrived:
                     self.buffer.write(h.requires_grad_(), y, step)
                     self.newest = step
@@ -85,7 +82,7 @@ class Queues(Spread):
         """One update of this rank's units on a batch from the queue; saved at the end of an epoch only, when all ranks meet."""
         if stop:
             raise Stopped("interrupted: queues are not saved, and the run goes on from the end of its last epoch", INTERRUPTED)
-        t = self.training
+        t = self.state
         number, _ = t.prepared(step)
         self.staleness = 0
         if self.below is None:

@@ -25,7 +25,8 @@ from gradlens.errors import InputError
 from gradlens.plots import styles
 from gradlens.run import Run, load, must_be_writable, write
 from gradlens.sections import Held, Section
-from gradlens.tables import groups, truths
+from gradlens.tables import truths
+from gradlens.training_run_groups import groups
 from gradlens.verdict import below_top, headline, line, notices, standings
 
 ORDER = (

@@ -26,13 +26,15 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gradlens.activations import BATCH, Frozen, Progress, at_rest, collect, described, networks, no_progress, side
-from gradlens.data import DATASETS, Data, Split
+from gradlens.activations import BATCH, Frozen, at_rest, collect, networks
+from gradlens.data import DATASETS
+from gradlens.data_split import Data, Split
 from gradlens.errors import InputError
-from gradlens.experiments import Place, data_of
 from gradlens.heads import head
 from gradlens.models_decoders import decoder
+from gradlens.models_feature_pooling import described, side
 from gradlens.run import Run, load, load_result, save_result
+from gradlens.runtime_progress import Progress, no_progress
 from gradlens.screen import number
 from gradlens.seeding import generator, seeded
 from gradlens.similarity import (
@@ -49,7 +51,8 @@ from gradlens.similarity import (
     u_centred,
 )
 from gradlens.tables import LayerPoint, interval
-from gradlens.tables import labels as labels_of
+from gradlens.training_context import Place, data_of
+from gradlens.training_run_groups import labels as labels_of
 
 FEATURES = 32_768  # of a block at most: 32 channels of 32 × 32
 FOLD = 500  # images in a batch of HSIC₁, whose Gram matrices are made
@@ -239,7 +242,7 @@ def _shapes(frozen: Frozen, image: Tensor) -> dict[str, tuple[int, ...]]:
 
 
 def _unflattened(flat: Tensor, shape: Sequence[int]) -> Tensor:
-    """What :func:`gradlens.activations.pooled` gave for activations of a shape, with its space again."""
+    """What :func:`gradlens.models_feature_pooling.pooled` gave for activations of a shape, with its space again."""
     if len(shape) != 3:
         return flat
     s = side(shape, FEATURES)

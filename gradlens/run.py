@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import os
@@ -10,7 +9,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +18,9 @@ from typing import Any, NamedTuple
 import torch
 
 from gradlens.config import Config, make
+from gradlens.data_split import Data
 from gradlens.errors import InputError
-from gradlens.longtable import csv_line, read_table
+from gradlens.longtable import read_table
 from gradlens.recorder import Row
 
 
@@ -59,16 +59,6 @@ TABLES: dict[str, type[Any]] = {"metrics": Metric, "timing": Timing, "gradients"
 
 STREAMS = "online/*.bin"  # raw rounds of the online probe, a file a block; like tables, they grow and are rewound
 
-INTERRUPTED = 130  # exit status of a run that was stopped from outside, as of a shell's Ctrl-C
-
-
-class Stopped(Exception):
-    """A run that ended before its time, for a reason that is no wrong input; ``status`` is the exit status."""
-
-    def __init__(self, message: str, status: int = 1) -> None:
-        super().__init__(message)
-        self.status = status
-
 
 def write(path: Path, content: bytes) -> None:
     """Write a file whole or not at all: under a temporary name, then renamed.
@@ -87,10 +77,11 @@ def write(path: Path, content: bytes) -> None:
     except OSError as error:
         with suppress(OSError):  # where nothing can be written, nothing may be there to remove
             temporary.unlink()
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
 
 
-def _unwritable(path: Path, error: OSError) -> InputError:
+def unwritable(path: Path, error: OSError) -> InputError:
+    """The refusal of a file that could not be written, with what is safe of its run."""
     reason = (error.strerror or str(error)).lower()
     run = is_run(path.parent) or is_run(path.parent.parent)
     kept = "; what the run had saved before is intact and --resume goes on from it" if run else ""
@@ -109,7 +100,7 @@ def must_be_writable(path: Path) -> None:
         raise InputError(f"cannot write {path}: {there} is not a folder that can be written to")
 
 
-def _environment() -> dict[str, Any]:
+def environment() -> dict[str, Any]:
     """Versions and command line of this process, for the record."""
     import numpy
     import torchvision
@@ -155,6 +146,16 @@ class Run:
     def checkpoint(self) -> dict[str, Any]:
         """The state saved last: model, method, optimizer, position."""
         return load_checkpoint(self.path / "checkpoint.pt")
+
+    def require_data(self, data: Data) -> None:
+        """Check that data are those the run was trained on.
+
+        Raises:
+            InputError: they are others.
+
+        """
+        if self.info.get("data_fingerprint") != data.fingerprint():
+            raise InputError(f"the data {self.config.data!r} are not the ones {self.path} was trained on")
 
     def snapshots(self) -> list[Path]:
         """Saved weights along the way, in order of their step."""
@@ -208,21 +209,6 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def _kin(out: Path, config: Config) -> str:
-    """The nearest run in ``out`` of the same method and seed, and where its config differs: what a mistyped --resume meant."""
-    best: tuple[int, str] | None = None
-    for candidate in out.glob("*/config.json"):
-        try:
-            other = make(**read_config(candidate))
-        except InputError:
-            continue  # a foreign or damaged folder among the runs
-        if (other.method, other.seed) == (config.method, config.seed):
-            differ = config.differences(other)
-            if best is None or len(differ) < best[0]:
-                best = len(differ), f"; {candidate.parent} differs in: {'; '.join(differ)}"
-    return best[1] if best else ""
-
-
 def read_config(path: Path) -> dict[str, Any]:
     """The settings stored in a run's config.json.
 
@@ -256,7 +242,7 @@ def save_result(run_dir: Path, name: str, content: Mapping[str, Any]) -> Path:
 
     """
     path = run_dir / f"{name}.json"
-    versions = {key: value for key, value in _environment().items() if key in ("versions", "git", "command")}
+    versions = {key: value for key, value in environment().items() if key in ("versions", "git", "command")}
     write(path, (json.dumps(plain({**content, **versions}), indent=1) + "\n").encode())
     return path
 
@@ -280,146 +266,6 @@ def load_result(run_dir: str | Path, name: str) -> dict[str, Any] | None:
     return content
 
 
-def _results(path: Path) -> list[Path]:
+def results_in(path: Path) -> list[Path]:
     """The files of :func:`save_result` in a run directory."""
     return [file for file in path.glob("*.json") if file.name not in ("config.json", "summary.json")]
-
-
-@dataclass
-class Writer:
-    """A run directory being written. Tables and streams grow; :meth:`mark` and :meth:`rewind` tie them to checkpoints."""
-
-    path: Path
-    config: Config
-    _files: dict[str, Any] = field(default_factory=dict)
-
-    @staticmethod
-    def open(config: Config, out: Path, name: str | None, *, resume: bool, overwrite: bool, info: Mapping[str, Any]) -> Writer:
-        """The directory for a config: made new, or opened to go on with.
-
-        Raises:
-            InputError: it holds a run and neither ``resume`` nor ``overwrite`` was asked for; its config differs; nothing
-                is there to resume; the folder cannot be written.
-
-        """
-        path = out / (name or config.run_name())
-        if is_run(path):
-            if not (resume or overwrite):
-                state = "a finished" if (path / "summary.json").exists() else "an unfinished"
-                more = "" if state == "a finished" else "--resume goes on with it, "
-                raise InputError(f"{path} holds {state} run: {more}--overwrite starts over, --run-name names another")
-            if overwrite:
-                read_config(path / "config.json")  # a foreign folder's files are not ours to delete
-            else:
-                begun = load(path)
-                if differ := config.differences(begun.config):
-                    raise InputError(f"cannot resume {path}: its config differs in: {'; '.join(differ)}")
-                if begun.info.get("data_fingerprint") != info.get("data_fingerprint"):
-                    raise InputError(f"cannot resume {path}: the data are not the ones it was trained on")
-                if not (path / "summary.json").exists():  # what was found about it so far will be true no more
-                    for old in _results(path):
-                        old.unlink(missing_ok=True)
-                return Writer(path, config)
-        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise InputError(f"{path} exists and is not a run directory; --out or --run-name names another place")
-        elif resume:
-            raise InputError(f"nothing to resume at {path}{_kin(out, config)}")
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            grown = [*path.glob("*.csv"), *path.glob(STREAMS), *path.glob("tensorboard/events.*")]
-            for old in (path / "summary.json", *path.glob("*.pt"), *path.glob("snapshots/*.pt"), *grown, *_results(path)):
-                old.unlink(missing_ok=True)  # the summary first: without it the run is unfinished, whatever else is left
-        except OSError as error:
-            raise InputError(f"cannot write to {out}: {(error.strerror or str(error)).lower()}") from error
-        content = {"config": config.model_dump(), **_environment(), **info}
-        write(path / "config.json", (json.dumps(content, indent=2) + "\n").encode())
-        return Writer(path, config)
-
-    def append(self, table: str, rows: Sequence[Any]) -> None:
-        """Add rows to a table, on disk when this returns."""
-        file = self.path / f"{table}.csv"
-        try:
-            if table not in self._files:
-                new = not file.exists() or file.stat().st_size == 0
-                self._files[table] = file.open("a", newline="")
-                if new:
-                    self._files[table].write(csv_line(TABLES[table]._fields))
-            self._files[table].write("".join(csv_line(row) for row in rows))
-            self._files[table].flush()
-        except OSError as error:
-            if table in self._files:
-                with suppress(OSError):  # closing tries once more to write what did not fit
-                    self._files.pop(table).close()
-            raise _unwritable(file, error) from error
-
-    def extend(self, stream: str, content: bytes) -> None:
-        """Add bytes to a stream (a path as in ``STREAMS``), on disk when this returns."""
-        file = self.path / stream
-        try:
-            if stream not in self._files:
-                file.parent.mkdir(exist_ok=True)
-                self._files[stream] = file.open("ab")
-            self._files[stream].write(content)
-            self._files[stream].flush()
-        except OSError as error:
-            if stream in self._files:
-                with suppress(OSError):
-                    self._files.pop(stream).close()
-            raise _unwritable(file, error) from error
-
-    def _growing(self) -> dict[str, Path]:
-        """What grows by appending: each table by its name, each stream that is there by its path."""
-        streams = {path.relative_to(self.path).as_posix(): path for path in sorted(self.path.glob(STREAMS))}
-        return {name: self.path / f"{name}.csv" for name in TABLES} | streams
-
-    def mark(self) -> dict[str, int]:
-        """The tables' and streams' lengths in bytes, to be stored in a checkpoint: so much of them survives a crash of the machine."""
-        growing = self._growing()
-        for name, open_file in self._files.items():
-            try:
-                os.fsync(open_file.fileno())
-            except OSError as error:
-                raise _unwritable(growing[name], error) from error
-        return {name: file.stat().st_size for name, file in growing.items() if file.exists()}
-
-    def rewind(self, marks: Mapping[str, int]) -> None:
-        """Cut the tables and streams back to what they were at a checkpoint.
-
-        Raises:
-            InputError: one of them has lost rows that the checkpoint counts on.
-
-        """
-        self.close()
-        growing = self._growing()
-        for name, length in marks.items():
-            file = growing.get(name, self.path / name)
-            if not file.exists() or file.stat().st_size < length:
-                raise InputError(f"{file} is shorter than its checkpoint says: the run cannot go on; --overwrite starts over")
-        for name, file in growing.items():
-            if name in marks:
-                with file.open("r+b") as f:
-                    f.truncate(marks[name])
-            else:
-                file.unlink(missing_ok=True)
-
-    def save(self, state: Mapping[str, Any], name: str = "checkpoint.pt") -> None:
-        """Write a checkpoint or snapshot whole or not at all."""
-        buffer = io.BytesIO()
-        torch.save(dict(state), buffer)
-        path = self.path / name
-        try:
-            path.parent.mkdir(exist_ok=True)
-        except OSError as error:
-            raise _unwritable(path, error) from error
-        write(path, buffer.getbuffer())  # type: ignore[arg-type]
-
-    def finish(self, summary: Mapping[str, Any]) -> None:
-        """Mark the run as finished, with its best and final numbers."""
-        self.close()
-        write(self.path / "summary.json", (json.dumps(plain(summary), indent=2) + "\n").encode())
-
-    def close(self) -> None:
-        """Close the tables and streams."""
-        for file in self._files.values():
-            file.close()
-        self._files.clear()

@@ -16,18 +16,8 @@ from gradlens.charts import Chart, by_layer, compact, cosine_bin, curves, span
 from gradlens.methods import METHODS
 from gradlens.plots import Style
 from gradlens.run import Run
-from gradlens.tables import (
-    TRAIN,
-    TRAIN_EVAL,
-    Interval,
-    LayerPoint,
-    alignment_values,
-    curve_points,
-    final_values,
-    interval,
-    layer_points,
-    truths,
-)
+from gradlens.tables import Interval, LayerPoint, alignment_values, curve_points, final_values, interval, layer_points, truths
+from gradlens.training_metrics import TRAIN, TRAIN_EVAL
 from gradlens.verdict import (
     TRUTH,
     Difference,

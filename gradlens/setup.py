@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -16,10 +16,10 @@ from gradlens.methods import METHODS
 from gradlens.models import build, head_width
 from gradlens.models_block_boundaries import output_shapes
 from gradlens.objectives import LOSSES, Loss
-from gradlens.own import activate
 from gradlens.plan import Plan
 from gradlens.run import Run, load
 from gradlens.seeding import seeded
+from gradlens.training_user_references import activate
 
 
 class Pair(NamedTuple):
@@ -31,6 +31,16 @@ class Pair(NamedTuple):
     def names(self) -> list[str]:
         """The blocks' names, bottom first."""
         return [name for name, _ in self.model.named_children()]
+
+    def load(self, state: Mapping[str, Any], source: str) -> None:
+        """Load the saved weights and buffers of both, as a checkpoint or snapshot holds them.
+
+        Raises:
+            InputError: they are another network's or rule's; ``source`` says whose.
+
+        """
+        put_weights(self.model, state["model"], source)
+        put_weights(self.method, state["method"], source)
 
 
 def put_weights(module: nn.Module, weights: Any, source: str) -> None:
@@ -120,10 +130,8 @@ def _begun_weights(model: nn.Sequential, begun: Run) -> dict[str, Tensor]:
 def trained_pair(run: Run, shape: tuple[int, int, int], classes: int, device: torch.device) -> Pair:
     """The network and rule of a run with the weights of its last checkpoint, in eval mode."""
     pair = make_pair(run.config.model_copy(update={"compile": False}), shape, classes, device)
-    state = run.checkpoint()
-    for module, name in zip(pair, ("model", "method"), strict=True):
-        put_weights(module, state[name], str(run.path))
-        module.eval()
+    pair.load(run.checkpoint(), str(run.path))
+    pair.model.eval(), pair.method.eval()
     return pair
 
 

@@ -8,48 +8,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gradlens.costs import allowed_cuts, block_costs, partition
+from gradlens.costs import block_costs
 from gradlens.errors import InputError
-from gradlens.method import Method
 from gradlens.recorder import Row
-
-if TYPE_CHECKING:
-    from gradlens.train import Outcome, Training
-
-
-def split_over(method: Method, costs: Sequence[float], ranks: int, names: Sequence[str], sizes: Sequence[int] | None = None) -> list[range]:
-    """The blocks of each rank, bottom first.
-
-    Args:
-        method: the rule, which says where blocks may be parted.
-        costs: seconds of each block that it runs.
-        ranks: how many.
-        names: the blocks'.
-        sizes: blocks of each rank, if the user says; default: such that the slowest rank is as fast as can be.
-
-    Raises:
-        InputError: more ranks than parts, sizes that do not add up, a cut where the rule has none.
-
-    """
-    allowed = allowed_cuts(method)
-    has = f"{len(costs)} blocks that can be parted in {len(allowed)} places, after {', '.join(names[c - 1] for c in allowed) or 'none'}"
-    if len(allowed) < ranks - 1:
-        raise InputError(f"{ranks} ranks are too many: this network under this rule has {has}")
-    if sizes is None:
-        return partition(costs, ranks, allowed)
-    if len(sizes) != ranks or sum(sizes) != len(costs) or min(sizes) < 1:
-        raise InputError(f"--split {','.join(map(str, sizes))}: wanted {ranks} numbers of blocks that add up to {len(costs)}")
-    ends = [sum(sizes[: i + 1]) for i in range(ranks)]
-    if wrong := [c for c in ends[:-1] if c not in allowed]:
-        raise InputError(f"--split {','.join(map(str, sizes))} parts the network after {names[wrong[0] - 1]}; it has {has}")
-    return [range(end - size, end) for end, size in zip(ends, sizes, strict=True)]
-
+from gradlens.training_parallel_partition import split_over
+from gradlens.training_state import TrainState
+from gradlens.training_step import Outcome
 
 UP, DOWN, ERROR, TRUTH = range(4)  # channels between ranks
 CHANNELS = 4
@@ -59,11 +29,11 @@ _numbers = count(1)  # tag 0 is torch's own; of trainings in this process; all r
 class Spread(ABC):
     """This rank's blocks, and its part in every step of a training."""
 
-    def __init__(self, training: Training) -> None:
-        self.training, self.world, config = training, training.world, training.config
+    def __init__(self, state: TrainState) -> None:
+        self.state, self.world, config = state, state.world, state.config
         self.number = next(_numbers)
-        self.model, self.method = training.pair
-        self.names = training.pair.names()
+        self.model, self.method = state.pair
+        self.names = state.pair.names()
         ran = self.method.top + 1
         costs = self._costs()[:ran] if config.split is None else [1.0] * ran
         self.take(split_over(self.method, costs, self.world.ranks, self.names, config.split))
@@ -81,9 +51,9 @@ class Spread(ABC):
         """Seconds of each block, as rank 0 measures them."""
         found = None
         if self.world.writes:
-            training = self.training
-            x, y = training.batch(0)
-            found = [cost.seconds for cost in block_costs(training.pair, training.config, x, y)]
+            state = self.state
+            x, y = state.batch(0)
+            found = [cost.seconds for cost in block_costs(state.pair, state.config, x, y)]
         costs: list[float] = self.world.told(found)
         return costs
 

@@ -24,7 +24,7 @@ from gradlens.methods import METHODS
 from gradlens.models_block_boundaries import output_shapes
 from gradlens.objectives import LOSSES
 from gradlens.setup import Pair
-from gradlens.train import update
+from gradlens.training_step import update
 
 Field = Callable[[Tensor], Tensor]  # points [N, *out] -> a gradient at each, [N, *out]
 

@@ -21,12 +21,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gradlens.errors import InputError
-from gradlens.experiments import Place, prepare
+from gradlens.errors import INTERRUPTED, InputError, Stopped
+from gradlens.experiments import check
 from gradlens.longtable import read_table
-from gradlens.process import interruptible
-from gradlens.run import INTERRUPTED, Metric, Stopped, is_run, load
+from gradlens.run import Metric, is_run, load
+from gradlens.runtime_interrupts import interruptible
 from gradlens.studies import Point
+from gradlens.training_context import Place
 
 RETRIES = 2  # how often a run whose worker was lost is begun again
 PAUSE = 0.2  # seconds between looks at the workers
@@ -68,7 +69,7 @@ def must_be_possible(points: Sequence[Point], place: Place) -> None:
                 raise InputError(f"{path} holds another run: {'; '.join(differ)}")
             if begun.finished:
                 continue
-        prepare(point.config, place)
+        check(point.config, place)
 
 
 def is_finished(point: Point, out: Path) -> bool:

@@ -16,12 +16,13 @@ from torch import Tensor
 
 from gradlens.augment import normalizer
 from gradlens.config import Config
-from gradlens.costs import BlockCost, allowed_cuts, block_costs, partition
+from gradlens.costs import BlockCost, block_costs
 from gradlens.errors import InputError
 from gradlens.method import Method
 from gradlens.schedules import LATE, Costs, Schedule, Stages, Task, schedules
 from gradlens.seeding import generator
 from gradlens.setup import make_pair
+from gradlens.training_parallel_partition import allowed_cuts, partition
 
 WORKERS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, 64)  # of the curves
 DEFAULT_METHODS = ("bp", "dgl", "dgl-async", "dni", "dni-unlocked", "dfa")

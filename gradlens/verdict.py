@@ -13,7 +13,9 @@ from itertools import combinations
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gradlens.tables import TRAIN, TRAIN_EVAL, FinalValue, Interval, alignment_values, final_values, interval, settings
+from gradlens.tables import FinalValue, Interval, alignment_values, final_values, interval
+from gradlens.training_metrics import TRAIN, TRAIN_EVAL
+from gradlens.training_run_groups import settings
 
 if TYPE_CHECKING:  # imports torch
     from gradlens.run import Metric, Run
@@ -161,7 +163,7 @@ def standings(groups: Mapping[str, Sequence[Run]]) -> list[Standing]:
     """Where each group of runs stands, in the groups' order.
 
     Args:
-        groups: label -> the runs of all seeds, from :func:`gradlens.tables.groups`.
+        groups: label -> the runs of all seeds, from :func:`gradlens.training_run_groups.groups`.
 
     """
     runs = [run for group in groups.values() for run in group]

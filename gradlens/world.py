@@ -25,9 +25,8 @@ from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from torch.distributed.rendezvous import rendezvous
 
-from gradlens.errors import InputError
+from gradlens.errors import InputError, Stopped
 from gradlens.launch import is_launched, restarts
-from gradlens.run import Stopped
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gradlens.config import make
-from gradlens.experiments import Place, train_run
+from gradlens.experiments import train_run
 from gradlens.gradients_backward import backward, run_step
 from gradlens.gradients_true_gradient import true_updates
 from gradlens.measures import RECORDED
@@ -22,6 +22,7 @@ from gradlens.objectives import LOSSES, Loss
 from gradlens.passes import Pass
 from gradlens.recorder import Row, step_rows
 from gradlens.setup import make_net
+from gradlens.training_context import Place
 
 SUPERVISED = [name for name, method in METHODS.items() if method.classifies]
 UNLABELLED = [name for name, method in METHODS.items() if not method.classifies]

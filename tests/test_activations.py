@@ -5,11 +5,13 @@ import torch
 from oracles import needed
 from torch import nn
 
-from gradlens.activations import at_rest, collect, described, networks, of_module, pooled, side
+from gradlens.activations import at_rest, collect, networks, of_module
 from gradlens.config import make
 from gradlens.errors import InputError
-from gradlens.experiments import Place, data_of, train_run
+from gradlens.experiments import train_run
 from gradlens.methods import METHODS
+from gradlens.models_feature_pooling import described, pooled, side
+from gradlens.training_context import Place, data_of
 
 
 def plain_net():

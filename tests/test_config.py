@@ -12,8 +12,9 @@ from gradlens.augment import NORMALIZATIONS
 from gradlens.config import CHOICES, Config, make, read
 from gradlens.errors import InputError, unknown
 from gradlens.methods import METHODS
-from gradlens.models import ACTIVATIONS, MODELS
+from gradlens.models import MODELS
 from gradlens.objectives import LOSSES
+from gradlens.plan import ACTIVATIONS
 
 
 def refused(**settings):

@@ -20,7 +20,7 @@ from gradlens.augment import normalizer
 from gradlens.config import make, read
 from gradlens.data import load as load_data
 from gradlens.errors import InputError
-from gradlens.experiments import Place, train_run
+from gradlens.experiments import train_run
 from gradlens.gallery import draw_learned
 from gradlens.gradients_backward import backward
 from gradlens.method import Method
@@ -32,7 +32,8 @@ from gradlens.optimizers import make_optimizer
 from gradlens.pictures import InpaintingPanel, inpainting_grid
 from gradlens.run import load, load_result
 from gradlens.setup import Pair, make_net, make_pair
-from gradlens.train import evaluate, update
+from gradlens.training_context import Place
+from gradlens.training_step import evaluate, update
 
 ROOT = Path(__file__).parents[1]
 RULES = ("context-encoder", "context-encoder-local")

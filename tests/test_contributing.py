@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from gradlens.experiments import Place, train_run
+from gradlens.experiments import train_run
 from gradlens.method import Method
 from gradlens.methods import METHODS
+from gradlens.training_context import Place
 
 TEXT = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
 

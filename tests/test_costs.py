@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from gradlens.config import make
-from gradlens.costs import allowed_cuts, block_costs, partition
+from gradlens.costs import block_costs
 from gradlens.errors import InputError
 from gradlens.methods import METHODS
 from gradlens.setup import make_pair
+from gradlens.training_parallel_partition import allowed_cuts, partition
 
 CPU, SHAPE, N = torch.device("cpu"), (1, 16, 16), 8
 RULES = [name for name, rule in METHODS.items() if not rule.has_teacher]

@@ -15,7 +15,7 @@ from gradlens.augment import normalizer
 from gradlens.config import make
 from gradlens.data import load as load_data
 from gradlens.errors import InputError
-from gradlens.experiments import Place, train_run
+from gradlens.experiments import train_run
 from gradlens.gradients_backward import run_step
 from gradlens.gradients_true_gradient import true_updates
 from gradlens.logistic import Standard, fit
@@ -28,6 +28,7 @@ from gradlens.plan import Plan
 from gradlens.recorder import step_rows
 from gradlens.setup import make_net, make_pair
 from gradlens.train import Training
+from gradlens.training_context import Place
 
 RULES = ("cpc", "cpc-local", "infomax")
 CPU = torch.device("cpu")

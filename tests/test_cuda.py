@@ -9,7 +9,8 @@ from gradlens.config import make
 from gradlens.data import load
 from gradlens.methods import METHODS
 from gradlens.setup import make_pair
-from gradlens.train import Training, update
+from gradlens.train import Training
+from gradlens.training_step import update
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 

@@ -20,10 +20,13 @@ from PIL import Image
 
 from gradlens import data
 from gradlens.config import make
-from gradlens.data import Split, digits, label_hash, load, with_label_noise
+from gradlens.data import digits, load
+from gradlens.data_split import Split, label_hash
+from gradlens.data_subsets import with_label_noise
 from gradlens.errors import InputError
-from gradlens.experiments import Place, train_run
+from gradlens.experiments import train_run
 from gradlens.methods import METHODS
+from gradlens.training_context import Place
 
 CIFAR = os.environ.get("GRADLENS_CIFAR10")
 real_cifar = pytest.mark.skipif(not CIFAR, reason="GRADLENS_CIFAR10 names no folder with CIFAR-10's train/ and test/ images")

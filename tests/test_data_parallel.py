@@ -16,7 +16,8 @@ from gradlens.methods import METHODS
 from gradlens.optimizers import make_optimizer
 from gradlens.recorder import Row
 from gradlens.shard import sharded
-from gradlens.train import Training, evaluate, update
+from gradlens.train import Training
+from gradlens.training_step import evaluate, update
 from gradlens.world import World
 
 STEPS, RANKS = 2, 2
@@ -64,9 +65,9 @@ def _trained(world: World, config: Config, synchronised: bool) -> dict[str, Any]
     rows: list[Row] = []
     reported = []
     for step in range(STEPS):
-        x, y = training.batch(step)
-        training.pair.method.start(step + 1, step)
         with sharded(training.shard(step)):
+            x, y = training.batch(step)
+            training.pair.method.start(step + 1, step)
             torch.manual_seed(step)
             made = update(training.pair, training.optimizer, x, y, step, diagnose=not synchronised)
         rows += made.rows

@@ -24,7 +24,7 @@ from gradlens.optimizers import make_optimizer
 from gradlens.passes import pull_back
 from gradlens.resnet import basic_residual
 from gradlens.setup import Pair, make_net, make_pair
-from gradlens.train import update
+from gradlens.training_step import update
 
 NETS = ("basic-cnn", "vgg11", "mlp")
 

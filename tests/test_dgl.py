@@ -14,7 +14,7 @@ from gradlens.models import Plan, build, head_width
 from gradlens.models_block_boundaries import output_shapes
 from gradlens.objectives import LOSSES
 from gradlens.setup import Pair
-from gradlens.train import update
+from gradlens.training_step import update
 
 HEADS = {
     "seed": {},

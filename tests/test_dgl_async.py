@@ -26,7 +26,8 @@ from gradlens.models_block_boundaries import output_shapes
 from gradlens.recorder import step_rows
 from gradlens.run import load_checkpoint
 from gradlens.setup import Pair, make_net, put_weights
-from gradlens.train import Training, update
+from gradlens.train import Training
+from gradlens.training_step import update
 
 
 def fresh(c: Case, **options):

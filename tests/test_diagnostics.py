@@ -15,7 +15,7 @@ from gradlens.gradients_true_gradient import true_updates
 from gradlens.passes import Pass
 from gradlens.seeding import generator, key
 from gradlens.setup import Pair
-from gradlens.train import update
+from gradlens.training_step import update
 
 
 def diagnosed(name, network="basic-cnn", images=None, number=4, **options):

@@ -18,7 +18,7 @@ from gradlens.models import Plan, build
 from gradlens.models_block_boundaries import output_shapes
 from gradlens.objectives import LOSSES
 from gradlens.setup import Pair
-from gradlens.train import update
+from gradlens.training_step import update
 
 BOTH = pytest.mark.parametrize("name", ["dni", "cdni"])
 TARGETS = pytest.mark.parametrize("target", ["sum", "mean"])

@@ -17,7 +17,7 @@ from gradlens.method import Locks
 from gradlens.methods import METHODS
 from gradlens.models_synthesizers import InputSynthesiser
 from gradlens.setup import Pair
-from gradlens.train import update
+from gradlens.training_step import update
 
 NETWORKS = pytest.mark.parametrize("network", ["basic-cnn", "mlp"])
 CONTEXT = pytest.mark.parametrize("context", [False, True])

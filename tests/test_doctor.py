@@ -10,7 +10,7 @@ from torch import nn
 
 from gradlens.config import make
 from gradlens.doctor import CHECKS, LATE, RESULT, Seen, examine, graded, jumps, rank, report, table, verdict
-from gradlens.experiments import Place, train_run
+from gradlens.experiments import train_run
 from gradlens.local import Local, LocalLosses
 from gradlens.longtable import csv_line
 from gradlens.methods.dni import DNI
@@ -18,6 +18,7 @@ from gradlens.objectives import LOSSES
 from gradlens.recorder import Row
 from gradlens.run import Metric, load
 from gradlens.train import Training
+from gradlens.training_context import Place
 
 BASE = {
     "model": "mlp", "width": 32, "epochs": 5, "limit": 1000, "batch_size": 50, "record_every": 6, "diagnose_every": 5, "lr": 3e-3,

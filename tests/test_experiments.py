@@ -8,28 +8,20 @@ import pytest
 import torch
 from oracles import needed
 
-from gradlens import data, experiments
+from gradlens import data, experiments, setup, training_context, training_state
 from gradlens.config import make
-from gradlens.data import Split
+from gradlens.data_split import Split
 from gradlens.diagnostics import SPARSE
-from gradlens.errors import InputError
-from gradlens.experiments import (
-    Place,
-    choose_lr,
-    data_of,
-    find_run,
-    measure_run,
-    pick_device,
-    pick_precision,
-    prepare,
-    train_or_reuse,
-    train_run,
-)
+from gradlens.errors import InputError, Stopped
+from gradlens.experiments import find_run, prepare, train_or_reuse, train_run
 from gradlens.measures import QUANTITIES, RECORDED
 from gradlens.method import Method, Signal, top_signal
 from gradlens.methods import METHODS
-from gradlens.run import Stopped, load
-from gradlens.train import silent
+from gradlens.run import load
+from gradlens.runtime_progress import no_progress
+from gradlens.training_context import Place, data_of, pick_device, pick_precision
+from gradlens.training_runs_lr_search import choose_lr
+from gradlens.training_runs_remeasure import measure_run
 
 TINY = {"width": 4, "limit": 96, "batch_size": 32, "epochs": 2, "record_every": 2, "lr": 3e-3}
 
@@ -42,9 +34,9 @@ def one_thread():
 @pytest.fixture
 def other_data():
     """Forget the data sets that are kept in memory, before and after."""
-    experiments.forget_data()
+    training_context.forget_data()
     yield
-    experiments.forget_data()
+    training_context.forget_data()
 
 
 def tiny(method="bp", **changes):
@@ -52,7 +44,7 @@ def tiny(method="bp", **changes):
 
 
 def quiet(config):
-    return silent
+    return no_progress
 
 
 def contents(folder):
@@ -65,7 +57,7 @@ def trained(call):
 
     def watch_for(config):
         seen.append(config)
-        return silent
+        return no_progress
 
     return call(watch_for), seen
 
@@ -183,6 +175,26 @@ def test_a_batch_as_large_as_the_data_is_fine_and_one_more_is_refused(tmp_path):
     assert "--batch-size 97" in refused(prepare, tiny(batch_size=97), Place())
 
 
+def test_a_single_run_is_built_once_and_trials_of_learning_rates_are_checked_once(tmp_path, monkeypatch):
+    built = []
+    make_pair = setup.make_pair
+
+    def counted(config, *rest):
+        built.append(config.lr)
+        return make_pair(config, *rest)
+
+    for module in (experiments, training_state):
+        monkeypatch.setattr(module, "make_pair", counted)
+    config = tiny(epochs=0)
+    train_or_reuse([config], Place(out=tmp_path / "one"), quiet)
+    assert len(built) == 1
+    train_or_reuse([tiny(epochs=0, seed=seed) for seed in (1, 2)], Place(out=tmp_path / "two"), quiet)
+    assert len(built) == 1 + 2 + 2  # all are checked before the first is trained
+    built.clear()
+    choose_lr(config, [1e-3, 1e-2], 0.2, Place(out=tmp_path / "three"), quiet)
+    assert built == [1e-3, 1e-3, 1e-2]
+
+
 def test_data_are_loaded_once_for_all_methods(monkeypatch, other_data):
     calls = []
     real = data.DATASETS["digits"]
@@ -220,7 +232,7 @@ def test_the_choice_never_looks_at_the_test_images(tmp_path, monkeypatch, other_
     config, grid = tiny(), [1e-3, 1e-2]
     first = choose_lr(config, grid, 0.25, Place(out=tmp_path / "a"), quiet)
     monkeypatch.setitem(data.DATASETS, "digits", spoilt)
-    experiments.forget_data()
+    training_context.forget_data()
     assert choose_lr(config, grid, 0.25, Place(out=tmp_path / "b"), quiet) == first
     runs = [sorted((tmp_path / x).glob("*/metrics.csv")) for x in "ab"]
     assert len(runs[0]) == 2
@@ -341,11 +353,11 @@ def test_what_cannot_be_measured(tmp_path, monkeypatch, other_data):
         return Split(images, train.labels), test, classes
 
     monkeypatch.setitem(data.DATASETS, "digits", other)
-    experiments.forget_data()
+    training_context.forget_data()
     assert "not the ones" in refused(measure_run, run.path, ("cosine",), Place())
     (run.path / "checkpoint.pt").rename(tmp_path / "checkpoint.pt")
     monkeypatch.undo()
-    experiments.forget_data()
+    training_context.forget_data()
     assert "has no checkpoint.pt" in refused(measure_run, run.path, ("cosine",), Place())
     (tmp_path / "checkpoint.pt").rename(run.path / "checkpoint.pt")
     assert contents(tmp_path) == before
@@ -395,8 +407,8 @@ def test_precision(monkeypatch):
     cpu = torch.device("cpu")
     assert [pick_precision(p, cpu) for p in ("fp32", "bf16")] == ["fp32", "bf16"]
     for fast, want in ((True, "bf16"), (False, "fp32")):
-        monkeypatch.setattr(experiments, "has_fast_bf16", lambda device, fast=fast: fast)
+        monkeypatch.setattr(training_context, "has_fast_bf16", lambda device, fast=fast: fast)
         assert pick_precision("auto", cpu) == want
     monkeypatch.undo()
     assert pick_precision("auto", torch.device("mps")) == "fp32"
-    assert isinstance(experiments.has_fast_bf16(cpu), bool)
+    assert isinstance(training_context.has_fast_bf16(cpu), bool)

@@ -27,7 +27,7 @@ from gradlens.objectives import LOSSES
 from gradlens.optimizers import make_optimizer
 from gradlens.resnet import basic_residual
 from gradlens.setup import Pair, make_net, make_pair
-from gradlens.train import evaluate, update
+from gradlens.training_step import evaluate, update
 
 RULES = ("fa", "usf", "brsf", "frsf", "kp")
 DRAWN = ("fa", "frsf")  # what they keep is drawn once

@@ -14,7 +14,7 @@ from gradlens.longtable import read_csv, write_csv
 from gradlens.method import Net
 from gradlens.methods import METHODS
 from gradlens.setup import Pair
-from gradlens.train import update
+from gradlens.training_step import update
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # analyses/ is no part of the installed package
 from analyses import feedback_angles as demo

@@ -17,7 +17,7 @@ from gradlens import filters, pictures
 from gradlens.activations import of_module
 from gradlens.config import make
 from gradlens.errors import InputError
-from gradlens.experiments import Place, train_run
+from gradlens.experiments import train_run
 from gradlens.filters import (
     bounds,
     colour_shares,
@@ -37,6 +37,7 @@ from gradlens.filters import (
     random_numbers,
 )
 from gradlens.run import load_checkpoint, load_result
+from gradlens.training_context import Place
 
 TINY = {"width": 4, "limit": 64, "batch_size": 32, "epochs": 2, "record_every": 0, "lr": 3e-3}
 

@@ -8,7 +8,7 @@ from gradlens.config import make
 from gradlens.flops import count
 from gradlens.optimizers import make_optimizer
 from gradlens.setup import make_pair
-from gradlens.train import update
+from gradlens.training_step import update
 
 CPU = torch.device("cpu")
 

@@ -17,8 +17,8 @@ from analyses.full_size.__main__ import main
 from analyses.full_size.data import decoded
 from gradlens.config import make
 from gradlens.errors import InputError
-from gradlens.experiments import Place
 from gradlens.run import load
+from gradlens.training_context import Place
 
 EPOCHS = 3
 TINY = {"data": "digits", "model": "mlp", "width": 4, "limit": 200, "limit_test": 50, "batch_size": 50, "epochs": EPOCHS}
@@ -307,7 +307,8 @@ def test_images_are_decoded_once(tmp_path, archive, monkeypatch):
         given = tmp_path / "pictures.tar.gz"
     data, name = decoded(str(given), tmp_path / "cache")
     assert name == "CIFAR-10 (JPEG copy)"
-    from gradlens.data import image_folder, read
+    from gradlens.data import read
+    from gradlens.data_image_folder import image_folder
 
     train, test, classes = read(data)
     wanted = image_folder(tmp_path / "pictures")

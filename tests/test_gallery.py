@@ -8,9 +8,10 @@ import pytest
 from gradlens import filters, memorization, probes
 from gradlens import representations as rep
 from gradlens.config import make
-from gradlens.experiments import Place, train_run
+from gradlens.experiments import train_run
 from gradlens.gallery import DRAWERS, draw_learned
 from gradlens.run import load, load_result
+from gradlens.training_context import Place
 
 
 @pytest.fixture(scope="module")

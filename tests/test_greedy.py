@@ -19,7 +19,8 @@ from gradlens.models_block_boundaries import output_shapes
 from gradlens.objectives import LOSSES
 from gradlens.passes import is_chain
 from gradlens.setup import Pair
-from gradlens.train import Training, evaluate, update
+from gradlens.train import Training
+from gradlens.training_step import evaluate, update
 
 NETWORKS = pytest.mark.parametrize("network", ["basic-cnn", "mlp"])
 SETTINGS = [

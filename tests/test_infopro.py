@@ -10,7 +10,7 @@ from torch import nn
 from gradlens.errors import InputError
 from gradlens.models import Plan, build
 from gradlens.setup import Pair
-from gradlens.train import update
+from gradlens.training_step import update
 
 NETWORKS = pytest.mark.parametrize("network", ["basic-cnn", "mlp", "vgg11"])
 LAMBDAS = {"lambda1_first": 3.0, "lambda1_last": 0.25, "lambda2_first": 0.5, "lambda2_last": 2.0}

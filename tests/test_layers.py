@@ -14,8 +14,9 @@ from gradlens.data import load
 from gradlens.errors import InputError
 from gradlens.methods import METHODS
 from gradlens.recorder import Row
-from gradlens.spread import split_over
 from gradlens.train import Training
+from gradlens.training_parallel_choose import stage_of
+from gradlens.training_parallel_partition import split_over
 from gradlens.world import World
 
 LIMIT, BATCH, EPOCHS = 100, 32, 2  # batches of 32, 32, 32, 4
@@ -46,6 +47,7 @@ def trained(world: World, cases: Sequence[tuple[str, dict[str, Any]]]) -> list[d
     for name, more in cases:
         config = settings(name, world.ranks, **more)
         training = Training(config, load("digits", limit=config.limit), torch.device("cpu"), world=world)
+        training.layers = stage_of(training)
         rows: list[tuple[Any, ...]] = []
         metrics: list[tuple[Any, ...]] = []
 

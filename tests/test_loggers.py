@@ -10,11 +10,12 @@ from disk import full_disk
 
 from gradlens import loggers
 from gradlens.config import make
-from gradlens.errors import InputError
-from gradlens.experiments import Place, train_run
-from gradlens.loggers import EVENTS, FILTERS, Failsafe, checked, export, filter_grid, records, rewound
+from gradlens.errors import Failsafe, InputError
+from gradlens.experiments import train_run
+from gradlens.loggers import EVENTS, FILTERS, checked, export, filter_grid, records, rewound
 from gradlens.recorder import Row
 from gradlens.run import Metric, load
+from gradlens.training_context import Place
 
 accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason="pip install tensorboard")
 TINY = {"width": 4, "limit": 120, "limit_test": 60, "epochs": 2, "batch_size": 30, "record_every": 2, "diagnose_every": 2}

@@ -19,14 +19,16 @@ from gradlens import memorization, pictures
 from gradlens.activations import of_module
 from gradlens.config import make
 from gradlens.data import load as load_data
-from gradlens.errors import InputError
-from gradlens.experiments import Place, train_run
+from gradlens.errors import InputError, Stopped
+from gradlens.experiments import train_run
 from gradlens.memorization import Noise, area, curve_of, epochs_to, memorized, noise_of
 from gradlens.models import Plan, build
 from gradlens.plots import figure_set
-from gradlens.run import Stopped, load, load_checkpoint
+from gradlens.run import load, load_checkpoint
 from gradlens.seeding import generator
-from gradlens.tables import TRAIN_EVAL, scores
+from gradlens.tables import scores
+from gradlens.training_context import Place
+from gradlens.training_metrics import TRAIN_EVAL
 
 TINY = {"width": 4, "limit": 160, "batch_size": 32, "epochs": 3, "record_every": 0, "lr": 3e-3, "evaluate_train": True}
 FLAGS = ["--width", 4, "--limit", 160, "--batch-size", 32, "--epochs", 3, "--lr", "3e-3", "--quiet"]

@@ -21,7 +21,7 @@ from gradlens.objectives import LOSSES, slope
 from gradlens.optimizers import make_optimizer
 from gradlens.passes import Pass, is_chain, pull_back
 from gradlens.setup import Pair, make_pair
-from gradlens.train import update
+from gradlens.training_step import update
 
 ISOLATED = [name for name in SUPERVISED if not METHODS[name].reads & {"above", "error", "later"}]
 FREEZING = {"greedy", "shallow"}  # rules that leave blocks as they are; in the tests greedy is in its last stage

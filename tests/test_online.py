@@ -13,28 +13,21 @@ from oracles import SUPERVISED
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
-from gradlens import online
+from gradlens import training_online_probe_learners as learners
+from gradlens import training_online_probe_probe as online
+from gradlens import training_online_probe_regret as hindsight
 from gradlens.config import make
-from gradlens.errors import InputError
-from gradlens.experiments import CPU, Place, data_of, train_run
+from gradlens.errors import InputError, Stopped
+from gradlens.experiments import train_run
 from gradlens.methods import METHODS
-from gradlens.online import (
-    LEARNERS,
-    AdaGrad,
-    GradientDescent,
-    NewtonStep,
-    OnlineProbe,
-    best_fixed,
-    features,
-    grid,
-    loss_and_slope,
-    onto_ball,
-    read_stream,
-    regret_rows,
-)
 from gradlens.pictures import LEARNER_WORDS, regret
-from gradlens.run import OnlineRow, Stopped, Writer, load
+from gradlens.run import OnlineRow, load
 from gradlens.train import Training
+from gradlens.training_context import CPU, Place, data_of
+from gradlens.training_online_probe_learners import LEARNERS, AdaGrad, GradientDescent, NewtonStep, features, loss_and_slope, onto_ball
+from gradlens.training_online_probe_probe import OnlineProbe
+from gradlens.training_online_probe_regret import best_fixed, grid, read_stream, regret_rows
+from gradlens.training_run_writer import Writer
 from tests.test_train import kill_at, processes, same_state  # noqa: F401
 
 F64 = torch.float64
@@ -67,7 +60,7 @@ def test_loss_and_slope_are_those_of_autograd_and_the_slope_keeps_its_bound():
         got, slope = loss_and_slope(w.detach(), x, y)
         assert got == pytest.approx(float(loss.detach()))
         torch.testing.assert_close(slope, want)
-        assert slope.norm() <= online.SLOPE
+        assert slope.norm() <= learners.SLOPE
 
 
 def test_the_loss_is_as_exp_concave_as_the_newton_step_takes_it_to_be():
@@ -216,7 +209,7 @@ def test_the_best_fixed_probe_is_that_of_scikit_learn_or_of_a_constrained_solver
     x[np.arange(60), y] += 0.5
     x = x / np.linalg.norm(x, axis=1, keepdims=True)
     best = best_fixed(x, y, np.ones(60), 3, radius)
-    assert best.low <= best.loss <= best.low + 60 * online.PRECISION
+    assert best.low <= best.loss <= best.low + 60 * hindsight.PRECISION
     assert np.linalg.norm(best.w) <= radius * (1 + 1e-12)
     assert best.loss / 60 == pytest.approx(mean_loss(best.w, x, y), abs=1e-12)
     if radius == 1000:
@@ -236,14 +229,14 @@ def test_rounds_of_other_sizes_are_weighed_as_they_were_suffered():
     x, y = g.standard_normal((10, 3)), np.arange(10) % 2
     twice = best_fixed(x, y, np.where(np.arange(10) < 4, 2.0, 1.0), 2, 2.0)
     repeated = best_fixed(np.vstack([x, x[:4]]), np.append(y, y[:4]), np.ones(14), 2, 2.0)
-    assert twice.loss == pytest.approx(repeated.loss, abs=14 * online.PRECISION)
+    assert twice.loss == pytest.approx(repeated.loss, abs=14 * hindsight.PRECISION)
 
 
 def test_the_lower_bound_is_below_every_probe_even_if_the_solver_fails(monkeypatch):
     g = np.random.default_rng(2)
     x, y = g.standard_normal((30, 3)), g.integers(2, size=30)
     good = best_fixed(x, y, np.ones(30), 2, 2.0)
-    monkeypatch.setattr(online, "minimize", lambda f, start, **_: type("Found", (), {"x": start + 0.1})())
+    monkeypatch.setattr(hindsight, "minimize", lambda f, start, **_: type("Found", (), {"x": start + 0.1})())
     poor = best_fixed(x, y, np.ones(30), 2, 2.0)
     assert poor.loss > good.loss
     assert poor.low <= good.loss
@@ -382,14 +375,14 @@ def test_regret_is_stored_on_a_geometric_grid_below_its_bound(whole):
     assert [(r["block"], r["learner"], r["rounds"]) for r in rows] == list(product(blocks, LEARNERS, grid(12)))
     for row in rows:
         assert row["regret"] == row["regret_low"] <= row["regret_high"] <= row["bound"]
-        assert row["regret_high"] - row["regret_low"] <= row["rounds"] * online.PRECISION
+        assert row["regret_high"] - row["regret_low"] <= row["rounds"] * hindsight.PRECISION
         suffered = [r for r in run.online if (r.block, r.learner) == (row["block"], row["learner"])][row["rounds"] - 1]
         assert (row["loss"], row["bound"], row["step"]) == (suffered.cumulative, suffered.bound, suffered.step)
     stream = list(read_stream(run.path / "online" / "block2.bin"))
     x, y = torch.cat([features(r.x, 128) for r in stream]).numpy(), torch.cat([r.y for r in stream]).numpy()
     best = best_fixed(x, y, np.full(len(y), 1 / 32), 10, 10.0)
     (last,) = [r for r in rows if (r["block"], r["learner"], r["rounds"]) == ("block2", "ogd", 12)]
-    assert last["best_in_hindsight"] == pytest.approx(best.loss, abs=12 * online.PRECISION)
+    assert last["best_in_hindsight"] == pytest.approx(best.loss, abs=12 * hindsight.PRECISION)
 
 
 def interrupt_at(step):

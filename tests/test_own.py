@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision import models
 
-from gradlens import own
+from gradlens import methods_custom, runtime_user_code, training_user_references
 from gradlens.config import make
 from gradlens.cuts import cut_module
 from gradlens.errors import InputError
-from gradlens.experiments import Place, prepare, train_run
+from gradlens.experiments import prepare, train_run
 from gradlens.methods import METHODS
 from gradlens.models import MODELS, build, head_width
 from gradlens.models_block_boundaries import output_shapes
@@ -24,6 +24,7 @@ from gradlens.plan import Plan
 from gradlens.run import load
 from gradlens.seeding import seeded
 from gradlens.torchvision_models import cut_points
+from gradlens.training_context import Place
 
 PAGES = [Path(__file__).parents[1] / page for page in ("docs/your-own.md", "README.md")]
 MARK = r"<!-- example: tests/test_own.py runs this as sparse.py -->\n```python\n(.*?)```"
@@ -34,7 +35,16 @@ SMALL = {"model": "mlp", "width": 8, "limit": 64, "batch_size": 16, "epochs": 1,
 @pytest.fixture(autouse=True)
 def nothing_registered(monkeypatch, tmp_path):
     """What a test names is forgotten after it; files are looked for in its own folder."""
-    kept = [(table, dict(table)) for table in (METHODS, MODELS, own.TYPED["method"], own.TYPED["model"], own._imported)]
+    kept = [
+        (table, dict(table))
+        for table in (
+            METHODS,
+            MODELS,
+            training_user_references.TYPED["method"],
+            training_user_references.TYPED["model"],
+            runtime_user_code._imported,
+        )
+    ]
     monkeypatch.chdir(tmp_path)
     yield
     for table, content in kept:
@@ -116,7 +126,7 @@ def test_a_run_of_an_own_rule_is_read_without_its_file_and_goes_on_only_with_it(
     assert (status, err) == (2, "gradlens: cannot resume runs/r: its config differs in: half.py, which has changed\n")
 
     Path("half.py").unlink()
-    METHODS.pop("half"), own.TYPED["method"].clear(), own._imported.clear()
+    METHODS.pop("half"), training_user_references.TYPED["method"].clear(), runtime_user_code._imported.clear()
     for command in (["show", "runs/r"], ["figures", "runs/r"], ["report", "runs/r"]):
         assert program(*command)[0] == 0
     assert METHODS["half"].reads == {"below", "above"}
@@ -125,7 +135,7 @@ def test_a_run_of_an_own_rule_is_read_without_its_file_and_goes_on_only_with_it(
 
 
 def test_two_versions_of_a_rule_are_two_lines_of_one_figure():
-    from gradlens.tables import labels
+    from gradlens.training_run_groups import labels
 
     written("half.py", RULE)
     first = train_run(make(method="half.py:Half", **SMALL), Place(out=Path("runs")))
@@ -141,7 +151,7 @@ def test_two_versions_of_a_rule_are_two_lines_of_one_figure():
 def test_reading_a_run_runs_no_code():
     written("sparse.py", CODE["your-own.md"])
     run = train_run(make(method="sparse.py:Sparse", options={"share": 0.5}, **SMALL), Place(out=Path("runs")))
-    METHODS.pop("sparse"), own.TYPED["method"].clear(), own._imported.clear()
+    METHODS.pop("sparse"), training_user_references.TYPED["method"].clear(), runtime_user_code._imported.clear()
     written("sparse.py", "raise SystemExit('executed')")
     assert load(run.path).config == run.config
     assert load(run.path).config.options == {"share": 0.5}
@@ -150,7 +160,7 @@ def test_reading_a_run_runs_no_code():
 def test_a_run_of_an_own_rule_with_options_is_measured_by_another_process(program):
     written("sparse.py", CODE["your-own.md"])
     run = train_run(make(method="sparse.py:Sparse", options={"share": 0.5}, **SMALL), Place(out=Path("runs")))
-    METHODS.pop("sparse"), own.TYPED["method"].clear(), own._imported.clear()
+    METHODS.pop("sparse"), training_user_references.TYPED["method"].clear(), runtime_user_code._imported.clear()
     assert program("measure", run.path, "--quantity", "cosine", "--quiet")[0] == 0
     assert METHODS["sparse"].Options.model_fields  # the rule itself by now
 
@@ -160,7 +170,7 @@ def test_a_config_of_an_own_rule_is_trained_by_its_name_there(program):
     written("sparse.py", CODE["your-own.md"])
     config = make(method="sparse.py:Sparse", options={"share": 0.5}, **SMALL)
     Path("point.json").write_text(json.dumps({"config": config.model_dump()}))
-    METHODS.pop("sparse"), own.TYPED["method"].clear(), own._imported.clear()
+    METHODS.pop("sparse"), training_user_references.TYPED["method"].clear(), runtime_user_code._imported.clear()
     status, _, err = program("train", "sparse", "--config", "point.json", "--run-name", "r", "--quiet")
     assert (status, err) == (0, "")
     assert load("runs/r").config == config
@@ -181,7 +191,13 @@ def test_an_interrupted_run_of_an_own_rule_and_network_goes_on_to_the_same_bits(
 
     with pytest.raises(KeyboardInterrupt):
         train_run(config, Place(out=Path("runs"), name="cut"), pull_the_plug)
-    METHODS.pop("sparse"), MODELS.pop("net-cut"), own.TYPED["method"].clear(), own.TYPED["model"].clear(), own._imported.clear()
+    (
+        METHODS.pop("sparse"),
+        MODELS.pop("net-cut"),
+        training_user_references.TYPED["method"].clear(),
+        training_user_references.TYPED["model"].clear(),
+        runtime_user_code._imported.clear(),
+    )
     begun = load("runs/cut")
     assert not begun.finished
     gone_on = train_run(begun.config, Place(out=Path("runs"), name="cut", resume=True))
@@ -219,7 +235,7 @@ def test_a_config_of_an_own_rule_serves_a_shipped_one_too():
     ],
 )
 def test_labels_are_single_words_that_are_no_shipped_name(kind, file, name, label):
-    assert own.label(kind, Path(file), name) == label
+    assert training_user_references.label(kind, Path(file), name) == label
 
 
 def test_run_names_are_names_of_folders():
@@ -234,7 +250,7 @@ def test_a_file_may_import_what_lies_beside_it_and_use_dataclasses():
     written("beside_it.py", "HALF = 2")
     code = "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom beside_it import HALF\n" + RULE
     written("half.py", code + "@dataclass\nclass Point:\n    x: int = HALF\n")
-    assert own.rule_in(Path("half.py"), "Half").__name__ == "Half"
+    assert methods_custom.rule_in(Path("half.py"), "Half").__name__ == "Half"
 
 
 # ------------------------------------------------------------------------------------------------------------------- cuts
@@ -658,7 +674,7 @@ def test_networks_that_are_none_are_refused_in_a_sentence(program, name, words):
 DATA = """
 import numpy as np
 import torch
-from gradlens.data import Split
+from gradlens.data_split import Split
 
 def build():
     x = torch.arange(40 * 64).reshape(40, 1, 8, 8).remainder(251).to(torch.uint8)

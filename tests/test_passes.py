@@ -13,7 +13,7 @@ from torch import nn
 from gradlens.config import make
 from gradlens.passes import Pass, chain, is_chain, pull_back, true_gradients
 from gradlens.setup import Pair, make_pair
-from gradlens.train import update
+from gradlens.training_step import update
 
 # -------------------------------------------------------------------------------------------- backprop through the chain
 

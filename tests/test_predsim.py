@@ -17,7 +17,7 @@ from gradlens.methods.predsim import pooled_size, similarity
 from gradlens.models import Plan, build
 from gradlens.objectives import LOSSES
 from gradlens.setup import Pair
-from gradlens.train import update
+from gradlens.training_step import update
 
 NETWORKS = pytest.mark.parametrize("network", ["basic-cnn", "mlp", "vgg11"])
 

@@ -13,13 +13,14 @@ from typer.testing import CliRunner
 from gradlens import cli, logistic, probes
 from gradlens.activations import collect, networks, of_module
 from gradlens.config import make
-from gradlens.data import Split
+from gradlens.data_split import Split
 from gradlens.errors import InputError
-from gradlens.experiments import Place, data_of, train_run
+from gradlens.experiments import train_run
 from gradlens.logistic import Standard, fit
 from gradlens.pictures import separability_by_depth
 from gradlens.probes import PERMUTED, PIXELS, TRAINED, TRUE, UNTRAINED, Features, Options, choose_l2, probe_block, probe_module, probe_run
 from gradlens.run import load, load_result
+from gradlens.training_context import Place, data_of
 
 QUICK = Options(separability=0, grid=(0.1, 0.01))
 

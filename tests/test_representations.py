@@ -13,11 +13,12 @@ from torch import nn
 from gradlens import representations as rep
 from gradlens.activations import networks, of_module
 from gradlens.config import make
-from gradlens.data import Split
+from gradlens.data_split import Split
 from gradlens.errors import InputError
-from gradlens.experiments import Place, train_run
+from gradlens.experiments import train_run
 from gradlens.run import load, load_result
 from gradlens.similarity import effective_rank, fisher, linear_cka, rdm, rdm_correlation, spectrum
+from gradlens.training_context import Place
 
 SMALL = rep.Options(images=90, steps=2)
 TINY = {"width": 4, "limit": 64, "batch_size": 32, "epochs": 2, "record_every": 0}

@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 
 from gradlens.config import make
 from gradlens.errors import InputError
-from gradlens.experiments import Place, train_run
+from gradlens.experiments import train_run
 from gradlens.longtable import csv_line, read_table
 from gradlens.recorder import Row
-from gradlens.run import TABLES, Metric, OnlineRow, Timing, Writer, is_run, load, load_checkpoint, load_result, save_result, write
+from gradlens.run import TABLES, Metric, OnlineRow, Timing, is_run, load, load_checkpoint, load_result, save_result, write
+from gradlens.training_context import Place
+from gradlens.training_run_writer import Writer
 
 SMALL = {"width": 4, "limit": 64, "validation": 0.25, "batch_size": 16, "epochs": 2, "record_every": 2}
 

@@ -22,7 +22,7 @@ from gradlens.config import make
 from gradlens.data import load as load_data
 from gradlens.diagnostics import SPARSE
 from gradlens.errors import InputError
-from gradlens.experiments import Place, train_run
+from gradlens.experiments import train_run
 from gradlens.gradients_backward import backward
 from gradlens.gradients_true_gradient import true_updates
 from gradlens.method import Method, Step
@@ -33,7 +33,8 @@ from gradlens.optimizers import make_optimizer
 from gradlens.passes import is_chain
 from gradlens.recorder import step_rows
 from gradlens.setup import Pair, make_net, make_pair
-from gradlens.train import evaluate, update
+from gradlens.training_context import Place
+from gradlens.training_step import evaluate, update
 
 LOCAL = [name for name in UNLABELLED if "above" not in METHODS[name].reads]
 PLAN = Plan((3, 16, 16), 10, width=4, depth=2)

@@ -11,14 +11,17 @@ import torch.nn.functional as F
 from oracles import assert_near, case, rule, step
 
 from gradlens.config import make, read
-from gradlens.data import Split, choose, digits, load
+from gradlens.data import digits, load
+from gradlens.data_split import Split
+from gradlens.data_subsets import choose
 from gradlens.errors import InputError
-from gradlens.experiments import Place, train_run
+from gradlens.experiments import train_run
 from gradlens.gradients_true_gradient import true_updates
 from gradlens.method import Step
 from gradlens.run import load as load_run
 from gradlens.setup import make_pair
 from gradlens.train import Training
+from gradlens.training_context import Place
 
 CPU = torch.device("cpu")
 SMALL = {"width": 4, "limit": 200, "limit_test": 50, "batch_size": 20, "epochs": 1, "record_every": 0}

@@ -16,10 +16,11 @@ from scipy import stats
 
 from gradlens.config import make
 from gradlens.errors import InputError
-from gradlens.experiments import Place
 from gradlens.longtable import read_csv
+from gradlens.reporting_study_summary import Line, Merged, bootstrap_mean, holm, paired_p, said
 from gradlens.run import load
-from gradlens.studies import Line, Merged, bootstrap_mean, holm, paired_p, points, read_study, said
+from gradlens.studies import points, read_study
+from gradlens.training_context import Place
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDY = """

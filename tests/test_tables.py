@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
-from gradlens import tables
+from gradlens import tables, training_run_groups
 from gradlens.config import make
 from gradlens.errors import InputError
 from gradlens.longtable import read_csv, write_csv
@@ -48,7 +48,7 @@ def cosine(step, layer, value, kind="weight"):
 
 
 def test_a_method_alone_is_its_own_label():
-    assert tables.labels([run("bp", 0), run("bp", 1), run("dgl"), run("dni")]) == ["bp", "bp", "dgl", "dni"]
+    assert training_run_groups.labels([run("bp", 0), run("bp", 1), run("dgl"), run("dni")]) == ["bp", "bp", "dgl", "dni"]
 
 
 def test_groups_of_one_method_show_only_the_settings_in_which_they_differ():
@@ -58,22 +58,22 @@ def test_groups_of_one_method_show_only_the_settings_in_which_they_differ():
         run("dgl", seed=3, options={"head": "mlp"}),
         run("dgl", options={"head": "mlp"}),
     ]
-    assert tables.labels(runs) == ["bp", "dgl head=linear", "dgl head=mlp", "dgl head=mlp"]
+    assert training_run_groups.labels(runs) == ["bp", "dgl head=linear", "dgl head=mlp", "dgl head=mlp"]
 
 
 def test_an_option_named_like_a_setting_is_told_apart_from_it():
     runs = [run("dni", width=8, options={"width": 16}), run("dni", width=4, augment=True)]
-    assert tables.labels(runs) == ["dni augment=no width=8 dni.width=16", "dni augment=yes width=4 dni.width=none"]
+    assert training_run_groups.labels(runs) == ["dni augment=no width=8 dni.width=16", "dni augment=yes width=4 dni.width=none"]
 
 
 def test_paths_are_shortened_where_that_keeps_them_apart():
-    assert tables.labels([run(data="/a/cats"), run(data="/b/dogs")]) == ["bp data=cats", "bp data=dogs"]
-    assert tables.labels([run(data="/a/cats"), run(data="/b/cats")]) == ["bp data=/a/cats", "bp data=/b/cats"]
+    assert training_run_groups.labels([run(data="/a/cats"), run(data="/b/dogs")]) == ["bp data=cats", "bp data=dogs"]
+    assert training_run_groups.labels([run(data="/a/cats"), run(data="/b/cats")]) == ["bp data=/a/cats", "bp data=/b/cats"]
 
 
 def test_the_same_run_twice_is_refused():
     with pytest.raises(InputError, match=r"runs/bp-0 and runs/bp-0 are the same run \(bp, seed 0\)"):
-        tables.groups([run(), run("dgl"), run()])
+        training_run_groups.groups([run(), run("dgl"), run()])
     with pytest.raises(InputError, match="no runs"):
         tables.curve_points([])
 

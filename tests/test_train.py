@@ -19,16 +19,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import SUPERVISED, needed
 
-import gradlens.setup
-import gradlens.train
+from gradlens import setup, train, training_state, training_step
 from gradlens.config import make
 from gradlens.data import load as load_data
-from gradlens.errors import InputError
-from gradlens.experiments import Place, train_run
+from gradlens.errors import InputError, Stopped
+from gradlens.experiments import train_run
 from gradlens.methods import METHODS
 from gradlens.models import Plan, build
-from gradlens.run import Stopped, Writer, load, load_checkpoint
-from gradlens.train import Training, batches_per_epoch, evaluate
+from gradlens.run import load, load_checkpoint
+from gradlens.train import Training
+from gradlens.training_context import Place
+from gradlens.training_run_writer import Writer
+from gradlens.training_step import batches_per_epoch, evaluate
 
 CPU = torch.device("cpu")
 # 192 images in batches of 32: 6 updates an epoch, 24 in all; everything that draws or changes over time is on
@@ -147,7 +149,7 @@ def hang(marker):
 def victim(settings, out, resume, where):
     """Runs in a process of its own, to be killed: trains, saving often, and stands still before its end at the latest."""
     torch.set_num_threads(1)
-    gradlens.train.CHECKPOINT_SECONDS = 0.02
+    train.CHECKPOINT_SECONDS = 0.02
     config, marker = make(**settings), out / "hung"
     saves = 0
 
@@ -554,7 +556,7 @@ def test_512_images_are_learned_by_heart_within_200_updates(method, tmp_path):
 
 def test_best_and_final_are_both_in_the_summary(tmp_path, monkeypatch):
     accuracies = iter([0.1, 0.5, 0.75, 0.75, 0.25])
-    monkeypatch.setattr(gradlens.train, "evaluate", lambda *_: (1.0, next(accuracies)))
+    monkeypatch.setattr(train, "evaluate", lambda *_: (1.0, next(accuracies)))
     run = train_run(tiny("bp"), Place(out=tmp_path))
     assert run.summary["test"] == {
         "best_accuracy": 0.75, "best_epoch": 2, "final_accuracy": 0.25, "final_loss": 1.0, "final_epoch": 4,
@@ -597,7 +599,7 @@ def test_every_method_trains_every_kind_of_net(method, changes, tmp_path):
 @pytest.mark.parametrize("method", SUPERVISED)
 @pytest.mark.parametrize("every", [0, 1])
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_saved(method, every, tmp_path, monkeypatch):
-    monkeypatch.setattr(gradlens.train, "lr_factor", lambda config, step, total: 1e33 if step >= 8 else 1.0)
+    monkeypatch.setattr(training_state, "lr_factor", lambda config, step, total: 1e33 if step >= 8 else 1.0)
     config = tiny(method, record_every=every, keep_checkpoints=0)
     with pytest.raises(Stopped) as caught:
         train_run(config, Place(out=tmp_path))
@@ -658,13 +660,13 @@ def test_init_from_what_does_not_fit_or_is_not_there(whole, tmp_path):
 
 
 def test_the_loop_knows_no_method_by_name():
-    source = "".join(Path(module.__file__).read_text() for module in (gradlens.train, gradlens.setup))
+    source = "".join(Path(module.__file__).read_text() for module in (train, training_step, training_state, setup))
     names = [*METHODS, *(rule.__name__ for rule in METHODS.values())]
     assert [name for name in names if re.search(rf"\b{name}\b", source)] == []
 
 
 def test_only_the_loop_writes_grad():
-    folder = Path(gradlens.train.__file__).parent
+    folder = Path(train.__file__).parent
     files = [folder / f"{n}.py" for n in ("passes", "method", "heads", "objectives", "recorder", "measures")]
     writers = [f.name for f in [*files, *folder.glob("methods/*.py")] if re.search(r"\.grad\s*=[^=]|\.backward\(\)", f.read_text())]
     assert writers == []
@@ -672,7 +674,7 @@ def test_only_the_loop_writes_grad():
 
 def test_a_gradient_of_another_layout_reaches_the_fused_optimiser_right():
     """The fused kernels read memory in order: a transposed gradient must be laid out like its parameter first."""
-    from gradlens.train import _put
+    from gradlens.training_step import _put
 
     p, q = (torch.nn.Parameter(torch.zeros(3, 5)) for _ in range(2))
     grad = torch.randn(5, 3).T

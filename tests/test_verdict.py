@@ -8,7 +8,7 @@ from made_runs import LAYERS, made
 from scipy import stats
 
 from gradlens import verdict
-from gradlens.tables import groups
+from gradlens.training_run_groups import groups
 from gradlens.verdict import below_top, differences, headline, line, notices, standings
 
 NAN = math.nan

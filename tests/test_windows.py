@@ -14,7 +14,7 @@ from gradlens.errors import InputError
 from gradlens.gradients_backward import backward
 from gradlens.models import Plan, build
 from gradlens.setup import Pair
-from gradlens.train import update
+from gradlens.training_step import update
 
 # network, method, options, the windows over its units by hand; the last unit is the last block with the top
 WINDOWS = [

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from gradlens.data import DATASETS, image_folder
+from gradlens.data import DATASETS
 from gradlens.data_array_file import write_array_file
+from gradlens.data_image_folder import image_folder
 from gradlens.errors import InputError
 
 

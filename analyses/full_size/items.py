@@ -12,7 +12,7 @@ from analyses.study import shipped
 from gradlens.config import Config, make
 from gradlens.flops import count
 from gradlens.setup import make_pair
-from gradlens.train import update
+from gradlens.training_step import update
 
 IMAGES, SHAPE, CLASSES = 50_000, (3, 32, 32), 10  # CIFAR-10
 PUBLISHED = {"target": "mean", "zero_bias": False}  # a synthesiser as in the reference implementations

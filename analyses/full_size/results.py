@@ -14,8 +14,8 @@ from statistics import fmean
 from typing import Any
 
 from gradlens.errors import InputError
+from gradlens.gradients_layer_names import is_norm
 from gradlens.run import Run, write
-from gradlens.tables import is_norm
 
 FIXED = (
     "item", "epoch", "updates", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds", "images_per_s", "method",

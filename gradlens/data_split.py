@@ -1,0 +1,70 @@
+"""What a data set is: images as uint8 tensors, their labels, and the fingerprint of both."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images [N, C, H, W] uint8 and labels [N] int64."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: Tensor) -> Split:
+        """The images and labels at ``index`` [M]."""
+        return Split(self.images[index], self.labels[index])
+
+    def to(self, device: torch.device) -> Split:
+        """The split on a device: the data set lives where the training runs."""
+        return Split(self.images.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set ready for training."""
+
+    train: Split
+    test: Split  # the held-out part of the training images where a validation share was asked for
+    classes: tuple[str, ...]
+    test_name: str = "test"  # "validation" in that case
+    unlabelled: Tensor | None = None  # [M, C, H, W] uint8: training images whose label is not known, or not to be told
+
+    @cached_property
+    def everything(self) -> Split:
+        """All training images, labelled or not: those without a label have -1."""
+        if self.unlabelled is None:
+            return self.train
+        none = torch.full((len(self.unlabelled),), -1)
+        return Split(torch.cat([self.train.images, self.unlabelled]), torch.cat([self.train.labels, none]))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image."""
+        c, h, w = self.train.images.shape[1:]
+        return c, h, w
+
+    def fingerprint(self) -> str:
+        """16 hex digits of what is trained and tested on, labels as trained (noise included)."""
+        digest = hashlib.sha256()
+        extra = [] if self.unlabelled is None else [self.unlabelled]
+        for tensor in (self.train.images, self.train.labels, self.test.images, self.test.labels, *extra):
+            digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+def label_hash(split: Split) -> str:
+    """16 hex digits of a split's label vector: constant over a run, stored with it."""
+    return hashlib.sha256(split.labels.contiguous().numpy().tobytes()).hexdigest()[:16]
+
+
+Source = tuple[Split, Split, tuple[str, ...]]  # train (label -1: not known), test, class names

@@ -1,0 +1,100 @@
+"""What is trained and tested on, of a whole data set: seeded choices of images and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from gradlens.data_split import Data, Source, Split
+from gradlens.errors import InputError
+from gradlens.seeding import generator
+
+
+def with_label_noise(split: Split, p: float, classes: int, seed: int) -> Split:
+    """Each label replaced with probability ``p`` by a uniform draw over all classes, drawn once per (seed, p).
+
+    At p = 1 a tenth of ten classes' labels stay as they were (Zhang et al. 2017).
+    """
+    rng = generator(seed, f"label noise {p}")
+    replaced = torch.rand(len(split), generator=rng) < p
+    drawn = torch.randint(classes, (len(split),), generator=rng)
+    return replace(split, labels=torch.where(replaced, drawn, split.labels))
+
+
+def _some(split: Split, limit: int, what: str, flag: str, rng: torch.Generator) -> Split:
+    """A random choice of a split's images, in random order."""
+    if limit > len(split):
+        raise InputError(f"{flag} {limit} asks for more than the {len(split)} {what} images there are")
+    return split.take(torch.randperm(len(split), generator=rng)[:limit])
+
+
+def _labelled_share(split: Split, share: float, classes: Sequence[str], seed: int) -> tuple[Split, Tensor]:
+    """A share of each class's images with their labels, and the other images. The smaller share is part of the larger one.
+
+    Raises:
+        InputError: a class is left without an image.
+
+    """
+    order = torch.randperm(len(split), generator=generator(seed, "labelled share"))
+    told = torch.zeros(len(split), dtype=torch.bool)
+    for c, name in enumerate(classes):
+        mine = order[split.labels[order] == c]
+        wanted = round(share * len(mine))
+        if len(mine) and not wanted:
+            raise InputError(f"--labels {share:g} leaves class {name} without a labelled image: it has {len(mine)} training images")
+        told[mine[:wanted]] = True
+    return split.take(told.nonzero()[:, 0]), split.images[~told]
+
+
+def choose(
+    source: Source,
+    limit: int | None = None,
+    label_noise: float = 0.0,
+    validation: float = 0.0,
+    seed: int = 0,
+    limit_test: int | None = None,
+    labels: float | None = None,
+) -> Data:
+    """What is trained and tested on, of a whole data set.
+
+    Args:
+        source: the data set.
+        limit: this many training images, a seeded choice; of images without labels no more than that too.
+        label_noise: probability that a training label is replaced by a random one.
+        validation: this share of the training images (after ``limit``) is held out and takes the place of the test images.
+        seed: names the draws above.
+        limit_test: this many test images, a seeded choice; not of held-out training images.
+        labels: this share of each class's training images (after ``limit`` and ``validation``) keep their labels, the others
+            are images without a label. A smaller share is part of a larger one.
+
+    Raises:
+        InputError: more images asked for than there are, or a share that leaves nothing.
+
+    """
+    train, test, classes = source
+    known = train.labels >= 0
+    extra: Tensor | None = None
+    if not known.all():
+        train, extra = train.take(known.nonzero()[:, 0]), train.images[~known]
+    if limit is not None:
+        train = _some(train, limit, "training", "--limit", generator(seed, "limit"))
+        if extra is not None and limit < len(extra):
+            extra = extra[torch.randperm(len(extra), generator=generator(seed, "limit unlabelled"))[:limit]]
+    if limit_test is not None:
+        test = _some(test, limit_test, "test", "--limit-test", generator(seed, "limit test"))
+    test_name = "test"
+    if validation:
+        order = torch.randperm(len(train), generator=generator(seed, "validation"))
+        held = round(len(train) * validation)
+        if not 0 < held < len(train):
+            raise InputError(f"a validation share of {validation} of {len(train)} images leaves nothing on one side")
+        train, test, test_name = train.take(order[held:]), train.take(order[:held]), "validation"
+    if labels is not None and labels < 1:
+        train, hidden = _labelled_share(train, labels, classes, seed)
+        extra = hidden if extra is None else torch.cat([hidden, extra])
+    if label_noise:
+        train = with_label_noise(train, label_noise, len(classes), seed)
+    return Data(train, test, classes, test_name, extra)

@@ -1,0 +1,49 @@
+"""Rules from a user's own file."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from gradlens.errors import InputError, unknown
+from gradlens.method import READS, Method
+from gradlens.runtime_user_code import found_in, kind_of
+
+FACTS = ("classifies", "unlabelled", "has_teacher", "compiles", "least_batch")  # of a rule, kept so that its runs can be read without it
+
+
+def rule_in(path: Path, name: str) -> type[Method]:
+    """A rule by file and class.
+
+    Raises:
+        InputError: no such class, or one that is no rule, in one sentence.
+
+    """
+    where = f"{path}:{name}"
+    found = found_in(path, name, "rule", lambda v: inspect.isclass(v) and issubclass(v, Method))
+    if not (inspect.isclass(found) and issubclass(found, Method)):
+        raise InputError(f"{where} is {kind_of(found)}: a rule is a subclass of gradlens.Method")
+    if found.signal is Method.signal:
+        raise InputError(f"{where} has no method `signal`, which says what each block is told")
+    if isinstance(found.reads, str) or not set(found.reads) <= set(READS):
+        raise unknown(f"word in `reads` of {where}", next((w for w in found.reads if w not in READS), str(found.reads)), READS)
+    if not (inspect.isclass(found.Options) and issubclass(found.Options, BaseModel)):
+        raise InputError(f"{where}: Options is {kind_of(found.Options)}: options are a subclass of pydantic.BaseModel")
+    return found
+
+
+def stand_in(name: str, kept: Mapping[str, Any]) -> type[Method]:
+    """What is known of a rule whose file has not been imported: enough to read its runs."""
+
+    class AnyOptions(BaseModel, frozen=True, extra="allow"):
+        """Options as they were when the run was made."""
+
+    facts = {fact: kept[fact] for fact in FACTS if fact in kept}
+    about = {"__doc__": f"The rule of {kept['file']}, as a run remembers it.", "Options": AnyOptions}
+    return type(
+        name, (Method,), {**about, **facts, "reads": frozenset(kept.get("reads", ())), "own_quantities": kept.get("own_quantities", {})}
+    )

@@ -1,0 +1,93 @@
+"""Networks from a user's own file."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gradlens.cuts import cut_module
+from gradlens.errors import InputError
+from gradlens.models_block_boundaries import output_shapes
+from gradlens.plan import Plan, numbered
+from gradlens.runtime_user_code import blamed, function_in, kind_of
+
+
+def blocks_of(built: Any, shape: Sequence[int], where: str) -> nn.Sequential:
+    """What a user's ``build(plan)`` returned, as a network of named blocks.
+
+    Args:
+        built: an ``nn.Sequential`` of blocks; a list of blocks; or (module, cut points), see :func:`cuts.cut_module`.
+        shape: (C, H, W) of an image.
+        where: what to call it.
+
+    Raises:
+        InputError: nothing of these, or cut points that are none.
+
+    """
+    if isinstance(built, nn.Sequential):
+        if type(built).forward is not nn.Sequential.forward:
+            raise InputError(f"{where} gives a {type(built).__name__} with a forward of its own: return it with cut points, (module, cuts)")
+        blocks = built
+    elif isinstance(built, tuple) and len(built) == 2 and isinstance(built[0], nn.Module) and not isinstance(built[1], nn.Module):
+        module, cuts = built
+        if isinstance(cuts, str) or not isinstance(cuts, Sequence) or not all(isinstance(cut, str) for cut in cuts):
+            raise InputError(f"{where} gives cut points {cuts!r}: wanted a list of dotted paths of submodules, as ['layer1.0', 'layer2.0']")
+        return cut_module(module, cuts, shape, where)
+    elif isinstance(built, list | tuple | nn.ModuleList):
+        if strange := [block for block in built if not isinstance(block, nn.Module)]:
+            raise InputError(f"{where} gives a list with {kind_of(strange[0])} in it: every block must be an nn.Module")
+        if not len(built):
+            raise InputError(f"{where} gives no blocks")
+        blocks = numbered(list(built)[:-1], built[-1])
+    else:
+        what = "None" if built is None else kind_of(built)
+        raise InputError(
+            f"{where} gives {what}: wanted a list of blocks, an nn.Sequential of named blocks, or (module, cut points), the dotted"
+            " paths of the submodules after which it is cut"
+        )
+    if len(blocks) < 2:
+        raise InputError(f"{where} gives {len(blocks) or 'no'} block{'s' * (len(blocks) != 1)}: a network needs one or more and a top")
+    return blocks
+
+
+def _must_be_alike(built: Any, again: Any, where: str) -> None:
+    """Two networks from one random stream have the same weights, or no run could be made twice."""
+    first, second = (
+        [m for m in (thing if isinstance(thing, list | tuple) else [thing]) if isinstance(m, nn.Module)] for thing in (built, again)
+    )
+    for one, other in zip(first, second, strict=False):
+        mine, theirs = one.state_dict(), other.state_dict()
+        for name in mine.keys() & theirs.keys():
+            if isinstance(mine[name], Tensor) and not torch.equal(mine[name], theirs[name]):
+                raise InputError(f"{where} gives another {name} each time: draw weights with torch, which --seed seeds")
+
+
+def network_of(kept: Mapping[str, Any], plan: Plan) -> nn.Sequential:
+    """The network of a user's ``build(plan)``, checked on a blank image."""
+    path, name = Path(kept["file"]), kept["name"]
+    where = f"{path}:{name}"
+    build = function_in(path, name, "from a plan to a network")
+    stream = torch.get_rng_state()
+    with blamed(f"{where} raised"):
+        built = build(plan)
+        after = torch.get_rng_state()
+        torch.set_rng_state(stream)
+        _must_be_alike(built, build(plan), where)
+        torch.set_rng_state(after)
+    with blamed(f"{where}: its network does not take images of {'x'.join(map(str, plan.shape))}"):
+        model = blocks_of(built, plan.shape, where)
+        if not any(p.requires_grad for p in model.parameters()):
+            raise InputError(f"{where} gives a network without parameters to train")
+        answer = output_shapes(model, plan.shape)[-1]
+    with blamed(f"{where}: its network does not take images in channels-last layout, in which it is trained"), torch.no_grad():
+        twin: Any = copy.deepcopy(model).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        twin(torch.zeros(2, *plan.shape).to(next(model.parameters())).contiguous(memory_format=torch.channels_last))
+    if tuple(answer) != (plan.classes,):
+        got = "x".join(map(str, answer)) or "one number"
+        raise InputError(f"{where}: its top gives {got} for each image; wanted {plan.classes}, one number a class (plan.classes)")
+    return model

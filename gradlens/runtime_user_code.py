@@ -1,0 +1,164 @@
+"""Python files of the user's, named ``FILE.py:NAME``: imported under a private name, and blamed in one sentence where they raise."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from gradlens._version import PACKAGE
+from gradlens.errors import InputError, unknown
+
+WANTED = {"method": "FILE.py:Class", "model": "FILE.py:build", "data": "FILE.py:build"}
+
+
+class OwnCodeError(InputError):
+    """A user's code that raised: one sentence, and a traceback of the user's own frames."""
+
+    def __init__(self, message: str, trace: str) -> None:
+        super().__init__(message)
+        self.trace = trace
+
+
+def is_reference(text: str) -> bool:
+    """Whether a word names something in a Python file: ``FILE.py:NAME``, or ``FILE.py`` with the name forgotten."""
+    return bool(re.search(r"\.py(:[^/]*)?$", text)) and not Path(text).is_dir()
+
+
+def file_and_name(kind: str, text: str) -> tuple[Path, str]:
+    """The file and the name in it.
+
+    Raises:
+        InputError: no name, no file.
+
+    """
+    file, colon, name = text.rpartition(":")
+    if not colon or not name.isidentifier() or not file.endswith(".py"):
+        raise InputError(f"{text}: wanted {WANTED[kind]}, a Python file and a name in it")
+    path = Path(os.path.normpath(file))
+    if not path.is_file():
+        others = [other.name for other in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        near = str(unknown("file", path.name, others)).partition("first: ")[2].split(", ")[:5] if others else []
+        here = "" if path.is_absolute() else f" in {Path.cwd()}"
+        raise InputError(f"there is no file {path}{here}" + (f"; nearest: {', '.join(near)}" if near else ""))
+    return path, name
+
+
+def fingerprint(path: Path) -> str:
+    """SHA-256 of a file's contents, in hex.
+
+    Raises:
+        InputError: it cannot be read.
+
+    """
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
+
+
+def _is_ours(file: str) -> bool:
+    return file.startswith("<frozen") or Path(file).is_relative_to(PACKAGE)
+
+
+def trace_of(error: BaseException) -> str:
+    """The traceback of an error from a user's file on, without gradlens' frames; empty where no frame of it is a user's."""
+    said = traceback.TracebackException.from_exception(error, compact=True)
+    files = {str(module.__file__) for module in _imported.values()}
+    begin = next((i for i, frame in enumerate(said.stack) if frame.filename in files), None)
+    in_file = isinstance(error, SyntaxError) and bool(error.filename)
+    if begin is None and not in_file:
+        return ""
+    kept = [] if begin is None else [frame for frame in said.stack[begin:] if not _is_ours(frame.filename)]
+    said.stack = traceback.StackSummary.from_list(kept)
+    said.__cause__ = said.__context__ = None
+    return "".join(said.format())
+
+
+def _said(error: BaseException) -> str:
+    first = next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
+def raised(error: BaseException) -> str:
+    """One sentence on an error that a user's code raised while gradlens ran it."""
+    files = {str(module.__file__) for module in _imported.values()}
+    frame = next(f for f in reversed(traceback.extract_tb(error.__traceback__)) if f.filename in files)
+    return f"{os.path.relpath(frame.filename)}, line {frame.lineno}, raised {_said(error)}"
+
+
+@contextmanager
+def blamed(what: str) -> Iterator[None]:
+    """Turn what a user's code raises into an :class:`OwnCodeError` that begins with ``what``; an InputError of theirs stays."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise OwnCodeError(f"{what}: {_said(error)}", trace_of(error)) from error
+
+
+_imported: dict[tuple[str, str], ModuleType] = {}  # (absolute path, fingerprint) -> module
+
+
+def module_of(path: Path) -> ModuleType:
+    """A Python file as a module, imported once for each of its contents; what lies beside it can be imported by it.
+
+    Raises:
+        OwnCodeError: importing it fails.
+
+    """
+    key = str(path.absolute()), fingerprint(path)
+    if key in _imported:
+        return _imported[key]
+    name = f"_gradlens_own_{re.sub(r'[^0-9A-Za-z]', '_', path.stem)}_{hashlib.sha256(repr(key).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, key[0])
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    if (folder := str(path.absolute().parent)) not in sys.path:
+        sys.path.append(folder)
+    sys.modules[name] = _imported[key] = module  # dataclasses and pydantic look a class's module up
+    try:
+        with blamed(f"{path} cannot be imported"):
+            exec(compile(path.read_bytes(), key[0], "exec", dont_inherit=True), module.__dict__)
+    except BaseException:
+        del sys.modules[name], _imported[key]
+        raise
+    return module
+
+
+def found_in(path: Path, name: str, what: str, fits: Callable[[Any], bool]) -> Any:
+    """A name of a file; where it has none such, those that fit are listed, the nearest first."""
+    module = module_of(path)
+    if hasattr(module, name):
+        return getattr(module, name)
+    near = [n for n, v in vars(module).items() if not n.startswith("_") and getattr(v, "__module__", "") == module.__name__ and fits(v)]
+    raise InputError(f"{path} has no {name}: {unknown(what, name, near)}")
+
+
+def kind_of(thing: Any) -> str:
+    """What a thing is, in words for a sentence."""
+    if inspect.isclass(thing):
+        return f"the class {thing.__name__}"
+    return "a function" if inspect.isroutine(thing) else f"a {type(thing).__name__}"
+
+
+def function_in(path: Path, name: str, what: str) -> Callable[..., Any]:
+    """A function of a file; ``what`` says what it is for."""
+    found = found_in(path, name, "function", callable)
+    if not callable(found) or isinstance(found, nn.Module):
+        raise InputError(f"{path}:{name} is {kind_of(found)}: wanted a function {what}")
+    function: Callable[..., Any] = found
+    return function

@@ -1,0 +1,76 @@
+"""Blocks in contiguous parts, one for each worker."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from itertools import pairwise
+
+from gradlens.errors import InputError
+from gradlens.method import Method
+
+
+def allowed_cuts(method: Method) -> list[int]:
+    """Boundaries (c: between blocks c−1 and c) at which two workers can part: :meth:`Method.parts_at`."""
+    return [k + 1 for k in range(method.top) if method.parts_at(k)]
+
+
+def partition(costs: Sequence[float], parts: int, allowed: Collection[int]) -> list[range]:
+    """Contiguous blocks for each worker such that the largest sum of costs is as small as can be; of several such splits the first.
+
+    Splits are ordered by their cuts, the lowest cut first.
+
+    Args:
+        costs: of each block, bottom first.
+        parts: workers, each of which gets a block at least.
+        allowed: cuts that may be made; cut c is between blocks c−1 and c.
+
+    Raises:
+        InputError: fewer than one part, or more parts than the allowed cuts make.
+
+    """
+    ends = sorted({c for c in allowed if 0 < c < len(costs)})
+    if parts < 1:
+        raise InputError(f"blocks can be split over 1 worker or more, not {parts}")
+    if len(ends) < parts - 1:
+        most = len(ends) + 1
+        raise InputError(f"{len(costs)} blocks cannot be split over {parts} workers: they can be parted in {len(ends)} places, for {most}")
+    bounds = [0, *ends, len(costs)]
+    last = len(bounds) - 1
+    weight = {(i, j): sum(costs[bounds[i] : bounds[j]]) for i in range(last) for j in range(i + 1, last + 1)}
+    largest = {(1, i): weight[i, last] for i in range(last)}  # (parts, first bound) -> the smallest largest sum from there on
+    for n in range(2, parts + 1):
+        for i in range(last - n + 1):
+            largest[n, i] = min(max(weight[i, j], largest[n - 1, j]) for j in range(i + 1, last - n + 2))
+    cuts, best = [0], largest[parts, 0]
+    for n in range(parts, 1, -1):
+        i = cuts[-1]
+        cuts.append(next(j for j in range(i + 1, last - n + 2) if max(weight[i, j], largest[n - 1, j]) <= best))
+    return [range(bounds[i], bounds[j]) for i, j in pairwise([*cuts, last])]
+
+
+def split_over(method: Method, costs: Sequence[float], ranks: int, names: Sequence[str], sizes: Sequence[int] | None = None) -> list[range]:
+    """The blocks of each rank, bottom first.
+
+    Args:
+        method: the rule, which says where blocks may be parted.
+        costs: seconds of each block that it runs.
+        ranks: how many.
+        names: the blocks'.
+        sizes: blocks of each rank, if the user says; default: such that the slowest rank is as fast as can be.
+
+    Raises:
+        InputError: more ranks than parts, sizes that do not add up, a cut where the rule has none.
+
+    """
+    allowed = allowed_cuts(method)
+    has = f"{len(costs)} blocks that can be parted in {len(allowed)} places, after {', '.join(names[c - 1] for c in allowed) or 'none'}"
+    if len(allowed) < ranks - 1:
+        raise InputError(f"{ranks} ranks are too many: this network under this rule has {has}")
+    if sizes is None:
+        return partition(costs, ranks, allowed)
+    if len(sizes) != ranks or sum(sizes) != len(costs) or min(sizes) < 1:
+        raise InputError(f"--split {','.join(map(str, sizes))}: wanted {ranks} numbers of blocks that add up to {len(costs)}")
+    ends = [sum(sizes[: i + 1]) for i in range(ranks)]
+    if wrong := [c for c in ends[:-1] if c not in allowed]:
+        raise InputError(f"--split {','.join(map(str, sizes))} parts the network after {names[wrong[0] - 1]}; it has {has}")
+    return [range(end - size, end) for end, size in zip(ends, sizes, strict=True)]

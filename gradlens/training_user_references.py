@@ -1,0 +1,158 @@
+"""Rules and networks from a user's own file in configs: the names they get, and what a config keeps of the file.
+
+A config keeps the file's path and the SHA-256 of its contents, so that a run can be read without running it, and goes on (resume, probe,
+measure) only with the code it was made with.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from gradlens.errors import InputError
+from gradlens.methods import METHODS
+from gradlens.methods_custom import FACTS, rule_in, stand_in
+from gradlens.models import MODELS
+from gradlens.models_custom import network_of
+from gradlens.runtime_user_code import file_and_name, fingerprint, function_in, is_reference
+
+SHIPPED = frozenset(METHODS) | frozenset(MODELS)
+KINDS = ("method", "model")  # settings that name code; data are told by their own fingerprint
+TYPED: dict[str, dict[str, dict[str, Any]]] = {kind: {} for kind in KINDS}  # what was named in this process: name -> what a config keeps
+
+
+def label(kind: str, path: Path, name: str) -> str:
+    """What a user's own thing is called in run names and figures: file and name in lower case, without what says nothing.
+
+    >>> label("method", Path("rules/sign_bp.py"), "SignBP"), label("method", Path("mine.py"), "Rule")
+    ('signbp', 'mine-rule')
+    >>> label("model", Path("net.py"), "build")
+    'net'
+    """
+    stem, word = re.sub(r"[^0-9a-z_.-]", "-", path.stem.lower()), name.lower()
+    if kind != "method" and word == "build":
+        said = stem
+    else:
+        said = word if re.sub(r"[^0-9a-z]", "", stem) == re.sub(r"[^0-9a-z]", "", word) else f"{stem}-{word}"
+    return f"own-{said}" if said in SHIPPED else said
+
+
+def short(kind: str, text: str) -> str:
+    """A setting's value as one word for a folder's name."""
+    if is_reference(text):
+        file, _, name = text.rpartition(":")
+        return label(kind, Path(file), name)
+    return text.replace(":", "-")
+
+
+def known_as(kind: str, text: str) -> str:
+    """The name under which a user's own rule or network is known from now on; other words stay as they are.
+
+    Raises:
+        InputError: it cannot be imported, or is none.
+
+    """
+    if not is_reference(text):
+        return text
+    path, name = file_and_name(kind, text)
+    kept: dict[str, Any] = {"file": path.as_posix(), "name": name, "sha256": fingerprint(path)}
+    if kind == "method":
+        rule = rule_in(path, name)
+        kept |= {fact: getattr(rule, fact) for fact in FACTS}
+        kept |= {"reads": sorted(rule.reads), "own_quantities": dict(rule.own_quantities)}
+    else:
+        function_in(path, name, "from a plan to a network")
+    word = label(kind, path, name)
+    other = TYPED[kind].get(word)
+    if other is not None and (other["file"], other["name"]) != (kept["file"], name):
+        raise InputError(f"{other['file']}:{other['name']} and {path}:{name} would both be called {word}: rename one of them")
+    TYPED[kind][word] = kept
+    _register(kind, word, kept)
+    return word
+
+
+def _register(kind: str, word: str, kept: Mapping[str, Any]) -> None:
+    if kind == "method":
+        METHODS[word] = rule_in(Path(kept["file"]), kept["name"])
+    else:
+        MODELS[word] = partial(network_of, kept)
+
+
+def _is_kept(kept: Any) -> bool:
+    """Whether this is what a config keeps of a user's file."""
+    return isinstance(kept, Mapping) and all(isinstance(kept.get(part), str) for part in ("file", "name", "sha256"))
+
+
+def settle(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings in which ``FILE.py:NAME`` has become a name, with what a config keeps of the file under ``own``.
+
+    A name with its file kept beside it, as in a run's config, is made known without importing the file.
+
+    Raises:
+        InputError: a file that cannot be imported, or has no such thing in it.
+
+    """
+    settled, kept = dict(values), values.get("own", {})
+    if not isinstance(kept, Mapping):
+        return settled
+    own: dict[str, Any] = {}
+    for kind in KINDS:
+        word = values.get(kind)
+        if not isinstance(word, str):
+            continue
+        if is_reference(word):
+            word = settled[kind] = known_as(kind, word)
+            own[kind] = TYPED[kind][word]
+        elif _is_kept(kept.get(kind)) and label(kind, Path(kept[kind]["file"]), kept[kind]["name"]) == word:
+            own[kind] = kept[kind]
+            if kind == "method":
+                METHODS.setdefault(word, stand_in(word, kept[kind]))
+            else:
+                MODELS.setdefault(word, partial(network_of, kept[kind]))
+        elif word in TYPED[kind]:
+            own[kind] = TYPED[kind][word]
+        if kind == "model" and word.startswith("torchvision:"):
+            from gradlens.torchvision_models import register
+
+            register(word)
+    return {**settled, "own": own} if own or "own" in values else settled
+
+
+def reference(settings: Mapping[str, Any], kind: str) -> str | None:
+    """``FILE.py:NAME`` of a config's rule or network, where it is a user's own."""
+    own = settings.get("own")
+    kept = own.get(kind) if isinstance(own, Mapping) else None
+    return f"{kept['file']}:{kept['name']}" if kept is not None and _is_kept(kept) else None
+
+
+def activate(own: Mapping[str, Mapping[str, Any]], names: Mapping[str, str]) -> None:
+    """Import what a config names, before it is built.
+
+    Args:
+        own: the config's field of that name.
+        names: kind -> the config's name for it.
+
+    Raises:
+        InputError: a file that is gone, or has changed since the config was made.
+
+    """
+    for kind, kept in own.items():
+        path, _ = file_and_name(kind, f"{kept['file']}:{kept['name']}")
+        if fingerprint(path) != kept["sha256"]:
+            raise InputError(
+                f"{path} has changed since this run was made with {names[kind]}: its tables and figures can be read, but to go on with it"
+                f" or to measure it needs the file as it was (sha256 {kept['sha256'][:12]}…); {path}:{kept['name']}, named anew, is the"
+                " file as it is"
+            )
+        _register(kind, names[kind], kept)
+
+
+def difference(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
+    """How two configs' files differ, in words; None if they do not."""
+    changed = [k for k in KINDS if mine.get(k) and theirs.get(k) and mine[k]["sha256"] != theirs[k]["sha256"]]
+    said = [f"{mine[k]['file']}, which has changed" for k in changed]
+    said += [f"the {k}'s file" for k in KINDS if k not in changed and mine.get(k) != theirs.get(k)]
+    return " and ".join(said) or None
