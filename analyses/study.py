@@ -17,9 +17,10 @@ from gradlens import __version__
 from gradlens.config import Config, make, read
 from gradlens.data import DATASETS
 from gradlens.experiments import Place, pick_device, train_or_reuse
-from gradlens.plots import figure_set, save
+from gradlens.plots import figure_set
 from gradlens.probes import Options, probe_run
 from gradlens.progress import Display
+from gradlens.reporting_style import save
 from gradlens.run import INTERRUPTED, Run, Stopped, plain
 from gradlens.tables import Interval, interval, labels
 

@@ -334,7 +334,8 @@ def _with_best_lr(group: list[Config], grid: list[float], place: Place, watch_fo
 
 def _write_figures(runs: Sequence[Run], out: Path) -> None:
     """Draw what the runs hold into a folder, and say which files to open."""
-    from gradlens.plots import figure_set, save
+    from gradlens.plots import figure_set
+    from gradlens.reporting_style import save
 
     figures = figure_set(runs)
     for name, (figure, rows) in figures.drawn.items():

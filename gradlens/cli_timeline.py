@@ -36,8 +36,8 @@ def timeline(
     from gradlens.errors import InputError
     from gradlens.experiments import input_of
     from gradlens.longtable import write_csv
-    from gradlens.plots import save
     from gradlens.progress import Display
+    from gradlens.reporting_style import save
     from gradlens.run import must_be_writable
     from gradlens.timeline_pictures import gantt, over_workers
 

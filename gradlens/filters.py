@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.table import Table
 from scipy.optimize import least_squares
 from torch import Tensor, nn
 
@@ -23,7 +22,6 @@ from gradlens.activations import Frozen, Progress, at_rest, networks, no_progres
 from gradlens.errors import InputError
 from gradlens.experiments import Place, data_of
 from gradlens.run import Run, load, load_checkpoint, save_result
-from gradlens.screen import number
 from gradlens.seeding import generator
 from gradlens.tables import groups
 
@@ -541,84 +539,3 @@ def filters_run(path: Path, place: Place, over_time: bool = False, progress: Pro
         result["over_time"] = [{"step": m.step, "numbers": s.numbers} for m, s in zip(moments, seen, strict=True)]
     save_result(run.path, "filters", result)
     return result
-
-
-def grouped(runs: Sequence[Run], results: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Label -> results of its seeds, in the order of the runs."""
-    found = {run.path: result for run, result in zip(runs, results, strict=True)}
-    return {label: [found[run.path] for run in group] for label, group in groups(runs).items()}
-
-
-DIGITS = {"gabor_share": 0, "frequency_entropy": 2, "frequency": 3, "colour_share": 1, "effective_rank": 1, "dead_share": 0, "moved": 2}
-
-
-def table(results: Mapping[str, Sequence[dict[str, Any]]]) -> Table:
-    """Label × number: mean over seeds with half its 95 % interval, the untrained stems' mean in brackets, chance in the last lines.
-
-    Args:
-        results: from :func:`grouped`.
-
-    """
-    from gradlens.pictures import FILTER_NUMBERS, filter_numbers  # matplotlib, which only figures and this need
-
-    cells: dict[str, list[str]] = {}
-    for row in filter_numbers(results):
-        digits, factor = DIGITS[row.number], FILTER_NUMBERS[row.number][1]
-        here = number(row.mean, row.low, digits, factor)
-        control = "" if np.isnan(row.untrained) or row.number == "moved" else f" ({row.untrained * factor:.{digits}f})"
-        undecided = row.number == "gabor_share" and results[row.label][0]["kernel"] < DECIDES
-        cells.setdefault(row.label, []).append("undecided" if undecided else here + control)
-    shapes = {(one["filters"], one["channels"], one["kernel"]): one for group in results.values() for one in group}
-    title = "first-layer filters (the untrained stem of the same seeds)"
-    printed = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
-    printed.add_column("method", overflow="fold")
-    for name, (axis, _) in FILTER_NUMBERS.items():
-        words = [*axis.split(), *(["undecided"] if name == "gabor_share" else [])]
-        printed.add_column(axis, justify="right", min_width=max(map(len, words)))
-    for label, line in cells.items():
-        printed.add_row(label, *line)
-    for (count, _, k), one in shapes.items():
-        chance = [one["numbers"][name]["random"] for name in FILTER_NUMBERS]
-        shown = [
-            number(np.nan if v is None else v, np.nan, DIGITS[n], FILTER_NUMBERS[n][1]) for n, v in zip(FILTER_NUMBERS, chance, strict=True)
-        ]
-        printed.add_row(f"{count} random {k}x{k}", *shown)
-    return printed
-
-
-def draw(
-    runs: Sequence[Run], results: Mapping[str, Sequence[dict[str, Any]]], folder: Path, title: str = "", name: str = "filter"
-) -> list[Path]:
-    """Write the figures of some runs' filters, each as png, svg and csv: the filters, what training added to them, and the numbers.
-
-    Args:
-        runs: the runs.
-        results: from :func:`grouped`.
-        folder: made if it is not there.
-        title: what the runs have in common; default: data and model.
-        name: how the files' names begin.
-
-    Returns:
-        the png files.
-
-    Raises:
-        InputError: the folder cannot be written.
-
-    """
-    from gradlens import pictures
-    from gradlens.plots import save
-
-    title = title or " · ".join(dict.fromkeys(f"{Path(run.config.data).name} · {run.config.model}" for run in runs))
-    rows = pictures.filter_numbers(results)
-    first = title + (" · first seed" if len(max(results.values(), key=len)) > 1 else "")
-    figures = {
-        "grid": pictures.filter_grid(pictures.filter_panels(results), title=first),
-        "change": pictures.filter_grid(
-            pictures.filter_panels(results, change=True),
-            what="What training added to first-layer filters",
-            order="in the order of the untrained ones",
-            title=first,
-        ),
-        "numbers": pictures.filter_dots(rows, title=title),
-    }
-    return [save(figure, rows, folder, f"{name}_{part}")[0] for part, figure in figures.items()]

@@ -22,8 +22,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 from torch import Tensor, nn
 
 from gradlens.activations import BATCH, BUDGET, Frozen, Progress, at_rest, collect, described, networks, no_progress, of_module, pooled
@@ -32,20 +30,17 @@ from gradlens.errors import InputError
 from gradlens.experiments import Place, data_of
 from gradlens.logistic import TOLERANCE, Fitting, Probe, Standard, fit
 from gradlens.run import Run, load, load_checkpoint, load_result, plain, save_result
-from gradlens.screen import number
 from gradlens.seeding import generator
-from gradlens.separability import SEPARABLE, UNDECIDED, certify, row_of
-from gradlens.tables import TRAIN, groups, interval
+from gradlens.separability import certify, row_of
+from gradlens.tables import groups
 
 NAME = "probe"
 GRID = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 3e-4, 1e-4)  # strong to weak, each fit begins where the one before ended
 HELD_OUT = 5  # one training image in so many chooses l2
 CERTIFICATE_SECONDS = 5.0  # for the verdict on one block's separability
 TRAINED, UNTRAINED, PIXELS = "trained", "untrained", "pixels"
-OWN = "own"  # the network's own answer, beside its probes
 TRUE, PERMUTED = "true", "permuted"
 
-COLUMNS = 4  # labels beside each other in a printed table
 
 Row = dict[str, Any]
 
@@ -463,176 +458,3 @@ def _stored(path: Path, protocol: Row, options: Options, say: Callable[[str], No
 
 
 # ------------------------------------------------------------------------------------------------ over seeds, to show
-
-
-class ProbePoint(NamedTuple):
-    """A probe's accuracy on one block of one group of runs; a share, mean over seeds with its 95 % t-interval."""
-
-    label: str
-    network: str  # trained, untrained, pixels; own: the network's own answer
-    labels: str  # true, permuted
-    block: str
-    step: int
-    half: str  # test, train
-    mean: float
-    low: float
-    high: float
-    seeds: int
-
-
-def own_accuracy(run: Run) -> float:
-    """The network's own accuracy on the held-out images at its last evaluation; NaN where there was none."""
-    return next((m.accuracy for m in reversed(run.metrics) if not m.split.startswith(TRAIN)), math.nan)
-
-
-def probe_points(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list[ProbePoint]:
-    """The rows of runs' ``probe.json``, and the networks' own accuracy, as means over seeds.
-
-    Args:
-        runs: the runs.
-        results: their contents of ``probe.json``.
-
-    """
-    held = {run.path: result for run, result in zip(runs, results, strict=True)}
-    found: list[ProbePoint] = []
-    for label, group in groups(runs).items():
-        cells: dict[tuple[str, str, str, int, str], list[float]] = {}
-        last = 0
-        for run in group:
-            for row in held[run.path]["rows"]:
-                last = max(last, row["step"])
-                for half in ("test", "train"):
-                    cells.setdefault((row["network"], row["labels"], row["block"], row["step"], half), []).append(float(row[half]))
-        found += [ProbePoint(label, *key, *interval(values)) for key, values in cells.items()]
-        found.append(ProbePoint(label, OWN, TRUE, OWN, last, "test", *interval(own_accuracy(run) for run in group)))
-    return found
-
-
-def last_step(points: Sequence[ProbePoint]) -> list[ProbePoint]:
-    """The controls, and of each label's trained network the last step."""
-    last = {p.label: max(q.step for q in points if q.label == p.label) for p in points}
-    return [p for p in points if p.network != TRAINED or p.step == last[p.label]]
-
-
-LINES = (  # (network, labels, half, what it is called), in the order of the table
-    (TRAINED, TRUE, "test", "{}"),
-    (OWN, TRUE, "test", "the network's own answer"),
-    (PIXELS, TRUE, "test", "raw pixels"),
-    (UNTRAINED, TRUE, "test", "{}, untrained"),
-    (TRAINED, PERMUTED, "test", "{}, permuted"),
-    (TRAINED, PERMUTED, "train", "{}, permuted, training images"),
-)
-
-
-def tables(points: Sequence[ProbePoint]) -> Iterator[Table]:
-    """:func:`table` of some labels after the other: as many as a terminal of 80 columns shows."""
-    labels = list(dict.fromkeys(p.label for p in points))
-    for i in range(0, len(labels), COLUMNS):
-        yield table([p for p in points if p.label in labels[i : i + COLUMNS]])
-
-
-def table(points: Sequence[ProbePoint]) -> Table:
-    """A row a block and control, a column a method: accuracy in %."""
-    shown = Table(title="linear probe: test accuracy in %", title_justify="left", box=SIMPLE_HEAD)
-    shown.add_column("block", no_wrap=True)
-    labels = list(dict.fromkeys(p.label for p in points))
-    for label in labels:
-        shown.add_column(label, justify="right")
-    rows = last_step(points)
-    for network, kind, half, called in LINES:
-        mine = [p for p in rows if (p.network, p.labels, p.half) == (network, kind, half)]
-        for block in dict.fromkeys(p.block for p in mine):
-            cells = {p.label: number(p.mean, p.low, 1, 100) for p in mine if p.block == block}
-            shown.add_row(called.format(block), *(cells.get(label, "–") for label in labels))
-        shown.add_section()
-    return shown
-
-
-def _called(network: str, labels: str, block: str) -> str:
-    """A block and what is special about it, in words."""
-    return ", ".join([block, *([UNTRAINED] if network == UNTRAINED else []), *([PERMUTED] if labels == PERMUTED else [])])
-
-
-def detail(result: Mapping[str, Any]) -> Table:
-    """What stands behind one run's numbers: features, l2, accuracies, and how near the optimum each probe is."""
-    shown = Table(title="linear probes at the last weights, accuracy in %", title_justify="left", box=SIMPLE_HEAD)
-    shown.add_column("block", no_wrap=True)
-    for name in ("features", "l2", "train", "held out", "test", "nats above\nminimum ≤"):
-        shown.add_column(name, justify="right", no_wrap=True)
-    last = max(row["step"] for row in result["rows"])
-    for row in result["rows"]:
-        if (row["network"] == TRAINED and row["step"] != last) or (row["network"], row["labels"]) == (UNTRAINED, PERMUTED):
-            continue
-        name = _called(row["network"], row["labels"], row["block"])
-        held = "–" if row["validation"] is None else f"{100 * row['validation']:.1f}"
-        numbers = (f"{100 * row['train']:.1f}", held, f"{100 * row['test']:.1f}", f"{row['bound']:.0e}")
-        shown.add_row(name, str(row["features"]), f"{row['l2']:g}", *numbers)
-    return shown
-
-
-def _verdict(rows: Sequence[Row]) -> str:
-    """Of how many seeds' points separability is proven; of one seed with the margin."""
-    said = [row["verdict"] for row in rows]
-    yes, undecided = said.count(SEPARABLE), said.count(UNDECIDED)
-    if len(rows) > 1:
-        return f"{yes} of {len(rows)}" + (f", ? {undecided}" if undecided else "")
-    return f"yes {rows[0]['margin']:.1g}" if yes else "no" if not undecided else f"? <{rows[0]['gap'][1]:.0e}"
-
-
-SEPARABILITY = (
-    "strictly linearly separable, proven? (yes: with its margin; ?: undecided, with a bound on it)\n"
-    "of as many images as Cover's capacity, half of all two-class labellings are separable, of fewer, most"
-)
-
-
-def separability_table(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> Table:
-    """Whether a few training images are strictly separable, beside what the numbers of points and features alone make likely.
-
-    Args:
-        runs: the runs.
-        results: their contents of ``probe.json``.
-
-    """
-    shown = Table(title=SEPARABILITY, title_justify="left", box=SIMPLE_HEAD)
-    for name in ("block", "images", "per\nfeature", "Cover's\ncapacity"):
-        shown.add_column(name, justify="left" if name == "block" else "right", no_wrap=True)
-    held = {run.path: result["separability"] for run, result in zip(runs, results, strict=True)}
-    labels = groups(runs)
-    for label in labels:
-        shown.add_column(label, justify="right", overflow="fold")
-    cells: dict[tuple[str, str, str], dict[str, list[Row]]] = {}
-    for label, group in labels.items():
-        for run in group:
-            for row in held[run.path]:
-                cells.setdefault((row["network"], row["labels"], row["block"]), {}).setdefault(label, []).append(row)
-    for key, found in cells.items():
-        if key[:2] == (UNTRAINED, PERMUTED):  # stored, not printed: long enough
-            continue
-        one = next(iter(found.values()))[0]
-        name = _called(*key)
-        counts = (str(one["n"]), f"{one['n_per_feature']:.2g}", str(one["cover_capacity"]))
-        shown.add_row(name, *counts, *(_verdict(found[label]) if label in found else "–" for label in labels))
-    return shown
-
-
-def in_common(runs: Sequence[Run]) -> str:
-    """Data and model of runs, for a figure's title; several are all named."""
-    data = dict.fromkeys(Path(run.config.data).name for run in runs)
-    return f"{' / '.join(data)} · {' / '.join(dict.fromkeys(run.config.model for run in runs))}"
-
-
-def draw(points: Sequence[ProbePoint], out: Path, title: str = "") -> list[Path]:
-    """Write the figures: by depth, and over training where there are snapshots; their png files.
-
-    Raises:
-        InputError: nothing to draw, or the folder cannot be written.
-
-    """
-    from gradlens import pictures  # matplotlib, only where something is drawn
-    from gradlens.plots import save
-
-    shown = last_step(points)
-    files = [save(pictures.separability_by_depth(shown, title=title), shown, out, "separability_by_depth")[0]]
-    if len({(p.label, p.step) for p in points if p.network == TRAINED}) > len({p.label for p in points}):
-        files.append(save(pictures.separability_over_training(points, title=title), points, out, "separability_over_training")[0])
-    return files

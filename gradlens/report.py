@@ -21,7 +21,7 @@ from markupsafe import Markup
 from gradlens import __version__, sections, sections_learned
 from gradlens.charts import cosine_colours, looks
 from gradlens.errors import InputError
-from gradlens.plots import styles
+from gradlens.reporting_style import styles
 from gradlens.run import Run, load, must_be_writable, write
 from gradlens.sections import Held, Section
 from gradlens.tables import groups, truths

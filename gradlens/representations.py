@@ -14,15 +14,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -32,7 +29,6 @@ from gradlens.errors import InputError
 from gradlens.experiments import Place, data_of
 from gradlens.heads import decoder, head
 from gradlens.run import Run, load, load_result, save_result
-from gradlens.screen import number
 from gradlens.seeding import generator, seeded
 from gradlens.similarity import (
     alignment,
@@ -47,7 +43,6 @@ from gradlens.similarity import (
     spectrum,
     u_centred,
 )
-from gradlens.tables import LayerPoint, interval
 from gradlens.tables import labels as labels_of
 
 FEATURES = 32_768  # of a block at most: 32 channels of 32 × 32
@@ -369,20 +364,6 @@ def _rdm_correlations(a: Signature, b: Signature) -> list[list[float]]:
 # ---------------------------------------------------------------------------------------------------------------- runs
 
 UNTRAINED, TRAINED = "untrained", "trained"
-NUMBERS: dict[str, tuple[str, int, float]] = {  # of a row -> a table's column, digits, scale
-    "effective_rank": ("eff.\nrank", 1, 1),
-    "participation_ratio": ("part.\nratio", 1, 1),
-    "fisher": ("betw./\nwithin", 2, 1),
-    "reconstruction_r2": ("image\nR²", 2, 1),
-    "information_y_bits": ("label\nbits", 2, 1),
-    "head_accuracy": ("head\n%", 1, 100),
-}
-QUANTITIES = {  # of a row -> a figure's panel
-    "effective_rank": "effective rank\n",
-    "fisher": "class scatter,\nbetween ÷ within",
-    "reconstruction_r2": "I(h, x), a decoder's\nR² on the images",
-    "information_y_bits": "I(h, y), a head's\nlower bound (bits)",
-}
 
 
 def _whole(run: Run, place: Place) -> Data:
@@ -504,11 +485,6 @@ def represent_run(
     return content()
 
 
-def named(runs: Sequence[Run]) -> list[str]:
-    """Each run's label and seed."""
-    return [f"{label} s{run.config.seed}" for run, label in zip(runs, labels_of(runs), strict=True)]
-
-
 def checked(paths: Sequence[Path], place: Place, options: Options) -> list[Run]:
     """Read runs and check, before anything costly, that they can be measured and compared.
 
@@ -616,190 +592,3 @@ def compare_run(
 
 
 # -------------------------------------------------------------------------------------------------- tables and figures
-
-
-class DepthPoint(NamedTuple):
-    """One number of one block, over seeds."""
-
-    label: str  # the runs', or untrained
-    network: str  # trained, untrained
-    block: str
-    quantity: str
-    mean: float
-    low: float
-    high: float
-    seeds: int
-
-
-class Cell(NamedTuple):
-    """A block of one network beside a block of another."""
-
-    run: str
-    other: str
-    block: str
-    other_block: str
-    cka: float
-    rdm_correlation: float
-
-
-class RdmRow(NamedTuple):
-    """One row of a dissimilarity matrix."""
-
-    run: str
-    block: str
-    sample: int  # in the order of labels
-    label: int
-    dissimilarities: str  # to every sample, two digits, with spaces between them; empty matrices hold none
-
-
-def _number(value: Any) -> float:
-    """A number as it was stored: null is NaN."""
-    return math.nan if value is None else float(value)
-
-
-def _last(result: Mapping[str, Any], network: str) -> list[Numbers]:
-    """A result's rows of one network, the trained one at its last step."""
-    rows = [row for row in result["rows"] if row["network"] == network]
-    return [row for row in rows if row["step"] == max(r["step"] for r in rows)]
-
-
-def _untrained_name(run: Run, runs: Sequence[Run], label: str) -> str:
-    """Runs of one network share an untrained one; else each label has its own."""
-
-    def net(r: Run) -> tuple[Any, ...]:
-        shared = {"model", "width", "depth", "stem", "activation", "attention", "cut", "normalize"}
-        return tuple(r.config.model_dump(include=shared).values())
-
-    return UNTRAINED if all(net(r) == net(run) for r in runs) else f"{label} {UNTRAINED}"
-
-
-def depth_points(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list[DepthPoint]:
-    """What runs' blocks came to: mean and 95 % t-interval over seeds of every stored quantity, and of the untrained networks."""
-    by_seed: dict[tuple[str, str, str, str], dict[int, float]] = {}
-    for run, result, label in zip(runs, results, labels_of(runs), strict=True):
-        for network in (TRAINED, UNTRAINED):
-            name = label if network == TRAINED else _untrained_name(run, runs, label)
-            for row in _last(result, network):
-                for quantity in (q for q in NUMBERS if q in row):
-                    by_seed.setdefault((name, network, row["block"], quantity), {})[run.config.seed] = _number(row[quantity])
-    points = [DepthPoint(*key, *interval(values.values())) for key, values in by_seed.items()]
-    return [p for network in (TRAINED, UNTRAINED) for p in points if p.network == network]
-
-
-def over_steps(runs: Sequence[Run], results: Sequence[Mapping[str, Any]], quantity: str) -> list[LayerPoint]:
-    """One quantity of the blocks at every saved step, from the untrained network on, over seeds."""
-    found: dict[tuple[str, str, int], list[float]] = {}
-    for result, label in zip(results, labels_of(runs), strict=True):
-        for row in (row for row in result["rows"] if quantity in row):
-            found.setdefault((label, row["block"], row["step"]), []).append(_number(row[quantity]))
-    points = []
-    for (label, block, step), values in sorted(found.items(), key=lambda item: item[0][2]):
-        mean, low, high, n = interval(values)
-        points.append(LayerPoint(label, block, "block", quantity, step, mean, low, high, n, len(values) - n))
-    return points
-
-
-def cells(result: Mapping[str, Any], run: str) -> list[Cell]:
-    """All pairs of blocks of what :func:`compare_run` found about a run."""
-    names = _names_of(result)
-    return [
-        Cell(run, names[i], a, b, _number(entry["matrix"][p][q]), _number(entry["rdm_correlation"][p][q]))
-        for i, entry in enumerate(result["with"])
-        for (p, a), (q, b) in product(enumerate(entry["blocks"]), enumerate(entry["with_blocks"]))
-    ]
-
-
-def _names_of(result: Mapping[str, Any]) -> list[str]:
-    """What the other networks of a comparison are called."""
-    return [e["label"] if e["network"] == UNTRAINED else f"{e['label']} s{e['seed']}" for e in result["with"]]
-
-
-def rdm_rows(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list[RdmRow]:
-    """The stored dissimilarity matrices of the first run of each label."""
-    found: list[RdmRow] = []
-    seen: set[str] = set()
-    for name, result, label in zip(named(runs), results, labels_of(runs), strict=True):
-        if label in seen:
-            continue
-        seen.add(label)
-        for block, matrix in result["rdm"].items():
-            for i, (row, digit) in enumerate(zip(matrix, result["rdm_labels"], strict=True)):
-                text = " ".join("nan" if v is None else f"{v:.2f}" for v in row)
-                found.append(RdmRow(name, block, i, digit, text))
-    return found
-
-
-def table(points: Sequence[DepthPoint]) -> Table:
-    """Label × block: what the blocks came to."""
-    shown = Table(title="blocks on held-out images: mean ± half of the 95 % interval over seeds", title_justify="left", box=SIMPLE_HEAD)
-    shown.add_column("network", no_wrap=True)
-    shown.add_column("block", no_wrap=True)
-    there = [q for q in NUMBERS if any(p.quantity == q for p in points)]
-    for quantity in there:
-        shown.add_column(NUMBERS[quantity][0], justify="right")
-    values = {(p.label, p.block, p.quantity): p for p in points}
-    for label in dict.fromkeys(p.label for p in points):
-        for i, block in enumerate(dict.fromkeys(p.block for p in points if p.label == label)):
-            texts = []
-            for quantity in there:
-                _, digits, scale = NUMBERS[quantity]
-                p = values.get((label, block, quantity))
-                texts.append(number(p.mean, p.low, digits, scale) if p else "–")
-            shown.add_row("" if i else label, block, *texts)
-        shown.add_section()
-    return shown
-
-
-def pair_table(result: Mapping[str, Any], run: str) -> Table:
-    """The diagonals of a comparison: the same block in both networks, linear CKA and in brackets the rank correlation of RDMs."""
-    shown = Table(title=f"linear CKA (rank correlation of RDMs) of {run} with …, the same block in both", title_justify="left")
-    shown.add_column("network")
-    blocks = list(dict.fromkeys(block for entry in result["with"] for block in entry["blocks"] if block in entry["with_blocks"]))
-    for block in blocks:
-        shown.add_column(block, justify="right")
-    for name, entry in zip(_names_of(result), result["with"], strict=True):
-        texts = []
-        for block in blocks:
-            if block not in entry["blocks"] or block not in entry["with_blocks"]:
-                texts.append("–")
-                continue
-            at = entry["blocks"].index(block), entry["with_blocks"].index(block)
-            cka, rank = (_number(entry[key][at[0]][at[1]]) for key in ("matrix", "rdm_correlation"))
-            texts.append(f"{number(cka, math.nan)} ({number(rank, math.nan)})")
-        shown.add_row(name + (" (another seed)" if entry["other_seed"] else ""), *texts)
-    return shown
-
-
-def draw(runs: Sequence[Run], results: Sequence[Mapping[str, Any]], pairs: Mapping[str, Any], out: Path, title: str = "") -> list[str]:
-    """Write the figures of what runs hold: by depth, dissimilarities, CKA, and over training where there are snapshots.
-
-    Args:
-        runs: the runs.
-        results: their ``representations.json``.
-        pairs: the first one's ``cka.json``; where its ``with`` is empty, there is no figure of it.
-        out: folder of the figures.
-        title: what the runs have in common.
-
-    Returns:
-        the figures' names.
-
-    """
-    from gradlens import pictures  # matplotlib, only where something is drawn
-    from gradlens.plots import over_training, save
-
-    points = [p for p in depth_points(runs, results) if p.quantity in QUANTITIES]
-    matrices, dissimilar = cells(pairs, named(runs)[0]), rdm_rows(runs, results)
-    made: dict[str, tuple[Any, Sequence[Any]]] = {
-        "representation_by_depth": (pictures.representation_by_depth(points, QUANTITIES, title=title), points),
-    }
-    if dissimilar:
-        made["rdm"] = (pictures.rdm(dissimilar, title=title), dissimilar)
-    if matrices:
-        made["cka"] = (pictures.cka(matrices, title=title), matrices)
-    for quantity in QUANTITIES:
-        rows = over_steps(runs, results, quantity)
-        if len({row.step for row in rows}) > 2:
-            made[f"{quantity}_over_training"] = (over_training(rows, quantity, title=title), rows)
-    for name, (figure, saved) in made.items():
-        save(figure, saved, out, name)
-    return list(made)

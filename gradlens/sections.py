@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from gradlens.charts import Chart, by_layer, compact, cosine_bin, curves, span
 from gradlens.methods import METHODS
-from gradlens.plots import Style
+from gradlens.reporting_style import Style
 from gradlens.run import Run
 from gradlens.tables import (
     TRAIN,

@@ -171,6 +171,12 @@ def groups(runs: Sequence[Run]) -> dict[str, list[Run]]:
 # -------------------------------------------------------------------------------------------------------- statistics
 
 
+def runs_title(runs: Sequence[Run]) -> str:
+    """Data and model of runs, for a figure's title; several are all named, so that no one compares them by mistake."""
+    data = dict.fromkeys(Path(run.config.data).name for run in runs)
+    return f"{' / '.join(data)} · {' / '.join(dict.fromkeys(run.config.model for run in runs))}"
+
+
 @cache
 def _t_quantile(n: int) -> float:
     return float(stdtrit(n - 1, 0.5 + CONFIDENCE / 2))

@@ -16,7 +16,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from gradlens.errors import InputError
-from gradlens.plots import LOOK, styles
+from gradlens.reporting_style import LOOK, styles
 from gradlens.timeline import Bar, Point
 
 COLOURS = {"forward": "#56B4E9", "again": "#0072B2", "backward": "#E69F00", "learn": "#CC79A7", "update": "#009E73"}

@@ -28,7 +28,7 @@ from gradlens.methods import METHODS
 from gradlens.models import Plan, build
 from gradlens.objectives import LOSSES
 from gradlens.optimizers import make_optimizer
-from gradlens.pictures import InpaintingPanel, inpainting_grid
+from gradlens.reporting_inpainting import InpaintingPanel, inpainting_grid
 from gradlens.run import load, load_result
 from gradlens.setup import Pair, make_net, make_pair
 from gradlens.train import evaluate, update

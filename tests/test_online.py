@@ -32,7 +32,7 @@ from gradlens.online import (
     read_stream,
     regret_rows,
 )
-from gradlens.pictures import LEARNER_WORDS, regret
+from gradlens.reporting_online_probe import LEARNER_WORDS, regret
 from gradlens.run import OnlineRow, Stopped, Writer, load
 from gradlens.train import Training
 from tests.test_train import kill_at, processes, same_state  # noqa: F401

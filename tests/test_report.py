@@ -20,8 +20,8 @@ from gradlens import charts, report, sections
 from gradlens.charts import BINS, DARK, contrast, cosine_bin, cosine_colours, in_the_dark, looks
 from gradlens.errors import InputError
 from gradlens.methods import METHODS
-from gradlens.plots import styles
 from gradlens.report import page, write_page
+from gradlens.reporting_style import styles
 from gradlens.tables import LayerPoint
 
 NASTY = "<script>window.hacked=1</script>"

@@ -10,6 +10,7 @@ import torch
 from scipy.stats import entropy
 from torch import nn
 
+from gradlens import reporting_representations
 from gradlens import representations as rep
 from gradlens.activations import networks, of_module
 from gradlens.config import make
@@ -310,25 +311,25 @@ def made_result(*fishers):
 
 def test_blocks_are_averaged_over_seeds_and_untrained_networks_told_once(runs):
     results = [made_result(1.0, 9.0, 2.0), made_result(2.0, 4.0), made_result(1.0, 7.0)]  # bp s0, bp s1, dgl s0
-    points = {(p.label, p.network): p for p in rep.depth_points(runs[:3], results)}
+    points = {(p.label, p.network): p for p in reporting_representations.depth_points(runs[:3], results)}
     half = 12.706 * math.sqrt(2) / math.sqrt(2)
     assert points["bp", "trained"][4:] == pytest.approx((3, 3 - half, 3 + half, 2), rel=1e-4)
     assert points["dgl", "trained"].mean == 7
     assert points["untrained", "untrained"].mean == 1.5
     assert points["untrained", "untrained"].seeds == 2
-    apart = {p.label for p in rep.depth_points([runs[0], runs[3]], results[:2])}
+    apart = {p.label for p in reporting_representations.depth_points([runs[0], runs[3]], results[:2])}
     assert apart == {"bp width=4", "bp width=3", "bp width=4 untrained", "bp width=3 untrained"}
 
 
 def test_numbers_over_training_begin_untrained(runs):
-    points = rep.over_steps(runs[:1], [made_result(1.0, None, 2.0)], "fisher")
+    points = reporting_representations.over_steps(runs[:1], [made_result(1.0, None, 2.0)], "fisher")
     assert [(p.step, p.mean, p.dropped) for p in points[::2]] == [(0, 1.0, 0), (20, 2.0, 0)]
     assert math.isnan(points[1].mean)
     assert points[1].dropped == 1
 
 
 def test_dissimilarities_in_a_table(runs):
-    rows = rep.rdm_rows(runs[:2], [made_result(1.0, 2.0)] * 2)
+    rows = reporting_representations.rdm_rows(runs[:2], [made_result(1.0, 2.0)] * 2)
     assert [tuple(r) for r in rows] == [("bp s0", "b", 0, 0, "0.00 nan"), ("bp s0", "b", 1, 3, "nan 0.00")]
 
 
@@ -356,7 +357,7 @@ def test_the_command_prints_stores_and_draws(gradlens, copies, tmp_path):
 
 def test_options_of_the_command(gradlens, copies, monkeypatch):
     drawn = {}
-    monkeypatch.setattr("gradlens.plots.save", lambda figure, rows, folder, name: drawn.update({name: rows}))
+    monkeypatch.setattr("gradlens.reporting_representations.save", lambda figure, rows, folder, name: drawn.update({name: rows}))
     few = ("--images", 90, "--information-steps", 0, "--block", "block2", "--over-time", "--quiet")
     status, out, _ = gradlens("representations", copies[0], *few)
     assert status == 0
