@@ -33,10 +33,10 @@ from torch.nn import functional as F
 from analyses.all_methods import EPOCHS, SHARED
 from analyses.study import arguments, data_name, place_of, publish, trained
 from gradlens.activations import BATCH, at_rest, collect, networks
+from gradlens.analysis_probe_block import HELD_OUT, Features, choose_l2, probe_block
 from gradlens.config import make
 from gradlens.experiments import data_of
 from gradlens.logistic import Standard, fit
-from gradlens.probes import HELD_OUT, Features, choose_l2, probe_block
 
 ROUNDS, IMAGES, PASS = 5, 5_000, 10_000
 GRID = (0.3, 0.1, 0.03, 0.01)

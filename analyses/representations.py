@@ -22,7 +22,7 @@ from typing import Any
 
 from analyses.all_methods import EPOCHS, SEEDS, SHARED
 from analyses.study import arguments, data_name, judged, place_of, publish, say, trained
-from gradlens import reporting_representations
+from gradlens import analysis_network_similarity, reporting_representations
 from gradlens import representations as rep
 from gradlens.config import Config, make
 from gradlens.progress import Display
@@ -104,7 +104,11 @@ def main() -> None:
             others = [by_name[name][j] for name in METHODS[:3]]
             if i == 0:  # the figure's: the rest too, and dgl from the same first weights
                 others = [others[0], by_name["dgl"][0], *others[1:], *(by_name[name][j] for name in METHODS[3:])]
-            pairs.append(rep.compare_run(bp.path, [other.path for other in others], place, options, display.count(f"bp seed {i}")))
+            pairs.append(
+                analysis_network_similarity.compare_run(
+                    bp.path, [other.path for other in others], place, options, display.count(f"bp seed {i}")
+                )
+            )
     points = reporting_representations.depth_points(runs, found)
     show(reporting_representations.table(points))
     for i, result in enumerate(pairs):

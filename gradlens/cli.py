@@ -231,12 +231,13 @@ def list_(
         return
     if what != "methods":
         raise InputError(f"--long measures what methods cost; there is nothing longer to say of {what}")
-    from gradlens.card import cards, table
+    from gradlens.card import cards
     from gradlens.progress import Display
+    from gradlens.reporting_benchmarks import cards_table
 
     quiet, place = given.pop("quiet", False), place_of(given)
     with Display(quiet) as display:
-        show(table(cards(place.device, display.count("measuring"))))
+        show(cards_table(cards(place.device, display.count("measuring"))))
 
 
 @app.command()
@@ -276,9 +277,9 @@ def bench(
     """
     from gradlens import screen
     from gradlens.bench import bench as measure_cost
-    from gradlens.bench import table
     from gradlens.experiments import DEFAULT_COMPARISON, input_of
     from gradlens.progress import Display
+    from gradlens.reporting_benchmarks import bench_table
     from gradlens.run import must_be_writable, write
 
     quiet, precision, place = given.pop("quiet", False), given.pop("precision", "fp32"), place_of(given)
@@ -293,7 +294,7 @@ def bench(
     shape, classes = input_of(configs[0], place)
     with Display(quiet) as display:
         result = measure_cost(configs, shape, classes, place.device, rounds, progress=display.count("bench"))
-    screen.show(table(result))
+    screen.show(bench_table(result))
     if json_file:
         write(json_file, result.to_json().encode())
         typer.echo(f"wrote {json_file}")
@@ -301,9 +302,10 @@ def bench(
 
 def _bench_together(methods: Sequence[str], given: dict[str, Any], place: Place, rounds: int, json_file: Path | None, quiet: bool) -> None:
     from gradlens import screen
-    from gradlens.bench_ranks import bench_ranks, table, to_json
+    from gradlens.bench_ranks import bench_ranks, to_json
     from gradlens.experiments import input_of
     from gradlens.progress import Display
+    from gradlens.reporting_benchmarks import ranks_table
     from gradlens.run import write
     from gradlens.world import join
 
@@ -317,7 +319,7 @@ def _bench_together(methods: Sequence[str], given: dict[str, Any], place: Place,
         return
     first = configs[0]
     about = f"{first.model}, batches of {first.batch_size} generated images, {world.ranks} ranks with {rows[0].threads} threads each."
-    screen.show(table(rows, about))
+    screen.show(ranks_table(rows, about))
     if json_file:
         settings = {"model": first.model, "width": first.width, "data": first.data, "batch_size": first.batch_size, "rounds": rounds}
         write(json_file, to_json(rows, settings).encode())

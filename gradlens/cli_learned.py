@@ -117,8 +117,10 @@ def representations(
     given: dict[str, Any],
 ) -> None:
     """Say what each block represents: CKA with other runs, dissimilarities, rank, class separation, what it holds of image and label."""
-    from gradlens import reporting_representations, screen
+    from gradlens import analysis_network_similarity as similarity
+    from gradlens import reporting_representations as reporting
     from gradlens import representations as rep
+    from gradlens import screen
     from gradlens.progress import Display
     from gradlens.run import must_be_writable
 
@@ -130,11 +132,12 @@ def representations(
     known: dict[str, dict[str, Any]] = {}
     with Display(quiet, len(runs)) as display:
         results = [rep.represent_run(run.path, place, options, display.count(run.path.name), known) for run in runs]
-        pairs = rep.compare_run(paths[0], paths[1:], place, options, display.count("comparing"))
-    screen.show(reporting_representations.table(reporting_representations.depth_points(runs, results)))
-    screen.show(reporting_representations.pair_table(pairs, reporting_representations.named(runs)[0]))
-    drawn = reporting_representations.draw(runs, results, pairs, out)
-    typer.echo("\n".join(f"run: {run.path} ({rep.RESULT}.json{f', {rep.PAIRS}.json' if run is runs[0] else ''})" for run in runs))
+        pairs = similarity.compare_run(paths[0], paths[1:], place, options, display.count("comparing"))
+    screen.show(reporting.table(reporting.depth_points(runs, results)))
+    screen.show(reporting.pair_table(pairs, reporting.named(runs)[0]))
+    drawn = reporting.draw(runs, results, pairs, out)
+    first = f", {similarity.PAIRS}.json"
+    typer.echo("\n".join(f"run: {run.path} ({rep.RESULT}.json{first if run is runs[0] else ''})" for run in runs))
     typer.echo(f"figures (png, svg, csv): {', '.join(str(out / f'{name}.png') for name in drawn)}")
 
 
@@ -160,9 +163,8 @@ def filters(
     must_be_writable(out / "filter_grid.png")
     with Display(quiet, len(run_dirs)) as display:
         runs = seen.checked(run_dirs, place)
-        results = reporting_filters.grouped(
-            runs, [seen.filters_run(run.path, place, over_time, display.count(run.path.name)) for run in runs]
-        )
+        found = [seen.filters_run(run.path, place, over_time, display.count(run.path.name)) for run in runs]
+    results = reporting_filters.grouped(runs, found)
     screen.show(reporting_filters.table(results))
     files = reporting_filters.draw(runs, results, out)
     typer.echo("\n".join(f"run: {run.path} (filters.json)" for run in runs))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gradlens import (
+    analysis_network_similarity,
     inpainting,
     memorization,
     probes,
@@ -33,7 +34,7 @@ def _filters(runs: Sequence[Run], results: Results, folder: Path) -> list[Path]:
 
 
 def _representations(runs: Sequence[Run], results: Results, folder: Path) -> list[Path]:
-    pairs = load_result(runs[0].path, representations.PAIRS) or {"with": []}
+    pairs = load_result(runs[0].path, analysis_network_similarity.PAIRS) or {"with": []}
     return [folder / f"{name}.png" for name in reporting_representations.draw(runs, results, pairs, folder)]
 
 

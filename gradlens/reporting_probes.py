@@ -13,8 +13,9 @@ from matplotlib.lines import Line2D
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from gradlens.analysis_probe_block import PERMUTED, TRUE, Row
 from gradlens.errors import InputError
-from gradlens.probes import PERMUTED, PIXELS, TRAINED, TRUE, UNTRAINED, Row
+from gradlens.probes import PIXELS, TRAINED, UNTRAINED
 from gradlens.reporting_style import GREY, LOOK, Style, band, head, joined, line_handles, over_seeds, panels, save, styles
 from gradlens.run import Run
 from gradlens.screen import number

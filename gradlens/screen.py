@@ -161,7 +161,7 @@ def _quantities() -> list[tuple[str, ...]]:
     from gradlens.diagnostics import AFTER_THE_STEP, FEEDBACK, SPARSE
     from gradlens.measures import QUANTITIES, RECORDED
     from gradlens.methods import METHODS
-    from gradlens.plots import ANGLES
+    from gradlens.reporting_axes import ANGLES
 
     rows: list[tuple[str, ...]] = [("quantity", "of a used gradient g and the true gradient t", "recorded")]
     rows += [(name, text, "in training" if name in RECORDED else "by measure") for name, (_, text) in QUANTITIES.items()]

@@ -13,29 +13,14 @@ import torch
 from scipy.optimize import differential_evolution
 from torch import nn
 
-from gradlens import filters, reporting_filters
+from gradlens import analysis_filter_measures, filters, reporting_filters
 from gradlens.activations import of_module
+from gradlens.analysis_filter_measures import colour_shares, dead, effective_rank, frequencies, frequency_entropies, hues, order
+from gradlens.analysis_gabor import bounds, fit_gabor
 from gradlens.config import make
 from gradlens.errors import InputError
 from gradlens.experiments import Place, train_run
-from gradlens.filters import (
-    bounds,
-    colour_shares,
-    dead,
-    effective_rank,
-    filters_of,
-    filters_run,
-    first_convolution,
-    fit_gabor,
-    fits,
-    frequencies,
-    frequency_entropies,
-    hues,
-    look,
-    numbers,
-    order,
-    random_numbers,
-)
+from gradlens.filters import filters_of, filters_run, first_convolution, fits, look, numbers, random_numbers
 from gradlens.run import load_checkpoint, load_result
 
 TINY = {"width": 4, "limit": 64, "batch_size": 32, "epochs": 2, "record_every": 0, "lr": 3e-3}
@@ -150,7 +135,7 @@ def test_one_pixel_has_all_frequencies_alike():
     for k, pairs in ((7, 24), (5, 12), (4, 9), (3, 4)):
         made = np.zeros((1, 1, k, k))
         made[0, 0, k // 2, k // 2] = 1
-        shares, over = filters.spectra(made)
+        shares, over = analysis_filter_measures.spectra(made)
         assert shares.shape == (1, pairs)
         assert over.shape == (pairs,)
         if k % 2:  # even sizes have frequencies that are their own mirror image, at half the power
@@ -502,4 +487,4 @@ def test_networks_without_convolutions_and_other_mistakes(gradlens, copied):
 def test_a_filter_of_one_pixel_has_no_spectrum():
     single = np.ones((3, 2, 1, 1))
     assert np.isnan(frequency_entropies(single)).all()
-    assert np.isnan(filters.frequencies(single)).all()
+    assert np.isnan(analysis_filter_measures.frequencies(single)).all()

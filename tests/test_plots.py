@@ -12,7 +12,7 @@ import pytest
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from gradlens import plots, reporting_style
+from gradlens import reporting_axes, reporting_style
 from gradlens.config import make
 from gradlens.errors import InputError
 from gradlens.longtable import read_csv
@@ -327,4 +327,4 @@ def test_a_folder_that_cannot_be_written_is_named(table, tmp_path):
 
 
 def test_examples_in_docstrings():
-    assert doctest.testmod(plots).failed == 0
+    assert doctest.testmod(reporting_axes).failed == 0

@@ -10,14 +10,15 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from gradlens import cli, logistic, probes, reporting_probes
+from gradlens import analysis_probe_block, cli, logistic, probes, reporting_probes
 from gradlens.activations import collect, networks, of_module
+from gradlens.analysis_probe_block import PERMUTED, TRUE, Features, choose_l2, probe_block
 from gradlens.config import make
 from gradlens.data import Split
 from gradlens.errors import InputError
 from gradlens.experiments import Place, data_of, train_run
 from gradlens.logistic import Standard, fit
-from gradlens.probes import PERMUTED, PIXELS, TRAINED, TRUE, UNTRAINED, Features, Options, choose_l2, probe_block, probe_module, probe_run
+from gradlens.probes import PIXELS, TRAINED, UNTRAINED, Options, probe_module, probe_run
 from gradlens.reporting_probes import separability_by_depth
 from gradlens.run import load, load_result
 
@@ -173,7 +174,7 @@ def test_a_run_is_probed_with_its_controls_and_nothing_else_of_it_changes(run):
 def test_what_is_stored_is_not_computed_again_unless_the_protocol_differs(run, monkeypatch):
     first = probe_run(run.path, Place(), QUICK)
     fitted, said = [], []
-    whole = probes.probe_block
+    whole = analysis_probe_block.probe_block
     monkeypatch.setattr(probes, "probe_block", lambda *a: fitted.append(1) or whole(*a))
     assert probe_run(run.path, Place(), QUICK)["rows"] == first["rows"]
     assert not fitted
@@ -191,7 +192,7 @@ def test_what_is_stored_is_not_computed_again_unless_the_protocol_differs(run, m
 
 
 def test_an_interrupted_probe_goes_on_where_it_was(run, monkeypatch):
-    whole, calls = probes.probe_block, []
+    whole, calls = analysis_probe_block.probe_block, []
 
     def breaks(*given):
         calls.append(1)
