@@ -197,7 +197,7 @@ def check(
     given: dict[str, Any],
 ) -> None:
     """Ask a rule the laws that all rules obey, on small networks in float64; exit status 1 if one is broken."""
-    from gradlens import laws
+    from gradlens import laws, training_check_trial
     from gradlens.experiments import Place
     from gradlens.methods import METHODS
     from gradlens.own import known_as
@@ -209,7 +209,7 @@ def check(
     rule = METHODS[config.method]
     with Display(quiet) as display:
         findings = list(laws.check(rule, rule.Options(**config.options), display.count("check")))
-    typer.echo(f"{rule.__name__} on {', '.join(laws.NETWORKS)}, float64:")
+    typer.echo(f"{rule.__name__} on {', '.join(training_check_trial.NETWORKS)}, float64:")
     typer.echo("\n".join(laws.said(findings)))
     if any(f.fails for f in findings) or not any(f.asked for f in findings):
         raise typer.Exit(1)
@@ -224,7 +224,8 @@ def list_(
     given: dict[str, Any],
 ) -> None:
     """Say what there is: methods with their options, models, data sets, quantities."""
-    from gradlens.screen import listing, show
+    from gradlens.cli_listing import listing
+    from gradlens.screen import show
 
     if not long:
         show(listing(what))

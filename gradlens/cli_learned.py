@@ -224,7 +224,7 @@ def doctor(
     import json
 
     from gradlens import screen
-    from gradlens.doctor import RESULT, examine, report, table, verdict
+    from gradlens.doctor import RESULT, examine, report, verdict
     from gradlens.progress import Display
     from gradlens.run import load, plain, save_result
 
@@ -236,7 +236,7 @@ def doctor(
         typer.echo(json.dumps([plain({"run": str(run.path), **report(d)}) for run, d in zip(runs, found, strict=True)], indent=1))
     for run, diagnosis in zip(runs, found, strict=True):
         if diagnosis.findings and not as_json:
-            screen.show(table(str(run.path), diagnosis))
+            screen.show(screen.diagnosis_table(str(run.path), diagnosis))
         elif not as_json:
             typer.echo(f"{run.path}: {verdict(diagnosis)}")
         save_result(run.path, RESULT, report(diagnosis))

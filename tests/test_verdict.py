@@ -8,8 +8,10 @@ from made_runs import LAYERS, made
 from scipy import stats
 
 from gradlens import verdict
+from gradlens.reporting_html_notices import differences, notices
+from gradlens.reporting_html_standings import below_top, standings
 from gradlens.tables import groups
-from gradlens.verdict import below_top, differences, headline, line, notices, standings
+from gradlens.verdict import headline, line
 
 NAN = math.nan
 
