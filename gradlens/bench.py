@@ -330,6 +330,3 @@ def bench(
         versions={"gradlens": __version__, "torch": torch.__version__, "python": platform.python_version()},
         rows=_rows(candidates, record_every, first.batch_size),
     )
-
-
-# -------------------------------------------------------------------------------------------------------------- table

@@ -291,6 +291,3 @@ def by_block(
             row.update(accuracies if i == 0 else {"untrained": accuracies})
     progress(steps, steps, "done")
     return found
-
-
-# ---------------------------------------------------------------------------------------------------- over seeds, to print

@@ -52,9 +52,6 @@ class Options:
     grid: tuple[float, ...] = GRID
 
 
-# ------------------------------------------------------------------------------------------------------------ one block
-
-
 # --------------------------------------------------------------------------------------------------------- one network
 
 
@@ -297,12 +294,10 @@ def probe_run(
         return (PIXELS, UNTRAINED, TRAINED).index(row["network"]), row["step"], known
 
     def keep(probed: Probed) -> None:
-        result["rows"] += probed.rows
-        result["separability"] += probed.separability
+        for name, more in (("rows", probed.rows), ("separability", probed.separability)):
+            result[name] = sorted([*result[name], *more], key=in_order)
         result["seconds"]["activations"] = round(result["seconds"]["activations"] + probed.seconds, 3)
         result["seconds"]["probes"] = round(sum(row["seconds"] for row in result["rows"]), 3)
-        for name in ("rows", "separability"):
-            result[name].sort(key=in_order)
         save_result(path, NAME, result)
 
     if options.controls and not any(row["network"] == PIXELS for row in result["rows"]):
@@ -311,16 +306,19 @@ def probe_run(
     for which in (*((UNTRAINED,) if options.controls else ()), "all" if options.over_time else "last"):
         for frozen in networks(run, place, which):
             names = frozen.names
-            wanted = {frozen.block(name) for name in options.blocks} or set(range(len(frozen.names)))
-            network = TRAINED if frozen.trained else UNTRAINED
-            done = {row["block"] for row in result["rows"] if (row["network"], row["step"]) == (network, frozen.step)}
-            missing = tuple(name for k, name in enumerate(frozen.names) if k in wanted and name not in done)
-            if not missing:
-                continue
-            own = replace(options, blocks=missing, separability=options.separability if frozen.step in (0, last) else 0)
-            for probed in probe_network(frozen, train, test, classes, own, seed, progress, known):
-                keep(probed)
+            if missing := _missing(frozen, result["rows"], options):
+                own = replace(options, blocks=missing, separability=options.separability if frozen.step in (0, last) else 0)
+                for probed in probe_network(frozen, train, test, classes, own, seed, progress, known):
+                    keep(probed)
     return load_result(path, NAME) or result
+
+
+def _missing(frozen: Frozen, rows: Sequence[Row], options: Options) -> tuple[str, ...]:
+    """The blocks of a network that are to be probed and have no row yet."""
+    wanted = {frozen.block(name) for name in options.blocks} or set(range(len(frozen.names)))
+    network = TRAINED if frozen.trained else UNTRAINED
+    done = {row["block"] for row in rows if (row["network"], row["step"]) == (network, frozen.step)}
+    return tuple(name for k, name in enumerate(frozen.names) if k in wanted and name not in done)
 
 
 def _stored(path: Path, protocol: Row, options: Options, say: Callable[[str], None]) -> Row:
@@ -335,6 +333,3 @@ def _stored(path: Path, protocol: Row, options: Options, say: Callable[[str], No
         say(f"{path / NAME}.json was made in another way ({', '.join(differ)} differ): computed anew")
         return new
     return {name: stored.get(name, empty) for name, empty in new.items()}
-
-
-# ------------------------------------------------------------------------------------------------ over seeds, to show

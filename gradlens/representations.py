@@ -164,9 +164,6 @@ def represent(
         yield {"block": name, "read": described(shapes[name], FEATURES), **known[key]}, held_h
 
 
-# --------------------------------------------------------------------------------------------------------- two networks
-
-
 # ---------------------------------------------------------------------------------------------------------------- runs
 
 UNTRAINED, TRAINED = "untrained", "trained"
@@ -326,6 +323,3 @@ def must_show_the_same(first: Run, other: Run, place: Place) -> None:
             f"{other.path} was trained on {Path(theirs).name} and {first.path} on {Path(mine).name}:"
             " CKA compares what two networks make of the same images"
         )
-
-
-# -------------------------------------------------------------------------------------------------- tables and figures

@@ -281,6 +281,3 @@ def _program(s: Array, own: Array, seconds: float) -> tuple[Array, Array] | None
     lam[own == 0] = np.maximum(-found.ineqlin.marginals, 0)
     w = np.vstack([found.x[:-1].reshape(classes - 1, size), np.zeros((1, size))])
     return w, lam / lam.sum()
-
-
-# ---------------------------------------------------------------------------------------------------------------- proofs
