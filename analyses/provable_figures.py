@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from gradlens.errors import InputError
-from gradlens.reporting_style import COLOURS, GREY, LOOK, MARKERS, PATTERNS, Style
+from gradlens.reporting_style import COLOURS, GREY, LOOK, MARKERS, PATTERNS, Style, head, joined, line_handles
 
 if TYPE_CHECKING:
     from gradlens.hierarchy import Drawn
@@ -96,8 +96,8 @@ def hierarchical_digits(rows: Sequence[DrawnGrid], *, title: str = "") -> Figure
         line[0].set_ylabel(f"{level}\n{side}", rotation=0, ha="right", va="center")
     for ax, digit in zip(grid[0], digits, strict=True):
         ax.set_title(str(digit))
-    head = "Each cell of a level becomes one of its class's templates in the next; a distractor is a plus in a blank cell"
-    figure.suptitle(head + (f" · {title}" if title else ""), x=0.1 / figure.get_figwidth(), ha="left", fontsize=10)
+    text = "Each cell of a level becomes one of its class's templates in the next; a distractor is a plus in a blank cell"
+    head(figure, joined(text, title))
     return figure
 
 
@@ -142,15 +142,11 @@ def layerwise_sweep(rows: Sequence[LearnerPoint], default: tuple[float, float], 
             ax.set(xlabel=label, ylim=(0, 103))
     for line in grid:
         line[0].set_ylabel("%")
-    handles = [
-        Line2D([], [], color=s.colour, linestyle=s.dash, marker=s.marker, markersize=4, label=LEARNER_NAMES[name])
-        for name in names
-        for s in [_learner_style(name)]
-    ]
+    handles = line_handles((LEARNER_NAMES[name], _learner_style(name)) for name in names)
     handles.append(Line2D([], [], color=GREY, linestyle=":", linewidth=1.3, label="one cluster; chance"))
     figure.legend(handles=handles, loc="outside lower center", ncols=3, handlelength=3.2)
-    head = f"Hierarchical digits · distractors {distractors:g} above, noise {noise:g} below" + (f" · {title}" if title else "")
-    figure.suptitle(f"{head} · bars: 95 % interval", x=0.1 / figure.get_figwidth(), ha="left", fontsize=10)
+    text = f"Hierarchical digits · distractors {distractors:g} above, noise {noise:g} below"
+    head(figure, joined(text, title, "bars: 95 % interval"))
     return figure
 
 
