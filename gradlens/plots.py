@@ -66,7 +66,7 @@ def curve(points: Sequence[CurvePoint], split: str, quantity: str, *, title: str
         split: train, train-eval, test or validation.
         quantity: loss or accuracy.
         title: what the runs have in common.
-        look: from :func:`styles`; default: of these points' labels.
+        look: from :func:`gradlens.reporting_style.styles`; default: of these points' labels.
 
     Raises:
         InputError: the table has no such split or quantity.
@@ -122,7 +122,7 @@ def over_training(
         quantity: the one to draw.
         beside: a quantity of the same table that is drawn as a thin dotted line of the same colour (what chance gives).
         title: what the runs have in common.
-        look: from :func:`styles`; default: of these points' labels.
+        look: from :func:`gradlens.reporting_style.styles`; default: of these points' labels.
 
     Raises:
         InputError: the table has no finite value of it, or several kinds.
@@ -191,7 +191,7 @@ def heat_map(finals: Sequence[FinalValue], quantity: str, *, title: str = "", lo
         finals: from :func:`gradlens.tables.final_values`, of one kind.
         quantity: the one to draw.
         title: what the runs have in common.
-        look: from :func:`styles`: the order of the columns; default: of these labels.
+        look: from :func:`gradlens.reporting_style.styles`: the order of the columns; default: of these labels.
 
     Raises:
         InputError: the table has no finite value of it, or several kinds.
@@ -247,7 +247,7 @@ def alignment(finals: Sequence[FinalValue], *, title: str = "", look: Mapping[st
     Args:
         finals: from :func:`gradlens.tables.alignment_values`.
         title: what the runs have in common.
-        look: from :func:`styles`; default: of these labels.
+        look: from :func:`gradlens.reporting_style.styles`; default: of these labels.
 
     Raises:
         InputError: no null and no noise-corrected cosine in the table.
@@ -271,7 +271,7 @@ def alignment(finals: Sequence[FinalValue], *, title: str = "", look: Mapping[st
             hollow = f.quantity == "noise_corrected"
             if f.quantity == "cosine" and math.isfinite(f.low):
                 ax.plot([max(f.low, -0.5), min(f.high, 1.5)], [y, y], color=colour, linewidth=1.1, alpha=0.5)
-            style_ = {
+            style_: dict[str, Any] = {
                 "markerfacecolor": "none" if hollow else colour,
                 "markeredgecolor": colour,
                 "markersize": 10 if marker == "|" else 5.5,

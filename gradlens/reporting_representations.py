@@ -129,7 +129,7 @@ def over_steps(runs: Sequence[Run], results: Sequence[Mapping[str, Any]], quanti
 
 
 def cells(result: Mapping[str, Any], run: str) -> list[Cell]:
-    """All pairs of blocks of what :func:`gradlens.representations.compare_run` found about a run."""
+    """All pairs of blocks of what :func:`gradlens.analysis_network_similarity.compare_run` found about a run."""
     names = _names_of(result)
     return [
         Cell(run, names[i], a, b, _number(entry["matrix"][p][q]), _number(entry["rdm_correlation"][p][q]))
