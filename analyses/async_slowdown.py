@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from analyses.study import arguments, data_name, publish, trained, verdict
 from gradlens.config import Config, make
-from gradlens.plots import COLOURS, LOOK, MARKERS, PATTERNS, save
+from gradlens.reporting_style import COLOURS, LOOK, MARKERS, PATTERNS, save
 from gradlens.run import Run
 from gradlens.tables import final_values, interval
 

@@ -29,7 +29,7 @@ from matplotlib.ticker import EngFormatter
 from numpy.typing import NDArray
 
 from analyses.study import arguments, environment
-from gradlens.plots import LOOK, save, styles
+from gradlens.reporting_style import LOOK, save, styles
 from gradlens.seeding import generator
 from gradlens.tables import interval
 

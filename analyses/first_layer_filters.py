@@ -26,9 +26,9 @@ from scipy.special import stdtrit
 
 from analyses.study import arguments, data_name, judged, place_of, publish, say, trained, weighed
 from gradlens.config import Config, make
-from gradlens.filters import draw, filters_run, table
-from gradlens.pictures import FILTER_NUMBERS
+from gradlens.filters import filters_run
 from gradlens.progress import Display
+from gradlens.reporting_filters import FILTER_NUMBERS, draw, table
 from gradlens.run import Run
 from gradlens.screen import number, show
 from gradlens.tables import Interval, interval

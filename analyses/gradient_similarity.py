@@ -24,7 +24,7 @@ from matplotlib.ticker import EngFormatter
 
 from analyses.study import arguments, data_name, publish, trained
 from gradlens.config import make
-from gradlens.plots import LOOK, save, styles
+from gradlens.reporting_style import LOOK, save, styles
 from gradlens.run import Run
 from gradlens.tables import final_values, interval
 

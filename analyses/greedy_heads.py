@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from analyses.study import arguments, data_name, publish, trained, verdict
 from gradlens.config import make
-from gradlens.plots import COLOURS, LOOK, MARKERS, save
+from gradlens.reporting_style import COLOURS, LOOK, MARKERS, save
 from gradlens.run import Run
 from gradlens.tables import interval
 

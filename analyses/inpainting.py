@@ -21,11 +21,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from analyses.study import arguments, data_name, judged, place_of, publish, say, trained
-from gradlens import inpainting, pictures
+from gradlens import inpainting, reporting_inpainting
 from gradlens.config import Config, make
-from gradlens.plots import save
-from gradlens.probes import Known, Options, draw, probe_points, probe_run, tables
+from gradlens.probes import Known, Options, probe_run
 from gradlens.progress import Display
+from gradlens.reporting_probes import draw, probe_points, tables
+from gradlens.reporting_style import save
 from gradlens.run import Run
 from gradlens.screen import show
 
@@ -75,11 +76,14 @@ def _by_task(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> dict[
     return {task: [x for run, x in zip(runs, results, strict=True) if run.config.options["corrupt"] == task] for task in TASKS}
 
 
-def _panels(filled: Found, adversarial: Mapping[str, Any]) -> list[pictures.InpaintingPanel]:
+def _panels(filled: Found, adversarial: Mapping[str, Any]) -> list[reporting_inpainting.InpaintingPanel]:
     """Seed 0 of each task, the adversarial one after the first."""
     shown = [(name, filled[task][0]) for task, name in TASKS.items()]
     shown.insert(1, (ADVERSARIAL, adversarial))
-    return [pictures.InpaintingPanel(name, *(inpainting.unpacked(x, n) for n in ("original", "corrupted", "output"))) for name, x in shown]
+    return [
+        reporting_inpainting.InpaintingPanel(name, *(inpainting.unpacked(x, n) for n in ("original", "corrupted", "output")))
+        for name, x in shown
+    ]
 
 
 def main() -> None:
@@ -101,15 +105,15 @@ def main() -> None:
     for part in tables(points):
         show(part)
     names = [*TASKS.values(), ADVERSARIAL]
-    found = inpainting.rows([*runs, adversarial], [*filled, last])
+    found = reporting_inpainting.rows([*runs, adversarial], [*filled, last])
     errors = [row._replace(label=name) for row, name in zip(found, names, strict=True)]
-    show(inpainting.table(errors))
+    show(reporting_inpainting.table(errors))
     by_task = _by_task(runs, filled)
     claims = judge(_by_task(runs, probed), by_task)
     say(claims)
     folder, title = args.figures / "inpainting", f"{data_name(args)} · BasicCNN, width 16"
     draw(points, folder, title=title)
-    save(pictures.inpainting_grid(_panels(by_task, last), title=title), errors, folder, "inpainting")
+    save(reporting_inpainting.inpainting_grid(_panels(by_task, last), title=title), errors, folder, "inpainting")
     shown = {"protocol": probed[0]["protocol"], "claims": claims, "accuracy": [p._asdict() for p in points]}
     shown["errors"] = [row._asdict() for row in errors]
     publish("inpainting", [*runs, adversarial], args, shown, figures=False)

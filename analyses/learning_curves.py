@@ -31,7 +31,8 @@ from typing import Any, NamedTuple
 
 from analyses.study import arguments, data_name, judged, publish, say, trained
 from gradlens.config import Config, make
-from gradlens.plots import curve, save
+from gradlens.plots import curve
+from gradlens.reporting_style import save
 from gradlens.run import Run
 from gradlens.tables import curve_points
 

@@ -29,7 +29,7 @@ import torch
 from analyses.study import HERE, REFUTED, SUPPORTED, arguments, publish
 from gradlens.config import Config, make
 from gradlens.longtable import read_csv, write_csv
-from gradlens.plots import save
+from gradlens.reporting_style import save
 from gradlens.schedules import Schedule, schedules
 from gradlens.timeline import DEFAULT_METHODS, CostRow, Link, Measured, Point, curves, measured, pictured, point, remembered
 from gradlens.timeline_pictures import gantt, over_workers

@@ -37,8 +37,8 @@ from sklearn.model_selection import GridSearchCV, ShuffleSplit
 
 from analyses.study import arguments, judged, publish, say
 from gradlens.conditional import Affine, Array, Mixture, Sample, conditional_dependence, least_squares, principal
-from gradlens.plots import COLOURS, LOOK, MARKERS, PATTERNS, save
 from gradlens.progress import Display
+from gradlens.reporting_style import COLOURS, LOOK, MARKERS, PATTERNS, save
 from gradlens.tables import interval
 
 RAW, PSI, TOP, EXACT, ORACLE = "X1", "ψ", "ψ, k − 1 components", "ψ from endless pairs", "oracle E^L[Y | X1]"

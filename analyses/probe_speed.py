@@ -33,9 +33,9 @@ from torch.nn import functional as F
 from analyses.all_methods import EPOCHS, SHARED
 from analyses.study import arguments, data_name, place_of, publish, trained
 from gradlens.activations import BATCH, at_rest, collect, networks
+from gradlens.analysis_probe_block import HELD_OUT, Features, choose_l2, probe_block
 from gradlens.config import make
 from gradlens.logistic import Standard, fit
-from gradlens.probes import HELD_OUT, Features, choose_l2, probe_block
 from gradlens.training_context import data_of
 
 ROUNDS, IMAGES, PASS = 5, 5_000, 10_000

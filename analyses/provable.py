@@ -34,15 +34,15 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
+from analyses.provable_figures import LearnerPoint, grids_of, hierarchical_digits, layerwise_sweep
 from analyses.study import arguments, data_name, judged, publish, say
 from gradlens.config import Config, make
 from gradlens.data import load
 from gradlens.data_split import Data, Split
 from gradlens.hierarchy import LEVELS, Drawn, draw
 from gradlens.layerwise import Plan, learn, purities, purity
-from gradlens.pictures import LearnerPoint, grids_of, hierarchical_digits, layerwise_sweep
-from gradlens.plots import save
 from gradlens.progress import Display
+from gradlens.reporting_style import save
 from gradlens.run import write
 from gradlens.screen import number, show
 from gradlens.seeding import generator

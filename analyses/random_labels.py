@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from analyses.study import arguments, data_name, judged, place_of, publish, say, trained
-from gradlens import memorization
+from gradlens import memorization, reporting_memorization
 from gradlens.config import Config, make
 from gradlens.progress import Display
 from gradlens.run import Run
@@ -95,19 +95,19 @@ def wholly(args: Any) -> None:
     """All labels random: judge the claim, write figures/random_labels."""
     runs = trained(configs(args.data, RULES, SHARED), args)
     results = looked_at(runs, args)
-    show(memorization.table(runs, results))
+    show(reporting_memorization.table(runs, results))
     found = by_rule(runs, results)
     judgements, gains = claims(found), heads(found)
     say(judgements)
     for change, (mean, low, high) in gains.items():
         print(f"area, {change}: {mean:+.1f} points [{low:.1f}, {high:.1f}]")
     title = f"{data_name(args)} · {SHARED['limit']:,} images · labels random"
-    memorization.draw(runs, results, args.figures / "random_labels", title, "random_labels")
+    reporting_memorization.draw(runs, results, args.figures / "random_labels", title, "random_labels")
     saved = {
         "settings": {**SHARED, "data": Path(args.data).name, "seeds": SEEDS},
         "claims": judgements,
         "heads": gains,
-        "scores": [row._asdict() for row in memorization.scores(runs, results)],
+        "scores": [row._asdict() for row in reporting_memorization.scores(runs, results)],
         "seeds": {label: [run.config.seed for run in group] for label, group in groups(runs).items()},
         "label_hashes": {run.config.seed: run.info["label_hash"] for run in runs},
     }
@@ -118,10 +118,10 @@ def partly(args: Any) -> None:
     """A fifth of the labels random: what each block's probe reads, into figures/partly_random."""
     runs = trained(configs(args.data, (RULES[0], RULES[-1]), PARTLY), args)
     results = looked_at(runs, args)
-    points = memorization.block_points(runs, results)
-    show(memorization.block_table(points))
+    points = reporting_memorization.block_points(runs, results)
+    show(reporting_memorization.block_table(points))
     title = f"{data_name(args)} · {PARTLY['limit']:,} images · a fifth of the labels random"
-    memorization.draw(runs, results, args.figures / "partly_random", title, "partly_random")
+    reporting_memorization.draw(runs, results, args.figures / "partly_random", title, "partly_random")
     saved = {"settings": {**PARTLY, "data": Path(args.data).name, "seeds": SEEDS}, "blocks": [row._asdict() for row in points]}
     publish("partly_random", runs, args, saved, figures=False)
 

@@ -22,11 +22,11 @@ from typing import Any
 
 from analyses.all_methods import EPOCHS, SEEDS, SHARED
 from analyses.study import arguments, data_name, judged, place_of, publish, say, trained
-from gradlens import pictures
+from gradlens import analysis_network_similarity, reporting_representations
 from gradlens import representations as rep
 from gradlens.config import Config, make
-from gradlens.plots import save
 from gradlens.progress import Display
+from gradlens.reporting_style import save
 from gradlens.run import Run
 from gradlens.screen import show
 
@@ -104,24 +104,38 @@ def main() -> None:
             others = [by_name[name][j] for name in METHODS[:3]]
             if i == 0:  # the figure's: the rest too, and dgl from the same first weights
                 others = [others[0], by_name["dgl"][0], *others[1:], *(by_name[name][j] for name in METHODS[3:])]
-            pairs.append(rep.compare_run(bp.path, [other.path for other in others], place, options, display.count(f"bp seed {i}")))
-    points = rep.depth_points(runs, found)
-    show(rep.table(points))
+            pairs.append(
+                analysis_network_similarity.compare_run(
+                    bp.path, [other.path for other in others], place, options, display.count(f"bp seed {i}")
+                )
+            )
+    points = reporting_representations.depth_points(runs, found)
+    show(reporting_representations.table(points))
     for i, result in enumerate(pairs):
-        show(rep.pair_table(result, f"bp s{i}"))
+        show(reporting_representations.pair_table(result, f"bp s{i}"))
     claims = kept(results) + unlike(pairs, by_name, "dni") + unlike(pairs, by_name, "dgl")
     say(claims)
     folder, title = args.figures / "representations", f"{data_name(args)}, BasicCNN of width {SHARED['width']}"
-    points = [p for p in points if p.quantity in rep.QUANTITIES]
-    save(pictures.representation_by_depth(points, rep.QUANTITIES, title=title), points, folder, "representation_by_depth")
-    cells = rep.cells(pairs[0], "bp s0")
-    save(pictures.cka(cells, title=title), cells, folder, "cka")
+    points = [p for p in points if p.quantity in reporting_representations.QUANTITIES]
+    save(
+        reporting_representations.representation_by_depth(points, reporting_representations.QUANTITIES, title=title),
+        points,
+        folder,
+        "representation_by_depth",
+    )
+    cells = reporting_representations.cells(pairs[0], "bp s0")
+    save(reporting_representations.cka(cells, title=title), cells, folder, "cka")
     few = [by_name[name][0] for name in METHODS[:3]]
-    rows = rep.rdm_rows(few, [results[name][0] for name in METHODS[:3]])
-    save(pictures.rdm(rows, title=title), rows, folder, "rdm")
+    rows = reporting_representations.rdm_rows(few, [results[name][0] for name in METHODS[:3]])
+    save(reporting_representations.rdm(rows, title=title), rows, folder, "rdm")
     protocol = {k: v for k, v in found[0]["protocol"].items() if k != "weights"}
     settings = {**SHARED, "data": data_name(args), "epochs": EPOCHS, "seeds": SEEDS}
-    content = {"settings": settings, "protocol": protocol, "points": [p._asdict() for p in rep.depth_points(runs, found)], "claims": claims}
+    content = {
+        "settings": settings,
+        "protocol": protocol,
+        "points": [p._asdict() for p in reporting_representations.depth_points(runs, found)],
+        "claims": claims,
+    }
     publish("representations", runs, args, content, figures=False)
 
 

@@ -32,8 +32,8 @@ from analyses.drawing import Cell, dots
 from analyses.study import arguments, data_name, judged, probe_accuracy, probed, publish, say, test_accuracy, trained
 from gradlens.config import Config, make
 from gradlens.experiments import find_run
-from gradlens.plots import save
 from gradlens.probes import Options
+from gradlens.reporting_style import save
 from gradlens.run import Run
 from gradlens.tables import final_values, interval
 

@@ -22,7 +22,7 @@ from analyses.drawing import Cell, dots
 from analyses.self_supervised import FRACTIONS
 from analyses.study import arguments, data_name, judged, publish, say, test_accuracy, trained
 from gradlens.config import Config, make
-from gradlens.plots import save
+from gradlens.reporting_style import save
 from gradlens.run import Run
 from gradlens.tables import interval
 

@@ -24,8 +24,8 @@ from typing import Any
 from analyses.drawing import Cell, value_map
 from analyses.study import arguments, data_name, judged, probe_accuracy, probed, publish, say, trained
 from gradlens.config import Config, make
-from gradlens.plots import save
 from gradlens.probes import Options
+from gradlens.reporting_style import save
 from gradlens.run import Run
 from gradlens.tables import interval
 

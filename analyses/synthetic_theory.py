@@ -36,14 +36,14 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from analyses.study import arguments, judged, publish, say
-from gradlens import pictures
+from gradlens import reporting_representations
 from gradlens.activations import collect, of_module
 from gradlens.data import load
 from gradlens.logistic import Standard, fit
 from gradlens.methods import METHODS
 from gradlens.objectives import LOSSES
-from gradlens.plots import COLOURS, LOOK, save
-from gradlens.representations import DepthPoint, RdmRow
+from gradlens.reporting_representations import DepthPoint, RdmRow
+from gradlens.reporting_style import COLOURS, LOOK, save
 from gradlens.seeding import generator, seeded
 from gradlens.setup import Pair, make_net
 from gradlens.similarity import rdm, rdm_correlation
@@ -608,8 +608,8 @@ def main() -> None:
     save(plane_accuracy(planes), planes, folder, "plane_accuracy")
     save(implied_losses(curves), curves, folder, "implied_loss")
     points, rows = depth_points(deep, alike), rdm_rows(deep)
-    save(pictures.representation_by_depth(points, QUANTITIES, title=title), points, folder, "by_depth")
-    save(pictures.rdm(rows, title=f"{title}, one seed"), rows, folder, "rdm")
+    save(reporting_representations.representation_by_depth(points, QUANTITIES, title=title), points, folder, "by_depth")
+    save(reporting_representations.rdm(rows, title=f"{title}, one seed"), rows, folder, "rdm")
     settings = {
         "linear": {
             "points": POINTS,

@@ -20,6 +20,7 @@ from gradlens._version import __version__
 
 if TYPE_CHECKING:  # the same table for type checkers, which do not run __getattr__
     from gradlens.activations import of_module as frozen_module
+    from gradlens.analysis_network_similarity import cka_matrix as cka_matrix
     from gradlens.conditional import Mixture as ViewMixture
     from gradlens.conditional import conditional_dependence as conditional_dependence
     from gradlens.config import Config as Config
@@ -29,7 +30,6 @@ if TYPE_CHECKING:  # the same table for type checkers, which do not run __getatt
     from gradlens.experiments import train_run as train_run
     from gradlens.gradients_compare import compare as compare
     from gradlens.hierarchy import draw as draw_hierarchical_digits
-    from gradlens.laws import Broken as CheckFailed
     from gradlens.layerwise import Plan as LayerwisePlan
     from gradlens.layerwise import learn as learn_layerwise
     from gradlens.layerwise import purities as layerwise_purities
@@ -49,7 +49,6 @@ if TYPE_CHECKING:  # the same table for type checkers, which do not run __getatt
     from gradlens.passes import Pass as Pass
     from gradlens.plan import Plan as ModelSpec
     from gradlens.probes import probe_module as probe_module
-    from gradlens.representations import cka_matrix as cka_matrix
     from gradlens.representations import represent as represent
     from gradlens.run import load as load
     from gradlens.seeding import seeded as seeded
@@ -67,6 +66,7 @@ if TYPE_CHECKING:  # the same table for type checkers, which do not run __getatt
     from gradlens.surrogate import stationarity as stationarity
     from gradlens.surrogate import twist as field_twist
     from gradlens.training_check_method import check_method as check_method
+    from gradlens.training_check_trial import Broken as CheckFailed
     from gradlens.training_context import Place as Place
     from gradlens.training_context import Place as RunContext
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import platform
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from statistics import median
@@ -15,7 +14,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from rich.table import Table
 from torch import Tensor, nn
 
 from gradlens._version import __version__
@@ -328,52 +326,3 @@ def bench(
         versions={"gradlens": __version__, "torch": torch.__version__, "python": platform.python_version()},
         rows=_rows(candidates, record_every, first.batch_size),
     )
-
-
-# -------------------------------------------------------------------------------------------------------------- table
-
-
-def protocol(result: Bench) -> str:
-    """How the numbers came about, in words to print beside them."""
-    where = f"{result.device}, {result.threads} threads, {result.cpu}" if result.device == "cpu" else result.device
-    image = "x".join(map(str, result.input))
-    return (
-        f"{result.model}, batches of {result.batch_size} generated images {image}, {where}, torch {result.versions['torch']}."
-        f" Medians of {result.rounds} interleaved rounds; ratios are to the plain loop (channels-last) of the same round."
-        " Recording every n-th step: ((n-1) unrecorded + 1 recorded)/n, one of each timed every round; its memory is the recorded"
-        " step's. Memory: what a step adds at its peak, gradients included. Rate share: multiply-adds per second against bp's."
-        + (" Views: share of a step's time for making views, patches or masks." if any(r.task_share for r in result.rows) else "")
-    )
-
-
-def _said(value: float | None, form: str) -> str:
-    return "–" if value is None or math.isnan(value) else format(value, form)
-
-
-def _name(row: Cost) -> str:
-    options: Mapping[str, Any] = row.options
-    return " ".join([row.method, *(f"{name}={value}" for name, value in options.items())])
-
-
-def table(result: Bench) -> Table:
-    """The rows to print, the protocol under them."""
-    printed = Table(caption=protocol(result), caption_justify="left", box=None, pad_edge=False, header_style="bold")
-    printed.add_column("method", overflow="fold")
-    shares = any(row.task_share is not None for row in result.rows)
-    columns = ("record every", "precision", "images/s", "time", "memory MB", "memory", "multiply-adds", "rate share")
-    for column in (*columns, *(["views"] if shares else [])):
-        printed.add_column(column, justify="left" if column == "precision" else "right")
-    for row in result.rows:
-        printed.add_row(
-            _name(row),
-            str(row.record_every) if row.record_every else "never",
-            row.precision,
-            _said(row.images_per_s, ",.0f"),
-            _said(row.time_ratio, ".2f") + "x",
-            _said(row.memory_mb, ",.1f"),
-            _said(row.memory_ratio, ".2f") + "x",
-            _said(row.flop_ratio, ".2f") + "x",
-            _said(row.rate_share, ".2f"),
-            *([_said(row.task_share, ".1%")] if shares else []),
-        )
-    return printed

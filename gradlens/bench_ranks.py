@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-from rich.table import Table
 
 from gradlens.config import Config
 from gradlens.costs import block_costs
@@ -190,25 +189,3 @@ def bench_ranks(
 def to_json(rows: Sequence[Gain], about: dict[str, Any]) -> str:
     """The rows and what they are about."""
     return json.dumps({**about, "rows": [row._asdict() for row in rows]}, indent=1) + "\n"
-
-
-def table(rows: Sequence[Gain], about: str) -> Table:
-    """The rows to print, ``about`` under them."""
-    caption = (
-        f"{about} Gain: seconds alone / together, the median of interleaved rounds [smallest, largest]. Machine: what as many processes"
-        " gain that share nothing, the most there is to have here. Bound: all blocks' cost / that of the costliest rank. MB/s:"
-        " activations and messages between ranks."
-    )
-    printed = Table(caption=caption, caption_justify="left", box=None, pad_edge=False, header_style="bold")
-    for column in ("method", "how", "split"):
-        printed.add_column(column)
-    for column in ("ms alone", "together", "gain", "machine", "bound", "MB/s"):
-        printed.add_column(column, justify="right")
-    for row in rows:
-        bound = "–" if row.bound is None else f"{row.bound:.2f}"
-        rate = "–" if row.megabytes_per_s is None else f"{row.megabytes_per_s:,.0f}"
-        printed.add_row(
-            row.method, row.how, row.split, f"{row.alone * 1e3:,.0f}", f"{row.together * 1e3:,.0f}",
-            f"{row.gain:.2f}x [{row.low:.2f}, {row.high:.2f}]", f"{row.machine:.2f}", bound, rate,
-        )  # fmt: skip
-    return printed

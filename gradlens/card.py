@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from rich.table import Table
 
 from gradlens.bench import bench
 from gradlens.config import Config, make
@@ -66,27 +65,3 @@ def cards(device: torch.device, progress: Progress = no_progress, methods: Seque
             )
         )  # fmt: skip
     return [card for card in found if card.method in methods]
-
-
-def table(found: Sequence[Card]) -> Table:
-    """The cards to print, and what the columns mean under them."""
-    caption = (
-        f"Locked: fwd = a block runs after the one below it; upd = it is updated after all above it have run; bwd = … and"
-        f" have gone backward (inside a chunk or window where a rule has such). Labels = told to every block. Own = numbers of the rule's"
-        f" own modules, trained + fixed, in thousands. A step on BasicCNN (3x32x32), batches of {IMAGES} generated images, default options,"
-        f" {ROUNDS} interleaved rounds here and now: multiply-adds an image in millions, then as ratios to bp's: multiply-adds, images/s,"
-        " added memory (dgl-async's buffers and feedback matrices are held between steps and not in it). greedy: its last stage."
-    )
-    printed = Table(caption=caption, caption_justify="left", box=None, pad_edge=False, header_style="bold")
-    printed.add_column("method")
-    for column in ("fwd", "upd", "bwd", "labels"):
-        printed.add_column(column, justify="center")
-    for column in ("own k", "M madds", "madds", "img/s", "memory"):
-        printed.add_column(column, justify="right")
-    for card in found:
-        own = f"{card.trained / 1e3:,.0f} + {card.fixed / 1e3:,.0f}" if card.fixed else f"{card.trained / 1e3:,.0f}"
-        memory = "–" if card.memory_ratio is None else f"{card.memory_ratio:.2f}"
-        locks = ["yes" if lock else "no" for lock in card.locks]
-        numbers = (f"{card.multiply_adds / 1e6:,.0f}", f"{card.flop_ratio:.2f}", f"{card.rate_ratio:.2f}", memory)
-        printed.add_row(card.method, *locks, own, *numbers)
-    return printed

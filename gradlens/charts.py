@@ -15,7 +15,7 @@ from typing import Any
 from matplotlib import colormaps
 from matplotlib.colors import to_hex, to_rgb
 
-from gradlens.plots import Style
+from gradlens.reporting_style import Style
 from gradlens.tables import CurvePoint, LayerPoint
 
 Chart = dict[str, Any]

@@ -21,7 +21,7 @@ def memorize(
     given: dict[str, Any],
 ) -> None:
     """Train METHODs on random labels (--label-noise, default 1), or read such runs: how fast and how far each fits them."""
-    from gradlens import memorization, screen
+    from gradlens import memorization, reporting_memorization, screen
     from gradlens.errors import InputError
     from gradlens.experiments import train_or_reuse
     from gradlens.progress import Display
@@ -45,10 +45,10 @@ def memorize(
     with Display(quiet, len(missing)) as display:
         runs = read + train_or_reuse(missing, place, lambda c: display.watch(f"{c.method} seed {c.seed}", c.epochs))
         results = [memorization.memorized(run, place, display.count(f"{run.path.name}: probing")) for run in runs]
-    screen.show(memorization.table(runs, results))
-    if points := memorization.block_points(runs, results):
-        screen.show(memorization.block_table(points))
-    files = memorization.draw(runs, results, figures_to or place.out / "figures")
+    screen.show(reporting_memorization.table(runs, results))
+    if points := reporting_memorization.block_points(runs, results):
+        screen.show(reporting_memorization.block_table(points))
+    files = reporting_memorization.draw(runs, results, figures_to or place.out / "figures")
     typer.echo("\n".join(f"run: {run.path} ({memorization.NAME}.json)" for run in runs))
     typer.echo(f"figures (png, svg, csv): {', '.join(map(str, files))}")
 
@@ -76,9 +76,10 @@ def probe(
     given: dict[str, Any],
 ) -> None:
     """Fit a linear probe to every block of frozen networks: how well the labels can be read there, beside controls."""
-    from gradlens import probes, screen
+    from gradlens import probes, reporting_probes, screen
     from gradlens.progress import Display
     from gradlens.run import must_be_writable
+    from gradlens.tables import runs_title
     from gradlens.training_context import place_of
 
     quiet, place = given.pop("quiet", False), place_of(given)
@@ -88,14 +89,14 @@ def probe(
     known: probes.Known = {}
     with Display(quiet, len(runs)) as display:
         results = [probes.probe_run(run.path, place, options, display.count(run.path.name), _aside, known) for run in runs]
-    points = probes.probe_points(runs, results)
+    points = reporting_probes.probe_points(runs, results)
     if len(runs) == 1:
-        screen.show(probes.detail(results[0]))
-    for table in probes.tables(points):
+        screen.show(reporting_probes.detail(results[0]))
+    for table in reporting_probes.tables(points):
         screen.show(table)
     if separability:
-        screen.show(probes.separability_table(runs, results))
-    files = probes.draw(points, out, probes.in_common(runs))
+        screen.show(reporting_probes.separability_table(runs, results))
+    files = reporting_probes.draw(points, out, runs_title(runs))
     typer.echo("\n".join(f"run: {run.path} ({probes.NAME}.json)" for run in runs))
     typer.echo(f"figures (png, svg, csv): {', '.join(map(str, files))}")
 
@@ -119,6 +120,8 @@ def representations(
     given: dict[str, Any],
 ) -> None:
     """Say what each block represents: CKA with other runs, dissimilarities, rank, class separation, what it holds of image and label."""
+    from gradlens import analysis_network_similarity as similarity
+    from gradlens import reporting_representations as reporting
     from gradlens import representations as rep
     from gradlens import screen
     from gradlens.progress import Display
@@ -133,11 +136,12 @@ def representations(
     known: dict[str, dict[str, Any]] = {}
     with Display(quiet, len(runs)) as display:
         results = [rep.represent_run(run.path, place, options, display.count(run.path.name), known) for run in runs]
-        pairs = rep.compare_run(paths[0], paths[1:], place, options, display.count("comparing"))
-    screen.show(rep.table(rep.depth_points(runs, results)))
-    screen.show(rep.pair_table(pairs, rep.named(runs)[0]))
-    drawn = rep.draw(runs, results, pairs, out)
-    typer.echo("\n".join(f"run: {run.path} ({rep.RESULT}.json{f', {rep.PAIRS}.json' if run is runs[0] else ''})" for run in runs))
+        pairs = similarity.compare_run(paths[0], paths[1:], place, options, display.count("comparing"))
+    screen.show(reporting.table(reporting.depth_points(runs, results)))
+    screen.show(reporting.pair_table(pairs, reporting.named(runs)[0]))
+    drawn = reporting.draw(runs, results, pairs, out)
+    first = f", {similarity.PAIRS}.json"
+    typer.echo("\n".join(f"run: {run.path} ({rep.RESULT}.json{first if run is runs[0] else ''})" for run in runs))
     typer.echo(f"figures (png, svg, csv): {', '.join(str(out / f'{name}.png') for name in drawn)}")
 
 
@@ -155,7 +159,7 @@ def filters(
 ) -> None:
     """Show what the first convolution looks for: its filters side by side, and numbers beside those of the untrained stem and of chance."""
     from gradlens import filters as seen
-    from gradlens import screen
+    from gradlens import reporting_filters, screen
     from gradlens.progress import Display
     from gradlens.run import must_be_writable
     from gradlens.training_context import place_of
@@ -164,9 +168,10 @@ def filters(
     must_be_writable(out / "filter_grid.png")
     with Display(quiet, len(run_dirs)) as display:
         runs = seen.checked(run_dirs, place)
-        results = seen.grouped(runs, [seen.filters_run(run.path, place, over_time, display.count(run.path.name)) for run in runs])
-    screen.show(seen.table(results))
-    files = seen.draw(runs, results, out)
+        found = [seen.filters_run(run.path, place, over_time, display.count(run.path.name)) for run in runs]
+    results = reporting_filters.grouped(runs, found)
+    screen.show(reporting_filters.table(results))
+    files = reporting_filters.draw(runs, results, out)
     typer.echo("\n".join(f"run: {run.path} (filters.json)" for run in runs))
     typer.echo(f"figures (png, svg, csv): {', '.join(map(str, files))}")
 
@@ -184,7 +189,7 @@ def inpaint(
     given: dict[str, Any],
 ) -> None:
     """Show what context encoders put where pixels were dropped, and their error there beside that of the mean patch."""
-    from gradlens import inpainting, screen
+    from gradlens import inpainting, reporting_inpainting, screen
     from gradlens.progress import Display
     from gradlens.run import must_be_writable
     from gradlens.training_context import place_of
@@ -194,8 +199,8 @@ def inpaint(
     runs = inpainting.checked(list(dict.fromkeys(run_dirs)), images, place)
     with Display(quiet, len(runs)) as display:
         results = [inpainting.inpaint_run(run.path, place, images, display.count(run.path.name)) for run in runs]
-    screen.show(inpainting.table(inpainting.rows(runs, results)))
-    files = inpainting.draw(runs, results, out)
+    screen.show(reporting_inpainting.table(reporting_inpainting.rows(runs, results)))
+    files = reporting_inpainting.draw(runs, results, out)
     typer.echo("\n".join(f"run: {run.path} ({inpainting.NAME}.json)" for run in runs))
     typer.echo(f"figures (png, svg, csv): {', '.join(map(str, files))}")
 
@@ -225,7 +230,7 @@ def doctor(
     import json
 
     from gradlens import screen
-    from gradlens.doctor import RESULT, examine, report, table, verdict
+    from gradlens.doctor import RESULT, examine, report, verdict
     from gradlens.progress import Display
     from gradlens.run import load, plain, save_result
     from gradlens.training_context import place_of
@@ -238,7 +243,7 @@ def doctor(
         typer.echo(json.dumps([plain({"run": str(run.path), **report(d)}) for run, d in zip(runs, found, strict=True)], indent=1))
     for run, diagnosis in zip(runs, found, strict=True):
         if diagnosis.findings and not as_json:
-            screen.show(table(str(run.path), diagnosis))
+            screen.show(screen.diagnosis_table(str(run.path), diagnosis))
         elif not as_json:
             typer.echo(f"{run.path}: {verdict(diagnosis)}")
         save_result(run.path, RESULT, report(diagnosis))

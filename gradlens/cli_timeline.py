@@ -31,12 +31,12 @@ def timeline(
     given: dict[str, Any],
 ) -> None:
     """Measure what each block costs and simulate the rules on several workers: who waits for whom, speed-up, memory."""
-    from gradlens import screen
+    from gradlens import screen, timeline_pictures
     from gradlens import timeline as simulation
     from gradlens.errors import InputError
     from gradlens.longtable import write_csv
-    from gradlens.plots import save
     from gradlens.progress import Display
+    from gradlens.reporting_style import save
     from gradlens.run import must_be_writable
     from gradlens.timeline_pictures import gantt, over_workers
     from gradlens.training_config_builder import configs_of
@@ -62,8 +62,8 @@ def timeline(
         seconds = simulation.first_batches(found)
         bars = simulation.pictured(found, workers, wire, micro_batches, seconds)
     chosen = [point for point in points if point.workers == workers]
-    screen.show(simulation.table(chosen, wire, configs[0].batch_size))
-    typer.echo("\n".join(simulation.left_over(chosen)))
+    screen.show(timeline_pictures.table(chosen, wire, configs[0].batch_size))
+    typer.echo("\n".join(timeline_pictures.left_over(chosen)))
     title = f"{configs[0].data} · {configs[0].model} · batches of {configs[0].batch_size}"
     files = [
         *save(gantt(bars, seconds, title=f"{title} · {workers} workers"), bars, out, "timeline"),

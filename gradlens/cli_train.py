@@ -183,7 +183,7 @@ def check(
     given: dict[str, Any],
 ) -> None:
     """Ask a rule the laws that all rules obey, on small networks in float64; exit status 1 if one is broken."""
-    from gradlens import laws
+    from gradlens import laws, training_check_trial
     from gradlens.methods import METHODS
     from gradlens.progress import Display
     from gradlens.training_config_builder import configs_of
@@ -196,7 +196,7 @@ def check(
     rule = METHODS[config.method]
     with Display(quiet) as display:
         findings = list(laws.check(rule, rule.Options(**config.options), display.count("check")))
-    typer.echo(f"{rule.__name__} on {', '.join(laws.NETWORKS)}, float64:")
+    typer.echo(f"{rule.__name__} on {', '.join(training_check_trial.NETWORKS)}, float64:")
     typer.echo("\n".join(laws.said(findings)))
     if any(f.fails for f in findings) or not any(f.asked for f in findings):
         raise typer.Exit(1)
@@ -211,7 +211,8 @@ def list_(
     given: dict[str, Any],
 ) -> None:
     """Say what there is: methods with their options, models, data sets, quantities."""
-    from gradlens.screen import listing, show
+    from gradlens.cli_listing import listing
+    from gradlens.screen import show
     from gradlens.training_context import place_of
 
     if not long:
@@ -219,12 +220,13 @@ def list_(
         return
     if what != "methods":
         raise InputError(f"--long measures what methods cost; there is nothing longer to say of {what}")
-    from gradlens.card import cards, table
+    from gradlens.card import cards
     from gradlens.progress import Display
+    from gradlens.reporting_benchmarks import cards_table
 
     quiet, place = given.pop("quiet", False), place_of(given)
     with Display(quiet) as display:
-        show(table(cards(place.device, display.count("measuring"))))
+        show(cards_table(cards(place.device, display.count("measuring"))))
 
 
 @trained.command()
@@ -264,9 +266,9 @@ def bench(
     """
     from gradlens import screen
     from gradlens.bench import bench as measure_cost
-    from gradlens.bench import table
     from gradlens.experiments import DEFAULT_COMPARISON
     from gradlens.progress import Display
+    from gradlens.reporting_benchmarks import bench_table
     from gradlens.run import must_be_writable, write
     from gradlens.training_config_builder import configs_of
     from gradlens.training_context import input_of, place_of
@@ -283,7 +285,7 @@ def bench(
     shape, classes = input_of(configs[0], place)
     with Display(quiet) as display:
         result = measure_cost(configs, shape, classes, place.device, rounds, progress=display.count("bench"))
-    screen.show(table(result))
+    screen.show(bench_table(result))
     if json_file:
         write(json_file, result.to_json().encode())
         typer.echo(f"wrote {json_file}")
@@ -291,8 +293,9 @@ def bench(
 
 def _bench_together(methods: Sequence[str], given: dict[str, Any], place: Place, rounds: int, json_file: Path | None, quiet: bool) -> None:
     from gradlens import screen
-    from gradlens.bench_ranks import bench_ranks, table, to_json
+    from gradlens.bench_ranks import bench_ranks, to_json
     from gradlens.progress import Display
+    from gradlens.reporting_benchmarks import ranks_table
     from gradlens.run import write
     from gradlens.training_config_builder import configs_of
     from gradlens.training_context import input_of
@@ -308,7 +311,7 @@ def _bench_together(methods: Sequence[str], given: dict[str, Any], place: Place,
         return
     first = configs[0]
     about = f"{first.model}, batches of {first.batch_size} generated images, {world.ranks} ranks with {rows[0].threads} threads each."
-    screen.show(table(rows, about))
+    screen.show(ranks_table(rows, about))
     if json_file:
         settings = {"model": first.model, "width": first.width, "data": first.data, "batch_size": first.batch_size, "rounds": rounds}
         write(json_file, to_json(rows, settings).encode())
@@ -325,7 +328,8 @@ def _with_best_lr(group: list[Config], grid: list[float], place: Place, watch_fo
 
 def _write_figures(runs: Sequence[Run], out: Path) -> None:
     """Draw what the runs hold into a folder, and say which files to open."""
-    from gradlens.plots import figure_set, save
+    from gradlens.plots import figure_set
+    from gradlens.reporting_style import save
 
     figures = figure_set(runs)
     for name, (figure, rows) in figures.drawn.items():

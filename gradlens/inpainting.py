@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 from torch import Tensor
 
-from gradlens import pictures
 from gradlens.augment import input_of
 from gradlens.data_split import Split
 from gradlens.errors import InputError
 from gradlens.methods.context_encoder import ContextEncoder
-from gradlens.plots import save
 from gradlens.run import Run, load, plain, save_result
 from gradlens.runtime_progress import Progress, no_progress
 from gradlens.seeding import generator
 from gradlens.setup import Pair, trained_pair
-from gradlens.tables import interval
 from gradlens.training_context import Place, data_of
 from gradlens.training_run_groups import groups
 
@@ -40,21 +35,6 @@ class Inpainted(NamedTuple):
     corrupted: Tensor  # what the network saw
     output: Tensor  # what it made where pixels were dropped, the original elsewhere (in the controls all of it is made)
     dropped: Tensor  # [K, 1, H, W], 1 where pixels were dropped
-
-
-class InpaintingRow(NamedTuple):
-    """Errors on the dropped pixels (in the controls: all) of held-out images, of one group of runs; grey scale 0 … 1, mean over seeds."""
-
-    label: str
-    l1: float  # mean absolute error
-    l2: float  # mean squared error
-    l2_low: float  # 95 % t-interval
-    l2_high: float
-    psnr: float  # dB, of the mean squared error
-    mean_patch_l1: float  # the same for the mean of the training images
-    mean_patch_l2: float
-    mean_patch_psnr: float
-    seeds: int
 
 
 def inpaint(pair: Pair, images: Tensor, to_input: ToInput, step: int = SHOWN) -> Inpainted:
@@ -193,51 +173,3 @@ def unpacked(result: Mapping[str, Any], name: str) -> np.ndarray[Any, np.dtype[n
     """The stored ``original``, ``corrupted`` or ``output`` images, [K, C, H, W] uint8."""
     images: np.ndarray[Any, np.dtype[np.uint8]] = np.frombuffer(base64.b64decode(result[name]), np.uint8).reshape(result["shape"])
     return images
-
-
-def rows(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list[InpaintingRow]:
-    """The errors by label.
-
-    Args:
-        runs: several labels, several seeds each.
-        results: what :func:`inpaint_run` gave for each.
-
-    """
-    found = []
-    for label, mine in _by_label(runs, results):
-
-        def mean(of: str, name: str, mine: Sequence[Mapping[str, Any]] = mine) -> float:
-            return interval(one["errors"][of][name] for one in mine).mean
-
-        l2, *ends = interval(one["errors"]["network"]["l2"] for one in mine)[:3]
-        patch = mean("mean_patch", "l1"), mean("mean_patch", "l2"), mean("mean_patch", "psnr")
-        found.append(InpaintingRow(label, mean("network", "l1"), l2, ends[0], ends[1], mean("network", "psnr"), *patch, len(mine)))
-    return found
-
-
-def _by_label(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, list[Mapping[str, Any]]]]:
-    """Label -> the results of its runs."""
-    of = {run.path: result for run, result in zip(runs, results, strict=True)}
-    for label, group in groups(runs).items():
-        yield label, [of[run.path] for run in group]
-
-
-def table(found: Sequence[InpaintingRow]) -> Table:
-    """The errors to print, in per cent of the grey scale as in the paper."""
-    said = Table(title="predicted pixels of held-out images", box=SIMPLE_HEAD)
-    for name in ("method", "L1", "L2", "PSNR", "mean patch: L1", "L2", "PSNR"):
-        said.add_column(name, justify="left" if name == "method" else "right", overflow="fold")
-    for r in found:
-        numbers = r.l1, r.l2, r.psnr, r.mean_patch_l1, r.mean_patch_l2, r.mean_patch_psnr
-        l1, l2, psnr, m1, m2, m = (f"{v:.1f} dB" if i % 3 == 2 else f"{100 * v:.2f} %" for i, v in enumerate(numbers))
-        half = f" ±{100 * (r.l2 - r.l2_low):.2f}" if math.isfinite(r.l2_low) else ""
-        said.add_row(r.label, l1, l2 + half, psnr, m1, m2, m)
-    return said
-
-
-def draw(runs: Sequence[Run], results: Sequence[Mapping[str, Any]], folder: Path, title: str = "") -> list[Path]:
-    """Draw ``inpainting``, the pictures of each label's first seed; the errors are its table. Returns the png file."""
-    panels = []
-    for label, (first, *_) in _by_label(runs, results):
-        panels.append(pictures.InpaintingPanel(label, *(unpacked(first, name) for name in ("original", "corrupted", "output"))))
-    return save(pictures.inpainting_grid(panels, title=title), rows(runs, results), folder, NAME)[:1]

@@ -296,22 +296,6 @@ def least_found(clusters: Tensor, classes: Tensor) -> float:
     return float((own.sum(1) / counts.sum(1)).min())
 
 
-def fisher_ratio(features: Tensor, classes: Tensor) -> float:
-    """Variance between the classes' means over the mean variance within classes, both summed over the features.
-
-    Args:
-        features: [M, d].
-        classes: [M] integers.
-
-    """
-    x = features.double()
-    _, index, counts = torch.unique(classes, return_inverse=True, return_counts=True)
-    means = torch.zeros(len(counts), x.shape[1], dtype=x.dtype).index_add_(0, index, x) / counts[:, None]
-    between = (counts * (means - x.mean(0)).square().sum(1)).sum()
-    within = (x - means[index]).square().sum()
-    return float(between / within) if within else float("inf") if between else float("nan")
-
-
 def purities(learned: Layerwise, images: Tensor, levels: Sequence[Tensor]) -> list[float]:
     """The purity of each stage's clusters, bottom first, against true classes [N, h, w] of the same order."""
     return [purity(found, true) for found, true in zip(learned.clusters(images), levels, strict=True)]

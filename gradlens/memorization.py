@@ -10,10 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.table import Table
 from torch import Tensor
 
 from gradlens.activations import Frozen, collect, networks
@@ -24,23 +22,16 @@ from gradlens.logistic import Standard, fit
 from gradlens.methods import METHODS
 from gradlens.run import Run, load_result, save_result
 from gradlens.runtime_progress import Progress, no_progress
-from gradlens.screen import number
 from gradlens.setup import make_pair, put_weights
-from gradlens.tables import CurvePoint, curve_points, interval
 from gradlens.train import Training
 from gradlens.training_context import Place, data_of
 from gradlens.training_metrics import TRAIN, TRAIN_EVAL
-from gradlens.training_run_groups import groups, labels
 from gradlens.training_step import evaluate
 
 NAME = "memorization"  # of the file in the run directory
 DEFAULT_METHODS = ("bp", "dgl")
 NOISE = 1.0  # where the user says nothing
 HALF, MOST = 0.5, 0.9  # training accuracies whose epoch is told
-APART = {  # settings that say what rule it is, which draw, or what is looked at: no part of the schedule
-    "method", "options", "seed", "record_every", "diagnose_every", "keep_checkpoints", "evaluate_train", "online_probe", "limit_test",
-    "compile",
-}  # fmt: skip
 
 Curve = Sequence[tuple[int, float]]  # (epoch, accuracy as a share) with epochs rising
 
@@ -302,181 +293,3 @@ def by_block(
             row.update(accuracies if i == 0 else {"untrained": accuracies})
     progress(steps, steps, "done")
     return found
-
-
-# ---------------------------------------------------------------------------------------------------- over seeds, to print
-
-
-class Memorized(NamedTuple):
-    """What one group of runs memorized; shares, each a mean over seeds with its 95 % t-interval."""
-
-    label: str
-    seeds: int
-    epochs: int
-    area: float
-    area_low: float
-    area_high: float
-    epochs_to_50: float  # over the seeds that reached it; NaN: none did
-    reached_50: int
-    epochs_to_90: float
-    reached_90: int
-    final: float
-    final_low: float
-    final_high: float
-    best: float
-    best_low: float
-    held_out: float
-    held_out_low: float
-    own_parameters: int  # of the rule's own modules: heads, synthesisers, feedback that learns
-
-
-class BlockPoint(NamedTuple):
-    """A probe's accuracy on one block (or the network's own), a mean over seeds."""
-
-    label: str
-    block: str  # "network": its own answer
-    quantity: str  # corrupted_noisy, corrupted_true, clean, held_out
-    mean: float
-    low: float
-    high: float
-    seeds: int
-    untrained: float  # the same probe on the untrained network, mean over seeds; NaN for the network's own answer
-
-
-QUANTITIES = {  # what is read on partial noise -> in words
-    "corrupted_noisy": "changed labels, as given (memorized)",
-    "corrupted_true": "changed labels, the true ones",
-    "clean": "labels that were kept",
-    "held_out": "held-out images",
-}
-
-
-def _values(results: Sequence[Mapping[str, Any]], name: str) -> list[float]:
-    return [math.nan if r[name] is None else float(r[name]) for r in results]
-
-
-def scores(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list[Memorized]:
-    """One row a group of seeds, of runs and what :func:`memorized` found of each."""
-    of = {run.path: result for run, result in zip(runs, results, strict=True)}
-    rows = []
-    for label, group in groups(runs).items():
-        mine = [of[run.path] for run in group]
-        half, most = (interval(_values(mine, name)) for name in ("epochs_to_50", "epochs_to_90"))
-        final, best = interval(_values(mine, "final")), interval(_values(mine, "best"))
-        held = interval(r["held_out"]["final"] for r in mine)
-        rows.append(
-            Memorized(
-                label, len(mine), mine[0]["curve"][-1][0], *interval(_values(mine, "area"))[:3], half.mean, half.n, most.mean, most.n,
-                *final[:3], *best[:2], *held[:2], mine[0]["own_parameters"],
-            )
-        )  # fmt: skip
-    return rows
-
-
-def block_points(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list[BlockPoint]:
-    """The probes' accuracies by block, and the network's own as a last block; of runs with partial noise only."""
-    of = {run.path: result for run, result in zip(runs, results, strict=True) if "blocks" in result}
-    rows = []
-    for label, group in groups([run for run in runs if run.path in of]).items() if of else ():
-        mine = [of[run.path] for run in group]
-        for k, block in enumerate(row["block"] for row in mine[0]["blocks"]):
-            for quantity in QUANTITIES:
-                here = interval(_values([r["blocks"][k] for r in mine], quantity))
-                control = interval(_values([r["blocks"][k]["untrained"] for r in mine], quantity))
-                rows.append(BlockPoint(label, block, quantity, *here, control.mean))
-        networks_own = {
-            "corrupted_noisy": [r["corrupted"]["noisy"] for r in mine], "corrupted_true": [r["corrupted"]["true"] for r in mine],
-            "clean": [r["clean"]["accuracy"] for r in mine], "held_out": [r["held_out"]["final"] for r in mine],
-        }  # fmt: skip
-        for quantity, values in networks_own.items():
-            rows.append(BlockPoint(label, "network", quantity, *interval(math.nan if v is None else v for v in values), math.nan))
-    return rows
-
-
-def curves(runs: Sequence[Run]) -> list[CurvePoint]:
-    """The training images' accuracy in eval mode by epoch: the rows of the figure."""
-    return [p for p in curve_points(runs) if (p.split, p.quantity) == (TRAIN_EVAL, "accuracy")]
-
-
-def cautions(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What a reader of the table must know: other settings, other labels, ordinary labels, and what the heads can hold."""
-    said = []
-    configs = [run.config.model_dump(exclude=APART) for run in runs]
-    for name, first in configs[0].items():
-        if any(config[name] != first for config in configs):
-            values = ", ".join(dict.fromkeys(f"{config[name]}" for config in configs))
-            said.append(f"not one schedule: {name} is {values}")
-    for seed in sorted({run.config.seed for run in runs}):
-        if len({run.info.get("label_hash") for run in runs if run.config.seed == seed}) > 1:
-            said.append(f"not the same labels: the runs of seed {seed} differ in theirs")
-    if any(not run.config.label_noise for run in runs):
-        said.append("label noise 0: these labels are the true ones, and fitting them is learning as well as memorizing")
-    network = max(int(r["network_parameters"]) for r in results)
-    said.append(
-        f"own: numbers trained in the rule's own modules (heads, synthesisers), beside {network:,} of the network;"
-        " what heads can hold is a confounder: compare a rule with heads of several kinds"
-    )
-    return said
-
-
-def _when(mean: float, reached: int, row: Memorized) -> str:
-    """An epoch, and of how many seeds where not all got there; beyond the last one where none did."""
-    if not reached:
-        return f"> {row.epochs}"
-    return f"{mean:.1f}" if reached == row.seeds else f"{mean:.1f} ({reached} of {row.seeds})"
-
-
-def table(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> Table:
-    """What each group memorized, and under it what to mind."""
-    held = " or ".join(dict.fromkeys(r["held_out"]["split"] for r in results))
-    chances = " or ".join(f"{c:.1%}" for c in dict.fromkeys(r["chance"] for r in results))
-    caption = "\n".join([f"{held}: {chances} is chance", *cautions(runs, results)])
-    title = "accuracy in % of the training images, labels as given, in eval mode; area: its mean over the epochs"
-    printed = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
-    for column in ("method", "area", "epochs\nto 50 %", "epochs\nto 90 %", "final", "best", held, "own"):
-        printed.add_column(column, justify="left" if column == "method" else "right", overflow="fold")
-    for r in scores(runs, results):
-        when = [_when(r.epochs_to_50, r.reached_50, r), _when(r.epochs_to_90, r.reached_90, r)]
-        ends = [number(m, low, 1, 100) for m, low in ((r.final, r.final_low), (r.best, r.best_low), (r.held_out, r.held_out_low))]
-        printed.add_row(r.label, number(r.area, r.area_low, 1, 100), *when, *ends, f"{r.own_parameters:,}")
-    return printed
-
-
-def block_table(points: Sequence[BlockPoint]) -> Table:
-    """Partial noise: what a linear probe on each block, fitted to the labels as given, reads of them and of the true ones."""
-    title = "linear probe on each block, fitted to the labels as given; accuracy in % (the same on the untrained network)"
-    printed = Table(title=title, title_justify="left")
-    printed.add_column("method")
-    printed.add_column("block")
-    for text in QUANTITIES.values():
-        printed.add_column(text, justify="right")
-    for label, block in dict.fromkeys((p.label, p.block) for p in points):
-        mine = {p.quantity: p for p in points if (p.label, p.block) == (label, block)}
-        cells = []
-        for quantity in QUANTITIES:
-            p = mine[quantity]
-            control = f" ({100 * p.untrained:.1f})" if math.isfinite(p.untrained) else ""
-            cells.append(number(p.mean, p.low, 1, 100) + control)
-        printed.add_row(label, "its own answer" if block == "network" else block, *cells)
-    return printed
-
-
-def draw(runs: Sequence[Run], results: Sequence[Mapping[str, Any]], folder: Path, title: str = "", name: str = NAME) -> list[Path]:
-    """Write the figures of some runs, each as png, svg and csv; returns the png files.
-
-    Raises:
-        InputError: the folder cannot be written.
-
-    """
-    from gradlens import pictures  # matplotlib, which only this needs
-    from gradlens.plots import save, styles
-
-    look = styles(labels(runs))
-    title = title or " · ".join(dict.fromkeys(f"{Path(run.config.data).name} · {run.config.model}" for run in runs))
-    chance = float(results[0]["chance"])
-    points = curves(runs)
-    files = save(pictures.memorization_curve(points, chance, title=title, look=look), points, folder, name)[:1]
-    if blocks := block_points(runs, results):
-        figure = pictures.noise_by_block(blocks, QUANTITIES, chance, title=title)
-        files += save(figure, blocks, folder, f"{name}_by_block")[:1]
-    return files

@@ -1,230 +1,57 @@
-"""Tables in, figures out; nothing here trains or imports torch. Each figure is a pure function of its table.
+"""The figures of runs' training: curves, cosines over training, the method × layer heat map. Tables in, figures out.
 
-Figures are built on matplotlib's ``Figure`` without pyplot: no global state, no display needed. matplotlib's own defaults
-are used whatever the user's matplotlibrc says, so that the same table gives the same file.
+Nothing here trains or imports torch; each figure is a pure function of its table.
 """
 
 from __future__ import annotations
 
-import io
 import math
-import re
-from base64 import b64decode, b64encode
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 from matplotlib import colormaps, style
-from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm, Normalize, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
-from PIL import Image
+from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
 from gradlens.errors import InputError
-from gradlens.longtable import write_csv
-from gradlens.tables import CurvePoint, FinalValue, LayerPoint, alignment_values, curve_points, descent_points, final_values, layer_points
+from gradlens.reporting_axes import (
+    ANGLES,
+    Scale,
+    band_of,
+    cell_text,
+    colour_norm,
+    layer_panels,
+    mark_below,
+    mean_line,
+    quantity_head,
+    scale_of,
+    seeds_of,
+    y_axis,
+)
+from gradlens.reporting_style import LOOK, Style, joined, panels, styles
+from gradlens.tables import (
+    CurvePoint,
+    FinalValue,
+    LayerPoint,
+    alignment_values,
+    curve_points,
+    descent_points,
+    final_values,
+    layer_points,
+    runs_title,
+)
 from gradlens.training_metrics import TRAIN, TRAIN_EVAL
 from gradlens.training_run_groups import labels
 
 if TYPE_CHECKING:  # imports torch
     from gradlens.run import Run
 
-RC: dict[Any, Any] = {
-    "font.size": 10,
-    "axes.titlesize": 10,
-    "axes.labelsize": 10,
-    "xtick.labelsize": 9,
-    "ytick.labelsize": 9,
-    "legend.fontsize": 9.5,
-    "legend.frameon": False,
-    "legend.handlelength": 3.2,  # long enough to tell the dash patterns apart
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "0.35",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "0.9",
-    "grid.linewidth": 0.7,
-    "hatch.linewidth": 0.7,
-    "svg.fonttype": "path",  # the same letters on machines without this font
-    "svg.hashsalt": "gradlens",  # ids in the file do not change from one saving to the next
-}
-LOOK: list[str | Path | dict[str, Any]] = ["default", RC]
-DPI = 150  # a README shows some 900 px: figures of 6.4 to 9 inches
-PIXELS_IN_SVG = 80  # dots per inch of lines too long to be vectors
-LARGEST = 300_000  # bytes of one picture
-FEW = 25  # points in a line: up to here each gets a marker, in longer ones some
-
-# ------------------------------------------------------------------------------------------------------------- styles
-
-# Okabe & Ito's colours without their yellow, which is too pale for lines
-COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-PATTERNS = ((), (6, 1.5), (6, 1.5, 1.2, 1.5), (2.5, 1.2), (9, 1.5, 1.2, 1.5, 1.2, 1.5), (1.2, 1))  # on, off, … in line widths
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
-METHODS = (  # a method keeps its place, and by it its colour, in every figure; names not listed follow in alphabetical order
-    "bp", "dgl", "dni", "cdni", "fa", "dfa", "greedy", "chunked", "overlap", "loco", "dgl-async", "kp", "usf", "brsf", "frsf",
-    "predsim", "infopro", "dni-unlocked", "shallow", "simclr", "simclr-local", "cpc", "cpc-local", "infomax", "context-encoder",
-    "context-encoder-local", "distil",
-)  # fmt: skip
-
-
-class Style(NamedTuple):
-    """How the lines of one label are drawn."""
-
-    colour: str
-    dash: Any  # a line style of matplotlib
-    marker: str
-
-
-def styles(names: Iterable[str]) -> dict[str, Style]:
-    """Each label's style, in the order in which labels are listed; every label gets a style of its own.
-
-    The colour is the method's in every figure. Groups of one method (``dgl head=linear``, ``dgl head=mlp``) share it and differ
-    in tint, dashes and marker, unless there is no other method: then they are coloured like methods.
-    """
-    unique = list(dict.fromkeys(names))
-    method = {label: label.split(" ")[0] for label in unique}
-    known = [*METHODS, *sorted(set(method.values()) - set(METHODS))]
-    ordered = sorted(unique, key=lambda label: known.index(method[label]))
-    alone = len(set(method.values())) == 1
-    found: dict[str, Style] = {}
-    for label in ordered:
-        variant = sum(method[other] == method[label] for other in found)
-        place = known.index(method[label]) + (variant if alone else 0)
-        tint = 0.0 if alone else 1 - 0.7**variant
-        colour = np.array(to_rgb(COLOURS[place % len(COLOURS)])) * (1 - tint) + np.array(to_rgb("0.8")) * tint
-        look = place + (0 if alone else variant)
-        hexa = "#" + "".join(f"{round(255 * c):02x}" for c in colour)
-        found[label] = Style(hexa, (0, PATTERNS[look % len(PATTERNS)] or None), MARKERS[look % len(MARKERS)])
-    return found
-
-
 R = TypeVar("R", LayerPoint, FinalValue)
-
-
-class Scale(NamedTuple):
-    """How a quantity's axis is drawn."""
-
-    name: str  # at the axis
-    text: str = ""  # what it means, for the title
-    limits: tuple[float, float] = (-math.inf, math.inf)  # the axis ends here at the latest
-    shown: tuple[float, float] | None = None  # always in view
-    mark: float | None = None  # where a reference line is drawn
-    log: bool = False
-
-
-SCALES = {
-    "cosine": Scale("cosine", "cosine of the rule's gradient and the true one", (-1, 1), (-0.2, 1), 0),
-    "angle": Scale("angle (degrees)", "angle between the rule's gradient and the true one", (0, 180), (0, 90), 90),
-    "norm_ratio": Scale(
-        "norm ratio, log scale", "norm of the rule's gradient ÷ norm of the true one", (0, math.inf), (0.5, 2), 1, log=True
-    ),
-    "sign_agreement": Scale("share of signs", "share of the true gradient's signs that the rule's has", (0, 1), (0.4, 1), 0.5),
-    "null_cosine": Scale("cosine", "chance (deltas dealt to other images)", (-1, 1), (-0.2, 1), 0),
-    "descent_ratio": Scale("measured ÷ predicted", "change of the loss by the real step ÷ its first-order prediction", (-1, 2), (0, 1), 1),
-    "synth_explained_variance": Scale(
-        "explained variance", "share of the incoming gradient's variance that the synthetic one explains", (-1, 1), (-1, 1), 0
-    ),
-    "effective_rank": Scale("effective rank", "effective rank of each block's output", (0, math.inf), (0, 2)),
-    "fisher": Scale("between ÷ within", "scatter between the classes ÷ scatter within them", (0, math.inf), (0, 0)),
-    "reconstruction_r2": Scale("R²", "I(h, x): share of the images' variance that a decoder gives back", (-1, 1), (0, 1), 0),
-    "information_y_bits": Scale("bits", "I(h, y): bits of the label that a head finds, a lower bound", mark=0),
-}
-ANGLES = {  # kind of rows -> the two that the angle is between
-    "feedback_transpose": "feedback matrix and the weights' transpose",
-    "feedback_pseudoinverse": "feedback matrix and the weights' pseudo-inverse",
-    "feedback_jacobian": "feedback matrix and the batch-mean Jacobian of the logits",
-}
-KINDS = {"weight": "weights", "bias": "biases", "parameters": "all parameters of a block", "activation": "output of a block"}
-
-
-def _scale(quantity: str) -> Scale:
-    return SCALES.get(quantity, Scale(quantity.replace("_", " ")))
-
-
-# ------------------------------------------------------------------------------------------------------ shared strokes
-
-
-def _joined(*parts: str) -> str:
-    return " · ".join(part for part in parts if part)
-
-
-def _seeds(rows: Iterable[CurvePoint | LayerPoint | FinalValue]) -> str:
-    """Over how many seeds the means go, in words."""
-    counts = sorted({row.seeds for row in rows if row.seeds})
-    return "one seed" if counts[-1] == 1 else f"mean of {'–'.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} seeds"
-
-
-def _band(rows: Iterable[CurvePoint | LayerPoint]) -> str:
-    """What the band is, in words, if there is one."""
-    return "band: 95 % t-interval" if any(math.isfinite(row.low) for row in rows) else ""
-
-
-def _line(ax: Axes, x: Sequence[int], rows: Sequence[CurvePoint | LayerPoint], look: Style, label: str) -> None:
-    """A line of means, gaps where there is none, and the band of the interval."""
-    y = np.array([row.mean for row in rows])
-    if ax.get_yscale() == "log":
-        y[~(y > 0)] = math.nan
-    here = np.isfinite(y)
-    alone = here & ~np.r_[False, here[:-1]] & ~np.r_[here[1:], False]  # between gaps: invisible without a marker
-    stride = max(1, len(x) // 7)
-    first = MARKERS.index(look.marker) * stride // len(MARKERS)  # so that markers do not hide each other
-    sparse = np.arange(len(x)) % stride == first
-    width = 1.7 if len(x) <= FEW else 1.2 if len(x) <= 10 * FEW else 0.9
-    marked = np.flatnonzero(here if len(x) <= FEW else alone | sparse)
-    ax.plot(
-        x, y, color=look.colour, linestyle=look.dash, linewidth=width, marker=look.marker, markersize=4,
-        markevery=marked.tolist(), label=label,
-    )  # fmt: skip
-    low, high = [row.low for row in rows], [row.high for row in rows]
-    if np.isfinite(low).any():
-        ax.fill_between(x, low, high, color=look.colour, alpha=0.16, linewidth=0)
-
-
-def _view(rows: Sequence[CurvePoint | LayerPoint], scale: Scale) -> tuple[float, float]:
-    """The y axis' ends: all means, and the bands as far as they do not dwarf them; within the scale's limits, plus a margin."""
-    to, back = (math.log10, lambda v: 10.0**v) if scale.log else (float, float)
-    drawn = [row for row in rows if math.isfinite(row.mean) and (row.mean > 0 or not scale.log)]
-    means = [to(row.mean) for row in drawn] + [to(v) for v in scale.shown or ()]
-    lowest, highest = min(means), max(means)
-    reach = (highest - lowest) or 1.0
-    ends = [to(v) for row in drawn for v in (row.low, row.high) if math.isfinite(v) and (v > 0 or not scale.log)]
-    lowest, highest = max(min([lowest, *ends]), lowest - reach), min(max([highest, *ends]), highest + reach)
-    if not scale.log:
-        lowest, highest = max(lowest, scale.limits[0]), min(highest, scale.limits[1])
-    margin = 0.05 * (highest - lowest or abs(highest) or 1.0)
-    return back(lowest - margin), back(highest + margin)
-
-
-def _y_axis(ax: Axes, rows: Sequence[CurvePoint | LayerPoint], scale: Scale) -> None:
-    low, high = _view(rows, scale)
-    ax.set_ylim(low, high)
-    figure = ax.get_figure()
-    assert isinstance(figure, Figure)
-    room = int(ax.get_position().height * figure.get_figheight() / 0.22)  # tick labels that fit
-    if scale.log:
-        subs = (1.0, 2.0, 5.0) if 3 * math.log10(high / low) < room else (1.0,)
-        ax.yaxis.set_major_locator(LogLocator(subs=subs, numticks=room))
-        ax.yaxis.set_minor_locator(NullLocator())
-        ax.yaxis.set_major_formatter(lambda v, _: f"{v:g}" if 1e-3 <= v <= 1e3 else f"$10^{{{round(math.log10(v))}}}$")
-
-
-def _head(figure: Figure, scale: Scale, rows: Sequence[LayerPoint | FinalValue], *notes: str) -> None:
-    """Two lines above the panels: what is drawn, and of which runs."""
-    what = f"{scale.text or scale.name}{f' ({KINDS[rows[0].kind]})' if rows[0].kind in KINDS else ''}"
-    if rows[0].kind in ANGLES:
-        what = f"angle between {ANGLES[rows[0].kind]}"
-    lines = what[0].upper() + what[1:], _joined(*notes)
-    free = figure.get_layout_engine() is None  # else the layout finds the height that clears the panels
-    y = 1 - 0.08 / figure.get_figheight() if free else None
-    figure.suptitle("\n".join(lines), x=0.1 / figure.get_figwidth(), y=y, ha="left", fontsize=10)
-
 
 # ------------------------------------------------------------------------------------------------------------- figures
 
@@ -238,7 +65,7 @@ def curve(points: Sequence[CurvePoint], split: str, quantity: str, *, title: str
         split: train, train-eval, test or validation.
         quantity: loss or accuracy.
         title: what the runs have in common.
-        look: from :func:`styles`; default: of these points' labels.
+        look: from :func:`gradlens.reporting_style.styles`; default: of these points' labels.
 
     Raises:
         InputError: the table has no such split or quantity.
@@ -267,13 +94,13 @@ def curve(points: Sequence[CurvePoint], split: str, quantity: str, *, title: str
             best = max(mine, key=lambda p: (p.mean, -p.epoch))
             text = f"{label}: {100 * best.mean:.1f} % ({best.epoch})"
             ax.plot(best.epoch, best.mean, "*", color=look[label].colour, markersize=12, markeredgecolor="white", zorder=4)
-        _line(ax, [p.epoch for p in mine], mine, look[label], text)
-    _y_axis(ax, rows, scale)
+        mean_line(ax, [p.epoch for p in mine], mine, look[label], text)
+    y_axis(ax, rows, scale)
     if share:
         ax.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
     ax.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
     ax.set(xlabel="epoch", ylabel=scale.name)
-    ax.set_title(_joined(title, _seeds(rows), _band(rows)), loc="left")
+    ax.set_title(joined(title, seeds_of(rows), band_of(rows)), loc="left")
     legend = ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0, handlelength=3.2)
     if starred:
         legend.set_title("★ highest (epoch)", prop=FontProperties(size=9.5))
@@ -294,7 +121,7 @@ def over_training(
         quantity: the one to draw.
         beside: a quantity of the same table that is drawn as a thin dotted line of the same colour (what chance gives).
         title: what the runs have in common.
-        look: from :func:`styles`; default: of these points' labels.
+        look: from :func:`gradlens.reporting_style.styles`; default: of these points' labels.
 
     Raises:
         InputError: the table has no finite value of it, or several kinds.
@@ -304,19 +131,19 @@ def over_training(
     look = look or styles(p.label for p in rows)
     dotted = [p for p in points if p.quantity == beside and math.isfinite(p.mean)]
     drawn = [label for label in look if any(p.label == label for p in rows)]
-    scale = _scale(quantity)
+    scale = scale_of(quantity)
     layers = list(dict.fromkeys(p.layer for p in rows))
     lines: dict[tuple[str, str], list[LayerPoint]] = {}
     for p in sorted(rows, key=lambda p: p.step):
         lines.setdefault((p.layer, p.label), []).append(p)
-    figure, grid = _panels(len(layers), drawn, look)
+    figure, grid = layer_panels(len(layers), drawn, look)
     for ax, layer in zip(grid, layers, strict=True):
         ax.set_yscale("log" if scale.log else "linear")
         if scale.mark is not None:
             ax.axhline(scale.mark, color="0.45", linewidth=0.9, zorder=1)
         for label in drawn:
             if mine := lines.get((layer, label)):
-                _line(ax, [p.step for p in mine], mine, look[label], label)
+                mean_line(ax, [p.step for p in mine], mine, look[label], label)
             chance = sorted((p.step, p.mean) for p in dotted if (p.layer, p.label) == (layer, label))
             ax.plot(
                 [step for step, _ in chance],
@@ -328,56 +155,16 @@ def over_training(
                 zorder=1.5,
             )
         ax.set_title(layer, loc="left", pad=3)
-    _y_axis(grid[0], [*rows, *dotted], scale)
-    _mark_below(grid, layers, rows, scale, look)
+    y_axis(grid[0], [*rows, *dotted], scale)
+    mark_below(grid, layers, rows, scale, look)
     grid[0].xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
     grid[0].xaxis.set_major_formatter(EngFormatter(sep=""))
     below = f"▾ below {scale.limits[0]:g}".replace("-", "−") if any(p.mean < scale.limits[0] for p in rows) else ""
     zeros = "exact zeros not drawn" if scale.log and any(p.mean == 0 for p in rows) else ""
-    thin = f"dotted: {_scale(beside).text or beside.replace('_', ' ')}" if dotted else ""
-    _head(figure, scale, rows, title, _seeds(rows), _band(rows), below, zeros, thin)
+    thin = f"dotted: {scale_of(beside).text or beside.replace('_', ' ')}" if dotted else ""
+    quantity_head(figure, scale, rows, title, seeds_of(rows), band_of(rows), below, zeros, thin)
     figure.supylabel(scale.name, x=0.1 / figure.get_figwidth(), ha="left", fontsize=10)
     return figure
-
-
-def _panels(n: int, names: Sequence[str], look: Mapping[str, Style]) -> tuple[Figure, list[Axes]]:
-    """A figure of n panels with common axes and a legend below, laid out in inches: panels do not move with the names."""
-    rows = math.ceil(n / 5)
-    columns = math.ceil(n / rows)
-    width = max(6.4, min(9.0, 2.6 * columns))
-    in_legend = max(1, min(len(names), int((width - 0.4) / (0.8 + 0.085 * max(map(len, names))))))
-    legend = 0.15 + 0.2 * math.ceil(len(names) / in_legend)
-    height, head, foot, gap, left = 1.55, 0.66, 0.5 + legend, 0.3, 0.75
-    total = head + rows * height + (rows - 1) * gap + foot
-    figure = Figure(figsize=(width, total))
-    places = {"left": left / width, "right": 1 - 0.15 / width, "top": 1 - head / total, "bottom": foot / total}
-    places |= {"hspace": gap / height, "wspace": 0.1}
-    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False, gridspec_kw=places)
-    grid: list[Axes] = axes.ravel().tolist()
-    for i, ax in enumerate(grid):
-        if i >= n:
-            ax.remove()
-        elif i + columns >= n:
-            ax.tick_params(labelbottom=True)
-            ax.set_xlabel("updates")
-    handles = [Line2D([], [], color=c, linestyle=d, marker=m, markersize=4, label=k) for k in names for c, d, m in [look[k]]]
-    figure.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0), ncols=in_legend)
-    return figure, grid[:n]
-
-
-def _mark_below(grid: Sequence[Axes], layers: Sequence[str], rows: Sequence[LayerPoint], scale: Scale, look: Mapping[str, Style]) -> None:
-    """▾ under the axis' lower limit wherever a value lies below it, a line of them for each label that has any."""
-    low, high = grid[0].get_ylim()
-    below = [p for p in rows if p.mean < scale.limits[0]]
-    if below:
-        grid[0].set_yticks([tick for tick in grid[0].get_yticks() if tick >= scale.limits[0]])
-    step = 0.09 * (high - low)
-    for line, label in enumerate(name for name in look if any(p.label == name for p in below)):
-        at = low - line * step
-        for ax, layer in zip(grid, layers, strict=True):
-            x = [p.step for p in below if (p.label, p.layer) == (label, layer)]
-            ax.plot(x, [at] * len(x), linestyle="", marker=11, markersize=6, color=look[label].colour)
-        grid[0].set_ylim(at - step, high)
 
 
 def _drawable(table: Sequence[R], quantity: str) -> list[R]:
@@ -403,7 +190,7 @@ def heat_map(finals: Sequence[FinalValue], quantity: str, *, title: str = "", lo
         finals: from :func:`gradlens.tables.final_values`, of one kind.
         quantity: the one to draw.
         title: what the runs have in common.
-        look: from :func:`styles`: the order of the columns; default: of these labels.
+        look: from :func:`gradlens.reporting_style.styles`: the order of the columns; default: of these labels.
 
     Raises:
         InputError: the table has no finite value of it, or several kinds.
@@ -416,8 +203,8 @@ def heat_map(finals: Sequence[FinalValue], quantity: str, *, title: str = "", lo
     for f in rows:
         values[layers.index(f.layer), names.index(f.label)] = f.mean
 
-    scale = _scale(quantity)
-    norm = _norm(values, scale)
+    scale = scale_of(quantity)
+    norm = colour_norm(values, scale)
     colours = colormaps["RdBu"]
     width = min(9.0, max(6.4, 2.6 + 0.75 * len(names)))
     figure = Figure(figsize=(width, 1.5 + 0.31 * max(4, len(layers))), layout="constrained")
@@ -426,7 +213,7 @@ def heat_map(finals: Sequence[FinalValue], quantity: str, *, title: str = "", lo
     for (i, j), value in np.ndenumerate(values):
         text, ink = "–", "0.25"
         if math.isfinite(value):
-            text = _cell(value, scale.log)
+            text = cell_text(value, scale.log)
             ink = "white" if np.dot(colours(norm(value))[:3], (0.299, 0.587, 0.114)) < 0.5 else "0.1"
         else:
             ax.add_patch(Rectangle((j, i), 1, 1, facecolor="0.93", edgecolor="0.7", hatch="////", linewidth=0))
@@ -441,7 +228,7 @@ def heat_map(finals: Sequence[FinalValue], quantity: str, *, title: str = "", lo
     ax.grid(visible=False)
     ax.spines[:].set_visible(False)
     figure.colorbar(mesh, ax=ax, label=scale.name, aspect=18, pad=0.02).outline.set_visible(False)  # type: ignore[operator]
-    _head(figure, scale, rows, title, "last recorded epoch", _seeds(rows))
+    quantity_head(figure, scale, rows, title, "last recorded epoch", seeds_of(rows))
     return figure
 
 
@@ -459,7 +246,7 @@ def alignment(finals: Sequence[FinalValue], *, title: str = "", look: Mapping[st
     Args:
         finals: from :func:`gradlens.tables.alignment_values`.
         title: what the runs have in common.
-        look: from :func:`styles`; default: of these labels.
+        look: from :func:`gradlens.reporting_style.styles`; default: of these labels.
 
     Raises:
         InputError: no null and no noise-corrected cosine in the table.
@@ -475,10 +262,7 @@ def alignment(finals: Sequence[FinalValue], *, title: str = "", look: Mapping[st
     columns = math.ceil(len(layers) / lines)
     width = 1.3 + 0.075 * max(map(len, names)) + 1.55 * columns
     figure = Figure(figsize=(max(6.4, width), 1.35 + lines * (0.45 + 0.2 * len(names))), layout="constrained")
-    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel().tolist()
-    for ax in grid[len(layers) :]:
-        ax.remove()
-    for ax, layer in zip(grid, layers, strict=False):
+    for ax, layer in zip(panels(figure, len(layers), columns, sharex=True, sharey=True), layers, strict=True):
         ax.axvline(0, color="0.45", linewidth=0.9)
         for f in (f for f in rows if f.layer == layer):
             y, colour = names.index(f.label), look[f.label].colour
@@ -486,7 +270,7 @@ def alignment(finals: Sequence[FinalValue], *, title: str = "", look: Mapping[st
             hollow = f.quantity == "noise_corrected"
             if f.quantity == "cosine" and math.isfinite(f.low):
                 ax.plot([max(f.low, -0.5), min(f.high, 1.5)], [y, y], color=colour, linewidth=1.1, alpha=0.5)
-            style_ = {
+            style_: dict[str, Any] = {
                 "markerfacecolor": "none" if hollow else colour,
                 "markeredgecolor": colour,
                 "markersize": 10 if marker == "|" else 5.5,
@@ -501,37 +285,8 @@ def alignment(finals: Sequence[FinalValue], *, title: str = "", look: Mapping[st
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
     text = "cosine with the true gradient, without the batch's noise, and by chance"
-    _head(figure, Scale("cosine", text), rows, title, "last epoch with sparse records", _seeds(rows))
+    quantity_head(figure, Scale("cosine", text), rows, title, "last epoch with sparse records", seeds_of(rows))
     return figure
-
-
-def _norm(values: np.ndarray[Any, Any], scale: Scale) -> Normalize:
-    """Colours symmetric about the scale's mark: over its limits where it has both, else as far as the values reach."""
-    finite = values[np.isfinite(values)]
-    if scale.log:
-        positive = finite[finite > 0]
-        reach = max(2.0, float(np.exp(np.abs(np.log(positive)).max()))) if len(positive) else 2.0
-        return LogNorm(1 / reach, reach, clip=True)
-    low, high = scale.limits
-    if not (math.isfinite(low) and math.isfinite(high)):
-        centre = scale.mark or 0.0
-        reach = float(np.abs(finite - centre).max()) or 1.0
-        low, high = centre - reach, centre + reach
-    return Normalize(low, high, clip=True)
-
-
-def _cell(value: float, log: bool = False) -> str:
-    """A value in at most five signs, with a real minus; on a log scale small values keep their power of ten.
-
-    >>> _cell(-0.123), _cell(-0.004), _cell(0.004, log=True), _cell(1234.5)
-    ('−0.12', '0.00', '4e−3', '1e3')
-    """
-    if abs(value) >= 999.5 or (log and 0 < abs(value) < 0.005):
-        digits, power = f"{value:.0e}".split("e")
-        text = f"{digits}e{int(power)}"
-    else:
-        text = f"{value:.{2 if abs(value) < 9.995 else 0}f}".replace("-0.00", "0.00")
-    return text.replace("-", "−")
 
 
 # ------------------------------------------------------------------------------------------------------------ the set
@@ -582,7 +337,7 @@ def figure_set(runs: Sequence[Run]) -> Figures:
             wanted[f"{kind}_over_training"] = partial(over_training, quantity="angle"), angles
 
     look = styles(labels(runs))
-    title = _in_common(runs)
+    title = runs_title(runs)
     found = Figures({}, {})
     for name, (draw, table) in wanted.items():
         try:
@@ -592,75 +347,3 @@ def figure_set(runs: Sequence[Run]) -> Figures:
     if not found.drawn:
         raise InputError(f"nothing to draw: {'; '.join(found.skipped.values())}")
     return found
-
-
-def _in_common(runs: Sequence[Run]) -> str:
-    """Data and model of the runs; several are all named, so that no one compares them by mistake."""
-    data = dict.fromkeys(Path(run.config.data).name for run in runs)
-    models = dict.fromkeys(run.config.model for run in runs)
-    return _joined(" / ".join(data), " / ".join(models))
-
-
-# ------------------------------------------------------------------------------------------------------------- saving
-
-
-@style.context(LOOK)
-def save(figure: Figure, rows: Sequence[Any], folder: str | Path, name: str) -> list[Path]:
-    """Write a figure as ``name.png`` and ``name.svg`` with its table ``name.csv`` beside them; same input, same bytes.
-
-    Lines too long for a small svg are put into it as pixels; text stays vector.
-
-    Args:
-        figure: what to draw.
-        rows: the table it was drawn from.
-        folder: made if it is not there.
-        name: without an ending.
-
-    Returns:
-        the three paths.
-
-    Raises:
-        InputError: no rows, or the folder cannot be written.
-
-    """
-    png, svg = _png(figure), _svg(figure)
-    if len(svg) > LARGEST:
-        for ax in figure.axes:
-            for artist in (*ax.lines, *ax.collections):
-                artist.set_rasterized(True)
-        svg = _svg(figure)
-    paths = [Path(folder) / f"{name}.{ending}" for ending in ("png", "svg", "csv")]
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        paths[0].write_bytes(png)
-        paths[1].write_bytes(svg)
-    except OSError as error:
-        raise InputError(f"cannot write figures to {folder}: {(error.strerror or str(error)).lower()}") from error
-    write_csv(paths[2], rows)
-    return paths
-
-
-def _png(figure: Figure) -> bytes:
-    """The figure as pixels."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, pil_kwargs={"optimize": True})
-    png = buffer.getvalue()
-    return png if len(png) <= LARGEST else _in_256_colours(png)
-
-
-def _in_256_colours(png: bytes) -> bytes:
-    """An image at about a third of its bytes; plots have few colours, so the eye does not see it."""
-    image = Image.open(io.BytesIO(png))
-    opaque = image.getchannel("A").getextrema() == (255, 255)
-    few = image.convert("RGB").quantize(256) if opaque else image.quantize(256, Image.Quantize.FASTOCTREE)
-    buffer = io.BytesIO()
-    few.save(buffer, format="png", optimize=True, dpi=image.info.get("dpi"))
-    return buffer.getvalue()
-
-
-def _svg(figure: Figure) -> bytes:
-    """The figure as vectors, coordinates to a hundredth of a point; the parts drawn as pixels are packed."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", dpi=PIXELS_IN_SVG, metadata={"Date": None, "Creator": "gradlens"})
-    short = re.sub(rb' d="[^"]*"', lambda path: re.sub(rb"(\.\d\d)\d+", rb"\1", path[0]), buffer.getvalue())
-    return re.sub(rb"(?<=data:image/png;base64,)[^\"]*", lambda data: b64encode(_in_256_colours(b64decode(data[0]))), short)

@@ -1,7 +1,7 @@
 """Linear probes: how well a linear classifier reads the labels from each block of a frozen network.
 
 The protocol, stored with the numbers. A block's output in eval mode, pooled to one feature budget at every depth
-(:func:`gradlens.models_feature_pooling.pooled`), standardised by the training images. Multinomial logistic regression at its optimum
+(:func:`gradlens.activations.pooled`), standardised by the training images. Multinomial logistic regression at its optimum
 (:mod:`gradlens.logistic`). Its l2 is the one of a grid that is best on a fifth of the training images when fitted to the rest, strong
 penalties first; the grid is left once accuracy is two standard errors below the best. Then it is fitted to all training images. Test
 images take part in nothing but the last number.
@@ -14,44 +14,29 @@ features can hold. Whether some training images are *strictly* separable is deci
 from __future__ import annotations
 
 import hashlib
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 from torch import Tensor, nn
 
 from gradlens.activations import BATCH, Frozen, at_rest, collect, networks, of_module
+from gradlens.analysis_probe_block import CERTIFICATE_SECONDS, GRID, HELD_OUT, Features, Row, certificates, probe_block
 from gradlens.data_split import Data, Split
 from gradlens.errors import InputError
-from gradlens.logistic import TOLERANCE, Fitting, Probe, Standard, fit
+from gradlens.logistic import TOLERANCE
 from gradlens.models_feature_pooling import BUDGET, described, pooled
 from gradlens.run import Run, load, load_checkpoint, load_result, plain, save_result
 from gradlens.runtime_progress import Progress, no_progress
-from gradlens.screen import number
 from gradlens.seeding import generator
-from gradlens.separability import SEPARABLE, UNDECIDED, certify, row_of
-from gradlens.tables import interval
 from gradlens.training_context import Place, data_of
-from gradlens.training_metrics import TRAIN
 from gradlens.training_run_groups import groups
 
 NAME = "probe"
-GRID = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 3e-4, 1e-4)  # strong to weak, each fit begins where the one before ended
-HELD_OUT = 5  # one training image in so many chooses l2
-CERTIFICATE_SECONDS = 5.0  # for the verdict on one block's separability
 TRAINED, UNTRAINED, PIXELS = "trained", "untrained", "pixels"
-OWN = "own"  # the network's own answer, beside its probes
-TRUE, PERMUTED = "true", "permuted"
-
-COLUMNS = 4  # labels beside each other in a printed table
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -67,121 +52,6 @@ class Options:
     separability: int = 200  # training images whose strict separability is decided on every block; 0: none
     overwrite: bool = False  # compute anew what is stored
     grid: tuple[float, ...] = GRID
-
-
-# ------------------------------------------------------------------------------------------------------------ one block
-
-
-class Choice(NamedTuple):
-    """The l2 that a validation split chose."""
-
-    l2: float
-    accuracy: float  # on the split
-    tried: list[tuple[float, float]]  # (l2, accuracy), strong to weak
-    theta: Tensor  # the weights there, to go on from
-
-
-def choose_l2(x: Tensor, y: Tensor, held: Tensor, y_held: Tensor, classes: int, grid: Sequence[float] = GRID) -> Choice:
-    """The l2 of a grid with the best accuracy on held-out images, the strongest of equals.
-
-    Args:
-        x: [N, d] features to fit to.
-        y: [N] their labels.
-        held: [M, d] features held out.
-        y_held: [M] their labels.
-        classes: how many there are.
-        grid: strong to weak; left once accuracy is two standard errors below the best so far.
-
-    Raises:
-        InputError: as :class:`gradlens.logistic.Fitting`.
-
-    """
-    standard = Standard.of(x)
-    fitting, held = Fitting(standard(x), y, classes), standard(held)
-    best: Choice | None = None
-    tried: list[tuple[float, float]] = []
-    for l2 in grid:
-        accuracy = fitting.solve(l2).accuracy(held, y_held)
-        tried.append((l2, accuracy))
-        if best is None or accuracy > best.accuracy:
-            best = Choice(l2, accuracy, tried, fitting.theta)
-        if accuracy < best.accuracy - 2 * math.sqrt(best.accuracy * (1 - best.accuracy) / len(y_held)):
-            break
-    assert best is not None
-    return best
-
-
-class Features(NamedTuple):
-    """One block's features, the held-out part of the training images last."""
-
-    train: Tensor  # [N, d]
-    y: Tensor  # [N]
-    test: Tensor  # [M, d]
-    y_test: Tensor  # [M]
-    classes: int
-    seed: int
-
-    @property
-    def fitted(self) -> int:
-        """How many training images l2 is not chosen on."""
-        return len(self.y) - len(self.y) // HELD_OUT
-
-    def digest(self) -> str:
-        """16 hex digits of everything here."""
-        digest = hashlib.sha256(repr((self.classes, self.seed)).encode())
-        for tensor in self[:4]:
-            digest.update(tensor.cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
-
-    def permuted(self) -> Tensor:
-        """The training labels, dealt to other images."""
-        return self.y[torch.randperm(len(self.y), generator=generator(self.seed, "permuted labels")).to(self.y.device)]
-
-
-def probe_block(given: Features, grid: Sequence[float] = GRID, controls: bool = True) -> list[Row]:
-    """A block's rows: with true labels, and (a control) with permuted ones at the same l2.
-
-    Raises:
-        InputError: as :class:`gradlens.logistic.Fitting`.
-
-    """
-    start, m = time.monotonic(), given.fitted
-    choice = choose_l2(given.train[:m], given.y[:m], given.train[m:], given.y[m:], given.classes, grid)
-    standard = Standard.of(given.train)
-    train, test = standard(given.train), standard(given.test)
-    fitting = Fitting(train, given.y, given.classes)
-    if choice.theta.shape == fitting.theta.shape:  # the same classes occur
-        fitting.theta = choice.theta
-    rows = [_row(fitting.solve(choice.l2), train, given.y, test, given.y_test, TRUE, choice.accuracy, start)]
-    if controls:
-        start, labels = time.monotonic(), given.permuted()
-        rows.append(_row(fit(train, labels, choice.l2, given.classes), train, labels, test, given.y_test, PERMUTED, None, start))
-    return rows
-
-
-def _row(probe: Probe, train: Tensor, y: Tensor, test: Tensor, y_test: Tensor, labels: str, validation: float | None, start: float) -> Row:
-    return {
-        "labels": labels,
-        "l2": probe.l2,
-        "train": probe.accuracy(train, y),
-        "validation": validation,
-        "test": probe.accuracy(test, y_test),
-        "loss": probe.loss,
-        "gradient_norm": probe.gradient_norm,
-        "bound": probe.bound,
-        "passes": probe.passes,
-        "seconds": round(time.monotonic() - start, 3),
-    }
-
-
-def certificates(given: Features, images: int, controls: bool = True) -> list[Row]:
-    """Whether the first training images are strictly separable by this block's features, with true labels and with permuted ones."""
-    n = min(images, len(given.y))
-    x = Standard.of(given.train)(given.train[:n])
-    labels = {TRUE: given.y, **({PERMUTED: given.permuted()} if controls else {})}
-    return [
-        row_of(certify(x, y[:n], seconds=CERTIFICATE_SECONDS), labels=name) for name, y in labels.items() if len(torch.unique(y[:n])) > 1
-    ]
 
 
 # --------------------------------------------------------------------------------------------------------- one network
@@ -426,12 +296,10 @@ def probe_run(
         return (PIXELS, UNTRAINED, TRAINED).index(row["network"]), row["step"], known
 
     def keep(probed: Probed) -> None:
-        result["rows"] += probed.rows
-        result["separability"] += probed.separability
+        for name, more in (("rows", probed.rows), ("separability", probed.separability)):
+            result[name] = sorted([*result[name], *more], key=in_order)
         result["seconds"]["activations"] = round(result["seconds"]["activations"] + probed.seconds, 3)
         result["seconds"]["probes"] = round(sum(row["seconds"] for row in result["rows"]), 3)
-        for name in ("rows", "separability"):
-            result[name].sort(key=in_order)
         save_result(path, NAME, result)
 
     if options.controls and not any(row["network"] == PIXELS for row in result["rows"]):
@@ -440,16 +308,19 @@ def probe_run(
     for which in (*((UNTRAINED,) if options.controls else ()), "all" if options.over_time else "last"):
         for frozen in networks(run, place, which):
             names = frozen.names
-            wanted = {frozen.block(name) for name in options.blocks} or set(range(len(frozen.names)))
-            network = TRAINED if frozen.trained else UNTRAINED
-            done = {row["block"] for row in result["rows"] if (row["network"], row["step"]) == (network, frozen.step)}
-            missing = tuple(name for k, name in enumerate(frozen.names) if k in wanted and name not in done)
-            if not missing:
-                continue
-            own = replace(options, blocks=missing, separability=options.separability if frozen.step in (0, last) else 0)
-            for probed in probe_network(frozen, train, test, classes, own, seed, progress, known):
-                keep(probed)
+            if missing := _missing(frozen, result["rows"], options):
+                own = replace(options, blocks=missing, separability=options.separability if frozen.step in (0, last) else 0)
+                for probed in probe_network(frozen, train, test, classes, own, seed, progress, known):
+                    keep(probed)
     return load_result(path, NAME) or result
+
+
+def _missing(frozen: Frozen, rows: Sequence[Row], options: Options) -> tuple[str, ...]:
+    """The blocks of a network that are to be probed and have no row yet."""
+    wanted = {frozen.block(name) for name in options.blocks} or set(range(len(frozen.names)))
+    network = TRAINED if frozen.trained else UNTRAINED
+    done = {row["block"] for row in rows if (row["network"], row["step"]) == (network, frozen.step)}
+    return tuple(name for k, name in enumerate(frozen.names) if k in wanted and name not in done)
 
 
 def _stored(path: Path, protocol: Row, options: Options, say: Callable[[str], None]) -> Row:
@@ -464,179 +335,3 @@ def _stored(path: Path, protocol: Row, options: Options, say: Callable[[str], No
         say(f"{path / NAME}.json was made in another way ({', '.join(differ)} differ): computed anew")
         return new
     return {name: stored.get(name, empty) for name, empty in new.items()}
-
-
-# ------------------------------------------------------------------------------------------------ over seeds, to show
-
-
-class ProbePoint(NamedTuple):
-    """A probe's accuracy on one block of one group of runs; a share, mean over seeds with its 95 % t-interval."""
-
-    label: str
-    network: str  # trained, untrained, pixels; own: the network's own answer
-    labels: str  # true, permuted
-    block: str
-    step: int
-    half: str  # test, train
-    mean: float
-    low: float
-    high: float
-    seeds: int
-
-
-def own_accuracy(run: Run) -> float:
-    """The network's own accuracy on the held-out images at its last evaluation; NaN where there was none."""
-    return next((m.accuracy for m in reversed(run.metrics) if not m.split.startswith(TRAIN)), math.nan)
-
-
-def probe_points(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list[ProbePoint]:
-    """The rows of runs' ``probe.json``, and the networks' own accuracy, as means over seeds.
-
-    Args:
-        runs: the runs.
-        results: their contents of ``probe.json``.
-
-    """
-    held = {run.path: result for run, result in zip(runs, results, strict=True)}
-    found: list[ProbePoint] = []
-    for label, group in groups(runs).items():
-        cells: dict[tuple[str, str, str, int, str], list[float]] = {}
-        last = 0
-        for run in group:
-            for row in held[run.path]["rows"]:
-                last = max(last, row["step"])
-                for half in ("test", "train"):
-                    cells.setdefault((row["network"], row["labels"], row["block"], row["step"], half), []).append(float(row[half]))
-        found += [ProbePoint(label, *key, *interval(values)) for key, values in cells.items()]
-        found.append(ProbePoint(label, OWN, TRUE, OWN, last, "test", *interval(own_accuracy(run) for run in group)))
-    return found
-
-
-def last_step(points: Sequence[ProbePoint]) -> list[ProbePoint]:
-    """The controls, and of each label's trained network the last step."""
-    last = {p.label: max(q.step for q in points if q.label == p.label) for p in points}
-    return [p for p in points if p.network != TRAINED or p.step == last[p.label]]
-
-
-LINES = (  # (network, labels, half, what it is called), in the order of the table
-    (TRAINED, TRUE, "test", "{}"),
-    (OWN, TRUE, "test", "the network's own answer"),
-    (PIXELS, TRUE, "test", "raw pixels"),
-    (UNTRAINED, TRUE, "test", "{}, untrained"),
-    (TRAINED, PERMUTED, "test", "{}, permuted"),
-    (TRAINED, PERMUTED, "train", "{}, permuted, training images"),
-)
-
-
-def tables(points: Sequence[ProbePoint]) -> Iterator[Table]:
-    """:func:`table` of some labels after the other: as many as a terminal of 80 columns shows."""
-    labels = list(dict.fromkeys(p.label for p in points))
-    for i in range(0, len(labels), COLUMNS):
-        yield table([p for p in points if p.label in labels[i : i + COLUMNS]])
-
-
-def table(points: Sequence[ProbePoint]) -> Table:
-    """A row a block and control, a column a method: accuracy in %."""
-    shown = Table(title="linear probe: test accuracy in %", title_justify="left", box=SIMPLE_HEAD)
-    shown.add_column("block", no_wrap=True)
-    labels = list(dict.fromkeys(p.label for p in points))
-    for label in labels:
-        shown.add_column(label, justify="right")
-    rows = last_step(points)
-    for network, kind, half, called in LINES:
-        mine = [p for p in rows if (p.network, p.labels, p.half) == (network, kind, half)]
-        for block in dict.fromkeys(p.block for p in mine):
-            cells = {p.label: number(p.mean, p.low, 1, 100) for p in mine if p.block == block}
-            shown.add_row(called.format(block), *(cells.get(label, "–") for label in labels))
-        shown.add_section()
-    return shown
-
-
-def _called(network: str, labels: str, block: str) -> str:
-    """A block and what is special about it, in words."""
-    return ", ".join([block, *([UNTRAINED] if network == UNTRAINED else []), *([PERMUTED] if labels == PERMUTED else [])])
-
-
-def detail(result: Mapping[str, Any]) -> Table:
-    """What stands behind one run's numbers: features, l2, accuracies, and how near the optimum each probe is."""
-    shown = Table(title="linear probes at the last weights, accuracy in %", title_justify="left", box=SIMPLE_HEAD)
-    shown.add_column("block", no_wrap=True)
-    for name in ("features", "l2", "train", "held out", "test", "nats above\nminimum ≤"):
-        shown.add_column(name, justify="right", no_wrap=True)
-    last = max(row["step"] for row in result["rows"])
-    for row in result["rows"]:
-        if (row["network"] == TRAINED and row["step"] != last) or (row["network"], row["labels"]) == (UNTRAINED, PERMUTED):
-            continue
-        name = _called(row["network"], row["labels"], row["block"])
-        held = "–" if row["validation"] is None else f"{100 * row['validation']:.1f}"
-        numbers = (f"{100 * row['train']:.1f}", held, f"{100 * row['test']:.1f}", f"{row['bound']:.0e}")
-        shown.add_row(name, str(row["features"]), f"{row['l2']:g}", *numbers)
-    return shown
-
-
-def _verdict(rows: Sequence[Row]) -> str:
-    """Of how many seeds' points separability is proven; of one seed with the margin."""
-    said = [row["verdict"] for row in rows]
-    yes, undecided = said.count(SEPARABLE), said.count(UNDECIDED)
-    if len(rows) > 1:
-        return f"{yes} of {len(rows)}" + (f", ? {undecided}" if undecided else "")
-    return f"yes {rows[0]['margin']:.1g}" if yes else "no" if not undecided else f"? <{rows[0]['gap'][1]:.0e}"
-
-
-SEPARABILITY = (
-    "strictly linearly separable, proven? (yes: with its margin; ?: undecided, with a bound on it)\n"
-    "of as many images as Cover's capacity, half of all two-class labellings are separable, of fewer, most"
-)
-
-
-def separability_table(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> Table:
-    """Whether a few training images are strictly separable, beside what the numbers of points and features alone make likely.
-
-    Args:
-        runs: the runs.
-        results: their contents of ``probe.json``.
-
-    """
-    shown = Table(title=SEPARABILITY, title_justify="left", box=SIMPLE_HEAD)
-    for name in ("block", "images", "per\nfeature", "Cover's\ncapacity"):
-        shown.add_column(name, justify="left" if name == "block" else "right", no_wrap=True)
-    held = {run.path: result["separability"] for run, result in zip(runs, results, strict=True)}
-    labels = groups(runs)
-    for label in labels:
-        shown.add_column(label, justify="right", overflow="fold")
-    cells: dict[tuple[str, str, str], dict[str, list[Row]]] = {}
-    for label, group in labels.items():
-        for run in group:
-            for row in held[run.path]:
-                cells.setdefault((row["network"], row["labels"], row["block"]), {}).setdefault(label, []).append(row)
-    for key, found in cells.items():
-        if key[:2] == (UNTRAINED, PERMUTED):  # stored, not printed: long enough
-            continue
-        one = next(iter(found.values()))[0]
-        name = _called(*key)
-        counts = (str(one["n"]), f"{one['n_per_feature']:.2g}", str(one["cover_capacity"]))
-        shown.add_row(name, *counts, *(_verdict(found[label]) if label in found else "–" for label in labels))
-    return shown
-
-
-def in_common(runs: Sequence[Run]) -> str:
-    """Data and model of runs, for a figure's title; several are all named."""
-    data = dict.fromkeys(Path(run.config.data).name for run in runs)
-    return f"{' / '.join(data)} · {' / '.join(dict.fromkeys(run.config.model for run in runs))}"
-
-
-def draw(points: Sequence[ProbePoint], out: Path, title: str = "") -> list[Path]:
-    """Write the figures: by depth, and over training where there are snapshots; their png files.
-
-    Raises:
-        InputError: nothing to draw, or the folder cannot be written.
-
-    """
-    from gradlens import pictures  # matplotlib, only where something is drawn
-    from gradlens.plots import save
-
-    shown = last_step(points)
-    files = [save(pictures.separability_by_depth(shown, title=title), shown, out, "separability_by_depth")[0]]
-    if len({(p.label, p.step) for p in points if p.network == TRAINED}) > len({p.label for p in points}):
-        files.append(save(pictures.separability_over_training(points, title=title), points, out, "separability_over_training")[0])
-    return files

@@ -18,16 +18,17 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from gradlens import sections, sections_learned
-from gradlens._version import __version__
+from gradlens import __version__, reporting_html_feature_sections, sections, sections_learned
 from gradlens.charts import cosine_colours, looks
 from gradlens.errors import InputError
-from gradlens.plots import styles
+from gradlens.reporting_html_notices import notices
+from gradlens.reporting_html_parts import Held, Section
+from gradlens.reporting_html_standings import below_top, standings
+from gradlens.reporting_style import styles
 from gradlens.run import Run, load, must_be_writable, write
-from gradlens.sections import Held, Section
-from gradlens.tables import truths
+from gradlens.tables import runs_title, truths
 from gradlens.training_run_groups import groups
-from gradlens.verdict import below_top, headline, line, notices, standings
+from gradlens.verdict import headline, line
 
 ORDER = (
     sections.learning,
@@ -35,8 +36,8 @@ ORDER = (
     sections.training,
     sections_learned.separability,
     sections_learned.memorization,
-    sections_learned.filters,
-    sections_learned.representations,
+    reporting_html_feature_sections.filters,
+    reporting_html_feature_sections.representations,
     sections_learned.online,
     sections_learned.doctor,
     sections.cost,
@@ -86,10 +87,8 @@ def _hash(script: str) -> str:
 
 
 def _title(runs: Sequence[Run], labels: Sequence[str]) -> str:
-    data = dict.fromkeys(Path(run.config.data).name for run in runs)
-    models = dict.fromkeys(run.config.model for run in runs)
     count = f"{len(labels)} methods, " if len(labels) > 1 else ""
-    return f"{' / '.join(data)} · {' / '.join(models)} · {count}{len(runs)} run{'s' if len(runs) > 1 else ''}"
+    return f"{runs_title(runs)} · {count}{len(runs)} run{'s' if len(runs) > 1 else ''}"
 
 
 def page(runs: Sequence[Run]) -> str:

@@ -1,9 +1,8 @@
-"""What the blocks of a frozen network represent: how alike those of two networks are, how spread and separable, what they still hold.
+"""What the blocks of a frozen network represent: how spread and separable their activations are, what they still hold of the images.
 
-Alike: linear CKA (Kornblith et al. 2019) by the unbiased HSIC₁ (Song et al. 2012; in batches: Nguyen et al. 2021), and the rank
-correlation of dissimilarity matrices (Kriegeskorte et al. 2008; as a figure: Czarnecki et al. 2017). Spread: effective rank (Roy &
-Vetterli 2007) and participation ratio. Separable: between-class over within-class scatter (Fisher). Held: how well a small decoder
-gives the image back and a small head the label, as Wang et al. 2021 (InfoPro) estimate I(h, x) and I(h, y).
+Spread: effective rank (Roy & Vetterli 2007) and participation ratio. Separable: between-class over within-class scatter (Fisher).
+Held: how well a small decoder gives the image back and a small head the label (:mod:`gradlens.analysis_information`). How alike two
+networks are: :mod:`gradlens.analysis_network_similarity`.
 
 All numbers of a run are of its data set's test images, whatever it was trained on: two thirds fit decoder and head, the rest are held
 out and everything is measured on them. The network is fixed for both parts alike, so a part of its own training images would not do:
@@ -13,55 +12,29 @@ what was learned by heart there would be held against the head, and runs of othe
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
-from gradlens.activations import BATCH, Frozen, at_rest, collect, networks
+from gradlens.activations import Frozen, at_rest, collect, networks
+from gradlens.analysis_information import DECODER_BATCH, DECODER_LR, HEAD_BATCH, HEAD_LR, LINEAR_LR, STEPS, label_information, reconstruct
 from gradlens.data import DATASETS
 from gradlens.data_split import Data, Split
 from gradlens.errors import InputError
-from gradlens.heads import head
-from gradlens.models_decoders import decoder
 from gradlens.models_feature_pooling import described, side
 from gradlens.run import Run, load, load_result, save_result
 from gradlens.runtime_progress import Progress, no_progress
-from gradlens.screen import number
-from gradlens.seeding import generator, seeded
-from gradlens.similarity import (
-    alignment,
-    centred,
-    effective_rank,
-    fisher,
-    folds,
-    must_be_enough,
-    participation_ratio,
-    rdm,
-    rdm_correlation,
-    spectrum,
-    u_centred,
-)
-from gradlens.tables import LayerPoint, interval
+from gradlens.seeding import generator
+from gradlens.similarity import effective_rank, fisher, participation_ratio, rdm, spectrum
 from gradlens.training_context import Place, data_of
-from gradlens.training_run_groups import labels as labels_of
 
 FEATURES = 32_768  # of a block at most: 32 channels of 32 × 32
-FOLD = 500  # images in a batch of HSIC₁, whose Gram matrices are made
-COMPARED = 200  # held-out images in the dissimilarity matrices that are compared
-STEPS = 300  # updates of a decoder and of a head
-STORED = 60  # ... and in the ones that are stored
-DECODER_LR, HEAD_LR, LINEAR_LR = 1e-2, 3e-3, 0.1  # Adam's, down to 0 along a cosine; a linear head's is divided by √features
-DECODER_BATCH, HEAD_BATCH = 16, 32  # images in an update; each image is a thousand samples for a decoder
-RESULT, PAIRS = "representations", "cka"  # files in a run's directory
+STORED = 60  # held-out images in the dissimilarity matrices that are stored
+RESULT = "representations"  # the file in a run's directory
 
 
 @dataclass(frozen=True)
@@ -73,119 +46,6 @@ class Options:
     blocks: tuple[str, ...] = ()  # only these; (): all
     over_time: bool = False  # at the snapshots too
     overwrite: bool = False  # compute anew what is stored
-
-
-# ---------------------------------------------------------------------------------------------------------- information
-
-
-def _standard(fit: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
-    """Both parts of activations [N, C, ...] with each channel's mean and deviation over the first; constant channels are only shifted."""
-    dims = [d for d in range(fit.ndim) if d != 1]
-    mean, std = fit.mean(dims, keepdim=True), fit.std(dims, keepdim=True, unbiased=False)
-    std = torch.where(std > 1e-6 * mean.abs(), std, 1.0)
-    return (fit - mean) / std, (held - mean) / std
-
-
-def _read(reader: nn.Module, h: Tensor, loss: Callable[[Tensor, Tensor], Tensor], lr: float, batch: int, steps: int) -> None:
-    """Train a reader of activations h [N, *shape]; ``loss`` takes its output and the indices of the images."""
-    optimizer = torch.optim.Adam(reader.parameters(), lr=lr)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    order = torch.empty(0, dtype=torch.long)
-    epoch = 0
-    for _ in range(steps):
-        if len(order) < min(batch, len(h)):
-            order, epoch = torch.randperm(len(h), generator=generator(0, "reader's batches", epoch)), epoch + 1
-        index, order = order[:batch].to(h.device), order[batch:]
-        optimizer.zero_grad(set_to_none=True)
-        loss(reader(h[index]), index).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        schedule.step()
-    reader.eval()
-
-
-def _answers(reader: nn.Module, h: Tensor) -> Tensor:
-    with torch.no_grad():
-        return torch.cat([reader(h[i : i + BATCH]) for i in range(0, len(h), BATCH)])
-
-
-def _made(build: Callable[[], nn.Module], purpose: str, like: Tensor) -> nn.Module:
-    """A reader, drawn from a stream of its own, where the activations are."""
-    with seeded(0, purpose):
-        layout: Any = {"device": like.device, "memory_format": torch.channels_last}
-        return build().to(**layout)
-
-
-class Reconstruction(NamedTuple):
-    """How well images come back from activations, on images the decoder has not seen."""
-
-    r2: float  # 1 − Σ (x − D(h))² / Σ (x − m)², m the mean image of those it was fitted on: 0 is no better than m; NaN: all images alike
-    mse: float  # mean (x − D(h))², pixels in [0, 1] if they were uint8
-
-
-def reconstruct(h: Tensor, x: Tensor, held_h: Tensor, held_x: Tensor, steps: int = STEPS) -> Reconstruction:
-    """Train a decoder on frozen activations and measure it on held-out ones: the I(h, x) of InfoPro (Wang et al. 2021, §3.3 and app. D).
-
-    Theirs is the negative loss of such a decoder, a lower bound up to a constant: I(h, x) = H(x) − H(x|h) ≥ H(x) − E[−log q(x|h)], here
-    with q a Gaussian about D(h). It says what *this* decoder finds in so many steps, so blocks of one shape can be compared between
-    networks and a block without space (a linear decoder) cannot be compared with one that has it (a convolutional one).
-
-    Args:
-        h: activations [N, *shape].
-        x: images [N, C, H, W], uint8 or float.
-        held_h: activations of the held-out images.
-        held_x: the held-out images.
-        steps: updates of the reader.
-
-    """
-    targets, held = (_numbers(images, h) for images in (x, held_x))
-    mean = targets.mean(0)
-    std = (targets - mean).square().mean().sqrt()
-    fit, test = _standard(h, held_h)
-    reader = _made(lambda: decoder(h.shape[1:], x.shape[1:]), "decoder", h)
-    goal = (targets - mean) / std.clamp_min(1e-12)
-    _read(reader, fit, lambda out, index: F.mse_loss(out, goal[index]), DECODER_LR, DECODER_BATCH, steps)
-    mse = float((mean + std * _answers(reader, test) - held).cpu().double().square().mean())
-    spread = float((held - mean).cpu().double().square().mean())
-    return Reconstruction(1 - mse / spread if spread > 0 else math.nan, mse)
-
-
-def _numbers(images: Tensor, like: Tensor) -> Tensor:
-    """Images as float32 where the activations are, uint8 ones in [0, 1]."""
-    return images.to(like.device).float() / (255 if images.dtype == torch.uint8 else 1)
-
-
-class LabelInformation(NamedTuple):
-    """What a head finds of the label, on images it has not seen."""
-
-    bits: float  # H(y) − cross-entropy, of the held-out images
-    accuracy: float  # share
-
-
-def label_information(h: Tensor, y: Tensor, held_h: Tensor, held_y: Tensor, classes: int, steps: int = STEPS) -> LabelInformation:
-    """Train a head on frozen activations; I(h, y) ≥ H(y) − E[−log q(y|h)], in bits (Barber & Agakov 2003; with it InfoPro's I(h, y)).
-
-    The head is 3×3 conv–BN–ReLU, 2×2, BN, linear on activations with space, linear on others. Nothing is clipped: below zero the head is
-    surer than it has reason to be (it overfits), and the bound is empty.
-
-    Args:
-        h: activations [N, *shape].
-        y: labels [N].
-        held_h: activations of the held-out images.
-        held_y: their labels.
-        classes: how many there are.
-        steps: updates of the reader.
-
-    """
-    labels = y.to(h.device)
-    fit, test = _standard(h, held_h)
-    kind, lr = ("cnn", HEAD_LR) if h.ndim == 4 else ("linear", LINEAR_LR / h.shape[1] ** 0.5)
-    reader = _made(lambda: head(kind, h.shape[1:], classes, 0, 1, pooled=False), "head", h)
-    _read(reader, fit, lambda out, index: F.cross_entropy(out, labels[index]), lr, HEAD_BATCH, steps)
-    logits, held = _answers(reader, test).cpu().double(), held_y.cpu()
-    share = held.bincount(minlength=classes).double() / len(held)
-    entropy = float(-torch.special.xlogy(share, share).sum())
-    nats = entropy - float(F.cross_entropy(logits, held))
-    return LabelInformation(nats / math.log(2), float((logits.argmax(1) == held).double().mean()))
 
 
 # ---------------------------------------------------------------------------------------------------- one network's blocks
@@ -202,10 +62,11 @@ class Pictures:
     def digest(self) -> str:
         """16 hex digits of the images and labels."""
         parts = (self.fit.images, self.fit.labels, self.held.images, self.held.labels)
-        return _digest(*parts)
+        return digest_of(*parts)
 
 
-def _digest(*tensors: Tensor) -> str:
+def digest_of(*tensors: Tensor) -> str:
+    """16 hex digits of what tensors hold."""
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -242,7 +103,7 @@ def _shapes(frozen: Frozen, image: Tensor) -> dict[str, tuple[int, ...]]:
 
 
 def _unflattened(flat: Tensor, shape: Sequence[int]) -> Tensor:
-    """What :func:`gradlens.models_feature_pooling.pooled` gave for activations of a shape, with its space again."""
+    """What :func:`gradlens.activations.pooled` gave for activations of a shape, with its space again."""
     if len(shape) != 3:
         return flat
     s = side(shape, FEATURES)
@@ -299,94 +160,16 @@ def represent(
     for name in chosen:
         all_h = collect(frozen, images, FEATURES, blocks=[name])[name]
         held_h = all_h[-len(shown.held) :]
-        key = f"{_digest(all_h)} {of}"
+        key = f"{digest_of(all_h)} {of}"
         if key not in known:
             fit, held = (_unflattened(part, shapes[name]) for part in (all_h[: -len(shown.held)], held_h))
             known[key] = _numbers_of(fit, held, shown, options)
         yield {"block": name, "read": described(shapes[name], FEATURES), **known[key]}, held_h
 
 
-# --------------------------------------------------------------------------------------------------------- two networks
-
-
-class Signature(NamedTuple):
-    """What is kept of a network to compare it with others."""
-
-    names: list[str]  # of its blocks
-    kernels: list[Tensor]  # one [blocks, n, n] a batch: centred Gram matrices, float64
-    rdms: list[Tensor]  # one [m, m] a block
-
-
-def signature(frozen: Frozen, shown: Split, unbiased: bool = True, batch: int = FOLD, progress: Progress = no_progress) -> Signature:
-    """All blocks' centred Gram matrices for CKA and their dissimilarity matrices, one batch of images in memory at a time.
-
-    Raises:
-        InputError: fewer than 4 images in a batch (biased: 2), a block that gives NaN or infinite numbers (named).
-
-    """
-    kernels, first = [], []
-    for part in folds(len(shown), batch):
-        progress(part.start, len(shown), "images")
-        must_be_enough(part.stop - part.start, unbiased)
-        found = collect(frozen, shown.images[part], FEATURES)
-        grams = [c @ c.T for h in found.values() for c in [centred(h, "CKA")]]
-        kernels.append(torch.stack([u_centred(gram) for gram in grams] if unbiased else grams))
-        if part.start < COMPARED:
-            first.append({name: h[: COMPARED - part.start] for name, h in found.items()})
-    wanted = min(COMPARED, len(shown))
-    rdms = [rdm(torch.cat([part[name] for part in first]), shown.labels[:wanted]) for name in frozen.names]
-    return Signature(frozen.names, kernels, rdms)
-
-
-def aligned(a: Signature, b: Signature) -> Tensor:
-    """Linear CKA [blocks of a, blocks of b] of two networks on the same images: HSICs averaged over batches first, then divided."""
-    total = [torch.zeros(size, dtype=torch.float64) for size in ((len(a.names), len(b.names)), (len(a.names),), (len(b.names),))]
-    for k, j in zip(a.kernels, b.kernels, strict=True):
-        k, j = k.flatten(1), j.flatten(1)
-        for sum_, more in zip(total, (k @ j.T, k.square().sum(1), j.square().sum(1)), strict=True):
-            sum_ += more
-    xy, xx, yy = total
-    return torch.tensor([[alignment(float(xy[i, j]), float(xx[i]), float(yy[j])) for j in range(len(yy))] for i in range(len(xx))])
-
-
-def cka_matrix(a: Frozen, b: Frozen, shown: Split, unbiased: bool = True, batch: int = FOLD) -> Tensor:
-    """Linear CKA [blocks of a, blocks of b] of two networks shown the same images.
-
-    Args:
-        a: from :func:`gradlens.activations.networks` or :func:`gradlens.activations.of_module`.
-        b: the other network.
-        shown: images and labels (the labels play no part in it).
-        unbiased: by HSIC₁.
-        batch: HSICs are averaged over batches of at most so many images; each batch's Gram matrices are [batch, batch].
-
-    Raises:
-        InputError: see :func:`signature`.
-
-    """
-    return aligned(signature(a, shown, unbiased, batch), signature(b, shown, unbiased, batch))
-
-
-def _rdm_correlations(a: Signature, b: Signature) -> list[list[float]]:
-    return [[rdm_correlation(p, q) for q in b.rdms] for p in a.rdms]
-
-
 # ---------------------------------------------------------------------------------------------------------------- runs
 
 UNTRAINED, TRAINED = "untrained", "trained"
-NUMBERS: dict[str, tuple[str, int, float]] = {  # of a row -> a table's column, digits, scale
-    "effective_rank": ("eff.\nrank", 1, 1),
-    "participation_ratio": ("part.\nratio", 1, 1),
-    "fisher": ("betw./\nwithin", 2, 1),
-    "reconstruction_r2": ("image\nR²", 2, 1),
-    "information_y_bits": ("label\nbits", 2, 1),
-    "head_accuracy": ("head\n%", 1, 100),
-}
-QUANTITIES = {  # of a row -> a figure's panel
-    "effective_rank": "effective rank\n",
-    "fisher": "class scatter,\nbetween ÷ within",
-    "reconstruction_r2": "I(h, x), a decoder's\nR² on the images",
-    "information_y_bits": "I(h, y), a head's\nlower bound (bits)",
-}
 
 
 def _whole(run: Run, place: Place) -> Data:
@@ -406,7 +189,7 @@ def pictures_of(run: Run, place: Place, count: int) -> Pictures:
     return Pictures(shown.fit.to(place.device), shown.held.to(place.device), shown.classes)
 
 
-def _weights(run: Run) -> str:
+def weights_digest(run: Run) -> str:
     """16 hex digits of a run's checkpoint, so that results of a run that was trained anew are not taken for its own."""
     file = run.path / "checkpoint.pt"
     if not file.exists():
@@ -414,7 +197,8 @@ def _weights(run: Run) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 
-def _read_as() -> str:
+def read_as() -> str:
+    """How a block's output becomes features, in words."""
     return f"a block's whole output, averaged over space to the largest square of at most {FEATURES} features where it has more"
 
 
@@ -436,10 +220,10 @@ def _protocol(run: Run, shown: Pictures, options: Options) -> dict[str, Any]:
         "held_out": len(shown.held),
         "measured_on": "the held-out ones, eval mode",
         "pictures": shown.digest(),
-        "features": _read_as(),
+        "features": read_as(),
         "fisher": f"tr(between) / tr(within); {(shown.classes - 1) / (len(shown.held) - shown.classes):.4f} where classes do not differ",
         "information": information if options.steps else None,
-        "weights": _weights(run),
+        "weights": weights_digest(run),
     }
 
 
@@ -508,11 +292,6 @@ def represent_run(
     return content()
 
 
-def named(runs: Sequence[Run]) -> list[str]:
-    """Each run's label and seed."""
-    return [f"{label} s{run.config.seed}" for run, label in zip(runs, labels_of(runs), strict=True)]
-
-
 def checked(paths: Sequence[Path], place: Place, options: Options) -> list[Run]:
     """Read runs and check, before anything costly, that they can be measured and compared.
 
@@ -524,7 +303,7 @@ def checked(paths: Sequence[Path], place: Place, options: Options) -> list[Run]:
         raise InputError("no run to look at: wanted RUN_DIR...")
     runs = [load(path) for path in paths]
     for run in runs:
-        _weights(run)
+        weights_digest(run)
         must_show_the_same(runs[0], run, place)
         frozen = next(iter(networks(run, place)))
         for name in options.blocks:
@@ -547,263 +326,3 @@ def must_show_the_same(first: Run, other: Run, place: Place) -> None:
             f"{other.path} was trained on {Path(theirs).name} and {first.path} on {Path(mine).name}:"
             " CKA compares what two networks make of the same images"
         )
-
-
-def _who(run: Run, rival: Run, label: str, weights: str) -> dict[str, Any]:
-    """Who is compared with a run: itself stands for its untrained network."""
-    config = rival.config
-    twin = config.seed != run.config.seed and config.model_copy(update={"seed": run.config.seed}) == run.config
-    network = UNTRAINED if label == UNTRAINED else TRAINED
-    return {"run": rival.path.name, "label": label, "network": network, "seed": config.seed, "weights": weights, "other_seed": twin}
-
-
-def compare_run(
-    path: Path,
-    others: Sequence[Path],
-    place: Place,
-    options: Options = Options(),
-    progress: Progress = no_progress,
-) -> dict[str, Any]:
-    """Compare all blocks of a run with all blocks of its untrained network and of other runs, and store it in ``cka.json``.
-
-    An entry of ``with`` holds run (its folder's name), label, network, blocks, with_blocks, and the matrices [blocks, with_blocks]
-    ``matrix`` (linear CKA) and ``rdm_correlation`` (Spearman). A run of the same settings and another seed is marked ``other_seed``: how
-    alike it is is what likeness to other methods has to be measured by. Entries are stored one by one; those of the same protocol stay.
-
-    Args:
-        path: the run directory.
-        others: of the runs it is compared with.
-        place: device and data folder.
-        options: images, and whether stored comparisons are made anew.
-        progress: called with (networks done, in all, what comes next).
-
-    Raises:
-        InputError: no run, a run without checkpoint, other images, a block that gives NaN or infinite numbers.
-
-    """
-    run, rivals = load(path), [load(other) for other in others]
-    weights = {rival.path: _weights(rival) for rival in rivals if rival.path != run.path}
-    for rival in rivals:
-        must_show_the_same(run, rival, place)
-    shown = pictures_of(run, place, options.images).held
-    protocol = {
-        "estimator": f"linear CKA by unbiased HSIC, averaged over batches of at most {FOLD} images",
-        "images": len(shown),
-        "pictures": _digest(shown.images, shown.labels),
-        "features": _read_as(),
-        "rdm_images": min(COMPARED, len(shown)),
-        "weights": _weights(run),
-    }
-    stored = load_result(path, PAIRS) or {}
-    kept = stored.get("with", []) if stored.get("protocol") == protocol and not options.overwrite else []
-    facts = [
-        _who(run, rival, label, weights.get(rival.path, ""))
-        for rival, label in zip([run, *rivals], [UNTRAINED, *labels_of([run, *rivals])[1:]], strict=True)
-    ]
-    own: Signature | None = None
-    found: list[dict[str, Any]] = []
-    for i, (fact, rival) in enumerate(zip(facts, [run, *rivals], strict=True)):
-        same = [entry for entry in kept if all(entry.get(key) == fact[key] for key in ("run", "network", "weights"))]
-        kept = [entry for entry in kept if entry not in same]
-        if same:
-            found.append({**same[0], **fact})
-            continue
-        progress(i, len(facts), f"with {fact['run']}")
-        own = own or signature(next(iter(networks(run, place))), shown)
-        other = signature(next(iter(networks(rival, place, UNTRAINED if i == 0 else "last"))), shown)
-        entry = {**fact, "blocks": own.names, "with_blocks": other.names}
-        entry |= {"matrix": aligned(own, other).tolist(), "rdm_correlation": _rdm_correlations(own, other)}
-        found.append(entry)
-        save_result(path, PAIRS, {"protocol": protocol, "with": found + kept})
-    progress(1, 1, "")
-    return {"protocol": protocol, "with": found}
-
-
-# -------------------------------------------------------------------------------------------------- tables and figures
-
-
-class DepthPoint(NamedTuple):
-    """One number of one block, over seeds."""
-
-    label: str  # the runs', or untrained
-    network: str  # trained, untrained
-    block: str
-    quantity: str
-    mean: float
-    low: float
-    high: float
-    seeds: int
-
-
-class Cell(NamedTuple):
-    """A block of one network beside a block of another."""
-
-    run: str
-    other: str
-    block: str
-    other_block: str
-    cka: float
-    rdm_correlation: float
-
-
-class RdmRow(NamedTuple):
-    """One row of a dissimilarity matrix."""
-
-    run: str
-    block: str
-    sample: int  # in the order of labels
-    label: int
-    dissimilarities: str  # to every sample, two digits, with spaces between them; empty matrices hold none
-
-
-def _number(value: Any) -> float:
-    """A number as it was stored: null is NaN."""
-    return math.nan if value is None else float(value)
-
-
-def _last(result: Mapping[str, Any], network: str) -> list[Numbers]:
-    """A result's rows of one network, the trained one at its last step."""
-    rows = [row for row in result["rows"] if row["network"] == network]
-    return [row for row in rows if row["step"] == max(r["step"] for r in rows)]
-
-
-def _untrained_name(run: Run, runs: Sequence[Run], label: str) -> str:
-    """Runs of one network share an untrained one; else each label has its own."""
-
-    def net(r: Run) -> tuple[Any, ...]:
-        shared = {"model", "width", "depth", "stem", "activation", "attention", "cut", "normalize"}
-        return tuple(r.config.model_dump(include=shared).values())
-
-    return UNTRAINED if all(net(r) == net(run) for r in runs) else f"{label} {UNTRAINED}"
-
-
-def depth_points(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list[DepthPoint]:
-    """What runs' blocks came to: mean and 95 % t-interval over seeds of every stored quantity, and of the untrained networks."""
-    by_seed: dict[tuple[str, str, str, str], dict[int, float]] = {}
-    for run, result, label in zip(runs, results, labels_of(runs), strict=True):
-        for network in (TRAINED, UNTRAINED):
-            name = label if network == TRAINED else _untrained_name(run, runs, label)
-            for row in _last(result, network):
-                for quantity in (q for q in NUMBERS if q in row):
-                    by_seed.setdefault((name, network, row["block"], quantity), {})[run.config.seed] = _number(row[quantity])
-    points = [DepthPoint(*key, *interval(values.values())) for key, values in by_seed.items()]
-    return [p for network in (TRAINED, UNTRAINED) for p in points if p.network == network]
-
-
-def over_steps(runs: Sequence[Run], results: Sequence[Mapping[str, Any]], quantity: str) -> list[LayerPoint]:
-    """One quantity of the blocks at every saved step, from the untrained network on, over seeds."""
-    found: dict[tuple[str, str, int], list[float]] = {}
-    for result, label in zip(results, labels_of(runs), strict=True):
-        for row in (row for row in result["rows"] if quantity in row):
-            found.setdefault((label, row["block"], row["step"]), []).append(_number(row[quantity]))
-    points = []
-    for (label, block, step), values in sorted(found.items(), key=lambda item: item[0][2]):
-        mean, low, high, n = interval(values)
-        points.append(LayerPoint(label, block, "block", quantity, step, mean, low, high, n, len(values) - n))
-    return points
-
-
-def cells(result: Mapping[str, Any], run: str) -> list[Cell]:
-    """All pairs of blocks of what :func:`compare_run` found about a run."""
-    names = _names_of(result)
-    return [
-        Cell(run, names[i], a, b, _number(entry["matrix"][p][q]), _number(entry["rdm_correlation"][p][q]))
-        for i, entry in enumerate(result["with"])
-        for (p, a), (q, b) in product(enumerate(entry["blocks"]), enumerate(entry["with_blocks"]))
-    ]
-
-
-def _names_of(result: Mapping[str, Any]) -> list[str]:
-    """What the other networks of a comparison are called."""
-    return [e["label"] if e["network"] == UNTRAINED else f"{e['label']} s{e['seed']}" for e in result["with"]]
-
-
-def rdm_rows(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list[RdmRow]:
-    """The stored dissimilarity matrices of the first run of each label."""
-    found: list[RdmRow] = []
-    seen: set[str] = set()
-    for name, result, label in zip(named(runs), results, labels_of(runs), strict=True):
-        if label in seen:
-            continue
-        seen.add(label)
-        for block, matrix in result["rdm"].items():
-            for i, (row, digit) in enumerate(zip(matrix, result["rdm_labels"], strict=True)):
-                text = " ".join("nan" if v is None else f"{v:.2f}" for v in row)
-                found.append(RdmRow(name, block, i, digit, text))
-    return found
-
-
-def table(points: Sequence[DepthPoint]) -> Table:
-    """Label × block: what the blocks came to."""
-    shown = Table(title="blocks on held-out images: mean ± half of the 95 % interval over seeds", title_justify="left", box=SIMPLE_HEAD)
-    shown.add_column("network", no_wrap=True)
-    shown.add_column("block", no_wrap=True)
-    there = [q for q in NUMBERS if any(p.quantity == q for p in points)]
-    for quantity in there:
-        shown.add_column(NUMBERS[quantity][0], justify="right")
-    values = {(p.label, p.block, p.quantity): p for p in points}
-    for label in dict.fromkeys(p.label for p in points):
-        for i, block in enumerate(dict.fromkeys(p.block for p in points if p.label == label)):
-            texts = []
-            for quantity in there:
-                _, digits, scale = NUMBERS[quantity]
-                p = values.get((label, block, quantity))
-                texts.append(number(p.mean, p.low, digits, scale) if p else "–")
-            shown.add_row("" if i else label, block, *texts)
-        shown.add_section()
-    return shown
-
-
-def pair_table(result: Mapping[str, Any], run: str) -> Table:
-    """The diagonals of a comparison: the same block in both networks, linear CKA and in brackets the rank correlation of RDMs."""
-    shown = Table(title=f"linear CKA (rank correlation of RDMs) of {run} with …, the same block in both", title_justify="left")
-    shown.add_column("network")
-    blocks = list(dict.fromkeys(block for entry in result["with"] for block in entry["blocks"] if block in entry["with_blocks"]))
-    for block in blocks:
-        shown.add_column(block, justify="right")
-    for name, entry in zip(_names_of(result), result["with"], strict=True):
-        texts = []
-        for block in blocks:
-            if block not in entry["blocks"] or block not in entry["with_blocks"]:
-                texts.append("–")
-                continue
-            at = entry["blocks"].index(block), entry["with_blocks"].index(block)
-            cka, rank = (_number(entry[key][at[0]][at[1]]) for key in ("matrix", "rdm_correlation"))
-            texts.append(f"{number(cka, math.nan)} ({number(rank, math.nan)})")
-        shown.add_row(name + (" (another seed)" if entry["other_seed"] else ""), *texts)
-    return shown
-
-
-def draw(runs: Sequence[Run], results: Sequence[Mapping[str, Any]], pairs: Mapping[str, Any], out: Path, title: str = "") -> list[str]:
-    """Write the figures of what runs hold: by depth, dissimilarities, CKA, and over training where there are snapshots.
-
-    Args:
-        runs: the runs.
-        results: their ``representations.json``.
-        pairs: the first one's ``cka.json``; where its ``with`` is empty, there is no figure of it.
-        out: folder of the figures.
-        title: what the runs have in common.
-
-    Returns:
-        the figures' names.
-
-    """
-    from gradlens import pictures  # matplotlib, only where something is drawn
-    from gradlens.plots import over_training, save
-
-    points = [p for p in depth_points(runs, results) if p.quantity in QUANTITIES]
-    matrices, dissimilar = cells(pairs, named(runs)[0]), rdm_rows(runs, results)
-    made: dict[str, tuple[Any, Sequence[Any]]] = {
-        "representation_by_depth": (pictures.representation_by_depth(points, QUANTITIES, title=title), points),
-    }
-    if dissimilar:
-        made["rdm"] = (pictures.rdm(dissimilar, title=title), dissimilar)
-    if matrices:
-        made["cka"] = (pictures.cka(matrices, title=title), matrices)
-    for quantity in QUANTITIES:
-        rows = over_steps(runs, results, quantity)
-        if len({row.step for row in rows}) > 2:
-            made[f"{quantity}_over_training"] = (over_training(rows, quantity, title=title), rows)
-    for name, (figure, saved) in made.items():
-        save(figure, saved, out, name)
-    return list(made)

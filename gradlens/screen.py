@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from gradlens.errors import unknown
+from gradlens.analysis_doctor_evidence import WRONG
+from gradlens.doctor import Diagnosis, verdict
 from gradlens.run import Run
 from gradlens.tables import FinalValue, Score, final_values, scores, truths
 
@@ -88,109 +88,13 @@ def show(renderable: Any) -> None:
     Console(markup=False, highlight=False).print(renderable)
 
 
-# ----------------------------------------------------------------------------------------------------------- lists
-
-
-def first_sentence(thing: Any) -> str:
-    """The first paragraph of a docstring, on one line."""
-    return (inspect.getdoc(thing) or "").split("\n\n")[0].replace("\n", " ")
-
-
-def _methods() -> list[tuple[str, ...]]:
-    from gradlens.methods import METHODS
-
-    rows: list[tuple[str, ...]] = [("method", "rule, and options (default)")]
-    seen: dict[Any, str] = {}
-    for name, rule in METHODS.items():
-        rows.append((name, f"{first_sentence(rule)} Each block reads: {', '.join(sorted(rule.reads))}."))
-        if rule.defaults:
-            rows.append(("", f"  its own settings, unless --optimizer names another: {_settings(rule.defaults)}"))
-        if rule.Options in seen:
-            rows.append(("", f"  options as {seen[rule.Options]}"))
-            continue
-        rows += [("", f"  {key} ({field.default}): {field.description}") for key, field in rule.Options.model_fields.items()]
-        if rule.Options.model_fields:
-            seen[rule.Options] = name
-    rows.append(
-        (
-            "FILE.py:Class",
-            "your own: a subclass of gradlens.Method (docs/your-own.md); `gradlens check` asks it the laws of all rules",
-        )
-    )
-    return rows
-
-
-def _settings(values: Mapping[str, Any]) -> str:
-    """Settings as flags."""
-    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in values.items())
-
-
-def _models() -> list[tuple[str, ...]]:
-    from gradlens.models import MODELS, VGG_LAYERS, vgg
-
-    rows: list[tuple[str, ...]] = [("model", "what")]
-    for name, builder in MODELS.items():
-        if name in VGG_LAYERS:
-            stages = " ".join(map(str, VGG_LAYERS[name]))
-            rows.append((name, f"{first_sentence(vgg)} Convolutions in each resolution: {stages}."))
-        else:
-            rows.append((name, first_sentence(builder)))
-    rows.append(("torchvision:NAME", "a classifier of torchvision, untrained: torchvision:resnet50, torchvision:convnext_tiny, …"))
-    rows.append(("FILE.py:build", "your own: a list of blocks, or any module and its cut points (docs/your-own.md)"))
-    return rows
-
-
-def _data() -> list[tuple[str, ...]]:
-    return [
-        ("data", "what"),
-        ("digits", "8x8 grey digits shipped with scikit-learn: 1,433 for training, 364 for test"),
-        ("hierarchical", "27x27 grey digits drawn level by level, with noise and distractors: 5,000 for training, 1,000 for test"),
-        ("sequences", "noisy sawteeth of random phase, 1x1x128, 6 classes of dynamics, generated: 4,000 for training, 1,000 for test"),
-        ("cifar10", "32x32 colour, 10 classes, 50,000 + 10,000 (torchvision)"),
-        ("cifar100", "32x32 colour, 100 classes, 50,000 + 10,000 (torchvision)"),
-        ("mnist", "28x28 grey digits, 60,000 + 10,000 (torchvision)"),
-        ("fashion-mnist", "28x28 grey clothes, 10 classes, 60,000 + 10,000 (torchvision)"),
-        ("svhn", "32x32 colour house numbers, 10 classes, 73,257 + 26,032 (torchvision)"),
-        ("stl10", "96x96 colour, 10 classes, 5,000 + 8,000, and 100,000 without a label (torchvision)"),
-        ("PATH", "a folder with train/<class>/ and test/<class>/, images of one size"),
-        ("FILE.py:build", "your own: a function that gives images and labels (docs/your-own.md)"),
-    ]
-
-
-def _quantities() -> list[tuple[str, ...]]:
-    from gradlens.diagnostics import AFTER_THE_STEP, FEEDBACK, SPARSE
-    from gradlens.measures import QUANTITIES, RECORDED
-    from gradlens.methods import METHODS
-    from gradlens.plots import ANGLES
-
-    rows: list[tuple[str, ...]] = [("quantity", "of a used gradient g and the true gradient t", "recorded")]
-    rows += [(name, text, "in training" if name in RECORDED else "by measure") for name, (_, text) in QUANTITIES.items()]
-    when = {name: "in training, sparsely" + (" (not by measure)" if name in AFTER_THE_STEP else "") for name in SPARSE}
-    rows += [(name, text, when[name]) for name, text in SPARSE.items()]
-    for kind in FEEDBACK:
-        rows.append((kind, f"a kind of rows, each with cosine, angle, norm_ratio …: {ANGLES[kind]}", "in training, sparsely"))
-    own = {name: text for rule in METHODS.values() for name, text in rule.own_quantities.items()}
-    of = {name: ", ".join(m for m, rule in METHODS.items() if name in rule.own_quantities) for name in own}
-    rows.append(("loss", "the loss a block descends: its head's, or the top's", "in training"))
-    return rows + [(name, f"{of[name]}: {text}", "in training") for name, text in own.items()]
-
-
-LISTS = {"methods": _methods, "models": _models, "data": _data, "quantities": _quantities}
-
-
-def listing(what: str) -> Table:
-    """One of LISTS as a table.
-
-    Raises:
-        InputError: an unknown list.
-
-    """
-    if what not in LISTS:
-        raise unknown("list", what, LISTS)
-    header, *rows = LISTS[what]()
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in header:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    return table
+def diagnosis_table(title: str, diagnosis: Diagnosis) -> Table:
+    """The findings of one run, the wrong ones first: what was seen and what was wanted, and the advice; the title gives the verdict."""
+    drawn = Table(title=f"{title}: {verdict(diagnosis)}", title_justify="left", show_lines=True)
+    for column in ("", "check", "seen", "wanted", "advice"):
+        drawn.add_column(column)
+    for severity, check in dict.fromkeys((f.severity, f.check) for f in diagnosis.findings):
+        mine = [f for f in diagnosis.findings if (f.severity, f.check) == (severity, check)]
+        seen = "\n".join(f.evidence for f in mine)
+        drawn.add_row(severity.upper() if severity == WRONG else severity, check, seen, mine[0].threshold, mine[0].advice)
+    return drawn

@@ -1,157 +1,35 @@
-"""The sections of the page that show what the commands about finished runs have stored: probes, memorization, filters, representations …
-
-Read with :func:`gradlens.run.load_result`. A row that lacks what is asked of it is left out, never guessed; a run without a result, or with
-half of one, is named with the command that makes it.
-"""
+"""The sections of the page that show what the commands about finished runs have stored: probes, memorization, online probes, the doctor."""
 
 from __future__ import annotations
 
-import io
 import math
 import shlex
-from base64 import b64encode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from gradlens.charts import compact, lines, matrix
-from gradlens.errors import InputError
-from gradlens.run import Run, load_result
-from gradlens.sections import Cell, Held, Picture, Section, Table, grouped, mean_cell, number
-from gradlens.tables import Interval, interval
-from gradlens.verdict import Notice, in_words, listed, short
-
-MATRICES = 12  # CKA matrices on the page at most
-Result = Mapping[str, Any]
-
-
-# ------------------------------------------------------------------------------------------------------ stored results
-
-
-def stored(held: Held, section: Section, name: str, command: str) -> dict[Path, Result]:
-    """run directory -> what a command stored there; what is missing or unreadable is said in the section."""
-    found: dict[Path, Result] = {}
-    without = []
-    for run in held.runs:
-        try:
-            result = load_result(run.path, name)
-        except InputError as error:
-            section.missing.append(f"Left out: {error}.")
-            continue
-        if result is None:
-            without.append(run)
-        else:
-            found[run.path] = result
-    if without:
-        paths = " ".join(shlex.quote(str(run.path)) for run in without[:2]) + (" …" if len(without) > 2 else "")
-        whose = "" if not found else f" for {len(without)} of {len(held.runs)} runs"
-        section.missing.append(f"Not measured{whose}: `{command.format(paths)}` does.")
-    return found
-
-
-def value(row: Mapping[str, Any], *names: str) -> float:
-    """A stored number, by the names on the way to it; NaN where there is none (null, or missing)."""
-    at: Any = row
-    for name in names:
-        at = at.get(name) if isinstance(at, Mapping) else None
-    return float(at) if isinstance(at, int | float) and not isinstance(at, bool) else math.nan
-
-
-def rows_of(result: Result, name: str, *needed: str) -> list[Mapping[str, Any]]:
-    """A result's rows that hold all that is asked of them."""
-    rows = result.get(name)
-    return [row for row in rows if isinstance(row, Mapping) and all(key in row for key in needed)] if isinstance(rows, list) else []
-
-
-def protocol(section: Section, results: Iterable[Result]) -> None:
-    """How the numbers were made, as stored beside them; where runs were measured differently, that is said."""
-    said: dict[str, list[str]] = {}
-    for result in results:
-        for name, how in _flat(result.get("protocol") or {}):
-            if how not in said.setdefault(name, []):
-                said[name].append(how)
-    if said:
-        section.facts = [(name, how[0]) for name, how in said.items() if len(how) == 1]
-        if several := [name for name, how in said.items() if len(how) > 1 and name not in OWN]:
-            section.text.append(f"Not all were measured alike: {listed(several)} differ.")
-
-
-OWN = ("weights", "label hash", "labels", "pictures", "updates", "seed", "read")  # what is each run's own in a protocol
-
-
-def _flat(content: Any, path: str = "") -> list[tuple[str, str]]:
-    if isinstance(content, Mapping):
-        return [pair for name, inner in content.items() for pair in _flat(inner, f"{path} {name}".strip().replace("_", " "))]
-    if isinstance(content, list):
-        content = ", ".join(map(in_words, content))
-    return [(path, in_words(content))]
-
-
-# ------------------------------------------------------------------------------------------------- tables over seeds
-
-Cells = dict[tuple[str, Any], list[float]]  # (label, block or step or other place) -> one value a seed
-
-
-def gathered(held: Held, results: Mapping[Path, Result], values: Any) -> Cells:
-    """What ``values(run, result)`` yields as (place, number), by label and place, one number a seed."""
-    found: Cells = {}
-    for label, group in held.groups.items():
-        for run in group:
-            if run.path in results:
-                for place, v in values(run, results[run.path]):
-                    found.setdefault((label, place), []).append(v)
-    return found
-
-
-def _line(label: str | None, x: Sequence[Any], cells: Sequence[Interval], **more: Any) -> dict[str, Any]:
-    line: dict[str, Any] = {"label": label, "x": list(x), "y": [compact(c.mean) for c in cells], **more}
-    if any(math.isfinite(c.low) for c in cells):
-        line["low"], line["high"] = [compact(c.low) for c in cells], [compact(c.high) for c in cells]
-    return line
-
-
-def lines_of(held: Held, cells: Cells, **more: Any) -> list[dict[str, Any]]:
-    """A line a label over the places that it has, in the order in which they came."""
-    drawn = []
-    for label in held.groups:
-        x = [place for name, place in cells if name == label]
-        if x:
-            drawn.append(_line(label, x, [interval(cells[label, place]) for place in x], **more))
-    return drawn
-
-
-def pooled(cells: Cells, name: str, dash: str = "dot") -> list[dict[str, Any]]:
-    """One line over all runs, in no method's colour: a control."""
-    at: dict[Any, list[float]] = {}
-    for (_, place), values in cells.items():
-        at.setdefault(place, []).extend(v for v in values if math.isfinite(v))
-    x = [place for place, values in at.items() if values]
-    return [{"label": None, "name": name, "x": x, "y": [compact(float(np.mean(at[p]))) for p in x], "dash": dash}] if x else []
-
-
-def _by_block(held: Held, caption: str, columns: Mapping[str, tuple[Cells, int, int]], note: str = "") -> Table:
-    """A row for each label and block; ``columns``: name -> (numbers, digits, scale)."""
-    order = list(dict.fromkeys(block for cells, *_ in columns.values() for _, block in cells))
-    rows = []
-    for label in held.groups:
-        for k, block in enumerate(order):
-            own = [(cells.get((label, block)), digits, scale) for cells, digits, scale in columns.values()]
-            if any(values for values, *_ in own):
-                numbers = [mean_cell(interval(values), digits, scale) if values else Cell("–") for values, digits, scale in own]
-                rows.append([held.named(label), Cell(block, f"{k:04d}"), *numbers])
-    return Table(caption, ["method", "block", *columns], rows, note)
-
-
-def last(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Rows of the last step among them."""
-    end = max((value(row, "step") for row in rows if math.isfinite(value(row, "step"))), default=math.nan)
-    return [row for row in rows if value(row, "step") == end or math.isnan(end)]
-
-
-# -------------------------------------------------------------------------------------------------------- the sections
+from gradlens.charts import compact, lines
+from gradlens.reporting_html_notices import Notice
+from gradlens.reporting_html_parts import Cell, Held, Section, Table, grouped, mean_cell, number
+from gradlens.reporting_html_stored import (
+    Cells,
+    Result,
+    block_table,
+    gathered,
+    last,
+    lines_of,
+    pooled,
+    protocol,
+    result_of,
+    rows_of,
+    stored,
+    value,
+)
+from gradlens.reporting_html_wording import listed, short
+from gradlens.run import Run
+from gradlens.tables import interval
 
 
 def separability(held: Held) -> Section:
@@ -194,7 +72,7 @@ def separability(held: Held) -> Section:
         }  # fmt: skip
         note = f"Raw pixels: {short(100 * float(np.mean(reached)), 1)} % held-out." if reached else ""
         note += " What permuted labels reach in training is how much of any labelling so many features can hold."
-        section.tables.append(_by_block(held, "Linear probe", {name: (cells, 1, 100) for name, cells in columns.items()}, note.strip()))
+        section.tables.append(block_table(held, "Linear probe", {name: (cells, 1, 100) for name, cells in columns.items()}, note.strip()))
 
     def over_time(_: Run, result: Result) -> Any:
         rows = [
@@ -292,156 +170,6 @@ def memorization(held: Held) -> Section:
     return section
 
 
-def filters(held: Held) -> Section:
-    """The first layer's filters, and numbers that say how they look."""
-    section = Section("filters", "First-layer filters")
-    results = stored(held, section, "filters", "gradlens filters {}")
-    names: dict[str, None] = {}
-    for label, group in held.groups.items():
-        for run in group:
-            result = results.get(run.path, {})
-            names |= dict.fromkeys(result.get("numbers") or {})
-            if any(picture.method == held.place(label) for picture in section.pictures):
-                continue
-            if drawn := picture_of(result):
-                kernel = result.get("kernel", "?")
-                name = f"{label}, {kernel}×{kernel}, seed {run.config.seed}"
-                section.pictures.append(Picture(name, held.place(label), drawn))
-    if section.pictures:
-        section.text.append(
-            "Each filter is scaled to its own largest weight (grey is zero), in the stored order; one run of each method."
-            f"{' Filters of other than 1 or 3 channels are shown as their mean over channels.' if _folded(results.values()) else ''}"
-        )
-    rows = []
-    for label, group in held.groups.items():
-        mine = [results[run.path] for run in group if run.path in results]
-        for name in names:
-            values = [interval(value(r, "numbers", name, state) for r in mine) for state in ("trained", "untrained", "random")]
-            if mine and any(v.n for v in values):
-                rows.append([held.named(label), Cell(name.replace("_", " "), name), *map(mean_cell, values)])
-            elif mine and name == "gabor_share":  # the kernel is too small for it to say anything
-                rows.append([held.named(label), Cell("gabor share", name), *[Cell("undecided")] * 3])
-    if rows:
-        meaning = next((m for r in results.values() if isinstance(m := (r.get("protocol") or {}).get("numbers"), Mapping)), {})
-        note = " ".join(f"{name.replace('_', ' ')}: {meaning[name]}." for name in names if name in meaning)
-        section.tables.append(
-            Table("Beside the untrained stem and random filters", ["method", "number", "trained", "untrained", "random"], rows, note)
-        )
-    protocol(section, ({"protocol": {k: v for k, v in (r.get("protocol") or {}).items() if k != "numbers"}} for r in results.values()))
-    return section
-
-
-def _folded(results: Iterable[Result]) -> bool:
-    return any(r.get("channels") not in (None, 1, 3) for r in results)
-
-
-def picture_of(result: Result) -> str:
-    """Stored weights [F][C][k][k] as a PNG in a data URI, one pixel a weight; "" where there are none.
-
-    A filter's weights are divided by its largest magnitude, so that grey is zero; red, green and blue are its three channels.
-    """
-    try:
-        weights = np.array(result.get("weights"), float)
-    except (TypeError, ValueError):
-        return ""
-    if weights.ndim != 4 or not weights.size:
-        return ""
-    order = [i for i in result.get("order") or range(len(weights)) if isinstance(i, int) and 0 <= i < len(weights)]
-    shown = weights[order] if weights.shape[1] in (1, 3) else weights[order].mean(1, keepdims=True)
-    largest = np.abs(shown).max((1, 2, 3), keepdims=True)
-    levels = np.nan_to_num(127.5 + 127.5 * shown / np.where(largest > 0, largest, 1), nan=127.5)
-    pixels = levels.round().astype(np.uint8).transpose(0, 2, 3, 1).repeat(3 // shown.shape[1], 3)  # [F, k, k, 3]
-    k, columns = pixels.shape[1], math.ceil(math.sqrt(2 * len(pixels)))
-    grid = np.zeros((math.ceil(len(pixels) / columns) * (k + 1) + 1, columns * (k + 1) + 1, 4), np.uint8)
-    for i, one in enumerate(pixels):
-        y, x = (i // columns) * (k + 1) + 1, (i % columns) * (k + 1) + 1
-        grid[y : y + k, x : x + k] = np.concatenate([one, np.full((k, k, 1), 255, np.uint8)], 2)
-    buffer = io.BytesIO()
-    Image.fromarray(grid).save(buffer, format="png", optimize=True)
-    return f"data:image/png;base64,{b64encode(buffer.getvalue()).decode()}"
-
-
-DEPTH = {  # quantity -> title, y axis
-    "effective_rank": ("effective rank", "rank"),
-    "participation_ratio": ("participation ratio", "directions"),
-    "fisher": ("class separation (Fisher)", "between ÷ within"),
-    "reconstruction_r2": ("what is left of the image", "R² of a decoder"),
-    "information_y_bits": ("information about the label", "bits, at least"),
-    "head_accuracy": ("a head's accuracy", "accuracy (%)"),
-}
-
-
-def representations(held: Held) -> Section:
-    """Rank, class separation and information of every block; how alike two networks' blocks are."""
-    section = Section("representations", "Representations")
-    results = stored(held, section, "representations", "gradlens representations {}")
-
-    def by_block(network: str, quantity: str) -> Cells:
-        def of(_: Run, result: Result) -> Any:
-            rows = [r for r in rows_of(result, "rows", "block", "network", quantity) if r["network"] == network]
-            return [(str(r["block"]), value(r, quantity)) for r in last(rows)]
-
-        return gathered(held, results, of)
-
-    if results:
-        section.text.append("Of each block's output on held-out images; the dotted grey line is the untrained networks' mean.")
-    columns: dict[str, tuple[Cells, int, int]] = {}
-    for quantity, (title, axis) in DEPTH.items():
-        trained = by_block("trained", quantity)
-        if any(math.isfinite(v) for values in trained.values() for v in values):
-            drawn = lines_of(held, trained) + pooled(by_block("untrained", quantity), "untrained network")
-            percent = quantity == "head_accuracy"
-            section.charts.append(lines(title, "block", axis, drawn, percent=percent, categories=True))
-            columns[f"{title}{' %' if percent else ''}"] = (trained, 1 if percent else 2, 100 if percent else 1)
-    if columns:
-        section.tables.append(_by_block(held, "Of each block's output", columns))
-    _likeness(held, section)
-    protocol(section, results.values())
-    return section
-
-
-def _likeness(held: Held, section: Section) -> None:
-    """CKA of pairs of networks: one table of equal blocks, and the first matrices."""
-    pairs = {run.path: result for run in held.runs if (result := _read(run, "cka"))}
-    if not pairs:
-        section.missing.append("No two networks were compared (CKA): `gradlens representations RUN_DIR RUN_DIR` does.")
-        return
-    rows, charts = [], []
-    for label, group in held.groups.items():
-        for run in group:
-            for entry in rows_of(pairs.get(run.path, {}), "with", "blocks", "matrix"):
-                mine, theirs = list(entry["blocks"]), list(entry.get("with_blocks") or entry["blocks"])
-                z = [[math.nan if v is None else float(v) for v in line] for line in entry["matrix"]]
-                if len(z) != len(mine) or any(len(line) != len(theirs) for line in z):
-                    continue
-                own, other = f"{label} s{run.config.seed}", _other(entry)
-                shared = [(block, z[mine.index(block)][theirs.index(block)]) for block in mine if block in theirs]
-                text = ", ".join(f"{block} {short(v)}" for block, v in shared)
-                mean = interval(v for _, v in shared).mean
-                rows.append([held.named(label), Cell(str(run.config.seed), run.config.seed), Cell(other, other), number(mean), Cell(text)])
-                charts.append(matrix(f"{own} and {other}", theirs, mine, z, "CKA"))
-    section.charts += charts[:MATRICES]
-    if len(charts) > MATRICES:
-        section.text.append(f"{MATRICES} of {len(charts)} CKA matrices are drawn; the table has all pairs.")
-    if rows:
-        columns = ["method", "seed", "compared with", "mean CKA of equal blocks", "by block"]
-        section.tables.append(Table("How alike two networks' blocks are (linear CKA, unbiased)", columns, rows))
-
-
-def _other(entry: Mapping[str, Any]) -> str:
-    label, seed = entry.get("label"), entry.get("seed")
-    if entry.get("network") == "untrained":
-        return "its untrained network"
-    return f"{label} s{seed}" if label is not None and seed is not None else str(entry.get("run", "another run"))
-
-
-def _read(run: Run, name: str) -> Result | None:
-    try:
-        return load_result(run.path, name)
-    except InputError:
-        return None
-
-
 def online(held: Held) -> Section:
     """Regret of the online probes."""
     section = Section("online", "Online probe and its regret")
@@ -534,7 +262,7 @@ def doctor(held: Held) -> Section:
 
 def wrong(held: Held) -> list[Notice]:
     """What the doctor calls wrong, for the verdict."""
-    results = {run.path: result for run in held.runs if (result := _read(run, "doctor"))}
+    results = {run.path: result for run in held.runs if (result := result_of(run, "doctor"))}
     of: dict[str, dict[str, None]] = {}
     for label, _, finding in _findings(held, results):
         if finding["severity"] == "wrong":

@@ -9,6 +9,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from functools import cache
+from pathlib import Path
 from statistics import fmean, median
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -112,6 +113,12 @@ def truths(runs: Sequence[Run]) -> list[str]:
 
 
 # -------------------------------------------------------------------------------------------------------- statistics
+
+
+def runs_title(runs: Sequence[Run]) -> str:
+    """Data and model of runs, for a figure's title; several are all named, so that no one compares them by mistake."""
+    data = dict.fromkeys(Path(run.config.data).name for run in runs)
+    return f"{' / '.join(data)} · {' / '.join(dict.fromkeys(run.config.model for run in runs))}"
 
 
 @cache

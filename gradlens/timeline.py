@@ -11,7 +11,6 @@ from statistics import fmean
 from typing import NamedTuple
 
 import torch
-from rich.table import Table
 from torch import Tensor
 
 from gradlens.augment import normalizer
@@ -381,37 +380,3 @@ def pictured(found: Sequence[Measured], workers: int, link: Link, parts: int, se
 def first_batches(found: Sequence[Measured]) -> float:
     """Seconds worth drawing: what one worker needs for two batches of the cheapest rule, and a bit."""
     return 2.3 * min(sum(cost.seconds for cost in one.costs) for one in found)
-
-
-def left_over(points: Sequence[Point]) -> list[str]:
-    """A sentence for each number of workers, of those asked for, that some schedules cannot use."""
-    short: dict[tuple[int, int], list[str]] = {}
-    for p in points:
-        if p.used < p.workers:
-            short.setdefault((p.workers, p.used), []).append(p.schedule)
-    return [
-        f"{asked} workers asked for, {used} used by {', '.join(names)}: layer-parallel, a rule has no more workers than parts of its blocks"
-        for (asked, used), names in short.items()
-    ]
-
-
-def table(points: Sequence[Point], link: Link, batch_size: int) -> Table:
-    """The points of one number of workers, to print."""
-    caption = (
-        f"Simulated over block costs measured here and now, {points[0].batches} batches of {batch_size}, filling and emptying included;"
-        f" links of {link.rate / 1e9:g} GB/s and {link.latency * 1e6:g} us. On: workers that have blocks. Speed-up: against one worker"
-        " with the same rule; limit: one batch's work / that of the worker with the most of it. Bubble: share of the workers' time in"
-        " which they wait. MB/s: sent over all links. MB: held by the worker that holds most. Delay: batches by which what is used (a"
-        " queued input, a target, weights) is older than the batch it is used with."
-    )
-    printed = Table(caption=caption, caption_justify="left", box=None, pad_edge=False, header_style="bold")
-    printed.add_column("schedule", no_wrap=True)
-    printed.add_column("waits for", overflow="fold")
-    for column in ("on", "images/s", "speed-up", "limit", "bubble", "MB/s", "MB", "delay"):
-        printed.add_column(column, justify="right", no_wrap=True)
-    for p in points:
-        printed.add_row(
-            p.schedule, p.waits, str(p.used), f"{batch_size / p.batch_seconds:,.0f}", f"{p.speedup:.2f}", f"{1 / p.busiest:.2f}",
-            f"{p.bubble:.0%}", f"{p.sent_bytes_per_s / 1e6:,.0f}", f"{p.memory_bytes / 1e6:,.0f}", f"{p.delay:.1f}" if p.delay else "–",
-        )  # fmt: skip
-    return printed

@@ -9,8 +9,9 @@ from pydantic import BaseModel, ValidationError
 
 from gradlens.config import sentence
 from gradlens.errors import InputError, unknown
-from gradlens.laws import NETWORKS, Broken, Finding, check
+from gradlens.laws import Finding, check
 from gradlens.method import Method
+from gradlens.training_check_trial import NETWORKS, Broken
 
 
 def check_method(

@@ -8,9 +8,10 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from gradlens.bench import SHORTEST, Cost, added_memory, bench, plain_step, protocol, seconds_per_step, table
+from gradlens.bench import SHORTEST, Cost, added_memory, bench, plain_step, seconds_per_step
 from gradlens.config import make
 from gradlens.errors import InputError
+from gradlens.reporting_benchmarks import bench_table, protocol
 
 CPU = torch.device("cpu")
 SMALL = {"width": 8, "batch_size": 16}
@@ -84,7 +85,7 @@ def test_json_holds_every_row(result):
 
 def test_table_and_protocol(result):
     console = Console(width=200, file=io.StringIO())
-    console.print(table(result))
+    console.print(bench_table(result))
     text = console.file.getvalue()
     assert "dgl head=linear" in text
     assert "plain-default-layout" in text
@@ -147,6 +148,6 @@ def test_making_views_is_part_of_the_step_and_its_share_is_said():
     simclr, bp = pick(found, "simclr"), pick(found, "bp")
     assert bp.task_share is None
     assert 0 < simclr.task_share < 1
-    assert "views" in [column.header for column in table(found).columns]
+    assert "views" in [column.header for column in bench_table(found).columns]
     alone = bench([make(method="bp", **small)], (1, 8, 8), 10, CPU, rounds=1, record_every=())
-    assert "views" not in [column.header for column in table(alone).columns]
+    assert "views" not in [column.header for column in bench_table(alone).columns]

@@ -4,9 +4,10 @@ import pytest
 import torch
 from ranks import together
 
-from gradlens.bench_ranks import Gain, bench_ranks, table, to_json
+from gradlens.bench_ranks import Gain, bench_ranks, to_json
 from gradlens.config import make
 from gradlens.errors import InputError
+from gradlens.reporting_benchmarks import ranks_table
 from gradlens.world import ALONE, World
 
 SHARED = {"model": "mlp", "width": 16, "batch_size": 16, "record_every": 0, "diagnose_every": 0, "epochs": 1000, "ranks": 2}
@@ -37,7 +38,7 @@ def test_every_way_of_sharing_is_measured(tmp_path):
     sent = 16 * 16 * 4 + 16 * 8 + 8  # activations, labels, the control word: bytes of a step
     assert dgl.megabytes_per_s * 1e6 * dgl.together == pytest.approx(sent, rel=0.5)  # of all steps over the median time of one
     assert "dgl" in to_json(rows, {"model": "mlp"})
-    assert table(rows, "about").row_count == 4
+    assert ranks_table(rows, "about").row_count == 4
 
 
 def test_one_process_has_nobody_to_share_with():

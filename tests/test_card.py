@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from gradlens.card import cards, own_numbers, table
+from gradlens.card import cards, own_numbers
 from gradlens.config import make
 from gradlens.methods import METHODS
+from gradlens.reporting_benchmarks import cards_table
 
 LOCKS = {  # forward, update, backward locked; labels told to every block (Jaderberg et al. 2017, §1)
     "bp": (True, True, True, False),
@@ -63,4 +64,4 @@ def test_costs_are_relative_to_backprops_in_the_same_run():
     assert bp.flop_ratio == bp.rate_ratio == bp.memory_ratio == 1
     assert dfa.flop_ratio < 0.75
     assert dfa.rate_ratio > 0
-    assert [column.header for column in table([bp, dfa]).columns][:2] == ["method", "fwd"]
+    assert [column.header for column in cards_table([bp, dfa]).columns][:2] == ["method", "fwd"]

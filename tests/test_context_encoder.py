@@ -29,7 +29,7 @@ from gradlens.models import Plan, build
 from gradlens.models_decoders import ChannelwiseLinear, context_decoder, discriminator
 from gradlens.objectives import LOSSES
 from gradlens.optimizers import make_optimizer
-from gradlens.pictures import InpaintingPanel, inpainting_grid
+from gradlens.reporting_inpainting import InpaintingPanel, inpainting_grid
 from gradlens.run import load, load_result
 from gradlens.setup import Pair, make_net, make_pair
 from gradlens.training_context import Place

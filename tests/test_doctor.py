@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from gradlens.analysis_doctor_evidence import LATE, Seen, graded
+from gradlens.analysis_doctor_outcome import jumps, rank
 from gradlens.config import make
-from gradlens.doctor import CHECKS, LATE, RESULT, Seen, examine, graded, jumps, rank, report, table, verdict
+from gradlens.doctor import CHECKS, RESULT, examine, report, verdict
 from gradlens.experiments import train_run
 from gradlens.local import Local, LocalLosses
 from gradlens.longtable import csv_line
@@ -17,6 +19,7 @@ from gradlens.methods.dni import DNI
 from gradlens.objectives import LOSSES
 from gradlens.recorder import Row
 from gradlens.run import Metric, load
+from gradlens.screen import diagnosis_table
 from gradlens.train import Training
 from gradlens.training_context import Place
 
@@ -415,7 +418,7 @@ def test_a_table_holds_each_check_once(copied):
     run = copied("fa")
     found = examine(rewrite(run, "gradients", lambda r: r._replace(value=0.0) if (r.kind, r.quantity) == ("weight", "norm") else r))
     assert len(seen(found, "silent layer")) == 4
-    assert table("run", found).row_count == len({(f.check, f.severity) for f in found.findings})
+    assert diagnosis_table("run", found).row_count == len({(f.check, f.severity) for f in found.findings})
     assert json.loads(json.dumps(report(found)))["wrong"] is True
 
 

@@ -13,29 +13,14 @@ import torch
 from scipy.optimize import differential_evolution
 from torch import nn
 
-from gradlens import filters, pictures
+from gradlens import analysis_filter_measures, filters, reporting_filters
 from gradlens.activations import of_module
+from gradlens.analysis_filter_measures import colour_shares, dead, effective_rank, frequencies, frequency_entropies, hues, order
+from gradlens.analysis_gabor import bounds, fit_gabor
 from gradlens.config import make
 from gradlens.errors import InputError
 from gradlens.experiments import train_run
-from gradlens.filters import (
-    bounds,
-    colour_shares,
-    dead,
-    effective_rank,
-    filters_of,
-    filters_run,
-    first_convolution,
-    fit_gabor,
-    fits,
-    frequencies,
-    frequency_entropies,
-    hues,
-    look,
-    numbers,
-    order,
-    random_numbers,
-)
+from gradlens.filters import filters_of, filters_run, first_convolution, fits, look, numbers, random_numbers
 from gradlens.run import load_checkpoint, load_result
 from gradlens.training_context import Place
 
@@ -151,7 +136,7 @@ def test_one_pixel_has_all_frequencies_alike():
     for k, pairs in ((7, 24), (5, 12), (4, 9), (3, 4)):
         made = np.zeros((1, 1, k, k))
         made[0, 0, k // 2, k // 2] = 1
-        shares, over = filters.spectra(made)
+        shares, over = analysis_filter_measures.spectra(made)
         assert shares.shape == (1, pairs)
         assert over.shape == (pairs,)
         if k % 2:  # even sizes have frequencies that are their own mirror image, at half the power
@@ -378,7 +363,7 @@ def test_the_control_is_the_runs_own_beginning(finished, copied):
 def result(label_seed, kernel=7, count=60):
     """Contents of a filters.json, made up."""
     weights = drawn(count, 3, kernel, kernel, seed=label_seed)
-    made = {name: {"trained": label_seed + 0.5, "untrained": 0.25, "random": None} for name in pictures.FILTER_NUMBERS}
+    made = {name: {"trained": label_seed + 0.5, "untrained": 0.25, "random": None} for name in reporting_filters.FILTER_NUMBERS}
     return {
         "kernel": kernel, "filters": count, "channels": 3, "weights": weights.tolist(), "untrained_weights": (weights / 2).tolist(),
         "order": list(range(count))[::-1], "untrained_order": list(range(count)), "numbers": made,
@@ -387,53 +372,53 @@ def result(label_seed, kernel=7, count=60):
 
 def test_panels_are_in_the_documents_order_with_the_untrained_stem_last():
     results = {label: [result(1)] for label in ("dgl", "fa", "overlap", "chunked chunks=2", "chunked chunks=3", "bp")}
-    panels = pictures.filter_panels(results)
+    panels = reporting_filters.filter_panels(results)
     assert [p.label for p in panels] == ["bp", "chunked chunks=2", "chunked chunks=3", "overlap", "dgl", "fa", "untrained"]
     assert all(len(p.filters) == 49 for p in panels)
     assert panels[0].filters[0] == results["bp"][0]["weights"][48]  # in the run's order, of the first 49
-    added = pictures.filter_panels(results, change=True)
+    added = reporting_filters.filter_panels(results, change=True)
     assert [p.label for p in added] == [p.label for p in panels[:-1]]
     np.testing.assert_allclose(added[0].filters[0], np.array(results["bp"][0]["weights"][0]) / 2)
-    mixed = pictures.filter_panels({"bp stem=5": [result(1, 5)], "bp stem=7": [result(1)]})
+    mixed = reporting_filters.filter_panels({"bp stem=5": [result(1, 5)], "bp stem=7": [result(1)]})
     assert [p.label for p in mixed[2:]] == ["untrained 5x5", "untrained 7x7"]
 
 
 def test_each_filter_is_scaled_to_its_own_range():
     weights = drawn(5, 3, 7, 7)
-    figure = pictures.filter_grid([pictures.FilterPanel("bp", (weights * 9 - 4).tolist())])
+    figure = reporting_filters.filter_grid([reporting_filters.FilterPanel("bp", (weights * 9 - 4).tolist())])
     canvas = figure.axes[0].images[0].get_array()
     assert canvas.shape == (15, 23, 3)  # two rows of three, a pixel between
     for i, (top, left) in enumerate([(0, 0), (0, 8), (0, 16), (8, 0), (8, 8)]):
         w = weights[i].transpose(1, 2, 0)
         np.testing.assert_allclose(canvas[top : top + 7, left : left + 7], (w - w.min()) / (w.max() - w.min()))
     assert (canvas[7] == 1).all()
-    grey = pictures.filter_grid([pictures.FilterPanel("bp", [np.zeros((1, 5, 5)).tolist()])])
+    grey = reporting_filters.filter_grid([reporting_filters.FilterPanel("bp", [np.zeros((1, 5, 5)).tolist()])])
     assert (grey.axes[0].images[0].get_array() == 0.5).all()
     with pytest.raises(InputError, match="no filters to draw"):
-        pictures.filter_grid([])
+        reporting_filters.filter_grid([])
 
 
 def test_dots_stand_where_the_table_says():
-    rows = pictures.filter_numbers({"dgl": [result(3), result(5)], "bp": [result(1), result(2)]})
+    rows = reporting_filters.filter_numbers({"dgl": [result(3), result(5)], "bp": [result(1), result(2)]})
     first = rows[0]
     assert (first.label, first.number, first.mean, first.seeds, first.untrained) == ("bp", "gabor_share", 2.0, 2, 0.25)
     assert first.high - first.mean == pytest.approx(12.706 * 0.5, rel=1e-3)
     assert math.isnan(first.random)
-    figure = pictures.filter_dots(rows)
+    figure = reporting_filters.filter_dots(rows)
     gabors = figure.axes[0]
     assert gabors.get_title("left") == "Gabors (%)"
     assert [t.get_text() for t in gabors.get_yticklabels()] == ["bp", "dgl"]
     assert [c[0].get_xdata()[0] for c in gabors.containers] == [200, 450]
     assert gabors.lines[0].get_xdata()[0] == 25  # the untrained stems'
     with pytest.raises(InputError, match="no number of the filters"):
-        pictures.filter_dots([])
+        reporting_filters.filter_dots([])
 
 
 def test_what_no_label_has_is_said_and_not_drawn():
     one = result(1)
     one["numbers"]["gabor_share"] = dict.fromkeys(("trained", "untrained", "random"))
     one["numbers"]["dead_share"] = {"trained": 0.0, "untrained": 0.0, "random": None}
-    figure = pictures.filter_dots(pictures.filter_numbers({"bp": [one]}), title="here")
+    figure = reporting_filters.filter_dots(reporting_filters.filter_numbers({"bp": [one]}), title="here")
     titles = [ax.get_title("left") for ax in figure.axes]
     assert "Gabors (%)" not in titles
     assert "dead (%)" not in titles
@@ -466,7 +451,7 @@ def test_the_command_prints_and_draws(gradlens, copied):
         for ending in ("png", "svg", "csv"):
             assert 0 < Path(f"pics/{name}.{ending}").stat().st_size < 300_000
     rows = list(csv.DictReader(Path("pics/filter_numbers.csv").read_text().splitlines()))
-    assert [r["label"] for r in rows[:: len(pictures.FILTER_NUMBERS)]] == ["bp", "dgl"]
+    assert [r["label"] for r in rows[:: len(reporting_filters.FILTER_NUMBERS)]] == ["bp", "dgl"]
     assert json.loads((paths[0] / "filters.json").read_text())["layer"] == "block1.conv"
 
 
@@ -503,4 +488,4 @@ def test_networks_without_convolutions_and_other_mistakes(gradlens, copied):
 def test_a_filter_of_one_pixel_has_no_spectrum():
     single = np.ones((3, 2, 1, 1))
     assert np.isnan(frequency_entropies(single)).all()
-    assert np.isnan(filters.frequencies(single)).all()
+    assert np.isnan(analysis_filter_measures.frequencies(single)).all()

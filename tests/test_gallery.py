@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from gradlens import filters, memorization, probes
+from gradlens import analysis_network_similarity, filters, memorization, probes
 from gradlens import representations as rep
 from gradlens.config import make
 from gradlens.experiments import train_run
@@ -26,7 +26,7 @@ def measured(tmp_path_factory):
         memorization.memorized(run, place)
         filters.filters_run(run.path, place)
         rep.represent_run(run.path, place, few)
-    rep.compare_run(runs[0].path, [runs[1].path], place, few)
+    analysis_network_similarity.compare_run(runs[0].path, [runs[1].path], place, few)
     return [run.path for run in runs]
 
 

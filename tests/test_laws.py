@@ -8,13 +8,14 @@ import torch
 from oracles import SUPERVISED
 from torch import Tensor, nn
 
-from gradlens import laws
+from gradlens import laws, training_check_steps
 from gradlens.errors import InputError
-from gradlens.laws import LAWS, NETWORKS, Finding, Trial, broken, check, said
+from gradlens.laws import LAWS, Finding, broken, check, said
 from gradlens.method import Method, Net, Options, Signal, Update, top_signal
 from gradlens.methods import METHODS
 from gradlens.passes import Pass
 from gradlens.seeding import seeded
+from gradlens.training_check_trial import NETWORKS, Trial
 
 
 def failures(rule: type[Method], networks=NETWORKS) -> dict[str, str]:
@@ -395,8 +396,8 @@ def test_every_law_is_a_sentence():
 
 def test_a_law_answers_with_a_sentence_or_none():
     trial = Trial(Plain, Options(), "mlp")
-    assert broken(laws.truth, trial) is None
-    assert "loss.backward()" in str(broken(laws.truth, Trial(Louder, Options(), "mlp")))
+    assert broken(training_check_steps.truth, trial) is None
+    assert "loss.backward()" in str(broken(training_check_steps.truth, Trial(Louder, Options(), "mlp")))
 
 
 def test_a_trial_makes_the_same_twice():

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from gradlens import layerwise
 from gradlens.errors import InputError
 from gradlens.hierarchy import draw
-from gradlens.layerwise import Plan, assemble, extract, fisher_ratio, learn, least_found, purities, purity, two_layer, whitening
+from gradlens.layerwise import Plan, assemble, extract, learn, least_found, purities, purity, two_layer, whitening
+from gradlens.similarity import fisher as fisher_ratio
 
 SIZES, CLUSTERS = (3, 3, 3), (4, 9, 10)
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from gradlens import memorization, pictures
+from gradlens import memorization, reporting_memorization
 from gradlens.activations import of_module
 from gradlens.config import make
 from gradlens.data import load as load_data
@@ -336,7 +336,7 @@ def test_probes_find_what_a_block_knows_and_nothing_else():
 def test_the_row_of_a_group_is_the_mean_over_its_seeds(copied):
     runs = [copied(seed=seed) for seed in (0, 1)]
     results = [memorized(run, Place()) for run in runs]
-    (row,) = memorization.scores(runs, results)
+    (row,) = reporting_memorization.scores(runs, results)
     assert (row.label, row.seeds, row.epochs) == ("bp", 2, 3)
     assert row.area == pytest.approx((results[0]["area"] + results[1]["area"]) / 2)
     assert row.final - row.final_low == pytest.approx(12.706 * abs(results[0]["final"] - results[1]["final"]) / 2, rel=1e-3)
@@ -345,26 +345,26 @@ def test_the_row_of_a_group_is_the_mean_over_its_seeds(copied):
 
 
 def test_an_epoch_that_not_all_seeds_reach_says_so():
-    row = memorization.Memorized("bp", 3, 20, *[0.5] * 3, 4.0, 2, math.nan, 0, *[0.5] * 7, 0)
-    assert memorization._when(row.epochs_to_50, row.reached_50, row) == "4.0 (2 of 3)"
-    assert memorization._when(row.epochs_to_90, row.reached_90, row) == "> 20"
-    assert memorization._when(7.25, 3, row) == "7.2"
+    row = reporting_memorization.Memorized("bp", 3, 20, *[0.5] * 3, 4.0, 2, math.nan, 0, *[0.5] * 7, 0)
+    assert reporting_memorization._when(row.epochs_to_50, row.reached_50, row) == "4.0 (2 of 3)"
+    assert reporting_memorization._when(row.epochs_to_90, row.reached_90, row) == "> 20"
+    assert reporting_memorization._when(7.25, 3, row) == "7.2"
 
 
 def test_the_reader_is_told_what_differs(copied):
     runs = [copied("bp"), copied("dgl", lr=1e-3, limit=128)]
-    said = memorization.cautions(runs, [memorized(run, Place()) for run in runs])
+    said = reporting_memorization.cautions(runs, [memorized(run, Place()) for run in runs])
     assert "not one schedule: lr is 0.003, 0.001" in said
     assert "not one schedule: limit is 160, 128" in said
     assert any("not the same labels: the runs of seed 0" in line for line in said)
     same = [copied("greedy"), copied("cdni")]
-    (only,) = memorization.cautions(same, [memorized(run, Place()) for run in same])
+    (only,) = reporting_memorization.cautions(same, [memorized(run, Place()) for run in same])
     assert "confounder" in only
 
 
 def test_the_curve_shows_every_group_and_chance(finished):
     runs = [finished("bp"), finished("dgl")]
-    ax = pictures.memorization_curve(memorization.curves(runs), 0.1).axes[0]
+    ax = reporting_memorization.memorization_curve(reporting_memorization.curves(runs), 0.1).axes[0]
     drawn = {line.get_label(): line for line in ax.lines}
     assert list(drawn["bp"].get_ydata()) == [a for _, a in curve_of(runs[0])]
     assert list(drawn["dgl"].get_ydata()) == [a for _, a in curve_of(runs[1])]
@@ -374,8 +374,8 @@ def test_the_curve_shows_every_group_and_chance(finished):
 
 def test_the_panels_show_every_block_the_control_and_the_network(copied):
     runs = [copied("bp", label_noise=0.4), copied("dgl", label_noise=0.4)]
-    points = memorization.block_points(runs, [memorized(run, Place()) for run in runs])
-    figure = pictures.noise_by_block(points, memorization.QUANTITIES, 0.1)
+    points = reporting_memorization.block_points(runs, [memorized(run, Place()) for run in runs])
+    figure = reporting_memorization.noise_by_block(points, reporting_memorization.QUANTITIES, 0.1)
     assert len(figure.axes) == 4
     ax = figure.axes[0]
     assert [t.get_text() for t in ax.get_xticklabels()] == ["block1", "block2", "block3", "top", "network"]
@@ -385,7 +385,7 @@ def test_the_panels_show_every_block_the_control_and_the_network(copied):
     assert [p.untrained for p in mine[:4]] in black
     assert [mine[4].mean] in black
     with pytest.raises(InputError, match="no block was probed"):
-        pictures.noise_by_block([], memorization.QUANTITIES, 0.1)
+        reporting_memorization.noise_by_block([], reporting_memorization.QUANTITIES, 0.1)
 
 
 # ---------------------------------------------------------------------------------------------------- the command line

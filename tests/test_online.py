@@ -20,7 +20,7 @@ from gradlens.config import make
 from gradlens.errors import InputError, Stopped
 from gradlens.experiments import train_run
 from gradlens.methods import METHODS
-from gradlens.pictures import LEARNER_WORDS, regret
+from gradlens.reporting_online_probe import LEARNER_WORDS, regret
 from gradlens.run import OnlineRow, load
 from gradlens.train import Training
 from gradlens.training_context import CPU, Place, data_of

@@ -12,12 +12,13 @@ import pytest
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from gradlens import plots
+from gradlens import reporting_axes, reporting_style
 from gradlens.config import make
 from gradlens.errors import InputError
 from gradlens.longtable import read_csv
-from gradlens.plots import curve, figure_set, heat_map, over_training, save, styles
+from gradlens.plots import curve, figure_set, heat_map, over_training
 from gradlens.recorder import Row
+from gradlens.reporting_style import save, styles
 from gradlens.run import Metric, Run
 from gradlens.tables import CurvePoint, FinalValue, LayerPoint
 
@@ -295,7 +296,7 @@ def test_saving_twice_gives_the_same_bytes(table, tmp_path):
     again = save(over_training(points, "cosine"), points, tmp_path, "again")
     for a, b in zip(first, again, strict=True):
         assert a.read_bytes() == b.read_bytes()
-        assert a.stat().st_size < plots.LARGEST
+        assert a.stat().st_size < reporting_style.LARGEST
     assert 900 <= Image.open(first[0]).width <= 1400
     assert b"<dc:date>" not in first[1].read_bytes()
     assert b"<text" not in first[1].read_bytes()  # letters are outlines: no font needed
@@ -312,7 +313,7 @@ def test_long_noisy_lines_still_give_small_files(tmp_path):
         for i, v in enumerate(noise)
     ]
     png, svg, _ = save(over_training(points, "cosine"), points, tmp_path, "cosine")
-    assert max(png.stat().st_size, svg.stat().st_size) < plots.LARGEST
+    assert max(png.stat().st_size, svg.stat().st_size) < reporting_style.LARGEST
     assert svg.read_bytes().count(b"data:image/png;base64,") == 8
     Image.open(png).verify()
     assert ElementTree.parse(svg).getroot().tag.endswith("svg")
@@ -326,4 +327,4 @@ def test_a_folder_that_cannot_be_written_is_named(table, tmp_path):
 
 
 def test_examples_in_docstrings():
-    assert doctest.testmod(plots).failed == 0
+    assert doctest.testmod(reporting_axes).failed == 0

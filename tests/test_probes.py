@@ -10,15 +10,16 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from gradlens import cli, logistic, probes
+from gradlens import analysis_probe_block, cli, logistic, probes, reporting_probes
 from gradlens.activations import collect, networks, of_module
+from gradlens.analysis_probe_block import PERMUTED, TRUE, Features, choose_l2, probe_block
 from gradlens.config import make
 from gradlens.data_split import Split
 from gradlens.errors import InputError
 from gradlens.experiments import train_run
 from gradlens.logistic import Standard, fit
-from gradlens.pictures import separability_by_depth
-from gradlens.probes import PERMUTED, PIXELS, TRAINED, TRUE, UNTRAINED, Features, Options, choose_l2, probe_block, probe_module, probe_run
+from gradlens.probes import PIXELS, TRAINED, UNTRAINED, Options, probe_module, probe_run
+from gradlens.reporting_probes import separability_by_depth
 from gradlens.run import load, load_result
 from gradlens.training_context import Place, data_of
 
@@ -174,7 +175,7 @@ def test_a_run_is_probed_with_its_controls_and_nothing_else_of_it_changes(run):
 def test_what_is_stored_is_not_computed_again_unless_the_protocol_differs(run, monkeypatch):
     first = probe_run(run.path, Place(), QUICK)
     fitted, said = [], []
-    whole = probes.probe_block
+    whole = analysis_probe_block.probe_block
     monkeypatch.setattr(probes, "probe_block", lambda *a: fitted.append(1) or whole(*a))
     assert probe_run(run.path, Place(), QUICK)["rows"] == first["rows"]
     assert not fitted
@@ -192,7 +193,7 @@ def test_what_is_stored_is_not_computed_again_unless_the_protocol_differs(run, m
 
 
 def test_an_interrupted_probe_goes_on_where_it_was(run, monkeypatch):
-    whole, calls = probes.probe_block, []
+    whole, calls = analysis_probe_block.probe_block, []
 
     def breaks(*given):
         calls.append(1)
@@ -235,28 +236,30 @@ def test_points_are_means_over_seeds_with_the_networks_own_answer(run, tmp_path)
     names = next(networks(run, Place())).names
     options = Options(separability=12, grid=(0.01,), train_images=300, blocks=(names[0],))
     results = [probe_run(r.path, Place(), options) for r in (run, twin)]
-    points = probes.probe_points([run, twin], results)
+    points = reporting_probes.probe_points([run, twin], results)
     block = names[0]
-    (mine,) = [p for p in probes.last_step(points) if (p.network, p.labels, p.block, p.half) == (TRAINED, TRUE, block, "test")]
+    (mine,) = [p for p in reporting_probes.last_step(points) if (p.network, p.labels, p.block, p.half) == (TRAINED, TRUE, block, "test")]
     pair = [next(r["test"] for r in one["rows"] if (r["network"], r["block"]) == (TRAINED, block)) for one in results]
     assert mine.mean == pytest.approx(sum(pair) / 2)
     assert mine.seeds == 2
-    (own,) = [p for p in points if p.network == probes.OWN]
-    assert own.mean == pytest.approx((probes.own_accuracy(run) + probes.own_accuracy(twin)) / 2)
-    assert [c.header for c in probes.table(points).columns] == ["block", "bp"]
+    (own,) = [p for p in points if p.network == reporting_probes.OWN]
+    assert own.mean == pytest.approx((reporting_probes.own_accuracy(run) + reporting_probes.own_accuracy(twin)) / 2)
+    assert [c.header for c in reporting_probes.table(points).columns] == ["block", "bp"]
     later = [p._replace(step=p.step // 2) for p in points if p.network == TRAINED] + points
-    files = [f.name for f in probes.draw(later, tmp_path / "figures")]
+    files = [f.name for f in reporting_probes.draw(later, tmp_path / "figures")]
     assert files == ["separability_by_depth.png", "separability_over_training.png"]
-    assert probes.separability_table([run, twin], results).row_count == 2 + 3
+    assert reporting_probes.separability_table([run, twin], results).row_count == 2 + 3
 
 
 def test_the_figure_shows_the_points_and_names_what_lies_far_below():
     def point(label, network, labels, block, mean):
-        return probes.ProbePoint(label, network, labels, block, 5 if network == TRAINED else 0, "test", mean, mean - 0.1, mean + 0.1, 3)
+        return reporting_probes.ProbePoint(
+            label, network, labels, block, 5 if network == TRAINED else 0, "test", mean, mean - 0.1, mean + 0.1, 3
+        )
 
     rows = [point(m, TRAINED, TRUE, b, v) for m, pair in (("bp", (0.6, 0.7)), ("dgl", (0.5, 0.8))) for b, v in zip("ab", pair, strict=True)]
     controls = [point("bp", TRAINED, PERMUTED, b, 0.1) for b in "ab"] + [point("bp", PIXELS, TRUE, PIXELS, 0.4)]
-    controls += [point("bp", probes.OWN, TRUE, probes.OWN, 0.75)]
+    controls += [point("bp", reporting_probes.OWN, TRUE, reporting_probes.OWN, 0.75)]
     (ax,) = separability_by_depth([*controls, *rows]).axes
     drawn = {line.get_label(): [round(float(v), 9) for v in line.get_ydata()] for line in ax.get_lines()}
     assert drawn["bp"] == [60, 70]

@@ -16,12 +16,12 @@ import pytest
 from made_runs import LAYERS, made, many, stored
 from PIL import Image
 
-from gradlens import charts, report, sections
+from gradlens import charts, report, reporting_html_parts
 from gradlens.charts import BINS, DARK, contrast, cosine_bin, cosine_colours, in_the_dark, looks
 from gradlens.errors import InputError
 from gradlens.methods import METHODS
-from gradlens.plots import styles
 from gradlens.report import page, write_page
+from gradlens.reporting_style import styles
 from gradlens.tables import LayerPoint
 
 NASTY = "<script>window.hacked=1</script>"
@@ -86,7 +86,7 @@ def parsed(html):
     return Parsed(html)
 
 
-@pytest.mark.parametrize("module", [charts, report, sections])
+@pytest.mark.parametrize("module", [charts, report, reporting_html_parts])
 def test_doctests(module):
     assert doctest.testmod(module).failed == 0
 

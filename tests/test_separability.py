@@ -10,18 +10,10 @@ import torch
 from scipy.optimize import linprog
 from sklearn.svm import SVC
 
-from gradlens import separability
+from gradlens import analysis_separability_proofs, separability
+from gradlens.analysis_separability_proofs import proven_bound, proven_margin
 from gradlens.errors import InputError
-from gradlens.separability import (
-    NOT_SEPARABLE,
-    SEPARABLE,
-    UNDECIDED,
-    certify,
-    cover_probability,
-    proven_bound,
-    proven_margin,
-    row_of,
-)
+from gradlens.separability import NOT_SEPARABLE, SEPARABLE, UNDECIDED, certify, cover_probability, row_of
 
 SQUARE = torch.tensor([[0.0, 0], [1, 1], [0, 1], [1, 0]])
 
@@ -258,10 +250,10 @@ def test_a_factorisation_proves_no_more_than_the_eigenvalues_allow():
     q = np.linalg.qr(np.random.default_rng(0).standard_normal((6, 6)))[0]
     m = q @ np.diag([1e-6, 1, 2, 3, 4, 5]) @ q.T
     m = (m + m.T) / 2
-    assert separability._positive_definite(m, 0.9e-6, 0)
-    assert not separability._positive_definite(m, 1.1e-6, 0)
-    assert not separability._positive_definite(m, 0.5e-6, 0.6e-6)
-    assert not separability._positive_definite(q[:, 1:] @ q[:, 1:].T, 0, 0)  # singular
+    assert analysis_separability_proofs._positive_definite(m, 0.9e-6, 0)
+    assert not analysis_separability_proofs._positive_definite(m, 1.1e-6, 0)
+    assert not analysis_separability_proofs._positive_definite(m, 0.5e-6, 0.6e-6)
+    assert not analysis_separability_proofs._positive_definite(q[:, 1:] @ q[:, 1:].T, 0, 0)  # singular
 
 
 def test_moments_are_the_sum_of_outer_products():
@@ -272,7 +264,7 @@ def test_moments_are_the_sum_of_outer_products():
     for i, j in product(range(9), range(3)):
         v = np.kron(own[i] - np.eye(3)[j], full[i])
         slow += lam[i, j] * np.outer(v, v)
-    got = separability._moments(full, own, lam, separability._signed(own, lam))
+    got = analysis_separability_proofs._moments(full, own, lam, analysis_separability_proofs._signed(own, lam))
     np.testing.assert_allclose(got, slow[:6, :6], rtol=1e-12, atol=1e-14)
 
 
@@ -283,8 +275,8 @@ def test_a_wrong_witness_or_separator_is_not_believed(monkeypatch):
     c = certify(x, y)
     s = ((x - c.centre) / c.scale).numpy()
     flat = (1 - own) / (1 - own).sum()
-    assert separability._exact_beside(s, own, flat) is None
-    assert separability._rational(x.numpy(), own, flat) is None
+    assert analysis_separability_proofs._exact_beside(s, own, flat) is None
+    assert analysis_separability_proofs._rational(x.numpy(), own, flat) is None
     monkeypatch.setattr(separability, "_path", lambda *_: iter([(np.array([[1.0, 0, 0], [-1, 0, 0]]), np.full((4, 2), 0.125))]))
     assert certify(u, v).W is None
 

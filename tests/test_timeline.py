@@ -15,23 +15,8 @@ from gradlens.errors import InputError
 from gradlens.methods import METHODS
 from gradlens.schedules import AHEAD, Schedule, broadcast, gpipe, local, locked, one_f_one_b, queued, schedules, synthetic
 from gradlens.setup import make_pair
-from gradlens.timeline import (
-    CostRow,
-    Link,
-    Measured,
-    Span,
-    bars,
-    curves,
-    left_over,
-    mean_delay,
-    memory,
-    pictured,
-    point,
-    remembered,
-    simulate,
-    split,
-)
-from gradlens.timeline_pictures import gantt, over_workers
+from gradlens.timeline import CostRow, Link, Measured, Span, bars, curves, mean_delay, memory, pictured, point, remembered, simulate, split
+from gradlens.timeline_pictures import gantt, left_over, over_workers
 
 FREE = Link(float("inf"), 0.0)
 SCHEDULES = {

@@ -7,9 +7,11 @@ import pytest
 from made_runs import LAYERS, made
 from scipy import stats
 
-from gradlens import verdict
+from gradlens import reporting_html_standings, reporting_html_wording
+from gradlens.reporting_html_notices import differences, notices
+from gradlens.reporting_html_standings import below_top, standings
 from gradlens.training_run_groups import groups
-from gradlens.verdict import below_top, differences, headline, line, notices, standings
+from gradlens.verdict import headline, line
 
 NAN = math.nan
 
@@ -28,8 +30,9 @@ def three(method, accuracies, cosines, **more):
     return [made(method, seed, accuracy, cosine, **more) for seed, (accuracy, cosine) in enumerate(zip(accuracies, cosines, strict=True))]
 
 
-def test_doctests():
-    assert doctest.testmod(verdict).failed == 0
+@pytest.mark.parametrize("module", [reporting_html_wording, reporting_html_standings])
+def test_doctests(module):
+    assert doctest.testmod(module).failed == 0
 
 
 def test_one_method_beside_bp():

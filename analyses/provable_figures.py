@@ -1,0 +1,156 @@
+"""Figures of digits that are generated level by level and learned layer by layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from operator import attrgetter
+from typing import TYPE_CHECKING, NamedTuple
+
+from matplotlib import style
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from gradlens.errors import InputError
+from gradlens.reporting_style import COLOURS, GREY, LOOK, MARKERS, PATTERNS, Style, head, joined, line_handles
+
+if TYPE_CHECKING:
+    from gradlens.hierarchy import Drawn
+
+
+LEARNERS = ("bp", "layerwise", "shuffled", "pixels", "templates", "whitened", "random")  # of analyses.provable; each keeps its colour
+LEARNER_NAMES = {
+    "bp": "a CNN by backpropagation",
+    "layerwise": "layerwise: gradient step, clustering",
+    "shuffled": "… on shuffled labels",
+    "pixels": "no step: clusters of pixels",
+    "templates": "… a cluster a template",
+    "whitened": "… of whitened pixels",
+    "random": "… of random projections",
+}
+
+
+class LearnerPoint(NamedTuple):
+    """What one learner reached at one noise and one probability of distractors."""
+
+    noise: float
+    distractors: float
+    learner: str  # of LEARNERS
+    quantity: str  # accuracy, or the level whose purity it is
+    mean: float  # over seeds, a share
+    low: float
+    high: float
+    seeds: int
+    floor: float  # accuracy by chance; purity of one cluster that holds everything
+
+
+class DrawnGrid(NamedTuple):
+    """One level of one generated digit."""
+
+    digit: int
+    level: str  # strokes, parts or pixels
+    cells: list[list[float]]  # class numbers, or brightness from 0 to 1
+
+
+def grids_of(drawn: Drawn) -> list[DrawnGrid]:
+    """The levels of the first image of each digit."""
+    rows = []
+    for digit in sorted({int(label) for label in drawn.labels}):
+        i = int((drawn.labels == digit).nonzero()[0, 0])
+        rows += [
+            DrawnGrid(digit, "strokes", drawn.levels[1][i].tolist()),
+            DrawnGrid(digit, "parts", drawn.levels[2][i].tolist()),
+            DrawnGrid(digit, "pixels", (drawn.bytes()[i, 0] / 255).tolist()),
+        ]
+    return rows
+
+
+@style.context(LOOK)
+def hierarchical_digits(rows: Sequence[DrawnGrid], *, title: str = "") -> Figure:
+    """Digits as they are generated: a row a level, a column a digit; blank is white, each class of a level has a colour.
+
+    Args:
+        rows: from :func:`grids_of`.
+        title: what is said beside the head.
+
+    Raises:
+        InputError: nothing to draw.
+
+    """
+    if not rows:
+        raise InputError("no generated digit to draw")
+    levels, digits = list(dict.fromkeys(r.level for r in rows)), list(dict.fromkeys(r.digit for r in rows))
+    figure = Figure(figsize=(0.9 + 0.84 * len(digits), 0.5 + 0.87 * len(levels)), layout="constrained")
+    grid = figure.subplots(len(levels), len(digits), squeeze=False)
+    colours = ListedColormap(["white", *COLOURS, "0.55", "0.8"])
+    for line, level in zip(grid, levels, strict=True):
+        for ax, digit in zip(line, digits, strict=True):
+            (row,) = (r for r in rows if (r.level, r.digit) == (level, digit))
+            grey = level == "pixels"
+            ax.imshow(row.cells, cmap="gray" if grey else colours, vmin=0, vmax=1 if grey else colours.N - 1, interpolation="nearest")
+            ax.set(xticks=[], yticks=[])
+            ax.grid(False)
+            ax.spines[:].set(visible=not grey, color="0.8")
+        side = f"{len(row.cells)}×{len(row.cells)}"
+        line[0].set_ylabel(f"{level}\n{side}", rotation=0, ha="right", va="center")
+    for ax, digit in zip(grid[0], digits, strict=True):
+        ax.set_title(str(digit))
+    text = "Each cell of a level becomes one of its class's templates in the next; a distractor is a plus in a blank cell"
+    head(figure, joined(text, title))
+    return figure
+
+
+@style.context(LOOK)
+def layerwise_sweep(rows: Sequence[LearnerPoint], default: tuple[float, float], *, title: str = "") -> Figure:
+    """Purity of each level and accuracy, over noise (above) and over distractors (below), a line a learner.
+
+    Args:
+        rows: the table.
+        default: noise and distractors at which the other one is varied.
+        title: images and seeds.
+
+    Raises:
+        InputError: nothing to draw.
+
+    """
+    if not rows:
+        raise InputError("nothing was learned on generated digits: there is nothing to draw")
+    noise, distractors = default
+    sweeps = (
+        ("noise (standard deviation)", "noise", [r for r in rows if r.distractors == distractors]),
+        ("probability of a distractor", "distractors", [r for r in rows if r.noise == noise]),
+    )
+    quantities = [q for q in dict.fromkeys(r.quantity for r in rows) if q != "accuracy"] + ["accuracy"]
+    figure = Figure(figsize=(9.3, 5.6), layout="constrained")
+    grid = figure.subplots(2, len(quantities), squeeze=False, sharey=True)
+    names = [name for name in LEARNERS if any(r.learner == name for r in rows)]
+    for line, (label, varied, here) in zip(grid, sweeps, strict=True):
+        for ax, quantity in zip(line, quantities, strict=True):
+            shown = sorted((r for r in here if r.quantity == quantity), key=attrgetter(varied))
+            floor = sorted({(float(getattr(r, varied)), 100 * r.floor) for r in shown})
+            ax.plot(*zip(*floor, strict=True), ":", color=GREY, linewidth=1.3)
+            for name in names:
+                mine = [r for r in shown if r.learner == name]
+                look = _learner_style(name)
+                x, y = [float(getattr(r, varied)) for r in mine], [100 * r.mean for r in mine]
+                ax.plot(x, y, color=look.colour, linestyle=look.dash, marker=look.marker, markersize=4, linewidth=1.6)
+                if any(math.isfinite(r.low) for r in mine):
+                    low, high = [max(0.0, 100 * r.low) for r in mine], [min(100.0, 100 * r.high) for r in mine]
+                    ax.vlines(x, low, high, color=look.colour, linewidth=0.9, alpha=0.6)
+            ax.set_title("test accuracy" if quantity == "accuracy" else f"purity: {quantity}", loc="left")
+            ax.set(xlabel=label, ylim=(0, 103))
+    for line in grid:
+        line[0].set_ylabel("%")
+    handles = line_handles((LEARNER_NAMES[name], _learner_style(name)) for name in names)
+    handles.append(Line2D([], [], color=GREY, linestyle=":", linewidth=1.3, label="one cluster; chance"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, handlelength=3.2)
+    text = f"Hierarchical digits · distractors {distractors:g} above, noise {noise:g} below"
+    head(figure, joined(text, title, "bars: 95 % interval"))
+    return figure
+
+
+def _learner_style(name: str) -> Style:
+    """The colour, dashes and marker of a learner."""
+    i = LEARNERS.index(name)
+    return Style(COLOURS[i % len(COLOURS)], (0, PATTERNS[i % len(PATTERNS)] or None), MARKERS[i % len(MARKERS)])

@@ -1,0 +1,154 @@
+"""A run as the doctor's checks look at it, and what a check says."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import median
+from typing import NamedTuple
+
+from gradlens.data import SHAPES
+from gradlens.errors import InputError
+from gradlens.methods import METHODS
+from gradlens.run import Metric, Run
+from gradlens.training_context import Place
+from gradlens.training_metrics import TRAIN, TRAIN_EVAL
+
+WRONG, WATCH = "wrong", "watch"
+LATE = 3  # recorded steps that "the end" is made of at least: a single batch is an accident
+
+
+class Unmade(Exception):
+    """Why a check that concerns a run could not be made, in one clause."""
+
+
+class Symptom(NamedTuple):
+    """What a check saw."""
+
+    severity: str  # wrong, watch
+    where: str  # a block, a layer, a split, or run
+    step: int  # updates made when it showed
+    value: float  # what was compared with ``limit``
+    limit: float  # the threshold that was crossed
+    evidence: str  # the numbers in words, with layers and steps
+
+
+Series = list[tuple[int, float]]  # (updates made before, value), in order
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A run as the checks look at it."""
+
+    run: Run
+    place: Place
+
+    @cached_property
+    def series(self) -> dict[tuple[str, str, str], Series]:
+        """(layer, kind, quantity) -> what was recorded of it, bottom layer first; what was measured later is left out."""
+        found: dict[tuple[str, str, str], Series] = {}
+        for row in self.run.gradients:
+            found.setdefault((row.layer, row.kind, row.quantity), []).append((row.step, row.value))
+        return found
+
+    def of(self, kind: str, quantity: str) -> dict[str, Series]:
+        """layer -> series, bottom first."""
+        return {layer: series for (layer, k, q), series in self.series.items() if (k, q) == (kind, quantity)}
+
+    @cached_property
+    def blocks(self) -> list[str]:
+        """The blocks that were measured, bottom first."""
+        return list(self.of("parameters", "norm"))
+
+    def evaluated(self) -> list[Metric]:
+        """The rows of the test or validation images, one an epoch, without the untrained network's."""
+        rows = [m for m in self.run.metrics if m.split not in (TRAIN, TRAIN_EVAL) and m.epoch > 0]
+        if not rows:
+            raise Unmade("no epoch has been evaluated yet")
+        return rows
+
+    def epochs(self, split: str) -> list[Metric]:
+        """The rows of a split, one an epoch, without the untrained network's."""
+        return [m for m in self.run.metrics if m.split == split and m.epoch > 0]
+
+    def need_gradients(self) -> None:
+        """A check of gradients needs some."""
+        if not self.run.gradients:
+            raise Unmade("no gradients were recorded" + " (--record-every 0)" * (not self.run.config.record_every))
+
+    def live(self) -> dict[str, Series]:
+        """block -> norms of the gradient it was told, but for exact zeros: a stage or the rule leaves a block alone there."""
+        told = {block: [(s, v) for s, v in series if math.isfinite(v) and v > 0] for block, series in self.of("parameters", "norm").items()}
+        return {block: series for block, series in told.items() if series}
+
+    @property
+    def untrained(self) -> bool:
+        """The control of no epochs: nothing was to be learned."""
+        return self.run.config.epochs == 0
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether blocks are told what synthesisers say."""
+        return "synth_explained_variance" in METHODS[self.run.config.method].own_quantities
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """What the rule's blocks hear."""
+        return METHODS[self.run.config.method].reads
+
+    @cached_property
+    def classes(self) -> int:
+        """Number of classes: known of named data sets, elsewhere the width of the network's answer."""
+        if self.run.config.data in SHAPES:
+            return SHAPES[self.run.config.data][1]
+        try:
+            return len([w for w in self.run.checkpoint()["model"].values() if w.ndim == 2][-1])
+        except (InputError, IndexError) as error:
+            raise Unmade("the number of classes is not known without a checkpoint") from error
+
+    @property
+    def guessing(self) -> float:
+        """The loss of the best answer that is the same for every image, of C classes that are equally frequent.
+
+        ce: ln C; bce: C · H(1/C), with H(p) in nats; mse: ½ (1 − 1/C).
+        """
+        p = 1 / self.classes
+        entropy = -p * math.log(p) - (1 - p) * math.log1p(-p) if p < 1 else 0.0
+        return {"ce": -math.log(p), "bce": self.classes * entropy, "mse": 0.5 * (1 - p)}[self.run.config.loss]
+
+    def late(self, series: Series) -> Series:
+        """The end of a series: what it has of the last epoch that recorded it, LATE values at least."""
+        ends = sorted({m.step for m in self.run.metrics if m.split == TRAIN})  # the step equal to an end belongs to the epoch after it
+        last = series[-1][0]
+        begins = max((end for end in ends if end <= last), default=0)
+        return max([p for p in series if p[0] >= begins], series[-LATE:], key=len)
+
+    def late_median(self, series: Series) -> tuple[Series, float]:
+        """The end of a series, and the median of its finite values (NaN without any)."""
+        end = self.late(series)
+        return end, median(values(end) or [math.nan])
+
+
+def values(series: Series) -> list[float]:
+    """The finite values of a series."""
+    return [value for _, value in series if math.isfinite(value)]
+
+
+def span(series: Series) -> str:
+    """In words, what a number was taken over."""
+    return f"{len(series)} recorded steps, {series[0][0]} to {series[-1][0]}"
+
+
+def graded(value: float, watch: float, wrong: float) -> tuple[str, float] | None:
+    """(severity, the limit crossed) of a number that is the worse the further it lies from ``watch`` towards ``wrong``; None if it is well.
+
+    A number that is not finite is wrong.
+
+    >>> graded(2.0, 3.0, 10.0), graded(5.0, 3.0, 10.0), graded(-1.0, 0.0, -0.05)
+    (None, ('watch', 3.0), ('wrong', -0.05))
+    """
+    sign = 1 if wrong > watch else -1
+    if not math.isfinite(value) or sign * value >= sign * wrong:
+        return WRONG, wrong
+    return (WATCH, watch) if sign * value >= sign * watch else None

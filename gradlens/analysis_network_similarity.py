@@ -1,0 +1,168 @@
+"""How alike the blocks of two networks are.
+
+By linear CKA (Kornblith et al. 2019) with the unbiased HSIC₁ (Song et al. 2012; in batches: Nguyen et al. 2021), and by the rank
+correlation of dissimilarity matrices (Kriegeskorte et al. 2008; as a figure: Czarnecki et al. 2017).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from gradlens.activations import Frozen, collect, networks
+from gradlens.data_split import Split
+from gradlens.representations import (
+    FEATURES,
+    TRAINED,
+    UNTRAINED,
+    Options,
+    digest_of,
+    must_show_the_same,
+    pictures_of,
+    read_as,
+    weights_digest,
+)
+from gradlens.run import Run, load, load_result, save_result
+from gradlens.runtime_progress import Progress, no_progress
+from gradlens.similarity import alignment, centred, folds, must_be_enough, rdm, rdm_correlation, u_centred
+from gradlens.training_context import Place
+from gradlens.training_run_groups import labels as labels_of
+
+COMPARED = 200  # held-out images in the dissimilarity matrices that are compared
+PAIRS = "cka"  # the file in a run's directory
+FOLD = 500  # images in a batch of HSIC₁, whose Gram matrices are made
+
+
+class Signature(NamedTuple):
+    """What is kept of a network to compare it with others."""
+
+    names: list[str]  # of its blocks
+    kernels: list[Tensor]  # one [blocks, n, n] a batch: centred Gram matrices, float64
+    rdms: list[Tensor]  # one [m, m] a block
+
+
+def signature(frozen: Frozen, shown: Split, unbiased: bool = True, batch: int = FOLD, progress: Progress = no_progress) -> Signature:
+    """All blocks' centred Gram matrices for CKA and their dissimilarity matrices, one batch of images in memory at a time.
+
+    Raises:
+        InputError: fewer than 4 images in a batch (biased: 2), a block that gives NaN or infinite numbers (named).
+
+    """
+    kernels, first = [], []
+    for part in folds(len(shown), batch):
+        progress(part.start, len(shown), "images")
+        must_be_enough(part.stop - part.start, unbiased)
+        found = collect(frozen, shown.images[part], FEATURES)
+        grams = [c @ c.T for h in found.values() for c in [centred(h, "CKA")]]
+        kernels.append(torch.stack([u_centred(gram) for gram in grams] if unbiased else grams))
+        if part.start < COMPARED:
+            first.append({name: h[: COMPARED - part.start] for name, h in found.items()})
+    wanted = min(COMPARED, len(shown))
+    rdms = [rdm(torch.cat([part[name] for part in first]), shown.labels[:wanted]) for name in frozen.names]
+    return Signature(frozen.names, kernels, rdms)
+
+
+def aligned(a: Signature, b: Signature) -> Tensor:
+    """Linear CKA [blocks of a, blocks of b] of two networks on the same images: HSICs averaged over batches first, then divided."""
+    total = [torch.zeros(size, dtype=torch.float64) for size in ((len(a.names), len(b.names)), (len(a.names),), (len(b.names),))]
+    for k, j in zip(a.kernels, b.kernels, strict=True):
+        k, j = k.flatten(1), j.flatten(1)
+        for sum_, more in zip(total, (k @ j.T, k.square().sum(1), j.square().sum(1)), strict=True):
+            sum_ += more
+    xy, xx, yy = total
+    return torch.tensor([[alignment(float(xy[i, j]), float(xx[i]), float(yy[j])) for j in range(len(yy))] for i in range(len(xx))])
+
+
+def cka_matrix(a: Frozen, b: Frozen, shown: Split, unbiased: bool = True, batch: int = FOLD) -> Tensor:
+    """Linear CKA [blocks of a, blocks of b] of two networks shown the same images.
+
+    Args:
+        a: from :func:`gradlens.activations.networks` or :func:`gradlens.activations.of_module`.
+        b: the other network.
+        shown: images and labels (the labels play no part in it).
+        unbiased: by HSIC₁.
+        batch: HSICs are averaged over batches of at most so many images; each batch's Gram matrices are [batch, batch].
+
+    Raises:
+        InputError: see :func:`signature`.
+
+    """
+    return aligned(signature(a, shown, unbiased, batch), signature(b, shown, unbiased, batch))
+
+
+def _rdm_correlations(a: Signature, b: Signature) -> list[list[float]]:
+    return [[rdm_correlation(p, q) for q in b.rdms] for p in a.rdms]
+
+
+def _who(run: Run, rival: Run, label: str, weights: str) -> dict[str, Any]:
+    """Who is compared with a run: itself stands for its untrained network."""
+    config = rival.config
+    twin = config.seed != run.config.seed and config.model_copy(update={"seed": run.config.seed}) == run.config
+    network = UNTRAINED if label == UNTRAINED else TRAINED
+    return {"run": rival.path.name, "label": label, "network": network, "seed": config.seed, "weights": weights, "other_seed": twin}
+
+
+def compare_run(
+    path: Path,
+    others: Sequence[Path],
+    place: Place,
+    options: Options = Options(),  # noqa: B008 - it cannot be changed
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """Compare all blocks of a run with all blocks of its untrained network and of other runs, and store it in ``cka.json``.
+
+    An entry of ``with`` holds run (its folder's name), label, network, blocks, with_blocks, and the matrices [blocks, with_blocks]
+    ``matrix`` (linear CKA) and ``rdm_correlation`` (Spearman). A run of the same settings and another seed is marked ``other_seed``: how
+    alike it is is what likeness to other methods has to be measured by. Entries are stored one by one; those of the same protocol stay.
+
+    Args:
+        path: the run directory.
+        others: of the runs it is compared with.
+        place: device and data folder.
+        options: images, and whether stored comparisons are made anew.
+        progress: called with (networks done, in all, what comes next).
+
+    Raises:
+        InputError: no run, a run without checkpoint, other images, a block that gives NaN or infinite numbers.
+
+    """
+    run, rivals = load(path), [load(other) for other in others]
+    weights = {rival.path: weights_digest(rival) for rival in rivals if rival.path != run.path}
+    for rival in rivals:
+        must_show_the_same(run, rival, place)
+    shown = pictures_of(run, place, options.images).held
+    protocol = {
+        "estimator": f"linear CKA by unbiased HSIC, averaged over batches of at most {FOLD} images",
+        "images": len(shown),
+        "pictures": digest_of(shown.images, shown.labels),
+        "features": read_as(),
+        "rdm_images": min(COMPARED, len(shown)),
+        "weights": weights_digest(run),
+    }
+    stored = load_result(path, PAIRS) or {}
+    kept = stored.get("with", []) if stored.get("protocol") == protocol and not options.overwrite else []
+    facts = [
+        _who(run, rival, label, weights.get(rival.path, ""))
+        for rival, label in zip([run, *rivals], [UNTRAINED, *labels_of([run, *rivals])[1:]], strict=True)
+    ]
+    own: Signature | None = None
+    found: list[dict[str, Any]] = []
+    for i, (fact, rival) in enumerate(zip(facts, [run, *rivals], strict=True)):
+        same = [entry for entry in kept if all(entry.get(key) == fact[key] for key in ("run", "network", "weights"))]
+        kept = [entry for entry in kept if entry not in same]
+        if same:
+            found.append({**same[0], **fact})
+            continue
+        progress(i, len(facts), f"with {fact['run']}")
+        own = own or signature(next(iter(networks(run, place))), shown)
+        other = signature(next(iter(networks(rival, place, UNTRAINED if i == 0 else "last"))), shown)
+        entry = {**fact, "blocks": own.names, "with_blocks": other.names}
+        entry |= {"matrix": aligned(own, other).tolist(), "rdm_correlation": _rdm_correlations(own, other)}
+        found.append(entry)
+        save_result(path, PAIRS, {"protocol": protocol, "with": found + kept})
+    progress(1, 1, "")
+    return {"protocol": protocol, "with": found}

@@ -1,0 +1,198 @@
+"""How a quantity is drawn: its axis and what it means, lines of means with their bands, panels of layers, colours of a table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
+
+from gradlens.reporting_style import MARKERS, Style, band, joined, line_handles
+from gradlens.tables import CurvePoint, FinalValue, LayerPoint
+
+FEW = 25  # points in a line: up to here each gets a marker, in longer ones some
+
+
+class Scale(NamedTuple):
+    """How a quantity's axis is drawn."""
+
+    name: str  # at the axis
+    text: str = ""  # what it means, for the title
+    limits: tuple[float, float] = (-math.inf, math.inf)  # the axis ends here at the latest
+    shown: tuple[float, float] | None = None  # always in view
+    mark: float | None = None  # where a reference line is drawn
+    log: bool = False
+
+
+SCALES = {
+    "cosine": Scale("cosine", "cosine of the rule's gradient and the true one", (-1, 1), (-0.2, 1), 0),
+    "angle": Scale("angle (degrees)", "angle between the rule's gradient and the true one", (0, 180), (0, 90), 90),
+    "norm_ratio": Scale(
+        "norm ratio, log scale", "norm of the rule's gradient ÷ norm of the true one", (0, math.inf), (0.5, 2), 1, log=True
+    ),
+    "sign_agreement": Scale("share of signs", "share of the true gradient's signs that the rule's has", (0, 1), (0.4, 1), 0.5),
+    "null_cosine": Scale("cosine", "chance (deltas dealt to other images)", (-1, 1), (-0.2, 1), 0),
+    "descent_ratio": Scale("measured ÷ predicted", "change of the loss by the real step ÷ its first-order prediction", (-1, 2), (0, 1), 1),
+    "synth_explained_variance": Scale(
+        "explained variance", "share of the incoming gradient's variance that the synthetic one explains", (-1, 1), (-1, 1), 0
+    ),
+    "effective_rank": Scale("effective rank", "effective rank of each block's output", (0, math.inf), (0, 2)),
+    "fisher": Scale("between ÷ within", "scatter between the classes ÷ scatter within them", (0, math.inf), (0, 0)),
+    "reconstruction_r2": Scale("R²", "I(h, x): share of the images' variance that a decoder gives back", (-1, 1), (0, 1), 0),
+    "information_y_bits": Scale("bits", "I(h, y): bits of the label that a head finds, a lower bound", mark=0),
+}
+ANGLES = {  # kind of rows -> the two that the angle is between
+    "feedback_transpose": "feedback matrix and the weights' transpose",
+    "feedback_pseudoinverse": "feedback matrix and the weights' pseudo-inverse",
+    "feedback_jacobian": "feedback matrix and the batch-mean Jacobian of the logits",
+}
+KINDS = {"weight": "weights", "bias": "biases", "parameters": "all parameters of a block", "activation": "output of a block"}
+
+
+def scale_of(quantity: str) -> Scale:
+    """How a quantity's axis is drawn; of one that SCALES does not have, by its name alone."""
+    return SCALES.get(quantity, Scale(quantity.replace("_", " ")))
+
+
+def seeds_of(rows: Iterable[CurvePoint | LayerPoint | FinalValue]) -> str:
+    """Over how many seeds the means go, in words."""
+    counts = sorted({row.seeds for row in rows if row.seeds})
+    return "one seed" if counts[-1] == 1 else f"mean of {'–'.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} seeds"
+
+
+def band_of(rows: Iterable[CurvePoint | LayerPoint]) -> str:
+    """What the band is, in words, if there is one."""
+    return "band: 95 % t-interval" if any(math.isfinite(row.low) for row in rows) else ""
+
+
+def mean_line(ax: Axes, x: Sequence[int], rows: Sequence[CurvePoint | LayerPoint], look: Style, label: str) -> None:
+    """A line of means, gaps where there is none, and the band of the interval."""
+    y = np.array([row.mean for row in rows])
+    if ax.get_yscale() == "log":
+        y[~(y > 0)] = math.nan
+    here = np.isfinite(y)
+    alone = here & ~np.r_[False, here[:-1]] & ~np.r_[here[1:], False]  # between gaps: invisible without a marker
+    stride = max(1, len(x) // 7)
+    first = MARKERS.index(look.marker) * stride // len(MARKERS)  # so that markers do not hide each other
+    sparse = np.arange(len(x)) % stride == first
+    width = 1.7 if len(x) <= FEW else 1.2 if len(x) <= 10 * FEW else 0.9
+    marked = np.flatnonzero(here if len(x) <= FEW else alone | sparse)
+    ax.plot(
+        x, y, color=look.colour, linestyle=look.dash, linewidth=width, marker=look.marker, markersize=4,
+        markevery=marked.tolist(), label=label,
+    )  # fmt: skip
+    band(ax, x, [row.low for row in rows], [row.high for row in rows], look.colour, 0.16)
+
+
+def view(rows: Sequence[CurvePoint | LayerPoint], scale: Scale) -> tuple[float, float]:
+    """The y axis' ends: all means, and the bands as far as they do not dwarf them; within the scale's limits, plus a margin."""
+    to, back = (math.log10, lambda v: 10.0**v) if scale.log else (float, float)
+    drawn = [row for row in rows if math.isfinite(row.mean) and (row.mean > 0 or not scale.log)]
+    means = [to(row.mean) for row in drawn] + [to(v) for v in scale.shown or ()]
+    lowest, highest = min(means), max(means)
+    reach = (highest - lowest) or 1.0
+    ends = [to(v) for row in drawn for v in (row.low, row.high) if math.isfinite(v) and (v > 0 or not scale.log)]
+    lowest, highest = max(min([lowest, *ends]), lowest - reach), min(max([highest, *ends]), highest + reach)
+    if not scale.log:
+        lowest, highest = max(lowest, scale.limits[0]), min(highest, scale.limits[1])
+    margin = 0.05 * (highest - lowest or abs(highest) or 1.0)
+    return back(lowest - margin), back(highest + margin)
+
+
+def y_axis(ax: Axes, rows: Sequence[CurvePoint | LayerPoint], scale: Scale) -> None:
+    """Set the ends of the y axis to what the rows need, and on a log axis as many ticks as have room."""
+    low, high = view(rows, scale)
+    ax.set_ylim(low, high)
+    figure = ax.get_figure()
+    assert isinstance(figure, Figure)
+    room = int(ax.get_position().height * figure.get_figheight() / 0.22)  # tick labels that fit
+    if scale.log:
+        subs = (1.0, 2.0, 5.0) if 3 * math.log10(high / low) < room else (1.0,)
+        ax.yaxis.set_major_locator(LogLocator(subs=subs, numticks=room))
+        ax.yaxis.set_minor_locator(NullLocator())
+        ax.yaxis.set_major_formatter(lambda v, _: f"{v:g}" if 1e-3 <= v <= 1e3 else f"$10^{{{round(math.log10(v))}}}$")
+
+
+def quantity_head(figure: Figure, scale: Scale, rows: Sequence[LayerPoint | FinalValue], *notes: str) -> None:
+    """Two lines above the panels: what is drawn, and of which runs."""
+    what = f"{scale.text or scale.name}{f' ({KINDS[rows[0].kind]})' if rows[0].kind in KINDS else ''}"
+    if rows[0].kind in ANGLES:
+        what = f"angle between {ANGLES[rows[0].kind]}"
+    lines = what[0].upper() + what[1:], joined(*notes)
+    free = figure.get_layout_engine() is None  # else the layout finds the height that clears the panels
+    y = 1 - 0.08 / figure.get_figheight() if free else None
+    figure.suptitle("\n".join(lines), x=0.1 / figure.get_figwidth(), y=y, ha="left", fontsize=10)
+
+
+def layer_panels(n: int, names: Sequence[str], look: Mapping[str, Style]) -> tuple[Figure, list[Axes]]:
+    """A figure of n panels with common axes and a legend below, laid out in inches: panels do not move with the names."""
+    rows = math.ceil(n / 5)
+    columns = math.ceil(n / rows)
+    width = max(6.4, min(9.0, 2.6 * columns))
+    in_legend = max(1, min(len(names), int((width - 0.4) / (0.8 + 0.085 * max(map(len, names))))))
+    legend = 0.15 + 0.2 * math.ceil(len(names) / in_legend)
+    height, head, foot, gap, left = 1.55, 0.66, 0.5 + legend, 0.3, 0.75
+    total = head + rows * height + (rows - 1) * gap + foot
+    figure = Figure(figsize=(width, total))
+    places = {"left": left / width, "right": 1 - 0.15 / width, "top": 1 - head / total, "bottom": foot / total}
+    places |= {"hspace": gap / height, "wspace": 0.1}
+    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False, gridspec_kw=places)
+    grid: list[Axes] = axes.ravel().tolist()
+    for i, ax in enumerate(grid):
+        if i >= n:
+            ax.remove()
+        elif i + columns >= n:
+            ax.tick_params(labelbottom=True)
+            ax.set_xlabel("updates")
+    handles = line_handles((name, look[name]) for name in names)
+    figure.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0), ncols=in_legend)
+    return figure, grid[:n]
+
+
+def mark_below(grid: Sequence[Axes], layers: Sequence[str], rows: Sequence[LayerPoint], scale: Scale, look: Mapping[str, Style]) -> None:
+    """▾ under the axis' lower limit wherever a value lies below it, a line of them for each label that has any."""
+    low, high = grid[0].get_ylim()
+    below = [p for p in rows if p.mean < scale.limits[0]]
+    if below:
+        grid[0].set_yticks([tick for tick in grid[0].get_yticks() if tick >= scale.limits[0]])
+    step = 0.09 * (high - low)
+    for line, label in enumerate(name for name in look if any(p.label == name for p in below)):
+        at = low - line * step
+        for ax, layer in zip(grid, layers, strict=True):
+            x = [p.step for p in below if (p.label, p.layer) == (label, layer)]
+            ax.plot(x, [at] * len(x), linestyle="", marker=11, markersize=6, color=look[label].colour)
+        grid[0].set_ylim(at - step, high)
+
+
+def colour_norm(values: np.ndarray[Any, Any], scale: Scale) -> Normalize:
+    """Colours symmetric about the scale's mark: over its limits where it has both, else as far as the values reach."""
+    finite = values[np.isfinite(values)]
+    if scale.log:
+        positive = finite[finite > 0]
+        reach = max(2.0, float(np.exp(np.abs(np.log(positive)).max()))) if len(positive) else 2.0
+        return LogNorm(1 / reach, reach, clip=True)
+    low, high = scale.limits
+    if not (math.isfinite(low) and math.isfinite(high)):
+        centre = scale.mark or 0.0
+        reach = float(np.abs(finite - centre).max()) or 1.0
+        low, high = centre - reach, centre + reach
+    return Normalize(low, high, clip=True)
+
+
+def cell_text(value: float, log: bool = False) -> str:
+    """A value in at most five signs, with a real minus; on a log scale small values keep their power of ten.
+
+    >>> cell_text(-0.123), cell_text(-0.004), cell_text(0.004, log=True), cell_text(1234.5)
+    ('−0.12', '0.00', '4e−3', '1e3')
+    """
+    if abs(value) >= 999.5 or (log and 0 < abs(value) < 0.005):
+        digits, power = f"{value:.0e}".split("e")
+        text = f"{digits}e{int(power)}"
+    else:
+        text = f"{value:.{2 if abs(value) < 9.995 else 0}f}".replace("-0.00", "0.00")
+    return text.replace("-", "−")

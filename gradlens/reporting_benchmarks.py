@@ -1,0 +1,105 @@
+"""The tables of what a training step costs: beside a plain loop, on several ranks, of each rule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from gradlens.bench import Bench, Cost
+from gradlens.bench_ranks import Gain
+from gradlens.card import IMAGES, ROUNDS, Card
+
+
+def protocol(result: Bench) -> str:
+    """How the numbers came about, in words to print beside them."""
+    where = f"{result.device}, {result.threads} threads, {result.cpu}" if result.device == "cpu" else result.device
+    image = "x".join(map(str, result.input))
+    return (
+        f"{result.model}, batches of {result.batch_size} generated images {image}, {where}, torch {result.versions['torch']}."
+        f" Medians of {result.rounds} interleaved rounds; ratios are to the plain loop (channels-last) of the same round."
+        " Recording every n-th step: ((n-1) unrecorded + 1 recorded)/n, one of each timed every round; its memory is the recorded"
+        " step's. Memory: what a step adds at its peak, gradients included. Rate share: multiply-adds per second against bp's."
+        + (" Views: share of a step's time for making views, patches or masks." if any(r.task_share for r in result.rows) else "")
+    )
+
+
+def _said(value: float | None, form: str) -> str:
+    return "–" if value is None or math.isnan(value) else format(value, form)
+
+
+def _name(row: Cost) -> str:
+    options: Mapping[str, Any] = row.options
+    return " ".join([row.method, *(f"{name}={value}" for name, value in options.items())])
+
+
+def bench_table(result: Bench) -> Table:
+    """The rows to print, the protocol under them."""
+    printed = Table(caption=protocol(result), caption_justify="left", box=None, pad_edge=False, header_style="bold")
+    printed.add_column("method", overflow="fold")
+    shares = any(row.task_share is not None for row in result.rows)
+    columns = ("record every", "precision", "images/s", "time", "memory MB", "memory", "multiply-adds", "rate share")
+    for column in (*columns, *(["views"] if shares else [])):
+        printed.add_column(column, justify="left" if column == "precision" else "right")
+    for row in result.rows:
+        printed.add_row(
+            _name(row),
+            str(row.record_every) if row.record_every else "never",
+            row.precision,
+            _said(row.images_per_s, ",.0f"),
+            _said(row.time_ratio, ".2f") + "x",
+            _said(row.memory_mb, ",.1f"),
+            _said(row.memory_ratio, ".2f") + "x",
+            _said(row.flop_ratio, ".2f") + "x",
+            _said(row.rate_share, ".2f"),
+            *([_said(row.task_share, ".1%")] if shares else []),
+        )
+    return printed
+
+
+def ranks_table(rows: Sequence[Gain], about: str) -> Table:
+    """The rows to print, ``about`` under them."""
+    caption = (
+        f"{about} Gain: seconds alone / together, the median of interleaved rounds [smallest, largest]. Machine: what as many processes"
+        " gain that share nothing, the most there is to have here. Bound: all blocks' cost / that of the costliest rank. MB/s:"
+        " activations and messages between ranks."
+    )
+    printed = Table(caption=caption, caption_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in ("method", "how", "split"):
+        printed.add_column(column)
+    for column in ("ms alone", "together", "gain", "machine", "bound", "MB/s"):
+        printed.add_column(column, justify="right")
+    for row in rows:
+        bound = "–" if row.bound is None else f"{row.bound:.2f}"
+        rate = "–" if row.megabytes_per_s is None else f"{row.megabytes_per_s:,.0f}"
+        printed.add_row(
+            row.method, row.how, row.split, f"{row.alone * 1e3:,.0f}", f"{row.together * 1e3:,.0f}",
+            f"{row.gain:.2f}x [{row.low:.2f}, {row.high:.2f}]", f"{row.machine:.2f}", bound, rate,
+        )  # fmt: skip
+    return printed
+
+
+def cards_table(found: Sequence[Card]) -> Table:
+    """The cards to print, and what the columns mean under them."""
+    caption = (
+        f"Locked: fwd = a block runs after the one below it; upd = it is updated after all above it have run; bwd = … and"
+        f" have gone backward (inside a chunk or window where a rule has such). Labels = told to every block. Own = numbers of the rule's"
+        f" own modules, trained + fixed, in thousands. A step on BasicCNN (3x32x32), batches of {IMAGES} generated images, default options,"
+        f" {ROUNDS} interleaved rounds here and now: multiply-adds an image in millions, then as ratios to bp's: multiply-adds, images/s,"
+        " added memory (dgl-async's buffers and feedback matrices are held between steps and not in it). greedy: its last stage."
+    )
+    printed = Table(caption=caption, caption_justify="left", box=None, pad_edge=False, header_style="bold")
+    printed.add_column("method")
+    for column in ("fwd", "upd", "bwd", "labels"):
+        printed.add_column(column, justify="center")
+    for column in ("own k", "M madds", "madds", "img/s", "memory"):
+        printed.add_column(column, justify="right")
+    for card in found:
+        own = f"{card.trained / 1e3:,.0f} + {card.fixed / 1e3:,.0f}" if card.fixed else f"{card.trained / 1e3:,.0f}"
+        memory = "–" if card.memory_ratio is None else f"{card.memory_ratio:.2f}"
+        locks = ["yes" if lock else "no" for lock in card.locks]
+        numbers = (f"{card.multiply_adds / 1e6:,.0f}", f"{card.flop_ratio:.2f}", f"{card.rate_ratio:.2f}", memory)
+        printed.add_row(card.method, *locks, own, *numbers)
+    return printed

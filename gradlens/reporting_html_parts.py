@@ -1,0 +1,118 @@
+"""What the page is made of: sections with sentences, charts, tables and pictures, and the runs that all of them speak of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
+
+from gradlens.charts import Chart, compact
+from gradlens.reporting_html_standings import Standing
+from gradlens.reporting_html_wording import short, spread
+from gradlens.reporting_style import Style
+from gradlens.run import Run
+from gradlens.tables import Interval, LayerPoint, layer_points
+
+
+class Cell(NamedTuple):
+    """One cell of a table."""
+
+    text: str
+    key: float | str | None = None  # what it is sorted by; None: always last
+    bin: int | None = None  # of the cosine's colour behind it
+    method: int | None = None  # the place of a method whose line is drawn before the text
+    words: bool = False  # a sentence, which may take several lines
+
+
+class Table(NamedTuple):
+    """A table that the reader can sort; its first column names the rows."""
+
+    caption: str
+    columns: list[str]
+    rows: list[list[Cell]]
+    note: str = ""  # below it
+
+
+class Picture(NamedTuple):
+    """An image in the page."""
+
+    name: str
+    method: int  # the place of the method it is of
+    source: str  # a data URI
+
+
+@dataclass
+class Section:
+    """A part of the page, in the order in which it is read: sentences, charts, tables, what is missing."""
+
+    id: str
+    title: str
+    text: list[str] = field(default_factory=list)
+    charts: list[Chart] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
+    facts: list[tuple[str, str]] = field(default_factory=list)  # how the numbers were made
+    missing: list[str] = field(default_factory=list)  # sentences
+    kind: str = "plain"  # which part of the template shows it
+
+
+@dataclass(frozen=True)
+class Held:
+    """The runs of a page, and what all sections ask of them."""
+
+    groups: Mapping[str, Sequence[Run]]  # label -> runs of all seeds, in the order in which methods are listed
+    styles: Mapping[str, Style]
+    standings: Sequence[Standing]
+
+    @property
+    def runs(self) -> list[Run]:
+        """All of them."""
+        return [run for group in self.groups.values() for run in group]
+
+    def place(self, label: str) -> int:
+        """A label's place in the order of methods, which names its colour."""
+        return list(self.styles).index(label)
+
+    def named(self, label: str) -> Cell:
+        """The cell that names a method."""
+        return Cell(label, f"{self.place(label):04d}", method=self.place(label))
+
+    @cached_property
+    def cosines(self) -> list[LayerPoint]:
+        """Cosines of the weight gradients at every recorded step."""
+        return layer_points(self.runs, "cosine")
+
+
+def number(value: float, digits: int = 2, scale: float = 1.0) -> Cell:
+    """A number's cell."""
+    return Cell(short(value * scale, digits), compact(value))
+
+
+def mean_cell(value: Interval, digits: int = 2, scale: float = 1.0, sign: bool = False) -> Cell:
+    """A mean with half its interval."""
+    return Cell(spread(value, digits, scale, sign), compact(value.mean))
+
+
+def ratio_cell(value: Interval) -> Cell:
+    """A ratio with the ends of its interval, which is not symmetric."""
+    ends = f" ({short(value.low)} to {short(value.high)})" if math.isfinite(value.low) else ""
+    return Cell(short(value.mean) + ends, compact(value.mean))
+
+
+def grouped(text: float) -> str:
+    """A count with thin thousands.
+
+    >>> grouped(12345.6)
+    '12,346'
+    """
+    return f"{text:,.0f}" if math.isfinite(text) else "–"
+
+
+def paths(runs: Iterable[Run], at_most: int = 3) -> str:
+    """Run directories as they would be typed; a few of many."""
+    import shlex
+
+    given = [shlex.quote(str(run.path)) for run in runs]
+    return " ".join(given[:at_most]) + (" …" if len(given) > at_most else "")

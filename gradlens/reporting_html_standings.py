@@ -1,0 +1,184 @@
+"""Where each group of runs stands: how far from the true gradient, how accurate, how fast, beside bp where that may be compared."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean, median
+from typing import TYPE_CHECKING, NamedTuple
+
+from gradlens.reporting_html_wording import in_words
+from gradlens.tables import FinalValue, Interval, alignment_values, final_values, interval
+from gradlens.training_metrics import TRAIN, TRAIN_EVAL
+
+if TYPE_CHECKING:
+    from gradlens.run import Metric, Run
+
+
+TRUTH = "bp"  # the method that uses the true gradient, beside which costs are told
+DATA = ("data", "limit", "label_noise", "validation")  # settings that must agree for accuracies to be comparable
+NETWORK = ("model", "width", "depth", "stem", "activation", "cut")
+MACHINE = ("device", "threads")  # facts of a run that must agree for times to be comparable
+NOTHING = Interval(math.nan, math.nan, math.nan, 0)
+
+
+class Against(NamedTuple):
+    """A group beside bp on the same data and network."""
+
+    label: str  # the bp group's
+    points: Interval  # final accuracy minus bp's, a share; over the seeds both have, pair by pair
+    time: Interval  # time an image as a multiple of bp's; over the seeds both have; NaN where it was timed otherwise
+    told: bool  # whether the times are told apart: by the interval, or with one seed by epochs that do not overlap
+    longer: str  # "15 epochs against 5" where the two were not trained equally long
+
+
+class Standing(NamedTuple):
+    """Where one group of runs stands."""
+
+    label: str
+    method: str
+    runs: Sequence[Run]
+    layers: list[FinalValue]  # final cosines of the weight gradients, bottom first
+    seeds: dict[int, float]  # seed -> mean cosine of the layers below the top block that have one in every seed
+    below: Interval  # the same over seeds
+    counted: int  # these layers
+    possible: int  # all layers below the top block; all there are, where there is one block only
+    idle: list[str]  # layers whose gradient is exactly zero at the end
+    worst: FinalValue | None  # the layer of the lowest cosine
+    chance: Interval  # the null cosine there, at the last steps that recorded one
+    above_chance: Interval  # cosine minus null cosine at those steps, seed by seed
+    split: str  # the held-out one; "" without
+    accuracy: Interval  # final, a share
+    best: Interval  # each seed's best epoch
+    against: Against | None
+
+
+def below_top(layers: Sequence[str]) -> list[str]:
+    """The layers below the top block, whose gradient most rules leave as it is; all of them where there is only one block.
+
+    >>> below_top(["block1.conv", "block2.conv", "top.hidden", "top.out"])
+    ['block1.conv', 'block2.conv']
+    """
+    block = [name.split(".")[0] for name in layers]
+    return [name for name, own in zip(layers, block, strict=True) if own != block[-1]] or list(layers)
+
+
+def held_out(run: Run) -> list[Metric]:
+    """The rows of the held-out split, in order."""
+    return [m for m in run.metrics if m.split not in (TRAIN, TRAIN_EVAL)]
+
+
+def alike(group: Sequence[Run], other: Sequence[Run]) -> bool:
+    """Whether two groups are on the same images, labels and network: then accuracies and times may be compared.
+
+    Images are compared by the hash that runs store; it is of the seed's choice of images, so runs of one seed are compared. Without
+    a seed in common, or a hash, the data set's name must do.
+    """
+    kept = {*DATA, *NETWORK} - {"data"}
+    if group[0].config.model_dump(include=kept) != other[0].config.model_dump(include=kept):
+        return False
+    hashes = [(a.info.get("data_fingerprint"), b.info.get("data_fingerprint")) for a, b in _pairs(group, other)]
+    known = [(a, b) for a, b in hashes if a and b]
+    return all(a == b for a, b in known) if known else group[0].config.data == other[0].config.data
+
+
+def _reference(group: Sequence[Run], groups: Mapping[str, Sequence[Run]]) -> str | None:
+    """The bp group on the same data and network, with the fewest other settings that differ."""
+    fitting = [label for label, other in groups.items() if other[0].config.method == TRUTH and alike(group, other)]
+    mine = group[0].config.model_dump(exclude={"method", "options", "seed"})
+    return min(
+        fitting,
+        key=lambda label: sum(groups[label][0].config.model_dump()[name] != value for name, value in mine.items()),
+        default=None,
+    )
+
+
+def _pairs(group: Sequence[Run], other: Sequence[Run]) -> list[tuple[Run, Run]]:
+    """The runs of two groups that share a seed."""
+    by_seed = {run.config.seed: run for run in other}
+    return [(run, by_seed[run.config.seed]) for run in group if run.config.seed in by_seed]
+
+
+def seconds_per_image(run: Run) -> list[float]:
+    """Of each epoch; evaluation excluded, recording included."""
+    return [1 / row.images_per_s for row in run.timing if row.images_per_s > 0]
+
+
+def _time(pairs: Sequence[tuple[Run, Run]]) -> tuple[Interval, bool]:
+    """Time an image as a multiple of the other's: medians of epochs, then the geometric mean over seeds with its interval."""
+    timed = [(seconds_per_image(a), seconds_per_image(b)) for a, b in pairs if all(a.info.get(k) == b.info.get(k) for k in MACHINE)]
+    timed = [(a, b) for a, b in timed if a and b]
+    logs = interval(math.log(median(a) / median(b)) for a, b in timed)
+    found = Interval(math.exp(logs.mean), math.exp(logs.low), math.exp(logs.high), logs.n)
+    if found.n == 1:
+        ((a, b),) = timed
+        return found, max(a) < min(b) or max(b) < min(a)
+    return found, found.low > 1 or found.high < 1
+
+
+def _against(group: Sequence[Run], label: str, groups: Mapping[str, Sequence[Run]]) -> Against:
+    pairs = _pairs(group, groups[label])
+    ends = [(held_out(a), held_out(b)) for a, b in pairs]
+    points = interval(a[-1].accuracy - b[-1].accuracy for a, b in ends if a and b and a[-1].split == b[-1].split)
+    if not points.n and not pairs:  # no seed in common: means can be subtracted, but nothing is paired
+        mean = [interval(h[-1].accuracy for run in runs if (h := held_out(run))).mean for runs in (group, groups[label])]
+        points = Interval(mean[0] - mean[1], math.nan, math.nan, 0)
+    return Against(label, points, *_time(pairs), _lengths(group[0], groups[label][0]))
+
+
+def _lengths(run: Run, other: Run) -> str:
+    """How long two runs are trained by their configs, where that differs."""
+    for name in ("epochs", "steps"):
+        mine, theirs = getattr(run.config, name), getattr(other.config, name)
+        if mine != theirs:
+            return f"{in_words(mine)} {name} against {in_words(theirs)}"
+    return ""
+
+
+def _mean_cosines(group: Sequence[Run], layers: Sequence[str]) -> tuple[dict[int, float], int]:
+    """seed -> the mean cosine of those layers that have one in every seed; and how many these are."""
+    seeds = {run.config.seed: {row.layer: row.mean for row in final_values([run], "cosine")} for run in group}
+    seeds = {seed: rows for seed, rows in seeds.items() if rows}
+    shared = [name for name in layers if seeds and all(math.isfinite(rows.get(name, math.nan)) for rows in seeds.values())]
+    return {seed: fmean(rows[name] for name in shared) for seed, rows in seeds.items() if shared}, len(shared)
+
+
+def _above_chance(group: Sequence[Run], layer: str) -> tuple[Interval, Interval]:
+    """A layer's null cosine, and by how much its cosine is above it at the same steps, seed by seed."""
+    found = [{row.quantity: row.mean for row in alignment_values([run]) if row.layer == layer} for run in group]
+    found = [seed for seed in found if {"cosine", "null_cosine"} <= set(seed)]
+    return interval(seed["null_cosine"] for seed in found), interval(seed["cosine"] - seed["null_cosine"] for seed in found)
+
+
+def standings(groups: Mapping[str, Sequence[Run]]) -> list[Standing]:
+    """Where each group of runs stands, in the groups' order.
+
+    Args:
+        groups: label -> the runs of all seeds, from :func:`gradlens.tables.groups`.
+
+    """
+    runs = [run for group in groups.values() for run in group]
+    cosines, norms = final_values(runs, "cosine"), final_values(runs, "norm_ratio")
+    found = []
+    for label, group in groups.items():
+        layers = [row for row in cosines if row.label == label]
+        below = below_top([row.layer for row in layers]) if layers else []
+        cosines_below, counted = _mean_cosines(group, below)
+        worst = min((row for row in layers if math.isfinite(row.mean)), key=lambda row: row.mean, default=None)
+        ends = [rows for run in group if (rows := held_out(run))]
+        splits = {row.split for rows in ends for row in rows}
+        split = splits.pop() if len(splits) == 1 else ""
+        reference = _reference(group, groups) if group[0].config.method != TRUTH else None
+        chance, above = _above_chance(group, worst.layer) if worst else (NOTHING, NOTHING)
+        found.append(
+            Standing(
+                label, group[0].config.method, group, layers, cosines_below, interval(cosines_below.values()), counted, len(below),
+                [row.layer for row in norms if row.label == label and row.mean == 0 and not row.dropped],
+                worst, chance, above, split,
+                interval(rows[-1].accuracy for rows in ends) if split else NOTHING,
+                interval(max((m.accuracy for m in rows if math.isfinite(m.accuracy)), default=math.nan) for rows in ends)
+                if split else NOTHING,
+                _against(group, reference, groups) if reference else None,
+            )
+        )  # fmt: skip
+    return found

@@ -1,0 +1,148 @@
+"""What context encoders of several runs put where pixels were dropped: errors over seeds, the printed table, the pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from textwrap import fill
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib import style
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from gradlens.errors import InputError
+from gradlens.inpainting import NAME, unpacked
+from gradlens.reporting_style import LOOK, head, save
+from gradlens.run import Run
+from gradlens.tables import interval
+from gradlens.training_run_groups import groups
+
+
+class InpaintingRow(NamedTuple):
+    """Errors on the dropped pixels (in the controls: all) of held-out images, of one group of runs; grey scale 0 … 1, mean over seeds."""
+
+    label: str
+    l1: float  # mean absolute error
+    l2: float  # mean squared error
+    l2_low: float  # 95 % t-interval
+    l2_high: float
+    psnr: float  # dB, of the mean squared error
+    mean_patch_l1: float  # the same for the mean of the training images
+    mean_patch_l2: float
+    mean_patch_psnr: float
+    seeds: int
+
+
+class InpaintingPanel(NamedTuple):
+    """Some images, what a network saw of them, and what it made of that: each [K, C, H, W] of grey values 0 … 255."""
+
+    label: str
+    original: NDArray[np.uint8]
+    corrupted: NDArray[np.uint8]
+    output: NDArray[np.uint8]
+
+
+# -------------------------------------------------------------------------------------------------------- over seeds
+
+
+def rows(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list[InpaintingRow]:
+    """The errors by label.
+
+    Args:
+        runs: several labels, several seeds each.
+        results: what :func:`gradlens.inpainting.inpaint_run` gave for each.
+
+    """
+    found = []
+    for label, mine in _by_label(runs, results):
+
+        def mean(of: str, name: str, mine: Sequence[Mapping[str, Any]] = mine) -> float:
+            return interval(one["errors"][of][name] for one in mine).mean
+
+        l2, *ends = interval(one["errors"]["network"]["l2"] for one in mine)[:3]
+        patch = mean("mean_patch", "l1"), mean("mean_patch", "l2"), mean("mean_patch", "psnr")
+        found.append(InpaintingRow(label, mean("network", "l1"), l2, ends[0], ends[1], mean("network", "psnr"), *patch, len(mine)))
+    return found
+
+
+def _by_label(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, list[Mapping[str, Any]]]]:
+    """Label -> the results of its runs."""
+    of = {run.path: result for run, result in zip(runs, results, strict=True)}
+    for label, group in groups(runs).items():
+        yield label, [of[run.path] for run in group]
+
+
+def table(found: Sequence[InpaintingRow]) -> Table:
+    """The errors to print, in per cent of the grey scale as in the paper."""
+    said = Table(title="predicted pixels of held-out images", box=SIMPLE_HEAD)
+    for name in ("method", "L1", "L2", "PSNR", "mean patch: L1", "L2", "PSNR"):
+        said.add_column(name, justify="left" if name == "method" else "right", overflow="fold")
+    for r in found:
+        numbers = r.l1, r.l2, r.psnr, r.mean_patch_l1, r.mean_patch_l2, r.mean_patch_psnr
+        l1, l2, psnr, m1, m2, m = (f"{v:.1f} dB" if i % 3 == 2 else f"{100 * v:.2f} %" for i, v in enumerate(numbers))
+        half = f" ±{100 * (r.l2 - r.l2_low):.2f}" if math.isfinite(r.l2_low) else ""
+        said.add_row(r.label, l1, l2 + half, psnr, m1, m2, m)
+    return said
+
+
+# ----------------------------------------------------------------------------------------------------------- figures
+
+
+def _strip(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """[K, C, H, W] side by side with white between them: [H, *, 3]; images that are not of three channels are their mean."""
+    colour = images if images.shape[1] == 3 else np.repeat(images.mean(1, keepdims=True).round().astype(np.uint8), 3, 1)
+    gap = max(1, images.shape[3] // 16)
+    spaced = np.pad(np.moveaxis(colour, 1, -1), ((0, 0), (0, 0), (0, gap), (0, 0)), constant_values=255)
+    return np.concatenate(list(spaced), 1)[:, :-gap]
+
+
+@style.context(LOOK)
+def inpainting_grid(panels: Sequence[InpaintingPanel], *, title: str = "") -> Figure:
+    """Held-out images in columns; of each label what the network saw and what it made of it, under the images as they are.
+
+    Args:
+        panels: one a label.
+        title: what the runs have in common.
+
+    Raises:
+        InputError: no panels.
+
+    """
+    if not panels:
+        raise InputError("no inpainted images to draw")
+    strips: list[tuple[str, NDArray[np.uint8]]] = []
+    shown: NDArray[np.uint8] | None = None
+    for panel in panels:
+        if shown is None or not np.array_equal(shown, panel.original):
+            shown = panel.original
+            strips.append(("images", _strip(shown)))
+        strips += [(f"{fill(panel.label, 14)}\nseen", _strip(panel.corrupted)), ("made", _strip(panel.output))]
+    wide = 6.6
+    heights = [wide * strip.shape[0] / strip.shape[1] for _, strip in strips]
+    figure = Figure(figsize=(wide + 2.6, sum(heights) + 0.08 * len(strips) + 0.6), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.02, w_pad=0.04)  # type: ignore[union-attr, call-arg]
+    axes = figure.subplots(len(strips), 1, squeeze=False, gridspec_kw={"height_ratios": heights}).ravel()
+    for ax, (name, strip) in zip(axes, strips, strict=True):
+        ax.imshow(strip, interpolation="nearest", aspect="equal")
+        ax.set_xticks([]), ax.set_yticks([])
+        ax.grid(visible=False)
+        for spine in ax.spines.values():
+            spine.set_visible(False)
+        ax.set_ylabel(name, rotation=0, ha="right", va="center")
+        ax.set_anchor("E")  # what the fixed aspect leaves over goes to the labels
+    text = "Held-out images, what the network sees of them, and what it makes where pixels are missing"
+    head(figure, text, title)
+    return figure
+
+
+def draw(runs: Sequence[Run], results: Sequence[Mapping[str, Any]], folder: Path, title: str = "") -> list[Path]:
+    """Draw ``inpainting``, the pictures of each label's first seed; the errors are its table. Returns the png file."""
+    panels = []
+    for label, (first, *_) in _by_label(runs, results):
+        panels.append(InpaintingPanel(label, *(unpacked(first, name) for name in ("original", "corrupted", "output"))))
+    return save(inpainting_grid(panels, title=title), rows(runs, results), folder, NAME)[:1]

@@ -1,0 +1,286 @@
+"""Memorization of several runs: scores over seeds, the printed tables, the figures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from matplotlib import style
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import PercentFormatter
+from rich.table import Table
+
+from gradlens.errors import InputError
+from gradlens.memorization import NAME
+from gradlens.plots import curve
+from gradlens.reporting_style import GREY, LOOK, Style, band, head, joined, line_handles, over_seeds, save, styles
+from gradlens.run import Run
+from gradlens.screen import number
+from gradlens.tables import CurvePoint, curve_points, interval, runs_title
+from gradlens.training_metrics import TRAIN_EVAL
+from gradlens.training_run_groups import groups, labels
+
+APART = {  # settings that say what rule it is, which draw, or what is looked at: no part of the schedule
+    "method", "options", "seed", "record_every", "diagnose_every", "keep_checkpoints", "evaluate_train", "online_probe", "limit_test",
+    "compile",
+}  # fmt: skip
+QUANTITIES = {  # what is read on partial noise -> in words
+    "corrupted_noisy": "changed labels, as given (memorized)",
+    "corrupted_true": "changed labels, the true ones",
+    "clean": "labels that were kept",
+    "held_out": "held-out images",
+}
+
+
+class Memorized(NamedTuple):
+    """What one group of runs memorized; shares, each a mean over seeds with its 95 % t-interval."""
+
+    label: str
+    seeds: int
+    epochs: int
+    area: float
+    area_low: float
+    area_high: float
+    epochs_to_50: float  # over the seeds that reached it; NaN: none did
+    reached_50: int
+    epochs_to_90: float
+    reached_90: int
+    final: float
+    final_low: float
+    final_high: float
+    best: float
+    best_low: float
+    held_out: float
+    held_out_low: float
+    own_parameters: int  # of the rule's own modules: heads, synthesisers, feedback that learns
+
+
+class BlockPoint(NamedTuple):
+    """A probe's accuracy on one block (or the network's own), a mean over seeds."""
+
+    label: str
+    block: str  # "network": its own answer
+    quantity: str  # corrupted_noisy, corrupted_true, clean, held_out
+    mean: float
+    low: float
+    high: float
+    seeds: int
+    untrained: float  # the same probe on the untrained network, mean over seeds; NaN for the network's own answer
+
+
+# -------------------------------------------------------------------------------------------------------- over seeds
+
+
+def _values(results: Sequence[Mapping[str, Any]], name: str) -> list[float]:
+    return [math.nan if r[name] is None else float(r[name]) for r in results]
+
+
+def scores(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list[Memorized]:
+    """One row a group of seeds, of runs and what :func:`gradlens.memorization.memorized` found of each."""
+    of = {run.path: result for run, result in zip(runs, results, strict=True)}
+    rows = []
+    for label, group in groups(runs).items():
+        mine = [of[run.path] for run in group]
+        half, most = (interval(_values(mine, name)) for name in ("epochs_to_50", "epochs_to_90"))
+        final, best = interval(_values(mine, "final")), interval(_values(mine, "best"))
+        held = interval(r["held_out"]["final"] for r in mine)
+        rows.append(
+            Memorized(
+                label, len(mine), mine[0]["curve"][-1][0], *interval(_values(mine, "area"))[:3], half.mean, half.n, most.mean, most.n,
+                *final[:3], *best[:2], *held[:2], mine[0]["own_parameters"],
+            )
+        )  # fmt: skip
+    return rows
+
+
+def block_points(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list[BlockPoint]:
+    """The probes' accuracies by block, and the network's own as a last block; of runs with partial noise only."""
+    of = {run.path: result for run, result in zip(runs, results, strict=True) if "blocks" in result}
+    rows = []
+    for label, group in groups([run for run in runs if run.path in of]).items() if of else ():
+        mine = [of[run.path] for run in group]
+        for k, block in enumerate(row["block"] for row in mine[0]["blocks"]):
+            for quantity in QUANTITIES:
+                here = interval(_values([r["blocks"][k] for r in mine], quantity))
+                control = interval(_values([r["blocks"][k]["untrained"] for r in mine], quantity))
+                rows.append(BlockPoint(label, block, quantity, *here, control.mean))
+        networks_own = {
+            "corrupted_noisy": [r["corrupted"]["noisy"] for r in mine], "corrupted_true": [r["corrupted"]["true"] for r in mine],
+            "clean": [r["clean"]["accuracy"] for r in mine], "held_out": [r["held_out"]["final"] for r in mine],
+        }  # fmt: skip
+        for quantity, values in networks_own.items():
+            rows.append(BlockPoint(label, "network", quantity, *interval(math.nan if v is None else v for v in values), math.nan))
+    return rows
+
+
+def curves(runs: Sequence[Run]) -> list[CurvePoint]:
+    """The training images' accuracy in eval mode by epoch: the rows of the figure."""
+    return [p for p in curve_points(runs) if (p.split, p.quantity) == (TRAIN_EVAL, "accuracy")]
+
+
+# ------------------------------------------------------------------------------------------------------------ tables
+
+
+def cautions(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a reader of the table must know: other settings, other labels, ordinary labels, and what the heads can hold."""
+    said = []
+    configs = [run.config.model_dump(exclude=APART) for run in runs]
+    for name, first in configs[0].items():
+        if any(config[name] != first for config in configs):
+            values = ", ".join(dict.fromkeys(f"{config[name]}" for config in configs))
+            said.append(f"not one schedule: {name} is {values}")
+    for seed in sorted({run.config.seed for run in runs}):
+        if len({run.info.get("label_hash") for run in runs if run.config.seed == seed}) > 1:
+            said.append(f"not the same labels: the runs of seed {seed} differ in theirs")
+    if any(not run.config.label_noise for run in runs):
+        said.append("label noise 0: these labels are the true ones, and fitting them is learning as well as memorizing")
+    network = max(int(r["network_parameters"]) for r in results)
+    said.append(
+        f"own: numbers trained in the rule's own modules (heads, synthesisers), beside {network:,} of the network;"
+        " what heads can hold is a confounder: compare a rule with heads of several kinds"
+    )
+    return said
+
+
+def _when(mean: float, reached: int, row: Memorized) -> str:
+    """An epoch, and of how many seeds where not all got there; beyond the last one where none did."""
+    if not reached:
+        return f"> {row.epochs}"
+    return f"{mean:.1f}" if reached == row.seeds else f"{mean:.1f} ({reached} of {row.seeds})"
+
+
+def table(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> Table:
+    """What each group memorized, and under it what to mind."""
+    held = " or ".join(dict.fromkeys(r["held_out"]["split"] for r in results))
+    chances = " or ".join(f"{c:.1%}" for c in dict.fromkeys(r["chance"] for r in results))
+    caption = "\n".join([f"{held}: {chances} is chance", *cautions(runs, results)])
+    title = "accuracy in % of the training images, labels as given, in eval mode; area: its mean over the epochs"
+    printed = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
+    for column in ("method", "area", "epochs\nto 50 %", "epochs\nto 90 %", "final", "best", held, "own"):
+        printed.add_column(column, justify="left" if column == "method" else "right", overflow="fold")
+    for r in scores(runs, results):
+        when = [_when(r.epochs_to_50, r.reached_50, r), _when(r.epochs_to_90, r.reached_90, r)]
+        ends = [number(m, low, 1, 100) for m, low in ((r.final, r.final_low), (r.best, r.best_low), (r.held_out, r.held_out_low))]
+        printed.add_row(r.label, number(r.area, r.area_low, 1, 100), *when, *ends, f"{r.own_parameters:,}")
+    return printed
+
+
+def block_table(points: Sequence[BlockPoint]) -> Table:
+    """Partial noise: what a linear probe on each block, fitted to the labels as given, reads of them and of the true ones."""
+    title = "linear probe on each block, fitted to the labels as given; accuracy in % (the same on the untrained network)"
+    printed = Table(title=title, title_justify="left")
+    printed.add_column("method")
+    printed.add_column("block")
+    for text in QUANTITIES.values():
+        printed.add_column(text, justify="right")
+    for label, block in dict.fromkeys((p.label, p.block) for p in points):
+        mine = {p.quantity: p for p in points if (p.label, p.block) == (label, block)}
+        cells = []
+        for quantity in QUANTITIES:
+            p = mine[quantity]
+            control = f" ({100 * p.untrained:.1f})" if math.isfinite(p.untrained) else ""
+            cells.append(number(p.mean, p.low, 1, 100) + control)
+        printed.add_row(label, "its own answer" if block == "network" else block, *cells)
+    return printed
+
+
+# ----------------------------------------------------------------------------------------------------------- figures
+
+
+@style.context(LOOK)
+def memorization_curve(points: Sequence[CurvePoint], chance: float, *, title: str = "", look: Mapping[str, Style] | None = None) -> Figure:
+    """Accuracy of the training images, labels as given, in eval mode over epochs, with what guessing gives.
+
+    Args:
+        points: from :func:`curves`.
+        chance: accuracy of a guess, a share.
+        title: what the runs have in common.
+        look: from :func:`gradlens.reporting_style.styles`.
+
+    Raises:
+        InputError: nothing to draw.
+
+    """
+    figure = curve(points, TRAIN_EVAL, "accuracy", title=title, look=look)
+    ax = figure.axes[0]
+    ax.axhline(chance, color=GREY, linewidth=0.9, linestyle=(0, (1, 2)))
+    ax.annotate(
+        "chance", (1, chance), xycoords=("axes fraction", "data"), xytext=(0, -3), textcoords="offset points",
+        ha="right", va="top", color="0.35", fontsize=9,
+    )  # fmt: skip
+    ax.set(ylim=(0, 1.02), ylabel="accuracy of the training images (%)")
+    return figure
+
+
+@style.context(LOOK)
+def noise_by_block(
+    points: Sequence[BlockPoint], words: Mapping[str, str], chance: float, *, title: str = "", look: Mapping[str, Style] | None = None
+) -> Figure:
+    """What a linear probe reads on each block where some labels are random: a panel a quantity, a line a label.
+
+    Thin dotted lines are the same probe on the untrained networks; the point on the right is the network's own answer.
+
+    Args:
+        points: from :func:`block_points`.
+        words: quantity -> the panel's title, in order.
+        chance: accuracy of a guess, a share.
+        title: what the runs have in common.
+        look: from :func:`gradlens.reporting_style.styles`.
+
+    Raises:
+        InputError: nothing to draw.
+
+    """
+    rows = [p for p in points if math.isfinite(p.mean)]
+    if not rows:
+        raise InputError("no block was probed: the runs have no partial label noise")
+    look = look or styles(p.label for p in rows)
+    names = [name for name in look if any(p.label == name for p in rows)]
+    blocks = list(dict.fromkeys(p.block for p in rows))
+    figure = Figure(figsize=(1.2 + 2.0 * len(words), 3.6), layout="constrained")
+    grid = figure.subplots(1, len(words), sharey=True, squeeze=False)[0]
+    for ax, (quantity, text) in zip(grid, words.items(), strict=True):
+        ax.axhline(chance, color=GREY, linewidth=0.9, linestyle=(0, (1, 2)))
+        for label in names:
+            mine = [p for p in rows if (p.label, p.quantity) == (label, quantity)]
+            probes, own = [p for p in mine if p.block != "network"], [p for p in mine if p.block == "network"]
+            colour, dash, marker = look[label]
+            at = [blocks.index(p.block) for p in probes]
+            ax.plot(at, [p.untrained for p in probes], color=colour, linewidth=0.9, linestyle=(0, (1, 1.5)), alpha=0.8)
+            ax.plot(at, [p.mean for p in probes], color=colour, linewidth=1.7, linestyle=dash, marker=marker, markersize=4)
+            band(ax, at, [p.low for p in probes], [p.high for p in probes], colour, 0.16)
+            for p in own:
+                half = p.mean - p.low if math.isfinite(p.low) else 0.0
+                ax.errorbar(blocks.index(p.block), p.mean, yerr=half, color=colour, marker=marker, markersize=5, elinewidth=0.9, capsize=2)
+        ax.set_title("\n".join(text.split(", ", 1)), loc="left")
+        ax.set_xticks(range(len(blocks)), blocks, rotation=40, ha="right", rotation_mode="anchor")
+        ax.set_ylim(0, 1.02)
+    grid[0].yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
+    grid[0].set_ylabel("accuracy (%)")
+    handles = line_handles((name, look[name]) for name in names)
+    handles.append(Line2D([], [], color="0.4", linewidth=0.9, linestyle=(0, (1, 1.5)), label="untrained network"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)))
+    seeds = over_seeds(max(p.seeds for p in rows), "95 % t-intervals")
+    head(figure, "Linear probe on each block, fitted to the labels as given", joined(title, seeds))
+    return figure
+
+
+def draw(runs: Sequence[Run], results: Sequence[Mapping[str, Any]], folder: Path, title: str = "", name: str = NAME) -> list[Path]:
+    """Write the figures of some runs, each as png, svg and csv; returns the png files.
+
+    Raises:
+        InputError: the folder cannot be written.
+
+    """
+    look = styles(labels(runs))
+    title = title or runs_title(runs)
+    chance = float(results[0]["chance"])
+    points = curves(runs)
+    files = save(memorization_curve(points, chance, title=title, look=look), points, folder, name)[:1]
+    if blocks := block_points(runs, results):
+        figure = noise_by_block(blocks, QUANTITIES, chance, title=title)
+        files += save(figure, blocks, folder, f"{name}_by_block")[:1]
+    return files

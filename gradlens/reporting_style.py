@@ -1,0 +1,200 @@
+"""What all figures share: colours and dashes of methods, matplotlib's settings, headings and legends, and how a figure is saved.
+
+Figures are built on matplotlib's ``Figure`` without pyplot: no global state, no display needed. matplotlib's own defaults
+are used whatever the user's matplotlibrc says, so that the same table gives the same file.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from base64 import b64decode, b64encode
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from PIL import Image
+
+from gradlens.errors import InputError
+from gradlens.longtable import write_csv
+
+RC: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.labelsize": 10,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "legend.fontsize": 9.5,
+    "legend.frameon": False,
+    "legend.handlelength": 3.2,  # long enough to tell the dash patterns apart
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "0.35",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "0.9",
+    "grid.linewidth": 0.7,
+    "hatch.linewidth": 0.7,
+    "svg.fonttype": "path",  # the same letters on machines without this font
+    "svg.hashsalt": "gradlens",  # ids in the file do not change from one saving to the next
+}
+LOOK: list[str | Path | dict[str, Any]] = ["default", RC]
+DPI = 150  # a README shows some 900 px: figures of 6.4 to 9 inches
+PIXELS_IN_SVG = 80  # dots per inch of lines too long to be vectors
+LARGEST = 300_000  # bytes of one picture
+# Okabe & Ito's colours without their yellow, which is too pale for lines
+COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+PATTERNS = ((), (6, 1.5), (6, 1.5, 1.2, 1.5), (2.5, 1.2), (9, 1.5, 1.2, 1.5, 1.2, 1.5), (1.2, 1))  # on, off, … in line widths
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
+GREY = "0.45"  # of controls and reference lines
+
+
+class Style(NamedTuple):
+    """How the lines of one label are drawn."""
+
+    colour: str
+    dash: Any  # a line style of matplotlib
+    marker: str
+
+
+def styles(names: Iterable[str]) -> dict[str, Style]:
+    """Each label's style, in the order in which labels are listed; every label gets a style of its own.
+
+    The colour is the method's in every figure. Groups of one method (``dgl head=linear``, ``dgl head=mlp``) share it and differ
+    in tint, dashes and marker, unless there is no other method: then they are coloured like methods. Rules of users' files follow
+    the ones of this package in alphabetical order.
+    """
+    unique = list(dict.fromkeys(names))
+    method = {label: label.split(" ")[0] for label in unique}
+    from gradlens.methods import SHIPPED  # imports torch, which tables and figures do without
+
+    known = [*SHIPPED, *sorted(set(method.values()) - set(SHIPPED))]
+    ordered = sorted(unique, key=lambda label: known.index(method[label]))
+    alone = len(set(method.values())) == 1
+    found: dict[str, Style] = {}
+    for label in ordered:
+        variant = sum(method[other] == method[label] for other in found)
+        place = known.index(method[label]) + (variant if alone else 0)
+        tint = 0.0 if alone else 1 - 0.7**variant
+        colour = np.array(to_rgb(COLOURS[place % len(COLOURS)])) * (1 - tint) + np.array(to_rgb("0.8")) * tint
+        look = place + (0 if alone else variant)
+        hexa = "#" + "".join(f"{round(255 * c):02x}" for c in colour)
+        found[label] = Style(hexa, (0, PATTERNS[look % len(PATTERNS)] or None), MARKERS[look % len(MARKERS)])
+    return found
+
+
+# ----------------------------------------------------------------------------------------------------- parts of figures
+
+
+def joined(*parts: str) -> str:
+    """The parts that are not empty, with dots between them."""
+    return " · ".join(part for part in parts if part)
+
+
+def over_seeds(seeds: int, interval: str) -> str:
+    """Over how many seeds means go, in words, and what is drawn of their interval."""
+    return "one seed" if seeds == 1 else f"mean of {seeds} seeds, {interval}"
+
+
+def head(figure: Figure, *lines: str) -> None:
+    """The lines above all panels, aligned left; empty ones are left out."""
+    figure.suptitle("\n".join(line for line in lines if line), x=0.1 / figure.get_figwidth(), ha="left", fontsize=10)
+
+
+def panels(figure: Figure, count: int, columns: int, **options: Any) -> list[Axes]:
+    """So many axes in rows of at most ``columns``; what the last row has too many of is removed.
+
+    Args:
+        figure: where they are made.
+        count: of panels.
+        columns: of the grid.
+        options: of ``Figure.subplots``.
+
+    """
+    grid: list[Axes] = figure.subplots(math.ceil(count / columns), columns, squeeze=False, **options).ravel().tolist()
+    for ax in grid[count:]:
+        ax.remove()
+    return grid[:count]
+
+
+def band(ax: Axes, x: Sequence[float], low: Sequence[float], high: Sequence[float], colour: str, alpha: float) -> None:
+    """The band of an interval about a line, where it has one."""
+    if np.isfinite(low).any():
+        ax.fill_between(x, low, high, color=colour, alpha=alpha, linewidth=0)
+
+
+def line_handles(looks: Iterable[tuple[str, Style]]) -> list[Line2D]:
+    """What a legend shows of lines with markers, by their names and styles."""
+    return [Line2D([], [], color=c, linestyle=d, marker=m, markersize=4, label=name) for name, (c, d, m) in looks]
+
+
+# -------------------------------------------------------------------------------------------------------------- saving
+
+
+@style.context(LOOK)
+def save(figure: Figure, rows: Sequence[Any], folder: str | Path, name: str) -> list[Path]:
+    """Write a figure as ``name.png`` and ``name.svg`` with its table ``name.csv`` beside them; same input, same bytes.
+
+    Lines too long for a small svg are put into it as pixels; text stays vector.
+
+    Args:
+        figure: what to draw.
+        rows: the table it was drawn from.
+        folder: made if it is not there.
+        name: without an ending.
+
+    Returns:
+        the three paths.
+
+    Raises:
+        InputError: no rows, or the folder cannot be written.
+
+    """
+    png, svg = _png(figure), _svg(figure)
+    if len(svg) > LARGEST:
+        for ax in figure.axes:
+            for artist in (*ax.lines, *ax.collections):
+                artist.set_rasterized(True)
+        svg = _svg(figure)
+    paths = [Path(folder) / f"{name}.{ending}" for ending in ("png", "svg", "csv")]
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        paths[0].write_bytes(png)
+        paths[1].write_bytes(svg)
+    except OSError as error:
+        raise InputError(f"cannot write figures to {folder}: {(error.strerror or str(error)).lower()}") from error
+    write_csv(paths[2], rows)
+    return paths
+
+
+def _png(figure: Figure) -> bytes:
+    """The figure as pixels."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI, pil_kwargs={"optimize": True})
+    png = buffer.getvalue()
+    return png if len(png) <= LARGEST else _in_256_colours(png)
+
+
+def _in_256_colours(png: bytes) -> bytes:
+    """An image at about a third of its bytes; plots have few colours, so the eye does not see it."""
+    image = Image.open(io.BytesIO(png))
+    opaque = image.getchannel("A").getextrema() == (255, 255)
+    few = image.convert("RGB").quantize(256) if opaque else image.quantize(256, Image.Quantize.FASTOCTREE)
+    buffer = io.BytesIO()
+    few.save(buffer, format="png", optimize=True, dpi=image.info.get("dpi"))
+    return buffer.getvalue()
+
+
+def _svg(figure: Figure) -> bytes:
+    """The figure as vectors, coordinates to a hundredth of a point; the parts drawn as pixels are packed."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", dpi=PIXELS_IN_SVG, metadata={"Date": None, "Creator": "gradlens"})
+    short = re.sub(rb' d="[^"]*"', lambda path: re.sub(rb"(\.\d\d)\d+", rb"\1", path[0]), buffer.getvalue())
+    return re.sub(rb"(?<=data:image/png;base64,)[^\"]*", lambda data: b64encode(_in_256_colours(b64decode(data[0]))), short)
