@@ -42,6 +42,13 @@ def pytest_collection_modifyitems(config, items):
         items[:] = [item for item in items if wanted(item)]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def shelf_of_runs(tmp_path_factory):
+    """Runs on the shelf lie where all workers find them."""
+    base = tmp_path_factory.getbasetemp()
+    os.environ["GRADLENS_SHELF"] = str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shelf")
+
+
 @pytest.fixture(autouse=True)
 def known_stream():
     torch.manual_seed(0)
