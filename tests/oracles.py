@@ -1,17 +1,14 @@
 """Small networks to test on, and slow, obvious twins of what gradlens computes: uncut copies, ``backward()``, plain loops."""
 
 import copy
-import tempfile
-from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple
 
+import shelf
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gradlens.config import make
-from gradlens.experiments import Place, train_run
 from gradlens.measures import RECORDED
 from gradlens.method import Method, Update, backward, run_step
 from gradlens.methods import METHODS
@@ -26,11 +23,9 @@ UNLABELLED = [name for name, method in METHODS.items() if not method.classifies]
 PATCHES = ("cpc", "cpc-local", "infomax")  # rules whose blocks read patches, not images
 
 
-@lru_cache
 def teacher_run() -> str:
-    """A run on the digits for rules that learn from one; trained for one epoch in a folder of its own."""
-    out = Path(tempfile.mkdtemp(prefix="teacher-"))
-    return str(train_run(make(width=4, epochs=1, limit=192, batch_size=32, record_every=0), Place(out=out, name="teacher")).path)
+    """A run on the digits for rules that learn from one; trained for one epoch."""
+    return str(shelf.trained(make(width=4, epochs=1, limit=192, batch_size=32, record_every=0)).path)
 
 
 def needed(name: str) -> dict[str, object]:

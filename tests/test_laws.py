@@ -20,8 +20,8 @@ from gradlens.seeding import seeded
 def failures(rule: type[Method], networks=NETWORKS) -> dict[str, str]:
     """The laws a rule breaks, and how, on the first network where it does."""
     found: dict[str, str] = {}
-    for f in check(rule, rule.Options()):
-        if f.fails and f.network in networks:
+    for f in check(rule, rule.Options(), networks=networks):
+        if f.fails:
             found.setdefault(f.law, f.said)
     return found
 

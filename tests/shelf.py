@@ -1,0 +1,61 @@
+"""Trained runs that many tests read: made once, by whichever test of whichever worker asks first, and never changed.
+
+They lie in pytest's base folder, which the workers share (conftest names it); a file lock lets one of them train and the others wait. A
+test that writes into a run takes a copy (``copied``).
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+
+from gradlens.config import Config, make
+from gradlens.experiments import Place, train_run
+from gradlens.run import Run, load
+
+
+def trained(config: Config) -> Run:
+    """The finished run of a config, uninterrupted; not to be changed."""
+    return _made(json.dumps(config.model_dump(mode="json"), sort_keys=True))
+
+
+@lru_cache(maxsize=256)
+def _made(settings: str) -> Run:
+    config = make(**json.loads(settings))
+    out = Path(os.environ["GRADLENS_SHELF"]) / hashlib.sha256(settings.encode()).hexdigest()[:12]
+    out.parent.mkdir(exist_ok=True)
+    with FileLock(f"{out}.lock"):
+        if not (out / "made").exists():
+            shutil.rmtree(out, ignore_errors=True)  # of a test that failed in its middle
+            with torch.random.fork_rng(devices=[]):
+                train_run(config, Place(out=out))
+            (out / "made").touch()
+    return load(out / config.run_name())
+
+
+def copied(run: Run, folder: Path) -> Run:
+    """A run's directory, copied into a folder of the test's own, to be written into."""
+    return load(shutil.copytree(run.path, folder / run.path.name))
+
+
+# ------------------------------------------------------------------------------- the runs that files of analyses share
+
+SMALL = {"width": 4, "limit": 160, "batch_size": 32, "epochs": 3, "lr": 3e-3, "keep_checkpoints": 2}
+STANDARD: dict[str, dict[str, object]] = {
+    "bp": {},
+    "dgl": {"method": "dgl"},
+    "simclr": {"method": "simclr"},
+    "context-encoder": {"method": "context-encoder"},
+    "noisy labels": {"label_noise": 1.0, "evaluate_train": True},
+    "online probe": {"label_noise": 0.3, "evaluate_train": True, "online_probe": True},
+}
+
+
+def standard(name: str, **changes: object) -> Run:
+    """One of the runs that files share, or one like it; not to be changed."""
+    return trained(make(**{"record_every": 0, **SMALL, **STANDARD[name], **changes}))
