@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-ENOUGH = 100  # seconds for anything here on a busy machine
+ENOUGH = 300  # seconds for anything here on a busy machine
 
 FORKED = multiprocessing.get_context("forkserver")
 FORKED.set_forkserver_preload(
@@ -48,6 +48,7 @@ class Program:
     """``gradlens ARGUMENTS`` in a forked process: what its signals, its exit status and its two streams are is as if it were typed."""
 
     started = 0
+    kept: Any = None  # what must not end before it
 
     def __init__(
         self, folder: Path, *arguments: str | Path, before: Callable[[], Any] | None = None, env: dict[str, str] | None = None

@@ -17,13 +17,13 @@ import pytest
 import torch
 from disk import small_disk
 from processes import ENOUGH, ROOT, Program, alive, free_port, wait_for
-from ranks import side_by_side
+from ranks import by_hand, launched
 
 from gradlens import world
 from gradlens.run import load
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-SMALL = ["--model", "mlp", "--width", "8", "--limit", "192", "--batch-size", "32", "--record-every", "4", "--quiet"]
+SMALL = ["--model", "mlp", "--width", "8", "--limit", "192", "--batch-size", "64", "--record-every", "4", "--quiet"]
 STARTS_RANKS = pytest.mark.torchrun
 
 
@@ -92,6 +92,8 @@ def undisturbed(tmp_path_factory):
     return folder / "runs" / "run"
 
 
+@STARTS_RANKS
+@pytest.mark.smoke
 def test_rank_0_alone_writes_and_speaks(undisturbed):
     run = load(undisturbed)
     assert run.finished
@@ -142,15 +144,14 @@ def test_a_killed_rank_ends_all_and_a_restart_goes_on(story, undisturbed):
 def test_ctrl_c_saves_and_leaves_no_process(story):
     assert story.status != 0
     *earlier, said = sentences(story.err)
-    assert re.search(r"interrupted after \d+ of 144 updates; saved; `gradlens train .* --resume` goes on", said)
+    assert re.search(r"interrupted after \d+ of 72 updates; saved; `gradlens train .* --resume` goes on", said)
     assert len(earlier) <= 1  # of the killed rank
     assert not any(map(alive, story.ranks))
 
 
 @STARTS_RANKS
 def test_what_was_killed_begun_again_and_interrupted_resumes_bit_for_bit(story, undisturbed):
-    command = [*LONG, "--run-name", "run", "--resume"]
-    for rank in side_by_side(story.run.parents[1], command, command):
+    for rank in launched(story.run.parents[1], *LONG, "--run-name", "run", "--resume"):
         status, _, err = rank.finished()
         assert status == 0, err
     assert_same_run(story.run, undisturbed)
@@ -158,8 +159,7 @@ def test_what_was_killed_begun_again_and_interrupted_resumes_bit_for_bit(story, 
 
 @STARTS_RANKS
 def test_a_killed_rank_without_restarts_is_one_sentence_and_a_status(tmp_path):
-    command = [*LONG, "--run-name", "run"]
-    ranks = side_by_side(tmp_path, command, command)
+    ranks = launched(tmp_path, *LONG, "--run-name", "run")
     wait_for(lambda: epochs(tmp_path / "runs" / "run") >= 1)
     began = time.monotonic()
     ranks[1].send(signal.SIGKILL)
@@ -178,8 +178,7 @@ def soon_silent() -> None:
 
 @STARTS_RANKS
 def test_a_rank_that_hangs_ends_all(tmp_path):
-    command = [*LONG, "--run-name", "run"]
-    ranks = side_by_side(tmp_path, command, command, before=soon_silent)
+    ranks = launched(tmp_path, *LONG, "--run-name", "run", before=soon_silent)
     wait_for(lambda: epochs(tmp_path / "runs" / "run") >= 1)
     began = time.monotonic()
     ranks[1].send(signal.SIGSTOP)
@@ -198,7 +197,7 @@ def test_blocks_on_ranks_interrupted_and_resumed_are_one_process_undisturbed(tmp
     alone = Program(tmp_path, *command, "--run-name", "alone", "--threads", "1")
     assert alone.finished()[0] == 0
     shared = [*command, "--run-name", "run", "--parallel", "layers"]
-    ranks = side_by_side(tmp_path, shared, shared)
+    ranks = launched(tmp_path, *shared)
     run = tmp_path / "runs" / "run"
     wait_for(lambda: epochs(run) >= 2)
     for rank in ranks:
@@ -206,8 +205,7 @@ def test_blocks_on_ranks_interrupted_and_resumed_are_one_process_undisturbed(tmp
     ended = [rank.finished() for rank in ranks]
     (said,) = [line for _, _, err in ended for line in sentences(err)]
     assert "interrupted after" in said
-    resumed = [*shared, "--resume"]
-    ended = [rank.finished() for rank in side_by_side(tmp_path, resumed, resumed)]
+    ended = [rank.finished() for rank in launched(tmp_path, *shared, "--resume")]
     assert [status for status, *_ in ended] == [0, 0], ended
     assert_same_run(run, tmp_path / "runs" / "alone")
 
@@ -215,7 +213,7 @@ def test_blocks_on_ranks_interrupted_and_resumed_are_one_process_undisturbed(tmp
 @STARTS_RANKS
 def test_ranks_with_different_configs_refuse_to_start(tmp_path):
     same = ["train", "dgl", *SMALL, "--epochs", "1"]
-    ended = [rank.finished() for rank in side_by_side(tmp_path, [*same, "--lr", "0.001"], [*same, "--lr", "0.002"])]
+    ended = [rank.finished() for rank in by_hand(tmp_path, [*same, "--lr", "0.001"], [*same, "--lr", "0.002"])]
     assert [status for status, *_ in ended] == [2, 2]
     assert sorted(line for _, _, err in ended for line in sentences(err)) == [
         "gradlens: rank 1 is about another run than rank 0: lr is 0.002 there and 0.001 here"
@@ -231,10 +229,9 @@ def little_room_on_rank_0() -> None:
 
 @STARTS_RANKS
 def test_a_full_disk_on_rank_0_stops_all(tmp_path):
-    command = ["train", "dgl", *SMALL, "--width", "64"]
-    ended = [rank.finished() for rank in side_by_side(tmp_path, command, command, before=little_room_on_rank_0)]
+    ended = [rank.finished() for rank in launched(tmp_path, "train", "dgl", *SMALL, "--width", "64", before=little_room_on_rank_0)]
     assert all(status for status, *_ in ended)
-    (said,) = [line for _, _, err in ended for line in sentences(err)], ended
+    (said,) = [line for _, _, err in ended for line in sentences(err)]
     assert "cannot write" in said
 
 
@@ -266,7 +263,7 @@ def test_the_same_command_on_two_machines(undisturbed, tmp_path):
     ids=["split", "locked", "uneven", "seeds", "command"],
 )
 def test_bad_input_on_several_ranks_is_one_sentence(tmp_path, arguments, said):
-    ended = [rank.finished() for rank in side_by_side(tmp_path, arguments, arguments)]
+    ended = [rank.finished() for rank in by_hand(tmp_path, arguments, arguments)]
     assert [status for status, *_ in ended] == [2, 2], ended
     (line,) = [line for _, _, err in ended for line in sentences(err)][:1]
     assert said in line

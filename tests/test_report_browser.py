@@ -134,6 +134,8 @@ def column(tab, table, place):
     return [row.strip() for row in tab.locator(f"{table} tbody tr > *:nth-child({place})").all_text_contents()]
 
 
+@pytest.mark.browser
+@pytest.mark.smoke
 def test_all_charts_are_drawn_and_every_section_is_seen(drawn):
     tab = drawn
     assert tab.locator("figure.chart .main-svg:first-child").count() == 4 + 2 * len(LAYERS)

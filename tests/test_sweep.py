@@ -182,6 +182,8 @@ def short(tmp_path_factory):
     return Short(out, before, printed.getvalue())
 
 
+@pytest.mark.slow
+@pytest.mark.smoke
 def test_a_study_ends_in_tables(short):
     assert "2 of 2 runs finished" in short.printed
     rows, lines = read_csv(short.out / "rows.csv", Merged), read_csv(short.out / "summary.csv", Line)
@@ -193,6 +195,8 @@ def test_a_study_ends_in_tables(short):
     assert (dgl.seeds, dgl.pairs, math.isnan(dgl.low), math.isnan(dgl.p)) == (1, 1, True, True)  # one seed: neither interval nor test
 
 
+@pytest.mark.slow
+@pytest.mark.smoke
 def test_finished_runs_are_not_run_again(short):
     (path,) = short.before
     after = saved(short.out)
