@@ -12,6 +12,7 @@ import torch
 from oracles import SUPERVISED
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
+from tiny_runs import kill_at, same_state
 
 from gradlens import online
 from gradlens.config import make
@@ -35,7 +36,6 @@ from gradlens.online import (
 from gradlens.pictures import LEARNER_WORDS, regret
 from gradlens.run import OnlineRow, Stopped, Writer, load
 from gradlens.train import Training
-from tests.test_train import kill_at, processes, same_state  # noqa: F401
 
 F64 = torch.float64
 
@@ -410,7 +410,7 @@ def test_interrupted_and_resumed_in_bits(method, whole, tmp_path):
     assert same_state(run.checkpoint()["probe"], whole(method, online_probe=True).checkpoint()["probe"])
 
 
-def test_killed_and_resumed_in_bits(whole, processes, tmp_path):  # noqa: F811
+def test_killed_and_resumed_in_bits(whole, processes, tmp_path):
     """kill -9, in a process of its own that saves every 0.02 s and stands still before its last update."""
     config = tiny(online_probe=True)
     path = tmp_path / config.run_name() / "online" / "block1.bin"
