@@ -8,6 +8,7 @@ from itertools import pairwise, product
 
 import numpy as np
 import pytest
+import shelf
 import torch
 from oracles import SUPERVISED
 from scipy.optimize import minimize
@@ -311,17 +312,10 @@ def tiny(method="bp", **settings):
     return make(method=method, **{**base, **settings})
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    done = {}
-
-    def run(method="bp", **settings):
-        key = method, *settings.items()
-        if key not in done:
-            done[key] = train_run(tiny(method, **settings), Place(out=tmp_path_factory.mktemp("runs")))
-        return done[key]
-
-    return run
+@pytest.fixture
+def whole():
+    """The uninterrupted run of a method, from the shelf; not to be changed."""
+    return lambda method="bp", **settings: shelf.trained(tiny(method, **settings))
 
 
 def files(run):
