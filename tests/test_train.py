@@ -17,6 +17,7 @@ from disk import full_disk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import SUPERVISED
+from sampling import one_in
 from tiny_runs import assert_same_bits, kill_at, learned, recorded_steps, same_state, signal_at, tiny, wait_for
 
 import gradlens.setup
@@ -416,13 +417,7 @@ def test_what_a_watcher_is_told(tmp_path):
 KINDS = ({"model": "mlp"}, {"cut": "before-pool"}, {"loss": "mse", "precision": "bf16"}, {"loss": "bce"})
 
 
-def some(kinds, share):
-    """(rule, kind) for every rule and kind; one in ``share`` by default, so that each rule and each kind has its turn, the others slow."""
-    pairs = [(method, kind, (i + j) % share) for i, method in enumerate(SUPERVISED) for j, kind in enumerate(kinds)]
-    return [pytest.param(method, kind, marks=[pytest.mark.slow] * (turn > 0)) for method, kind, turn in pairs]
-
-
-@pytest.mark.parametrize(("method", "changes"), some(KINDS, 4))
+@pytest.mark.parametrize(("method", "changes"), one_in(4, SUPERVISED, KINDS))
 def test_every_method_trains_every_kind_of_net(method, changes, tmp_path):
     settings = {"epochs": 3, "lr": 1e-2, "augment": False, "label_noise": 0, "record_every": 9, "width": 8, **changes}
     if method == "greedy":
@@ -438,7 +433,7 @@ def test_every_method_trains_every_kind_of_net(method, changes, tmp_path):
 # ---------------------------------------------------------------------------------------------- losses that are not finite
 
 
-@pytest.mark.parametrize(("method", "every"), some((0, 1), 2))
+@pytest.mark.parametrize(("method", "every"), one_in(2, SUPERVISED, (0, 1)))
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_saved(method, every, tmp_path, monkeypatch):
     monkeypatch.setattr(gradlens.train, "lr_factor", lambda config, step, total: 1e33 if step >= 8 else 1.0)
     config = tiny(method, record_every=every, keep_checkpoints=0)
