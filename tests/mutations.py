@@ -90,7 +90,7 @@ def outcome(mutation: Mutation, tree: Path) -> str:
     tests = [str(path) for name in mutation.files for path in sorted((tree / "tests").rglob(f"{name}.py"))]
     places[0].write_text(before.replace(mutation.old, mutation.new))
     try:
-        command = [sys.executable, "-m", "pytest", "-n", "0", "-x", "-q", "--tb=no", "-rfE", f"--basetemp={tree}/pytest", *tests]
+        command = [sys.executable, "-m", "pytest", "-n", "0", "-x", "--tb=no", "-rfE", f"--basetemp={tree}/pytest", *tests]
         environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
         done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
     finally:
