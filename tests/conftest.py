@@ -4,6 +4,7 @@ Tests that carry one of the marks slow, torchrun, ray, browser or cuda are left 
 id (``pytest tests/test_x.py::test_y``), or by the mark ``smoke``, which one test of each kind has.
 """
 
+import multiprocessing
 import os
 import sys
 from pathlib import Path
@@ -52,6 +53,14 @@ def shelf_of_runs(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def known_stream():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def processes():
+    """Processes that start at once: a server imports the libraries, never computes, and is forked."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["gradlens.experiments", "gradlens.cli", "sklearn.datasets", "torchvision"])
+    return context
 
 
 @pytest.fixture

@@ -83,8 +83,22 @@ def rule(name: str, c: Case, loss: Loss = LOSSES["ce"], awake: bool = True, **op
     labels alone unless told otherwise.
     """
     net = make_net(c.model, c.shape, 10, loss, 3, epochs=3)._replace(teacher=lambda images: images.flatten(1)[:, :10])
-    method = METHODS[name](net, METHODS[name].Options(**{**IN_ORDER.get(name, {}), **options})).to(c.x.dtype)
+    cls, more = method_class(name), VARIANTS.get(name, ("", {}))[1]
+    method = cls(net, cls.Options(**{**IN_ORDER.get(name, {}), **more, **options})).to(c.x.dtype)
     return settled(stirred(method), c) if awake else method
+
+
+VARIANTS: dict[str, tuple[str, dict[str, object]]] = {  # rules with other options that change who waits for whom
+    "dni after block 2": ("dni", {"at": [2]}),
+    "cdni after block 2": ("cdni", {"at": [2]}),
+    "linear dni after block 2": ("dni", {"at": [2], "linear": True}),
+    "linear cdni after block 2": ("cdni", {"at": [2], "linear": True}),
+}
+
+
+def method_class(name: str) -> type[Method]:
+    """The class of a rule or of one of VARIANTS."""
+    return METHODS[VARIANTS.get(name, (name, {}))[0]]
 
 
 IN_ORDER: dict[str, dict[str, object]] = {"dgl-async": {"order": "in-order"}, "distil": {"alpha": 0.0}}  # labels alone: bp

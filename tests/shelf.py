@@ -1,7 +1,8 @@
 """Trained runs that many tests read: made once, by whichever test of whichever worker asks first, and never changed.
 
-They lie in pytest's base folder, which the workers share (conftest names it); a file lock lets one of them train and the others wait. A
-test that writes into a run takes a copy (``copied``).
+Two tests that ask for the same settings read the same run, in whichever file they are: so, where it does not matter, ask for settings that
+are already asked for (``tiny_runs.tiny`` gives those of a run of every rule). The runs lie in pytest's base folder, which the workers
+share (conftest names it); a file lock lets one of them train and the others wait. A test that writes into a run takes a copy (``copied``).
 """
 
 import hashlib
@@ -41,21 +42,3 @@ def _made(settings: str) -> Run:
 def copied(run: Run, folder: Path) -> Run:
     """A run's directory, copied into a folder of the test's own, to be written into."""
     return load(shutil.copytree(run.path, folder / run.path.name))
-
-
-# ------------------------------------------------------------------------------- the runs that files of analyses share
-
-SMALL = {"width": 4, "limit": 160, "batch_size": 32, "epochs": 3, "lr": 3e-3, "keep_checkpoints": 2}
-STANDARD: dict[str, dict[str, object]] = {
-    "bp": {},
-    "dgl": {"method": "dgl"},
-    "simclr": {"method": "simclr"},
-    "context-encoder": {"method": "context-encoder"},
-    "noisy labels": {"label_noise": 1.0, "evaluate_train": True},
-    "online probe": {"label_noise": 0.3, "evaluate_train": True, "online_probe": True},
-}
-
-
-def standard(name: str, **changes: object) -> Run:
-    """One of the runs that files share, or one like it; not to be changed."""
-    return trained(make(**{"record_every": 0, **SMALL, **STANDARD[name], **changes}))

@@ -8,10 +8,12 @@ from itertools import pairwise, product
 
 import numpy as np
 import pytest
+import shelf
 import torch
 from oracles import SUPERVISED
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
+from tiny_runs import kill_at, same_state
 
 from gradlens import online
 from gradlens.config import make
@@ -35,7 +37,6 @@ from gradlens.online import (
 from gradlens.pictures import LEARNER_WORDS, regret
 from gradlens.run import OnlineRow, Stopped, Writer, load
 from gradlens.train import Training
-from tests.test_train import kill_at, processes, same_state  # noqa: F401
 
 F64 = torch.float64
 
@@ -311,17 +312,10 @@ def tiny(method="bp", **settings):
     return make(method=method, **{**base, **settings})
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    done = {}
-
-    def run(method="bp", **settings):
-        key = method, *settings.items()
-        if key not in done:
-            done[key] = train_run(tiny(method, **settings), Place(out=tmp_path_factory.mktemp("runs")))
-        return done[key]
-
-    return run
+@pytest.fixture
+def whole():
+    """The uninterrupted run of a method, from the shelf; not to be changed."""
+    return lambda method="bp", **settings: shelf.trained(tiny(method, **settings))
 
 
 def files(run):
@@ -410,7 +404,7 @@ def test_interrupted_and_resumed_in_bits(method, whole, tmp_path):
     assert same_state(run.checkpoint()["probe"], whole(method, online_probe=True).checkpoint()["probe"])
 
 
-def test_killed_and_resumed_in_bits(whole, processes, tmp_path):  # noqa: F811
+def test_killed_and_resumed_in_bits(whole, processes, tmp_path):
     """kill -9, in a process of its own that saves every 0.02 s and stands still before its last update."""
     config = tiny(online_probe=True)
     path = tmp_path / config.run_name() / "online" / "block1.bin"
