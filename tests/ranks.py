@@ -37,17 +37,15 @@ def alone(act: Callable[[World], Any], *args: Any) -> Any:
     return act(ALONE, *args)
 
 
-def by_hand(folder: Path, *commands: Sequence[str | Path]) -> list[Program]:
-    """``gradlens`` on several ranks without a launcher, each with its own command line: rank 0 has the store."""
-    port = free_port()
-    return [Program(folder, *words, env=_of_rank(rank, len(commands), port)) for rank, words in enumerate(commands)]
+def side_by_side(folder: Path, *commands: Sequence[str | Path], before: Callable[[], Any] | None = None) -> list[Program]:
+    """``gradlens`` on several ranks, each with its own command line; ``before`` is called in each of them first.
 
-
-def launched(folder: Path, *words: str | Path, ranks: int = 2, before: Callable[[], Any] | None = None) -> list[Program]:
-    """``gradlens`` on several ranks with the store in this process, where torchrun has it; ``before`` is called in each of them first."""
+    The store is in this process, as torchrun has it in its own: a rank that ends takes nothing with it that others look into.
+    """
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    environments = [{**_of_rank(rank, ranks, store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"} for rank in range(ranks)]
-    started = [Program(folder, *words, before=before, env=environment) for environment in environments]
-    for program in started:
-        program.kept = store
+    started = []
+    for rank, words in enumerate(commands):
+        environment = {**_of_rank(rank, len(commands), store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+        started.append(Program(folder, *words, before=before, env=environment))
+        started[-1].kept = store
     return started

@@ -17,7 +17,7 @@ import pytest
 import torch
 from disk import small_disk
 from processes import ENOUGH, ROOT, Program, alive, free_port, wait_for
-from ranks import by_hand, launched
+from ranks import side_by_side
 
 from gradlens import world
 from gradlens.run import load
@@ -151,7 +151,8 @@ def test_ctrl_c_saves_and_leaves_no_process(story):
 
 @STARTS_RANKS
 def test_what_was_killed_begun_again_and_interrupted_resumes_bit_for_bit(story, undisturbed):
-    for rank in launched(story.run.parents[1], *LONG, "--run-name", "run", "--resume"):
+    command = [*LONG, "--run-name", "run", "--resume"]
+    for rank in side_by_side(story.run.parents[1], command, command):
         status, _, err = rank.finished()
         assert status == 0, err
     assert_same_run(story.run, undisturbed)
@@ -159,7 +160,7 @@ def test_what_was_killed_begun_again_and_interrupted_resumes_bit_for_bit(story, 
 
 @STARTS_RANKS
 def test_a_killed_rank_without_restarts_is_one_sentence_and_a_status(tmp_path):
-    ranks = launched(tmp_path, *LONG, "--run-name", "run")
+    ranks = side_by_side(tmp_path, *[[*LONG, "--run-name", "run"]] * 2)
     wait_for(lambda: epochs(tmp_path / "runs" / "run") >= 1)
     began = time.monotonic()
     ranks[1].send(signal.SIGKILL)
@@ -178,7 +179,7 @@ def soon_silent() -> None:
 
 @STARTS_RANKS
 def test_a_rank_that_hangs_ends_all(tmp_path):
-    ranks = launched(tmp_path, *LONG, "--run-name", "run", before=soon_silent)
+    ranks = side_by_side(tmp_path, *[[*LONG, "--run-name", "run"]] * 2, before=soon_silent)
     wait_for(lambda: epochs(tmp_path / "runs" / "run") >= 1)
     began = time.monotonic()
     ranks[1].send(signal.SIGSTOP)
@@ -197,7 +198,7 @@ def test_blocks_on_ranks_interrupted_and_resumed_are_one_process_undisturbed(tmp
     alone = Program(tmp_path, *command, "--run-name", "alone", "--threads", "1")
     assert alone.finished()[0] == 0
     shared = [*command, "--run-name", "run", "--parallel", "layers"]
-    ranks = launched(tmp_path, *shared)
+    ranks = side_by_side(tmp_path, shared, shared)
     run = tmp_path / "runs" / "run"
     wait_for(lambda: epochs(run) >= 2)
     for rank in ranks:
@@ -205,7 +206,7 @@ def test_blocks_on_ranks_interrupted_and_resumed_are_one_process_undisturbed(tmp
     ended = [rank.finished() for rank in ranks]
     (said,) = [line for _, _, err in ended for line in sentences(err)]
     assert "interrupted after" in said
-    ended = [rank.finished() for rank in launched(tmp_path, *shared, "--resume")]
+    ended = [rank.finished() for rank in side_by_side(tmp_path, *[[*shared, "--resume"]] * 2)]
     assert [status for status, *_ in ended] == [0, 0], ended
     assert_same_run(run, tmp_path / "runs" / "alone")
 
@@ -213,7 +214,7 @@ def test_blocks_on_ranks_interrupted_and_resumed_are_one_process_undisturbed(tmp
 @STARTS_RANKS
 def test_ranks_with_different_configs_refuse_to_start(tmp_path):
     same = ["train", "dgl", *SMALL, "--epochs", "1"]
-    ended = [rank.finished() for rank in by_hand(tmp_path, [*same, "--lr", "0.001"], [*same, "--lr", "0.002"])]
+    ended = [rank.finished() for rank in side_by_side(tmp_path, [*same, "--lr", "0.001"], [*same, "--lr", "0.002"])]
     assert [status for status, *_ in ended] == [2, 2]
     assert sorted(line for _, _, err in ended for line in sentences(err)) == [
         "gradlens: rank 1 is about another run than rank 0: lr is 0.002 there and 0.001 here"
@@ -229,7 +230,8 @@ def little_room_on_rank_0() -> None:
 
 @STARTS_RANKS
 def test_a_full_disk_on_rank_0_stops_all(tmp_path):
-    ended = [rank.finished() for rank in launched(tmp_path, "train", "dgl", *SMALL, "--width", "64", before=little_room_on_rank_0)]
+    command = ["train", "dgl", *SMALL, "--width", "64"]
+    ended = [rank.finished() for rank in side_by_side(tmp_path, command, command, before=little_room_on_rank_0)]
     assert all(status for status, *_ in ended)
     (said,) = [line for _, _, err in ended for line in sentences(err)]
     assert "cannot write" in said
@@ -263,7 +265,7 @@ def test_the_same_command_on_two_machines(undisturbed, tmp_path):
     ids=["split", "locked", "uneven", "seeds", "command"],
 )
 def test_bad_input_on_several_ranks_is_one_sentence(tmp_path, arguments, said):
-    ended = [rank.finished() for rank in by_hand(tmp_path, arguments, arguments)]
+    ended = [rank.finished() for rank in side_by_side(tmp_path, arguments, arguments)]
     assert [status for status, *_ in ended] == [2, 2], ended
     (line,) = [line for _, _, err in ended for line in sentences(err)][:1]
     assert said in line
