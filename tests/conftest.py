@@ -1,6 +1,16 @@
-"""Every test: one thread, a known global random stream, and hypothesis without a clock or a memory of earlier runs."""
+"""Every test: one thread, a known global random stream, and hypothesis without a clock or a memory of earlier runs.
 
+Tests that carry one of the marks slow, torchrun, ray, browser or cuda are left out unless they are asked for: by ``-m``, by their node
+id (``pytest tests/test_x.py::test_y``), or by the mark ``smoke``, which one test of each kind has.
+"""
+
+import multiprocessing
+import os
 import sys
+from pathlib import Path
+
+for _threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_threads, "1")  # of the processes that tests start, too; read when numpy and torch are imported
 
 import pytest
 import torch
@@ -10,10 +20,47 @@ torch.set_num_threads(1)
 settings.register_profile("gradlens", deadline=None, derandomize=True, database=None)
 settings.load_profile("gradlens")
 
+ON_REQUEST = ("slow", "torchrun", "ray", "browser", "cuda")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out what is marked, where nobody chose by ``-m``."""
+    if config.option.markexpr:
+        return
+    named = [argument.partition("::") for argument in config.args if "::" in argument]
+    asked = [((config.invocation_params.dir / file).resolve(), test) for file, _, test in named]
+
+    def wanted(item):
+        marks = {mark.name for mark in item.iter_markers()}
+        if not marks & set(ON_REQUEST) or "smoke" in marks:
+            return True
+        test = item.nodeid.partition("::")[2]
+        return any(Path(item.path) == file and (test == name or test.startswith((f"{name}[", f"{name}::"))) for file, name in asked)
+
+    left_out = [item for item in items if not wanted(item)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if wanted(item)]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shelf_of_runs(tmp_path_factory):
+    """Runs on the shelf lie where all workers find them."""
+    base = tmp_path_factory.getbasetemp()
+    os.environ["GRADLENS_SHELF"] = str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shelf")
+
 
 @pytest.fixture(autouse=True)
 def known_stream():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def processes():
+    """Processes that start at once: a server imports the libraries, never computes, and is forked."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["gradlens.experiments", "gradlens.cli", "sklearn.datasets", "torchvision"])
+    return context
 
 
 @pytest.fixture

@@ -4,11 +4,16 @@ import resource
 from contextlib import contextmanager
 
 
+def small_disk(free):
+    """From here on no file of this process may grow beyond ``free`` bytes: writing more is an OSError of the system, as on a full disk."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (free, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
 @contextmanager
 def full_disk(free):
-    """No file may grow beyond ``free`` bytes: writing more is an OSError of the system, as on a full disk."""
+    """The same inside the block only."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (free, before[1]))
+    small_disk(free)
     try:
         yield
     finally:

@@ -1,17 +1,14 @@
 """Small networks to test on, and slow, obvious twins of what gradlens computes: uncut copies, ``backward()``, plain loops."""
 
 import copy
-import tempfile
-from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple
 
+import shelf
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gradlens.config import make
-from gradlens.experiments import train_run
 from gradlens.gradients_backward import backward, run_step
 from gradlens.gradients_true_gradient import true_updates
 from gradlens.measures import RECORDED
@@ -22,18 +19,15 @@ from gradlens.objectives import LOSSES, Loss
 from gradlens.passes import Pass
 from gradlens.recorder import Row, step_rows
 from gradlens.setup import make_net
-from gradlens.training_context import Place
 
 SUPERVISED = [name for name, method in METHODS.items() if method.classifies]
 UNLABELLED = [name for name, method in METHODS.items() if not method.classifies]
 PATCHES = ("cpc", "cpc-local", "infomax")  # rules whose blocks read patches, not images
 
 
-@lru_cache
 def teacher_run() -> str:
-    """A run on the digits for rules that learn from one; trained for one epoch in a folder of its own."""
-    out = Path(tempfile.mkdtemp(prefix="teacher-"))
-    return str(train_run(make(width=4, epochs=1, limit=192, batch_size=32, record_every=0), Place(out=out, name="teacher")).path)
+    """A run on the digits for rules that learn from one; trained for one epoch."""
+    return str(shelf.trained(make(width=4, epochs=1, limit=192, batch_size=32, record_every=0)).path)
 
 
 def needed(name: str) -> dict[str, object]:
@@ -91,8 +85,22 @@ def rule(name: str, c: Case, loss: Loss = LOSSES["ce"], awake: bool = True, **op
     labels alone unless told otherwise.
     """
     net = make_net(c.model, c.shape, 10, loss, 3, epochs=3)._replace(teacher=lambda images: images.flatten(1)[:, :10])
-    method = METHODS[name](net, METHODS[name].Options(**{**IN_ORDER.get(name, {}), **options})).to(c.x.dtype)
+    cls, more = method_class(name), VARIANTS.get(name, ("", {}))[1]
+    method = cls(net, cls.Options(**{**IN_ORDER.get(name, {}), **more, **options})).to(c.x.dtype)
     return settled(stirred(method), c) if awake else method
+
+
+VARIANTS: dict[str, tuple[str, dict[str, object]]] = {  # rules with other options that change who waits for whom
+    "dni after block 2": ("dni", {"at": [2]}),
+    "cdni after block 2": ("cdni", {"at": [2]}),
+    "linear dni after block 2": ("dni", {"at": [2], "linear": True}),
+    "linear cdni after block 2": ("cdni", {"at": [2], "linear": True}),
+}
+
+
+def method_class(name: str) -> type[Method]:
+    """The class of a rule or of one of VARIANTS."""
+    return METHODS[VARIANTS.get(name, (name, {}))[0]]
 
 
 IN_ORDER: dict[str, dict[str, object]] = {"dgl-async": {"order": "in-order"}, "distil": {"alpha": 0.0}}  # labels alone: bp

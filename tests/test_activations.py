@@ -1,14 +1,13 @@
 """Reading activations: the same numbers as the plain network gives, one budget at every depth, and no trace left."""
 
 import pytest
+import shelf
 import torch
-from oracles import needed
+from tiny_runs import tiny
 from torch import nn
 
 from gradlens.activations import at_rest, collect, networks, of_module
-from gradlens.config import make
 from gradlens.errors import InputError
-from gradlens.experiments import train_run
 from gradlens.methods import METHODS
 from gradlens.models_feature_pooling import described, pooled, side
 from gradlens.training_context import Place, data_of
@@ -68,18 +67,16 @@ def test_projection_keeps_inner_products_on_average():
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
-def test_every_rules_run_can_be_read_and_its_checkpoint_stays(method, tmp_path):
-    settings = {"model": "basic-cnn", "width": 4, "limit": 64, "batch_size": 32, "epochs": 3, "keep_checkpoints": 2, "record_every": 0}
-    config = make(**needed(method), method=method, **settings)
-    place = Place(out=tmp_path)
-    run = train_run(config, place)
+def test_every_rules_run_can_be_read_and_its_checkpoint_stays(method):
+    config, place = tiny(method), Place()
+    run = shelf.trained(config)
     files = sorted(run.path.rglob("*.pt"))
     before = [f.read_bytes() for f in files]
     images = data_of(config, place).test.images[:20]
     last, *_ = networks(run, place)
-    assert last.step == 6
+    assert last.step == 24
     assert last.trained
-    assert [f.step for f in networks(run, place, "all")] == [3, 6]
+    assert [f.step for f in networks(run, place, "all")] == [12, 24]
     (untrained,) = networks(run, place, "untrained")
     found, control = collect(last, images), collect(untrained, images)
     assert list(found) == last.names == list(control)

@@ -23,6 +23,7 @@ def measured(world: World) -> list[Gain]:
     return bench_ranks(configs, (1, 8, 8), 10, torch.device("cpu"), world, rounds=2, seconds=0.02)
 
 
+@pytest.mark.torchrun
 def test_every_way_of_sharing_is_measured(tmp_path):
     rows, _ = together(2, measured, tmp_path)
     assert [(row.method, row.how) for row in rows] == [("dgl", "layers"), ("dni", "stale"), ("bp", "1f1b, 4 microbatches"), ("fa", "data")]

@@ -16,7 +16,8 @@ from gradlens.config import CHOICES, Config
 from gradlens.flags import FLAGS
 
 ROOT = Path(__file__).parents[1]
-TINY = ["--width", "8", "--epochs", "2", "--record-every", "2", "--quiet"]
+WHOLE = ["--width", "8", "--epochs", "2", "--record-every", "2", "--quiet"]
+TINY = [*WHOLE[:4], "--limit", "320", *WHOLE[4:]]
 
 
 @pytest.fixture(autouse=True)
@@ -141,7 +142,7 @@ def test_resume_with_seeds_goes_on_with_those_there_are_and_begins_the_rest(grad
 
 
 def test_lr_grid_picks_on_held_out_training_images(gradlens):
-    status, out, _ = gradlens("compare-gradients", "bp", *TINY, "--lr-grid", "1e-9,1e-3")
+    status, out, _ = gradlens("compare-gradients", "bp", *WHOLE, "--lr-grid", "1e-9,1e-3")
     assert status == 0
     assert "bp: lr 0.001 of 1e-09, 0.001" in out
 
@@ -316,7 +317,7 @@ def test_image_folders_that_cannot_be_used(gradlens):
     (root / "train" / "a" / "broken.png").write_bytes(b"no image")
     refuses(gradlens("train", "bp", "--data", root), "broken.png")
     (root / "train" / "a" / "broken.png").unlink()
-    assert gradlens("train", "bp", "--data", root, "--batch-size", "4", *TINY)[0] == 0
+    assert gradlens("train", "bp", "--data", root, "--batch-size", "4", *WHOLE)[0] == 0
 
 
 def test_a_run_is_not_overwritten_and_a_differing_config_is_named(gradlens):
@@ -391,9 +392,9 @@ def test_images_that_changed_since_a_run_are_noticed(gradlens):
     root = Path("pictures")
     for half in ("train", "test"):
         images(root, half, "ab")
-    assert gradlens("compare-gradients", "bp", "--data", root, "--batch-size", "4", *TINY)[0] == 0
+    assert gradlens("compare-gradients", "bp", "--data", root, "--batch-size", "4", *WHOLE)[0] == 0
     Image.fromarray(np.full((8, 8, 3), 99, np.uint8)).save(root / "train" / "a" / "0.png")
-    status, _, err = gradlens("compare-gradients", "bp", "--data", root, "--batch-size", "4", *TINY)
+    status, _, err = gradlens("compare-gradients", "bp", "--data", root, "--batch-size", "4", *WHOLE)
     assert status == 2
     assert "not the ones" in err
 

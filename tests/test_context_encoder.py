@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import shelf
 import torch
 from oracles import assert_near, assert_same_bits
 from torch import nn
@@ -30,7 +31,7 @@ from gradlens.models_decoders import ChannelwiseLinear, context_decoder, discrim
 from gradlens.objectives import LOSSES
 from gradlens.optimizers import make_optimizer
 from gradlens.reporting_inpainting import InpaintingPanel, inpainting_grid
-from gradlens.run import load, load_result
+from gradlens.run import load_result
 from gradlens.setup import Pair, make_net, make_pair
 from gradlens.training_context import Place
 from gradlens.training_step import evaluate, update
@@ -412,8 +413,7 @@ def test_the_discriminator_is_sized_to_the_region(region, layers):
 def run(tmp_path_factory):
     """A short training on the digits, its results stored."""
     settings = {"width": 8, "depth": 2, "epochs": 6, "lr": 5e-3, "batch_size": 64, "record_every": 50, "options": SMALL}
-    run = train_run(make(method="context-encoder", **settings), Place(out=tmp_path_factory.mktemp("runs")))
-    return load(run.path)
+    return shelf.copied(shelf.trained(make(method="context-encoder", **settings)), tmp_path_factory.mktemp("runs"))
 
 
 def test_a_short_training_beats_the_mean_patch(run):

@@ -2,9 +2,9 @@
 
 import json
 import math
-import shutil
 
 import pytest
+import shelf
 import torch
 from torch import nn
 
@@ -34,22 +34,19 @@ def trained(folder, method, **settings):
     return train_run(make(**{**BASE, "method": method, **settings}), Place(out=folder))
 
 
-@pytest.fixture(scope="module")
-def healthy(tmp_path_factory):
-    """A run of each kind of rule that learns digits."""
-    torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("healthy")
-    return {m: trained(folder, m, **(CNN if m == "cdni" else {})) for m in ("bp", "dgl", "cdni", "fa", "dfa", "dgl-async")}
+HEALTHY = ("bp", "dgl", "cdni", "fa", "dfa", "dgl-async")  # one of each kind of rule
+OVERFITTED = {"width": 64, "limit": 100, "label_noise": 0.5, "batch_size": 20, "epochs": 20, "record_every": 0, "lr": 1e-2}
+
+
+def healthy(method):
+    """A run that learns digits."""
+    return shelf.trained(make(**{**BASE, "method": method, **(CNN if method == "cdni" else {})}))
 
 
 @pytest.fixture
-def copied(healthy, tmp_path):
+def copied(tmp_path):
     """A healthy run's directory, to be damaged."""
-
-    def copy(method):
-        return load(shutil.copytree(healthy[method].path, tmp_path / method))
-
-    return copy
+    return lambda method: shelf.copied(healthy(method), tmp_path)
 
 
 def seen(diagnosis, check, severity="wrong"):
@@ -67,19 +64,20 @@ def rewrite(run, name, change):
 # ---------------------------------------------------------------------------------------------------------- healthy
 
 
-def test_nothing_is_wrong_with_a_healthy_run(healthy):
-    for method, run in healthy.items():
-        found = examine(run)
-        assert not found.wrong, (method, found.findings)
-        assert not found.findings, (method, found.findings)
-        assert not found.unmade, method
-        assert sorted([*found.made, *found.not_applicable]) == sorted(check.name for check in CHECKS)
-        assert verdict(found) == f"nothing wrong: {len(found.made)} checks"
+@pytest.mark.parametrize("method", HEALTHY)
+def test_nothing_is_wrong_with_a_healthy_run(method):
+    run = healthy(method)
+    found = examine(run)
+    assert not found.wrong, (method, found.findings)
+    assert not found.findings, (method, found.findings)
+    assert not found.unmade, method
+    assert sorted([*found.made, *found.not_applicable]) == sorted(check.name for check in CHECKS)
+    assert verdict(found) == f"nothing wrong: {len(found.made)} checks"
 
 
-def test_what_does_not_concern_a_rule_is_left_out(healthy):
+def test_what_does_not_concern_a_rule_is_left_out():
     own = {"dead local head", "lagging synthesiser", "synthesiser out of scale", "feedback drift", "stale replay"}
-    concerned = {method: own - set(examine(run).not_applicable) for method, run in healthy.items()}
+    concerned = {method: own - set(examine(run).not_applicable) for method, run in ((m, healthy(m)) for m in HEALTHY)}
     assert concerned == {
         "bp": set(),
         "dgl": {"dead local head"},
@@ -234,8 +232,8 @@ def test_epochs_that_spike_and_a_loss_that_never_comes_back(copied):
     assert seen(examine(lost), "loss spike") == ["train"]
 
 
-def test_overfitting(tmp_path):
-    run = trained(tmp_path, "bp", width=64, limit=100, label_noise=0.5, batch_size=20, epochs=20, record_every=0, lr=1e-2)
+def test_overfitting():
+    run = shelf.trained(make(**{**BASE, **OVERFITTED}))
     found = examine(run)
     assert seen(found, "overfitting") == ["test"]
     assert "no gradients were recorded" in found.unmade["vanishing block"]
@@ -244,7 +242,7 @@ def test_overfitting(tmp_path):
 
 
 def test_random_labels_are_meant_to_be_fitted(tmp_path):
-    run = trained(tmp_path, "bp", width=64, limit=100, label_noise=1.0, batch_size=20, epochs=20, record_every=0, lr=1e-2)
+    run = trained(tmp_path, "bp", **OVERFITTED | {"label_noise": 1.0})
     found = examine(run)
     assert not found.wrong
     assert {"overfitting", "at chance"} <= set(found.not_applicable)
@@ -302,8 +300,8 @@ def test_a_check_without_what_it_needs_says_so(copied):
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_the_loss_of_guessing_is_the_least_that_a_constant_answer_has(loss, healthy):
-    run = healthy["bp"]
+def test_the_loss_of_guessing_is_the_least_that_a_constant_answer_has(loss):
+    run = healthy("bp")
     looked = Seen(load(run.path), Place())
     object.__setattr__(looked.run, "config", run.config.model_copy(update={"loss": loss}))
     y = torch.arange(10)
@@ -320,8 +318,8 @@ def test_the_loss_of_guessing_is_the_least_that_a_constant_answer_has(loss, heal
     assert looked.guessing == pytest.approx(float(closure().detach()), abs=1e-9)
 
 
-def test_the_end_is_the_last_epoch_or_three_steps_at_least(healthy):
-    looked = Seen(healthy["bp"], Place())  # 20 updates an epoch, every sixth recorded
+def test_the_end_is_the_last_epoch_or_three_steps_at_least():
+    looked = Seen(healthy("bp"), Place())  # 20 updates an epoch, every sixth recorded
     series = looked.series["top", "rule", "loss"]
     assert [s for s, _ in looked.late(series)] == [84, 90, 96]
     assert [s for s, _ in looked.late(series[:11])] == [48, 54, 60]  # 60 is the fourth epoch's first
@@ -423,6 +421,6 @@ def test_a_table_holds_each_check_once(copied):
 
 
 def test_a_test_loss_that_was_once_none_hides_no_overfitting(tmp_path):
-    run = trained(tmp_path, "bp", width=64, limit=100, label_noise=0.5, batch_size=20, epochs=20, record_every=0, lr=1e-2)
+    run = shelf.copied(shelf.trained(make(**{**BASE, **OVERFITTED})), tmp_path)
     spoilt = rewrite(run, "metrics", lambda m: m._replace(loss=math.nan) if (m.split, m.epoch) == ("test", 1) else m)
     assert seen(examine(spoilt), "overfitting") == ["test"]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import shelf
 import torch
 from scipy.optimize import differential_evolution
 from torch import nn
@@ -19,7 +20,6 @@ from gradlens.analysis_filter_measures import colour_shares, dead, effective_ran
 from gradlens.analysis_gabor import bounds, fit_gabor
 from gradlens.config import make
 from gradlens.errors import InputError
-from gradlens.experiments import train_run
 from gradlens.filters import filters_of, filters_run, first_convolution, fits, look, numbers, random_numbers
 from gradlens.run import load_checkpoint, load_result
 from gradlens.training_context import Place
@@ -287,28 +287,14 @@ def few_random_filters(monkeypatch):
     monkeypatch.setattr(filters, "RANDOM", 4)
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """Tiny runs, trained when first asked for; to be copied, not changed."""
-    torch.set_num_threads(1)
-    out, runs = tmp_path_factory.mktemp("runs"), {}
-
-    def get(**changes):
-        config = make(**{**TINY, **changes})
-        if config.run_name() not in runs:
-            runs[config.run_name()] = train_run(config, Place(out=out)).path
-        return runs[config.run_name()]
-
-    return get
+def finished(**changes):
+    """The directory of a tiny run on the shelf; to be copied, not changed."""
+    return shelf.trained(make(**{**TINY, **changes})).path
 
 
 @pytest.fixture
-def copied(finished, tmp_path):
-    def get(**changes):
-        path = finished(**changes)
-        return Path(shutil.copytree(path, tmp_path / "runs" / path.name))
-
-    return get
+def copied(tmp_path):
+    return lambda **changes: Path(shutil.copytree(finished(**changes), tmp_path / "runs" / finished(**changes).name))
 
 
 def contents(folder):
@@ -346,7 +332,7 @@ def test_a_run_is_looked_at_over_time_and_only_the_result_is_new(copied):
     assert stored["protocol"]["images"] == 364
 
 
-def test_the_control_is_the_runs_own_beginning(finished, copied):
+def test_the_control_is_the_runs_own_beginning(copied):
     path = copied(stem=5, seed=3)
     start = load_checkpoint(finished(stem=5, seed=3, epochs=0) / "checkpoint.pt")["model"]["block1.conv.weight"].double()
     end = load_checkpoint(path / "checkpoint.pt")["model"]["block1.conv.weight"].double()

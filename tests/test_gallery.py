@@ -4,11 +4,11 @@ import json
 import shutil
 
 import pytest
+import shelf
 
 from gradlens import analysis_network_similarity, filters, memorization, probes
 from gradlens import representations as rep
 from gradlens.config import make
-from gradlens.experiments import train_run
 from gradlens.gallery import DRAWERS, draw_learned
 from gradlens.run import load, load_result
 from gradlens.training_context import Place
@@ -17,9 +17,9 @@ from gradlens.training_context import Place
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     """Two tiny runs with everything stored that a command stores."""
-    place = Place(out=tmp_path_factory.mktemp("runs"))
+    place, folder = Place(), tmp_path_factory.mktemp("runs")
     shared = {"width": 3, "limit": 96, "batch_size": 32, "epochs": 3, "label_noise": 0.3, "evaluate_train": True, "online_probe": True}
-    runs = [train_run(make(method=method, **shared), place) for method in ("bp", "dgl")]
+    runs = [shelf.copied(shelf.trained(make(method=method, **shared)), folder) for method in ("bp", "dgl")]
     few = rep.Options(images=90, steps=2)
     for run in runs:
         probes.probe_run(run.path, place, probes.Options(features=16, test_images=60, separability=0))

@@ -34,6 +34,9 @@ LOCAL: dict[str, dict[str, Any]] = {  # hear nothing from above between ranks
 WAITING: dict[str, dict[str, Any]] = {"dni": {}, "cdni": {}, "dfa": {}}
 
 
+STARTS_RANKS = pytest.mark.torchrun
+
+
 def settings(name: str, ranks: int, **more: Any) -> Config:
     asked = {"width": 4, "limit": LIMIT, "batch_size": BATCH, "epochs": EPOCHS, "record_every": 2, "diagnose_every": 0}
     shared = {"ranks": ranks, "parallel": "layers"} if ranks > 1 else {}
@@ -92,6 +95,7 @@ def both(tmp_path_factory):
     return one, together(2, trained, tmp_path_factory.mktemp("two"), CASES)
 
 
+@STARTS_RANKS
 @pytest.mark.parametrize("i", range(len(CASES)), ids=[name for name, _ in CASES])
 def test_a_pipelined_run_is_the_run_of_one_process_bit_for_bit(both, i):
     one, ranks = both
@@ -124,6 +128,7 @@ def named(rows: Sequence[tuple[Any, ...]], quantity: str) -> list[Row]:
     return [Row(*row) for row in rows if row[3] == quantity]
 
 
+@STARTS_RANKS
 def test_stale_runs_say_how_late_messages_are(three):
     dni, cdni, dfa, *_ = three[0]
     assert {(row.layer, row.value) for row in named(dni["rows"], "delay")} == {("block1", 1.0), ("block2", 1.0)}
@@ -131,6 +136,7 @@ def test_stale_runs_say_how_late_messages_are(three):
     assert {(row.layer, row.value) for row in named(dfa["rows"], "delay")} == {("block1", 2.0), ("block2", 1.0), ("block3", 1.0)}
 
 
+@STARTS_RANKS
 def test_stale_runs_are_deterministic_and_the_ranks_agree(three, tmp_path_factory):
     again = together(3, trained, tmp_path_factory.mktemp("again"), LATE[:3])
     for i in range(3):
@@ -162,6 +168,7 @@ def descend(params: Sequence[torch.Tensor], loss: torch.Tensor, messages: torch.
                 p -= SGD["lr"] * g
 
 
+@STARTS_RANKS
 def test_a_stale_synthesiser_learns_from_the_batch_before(stale):
     training, batches = by_hand("dni")
     (one, two, top), method = list(training.pair.model), training.pair.method
@@ -199,6 +206,7 @@ def test_a_stale_synthesiser_learns_from_the_batch_before(stale):
             assert torch.allclose(stale[0]["state"][kind][key], w, rtol=1e-4, atol=1e-6), key
 
 
+@STARTS_RANKS
 def test_a_late_error_meets_the_inputs_of_its_own_batch(stale):
     training, batches = by_hand("dfa")
     (one, two, top), method = list(training.pair.model), training.pair.method
@@ -221,6 +229,7 @@ def test_a_late_error_meets_the_inputs_of_its_own_batch(stale):
         assert torch.allclose(stale[1]["state"]["model"][key], w, rtol=1e-4, atol=1e-6), key
 
 
+@STARTS_RANKS
 def test_three_ranks_pipeline_dgl_bit_for_bit(three):
     torch.set_num_threads(1)
     (one,) = alone(trained, [LATE[3]])
@@ -228,6 +237,7 @@ def test_three_ranks_pipeline_dgl_bit_for_bit(three):
     assert same(three[0][3]["rows"], one["rows"])
 
 
+@STARTS_RANKS
 def test_queues_record_staleness_and_train(three):
     found = three[0][4]
     staleness = named(found["rows"], "staleness")
@@ -237,6 +247,7 @@ def test_queues_record_staleness_and_train(three):
     assert {row.reference for row in staleness} == {"no truth: ranks work on different batches"}
 
 
+@STARTS_RANKS
 @pytest.mark.parametrize("i", [5, 6], ids=["gpipe", "1f1b"])
 def test_torchs_pipelines_compute_backprop(three, i):
     """Without BatchNorm the microbatches' mean gradient is the batch's: the losses of one process, to rounding."""

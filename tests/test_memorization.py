@@ -3,12 +3,12 @@
 import json
 import math
 import os
-import shutil
 import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
+import shelf
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,31 +49,17 @@ def same(a, b):
     return a == b
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A tiny run of a config, trained when first asked for; not to be changed."""
-    torch.set_num_threads(1)
-    runs = {}
-
-    def get(method="bp", **changes):
-        config = tiny(method, **changes)
-        name = config.run_name()
-        if name not in runs:
-            runs[name] = train_run(config, Place(out=tmp_path_factory.mktemp("runs")))
-        return runs[name]
-
-    return get
+@pytest.fixture
+def finished():
+    """A tiny run of a config, from the shelf; not to be changed."""
+    return lambda method="bp", **changes: shelf.trained(tiny(method, **changes))
 
 
 @pytest.fixture
 def copied(finished, tmp_path):
     """A copy of such a run, to be written into."""
 
-    def get(method="bp", **changes):
-        run = finished(method, **changes)
-        return load(shutil.copytree(run.path, tmp_path / "copies" / run.path.name))
-
-    return get
+    return lambda method="bp", **changes: shelf.copied(finished(method, **changes), tmp_path / "copies")
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from functools import reduce
 import pytest
 import torch
 import torch.nn.functional as F
+from sampling import one_in
 from torch import nn
 
 from gradlens.errors import InputError
@@ -178,9 +179,12 @@ def test_linear_is_a_product_of_matrices_whatever_the_activation():
 # -------------------------------------------------------------------------------------------------------- sizes, options
 
 
-@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 8), (1, 28, 28), (3, 32, 32), (3, 10, 12), (1, 64, 20), (3, 64, 64)])
-@pytest.mark.parametrize("name", ["basic-cnn", "resnet18", "resnet20", "dcgan", "mlp", "linear"])
-@pytest.mark.parametrize("classes", [2, 100])
+SIZES = ((1, 8, 8), (3, 8, 8), (1, 28, 28), (3, 32, 32), (3, 10, 12), (1, 64, 20), (3, 64, 64))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "classes"), one_in(2, ["basic-cnn", "resnet18", "resnet20", "dcgan", "mlp", "linear"], SIZES, [2, 100])
+)
 def test_any_image_from_8x8_grey_to_64x64_colour(name, shape, classes):
     model = build(name, Plan(shape, classes, width=4))
     assert model(images(shape)).shape == (3, classes)
@@ -414,10 +418,10 @@ def reading(below, what, turn=lambda t: t):
     return Named(lambda self, x: self.fc(x) + turn(below.kept[what]), fc=nn.Linear(4, 4))
 
 
-@pytest.mark.parametrize("frozen", [False, True])
-@pytest.mark.parametrize("what", ["input", "middle", "output"])
-@pytest.mark.parametrize("place", [3, 4, 5])
-@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad])
+@pytest.mark.parametrize(
+    ("what", "place", "frozen", "mode"),
+    one_in(2, ["input", "middle", "output"], [3, 4, 5], [False, True], [torch.enable_grad, torch.no_grad]),
+)
 def test_a_skip_across_a_boundary_is_refused_and_named(what, place, frozen, mode):
     below = stashing(nn.Linear(4, 4).requires_grad_(not frozen))
     blocks = [dense(), below, *(dense() for _ in range(3))]

@@ -8,10 +8,12 @@ from itertools import pairwise, product
 
 import numpy as np
 import pytest
+import shelf
 import torch
 from oracles import SUPERVISED
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
+from tiny_runs import kill_at, same_state
 
 from gradlens import training_online_probe_learners as learners
 from gradlens import training_online_probe_probe as online
@@ -304,17 +306,10 @@ def tiny(method="bp", **settings):
     return make(method=method, **{**base, **settings})
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    done = {}
-
-    def run(method="bp", **settings):
-        key = method, *settings.items()
-        if key not in done:
-            done[key] = train_run(tiny(method, **settings), Place(out=tmp_path_factory.mktemp("runs")))
-        return done[key]
-
-    return run
+@pytest.fixture
+def whole():
+    """The uninterrupted run of a method, from the shelf; not to be changed."""
+    return lambda method="bp", **settings: shelf.trained(tiny(method, **settings))
 
 
 def files(run):
@@ -403,7 +398,7 @@ def test_interrupted_and_resumed_in_bits(method, whole, tmp_path):
     assert same_state(run.checkpoint()["probe"], whole(method, online_probe=True).checkpoint()["probe"])
 
 
-def test_killed_and_resumed_in_bits(whole, processes, tmp_path):  # noqa: F811
+def test_killed_and_resumed_in_bits(whole, processes, tmp_path):
     """kill -9, in a process of its own that saves every 0.02 s and stands still before its last update."""
     config = tiny(online_probe=True)
     path = tmp_path / config.run_name() / "online" / "block1.bin"

@@ -473,7 +473,7 @@ def test_resnet18_of_torchvision_has_its_stem_its_residual_blocks_and_its_top():
     prepare(config, Place())  # grey digits
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "densenet121"])
+@pytest.mark.parametrize("name", ["resnet18", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mobilenet_v2", "densenet121"))])
 def test_torchvisions_own_network_gives_the_same_bits(name):
     """With its in-place activations, uncut, from the same stream: forward, backward, buffers; dropout draws the same masks."""
     make(model=f"torchvision:{name}")

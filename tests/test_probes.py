@@ -6,6 +6,7 @@ import math
 import sys
 
 import pytest
+import shelf
 import torch
 from torch import nn
 from typer.testing import CliRunner
@@ -20,25 +21,17 @@ from gradlens.experiments import train_run
 from gradlens.logistic import Standard, fit
 from gradlens.probes import PIXELS, TRAINED, UNTRAINED, Options, probe_module, probe_run
 from gradlens.reporting_probes import separability_by_depth
-from gradlens.run import load, load_result
+from gradlens.run import load_result
 from gradlens.training_context import Place, data_of
 
 QUICK = Options(separability=0, grid=(0.1, 0.01))
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A small run on digits that has learned something, with one snapshot before its end."""
-    config = make(method="bp", model="mlp", width=16, epochs=4, batch_size=64, lr=3e-3, record_every=0, keep_checkpoints=2)
-    return train_run(config, Place(out=tmp_path_factory.mktemp("runs")))
-
-
 @pytest.fixture
-def run(trained, tmp_path):
-    """A copy of it, to write into."""
-    import shutil
-
-    return load(shutil.copytree(trained.path, tmp_path / trained.path.name))
+def run(tmp_path):
+    """A small run on digits that has learned something, with one snapshot before its end; a copy, to write into."""
+    config = make(method="bp", model="mlp", width=16, epochs=4, batch_size=64, lr=3e-3, record_every=0, keep_checkpoints=2)
+    return shelf.copied(shelf.trained(config), tmp_path)
 
 
 def digests(run):

@@ -1,4 +1,8 @@
-"""Runs that torchrun starts: who writes, what happens when a rank is killed, hangs, disagrees, or the disk is full. Real processes."""
+"""Runs on several ranks: who writes, what happens when a rank is killed, hangs, disagrees, or the disk is full. Real processes.
+
+What concerns the launcher is started by torchrun (marked ``torchrun``, but for one launch that every run of the tests holds); all else
+by forks of a process that has the libraries already, which costs a tenth of it.
+"""
 
 import os
 import re
@@ -6,29 +10,29 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
-from ranks import free_port
+from disk import small_disk
+from processes import ENOUGH, ROOT, Program, alive, free_port, wait_for
+from ranks import side_by_side
 
+from gradlens import world
 from gradlens.run import load
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-SMALL = ["--model", "mlp", "--width", "8", "--limit", "192", "--batch-size", "32", "--record-every", "4", "--quiet"]
-ROOT = Path(__file__).resolve().parent.parent
-ENOUGH = 100  # seconds for anything here on a busy machine
+SMALL = ["--model", "mlp", "--width", "8", "--limit", "192", "--batch-size", "64", "--record-every", "4", "--quiet"]
+STARTS_RANKS = pytest.mark.torchrun
 
 
-def environment(**more: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **more}
-
-
-def start(folder: Path, *arguments: str, launcher: list[str] = TORCHRUN, **more: str) -> subprocess.Popen[str]:
-    port = ["--master-port", str(free_port())] if launcher == TORCHRUN or "--max-restarts" in launcher else []
+def start(folder: Path, *arguments: str, launcher: list[str] = TORCHRUN) -> subprocess.Popen[str]:
+    """``gradlens ARGUMENTS`` by torchrun."""
+    port = ["--master-port", str(free_port())] if "--rdzv-endpoint" not in launcher else []
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [*launcher, *port, "-m", "gradlens", *arguments]
-    return subprocess.Popen(command, cwd=folder, env=environment(**more), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
@@ -61,24 +65,10 @@ def workers(process: subprocess.Popen[str]) -> list[int]:
     return [ranked[rank] for rank in sorted(ranked)]
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + ENOUGH
-    while not condition():
-        assert time.monotonic() < until, "waited in vain"
-        time.sleep(0.05)
-
-
 def epochs(run: Path) -> int:
     """How many epochs a run has finished."""
     timing = run / "timing.csv"
     return max(0, len(timing.read_text().splitlines()) - 1) if timing.exists() else 0
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
-    except OSError:
-        return False
 
 
 def assert_same_run(a: Path, b: Path) -> None:
@@ -88,7 +78,7 @@ def assert_same_run(a: Path, b: Path) -> None:
     assert all(torch.equal(one["model"][name], w) for name, w in two["model"].items())
 
 
-DATA = ["train", "dgl", *SMALL, "--epochs", "40", "--out", "runs"]  # long enough to be killed in its middle
+DATA = ["train", "dgl", *SMALL, "--epochs", "24", "--out", "runs"]  # long enough to be killed in its middle
 LONG = [*DATA, "--record-ranks"]
 
 
@@ -102,103 +92,129 @@ def undisturbed(tmp_path_factory):
     return folder / "runs" / "run"
 
 
+@STARTS_RANKS
+@pytest.mark.smoke
 def test_rank_0_alone_writes_and_speaks(undisturbed):
     run = load(undisturbed)
     assert run.finished
     assert (run.config.ranks, run.config.parallel) == (2, "data")
     assert [p.name for p in undisturbed.parent.iterdir()] == ["run"]
-    assert len(run.metrics) == 2 * 40 + 1
+    assert len(run.metrics) == 2 * 24 + 1
     own = {(row.kind, row.layer) for row in run.gradients if row.kind.startswith("rank")}
     assert own == {(f"rank{rank}", layer) for rank in (0, 1) for layer in ("block1", "block2", "block3", "top")}
     top = [row.value for row in run.gradients if row.kind in ("rank0", "rank1") and (row.layer, row.quantity) == ("top", "cosine")]
     assert 0.5 < sum(top) / len(top) < 1  # half a batch's gradient at the top, whose rule is exact, and the whole one's
 
 
-def test_a_killed_rank_ends_all_and_a_restart_goes_on_bit_for_bit(undisturbed, tmp_path):
-    process = start(tmp_path, *LONG, "--run-name", "run", launcher=[*TORCHRUN, "--max-restarts", "1"])
-    run = tmp_path / "runs" / "run"
+class Story(NamedTuple):
+    """What became of a run whose rank was killed, which torchrun began again, and which Ctrl-C then ended."""
+
+    run: Path
+    killed_after: int  # epochs
+    status: int
+    err: str
+    ranks: list[int]  # of the second attempt
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("story")
+    run = folder / "runs" / "run"
+    process = start(folder, *LONG, "--run-name", "run", launcher=[*TORCHRUN, "--max-restarts", "1"])
     wait_for(lambda: epochs(run) >= 3)
-    killed = workers(process)[1]
-    os.kill(killed, signal.SIGKILL)
-    status, out, err = finished(process)
-    assert status == 0, err
-    assert "run: runs/run" in out
-    assert_same_run(run, undisturbed)
-
-
-def test_a_killed_rank_without_restarts_is_one_sentence_and_a_status(tmp_path):
-    process = start(tmp_path, *LONG, "--run-name", "run")
-    wait_for(lambda: epochs(tmp_path / "runs" / "run") >= 1)
-    ranks = workers(process)
-    began = time.monotonic()
-    os.kill(ranks[1], signal.SIGKILL)
-    status, _, err = finished(process)
-    assert status != 0
-    assert time.monotonic() - began < 30
-    assert len(sentences(err)) <= 1  # the launcher's polite signal may come before the connection is seen to break
-    assert not any(map(alive, ranks))
-
-
-def test_a_rank_that_hangs_ends_all(tmp_path):
-    process = start(tmp_path, *LONG, "--run-name", "run")
-    wait_for(lambda: epochs(tmp_path / "runs" / "run") >= 1)
-    ranks = workers(process)
-    began = time.monotonic()
-    os.kill(ranks[1], signal.SIGSTOP)
-    status, _, err = finished(process)
-    assert status != 0
-    assert time.monotonic() - began < 30
-    (said,) = sentences(err)
-    assert re.search("nothing was heard of rank 1 for 12 seconds: all ranks stop; --resume goes on from the last checkpoint", said)
-    assert not any(map(alive, ranks))
-
-
-def test_ctrl_c_saves_leaves_no_process_and_resumes_bit_for_bit(undisturbed, tmp_path):
-    process = start(tmp_path, *LONG, "--run-name", "run")
-    run = tmp_path / "runs" / "run"
-    wait_for(lambda: epochs(run) >= 2)
+    first = workers(process)
+    os.kill(first[1], signal.SIGKILL)
+    wait_for(lambda: not any(map(alive, first)))
+    killed_after = epochs(run)
+    wait_for(lambda: epochs(run) >= killed_after + 2)
     ranks = workers(process)
     process.send_signal(signal.SIGINT)
     status, _, err = finished(process)
-    assert status != 0
+    return Story(run, killed_after, status, err, ranks)
+
+
+@STARTS_RANKS
+def test_a_killed_rank_ends_all_and_a_restart_goes_on(story, undisturbed):
+    lines = (story.run / "metrics.csv").read_text().splitlines()
+    assert len(lines) - 1 >= 2 * story.killed_after + 1
+    assert lines == (undisturbed / "metrics.csv").read_text().splitlines()[: len(lines)]
+
+
+@STARTS_RANKS
+def test_ctrl_c_saves_and_leaves_no_process(story):
+    assert story.status != 0
+    *earlier, said = sentences(story.err)
+    assert re.search(r"interrupted after \d+ of 72 updates; saved; `gradlens train .* --resume` goes on", said)
+    assert len(earlier) <= 1  # of the killed rank
+    assert not any(map(alive, story.ranks))
+
+
+@STARTS_RANKS
+def test_what_was_killed_begun_again_and_interrupted_resumes_bit_for_bit(story, undisturbed):
+    command = [*LONG, "--run-name", "run", "--resume"]
+    for rank in side_by_side(story.run.parents[1], command, command):
+        status, _, err = rank.finished()
+        assert status == 0, err
+    assert_same_run(story.run, undisturbed)
+
+
+@STARTS_RANKS
+def test_a_killed_rank_without_restarts_is_one_sentence_and_a_status(tmp_path):
+    ranks = side_by_side(tmp_path, *[[*LONG, "--run-name", "run"]] * 2)
+    wait_for(lambda: epochs(tmp_path / "runs" / "run") >= 1)
+    began = time.monotonic()
+    ranks[1].send(signal.SIGKILL)
+    status, _, err = ranks[0].finished()
+    assert status == 1
+    assert time.monotonic() - began < 30
     (said,) = sentences(err)
-    assert re.search(r"interrupted after \d+ of 240 updates; saved; `gradlens train .* --resume` goes on", said)
-    assert not any(map(alive, ranks))
-    status, _, err = finished(start(tmp_path, *LONG, "--run-name", "run", "--resume"))
-    assert status == 0, err
-    assert_same_run(run, undisturbed)
+    assert re.search(r"another rank is gone after about \d+ updates", said)
+    assert not any(alive(rank.pid) for rank in ranks)
 
 
+def soon_silent() -> None:
+    """A rank is missed after 4 seconds instead of 12."""
+    world.BEAT, world.SILENCE = 0.2, 4.0
+
+
+@STARTS_RANKS
+def test_a_rank_that_hangs_ends_all(tmp_path):
+    ranks = side_by_side(tmp_path, *[[*LONG, "--run-name", "run"]] * 2, before=soon_silent)
+    wait_for(lambda: epochs(tmp_path / "runs" / "run") >= 1)
+    began = time.monotonic()
+    ranks[1].send(signal.SIGSTOP)
+    status, _, err = ranks[0].finished()
+    assert status == 1
+    assert 3 < time.monotonic() - began < 30
+    (said,) = sentences(err)
+    assert re.search("nothing was heard of rank 1 for 4 seconds: all ranks stop; --resume goes on from the last checkpoint", said)
+    ranks[1].finished()
+    assert not any(alive(rank.pid) for rank in ranks)
+
+
+@STARTS_RANKS
 def test_blocks_on_ranks_interrupted_and_resumed_are_one_process_undisturbed(tmp_path):
     command = [*DATA, "--diagnose-every", "0"]
-    alone = subprocess.run(
-        [sys.executable, "-m", "gradlens", *command, "--run-name", "alone", "--threads", "1"], cwd=tmp_path, env=environment(), check=False
-    )
-    assert alone.returncode == 0
-    process = start(tmp_path, *command, "--run-name", "run", "--parallel", "layers")
+    alone = Program(tmp_path, *command, "--run-name", "alone", "--threads", "1")
+    assert alone.finished()[0] == 0
+    shared = [*command, "--run-name", "run", "--parallel", "layers"]
+    ranks = side_by_side(tmp_path, shared, shared)
     run = tmp_path / "runs" / "run"
     wait_for(lambda: epochs(run) >= 2)
-    process.send_signal(signal.SIGINT)
-    _, _, err = finished(process)
-    assert "interrupted after" in sentences(err)[0]
-    status, _, err = finished(start(tmp_path, *command, "--run-name", "run", "--parallel", "layers", "--resume"))
-    assert status == 0, err
+    for rank in ranks:
+        rank.send(signal.SIGINT)
+    ended = [rank.finished() for rank in ranks]
+    (said,) = [line for _, _, err in ended for line in sentences(err)]
+    assert "interrupted after" in said
+    ended = [rank.finished() for rank in side_by_side(tmp_path, *[[*shared, "--resume"]] * 2)]
+    assert [status for status, *_ in ended] == [0, 0], ended
     assert_same_run(run, tmp_path / "runs" / "alone")
 
 
-def by_hand(folder: Path, *commands: list[str]) -> list[tuple[int, str, str]]:
-    """Ranks started without a launcher, each with its own command line."""
-    port = str(free_port())
-    started = []
-    for rank, arguments in enumerate(commands):
-        shared = {"RANK": str(rank), "WORLD_SIZE": str(len(commands)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        started.append(start(folder, *arguments, launcher=[sys.executable], **shared))
-    return [finished(process) for process in started]
-
-
+@STARTS_RANKS
 def test_ranks_with_different_configs_refuse_to_start(tmp_path):
     same = ["train", "dgl", *SMALL, "--epochs", "1"]
-    ended = by_hand(tmp_path, [*same, "--lr", "0.001"], [*same, "--lr", "0.002"])
+    ended = [rank.finished() for rank in side_by_side(tmp_path, [*same, "--lr", "0.001"], [*same, "--lr", "0.002"])]
     assert [status for status, *_ in ended] == [2, 2]
     assert sorted(line for _, _, err in ended for line in sentences(err)) == [
         "gradlens: rank 1 is about another run than rank 0: lr is 0.002 there and 0.001 here"
@@ -206,20 +222,26 @@ def test_ranks_with_different_configs_refuse_to_start(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+def little_room_on_rank_0() -> None:
+    """The checkpoint is larger than what there is."""
+    if os.environ["RANK"] == "0":
+        small_disk(40 * 1024)
+
+
+@STARTS_RANKS
 def test_a_full_disk_on_rank_0_stops_all(tmp_path):
-    limited = f'[ $RANK = 0 ] && ulimit -f 40; exec {sys.executable} "$@"'  # blocks of 1,024 bytes: the checkpoint is larger
-    launcher = [*TORCHRUN, "--master-port", str(free_port()), "--no-python", "bash", "-c", limited, "bash"]
-    status, _, err = finished(start(tmp_path, "train", "dgl", *SMALL, "--width", "64", launcher=launcher))
-    assert status != 0
-    (said,) = sentences(err)
+    command = ["train", "dgl", *SMALL, "--width", "64"]
+    ended = [rank.finished() for rank in side_by_side(tmp_path, command, command, before=little_room_on_rank_0)]
+    assert all(status for status, *_ in ended)
+    (said,) = [line for _, _, err in ended for line in sentences(err)]
     assert "cannot write" in said
 
 
+@STARTS_RANKS
 def test_the_same_command_on_two_machines(undisturbed, tmp_path):
     """Two launchers with a rendezvous, as on two machines: only the one with rank 0 has a run directory."""
-    port = free_port()
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d"]
-    launcher += ["--rdzv-id", "one", "--rdzv-endpoint", f"127.0.0.1:{port}"]
+    launcher += ["--rdzv-id", "one", "--rdzv-endpoint", f"127.0.0.1:{free_port()}"]
     folders = [tmp_path / "a", tmp_path / "b"]
     for folder in folders:
         folder.mkdir()
@@ -230,19 +252,20 @@ def test_the_same_command_on_two_machines(undisturbed, tmp_path):
     assert_same_run(wrote / "runs" / "run", undisturbed)
 
 
+@STARTS_RANKS
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["train", "dgl", *SMALL, "--parallel", "layers", "--split", "9"], "wanted 2 numbers of blocks that add up to 4"),
         (["train", "fa", *SMALL, "--parallel", "layers"], "fa cannot work on several batches at once: it is backward-locked"),
-        (["train", "dgl", *SMALL, "--model", "basic-cnn", "--limit", "98"], "the last batch of each epoch has 2 images for 2 ranks"),
+        (["train", "dgl", *SMALL, "--model", "basic-cnn", "--limit", "66"], "the last batch of each epoch has 2 images for 2 ranks"),
         (["train", "dgl", *SMALL, "--seeds", "2"], "several ranks share one run"),
         (["compare-gradients", "bp", "dgl"], "only `gradlens train` and `gradlens bench` run on several ranks"),
     ],
     ids=["split", "locked", "uneven", "seeds", "command"],
 )
 def test_bad_input_on_several_ranks_is_one_sentence(tmp_path, arguments, said):
-    ended = by_hand(tmp_path, arguments, arguments)
+    ended = [rank.finished() for rank in side_by_side(tmp_path, arguments, arguments)]
     assert [status for status, *_ in ended] == [2, 2], ended
     (line,) = [line for _, _, err in ended for line in sentences(err)][:1]
     assert said in line

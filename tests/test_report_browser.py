@@ -1,7 +1,7 @@
 """The page in a real browser: Debian's Chromium, headless, driven by playwright.
 
 To run these tests: ``pip install playwright`` (it is in the extra ``test``) and ``apt-get install chromium``; playwright's own browsers
-are not needed. Where one of them is missing the tests are skipped by name.
+are not needed. Where one of them is missing the tests are skipped by name. One test runs by default; the others are marked ``browser``.
 """
 
 import math
@@ -32,29 +32,46 @@ def chromium():
         browser.close()
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    """The pages: a usual one, and one whose names are markup."""
-    folder = tmp_path_factory.mktemp("pages")
-    usual = [
+def usual():
+    """Three methods, one without all its numbers."""
+    runs = [
         *[made(seed=i, accuracy=0.6 + 0.01 * i, nulls=(0.1,) * 5) for i in range(2)],
         *[made("dgl", seed=i, accuracy=0.5, nulls=(0.05,) * 5, steps=()) for i in range(2)],
         made("greedy", accuracy=0.4, cosines=(MISSING, -0.52, 1, 1, 1), steps=(0, 20)),
     ]
-    for i, run in enumerate(usual[2:4]):
+    for i, run in enumerate(runs[2:4]):
         for step, cosine in ((0, -0.8), (10, 0.31), (20, 0.66)):
             run.gradients.extend(made("dgl", cosines=(cosine + 0.02 * i, 0.5, 1, 1, 1), steps=(step,), nulls=(0.05,) * 5).gradients)
-    nasty = [made("dgl", path=f"runs/<script>window.hacked={i}</script>", lr=1e-3 * (i + 1), data="<i>x") for i in range(1)]
-    nasty += [made("dgl", seed=1, data="y" * 60, path="runs/<img src=x onerror=window.hacked=2>", cosines=(0.3,) * 5)]
-    written = {}
-    for name, runs in (("usual", usual), ("nasty", nasty), ("large", many(["bp", "dgl", "dni", "cdni"], steps=60))):
-        written[name] = folder / f"{name}.html"
-        written[name].write_text(html_of(runs), encoding="utf-8")
+    return runs
+
+
+def nasty():
+    """Runs whose names are markup."""
+    runs = [made("dgl", path=f"runs/<script>window.hacked={i}</script>", lr=1e-3 * (i + 1), data="<i>x") for i in range(1)]
+    return [*runs, made("dgl", seed=1, data="y" * 60, path="runs/<img src=x onerror=window.hacked=2>", cosines=(0.3,) * 5)]
+
+
+def large():
+    """Four methods, many steps."""
+    return many(["bp", "dgl", "dni", "cdni"], steps=60)
+
+
+@pytest.fixture(scope="module")
+def file_of(tmp_path_factory):
+    """The file of a page by the name of the function that gives its runs, written once."""
+    folder = tmp_path_factory.mktemp("pages")
+
+    def written(name):
+        file = folder / f"{name}.html"
+        if not file.exists():
+            file.write_text(html_of({"usual": usual, "nasty": nasty, "large": large}[name]()), encoding="utf-8")
+        return file
+
     return written
 
 
 @pytest.fixture(scope="module")
-def open_page(chromium, files):
+def open_page(chromium, file_of):
     """Opens a page in a new window. Whatever it says on the console, or asks for from anywhere, is an error."""
 
     def opens(name="usual", charts=False, width=1280, **context):
@@ -67,7 +84,7 @@ def open_page(chromium, files):
         tab.on("request", lambda request: request.url.startswith(("data:", "blob:", "file:")) or tab.wrong.append(request.url))
         if not charts:
             tab.add_init_script("window.requestIdleCallback = () => {}")  # plotly is never started
-        tab.goto(files[name].as_uri())
+        tab.goto(file_of(name).as_uri())
         if charts:
             draw_all(tab)
         return tab
@@ -117,6 +134,8 @@ def column(tab, table, place):
     return [row.strip() for row in tab.locator(f"{table} tbody tr > *:nth-child({place})").all_text_contents()]
 
 
+@pytest.mark.browser
+@pytest.mark.smoke
 def test_all_charts_are_drawn_and_every_section_is_seen(drawn):
     tab = drawn
     assert tab.locator("figure.chart .main-svg:first-child").count() == 4 + 2 * len(LAYERS)
@@ -131,6 +150,7 @@ def test_all_charts_are_drawn_and_every_section_is_seen(drawn):
     assert {"bp", "dgl", "greedy", "chance", "noise"} == {name for name, _ in lines}
 
 
+@pytest.mark.browser
 def test_the_slider_moves_the_heat_map_by_keyboard(drawn):
     tab = drawn
     slider = tab.locator("#step")
@@ -154,6 +174,7 @@ def test_the_slider_moves_the_heat_map_by_keyboard(drawn):
     assert tab.evaluate(marked) == 20
 
 
+@pytest.mark.browser
 def test_the_nearest_recorded_step_is_shown_and_named(visit):
     tab = visit()
     tab.locator("#step").focus()
@@ -161,6 +182,7 @@ def test_the_nearest_recorded_step_is_shown_and_named(visit):
     assert tab.locator("#slice tbody tr:nth-child(3) td").nth(1).get_attribute("title") == "greedy, block2.conv: −0.520 at step 0"
 
 
+@pytest.mark.browser
 def test_the_slice_without_script_and_with_it_agree(visit):
     with_script, without = visit(), visit(java_script_enabled=False)
     for place in range(1, 7):
@@ -169,6 +191,7 @@ def test_the_slice_without_script_and_with_it_agree(visit):
     assert classes[0] == classes[1]
 
 
+@pytest.mark.browser
 def test_tables_sort_by_mouse_and_keyboard_with_nothing_last(visit):
     tab = visit()
     head = tab.locator("#summary thead th").nth(3)
@@ -188,6 +211,7 @@ def test_tables_sort_by_mouse_and_keyboard_with_nothing_last(visit):
     assert column(tab, "#summary", 1) == ["bp", "dgl", "greedy"]
 
 
+@pytest.mark.browser
 def test_usable_before_plotly_has_started(visit):
     tab = visit()
     assert tab.evaluate("typeof Plotly") == "undefined"
@@ -199,6 +223,7 @@ def test_usable_before_plotly_has_started(visit):
     assert tab.locator("html").get_attribute("data-theme") == "dark"
 
 
+@pytest.mark.browser
 def test_light_and_dark(drawn):
     paper = "getComputedStyle(document.body).backgroundColor"
     ink = "document.querySelector('[data-chart=\"curves-0\"] div').layout.font.color"
@@ -219,6 +244,7 @@ def test_light_and_dark(drawn):
     toggle.press("Enter")
 
 
+@pytest.mark.browser
 def test_a_phones_width_has_no_sideways_scrolling(visit):
     tab = visit("large", charts=True, width=375)
     assert tab.evaluate("document.documentElement.scrollWidth") <= 375
@@ -229,6 +255,7 @@ def test_a_phones_width_has_no_sideways_scrolling(visit):
     assert wide, "the wide tables scroll inside their own boxes"
 
 
+@pytest.mark.browser
 def test_names_that_are_markup_are_shown_as_text(visit):
     tab = visit("nasty", charts=True)
     assert tab.evaluate("window.hacked") is None
@@ -240,6 +267,7 @@ def test_names_that_are_markup_are_shown_as_text(visit):
     assert any("data=<i>x" in name for name in tab.locator(".chip").all_inner_texts())
 
 
+@pytest.mark.browser
 def test_chips_hide_a_method_everywhere(drawn):
     tab = drawn
     names = "document.querySelector('[data-chart=\"curves-0\"] div').data.map((t) => t.name).filter(Boolean)"
@@ -258,6 +286,7 @@ def test_chips_hide_a_method_everywhere(drawn):
     tab.locator("#bands").click()
 
 
+@pytest.mark.browser
 def test_two_methods_are_compared(visit):
     tab = visit()
     tab.locator("#left").select_option("0")
@@ -273,6 +302,7 @@ def test_two_methods_are_compared(visit):
     assert tab.locator("#differ-table thead th:visible").count() == 5
 
 
+@pytest.mark.browser
 def test_everything_is_reached_by_keyboard(visit):
     tab = visit()
     tab.keyboard.press("Tab")
@@ -289,6 +319,7 @@ def test_everything_is_reached_by_keyboard(visit):
     assert outline == "solid"
 
 
+@pytest.mark.browser
 def test_without_javascript_verdict_and_tables_read(visit):
     tab = visit(java_script_enabled=False)
     assert "Cosine 0.72" in tab.locator("#verdict").inner_text()
@@ -300,6 +331,7 @@ def test_without_javascript_verdict_and_tables_read(visit):
     assert not tab.locator("#theme").is_visible()
 
 
+@pytest.mark.browser
 def test_print(drawn):
     tab = drawn
     line = "document.querySelector('[data-chart=\"curves-0\"] div').data.find((t) => t.name === 'bp').line.color"

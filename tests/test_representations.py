@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import shelf
 import torch
 from scipy.stats import entropy
 from torch import nn
@@ -16,7 +17,6 @@ from gradlens.activations import networks, of_module
 from gradlens.config import make
 from gradlens.data_split import Split
 from gradlens.errors import InputError
-from gradlens.experiments import train_run
 from gradlens.run import load, load_result
 from gradlens.similarity import effective_rank, fisher, linear_cka, rdm, rdm_correlation, spectrum
 from gradlens.training_context import Place
@@ -31,12 +31,10 @@ def smooth_images(n, seed=0):
     return (nn.functional.interpolate(coarse, size=(8, 8), mode="bilinear", align_corners=True) * 255).to(torch.uint8)
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+@pytest.fixture
+def runs():
     """bp with two seeds, dgl, and bp on another width; all with snapshots."""
-    place = Place(out=tmp_path_factory.mktemp("runs"))
-    wanted = [{}, {"seed": 1}, {"method": "dgl"}, {"width": 3}]
-    return [train_run(make(**{**TINY, "keep_checkpoints": 2, **some}), place) for some in wanted]
+    return [shelf.trained(make(**{**TINY, "keep_checkpoints": 2, **some})) for some in ({}, {"seed": 1}, {"method": "dgl"}, {"width": 3})]
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from oracles import Case, assert_near, assert_same_bits, frozen, nll, rule, step, uncut
+from sampling import one_in
 from torch import nn
 
 from gradlens.errors import InputError
@@ -419,9 +420,10 @@ def test_dfas_exact_skips_know_every_residual_block(name, attention):
 # ------------------------------------------------------------------------------------------------------- sizes, options
 
 
-@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 10, 12), (3, 17, 31)])
-@pytest.mark.parametrize("name", ["resnet18", "resnet20", "resnet50", "resnet-gim"])
-@pytest.mark.parametrize("attention", ["none", "se", "sk"])
+@pytest.mark.parametrize(
+    ("name", "attention", "shape"),
+    one_in(3, ["resnet18", "resnet20", "resnet50", "resnet-gim"], ["none", "se", "sk"], [(1, 8, 8), (3, 10, 12), (3, 17, 31)]),
+)
 def test_any_image_of_8x8_and_more(name, attention, shape):
     if name in WITH_ATTENTION or attention == "none":
         assert build(name, Plan(shape, 5, width=2, attention=attention))(images(shape)).shape == (3, 5)

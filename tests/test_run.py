@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import shelf
 import torch
 from disk import full_disk
 from hypothesis import given, settings
@@ -31,11 +32,10 @@ def one_thread():
     torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
+@pytest.fixture
+def run():
     """A finished run of dgl with two snapshots; not to be changed."""
-    torch.set_num_threads(1)
-    return train_run(make(method="dgl", keep_checkpoints=2, **SMALL), Place(out=tmp_path_factory.mktemp("runs")))
+    return shelf.trained(make(method="dgl", keep_checkpoints=2, **SMALL))
 
 
 def refused(call, *args, **kwargs):

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
+import shelf
 import torch
 import torch.nn.functional as F
 from oracles import assert_near, case, rule, step
@@ -27,14 +28,12 @@ CPU = torch.device("cpu")
 SMALL = {"width": 4, "limit": 200, "limit_test": 50, "batch_size": 20, "epochs": 1, "record_every": 0}
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+@pytest.fixture
+def runs():
     """A pretrained run, one fine-tuned from it on a tenth of the labels, and a student of that one."""
-    torch.set_num_threads(1)
-    place = Place(out=tmp_path_factory.mktemp("runs"))
-    first = train_run(make(method="simclr", options={"layers": 3, "side": 2}, **SMALL), place)
-    tuned = train_run(make(method="bp", init_from=str(first.path), keep_head=1, labels=0.1, **{**SMALL, "batch_size": 5}), place)
-    student = train_run(make(method="distil", teacher=str(tuned.path), labels=0.1, **{**SMALL, "width": 2}), place)
+    first = shelf.trained(make(method="simclr", options={"layers": 3, "side": 2}, **SMALL))
+    tuned = shelf.trained(make(method="bp", init_from=str(first.path), keep_head=1, labels=0.1, **{**SMALL, "batch_size": 5}))
+    student = shelf.trained(make(method="distil", teacher=str(tuned.path), labels=0.1, **{**SMALL, "width": 2}))
     return {"simclr": first, "bp": tuned, "distil": student}
 
 

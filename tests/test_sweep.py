@@ -1,28 +1,32 @@
 """Studies: expansion, statistics, and runs that survive what happens to workers and to the study itself."""
 
+import contextlib
+import io
 import itertools
 import math
 import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
+from processes import ROOT, Program, wait_for
 from scipy import stats
 
+from gradlens.cli_sweep import sweep
 from gradlens.config import make
 from gradlens.errors import InputError
+from gradlens.experiments import train_run
 from gradlens.longtable import read_csv
 from gradlens.reporting_study_summary import Line, Merged, bootstrap_mean, holm, paired_p, said
 from gradlens.run import load
-from gradlens.studies import points, read_study
+from gradlens.studies import Point, points, read_study
 from gradlens.training_context import Place
 
-ROOT = Path(__file__).resolve().parent.parent
 STUDY = """
 methods = ["bp", "dgl"]
 seeds = [0, 1]
@@ -147,29 +151,89 @@ def test_the_paired_test_is_the_t_test():
 # ---------------------------------------------------------------------------------------------------------------- runs
 
 
-def command(study: Path, out: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "gradlens", "sweep", str(study), "--out", str(out), "--jobs", "2", *more]
+def one_lr(epochs: int, lr: str = "1e-2", more: str = "") -> str:
+    """Two runs: bp and dgl with one seed."""
+    text = STUDY.replace("seeds = [0, 1]", "seeds = [0]").replace("lr = [1e-3, 1e-2]", f"lr = [{lr}]")
+    return text.replace("epochs = {epochs}", f"epochs = {epochs}\n{more}")
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+def made_here(point: Point, out: Path) -> None:
+    """A run of a study made by this process, as ``gradlens train`` makes it."""
+    train_run(point.config, Place(out=out, name=point.name))
 
 
-def swept(study: Path, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(study, out, *more), env=environment(), text=True, capture_output=True, timeout=180, check=False)
+def saved(out: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in out.glob("*/checkpoint.pt")}
 
 
-def wait_for_a_run(out: Path, rows: int = 3) -> None:
-    """Until some run has finished an epoch or two."""
-    until = time.monotonic() + 120
-    while not any(len(path.read_text().splitlines()) > rows for path in out.glob("*/metrics.csv")):
-        assert time.monotonic() < until
-        time.sleep(0.05)
+class Short(NamedTuple):
+    out: Path
+    before: dict[Path, int]  # when the checkpoint that was there was written
+    printed: str
 
 
-def trainers(out: Path) -> list[int]:
-    found = subprocess.run(["pgrep", "-f", f"gradlens train .*{out}"], capture_output=True, text=True, check=False).stdout.split()
-    return [int(pid) for pid in found]
+@pytest.fixture(scope="module")
+def short(tmp_path_factory):
+    """A study of which one run is there before it begins; the other is made in a process of its own."""
+    folder = tmp_path_factory.mktemp("short")
+    study, out = written(folder, one_lr(3)), folder / "out"
+    made_here(points(read_study(study), Place())[0], out)
+    before = saved(out)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        sweep(study, out, jobs=2, quiet=True)
+    return Short(out, before, printed.getvalue())
+
+
+@pytest.mark.slow
+@pytest.mark.smoke
+def test_a_study_ends_in_tables(short):
+    assert "2 of 2 runs finished" in short.printed
+    rows, lines = read_csv(short.out / "rows.csv", Merged), read_csv(short.out / "summary.csv", Line)
+    assert {row.method for row in rows} == {"bp", "dgl"}
+    assert {"test best_accuracy", "test final_accuracy", "test final_loss", "cosine block1.linear"} <= {line.quantity for line in lines}
+    (dgl,) = [line for line in lines if (line.method, line.quantity) == ("dgl", "test final_accuracy")]
+    ends = {run.config.method: run.summary["test"]["final_accuracy"] for run in map(load, short.out.glob("*-s0-*"))}
+    assert dgl.difference == pytest.approx(ends["dgl"] - ends["bp"])
+    assert (dgl.seeds, dgl.pairs, math.isnan(dgl.low), math.isnan(dgl.p)) == (1, 1, True, True)  # one seed: neither interval nor test
+
+
+@pytest.mark.slow
+@pytest.mark.smoke
+def test_finished_runs_are_not_run_again(short):
+    (path,) = short.before
+    after = saved(short.out)
+    assert after[path] == short.before[path]
+    sweep(short.out.parent / "study.toml", short.out, quiet=True)
+    assert saved(short.out) == after
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_by_itself_is_said_and_the_others_finish(program, tmp_path):
+    text = one_lr(2, "1e-2, 1e30", 'optimizer = "sgd"').replace('["bp", "dgl"]', '["bp"]')
+    study, out = written(tmp_path, text), tmp_path / "out"
+    made_here(points(read_study(study), Place())[0], out)
+    status, printed, err = program("sweep", study, "--out", out, "--jobs", "2")
+    assert status == 1
+    assert "1 of 2 runs finished" in printed
+    assert "gradlens: 1 of 2 runs failed; bp-digits-mlp-s0-" in err
+    assert "the loss became" in err.splitlines()[-1]
+
+
+# ------------------------------------------------------------------------------------- what happens to workers and studies
+
+LONG = one_lr(60)  # long enough to be killed in its middle
+
+
+def rows_of(run: Path) -> int:
+    """How many rows of losses a run has written."""
+    metrics = run / "metrics.csv"
+    return len(metrics.read_text().splitlines()) if metrics.exists() else 0
+
+
+def trainers(out: Path) -> dict[int, str]:
+    """The processes that train for a study, and the runs they train."""
+    found = subprocess.run(["pgrep", "-af", f"gradlens train .*{out}"], capture_output=True, text=True, check=False).stdout.splitlines()
+    return {int(line.split()[0]): line.partition("--run-name ")[2].split()[0] for line in found}
 
 
 def assert_same_study(a: Path, b: Path) -> None:
@@ -181,90 +245,104 @@ def assert_same_study(a: Path, b: Path) -> None:
         assert (a / run / "gradients.csv").read_bytes() == (b / run / "gradients.csv").read_bytes()
 
 
-LONG = STUDY.replace("seeds = [0, 1]", "seeds = [0]").replace("lr = [1e-3, 1e-2]", "lr = [1e-2]").replace("{epochs}", "60")
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The long study, whose runs nothing happens to."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    study, out = written(folder, LONG), folder / "out"
+    for point in points(read_study(study), Place()):
+        made_here(point, out)
+    sweep(study, out, quiet=True)
+    return out
+
+
+class Story(NamedTuple):
+    """What became of a study whose worker was killed, which Ctrl-C ended, which was killed itself, and then left alone."""
+
+    out: Path
+    again: set[str]  # the runs that were begun again after a worker was killed
+    killed: str  # the run of that worker
+    interrupted: tuple[int | None, str, str]
+    left_by_ctrl_c: dict[int, str]
+    left_by_kill: dict[int, str]
+    ended: tuple[int | None, str, str]
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("undisturbed")
-    done = swept(written(folder, LONG), folder / "out")
-    assert done.returncode == 0, done.stderr
-    assert "2 of 2 runs finished" in done.stdout
-    return folder / "out"
+def story(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("story")
+    study, out = written(folder, LONG), folder / "out"
 
+    def begun() -> Program:
+        return Program(folder, "sweep", study, "--out", out, "--jobs", "2")
 
-def test_a_study_ends_in_tables(undisturbed):
-    rows, lines = read_csv(undisturbed / "rows.csv", Merged), read_csv(undisturbed / "summary.csv", Line)
-    assert {row.method for row in rows} == {"bp", "dgl"}
-    assert {"test best_accuracy", "test final_accuracy", "test final_loss", "cosine block1.linear"} <= {line.quantity for line in lines}
-    (dgl,) = [line for line in lines if (line.method, line.quantity) == ("dgl", "test final_accuracy")]
-    ends = {run.config.method: run.summary["test"]["final_accuracy"] for run in map(load, undisturbed.glob("*-s0-*"))}
-    assert dgl.difference == pytest.approx(ends["dgl"] - ends["bp"])
-    assert (dgl.seeds, dgl.pairs, math.isnan(dgl.low), math.isnan(dgl.p)) == (1, 1, True, True)  # one seed: neither interval nor test
+    def goes_on(run: str) -> None:
+        before = rows_of(out / run)
+        wait_for(lambda: rows_of(out / run) > before + 2)
 
+    driver = begun()
+    wait_for(lambda: any(rows_of(run) > 3 for run in out.glob("*")))
+    first = trainers(out)
+    pid, killed = next((pid, run) for pid, run in first.items() if rows_of(out / run) > 3)
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: set(trainers(out)) - set(first))
+    again = {run for pid, run in trainers(out).items() if pid not in first}
+    goes_on(killed)
+    driver.send(signal.SIGINT)
+    interrupted, left_by_ctrl_c = driver.finished(), trainers(out)
 
-def test_finished_runs_are_not_run_again(undisturbed):
-    before = {path: path.stat().st_mtime_ns for path in undisturbed.glob("*/checkpoint.pt")}
-    done = swept(undisturbed.parent / "study.toml", undisturbed)
-    assert done.returncode == 0
-    assert {path: path.stat().st_mtime_ns for path in undisturbed.glob("*/checkpoint.pt")} == before
-
-
-def test_a_killed_worker_is_begun_again_and_a_killed_study_too(undisturbed, tmp_path):
-    study, out = written(tmp_path, LONG), tmp_path / "out"
-    driver = subprocess.Popen(command(study, out), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    wait_for_a_run(out)
-    os.kill(trainers(out)[0], signal.SIGKILL)
-    wait_for_a_run(out, 12)
-    driver.kill()
-    driver.wait()
+    driver = begun()
+    goes_on(killed)
+    driver.send(signal.SIGKILL)
+    driver.finished()
     time.sleep(0.5)
-    assert not trainers(out)  # no orphans
-    done = swept(study, out)
-    assert done.returncode == 0, done.stderr
-    assert_same_study(out, undisturbed)
+    left_by_kill = trainers(out)
+    return Story(out, again, killed, interrupted, left_by_ctrl_c, left_by_kill, begun().finished())
 
 
-def test_ctrl_c_leaves_no_process_and_loses_nothing(undisturbed, tmp_path):
-    study, out = written(tmp_path, LONG), tmp_path / "out"
-    driver = subprocess.Popen(command(study, out), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    wait_for_a_run(out)
-    driver.send_signal(signal.SIGINT)
-    _, err = driver.communicate(timeout=60)
-    assert driver.returncode == 130
+@pytest.mark.slow
+def test_a_killed_worker_is_begun_again(story):
+    assert story.again == {story.killed}
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_no_process(story):
+    status, _, err = story.interrupted
+    assert status == 130
     assert "gradlens: interrupted; every run has saved" in err
     assert "Traceback" not in err
-    assert not trainers(out)
-    assert swept(study, out).returncode == 0
-    assert_same_study(out, undisturbed)
+    assert not story.left_by_ctrl_c
 
 
-def test_a_run_that_fails_by_itself_is_said_and_the_others_finish(tmp_path):
-    text = STUDY.replace('methods = ["bp", "dgl"]', 'methods = ["bp"]').replace("seeds = [0, 1]", "seeds = [0]").replace("1e-3", "1e30")
-    done = swept(written(tmp_path, text.replace("epochs = {epochs}", 'epochs = 2\noptimizer = "sgd"')), tmp_path / "out")
-    assert done.returncode == 1
-    assert "1 of 2 runs finished" in done.stdout
-    assert "gradlens: 1 of 2 runs failed; bp-digits-mlp-s0-" in done.stderr
-    assert "the loss became" in done.stderr.splitlines()[-1]
+@pytest.mark.slow
+def test_a_killed_study_leaves_no_orphans(story):
+    assert not story.left_by_kill
 
 
+@pytest.mark.slow
+def test_a_study_loses_nothing_by_all_that(story, undisturbed):
+    status, _, err = story.ended
+    assert status == 0, err
+    assert_same_study(story.out, undisturbed)
+
+
+@pytest.mark.ray
 def test_a_ray_worker_killed_in_mid_run(undisturbed, tmp_path):
     pytest.importorskip("ray")
     study, out = written(tmp_path, LONG), tmp_path / "out"
-    driver = subprocess.Popen(
-        command(study, out, "--address", "local"), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    wait_for_a_run(out)
+    driver = Program(tmp_path, "sweep", study, "--out", out, "--jobs", "2", "--address", "local")
+    wait_for(lambda: any(rows_of(run) > 3 for run in out.glob("*")))
     tasks = subprocess.run(["pgrep", "-f", "ray::train_point"], capture_output=True, text=True, check=False).stdout.split()
     os.kill(int(tasks[0]), signal.SIGKILL)
-    printed, err = driver.communicate(timeout=180)
-    assert driver.returncode == 0, err
+    status, printed, err = driver.finished()
+    assert status == 0, err
     assert "2 of 2 runs finished" in printed
     assert_same_study(out, undisturbed)
 
 
-def test_ray_that_is_not_there(tmp_path):
+@pytest.mark.ray
+def test_ray_that_is_not_there(program, tmp_path):
     pytest.importorskip("ray")
-    done = swept(written(tmp_path), tmp_path / "out", "--address", "127.0.0.1:1")
-    assert done.returncode == 2
-    assert "gradlens: --address 127.0.0.1:1: no Ray cluster can be reached" in done.stderr
+    status, _, err = program("sweep", written(tmp_path), "--out", tmp_path / "out", "--address", "127.0.0.1:1")
+    assert status == 2
+    assert "gradlens: --address 127.0.0.1:1: no Ray cluster can be reached" in err

@@ -1,23 +1,24 @@
 """The loop: same bits whatever is recorded, interrupted or resumed; what it reports; when it stops."""
 
 import math
-import multiprocessing
 import os
 import re
 import shutil
 import signal
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
+import shelf
 import torch
 import torch.nn.functional as F
 from disk import full_disk
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import SUPERVISED, needed
+from oracles import SUPERVISED
+from sampling import one_in
+from tiny_runs import assert_same_bits, kill_at, learned, recorded_steps, same_state, signal_at, tiny, wait_for
 
 from gradlens import setup, train, training_state, training_step
 from gradlens.config import make
@@ -29,24 +30,9 @@ from gradlens.models import Plan, build
 from gradlens.run import load, load_checkpoint
 from gradlens.train import Training
 from gradlens.training_context import Place
-from gradlens.training_run_writer import Writer
 from gradlens.training_step import batches_per_epoch, evaluate
 
 CPU = torch.device("cpu")
-# 192 images in batches of 32: 6 updates an epoch, 24 in all; everything that draws or changes over time is on
-TINY = {
-    "width": 4, "limit": 192, "batch_size": 32, "epochs": 4, "record_every": 2, "lr": 1e-3, "augment": True,
-    "lr_schedule": "cosine", "warmup": 3, "keep_checkpoints": 2, "label_noise": 0.1,
-}  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
-def tiny(method="bp", **changes):
-    return make(**{**TINY, **needed(method), "method": method, **changes})
 
 
 def training(config, writer=None):
@@ -54,77 +40,18 @@ def training(config, writer=None):
     return Training(config, data, CPU, writer)
 
 
-def flat(state, prefix=""):
-    """Nested state as {path: tensor or number}."""
-    items = state.items() if isinstance(state, dict) else enumerate(state) if isinstance(state, list | tuple) else None
-    if items is None:
-        return {prefix: state}
-    return {k: v for name, part in items for k, v in flat(part, f"{prefix}/{name}").items()}
-
-
-def same_state(a, b):
-    a, b = flat(a), flat(b)
-    return a.keys() == b.keys() and all(torch.equal(v, b[k]) if torch.is_tensor(v) else v == b[k] for k, v in a.items())
-
-
-def learned(run):
-    """Weights, the rule's own weights and the optimiser's state at the end of a run."""
-    return {name: run.checkpoint()[name] for name in ("model", "method", "optimizer", "step")}
-
-
-def assert_same_bits(a, b):
-    for name in ("metrics.csv", "gradients.csv"):
-        assert (a.path / name).read_bytes() == (b.path / name).read_bytes(), name
-    assert same_state(learned(a), learned(b))
-    assert [p.name for p in a.snapshots()] == [p.name for p in b.snapshots()]
-    for p, q in zip(a.snapshots(), b.snapshots(), strict=True):
-        assert same_state(load_checkpoint(p), load_checkpoint(q))
-    assert a.summary == b.summary
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """The uninterrupted tiny run of each method, trained when first asked for; not to be changed."""
-    torch.set_num_threads(1)
-    runs = {}
-
-    def get(method):
-        if method not in runs:
-            runs[method] = train_run(tiny(method), Place(out=tmp_path_factory.mktemp("whole")))
-        return runs[method]
-
-    return get
+@pytest.fixture
+def whole():
+    """The uninterrupted tiny run of each method, from the shelf; not to be changed."""
+    return lambda method: shelf.trained(tiny(method))
 
 
 # ----------------------------------------------------------------------------------------------------------- same bits
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_same_seed_same_bits(method, whole, tmp_path):
-    torch.manual_seed(12345)  # whatever the global stream holds
-    torch.rand(7)
-    assert_same_bits(whole(method), train_run(tiny(method), Place(out=tmp_path)))
-
-
 def test_another_seed_gives_other_bits(whole, tmp_path):
     other = train_run(tiny("bp", seed=1), Place(out=tmp_path))
     assert not same_state(learned(whole("bp"))["model"], learned(other)["model"])
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("every", [0, 1])
-def test_recording_leaves_no_trace(method, every, whole, tmp_path):
-    run = train_run(tiny(method, record_every=every, keep_checkpoints=0), Place(out=tmp_path))
-    assert same_state(learned(whole(method)), learned(run))
-    assert (run.path / "metrics.csv").read_bytes() == (whole(method).path / "metrics.csv").read_bytes()
-    if not every:
-        assert run.gradients == []
-    else:
-        assert {r.step for r in run.gradients} == set(range(24))
-        wanted = {r.step for r in whole(method).gradients}
-        assert [r for r in map(repr, run.gradients) if int(re.search(r"step=(\d+)", r)[1]) in wanted] == list(
-            map(repr, whole(method).gradients)
-        )
 
 
 def test_a_row_is_recorded_every_so_many_updates(whole):
@@ -139,86 +66,6 @@ def test_a_writer_does_not_change_what_is_learned(whole):
 
 
 # ----------------------------------------------------------------------------------------- killed, and resumed in bits
-
-
-def hang(marker):
-    marker.write_text("hung")
-    time.sleep(600)
-
-
-def victim(settings, out, resume, where):
-    """Runs in a process of its own, to be killed: trains, saving often, and stands still before its end at the latest."""
-    torch.set_num_threads(1)
-    train.CHECKPOINT_SECONDS = 0.02
-    config, marker = make(**settings), out / "hung"
-    saves = 0
-
-    def watch(event, numbers):
-        if event == "step" and numbers["step"] == numbers["total"] - 1:
-            hang(marker)
-
-    if where == "first save":
-        Writer.save = lambda *args, **kwargs: hang(marker)
-    if where == "renaming":
-        rename = Path.replace
-
-        def stop_at_the_third(self, target):
-            nonlocal saves
-            saves += self.name == ".checkpoint.pt.tmp"
-            return hang(marker) if saves == 3 else rename(self, target)
-
-        Path.replace = stop_at_the_third
-    train_run(config, Place(out=out, resume=resume), watch)
-
-
-@pytest.fixture(scope="module")
-def processes():
-    """Processes that start at once: a server imports the libraries, never computes, and is forked."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["gradlens.experiments", "gradlens.cli", "sklearn.datasets", "torchvision"])
-    return context
-
-
-def wait_for(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.002)
-
-
-def recorded_steps(path):
-    """The last step in a gradients.csv that is being written, or -1."""
-    try:
-        lines = path.read_text().splitlines()
-    except FileNotFoundError:
-        return -1
-    return int(lines[-2].split(",")[0]) if len(lines) > 2 else -1
-
-
-def kill_at(processes, config, out, ready, where="", resume=False):
-    """Start a run in another process and kill it as soon as ``ready`` is true."""
-    (out / "hung").unlink(missing_ok=True)
-    child = processes.Process(target=victim, args=(config.model_dump(), out, resume, where), daemon=True)
-    child.start()
-    try:
-        wait_for(lambda: ready() or not child.is_alive())
-    finally:
-        child.kill()
-        child.join()
-    assert child.exitcode == -signal.SIGKILL
-    assert not (out / config.run_name() / "summary.json").exists()
-
-
-@pytest.mark.parametrize(("method", "step"), [(name, 9 + 3 * i % 8) for i, name in enumerate(METHODS)])
-def test_killed_at_any_moment(method, step, whole, processes, tmp_path):
-    config = tiny(method)
-    path = tmp_path / config.run_name()
-    kill_at(processes, config, tmp_path, lambda: recorded_steps(path / "gradients.csv") >= step)
-    assert 0 < load_checkpoint(path / "checkpoint.pt")["step"] < 24
-    assert not load(path).finished
-    run = train_run(config, Place(out=tmp_path, resume=True))
-    assert run.finished
-    assert_same_bits(whole(method), run)
 
 
 def test_killed_three_times_and_a_line_torn(whole, processes, tmp_path):
@@ -251,17 +98,6 @@ def test_killed_while_a_checkpoint_was_being_written(whole, processes, tmp_path)
 
 
 # --------------------------------------------------------------------------------------------------------- interrupted
-
-
-def signal_at(step, number, times=1):
-    """A watcher that signals its own process when an update is done."""
-
-    def watch(event, numbers):
-        if event == "step" and numbers["step"] == step:
-            for _ in range(times):
-                os.kill(os.getpid(), number)
-
-    return watch
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -579,8 +415,10 @@ def test_what_a_watcher_is_told(tmp_path):
     assert [event for event, _ in told][:4] == ["evaluate", "metric", "rows", "step"]  # the first update is a recorded one
 
 
-@pytest.mark.parametrize("method", SUPERVISED)
-@pytest.mark.parametrize("changes", [{"model": "mlp"}, {"cut": "before-pool"}, {"loss": "mse", "precision": "bf16"}, {"loss": "bce"}])
+KINDS = ({"model": "mlp"}, {"cut": "before-pool"}, {"loss": "mse", "precision": "bf16"}, {"loss": "bce"})
+
+
+@pytest.mark.parametrize(("method", "changes"), one_in(4, SUPERVISED, KINDS))
 def test_every_method_trains_every_kind_of_net(method, changes, tmp_path):
     settings = {"epochs": 3, "lr": 1e-2, "augment": False, "label_noise": 0, "record_every": 9, "width": 8, **changes}
     if method == "greedy":
@@ -596,8 +434,7 @@ def test_every_method_trains_every_kind_of_net(method, changes, tmp_path):
 # ---------------------------------------------------------------------------------------------- losses that are not finite
 
 
-@pytest.mark.parametrize("method", SUPERVISED)
-@pytest.mark.parametrize("every", [0, 1])
+@pytest.mark.parametrize(("method", "every"), one_in(2, SUPERVISED, (0, 1)))
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_saved(method, every, tmp_path, monkeypatch):
     monkeypatch.setattr(training_state, "lr_factor", lambda config, step, total: 1e33 if step >= 8 else 1.0)
     config = tiny(method, record_every=every, keep_checkpoints=0)
