@@ -30,6 +30,15 @@ def measured(tmp_path_factory):
     return [run.path for run in runs]
 
 
+def holding(path, folder, *names):
+    """A copy of a run in which only these results are stored, so that little is drawn."""
+    copy = shutil.copytree(path, folder / path.name)
+    for name in DRAWERS:
+        if name not in names:
+            (copy / f"{name}.json").unlink(missing_ok=True)
+    return copy
+
+
 def test_every_kind_is_drawn_from_what_is_stored_and_nothing_in_the_runs_changes(measured, tmp_path):
     before = {file: file.read_bytes() for path in measured for file in path.rglob("*") if file.is_file()}
     drawn, skipped = draw_learned([load(path) for path in measured], tmp_path)
@@ -43,7 +52,7 @@ def test_every_kind_is_drawn_from_what_is_stored_and_nothing_in_the_runs_changes
 
 
 def test_the_regrets_table_holds_what_was_stored(measured, tmp_path):
-    draw_learned([load(measured[0])], tmp_path)
+    draw_learned([load(holding(measured[0], tmp_path, "online"))], tmp_path)
     stored = load_result(measured[0], "online")["rows"]
     lines = (tmp_path / "regret-bp-s0.csv").read_text().splitlines()
     assert len(lines) == len(stored) + 1
@@ -51,14 +60,7 @@ def test_the_regrets_table_holds_what_was_stored(measured, tmp_path):
 
 
 def test_a_run_without_a_result_is_left_out_of_that_figure_only(measured, tmp_path):
-    for path in measured:
-        shutil.copytree(path, tmp_path / path.name)
-    copies = [tmp_path / path.name for path in measured]
-    (copies[0] / "probe.json").unlink()
-    for name in DRAWERS:
-        if name != "probe":
-            for path in copies:
-                (path / f"{name}.json").unlink(missing_ok=True)
+    copies = [holding(measured[0], tmp_path), holding(measured[1], tmp_path, "probe")]
     drawn, skipped = draw_learned([load(path) for path in copies], tmp_path / "f")
     assert [path.stem for path in drawn] == ["separability_by_depth"]
     assert skipped == {}
@@ -67,9 +69,9 @@ def test_a_run_without_a_result_is_left_out_of_that_figure_only(measured, tmp_pa
 
 
 def test_what_cannot_be_drawn_is_said_and_the_rest_is_drawn(measured, tmp_path):
-    shutil.copytree(measured[0], tmp_path / "run")
-    (tmp_path / "run" / "online.json").write_text(json.dumps({"rows": []}))
-    drawn, skipped = draw_learned([load(tmp_path / "run")], tmp_path / "f")
+    copy = holding(measured[0], tmp_path, "probe", "online")
+    (copy / "online.json").write_text(json.dumps({"rows": []}))
+    drawn, skipped = draw_learned([load(copy)], tmp_path / "f")
     assert list(skipped) == ["online"]
     assert skipped["online"].startswith("no regret to draw")
     assert "separability_by_depth" in {path.stem for path in drawn}
@@ -78,7 +80,7 @@ def test_what_cannot_be_drawn_is_said_and_the_rest_is_drawn(measured, tmp_path):
 def test_the_command_names_both(measured, program, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
-    status, out, err = program("figures", *measured, "--out", "f")
+    status, out, err = program("figures", *(holding(path, tmp_path, "probe") for path in measured), "--out", "f")
     assert (status, err) == (0, "")
     assert "of what was learned: " in out
     assert "f/separability_by_depth.png" in out

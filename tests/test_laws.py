@@ -66,7 +66,7 @@ class Momentum(Method):
 
 
 def test_a_rule_with_a_memory_in_a_buffer_obeys_the_laws():
-    assert failures(Momentum) == {}
+    assert failures(Momentum, ["mlp", "basic-cnn"]) == {}
 
 
 # ------------------------------------------------------------------------------------------- rules that are broken on purpose
