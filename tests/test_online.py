@@ -30,7 +30,6 @@ from gradlens.training_online_probe_learners import LEARNERS, AdaGrad, GradientD
 from gradlens.training_online_probe_probe import OnlineProbe
 from gradlens.training_online_probe_regret import best_fixed, grid, read_stream, regret_rows
 from gradlens.training_run_writer import Writer
-from tests.test_train import kill_at, processes, same_state  # noqa: F401
 
 F64 = torch.float64
 
