@@ -39,8 +39,8 @@ from gradlens.methods import METHODS
 from gradlens.progress import Display
 from gradlens.recorder import step_rows
 from gradlens.run import Run
+from gradlens.runtime.rng import seeded
 from gradlens.screen import number
-from gradlens.seeding import seeded
 from gradlens.setup import put_weights
 from gradlens.tables import interval, scores, without_noise
 from gradlens.training_runs_lr_search import choose_lr

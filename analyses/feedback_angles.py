@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from analyses.study import arguments, environment
 from gradlens.reporting_style import LOOK, save, styles
-from gradlens.seeding import generator
+from gradlens.runtime.rng import generator
 from gradlens.tables import interval
 
 Array = NDArray[np.floating[Any]]

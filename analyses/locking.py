@@ -28,8 +28,8 @@ import torch
 
 from analyses.study import HERE, REFUTED, SUPPORTED, arguments, publish
 from gradlens.config import Config, make
-from gradlens.longtable import read_csv, write_csv
 from gradlens.reporting_style import save
+from gradlens.runtime.csv_tables import read_csv, write_csv
 from gradlens.schedules import Schedule, schedules
 from gradlens.timeline import DEFAULT_METHODS, CostRow, Link, Measured, Point, curves, measured, pictured, point, remembered
 from gradlens.timeline_pictures import gantt, over_workers

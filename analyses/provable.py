@@ -44,8 +44,8 @@ from gradlens.layerwise import Plan, learn, purities, purity
 from gradlens.progress import Display
 from gradlens.reporting_style import save
 from gradlens.run import write
+from gradlens.runtime.rng import generator
 from gradlens.screen import number, show
-from gradlens.seeding import generator
 from gradlens.tables import interval
 from gradlens.train import Training
 from gradlens.training_step import evaluate

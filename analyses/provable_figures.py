@@ -12,8 +12,8 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from gradlens.errors import InputError
 from gradlens.reporting_style import COLOURS, GREY, LOOK, MARKERS, PATTERNS, Style, head, joined, line_handles
+from gradlens.runtime.errors import InputError
 
 if TYPE_CHECKING:
     from gradlens.hierarchy import Drawn

@@ -44,7 +44,7 @@ from gradlens.methods import METHODS
 from gradlens.objectives import LOSSES
 from gradlens.reporting_representations import DepthPoint, RdmRow
 from gradlens.reporting_style import COLOURS, LOOK, save
-from gradlens.seeding import generator, seeded
+from gradlens.runtime.rng import generator, seeded
 from gradlens.setup import Pair, make_net
 from gradlens.similarity import rdm, rdm_correlation
 from gradlens.surrogate import Stationarity, affine, exact_linear, implied_loss, least_squares, settle, small_pair, stationarity, twist

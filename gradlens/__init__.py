@@ -26,7 +26,6 @@ if TYPE_CHECKING:  # the same table for type checkers, which do not run __getatt
     from gradlens.config import Config as Config
     from gradlens.config import make as make_config
     from gradlens.data_split import Split as Split
-    from gradlens.errors import InputError as InputError
     from gradlens.experiments import train_run as train_run
     from gradlens.gradients_compare import compare as compare
     from gradlens.hierarchy import draw as draw_hierarchical_digits
@@ -51,7 +50,8 @@ if TYPE_CHECKING:  # the same table for type checkers, which do not run __getatt
     from gradlens.probes import probe_module as probe_module
     from gradlens.representations import represent as represent
     from gradlens.run import load as load
-    from gradlens.seeding import seeded as seeded
+    from gradlens.runtime.errors import InputError as InputError
+    from gradlens.runtime.rng import seeded as seeded
     from gradlens.separability import certify as certify_separability
     from gradlens.similarity import effective_rank as effective_rank
     from gradlens.similarity import fisher as fisher_ratio
@@ -127,7 +127,7 @@ _HOME = {  # public name -> where it is defined
     "CheckFailed": "gradlens.laws:Broken",
     "Config": "gradlens.config:Config",
     "Grad": "gradlens.passes:Grad",
-    "InputError": "gradlens.errors:InputError",
+    "InputError": "gradlens.runtime.errors:InputError",
     "LayerwisePlan": "gradlens.layerwise:Plan",
     "Lens": "gradlens.lens:Lens",
     "LensCallback": "gradlens.lightning:LensCallback",
@@ -167,7 +167,7 @@ _HOME = {  # public name -> where it is defined
     "rdm_correlation": "gradlens.similarity:rdm_correlation",
     "relay": "gradlens.method:relay",
     "represent": "gradlens.representations:represent",
-    "seeded": "gradlens.seeding:seeded",
+    "seeded": "gradlens.runtime.rng:seeded",
     "settle_synthesisers": "gradlens.surrogate:settle",
     "small_pair": "gradlens.surrogate:small_pair",
     "stationarity": "gradlens.surrogate:stationarity",

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from gradlens.augment import input_of
 from gradlens.data_split import Data
-from gradlens.errors import InputError, unknown
 from gradlens.gradients_true_gradient import untouched
 from gradlens.lens import Lens
 from gradlens.models_feature_pooling import BUDGET, pooled
 from gradlens.run import Run, load_checkpoint
-from gradlens.runtime_progress import Progress, no_progress
+from gradlens.runtime.errors import InputError, unknown
+from gradlens.runtime.progress import Progress, no_progress
 from gradlens.setup import make_pair, put_weights
 from gradlens.training_context import Place, data_of
 

@@ -9,9 +9,9 @@ from statistics import median
 from typing import NamedTuple
 
 from gradlens.data import SHAPES
-from gradlens.errors import InputError
 from gradlens.methods import METHODS
 from gradlens.run import Metric, Run
+from gradlens.runtime.errors import InputError
 from gradlens.training_context import Place
 from gradlens.training_metrics import TRAIN, TRAIN_EVAL
 

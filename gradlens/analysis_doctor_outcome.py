@@ -12,9 +12,9 @@ from torch import Tensor
 
 from gradlens.activations import collect, networks
 from gradlens.analysis_doctor_evidence import LATE, WATCH, WRONG, Seen, Series, Symptom, Unmade, graded
-from gradlens.errors import InputError
 from gradlens.gradients_layer_names import is_norm
 from gradlens.run import Metric
+from gradlens.runtime.errors import InputError
 from gradlens.similarity import effective_rank, spectrum
 from gradlens.training_context import data_of
 from gradlens.training_metrics import TRAIN

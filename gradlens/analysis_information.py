@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from gradlens.activations import BATCH
 from gradlens.heads import head
 from gradlens.models_decoders import decoder
-from gradlens.seeding import generator, seeded
+from gradlens.runtime.rng import generator, seeded
 
 STEPS = 300  # updates of a decoder and of a head
 DECODER_LR, HEAD_LR, LINEAR_LR = 1e-2, 3e-3, 0.1  # Adam's, down to 0 along a cosine; a linear head's is divided by √features

@@ -27,7 +27,7 @@ from gradlens.representations import (
     weights_digest,
 )
 from gradlens.run import Run, load, load_result, save_result
-from gradlens.runtime_progress import Progress, no_progress
+from gradlens.runtime.progress import Progress, no_progress
 from gradlens.similarity import alignment, centred, folds, must_be_enough, rdm, rdm_correlation, u_centred
 from gradlens.training_context import Place
 from gradlens.training_run_groups import labels as labels_of

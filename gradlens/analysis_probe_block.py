@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gradlens.logistic import Fitting, Probe, Standard, fit
-from gradlens.seeding import generator
+from gradlens.runtime.rng import generator
 from gradlens.separability import certify, row_of
 
 GRID = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 3e-4, 1e-4)  # strong to weak, each fit begins where the one before ended

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from gradlens.data_split import Data
-from gradlens.errors import unknown
-from gradlens.seeding import generator
-from gradlens.shard import drawn
+from gradlens.runtime.batch_shard import drawn
+from gradlens.runtime.errors import unknown
+from gradlens.runtime.rng import generator
 
 NORMALIZATIONS = ("pm1", "gaussian", "none")
 

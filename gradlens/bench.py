@@ -20,12 +20,12 @@ from gradlens._version import __version__
 from gradlens.augment import normalizer
 from gradlens.config import Config, make
 from gradlens.flops import count
-from gradlens.longtable import csv_line
 from gradlens.method import Method
 from gradlens.objectives import LOSSES, Loss
 from gradlens.optimizers import make_optimizer
-from gradlens.runtime_memory import allocations, wait
-from gradlens.runtime_progress import Progress, no_progress
+from gradlens.runtime.csv_tables import csv_line
+from gradlens.runtime.memory import allocations, wait
+from gradlens.runtime.progress import Progress, no_progress
 from gradlens.setup import make_pair
 from gradlens.training_step import Outcome, update
 

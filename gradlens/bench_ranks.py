@@ -14,11 +14,11 @@ import torch.distributed as dist
 from gradlens.config import Config
 from gradlens.costs import block_costs
 from gradlens.data_split import Data, Split
-from gradlens.errors import InputError
-from gradlens.runtime_progress import Progress, no_progress
+from gradlens.runtime.errors import InputError
+from gradlens.runtime.process_group import World
+from gradlens.runtime.progress import Progress, no_progress
 from gradlens.train import Training
 from gradlens.training_parallel_choose import stage_of
-from gradlens.world import World
 
 SECONDS = 4.0  # that one measurement lasts at least
 FILLING = 2  # steps before the clock starts

@@ -11,7 +11,7 @@ from gradlens.bench import bench
 from gradlens.config import Config, make
 from gradlens.method import Locks
 from gradlens.methods import METHODS
-from gradlens.runtime_progress import Progress, no_progress
+from gradlens.runtime.progress import Progress, no_progress
 from gradlens.setup import make_pair
 
 CARDED = tuple(name for name, rule in METHODS.items() if not rule.has_teacher)  # a teacher's run would be needed

@@ -14,8 +14,8 @@ from gradlens.cli_learned import learned
 from gradlens.cli_sweep import studied
 from gradlens.cli_timeline import seen
 from gradlens.cli_train import trained
-from gradlens.errors import InputError
-from gradlens.launch import is_launched
+from gradlens.runtime.errors import InputError
+from gradlens.runtime.torchrun import is_launched
 
 app = typer.Typer(
     name="gradlens",
@@ -74,13 +74,13 @@ def main() -> None:
 
 def _speaks() -> bool:
     """Whether this process may say what is wrong: of several ranks one does."""
-    world = sys.modules.get("gradlens.world")
+    world = sys.modules.get("gradlens.runtime.process_group")
     return world is None or world.here().speaks()
 
 
 def _end(status: int) -> NoReturn:
     """Leave: of several ranks without waiting for those that are gone."""
-    world = sys.modules.get("gradlens.world")
+    world = sys.modules.get("gradlens.runtime.process_group")
     if world is not None and not world.here().alone:
         if status:
             world.stop(status)
@@ -90,7 +90,7 @@ def _end(status: int) -> NoReturn:
 
 def _status(error: Exception) -> int:
     """The exit status of an error: 2 for input that cannot be used, a stopped run's own, 1 for a bug."""
-    from gradlens.errors import Stopped
+    from gradlens.runtime.errors import Stopped
 
     if isinstance(error, Stopped):
         return error.status
@@ -106,13 +106,13 @@ def _report(error: Exception) -> int:
     if hasattr(error, "format_message"):
         print(f"gradlens: {_sentence(error)}", file=sys.stderr)
         return 2
-    from gradlens.errors import INTERRUPTED, Stopped
+    from gradlens.runtime.errors import INTERRUPTED, Stopped
 
     if isinstance(error, Stopped):
         again = f"; `{_again()}` goes on" if error.status == INTERRUPTED else ""
         print(f"gradlens: {error}{again}", file=sys.stderr)
         return error.status
-    user_code = sys.modules.get("gradlens.runtime_user_code")
+    user_code = sys.modules.get("gradlens.runtime.user_code")
     if user_code is not None and (trace := user_code.trace_of(error)):  # in a rule or network of the user's
         print(f"{trace}gradlens: {user_code.raised(error)}", file=sys.stderr)
         return 2

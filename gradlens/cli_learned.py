@@ -22,10 +22,10 @@ def memorize(
 ) -> None:
     """Train METHODs on random labels (--label-noise, default 1), or read such runs: how fast and how far each fits them."""
     from gradlens import memorization, reporting_memorization, screen
-    from gradlens.errors import InputError
     from gradlens.experiments import train_or_reuse
     from gradlens.progress import Display
     from gradlens.run import load, must_be_writable
+    from gradlens.runtime.errors import InputError
     from gradlens.training_config_builder import configs_of, methods_and_runs
     from gradlens.training_context import place_of
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from gradlens.errors import unknown
+from gradlens.runtime.errors import unknown
 
 
 def first_sentence(thing: Any) -> str:

@@ -30,10 +30,10 @@ def sweep(
     import os
 
     from gradlens import screen, studies
-    from gradlens.errors import Stopped
-    from gradlens.longtable import write_csv
     from gradlens.reporting_study_summary import merged, summary
     from gradlens.run import load, must_be_writable, save_result
+    from gradlens.runtime.csv_tables import write_csv
+    from gradlens.runtime.errors import Stopped
     from gradlens.sweep import must_be_possible, run_local, run_on_ray
     from gradlens.training_context import place_of
 

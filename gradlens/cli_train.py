@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gradlens.errors import InputError
 from gradlens.flags import runs_given, with_flags
-from gradlens.launch import is_launched
+from gradlens.runtime.errors import InputError
+from gradlens.runtime.torchrun import is_launched
 
 if TYPE_CHECKING:
     from gradlens.config import Config
@@ -77,8 +77,8 @@ def _train_together(method: str | None, given: dict[str, Any], place: Place, qui
     from gradlens import screen
     from gradlens.experiments import share_run
     from gradlens.progress import Display
+    from gradlens.runtime.process_group import join
     from gradlens.training_config_builder import configs_of, method_of
-    from gradlens.world import join
 
     world = join(place.device)
     given = {"parallel": "data", **given, "ranks": world.ranks}
@@ -297,9 +297,9 @@ def _bench_together(methods: Sequence[str], given: dict[str, Any], place: Place,
     from gradlens.progress import Display
     from gradlens.reporting_benchmarks import ranks_table
     from gradlens.run import write
+    from gradlens.runtime.process_group import join
     from gradlens.training_config_builder import configs_of
     from gradlens.training_context import input_of
-    from gradlens.world import join
 
     world = join(place.device)
     given = {"parallel": "layers", **given, "ranks": world.ranks, "record_every": 0, "diagnose_every": 0, "epochs": 1000}

@@ -22,8 +22,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import softmax
 from torch import Tensor
 
-from gradlens.errors import InputError
-from gradlens.seeding import generator
+from gradlens.runtime.errors import InputError
+from gradlens.runtime.rng import generator
 from gradlens.similarity import centred
 
 Array = NDArray[np.float64]

@@ -13,11 +13,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from gradlens.augment import NORMALIZATIONS
-from gradlens.errors import InputError, unknown
 from gradlens.methods import METHODS
 from gradlens.models import MODELS
 from gradlens.objectives import LOSSES
 from gradlens.plan import ACTIVATIONS, ATTENTIONS
+from gradlens.runtime.errors import InputError, unknown
 from gradlens.training_user_references import difference, settle, short
 
 CHOICES: dict[str, Collection[str]] = {

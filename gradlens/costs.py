@@ -17,8 +17,8 @@ from gradlens.config import Config
 from gradlens.gradients_backward import backward
 from gradlens.optimizers import make_optimizer
 from gradlens.passes import Grad, Pass
-from gradlens.runtime_memory import allocations, wait
-from gradlens.seeding import forked, key
+from gradlens.runtime.memory import allocations, wait
+from gradlens.runtime.rng import forked, key
 from gradlens.setup import Pair
 
 SHORTEST = 0.05  # seconds: steps are repeated until a round has taken at least this long

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from gradlens.errors import InputError, unknown
-from gradlens.seeding import forked
+from gradlens.runtime.errors import InputError, unknown
+from gradlens.runtime.rng import forked
 
 
 class NoPlace(InputError):

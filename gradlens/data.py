@@ -14,10 +14,10 @@ from gradlens.data_custom import data_set
 from gradlens.data_image_folder import image_folder
 from gradlens.data_split import Data, Source, Split
 from gradlens.data_subsets import choose
-from gradlens.errors import InputError, unknown
 from gradlens.hierarchy import LEVELS, draw
-from gradlens.runtime_user_code import is_reference
-from gradlens.seeding import generator
+from gradlens.runtime.errors import InputError, unknown
+from gradlens.runtime.rng import generator
+from gradlens.runtime.user_code import is_reference
 
 DATA_DIR = Path("~/.cache/gradlens").expanduser()
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradlens.errors import InputError
+from gradlens.runtime.errors import InputError
 
 if TYPE_CHECKING:
     from gradlens.data_split import Source

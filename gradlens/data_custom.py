@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from gradlens.data_split import Source, Split
-from gradlens.errors import InputError
-from gradlens.runtime_user_code import blamed, file_and_name, function_in, kind_of
+from gradlens.runtime.errors import InputError
+from gradlens.runtime.user_code import blamed, file_and_name, function_in, kind_of
 
 
 def _split(half: str, given: Any, where: str) -> Split:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from gradlens.data_split import Source, Split
-from gradlens.errors import InputError
+from gradlens.runtime.errors import InputError
 
 
 def _decode(file: str) -> np.ndarray[Any, Any]:

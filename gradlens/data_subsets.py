@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from gradlens.data_split import Data, Source, Split
-from gradlens.errors import InputError
-from gradlens.seeding import generator
+from gradlens.runtime.errors import InputError
+from gradlens.runtime.rng import generator
 
 
 def with_label_noise(split: Split, p: float, classes: int, seed: int) -> Split:

@@ -18,8 +18,8 @@ from gradlens.measures import RECORDED, cosine, measure
 from gradlens.method import Method, Step
 from gradlens.passes import Pass, pull_back
 from gradlens.recorder import Row
-from gradlens.seeding import generator, seeded
-from gradlens.shard import Shard, current, first, gather, part, sharded, stream, total
+from gradlens.runtime.batch_shard import Shard, current, first, gather, part, sharded, stream, total
+from gradlens.runtime.rng import generator, seeded
 
 SPARSE: dict[str, str] = {
     "null_cosine": "cosine with the truth of what the rule's delta gives with its rows dealt to other images: chance on this batch",

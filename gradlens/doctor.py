@@ -53,7 +53,7 @@ from gradlens.analysis_doctor_outcome import (
     unfinished,
 )
 from gradlens.run import Run
-from gradlens.runtime_progress import Progress, no_progress
+from gradlens.runtime.progress import Progress, no_progress
 from gradlens.training_context import Place
 
 RESULT = "doctor"  # the name it is stored under in a run directory

@@ -14,18 +14,18 @@ from gradlens._version import __version__
 from gradlens.config import Config
 from gradlens.data import DATASETS
 from gradlens.data_split import Data, label_hash
-from gradlens.errors import InputError
-from gradlens.launch import restarts
 from gradlens.methods import METHODS
 from gradlens.run import Run, is_run, load, load_checkpoint
-from gradlens.runtime_progress import Watch, no_progress
+from gradlens.runtime.errors import InputError
+from gradlens.runtime.process_group import must_agree
+from gradlens.runtime.progress import Watch, no_progress
+from gradlens.runtime.torchrun import restarts
 from gradlens.setup import Pair, make_pair
 from gradlens.train import Training
 from gradlens.training_context import CPU, Place, data_of
 from gradlens.training_online_probe_probe import OnlineProbe
 from gradlens.training_parallel_choose import stage_of
 from gradlens.training_run_writer import Writer
-from gradlens.world import must_agree
 
 DEFAULT_COMPARISON = ("bp", "dgl", "dni", "cdni")
 

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 
-from gradlens.errors import InputError
 from gradlens.measures import float64
 from gradlens.method import Compared, Method, Net, Signal, Step, relay, top_signal
 from gradlens.passes import Grad, Pass, chain
-from gradlens.seeding import generator
+from gradlens.runtime.errors import InputError
+from gradlens.runtime.rng import generator
 
 KNOWN = (nn.Linear, nn.Conv2d)
 EXACT = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.PReLU)  # parameters, but no weight matrix

@@ -32,10 +32,10 @@ from gradlens.analysis_filter_measures import (
     order,
 )
 from gradlens.analysis_gabor import STARTS, Gabor, bounds, fit_gabor
-from gradlens.errors import InputError
 from gradlens.run import Run, load, load_checkpoint, save_result
-from gradlens.runtime_progress import Progress, no_progress
-from gradlens.seeding import generator
+from gradlens.runtime.errors import InputError
+from gradlens.runtime.progress import Progress, no_progress
+from gradlens.runtime.rng import generator
 from gradlens.training_context import Place, data_of
 from gradlens.training_run_groups import groups
 

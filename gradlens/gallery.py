@@ -18,9 +18,9 @@ from gradlens import (
     reporting_representations,
     representations,
 )
-from gradlens.errors import InputError
 from gradlens.reporting_online_probe import Results
 from gradlens.run import Run, load_result
+from gradlens.runtime.errors import InputError
 
 Drawer = Callable[[Sequence[Run], Results, Path], list[Path]]  # runs and what each holds -> the png files written
 

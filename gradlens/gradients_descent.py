@@ -10,8 +10,8 @@ from gradlens.measures import float64
 from gradlens.method import Method, Step
 from gradlens.passes import chain
 from gradlens.recorder import Row
-from gradlens.seeding import seeded
-from gradlens.shard import all_sum, stream
+from gradlens.runtime.batch_shard import all_sum, stream
+from gradlens.runtime.rng import seeded
 
 
 class Descent:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from gradlens.method import Method, Signal, Step, Update
 from gradlens.passes import Grad, Pass, chain, is_chain, true_gradients
-from gradlens.seeding import forked
-from gradlens.shard import all_sum
+from gradlens.runtime.batch_shard import all_sum
+from gradlens.runtime.rng import forked
 
 
 class Truth(NamedTuple):

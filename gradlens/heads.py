@@ -9,7 +9,7 @@ from math import ceil, prod
 
 from torch import nn
 
-from gradlens.errors import InputError, unknown
+from gradlens.runtime.errors import InputError, unknown
 
 HEADS = ("linear", "mlp", "mlp-sr", "cnn")
 

@@ -25,8 +25,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gradlens.errors import InputError
-from gradlens.seeding import generator
+from gradlens.runtime.errors import InputError
+from gradlens.runtime.rng import generator
 
 SIZE = 3  # a cell becomes SIZE x SIZE cells
 SIDE = 27  # pixels

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from gradlens.augment import input_of
 from gradlens.data_split import Split
-from gradlens.errors import InputError
 from gradlens.methods.context_encoder import ContextEncoder
 from gradlens.run import Run, load, plain, save_result
-from gradlens.runtime_progress import Progress, no_progress
-from gradlens.seeding import generator
+from gradlens.runtime.errors import InputError
+from gradlens.runtime.progress import Progress, no_progress
+from gradlens.runtime.rng import generator
 from gradlens.setup import Pair, trained_pair
 from gradlens.training_context import Place, data_of
 from gradlens.training_run_groups import groups

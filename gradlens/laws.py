@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from gradlens.errors import InputError
 from gradlens.method import Method
+from gradlens.runtime.errors import InputError
 from gradlens.training_check_runs import no_trace, resume, seed
 from gradlens.training_check_steps import answers, arguments, gradients, isolation, labels, optimiser, truth, works
 from gradlens.training_check_trial import (

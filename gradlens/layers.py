@@ -15,14 +15,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gradlens.errors import INTERRUPTED, InputError, Stopped
 from gradlens.gradients_backward import Heard
 from gradlens.gradients_true_gradient import Truth, untouched
-from gradlens.messages import Inbox, Outbox
 from gradlens.method import Method, Signal, Step, Update
 from gradlens.passes import Grad, Pass, chain, true_gradients
 from gradlens.recorder import Row, step_rows
-from gradlens.seeding import key
+from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
+from gradlens.runtime.p2p import Inbox, Outbox
+from gradlens.runtime.rng import key
 from gradlens.setup import Pair
 from gradlens.spread import DOWN, ERROR, TRUTH, UP, Spread
 from gradlens.training_state import TrainState

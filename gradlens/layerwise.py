@@ -36,8 +36,8 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from torch.nn import functional as F
 
-from gradlens.errors import InputError, unknown
-from gradlens.seeding import generator, key
+from gradlens.runtime.errors import InputError, unknown
+from gradlens.runtime.rng import generator, key
 
 MAPS = ("gradient", "pixels", "whitened", "random")  # what is clustered: patches after the step, as they are, whitened, projected at random
 REPRESENTATIONS = ("one-hot", "soft")

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from gradlens.errors import unknown
 from gradlens.measures import RECORDED, measure
 from gradlens.recorder import Row
+from gradlens.runtime.errors import unknown
 
 
 class Lens:

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gradlens.errors import Failsafe, InputError
 from gradlens.gradients_true_gradient import untouched
 from gradlens.lens import Lens
 from gradlens.measures import measure
+from gradlens.runtime.errors import Failsafe, InputError
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer

@@ -10,11 +10,11 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
-from gradlens.errors import InputError
 from gradlens.heads import head
 from gradlens.method import Method, Net, Signal, top_signal
 from gradlens.passes import Pass, trainable
-from gradlens.seeding import seeded
+from gradlens.runtime.errors import InputError
+from gradlens.runtime.rng import seeded
 
 
 class HeadOptions(BaseModel, frozen=True, extra="forbid"):

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 from torch import Tensor
 from torch.nn import functional as F
 
-from gradlens.errors import Failsafe, InputError
 from gradlens.recorder import Row
 from gradlens.run import Metric, Run, must_be_writable, write
+from gradlens.runtime.errors import Failsafe, InputError
 
 if TYPE_CHECKING:
-    from gradlens.runtime_progress import Watch
+    from gradlens.runtime.progress import Watch
     from gradlens.train import Training
 
 FOLDER = "tensorboard"  # of a run that is logged while it trains

@@ -29,8 +29,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gradlens.errors import InputError
-from gradlens.seeding import generator
+from gradlens.runtime.errors import InputError
+from gradlens.runtime.rng import generator
 
 TOLERANCE = 3e-5  # nats that may be missing to the minimum, by the bound
 MOST_PASSES = 2000  # over the data

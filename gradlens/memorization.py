@@ -17,11 +17,11 @@ from torch import Tensor
 from gradlens.activations import Frozen, collect, networks
 from gradlens.config import Config, read
 from gradlens.data_split import Data, Split, label_hash
-from gradlens.errors import InputError
 from gradlens.logistic import Standard, fit
 from gradlens.methods import METHODS
 from gradlens.run import Run, load_result, save_result
-from gradlens.runtime_progress import Progress, no_progress
+from gradlens.runtime.errors import InputError
+from gradlens.runtime.progress import Progress, no_progress
 from gradlens.setup import make_pair, put_weights
 from gradlens.train import Training
 from gradlens.training_context import Place, data_of

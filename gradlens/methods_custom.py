@@ -9,9 +9,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from gradlens.errors import InputError, unknown
 from gradlens.method import READS, Method
-from gradlens.runtime_user_code import found_in, kind_of
+from gradlens.runtime.errors import InputError, unknown
+from gradlens.runtime.user_code import found_in, kind_of
 
 FACTS = ("classifies", "unlabelled", "has_teacher", "compiles", "least_batch")  # of a rule, kept so that its runs can be read without it
 

@@ -8,10 +8,10 @@ from itertools import pairwise
 
 from torch import nn
 
-from gradlens.errors import InputError, unknown
 from gradlens.plan import ACTIVATIONS, ATTENTIONS, Plan, conv_block, numbered, pooled_top
 from gradlens.resnet import WITH_ATTENTION, resnet18, resnet20, resnet32, resnet50, resnet152, resnet_gim
-from gradlens.seeding import seeded
+from gradlens.runtime.errors import InputError, unknown
+from gradlens.runtime.rng import seeded
 
 VGG_LAYERS: dict[str, tuple[int, ...]] = {  # convolutions in each of the five resolutions
     "vgg11": (1, 1, 2, 2, 2),

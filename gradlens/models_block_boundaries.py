@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 from torch.nn.parameter import is_lazy
 
-from gradlens.errors import InputError
-from gradlens.runtime_eval_mode import eval_mode
-from gradlens.seeding import forked
+from gradlens.runtime.errors import InputError
+from gradlens.runtime.eval_mode import eval_mode
+from gradlens.runtime.rng import forked
 
 
 @contextmanager

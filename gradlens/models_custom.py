@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from gradlens.cuts import cut_module
-from gradlens.errors import InputError
 from gradlens.models_block_boundaries import output_shapes
 from gradlens.plan import Plan, numbered
-from gradlens.runtime_user_code import blamed, function_in, kind_of
+from gradlens.runtime.errors import InputError
+from gradlens.runtime.user_code import blamed, function_in, kind_of
 
 
 def blocks_of(built: Any, shape: Sequence[int], where: str) -> nn.Sequential:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gradlens.seeding import generator
+from gradlens.runtime.rng import generator
 
 BUDGET = 2048  # features of a block at most
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gradlens.shard import first, gather, total
+from gradlens.runtime.batch_shard import first, gather, total
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gradlens.errors import InputError
-from gradlens.shard import drawn
+from gradlens.runtime.batch_shard import drawn
+from gradlens.runtime.errors import InputError
 from gradlens.views import GREY
 
 SMALLEST = 4  # side of a patch by default

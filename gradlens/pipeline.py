@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 
-from gradlens.errors import InputError
+from gradlens.runtime.errors import InputError
 from gradlens.spread import Spread
 from gradlens.training_state import TrainState
 from gradlens.training_step import Outcome

@@ -18,7 +18,6 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
-from gradlens.errors import InputError
 from gradlens.reporting_axes import (
     ANGLES,
     Scale,
@@ -34,6 +33,7 @@ from gradlens.reporting_axes import (
     y_axis,
 )
 from gradlens.reporting_style import LOOK, Style, joined, panels, styles
+from gradlens.runtime.errors import InputError
 from gradlens.tables import (
     CurvePoint,
     FinalValue,

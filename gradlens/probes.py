@@ -26,12 +26,12 @@ from torch import Tensor, nn
 from gradlens.activations import BATCH, Frozen, at_rest, collect, networks, of_module
 from gradlens.analysis_probe_block import CERTIFICATE_SECONDS, GRID, HELD_OUT, Features, Row, certificates, probe_block
 from gradlens.data_split import Data, Split
-from gradlens.errors import InputError
 from gradlens.logistic import TOLERANCE
 from gradlens.models_feature_pooling import BUDGET, described, pooled
 from gradlens.run import Run, load, load_checkpoint, load_result, plain, save_result
-from gradlens.runtime_progress import Progress, no_progress
-from gradlens.seeding import generator
+from gradlens.runtime.errors import InputError
+from gradlens.runtime.progress import Progress, no_progress
+from gradlens.runtime.rng import generator
 from gradlens.training_context import Place, data_of
 from gradlens.training_run_groups import groups
 

@@ -14,12 +14,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gradlens.errors import INTERRUPTED, InputError, Stopped
-from gradlens.messages import Inbox, Outbox
 from gradlens.method import Method, Step, Update
 from gradlens.methods.dgl_async import Buffer, Stored
 from gradlens.passes import Pass, chain
 from gradlens.recorder import Row, own_quantities
+from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
+from gradlens.runtime.p2p import Inbox, Outbox
 from gradlens.setup import Pair
 from gradlens.spread import UP, Spread
 from gradlens.training_state import TrainState

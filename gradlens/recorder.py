@@ -12,7 +12,7 @@ from gradlens.gradients_layer_names import parameter_kind
 from gradlens.gradients_true_gradient import Truth
 from gradlens.measures import RECORDED, measure
 from gradlens.method import Method, Step, Update
-from gradlens.shard import current, gather
+from gradlens.runtime.batch_shard import current, gather
 
 
 class Row(NamedTuple):

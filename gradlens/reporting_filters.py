@@ -15,11 +15,11 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from rich.table import Table
 
-from gradlens.errors import InputError
 from gradlens.filters import DECIDES
 from gradlens.methods import SHIPPED
 from gradlens.reporting_style import GREY, LOOK, head, joined, over_seeds, panels, save, styles
 from gradlens.run import Run
+from gradlens.runtime.errors import InputError
 from gradlens.screen import number
 from gradlens.tables import interval, runs_title
 from gradlens.training_run_groups import groups

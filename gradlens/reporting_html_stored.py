@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from gradlens.charts import compact
-from gradlens.errors import InputError
 from gradlens.reporting_html_parts import Cell, Held, Section, Table, mean_cell
 from gradlens.reporting_html_wording import in_words, listed
 from gradlens.run import Run, load_result
+from gradlens.runtime.errors import InputError
 from gradlens.tables import Interval, interval
 
 Result = Mapping[str, Any]

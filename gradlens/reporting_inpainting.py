@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from gradlens.errors import InputError
 from gradlens.inpainting import NAME, unpacked
 from gradlens.reporting_style import LOOK, head, save
 from gradlens.run import Run
+from gradlens.runtime.errors import InputError
 from gradlens.tables import interval
 from gradlens.training_run_groups import groups
 

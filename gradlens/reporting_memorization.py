@@ -13,11 +13,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 from rich.table import Table
 
-from gradlens.errors import InputError
 from gradlens.memorization import NAME
 from gradlens.plots import curve
 from gradlens.reporting_style import GREY, LOOK, Style, band, head, joined, line_handles, over_seeds, save, styles
 from gradlens.run import Run
+from gradlens.runtime.errors import InputError
 from gradlens.screen import number
 from gradlens.tables import CurvePoint, curve_points, interval, runs_title
 from gradlens.training_metrics import TRAIN_EVAL

@@ -11,9 +11,9 @@ from matplotlib import style
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from gradlens.errors import InputError
 from gradlens.reporting_style import COLOURS, LOOK, save
 from gradlens.run import Run
+from gradlens.runtime.errors import InputError
 
 LEARNER_WORDS = {  # name in online.csv -> in the legend
     "ogd": "projected gradient descent, ball of radius 10",

@@ -14,10 +14,10 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from gradlens.analysis_probe_block import PERMUTED, TRUE, Row
-from gradlens.errors import InputError
 from gradlens.probes import PIXELS, TRAINED, UNTRAINED
 from gradlens.reporting_style import GREY, LOOK, Style, band, head, joined, line_handles, over_seeds, panels, save, styles
 from gradlens.run import Run
+from gradlens.runtime.errors import InputError
 from gradlens.screen import number
 from gradlens.separability import SEPARABLE, UNDECIDED
 from gradlens.tables import interval

@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from gradlens.errors import InputError
 from gradlens.plots import over_training
 from gradlens.reporting_style import LOOK, Style, band, head, joined, line_handles, over_seeds, panels, save, styles
 from gradlens.representations import TRAINED, UNTRAINED, Numbers
 from gradlens.run import Run
+from gradlens.runtime.errors import InputError
 from gradlens.screen import number
 from gradlens.tables import LayerPoint, interval
 from gradlens.training_run_groups import labels as labels_of

@@ -11,7 +11,7 @@ import numpy as np
 from scipy import stats
 
 from gradlens.run import Run
-from gradlens.seeding import key
+from gradlens.runtime.rng import key
 from gradlens.studies import Point, Study
 from gradlens.tables import final_values
 

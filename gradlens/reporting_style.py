@@ -22,8 +22,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 
-from gradlens.errors import InputError
-from gradlens.longtable import write_csv
+from gradlens.runtime.csv_tables import write_csv
+from gradlens.runtime.errors import InputError
 
 RC: dict[Any, Any] = {
     "font.size": 10,

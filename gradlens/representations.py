@@ -24,11 +24,11 @@ from gradlens.activations import Frozen, at_rest, collect, networks
 from gradlens.analysis_information import DECODER_BATCH, DECODER_LR, HEAD_BATCH, HEAD_LR, LINEAR_LR, STEPS, label_information, reconstruct
 from gradlens.data import DATASETS
 from gradlens.data_split import Data, Split
-from gradlens.errors import InputError
 from gradlens.models_feature_pooling import described, side
 from gradlens.run import Run, load, load_result, save_result
-from gradlens.runtime_progress import Progress, no_progress
-from gradlens.seeding import generator
+from gradlens.runtime.errors import InputError
+from gradlens.runtime.progress import Progress, no_progress
+from gradlens.runtime.rng import generator
 from gradlens.similarity import effective_rank, fisher, participation_ratio, rdm, spectrum
 from gradlens.training_context import Place, data_of
 

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gradlens.errors import InputError
 from gradlens.plan import Plan, conv_block, numbered, pooled_top
+from gradlens.runtime.errors import InputError
 
 Act = Callable[[], nn.Module]
 

@@ -19,9 +19,9 @@ import torch
 
 from gradlens.config import Config, make
 from gradlens.data_split import Data
-from gradlens.errors import InputError
-from gradlens.longtable import read_table
 from gradlens.recorder import Row
+from gradlens.runtime.csv_tables import read_table
+from gradlens.runtime.errors import InputError
 
 
 class Metric(NamedTuple):

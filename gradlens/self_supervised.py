@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from gradlens.errors import InputError
 from gradlens.local import LocalLosses, Window, split
 from gradlens.method import Net
 from gradlens.passes import Pass, chain, cut
+from gradlens.runtime.errors import InputError
 
 
 def modules_of(net: Net, modules: int | Sequence[int] | None) -> list[Window]:

@@ -45,7 +45,7 @@ from gradlens.analysis_separability_proofs import (
     rational_witness,
     signed_weights,
 )
-from gradlens.errors import InputError
+from gradlens.runtime.errors import InputError
 
 SEPARABLE, NOT_SEPARABLE, UNDECIDED = "separable", "not separable", "undecided"
 SMOOTHING = tuple(10.0**-k for k in range(1, 10))  # μ, largest first

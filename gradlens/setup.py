@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from gradlens.config import Config
-from gradlens.errors import InputError
 from gradlens.method import Method, Net
 from gradlens.methods import METHODS
 from gradlens.models import build, head_width
@@ -18,7 +17,8 @@ from gradlens.models_block_boundaries import output_shapes
 from gradlens.objectives import LOSSES, Loss
 from gradlens.plan import Plan
 from gradlens.run import Run, load
-from gradlens.seeding import seeded
+from gradlens.runtime.errors import InputError
+from gradlens.runtime.rng import seeded
 from gradlens.training_user_references import activate
 
 

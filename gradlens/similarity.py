@@ -14,7 +14,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from gradlens.errors import InputError
+from gradlens.runtime.errors import InputError
 
 # ----------------------------------------------------------------------------------------------------------------- CKA
 

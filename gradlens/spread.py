@@ -15,8 +15,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gradlens.costs import block_costs
-from gradlens.errors import InputError
 from gradlens.recorder import Row
+from gradlens.runtime.errors import InputError
 from gradlens.training_parallel_partition import split_over
 from gradlens.training_state import TrainState
 from gradlens.training_step import Outcome

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gradlens.config import Config
-from gradlens.errors import InputError, unknown
 from gradlens.methods import METHODS
+from gradlens.runtime.errors import InputError, unknown
 from gradlens.training_config_builder import configs_of
 from gradlens.training_context import Place
 

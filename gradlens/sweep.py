@@ -21,11 +21,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gradlens.errors import INTERRUPTED, InputError, Stopped
 from gradlens.experiments import check
-from gradlens.longtable import read_table
 from gradlens.run import Metric, is_run, load
-from gradlens.runtime_interrupts import interruptible
+from gradlens.runtime.csv_tables import read_table
+from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
+from gradlens.runtime.interrupts import interruptible
 from gradlens.studies import Point
 from gradlens.training_context import Place
 

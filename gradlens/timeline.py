@@ -16,10 +16,10 @@ from torch import Tensor
 from gradlens.augment import normalizer
 from gradlens.config import Config
 from gradlens.costs import BlockCost, block_costs
-from gradlens.errors import InputError
 from gradlens.method import Method
+from gradlens.runtime.errors import InputError
+from gradlens.runtime.rng import generator
 from gradlens.schedules import LATE, Costs, Schedule, Stages, Task, schedules
-from gradlens.seeding import generator
 from gradlens.setup import make_pair
 from gradlens.training_parallel_partition import allowed_cuts, partition
 

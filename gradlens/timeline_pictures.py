@@ -16,8 +16,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from rich.table import Table
 
-from gradlens.errors import InputError
 from gradlens.reporting_style import LOOK, styles
+from gradlens.runtime.errors import InputError
 from gradlens.timeline import Bar, Link, Point
 
 COLOURS = {"forward": "#56B4E9", "again": "#0072B2", "backward": "#E69F00", "learn": "#CC79A7", "update": "#009E73"}

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from gradlens.cuts import cut_module, cuts_without_skips
-from gradlens.errors import InputError, unknown
 from gradlens.models import MODELS
 from gradlens.plan import Plan
+from gradlens.runtime.errors import InputError, unknown
 
 PREFIX = "torchvision:"
 TOP = ("avgpool", "classifier", "fc", "head", "heads")  # with the first of these the answering part of a torchvision model begins

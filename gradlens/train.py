@@ -12,20 +12,20 @@ import torch.distributed as dist
 
 from gradlens.config import Config
 from gradlens.data_split import Data
-from gradlens.errors import INTERRUPTED, InputError, Stopped
-from gradlens.longtable import read_table
 from gradlens.recorder import Row
 from gradlens.run import Metric, Timing, save_result
-from gradlens.runtime_interrupts import interruptible
-from gradlens.runtime_memory import peak_memory_mb
-from gradlens.runtime_progress import Watch, no_progress
-from gradlens.seeding import forked
-from gradlens.shard import sharded
+from gradlens.runtime.batch_shard import sharded
+from gradlens.runtime.csv_tables import read_table
+from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
+from gradlens.runtime.interrupts import interruptible
+from gradlens.runtime.memory import peak_memory_mb
+from gradlens.runtime.process_group import ALONE, World, in_touch
+from gradlens.runtime.progress import Watch, no_progress
+from gradlens.runtime.rng import forked
 from gradlens.training_metrics import TRAIN_EVAL, best_epoch
 from gradlens.training_run_writer import Writer
 from gradlens.training_state import TrainState
 from gradlens.training_step import Outcome, Probe, Stage, evaluate, update
-from gradlens.world import ALONE, World, in_touch
 
 CHECKPOINT_SECONDS = 60.0  # between checkpoints within an epoch; when they are written does not change what is computed
 

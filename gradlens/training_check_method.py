@@ -8,9 +8,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ValidationError
 
 from gradlens.config import sentence
-from gradlens.errors import InputError, unknown
 from gradlens.laws import Finding, check
 from gradlens.method import Method
+from gradlens.runtime.errors import InputError, unknown
 from gradlens.training_check_trial import NETWORKS, Broken
 
 

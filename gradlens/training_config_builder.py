@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from gradlens.config import Config, make, read
-from gradlens.errors import InputError, unknown
 from gradlens.methods import METHODS
 from gradlens.run import is_run
-from gradlens.runtime_user_code import is_reference
+from gradlens.runtime.errors import InputError, unknown
+from gradlens.runtime.user_code import is_reference
 from gradlens.training_context import Place, pick_precision
 from gradlens.training_user_references import known_as, reference
 

@@ -13,9 +13,9 @@ from gradlens.config import Config
 from gradlens.data import DATASETS, SHAPES, read
 from gradlens.data_split import Data, Source
 from gradlens.data_subsets import choose
-from gradlens.errors import InputError, unknown
-from gradlens.runtime_memory import keep_freed_memory
-from gradlens.world import ALONE, World, local_device
+from gradlens.runtime.errors import InputError, unknown
+from gradlens.runtime.memory import keep_freed_memory
+from gradlens.runtime.process_group import ALONE, World, local_device
 
 CPU = torch.device("cpu")
 PRECISIONS = ("fp32", "bf16", "auto")

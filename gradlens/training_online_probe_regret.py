@@ -11,9 +11,9 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-from gradlens.errors import InputError
-from gradlens.longtable import read_table
 from gradlens.run import OnlineRow
+from gradlens.runtime.csv_tables import read_table
+from gradlens.runtime.errors import InputError
 from gradlens.training_online_probe_learners import LEARNERS, Array, features
 
 PRECISION = 1e-4  # nats a round, to which the best probe in hindsight is found

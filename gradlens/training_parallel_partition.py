@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from itertools import pairwise
 
-from gradlens.errors import InputError
 from gradlens.method import Method
+from gradlens.runtime.errors import InputError
 
 
 def allowed_cuts(method: Method) -> list[int]:

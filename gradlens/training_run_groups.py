@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradlens.errors import InputError
+from gradlens.runtime.errors import InputError
 
 if TYPE_CHECKING:
     from gradlens.config import Config

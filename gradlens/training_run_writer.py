@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from gradlens.config import Config, make
-from gradlens.errors import InputError
-from gradlens.longtable import csv_line
 from gradlens.run import STREAMS, TABLES, environment, is_run, load, plain, read_config, results_in, unwritable, write
+from gradlens.runtime.csv_tables import csv_line
+from gradlens.runtime.errors import InputError
 
 
 def _kin(out: Path, config: Config) -> str:

@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable, Sequence
 
 from gradlens.config import Config, make
-from gradlens.errors import INTERRUPTED, InputError, Stopped
 from gradlens.experiments import check, train_or_reuse
 from gradlens.methods import METHODS
-from gradlens.runtime_progress import Watch
+from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
+from gradlens.runtime.progress import Watch
 from gradlens.training_context import Place
 
 

@@ -7,16 +7,16 @@ from pathlib import Path
 import torch
 
 from gradlens.diagnostics import AFTER_THE_STEP, FEEDBACK, SPARSE, sparse_rows
-from gradlens.errors import InputError, unknown
 from gradlens.gradients_backward import run_step
 from gradlens.gradients_true_gradient import true_updates
-from gradlens.longtable import csv_line
 from gradlens.measures import QUANTITIES
 from gradlens.methods import METHODS
 from gradlens.recorder import Row, step_rows
 from gradlens.run import load, load_checkpoint, write
-from gradlens.runtime_progress import Progress, no_progress
-from gradlens.seeding import seeded
+from gradlens.runtime.csv_tables import csv_line
+from gradlens.runtime.errors import InputError, unknown
+from gradlens.runtime.progress import Progress, no_progress
+from gradlens.runtime.rng import seeded
 from gradlens.training_context import Place, data_of
 from gradlens.training_state import TrainState
 

@@ -9,12 +9,12 @@ from gradlens.augment import crop_and_flip, input_of
 from gradlens.config import Config
 from gradlens.data_split import Data
 from gradlens.optimizers import lr_factor, make_optimizer
-from gradlens.seeding import generator, key
+from gradlens.runtime.batch_shard import Shard, part, stream
+from gradlens.runtime.process_group import ALONE, World
+from gradlens.runtime.rng import generator, key
+from gradlens.runtime.sync_batchnorm import synchronise
 from gradlens.setup import make_pair
-from gradlens.shard import Shard, part, stream
-from gradlens.synchronised import synchronise
 from gradlens.training_step import batches_per_epoch
-from gradlens.world import ALONE, World
 
 
 class TrainState:

@@ -20,10 +20,10 @@ from gradlens.method import Method, Step, Update
 from gradlens.objectives import LOSSES
 from gradlens.passes import Pass
 from gradlens.recorder import Row, rank_rows, step_rows
-from gradlens.runtime_eval_mode import eval_mode
+from gradlens.runtime.batch_shard import Sums, all_sum, current, total
+from gradlens.runtime.eval_mode import eval_mode
+from gradlens.runtime.process_group import ALONE, World
 from gradlens.setup import Pair
-from gradlens.shard import Sums, all_sum, current, total
-from gradlens.world import ALONE, World
 
 
 class Outcome(NamedTuple):

@@ -12,12 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gradlens.errors import InputError
 from gradlens.methods import METHODS
 from gradlens.methods_custom import FACTS, rule_in, stand_in
 from gradlens.models import MODELS
 from gradlens.models_custom import network_of
-from gradlens.runtime_user_code import file_and_name, fingerprint, function_in, is_reference
+from gradlens.runtime.errors import InputError
+from gradlens.runtime.user_code import file_and_name, fingerprint, function_in, is_reference
 
 SHIPPED = frozenset(METHODS) | frozenset(MODELS)
 KINDS = ("method", "model")  # settings that name code; data are told by their own fingerprint

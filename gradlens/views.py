@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from pydantic import BaseModel, Field
 from torch import Tensor
 
-from gradlens.seeding import generator
-from gradlens.shard import drawn
+from gradlens.runtime.batch_shard import drawn
+from gradlens.runtime.rng import generator
 
 GREY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601, what torchvision and PIL take
 TO_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))

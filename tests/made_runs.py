@@ -58,7 +58,7 @@ def stored(run, folder):
     """The run as a directory of files, read by `gradlens.load`."""
     import json
 
-    from gradlens.longtable import csv_line
+    from gradlens.runtime.csv_tables import csv_line
 
     path = folder / run.path.name
     path.mkdir(parents=True)

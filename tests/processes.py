@@ -17,7 +17,7 @@ ENOUGH = 300  # seconds for anything here on a busy machine
 
 FORKED = multiprocessing.get_context("forkserver")
 FORKED.set_forkserver_preload(
-    ["gradlens.experiments", "gradlens.cli", "gradlens.world", "gradlens.sweep", "sklearn.datasets", "torchvision"]
+    ["gradlens.experiments", "gradlens.cli", "gradlens.runtime.process_group", "gradlens.sweep", "sklearn.datasets", "torchvision"]
 )
 
 

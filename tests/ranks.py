@@ -10,7 +10,7 @@ import torch.multiprocessing as mp
 from processes import Program, free_port
 from torch.distributed import TCPStore
 
-from gradlens.world import ALONE, World, join, leave
+from gradlens.runtime.process_group import ALONE, World, join, leave
 
 
 def _of_rank(rank: int, ranks: int, port: int) -> dict[str, str]:

@@ -8,8 +8,8 @@ from gradlens.config import make
 from gradlens.data import read
 from gradlens.data_array_file import read_array_file, write_array_file
 from gradlens.data_image_folder import image_folder
-from gradlens.errors import InputError
 from gradlens.experiments import train_run
+from gradlens.runtime.errors import InputError
 from gradlens.training_context import Place
 
 RNG = np.random.default_rng(0)

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradlens.augment import NORMALIZATIONS, crop_and_flip, normalizer
-from gradlens.errors import InputError
-from gradlens.seeding import generator
+from gradlens.runtime.errors import InputError
+from gradlens.runtime.rng import generator
 
 
 def pictures(n, c, h, w, seed=0):

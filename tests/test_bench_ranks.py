@@ -6,9 +6,9 @@ from ranks import together
 
 from gradlens.bench_ranks import Gain, bench_ranks, to_json
 from gradlens.config import make
-from gradlens.errors import InputError
 from gradlens.reporting_benchmarks import ranks_table
-from gradlens.world import ALONE, World
+from gradlens.runtime.errors import InputError
+from gradlens.runtime.process_group import ALONE, World
 
 SHARED = {"model": "mlp", "width": 16, "batch_size": 16, "record_every": 0, "diagnose_every": 0, "epochs": 1000, "ranks": 2}
 

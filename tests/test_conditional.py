@@ -17,7 +17,7 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import LinearRegression
 
 from gradlens.conditional import Affine, Mixture, _dealings, conditional_dependence, least_squares, principal
-from gradlens.errors import InputError
+from gradlens.runtime.errors import InputError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # analyses/ is no part of the installed package
 from analyses import predicting

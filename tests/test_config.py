@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from gradlens.augment import NORMALIZATIONS
 from gradlens.config import CHOICES, Config, make, read
-from gradlens.errors import InputError, unknown
 from gradlens.methods import METHODS
 from gradlens.models import MODELS
 from gradlens.objectives import LOSSES
 from gradlens.plan import ACTIVATIONS
+from gradlens.runtime.errors import InputError, unknown
 
 
 def refused(**settings):

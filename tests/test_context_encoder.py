@@ -20,7 +20,6 @@ from gradlens import inpainting
 from gradlens.augment import normalizer
 from gradlens.config import make, read
 from gradlens.data import load as load_data
-from gradlens.errors import InputError
 from gradlens.experiments import train_run
 from gradlens.gallery import draw_learned
 from gradlens.gradients_backward import backward
@@ -32,6 +31,7 @@ from gradlens.objectives import LOSSES
 from gradlens.optimizers import make_optimizer
 from gradlens.reporting_inpainting import InpaintingPanel, inpainting_grid
 from gradlens.run import load_result
+from gradlens.runtime.errors import InputError
 from gradlens.setup import Pair, make_net, make_pair
 from gradlens.training_context import Place
 from gradlens.training_step import evaluate, update

@@ -11,8 +11,8 @@ from torch import nn
 
 from gradlens.config import make
 from gradlens.costs import block_costs
-from gradlens.errors import InputError
 from gradlens.methods import METHODS
+from gradlens.runtime.errors import InputError
 from gradlens.setup import make_pair
 from gradlens.training_parallel_partition import allowed_cuts, partition
 

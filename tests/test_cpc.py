@@ -14,7 +14,6 @@ from torch import nn
 from gradlens.augment import normalizer
 from gradlens.config import make
 from gradlens.data import load as load_data
-from gradlens.errors import InputError
 from gradlens.experiments import train_run
 from gradlens.gradients_backward import run_step
 from gradlens.gradients_true_gradient import true_updates
@@ -26,6 +25,7 @@ from gradlens.objectives import LOSSES, info_nce, sampled_scores
 from gradlens.passes import Pass
 from gradlens.plan import Plan
 from gradlens.recorder import step_rows
+from gradlens.runtime.errors import InputError
 from gradlens.setup import make_net, make_pair
 from gradlens.train import Training
 from gradlens.training_context import Place

@@ -23,9 +23,9 @@ from gradlens.config import make
 from gradlens.data import digits, load
 from gradlens.data_split import Split, label_hash
 from gradlens.data_subsets import with_label_noise
-from gradlens.errors import InputError
 from gradlens.experiments import train_run
 from gradlens.methods import METHODS
+from gradlens.runtime.errors import InputError
 from gradlens.training_context import Place
 
 CIFAR = os.environ.get("GRADLENS_CIFAR10")

@@ -15,10 +15,10 @@ from gradlens.data import load
 from gradlens.methods import METHODS
 from gradlens.optimizers import make_optimizer
 from gradlens.recorder import Row
-from gradlens.shard import sharded
+from gradlens.runtime.batch_shard import sharded
+from gradlens.runtime.process_group import World
 from gradlens.train import Training
 from gradlens.training_step import evaluate, update
-from gradlens.world import World
 
 pytestmark = pytest.mark.torchrun
 STEPS, RANKS = 2, 2

@@ -12,7 +12,6 @@ from torch import nn
 
 from gradlens.config import make
 from gradlens.diagnostics import sparse_rows
-from gradlens.errors import InputError
 from gradlens.flops import count
 from gradlens.gradients_backward import backward, run_step
 from gradlens.gradients_true_gradient import true_updates
@@ -23,6 +22,7 @@ from gradlens.objectives import LOSSES
 from gradlens.optimizers import make_optimizer
 from gradlens.passes import pull_back
 from gradlens.resnet import basic_residual
+from gradlens.runtime.errors import InputError
 from gradlens.setup import Pair, make_net, make_pair
 from gradlens.training_step import update
 

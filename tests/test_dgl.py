@@ -7,12 +7,12 @@ import torch
 from oracles import assert_near, assert_same_bits, batches, case, frozen, nll, rule, step, uncut
 from torch import nn
 
-from gradlens.errors import InputError
 from gradlens.method import Net
 from gradlens.methods import METHODS
 from gradlens.models import Plan, build, head_width
 from gradlens.models_block_boundaries import output_shapes
 from gradlens.objectives import LOSSES
+from gradlens.runtime.errors import InputError
 from gradlens.setup import Pair
 from gradlens.training_step import update
 

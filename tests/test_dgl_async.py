@@ -15,7 +15,6 @@ from oracles import Case, assert_near, assert_same_bits, batches, case, frozen, 
 from gradlens.config import make
 from gradlens.data import load as load_data
 from gradlens.diagnostics import HALVES
-from gradlens.errors import InputError
 from gradlens.gradients_backward import backward, run_step
 from gradlens.gradients_true_gradient import true_updates
 from gradlens.method import Step
@@ -25,6 +24,7 @@ from gradlens.models import Plan, build
 from gradlens.models_block_boundaries import output_shapes
 from gradlens.recorder import step_rows
 from gradlens.run import load_checkpoint
+from gradlens.runtime.errors import InputError
 from gradlens.setup import Pair, make_net, put_weights
 from gradlens.train import Training
 from gradlens.training_step import update

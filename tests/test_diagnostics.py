@@ -13,7 +13,7 @@ from gradlens.gradients_backward import run_step
 from gradlens.gradients_descent import Descent
 from gradlens.gradients_true_gradient import true_updates
 from gradlens.passes import Pass
-from gradlens.seeding import generator, key
+from gradlens.runtime.rng import generator, key
 from gradlens.setup import Pair
 from gradlens.training_step import update
 

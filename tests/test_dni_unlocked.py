@@ -10,12 +10,12 @@ from oracles import assert_near, assert_same_bits, batches, case, frozen, nll, r
 from torch import nn
 
 from gradlens.config import make
-from gradlens.errors import InputError
 from gradlens.gradients_backward import backward, run_step
 from gradlens.gradients_true_gradient import true_updates
 from gradlens.method import Locks
 from gradlens.methods import METHODS
 from gradlens.models_synthesizers import InputSynthesiser
+from gradlens.runtime.errors import InputError
 from gradlens.setup import Pair
 from gradlens.training_step import update
 

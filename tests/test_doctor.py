@@ -14,11 +14,11 @@ from gradlens.config import make
 from gradlens.doctor import CHECKS, RESULT, examine, report, verdict
 from gradlens.experiments import train_run
 from gradlens.local import Local, LocalLosses
-from gradlens.longtable import csv_line
 from gradlens.methods.dni import DNI
 from gradlens.objectives import LOSSES
 from gradlens.recorder import Row
 from gradlens.run import Metric, load
+from gradlens.runtime.csv_tables import csv_line
 from gradlens.screen import diagnosis_table
 from gradlens.train import Training
 from gradlens.training_context import Place

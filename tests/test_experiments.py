@@ -12,13 +12,13 @@ from gradlens import data, experiments, setup, training_context, training_state
 from gradlens.config import make
 from gradlens.data_split import Split
 from gradlens.diagnostics import SPARSE
-from gradlens.errors import InputError, Stopped
 from gradlens.experiments import find_run, prepare, train_or_reuse, train_run
 from gradlens.measures import QUANTITIES, RECORDED
 from gradlens.method import Method, Signal, top_signal
 from gradlens.methods import METHODS
 from gradlens.run import load
-from gradlens.runtime_progress import no_progress
+from gradlens.runtime.errors import InputError, Stopped
+from gradlens.runtime.progress import no_progress
 from gradlens.training_context import Place, data_of, pick_device, pick_precision
 from gradlens.training_runs_lr_search import choose_lr
 from gradlens.training_runs_remeasure import measure_run

@@ -15,7 +15,6 @@ from torch.nn.utils import parametrize
 from gradlens.config import make
 from gradlens.data import load as load_data
 from gradlens.diagnostics import sparse_rows
-from gradlens.errors import InputError
 from gradlens.feedback import pseudo_inverse, weights
 from gradlens.flops import count
 from gradlens.gradients_backward import backward, run_step
@@ -26,6 +25,7 @@ from gradlens.models import Plan, build
 from gradlens.objectives import LOSSES
 from gradlens.optimizers import make_optimizer
 from gradlens.resnet import basic_residual
+from gradlens.runtime.errors import InputError
 from gradlens.setup import Pair, make_net, make_pair
 from gradlens.training_step import evaluate, update
 

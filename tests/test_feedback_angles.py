@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from gradlens.longtable import read_csv, write_csv
 from gradlens.method import Net
 from gradlens.methods import METHODS
+from gradlens.runtime.csv_tables import read_csv, write_csv
 from gradlens.setup import Pair
 from gradlens.training_step import update
 

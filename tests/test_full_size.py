@@ -16,8 +16,8 @@ from analyses.full_size import figures, items, readings, results, runner
 from analyses.full_size.__main__ import main
 from analyses.full_size.data import decoded
 from gradlens.config import make
-from gradlens.errors import InputError
 from gradlens.run import load
+from gradlens.runtime.errors import InputError
 from gradlens.training_context import Place
 
 EPOCHS = 3

@@ -10,7 +10,6 @@ from torch import nn
 
 from gradlens.config import make
 from gradlens.data import load as load_data
-from gradlens.errors import InputError
 from gradlens.gradients_true_gradient import true_updates
 from gradlens.method import Net, Step
 from gradlens.methods import METHODS
@@ -18,6 +17,7 @@ from gradlens.models import Plan, build
 from gradlens.models_block_boundaries import output_shapes
 from gradlens.objectives import LOSSES
 from gradlens.passes import is_chain
+from gradlens.runtime.errors import InputError
 from gradlens.setup import Pair
 from gradlens.train import Training
 from gradlens.training_step import evaluate, update

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gradlens.errors import InputError
 from gradlens.heads import HEADS, head
 from gradlens.models_decoders import decoder
 from gradlens.models_synthesizers import Synthesiser
+from gradlens.runtime.errors import InputError
 
 LAYERS = pytest.mark.parametrize("layers", [1, 2, 3])
 POOLED = pytest.mark.parametrize("pooled", [False, True])

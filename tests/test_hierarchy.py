@@ -8,8 +8,8 @@ import torch
 from scipy import stats
 
 from gradlens import data
-from gradlens.errors import InputError
 from gradlens.hierarchy import BLANK, LEVELS, SIDES, draw, templates_of
+from gradlens.runtime.errors import InputError
 
 
 def own_templates(level):

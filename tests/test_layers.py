@@ -11,13 +11,13 @@ from ranks import alone, together
 
 from gradlens.config import Config, make
 from gradlens.data import load
-from gradlens.errors import InputError
 from gradlens.methods import METHODS
 from gradlens.recorder import Row
+from gradlens.runtime.errors import InputError
+from gradlens.runtime.process_group import World
 from gradlens.train import Training
 from gradlens.training_parallel_choose import stage_of
 from gradlens.training_parallel_partition import split_over
-from gradlens.world import World
 
 LIMIT, BATCH, EPOCHS = 100, 32, 2  # batches of 32, 32, 32, 4
 LOCAL: dict[str, dict[str, Any]] = {  # hear nothing from above between ranks

@@ -10,9 +10,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from gradlens import layerwise
-from gradlens.errors import InputError
 from gradlens.hierarchy import draw
 from gradlens.layerwise import Plan, assemble, extract, learn, least_found, purities, purity, two_layer, whitening
+from gradlens.runtime.errors import InputError
 from gradlens.similarity import fisher as fisher_ratio
 
 SIZES, CLUSTERS = (3, 3, 3), (4, 9, 10)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import gradlens
-from gradlens.errors import InputError
+from gradlens.runtime.errors import InputError
 
 
 def net(inplace=False):

@@ -15,8 +15,8 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger  # noqa: E402
 from lightning.pytorch.plugins import MixedPrecision  # noqa: E402
 
 import gradlens.lightning  # noqa: E402
-from gradlens.errors import InputError  # noqa: E402
 from gradlens.lightning import LensCallback, output_numbers  # noqa: E402
+from gradlens.runtime.errors import InputError  # noqa: E402
 
 LAYERS = ["net.0", "net.2", "net.4"]
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # analyses is a folder of th
 
 from analyses import locking
 from gradlens.costs import BlockCost
-from gradlens.longtable import read_csv
+from gradlens.runtime.csv_tables import read_csv
 from gradlens.schedules import Schedule, local
 from gradlens.timeline import Bar, Point, curves, pictured
 

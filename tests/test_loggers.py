@@ -10,11 +10,11 @@ from disk import full_disk
 
 from gradlens import loggers
 from gradlens.config import make
-from gradlens.errors import Failsafe, InputError
 from gradlens.experiments import train_run
 from gradlens.loggers import EVENTS, FILTERS, checked, export, filter_grid, records, rewound
 from gradlens.recorder import Row
 from gradlens.run import Metric, load
+from gradlens.runtime.errors import Failsafe, InputError
 from gradlens.training_context import Place
 
 accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason="pip install tensorboard")

@@ -10,8 +10,8 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
 
-from gradlens.errors import InputError
 from gradlens.logistic import Fitting, Nystrom, Standard, best_bias, fit
+from gradlens.runtime.errors import InputError
 
 
 def points(n=120, d=7, k=4, dtype=torch.float64, seed=0):

@@ -19,13 +19,13 @@ from gradlens import memorization, reporting_memorization
 from gradlens.activations import of_module
 from gradlens.config import make
 from gradlens.data import load as load_data
-from gradlens.errors import InputError, Stopped
 from gradlens.experiments import train_run
 from gradlens.memorization import Noise, area, curve_of, epochs_to, memorized, noise_of
 from gradlens.models import Plan, build
 from gradlens.plots import figure_set
 from gradlens.run import load, load_checkpoint
-from gradlens.seeding import generator
+from gradlens.runtime.errors import InputError, Stopped
+from gradlens.runtime.rng import generator
 from gradlens.tables import scores
 from gradlens.training_context import Place
 from gradlens.training_metrics import TRAIN_EVAL

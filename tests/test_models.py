@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from sampling import one_in
 from torch import nn
 
-from gradlens.errors import InputError
 from gradlens.models import MODELS, build, cut_before_pool, head_width, layers
 from gradlens.models_block_boundaries import output_shapes
 from gradlens.plan import ACTIVATIONS, Plan
 from gradlens.resnet import basic_residual
-from gradlens.seeding import generator
+from gradlens.runtime.errors import InputError
+from gradlens.runtime.rng import generator
 
 CIFAR, DIGITS = (3, 32, 32), (1, 8, 8)
 VGG = {  # as documented: a number is a convolution's channels, M a pool

@@ -19,11 +19,11 @@ from gradlens import training_online_probe_learners as learners
 from gradlens import training_online_probe_probe as online
 from gradlens import training_online_probe_regret as hindsight
 from gradlens.config import make
-from gradlens.errors import InputError, Stopped
 from gradlens.experiments import train_run
 from gradlens.methods import METHODS
 from gradlens.reporting_online_probe import LEARNER_WORDS, regret
 from gradlens.run import OnlineRow, load
+from gradlens.runtime.errors import InputError, Stopped
 from gradlens.train import Training
 from gradlens.training_context import CPU, Place, data_of
 from gradlens.training_online_probe_learners import LEARNERS, AdaGrad, GradientDescent, NewtonStep, features, loss_and_slope, onto_ball

@@ -9,7 +9,7 @@ import torch
 from gradlens.config import make
 from gradlens.data import load
 from gradlens.optimizers import LARS, SGDW, lr_factor, make_optimizer
-from gradlens.seeding import generator
+from gradlens.runtime.rng import generator
 from gradlens.setup import make_pair
 from gradlens.train import Training
 

@@ -12,17 +12,18 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision import models
 
-from gradlens import methods_custom, runtime_user_code, training_user_references
+from gradlens import methods_custom, training_user_references
 from gradlens.config import make
 from gradlens.cuts import cut_module
-from gradlens.errors import InputError
 from gradlens.experiments import prepare, train_run
 from gradlens.methods import METHODS
 from gradlens.models import MODELS, build, head_width
 from gradlens.models_block_boundaries import output_shapes
 from gradlens.plan import Plan
 from gradlens.run import load
-from gradlens.seeding import seeded
+from gradlens.runtime import user_code as runtime_user_code
+from gradlens.runtime.errors import InputError
+from gradlens.runtime.rng import seeded
 from gradlens.torchvision_models import cut_points
 from gradlens.training_context import Place
 

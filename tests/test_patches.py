@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from gradlens.errors import InputError
 from gradlens.patches import Grid, cropped, grey, grid_of, maps, patch_side, patches
+from gradlens.runtime.errors import InputError
 
 
 def noise(*shape, seed=0):

@@ -14,12 +14,12 @@ from PIL import Image
 
 from gradlens import reporting_axes, reporting_style
 from gradlens.config import make
-from gradlens.errors import InputError
-from gradlens.longtable import read_csv
 from gradlens.plots import curve, figure_set, heat_map, over_training
 from gradlens.recorder import Row
 from gradlens.reporting_style import save, styles
 from gradlens.run import Metric, Run
+from gradlens.runtime.csv_tables import read_csv
+from gradlens.runtime.errors import InputError
 from gradlens.tables import CurvePoint, FinalValue, LayerPoint
 
 CURVES = """label,split,quantity,epoch,mean,low,high,seeds

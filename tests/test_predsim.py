@@ -10,12 +10,12 @@ from oracles import assert_near, assert_same_bits, batches, case, frozen, nll, r
 from torch import nn
 
 from gradlens.config import make
-from gradlens.errors import InputError
 from gradlens.method import Net
 from gradlens.methods import METHODS
 from gradlens.methods.predsim import pooled_size, similarity
 from gradlens.models import Plan, build
 from gradlens.objectives import LOSSES
+from gradlens.runtime.errors import InputError
 from gradlens.setup import Pair
 from gradlens.training_step import update
 

@@ -16,12 +16,12 @@ from gradlens.activations import collect, networks, of_module
 from gradlens.analysis_probe_block import PERMUTED, TRUE, Features, choose_l2, probe_block
 from gradlens.config import make
 from gradlens.data_split import Split
-from gradlens.errors import InputError
 from gradlens.experiments import train_run
 from gradlens.logistic import Standard, fit
 from gradlens.probes import PIXELS, TRAINED, UNTRAINED, Options, probe_module, probe_run
 from gradlens.reporting_probes import separability_by_depth
 from gradlens.run import load_result
+from gradlens.runtime.errors import InputError
 from gradlens.training_context import Place, data_of
 
 QUICK = Options(separability=0, grid=(0.1, 0.01))

@@ -18,10 +18,10 @@ from PIL import Image
 
 from gradlens import charts, report, reporting_html_parts
 from gradlens.charts import BINS, DARK, contrast, cosine_bin, cosine_colours, in_the_dark, looks
-from gradlens.errors import InputError
 from gradlens.methods import METHODS
 from gradlens.report import page, write_page
 from gradlens.reporting_style import styles
+from gradlens.runtime.errors import InputError
 from gradlens.tables import LayerPoint
 
 NASTY = "<script>window.hacked=1</script>"

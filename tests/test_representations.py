@@ -16,8 +16,8 @@ from gradlens import representations as rep
 from gradlens.activations import networks, of_module
 from gradlens.config import make
 from gradlens.data_split import Split
-from gradlens.errors import InputError
 from gradlens.run import load, load_result
+from gradlens.runtime.errors import InputError
 from gradlens.similarity import effective_rank, fisher, linear_cka, rdm, rdm_correlation, spectrum
 from gradlens.training_context import Place
 

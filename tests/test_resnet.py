@@ -10,12 +10,12 @@ from oracles import Case, assert_near, assert_same_bits, frozen, nll, rule, step
 from sampling import one_in
 from torch import nn
 
-from gradlens.errors import InputError
 from gradlens.models import MODELS, build, head_width, layers
 from gradlens.models_block_boundaries import output_shapes
 from gradlens.plan import Plan
 from gradlens.resnet import FORMS, WITH_ATTENTION, Residual, SelectiveKernel, SqueezeExcitation, Subsampled
-from gradlens.seeding import generator
+from gradlens.runtime.errors import InputError
+from gradlens.runtime.rng import generator
 
 CIFAR = (3, 32, 32)
 # residual blocks in each stage

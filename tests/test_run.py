@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradlens.config import make
-from gradlens.errors import InputError
 from gradlens.experiments import train_run
-from gradlens.longtable import csv_line, read_table
 from gradlens.recorder import Row
 from gradlens.run import TABLES, Metric, OnlineRow, Timing, is_run, load, load_checkpoint, load_result, save_result, write
+from gradlens.runtime.csv_tables import csv_line, read_table
+from gradlens.runtime.errors import InputError
 from gradlens.training_context import Place
 from gradlens.training_run_writer import Writer
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradlens.seeding import generator, key, seeded
+from gradlens.runtime.rng import generator, key, seeded
 
 names = st.tuples(st.integers(0, 2**31), st.text(max_size=8), st.lists(st.integers(0, 2**31), max_size=3))
 

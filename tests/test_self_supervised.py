@@ -11,11 +11,11 @@ from torch import nn
 
 from gradlens.config import make
 from gradlens.diagnostics import SPARSE
-from gradlens.errors import InputError
 from gradlens.experiments import train_run
 from gradlens.methods import METHODS
 from gradlens.models import Plan, build
 from gradlens.objectives import LOSSES
+from gradlens.runtime.errors import InputError
 from gradlens.setup import Pair, make_net, make_pair
 from gradlens.training_context import Place
 from gradlens.training_step import update

@@ -15,11 +15,11 @@ from gradlens.config import make, read
 from gradlens.data import digits, load
 from gradlens.data_split import Split
 from gradlens.data_subsets import choose
-from gradlens.errors import InputError
 from gradlens.experiments import train_run
 from gradlens.gradients_true_gradient import true_updates
 from gradlens.method import Step
 from gradlens.run import load as load_run
+from gradlens.runtime.errors import InputError
 from gradlens.setup import make_pair
 from gradlens.train import Training
 from gradlens.training_context import Place

@@ -12,7 +12,7 @@ from sklearn.svm import SVC
 
 from gradlens import analysis_separability_proofs, separability
 from gradlens.analysis_separability_proofs import proven_bound, proven_margin
-from gradlens.errors import InputError
+from gradlens.runtime.errors import InputError
 from gradlens.separability import NOT_SEPARABLE, SEPARABLE, UNDECIDED, certify, cover_probability, row_of
 
 SQUARE = torch.tensor([[0.0, 0], [1, 1], [0, 1], [1, 0]])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.stats import pearsonr, rankdata
 
-from gradlens.errors import InputError
+from gradlens.runtime.errors import InputError
 from gradlens.similarity import (
     _hsic_of_features,
     _hsics_of_grams,

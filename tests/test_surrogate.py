@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from gradlens.errors import InputError
+from gradlens.runtime.errors import InputError
 from gradlens.setup import Pair
 from gradlens.surrogate import affine, exact_linear, implied_loss, least_squares, settle, small_pair, stationarity, twist
 

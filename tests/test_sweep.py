@@ -19,11 +19,11 @@ from scipy import stats
 
 from gradlens.cli_sweep import sweep
 from gradlens.config import make
-from gradlens.errors import InputError
 from gradlens.experiments import train_run
-from gradlens.longtable import read_csv
 from gradlens.reporting_study_summary import Line, Merged, bootstrap_mean, holm, paired_p, said
 from gradlens.run import load
+from gradlens.runtime.csv_tables import read_csv
+from gradlens.runtime.errors import InputError
 from gradlens.studies import Point, points, read_study
 from gradlens.training_context import Place
 

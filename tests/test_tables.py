@@ -11,10 +11,10 @@ from scipy import stats
 
 from gradlens import tables, training_run_groups
 from gradlens.config import make
-from gradlens.errors import InputError
-from gradlens.longtable import read_csv, write_csv
 from gradlens.recorder import Row
 from gradlens.run import Metric, Run, Timing
+from gradlens.runtime.csv_tables import read_csv, write_csv
+from gradlens.runtime.errors import InputError
 from gradlens.tables import CurvePoint, FinalValue, LayerPoint, Score, interval, truths
 
 NAN = math.nan

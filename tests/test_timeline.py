@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from gradlens.config import make
 from gradlens.costs import BlockCost
-from gradlens.errors import InputError
 from gradlens.methods import METHODS
+from gradlens.runtime.errors import InputError
 from gradlens.schedules import AHEAD, Schedule, broadcast, gpipe, local, locked, one_f_one_b, queued, schedules, synthetic
 from gradlens.setup import make_pair
 from gradlens.timeline import CostRow, Link, Measured, Span, bars, curves, mean_delay, memory, pictured, point, remembered, simulate, split

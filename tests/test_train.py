@@ -23,11 +23,11 @@ from tiny_runs import assert_same_bits, kill_at, learned, recorded_steps, same_s
 from gradlens import setup, train, training_state, training_step
 from gradlens.config import make
 from gradlens.data import load as load_data
-from gradlens.errors import InputError, Stopped
 from gradlens.experiments import train_run
 from gradlens.methods import METHODS
 from gradlens.models import Plan, build
 from gradlens.run import load, load_checkpoint
+from gradlens.runtime.errors import InputError, Stopped
 from gradlens.train import Training
 from gradlens.training_context import Place
 from gradlens.training_step import batches_per_epoch, evaluate

@@ -6,11 +6,11 @@ import pytest
 import torch
 import torchvision.transforms.v2.functional as TF
 
-from gradlens.errors import InputError
 from gradlens.methods import METHODS
 from gradlens.models import Plan, build
 from gradlens.objectives import LOSSES
-from gradlens.seeding import generator
+from gradlens.runtime.errors import InputError
+from gradlens.runtime.rng import generator
 from gradlens.setup import make_net
 from gradlens.views import GREY, Draws, ViewOptions, blurred, colours, hue_rotation, views, windows
 

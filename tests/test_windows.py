@@ -10,9 +10,9 @@ from oracles import assert_near, assert_same_bits, batches, case, frozen, nll, r
 from torch import nn
 
 from gradlens.cli import main
-from gradlens.errors import InputError
 from gradlens.gradients_backward import backward
 from gradlens.models import Plan, build
+from gradlens.runtime.errors import InputError
 from gradlens.setup import Pair
 from gradlens.training_step import update
 

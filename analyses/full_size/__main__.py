@@ -25,7 +25,7 @@ from analyses.full_size.data import decoded
 from analyses.full_size.items import Item, at_width, items
 from analyses.full_size.results import commit_of
 from analyses.full_size.runner import Machine, chosen, standing, work
-from gradlens.errors import InputError, Stopped
+from gradlens.runtime.errors import InputError, Stopped
 from gradlens.training_context import pick_device, pick_precision
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,7 +11,7 @@ import numpy as np
 from gradlens.data import DATASETS
 from gradlens.data_array_file import write_array_file
 from gradlens.data_image_folder import image_folder
-from gradlens.errors import InputError
+from gradlens.runtime.errors import InputError
 
 
 def decoded(given: str, cache: Path) -> tuple[str, str]:

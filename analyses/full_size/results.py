@@ -13,9 +13,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from gradlens.errors import InputError
 from gradlens.gradients_layer_names import is_norm
 from gradlens.run import Run, write
+from gradlens.runtime.errors import InputError
 
 FIXED = (
     "item", "epoch", "updates", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds", "images_per_s", "method",

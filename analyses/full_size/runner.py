@@ -18,9 +18,9 @@ import torch
 from analyses.full_size.items import GRID, RATE_TRIALS, Item, multiply_adds
 from analyses.full_size.results import merged, read_rows, rows_of, summary, write_rows
 from gradlens.config import Config, make
-from gradlens.errors import INTERRUPTED, InputError, Stopped, unknown
 from gradlens.experiments import train_or_reuse, train_run
 from gradlens.run import is_run, load, write
+from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped, unknown
 from gradlens.setup import make_pair
 from gradlens.training_context import Place
 from gradlens.training_step import update

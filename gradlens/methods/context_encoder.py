@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
-from gradlens.errors import InputError
 from gradlens.local import Local, Slopes
 from gradlens.method import Net, Update
 from gradlens.models_decoders import context_decoder, discriminator
 from gradlens.passes import Pass, trainable
-from gradlens.seeding import generator
+from gradlens.runtime.batch_shard import all_sum, drawn, mean, total
+from gradlens.runtime.errors import InputError
+from gradlens.runtime.rng import generator
 from gradlens.self_supervised import SelfSupervised
-from gradlens.shard import all_sum, drawn, mean, total
 
 MEAN_COLOUR = (117.0, 104.0, 123.0)  # what is put where pixels are dropped, in 0 … 255 (the authors' code)
 GREY = 0.299 * MEAN_COLOUR[0] + 0.587 * MEAN_COLOUR[1] + 0.114 * MEAN_COLOUR[2]  # ... in images that are not RGB: its luma

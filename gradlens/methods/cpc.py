@@ -10,7 +10,6 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
-from gradlens.errors import InputError
 from gradlens.local import Local
 from gradlens.method import Net, Update
 from gradlens.models_block_boundaries import output_shapes
@@ -18,9 +17,10 @@ from gradlens.objectives import info_nce, sampled_scores
 from gradlens.passes import Pass
 from gradlens.patches import Grid, cropped, grey, grid_of, maps, patches
 from gradlens.predictive import RowsAhead
-from gradlens.seeding import generator
+from gradlens.runtime.batch_shard import drawn, total
+from gradlens.runtime.errors import InputError
+from gradlens.runtime.rng import generator
 from gradlens.self_supervised import SelfSupervised
-from gradlens.shard import drawn, total
 
 STEPS = 5  # rows ahead by default, where the grid has so many
 

@@ -10,14 +10,14 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
-from gradlens.errors import InputError
 from gradlens.feedback import Switched
 from gradlens.method import Compared, Method, Net, Signal, Step, top_signal
 from gradlens.objectives import slope
 from gradlens.passes import Pass, pull_back
 from gradlens.resnet import Residual
-from gradlens.seeding import generator
-from gradlens.shard import all_sum, total
+from gradlens.runtime.batch_shard import all_sum, total
+from gradlens.runtime.errors import InputError
+from gradlens.runtime.rng import generator
 
 
 class DFAOptions(BaseModel, frozen=True, extra="forbid"):

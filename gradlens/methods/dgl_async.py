@@ -11,12 +11,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from gradlens.errors import InputError
 from gradlens.local import HeadOptions, LocalLosses
 from gradlens.method import Net, Update
 from gradlens.passes import Pass, cut
-from gradlens.seeding import generator
-from gradlens.shard import Shard, current, gather, of, sharded
+from gradlens.runtime.batch_shard import Shard, current, gather, of, sharded
+from gradlens.runtime.errors import InputError
+from gradlens.runtime.rng import generator
 
 
 class DGLAsyncOptions(HeadOptions, frozen=True, extra="forbid"):

@@ -12,7 +12,7 @@ from torch import Tensor
 from gradlens.method import Method, Net, Signal, relay
 from gradlens.objectives import distillation
 from gradlens.passes import Pass
-from gradlens.shard import all_sum, sharded
+from gradlens.runtime.batch_shard import all_sum, sharded
 
 
 class DistilOptions(BaseModel, frozen=True, extra="forbid"):

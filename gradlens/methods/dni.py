@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 
-from gradlens.errors import InputError
 from gradlens.measures import float64
 from gradlens.method import Method, Net, Signal, Update, relay, top_signal
 from gradlens.models_synthesizers import LinearSynthesiser, Synthesiser
 from gradlens.passes import Grad, Pass
-from gradlens.seeding import seeded
-from gradlens.shard import all_sum, total
+from gradlens.runtime.batch_shard import all_sum, total
+from gradlens.runtime.errors import InputError
+from gradlens.runtime.rng import seeded
 
 
 class DNIOptions(BaseModel, frozen=True, extra="forbid"):

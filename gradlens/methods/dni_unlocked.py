@@ -13,8 +13,8 @@ from gradlens.method import Net, Signal, Update
 from gradlens.methods.dni import DNI, DNIOptions, regression_errors, regression_gradients
 from gradlens.models_synthesizers import InputSynthesiser
 from gradlens.passes import Grad, Pass, cut
-from gradlens.seeding import seeded
-from gradlens.shard import total
+from gradlens.runtime.batch_shard import total
+from gradlens.runtime.rng import seeded
 
 
 class DNIUnlockedOptions(DNIOptions, frozen=True, extra="forbid"):

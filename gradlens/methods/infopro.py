@@ -9,12 +9,12 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
-from gradlens.errors import InputError
 from gradlens.local import HeadOptions, Local, LocalLosses, Window, split
 from gradlens.method import Net
 from gradlens.models_decoders import decoder
 from gradlens.passes import Pass
-from gradlens.shard import mean
+from gradlens.runtime.batch_shard import mean
+from gradlens.runtime.errors import InputError
 
 
 class InfoProOptions(HeadOptions, frozen=True):

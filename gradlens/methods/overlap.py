@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from pydantic import BaseModel, Field
 
-from gradlens.errors import InputError
 from gradlens.local import HeadOptions, LocalLosses, Window, unit_names
 from gradlens.method import Net
+from gradlens.runtime.errors import InputError
 
 
 class OverlapOptions(HeadOptions, frozen=True):

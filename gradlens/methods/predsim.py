@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gradlens.local import Local, LocalLosses
 from gradlens.method import Net
 from gradlens.passes import Pass
-from gradlens.shard import gather, mean
+from gradlens.runtime.batch_shard import gather, mean
 
 
 class PredSimOptions(BaseModel, frozen=True, extra="forbid"):

@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
-from gradlens.errors import InputError
 from gradlens.heads import projection
 from gradlens.local import Local
 from gradlens.method import Net
 from gradlens.objectives import nt_xent
 from gradlens.passes import Pass
+from gradlens.runtime.errors import InputError
 from gradlens.self_supervised import SelfSupervised, stacked
 from gradlens.views import ViewOptions, views
 

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gradlens.world import PATIENCE, World
+from gradlens.runtime.process_group import PATIENCE, World
 
 UNDER_WAY = 2  # messages of one channel that a rank has sent and the other not yet taken
 

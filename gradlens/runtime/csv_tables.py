@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from gradlens.errors import InputError
+from gradlens.runtime.errors import InputError
 
 T = TypeVar("T")
 

@@ -18,7 +18,7 @@ from typing import Any
 from torch import nn
 
 from gradlens._version import PACKAGE
-from gradlens.errors import InputError, unknown
+from gradlens.runtime.errors import InputError, unknown
 
 WANTED = {"method": "FILE.py:Class", "model": "FILE.py:build", "data": "FILE.py:build"}
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gradlens.shard import all_sum, current, total
+from gradlens.runtime.batch_shard import all_sum, current, total
 
 
 class _Synchronised(_BatchNorm):

@@ -25,8 +25,8 @@ from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from torch.distributed.rendezvous import rendezvous
 
-from gradlens.errors import InputError, Stopped
-from gradlens.launch import is_launched, restarts
+from gradlens.runtime.errors import InputError, Stopped
+from gradlens.runtime.torchrun import is_launched, restarts
 
 T = TypeVar("T")
 
