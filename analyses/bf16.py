@@ -15,7 +15,7 @@ from torch import Tensor
 
 from analyses.study import arguments, environment
 from gradlens.config import make
-from gradlens.data import load
+from gradlens.data.datasets import load
 from gradlens.measures import cosine
 from gradlens.models import layers
 from gradlens.run import load as load_run

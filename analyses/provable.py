@@ -1,7 +1,7 @@
 """Learning layer by layer, a gradient step and then clustering: does it find the classes that digits were generated from?
 
 Claim (Malach & Shalev-Shwartz 2018): layerwise optimisation works on digits that are generated hierarchically, provably; on CIFAR-10 it
-ends "in the same ballpark" as a convolutional network trained by back-propagation. Here: the digits of gradlens.hierarchy, 2,000 for
+ends "in the same ballpark" as a convolutional network trained by back-propagation. Here: the digits of gradlens.data.hierarchical_digits, 2,000 for
 training and 1,000 for test, drawn anew for each of three seeds, over noise and over distractors; the algorithm of gradlens.layerwise
 with as many clusters a stage as the level has classes (4 parts, 9 strokes, 10 digits; a distractor is no class, it counts as blank),
 one gradient step, 64 channels, soft distances to the clusters as what a stage hands on. Beside it:
@@ -37,9 +37,9 @@ from torch import Tensor
 from analyses.provable_figures import LearnerPoint, grids_of, hierarchical_digits, layerwise_sweep
 from analyses.study import arguments, data_name, judged, publish, say
 from gradlens.config import Config, make
-from gradlens.data import load
-from gradlens.data_split import Data, Split
-from gradlens.hierarchy import LEVELS, Drawn, draw
+from gradlens.data.datasets import load
+from gradlens.data.hierarchical_digits import LEVELS, Drawn, draw
+from gradlens.data.split import Data, Split
 from gradlens.layerwise import Plan, learn, purities, purity
 from gradlens.progress import Display
 from gradlens.reporting_style import save

@@ -16,7 +16,7 @@ from gradlens.reporting_style import COLOURS, GREY, LOOK, MARKERS, PATTERNS, Sty
 from gradlens.runtime.errors import InputError
 
 if TYPE_CHECKING:
-    from gradlens.hierarchy import Drawn
+    from gradlens.data.hierarchical_digits import Drawn
 
 
 LEARNERS = ("bp", "layerwise", "shuffled", "pixels", "templates", "whitened", "random")  # of analyses.provable; each keeps its colour

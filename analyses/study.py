@@ -15,7 +15,7 @@ import torch
 
 from gradlens._version import __version__
 from gradlens.config import Config, make, read
-from gradlens.data import DATASETS
+from gradlens.data.datasets import DATASETS
 from gradlens.experiments import train_or_reuse
 from gradlens.plots import figure_set
 from gradlens.probes import Options, probe_run

@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from analyses.study import arguments, judged, publish, say
 from gradlens import reporting_representations
 from gradlens.activations import collect, of_module
-from gradlens.data import load
+from gradlens.data.datasets import load
 from gradlens.logistic import Standard, fit
 from gradlens.methods import METHODS
 from gradlens.objectives import LOSSES

@@ -25,10 +25,10 @@ if TYPE_CHECKING:  # the same table for type checkers, which do not run __getatt
     from gradlens.conditional import conditional_dependence as conditional_dependence
     from gradlens.config import Config as Config
     from gradlens.config import make as make_config
-    from gradlens.data_split import Split as Split
+    from gradlens.data.hierarchical_digits import draw as draw_hierarchical_digits
+    from gradlens.data.split import Split as Split
     from gradlens.experiments import train_run as train_run
     from gradlens.gradients_compare import compare as compare
-    from gradlens.hierarchy import draw as draw_hierarchical_digits
     from gradlens.layerwise import Plan as LayerwisePlan
     from gradlens.layerwise import learn as learn_layerwise
     from gradlens.layerwise import purities as layerwise_purities
@@ -138,7 +138,7 @@ _HOME = {  # public name -> where it is defined
     "Pass": "gradlens.passes:Pass",
     "RunContext": "gradlens.experiments:Place",
     "Signal": "gradlens.method:Signal",
-    "Split": "gradlens.data:Split",
+    "Split": "gradlens.data.datasets:Split",
     "Update": "gradlens.method:Update",
     "ViewMixture": "gradlens.conditional:Mixture",
     "certify_separability": "gradlens.separability:certify",
@@ -147,7 +147,7 @@ _HOME = {  # public name -> where it is defined
     "compare": "gradlens.gradients_compare:compare",
     "conditional_dependence": "gradlens.conditional:conditional_dependence",
     "cosine": "gradlens.measures:cosine",
-    "draw_hierarchical_digits": "gradlens.hierarchy:draw",
+    "draw_hierarchical_digits": "gradlens.data.hierarchical_digits:draw",
     "effective_rank": "gradlens.similarity:effective_rank",
     "exact_linear_synthesiser": "gradlens.surrogate:exact_linear",
     "field_twist": "gradlens.surrogate:twist",

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from gradlens.augment import input_of
-from gradlens.data_split import Data
+from gradlens.data.split import Data
+from gradlens.data.transforms import input_of
 from gradlens.gradients_true_gradient import untouched
 from gradlens.lens import Lens
 from gradlens.models_feature_pooling import BUDGET, pooled

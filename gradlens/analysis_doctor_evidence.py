@@ -8,7 +8,7 @@ from functools import cached_property
 from statistics import median
 from typing import NamedTuple
 
-from gradlens.data import SHAPES
+from gradlens.data.datasets import SHAPES
 from gradlens.methods import METHODS
 from gradlens.run import Metric, Run
 from gradlens.runtime.errors import InputError

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gradlens.activations import Frozen, collect, networks
-from gradlens.data_split import Split
+from gradlens.data.split import Split
 from gradlens.representations import (
     FEATURES,
     TRAINED,

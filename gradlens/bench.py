@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gradlens._version import __version__
-from gradlens.augment import normalizer
 from gradlens.config import Config, make
+from gradlens.data.transforms import normalizer
 from gradlens.flops import count
 from gradlens.method import Method
 from gradlens.objectives import LOSSES, Loss

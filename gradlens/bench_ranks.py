@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from gradlens.config import Config
 from gradlens.costs import block_costs
-from gradlens.data_split import Data, Split
+from gradlens.data.split import Data, Split
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.process_group import World
 from gradlens.runtime.progress import Progress, no_progress

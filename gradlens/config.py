@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from gradlens.augment import NORMALIZATIONS
+from gradlens.data.transforms import NORMALIZATIONS
 from gradlens.methods import METHODS
 from gradlens.models import MODELS
 from gradlens.objectives import LOSSES

@@ -12,8 +12,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from gradlens import loggers
 from gradlens._version import __version__
 from gradlens.config import Config
-from gradlens.data import DATASETS
-from gradlens.data_split import Data, label_hash
+from gradlens.data.datasets import DATASETS
+from gradlens.data.split import Data, label_hash
 from gradlens.methods import METHODS
 from gradlens.run import Run, is_run, load, load_checkpoint
 from gradlens.runtime.errors import InputError

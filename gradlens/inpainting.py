@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradlens.augment import input_of
-from gradlens.data_split import Split
+from gradlens.data.split import Split
+from gradlens.data.transforms import input_of
 from gradlens.methods.context_encoder import ContextEncoder
 from gradlens.run import Run, load, plain, save_result
 from gradlens.runtime.errors import InputError

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gradlens.activations import Frozen, collect, networks
 from gradlens.config import Config, read
-from gradlens.data_split import Data, Split, label_hash
+from gradlens.data.split import Data, Split, label_hash
 from gradlens.logistic import Standard, fit
 from gradlens.methods import METHODS
 from gradlens.run import Run, load_result, save_result

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from gradlens.activations import BATCH, Frozen, at_rest, collect, networks, of_module
 from gradlens.analysis_probe_block import CERTIFICATE_SECONDS, GRID, HELD_OUT, Features, Row, certificates, probe_block
-from gradlens.data_split import Data, Split
+from gradlens.data.split import Data, Split
 from gradlens.logistic import TOLERANCE
 from gradlens.models_feature_pooling import BUDGET, described, pooled
 from gradlens.run import Run, load, load_checkpoint, load_result, plain, save_result

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 
 from gradlens.config import Config, make
-from gradlens.data_split import Data
+from gradlens.data.split import Data
 from gradlens.recorder import Row
 from gradlens.runtime.csv_tables import read_table
 from gradlens.runtime.errors import InputError

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gradlens.augment import normalizer
 from gradlens.config import Config
 from gradlens.costs import BlockCost, block_costs
+from gradlens.data.transforms import normalizer
 from gradlens.method import Method
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from gradlens.config import Config
-from gradlens.data_split import Data
+from gradlens.data.split import Data
 from gradlens.recorder import Row
 from gradlens.run import Metric, Timing, save_result
 from gradlens.runtime.batch_shard import sharded

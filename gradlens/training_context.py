@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from gradlens.config import Config
-from gradlens.data import DATASETS, SHAPES, read
-from gradlens.data_split import Data, Source
-from gradlens.data_subsets import choose
+from gradlens.data.datasets import DATASETS, SHAPES, read
+from gradlens.data.split import Data, Source
+from gradlens.data.subsets import choose
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.memory import keep_freed_memory
 from gradlens.runtime.process_group import ALONE, World, local_device

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gradlens.augment import crop_and_flip, input_of
 from gradlens.config import Config
-from gradlens.data_split import Data
+from gradlens.data.split import Data
+from gradlens.data.transforms import crop_and_flip, input_of
 from gradlens.optimizers import lr_factor, make_optimizer
 from gradlens.runtime.batch_shard import Shard, part, stream
 from gradlens.runtime.process_group import ALONE, World

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gradlens.config import Config
-from gradlens.data_split import Split
+from gradlens.data.split import Split
 from gradlens.diagnostics import sparse_rows
 from gradlens.gradients_backward import Heard, backward
 from gradlens.gradients_descent import Descent

@@ -7,8 +7,8 @@ import torch
 from oracles import SUPERVISED, UNLABELLED, VARIANTS, Case, case, method_class, needed, step, stirred
 from torch import nn
 
-from gradlens.augment import normalizer
 from gradlens.config import make
+from gradlens.data.transforms import normalizer
 from gradlens.gradients_true_gradient import true_updates
 from gradlens.laws import LAWS, broken
 from gradlens.method import Method, Net, Options, Signal, Step, top_signal

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from gradlens.config import make
-from gradlens.data import read
-from gradlens.data_array_file import read_array_file, write_array_file
-from gradlens.data_image_folder import image_folder
+from gradlens.data.array_file import read_array_file, write_array_file
+from gradlens.data.datasets import read
+from gradlens.data.image_folder import image_folder
 from gradlens.experiments import train_run
 from gradlens.runtime.errors import InputError
 from gradlens.training_context import Place

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradlens.augment import NORMALIZATIONS, crop_and_flip, normalizer
+from gradlens.data.transforms import NORMALIZATIONS, crop_and_flip, normalizer
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradlens.augment import NORMALIZATIONS
 from gradlens.config import CHOICES, Config, make, read
+from gradlens.data.transforms import NORMALIZATIONS
 from gradlens.methods import METHODS
 from gradlens.models import MODELS
 from gradlens.objectives import LOSSES

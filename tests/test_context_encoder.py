@@ -17,9 +17,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # analyses is a folder of th
 
 from analyses.inpainting import TASKS, judge
 from gradlens import inpainting
-from gradlens.augment import normalizer
 from gradlens.config import make, read
-from gradlens.data import load as load_data
+from gradlens.data.datasets import load as load_data
+from gradlens.data.transforms import normalizer
 from gradlens.experiments import train_run
 from gradlens.gallery import draw_learned
 from gradlens.gradients_backward import backward

@@ -11,9 +11,9 @@ import torch
 from oracles import assert_near, assert_same_bits, frozen, stirred
 from torch import nn
 
-from gradlens.augment import normalizer
 from gradlens.config import make
-from gradlens.data import load as load_data
+from gradlens.data.datasets import load as load_data
+from gradlens.data.transforms import normalizer
 from gradlens.experiments import train_run
 from gradlens.gradients_backward import run_step
 from gradlens.gradients_true_gradient import true_updates

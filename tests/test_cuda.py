@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gradlens.config import make
-from gradlens.data import load
+from gradlens.data.datasets import load
 from gradlens.methods import METHODS
 from gradlens.setup import make_pair
 from gradlens.train import Training

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from oracles import SUPERVISED
 from PIL import Image
 
-from gradlens import data
 from gradlens.config import make
-from gradlens.data import digits, load
-from gradlens.data_split import Split, label_hash
-from gradlens.data_subsets import with_label_noise
+from gradlens.data import datasets as data
+from gradlens.data.datasets import digits, load
+from gradlens.data.split import Split, label_hash
+from gradlens.data.subsets import with_label_noise
 from gradlens.experiments import train_run
 from gradlens.methods import METHODS
 from gradlens.runtime.errors import InputError

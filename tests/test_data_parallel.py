@@ -11,7 +11,7 @@ from ranks import alone, together
 from torch import nn
 
 from gradlens.config import Config, make
-from gradlens.data import load
+from gradlens.data.datasets import load
 from gradlens.methods import METHODS
 from gradlens.optimizers import make_optimizer
 from gradlens.recorder import Row

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from oracles import Case, assert_near, assert_same_bits, batches, case, frozen, nll, rule, uncut
 
 from gradlens.config import make
-from gradlens.data import load as load_data
+from gradlens.data.datasets import load as load_data
 from gradlens.diagnostics import HALVES
 from gradlens.gradients_backward import backward, run_step
 from gradlens.gradients_true_gradient import true_updates

@@ -8,9 +8,10 @@ import pytest
 import torch
 from oracles import needed
 
-from gradlens import data, experiments, setup, training_context, training_state
+from gradlens import experiments, setup, training_context, training_state
 from gradlens.config import make
-from gradlens.data_split import Split
+from gradlens.data import datasets as data
+from gradlens.data.split import Split
 from gradlens.diagnostics import SPARSE
 from gradlens.experiments import find_run, prepare, train_or_reuse, train_run
 from gradlens.measures import QUANTITIES, RECORDED

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from gradlens.config import make
-from gradlens.data import load as load_data
+from gradlens.data.datasets import load as load_data
 from gradlens.diagnostics import sparse_rows
 from gradlens.feedback import pseudo_inverse, weights
 from gradlens.flops import count

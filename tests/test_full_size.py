@@ -307,8 +307,8 @@ def test_images_are_decoded_once(tmp_path, archive, monkeypatch):
         given = tmp_path / "pictures.tar.gz"
     data, name = decoded(str(given), tmp_path / "cache")
     assert name == "CIFAR-10 (JPEG copy)"
-    from gradlens.data import read
-    from gradlens.data_image_folder import image_folder
+    from gradlens.data.datasets import read
+    from gradlens.data.image_folder import image_folder
 
     train, test, classes = read(data)
     wanted = image_folder(tmp_path / "pictures")
@@ -324,7 +324,7 @@ def test_changed_images_are_decoded_again(tmp_path):
     given = picture_folder(tmp_path / "pictures")
     decoded(str(given), tmp_path / "cache")
     (given / "train" / "cat" / "0.jpg").unlink()
-    from gradlens.data import read
+    from gradlens.data.datasets import read
 
     assert len(read(decoded(str(given), tmp_path / "cache")[0])[0]) == 5
 

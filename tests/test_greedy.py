@@ -9,7 +9,7 @@ from oracles import assert_near, assert_same_bits, batches, case, frozen, nll, r
 from torch import nn
 
 from gradlens.config import make
-from gradlens.data import load as load_data
+from gradlens.data.datasets import load as load_data
 from gradlens.gradients_true_gradient import true_updates
 from gradlens.method import Net, Step
 from gradlens.methods import METHODS

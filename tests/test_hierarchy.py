@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy import stats
 
-from gradlens import data
-from gradlens.hierarchy import BLANK, LEVELS, SIDES, draw, templates_of
+from gradlens.data import datasets as data
+from gradlens.data.hierarchical_digits import BLANK, LEVELS, SIDES, draw, templates_of
 from gradlens.runtime.errors import InputError
 
 

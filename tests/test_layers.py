@@ -10,7 +10,7 @@ from oracles import needed
 from ranks import alone, together
 
 from gradlens.config import Config, make
-from gradlens.data import load
+from gradlens.data.datasets import load
 from gradlens.methods import METHODS
 from gradlens.recorder import Row
 from gradlens.runtime.errors import InputError

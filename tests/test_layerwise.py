@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from gradlens import layerwise
-from gradlens.hierarchy import draw
+from gradlens.data.hierarchical_digits import draw
 from gradlens.layerwise import Plan, assemble, extract, learn, least_found, purities, purity, two_layer, whitening
 from gradlens.runtime.errors import InputError
 from gradlens.similarity import fisher as fisher_ratio

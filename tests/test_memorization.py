@@ -18,7 +18,7 @@ from PIL import Image
 from gradlens import memorization, reporting_memorization
 from gradlens.activations import of_module
 from gradlens.config import make
-from gradlens.data import load as load_data
+from gradlens.data.datasets import load as load_data
 from gradlens.experiments import train_run
 from gradlens.memorization import Noise, area, curve_of, epochs_to, memorized, noise_of
 from gradlens.models import Plan, build

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gradlens.config import make
-from gradlens.data import load
+from gradlens.data.datasets import load
 from gradlens.optimizers import LARS, SGDW, lr_factor, make_optimizer
 from gradlens.runtime.rng import generator
 from gradlens.setup import make_pair

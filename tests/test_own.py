@@ -675,7 +675,7 @@ def test_networks_that_are_none_are_refused_in_a_sentence(program, name, words):
 DATA = """
 import numpy as np
 import torch
-from gradlens.data_split import Split
+from gradlens.data.split import Split
 
 def build():
     x = torch.arange(40 * 64).reshape(40, 1, 8, 8).remainder(251).to(torch.uint8)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from gradlens.patches import Grid, cropped, grey, grid_of, maps, patch_side, patches
+from gradlens.data.patches import Grid, cropped, grey, grid_of, maps, patch_side, patches
 from gradlens.runtime.errors import InputError
 
 

@@ -15,7 +15,7 @@ from gradlens import analysis_probe_block, cli, logistic, probes, reporting_prob
 from gradlens.activations import collect, networks, of_module
 from gradlens.analysis_probe_block import PERMUTED, TRUE, Features, choose_l2, probe_block
 from gradlens.config import make
-from gradlens.data_split import Split
+from gradlens.data.split import Split
 from gradlens.experiments import train_run
 from gradlens.logistic import Standard, fit
 from gradlens.probes import PIXELS, TRAINED, UNTRAINED, Options, probe_module, probe_run

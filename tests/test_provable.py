@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # analyses is a folder of th
 from analyses import provable
 from analyses.provable import CIFAR_LEARNERS, CONDITIONS, DEFAULT, LEARNERS, NOISES
 from analyses.provable_figures import grids_of, hierarchical_digits, layerwise_sweep
-from gradlens.hierarchy import draw
+from gradlens.data.hierarchical_digits import draw
 from gradlens.layerwise import Plan
 from gradlens.reporting_style import save
 from gradlens.runtime.errors import InputError
@@ -34,7 +34,7 @@ def words(claims):
 
 
 def test_the_default_is_the_data_set_s_and_every_sweep_goes_through_it():
-    from gradlens import hierarchy
+    from gradlens.data import hierarchical_digits as hierarchy
 
     assert DEFAULT == (hierarchy.NOISE, hierarchy.DISTRACTORS)
     assert DEFAULT in CONDITIONS

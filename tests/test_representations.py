@@ -15,7 +15,7 @@ from gradlens import analysis_information, analysis_network_similarity, reportin
 from gradlens import representations as rep
 from gradlens.activations import networks, of_module
 from gradlens.config import make
-from gradlens.data_split import Split
+from gradlens.data.split import Split
 from gradlens.run import load, load_result
 from gradlens.runtime.errors import InputError
 from gradlens.similarity import effective_rank, fisher, linear_cka, rdm, rdm_correlation, spectrum

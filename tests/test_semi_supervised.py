@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from oracles import assert_near, case, rule, step
 
 from gradlens.config import make, read
-from gradlens.data import digits, load
-from gradlens.data_split import Split
-from gradlens.data_subsets import choose
+from gradlens.data.datasets import digits, load
+from gradlens.data.split import Split
+from gradlens.data.subsets import choose
 from gradlens.experiments import train_run
 from gradlens.gradients_true_gradient import true_updates
 from gradlens.method import Step

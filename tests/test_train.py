@@ -22,7 +22,7 @@ from tiny_runs import assert_same_bits, kill_at, learned, recorded_steps, same_s
 
 from gradlens import setup, train, training_state, training_step
 from gradlens.config import make
-from gradlens.data import load as load_data
+from gradlens.data.datasets import load as load_data
 from gradlens.experiments import train_run
 from gradlens.methods import METHODS
 from gradlens.models import Plan, build

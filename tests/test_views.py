@@ -6,13 +6,13 @@ import pytest
 import torch
 import torchvision.transforms.v2.functional as TF
 
+from gradlens.data.contrastive_views import GREY, Draws, ViewOptions, blurred, colours, hue_rotation, views, windows
 from gradlens.methods import METHODS
 from gradlens.models import Plan, build
 from gradlens.objectives import LOSSES
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator
 from gradlens.setup import make_net
-from gradlens.views import GREY, Draws, ViewOptions, blurred, colours, hue_rotation, views, windows
 
 IMAGES = torch.randint(60, 180, (12, 3, 16, 12), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
 OFF = {"crop": False, "flip": False, "jitter": 0.0, "grey": 0.0, "blur": 0.0}

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from gradlens.data import DATASETS
-from gradlens.data_array_file import write_array_file
-from gradlens.data_image_folder import image_folder
+from gradlens.data.array_file import write_array_file
+from gradlens.data.datasets import DATASETS
+from gradlens.data.image_folder import image_folder
 from gradlens.runtime.errors import InputError
 
 

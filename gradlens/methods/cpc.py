@@ -10,12 +10,12 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
+from gradlens.data.patches import Grid, cropped, grey, grid_of, maps, patches
 from gradlens.local import Local
 from gradlens.method import Net, Update
 from gradlens.models_block_boundaries import output_shapes
 from gradlens.objectives import info_nce, sampled_scores
 from gradlens.passes import Pass
-from gradlens.patches import Grid, cropped, grey, grid_of, maps, patches
 from gradlens.predictive import RowsAhead
 from gradlens.runtime.batch_shard import drawn, total
 from gradlens.runtime.errors import InputError

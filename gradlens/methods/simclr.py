@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
+from gradlens.data.contrastive_views import ViewOptions, views
 from gradlens.heads import projection
 from gradlens.local import Local
 from gradlens.method import Net
@@ -16,7 +17,6 @@ from gradlens.objectives import nt_xent
 from gradlens.passes import Pass
 from gradlens.runtime.errors import InputError
 from gradlens.self_supervised import SelfSupervised, stacked
-from gradlens.views import ViewOptions, views
 
 
 class SimCLROptions(ViewOptions, frozen=True):

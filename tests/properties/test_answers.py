@@ -7,9 +7,9 @@ import torch
 from oracles import SUPERVISED, UNLABELLED, assert_same_bits, case, frozen, needed, rule
 from rule_cases import IMAGES, every_rule, holds, posed
 
-from gradlens.augment import normalizer
 from gradlens.config import make
-from gradlens.data import load as load_data
+from gradlens.data.datasets import load as load_data
+from gradlens.data.transforms import normalizer
 from gradlens.models_block_boundaries import output_shapes
 from gradlens.setup import make_pair
 from gradlens.training_step import evaluate

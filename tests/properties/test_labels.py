@@ -5,7 +5,7 @@ import torch
 from oracles import SUPERVISED, UNLABELLED, case, rule, step
 from rule_cases import IMAGES, every_rule, holds, is_asked_of_no_other, posed
 
-from gradlens.augment import normalizer
+from gradlens.data.transforms import normalizer
 from gradlens.method import Method
 from gradlens.methods import METHODS
 

@@ -10,8 +10,8 @@ from rule_cases import EVERYWHERE, IMAGES, every_rule, everything, holds, posed,
 from tiny_runs import learned, same_state, tiny
 from torch import nn
 
-from gradlens.augment import normalizer
 from gradlens.config import make
+from gradlens.data.transforms import normalizer
 from gradlens.experiments import train_run
 from gradlens.methods import METHODS
 from gradlens.optimizers import make_optimizer

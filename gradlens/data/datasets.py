@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from gradlens.data_array_file import read_array_file
-from gradlens.data_custom import data_set
-from gradlens.data_image_folder import image_folder
-from gradlens.data_split import Data, Source, Split
-from gradlens.data_subsets import choose
-from gradlens.hierarchy import LEVELS, draw
+from gradlens.data.array_file import read_array_file
+from gradlens.data.custom import data_set
+from gradlens.data.hierarchical_digits import LEVELS, draw
+from gradlens.data.image_folder import image_folder
+from gradlens.data.split import Data, Source, Split
+from gradlens.data.subsets import choose
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.rng import generator
 from gradlens.runtime.user_code import is_reference
@@ -39,7 +39,7 @@ def digits(root: Path, download: bool) -> Source:
 
 
 def hierarchical(root: Path, download: bool) -> Source:
-    """Grey 27×27 digits drawn level by level (:mod:`gradlens.hierarchy`): 5,000 and 1,000 for test, always the same."""
+    """Grey 27×27 digits drawn level by level (:mod:`gradlens.data.hierarchical_digits`): 5,000 and 1,000 for test, always the same."""
     train, test = (draw(n, purpose=f"hierarchical digits, {half}") for n, half in ((5_000, "train"), (1_000, "test")))
     return Split(train.bytes(), train.labels), Split(test.bytes(), test.labels), LEVELS[0].classes
 
@@ -145,7 +145,7 @@ def read(name: str, data_dir: Path | None = None, download: bool = False) -> Sou
 
     Args:
         name: a key of DATASETS, the path of a folder with ``train/`` and ``test/`` or of an ``.npz`` file of arrays
-            (:mod:`gradlens.data_array_file`), or ``FILE.py:build`` (:func:`data_custom.data_set`).
+            (:mod:`gradlens.data.array_file`), or ``FILE.py:build`` (:func:`data_custom.data_set`).
         data_dir: where the named sets are looked for and downloaded to.
         download: fetch a named set that is missing.
 

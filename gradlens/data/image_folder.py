@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gradlens.data_split import Source, Split
+from gradlens.data.split import Source, Split
 from gradlens.runtime.errors import InputError
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from gradlens.runtime.errors import InputError
 
 if TYPE_CHECKING:
-    from gradlens.data_split import Source
+    from gradlens.data.split import Source
 
 KEYS = ("train_images", "train_labels", "test_images", "test_labels")
 
@@ -50,7 +50,7 @@ def read_array_file(path: Path) -> Source:
         InputError: no such arrays, other types or shapes, or a file that is no ``.npz``; nothing in it is executed.
 
     """
-    from gradlens.data_split import Split
+    from gradlens.data.split import Split
 
     try:
         with np.load(path, allow_pickle=False) as file:

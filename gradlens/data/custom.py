@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradlens.data_split import Source, Split
+from gradlens.data.split import Source, Split
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.user_code import blamed, file_and_name, function_in, kind_of
 

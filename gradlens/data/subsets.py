@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from gradlens.data_split import Data, Source, Split
+from gradlens.data.split import Data, Source, Split
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator
 

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gradlens.data.contrastive_views import GREY
 from gradlens.runtime.batch_shard import drawn
 from gradlens.runtime.errors import InputError
-from gradlens.views import GREY
 
 SMALLEST = 4  # side of a patch by default
 

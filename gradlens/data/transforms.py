@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from gradlens.data_split import Data
+from gradlens.data.split import Data
 from gradlens.runtime.batch_shard import drawn
 from gradlens.runtime.errors import unknown
 from gradlens.runtime.rng import generator
