@@ -17,7 +17,7 @@ from analyses.study import arguments, environment
 from gradlens.config import make
 from gradlens.data.datasets import load
 from gradlens.measures import cosine
-from gradlens.models import layers
+from gradlens.models.zoo import layers
 from gradlens.run import load as load_run
 from gradlens.tables import interval
 from gradlens.train import Training

@@ -44,9 +44,9 @@ if TYPE_CHECKING:  # the same table for type checkers, which do not run __getatt
     from gradlens.method import relay as relay
     from gradlens.method import top_signal as top_signal
     from gradlens.methods import METHODS as METHODS
+    from gradlens.models.spec import Plan as ModelSpec
     from gradlens.passes import Grad as Grad
     from gradlens.passes import Pass as Pass
-    from gradlens.plan import Plan as ModelSpec
     from gradlens.probes import probe_module as probe_module
     from gradlens.representations import represent as represent
     from gradlens.run import load as load
@@ -133,7 +133,7 @@ _HOME = {  # public name -> where it is defined
     "LensCallback": "gradlens.lightning:LensCallback",
     "METHODS": "gradlens.methods:METHODS",
     "Method": "gradlens.method:Method",
-    "ModelSpec": "gradlens.plan:Plan",
+    "ModelSpec": "gradlens.models.spec:Plan",
     "NetworkInfo": "gradlens.method:Net",
     "Pass": "gradlens.passes:Pass",
     "RunContext": "gradlens.experiments:Place",

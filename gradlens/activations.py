@@ -18,7 +18,7 @@ from gradlens.data.split import Data
 from gradlens.data.transforms import input_of
 from gradlens.gradients_true_gradient import untouched
 from gradlens.lens import Lens
-from gradlens.models_feature_pooling import BUDGET, pooled
+from gradlens.models.feature_pooling import BUDGET, pooled
 from gradlens.run import Run, load_checkpoint
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.progress import Progress, no_progress

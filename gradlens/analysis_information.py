@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gradlens.activations import BATCH
-from gradlens.heads import head
-from gradlens.models_decoders import decoder
+from gradlens.models.decoders import decoder
+from gradlens.models.heads import head
 from gradlens.runtime.rng import generator, seeded
 
 STEPS = 300  # updates of a decoder and of a head

@@ -46,7 +46,7 @@ def _settings(values: Mapping[str, Any]) -> str:
 
 
 def _models() -> list[tuple[str, ...]]:
-    from gradlens.models import MODELS, VGG_LAYERS, vgg
+    from gradlens.models.zoo import MODELS, VGG_LAYERS, vgg
 
     rows: list[tuple[str, ...]] = [("model", "what")]
     for name, builder in MODELS.items():

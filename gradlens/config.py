@@ -14,9 +14,9 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from gradlens.data.transforms import NORMALIZATIONS
 from gradlens.methods import METHODS
-from gradlens.models import MODELS
+from gradlens.models.spec import ACTIVATIONS, ATTENTIONS
+from gradlens.models.zoo import MODELS
 from gradlens.objectives import LOSSES
-from gradlens.plan import ACTIVATIONS, ATTENTIONS
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.training_user_references import difference, settle, short
 

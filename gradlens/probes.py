@@ -27,7 +27,7 @@ from gradlens.activations import BATCH, Frozen, at_rest, collect, networks, of_m
 from gradlens.analysis_probe_block import CERTIFICATE_SECONDS, GRID, HELD_OUT, Features, Row, certificates, probe_block
 from gradlens.data.split import Data, Split
 from gradlens.logistic import TOLERANCE
-from gradlens.models_feature_pooling import BUDGET, described, pooled
+from gradlens.models.feature_pooling import BUDGET, described, pooled
 from gradlens.run import Run, load, load_checkpoint, load_result, plain, save_result
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.progress import Progress, no_progress

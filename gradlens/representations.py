@@ -24,7 +24,7 @@ from gradlens.activations import Frozen, at_rest, collect, networks
 from gradlens.analysis_information import DECODER_BATCH, DECODER_LR, HEAD_BATCH, HEAD_LR, LINEAR_LR, STEPS, label_information, reconstruct
 from gradlens.data.datasets import DATASETS
 from gradlens.data.split import Data, Split
-from gradlens.models_feature_pooling import described, side
+from gradlens.models.feature_pooling import described, side
 from gradlens.run import Run, load, load_result, save_result
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.progress import Progress, no_progress

@@ -20,7 +20,7 @@ from gradlens.gradients_backward import run_step
 from gradlens.gradients_true_gradient import true_updates
 from gradlens.method import Method, Net
 from gradlens.methods import METHODS
-from gradlens.models_block_boundaries import output_shapes
+from gradlens.models.block_boundaries import output_shapes
 from gradlens.objectives import LOSSES
 from gradlens.runtime.errors import InputError
 from gradlens.setup import Pair

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradlens.models_feature_pooling import pooled
+from gradlens.models.feature_pooling import pooled
 
 FEATURES = 128  # of a block, at most
 SLOPE = 2**0.5  # G: ‖softmax − one_hot‖ ≤ √2, times ‖x‖ ≤ 1

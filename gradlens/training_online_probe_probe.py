@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from gradlens.method import Update
-from gradlens.models_feature_pooling import pooled
+from gradlens.models.feature_pooling import pooled
 from gradlens.run import OnlineRow
 from gradlens.training_online_probe_learners import FEATURES, LEARNERS, features
 from gradlens.training_online_probe_regret import regret_rows

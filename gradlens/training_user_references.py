@@ -14,8 +14,8 @@ from typing import Any
 
 from gradlens.methods import METHODS
 from gradlens.methods_custom import FACTS, rule_in, stand_in
-from gradlens.models import MODELS
-from gradlens.models_custom import network_of
+from gradlens.models.custom import network_of
+from gradlens.models.zoo import MODELS
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.user_code import file_and_name, fingerprint, function_in, is_reference
 
@@ -115,7 +115,7 @@ def settle(values: Mapping[str, Any]) -> dict[str, Any]:
         elif word in TYPED[kind]:
             own[kind] = TYPED[kind][word]
         if kind == "model" and word.startswith("torchvision:"):
-            from gradlens.torchvision_models import register
+            from gradlens.models.torchvision import register
 
             register(word)
     return {**settled, "own": own} if own or "own" in values else settled

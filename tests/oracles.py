@@ -14,7 +14,7 @@ from gradlens.gradients_true_gradient import true_updates
 from gradlens.measures import RECORDED
 from gradlens.method import Method, Update
 from gradlens.methods import METHODS
-from gradlens.models import Plan, build
+from gradlens.models.zoo import Plan, build
 from gradlens.objectives import LOSSES, Loss
 from gradlens.passes import Pass
 from gradlens.recorder import Row, step_rows

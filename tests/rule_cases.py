@@ -13,8 +13,8 @@ from gradlens.gradients_true_gradient import true_updates
 from gradlens.laws import LAWS, broken
 from gradlens.method import Method, Net, Options, Signal, Step, top_signal
 from gradlens.methods import METHODS
-from gradlens.models import Plan, build
-from gradlens.models_block_boundaries import output_shapes
+from gradlens.models.block_boundaries import output_shapes
+from gradlens.models.zoo import Plan, build
 from gradlens.objectives import LOSSES, slope
 from gradlens.passes import Pass
 from gradlens.recorder import step_rows

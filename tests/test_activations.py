@@ -8,7 +8,7 @@ from torch import nn
 
 from gradlens.activations import at_rest, collect, networks, of_module
 from gradlens.methods import METHODS
-from gradlens.models_feature_pooling import described, pooled, side
+from gradlens.models.feature_pooling import described, pooled, side
 from gradlens.runtime.errors import InputError
 from gradlens.training_context import Place, data_of
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from gradlens.config import CHOICES, Config, make, read
 from gradlens.data.transforms import NORMALIZATIONS
 from gradlens.methods import METHODS
-from gradlens.models import MODELS
+from gradlens.models.spec import ACTIVATIONS
+from gradlens.models.zoo import MODELS
 from gradlens.objectives import LOSSES
-from gradlens.plan import ACTIVATIONS
 from gradlens.runtime.errors import InputError, unknown
 
 

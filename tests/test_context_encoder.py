@@ -25,8 +25,8 @@ from gradlens.gallery import draw_learned
 from gradlens.gradients_backward import backward
 from gradlens.method import Method
 from gradlens.methods import METHODS
-from gradlens.models import Plan, build
-from gradlens.models_decoders import ChannelwiseLinear, context_decoder, discriminator
+from gradlens.models.decoders import ChannelwiseLinear, context_decoder, discriminator
+from gradlens.models.zoo import Plan, build
 from gradlens.objectives import LOSSES
 from gradlens.optimizers import make_optimizer
 from gradlens.reporting_inpainting import InpaintingPanel, inpainting_grid

@@ -20,10 +20,10 @@ from gradlens.gradients_true_gradient import true_updates
 from gradlens.logistic import Standard, fit
 from gradlens.method import Net, Step
 from gradlens.methods import METHODS
-from gradlens.models import build
+from gradlens.models.spec import Plan
+from gradlens.models.zoo import build
 from gradlens.objectives import LOSSES, info_nce, sampled_scores
 from gradlens.passes import Pass
-from gradlens.plan import Plan
 from gradlens.recorder import step_rows
 from gradlens.runtime.errors import InputError
 from gradlens.setup import make_net, make_pair

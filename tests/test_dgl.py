@@ -9,8 +9,8 @@ from torch import nn
 
 from gradlens.method import Net
 from gradlens.methods import METHODS
-from gradlens.models import Plan, build, head_width
-from gradlens.models_block_boundaries import output_shapes
+from gradlens.models.block_boundaries import output_shapes
+from gradlens.models.zoo import Plan, build, head_width
 from gradlens.objectives import LOSSES
 from gradlens.runtime.errors import InputError
 from gradlens.setup import Pair

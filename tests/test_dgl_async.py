@@ -20,8 +20,8 @@ from gradlens.gradients_true_gradient import true_updates
 from gradlens.method import Step
 from gradlens.methods import METHODS
 from gradlens.methods.dgl_async import Buffer
-from gradlens.models import Plan, build
-from gradlens.models_block_boundaries import output_shapes
+from gradlens.models.block_boundaries import output_shapes
+from gradlens.models.zoo import Plan, build
 from gradlens.recorder import step_rows
 from gradlens.run import load_checkpoint
 from gradlens.runtime.errors import InputError

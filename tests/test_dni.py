@@ -13,8 +13,8 @@ from gradlens.config import make
 from gradlens.gradients_backward import backward
 from gradlens.method import Net
 from gradlens.methods import METHODS
-from gradlens.models import Plan, build
-from gradlens.models_block_boundaries import output_shapes
+from gradlens.models.block_boundaries import output_shapes
+from gradlens.models.zoo import Plan, build
 from gradlens.objectives import LOSSES
 from gradlens.runtime.errors import InputError
 from gradlens.setup import Pair

@@ -14,7 +14,7 @@ from gradlens.gradients_backward import backward, run_step
 from gradlens.gradients_true_gradient import true_updates
 from gradlens.method import Locks
 from gradlens.methods import METHODS
-from gradlens.models_synthesizers import InputSynthesiser
+from gradlens.models.synthesizers import InputSynthesiser
 from gradlens.runtime.errors import InputError
 from gradlens.setup import Pair
 from gradlens.training_step import update

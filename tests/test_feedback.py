@@ -21,10 +21,10 @@ from gradlens.gradients_backward import backward, run_step
 from gradlens.gradients_true_gradient import true_updates
 from gradlens.method import Net, Step
 from gradlens.methods import METHODS
-from gradlens.models import Plan, build
+from gradlens.models.resnet import basic_residual
+from gradlens.models.zoo import Plan, build
 from gradlens.objectives import LOSSES
 from gradlens.optimizers import make_optimizer
-from gradlens.resnet import basic_residual
 from gradlens.runtime.errors import InputError
 from gradlens.setup import Pair, make_net, make_pair
 from gradlens.training_step import evaluate, update

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # analyses is a folder of th
 
 from analyses.first_layer_filters import JUDGED, RULES, SEEDS, config, corrected, differences, different
 from gradlens.methods import METHODS
-from gradlens.models import Plan, build
+from gradlens.models.zoo import Plan, build
 from gradlens.objectives import LOSSES
 from gradlens.setup import make_net
 

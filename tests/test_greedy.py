@@ -13,8 +13,8 @@ from gradlens.data.datasets import load as load_data
 from gradlens.gradients_true_gradient import true_updates
 from gradlens.method import Net, Step
 from gradlens.methods import METHODS
-from gradlens.models import Plan, build
-from gradlens.models_block_boundaries import output_shapes
+from gradlens.models.block_boundaries import output_shapes
+from gradlens.models.zoo import Plan, build
 from gradlens.objectives import LOSSES
 from gradlens.passes import is_chain
 from gradlens.runtime.errors import InputError

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gradlens.heads import HEADS, head
-from gradlens.models_decoders import decoder
-from gradlens.models_synthesizers import Synthesiser
+from gradlens.models.decoders import decoder
+from gradlens.models.heads import HEADS, head
+from gradlens.models.synthesizers import Synthesiser
 from gradlens.runtime.errors import InputError
 
 LAYERS = pytest.mark.parametrize("layers", [1, 2, 3])

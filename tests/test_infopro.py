@@ -7,7 +7,7 @@ import torch
 from oracles import assert_near, assert_same_bits, batches, case, frozen, nll, rule, step, uncut
 from torch import nn
 
-from gradlens.models import Plan, build
+from gradlens.models.zoo import Plan, build
 from gradlens.runtime.errors import InputError
 from gradlens.setup import Pair
 from gradlens.training_step import update

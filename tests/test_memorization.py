@@ -21,7 +21,7 @@ from gradlens.config import make
 from gradlens.data.datasets import load as load_data
 from gradlens.experiments import train_run
 from gradlens.memorization import Noise, area, curve_of, epochs_to, memorized, noise_of
-from gradlens.models import Plan, build
+from gradlens.models.zoo import Plan, build
 from gradlens.plots import figure_set
 from gradlens.run import load, load_checkpoint
 from gradlens.runtime.errors import InputError, Stopped

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from sampling import one_in
 from torch import nn
 
-from gradlens.models import MODELS, build, cut_before_pool, head_width, layers
-from gradlens.models_block_boundaries import output_shapes
-from gradlens.plan import ACTIVATIONS, Plan
-from gradlens.resnet import basic_residual
+from gradlens.models.block_boundaries import output_shapes
+from gradlens.models.resnet import basic_residual
+from gradlens.models.spec import ACTIVATIONS, Plan
+from gradlens.models.zoo import MODELS, build, cut_before_pool, head_width, layers
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator
 

@@ -14,17 +14,17 @@ from torchvision import models
 
 from gradlens import methods_custom, training_user_references
 from gradlens.config import make
-from gradlens.cuts import cut_module
 from gradlens.experiments import prepare, train_run
 from gradlens.methods import METHODS
-from gradlens.models import MODELS, build, head_width
-from gradlens.models_block_boundaries import output_shapes
-from gradlens.plan import Plan
+from gradlens.models.block_boundaries import output_shapes
+from gradlens.models.fx_split import cut_module
+from gradlens.models.spec import Plan
+from gradlens.models.torchvision import cut_points
+from gradlens.models.zoo import MODELS, build, head_width
 from gradlens.run import load
 from gradlens.runtime import user_code as runtime_user_code
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import seeded
-from gradlens.torchvision_models import cut_points
 from gradlens.training_context import Place
 
 PAGES = [Path(__file__).parents[1] / page for page in ("docs/your-own.md", "README.md")]

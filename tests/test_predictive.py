@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.functional import jacobian
 
-from gradlens.predictive import RowsAbove, RowsAhead, listed, masked_context
+from gradlens.models.masked_context import RowsAbove, RowsAhead, listed, masked_context
 
 
 def noise(*shape, seed=0):

@@ -13,7 +13,7 @@ from gradlens.config import make
 from gradlens.method import Net
 from gradlens.methods import METHODS
 from gradlens.methods.predsim import pooled_size, similarity
-from gradlens.models import Plan, build
+from gradlens.models.zoo import Plan, build
 from gradlens.objectives import LOSSES
 from gradlens.runtime.errors import InputError
 from gradlens.setup import Pair

@@ -10,10 +10,10 @@ from oracles import Case, assert_near, assert_same_bits, frozen, nll, rule, step
 from sampling import one_in
 from torch import nn
 
-from gradlens.models import MODELS, build, head_width, layers
-from gradlens.models_block_boundaries import output_shapes
-from gradlens.plan import Plan
-from gradlens.resnet import FORMS, WITH_ATTENTION, Residual, SelectiveKernel, SqueezeExcitation, Subsampled
+from gradlens.models.block_boundaries import output_shapes
+from gradlens.models.resnet import FORMS, WITH_ATTENTION, Residual, SelectiveKernel, SqueezeExcitation, Subsampled
+from gradlens.models.spec import Plan
+from gradlens.models.zoo import MODELS, build, head_width, layers
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator
 

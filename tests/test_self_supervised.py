@@ -13,7 +13,7 @@ from gradlens.config import make
 from gradlens.diagnostics import SPARSE
 from gradlens.experiments import train_run
 from gradlens.methods import METHODS
-from gradlens.models import Plan, build
+from gradlens.models.zoo import Plan, build
 from gradlens.objectives import LOSSES
 from gradlens.runtime.errors import InputError
 from gradlens.setup import Pair, make_net, make_pair

@@ -25,7 +25,7 @@ from gradlens.config import make
 from gradlens.data.datasets import load as load_data
 from gradlens.experiments import train_run
 from gradlens.methods import METHODS
-from gradlens.models import Plan, build
+from gradlens.models.zoo import Plan, build
 from gradlens.run import load, load_checkpoint
 from gradlens.runtime.errors import InputError, Stopped
 from gradlens.train import Training

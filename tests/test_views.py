@@ -8,7 +8,7 @@ import torchvision.transforms.v2.functional as TF
 
 from gradlens.data.contrastive_views import GREY, Draws, ViewOptions, blurred, colours, hue_rotation, views, windows
 from gradlens.methods import METHODS
-from gradlens.models import Plan, build
+from gradlens.models.zoo import Plan, build
 from gradlens.objectives import LOSSES
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator

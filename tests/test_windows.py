@@ -11,7 +11,7 @@ from torch import nn
 
 from gradlens.cli import main
 from gradlens.gradients_backward import backward
-from gradlens.models import Plan, build
+from gradlens.models.zoo import Plan, build
 from gradlens.runtime.errors import InputError
 from gradlens.setup import Pair
 from gradlens.training_step import update

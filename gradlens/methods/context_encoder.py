@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gradlens.local import Local, Slopes
 from gradlens.method import Net, Update
-from gradlens.models_decoders import context_decoder, discriminator
+from gradlens.models.decoders import context_decoder, discriminator
 from gradlens.passes import Pass, trainable
 from gradlens.runtime.batch_shard import all_sum, drawn, mean, total
 from gradlens.runtime.errors import InputError

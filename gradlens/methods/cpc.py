@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from gradlens.data.patches import Grid, cropped, grey, grid_of, maps, patches
 from gradlens.local import Local
 from gradlens.method import Net, Update
-from gradlens.models_block_boundaries import output_shapes
+from gradlens.models.block_boundaries import output_shapes
+from gradlens.models.masked_context import RowsAhead
 from gradlens.objectives import info_nce, sampled_scores
 from gradlens.passes import Pass
-from gradlens.predictive import RowsAhead
 from gradlens.runtime.batch_shard import drawn, total
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator

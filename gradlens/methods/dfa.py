@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from gradlens.feedback import Switched
 from gradlens.method import Compared, Method, Net, Signal, Step, top_signal
+from gradlens.models.resnet import Residual
 from gradlens.objectives import slope
 from gradlens.passes import Pass, pull_back
-from gradlens.resnet import Residual
 from gradlens.runtime.batch_shard import all_sum, total
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gradlens.measures import float64
 from gradlens.method import Method, Net, Signal, Update, relay, top_signal
-from gradlens.models_synthesizers import LinearSynthesiser, Synthesiser
+from gradlens.models.synthesizers import LinearSynthesiser, Synthesiser
 from gradlens.passes import Grad, Pass
 from gradlens.runtime.batch_shard import all_sum, total
 from gradlens.runtime.errors import InputError

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gradlens.measures import float64
 from gradlens.method import Net, Signal, Update
 from gradlens.methods.dni import DNI, DNIOptions, regression_errors, regression_gradients
-from gradlens.models_synthesizers import InputSynthesiser
+from gradlens.models.synthesizers import InputSynthesiser
 from gradlens.passes import Grad, Pass, cut
 from gradlens.runtime.batch_shard import total
 from gradlens.runtime.rng import seeded

@@ -11,9 +11,9 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
-from gradlens.heads import head
 from gradlens.local import LocalLosses, even
 from gradlens.method import Net, Signal, Update
+from gradlens.models.heads import head
 from gradlens.passes import Pass, chain
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gradlens.local import HeadOptions, Local, LocalLosses, Window, split
 from gradlens.method import Net
-from gradlens.models_decoders import decoder
+from gradlens.models.decoders import decoder
 from gradlens.passes import Pass
 from gradlens.runtime.batch_shard import mean
 from gradlens.runtime.errors import InputError

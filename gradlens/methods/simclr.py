@@ -10,9 +10,9 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from gradlens.data.contrastive_views import ViewOptions, views
-from gradlens.heads import projection
 from gradlens.local import Local
 from gradlens.method import Net
+from gradlens.models.heads import projection
 from gradlens.objectives import nt_xent
 from gradlens.passes import Pass
 from gradlens.runtime.errors import InputError

@@ -18,7 +18,7 @@ from saved import HALF, HALVES, TABLES, long_run, short_run
 
 from gradlens.config import Config, make
 from gradlens.methods import METHODS
-from gradlens.models import MODELS
+from gradlens.models.zoo import MODELS
 from gradlens.run import load
 
 HERE = Path(__file__).resolve().parent

@@ -10,7 +10,7 @@ from rule_cases import IMAGES, every_rule, holds, posed
 from gradlens.config import make
 from gradlens.data.datasets import load as load_data
 from gradlens.data.transforms import normalizer
-from gradlens.models_block_boundaries import output_shapes
+from gradlens.models.block_boundaries import output_shapes
 from gradlens.setup import make_pair
 from gradlens.training_step import evaluate
 

@@ -9,7 +9,7 @@ from rule_cases import FREEZING, LOCAL, RULES, every_rule, holds, posed
 
 from gradlens.method import Method
 from gradlens.methods import METHODS
-from gradlens.models import Plan, build
+from gradlens.models.zoo import Plan, build
 from gradlens.objectives import LOSSES
 from gradlens.setup import make_net
 

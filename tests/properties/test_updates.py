@@ -12,7 +12,7 @@ from gradlens.gradients_backward import backward
 from gradlens.gradients_true_gradient import true_updates
 from gradlens.method import Method, Net, Options, Signal, Step
 from gradlens.methods import METHODS
-from gradlens.models_block_boundaries import output_shapes
+from gradlens.models.block_boundaries import output_shapes
 from gradlens.objectives import LOSSES
 from gradlens.setup import Pair
 from gradlens.training_step import update

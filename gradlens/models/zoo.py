@@ -8,8 +8,8 @@ from itertools import pairwise
 
 from torch import nn
 
-from gradlens.plan import ACTIVATIONS, ATTENTIONS, Plan, conv_block, numbered, pooled_top
-from gradlens.resnet import WITH_ATTENTION, resnet18, resnet20, resnet32, resnet50, resnet152, resnet_gim
+from gradlens.models.resnet import WITH_ATTENTION, resnet18, resnet20, resnet32, resnet50, resnet152, resnet_gim
+from gradlens.models.spec import ACTIVATIONS, ATTENTIONS, Plan, conv_block, numbered, pooled_top
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.rng import seeded
 

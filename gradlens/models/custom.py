@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradlens.cuts import cut_module
-from gradlens.models_block_boundaries import output_shapes
-from gradlens.plan import Plan, numbered
+from gradlens.models.block_boundaries import output_shapes
+from gradlens.models.fx_split import cut_module
+from gradlens.models.spec import Plan, numbered
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.user_code import blamed, function_in, kind_of
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gradlens.plan import Plan, conv_block, numbered, pooled_top
+from gradlens.models.spec import Plan, conv_block, numbered, pooled_top
 from gradlens.runtime.errors import InputError
 
 Act = Callable[[], nn.Module]

@@ -9,9 +9,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from gradlens.cuts import cut_module, cuts_without_skips
-from gradlens.models import MODELS
-from gradlens.plan import Plan
+from gradlens.models.fx_split import cut_module, cuts_without_skips
+from gradlens.models.spec import Plan
+from gradlens.models.zoo import MODELS
 from gradlens.runtime.errors import InputError, unknown
 
 PREFIX = "torchvision:"
