@@ -31,13 +31,13 @@ from typing import Any
 from analyses.study import arguments, judged, place_of, publish, say, trained
 from gradlens.bench import bench
 from gradlens.config import Config, make
-from gradlens.diagnostics import SPARSE, sparse_rows
 from gradlens.experiments import prepare
-from gradlens.gradients_backward import run_step
-from gradlens.gradients_true_gradient import true_updates, untouched
+from gradlens.gradients.backward import run_step
+from gradlens.gradients.diagnostics import SPARSE, sparse_rows
+from gradlens.gradients.rows import step_rows
+from gradlens.gradients.true_gradient import true_updates, untouched
 from gradlens.methods import METHODS
 from gradlens.progress import Display
-from gradlens.recorder import step_rows
 from gradlens.run import Run
 from gradlens.runtime.rng import seeded
 from gradlens.screen import number

@@ -16,7 +16,7 @@ from torch import Tensor
 from analyses.study import arguments, environment
 from gradlens.config import make
 from gradlens.data.datasets import load
-from gradlens.measures import cosine
+from gradlens.gradients.alignment import cosine
 from gradlens.models.zoo import layers
 from gradlens.run import load as load_run
 from gradlens.tables import interval

@@ -39,9 +39,9 @@ from analyses.study import arguments, judged, publish, say
 from gradlens import reporting_representations
 from gradlens.activations import collect, of_module
 from gradlens.data.datasets import load
+from gradlens.gradients.losses import LOSSES
 from gradlens.logistic import Standard, fit
 from gradlens.methods import METHODS
-from gradlens.objectives import LOSSES
 from gradlens.reporting_representations import DepthPoint, RdmRow
 from gradlens.reporting_style import COLOURS, LOOK, save
 from gradlens.runtime.rng import generator, seeded

@@ -28,25 +28,25 @@ if TYPE_CHECKING:  # the same table for type checkers, which do not run __getatt
     from gradlens.data.hierarchical_digits import draw as draw_hierarchical_digits
     from gradlens.data.split import Split as Split
     from gradlens.experiments import train_run as train_run
-    from gradlens.gradients_compare import compare as compare
+    from gradlens.gradients.alignment import cosine as cosine
+    from gradlens.gradients.alignment import measure as measure
+    from gradlens.gradients.block_pass import Grad as Grad
+    from gradlens.gradients.block_pass import Pass as Pass
+    from gradlens.gradients.compare import compare as compare
+    from gradlens.gradients.lens import Lens as Lens
+    from gradlens.gradients.lightning import LensCallback as LensCallback
+    from gradlens.gradients.method import Method as Method
+    from gradlens.gradients.method import Net as NetworkInfo
+    from gradlens.gradients.method import Signal as Signal
+    from gradlens.gradients.method import Update as Update
+    from gradlens.gradients.method import relay as relay
+    from gradlens.gradients.method import top_signal as top_signal
     from gradlens.layerwise import Plan as LayerwisePlan
     from gradlens.layerwise import learn as learn_layerwise
     from gradlens.layerwise import purities as layerwise_purities
-    from gradlens.lens import Lens as Lens
-    from gradlens.lightning import LensCallback as LensCallback
     from gradlens.logistic import fit as fit_logistic_regression
-    from gradlens.measures import cosine as cosine
-    from gradlens.measures import measure as measure
-    from gradlens.method import Method as Method
-    from gradlens.method import Net as NetworkInfo
-    from gradlens.method import Signal as Signal
-    from gradlens.method import Update as Update
-    from gradlens.method import relay as relay
-    from gradlens.method import top_signal as top_signal
     from gradlens.methods import METHODS as METHODS
     from gradlens.models.spec import Plan as ModelSpec
-    from gradlens.passes import Grad as Grad
-    from gradlens.passes import Pass as Pass
     from gradlens.probes import probe_module as probe_module
     from gradlens.representations import represent as represent
     from gradlens.run import load as load
@@ -126,27 +126,27 @@ __all__ = [
 _HOME = {  # public name -> where it is defined
     "CheckFailed": "gradlens.laws:Broken",
     "Config": "gradlens.config:Config",
-    "Grad": "gradlens.passes:Grad",
+    "Grad": "gradlens.gradients.block_pass:Grad",
     "InputError": "gradlens.runtime.errors:InputError",
     "LayerwisePlan": "gradlens.layerwise:Plan",
-    "Lens": "gradlens.lens:Lens",
-    "LensCallback": "gradlens.lightning:LensCallback",
+    "Lens": "gradlens.gradients.lens:Lens",
+    "LensCallback": "gradlens.gradients.lightning:LensCallback",
     "METHODS": "gradlens.methods:METHODS",
-    "Method": "gradlens.method:Method",
+    "Method": "gradlens.gradients.method:Method",
     "ModelSpec": "gradlens.models.spec:Plan",
-    "NetworkInfo": "gradlens.method:Net",
-    "Pass": "gradlens.passes:Pass",
+    "NetworkInfo": "gradlens.gradients.method:Net",
+    "Pass": "gradlens.gradients.block_pass:Pass",
     "RunContext": "gradlens.experiments:Place",
-    "Signal": "gradlens.method:Signal",
+    "Signal": "gradlens.gradients.method:Signal",
     "Split": "gradlens.data.datasets:Split",
-    "Update": "gradlens.method:Update",
+    "Update": "gradlens.gradients.method:Update",
     "ViewMixture": "gradlens.conditional:Mixture",
     "certify_separability": "gradlens.separability:certify",
     "check_method": "gradlens.training_check_method:check_method",
     "cka_matrix": "gradlens.representations:cka_matrix",
-    "compare": "gradlens.gradients_compare:compare",
+    "compare": "gradlens.gradients.compare:compare",
     "conditional_dependence": "gradlens.conditional:conditional_dependence",
-    "cosine": "gradlens.measures:cosine",
+    "cosine": "gradlens.gradients.alignment:cosine",
     "draw_hierarchical_digits": "gradlens.data.hierarchical_digits:draw",
     "effective_rank": "gradlens.similarity:effective_rank",
     "exact_linear_synthesiser": "gradlens.surrogate:exact_linear",
@@ -160,18 +160,18 @@ _HOME = {  # public name -> where it is defined
     "linear_cka": "gradlens.similarity:linear_cka",
     "load": "gradlens.run:load",
     "make_config": "gradlens.config:make",
-    "measure": "gradlens.measures:measure",
+    "measure": "gradlens.gradients.alignment:measure",
     "participation_ratio": "gradlens.similarity:participation_ratio",
     "probe_module": "gradlens.probes:probe_module",
     "rdm": "gradlens.similarity:rdm",
     "rdm_correlation": "gradlens.similarity:rdm_correlation",
-    "relay": "gradlens.method:relay",
+    "relay": "gradlens.gradients.method:relay",
     "represent": "gradlens.representations:represent",
     "seeded": "gradlens.runtime.rng:seeded",
     "settle_synthesisers": "gradlens.surrogate:settle",
     "small_pair": "gradlens.surrogate:small_pair",
     "stationarity": "gradlens.surrogate:stationarity",
-    "top_signal": "gradlens.method:top_signal",
+    "top_signal": "gradlens.gradients.method:top_signal",
     "train_run": "gradlens.experiments:train_run",
 }
 _RENAMED = {"Place": "RunContext"}  # public names of 0.1.0

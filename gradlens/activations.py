@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from gradlens.data.split import Data
 from gradlens.data.transforms import input_of
-from gradlens.gradients_true_gradient import untouched
-from gradlens.lens import Lens
+from gradlens.gradients.lens import Lens
+from gradlens.gradients.true_gradient import untouched
 from gradlens.models.feature_pooling import BUDGET, pooled
 from gradlens.run import Run, load_checkpoint
 from gradlens.runtime.errors import InputError, unknown

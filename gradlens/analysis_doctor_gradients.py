@@ -7,7 +7,7 @@ from statistics import fmean, median
 
 from gradlens.analysis_doctor_evidence import LATE, WATCH, WRONG, Seen, Symptom, Unmade, graded, span, values
 from gradlens.feedback import Switched
-from gradlens.gradients_layer_names import is_norm
+from gradlens.gradients.layer_names import is_norm
 from gradlens.local import LocalLosses
 from gradlens.methods import METHODS
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gradlens.activations import collect, networks
 from gradlens.analysis_doctor_evidence import LATE, WATCH, WRONG, Seen, Series, Symptom, Unmade, graded
-from gradlens.gradients_layer_names import is_norm
+from gradlens.gradients.layer_names import is_norm
 from gradlens.run import Metric
 from gradlens.runtime.errors import InputError
 from gradlens.similarity import effective_rank, spectrum

@@ -20,8 +20,8 @@ from gradlens._version import __version__
 from gradlens.config import Config, make
 from gradlens.data.transforms import normalizer
 from gradlens.flops import count
-from gradlens.method import Method
-from gradlens.objectives import LOSSES, Loss
+from gradlens.gradients.losses import LOSSES, Loss
+from gradlens.gradients.method import Method
 from gradlens.optimizers import make_optimizer
 from gradlens.runtime.csv_tables import csv_line
 from gradlens.runtime.memory import allocations, wait

@@ -9,7 +9,7 @@ import torch
 
 from gradlens.bench import bench
 from gradlens.config import Config, make
-from gradlens.method import Locks
+from gradlens.gradients.method import Locks
 from gradlens.methods import METHODS
 from gradlens.runtime.progress import Progress, no_progress
 from gradlens.setup import make_pair

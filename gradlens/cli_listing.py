@@ -78,8 +78,8 @@ def _data() -> list[tuple[str, ...]]:
 
 
 def _quantities() -> list[tuple[str, ...]]:
-    from gradlens.diagnostics import AFTER_THE_STEP, FEEDBACK, SPARSE
-    from gradlens.measures import QUANTITIES, RECORDED
+    from gradlens.gradients.alignment import QUANTITIES, RECORDED
+    from gradlens.gradients.diagnostics import AFTER_THE_STEP, FEEDBACK, SPARSE
     from gradlens.methods import METHODS
     from gradlens.reporting_axes import ANGLES
 

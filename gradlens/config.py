@@ -13,10 +13,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from gradlens.data.transforms import NORMALIZATIONS
+from gradlens.gradients.losses import LOSSES
 from gradlens.methods import METHODS
 from gradlens.models.spec import ACTIVATIONS, ATTENTIONS
 from gradlens.models.zoo import MODELS
-from gradlens.objectives import LOSSES
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.training_user_references import difference, settle, short
 

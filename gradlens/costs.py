@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from gradlens.config import Config
-from gradlens.gradients_backward import backward
+from gradlens.gradients.backward import backward
+from gradlens.gradients.block_pass import Grad, Pass
 from gradlens.optimizers import make_optimizer
-from gradlens.passes import Grad, Pass
 from gradlens.runtime.memory import allocations, wait
 from gradlens.runtime.rng import forked, key
 from gradlens.setup import Pair

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 
-from gradlens.measures import float64
-from gradlens.method import Compared, Method, Net, Signal, Step, relay, top_signal
-from gradlens.passes import Grad, Pass, chain
+from gradlens.gradients.alignment import float64
+from gradlens.gradients.block_pass import Grad, Pass, chain
+from gradlens.gradients.method import Compared, Method, Net, Signal, Step, relay, top_signal
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator
 

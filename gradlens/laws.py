@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from gradlens.method import Method
+from gradlens.gradients.method import Method
 from gradlens.runtime.errors import InputError
 from gradlens.training_check_runs import no_trace, resume, seed
 from gradlens.training_check_steps import answers, arguments, gradients, isolation, labels, optimiser, truth, works

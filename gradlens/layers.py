@@ -15,11 +15,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gradlens.gradients_backward import Heard
-from gradlens.gradients_true_gradient import Truth, untouched
-from gradlens.method import Method, Signal, Step, Update
-from gradlens.passes import Grad, Pass, chain, true_gradients
-from gradlens.recorder import Row, step_rows
+from gradlens.gradients.backward import Heard
+from gradlens.gradients.block_pass import Grad, Pass, chain, true_gradients
+from gradlens.gradients.method import Method, Signal, Step, Update
+from gradlens.gradients.rows import Row, step_rows
+from gradlens.gradients.true_gradient import Truth, untouched
 from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
 from gradlens.runtime.p2p import Inbox, Outbox
 from gradlens.runtime.rng import key

@@ -10,9 +10,9 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
-from gradlens.method import Method, Net, Signal, top_signal
+from gradlens.gradients.block_pass import Pass, trainable
+from gradlens.gradients.method import Method, Net, Signal, top_signal
 from gradlens.models.heads import head
-from gradlens.passes import Pass, trainable
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import seeded
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 from torch import Tensor
 from torch.nn import functional as F
 
-from gradlens.recorder import Row
+from gradlens.gradients.rows import Row
 from gradlens.run import Metric, Run, must_be_writable, write
 from gradlens.runtime.errors import Failsafe, InputError
 

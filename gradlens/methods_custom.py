@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from gradlens.method import READS, Method
+from gradlens.gradients.method import READS, Method
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.user_code import found_in, kind_of
 

@@ -14,10 +14,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gradlens.method import Method, Step, Update
+from gradlens.gradients.block_pass import Pass, chain
+from gradlens.gradients.method import Method, Step, Update
+from gradlens.gradients.rows import Row, own_quantities
 from gradlens.methods.dgl_async import Buffer, Stored
-from gradlens.passes import Pass, chain
-from gradlens.recorder import Row, own_quantities
 from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
 from gradlens.runtime.p2p import Inbox, Outbox
 from gradlens.setup import Pair

@@ -19,7 +19,7 @@ import torch
 
 from gradlens.config import Config, make
 from gradlens.data.split import Data
-from gradlens.recorder import Row
+from gradlens.gradients.rows import Row
 from gradlens.runtime.csv_tables import read_table
 from gradlens.runtime.errors import InputError
 

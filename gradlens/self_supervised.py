@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from gradlens.gradients.block_pass import Pass, chain, cut
+from gradlens.gradients.method import Net
 from gradlens.local import LocalLosses, Window, split
-from gradlens.method import Net
-from gradlens.passes import Pass, chain, cut
 from gradlens.runtime.errors import InputError
 
 

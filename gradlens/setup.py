@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from gradlens.config import Config
-from gradlens.method import Method, Net
+from gradlens.gradients.losses import LOSSES, Loss
+from gradlens.gradients.method import Method, Net
 from gradlens.methods import METHODS
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.models.spec import Plan
 from gradlens.models.zoo import build, head_width
-from gradlens.objectives import LOSSES, Loss
 from gradlens.run import Run, load
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import seeded

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gradlens.costs import block_costs
-from gradlens.recorder import Row
+from gradlens.gradients.rows import Row
 from gradlens.runtime.errors import InputError
 from gradlens.training_parallel_partition import split_over
 from gradlens.training_state import TrainState

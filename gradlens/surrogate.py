@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gradlens.gradients_backward import run_step
-from gradlens.gradients_true_gradient import true_updates
-from gradlens.method import Method, Net
+from gradlens.gradients.backward import run_step
+from gradlens.gradients.losses import LOSSES
+from gradlens.gradients.method import Method, Net
+from gradlens.gradients.true_gradient import true_updates
 from gradlens.methods import METHODS
 from gradlens.models.block_boundaries import output_shapes
-from gradlens.objectives import LOSSES
 from gradlens.runtime.errors import InputError
 from gradlens.setup import Pair
 from gradlens.training_step import update

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from scipy.special import stdtrit  # the quantile behind scipy.stats.t.ppf, at a quarter of scipy.stats' import time
 
-from gradlens.gradients_layer_names import is_norm
+from gradlens.gradients.layer_names import is_norm
 from gradlens.runtime.errors import InputError
 from gradlens.training_metrics import TRAIN, TRAIN_EVAL, best_epoch
 from gradlens.training_run_groups import groups

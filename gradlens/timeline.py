@@ -16,7 +16,7 @@ from torch import Tensor
 from gradlens.config import Config
 from gradlens.costs import BlockCost, block_costs
 from gradlens.data.transforms import normalizer
-from gradlens.method import Method
+from gradlens.gradients.method import Method
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator
 from gradlens.schedules import LATE, Costs, Schedule, Stages, Task, schedules

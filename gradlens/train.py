@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from gradlens.config import Config
 from gradlens.data.split import Data
-from gradlens.recorder import Row
+from gradlens.gradients.rows import Row
 from gradlens.run import Metric, Timing, save_result
 from gradlens.runtime.batch_shard import sharded
 from gradlens.runtime.csv_tables import read_table

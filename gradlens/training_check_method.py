@@ -8,8 +8,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ValidationError
 
 from gradlens.config import sentence
+from gradlens.gradients.method import Method
 from gradlens.laws import Finding, check
-from gradlens.method import Method
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.training_check_trial import NETWORKS, Broken
 

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradlens.gradients_backward import backward
-from gradlens.gradients_true_gradient import true_updates
-from gradlens.method import Signal, Step
-from gradlens.objectives import cross_entropy
-from gradlens.passes import Pass
+from gradlens.gradients.backward import backward
+from gradlens.gradients.block_pass import Pass
+from gradlens.gradients.losses import cross_entropy
+from gradlens.gradients.method import Signal, Step
+from gradlens.gradients.true_gradient import true_updates
 from gradlens.training_check_trial import IMAGES, Bits, Broken, Made, NotAsked, Trial, bits, differing, listed, one_step
 
 NEAR = 1e-9  # how far a recorded truth may be from the one of an uncut copy, as a share of the largest entry

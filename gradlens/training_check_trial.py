@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gradlens.gradients_backward import backward
-from gradlens.method import Method, Update
+from gradlens.gradients.backward import backward
+from gradlens.gradients.losses import cross_entropy
+from gradlens.gradients.method import Method, Update
 from gradlens.models.spec import Plan
 from gradlens.models.zoo import build
-from gradlens.objectives import cross_entropy
 from gradlens.setup import make_net
 
 NETWORKS: dict[str, tuple[str, Plan]] = {  # the smallest that have what matters: no normalisation, BatchNorm and pools, residual blocks

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradlens.method import Update
+from gradlens.gradients.method import Update
 from gradlens.models.feature_pooling import pooled
 from gradlens.run import OnlineRow
 from gradlens.training_online_probe_learners import FEATURES, LEARNERS, features

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from itertools import pairwise
 
-from gradlens.method import Method
+from gradlens.gradients.method import Method
 from gradlens.runtime.errors import InputError
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 
-from gradlens.diagnostics import AFTER_THE_STEP, FEEDBACK, SPARSE, sparse_rows
-from gradlens.gradients_backward import run_step
-from gradlens.gradients_true_gradient import true_updates
-from gradlens.measures import QUANTITIES
+from gradlens.gradients.alignment import QUANTITIES
+from gradlens.gradients.backward import run_step
+from gradlens.gradients.diagnostics import AFTER_THE_STEP, FEEDBACK, SPARSE, sparse_rows
+from gradlens.gradients.rows import Row, step_rows
+from gradlens.gradients.true_gradient import true_updates
 from gradlens.methods import METHODS
-from gradlens.recorder import Row, step_rows
 from gradlens.run import load, load_checkpoint, write
 from gradlens.runtime.csv_tables import csv_line
 from gradlens.runtime.errors import InputError, unknown

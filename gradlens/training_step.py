@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from gradlens.config import Config
 from gradlens.data.split import Split
-from gradlens.diagnostics import sparse_rows
-from gradlens.gradients_backward import Heard, backward
-from gradlens.gradients_descent import Descent
-from gradlens.gradients_true_gradient import true_updates, whole_update
-from gradlens.method import Method, Step, Update
-from gradlens.objectives import LOSSES
-from gradlens.passes import Pass
-from gradlens.recorder import Row, rank_rows, step_rows
+from gradlens.gradients.backward import Heard, backward
+from gradlens.gradients.block_pass import Pass
+from gradlens.gradients.descent import Descent
+from gradlens.gradients.diagnostics import sparse_rows
+from gradlens.gradients.losses import LOSSES
+from gradlens.gradients.method import Method, Step, Update
+from gradlens.gradients.rows import Row, rank_rows, step_rows
+from gradlens.gradients.true_gradient import true_updates, whole_update
 from gradlens.runtime.batch_shard import Sums, all_sum, current, total
 from gradlens.runtime.eval_mode import eval_mode
 from gradlens.runtime.process_group import ALONE, World

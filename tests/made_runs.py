@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 from gradlens.config import make
-from gradlens.recorder import Row
+from gradlens.gradients.rows import Row
 from gradlens.run import Metric, Run, Timing, write
 
 LAYERS = ("block1.conv", "block2.conv", "block3.conv", "top.hidden", "top.out")

@@ -9,15 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gradlens.config import make
-from gradlens.gradients_backward import backward, run_step
-from gradlens.gradients_true_gradient import true_updates
-from gradlens.measures import RECORDED
-from gradlens.method import Method, Update
+from gradlens.gradients.alignment import RECORDED
+from gradlens.gradients.backward import backward, run_step
+from gradlens.gradients.block_pass import Pass
+from gradlens.gradients.losses import LOSSES, Loss
+from gradlens.gradients.method import Method, Update
+from gradlens.gradients.rows import Row, step_rows
+from gradlens.gradients.true_gradient import true_updates
 from gradlens.methods import METHODS
 from gradlens.models.zoo import Plan, build
-from gradlens.objectives import LOSSES, Loss
-from gradlens.passes import Pass
-from gradlens.recorder import Row, step_rows
 from gradlens.setup import make_net
 
 SUPERVISED = [name for name, method in METHODS.items() if method.classifies]

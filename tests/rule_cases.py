@@ -9,15 +9,15 @@ from torch import nn
 
 from gradlens.config import make
 from gradlens.data.transforms import normalizer
-from gradlens.gradients_true_gradient import true_updates
+from gradlens.gradients.block_pass import Pass
+from gradlens.gradients.losses import LOSSES, slope
+from gradlens.gradients.method import Method, Net, Options, Signal, Step, top_signal
+from gradlens.gradients.rows import step_rows
+from gradlens.gradients.true_gradient import true_updates
 from gradlens.laws import LAWS, broken
-from gradlens.method import Method, Net, Options, Signal, Step, top_signal
 from gradlens.methods import METHODS
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.models.zoo import Plan, build
-from gradlens.objectives import LOSSES, slope
-from gradlens.passes import Pass
-from gradlens.recorder import step_rows
 from gradlens.setup import Pair, make_net, make_pair
 from gradlens.training_check_trial import NETWORKS, NotAsked, Trial
 

@@ -22,12 +22,12 @@ from gradlens.data.datasets import load as load_data
 from gradlens.data.transforms import normalizer
 from gradlens.experiments import train_run
 from gradlens.gallery import draw_learned
-from gradlens.gradients_backward import backward
-from gradlens.method import Method
+from gradlens.gradients.backward import backward
+from gradlens.gradients.losses import LOSSES
+from gradlens.gradients.method import Method
 from gradlens.methods import METHODS
 from gradlens.models.decoders import ChannelwiseLinear, context_decoder, discriminator
 from gradlens.models.zoo import Plan, build
-from gradlens.objectives import LOSSES
 from gradlens.optimizers import make_optimizer
 from gradlens.reporting_inpainting import InpaintingPanel, inpainting_grid
 from gradlens.run import load_result

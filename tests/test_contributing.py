@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gradlens.experiments import train_run
-from gradlens.method import Method
+from gradlens.gradients.method import Method
 from gradlens.methods import METHODS
 from gradlens.training_context import Place
 

@@ -15,16 +15,16 @@ from gradlens.config import make
 from gradlens.data.datasets import load as load_data
 from gradlens.data.transforms import normalizer
 from gradlens.experiments import train_run
-from gradlens.gradients_backward import run_step
-from gradlens.gradients_true_gradient import true_updates
+from gradlens.gradients.backward import run_step
+from gradlens.gradients.block_pass import Pass
+from gradlens.gradients.losses import LOSSES, info_nce, sampled_scores
+from gradlens.gradients.method import Net, Step
+from gradlens.gradients.rows import step_rows
+from gradlens.gradients.true_gradient import true_updates
 from gradlens.logistic import Standard, fit
-from gradlens.method import Net, Step
 from gradlens.methods import METHODS
 from gradlens.models.spec import Plan
 from gradlens.models.zoo import build
-from gradlens.objectives import LOSSES, info_nce, sampled_scores
-from gradlens.passes import Pass
-from gradlens.recorder import step_rows
 from gradlens.runtime.errors import InputError
 from gradlens.setup import make_net, make_pair
 from gradlens.train import Training

@@ -12,9 +12,9 @@ from torch import nn
 
 from gradlens.config import Config, make
 from gradlens.data.datasets import load
+from gradlens.gradients.rows import Row
 from gradlens.methods import METHODS
 from gradlens.optimizers import make_optimizer
-from gradlens.recorder import Row
 from gradlens.runtime.batch_shard import sharded
 from gradlens.runtime.process_group import World
 from gradlens.train import Training

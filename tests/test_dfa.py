@@ -11,17 +11,17 @@ from oracles import Case, assert_near, assert_same_bits, batches, case, frozen, 
 from torch import nn
 
 from gradlens.config import make
-from gradlens.diagnostics import sparse_rows
 from gradlens.flops import count
-from gradlens.gradients_backward import backward, run_step
-from gradlens.gradients_true_gradient import true_updates
-from gradlens.method import Net, Step
+from gradlens.gradients.backward import backward, run_step
+from gradlens.gradients.block_pass import pull_back
+from gradlens.gradients.diagnostics import sparse_rows
+from gradlens.gradients.losses import LOSSES
+from gradlens.gradients.method import Net, Step
+from gradlens.gradients.true_gradient import true_updates
 from gradlens.methods import METHODS
 from gradlens.models.resnet import basic_residual
 from gradlens.models.zoo import Plan, build
-from gradlens.objectives import LOSSES
 from gradlens.optimizers import make_optimizer
-from gradlens.passes import pull_back
 from gradlens.runtime.errors import InputError
 from gradlens.setup import Pair, make_net, make_pair
 from gradlens.training_step import update

@@ -7,11 +7,11 @@ import torch
 from oracles import assert_near, assert_same_bits, batches, case, frozen, nll, rule, step, uncut
 from torch import nn
 
-from gradlens.method import Net
+from gradlens.gradients.losses import LOSSES
+from gradlens.gradients.method import Net
 from gradlens.methods import METHODS
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.models.zoo import Plan, build, head_width
-from gradlens.objectives import LOSSES
 from gradlens.runtime.errors import InputError
 from gradlens.setup import Pair
 from gradlens.training_step import update

@@ -14,15 +14,15 @@ from oracles import Case, assert_near, assert_same_bits, batches, case, frozen, 
 
 from gradlens.config import make
 from gradlens.data.datasets import load as load_data
-from gradlens.diagnostics import HALVES
-from gradlens.gradients_backward import backward, run_step
-from gradlens.gradients_true_gradient import true_updates
-from gradlens.method import Step
+from gradlens.gradients.backward import backward, run_step
+from gradlens.gradients.diagnostics import HALVES
+from gradlens.gradients.method import Step
+from gradlens.gradients.rows import step_rows
+from gradlens.gradients.true_gradient import true_updates
 from gradlens.methods import METHODS
 from gradlens.methods.dgl_async import Buffer
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.models.zoo import Plan, build
-from gradlens.recorder import step_rows
 from gradlens.run import load_checkpoint
 from gradlens.runtime.errors import InputError
 from gradlens.setup import Pair, make_net, put_weights

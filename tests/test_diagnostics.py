@@ -8,11 +8,11 @@ import torch
 from oracles import SUPERVISED, assert_same_bits, case, frozen, nll, rule
 from torch import nn
 
-from gradlens.diagnostics import SPARSE, sparse_rows
-from gradlens.gradients_backward import run_step
-from gradlens.gradients_descent import Descent
-from gradlens.gradients_true_gradient import true_updates
-from gradlens.passes import Pass
+from gradlens.gradients.backward import run_step
+from gradlens.gradients.block_pass import Pass
+from gradlens.gradients.descent import Descent
+from gradlens.gradients.diagnostics import SPARSE, sparse_rows
+from gradlens.gradients.true_gradient import true_updates
 from gradlens.runtime.rng import generator, key
 from gradlens.setup import Pair
 from gradlens.training_step import update

@@ -10,12 +10,12 @@ from oracles import Case, assert_near, assert_same_bits, batches, case, frozen, 
 from torch import nn
 
 from gradlens.config import make
-from gradlens.gradients_backward import backward
-from gradlens.method import Net
+from gradlens.gradients.backward import backward
+from gradlens.gradients.losses import LOSSES
+from gradlens.gradients.method import Net
 from gradlens.methods import METHODS
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.models.zoo import Plan, build
-from gradlens.objectives import LOSSES
 from gradlens.runtime.errors import InputError
 from gradlens.setup import Pair
 from gradlens.training_step import update

@@ -10,9 +10,9 @@ from oracles import assert_near, assert_same_bits, batches, case, frozen, nll, r
 from torch import nn
 
 from gradlens.config import make
-from gradlens.gradients_backward import backward, run_step
-from gradlens.gradients_true_gradient import true_updates
-from gradlens.method import Locks
+from gradlens.gradients.backward import backward, run_step
+from gradlens.gradients.method import Locks
+from gradlens.gradients.true_gradient import true_updates
 from gradlens.methods import METHODS
 from gradlens.models.synthesizers import InputSynthesiser
 from gradlens.runtime.errors import InputError

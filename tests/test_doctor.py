@@ -13,10 +13,10 @@ from gradlens.analysis_doctor_outcome import jumps, rank
 from gradlens.config import make
 from gradlens.doctor import CHECKS, RESULT, examine, report, verdict
 from gradlens.experiments import train_run
+from gradlens.gradients.losses import LOSSES
+from gradlens.gradients.rows import Row
 from gradlens.local import Local, LocalLosses
 from gradlens.methods.dni import DNI
-from gradlens.objectives import LOSSES
-from gradlens.recorder import Row
 from gradlens.run import Metric, load
 from gradlens.runtime.csv_tables import csv_line
 from gradlens.screen import diagnosis_table

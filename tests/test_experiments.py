@@ -12,10 +12,10 @@ from gradlens import experiments, setup, training_context, training_state
 from gradlens.config import make
 from gradlens.data import datasets as data
 from gradlens.data.split import Split
-from gradlens.diagnostics import SPARSE
 from gradlens.experiments import find_run, prepare, train_or_reuse, train_run
-from gradlens.measures import QUANTITIES, RECORDED
-from gradlens.method import Method, Signal, top_signal
+from gradlens.gradients.alignment import QUANTITIES, RECORDED
+from gradlens.gradients.diagnostics import SPARSE
+from gradlens.gradients.method import Method, Signal, top_signal
 from gradlens.methods import METHODS
 from gradlens.run import load
 from gradlens.runtime.errors import InputError, Stopped

@@ -14,16 +14,16 @@ from torch.nn.utils import parametrize
 
 from gradlens.config import make
 from gradlens.data.datasets import load as load_data
-from gradlens.diagnostics import sparse_rows
 from gradlens.feedback import pseudo_inverse, weights
 from gradlens.flops import count
-from gradlens.gradients_backward import backward, run_step
-from gradlens.gradients_true_gradient import true_updates
-from gradlens.method import Net, Step
+from gradlens.gradients.backward import backward, run_step
+from gradlens.gradients.diagnostics import sparse_rows
+from gradlens.gradients.losses import LOSSES
+from gradlens.gradients.method import Net, Step
+from gradlens.gradients.true_gradient import true_updates
 from gradlens.methods import METHODS
 from gradlens.models.resnet import basic_residual
 from gradlens.models.zoo import Plan, build
-from gradlens.objectives import LOSSES
 from gradlens.optimizers import make_optimizer
 from gradlens.runtime.errors import InputError
 from gradlens.setup import Pair, make_net, make_pair

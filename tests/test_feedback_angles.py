@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from gradlens.method import Net
+from gradlens.gradients.method import Net
 from gradlens.methods import METHODS
 from gradlens.runtime.csv_tables import read_csv, write_csv
 from gradlens.setup import Pair

@@ -10,9 +10,9 @@ from scipy import stats
 sys.path.insert(0, str(Path(__file__).parents[1]))  # analyses is a folder of the repository, not an installed package
 
 from analyses.first_layer_filters import JUDGED, RULES, SEEDS, config, corrected, differences, different
+from gradlens.gradients.losses import LOSSES
 from gradlens.methods import METHODS
 from gradlens.models.zoo import Plan, build
-from gradlens.objectives import LOSSES
 from gradlens.setup import make_net
 
 

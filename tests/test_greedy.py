@@ -10,13 +10,13 @@ from torch import nn
 
 from gradlens.config import make
 from gradlens.data.datasets import load as load_data
-from gradlens.gradients_true_gradient import true_updates
-from gradlens.method import Net, Step
+from gradlens.gradients.block_pass import is_chain
+from gradlens.gradients.losses import LOSSES
+from gradlens.gradients.method import Net, Step
+from gradlens.gradients.true_gradient import true_updates
 from gradlens.methods import METHODS
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.models.zoo import Plan, build
-from gradlens.objectives import LOSSES
-from gradlens.passes import is_chain
 from gradlens.runtime.errors import InputError
 from gradlens.setup import Pair
 from gradlens.train import Training

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from gradlens import laws, training_check_steps
+from gradlens.gradients.block_pass import Pass
+from gradlens.gradients.method import Method, Net, Options, Signal, Update, top_signal
 from gradlens.laws import LAWS, Finding, broken, check, said
-from gradlens.method import Method, Net, Options, Signal, Update, top_signal
 from gradlens.methods import METHODS
-from gradlens.passes import Pass
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import seeded
 from gradlens.training_check_trial import NETWORKS, Trial

@@ -11,8 +11,8 @@ from ranks import alone, together
 
 from gradlens.config import Config, make
 from gradlens.data.datasets import load
+from gradlens.gradients.rows import Row
 from gradlens.methods import METHODS
-from gradlens.recorder import Row
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.process_group import World
 from gradlens.train import Training

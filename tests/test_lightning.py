@@ -14,8 +14,8 @@ pl = pytest.importorskip("lightning.pytorch", reason="pip install lightning")
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger  # noqa: E402
 from lightning.pytorch.plugins import MixedPrecision  # noqa: E402
 
-import gradlens.lightning  # noqa: E402
-from gradlens.lightning import LensCallback, output_numbers  # noqa: E402
+import gradlens.gradients.lightning  # noqa: E402
+from gradlens.gradients.lightning import LensCallback, output_numbers  # noqa: E402
 from gradlens.runtime.errors import InputError  # noqa: E402
 
 LAYERS = ["net.0", "net.2", "net.4"]
@@ -212,10 +212,10 @@ def test_a_failing_hook_stops_nothing(tmp_path, capsys, monkeypatch):
     def broken(self, label, output):
         raise TypeError(f"{label} is odd")
 
-    monkeypatch.setattr(gradlens.lightning.Lens, "_read_all", broken)
+    monkeypatch.setattr(gradlens.gradients.lightning.Lens, "_read_all", broken)
     assert "net.0 is odd" in fails(tmp_path, capsys, LensCallback(every=2))
     monkeypatch.undo()
-    monkeypatch.setattr(gradlens.lightning.Lens, "_store", broken)
+    monkeypatch.setattr(gradlens.gradients.lightning.Lens, "_store", broken)
     assert "is odd" in fails(tmp_path / "again", capsys, LensCallback(every=2))
 
 
@@ -238,7 +238,7 @@ def test_wrong_input_is_found_before_anything_is_trained(tmp_path):
 def test_the_package_may_be_called_pytorch_lightning(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "lightning.pytorch", None)
     monkeypatch.setitem(sys.modules, "pytorch_lightning", None)
-    name = "gradlens.lightning"
+    name = "gradlens.gradients.lightning"
     before = sys.modules.pop(name)
     try:
         with pytest.raises(ImportError, match=r"pip install 'gradlens-toolkit\[lightning\]'"):

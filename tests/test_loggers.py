@@ -11,8 +11,8 @@ from disk import full_disk
 from gradlens import loggers
 from gradlens.config import make
 from gradlens.experiments import train_run
+from gradlens.gradients.rows import Row
 from gradlens.loggers import EVENTS, FILTERS, checked, export, filter_grid, records, rewound
-from gradlens.recorder import Row
 from gradlens.run import Metric, load
 from gradlens.runtime.errors import Failsafe, InputError
 from gradlens.training_context import Place

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from gradlens import measures
-from gradlens.measures import QUANTITIES, RECORDED, cosine, measure, moments
+from gradlens.gradients import alignment as measures
+from gradlens.gradients.alignment import QUANTITIES, RECORDED, cosine, measure, moments
 
 ALL = tuple(QUANTITIES)
 FLOAT32 = st.floats(width=32, allow_nan=False, allow_infinity=False)

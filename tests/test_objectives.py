@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradlens.objectives import LOSSES, binary_cross_entropy, cross_entropy, distillation, nt_xent, slope, squared_error
+from gradlens.gradients.losses import LOSSES, binary_cross_entropy, cross_entropy, distillation, nt_xent, slope, squared_error
 
 
 def softmax(z):

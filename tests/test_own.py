@@ -96,7 +96,7 @@ def test_the_example_in_its_limit_is_backprop():
 # ------------------------------------------------------------------------------------------------------------ names and runs
 
 RULE = """
-from gradlens.method import Method, Signal, top_signal
+from gradlens.gradients.method import Method, Signal, top_signal
 
 class Half(Method):
     reads = frozenset({"below", "above"})
@@ -753,7 +753,7 @@ def test_a_rule_that_does_not_import_shows_its_own_traceback_and_not_ours(progra
         ("class Half: pass", "rule.py:Half", "rule.py:Half is the class Half: a rule is a subclass of gradlens.Method"),
         ("Half = 3", "rule.py:Half", "rule.py:Half is a int: a rule is"),
         (RULE + "def make(): pass", "rule.py:make", "rule.py:make is a function: a rule is"),
-        ("from gradlens.method import Method\nclass Half(Method): pass", "rule.py:Half", "rule.py:Half has no method `signal`"),
+        ("from gradlens.gradients.method import Method\nclass Half(Method): pass", "rule.py:Half", "rule.py:Half has no method `signal`"),
         (
             RULE.replace('"above"', '"abvoe"'),
             "rule.py:Half",

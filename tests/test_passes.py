@@ -11,7 +11,7 @@ from oracles import PLANS, assert_near, assert_same_bits, batches, case, frozen,
 from torch import nn
 
 from gradlens.config import make
-from gradlens.passes import Pass, chain, is_chain, pull_back, true_gradients
+from gradlens.gradients.block_pass import Pass, chain, is_chain, pull_back, true_gradients
 from gradlens.setup import Pair, make_pair
 from gradlens.training_step import update
 

@@ -14,8 +14,8 @@ from PIL import Image
 
 from gradlens import reporting_axes, reporting_style
 from gradlens.config import make
+from gradlens.gradients.rows import Row
 from gradlens.plots import curve, figure_set, heat_map, over_training
-from gradlens.recorder import Row
 from gradlens.reporting_style import save, styles
 from gradlens.run import Metric, Run
 from gradlens.runtime.csv_tables import read_csv

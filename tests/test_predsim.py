@@ -10,11 +10,11 @@ from oracles import assert_near, assert_same_bits, batches, case, frozen, nll, r
 from torch import nn
 
 from gradlens.config import make
-from gradlens.method import Net
+from gradlens.gradients.losses import LOSSES
+from gradlens.gradients.method import Net
 from gradlens.methods import METHODS
 from gradlens.methods.predsim import pooled_size, similarity
 from gradlens.models.zoo import Plan, build
-from gradlens.objectives import LOSSES
 from gradlens.runtime.errors import InputError
 from gradlens.setup import Pair
 from gradlens.training_step import update

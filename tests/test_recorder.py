@@ -8,12 +8,12 @@ from oracles import SUPERVISED, case, nll, rows_of, rule, step, uncut
 from torch import nn
 
 import gradlens
-from gradlens.gradients_compare import compare
-from gradlens.gradients_layer_names import parameter_kind
-from gradlens.gradients_true_gradient import true_updates
-from gradlens.measures import QUANTITIES, RECORDED
-from gradlens.method import Step
-from gradlens.recorder import Row, pair_rows, step_rows
+from gradlens.gradients.alignment import QUANTITIES, RECORDED
+from gradlens.gradients.compare import compare
+from gradlens.gradients.layer_names import parameter_kind
+from gradlens.gradients.method import Step
+from gradlens.gradients.rows import Row, pair_rows, step_rows
+from gradlens.gradients.true_gradient import true_updates
 
 
 def direct(g, t):

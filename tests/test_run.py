@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from gradlens.config import make
 from gradlens.experiments import train_run
-from gradlens.recorder import Row
+from gradlens.gradients.rows import Row
 from gradlens.run import TABLES, Metric, OnlineRow, Timing, is_run, load, load_checkpoint, load_result, save_result, write
 from gradlens.runtime.csv_tables import csv_line, read_table
 from gradlens.runtime.errors import InputError

@@ -10,11 +10,11 @@ from rule_cases import IMAGES, LOCAL, posed
 from torch import nn
 
 from gradlens.config import make
-from gradlens.diagnostics import SPARSE
 from gradlens.experiments import train_run
+from gradlens.gradients.diagnostics import SPARSE
+from gradlens.gradients.losses import LOSSES
 from gradlens.methods import METHODS
 from gradlens.models.zoo import Plan, build
-from gradlens.objectives import LOSSES
 from gradlens.runtime.errors import InputError
 from gradlens.setup import Pair, make_net, make_pair
 from gradlens.training_context import Place

@@ -16,8 +16,8 @@ from gradlens.data.datasets import digits, load
 from gradlens.data.split import Split
 from gradlens.data.subsets import choose
 from gradlens.experiments import train_run
-from gradlens.gradients_true_gradient import true_updates
-from gradlens.method import Step
+from gradlens.gradients.method import Step
+from gradlens.gradients.true_gradient import true_updates
 from gradlens.run import load as load_run
 from gradlens.runtime.errors import InputError
 from gradlens.setup import make_pair

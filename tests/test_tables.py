@@ -11,7 +11,7 @@ from scipy import stats
 
 from gradlens import tables, training_run_groups
 from gradlens.config import make
-from gradlens.recorder import Row
+from gradlens.gradients.rows import Row
 from gradlens.run import Metric, Run, Timing
 from gradlens.runtime.csv_tables import read_csv, write_csv
 from gradlens.runtime.errors import InputError

@@ -7,9 +7,9 @@ import torch
 import torchvision.transforms.v2.functional as TF
 
 from gradlens.data.contrastive_views import GREY, Draws, ViewOptions, blurred, colours, hue_rotation, views, windows
+from gradlens.gradients.losses import LOSSES
 from gradlens.methods import METHODS
 from gradlens.models.zoo import Plan, build
-from gradlens.objectives import LOSSES
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator
 from gradlens.setup import make_net

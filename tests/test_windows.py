@@ -10,7 +10,7 @@ from oracles import assert_near, assert_same_bits, batches, case, frozen, nll, r
 from torch import nn
 
 from gradlens.cli import main
-from gradlens.gradients_backward import backward
+from gradlens.gradients.backward import backward
 from gradlens.models.zoo import Plan, build
 from gradlens.runtime.errors import InputError
 from gradlens.setup import Pair

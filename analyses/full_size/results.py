@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from gradlens.gradients_layer_names import is_norm
+from gradlens.gradients.layer_names import is_norm
 from gradlens.run import Run, write
 from gradlens.runtime.errors import InputError
 

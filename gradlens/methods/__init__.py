@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gradlens.method import Method
+from gradlens.gradients.method import Method
 from gradlens.methods.bp import Backprop
 from gradlens.methods.chunked import Chunked
 from gradlens.methods.context_encoder import ContextEncoder, ContextEncoderLocal

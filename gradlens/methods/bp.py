@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from gradlens.method import Method, Signal, relay, top_signal
-from gradlens.passes import Pass
+from gradlens.gradients.block_pass import Pass
+from gradlens.gradients.method import Method, Signal, relay, top_signal
 
 
 class Backprop(Method):

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
+from gradlens.gradients.block_pass import Pass, trainable
+from gradlens.gradients.method import Net, Update
 from gradlens.local import Local, Slopes
-from gradlens.method import Net, Update
 from gradlens.models.decoders import context_decoder, discriminator
-from gradlens.passes import Pass, trainable
 from gradlens.runtime.batch_shard import all_sum, drawn, mean, total
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator

@@ -11,12 +11,12 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from gradlens.data.patches import Grid, cropped, grey, grid_of, maps, patches
+from gradlens.gradients.block_pass import Pass
+from gradlens.gradients.losses import info_nce, sampled_scores
+from gradlens.gradients.method import Net, Update
 from gradlens.local import Local
-from gradlens.method import Net, Update
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.models.masked_context import RowsAhead
-from gradlens.objectives import info_nce, sampled_scores
-from gradlens.passes import Pass
 from gradlens.runtime.batch_shard import drawn, total
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator

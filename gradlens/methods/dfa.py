@@ -11,10 +11,10 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from gradlens.feedback import Switched
-from gradlens.method import Compared, Method, Net, Signal, Step, top_signal
+from gradlens.gradients.block_pass import Pass, pull_back
+from gradlens.gradients.losses import slope
+from gradlens.gradients.method import Compared, Method, Net, Signal, Step, top_signal
 from gradlens.models.resnet import Residual
-from gradlens.objectives import slope
-from gradlens.passes import Pass, pull_back
 from gradlens.runtime.batch_shard import all_sum, total
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator

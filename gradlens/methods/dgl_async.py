@@ -11,9 +11,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from gradlens.gradients.block_pass import Pass, cut
+from gradlens.gradients.method import Net, Update
 from gradlens.local import HeadOptions, LocalLosses
-from gradlens.method import Net, Update
-from gradlens.passes import Pass, cut
 from gradlens.runtime.batch_shard import Shard, current, gather, of, sharded
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator

@@ -9,9 +9,9 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor
 
-from gradlens.method import Method, Net, Signal, relay
-from gradlens.objectives import distillation
-from gradlens.passes import Pass
+from gradlens.gradients.block_pass import Pass
+from gradlens.gradients.losses import distillation
+from gradlens.gradients.method import Method, Net, Signal, relay
 from gradlens.runtime.batch_shard import all_sum, sharded
 
 

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 
-from gradlens.measures import float64
-from gradlens.method import Method, Net, Signal, Update, relay, top_signal
+from gradlens.gradients.alignment import float64
+from gradlens.gradients.block_pass import Grad, Pass
+from gradlens.gradients.method import Method, Net, Signal, Update, relay, top_signal
 from gradlens.models.synthesizers import LinearSynthesiser, Synthesiser
-from gradlens.passes import Grad, Pass
 from gradlens.runtime.batch_shard import all_sum, total
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import seeded

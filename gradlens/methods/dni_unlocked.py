@@ -8,11 +8,11 @@ from typing import Any, ClassVar, NamedTuple
 from pydantic import Field
 from torch import Tensor, nn
 
-from gradlens.measures import float64
-from gradlens.method import Net, Signal, Update
+from gradlens.gradients.alignment import float64
+from gradlens.gradients.block_pass import Grad, Pass, cut
+from gradlens.gradients.method import Net, Signal, Update
 from gradlens.methods.dni import DNI, DNIOptions, regression_errors, regression_gradients
 from gradlens.models.synthesizers import InputSynthesiser
-from gradlens.passes import Grad, Pass, cut
 from gradlens.runtime.batch_shard import total
 from gradlens.runtime.rng import seeded
 

@@ -11,10 +11,10 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
+from gradlens.gradients.block_pass import Pass, chain
+from gradlens.gradients.method import Net, Signal, Update
 from gradlens.local import LocalLosses, even
-from gradlens.method import Net, Signal, Update
 from gradlens.models.heads import head
-from gradlens.passes import Pass, chain
 
 
 class GreedyOptions(BaseModel, frozen=True, extra="forbid"):

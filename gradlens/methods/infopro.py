@@ -9,10 +9,10 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
+from gradlens.gradients.block_pass import Pass
+from gradlens.gradients.method import Net
 from gradlens.local import HeadOptions, Local, LocalLosses, Window, split
-from gradlens.method import Net
 from gradlens.models.decoders import decoder
-from gradlens.passes import Pass
 from gradlens.runtime.batch_shard import mean
 from gradlens.runtime.errors import InputError
 

@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from pydantic import BaseModel
 
+from gradlens.gradients.method import Net
 from gradlens.local import Window
-from gradlens.method import Net
 from gradlens.methods.simclr import LocalSimCLROptions, SimCLR
 from gradlens.self_supervised import modules_of
 

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
+from gradlens.gradients.block_pass import Pass
+from gradlens.gradients.method import Net
 from gradlens.local import Local, LocalLosses
-from gradlens.method import Net
-from gradlens.passes import Pass
 from gradlens.runtime.batch_shard import gather, mean
 
 

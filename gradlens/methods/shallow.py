@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor, nn
 
-from gradlens.method import Method, Signal, top_signal
-from gradlens.passes import Pass, chain
+from gradlens.gradients.block_pass import Pass, chain
+from gradlens.gradients.method import Method, Signal, top_signal
 
 
 class Shallow(Method):

@@ -10,11 +10,11 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from gradlens.data.contrastive_views import ViewOptions, views
+from gradlens.gradients.block_pass import Pass
+from gradlens.gradients.losses import nt_xent
+from gradlens.gradients.method import Net
 from gradlens.local import Local
-from gradlens.method import Net
 from gradlens.models.heads import projection
-from gradlens.objectives import nt_xent
-from gradlens.passes import Pass
 from gradlens.runtime.errors import InputError
 from gradlens.self_supervised import SelfSupervised, stacked
 

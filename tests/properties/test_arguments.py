@@ -7,8 +7,8 @@ import torch
 from oracles import UNLABELLED, VARIANTS, assert_near, assert_same_bits, case, rule, step
 from rule_cases import IN_THE_GRAPH, RULES, every_rule, holds, posed
 
-from gradlens.method import Update
-from gradlens.passes import pull_back
+from gradlens.gradients.block_pass import pull_back
+from gradlens.gradients.method import Update
 
 
 @every_rule("arguments")

@@ -9,8 +9,8 @@ from oracles import VARIANTS, Case, assert_same_bits, case, rule, step
 from rule_cases import ISOLATED, RULES, silent
 from torch import nn
 
-from gradlens.gradients_backward import backward
-from gradlens.method import Method
+from gradlens.gradients.backward import backward
+from gradlens.gradients.method import Method
 
 
 class Saved:

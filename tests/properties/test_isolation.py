@@ -7,10 +7,10 @@ import torch
 from oracles import Case, assert_near, assert_same_bits, case, nll, rule, step, stirred
 from rule_cases import FREEZING, LOCAL, RULES, every_rule, holds, posed
 
-from gradlens.method import Method
+from gradlens.gradients.losses import LOSSES
+from gradlens.gradients.method import Method
 from gradlens.methods import METHODS
 from gradlens.models.zoo import Plan, build
-from gradlens.objectives import LOSSES
 from gradlens.setup import make_net
 
 

@@ -6,7 +6,7 @@ from oracles import SUPERVISED, UNLABELLED, case, rule, step
 from rule_cases import IMAGES, every_rule, holds, is_asked_of_no_other, posed
 
 from gradlens.data.transforms import normalizer
-from gradlens.method import Method
+from gradlens.gradients.method import Method
 from gradlens.methods import METHODS
 
 

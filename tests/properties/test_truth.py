@@ -21,12 +21,12 @@ from oracles import (
 )
 from rule_cases import IN_THE_GRAPH, LOCAL, OTHER_INPUTS, RULES, every_rule, holds, is_asked_of_no_other, posed, synthetic_inputs
 
-from gradlens.gradients_backward import run_step
-from gradlens.gradients_true_gradient import true_updates
+from gradlens.gradients.backward import run_step
+from gradlens.gradients.block_pass import is_chain
+from gradlens.gradients.losses import LOSSES
+from gradlens.gradients.method import Signal, Step
+from gradlens.gradients.true_gradient import true_updates
 from gradlens.local import LocalLosses
-from gradlens.method import Signal, Step
-from gradlens.objectives import LOSSES
-from gradlens.passes import is_chain
 
 
 @every_rule("truth")

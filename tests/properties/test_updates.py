@@ -8,12 +8,12 @@ from oracles import UNLABELLED, VARIANTS, assert_near, assert_same_bits, case, f
 from rule_cases import FREEZING, OTHER_INPUTS, RULES, every_rule, holds, posed, silent
 from torch import nn
 
-from gradlens.gradients_backward import backward
-from gradlens.gradients_true_gradient import true_updates
-from gradlens.method import Method, Net, Options, Signal, Step
+from gradlens.gradients.backward import backward
+from gradlens.gradients.losses import LOSSES
+from gradlens.gradients.method import Method, Net, Options, Signal, Step
+from gradlens.gradients.true_gradient import true_updates
 from gradlens.methods import METHODS
 from gradlens.models.block_boundaries import output_shapes
-from gradlens.objectives import LOSSES
 from gradlens.setup import Pair
 from gradlens.training_step import update
 

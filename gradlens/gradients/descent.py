@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from gradlens.gradients_true_gradient import Truth, untouched
-from gradlens.measures import float64
-from gradlens.method import Method, Step
-from gradlens.passes import chain
-from gradlens.recorder import Row
+from gradlens.gradients.alignment import float64
+from gradlens.gradients.block_pass import chain
+from gradlens.gradients.method import Method, Step
+from gradlens.gradients.rows import Row
+from gradlens.gradients.true_gradient import Truth, untouched
 from gradlens.runtime.batch_shard import all_sum, stream
 from gradlens.runtime.rng import seeded
 

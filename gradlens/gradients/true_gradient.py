@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from gradlens.method import Method, Signal, Step, Update
-from gradlens.passes import Grad, Pass, chain, is_chain, true_gradients
+from gradlens.gradients.block_pass import Grad, Pass, chain, is_chain, true_gradients
+from gradlens.gradients.method import Method, Signal, Step, Update
 from gradlens.runtime.batch_shard import all_sum
 from gradlens.runtime.rng import forked
 

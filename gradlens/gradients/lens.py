@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from gradlens.measures import RECORDED, measure
-from gradlens.recorder import Row
+from gradlens.gradients.alignment import RECORDED, measure
+from gradlens.gradients.rows import Row
 from gradlens.runtime.errors import unknown
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from gradlens.recorder import Row, pair_rows
+from gradlens.gradients.rows import Row, pair_rows
 
 
 def compare(model: nn.Module, loss: Tensor, my_gradients: Mapping[str, Tensor] | None = None) -> list[Row]:

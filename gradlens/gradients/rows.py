@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gradlens.gradients_layer_names import parameter_kind
-from gradlens.gradients_true_gradient import Truth
-from gradlens.measures import RECORDED, measure
-from gradlens.method import Method, Step, Update
+from gradlens.gradients.alignment import RECORDED, measure
+from gradlens.gradients.layer_names import parameter_kind
+from gradlens.gradients.method import Method, Step, Update
+from gradlens.gradients.true_gradient import Truth
 from gradlens.runtime.batch_shard import current, gather
 
 

@@ -11,13 +11,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from gradlens.gradients_backward import run_step
-from gradlens.gradients_layer_names import parameter_kind
-from gradlens.gradients_true_gradient import Truth, over_ranks, true_updates, untouched, whole_update
-from gradlens.measures import RECORDED, cosine, measure
-from gradlens.method import Method, Step
-from gradlens.passes import Pass, pull_back
-from gradlens.recorder import Row
+from gradlens.gradients.alignment import RECORDED, cosine, measure
+from gradlens.gradients.backward import run_step
+from gradlens.gradients.block_pass import Pass, pull_back
+from gradlens.gradients.layer_names import parameter_kind
+from gradlens.gradients.method import Method, Step
+from gradlens.gradients.rows import Row
+from gradlens.gradients.true_gradient import Truth, over_ranks, true_updates, untouched, whole_update
 from gradlens.runtime.batch_shard import Shard, current, first, gather, part, sharded, stream, total
 from gradlens.runtime.rng import generator, seeded
 

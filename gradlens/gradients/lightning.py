@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gradlens.gradients_true_gradient import untouched
-from gradlens.lens import Lens
-from gradlens.measures import measure
+from gradlens.gradients.alignment import measure
+from gradlens.gradients.lens import Lens
+from gradlens.gradients.true_gradient import untouched
 from gradlens.runtime.errors import Failsafe, InputError
 
 try:
@@ -26,7 +26,7 @@ except ImportError:
     try:
         from pytorch_lightning import Callback, LightningModule, Trainer  # type: ignore[assignment]
     except ImportError as error:
-        raise ImportError("gradlens.lightning needs Lightning: pip install 'gradlens-toolkit[lightning]'") from error
+        raise ImportError("gradlens.gradients.lightning needs Lightning: pip install 'gradlens-toolkit[lightning]'") from error
 
 TrueLoss = Callable[[Any, Any], Tensor]  # (the LightningModule, its batch) -> scalar
 COMPARED = ("cosine", "norm_ratio")

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from gradlens.method import Method, Step, Update
-from gradlens.passes import Pass, pull_back
+from gradlens.gradients.block_pass import Pass, pull_back
+from gradlens.gradients.method import Method, Step, Update
 
 
 class Heard(NamedTuple):

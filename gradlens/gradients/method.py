@@ -10,8 +10,8 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from gradlens.objectives import Loss, slope
-from gradlens.passes import Grad, Pass, chain
+from gradlens.gradients.block_pass import Grad, Pass, chain
+from gradlens.gradients.losses import Loss, slope
 
 
 class Net(NamedTuple):
