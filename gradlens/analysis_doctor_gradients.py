@@ -6,10 +6,10 @@ import math
 from statistics import fmean, median
 
 from gradlens.analysis_doctor_evidence import LATE, WATCH, WRONG, Seen, Symptom, Unmade, graded, span, values
-from gradlens.feedback import Switched
 from gradlens.gradients.layer_names import is_norm
-from gradlens.local import LocalLosses
 from gradlens.methods import METHODS
+from gradlens.methods.feedback.feedback_rule import Switched
+from gradlens.methods.local.windows import LocalLosses
 
 DEAD_SHARE = 0.97  # of the loss of guessing: live heads stood at 0.81 or below within an epoch of 6,000 images, dead ones at 1.00
 SYNTH_WATCH = 0.0  # explained variance of a synthesiser: at 0 the batch's mean gradient would do as well

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gradlens.data.split import Split
 from gradlens.data.transforms import input_of
-from gradlens.methods.context_encoder import ContextEncoder
+from gradlens.methods.self_supervised.context_encoder import ContextEncoder
 from gradlens.run import Run, load, plain, save_result
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.progress import Progress, no_progress

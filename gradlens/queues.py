@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from gradlens.gradients.block_pass import Pass, chain
 from gradlens.gradients.method import Method, Step, Update
 from gradlens.gradients.rows import Row, own_quantities
-from gradlens.methods.dgl_async import Buffer, Stored
+from gradlens.methods.local.dgl_async import Buffer, Stored
 from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
 from gradlens.runtime.p2p import Inbox, Outbox
 from gradlens.setup import Pair

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from gradlens.costs import BlockCost
 from gradlens.gradients.method import Method
-from gradlens.local import LocalLosses
+from gradlens.methods.local.windows import LocalLosses
 
 # again: the forward pass made anew before a late backward pass; learn: what waits for the message from above, where a rule has such
 KINDS = ("forward", "again", "backward", "learn", "update", "send")

@@ -1,7 +1,7 @@
 """Synthetic gradients as the gradients of a loss of their own: the surface they imply, their fixed points, their exact solutions.
 
 After Czarnecki et al. 2017, "Understanding Synthetic Gradients and DNI" (arXiv 1703.00522). A net trained by synthesisers descends no
-stored loss: block and synthesiser are one dynamical system. What can be asked of it is here, for any rule of ``gradlens.methods.dni``:
+stored loss: block and synthesiser are one dynamical system. What can be asked of it is here, for any rule of ``gradlens.methods.synthetic_gradients.dni``:
 the loss that a synthetic gradient would be the gradient of, along a line (:func:`implied_loss`), and whether there is one at all
 (:func:`twist`); whether a state is a fixed point of the system and a critical point of the loss (:func:`stationarity`), and where the
 system comes to rest (:func:`settle`); the linear synthesiser that is exact (:func:`exact_linear`).
@@ -104,7 +104,7 @@ def stationarity(pair: Pair, x: Tensor, y: Tensor) -> Stationarity:
     is 0: critical points are kept, and a spurious fixed point (``true`` > 0) needs ``synth_loss`` > 0.
 
     Args:
-        pair: network and a rule of ``gradlens.methods.dni``.
+        pair: network and a rule of ``gradlens.methods.synthetic_gradients.dni``.
         x: [N, *in] all inputs.
         y: [N] labels.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gradlens.methods import METHODS
-from gradlens.methods_custom import FACTS, rule_in, stand_in
+from gradlens.methods.custom import FACTS, rule_in, stand_in
 from gradlens.models.custom import network_of
 from gradlens.models.zoo import MODELS
 from gradlens.runtime.errors import InputError

@@ -20,7 +20,7 @@ from gradlens.gradients.method import Step
 from gradlens.gradients.rows import step_rows
 from gradlens.gradients.true_gradient import true_updates
 from gradlens.methods import METHODS
-from gradlens.methods.dgl_async import Buffer
+from gradlens.methods.local.dgl_async import Buffer
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.models.zoo import Plan, build
 from gradlens.run import load_checkpoint

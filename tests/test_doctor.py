@@ -15,8 +15,8 @@ from gradlens.doctor import CHECKS, RESULT, examine, report, verdict
 from gradlens.experiments import train_run
 from gradlens.gradients.losses import LOSSES
 from gradlens.gradients.rows import Row
-from gradlens.local import Local, LocalLosses
-from gradlens.methods.dni import DNI
+from gradlens.methods.local.windows import Local, LocalLosses
+from gradlens.methods.synthetic_gradients.dni import DNI
 from gradlens.run import Metric, load
 from gradlens.runtime.csv_tables import csv_line
 from gradlens.screen import diagnosis_table

@@ -14,7 +14,6 @@ from torch.nn.utils import parametrize
 
 from gradlens.config import make
 from gradlens.data.datasets import load as load_data
-from gradlens.feedback import pseudo_inverse, weights
 from gradlens.flops import count
 from gradlens.gradients.backward import backward, run_step
 from gradlens.gradients.diagnostics import sparse_rows
@@ -22,6 +21,7 @@ from gradlens.gradients.losses import LOSSES
 from gradlens.gradients.method import Net, Step
 from gradlens.gradients.true_gradient import true_updates
 from gradlens.methods import METHODS
+from gradlens.methods.feedback.feedback_rule import pseudo_inverse, weights
 from gradlens.models.resnet import basic_residual
 from gradlens.models.zoo import Plan, build
 from gradlens.optimizers import make_optimizer

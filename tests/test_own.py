@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision import models
 
-from gradlens import methods_custom, training_user_references
+from gradlens import training_user_references
 from gradlens.config import make
 from gradlens.experiments import prepare, train_run
 from gradlens.methods import METHODS
+from gradlens.methods import custom as methods_custom
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.models.fx_split import cut_module
 from gradlens.models.spec import Plan

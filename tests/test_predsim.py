@@ -13,7 +13,7 @@ from gradlens.config import make
 from gradlens.gradients.losses import LOSSES
 from gradlens.gradients.method import Net
 from gradlens.methods import METHODS
-from gradlens.methods.predsim import pooled_size, similarity
+from gradlens.methods.local.predsim import pooled_size, similarity
 from gradlens.models.zoo import Plan, build
 from gradlens.runtime.errors import InputError
 from gradlens.setup import Pair

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import gradlens
-from gradlens.methods.bp import Backprop
+from gradlens.methods.backprop import Backprop
 
 ROOT = Path(gradlens.__file__).parents[1]
 

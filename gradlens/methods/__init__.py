@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from gradlens.gradients.method import Method
-from gradlens.methods.bp import Backprop
-from gradlens.methods.chunked import Chunked
-from gradlens.methods.context_encoder import ContextEncoder, ContextEncoderLocal
-from gradlens.methods.cpc import CPC, CPCLocal
-from gradlens.methods.dfa import DFA
-from gradlens.methods.dgl import DGL
-from gradlens.methods.dgl_async import DGLAsync
-from gradlens.methods.distil import Distil
-from gradlens.methods.dni import CDNI, DNI
-from gradlens.methods.dni_unlocked import DNIUnlocked
-from gradlens.methods.fa import FA
-from gradlens.methods.greedy import Greedy
-from gradlens.methods.infomax import InfoMax
-from gradlens.methods.infopro import InfoPro
-from gradlens.methods.kp import KP
-from gradlens.methods.loco import LoCo
-from gradlens.methods.overlap import Overlap
-from gradlens.methods.predsim import PredSim
+from gradlens.methods.backprop import Backprop
+from gradlens.methods.distillation import Distil
+from gradlens.methods.feedback.dfa import DFA
+from gradlens.methods.feedback.fa import FA
+from gradlens.methods.feedback.kolen_pollack import KP
+from gradlens.methods.feedback.sign_symmetry import BRSF, FRSF, USF
+from gradlens.methods.local.chunked import Chunked
+from gradlens.methods.local.dgl import DGL
+from gradlens.methods.local.dgl_async import DGLAsync
+from gradlens.methods.local.greedy import Greedy
+from gradlens.methods.local.infopro import InfoPro
+from gradlens.methods.local.overlap import Overlap
+from gradlens.methods.local.predsim import PredSim
+from gradlens.methods.self_supervised.context_encoder import ContextEncoder, ContextEncoderLocal
+from gradlens.methods.self_supervised.cpc import CPC, CPCLocal
+from gradlens.methods.self_supervised.infomax import InfoMax
+from gradlens.methods.self_supervised.loco import LoCo
+from gradlens.methods.self_supervised.simclr import SimCLR, SimCLRLocal
 from gradlens.methods.shallow import Shallow
-from gradlens.methods.sign_symmetry import BRSF, FRSF, USF
-from gradlens.methods.simclr import SimCLR, SimCLRLocal
+from gradlens.methods.synthetic_gradients.dni import CDNI, DNI
+from gradlens.methods.synthetic_gradients.dni_unlocked import DNIUnlocked
 
 METHODS: dict[str, type[Method]] = {  # a new rule goes to the end: its place gives it its colour in every figure
     "bp": Backprop,

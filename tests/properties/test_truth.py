@@ -26,7 +26,7 @@ from gradlens.gradients.block_pass import is_chain
 from gradlens.gradients.losses import LOSSES
 from gradlens.gradients.method import Signal, Step
 from gradlens.gradients.true_gradient import true_updates
-from gradlens.local import LocalLosses
+from gradlens.methods.local.windows import LocalLosses
 
 
 @every_rule("truth")

@@ -8,7 +8,7 @@ from typing import ClassVar
 from pydantic import BaseModel, Field
 
 from gradlens.gradients.method import Net
-from gradlens.local import HeadOptions, LocalLosses, Window, unit_names
+from gradlens.methods.local.windows import HeadOptions, LocalLosses, Window, unit_names
 from gradlens.runtime.errors import InputError
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gradlens.feedback import FeedbackRule
+from gradlens.methods.feedback.feedback_rule import FeedbackRule
 
 
 class FA(FeedbackRule):

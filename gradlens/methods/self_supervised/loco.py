@@ -9,9 +9,9 @@ from typing import ClassVar
 from pydantic import BaseModel
 
 from gradlens.gradients.method import Net
-from gradlens.local import Window
-from gradlens.methods.simclr import LocalSimCLROptions, SimCLR
-from gradlens.self_supervised import modules_of
+from gradlens.methods.local.windows import Window
+from gradlens.methods.self_supervised.encoder import modules_of
+from gradlens.methods.self_supervised.simclr import LocalSimCLROptions, SimCLR
 
 
 class LoCo(SimCLR):

@@ -13,10 +13,10 @@ from gradlens.data.contrastive_views import ViewOptions, views
 from gradlens.gradients.block_pass import Pass
 from gradlens.gradients.losses import nt_xent
 from gradlens.gradients.method import Net
-from gradlens.local import Local
+from gradlens.methods.local.windows import Local
+from gradlens.methods.self_supervised.encoder import SelfSupervised, stacked
 from gradlens.models.heads import projection
 from gradlens.runtime.errors import InputError
-from gradlens.self_supervised import SelfSupervised, stacked
 
 
 class SimCLROptions(ViewOptions, frozen=True):

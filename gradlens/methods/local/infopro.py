@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gradlens.gradients.block_pass import Pass
 from gradlens.gradients.method import Net
-from gradlens.local import HeadOptions, Local, LocalLosses, Window, split
+from gradlens.methods.local.windows import HeadOptions, Local, LocalLosses, Window, split
 from gradlens.models.decoders import decoder
 from gradlens.runtime.batch_shard import mean
 from gradlens.runtime.errors import InputError

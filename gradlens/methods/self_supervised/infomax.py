@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pydantic import BaseModel, Field
 
-from gradlens.methods.cpc import CPC, PatchOptions
+from gradlens.methods.self_supervised.cpc import CPC, PatchOptions
 
 
 class InfoMaxOptions(PatchOptions, frozen=True):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gradlens.gradients.block_pass import Pass, cut
 from gradlens.gradients.method import Net, Update
-from gradlens.local import HeadOptions, LocalLosses
+from gradlens.methods.local.windows import HeadOptions, LocalLosses
 from gradlens.runtime.batch_shard import Shard, current, gather, of, sharded
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gradlens.gradients.block_pass import Pass, chain, cut
 from gradlens.gradients.method import Net
-from gradlens.local import LocalLosses, Window, split
+from gradlens.methods.local.windows import LocalLosses, Window, split
 from gradlens.runtime.errors import InputError
 
 

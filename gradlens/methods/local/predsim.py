@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gradlens.gradients.block_pass import Pass
 from gradlens.gradients.method import Net
-from gradlens.local import Local, LocalLosses
+from gradlens.methods.local.windows import Local, LocalLosses
 from gradlens.runtime.batch_shard import gather, mean
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gradlens.gradients.alignment import float64
 from gradlens.gradients.block_pass import Grad, Pass, cut
 from gradlens.gradients.method import Net, Signal, Update
-from gradlens.methods.dni import DNI, DNIOptions, regression_errors, regression_gradients
+from gradlens.methods.synthetic_gradients.dni import DNI, DNIOptions, regression_errors, regression_gradients
 from gradlens.models.synthesizers import InputSynthesiser
 from gradlens.runtime.batch_shard import total
 from gradlens.runtime.rng import seeded

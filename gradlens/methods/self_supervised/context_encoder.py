@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from gradlens.gradients.block_pass import Pass, trainable
 from gradlens.gradients.method import Net, Update
-from gradlens.local import Local, Slopes
+from gradlens.methods.local.windows import Local, Slopes
+from gradlens.methods.self_supervised.encoder import SelfSupervised
 from gradlens.models.decoders import context_decoder, discriminator
 from gradlens.runtime.batch_shard import all_sum, drawn, mean, total
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator
-from gradlens.self_supervised import SelfSupervised
 
 MEAN_COLOUR = (117.0, 104.0, 123.0)  # what is put where pixels are dropped, in 0 … 255 (the authors' code)
 GREY = 0.299 * MEAN_COLOUR[0] + 0.587 * MEAN_COLOUR[1] + 0.114 * MEAN_COLOUR[2]  # ... in images that are not RGB: its luma

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gradlens.local import LocalLosses
+from gradlens.methods.local.windows import LocalLosses
 
 
 class DGL(LocalLosses):

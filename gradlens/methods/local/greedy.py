@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gradlens.gradients.block_pass import Pass, chain
 from gradlens.gradients.method import Net, Signal, Update
-from gradlens.local import LocalLosses, even
+from gradlens.methods.local.windows import LocalLosses, even
 from gradlens.models.heads import head
 
 

@@ -14,13 +14,13 @@ from gradlens.data.patches import Grid, cropped, grey, grid_of, maps, patches
 from gradlens.gradients.block_pass import Pass
 from gradlens.gradients.losses import info_nce, sampled_scores
 from gradlens.gradients.method import Net, Update
-from gradlens.local import Local
+from gradlens.methods.local.windows import Local
+from gradlens.methods.self_supervised.encoder import SelfSupervised
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.models.masked_context import RowsAhead
 from gradlens.runtime.batch_shard import drawn, total
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator
-from gradlens.self_supervised import SelfSupervised
 
 STEPS = 5  # rows ahead by default, where the grid has so many
 

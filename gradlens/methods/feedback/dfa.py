@@ -10,10 +10,10 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
-from gradlens.feedback import Switched
 from gradlens.gradients.block_pass import Pass, pull_back
 from gradlens.gradients.losses import slope
 from gradlens.gradients.method import Compared, Method, Net, Signal, Step, top_signal
+from gradlens.methods.feedback.feedback_rule import Switched
 from gradlens.models.resnet import Residual
 from gradlens.runtime.batch_shard import all_sum, total
 from gradlens.runtime.errors import InputError

@@ -1,0 +1,1 @@
+"""Rules without labels: contrastive, predictive and inpainting objectives, end to end and local."""
