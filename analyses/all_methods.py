@@ -3,7 +3,7 @@
 BasicCNN of width 32, 6,000 CIFAR-10 images, batches of 128, five epochs, no augmentation, three seeds (one for the rules that no
 claim speaks of). Learning rates: of a grid of three, the one with the best accuracy on a held-out fifth of the training images after
 two epochs of the rest (first seed). Adam, but for kp, whose default is SGD with decoupled decay. greedy trains each of its three stages
-for five epochs, so every parameter sees as many images as elsewhere. Images a second and memory are measured by gradlens.bench in one
+for five epochs, so every parameter sees as many images as elsewhere. Images a second and memory are measured by gradlens.training.cost.step_benchmark in one
 interleaved run at the end, against bp.
 
 Claims tested, paired by seed (supported or not where the 95 % interval of the mean difference lies on one side of the bound): final
@@ -29,21 +29,21 @@ from statistics import fmean
 from typing import Any
 
 from analyses.study import arguments, judged, place_of, publish, say, trained
-from gradlens.bench import bench
-from gradlens.config import Config, make
-from gradlens.experiments import prepare
 from gradlens.gradients.backward import run_step
 from gradlens.gradients.diagnostics import SPARSE, sparse_rows
 from gradlens.gradients.rows import step_rows
 from gradlens.gradients.true_gradient import true_updates, untouched
 from gradlens.methods import METHODS
 from gradlens.progress import Display
-from gradlens.run import Run
 from gradlens.runtime.rng import seeded
 from gradlens.screen import number
-from gradlens.setup import put_weights
 from gradlens.tables import interval, scores, without_noise
-from gradlens.training_runs_lr_search import choose_lr
+from gradlens.training.build import put_weights
+from gradlens.training.config import Config, make
+from gradlens.training.cost.step_benchmark import bench
+from gradlens.training.run_directory import Run
+from gradlens.training.runs.lr_search import choose_lr
+from gradlens.training.runs.train_run import prepare
 
 SEEDS, EPOCHS, TRIAL_EPOCHS, BATCHES, ROUNDS = 3, 5, 2, 8, 5
 SHARED: dict[str, Any] = {

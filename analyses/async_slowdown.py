@@ -20,10 +20,10 @@ from matplotlib import style
 from matplotlib.figure import Figure
 
 from analyses.study import arguments, data_name, publish, trained, verdict
-from gradlens.config import Config, make
 from gradlens.reporting_style import COLOURS, LOOK, MARKERS, PATTERNS, save
-from gradlens.run import Run
 from gradlens.tables import final_values, interval
+from gradlens.training.config import Config, make
+from gradlens.training.run_directory import Run
 
 SEEDS, SLOWDOWNS, UNITS = 3, (1.0, 1.2, 3.0), (1, 2, 3)
 SHARED: dict[str, Any] = {

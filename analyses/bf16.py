@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 
 from analyses.study import arguments, environment
-from gradlens.config import make
 from gradlens.data.datasets import load
 from gradlens.gradients.alignment import cosine
 from gradlens.models.zoo import layers
-from gradlens.run import load as load_run
 from gradlens.tables import interval
-from gradlens.train import Training
-from gradlens.training_context import pick_device
-from gradlens.training_step import update
+from gradlens.training.config import make
+from gradlens.training.context import pick_device
+from gradlens.training.loop import Training
+from gradlens.training.run_directory import load as load_run
+from gradlens.training.step import update
 
 BATCHES = 8
 

@@ -17,10 +17,10 @@ from statistics import fmean
 from typing import Any
 
 from analyses.study import arguments, publish, trained
-from gradlens.config import make
-from gradlens.run import Run
 from gradlens.tables import final_values, interval, scores
-from gradlens.training_run_groups import labels
+from gradlens.training.config import make
+from gradlens.training.run_directory import Run
+from gradlens.training.run_groups import labels
 
 SEEDS = 3
 

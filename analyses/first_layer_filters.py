@@ -25,13 +25,13 @@ from typing import Any
 from scipy.special import stdtrit
 
 from analyses.study import arguments, data_name, judged, place_of, publish, say, trained, weighed
-from gradlens.config import Config, make
 from gradlens.filters import filters_run
 from gradlens.progress import Display
 from gradlens.reporting_filters import FILTER_NUMBERS, draw, table
-from gradlens.run import Run
 from gradlens.screen import number, show
 from gradlens.tables import Interval, interval
+from gradlens.training.config import Config, make
+from gradlens.training.run_directory import Run
 
 SEEDS = {7: 4, 5: 1}  # stem -> seeds
 RULES: dict[str, tuple[str, dict[str, Any]]] = {  # rule and its options, in the documents' order

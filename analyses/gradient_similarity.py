@@ -23,10 +23,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
 from analyses.study import arguments, data_name, publish, trained
-from gradlens.config import make
 from gradlens.reporting_style import LOOK, save, styles
-from gradlens.run import Run
 from gradlens.tables import final_values, interval
+from gradlens.training.config import make
+from gradlens.training.run_directory import Run
 
 LAYERS = {1: "block1.conv", 2: "block2.conv", 3: "block3.conv", 4: "block4.conv", 5: "block5.conv"}
 SHARED: dict[str, Any] = {"method": "dgl", "model": "basic-cnn", "depth": 5, "width": 16, "batch_size": 64, "optimizer": "adam", "lr": 3e-4}

@@ -17,10 +17,10 @@ from matplotlib import style
 from matplotlib.figure import Figure
 
 from analyses.study import arguments, data_name, publish, trained, verdict
-from gradlens.config import make
 from gradlens.reporting_style import COLOURS, LOOK, MARKERS, save
-from gradlens.run import Run
 from gradlens.tables import interval
+from gradlens.training.config import make
+from gradlens.training.run_directory import Run
 
 SEEDS, STAGES, STAGE_EPOCHS, HIDDEN = 3, 3, 4, (1, 2, 3)
 SHARED: dict[str, Any] = {

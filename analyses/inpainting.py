@@ -22,13 +22,13 @@ from typing import Any
 
 from analyses.study import arguments, data_name, judged, place_of, publish, say, trained
 from gradlens import inpainting, reporting_inpainting
-from gradlens.config import Config, make
 from gradlens.probes import Known, Options, probe_run
 from gradlens.progress import Display
 from gradlens.reporting_probes import draw, probe_points, tables
 from gradlens.reporting_style import save
-from gradlens.run import Run
 from gradlens.screen import show
+from gradlens.training.config import Config, make
+from gradlens.training.run_directory import Run
 
 TASKS = {"centre": "inpainting the centre", "random": "inpainting random shapes", "none": "autoencoder", "noise": "denoising autoencoder"}
 ADVERSARIAL = "the centre, with a discriminator"

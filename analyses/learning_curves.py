@@ -30,11 +30,11 @@ from statistics import fmean, median
 from typing import Any, NamedTuple
 
 from analyses.study import arguments, data_name, judged, publish, say, trained
-from gradlens.config import Config, make
 from gradlens.plots import curve
 from gradlens.reporting_style import save
-from gradlens.run import Run
 from gradlens.tables import curve_points
+from gradlens.training.config import Config, make
+from gradlens.training.run_directory import Run
 
 SEEDS = 3
 NET: dict[str, Any] = {"model": "basic-cnn", "width": 16, "batch_size": 64, "lr": 1e-3, "record_every": 0, "limit_test": 2_000}

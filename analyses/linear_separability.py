@@ -21,11 +21,11 @@ from typing import Any
 
 from analyses.all_methods import EPOCHS, SEEDS, SHARED, STAGES
 from analyses.study import arguments, data_name, judged, probe_accuracy, probed, publish, say, trained
-from gradlens.config import Config, make
 from gradlens.probes import Options
 from gradlens.reporting_probes import draw, probe_points, tables
-from gradlens.run import Run
 from gradlens.screen import show
+from gradlens.training.config import Config, make
+from gradlens.training.run_directory import Run
 
 RULES = ("bp", "dgl", "greedy", "chunked", "overlap", "dni", "cdni", "fa", "dfa", "shallow")
 BLOCKS = ("block1", "block2", "block3")

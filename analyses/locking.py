@@ -27,12 +27,12 @@ from typing import Any, NamedTuple
 import torch
 
 from analyses.study import HERE, REFUTED, SUPPORTED, arguments, publish
-from gradlens.config import Config, make
 from gradlens.reporting_style import save
 from gradlens.runtime.csv_tables import read_csv, write_csv
-from gradlens.schedules import Schedule, schedules
-from gradlens.timeline import DEFAULT_METHODS, CostRow, Link, Measured, Point, curves, measured, pictured, point, remembered
 from gradlens.timeline_pictures import gantt, over_workers
+from gradlens.training.config import Config, make
+from gradlens.training.cost.schedules import Schedule, schedules
+from gradlens.training.cost.simulation import DEFAULT_METHODS, CostRow, Link, Measured, Point, curves, measured, pictured, point, remembered
 
 SHAPE, CLASSES, BATCH = (3, 32, 32), 10, 32
 MODELS = {"basic-cnn": 3, "vgg16": 4}  # -> workers in the picture

@@ -34,9 +34,9 @@ from analyses.all_methods import EPOCHS, SHARED
 from analyses.study import arguments, data_name, place_of, publish, trained
 from gradlens.activations import BATCH, at_rest, collect, networks
 from gradlens.analysis_probe_block import HELD_OUT, Features, choose_l2, probe_block
-from gradlens.config import make
 from gradlens.logistic import Standard, fit
-from gradlens.training_context import data_of
+from gradlens.training.config import make
+from gradlens.training.context import data_of
 
 ROUNDS, IMAGES, PASS = 5, 5_000, 10_000
 GRID = (0.3, 0.1, 0.03, 0.01)
@@ -89,7 +89,7 @@ def compared(given: Features, l2: float, double: bool = False) -> dict[str, Any]
 
 def digits() -> Features:
     """scikit-learn's digits as the toolkit splits them."""
-    from gradlens.training_context import Place
+    from gradlens.training.context import Place
 
     data = data_of(make(method="bp", data="digits"), Place())
     flat = [half.images.flatten(1).float() for half in (data.train, data.test)]

@@ -36,19 +36,19 @@ from torch import Tensor
 
 from analyses.provable_figures import LearnerPoint, grids_of, hierarchical_digits, layerwise_sweep
 from analyses.study import arguments, data_name, judged, publish, say
-from gradlens.config import Config, make
 from gradlens.data.datasets import load
 from gradlens.data.hierarchical_digits import LEVELS, Drawn, draw
 from gradlens.data.split import Data, Split
 from gradlens.layerwise import Plan, learn, purities, purity
 from gradlens.progress import Display
 from gradlens.reporting_style import save
-from gradlens.run import write
 from gradlens.runtime.rng import generator
 from gradlens.screen import number, show
 from gradlens.tables import interval
-from gradlens.train import Training
-from gradlens.training_step import evaluate
+from gradlens.training.config import Config, make
+from gradlens.training.loop import Training
+from gradlens.training.run_directory import write
+from gradlens.training.step import evaluate
 
 SEEDS = 3
 IMAGES, TEST = 2_000, 1_000

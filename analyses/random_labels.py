@@ -24,12 +24,12 @@ from typing import Any
 
 from analyses.study import arguments, data_name, judged, place_of, publish, say, trained
 from gradlens import memorization, reporting_memorization
-from gradlens.config import Config, make
 from gradlens.progress import Display
-from gradlens.run import Run
 from gradlens.screen import show
 from gradlens.tables import interval
-from gradlens.training_run_groups import groups
+from gradlens.training.config import Config, make
+from gradlens.training.run_directory import Run
+from gradlens.training.run_groups import groups
 
 SEEDS = 3
 SHARED: dict[str, Any] = {

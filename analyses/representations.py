@@ -24,11 +24,11 @@ from analyses.all_methods import EPOCHS, SEEDS, SHARED
 from analyses.study import arguments, data_name, judged, place_of, publish, say, trained
 from gradlens import analysis_network_similarity, reporting_representations
 from gradlens import representations as rep
-from gradlens.config import Config, make
 from gradlens.progress import Display
 from gradlens.reporting_style import save
-from gradlens.run import Run
 from gradlens.screen import show
+from gradlens.training.config import Config, make
+from gradlens.training.run_directory import Run
 
 METHODS = ("bp", "dgl", "dni", "dfa", "shallow")
 BLOCKS = ("block1", "block2", "block3", "top")

@@ -30,12 +30,12 @@ from typing import Any
 
 from analyses.drawing import Cell, dots
 from analyses.study import arguments, data_name, judged, probe_accuracy, probed, publish, say, test_accuracy, trained
-from gradlens.config import Config, make
-from gradlens.experiments import find_run
 from gradlens.probes import Options
 from gradlens.reporting_style import save
-from gradlens.run import Run
 from gradlens.tables import final_values, interval
+from gradlens.training.config import Config, make
+from gradlens.training.run_directory import Run
+from gradlens.training.runs.train_run import find_run
 
 SEEDS = 3
 SHARED: dict[str, Any] = {

@@ -21,10 +21,10 @@ from typing import Any
 from analyses.drawing import Cell, dots
 from analyses.self_supervised import FRACTIONS
 from analyses.study import arguments, data_name, judged, publish, say, test_accuracy, trained
-from gradlens.config import Config, make
 from gradlens.reporting_style import save
-from gradlens.run import Run
 from gradlens.tables import interval
+from gradlens.training.config import Config, make
+from gradlens.training.run_directory import Run
 
 SEEDS = 3
 WIDTHS = (8, 16, 32)

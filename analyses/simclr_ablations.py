@@ -23,11 +23,11 @@ from typing import Any
 
 from analyses.drawing import Cell, value_map
 from analyses.study import arguments, data_name, judged, probe_accuracy, probed, publish, say, trained
-from gradlens.config import Config, make
 from gradlens.probes import Options
 from gradlens.reporting_style import save
-from gradlens.run import Run
 from gradlens.tables import interval
+from gradlens.training.config import Config, make
+from gradlens.training.run_directory import Run
 
 SHARED: dict[str, Any] = {
     "model": "basic-cnn", "width": 16, "limit": 3_000, "limit_test": 2_000, "epochs": 8, "batch_size": 128, "lr": 1e-3, "record_every": 0,

@@ -14,18 +14,18 @@ from typing import Any
 import torch
 
 from gradlens._version import __version__
-from gradlens.config import Config, make, read
 from gradlens.data.datasets import DATASETS
-from gradlens.experiments import train_or_reuse
 from gradlens.plots import figure_set
 from gradlens.probes import Options, probe_run
 from gradlens.progress import Display
 from gradlens.reporting_style import save
-from gradlens.run import Run, plain
 from gradlens.runtime.errors import INTERRUPTED, Stopped
 from gradlens.tables import Interval, interval
-from gradlens.training_context import Place, pick_device
-from gradlens.training_run_groups import labels
+from gradlens.training.config import Config, make, read
+from gradlens.training.context import Place, pick_device
+from gradlens.training.run_directory import Run, plain
+from gradlens.training.run_groups import labels
+from gradlens.training.runs.train_run import train_or_reuse
 
 HERE = Path(__file__).resolve().parent
 

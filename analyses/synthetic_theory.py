@@ -45,11 +45,11 @@ from gradlens.methods import METHODS
 from gradlens.reporting_representations import DepthPoint, RdmRow
 from gradlens.reporting_style import COLOURS, LOOK, save
 from gradlens.runtime.rng import generator, seeded
-from gradlens.setup import Pair, make_net
 from gradlens.similarity import rdm, rdm_correlation
 from gradlens.surrogate import Stationarity, affine, exact_linear, implied_loss, least_squares, settle, small_pair, stationarity, twist
 from gradlens.tables import interval
-from gradlens.training_step import update
+from gradlens.training.build import Pair, make_net
+from gradlens.training.step import update
 
 SEEDS = 5
 FULL, LESS = "cdni", "dni"  # linear synthesisers that can be exact in (a), (b), and ones that cannot: they do not see the label

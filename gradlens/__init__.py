@@ -23,11 +23,8 @@ if TYPE_CHECKING:  # the same table for type checkers, which do not run __getatt
     from gradlens.analysis_network_similarity import cka_matrix as cka_matrix
     from gradlens.conditional import Mixture as ViewMixture
     from gradlens.conditional import conditional_dependence as conditional_dependence
-    from gradlens.config import Config as Config
-    from gradlens.config import make as make_config
     from gradlens.data.hierarchical_digits import draw as draw_hierarchical_digits
     from gradlens.data.split import Split as Split
-    from gradlens.experiments import train_run as train_run
     from gradlens.gradients.alignment import cosine as cosine
     from gradlens.gradients.alignment import measure as measure
     from gradlens.gradients.block_pass import Grad as Grad
@@ -49,7 +46,6 @@ if TYPE_CHECKING:  # the same table for type checkers, which do not run __getatt
     from gradlens.models.spec import Plan as ModelSpec
     from gradlens.probes import probe_module as probe_module
     from gradlens.representations import represent as represent
-    from gradlens.run import load as load
     from gradlens.runtime.errors import InputError as InputError
     from gradlens.runtime.rng import seeded as seeded
     from gradlens.separability import certify as certify_separability
@@ -65,10 +61,14 @@ if TYPE_CHECKING:  # the same table for type checkers, which do not run __getatt
     from gradlens.surrogate import small_pair as small_pair
     from gradlens.surrogate import stationarity as stationarity
     from gradlens.surrogate import twist as field_twist
-    from gradlens.training_check_method import check_method as check_method
-    from gradlens.training_check_trial import Broken as CheckFailed
-    from gradlens.training_context import Place as Place
-    from gradlens.training_context import Place as RunContext
+    from gradlens.training.checks.check_method import check_method as check_method
+    from gradlens.training.checks.trial import Broken as CheckFailed
+    from gradlens.training.config import Config as Config
+    from gradlens.training.config import make as make_config
+    from gradlens.training.context import Place as Place
+    from gradlens.training.context import Place as RunContext
+    from gradlens.training.run_directory import load as load
+    from gradlens.training.runs.train_run import train_run as train_run
 
 __all__ = [
     "METHODS",
@@ -124,8 +124,8 @@ __all__ = [
 ]
 
 _HOME = {  # public name -> where it is defined
-    "CheckFailed": "gradlens.laws:Broken",
-    "Config": "gradlens.config:Config",
+    "CheckFailed": "gradlens.training.checks.method_checks:Broken",
+    "Config": "gradlens.training.config:Config",
     "Grad": "gradlens.gradients.block_pass:Grad",
     "InputError": "gradlens.runtime.errors:InputError",
     "LayerwisePlan": "gradlens.layerwise:Plan",
@@ -136,13 +136,13 @@ _HOME = {  # public name -> where it is defined
     "ModelSpec": "gradlens.models.spec:Plan",
     "NetworkInfo": "gradlens.gradients.method:Net",
     "Pass": "gradlens.gradients.block_pass:Pass",
-    "RunContext": "gradlens.experiments:Place",
+    "RunContext": "gradlens.training.runs.train_run:Place",
     "Signal": "gradlens.gradients.method:Signal",
     "Split": "gradlens.data.datasets:Split",
     "Update": "gradlens.gradients.method:Update",
     "ViewMixture": "gradlens.conditional:Mixture",
     "certify_separability": "gradlens.separability:certify",
-    "check_method": "gradlens.training_check_method:check_method",
+    "check_method": "gradlens.training.checks.check_method:check_method",
     "cka_matrix": "gradlens.representations:cka_matrix",
     "compare": "gradlens.gradients.compare:compare",
     "conditional_dependence": "gradlens.conditional:conditional_dependence",
@@ -158,8 +158,8 @@ _HOME = {  # public name -> where it is defined
     "layerwise_purities": "gradlens.layerwise:purities",
     "learn_layerwise": "gradlens.layerwise:learn",
     "linear_cka": "gradlens.similarity:linear_cka",
-    "load": "gradlens.run:load",
-    "make_config": "gradlens.config:make",
+    "load": "gradlens.training.run_directory:load",
+    "make_config": "gradlens.training.config:make",
     "measure": "gradlens.gradients.alignment:measure",
     "participation_ratio": "gradlens.similarity:participation_ratio",
     "probe_module": "gradlens.probes:probe_module",
@@ -172,7 +172,7 @@ _HOME = {  # public name -> where it is defined
     "small_pair": "gradlens.surrogate:small_pair",
     "stationarity": "gradlens.surrogate:stationarity",
     "top_signal": "gradlens.gradients.method:top_signal",
-    "train_run": "gradlens.experiments:train_run",
+    "train_run": "gradlens.training.runs.train_run:train_run",
 }
 _RENAMED = {"Place": "RunContext"}  # public names of 0.1.0
 

@@ -19,11 +19,11 @@ from gradlens.data.transforms import input_of
 from gradlens.gradients.lens import Lens
 from gradlens.gradients.true_gradient import untouched
 from gradlens.models.feature_pooling import BUDGET, pooled
-from gradlens.run import Run, load_checkpoint
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.progress import Progress, no_progress
-from gradlens.setup import make_pair, put_weights
-from gradlens.training_context import Place, data_of
+from gradlens.training.build import make_pair, put_weights
+from gradlens.training.context import Place, data_of
+from gradlens.training.run_directory import Run, load_checkpoint
 
 BATCH = 500  # images in a forward pass
 

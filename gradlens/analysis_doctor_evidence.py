@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 from gradlens.data.datasets import SHAPES
 from gradlens.methods import METHODS
-from gradlens.run import Metric, Run
 from gradlens.runtime.errors import InputError
-from gradlens.training_context import Place
-from gradlens.training_metrics import TRAIN, TRAIN_EVAL
+from gradlens.training.context import Place
+from gradlens.training.metrics import TRAIN, TRAIN_EVAL
+from gradlens.training.run_directory import Metric, Run
 
 WRONG, WATCH = "wrong", "watch"
 LATE = 3  # recorded steps that "the end" is made of at least: a single batch is an accident

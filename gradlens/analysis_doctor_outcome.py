@@ -13,12 +13,12 @@ from torch import Tensor
 from gradlens.activations import collect, networks
 from gradlens.analysis_doctor_evidence import LATE, WATCH, WRONG, Seen, Series, Symptom, Unmade, graded
 from gradlens.gradients.layer_names import is_norm
-from gradlens.run import Metric
 from gradlens.runtime.errors import InputError
 from gradlens.similarity import effective_rank, spectrum
-from gradlens.training_context import data_of
-from gradlens.training_metrics import TRAIN
-from gradlens.training_step import batches_per_epoch
+from gradlens.training.context import data_of
+from gradlens.training.metrics import TRAIN
+from gradlens.training.run_directory import Metric
+from gradlens.training.step import batches_per_epoch
 
 CHANCE_ERRORS = 3.0  # standard errors above 1/C that an accuracy may lie and still be chance: one guessing run in 700 lies higher
 RANK_WRONG = 1.5  # effective rank of a block's activations: one direction holds nearly everything

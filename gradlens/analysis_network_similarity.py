@@ -26,11 +26,11 @@ from gradlens.representations import (
     read_as,
     weights_digest,
 )
-from gradlens.run import Run, load, load_result, save_result
 from gradlens.runtime.progress import Progress, no_progress
 from gradlens.similarity import alignment, centred, folds, must_be_enough, rdm, rdm_correlation, u_centred
-from gradlens.training_context import Place
-from gradlens.training_run_groups import labels as labels_of
+from gradlens.training.context import Place
+from gradlens.training.run_directory import Run, load, load_result, save_result
+from gradlens.training.run_groups import labels as labels_of
 
 COMPARED = 200  # held-out images in the dissimilarity matrices that are compared
 PAIRS = "cka"  # the file in a run's directory

@@ -22,12 +22,12 @@ def memorize(
 ) -> None:
     """Train METHODs on random labels (--label-noise, default 1), or read such runs: how fast and how far each fits them."""
     from gradlens import memorization, reporting_memorization, screen
-    from gradlens.experiments import train_or_reuse
     from gradlens.progress import Display
-    from gradlens.run import load, must_be_writable
     from gradlens.runtime.errors import InputError
-    from gradlens.training_config_builder import configs_of, methods_and_runs
-    from gradlens.training_context import place_of
+    from gradlens.training.config_builder import configs_of, methods_and_runs
+    from gradlens.training.context import place_of
+    from gradlens.training.run_directory import load, must_be_writable
+    from gradlens.training.runs.train_run import train_or_reuse
 
     quiet, place = given.pop("quiet", False), place_of(given)
     if place.name:
@@ -78,9 +78,9 @@ def probe(
     """Fit a linear probe to every block of frozen networks: how well the labels can be read there, beside controls."""
     from gradlens import probes, reporting_probes, screen
     from gradlens.progress import Display
-    from gradlens.run import must_be_writable
     from gradlens.tables import runs_title
-    from gradlens.training_context import place_of
+    from gradlens.training.context import place_of
+    from gradlens.training.run_directory import must_be_writable
 
     quiet, place = given.pop("quiet", False), place_of(given)
     options = probes.Options(features, train_images, test_images, tuple(block or ()), over_time, controls, separability, overwrite)
@@ -125,8 +125,8 @@ def representations(
     from gradlens import representations as rep
     from gradlens import screen
     from gradlens.progress import Display
-    from gradlens.run import must_be_writable
-    from gradlens.training_context import place_of
+    from gradlens.training.context import place_of
+    from gradlens.training.run_directory import must_be_writable
 
     quiet, place = given.pop("quiet", False), place_of(given)
     paths = list(dict.fromkeys(run_dirs))
@@ -161,8 +161,8 @@ def filters(
     from gradlens import filters as seen
     from gradlens import reporting_filters, screen
     from gradlens.progress import Display
-    from gradlens.run import must_be_writable
-    from gradlens.training_context import place_of
+    from gradlens.training.context import place_of
+    from gradlens.training.run_directory import must_be_writable
 
     quiet, place = given.pop("quiet", False), place_of(given)
     must_be_writable(out / "filter_grid.png")
@@ -191,8 +191,8 @@ def inpaint(
     """Show what context encoders put where pixels were dropped, and their error there beside that of the mean patch."""
     from gradlens import inpainting, reporting_inpainting, screen
     from gradlens.progress import Display
-    from gradlens.run import must_be_writable
-    from gradlens.training_context import place_of
+    from gradlens.training.context import place_of
+    from gradlens.training.run_directory import must_be_writable
 
     quiet, place = given.pop("quiet", False), place_of(given)
     must_be_writable(out)
@@ -232,8 +232,8 @@ def doctor(
     from gradlens import screen
     from gradlens.doctor import RESULT, examine, report, verdict
     from gradlens.progress import Display
-    from gradlens.run import load, plain, save_result
-    from gradlens.training_context import place_of
+    from gradlens.training.context import place_of
+    from gradlens.training.run_directory import load, plain, save_result
 
     quiet, place = given.pop("quiet", False), place_of(given)
     runs = [load(path) for path in dict.fromkeys(run_dirs)]
@@ -262,9 +262,9 @@ def tensorboard(
     given: dict[str, Any],
 ) -> None:
     """Write runs for TensorBoard: every curve, and the first layer's filters; one event file a run (extra tensorboard)."""
-    from gradlens import loggers
     from gradlens.progress import Display
-    from gradlens.run import load
+    from gradlens.training import tensorboard as loggers
+    from gradlens.training.run_directory import load
 
     runs = [load(path) for path in dict.fromkeys(run_dirs)]
     loggers.checked(runs, out, overwrite)

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from gradlens.reporting_study_summary import Line
-    from gradlens.studies import Point
-    from gradlens.sweep import State
+    from gradlens.training.sweep.study import Point
+    from gradlens.training.sweep.workers import State
 
 studied = typer.Typer()
 
@@ -29,13 +29,14 @@ def sweep(
     """Train every point of a STUDY that is not finished, and compare: means, intervals, paired differences from its baseline."""
     import os
 
-    from gradlens import screen, studies
+    from gradlens import screen
     from gradlens.reporting_study_summary import merged, summary
-    from gradlens.run import load, must_be_writable, save_result
     from gradlens.runtime.csv_tables import write_csv
     from gradlens.runtime.errors import Stopped
-    from gradlens.sweep import must_be_possible, run_local, run_on_ray
-    from gradlens.training_context import place_of
+    from gradlens.training.context import place_of
+    from gradlens.training.run_directory import load, must_be_writable, save_result
+    from gradlens.training.sweep import study as studies
+    from gradlens.training.sweep.workers import must_be_possible, run_local, run_on_ray
 
     study = studies.read_study(study_file)
     flags = {"threads": 1, "device": "cpu", **studies.place_settings(study)}
@@ -103,7 +104,7 @@ class Board:
         from rich.table import Table
 
         from gradlens.reporting_study_summary import said
-        from gradlens.sweep import progress_of
+        from gradlens.training.sweep.workers import progress_of
 
         shown = Table(box=None, pad_edge=False)
         for column in ("method", "grid", "seed", "state", "epoch", "held-out"):

@@ -32,15 +32,15 @@ def timeline(
 ) -> None:
     """Measure what each block costs and simulate the rules on several workers: who waits for whom, speed-up, memory."""
     from gradlens import screen, timeline_pictures
-    from gradlens import timeline as simulation
     from gradlens.progress import Display
     from gradlens.reporting_style import save
-    from gradlens.run import must_be_writable
     from gradlens.runtime.csv_tables import write_csv
     from gradlens.runtime.errors import InputError
     from gradlens.timeline_pictures import gantt, over_workers
-    from gradlens.training_config_builder import configs_of
-    from gradlens.training_context import input_of, place_of
+    from gradlens.training.config_builder import configs_of
+    from gradlens.training.context import input_of, place_of
+    from gradlens.training.cost import simulation
+    from gradlens.training.run_directory import must_be_writable
 
     quiet, place = given.pop("quiet", False), place_of(given)
     if not link > 0:

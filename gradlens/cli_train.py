@@ -13,9 +13,9 @@ from gradlens.runtime.errors import InputError
 from gradlens.runtime.torchrun import is_launched
 
 if TYPE_CHECKING:
-    from gradlens.config import Config
-    from gradlens.run import Run
-    from gradlens.training_context import Place
+    from gradlens.training.config import Config
+    from gradlens.training.context import Place
+    from gradlens.training.run_directory import Run
 
 trained = typer.Typer()
 
@@ -31,10 +31,10 @@ def train(
 ) -> None:
     """Train one METHOD, recording how far its gradient is from the true one."""
     from gradlens import screen
-    from gradlens.experiments import prepare, train_or_reuse, train_run
     from gradlens.progress import Display
-    from gradlens.training_config_builder import configs_of, method_of
-    from gradlens.training_context import place_of
+    from gradlens.training.config_builder import configs_of, method_of
+    from gradlens.training.context import place_of
+    from gradlens.training.runs.train_run import prepare, train_or_reuse, train_run
 
     quiet, place = given.pop("quiet", False), place_of(given)
     if is_launched():
@@ -61,7 +61,7 @@ def train(
 def _measurable(method: str | None, given: dict[str, Any]) -> dict[str, Any]:
     """What is said, and where nothing is: no records that blocks on several ranks cannot give."""
     from gradlens.methods import METHODS
-    from gradlens.training_config_builder import method_of
+    from gradlens.training.config_builder import method_of
 
     if given["parallel"] != "layers":
         return given
@@ -75,10 +75,10 @@ def _train_together(method: str | None, given: dict[str, Any], place: Place, qui
     from dataclasses import replace
 
     from gradlens import screen
-    from gradlens.experiments import share_run
     from gradlens.progress import Display
     from gradlens.runtime.process_group import join
-    from gradlens.training_config_builder import configs_of, method_of
+    from gradlens.training.config_builder import configs_of, method_of
+    from gradlens.training.runs.train_run import share_run
 
     world = join(place.device)
     given = {"parallel": "data", **given, "ranks": world.ranks}
@@ -107,11 +107,11 @@ def compare_gradients(
 ) -> None:
     """Train methods (or read runs) and print, layer by layer, how far each one's gradient is from the true one."""
     from gradlens import screen
-    from gradlens.experiments import DEFAULT_COMPARISON, train_or_reuse
     from gradlens.progress import Display
-    from gradlens.run import load, must_be_writable
-    from gradlens.training_config_builder import configs_of, methods_and_runs, numbers
-    from gradlens.training_context import place_of
+    from gradlens.training.config_builder import configs_of, methods_and_runs, numbers
+    from gradlens.training.context import place_of
+    from gradlens.training.run_directory import load, must_be_writable
+    from gradlens.training.runs.train_run import DEFAULT_COMPARISON, train_or_reuse
 
     quiet, place = given.pop("quiet", False), place_of(given)
     if place.name:
@@ -147,8 +147,8 @@ def measure(
 ) -> None:
     """Add quantities to a run, from its snapshots (--keep-checkpoints), or from its checkpoint where it kept none."""
     from gradlens.progress import Display
-    from gradlens.training_context import place_of
-    from gradlens.training_runs_remeasure import measure_run
+    from gradlens.training.context import place_of
+    from gradlens.training.runs.remeasure import measure_run
 
     quiet, place = given.pop("quiet", False), place_of(given)
     with Display(quiet) as display:
@@ -164,7 +164,7 @@ def figures(
 ) -> None:
     """Draw curves, cosines, the method x layer heat map, and what probe, memorize, filters and the like have stored: png, svg, csv."""
     from gradlens.gallery import draw_learned
-    from gradlens.run import load
+    from gradlens.training.run_directory import load
 
     runs = [load(path) for path in run_dirs]
     _write_figures(runs, out)
@@ -183,12 +183,13 @@ def check(
     given: dict[str, Any],
 ) -> None:
     """Ask a rule the laws that all rules obey, on small networks in float64; exit status 1 if one is broken."""
-    from gradlens import laws, training_check_trial
     from gradlens.methods import METHODS
     from gradlens.progress import Display
-    from gradlens.training_config_builder import configs_of
-    from gradlens.training_context import Place
-    from gradlens.training_user_references import known_as
+    from gradlens.training.checks import method_checks as laws
+    from gradlens.training.checks import trial as training_check_trial
+    from gradlens.training.config_builder import configs_of
+    from gradlens.training.context import Place
+    from gradlens.training.user_references import known_as
 
     quiet, name = given.pop("quiet", False), known_as("method", method)
     taught = {"teacher": "a function"} if name in METHODS and METHODS[name].has_teacher else {}
@@ -213,16 +214,16 @@ def list_(
     """Say what there is: methods with their options, models, data sets, quantities."""
     from gradlens.cli_listing import listing
     from gradlens.screen import show
-    from gradlens.training_context import place_of
+    from gradlens.training.context import place_of
 
     if not long:
         show(listing(what))
         return
     if what != "methods":
         raise InputError(f"--long measures what methods cost; there is nothing longer to say of {what}")
-    from gradlens.card import cards
     from gradlens.progress import Display
     from gradlens.reporting_benchmarks import cards_table
+    from gradlens.training.cost.method_cards import cards
 
     quiet, place = given.pop("quiet", False), place_of(given)
     with Display(quiet) as display:
@@ -233,7 +234,7 @@ def list_(
 def show(run_dir: Annotated[Path, typer.Argument(help="a run directory")]) -> None:
     """Print what a run is, how far it came, and its gradients' final distance from the truth."""
     from gradlens import screen
-    from gradlens.run import load
+    from gradlens.training.run_directory import load
 
     run = load(run_dir)
     updates = run.metrics[-1].step if run.metrics else 0
@@ -265,13 +266,13 @@ def bench(
     Under torchrun: what several ranks gain over one process.
     """
     from gradlens import screen
-    from gradlens.bench import bench as measure_cost
-    from gradlens.experiments import DEFAULT_COMPARISON
     from gradlens.progress import Display
     from gradlens.reporting_benchmarks import bench_table
-    from gradlens.run import must_be_writable, write
-    from gradlens.training_config_builder import configs_of
-    from gradlens.training_context import input_of, place_of
+    from gradlens.training.config_builder import configs_of
+    from gradlens.training.context import input_of, place_of
+    from gradlens.training.cost.step_benchmark import bench as measure_cost
+    from gradlens.training.run_directory import must_be_writable, write
+    from gradlens.training.runs.train_run import DEFAULT_COMPARISON
 
     quiet, precision, place = given.pop("quiet", False), given.pop("precision", "fp32"), place_of(given)
     if json_file:
@@ -293,13 +294,13 @@ def bench(
 
 def _bench_together(methods: Sequence[str], given: dict[str, Any], place: Place, rounds: int, json_file: Path | None, quiet: bool) -> None:
     from gradlens import screen
-    from gradlens.bench_ranks import bench_ranks, to_json
     from gradlens.progress import Display
     from gradlens.reporting_benchmarks import ranks_table
-    from gradlens.run import write
     from gradlens.runtime.process_group import join
-    from gradlens.training_config_builder import configs_of
-    from gradlens.training_context import input_of
+    from gradlens.training.config_builder import configs_of
+    from gradlens.training.context import input_of
+    from gradlens.training.cost.rank_benchmark import bench_ranks, to_json
+    from gradlens.training.run_directory import write
 
     world = join(place.device)
     given = {"parallel": "layers", **given, "ranks": world.ranks, "record_every": 0, "diagnose_every": 0, "epochs": 1000}
@@ -319,7 +320,7 @@ def _bench_together(methods: Sequence[str], given: dict[str, Any], place: Place,
 
 
 def _with_best_lr(group: list[Config], grid: list[float], place: Place, watch_for: Callable[[Config], Any]) -> list[Config]:
-    from gradlens.training_runs_lr_search import choose_lr
+    from gradlens.training.runs.lr_search import choose_lr
 
     lr = choose_lr(group[0], grid, 0.2, place, watch_for)
     typer.echo(f"{group[0].method}: lr {lr:g} of {', '.join(f'{v:g}' for v in grid)} is best on a fifth of the training images")

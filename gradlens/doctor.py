@@ -52,9 +52,9 @@ from gradlens.analysis_doctor_outcome import (
     spikes,
     unfinished,
 )
-from gradlens.run import Run
 from gradlens.runtime.progress import Progress, no_progress
-from gradlens.training_context import Place
+from gradlens.training.context import Place
+from gradlens.training.run_directory import Run
 
 RESULT = "doctor"  # the name it is stored under in a run directory
 

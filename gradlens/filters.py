@@ -32,12 +32,12 @@ from gradlens.analysis_filter_measures import (
     order,
 )
 from gradlens.analysis_gabor import STARTS, Gabor, bounds, fit_gabor
-from gradlens.run import Run, load, load_checkpoint, save_result
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.progress import Progress, no_progress
 from gradlens.runtime.rng import generator
-from gradlens.training_context import Place, data_of
-from gradlens.training_run_groups import groups
+from gradlens.training.context import Place, data_of
+from gradlens.training.run_directory import Run, load, load_checkpoint, save_result
+from gradlens.training.run_groups import groups
 
 DECIDES = 7  # pixels: on smaller kernels noise is fitted too (at 5x5 one patch in four, at 3x3 nearly all), and a Gabor share says nothing
 WELL = 0.5  # R² from which on a filter is well fitted

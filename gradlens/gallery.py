@@ -19,8 +19,8 @@ from gradlens import (
     representations,
 )
 from gradlens.reporting_online_probe import Results
-from gradlens.run import Run, load_result
 from gradlens.runtime.errors import InputError
+from gradlens.training.run_directory import Run, load_result
 
 Drawer = Callable[[Sequence[Run], Results, Path], list[Path]]  # runs and what each holds -> the png files written
 

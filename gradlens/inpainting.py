@@ -15,13 +15,13 @@ from torch import Tensor
 from gradlens.data.split import Split
 from gradlens.data.transforms import input_of
 from gradlens.methods.self_supervised.context_encoder import ContextEncoder
-from gradlens.run import Run, load, plain, save_result
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.progress import Progress, no_progress
 from gradlens.runtime.rng import generator
-from gradlens.setup import Pair, trained_pair
-from gradlens.training_context import Place, data_of
-from gradlens.training_run_groups import groups
+from gradlens.training.build import Pair, trained_pair
+from gradlens.training.context import Place, data_of
+from gradlens.training.run_directory import Run, load, plain, save_result
+from gradlens.training.run_groups import groups
 
 NAME = "inpainting"
 SHOWN = -(1 << 40)  # the "step" that names the masks of the pictures

@@ -15,18 +15,18 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from gradlens.activations import Frozen, collect, networks
-from gradlens.config import Config, read
 from gradlens.data.split import Data, Split, label_hash
 from gradlens.logistic import Standard, fit
 from gradlens.methods import METHODS
-from gradlens.run import Run, load_result, save_result
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.progress import Progress, no_progress
-from gradlens.setup import make_pair, put_weights
-from gradlens.train import Training
-from gradlens.training_context import Place, data_of
-from gradlens.training_metrics import TRAIN, TRAIN_EVAL
-from gradlens.training_step import evaluate
+from gradlens.training.build import make_pair, put_weights
+from gradlens.training.config import Config, read
+from gradlens.training.context import Place, data_of
+from gradlens.training.loop import Training
+from gradlens.training.metrics import TRAIN, TRAIN_EVAL
+from gradlens.training.run_directory import Run, load_result, save_result
+from gradlens.training.step import evaluate
 
 NAME = "memorization"  # of the file in the run directory
 DEFAULT_METHODS = ("bp", "dgl")

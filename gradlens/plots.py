@@ -45,11 +45,11 @@ from gradlens.tables import (
     layer_points,
     runs_title,
 )
-from gradlens.training_metrics import TRAIN, TRAIN_EVAL
-from gradlens.training_run_groups import labels
+from gradlens.training.metrics import TRAIN, TRAIN_EVAL
+from gradlens.training.run_groups import labels
 
 if TYPE_CHECKING:  # imports torch
-    from gradlens.run import Run
+    from gradlens.training.run_directory import Run
 
 R = TypeVar("R", LayerPoint, FinalValue)
 

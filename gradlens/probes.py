@@ -28,12 +28,12 @@ from gradlens.analysis_probe_block import CERTIFICATE_SECONDS, GRID, HELD_OUT, F
 from gradlens.data.split import Data, Split
 from gradlens.logistic import TOLERANCE
 from gradlens.models.feature_pooling import BUDGET, described, pooled
-from gradlens.run import Run, load, load_checkpoint, load_result, plain, save_result
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.progress import Progress, no_progress
 from gradlens.runtime.rng import generator
-from gradlens.training_context import Place, data_of
-from gradlens.training_run_groups import groups
+from gradlens.training.context import Place, data_of
+from gradlens.training.run_directory import Run, load, load_checkpoint, load_result, plain, save_result
+from gradlens.training.run_groups import groups
 
 NAME = "probe"
 TRAINED, UNTRAINED, PIXELS = "trained", "untrained", "pixels"

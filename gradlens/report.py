@@ -24,10 +24,10 @@ from gradlens.reporting_html_notices import notices
 from gradlens.reporting_html_parts import Held, Section
 from gradlens.reporting_html_standings import below_top, standings
 from gradlens.reporting_style import styles
-from gradlens.run import Run, load, must_be_writable, write
 from gradlens.runtime.errors import InputError
 from gradlens.tables import runs_title, truths
-from gradlens.training_run_groups import groups
+from gradlens.training.run_directory import Run, load, must_be_writable, write
+from gradlens.training.run_groups import groups
 from gradlens.verdict import headline, line
 
 ORDER = (

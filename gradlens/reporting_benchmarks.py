@@ -8,9 +8,9 @@ from typing import Any
 
 from rich.table import Table
 
-from gradlens.bench import Bench, Cost
-from gradlens.bench_ranks import Gain
-from gradlens.card import IMAGES, ROUNDS, Card
+from gradlens.training.cost.method_cards import IMAGES, ROUNDS, Card
+from gradlens.training.cost.rank_benchmark import Gain
+from gradlens.training.cost.step_benchmark import Bench, Cost
 
 
 def protocol(result: Bench) -> str:

@@ -18,11 +18,11 @@ from rich.table import Table
 from gradlens.filters import DECIDES
 from gradlens.methods import SHIPPED
 from gradlens.reporting_style import GREY, LOOK, head, joined, over_seeds, panels, save, styles
-from gradlens.run import Run
 from gradlens.runtime.errors import InputError
 from gradlens.screen import number
 from gradlens.tables import interval, runs_title
-from gradlens.training_run_groups import groups
+from gradlens.training.run_directory import Run
+from gradlens.training.run_groups import groups
 
 FILTERS_SHOWN = 49  # in a panel, the first ones of the layer, as in the documents' 7x7
 FILTER_ORDER = "luminance by frequency, then colour by hue"

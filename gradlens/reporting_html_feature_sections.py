@@ -28,8 +28,8 @@ from gradlens.reporting_html_stored import (
     value,
 )
 from gradlens.reporting_html_wording import short
-from gradlens.run import Run
 from gradlens.tables import interval
+from gradlens.training.run_directory import Run
 
 MATRICES = 12  # CKA matrices on the page at most
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gradlens.reporting_html_standings import DATA, MACHINE, NETWORK, TRUTH, alike
 from gradlens.reporting_html_wording import in_words, listed
-from gradlens.training_run_groups import settings
+from gradlens.training.run_groups import settings
 
 if TYPE_CHECKING:
-    from gradlens.run import Run
+    from gradlens.training.run_directory import Run
 
 
 class Difference(NamedTuple):

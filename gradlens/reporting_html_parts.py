@@ -12,8 +12,8 @@ from gradlens.charts import Chart, compact
 from gradlens.reporting_html_standings import Standing
 from gradlens.reporting_html_wording import short, spread
 from gradlens.reporting_style import Style
-from gradlens.run import Run
 from gradlens.tables import Interval, LayerPoint, layer_points
+from gradlens.training.run_directory import Run
 
 
 class Cell(NamedTuple):

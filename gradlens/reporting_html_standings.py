@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gradlens.reporting_html_wording import in_words
 from gradlens.tables import FinalValue, Interval, alignment_values, final_values, interval
-from gradlens.training_metrics import TRAIN, TRAIN_EVAL
+from gradlens.training.metrics import TRAIN, TRAIN_EVAL
 
 if TYPE_CHECKING:
-    from gradlens.run import Metric, Run
+    from gradlens.training.run_directory import Metric, Run
 
 
 TRUTH = "bp"  # the method that uses the true gradient, beside which costs are told

@@ -1,6 +1,6 @@
 """What commands about finished runs have stored, read for the page: rows, lines and tables over seeds, how the numbers were made.
 
-Read with :func:`gradlens.run.load_result`. A row that lacks what is asked of it is left out, never guessed; a run without a result, or with
+Read with :func:`gradlens.training.run_directory.load_result`. A row that lacks what is asked of it is left out, never guessed; a run without a result, or with
 half of one, is named with the command that makes it.
 """
 
@@ -17,9 +17,9 @@ import numpy as np
 from gradlens.charts import compact
 from gradlens.reporting_html_parts import Cell, Held, Section, Table, mean_cell
 from gradlens.reporting_html_wording import in_words, listed
-from gradlens.run import Run, load_result
 from gradlens.runtime.errors import InputError
 from gradlens.tables import Interval, interval
+from gradlens.training.run_directory import Run, load_result
 
 Result = Mapping[str, Any]
 

@@ -17,10 +17,10 @@ from rich.table import Table
 
 from gradlens.inpainting import NAME, unpacked
 from gradlens.reporting_style import LOOK, head, save
-from gradlens.run import Run
 from gradlens.runtime.errors import InputError
 from gradlens.tables import interval
-from gradlens.training_run_groups import groups
+from gradlens.training.run_directory import Run
+from gradlens.training.run_groups import groups
 
 
 class InpaintingRow(NamedTuple):

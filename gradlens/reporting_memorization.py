@@ -16,12 +16,12 @@ from rich.table import Table
 from gradlens.memorization import NAME
 from gradlens.plots import curve
 from gradlens.reporting_style import GREY, LOOK, Style, band, head, joined, line_handles, over_seeds, save, styles
-from gradlens.run import Run
 from gradlens.runtime.errors import InputError
 from gradlens.screen import number
 from gradlens.tables import CurvePoint, curve_points, interval, runs_title
-from gradlens.training_metrics import TRAIN_EVAL
-from gradlens.training_run_groups import groups, labels
+from gradlens.training.metrics import TRAIN_EVAL
+from gradlens.training.run_directory import Run
+from gradlens.training.run_groups import groups, labels
 
 APART = {  # settings that say what rule it is, which draw, or what is looked at: no part of the schedule
     "method", "options", "seed", "record_every", "diagnose_every", "keep_checkpoints", "evaluate_train", "online_probe", "limit_test",

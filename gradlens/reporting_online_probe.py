@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from gradlens.reporting_style import COLOURS, LOOK, save
-from gradlens.run import Run
 from gradlens.runtime.errors import InputError
+from gradlens.training.run_directory import Run
 
 LEARNER_WORDS = {  # name in online.csv -> in the legend
     "ogd": "projected gradient descent, ball of radius 10",

@@ -16,13 +16,13 @@ from rich.table import Table
 from gradlens.analysis_probe_block import PERMUTED, TRUE, Row
 from gradlens.probes import PIXELS, TRAINED, UNTRAINED
 from gradlens.reporting_style import GREY, LOOK, Style, band, head, joined, line_handles, over_seeds, panels, save, styles
-from gradlens.run import Run
 from gradlens.runtime.errors import InputError
 from gradlens.screen import number
 from gradlens.separability import SEPARABLE, UNDECIDED
 from gradlens.tables import interval
-from gradlens.training_metrics import TRAIN
-from gradlens.training_run_groups import groups
+from gradlens.training.metrics import TRAIN
+from gradlens.training.run_directory import Run
+from gradlens.training.run_groups import groups
 
 OWN = "own"  # the network's own answer, beside its probes
 COLUMNS = 4  # labels beside each other in a printed table

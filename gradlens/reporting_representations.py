@@ -17,11 +17,11 @@ from rich.table import Table
 from gradlens.plots import over_training
 from gradlens.reporting_style import LOOK, Style, band, head, joined, line_handles, over_seeds, panels, save, styles
 from gradlens.representations import TRAINED, UNTRAINED, Numbers
-from gradlens.run import Run
 from gradlens.runtime.errors import InputError
 from gradlens.screen import number
 from gradlens.tables import LayerPoint, interval
-from gradlens.training_run_groups import labels as labels_of
+from gradlens.training.run_directory import Run
+from gradlens.training.run_groups import labels as labels_of
 
 NUMBERS: dict[str, tuple[str, int, float]] = {  # of a row -> a table's column, digits, scale
     "effective_rank": ("eff.\nrank", 1, 1),

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from gradlens.run import Run
 from gradlens.runtime.rng import key
-from gradlens.studies import Point, Study
 from gradlens.tables import final_values
+from gradlens.training.run_directory import Run
+from gradlens.training.sweep.study import Point, Study
 
 RESAMPLES = 9999
 

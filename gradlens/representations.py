@@ -25,12 +25,12 @@ from gradlens.analysis_information import DECODER_BATCH, DECODER_LR, HEAD_BATCH,
 from gradlens.data.datasets import DATASETS
 from gradlens.data.split import Data, Split
 from gradlens.models.feature_pooling import described, side
-from gradlens.run import Run, load, load_result, save_result
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.progress import Progress, no_progress
 from gradlens.runtime.rng import generator
 from gradlens.similarity import effective_rank, fisher, participation_ratio, rdm, spectrum
-from gradlens.training_context import Place, data_of
+from gradlens.training.context import Place, data_of
+from gradlens.training.run_directory import Run, load, load_result, save_result
 
 FEATURES = 32_768  # of a block at most: 32 channels of 32 × 32
 STORED = 60  # held-out images in the dissimilarity matrices that are stored

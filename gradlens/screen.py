@@ -11,8 +11,8 @@ from rich.table import Table
 
 from gradlens.analysis_doctor_evidence import WRONG
 from gradlens.doctor import Diagnosis, verdict
-from gradlens.run import Run
 from gradlens.tables import FinalValue, Score, final_values, scores, truths
+from gradlens.training.run_directory import Run
 
 WIDE = 8  # layers beyond which layers become rows and methods columns
 

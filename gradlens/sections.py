@@ -16,9 +16,9 @@ from gradlens.reporting_html_notices import Difference, differences
 from gradlens.reporting_html_parts import Cell, Held, Section, Table, grouped, mean_cell, ratio_cell
 from gradlens.reporting_html_standings import TRUTH, Standing
 from gradlens.reporting_html_wording import in_words, short, spread
-from gradlens.run import Run
 from gradlens.tables import Interval, LayerPoint, alignment_values, curve_points, final_values, interval, layer_points, truths
-from gradlens.training_metrics import TRAIN, TRAIN_EVAL
+from gradlens.training.metrics import TRAIN, TRAIN_EVAL
+from gradlens.training.run_directory import Run
 
 # ------------------------------------------------------------------------------------------- what every run directory has
 

@@ -28,8 +28,8 @@ from gradlens.reporting_html_stored import (
     value,
 )
 from gradlens.reporting_html_wording import listed, short
-from gradlens.run import Run
 from gradlens.tables import interval
+from gradlens.training.run_directory import Run
 
 
 def separability(held: Held) -> Section:

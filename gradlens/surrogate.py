@@ -23,8 +23,8 @@ from gradlens.gradients.true_gradient import true_updates
 from gradlens.methods import METHODS
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.runtime.errors import InputError
-from gradlens.setup import Pair
-from gradlens.training_step import update
+from gradlens.training.build import Pair
+from gradlens.training.step import update
 
 Field = Callable[[Tensor], Tensor]  # points [N, *out] -> a gradient at each, [N, *out]
 

@@ -17,11 +17,11 @@ from scipy.special import stdtrit  # the quantile behind scipy.stats.t.ppf, at a
 
 from gradlens.gradients.layer_names import is_norm
 from gradlens.runtime.errors import InputError
-from gradlens.training_metrics import TRAIN, TRAIN_EVAL, best_epoch
-from gradlens.training_run_groups import groups
+from gradlens.training.metrics import TRAIN, TRAIN_EVAL, best_epoch
+from gradlens.training.run_groups import groups
 
 if TYPE_CHECKING:  # both modules import torch
-    from gradlens.run import Run
+    from gradlens.training.run_directory import Run
 
 CONFIDENCE = 0.95
 

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from gradlens.reporting_style import LOOK, styles
 from gradlens.runtime.errors import InputError
-from gradlens.timeline import Bar, Link, Point
+from gradlens.training.cost.simulation import Bar, Link, Point
 
 COLOURS = {"forward": "#56B4E9", "again": "#0072B2", "backward": "#E69F00", "learn": "#CC79A7", "update": "#009E73"}
 TEXTS = {"forward": "forward", "again": "forward again", "backward": "backward", "learn": "learn from the target above", "update": "update"}
@@ -54,7 +54,7 @@ def gantt(bars: Sequence[Bar], seconds: float, *, title: str = "") -> Figure:
     """Who does what when: a panel a schedule, a row a worker with the bottom blocks below, one time axis; batches are numbered.
 
     Args:
-        bars: from :func:`gradlens.timeline.pictured`.
+        bars: from :func:`gradlens.training.cost.simulation.pictured`.
         seconds: where the time axis ends.
         title: what the panels have in common.
 
@@ -105,7 +105,7 @@ def over_workers(points: Sequence[Point], *, title: str = "") -> Figure:
     """Speed-up, and memory of the worker that holds most, over the number of workers; faint where blocks are fewer than workers.
 
     Args:
-        points: from :func:`gradlens.timeline.curves`.
+        points: from :func:`gradlens.training.cost.simulation.curves`.
         title: what the schedules have in common.
 
     Raises:

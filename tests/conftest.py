@@ -59,7 +59,7 @@ def known_stream():
 def processes():
     """Processes that start at once: a server imports the libraries, never computes, and is forked."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["gradlens.experiments", "gradlens.cli", "sklearn.datasets", "torchvision"])
+    context.set_forkserver_preload(["gradlens.training.runs.train_run", "gradlens.cli", "sklearn.datasets", "torchvision"])
     return context
 
 

@@ -3,9 +3,9 @@
 import math
 from pathlib import Path
 
-from gradlens.config import make
 from gradlens.gradients.rows import Row
-from gradlens.run import Metric, Run, Timing, write
+from gradlens.training.config import make
+from gradlens.training.run_directory import Metric, Run, Timing, write
 
 LAYERS = ("block1.conv", "block2.conv", "block3.conv", "top.hidden", "top.out")
 VERSIONS = {"gradlens": "0.1.0", "torch": "2.14.1"}

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gradlens.config import make
 from gradlens.gradients.alignment import RECORDED
 from gradlens.gradients.backward import backward, run_step
 from gradlens.gradients.block_pass import Pass
@@ -18,7 +17,8 @@ from gradlens.gradients.rows import Row, step_rows
 from gradlens.gradients.true_gradient import true_updates
 from gradlens.methods import METHODS
 from gradlens.models.zoo import Plan, build
-from gradlens.setup import make_net
+from gradlens.training.build import make_net
+from gradlens.training.config import make
 
 SUPERVISED = [name for name, method in METHODS.items() if method.classifies]
 UNLABELLED = [name for name, method in METHODS.items() if not method.classifies]

@@ -17,7 +17,14 @@ ENOUGH = 300  # seconds for anything here on a busy machine
 
 FORKED = multiprocessing.get_context("forkserver")
 FORKED.set_forkserver_preload(
-    ["gradlens.experiments", "gradlens.cli", "gradlens.runtime.process_group", "gradlens.sweep", "sklearn.datasets", "torchvision"]
+    [
+        "gradlens.training.runs.train_run",
+        "gradlens.cli",
+        "gradlens.runtime.process_group",
+        "gradlens.training.sweep.workers",
+        "sklearn.datasets",
+        "torchvision",
+    ]
 )
 
 

@@ -7,19 +7,19 @@ import torch
 from oracles import SUPERVISED, UNLABELLED, VARIANTS, Case, case, method_class, needed, step, stirred
 from torch import nn
 
-from gradlens.config import make
 from gradlens.data.transforms import normalizer
 from gradlens.gradients.block_pass import Pass
 from gradlens.gradients.losses import LOSSES, slope
 from gradlens.gradients.method import Method, Net, Options, Signal, Step, top_signal
 from gradlens.gradients.rows import step_rows
 from gradlens.gradients.true_gradient import true_updates
-from gradlens.laws import LAWS, broken
 from gradlens.methods import METHODS
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.models.zoo import Plan, build
-from gradlens.setup import Pair, make_net, make_pair
-from gradlens.training_check_trial import NETWORKS, NotAsked, Trial
+from gradlens.training.build import Pair, make_net, make_pair
+from gradlens.training.checks.method_checks import LAWS, broken
+from gradlens.training.checks.trial import NETWORKS, NotAsked, Trial
+from gradlens.training.config import make
 
 RULES = [*SUPERVISED, *VARIANTS]  # VARIANTS: what a rule is with other options, where that changes who waits for whom
 ISOLATED = [name for name in SUPERVISED if not METHODS[name].reads & {"above", "error", "later"}]

@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 
-from gradlens.config import Config, make
-from gradlens.experiments import train_run
-from gradlens.run import Run, load
-from gradlens.training_context import Place
+from gradlens.training.config import Config, make
+from gradlens.training.context import Place
+from gradlens.training.run_directory import Run, load
+from gradlens.training.runs.train_run import train_run
 
 
 def trained(config: Config) -> Run:

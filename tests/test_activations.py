@@ -10,7 +10,7 @@ from gradlens.activations import at_rest, collect, networks, of_module
 from gradlens.methods import METHODS
 from gradlens.models.feature_pooling import described, pooled, side
 from gradlens.runtime.errors import InputError
-from gradlens.training_context import Place, data_of
+from gradlens.training.context import Place, data_of
 
 
 def plain_net():

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from gradlens.config import make
 from gradlens.data.array_file import read_array_file, write_array_file
 from gradlens.data.datasets import read
 from gradlens.data.image_folder import image_folder
-from gradlens.experiments import train_run
 from gradlens.runtime.errors import InputError
-from gradlens.training_context import Place
+from gradlens.training.config import make
+from gradlens.training.context import Place
+from gradlens.training.runs.train_run import train_run
 
 RNG = np.random.default_rng(0)
 

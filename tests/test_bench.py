@@ -8,10 +8,10 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from gradlens.bench import SHORTEST, Cost, added_memory, bench, plain_step, seconds_per_step
-from gradlens.config import make
 from gradlens.reporting_benchmarks import bench_table, protocol
 from gradlens.runtime.errors import InputError
+from gradlens.training.config import make
+from gradlens.training.cost.step_benchmark import SHORTEST, Cost, added_memory, bench, plain_step, seconds_per_step
 
 CPU = torch.device("cpu")
 SMALL = {"width": 8, "batch_size": 16}

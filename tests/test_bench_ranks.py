@@ -4,11 +4,11 @@ import pytest
 import torch
 from ranks import together
 
-from gradlens.bench_ranks import Gain, bench_ranks, to_json
-from gradlens.config import make
 from gradlens.reporting_benchmarks import ranks_table
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.process_group import ALONE, World
+from gradlens.training.config import make
+from gradlens.training.cost.rank_benchmark import Gain, bench_ranks, to_json
 
 SHARED = {"model": "mlp", "width": 16, "batch_size": 16, "record_every": 0, "diagnose_every": 0, "epochs": 1000, "ranks": 2}
 

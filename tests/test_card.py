@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from gradlens.card import cards, own_numbers
-from gradlens.config import make
 from gradlens.methods import METHODS
 from gradlens.reporting_benchmarks import cards_table
+from gradlens.training.config import make
+from gradlens.training.cost.method_cards import cards, own_numbers
 
 LOCKS = {  # forward, update, backward locked; labels told to every block (Jaderberg et al. 2017, §1)
     "bp": (True, True, True, False),

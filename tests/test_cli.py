@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from gradlens.config import CHOICES, Config
 from gradlens.flags import FLAGS
+from gradlens.training.config import CHOICES, Config
 
 ROOT = Path(__file__).parents[1]
 WHOLE = ["--width", "8", "--epochs", "2", "--record-every", "2", "--quiet"]

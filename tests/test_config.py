@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradlens.config import CHOICES, Config, make, read
 from gradlens.data.transforms import NORMALIZATIONS
 from gradlens.gradients.losses import LOSSES
 from gradlens.methods import METHODS
 from gradlens.models.spec import ACTIVATIONS
 from gradlens.models.zoo import MODELS
 from gradlens.runtime.errors import InputError, unknown
+from gradlens.training.config import CHOICES, Config, make, read
 
 
 def refused(**settings):

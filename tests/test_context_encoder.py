@@ -17,10 +17,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # analyses is a folder of th
 
 from analyses.inpainting import TASKS, judge
 from gradlens import inpainting
-from gradlens.config import make, read
 from gradlens.data.datasets import load as load_data
 from gradlens.data.transforms import normalizer
-from gradlens.experiments import train_run
 from gradlens.gallery import draw_learned
 from gradlens.gradients.backward import backward
 from gradlens.gradients.losses import LOSSES
@@ -28,13 +26,15 @@ from gradlens.gradients.method import Method
 from gradlens.methods import METHODS
 from gradlens.models.decoders import ChannelwiseLinear, context_decoder, discriminator
 from gradlens.models.zoo import Plan, build
-from gradlens.optimizers import make_optimizer
 from gradlens.reporting_inpainting import InpaintingPanel, inpainting_grid
-from gradlens.run import load_result
 from gradlens.runtime.errors import InputError
-from gradlens.setup import Pair, make_net, make_pair
-from gradlens.training_context import Place
-from gradlens.training_step import evaluate, update
+from gradlens.training.build import Pair, make_net, make_pair
+from gradlens.training.config import make, read
+from gradlens.training.context import Place
+from gradlens.training.optimizers import make_optimizer
+from gradlens.training.run_directory import load_result
+from gradlens.training.runs.train_run import train_run
+from gradlens.training.step import evaluate, update
 
 ROOT = Path(__file__).parents[1]
 RULES = ("context-encoder", "context-encoder-local")

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from gradlens.experiments import train_run
 from gradlens.gradients.method import Method
 from gradlens.methods import METHODS
-from gradlens.training_context import Place
+from gradlens.training.context import Place
+from gradlens.training.runs.train_run import train_run
 
 TEXT = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
 
@@ -25,7 +25,7 @@ def example() -> type[Method]:
 
 @pytest.fixture
 def run(monkeypatch, tmp_path):
-    from gradlens.config import make
+    from gradlens.training.config import make
 
     monkeypatch.setitem(METHODS, "sign-bp", example())
     torch.set_num_threads(1)

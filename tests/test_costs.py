@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from gradlens.config import make
-from gradlens.costs import block_costs
 from gradlens.methods import METHODS
 from gradlens.runtime.errors import InputError
-from gradlens.setup import make_pair
-from gradlens.training_parallel_partition import allowed_cuts, partition
+from gradlens.training.build import make_pair
+from gradlens.training.config import make
+from gradlens.training.parallel.block_costs import block_costs
+from gradlens.training.parallel.partition import allowed_cuts, partition
 
 CPU, SHAPE, N = torch.device("cpu"), (1, 16, 16), 8
 RULES = [name for name, rule in METHODS.items() if not rule.has_teacher]
@@ -31,7 +31,7 @@ def made(method, **settings):
 
 @pytest.fixture(autouse=True)
 def short_rounds(monkeypatch):
-    monkeypatch.setattr("gradlens.costs.SHORTEST", 0.0)
+    monkeypatch.setattr("gradlens.training.parallel.block_costs.SHORTEST", 0.0)
 
 
 def traces(pair):

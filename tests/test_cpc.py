@@ -11,10 +11,8 @@ import torch
 from oracles import assert_near, assert_same_bits, frozen, stirred
 from torch import nn
 
-from gradlens.config import make
 from gradlens.data.datasets import load as load_data
 from gradlens.data.transforms import normalizer
-from gradlens.experiments import train_run
 from gradlens.gradients.backward import run_step
 from gradlens.gradients.block_pass import Pass
 from gradlens.gradients.losses import LOSSES, info_nce, sampled_scores
@@ -26,9 +24,11 @@ from gradlens.methods import METHODS
 from gradlens.models.spec import Plan
 from gradlens.models.zoo import build
 from gradlens.runtime.errors import InputError
-from gradlens.setup import make_net, make_pair
-from gradlens.train import Training
-from gradlens.training_context import Place
+from gradlens.training.build import make_net, make_pair
+from gradlens.training.config import make
+from gradlens.training.context import Place
+from gradlens.training.loop import Training
+from gradlens.training.runs.train_run import train_run
 
 RULES = ("cpc", "cpc-local", "infomax")
 CPU = torch.device("cpu")

@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from gradlens.config import make
 from gradlens.data.datasets import load
 from gradlens.methods import METHODS
-from gradlens.setup import make_pair
-from gradlens.train import Training
-from gradlens.training_step import update
+from gradlens.training.build import make_pair
+from gradlens.training.config import make
+from gradlens.training.loop import Training
+from gradlens.training.step import update
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 

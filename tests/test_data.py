@@ -18,15 +18,15 @@ from hypothesis import strategies as st
 from oracles import SUPERVISED
 from PIL import Image
 
-from gradlens.config import make
 from gradlens.data import datasets as data
 from gradlens.data.datasets import digits, load
 from gradlens.data.split import Split, label_hash
 from gradlens.data.subsets import with_label_noise
-from gradlens.experiments import train_run
 from gradlens.methods import METHODS
 from gradlens.runtime.errors import InputError
-from gradlens.training_context import Place
+from gradlens.training.config import make
+from gradlens.training.context import Place
+from gradlens.training.runs.train_run import train_run
 
 CIFAR = os.environ.get("GRADLENS_CIFAR10")
 real_cifar = pytest.mark.skipif(not CIFAR, reason="GRADLENS_CIFAR10 names no folder with CIFAR-10's train/ and test/ images")

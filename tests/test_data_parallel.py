@@ -10,15 +10,15 @@ from oracles import needed
 from ranks import alone, together
 from torch import nn
 
-from gradlens.config import Config, make
 from gradlens.data.datasets import load
 from gradlens.gradients.rows import Row
 from gradlens.methods import METHODS
-from gradlens.optimizers import make_optimizer
 from gradlens.runtime.batch_shard import sharded
 from gradlens.runtime.process_group import World
-from gradlens.train import Training
-from gradlens.training_step import evaluate, update
+from gradlens.training.config import Config, make
+from gradlens.training.loop import Training
+from gradlens.training.optimizers import make_optimizer
+from gradlens.training.step import evaluate, update
 
 pytestmark = pytest.mark.torchrun
 STEPS, RANKS = 2, 2

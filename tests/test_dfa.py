@@ -10,8 +10,6 @@ import torch.nn.functional as F
 from oracles import Case, assert_near, assert_same_bits, batches, case, frozen, nll, rule, step, uncut
 from torch import nn
 
-from gradlens.config import make
-from gradlens.flops import count
 from gradlens.gradients.backward import backward, run_step
 from gradlens.gradients.block_pass import pull_back
 from gradlens.gradients.diagnostics import sparse_rows
@@ -21,10 +19,12 @@ from gradlens.gradients.true_gradient import true_updates
 from gradlens.methods import METHODS
 from gradlens.models.resnet import basic_residual
 from gradlens.models.zoo import Plan, build
-from gradlens.optimizers import make_optimizer
 from gradlens.runtime.errors import InputError
-from gradlens.setup import Pair, make_net, make_pair
-from gradlens.training_step import update
+from gradlens.training.build import Pair, make_net, make_pair
+from gradlens.training.config import make
+from gradlens.training.cost.flops import count
+from gradlens.training.optimizers import make_optimizer
+from gradlens.training.step import update
 
 NETS = ("basic-cnn", "vgg11", "mlp")
 

@@ -13,8 +13,8 @@ from gradlens.methods import METHODS
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.models.zoo import Plan, build, head_width
 from gradlens.runtime.errors import InputError
-from gradlens.setup import Pair
-from gradlens.training_step import update
+from gradlens.training.build import Pair
+from gradlens.training.step import update
 
 HEADS = {
     "seed": {},

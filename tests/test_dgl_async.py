@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import Case, assert_near, assert_same_bits, batches, case, frozen, nll, rule, uncut
 
-from gradlens.config import make
 from gradlens.data.datasets import load as load_data
 from gradlens.gradients.backward import backward, run_step
 from gradlens.gradients.diagnostics import HALVES
@@ -23,11 +22,12 @@ from gradlens.methods import METHODS
 from gradlens.methods.local.dgl_async import Buffer
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.models.zoo import Plan, build
-from gradlens.run import load_checkpoint
 from gradlens.runtime.errors import InputError
-from gradlens.setup import Pair, make_net, put_weights
-from gradlens.train import Training
-from gradlens.training_step import update
+from gradlens.training.build import Pair, make_net, put_weights
+from gradlens.training.config import make
+from gradlens.training.loop import Training
+from gradlens.training.run_directory import load_checkpoint
+from gradlens.training.step import update
 
 
 def fresh(c: Case, **options):

@@ -14,8 +14,8 @@ from gradlens.gradients.descent import Descent
 from gradlens.gradients.diagnostics import SPARSE, sparse_rows
 from gradlens.gradients.true_gradient import true_updates
 from gradlens.runtime.rng import generator, key
-from gradlens.setup import Pair
-from gradlens.training_step import update
+from gradlens.training.build import Pair
+from gradlens.training.step import update
 
 
 def diagnosed(name, network="basic-cnn", images=None, number=4, **options):

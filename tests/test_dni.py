@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from oracles import Case, assert_near, assert_same_bits, batches, case, frozen, nll, rule, step, uncut
 from torch import nn
 
-from gradlens.config import make
 from gradlens.gradients.backward import backward
 from gradlens.gradients.losses import LOSSES
 from gradlens.gradients.method import Net
@@ -17,8 +16,9 @@ from gradlens.methods import METHODS
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.models.zoo import Plan, build
 from gradlens.runtime.errors import InputError
-from gradlens.setup import Pair
-from gradlens.training_step import update
+from gradlens.training.build import Pair
+from gradlens.training.config import make
+from gradlens.training.step import update
 
 BOTH = pytest.mark.parametrize("name", ["dni", "cdni"])
 TARGETS = pytest.mark.parametrize("target", ["sum", "mean"])

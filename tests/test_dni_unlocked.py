@@ -9,15 +9,15 @@ import torch.nn.functional as F
 from oracles import assert_near, assert_same_bits, batches, case, frozen, nll, rows_of, rule, stirred, uncut
 from torch import nn
 
-from gradlens.config import make
 from gradlens.gradients.backward import backward, run_step
 from gradlens.gradients.method import Locks
 from gradlens.gradients.true_gradient import true_updates
 from gradlens.methods import METHODS
 from gradlens.models.synthesizers import InputSynthesiser
 from gradlens.runtime.errors import InputError
-from gradlens.setup import Pair
-from gradlens.training_step import update
+from gradlens.training.build import Pair
+from gradlens.training.config import make
+from gradlens.training.step import update
 
 NETWORKS = pytest.mark.parametrize("network", ["basic-cnn", "mlp"])
 CONTEXT = pytest.mark.parametrize("context", [False, True])

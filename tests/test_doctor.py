@@ -10,18 +10,18 @@ from torch import nn
 
 from gradlens.analysis_doctor_evidence import LATE, Seen, graded
 from gradlens.analysis_doctor_outcome import jumps, rank
-from gradlens.config import make
 from gradlens.doctor import CHECKS, RESULT, examine, report, verdict
-from gradlens.experiments import train_run
 from gradlens.gradients.losses import LOSSES
 from gradlens.gradients.rows import Row
 from gradlens.methods.local.windows import Local, LocalLosses
 from gradlens.methods.synthetic_gradients.dni import DNI
-from gradlens.run import Metric, load
 from gradlens.runtime.csv_tables import csv_line
 from gradlens.screen import diagnosis_table
-from gradlens.train import Training
-from gradlens.training_context import Place
+from gradlens.training.config import make
+from gradlens.training.context import Place
+from gradlens.training.loop import Training
+from gradlens.training.run_directory import Metric, load
+from gradlens.training.runs.train_run import train_run
 
 BASE = {
     "model": "mlp", "width": 32, "epochs": 5, "limit": 1000, "batch_size": 50, "record_every": 6, "diagnose_every": 5, "lr": 3e-3,

@@ -8,21 +8,24 @@ import pytest
 import torch
 from oracles import needed
 
-from gradlens import experiments, setup, training_context, training_state
-from gradlens.config import make
 from gradlens.data import datasets as data
 from gradlens.data.split import Split
-from gradlens.experiments import find_run, prepare, train_or_reuse, train_run
 from gradlens.gradients.alignment import QUANTITIES, RECORDED
 from gradlens.gradients.diagnostics import SPARSE
 from gradlens.gradients.method import Method, Signal, top_signal
 from gradlens.methods import METHODS
-from gradlens.run import load
 from gradlens.runtime.errors import InputError, Stopped
 from gradlens.runtime.progress import no_progress
-from gradlens.training_context import Place, data_of, pick_device, pick_precision
-from gradlens.training_runs_lr_search import choose_lr
-from gradlens.training_runs_remeasure import measure_run
+from gradlens.training import build as setup
+from gradlens.training import context as training_context
+from gradlens.training import state as training_state
+from gradlens.training.config import make
+from gradlens.training.context import Place, data_of, pick_device, pick_precision
+from gradlens.training.run_directory import load
+from gradlens.training.runs import train_run as experiments
+from gradlens.training.runs.lr_search import choose_lr
+from gradlens.training.runs.remeasure import measure_run
+from gradlens.training.runs.train_run import find_run, prepare, train_or_reuse, train_run
 
 TINY = {"width": 4, "limit": 96, "batch_size": 32, "epochs": 2, "record_every": 2, "lr": 3e-3}
 

@@ -12,9 +12,7 @@ from oracles import Case, assert_near, assert_same_bits, batches, case, frozen, 
 from torch import nn
 from torch.nn.utils import parametrize
 
-from gradlens.config import make
 from gradlens.data.datasets import load as load_data
-from gradlens.flops import count
 from gradlens.gradients.backward import backward, run_step
 from gradlens.gradients.diagnostics import sparse_rows
 from gradlens.gradients.losses import LOSSES
@@ -24,10 +22,12 @@ from gradlens.methods import METHODS
 from gradlens.methods.feedback.feedback_rule import pseudo_inverse, weights
 from gradlens.models.resnet import basic_residual
 from gradlens.models.zoo import Plan, build
-from gradlens.optimizers import make_optimizer
 from gradlens.runtime.errors import InputError
-from gradlens.setup import Pair, make_net, make_pair
-from gradlens.training_step import evaluate, update
+from gradlens.training.build import Pair, make_net, make_pair
+from gradlens.training.config import make
+from gradlens.training.cost.flops import count
+from gradlens.training.optimizers import make_optimizer
+from gradlens.training.step import evaluate, update
 
 RULES = ("fa", "usf", "brsf", "frsf", "kp")
 DRAWN = ("fa", "frsf")  # what they keep is drawn once

@@ -13,8 +13,8 @@ from torch import nn
 from gradlens.gradients.method import Net
 from gradlens.methods import METHODS
 from gradlens.runtime.csv_tables import read_csv, write_csv
-from gradlens.setup import Pair
-from gradlens.training_step import update
+from gradlens.training.build import Pair
+from gradlens.training.step import update
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # analyses/ is no part of the installed package
 from analyses import feedback_angles as demo

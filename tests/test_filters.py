@@ -18,11 +18,11 @@ from gradlens import analysis_filter_measures, filters, reporting_filters
 from gradlens.activations import of_module
 from gradlens.analysis_filter_measures import colour_shares, dead, effective_rank, frequencies, frequency_entropies, hues, order
 from gradlens.analysis_gabor import bounds, fit_gabor
-from gradlens.config import make
 from gradlens.filters import filters_of, filters_run, first_convolution, fits, look, numbers, random_numbers
-from gradlens.run import load_checkpoint, load_result
 from gradlens.runtime.errors import InputError
-from gradlens.training_context import Place
+from gradlens.training.config import make
+from gradlens.training.context import Place
+from gradlens.training.run_directory import load_checkpoint, load_result
 
 TINY = {"width": 4, "limit": 64, "batch_size": 32, "epochs": 2, "record_every": 0, "lr": 3e-3}
 

@@ -13,7 +13,7 @@ from analyses.first_layer_filters import JUDGED, RULES, SEEDS, config, corrected
 from gradlens.gradients.losses import LOSSES
 from gradlens.methods import METHODS
 from gradlens.models.zoo import Plan, build
-from gradlens.setup import make_net
+from gradlens.training.build import make_net
 
 
 def found(**changes):

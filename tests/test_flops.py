@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from gradlens.config import make
-from gradlens.flops import count
-from gradlens.optimizers import make_optimizer
-from gradlens.setup import make_pair
-from gradlens.training_step import update
+from gradlens.training.build import make_pair
+from gradlens.training.config import make
+from gradlens.training.cost.flops import count
+from gradlens.training.optimizers import make_optimizer
+from gradlens.training.step import update
 
 CPU = torch.device("cpu")
 

@@ -15,10 +15,10 @@ from PIL import Image
 from analyses.full_size import figures, items, readings, results, runner
 from analyses.full_size.__main__ import main
 from analyses.full_size.data import decoded
-from gradlens.config import make
-from gradlens.run import load
 from gradlens.runtime.errors import InputError
-from gradlens.training_context import Place
+from gradlens.training.config import make
+from gradlens.training.context import Place
+from gradlens.training.run_directory import load
 
 EPOCHS = 3
 TINY = {"data": "digits", "model": "mlp", "width": 4, "limit": 200, "limit_test": 50, "batch_size": 50, "epochs": EPOCHS}

@@ -8,10 +8,10 @@ import shelf
 
 from gradlens import analysis_network_similarity, filters, memorization, probes
 from gradlens import representations as rep
-from gradlens.config import make
 from gradlens.gallery import DRAWERS, draw_learned
-from gradlens.run import load, load_result
-from gradlens.training_context import Place
+from gradlens.training.config import make
+from gradlens.training.context import Place
+from gradlens.training.run_directory import load, load_result
 
 
 @pytest.fixture(scope="module")

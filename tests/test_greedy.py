@@ -8,7 +8,6 @@ import torch
 from oracles import assert_near, assert_same_bits, batches, case, frozen, nll, rows_of, rule, step, uncut
 from torch import nn
 
-from gradlens.config import make
 from gradlens.data.datasets import load as load_data
 from gradlens.gradients.block_pass import is_chain
 from gradlens.gradients.losses import LOSSES
@@ -18,9 +17,10 @@ from gradlens.methods import METHODS
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.models.zoo import Plan, build
 from gradlens.runtime.errors import InputError
-from gradlens.setup import Pair
-from gradlens.train import Training
-from gradlens.training_step import evaluate, update
+from gradlens.training.build import Pair
+from gradlens.training.config import make
+from gradlens.training.loop import Training
+from gradlens.training.step import evaluate, update
 
 NETWORKS = pytest.mark.parametrize("network", ["basic-cnn", "mlp"])
 SETTINGS = [

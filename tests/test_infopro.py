@@ -9,8 +9,8 @@ from torch import nn
 
 from gradlens.models.zoo import Plan, build
 from gradlens.runtime.errors import InputError
-from gradlens.setup import Pair
-from gradlens.training_step import update
+from gradlens.training.build import Pair
+from gradlens.training.step import update
 
 NETWORKS = pytest.mark.parametrize("network", ["basic-cnn", "mlp", "vgg11"])
 LAMBDAS = {"lambda1_first": 3.0, "lambda1_last": 0.25, "lambda2_first": 0.5, "lambda2_last": 2.0}

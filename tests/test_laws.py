@@ -7,14 +7,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gradlens import laws, training_check_steps
 from gradlens.gradients.block_pass import Pass
 from gradlens.gradients.method import Method, Net, Options, Signal, Update, top_signal
-from gradlens.laws import LAWS, Finding, broken, check, said
 from gradlens.methods import METHODS
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import seeded
-from gradlens.training_check_trial import NETWORKS, Trial
+from gradlens.training.checks import method_checks as laws
+from gradlens.training.checks import step_checks as training_check_steps
+from gradlens.training.checks.method_checks import LAWS, Finding, broken, check, said
+from gradlens.training.checks.trial import NETWORKS, Trial
 
 
 def failures(rule: type[Method], networks=NETWORKS) -> dict[str, str]:

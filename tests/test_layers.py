@@ -9,15 +9,15 @@ import torch
 from oracles import needed
 from ranks import alone, together
 
-from gradlens.config import Config, make
 from gradlens.data.datasets import load
 from gradlens.gradients.rows import Row
 from gradlens.methods import METHODS
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.process_group import World
-from gradlens.train import Training
-from gradlens.training_parallel_choose import stage_of
-from gradlens.training_parallel_partition import split_over
+from gradlens.training.config import Config, make
+from gradlens.training.loop import Training
+from gradlens.training.parallel.choose import stage_of
+from gradlens.training.parallel.partition import split_over
 
 LIMIT, BATCH, EPOCHS = 100, 32, 2  # batches of 32, 32, 32, 4
 LOCAL: dict[str, dict[str, Any]] = {  # hear nothing from above between ranks

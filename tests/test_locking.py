@@ -9,10 +9,10 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))  # analyses is a folder of the repository, not an installed package
 
 from analyses import locking
-from gradlens.costs import BlockCost
 from gradlens.runtime.csv_tables import read_csv
-from gradlens.schedules import Schedule, local
-from gradlens.timeline import Bar, Point, curves, pictured
+from gradlens.training.cost.schedules import Schedule, local
+from gradlens.training.cost.simulation import Bar, Point, curves, pictured
+from gradlens.training.parallel.block_costs import BlockCost
 
 SHIPPED = Path(__file__).parents[1] / "figures"
 

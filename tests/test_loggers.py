@@ -8,14 +8,14 @@ import pytest
 import torch
 from disk import full_disk
 
-from gradlens import loggers
-from gradlens.config import make
-from gradlens.experiments import train_run
 from gradlens.gradients.rows import Row
-from gradlens.loggers import EVENTS, FILTERS, checked, export, filter_grid, records, rewound
-from gradlens.run import Metric, load
 from gradlens.runtime.errors import Failsafe, InputError
-from gradlens.training_context import Place
+from gradlens.training import tensorboard as loggers
+from gradlens.training.config import make
+from gradlens.training.context import Place
+from gradlens.training.run_directory import Metric, load
+from gradlens.training.runs.train_run import train_run
+from gradlens.training.tensorboard import EVENTS, FILTERS, checked, export, filter_grid, records, rewound
 
 accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason="pip install tensorboard")
 TINY = {"width": 4, "limit": 120, "limit_test": 60, "epochs": 2, "batch_size": 30, "record_every": 2, "diagnose_every": 2}

@@ -17,18 +17,18 @@ from PIL import Image
 
 from gradlens import memorization, reporting_memorization
 from gradlens.activations import of_module
-from gradlens.config import make
 from gradlens.data.datasets import load as load_data
-from gradlens.experiments import train_run
 from gradlens.memorization import Noise, area, curve_of, epochs_to, memorized, noise_of
 from gradlens.models.zoo import Plan, build
 from gradlens.plots import figure_set
-from gradlens.run import load, load_checkpoint
 from gradlens.runtime.errors import InputError, Stopped
 from gradlens.runtime.rng import generator
 from gradlens.tables import scores
-from gradlens.training_context import Place
-from gradlens.training_metrics import TRAIN_EVAL
+from gradlens.training.config import make
+from gradlens.training.context import Place
+from gradlens.training.metrics import TRAIN_EVAL
+from gradlens.training.run_directory import load, load_checkpoint
+from gradlens.training.runs.train_run import train_run
 
 TINY = {"width": 4, "limit": 160, "batch_size": 32, "epochs": 3, "record_every": 0, "lr": 3e-3, "evaluate_train": True}
 FLAGS = ["--width", 4, "--limit", 160, "--batch-size", 32, "--epochs", 3, "--lr", "3e-3", "--quiet"]

@@ -15,21 +15,21 @@ from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 from tiny_runs import kill_at, same_state
 
-from gradlens import training_online_probe_learners as learners
-from gradlens import training_online_probe_probe as online
-from gradlens import training_online_probe_regret as hindsight
-from gradlens.config import make
-from gradlens.experiments import train_run
 from gradlens.methods import METHODS
 from gradlens.reporting_online_probe import LEARNER_WORDS, regret
-from gradlens.run import OnlineRow, load
 from gradlens.runtime.errors import InputError, Stopped
-from gradlens.train import Training
-from gradlens.training_context import CPU, Place, data_of
-from gradlens.training_online_probe_learners import LEARNERS, AdaGrad, GradientDescent, NewtonStep, features, loss_and_slope, onto_ball
-from gradlens.training_online_probe_probe import OnlineProbe
-from gradlens.training_online_probe_regret import best_fixed, grid, read_stream, regret_rows
-from gradlens.training_run_writer import Writer
+from gradlens.training.config import make
+from gradlens.training.context import CPU, Place, data_of
+from gradlens.training.loop import Training
+from gradlens.training.online_probe import learners
+from gradlens.training.online_probe import probe as online
+from gradlens.training.online_probe import regret as hindsight
+from gradlens.training.online_probe.learners import LEARNERS, AdaGrad, GradientDescent, NewtonStep, features, loss_and_slope, onto_ball
+from gradlens.training.online_probe.probe import OnlineProbe
+from gradlens.training.online_probe.regret import best_fixed, grid, read_stream, regret_rows
+from gradlens.training.run_directory import OnlineRow, load
+from gradlens.training.run_writer import Writer
+from gradlens.training.runs.train_run import train_run
 
 F64 = torch.float64
 

@@ -6,12 +6,12 @@ import math
 import pytest
 import torch
 
-from gradlens.config import make
 from gradlens.data.datasets import load
-from gradlens.optimizers import LARS, SGDW, lr_factor, make_optimizer
 from gradlens.runtime.rng import generator
-from gradlens.setup import make_pair
-from gradlens.train import Training
+from gradlens.training.build import make_pair
+from gradlens.training.config import make
+from gradlens.training.loop import Training
+from gradlens.training.optimizers import LARS, SGDW, lr_factor, make_optimizer
 
 SHAPES = {"conv": (3, 2, 2, 2), "matrix": (4, 3), "zero": (2, 2), "still": (2, 3), "bias": (3,), "scale": (2,), "scalar": ()}
 

@@ -12,9 +12,6 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision import models
 
-from gradlens import training_user_references
-from gradlens.config import make
-from gradlens.experiments import prepare, train_run
 from gradlens.methods import METHODS
 from gradlens.methods import custom as methods_custom
 from gradlens.models.block_boundaries import output_shapes
@@ -22,11 +19,14 @@ from gradlens.models.fx_split import cut_module
 from gradlens.models.spec import Plan
 from gradlens.models.torchvision import cut_points
 from gradlens.models.zoo import MODELS, build, head_width
-from gradlens.run import load
 from gradlens.runtime import user_code as runtime_user_code
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import seeded
-from gradlens.training_context import Place
+from gradlens.training import user_references as training_user_references
+from gradlens.training.config import make
+from gradlens.training.context import Place
+from gradlens.training.run_directory import load
+from gradlens.training.runs.train_run import prepare, train_run
 
 PAGES = [Path(__file__).parents[1] / page for page in ("docs/your-own.md", "README.md")]
 MARK = r"<!-- example: tests/test_own.py runs this as sparse.py -->\n```python\n(.*?)```"
@@ -137,7 +137,7 @@ def test_a_run_of_an_own_rule_is_read_without_its_file_and_goes_on_only_with_it(
 
 
 def test_two_versions_of_a_rule_are_two_lines_of_one_figure():
-    from gradlens.training_run_groups import labels
+    from gradlens.training.run_groups import labels
 
     written("half.py", RULE)
     first = train_run(make(method="half.py:Half", **SMALL), Place(out=Path("runs")))

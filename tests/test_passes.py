@@ -10,10 +10,10 @@ import torch
 from oracles import PLANS, assert_near, assert_same_bits, batches, case, frozen, nll, rule, step, uncut
 from torch import nn
 
-from gradlens.config import make
 from gradlens.gradients.block_pass import Pass, chain, is_chain, pull_back, true_gradients
-from gradlens.setup import Pair, make_pair
-from gradlens.training_step import update
+from gradlens.training.build import Pair, make_pair
+from gradlens.training.config import make
+from gradlens.training.step import update
 
 # -------------------------------------------------------------------------------------------- backprop through the chain
 

@@ -13,14 +13,14 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from gradlens import reporting_axes, reporting_style
-from gradlens.config import make
 from gradlens.gradients.rows import Row
 from gradlens.plots import curve, figure_set, heat_map, over_training
 from gradlens.reporting_style import save, styles
-from gradlens.run import Metric, Run
 from gradlens.runtime.csv_tables import read_csv
 from gradlens.runtime.errors import InputError
 from gradlens.tables import CurvePoint, FinalValue, LayerPoint
+from gradlens.training.config import make
+from gradlens.training.run_directory import Metric, Run
 
 CURVES = """label,split,quantity,epoch,mean,low,high,seeds
 bp,train,loss,1,1.5,1.4,1.6,3

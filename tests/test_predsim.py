@@ -9,15 +9,15 @@ import torch.nn.functional as F
 from oracles import assert_near, assert_same_bits, batches, case, frozen, nll, rule, step, stirred, uncut
 from torch import nn
 
-from gradlens.config import make
 from gradlens.gradients.losses import LOSSES
 from gradlens.gradients.method import Net
 from gradlens.methods import METHODS
 from gradlens.methods.local.predsim import pooled_size, similarity
 from gradlens.models.zoo import Plan, build
 from gradlens.runtime.errors import InputError
-from gradlens.setup import Pair
-from gradlens.training_step import update
+from gradlens.training.build import Pair
+from gradlens.training.config import make
+from gradlens.training.step import update
 
 NETWORKS = pytest.mark.parametrize("network", ["basic-cnn", "mlp", "vgg11"])
 

@@ -14,15 +14,15 @@ from typer.testing import CliRunner
 from gradlens import analysis_probe_block, cli, logistic, probes, reporting_probes
 from gradlens.activations import collect, networks, of_module
 from gradlens.analysis_probe_block import PERMUTED, TRUE, Features, choose_l2, probe_block
-from gradlens.config import make
 from gradlens.data.split import Split
-from gradlens.experiments import train_run
 from gradlens.logistic import Standard, fit
 from gradlens.probes import PIXELS, TRAINED, UNTRAINED, Options, probe_module, probe_run
 from gradlens.reporting_probes import separability_by_depth
-from gradlens.run import load_result
 from gradlens.runtime.errors import InputError
-from gradlens.training_context import Place, data_of
+from gradlens.training.config import make
+from gradlens.training.context import Place, data_of
+from gradlens.training.run_directory import load_result
+from gradlens.training.runs.train_run import train_run
 
 QUICK = Options(separability=0, grid=(0.1, 0.01))
 

@@ -19,8 +19,8 @@ from disk import small_disk
 from processes import ENOUGH, ROOT, Program, alive, free_port, wait_for
 from ranks import side_by_side
 
-from gradlens.run import load
 from gradlens.runtime import process_group as world
+from gradlens.training.run_directory import load
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
 SMALL = ["--model", "mlp", "--width", "8", "--limit", "192", "--batch-size", "64", "--record-every", "4", "--quiet"]

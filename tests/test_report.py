@@ -294,7 +294,7 @@ def put(path, name, content):
 
 
 def test_stored_results_are_shown(tmp_path):
-    from gradlens.run import load
+    from gradlens.training.run_directory import load
 
     paths = [stored(made(m, s), tmp_path) for m in ("bp", "dgl") for s in (0, 1)]
     rows = []
@@ -352,7 +352,7 @@ def test_stored_results_are_shown(tmp_path):
 
 
 def test_results_that_cannot_be_read_are_said(tmp_path):
-    from gradlens.run import load
+    from gradlens.training.run_directory import load
 
     path = stored(made(), tmp_path)
     (path / "probe.json").write_text("{")
@@ -366,7 +366,7 @@ def test_results_that_cannot_be_read_are_said(tmp_path):
 
 
 def test_half_a_probe_is_not_shown_as_a_whole_one(tmp_path):
-    from gradlens.run import load
+    from gradlens.training.run_directory import load
 
     path = stored(made(), tmp_path)
     control = {"step": 0, "block": "block1", "network": "untrained", "labels": "true", "test": 0.2, "train": 0.3}
@@ -377,7 +377,7 @@ def test_half_a_probe_is_not_shown_as_a_whole_one(tmp_path):
 
 
 def test_a_path_in_a_message_keeps_its_letters(tmp_path):
-    from gradlens.run import load
+    from gradlens.training.run_directory import load
 
     path = stored(made(), tmp_path)
     (path / "probe.json").write_text("{")

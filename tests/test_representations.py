@@ -14,12 +14,12 @@ from torch import nn
 from gradlens import analysis_information, analysis_network_similarity, reporting_representations
 from gradlens import representations as rep
 from gradlens.activations import networks, of_module
-from gradlens.config import make
 from gradlens.data.split import Split
-from gradlens.run import load, load_result
 from gradlens.runtime.errors import InputError
 from gradlens.similarity import effective_rank, fisher, linear_cka, rdm, rdm_correlation, spectrum
-from gradlens.training_context import Place
+from gradlens.training.config import make
+from gradlens.training.context import Place
+from gradlens.training.run_directory import load, load_result
 
 SMALL = rep.Options(images=90, steps=2)
 TINY = {"width": 4, "limit": 64, "batch_size": 32, "epochs": 2, "record_every": 0}

@@ -15,14 +15,25 @@ from disk import full_disk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradlens.config import make
-from gradlens.experiments import train_run
 from gradlens.gradients.rows import Row
-from gradlens.run import TABLES, Metric, OnlineRow, Timing, is_run, load, load_checkpoint, load_result, save_result, write
 from gradlens.runtime.csv_tables import csv_line, read_table
 from gradlens.runtime.errors import InputError
-from gradlens.training_context import Place
-from gradlens.training_run_writer import Writer
+from gradlens.training.config import make
+from gradlens.training.context import Place
+from gradlens.training.run_directory import (
+    TABLES,
+    Metric,
+    OnlineRow,
+    Timing,
+    is_run,
+    load,
+    load_checkpoint,
+    load_result,
+    save_result,
+    write,
+)
+from gradlens.training.run_writer import Writer
+from gradlens.training.runs.train_run import train_run
 
 SMALL = {"width": 4, "limit": 64, "validation": 0.25, "batch_size": 16, "epochs": 2, "record_every": 2}
 

@@ -9,16 +9,16 @@ from oracles import UNLABELLED, Case, assert_near, needed, step, stirred
 from rule_cases import IMAGES, LOCAL, posed
 from torch import nn
 
-from gradlens.config import make
-from gradlens.experiments import train_run
 from gradlens.gradients.diagnostics import SPARSE
 from gradlens.gradients.losses import LOSSES
 from gradlens.methods import METHODS
 from gradlens.models.zoo import Plan, build
 from gradlens.runtime.errors import InputError
-from gradlens.setup import Pair, make_net, make_pair
-from gradlens.training_context import Place
-from gradlens.training_step import update
+from gradlens.training.build import Pair, make_net, make_pair
+from gradlens.training.config import make
+from gradlens.training.context import Place
+from gradlens.training.runs.train_run import train_run
+from gradlens.training.step import update
 
 
 def test_a_module_that_two_units_of_loco_share_gets_the_sum_of_both():

@@ -11,18 +11,18 @@ import torch
 import torch.nn.functional as F
 from oracles import assert_near, case, rule, step
 
-from gradlens.config import make, read
 from gradlens.data.datasets import digits, load
 from gradlens.data.split import Split
 from gradlens.data.subsets import choose
-from gradlens.experiments import train_run
 from gradlens.gradients.method import Step
 from gradlens.gradients.true_gradient import true_updates
-from gradlens.run import load as load_run
 from gradlens.runtime.errors import InputError
-from gradlens.setup import make_pair
-from gradlens.train import Training
-from gradlens.training_context import Place
+from gradlens.training.build import make_pair
+from gradlens.training.config import make, read
+from gradlens.training.context import Place
+from gradlens.training.loop import Training
+from gradlens.training.run_directory import load as load_run
+from gradlens.training.runs.train_run import train_run
 
 CPU = torch.device("cpu")
 SMALL = {"width": 4, "limit": 200, "limit_test": 50, "batch_size": 20, "epochs": 1, "record_every": 0}

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from gradlens.runtime.errors import InputError
-from gradlens.setup import Pair
 from gradlens.surrogate import affine, exact_linear, implied_loss, least_squares, settle, small_pair, stationarity, twist
+from gradlens.training.build import Pair
 
 N, D, C = 30, 4, 3
 

@@ -18,14 +18,14 @@ from processes import ROOT, Program, wait_for
 from scipy import stats
 
 from gradlens.cli_sweep import sweep
-from gradlens.config import make
-from gradlens.experiments import train_run
 from gradlens.reporting_study_summary import Line, Merged, bootstrap_mean, holm, paired_p, said
-from gradlens.run import load
 from gradlens.runtime.csv_tables import read_csv
 from gradlens.runtime.errors import InputError
-from gradlens.studies import Point, points, read_study
-from gradlens.training_context import Place
+from gradlens.training.config import make
+from gradlens.training.context import Place
+from gradlens.training.run_directory import load
+from gradlens.training.runs.train_run import train_run
+from gradlens.training.sweep.study import Point, points, read_study
 
 STUDY = """
 methods = ["bp", "dgl"]

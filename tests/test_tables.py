@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
-from gradlens import tables, training_run_groups
-from gradlens.config import make
+from gradlens import tables
 from gradlens.gradients.rows import Row
-from gradlens.run import Metric, Run, Timing
 from gradlens.runtime.csv_tables import read_csv, write_csv
 from gradlens.runtime.errors import InputError
 from gradlens.tables import CurvePoint, FinalValue, LayerPoint, Score, interval, truths
+from gradlens.training import run_groups as training_run_groups
+from gradlens.training.config import make
+from gradlens.training.run_directory import Metric, Run, Timing
 
 NAN = math.nan
 

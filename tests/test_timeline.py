@@ -9,14 +9,28 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradlens.config import make
-from gradlens.costs import BlockCost
 from gradlens.methods import METHODS
 from gradlens.runtime.errors import InputError
-from gradlens.schedules import AHEAD, Schedule, broadcast, gpipe, local, locked, one_f_one_b, queued, schedules, synthetic
-from gradlens.setup import make_pair
-from gradlens.timeline import CostRow, Link, Measured, Span, bars, curves, mean_delay, memory, pictured, point, remembered, simulate, split
 from gradlens.timeline_pictures import gantt, left_over, over_workers
+from gradlens.training.build import make_pair
+from gradlens.training.config import make
+from gradlens.training.cost.schedules import AHEAD, Schedule, broadcast, gpipe, local, locked, one_f_one_b, queued, schedules, synthetic
+from gradlens.training.cost.simulation import (
+    CostRow,
+    Link,
+    Measured,
+    Span,
+    bars,
+    curves,
+    mean_delay,
+    memory,
+    pictured,
+    point,
+    remembered,
+    simulate,
+    split,
+)
+from gradlens.training.parallel.block_costs import BlockCost
 
 FREE = Link(float("inf"), 0.0)
 SCHEDULES = {
@@ -333,7 +347,7 @@ def test_figures_are_drawn_from_rows_alone():
 
 @pytest.fixture
 def short_rounds(monkeypatch):
-    monkeypatch.setattr("gradlens.costs.SHORTEST", 0.0)
+    monkeypatch.setattr("gradlens.training.parallel.block_costs.SHORTEST", 0.0)
 
 
 def test_the_command_measures_simulates_and_draws(program, tmp_path, short_rounds):

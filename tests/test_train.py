@@ -20,17 +20,20 @@ from oracles import SUPERVISED
 from sampling import one_in
 from tiny_runs import assert_same_bits, kill_at, learned, recorded_steps, same_state, signal_at, tiny, wait_for
 
-from gradlens import setup, train, training_state, training_step
-from gradlens.config import make
 from gradlens.data.datasets import load as load_data
-from gradlens.experiments import train_run
 from gradlens.methods import METHODS
 from gradlens.models.zoo import Plan, build
-from gradlens.run import load, load_checkpoint
 from gradlens.runtime.errors import InputError, Stopped
-from gradlens.train import Training
-from gradlens.training_context import Place
-from gradlens.training_step import batches_per_epoch, evaluate
+from gradlens.training import build as setup
+from gradlens.training import loop as train
+from gradlens.training import state as training_state
+from gradlens.training import step as training_step
+from gradlens.training.config import make
+from gradlens.training.context import Place
+from gradlens.training.loop import Training
+from gradlens.training.run_directory import load, load_checkpoint
+from gradlens.training.runs.train_run import train_run
+from gradlens.training.step import batches_per_epoch, evaluate
 
 CPU = torch.device("cpu")
 
@@ -511,7 +514,7 @@ def test_only_the_loop_writes_grad():
 
 def test_a_gradient_of_another_layout_reaches_the_fused_optimiser_right():
     """The fused kernels read memory in order: a transposed gradient must be laid out like its parameter first."""
-    from gradlens.training_step import _put
+    from gradlens.training.step import _put
 
     p, q = (torch.nn.Parameter(torch.zeros(3, 5)) for _ in range(2))
     grad = torch.randn(5, 3).T

@@ -10,7 +10,7 @@ from scipy import stats
 from gradlens import reporting_html_standings, reporting_html_wording
 from gradlens.reporting_html_notices import differences, notices
 from gradlens.reporting_html_standings import below_top, standings
-from gradlens.training_run_groups import groups
+from gradlens.training.run_groups import groups
 from gradlens.verdict import headline, line
 
 NAN = math.nan

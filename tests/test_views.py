@@ -12,7 +12,7 @@ from gradlens.methods import METHODS
 from gradlens.models.zoo import Plan, build
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator
-from gradlens.setup import make_net
+from gradlens.training.build import make_net
 
 IMAGES = torch.randint(60, 180, (12, 3, 16, 12), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
 OFF = {"crop": False, "flip": False, "jitter": 0.0, "grey": 0.0, "blur": 0.0}

@@ -13,8 +13,8 @@ from gradlens.cli import main
 from gradlens.gradients.backward import backward
 from gradlens.models.zoo import Plan, build
 from gradlens.runtime.errors import InputError
-from gradlens.setup import Pair
-from gradlens.training_step import update
+from gradlens.training.build import Pair
+from gradlens.training.step import update
 
 # network, method, options, the windows over its units by hand; the last unit is the last block with the top
 WINDOWS = [

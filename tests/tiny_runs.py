@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from oracles import needed
 
-from gradlens import train
-from gradlens.config import make
-from gradlens.experiments import train_run
-from gradlens.run import load_checkpoint
-from gradlens.training_context import Place
-from gradlens.training_run_writer import Writer
+from gradlens.training import loop as train
+from gradlens.training.config import make
+from gradlens.training.context import Place
+from gradlens.training.run_directory import load_checkpoint
+from gradlens.training.run_writer import Writer
+from gradlens.training.runs.train_run import train_run
 
 # 192 images in batches of 32: 6 updates an epoch, 24 in all; everything that draws or changes over time is on
 TINY = {

@@ -26,7 +26,7 @@ from analyses.full_size.items import Item, at_width, items
 from analyses.full_size.results import commit_of
 from analyses.full_size.runner import Machine, chosen, standing, work
 from gradlens.runtime.errors import InputError, Stopped
-from gradlens.training_context import pick_device, pick_precision
+from gradlens.training.context import pick_device, pick_precision
 
 ROOT = Path(__file__).resolve().parents[2]
 

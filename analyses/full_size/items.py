@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from analyses.study import shipped
-from gradlens.config import Config, make
-from gradlens.flops import count
-from gradlens.setup import make_pair
-from gradlens.training_step import update
+from gradlens.training.build import make_pair
+from gradlens.training.config import Config, make
+from gradlens.training.cost.flops import count
+from gradlens.training.step import update
 
 IMAGES, SHAPE, CLASSES = 50_000, (3, 32, 32), 10  # CIFAR-10
 PUBLISHED = {"target": "mean", "zero_bias": False}  # a synthesiser as in the reference implementations

@@ -14,8 +14,8 @@ from statistics import fmean
 from typing import Any
 
 from gradlens.gradients.layer_names import is_norm
-from gradlens.run import Run, write
 from gradlens.runtime.errors import InputError
+from gradlens.training.run_directory import Run, write
 
 FIXED = (
     "item", "epoch", "updates", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds", "images_per_s", "method",

@@ -17,13 +17,13 @@ import torch
 
 from analyses.full_size.items import GRID, RATE_TRIALS, Item, multiply_adds
 from analyses.full_size.results import merged, read_rows, rows_of, summary, write_rows
-from gradlens.config import Config, make
-from gradlens.experiments import train_or_reuse, train_run
-from gradlens.run import is_run, load, write
 from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped, unknown
-from gradlens.setup import make_pair
-from gradlens.training_context import Place
-from gradlens.training_step import update
+from gradlens.training.build import make_pair
+from gradlens.training.config import Config, make
+from gradlens.training.context import Place
+from gradlens.training.run_directory import is_run, load, write
+from gradlens.training.runs.train_run import train_or_reuse, train_run
+from gradlens.training.step import update
 
 BEGUN = "begun.txt"  # in a run directory: when the run was begun
 

@@ -16,10 +16,10 @@ from compare_trees import RULES, differences
 from pydantic import Field
 from saved import HALF, HALVES, TABLES, long_run, short_run
 
-from gradlens.config import Config, make
 from gradlens.methods import METHODS
 from gradlens.models.zoo import MODELS
-from gradlens.run import load
+from gradlens.training.config import Config, make
+from gradlens.training.run_directory import load
 
 HERE = Path(__file__).resolve().parent
 

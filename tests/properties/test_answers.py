@@ -7,12 +7,12 @@ import torch
 from oracles import SUPERVISED, UNLABELLED, assert_same_bits, case, frozen, needed, rule
 from rule_cases import IMAGES, every_rule, holds, posed
 
-from gradlens.config import make
 from gradlens.data.datasets import load as load_data
 from gradlens.data.transforms import normalizer
 from gradlens.models.block_boundaries import output_shapes
-from gradlens.setup import make_pair
-from gradlens.training_step import evaluate
+from gradlens.training.build import make_pair
+from gradlens.training.config import make
+from gradlens.training.step import evaluate
 
 
 @every_rule("answers")

@@ -11,7 +11,7 @@ from gradlens.gradients.losses import LOSSES
 from gradlens.gradients.method import Method
 from gradlens.methods import METHODS
 from gradlens.models.zoo import Plan, build
-from gradlens.setup import make_net
+from gradlens.training.build import make_net
 
 
 @every_rule("isolation")

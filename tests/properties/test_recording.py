@@ -10,14 +10,14 @@ from rule_cases import EVERYWHERE, IMAGES, every_rule, everything, holds, posed,
 from tiny_runs import learned, same_state, tiny
 from torch import nn
 
-from gradlens.config import make
 from gradlens.data.transforms import normalizer
-from gradlens.experiments import train_run
 from gradlens.methods import METHODS
-from gradlens.optimizers import make_optimizer
-from gradlens.setup import Pair
-from gradlens.training_context import Place
-from gradlens.training_step import update
+from gradlens.training.build import Pair
+from gradlens.training.config import make
+from gradlens.training.context import Place
+from gradlens.training.optimizers import make_optimizer
+from gradlens.training.runs.train_run import train_run
+from gradlens.training.step import update
 
 
 @every_rule("leaves no trace")

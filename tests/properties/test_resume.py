@@ -8,11 +8,11 @@ import torch
 from rule_cases import EVERYWHERE, every_rule, holds
 from tiny_runs import assert_same_bits, kill_at, learned, recorded_steps, same_state, signal_at, tiny
 
-from gradlens.experiments import train_run
 from gradlens.methods import METHODS
-from gradlens.run import load, load_checkpoint
 from gradlens.runtime.errors import Stopped
-from gradlens.training_context import Place
+from gradlens.training.context import Place
+from gradlens.training.run_directory import load, load_checkpoint
+from gradlens.training.runs.train_run import train_run
 
 
 @every_rule("resume")

@@ -6,9 +6,9 @@ import torch
 from rule_cases import EVERYWHERE, every_rule, holds
 from tiny_runs import assert_same_bits, tiny
 
-from gradlens.experiments import train_run
 from gradlens.methods import METHODS
-from gradlens.training_context import Place
+from gradlens.training.context import Place
+from gradlens.training.runs.train_run import train_run
 
 
 @every_rule("seed")

@@ -14,8 +14,8 @@ from gradlens.gradients.method import Method, Net, Options, Signal, Step
 from gradlens.gradients.true_gradient import true_updates
 from gradlens.methods import METHODS
 from gradlens.models.block_boundaries import output_shapes
-from gradlens.setup import Pair
-from gradlens.training_step import update
+from gradlens.training.build import Pair
+from gradlens.training.step import update
 
 
 @every_rule("works")

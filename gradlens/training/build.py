@@ -1,0 +1,198 @@
+"""From a config to the network and the rule it names."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from gradlens.gradients.losses import LOSSES, Loss
+from gradlens.gradients.method import Method, Net
+from gradlens.methods import METHODS
+from gradlens.models.block_boundaries import output_shapes
+from gradlens.models.spec import Plan
+from gradlens.models.zoo import build, head_width
+from gradlens.runtime.errors import InputError
+from gradlens.runtime.rng import seeded
+from gradlens.training.config import Config
+from gradlens.training.run_directory import Run, load
+from gradlens.training.user_references import activate
+
+
+class Pair(NamedTuple):
+    """A network and the rule that trains it."""
+
+    model: nn.Sequential
+    method: Method
+
+    def names(self) -> list[str]:
+        """The blocks' names, bottom first."""
+        return [name for name, _ in self.model.named_children()]
+
+    def load(self, state: Mapping[str, Any], source: str) -> None:
+        """Load the saved weights and buffers of both, as a checkpoint or snapshot holds them.
+
+        Raises:
+            InputError: they are another network's or rule's; ``source`` says whose.
+
+        """
+        put_weights(self.model, state["model"], source)
+        put_weights(self.method, state["method"], source)
+
+
+def put_weights(module: nn.Module, weights: Any, source: str) -> None:
+    """Load saved weights and buffers into a module.
+
+    Raises:
+        InputError: they are another module's; ``source`` says whose.
+
+    """
+    try:
+        module.load_state_dict(weights)
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+        detail = [line.strip() for line in str(error).splitlines()][:2][-1:]
+        raise InputError(f"{source}: its weights do not fit this model: {' '.join(detail)}") from error
+
+
+def make_net(model: nn.Sequential, shape: Sequence[int], classes: int, loss: Loss, seed: int = 0, epochs: int = 1) -> Net:
+    """What a rule may know of a network: its blocks, what they give, and how it is trained.
+
+    Args:
+        model: the blocks, the last one the top.
+        shape: (C, H, W) of an image.
+        classes: number of classes.
+        loss: of the network's output and the labels.
+        seed: of the rule's own draws.
+        epochs: of the run.
+
+    Raises:
+        InputError: a network that cannot be cut at its blocks' boundaries.
+
+    """
+    names = [name for name, _ in model.named_children()]
+    return Net(list(model), output_shapes(model, shape), classes, head_width(model), loss, seed, names, tuple(shape), epochs)
+
+
+def make_pair(config: Config, shape: tuple[int, int, int], classes: int, device: torch.device) -> Pair:
+    """The network and rule of a config, initialised by its seed, channels last on the device.
+
+    Raises:
+        InputError: a model that does not fit the images, a rule that does not fit the model.
+
+    """
+    activate(config.own, {"method": config.method, "model": config.model})
+    rule = METHODS[config.method]
+    options = rule.Options(**config.options)
+    read = rule.input_shape(shape, options)
+    model = _built(config, read, shape, classes)
+    if config.init_from:
+        begun = load(config.init_from)
+        if config.keep_head:
+            model = _with_kept_head(model, begun, config, shape, classes)
+        else:
+            put_weights(model, _begun_weights(model, begun), f"--init-from {config.init_from}")
+    net = make_net(model, read, classes, LOSSES[config.loss], config.seed, config.epochs)._replace(image=shape)
+    if config.teacher:
+        net = net._replace(teacher=_teacher(load(config.teacher), shape, classes, config, device))
+    method = rule(net, options)
+    layout: Any = {"device": device, "memory_format": torch.channels_last}
+    pair = Pair(model.to(**layout), method.to(**layout))
+    if config.compile:
+        _compile(pair)
+    return pair
+
+
+def _built(config: Config, read: tuple[int, int, int], shape: tuple[int, int, int], classes: int) -> nn.Sequential:
+    """The network of a config for what the rule lets it read: images of ``shape``, or patches of them."""
+    plan = Plan(read, classes, config.width, config.depth, config.stem, config.activation, config.attention)
+    try:
+        return build(config.model, plan, config.cut, config.seed)
+    except InputError as error:
+        if read == shape:
+            raise
+        patch = f"{config.method} reads patches of {read[1]}x{read[2]} pixels (--set patch= sets them)"
+        raise InputError(f"{patch}, which {config.model} does not take: {error}") from error
+
+
+def _begun_weights(model: nn.Sequential, begun: Run) -> dict[str, Tensor]:
+    """A run's weights; where its rule trained no top (whose shape may be another one: it read patches), this network's own top."""
+    weights: dict[str, Tensor] = begun.checkpoint()["model"]
+    if METHODS[begun.config.method].classifies:
+        return weights
+    top = f"{list(model._modules)[-1]}."
+    mine = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(top)}
+    return {name: tensor for name, tensor in weights.items() if not name.startswith(top)} | mine
+
+
+def trained_pair(run: Run, shape: tuple[int, int, int], classes: int, device: torch.device) -> Pair:
+    """The network and rule of a run with the weights of its last checkpoint, in eval mode."""
+    pair = make_pair(run.config.model_copy(update={"compile": False}), shape, classes, device)
+    pair.load(run.checkpoint(), str(run.path))
+    pair.model.eval(), pair.method.eval()
+    return pair
+
+
+def _with_kept_head(model: nn.Sequential, begun: Run, config: Config, shape: tuple[int, int, int], classes: int) -> nn.Sequential:
+    """The network on a pretrained run's blocks: its projection head's first layers become a block, a new linear layer the top."""
+    source = f"--init-from {begun.path}"
+    theirs = classes if METHODS[begun.config.method].classifies else _classes(begun)
+    pretrained = trained_pair(begun, shape, theirs, torch.device("cpu"))
+    head = pretrained.method.kept_head(config.keep_head)
+    if head is None:
+        layers = next((n for n in range(config.keep_head, 0, -1) if pretrained.method.kept_head(n) is not None), 0)
+        has = f"a projection head of {layers} layer{'s' * (layers > 1)}" if layers else "no projection head"
+        raise InputError(f"--keep-head {config.keep_head}: the run {begun.path} has {has}")
+    put_weights(model, _begun_weights(model, begun), source)
+    blocks = OrderedDict(model.named_children())
+    blocks.popitem()
+    width = output_shapes(nn.Sequential(*blocks.values(), head), shape)[-1][0]
+    with seeded(config.seed, "new top"):
+        top = nn.Sequential(OrderedDict(out=nn.Linear(width, classes)))
+    model = nn.Sequential(OrderedDict([*blocks.items(), ("head", head), ("top", top)]))
+    return model.train()
+
+
+def _classes(run: Run) -> int:
+    """How many classes a run's network tells apart: the length of what it holds last, its top's bias."""
+    return int(next(reversed(run.checkpoint()["model"].values())).shape[0])
+
+
+def _teacher(run: Run, shape: tuple[int, int, int], classes: int, config: Config, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """The answers of a trained network: images as the student reads them [N, C, H, W] -> logits [N, C].
+
+    Raises:
+        InputError: a run whose network reads or answers something else than the student.
+
+    """
+    if not METHODS[run.config.method].classifies:
+        raise InputError(f"--teacher {run.path}: {run.config.method} gives no answers to learn from; --init-from fine-tunes it first")
+    theirs = _classes(run)
+    if theirs != classes:
+        raise InputError(f"--teacher {run.path} tells {theirs} classes apart and these data have {classes}")
+    drawn = ("data", "limit", "validation", "seed")  # not labels: images without one count too
+    if config.normalize == "gaussian" and any(getattr(run.config, name) != getattr(config, name) for name in drawn):
+        raise InputError(f"--teacher {run.path} saw images normalised by other statistics: with gaussian both must be of the same images")
+    if run.config.normalize != config.normalize:
+        raise InputError(f"--teacher {run.path} was trained with --normalize {run.config.normalize}, the student reads {config.normalize}")
+    model, method = trained_pair(run, shape, classes, device)
+    blocks = list(model)
+
+    def answer(images: Tensor) -> Tensor:
+        with torch.no_grad():
+            return method.predict(blocks, images)
+
+    return answer
+
+
+def _compile(pair: Pair) -> None:
+    """torch.compile each block, head and synthesiser in place."""
+    import torch._functorch.config  # not there by `import torch` alone
+
+    torch._functorch.config.donated_buffer = False  # for the whole process: recorded steps go back twice through the same passes
+    lists = nn.ModuleList, nn.ModuleDict  # which are not run themselves
+    own = [m for child in pair.method.children() for m in (child.children() if isinstance(child, lists) else [child])]
+    for module in (*pair.model, *own):
+        module.compile()

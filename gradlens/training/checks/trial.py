@@ -1,0 +1,124 @@
+"""What the checks of a rule are made on: small networks in float64, a rule on them as in a run, and how a broken check is told."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from gradlens.gradients.backward import backward
+from gradlens.gradients.losses import cross_entropy
+from gradlens.gradients.method import Method, Update
+from gradlens.models.spec import Plan
+from gradlens.models.zoo import build
+from gradlens.training.build import make_net
+
+NETWORKS: dict[str, tuple[str, Plan]] = {  # the smallest that have what matters: no normalisation, BatchNorm and pools, residual blocks
+    "mlp": ("mlp", Plan((1, 8, 8), 10, width=12, depth=3)),
+    "basic-cnn": ("basic-cnn", Plan((3, 8, 8), 10, width=4, depth=2)),
+    "resnet": ("resnet20", Plan((3, 8, 8), 10, width=2)),
+}
+IMAGES, EPOCHS = 6, 3
+Bits = dict[str, Tensor]
+
+
+class Broken(Exception):
+    """A law is broken; the message says how."""
+
+
+class NotAsked(Exception):
+    """A law that does not apply to a rule; the message says why."""
+
+
+class Made(NamedTuple):
+    """A network and a rule on it."""
+
+    model: nn.Sequential
+    method: Method
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """Bottom first."""
+        return list(self.model)
+
+    def name(self, k: int) -> str:
+        """A block's name."""
+        return list(self.model._modules)[k]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A rule with its options, on one of NETWORKS; whatever is made here twice is the same to the bit, if the rule obeys the laws."""
+
+    rule: type[Method]
+    options: Any
+    network: str
+
+    def made(self, loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy, awake: bool = True, dropout: bool = False) -> Made:
+        """A fresh network and rule; ``awake``: as in the last epoch of a run, past its warm-up, its own parameters off their start."""
+        name, plan = NETWORKS[self.network]
+        read = self.rule.input_shape(plan.shape, self.options)
+        model = build(name, Plan(read, plan.classes, plan.width, plan.depth), seed=1).double()
+        net = make_net(model, read, plan.classes, loss, 3, EPOCHS)._replace(image=plan.shape, teacher=_teacher)
+        made = Made(model, self.rule(net, self.options).double())
+        if dropout and isinstance(model[0], nn.Sequential):
+            model[0].append(nn.Dropout(0.3))
+        if awake:
+            self._wake(made)
+        return made
+
+    def _wake(self, made: Made) -> None:
+        noise = torch.Generator().manual_seed(11)
+        with torch.no_grad():
+            for p in made.method.parameters():
+                p.add_(torch.randn(p.shape, generator=noise, dtype=torch.float64), alpha=0.05)
+        made.method.start(EPOCHS, 1 << 20)
+        twins = copy.deepcopy(made.blocks)
+        for i in (-2, -1):  # what fills its buffers, if it has some
+            torch.manual_seed(i)
+            list(made.method.forward(twins, *self.batch(made.method, i)))
+        for block, twin in zip(made.blocks, twins, strict=True):
+            for module, other in zip(block.modules(), twin.modules(), strict=True):
+                module.training = other.training
+
+    def batch(self, method: Method, step: int = 0) -> tuple[Tensor, Tensor]:
+        """The input and targets of a step, as the rule makes them of images and labels."""
+        plan, noise = NETWORKS[self.network][1], torch.Generator().manual_seed(5 + step)
+        images = torch.randint(0, 256, (IMAGES, *plan.shape), generator=noise, dtype=torch.uint8)
+        labels = torch.randint(0, plan.classes, (IMAGES,), generator=noise)
+        return method.task(images, labels, step, lambda x: x.double() / 127.5 - 1)
+
+
+def _teacher(images: Tensor) -> Tensor:
+    return images.flatten(1)[:, :10]
+
+
+def bits(module: nn.Module) -> Bits:
+    """Copies of all tensors of a module's state, by name."""
+    return {name: t.detach().clone() for name, t in module.state_dict().items() if isinstance(t, Tensor)}
+
+
+def differing(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> list[str]:
+    """Names of tensors that are not the same to the bit (NaNs equal themselves)."""
+
+    def same(x: Tensor, y: Tensor) -> bool:
+        return x.shape == y.shape and torch.allclose(x, y, rtol=0, atol=0, equal_nan=True)
+
+    return [name for name in (*a, *(b.keys() - a.keys())) if name not in a or name not in b or not same(a[name], b[name])]
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first three names, and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def one_step(trial: Trial, made: Made, step: int = 0) -> dict[int, Update]:
+    """One step with all graphs kept."""
+    torch.manual_seed(step)
+    x, y = trial.batch(made.method, step)
+    passes = list(made.method.forward(made.blocks, x, y))
+    return {u.k: u for u in backward(made.method, iter(passes), keep=True)}

@@ -1,0 +1,99 @@
+"""From what was typed to configs: flags, a config file, and ``--set`` of each method's own options."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gradlens.methods import METHODS
+from gradlens.runtime.errors import InputError, unknown
+from gradlens.runtime.user_code import is_reference
+from gradlens.training.config import Config, make, read
+from gradlens.training.context import Place, pick_precision
+from gradlens.training.run_directory import is_run
+from gradlens.training.user_references import known_as, reference
+
+
+def _parse_sets(pairs: Sequence[str]) -> list[tuple[str | None, str, Any]]:
+    """(method or None, option, value) of each ``--set``."""
+    parsed: list[tuple[str | None, str, Any]] = []
+    for pair in pairs:
+        name, sign, text = pair.partition("=")
+        if not sign or not name:
+            raise InputError(f"--set {pair!r}: wanted name=value or method.name=value")
+        method, dot, option = name.rpartition(".")
+        method = known_as("method", method)
+        if dot and method not in METHODS:
+            raise unknown("method", method, METHODS)
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = {"on": True, "off": False}.get(text, text)
+        parsed.append((method or None, option, value))
+    return parsed
+
+
+def configs_of(methods: Sequence[str], given: dict[str, Any], place: Place) -> list[list[Config]]:
+    """The configs of each method, one per seed, from flags, config file and ``--set``."""
+    given = dict(given)
+    file = read(given.pop("config")) if "config" in given else {}
+    if file.get("method") in methods and (own := reference(file, "method")):
+        known_as("method", own)  # a config's own rule, by the name it has there
+    typed = {known_as("method", name): name for name in methods}  # FILE.py:Class, by the name it has from now on
+    methods = list(typed)
+    for name in methods:
+        if name not in METHODS:
+            raise unknown("method", name, METHODS)
+    sets, seeds = _parse_sets(given.pop("set", [])), given.pop("seeds", 1)
+    if seeds < 1:
+        raise InputError(f"--seeds: must be 1 or more, got {seeds}")
+    own_options, owner = file.pop("options", {}), file.pop("method", None)
+    given = {**file, **given}
+    if isinstance(given.get("split"), str):
+        given["split"] = [int(n) for n in numbers("--split", given["split"])]
+    if "precision" in given:
+        given["precision"] = pick_precision(given["precision"], place.device)
+    for method, option, _ in sets:
+        known = {name: [*METHODS[name].Options.model_fields, "lr"] for name in methods}
+        if method is not None and method not in methods:
+            raise InputError(f"--set {method}.{option}: {method} is not among the methods of this command ({', '.join(methods)})")
+        if not any(option in known[name] for name in ([method] if method else methods)):
+            raise unknown(f"option of {method or ', '.join(methods)}", option, {o for n in methods for o in known[n]})
+    out: list[list[Config]] = []
+    for name in methods:
+        options = dict(own_options) if name == owner else {}
+        fields = [*METHODS[name].Options.model_fields, "lr"]
+        options |= {option: value for method, option, value in sets if option in fields and method in (None, name)}
+        first = make(**{**given, "method": typed[name], "options": options})
+        out.append([first.model_copy(update={"seed": first.seed + i}) for i in range(seeds)])
+    return out
+
+
+def methods_and_runs(what: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The names of methods among some arguments, and the paths of run directories; what is neither is left to be refused as a method."""
+
+    def is_method(name: str) -> bool:
+        return name in METHODS or is_reference(name) or not (is_run(name) or Path(name).exists() or Path(name).name != name)
+
+    once = list(dict.fromkeys(what))
+    methods = [name for name in once if is_method(name)]
+    return methods, [name for name in once if name not in methods]
+
+
+def method_of(given: dict[str, Any]) -> str:
+    """The method a config file names, for commands called without one."""
+    settings = read(given["config"]) if "config" in given else {}
+    method = reference(settings, "method") or settings.get("method")
+    if not isinstance(method, str):
+        raise InputError(f"which method? One of {', '.join(METHODS)}, or a --config that names one")
+    return method
+
+
+def numbers(flag: str, text: str) -> list[float]:
+    """The numbers of a comma-separated flag."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"{flag} {text!r}: wanted numbers with commas between them, as in 1e-4,3e-4,1e-3") from None

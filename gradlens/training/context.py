@@ -1,0 +1,137 @@
+"""Where and how runs are made: device, folders, data. Nothing that an experiment's numbers depend on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gradlens.data.datasets import DATASETS, SHAPES, read
+from gradlens.data.split import Data, Source
+from gradlens.data.subsets import choose
+from gradlens.runtime.errors import InputError, unknown
+from gradlens.runtime.memory import keep_freed_memory
+from gradlens.runtime.process_group import ALONE, World, local_device
+from gradlens.training.config import Config
+
+CPU = torch.device("cpu")
+PRECISIONS = ("fp32", "bf16", "auto")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and how runs are made: everything an experiment's numbers do not depend on."""
+
+    out: Path = Path("runs")
+    name: str | None = None  # of the run directory; default: Config.run_name
+    device: torch.device = CPU
+    data_dir: Path | None = None
+    download: bool = False
+    resume: bool = False
+    overwrite: bool = False
+    tensorboard: bool = False  # write events to RUN_DIR/tensorboard
+    world: World = ALONE  # the processes that share a run
+
+
+def pick_device(name: str) -> torch.device:
+    """The device by its torch spelling; ``auto`` = cuda, else mps, else cpu; of several processes each has a GPU of its own.
+
+    Raises:
+        InputError: no such device here.
+
+    """
+    name = local_device(name)
+    if name == "auto":
+        mps = torch.backends.mps.is_available()
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise unknown("device", name, ["auto", "cpu", "cuda", "cuda:1", "mps"]) from None
+    have = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(device.type)
+    if have is None:
+        raise unknown("device", name, ["auto", "cpu", "cuda", "cuda:1", "mps"])
+    if (device.index or 0) >= have:
+        raise InputError(f"--device {name} asked for, but this machine has {have or 'no'} {device.type} device{'s' * (have > 1)}")
+    return device
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 is computed natively there, so that it is faster than float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu":
+        return False
+    supports = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(ask() for ask in supports if ask is not None)
+
+
+def pick_precision(name: str, device: torch.device) -> str:
+    """``auto`` becomes bf16 where that is native, and fp32 elsewhere.
+
+    Raises:
+        InputError: an unknown precision.
+
+    """
+    if name not in PRECISIONS:
+        raise unknown("precision", name, PRECISIONS)
+    if name == "auto":
+        return "bf16" if has_fast_bf16(device) else "fp32"
+    return name
+
+
+@lru_cache(maxsize=2)
+def _data(name: str, data_dir: Path | None, download: bool, *choice: Any) -> Data:
+    return choose(_source(name, data_dir, download), *choice)
+
+
+@lru_cache(maxsize=1)
+def _source(name: str, data_dir: Path | None, download: bool) -> Source:
+    """The whole data set that was read last: seeds choose other images of the same set."""
+    return read(name, data_dir, download)
+
+
+def data_of(config: Config, place: Place) -> Data:
+    """The data of a config; the last ones loaded are kept, so that methods compared on the same data load them once."""
+    c = config
+    name = c.data if c.data in DATASETS else str(Path(c.data).absolute()) if Path(c.data).exists() else c.data
+    drawn = c.limit is not None or c.limit_test is not None or c.label_noise or c.validation or c.labels is not None
+    seed = c.seed if drawn else 0  # one entry for all seeds where nothing is drawn
+    return _data(name, place.data_dir, place.download, c.limit, c.label_noise, c.validation, seed, c.limit_test, c.labels)
+
+
+def forget_data() -> None:
+    """Forget the loaded data: files may have changed."""
+    _data.cache_clear()
+    _source.cache_clear()
+
+
+def input_of(config: Config, place: Place) -> tuple[tuple[int, int, int], int]:
+    """(C, H, W) of a config's images and the number of classes; named data sets need not be there for it."""
+    if config.data in SHAPES:
+        return SHAPES[config.data]
+    data = data_of(config, place)
+    return data.shape, len(data.classes)
+
+
+def place_of(given: dict[str, Any]) -> Place:
+    """Take the flags that say where and how, and set the process up: threads, memory."""
+    forget_data()
+    threads = given.pop("threads", None)
+    if threads is not None:
+        if threads < 1:
+            raise InputError(f"--threads: must be 1 or more, got {threads}")
+        torch.set_num_threads(threads)
+    if given.get("resume") and given.get("overwrite"):
+        raise InputError("--resume goes on with a run and --overwrite starts it anew: give one of them")
+    taken = {k: given.pop(k) for k in ("data_dir", "download", "resume", "overwrite", "tensorboard") if k in given}
+    name, out = given.pop("run_name", None), given.pop("out", Path("runs"))
+    if name is not None and (not name or Path(name).name != name):
+        raise InputError(f"--run-name {name!r} is not the name of one folder; --out says where it goes")
+    device = pick_device(given.pop("device", "auto"))
+    if device.type == "cpu":
+        keep_freed_memory()
+    return Place(out=out, name=name, device=device, **taken)

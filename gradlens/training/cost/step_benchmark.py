@@ -1,0 +1,328 @@
+"""What a training step costs, next to a hand-written PyTorch loop measured in the same run: time, memory, multiply-adds."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import platform
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from statistics import median
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gradlens._version import __version__
+from gradlens.data.transforms import normalizer
+from gradlens.gradients.losses import LOSSES, Loss
+from gradlens.gradients.method import Method
+from gradlens.runtime.csv_tables import csv_line
+from gradlens.runtime.memory import allocations, wait
+from gradlens.runtime.progress import Progress, no_progress
+from gradlens.training.build import make_pair
+from gradlens.training.config import Config, make
+from gradlens.training.cost.flops import count
+from gradlens.training.optimizers import make_optimizer
+from gradlens.training.step import Outcome, update
+
+RECORD_EVERY = (1, 4, 16, 64)
+SHORTEST = 0.05  # seconds: steps are repeated until a measurement has taken at least this long
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One row: what a step costs on average, and as a ratio to the plain loop in channels-last layout."""
+
+    method: str  # plain (the hand-written loop), plain-default-layout (the same loop in PyTorch's default layout), or a rule
+    options: dict[str, Any]  # the rule's options that are not its defaults
+    record_every: int  # 0: never
+    precision: str  # fp32, bf16
+    images_per_s: float
+    time_ratio: float  # step time / plain's: the median over rounds of each round's ratio
+    memory_mb: float | None  # memory a step adds at its peak to what was allocated before it; None where that is not known (mps)
+    memory_ratio: float | None
+    multiply_adds: float  # an image
+    flop_ratio: float
+    rate_share: float  # multiply-adds a second / those of bp (of plain, where bp is not measured), unrecorded, first precision
+    task_share: float | None = None  # of a step's time for making views, patches or masks of the images; None: the rule makes none
+
+
+@dataclass(frozen=True)
+class Bench:
+    """All rows of one run, and where they were measured."""
+
+    model: str
+    data: str
+    input: tuple[int, ...]  # (C, H, W)
+    batch_size: int
+    rounds: int
+    threads: int
+    device: str
+    cpu: str  # the vector instructions torch uses
+    versions: dict[str, str]
+    rows: list[Cost]
+
+    def to_json(self) -> str:
+        """The whole as a JSON object, with a list of objects under ``rows``."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+
+@dataclass
+class _Step:
+    """A step that can be run again and again, and what was measured of it."""
+
+    run: Callable[[], object]
+    multiply_adds: float = 0
+    memory: int | None = None  # bytes
+    seconds: list[float] = field(default_factory=list)  # a step, by round
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A loop to measure: its step, and the same step with the truth measured on it."""
+
+    method: str
+    options: dict[str, Any]
+    precision: str
+    optimizer: torch.optim.Optimizer
+    step: _Step
+    recorded: _Step | None = None
+    task: _Step | None = None  # making views, patches or masks: part of the step
+
+    def steps(self) -> list[tuple[str, _Step]]:
+        """What there is to measure, named."""
+        name = f"{self.method} {self.precision}"
+        others = ((f"{name}, recorded", self.recorded), (f"{name}, views", self.task))
+        return [(name, self.step), *((text, step) for text, step in others if step)]
+
+
+# ------------------------------------------------------------------------------------------------------ what is measured
+
+
+def plain_step(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Loss, x: Tensor, y: Tensor, bf16: bool = False) -> None:
+    """The loop everybody writes, x [N, C, H, W], y [N]: forward, loss, ``backward()``, optimiser step."""
+    optimizer.zero_grad(set_to_none=True)
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
+        value = loss(model(x), y)
+    value.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+
+
+def _plain(config: Config, x: Tensor, y: Tensor, classes: int, layout: torch.memory_format, name: str) -> _Candidate:
+    settings = {**config.model_dump(), "method": "bp", "options": {}, "compile": False, "init_from": None}
+    pair = make_pair(make(**settings), _shape(x), classes, x.device)
+    model = pair.model.to(memory_format=layout)  # type: ignore[call-overload]
+    if config.compile:
+        model.compile()
+    optimizer = make_optimizer(config, pair)
+    loss = F.cross_entropy if config.loss == "ce" else LOSSES[config.loss]
+    laid = x.contiguous(memory_format=layout)
+    step = _Step(lambda: plain_step(model, optimizer, loss, laid, y, config.precision == "bf16"))
+    return _Candidate(name, {}, config.precision, optimizer, step)
+
+
+def _ours(config: Config, x: Tensor, y: Tensor, classes: int, record: bool) -> _Candidate:
+    pair = make_pair(config, _shape(x), classes, x.device)
+    optimizer = make_optimizer(config, pair)
+    bf16, numbers = config.precision == "bf16", itertools.count(1 << 30)  # past every warm-up
+    rule = pair.method
+    images = x.add(1).mul(127.5).round().to(torch.uint8).contiguous()
+    to_input = normalizer("pm1", images)
+    posed = type(rule).task is not Method.task
+
+    def made(n: int) -> tuple[Tensor, Tensor]:
+        return rule.task(images, y, n, to_input) if posed else (x, y)
+
+    def trained(number: int | None = None) -> Outcome:
+        n = next(numbers)
+        rule.start(max(1, config.epochs), n)  # part of a step: rules may draw in it
+        return update(pair, optimizer, *made(n), number, bf16)
+
+    step = _Step(trained)
+    task = _Step(lambda: made(next(numbers))) if posed else None
+    recorded = _Step(lambda: [csv_line(row) for row in trained(0).rows]) if record else None
+    defaults = type(pair.method).Options().model_dump()
+    changed = {name: value for name, value in config.options.items() if value != defaults[name]}
+    return _Candidate(config.method, changed, config.precision, optimizer, step, recorded, task)
+
+
+def _shape(x: Tensor) -> tuple[int, int, int]:
+    c, h, w = x.shape[1:]
+    return c, h, w
+
+
+def _candidates(configs: Sequence[Config], x: Tensor, y: Tensor, classes: int, record: bool) -> list[_Candidate]:
+    """The plain loop first, then the plain loop of each further precision and of the default layout, then the methods."""
+    precisions = {config.precision: config for config in reversed(configs)}
+    first = configs[0]
+    others = [config for name, config in precisions.items() if name != first.precision]
+    return [
+        *(_plain(config, x, y, classes, torch.channels_last, "plain") for config in (first, *others)),
+        _plain(first, x, y, classes, torch.contiguous_format, "plain-default-layout"),
+        *(_ours(config, x, y, classes, record) for config in configs),
+    ]
+
+
+# ---------------------------------------------------------------------------------------------------- how it is measured
+
+
+def seconds_per_step(step: Callable[[], object], device: torch.device) -> float:
+    """Wall clock of one step: the mean over as many as fit into ``SHORTEST``, at least one."""
+    wait(device)
+    steps, began = 0, time.perf_counter()
+    while steps == 0 or time.perf_counter() - began < SHORTEST:
+        step()
+        steps += 1
+    wait(device)
+    return (time.perf_counter() - began) / steps
+
+
+def added_memory(step: Callable[[], object], device: torch.device) -> int | None:
+    """Bytes a step adds, at its peak, to what was allocated before it; None where no exact count can be had (mps).
+
+    CUDA: torch's own peak counter. CPU: the highest running sum over all allocations and releases of torch's allocator,
+    as its profiler reports them (which does not see the release of what was there before). oneDNN takes reordered operands
+    and scratch from that allocator and is included. What a library allocates by itself (compiled kernels, MKL's packing
+    buffers) and what malloc keeps of memory given back are not: with MALLOC_MMAP_THRESHOLD_=32768, which keeps none, the
+    kernel's peak of resident memory is the count to about 1 % for plain and bp steps (recorded steps count up to a
+    sixth more: memory that was allocated and never written).
+    """
+    if device.type == "cuda":
+        wait(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        step()
+        wait(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    if device.type != "cpu":
+        return None
+    live = peak = 0
+    for change in allocations(step):
+        live += change
+        peak = max(peak, live)
+    return peak
+
+
+def _weigh(step: _Step, optimizer: torch.optim.Optimizer, device: torch.device, compiled: bool) -> None:
+    """Count multiply-adds and memory; the first step also makes the optimiser's state, which is no step's added memory."""
+    with torch.compiler.set_stance("force_eager") if compiled else nullcontext():  # compiled code is not seen into
+        step.multiply_adds = count(step.run)
+    if compiled:
+        step.run()
+    optimizer.zero_grad(set_to_none=True)  # gradients count as a step's own for everyone alike
+    step.memory = added_memory(step.run, device)
+
+
+# --------------------------------------------------------------------------------------------------------------- rows
+
+
+def _recorded_every(n: int, step: _Step, recorded: _Step) -> _Step:
+    """A loop that records every n-th step, from one step of each kind: n−1 unrecorded, one recorded."""
+    return _Step(
+        step.run,
+        multiply_adds=((n - 1) * step.multiply_adds + recorded.multiply_adds) / n,
+        memory=max(step.memory, recorded.memory) if step.memory is not None and recorded.memory is not None else None,
+        seconds=[((n - 1) * u + r) / n for u, r in zip(step.seconds, recorded.seconds, strict=True)],
+    )
+
+
+def _ratio(mine: Sequence[float], theirs: Sequence[float]) -> float:
+    """The median of each round's ratio: what changes from round to round for all loops alike cancels."""
+    return median(a / b for a, b in zip(mine, theirs, strict=True))
+
+
+def _row(candidate: _Candidate, record_every: int, step: _Step, plain: _Step, pace: _Step, images: int) -> Cost:
+    task = candidate.task
+    return Cost(
+        method=candidate.method,
+        options=candidate.options,
+        record_every=record_every,
+        precision=candidate.precision,
+        images_per_s=images / median(step.seconds),
+        time_ratio=_ratio(step.seconds, plain.seconds),
+        memory_mb=None if step.memory is None else step.memory / 1e6,
+        memory_ratio=step.memory / plain.memory if step.memory is not None and plain.memory else None,
+        multiply_adds=step.multiply_adds / images,
+        flop_ratio=step.multiply_adds / plain.multiply_adds,
+        rate_share=step.multiply_adds / pace.multiply_adds * _ratio(pace.seconds, step.seconds),
+        task_share=_ratio(task.seconds, step.seconds) if task else None,
+    )
+
+
+def _rows(candidates: Sequence[_Candidate], record_every: Iterable[int], images: int) -> list[Cost]:
+    plain = candidates[0]
+    pace = next((c for c in candidates if c.method == "bp" and c.precision == plain.precision), plain).step
+    rows = []
+    for candidate in candidates:
+        rows.append(_row(candidate, 0, candidate.step, plain.step, pace, images))
+        if candidate.recorded:
+            for n in record_every:
+                mixed = _recorded_every(n, candidate.step, candidate.recorded)
+                rows.append(_row(candidate, n, mixed, plain.step, pace, images))
+    return rows
+
+
+def bench(
+    configs: Sequence[Config],
+    shape: tuple[int, int, int],
+    classes: int,
+    device: torch.device,
+    rounds: int = 7,
+    record_every: Sequence[int] = RECORD_EVERY,
+    progress: Progress = no_progress,
+) -> Bench:
+    """Measure a hand-written loop and each config's step on generated images, interleaved in one run.
+
+    Each round times one step of every loop in turn (several of a short one), so that what slows the machine slows all, and
+    the next round goes through them in the opposite order.
+    Recording every n-th step is put together from an unrecorded and a recorded step timed in the same round: (n−1)·u + r
+    over n; its memory is the larger of the two. Multiply-adds and memory are counted on steps of their own before.
+
+    Args:
+        configs: one a method (and precision), bp first; all of one model, batch size and optimiser.
+        shape: (C, H, W) of an image.
+        classes: number of classes.
+        device: where to run; on a CPU with the threads torch is set to.
+        rounds: interleaved rounds.
+        record_every: recording intervals to report beside "never"; () leaves recording out.
+        progress: called before each measurement.
+
+    Raises:
+        InputError: a model that does not fit the images, a rule that does not fit the model.
+        ValueError: no config, or configs of different models or batch sizes.
+
+    """
+    if len({(c.model, c.width, c.depth, c.stem, c.batch_size, c.data) for c in configs}) != 1:
+        raise ValueError("bench compares configs of one model, data set and batch size")
+    first = configs[0]
+    random = torch.Generator().manual_seed(first.seed)
+    x = torch.rand(first.batch_size, *shape, generator=random).mul_(2).sub_(1)
+    x = x.to(device).contiguous(memory_format=torch.channels_last)
+    y = torch.randint(classes, (first.batch_size,), generator=random).to(device)
+    candidates = _candidates(configs, x, y, classes, record=bool(record_every))
+    steps = [(candidate, name, step) for candidate in candidates for name, step in candidate.steps()]
+    total = len(steps) * (rounds + 1)
+    for i, (candidate, name, step) in enumerate(steps):
+        progress(i, total, f"multiply-adds and memory: {name}")
+        _weigh(step, candidate.optimizer, device, first.compile)
+    for r in range(rounds):
+        for i, (_, name, step) in enumerate(steps[:: -1 if r % 2 else 1]):  # what runs before a step can cost it 3 %
+            progress((r + 1) * len(steps) + i, total, f"time, round {r + 1} of {rounds}: {name}")
+            step.seconds.append(seconds_per_step(step.run, device))
+    progress(total, total, "done")
+    return Bench(
+        model=first.model,
+        data=first.data,
+        input=shape,
+        batch_size=first.batch_size,
+        rounds=rounds,
+        threads=torch.get_num_threads(),
+        device=str(device),
+        cpu=torch.backends.cpu.get_cpu_capability(),
+        versions={"gradlens": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        rows=_rows(candidates, record_every, first.batch_size),
+    )

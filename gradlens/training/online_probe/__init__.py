@@ -1,0 +1,1 @@
+"""Online learners that read every block beside a training, and their regret."""

@@ -1,0 +1,128 @@
+"""Optimisers: from a config to one over a rule's parameters, and the learning rate of each update."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradlens.training.build import Pair
+from gradlens.training.config import Config
+
+TRUST = 0.001  # LARS: how far a tensor may move in one update at lr 1, as a share of its own norm
+
+
+class SGDW(torch.optim.SGD):
+    """SGD whose decay is no part of the gradient: w ← (1 − lr · decay) w − lr · momentum(g) (Loshchilov & Hutter 2019, algorithm 1).
+
+    Parameters without a gradient are not decayed.
+    """
+
+    def __init__(self, groups: Any, lr: float, momentum: float, nesterov: bool, decoupled_decay: float) -> None:
+        super().__init__(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=True)
+        for group in self.param_groups:
+            group["decoupled_decay"] = decoupled_decay
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """Decay, then SGD's own step."""
+        for group in self.param_groups:
+            trained = [p for p in group["params"] if p.grad is not None]
+            if trained and group["decoupled_decay"]:
+                torch._foreach_mul_(trained, 1 - group["lr"] * group["decoupled_decay"])
+        return super().step(closure)
+
+
+class LARS(torch.optim.Optimizer):
+    """Layer-wise adaptive rate scaling (You, Gitman & Ginsburg 2017, arXiv:1708.03888), as SimCLR's ``lars_optimizer.py`` has it.
+
+    With gradient g, weights w, decay λ, momentum μ, trust coefficient η, for each tensor by itself:
+    u = g + λ w;  r = η ‖w‖ / ‖u‖, or 1 where a norm is 0;  v ← μ v + lr · r · u;  w ← w − v.
+    The learning rate is inside v (classic momentum): after the rate falls, what v holds still moves by the older one.
+
+    Tensors of one dimension or none (biases, normalisation) have neither decay nor trust ratio: u = g, r = 1. Parameters without
+    a gradient stay as they are, v too.
+
+    Args:
+        groups: parameters, or groups of them.
+        lr: learning rate.
+        momentum: μ.
+        weight_decay: λ.
+        trust: η.
+
+    """
+
+    def __init__(self, groups: Any, lr: float, momentum: float = 0.9, weight_decay: float = 0.0, trust: float = TRUST) -> None:
+        super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """One update; what ``closure`` gives, if there is one."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            trained = [p for p in group["params"] if p.grad is not None]
+            plain, scaled = [p for p in trained if p.ndim <= 1], [p for p in trained if p.ndim > 1]
+            if plain:
+                self._move(plain, torch._foreach_mul(_gradients(plain), group["lr"]), group["momentum"])
+            if scaled:
+                self._move(scaled, _trusted(scaled, group), group["momentum"])
+        return loss
+
+    def _move(self, params: list[Tensor], steps: tuple[Tensor, ...], momentum: float) -> None:
+        """v ← momentum · v + step; w ← w − v."""
+        if momentum:
+            for p in params:
+                if "velocity" not in self.state[p]:
+                    self.state[p]["velocity"] = torch.zeros_like(p)
+            velocities = [self.state[p]["velocity"] for p in params]
+            torch._foreach_mul_(velocities, momentum)
+            torch._foreach_add_(velocities, steps)
+            steps = tuple(velocities)
+        torch._foreach_sub_(params, steps)
+
+
+def _gradients(params: Iterable[Tensor]) -> list[Tensor]:
+    return [p.grad for p in params if p.grad is not None]
+
+
+def _trusted(params: list[Tensor], group: dict[str, Any]) -> tuple[Tensor, ...]:
+    """lr · r · (g + λ w) of each tensor; no number is read back from the device."""
+    decayed = torch._foreach_add(_gradients(params), params, alpha=group["weight_decay"])
+    w, u = (torch.stack(torch._foreach_norm(tensors)) for tensors in (params, decayed))
+    ratio = torch.where((w > 0) & (u > 0), group["trust"] * w / u, 1.0)
+    torch._foreach_mul_(decayed, (group["lr"] * ratio).unbind())
+    return decayed
+
+
+def make_optimizer(config: Config, pair: Pair) -> torch.optim.Optimizer:
+    """The optimiser of a config over the rule's parameter groups; fused where torch has it."""
+    groups = pair.method.param_groups(list(pair.model))
+    decay = config.weight_decay
+    if config.optimizer in ("adam", "adamw"):
+        adam = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+        return adam(groups, lr=config.lr, betas=(config.beta1, 0.999), weight_decay=decay, fused=True)
+    if config.optimizer == "sgdw":
+        return SGDW(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, decoupled_decay=decay)
+    if config.optimizer == "lars":
+        return LARS(groups, lr=config.lr, momentum=config.momentum, weight_decay=decay)
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, weight_decay=decay, fused=True)
+    return torch.optim.RMSprop(groups, lr=config.lr, momentum=config.momentum, weight_decay=decay)
+
+
+def lr_factor(config: Config, step: int, total: int) -> float:
+    """What the learning rate is multiplied with at an update: linear warm-up, then constant, cosine to 0, or ×0.1 at ½ and ¾."""
+    if step < config.warmup:
+        return (step + 1) / config.warmup
+    done = (step - config.warmup) / max(1, total - config.warmup)
+    if config.lr_schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * done))
+    if config.lr_schedule == "step":
+        return 0.1 ** ((done >= 0.5) + (done >= 0.75))
+    return 1.0

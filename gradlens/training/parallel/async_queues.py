@@ -1,0 +1,137 @@
+"""Asynchronous greedy learning on real ranks: no rank waits for another, each trains on what lies in its queue.
+
+A thread receives what the rank below sends and keeps the last M batches, of which a step draws one as the rule does in one process
+(``methods/dgl_async.py``); when the queue is full the oldest is dropped. A rank waits only when each batch it has was read ``reuse`` times.
+Blocks of one rank read each other's fresh output. Such a run is not reproducible: how far ranks run apart is up to the machines, and stands
+in the rows as ``staleness``. No truth is recorded: blocks work on different batches.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from gradlens.gradients.block_pass import Pass, chain
+from gradlens.gradients.method import Method, Step, Update
+from gradlens.gradients.rows import Row, own_quantities
+from gradlens.methods.local.dgl_async import Buffer, Stored
+from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
+from gradlens.runtime.p2p import Inbox, Outbox
+from gradlens.training.build import Pair
+from gradlens.training.parallel.stage import UP, Spread
+from gradlens.training.state import TrainState
+from gradlens.training.step import Outcome, update
+
+REFERENCE = "no truth: ranks work on different batches"
+
+
+class Queues(Spread):
+    """This rank's units, the queue below them and the way to the one above."""
+
+    def __init__(self, state: TrainState) -> None:
+        config = state.config
+        if config.stale:
+            raise InputError(f"--stale: {config.method} never waits; its queues are stale by nature")
+        if why := state.pair.method.locked():
+            raise InputError(f"--parallel layers: {config.method}: {why}")
+        if (rest := len(state.train) % config.batch_size) > 1:
+            raise InputError(
+                f"{config.method} on ranks reads batches in any order, so that all must be of one size: {len(state.train)} images by"
+                f" --batch-size {config.batch_size} leave {rest}; --limit can be a multiple of it"
+            )
+        super().__init__(state)
+        rank, last, options = self.world.rank, self.world.ranks - 1, self.method.options
+        self.above = Outbox(self.world, rank + 1, *self.channel(UP)) if rank < last else None
+        self.limit = options.reuse
+        self.buffer = Buffer(options.buffer)
+        self.arrived = threading.Condition()
+        self.newest = 0  # the last batch that has come
+        self.failed: BaseException | None = None
+        self.below = Inbox(self.world, rank - 1, *self.channel(UP), state.device) if rank else None
+        self.receiver: threading.Thread | None = None
+
+    def _receive(self, inbox: Inbox, first: int) -> None:
+        """Every batch that the rank below gives, from one update on, as long as it gives any."""
+        state = self.state
+        try:
+            for step in range(first, state.total):
+                h, y = inbox.take(state.images(step))
+                with self.arrived:
+                    self.buffer.write(h.requires_grad_(), y, step)
+                    self.newest = step
+                    self.arrived.notify()
+        except BaseException as error:  # noqa: BLE001 - said where the training waits
+            with self.arrived:
+                self.failed = error
+                self.arrived.notify()
+
+    def _read(self) -> Stored:
+        with self.arrived:
+            while (stored := self.buffer.sample(self.limit)) is None:
+                if self.failed is not None:
+                    raise RuntimeError(f"Connection lost: {self.failed}") from self.failed
+                self.arrived.wait(1.0)
+            return stored
+
+    # ------------------------------------------------------------------------------------------------------- one step
+
+    def step(self, step: int, stop: bool, save: bool) -> tuple[Outcome, bool, bool]:
+        """One update of this rank's units on a batch from the queue; saved at the end of an epoch only, when all ranks meet."""
+        if stop:
+            raise Stopped("interrupted: queues are not saved, and the run goes on from the end of its last epoch", INTERRUPTED)
+        t = self.state
+        number, _ = t.prepared(step)
+        self.staleness = 0
+        if self.below is None:
+            x, y = t.batch(step)
+        else:
+            if self.receiver is None:
+                self.receiver = threading.Thread(target=self._receive, args=(self.below, step), daemon=True, name="queue")
+                self.receiver.start()
+            stored = self._read()
+            x, y = stored.h, stored.y
+            self.staleness = self.newest - stored.written
+        outcome = update(t.pair, t.optimizer, x, y, number, t.config.precision == "bf16", section=self)
+        return outcome, False, False
+
+    def passes(self, method: Method, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
+        """The passes of this rank's units; what the highest gives is sent up."""
+        for p in chain(self.blocks, x, y, method.run, self.mine.start):
+            if self.above is not None and p.k == self.mine.stop - 1:
+                self.above.send(len(y), [p.z, p.y])
+            yield p
+            del p
+
+    def heard(self) -> None:
+        """Nothing from above."""
+
+    def passed_on(self, u: Update) -> None:
+        """Nothing to below."""
+
+    def late(self) -> Mapping[str, Tensor]:
+        """Nothing comes late."""
+        return {}
+
+    def measured(self, number: int, pair: Pair, step: Step, diagnose: bool, by_rank: bool) -> tuple[list[Row], None]:
+        """The rule's own rows: losses, and how many batches newer than the one read had come by then."""
+        rows = []
+        for k in sorted(step.updates):
+            name = self.names[k]
+            found: dict[str, Any] = own_quantities(self.method, step.updates[k])
+            rows += [Row(number, name, "rule", quantity, value, REFERENCE) for quantity, value in found.items()]
+        lowest = self.names[self.mine.start]
+        rows.append(Row(number, lowest, "rule", "staleness", float(self.staleness), REFERENCE))
+        return rows, None
+
+    def finished(self) -> list[tuple[int, Outcome]]:
+        """Let the rank above have all that was sent to it."""
+        if self.above is not None:
+            self.above.empty()
+        return []
+
+    def sent(self) -> int:
+        """Bytes sent up."""
+        return self.above.bytes if self.above else 0

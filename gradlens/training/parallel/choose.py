@@ -1,0 +1,24 @@
+"""How the blocks of one network work together on several ranks: by the rule, and by what was asked for."""
+
+from __future__ import annotations
+
+from gradlens.training.parallel.async_queues import Queues
+from gradlens.training.parallel.layer_parallel import Layers
+from gradlens.training.parallel.stage import Spread
+from gradlens.training.state import TrainState
+
+
+def stage_of(state: TrainState) -> Spread | None:
+    """This rank's part of a network whose blocks are spread over several; None where each rank runs all of them.
+
+    Raises:
+        InputError: a rule whose blocks cannot be spread as asked.
+
+    """
+    if state.config.parallel != "layers" or state.world.alone:
+        return None
+    if state.pair.method.pipelined:
+        from gradlens.training.parallel.pipeline import Pipeline  # torch's engine, which takes a while to import
+
+        return Pipeline(state)
+    return (Queues if "buffer" in state.pair.method.reads else Layers)(state)

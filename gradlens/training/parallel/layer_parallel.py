@@ -1,0 +1,259 @@
+"""A network whose blocks are spread over ranks: each trains its own while the ranks above work on the batches before.
+
+A rank receives what the block below its own gave, runs its blocks, sends what the highest of them gives as soon as it is known, and updates
+its blocks. Rules that hear nothing from above never wait for anything else: their run is that of one process, bit for bit, in the time of
+the slowest rank. Rules that learn from a message (the target of a synthesiser, the error) either wait for it (exact: again the run of one
+process) or take the one of an earlier batch (``stale``; how many batches earlier is in the rows).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from gradlens.gradients.backward import Heard
+from gradlens.gradients.block_pass import Grad, Pass, chain, true_gradients
+from gradlens.gradients.method import Method, Signal, Step, Update
+from gradlens.gradients.rows import Row, step_rows
+from gradlens.gradients.true_gradient import Truth, untouched
+from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
+from gradlens.runtime.p2p import Inbox, Outbox
+from gradlens.runtime.rng import key
+from gradlens.training.build import Pair
+from gradlens.training.parallel.stage import DOWN, ERROR, TRUTH, UP, Spread
+from gradlens.training.state import TrainState
+from gradlens.training.step import Outcome, update
+
+LATE = 1  # batches by which a stale message of the rank above is late
+SAVE, STOP = 1, 2  # what rank 0 wants done after a batch; travels with it
+
+
+class Begun(NamedTuple):
+    """A batch that went through this rank's blocks and waits for what comes from above."""
+
+    step: int
+    x: Tensor  # [N, *in] what the lowest block here read
+    y: Tensor
+    record: int | None
+
+
+class Layers(Spread):
+    """Rules whose blocks are told what they know themselves, or what a message from above says."""
+
+    def __init__(self, state: TrainState) -> None:
+        config, method = state.config, state.pair.method
+        if why := method.locked():
+            raise InputError(f"--parallel layers: {config.method} cannot work on several batches at once: {why}")
+        self.waits = bool(method.reads & {"later", "error"})
+        if config.stale and not self.waits:
+            raise InputError(f"--stale: {config.method} waits for nothing from above")
+        self.late_error = config.stale and "error" in method.reads
+        self.late_message = config.stale and not self.late_error
+        if self.late_message and not all(method.tells_late(k) for k in range(method.top) if method.parts_at(k)):
+            raise InputError(f"--stale: {config.method} with these options tells blocks what comes from above, and must wait for it")
+        self.control, self.fresh = 0, True
+        super().__init__(state)
+
+    def take(self, ranges: list[range]) -> None:
+        """Take these blocks of all, and open the channels."""
+        super().take(ranges)
+        world, device = self.world, self.state.device
+        rank, last = world.rank, world.ranks - 1
+        hears = self.waits and "error" not in self.method.reads
+        self.below = Inbox(world, rank - 1, *self.channel(UP), device) if rank else None
+        self.above = Outbox(world, rank + 1, *self.channel(UP)) if rank < last else None
+        self.down = Outbox(world, rank - 1, *self.channel(DOWN)) if rank and hears else None
+        self.message = Inbox(world, rank + 1, *self.channel(DOWN), device) if rank < last and hears else None
+        error = "error" in self.method.reads
+        self.broadcast = [Outbox(world, to, *self.channel(ERROR)) for to in range(last)] if error and rank == last else []
+        self.error = Inbox(world, last, *self.channel(ERROR), device) if error and rank < last else None
+        self.truth_down = Outbox(world, rank - 1, *self.channel(TRUTH)) if rank else None
+        self.truth_above = Inbox(world, rank + 1, *self.channel(TRUTH), device) if rank < last else None
+        self.delay = (last - rank if self.late_error else LATE if self.late_message else 0) if rank < last else 0
+        self.queue: deque[Begun] = deque()  # batches whose error is still to come
+        self.unlearned: deque[tuple[Pass, Signal | None]] = deque()  # ... whose message is
+
+    # ------------------------------------------------------------------------------------------------------- one step
+
+    def step(self, step: int, stop: bool, save: bool) -> tuple[Outcome, bool, bool]:
+        """One update of this rank's blocks; stopped and saved as rank 0 wants, whose word travels with the batch."""
+        state = self.state
+        if state.config.stale:  # what is under way is not saved: such runs go on from the end of an epoch
+            if stop:
+                raise Stopped("interrupted: a run whose messages come late goes on from the end of its last epoch", INTERRUPTED)
+            save = False
+        number, _ = state.prepared(step)
+        x, y = self.begin(step, number, SAVE * save + STOP * stop)
+        outcome = self._update(x, y)
+        return outcome, bool(self.control & STOP), bool(self.control & SAVE)
+
+    def _update(self, x: Tensor, y: Tensor) -> Outcome:
+        t = self.state
+        return update(t.pair, t.optimizer, x, y, self.record, t.config.precision == "bf16", section=self)
+
+    def begin(self, step: int, record: int | None, control: int) -> tuple[Tensor, Tensor]:
+        """What the lowest block here reads of a batch, [N, *in] and targets; ``control`` is heeded on rank 0 only."""
+        state = self.state
+        if self.below is None:
+            x, y = state.batch(step)
+            x = self.method.entry(x)
+        else:
+            images = state.images(step)
+            x, y, said = self.below.take(images)
+            control = int(said)
+            x.requires_grad_()
+            if step + 1 < state.total and not control & STOP:
+                self.below.expect(state.images(step + 1))
+        self.control, self.fresh = control, True
+        self.begun = Begun(step, x, y, record)
+        self.finishes: Begun | None = self.begun
+        if self.late_error and self.delay:
+            self.queue.append(self.begun)
+            self.finishes = self.queue.popleft() if len(self.queue) > self.delay else None
+        return x, y
+
+    @property
+    def record(self) -> int | None:
+        """The number of the batch whose blocks are updated in this step, if it is to be measured."""
+        return self.finishes.record if self.finishes else None
+
+    def passes(self, method: Method, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
+        """The passes of this rank's blocks; what the highest gives is sent up as soon as it is there."""
+        if self.late_error and self.delay:
+            if self.fresh:
+                self._send_through(self.begun)
+            if self.finishes is not None:
+                yield from self._again(self.finishes)
+            return
+        if not self.fresh:
+            return
+        for p in chain(self.blocks, x, y, method.run, self.mine.start, self._image()):
+            self._passed(p)
+            yield p
+            del p
+
+    def _image(self) -> Tensor | None:
+        """The network's input, for rules that read it; made here, since sending it would cost more."""
+        if self.below is None or "image" not in self.method.reads:
+            return None
+        return self.method.entry(self.state.batch(self.begun.step)[0])
+
+    def _passed(self, p: Pass) -> None:
+        if self.above is not None and p.k == self.mine.stop - 1:
+            self.above.send(self.state.images(self.begun.step), [p.z, p.y, torch.tensor([self.control])])
+        if p.k == self.method.top:
+            for outbox in self.broadcast:
+                outbox.send(self.state.images(self.begun.step), [p.z, p.y])
+
+    @torch.no_grad()
+    def _send_through(self, begun: Begun) -> None:
+        """Run the blocks for what the ranks above need of them; their own gradients come when the error is there."""
+        h = begun.x
+        for block in self.blocks:
+            h = block(h)
+        assert self.above is not None
+        self.above.send(self.state.images(begun.step), [h, begun.y, torch.tensor([self.control])])
+
+    def _again(self, begun: Begun) -> Iterator[Pass]:
+        """The passes of an earlier batch with the weights of now: in between they were updated, and its graph would be of none."""
+        torch.manual_seed(key(self.state.config.seed, "step", begun.step))
+        with untouched(self.blocks):
+            passes = list(chain(self.blocks, begun.x, begun.y, self.method.run, self.mine.start))
+        while passes:
+            yield passes.pop(0)
+
+    def heard(self) -> Callable[[], Heard] | None:
+        """Where there is something to hear."""
+        return None if self.error is None and self.message is None else self._listen
+
+    def _learns_last(self) -> bool:
+        """Whether blocks are updated and heard below before the message from above is waited for, which only its own modules learn from.
+
+        Measured steps wait at once: their rows hold the message.
+        """
+        return self.late_message or (self.record is None and self.method.tells_late(self.mine.stop - 1))
+
+    def _listen(self) -> Heard:
+        """What comes from the ranks above for the batch that is being finished."""
+        assert self.finishes is not None
+        images = self.state.images(self.finishes.step)
+        if self.error is not None:
+            z, y = self.error.take(images)
+            top = self.method.depth - 1
+            return Heard(passes={top: Pass(top, nn.Identity(), z, y, z, z.requires_grad_())})
+        if self.message is None or self._learns_last():
+            return Heard(late=True)
+        return Heard(tuple(self.message.take(images)))
+
+    def passed_on(self, u: Update) -> None:
+        """Send down what the rank below hears of this update."""
+        if self.down is not None and u.k == self.mine.start:
+            self.down.send(self.state.images(self.begun.step), list(u.grad.below))
+        if self.message is not None and u.k == self.mine.stop - 1 and self._learns_last():
+            p = u.p._replace(h=u.p.h.detach(), block=nn.Identity())
+            self.unlearned.append((p, None if self.delay else u.signal))  # which is of the weights that there are, if nothing is late
+
+    def late(self) -> Mapping[str, Tensor]:
+        """What the highest block's own modules learn from the message of an earlier batch, which has come by now."""
+        if self.message is None or len(self.unlearned) <= (self.delay if self.fresh else 0):
+            return {}
+        p, signal = self.unlearned.popleft()
+        above = tuple(self.message.take(len(p.y)))
+        if signal is None:
+            with untouched([self.method]):  # the statistics of that batch are in already
+                signal = self.method.signal(p.k, {p.k: p}, ())
+        return self.method.learn(p.k, p, signal, Grad(None, {}, ()), above)
+
+    def finished(self) -> list[tuple[int, Outcome]]:
+        """The batches that still wait for what comes from above."""
+        return [(self.begun.step, self._finish_one()) for _ in range(len(self.queue) + len(self.unlearned))]
+
+    def _finish_one(self) -> Outcome:
+        """Go on with the oldest batch that waits for what comes from above, without a new one: before ranks meet, none must wait."""
+        x, y = self.begun.x, self.begun.y
+        self.fresh, self.finishes = False, self.queue.popleft() if self.queue else None
+        return self._update(x, y)
+
+    # ------------------------------------------------------------------------------------------------------ the truth
+
+    def measured(self, number: int, pair: Pair, step: Step, diagnose: bool, by_rank: bool) -> tuple[list[Row], None]:
+        """The rows of this rank's blocks: the true gradient comes down from rank to rank, each of which waits for it.
+
+        Args:
+            number: updates made before this batch.
+            pair: network and rule.
+            step: this rank's passes (graphs kept) and updates.
+            diagnose: no: it would take passes of its own through all ranks.
+            by_rank: no: each block is on one rank.
+
+        """
+        passes = sorted(step.passes, key=lambda p: p.k)
+        images = self.state.images(number)
+        if self.truth_above is not None:
+            (delta,) = self.truth_above.take(images)
+            loss = torch.zeros(())
+        else:
+            signal = step.updates[self.method.top].signal
+            assert signal.delta is not None
+            assert signal.loss is not None
+            delta, loss = signal.delta, signal.loss
+        grads = true_gradients(passes, delta, further=self.truth_down is not None)
+        if self.truth_down is not None:
+            self.truth_down.send(images, list(grads[0].below))
+        where = "same passes" if not self.late_error else "each rank's own passes of the batch"
+        truth = Truth(grads, passes, loss, {}, f"{self.method.objective}, {where}")
+        here = step._replace(updates={k - self.mine.start: u for k, u in step.updates.items()})
+        rows = step_rows(number, self.names[self.mine.start : self.mine.stop], self.method, here, truth)
+        if self.delay:
+            highest = self.names[self.mine.stop - 1]
+            told = self.names[self.mine.start : self.mine.stop] if self.late_error else [highest]
+            rows += [Row(number, name, "rule", "delay", float(self.delay), truth.reference) for name in told]
+        return rows, None
+
+    def sent(self) -> int:
+        """Bytes that this rank has sent up, down and as errors so far; the truth on recorded steps is not in it."""
+        return sum(box.bytes for box in (self.above, self.down, *self.broadcast) if box is not None)

@@ -1,0 +1,271 @@
+"""The run directory: config, tables, checkpoint, snapshots. Everything a run leaves behind is written and read here."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from gradlens.data.split import Data
+from gradlens.gradients.rows import Row
+from gradlens.runtime.csv_tables import read_table
+from gradlens.runtime.errors import InputError
+from gradlens.training.config import Config, make
+
+
+class Metric(NamedTuple):
+    """One row of ``metrics.csv``: no smoothing, so that spikes stay visible."""
+
+    split: str  # train (running, in train mode, over the epoch); after it, in eval mode: test or validation, train-eval
+    epoch: int  # 0: the untrained network
+    step: int  # updates made
+    loss: float
+    accuracy: float  # share; NaN for rules without labels
+    best: float  # highest accuracy of this split so far
+
+
+class Timing(NamedTuple):
+    """One row of ``timing.csv``: the part of a run that differs from machine to machine."""
+
+    epoch: int
+    seconds: float  # wall clock spent in training steps, evaluation excluded
+    images_per_s: float
+    memory_mb: float  # peak resident memory of the process so far (CUDA: peak allocated)
+
+
+class OnlineRow(NamedTuple):
+    """One row of ``online.csv``: a round of one learner of the online probe (see ``online.py``)."""
+
+    step: int  # the update it was read from
+    block: str
+    learner: str
+    loss: float  # of this round, in nats
+    cumulative: float  # of all rounds so far
+    bound: float  # what the theorem says that the regret so far cannot exceed
+
+
+TABLES: dict[str, type[Any]] = {"metrics": Metric, "timing": Timing, "gradients": Row, "online": OnlineRow}
+
+STREAMS = "online/*.bin"  # raw rounds of the online probe, a file a block; like tables, they grow and are rewound
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: under a temporary name, then renamed.
+
+    Raises:
+        InputError: the disk is full or the folder cannot be written; what was there before stays.
+
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with suppress(OSError):  # where nothing can be written, nothing may be there to remove
+            temporary.unlink()
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: OSError) -> InputError:
+    """The refusal of a file that could not be written, with what is safe of its run."""
+    reason = (error.strerror or str(error)).lower()
+    run = is_run(path.parent) or is_run(path.parent.parent)
+    kept = "; what the run had saved before is intact and --resume goes on from it" if run else ""
+    return InputError(f"cannot write {path}: {reason}{kept}")
+
+
+def must_be_writable(path: Path) -> None:
+    """Check, before anything costly, that a file or folder can be made there; nothing is written.
+
+    Raises:
+        InputError: it cannot.
+
+    """
+    there = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not os.access(there, os.W_OK) or (there != path and not there.is_dir()):
+        raise InputError(f"cannot write {path}: {there} is not a folder that can be written to")
+
+
+def environment() -> dict[str, Any]:
+    """Versions and command line of this process, for the record."""
+    import numpy
+    import torchvision
+
+    from gradlens._version import PACKAGE, __version__
+
+    try:
+        git = subprocess.run(
+            ["git", "-C", str(PACKAGE), "describe", "--always", "--dirty"], capture_output=True, text=True, timeout=5, check=False
+        ).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        git = ""
+    versions = {
+        "gradlens": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "numpy": numpy.__version__,
+    }
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    return {"versions": versions, "git": git or None, "threads": torch.get_num_threads(), "command": command}
+
+
+@dataclass
+class Run:
+    """A run read from its directory, for notebooks: ``pandas.DataFrame(run.gradients)`` is the long table."""
+
+    path: Path
+    config: Config
+    info: dict[str, Any]  # versions, git commit, device, command line, hashes of data and labels
+    metrics: list[Metric]
+    timing: list[Timing]
+    gradients: list[Row]  # recorded while training
+    measured: list[Row]  # added later by `gradlens measure`
+    summary: dict[str, Any]  # best and final accuracy; empty while unfinished
+    online: list[OnlineRow] = field(default_factory=list)  # the online probe's rounds, with --online-probe
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run reached its last update."""
+        return bool(self.summary)
+
+    def checkpoint(self) -> dict[str, Any]:
+        """The state saved last: model, method, optimizer, position."""
+        return load_checkpoint(self.path / "checkpoint.pt")
+
+    def require_data(self, data: Data) -> None:
+        """Check that data are those the run was trained on.
+
+        Raises:
+            InputError: they are others.
+
+        """
+        if self.info.get("data_fingerprint") != data.fingerprint():
+            raise InputError(f"the data {self.config.data!r} are not the ones {self.path} was trained on")
+
+    def snapshots(self) -> list[Path]:
+        """Saved weights along the way, in order of their step."""
+        return sorted((self.path / "snapshots").glob("step-*.pt"))
+
+
+def is_run(path: str | Path) -> bool:
+    """Whether a path is a run directory: it holds a config.json."""
+    return (Path(path) / "config.json").is_file()
+
+
+def load(run_dir: str | Path) -> Run:
+    """Everything a run directory holds.
+
+    Raises:
+        InputError: not a run directory, or one whose files cannot be read.
+
+    """
+    path = Path(run_dir)
+    if not is_run(path):
+        raise InputError(f"{path} is not a run directory: it has no config.json")
+    done = path / "summary.json"
+    try:
+        info = json.loads((path / "config.json").read_text())
+        config = make(**info.pop("config"))
+        summary = dict(json.loads(done.read_text())) if done.exists() else {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise InputError(f"{path}/config.json: {error}") from error
+        raise InputError(f"{path}: config.json or summary.json is not that of a gradlens run: {error}") from error
+    tables = {name: read_table(path / f"{name}.csv", kind) for name, kind in TABLES.items()}
+    measured = read_table(path / "measured.csv", Row)
+    return Run(path, config, info, **tables, measured=measured, summary=summary)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint's contents, tensors on the CPU; loaded without running any code from the file.
+
+    Raises:
+        InputError: missing, truncated, or not a checkpoint of gradlens.
+
+    """
+    if not path.exists():
+        raise InputError(f"{path.parent} has no {path.name}: the run saved none")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a different type for every way a file can be wrong
+        raise InputError(f"{path} is not a checkpoint that can be read (truncated, or not written by gradlens)") from error
+    if not isinstance(state, dict) or not {"model", "method", "step"} <= set(state):
+        raise InputError(f"{path} is not a checkpoint of gradlens: it holds no model, method and step")
+    return state
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The settings stored in a run's config.json.
+
+    Raises:
+        InputError: not a file that a run has written.
+
+    """
+    try:
+        settings = json.loads(path.read_text())["config"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is not the config of a gradlens run") from error
+    if not isinstance(settings, dict):
+        raise InputError(f"{path} is not the config of a gradlens run")
+    return settings
+
+
+def plain(value: Any) -> Any:
+    """Results as strict JSON knows them: numbers that are not finite become null."""
+    if isinstance(value, Mapping):
+        return {k: plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def save_result(run_dir: Path, name: str, content: Mapping[str, Any]) -> Path:
+    """Store what a command found about a finished run as ``<name>.json`` in its directory, versions beside it.
+
+    Raises:
+        InputError: the folder cannot be written; what was there before stays.
+
+    """
+    path = run_dir / f"{name}.json"
+    versions = {key: value for key, value in environment().items() if key in ("versions", "git", "command")}
+    write(path, (json.dumps(plain({**content, **versions}), indent=1) + "\n").encode())
+    return path
+
+
+def load_result(run_dir: str | Path, name: str) -> dict[str, Any] | None:
+    """What :func:`save_result` stored, or None.
+
+    Raises:
+        InputError: the file is not such a result.
+
+    """
+    path = Path(run_dir) / f"{name}.json"
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is not a result of gradlens: wanted an object")
+    return content
+
+
+def results_in(path: Path) -> list[Path]:
+    """The files of :func:`save_result` in a run directory."""
+    return [file for file in path.glob("*.json") if file.name not in ("config.json", "summary.json")]

@@ -1,0 +1,174 @@
+"""A run directory that is being written: tables and streams that grow, checkpoints, and the mark that ties them together."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gradlens.runtime.csv_tables import csv_line
+from gradlens.runtime.errors import InputError
+from gradlens.training.config import Config, make
+from gradlens.training.run_directory import STREAMS, TABLES, environment, is_run, load, plain, read_config, results_in, unwritable, write
+
+
+def _kin(out: Path, config: Config) -> str:
+    """The nearest run in ``out`` of the same method and seed, and where its config differs: what a mistyped --resume meant."""
+    best: tuple[int, str] | None = None
+    for candidate in out.glob("*/config.json"):
+        try:
+            other = make(**read_config(candidate))
+        except InputError:
+            continue  # a foreign or damaged folder among the runs
+        if (other.method, other.seed) == (config.method, config.seed):
+            differ = config.differences(other)
+            if best is None or len(differ) < best[0]:
+                best = len(differ), f"; {candidate.parent} differs in: {'; '.join(differ)}"
+    return best[1] if best else ""
+
+
+@dataclass
+class Writer:
+    """A run directory being written. Tables and streams grow; :meth:`mark` and :meth:`rewind` tie them to checkpoints."""
+
+    path: Path
+    config: Config
+    _files: dict[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def open(config: Config, out: Path, name: str | None, *, resume: bool, overwrite: bool, info: Mapping[str, Any]) -> Writer:
+        """The directory for a config: made new, or opened to go on with.
+
+        Raises:
+            InputError: it holds a run and neither ``resume`` nor ``overwrite`` was asked for; its config differs; nothing
+                is there to resume; the folder cannot be written.
+
+        """
+        path = out / (name or config.run_name())
+        if is_run(path):
+            if not (resume or overwrite):
+                state = "a finished" if (path / "summary.json").exists() else "an unfinished"
+                more = "" if state == "a finished" else "--resume goes on with it, "
+                raise InputError(f"{path} holds {state} run: {more}--overwrite starts over, --run-name names another")
+            if overwrite:
+                read_config(path / "config.json")  # a foreign folder's files are not ours to delete
+            else:
+                begun = load(path)
+                if differ := config.differences(begun.config):
+                    raise InputError(f"cannot resume {path}: its config differs in: {'; '.join(differ)}")
+                if begun.info.get("data_fingerprint") != info.get("data_fingerprint"):
+                    raise InputError(f"cannot resume {path}: the data are not the ones it was trained on")
+                if not (path / "summary.json").exists():  # what was found about it so far will be true no more
+                    for old in results_in(path):
+                        old.unlink(missing_ok=True)
+                return Writer(path, config)
+        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise InputError(f"{path} exists and is not a run directory; --out or --run-name names another place")
+        elif resume:
+            raise InputError(f"nothing to resume at {path}{_kin(out, config)}")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            grown = [*path.glob("*.csv"), *path.glob(STREAMS), *path.glob("tensorboard/events.*")]
+            for old in (path / "summary.json", *path.glob("*.pt"), *path.glob("snapshots/*.pt"), *grown, *results_in(path)):
+                old.unlink(missing_ok=True)  # the summary first: without it the run is unfinished, whatever else is left
+        except OSError as error:
+            raise InputError(f"cannot write to {out}: {(error.strerror or str(error)).lower()}") from error
+        content = {"config": config.model_dump(), **environment(), **info}
+        write(path / "config.json", (json.dumps(content, indent=2) + "\n").encode())
+        return Writer(path, config)
+
+    def append(self, table: str, rows: Sequence[Any]) -> None:
+        """Add rows to a table, on disk when this returns."""
+        file = self.path / f"{table}.csv"
+        try:
+            if table not in self._files:
+                new = not file.exists() or file.stat().st_size == 0
+                self._files[table] = file.open("a", newline="")
+                if new:
+                    self._files[table].write(csv_line(TABLES[table]._fields))
+            self._files[table].write("".join(csv_line(row) for row in rows))
+            self._files[table].flush()
+        except OSError as error:
+            if table in self._files:
+                with suppress(OSError):  # closing tries once more to write what did not fit
+                    self._files.pop(table).close()
+            raise unwritable(file, error) from error
+
+    def extend(self, stream: str, content: bytes) -> None:
+        """Add bytes to a stream (a path as in ``STREAMS``), on disk when this returns."""
+        file = self.path / stream
+        try:
+            if stream not in self._files:
+                file.parent.mkdir(exist_ok=True)
+                self._files[stream] = file.open("ab")
+            self._files[stream].write(content)
+            self._files[stream].flush()
+        except OSError as error:
+            if stream in self._files:
+                with suppress(OSError):
+                    self._files.pop(stream).close()
+            raise unwritable(file, error) from error
+
+    def _growing(self) -> dict[str, Path]:
+        """What grows by appending: each table by its name, each stream that is there by its path."""
+        streams = {path.relative_to(self.path).as_posix(): path for path in sorted(self.path.glob(STREAMS))}
+        return {name: self.path / f"{name}.csv" for name in TABLES} | streams
+
+    def mark(self) -> dict[str, int]:
+        """The tables' and streams' lengths in bytes, to be stored in a checkpoint: so much of them survives a crash of the machine."""
+        growing = self._growing()
+        for name, open_file in self._files.items():
+            try:
+                os.fsync(open_file.fileno())
+            except OSError as error:
+                raise unwritable(growing[name], error) from error
+        return {name: file.stat().st_size for name, file in growing.items() if file.exists()}
+
+    def rewind(self, marks: Mapping[str, int]) -> None:
+        """Cut the tables and streams back to what they were at a checkpoint.
+
+        Raises:
+            InputError: one of them has lost rows that the checkpoint counts on.
+
+        """
+        self.close()
+        growing = self._growing()
+        for name, length in marks.items():
+            file = growing.get(name, self.path / name)
+            if not file.exists() or file.stat().st_size < length:
+                raise InputError(f"{file} is shorter than its checkpoint says: the run cannot go on; --overwrite starts over")
+        for name, file in growing.items():
+            if name in marks:
+                with file.open("r+b") as f:
+                    f.truncate(marks[name])
+            else:
+                file.unlink(missing_ok=True)
+
+    def save(self, state: Mapping[str, Any], name: str = "checkpoint.pt") -> None:
+        """Write a checkpoint or snapshot whole or not at all."""
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
+        path = self.path / name
+        try:
+            path.parent.mkdir(exist_ok=True)
+        except OSError as error:
+            raise unwritable(path, error) from error
+        write(path, buffer.getbuffer())  # type: ignore[arg-type]
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Mark the run as finished, with its best and final numbers."""
+        self.close()
+        write(self.path / "summary.json", (json.dumps(plain(summary), indent=2) + "\n").encode())
+
+    def close(self) -> None:
+        """Close the tables and streams."""
+        for file in self._files.values():
+            file.close()
+        self._files.clear()

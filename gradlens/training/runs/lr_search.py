@@ -1,0 +1,50 @@
+"""The learning rate of a grid that does best on held-out training images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from gradlens.training.config import Config, make
+from gradlens.training.runs.train_run import check, train_or_reuse
+from gradlens.methods import METHODS
+from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
+from gradlens.runtime.progress import Watch
+from gradlens.training.context import Place
+
+
+def choose_lr(config: Config, grid: Sequence[float], share: float, place: Place, watch_for: Callable[[Config], Watch]) -> float:
+    """The learning rate of ``grid`` with the highest final accuracy on a validation split held out of the training images.
+
+    Args:
+        config: the settings to choose for; its test images are not looked at.
+        grid: learning rates.
+        share: of the training images to hold out.
+        place: where the trial runs go.
+        watch_for: the progress display of a config.
+
+    Raises:
+        InputError: a learning rate that is none (nothing has been trained then), or none that the loss survives.
+
+    """
+    trials = [make(**{**config.model_dump(), "lr": lr, "validation": share, "record_every": 0}) for lr in grid]
+    for trial in trials[:1]:  # the others differ in their learning rate alone
+        check(trial, place)
+    scores = {trial.lr: _validation_score(trial, place, watch_for) for trial in trials}
+    if max(scores.values()) == -math.inf:
+        raise InputError(f"{config.method}: the loss survives none of the learning rates {', '.join(f'{lr:g}' for lr in grid)}")
+    return max(scores, key=lambda lr: (scores[lr], -lr))
+
+
+def _validation_score(trial: Config, place: Place, watch_for: Callable[[Config], Watch]) -> float:
+    """A trial's final accuracy, or minus its loss for rules that give no answers; -inf where the loss did not survive the learning rate."""
+    try:
+        (run,) = train_or_reuse([trial], place, watch_for)
+    except Stopped as stopped:
+        if stopped.status == INTERRUPTED:
+            raise
+        return -math.inf
+    ends = run.summary["validation"]
+    if not METHODS[trial.method].classifies:
+        return -math.inf if ends["final_loss"] is None else -float(ends["final_loss"])
+    return -math.inf if ends["final_accuracy"] is None else float(ends["final_accuracy"])

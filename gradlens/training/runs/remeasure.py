@@ -1,0 +1,79 @@
+"""Quantities measured later, from the weights that a run has saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from gradlens.gradients.alignment import QUANTITIES
+from gradlens.gradients.backward import run_step
+from gradlens.gradients.diagnostics import AFTER_THE_STEP, FEEDBACK, SPARSE, sparse_rows
+from gradlens.gradients.rows import Row, step_rows
+from gradlens.gradients.true_gradient import true_updates
+from gradlens.methods import METHODS
+from gradlens.training.run_directory import load, load_checkpoint, write
+from gradlens.runtime.csv_tables import csv_line
+from gradlens.runtime.errors import InputError, unknown
+from gradlens.runtime.progress import Progress, no_progress
+from gradlens.runtime.rng import seeded
+from gradlens.training.context import Place, data_of
+from gradlens.training.state import TrainState
+
+
+def measure_run(path: Path, quantities: tuple[str, ...], place: Place, progress: Progress = no_progress) -> list[Row]:
+    """Add quantities to a finished or unfinished run, from its snapshots (or, without any, from its checkpoint).
+
+    Each snapshot's weights go through the batch that follows them in the run's order, with truth and rule on the same passes;
+    the rows are stored in ``measured.csv``, in place of earlier ones of the same step and quantity. Nothing else changes.
+
+    Args:
+        path: the run directory.
+        quantities: names from ``measures.QUANTITIES``; the rule's own quantities are measured with them.
+        place: device and data folder.
+        progress: called with (done, in all, what comes next).
+
+    Raises:
+        InputError: unknown quantities, a run without weights, data that are not the run's.
+
+    """
+    run = load(path)
+    own = METHODS[run.config.method].own_quantities
+    for name in quantities:
+        if name in AFTER_THE_STEP:
+            raise InputError(f"{name} compares a loss before and after a step that is made in training: --diagnose-every records it there")
+        if name not in (*QUANTITIES, *own, *SPARSE, *FEEDBACK):
+            raise unknown("quantity", name, [*QUANTITIES, *own, *SPARSE, *FEEDBACK])
+    sparse = frozenset(name for name in quantities if name in (*SPARSE, *FEEDBACK))
+    paired = tuple(name for name in quantities if name in QUANTITIES)
+    progress(0, 1, f"reading {run.config.data}")
+    data = data_of(run.config, place)
+    run.require_data(data)
+    state = TrainState(run.config, data, place.device)
+    rows: list[Row] = []
+    files = run.snapshots() or [path / "checkpoint.pt"]
+    for i, file in enumerate(files):
+        progress(i, len(files), file.name)
+        rows += _measure(state, file, paired, sparse)
+    for name in quantities:
+        if not any(name in (row.quantity, row.kind) for row in rows):
+            raise InputError(f"{name} gives no row for {run.config.method}, whose blocks have none; nothing was written")
+    fresh = {(row.step, row.kind, row.quantity) for row in rows}
+    merged = sorted([r for r in run.measured if (r.step, r.kind, r.quantity) not in fresh] + rows, key=lambda row: row.step)
+    write(path / "measured.csv", "".join(csv_line(row) for row in [Row._fields, *merged]).encode())
+    return rows
+
+
+def _measure(state: TrainState, file: Path, quantities: tuple[str, ...], sparse: frozenset[str]) -> list[Row]:
+    """The rows of one saved set of weights."""
+    saved = load_checkpoint(file)
+    state.pair.load(saved, str(file))
+    (model, method), names, step = state.pair, state.pair.names(), int(saved["step"])
+    method.start(step // state.per_epoch + 1, step)
+    x, y = state.batch(step)
+    bf16 = torch.autocast(x.device.type, torch.bfloat16, enabled=state.config.precision == "bf16")
+    with seeded(state.config.seed, "step", step), bf16:  # the draws of the training step
+        made = run_step(method, list(model), x, y)
+        truth = true_updates(method, made, keep=bool(sparse))
+        rows = step_rows(step, names, method, made, truth, quantities)
+        return rows + sparse_rows(step, names, method, made, truth, sparse)

@@ -1,0 +1,1 @@
+"""Studies: many runs from one file, in local processes or on Ray."""

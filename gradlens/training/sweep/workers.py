@@ -1,0 +1,270 @@
+"""The runs of a study, many at a time: local processes, or a Ray cluster. A run that a lost worker began is gone on with.
+
+Every point is a run directory of the normal kind, trained by `gradlens train`: whatever happens to this process or to a worker, what a run
+has saved stays, and the same study goes on from there with the same rows.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gradlens.runtime.csv_tables import read_table
+from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
+from gradlens.runtime.interrupts import interruptible
+from gradlens.training.context import Place
+from gradlens.training.run_directory import Metric, is_run, load
+from gradlens.training.runs.train_run import check
+from gradlens.training.sweep.study import Point
+
+RETRIES = 2  # how often a run whose worker was lost is begun again
+PAUSE = 0.2  # seconds between looks at the workers
+GRACE = 20.0  # seconds that workers get to save after Ctrl-C
+
+
+class State(NamedTuple):
+    """Where one point is."""
+
+    what: str  # waiting, running, finished, failed
+    tries: int = 0
+    why: str = ""  # of a failure: the run's own last sentence
+
+
+Watch = Callable[[Mapping[str, State]], None]
+
+
+@dataclass
+class _Worker:
+    """One local process at work."""
+
+    point: Point
+    process: subprocess.Popen[bytes]
+    errors: Any  # the file its stderr goes to
+
+
+def must_be_possible(points: Sequence[Point], place: Place) -> None:
+    """Check every point that is not finished before the first is trained.
+
+    Raises:
+        InputError: what is wrong with one of them; a directory of its name that holds another run.
+
+    """
+    for point in points:
+        path = place.out / point.name
+        if is_run(path):
+            begun = load(path)
+            if differ := point.config.differences(begun.config):
+                raise InputError(f"{path} holds another run: {'; '.join(differ)}")
+            if begun.finished:
+                continue
+        check(point.config, place)
+
+
+def is_finished(point: Point, out: Path) -> bool:
+    """Whether a point's run has reached its end."""
+    return (out / point.name / "summary.json").exists() and load(out / point.name).finished
+
+
+def progress_of(point: Point, out: Path) -> tuple[int, float]:
+    """(epochs finished, last held-out accuracy or NaN) of a run under way."""
+    rows = [row for row in read_table(out / point.name / "metrics.csv", Metric) if row.split in ("test", "validation")]
+    return (rows[-1].epoch, rows[-1].accuracy) if rows else (0, float("nan"))
+
+
+# ------------------------------------------------------------------------------------------------------ local processes
+
+
+def _die_with_parent() -> None:
+    """In a worker before it begins: Linux ends it when the process that started it is gone, however that ended."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def _command(point: Point, place: Place, flags: Mapping[str, Any], config: Path) -> list[str]:
+    words = [sys.executable, "-m", "gradlens", "train", point.config.method, "--config", str(config), "--out", str(place.out)]
+    words += ["--run-name", point.name, "--quiet", *(["--resume"] if is_run(place.out / point.name) else [])]
+    for name, value in flags.items():
+        words += [f"--{name}"] if value is True else [] if value is False else [f"--{name}", str(value)]
+    return words
+
+
+def run_local(points: Sequence[Point], place: Place, flags: Mapping[str, Any], jobs: int, watch: Watch) -> dict[str, State]:
+    """Train what is not finished, ``jobs`` runs at a time, each in a process of its own.
+
+    Args:
+        points: of the study.
+        place: ``out`` is the folder of the run directories.
+        flags: of `gradlens train` that say where runs are made: device, threads, data-dir, download.
+        jobs: processes.
+        watch: shown the states whenever one changes, and now and then.
+
+    Raises:
+        Stopped: interrupted; the workers have saved.
+
+    """
+    states = {point.name: State("finished" if is_finished(point, place.out) else "waiting") for point in points}
+    waiting = deque(point for point in points if states[point.name].what == "waiting")
+    workers: list[_Worker] = []
+    with tempfile.TemporaryDirectory(prefix="gradlens-study-") as folder, interruptible() as interrupted:
+        try:
+            while waiting or workers:
+                while waiting and len(workers) < jobs:
+                    point = waiting.popleft()
+                    states[point.name] = states[point.name]._replace(what="running", tries=states[point.name].tries + 1)
+                    workers.append(_begin(point, place, flags, Path(folder)))
+                watch(states)
+                time.sleep(PAUSE)
+                if interrupted():
+                    raise Stopped("interrupted; every run has saved", INTERRUPTED)
+                for worker in [w for w in workers if w.process.poll() is not None]:
+                    workers.remove(worker)
+                    state = _ended(worker, states[worker.point.name], place.out)
+                    states[worker.point.name] = state
+                    if state.what == "waiting":
+                        waiting.append(worker.point)
+        finally:
+            _end(workers)
+    watch(states)
+    return states
+
+
+def _begin(point: Point, place: Place, flags: Mapping[str, Any], folder: Path) -> _Worker:
+    config = folder / f"{point.name}.json"
+    config.write_text(json.dumps({"config": point.config.model_dump()}))
+    errors = (folder / f"{point.name}.err").open("w+b")
+    environment = {**os.environ, "OMP_NUM_THREADS": str(flags.get("threads", 1))}
+    process = subprocess.Popen(
+        _command(point, place, flags, config), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors,
+        env=environment, start_new_session=True, preexec_fn=_die_with_parent,
+    )  # fmt: skip
+    return _Worker(point, process, errors)
+
+
+def _ended(worker: _Worker, state: State, out: Path) -> State:
+    """What became of a run whose process is gone."""
+    worker.errors.seek(0)
+    lines = worker.errors.read().decode(errors="replace").strip().splitlines()
+    worker.errors.close()
+    if worker.process.returncode == 0 and is_finished(worker.point, out):
+        return state._replace(what="finished", why="")
+    why = lines[-1].removeprefix("gradlens: ") if lines else f"its process ended with status {worker.process.returncode}"
+    lost = worker.process.returncode < 0 or worker.process.returncode >= 128  # killed: no reason of the run's own
+    return state._replace(what="waiting" if lost and state.tries <= RETRIES else "failed", why=why)
+
+
+def _end(workers: Sequence[_Worker]) -> None:
+    """Ask workers to save and go; whoever does not is killed."""
+    for worker in workers:
+        worker.process.send_signal(signal.SIGTERM)
+    until = time.monotonic() + GRACE
+    for worker in workers:
+        try:
+            worker.process.wait(max(0.1, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            worker.process.kill()
+            worker.process.wait()
+        worker.errors.close()
+
+
+# ------------------------------------------------------------------------------------------------------------------ Ray
+
+
+def train_point(config: Mapping[str, Any], place: Place) -> str:
+    """Train or go on with one run, in whatever process this is; "" when it is finished, else why it failed."""
+    from gradlens.training.config import make
+    from gradlens.training.runs.train_run import train_run
+
+    made = make(**config)
+    resume = is_run(place.out / made.run_name())
+    try:
+        if not (resume and load(place.out / made.run_name()).finished):
+            train_run(made, replace(place, name=made.run_name(), resume=resume))
+    except (InputError, Stopped) as error:
+        return str(error)
+    return ""
+
+
+def _must_be_reachable(address: str) -> None:
+    """Ray itself tries for minutes to reach a cluster that is not there."""
+    host, colon, port = address.rpartition(":")
+    if not colon or "/" in host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise InputError(f"--address {address}: no Ray cluster can be reached: {(error.strerror or str(error)).lower()}") from error
+
+
+def run_on_ray(points: Sequence[Point], place: Place, threads: int, address: str, watch: Watch) -> dict[str, State]:
+    """Train what is not finished on a Ray cluster, whose machines all see ``place.out`` by the same path.
+
+    Ray begins a task again whose worker was lost, on whatever worker is free; the task goes on from the run's checkpoint.
+
+    Args:
+        points: of the study.
+        place: ``out`` is the folder of the run directories, on a file system that all machines share.
+        threads: CPU cores of a run.
+        address: of the cluster; "auto": the one this machine belongs to; "local": one made here for this study.
+        watch: shown the states now and then.
+
+    Raises:
+        InputError: Ray is not installed, or the cluster cannot be reached.
+        Stopped: interrupted.
+
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise InputError("--address needs Ray: pip install 'gradlens-toolkit[ray]'") from error
+    states = {point.name: State("finished" if is_finished(point, place.out) else "waiting") for point in points}
+    environment = {"env_vars": {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}}
+    settings: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False, "runtime_env": environment}
+    _must_be_reachable(address)
+    try:
+        if address == "local":
+            ray.init(include_dashboard=False, **settings)
+        else:
+            ray.init(address=address, **settings)
+    except Exception as error:  # Ray raises many types for a cluster that is not there
+        raise InputError(f"--address {address}: no Ray cluster can be reached: {str(error).splitlines()[0]}") from error
+    with interruptible() as interrupted:
+        return _on_ray(ray, points, place, threads, states, interrupted, watch)
+
+
+def _on_ray(
+    ray: Any, points: Sequence[Point], place: Place, threads: int, states: dict[str, State], interrupted: Callable[[], bool], watch: Watch
+) -> dict[str, State]:
+    try:
+        task = ray.remote(num_cpus=threads, max_retries=RETRIES)(train_point)
+        there = replace(place, out=place.out.absolute())
+        todo = {task.remote(p.config.model_dump(), there): p for p in points if states[p.name].what == "waiting"}
+        for point in todo.values():
+            states[point.name] = State("running", 1)
+        while todo:
+            watch(states)
+            if interrupted():
+                raise Stopped("interrupted; what the runs had saved is kept", INTERRUPTED)
+            done, _ = ray.wait(list(todo), num_returns=1, timeout=1.0)
+            for reference in done:
+                point = todo.pop(reference)
+                try:
+                    why = ray.get(reference)
+                except ray.exceptions.RayError as error:
+                    why = str(error).splitlines()[0]
+                states[point.name] = State("failed", 1, why) if why else State("finished", 1)
+    finally:
+        ray.shutdown()
+    watch(states)
+    return states
