@@ -25,7 +25,7 @@ from typing import Any
 from scipy.special import stdtrit
 
 from analyses.study import arguments, data_name, judged, place_of, publish, say, trained, weighed
-from gradlens.filters import filters_run
+from gradlens.analysis.first_layer_filters import filters_run
 from gradlens.progress import Display
 from gradlens.reporting_filters import FILTER_NUMBERS, draw, table
 from gradlens.screen import number, show

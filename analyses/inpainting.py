@@ -21,8 +21,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from analyses.study import arguments, data_name, judged, place_of, publish, say, trained
-from gradlens import inpainting, reporting_inpainting
-from gradlens.probes import Known, Options, probe_run
+from gradlens import reporting_inpainting
+from gradlens.analysis import inpainting
+from gradlens.analysis.linear_probe import Known, Options, probe_run
 from gradlens.progress import Display
 from gradlens.reporting_probes import draw, probe_points, tables
 from gradlens.reporting_style import save

@@ -21,7 +21,7 @@ from typing import Any
 
 from analyses.all_methods import EPOCHS, SEEDS, SHARED, STAGES
 from analyses.study import arguments, data_name, judged, probe_accuracy, probed, publish, say, trained
-from gradlens.probes import Options
+from gradlens.analysis.linear_probe import Options
 from gradlens.reporting_probes import draw, probe_points, tables
 from gradlens.screen import show
 from gradlens.training.config import Config, make

@@ -36,7 +36,7 @@ from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.model_selection import GridSearchCV, ShuffleSplit
 
 from analyses.study import arguments, judged, publish, say
-from gradlens.conditional import Affine, Array, Mixture, Sample, conditional_dependence, least_squares, principal
+from gradlens.analysis.theory.conditional_dependence import Affine, Array, Mixture, Sample, conditional_dependence, least_squares, principal
 from gradlens.progress import Display
 from gradlens.reporting_style import COLOURS, LOOK, MARKERS, PATTERNS, save
 from gradlens.tables import interval

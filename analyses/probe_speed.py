@@ -1,7 +1,7 @@
 """How fast the linear probes are: against scikit-learn's logistic regression, and beside one pass of inference.
 
 Fits. The same standardised float32 features, the same objective, one thread each, rounds interleaved: scikit-learn's default
-(``LogisticRegression``, L-BFGS, its default tolerance) and :func:`gradlens.logistic.fit`. Digits (64 features), and 5,000 CIFAR-10
+(``LogisticRegression``, L-BFGS, its default tolerance) and :func:`gradlens.analysis.logistic_regression.fit`. Digits (64 features), and 5,000 CIFAR-10
 images as block1 of a trained BasicCNN of width 32 gives them, pooled to 2,048 features; several l2 around the one that held-out images
 choose. Objectives are computed in float64 for both, so that nobody is fast by stopping early; on digits features are few and overhead
 counts. At the chosen l2 scikit-learn also gets float64 features, which is what its users often give it.
@@ -32,9 +32,9 @@ from torch.nn import functional as F
 
 from analyses.all_methods import EPOCHS, SHARED
 from analyses.study import arguments, data_name, place_of, publish, trained
-from gradlens.activations import BATCH, at_rest, collect, networks
-from gradlens.analysis_probe_block import HELD_OUT, Features, choose_l2, probe_block
-from gradlens.logistic import Standard, fit
+from gradlens.analysis.activations import BATCH, at_rest, collect, networks
+from gradlens.analysis.logistic_regression import Standard, fit
+from gradlens.analysis.probe_block import HELD_OUT, Features, choose_l2, probe_block
 from gradlens.training.config import make
 from gradlens.training.context import data_of
 

@@ -2,7 +2,7 @@
 
 Claim (Malach & Shalev-Shwartz 2018): layerwise optimisation works on digits that are generated hierarchically, provably; on CIFAR-10 it
 ends "in the same ballpark" as a convolutional network trained by back-propagation. Here: the digits of gradlens.data.hierarchical_digits, 2,000 for
-training and 1,000 for test, drawn anew for each of three seeds, over noise and over distractors; the algorithm of gradlens.layerwise
+training and 1,000 for test, drawn anew for each of three seeds, over noise and over distractors; the algorithm of gradlens.analysis.theory.layerwise_clustering
 with as many clusters a stage as the level has classes (4 parts, 9 strokes, 10 digits; a distractor is no class, it counts as blank),
 one gradient step, 64 channels, soft distances to the clusters as what a stage hands on. Beside it:
 
@@ -36,10 +36,10 @@ from torch import Tensor
 
 from analyses.provable_figures import LearnerPoint, grids_of, hierarchical_digits, layerwise_sweep
 from analyses.study import arguments, data_name, judged, publish, say
+from gradlens.analysis.theory.layerwise_clustering import Plan, learn, purities, purity
 from gradlens.data.datasets import load
 from gradlens.data.hierarchical_digits import LEVELS, Drawn, draw
 from gradlens.data.split import Data, Split
-from gradlens.layerwise import Plan, learn, purities, purity
 from gradlens.progress import Display
 from gradlens.reporting_style import save
 from gradlens.runtime.rng import generator

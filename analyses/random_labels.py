@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from analyses.study import arguments, data_name, judged, place_of, publish, say, trained
-from gradlens import memorization, reporting_memorization
+from gradlens import reporting_memorization
+from gradlens.analysis import memorization
 from gradlens.progress import Display
 from gradlens.screen import show
 from gradlens.tables import interval

@@ -22,8 +22,9 @@ from typing import Any
 
 from analyses.all_methods import EPOCHS, SEEDS, SHARED
 from analyses.study import arguments, data_name, judged, place_of, publish, say, trained
-from gradlens import analysis_network_similarity, reporting_representations
-from gradlens import representations as rep
+from gradlens import reporting_representations
+from gradlens.analysis import network_similarity as analysis_network_similarity
+from gradlens.analysis import representations as rep
 from gradlens.progress import Display
 from gradlens.reporting_style import save
 from gradlens.screen import show

@@ -30,7 +30,7 @@ from typing import Any
 
 from analyses.drawing import Cell, dots
 from analyses.study import arguments, data_name, judged, probe_accuracy, probed, publish, say, test_accuracy, trained
-from gradlens.probes import Options
+from gradlens.analysis.linear_probe import Options
 from gradlens.reporting_style import save
 from gradlens.tables import final_values, interval
 from gradlens.training.config import Config, make

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from gradlens._version import __version__
+from gradlens.analysis.linear_probe import Options, probe_run
 from gradlens.data.datasets import DATASETS
 from gradlens.plots import figure_set
-from gradlens.probes import Options, probe_run
 from gradlens.progress import Display
 from gradlens.reporting_style import save
 from gradlens.runtime.errors import INTERRUPTED, Stopped

@@ -37,16 +37,26 @@ from torch import Tensor, nn
 
 from analyses.study import arguments, judged, publish, say
 from gradlens import reporting_representations
-from gradlens.activations import collect, of_module
+from gradlens.analysis.activations import collect, of_module
+from gradlens.analysis.logistic_regression import Standard, fit
+from gradlens.analysis.representation_similarity import rdm, rdm_correlation
+from gradlens.analysis.theory.synthetic_gradients import (
+    Stationarity,
+    affine,
+    exact_linear,
+    implied_loss,
+    least_squares,
+    settle,
+    small_pair,
+    stationarity,
+    twist,
+)
 from gradlens.data.datasets import load
 from gradlens.gradients.losses import LOSSES
-from gradlens.logistic import Standard, fit
 from gradlens.methods import METHODS
 from gradlens.reporting_representations import DepthPoint, RdmRow
 from gradlens.reporting_style import COLOURS, LOOK, save
 from gradlens.runtime.rng import generator, seeded
-from gradlens.similarity import rdm, rdm_correlation
-from gradlens.surrogate import Stationarity, affine, exact_linear, implied_loss, least_squares, settle, small_pair, stationarity, twist
 from gradlens.tables import interval
 from gradlens.training.build import Pair, make_net
 from gradlens.training.step import update

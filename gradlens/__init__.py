@@ -19,10 +19,29 @@ from typing import TYPE_CHECKING, Any
 from gradlens._version import __version__
 
 if TYPE_CHECKING:  # the same table for type checkers, which do not run __getattr__
-    from gradlens.activations import of_module as frozen_module
-    from gradlens.analysis_network_similarity import cka_matrix as cka_matrix
-    from gradlens.conditional import Mixture as ViewMixture
-    from gradlens.conditional import conditional_dependence as conditional_dependence
+    from gradlens.analysis.activations import of_module as frozen_module
+    from gradlens.analysis.linear_probe import probe_module as probe_module
+    from gradlens.analysis.linear_separability import certify as certify_separability
+    from gradlens.analysis.logistic_regression import fit as fit_logistic_regression
+    from gradlens.analysis.network_similarity import cka_matrix as cka_matrix
+    from gradlens.analysis.representation_similarity import effective_rank as effective_rank
+    from gradlens.analysis.representation_similarity import fisher as fisher_ratio
+    from gradlens.analysis.representation_similarity import linear_cka as linear_cka
+    from gradlens.analysis.representation_similarity import participation_ratio as participation_ratio
+    from gradlens.analysis.representation_similarity import rdm as rdm
+    from gradlens.analysis.representation_similarity import rdm_correlation as rdm_correlation
+    from gradlens.analysis.representations import represent as represent
+    from gradlens.analysis.theory.conditional_dependence import Mixture as ViewMixture
+    from gradlens.analysis.theory.conditional_dependence import conditional_dependence as conditional_dependence
+    from gradlens.analysis.theory.layerwise_clustering import Plan as LayerwisePlan
+    from gradlens.analysis.theory.layerwise_clustering import learn as learn_layerwise
+    from gradlens.analysis.theory.layerwise_clustering import purities as layerwise_purities
+    from gradlens.analysis.theory.synthetic_gradients import exact_linear as exact_linear_synthesiser
+    from gradlens.analysis.theory.synthetic_gradients import implied_loss as implied_loss
+    from gradlens.analysis.theory.synthetic_gradients import settle as settle_synthesisers
+    from gradlens.analysis.theory.synthetic_gradients import small_pair as small_pair
+    from gradlens.analysis.theory.synthetic_gradients import stationarity as stationarity
+    from gradlens.analysis.theory.synthetic_gradients import twist as field_twist
     from gradlens.data.hierarchical_digits import draw as draw_hierarchical_digits
     from gradlens.data.split import Split as Split
     from gradlens.gradients.alignment import cosine as cosine
@@ -38,29 +57,10 @@ if TYPE_CHECKING:  # the same table for type checkers, which do not run __getatt
     from gradlens.gradients.method import Update as Update
     from gradlens.gradients.method import relay as relay
     from gradlens.gradients.method import top_signal as top_signal
-    from gradlens.layerwise import Plan as LayerwisePlan
-    from gradlens.layerwise import learn as learn_layerwise
-    from gradlens.layerwise import purities as layerwise_purities
-    from gradlens.logistic import fit as fit_logistic_regression
     from gradlens.methods import METHODS as METHODS
     from gradlens.models.spec import Plan as ModelSpec
-    from gradlens.probes import probe_module as probe_module
-    from gradlens.representations import represent as represent
     from gradlens.runtime.errors import InputError as InputError
     from gradlens.runtime.rng import seeded as seeded
-    from gradlens.separability import certify as certify_separability
-    from gradlens.similarity import effective_rank as effective_rank
-    from gradlens.similarity import fisher as fisher_ratio
-    from gradlens.similarity import linear_cka as linear_cka
-    from gradlens.similarity import participation_ratio as participation_ratio
-    from gradlens.similarity import rdm as rdm
-    from gradlens.similarity import rdm_correlation as rdm_correlation
-    from gradlens.surrogate import exact_linear as exact_linear_synthesiser
-    from gradlens.surrogate import implied_loss as implied_loss
-    from gradlens.surrogate import settle as settle_synthesisers
-    from gradlens.surrogate import small_pair as small_pair
-    from gradlens.surrogate import stationarity as stationarity
-    from gradlens.surrogate import twist as field_twist
     from gradlens.training.checks.check_method import check_method as check_method
     from gradlens.training.checks.trial import Broken as CheckFailed
     from gradlens.training.config import Config as Config
@@ -128,7 +128,7 @@ _HOME = {  # public name -> where it is defined
     "Config": "gradlens.training.config:Config",
     "Grad": "gradlens.gradients.block_pass:Grad",
     "InputError": "gradlens.runtime.errors:InputError",
-    "LayerwisePlan": "gradlens.layerwise:Plan",
+    "LayerwisePlan": "gradlens.analysis.theory.layerwise_clustering:Plan",
     "Lens": "gradlens.gradients.lens:Lens",
     "LensCallback": "gradlens.gradients.lightning:LensCallback",
     "METHODS": "gradlens.methods:METHODS",
@@ -140,37 +140,37 @@ _HOME = {  # public name -> where it is defined
     "Signal": "gradlens.gradients.method:Signal",
     "Split": "gradlens.data.datasets:Split",
     "Update": "gradlens.gradients.method:Update",
-    "ViewMixture": "gradlens.conditional:Mixture",
-    "certify_separability": "gradlens.separability:certify",
+    "ViewMixture": "gradlens.analysis.theory.conditional_dependence:Mixture",
+    "certify_separability": "gradlens.analysis.linear_separability:certify",
     "check_method": "gradlens.training.checks.check_method:check_method",
-    "cka_matrix": "gradlens.representations:cka_matrix",
+    "cka_matrix": "gradlens.analysis.representations:cka_matrix",
     "compare": "gradlens.gradients.compare:compare",
-    "conditional_dependence": "gradlens.conditional:conditional_dependence",
+    "conditional_dependence": "gradlens.analysis.theory.conditional_dependence:conditional_dependence",
     "cosine": "gradlens.gradients.alignment:cosine",
     "draw_hierarchical_digits": "gradlens.data.hierarchical_digits:draw",
-    "effective_rank": "gradlens.similarity:effective_rank",
-    "exact_linear_synthesiser": "gradlens.surrogate:exact_linear",
-    "field_twist": "gradlens.surrogate:twist",
-    "fisher_ratio": "gradlens.similarity:fisher",
-    "fit_logistic_regression": "gradlens.logistic:fit",
-    "frozen_module": "gradlens.activations:of_module",
-    "implied_loss": "gradlens.surrogate:implied_loss",
-    "layerwise_purities": "gradlens.layerwise:purities",
-    "learn_layerwise": "gradlens.layerwise:learn",
-    "linear_cka": "gradlens.similarity:linear_cka",
+    "effective_rank": "gradlens.analysis.representation_similarity:effective_rank",
+    "exact_linear_synthesiser": "gradlens.analysis.theory.synthetic_gradients:exact_linear",
+    "field_twist": "gradlens.analysis.theory.synthetic_gradients:twist",
+    "fisher_ratio": "gradlens.analysis.representation_similarity:fisher",
+    "fit_logistic_regression": "gradlens.analysis.logistic_regression:fit",
+    "frozen_module": "gradlens.analysis.activations:of_module",
+    "implied_loss": "gradlens.analysis.theory.synthetic_gradients:implied_loss",
+    "layerwise_purities": "gradlens.analysis.theory.layerwise_clustering:purities",
+    "learn_layerwise": "gradlens.analysis.theory.layerwise_clustering:learn",
+    "linear_cka": "gradlens.analysis.representation_similarity:linear_cka",
     "load": "gradlens.training.run_directory:load",
     "make_config": "gradlens.training.config:make",
     "measure": "gradlens.gradients.alignment:measure",
-    "participation_ratio": "gradlens.similarity:participation_ratio",
-    "probe_module": "gradlens.probes:probe_module",
-    "rdm": "gradlens.similarity:rdm",
-    "rdm_correlation": "gradlens.similarity:rdm_correlation",
+    "participation_ratio": "gradlens.analysis.representation_similarity:participation_ratio",
+    "probe_module": "gradlens.analysis.linear_probe:probe_module",
+    "rdm": "gradlens.analysis.representation_similarity:rdm",
+    "rdm_correlation": "gradlens.analysis.representation_similarity:rdm_correlation",
     "relay": "gradlens.gradients.method:relay",
-    "represent": "gradlens.representations:represent",
+    "represent": "gradlens.analysis.representations:represent",
     "seeded": "gradlens.runtime.rng:seeded",
-    "settle_synthesisers": "gradlens.surrogate:settle",
-    "small_pair": "gradlens.surrogate:small_pair",
-    "stationarity": "gradlens.surrogate:stationarity",
+    "settle_synthesisers": "gradlens.analysis.theory.synthetic_gradients:settle",
+    "small_pair": "gradlens.analysis.theory.synthetic_gradients:small_pair",
+    "stationarity": "gradlens.analysis.theory.synthetic_gradients:stationarity",
     "top_signal": "gradlens.gradients.method:top_signal",
     "train_run": "gradlens.training.runs.train_run:train_run",
 }

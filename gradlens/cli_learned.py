@@ -21,7 +21,8 @@ def memorize(
     given: dict[str, Any],
 ) -> None:
     """Train METHODs on random labels (--label-noise, default 1), or read such runs: how fast and how far each fits them."""
-    from gradlens import memorization, reporting_memorization, screen
+    from gradlens import reporting_memorization, screen
+    from gradlens.analysis import memorization
     from gradlens.progress import Display
     from gradlens.runtime.errors import InputError
     from gradlens.training.config_builder import configs_of, methods_and_runs
@@ -76,7 +77,8 @@ def probe(
     given: dict[str, Any],
 ) -> None:
     """Fit a linear probe to every block of frozen networks: how well the labels can be read there, beside controls."""
-    from gradlens import probes, reporting_probes, screen
+    from gradlens import reporting_probes, screen
+    from gradlens.analysis import linear_probe as probes
     from gradlens.progress import Display
     from gradlens.tables import runs_title
     from gradlens.training.context import place_of
@@ -120,10 +122,10 @@ def representations(
     given: dict[str, Any],
 ) -> None:
     """Say what each block represents: CKA with other runs, dissimilarities, rank, class separation, what it holds of image and label."""
-    from gradlens import analysis_network_similarity as similarity
     from gradlens import reporting_representations as reporting
-    from gradlens import representations as rep
     from gradlens import screen
+    from gradlens.analysis import network_similarity as similarity
+    from gradlens.analysis import representations as rep
     from gradlens.progress import Display
     from gradlens.training.context import place_of
     from gradlens.training.run_directory import must_be_writable
@@ -158,8 +160,8 @@ def filters(
     given: dict[str, Any],
 ) -> None:
     """Show what the first convolution looks for: its filters side by side, and numbers beside those of the untrained stem and of chance."""
-    from gradlens import filters as seen
     from gradlens import reporting_filters, screen
+    from gradlens.analysis import first_layer_filters as seen
     from gradlens.progress import Display
     from gradlens.training.context import place_of
     from gradlens.training.run_directory import must_be_writable
@@ -189,7 +191,8 @@ def inpaint(
     given: dict[str, Any],
 ) -> None:
     """Show what context encoders put where pixels were dropped, and their error there beside that of the mean patch."""
-    from gradlens import inpainting, reporting_inpainting, screen
+    from gradlens import reporting_inpainting, screen
+    from gradlens.analysis import inpainting
     from gradlens.progress import Display
     from gradlens.training.context import place_of
     from gradlens.training.run_directory import must_be_writable
@@ -230,7 +233,7 @@ def doctor(
     import json
 
     from gradlens import screen
-    from gradlens.doctor import RESULT, examine, report, verdict
+    from gradlens.analysis.doctor import RESULT, examine, report, verdict
     from gradlens.progress import Display
     from gradlens.training.context import place_of
     from gradlens.training.run_directory import load, plain, save_result

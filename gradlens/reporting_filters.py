@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from rich.table import Table
 
-from gradlens.filters import DECIDES
+from gradlens.analysis.first_layer_filters import DECIDES
 from gradlens.methods import SHIPPED
 from gradlens.reporting_style import GREY, LOOK, head, joined, over_seeds, panels, save, styles
 from gradlens.runtime.errors import InputError

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from gradlens.inpainting import NAME, unpacked
+from gradlens.analysis.inpainting import NAME, unpacked
 from gradlens.reporting_style import LOOK, head, save
 from gradlens.runtime.errors import InputError
 from gradlens.tables import interval
@@ -55,7 +55,7 @@ def rows(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list[Inpa
 
     Args:
         runs: several labels, several seeds each.
-        results: what :func:`gradlens.inpainting.inpaint_run` gave for each.
+        results: what :func:`gradlens.analysis.inpainting.inpaint_run` gave for each.
 
     """
     found = []

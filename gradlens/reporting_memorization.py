@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 from rich.table import Table
 
-from gradlens.memorization import NAME
+from gradlens.analysis.memorization import NAME
 from gradlens.plots import curve
 from gradlens.reporting_style import GREY, LOOK, Style, band, head, joined, line_handles, over_seeds, save, styles
 from gradlens.runtime.errors import InputError
@@ -79,7 +79,7 @@ def _values(results: Sequence[Mapping[str, Any]], name: str) -> list[float]:
 
 
 def scores(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list[Memorized]:
-    """One row a group of seeds, of runs and what :func:`gradlens.memorization.memorized` found of each."""
+    """One row a group of seeds, of runs and what :func:`gradlens.analysis.memorization.memorized` found of each."""
     of = {run.path: result for run, result in zip(runs, results, strict=True)}
     rows = []
     for label, group in groups(runs).items():

@@ -13,12 +13,12 @@ from matplotlib.lines import Line2D
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from gradlens.analysis_probe_block import PERMUTED, TRUE, Row
-from gradlens.probes import PIXELS, TRAINED, UNTRAINED
+from gradlens.analysis.linear_probe import PIXELS, TRAINED, UNTRAINED
+from gradlens.analysis.linear_separability import SEPARABLE, UNDECIDED
+from gradlens.analysis.probe_block import PERMUTED, TRUE, Row
 from gradlens.reporting_style import GREY, LOOK, Style, band, head, joined, line_handles, over_seeds, panels, save, styles
 from gradlens.runtime.errors import InputError
 from gradlens.screen import number
-from gradlens.separability import SEPARABLE, UNDECIDED
 from gradlens.tables import interval
 from gradlens.training.metrics import TRAIN
 from gradlens.training.run_directory import Run

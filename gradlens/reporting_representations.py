@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from gradlens.analysis.representations import TRAINED, UNTRAINED, Numbers
 from gradlens.plots import over_training
 from gradlens.reporting_style import LOOK, Style, band, head, joined, line_handles, over_seeds, panels, save, styles
-from gradlens.representations import TRAINED, UNTRAINED, Numbers
 from gradlens.runtime.errors import InputError
 from gradlens.screen import number
 from gradlens.tables import LayerPoint, interval
@@ -129,7 +129,7 @@ def over_steps(runs: Sequence[Run], results: Sequence[Mapping[str, Any]], quanti
 
 
 def cells(result: Mapping[str, Any], run: str) -> list[Cell]:
-    """All pairs of blocks of what :func:`gradlens.analysis_network_similarity.compare_run` found about a run."""
+    """All pairs of blocks of what :func:`gradlens.analysis.network_similarity.compare_run` found about a run."""
     names = _names_of(result)
     return [
         Cell(run, names[i], a, b, _number(entry["matrix"][p][q]), _number(entry["rdm_correlation"][p][q]))

@@ -9,8 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from gradlens.analysis_doctor_evidence import WRONG
-from gradlens.doctor import Diagnosis, verdict
+from gradlens.analysis.doctor import Diagnosis, verdict
+from gradlens.analysis.doctor_evidence import WRONG
 from gradlens.tables import FinalValue, Score, final_values, scores, truths
 from gradlens.training.run_directory import Run
 

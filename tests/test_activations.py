@@ -6,7 +6,7 @@ import torch
 from tiny_runs import tiny
 from torch import nn
 
-from gradlens.activations import at_rest, collect, networks, of_module
+from gradlens.analysis.activations import at_rest, collect, networks, of_module
 from gradlens.methods import METHODS
 from gradlens.models.feature_pooling import described, pooled, side
 from gradlens.runtime.errors import InputError

@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LinearRegression
 
-from gradlens.conditional import Affine, Mixture, _dealings, conditional_dependence, least_squares, principal
+from gradlens.analysis.theory.conditional_dependence import Affine, Mixture, _dealings, conditional_dependence, least_squares, principal
 from gradlens.runtime.errors import InputError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # analyses/ is no part of the installed package

@@ -16,7 +16,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parents[1]))  # analyses is a folder of the repository, not an installed package
 
 from analyses.inpainting import TASKS, judge
-from gradlens import inpainting
+from gradlens.analysis import inpainting
 from gradlens.data.datasets import load as load_data
 from gradlens.data.transforms import normalizer
 from gradlens.gallery import draw_learned

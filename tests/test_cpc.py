@@ -11,6 +11,7 @@ import torch
 from oracles import assert_near, assert_same_bits, frozen, stirred
 from torch import nn
 
+from gradlens.analysis.logistic_regression import Standard, fit
 from gradlens.data.datasets import load as load_data
 from gradlens.data.transforms import normalizer
 from gradlens.gradients.backward import run_step
@@ -19,7 +20,6 @@ from gradlens.gradients.losses import LOSSES, info_nce, sampled_scores
 from gradlens.gradients.method import Net, Step
 from gradlens.gradients.rows import step_rows
 from gradlens.gradients.true_gradient import true_updates
-from gradlens.logistic import Standard, fit
 from gradlens.methods import METHODS
 from gradlens.models.spec import Plan
 from gradlens.models.zoo import build

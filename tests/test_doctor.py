@@ -8,9 +8,9 @@ import shelf
 import torch
 from torch import nn
 
-from gradlens.analysis_doctor_evidence import LATE, Seen, graded
-from gradlens.analysis_doctor_outcome import jumps, rank
-from gradlens.doctor import CHECKS, RESULT, examine, report, verdict
+from gradlens.analysis.doctor import CHECKS, RESULT, examine, report, verdict
+from gradlens.analysis.doctor_evidence import LATE, Seen, graded
+from gradlens.analysis.doctor_outcome import jumps, rank
 from gradlens.gradients.losses import LOSSES
 from gradlens.gradients.rows import Row
 from gradlens.methods.local.windows import Local, LocalLosses

@@ -6,8 +6,11 @@ import shutil
 import pytest
 import shelf
 
-from gradlens import analysis_network_similarity, filters, memorization, probes
-from gradlens import representations as rep
+from gradlens.analysis import first_layer_filters as filters
+from gradlens.analysis import linear_probe as probes
+from gradlens.analysis import memorization
+from gradlens.analysis import network_similarity as analysis_network_similarity
+from gradlens.analysis import representations as rep
 from gradlens.gallery import DRAWERS, draw_learned
 from gradlens.training.config import make
 from gradlens.training.context import Place

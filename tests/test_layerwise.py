@@ -9,11 +9,21 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from gradlens import layerwise
+from gradlens.analysis.representation_similarity import fisher as fisher_ratio
+from gradlens.analysis.theory import layerwise_clustering as layerwise
+from gradlens.analysis.theory.layerwise_clustering import (
+    Plan,
+    assemble,
+    extract,
+    learn,
+    least_found,
+    purities,
+    purity,
+    two_layer,
+    whitening,
+)
 from gradlens.data.hierarchical_digits import draw
-from gradlens.layerwise import Plan, assemble, extract, learn, least_found, purities, purity, two_layer, whitening
 from gradlens.runtime.errors import InputError
-from gradlens.similarity import fisher as fisher_ratio
 
 SIZES, CLUSTERS = (3, 3, 3), (4, 9, 10)
 

@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
 
-from gradlens.logistic import Fitting, Nystrom, Standard, best_bias, fit
+from gradlens.analysis.logistic_regression import Fitting, Nystrom, Standard, best_bias, fit
 from gradlens.runtime.errors import InputError
 
 
@@ -88,7 +88,7 @@ def test_the_tolerance_is_kept(dtype):
 def test_rows_split_into_parts_make_no_difference(monkeypatch):
     x, y = points()
     whole = fit(x, y, 0.01, tolerance=1e-14)
-    monkeypatch.setattr("gradlens.logistic.CACHED", 7 * 33)
+    monkeypatch.setattr("gradlens.analysis.logistic_regression.CACHED", 7 * 33)
     assert len(Fitting(x, y).parts) == 4
     torch.testing.assert_close(fit(x, y, 0.01, tolerance=1e-14).weight, whole.weight, rtol=1e-5, atol=1e-7)
 

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from gradlens import memorization, reporting_memorization
-from gradlens.activations import of_module
+from gradlens import reporting_memorization
+from gradlens.analysis import memorization
+from gradlens.analysis.activations import of_module
+from gradlens.analysis.memorization import Noise, area, curve_of, epochs_to, memorized, noise_of
 from gradlens.data.datasets import load as load_data
-from gradlens.memorization import Noise, area, curve_of, epochs_to, memorized, noise_of
 from gradlens.models.zoo import Plan, build
 from gradlens.plots import figure_set
 from gradlens.runtime.errors import InputError, Stopped

@@ -11,12 +11,15 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from gradlens import analysis_probe_block, cli, logistic, probes, reporting_probes
-from gradlens.activations import collect, networks, of_module
-from gradlens.analysis_probe_block import PERMUTED, TRUE, Features, choose_l2, probe_block
+from gradlens import cli, reporting_probes
+from gradlens.analysis import linear_probe as probes
+from gradlens.analysis import logistic_regression as logistic
+from gradlens.analysis import probe_block as analysis_probe_block
+from gradlens.analysis.activations import collect, networks, of_module
+from gradlens.analysis.linear_probe import PIXELS, TRAINED, UNTRAINED, Options, probe_module, probe_run
+from gradlens.analysis.logistic_regression import Standard, fit
+from gradlens.analysis.probe_block import PERMUTED, TRUE, Features, choose_l2, probe_block
 from gradlens.data.split import Split
-from gradlens.logistic import Standard, fit
-from gradlens.probes import PIXELS, TRAINED, UNTRAINED, Options, probe_module, probe_run
 from gradlens.reporting_probes import separability_by_depth
 from gradlens.runtime.errors import InputError
 from gradlens.training.config import make

@@ -12,8 +12,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # analyses is a folder of th
 from analyses import provable
 from analyses.provable import CIFAR_LEARNERS, CONDITIONS, DEFAULT, LEARNERS, NOISES
 from analyses.provable_figures import grids_of, hierarchical_digits, layerwise_sweep
+from gradlens.analysis.theory.layerwise_clustering import Plan
 from gradlens.data.hierarchical_digits import draw
-from gradlens.layerwise import Plan
 from gradlens.reporting_style import save
 from gradlens.runtime.errors import InputError
 

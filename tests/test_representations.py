@@ -11,12 +11,14 @@ import torch
 from scipy.stats import entropy
 from torch import nn
 
-from gradlens import analysis_information, analysis_network_similarity, reporting_representations
-from gradlens import representations as rep
-from gradlens.activations import networks, of_module
+from gradlens import reporting_representations
+from gradlens.analysis import information as analysis_information
+from gradlens.analysis import network_similarity as analysis_network_similarity
+from gradlens.analysis import representations as rep
+from gradlens.analysis.activations import networks, of_module
+from gradlens.analysis.representation_similarity import effective_rank, fisher, linear_cka, rdm, rdm_correlation, spectrum
 from gradlens.data.split import Split
 from gradlens.runtime.errors import InputError
-from gradlens.similarity import effective_rank, fisher, linear_cka, rdm, rdm_correlation, spectrum
 from gradlens.training.config import make
 from gradlens.training.context import Place
 from gradlens.training.run_directory import load, load_result

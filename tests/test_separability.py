@@ -10,10 +10,11 @@ import torch
 from scipy.optimize import linprog
 from sklearn.svm import SVC
 
-from gradlens import analysis_separability_proofs, separability
-from gradlens.analysis_separability_proofs import proven_bound, proven_margin
+from gradlens.analysis import linear_separability as separability
+from gradlens.analysis import separability_proofs as analysis_separability_proofs
+from gradlens.analysis.linear_separability import NOT_SEPARABLE, SEPARABLE, UNDECIDED, certify, cover_probability, row_of
+from gradlens.analysis.separability_proofs import proven_bound, proven_margin
 from gradlens.runtime.errors import InputError
-from gradlens.separability import NOT_SEPARABLE, SEPARABLE, UNDECIDED, certify, cover_probability, row_of
 
 SQUARE = torch.tensor([[0.0, 0], [1, 1], [0, 1], [1, 0]])
 

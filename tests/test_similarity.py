@@ -8,8 +8,7 @@ import pytest
 import torch
 from scipy.stats import pearsonr, rankdata
 
-from gradlens.runtime.errors import InputError
-from gradlens.similarity import (
+from gradlens.analysis.representation_similarity import (
     _hsic_of_features,
     _hsics_of_grams,
     centred,
@@ -22,6 +21,7 @@ from gradlens.similarity import (
     rdm_correlation,
     spectrum,
 )
+from gradlens.runtime.errors import InputError
 
 
 def gaussian(*shape, seed=0):

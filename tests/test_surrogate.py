@@ -7,8 +7,17 @@ import pytest
 import torch
 from torch import nn
 
+from gradlens.analysis.theory.synthetic_gradients import (
+    affine,
+    exact_linear,
+    implied_loss,
+    least_squares,
+    settle,
+    small_pair,
+    stationarity,
+    twist,
+)
 from gradlens.runtime.errors import InputError
-from gradlens.surrogate import affine, exact_linear, implied_loss, least_squares, settle, small_pair, stationarity, twist
 from gradlens.training.build import Pair
 
 N, D, C = 30, 4, 3

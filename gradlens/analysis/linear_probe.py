@@ -1,14 +1,14 @@
 """Linear probes: how well a linear classifier reads the labels from each block of a frozen network.
 
 The protocol, stored with the numbers. A block's output in eval mode, pooled to one feature budget at every depth
-(:func:`gradlens.activations.pooled`), standardised by the training images. Multinomial logistic regression at its optimum
-(:mod:`gradlens.logistic`). Its l2 is the one of a grid that is best on a fifth of the training images when fitted to the rest, strong
+(:func:`gradlens.analysis.activations.pooled`), standardised by the training images. Multinomial logistic regression at its optimum
+(:mod:`gradlens.analysis.logistic_regression`). Its l2 is the one of a grid that is best on a fifth of the training images when fitted to the rest, strong
 penalties first; the grid is left once accuracy is two standard errors below the best. Then it is fitted to all training images. Test
 images take part in nothing but the last number.
 
 Controls. The same on raw pixels and on the untrained network: what a block's features give without training. And with the training
 labels permuted, at the l2 of the true ones: test accuracy is then chance, and training accuracy says how much of any labelling so many
-features can hold. Whether some training images are *strictly* separable is decided with a certificate (:mod:`gradlens.separability`).
+features can hold. Whether some training images are *strictly* separable is decided with a certificate (:mod:`gradlens.analysis.linear_separability`).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gradlens.activations import BATCH, Frozen, at_rest, collect, networks, of_module
-from gradlens.analysis_probe_block import CERTIFICATE_SECONDS, GRID, HELD_OUT, Features, Row, certificates, probe_block
+from gradlens.analysis.activations import BATCH, Frozen, at_rest, collect, networks, of_module
+from gradlens.analysis.logistic_regression import TOLERANCE
+from gradlens.analysis.probe_block import CERTIFICATE_SECONDS, GRID, HELD_OUT, Features, Row, certificates, probe_block
 from gradlens.data.split import Data, Split
-from gradlens.logistic import TOLERANCE
 from gradlens.models.feature_pooling import BUDGET, described, pooled
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.progress import Progress, no_progress
@@ -81,7 +81,7 @@ def probe_network(
     """Probe the blocks of a frozen network, all read in one pass over the images; one by one as they are done.
 
     Args:
-        frozen: from :func:`gradlens.activations.networks` or :func:`gradlens.activations.of_module`.
+        frozen: from :func:`gradlens.analysis.activations.networks` or :func:`gradlens.analysis.activations.of_module`.
         train: images to fit to, in random order (their last fifth chooses l2), and labels.
         test: held-out images and labels.
         classes: how many there are.
@@ -277,7 +277,7 @@ def probe_run(
     Returns:
         {protocol, rows: [{step, block, network: trained | untrained | pixels, labels: true | permuted, features, pooling, l2, train,
         validation, test (shares), loss, gradient_norm, bound, passes, seconds}], separability: [{step, block, network, labels, and
-        :func:`gradlens.separability.row_of`}], seconds: {activations, probes}}.
+        :func:`gradlens.analysis.linear_separability.row_of`}], seconds: {activations, probes}}.
 
     Raises:
         InputError: no run, one without checkpoint, an unknown block, NaN activations (the block is named), fewer images than classes.

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gradlens.activations import Frozen, collect, networks
-from gradlens.data.split import Split
-from gradlens.representations import (
+from gradlens.analysis.activations import Frozen, collect, networks
+from gradlens.analysis.representation_similarity import alignment, centred, folds, must_be_enough, rdm, rdm_correlation, u_centred
+from gradlens.analysis.representations import (
     FEATURES,
     TRAINED,
     UNTRAINED,
@@ -26,8 +26,8 @@ from gradlens.representations import (
     read_as,
     weights_digest,
 )
+from gradlens.data.split import Split
 from gradlens.runtime.progress import Progress, no_progress
-from gradlens.similarity import alignment, centred, folds, must_be_enough, rdm, rdm_correlation, u_centred
 from gradlens.training.context import Place
 from gradlens.training.run_directory import Run, load, load_result, save_result
 from gradlens.training.run_groups import labels as labels_of
@@ -81,7 +81,7 @@ def cka_matrix(a: Frozen, b: Frozen, shown: Split, unbiased: bool = True, batch:
     """Linear CKA [blocks of a, blocks of b] of two networks shown the same images.
 
     Args:
-        a: from :func:`gradlens.activations.networks` or :func:`gradlens.activations.of_module`.
+        a: from :func:`gradlens.analysis.activations.networks` or :func:`gradlens.analysis.activations.of_module`.
         b: the other network.
         shown: images and labels (the labels play no part in it).
         unbiased: by HSIC₁.

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from gradlens.activations import Frozen, collect, networks
+from gradlens.analysis.activations import Frozen, collect, networks
+from gradlens.analysis.logistic_regression import Standard, fit
 from gradlens.data.split import Data, Split, label_hash
-from gradlens.logistic import Standard, fit
 from gradlens.methods import METHODS
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.progress import Progress, no_progress

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gradlens.logistic import Fitting, Probe, Standard, fit
+from gradlens.analysis.linear_separability import certify, row_of
+from gradlens.analysis.logistic_regression import Fitting, Probe, Standard, fit
 from gradlens.runtime.rng import generator
-from gradlens.separability import certify, row_of
 
 GRID = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 3e-4, 1e-4)  # strong to weak, each fit begins where the one before ended
 HELD_OUT = 5  # one training image in so many chooses l2
@@ -43,7 +43,7 @@ def choose_l2(x: Tensor, y: Tensor, held: Tensor, y_held: Tensor, classes: int, 
         grid: strong to weak; left once accuracy is two standard errors below the best so far.
 
     Raises:
-        InputError: as :class:`gradlens.logistic.Fitting`.
+        InputError: as :class:`gradlens.analysis.logistic_regression.Fitting`.
 
     """
     standard = Standard.of(x)
@@ -92,7 +92,7 @@ def probe_block(given: Features, grid: Sequence[float] = GRID, controls: bool = 
     """A block's rows: with true labels, and (a control) with permuted ones at the same l2.
 
     Raises:
-        InputError: as :class:`gradlens.logistic.Fitting`.
+        InputError: as :class:`gradlens.analysis.logistic_regression.Fitting`.
 
     """
     start, m = time.monotonic(), given.fitted

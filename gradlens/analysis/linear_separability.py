@@ -36,7 +36,7 @@ from scipy.optimize import linprog, minimize
 from scipy.stats import binom
 from torch import Tensor
 
-from gradlens.analysis_separability_proofs import (
+from gradlens.analysis.separability_proofs import (
     Array,
     Best,
     affinely_independent,

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import least_squares
 
-from gradlens.analysis_filter_measures import NOTHING, Array
+from gradlens.analysis.filter_measures import NOTHING, Array
 
 STARTS = 3  # of the fit, the best of a dictionary
 

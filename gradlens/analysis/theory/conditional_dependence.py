@@ -22,9 +22,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import softmax
 from torch import Tensor
 
+from gradlens.analysis.representation_similarity import centred
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator
-from gradlens.similarity import centred
 
 Array = NDArray[np.float64]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from statistics import fmean, median
 
-from gradlens.analysis_doctor_evidence import LATE, WATCH, WRONG, Seen, Symptom, Unmade, graded, span, values
+from gradlens.analysis.doctor_evidence import LATE, WATCH, WRONG, Seen, Symptom, Unmade, graded, span, values
 from gradlens.gradients.layer_names import is_norm
 from gradlens.methods import METHODS
 from gradlens.methods.feedback.feedback_rule import Switched

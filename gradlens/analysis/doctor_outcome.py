@@ -10,11 +10,11 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from gradlens.activations import collect, networks
-from gradlens.analysis_doctor_evidence import LATE, WATCH, WRONG, Seen, Series, Symptom, Unmade, graded
+from gradlens.analysis.activations import collect, networks
+from gradlens.analysis.doctor_evidence import LATE, WATCH, WRONG, Seen, Series, Symptom, Unmade, graded
+from gradlens.analysis.representation_similarity import effective_rank, spectrum
 from gradlens.gradients.layer_names import is_norm
 from gradlens.runtime.errors import InputError
-from gradlens.similarity import effective_rank, spectrum
 from gradlens.training.context import data_of
 from gradlens.training.metrics import TRAIN
 from gradlens.training.run_directory import Metric
@@ -75,7 +75,7 @@ def at_chance(seen: Seen) -> list[Symptom] | None:
 
 
 def rank(x: Tensor) -> float:
-    """:func:`gradlens.similarity.effective_rank` of features x [N, d], centred; 0 where all rows are equal but for rounding."""
+    """:func:`gradlens.analysis.representation_similarity.effective_rank` of features x [N, d], centred; 0 where all rows are equal but for rounding."""
     spread = (x - x.mean(0)).abs().max()
     return effective_rank(spectrum(x)) if spread > ROUNDING * x.abs().max() else 0.0
 

@@ -1,8 +1,8 @@
 """What the blocks of a frozen network represent: how spread and separable their activations are, what they still hold of the images.
 
 Spread: effective rank (Roy & Vetterli 2007) and participation ratio. Separable: between-class over within-class scatter (Fisher).
-Held: how well a small decoder gives the image back and a small head the label (:mod:`gradlens.analysis_information`). How alike two
-networks are: :mod:`gradlens.analysis_network_similarity`.
+Held: how well a small decoder gives the image back and a small head the label (:mod:`gradlens.analysis.information`). How alike two
+networks are: :mod:`gradlens.analysis.network_similarity`.
 
 All numbers of a run are of its data set's test images, whatever it was trained on: two thirds fit decoder and head, the rest are held
 out and everything is measured on them. The network is fixed for both parts alike, so a part of its own training images would not do:
@@ -20,15 +20,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradlens.activations import Frozen, at_rest, collect, networks
-from gradlens.analysis_information import DECODER_BATCH, DECODER_LR, HEAD_BATCH, HEAD_LR, LINEAR_LR, STEPS, label_information, reconstruct
+from gradlens.analysis.activations import Frozen, at_rest, collect, networks
+from gradlens.analysis.information import DECODER_BATCH, DECODER_LR, HEAD_BATCH, HEAD_LR, LINEAR_LR, STEPS, label_information, reconstruct
+from gradlens.analysis.representation_similarity import effective_rank, fisher, participation_ratio, rdm, spectrum
 from gradlens.data.datasets import DATASETS
 from gradlens.data.split import Data, Split
 from gradlens.models.feature_pooling import described, side
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.progress import Progress, no_progress
 from gradlens.runtime.rng import generator
-from gradlens.similarity import effective_rank, fisher, participation_ratio, rdm, spectrum
 from gradlens.training.context import Place, data_of
 from gradlens.training.run_directory import Run, load, load_result, save_result
 
@@ -103,7 +103,7 @@ def _shapes(frozen: Frozen, image: Tensor) -> dict[str, tuple[int, ...]]:
 
 
 def _unflattened(flat: Tensor, shape: Sequence[int]) -> Tensor:
-    """What :func:`gradlens.activations.pooled` gave for activations of a shape, with its space again."""
+    """What :func:`gradlens.analysis.activations.pooled` gave for activations of a shape, with its space again."""
     if len(shape) != 3:
         return flat
     s = side(shape, FEATURES)
@@ -143,7 +143,7 @@ def represent(
     into memory.
 
     Args:
-        frozen: from :func:`gradlens.activations.networks`, or :func:`gradlens.activations.of_module` for any module.
+        frozen: from :func:`gradlens.analysis.activations.networks`, or :func:`gradlens.analysis.activations.of_module` for any module.
         shown: the images, from :func:`pictures`.
         options: what to measure.
         known: numbers by the digest of the activations they were computed from; read and added to.

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from gradlens.analysis_doctor_evidence import WATCH, WRONG, Seen, Symptom, Unmade
-from gradlens.analysis_doctor_gradients import (
+from gradlens.analysis.doctor_evidence import WATCH, WRONG, Seen, Symptom, Unmade
+from gradlens.analysis.doctor_gradients import (
     DEAD_SHARE,
     DRIFT_WATCH,
     DRIFT_WRONG,
@@ -33,7 +33,7 @@ from gradlens.analysis_doctor_gradients import (
     stale_replay,
     vanishing,
 )
-from gradlens.analysis_doctor_outcome import (
+from gradlens.analysis.doctor_outcome import (
     CHANCE_ERRORS,
     IMAGES,
     OVERFIT_GAP,

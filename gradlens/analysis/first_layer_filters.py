@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gradlens.activations import Frozen, at_rest, networks
-from gradlens.analysis_filter_measures import (
+from gradlens.analysis.activations import Frozen, at_rest, networks
+from gradlens.analysis.filter_measures import (
     FAINT,
     NOTHING,
     Array,
@@ -31,7 +31,7 @@ from gradlens.analysis_filter_measures import (
     luminance,
     order,
 )
-from gradlens.analysis_gabor import STARTS, Gabor, bounds, fit_gabor
+from gradlens.analysis.gabor import STARTS, Gabor, bounds, fit_gabor
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.progress import Progress, no_progress
 from gradlens.runtime.rng import generator
@@ -213,7 +213,7 @@ def look(frozen: Frozen, images: Tensor, start: Array | None = None) -> Look:
     """The first-layer filters of a network and their numbers.
 
     Args:
-        frozen: from :func:`gradlens.activations.networks`.
+        frozen: from :func:`gradlens.analysis.activations.networks`.
         images: what ``frozen.to_input`` takes, to find filters that never change their block's output.
         start: the filters before training; default: these.
 

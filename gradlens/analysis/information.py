@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gradlens.activations import BATCH
+from gradlens.analysis.activations import BATCH
 from gradlens.models.decoders import decoder
 from gradlens.models.heads import head
 from gradlens.runtime.rng import generator, seeded

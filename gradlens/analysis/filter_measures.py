@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gradlens.similarity import effective_rank as spectral_rank
+from gradlens.analysis.representation_similarity import effective_rank as spectral_rank
 
 Array = NDArray[np.float64]
 
