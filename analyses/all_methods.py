@@ -35,9 +35,9 @@ from gradlens.gradients.rows import step_rows
 from gradlens.gradients.true_gradient import true_updates, untouched
 from gradlens.methods import METHODS
 from gradlens.progress import Display
+from gradlens.reporting.aggregate import interval, scores, without_noise
+from gradlens.reporting.console import number
 from gradlens.runtime.rng import seeded
-from gradlens.screen import number
-from gradlens.tables import interval, scores, without_noise
 from gradlens.training.build import put_weights
 from gradlens.training.config import Config, make
 from gradlens.training.cost.step_benchmark import bench

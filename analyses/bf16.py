@@ -17,7 +17,7 @@ from analyses.study import arguments, environment
 from gradlens.data.datasets import load
 from gradlens.gradients.alignment import cosine
 from gradlens.models.zoo import layers
-from gradlens.tables import interval
+from gradlens.reporting.aggregate import interval
 from gradlens.training.config import make
 from gradlens.training.context import pick_device
 from gradlens.training.loop import Training

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from analyses.study import HERE, told, weighed
-from gradlens.tables import Interval
+from gradlens.reporting.aggregate import Interval
 
 Results = Mapping[str, Any]  # a results.json
 Judged = dict[str, Any]  # a row of its claims

@@ -17,7 +17,7 @@ from statistics import fmean
 from typing import Any
 
 from analyses.study import arguments, publish, trained
-from gradlens.tables import final_values, interval, scores
+from gradlens.reporting.aggregate import final_values, interval, scores
 from gradlens.training.config import make
 from gradlens.training.run_directory import Run
 from gradlens.training.run_groups import labels

@@ -11,7 +11,7 @@ from matplotlib import colormaps, style
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from gradlens.reporting_style import COLOURS, LOOK
+from gradlens.reporting.style import COLOURS, LOOK
 
 
 class Cell(NamedTuple):

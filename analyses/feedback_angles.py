@@ -29,9 +29,9 @@ from matplotlib.ticker import EngFormatter
 from numpy.typing import NDArray
 
 from analyses.study import arguments, environment
-from gradlens.reporting_style import LOOK, save, styles
+from gradlens.reporting.aggregate import interval
+from gradlens.reporting.style import LOOK, save, styles
 from gradlens.runtime.rng import generator
-from gradlens.tables import interval
 
 Array = NDArray[np.floating[Any]]
 Rule = Literal["bp", "fa", "shallow"]

@@ -27,9 +27,9 @@ from scipy.special import stdtrit
 from analyses.study import arguments, data_name, judged, place_of, publish, say, trained, weighed
 from gradlens.analysis.first_layer_filters import filters_run
 from gradlens.progress import Display
-from gradlens.reporting_filters import FILTER_NUMBERS, draw, table
-from gradlens.screen import number, show
-from gradlens.tables import Interval, interval
+from gradlens.reporting.aggregate import Interval, interval
+from gradlens.reporting.console import number, show
+from gradlens.reporting.filters import FILTER_NUMBERS, draw, table
 from gradlens.training.config import Config, make
 from gradlens.training.run_directory import Run
 

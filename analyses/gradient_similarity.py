@@ -23,8 +23,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
 from analyses.study import arguments, data_name, publish, trained
-from gradlens.reporting_style import LOOK, save, styles
-from gradlens.tables import final_values, interval
+from gradlens.reporting.aggregate import final_values, interval
+from gradlens.reporting.style import LOOK, save, styles
 from gradlens.training.config import make
 from gradlens.training.run_directory import Run
 

@@ -17,8 +17,8 @@ from matplotlib import style
 from matplotlib.figure import Figure
 
 from analyses.study import arguments, data_name, publish, trained, verdict
-from gradlens.reporting_style import COLOURS, LOOK, MARKERS, save
-from gradlens.tables import interval
+from gradlens.reporting.aggregate import interval
+from gradlens.reporting.style import COLOURS, LOOK, MARKERS, save
 from gradlens.training.config import make
 from gradlens.training.run_directory import Run
 

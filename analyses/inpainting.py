@@ -21,13 +21,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from analyses.study import arguments, data_name, judged, place_of, publish, say, trained
-from gradlens import reporting_inpainting
 from gradlens.analysis import inpainting
 from gradlens.analysis.linear_probe import Known, Options, probe_run
 from gradlens.progress import Display
-from gradlens.reporting_probes import draw, probe_points, tables
-from gradlens.reporting_style import save
-from gradlens.screen import show
+from gradlens.reporting import inpainting as reporting_inpainting
+from gradlens.reporting.console import show
+from gradlens.reporting.probes import draw, probe_points, tables
+from gradlens.reporting.style import save
 from gradlens.training.config import Config, make
 from gradlens.training.run_directory import Run
 

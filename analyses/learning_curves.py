@@ -30,9 +30,9 @@ from statistics import fmean, median
 from typing import Any, NamedTuple
 
 from analyses.study import arguments, data_name, judged, publish, say, trained
-from gradlens.plots import curve
-from gradlens.reporting_style import save
-from gradlens.tables import curve_points
+from gradlens.reporting.aggregate import curve_points
+from gradlens.reporting.style import save
+from gradlens.reporting.training_figures import curve
 from gradlens.training.config import Config, make
 from gradlens.training.run_directory import Run
 

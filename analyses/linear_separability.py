@@ -22,8 +22,8 @@ from typing import Any
 from analyses.all_methods import EPOCHS, SEEDS, SHARED, STAGES
 from analyses.study import arguments, data_name, judged, probe_accuracy, probed, publish, say, trained
 from gradlens.analysis.linear_probe import Options
-from gradlens.reporting_probes import draw, probe_points, tables
-from gradlens.screen import show
+from gradlens.reporting.console import show
+from gradlens.reporting.probes import draw, probe_points, tables
 from gradlens.training.config import Config, make
 from gradlens.training.run_directory import Run
 

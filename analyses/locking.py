@@ -27,9 +27,9 @@ from typing import Any, NamedTuple
 import torch
 
 from analyses.study import HERE, REFUTED, SUPPORTED, arguments, publish
-from gradlens.reporting_style import save
+from gradlens.reporting.style import save
+from gradlens.reporting.timeline import gantt, over_workers
 from gradlens.runtime.csv_tables import read_csv, write_csv
-from gradlens.timeline_pictures import gantt, over_workers
 from gradlens.training.config import Config, make
 from gradlens.training.cost.schedules import Schedule, schedules
 from gradlens.training.cost.simulation import DEFAULT_METHODS, CostRow, Link, Measured, Point, curves, measured, pictured, point, remembered

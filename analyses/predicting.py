@@ -38,8 +38,8 @@ from sklearn.model_selection import GridSearchCV, ShuffleSplit
 from analyses.study import arguments, judged, publish, say
 from gradlens.analysis.theory.conditional_dependence import Affine, Array, Mixture, Sample, conditional_dependence, least_squares, principal
 from gradlens.progress import Display
-from gradlens.reporting_style import COLOURS, LOOK, MARKERS, PATTERNS, save
-from gradlens.tables import interval
+from gradlens.reporting.aggregate import interval
+from gradlens.reporting.style import COLOURS, LOOK, MARKERS, PATTERNS, save
 
 RAW, PSI, TOP, EXACT, ORACLE = "X1", "ψ", "ψ, k − 1 components", "ψ from endless pairs", "oracle E^L[Y | X1]"
 UNIVERSAL, DEPENDENT, KERNEL = "ψ*", "ψ*, α = 0.5", "X1, RBF ridge"

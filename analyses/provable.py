@@ -41,10 +41,10 @@ from gradlens.data.datasets import load
 from gradlens.data.hierarchical_digits import LEVELS, Drawn, draw
 from gradlens.data.split import Data, Split
 from gradlens.progress import Display
-from gradlens.reporting_style import save
+from gradlens.reporting.aggregate import interval
+from gradlens.reporting.console import number, show
+from gradlens.reporting.style import save
 from gradlens.runtime.rng import generator
-from gradlens.screen import number, show
-from gradlens.tables import interval
 from gradlens.training.config import Config, make
 from gradlens.training.loop import Training
 from gradlens.training.run_directory import write

@@ -12,7 +12,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from gradlens.reporting_style import COLOURS, GREY, LOOK, MARKERS, PATTERNS, Style, head, joined, line_handles
+from gradlens.reporting.style import COLOURS, GREY, LOOK, MARKERS, PATTERNS, Style, head, joined, line_handles
 from gradlens.runtime.errors import InputError
 
 if TYPE_CHECKING:

@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from analyses.study import arguments, data_name, judged, place_of, publish, say, trained
-from gradlens import reporting_memorization
 from gradlens.analysis import memorization
 from gradlens.progress import Display
-from gradlens.screen import show
-from gradlens.tables import interval
+from gradlens.reporting import memorization as reporting_memorization
+from gradlens.reporting.aggregate import interval
+from gradlens.reporting.console import show
 from gradlens.training.config import Config, make
 from gradlens.training.run_directory import Run
 from gradlens.training.run_groups import groups

@@ -31,8 +31,8 @@ from typing import Any
 from analyses.drawing import Cell, dots
 from analyses.study import arguments, data_name, judged, probe_accuracy, probed, publish, say, test_accuracy, trained
 from gradlens.analysis.linear_probe import Options
-from gradlens.reporting_style import save
-from gradlens.tables import final_values, interval
+from gradlens.reporting.aggregate import final_values, interval
+from gradlens.reporting.style import save
 from gradlens.training.config import Config, make
 from gradlens.training.run_directory import Run
 from gradlens.training.runs.train_run import find_run

@@ -21,8 +21,8 @@ from typing import Any
 from analyses.drawing import Cell, dots
 from analyses.self_supervised import FRACTIONS
 from analyses.study import arguments, data_name, judged, publish, say, test_accuracy, trained
-from gradlens.reporting_style import save
-from gradlens.tables import interval
+from gradlens.reporting.aggregate import interval
+from gradlens.reporting.style import save
 from gradlens.training.config import Config, make
 from gradlens.training.run_directory import Run
 

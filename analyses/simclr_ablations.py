@@ -24,8 +24,8 @@ from typing import Any
 from analyses.drawing import Cell, value_map
 from analyses.study import arguments, data_name, judged, probe_accuracy, probed, publish, say, trained
 from gradlens.analysis.linear_probe import Options
-from gradlens.reporting_style import save
-from gradlens.tables import interval
+from gradlens.reporting.aggregate import interval
+from gradlens.reporting.style import save
 from gradlens.training.config import Config, make
 from gradlens.training.run_directory import Run
 

@@ -16,11 +16,11 @@ import torch
 from gradlens._version import __version__
 from gradlens.analysis.linear_probe import Options, probe_run
 from gradlens.data.datasets import DATASETS
-from gradlens.plots import figure_set
 from gradlens.progress import Display
-from gradlens.reporting_style import save
+from gradlens.reporting.aggregate import Interval, interval
+from gradlens.reporting.style import save
+from gradlens.reporting.training_figures import figure_set
 from gradlens.runtime.errors import INTERRUPTED, Stopped
-from gradlens.tables import Interval, interval
 from gradlens.training.config import Config, make, read
 from gradlens.training.context import Place, pick_device
 from gradlens.training.run_directory import Run, plain

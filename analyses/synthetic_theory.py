@@ -36,7 +36,6 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from analyses.study import arguments, judged, publish, say
-from gradlens import reporting_representations
 from gradlens.analysis.activations import collect, of_module
 from gradlens.analysis.logistic_regression import Standard, fit
 from gradlens.analysis.representation_similarity import rdm, rdm_correlation
@@ -54,10 +53,11 @@ from gradlens.analysis.theory.synthetic_gradients import (
 from gradlens.data.datasets import load
 from gradlens.gradients.losses import LOSSES
 from gradlens.methods import METHODS
-from gradlens.reporting_representations import DepthPoint, RdmRow
-from gradlens.reporting_style import COLOURS, LOOK, save
+from gradlens.reporting import representations as reporting_representations
+from gradlens.reporting.aggregate import interval
+from gradlens.reporting.representations import DepthPoint, RdmRow
+from gradlens.reporting.style import COLOURS, LOOK, save
 from gradlens.runtime.rng import generator, seeded
-from gradlens.tables import interval
 from gradlens.training.build import Pair, make_net
 from gradlens.training.step import update
 

@@ -21,9 +21,10 @@ def memorize(
     given: dict[str, Any],
 ) -> None:
     """Train METHODs on random labels (--label-noise, default 1), or read such runs: how fast and how far each fits them."""
-    from gradlens import reporting_memorization, screen
     from gradlens.analysis import memorization
     from gradlens.progress import Display
+    from gradlens.reporting import console as screen
+    from gradlens.reporting import memorization as reporting_memorization
     from gradlens.runtime.errors import InputError
     from gradlens.training.config_builder import configs_of, methods_and_runs
     from gradlens.training.context import place_of
@@ -77,10 +78,11 @@ def probe(
     given: dict[str, Any],
 ) -> None:
     """Fit a linear probe to every block of frozen networks: how well the labels can be read there, beside controls."""
-    from gradlens import reporting_probes, screen
     from gradlens.analysis import linear_probe as probes
     from gradlens.progress import Display
-    from gradlens.tables import runs_title
+    from gradlens.reporting import console as screen
+    from gradlens.reporting import probes as reporting_probes
+    from gradlens.reporting.aggregate import runs_title
     from gradlens.training.context import place_of
     from gradlens.training.run_directory import must_be_writable
 
@@ -122,11 +124,11 @@ def representations(
     given: dict[str, Any],
 ) -> None:
     """Say what each block represents: CKA with other runs, dissimilarities, rank, class separation, what it holds of image and label."""
-    from gradlens import reporting_representations as reporting
-    from gradlens import screen
     from gradlens.analysis import network_similarity as similarity
     from gradlens.analysis import representations as rep
     from gradlens.progress import Display
+    from gradlens.reporting import console as screen
+    from gradlens.reporting import representations as reporting
     from gradlens.training.context import place_of
     from gradlens.training.run_directory import must_be_writable
 
@@ -160,9 +162,10 @@ def filters(
     given: dict[str, Any],
 ) -> None:
     """Show what the first convolution looks for: its filters side by side, and numbers beside those of the untrained stem and of chance."""
-    from gradlens import reporting_filters, screen
     from gradlens.analysis import first_layer_filters as seen
     from gradlens.progress import Display
+    from gradlens.reporting import console as screen
+    from gradlens.reporting import filters as reporting_filters
     from gradlens.training.context import place_of
     from gradlens.training.run_directory import must_be_writable
 
@@ -191,9 +194,10 @@ def inpaint(
     given: dict[str, Any],
 ) -> None:
     """Show what context encoders put where pixels were dropped, and their error there beside that of the mean patch."""
-    from gradlens import reporting_inpainting, screen
     from gradlens.analysis import inpainting
     from gradlens.progress import Display
+    from gradlens.reporting import console as screen
+    from gradlens.reporting import inpainting as reporting_inpainting
     from gradlens.training.context import place_of
     from gradlens.training.run_directory import must_be_writable
 
@@ -215,7 +219,7 @@ def report(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace a page that is there")] = False,
 ) -> None:
     """Write one self-contained page of all that runs hold: a verdict first, then curves, cosines, costs, settings and what was measured."""
-    from gradlens.report import write_page
+    from gradlens.reporting.html.page import write_page
 
     path = write_page(run_dirs, out, overwrite)
     typer.echo(f"open {path} ({path.stat().st_size / 1e6:.1f} MB; it needs no network)")
@@ -232,9 +236,9 @@ def doctor(
     """Say what went wrong in runs: dead heads, lagging synthesisers, drift, collapse, spikes…; exit status 1 if anything did."""
     import json
 
-    from gradlens import screen
     from gradlens.analysis.doctor import RESULT, examine, report, verdict
     from gradlens.progress import Display
+    from gradlens.reporting import console as screen
     from gradlens.training.context import place_of
     from gradlens.training.run_directory import load, plain, save_result
 

@@ -81,7 +81,7 @@ def _quantities() -> list[tuple[str, ...]]:
     from gradlens.gradients.alignment import QUANTITIES, RECORDED
     from gradlens.gradients.diagnostics import AFTER_THE_STEP, FEEDBACK, SPARSE
     from gradlens.methods import METHODS
-    from gradlens.reporting_axes import ANGLES
+    from gradlens.reporting.axes import ANGLES
 
     rows: list[tuple[str, ...]] = [("quantity", "of a used gradient g and the true gradient t", "recorded")]
     rows += [(name, text, "in training" if name in RECORDED else "by measure") for name, (_, text) in QUANTITIES.items()]

@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from gradlens.reporting_study_summary import Line
+    from gradlens.reporting.study_summary import Line
     from gradlens.training.sweep.study import Point
     from gradlens.training.sweep.workers import State
 
@@ -29,8 +29,8 @@ def sweep(
     """Train every point of a STUDY that is not finished, and compare: means, intervals, paired differences from its baseline."""
     import os
 
-    from gradlens import screen
-    from gradlens.reporting_study_summary import merged, summary
+    from gradlens.reporting import console as screen
+    from gradlens.reporting.study_summary import merged, summary
     from gradlens.runtime.csv_tables import write_csv
     from gradlens.runtime.errors import Stopped
     from gradlens.training.context import place_of
@@ -103,7 +103,7 @@ class Board:
     def _table(self, states: Mapping[str, State]) -> Any:
         from rich.table import Table
 
-        from gradlens.reporting_study_summary import said
+        from gradlens.reporting.study_summary import said
         from gradlens.training.sweep.workers import progress_of
 
         shown = Table(box=None, pad_edge=False)

@@ -31,12 +31,13 @@ def timeline(
     given: dict[str, Any],
 ) -> None:
     """Measure what each block costs and simulate the rules on several workers: who waits for whom, speed-up, memory."""
-    from gradlens import screen, timeline_pictures
     from gradlens.progress import Display
-    from gradlens.reporting_style import save
+    from gradlens.reporting import console as screen
+    from gradlens.reporting import timeline as timeline_pictures
+    from gradlens.reporting.style import save
+    from gradlens.reporting.timeline import gantt, over_workers
     from gradlens.runtime.csv_tables import write_csv
     from gradlens.runtime.errors import InputError
-    from gradlens.timeline_pictures import gantt, over_workers
     from gradlens.training.config_builder import configs_of
     from gradlens.training.context import input_of, place_of
     from gradlens.training.cost import simulation

@@ -30,8 +30,8 @@ def train(
     given: dict[str, Any],
 ) -> None:
     """Train one METHOD, recording how far its gradient is from the true one."""
-    from gradlens import screen
     from gradlens.progress import Display
+    from gradlens.reporting import console as screen
     from gradlens.training.config_builder import configs_of, method_of
     from gradlens.training.context import place_of
     from gradlens.training.runs.train_run import prepare, train_or_reuse, train_run
@@ -74,8 +74,8 @@ def _train_together(method: str | None, given: dict[str, Any], place: Place, qui
     """This process's part in a run that torchrun has started on several ranks."""
     from dataclasses import replace
 
-    from gradlens import screen
     from gradlens.progress import Display
+    from gradlens.reporting import console as screen
     from gradlens.runtime.process_group import join
     from gradlens.training.config_builder import configs_of, method_of
     from gradlens.training.runs.train_run import share_run
@@ -106,8 +106,8 @@ def compare_gradients(
     given: dict[str, Any],
 ) -> None:
     """Train methods (or read runs) and print, layer by layer, how far each one's gradient is from the true one."""
-    from gradlens import screen
     from gradlens.progress import Display
+    from gradlens.reporting import console as screen
     from gradlens.training.config_builder import configs_of, methods_and_runs, numbers
     from gradlens.training.context import place_of
     from gradlens.training.run_directory import load, must_be_writable
@@ -163,7 +163,7 @@ def figures(
     out: Annotated[Path, typer.Option("--out", help="folder of the figures")] = Path("figures"),
 ) -> None:
     """Draw curves, cosines, the method x layer heat map, and what probe, memorize, filters and the like have stored: png, svg, csv."""
-    from gradlens.gallery import draw_learned
+    from gradlens.reporting.gallery import draw_learned
     from gradlens.training.run_directory import load
 
     runs = [load(path) for path in run_dirs]
@@ -213,7 +213,7 @@ def list_(
 ) -> None:
     """Say what there is: methods with their options, models, data sets, quantities."""
     from gradlens.cli_listing import listing
-    from gradlens.screen import show
+    from gradlens.reporting.console import show
     from gradlens.training.context import place_of
 
     if not long:
@@ -222,7 +222,7 @@ def list_(
     if what != "methods":
         raise InputError(f"--long measures what methods cost; there is nothing longer to say of {what}")
     from gradlens.progress import Display
-    from gradlens.reporting_benchmarks import cards_table
+    from gradlens.reporting.benchmarks import cards_table
     from gradlens.training.cost.method_cards import cards
 
     quiet, place = given.pop("quiet", False), place_of(given)
@@ -233,7 +233,7 @@ def list_(
 @trained.command()
 def show(run_dir: Annotated[Path, typer.Argument(help="a run directory")]) -> None:
     """Print what a run is, how far it came, and its gradients' final distance from the truth."""
-    from gradlens import screen
+    from gradlens.reporting import console as screen
     from gradlens.training.run_directory import load
 
     run = load(run_dir)
@@ -265,9 +265,9 @@ def bench(
 
     Under torchrun: what several ranks gain over one process.
     """
-    from gradlens import screen
     from gradlens.progress import Display
-    from gradlens.reporting_benchmarks import bench_table
+    from gradlens.reporting import console as screen
+    from gradlens.reporting.benchmarks import bench_table
     from gradlens.training.config_builder import configs_of
     from gradlens.training.context import input_of, place_of
     from gradlens.training.cost.step_benchmark import bench as measure_cost
@@ -293,9 +293,9 @@ def bench(
 
 
 def _bench_together(methods: Sequence[str], given: dict[str, Any], place: Place, rounds: int, json_file: Path | None, quiet: bool) -> None:
-    from gradlens import screen
     from gradlens.progress import Display
-    from gradlens.reporting_benchmarks import ranks_table
+    from gradlens.reporting import console as screen
+    from gradlens.reporting.benchmarks import ranks_table
     from gradlens.runtime.process_group import join
     from gradlens.training.config_builder import configs_of
     from gradlens.training.context import input_of
@@ -329,8 +329,8 @@ def _with_best_lr(group: list[Config], grid: list[float], place: Place, watch_fo
 
 def _write_figures(runs: Sequence[Run], out: Path) -> None:
     """Draw what the runs hold into a folder, and say which files to open."""
-    from gradlens.plots import figure_set
-    from gradlens.reporting_style import save
+    from gradlens.reporting.style import save
+    from gradlens.reporting.training_figures import figure_set
 
     figures = figure_set(runs)
     for name, (figure, rows) in figures.drawn.items():

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # analyses is a folder of th
 from analyses import claims, random_labels, synthetic_theory
 from analyses.all_methods import corrected, shown
 from analyses.study import data_name, judged, told, verdict, verdict_within
-from gradlens.tables import Interval, without_noise
+from gradlens.reporting.aggregate import Interval, without_noise
 from gradlens.training.run_directory import plain
 
 

@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from gradlens.reporting_benchmarks import bench_table, protocol
+from gradlens.reporting.benchmarks import bench_table, protocol
 from gradlens.runtime.errors import InputError
 from gradlens.training.config import make
 from gradlens.training.cost.step_benchmark import SHORTEST, Cost, added_memory, bench, plain_step, seconds_per_step

@@ -4,7 +4,7 @@ import pytest
 import torch
 from ranks import together
 
-from gradlens.reporting_benchmarks import ranks_table
+from gradlens.reporting.benchmarks import ranks_table
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.process_group import ALONE, World
 from gradlens.training.config import make

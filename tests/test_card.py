@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gradlens.methods import METHODS
-from gradlens.reporting_benchmarks import cards_table
+from gradlens.reporting.benchmarks import cards_table
 from gradlens.training.config import make
 from gradlens.training.cost.method_cards import cards, own_numbers
 

@@ -19,14 +19,14 @@ from analyses.inpainting import TASKS, judge
 from gradlens.analysis import inpainting
 from gradlens.data.datasets import load as load_data
 from gradlens.data.transforms import normalizer
-from gradlens.gallery import draw_learned
 from gradlens.gradients.backward import backward
 from gradlens.gradients.losses import LOSSES
 from gradlens.gradients.method import Method
 from gradlens.methods import METHODS
 from gradlens.models.decoders import ChannelwiseLinear, context_decoder, discriminator
 from gradlens.models.zoo import Plan, build
-from gradlens.reporting_inpainting import InpaintingPanel, inpainting_grid
+from gradlens.reporting.gallery import draw_learned
+from gradlens.reporting.inpainting import InpaintingPanel, inpainting_grid
 from gradlens.runtime.errors import InputError
 from gradlens.training.build import Pair, make_net, make_pair
 from gradlens.training.config import make, read

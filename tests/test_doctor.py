@@ -15,8 +15,8 @@ from gradlens.gradients.losses import LOSSES
 from gradlens.gradients.rows import Row
 from gradlens.methods.local.windows import Local, LocalLosses
 from gradlens.methods.synthetic_gradients.dni import DNI
+from gradlens.reporting.console import diagnosis_table
 from gradlens.runtime.csv_tables import csv_line
-from gradlens.screen import diagnosis_table
 from gradlens.training.config import make
 from gradlens.training.context import Place
 from gradlens.training.loop import Training

@@ -14,13 +14,13 @@ import torch
 from scipy.optimize import differential_evolution
 from torch import nn
 
-from gradlens import reporting_filters
 from gradlens.analysis import filter_measures as analysis_filter_measures
 from gradlens.analysis import first_layer_filters as filters
 from gradlens.analysis.activations import of_module
 from gradlens.analysis.filter_measures import colour_shares, dead, effective_rank, frequencies, frequency_entropies, hues, order
 from gradlens.analysis.first_layer_filters import filters_of, filters_run, first_convolution, fits, look, numbers, random_numbers
 from gradlens.analysis.gabor import bounds, fit_gabor
+from gradlens.reporting import filters as reporting_filters
 from gradlens.runtime.errors import InputError
 from gradlens.training.config import make
 from gradlens.training.context import Place

@@ -11,7 +11,7 @@ from gradlens.analysis import linear_probe as probes
 from gradlens.analysis import memorization
 from gradlens.analysis import network_similarity as analysis_network_similarity
 from gradlens.analysis import representations as rep
-from gradlens.gallery import DRAWERS, draw_learned
+from gradlens.reporting.gallery import DRAWERS, draw_learned
 from gradlens.training.config import make
 from gradlens.training.context import Place
 from gradlens.training.run_directory import load, load_result

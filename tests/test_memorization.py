@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from gradlens import reporting_memorization
 from gradlens.analysis import memorization
 from gradlens.analysis.activations import of_module
 from gradlens.analysis.memorization import Noise, area, curve_of, epochs_to, memorized, noise_of
 from gradlens.data.datasets import load as load_data
 from gradlens.models.zoo import Plan, build
-from gradlens.plots import figure_set
+from gradlens.reporting import memorization as reporting_memorization
+from gradlens.reporting.aggregate import scores
+from gradlens.reporting.training_figures import figure_set
 from gradlens.runtime.errors import InputError, Stopped
 from gradlens.runtime.rng import generator
-from gradlens.tables import scores
 from gradlens.training.config import make
 from gradlens.training.context import Place
 from gradlens.training.metrics import TRAIN_EVAL

@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from tiny_runs import kill_at, same_state
 
 from gradlens.methods import METHODS
-from gradlens.reporting_online_probe import LEARNER_WORDS, regret
+from gradlens.reporting.online_probe import LEARNER_WORDS, regret
 from gradlens.runtime.errors import InputError, Stopped
 from gradlens.training.config import make
 from gradlens.training.context import CPU, Place, data_of

@@ -12,13 +12,14 @@ import pytest
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from gradlens import reporting_axes, reporting_style
 from gradlens.gradients.rows import Row
-from gradlens.plots import curve, figure_set, heat_map, over_training
-from gradlens.reporting_style import save, styles
+from gradlens.reporting import axes as reporting_axes
+from gradlens.reporting import style as reporting_style
+from gradlens.reporting.aggregate import CurvePoint, FinalValue, LayerPoint
+from gradlens.reporting.style import save, styles
+from gradlens.reporting.training_figures import curve, figure_set, heat_map, over_training
 from gradlens.runtime.csv_tables import read_csv
 from gradlens.runtime.errors import InputError
-from gradlens.tables import CurvePoint, FinalValue, LayerPoint
 from gradlens.training.config import make
 from gradlens.training.run_directory import Metric, Run
 

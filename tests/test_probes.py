@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from gradlens import cli, reporting_probes
+from gradlens import cli
 from gradlens.analysis import linear_probe as probes
 from gradlens.analysis import logistic_regression as logistic
 from gradlens.analysis import probe_block as analysis_probe_block
@@ -20,7 +20,8 @@ from gradlens.analysis.linear_probe import PIXELS, TRAINED, UNTRAINED, Options, 
 from gradlens.analysis.logistic_regression import Standard, fit
 from gradlens.analysis.probe_block import PERMUTED, TRUE, Features, choose_l2, probe_block
 from gradlens.data.split import Split
-from gradlens.reporting_probes import separability_by_depth
+from gradlens.reporting import probes as reporting_probes
+from gradlens.reporting.probes import separability_by_depth
 from gradlens.runtime.errors import InputError
 from gradlens.training.config import make
 from gradlens.training.context import Place, data_of

@@ -14,7 +14,7 @@ from analyses.provable import CIFAR_LEARNERS, CONDITIONS, DEFAULT, LEARNERS, NOI
 from analyses.provable_figures import grids_of, hierarchical_digits, layerwise_sweep
 from gradlens.analysis.theory.layerwise_clustering import Plan
 from gradlens.data.hierarchical_digits import draw
-from gradlens.reporting_style import save
+from gradlens.reporting.style import save
 from gradlens.runtime.errors import InputError
 
 

@@ -16,13 +16,15 @@ import pytest
 from made_runs import LAYERS, made, many, stored
 from PIL import Image
 
-from gradlens import charts, report, reporting_html_parts
-from gradlens.charts import BINS, DARK, contrast, cosine_bin, cosine_colours, in_the_dark, looks
 from gradlens.methods import METHODS
-from gradlens.report import page, write_page
-from gradlens.reporting_style import styles
+from gradlens.reporting.aggregate import LayerPoint
+from gradlens.reporting.html import charts
+from gradlens.reporting.html import page as report
+from gradlens.reporting.html import parts as reporting_html_parts
+from gradlens.reporting.html.charts import BINS, DARK, contrast, cosine_bin, cosine_colours, in_the_dark, looks
+from gradlens.reporting.html.page import page, write_page
+from gradlens.reporting.style import styles
 from gradlens.runtime.errors import InputError
-from gradlens.tables import LayerPoint
 
 NASTY = "<script>window.hacked=1</script>"
 

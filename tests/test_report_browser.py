@@ -11,7 +11,7 @@ import shutil
 import pytest
 from made_runs import LAYERS, made, many
 
-from gradlens.report import page as html_of
+from gradlens.reporting.html.page import page as html_of
 
 HOW = "install it with `apt-get install chromium` (Debian's package); playwright comes with `pip install 'gradlens-toolkit[test]'`"
 WAIT = 180_000  # ms; a busy machine starts plotly slowly, and nothing here is about time

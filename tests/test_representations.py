@@ -11,13 +11,13 @@ import torch
 from scipy.stats import entropy
 from torch import nn
 
-from gradlens import reporting_representations
 from gradlens.analysis import information as analysis_information
 from gradlens.analysis import network_similarity as analysis_network_similarity
 from gradlens.analysis import representations as rep
 from gradlens.analysis.activations import networks, of_module
 from gradlens.analysis.representation_similarity import effective_rank, fisher, linear_cka, rdm, rdm_correlation, spectrum
 from gradlens.data.split import Split
+from gradlens.reporting import representations as reporting_representations
 from gradlens.runtime.errors import InputError
 from gradlens.training.config import make
 from gradlens.training.context import Place
@@ -361,7 +361,7 @@ def test_the_command_prints_stores_and_draws(gradlens, copies, tmp_path):
 
 def test_options_of_the_command(gradlens, copies, monkeypatch):
     drawn = {}
-    monkeypatch.setattr("gradlens.reporting_representations.save", lambda figure, rows, folder, name: drawn.update({name: rows}))
+    monkeypatch.setattr("gradlens.reporting.representations.save", lambda figure, rows, folder, name: drawn.update({name: rows}))
     few = ("--images", 90, "--information-steps", 0, "--block", "block2", "--over-time", "--quiet")
     status, out, _ = gradlens("representations", copies[0], *few)
     assert status == 0

@@ -18,7 +18,7 @@ from processes import ROOT, Program, wait_for
 from scipy import stats
 
 from gradlens.cli_sweep import sweep
-from gradlens.reporting_study_summary import Line, Merged, bootstrap_mean, holm, paired_p, said
+from gradlens.reporting.study_summary import Line, Merged, bootstrap_mean, holm, paired_p, said
 from gradlens.runtime.csv_tables import read_csv
 from gradlens.runtime.errors import InputError
 from gradlens.training.config import make

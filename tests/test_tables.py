@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
-from gradlens import tables
 from gradlens.gradients.rows import Row
+from gradlens.reporting import aggregate as tables
+from gradlens.reporting.aggregate import CurvePoint, FinalValue, LayerPoint, Score, interval, truths
 from gradlens.runtime.csv_tables import read_csv, write_csv
 from gradlens.runtime.errors import InputError
-from gradlens.tables import CurvePoint, FinalValue, LayerPoint, Score, interval, truths
 from gradlens.training import run_groups as training_run_groups
 from gradlens.training.config import make
 from gradlens.training.run_directory import Metric, Run, Timing
@@ -234,7 +234,7 @@ def test_examples_in_docstrings():
 
 
 def test_torch_is_not_imported():
-    code = "import sys, gradlens.tables, gradlens.plots; sys.exit('torch' in sys.modules or 'matplotlib.pyplot' in sys.modules)"
+    code = "import sys, gradlens.reporting.aggregate, gradlens.reporting.training_figures; sys.exit('torch' in sys.modules or 'matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

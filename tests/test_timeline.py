@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradlens.methods import METHODS
+from gradlens.reporting.timeline import gantt, left_over, over_workers
 from gradlens.runtime.errors import InputError
-from gradlens.timeline_pictures import gantt, left_over, over_workers
 from gradlens.training.build import make_pair
 from gradlens.training.config import make
 from gradlens.training.cost.schedules import AHEAD, Schedule, broadcast, gpipe, local, locked, one_f_one_b, queued, schedules, synthetic

@@ -7,11 +7,12 @@ import pytest
 from made_runs import LAYERS, made
 from scipy import stats
 
-from gradlens import reporting_html_standings, reporting_html_wording
-from gradlens.reporting_html_notices import differences, notices
-from gradlens.reporting_html_standings import below_top, standings
+from gradlens.reporting.html import standings as reporting_html_standings
+from gradlens.reporting.html import wording as reporting_html_wording
+from gradlens.reporting.html.notices import differences, notices
+from gradlens.reporting.html.standings import below_top, standings
+from gradlens.reporting.html.verdict import headline, line
 from gradlens.training.run_groups import groups
-from gradlens.verdict import headline, line
 
 NAN = math.nan
 

@@ -23,7 +23,7 @@ from matplotlib.ticker import MaxNLocator, ScalarFormatter
 from analyses.full_size.items import Item, at_width, items
 from analyses.full_size.readings import EPOCHS, of_family
 from analyses.full_size.results import Rows, read_rows, summary
-from gradlens.reporting_style import LOOK, Style, save, styles
+from gradlens.reporting.style import LOOK, Style, save, styles
 
 ROOT = Path(__file__).resolve().parents[2]
 Family = dict[str, Rows]  # label -> rows of its longest run (several seeds: the first)

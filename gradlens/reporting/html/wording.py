@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from gradlens.tables import Interval
+from gradlens.reporting.aggregate import Interval
 
 
 def listed(names: Iterable[str]) -> str:

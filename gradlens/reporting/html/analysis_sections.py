@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from gradlens.charts import compact, lines
-from gradlens.reporting_html_notices import Notice
-from gradlens.reporting_html_parts import Cell, Held, Section, Table, grouped, mean_cell, number
-from gradlens.reporting_html_stored import (
+from gradlens.reporting.aggregate import interval
+from gradlens.reporting.html.charts import compact, lines
+from gradlens.reporting.html.notices import Notice
+from gradlens.reporting.html.parts import Cell, Held, Section, Table, grouped, mean_cell, number
+from gradlens.reporting.html.stored import (
     Cells,
     Result,
     block_table,
@@ -27,8 +28,7 @@ from gradlens.reporting_html_stored import (
     stored,
     value,
 )
-from gradlens.reporting_html_wording import listed, short
-from gradlens.tables import interval
+from gradlens.reporting.html.wording import listed, short
 from gradlens.training.run_directory import Run
 
 

@@ -18,7 +18,7 @@ from gradlens import (
     reporting_representations,
     representations,
 )
-from gradlens.reporting_online_probe import Results
+from gradlens.reporting.online_probe import Results
 from gradlens.runtime.errors import InputError
 from gradlens.training.run_directory import Run, load_result
 

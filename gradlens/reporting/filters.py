@@ -17,10 +17,10 @@ from rich.table import Table
 
 from gradlens.analysis.first_layer_filters import DECIDES
 from gradlens.methods import SHIPPED
-from gradlens.reporting_style import GREY, LOOK, head, joined, over_seeds, panels, save, styles
+from gradlens.reporting.aggregate import interval, runs_title
+from gradlens.reporting.console import number
+from gradlens.reporting.style import GREY, LOOK, head, joined, over_seeds, panels, save, styles
 from gradlens.runtime.errors import InputError
-from gradlens.screen import number
-from gradlens.tables import interval, runs_title
 from gradlens.training.run_directory import Run
 from gradlens.training.run_groups import groups
 

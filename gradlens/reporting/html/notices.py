@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gradlens.reporting_html_standings import DATA, MACHINE, NETWORK, TRUTH, alike
-from gradlens.reporting_html_wording import in_words, listed
+from gradlens.reporting.html.standings import DATA, MACHINE, NETWORK, TRUTH, alike
+from gradlens.reporting.html.wording import in_words, listed
 from gradlens.training.run_groups import settings
 
 if TYPE_CHECKING:

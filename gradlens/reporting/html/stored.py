@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from gradlens.charts import compact
-from gradlens.reporting_html_parts import Cell, Held, Section, Table, mean_cell
-from gradlens.reporting_html_wording import in_words, listed
+from gradlens.reporting.aggregate import Interval, interval
+from gradlens.reporting.html.charts import compact
+from gradlens.reporting.html.parts import Cell, Held, Section, Table, mean_cell
+from gradlens.reporting.html.wording import in_words, listed
 from gradlens.runtime.errors import InputError
-from gradlens.tables import Interval, interval
 from gradlens.training.run_directory import Run, load_result
 
 Result = Mapping[str, Any]

@@ -18,7 +18,18 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
-from gradlens.reporting_axes import (
+from gradlens.reporting.aggregate import (
+    CurvePoint,
+    FinalValue,
+    LayerPoint,
+    alignment_values,
+    curve_points,
+    descent_points,
+    final_values,
+    layer_points,
+    runs_title,
+)
+from gradlens.reporting.axes import (
     ANGLES,
     Scale,
     band_of,
@@ -32,19 +43,8 @@ from gradlens.reporting_axes import (
     seeds_of,
     y_axis,
 )
-from gradlens.reporting_style import LOOK, Style, joined, panels, styles
+from gradlens.reporting.style import LOOK, Style, joined, panels, styles
 from gradlens.runtime.errors import InputError
-from gradlens.tables import (
-    CurvePoint,
-    FinalValue,
-    LayerPoint,
-    alignment_values,
-    curve_points,
-    descent_points,
-    final_values,
-    layer_points,
-    runs_title,
-)
 from gradlens.training.metrics import TRAIN, TRAIN_EVAL
 from gradlens.training.run_groups import labels
 
@@ -61,11 +61,11 @@ def curve(points: Sequence[CurvePoint], split: str, quantity: str, *, title: str
     """Loss or accuracy over epochs, all labels in one plot; on a held-out split each label's highest mean accuracy is starred.
 
     Args:
-        points: from :func:`gradlens.tables.curve_points`.
+        points: from :func:`gradlens.reporting.aggregate.curve_points`.
         split: train, train-eval, test or validation.
         quantity: loss or accuracy.
         title: what the runs have in common.
-        look: from :func:`gradlens.reporting_style.styles`; default: of these points' labels.
+        look: from :func:`gradlens.reporting.style.styles`; default: of these points' labels.
 
     Raises:
         InputError: the table has no such split or quantity.
@@ -117,11 +117,11 @@ def over_training(
     Values below a scale's lower limit leave the panel and are marked ▾ under it; exact zeros are not on a log axis.
 
     Args:
-        points: from :func:`gradlens.tables.layer_points`, of one kind.
+        points: from :func:`gradlens.reporting.aggregate.layer_points`, of one kind.
         quantity: the one to draw.
         beside: a quantity of the same table that is drawn as a thin dotted line of the same colour (what chance gives).
         title: what the runs have in common.
-        look: from :func:`gradlens.reporting_style.styles`; default: of these points' labels.
+        look: from :func:`gradlens.reporting.style.styles`; default: of these points' labels.
 
     Raises:
         InputError: the table has no finite value of it, or several kinds.
@@ -187,10 +187,10 @@ def heat_map(finals: Sequence[FinalValue], quantity: str, *, title: str = "", lo
     Blue is with the true gradient, red against it; cells without a value are hatched.
 
     Args:
-        finals: from :func:`gradlens.tables.final_values`, of one kind.
+        finals: from :func:`gradlens.reporting.aggregate.final_values`, of one kind.
         quantity: the one to draw.
         title: what the runs have in common.
-        look: from :func:`gradlens.reporting_style.styles`: the order of the columns; default: of these labels.
+        look: from :func:`gradlens.reporting.style.styles`: the order of the columns; default: of these labels.
 
     Raises:
         InputError: the table has no finite value of it, or several kinds.
@@ -244,9 +244,9 @@ def alignment(finals: Sequence[FinalValue], *, title: str = "", look: Mapping[st
     outside −0.5…1.5 are drawn at the edge.
 
     Args:
-        finals: from :func:`gradlens.tables.alignment_values`.
+        finals: from :func:`gradlens.reporting.aggregate.alignment_values`.
         title: what the runs have in common.
-        look: from :func:`gradlens.reporting_style.styles`; default: of these labels.
+        look: from :func:`gradlens.reporting.style.styles`; default: of these labels.
 
     Raises:
         InputError: no null and no noise-corrected cosine in the table.

@@ -10,13 +10,13 @@ from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
-from gradlens.charts import by_layer, compact, cosine_bin, curves, span
 from gradlens.methods import METHODS
-from gradlens.reporting_html_notices import Difference, differences
-from gradlens.reporting_html_parts import Cell, Held, Section, Table, grouped, mean_cell, ratio_cell
-from gradlens.reporting_html_standings import TRUTH, Standing
-from gradlens.reporting_html_wording import in_words, short, spread
-from gradlens.tables import Interval, LayerPoint, alignment_values, curve_points, final_values, interval, layer_points, truths
+from gradlens.reporting.aggregate import Interval, LayerPoint, alignment_values, curve_points, final_values, interval, layer_points, truths
+from gradlens.reporting.html.charts import by_layer, compact, cosine_bin, curves, span
+from gradlens.reporting.html.notices import Difference, differences
+from gradlens.reporting.html.parts import Cell, Held, Section, Table, grouped, mean_cell, ratio_cell
+from gradlens.reporting.html.standings import TRUTH, Standing
+from gradlens.reporting.html.wording import in_words, short, spread
 from gradlens.training.metrics import TRAIN, TRAIN_EVAL
 from gradlens.training.run_directory import Run
 

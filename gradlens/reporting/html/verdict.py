@@ -11,10 +11,10 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from gradlens.reporting_html_notices import Notice
-from gradlens.reporting_html_standings import TRUTH, Against, Standing, below_top
-from gradlens.reporting_html_wording import listed, short, spread
-from gradlens.tables import Interval, interval
+from gradlens.reporting.aggregate import Interval, interval
+from gradlens.reporting.html.notices import Notice
+from gradlens.reporting.html.standings import TRUTH, Against, Standing, below_top
+from gradlens.reporting.html.wording import listed, short, spread
 
 if TYPE_CHECKING:  # imports torch
     pass

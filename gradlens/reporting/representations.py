@@ -15,11 +15,11 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from gradlens.analysis.representations import TRAINED, UNTRAINED, Numbers
-from gradlens.plots import over_training
-from gradlens.reporting_style import LOOK, Style, band, head, joined, line_handles, over_seeds, panels, save, styles
+from gradlens.reporting.aggregate import LayerPoint, interval
+from gradlens.reporting.console import number
+from gradlens.reporting.style import LOOK, Style, band, head, joined, line_handles, over_seeds, panels, save, styles
+from gradlens.reporting.training_figures import over_training
 from gradlens.runtime.errors import InputError
-from gradlens.screen import number
-from gradlens.tables import LayerPoint, interval
 from gradlens.training.run_directory import Run
 from gradlens.training.run_groups import labels as labels_of
 
@@ -215,7 +215,7 @@ def representation_by_depth(
         points: from :func:`depth_points`.
         words: quantity -> the panel's title, in order; those without a finite value are left out.
         title: what the runs have in common.
-        look: from :func:`gradlens.reporting_style.styles`.
+        look: from :func:`gradlens.reporting.style.styles`.
 
     Raises:
         InputError: nothing to draw.

@@ -15,8 +15,8 @@ from typing import Any
 from matplotlib import colormaps
 from matplotlib.colors import to_hex, to_rgb
 
-from gradlens.reporting_style import Style
-from gradlens.tables import CurvePoint, LayerPoint
+from gradlens.reporting.aggregate import CurvePoint, LayerPoint
+from gradlens.reporting.style import Style
 
 Chart = dict[str, Any]
 BINS = 21  # colours of a cosine from −1 to 1, steps of 0.1

@@ -16,7 +16,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from rich.table import Table
 
-from gradlens.reporting_style import LOOK, styles
+from gradlens.reporting.style import LOOK, styles
 from gradlens.runtime.errors import InputError
 from gradlens.training.cost.simulation import Bar, Link, Point
 

@@ -16,9 +16,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from gradlens.analysis.inpainting import NAME, unpacked
-from gradlens.reporting_style import LOOK, head, save
+from gradlens.reporting.aggregate import interval
+from gradlens.reporting.style import LOOK, head, save
 from gradlens.runtime.errors import InputError
-from gradlens.tables import interval
 from gradlens.training.run_directory import Run
 from gradlens.training.run_groups import groups
 

@@ -11,7 +11,7 @@ from matplotlib import style
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from gradlens.reporting_style import COLOURS, LOOK, save
+from gradlens.reporting.style import COLOURS, LOOK, save
 from gradlens.runtime.errors import InputError
 from gradlens.training.run_directory import Run
 

@@ -18,17 +18,20 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from gradlens import __version__, reporting_html_feature_sections, sections, sections_learned
-from gradlens.charts import cosine_colours, looks
-from gradlens.reporting_html_notices import notices
-from gradlens.reporting_html_parts import Held, Section
-from gradlens.reporting_html_standings import below_top, standings
-from gradlens.reporting_style import styles
+from gradlens import __version__
+from gradlens.reporting.aggregate import runs_title, truths
+from gradlens.reporting.html import analysis_sections as sections_learned
+from gradlens.reporting.html import feature_sections as reporting_html_feature_sections
+from gradlens.reporting.html import sections
+from gradlens.reporting.html.charts import cosine_colours, looks
+from gradlens.reporting.html.notices import notices
+from gradlens.reporting.html.parts import Held, Section
+from gradlens.reporting.html.standings import below_top, standings
+from gradlens.reporting.html.verdict import headline, line
+from gradlens.reporting.style import styles
 from gradlens.runtime.errors import InputError
-from gradlens.tables import runs_title, truths
 from gradlens.training.run_directory import Run, load, must_be_writable, write
 from gradlens.training.run_groups import groups
-from gradlens.verdict import headline, line
 
 ORDER = (
     sections.learning,

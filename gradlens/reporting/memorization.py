@@ -14,11 +14,11 @@ from matplotlib.ticker import PercentFormatter
 from rich.table import Table
 
 from gradlens.analysis.memorization import NAME
-from gradlens.plots import curve
-from gradlens.reporting_style import GREY, LOOK, Style, band, head, joined, line_handles, over_seeds, save, styles
+from gradlens.reporting.aggregate import CurvePoint, curve_points, interval, runs_title
+from gradlens.reporting.console import number
+from gradlens.reporting.style import GREY, LOOK, Style, band, head, joined, line_handles, over_seeds, save, styles
+from gradlens.reporting.training_figures import curve
 from gradlens.runtime.errors import InputError
-from gradlens.screen import number
-from gradlens.tables import CurvePoint, curve_points, interval, runs_title
 from gradlens.training.metrics import TRAIN_EVAL
 from gradlens.training.run_directory import Run
 from gradlens.training.run_groups import groups, labels
@@ -198,7 +198,7 @@ def memorization_curve(points: Sequence[CurvePoint], chance: float, *, title: st
         points: from :func:`curves`.
         chance: accuracy of a guess, a share.
         title: what the runs have in common.
-        look: from :func:`gradlens.reporting_style.styles`.
+        look: from :func:`gradlens.reporting.style.styles`.
 
     Raises:
         InputError: nothing to draw.
@@ -228,7 +228,7 @@ def noise_by_block(
         words: quantity -> the panel's title, in order.
         chance: accuracy of a guess, a share.
         title: what the runs have in common.
-        look: from :func:`gradlens.reporting_style.styles`.
+        look: from :func:`gradlens.reporting.style.styles`.
 
     Raises:
         InputError: nothing to draw.

@@ -12,8 +12,8 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from gradlens.reporting_style import MARKERS, Style, band, joined, line_handles
-from gradlens.tables import CurvePoint, FinalValue, LayerPoint
+from gradlens.reporting.aggregate import CurvePoint, FinalValue, LayerPoint
+from gradlens.reporting.style import MARKERS, Style, band, joined, line_handles
 
 FEW = 25  # points in a line: up to here each gets a marker, in longer ones some
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 from typing import TYPE_CHECKING, NamedTuple
 
-from gradlens.reporting_html_wording import in_words
-from gradlens.tables import FinalValue, Interval, alignment_values, final_values, interval
+from gradlens.reporting.aggregate import FinalValue, Interval, alignment_values, final_values, interval
+from gradlens.reporting.html.wording import in_words
 from gradlens.training.metrics import TRAIN, TRAIN_EVAL
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def standings(groups: Mapping[str, Sequence[Run]]) -> list[Standing]:
     """Where each group of runs stands, in the groups' order.
 
     Args:
-        groups: label -> the runs of all seeds, from :func:`gradlens.tables.groups`.
+        groups: label -> the runs of all seeds, from :func:`gradlens.reporting.aggregate.groups`.
 
     """
     runs = [run for group in groups.values() for run in group]

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
-from gradlens.charts import Chart, compact
-from gradlens.reporting_html_standings import Standing
-from gradlens.reporting_html_wording import short, spread
-from gradlens.reporting_style import Style
-from gradlens.tables import Interval, LayerPoint, layer_points
+from gradlens.reporting.aggregate import Interval, LayerPoint, layer_points
+from gradlens.reporting.html.charts import Chart, compact
+from gradlens.reporting.html.standings import Standing
+from gradlens.reporting.html.wording import short, spread
+from gradlens.reporting.style import Style
 from gradlens.training.run_directory import Run
 
 

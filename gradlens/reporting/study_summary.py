@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
+from gradlens.reporting.aggregate import final_values
 from gradlens.runtime.rng import key
-from gradlens.tables import final_values
 from gradlens.training.run_directory import Run
 from gradlens.training.sweep.study import Point, Study
 

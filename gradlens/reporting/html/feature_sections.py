@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from gradlens.charts import lines, matrix
-from gradlens.reporting_html_parts import Cell, Held, Picture, Section, Table, mean_cell, number
-from gradlens.reporting_html_stored import (
+from gradlens.reporting.aggregate import interval
+from gradlens.reporting.html.charts import lines, matrix
+from gradlens.reporting.html.parts import Cell, Held, Picture, Section, Table, mean_cell, number
+from gradlens.reporting.html.stored import (
     Cells,
     Result,
     block_table,
@@ -27,8 +28,7 @@ from gradlens.reporting_html_stored import (
     stored,
     value,
 )
-from gradlens.reporting_html_wording import short
-from gradlens.tables import interval
+from gradlens.reporting.html.wording import short
 from gradlens.training.run_directory import Run
 
 MATRICES = 12  # CKA matrices on the page at most

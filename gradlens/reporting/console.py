@@ -11,7 +11,7 @@ from rich.table import Table
 
 from gradlens.analysis.doctor import Diagnosis, verdict
 from gradlens.analysis.doctor_evidence import WRONG
-from gradlens.tables import FinalValue, Score, final_values, scores, truths
+from gradlens.reporting.aggregate import FinalValue, Score, final_values, scores, truths
 from gradlens.training.run_directory import Run
 
 WIDE = 8  # layers beyond which layers become rows and methods columns

@@ -16,10 +16,10 @@ from rich.table import Table
 from gradlens.analysis.linear_probe import PIXELS, TRAINED, UNTRAINED
 from gradlens.analysis.linear_separability import SEPARABLE, UNDECIDED
 from gradlens.analysis.probe_block import PERMUTED, TRUE, Row
-from gradlens.reporting_style import GREY, LOOK, Style, band, head, joined, line_handles, over_seeds, panels, save, styles
+from gradlens.reporting.aggregate import interval
+from gradlens.reporting.console import number
+from gradlens.reporting.style import GREY, LOOK, Style, band, head, joined, line_handles, over_seeds, panels, save, styles
 from gradlens.runtime.errors import InputError
-from gradlens.screen import number
-from gradlens.tables import interval
 from gradlens.training.metrics import TRAIN
 from gradlens.training.run_directory import Run
 from gradlens.training.run_groups import groups
@@ -207,7 +207,7 @@ def separability_by_depth(points: Sequence[ProbePoint], *, title: str = "", look
     Args:
         points: from :func:`probe_points`, of one step a label.
         title: what the runs have in common.
-        look: from :func:`gradlens.reporting_style.styles`.
+        look: from :func:`gradlens.reporting.style.styles`.
 
     Raises:
         InputError: no probe of a trained network to draw.
@@ -268,7 +268,7 @@ def separability_over_training(points: Sequence[ProbePoint], *, title: str = "",
     Args:
         points: from :func:`probe_points`.
         title: what the runs have in common.
-        look: from :func:`gradlens.reporting_style.styles`.
+        look: from :func:`gradlens.reporting.style.styles`.
 
     Raises:
         InputError: no probe of a trained network to draw.

@@ -1,0 +1,1 @@
+"""The page of ``gradlens report``: sections, charts, wording, template."""
