@@ -29,12 +29,12 @@ from statistics import fmean
 from typing import Any
 
 from analyses.study import arguments, judged, place_of, publish, say, trained
+from gradlens.cli.progress import Display
 from gradlens.gradients.backward import run_step
 from gradlens.gradients.diagnostics import SPARSE, sparse_rows
 from gradlens.gradients.rows import step_rows
 from gradlens.gradients.true_gradient import true_updates, untouched
 from gradlens.methods import METHODS
-from gradlens.progress import Display
 from gradlens.reporting.aggregate import interval, scores, without_noise
 from gradlens.reporting.console import number
 from gradlens.runtime.rng import seeded

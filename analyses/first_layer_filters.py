@@ -26,7 +26,7 @@ from scipy.special import stdtrit
 
 from analyses.study import arguments, data_name, judged, place_of, publish, say, trained, weighed
 from gradlens.analysis.first_layer_filters import filters_run
-from gradlens.progress import Display
+from gradlens.cli.progress import Display
 from gradlens.reporting.aggregate import Interval, interval
 from gradlens.reporting.console import number, show
 from gradlens.reporting.filters import FILTER_NUMBERS, draw, table

@@ -23,7 +23,7 @@ from typing import Any
 from analyses.study import arguments, data_name, judged, place_of, publish, say, trained
 from gradlens.analysis import inpainting
 from gradlens.analysis.linear_probe import Known, Options, probe_run
-from gradlens.progress import Display
+from gradlens.cli.progress import Display
 from gradlens.reporting import inpainting as reporting_inpainting
 from gradlens.reporting.console import show
 from gradlens.reporting.probes import draw, probe_points, tables

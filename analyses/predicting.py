@@ -37,7 +37,7 @@ from sklearn.model_selection import GridSearchCV, ShuffleSplit
 
 from analyses.study import arguments, judged, publish, say
 from gradlens.analysis.theory.conditional_dependence import Affine, Array, Mixture, Sample, conditional_dependence, least_squares, principal
-from gradlens.progress import Display
+from gradlens.cli.progress import Display
 from gradlens.reporting.aggregate import interval
 from gradlens.reporting.style import COLOURS, LOOK, MARKERS, PATTERNS, save
 

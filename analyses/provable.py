@@ -37,10 +37,10 @@ from torch import Tensor
 from analyses.provable_figures import LearnerPoint, grids_of, hierarchical_digits, layerwise_sweep
 from analyses.study import arguments, data_name, judged, publish, say
 from gradlens.analysis.theory.layerwise_clustering import Plan, learn, purities, purity
+from gradlens.cli.progress import Display
 from gradlens.data.datasets import load
 from gradlens.data.hierarchical_digits import LEVELS, Drawn, draw
 from gradlens.data.split import Data, Split
-from gradlens.progress import Display
 from gradlens.reporting.aggregate import interval
 from gradlens.reporting.console import number, show
 from gradlens.reporting.style import save

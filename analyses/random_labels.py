@@ -24,7 +24,7 @@ from typing import Any
 
 from analyses.study import arguments, data_name, judged, place_of, publish, say, trained
 from gradlens.analysis import memorization
-from gradlens.progress import Display
+from gradlens.cli.progress import Display
 from gradlens.reporting import memorization as reporting_memorization
 from gradlens.reporting.aggregate import interval
 from gradlens.reporting.console import show

@@ -24,7 +24,7 @@ from analyses.all_methods import EPOCHS, SEEDS, SHARED
 from analyses.study import arguments, data_name, judged, place_of, publish, say, trained
 from gradlens.analysis import network_similarity as analysis_network_similarity
 from gradlens.analysis import representations as rep
-from gradlens.progress import Display
+from gradlens.cli.progress import Display
 from gradlens.reporting import representations as reporting_representations
 from gradlens.reporting.console import show
 from gradlens.reporting.style import save

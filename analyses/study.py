@@ -15,8 +15,8 @@ import torch
 
 from gradlens._version import __version__
 from gradlens.analysis.linear_probe import Options, probe_run
+from gradlens.cli.progress import Display
 from gradlens.data.datasets import DATASETS
-from gradlens.progress import Display
 from gradlens.reporting.aggregate import Interval, interval
 from gradlens.reporting.style import save
 from gradlens.reporting.training_figures import figure_set

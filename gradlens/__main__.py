@@ -1,6 +1,6 @@
 """``python -m gradlens …`` is the same program as ``gradlens …``."""
 
-from gradlens.cli import main
+from gradlens.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -59,14 +59,14 @@ def known_stream():
 def processes():
     """Processes that start at once: a server imports the libraries, never computes, and is forked."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["gradlens.training.runs.train_run", "gradlens.cli", "sklearn.datasets", "torchvision"])
+    context.set_forkserver_preload(["gradlens.training.runs.train_run", "gradlens.cli.main", "sklearn.datasets", "torchvision"])
     return context
 
 
 @pytest.fixture
 def program(monkeypatch, capsys):
     """Run the program in this process: arguments -> (exit status, stdout, stderr)."""
-    from gradlens.cli import main
+    from gradlens.cli.main import main
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["gradlens", *map(str, arguments)])

@@ -19,7 +19,7 @@ FORKED = multiprocessing.get_context("forkserver")
 FORKED.set_forkserver_preload(
     [
         "gradlens.training.runs.train_run",
-        "gradlens.cli",
+        "gradlens.cli.main",
         "gradlens.runtime.process_group",
         "gradlens.training.sweep.workers",
         "sklearn.datasets",
@@ -38,7 +38,7 @@ def free_port() -> int:
 def _program(arguments: Sequence[str], folder: Path, environment: dict[str, str], before: Callable[[], Any] | None, files: Path) -> None:
     import torch
 
-    from gradlens.cli import main
+    from gradlens.cli.main import main
 
     os.chdir(folder)
     os.environ.update(environment)

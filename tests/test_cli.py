@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gradlens.flags import FLAGS
+from gradlens.cli.options import FLAGS
 from gradlens.training.config import CHOICES, Config
 
 ROOT = Path(__file__).parents[1]
@@ -67,7 +67,7 @@ def test_the_installed_command_is_the_same_program():
 
 def test_help_imports_neither_torch_nor_pydantic():
     code = (
-        "import sys\nsys.argv = ['gradlens', '--help']\nfrom gradlens.cli import main\n"
+        "import sys\nsys.argv = ['gradlens', '--help']\nfrom gradlens.cli.main import main\n"
         "try:\n    main()\nexcept SystemExit as e:\n    assert not e.code\n"
         "assert not {'torch', 'pydantic', 'numpy', 'matplotlib'} & set(sys.modules)"
     )
@@ -358,7 +358,7 @@ def test_damaged_run_directories(gradlens):
 
 
 def test_what_goes_on_with_an_overwritten_run_is_not_overwriting_it_again(monkeypatch):
-    from gradlens.cli import _again
+    from gradlens.cli.main import _again
 
     monkeypatch.setattr(sys, "argv", ["gradlens", "train", "bp", "--overwrite", "--out", "my runs"])
     assert _again() == "gradlens train bp --out 'my runs' --resume"

@@ -138,7 +138,7 @@ def test_importing_gradlens_is_instant():
     import subprocess
     import sys
 
-    code = "import gradlens, gradlens.cli, sys; assert 'torch' not in sys.modules and 'pydantic' not in sys.modules"
+    code = "import gradlens, gradlens.cli.main, sys; assert 'torch' not in sys.modules and 'pydantic' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
     assert gradlens.METHODS
     with pytest.raises(AttributeError):

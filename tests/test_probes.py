@@ -11,7 +11,6 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from gradlens import cli
 from gradlens.analysis import linear_probe as probes
 from gradlens.analysis import logistic_regression as logistic
 from gradlens.analysis import probe_block as analysis_probe_block
@@ -19,6 +18,7 @@ from gradlens.analysis.activations import collect, networks, of_module
 from gradlens.analysis.linear_probe import PIXELS, TRAINED, UNTRAINED, Options, probe_module, probe_run
 from gradlens.analysis.logistic_regression import Standard, fit
 from gradlens.analysis.probe_block import PERMUTED, TRUE, Features, choose_l2, probe_block
+from gradlens.cli import main as cli
 from gradlens.data.split import Split
 from gradlens.reporting import probes as reporting_probes
 from gradlens.reporting.probes import separability_by_depth

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from gradlens import progress
-from gradlens.progress import Display
+from gradlens.cli import progress
+from gradlens.cli.progress import Display
 
 
 def step(step, total=20, epoch=1, loss=1.5, accuracy=0.25, images_per_s=1234.5):

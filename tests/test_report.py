@@ -419,7 +419,7 @@ def test_a_page_is_written_and_the_run_left_alone(tmp_path):
 
 
 def test_the_command(tmp_path, monkeypatch, capsys):
-    from gradlens.cli import main
+    from gradlens.cli.main import main
 
     path, out = stored(made(), tmp_path / "runs"), tmp_path / "r.html"
 

@@ -17,7 +17,7 @@ import pytest
 from processes import ROOT, Program, wait_for
 from scipy import stats
 
-from gradlens.cli_sweep import sweep
+from gradlens.cli.sweep import sweep
 from gradlens.reporting.study_summary import Line, Merged, bootstrap_mean, holm, paired_p, said
 from gradlens.runtime.csv_tables import read_csv
 from gradlens.runtime.errors import InputError

@@ -156,7 +156,7 @@ def program(arguments, out):
     torch.set_num_threads(1)
     os.dup2(os.open(out / "stderr", os.O_CREAT | os.O_WRONLY), 2)
     sys.argv = ["gradlens", *arguments]
-    from gradlens.cli import main
+    from gradlens.cli.main import main
 
     main()
 

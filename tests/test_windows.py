@@ -9,7 +9,7 @@ import torch
 from oracles import assert_near, assert_same_bits, batches, case, frozen, nll, rule, step, uncut
 from torch import nn
 
-from gradlens.cli import main
+from gradlens.cli.main import main
 from gradlens.gradients.backward import backward
 from gradlens.models.zoo import Plan, build
 from gradlens.runtime.errors import InputError

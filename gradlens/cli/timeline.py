@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gradlens.flags import with_flags
+from gradlens.cli.options import with_flags
 
 seen = typer.Typer()
 
@@ -31,7 +31,7 @@ def timeline(
     given: dict[str, Any],
 ) -> None:
     """Measure what each block costs and simulate the rules on several workers: who waits for whom, speed-up, memory."""
-    from gradlens.progress import Display
+    from gradlens.cli.progress import Display
     from gradlens.reporting import console as screen
     from gradlens.reporting import timeline as timeline_pictures
     from gradlens.reporting.style import save

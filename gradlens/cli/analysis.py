@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gradlens.flags import runs_given, with_flags
+from gradlens.cli.options import runs_given, with_flags
 
 learned = typer.Typer()
 
@@ -22,7 +22,7 @@ def memorize(
 ) -> None:
     """Train METHODs on random labels (--label-noise, default 1), or read such runs: how fast and how far each fits them."""
     from gradlens.analysis import memorization
-    from gradlens.progress import Display
+    from gradlens.cli.progress import Display
     from gradlens.reporting import console as screen
     from gradlens.reporting import memorization as reporting_memorization
     from gradlens.runtime.errors import InputError
@@ -79,7 +79,7 @@ def probe(
 ) -> None:
     """Fit a linear probe to every block of frozen networks: how well the labels can be read there, beside controls."""
     from gradlens.analysis import linear_probe as probes
-    from gradlens.progress import Display
+    from gradlens.cli.progress import Display
     from gradlens.reporting import console as screen
     from gradlens.reporting import probes as reporting_probes
     from gradlens.reporting.aggregate import runs_title
@@ -126,7 +126,7 @@ def representations(
     """Say what each block represents: CKA with other runs, dissimilarities, rank, class separation, what it holds of image and label."""
     from gradlens.analysis import network_similarity as similarity
     from gradlens.analysis import representations as rep
-    from gradlens.progress import Display
+    from gradlens.cli.progress import Display
     from gradlens.reporting import console as screen
     from gradlens.reporting import representations as reporting
     from gradlens.training.context import place_of
@@ -163,7 +163,7 @@ def filters(
 ) -> None:
     """Show what the first convolution looks for: its filters side by side, and numbers beside those of the untrained stem and of chance."""
     from gradlens.analysis import first_layer_filters as seen
-    from gradlens.progress import Display
+    from gradlens.cli.progress import Display
     from gradlens.reporting import console as screen
     from gradlens.reporting import filters as reporting_filters
     from gradlens.training.context import place_of
@@ -195,7 +195,7 @@ def inpaint(
 ) -> None:
     """Show what context encoders put where pixels were dropped, and their error there beside that of the mean patch."""
     from gradlens.analysis import inpainting
-    from gradlens.progress import Display
+    from gradlens.cli.progress import Display
     from gradlens.reporting import console as screen
     from gradlens.reporting import inpainting as reporting_inpainting
     from gradlens.training.context import place_of
@@ -237,7 +237,7 @@ def doctor(
     import json
 
     from gradlens.analysis.doctor import RESULT, examine, report, verdict
-    from gradlens.progress import Display
+    from gradlens.cli.progress import Display
     from gradlens.reporting import console as screen
     from gradlens.training.context import place_of
     from gradlens.training.run_directory import load, plain, save_result
@@ -269,7 +269,7 @@ def tensorboard(
     given: dict[str, Any],
 ) -> None:
     """Write runs for TensorBoard: every curve, and the first layer's filters; one event file a run (extra tensorboard)."""
-    from gradlens.progress import Display
+    from gradlens.cli.progress import Display
     from gradlens.training import tensorboard as loggers
     from gradlens.training.run_directory import load
 

@@ -10,10 +10,10 @@ from typing import Any, NoReturn
 
 import typer
 
-from gradlens.cli_learned import learned
-from gradlens.cli_sweep import studied
-from gradlens.cli_timeline import seen
-from gradlens.cli_train import trained
+from gradlens.cli.analysis import learned
+from gradlens.cli.sweep import studied
+from gradlens.cli.timeline import seen
+from gradlens.cli.train import trained
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.torchrun import is_launched
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gradlens.flags import runs_given, with_flags
+from gradlens.cli.options import runs_given, with_flags
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.torchrun import is_launched
 
@@ -30,7 +30,7 @@ def train(
     given: dict[str, Any],
 ) -> None:
     """Train one METHOD, recording how far its gradient is from the true one."""
-    from gradlens.progress import Display
+    from gradlens.cli.progress import Display
     from gradlens.reporting import console as screen
     from gradlens.training.config_builder import configs_of, method_of
     from gradlens.training.context import place_of
@@ -74,7 +74,7 @@ def _train_together(method: str | None, given: dict[str, Any], place: Place, qui
     """This process's part in a run that torchrun has started on several ranks."""
     from dataclasses import replace
 
-    from gradlens.progress import Display
+    from gradlens.cli.progress import Display
     from gradlens.reporting import console as screen
     from gradlens.runtime.process_group import join
     from gradlens.training.config_builder import configs_of, method_of
@@ -106,7 +106,7 @@ def compare_gradients(
     given: dict[str, Any],
 ) -> None:
     """Train methods (or read runs) and print, layer by layer, how far each one's gradient is from the true one."""
-    from gradlens.progress import Display
+    from gradlens.cli.progress import Display
     from gradlens.reporting import console as screen
     from gradlens.training.config_builder import configs_of, methods_and_runs, numbers
     from gradlens.training.context import place_of
@@ -146,7 +146,7 @@ def measure(
     given: dict[str, Any],
 ) -> None:
     """Add quantities to a run, from its snapshots (--keep-checkpoints), or from its checkpoint where it kept none."""
-    from gradlens.progress import Display
+    from gradlens.cli.progress import Display
     from gradlens.training.context import place_of
     from gradlens.training.runs.remeasure import measure_run
 
@@ -183,8 +183,8 @@ def check(
     given: dict[str, Any],
 ) -> None:
     """Ask a rule the laws that all rules obey, on small networks in float64; exit status 1 if one is broken."""
+    from gradlens.cli.progress import Display
     from gradlens.methods import METHODS
-    from gradlens.progress import Display
     from gradlens.training.checks import method_checks as laws
     from gradlens.training.checks import trial as training_check_trial
     from gradlens.training.config_builder import configs_of
@@ -212,7 +212,7 @@ def list_(
     given: dict[str, Any],
 ) -> None:
     """Say what there is: methods with their options, models, data sets, quantities."""
-    from gradlens.cli_listing import listing
+    from gradlens.cli.listing import listing
     from gradlens.reporting.console import show
     from gradlens.training.context import place_of
 
@@ -221,7 +221,7 @@ def list_(
         return
     if what != "methods":
         raise InputError(f"--long measures what methods cost; there is nothing longer to say of {what}")
-    from gradlens.progress import Display
+    from gradlens.cli.progress import Display
     from gradlens.reporting.benchmarks import cards_table
     from gradlens.training.cost.method_cards import cards
 
@@ -265,7 +265,7 @@ def bench(
 
     Under torchrun: what several ranks gain over one process.
     """
-    from gradlens.progress import Display
+    from gradlens.cli.progress import Display
     from gradlens.reporting import console as screen
     from gradlens.reporting.benchmarks import bench_table
     from gradlens.training.config_builder import configs_of
@@ -293,7 +293,7 @@ def bench(
 
 
 def _bench_together(methods: Sequence[str], given: dict[str, Any], place: Place, rounds: int, json_file: Path | None, quiet: bool) -> None:
-    from gradlens.progress import Display
+    from gradlens.cli.progress import Display
     from gradlens.reporting import console as screen
     from gradlens.reporting.benchmarks import ranks_table
     from gradlens.runtime.process_group import join
