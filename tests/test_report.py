@@ -241,7 +241,7 @@ def test_the_page_of_twelve_methods_is_small_and_quick():
 
 
 def test_template_style_and_script_are_in_the_package():
-    folder = importlib.resources.files("gradlens") / "page"
+    folder = importlib.resources.files("gradlens.reporting.html") / "template"
     for name in ("report.html.j2", "report.css", "report.js"):
         assert (folder / name).is_file()
 
@@ -262,7 +262,7 @@ def test_every_method_is_seen_in_the_dark():
 
 
 def test_the_dark_page_has_the_colour_that_lines_are_made_for():
-    assert f"--card: {DARK}" in (importlib.resources.files("gradlens") / "page" / "report.css").read_text()
+    assert f"--card: {DARK}" in (importlib.resources.files("gradlens.reporting.html") / "template" / "report.css").read_text()
 
 
 @pytest.mark.parametrize("dark", [False, True])

@@ -5,19 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from gradlens import (
-    analysis_network_similarity,
-    inpainting,
-    memorization,
-    probes,
-    reporting_filters,
-    reporting_inpainting,
-    reporting_memorization,
-    reporting_online_probe,
-    reporting_probes,
-    reporting_representations,
-    representations,
-)
+from gradlens.analysis import inpainting, linear_probe, memorization, network_similarity, representations
+from gradlens.reporting import filters as reporting_filters
+from gradlens.reporting import inpainting as reporting_inpainting
+from gradlens.reporting import memorization as reporting_memorization
+from gradlens.reporting import online_probe as reporting_online_probe
+from gradlens.reporting import probes as reporting_probes
+from gradlens.reporting import representations as reporting_representations
 from gradlens.reporting.online_probe import Results
 from gradlens.runtime.errors import InputError
 from gradlens.training.run_directory import Run, load_result
@@ -34,12 +28,12 @@ def _filters(runs: Sequence[Run], results: Results, folder: Path) -> list[Path]:
 
 
 def _representations(runs: Sequence[Run], results: Results, folder: Path) -> list[Path]:
-    pairs = load_result(runs[0].path, analysis_network_similarity.PAIRS) or {"with": []}
+    pairs = load_result(runs[0].path, network_similarity.PAIRS) or {"with": []}
     return [folder / f"{name}.png" for name in reporting_representations.draw(runs, results, pairs, folder)]
 
 
 DRAWERS: dict[str, Drawer] = {  # name of the json file in a run directory -> what draws it
-    probes.NAME: _probe,
+    linear_probe.NAME: _probe,
     memorization.NAME: reporting_memorization.draw,
     "filters": _filters,
     representations.RESULT: _representations,

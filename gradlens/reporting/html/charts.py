@@ -1,4 +1,4 @@
-"""Interactive charts as plain data: what is drawn, not how. ``page/report.js`` turns them into plotly's traces in the reader's browser.
+"""Interactive charts as plain data: what is drawn, not how. ``template/report.js`` turns them into plotly's traces in the reader's browser.
 
 Each function is pure: rows in, a dict for JSON out. Numbers keep four significant digits, so that 12 methods × 5 layers × 500 steps
 stay below a megabyte; numbers that are not finite become null, a gap in the line.
@@ -20,7 +20,7 @@ from gradlens.reporting.style import Style
 
 Chart = dict[str, Any]
 BINS = 21  # colours of a cosine from −1 to 1, steps of 0.1
-DARK = "#1a2027"  # behind a chart in dark mode: page/report.css has the same
+DARK = "#1a2027"  # behind a chart in dark mode: template/report.css has the same
 READABLE = 3.5  # contrast that a line has on it at least (WCAG asks for 3)
 SYMBOLS = {  # matplotlib's markers in plotly's words
     "o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down", "P": "cross", "X": "x", "p": "pentagon",

@@ -1,6 +1,6 @@
 """One self-contained page of some runs: a verdict that is read in ten seconds, then everything the runs hold. No network, ever.
 
-The page is made of `page/report.html.j2`, its style and its script; plotly's script is embedded once. All text is escaped by jinja2,
+The page is made of `template/report.html.j2`, its style and its script; plotly's script is embedded once. All text is escaped by jinja2,
 the data of the charts are JSON in which no `<` is left, and a content security policy lets nothing run but the two scripts named by
 their hashes and nothing be fetched at all.
 """
@@ -110,7 +110,7 @@ def page(runs: Sequence[Run]) -> str:
     parts: list[Section] = [make(here) for make in ORDER]
     said = [*notices(here.groups), *sections_learned.wrong(here)]
     charts = {f"{part.id}-{i}": chart for part in parts for i, chart in enumerate(part.charts)}
-    folder = files("gradlens") / "page"
+    folder = files("gradlens.reporting.html") / "template"
     style, script = ((folder / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     plotly = get_plotlyjs()
     look = looks(here.styles)
@@ -123,7 +123,7 @@ def page(runs: Sequence[Run]) -> str:
         "ends": sections.epoch_ends(here),
     }
     environment = Environment(
-        loader=PackageLoader("gradlens", "page"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("gradlens.reporting.html", "template"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["code"] = in_code
     return environment.get_template("report.html.j2").render(

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from gradlens.training.config import Config, make
-from gradlens.training.runs.train_run import check, train_or_reuse
 from gradlens.methods import METHODS
 from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
 from gradlens.runtime.progress import Watch
+from gradlens.training.config import Config, make
 from gradlens.training.context import Place
+from gradlens.training.runs.train_run import check, train_or_reuse
 
 
 def choose_lr(config: Config, grid: Sequence[float], share: float, place: Place, watch_for: Callable[[Config], Watch]) -> float:

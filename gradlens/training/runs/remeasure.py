@@ -12,12 +12,12 @@ from gradlens.gradients.diagnostics import AFTER_THE_STEP, FEEDBACK, SPARSE, spa
 from gradlens.gradients.rows import Row, step_rows
 from gradlens.gradients.true_gradient import true_updates
 from gradlens.methods import METHODS
-from gradlens.training.run_directory import load, load_checkpoint, write
 from gradlens.runtime.csv_tables import csv_line
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.progress import Progress, no_progress
 from gradlens.runtime.rng import seeded
 from gradlens.training.context import Place, data_of
+from gradlens.training.run_directory import load, load_checkpoint, write
 from gradlens.training.state import TrainState
 
 

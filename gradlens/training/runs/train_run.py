@@ -9,22 +9,22 @@ from pathlib import Path
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gradlens.training import tensorboard as loggers
 from gradlens._version import __version__
-from gradlens.training.config import Config
 from gradlens.data.datasets import DATASETS
 from gradlens.data.split import Data, label_hash
 from gradlens.methods import METHODS
-from gradlens.training.run_directory import Run, is_run, load, load_checkpoint
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.process_group import must_agree
 from gradlens.runtime.progress import Watch, no_progress
 from gradlens.runtime.torchrun import restarts
+from gradlens.training import tensorboard as loggers
 from gradlens.training.build import Pair, make_pair
-from gradlens.training.loop import Training
+from gradlens.training.config import Config
 from gradlens.training.context import CPU, Place, data_of
+from gradlens.training.loop import Training
 from gradlens.training.online_probe.probe import OnlineProbe
 from gradlens.training.parallel.choose import stage_of
+from gradlens.training.run_directory import Run, is_run, load, load_checkpoint
 from gradlens.training.run_writer import Writer
 
 DEFAULT_COMPARISON = ("bp", "dgl", "dni", "cdni")
