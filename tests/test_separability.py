@@ -265,7 +265,7 @@ def test_moments_are_the_sum_of_outer_products():
     for i, j in product(range(9), range(3)):
         v = np.kron(own[i] - np.eye(3)[j], full[i])
         slow += lam[i, j] * np.outer(v, v)
-    got = analysis_separability_proofs._moments(full, own, lam, analysis_separability_proofs._signed(own, lam))
+    got = analysis_separability_proofs._moments(full, own, lam, analysis_separability_proofs.signed_weights(own, lam))
     np.testing.assert_allclose(got, slow[:6, :6], rtol=1e-12, atol=1e-14)
 
 
@@ -276,8 +276,8 @@ def test_a_wrong_witness_or_separator_is_not_believed(monkeypatch):
     c = certify(x, y)
     s = ((x - c.centre) / c.scale).numpy()
     flat = (1 - own) / (1 - own).sum()
-    assert analysis_separability_proofs._exact_beside(s, own, flat) is None
-    assert analysis_separability_proofs._rational(x.numpy(), own, flat) is None
+    assert analysis_separability_proofs.exact_beside(s, own, flat) is None
+    assert analysis_separability_proofs.rational_witness(x.numpy(), own, flat) is None
     monkeypatch.setattr(separability, "_path", lambda *_: iter([(np.array([[1.0, 0, 0], [-1, 0, 0]]), np.full((4, 2), 0.125))]))
     assert certify(u, v).W is None
 
