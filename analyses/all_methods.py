@@ -3,7 +3,7 @@
 BasicCNN of width 32, 6,000 CIFAR-10 images, batches of 128, five epochs, no augmentation, three seeds (one for the rules that no
 claim speaks of). Learning rates: of a grid of three, the one with the best accuracy on a held-out fifth of the training images after
 two epochs of the rest (first seed). Adam, but for kp, whose default is SGD with decoupled decay. greedy trains each of its three stages
-for five epochs, so every parameter sees as many images as elsewhere. Images a second and memory are measured by gradlens.training.cost.step_benchmark in one
+for five epochs, so every parameter sees as many images as elsewhere. Images a second and memory are measured by ``gradlens bench`` in one
 interleaved run at the end, against bp.
 
 Claims tested, paired by seed (supported or not where the 95 % interval of the mean difference lies on one side of the bound): final

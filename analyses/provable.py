@@ -1,8 +1,8 @@
 """Learning layer by layer, a gradient step and then clustering: does it find the classes that digits were generated from?
 
 Claim (Malach & Shalev-Shwartz 2018): layerwise optimisation works on digits that are generated hierarchically, provably; on CIFAR-10 it
-ends "in the same ballpark" as a convolutional network trained by back-propagation. Here: the digits of gradlens.data.hierarchical_digits, 2,000 for
-training and 1,000 for test, drawn anew for each of three seeds, over noise and over distractors; the algorithm of gradlens.analysis.theory.layerwise_clustering
+ends "in the same ballpark" as a convolutional network trained by back-propagation. Here: the data set hierarchical, 2,000 digits for
+training and 1,000 for test, drawn anew for each of three seeds, over noise and over distractors; the algorithm of gradlens.learn_layerwise
 with as many clusters a stage as the level has classes (4 parts, 9 strokes, 10 digits; a distractor is no class, it counts as blank),
 one gradient step, 64 channels, soft distances to the clusters as what a stage hands on. Beside it:
 

@@ -22,10 +22,10 @@ from typing import Any
 
 from analyses.all_methods import EPOCHS, SEEDS, SHARED
 from analyses.study import arguments, data_name, judged, place_of, publish, say, trained
-from gradlens.analysis import network_similarity as analysis_network_similarity
+from gradlens.analysis import network_similarity
 from gradlens.analysis import representations as rep
 from gradlens.cli.progress import Display
-from gradlens.reporting import representations as reporting_representations
+from gradlens.reporting import representations
 from gradlens.reporting.console import show
 from gradlens.reporting.style import save
 from gradlens.training.config import Config, make
@@ -106,35 +106,33 @@ def main() -> None:
             if i == 0:  # the figure's: the rest too, and dgl from the same first weights
                 others = [others[0], by_name["dgl"][0], *others[1:], *(by_name[name][j] for name in METHODS[3:])]
             pairs.append(
-                analysis_network_similarity.compare_run(
-                    bp.path, [other.path for other in others], place, options, display.count(f"bp seed {i}")
-                )
+                network_similarity.compare_run(bp.path, [other.path for other in others], place, options, display.count(f"bp seed {i}"))
             )
-    points = reporting_representations.depth_points(runs, found)
-    show(reporting_representations.table(points))
+    points = representations.depth_points(runs, found)
+    show(representations.table(points))
     for i, result in enumerate(pairs):
-        show(reporting_representations.pair_table(result, f"bp s{i}"))
+        show(representations.pair_table(result, f"bp s{i}"))
     claims = kept(results) + unlike(pairs, by_name, "dni") + unlike(pairs, by_name, "dgl")
     say(claims)
     folder, title = args.figures / "representations", f"{data_name(args)}, BasicCNN of width {SHARED['width']}"
-    points = [p for p in points if p.quantity in reporting_representations.QUANTITIES]
+    points = [p for p in points if p.quantity in representations.QUANTITIES]
     save(
-        reporting_representations.representation_by_depth(points, reporting_representations.QUANTITIES, title=title),
+        representations.representation_by_depth(points, representations.QUANTITIES, title=title),
         points,
         folder,
         "representation_by_depth",
     )
-    cells = reporting_representations.cells(pairs[0], "bp s0")
-    save(reporting_representations.cka(cells, title=title), cells, folder, "cka")
+    cells = representations.cells(pairs[0], "bp s0")
+    save(representations.cka(cells, title=title), cells, folder, "cka")
     few = [by_name[name][0] for name in METHODS[:3]]
-    rows = reporting_representations.rdm_rows(few, [results[name][0] for name in METHODS[:3]])
-    save(reporting_representations.rdm(rows, title=title), rows, folder, "rdm")
+    rows = representations.rdm_rows(few, [results[name][0] for name in METHODS[:3]])
+    save(representations.rdm(rows, title=title), rows, folder, "rdm")
     protocol = {k: v for k, v in found[0]["protocol"].items() if k != "weights"}
     settings = {**SHARED, "data": data_name(args), "epochs": EPOCHS, "seeds": SEEDS}
     content = {
         "settings": settings,
         "protocol": protocol,
-        "points": [p._asdict() for p in reporting_representations.depth_points(runs, found)],
+        "points": [p._asdict() for p in representations.depth_points(runs, found)],
         "claims": claims,
     }
     publish("representations", runs, args, content, figures=False)

@@ -53,7 +53,7 @@ from gradlens.analysis.theory.synthetic_gradients import (
 from gradlens.data.datasets import load
 from gradlens.gradients.losses import LOSSES
 from gradlens.methods import METHODS
-from gradlens.reporting import representations as reporting_representations
+from gradlens.reporting import representations
 from gradlens.reporting.aggregate import interval
 from gradlens.reporting.representations import DepthPoint, RdmRow
 from gradlens.reporting.style import COLOURS, LOOK, save
@@ -618,8 +618,8 @@ def main() -> None:
     save(plane_accuracy(planes), planes, folder, "plane_accuracy")
     save(implied_losses(curves), curves, folder, "implied_loss")
     points, rows = depth_points(deep, alike), rdm_rows(deep)
-    save(reporting_representations.representation_by_depth(points, QUANTITIES, title=title), points, folder, "by_depth")
-    save(reporting_representations.rdm(rows, title=f"{title}, one seed"), rows, folder, "rdm")
+    save(representations.representation_by_depth(points, QUANTITIES, title=title), points, folder, "by_depth")
+    save(representations.rdm(rows, title=f"{title}, one seed"), rows, folder, "rdm")
     settings = {
         "linear": {
             "points": POINTS,

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from oracles import SUPERVISED
 from PIL import Image
 
-from gradlens.data import datasets as data
+from gradlens.data import datasets
 from gradlens.data.datasets import digits, load
 from gradlens.data.split import Split, label_hash
 from gradlens.data.subsets import with_label_noise
@@ -174,7 +174,7 @@ def write_set(name, root):
     return *made, classes if name == "fashion-mnist" else None
 
 
-NAMED = [name for name in data.DATASETS if name not in ("digits", "hierarchical", "sequences")]  # those need no file
+NAMED = [name for name in datasets.DATASETS if name not in ("digits", "hierarchical", "sequences")]  # those need no file
 
 
 @pytest.mark.parametrize("name", NAMED)
@@ -206,12 +206,12 @@ def test_a_missing_set_names_the_flag_and_the_folder(name, tmp_path):
 def test_stl10_brings_its_images_without_a_label_and_does_without_them(tmp_path, any_md5):
     folder = tmp_path / "stl10_binary"
     write_stl10(folder)
-    train, _, _ = data.read("stl10", tmp_path)
+    train, _, _ = datasets.read("stl10", tmp_path)
     assert train.labels.tolist() == [0, 2, 4, 6, 8] + [-1] * 6
     got = load("stl10", data_dir=tmp_path)
     assert torch.equal(got.unlabelled, torch.from_numpy(pixels(6, 3, 96, 96, seed=2)))
-    assert got.shape == data.SHAPES["stl10"][0]
-    assert len(got.classes) == data.SHAPES["stl10"][1]
+    assert got.shape == datasets.SHAPES["stl10"][0]
+    assert len(got.classes) == datasets.SHAPES["stl10"][1]
     (folder / "unlabeled_X.bin").unlink()
     without = load("stl10", data_dir=tmp_path)
     assert without.unlabelled is None
@@ -379,7 +379,7 @@ def test_files_that_are_no_images_by_name_are_passed_over(tmp_path):
 def test_unknown_names_list_the_known_ones_nearest_first(tmp_path):
     text = refused("cifer10")
     assert text.index("cifar10") < text.index("cifar100") < text.index("digits")
-    assert all(name in text for name in data.DATASETS)
+    assert all(name in text for name in datasets.DATASETS)
 
 
 @pytest.mark.parametrize("missing", ["train", "test"])
@@ -580,8 +580,8 @@ def test_cifar10_images_are_all_there(cifar_images):
 @pytest.mark.parametrize("method", [name for name in SUPERVISED if not METHODS[name].has_teacher])
 def test_two_steps_of_the_documents_network_on_cifar10(method, cifar_images, tmp_path, monkeypatch):
     halves = cifar_images.train, cifar_images.test, cifar_images.classes
-    monkeypatch.setattr(data, "image_folder", lambda root: halves)  # decoded once for all tests
-    config = make(method=method, data=CIFAR, limit=512, validation=0.125, batch_size=32, steps=2, record_every=2)
+    monkeypatch.setattr(datasets, "image_folder", lambda root: halves)  # decoded once for all tests
+    config = make(method=method, datasets=CIFAR, limit=512, validation=0.125, batch_size=32, steps=2, record_every=2)
     run = train_run(config, Place(out=tmp_path))
     assert run.summary["updates"] == 2
     assert run.info["images"] == {"train": 448, "validation": 64}

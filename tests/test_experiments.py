@@ -8,7 +8,7 @@ import pytest
 import torch
 from oracles import needed
 
-from gradlens.data import datasets as data
+from gradlens.data import datasets
 from gradlens.data.split import Split
 from gradlens.gradients.alignment import QUANTITIES, RECORDED
 from gradlens.gradients.diagnostics import SPARSE
@@ -16,8 +16,7 @@ from gradlens.gradients.method import Method, Signal, top_signal
 from gradlens.methods import METHODS
 from gradlens.runtime.errors import InputError, Stopped
 from gradlens.runtime.progress import no_progress
-from gradlens.training import build as setup
-from gradlens.training import context as training_context
+from gradlens.training import build, context
 from gradlens.training import state as training_state
 from gradlens.training.config import make
 from gradlens.training.context import Place, data_of, pick_device, pick_precision
@@ -38,9 +37,9 @@ def one_thread():
 @pytest.fixture
 def other_data():
     """Forget the data sets that are kept in memory, before and after."""
-    training_context.forget_data()
+    context.forget_data()
     yield
-    training_context.forget_data()
+    context.forget_data()
 
 
 def tiny(method="bp", **changes):
@@ -181,7 +180,7 @@ def test_a_batch_as_large_as_the_data_is_fine_and_one_more_is_refused(tmp_path):
 
 def test_a_single_run_is_built_once_and_trials_of_learning_rates_are_checked_once(tmp_path, monkeypatch):
     built = []
-    make_pair = setup.make_pair
+    make_pair = build.make_pair
 
     def counted(config, *rest):
         built.append(config.lr)
@@ -201,8 +200,8 @@ def test_a_single_run_is_built_once_and_trials_of_learning_rates_are_checked_onc
 
 def test_data_are_loaded_once_for_all_methods(monkeypatch, other_data):
     calls = []
-    real = data.DATASETS["digits"]
-    monkeypatch.setitem(data.DATASETS, "digits", lambda *args: calls.append(args) or real(*args))
+    real = datasets.DATASETS["digits"]
+    monkeypatch.setitem(datasets.DATASETS, "digits", lambda *args: calls.append(args) or real(*args))
     place = Place()
     assert data_of(tiny("bp"), place) is data_of(tiny("dgl", lr=1.0), place)
     assert len(calls) == 1
@@ -227,7 +226,7 @@ def test_the_learning_rate_with_the_highest_validation_accuracy_is_chosen(tmp_pa
 
 
 def test_the_choice_never_looks_at_the_test_images(tmp_path, monkeypatch, other_data):
-    real = data.DATASETS["digits"]
+    real = datasets.DATASETS["digits"]
 
     def spoilt(*args):
         train, test, classes = real(*args)
@@ -235,8 +234,8 @@ def test_the_choice_never_looks_at_the_test_images(tmp_path, monkeypatch, other_
 
     config, grid = tiny(), [1e-3, 1e-2]
     first = choose_lr(config, grid, 0.25, Place(out=tmp_path / "a"), quiet)
-    monkeypatch.setitem(data.DATASETS, "digits", spoilt)
-    training_context.forget_data()
+    monkeypatch.setitem(datasets.DATASETS, "digits", spoilt)
+    context.forget_data()
     assert choose_lr(config, grid, 0.25, Place(out=tmp_path / "b"), quiet) == first
     runs = [sorted((tmp_path / x).glob("*/metrics.csv")) for x in "ab"]
     assert len(runs[0]) == 2
@@ -348,7 +347,7 @@ def test_what_cannot_be_measured(tmp_path, monkeypatch, other_data):
     text = refused(measure_run, run.path, ("cosin",), Place())
     assert "unknown quantity 'cosin'; known, nearest first: cosine" in text
     assert "not a run directory" in refused(measure_run, tmp_path, ("cosine",), Place())
-    real = data.DATASETS["digits"]
+    real = datasets.DATASETS["digits"]
 
     def other(*args):
         train, test, classes = real(*args)
@@ -356,12 +355,12 @@ def test_what_cannot_be_measured(tmp_path, monkeypatch, other_data):
         images += 1
         return Split(images, train.labels), test, classes
 
-    monkeypatch.setitem(data.DATASETS, "digits", other)
-    training_context.forget_data()
+    monkeypatch.setitem(datasets.DATASETS, "digits", other)
+    context.forget_data()
     assert "not the ones" in refused(measure_run, run.path, ("cosine",), Place())
     (run.path / "checkpoint.pt").rename(tmp_path / "checkpoint.pt")
     monkeypatch.undo()
-    training_context.forget_data()
+    context.forget_data()
     assert "has no checkpoint.pt" in refused(measure_run, run.path, ("cosine",), Place())
     (tmp_path / "checkpoint.pt").rename(run.path / "checkpoint.pt")
     assert contents(tmp_path) == before
@@ -411,8 +410,8 @@ def test_precision(monkeypatch):
     cpu = torch.device("cpu")
     assert [pick_precision(p, cpu) for p in ("fp32", "bf16")] == ["fp32", "bf16"]
     for fast, want in ((True, "bf16"), (False, "fp32")):
-        monkeypatch.setattr(training_context, "has_fast_bf16", lambda device, fast=fast: fast)
+        monkeypatch.setattr(context, "has_fast_bf16", lambda device, fast=fast: fast)
         assert pick_precision("auto", cpu) == want
     monkeypatch.undo()
     assert pick_precision("auto", torch.device("mps")) == "fp32"
-    assert isinstance(training_context.has_fast_bf16(cpu), bool)
+    assert isinstance(context.has_fast_bf16(cpu), bool)

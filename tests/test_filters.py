@@ -14,13 +14,12 @@ import torch
 from scipy.optimize import differential_evolution
 from torch import nn
 
-from gradlens.analysis import filter_measures as analysis_filter_measures
-from gradlens.analysis import first_layer_filters as filters
+from gradlens.analysis import filter_measures, first_layer_filters
 from gradlens.analysis.activations import of_module
 from gradlens.analysis.filter_measures import colour_shares, dead, effective_rank, frequencies, frequency_entropies, hues, order
 from gradlens.analysis.first_layer_filters import filters_of, filters_run, first_convolution, fits, look, numbers, random_numbers
 from gradlens.analysis.gabor import bounds, fit_gabor
-from gradlens.reporting import filters as reporting_filters
+from gradlens.reporting import filters
 from gradlens.runtime.errors import InputError
 from gradlens.training.config import make
 from gradlens.training.context import Place
@@ -138,7 +137,7 @@ def test_one_pixel_has_all_frequencies_alike():
     for k, pairs in ((7, 24), (5, 12), (4, 9), (3, 4)):
         made = np.zeros((1, 1, k, k))
         made[0, 0, k // 2, k // 2] = 1
-        shares, over = analysis_filter_measures.spectra(made)
+        shares, over = filter_measures.spectra(made)
         assert shares.shape == (1, pairs)
         assert over.shape == (pairs,)
         if k % 2:  # even sizes have frequencies that are their own mirror image, at half the power
@@ -247,15 +246,15 @@ def test_scale_sign_and_order_of_filters_change_nothing():
 
 
 def test_random_filters_are_the_same_each_time_and_know_no_colour(monkeypatch):
-    monkeypatch.setattr(filters, "RANDOM", 12)
-    filters._random.cache_clear()
+    monkeypatch.setattr(first_layer_filters, "RANDOM", 12)
+    first_layer_filters._random.cache_clear()
     first = random_numbers(6, 3, 7)
-    filters._random.cache_clear()
+    first_layer_filters._random.cache_clear()
     assert random_numbers(6, 3, 7) == first
     assert first["colour_share"] == pytest.approx(2 / 3, abs=0.05)
     assert first["gabor_share"] <= 1 / 12
     assert first["dead_share"] is None
-    filters._random.cache_clear()
+    first_layer_filters._random.cache_clear()
 
 
 # ---------------------------------------------------------------------------------------------------- modules and runs
@@ -286,7 +285,7 @@ def test_modules_that_cannot_be_looked_at():
 @pytest.fixture(autouse=True)
 def few_random_filters(monkeypatch):
     """A fit takes some thirty milliseconds."""
-    monkeypatch.setattr(filters, "RANDOM", 4)
+    monkeypatch.setattr(first_layer_filters, "RANDOM", 4)
 
 
 def finished(**changes):
@@ -351,7 +350,7 @@ def test_the_control_is_the_runs_own_beginning(copied):
 def result(label_seed, kernel=7, count=60):
     """Contents of a filters.json, made up."""
     weights = drawn(count, 3, kernel, kernel, seed=label_seed)
-    made = {name: {"trained": label_seed + 0.5, "untrained": 0.25, "random": None} for name in reporting_filters.FILTER_NUMBERS}
+    made = {name: {"trained": label_seed + 0.5, "untrained": 0.25, "random": None} for name in filters.FILTER_NUMBERS}
     return {
         "kernel": kernel, "filters": count, "channels": 3, "weights": weights.tolist(), "untrained_weights": (weights / 2).tolist(),
         "order": list(range(count))[::-1], "untrained_order": list(range(count)), "numbers": made,
@@ -360,53 +359,53 @@ def result(label_seed, kernel=7, count=60):
 
 def test_panels_are_in_the_documents_order_with_the_untrained_stem_last():
     results = {label: [result(1)] for label in ("dgl", "fa", "overlap", "chunked chunks=2", "chunked chunks=3", "bp")}
-    panels = reporting_filters.filter_panels(results)
+    panels = filters.filter_panels(results)
     assert [p.label for p in panels] == ["bp", "chunked chunks=2", "chunked chunks=3", "overlap", "dgl", "fa", "untrained"]
     assert all(len(p.filters) == 49 for p in panels)
     assert panels[0].filters[0] == results["bp"][0]["weights"][48]  # in the run's order, of the first 49
-    added = reporting_filters.filter_panels(results, change=True)
+    added = filters.filter_panels(results, change=True)
     assert [p.label for p in added] == [p.label for p in panels[:-1]]
     np.testing.assert_allclose(added[0].filters[0], np.array(results["bp"][0]["weights"][0]) / 2)
-    mixed = reporting_filters.filter_panels({"bp stem=5": [result(1, 5)], "bp stem=7": [result(1)]})
+    mixed = filters.filter_panels({"bp stem=5": [result(1, 5)], "bp stem=7": [result(1)]})
     assert [p.label for p in mixed[2:]] == ["untrained 5x5", "untrained 7x7"]
 
 
 def test_each_filter_is_scaled_to_its_own_range():
     weights = drawn(5, 3, 7, 7)
-    figure = reporting_filters.filter_grid([reporting_filters.FilterPanel("bp", (weights * 9 - 4).tolist())])
+    figure = filters.filter_grid([filters.FilterPanel("bp", (weights * 9 - 4).tolist())])
     canvas = figure.axes[0].images[0].get_array()
     assert canvas.shape == (15, 23, 3)  # two rows of three, a pixel between
     for i, (top, left) in enumerate([(0, 0), (0, 8), (0, 16), (8, 0), (8, 8)]):
         w = weights[i].transpose(1, 2, 0)
         np.testing.assert_allclose(canvas[top : top + 7, left : left + 7], (w - w.min()) / (w.max() - w.min()))
     assert (canvas[7] == 1).all()
-    grey = reporting_filters.filter_grid([reporting_filters.FilterPanel("bp", [np.zeros((1, 5, 5)).tolist()])])
+    grey = filters.filter_grid([filters.FilterPanel("bp", [np.zeros((1, 5, 5)).tolist()])])
     assert (grey.axes[0].images[0].get_array() == 0.5).all()
     with pytest.raises(InputError, match="no filters to draw"):
-        reporting_filters.filter_grid([])
+        filters.filter_grid([])
 
 
 def test_dots_stand_where_the_table_says():
-    rows = reporting_filters.filter_numbers({"dgl": [result(3), result(5)], "bp": [result(1), result(2)]})
+    rows = filters.filter_numbers({"dgl": [result(3), result(5)], "bp": [result(1), result(2)]})
     first = rows[0]
     assert (first.label, first.number, first.mean, first.seeds, first.untrained) == ("bp", "gabor_share", 2.0, 2, 0.25)
     assert first.high - first.mean == pytest.approx(12.706 * 0.5, rel=1e-3)
     assert math.isnan(first.random)
-    figure = reporting_filters.filter_dots(rows)
+    figure = filters.filter_dots(rows)
     gabors = figure.axes[0]
     assert gabors.get_title("left") == "Gabors (%)"
     assert [t.get_text() for t in gabors.get_yticklabels()] == ["bp", "dgl"]
     assert [c[0].get_xdata()[0] for c in gabors.containers] == [200, 450]
     assert gabors.lines[0].get_xdata()[0] == 25  # the untrained stems'
     with pytest.raises(InputError, match="no number of the filters"):
-        reporting_filters.filter_dots([])
+        filters.filter_dots([])
 
 
 def test_what_no_label_has_is_said_and_not_drawn():
     one = result(1)
     one["numbers"]["gabor_share"] = dict.fromkeys(("trained", "untrained", "random"))
     one["numbers"]["dead_share"] = {"trained": 0.0, "untrained": 0.0, "random": None}
-    figure = reporting_filters.filter_dots(reporting_filters.filter_numbers({"bp": [one]}), title="here")
+    figure = filters.filter_dots(filters.filter_numbers({"bp": [one]}), title="here")
     titles = [ax.get_title("left") for ax in figure.axes]
     assert "Gabors (%)" not in titles
     assert "dead (%)" not in titles
@@ -439,7 +438,7 @@ def test_the_command_prints_and_draws(gradlens, copied):
         for ending in ("png", "svg", "csv"):
             assert 0 < Path(f"pics/{name}.{ending}").stat().st_size < 300_000
     rows = list(csv.DictReader(Path("pics/filter_numbers.csv").read_text().splitlines()))
-    assert [r["label"] for r in rows[:: len(reporting_filters.FILTER_NUMBERS)]] == ["bp", "dgl"]
+    assert [r["label"] for r in rows[:: len(filters.FILTER_NUMBERS)]] == ["bp", "dgl"]
     assert json.loads((paths[0] / "filters.json").read_text())["layer"] == "block1.conv"
 
 
@@ -476,4 +475,4 @@ def test_networks_without_convolutions_and_other_mistakes(gradlens, copied):
 def test_a_filter_of_one_pixel_has_no_spectrum():
     single = np.ones((3, 2, 1, 1))
     assert np.isnan(frequency_entropies(single)).all()
-    assert np.isnan(analysis_filter_measures.frequencies(single)).all()
+    assert np.isnan(filter_measures.frequencies(single)).all()

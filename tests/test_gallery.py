@@ -6,10 +6,7 @@ import shutil
 import pytest
 import shelf
 
-from gradlens.analysis import first_layer_filters as filters
-from gradlens.analysis import linear_probe as probes
-from gradlens.analysis import memorization
-from gradlens.analysis import network_similarity as analysis_network_similarity
+from gradlens.analysis import first_layer_filters, linear_probe, memorization, network_similarity
 from gradlens.analysis import representations as rep
 from gradlens.reporting.gallery import DRAWERS, draw_learned
 from gradlens.training.config import make
@@ -25,11 +22,11 @@ def measured(tmp_path_factory):
     runs = [shelf.copied(shelf.trained(make(method=method, **shared)), folder) for method in ("bp", "dgl")]
     few = rep.Options(images=90, steps=2)
     for run in runs:
-        probes.probe_run(run.path, place, probes.Options(features=16, test_images=60, separability=0))
+        linear_probe.probe_run(run.path, place, linear_probe.Options(features=16, test_images=60, separability=0))
         memorization.memorized(run, place)
-        filters.filters_run(run.path, place)
+        first_layer_filters.filters_run(run.path, place)
         rep.represent_run(run.path, place, few)
-    analysis_network_similarity.compare_run(runs[0].path, [runs[1].path], place, few)
+    network_similarity.compare_run(runs[0].path, [runs[1].path], place, few)
     return [run.path for run in runs]
 
 

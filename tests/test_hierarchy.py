@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from gradlens.data import datasets as data
+from gradlens.data import datasets
 from gradlens.data.hierarchical_digits import BLANK, LEVELS, SIDES, draw, templates_of
 from gradlens.runtime.errors import InputError
 
@@ -172,10 +172,10 @@ def test_what_cannot_be_drawn_is_refused(n, settings, said):
 
 
 def test_the_data_set_is_always_the_same_and_of_the_shape_that_is_told():
-    one, two = data.load("hierarchical"), data.load("hierarchical")
+    one, two = datasets.load("hierarchical"), datasets.load("hierarchical")
     assert one.fingerprint() == two.fingerprint()
     assert (len(one.train), len(one.test)) == (5000, 1000)
-    assert (one.shape, len(one.classes)) == data.SHAPES["hierarchical"]
+    assert (one.shape, len(one.classes)) == datasets.SHAPES["hierarchical"]
     assert one.train.images.dtype == torch.uint8
     assert not torch.equal(one.train.images[:1000], one.test.images)
 

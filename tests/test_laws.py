@@ -12,8 +12,7 @@ from gradlens.gradients.method import Method, Net, Options, Signal, Update, top_
 from gradlens.methods import METHODS
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import seeded
-from gradlens.training.checks import method_checks as laws
-from gradlens.training.checks import step_checks as training_check_steps
+from gradlens.training.checks import method_checks, step_checks
 from gradlens.training.checks.method_checks import LAWS, Finding, broken, check, said
 from gradlens.training.checks.trial import NETWORKS, Trial
 
@@ -385,13 +384,13 @@ def test_what_is_said_names_every_law_once_and_counts():
 
 def test_every_law_is_a_sentence():
     for law in LAWS:
-        assert laws.sentence(law).endswith(".")
+        assert method_checks.sentence(law).endswith(".")
 
 
 def test_a_law_answers_with_a_sentence_or_none():
     trial = Trial(Plain, Options(), "mlp")
-    assert broken(training_check_steps.truth, trial) is None
-    assert "loss.backward()" in str(broken(training_check_steps.truth, Trial(Louder, Options(), "mlp")))
+    assert broken(step_checks.truth, trial) is None
+    assert "loss.backward()" in str(broken(step_checks.truth, Trial(Louder, Options(), "mlp")))
 
 
 def test_a_trial_makes_the_same_twice():

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from gradlens.analysis.representation_similarity import fisher as fisher_ratio
-from gradlens.analysis.theory import layerwise_clustering as layerwise
+from gradlens.analysis.theory import layerwise_clustering
 from gradlens.analysis.theory.layerwise_clustering import (
     Plan,
     assemble,
@@ -66,7 +66,7 @@ def test_patches_that_do_not_fit_are_refused(size):
 
 
 def test_whitened_patches_have_mean_zero_and_covariance_one(monkeypatch):
-    monkeypatch.setattr(layerwise, "RIDGE", 0.0)
+    monkeypatch.setattr(layerwise_clustering, "RIDGE", 0.0)
     x = torch.randn(500, 6, dtype=torch.float64) @ torch.randn(6, 6, dtype=torch.float64) + 3
     x = torch.cat([x, x[:, :2].sum(1, keepdim=True)], 1)  # a direction without variance of its own
     white = whitening(x)(x).numpy()
@@ -88,7 +88,10 @@ def test_the_step_is_gradient_descent_of_a_convolution_and_a_linear_layer(steps)
     images, y = torch.randn(n, 2, size * side, size * side, dtype=torch.float64), torch.randint(classes, (n,))
     x = extract(images, size).flatten(1, 2)
     got = two_layer(x, y, classes, channels, steps, lr, seed=8)
-    v = torch.randn(classes, side * side, channels, generator=layerwise.generator(8, "second layer"), dtype=torch.float64) / channels**0.5
+    v = (
+        torch.randn(classes, side * side, channels, generator=layerwise_clustering.generator(8, "second layer"), dtype=torch.float64)
+        / channels**0.5
+    )
     conv = nn.Conv2d(2, channels, size, stride=size, bias=False, dtype=torch.float64)
     top = nn.Linear(channels * side * side, classes, dtype=torch.float64)
     with torch.no_grad():
@@ -105,7 +108,7 @@ def test_the_step_is_gradient_descent_of_a_convolution_and_a_linear_layer(steps)
 
 def test_one_step_takes_all_templates_of_a_class_to_one_point(monkeypatch):
     """The derivation in the module, on a whole population: every label, every class and every template as often as its chance."""
-    monkeypatch.setattr(layerwise, "RIDGE", 0.0)
+    monkeypatch.setattr(layerwise_clustering, "RIDGE", 0.0)
     templates = {"a": torch.randn(2, 7, dtype=torch.float64), "b": torch.randn(3, 7, dtype=torch.float64), "c": torch.randn(1, 7)}
     labels = {0: "aab", 1: "bca", 2: "cba"}  # classes at three positions
     rows, y = [], []

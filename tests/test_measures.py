@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from gradlens.gradients import alignment as measures
+from gradlens.gradients import alignment
 from gradlens.gradients.alignment import QUANTITIES, RECORDED, cosine, measure, moments
 
 ALL = tuple(QUANTITIES)
@@ -251,12 +251,12 @@ def test_memory_layout_does_not_matter(shape):
 def test_chunks_add_up_to_the_whole(monkeypatch, n):
     g, t = gradients(n)
     want = measure(g, t, ALL)
-    monkeypatch.setattr(measures, "CHUNK", 3)
+    monkeypatch.setattr(alignment, "CHUNK", 3)
     check_same(measure(g, t, ALL), want)
 
 
 def test_a_tensor_longer_than_one_chunk():
-    n = measures.CHUNK + 5
+    n = alignment.CHUNK + 5
     g, t = torch.zeros(n), torch.zeros(n)
     g[:2], t[:2] = torch.tensor([3.0, 0.0]), torch.tensor([1.0, 0.0])
     g[-2:], t[-2:] = torch.tensor([0.0, 4.0]), torch.tensor([0.0, 1.0])

@@ -12,17 +12,15 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision import models
 
-from gradlens.methods import METHODS
-from gradlens.methods import custom as methods_custom
+from gradlens.methods import METHODS, custom
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.models.fx_split import cut_module
 from gradlens.models.spec import Plan
 from gradlens.models.torchvision import cut_points
 from gradlens.models.zoo import MODELS, build, head_width
-from gradlens.runtime import user_code as runtime_user_code
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import seeded
-from gradlens.training import user_references as training_user_references
+from gradlens.training import user_references
 from gradlens.training.config import make
 from gradlens.training.context import Place
 from gradlens.training.run_directory import load
@@ -42,9 +40,9 @@ def nothing_registered(monkeypatch, tmp_path):
         for table in (
             METHODS,
             MODELS,
-            training_user_references.TYPED["method"],
-            training_user_references.TYPED["model"],
-            runtime_user_code._imported,
+            user_references.TYPED["method"],
+            user_references.TYPED["model"],
+            user_code._imported,
         )
     ]
     monkeypatch.chdir(tmp_path)
@@ -128,7 +126,7 @@ def test_a_run_of_an_own_rule_is_read_without_its_file_and_goes_on_only_with_it(
     assert (status, err) == (2, "gradlens: cannot resume runs/r: its config differs in: half.py, which has changed\n")
 
     Path("half.py").unlink()
-    METHODS.pop("half"), training_user_references.TYPED["method"].clear(), runtime_user_code._imported.clear()
+    METHODS.pop("half"), user_references.TYPED["method"].clear(), user_code._imported.clear()
     for command in (["show", "runs/r"], ["figures", "runs/r"], ["report", "runs/r"]):
         assert program(*command)[0] == 0
     assert METHODS["half"].reads == {"below", "above"}
@@ -153,7 +151,7 @@ def test_two_versions_of_a_rule_are_two_lines_of_one_figure():
 def test_reading_a_run_runs_no_code():
     written("sparse.py", CODE["your-own.md"])
     run = train_run(make(method="sparse.py:Sparse", options={"share": 0.5}, **SMALL), Place(out=Path("runs")))
-    METHODS.pop("sparse"), training_user_references.TYPED["method"].clear(), runtime_user_code._imported.clear()
+    METHODS.pop("sparse"), user_references.TYPED["method"].clear(), user_code._imported.clear()
     written("sparse.py", "raise SystemExit('executed')")
     assert load(run.path).config == run.config
     assert load(run.path).config.options == {"share": 0.5}
@@ -162,7 +160,7 @@ def test_reading_a_run_runs_no_code():
 def test_a_run_of_an_own_rule_with_options_is_measured_by_another_process(program):
     written("sparse.py", CODE["your-own.md"])
     run = train_run(make(method="sparse.py:Sparse", options={"share": 0.5}, **SMALL), Place(out=Path("runs")))
-    METHODS.pop("sparse"), training_user_references.TYPED["method"].clear(), runtime_user_code._imported.clear()
+    METHODS.pop("sparse"), user_references.TYPED["method"].clear(), user_code._imported.clear()
     assert program("measure", run.path, "--quantity", "cosine", "--quiet")[0] == 0
     assert METHODS["sparse"].Options.model_fields  # the rule itself by now
 
@@ -172,7 +170,7 @@ def test_a_config_of_an_own_rule_is_trained_by_its_name_there(program):
     written("sparse.py", CODE["your-own.md"])
     config = make(method="sparse.py:Sparse", options={"share": 0.5}, **SMALL)
     Path("point.json").write_text(json.dumps({"config": config.model_dump()}))
-    METHODS.pop("sparse"), training_user_references.TYPED["method"].clear(), runtime_user_code._imported.clear()
+    METHODS.pop("sparse"), user_references.TYPED["method"].clear(), user_code._imported.clear()
     status, _, err = program("train", "sparse", "--config", "point.json", "--run-name", "r", "--quiet")
     assert (status, err) == (0, "")
     assert load("runs/r").config == config
@@ -196,9 +194,9 @@ def test_an_interrupted_run_of_an_own_rule_and_network_goes_on_to_the_same_bits(
     (
         METHODS.pop("sparse"),
         MODELS.pop("net-cut"),
-        training_user_references.TYPED["method"].clear(),
-        training_user_references.TYPED["model"].clear(),
-        runtime_user_code._imported.clear(),
+        user_references.TYPED["method"].clear(),
+        user_references.TYPED["model"].clear(),
+        user_code._imported.clear(),
     )
     begun = load("runs/cut")
     assert not begun.finished
@@ -237,7 +235,7 @@ def test_a_config_of_an_own_rule_serves_a_shipped_one_too():
     ],
 )
 def test_labels_are_single_words_that_are_no_shipped_name(kind, file, name, label):
-    assert training_user_references.label(kind, Path(file), name) == label
+    assert user_references.label(kind, Path(file), name) == label
 
 
 def test_run_names_are_names_of_folders():
@@ -252,7 +250,7 @@ def test_a_file_may_import_what_lies_beside_it_and_use_dataclasses():
     written("beside_it.py", "HALF = 2")
     code = "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom beside_it import HALF\n" + RULE
     written("half.py", code + "@dataclass\nclass Point:\n    x: int = HALF\n")
-    assert methods_custom.rule_in(Path("half.py"), "Half").__name__ == "Half"
+    assert custom.rule_in(Path("half.py"), "Half").__name__ == "Half"
 
 
 # ------------------------------------------------------------------------------------------------------------------- cuts

@@ -13,7 +13,7 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from gradlens.gradients.rows import Row
-from gradlens.reporting import axes as reporting_axes
+from gradlens.reporting import axes
 from gradlens.reporting import style as reporting_style
 from gradlens.reporting.aggregate import CurvePoint, FinalValue, LayerPoint
 from gradlens.reporting.style import save, styles
@@ -328,4 +328,4 @@ def test_a_folder_that_cannot_be_written_is_named(table, tmp_path):
 
 
 def test_examples_in_docstrings():
-    assert doctest.testmod(reporting_axes).failed == 0
+    assert doctest.testmod(axes).failed == 0

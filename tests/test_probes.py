@@ -11,16 +11,15 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from gradlens.analysis import linear_probe as probes
-from gradlens.analysis import logistic_regression as logistic
+from gradlens.analysis import linear_probe, logistic_regression
 from gradlens.analysis import probe_block as analysis_probe_block
 from gradlens.analysis.activations import collect, networks, of_module
 from gradlens.analysis.linear_probe import PIXELS, TRAINED, UNTRAINED, Options, probe_module, probe_run
 from gradlens.analysis.logistic_regression import Standard, fit
 from gradlens.analysis.probe_block import PERMUTED, TRUE, Features, choose_l2, probe_block
-from gradlens.cli import main as cli
+from gradlens.cli import main
 from gradlens.data.split import Split
-from gradlens.reporting import probes as reporting_probes
+from gradlens.reporting import probes
 from gradlens.reporting.probes import separability_by_depth
 from gradlens.runtime.errors import InputError
 from gradlens.training.config import make
@@ -69,7 +68,7 @@ def test_l2_is_the_grids_best_on_held_out_images_by_a_plain_loop():
 
 def test_the_grid_is_left_two_standard_errors_below_the_best(monkeypatch):
     answers = iter([0.5, 0.9, 0.88, 0.5, 0.95])
-    monkeypatch.setattr(logistic.Probe, "accuracy", lambda *_: next(answers))
+    monkeypatch.setattr(logistic_regression.Probe, "accuracy", lambda *_: next(answers))
     given = blobs()
     choice = choose_l2(given.train, given.y, given.test, given.y_test, 3, (5.0, 4.0, 3.0, 2.0, 1.0))
     assert choice.l2 == 4.0
@@ -132,8 +131,8 @@ def test_any_modules_layers_can_be_probed_and_it_stays_as_it_was():
 
 def test_images_are_taken_in_a_seeded_random_order():
     split = Split(torch.arange(100.0)[:, None], torch.arange(100) % 3)
-    a, b = (probes._chosen(split, 40, "train", seed) for seed in (0, 1))
-    assert torch.equal(a.images, probes._chosen(split, 40, "train", 0).images)
+    a, b = (linear_probe._chosen(split, 40, "train", seed) for seed in (0, 1))
+    assert torch.equal(a.images, linear_probe._chosen(split, 40, "train", 0).images)
     assert not torch.equal(a.images, b.images)
     assert len(set(a.images.flatten().tolist())) == 40
     assert torch.equal(a.images[:, 0].long() % 3, a.labels)
@@ -173,7 +172,7 @@ def test_what_is_stored_is_not_computed_again_unless_the_protocol_differs(run, m
     first = probe_run(run.path, Place(), QUICK)
     fitted, said = [], []
     whole = analysis_probe_block.probe_block
-    monkeypatch.setattr(probes, "probe_block", lambda *a: fitted.append(1) or whole(*a))
+    monkeypatch.setattr(linear_probe, "probe_block", lambda *a: fitted.append(1) or whole(*a))
     assert probe_run(run.path, Place(), QUICK)["rows"] == first["rows"]
     assert not fitted
     later = probe_run(run.path, Place(), Options(separability=0, grid=QUICK.grid, over_time=True), say=said.append)
@@ -198,7 +197,7 @@ def test_an_interrupted_probe_goes_on_where_it_was(run, monkeypatch):
             raise KeyboardInterrupt
         return whole(*given)
 
-    monkeypatch.setattr(probes, "probe_block", breaks)
+    monkeypatch.setattr(linear_probe, "probe_block", breaks)
     with pytest.raises(KeyboardInterrupt):
         probe_run(run.path, Place(), QUICK)
     assert len(load_result(run.path, "probe")["rows"]) == 6
@@ -219,10 +218,10 @@ def test_blocks_asked_for_one_by_one_stand_in_the_networks_order(run):
 
 
 def test_two_runs_with_the_same_control_fit_it_once(run, monkeypatch):
-    known: probes.Known = {}
+    known: linear_probe.Known = {}
     first = probe_run(run.path, Place(), QUICK, known=known)
     fitted = []
-    monkeypatch.setattr(probes, "probe_block", lambda *_: fitted.append(1))
+    monkeypatch.setattr(linear_probe, "probe_block", lambda *_: fitted.append(1))
     second = probe_run(run.path, Place(), Options(separability=0, grid=QUICK.grid, overwrite=True), known=known)
     assert not fitted
     assert first["rows"] == second["rows"]
@@ -233,30 +232,28 @@ def test_points_are_means_over_seeds_with_the_networks_own_answer(run, tmp_path)
     names = next(networks(run, Place())).names
     options = Options(separability=12, grid=(0.01,), train_images=300, blocks=(names[0],))
     results = [probe_run(r.path, Place(), options) for r in (run, twin)]
-    points = reporting_probes.probe_points([run, twin], results)
+    points = probes.probe_points([run, twin], results)
     block = names[0]
-    (mine,) = [p for p in reporting_probes.last_step(points) if (p.network, p.labels, p.block, p.half) == (TRAINED, TRUE, block, "test")]
+    (mine,) = [p for p in probes.last_step(points) if (p.network, p.labels, p.block, p.half) == (TRAINED, TRUE, block, "test")]
     pair = [next(r["test"] for r in one["rows"] if (r["network"], r["block"]) == (TRAINED, block)) for one in results]
     assert mine.mean == pytest.approx(sum(pair) / 2)
     assert mine.seeds == 2
-    (own,) = [p for p in points if p.network == reporting_probes.OWN]
-    assert own.mean == pytest.approx((reporting_probes.own_accuracy(run) + reporting_probes.own_accuracy(twin)) / 2)
-    assert [c.header for c in reporting_probes.table(points).columns] == ["block", "bp"]
+    (own,) = [p for p in points if p.network == probes.OWN]
+    assert own.mean == pytest.approx((probes.own_accuracy(run) + probes.own_accuracy(twin)) / 2)
+    assert [c.header for c in probes.table(points).columns] == ["block", "bp"]
     later = [p._replace(step=p.step // 2) for p in points if p.network == TRAINED] + points
-    files = [f.name for f in reporting_probes.draw(later, tmp_path / "figures")]
+    files = [f.name for f in probes.draw(later, tmp_path / "figures")]
     assert files == ["separability_by_depth.png", "separability_over_training.png"]
-    assert reporting_probes.separability_table([run, twin], results).row_count == 2 + 3
+    assert probes.separability_table([run, twin], results).row_count == 2 + 3
 
 
 def test_the_figure_shows_the_points_and_names_what_lies_far_below():
     def point(label, network, labels, block, mean):
-        return reporting_probes.ProbePoint(
-            label, network, labels, block, 5 if network == TRAINED else 0, "test", mean, mean - 0.1, mean + 0.1, 3
-        )
+        return probes.ProbePoint(label, network, labels, block, 5 if network == TRAINED else 0, "test", mean, mean - 0.1, mean + 0.1, 3)
 
     rows = [point(m, TRAINED, TRUE, b, v) for m, pair in (("bp", (0.6, 0.7)), ("dgl", (0.5, 0.8))) for b, v in zip("ab", pair, strict=True)]
     controls = [point("bp", TRAINED, PERMUTED, b, 0.1) for b in "ab"] + [point("bp", PIXELS, TRUE, PIXELS, 0.4)]
-    controls += [point("bp", reporting_probes.OWN, TRUE, reporting_probes.OWN, 0.75)]
+    controls += [point("bp", probes.OWN, TRUE, probes.OWN, 0.75)]
     (ax,) = separability_by_depth([*controls, *rows]).axes
     drawn = {line.get_label(): [round(float(v), 9) for v in line.get_ydata()] for line in ax.get_lines()}
     assert drawn["bp"] == [60, 70]
@@ -274,11 +271,11 @@ def test_the_figure_shows_the_points_and_names_what_lies_far_below():
 def test_what_cannot_be_probed_is_said_and_nothing_is_written(run, tmp_path):
     block = Options(blocks=("blok1",))
     with pytest.raises(InputError, match="unknown block 'blok1'; known, nearest first: block1"):
-        probes.checked([run.path], block, Place())
+        linear_probe.checked([run.path], block, Place())
     with pytest.raises(InputError, match="unknown block"):
         probe_run(run.path, Place(), block)
     with pytest.raises(InputError, match="no run to probe"):
-        probes.checked([], QUICK, Place())
+        linear_probe.checked([], QUICK, Place())
     with pytest.raises(InputError, match="--train-images 9999: there are 1433"):
         probe_run(run.path, Place(), Options(train_images=9999))
     with pytest.raises(InputError, match=r"8 training images \(a fifth of 10 is held out\) are fewer than the 10 classes"):
@@ -286,11 +283,11 @@ def test_what_cannot_be_probed_is_said_and_nothing_is_written(run, tmp_path):
     with pytest.raises(InputError, match="--test-images 0"):
         probe_run(run.path, Place(), Options(test_images=0))
     with pytest.raises(InputError, match="the same run"):
-        probes.checked([run.path, tmp_path / "." / run.path.name], QUICK, Place())
+        linear_probe.checked([run.path, tmp_path / "." / run.path.name], QUICK, Place())
     assert not (run.path / "probe.json").exists()
     (run.path / "checkpoint.pt").unlink()
     with pytest.raises(InputError, match=r"has no checkpoint\.pt"):
-        probes.checked([run.path], QUICK, Place())
+        linear_probe.checked([run.path], QUICK, Place())
 
 
 def test_one_class_only_is_said():
@@ -327,7 +324,7 @@ def test_the_command_prints_stores_and_draws(run, tmp_path):
         "--out",
         str(tmp_path / "figures"),
     ]
-    done = shell.invoke(cli.app, ["probe", str(run.path), *flags], catch_exceptions=False)
+    done = shell.invoke(main.app, ["probe", str(run.path), *flags], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     assert "the network's own answer" in done.output
     assert "Cover's" in done.output
@@ -341,7 +338,7 @@ def test_the_command_prints_stores_and_draws(run, tmp_path):
 def test_the_commands_errors_are_one_sentence_with_status_2(run, more, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["gradlens", "probe", str(run.path), *more])
     with pytest.raises(SystemExit) as left:
-        cli.main()
+        main.main()
     assert left.value.code == 2
     said = capsys.readouterr().err
     assert said.startswith("gradlens: ")

@@ -19,7 +19,7 @@ from disk import small_disk
 from processes import ENOUGH, ROOT, Program, alive, free_port, wait_for
 from ranks import side_by_side
 
-from gradlens.runtime import process_group as world
+from gradlens.runtime import process_group
 from gradlens.training.run_directory import load
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
@@ -174,7 +174,7 @@ def test_a_killed_rank_without_restarts_is_one_sentence_and_a_status(tmp_path):
 
 def soon_silent() -> None:
     """A rank is missed after 4 seconds instead of 12."""
-    world.BEAT, world.SILENCE = 0.2, 4.0
+    process_group.BEAT, process_group.SILENCE = 0.2, 4.0
 
 
 @STARTS_RANKS

@@ -18,9 +18,8 @@ from PIL import Image
 
 from gradlens.methods import METHODS
 from gradlens.reporting.aggregate import LayerPoint
-from gradlens.reporting.html import charts
+from gradlens.reporting.html import charts, parts
 from gradlens.reporting.html import page as report
-from gradlens.reporting.html import parts as reporting_html_parts
 from gradlens.reporting.html.charts import BINS, DARK, contrast, cosine_bin, cosine_colours, in_the_dark, looks
 from gradlens.reporting.html.page import page, write_page
 from gradlens.reporting.style import styles
@@ -88,7 +87,7 @@ def parsed(html):
     return Parsed(html)
 
 
-@pytest.mark.parametrize("module", [charts, report, reporting_html_parts])
+@pytest.mark.parametrize("module", [charts, report, parts])
 def test_doctests(module):
     assert doctest.testmod(module).failed == 0
 

@@ -11,13 +11,12 @@ import torch
 from scipy.stats import entropy
 from torch import nn
 
-from gradlens.analysis import information as analysis_information
-from gradlens.analysis import network_similarity as analysis_network_similarity
+from gradlens.analysis import information, network_similarity
 from gradlens.analysis import representations as rep
 from gradlens.analysis.activations import networks, of_module
 from gradlens.analysis.representation_similarity import effective_rank, fisher, linear_cka, rdm, rdm_correlation, spectrum
 from gradlens.data.split import Split
-from gradlens.reporting import representations as reporting_representations
+from gradlens.reporting import representations
 from gradlens.runtime.errors import InputError
 from gradlens.training.config import make
 from gradlens.training.context import Place
@@ -52,19 +51,19 @@ def copies(runs, tmp_path):
 
 def test_images_come_back_from_themselves_and_not_from_a_constant():
     x, held = smooth_images(160), smooth_images(60, seed=1)
-    itself = analysis_information.reconstruct(x.float(), x, held.float(), held, steps=160)
+    itself = information.reconstruct(x.float(), x, held.float(), held, steps=160)
     assert itself.r2 > 0.95
-    nothing = analysis_information.reconstruct(torch.full((160, 5, 4, 4), 0.3), x, torch.full((60, 5, 4, 4), 0.3), held, steps=100)
+    nothing = information.reconstruct(torch.full((160, 5, 4, 4), 0.3), x, torch.full((60, 5, 4, 4), 0.3), held, steps=100)
     assert nothing.r2 == pytest.approx(0, abs=0.02)
-    flat = analysis_information.reconstruct(torch.ones(160, 6), x, torch.ones(60, 6), held, steps=100)
+    flat = information.reconstruct(torch.ones(160, 6), x, torch.ones(60, 6), held, steps=100)
     assert flat.r2 == pytest.approx(0, abs=0.02)
 
 
 def test_the_share_of_variance_is_that_of_the_error(monkeypatch):
     x, held = smooth_images(40), smooth_images(30, seed=1)
     answer = torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(0))
-    monkeypatch.setattr(analysis_information, "_answers", lambda reader, h: answer.expand(len(h), *answer.shape))
-    got = analysis_information.reconstruct(x.float(), x, held.float(), held, steps=1)
+    monkeypatch.setattr(information, "_answers", lambda reader, h: answer.expand(len(h), *answer.shape))
+    got = information.reconstruct(x.float(), x, held.float(), held, steps=1)
     pixels, test = x.double().numpy() / 255, held.double().numpy() / 255
     mean = pixels.mean(0)
     shown = mean + math.sqrt(((pixels - mean) ** 2).mean()) * answer.double().numpy()
@@ -74,36 +73,33 @@ def test_the_share_of_variance_is_that_of_the_error(monkeypatch):
 
 def test_activations_of_any_scale_are_read_alike():
     x, held = smooth_images(60), smooth_images(30, seed=1)
-    got = [
-        analysis_information.reconstruct(s * x.float() + b, x, s * held.float() + b, held, steps=30).r2
-        for s, b in ((1, 0), (1e-3, 0), (100, 5))
-    ]
+    got = [information.reconstruct(s * x.float() + b, x, s * held.float() + b, held, steps=30).r2 for s, b in ((1, 0), (1e-3, 0), (100, 5))]
     assert got[1:] == pytest.approx([got[0]] * 2, abs=0.01)
 
 
 def test_a_head_finds_the_bits_that_are_there():
     y, held = torch.arange(200) % 4, torch.arange(80) % 4
-    told = analysis_information.label_information(nn.functional.one_hot(y).float(), y, nn.functional.one_hot(held).float(), held, 4)
+    told = information.label_information(nn.functional.one_hot(y).float(), y, nn.functional.one_hot(held).float(), held, 4)
     assert told.accuracy == 1
     assert 1.9 < told.bits <= 2
-    half = analysis_information.label_information((y % 2).float()[:, None], y, (held % 2).float()[:, None], held, 4)  # one bit of two
+    half = information.label_information((y % 2).float()[:, None], y, (held % 2).float()[:, None], held, 4)  # one bit of two
     assert half.bits == pytest.approx(1, abs=0.1)
-    nothing = analysis_information.label_information(torch.ones(200, 3), y, torch.ones(80, 3), held, 4)
+    nothing = information.label_information(torch.ones(200, 3), y, torch.ones(80, 3), held, 4)
     assert nothing.bits == pytest.approx(0, abs=0.05)
 
 
 def test_a_head_that_overfits_is_below_zero_and_stays_there():
     noise = torch.Generator().manual_seed(0)
     y, held = torch.arange(40) % 4, torch.arange(40) % 4
-    got = analysis_information.label_information(torch.randn(40, 200, generator=noise), y, torch.randn(40, 200, generator=noise), held, 4)
+    got = information.label_information(torch.randn(40, 200, generator=noise), y, torch.randn(40, 200, generator=noise), held, 4)
     assert got.bits < -0.5
 
 
 def test_bits_are_entropy_less_cross_entropy(monkeypatch):
     logits = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
-    monkeypatch.setattr(analysis_information, "_answers", lambda reader, h: logits)
+    monkeypatch.setattr(information, "_answers", lambda reader, h: logits)
     held = torch.tensor([0] * 25 + [1] * 15 + [2] * 10)
-    got = analysis_information.label_information(torch.zeros(9, 4), torch.zeros(9, dtype=torch.long), torch.zeros(50, 4), held, 3, steps=1)
+    got = information.label_information(torch.zeros(9, 4), torch.zeros(9, dtype=torch.long), torch.zeros(50, 4), held, 3, steps=1)
     p = np.exp(logits.double().numpy())
     p /= p.sum(1, keepdims=True)
     want = entropy([25, 15, 10], base=2) + np.mean([math.log2(p[i, c]) for i, c in enumerate(held.tolist())])
@@ -159,12 +155,12 @@ def test_all_pairs_of_blocks_are_compared_as_one_by_one():
     a, b = (nn.Sequential(nn.Flatten(), nn.Linear(48, d), nn.Tanh(), nn.Linear(d, 4)) for d in (10, 60))
     x = torch.rand(30, 3, 4, 4)
     split = Split(x, torch.arange(30) % 3)
-    got = analysis_network_similarity.cka_matrix(of_module(a), of_module(b), split, batch=11)
+    got = network_similarity.cka_matrix(of_module(a), of_module(b), split, batch=11)
     assert got.shape == (4, 4)
     with torch.no_grad():
         for i, j in ((0, 0), (1, 3), (2, 1), (3, 2)):
             assert float(got[i, j]) == pytest.approx(linear_cka(a[: i + 1](x), b[: j + 1](x), batch=11), rel=1e-4)
-    same = analysis_network_similarity.cka_matrix(of_module(a), of_module(a), split)
+    same = network_similarity.cka_matrix(of_module(a), of_module(a), split)
     np.testing.assert_allclose(same.diagonal().numpy(), 1)
 
 
@@ -178,7 +174,7 @@ def test_a_constant_block_is_nothing_and_no_error():
     ((row, _),) = rep.represent(frozen, rep.pictures(split, 3, 60), rep.Options(steps=3))
     assert (row["effective_rank"], row["participation_ratio"]) == (0, 0)
     assert math.isnan(row["fisher"])
-    assert math.isnan(float(analysis_network_similarity.cka_matrix(frozen, frozen, split)))
+    assert math.isnan(float(network_similarity.cka_matrix(frozen, frozen, split)))
 
 
 def test_numbers_that_are_none_are_named_by_their_block():
@@ -277,7 +273,7 @@ def test_what_two_networks_have_in_common_is_computed_once(copies, monkeypatch):
 def test_a_run_is_compared_with_its_beginning_and_with_others(copies):
     path, twin, other, narrow = copies
     before = {f: f.read_bytes() for f in path.rglob("*") if f.is_file()}
-    found = analysis_network_similarity.compare_run(path, [twin, other, narrow], Place(), SMALL)
+    found = network_similarity.compare_run(path, [twin, other, narrow], Place(), SMALL)
     assert {f: f.read_bytes() for f in before} == before
     assert [(e["run"], e["network"], e["other_seed"]) for e in found["with"]] == [
         (path.name, "untrained", False), (twin.name, "trained", True), (other.name, "trained", False), (narrow.name, "trained", False),
@@ -285,7 +281,7 @@ def test_a_run_is_compared_with_its_beginning_and_with_others(copies):
     assert load_result(path, "cka")["with"] == found["with"]
     shown = rep.pictures_of(load(path), Place(), 90).held
     a, b = (next(iter(networks(load(p), Place()))) for p in (path, twin))
-    np.testing.assert_allclose(found["with"][1]["matrix"], analysis_network_similarity.cka_matrix(a, b, shown).numpy())
+    np.testing.assert_allclose(found["with"][1]["matrix"], network_similarity.cka_matrix(a, b, shown).numpy())
     h, j = (rep.collect(f, shown.images) for f in (a, b))
     want = rdm_correlation(rdm(h["block2"], shown.labels), rdm(j["top"], shown.labels))
     assert found["with"][1]["rdm_correlation"][1][3] == pytest.approx(want, rel=1e-4)
@@ -293,13 +289,13 @@ def test_a_run_is_compared_with_its_beginning_and_with_others(copies):
 
 def test_comparisons_that_are_stored_stay(copies, monkeypatch):
     path, twin, other, _ = copies
-    first = analysis_network_similarity.compare_run(path, [twin], Place(), SMALL)
+    first = network_similarity.compare_run(path, [twin], Place(), SMALL)
     made = []
-    real = analysis_network_similarity.signature
-    monkeypatch.setattr(analysis_network_similarity, "signature", lambda *args: made.append(1) or real(*args))
-    assert analysis_network_similarity.compare_run(path, [twin], Place(), SMALL) == first
+    real = network_similarity.signature
+    monkeypatch.setattr(network_similarity, "signature", lambda *args: made.append(1) or real(*args))
+    assert network_similarity.compare_run(path, [twin], Place(), SMALL) == first
     assert not made
-    analysis_network_similarity.compare_run(path, [other], Place(), SMALL)
+    network_similarity.compare_run(path, [other], Place(), SMALL)
     assert len(made) == 2
     assert {e["run"] for e in load_result(path, "cka")["with"]} == {path.name, twin.name, other.name}
 
@@ -315,25 +311,25 @@ def made_result(*fishers):
 
 def test_blocks_are_averaged_over_seeds_and_untrained_networks_told_once(runs):
     results = [made_result(1.0, 9.0, 2.0), made_result(2.0, 4.0), made_result(1.0, 7.0)]  # bp s0, bp s1, dgl s0
-    points = {(p.label, p.network): p for p in reporting_representations.depth_points(runs[:3], results)}
+    points = {(p.label, p.network): p for p in representations.depth_points(runs[:3], results)}
     half = 12.706 * math.sqrt(2) / math.sqrt(2)
     assert points["bp", "trained"][4:] == pytest.approx((3, 3 - half, 3 + half, 2), rel=1e-4)
     assert points["dgl", "trained"].mean == 7
     assert points["untrained", "untrained"].mean == 1.5
     assert points["untrained", "untrained"].seeds == 2
-    apart = {p.label for p in reporting_representations.depth_points([runs[0], runs[3]], results[:2])}
+    apart = {p.label for p in representations.depth_points([runs[0], runs[3]], results[:2])}
     assert apart == {"bp width=4", "bp width=3", "bp width=4 untrained", "bp width=3 untrained"}
 
 
 def test_numbers_over_training_begin_untrained(runs):
-    points = reporting_representations.over_steps(runs[:1], [made_result(1.0, None, 2.0)], "fisher")
+    points = representations.over_steps(runs[:1], [made_result(1.0, None, 2.0)], "fisher")
     assert [(p.step, p.mean, p.dropped) for p in points[::2]] == [(0, 1.0, 0), (20, 2.0, 0)]
     assert math.isnan(points[1].mean)
     assert points[1].dropped == 1
 
 
 def test_dissimilarities_in_a_table(runs):
-    rows = reporting_representations.rdm_rows(runs[:2], [made_result(1.0, 2.0)] * 2)
+    rows = representations.rdm_rows(runs[:2], [made_result(1.0, 2.0)] * 2)
     assert [tuple(r) for r in rows] == [("bp s0", "b", 0, 0, "0.00 nan"), ("bp s0", "b", 1, 3, "nan 0.00")]
 
 

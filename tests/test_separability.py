@@ -10,8 +10,7 @@ import torch
 from scipy.optimize import linprog
 from sklearn.svm import SVC
 
-from gradlens.analysis import linear_separability as separability
-from gradlens.analysis import separability_proofs as analysis_separability_proofs
+from gradlens.analysis import linear_separability, separability_proofs
 from gradlens.analysis.linear_separability import NOT_SEPARABLE, SEPARABLE, UNDECIDED, certify, cover_probability, row_of
 from gradlens.analysis.separability_proofs import proven_bound, proven_margin
 from gradlens.runtime.errors import InputError
@@ -251,10 +250,10 @@ def test_a_factorisation_proves_no_more_than_the_eigenvalues_allow():
     q = np.linalg.qr(np.random.default_rng(0).standard_normal((6, 6)))[0]
     m = q @ np.diag([1e-6, 1, 2, 3, 4, 5]) @ q.T
     m = (m + m.T) / 2
-    assert analysis_separability_proofs._positive_definite(m, 0.9e-6, 0)
-    assert not analysis_separability_proofs._positive_definite(m, 1.1e-6, 0)
-    assert not analysis_separability_proofs._positive_definite(m, 0.5e-6, 0.6e-6)
-    assert not analysis_separability_proofs._positive_definite(q[:, 1:] @ q[:, 1:].T, 0, 0)  # singular
+    assert separability_proofs._positive_definite(m, 0.9e-6, 0)
+    assert not separability_proofs._positive_definite(m, 1.1e-6, 0)
+    assert not separability_proofs._positive_definite(m, 0.5e-6, 0.6e-6)
+    assert not separability_proofs._positive_definite(q[:, 1:] @ q[:, 1:].T, 0, 0)  # singular
 
 
 def test_moments_are_the_sum_of_outer_products():
@@ -265,7 +264,7 @@ def test_moments_are_the_sum_of_outer_products():
     for i, j in product(range(9), range(3)):
         v = np.kron(own[i] - np.eye(3)[j], full[i])
         slow += lam[i, j] * np.outer(v, v)
-    got = analysis_separability_proofs._moments(full, own, lam, analysis_separability_proofs.signed_weights(own, lam))
+    got = separability_proofs._moments(full, own, lam, separability_proofs.signed_weights(own, lam))
     np.testing.assert_allclose(got, slow[:6, :6], rtol=1e-12, atol=1e-14)
 
 
@@ -276,9 +275,9 @@ def test_a_wrong_witness_or_separator_is_not_believed(monkeypatch):
     c = certify(x, y)
     s = ((x - c.centre) / c.scale).numpy()
     flat = (1 - own) / (1 - own).sum()
-    assert analysis_separability_proofs.exact_beside(s, own, flat) is None
-    assert analysis_separability_proofs.rational_witness(x.numpy(), own, flat) is None
-    monkeypatch.setattr(separability, "_path", lambda *_: iter([(np.array([[1.0, 0, 0], [-1, 0, 0]]), np.full((4, 2), 0.125))]))
+    assert separability_proofs.exact_beside(s, own, flat) is None
+    assert separability_proofs.rational_witness(x.numpy(), own, flat) is None
+    monkeypatch.setattr(linear_separability, "_path", lambda *_: iter([(np.array([[1.0, 0, 0], [-1, 0, 0]]), np.full((4, 2), 0.125))]))
     assert certify(u, v).W is None
 
 

@@ -10,11 +10,11 @@ import pytest
 from scipy import stats
 
 from gradlens.gradients.rows import Row
-from gradlens.reporting import aggregate as tables
+from gradlens.reporting import aggregate
 from gradlens.reporting.aggregate import CurvePoint, FinalValue, LayerPoint, Score, interval, truths
 from gradlens.runtime.csv_tables import read_csv, write_csv
 from gradlens.runtime.errors import InputError
-from gradlens.training import run_groups as training_run_groups
+from gradlens.training import run_groups
 from gradlens.training.config import make
 from gradlens.training.run_directory import Metric, Run, Timing
 
@@ -49,7 +49,7 @@ def cosine(step, layer, value, kind="weight"):
 
 
 def test_a_method_alone_is_its_own_label():
-    assert training_run_groups.labels([run("bp", 0), run("bp", 1), run("dgl"), run("dni")]) == ["bp", "bp", "dgl", "dni"]
+    assert run_groups.labels([run("bp", 0), run("bp", 1), run("dgl"), run("dni")]) == ["bp", "bp", "dgl", "dni"]
 
 
 def test_groups_of_one_method_show_only_the_settings_in_which_they_differ():
@@ -59,24 +59,24 @@ def test_groups_of_one_method_show_only_the_settings_in_which_they_differ():
         run("dgl", seed=3, options={"head": "mlp"}),
         run("dgl", options={"head": "mlp"}),
     ]
-    assert training_run_groups.labels(runs) == ["bp", "dgl head=linear", "dgl head=mlp", "dgl head=mlp"]
+    assert run_groups.labels(runs) == ["bp", "dgl head=linear", "dgl head=mlp", "dgl head=mlp"]
 
 
 def test_an_option_named_like_a_setting_is_told_apart_from_it():
     runs = [run("dni", width=8, options={"width": 16}), run("dni", width=4, augment=True)]
-    assert training_run_groups.labels(runs) == ["dni augment=no width=8 dni.width=16", "dni augment=yes width=4 dni.width=none"]
+    assert run_groups.labels(runs) == ["dni augment=no width=8 dni.width=16", "dni augment=yes width=4 dni.width=none"]
 
 
 def test_paths_are_shortened_where_that_keeps_them_apart():
-    assert training_run_groups.labels([run(data="/a/cats"), run(data="/b/dogs")]) == ["bp data=cats", "bp data=dogs"]
-    assert training_run_groups.labels([run(data="/a/cats"), run(data="/b/cats")]) == ["bp data=/a/cats", "bp data=/b/cats"]
+    assert run_groups.labels([run(data="/a/cats"), run(data="/b/dogs")]) == ["bp data=cats", "bp data=dogs"]
+    assert run_groups.labels([run(data="/a/cats"), run(data="/b/cats")]) == ["bp data=/a/cats", "bp data=/b/cats"]
 
 
 def test_the_same_run_twice_is_refused():
     with pytest.raises(InputError, match=r"runs/bp-0 and runs/bp-0 are the same run \(bp, seed 0\)"):
-        training_run_groups.groups([run(), run("dgl"), run()])
+        run_groups.groups([run(), run("dgl"), run()])
     with pytest.raises(InputError, match="no runs"):
-        tables.curve_points([])
+        aggregate.curve_points([])
 
 
 # ---------------------------------------------------------------------------------------------------------- intervals
@@ -102,7 +102,7 @@ def test_one_seed_has_no_interval_and_none_no_mean():
 
 def test_curves_use_the_seeds_that_reached_the_epoch():
     other = metrics((0, 0, 2.3, 0.1), (1, 4, 2.0, 0.7))
-    points = tables.curve_points([run(seed=0), run(seed=1, rows=other)])
+    points = aggregate.curve_points([run(seed=0), run(seed=1, rows=other)])
     losses = [p for p in points if (p.split, p.quantity) == ("test", "loss")]
     assert [(p.epoch, p.mean, p.seeds) for p in losses] == [(0, 2.3, 2), (1, 1.5, 2), (2, 0.8, 1), (3, 0.9, 1)]
     assert losses[1].high == pytest.approx(1.5 + stats.t.ppf(0.975, 1) * math.sqrt(0.5) / math.sqrt(2))
@@ -119,33 +119,33 @@ def test_layer_points_keep_the_layers_order_and_count_what_they_drop():
         cosine(0, "block2", 0.1, "activation"),
     ]
     second = [cosine(0, "block10.conv", 0.2), cosine(0, "block2.conv", 0.7), cosine(4, "block10.conv", NAN)]
-    points = tables.layer_points([run(seed=0, gradients=first), run(seed=1, gradients=second)], "cosine")
+    points = aggregate.layer_points([run(seed=0, gradients=first), run(seed=1, gradients=second)], "cosine")
     assert [(p.layer, p.step, p.seeds, p.dropped) for p in points] == [
         ("block10.conv", 0, 1, 1), ("block10.conv", 4, 0, 1), ("block2.conv", 0, 2, 0),
     ]  # fmt: skip
     assert points[0].mean == 0.2
     assert math.isnan(points[1].mean)
     assert points[2].mean == pytest.approx(0.6)
-    (block,) = tables.layer_points([run(gradients=first)], "cosine", "activation")
+    (block,) = aggregate.layer_points([run(gradients=first)], "cosine", "activation")
     assert (block.layer, block.kind, block.mean) == ("block2", "activation", 0.1)
 
 
 def test_a_step_measured_again_does_not_count_as_a_second_seed():
-    points = tables.layer_points([run(gradients=[cosine(4, "a", 0.5)], measured=[cosine(4, "a", 0.1), cosine(8, "a", 0.3)])], "cosine")
+    points = aggregate.layer_points([run(gradients=[cosine(4, "a", 0.5)], measured=[cosine(4, "a", 0.1), cosine(8, "a", 0.3)])], "cosine")
     assert [(p.step, p.mean, p.seeds) for p in points] == [(4, 0.5, 1), (8, 0.3, 1)]
 
 
 def test_final_is_the_mean_over_the_last_epoch_that_recorded():
     """Epochs end after 4, 8 and 12 updates: the steps recorded last, 5 and 7, lie in the second; step 4 is its first."""
     rows = [cosine(step, "a", value) for step, value in [(3, 9.0), (4, 0.1), (5, NAN), (7, 0.4)]]
-    (final,) = tables.final_values([run(gradients=rows)], "cosine")
+    (final,) = aggregate.final_values([run(gradients=rows)], "cosine")
     assert final == FinalValue("bp", "a", "weight", "cosine", pytest.approx(0.25), final.low, final.high, 1, 1)
     assert math.isnan(final.low)
 
 
 def test_final_over_seeds_and_a_seed_without_a_value():
     runs = [run(seed=s, gradients=[cosine(9, "b", v), cosine(9, "a", 1.0)]) for s, v in enumerate([0.2, 0.4, NAN])]
-    b, a = tables.final_values(runs, "cosine")
+    b, a = aggregate.final_values(runs, "cosine")
     assert (b.layer, b.seeds, b.dropped, b.mean) == ("b", 2, 1, pytest.approx(0.3))
     assert (b.low, b.high) == pytest.approx(interval([0.2, 0.4])[1:3])
     assert (a.layer, a.seeds, a.low, a.high) == ("a", 3, 1.0, 1.0)
@@ -153,19 +153,19 @@ def test_final_over_seeds_and_a_seed_without_a_value():
 
 def test_what_is_measured_after_the_last_update_belongs_to_the_last_epoch():
     rows, later = [cosine(8, "a", 0.2)], [cosine(12, "a", 0.4)]
-    assert tables.final_values([run(gradients=rows, measured=later)], "cosine")[0].mean == pytest.approx(0.3)
+    assert aggregate.final_values([run(gradients=rows, measured=later)], "cosine")[0].mean == pytest.approx(0.3)
     unfinished = run(gradients=[*rows, *later], finished=False)
-    assert tables.final_values([unfinished], "cosine")[0].mean == 0.4
+    assert aggregate.final_values([unfinished], "cosine")[0].mean == 0.4
 
 
 def test_runs_that_recorded_nothing_give_empty_tables():
-    assert tables.layer_points([run()], "cosine") == []
-    assert tables.final_values([run()], "cosine") == []
+    assert aggregate.layer_points([run()], "cosine") == []
+    assert aggregate.final_values([run()], "cosine") == []
 
 
 def test_scores():
     other = metrics((0, 0, 2.3, 0.1), (1, 4, 1.0, 0.9), (2, 8, 0.6, 0.8))
-    (score,) = tables.scores([run(seed=0, lr=0.01), run(seed=1, rows=other, lr=0.01, speeds=(400.0,))])
+    (score,) = aggregate.scores([run(seed=0, lr=0.01), run(seed=1, rows=other, lr=0.01, speeds=(400.0,))])
     best, final = interval([0.7, 0.9]), interval([0.7, 0.8])
     assert score[:4] == ("bp", 0.01, 2, "test")
     assert score[4:] == pytest.approx((*best[:3], 1.5, *final[:3], 0.85, 0.75, 250.0))
@@ -173,17 +173,17 @@ def test_scores():
 
 def test_scores_of_one_seed_name_the_earliest_best_epoch_and_the_validation_split():
     rows = metrics((0, 0, 2.3, 0.1), (1, 4, 1.0, 0.5), (2, 8, 0.8, 0.7), (3, 12, 0.9, 0.7), split="validation")
-    (score,) = tables.scores([run(rows=rows, validation=0.1)])
+    (score,) = aggregate.scores([run(rows=rows, validation=0.1)])
     assert (score.split, score.best_epoch, score.best_accuracy, score.test_loss) == ("validation", 2.0, 0.7, 0.9)
     assert math.isnan(score.best_low)
 
 
 def test_scores_without_accuracy_or_without_any_evaluation():
-    (score,) = tables.scores([run(rows=metrics((0, 0, 2.3, NAN), (1, 4, 1.0, NAN)))])
+    (score,) = aggregate.scores([run(rows=metrics((0, 0, 2.3, NAN), (1, 4, 1.0, NAN)))])
     assert math.isnan(score.best_accuracy)
     assert score.test_loss == 1.0
     with pytest.raises(InputError, match=r"bp: wanted one held-out split in metrics.csv, found none \(runs/bp-0\)"):
-        tables.scores([run(rows=[])])
+        aggregate.scores([run(rows=[])])
 
 
 # ---------------------------------------------------------------------------------------------------------------- csv
@@ -230,11 +230,14 @@ def test_csv_says_what_is_wrong(tmp_path):
 
 
 def test_examples_in_docstrings():
-    assert doctest.testmod(tables).failed == 0
+    assert doctest.testmod(aggregate).failed == 0
 
 
 def test_torch_is_not_imported():
-    code = "import sys, gradlens.reporting.aggregate, gradlens.reporting.training_figures; sys.exit('torch' in sys.modules or 'matplotlib.pyplot' in sys.modules)"
+    code = (
+        "import sys, gradlens.reporting.aggregate, gradlens.reporting.training_figures;"
+        "sys.exit('torch' in sys.modules or 'matplotlib.pyplot' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -251,7 +254,7 @@ def test_alignment_compares_cosine_null_and_correction_at_the_same_steps():
     rows += sparse(0, "a", null_cosine=0.8, across_halves=0.1, noise_ceiling=0.9, rule_ceiling=0.9)
     rows += sparse(8, "a", null_cosine=0.1, across_halves=0.2, noise_ceiling=0.16, rule_ceiling=0.25)
     later = sparse(12, "a", null_cosine=7.0)
-    found = {v.quantity: v for v in tables.alignment_values([run(gradients=rows, measured=later)])}
+    found = {v.quantity: v for v in aggregate.alignment_values([run(gradients=rows, measured=later)])}
     assert found["cosine"].mean == 0.5
     assert found["null_cosine"].mean == 0.1
     assert found["noise_corrected"].mean == pytest.approx(0.2 / math.sqrt(0.16 * 0.25))
@@ -259,12 +262,12 @@ def test_alignment_compares_cosine_null_and_correction_at_the_same_steps():
 
 def test_a_ceiling_below_zero_corrects_nothing_and_rules_without_halves_have_no_correction():
     rows = [cosine(8, "a", 0.5), *sparse(8, "a", null_cosine=0.1, across_halves=0.2, noise_ceiling=-0.1, rule_ceiling=0.3)]
-    (value,) = [v for v in tables.alignment_values([run(gradients=rows)]) if v.quantity == "noise_corrected"]
+    (value,) = [v for v in aggregate.alignment_values([run(gradients=rows)]) if v.quantity == "noise_corrected"]
     assert math.isnan(value.mean)
     assert value.dropped == 1
     rows = [cosine(8, "a", 0.5), *sparse(8, "a", null_cosine=0.1)]
-    assert {v.quantity for v in tables.alignment_values([run(gradients=rows)])} == {"cosine", "null_cosine"}
-    assert tables.alignment_values([run(gradients=[cosine(8, "a", 0.5)])]) == []
+    assert {v.quantity for v in aggregate.alignment_values([run(gradients=rows)])} == {"cosine", "null_cosine"}
+    assert aggregate.alignment_values([run(gradients=[cosine(8, "a", 0.5)])]) == []
 
 
 def test_descent_is_a_ratio_of_means_over_seeds():
@@ -273,7 +276,7 @@ def test_descent_is_a_ratio_of_means_over_seeds():
         return [Row(4, "network", "descent", quantity, value, "loss, same passes") for quantity, value in values.items()]
 
     runs = [run(seed=0, gradients=descent(-1.0, -0.9)), run(seed=1, gradients=descent(-0.001, 0.05))]
-    (point,) = tables.descent_points(runs)
+    (point,) = aggregate.descent_points(runs)
     assert (point.layer, point.step, point.quantity, point.seeds) == ("network", 4, "descent_ratio", 2)
     assert point.mean == pytest.approx((-0.9 + 0.05) / (-1.0 - 0.001))
 

@@ -25,7 +25,7 @@ from gradlens.methods import METHODS
 from gradlens.models.zoo import Plan, build
 from gradlens.runtime.errors import InputError, Stopped
 from gradlens.training import build as setup
-from gradlens.training import loop as train
+from gradlens.training import loop
 from gradlens.training import state as training_state
 from gradlens.training import step as training_step
 from gradlens.training.config import make
@@ -354,8 +354,8 @@ def test_reported_numbers_are_those_of_a_plain_loop_and_not_smoothed(tmp_path):
     assert same_state(run.checkpoint()["model"], model.state_dict())
     assert [m[:3] for m in run.metrics] == [w[:3] for w in want]
     assert [m.loss for m in run.metrics] == pytest.approx([w[3] for w in want], rel=1e-5)
-    train = [(m.loss, m.accuracy) for m in run.metrics if m.split == "train"]
-    assert train == [pytest.approx(w[3:], rel=1e-12) for w in want if w[0] == "train"]
+    loop = [(m.loss, m.accuracy) for m in run.metrics if m.split == "train"]
+    assert loop == [pytest.approx(w[3:], rel=1e-12) for w in want if w[0] == "train"]
     tests = [w[4] for w in want if w[0] == "test"]  # of other batches: a tie may fall the other way
     assert [m.accuracy for m in run.metrics if m.split == "test"] == pytest.approx(tests, abs=1.01 / 364)
     for split in ("train", "test"):
@@ -395,7 +395,7 @@ def test_512_images_are_learned_by_heart_within_200_updates(method, tmp_path):
 
 def test_best_and_final_are_both_in_the_summary(tmp_path, monkeypatch):
     accuracies = iter([0.1, 0.5, 0.75, 0.75, 0.25])
-    monkeypatch.setattr(train, "evaluate", lambda *_: (1.0, next(accuracies)))
+    monkeypatch.setattr(loop, "evaluate", lambda *_: (1.0, next(accuracies)))
     run = train_run(tiny("bp"), Place(out=tmp_path))
     assert run.summary["test"] == {
         "best_accuracy": 0.75, "best_epoch": 2, "final_accuracy": 0.25, "final_loss": 1.0, "final_epoch": 4,
@@ -500,13 +500,13 @@ def test_init_from_what_does_not_fit_or_is_not_there(whole, tmp_path):
 
 
 def test_the_loop_knows_no_method_by_name():
-    source = "".join(Path(module.__file__).read_text() for module in (train, training_step, training_state, setup))
+    source = "".join(Path(module.__file__).read_text() for module in (loop, training_step, training_state, setup))
     names = [*METHODS, *(rule.__name__ for rule in METHODS.values())]
     assert [name for name in names if re.search(rf"\b{name}\b", source)] == []
 
 
 def test_only_the_loop_writes_grad():
-    folder = Path(train.__file__).parent
+    folder = Path(loop.__file__).parent
     files = [folder / f"{n}.py" for n in ("passes", "method", "heads", "objectives", "recorder", "measures")]
     writers = [f.name for f in [*files, *folder.glob("methods/*.py")] if re.search(r"\.grad\s*=[^=]|\.backward\(\)", f.read_text())]
     assert writers == []

@@ -8,7 +8,7 @@ from made_runs import LAYERS, made
 from scipy import stats
 
 from gradlens.reporting.html import standings as reporting_html_standings
-from gradlens.reporting.html import wording as reporting_html_wording
+from gradlens.reporting.html import wording
 from gradlens.reporting.html.notices import differences, notices
 from gradlens.reporting.html.standings import below_top, standings
 from gradlens.reporting.html.verdict import headline, line
@@ -31,7 +31,7 @@ def three(method, accuracies, cosines, **more):
     return [made(method, seed, accuracy, cosine, **more) for seed, (accuracy, cosine) in enumerate(zip(accuracies, cosines, strict=True))]
 
 
-@pytest.mark.parametrize("module", [reporting_html_wording, reporting_html_standings])
+@pytest.mark.parametrize("module", [wording, reporting_html_standings])
 def test_doctests(module):
     assert doctest.testmod(module).failed == 0
 

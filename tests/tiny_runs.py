@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from oracles import needed
 
-from gradlens.training import loop as train
+from gradlens.training import loop
 from gradlens.training.config import make
 from gradlens.training.context import Place
 from gradlens.training.run_directory import load_checkpoint
@@ -77,7 +77,7 @@ def hang(marker):
 def victim(settings, out, resume, where):
     """Runs in a process of its own, to be killed: trains, saving often, and stands still before its end at the latest."""
     torch.set_num_threads(1)
-    train.CHECKPOINT_SECONDS = 0.02
+    loop.CHECKPOINT_SECONDS = 0.02
     config, marker = make(**settings), out / "hung"
     saves = 0
 

@@ -75,7 +75,7 @@ def at_chance(seen: Seen) -> list[Symptom] | None:
 
 
 def rank(x: Tensor) -> float:
-    """:func:`gradlens.analysis.representation_similarity.effective_rank` of features x [N, d], centred; 0 where all rows are equal but for rounding."""
+    """Return the effective rank of features x [N, d], centred; 0 where all rows are equal but for rounding."""
     spread = (x - x.mean(0)).abs().max()
     return effective_rank(spectrum(x)) if spread > ROUNDING * x.abs().max() else 0.0
 

@@ -2,13 +2,13 @@
 
 The protocol, stored with the numbers. A block's output in eval mode, pooled to one feature budget at every depth
 (:func:`gradlens.analysis.activations.pooled`), standardised by the training images. Multinomial logistic regression at its optimum
-(:mod:`gradlens.analysis.logistic_regression`). Its l2 is the one of a grid that is best on a fifth of the training images when fitted to the rest, strong
+(:mod:`.logistic_regression`). Its l2 is the one of a grid that is best on a fifth of the training images when fitted to the rest, strong
 penalties first; the grid is left once accuracy is two standard errors below the best. Then it is fitted to all training images. Test
 images take part in nothing but the last number.
 
 Controls. The same on raw pixels and on the untrained network: what a block's features give without training. And with the training
 labels permuted, at the l2 of the true ones: test accuracy is then chance, and training accuracy says how much of any labelling so many
-features can hold. Whether some training images are *strictly* separable is decided with a certificate (:mod:`gradlens.analysis.linear_separability`).
+features can hold. Whether some training images are *strictly* separable is decided with a certificate (:mod:`.linear_separability`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is proven of separability in floating-point numbers: margins, bounds and witnesses, as :mod:`gradlens.analysis.linear_separability` says."""
+"""What is proven of separability in floating-point numbers: margins, bounds and witnesses, as :mod:`.linear_separability` says."""
 
 from __future__ import annotations
 

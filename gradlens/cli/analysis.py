@@ -23,7 +23,7 @@ def memorize(
     """Train METHODs on random labels (--label-noise, default 1), or read such runs: how fast and how far each fits them."""
     from gradlens.analysis import memorization
     from gradlens.cli.progress import Display
-    from gradlens.reporting import console as screen
+    from gradlens.reporting import console
     from gradlens.reporting import memorization as reporting_memorization
     from gradlens.runtime.errors import InputError
     from gradlens.training.config_builder import configs_of, methods_and_runs
@@ -47,9 +47,9 @@ def memorize(
     with Display(quiet, len(missing)) as display:
         runs = read + train_or_reuse(missing, place, lambda c: display.watch(f"{c.method} seed {c.seed}", c.epochs))
         results = [memorization.memorized(run, place, display.count(f"{run.path.name}: probing")) for run in runs]
-    screen.show(reporting_memorization.table(runs, results))
+    console.show(reporting_memorization.table(runs, results))
     if points := reporting_memorization.block_points(runs, results):
-        screen.show(reporting_memorization.block_table(points))
+        console.show(reporting_memorization.block_table(points))
     files = reporting_memorization.draw(runs, results, figures_to or place.out / "figures")
     typer.echo("\n".join(f"run: {run.path} ({memorization.NAME}.json)" for run in runs))
     typer.echo(f"figures (png, svg, csv): {', '.join(map(str, files))}")
@@ -78,30 +78,29 @@ def probe(
     given: dict[str, Any],
 ) -> None:
     """Fit a linear probe to every block of frozen networks: how well the labels can be read there, beside controls."""
-    from gradlens.analysis import linear_probe as probes
+    from gradlens.analysis import linear_probe
     from gradlens.cli.progress import Display
-    from gradlens.reporting import console as screen
-    from gradlens.reporting import probes as reporting_probes
+    from gradlens.reporting import console, probes
     from gradlens.reporting.aggregate import runs_title
     from gradlens.training.context import place_of
     from gradlens.training.run_directory import must_be_writable
 
     quiet, place = given.pop("quiet", False), place_of(given)
-    options = probes.Options(features, train_images, test_images, tuple(block or ()), over_time, controls, separability, overwrite)
+    options = linear_probe.Options(features, train_images, test_images, tuple(block or ()), over_time, controls, separability, overwrite)
     must_be_writable(out)
-    runs = probes.checked(list(dict.fromkeys(run_dirs)), options, place)
-    known: probes.Known = {}
+    runs = linear_probe.checked(list(dict.fromkeys(run_dirs)), options, place)
+    known: linear_probe.Known = {}
     with Display(quiet, len(runs)) as display:
-        results = [probes.probe_run(run.path, place, options, display.count(run.path.name), _aside, known) for run in runs]
-    points = reporting_probes.probe_points(runs, results)
+        results = [linear_probe.probe_run(run.path, place, options, display.count(run.path.name), _aside, known) for run in runs]
+    points = probes.probe_points(runs, results)
     if len(runs) == 1:
-        screen.show(reporting_probes.detail(results[0]))
-    for table in reporting_probes.tables(points):
-        screen.show(table)
+        console.show(probes.detail(results[0]))
+    for table in probes.tables(points):
+        console.show(table)
     if separability:
-        screen.show(reporting_probes.separability_table(runs, results))
-    files = reporting_probes.draw(points, out, runs_title(runs))
-    typer.echo("\n".join(f"run: {run.path} ({probes.NAME}.json)" for run in runs))
+        console.show(probes.separability_table(runs, results))
+    files = probes.draw(points, out, runs_title(runs))
+    typer.echo("\n".join(f"run: {run.path} ({linear_probe.NAME}.json)" for run in runs))
     typer.echo(f"figures (png, svg, csv): {', '.join(map(str, files))}")
 
 
@@ -124,10 +123,10 @@ def representations(
     given: dict[str, Any],
 ) -> None:
     """Say what each block represents: CKA with other runs, dissimilarities, rank, class separation, what it holds of image and label."""
-    from gradlens.analysis import network_similarity as similarity
+    from gradlens.analysis import network_similarity
     from gradlens.analysis import representations as rep
     from gradlens.cli.progress import Display
-    from gradlens.reporting import console as screen
+    from gradlens.reporting import console
     from gradlens.reporting import representations as reporting
     from gradlens.training.context import place_of
     from gradlens.training.run_directory import must_be_writable
@@ -140,11 +139,11 @@ def representations(
     known: dict[str, dict[str, Any]] = {}
     with Display(quiet, len(runs)) as display:
         results = [rep.represent_run(run.path, place, options, display.count(run.path.name), known) for run in runs]
-        pairs = similarity.compare_run(paths[0], paths[1:], place, options, display.count("comparing"))
-    screen.show(reporting.table(reporting.depth_points(runs, results)))
-    screen.show(reporting.pair_table(pairs, reporting.named(runs)[0]))
+        pairs = network_similarity.compare_run(paths[0], paths[1:], place, options, display.count("comparing"))
+    console.show(reporting.table(reporting.depth_points(runs, results)))
+    console.show(reporting.pair_table(pairs, reporting.named(runs)[0]))
     drawn = reporting.draw(runs, results, pairs, out)
-    first = f", {similarity.PAIRS}.json"
+    first = f", {network_similarity.PAIRS}.json"
     typer.echo("\n".join(f"run: {run.path} ({rep.RESULT}.json{first if run is runs[0] else ''})" for run in runs))
     typer.echo(f"figures (png, svg, csv): {', '.join(str(out / f'{name}.png') for name in drawn)}")
 
@@ -164,7 +163,7 @@ def filters(
     """Show what the first convolution looks for: its filters side by side, and numbers beside those of the untrained stem and of chance."""
     from gradlens.analysis import first_layer_filters as seen
     from gradlens.cli.progress import Display
-    from gradlens.reporting import console as screen
+    from gradlens.reporting import console
     from gradlens.reporting import filters as reporting_filters
     from gradlens.training.context import place_of
     from gradlens.training.run_directory import must_be_writable
@@ -175,7 +174,7 @@ def filters(
         runs = seen.checked(run_dirs, place)
         found = [seen.filters_run(run.path, place, over_time, display.count(run.path.name)) for run in runs]
     results = reporting_filters.grouped(runs, found)
-    screen.show(reporting_filters.table(results))
+    console.show(reporting_filters.table(results))
     files = reporting_filters.draw(runs, results, out)
     typer.echo("\n".join(f"run: {run.path} (filters.json)" for run in runs))
     typer.echo(f"figures (png, svg, csv): {', '.join(map(str, files))}")
@@ -196,7 +195,7 @@ def inpaint(
     """Show what context encoders put where pixels were dropped, and their error there beside that of the mean patch."""
     from gradlens.analysis import inpainting
     from gradlens.cli.progress import Display
-    from gradlens.reporting import console as screen
+    from gradlens.reporting import console
     from gradlens.reporting import inpainting as reporting_inpainting
     from gradlens.training.context import place_of
     from gradlens.training.run_directory import must_be_writable
@@ -206,7 +205,7 @@ def inpaint(
     runs = inpainting.checked(list(dict.fromkeys(run_dirs)), images, place)
     with Display(quiet, len(runs)) as display:
         results = [inpainting.inpaint_run(run.path, place, images, display.count(run.path.name)) for run in runs]
-    screen.show(reporting_inpainting.table(reporting_inpainting.rows(runs, results)))
+    console.show(reporting_inpainting.table(reporting_inpainting.rows(runs, results)))
     files = reporting_inpainting.draw(runs, results, out)
     typer.echo("\n".join(f"run: {run.path} ({inpainting.NAME}.json)" for run in runs))
     typer.echo(f"figures (png, svg, csv): {', '.join(map(str, files))}")
@@ -238,7 +237,7 @@ def doctor(
 
     from gradlens.analysis.doctor import RESULT, examine, report, verdict
     from gradlens.cli.progress import Display
-    from gradlens.reporting import console as screen
+    from gradlens.reporting import console
     from gradlens.training.context import place_of
     from gradlens.training.run_directory import load, plain, save_result
 
@@ -250,7 +249,7 @@ def doctor(
         typer.echo(json.dumps([plain({"run": str(run.path), **report(d)}) for run, d in zip(runs, found, strict=True)], indent=1))
     for run, diagnosis in zip(runs, found, strict=True):
         if diagnosis.findings and not as_json:
-            screen.show(screen.diagnosis_table(str(run.path), diagnosis))
+            console.show(console.diagnosis_table(str(run.path), diagnosis))
         elif not as_json:
             typer.echo(f"{run.path}: {verdict(diagnosis)}")
         save_result(run.path, RESULT, report(diagnosis))

@@ -29,7 +29,7 @@ def sweep(
     """Train every point of a STUDY that is not finished, and compare: means, intervals, paired differences from its baseline."""
     import os
 
-    from gradlens.reporting import console as screen
+    from gradlens.reporting import console
     from gradlens.reporting.study_summary import merged, summary
     from gradlens.runtime.csv_tables import write_csv
     from gradlens.runtime.errors import Stopped
@@ -58,7 +58,7 @@ def sweep(
     write_csv(out / "summary.csv", lines)
     about = {"study": study._asdict(), "runs": {name: s._asdict() for name, s in states.items()}, "seconds": time.monotonic() - began}
     save_result(out, "study", about)
-    screen.show(table(lines, study.baseline))
+    console.show(table(lines, study.baseline))
     typer.echo(f"{len(finished)} of {len(points)} runs finished; {out / 'rows.csv'}, {out / 'summary.csv'}, {out / 'study.json'}")
     if failed := {name: s for name, s in states.items() if s.what == "failed"}:
         name, state = next(iter(failed.items()))

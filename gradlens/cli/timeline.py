@@ -32,7 +32,7 @@ def timeline(
 ) -> None:
     """Measure what each block costs and simulate the rules on several workers: who waits for whom, speed-up, memory."""
     from gradlens.cli.progress import Display
-    from gradlens.reporting import console as screen
+    from gradlens.reporting import console
     from gradlens.reporting import timeline as timeline_pictures
     from gradlens.reporting.style import save
     from gradlens.reporting.timeline import gantt, over_workers
@@ -63,7 +63,7 @@ def timeline(
         seconds = simulation.first_batches(found)
         bars = simulation.pictured(found, workers, wire, micro_batches, seconds)
     chosen = [point for point in points if point.workers == workers]
-    screen.show(timeline_pictures.table(chosen, wire, configs[0].batch_size))
+    console.show(timeline_pictures.table(chosen, wire, configs[0].batch_size))
     typer.echo("\n".join(timeline_pictures.left_over(chosen)))
     title = f"{configs[0].data} · {configs[0].model} · batches of {configs[0].batch_size}"
     files = [

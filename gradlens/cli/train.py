@@ -31,7 +31,7 @@ def train(
 ) -> None:
     """Train one METHOD, recording how far its gradient is from the true one."""
     from gradlens.cli.progress import Display
-    from gradlens.reporting import console as screen
+    from gradlens.reporting import console
     from gradlens.training.config_builder import configs_of, method_of
     from gradlens.training.context import place_of
     from gradlens.training.runs.train_run import prepare, train_or_reuse, train_run
@@ -53,7 +53,7 @@ def train(
             runs = train_or_reuse(configs, place, watch_for)
         else:
             runs = [train_run(configs[0], place, watch_for(configs[0]), training)]
-    screen.show(screen.results(runs))
+    console.show(console.results(runs))
     typer.echo("\n".join(f"run: {run.path}" for run in runs))
     typer.echo(f"next: gradlens figures {' '.join(str(run.path) for run in runs)} --out figures")
 
@@ -75,7 +75,7 @@ def _train_together(method: str | None, given: dict[str, Any], place: Place, qui
     from dataclasses import replace
 
     from gradlens.cli.progress import Display
-    from gradlens.reporting import console as screen
+    from gradlens.reporting import console
     from gradlens.runtime.process_group import join
     from gradlens.training.config_builder import configs_of, method_of
     from gradlens.training.runs.train_run import share_run
@@ -89,7 +89,7 @@ def _train_together(method: str | None, given: dict[str, Any], place: Place, qui
     with Display(quiet or not world.writes) as display:
         run = share_run(config, replace(place, world=world), display.watch(config.method, config.epochs))
     if run:
-        screen.show(screen.results([run]))
+        console.show(console.results([run]))
         typer.echo(f"run: {run.path}")
 
 
@@ -107,7 +107,7 @@ def compare_gradients(
 ) -> None:
     """Train methods (or read runs) and print, layer by layer, how far each one's gradient is from the true one."""
     from gradlens.cli.progress import Display
-    from gradlens.reporting import console as screen
+    from gradlens.reporting import console
     from gradlens.training.config_builder import configs_of, methods_and_runs, numbers
     from gradlens.training.context import place_of
     from gradlens.training.run_directory import load, must_be_writable
@@ -132,7 +132,7 @@ def compare_gradients(
             groups = [_with_best_lr(group, grid, place, watch_for) for group in groups]
         known = [run.config for run in read]
         runs = read + train_or_reuse([config for group in groups for config in group if config not in known], place, watch_for)
-    screen.show(screen.comparison(runs))
+    console.show(console.comparison(runs))
     typer.echo("\n".join(f"run: {run.path}" for run in runs))
     _write_figures(runs, figures_to or place.out / "figures")
 
@@ -185,8 +185,7 @@ def check(
     """Ask a rule the laws that all rules obey, on small networks in float64; exit status 1 if one is broken."""
     from gradlens.cli.progress import Display
     from gradlens.methods import METHODS
-    from gradlens.training.checks import method_checks as laws
-    from gradlens.training.checks import trial as training_check_trial
+    from gradlens.training.checks import method_checks
     from gradlens.training.config_builder import configs_of
     from gradlens.training.context import Place
     from gradlens.training.user_references import known_as
@@ -196,9 +195,9 @@ def check(
     ((config,),) = configs_of([method], {**given, **taught}, Place())
     rule = METHODS[config.method]
     with Display(quiet) as display:
-        findings = list(laws.check(rule, rule.Options(**config.options), display.count("check")))
-    typer.echo(f"{rule.__name__} on {', '.join(training_check_trial.NETWORKS)}, float64:")
-    typer.echo("\n".join(laws.said(findings)))
+        findings = list(method_checks.check(rule, rule.Options(**config.options), display.count("check")))
+    typer.echo(f"{rule.__name__} on {', '.join(trial.NETWORKS)}, float64:")
+    typer.echo("\n".join(method_checks.said(findings)))
     if any(f.fails for f in findings) or not any(f.asked for f in findings):
         raise typer.Exit(1)
 
@@ -233,7 +232,7 @@ def list_(
 @trained.command()
 def show(run_dir: Annotated[Path, typer.Argument(help="a run directory")]) -> None:
     """Print what a run is, how far it came, and its gradients' final distance from the truth."""
-    from gradlens.reporting import console as screen
+    from gradlens.reporting import console
     from gradlens.training.run_directory import load
 
     run = load(run_dir)
@@ -246,7 +245,7 @@ def show(run_dir: Annotated[Path, typer.Argument(help="a run directory")]) -> No
         if run.info.get(name) is not None:
             typer.echo(f"  {name:<17} {run.info[name]}")
     if run.metrics:
-        screen.show(screen.comparison([run]))
+        console.show(console.comparison([run]))
     typer.echo("files: " + ", ".join(sorted(p.name for p in run.path.iterdir() if not p.name.startswith("."))))
 
 
@@ -266,7 +265,7 @@ def bench(
     Under torchrun: what several ranks gain over one process.
     """
     from gradlens.cli.progress import Display
-    from gradlens.reporting import console as screen
+    from gradlens.reporting import console
     from gradlens.reporting.benchmarks import bench_table
     from gradlens.training.config_builder import configs_of
     from gradlens.training.context import input_of, place_of
@@ -286,7 +285,7 @@ def bench(
     shape, classes = input_of(configs[0], place)
     with Display(quiet) as display:
         result = measure_cost(configs, shape, classes, place.device, rounds, progress=display.count("bench"))
-    screen.show(bench_table(result))
+    console.show(bench_table(result))
     if json_file:
         write(json_file, result.to_json().encode())
         typer.echo(f"wrote {json_file}")
@@ -294,7 +293,7 @@ def bench(
 
 def _bench_together(methods: Sequence[str], given: dict[str, Any], place: Place, rounds: int, json_file: Path | None, quiet: bool) -> None:
     from gradlens.cli.progress import Display
-    from gradlens.reporting import console as screen
+    from gradlens.reporting import console
     from gradlens.reporting.benchmarks import ranks_table
     from gradlens.runtime.process_group import join
     from gradlens.training.config_builder import configs_of
@@ -312,7 +311,7 @@ def _bench_together(methods: Sequence[str], given: dict[str, Any], place: Place,
         return
     first = configs[0]
     about = f"{first.model}, batches of {first.batch_size} generated images, {world.ranks} ranks with {rows[0].threads} threads each."
-    screen.show(ranks_table(rows, about))
+    console.show(ranks_table(rows, about))
     if json_file:
         settings = {"model": first.model, "width": first.width, "data": first.data, "batch_size": first.batch_size, "rounds": rounds}
         write(json_file, to_json(rows, settings).encode())

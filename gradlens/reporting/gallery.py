@@ -6,11 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gradlens.analysis import inpainting, linear_probe, memorization, network_similarity, representations
-from gradlens.reporting import filters as reporting_filters
+from gradlens.reporting import filters, online_probe, probes
 from gradlens.reporting import inpainting as reporting_inpainting
 from gradlens.reporting import memorization as reporting_memorization
-from gradlens.reporting import online_probe as reporting_online_probe
-from gradlens.reporting import probes as reporting_probes
 from gradlens.reporting import representations as reporting_representations
 from gradlens.reporting.online_probe import Results
 from gradlens.runtime.errors import InputError
@@ -20,11 +18,11 @@ Drawer = Callable[[Sequence[Run], Results, Path], list[Path]]  # runs and what e
 
 
 def _probe(runs: Sequence[Run], results: Results, folder: Path) -> list[Path]:
-    return reporting_probes.draw(reporting_probes.probe_points(runs, results), folder)
+    return probes.draw(probes.probe_points(runs, results), folder)
 
 
 def _filters(runs: Sequence[Run], results: Results, folder: Path) -> list[Path]:
-    return reporting_filters.draw(runs, reporting_filters.grouped(runs, results), folder)
+    return filters.draw(runs, filters.grouped(runs, results), folder)
 
 
 def _representations(runs: Sequence[Run], results: Results, folder: Path) -> list[Path]:
@@ -37,7 +35,7 @@ DRAWERS: dict[str, Drawer] = {  # name of the json file in a run directory -> wh
     memorization.NAME: reporting_memorization.draw,
     "filters": _filters,
     representations.RESULT: _representations,
-    "online": reporting_online_probe.draw,
+    "online": online_probe.draw,
     inpainting.NAME: reporting_inpainting.draw,
 }
 

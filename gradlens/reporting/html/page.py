@@ -20,9 +20,7 @@ from markupsafe import Markup
 
 from gradlens import __version__
 from gradlens.reporting.aggregate import runs_title, truths
-from gradlens.reporting.html import analysis_sections as sections_learned
-from gradlens.reporting.html import feature_sections as reporting_html_feature_sections
-from gradlens.reporting.html import sections
+from gradlens.reporting.html import analysis_sections, feature_sections, sections
 from gradlens.reporting.html.charts import cosine_colours, looks
 from gradlens.reporting.html.notices import notices
 from gradlens.reporting.html.parts import Held, Section
@@ -37,12 +35,12 @@ ORDER = (
     sections.learning,
     sections.where_and_when,
     sections.training,
-    sections_learned.separability,
-    sections_learned.memorization,
-    reporting_html_feature_sections.filters,
-    reporting_html_feature_sections.representations,
-    sections_learned.online,
-    sections_learned.doctor,
+    analysis_sections.separability,
+    analysis_sections.memorization,
+    feature_sections.filters,
+    feature_sections.representations,
+    analysis_sections.online,
+    analysis_sections.doctor,
     sections.cost,
     sections.differing,
     sections.configs,
@@ -108,7 +106,7 @@ def page(runs: Sequence[Run]) -> str:
 
     here = held(runs)
     parts: list[Section] = [make(here) for make in ORDER]
-    said = [*notices(here.groups), *sections_learned.wrong(here)]
+    said = [*notices(here.groups), *analysis_sections.wrong(here)]
     charts = {f"{part.id}-{i}": chart for part in parts for i, chart in enumerate(part.charts)}
     folder = files("gradlens.reporting.html") / "template"
     style, script = ((folder / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
@@ -123,7 +121,11 @@ def page(runs: Sequence[Run]) -> str:
         "ends": sections.epoch_ends(here),
     }
     environment = Environment(
-        loader=PackageLoader("gradlens.reporting.html", "template"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("gradlens.reporting.html", "template"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["code"] = in_code
     return environment.get_template("report.html.j2").render(

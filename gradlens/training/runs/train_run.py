@@ -17,7 +17,7 @@ from gradlens.runtime.errors import InputError
 from gradlens.runtime.process_group import must_agree
 from gradlens.runtime.progress import Watch, no_progress
 from gradlens.runtime.torchrun import restarts
-from gradlens.training import tensorboard as loggers
+from gradlens.training import tensorboard
 from gradlens.training.build import Pair, make_pair
 from gradlens.training.config import Config
 from gradlens.training.context import CPU, Place, data_of
@@ -67,7 +67,7 @@ def _checked_data(config: Config, place: Place) -> Data:
 
     """
     if place.tensorboard:
-        loggers.must_be_installed()
+        tensorboard.must_be_installed()
     data = data_of(config, place)
     rule = METHODS[config.method]
     images = len(data.everything if rule.unlabelled else data.train)
@@ -141,7 +141,7 @@ def train_run(config: Config, place: Place, watch: Watch = no_progress, training
             training.restore(load_checkpoint(writer.path / "checkpoint.pt"))
         else:
             writer.rewind({})
-        with loggers.logged(training, writer.path, watch) if place.tensorboard else nullcontext(watch) as seen:
+        with tensorboard.logged(training, writer.path, watch) if place.tensorboard else nullcontext(watch) as seen:
             training.go(seen)
     finally:
         writer.close()
@@ -169,7 +169,7 @@ def share_run(config: Config, place: Place, watch: Watch = no_progress) -> Run |
             writer.rewind({})
         if (state := world.told(state)) is not None:
             world.all_or_none(lambda: training.restore(state))
-        with loggers.logged(training, writer.path, watch) if place.tensorboard and writer else nullcontext(watch) as seen:
+        with tensorboard.logged(training, writer.path, watch) if place.tensorboard and writer else nullcontext(watch) as seen:
             training.go(seen)
     finally:
         if writer:
