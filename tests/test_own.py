@@ -18,6 +18,7 @@ from gradlens.models.fx_split import cut_module
 from gradlens.models.spec import Plan
 from gradlens.models.torchvision import cut_points
 from gradlens.models.zoo import MODELS, build, head_width
+from gradlens.runtime import user_code
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import seeded
 from gradlens.training import user_references

@@ -185,7 +185,7 @@ def check(
     """Ask a rule the laws that all rules obey, on small networks in float64; exit status 1 if one is broken."""
     from gradlens.cli.progress import Display
     from gradlens.methods import METHODS
-    from gradlens.training.checks import method_checks
+    from gradlens.training.checks import method_checks, trial
     from gradlens.training.config_builder import configs_of
     from gradlens.training.context import Place
     from gradlens.training.user_references import known_as

@@ -1,7 +1,7 @@
 """Synthetic gradients as the gradients of a loss of their own: the surface they imply, their fixed points, their exact solutions.
 
 After Czarnecki et al. 2017, "Understanding Synthetic Gradients and DNI" (arXiv 1703.00522). A net trained by synthesisers descends no
-stored loss: block and synthesiser are one dynamical system. What can be asked of it is here, for any rule of ``methods.synthetic_gradients.dni``:
+stored loss: block and synthesiser are one dynamical system. What can be asked of it is here, for any rule like ``dni``:
 the loss that a synthetic gradient would be the gradient of, along a line (:func:`implied_loss`), and whether there is one at all
 (:func:`twist`); whether a state is a fixed point of the system and a critical point of the loss (:func:`stationarity`), and where the
 system comes to rest (:func:`settle`); the linear synthesiser that is exact (:func:`exact_linear`).
