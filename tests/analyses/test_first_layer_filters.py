@@ -1,13 +1,9 @@
 """What the script on first-layer filters decides. Its trainings are not run here."""
 
 import math
-import sys
-from pathlib import Path
 
 import pytest
 from scipy import stats
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # analyses is a folder of the repository, not an installed package
 
 from analyses.first_layer_filters import JUDGED, RULES, SEEDS, config, corrected, differences, different
 from gradlens.gradients.losses import LOSSES

@@ -2,13 +2,10 @@
 
 import json
 import math
-import sys
 from argparse import Namespace
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # analyses is a folder of the repository, not an installed package
 
 from analyses import claims, random_labels, synthetic_theory
 from analyses.all_methods import corrected, shown

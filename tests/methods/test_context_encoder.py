@@ -13,7 +13,7 @@ import torch
 from oracles import assert_near, assert_same_bits
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # analyses is a folder of the repository, not an installed package
+sys.path.append(str(Path(__file__).parents[2]))  # analyses is a folder of the repository, not an installed package
 
 from analyses.inpainting import TASKS, judge
 from gradlens.analysis import inpainting
@@ -36,7 +36,7 @@ from gradlens.training.run_directory import load_result
 from gradlens.training.runs.train_run import train_run
 from gradlens.training.step import evaluate, update
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RULES = ("context-encoder", "context-encoder-local")
 PLAN = Plan((3, 16, 16), 10, width=4, depth=2)
 IMAGES = torch.randint(0, 256, (5, 3, 16, 16), generator=torch.Generator().manual_seed(7), dtype=torch.uint8)

@@ -246,7 +246,7 @@ def test_a_run_without_answers_is_shown_without_an_accuracy(runs, program):
 # ----------------------------------------------------------------------------------------------- the papers' own settings
 
 
-CONFIGS = sorted((Path(__file__).parents[1] / "analyses" / "configs").glob("*.json"))
+CONFIGS = sorted((Path(__file__).parents[2] / "analyses" / "configs").glob("*.json"))
 OURS = [
     path for path in CONFIGS if json.loads(path.read_text())["method"] in ("simclr", "loco", "cpc", "infomax", "context-encoder", "distil")
 ]

@@ -1,13 +1,9 @@
 """What the script on learning layer by layer decides, and that it goes on where it was interrupted. Its trainings are not run here."""
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # analyses is a folder of the repository, not an installed package
 
 from analyses import provable
 from analyses.provable import CIFAR_LEARNERS, CONDITIONS, DEFAULT, LEARNERS, NOISES

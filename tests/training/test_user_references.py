@@ -27,8 +27,8 @@ from gradlens.training.context import Place
 from gradlens.training.run_directory import load
 from gradlens.training.runs.train_run import prepare, train_run
 
-PAGES = [Path(__file__).parents[1] / page for page in ("docs/your-own.md", "README.md")]
-MARK = r"<!-- example: tests/test_own.py runs this as sparse.py -->\n```python\n(.*?)```"
+PAGES = [Path(__file__).parents[2] / page for page in ("docs/your-own.md", "README.md")]
+MARK = r"<!-- example: tests/training/test_user_references.py runs this as sparse.py -->\n```python\n(.*?)```"
 CODE = {page.name: found.group(1) for page in PAGES if (found := re.search(MARK, page.read_text(), re.S))}
 SMALL = {"model": "mlp", "width": 8, "limit": 64, "batch_size": 16, "epochs": 1, "record_every": 2}
 

@@ -15,7 +15,7 @@ from PIL import Image
 from gradlens.cli.options import FLAGS
 from gradlens.training.config import CHOICES, Config
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 WHOLE = ["--width", "8", "--epochs", "2", "--record-every", "2", "--quiet"]
 TINY = [*WHOLE[:4], "--limit", "320", *WHOLE[4:]]
 

@@ -1,6 +1,7 @@
 """The runner of the reference study: stopped by the clock, killed, gone on with; csv files without a torn or double row."""
 
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -125,13 +126,15 @@ def test_killed_in_the_middle_and_gone_on_with(listed, machine):
 @pytest.mark.slow
 def test_killed_by_the_system(tmp_path, machine):
     code = (
-        "import sys, torch; from pathlib import Path; from analyses.full_size import runner; from tests.test_full_size import item;"
+        "import sys, torch; from pathlib import Path; from analyses.full_size import runner; from test_full_size import item;"
         "at = Path(sys.argv[1]); cpu = torch.device('cpu');"
         "m = runner.Machine(at / 'runs', at / 'results', cpu, 'fp32', 'digits', 'digits', 'one');"
         "runner.work([item('a', epochs=400, until=400)], m)"
     )
-    root = Path(__file__).resolve().parents[1]
-    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=root, stdout=subprocess.PIPE, text=True)
+    root = Path(__file__).resolve().parents[2]
+    paths = os.pathsep.join(map(str, (root, Path(__file__).parent, os.environ.get("PYTHONPATH", ""))))
+    environ = {**os.environ, "PYTHONPATH": paths}
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], env=environ, stdout=subprocess.PIPE, text=True)
     for line in process.stdout:
         if "epoch 2" in line:
             process.kill()

@@ -444,7 +444,7 @@ def test_train_and_show(program, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["cpc", "infomax"])
 def test_shipped_configs_make_the_papers_rule(name):
-    settings = json.loads((Path(__file__).parent.parent / "analyses" / "configs" / f"{name}-stl10.json").read_text())
+    settings = json.loads((Path(__file__).parents[2] / "analyses" / "configs" / f"{name}-stl10.json").read_text())
     small = make(**{**settings, "width": 2})
     pair = make_pair(small, (3, 96, 96), 10, CPU)
     method, images = pair.method, torch.randint(0, 256, (2, 3, 96, 96), dtype=torch.uint8)

@@ -1,23 +1,19 @@
 """The simulated networks of analyses/feedback_angles.py: one by one in a plain loop, by gradlens's own rules, and by a conservation law."""
 
-import sys
 from collections import OrderedDict
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from analyses import feedback_angles as demo
 from gradlens.gradients.method import Net
 from gradlens.methods import METHODS
 from gradlens.runtime.csv_tables import read_csv, write_csv
 from gradlens.training.build import Pair
 from gradlens.training.step import update
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # analyses/ is no part of the installed package
-from analyses import feedback_angles as demo
 
 SCALES, SEEDS, STEPS, LR = (1e-3, 0.1, 0.25), (3, 4), 50, 0.01
 WHICH = (1, 1)  # scale 0.1, seed 4

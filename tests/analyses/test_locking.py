@@ -1,12 +1,9 @@
 """The shipped figures of locking follow from the shipped costs; what the script says of a real run beside its simulation."""
 
-import sys
 from argparse import Namespace
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # analyses is a folder of the repository, not an installed package
 
 from analyses import locking
 from gradlens.runtime.csv_tables import read_csv
@@ -14,7 +11,7 @@ from gradlens.training.cost.schedules import Schedule, local
 from gradlens.training.cost.simulation import Bar, Point, curves, pictured
 from gradlens.training.parallel.block_costs import BlockCost
 
-SHIPPED = Path(__file__).parents[1] / "figures"
+SHIPPED = Path(__file__).parents[2] / "figures"
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,101 @@
+"""How the package is laid out: rooms whose imports point one way (the contract in pyproject.toml says which), modules that stay short."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "gradlens"
+ROOMS = ("runtime", "data", "models", "gradients", "methods", "training", "analysis", "reporting", "cli")
+LONGEST = 400  # lines of a module
+
+
+def named(path):
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {named(path): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def at_run_time(tree):
+    """All nodes but those below ``if TYPE_CHECKING:``."""
+    todo = [tree]
+    while todo:
+        node = todo.pop()
+        yield node
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            todo += node.orelse
+        else:
+            todo += ast.iter_child_nodes(node)
+
+
+def imported(tree):
+    """The modules of the package that a module imports, wherever in it."""
+    for node in at_run_time(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "gradlens":
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield whole if whole in MODULES else node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "gradlens")
+
+
+GRAPH = {name: sorted(set(imported(tree))) for name, tree in MODULES.items()}
+
+
+def circles(graph):
+    """The strongly connected parts of more than one module (Tarjan)."""
+    index, low, stack, found = {}, {}, [], []
+
+    def visit(v):
+        index[v] = low[v] = len(index)
+        stack.append(v)
+        for w in graph.get(v, ()):
+            if w not in index:
+                visit(w)
+                low[v] = min(low[v], low[w])
+            elif w in stack:
+                low[v] = min(low[v], index[w])
+        if low[v] == index[v]:
+            part = stack[stack.index(v) :]
+            del stack[stack.index(v) :]
+            if len(part) > 1:
+                found.append(sorted(part))
+
+    for v in graph:
+        if v not in index:
+            visit(v)
+    return found
+
+
+def test_the_search_finds_a_circle():
+    assert circles({"a": ["b"], "b": ["c"], "c": ["a"], "d": ["a"]}) == [["a", "b", "c"]]
+    assert circles({"a": ["b"], "b": ["c"], "c": []}) == []
+
+
+def test_no_import_circles():
+    assert circles(GRAPH) == []
+
+
+def test_nothing_inside_imports_the_top_of_the_package():
+    assert [name for name, wanted in GRAPH.items() if "gradlens" in wanted and name != "gradlens"] == []
+
+
+def test_the_top_holds_the_rooms_and_three_files():
+    loose = sorted(path.name for path in PACKAGE.glob("*.py"))
+    assert loose == ["__init__.py", "__main__.py", "_version.py"]
+    assert sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py")) == sorted(ROOMS)
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_a_module_can_be_read_at_once(path):
+    assert len(path.read_text().splitlines()) <= LONGEST
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*/**/__init__.py")), ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_a_room_says_what_lives_in_it_and_holds_nothing_else(path):
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree)
+    if path.parent.name != "methods":  # whose __init__ is the registry
+        assert len(tree.body) == 1
