@@ -48,7 +48,7 @@ def test_a_module_that_two_units_of_loco_share_gets_the_sum_of_both():
     assert_near(updates[2].grad.params, of(second, blocks[2]), 1e-10)
 
 
-@pytest.mark.parametrize("name", UNLABELLED)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LOCAL)) for name in UNLABELLED])
 def test_a_run_records_truth_chance_noise_and_descent(name, tmp_path):
     changes = {"width": 4, "limit": 64, "limit_test": 20, "batch_size": 16, "epochs": 1, "record_every": 2, "diagnose_every": 1, "lr": 1e-5}
     run = train_run(make(**{**changes, **needed(name), "method": name}), Place(out=tmp_path))

@@ -527,8 +527,13 @@ def test_a_gradient_of_another_layout_reaches_the_fused_optimiser_right():
     torch.testing.assert_close(p.grad, 2 * grad)
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler: install g++")
-def test_compiled_blocks_and_heads_train_as_eager_ones(tmp_path):
+WITH_GPP = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler: install g++")
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=[pytest.mark.slow, WITH_GPP])])
+def test_compiled_blocks_and_heads_train_as_eager_ones(backend, monkeypatch):
+    plain = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: plain(self, backend=backend))
     runs = [
         Training(
             make(method="dgl", model="mlp", depth=2, width=8, compile=compiled, steps=2, record_every=1),
