@@ -65,7 +65,6 @@ if TYPE_CHECKING:  # the same table for type checkers, which do not run __getatt
     from gradlens.training.checks.trial import Broken as CheckFailed
     from gradlens.training.config import Config as Config
     from gradlens.training.config import make as make_config
-    from gradlens.training.context import Place as Place
     from gradlens.training.context import Place as RunContext
     from gradlens.training.run_directory import load as load
     from gradlens.training.runs.train_run import train_run as train_run
@@ -124,7 +123,7 @@ __all__ = [
 ]
 
 _HOME = {  # public name -> where it is defined
-    "CheckFailed": "gradlens.training.checks.method_checks:Broken",
+    "CheckFailed": "gradlens.training.checks.trial:Broken",
     "Config": "gradlens.training.config:Config",
     "Grad": "gradlens.gradients.block_pass:Grad",
     "InputError": "gradlens.runtime.errors:InputError",
@@ -136,14 +135,14 @@ _HOME = {  # public name -> where it is defined
     "ModelSpec": "gradlens.models.spec:Plan",
     "NetworkInfo": "gradlens.gradients.method:Net",
     "Pass": "gradlens.gradients.block_pass:Pass",
-    "RunContext": "gradlens.training.runs.train_run:Place",
+    "RunContext": "gradlens.training.context:Place",
     "Signal": "gradlens.gradients.method:Signal",
-    "Split": "gradlens.data.datasets:Split",
+    "Split": "gradlens.data.split:Split",
     "Update": "gradlens.gradients.method:Update",
     "ViewMixture": "gradlens.analysis.theory.conditional_dependence:Mixture",
     "certify_separability": "gradlens.analysis.linear_separability:certify",
     "check_method": "gradlens.training.checks.check_method:check_method",
-    "cka_matrix": "gradlens.analysis.representations:cka_matrix",
+    "cka_matrix": "gradlens.analysis.network_similarity:cka_matrix",
     "compare": "gradlens.gradients.compare:compare",
     "conditional_dependence": "gradlens.analysis.theory.conditional_dependence:conditional_dependence",
     "cosine": "gradlens.gradients.alignment:cosine",

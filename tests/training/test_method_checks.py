@@ -335,11 +335,11 @@ class Crashing(Plain):
         (Live, "works", "at block3 delta carries a graph"),
         (Bare, "works", "`signal` gives a Tensor at block3, not a Signal"),
         (Mute, "works", "the top, gives no answer"),
-        (Peeking, "works", "it raises KeyError: 3 in test_laws.py"),
+        (Peeking, "works", "it raises KeyError: 3 in test_method_checks.py"),
         (Labelled, "labels", "what block1 is told changes with the labels: `reads` (below) must hold 'labels'"),
         (Scribbling, "works", "it writes .grad of block1.linear.weight"),
         (Restless, "answers", "evaluation changes asked"),
-        (Crashing, "works", "it raises RuntimeError: no luck today in test_laws.py, line"),
+        (Crashing, "works", "it raises RuntimeError: no luck today in test_method_checks.py, line"),
     ],
 )
 def test_a_broken_rule_breaks_one_law_and_is_told_how(rule, law, words):
