@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, ScalarFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter, StrMethodFormatter
 
 from analyses.full_size.items import Item, at_width, items
 from analyses.full_size.readings import EPOCHS, of_family
@@ -83,7 +83,7 @@ def _named(ax: Axes, ends: Mapping[str, tuple[float, float]], look: Mapping[str,
         return
     low, high = ax.get_ylim()
     to = math.log10 if log else float
-    height = (to(high) - to(low)) * 0.07
+    height = (to(high) - to(low)) * 0.052
     last = -math.inf
     for label, (x, y) in sorted(ends.items(), key=lambda item: item[1][1]):
         place = max(to(y), last + height)
@@ -162,7 +162,7 @@ def _epochs_axis(ax: Axes, last: int) -> None:
 def alignment(family: Family) -> Figure:
     """Cosine with the true gradient (above) and norm ratio (below) of each layer's weight gradient over epochs."""
     look, table = styles(list(family)), points(family)
-    layers = list(dict.fromkeys(p.layer for p in table if p.quantity == "cosine"))
+    layers, exact = _informative(table)
     last = max(p.epoch for p in table)
     figure = Figure(figsize=(max(6.0, 1.9 * len(layers) + 1.6), 5.2), layout="constrained")
     grid = figure.subplots(2, len(layers), sharex=True, sharey="row", squeeze=False)
@@ -174,18 +174,34 @@ def alignment(family: Family) -> Figure:
                 _line(ax, [p for p in mine if quantity == "cosine" or p.value > 0], look[label])
             if quantity == "cosine":
                 ax.set_title(layer, fontsize=9.5)
-                ax.set_ylim(-0.25, 1.05)
                 _floor_and_ceiling(ax, table, layer)
+                ax.set_ylim(-0.25, 1.05)
             else:
                 ax.set_yscale("log")
+                ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+                ax.yaxis.set_minor_formatter(NullFormatter())
                 ax.axhline(1, color="0.5", lw=0.8)
                 _epochs_axis(ax, last)
     grid[0][0].set_ylabel("cosine with\nthe true gradient")
     grid[1][0].set_ylabel("norm ÷ norm of\nthe true gradient")
     handles = list(grid[0][0].get_lines()[: len(family)])
     figure.legend(handles, list(family), loc="outside lower center", ncols=min(6, len(family)), fontsize=9)
-    figure.suptitle(f"{_alignment_message(family, layers)}\n{_about(family)}", fontsize=10)
+    low, high = grid[1][0].get_ylim()
+    grid[1][0].set_ylim(min(low, 0.5), max(high, 2))
+    notes = [f"{', '.join(exact)}: exactly the true gradient under every rule"] if exact else []
+    figure.suptitle("\n".join([_alignment_message(family, layers), _about(family), *notes]), fontsize=10)
     return figure
+
+
+def _informative(table: Sequence[Point]) -> tuple[list[str], list[str]]:
+    """Layers to draw, and those that are not: where the cosine of every rule is 1 at every step."""
+    cosines: dict[str, list[float]] = {}
+    for p in table:
+        if p.quantity == "cosine":
+            cosines.setdefault(p.layer, []).append(p.value)
+    exact = [layer for layer, values in cosines.items() if min(values) > 1 - 1e-6]
+    return [layer for layer in cosines if layer not in exact] or list(cosines), exact if len(exact) < len(cosines) else []
 
 
 def _floor_and_ceiling(ax: Axes, table: Sequence[Point], layer: str) -> None:
@@ -201,7 +217,7 @@ def _floor_and_ceiling(ax: Axes, table: Sequence[Point], layer: str) -> None:
 def _alignment_message(family: Family, layers: Sequence[str]) -> str:
     ends = {label: rows[-1].get(f"cosine:{layers[0]}", math.nan) for label, rows in family.items() if not label.startswith("bp")}
     said = ", ".join(f"{label} {value:.2f}" for label, value in ends.items() if not math.isnan(value))
-    return f"cosine of {layers[0]} with the true gradient in the last epoch: {said} (dotted: chance; dashed: noise ceiling)"
+    return f"cosine of {layers[0]} with the true gradient in the last epoch: {said}\n(grey, dotted: chance; grey, dashed: noise ceiling)"
 
 
 def table_of(family: Family) -> str:

@@ -186,16 +186,37 @@ def learning_rate(key: str, machine: Machine) -> float:
         settings = RATE_TRIALS[key]
         grid = GRID[settings.get("optimizer", "adam")]
         machine.say(f"{key}: choosing a learning rate of {', '.join(f'{lr:g}' for lr in grid)}, on held-out images")
-        scores = {lr: _score(make(**{**settings, "data": machine.data, "lr": lr, "validation": 0.1}), machine) for lr in grid}
-        best = max(scores, key=lambda lr: (scores[lr], -lr))
+        scores: dict[float, float] = {}
+        best = _widened(grid, scores, lambda lr: _score(make(**{**settings, "data": machine.data, "lr": lr, "validation": 0.1}), machine))
         content[key] = {
             "lr": best, "validation_accuracy": {f"{lr:g}": score for lr, score in scores.items()},
-            "at_an_end_of_the_grid": best in (min(grid), max(grid)), "settings": settings, "data": machine.data_name,
+            "at_an_end_of_the_grid": best in (min(scores), max(scores)), "settings": settings, "data": machine.data_name,
             "device": str(machine.device), "commit": machine.commit,
         }  # fmt: skip
         path.parent.mkdir(parents=True, exist_ok=True)
         write(path, (json.dumps(content, indent=1) + "\n").encode())
     return float(content[key]["lr"])
+
+
+def _widened(grid: Sequence[float], scores: dict[float, float], score: Callable[[float], float], most: int = 2) -> float:
+    """The best rate of a grid that is widened by a factor of about three while its best is at an end, ``most`` times at the most.
+
+    Args:
+        grid: rates to begin with, in order.
+        scores: filled in: rate -> score.
+        score: of one rate; of equals the smaller rate is taken.
+        most: how many rates may be added.
+
+    """
+    scores.update({lr: score(lr) for lr in grid})
+    for _ in range(most + 1):
+        best = max(scores, key=lambda lr: (scores[lr], -lr))
+        beyond = {min(scores): min(scores) / 3, max(scores): max(scores) * 3}.get(best)
+        if beyond is None or len(scores) == len(grid) + most:
+            break
+        rounded = float(f"{beyond:.1g}")
+        scores[rounded] = score(rounded)
+    return best
 
 
 def _score(config: Config, machine: Machine) -> float:

@@ -157,6 +157,19 @@ def test_a_part_ends_at_its_epoch_and_the_next_goes_on(machine):
     assert (machine.out / "a" / runner.BEGUN).read_text() == begun
 
 
+@pytest.mark.parametrize(
+    ("best", "asked"),
+    [(1e-3, 3), (3e-3, 4), (1e-2, 5), (1.0, 5), (3e-4, 4), (1e-9, 5)],
+)
+def test_a_grid_is_widened_while_its_best_is_at_an_end(best, asked):
+    scores = {}
+    found = runner._widened((3e-4, 1e-3, 3e-3), scores, lambda lr: -abs(np.log(lr / best)))
+    assert len(scores) == asked
+    assert found == max(scores, key=scores.get)
+    if asked < 5:
+        assert min(scores) < found < max(scores)
+
+
 def test_rows_of_another_commit_are_marked(machine):
     a = item("a", until=1)
     runner.work([a], machine)
@@ -214,6 +227,7 @@ def test_a_learning_rate_is_chosen_once_on_held_out_images(machine, monkeypatch)
     trial = {**TINY, "method": "bp", "width": 32, "epochs": 6, "record_every": 0}
     monkeypatch.setitem(runner.RATE_TRIALS, "tiny", trial)
     monkeypatch.setitem(runner.GRID, "adam", (1e-9, 3e-2))
+    monkeypatch.setattr(runner, "_widened", lambda grid, scores, score: max(grid, key=lambda lr: scores.setdefault(lr, score(lr))))
     a = replace(item("a"), rate="tiny")
     assert machine.config(a).lr == 3e-2
     kept = json.loads((machine.results / "rates.json").read_text())["tiny"]
@@ -345,8 +359,9 @@ def test_figures_say_what_the_rows_say(listed, machine):
     drawn = figures.learning("tiny", family)
     assert len(drawn.axes) == 2
     grid = figures.alignment(family)
-    layers = {p.layer for p in figures.points(family) if p.quantity == "cosine"}
-    assert len(grid.axes) == 2 * len(layers)
+    drawn_layers, exact = figures._informative(figures.points(family))
+    assert exact == ["block3.linear", "top.out"]  # dgl's last block and the top form one unit with the loss itself
+    assert len(grid.axes) == 2 * len(drawn_layers) == 4
     assert "best test accuracy" in figures.message(family)
 
 
