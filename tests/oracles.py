@@ -16,7 +16,7 @@ from gradlens.gradients.method import Method, Update
 from gradlens.gradients.rows import Row, step_rows
 from gradlens.gradients.true_gradient import true_updates
 from gradlens.methods import METHODS
-from gradlens.models.zoo import Plan, build
+from gradlens.models.zoo import ModelSpec, build
 from gradlens.training.build import make_net
 from gradlens.training.config import make
 
@@ -55,10 +55,10 @@ class Case(NamedTuple):
 
 
 PLANS = {
-    "basic-cnn": (Plan((2, 8, 8), 10, width=4, depth=3), 6),
-    "vgg11": (Plan((3, 32, 32), 10, width=2), 4),
-    "resnet20": (Plan((3, 8, 8), 10, width=4), 4),
-    "mlp": (Plan((1, 8, 8), 10, width=12, depth=4), 6),
+    "basic-cnn": (ModelSpec((2, 8, 8), 10, width=4, depth=3), 6),
+    "vgg11": (ModelSpec((3, 32, 32), 10, width=2), 4),
+    "resnet20": (ModelSpec((3, 8, 8), 10, width=4), 4),
+    "mlp": (ModelSpec((1, 8, 8), 10, width=12, depth=4), 6),
 }
 
 

@@ -15,7 +15,7 @@ from gradlens.gradients.rows import step_rows
 from gradlens.gradients.true_gradient import true_updates
 from gradlens.methods import METHODS
 from gradlens.models.block_boundaries import output_shapes
-from gradlens.models.zoo import Plan, build
+from gradlens.models.zoo import ModelSpec, build
 from gradlens.training.build import Pair, make_net, make_pair
 from gradlens.training.checks.method_checks import LAWS, broken
 from gradlens.training.checks.trial import NETWORKS, NotAsked, Trial
@@ -126,7 +126,7 @@ def silent(c: Case) -> Silent:
 
 # ------------------------------------------------------------------------------------------------- rules without labels
 
-PLAN = Plan((3, 16, 16), 10, width=4, depth=2)
+PLAN = ModelSpec((3, 16, 16), 10, width=4, depth=2)
 IMAGES = torch.randint(0, 256, (6, 3, 16, 16), generator=torch.Generator().manual_seed(7), dtype=torch.uint8)
 
 

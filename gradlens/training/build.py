@@ -13,7 +13,7 @@ from gradlens.gradients.losses import LOSSES, Loss
 from gradlens.gradients.method import Method, Net
 from gradlens.methods import METHODS
 from gradlens.models.block_boundaries import output_shapes
-from gradlens.models.spec import Plan
+from gradlens.models.spec import ModelSpec
 from gradlens.models.zoo import build, head_width
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import seeded
@@ -107,9 +107,9 @@ def make_pair(config: Config, shape: tuple[int, int, int], classes: int, device:
 
 def _built(config: Config, read: tuple[int, int, int], shape: tuple[int, int, int], classes: int) -> nn.Sequential:
     """The network of a config for what the rule lets it read: images of ``shape``, or patches of them."""
-    plan = Plan(read, classes, config.width, config.depth, config.stem, config.activation, config.attention)
+    spec = ModelSpec(read, classes, config.width, config.depth, config.stem, config.activation, config.attention)
     try:
-        return build(config.model, plan, config.cut, config.seed)
+        return build(config.model, spec, config.cut, config.seed)
     except InputError as error:
         if read == shape:
             raise

@@ -64,7 +64,7 @@ def known_as(kind: str, text: str) -> str:
         kept |= {fact: getattr(rule, fact) for fact in FACTS}
         kept |= {"reads": sorted(rule.reads), "own_quantities": dict(rule.own_quantities)}
     else:
-        function_in(path, name, "from a plan to a network")
+        function_in(path, name, "from a spec to a network")
     word = label(kind, path, name)
     other = TYPED[kind].get(word)
     if other is not None and (other["file"], other["name"]) != (kept["file"], name):

@@ -24,7 +24,7 @@ from gradlens.gradients.losses import LOSSES
 from gradlens.gradients.method import Method
 from gradlens.methods import METHODS
 from gradlens.models.decoders import ChannelwiseLinear, context_decoder, discriminator
-from gradlens.models.zoo import Plan, build
+from gradlens.models.zoo import ModelSpec, build
 from gradlens.reporting.gallery import draw_learned
 from gradlens.reporting.inpainting import InpaintingPanel, inpainting_grid
 from gradlens.runtime.errors import InputError
@@ -38,7 +38,7 @@ from gradlens.training.step import evaluate, update
 
 ROOT = Path(__file__).parents[2]
 RULES = ("context-encoder", "context-encoder-local")
-PLAN = Plan((3, 16, 16), 10, width=4, depth=2)
+PLAN = ModelSpec((3, 16, 16), 10, width=4, depth=2)
 IMAGES = torch.randint(0, 256, (5, 3, 16, 16), generator=torch.Generator().manual_seed(7), dtype=torch.uint8)
 SMALL = {"discriminator_width": 4}
 

@@ -21,7 +21,7 @@ from gradlens.gradients.method import Net, Step
 from gradlens.gradients.rows import step_rows
 from gradlens.gradients.true_gradient import true_updates
 from gradlens.methods import METHODS
-from gradlens.models.spec import Plan
+from gradlens.models.spec import ModelSpec
 from gradlens.models.zoo import build
 from gradlens.runtime.errors import InputError
 from gradlens.training.build import make_net, make_pair
@@ -137,7 +137,7 @@ def posed(name, step=5, model="basic-cnn", **options):
     rule = METHODS[name]
     given = rule.Options(**options)
     read = rule.input_shape((3, 16, 16), given)
-    net_model = build(model, Plan(read, 10, width=4, depth=2), seed=1).double()
+    net_model = build(model, ModelSpec(read, 10, width=4, depth=2), seed=1).double()
     net = make_net(net_model, read, 10, LOSSES["ce"], 3)._replace(image=(3, 16, 16))
     method = stirred(rule(net, given).double())
     method.start(2, step)
@@ -424,7 +424,7 @@ def test_what_cannot_be_used_is_one_sentence(program, tmp_path, monkeypatch, nam
 
 def test_blocks_that_do_not_fit_a_patch_are_refused_in_one_sentence():
     """Where the network was not made for patches: a library's user."""
-    model = build("basic-cnn", Plan((3, 16, 16), 10, width=4, depth=3))
+    model = build("basic-cnn", ModelSpec((3, 16, 16), 10, width=4, depth=3))
     with pytest.raises(InputError, match=r"patches of 4x4 pixels do not fit the blocks of this network: "):
         METHODS["cpc"](make_net(model, (3, 16, 16), 10, LOSSES["ce"]), METHODS["cpc"].Options())
     short = Net([model[-1]], [torch.Size([10])], 10, 8, LOSSES["ce"], 0, image=(3, 16, 16))

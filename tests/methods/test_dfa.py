@@ -18,7 +18,7 @@ from gradlens.gradients.method import Net, Step
 from gradlens.gradients.true_gradient import true_updates
 from gradlens.methods import METHODS
 from gradlens.models.resnet import basic_residual
-from gradlens.models.zoo import Plan, build
+from gradlens.models.zoo import ModelSpec, build
 from gradlens.runtime.errors import InputError
 from gradlens.training.build import Pair, make_net, make_pair
 from gradlens.training.config import make
@@ -121,7 +121,7 @@ def test_blocks_may_be_updated_in_any_order():
 
 def test_with_one_hidden_layer_it_is_feedback_alignment_with_the_same_b():
     c = case("mlp")
-    c = c._replace(model=build("mlp", Plan((1, 8, 8), 10, width=12, depth=1, activation="tanh")).double())
+    c = c._replace(model=build("mlp", ModelSpec((1, 8, 8), 10, width=12, depth=1, activation="tanh")).double())
     dfa, fa = rule("dfa", c), rule("fa", c)
     fa.held("top.out").copy_(feedback(dfa, 0))
     ours, theirs = Case(copy.deepcopy(c.model), c.x, c.y), Case(copy.deepcopy(c.model), c.x, c.y)
@@ -164,7 +164,7 @@ def test_a_tanh_net_that_starts_at_zero_learns_where_backprops_does_not():
     ends = {}
     for name in ("dfa", "bp"):
         c = case("mlp")
-        c = c._replace(model=build("mlp", Plan((1, 8, 8), 10, width=20, depth=3, activation="tanh")).double(), y=torch.arange(6))
+        c = c._replace(model=build("mlp", ModelSpec((1, 8, 8), 10, width=20, depth=3, activation="tanh")).double(), y=torch.arange(6))
         with torch.no_grad():
             for p in c.model.parameters():
                 p.zero_()
@@ -197,7 +197,7 @@ def test_a_linear_net_from_zero_reaches_zero_cost_and_its_signal_points_downhill
 
 
 def test_a_step_of_the_basic_cnn_costs_at_most_three_quarters_of_backprops_multiply_adds():
-    model = build("basic-cnn", Plan((3, 32, 32), 10))
+    model = build("basic-cnn", ModelSpec((3, 32, 32), 10))
     x, y = torch.randn(2, 3, 32, 32), torch.tensor([0, 1])
     costs = {}
     for name in ("dfa", "bp"):

@@ -14,7 +14,7 @@ from gradlens.gradients.losses import LOSSES
 from gradlens.gradients.method import Net
 from gradlens.methods import METHODS
 from gradlens.models.block_boundaries import output_shapes
-from gradlens.models.zoo import Plan, build
+from gradlens.models.zoo import ModelSpec, build
 from gradlens.runtime.errors import InputError
 from gradlens.training.build import Pair
 from gradlens.training.config import make
@@ -391,7 +391,7 @@ def test_a_linear_synthesiser_on_a_frozen_net_with_squared_loss_reaches_least_sq
 
 
 def test_the_seeds_synthesisers_have_the_documents_size():
-    model = build("basic-cnn", Plan((3, 32, 32), 10))
+    model = build("basic-cnn", ModelSpec((3, 32, 32), 10))
     net = Net(list(model), output_shapes(model, (3, 32, 32)), 10, 256, LOSSES["ce"], 0)
     for name, each in (("cdni", 1_231_104), ("dni", 1_231_104 - 10 * 128 - 128)):
         method = METHODS[name](net, METHODS[name].Options())

@@ -21,7 +21,7 @@ from gradlens.gradients.true_gradient import true_updates
 from gradlens.methods import METHODS
 from gradlens.methods.feedback.feedback_rule import pseudo_inverse, weights
 from gradlens.models.resnet import basic_residual
-from gradlens.models.zoo import Plan, build
+from gradlens.models.zoo import ModelSpec, build
 from gradlens.runtime.errors import InputError
 from gradlens.training.build import Pair, make_net, make_pair
 from gradlens.training.config import make
@@ -507,7 +507,7 @@ def test_blocks_are_not_compiled_under_a_feedback_rule():
 
 
 def test_b_is_drawn_as_pytorch_draws_a_weight_keyed_by_seed_and_layer():
-    c = Case(build("mlp", Plan((1, 8, 8), 10, width=400, depth=3)), torch.randn(2, 1, 8, 8), torch.tensor([0, 1]))
+    c = Case(build("mlp", ModelSpec((1, 8, 8), 10, width=400, depth=3)), torch.randn(2, 1, 8, 8), torch.tensor([0, 1]))
 
     def kept(seed=3, **options):
         net = make_net(c.model, c.shape, 10, LOSSES["ce"], seed)

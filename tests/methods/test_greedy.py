@@ -15,7 +15,7 @@ from gradlens.gradients.method import Net, Step
 from gradlens.gradients.true_gradient import true_updates
 from gradlens.methods import METHODS
 from gradlens.models.block_boundaries import output_shapes
-from gradlens.models.zoo import Plan, build
+from gradlens.models.zoo import ModelSpec, build
 from gradlens.runtime.errors import InputError
 from gradlens.training.build import Pair
 from gradlens.training.config import make
@@ -239,7 +239,7 @@ def test_a_head_has_one_convolution_less_than_hidden_layers(hidden):
 
 
 def test_a_net_of_one_unit_is_trained_as_by_backprop_bit_for_bit():
-    c = case("mlp", torch.float32)._replace(model=build("mlp", Plan((1, 8, 8), 10, width=12, depth=1)))
+    c = case("mlp", torch.float32)._replace(model=build("mlp", ModelSpec((1, 8, 8), 10, width=12, depth=1)))
     twin = uncut(c.model, c.x, c.y)
     method = rule("greedy", c, awake=False)
     assert list(method.parameters()) == []

@@ -7,7 +7,7 @@ import torch
 from oracles import assert_near, assert_same_bits, batches, case, frozen, nll, rule, step, uncut
 from torch import nn
 
-from gradlens.models.zoo import Plan, build
+from gradlens.models.zoo import ModelSpec, build
 from gradlens.runtime.errors import InputError
 from gradlens.training.build import Pair
 from gradlens.training.step import update
@@ -130,7 +130,7 @@ def test_a_module_without_any_loss_is_refused():
 
 
 def test_a_net_of_one_unit_is_trained_as_by_backprop_bit_for_bit():
-    c = case("mlp", torch.float32)._replace(model=build("mlp", Plan((1, 8, 8), 10, width=12, depth=1)))
+    c = case("mlp", torch.float32)._replace(model=build("mlp", ModelSpec((1, 8, 8), 10, width=12, depth=1)))
     twin = uncut(c.model, c.x, c.y)
     for chunks in (None, 1):
         _, updates = step(rule("infopro", c, chunks=chunks), c)

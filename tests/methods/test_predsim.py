@@ -13,7 +13,7 @@ from gradlens.gradients.losses import LOSSES
 from gradlens.gradients.method import Net
 from gradlens.methods import METHODS
 from gradlens.methods.local.predsim import pooled_size, similarity
-from gradlens.models.zoo import Plan, build
+from gradlens.models.zoo import ModelSpec, build
 from gradlens.runtime.errors import InputError
 from gradlens.training.build import Pair
 from gradlens.training.config import make
@@ -227,7 +227,7 @@ def test_maps_are_averaged_in_halves_until_they_fit(shape, dim, want):
 
 
 def test_a_net_of_one_unit_is_trained_as_by_backprop_bit_for_bit():
-    c = case("mlp", torch.float32)._replace(model=build("mlp", Plan((1, 8, 8), 10, width=12, depth=1)))
+    c = case("mlp", torch.float32)._replace(model=build("mlp", ModelSpec((1, 8, 8), 10, width=12, depth=1)))
     twin = uncut(c.model, c.x, c.y)
     _, updates = step(rule("predsim", c), c)
     for k in range(2):

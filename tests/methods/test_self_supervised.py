@@ -12,7 +12,7 @@ from torch import nn
 from gradlens.gradients.diagnostics import SPARSE
 from gradlens.gradients.losses import LOSSES
 from gradlens.methods import METHODS
-from gradlens.models.zoo import Plan, build
+from gradlens.models.zoo import ModelSpec, build
 from gradlens.runtime.errors import InputError
 from gradlens.training.build import Pair, make_net, make_pair
 from gradlens.training.config import make
@@ -22,7 +22,7 @@ from gradlens.training.step import update
 
 
 def test_a_module_that_two_units_of_loco_share_gets_the_sum_of_both():
-    model = build("basic-cnn", Plan((3, 16, 16), 10, width=4, depth=3), seed=1).double()
+    model = build("basic-cnn", ModelSpec((3, 16, 16), 10, width=4, depth=3), seed=1).double()
     net = make_net(model, (3, 16, 16), 10, LOSSES["ce"], 3)
     method = stirred(METHODS["loco"](net, METHODS["loco"].Options()).double())
     x, y = method.task(IMAGES, torch.arange(6), 0, lambda v: v.double() / 127.5 - 1)

@@ -11,7 +11,7 @@ from torch import nn
 
 from gradlens.cli.main import main
 from gradlens.gradients.backward import backward
-from gradlens.models.zoo import Plan, build
+from gradlens.models.zoo import ModelSpec, build
 from gradlens.runtime.errors import InputError
 from gradlens.training.build import Pair
 from gradlens.training.step import update
@@ -151,7 +151,7 @@ def test_one_window_is_backprop_and_windows_of_one_unit_are_dgl_bit_for_bit(name
 
 @pytest.mark.parametrize("name", ["chunked", "overlap"])
 def test_the_defaults_train_a_net_of_one_unit_as_backprop_does(name):
-    c = case("mlp", torch.float32)._replace(model=build("mlp", Plan((1, 8, 8), 10, width=12, depth=1)))
+    c = case("mlp", torch.float32)._replace(model=build("mlp", ModelSpec((1, 8, 8), 10, width=12, depth=1)))
     twin = uncut(c.model, c.x, c.y)
     _, updates = step(rule(name, c), c)
     for k in range(2):
