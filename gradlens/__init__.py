@@ -52,7 +52,7 @@ if TYPE_CHECKING:  # the same table for type checkers, which do not run __getatt
     from gradlens.gradients.lens import Lens as Lens
     from gradlens.gradients.lightning import LensCallback as LensCallback
     from gradlens.gradients.method import Method as Method
-    from gradlens.gradients.method import Net as NetworkInfo
+    from gradlens.gradients.method import NetworkInfo as NetworkInfo
     from gradlens.gradients.method import Signal as Signal
     from gradlens.gradients.method import Update as Update
     from gradlens.gradients.method import relay as relay
@@ -134,7 +134,7 @@ _HOME = {  # public name -> where it is defined
     "METHODS": "gradlens.methods:METHODS",
     "Method": "gradlens.gradients.method:Method",
     "ModelSpec": "gradlens.models.spec:ModelSpec",
-    "NetworkInfo": "gradlens.gradients.method:Net",
+    "NetworkInfo": "gradlens.gradients.method:NetworkInfo",
     "Pass": "gradlens.gradients.block_pass:Pass",
     "RunContext": "gradlens.training.runs.train_run:Place",
     "Signal": "gradlens.gradients.method:Signal",

@@ -14,7 +14,7 @@ from gradlens.gradients.block_pass import Pass
 from gradlens.gradients.losses import LOSSES, Loss
 from gradlens.gradients.method import Method, Update
 from gradlens.gradients.rows import Row, step_rows
-from gradlens.gradients.true_gradient import true_updates
+from gradlens.gradients.true_gradient import true_gradients
 from gradlens.methods import METHODS
 from gradlens.models.zoo import ModelSpec, build
 from gradlens.training.build import make_net
@@ -140,7 +140,7 @@ def step(method: Method, c: Case, lazily: bool = False) -> tuple[list[Pass], dic
 def rows_of(method: Method, c: Case, number: int = 0, quantities: tuple[str, ...] = RECORDED) -> list[Row]:
     """The rows of one recorded step."""
     run = run_step(method, c.blocks, c.x, c.y)
-    return step_rows(number, [name for name, _ in c.model.named_children()], method, run, true_updates(method, run), quantities)
+    return step_rows(number, [name for name, _ in c.model.named_children()], method, run, true_gradients(method, run), quantities)
 
 
 # ---------------------------------------------------------------------------------------------------------- slow twins

@@ -10,9 +10,9 @@ from torch import nn
 from gradlens.data.transforms import normalizer
 from gradlens.gradients.block_pass import Pass
 from gradlens.gradients.losses import LOSSES, slope
-from gradlens.gradients.method import Method, Net, Options, Signal, Step, top_signal
+from gradlens.gradients.method import Method, NetworkInfo, Options, Signal, Step, top_signal
 from gradlens.gradients.rows import step_rows
-from gradlens.gradients.true_gradient import true_updates
+from gradlens.gradients.true_gradient import true_gradients
 from gradlens.methods import METHODS
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.models.zoo import ModelSpec, build
@@ -82,7 +82,7 @@ class SyntheticInputs(Method):
 
     reads = frozenset({"above", "image"})
 
-    def __init__(self, net: Net, images: torch.Size) -> None:
+    def __init__(self, net: NetworkInfo, images: torch.Size) -> None:
         super().__init__(net, Options())
         size = images.numel()
         self.shapes = net.shapes[:-1]
@@ -108,7 +108,7 @@ def synthetic_inputs(dtype: torch.dtype = torch.float64) -> tuple[SyntheticInput
     c = case("basic-cnn", dtype)
     for block in c.blocks[:2]:
         block.append(nn.Dropout(0.3))
-    net = Net(c.blocks, output_shapes(c.model, c.shape), 10, 16, LOSSES["ce"], 3)
+    net = NetworkInfo(c.blocks, output_shapes(c.model, c.shape), 10, 16, LOSSES["ce"], 3)
     return stirred(SyntheticInputs(net, c.shape).to(dtype)), c
 
 
@@ -121,7 +121,7 @@ class Silent(Method):
 
 def silent(c: Case) -> Silent:
     """Such a rule on a case's network."""
-    return Silent(Net(c.blocks, output_shapes(c.model, c.shape), 10, 16, LOSSES["ce"], 3), Options())
+    return Silent(NetworkInfo(c.blocks, output_shapes(c.model, c.shape), 10, 16, LOSSES["ce"], 3), Options())
 
 
 # ------------------------------------------------------------------------------------------------- rules without labels
@@ -144,7 +144,7 @@ def posed(name: str, dtype: torch.dtype = torch.float64, step_: int = 5, **optio
 def recorded(method: Method, c: Case):
     passes, updates = step(method, c)
     run = Step(c.blocks, c.x, c.y, passes, updates)
-    return step_rows(5, ["block1", "block2", "top"], method, run, true_updates(method, run))
+    return step_rows(5, ["block1", "block2", "top"], method, run, true_gradients(method, run))
 
 
 # ------------------------------------------------------------------------------------------------------ states

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from gradlens.data.split import Data
 from gradlens.data.transforms import input_of
 from gradlens.gradients.lens import Lens
-from gradlens.gradients.true_gradient import untouched
+from gradlens.gradients.true_gradient import preserve_buffers_and_rng
 from gradlens.models.feature_pooling import BUDGET, pooled
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.progress import Progress, no_progress
@@ -122,7 +122,7 @@ def of_module(model: nn.Module, layers: Sequence[str] | None = None, to_input: C
 def at_rest(frozen: Frozen) -> Iterator[None]:
     """Eval mode inside; modes, buffers and random streams as they were after it."""
     modes = [[(m, m.training) for m in module.modules()] for module in frozen.modules]
-    with untouched(list(frozen.modules)), torch.no_grad():
+    with preserve_buffers_and_rng(list(frozen.modules)), torch.no_grad():
         try:
             for module in frozen.modules:
                 module.eval()

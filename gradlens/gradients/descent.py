@@ -9,7 +9,7 @@ from gradlens.gradients.alignment import float64
 from gradlens.gradients.block_pass import chain
 from gradlens.gradients.method import Method, Step
 from gradlens.gradients.rows import Row
-from gradlens.gradients.true_gradient import Truth, untouched
+from gradlens.gradients.true_gradient import Truth, preserve_buffers_and_rng
 from gradlens.runtime.batch_shard import all_sum, stream
 from gradlens.runtime.rng import seeded
 
@@ -43,7 +43,7 @@ class Descent:
     def _loss(self) -> float:
         """The objective on this batch, with the step's own dropout masks; the network is left as it was."""
         blocks, top = self.blocks, self.method.top
-        with untouched((*blocks, self.method)), seeded(self.method.seed, "step", *stream(self.number)):
+        with preserve_buffers_and_rng((*blocks, self.method)), seeded(self.method.seed, "step", *stream(self.number)):
             passes = dict(enumerate(chain(blocks[: top + 1], self.method.entry(self.x), self.y)))
             loss = self.method.signal(top, passes, ()).loss
         assert loss is not None

@@ -17,7 +17,7 @@ from gradlens.gradients.block_pass import Pass, pull_back
 from gradlens.gradients.layer_names import parameter_kind
 from gradlens.gradients.method import Method, Step
 from gradlens.gradients.rows import Row
-from gradlens.gradients.true_gradient import Truth, over_ranks, true_updates, untouched, whole_update
+from gradlens.gradients.true_gradient import Truth, all_reduce_grads, all_reduce_update, preserve_buffers_and_rng, true_gradients
 from gradlens.runtime.batch_shard import Shard, current, first, gather, part, sharded, stream, total
 from gradlens.runtime.rng import generator, seeded
 
@@ -70,7 +70,7 @@ def _weights(name: str, grads: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _used(method: Method, p: Pass, delta: Tensor) -> dict[str, Tensor]:
     """What the rule makes of a delta inside one block, over all ranks of a shared batch."""
     with method.rule():
-        return over_ranks(pull_back(p, delta, keep=True).params)
+        return all_reduce_grads(pull_back(p, delta, keep=True).params)
 
 
 def _told(step: Step, truth: Truth) -> Iterator[tuple[int, Pass, Tensor]]:
@@ -104,10 +104,10 @@ def _halves(number: int, names: Sequence[str], method: Method, step: Step, refer
         if not len(half):
             return  # on all ranks: they deal the same
         mine = half.to(step.y.device)
-        with untouched((*step.blocks, method)), seeded(method.seed, "step", *stream(number)), sharded(shard):
+        with preserve_buffers_and_rng((*step.blocks, method)), seeded(method.seed, "step", *stream(number)), sharded(shard):
             run = run_step(method, step.blocks, step.x[mine], step.y[mine])
-            truth = true_updates(method, run)
-            told = {names[k]: whole_update(update).grad.params for k, update in run.updates.items()}
+            truth = true_gradients(method, run)
+            told = {names[k]: all_reduce_update(update).grad.params for k, update in run.updates.items()}
         used.append({parameter: g for name, grads in told.items() for parameter, g in _weights(name, grads).items()})
         real.append({parameter: g for k, grad in enumerate(truth.grads) for parameter, g in _weights(names[k], grad.params).items()})
     for parameter in (parameter for parameter in real[0] if parameter in used[0]):

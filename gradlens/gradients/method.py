@@ -14,7 +14,7 @@ from gradlens.gradients.block_pass import Grad, Pass, chain
 from gradlens.gradients.losses import Loss, slope
 
 
-class Net(NamedTuple):
+class NetworkInfo(NamedTuple):
     """What a rule may know of the network it trains."""
 
     blocks: Sequence[nn.Module]  # bottom first
@@ -81,7 +81,7 @@ class Step(NamedTuple):
     updates: Mapping[int, Update]  # by block
 
 
-class Compared(NamedTuple):
+class FeedbackPair(NamedTuple):
     """Two tensors of one shape to be compared: something of the rule's own, and what it would be in backpropagation."""
 
     layer: str  # dotted path in the model
@@ -125,11 +125,11 @@ class Method(nn.Module):
     compiles: ClassVar[bool] = True  # whether blocks may be compiled: False for rules that change what happens inside them
     classifies: ClassVar[bool] = True  # False: trained without labels, gives no answers; `assess` tells how well it does
     unlabelled: ClassVar[bool] = False  # True: also trained on the images whose label is not known (label -1)
-    has_teacher: ClassVar[bool] = False  # True: learns from the answers of a trained network, `Net.teacher`
+    has_teacher: ClassVar[bool] = False  # True: learns from the answers of a trained network, `NetworkInfo.teacher`
     pipelined: ClassVar[bool] = False  # True: plain backprop, which torch's pipeline schedules compute where blocks are spread over ranks
     least_batch: ClassVar[int] = 1  # images a batch must have for the objective to mean anything
 
-    def __init__(self, net: Net, options: Any) -> None:
+    def __init__(self, net: NetworkInfo, options: Any) -> None:
         super().__init__()
         self.depth = len(net.blocks)
         self.top = self.depth - 1  # the block whose output the objective is of, and which gives the answer
@@ -261,7 +261,7 @@ class Method(nn.Module):
         """Numbers of the rule's own to record for one block (a synthesiser's error): name -> scalar tensor."""
         return {}
 
-    def pairs(self, step: Step, passes: Sequence[Pass]) -> Iterator[Compared]:
+    def pairs(self, step: Step, passes: Sequence[Pass]) -> Iterator[FeedbackPair]:
         """Tensors of the rule's own beside what they would be in backpropagation (feedback matrices), for the sparse records.
 
         Args:

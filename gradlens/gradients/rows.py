@@ -63,7 +63,7 @@ def step_rows(
         number: updates made before this batch.
         names: the blocks' names in the model.
         method: the rule.
-        step: the step as it was run; of a shared batch with updates as :func:`whole_update` gives them.
+        step: the step as it was run; of a shared batch with updates as :func:`all_reduce_update` gives them.
         truth: its true gradients.
         quantities: names from ``measures.QUANTITIES``.
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from gradlens.gradients.block_pass import Grad, Pass, chain, is_chain, true_gradients
+from gradlens.gradients.block_pass import Grad, Pass, chain, is_chain, pull_back_chain
 from gradlens.gradients.method import Method, Signal, Step, Update
 from gradlens.runtime.batch_shard import all_sum
 from gradlens.runtime.rng import forked
@@ -28,7 +28,7 @@ class Truth(NamedTuple):
 
 
 @contextmanager
-def untouched(modules: Iterable[nn.Module]) -> Iterator[None]:
+def preserve_buffers_and_rng(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Forward passes made inside leave buffers and torch's random streams as they were.
 
     They see copies: a buffer that was written to, even with its own values, would spoil the graphs that saved it.
@@ -44,7 +44,7 @@ def untouched(modules: Iterable[nn.Module]) -> Iterator[None]:
             m._buffers[name] = b
 
 
-def true_updates(method: Method, step: Step, keep: bool = False) -> Truth:
+def true_gradients(method: Method, step: Step, keep: bool = False) -> Truth:
     """The truth for one step, and what it is the gradient of.
 
     On a shared batch all ranks must ask. The method's own top gradient, pulled back through the step's passes. Where a block read
@@ -63,35 +63,35 @@ def true_updates(method: Method, step: Step, keep: bool = False) -> Truth:
         signal = step.updates[top].signal
         if signal.delta is None or signal.loss is None:
             raise ValueError("the top block was not trained on this batch: there is no true gradient to compare with")
-        grads = true_gradients(step.passes, signal.delta, keep)
+        grads = pull_back_chain(step.passes, signal.delta, keep)
         return _truth(method, signal, grads, step.passes, "same passes")
-    with untouched((*step.blocks, method)):
+    with preserve_buffers_and_rng((*step.blocks, method)):
         clean = list(chain(step.blocks[: top + 1], method.entry(step.x), step.y))
         signal = method.signal(top, dict(enumerate(clean)), ())
         assert signal.delta is not None
         assert signal.loss is not None
-        grads = true_gradients(clean, signal.delta, keep)
+        grads = pull_back_chain(clean, signal.delta, keep)
     return _truth(method, signal, grads, clean, "clean chain pass")
 
 
 def _truth(method: Method, signal: Signal, grads: Sequence[Grad], passes: Sequence[Pass], by: str) -> Truth:
     assert signal.loss is not None
-    own = over_ranks({name: g for name, g in signal.own.items() if method.of_objective(name)})
-    grads = [grad._replace(params=over_ranks(grad.params)) for grad in grads]
+    own = all_reduce_grads({name: g for name, g in signal.own.items() if method.of_objective(name)})
+    grads = [grad._replace(params=all_reduce_grads(grad.params)) for grad in grads]
     return Truth(grads, passes, all_sum(signal.loss), own, f"{method.objective}, {by}")
 
 
-def over_ranks(grads: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def all_reduce_grads(grads: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Gradients of parameters, summed over the ranks of a shared batch."""
     return {name: all_sum(g) for name, g in grads.items()}
 
 
-def whole_update(update: Update) -> Update:
+def all_reduce_update(update: Update) -> Update:
     """An update as one process would have made it: what the ranks of a shared batch add up, added up."""
     signal, grad = update.signal, update.grad
     loss = None if signal.loss is None else all_sum(signal.loss)
     return update._replace(
-        signal=signal._replace(loss=loss, own=over_ranks(signal.own)),
-        grad=grad._replace(params=over_ranks(grad.params)),
-        own=over_ranks(update.own),
+        signal=signal._replace(loss=loss, own=all_reduce_grads(signal.own)),
+        grad=grad._replace(params=all_reduce_grads(grad.params)),
+        own=all_reduce_grads(update.own),
     )

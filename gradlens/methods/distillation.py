@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gradlens.gradients.block_pass import Pass
 from gradlens.gradients.losses import distillation
-from gradlens.gradients.method import Method, Net, Signal, relay
+from gradlens.gradients.method import Method, NetworkInfo, Signal, relay
 from gradlens.runtime.batch_shard import all_sum, sharded
 
 
@@ -34,7 +34,7 @@ class Distil(Method):
     unlabelled = True
     has_teacher = True
 
-    def __init__(self, net: Net, options: Any) -> None:
+    def __init__(self, net: NetworkInfo, options: Any) -> None:
         super().__init__(net, options)
         assert net.teacher is not None
         self.teacher = net.teacher  # a function: no part of this rule's state

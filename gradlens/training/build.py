@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gradlens.gradients.losses import LOSSES, Loss
-from gradlens.gradients.method import Method, Net
+from gradlens.gradients.method import Method, NetworkInfo
 from gradlens.methods import METHODS
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.models.spec import ModelSpec
@@ -57,7 +57,7 @@ def put_weights(module: nn.Module, weights: Any, source: str) -> None:
         raise InputError(f"{source}: its weights do not fit this model: {' '.join(detail)}") from error
 
 
-def make_net(model: nn.Sequential, shape: Sequence[int], classes: int, loss: Loss, seed: int = 0, epochs: int = 1) -> Net:
+def make_net(model: nn.Sequential, shape: Sequence[int], classes: int, loss: Loss, seed: int = 0, epochs: int = 1) -> NetworkInfo:
     """What a rule may know of a network: its blocks, what they give, and how it is trained.
 
     Args:
@@ -73,7 +73,7 @@ def make_net(model: nn.Sequential, shape: Sequence[int], classes: int, loss: Los
 
     """
     names = [name for name, _ in model.named_children()]
-    return Net(list(model), output_shapes(model, shape), classes, head_width(model), loss, seed, names, tuple(shape), epochs)
+    return NetworkInfo(list(model), output_shapes(model, shape), classes, head_width(model), loss, seed, names, tuple(shape), epochs)
 
 
 def make_pair(config: Config, shape: tuple[int, int, int], classes: int, device: torch.device) -> Pair:

@@ -18,7 +18,7 @@ from gradlens.gradients.diagnostics import sparse_rows
 from gradlens.gradients.losses import LOSSES
 from gradlens.gradients.method import Method, Step, Update
 from gradlens.gradients.rows import Row, rank_rows, step_rows
-from gradlens.gradients.true_gradient import true_updates, whole_update
+from gradlens.gradients.true_gradient import all_reduce_update, true_gradients
 from gradlens.runtime.batch_shard import Sums, all_sum, current, total
 from gradlens.runtime.eval_mode import eval_mode
 from gradlens.runtime.process_group import ALONE, World
@@ -139,9 +139,9 @@ class Whole:
     def measured(self, number: int, pair: Pair, step: Step, diagnose: bool, by_rank: bool) -> tuple[list[Row], Descent | None]:
         """The rows of a recorded step; on a diagnosed one the sparse rows too."""
         names, method, here = pair.names(), pair.method, current()
-        truth = true_updates(method, step, keep=diagnose)
+        truth = true_gradients(method, step, keep=diagnose)
         mine = {k: u.grad.params for k, u in step.updates.items()}
-        step = step._replace(updates={k: whole_update(u) for k, u in step.updates.items()})
+        step = step._replace(updates={k: all_reduce_update(u) for k, u in step.updates.items()})
         rows = step_rows(number, names, method, step, truth)
         if by_rank and here is not None:
             rows += rank_rows(number, here.rank, names, mine, truth)

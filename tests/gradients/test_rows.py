@@ -13,7 +13,7 @@ from gradlens.gradients.compare import compare
 from gradlens.gradients.layer_names import parameter_kind
 from gradlens.gradients.method import Step
 from gradlens.gradients.rows import Row, pair_rows, step_rows
-from gradlens.gradients.true_gradient import true_updates
+from gradlens.gradients.true_gradient import true_gradients
 
 
 def direct(g, t):
@@ -51,7 +51,7 @@ def recorded(name, network="basic-cnn", **options):
     truth = uncut(c.model, c.x, c.y)
     names = [n for n, _ in c.model.named_children()]
     run = Step(c.blocks, c.x, c.y, passes, updates)
-    return step_rows(7, names, method, run, true_updates(method, run)), names, updates, truth, method
+    return step_rows(7, names, method, run, true_gradients(method, run)), names, updates, truth, method
 
 
 @pytest.mark.parametrize("network", ["basic-cnn", "mlp"])
@@ -122,7 +122,7 @@ def test_recording_writes_no_grad_and_frees_the_graphs():
     passes, updates = step(method, c)
     names = [n for n, _ in c.model.named_children()]
     run = Step(c.blocks, c.x, c.y, passes, updates)
-    step_rows(0, names, method, run, true_updates(method, run))
+    step_rows(0, names, method, run, true_gradients(method, run))
     assert all(p.grad is None for p in (*c.model.parameters(), *method.parameters()))
     with pytest.raises(RuntimeError, match="second time"):
         passes[0].h.sum().backward()

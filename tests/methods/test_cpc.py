@@ -17,9 +17,9 @@ from gradlens.data.transforms import normalizer
 from gradlens.gradients.backward import run_step
 from gradlens.gradients.block_pass import Pass
 from gradlens.gradients.losses import LOSSES, info_nce, sampled_scores
-from gradlens.gradients.method import Net, Step
+from gradlens.gradients.method import NetworkInfo, Step
 from gradlens.gradients.rows import step_rows
-from gradlens.gradients.true_gradient import true_updates
+from gradlens.gradients.true_gradient import true_gradients
 from gradlens.methods import METHODS
 from gradlens.models.spec import ModelSpec
 from gradlens.models.zoo import build
@@ -236,7 +236,7 @@ def test_information_bound_is_recorded_at_every_head():
     for name, heads in (("cpc", 1), ("infomax", 2)):
         method, network, x, y = posed(name, negatives=9)
         run = run_step(method, list(network), x, y)
-        rows = step_rows(0, ["block1", "block2", "top"], method, run, true_updates(method, run))
+        rows = step_rows(0, ["block1", "block2", "top"], method, run, true_gradients(method, run))
         bounds = {r.layer: r.value for r in rows if r.quantity == "information_bound"}
         losses = {r.layer: r.value for r in rows if r.quantity == "loss"}
         assert len(bounds) == heads
@@ -267,7 +267,7 @@ def test_one_module_of_infomax_is_cpc_without_autoregressor_and_is_end_to_end():
     runs = [run_step(method, list(network), x, y) for method, network, x, y in (mine, theirs)]
     for k in (0, 1):
         assert_same_bits(runs[0].updates[k].grad.params, runs[1].updates[k].grad.params)
-        truth = true_updates(mine[0], run_step(mine[0], list(mine[1]), *mine[2:])).grads[k]
+        truth = true_gradients(mine[0], run_step(mine[0], list(mine[1]), *mine[2:])).grads[k]
         assert_near(runs[0].updates[k].grad.params, truth.params, 1e-12)
     assert_same_bits(dict(runs[0].updates[1].own), dict(runs[1].updates[1].own))
 
@@ -277,7 +277,7 @@ def test_truth_of_local_modules_is_the_end_to_end_gradient_of_the_top_loss():
     run = run_step(method, list(network), x, y)
     twin, again = copy.deepcopy(network), copy.deepcopy(method)
     slow_loss(again, 1, nn.Sequential(*twin[:2]), x).backward()
-    for k, grad in enumerate(true_updates(method, Step(list(network), x, y, run.passes, run.updates)).grads):
+    for k, grad in enumerate(true_gradients(method, Step(list(network), x, y, run.passes, run.updates)).grads):
         assert_near(grad.params, {n: p.grad for n, p in twin[k].named_parameters()}, 1e-9)
 
 
@@ -427,7 +427,7 @@ def test_blocks_that_do_not_fit_a_patch_are_refused_in_one_sentence():
     model = build("basic-cnn", ModelSpec((3, 16, 16), 10, width=4, depth=3))
     with pytest.raises(InputError, match=r"patches of 4x4 pixels do not fit the blocks of this network: "):
         METHODS["cpc"](make_net(model, (3, 16, 16), 10, LOSSES["ce"]), METHODS["cpc"].Options())
-    short = Net([model[-1]], [torch.Size([10])], 10, 8, LOSSES["ce"], 0, image=(3, 16, 16))
+    short = NetworkInfo([model[-1]], [torch.Size([10])], 10, 8, LOSSES["ce"], 0, image=(3, 16, 16))
     with pytest.raises(InputError, match="needs a block below the top"):
         METHODS["cpc"](short, METHODS["cpc"].Options())
 

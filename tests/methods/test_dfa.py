@@ -14,8 +14,8 @@ from gradlens.gradients.backward import backward, run_step
 from gradlens.gradients.block_pass import pull_back
 from gradlens.gradients.diagnostics import sparse_rows
 from gradlens.gradients.losses import LOSSES
-from gradlens.gradients.method import Net, Step
-from gradlens.gradients.true_gradient import true_updates
+from gradlens.gradients.method import NetworkInfo, Step
+from gradlens.gradients.true_gradient import true_gradients
 from gradlens.methods import METHODS
 from gradlens.models.resnet import basic_residual
 from gradlens.models.zoo import ModelSpec, build
@@ -141,7 +141,7 @@ def linear_net(*sizes: int) -> Case:
 
 def made(c: Case, loss=nll, **options):
     shapes = [torch.Size([block.out_features]) for block in c.model]
-    return METHODS["dfa"](Net(c.blocks, shapes, 10, 1, loss, 3), METHODS["dfa"].Options(**options)).double()
+    return METHODS["dfa"](NetworkInfo(c.blocks, shapes, 10, 1, loss, 3), METHODS["dfa"].Options(**options)).double()
 
 
 def test_in_a_linear_net_whose_b_are_the_products_of_the_weights_above_it_is_backprop():
@@ -274,7 +274,7 @@ def test_the_truth_past_gates_is_backprops_bit_for_bit(layout, bf16):
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         twin = uncut(c.model, c.x, c.y)
         passes, updates = step(method, c)
-        truth = true_updates(method, Step(c.blocks, c.x, c.y, passes, updates)).grads
+        truth = true_gradients(method, Step(c.blocks, c.x, c.y, passes, updates)).grads
     for k, grad in enumerate(truth):
         assert torch.equal(passes[k].h, twin.outputs[k])
         assert_same_bits(grad.params, twin.gradients(k))
@@ -371,7 +371,7 @@ def test_the_angle_to_the_jacobian_comes_out_as_rows():
     c = case("mlp")
     method = rule("dfa", c)
     run = run_step(method, c.blocks, c.x, c.y)
-    rows = sparse_rows(0, [n for n, _ in c.model.named_children()], method, run, true_updates(method, run, keep=True))
+    rows = sparse_rows(0, [n for n, _ in c.model.named_children()], method, run, true_gradients(method, run, keep=True))
     angles = {r.layer: r.value for r in rows if (r.kind, r.quantity) == ("feedback_jacobian", "angle")}
     assert set(angles) == {"block1", "block2", "block3", "block4"}
     assert all(40 < a < 140 for a in angles.values())

@@ -8,7 +8,7 @@ from oracles import assert_near, assert_same_bits, batches, case, frozen, nll, r
 from torch import nn
 
 from gradlens.gradients.losses import LOSSES
-from gradlens.gradients.method import Net
+from gradlens.gradients.method import NetworkInfo
 from gradlens.methods import METHODS
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.models.zoo import ModelSpec, build, head_width
@@ -140,7 +140,7 @@ def test_the_last_block_learns_from_the_top_and_not_from_a_head_of_its_own():
 
 def test_the_seeds_heads_have_one_hidden_layer_as_wide_as_the_top_and_follow_the_seed():
     model = build("basic-cnn", ModelSpec((3, 32, 32), 10))
-    net = Net(list(model), output_shapes(model, (3, 32, 32)), 10, head_width(model), LOSSES["ce"], 0)
+    net = NetworkInfo(list(model), output_shapes(model, (3, 32, 32)), 10, head_width(model), LOSSES["ce"], 0)
     method = METHODS["dgl"](net, METHODS["dgl"].Options())
     assert [[type(m) for m in head] for head in method.heads.values()] == [[nn.Flatten, nn.Linear, nn.ReLU, nn.Linear]] * 2
     assert [(head[1].in_features, head[1].out_features, head[3].out_features) for head in method.heads.values()] == [
@@ -155,7 +155,7 @@ def test_the_seeds_heads_have_one_hidden_layer_as_wide_as_the_top_and_follow_the
 
 def test_vgg_heads_are_512_wide():
     model = build("vgg11", ModelSpec((3, 32, 32), 10))
-    net = Net(list(model), output_shapes(model, (3, 32, 32)), 10, head_width(model), LOSSES["ce"], 0)
+    net = NetworkInfo(list(model), output_shapes(model, (3, 32, 32)), 10, head_width(model), LOSSES["ce"], 0)
     method = METHODS["dgl"](net, METHODS["dgl"].Options(pooled=True))
     assert {m.out_features for head in method.heads.values() for m in head if isinstance(m, nn.Linear)} == {512, 10}
 

@@ -17,7 +17,7 @@ from gradlens.gradients.backward import backward, run_step
 from gradlens.gradients.diagnostics import HALVES
 from gradlens.gradients.method import Step
 from gradlens.gradients.rows import step_rows
-from gradlens.gradients.true_gradient import true_updates
+from gradlens.gradients.true_gradient import true_gradients
 from gradlens.methods import METHODS
 from gradlens.methods.local.dgl_async import Buffer
 from gradlens.models.block_boundaries import output_shapes
@@ -290,7 +290,7 @@ def test_the_truth_of_a_stale_round_comes_from_a_clean_pass_and_staleness_is_rec
     twin = uncut(model, c.x, c.y)
     run = run_step(method, c.blocks, c.x, c.y)
     after = frozen(c.model), method.get_extra_state()
-    truth = true_updates(method, run)
+    truth = true_gradients(method, run)
     assert truth.reference == "loss, clean chain pass"
     for k, grad in enumerate(truth.grads):
         assert_same_bits(grad.params, twin.gradients(k))
@@ -458,6 +458,6 @@ def test_a_round_in_which_the_top_waits_is_recorded_too():
     run = run_step(method, c.blocks, c.x, c.y)
     assert {p.k for p in run.passes} == {0, 1, 2}
     assert isinstance(run, Step)
-    truth = true_updates(method, run)
+    truth = true_gradients(method, run)
     assert len(truth.grads) == 5
     assert {r.layer for r in step_rows(1, [n for n, _ in c.model.named_children()], method, run, truth)} >= {"top", "block4"}

@@ -11,7 +11,7 @@ from torch import nn
 
 from gradlens.gradients.backward import backward
 from gradlens.gradients.losses import LOSSES
-from gradlens.gradients.method import Net
+from gradlens.gradients.method import NetworkInfo
 from gradlens.methods import METHODS
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.models.zoo import ModelSpec, build
@@ -357,7 +357,7 @@ def test_a_linear_synthesiser_on_a_frozen_net_with_squared_loss_reaches_least_sq
     g = torch.Generator().manual_seed(0)
     model = nn.Sequential(nn.Linear(6, width), nn.Linear(width, 10)).double()
     c = Case(model, torch.randn(n, 6, generator=g, dtype=torch.float64), torch.randint(0, 10, (n,), generator=g))
-    net = Net(c.blocks, [torch.Size([width]), torch.Size([10])], 10, width, LOSSES["mse"], 0)
+    net = NetworkInfo(c.blocks, [torch.Size([width]), torch.Size([10])], 10, width, LOSSES["mse"], 0)
     method = METHODS["dni"](net, METHODS["dni"].Options(target=target))
     method.synthesisers[0] = Linear(width)
     h = model[0](c.x).detach()
@@ -392,7 +392,7 @@ def test_a_linear_synthesiser_on_a_frozen_net_with_squared_loss_reaches_least_sq
 
 def test_the_seeds_synthesisers_have_the_documents_size():
     model = build("basic-cnn", ModelSpec((3, 32, 32), 10))
-    net = Net(list(model), output_shapes(model, (3, 32, 32)), 10, 256, LOSSES["ce"], 0)
+    net = NetworkInfo(list(model), output_shapes(model, (3, 32, 32)), 10, 256, LOSSES["ce"], 0)
     for name, each in (("cdni", 1_231_104), ("dni", 1_231_104 - 10 * 128 - 128)):
         method = METHODS[name](net, METHODS[name].Options())
         assert [sum(p.numel() for p in s.parameters()) for s in method.synthesisers] == [each] * 3

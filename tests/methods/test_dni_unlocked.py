@@ -11,7 +11,7 @@ from torch import nn
 
 from gradlens.gradients.backward import backward, run_step
 from gradlens.gradients.method import Locks
-from gradlens.gradients.true_gradient import true_updates
+from gradlens.gradients.true_gradient import true_gradients
 from gradlens.methods import METHODS
 from gradlens.models.synthesizers import InputSynthesiser
 from gradlens.runtime.errors import InputError
@@ -241,7 +241,7 @@ def test_the_truth_is_backprops_on_a_clean_chain_and_leaves_no_trace(network):
     run = run_step(method, c.blocks, c.x, c.y)
     before, stream = (frozen(c.model), frozen(method)), torch.get_rng_state()
     twin = uncut(c.model, c.x, c.y)
-    truth = true_updates(method, run)
+    truth = true_gradients(method, run)
     assert truth.reference == "loss, clean chain pass"
     assert truth.loss == nll(twin.outputs[-1], c.y)
     for k, grad in enumerate(truth.grads):

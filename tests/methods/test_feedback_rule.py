@@ -16,8 +16,8 @@ from gradlens.data.datasets import load as load_data
 from gradlens.gradients.backward import backward, run_step
 from gradlens.gradients.diagnostics import sparse_rows
 from gradlens.gradients.losses import LOSSES
-from gradlens.gradients.method import Net, Step
-from gradlens.gradients.true_gradient import true_updates
+from gradlens.gradients.method import NetworkInfo, Step
+from gradlens.gradients.true_gradient import true_gradients
 from gradlens.methods import METHODS
 from gradlens.methods.feedback.feedback_rule import pseudo_inverse, weights
 from gradlens.models.resnet import basic_residual
@@ -220,7 +220,7 @@ def regress(targets):
 
 
 def feedback_alignment(c: Case, loss):
-    net = Net(c.blocks, [torch.Size([block[0].out_features]) for block in c.model], c.model[-1][0].out_features, 1, loss, 3)
+    net = NetworkInfo(c.blocks, [torch.Size([block[0].out_features]) for block in c.model], c.model[-1][0].out_features, 1, loss, 3)
     return METHODS["fa"](net, METHODS["fa"].Options()).double()
 
 
@@ -319,7 +319,7 @@ def test_forward_and_truth_are_backprops_bit_for_bit_on_a_tangled_net(name, layo
             method = rule(name, c)
         twin = uncut(c.model, c.x, c.y)
         passes, updates = step(method, c)
-        truth = true_updates(method, Step(c.blocks, c.x, c.y, passes, updates)).grads
+        truth = true_gradients(method, Step(c.blocks, c.x, c.y, passes, updates)).grads
     for k, grad in enumerate(truth):
         assert torch.equal(passes[k].h, twin.outputs[k])
         assert passes[k].h.dtype == twin.outputs[k].dtype
@@ -352,7 +352,7 @@ def test_the_sparse_diagnostics_of_a_step_see_the_rule_where_they_should():
 
     def corrected():
         run = run_step(method, c.blocks, c.x, c.y)
-        truth = true_updates(method, run, keep=True)
+        truth = true_gradients(method, run, keep=True)
         return {r.layer: r.value for r in sparse_rows(0, names, method, run, truth) if r.quantity == "corrected_cosine"}
 
     assert corrected()["block1.linear"] < 0.9
@@ -763,7 +763,7 @@ def test_angles_come_out_as_rows_of_the_sparse_records():
         for b, w in zip(method.kept.parameters(), (w for block in c.model for w in weights(block).values()), strict=True):
             b.copy_(2 * w)
     run = run_step(method, c.blocks, c.x, c.y)
-    rows = sparse_rows(0, [n for n, _ in c.model.named_children()], method, run, true_updates(method, run, keep=True))
+    rows = sparse_rows(0, [n for n, _ in c.model.named_children()], method, run, true_gradients(method, run, keep=True))
     found = {(r.layer, r.quantity): r.value for r in rows if r.kind == "feedback_transpose"}
     assert {layer for layer, _ in found} == {"block2.conv", "block3.conv", "top.hidden", "top.out"}
     for layer in ("block2.conv", "top.out"):

@@ -11,8 +11,8 @@ from torch import nn
 from gradlens.data.datasets import load as load_data
 from gradlens.gradients.block_pass import is_chain
 from gradlens.gradients.losses import LOSSES
-from gradlens.gradients.method import Net, Step
-from gradlens.gradients.true_gradient import true_updates
+from gradlens.gradients.method import NetworkInfo, Step
+from gradlens.gradients.true_gradient import true_gradients
 from gradlens.methods import METHODS
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.models.zoo import ModelSpec, build
@@ -156,7 +156,7 @@ def test_frozen_blocks_and_heads_run_in_eval_mode_and_blocks_above_the_stage_do_
 )
 def test_the_stage_follows_from_the_epoch(epochs, stage_epochs, want):
     c = case("basic-cnn")
-    net = Net(c.blocks, output_shapes(c.model, c.shape), 10, 16, LOSSES["ce"], 3, epochs=epochs)
+    net = NetworkInfo(c.blocks, output_shapes(c.model, c.shape), 10, 16, LOSSES["ce"], 3, epochs=epochs)
     method = METHODS["greedy"](net, METHODS["greedy"].Options(stage_epochs=stage_epochs))
     stages, tops = [], []
     assert (method.stage, method.top, method.objective) == (0, 0, "stage 1 loss")
@@ -176,7 +176,7 @@ def test_the_truth_is_the_gradient_of_the_stages_own_net(network):
         method.start(stage + 1, 0)
         passes, updates = step(method, c)
         assert is_chain(passes)
-        truth, *_, reference = true_updates(method, Step(c.blocks, c.x, c.y, passes, updates))
+        truth, *_, reference = true_gradients(method, Step(c.blocks, c.x, c.y, passes, updates))
         assert reference == f"stage {stage + 1} loss, same passes"
         last = n if stage == n - 2 else stage + 1
         twin = copy.deepcopy(nn.Sequential(*c.model[:last], *([method.heads[str(stage)]] if last < n else [])))

@@ -10,7 +10,7 @@ from oracles import assert_near, assert_same_bits, batches, case, frozen, nll, r
 from torch import nn
 
 from gradlens.gradients.losses import LOSSES
-from gradlens.gradients.method import Net
+from gradlens.gradients.method import NetworkInfo
 from gradlens.methods import METHODS
 from gradlens.methods.local.predsim import pooled_size, similarity
 from gradlens.models.zoo import ModelSpec, build
@@ -215,7 +215,7 @@ def test_heads_at_the_start(network):
 )
 def test_maps_are_averaged_in_halves_until_they_fit(shape, dim, want):
     assert pooled_size(shape, dim) == want
-    net = Net([nn.Identity()] * 3, [torch.Size(shape)] * 3, 10, 16, LOSSES["ce"], 0)
+    net = NetworkInfo([nn.Identity()] * 3, [torch.Size(shape)] * 3, 10, 16, LOSSES["ce"], 0)
     classifier = METHODS["predsim"](net, METHODS["predsim"].Options(dim=dim)).heads["0"].pred
     assert classifier[-1].in_features == shape[0] * want[0] * want[1]
     x = noise(2, *shape).float()

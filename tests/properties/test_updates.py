@@ -10,8 +10,8 @@ from torch import nn
 
 from gradlens.gradients.backward import backward
 from gradlens.gradients.losses import LOSSES
-from gradlens.gradients.method import Method, Net, Options, Signal, Step
-from gradlens.gradients.true_gradient import true_updates
+from gradlens.gradients.method import Method, NetworkInfo, Options, Signal, Step
+from gradlens.gradients.true_gradient import true_gradients
 from gradlens.methods import METHODS
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.training.build import Pair
@@ -132,7 +132,7 @@ def test_the_loss_reported_is_the_topmost_in_whichever_order_blocks_speak():
             return super().signal(k, passes, above)._replace(loss=torch.tensor(float(k)))
 
     c = case("mlp")
-    method = Talkative(Net(c.blocks, output_shapes(c.model, c.shape), 10, 16, LOSSES["ce"], 3), Options())
+    method = Talkative(NetworkInfo(c.blocks, output_shapes(c.model, c.shape), 10, 16, LOSSES["ce"], 3), Options())
     optimizer = torch.optim.SGD(method.param_groups(c.blocks), lr=0.1)
     assert update(Pair(c.model, method), optimizer, c.x, c.y).loss == len(c.model) - 1
 
@@ -161,7 +161,7 @@ def test_rule_is_active_while_the_methods_own_backward_runs_and_not_for_the_trut
             yield
             self.active = False
 
-    net = Net(c.blocks, output_shapes(c.model, c.shape), 10, 16, LOSSES["ce"], 3)
+    net = NetworkInfo(c.blocks, output_shapes(c.model, c.shape), 10, 16, LOSSES["ce"], 3)
     method = Ruled(net, Options())
 
     class Watched(torch.autograd.Function):
@@ -182,7 +182,7 @@ def test_rule_is_active_while_the_methods_own_backward_runs_and_not_for_the_trut
         block.append(AtTheOutput())
     passes, updates = step(method, c)
     assert log == [True] * 5
-    true_updates(method, Step(c.blocks, c.x, c.y, passes, updates))
+    true_gradients(method, Step(c.blocks, c.x, c.y, passes, updates))
     assert log[5:] == [False] * 5
 
 
@@ -202,7 +202,7 @@ def test_blocks_may_wait_for_each_other_in_chunks():
 
     c = case("mlp")
     c = c._replace(model=c.model[:4])
-    method = Chunked(Net(c.blocks, output_shapes(c.model, c.shape), 10, 16, LOSSES["ce"], 3), Options())
+    method = Chunked(NetworkInfo(c.blocks, output_shapes(c.model, c.shape), 10, 16, LOSSES["ce"], 3), Options())
     updates = list(backward(method, method.forward(c.blocks, c.x, c.y)))
     assert [u.k for u in updates] == [1, 0, 3, 2]
     h, twin = c.x, copy.deepcopy(c.model)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gradlens.gradients.block_pass import Pass
-from gradlens.gradients.method import Method, Net, Options, Signal, Update, top_signal
+from gradlens.gradients.method import Method, NetworkInfo, Options, Signal, Update, top_signal
 from gradlens.methods import METHODS
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import seeded
@@ -52,7 +52,7 @@ class Momentum(Method):
 
     reads = frozenset({"below", "above"})
 
-    def __init__(self, net: Net, options: Options) -> None:
+    def __init__(self, net: NetworkInfo, options: Options) -> None:
         super().__init__(net, options)
         self.register_buffer("mean", torch.ones(self.depth))
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from gradlens.gradients.backward import run_step
 from gradlens.gradients.losses import LOSSES
-from gradlens.gradients.method import Method, Net
-from gradlens.gradients.true_gradient import true_updates
+from gradlens.gradients.method import Method, NetworkInfo
+from gradlens.gradients.true_gradient import true_gradients
 from gradlens.methods import METHODS
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.runtime.errors import InputError
@@ -117,7 +117,7 @@ def stationarity(pair: Pair, x: Tensor, y: Tensor) -> Stationarity:
         raise InputError(f"{type(method).__name__} has no synthesisers whose fixed points could be looked at")
     step = run_step(method, list(model), x, y)
     updates = step.updates.values()
-    truth = true_updates(method, step).grads
+    truth = true_gradients(method, step).grads
     top = step.updates[method.depth - 1].signal.loss
     assert top is not None
     return Stationarity(
@@ -257,5 +257,5 @@ def small_pair(blocks: Sequence[nn.Module], size: int, classes: int, method: str
     """
     model = nn.Sequential(*blocks).double()
     rule: type[Method] = METHODS[method]
-    net = Net(list(model), output_shapes(model, (size,)), classes, 0, LOSSES[loss], seed)
+    net = NetworkInfo(list(model), output_shapes(model, (size,)), classes, 0, LOSSES[loss], seed)
     return Pair(model, rule(net, rule.Options(**options)).double())

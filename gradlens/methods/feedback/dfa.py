@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gradlens.gradients.block_pass import Pass, pull_back
 from gradlens.gradients.losses import slope
-from gradlens.gradients.method import Compared, Method, Net, Signal, Step, top_signal
+from gradlens.gradients.method import FeedbackPair, Method, NetworkInfo, Signal, Step, top_signal
 from gradlens.methods.feedback.feedback_rule import Switched
 from gradlens.models.resnet import Residual
 from gradlens.runtime.batch_shard import all_sum, total
@@ -62,7 +62,7 @@ class DFA(Switched, Method):
     Options = DFAOptions
     reads = frozenset({"below", "error"})
 
-    def __init__(self, net: Net, options: Any) -> None:
+    def __init__(self, net: NetworkInfo, options: Any) -> None:
         super().__init__(net, options)
         if options.skip == "exact" and not any(isinstance(block, Residual) for block in net.blocks):
             raise InputError("dfa: skip=exact asks what residual blocks' skips carry, and this network has none (resnet18, resnet20 have)")
@@ -107,7 +107,7 @@ class DFA(Switched, Method):
         carried = self.options.skip == "exact" and isinstance(p.block, Residual)
         return Signal(delta, (delta,) if carried else ())
 
-    def pairs(self, step: Step, passes: Sequence[Pass]) -> Iterator[Compared]:
+    def pairs(self, step: Step, passes: Sequence[Pass]) -> Iterator[FeedbackPair]:
         """B_k beside the Jacobian of the logits with respect to h_k, averaged over the batch: [C, n_k]."""
         jacobians: list[list[Tensor]] = [[] for _ in self.sizes]
         for c in range(passes[-1].h.shape[1]):
@@ -117,4 +117,4 @@ class DFA(Switched, Method):
                 (m,) = pull_back(passes[k + 1], None, (m,), keep=True).below
                 jacobians[k].append(all_sum(m.sum(0)).flatten() / total(len(m)))
         for k, rows in enumerate(jacobians):
-            yield Compared(self.names[k], "feedback_jacobian", self.matrix(k), torch.stack(rows), "batch-mean Jacobian of the logits")
+            yield FeedbackPair(self.names[k], "feedback_jacobian", self.matrix(k), torch.stack(rows), "batch-mean Jacobian of the logits")

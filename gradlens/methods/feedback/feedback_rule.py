@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from gradlens.gradients.alignment import float64
 from gradlens.gradients.block_pass import Grad, Pass, chain
-from gradlens.gradients.method import Compared, Method, Net, Signal, Step, relay, top_signal
+from gradlens.gradients.method import FeedbackPair, Method, NetworkInfo, Signal, Step, relay, top_signal
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator
 
@@ -125,7 +125,7 @@ class FeedbackRule(Switched, Method):
     feedback_weights: ClassVar[FeedbackWeights] = FeedbackWeights()
     learned: ClassVar[bool] = False  # whether what is kept is a parameter
 
-    def __init__(self, net: Net, options: Any) -> None:
+    def __init__(self, net: NetworkInfo, options: Any) -> None:
         super().__init__(net, options)
         self.used: set[str] = set()  # layers whose input took a gradient in the last forward pass: the others' matrix is never used
         self.paths: list[list[str]] = []  # each block's layers, by dotted path in the model; a shared weight has one path
@@ -227,7 +227,7 @@ class FeedbackRule(Switched, Method):
         own = {path: f"{inside}.weight" if inside else "weight" for path, inside in names}
         return {f"kept.{self._key(path)}": grad.params[name] for path, name in own.items() if name in grad.params}
 
-    def pairs(self, step: Step, passes: Sequence[Pass]) -> Iterator[Compared]:
+    def pairs(self, step: Step, passes: Sequence[Pass]) -> Iterator[FeedbackPair]:
         """B beside W (the angle of B to Wᵀ), and beside the pseudo-inverse of W, a convolution as its im2col matrix [C_out, C_in·k·k]."""
         todo = set(self.used)
         for k, block in enumerate(step.blocks):
@@ -235,8 +235,8 @@ class FeedbackRule(Switched, Method):
                 if path in todo:
                     todo.remove(path)
                     b = self.matrix(path, w.detach())
-                    yield Compared(path, "feedback_transpose", b, w.detach(), "transpose of W")
-                    yield Compared(path, "feedback_pseudoinverse", b, pseudo_inverse(w, groups(block, w)), "pseudo-inverse of W")
+                    yield FeedbackPair(path, "feedback_transpose", b, w.detach(), "transpose of W")
+                    yield FeedbackPair(path, "feedback_pseudoinverse", b, pseudo_inverse(w, groups(block, w)), "pseudo-inverse of W")
 
 
 def groups(block: nn.Module, w: Tensor) -> int:

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from gradlens.gradients.block_pass import Pass, cut
-from gradlens.gradients.method import Net, Update
+from gradlens.gradients.method import NetworkInfo, Update
 from gradlens.methods.local.windows import HeadOptions, LocalLosses
 from gradlens.runtime.batch_shard import Shard, current, gather, of, sharded
 from gradlens.runtime.errors import InputError
@@ -79,7 +79,7 @@ class DGLAsync(LocalLosses):
     own_quantities: ClassVar[Mapping[str, str]] = {"staleness": "rounds since what the unit read was written, 0: in this very round"}
     saved_within_epochs = False
 
-    def __init__(self, net: Net, options: Any) -> None:
+    def __init__(self, net: NetworkInfo, options: Any) -> None:
         super().__init__(net, options)
         if options.slowed and options.slowed > self.units:
             raise InputError(f"slowed={options.slowed} names no unit of this model, which has {self.units}: every block but the top")

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from gradlens.gradients.block_pass import Pass, chain
-from gradlens.gradients.method import Net, Signal, Update
+from gradlens.gradients.method import NetworkInfo, Signal, Update
 from gradlens.methods.local.windows import LocalLosses, even
 from gradlens.models.heads import head
 
@@ -36,7 +36,7 @@ class Greedy(LocalLosses):
     Options: ClassVar[type[BaseModel]] = GreedyOptions
     own_quantities: ClassVar[Mapping[str, str]] = {"stage": "which unit is being trained, 1 at the bottom; at the block that answers"}
 
-    def __init__(self, net: Net, options: Any) -> None:
+    def __init__(self, net: NetworkInfo, options: Any) -> None:
         super().__init__(net, options)
         lasting = [options.stage_epochs] * self.units if options.stage_epochs else even(max(net.epochs, self.units), self.units)
         self.last_epochs = list(accumulate(lasting))  # of each stage
@@ -53,7 +53,7 @@ class Greedy(LocalLosses):
             return f"greedy has {self.units} stages here and would reach its last one in epoch {needed}; --epochs {epochs} ends before that"
         return None
 
-    def make_head(self, k: int, net: Net) -> nn.Module:
+    def make_head(self, k: int, net: NetworkInfo) -> nn.Module:
         """Further 3×3 convolutions, average to 2×2, BatchNorm, Linear; on flat activations hidden layers as wide as the top's."""
         shape = net.shapes[k]
         kind = "cnn" if len(shape) == 3 else "mlp"

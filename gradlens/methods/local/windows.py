@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from gradlens.gradients.block_pass import Pass, trainable
-from gradlens.gradients.method import Method, Net, Signal, top_signal
+from gradlens.gradients.method import Method, NetworkInfo, Signal, top_signal
 from gradlens.models.heads import head
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import seeded
@@ -33,7 +33,7 @@ class Window(NamedTuple):
     last: int
 
 
-def unit_names(net: Net, with_top: bool = True) -> list[str]:
+def unit_names(net: NetworkInfo, with_top: bool = True) -> list[str]:
     """What to call each unit: every block by itself, but the last block and the top together (or without the top)."""
     names = [net.name(k) for k in range(len(net.blocks))]
     return [*names[:-2], " ".join(names[-2:])] if with_top else names[:-1]
@@ -44,7 +44,7 @@ def even(units: int, chunks: int) -> list[int]:
     return [units // chunks + (i < units % chunks) for i in range(chunks)]
 
 
-def split(chunks: int | Sequence[int], net: Net, with_top: bool = True, option: str = "chunks") -> list[Window]:
+def split(chunks: int | Sequence[int], net: NetworkInfo, with_top: bool = True, option: str = "chunks") -> list[Window]:
     """The net's units in disjoint windows.
 
     Args:
@@ -105,7 +105,7 @@ class LocalLosses(Method):
     reads = frozenset({"below", "labels"})
     trains_top: ClassVar[bool] = True  # False: the network's own top is neither run nor trained
 
-    def __init__(self, net: Net, options: Any) -> None:
+    def __init__(self, net: NetworkInfo, options: Any) -> None:
         super().__init__(net, options)
         self.units = max(self.depth - 1, 1)  # every block but the last by itself, the last one with the top
         if not self.trains_top:
@@ -119,11 +119,11 @@ class LocalLosses(Method):
 
     # ------------------------------------------------------------------------------------------------ what a rule says
 
-    def windows(self, net: Net) -> Sequence[Window]:
+    def windows(self, net: NetworkInfo) -> Sequence[Window]:
         """The windows over the units 0 … ``self.units`` − 1, each ending at another unit, the last one at the topmost."""
         return [Window(k, k) for k in range(self.units)]
 
-    def make_head(self, k: int, net: Net) -> nn.Module:
+    def make_head(self, k: int, net: NetworkInfo) -> nn.Module:
         """The head of unit k: activations [N, *shape] -> logits [N, C], unless ``local_loss`` is replaced too."""
         o = self.options
         return head(o.head, net.shapes[k], net.classes, o.width or net.head_width, o.layers, o.pooled)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from gradlens.gradients.block_pass import Pass, trainable
-from gradlens.gradients.method import Net, Update
+from gradlens.gradients.method import NetworkInfo, Update
 from gradlens.methods.local.windows import Local, Slopes
 from gradlens.methods.self_supervised.encoder import SelfSupervised
 from gradlens.models.decoders import context_decoder, discriminator
@@ -104,7 +104,7 @@ class ContextEncoder(SelfSupervised):
     }
     named = "inpainting loss"
 
-    def __init__(self, net: Net, options: Any) -> None:
+    def __init__(self, net: NetworkInfo, options: Any) -> None:
         height, width = net.image[1:]
         self.size = (height, width)
         sides = round(options.size * height), round(options.size * width)
@@ -122,7 +122,7 @@ class ContextEncoder(SelfSupervised):
             raise InputError("context-encoder has no loss, since lambda_rec and lambda_adv are both 0")
         super().__init__(net, options)
 
-    def make_head(self, k: int, net: Net) -> nn.Module:
+    def make_head(self, k: int, net: NetworkInfo) -> nn.Module:
         """A decoder, and a discriminator if it has a weight."""
         o = self.options
         decoder = context_decoder(net.shapes[k], net.image)

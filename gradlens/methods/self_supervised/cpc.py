@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gradlens.data.patches import Grid, cropped, grey, grid_of, maps, patches
 from gradlens.gradients.block_pass import Pass
 from gradlens.gradients.losses import info_nce, sampled_scores
-from gradlens.gradients.method import Net, Update
+from gradlens.gradients.method import NetworkInfo, Update
 from gradlens.methods.local.windows import Local
 from gradlens.methods.self_supervised.encoder import SelfSupervised
 from gradlens.models.block_boundaries import output_shapes
@@ -70,7 +70,7 @@ class CPC(SelfSupervised):
     least_batch = 2
     named = "InfoNCE"
 
-    def __init__(self, net: Net, options: Any) -> None:
+    def __init__(self, net: NetworkInfo, options: Any) -> None:
         self.window, self.grid = cut_up(net.image, options)
         self.steps = rows_ahead(self.grid, options)
         super().__init__(net._replace(shapes=patch_shapes(net, self.grid)), options)
@@ -85,7 +85,7 @@ class CPC(SelfSupervised):
         layers: int = self.options.layers
         return layers
 
-    def make_head(self, k: int, net: Net) -> nn.Module:
+    def make_head(self, k: int, net: NetworkInfo) -> nn.Module:
         """Context and bilinear maps."""
         return RowsAhead(net.shapes[k][0], self.steps, self.options.skip, self.layers(), wide=self.grid.columns > 1)
 
@@ -168,7 +168,7 @@ def rows_ahead(grid: Grid, options: PatchOptions) -> int:
     return options.steps or min(STEPS, possible)
 
 
-def patch_shapes(net: Net, grid: Grid) -> list[torch.Size]:
+def patch_shapes(net: NetworkInfo, grid: Grid) -> list[torch.Size]:
     """What each block below the top gives for one patch, without the batch dimension.
 
     Raises:

@@ -13,12 +13,12 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from gradlens.gradients.block_pass import Pass, chain, cut
-from gradlens.gradients.method import Net
+from gradlens.gradients.method import NetworkInfo
 from gradlens.methods.local.windows import LocalLosses, Window, split
 from gradlens.runtime.errors import InputError
 
 
-def modules_of(net: Net, modules: int | Sequence[int] | None) -> list[Window]:
+def modules_of(net: NetworkInfo, modules: int | Sequence[int] | None) -> list[Window]:
     """The encoder's blocks in disjoint modules: so many, or of these sizes; None: every block by itself."""
     units = len(net.blocks) - 1
     return split([1] * units if modules is None else modules, net, with_top=False, option="modules")
@@ -34,14 +34,14 @@ class SelfSupervised(LocalLosses):
     named: ClassVar[str] = "loss"  # the objective, in a word
     local: ClassVar[bool] = False  # True: trained in modules of blocks (option ``modules``), each with a head and a loss of its own
 
-    def __init__(self, net: Net, options: Any) -> None:
+    def __init__(self, net: NetworkInfo, options: Any) -> None:
         if len(net.blocks) < 2:
             raise InputError("a rule without labels needs a block below the top: this network has none")
         self.step = 0  # names the draws of a step
         super().__init__(net, options)
         self.readable = self.depth - 1
 
-    def windows(self, net: Net) -> Sequence[Window]:
+    def windows(self, net: NetworkInfo) -> Sequence[Window]:
         """The modules, or one window from end to end."""
         return modules_of(net, self.options.modules) if self.local else [Window(0, len(net.blocks) - 2)]
 

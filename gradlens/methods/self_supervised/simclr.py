@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gradlens.data.contrastive_views import ViewOptions, views
 from gradlens.gradients.block_pass import Pass
 from gradlens.gradients.losses import nt_xent
-from gradlens.gradients.method import Net
+from gradlens.gradients.method import NetworkInfo
 from gradlens.methods.local.windows import Local
 from gradlens.methods.self_supervised.encoder import SelfSupervised, stacked
 from gradlens.models.heads import projection
@@ -46,12 +46,12 @@ class SimCLR(SelfSupervised):
     least_batch = 2
     named = "NT-Xent"
 
-    def __init__(self, net: Net, options: Any) -> None:
+    def __init__(self, net: NetworkInfo, options: Any) -> None:
         if net.image and net.image[0] not in (1, 3):
             raise InputError(f"views are made of images of 1 or 3 channels; these have {net.image[0]}")
         super().__init__(net, options)
 
-    def make_head(self, k: int, net: Net) -> nn.Module:
+    def make_head(self, k: int, net: NetworkInfo) -> nn.Module:
         """A projection head."""
         o = self.options
         return projection(net.shapes[k], o.layers, o.out, o.side, o.convolutions)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gradlens.gradients.alignment import float64
 from gradlens.gradients.block_pass import Grad, Pass
-from gradlens.gradients.method import Method, Net, Signal, Update, relay, top_signal
+from gradlens.gradients.method import Method, NetworkInfo, Signal, Update, relay, top_signal
 from gradlens.models.synthesizers import LinearSynthesiser, Synthesiser
 from gradlens.runtime.batch_shard import all_sum, total
 from gradlens.runtime.errors import InputError
@@ -41,7 +41,7 @@ class DNIOptions(BaseModel, frozen=True, extra="forbid"):
         return self
 
 
-def interfaces(at: Iterable[int] | None, net: Net) -> frozenset[int]:
+def interfaces(at: Iterable[int] | None, net: NetworkInfo) -> frozenset[int]:
     """The blocks, counted from 0, after which a synthesiser sits.
 
     Args:
@@ -76,7 +76,7 @@ class DNI(Method):
         "synth_explained_variance": "1 - Σ(S - g)² / Σ(g - mean_n g)², at each block",
     }
 
-    def __init__(self, net: Net, options: Any) -> None:
+    def __init__(self, net: NetworkInfo, options: Any) -> None:
         super().__init__(net, options)
         self.classes = net.classes
         self.conditional = self.reads_labels(options)

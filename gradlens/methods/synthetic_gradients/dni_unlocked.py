@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gradlens.gradients.alignment import float64
 from gradlens.gradients.block_pass import Grad, Pass, cut
-from gradlens.gradients.method import Net, Signal, Update
+from gradlens.gradients.method import NetworkInfo, Signal, Update
 from gradlens.methods.synthetic_gradients.dni import DNI, DNIOptions, regression_errors, regression_gradients
 from gradlens.models.synthesizers import InputSynthesiser
 from gradlens.runtime.batch_shard import total
@@ -48,7 +48,7 @@ class DNIUnlocked(DNI):
         "input_explained_variance": "1 - Σ(I - h)² / Σ(h - mean_n h)², at each block that reads a synthetic input",
     }
 
-    def __init__(self, net: Net, options: Any) -> None:
+    def __init__(self, net: NetworkInfo, options: Any) -> None:
         super().__init__(net, options)
         context = net.classes if self.conditional else 0
         with seeded(net.seed, "input synthesisers"):

@@ -13,7 +13,7 @@ from gradlens.gradients.backward import backward
 from gradlens.gradients.block_pass import Pass
 from gradlens.gradients.losses import cross_entropy
 from gradlens.gradients.method import Signal, Step
-from gradlens.gradients.true_gradient import true_updates
+from gradlens.gradients.true_gradient import true_gradients
 from gradlens.training.checks.trial import IMAGES, Bits, Broken, Made, NotAsked, Trial, bits, differing, listed, one_step
 
 NEAR = 1e-9  # how far a recorded truth may be from the one of an uncut copy, as a share of the largest entry
@@ -200,7 +200,7 @@ def truth(trial: Trial) -> None:
     torch.manual_seed(0)
     passes = list(made.method.forward(made.blocks, x, y))
     updates = {u.k: u for u in backward(made.method, iter(passes), keep=True)}
-    found = true_updates(made.method, Step(made.blocks, x, y, sorted(passes, key=lambda p: p.k), updates))
+    found = true_gradients(made.method, Step(made.blocks, x, y, sorted(passes, key=lambda p: p.k), updates))
     size = max(p.grad.abs().max().item() for p in twin.parameters() if p.grad is not None)
     for k, (grad, block) in enumerate(zip(found.grads, twin, strict=True)):
         pairs = [(f"{made.name(k)}.{n}", grad.params[n], p.grad) for n, p in block.named_parameters() if p.grad is not None]

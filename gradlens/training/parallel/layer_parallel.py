@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from gradlens.gradients.backward import Heard
-from gradlens.gradients.block_pass import Grad, Pass, chain, true_gradients
+from gradlens.gradients.block_pass import Grad, Pass, chain, pull_back_chain
 from gradlens.gradients.method import Method, Signal, Step, Update
 from gradlens.gradients.rows import Row, step_rows
-from gradlens.gradients.true_gradient import Truth, untouched
+from gradlens.gradients.true_gradient import Truth, preserve_buffers_and_rng
 from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
 from gradlens.runtime.p2p import Inbox, Outbox
 from gradlens.runtime.rng import key
@@ -161,7 +161,7 @@ class Layers(Spread):
     def _again(self, begun: Begun) -> Iterator[Pass]:
         """The passes of an earlier batch with the weights of now: in between they were updated, and its graph would be of none."""
         torch.manual_seed(key(self.state.config.seed, "step", begun.step))
-        with untouched(self.blocks):
+        with preserve_buffers_and_rng(self.blocks):
             passes = list(chain(self.blocks, begun.x, begun.y, self.method.run, self.mine.start))
         while passes:
             yield passes.pop(0)
@@ -204,7 +204,7 @@ class Layers(Spread):
         p, signal = self.unlearned.popleft()
         above = tuple(self.message.take(len(p.y)))
         if signal is None:
-            with untouched([self.method]):  # the statistics of that batch are in already
+            with preserve_buffers_and_rng([self.method]):  # the statistics of that batch are in already
                 signal = self.method.signal(p.k, {p.k: p}, ())
         return self.method.learn(p.k, p, signal, Grad(None, {}, ()), above)
 
@@ -241,7 +241,7 @@ class Layers(Spread):
             assert signal.delta is not None
             assert signal.loss is not None
             delta, loss = signal.delta, signal.loss
-        grads = true_gradients(passes, delta, further=self.truth_down is not None)
+        grads = pull_back_chain(passes, delta, further=self.truth_down is not None)
         if self.truth_down is not None:
             self.truth_down.send(images, list(grads[0].below))
         where = "same passes" if not self.late_error else "each rank's own passes of the batch"

@@ -10,7 +10,7 @@ from gradlens.gradients.alignment import QUANTITIES
 from gradlens.gradients.backward import run_step
 from gradlens.gradients.diagnostics import AFTER_THE_STEP, FEEDBACK, SPARSE, sparse_rows
 from gradlens.gradients.rows import Row, step_rows
-from gradlens.gradients.true_gradient import true_updates
+from gradlens.gradients.true_gradient import true_gradients
 from gradlens.methods import METHODS
 from gradlens.runtime.csv_tables import csv_line
 from gradlens.runtime.errors import InputError, unknown
@@ -74,6 +74,6 @@ def _measure(state: TrainState, file: Path, quantities: tuple[str, ...], sparse:
     bf16 = torch.autocast(x.device.type, torch.bfloat16, enabled=state.config.precision == "bf16")
     with seeded(state.config.seed, "step", step), bf16:  # the draws of the training step
         made = run_step(method, list(model), x, y)
-        truth = true_updates(method, made, keep=bool(sparse))
+        truth = true_gradients(method, made, keep=bool(sparse))
         rows = step_rows(step, names, method, made, truth, quantities)
         return rows + sparse_rows(step, names, method, made, truth, sparse)
