@@ -98,7 +98,7 @@ class SyntheticInputs(Method):
             yield Pass(k, block, read, y, h, h.detach().requires_grad_(), src)
 
     def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[torch.Tensor, ...]) -> Signal:
-        if k < self.depth - 1:
+        if k < self.num_blocks - 1:
             return Signal(above[0], (above[0],))
         value, delta = slope(lambda z, y: self.loss(self.head(z), y), passes[k].z, passes[k].y)
         return Signal(delta, (delta,), loss=value)
@@ -116,7 +116,7 @@ class Silent(Method):
     """Trains the top alone: every other block is told nothing."""
 
     def signal(self, k, passes, above):
-        return top_signal(self.loss, passes[k])._replace(send=()) if k == self.depth - 1 else Signal(None)
+        return top_signal(self.loss, passes[k])._replace(send=()) if k == self.num_blocks - 1 else Signal(None)
 
 
 def silent(c: Case) -> Silent:

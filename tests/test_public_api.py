@@ -77,7 +77,7 @@ class Louder(Backprop):
 
     def signal(self, k, passes, above):
         said = super().signal(k, passes, above)
-        return said._replace(delta=2 * said.delta, send=(2 * said.send[0],)) if k == self.top else said
+        return said._replace(delta=2 * said.delta, send=(2 * said.send[0],)) if k == self.output_block else said
 
 
 def test_a_rule_that_keeps_to_everything_passes():

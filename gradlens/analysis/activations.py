@@ -83,7 +83,7 @@ def _frozen(run: Run, data: Data, place: Place, step: int, file: Path | None) ->
         put_weights(model, state["model"], str(file))
         put_weights(method, state["method"], str(file))
     model.eval(), method.eval()
-    names = [name for name, _ in model.named_children()][: method.readable]
+    names = [name for name, _ in model.named_children()][: method.num_probe_points]
 
     def read(x: Tensor) -> Iterator[Tensor]:
         return method.features(list(model), x)

@@ -60,7 +60,7 @@ def _settled(method: Method, known: dict[int, Pass], waiting: list[int], heard: 
         above, late = grad.below, False
         if not keep:
             p = known.pop(j)
-            if j == method.depth - 1:  # the top's pass stays: it holds the error some rules broadcast
+            if j == method.num_blocks - 1:  # the top's pass stays: it holds the error some rules broadcast
                 known[j] = p._replace(src=None)
             del p
         del signal, grad, learned

@@ -131,9 +131,9 @@ class Method(nn.Module):
 
     def __init__(self, net: NetworkInfo, options: Any) -> None:
         super().__init__()
-        self.depth = len(net.blocks)
-        self.top = self.depth - 1  # the block whose output the objective is of, and which gives the answer
-        self.readable = self.depth  # blocks that `features` reads, from the bottom
+        self.num_blocks = len(net.blocks)
+        self.output_block = self.num_blocks - 1  # the block whose output the objective is of, and which gives the answer
+        self.num_probe_points = self.num_blocks  # blocks that `features` reads, from the bottom
         self.loss = net.loss
         self.seed = net.seed
         self.options = options
@@ -193,7 +193,7 @@ class Method(nn.Module):
 
     def parts_at(self, k: int) -> bool:
         """Whether block k and the one above it may be on different ranks; only asked where :meth:`locked` is None."""
-        return k < self.top
+        return k < self.output_block
 
     def tells_late(self, k: int) -> bool:
         """Whether block k can be told its gradient now and :meth:`learn` from the message of an earlier batch, which came late."""
@@ -201,7 +201,7 @@ class Method(nn.Module):
 
     def block_of(self, name: str) -> int:
         """The block with which a parameter or buffer of the rule's own is trained: the first number in its dotted name, or the top."""
-        return next((int(part) for part in name.split(".") if part.isdigit()), self.top)
+        return next((int(part) for part in name.split(".") if part.isdigit()), self.output_block)
 
     def assess(self, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Tensor:
         """For rules that give no answers: the objective on what :meth:`task` gave, a scalar; called in eval mode, without gradients."""
@@ -231,7 +231,7 @@ class Method(nn.Module):
 
     def needs_above(self, k: int) -> bool:
         """Whether block k must wait for the block above it; the top block never does."""
-        return k < self.depth - 1 and bool(self.reads & {"above", "error", "later"})
+        return k < self.num_blocks - 1 and bool(self.reads & {"above", "error", "later"})
 
     def predict(self, blocks: Sequence[nn.Module], x: Tensor) -> Tensor:
         """The network's answer [N, C] outside training: all blocks in turn."""

@@ -58,7 +58,7 @@ def true_gradients(method: Method, step: Step, keep: bool = False) -> Truth:
         keep: keep the graphs of the passes it is pulled back through.
 
     """
-    top = method.top
+    top = method.output_block
     if is_chain(step.passes) and len(step.passes) == top + 1:
         signal = step.updates[top].signal
         if signal.delta is None or signal.loss is None:

@@ -18,4 +18,4 @@ class Backprop(Method):
 
     def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[Tensor, ...]) -> Signal:
         """The message from above, told and sent on."""
-        return top_signal(self.loss, passes[k]) if k == self.depth - 1 else relay(above)
+        return top_signal(self.loss, passes[k]) if k == self.num_blocks - 1 else relay(above)

@@ -46,7 +46,7 @@ class Distil(Method):
 
     def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[Tensor, ...]) -> Signal:
         """The message from above, told and sent on; at the top the objective's own slope."""
-        if k < self.depth - 1:
+        if k < self.num_blocks - 1:
             return relay(above)
         p = passes[k]
         assert p.image is not None

@@ -29,4 +29,4 @@ class Shallow(Method):
 
     def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[Tensor, ...]) -> Signal:
         """The true gradient at the top, nothing below."""
-        return top_signal(self.loss, passes[k])._replace(send=()) if k == self.depth - 1 else Signal(None)
+        return top_signal(self.loss, passes[k])._replace(send=()) if k == self.num_blocks - 1 else Signal(None)

@@ -173,9 +173,9 @@ def _gradients(
             sums.add(params[name], grad)
         for name, grad in u.own.items():
             sums.add(method.get_parameter(name), grad)
-        if u.signal.loss is not None and u.k == method.top:  # never a mixture of heads' losses
+        if u.signal.loss is not None and u.k == method.output_block:  # never a mixture of heads' losses
             loss, images = u.signal.loss, total(len(u.p.y))
-        if u.signal.answer is not None and u.k == method.top:
+        if u.signal.answer is not None and u.k == method.output_block:
             hits, answered = (u.signal.answer.argmax(1) == u.p.y).sum(), (u.p.y >= 0).sum()
         if keep:
             kept[u.k] = u

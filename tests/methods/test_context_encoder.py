@@ -536,7 +536,7 @@ def test_the_papers_settings_are_a_config_that_builds():
     method = make_pair(small, (3, 128, 128), 10, torch.device("cpu")).method
     assert [s.stop - s.start for s in method.hole] == [56, 56]  # of the 64 that are predicted, 4 on each side are seen
     assert [s.stop - s.start for s in method.seen] == [64, 64]
-    assert [type(m).__name__ for m in method.head(method.top).decoder][:3] == ["Flatten", "Linear", "Unflatten"]
+    assert [type(m).__name__ for m in method.head(method.output_block).decoder][:3] == ["Flatten", "Linear", "Unflatten"]
 
 
 def test_the_papers_settings_train():

@@ -159,11 +159,11 @@ def test_the_stage_follows_from_the_epoch(epochs, stage_epochs, want):
     net = NetworkInfo(c.blocks, output_shapes(c.model, c.shape), 10, 16, LOSSES["ce"], 3, epochs=epochs)
     method = METHODS["greedy"](net, METHODS["greedy"].Options(stage_epochs=stage_epochs))
     stages, tops = [], []
-    assert (method.stage, method.top, method.objective) == (0, 0, "stage 1 loss")
+    assert (method.stage, method.output_block, method.objective) == (0, 0, "stage 1 loss")
     for epoch in range(1, epochs + 1):
         method.start(epoch, 0)
         stages.append(method.stage)
-        tops.append(method.top)
+        tops.append(method.output_block)
     assert stages == want
     assert tops == [{0: 0, 1: 1, 2: 3}[j] for j in want]
 
@@ -258,7 +258,7 @@ def test_a_checkpoint_knows_which_head_answers():
     end = trained({"epochs": 4, "options": {"stage_epochs": 2}}, watch)
     fresh = Training(end.config, load_data("digits", limit=64), torch.device("cpu"))
     fresh.restore(end.state())
-    assert (fresh.pair.method.stage, fresh.pair.method.top) == (1, 1)
+    assert (fresh.pair.method.stage, fresh.pair.method.output_block) == (1, 1)
     assert evaluate(fresh.pair, fresh.test, fresh.to_input, fresh.config) == said[-1]
     fresh.pair.method.start(1, 0)
     assert evaluate(fresh.pair, fresh.test, fresh.to_input, fresh.config) != said[-1]

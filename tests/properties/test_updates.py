@@ -191,11 +191,11 @@ def test_blocks_may_wait_for_each_other_in_chunks():
 
     class Chunked(Method):
         def needs_above(self, k):
-            return k % 2 == 0 and k < self.depth - 1
+            return k % 2 == 0 and k < self.num_blocks - 1
 
         def signal(self, k, passes, above):
             z = passes[k].z.detach()
-            if k % 2 == 0 and k < self.depth - 1:
+            if k % 2 == 0 and k < self.num_blocks - 1:
                 told, extra = above
                 return Signal(told + extra)
             return Signal(z, (z, 3 * z))  # d ½|z|² / dz, and another message

@@ -54,13 +54,13 @@ class Momentum(Method):
 
     def __init__(self, net: NetworkInfo, options: Options) -> None:
         super().__init__(net, options)
-        self.register_buffer("mean", torch.ones(self.depth))
+        self.register_buffer("mean", torch.ones(self.num_blocks))
 
     def start(self, epoch: int, step: int) -> None:
         self.mean.mul_(0.9)
 
     def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[Tensor, ...]) -> Signal:
-        if k == self.depth - 1:
+        if k == self.num_blocks - 1:
             return top_signal(self.loss, passes[k])
         return Signal(above[0] * self.mean[k], above)
 
@@ -78,7 +78,7 @@ class Plain(Method):
     reads = frozenset({"below", "above"})
 
     def signal(self, k, passes, above):
-        if k == self.depth - 1:
+        if k == self.num_blocks - 1:
             return top_signal(self.loss, passes[k])
         return Signal(above[0], (above[0],))
 
@@ -93,7 +93,7 @@ class Forgetful(Plain):
 
     def signal(self, k, passes, above):
         s = super().signal(k, passes, above)
-        return s if k == self.depth - 1 else s._replace(delta=s.delta / self.steps)
+        return s if k == self.num_blocks - 1 else s._replace(delta=s.delta / self.steps)
 
 
 class Pickled(Plain):
@@ -111,7 +111,7 @@ class Dice(Plain):
 
     def signal(self, k, passes, above):
         s = super().signal(k, passes, above)
-        return s if k == self.depth - 1 else s._replace(delta=s.delta * random.random())
+        return s if k == self.num_blocks - 1 else s._replace(delta=s.delta * random.random())
 
 
 class Unseeded(Plain):
@@ -135,7 +135,7 @@ class Louder(Plain):
 
     def signal(self, k, passes, above):
         s = super().signal(k, passes, above)
-        return s._replace(delta=2 * s.delta, send=(2 * s.delta,)) if k == self.depth - 1 else s
+        return s._replace(delta=2 * s.delta, send=(2 * s.delta,)) if k == self.num_blocks - 1 else s
 
 
 class Measured(Plain):
@@ -147,7 +147,7 @@ class Measured(Plain):
 
     def signal(self, k, passes, above):
         s = super().signal(k, passes, above)
-        return s if k == self.depth - 1 else s._replace(delta=s.delta * self.looked)
+        return s if k == self.num_blocks - 1 else s._replace(delta=s.delta * self.looked)
 
     def quantities(self, update: Update):
         self.looked *= 0.5
@@ -158,7 +158,7 @@ class Unheard(Method):
     """Sends what nobody waits for."""
 
     def signal(self, k, passes, above):
-        return top_signal(self.loss, passes[k]) if k == self.depth - 1 else Signal(passes[k].z.detach())
+        return top_signal(self.loss, passes[k]) if k == self.num_blocks - 1 else Signal(passes[k].z.detach())
 
 
 class Eavesdropper(Method):
@@ -169,7 +169,7 @@ class Eavesdropper(Method):
         self.blocks = list(net.blocks)
 
     def signal(self, k, passes, above):
-        if k == self.depth - 1:
+        if k == self.num_blocks - 1:
             return top_signal(self.loss, passes[k])._replace(send=())
         return Signal(passes[k].z.detach() * next(self.blocks[-1].parameters()).detach().mean())
 
@@ -178,7 +178,7 @@ class Uncut(Plain):
     """Goes back through the graph of the block."""
 
     def signal(self, k, passes, above):
-        if k < self.depth - 1:
+        if k < self.num_blocks - 1:
             return super().signal(k, passes, above)
         p = passes[k]
         value = self.loss(p.h, p.y)
@@ -234,7 +234,7 @@ class Repeated(Headed):
 class Infinite(Plain):
     def signal(self, k, passes, above):
         s = super().signal(k, passes, above)
-        return s if k == self.depth - 1 else s._replace(delta=s.delta / 0)
+        return s if k == self.num_blocks - 1 else s._replace(delta=s.delta / 0)
 
 
 class Summed(Plain):
@@ -242,7 +242,7 @@ class Summed(Plain):
 
     def signal(self, k, passes, above):
         s = super().signal(k, passes, above)
-        return s if k == self.depth - 1 else s._replace(delta=s.delta.sum(0))
+        return s if k == self.num_blocks - 1 else s._replace(delta=s.delta.sum(0))
 
 
 class Live(Plain):
@@ -250,7 +250,7 @@ class Live(Plain):
 
     def signal(self, k, passes, above):
         s = super().signal(k, passes, above)
-        return s if k == self.depth - 1 else s._replace(delta=s.delta * passes[k].z)
+        return s if k == self.num_blocks - 1 else s._replace(delta=s.delta * passes[k].z)
 
 
 class Bare(Plain):
@@ -258,7 +258,7 @@ class Bare(Plain):
 
     def signal(self, k, passes, above):
         s = super().signal(k, passes, above)
-        return s if k == self.depth - 1 else s.delta
+        return s if k == self.num_blocks - 1 else s.delta
 
 
 class Mute(Plain):
@@ -272,16 +272,16 @@ class Peeking(Method):
     """Reads the top's pass and does not say so."""
 
     def signal(self, k, passes, above):
-        if k == self.depth - 1:
+        if k == self.num_blocks - 1:
             return top_signal(self.loss, passes[k])._replace(send=())
-        return Signal(passes[k].z.detach() * passes[self.depth - 1].z.detach().mean())
+        return Signal(passes[k].z.detach() * passes[self.num_blocks - 1].z.detach().mean())
 
 
 class Labelled(Method):
     """Reads labels and does not say so."""
 
     def signal(self, k, passes, above):
-        if k == self.depth - 1:
+        if k == self.num_blocks - 1:
             return top_signal(self.loss, passes[k])._replace(send=())
         p = passes[k]
         return Signal(p.z.detach() * p.y.reshape(-1, *[1] * (p.z.ndim - 1)))

@@ -301,7 +301,7 @@ def test_measuring_sees_the_draws_of_the_training_step(tmp_path, monkeypatch):
         reads = frozenset({"above"})
 
         def signal(self, k, passes, above):
-            if k == self.depth - 1:
+            if k == self.num_blocks - 1:
                 return top_signal(self.loss, passes[k])
             delta = above[0] * (1 + torch.randn_like(above[0]))
             return Signal(delta, (delta,))

@@ -101,7 +101,7 @@ from gradlens.gradients.method import Method, Signal, top_signal
 class Half(Method):
     reads = frozenset({"below", "above"})
     def signal(self, k, passes, above):
-        if k == self.depth - 1:
+        if k == self.num_blocks - 1:
             return top_signal(self.loss, passes[k])
         return Signal(above[0] / 2, (above[0],))
 """

@@ -118,7 +118,7 @@ def stationarity(pair: Pair, x: Tensor, y: Tensor) -> Stationarity:
     step = run_step(method, list(model), x, y)
     updates = step.updates.values()
     truth = true_gradients(method, step).grads
-    top = step.updates[method.depth - 1].signal.loss
+    top = step.updates[method.num_blocks - 1].signal.loss
     assert top is not None
     return Stationarity(
         _norm(g for u in updates for g in u.grad.params.values()),

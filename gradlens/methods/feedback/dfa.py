@@ -66,8 +66,8 @@ class DFA(Switched, Method):
         super().__init__(net, options)
         if options.skip == "exact" and not any(isinstance(block, Residual) for block in net.blocks):
             raise InputError("dfa: skip=exact asks what residual blocks' skips carry, and this network has none (resnet18, resnet20 have)")
-        self.names = [net.name(k) for k in range(self.depth)]
-        self.sizes = [shape.numel() for shape in net.shapes[: self.depth - 1]]
+        self.names = [net.name(k) for k in range(self.num_blocks)]
+        self.sizes = [shape.numel() for shape in net.shapes[: self.num_blocks - 1]]
         self.largest = max(self.sizes, default=0)
         self.feedback = nn.Module()
         widths = {"shared": self.largest} if options.shared else {str(k): n for k, n in enumerate(self.sizes)}
@@ -97,8 +97,8 @@ class DFA(Switched, Method):
 
     def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[Tensor, ...]) -> Signal:
         """B_k e [+ what the skip of the block above carries]; told, and sent on only where a skip carries it on."""
-        p, top = passes[k], passes[self.depth - 1]
-        if k == self.depth - 1:
+        p, top = passes[k], passes[self.num_blocks - 1]
+        if k == self.num_blocks - 1:
             return top_signal(self.loss, p)._replace(send=())
         _, e = slope(self.loss, top.z, top.y)
         delta = broadcast(e, self.matrix(k), p.h)

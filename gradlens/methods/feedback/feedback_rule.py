@@ -217,7 +217,7 @@ class FeedbackRule(Switched, Method):
 
     def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[Tensor, ...]) -> Signal:
         """The message from above, told and sent on."""
-        return top_signal(self.loss, passes[k]) if k == self.depth - 1 else relay(above)
+        return top_signal(self.loss, passes[k]) if k == self.num_blocks - 1 else relay(above)
 
     def learn(self, k: int, p: Pass, signal: Signal, grad: Grad, above: tuple[Tensor, ...]) -> Mapping[str, Tensor]:
         """Where what is kept is learned, it gets the gradient of the layer's own weight."""

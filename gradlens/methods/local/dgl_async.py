@@ -122,7 +122,7 @@ class DGLAsync(LocalLosses):
             if (got := self.read(unit, x, y)) is None:
                 continue
             h, targets = got
-            for k in range(unit, self.depth if unit == self.units - 1 else unit + 1):
+            for k in range(unit, self.num_blocks if unit == self.units - 1 else unit + 1):
                 p = cut(k, blocks[k], h, targets, blocks[k](h))
                 h = p.z
                 if k < self.units - 1:

@@ -44,7 +44,7 @@ class Greedy(LocalLosses):
 
     def _enter(self, stage: int) -> None:
         self.stage = stage  # the unit in training; its first block has the same number
-        self.top = stage if stage < self.units - 1 else self.depth - 1
+        self.output_block = stage if stage < self.units - 1 else self.num_blocks - 1
 
     def objection(self, epochs: int) -> str | None:
         """A run too short for its last stage would answer with a head of its own and leave the top as it was."""
@@ -70,11 +70,11 @@ class Greedy(LocalLosses):
 
     def forward(self, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
         """The chain up to the stage's end, what is frozen in eval mode."""
-        for k, block in enumerate(blocks[: self.top + 1]):
+        for k, block in enumerate(blocks[: self.output_block + 1]):
             block.train(k >= self.stage)
         for name, module in self.heads.items():
             module.train(int(name) == self.stage)
-        return chain(blocks[: self.top + 1], x, y)
+        return chain(blocks[: self.output_block + 1], x, y)
 
     def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[Tensor, ...]) -> Signal:
         """Nothing below the stage; the stage's unit as in dgl."""
@@ -87,18 +87,18 @@ class Greedy(LocalLosses):
     def predict(self, blocks: Sequence[nn.Module], x: Tensor) -> Tensor:
         """The answer [N, C] of the stage's head, or of all heads up to it, each weighing twice the one below."""
         answers: list[Tensor] = []
-        for k, block in enumerate(blocks[: self.top + 1]):
+        for k, block in enumerate(blocks[: self.output_block + 1]):
             x = block(x)
-            if str(k) in self.heads and (self.options.ensemble or k == self.top):
+            if str(k) in self.heads and (self.options.ensemble or k == self.output_block):
                 answers.append(self.heads[str(k)](x))
-        if self.top == self.depth - 1:
+        if self.output_block == self.num_blocks - 1:
             answers.append(x)
         weights = [2**j / (2 ** len(answers) - 1) for j in range(len(answers))]
         return torch.stack([w * z for w, z in zip(weights, answers, strict=True)]).sum(0)
 
     def quantities(self, update: Update) -> Mapping[str, Tensor]:
         """``stage``, at the block that answers."""
-        return {"stage": torch.tensor(self.stage + 1.0)} if update.k == self.top else {}
+        return {"stage": torch.tensor(self.stage + 1.0)} if update.k == self.output_block else {}
 
     def get_extra_state(self) -> Tensor:
         """The stage, for the checkpoint: which head answers must be known where no step is run."""

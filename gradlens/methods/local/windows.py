@@ -107,9 +107,9 @@ class LocalLosses(Method):
 
     def __init__(self, net: NetworkInfo, options: Any) -> None:
         super().__init__(net, options)
-        self.units = max(self.depth - 1, 1)  # every block but the last by itself, the last one with the top
+        self.units = max(self.num_blocks - 1, 1)  # every block but the last by itself, the last one with the top
         if not self.trains_top:
-            self.top = self.units - 1
+            self.output_block = self.units - 1
         self.spans = sorted(self.windows(net))
         self.ends = {span.last: span.first for span in self.spans}  # block with a loss -> first block that the loss reaches
         with seeded(net.seed, "heads"):
@@ -144,29 +144,29 @@ class LocalLosses(Method):
 
     def needs_above(self, k: int) -> bool:
         """A block waits for the one above it where a window holds both; the last block always waits for the top."""
-        return (self.trains_top and k == self.depth - 2) or (k < self.units - 1 and bool(self.sent[k + 1]))
+        return (self.trains_top and k == self.num_blocks - 2) or (k < self.units - 1 and bool(self.sent[k + 1]))
 
     def locked(self) -> str | None:
         """Windows are independent of each other; where they reach over every place between two blocks, all blocks hang together."""
-        if any(self.parts_at(k) for k in range(self.top)):
+        if any(self.parts_at(k) for k in range(self.output_block)):
             return None
         return "it is backward-locked: between any two of its blocks a window reaches from one to the other"
 
     def parts_at(self, k: int) -> bool:
         """Between windows."""
-        return k < self.top and not self.needs_above(k)
+        return k < self.output_block and not self.needs_above(k)
 
     def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[Tensor, ...]) -> Signal:
         """The sum of the windows' gradients at block k, and the partial sums for the block below."""
         p = passes[k]
-        if k == self.depth - 1:
+        if k == self.num_blocks - 1:
             return top_signal(self.loss, p)
         if k == self.units - 1 and self.trains_top:
             return self._spread(k, above[0], (), Signal(None))
         if str(k) not in self.heads:
             return self._spread(k, None, above, Signal(None))
         loss, slope, own, logits, kept = self.slopes(k, p)
-        answer = logits.detach() if logits is not None and k == self.top else None
+        answer = logits.detach() if logits is not None and k == self.output_block else None
         return self._spread(k, slope, above, Signal(None, own=own, kept=kept, loss=loss.detach(), answer=answer))
 
     def _spread(self, k: int, slope: Tensor | None, above: tuple[Tensor, ...], said: Signal) -> Signal:

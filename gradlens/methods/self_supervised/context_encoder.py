@@ -241,7 +241,7 @@ class ContextEncoder(SelfSupervised):
         h = self.entry(x)
         for block in blocks[:-1]:
             h = block(h)
-        image: Tensor = self.head(self.top)(h)
+        image: Tensor = self.head(self.output_block)(h)
         return image
 
     def assess(self, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Tensor:

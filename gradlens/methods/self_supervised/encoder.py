@@ -39,7 +39,7 @@ class SelfSupervised(LocalLosses):
             raise InputError("a rule without labels needs a block below the top: this network has none")
         self.step = 0  # names the draws of a step
         super().__init__(net, options)
-        self.readable = self.depth - 1
+        self.num_probe_points = self.num_blocks - 1
 
     def windows(self, net: NetworkInfo) -> Sequence[Window]:
         """The modules, or one window from end to end."""
@@ -73,7 +73,7 @@ class SelfSupervised(LocalLosses):
             h = block(h)
         step, self.step = self.step, -1
         try:
-            return self.local_loss(self.top, cut(self.top, blocks[self.top], x, y, h, x)).loss
+            return self.local_loss(self.output_block, cut(self.output_block, blocks[self.output_block], x, y, h, x)).loss
         finally:
             self.step = step
 

@@ -72,7 +72,7 @@ class SimCLR(SelfSupervised):
         """The first layers of the head at the end of the encoder, for fine-tuning (Chen et al. 2020b, §3)."""
         if not 1 <= layers <= self.options.layers:
             return None
-        head = OrderedDict(self.heads[str(self.top)].named_children())
+        head = OrderedDict(self.heads[str(self.output_block)].named_children())
         return nn.Sequential(OrderedDict((n, m) for n, m in head.items() if not n.startswith("layer") or int(n[5:]) <= layers))
 
 

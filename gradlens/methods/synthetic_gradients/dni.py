@@ -83,7 +83,8 @@ class DNI(Method):
         self.interfaces = interfaces(options.at, net)
         with seeded(net.seed, "synthesisers"):  # Identity holds the place of one that is not there
             self.synthesisers = nn.ModuleList(
-                self._synthesiser(shape) if k in self.interfaces else nn.Identity() for k, shape in enumerate(net.shapes[: self.depth - 1])
+                self._synthesiser(shape) if k in self.interfaces else nn.Identity()
+                for k, shape in enumerate(net.shapes[: self.num_blocks - 1])
             )
         self.warming = options.synth_warmup > 0
 
@@ -104,7 +105,7 @@ class DNI(Method):
 
     def parts_at(self, k: int) -> bool:
         """Where a synthesiser sits; elsewhere a block is told what the one above it sends, as in bp."""
-        return k < self.top and k in self.interfaces
+        return k < self.output_block and k in self.interfaces
 
     def tells_late(self, k: int) -> bool:
         """Where nothing of the message is told, only learned from."""
@@ -119,7 +120,7 @@ class DNI(Method):
 
     def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[Tensor, ...]) -> Signal:
         """The synthetic gradient, told and sent; the synthesiser is evaluated once and its output kept for `learn`."""
-        if k == self.depth - 1:
+        if k == self.num_blocks - 1:
             return top_signal(self.loss, passes[k])
         if k not in self.interfaces:
             return relay(above)

@@ -54,7 +54,7 @@ class DNIUnlocked(DNI):
         with seeded(net.seed, "input synthesisers"):
             self.inputs = nn.ModuleList(
                 InputSynthesiser(net.image, shape, context, options.input_width) if k in self.interfaces else nn.Identity()
-                for k, shape in enumerate(net.shapes[: self.depth - 1])
+                for k, shape in enumerate(net.shapes[: self.num_blocks - 1])
             )
 
     @classmethod

@@ -22,7 +22,7 @@ NEAR = 1e-9  # how far a recorded truth may be from the one of an uncut copy, as
 def works(trial: Trial) -> None:
     """A step runs as in training, each block at most once; the top is told the gradient of a loss, and answers."""
     made = trial.made()
-    method, top = made.method, made.method.top
+    method, top = made.method, made.method.output_block
     plain = method.signal
 
     def checked(k: int, passes: Mapping[int, Pass], above: tuple[Tensor, ...]) -> Signal:
@@ -146,7 +146,7 @@ def isolation(trial: Trial) -> None:
         if k and u.signal.send and not made.method.needs_above(k - 1):
             heard = f"`reads` ({_reads(trial)}) holds nothing from above"
             raise Broken(f"{made.name(k)} sends a message down and {made.name(k - 1)} waits for none: {heard}")
-    for k in range(made.method.top):
+    for k in range(made.method.output_block):
         if made.method.needs_above(k):
             continue
         after = trial.made()
@@ -178,7 +178,7 @@ def labels(trial: Trial) -> None:
     passes = list(made.method.forward(made.blocks, *trial.batch(made.method)))
     updates = {u.k: u for u in backward(made.method, iter(passes), keep=True)}
     other = {p.k: p._replace(y=(p.y + 1) % 10) for p in passes}
-    for k in range(made.method.top):
+    for k in range(made.method.output_block):
         if k in updates and differing(_tensors(updates[k].signal), _tensors(made.method.signal(k, other, updates[k].above))):
             raise Broken(f"what {made.name(k)} is told changes with the labels: `reads` ({_reads(trial)}) must hold 'labels'")
 

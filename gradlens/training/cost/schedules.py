@@ -265,7 +265,7 @@ def schedules(name: str, method: Method, parts: int = 4) -> list[Schedule]:
 
     """
     reads = method.reads
-    waits = [method.needs_above(k) for k in range(method.depth)]
+    waits = [method.needs_above(k) for k in range(method.num_blocks)]
     if "buffer" in reads:
         size = int(method.options.buffer)
         return [Schedule(name, lambda c, s, n: queued(c, s, n, waits), "nothing", queue=size, delayed="input")]

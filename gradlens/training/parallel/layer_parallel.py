@@ -53,7 +53,7 @@ class Layers(Spread):
             raise InputError(f"--stale: {config.method} waits for nothing from above")
         self.late_error = config.stale and "error" in method.reads
         self.late_message = config.stale and not self.late_error
-        if self.late_message and not all(method.tells_late(k) for k in range(method.top) if method.parts_at(k)):
+        if self.late_message and not all(method.tells_late(k) for k in range(method.output_block) if method.parts_at(k)):
             raise InputError(f"--stale: {config.method} with these options tells blocks what comes from above, and must wait for it")
         self.control, self.fresh = 0, True
         super().__init__(state)
@@ -145,7 +145,7 @@ class Layers(Spread):
     def _passed(self, p: Pass) -> None:
         if self.above is not None and p.k == self.mine.stop - 1:
             self.above.send(self.state.images(self.begun.step), [p.z, p.y, torch.tensor([self.control])])
-        if p.k == self.method.top:
+        if p.k == self.method.output_block:
             for outbox in self.broadcast:
                 outbox.send(self.state.images(self.begun.step), [p.z, p.y])
 
@@ -183,7 +183,7 @@ class Layers(Spread):
         images = self.state.images(self.finishes.step)
         if self.error is not None:
             z, y = self.error.take(images)
-            top = self.method.depth - 1
+            top = self.method.num_blocks - 1
             return Heard(passes={top: Pass(top, nn.Identity(), z, y, z, z.requires_grad_())})
         if self.message is None or self._learns_last():
             return Heard(late=True)
@@ -237,7 +237,7 @@ class Layers(Spread):
             (delta,) = self.truth_above.take(images)
             loss = torch.zeros(())
         else:
-            signal = step.updates[self.method.top].signal
+            signal = step.updates[self.method.output_block].signal
             assert signal.delta is not None
             assert signal.loss is not None
             delta, loss = signal.delta, signal.loss

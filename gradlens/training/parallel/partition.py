@@ -11,7 +11,7 @@ from gradlens.runtime.errors import InputError
 
 def allowed_cuts(method: Method) -> list[int]:
     """Boundaries (c: between blocks c−1 and c) at which two workers can part: :meth:`Method.parts_at`."""
-    return [k + 1 for k in range(method.top) if method.parts_at(k)]
+    return [k + 1 for k in range(method.output_block) if method.parts_at(k)]
 
 
 def partition(costs: Sequence[float], parts: int, allowed: Collection[int]) -> list[range]:

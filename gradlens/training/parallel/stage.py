@@ -34,7 +34,7 @@ class Spread(ABC):
         self.number = next(_numbers)
         self.model, self.method = state.pair
         self.names = state.pair.names()
-        ran = self.method.top + 1
+        ran = self.method.output_block + 1
         costs = self._costs()[:ran] if config.split is None else [1.0] * ran
         self.take(split_over(self.method, costs, self.world.ranks, self.names, config.split))
 
