@@ -26,7 +26,9 @@ ISOLATED = [name for name in SUPERVISED if not METHODS[name].reads & {"above", "
 LOCAL = [name for name in UNLABELLED if "above" not in METHODS[name].reads]
 FREEZING = {"greedy", "shallow"}  # rules that leave blocks as they are; in the tests greedy is in its last stage
 OTHER_INPUTS = {"dgl-async", "dni-unlocked"}  # rules whose blocks need not read what the block below gave
-IN_THE_GRAPH = {name for name, method in METHODS.items() if method.rule is not Method.rule}  # what is pulled back is not W's
+IN_THE_GRAPH = {
+    name for name, method in METHODS.items() if method.backward_context is not Method.backward_context
+}  # what is pulled back is not W's
 
 
 # ------------------------------------------------------------------------------------------- the checks of `gradlens check`
@@ -137,7 +139,7 @@ def posed(name: str, dtype: torch.dtype = torch.float64, step_: int = 5, **optio
     method = stirred(METHODS[name](net, METHODS[name].Options(**options)).to(dtype))
     method.start(2, step_)
     to_input = normalizer("pm1", IMAGES)
-    x, y = method.task(IMAGES, torch.arange(6), step_, lambda images: to_input(images).to(dtype))
+    x, y = method.make_inputs(IMAGES, torch.arange(6), step_, lambda images: to_input(images).to(dtype))
     return method, Case(model, x, y)
 
 

@@ -53,7 +53,7 @@ def _settled(method: Method, known: dict[int, Pass], waiting: list[int], heard: 
     while waiting:
         j = waiting.pop()
         signal = method.signal(j, known, above)
-        with method.rule():
+        with method.backward_context():
             grad = pull_back(known[j], signal.delta, signal.send, keep)
         learned = {} if late else method.learn(j, known[j], signal, grad, above)
         update = Update(j, known[j], signal, grad, {**signal.own, **learned}, above)

@@ -44,7 +44,7 @@ class Descent:
         """The objective on this batch, with the step's own dropout masks; the network is left as it was."""
         blocks, top = self.blocks, self.method.output_block
         with preserve_buffers_and_rng((*blocks, self.method)), seeded(self.method.seed, "step", *stream(self.number)):
-            passes = dict(enumerate(chain(blocks[: top + 1], self.method.entry(self.x), self.y)))
+            passes = dict(enumerate(chain(blocks[: top + 1], self.method.prepare_input(self.x), self.y)))
             loss = self.method.signal(top, passes, ()).loss
         assert loss is not None
         return float(all_sum(loss))

@@ -69,7 +69,7 @@ def _weights(name: str, grads: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _used(method: Method, p: Pass, delta: Tensor) -> dict[str, Tensor]:
     """What the rule makes of a delta inside one block, over all ranks of a shared batch."""
-    with method.rule():
+    with method.backward_context():
         return all_reduce_grads(pull_back(p, delta, keep=True).params)
 
 
@@ -143,6 +143,6 @@ def _dealt(n: int, seed: int, number: int) -> Iterator[tuple[Tensor, Shard | Non
 
 
 def _pairs(number: int, method: Method, step: Step, truth: Truth) -> Iterator[Row]:
-    for pair in method.pairs(step, truth.passes):
+    for pair in method.feedback_pairs(step, truth.passes):
         for quantity, value in measure(pair.mine, pair.true, RECORDED).items():
             yield Row(number, pair.layer, pair.kind, quantity, value, pair.reference)

@@ -123,7 +123,7 @@ class Method(nn.Module):
     defaults: ClassVar[Mapping[str, Any]] = {}  # settings of ``Config`` that this rule wants where the user says nothing
     saved_within_epochs: ClassVar[bool] = True  # False: its state is too large to be written every minute
     compiles: ClassVar[bool] = True  # whether blocks may be compiled: False for rules that change what happens inside them
-    classifies: ClassVar[bool] = True  # False: trained without labels, gives no answers; `assess` tells how well it does
+    classifies: ClassVar[bool] = True  # False: trained without labels, gives no answers; `evaluate_objective` tells how well it does
     unlabelled: ClassVar[bool] = False  # True: also trained on the images whose label is not known (label -1)
     has_teacher: ClassVar[bool] = False  # True: learns from the answers of a trained network, `NetworkInfo.teacher`
     pipelined: ClassVar[bool] = False  # True: plain backprop, which torch's pipeline schedules compute where blocks are spread over ranks
@@ -154,7 +154,7 @@ class Method(nn.Module):
         """What the true gradient is the gradient of, in a word or two for the rows."""
         return "loss"
 
-    def task(self, images: Tensor, labels: Tensor, step: int, to_input: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    def make_inputs(self, images: Tensor, labels: Tensor, step: int, to_input: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """What a step's images and labels become: the network's input and the targets that travel with it.
 
         Args:
@@ -169,8 +169,8 @@ class Method(nn.Module):
         """
         return to_input(images), labels
 
-    def entry(self, x: Tensor) -> Tensor:
-        """What the first block reads of the input that :meth:`task` gave: views or patches come to lie in the batch."""
+    def prepare_input(self, x: Tensor) -> Tensor:
+        """What the first block reads of the input that :meth:`make_inputs` gave: views or patches come to lie in the batch."""
         return x
 
     def forward(self, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
@@ -178,24 +178,24 @@ class Method(nn.Module):
 
         Where blocks are spread over several ranks, each makes the chain of its own blocks instead.
         """
-        return chain(blocks, self.entry(x), y, self.run)
+        return chain(blocks, self.prepare_input(x), y, self.run)
 
     def run(self, block: nn.Module, x: Tensor) -> Tensor:
         """One block's output [N, *out], for rules that change what happens inside a block."""
         h: Tensor = block(x)
         return h
 
-    def locked(self) -> str | None:
+    def locking_reason(self) -> str | None:
         """Why blocks cannot work on several batches at once, each on a rank of its own: which lock; None if they can."""
         if "above" in self.reads:
             return "it is backward-locked: a block is updated after all blocks above it have gone backward"
         return None
 
-    def parts_at(self, k: int) -> bool:
-        """Whether block k and the one above it may be on different ranks; only asked where :meth:`locked` is None."""
+    def can_split_after(self, k: int) -> bool:
+        """Whether block k and the one above it may be on different ranks; only asked where :meth:`locking_reason` is None."""
         return k < self.output_block
 
-    def tells_late(self, k: int) -> bool:
+    def supports_delayed_target(self, k: int) -> bool:
         """Whether block k can be told its gradient now and :meth:`learn` from the message of an earlier batch, which came late."""
         return False
 
@@ -203,8 +203,8 @@ class Method(nn.Module):
         """The block with which a parameter or buffer of the rule's own is trained: the first number in its dotted name, or the top."""
         return next((int(part) for part in name.split(".") if part.isdigit()), self.output_block)
 
-    def assess(self, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Tensor:
-        """For rules that give no answers: the objective on what :meth:`task` gave, a scalar; called in eval mode, without gradients."""
+    def evaluate_objective(self, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Tensor:
+        """For rules that give no answers: the objective on what :meth:`make_inputs` gave, a scalar, in eval mode without gradients."""
         raise NotImplementedError
 
     def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[Tensor, ...]) -> Signal:
@@ -225,7 +225,7 @@ class Method(nn.Module):
     def start(self, epoch: int, step: int) -> None:
         """Called before each step (epoch counts from 1, step from 0), for rules that change over time."""
 
-    def objection(self, epochs: int) -> str | None:
+    def validate_epochs(self, epochs: int) -> str | None:
         """Why a run of so many epochs makes no sense for this rule, in one sentence; None if it does."""
         return None
 
@@ -253,7 +253,7 @@ class Method(nn.Module):
         """Whether a gradient in ``Signal.own`` is the objective's: a discriminator descends a loss of its own."""
         return True
 
-    def rule(self) -> AbstractContextManager[None]:
+    def backward_context(self) -> AbstractContextManager[None]:
         """Active while the method's own backward runs (feedback rules replace Wᵀ inside blocks); the truth runs without."""
         return nullcontext()
 
@@ -261,7 +261,7 @@ class Method(nn.Module):
         """Numbers of the rule's own to record for one block (a synthesiser's error): name -> scalar tensor."""
         return {}
 
-    def pairs(self, step: Step, passes: Sequence[Pass]) -> Iterator[FeedbackPair]:
+    def feedback_pairs(self, step: Step, passes: Sequence[Pass]) -> Iterator[FeedbackPair]:
         """Tensors of the rule's own beside what they would be in backpropagation (feedback matrices), for the sparse records.
 
         Args:

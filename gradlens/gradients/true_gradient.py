@@ -66,7 +66,7 @@ def true_gradients(method: Method, step: Step, keep: bool = False) -> Truth:
         grads = pull_back_chain(step.passes, signal.delta, keep)
         return _truth(method, signal, grads, step.passes, "same passes")
     with preserve_buffers_and_rng((*step.blocks, method)):
-        clean = list(chain(step.blocks[: top + 1], method.entry(step.x), step.y))
+        clean = list(chain(step.blocks[: top + 1], method.prepare_input(step.x), step.y))
         signal = method.signal(top, dict(enumerate(clean)), ())
         assert signal.delta is not None
         assert signal.loss is not None

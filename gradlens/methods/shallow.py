@@ -23,7 +23,7 @@ class Shallow(Method):
             block.eval()
         return chain(blocks, x, y)
 
-    def locked(self) -> str | None:
+    def locking_reason(self) -> str | None:
         """One block is trained."""
         return "it trains the top alone: there is nothing to do at the same time"
 

@@ -255,7 +255,7 @@ def evaluate(pair: Pair, split: Split, to_input: Callable[[Tensor], Tensor], con
             if i // config.batch_size % world.ranks != world.rank:
                 found.append(nothing)
                 continue
-            x, y = method.task(batch, labels, -1 - i, to_input)
+            x, y = method.make_inputs(batch, labels, -1 - i, to_input)
             hits = nothing[1]
             with torch.autocast(x.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
                 if method.classifies:
@@ -263,7 +263,7 @@ def evaluate(pair: Pair, split: Split, to_input: Callable[[Tensor], Tensor], con
                     hits = (z.argmax(1) == y).sum()
                     loss = LOSSES[config.loss](z, y)
                 else:
-                    loss = method.assess(list(model), x, y)
+                    loss = method.evaluate_objective(list(model), x, y)
             found.append(torch.stack([(loss * len(labels)).to(nothing), hits.to(nothing)]))
     losses, right = world.summed(torch.stack(found)).cpu().sum(0).tolist()
     return losses / images, right / images if method.classifies else math.nan

@@ -56,7 +56,7 @@ def posed(name: str = "context-encoder", images: torch.Tensor = IMAGES, step: in
     with torch.no_grad():
         for p in method.parameters():
             p += 0.05 * torch.randn(p.shape, generator=g, dtype=torch.float64)
-    return model, method, *method.task(images, torch.arange(len(images)), step, to_input)
+    return model, method, *method.make_inputs(images, torch.arange(len(images)), step, to_input)
 
 
 def updates_of(model: nn.Module, method: Method, x: torch.Tensor, y: torch.Tensor):
@@ -326,7 +326,7 @@ def test_evaluation_is_the_squared_error_alone_with_masks_that_stay():
     pair.model.eval(), pair.method.eval()
     want = 0.0
     for i in (0, 32):
-        x, y = pair.method.task(data.test.images[i : i + 32], data.test.labels, -1 - i, inputs)
+        x, y = pair.method.make_inputs(data.test.images[i : i + 32], data.test.labels, -1 - i, inputs)
         with torch.no_grad():
             made = pair.method.made(list(pair.model), x)
         want += squared_error_by_hand(made, y[:, :1], y[:, 1], 0) * len(x) / 40
@@ -547,7 +547,7 @@ def test_the_papers_settings_train():
     images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
     for step in range(2):
         pair.method.start(1, step)
-        x, y = pair.method.task(images, torch.zeros(4), step, normalizer("pm1", images))
+        x, y = pair.method.make_inputs(images, torch.zeros(4), step, normalizer("pm1", images))
         assert update(pair, optimizer, x, y, record=step).loss.isfinite()
 
 

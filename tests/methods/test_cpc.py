@@ -142,7 +142,7 @@ def posed(name, step=5, model="basic-cnn", **options):
     method = stirred(rule(net, given).double())
     method.start(2, step)
     to_input = normalizer("pm1", IMAGES)
-    x, y = method.task(IMAGES, torch.arange(5), step, lambda images: to_input(images).double())
+    x, y = method.make_inputs(IMAGES, torch.arange(5), step, lambda images: to_input(images).double())
     return method, net_model, x, y
 
 
@@ -250,7 +250,7 @@ def test_greedy_infomax_is_isolated():
     """Structural: loss k has no path to another module; module sizes are the user's."""
     method, network, x, y = posed("infomax")
     blocks = list(network)
-    h = method.entry(x)
+    h = method.prepare_input(x)
     for k in (0, 1):
         h = blocks[k](h.detach())
         p = Pass(k, blocks[k], h, y, h, h)
@@ -287,24 +287,24 @@ def test_truth_of_local_modules_is_the_end_to_end_gradient_of_the_top_loss():
 def test_windows_are_random_in_training_and_the_middle_in_evaluation():
     method, *_ = posed("cpc", crop=12, grey=False)
     plain = IMAGES.double()
-    x, y = method.task(IMAGES, torch.arange(5), 3, lambda v: v.double())
-    again, _ = method.task(IMAGES, torch.arange(5), 3, lambda v: v.double())
-    other, _ = method.task(IMAGES, torch.arange(5), 4, lambda v: v.double())
+    x, y = method.make_inputs(IMAGES, torch.arange(5), 3, lambda v: v.double())
+    again, _ = method.make_inputs(IMAGES, torch.arange(5), 3, lambda v: v.double())
+    other, _ = method.make_inputs(IMAGES, torch.arange(5), 4, lambda v: v.double())
     assert x.shape == (5, 3, 12, 12)
     assert torch.equal(x, again)
     assert not torch.equal(x, other)
     assert torch.equal(y, torch.arange(5))
-    middle, _ = method.task(IMAGES, torch.arange(5), -1, lambda v: v.double())
+    middle, _ = method.make_inputs(IMAGES, torch.arange(5), -1, lambda v: v.double())
     assert torch.equal(middle, plain[:, :, 2:14, 2:14])
-    assert torch.equal(method.entry(plain), method.entry(middle))  # of larger images the middle is read
-    unflipped = posed("cpc", flip=False)[0].task(IMAGES, torch.arange(5), 3, lambda v: v.double())[0]
+    assert torch.equal(method.prepare_input(plain), method.prepare_input(middle))  # of larger images the middle is read
+    unflipped = posed("cpc", flip=False)[0].make_inputs(IMAGES, torch.arange(5), 3, lambda v: v.double())[0]
     assert torch.equal(unflipped, plain)
 
 
 def test_sequences_are_never_mirrored():
     pair = make_pair(make(method="cpc", data="sequences", model="mlp", width=4, depth=1), (1, 1, 128), 6, CPU)
     images = torch.randint(0, 256, (40, 1, 1, 128), dtype=torch.uint8)
-    assert torch.equal(pair.method.task(images, torch.zeros(40), 0, lambda v: v)[0], images)
+    assert torch.equal(pair.method.make_inputs(images, torch.zeros(40), 0, lambda v: v)[0], images)
 
 
 @pytest.mark.parametrize("model", ["basic-cnn", "mlp"])
@@ -450,7 +450,7 @@ def test_shipped_configs_make_the_papers_rule(name):
     method, images = pair.method, torch.randint(0, 256, (2, 3, 96, 96), dtype=torch.uint8)
     assert (method.grid.patch, method.grid.rows, method.grid.columns, method.steps) == ((16, 16), 7, 7, 5)
     assert [(s.first, s.last) for s in method.spans] == ([(0, 13)] if name == "cpc" else [(0, 3), (4, 7), (8, 13)])
-    x, y = method.task(images, torch.zeros(2), 0, lambda v: v / 127.5 - 1)
+    x, y = method.make_inputs(images, torch.zeros(2), 0, lambda v: v / 127.5 - 1)
     assert x.shape == (2, 3, 64, 64)
     run = run_step(method, list(pair.model), x, y)
     assert all(math.isfinite(u.signal.loss) for u in run.updates.values() if u.signal.loss is not None)

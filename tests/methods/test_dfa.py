@@ -357,7 +357,7 @@ def test_pairs_are_b_beside_the_batch_mean_jacobian_of_the_logits(net):
     c = residual() if net == "residual" else case(net)
     method = rule("dfa", c, skip="exact" if net == "residual" else "blocked")
     run = run_step(method, c.blocks, c.x, c.y)
-    pairs, names = list(method.pairs(run, run.passes)), [n for n, _ in c.model.named_children()]
+    pairs, names = list(method.feedback_pairs(run, run.passes)), [n for n, _ in c.model.named_children()]
     assert [(p.layer, p.kind) for p in pairs] == [(n, "feedback_jacobian") for n in names[:-1]]
     for k, p in enumerate(pairs):
         assert torch.equal(p.mine, method.matrix(k))

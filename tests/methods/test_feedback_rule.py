@@ -727,7 +727,7 @@ def test_pairs_are_b_beside_w_and_beside_its_pseudo_inverse_for_every_layer_that
     c = tangled()
     method = rule("fa", c)
     run = run_step(method, c.blocks, c.x, c.y)
-    pairs = list(method.pairs(run, run.passes))
+    pairs = list(method.feedback_pairs(run, run.passes))
     modules = dict(c.model.named_modules())
     layers = [n for n, m in modules.items() if isinstance(m, nn.Linear | nn.Conv2d) and n != "stem.0"]  # which reads the image
     assert [(p.layer, p.kind) for p in pairs] == [(n, k) for n in layers for k in ("feedback_transpose", "feedback_pseudoinverse")]

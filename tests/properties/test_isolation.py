@@ -93,12 +93,12 @@ def test_modules_of_several_blocks_are_trained_together_and_isolated(name):
     net = make_net(model, (3, 32, 32), 10, LOSSES["ce"], 3)
     method = stirred(METHODS[name](net, METHODS[name].Options(modules=[2, 1])).double())
     images = torch.randint(0, 256, (4, 3, 32, 32), generator=torch.Generator().manual_seed(7), dtype=torch.uint8)
-    x, y = method.task(images, torch.arange(4), 5, lambda v: v.double() / 127.5 - 1)
+    x, y = method.make_inputs(images, torch.arange(4), 5, lambda v: v.double() / 127.5 - 1)
     passes, updates = step(method, Case(model, x, y))
     assert sorted(method.heads) == ["1", "2"]
     assert [method.needs_above(k) for k in (0, 1, 2)] == [True, False, False]
     assert [bool(updates[k].signal.send) for k in (0, 1, 2)] == [False, True, False]
-    h = model[1](model[0](method.entry(x)))
+    h = model[1](model[0](method.prepare_input(x)))
     loss = method.local_loss(1, passes[1]._replace(z=h)).loss
     params = dict(model.named_parameters())
     got = torch.autograd.grad(loss, list(params.values()), allow_unused=True)

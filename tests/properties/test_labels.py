@@ -49,6 +49,6 @@ def test_labels_are_never_read(name):
 def make_labels_wrong(method: Method, name: str) -> torch.Tensor | None:
     """What the task makes of other labels; None where the targets are not labels at all."""
     to_input = normalizer("pm1", IMAGES)
-    tasks = [method.task(IMAGES, labels, 5, lambda i: to_input(i).double()) for labels in (torch.arange(6), torch.zeros(6).long())]
+    tasks = [method.make_inputs(IMAGES, labels, 5, lambda i: to_input(i).double()) for labels in (torch.arange(6), torch.zeros(6).long())]
     assert torch.equal(tasks[0][0], tasks[1][0])  # the same views of the same images
     return tasks[1][1]

@@ -131,7 +131,7 @@ def test_truth_equals_backward_on_an_uncut_copy_of_encoder_and_head(name):
     assert is_chain(passes)
     assert len(passes) == 2
     twin = copy.deepcopy(c.model)
-    h = copy.deepcopy(method).entry(c.x)
+    h = copy.deepcopy(method).prepare_input(c.x)
     for block in twin[:-1]:
         h = block(h)
     again = copy.deepcopy(method)  # its head has been run once already, its draws are named by the step

@@ -156,7 +156,7 @@ def test_rule_is_active_while_the_methods_own_backward_runs_and_not_for_the_trut
         active = False
 
         @contextmanager
-        def rule(self):
+        def backward_context(self):
             self.active = True
             yield
             self.active = False

@@ -297,8 +297,8 @@ def test_every_rule_says_which_lock_keeps_it_from_running_on_ranks(name):
         return
     method = parts(name).method
     if name in {*LOCAL, *WAITING, "dgl-async"} - {"overlap"}:
-        assert method.locked() is None
+        assert method.locking_reason() is None
     else:
-        assert method.locked()
+        assert method.locking_reason()
     if "above" in rule.reads and name != "chunked":
-        assert "backward-locked" in str(method.locked())
+        assert "backward-locked" in str(method.locking_reason())

@@ -81,7 +81,7 @@ class DFA(Switched, Method):
             return self.feedback.get_buffer("shared")[:, : self.sizes[k]] / math.sqrt(self.largest)
         return self.feedback.get_buffer(str(k))
 
-    def locked(self) -> str | None:
+    def locking_reason(self) -> str | None:
         """With ``skip=exact`` blocks hear each other."""
         return "with skip=exact a block hears what the skip of the one above carries down" if self.options.skip == "exact" else None
 
@@ -107,7 +107,7 @@ class DFA(Switched, Method):
         carried = self.options.skip == "exact" and isinstance(p.block, Residual)
         return Signal(delta, (delta,) if carried else ())
 
-    def pairs(self, step: Step, passes: Sequence[Pass]) -> Iterator[FeedbackPair]:
+    def feedback_pairs(self, step: Step, passes: Sequence[Pass]) -> Iterator[FeedbackPair]:
         """B_k beside the Jacobian of the logits with respect to h_k, averaged over the batch: [C, n_k]."""
         jacobians: list[list[Tensor]] = [[] for _ in self.sizes]
         for c in range(passes[-1].h.shape[1]):

@@ -86,7 +86,7 @@ class Switched:
     active = False  # a plain attribute: on CUDA backward passes run in threads of their own
 
     @contextmanager
-    def rule(self) -> Iterator[None]:
+    def backward_context(self) -> Iterator[None]:
         """Backward passes made inside are the rule's own."""
         self.active = True
         try:
@@ -227,7 +227,7 @@ class FeedbackRule(Switched, Method):
         own = {path: f"{inside}.weight" if inside else "weight" for path, inside in names}
         return {f"kept.{self._key(path)}": grad.params[name] for path, name in own.items() if name in grad.params}
 
-    def pairs(self, step: Step, passes: Sequence[Pass]) -> Iterator[FeedbackPair]:
+    def feedback_pairs(self, step: Step, passes: Sequence[Pass]) -> Iterator[FeedbackPair]:
         """B beside W (the angle of B to Wᵀ), and beside the pseudo-inverse of W, a convolution as its im2col matrix [C_out, C_in·k·k]."""
         todo = set(self.used)
         for k, block in enumerate(step.blocks):

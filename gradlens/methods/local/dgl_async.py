@@ -130,11 +130,11 @@ class DGLAsync(LocalLosses):
                 yield p
                 del p  # so that its graph lives no longer than the caller wants it
 
-    def locked(self) -> str | None:
+    def locking_reason(self) -> str | None:
         """Not by a lock: a slow unit is only imitated."""
         return "slowdown imitates a slow unit in one process; on ranks each unit is as slow as it is" if self.options.slowdown > 1 else None
 
-    def parts_at(self, k: int) -> bool:
+    def can_split_after(self, k: int) -> bool:
         """Between units."""
         return k < self.units - 1
 

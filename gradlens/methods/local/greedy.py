@@ -46,7 +46,7 @@ class Greedy(LocalLosses):
         self.stage = stage  # the unit in training; its first block has the same number
         self.output_block = stage if stage < self.units - 1 else self.num_blocks - 1
 
-    def objection(self, epochs: int) -> str | None:
+    def validate_epochs(self, epochs: int) -> str | None:
         """A run too short for its last stage would answer with a head of its own and leave the top as it was."""
         needed = self.last_epochs[-2] + 1 if self.units > 1 else 1
         if 0 < epochs < needed:
@@ -80,7 +80,7 @@ class Greedy(LocalLosses):
         """Nothing below the stage; the stage's unit as in dgl."""
         return Signal(None) if k < self.stage else super().signal(k, passes, above)
 
-    def locked(self) -> str | None:
+    def locking_reason(self) -> str | None:
         """Its stages follow each other."""
         return "it trains one block after the other: there is nothing to do at the same time"
 

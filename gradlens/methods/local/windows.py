@@ -146,13 +146,13 @@ class LocalLosses(Method):
         """A block waits for the one above it where a window holds both; the last block always waits for the top."""
         return (self.trains_top and k == self.num_blocks - 2) or (k < self.units - 1 and bool(self.sent[k + 1]))
 
-    def locked(self) -> str | None:
+    def locking_reason(self) -> str | None:
         """Windows are independent of each other; where they reach over every place between two blocks, all blocks hang together."""
-        if any(self.parts_at(k) for k in range(self.output_block)):
+        if any(self.can_split_after(k) for k in range(self.output_block)):
             return None
         return "it is backward-locked: between any two of its blocks a window reaches from one to the other"
 
-    def parts_at(self, k: int) -> bool:
+    def can_split_after(self, k: int) -> bool:
         """Between windows."""
         return k < self.output_block and not self.needs_above(k)
 

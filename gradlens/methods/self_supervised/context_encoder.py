@@ -145,7 +145,7 @@ class ContextEncoder(SelfSupervised):
         mask[:, :, rows, columns] = 1
         return mask
 
-    def task(self, images: Tensor, labels: Tensor, step: int, to_input: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    def make_inputs(self, images: Tensor, labels: Tensor, step: int, to_input: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """Corrupted images x [N, C, H, W]; y [N, C + 1, H, W] the images as they were, and the mask; the labels are not read."""
         mask = self.mask(len(images), step).to(images.device)
         pixels = images.float()
@@ -168,7 +168,7 @@ class ContextEncoder(SelfSupervised):
     # --------------------------------------------------------------------------------------------------------- the losses
 
     def reconstruction(self, image: Tensor, y: Tensor) -> Tensor:
-        """The weighted squared error of images made [N, C, H, W], given y as from :meth:`task`: scalar."""
+        """The weighted squared error of images made [N, C, H, W], given y as from :meth:`make_inputs`: scalar."""
         mask, region = y[:, -1:], self.predicted(y)
         weight = mask + BORDER * (region - mask)
         return _mean_over(weight * (image.to(y.dtype) - y[:, :-1]).square(), region)
@@ -237,14 +237,14 @@ class ContextEncoder(SelfSupervised):
     # ------------------------------------------------------------------------------------------------------ after training
 
     def made(self, blocks: Sequence[nn.Module], x: Tensor) -> Tensor:
-        """The image [N, C, H, W] that the decoder at the end of the encoder makes of what :meth:`task` gave."""
-        h = self.entry(x)
+        """The image [N, C, H, W] that the decoder at the end of the encoder makes of what :meth:`make_inputs` gave."""
+        h = self.prepare_input(x)
         for block in blocks[:-1]:
             h = block(h)
         image: Tensor = self.head(self.output_block)(h)
         return image
 
-    def assess(self, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Tensor:
+    def evaluate_objective(self, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Tensor:
         """The weighted squared error at the end of the encoder, without lambda_rec and without the adversarial loss."""
         return self.reconstruction(self.made(blocks, x), y)
 

@@ -89,20 +89,20 @@ class CPC(SelfSupervised):
         """Context and bilinear maps."""
         return RowsAhead(net.shapes[k][0], self.steps, self.options.skip, self.layers(), wide=self.grid.columns > 1)
 
-    def task(self, images: Tensor, labels: Tensor, step: int, to_input: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    def make_inputs(self, images: Tensor, labels: Tensor, step: int, to_input: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """Windows of the images [N, C, h, w], mirrored or not; in evaluation the middle. The labels are not read."""
         rng = None if step < 0 else generator(self.seed, "windows", step)
         flip = self.options.flip and images.shape[2] > 1
         return to_input(cropped(images, self.window, flip, rng)), labels
 
-    def entry(self, x: Tensor) -> Tensor:
+    def prepare_input(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> [N · rows · columns, C, *patch], grey; of larger images the middle."""
         x = cropped(x, self.window, False, None)
         return patches(grey(x) if self.options.grey else x, self.grid)
 
     def features(self, blocks: Sequence[nn.Module], x: Tensor) -> Iterator[Tensor]:
         """Each block's spatial means, patch by patch where they belong: [N, C, rows, columns]."""
-        for h in super().features(blocks, self.entry(x)):
+        for h in super().features(blocks, self.prepare_input(x)):
             yield maps(h, self.grid)
 
     def negatives(self, k: int, offset: int, targets: int) -> Tensor:

@@ -56,7 +56,7 @@ class SelfSupervised(LocalLosses):
 
     def forward(self, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
         """The chain of the encoder's blocks."""
-        return chain(blocks[:-1], self.entry(x), y, self.run)
+        return chain(blocks[:-1], self.prepare_input(x), y, self.run)
 
     def features(self, blocks: Sequence[nn.Module], x: Tensor) -> Iterator[Tensor]:
         """The outputs [N, *out] of the encoder's blocks."""
@@ -66,9 +66,9 @@ class SelfSupervised(LocalLosses):
         """No answer: there is no trained classifier."""
         raise TypeError(f"{type(self).__name__} is trained without labels and gives no answers")
 
-    def assess(self, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Tensor:
+    def evaluate_objective(self, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Tensor:
         """The loss at the end of the encoder; evaluation draws its negatives as a first step does."""
-        h = self.entry(x)
+        h = self.prepare_input(x)
         for block in blocks[:-1]:
             h = block(h)
         step, self.step = self.step, -1

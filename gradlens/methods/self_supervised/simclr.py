@@ -56,11 +56,11 @@ class SimCLR(SelfSupervised):
         o = self.options
         return projection(net.shapes[k], o.layers, o.out, o.side, o.convolutions)
 
-    def task(self, images: Tensor, labels: Tensor, step: int, to_input: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    def make_inputs(self, images: Tensor, labels: Tensor, step: int, to_input: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """Two views of each image: x [N, 2, C, H, W]; the labels are not read."""
         return stacked(to_input(views(images, self.options, self.seed, step)), 2), labels
 
-    def entry(self, x: Tensor) -> Tensor:
+    def prepare_input(self, x: Tensor) -> Tensor:
         """[N, 2, C, H, W] -> [2N, C, H, W]."""
         return x.flatten(0, 1)
 

@@ -103,11 +103,11 @@ class DNI(Method):
         """Whether the rule's own networks read the label."""
         return "labels" in cls.reads
 
-    def parts_at(self, k: int) -> bool:
+    def can_split_after(self, k: int) -> bool:
         """Where a synthesiser sits; elsewhere a block is told what the one above it sends, as in bp."""
         return k < self.output_block and k in self.interfaces
 
-    def tells_late(self, k: int) -> bool:
+    def supports_delayed_target(self, k: int) -> bool:
         """Where nothing of the message is told, only learned from."""
         return k in self.interfaces and not self.options.bp_lambda and not self.warming
 

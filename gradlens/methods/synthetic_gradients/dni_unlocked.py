@@ -80,7 +80,7 @@ class DNIUnlocked(DNI):
         read = src.detach().requires_grad_()
         return cut(k, block, read, y, block(read), x, src)
 
-    def locked(self) -> str | None:
+    def locking_reason(self) -> str | None:
         """Not by a lock: its parts would have to send each other two kinds of outputs."""
         return "each block reads the image and learns from what the block below it really gave, which is not sent between ranks"
 

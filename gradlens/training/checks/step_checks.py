@@ -222,8 +222,8 @@ def answers(trial: Trial) -> None:
     before = {**bits(made.model), **bits(made.method)}
     with torch.no_grad():
         if not made.method.classifies:
-            if made.method.assess(made.blocks, x, y).numel() != 1:
-                raise Broken("`assess` gives no scalar")
+            if made.method.evaluate_objective(made.blocks, x, y).numel() != 1:
+                raise Broken("`evaluate_objective` gives no scalar")
         elif (z := made.method.predict(made.blocks, x)).shape != (IMAGES, 10):
             raise Broken(f"`predict` gives {'x'.join(map(str, z.shape))} for {IMAGES} images and 10 classes")
     if differ := differing(before, {**bits(made.model), **bits(made.method)}):

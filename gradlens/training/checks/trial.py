@@ -92,7 +92,7 @@ class Trial:
         spec, noise = NETWORKS[self.network][1], torch.Generator().manual_seed(5 + step)
         images = torch.randint(0, 256, (IMAGES, *spec.shape), generator=noise, dtype=torch.uint8)
         labels = torch.randint(0, spec.classes, (IMAGES,), generator=noise)
-        return method.task(images, labels, step, lambda x: x.double() / 127.5 - 1)
+        return method.make_inputs(images, labels, step, lambda x: x.double() / 127.5 - 1)
 
 
 def _teacher(images: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ class Queues(Spread):
         config = state.config
         if config.stale:
             raise InputError(f"--stale: {config.method} never waits; its queues are stale by nature")
-        if why := state.pair.method.locked():
+        if why := state.pair.method.locking_reason():
             raise InputError(f"--parallel layers: {config.method}: {why}")
         if (rest := len(state.train) % config.batch_size) > 1:
             raise InputError(

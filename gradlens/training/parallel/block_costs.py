@@ -60,7 +60,7 @@ def block_costs(pair: Pair, config: Config, x: Tensor, y: Tensor, rounds: int = 
     Args:
         pair: network and rule.
         config: for the optimiser, the precision and the seed.
-        x: [N, *in] the network's input, as ``method.task`` gives it.
+        x: [N, *in] the network's input, as ``method.make_inputs`` gives it.
         y: [N, *] targets.
         rounds: of which the least is taken, 1 or more.
 

@@ -46,14 +46,16 @@ class Layers(Spread):
 
     def __init__(self, state: TrainState) -> None:
         config, method = state.config, state.pair.method
-        if why := method.locked():
+        if why := method.locking_reason():
             raise InputError(f"--parallel layers: {config.method} cannot work on several batches at once: {why}")
         self.waits = bool(method.reads & {"later", "error"})
         if config.stale and not self.waits:
             raise InputError(f"--stale: {config.method} waits for nothing from above")
         self.late_error = config.stale and "error" in method.reads
         self.late_message = config.stale and not self.late_error
-        if self.late_message and not all(method.tells_late(k) for k in range(method.output_block) if method.parts_at(k)):
+        if self.late_message and not all(
+            method.supports_delayed_target(k) for k in range(method.output_block) if method.can_split_after(k)
+        ):
             raise InputError(f"--stale: {config.method} with these options tells blocks what comes from above, and must wait for it")
         self.control, self.fresh = 0, True
         super().__init__(state)
@@ -100,7 +102,7 @@ class Layers(Spread):
         state = self.state
         if self.below is None:
             x, y = state.batch(step)
-            x = self.method.entry(x)
+            x = self.method.prepare_input(x)
         else:
             images = state.images(step)
             x, y, said = self.below.take(images)
@@ -140,7 +142,7 @@ class Layers(Spread):
         """The network's input, for rules that read it; made here, since sending it would cost more."""
         if self.below is None or "image" not in self.method.reads:
             return None
-        return self.method.entry(self.state.batch(self.begun.step)[0])
+        return self.method.prepare_input(self.state.batch(self.begun.step)[0])
 
     def _passed(self, p: Pass) -> None:
         if self.above is not None and p.k == self.mine.stop - 1:
@@ -175,7 +177,7 @@ class Layers(Spread):
 
         Measured steps wait at once: their rows hold the message.
         """
-        return self.late_message or (self.record is None and self.method.tells_late(self.mine.stop - 1))
+        return self.late_message or (self.record is None and self.method.supports_delayed_target(self.mine.stop - 1))
 
     def _listen(self) -> Heard:
         """What comes from the ranks above for the batch that is being finished."""

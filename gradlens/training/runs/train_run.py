@@ -88,7 +88,7 @@ def _must_fit(config: Config, pair: Pair) -> None:
         InputError: epochs that make no sense for the rule, batch statistics of one image.
 
     """
-    if objection := pair.method.objection(config.epochs):
+    if objection := pair.method.validate_epochs(config.epochs):
         raise InputError(objection)
     if config.batch_size == 1 and any(isinstance(m, _BatchNorm) for part in pair for m in part.modules()):
         raise InputError("--batch-size 1: this network normalises over the batch, and one image has no batch statistics")
