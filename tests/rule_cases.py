@@ -22,8 +22,8 @@ from gradlens.training.checks.trial import NETWORKS, NotAsked, Trial
 from gradlens.training.config import make
 
 RULES = [*SUPERVISED, *VARIANTS]  # VARIANTS: what a rule is with other options, where that changes who waits for whom
-ISOLATED = [name for name in SUPERVISED if not METHODS[name].reads & {"above", "error", "later"}]
-LOCAL = [name for name in UNLABELLED if "above" not in METHODS[name].reads]
+ISOLATED = [name for name in SUPERVISED if not METHODS[name].depends_on & {"backward_message", "output_error", "delayed_message"}]
+LOCAL = [name for name in UNLABELLED if "backward_message" not in METHODS[name].depends_on]
 FREEZING = {"greedy", "shallow"}  # rules that leave blocks as they are; in the tests greedy is in its last stage
 OTHER_INPUTS = {"dgl-async", "dni-unlocked"}  # rules whose blocks need not read what the block below gave
 IN_THE_GRAPH = {
@@ -40,7 +40,7 @@ def asked(check: str, name: str) -> bool:
     """Whether a check applies to a rule."""
     rule = method_class(name)
     if check == "labels":
-        return rule.classifies and not rule.reads & {"labels", "error"}
+        return rule.classifies and not rule.depends_on & {"labels", "output_error"}
     return check != "truth" or (rule.classifies and name not in ("distil", "greedy"))  # whose objective is another one
 
 
@@ -82,7 +82,7 @@ def is_asked_of_no_other(check: str) -> None:
 class SyntheticInputs(Method):
     """Block k reads I_k(image) instead of the h below; a head with BatchNorm and dropout answers on top."""
 
-    reads = frozenset({"above", "image"})
+    depends_on = frozenset({"backward_message", "image"})
 
     def __init__(self, net: NetworkInfo, images: torch.Size) -> None:
         super().__init__(net, Options())

@@ -97,7 +97,7 @@ def _halves(number: int, names: Sequence[str], method: Method, step: Step, refer
     Zeroing half of a delta's rows would be cheaper, but BatchNorm couples a batch: each half's gradient then holds the other's images,
     and the ceiling comes out too low, even below zero. Rules that read stored batches have no half of this one: no rows for them.
     """
-    if "buffer" in method.reads or total(len(step.y)) < 4:
+    if "replay_buffer" in method.depends_on or total(len(step.y)) < 4:
         return
     used, real = [], []
     for half, shard in _dealt(len(step.y), method.seed, number):

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from gradlens.gradients.block_pass import Grad, Pass, chain
 from gradlens.gradients.losses import Loss, slope
+from gradlens.runtime import old_names
+from gradlens.runtime.errors import InputError
 
 
 class NetworkInfo(NamedTuple):
@@ -91,14 +93,14 @@ class FeedbackPair(NamedTuple):
     reference: str  # what ``true`` is, in words
 
 
-READS: dict[str, str] = {  # what a block can hear, and what it must wait for by it
-    "below": "what the block below gave in this step: it cannot run before that block (forward-locked)",
-    "buffer": "what the block below gave in an earlier step",
+DEPENDENCIES: dict[str, str] = {  # what a block's update can depend on, and what it must wait for by it
+    "input": "what the block below gave in this step: it cannot run before that block (forward-locked)",
+    "replay_buffer": "what the block below gave in an earlier step",
     "image": "the network's input",
     "labels": "the labels",
-    "error": "the loss's gradient at the network's output: not updated before all blocks have run (update-locked)",
-    "above": "the message of the block above, before its own update (update- and backward-locked)",
-    "later": "the message of the block above, after its own update, for the rule's own modules",
+    "output_error": "the loss's gradient at the network's output: not updated before all blocks have run (update-locked)",
+    "backward_message": "the message of the block above, before its own update (update- and backward-locked)",
+    "delayed_message": "the message of the block above, after its own update, for the rule's own modules",
 }
 
 
@@ -118,8 +120,8 @@ class Method(nn.Module):
     """
 
     Options: ClassVar[type[BaseModel]] = Options
-    reads: ClassVar[frozenset[str]] = frozenset({"below"})  # keys of READS: what each block but the top hears
-    own_quantities: ClassVar[Mapping[str, str]] = {}  # what `quantities` gives: name -> meaning
+    depends_on: ClassVar[frozenset[str]] = frozenset({"input"})  # keys of DEPENDENCIES: what each block but the top hears
+    method_quantities: ClassVar[Mapping[str, str]] = {}  # what `quantities` gives: name -> meaning
     defaults: ClassVar[Mapping[str, Any]] = {}  # settings of ``Config`` that this rule wants where the user says nothing
     saved_within_epochs: ClassVar[bool] = True  # False: its state is too large to be written every minute
     compiles: ClassVar[bool] = True  # whether blocks may be compiled: False for rules that change what happens inside them
@@ -128,6 +130,15 @@ class Method(nn.Module):
     has_teacher: ClassVar[bool] = False  # True: learns from the answers of a trained network, `NetworkInfo.teacher`
     pipelined: ClassVar[bool] = False  # True: plain backprop, which torch's pipeline schedules compute where blocks are spread over ranks
     least_batch: ClassVar[int] = 1  # images a batch must have for the objective to mean anything
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse a rule that overrides methods by their names of version 0.1.0, which nothing would call."""
+        super().__init_subclass__(**kwargs)
+        if old := [name for name in old_names.METHOD if hasattr(cls, name)]:
+            said = "; ".join(old_names.renamed(name, old_names.METHOD[name], cls.__name__) for name in old)
+            words = sorted(set(getattr(cls, "reads", ())) & set(old_names.DEPENDENCIES))
+            more = f", and {', '.join(words)} in it {', '.join(old_names.DEPENDENCIES[word] for word in words)}" if words else ""
+            raise InputError(said + more)
 
     def __init__(self, net: NetworkInfo, options: Any) -> None:
         super().__init__()
@@ -138,11 +149,26 @@ class Method(nn.Module):
         self.seed = net.seed
         self.options = options
 
+    def __getattr__(self, name: str) -> Any:
+        """Answer an attribute's name of version 0.1.0 with the new one."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError as error:
+            if name in old_names.METHOD:
+                raise AttributeError(old_names.renamed(name, old_names.METHOD[name], type(self).__name__)) from None
+            raise error from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse the numbers that version 0.1.0 called ``top``, ``depth`` and ``readable``: nothing would read them."""
+        if name in ("top", "depth", "readable") and isinstance(value, int):
+            raise AttributeError(old_names.renamed(name, old_names.METHOD[name], type(self).__name__))
+        super().__setattr__(name, value)
+
     @classmethod
     def locks(cls) -> Locks:
         """What a block of this rule waits for, from what it reads."""
-        update = bool(cls.reads & {"error", "above"})
-        return Locks("below" in cls.reads, update, "above" in cls.reads, "labels" in cls.reads)
+        update = bool(cls.depends_on & {"output_error", "backward_message"})
+        return Locks("input" in cls.depends_on, update, "backward_message" in cls.depends_on, "labels" in cls.depends_on)
 
     @classmethod
     def input_shape(cls, image: tuple[int, int, int], options: Any) -> tuple[int, int, int]:
@@ -187,7 +213,7 @@ class Method(nn.Module):
 
     def locking_reason(self) -> str | None:
         """Why blocks cannot work on several batches at once, each on a rank of its own: which lock; None if they can."""
-        if "above" in self.reads:
+        if "backward_message" in self.depends_on:
             return "it is backward-locked: a block is updated after all blocks above it have gone backward"
         return None
 
@@ -231,7 +257,7 @@ class Method(nn.Module):
 
     def needs_above(self, k: int) -> bool:
         """Whether block k must wait for the block above it; the top block never does."""
-        return k < self.num_blocks - 1 and bool(self.reads & {"above", "error", "later"})
+        return k < self.num_blocks - 1 and bool(self.depends_on & {"backward_message", "output_error", "delayed_message"})
 
     def predict(self, blocks: Sequence[nn.Module], x: Tensor) -> Tensor:
         """The network's answer [N, C] outside training: all blocks in turn."""

@@ -86,11 +86,12 @@ def step_rows(
             whole.append(("parameters", _joined(used, true.params), _joined(true.params, true.params)))
         for kind, g, t in whole:
             rows += [Row(number, name, kind, quantity, value, reference) for quantity, value in measure(g, t, quantities).items()]
-        rows += [Row(number, name, "rule", quantity, value, reference) for quantity, value in own_quantities(method, update).items()]
+        own = compute_method_quantities(method, update)
+        rows += [Row(number, name, "rule", quantity, value, reference) for quantity, value in own.items()]
     return rows
 
 
-def own_quantities(method: Method, update: Update | None) -> dict[str, float]:
+def compute_method_quantities(method: Method, update: Update | None) -> dict[str, float]:
     """The rule's own numbers for one block, and the loss it descends."""
     if update is None:
         return {}

@@ -13,7 +13,7 @@ from gradlens.gradients.method import Method, Signal, relay, top_signal
 class Backprop(Method):
     """delta_K = dL/dh_K;  delta_k = (dh_{k+1}/dh_k)ᵀ delta_{k+1}."""
 
-    reads = frozenset({"below", "above"})
+    depends_on = frozenset({"input", "backward_message"})
     pipelined = True
 
     def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[Tensor, ...]) -> Signal:

@@ -30,7 +30,7 @@ class Distil(Method):
     """
 
     Options: ClassVar[type[BaseModel]] = DistilOptions
-    reads = frozenset({"below", "above"})
+    depends_on = frozenset({"input", "backward_message"})
     unlabelled = True
     has_teacher = True
 

@@ -223,7 +223,7 @@ def test_generator_and_discriminator_each_descend_their_own_loss_on_the_same_wei
     want |= {"real": real.sigmoid().mean().item(), "fake": fake.sigmoid().mean().item()}
     assert said == pytest.approx(want, rel=1e-9)
     assert method.quantities(updates[0]) == {}
-    assert set(said) == set(method.own_quantities)
+    assert set(said) == set(method.method_quantities)
 
 
 def _under(own: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

@@ -243,7 +243,7 @@ def test_information_bound_is_recorded_at_every_head():
         for layer, bound in bounds.items():
             assert bound == pytest.approx(math.log(10) - losses[layer])
             assert bound <= math.log(10)
-        assert set(method.own_quantities) == {"information_bound"}
+        assert set(method.method_quantities) == {"information_bound"}
 
 
 def test_greedy_infomax_is_isolated():

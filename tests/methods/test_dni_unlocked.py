@@ -280,7 +280,7 @@ def test_errors_of_both_synthesisers_are_recorded(network):
             spread = sum(((real[n] - real.mean(0)) ** 2).sum() for n in range(len(real)))
             explained = 1 - ((made - real) ** 2).sum() / spread
             assert rows[name, "input_explained_variance"] == pytest.approx(explained.item(), rel=1e-9)
-    assert {q for _, q in rows} - {"loss"} == set(METHODS["dni-unlocked"].own_quantities)
+    assert {q for _, q in rows} - {"loss"} == set(METHODS["dni-unlocked"].method_quantities)
 
 
 @NETWORKS

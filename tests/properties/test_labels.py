@@ -31,7 +31,7 @@ def test_a_signal_below_the_top_changes_with_the_labels_where_reads_says_so(name
         other = {p.k: p._replace(y=(p.y + 1) % 10) for p in passes}
         told, before = method.signal(k, other, updates[k].above).delta, updates[k].signal.delta
         differs.append(before is not None and not torch.equal(told, before))
-    assert any(differs) == bool({"labels", "error"} & METHODS[name].reads)
+    assert any(differs) == bool({"labels", "output_error"} & METHODS[name].depends_on)
 
 
 @pytest.mark.parametrize("name", UNLABELLED)

@@ -300,5 +300,5 @@ def test_every_rule_says_which_lock_keeps_it_from_running_on_ranks(name):
         assert method.locking_reason() is None
     else:
         assert method.locking_reason()
-    if "above" in rule.reads and name != "chunked":
+    if "backward_message" in rule.depends_on and name != "chunked":
         assert "backward-locked" in str(method.locking_reason())

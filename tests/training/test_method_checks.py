@@ -50,7 +50,7 @@ def test_asking_changes_nothing_outside():
 class Momentum(Method):
     """A message with a memory, kept where it belongs: nothing is broken."""
 
-    reads = frozenset({"below", "above"})
+    depends_on = frozenset({"input", "backward_message"})
 
     def __init__(self, net: NetworkInfo, options: Options) -> None:
         super().__init__(net, options)
@@ -75,7 +75,7 @@ def test_a_rule_with_a_memory_in_a_buffer_obeys_the_laws():
 class Plain(Method):
     """Backprop, for others to break."""
 
-    reads = frozenset({"below", "above"})
+    depends_on = frozenset({"input", "backward_message"})
 
     def signal(self, k, passes, above):
         if k == self.num_blocks - 1:
@@ -322,7 +322,7 @@ class Crashing(Plain):
         (OtherStart, "seed", "begins with another b"),
         (Louder, "truth", "not what loss.backward() gives"),
         (Measured, "leaves no trace", "recording changes"),
-        (Unheard, "isolation", "top sends a message down and block3 waits for none: `reads` (below)"),
+        (Unheard, "isolation", "top sends a message down and block3 waits for none: `depends_on` (input)"),
         (Eavesdropper, "isolation", "what block1 is told changes with the blocks above it"),
         (Uncut, "isolation", "a loss reaches top.out.weight, top.out.bias past what the block is told"),
         (Adopted, "optimiser", "of the network: keep blocks in a plain list"),
@@ -335,11 +335,11 @@ class Crashing(Plain):
         (Live, "works", "at block3 delta carries a graph"),
         (Bare, "works", "`signal` gives a Tensor at block3, not a Signal"),
         (Mute, "works", "the top, gives no answer"),
-        (Peeking, "works", "it raises KeyError: 3 in test_laws.py"),
-        (Labelled, "labels", "what block1 is told changes with the labels: `reads` (below) must hold 'labels'"),
+        (Peeking, "works", "it raises KeyError: 3 in test_method_checks.py"),
+        (Labelled, "labels", "what block1 is told changes with the labels: `depends_on` (input) must hold 'labels'"),
         (Scribbling, "works", "it writes .grad of block1.linear.weight"),
         (Restless, "answers", "evaluation changes asked"),
-        (Crashing, "works", "it raises RuntimeError: no luck today in test_laws.py, line"),
+        (Crashing, "works", "it raises RuntimeError: no luck today in test_method_checks.py, line"),
     ],
 )
 def test_a_broken_rule_breaks_one_law_and_is_told_how(rule, law, words):

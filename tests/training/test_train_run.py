@@ -298,7 +298,7 @@ def test_measuring_sees_the_draws_of_the_training_step(tmp_path, monkeypatch):
     class Noisy(Method):
         """delta_k = (1 + noise) · what came from above, with fresh noise."""
 
-        reads = frozenset({"above"})
+        depends_on = frozenset({"backward_message"})
 
         def signal(self, k, passes, above):
             if k == self.num_blocks - 1:

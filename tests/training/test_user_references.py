@@ -99,7 +99,7 @@ RULE = """
 from gradlens.gradients.method import Method, Signal, top_signal
 
 class Half(Method):
-    reads = frozenset({"below", "above"})
+    depends_on = frozenset({"input", "backward_message"})
     def signal(self, k, passes, above):
         if k == self.num_blocks - 1:
             return top_signal(self.loss, passes[k])
@@ -130,7 +130,7 @@ def test_a_run_of_an_own_rule_is_read_without_its_file_and_goes_on_only_with_it(
     METHODS.pop("half"), user_references.TYPED["method"].clear(), user_code._imported.clear()
     for command in (["show", "runs/r"], ["figures", "runs/r"], ["report", "runs/r"]):
         assert program(*command)[0] == 0
-    assert METHODS["half"].reads == {"below", "above"}
+    assert METHODS["half"].depends_on == {"input", "backward_message"}
     status, _, err = program("measure", "runs/r", "--quantity", "cosine", "--quiet")
     assert (status, err.partition(";")[0].strip()) == (2, f"gradlens: there is no file half.py in {Path.cwd()}")
 
@@ -755,9 +755,9 @@ def test_a_rule_that_does_not_import_shows_its_own_traceback_and_not_ours(progra
         (RULE + "def make(): pass", "rule.py:make", "rule.py:make is a function: a rule is"),
         ("from gradlens.gradients.method import Method\nclass Half(Method): pass", "rule.py:Half", "rule.py:Half has no method `signal`"),
         (
-            RULE.replace('"above"', '"abvoe"'),
+            RULE.replace('"backward_message"', '"backward_massage"'),
             "rule.py:Half",
-            "unknown word in `reads` of rule.py:Half 'abvoe'; known, nearest first: above",
+            "unknown word in `depends_on` of rule.py:Half 'backward_massage'; known, nearest first: backward_message",
         ),
         (
             RULE + "    Options = dict",

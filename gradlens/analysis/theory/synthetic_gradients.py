@@ -113,7 +113,7 @@ def stationarity(pair: Pair, x: Tensor, y: Tensor) -> Stationarity:
 
     """
     model, method = pair
-    if "synth_loss" not in method.own_quantities:
+    if "synth_loss" not in method.method_quantities:
         raise InputError(f"{type(method).__name__} has no synthesisers whose fixed points could be looked at")
     step = run_step(method, list(model), x, y)
     updates = step.updates.values()

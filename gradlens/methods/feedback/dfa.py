@@ -60,7 +60,7 @@ class DFA(Switched, Method):
     """
 
     Options = DFAOptions
-    reads = frozenset({"below", "error"})
+    depends_on = frozenset({"input", "output_error"})
 
     def __init__(self, net: NetworkInfo, options: Any) -> None:
         super().__init__(net, options)

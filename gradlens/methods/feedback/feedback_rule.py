@@ -121,7 +121,7 @@ class FeedbackRule(Switched, Method):
     """
 
     Options: ClassVar[type[BaseModel]] = DrawOptions
-    reads = frozenset({"below", "above"})
+    depends_on = frozenset({"input", "backward_message"})
     feedback_weights: ClassVar[FeedbackWeights] = FeedbackWeights()
     learned: ClassVar[bool] = False  # whether what is kept is a parameter
 

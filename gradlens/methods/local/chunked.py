@@ -26,7 +26,7 @@ class Chunked(LocalLosses):
     """
 
     Options: ClassVar[type[BaseModel]] = ChunkedOptions
-    reads = frozenset({"below", "labels", "above"})
+    depends_on = frozenset({"input", "labels", "backward_message"})
 
     def windows(self, net: NetworkInfo) -> Sequence[Window]:
         """The chunks."""

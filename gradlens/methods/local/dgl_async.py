@@ -75,8 +75,8 @@ class DGLAsync(LocalLosses):
     """
 
     Options = DGLAsyncOptions
-    reads = frozenset({"buffer", "labels"})
-    own_quantities: ClassVar[Mapping[str, str]] = {"staleness": "rounds since what the unit read was written, 0: in this very round"}
+    depends_on = frozenset({"replay_buffer", "labels"})
+    method_quantities: ClassVar[Mapping[str, str]] = {"staleness": "rounds since what the unit read was written, 0: in this very round"}
     saved_within_epochs = False
 
     def __init__(self, net: NetworkInfo, options: Any) -> None:

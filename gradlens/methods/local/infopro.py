@@ -51,7 +51,7 @@ class InfoPro(LocalLosses):
     """
 
     Options: ClassVar[type[BaseModel]] = InfoProOptions
-    reads = frozenset({"below", "labels", "image"})
+    depends_on = frozenset({"input", "labels", "image"})
 
     def windows(self, net: NetworkInfo) -> Sequence[Window]:
         """The modules."""

@@ -28,7 +28,7 @@ class Overlap(LocalLosses):
     """
 
     Options: ClassVar[type[BaseModel]] = OverlapOptions
-    reads = frozenset({"below", "labels", "above"})
+    depends_on = frozenset({"input", "labels", "backward_message"})
 
     def windows(self, net: NetworkInfo) -> Sequence[Window]:
         """Windows of one size, ``stride`` apart, the last one moved down to end at the top."""

@@ -102,7 +102,7 @@ class LocalLosses(Method):
     """
 
     Options: ClassVar[type[BaseModel]] = HeadOptions
-    reads = frozenset({"below", "labels"})
+    depends_on = frozenset({"input", "labels"})
     trains_top: ClassVar[bool] = True  # False: the network's own top is neither run nor trained
 
     def __init__(self, net: NetworkInfo, options: Any) -> None:

@@ -95,8 +95,8 @@ class ContextEncoder(SelfSupervised):
     """
 
     Options: ClassVar[type[BaseModel]] = ContextOptions
-    reads = frozenset({"below", "above"})
-    own_quantities: ClassVar[Mapping[str, str]] = {
+    depends_on = frozenset({"input", "backward_message"})
+    method_quantities: ClassVar[Mapping[str, str]] = {
         "reconstruction": "mean squared error on the dropped pixels, in the units of the network's input",
         "discriminator_loss": "-log A(real) - log(1 - A(made)), mean over images, in nats",
         "real": "the discriminator's mean probability that real regions are real",
@@ -256,7 +256,7 @@ class ContextEncoderLocal(ContextEncoder):
     """
 
     Options: ClassVar[type[BaseModel]] = LocalContextOptions
-    reads = frozenset({"below"})
+    depends_on = frozenset({"input"})
     local = True
 
 

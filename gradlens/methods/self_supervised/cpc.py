@@ -63,8 +63,8 @@ class CPC(SelfSupervised):
     """
 
     Options: ClassVar[type[BaseModel]] = CPCOptions
-    reads = frozenset({"below", "above"})
-    own_quantities: ClassVar[Mapping[str, str]] = {
+    depends_on = frozenset({"input", "backward_message"})
+    method_quantities: ClassVar[Mapping[str, str]] = {
         "information_bound": "log(negatives + 1) − InfoNCE, nats: what context and target are shown to share, mean over offsets; at heads"
     }
     least_batch = 2
@@ -130,7 +130,7 @@ class CPCLocal(CPC):
     """delta_k = d mean_k InfoNCE/d h_k inside each module of blocks, with a context of its own; nothing is sent below a module."""
 
     Options: ClassVar[type[BaseModel]] = LocalCPCOptions
-    reads = frozenset({"below"})
+    depends_on = frozenset({"input"})
     local = True
 
 

@@ -27,7 +27,7 @@ def modules_of(net: NetworkInfo, modules: int | Sequence[int] | None) -> list[Wi
 class SelfSupervised(LocalLosses):
     """delta_k = Σ over the windows w that hold block k of d l_w/d h_k, l_w without labels; the top is not trained."""
 
-    reads = frozenset({"below"})
+    depends_on = frozenset({"input"})
     trains_top = False
     classifies = False
     unlabelled = True

@@ -22,7 +22,7 @@ class LoCo(SimCLR):
     """
 
     Options: ClassVar[type[BaseModel]] = LocalSimCLROptions
-    reads = frozenset({"below", "above"})
+    depends_on = frozenset({"input", "backward_message"})
 
     def windows(self, net: NetworkInfo) -> Sequence[Window]:
         """Pairs of neighbouring modules."""

@@ -42,7 +42,7 @@ class SimCLR(SelfSupervised):
     """
 
     Options: ClassVar[type[BaseModel]] = SimCLROptions
-    reads = frozenset({"below", "above"})
+    depends_on = frozenset({"input", "backward_message"})
     least_batch = 2
     named = "NT-Xent"
 
@@ -80,5 +80,5 @@ class SimCLRLocal(SimCLR):
     """delta_k = d NT-Xent(a_m(h))/d h_k inside each module m of blocks, which has a head of its own; nothing is sent below a module."""
 
     Options: ClassVar[type[BaseModel]] = LocalSimCLROptions
-    reads = frozenset({"below"})
+    depends_on = frozenset({"input"})
     local = True

@@ -70,8 +70,8 @@ class DNI(Method):
     """
 
     Options: ClassVar[type[BaseModel]] = DNIOptions
-    reads = frozenset({"below", "later"})
-    own_quantities: ClassVar[Mapping[str, str]] = {
+    depends_on = frozenset({"input", "delayed_message"})
+    method_quantities: ClassVar[Mapping[str, str]] = {
         "synth_loss": "L_S = (1/N) Σ_n |S_n - g_n|², in the units it regresses, at each block",
         "synth_explained_variance": "1 - Σ(S - g)² / Σ(g - mean_n g)², at each block",
     }
@@ -101,7 +101,7 @@ class DNI(Method):
     @classmethod
     def reads_labels(cls, options: Any) -> bool:
         """Whether the rule's own networks read the label."""
-        return "labels" in cls.reads
+        return "labels" in cls.depends_on
 
     def can_split_after(self, k: int) -> bool:
         """Where a synthesiser sits; elsewhere a block is told what the one above it sends, as in bp."""
@@ -173,4 +173,4 @@ def regression_errors(predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor
 class CDNI(DNI):
     """delta_k = S_k(h_k, y): dni whose synthesisers also read the label, a linear map of it added to the first layer's output."""
 
-    reads = frozenset({"below", "later", "labels"})
+    depends_on = frozenset({"input", "delayed_message", "labels"})

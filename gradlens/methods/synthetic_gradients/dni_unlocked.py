@@ -41,9 +41,9 @@ class DNIUnlocked(DNI):
     """
 
     Options = DNIUnlockedOptions
-    reads = frozenset({"image", "later"})
-    own_quantities: ClassVar[Mapping[str, str]] = {
-        **DNI.own_quantities,
+    depends_on = frozenset({"image", "delayed_message"})
+    method_quantities: ClassVar[Mapping[str, str]] = {
+        **DNI.method_quantities,
         "input_error": "L_I = mean (I - h)² over all elements, at each block that reads a synthetic input",
         "input_explained_variance": "1 - Σ(I - h)² / Σ(h - mean_n h)², at each block that reads a synthetic input",
     }

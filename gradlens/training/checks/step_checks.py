@@ -144,7 +144,7 @@ def isolation(trial: Trial) -> None:
         raise Broken(f"a loss reaches {listed(reached)} past what the block is told: read `passes[k].z`, which is cut off, not `.h`")
     for k, u in updates.items():
         if k and u.signal.send and not made.method.needs_above(k - 1):
-            heard = f"`reads` ({_reads(trial)}) holds nothing from above"
+            heard = f"`depends_on` ({_dependencies(trial)}) holds nothing from above"
             raise Broken(f"{made.name(k)} sends a message down and {made.name(k - 1)} waits for none: {heard}")
     for k in range(made.method.output_block):
         if made.method.needs_above(k):
@@ -158,19 +158,19 @@ def isolation(trial: Trial) -> None:
             continue
         if differing({**told.grad.params, **told.own}, {**changed.grad.params, **changed.own}):
             raise Broken(
-                f"what {made.name(k)} is told changes with the blocks above it, and it does not wait for them: `reads` ({_reads(trial)})"
-                " holds nothing from above"
+                f"what {made.name(k)} is told changes with the blocks above it, and it does not wait for them:"
+                f" `depends_on` ({_dependencies(trial)}) holds nothing from above"
             )
 
 
-def _reads(trial: Trial) -> str:
-    return ", ".join(sorted(trial.rule.reads))
+def _dependencies(trial: Trial) -> str:
+    return ", ".join(sorted(trial.rule.depends_on))
 
 
 def labels(trial: Trial) -> None:
-    """A rule whose `reads` holds neither labels nor error says the same at every block but the top whatever the labels are."""
-    if trial.rule.reads & {"labels", "error"}:
-        raise NotAsked(f"its `reads` holds {' and '.join(sorted(trial.rule.reads & {'labels', 'error'}))}")
+    """A rule whose `depends_on` holds neither labels nor output_error says the same at every block but the top whatever the labels are."""
+    if trial.rule.depends_on & {"labels", "output_error"}:
+        raise NotAsked(f"its `depends_on` holds {' and '.join(sorted(trial.rule.depends_on & {'labels', 'output_error'}))}")
     if not trial.rule.classifies:
         raise NotAsked("it is trained without labels")
     made = trial.made()
@@ -180,7 +180,7 @@ def labels(trial: Trial) -> None:
     other = {p.k: p._replace(y=(p.y + 1) % 10) for p in passes}
     for k in range(made.method.output_block):
         if k in updates and differing(_tensors(updates[k].signal), _tensors(made.method.signal(k, other, updates[k].above))):
-            raise Broken(f"what {made.name(k)} is told changes with the labels: `reads` ({_reads(trial)}) must hold 'labels'")
+            raise Broken(f"what {made.name(k)} is told changes with the labels: `depends_on` ({_dependencies(trial)}) must hold 'labels'")
 
 
 def truth(trial: Trial) -> None:

@@ -48,10 +48,10 @@ class Layers(Spread):
         config, method = state.config, state.pair.method
         if why := method.locking_reason():
             raise InputError(f"--parallel layers: {config.method} cannot work on several batches at once: {why}")
-        self.waits = bool(method.reads & {"later", "error"})
+        self.waits = bool(method.depends_on & {"delayed_message", "output_error"})
         if config.stale and not self.waits:
             raise InputError(f"--stale: {config.method} waits for nothing from above")
-        self.late_error = config.stale and "error" in method.reads
+        self.late_error = config.stale and "output_error" in method.depends_on
         self.late_message = config.stale and not self.late_error
         if self.late_message and not all(
             method.supports_delayed_target(k) for k in range(method.output_block) if method.can_split_after(k)
@@ -65,12 +65,12 @@ class Layers(Spread):
         super().take(ranges)
         world, device = self.world, self.state.device
         rank, last = world.rank, world.ranks - 1
-        hears = self.waits and "error" not in self.method.reads
+        hears = self.waits and "output_error" not in self.method.depends_on
         self.below = Inbox(world, rank - 1, *self.channel(UP), device) if rank else None
         self.above = Outbox(world, rank + 1, *self.channel(UP)) if rank < last else None
         self.down = Outbox(world, rank - 1, *self.channel(DOWN)) if rank and hears else None
         self.message = Inbox(world, rank + 1, *self.channel(DOWN), device) if rank < last and hears else None
-        error = "error" in self.method.reads
+        error = "output_error" in self.method.depends_on
         self.broadcast = [Outbox(world, to, *self.channel(ERROR)) for to in range(last)] if error and rank == last else []
         self.error = Inbox(world, last, *self.channel(ERROR), device) if error and rank < last else None
         self.truth_down = Outbox(world, rank - 1, *self.channel(TRUTH)) if rank else None
@@ -140,7 +140,7 @@ class Layers(Spread):
 
     def _image(self) -> Tensor | None:
         """The network's input, for rules that read it; made here, since sending it would cost more."""
-        if self.below is None or "image" not in self.method.reads:
+        if self.below is None or "image" not in self.method.depends_on:
             return None
         return self.method.prepare_input(self.state.batch(self.begun.step)[0])
 

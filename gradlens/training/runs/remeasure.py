@@ -38,7 +38,7 @@ def measure_run(path: Path, quantities: tuple[str, ...], place: Place, progress:
 
     """
     run = load(path)
-    own = METHODS[run.config.method].own_quantities
+    own = METHODS[run.config.method].method_quantities
     for name in quantities:
         if name in AFTER_THE_STEP:
             raise InputError(f"{name} compares a loss before and after a step that is made in training: --diagnose-every records it there")
