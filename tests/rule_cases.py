@@ -99,9 +99,9 @@ class SyntheticInputs(Method):
             h = block(read)
             yield Pass(k, block, read, y, h, h.detach().requires_grad_(), src)
 
-    def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[torch.Tensor, ...]) -> Signal:
+    def signal(self, k: int, passes: Mapping[int, Pass], received: tuple[torch.Tensor, ...]) -> Signal:
         if k < self.num_blocks - 1:
-            return Signal(above[0], (above[0],))
+            return Signal(received[0], (received[0],))
         value, delta = slope(lambda z, y: self.loss(self.head(z), y), passes[k].z, passes[k].y)
         return Signal(delta, (delta,), loss=value)
 
@@ -117,8 +117,8 @@ def synthetic_inputs(dtype: torch.dtype = torch.float64) -> tuple[SyntheticInput
 class Silent(Method):
     """Trains the top alone: every other block is told nothing."""
 
-    def signal(self, k, passes, above):
-        return top_signal(self.loss, passes[k])._replace(send=()) if k == self.num_blocks - 1 else Signal(None)
+    def signal(self, k, passes, received):
+        return top_signal(self.loss, passes[k])._replace(messages_below=()) if k == self.num_blocks - 1 else Signal(None)
 
 
 def silent(c: Case) -> Silent:

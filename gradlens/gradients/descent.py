@@ -32,7 +32,7 @@ class Descent:
         self.number, self.method, self.reference = number, method, truth.reference
         self.blocks, self.x, self.y = step.blocks, step.x, step.y  # not the step itself: its passes are done with
         modules = dict(zip(names, step.blocks, strict=False)) | {"rule": method}  # greedy's loss also reads a head of the rule's own
-        true = [*(dict(grad.params) for grad in truth.grads), *[{}] * (len(names) - len(truth.grads)), dict(truth.own)]
+        true = [*(dict(grad.params) for grad in truth.grads), *[{}] * (len(names) - len(truth.grads)), dict(truth.aux_grads)]
         self.moved = [
             (name, module, {n: (g, module.get_parameter(n).detach().clone()) for n, g in grads.items()})
             for (name, module), grads in zip(modules.items(), true, strict=True)

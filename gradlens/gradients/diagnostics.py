@@ -73,8 +73,8 @@ def _used(method: Method, p: Pass, delta: Tensor) -> dict[str, Tensor]:
         return all_reduce_grads(pull_back(p, delta, keep=True).params)
 
 
-def _told(step: Step, truth: Truth) -> Iterator[tuple[int, Pass, Tensor]]:
-    """(block, the pass it was trained on, the delta it was told) of every block that was trained and has a truth."""
+def _trained_blocks(step: Step, truth: Truth) -> Iterator[tuple[int, Pass, Tensor]]:
+    """(block, the pass it was trained on, its error signal) of every block that was trained and has a true gradient."""
     for k in range(len(truth.grads)):
         update = step.updates.get(k)
         if update is not None and update.grad.delta is not None:
@@ -82,7 +82,7 @@ def _told(step: Step, truth: Truth) -> Iterator[tuple[int, Pass, Tensor]]:
 
 
 def _null(number: int, names: Sequence[str], method: Method, step: Step, truth: Truth) -> Iterator[Row]:
-    for k, p, delta in _told(step, truth):
+    for k, p, delta in _trained_blocks(step, truth):
         deal = torch.randperm(total(len(delta)), generator=generator(method.seed, "null", number)).to(delta.device)
         mine = deal[first(len(delta)) :][: len(delta)]
         used = _weights(names[k], _used(method, p, gather(delta)[mine]))
@@ -107,8 +107,8 @@ def _halves(number: int, names: Sequence[str], method: Method, step: Step, refer
         with preserve_buffers_and_rng((*step.blocks, method)), seeded(method.seed, "step", *stream(number)), sharded(shard):
             run = run_step(method, step.blocks, step.x[mine], step.y[mine])
             truth = true_gradients(method, run)
-            told = {names[k]: all_reduce_update(update).grad.params for k, update in run.updates.items()}
-        used.append({parameter: g for name, grads in told.items() for parameter, g in _weights(name, grads).items()})
+            applied = {names[k]: all_reduce_update(update).grad.params for k, update in run.updates.items()}
+        used.append({parameter: g for name, grads in applied.items() for parameter, g in _weights(name, grads).items()})
         real.append({parameter: g for k, grad in enumerate(truth.grads) for parameter, g in _weights(names[k], grad.params).items()})
     for parameter in (parameter for parameter in real[0] if parameter in used[0]):
         (g, h), (t, u) = ([half[parameter] for half in halves] for halves in (used, real))

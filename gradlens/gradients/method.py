@@ -36,25 +36,25 @@ class NetworkInfo(NamedTuple):
 
 
 class Signal(NamedTuple):
-    """What the rule says at one block's output."""
+    """A block's error signal and its message to the block below, at the block's output."""
 
-    delta: Tensor | None  # [N, *out] told to the block's parameters; None: not trained on this batch
-    send: tuple[Tensor, ...] = ()  # [N, *out] pulled back to the block below; (): no input gradient is computed
-    own: Mapping[str, Tensor] = {}  # gradients of the rule's own modules, by their name in the rule
-    kept: Any = None  # what `learn` needs later
+    delta: Tensor | None  # [N, *out] error signal of the block's parameters; None: not trained on this batch
+    messages_below: tuple[Tensor, ...] = ()  # [N, *out] pulled back to the block below; (): no input gradient is computed
+    aux_grads: Mapping[str, Tensor] = {}  # gradients of the rule's own modules (auxiliary networks), by their name in the rule
+    saved: Any = None  # what `learn` needs later
     loss: Tensor | None = None  # scalar: the loss this signal descends, for the records
-    answer: Tensor | None = None  # [N, C] the network's answer, where this block gives it
+    logits: Tensor | None = None  # [N, C] the network's answer, where this block gives it
 
 
 def top_signal(loss: Loss, p: Pass) -> Signal:
-    """What a supervised rule says at the top block: the loss's own gradient, told and sent."""
+    """Signal of the output block: gradient of the supervised loss, used for its update and passed down."""
     value, delta = slope(loss, p.z, p.y)
-    return Signal(delta, (delta,), loss=value, answer=p.z.detach())
+    return Signal(delta, (delta,), loss=value, logits=p.z.detach())
 
 
-def relay(above: tuple[Tensor, ...]) -> Signal:
+def relay(received: tuple[Tensor, ...]) -> Signal:
     """The signal of a block in backpropagation: the gradient that came from the block above, used for its update and passed down."""
-    (delta,) = above
+    (delta,) = received
     return Signal(delta, (delta,))
 
 
@@ -65,8 +65,8 @@ class Update(NamedTuple):
     p: Pass
     signal: Signal
     grad: Grad
-    own: Mapping[str, Tensor]  # gradients of the rule's own modules, from `signal` and `learn` together
-    above: tuple[Tensor, ...]  # [N, *out] messages that came from the block above
+    aux_grads: Mapping[str, Tensor]  # gradients of the rule's own modules, from `signal` and `learn` together
+    received: tuple[Tensor, ...]  # [N, *out] messages from block k+1, pulled back to this block's output
 
 
 class Options(BaseModel, frozen=True, extra="forbid"):
@@ -105,7 +105,7 @@ DEPENDENCIES: dict[str, str] = {  # what a block's update can depend on, and wha
 
 
 class Locks(NamedTuple):
-    """What a block waits for (Jaderberg et al. 2017, §1), and whether it is told the labels."""
+    """What a block waits for (Jaderberg et al. 2017, §1), and whether it reads the labels."""
 
     forward: bool  # it runs after the block below has
     update: bool  # it is updated after all blocks above have run
@@ -120,7 +120,7 @@ class Method(nn.Module):
     """
 
     Options: ClassVar[type[BaseModel]] = Options
-    depends_on: ClassVar[frozenset[str]] = frozenset({"input"})  # keys of DEPENDENCIES: what each block but the top hears
+    depends_on: ClassVar[frozenset[str]] = frozenset({"input"})  # keys of DEPENDENCIES, of each block but the top
     method_quantities: ClassVar[Mapping[str, str]] = {}  # what `quantities` gives: name -> meaning
     defaults: ClassVar[Mapping[str, Any]] = {}  # settings of ``Config`` that this rule wants where the user says nothing
     saved_within_epochs: ClassVar[bool] = True  # False: its state is too large to be written every minute
@@ -222,7 +222,7 @@ class Method(nn.Module):
         return k < self.output_block
 
     def supports_delayed_target(self, k: int) -> bool:
-        """Whether block k can be told its gradient now and :meth:`learn` from the message of an earlier batch, which came late."""
+        """Whether block k can be updated now and :meth:`learn` from the message of an earlier batch, which came late."""
         return False
 
     def block_of(self, name: str) -> int:
@@ -233,18 +233,18 @@ class Method(nn.Module):
         """For rules that give no answers: the objective on what :meth:`make_inputs` gave, a scalar, in eval mode without gradients."""
         raise NotImplementedError
 
-    def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[Tensor, ...]) -> Signal:
-        """What block k is told and sends down, from the arguments alone.
+    def signal(self, k: int, passes: Mapping[int, Pass], received: tuple[Tensor, ...]) -> Signal:
+        """Compute block k's error signal and the message to block k−1; must depend only on the arguments.
 
         Args:
             k: the block, 0 at the bottom.
             passes: passes by block; holds k and, for rules that wait for the block above, those below k.
-            above: [N, *out] what block k+1 sent, pulled back to this block's output; () where it sent nothing.
+            received: [N, *out] what block k+1 sent, pulled back to this block's output; () where it sent nothing.
 
         """
         raise NotImplementedError
 
-    def learn(self, k: int, p: Pass, signal: Signal, grad: Grad, above: tuple[Tensor, ...]) -> Mapping[str, Tensor]:
+    def learn(self, k: int, p: Pass, signal: Signal, grad: Grad, received: tuple[Tensor, ...]) -> Mapping[str, Tensor]:
         """Gradients of the rule's own modules that need the block's gradient or the message from above."""
         return {}
 
@@ -276,7 +276,7 @@ class Method(nn.Module):
         return None
 
     def of_objective(self, name: str) -> bool:
-        """Whether a gradient in ``Signal.own`` is the objective's: a discriminator descends a loss of its own."""
+        """Whether a gradient in ``Signal.aux_grads`` is the objective's: a discriminator descends a loss of its own."""
         return True
 
     def backward_context(self) -> AbstractContextManager[None]:

@@ -23,7 +23,7 @@ class Truth(NamedTuple):
     grads: Sequence[Grad]  # bottom first, one a block of the net the objective is of; ``delta`` is the gradient at its output
     passes: Sequence[Pass]  # the same blocks' passes; with graphs where they were kept
     loss: Tensor  # scalar: the objective on this batch
-    own: Mapping[str, Tensor]  # its gradients at the rule's own modules that it reads (greedy's head), by their name in the rule
+    aux_grads: Mapping[str, Tensor]  # its gradients at the rule's own modules that it reads (greedy's head), by their name in the rule
     reference: str  # what it is the gradient of, and by which passes
 
 
@@ -31,7 +31,7 @@ class Truth(NamedTuple):
 def preserve_buffers_and_rng(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Forward passes made inside leave buffers and torch's random streams as they were.
 
-    They see copies: a buffer that was written to, even with its own values, would spoil the graphs that saved it.
+    They see copies: a buffer that was written to, even with its own values, would invalidate tensors saved for backward.
     """
     real = [(m, name, b) for module in modules for m in module.modules() for name, b in m._buffers.items() if b is not None]
     for m, name, b in real:
@@ -45,12 +45,11 @@ def preserve_buffers_and_rng(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 
 def true_gradients(method: Method, step: Step, keep: bool = False) -> Truth:
-    """The truth for one step, and what it is the gradient of.
+    """The true gradients of one step, and what they are the gradient of.
 
-    On a shared batch all ranks must ask. The method's own top gradient, pulled back through the step's passes. Where a block read
-    something other than its
-    predecessor's output, that product is the gradient of nothing: then one clean chain pass is made (RNG forked,
-    buffers restored) and the row says so.
+    On a shared batch this is a collective: call it on every rank. The method's own top gradient, pulled back through the step's
+    passes. Where a block read something other than its predecessor's output, that product is not the gradient of any loss: then
+    one clean chain pass is made (RNG forked, buffers restored) and the row says so.
 
     Args:
         method: the rule.
@@ -76,22 +75,22 @@ def true_gradients(method: Method, step: Step, keep: bool = False) -> Truth:
 
 def _truth(method: Method, signal: Signal, grads: Sequence[Grad], passes: Sequence[Pass], by: str) -> Truth:
     assert signal.loss is not None
-    own = all_reduce_grads({name: g for name, g in signal.own.items() if method.of_objective(name)})
+    aux_grads = all_reduce_grads({name: g for name, g in signal.aux_grads.items() if method.of_objective(name)})
     grads = [grad._replace(params=all_reduce_grads(grad.params)) for grad in grads]
-    return Truth(grads, passes, all_sum(signal.loss), own, f"{method.objective}, {by}")
+    return Truth(grads, passes, all_sum(signal.loss), aux_grads, f"{method.objective}, {by}")
 
 
 def all_reduce_grads(grads: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Gradients of parameters, summed over the ranks of a shared batch."""
+    """All-reduce gradients of parameters: their sum over the ranks of a shared batch."""
     return {name: all_sum(g) for name, g in grads.items()}
 
 
 def all_reduce_update(update: Update) -> Update:
-    """An update as one process would have made it: what the ranks of a shared batch add up, added up."""
+    """All-reduce an update over the ranks of a shared batch: as one process would have made it."""
     signal, grad = update.signal, update.grad
     loss = None if signal.loss is None else all_sum(signal.loss)
     return update._replace(
-        signal=signal._replace(loss=loss, own=all_reduce_grads(signal.own)),
+        signal=signal._replace(loss=loss, aux_grads=all_reduce_grads(signal.aux_grads)),
         grad=grad._replace(params=all_reduce_grads(grad.params)),
-        own=all_reduce_grads(update.own),
+        aux_grads=all_reduce_grads(update.aux_grads),
     )

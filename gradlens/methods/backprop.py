@@ -16,6 +16,6 @@ class Backprop(Method):
     depends_on = frozenset({"input", "backward_message"})
     pipelined = True
 
-    def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[Tensor, ...]) -> Signal:
-        """The message from above, told and sent on."""
-        return top_signal(self.loss, passes[k]) if k == self.num_blocks - 1 else relay(above)
+    def signal(self, k: int, passes: Mapping[int, Pass], received: tuple[Tensor, ...]) -> Signal:
+        """The message from above, used and passed on."""
+        return top_signal(self.loss, passes[k]) if k == self.num_blocks - 1 else relay(received)

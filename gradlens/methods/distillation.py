@@ -44,15 +44,15 @@ class Distil(Method):
         """What is descended, teacher and labels together."""
         return "distillation loss"
 
-    def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[Tensor, ...]) -> Signal:
-        """The message from above, told and sent on; at the top the objective's own slope."""
+    def signal(self, k: int, passes: Mapping[int, Pass], received: tuple[Tensor, ...]) -> Signal:
+        """The message from above, used and passed on; at the top the objective's own slope."""
         if k < self.num_blocks - 1:
-            return relay(above)
+            return relay(received)
         p = passes[k]
         assert p.image is not None
         loss = self._loss(p.z, p.y, self.teacher(p.image))
         (delta,) = torch.autograd.grad(loss, p.z)
-        return Signal(delta, (delta,), loss=loss.detach(), answer=p.z.detach())
+        return Signal(delta, (delta,), loss=loss.detach(), logits=p.z.detach())
 
     def _loss(self, z: Tensor, y: Tensor, taught: Tensor) -> Tensor:
         alpha, known = float(self.options.alpha), y >= 0

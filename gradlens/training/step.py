@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gradlens.data.split import Split
-from gradlens.gradients.backward import Heard, backward
+from gradlens.gradients.backward import Received, backward
 from gradlens.gradients.block_pass import Pass
 from gradlens.gradients.descent import Descent
 from gradlens.gradients.diagnostics import sparse_rows
@@ -59,7 +59,7 @@ class Section(Protocol):
     def passes(self, method: Method, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
         """The passes of one step, lazily."""
 
-    def heard(self) -> Callable[[], Heard] | None:
+    def receive_function(self) -> Callable[[], Received] | None:
         """What gives the message of the rank above; None where there is none."""
 
     def passed_on(self, u: Update) -> None:
@@ -126,7 +126,7 @@ class Whole:
         """As the rule makes them."""
         return method.forward(blocks, x, y)
 
-    def heard(self) -> None:
+    def receive_function(self) -> None:
         """Nobody is above."""
 
     def passed_on(self, u: Update) -> None:
@@ -167,16 +167,16 @@ def _gradients(
     passes = section.passes(method, list(model), x, y)
     if keep:
         passes = _kept(passes, stored)
-    for u in backward(method, passes, keep=keep, listen=section.heard()):
+    for u in backward(method, passes, keep=keep, receive=section.receive_function()):
         params = dict(u.p.block.named_parameters())
         for name, grad in u.grad.params.items():
             sums.add(params[name], grad)
-        for name, grad in u.own.items():
+        for name, grad in u.aux_grads.items():
             sums.add(method.get_parameter(name), grad)
         if u.signal.loss is not None and u.k == method.output_block:  # never a mixture of heads' losses
             loss, images = u.signal.loss, total(len(u.p.y))
-        if u.signal.answer is not None and u.k == method.output_block:
-            hits, answered = (u.signal.answer.argmax(1) == u.p.y).sum(), (u.p.y >= 0).sum()
+        if u.signal.logits is not None and u.k == method.output_block:
+            hits, answered = (u.signal.logits.argmax(1) == u.p.y).sum(), (u.p.y >= 0).sum()
         if keep:
             kept[u.k] = u
         section.passed_on(u)

@@ -100,7 +100,7 @@ def test_a_synthesisers_error_is_in_the_units_it_regresses(target):
     own = {(r.layer, r.quantity): r.value for r in rows if r.kind == "rule"}
     for k, block in enumerate(names[:-1]):
         n = len(updates[k].p.y)
-        goal = updates[k].above[0] * (n if target == "sum" else 1)
+        goal = updates[k].received[0] * (n if target == "sum" else 1)
         s = updates[k].signal.delta * (n if target == "sum" else 1)
         residual = ((s - goal) ** 2).sum()
         spread = sum(((goal[i] - goal.mean(0)) ** 2).sum() for i in range(n))

@@ -212,7 +212,7 @@ def test_generator_and_discriminator_each_descend_their_own_loss_on_the_same_wei
     mine = 0.7 * ((made - truth).square() * mask).sum((1, 2, 3)) / (3 * mask.sum((1, 2, 3)))
     adversarial = -torch.log(torch.sigmoid(judge(seen(made))))
     (mine.mean() + 0.3 * adversarial.mean()).backward()
-    own = updates[1].own
+    own = updates[1].aux_grads
     assert_near(_under(own, "heads.1.discriminator."), {n: p.grad for n, p in theirs.named_parameters()}, 1e-9)
     assert_near(_under(own, "heads.1.decoder."), {n: p.grad for n, p in head.decoder.named_parameters()}, 1e-9)
     for k in (0, 1):
@@ -304,15 +304,15 @@ def test_local_modules_hear_nothing_of_each_other():
     model, method, x, y = posed("context-encoder-local", lambda_adv=0.2)
     assert [sorted({n.split(".")[1] for n, _ in method.named_parameters()})] == [["0", "1"]]
     before = updates_of(copy.deepcopy(model), method, x, y)
-    assert [u.signal.send for _, u in sorted(before.items())] == [(), ()]
+    assert [u.signal.messages_below for _, u in sorted(before.items())] == [(), ()]
     changed = copy.deepcopy(method)
     with torch.no_grad():
         for p in changed.head(1).parameters():
             p.mul_(-3)
     after = updates_of(copy.deepcopy(model), changed, x, y)
     assert_same_bits(after[0].grad.params, before[0].grad.params)
-    assert_same_bits(dict(after[0].own), dict(before[0].own))
-    assert {n.split(".")[1] for n in before[0].own} == {"0"}
+    assert_same_bits(dict(after[0].aux_grads), dict(before[0].aux_grads))
+    assert {n.split(".")[1] for n in before[0].aux_grads} == {"0"}
 
 
 def test_evaluation_is_the_squared_error_alone_with_masks_that_stay():

@@ -203,7 +203,7 @@ def test_loss_and_gradients_equal_plain_loops(name, model, options):
         assert run.updates[k].signal.loss.item() == pytest.approx(loss.item(), rel=1e-11)
         for j in range(first, k + 1):
             assert_near(run.updates[j].grad.params, {n: p.grad for n, p in twin[j].named_parameters()}, 1e-9)
-        assert_near(dict(run.updates[k].own), {f"heads.{k}.{n}": p.grad for n, p in mine.heads[str(k)].named_parameters()}, 1e-9)
+        assert_near(dict(run.updates[k].aux_grads), {f"heads.{k}.{n}": p.grad for n, p in mine.heads[str(k)].named_parameters()}, 1e-9)
         assert all(p.grad is None for p in below.parameters())
 
 
@@ -269,7 +269,7 @@ def test_one_module_of_infomax_is_cpc_without_autoregressor_and_is_end_to_end():
         assert_same_bits(runs[0].updates[k].grad.params, runs[1].updates[k].grad.params)
         truth = true_gradients(mine[0], run_step(mine[0], list(mine[1]), *mine[2:])).grads[k]
         assert_near(runs[0].updates[k].grad.params, truth.params, 1e-12)
-    assert_same_bits(dict(runs[0].updates[1].own), dict(runs[1].updates[1].own))
+    assert_same_bits(dict(runs[0].updates[1].aux_grads), dict(runs[1].updates[1].aux_grads))
 
 
 def test_truth_of_local_modules_is_the_end_to_end_gradient_of_the_top_loss():

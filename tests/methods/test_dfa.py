@@ -59,7 +59,7 @@ def test_the_signal_is_b_e_image_by_image(net, shared):
         for n in range(len(e)):
             want = sum(e[n, i] * b[i] for i in range(10))
             torch.testing.assert_close(delta[n].flatten(), want, rtol=1e-12, atol=1e-15)
-        assert updates[k].signal.send == ()
+        assert updates[k].signal.messages_below == ()
 
 
 @pytest.mark.parametrize("net", NETS)
@@ -113,7 +113,7 @@ def test_blocks_may_be_updated_in_any_order():
     passes, updates = step(method, c)
     for k in (1, 3, 0, 2):
         signal = method.signal(k, dict(enumerate(passes)), ())
-        assert_same_bits(pull_back(passes[k], signal.delta, signal.send, keep=True).params, updates[k].grad.params)
+        assert_same_bits(pull_back(passes[k], signal.delta, signal.messages_below, keep=True).params, updates[k].grad.params)
 
 
 # --------------------------------------------------------------------------------------------------------------- limits
@@ -248,7 +248,7 @@ def test_skips_carry_nothing_or_exactly_their_share(skip):
             twin.act(twin.branch(x).detach() + twin.shortcut(x)).backward(updates[k].signal.delta)
             carried = x.grad
             assert carried.abs().max() > 0
-        assert (updates[k].signal.send == ()) == (skip == "blocked" or k == 0)
+        assert (updates[k].signal.messages_below == ()) == (skip == "blocked" or k == 0)
     for name, p in uncut(c.model, c.x, c.y).model[5].named_parameters():
         torch.testing.assert_close(updates[5].grad.params[name], p.grad)
 

@@ -82,7 +82,7 @@ def test_one_backward_of_the_summed_local_losses_gives_the_same_gradients(networ
     _, updates = step(method, c)
     for k, u in updates.items():
         assert_near(u.grad.params, {n: p.grad for n, p in model[k].named_parameters()})
-    own = {n: g for u in updates.values() for n, g in u.own.items()}
+    own = {n: g for u in updates.values() for n, g in u.aux_grads.items()}
     assert_near(own, {f"heads.{n}": p.grad for n, p in heads.named_parameters()})
 
 
@@ -113,8 +113,8 @@ def test_the_last_unit_is_the_last_block_with_the_networks_own_top(network):
     nll(unit(passes[-2].x.detach()), c.y).backward()
     for k, block in zip((len(passes) - 2, len(passes) - 1), unit, strict=True):
         assert_same_bits(updates[k].grad.params, {n: p.grad for n, p in block.named_parameters()})
-        assert updates[k].own == {}
-    assert updates[len(passes) - 2].signal.send == ()  # and nothing leaves the unit
+        assert updates[k].aux_grads == {}
+    assert updates[len(passes) - 2].signal.messages_below == ()  # and nothing leaves the unit
 
 
 def test_a_network_of_one_unit_is_trained_as_by_backprop_bit_for_bit():

@@ -400,7 +400,7 @@ def test_a_block_that_raises_leaves_no_mode_and_an_interrupted_backward_no_activ
     assert state_of_torch() == (0, None)
     _, updates = step(method, c)
     cut_short = updates[4].signal._replace(delta=torch.zeros(3))  # of a shape that no backward pass takes
-    method.signal = lambda k, passes, above: cut_short
+    method.signal = lambda k, passes, received: cut_short
     with pytest.raises(RuntimeError):
         step(method, c)
     assert not method.active
@@ -665,7 +665,7 @@ def test_b_gets_the_very_gradient_of_its_weight():
         c = network(net)
         _, updates = step(rule("kp", c), c)
         grads = used(c, updates)
-        own = {n: g for u in updates.values() for n, g in u.own.items()}
+        own = {n: g for u in updates.values() for n, g in u.aux_grads.items()}
         paths = {n.removeprefix("kept.").replace("/", "."): g for n, g in own.items()}
         assert len(paths) == sum(len(weights(block)) for block in c.model)
         for path, g in paths.items():
@@ -678,7 +678,7 @@ def test_the_feedback_of_a_frozen_weight_is_frozen_too():
     method = rule("kp", c)
     assert [p.requires_grad for p in method.kept.parameters()] == [True, False, True, True, True]
     _, updates = step(method, c)
-    assert updates[1].own == {}
+    assert updates[1].aux_grads == {}
     assert_near(
         used(c, updates),
         {n: g for n, g in by_hand(c, matrices(method, c.model)).items() if g is not None},

@@ -138,8 +138,8 @@ def test_frozen_blocks_and_heads_run_in_eval_mode_and_blocks_above_the_stage_do_
         assert modes == want[epoch - 1]
         trained_blocks = [k for k, u in updates.items() if u.grad.params]
         assert trained_blocks == ([3, 2] if epoch == 3 else [epoch - 1])
-        assert {n.split(".")[1] for u in updates.values() for n in u.own} == ({str(epoch - 1)} if epoch < 3 else set())
-        assert [k for k, u in updates.items() if u.signal.send] == ([3] if epoch == 3 else [])
+        assert {n.split(".")[1] for u in updates.values() for n in u.aux_grads} == ({str(epoch - 1)} if epoch < 3 else set())
+        assert [k for k, u in updates.items() if u.signal.messages_below] == ([3] if epoch == 3 else [])
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_the_truth_is_the_gradient_of_the_stages_own_net(network):
             if k >= stage:  # what the rule used is the truth
                 assert_same_bits(updates[k].grad.params, grad.params)
         if last < n:
-            assert_same_bits(dict(updates[stage].own), {f"heads.{stage}.{name}": p.grad for name, p in twin[-1].named_parameters()})
+            assert_same_bits(dict(updates[stage].aux_grads), {f"heads.{stage}.{name}": p.grad for name, p in twin[-1].named_parameters()})
         rows = rows_of(method, c)
         cosine = {r.layer: r.value for r in rows if (r.kind, r.quantity) == ("parameters", "cosine")}
         assert list(cosine) == [name for name, _ in list(c.model.named_children())[:last]]
@@ -301,4 +301,4 @@ def test_shallow_is_a_probe_on_the_features_of_the_net_as_it_was_drawn(network):
     c.model.eval()
     assert torch.equal(method.predict(c.blocks, c.x), c.model(c.x))
     _, updates = step(method, c)
-    assert [k for k, u in updates.items() if u.grad.params or u.signal.send or u.signal.delta is not None] == [len(c.model) - 1]
+    assert [k for k, u in updates.items() if u.grad.params or u.signal.messages_below or u.signal.delta is not None] == [len(c.model) - 1]

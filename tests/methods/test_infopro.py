@@ -48,7 +48,7 @@ def compared(c, method, modules, lambdas):
     _, updates = step(method, c)
     for k, u in updates.items():
         assert_near(u.grad.params, {n: p.grad for n, p in model[k].named_parameters()})
-    own = {n: g for u in updates.values() for n, g in u.own.items()}
+    own = {n: g for u in updates.values() for n, g in u.aux_grads.items()}
     assert_near(own, {f"heads.{n}": p.grad for n, p in heads.named_parameters()})
     got = [u.signal.loss.item() for _, u in sorted(updates.items()) if u.signal.loss is not None]
     assert got == pytest.approx(losses, rel=1e-12)
@@ -65,7 +65,7 @@ def test_every_unit_has_its_weighted_losses(network, head):
     assert lambdas[-1] == (0.25, 2.0)
     c = case(network)
     updates = compared(c, rule("infopro", c, head=head, pooled=True, **LAMBDAS), UNITS[network], [*lambdas, (0, 0)])
-    assert [k for k, u in updates.items() if u.signal.send] == [len(c.model) - 1]
+    assert [k for k, u in updates.items() if u.signal.messages_below] == [len(c.model) - 1]
 
 
 @pytest.mark.parametrize(

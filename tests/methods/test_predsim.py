@@ -127,9 +127,9 @@ def test_each_blocks_gradient_is_that_of_its_own_two_losses(network, beta):
         params, own, delta, loss = by_hand(k, c.model[k], method.heads[str(k)], passes[k].x, c.y, beta)
         assert_near(updates[k].grad.params, params, 1e-6)  # this target is exact, where norms lack the 1e-8 that is added to them
         assert_near({"delta": updates[k].signal.delta}, {"delta": delta}, 1e-6)
-        assert_near(dict(updates[k].own), {f"heads.{k}.{n}": g for n, g in own.items()}, 1e-6)
+        assert_near(dict(updates[k].aux_grads), {f"heads.{k}.{n}": g for n, g in own.items()}, 1e-6)
         assert updates[k].signal.loss == pytest.approx(loss, rel=1e-6)
-        assert updates[k].signal.send == ()
+        assert updates[k].signal.messages_below == ()
     unit = copy.deepcopy(c.model[-2:])
     nll(unit(passes[-2].x.detach()), c.y).backward()
     for k, block in zip((len(passes) - 2, len(passes) - 1), unit, strict=True):  # the network's own loss

@@ -70,7 +70,7 @@ def test_gradients_are_the_sum_over_windows_that_are_each_recomputed(network, na
     for k, u in updates.items():
         assert_near(u.grad.params, {n: p.grad for n, p in model[k].named_parameters()})
         assert_near({"delta": u.signal.delta}, {"delta": deltas[k]})
-    own = {n: g for u in updates.values() for n, g in u.own.items()}
+    own = {n: g for u in updates.values() for n, g in u.aux_grads.items()}
     assert_near(own, {f"heads.{n}": p.grad for n, p in heads.named_parameters()})
     assert set(method.heads) == {str(last) for _, last in windows[:-1]}  # no head where no window ends
 
@@ -105,8 +105,8 @@ def test_nothing_leaves_a_window_at_its_bottom(network, name, options, windows):
     c = case(network)
     _, updates = step(rule(name, c, **options), c)
     for k in range(len(c.model) - 1):
-        assert len(updates[k].signal.send) == sum(first < k <= last for first, last in windows)
-    assert len(updates[len(c.model) - 1].signal.send) == 1
+        assert len(updates[k].signal.messages_below) == sum(first < k <= last for first, last in windows)
+    assert len(updates[len(c.model) - 1].signal.messages_below) == 1
 
 
 @EACH
@@ -230,7 +230,7 @@ def test_the_answer_and_the_loss_reported_are_the_networks_own():
     c = case("basic-cnn")
     for name in ("chunked", "overlap"):
         _, updates = step(rule(name, c), copy.deepcopy(c))
-        assert [u.k for u in updates.values() if u.signal.answer is not None] == [3]
+        assert [u.k for u in updates.values() if u.signal.logits is not None] == [3]
         assert updates[3].signal.loss == pytest.approx(nll(copy.deepcopy(c.model)(c.x), c.y).item(), rel=1e-12)
 
 

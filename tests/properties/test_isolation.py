@@ -47,7 +47,7 @@ def test_no_loss_reaches_a_blocks_parameters_but_through_what_the_block_is_told(
         assert {n.split(".")[0] for n, g in zip(blocks, got, strict=True) if g is not None} == {str(k)}
         delta = updates[k].signal.delta
         assert name in FREEZING if delta is None else not delta.requires_grad
-    owners = [set(u.own) for u in updates.values()]
+    owners = [set(u.aux_grads) for u in updates.values()]
     assert sum(map(len, owners)) == len(set().union(*owners))  # no parameter of the rule's own is told twice
 
 
@@ -62,14 +62,14 @@ def test_local_twins_are_isolated(name):
         params = {**dict(c.model.named_parameters()), **dict(method.named_parameters())}
         got = torch.autograd.grad(loss, list(params.values()), allow_unused=True)
         assert {n.split(".")[0] for n, g in zip(params, got, strict=True) if g is not None} == {"heads"}
-        assert before[k].signal.send == ()
+        assert before[k].signal.messages_below == ()
     changed = copy.deepcopy(c)
     with torch.no_grad():
         for p in changed.model[1].parameters():
             p.mul_(-3)
     _, after = step(method, changed)
     assert_same_bits(after[0].grad.params, before[0].grad.params)
-    assert_same_bits(dict(after[0].own), dict(before[0].own))
+    assert_same_bits(dict(after[0].aux_grads), dict(before[0].aux_grads))
 
 
 @pytest.mark.parametrize("name", [name for name in LOCAL if name != "loco"])
@@ -97,7 +97,7 @@ def test_modules_of_several_blocks_are_trained_together_and_isolated(name):
     passes, updates = step(method, Case(model, x, y))
     assert sorted(method.heads) == ["1", "2"]
     assert [method.needs_above(k) for k in (0, 1, 2)] == [True, False, False]
-    assert [bool(updates[k].signal.send) for k in (0, 1, 2)] == [False, True, False]
+    assert [bool(updates[k].signal.messages_below) for k in (0, 1, 2)] == [False, True, False]
     h = model[1](model[0](method.prepare_input(x)))
     loss = method.local_loss(1, passes[1]._replace(z=h)).loss
     params = dict(model.named_parameters())

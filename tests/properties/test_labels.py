@@ -29,7 +29,7 @@ def test_a_signal_below_the_top_changes_with_the_labels_where_reads_says_so(name
     differs = []
     for k in range(min(len(passes), len(c.model) - 1)):
         other = {p.k: p._replace(y=(p.y + 1) % 10) for p in passes}
-        told, before = method.signal(k, other, updates[k].above).delta, updates[k].signal.delta
+        told, before = method.signal(k, other, updates[k].received).delta, updates[k].signal.delta
         differs.append(before is not None and not torch.equal(told, before))
     assert any(differs) == bool({"labels", "output_error"} & METHODS[name].depends_on)
 
@@ -40,9 +40,9 @@ def test_labels_are_never_read(name):
     passes, updates = step(method, c)
     other = make_labels_wrong(method, name)
     for k, p in enumerate(passes):
-        told = method.signal(k, {q.k: q._replace(y=other) if other is not None else q for q in passes}, updates[k].above).delta
+        told = method.signal(k, {q.k: q._replace(y=other) if other is not None else q for q in passes}, updates[k].received).delta
         assert torch.equal(told, updates[k].signal.delta)
-        assert updates[k].signal.answer is None
+        assert updates[k].signal.logits is None
         assert p is passes[k]
 
 

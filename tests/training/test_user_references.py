@@ -100,10 +100,10 @@ from gradlens.gradients.method import Method, Signal, top_signal
 
 class Half(Method):
     depends_on = frozenset({"input", "backward_message"})
-    def signal(self, k, passes, above):
+    def signal(self, k, passes, received):
         if k == self.num_blocks - 1:
             return top_signal(self.loss, passes[k])
-        return Signal(above[0] / 2, (above[0],))
+        return Signal(received[0] / 2, (received[0],))
 """
 
 
@@ -780,7 +780,7 @@ def test_rules_that_are_none_are_refused_in_a_sentence(program, code, named, wor
 
 
 def test_a_rule_that_raises_while_it_trains_shows_its_own_frames(program):
-    written("half.py", RULE.replace("above[0] / 2", "above[0] / undefined"))
+    written("half.py", RULE.replace("received[0] / 2", "received[0] / undefined"))
     status, _, err = program("train", "half.py:Half", "--model", "mlp", "--epochs", "1", "--quiet")
     assert status == 2
     assert err.splitlines()[0] == "Traceback (most recent call last):"

@@ -122,7 +122,7 @@ def stationarity(pair: Pair, x: Tensor, y: Tensor) -> Stationarity:
     assert top is not None
     return Stationarity(
         _norm(g for u in updates for g in u.grad.params.values()),
-        _norm(g for u in updates for g in u.own.values()),
+        _norm(g for u in updates for g in u.aux_grads.values()),
         _norm(g for grad in truth for g in grad.params.values()),
         sum(float(method.quantities(u).get("synth_loss", 0.0)) for u in updates),
         float(top),

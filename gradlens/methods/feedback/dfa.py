@@ -95,14 +95,14 @@ class DFA(Switched, Method):
         finally:
             gate.remove()
 
-    def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[Tensor, ...]) -> Signal:
+    def signal(self, k: int, passes: Mapping[int, Pass], received: tuple[Tensor, ...]) -> Signal:
         """B_k e [+ what the skip of the block above carries]; told, and sent on only where a skip carries it on."""
         p, top = passes[k], passes[self.num_blocks - 1]
         if k == self.num_blocks - 1:
-            return top_signal(self.loss, p)._replace(send=())
+            return top_signal(self.loss, p)._replace(messages_below=())
         _, e = slope(self.loss, top.z, top.y)
         delta = broadcast(e, self.matrix(k), p.h)
-        for message in above:
+        for message in received:
             delta = delta + message
         carried = self.options.skip == "exact" and isinstance(p.block, Residual)
         return Signal(delta, (delta,) if carried else ())

@@ -215,11 +215,11 @@ class FeedbackRule(Switched, Method):
             raise RuntimeError(f"{path}: this version of torch saves a copy of the weight, so its feedback cannot be replaced")
         return out
 
-    def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[Tensor, ...]) -> Signal:
-        """The message from above, told and sent on."""
-        return top_signal(self.loss, passes[k]) if k == self.num_blocks - 1 else relay(above)
+    def signal(self, k: int, passes: Mapping[int, Pass], received: tuple[Tensor, ...]) -> Signal:
+        """The message from above, used and passed on."""
+        return top_signal(self.loss, passes[k]) if k == self.num_blocks - 1 else relay(received)
 
-    def learn(self, k: int, p: Pass, signal: Signal, grad: Grad, above: tuple[Tensor, ...]) -> Mapping[str, Tensor]:
+    def learn(self, k: int, p: Pass, signal: Signal, grad: Grad, received: tuple[Tensor, ...]) -> Mapping[str, Tensor]:
         """Where what is kept is learned, it gets the gradient of the layer's own weight."""
         if not self.learned:
             return {}

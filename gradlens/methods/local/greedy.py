@@ -76,9 +76,9 @@ class Greedy(LocalLosses):
             module.train(int(name) == self.stage)
         return chain(blocks[: self.output_block + 1], x, y)
 
-    def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[Tensor, ...]) -> Signal:
+    def signal(self, k: int, passes: Mapping[int, Pass], received: tuple[Tensor, ...]) -> Signal:
         """Nothing below the stage; the stage's unit as in dgl."""
-        return Signal(None) if k < self.stage else super().signal(k, passes, above)
+        return Signal(None) if k < self.stage else super().signal(k, passes, received)
 
     def locking_reason(self) -> str | None:
         """Its stages follow each other."""

@@ -87,9 +87,9 @@ class Slopes(NamedTuple):
 
     loss: Tensor  # scalar
     slope: Tensor  # [N, *out] d loss / d z
-    own: Mapping[str, Tensor]  # gradients of the head, by name in the rule
+    aux_grads: Mapping[str, Tensor]  # gradients of the head, by name in the rule
     logits: Tensor | None = None  # [N, C]
-    kept: Any = None  # what the rule's own quantities are made of
+    saved: Any = None  # what the rule's own quantities are made of
 
 
 class LocalLosses(Method):
@@ -137,8 +137,8 @@ class LocalLosses(Method):
         """The loss of unit k's head, its gradient with respect to ``p.z``, and those of the head's parameters."""
         loss, logits = self.local_loss(k, p)
         names, params = zip(*trainable(self.heads[str(k)], f"heads.{k}").items(), strict=True)
-        slope, *own = torch.autograd.grad(loss, [p.z, *params])
-        return Slopes(loss, slope, dict(zip(names, own, strict=True)), logits)
+        slope, *grads = torch.autograd.grad(loss, [p.z, *params])
+        return Slopes(loss, slope, dict(zip(names, grads, strict=True)), logits)
 
     # ------------------------------------------------------------------------------------------------------ the machinery
 
@@ -156,35 +156,35 @@ class LocalLosses(Method):
         """Between windows."""
         return k < self.output_block and not self.needs_above(k)
 
-    def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[Tensor, ...]) -> Signal:
+    def signal(self, k: int, passes: Mapping[int, Pass], received: tuple[Tensor, ...]) -> Signal:
         """The sum of the windows' gradients at block k, and the partial sums for the block below."""
         p = passes[k]
         if k == self.num_blocks - 1:
             return top_signal(self.loss, p)
         if k == self.units - 1 and self.trains_top:
-            return self._spread(k, above[0], (), Signal(None))
+            return self._spread(k, received[0], (), Signal(None))
         if str(k) not in self.heads:
-            return self._spread(k, None, above, Signal(None))
-        loss, slope, own, logits, kept = self.slopes(k, p)
+            return self._spread(k, None, received, Signal(None))
+        loss, slope, aux_grads, logits, saved = self.slopes(k, p)
         answer = logits.detach() if logits is not None and k == self.output_block else None
-        return self._spread(k, slope, above, Signal(None, own=own, kept=kept, loss=loss.detach(), answer=answer))
+        return self._spread(k, slope, received, Signal(None, aux_grads=aux_grads, saved=saved, loss=loss.detach(), logits=answer))
 
-    def _spread(self, k: int, slope: Tensor | None, above: tuple[Tensor, ...], said: Signal) -> Signal:
-        """Fill in delta and messages, from block k's own slope and the partial sums it heard.
+    def _spread(self, k: int, slope: Tensor | None, received: tuple[Tensor, ...], said: Signal) -> Signal:
+        """Fill in delta and messages, from block k's own slope and the partial sums it received.
 
         A partial sum "from a" is over the windows that hold block k and begin at a or below. The window that ends here begins
         lowest of all, so its slope is in every sum that still has it.
         """
-        heard = self.sent[k + 1] if k < self.units - 1 else []
+        starts = self.sent[k + 1] if k < self.units - 1 else []
         sums: dict[tuple[bool, int | None], Tensor | None] = {}
 
         def partial(a: int) -> Tensor | None:
             mine = slope is not None and self.ends[k] <= a
-            which = next((i for i, first in enumerate(heard) if first <= a), None)
+            which = next((i for i, first in enumerate(starts) if first <= a), None)
             if (mine, which) not in sums:
-                terms = ([slope] if mine else []) + ([above[which]] if which is not None else [])
+                terms = ([slope] if mine else []) + ([received[which]] if which is not None else [])
                 sums[mine, which] = terms[0] if len(terms) == 1 else terms[0] + terms[1] if terms else None  # type: ignore[operator]
             return sums[mine, which]
 
         sent = tuple(m for a in self.sent[k] if (m := partial(a)) is not None)
-        return said._replace(delta=partial(k), send=sent)
+        return said._replace(delta=partial(k), messages_below=sent)

@@ -199,21 +199,21 @@ class ContextEncoder(SelfSupervised):
         graph = head(p.z)
         made = graph.detach().requires_grad_()
         loss = o.lambda_rec * self.reconstruction(made, p.y)
-        own: dict[str, Tensor] = {}
+        aux_grads: dict[str, Tensor] = {}
         error = _mean_over((made.detach().to(p.y.dtype) - p.y[:, :-1]).square() * p.y[:, -1:], p.y[:, -1:])
         said = Said(error)
         if head.discriminator is not None:
             real, fake = (head.discriminator(self.region(image, p.y)) for image in (p.y[:, :-1], made))
             theirs = _bce(real, 1.0) + _bce(fake, 0.0)
             params = trainable(head.discriminator, f"{prefix}.discriminator")
-            own |= zip(params, torch.autograd.grad(theirs, list(params.values()), retain_graph=True), strict=True)
+            aux_grads |= zip(params, torch.autograd.grad(theirs, list(params.values()), retain_graph=True), strict=True)
             loss = loss + o.lambda_adv * _bce(fake, 1.0)
             said = Said(error, theirs.detach(), mean(real.detach().sigmoid()), mean(fake.detach().sigmoid()))
         (wanted,) = torch.autograd.grad(loss, made)
         params = trainable(head.decoder, f"{prefix}.decoder")
         slope, *grads = torch.autograd.grad(graph, [p.z, *params.values()], wanted)
-        own |= zip(params, grads, strict=True)
-        return Slopes(loss.detach(), slope, own, kept=said)
+        aux_grads |= zip(params, grads, strict=True)
+        return Slopes(loss.detach(), slope, aux_grads, saved=said)
 
     def of_objective(self, name: str) -> bool:
         """The discriminator's gradient is of its own loss; that its step changes the decoder's loss too is not predicted."""
@@ -221,7 +221,7 @@ class ContextEncoder(SelfSupervised):
 
     def quantities(self, update: Update) -> Mapping[str, Tensor]:
         """Reconstruction error, and what the discriminator says."""
-        said: Said | None = update.signal.kept
+        said: Said | None = update.signal.saved
         return {} if said is None else {name: all_sum(value) for name, value in said._asdict().items() if value is not None}
 
     def param_groups(self, blocks: Sequence[nn.Module]) -> list[dict[str, Any]]:

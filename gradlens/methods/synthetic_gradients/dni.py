@@ -118,33 +118,33 @@ class DNI(Method):
         """Labels [N] as the rule's own networks read them, [N, C]; None where they do not."""
         return F.one_hot(y, self.classes).to(next(self.parameters()).dtype) if self.conditional else None
 
-    def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[Tensor, ...]) -> Signal:
+    def signal(self, k: int, passes: Mapping[int, Pass], received: tuple[Tensor, ...]) -> Signal:
         """The synthetic gradient, told and sent; the synthesiser is evaluated once and its output kept for `learn`."""
         if k == self.num_blocks - 1:
             return top_signal(self.loss, passes[k])
         if k not in self.interfaces:
-            return relay(above)
+            return relay(received)
         p = passes[k]
         synthetic = self.synthesisers[k](p.z.detach(), self.context(p.y))
         mix = 1.0 if self.warming else self.options.bp_lambda
         delta = synthetic.detach().to(p.h.dtype) / self._scale(p)
         if mix:
-            delta = above[0] if mix == 1 else (1 - mix) * delta + mix * above[0]
-        return Signal(delta, (delta,), kept=synthetic)
+            delta = received[0] if mix == 1 else (1 - mix) * delta + mix * received[0]
+        return Signal(delta, (delta,), saved=synthetic)
 
-    def learn(self, k: int, p: Pass, signal: Signal, grad: Grad, above: tuple[Tensor, ...]) -> Mapping[str, Tensor]:
+    def learn(self, k: int, p: Pass, signal: Signal, grad: Grad, received: tuple[Tensor, ...]) -> Mapping[str, Tensor]:
         """Gradients of L_S: the synthesiser's regression on the message from above."""
         if k not in self.interfaces:
             return {}
-        error = signal.kept.detach() - above[0] * self._scale(p)
-        return regression_gradients(self.synthesisers[k], f"synthesisers.{k}", signal.kept, 2 * error / total(len(p.y)))
+        error = signal.saved.detach() - received[0] * self._scale(p)
+        return regression_gradients(self.synthesisers[k], f"synthesisers.{k}", signal.saved, 2 * error / total(len(p.y)))
 
     def quantities(self, update: Update) -> Mapping[str, Tensor]:
         """``synth_loss`` = L_S in the units it regresses; ``synth_explained_variance`` = 1 − Σ(S − g)² / Σ(g − mean_n g)²."""
-        if update.k not in self.interfaces or not update.above:  # or the message comes late
+        if update.k not in self.interfaces or not update.received:  # or the message comes late
             return {}
-        target = float64(update.above[0] * self._scale(update.p))
-        residual, explained = regression_errors(update.signal.kept, target)
+        target = float64(update.received[0] * self._scale(update.p))
+        residual, explained = regression_errors(update.signal.saved, target)
         return {"synth_loss": residual / total(len(target)), "synth_explained_variance": explained}
 
 

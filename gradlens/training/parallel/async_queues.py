@@ -105,7 +105,7 @@ class Queues(Spread):
             yield p
             del p
 
-    def heard(self) -> None:
+    def receive_function(self) -> None:
         """Nothing from above."""
 
     def passed_on(self, u: Update) -> None:

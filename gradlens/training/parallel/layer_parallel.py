@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gradlens.gradients.backward import Heard
+from gradlens.gradients.backward import Received
 from gradlens.gradients.block_pass import Grad, Pass, chain, pull_back_chain
 from gradlens.gradients.method import Method, Signal, Step, Update
 from gradlens.gradients.rows import Row, step_rows
@@ -168,9 +168,9 @@ class Layers(Spread):
         while passes:
             yield passes.pop(0)
 
-    def heard(self) -> Callable[[], Heard] | None:
+    def receive_function(self) -> Callable[[], Received] | None:
         """Where there is something to hear."""
-        return None if self.error is None and self.message is None else self._listen
+        return None if self.error is None and self.message is None else self._receive
 
     def _learns_last(self) -> bool:
         """Whether blocks are updated and heard below before the message from above is waited for, which only its own modules learn from.
@@ -179,17 +179,17 @@ class Layers(Spread):
         """
         return self.late_message or (self.record is None and self.method.supports_delayed_target(self.mine.stop - 1))
 
-    def _listen(self) -> Heard:
+    def _receive(self) -> Received:
         """What comes from the ranks above for the batch that is being finished."""
         assert self.finishes is not None
         images = self.state.images(self.finishes.step)
         if self.error is not None:
             z, y = self.error.take(images)
             top = self.method.num_blocks - 1
-            return Heard(passes={top: Pass(top, nn.Identity(), z, y, z, z.requires_grad_())})
+            return Received(passes={top: Pass(top, nn.Identity(), z, y, z, z.requires_grad_())})
         if self.message is None or self._learns_last():
-            return Heard(late=True)
-        return Heard(tuple(self.message.take(images)))
+            return Received(delayed=True)
+        return Received(tuple(self.message.take(images)))
 
     def passed_on(self, u: Update) -> None:
         """Send down what the rank below hears of this update."""
