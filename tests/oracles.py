@@ -13,7 +13,7 @@ from gradlens.gradients.backward import backward, run_step
 from gradlens.gradients.block_pass import Pass
 from gradlens.gradients.losses import LOSSES, Loss
 from gradlens.gradients.method import Method, Update
-from gradlens.gradients.rows import Row, step_rows
+from gradlens.gradients.rows import Measurement, step_rows
 from gradlens.gradients.true_gradient import true_gradients
 from gradlens.methods import METHODS
 from gradlens.models.zoo import ModelSpec, build
@@ -137,7 +137,7 @@ def step(method: Method, c: Case, lazily: bool = False) -> tuple[list[Pass], dic
     return sorted(passes, key=lambda p: p.k), updates
 
 
-def rows_of(method: Method, c: Case, number: int = 0, quantities: tuple[str, ...] = RECORDED) -> list[Row]:
+def rows_of(method: Method, c: Case, number: int = 0, quantities: tuple[str, ...] = RECORDED) -> list[Measurement]:
     """The rows of one recorded step."""
     run = run_step(method, c.blocks, c.x, c.y)
     return step_rows(number, [name for name, _ in c.model.named_children()], method, run, true_gradients(method, run), quantities)

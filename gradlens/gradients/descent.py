@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from gradlens.gradients.alignment import float64
 from gradlens.gradients.block_pass import chain
 from gradlens.gradients.method import Method, Step
-from gradlens.gradients.rows import Row
+from gradlens.gradients.rows import Measurement
 from gradlens.gradients.true_gradient import Truth, preserve_buffers_and_rng
 from gradlens.runtime.batch_shard import all_sum, stream
 from gradlens.runtime.rng import seeded
@@ -49,7 +49,7 @@ class Descent:
         assert loss is not None
         return float(all_sum(loss))
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[Measurement]:
         """Predicted change by block and in all, measured change, and their ratio."""
         rows, predicted = [], 0.0
         for name, module, known in self.moved:
@@ -57,9 +57,9 @@ class Descent:
                 float((float64(true) * (float64(module.get_parameter(n).detach()) - float64(before))).sum())
                 for n, (true, before) in known.items()
             )
-            rows.append(Row(self.number, name, "descent", "predicted_change", float(moved), self.reference))
+            rows.append(Measurement(self.number, name, "descent", "predicted_change", float(moved), self.reference))
             predicted += moved
         measured = self._loss() - self.loss
         ratio = measured / predicted if predicted else math.nan
         whole = {"predicted_change": predicted, "measured_change": measured, "descent_ratio": ratio}
-        return rows + [Row(self.number, "network", "descent", name, value, self.reference) for name, value in whole.items()]
+        return rows + [Measurement(self.number, "network", "descent", name, value, self.reference) for name, value in whole.items()]

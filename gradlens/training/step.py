@@ -17,7 +17,7 @@ from gradlens.gradients.descent import Descent
 from gradlens.gradients.diagnostics import sparse_rows
 from gradlens.gradients.losses import LOSSES
 from gradlens.gradients.method import Method, Step, Update
-from gradlens.gradients.rows import Row, rank_rows, step_rows
+from gradlens.gradients.rows import Measurement, rank_rows, step_rows
 from gradlens.gradients.true_gradient import all_reduce_update, true_gradients
 from gradlens.runtime.batch_shard import Sums, all_sum, current, total
 from gradlens.runtime.eval_mode import eval_mode
@@ -33,7 +33,7 @@ class Outcome(NamedTuple):
     hits: Tensor  # scalar: right answers among ``answered``
     images: int  # what the loss is the mean over; 0: the block that answers was not trained
     answered: Tensor  # scalar: images that were answered and whose label is known; 0 for rules that give no answers
-    rows: list[Row]  # empty on steps that are not recorded
+    rows: list[Measurement]  # empty on steps that are not recorded
 
 
 def _put(p: Tensor, grad: Tensor) -> None:
@@ -68,7 +68,7 @@ class Section(Protocol):
     def late(self) -> Mapping[str, Tensor]:
         """Gradients of the rule's own modules from messages of earlier batches."""
 
-    def measured(self, number: int, pair: Pair, step: Step, diagnose: bool, by_rank: bool) -> tuple[list[Row], Descent | None]:
+    def measured(self, number: int, pair: Pair, step: Step, diagnose: bool, by_rank: bool) -> tuple[list[Measurement], Descent | None]:
         """The rows of a recorded step, and on a diagnosed one the descent test to be asked after the optimiser's step."""
 
 
@@ -136,7 +136,7 @@ class Whole:
         """Nothing comes late."""
         return {}
 
-    def measured(self, number: int, pair: Pair, step: Step, diagnose: bool, by_rank: bool) -> tuple[list[Row], Descent | None]:
+    def measured(self, number: int, pair: Pair, step: Step, diagnose: bool, by_rank: bool) -> tuple[list[Measurement], Descent | None]:
         """The rows of a recorded step; on a diagnosed one the sparse rows too."""
         names, method, here = pair.names(), pair.method, current()
         truth = true_gradients(method, step, keep=diagnose)
@@ -216,7 +216,7 @@ def update(
         section: the blocks that this process runs.
 
     """
-    rows: list[Row] = []
+    rows: list[Measurement] = []
     descent: Descent | None = None
     optimizer.zero_grad(set_to_none=True)
     with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):

@@ -12,7 +12,7 @@ from gradlens.gradients.alignment import QUANTITIES, RECORDED
 from gradlens.gradients.compare import compare
 from gradlens.gradients.layer_names import parameter_kind
 from gradlens.gradients.method import Step
-from gradlens.gradients.rows import Row, pair_rows, step_rows
+from gradlens.gradients.rows import Measurement, pair_rows, step_rows
 from gradlens.gradients.true_gradient import true_gradients
 
 
@@ -61,7 +61,7 @@ def test_rows_hold_every_parameter_block_and_output_once_with_the_direct_values(
     assert {r.step for r in rows} == {7}
     (reference,) = {r.reference for r in rows}
     assert reference.endswith("loss, same passes") or name in ("dgl-async", "dni-unlocked")
-    groups: dict[tuple[str, str], list[Row]] = {}
+    groups: dict[tuple[str, str], list[Measurement]] = {}
     for r in rows:
         groups.setdefault((r.layer, r.kind), []).append(r)
     seen = set()
@@ -161,7 +161,7 @@ def true(net, loss):
 
 
 def by_parameter(rows):
-    groups: dict[str, list[Row]] = {}
+    groups: dict[str, list[Measurement]] = {}
     for r in rows:
         groups.setdefault(f"{r.layer}.{r.kind}", []).append(r)
     return groups

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from gradlens.gradients.backward import Received
 from gradlens.gradients.block_pass import Grad, Pass, chain, pull_back_chain
 from gradlens.gradients.method import Method, Signal, Step, Update
-from gradlens.gradients.rows import Row, step_rows
+from gradlens.gradients.rows import Measurement, step_rows
 from gradlens.gradients.true_gradient import Truth, preserve_buffers_and_rng
 from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
 from gradlens.runtime.p2p import Inbox, Outbox
@@ -222,7 +222,7 @@ class Layers(Spread):
 
     # ------------------------------------------------------------------------------------------------------ the truth
 
-    def measured(self, number: int, pair: Pair, step: Step, diagnose: bool, by_rank: bool) -> tuple[list[Row], None]:
+    def measured(self, number: int, pair: Pair, step: Step, diagnose: bool, by_rank: bool) -> tuple[list[Measurement], None]:
         """The rows of this rank's blocks: the true gradient comes down from rank to rank, each of which waits for it.
 
         Args:
@@ -253,7 +253,7 @@ class Layers(Spread):
         if self.delay:
             highest = self.names[self.mine.stop - 1]
             told = self.names[self.mine.start : self.mine.stop] if self.late_error else [highest]
-            rows += [Row(number, name, "rule", "delay", float(self.delay), truth.reference) for name in told]
+            rows += [Measurement(number, name, "rule", "delay", float(self.delay), truth.reference) for name in told]
         return rows, None
 
     def sent(self) -> int:

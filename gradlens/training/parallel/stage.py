@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gradlens.gradients.rows import Row
+from gradlens.gradients.rows import Measurement
 from gradlens.runtime.errors import InputError
 from gradlens.training.parallel.block_costs import block_costs
 from gradlens.training.parallel.partition import split_over
@@ -122,7 +122,7 @@ class Spread(ABC):
         told = self.world.every(mine)
         self.together()
         tops = dict(told[-1])
-        rows: dict[int, list[Row]] = {step: [] for step, _ in pending}
+        rows: dict[int, list[Measurement]] = {step: [] for step, _ in pending}
         for theirs in told:
             for _, o in theirs:
                 for row in o.rows:
