@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, NamedTuple
 
@@ -136,7 +136,8 @@ class Method(nn.Module):
         super().__init_subclass__(**kwargs)
         if old := [name for name in old_names.METHOD if hasattr(cls, name)]:
             said = "; ".join(old_names.renamed(name, old_names.METHOD[name], cls.__name__) for name in old)
-            words = sorted(set(getattr(cls, "reads", ())) & set(old_names.DEPENDENCIES))
+            reads = getattr(cls, "reads", ())
+            words = [word for word in sorted(old_names.DEPENDENCIES) if isinstance(reads, Collection) and word in reads]
             more = f", and {', '.join(words)} in it {', '.join(old_names.DEPENDENCIES[word] for word in words)}" if words else ""
             raise InputError(said + more)
 
