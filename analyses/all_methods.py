@@ -33,7 +33,7 @@ from gradlens.cli.progress import Display
 from gradlens.gradients.backward import run_step
 from gradlens.gradients.diagnostics import SPARSE, sparse_rows
 from gradlens.gradients.rows import step_rows
-from gradlens.gradients.true_gradient import true_updates, untouched
+from gradlens.gradients.true_gradient import preserve_buffers_and_rng, true_gradients
 from gradlens.methods import METHODS
 from gradlens.reporting.aggregate import interval, scores, without_noise
 from gradlens.reporting.console import number
@@ -78,9 +78,9 @@ def at_the_end(run: Run, args: Any) -> Means:
     found: dict[tuple[str, str], list[float]] = {}
     for at in range(state["step"], state["step"] + BATCHES):
         method.start(run.config.epochs, at)
-        with untouched([model]), seeded(run.config.seed, "step", at):
+        with preserve_buffers_and_rng([model]), seeded(run.config.seed, "step", at):
             step = run_step(method, list(model), *training.batch(at))
-            truth = true_updates(method, step, keep=True)
+            truth = true_gradients(method, step, keep=True)
             rows = step_rows(at, training.pair.names(), method, step, truth, ("cosine",))
             rows += sparse_rows(at, training.pair.names(), method, step, truth, SPARSE)
         for row in (row for row in rows if row.kind == "weight"):

@@ -36,7 +36,7 @@ from torch import Tensor
 
 from analyses.provable_figures import LearnerPoint, grids_of, hierarchical_digits, layerwise_sweep
 from analyses.study import arguments, data_name, judged, publish, say
-from gradlens.analysis.theory.layerwise_clustering import Plan, learn, purities, purity
+from gradlens.analysis.theory.layerwise_clustering import LayerwisePlan, learn, purities, purity
 from gradlens.cli.progress import Display
 from gradlens.data.datasets import load
 from gradlens.data.hierarchical_digits import LEVELS, Drawn, draw
@@ -99,7 +99,7 @@ def layerwise(name: str, data: Data, seed: int, truth: Drawn | None = None, **pl
     learned = learn(
         data.train.images / 255,
         data.train.labels,
-        Plan(**{**plan, **LEARNERS[name], "seed": seed, "representation": "soft"}),
+        LayerwisePlan(**{**plan, **LEARNERS[name], "seed": seed, "representation": "soft"}),
         len(data.classes),
         shuffled(data.train.labels, seed) if name == "shuffled" else None,
     )

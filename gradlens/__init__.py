@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # the same table for type checkers, which do not run __getatt
     from gradlens.analysis.representations import represent as represent
     from gradlens.analysis.theory.conditional_dependence import Mixture as ViewMixture
     from gradlens.analysis.theory.conditional_dependence import conditional_dependence as conditional_dependence
-    from gradlens.analysis.theory.layerwise_clustering import Plan as LayerwisePlan
+    from gradlens.analysis.theory.layerwise_clustering import LayerwisePlan as LayerwisePlan
     from gradlens.analysis.theory.layerwise_clustering import learn as learn_layerwise
     from gradlens.analysis.theory.layerwise_clustering import purities as layerwise_purities
     from gradlens.analysis.theory.synthetic_gradients import exact_linear as exact_linear_synthesiser
@@ -52,13 +52,13 @@ if TYPE_CHECKING:  # the same table for type checkers, which do not run __getatt
     from gradlens.gradients.lens import Lens as Lens
     from gradlens.gradients.lightning import LensCallback as LensCallback
     from gradlens.gradients.method import Method as Method
-    from gradlens.gradients.method import Net as NetworkInfo
+    from gradlens.gradients.method import NetworkInfo as NetworkInfo
     from gradlens.gradients.method import Signal as Signal
     from gradlens.gradients.method import Update as Update
     from gradlens.gradients.method import relay as relay
     from gradlens.gradients.method import top_signal as top_signal
     from gradlens.methods import METHODS as METHODS
-    from gradlens.models.spec import Plan as ModelSpec
+    from gradlens.models.spec import ModelSpec as ModelSpec
     from gradlens.runtime.errors import InputError as InputError
     from gradlens.runtime.rng import seeded as seeded
     from gradlens.training.checks.check_method import check_method as check_method
@@ -127,13 +127,13 @@ _HOME = {  # public name -> where it is defined
     "Config": "gradlens.training.config:Config",
     "Grad": "gradlens.gradients.block_pass:Grad",
     "InputError": "gradlens.runtime.errors:InputError",
-    "LayerwisePlan": "gradlens.analysis.theory.layerwise_clustering:Plan",
+    "LayerwisePlan": "gradlens.analysis.theory.layerwise_clustering:LayerwisePlan",
     "Lens": "gradlens.gradients.lens:Lens",
     "LensCallback": "gradlens.gradients.lightning:LensCallback",
     "METHODS": "gradlens.methods:METHODS",
     "Method": "gradlens.gradients.method:Method",
-    "ModelSpec": "gradlens.models.spec:Plan",
-    "NetworkInfo": "gradlens.gradients.method:Net",
+    "ModelSpec": "gradlens.models.spec:ModelSpec",
+    "NetworkInfo": "gradlens.gradients.method:NetworkInfo",
     "Pass": "gradlens.gradients.block_pass:Pass",
     "RunContext": "gradlens.training.context:Place",
     "Signal": "gradlens.gradients.method:Signal",

@@ -3,7 +3,7 @@
 import math
 from pathlib import Path
 
-from gradlens.gradients.rows import Row
+from gradlens.gradients.rows import Measurement
 from gradlens.training.config import make
 from gradlens.training.run_directory import Metric, Run, Timing, write
 
@@ -13,7 +13,7 @@ VERSIONS = {"gradlens": "0.1.0", "torch": "2.14.1"}
 
 def rows(step, layer, **quantities):
     """Rows of one layer's weight at one step."""
-    return [Row(step, layer, "weight", name, value, "loss, same passes") for name, value in quantities.items()]
+    return [Measurement(step, layer, "weight", name, value, "loss, same passes") for name, value in quantities.items()]
 
 
 def made(

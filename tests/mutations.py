@@ -43,9 +43,9 @@ MUTATIONS: dict[str, Mutation] = {
     "a denominator: cross-entropy over N - 1 images": Mutation(
         'F.cross_entropy(_wide(z), y, reduction="sum") / total(len(y))',
         'F.cross_entropy(_wide(z), y, reduction="sum") / (total(len(y)) - 1)',
-        ("test_objectives",),
+        ("test_losses",),
     ),
-    "an inverted norm ratio": Mutation("_ratio(_norm(m), _true_norm(m))", "_ratio(_true_norm(m), _norm(m))", ("test_measures",)),
+    "an inverted norm ratio": Mutation("_ratio(_norm(m), _true_norm(m))", "_ratio(_true_norm(m), _norm(m))", ("test_alignment",)),
     "a wrong permutation in the null: every image keeps its own delta": Mutation(
         'deal = torch.randperm(total(len(delta)), generator=generator(method.seed, "null", number)).to(delta.device)',
         "deal = torch.arange(total(len(delta))).to(delta.device)",
@@ -57,9 +57,11 @@ MUTATIONS: dict[str, Mutation] = {
     "the wrong positive of NT-Xent": Mutation(
         "F.cross_entropy(scores, own ^ 1,",
         "F.cross_entropy(scores, (own + 1) % len(everyone),",
-        ("test_objectives", "test_self_supervised"),
+        ("test_losses", "test_self_supervised"),
     ),
-    "the denominator of unbiased HSIC": Mutation("rows = a.sum(0) / (n - 2)", "rows = a.sum(0) / (n - 1)", ("test_similarity",)),
+    "the denominator of unbiased HSIC": Mutation(
+        "rows = a.sum(0) / (n - 2)", "rows = a.sum(0) / (n - 1)", ("test_representation_similarity",)
+    ),
     "half the gradient of a synthesiser": Mutation("2 * error / total(len(p.y))", "error / total(len(p.y))", ("test_dni",)),
     "the predicted change backwards": Mutation(
         "(float64(module.get_parameter(n).detach()) - float64(before))",
@@ -67,12 +69,12 @@ MUTATIONS: dict[str, Mutation] = {
         ("test_diagnostics",),
     ),
     "passes that measure write into the network's buffers": Mutation(
-        "m._buffers[name] = b.clone()", "m._buffers[name] = b", ("test_recorder", "test_recording")
+        "m._buffers[name] = b.clone()", "m._buffers[name] = b", ("test_rows", "test_recording")
     ),
     "a resumed run forgets the optimiser's state": Mutation(
         'self.optimizer.load_state_dict(state["optimizer"])', 'state["optimizer"]', ("test_resume",)
     ),
-    "feedback drawn from too narrow a range": Mutation("math.sqrt(3) * deviation", "math.sqrt(2) * deviation", ("test_feedback",)),
+    "feedback drawn from too narrow a range": Mutation("math.sqrt(3) * deviation", "math.sqrt(2) * deviation", ("test_feedback_rule",)),
 }
 
 

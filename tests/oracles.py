@@ -13,10 +13,10 @@ from gradlens.gradients.backward import backward, run_step
 from gradlens.gradients.block_pass import Pass
 from gradlens.gradients.losses import LOSSES, Loss
 from gradlens.gradients.method import Method, Update
-from gradlens.gradients.rows import Row, step_rows
-from gradlens.gradients.true_gradient import true_updates
+from gradlens.gradients.rows import Measurement, step_rows
+from gradlens.gradients.true_gradient import true_gradients
 from gradlens.methods import METHODS
-from gradlens.models.zoo import Plan, build
+from gradlens.models.zoo import ModelSpec, build
 from gradlens.training.build import make_net
 from gradlens.training.config import make
 
@@ -55,10 +55,10 @@ class Case(NamedTuple):
 
 
 PLANS = {
-    "basic-cnn": (Plan((2, 8, 8), 10, width=4, depth=3), 6),
-    "vgg11": (Plan((3, 32, 32), 10, width=2), 4),
-    "resnet20": (Plan((3, 8, 8), 10, width=4), 4),
-    "mlp": (Plan((1, 8, 8), 10, width=12, depth=4), 6),
+    "basic-cnn": (ModelSpec((2, 8, 8), 10, width=4, depth=3), 6),
+    "vgg11": (ModelSpec((3, 32, 32), 10, width=2), 4),
+    "resnet20": (ModelSpec((3, 8, 8), 10, width=4), 4),
+    "mlp": (ModelSpec((1, 8, 8), 10, width=12, depth=4), 6),
 }
 
 
@@ -137,10 +137,10 @@ def step(method: Method, c: Case, lazily: bool = False) -> tuple[list[Pass], dic
     return sorted(passes, key=lambda p: p.k), updates
 
 
-def rows_of(method: Method, c: Case, number: int = 0, quantities: tuple[str, ...] = RECORDED) -> list[Row]:
+def rows_of(method: Method, c: Case, number: int = 0, quantities: tuple[str, ...] = RECORDED) -> list[Measurement]:
     """The rows of one recorded step."""
     run = run_step(method, c.blocks, c.x, c.y)
-    return step_rows(number, [name for name, _ in c.model.named_children()], method, run, true_updates(method, run), quantities)
+    return step_rows(number, [name for name, _ in c.model.named_children()], method, run, true_gradients(method, run), quantities)
 
 
 # ---------------------------------------------------------------------------------------------------------- slow twins

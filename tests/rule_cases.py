@@ -10,23 +10,25 @@ from torch import nn
 from gradlens.data.transforms import normalizer
 from gradlens.gradients.block_pass import Pass
 from gradlens.gradients.losses import LOSSES, slope
-from gradlens.gradients.method import Method, Net, Options, Signal, Step, top_signal
+from gradlens.gradients.method import Method, NetworkInfo, Options, Signal, Step, top_signal
 from gradlens.gradients.rows import step_rows
-from gradlens.gradients.true_gradient import true_updates
+from gradlens.gradients.true_gradient import true_gradients
 from gradlens.methods import METHODS
 from gradlens.models.block_boundaries import output_shapes
-from gradlens.models.zoo import Plan, build
+from gradlens.models.zoo import ModelSpec, build
 from gradlens.training.build import Pair, make_net, make_pair
 from gradlens.training.checks.method_checks import LAWS, broken
 from gradlens.training.checks.trial import NETWORKS, NotAsked, Trial
 from gradlens.training.config import make
 
 RULES = [*SUPERVISED, *VARIANTS]  # VARIANTS: what a rule is with other options, where that changes who waits for whom
-ISOLATED = [name for name in SUPERVISED if not METHODS[name].reads & {"above", "error", "later"}]
-LOCAL = [name for name in UNLABELLED if "above" not in METHODS[name].reads]
+ISOLATED = [name for name in SUPERVISED if not METHODS[name].depends_on & {"backward_message", "output_error", "delayed_message"}]
+LOCAL = [name for name in UNLABELLED if "backward_message" not in METHODS[name].depends_on]
 FREEZING = {"greedy", "shallow"}  # rules that leave blocks as they are; in the tests greedy is in its last stage
 OTHER_INPUTS = {"dgl-async", "dni-unlocked"}  # rules whose blocks need not read what the block below gave
-IN_THE_GRAPH = {name for name, method in METHODS.items() if method.rule is not Method.rule}  # what is pulled back is not W's
+IN_THE_GRAPH = {
+    name for name, method in METHODS.items() if method.backward_context is not Method.backward_context
+}  # what is pulled back is not W's
 
 
 # ------------------------------------------------------------------------------------------- the checks of `gradlens check`
@@ -38,7 +40,7 @@ def asked(check: str, name: str) -> bool:
     """Whether a check applies to a rule."""
     rule = method_class(name)
     if check == "labels":
-        return rule.classifies and not rule.reads & {"labels", "error"}
+        return rule.classifies and not rule.depends_on & {"labels", "output_error"}
     return check != "truth" or (rule.classifies and name not in ("distil", "greedy"))  # whose objective is another one
 
 
@@ -80,9 +82,9 @@ def is_asked_of_no_other(check: str) -> None:
 class SyntheticInputs(Method):
     """Block k reads I_k(image) instead of the h below; a head with BatchNorm and dropout answers on top."""
 
-    reads = frozenset({"above", "image"})
+    depends_on = frozenset({"backward_message", "image"})
 
-    def __init__(self, net: Net, images: torch.Size) -> None:
+    def __init__(self, net: NetworkInfo, images: torch.Size) -> None:
         super().__init__(net, Options())
         size = images.numel()
         self.shapes = net.shapes[:-1]
@@ -97,9 +99,9 @@ class SyntheticInputs(Method):
             h = block(read)
             yield Pass(k, block, read, y, h, h.detach().requires_grad_(), src)
 
-    def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[torch.Tensor, ...]) -> Signal:
-        if k < self.depth - 1:
-            return Signal(above[0], (above[0],))
+    def signal(self, k: int, passes: Mapping[int, Pass], received: tuple[torch.Tensor, ...]) -> Signal:
+        if k < self.num_blocks - 1:
+            return Signal(received[0], (received[0],))
         value, delta = slope(lambda z, y: self.loss(self.head(z), y), passes[k].z, passes[k].y)
         return Signal(delta, (delta,), loss=value)
 
@@ -108,25 +110,25 @@ def synthetic_inputs(dtype: torch.dtype = torch.float64) -> tuple[SyntheticInput
     c = case("basic-cnn", dtype)
     for block in c.blocks[:2]:
         block.append(nn.Dropout(0.3))
-    net = Net(c.blocks, output_shapes(c.model, c.shape), 10, 16, LOSSES["ce"], 3)
+    net = NetworkInfo(c.blocks, output_shapes(c.model, c.shape), 10, 16, LOSSES["ce"], 3)
     return stirred(SyntheticInputs(net, c.shape).to(dtype)), c
 
 
 class Silent(Method):
     """Trains the top alone: every other block is told nothing."""
 
-    def signal(self, k, passes, above):
-        return top_signal(self.loss, passes[k])._replace(send=()) if k == self.depth - 1 else Signal(None)
+    def signal(self, k, passes, received):
+        return top_signal(self.loss, passes[k])._replace(messages_below=()) if k == self.num_blocks - 1 else Signal(None)
 
 
 def silent(c: Case) -> Silent:
     """Such a rule on a case's network."""
-    return Silent(Net(c.blocks, output_shapes(c.model, c.shape), 10, 16, LOSSES["ce"], 3), Options())
+    return Silent(NetworkInfo(c.blocks, output_shapes(c.model, c.shape), 10, 16, LOSSES["ce"], 3), Options())
 
 
 # ------------------------------------------------------------------------------------------------- rules without labels
 
-PLAN = Plan((3, 16, 16), 10, width=4, depth=2)
+PLAN = ModelSpec((3, 16, 16), 10, width=4, depth=2)
 IMAGES = torch.randint(0, 256, (6, 3, 16, 16), generator=torch.Generator().manual_seed(7), dtype=torch.uint8)
 
 
@@ -137,14 +139,14 @@ def posed(name: str, dtype: torch.dtype = torch.float64, step_: int = 5, **optio
     method = stirred(METHODS[name](net, METHODS[name].Options(**options)).to(dtype))
     method.start(2, step_)
     to_input = normalizer("pm1", IMAGES)
-    x, y = method.task(IMAGES, torch.arange(6), step_, lambda images: to_input(images).to(dtype))
+    x, y = method.make_inputs(IMAGES, torch.arange(6), step_, lambda images: to_input(images).to(dtype))
     return method, Case(model, x, y)
 
 
 def recorded(method: Method, c: Case):
     passes, updates = step(method, c)
     run = Step(c.blocks, c.x, c.y, passes, updates)
-    return step_rows(5, ["block1", "block2", "top"], method, run, true_updates(method, run))
+    return step_rows(5, ["block1", "block2", "top"], method, run, true_gradients(method, run))
 
 
 # ------------------------------------------------------------------------------------------------------ states

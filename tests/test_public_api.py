@@ -75,9 +75,9 @@ def test_nothing_inside_imports_the_door():
 class Louder(Backprop):
     """Twice the gradient at the top."""
 
-    def signal(self, k, passes, above):
-        said = super().signal(k, passes, above)
-        return said._replace(delta=2 * said.delta, send=(2 * said.send[0],)) if k == self.top else said
+    def signal(self, k, passes, received):
+        said = super().signal(k, passes, received)
+        return said._replace(delta=2 * said.delta, messages_below=(2 * said.messages_below[0],)) if k == self.output_block else said
 
 
 def test_a_rule_that_keeps_to_everything_passes():

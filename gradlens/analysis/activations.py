@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from gradlens.data.split import Data
 from gradlens.data.transforms import input_of
 from gradlens.gradients.lens import Lens
-from gradlens.gradients.true_gradient import untouched
+from gradlens.gradients.true_gradient import preserve_buffers_and_rng
 from gradlens.models.feature_pooling import BUDGET, pooled
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.progress import Progress, no_progress
@@ -83,7 +83,7 @@ def _frozen(run: Run, data: Data, place: Place, step: int, file: Path | None) ->
         put_weights(model, state["model"], str(file))
         put_weights(method, state["method"], str(file))
     model.eval(), method.eval()
-    names = [name for name, _ in model.named_children()][: method.readable]
+    names = [name for name, _ in model.named_children()][: method.num_probe_points]
 
     def read(x: Tensor) -> Iterator[Tensor]:
         return method.features(list(model), x)
@@ -122,7 +122,7 @@ def of_module(model: nn.Module, layers: Sequence[str] | None = None, to_input: C
 def at_rest(frozen: Frozen) -> Iterator[None]:
     """Eval mode inside; modes, buffers and random streams as they were after it."""
     modes = [[(m, m.training) for m in module.modules()] for module in frozen.modules]
-    with untouched(list(frozen.modules)), torch.no_grad():
+    with preserve_buffers_and_rng(list(frozen.modules)), torch.no_grad():
         try:
             for module in frozen.modules:
                 module.eval()

@@ -90,12 +90,12 @@ class Seen:
     @property
     def synthetic(self) -> bool:
         """Whether blocks are told what synthesisers say."""
-        return "synth_explained_variance" in METHODS[self.run.config.method].own_quantities
+        return "synth_explained_variance" in METHODS[self.run.config.method].method_quantities
 
     @property
-    def reads(self) -> frozenset[str]:
+    def depends_on(self) -> frozenset[str]:
         """What the rule's blocks hear."""
-        return METHODS[self.run.config.method].reads
+        return METHODS[self.run.config.method].depends_on
 
     @cached_property
     def classes(self) -> int:

@@ -54,7 +54,7 @@ def silent(seen: Seen) -> list[Symptom] | None:
     found = []
     for layer, series in seen.of("weight", "norm").items():
         # a stage of greedy and a turn of dgl-async come to a block at some steps only: one of them must be there
-        end = series if method == "greedy" or "buffer" in seen.reads else seen.late(series)
+        end = series if method == "greedy" or "replay_buffer" in seen.depends_on else seen.late(series)
         if is_norm(layer) or any(v != 0 for _, v in end):
             continue
         if method == "shallow" and layer.partition(".")[0] != seen.blocks[-1]:
@@ -97,7 +97,7 @@ def feedback_drift(seen: Seen) -> list[Symptom] | None:
     if not issubclass(METHODS[seen.run.config.method], Switched):
         return None
     seen.need_gradients()
-    kind, of = ("feedback_jacobian", "the mean Jacobian") if "error" in seen.reads else ("feedback_transpose", "the weights")
+    kind, of = ("feedback_jacobian", "the mean Jacobian") if "output_error" in seen.depends_on else ("feedback_transpose", "the weights")
     compared = seen.of(kind, "norm_ratio")
     if not compared:
         raise Unmade("feedback was compared with weights at no step (--diagnose-every)")
@@ -143,7 +143,7 @@ def exploding(seen: Seen) -> list[Symptom] | None:
 
 def stale_replay(seen: Seen) -> list[Symptom] | None:
     """Units that read buffers get batches that are not long out of date, and have their turn often."""
-    if "staleness" not in METHODS[seen.run.config.method].own_quantities or seen.untrained:
+    if "staleness" not in METHODS[seen.run.config.method].method_quantities or seen.untrained:
         return None
     seen.need_gradients()
     size, rounds = seen.run.config.options["buffer"], len({row.step for row in seen.run.gradients})

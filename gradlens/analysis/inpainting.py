@@ -51,7 +51,7 @@ def inpaint(pair: Pair, images: Tensor, to_input: ToInput, step: int = SHOWN) ->
     modes = pair.model.training, method.training
     pair.model.eval(), method.eval()
     with torch.no_grad():
-        x, y = method.task(images, torch.full((len(images),), -1), step, to_input)
+        x, y = method.make_inputs(images, torch.full((len(images),), -1), step, to_input)
         made = method.made(list(pair.model), x).to(y.dtype)
         low, high = (to_input(torch.full_like(images[:1], value)) for value in (0, 255))
         original, corrupted, output = (((v - low) / (high - low)).clamp(0, 1) for v in (y[:, :-1], x, made))

@@ -178,7 +178,7 @@ def _protocol(run: Run, probed: bool) -> dict[str, Any]:
     return {**said, "probe": probe_protocol()} if probed else said
 
 
-def own_parameters(run: Run, data: Data) -> tuple[int, int]:
+def method_parameters(run: Run, data: Data) -> tuple[int, int]:
     """(of the rule's own modules, of the network): numbers that are trained."""
     config = run.config.model_copy(update={"init_from": None, "compile": False})
     model, method = make_pair(config, data.shape, len(data.classes), Place().device)
@@ -213,7 +213,7 @@ def memorized(run: Run, place: Place, progress: Progress = no_progress) -> dict[
     if run.info.get("data_fingerprint") != data.fingerprint() or run.info.get("label_hash") != label_hash(data.train):
         raise InputError(f"the data {run.config.data!r} are not the ones {run.path} was trained on")
     held = next(m.split for m in run.metrics if m.split not in (TRAIN, TRAIN_EVAL))
-    own, network = own_parameters(run, data)
+    own, network = method_parameters(run, data)
     found: dict[str, Any] = {
         "protocol": protocol, "curve": curve, "area": area(curve),
         "epochs_to_50": epochs_to(curve, HALF), "epochs_to_90": epochs_to(curve, MOST),

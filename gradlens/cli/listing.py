@@ -22,7 +22,7 @@ def _methods() -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [("method", "rule, and options (default)")]
     seen: dict[Any, str] = {}
     for name, rule in METHODS.items():
-        rows.append((name, f"{first_sentence(rule)} Each block reads: {', '.join(sorted(rule.reads))}."))
+        rows.append((name, f"{first_sentence(rule)} Each block depends on: {', '.join(sorted(rule.depends_on))}."))
         if rule.defaults:
             rows.append(("", f"  its own settings, unless --optimizer names another: {_settings(rule.defaults)}"))
         if rule.Options in seen:
@@ -89,8 +89,8 @@ def _quantities() -> list[tuple[str, ...]]:
     rows += [(name, text, when[name]) for name, text in SPARSE.items()]
     for kind in FEEDBACK:
         rows.append((kind, f"a kind of rows, each with cosine, angle, norm_ratio …: {ANGLES[kind]}", "in training, sparsely"))
-    own = {name: text for rule in METHODS.values() for name, text in rule.own_quantities.items()}
-    of = {name: ", ".join(m for m, rule in METHODS.items() if name in rule.own_quantities) for name in own}
+    own = {name: text for rule in METHODS.values() for name, text in rule.method_quantities.items()}
+    of = {name: ", ".join(m for m, rule in METHODS.items() if name in rule.method_quantities) for name in own}
     rows.append(("loss", "the loss a block descends: its head's, or the top's", "in training"))
     return rows + [(name, f"{of[name]}: {text}", "in training") for name, text in own.items()]
 

@@ -111,7 +111,7 @@ def pull_back(p: Pass, delta: Tensor | None, send: Sequence[Tensor] = (), keep: 
     return Grad(delta, grads, tuple(below[i] for i in range(len(messages))))
 
 
-def true_gradients(passes: Sequence[Pass], top: Tensor, keep: bool = False, further: bool = False) -> list[Grad]:
+def pull_back_chain(passes: Sequence[Pass], top: Tensor, keep: bool = False, further: bool = False) -> list[Grad]:
     """The plain pull-back of ``top`` through all passes: what backpropagation gives on these very forward passes.
 
     Frees the graphs unless ``keep``. Valid where every pass read its predecessor's ``z`` (see :func:`is_chain`).

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from gradlens.gradients.rows import Row, pair_rows
+from gradlens.gradients.rows import Measurement, pair_rows
 
 
-def compare(model: nn.Module, loss: Tensor, my_gradients: Mapping[str, Tensor] | None = None) -> list[Row]:
+def compare(model: nn.Module, loss: Tensor, my_gradients: Mapping[str, Tensor] | None = None) -> list[Measurement]:
     """How far your gradients are from the true one, in any code: rows per parameter.
 
     Args:

@@ -16,8 +16,8 @@ from gradlens.gradients.backward import run_step
 from gradlens.gradients.block_pass import Pass, pull_back
 from gradlens.gradients.layer_names import parameter_kind
 from gradlens.gradients.method import Method, Step
-from gradlens.gradients.rows import Row
-from gradlens.gradients.true_gradient import Truth, over_ranks, true_updates, untouched, whole_update
+from gradlens.gradients.rows import Measurement
+from gradlens.gradients.true_gradient import Truth, all_reduce_grads, all_reduce_update, preserve_buffers_and_rng, true_gradients
 from gradlens.runtime.batch_shard import Shard, current, first, gather, part, sharded, stream, total
 from gradlens.runtime.rng import generator, seeded
 
@@ -40,7 +40,7 @@ FEEDBACK = ("feedback_transpose", "feedback_pseudoinverse", "feedback_jacobian")
 
 def sparse_rows(
     number: int, names: Sequence[str], method: Method, step: Step, truth: Truth, wanted: Collection[str] = (*SPARSE, *FEEDBACK)
-) -> list[Row]:
+) -> list[Measurement]:
     """Null, noise-corrected alignment, and the rule's own tensors beside backprop's.
 
     Args:
@@ -52,7 +52,7 @@ def sparse_rows(
         wanted: quantities of SPARSE and kinds of FEEDBACK; what is not asked for is not computed.
 
     """
-    rows: list[Row] = []
+    rows: list[Measurement] = []
     if "null_cosine" in wanted:
         rows += _null(number, names, method, step, truth)
     if set(HALVES) & set(wanted):
@@ -69,46 +69,46 @@ def _weights(name: str, grads: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _used(method: Method, p: Pass, delta: Tensor) -> dict[str, Tensor]:
     """What the rule makes of a delta inside one block, over all ranks of a shared batch."""
-    with method.rule():
-        return over_ranks(pull_back(p, delta, keep=True).params)
+    with method.backward_context():
+        return all_reduce_grads(pull_back(p, delta, keep=True).params)
 
 
-def _told(step: Step, truth: Truth) -> Iterator[tuple[int, Pass, Tensor]]:
-    """(block, the pass it was trained on, the delta it was told) of every block that was trained and has a truth."""
+def _trained_blocks(step: Step, truth: Truth) -> Iterator[tuple[int, Pass, Tensor]]:
+    """(block, the pass it was trained on, its error signal) of every block that was trained and has a true gradient."""
     for k in range(len(truth.grads)):
         update = step.updates.get(k)
         if update is not None and update.grad.delta is not None:
             yield k, update.p, update.grad.delta
 
 
-def _null(number: int, names: Sequence[str], method: Method, step: Step, truth: Truth) -> Iterator[Row]:
-    for k, p, delta in _told(step, truth):
+def _null(number: int, names: Sequence[str], method: Method, step: Step, truth: Truth) -> Iterator[Measurement]:
+    for k, p, delta in _trained_blocks(step, truth):
         deal = torch.randperm(total(len(delta)), generator=generator(method.seed, "null", number)).to(delta.device)
         mine = deal[first(len(delta)) :][: len(delta)]
         used = _weights(names[k], _used(method, p, gather(delta)[mine]))
         for parameter, t in _weights(names[k], truth.grads[k].params).items():
             layer, kind = parameter_kind(parameter)
-            yield Row(number, layer, kind, "null_cosine", cosine(used[parameter], t), truth.reference)
+            yield Measurement(number, layer, kind, "null_cosine", cosine(used[parameter], t), truth.reference)
 
 
-def _halves(number: int, names: Sequence[str], method: Method, step: Step, reference: str) -> Iterator[Row]:
+def _halves(number: int, names: Sequence[str], method: Method, step: Step, reference: str) -> Iterator[Measurement]:
     """Rule and truth on each half of the batch, by passes of their own.
 
     Zeroing half of a delta's rows would be cheaper, but BatchNorm couples a batch: each half's gradient then holds the other's images,
     and the ceiling comes out too low, even below zero. Rules that read stored batches have no half of this one: no rows for them.
     """
-    if "buffer" in method.reads or total(len(step.y)) < 4:
+    if "replay_buffer" in method.depends_on or total(len(step.y)) < 4:
         return
     used, real = [], []
     for half, shard in _dealt(len(step.y), method.seed, number):
         if not len(half):
             return  # on all ranks: they deal the same
         mine = half.to(step.y.device)
-        with untouched((*step.blocks, method)), seeded(method.seed, "step", *stream(number)), sharded(shard):
+        with preserve_buffers_and_rng((*step.blocks, method)), seeded(method.seed, "step", *stream(number)), sharded(shard):
             run = run_step(method, step.blocks, step.x[mine], step.y[mine])
-            truth = true_updates(method, run)
-            told = {names[k]: whole_update(update).grad.params for k, update in run.updates.items()}
-        used.append({parameter: g for name, grads in told.items() for parameter, g in _weights(name, grads).items()})
+            truth = true_gradients(method, run)
+            applied = {names[k]: all_reduce_update(update).grad.params for k, update in run.updates.items()}
+        used.append({parameter: g for name, grads in applied.items() for parameter, g in _weights(name, grads).items()})
         real.append({parameter: g for k, grad in enumerate(truth.grads) for parameter, g in _weights(names[k], grad.params).items()})
     for parameter in (parameter for parameter in real[0] if parameter in used[0]):
         (g, h), (t, u) = ([half[parameter] for half in halves] for halves in (used, real))
@@ -121,7 +121,7 @@ def _halves(number: int, names: Sequence[str], method: Method, step: Step, refer
             "rule_ceiling": cosine(g, h),
         }
         for quantity, value in found.items():
-            yield Row(number, layer, kind, quantity, value, reference)
+            yield Measurement(number, layer, kind, quantity, value, reference)
 
 
 def _dealt(n: int, seed: int, number: int) -> Iterator[tuple[Tensor, Shard | None]]:
@@ -142,7 +142,7 @@ def _dealt(n: int, seed: int, number: int) -> Iterator[tuple[Tensor, Shard | Non
         yield mine if min(counts) > 1 else mine[:0], Shard(start, start + len(mine), len(half), here.rank, here.ranks)
 
 
-def _pairs(number: int, method: Method, step: Step, truth: Truth) -> Iterator[Row]:
-    for pair in method.pairs(step, truth.passes):
+def _pairs(number: int, method: Method, step: Step, truth: Truth) -> Iterator[Measurement]:
+    for pair in method.feedback_pairs(step, truth.passes):
         for quantity, value in measure(pair.mine, pair.true, RECORDED).items():
-            yield Row(number, pair.layer, pair.kind, quantity, value, pair.reference)
+            yield Measurement(number, pair.layer, pair.kind, quantity, value, pair.reference)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from gradlens.gradients.alignment import RECORDED, measure
-from gradlens.gradients.rows import Row
+from gradlens.gradients.rows import Measurement
 from gradlens.runtime.errors import unknown
 
 
@@ -83,7 +83,7 @@ class Lens:
         self.activations.clear()
         self.gradients.clear()
 
-    def compare(self, used: str, true: str, quantities: tuple[str, ...] = RECORDED, step: int = 0) -> list[Row]:
+    def compare(self, used: str, true: str, quantities: tuple[str, ...] = RECORDED, step: int = 0) -> list[Measurement]:
         """Rows that compare two backwards at every layer both reached (kind "activation").
 
         Args:
@@ -101,7 +101,7 @@ class Lens:
                 raise unknown("backward", name, self.gradients)
         g, t = self.gradients[used], self.gradients[true]
         return [
-            Row(step, layer, "activation", quantity, value, true)
+            Measurement(step, layer, "activation", quantity, value, true)
             for layer in self.activations  # bottom first
             if layer in t and layer in g
             for quantity, value in measure(g[layer], t[layer], quantities).items()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from gradlens.gradients.alignment import measure
 from gradlens.gradients.lens import Lens
-from gradlens.gradients.true_gradient import untouched
+from gradlens.gradients.true_gradient import preserve_buffers_and_rng
 from gradlens.runtime.errors import Failsafe, InputError
 
 try:
@@ -196,7 +196,7 @@ class LensCallback(Callback):
         """layer -> the true loss's gradient at its output, by a pass that draws what the training's pass drew."""
         parameters = [p for p in pl_module.parameters() if p.requires_grad]
         context = trainer.strategy.precision_plugin.train_step_context()
-        with untouched([pl_module]), context, torch.enable_grad(), Lens(pl_module, self.layers) as lens:
+        with preserve_buffers_and_rng([pl_module]), context, torch.enable_grad(), Lens(pl_module, self.layers) as lens:
             set_random_states(self._begun.random)
             loss = true_loss(pl_module, self._begun.batch)
             torch.autograd.grad(loss, parameters, allow_unused=True)

@@ -15,8 +15,8 @@ from gradlens.gradients.true_gradient import Truth
 from gradlens.runtime.batch_shard import current, gather
 
 
-class Row(NamedTuple):
-    """One fact of the long table ``gradients.csv``."""
+class Measurement(NamedTuple):
+    """One measured number, a row of the long table ``gradients.csv``."""
 
     step: int  # updates made before this batch
     layer: str  # dotted path in the model
@@ -32,13 +32,13 @@ def pair_rows(
     true: Mapping[str, Tensor],
     reference: str,
     quantities: tuple[str, ...] = RECORDED,
-) -> Iterator[Row]:
+) -> Iterator[Measurement]:
     """Rows of parameters' gradients given by full parameter name; a missing used gradient counts as exactly zero."""
     for name, t in true.items():
         g = used.get(name)
         layer, kind = parameter_kind(name)
         for quantity, value in measure(torch.zeros_like(t) if g is None else g, t, quantities).items():
-            yield Row(step, layer, kind, quantity, value, reference)
+            yield Measurement(step, layer, kind, quantity, value, reference)
 
 
 def _joined(grads: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> Tensor:
@@ -53,7 +53,7 @@ def step_rows(
     step: Step,
     truth: Truth,
     quantities: tuple[str, ...] = RECORDED,
-) -> list[Row]:
+) -> list[Measurement]:
     """All rows of one recorded step: per parameter, per block (all its parameters), per block output, and the rule's own.
 
     A block of the objective's net that was not trained on this batch counts as having used a gradient of exactly zero; what
@@ -63,12 +63,12 @@ def step_rows(
         number: updates made before this batch.
         names: the blocks' names in the model.
         method: the rule.
-        step: the step as it was run; of a shared batch with updates as :func:`whole_update` gives them.
+        step: the step as it was run; of a shared batch with updates as :func:`all_reduce_update` gives them.
         truth: its true gradients.
         quantities: names from ``measures.QUANTITIES``.
 
     """
-    rows: list[Row] = []
+    rows: list[Measurement] = []
     for k, true in enumerate(truth.grads):
         name, update, reference = names[k], step.updates.get(k), truth.reference
         used = update.grad.params if update else {}
@@ -85,12 +85,13 @@ def step_rows(
         if true.params:
             whole.append(("parameters", _joined(used, true.params), _joined(true.params, true.params)))
         for kind, g, t in whole:
-            rows += [Row(number, name, kind, quantity, value, reference) for quantity, value in measure(g, t, quantities).items()]
-        rows += [Row(number, name, "rule", quantity, value, reference) for quantity, value in own_quantities(method, update).items()]
+            rows += [Measurement(number, name, kind, quantity, value, reference) for quantity, value in measure(g, t, quantities).items()]
+        own = compute_method_quantities(method, update)
+        rows += [Measurement(number, name, "rule", quantity, value, reference) for quantity, value in own.items()]
     return rows
 
 
-def own_quantities(method: Method, update: Update | None) -> dict[str, float]:
+def compute_method_quantities(method: Method, update: Update | None) -> dict[str, float]:
     """The rule's own numbers for one block, and the loss it descends."""
     if update is None:
         return {}
@@ -100,7 +101,7 @@ def own_quantities(method: Method, update: Update | None) -> dict[str, float]:
     return {name: float(value) for name, value in own.items()}
 
 
-def rank_rows(number: int, rank: int, names: Sequence[str], used: Mapping[int, Mapping[str, Tensor]], truth: Truth) -> list[Row]:
+def rank_rows(number: int, rank: int, names: Sequence[str], used: Mapping[int, Mapping[str, Tensor]], truth: Truth) -> list[Measurement]:
     """How far the gradient of one rank's own images is from the true one of all: rows of kind ``rank0``, ``rank1``, … by block.
 
     Args:
@@ -119,5 +120,5 @@ def rank_rows(number: int, rank: int, names: Sequence[str], used: Mapping[int, M
         if true.params:
             mine, t = _joined(used.get(k, {}), true.params) * larger, _joined(true.params, true.params)
             found = measure(mine, t, RECORDED)
-            rows += [Row(number, names[k], f"rank{rank}", quantity, value, truth.reference) for quantity, value in found.items()]
+            rows += [Measurement(number, names[k], f"rank{rank}", quantity, value, truth.reference) for quantity, value in found.items()]
     return rows

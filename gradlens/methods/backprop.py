@@ -13,9 +13,9 @@ from gradlens.gradients.method import Method, Signal, relay, top_signal
 class Backprop(Method):
     """delta_K = dL/dh_K;  delta_k = (dh_{k+1}/dh_k)ᵀ delta_{k+1}."""
 
-    reads = frozenset({"below", "above"})
+    depends_on = frozenset({"input", "backward_message"})
     pipelined = True
 
-    def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[Tensor, ...]) -> Signal:
-        """The message from above, told and sent on."""
-        return top_signal(self.loss, passes[k]) if k == self.depth - 1 else relay(above)
+    def signal(self, k: int, passes: Mapping[int, Pass], received: tuple[Tensor, ...]) -> Signal:
+        """The message from above, used and passed on."""
+        return top_signal(self.loss, passes[k]) if k == self.num_blocks - 1 else relay(received)

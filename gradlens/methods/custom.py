@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from gradlens.gradients.method import READS, Method
+from gradlens.gradients.method import DEPENDENCIES, Method
+from gradlens.runtime import old_names
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.user_code import found_in, kind_of
 
@@ -29,8 +30,11 @@ def rule_in(path: Path, name: str) -> type[Method]:
         raise InputError(f"{where} is {kind_of(found)}: a rule is a subclass of gradlens.Method")
     if found.signal is Method.signal:
         raise InputError(f"{where} has no method `signal`, which says what each block is told")
-    if isinstance(found.reads, str) or not set(found.reads) <= set(READS):
-        raise unknown(f"word in `reads` of {where}", next((w for w in found.reads if w not in READS), str(found.reads)), READS)
+    if old := [word for word in found.depends_on if word in old_names.DEPENDENCIES]:
+        raise InputError(old_names.renamed(old[0], old_names.DEPENDENCIES[old[0]], f"`depends_on` of {where}"))
+    if isinstance(found.depends_on, str) or not set(found.depends_on) <= set(DEPENDENCIES):
+        strange = next((word for word in found.depends_on if word not in DEPENDENCIES), str(found.depends_on))
+        raise unknown(f"word in `depends_on` of {where}", strange, DEPENDENCIES)
     if not (inspect.isclass(found.Options) and issubclass(found.Options, BaseModel)):
         raise InputError(f"{where}: Options is {kind_of(found.Options)}: options are a subclass of pydantic.BaseModel")
     return found
@@ -44,6 +48,5 @@ def stand_in(name: str, kept: Mapping[str, Any]) -> type[Method]:
 
     facts = {fact: kept[fact] for fact in FACTS if fact in kept}
     about = {"__doc__": f"The rule of {kept['file']}, as a run remembers it.", "Options": AnyOptions}
-    return type(
-        name, (Method,), {**about, **facts, "reads": frozenset(kept.get("reads", ())), "own_quantities": kept.get("own_quantities", {})}
-    )
+    words = frozenset(old_names.DEPENDENCIES.get(word, word) for word in kept.get("reads", ()))  # of runs of version 0.1.0 too
+    return type(name, (Method,), {**about, **facts, "depends_on": words, "method_quantities": kept.get("own_quantities", {})})

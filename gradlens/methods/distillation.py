@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gradlens.gradients.block_pass import Pass
 from gradlens.gradients.losses import distillation
-from gradlens.gradients.method import Method, Net, Signal, relay
+from gradlens.gradients.method import Method, NetworkInfo, Signal, relay
 from gradlens.runtime.batch_shard import all_sum, sharded
 
 
@@ -30,11 +30,11 @@ class Distil(Method):
     """
 
     Options: ClassVar[type[BaseModel]] = DistilOptions
-    reads = frozenset({"below", "above"})
+    depends_on = frozenset({"input", "backward_message"})
     unlabelled = True
     has_teacher = True
 
-    def __init__(self, net: Net, options: Any) -> None:
+    def __init__(self, net: NetworkInfo, options: Any) -> None:
         super().__init__(net, options)
         assert net.teacher is not None
         self.teacher = net.teacher  # a function: no part of this rule's state
@@ -44,15 +44,15 @@ class Distil(Method):
         """What is descended, teacher and labels together."""
         return "distillation loss"
 
-    def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[Tensor, ...]) -> Signal:
-        """The message from above, told and sent on; at the top the objective's own slope."""
-        if k < self.depth - 1:
-            return relay(above)
+    def signal(self, k: int, passes: Mapping[int, Pass], received: tuple[Tensor, ...]) -> Signal:
+        """The message from above, used and passed on; at the top the objective's own slope."""
+        if k < self.num_blocks - 1:
+            return relay(received)
         p = passes[k]
         assert p.image is not None
         loss = self._loss(p.z, p.y, self.teacher(p.image))
         (delta,) = torch.autograd.grad(loss, p.z)
-        return Signal(delta, (delta,), loss=loss.detach(), answer=p.z.detach())
+        return Signal(delta, (delta,), loss=loss.detach(), logits=p.z.detach())
 
     def _loss(self, z: Tensor, y: Tensor, taught: Tensor) -> Tensor:
         alpha, known = float(self.options.alpha), y >= 0

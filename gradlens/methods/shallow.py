@@ -23,10 +23,10 @@ class Shallow(Method):
             block.eval()
         return chain(blocks, x, y)
 
-    def locked(self) -> str | None:
+    def locking_reason(self) -> str | None:
         """One block is trained."""
         return "it trains the top alone: there is nothing to do at the same time"
 
-    def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[Tensor, ...]) -> Signal:
+    def signal(self, k: int, passes: Mapping[int, Pass], received: tuple[Tensor, ...]) -> Signal:
         """The true gradient at the top, nothing below."""
-        return top_signal(self.loss, passes[k])._replace(send=()) if k == self.depth - 1 else Signal(None)
+        return top_signal(self.loss, passes[k])._replace(messages_below=()) if k == self.num_blocks - 1 else Signal(None)

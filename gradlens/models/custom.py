@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.models.fx_split import cut_module
-from gradlens.models.spec import Plan, numbered
+from gradlens.models.spec import ModelSpec, numbered
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.user_code import blamed, function_in, kind_of
 
 
 def blocks_of(built: Any, shape: Sequence[int], where: str) -> nn.Sequential:
-    """What a user's ``build(plan)`` returned, as a network of named blocks.
+    """What a user's ``build(spec)`` returned, as a network of named blocks.
 
     Args:
         built: an ``nn.Sequential`` of blocks; a list of blocks; or (module, cut points), see :func:`cuts.cut_module`.
@@ -67,27 +67,27 @@ def _must_be_alike(built: Any, again: Any, where: str) -> None:
                 raise InputError(f"{where} gives another {name} each time: draw weights with torch, which --seed seeds")
 
 
-def network_of(kept: Mapping[str, Any], plan: Plan) -> nn.Sequential:
-    """The network of a user's ``build(plan)``, checked on a blank image."""
+def network_of(kept: Mapping[str, Any], spec: ModelSpec) -> nn.Sequential:
+    """The network of a user's ``build(spec)``, checked on a blank image."""
     path, name = Path(kept["file"]), kept["name"]
     where = f"{path}:{name}"
-    build = function_in(path, name, "from a plan to a network")
+    build = function_in(path, name, "from a spec to a network")
     stream = torch.get_rng_state()
     with blamed(f"{where} raised"):
-        built = build(plan)
+        built = build(spec)
         after = torch.get_rng_state()
         torch.set_rng_state(stream)
-        _must_be_alike(built, build(plan), where)
+        _must_be_alike(built, build(spec), where)
         torch.set_rng_state(after)
-    with blamed(f"{where}: its network does not take images of {'x'.join(map(str, plan.shape))}"):
-        model = blocks_of(built, plan.shape, where)
+    with blamed(f"{where}: its network does not take images of {'x'.join(map(str, spec.shape))}"):
+        model = blocks_of(built, spec.shape, where)
         if not any(p.requires_grad for p in model.parameters()):
             raise InputError(f"{where} gives a network without parameters to train")
-        answer = output_shapes(model, plan.shape)[-1]
+        answer = output_shapes(model, spec.shape)[-1]
     with blamed(f"{where}: its network does not take images in channels-last layout, in which it is trained"), torch.no_grad():
         twin: Any = copy.deepcopy(model).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        twin(torch.zeros(2, *plan.shape).to(next(model.parameters())).contiguous(memory_format=torch.channels_last))
-    if tuple(answer) != (plan.classes,):
+        twin(torch.zeros(2, *spec.shape).to(next(model.parameters())).contiguous(memory_format=torch.channels_last))
+    if tuple(answer) != (spec.classes,):
         got = "x".join(map(str, answer)) or "one number"
-        raise InputError(f"{where}: its top gives {got} for each image; wanted {plan.classes}, one number a class (plan.classes)")
+        raise InputError(f"{where}: its top gives {got} for each image; wanted {spec.classes}, one number a class (spec.classes)")
     return model

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gradlens.models.spec import Plan, conv_block, numbered, pooled_top
+from gradlens.models.spec import ModelSpec, conv_block, numbered, pooled_top
 from gradlens.runtime.errors import InputError
 
 Act = Callable[[], nn.Module]
@@ -211,10 +211,10 @@ FORMS = {
 WITH_ATTENTION = tuple(name for name, form in FORMS.items() if form.block is not preactivated)
 
 
-def _refuse_what_does_not_fit(plan: Plan, name: str) -> None:
-    _, height, wide = plan.shape
+def _refuse_what_does_not_fit(spec: ModelSpec, name: str) -> None:
+    _, height, wide = spec.shape
     halvings = len(FORMS[name].stages) - 1
-    if plan.depth is not None:
+    if spec.depth is not None:
         raise InputError(f"resnet models have a fixed depth: choose {', '.join(list(FORMS)[:-1])} or {list(FORMS)[-1]} instead of --depth")
     if min(height, wide) < 2**halvings:
         raise InputError(
@@ -234,73 +234,73 @@ def _deep_stem(channels: int, c: int, kernel: int, act: Act) -> nn.Sequential:
     return nn.Sequential(layers)
 
 
-def _bodied(plan: Plan, name: str, stem: nn.Module, **options: object) -> nn.Sequential:
+def _bodied(spec: ModelSpec, name: str, stem: nn.Module, **options: object) -> nn.Sequential:
     """The stem, then a form's residual blocks, the first of each later stage with stride 2 and twice the channels, then the top."""
     form = FORMS[name]
-    width = plan.width or form.width
+    width = spec.width or form.width
     blocks, c = [stem], width
     for stage, n in enumerate(form.stages):
         out = form.expansion * width * 2**stage
         for i in range(n):
-            blocks.append(form.block(c, out, 2 if stage and i == 0 else 1, plan.act, **options))
+            blocks.append(form.block(c, out, 2 if stage and i == 0 else 1, spec.act, **options))
             c = out
-    return numbered(blocks, pooled_top(c, plan.classes))
+    return numbered(blocks, pooled_top(c, spec.classes))
 
 
-def _resnet(plan: Plan, name: str) -> nn.Sequential:
-    _refuse_what_does_not_fit(plan, name)
-    c, kernel = plan.width or FORMS[name].width, plan.stem or 3
-    if plan.attention == "sk":
-        stem = _deep_stem(plan.shape[0], c, kernel, plan.act)
+def _resnet(spec: ModelSpec, name: str) -> nn.Sequential:
+    _refuse_what_does_not_fit(spec, name)
+    c, kernel = spec.width or FORMS[name].width, spec.stem or 3
+    if spec.attention == "sk":
+        stem = _deep_stem(spec.shape[0], c, kernel, spec.act)
     else:
-        stem = conv_block(plan.shape[0], c, kernel, plan.act(), bias=False)
-    return _bodied(plan, name, stem, project=FORMS[name].project, attention=plan.attention)
+        stem = conv_block(spec.shape[0], c, kernel, spec.act(), bias=False)
+    return _bodied(spec, name, stem, project=FORMS[name].project, attention=spec.attention)
 
 
-def resnet18(plan: Plan) -> nn.Sequential:
+def resnet18(spec: ModelSpec) -> nn.Sequential:
     """ResNet-18 for small images (after kuangliu's pytorch-cifar): conv3×3–BN–act, 4 × 2 residual blocks, 11,173,962 parameters.
 
     The count is for 3×32×32 and 10 classes. Block = stem or residual block; shortcuts that change the shape are 1×1 convolutions
     with BN. ``width`` = channels of the stem and the first stage (64; then ×2, ×4, ×8), ``stem`` = first kernel (3).
     """
-    return _resnet(plan, "resnet18")
+    return _resnet(spec, "resnet18")
 
 
-def resnet20(plan: Plan) -> nn.Sequential:
+def resnet20(spec: ModelSpec) -> nn.Sequential:
     """ResNet-20 (He et al. 2016, §4.2): conv3×3–BN–act, 3 × 3 residual blocks, 269,722 parameters at 3×32×32.
 
     Block = stem or residual block; shortcuts have no parameters (option A). ``width`` = channels of the stem and the first stage
     (16; then ×2, ×4), ``stem`` = first kernel (3).
     """
-    return _resnet(plan, "resnet20")
+    return _resnet(spec, "resnet20")
 
 
-def resnet32(plan: Plan) -> nn.Sequential:
+def resnet32(spec: ModelSpec) -> nn.Sequential:
     """ResNet-32 (He et al. 2016, §4.2): as resnet20 with 3 × 5 residual blocks, 464,154 parameters at 3×32×32."""
-    return _resnet(plan, "resnet32")
+    return _resnet(spec, "resnet32")
 
 
-def resnet50(plan: Plan) -> nn.Sequential:
+def resnet50(spec: ModelSpec) -> nn.Sequential:
     """ResNet-50 for small images: resnet18's stem, 3 + 4 + 6 + 3 bottleneck blocks, 23,520,842 parameters at 3×32×32.
 
     Block = stem or residual block. ``width`` = channels of the stem (64); the stages give ×4, ×8, ×16, ×32; ``stem`` = first
     kernel (3).
     """
-    return _resnet(plan, "resnet50")
+    return _resnet(spec, "resnet50")
 
 
-def resnet152(plan: Plan) -> nn.Sequential:
+def resnet152(spec: ModelSpec) -> nn.Sequential:
     """ResNet-152 for small images: as resnet50 with 3 + 8 + 36 + 3 bottleneck blocks, 58,156,618 parameters at 3×32×32."""
-    return _resnet(plan, "resnet152")
+    return _resnet(spec, "resnet152")
 
 
-def resnet_gim(plan: Plan) -> nn.Sequential:
+def resnet_gim(spec: ModelSpec) -> nn.Sequential:
     """Greedy InfoMax's encoder (Löwe et al. 2019): conv5×5, 3 + 4 + 6 preactivated bottleneck blocks, biases and no BatchNorm.
 
     What a block gives is not activated, and is averaged so. ``width`` = channels of the stem (64); the stages give ×4, ×8, ×16;
     ``stem`` = first kernel (5). The paper's three modules are blocks 1–4, 5–8 and 9–14.
     """
-    _refuse_what_does_not_fit(plan, "resnet-gim")
-    kernel = plan.stem or 5
-    stem = nn.Conv2d(plan.shape[0], plan.width or FORMS["resnet-gim"].width, kernel, padding=kernel // 2)
-    return _bodied(plan, "resnet-gim", nn.Sequential(OrderedDict(conv=stem)))
+    _refuse_what_does_not_fit(spec, "resnet-gim")
+    kernel = spec.stem or 5
+    stem = nn.Conv2d(spec.shape[0], spec.width or FORMS["resnet-gim"].width, kernel, padding=kernel // 2)
+    return _bodied(spec, "resnet-gim", nn.Sequential(OrderedDict(conv=stem)))

@@ -21,7 +21,7 @@ ATTENTIONS = ("none", "se", "sk")  # how a residual block weighs its channels by
 
 
 @dataclass(frozen=True)
-class Plan:
+class ModelSpec:
     """What a model is built from; None means the model's own default."""
 
     shape: tuple[int, int, int]  # (C, H, W) of the input

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gradlens.models.fx_split import cut_module, cuts_without_skips
-from gradlens.models.spec import Plan
+from gradlens.models.spec import ModelSpec
 from gradlens.models.zoo import MODELS
 from gradlens.runtime.errors import InputError, unknown
 
@@ -76,19 +76,19 @@ def cut_points(model: nn.Module) -> list[str]:
     return ends
 
 
-def _refuse_settings(name: str, plan: Plan) -> None:
+def _refuse_settings(name: str, spec: ModelSpec) -> None:
     given = {
-        "width": plan.width,
-        "depth": plan.depth,
-        "stem": plan.stem,
-        "activation": None if plan.activation == "relu" else plan.activation,
+        "width": spec.width,
+        "depth": spec.depth,
+        "stem": spec.stem,
+        "activation": None if spec.activation == "relu" else spec.activation,
     }
     for flag, value in given.items():
         if value is not None:
             raise InputError(f"--{flag} {value}: {name} is built as torchvision has it")
 
 
-def network(name: str, plan: Plan) -> nn.Sequential:
+def network(name: str, spec: ModelSpec) -> nn.Sequential:
     """A classifier of torchvision by ``torchvision:NAME``, untrained, with as many classes as the data have, in blocks.
 
     Images of one channel are fed as three equal ones. In-place activations are switched off: a block must not overwrite its input.
@@ -99,14 +99,14 @@ def network(name: str, plan: Plan) -> nn.Sequential:
     """
     from torchvision.models import get_model
 
-    _refuse_settings(name, plan)
-    channels, height, width = plan.shape
+    _refuse_settings(name, spec)
+    channels, height, width = spec.shape
     if channels not in (1, 3):
         raise InputError(f"{name} reads colour images of 3 channels (or grey ones, three times); these have {channels}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of how a later release will initialise
-            model = get_model(name.removeprefix(PREFIX), weights=None, num_classes=plan.classes)
+            model = get_model(name.removeprefix(PREFIX), weights=None, num_classes=spec.classes)
     except (TypeError, ValueError, ImportError) as error:
         raise InputError(f"torchvision cannot build {name}: {' '.join(str(error).split())}") from error
     for module in model.modules():
@@ -119,7 +119,7 @@ def network(name: str, plan: Plan) -> nn.Sequential:
     names = [cut.replace(".", "_") for cut in cuts]
     if "." not in cuts[0]:
         names[0] = "stem"
-    return cut_module(model, cuts, plan.shape, name, names, tripled=channels == 1, out_of_place=True)
+    return cut_module(model, cuts, spec.shape, name, names, tripled=channels == 1, out_of_place=True)
 
 
 def _must_take(model: nn.Module, name: str, shape: tuple[int, int, int]) -> None:

@@ -9,7 +9,7 @@ from itertools import pairwise
 from torch import nn
 
 from gradlens.models.resnet import WITH_ATTENTION, resnet18, resnet20, resnet32, resnet50, resnet152, resnet_gim
-from gradlens.models.spec import ACTIVATIONS, ATTENTIONS, Plan, conv_block, numbered, pooled_top
+from gradlens.models.spec import ACTIVATIONS, ATTENTIONS, ModelSpec, conv_block, numbered, pooled_top
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.rng import seeded
 
@@ -21,34 +21,34 @@ VGG_LAYERS: dict[str, tuple[int, ...]] = {  # convolutions in each of the five r
 }
 
 
-def basic_cnn(plan: Plan) -> nn.Sequential:
+def basic_cnn(spec: ModelSpec) -> nn.Sequential:
     """The documents' BasicCNN: 3 × [Conv5×5(128)–BN–ReLU–MaxPool], then Linear(256)–ReLU–Linear; 1,357,066 parameters at 3×32×32.
 
     ``width`` = channels (128), ``depth`` = conv blocks (3), ``stem`` = first kernel (5).
     """
-    channels, height, width = plan.shape
-    c, depth = plan.width or 128, plan.depth or 3
+    channels, height, width = spec.shape
+    c, depth = spec.width or 128, spec.depth or 3
     if min(height, width) < 2**depth:
         raise InputError(
             f"basic-cnn with {depth} blocks halves the image {depth} times and needs at least {2**depth}x{2**depth} pixels;"
             f" these images are {height}x{width}"
         )
-    blocks = [conv_block(channels if i == 0 else c, c, (plan.stem or 5) if i == 0 else 5, plan.act(), pool=True) for i in range(depth)]
+    blocks = [conv_block(channels if i == 0 else c, c, (spec.stem or 5) if i == 0 else 5, spec.act(), pool=True) for i in range(depth)]
     features = c * (height // 2**depth) * (width // 2**depth)
-    top = OrderedDict(flatten=nn.Flatten(), hidden=nn.Linear(features, 256), act=plan.act(), out=nn.Linear(256, plan.classes))
+    top = OrderedDict(flatten=nn.Flatten(), hidden=nn.Linear(features, 256), act=spec.act(), out=nn.Linear(256, spec.classes))
     return numbered(blocks, nn.Sequential(top))
 
 
-def vgg(layers: Sequence[int]) -> Callable[[Plan], nn.Sequential]:
+def vgg(layers: Sequence[int]) -> Callable[[ModelSpec], nn.Sequential]:
     """VGG with BatchNorm for small images (after kuangliu's pytorch-cifar): 3×3 convs, a pool after each resolution, one Linear.
 
     Block = conv–BN–act (–pool). ``width`` = channels of the first resolution (64; then ×2, ×4, ×8, ×8), ``stem`` = first
     kernel (3).
     """
 
-    def build(plan: Plan) -> nn.Sequential:
-        channels, height, width = plan.shape
-        if plan.depth is not None:
+    def build(spec: ModelSpec) -> nn.Sequential:
+        channels, height, width = spec.shape
+        if spec.depth is not None:
             raise InputError("vgg models have a fixed depth: choose vgg11, vgg13, vgg16 or vgg19 instead of --depth")
         if min(height, width) < 32:
             raise InputError(
@@ -57,17 +57,17 @@ def vgg(layers: Sequence[int]) -> Callable[[Plan], nn.Sequential]:
             )
         blocks: list[nn.Module] = []
         for stage, n in enumerate(layers):
-            out = (plan.width or 64) * (1, 2, 4, 8, 8)[stage]
+            out = (spec.width or 64) * (1, 2, 4, 8, 8)[stage]
             for i in range(n):
-                kernel = (plan.stem or 3) if not blocks else 3
-                blocks.append(conv_block(channels, out, kernel, plan.act(), pool=i == n - 1))
+                kernel = (spec.stem or 3) if not blocks else 3
+                blocks.append(conv_block(channels, out, kernel, spec.act(), pool=i == n - 1))
                 channels = out
-        return numbered(blocks, pooled_top(channels, plan.classes))
+        return numbered(blocks, pooled_top(channels, spec.classes))
 
     return build
 
 
-def dcgan(plan: Plan) -> nn.Sequential:
+def dcgan(spec: ModelSpec) -> nn.Sequential:
     """The context encoder's convolutions (Pathak et al. 2016, arXiv:1604.07379): conv4×4 of stride 2 to 4×4 pixels, then 4,000 numbers.
 
     Channels 64–64–128–256–512 at 128×128, 64–128–256 at 32×32: one block for each halving that leaves 4 pixels or more. The last
@@ -75,67 +75,67 @@ def dcgan(plan: Plan) -> nn.Sequential:
     N(0, 0.02²), BN scales from N(1, 0.02²). ``width`` = first channels (64), with which the 4,000 grow. ``relu``, the default
     activation, is leaky here (0.2).
     """
-    channels, height, width = plan.shape
-    if plan.depth is not None:
+    channels, height, width = spec.shape
+    if spec.depth is not None:
         raise InputError("dcgan has a block for each halving of the image: --depth does not apply to it")
-    if plan.stem is not None:
+    if spec.stem is not None:
         raise InputError("--stem sets the first convolution's kernel, 3, 5 or 7, and dcgan's are all 4x4")
     if min(height, width) < 8:
         raise InputError(f"dcgan needs at least 8x8 pixels; these images are {height}x{width}")
-    halvings, w = (min(height, width) // 4).bit_length() - 1, plan.width or 64
+    halvings, w = (min(height, width) // 4).bit_length() - 1, spec.width or 64
     sizes = [w] * (halvings - 4) + [w * 2**i for i in range(min(halvings, 4))]
     blocks: list[nn.Module] = []
     for c in sizes:
-        blocks.append(_dcgan_block(nn.Conv2d(channels, c, 4, 2, padding=1, bias=False), bool(blocks), plan))
+        blocks.append(_dcgan_block(nn.Conv2d(channels, c, 4, 2, padding=1, bias=False), bool(blocks), spec))
         channels = c
     rest = nn.Conv2d(channels, max(1, 4000 * w // 64), (height >> halvings, width >> halvings), bias=False)
-    blocks.append(_dcgan_block(rest, True, plan))
-    return numbered(blocks, nn.Sequential(OrderedDict(flatten=nn.Flatten(), out=nn.Linear(rest.out_channels, plan.classes))))
+    blocks.append(_dcgan_block(rest, True, spec))
+    return numbered(blocks, nn.Sequential(OrderedDict(flatten=nn.Flatten(), out=nn.Linear(rest.out_channels, spec.classes))))
 
 
-def _dcgan_block(conv: nn.Conv2d, normed: bool, plan: Plan) -> nn.Sequential:
+def _dcgan_block(conv: nn.Conv2d, normed: bool, spec: ModelSpec) -> nn.Sequential:
     nn.init.normal_(conv.weight, 0, 0.02)
     layers: OrderedDict[str, nn.Module] = OrderedDict(conv=conv)
     if normed:
         layers["norm"] = norm = nn.BatchNorm2d(conv.out_channels)
         nn.init.normal_(norm.weight, 1, 0.02)
-    layers["act"] = nn.LeakyReLU(0.2) if plan.activation == "relu" else plan.act()
+    layers["act"] = nn.LeakyReLU(0.2) if spec.activation == "relu" else spec.act()
     return nn.Sequential(layers)
 
 
-def _refuse_stem(plan: Plan, name: str) -> None:
-    if plan.stem is not None:
+def _refuse_stem(spec: ModelSpec, name: str) -> None:
+    if spec.stem is not None:
         raise InputError(f"--stem sets the first convolution's kernel and {name} has no convolution")
 
 
-def mlp(plan: Plan) -> nn.Sequential:
+def mlp(spec: ModelSpec) -> nn.Sequential:
     """``depth`` (3) blocks of Linear(``width`` = 256)–activation on flattened images, then Linear; no normalisation."""
-    _refuse_stem(plan, "mlp")
-    size, blocks = plan.shape[0] * plan.shape[1] * plan.shape[2], []
-    for i in range(plan.depth or 3):
+    _refuse_stem(spec, "mlp")
+    size, blocks = spec.shape[0] * spec.shape[1] * spec.shape[2], []
+    for i in range(spec.depth or 3):
         layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten()) if i == 0 else OrderedDict()
-        layers["linear"], layers["act"] = nn.Linear(size, plan.width or 256), plan.act()
+        layers["linear"], layers["act"] = nn.Linear(size, spec.width or 256), spec.act()
         blocks.append(nn.Sequential(layers))
-        size = plan.width or 256
-    return numbered(blocks, nn.Sequential(OrderedDict(out=nn.Linear(size, plan.classes))))
+        size = spec.width or 256
+    return numbered(blocks, nn.Sequential(OrderedDict(out=nn.Linear(size, spec.classes))))
 
 
-def linear(plan: Plan) -> nn.Sequential:
+def linear(spec: ModelSpec) -> nn.Sequential:
     """``depth`` (1) blocks of Linear(``width`` = 20) on flattened images, then Linear; no biases and, whatever is asked for, no activation.
 
     The deep linear net of the documents' theory: 30-20-10 on inputs of shape (1, 1, 30) and 10 classes.
     """
-    _refuse_stem(plan, "linear")
-    size, blocks = plan.shape[0] * plan.shape[1] * plan.shape[2], []
-    for i in range(plan.depth or 1):
+    _refuse_stem(spec, "linear")
+    size, blocks = spec.shape[0] * spec.shape[1] * spec.shape[2], []
+    for i in range(spec.depth or 1):
         layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten()) if i == 0 else OrderedDict()
-        layers["linear"] = nn.Linear(size, plan.width or 20, bias=False)
+        layers["linear"] = nn.Linear(size, spec.width or 20, bias=False)
         blocks.append(nn.Sequential(layers))
-        size = plan.width or 20
-    return numbered(blocks, nn.Sequential(OrderedDict(out=nn.Linear(size, plan.classes, bias=False))))
+        size = spec.width or 20
+    return numbered(blocks, nn.Sequential(OrderedDict(out=nn.Linear(size, spec.classes, bias=False))))
 
 
-MODELS: dict[str, Callable[[Plan], nn.Sequential]] = {
+MODELS: dict[str, Callable[[ModelSpec], nn.Sequential]] = {
     "basic-cnn": basic_cnn,
     **{name: vgg(layers) for name, layers in VGG_LAYERS.items()},
     "resnet18": resnet18,
@@ -165,12 +165,12 @@ def cut_before_pool(model: nn.Sequential) -> nn.Sequential:
     return nn.Sequential(blocks)
 
 
-def build(name: str, plan: Plan, cut: str = "after-pool", seed: int = 0) -> nn.Sequential:
+def build(name: str, spec: ModelSpec, cut: str = "after-pool", seed: int = 0) -> nn.Sequential:
     """A network of named blocks with PyTorch's default initialisation (dcgan: its own), drawn from the keyed stream (seed, "init").
 
     Args:
         name: a key of MODELS.
-        plan: input shape, classes, sizes.
+        spec: input shape, classes, sizes.
         cut: ``after-pool`` (pooling belongs to the block below it) or ``before-pool`` (to the block above).
         seed: the run's seed.
 
@@ -180,14 +180,14 @@ def build(name: str, plan: Plan, cut: str = "after-pool", seed: int = 0) -> nn.S
     """
     if name not in MODELS:
         raise unknown("model", name, MODELS)
-    if plan.activation not in ACTIVATIONS:
-        raise unknown("activation", plan.activation, ACTIVATIONS)
-    if plan.attention not in ATTENTIONS:
-        raise unknown("attention", plan.attention, ATTENTIONS)
-    if plan.attention != "none" and name not in WITH_ATTENTION:
-        raise InputError(f"--attention {plan.attention}: {name} has no place for channel attention; {', '.join(WITH_ATTENTION)} have")
+    if spec.activation not in ACTIVATIONS:
+        raise unknown("activation", spec.activation, ACTIVATIONS)
+    if spec.attention not in ATTENTIONS:
+        raise unknown("attention", spec.attention, ATTENTIONS)
+    if spec.attention != "none" and name not in WITH_ATTENTION:
+        raise InputError(f"--attention {spec.attention}: {name} has no place for channel attention; {', '.join(WITH_ATTENTION)} have")
     with seeded(seed, "init"):
-        model = MODELS[name](plan)
+        model = MODELS[name](spec)
     return cut_before_pool(model) if cut == "before-pool" else model
 
 

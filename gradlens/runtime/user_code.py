@@ -19,6 +19,7 @@ from torch import nn
 
 from gradlens._version import PACKAGE
 from gradlens.runtime.errors import InputError, unknown
+from gradlens.runtime.old_names import hint
 
 WANTED = {"method": "FILE.py:Class", "model": "FILE.py:build", "data": "FILE.py:build"}
 
@@ -88,7 +89,7 @@ def trace_of(error: BaseException) -> str:
 
 def _said(error: BaseException) -> str:
     first = next(iter(str(error).splitlines()), "")
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+    return (f"{type(error).__name__}: {first}" if first else type(error).__name__) + hint(error)
 
 
 def raised(error: BaseException) -> str:

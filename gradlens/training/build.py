@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from gradlens.gradients.losses import LOSSES, Loss
-from gradlens.gradients.method import Method, Net
+from gradlens.gradients.method import Method, NetworkInfo
 from gradlens.methods import METHODS
 from gradlens.models.block_boundaries import output_shapes
-from gradlens.models.spec import Plan
+from gradlens.models.spec import ModelSpec
 from gradlens.models.zoo import build, head_width
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import seeded
@@ -57,7 +57,7 @@ def put_weights(module: nn.Module, weights: Any, source: str) -> None:
         raise InputError(f"{source}: its weights do not fit this model: {' '.join(detail)}") from error
 
 
-def make_net(model: nn.Sequential, shape: Sequence[int], classes: int, loss: Loss, seed: int = 0, epochs: int = 1) -> Net:
+def make_net(model: nn.Sequential, shape: Sequence[int], classes: int, loss: Loss, seed: int = 0, epochs: int = 1) -> NetworkInfo:
     """What a rule may know of a network: its blocks, what they give, and how it is trained.
 
     Args:
@@ -73,7 +73,7 @@ def make_net(model: nn.Sequential, shape: Sequence[int], classes: int, loss: Los
 
     """
     names = [name for name, _ in model.named_children()]
-    return Net(list(model), output_shapes(model, shape), classes, head_width(model), loss, seed, names, tuple(shape), epochs)
+    return NetworkInfo(list(model), output_shapes(model, shape), classes, head_width(model), loss, seed, names, tuple(shape), epochs)
 
 
 def make_pair(config: Config, shape: tuple[int, int, int], classes: int, device: torch.device) -> Pair:
@@ -107,9 +107,9 @@ def make_pair(config: Config, shape: tuple[int, int, int], classes: int, device:
 
 def _built(config: Config, read: tuple[int, int, int], shape: tuple[int, int, int], classes: int) -> nn.Sequential:
     """The network of a config for what the rule lets it read: images of ``shape``, or patches of them."""
-    plan = Plan(read, classes, config.width, config.depth, config.stem, config.activation, config.attention)
+    spec = ModelSpec(read, classes, config.width, config.depth, config.stem, config.activation, config.attention)
     try:
-        return build(config.model, plan, config.cut, config.seed)
+        return build(config.model, spec, config.cut, config.seed)
     except InputError as error:
         if read == shape:
             raise

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from gradlens.data.split import Data
-from gradlens.gradients.rows import Row
+from gradlens.gradients.rows import Measurement
 from gradlens.runtime.batch_shard import sharded
 from gradlens.runtime.csv_tables import read_table
 from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
@@ -173,7 +173,7 @@ class Training(TrainState):
                 for block, content in streams.items():
                     self.writer.extend(f"online/{block}.bin", content)
 
-    def _rows_of_all_ranks(self, rows: list[Row]) -> list[Row]:
+    def _rows_of_all_ranks(self, rows: list[Measurement]) -> list[Measurement]:
         """All have the same rows, but for those of each rank's own gradient."""
         if not (rows and self.config.record_ranks):
             return rows

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 
 from gradlens.data.split import Data
-from gradlens.gradients.rows import Row
+from gradlens.gradients.rows import Measurement
 from gradlens.runtime.csv_tables import read_table
 from gradlens.runtime.errors import InputError
 from gradlens.training.config import Config, make
@@ -55,7 +55,7 @@ class OnlineRow(NamedTuple):
     bound: float  # what the theorem says that the regret so far cannot exceed
 
 
-TABLES: dict[str, type[Any]] = {"metrics": Metric, "timing": Timing, "gradients": Row, "online": OnlineRow}
+TABLES: dict[str, type[Any]] = {"metrics": Metric, "timing": Timing, "gradients": Measurement, "online": OnlineRow}
 
 STREAMS = "online/*.bin"  # raw rounds of the online probe, a file a block; like tables, they grow and are rewound
 
@@ -133,8 +133,8 @@ class Run:
     info: dict[str, Any]  # versions, git commit, device, command line, hashes of data and labels
     metrics: list[Metric]
     timing: list[Timing]
-    gradients: list[Row]  # recorded while training
-    measured: list[Row]  # added later by `gradlens measure`
+    gradients: list[Measurement]  # recorded while training
+    measured: list[Measurement]  # added later by `gradlens measure`
     summary: dict[str, Any]  # best and final accuracy; empty while unfinished
     online: list[OnlineRow] = field(default_factory=list)  # the online probe's rounds, with --online-probe
 
@@ -187,7 +187,7 @@ def load(run_dir: str | Path) -> Run:
             raise InputError(f"{path}/config.json: {error}") from error
         raise InputError(f"{path}: config.json or summary.json is not that of a gradlens run: {error}") from error
     tables = {name: read_table(path / f"{name}.csv", kind) for name, kind in TABLES.items()}
-    measured = read_table(path / "measured.csv", Row)
+    measured = read_table(path / "measured.csv", Measurement)
     return Run(path, config, info, **tables, measured=measured, summary=summary)
 
 

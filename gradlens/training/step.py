@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from gradlens.data.split import Split
-from gradlens.gradients.backward import Heard, backward
+from gradlens.gradients.backward import Received, backward
 from gradlens.gradients.block_pass import Pass
 from gradlens.gradients.descent import Descent
 from gradlens.gradients.diagnostics import sparse_rows
 from gradlens.gradients.losses import LOSSES
 from gradlens.gradients.method import Method, Step, Update
-from gradlens.gradients.rows import Row, rank_rows, step_rows
-from gradlens.gradients.true_gradient import true_updates, whole_update
+from gradlens.gradients.rows import Measurement, rank_rows, step_rows
+from gradlens.gradients.true_gradient import all_reduce_update, true_gradients
 from gradlens.runtime.batch_shard import Sums, all_sum, current, total
 from gradlens.runtime.eval_mode import eval_mode
 from gradlens.runtime.process_group import ALONE, World
@@ -33,7 +33,7 @@ class Outcome(NamedTuple):
     hits: Tensor  # scalar: right answers among ``answered``
     images: int  # what the loss is the mean over; 0: the block that answers was not trained
     answered: Tensor  # scalar: images that were answered and whose label is known; 0 for rules that give no answers
-    rows: list[Row]  # empty on steps that are not recorded
+    rows: list[Measurement]  # empty on steps that are not recorded
 
 
 def _put(p: Tensor, grad: Tensor) -> None:
@@ -59,7 +59,7 @@ class Section(Protocol):
     def passes(self, method: Method, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
         """The passes of one step, lazily."""
 
-    def heard(self) -> Callable[[], Heard] | None:
+    def receive_function(self) -> Callable[[], Received] | None:
         """What gives the message of the rank above; None where there is none."""
 
     def passed_on(self, u: Update) -> None:
@@ -68,7 +68,7 @@ class Section(Protocol):
     def late(self) -> Mapping[str, Tensor]:
         """Gradients of the rule's own modules from messages of earlier batches."""
 
-    def measured(self, number: int, pair: Pair, step: Step, diagnose: bool, by_rank: bool) -> tuple[list[Row], Descent | None]:
+    def measured(self, number: int, pair: Pair, step: Step, diagnose: bool, by_rank: bool) -> tuple[list[Measurement], Descent | None]:
         """The rows of a recorded step, and on a diagnosed one the descent test to be asked after the optimiser's step."""
 
 
@@ -126,7 +126,7 @@ class Whole:
         """As the rule makes them."""
         return method.forward(blocks, x, y)
 
-    def heard(self) -> None:
+    def receive_function(self) -> None:
         """Nobody is above."""
 
     def passed_on(self, u: Update) -> None:
@@ -136,12 +136,12 @@ class Whole:
         """Nothing comes late."""
         return {}
 
-    def measured(self, number: int, pair: Pair, step: Step, diagnose: bool, by_rank: bool) -> tuple[list[Row], Descent | None]:
+    def measured(self, number: int, pair: Pair, step: Step, diagnose: bool, by_rank: bool) -> tuple[list[Measurement], Descent | None]:
         """The rows of a recorded step; on a diagnosed one the sparse rows too."""
         names, method, here = pair.names(), pair.method, current()
-        truth = true_updates(method, step, keep=diagnose)
+        truth = true_gradients(method, step, keep=diagnose)
         mine = {k: u.grad.params for k, u in step.updates.items()}
-        step = step._replace(updates={k: whole_update(u) for k, u in step.updates.items()})
+        step = step._replace(updates={k: all_reduce_update(u) for k, u in step.updates.items()})
         rows = step_rows(number, names, method, step, truth)
         if by_rank and here is not None:
             rows += rank_rows(number, here.rank, names, mine, truth)
@@ -167,16 +167,16 @@ def _gradients(
     passes = section.passes(method, list(model), x, y)
     if keep:
         passes = _kept(passes, stored)
-    for u in backward(method, passes, keep=keep, listen=section.heard()):
+    for u in backward(method, passes, keep=keep, receive=section.receive_function()):
         params = dict(u.p.block.named_parameters())
         for name, grad in u.grad.params.items():
             sums.add(params[name], grad)
-        for name, grad in u.own.items():
+        for name, grad in u.aux_grads.items():
             sums.add(method.get_parameter(name), grad)
-        if u.signal.loss is not None and u.k == method.top:  # never a mixture of heads' losses
+        if u.signal.loss is not None and u.k == method.output_block:  # never a mixture of heads' losses
             loss, images = u.signal.loss, total(len(u.p.y))
-        if u.signal.answer is not None and u.k == method.top:
-            hits, answered = (u.signal.answer.argmax(1) == u.p.y).sum(), (u.p.y >= 0).sum()
+        if u.signal.logits is not None and u.k == method.output_block:
+            hits, answered = (u.signal.logits.argmax(1) == u.p.y).sum(), (u.p.y >= 0).sum()
         if keep:
             kept[u.k] = u
         section.passed_on(u)
@@ -216,7 +216,7 @@ def update(
         section: the blocks that this process runs.
 
     """
-    rows: list[Row] = []
+    rows: list[Measurement] = []
     descent: Descent | None = None
     optimizer.zero_grad(set_to_none=True)
     with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
@@ -255,7 +255,7 @@ def evaluate(pair: Pair, split: Split, to_input: Callable[[Tensor], Tensor], con
             if i // config.batch_size % world.ranks != world.rank:
                 found.append(nothing)
                 continue
-            x, y = method.task(batch, labels, -1 - i, to_input)
+            x, y = method.make_inputs(batch, labels, -1 - i, to_input)
             hits = nothing[1]
             with torch.autocast(x.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
                 if method.classifies:
@@ -263,7 +263,7 @@ def evaluate(pair: Pair, split: Split, to_input: Callable[[Tensor], Tensor], con
                     hits = (z.argmax(1) == y).sum()
                     loss = LOSSES[config.loss](z, y)
                 else:
-                    loss = method.assess(list(model), x, y)
+                    loss = method.evaluate_objective(list(model), x, y)
             found.append(torch.stack([(loss * len(labels)).to(nothing), hits.to(nothing)]))
     losses, right = world.summed(torch.stack(found)).cpu().sum(0).tolist()
     return losses / images, right / images if method.classifies else math.nan

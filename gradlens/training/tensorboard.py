@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 from torch import Tensor
 from torch.nn import functional as F
 
-from gradlens.gradients.rows import Row
+from gradlens.gradients.rows import Measurement
 from gradlens.runtime.errors import Failsafe, InputError
 from gradlens.training.run_directory import Metric, Run, must_be_writable, write
 
@@ -40,7 +40,7 @@ class Scalar(NamedTuple):
     value: float
 
 
-def row_scalars(rows: Iterable[Row]) -> Iterator[Scalar]:
+def row_scalars(rows: Iterable[Measurement]) -> Iterator[Scalar]:
     """``cosine/weight/block1.conv`` and the like: what it is, of which gradient, where."""
     return (Scalar(f"{row.quantity}/{row.kind}/{row.layer}", row.step, row.value) for row in rows)
 

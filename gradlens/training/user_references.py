@@ -62,9 +62,9 @@ def known_as(kind: str, text: str) -> str:
     if kind == "method":
         rule = rule_in(path, name)
         kept |= {fact: getattr(rule, fact) for fact in FACTS}
-        kept |= {"reads": sorted(rule.reads), "own_quantities": dict(rule.own_quantities)}
+        kept |= {"reads": sorted(rule.depends_on), "own_quantities": dict(rule.method_quantities)}
     else:
-        function_in(path, name, "from a plan to a network")
+        function_in(path, name, "from a spec to a network")
     word = label(kind, path, name)
     other = TYPED[kind].get(word)
     if other is not None and (other["file"], other["name"]) != (kept["file"], name):

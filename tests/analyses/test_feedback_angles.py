@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from analyses import feedback_angles as demo
-from gradlens.gradients.method import Net
+from gradlens.gradients.method import NetworkInfo
 from gradlens.methods import METHODS
 from gradlens.runtime.csv_tables import read_csv, write_csv
 from gradlens.training.build import Pair
@@ -62,7 +62,7 @@ def test_gradlens_rules_train_the_same_network_step_by_step(rule):
     with torch.no_grad():
         hidden[0].weight.copy_(a)
         out[0].weight.copy_(w)
-    net = Net([hidden, out], [torch.Size([20]), torch.Size([10])], 10, 20, half_squared_error, 0, ["hidden", "out"])
+    net = NetworkInfo([hidden, out], [torch.Size([20]), torch.Size([10])], 10, 20, half_squared_error, 0, ["hidden", "out"])
     method = METHODS[rule](net, METHODS[rule].Options()).double()
     if rule == "fa":
         method.held("out.0").copy_(b.T)  # kept in W's own shape

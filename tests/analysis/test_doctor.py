@@ -12,7 +12,7 @@ from gradlens.analysis.doctor import CHECKS, RESULT, examine, report, verdict
 from gradlens.analysis.doctor_evidence import LATE, Seen, graded
 from gradlens.analysis.doctor_outcome import jumps, rank
 from gradlens.gradients.losses import LOSSES
-from gradlens.gradients.rows import Row
+from gradlens.gradients.rows import Measurement
 from gradlens.methods.local.windows import Local, LocalLosses
 from gradlens.methods.synthetic_gradients.dni import DNI
 from gradlens.reporting.console import diagnosis_table
@@ -285,7 +285,7 @@ def test_a_check_without_what_it_needs_says_so(copied):
     (run.path / "checkpoint.pt").unlink()
     assert "checkpoint" in examine(load(run.path)).unmade["collapsed features"]
     without = [r for r in run.gradients if not r.kind.startswith("feedback")]
-    (run.path / "gradients.csv").write_text("".join(csv_line(r) for r in [Row._fields, *without]))
+    (run.path / "gradients.csv").write_text("".join(csv_line(r) for r in [Measurement._fields, *without]))
     assert "--diagnose-every" in examine(load(run.path)).unmade["feedback drift"]
     (run.path / "gradients.csv").write_text("")
     found = examine(load(run.path))

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from gradlens.analysis.representation_similarity import fisher as fisher_ratio
 from gradlens.analysis.theory import layerwise_clustering
 from gradlens.analysis.theory.layerwise_clustering import (
-    Plan,
+    LayerwisePlan,
     assemble,
     extract,
     learn,
@@ -35,7 +35,7 @@ def digits(n, noise, distractors=0.0, seed=0, purpose="train"):
 
 
 def plan(**changes):
-    return Plan(**{"sizes": SIZES, "clusters": CLUSTERS, **changes})
+    return LayerwisePlan(**{"sizes": SIZES, "clusters": CLUSTERS, **changes})
 
 
 # -------------------------------------------------------------------------------------------------------------- patches
@@ -223,7 +223,7 @@ def test_without_the_step_classes_are_not_found_even_without_noise(test_digits, 
 
 def test_clusters_of_pixels_are_pure_where_there_is_one_a_template(test_digits):
     x, _, true = test_digits[0.0]
-    found = learn(*digits(1200, 0.0)[:2], Plan((3,), (7,), map="pixels"), 10)
+    found = learn(*digits(1200, 0.0)[:2], LayerwisePlan((3,), (7,), map="pixels"), 10)
     assert purities(found, x, true[:1]) == [1.0]
 
 

@@ -19,7 +19,7 @@ from gradlens.analysis import memorization
 from gradlens.analysis.activations import of_module
 from gradlens.analysis.memorization import Noise, area, curve_of, epochs_to, memorized, noise_of
 from gradlens.data.datasets import load as load_data
-from gradlens.models.zoo import Plan, build
+from gradlens.models.zoo import ModelSpec, build
 from gradlens.reporting import memorization as reporting_memorization
 from gradlens.reporting.aggregate import scores
 from gradlens.reporting.training_figures import figure_set
@@ -156,7 +156,7 @@ def test_a_resumed_run_has_the_same_bits(step, finished, tmp_path):
 def test_the_evaluation_is_of_the_training_images_in_eval_mode_as_slow_code_finds_it(finished):
     run = finished("dgl", epochs=6)
     train = load_data("digits", limit=160, label_noise=1.0).train
-    model = build("basic-cnn", Plan((1, 8, 8), 10, width=4))
+    model = build("basic-cnn", ModelSpec((1, 8, 8), 10, width=4))
     model.load_state_dict(run.checkpoint()["model"])
     model.double().eval()
     right, loss = 0, 0.0

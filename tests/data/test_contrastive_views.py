@@ -9,7 +9,7 @@ import torchvision.transforms.v2.functional as TF
 from gradlens.data.contrastive_views import GREY, Draws, ViewOptions, blurred, colours, hue_rotation, views, windows
 from gradlens.gradients.losses import LOSSES
 from gradlens.methods import METHODS
-from gradlens.models.zoo import Plan, build
+from gradlens.models.zoo import ModelSpec, build
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator
 from gradlens.training.build import make_net
@@ -174,6 +174,6 @@ def test_grey_images_stay_grey_and_keep_one_channel():
 
 
 def test_images_of_two_channels_are_refused():
-    net = make_net(build("mlp", Plan((2, 4, 4), 10)), (2, 4, 4), 10, LOSSES["ce"])
+    net = make_net(build("mlp", ModelSpec((2, 4, 4), 10)), (2, 4, 4), 10, LOSSES["ce"])
     with pytest.raises(InputError, match="1 or 3 channels; these have 2"):
         METHODS["simclr"](net, METHODS["simclr"].Options())

@@ -10,7 +10,7 @@ import torch
 from oracles import PLANS, assert_near, assert_same_bits, batches, case, frozen, nll, rule, step, uncut
 from torch import nn
 
-from gradlens.gradients.block_pass import Pass, chain, is_chain, pull_back, true_gradients
+from gradlens.gradients.block_pass import Pass, chain, is_chain, pull_back, pull_back_chain
 from gradlens.training.build import Pair, make_pair
 from gradlens.training.config import make
 from gradlens.training.step import update
@@ -306,11 +306,11 @@ def test_true_gradients_equal_backward_and_free_the_graphs(name):
     twin = uncut(c.model, c.x, c.y)
     passes = list(chain(c.model, c.x, c.y))
     (top,) = torch.autograd.grad(nll(passes[-1].z, c.y), passes[-1].z)
-    truth = true_gradients(passes, top)
+    truth = pull_back_chain(passes, top)
     for k, grad in enumerate(truth):
         assert_same_bits(grad.params, twin.gradients(k))
         assert torch.equal(grad.delta, twin.outputs[k].grad)
     assert truth[0].below == ()
     assert all(p.grad is None for p in c.model.parameters())
     with pytest.raises(RuntimeError, match="second time"):
-        true_gradients(passes, top)
+        pull_back_chain(passes, top)

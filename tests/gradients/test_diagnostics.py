@@ -12,7 +12,7 @@ from gradlens.gradients.backward import run_step
 from gradlens.gradients.block_pass import Pass
 from gradlens.gradients.descent import Descent
 from gradlens.gradients.diagnostics import SPARSE, sparse_rows
-from gradlens.gradients.true_gradient import true_updates
+from gradlens.gradients.true_gradient import true_gradients
 from gradlens.runtime.rng import generator, key
 from gradlens.training.build import Pair
 from gradlens.training.step import update
@@ -23,7 +23,7 @@ def diagnosed(name, network="basic-cnn", images=None, number=4, **options):
     c = case(network, images=images)
     method = rule(name, c, **options)
     run = run_step(method, c.blocks, c.x, c.y)
-    return c, method, [n for n, _ in c.model.named_children()], run, true_updates(method, run, keep=True)
+    return c, method, [n for n, _ in c.model.named_children()], run, true_gradients(method, run, keep=True)
 
 
 def flat(v):
@@ -99,7 +99,7 @@ def test_a_batch_of_equal_images_and_labels_has_no_noise_and_its_null_is_the_gra
     method = rule("bp", c)
     run = run_step(method, c.blocks, c.x, c.y)
     names = [n for n, _ in c.model.named_children()]
-    for r in sparse_rows(0, names, method, run, true_updates(method, run, keep=True)):
+    for r in sparse_rows(0, names, method, run, true_gradients(method, run, keep=True)):
         assert r.value == pytest.approx(1, abs=1e-10), r
 
 

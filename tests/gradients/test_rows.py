@@ -12,8 +12,8 @@ from gradlens.gradients.alignment import QUANTITIES, RECORDED
 from gradlens.gradients.compare import compare
 from gradlens.gradients.layer_names import parameter_kind
 from gradlens.gradients.method import Step
-from gradlens.gradients.rows import Row, pair_rows, step_rows
-from gradlens.gradients.true_gradient import true_updates
+from gradlens.gradients.rows import Measurement, pair_rows, step_rows
+from gradlens.gradients.true_gradient import true_gradients
 
 
 def direct(g, t):
@@ -51,7 +51,7 @@ def recorded(name, network="basic-cnn", **options):
     truth = uncut(c.model, c.x, c.y)
     names = [n for n, _ in c.model.named_children()]
     run = Step(c.blocks, c.x, c.y, passes, updates)
-    return step_rows(7, names, method, run, true_updates(method, run)), names, updates, truth, method
+    return step_rows(7, names, method, run, true_gradients(method, run)), names, updates, truth, method
 
 
 @pytest.mark.parametrize("network", ["basic-cnn", "mlp"])
@@ -61,7 +61,7 @@ def test_rows_hold_every_parameter_block_and_output_once_with_the_direct_values(
     assert {r.step for r in rows} == {7}
     (reference,) = {r.reference for r in rows}
     assert reference.endswith("loss, same passes") or name in ("dgl-async", "dni-unlocked")
-    groups: dict[tuple[str, str], list[Row]] = {}
+    groups: dict[tuple[str, str], list[Measurement]] = {}
     for r in rows:
         groups.setdefault((r.layer, r.kind), []).append(r)
     seen = set()
@@ -100,7 +100,7 @@ def test_a_synthesisers_error_is_in_the_units_it_regresses(target):
     own = {(r.layer, r.quantity): r.value for r in rows if r.kind == "rule"}
     for k, block in enumerate(names[:-1]):
         n = len(updates[k].p.y)
-        goal = updates[k].above[0] * (n if target == "sum" else 1)
+        goal = updates[k].received[0] * (n if target == "sum" else 1)
         s = updates[k].signal.delta * (n if target == "sum" else 1)
         residual = ((s - goal) ** 2).sum()
         spread = sum(((goal[i] - goal.mean(0)) ** 2).sum() for i in range(n))
@@ -122,7 +122,7 @@ def test_recording_writes_no_grad_and_frees_the_graphs():
     passes, updates = step(method, c)
     names = [n for n, _ in c.model.named_children()]
     run = Step(c.blocks, c.x, c.y, passes, updates)
-    step_rows(0, names, method, run, true_updates(method, run))
+    step_rows(0, names, method, run, true_gradients(method, run))
     assert all(p.grad is None for p in (*c.model.parameters(), *method.parameters()))
     with pytest.raises(RuntimeError, match="second time"):
         passes[0].h.sum().backward()
@@ -161,7 +161,7 @@ def true(net, loss):
 
 
 def by_parameter(rows):
-    groups: dict[str, list[Row]] = {}
+    groups: dict[str, list[Measurement]] = {}
     for r in rows:
         groups.setdefault(f"{r.layer}.{r.kind}", []).append(r)
     return groups

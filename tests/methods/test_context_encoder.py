@@ -24,7 +24,7 @@ from gradlens.gradients.losses import LOSSES
 from gradlens.gradients.method import Method
 from gradlens.methods import METHODS
 from gradlens.models.decoders import ChannelwiseLinear, context_decoder, discriminator
-from gradlens.models.zoo import Plan, build
+from gradlens.models.zoo import ModelSpec, build
 from gradlens.reporting.gallery import draw_learned
 from gradlens.reporting.inpainting import InpaintingPanel, inpainting_grid
 from gradlens.runtime.errors import InputError
@@ -38,7 +38,7 @@ from gradlens.training.step import evaluate, update
 
 ROOT = Path(__file__).parents[2]
 RULES = ("context-encoder", "context-encoder-local")
-PLAN = Plan((3, 16, 16), 10, width=4, depth=2)
+PLAN = ModelSpec((3, 16, 16), 10, width=4, depth=2)
 IMAGES = torch.randint(0, 256, (5, 3, 16, 16), generator=torch.Generator().manual_seed(7), dtype=torch.uint8)
 SMALL = {"discriminator_width": 4}
 
@@ -56,7 +56,7 @@ def posed(name: str = "context-encoder", images: torch.Tensor = IMAGES, step: in
     with torch.no_grad():
         for p in method.parameters():
             p += 0.05 * torch.randn(p.shape, generator=g, dtype=torch.float64)
-    return model, method, *method.task(images, torch.arange(len(images)), step, to_input)
+    return model, method, *method.make_inputs(images, torch.arange(len(images)), step, to_input)
 
 
 def updates_of(model: nn.Module, method: Method, x: torch.Tensor, y: torch.Tensor):
@@ -212,7 +212,7 @@ def test_generator_and_discriminator_each_descend_their_own_loss_on_the_same_wei
     mine = 0.7 * ((made - truth).square() * mask).sum((1, 2, 3)) / (3 * mask.sum((1, 2, 3)))
     adversarial = -torch.log(torch.sigmoid(judge(seen(made))))
     (mine.mean() + 0.3 * adversarial.mean()).backward()
-    own = updates[1].own
+    own = updates[1].aux_grads
     assert_near(_under(own, "heads.1.discriminator."), {n: p.grad for n, p in theirs.named_parameters()}, 1e-9)
     assert_near(_under(own, "heads.1.decoder."), {n: p.grad for n, p in head.decoder.named_parameters()}, 1e-9)
     for k in (0, 1):
@@ -223,7 +223,7 @@ def test_generator_and_discriminator_each_descend_their_own_loss_on_the_same_wei
     want |= {"real": real.sigmoid().mean().item(), "fake": fake.sigmoid().mean().item()}
     assert said == pytest.approx(want, rel=1e-9)
     assert method.quantities(updates[0]) == {}
-    assert set(said) == set(method.own_quantities)
+    assert set(said) == set(method.method_quantities)
 
 
 def _under(own: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
@@ -304,15 +304,15 @@ def test_local_modules_hear_nothing_of_each_other():
     model, method, x, y = posed("context-encoder-local", lambda_adv=0.2)
     assert [sorted({n.split(".")[1] for n, _ in method.named_parameters()})] == [["0", "1"]]
     before = updates_of(copy.deepcopy(model), method, x, y)
-    assert [u.signal.send for _, u in sorted(before.items())] == [(), ()]
+    assert [u.signal.messages_below for _, u in sorted(before.items())] == [(), ()]
     changed = copy.deepcopy(method)
     with torch.no_grad():
         for p in changed.head(1).parameters():
             p.mul_(-3)
     after = updates_of(copy.deepcopy(model), changed, x, y)
     assert_same_bits(after[0].grad.params, before[0].grad.params)
-    assert_same_bits(dict(after[0].own), dict(before[0].own))
-    assert {n.split(".")[1] for n in before[0].own} == {"0"}
+    assert_same_bits(dict(after[0].aux_grads), dict(before[0].aux_grads))
+    assert {n.split(".")[1] for n in before[0].aux_grads} == {"0"}
 
 
 def test_evaluation_is_the_squared_error_alone_with_masks_that_stay():
@@ -326,7 +326,7 @@ def test_evaluation_is_the_squared_error_alone_with_masks_that_stay():
     pair.model.eval(), pair.method.eval()
     want = 0.0
     for i in (0, 32):
-        x, y = pair.method.task(data.test.images[i : i + 32], data.test.labels, -1 - i, inputs)
+        x, y = pair.method.make_inputs(data.test.images[i : i + 32], data.test.labels, -1 - i, inputs)
         with torch.no_grad():
             made = pair.method.made(list(pair.model), x)
         want += squared_error_by_hand(made, y[:, :1], y[:, 1], 0) * len(x) / 40
@@ -536,7 +536,7 @@ def test_the_papers_settings_are_a_config_that_builds():
     method = make_pair(small, (3, 128, 128), 10, torch.device("cpu")).method
     assert [s.stop - s.start for s in method.hole] == [56, 56]  # of the 64 that are predicted, 4 on each side are seen
     assert [s.stop - s.start for s in method.seen] == [64, 64]
-    assert [type(m).__name__ for m in method.head(method.top).decoder][:3] == ["Flatten", "Linear", "Unflatten"]
+    assert [type(m).__name__ for m in method.head(method.output_block).decoder][:3] == ["Flatten", "Linear", "Unflatten"]
 
 
 def test_the_papers_settings_train():
@@ -547,7 +547,7 @@ def test_the_papers_settings_train():
     images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
     for step in range(2):
         pair.method.start(1, step)
-        x, y = pair.method.task(images, torch.zeros(4), step, normalizer("pm1", images))
+        x, y = pair.method.make_inputs(images, torch.zeros(4), step, normalizer("pm1", images))
         assert update(pair, optimizer, x, y, record=step).loss.isfinite()
 
 

@@ -17,11 +17,11 @@ from gradlens.data.transforms import normalizer
 from gradlens.gradients.backward import run_step
 from gradlens.gradients.block_pass import Pass
 from gradlens.gradients.losses import LOSSES, info_nce, sampled_scores
-from gradlens.gradients.method import Net, Step
+from gradlens.gradients.method import NetworkInfo, Step
 from gradlens.gradients.rows import step_rows
-from gradlens.gradients.true_gradient import true_updates
+from gradlens.gradients.true_gradient import true_gradients
 from gradlens.methods import METHODS
-from gradlens.models.spec import Plan
+from gradlens.models.spec import ModelSpec
 from gradlens.models.zoo import build
 from gradlens.runtime.errors import InputError
 from gradlens.training.build import make_net, make_pair
@@ -137,12 +137,12 @@ def posed(name, step=5, model="basic-cnn", **options):
     rule = METHODS[name]
     given = rule.Options(**options)
     read = rule.input_shape((3, 16, 16), given)
-    net_model = build(model, Plan(read, 10, width=4, depth=2), seed=1).double()
+    net_model = build(model, ModelSpec(read, 10, width=4, depth=2), seed=1).double()
     net = make_net(net_model, read, 10, LOSSES["ce"], 3)._replace(image=(3, 16, 16))
     method = stirred(rule(net, given).double())
     method.start(2, step)
     to_input = normalizer("pm1", IMAGES)
-    x, y = method.task(IMAGES, torch.arange(5), step, lambda images: to_input(images).double())
+    x, y = method.make_inputs(IMAGES, torch.arange(5), step, lambda images: to_input(images).double())
     return method, net_model, x, y
 
 
@@ -203,7 +203,7 @@ def test_loss_and_gradients_equal_plain_loops(name, model, options):
         assert run.updates[k].signal.loss.item() == pytest.approx(loss.item(), rel=1e-11)
         for j in range(first, k + 1):
             assert_near(run.updates[j].grad.params, {n: p.grad for n, p in twin[j].named_parameters()}, 1e-9)
-        assert_near(dict(run.updates[k].own), {f"heads.{k}.{n}": p.grad for n, p in mine.heads[str(k)].named_parameters()}, 1e-9)
+        assert_near(dict(run.updates[k].aux_grads), {f"heads.{k}.{n}": p.grad for n, p in mine.heads[str(k)].named_parameters()}, 1e-9)
         assert all(p.grad is None for p in below.parameters())
 
 
@@ -236,21 +236,21 @@ def test_information_bound_is_recorded_at_every_head():
     for name, heads in (("cpc", 1), ("infomax", 2)):
         method, network, x, y = posed(name, negatives=9)
         run = run_step(method, list(network), x, y)
-        rows = step_rows(0, ["block1", "block2", "top"], method, run, true_updates(method, run))
+        rows = step_rows(0, ["block1", "block2", "top"], method, run, true_gradients(method, run))
         bounds = {r.layer: r.value for r in rows if r.quantity == "information_bound"}
         losses = {r.layer: r.value for r in rows if r.quantity == "loss"}
         assert len(bounds) == heads
         for layer, bound in bounds.items():
             assert bound == pytest.approx(math.log(10) - losses[layer])
             assert bound <= math.log(10)
-        assert set(method.own_quantities) == {"information_bound"}
+        assert set(method.method_quantities) == {"information_bound"}
 
 
 def test_greedy_infomax_is_isolated():
     """Structural: loss k has no path to another module; module sizes are the user's."""
     method, network, x, y = posed("infomax")
     blocks = list(network)
-    h = method.entry(x)
+    h = method.prepare_input(x)
     for k in (0, 1):
         h = blocks[k](h.detach())
         p = Pass(k, blocks[k], h, y, h, h)
@@ -267,9 +267,9 @@ def test_one_module_of_infomax_is_cpc_without_autoregressor_and_is_end_to_end():
     runs = [run_step(method, list(network), x, y) for method, network, x, y in (mine, theirs)]
     for k in (0, 1):
         assert_same_bits(runs[0].updates[k].grad.params, runs[1].updates[k].grad.params)
-        truth = true_updates(mine[0], run_step(mine[0], list(mine[1]), *mine[2:])).grads[k]
+        truth = true_gradients(mine[0], run_step(mine[0], list(mine[1]), *mine[2:])).grads[k]
         assert_near(runs[0].updates[k].grad.params, truth.params, 1e-12)
-    assert_same_bits(dict(runs[0].updates[1].own), dict(runs[1].updates[1].own))
+    assert_same_bits(dict(runs[0].updates[1].aux_grads), dict(runs[1].updates[1].aux_grads))
 
 
 def test_truth_of_local_modules_is_the_end_to_end_gradient_of_the_top_loss():
@@ -277,7 +277,7 @@ def test_truth_of_local_modules_is_the_end_to_end_gradient_of_the_top_loss():
     run = run_step(method, list(network), x, y)
     twin, again = copy.deepcopy(network), copy.deepcopy(method)
     slow_loss(again, 1, nn.Sequential(*twin[:2]), x).backward()
-    for k, grad in enumerate(true_updates(method, Step(list(network), x, y, run.passes, run.updates)).grads):
+    for k, grad in enumerate(true_gradients(method, Step(list(network), x, y, run.passes, run.updates)).grads):
         assert_near(grad.params, {n: p.grad for n, p in twin[k].named_parameters()}, 1e-9)
 
 
@@ -287,24 +287,24 @@ def test_truth_of_local_modules_is_the_end_to_end_gradient_of_the_top_loss():
 def test_windows_are_random_in_training_and_the_middle_in_evaluation():
     method, *_ = posed("cpc", crop=12, grey=False)
     plain = IMAGES.double()
-    x, y = method.task(IMAGES, torch.arange(5), 3, lambda v: v.double())
-    again, _ = method.task(IMAGES, torch.arange(5), 3, lambda v: v.double())
-    other, _ = method.task(IMAGES, torch.arange(5), 4, lambda v: v.double())
+    x, y = method.make_inputs(IMAGES, torch.arange(5), 3, lambda v: v.double())
+    again, _ = method.make_inputs(IMAGES, torch.arange(5), 3, lambda v: v.double())
+    other, _ = method.make_inputs(IMAGES, torch.arange(5), 4, lambda v: v.double())
     assert x.shape == (5, 3, 12, 12)
     assert torch.equal(x, again)
     assert not torch.equal(x, other)
     assert torch.equal(y, torch.arange(5))
-    middle, _ = method.task(IMAGES, torch.arange(5), -1, lambda v: v.double())
+    middle, _ = method.make_inputs(IMAGES, torch.arange(5), -1, lambda v: v.double())
     assert torch.equal(middle, plain[:, :, 2:14, 2:14])
-    assert torch.equal(method.entry(plain), method.entry(middle))  # of larger images the middle is read
-    unflipped = posed("cpc", flip=False)[0].task(IMAGES, torch.arange(5), 3, lambda v: v.double())[0]
+    assert torch.equal(method.prepare_input(plain), method.prepare_input(middle))  # of larger images the middle is read
+    unflipped = posed("cpc", flip=False)[0].make_inputs(IMAGES, torch.arange(5), 3, lambda v: v.double())[0]
     assert torch.equal(unflipped, plain)
 
 
 def test_sequences_are_never_mirrored():
     pair = make_pair(make(method="cpc", data="sequences", model="mlp", width=4, depth=1), (1, 1, 128), 6, CPU)
     images = torch.randint(0, 256, (40, 1, 1, 128), dtype=torch.uint8)
-    assert torch.equal(pair.method.task(images, torch.zeros(40), 0, lambda v: v)[0], images)
+    assert torch.equal(pair.method.make_inputs(images, torch.zeros(40), 0, lambda v: v)[0], images)
 
 
 @pytest.mark.parametrize("model", ["basic-cnn", "mlp"])
@@ -424,10 +424,10 @@ def test_what_cannot_be_used_is_one_sentence(program, tmp_path, monkeypatch, nam
 
 def test_blocks_that_do_not_fit_a_patch_are_refused_in_one_sentence():
     """Where the network was not made for patches: a library's user."""
-    model = build("basic-cnn", Plan((3, 16, 16), 10, width=4, depth=3))
+    model = build("basic-cnn", ModelSpec((3, 16, 16), 10, width=4, depth=3))
     with pytest.raises(InputError, match=r"patches of 4x4 pixels do not fit the blocks of this network: "):
         METHODS["cpc"](make_net(model, (3, 16, 16), 10, LOSSES["ce"]), METHODS["cpc"].Options())
-    short = Net([model[-1]], [torch.Size([10])], 10, 8, LOSSES["ce"], 0, image=(3, 16, 16))
+    short = NetworkInfo([model[-1]], [torch.Size([10])], 10, 8, LOSSES["ce"], 0, image=(3, 16, 16))
     with pytest.raises(InputError, match="needs a block below the top"):
         METHODS["cpc"](short, METHODS["cpc"].Options())
 
@@ -450,7 +450,7 @@ def test_shipped_configs_make_the_papers_rule(name):
     method, images = pair.method, torch.randint(0, 256, (2, 3, 96, 96), dtype=torch.uint8)
     assert (method.grid.patch, method.grid.rows, method.grid.columns, method.steps) == ((16, 16), 7, 7, 5)
     assert [(s.first, s.last) for s in method.spans] == ([(0, 13)] if name == "cpc" else [(0, 3), (4, 7), (8, 13)])
-    x, y = method.task(images, torch.zeros(2), 0, lambda v: v / 127.5 - 1)
+    x, y = method.make_inputs(images, torch.zeros(2), 0, lambda v: v / 127.5 - 1)
     assert x.shape == (2, 3, 64, 64)
     run = run_step(method, list(pair.model), x, y)
     assert all(math.isfinite(u.signal.loss) for u in run.updates.values() if u.signal.loss is not None)

@@ -14,11 +14,11 @@ from gradlens.gradients.backward import backward, run_step
 from gradlens.gradients.block_pass import pull_back
 from gradlens.gradients.diagnostics import sparse_rows
 from gradlens.gradients.losses import LOSSES
-from gradlens.gradients.method import Net, Step
-from gradlens.gradients.true_gradient import true_updates
+from gradlens.gradients.method import NetworkInfo, Step
+from gradlens.gradients.true_gradient import true_gradients
 from gradlens.methods import METHODS
 from gradlens.models.resnet import basic_residual
-from gradlens.models.zoo import Plan, build
+from gradlens.models.zoo import ModelSpec, build
 from gradlens.runtime.errors import InputError
 from gradlens.training.build import Pair, make_net, make_pair
 from gradlens.training.config import make
@@ -59,7 +59,7 @@ def test_the_signal_is_b_e_image_by_image(net, shared):
         for n in range(len(e)):
             want = sum(e[n, i] * b[i] for i in range(10))
             torch.testing.assert_close(delta[n].flatten(), want, rtol=1e-12, atol=1e-15)
-        assert updates[k].signal.send == ()
+        assert updates[k].signal.messages_below == ()
 
 
 @pytest.mark.parametrize("net", NETS)
@@ -113,7 +113,7 @@ def test_blocks_may_be_updated_in_any_order():
     passes, updates = step(method, c)
     for k in (1, 3, 0, 2):
         signal = method.signal(k, dict(enumerate(passes)), ())
-        assert_same_bits(pull_back(passes[k], signal.delta, signal.send, keep=True).params, updates[k].grad.params)
+        assert_same_bits(pull_back(passes[k], signal.delta, signal.messages_below, keep=True).params, updates[k].grad.params)
 
 
 # --------------------------------------------------------------------------------------------------------------- limits
@@ -121,7 +121,7 @@ def test_blocks_may_be_updated_in_any_order():
 
 def test_with_one_hidden_layer_it_is_feedback_alignment_with_the_same_b():
     c = case("mlp")
-    c = c._replace(model=build("mlp", Plan((1, 8, 8), 10, width=12, depth=1, activation="tanh")).double())
+    c = c._replace(model=build("mlp", ModelSpec((1, 8, 8), 10, width=12, depth=1, activation="tanh")).double())
     dfa, fa = rule("dfa", c), rule("fa", c)
     fa.held("top.out").copy_(feedback(dfa, 0))
     ours, theirs = Case(copy.deepcopy(c.model), c.x, c.y), Case(copy.deepcopy(c.model), c.x, c.y)
@@ -141,7 +141,7 @@ def linear_net(*sizes: int) -> Case:
 
 def made(c: Case, loss=nll, **options):
     shapes = [torch.Size([block.out_features]) for block in c.model]
-    return METHODS["dfa"](Net(c.blocks, shapes, 10, 1, loss, 3), METHODS["dfa"].Options(**options)).double()
+    return METHODS["dfa"](NetworkInfo(c.blocks, shapes, 10, 1, loss, 3), METHODS["dfa"].Options(**options)).double()
 
 
 def test_in_a_linear_net_whose_b_are_the_products_of_the_weights_above_it_is_backprop():
@@ -164,7 +164,7 @@ def test_a_tanh_net_that_starts_at_zero_learns_where_backprops_does_not():
     ends = {}
     for name in ("dfa", "bp"):
         c = case("mlp")
-        c = c._replace(model=build("mlp", Plan((1, 8, 8), 10, width=20, depth=3, activation="tanh")).double(), y=torch.arange(6))
+        c = c._replace(model=build("mlp", ModelSpec((1, 8, 8), 10, width=20, depth=3, activation="tanh")).double(), y=torch.arange(6))
         with torch.no_grad():
             for p in c.model.parameters():
                 p.zero_()
@@ -197,7 +197,7 @@ def test_a_linear_net_from_zero_reaches_zero_cost_and_its_signal_points_downhill
 
 
 def test_a_step_of_the_basic_cnn_costs_at_most_three_quarters_of_backprops_multiply_adds():
-    model = build("basic-cnn", Plan((3, 32, 32), 10))
+    model = build("basic-cnn", ModelSpec((3, 32, 32), 10))
     x, y = torch.randn(2, 3, 32, 32), torch.tensor([0, 1])
     costs = {}
     for name in ("dfa", "bp"):
@@ -248,7 +248,7 @@ def test_skips_carry_nothing_or_exactly_their_share(skip):
             twin.act(twin.branch(x).detach() + twin.shortcut(x)).backward(updates[k].signal.delta)
             carried = x.grad
             assert carried.abs().max() > 0
-        assert (updates[k].signal.send == ()) == (skip == "blocked" or k == 0)
+        assert (updates[k].signal.messages_below == ()) == (skip == "blocked" or k == 0)
     for name, p in uncut(c.model, c.x, c.y).model[5].named_parameters():
         torch.testing.assert_close(updates[5].grad.params[name], p.grad)
 
@@ -274,7 +274,7 @@ def test_the_truth_past_gates_is_backprops_bit_for_bit(layout, bf16):
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         twin = uncut(c.model, c.x, c.y)
         passes, updates = step(method, c)
-        truth = true_updates(method, Step(c.blocks, c.x, c.y, passes, updates)).grads
+        truth = true_gradients(method, Step(c.blocks, c.x, c.y, passes, updates)).grads
     for k, grad in enumerate(truth):
         assert torch.equal(passes[k].h, twin.outputs[k])
         assert_same_bits(grad.params, twin.gradients(k))
@@ -357,7 +357,7 @@ def test_pairs_are_b_beside_the_batch_mean_jacobian_of_the_logits(net):
     c = residual() if net == "residual" else case(net)
     method = rule("dfa", c, skip="exact" if net == "residual" else "blocked")
     run = run_step(method, c.blocks, c.x, c.y)
-    pairs, names = list(method.pairs(run, run.passes)), [n for n, _ in c.model.named_children()]
+    pairs, names = list(method.feedback_pairs(run, run.passes)), [n for n, _ in c.model.named_children()]
     assert [(p.layer, p.kind) for p in pairs] == [(n, "feedback_jacobian") for n in names[:-1]]
     for k, p in enumerate(pairs):
         assert torch.equal(p.mine, method.matrix(k))
@@ -371,7 +371,7 @@ def test_the_angle_to_the_jacobian_comes_out_as_rows():
     c = case("mlp")
     method = rule("dfa", c)
     run = run_step(method, c.blocks, c.x, c.y)
-    rows = sparse_rows(0, [n for n, _ in c.model.named_children()], method, run, true_updates(method, run, keep=True))
+    rows = sparse_rows(0, [n for n, _ in c.model.named_children()], method, run, true_gradients(method, run, keep=True))
     angles = {r.layer: r.value for r in rows if (r.kind, r.quantity) == ("feedback_jacobian", "angle")}
     assert set(angles) == {"block1", "block2", "block3", "block4"}
     assert all(40 < a < 140 for a in angles.values())

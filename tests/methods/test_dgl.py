@@ -8,10 +8,10 @@ from oracles import assert_near, assert_same_bits, batches, case, frozen, nll, r
 from torch import nn
 
 from gradlens.gradients.losses import LOSSES
-from gradlens.gradients.method import Net
+from gradlens.gradients.method import NetworkInfo
 from gradlens.methods import METHODS
 from gradlens.models.block_boundaries import output_shapes
-from gradlens.models.zoo import Plan, build, head_width
+from gradlens.models.zoo import ModelSpec, build, head_width
 from gradlens.runtime.errors import InputError
 from gradlens.training.build import Pair
 from gradlens.training.step import update
@@ -82,7 +82,7 @@ def test_one_backward_of_the_summed_local_losses_gives_the_same_gradients(networ
     _, updates = step(method, c)
     for k, u in updates.items():
         assert_near(u.grad.params, {n: p.grad for n, p in model[k].named_parameters()})
-    own = {n: g for u in updates.values() for n, g in u.own.items()}
+    own = {n: g for u in updates.values() for n, g in u.aux_grads.items()}
     assert_near(own, {f"heads.{n}": p.grad for n, p in heads.named_parameters()})
 
 
@@ -113,13 +113,13 @@ def test_the_last_unit_is_the_last_block_with_the_networks_own_top(network):
     nll(unit(passes[-2].x.detach()), c.y).backward()
     for k, block in zip((len(passes) - 2, len(passes) - 1), unit, strict=True):
         assert_same_bits(updates[k].grad.params, {n: p.grad for n, p in block.named_parameters()})
-        assert updates[k].own == {}
-    assert updates[len(passes) - 2].signal.send == ()  # and nothing leaves the unit
+        assert updates[k].aux_grads == {}
+    assert updates[len(passes) - 2].signal.messages_below == ()  # and nothing leaves the unit
 
 
 def test_a_network_of_one_unit_is_trained_as_by_backprop_bit_for_bit():
     c = case("mlp", torch.float32)
-    c = c._replace(model=build("mlp", Plan((1, 8, 8), 10, width=12, depth=1)))
+    c = c._replace(model=build("mlp", ModelSpec((1, 8, 8), 10, width=12, depth=1)))
     method = rule("dgl", c)
     assert list(method.parameters()) == []
     twin = uncut(c.model, c.x, c.y)
@@ -139,8 +139,8 @@ def test_the_last_block_learns_from_the_top_and_not_from_a_head_of_its_own():
 
 
 def test_the_seeds_heads_have_one_hidden_layer_as_wide_as_the_top_and_follow_the_seed():
-    model = build("basic-cnn", Plan((3, 32, 32), 10))
-    net = Net(list(model), output_shapes(model, (3, 32, 32)), 10, head_width(model), LOSSES["ce"], 0)
+    model = build("basic-cnn", ModelSpec((3, 32, 32), 10))
+    net = NetworkInfo(list(model), output_shapes(model, (3, 32, 32)), 10, head_width(model), LOSSES["ce"], 0)
     method = METHODS["dgl"](net, METHODS["dgl"].Options())
     assert [[type(m) for m in head] for head in method.heads.values()] == [[nn.Flatten, nn.Linear, nn.ReLU, nn.Linear]] * 2
     assert [(head[1].in_features, head[1].out_features, head[3].out_features) for head in method.heads.values()] == [
@@ -154,8 +154,8 @@ def test_the_seeds_heads_have_one_hidden_layer_as_wide_as_the_top_and_follow_the
 
 
 def test_vgg_heads_are_512_wide():
-    model = build("vgg11", Plan((3, 32, 32), 10))
-    net = Net(list(model), output_shapes(model, (3, 32, 32)), 10, head_width(model), LOSSES["ce"], 0)
+    model = build("vgg11", ModelSpec((3, 32, 32), 10))
+    net = NetworkInfo(list(model), output_shapes(model, (3, 32, 32)), 10, head_width(model), LOSSES["ce"], 0)
     method = METHODS["dgl"](net, METHODS["dgl"].Options(pooled=True))
     assert {m.out_features for head in method.heads.values() for m in head if isinstance(m, nn.Linear)} == {512, 10}
 

@@ -17,11 +17,11 @@ from gradlens.gradients.backward import backward, run_step
 from gradlens.gradients.diagnostics import HALVES
 from gradlens.gradients.method import Step
 from gradlens.gradients.rows import step_rows
-from gradlens.gradients.true_gradient import true_updates
+from gradlens.gradients.true_gradient import true_gradients
 from gradlens.methods import METHODS
 from gradlens.methods.local.dgl_async import Buffer
 from gradlens.models.block_boundaries import output_shapes
-from gradlens.models.zoo import Plan, build
+from gradlens.models.zoo import ModelSpec, build
 from gradlens.runtime.errors import InputError
 from gradlens.training.build import Pair, make_net, put_weights
 from gradlens.training.config import make
@@ -193,7 +193,7 @@ def test_in_order_without_warm_up_it_equals_dgl_bit_for_bit(network, buffer):
 
 def test_a_network_of_one_unit_has_no_buffers():
     c = case("mlp")
-    c = c._replace(model=build("mlp", Plan((1, 8, 8), 10, width=12, depth=1)).double())
+    c = c._replace(model=build("mlp", ModelSpec((1, 8, 8), 10, width=12, depth=1)).double())
     method, twin = fresh(c), uncut(c.model, c.x, c.y)
     assert method.rings == []
     for u in backward(method, method.forward(c.blocks, c.x, c.y)):
@@ -290,7 +290,7 @@ def test_the_truth_of_a_stale_round_comes_from_a_clean_pass_and_staleness_is_rec
     twin = uncut(model, c.x, c.y)
     run = run_step(method, c.blocks, c.x, c.y)
     after = frozen(c.model), method.get_extra_state()
-    truth = true_updates(method, run)
+    truth = true_gradients(method, run)
     assert truth.reference == "loss, clean chain pass"
     for k, grad in enumerate(truth.grads):
         assert_same_bits(grad.params, twin.gradients(k))
@@ -381,7 +381,7 @@ def test_a_rule_that_has_not_begun_can_be_saved_and_a_begun_one_be_emptied():
 
 def test_buffers_of_another_network_are_refused():
     c, other = case("mlp"), case("mlp")
-    other = other._replace(model=build("mlp", Plan((1, 8, 8), 10, width=12, depth=3)).double())
+    other = other._replace(model=build("mlp", ModelSpec((1, 8, 8), 10, width=12, depth=3)).double())
     state = {**fresh(c).state_dict(), "_extra_state": filled(other).get_extra_state()}
     with pytest.raises(InputError, match=r"^there: its weights do not fit this model: buffers of 3 units, this model has 4$"):
         put_weights(fresh(c), state, "there")
@@ -413,7 +413,7 @@ def test_memory_is_flat_over_a_thousand_rounds():
 
 
 def test_the_memory_that_the_documentation_states():
-    model = build("basic-cnn", Plan((3, 32, 32), 10))
+    model = build("basic-cnn", ModelSpec((3, 32, 32), 10))
     a_batch = 4 * 256 * sum(shape.numel() for shape in output_shapes(model, (3, 32, 32))[:-2])  # two of its three units are read from
     assert f"{a_batch / 1e6:.0f} MB" == "42 MB"
     assert f"{30 * a_batch / 1e9:.1f} GB" == "1.3 GB"
@@ -458,6 +458,6 @@ def test_a_round_in_which_the_top_waits_is_recorded_too():
     run = run_step(method, c.blocks, c.x, c.y)
     assert {p.k for p in run.passes} == {0, 1, 2}
     assert isinstance(run, Step)
-    truth = true_updates(method, run)
+    truth = true_gradients(method, run)
     assert len(truth.grads) == 5
     assert {r.layer for r in step_rows(1, [n for n, _ in c.model.named_children()], method, run, truth)} >= {"top", "block4"}

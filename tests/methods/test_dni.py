@@ -11,10 +11,10 @@ from torch import nn
 
 from gradlens.gradients.backward import backward
 from gradlens.gradients.losses import LOSSES
-from gradlens.gradients.method import Net
+from gradlens.gradients.method import NetworkInfo
 from gradlens.methods import METHODS
 from gradlens.models.block_boundaries import output_shapes
-from gradlens.models.zoo import Plan, build
+from gradlens.models.zoo import ModelSpec, build
 from gradlens.runtime.errors import InputError
 from gradlens.training.build import Pair
 from gradlens.training.config import make
@@ -67,9 +67,9 @@ def test_one_step_equals_the_reference_loop(name, network, target):
     for k, u in updates.items():
         assert_near(u.grad.params, grads(model[k]))
         if k < len(losses):
-            assert_near({n.split(".", 2)[2]: g for n, g in u.own.items()}, grads(synthesisers[k]))
+            assert_near({n.split(".", 2)[2]: g for n, g in u.aux_grads.items()}, grads(synthesisers[k]))
             assert method.quantities(u)["synth_loss"] == pytest.approx(losses[k], rel=1e-10)
-    assert updates[len(losses)].own == {}
+    assert updates[len(losses)].aux_grads == {}
     assert method.quantities(updates[len(losses)]) == {}
     assert_near(frozen(c.model), frozen(model), 0)  # BatchNorm of the blocks saw the batch once
     assert_near(frozen(method.synthesisers), frozen(synthesisers), 1e-12)  # and that of the synthesisers too
@@ -111,7 +111,7 @@ def test_bp_lambda_mixes_the_synthetic_gradient_with_what_came_from_above(lam, t
     for k, u in updates.items():
         assert_near(u.grad.params, grads(model[k]))
         if k < 4:
-            assert_near({n.split(".", 2)[2]: g for n, g in u.own.items()}, grads(synthesisers[k]))
+            assert_near({n.split(".", 2)[2]: g for n, g in u.aux_grads.items()}, grads(synthesisers[k]))
 
 
 @NETWORKS
@@ -153,7 +153,7 @@ def test_an_oracle_synthesiser_makes_it_backprop_and_is_its_own_fixed_point(name
     _, updates = step(method, c, lazily=True)
     for k, u in updates.items():
         assert_near(u.grad.params, twin.gradients(k))
-        for g in u.own.values():  # its regression is solved: what it is told is rounding noise
+        for g in u.aux_grads.values():  # its regression is solved: what it is told is rounding noise
             assert g.abs().max() <= 1e-10 * twin.outputs[k].grad.abs().max() * scale
         if u.k < len(c.model) - 1:
             found = method.quantities(u)
@@ -186,9 +186,9 @@ def test_the_regressions_gradient_is_its_formula(target):
     n = len(c.y)
     for k in range(len(c.model) - 1):
         answer = method.synthesisers[k].answer.detach()
-        delta = updates[k].above[0]
+        delta = updates[k].received[0]
         goal = n * delta if target == "sum" else delta
-        assert_near(dict(updates[k].own), {f"synthesisers.{k}.answer": 2 * (answer - goal) / n}, 1e-12)
+        assert_near(dict(updates[k].aux_grads), {f"synthesisers.{k}.answer": 2 * (answer - goal) / n}, 1e-12)
 
 
 def test_targets_are_bootstrapped():
@@ -197,13 +197,13 @@ def test_targets_are_bootstrapped():
     method = rule("dni", c, target="mean")
     passes, updates = step(method, c)
     twin = uncut(c.model, c.x, c.y)
-    assert_near({"g": updates[3].above[0]}, {"g": twin.outputs[3].grad}, 1e-12)
+    assert_near({"g": updates[3].received[0]}, {"g": twin.outputs[3].grad}, 1e-12)
     for k in range(3):
         block, z = copy.deepcopy(c.model[k + 1]), passes[k].z.detach().clone().requires_grad_()
         s = copy.deepcopy(method.synthesisers[k + 1])(passes[k + 1].h.detach())
         (block(z) * s.detach()).sum().backward()
-        assert_near({"g": updates[k].above[0]}, {"g": z.grad}, 1e-12)
-        assert not torch.allclose(updates[k].above[0], twin.outputs[k].grad)
+        assert_near({"g": updates[k].received[0]}, {"g": z.grad}, 1e-12)
+        assert not torch.allclose(updates[k].received[0], twin.outputs[k].grad)
 
 
 # --------------------------------------------------------------------------------------------------------- the first step
@@ -219,9 +219,9 @@ def test_started_at_zero_every_block_gradient_of_the_first_step_is_exactly_zero_
     for k, u in updates.items():
         for g in u.grad.params.values():
             assert bool(g.any()) == (k == top)
-    learns = [k for k, u in updates.items() if any(bool(g.any()) for g in u.own.values())]
+    learns = [k for k, u in updates.items() if any(bool(g.any()) for g in u.aux_grads.values())]
     assert learns == [top - 1]  # the others' targets are zero too: knowledge of the loss goes down one interface a step
-    changed = [n for n, g in updates[top - 1].own.items() if bool(g.any())]
+    changed = [n for n, g in updates[top - 1].aux_grads.items() if bool(g.any())]
     assert all(".rest.last." in n for n in changed)
     assert len(changed) == 2
 
@@ -267,7 +267,7 @@ def test_during_warm_up_blocks_get_the_true_gradient_and_synthesisers_learn_from
                 continue
             s = synthesisers[k](twin.outputs[k].detach(), onehot)
             (s - scale * twin.outputs[k].grad).square().flatten(1).sum(1).mean().backward()
-            assert_near({n.split(".", 2)[2]: g for n, g in u.own.items()}, grads(synthesisers[k]))
+            assert_near({n.split(".", 2)[2]: g for n, g in u.aux_grads.items()}, grads(synthesisers[k]))
 
 
 def test_warm_up_holds_from_the_first_step_and_is_off_by_default():
@@ -290,7 +290,7 @@ def test_the_regression_reaches_no_block_and_the_block_gets_nothing_but_the_synt
     blocks = list(c.model.parameters())
     inputs = [t for p in passes for t in (p.z, p.h)]
     for k in range(len(passes) - 1):
-        kept = method.signal(k, dict(enumerate(passes)), updates[k].above).kept
+        kept = method.signal(k, dict(enumerate(passes)), updates[k].received).saved
         reached = torch.autograd.grad(kept.sum(), [*blocks, *inputs], allow_unused=True, retain_graph=True)
         assert all(g is None for g in reached)
         names = [n for n, _ in method.named_parameters()]
@@ -310,7 +310,7 @@ def test_a_block_of_dni_is_told_the_same_whatever_the_loss_says():
         (_, a), (_, b) = step(method, c), step(method, other)
         for k in range(len(c.model) - 1):
             assert all(torch.equal(a[k].grad.params[n], b[k].grad.params[n]) for n in a[k].grad.params) == same
-        assert not torch.equal(a[2].above[0], b[2].above[0])  # the labels do enter: the last interface's target is the true gradient
+        assert not torch.equal(a[2].received[0], b[2].received[0])  # the labels do enter: the last interface's target is the true gradient
 
 
 @pytest.mark.parametrize("record", [None, 0])
@@ -357,7 +357,7 @@ def test_a_linear_synthesiser_on_a_frozen_net_with_squared_loss_reaches_least_sq
     g = torch.Generator().manual_seed(0)
     model = nn.Sequential(nn.Linear(6, width), nn.Linear(width, 10)).double()
     c = Case(model, torch.randn(n, 6, generator=g, dtype=torch.float64), torch.randint(0, 10, (n,), generator=g))
-    net = Net(c.blocks, [torch.Size([width]), torch.Size([10])], 10, width, LOSSES["mse"], 0)
+    net = NetworkInfo(c.blocks, [torch.Size([width]), torch.Size([10])], 10, width, LOSSES["mse"], 0)
     method = METHODS["dni"](net, METHODS["dni"].Options(target=target))
     method.synthesisers[0] = Linear(width)
     h = model[0](c.x).detach()
@@ -373,7 +373,7 @@ def test_a_linear_synthesiser_on_a_frozen_net_with_squared_loss_reaches_least_sq
     optimizer = torch.optim.SGD(method.parameters(), lr=float((2 / (low + high)) ** 2), momentum=float(((high - low) / (high + low)) ** 2))
     for _ in range(400):
         for u in backward(method, method.forward(c.blocks, c.x, c.y)):
-            for name, grad in u.own.items():
+            for name, grad in u.aux_grads.items():
                 method.get_parameter(name).grad = grad
         optimizer.step()
     found = method.synthesisers[0].linear
@@ -391,8 +391,8 @@ def test_a_linear_synthesiser_on_a_frozen_net_with_squared_loss_reaches_least_sq
 
 
 def test_the_seeds_synthesisers_have_the_documents_size():
-    model = build("basic-cnn", Plan((3, 32, 32), 10))
-    net = Net(list(model), output_shapes(model, (3, 32, 32)), 10, 256, LOSSES["ce"], 0)
+    model = build("basic-cnn", ModelSpec((3, 32, 32), 10))
+    net = NetworkInfo(list(model), output_shapes(model, (3, 32, 32)), 10, 256, LOSSES["ce"], 0)
     for name, each in (("cdni", 1_231_104), ("dni", 1_231_104 - 10 * 128 - 128)):
         method = METHODS[name](net, METHODS[name].Options())
         assert [sum(p.numel() for p in s.parameters()) for s in method.synthesisers] == [each] * 3
@@ -425,11 +425,11 @@ def test_interfaces_after_some_blocks_are_the_reference_loop_on_a_net_cut_there_
     for k, u in updates.items():
         assert_near(u.grad.params, grads(model[k]))
         if k + 1 not in at:
-            assert u.own == {} == method.quantities(u)
+            assert u.aux_grads == {} == method.quantities(u)
             continue
         i = at.index(k + 1)
-        assert_near({n.split(".", 2)[2]: g for n, g in u.own.items()}, grads(chosen[i]))
-        assert_near({"g": u.above[0]}, {"g": targets[i]})
+        assert_near({n.split(".", 2)[2]: g for n, g in u.aux_grads.items()}, grads(chosen[i]))
+        assert_near({"g": u.received[0]}, {"g": targets[i]})
         assert method.quantities(u)["synth_loss"] == pytest.approx(losses[i], rel=1e-10)
 
 
@@ -447,7 +447,7 @@ def test_without_an_interface_it_is_backprop_and_with_all_of_them_it_is_the_defa
     (_, a), (_, b) = step(every, copy.deepcopy(c)), step(default, copy.deepcopy(c))
     for k, u in b.items():
         assert_same_bits(a[k].grad.params, u.grad.params)
-        assert_same_bits(dict(a[k].own), dict(u.own))
+        assert_same_bits(dict(a[k].aux_grads), dict(u.aux_grads))
 
 
 @BOTH
@@ -463,7 +463,7 @@ def test_nothing_crosses_an_interface_but_the_regressions_target(name):
     _, after = step(method, changed)
     for k in (0, 1):
         assert_same_bits(after[k].grad.params, before[k].grad.params)
-    assert not torch.equal(after[1].above[0], before[1].above[0])
+    assert not torch.equal(after[1].received[0], before[1].received[0])
     # between the interface and the loss: the true gradient, bit for bit
     twin = uncut(c.model, c.x, c.y)
     for k in (2, 3, 4):
@@ -493,7 +493,7 @@ def test_a_linear_synthesiser_is_affine_starts_at_zero_and_is_trained_as_the_ref
     for k, u in updates.items():
         assert_near(u.grad.params, grads(model[k]))
         if k < len(synthesisers):
-            assert_near({n.split(".", 2)[2]: g for n, g in u.own.items()}, grads(synthesisers[k]))
+            assert_near({n.split(".", 2)[2]: g for n, g in u.aux_grads.items()}, grads(synthesisers[k]))
     s, h, context = method.synthesisers[1], passes[1].h.detach(), method.context(c.y)
     mixed = None if context is None else 0.3 * context + 0.7 * context.roll(1, 0)
     want = 0.3 * s(h, context) + 0.7 * s(h.roll(1, 0), None if context is None else context.roll(1, 0))

@@ -11,7 +11,7 @@ from torch import nn
 
 from gradlens.gradients.backward import backward, run_step
 from gradlens.gradients.method import Locks
-from gradlens.gradients.true_gradient import true_updates
+from gradlens.gradients.true_gradient import true_gradients
 from gradlens.methods import METHODS
 from gradlens.models.synthesizers import InputSynthesiser
 from gradlens.runtime.errors import InputError
@@ -78,7 +78,7 @@ def test_one_step_equals_the_reference_loop(network, target, lam, context):
         assert_near(u.grad.params, grads(model[k]))
         own = {f"synthesisers.{k}.{n}": g for n, g in grads(synthesisers[k]).items()} if k < len(losses) else {}
         own |= {f"inputs.{k - 1}.{n}": g for n, g in grads(inputs[k - 1]).items()} if k else {}
-        assert_near(dict(u.own), own)
+        assert_near(dict(u.aux_grads), own)
         found = method.quantities(u)
         assert found.get("synth_loss") == (pytest.approx(losses[k], rel=1e-10) if k < len(losses) else None)
         assert found.get("input_error") == (pytest.approx(input_errors[k - 1], rel=1e-10) if k else None)
@@ -131,9 +131,9 @@ def test_perfect_inputs_make_it_dni_bit_for_bit(network, options):
         method.inputs[k] = Given(want[k].p.h)
     for k, u in one_step(method, other).items():
         assert_same_bits(u.grad.params, want[k].grad.params)
-        assert_same_bits({n: g for n, g in u.own.items() if n.startswith("synth")}, dict(want[k].own))
+        assert_same_bits({n: g for n, g in u.aux_grads.items() if n.startswith("synth")}, dict(want[k].aux_grads))
         if k:
-            assert not u.own[f"inputs.{k - 1}.answer"].any()  # there is nothing left to learn
+            assert not u.aux_grads[f"inputs.{k - 1}.answer"].any()  # there is nothing left to learn
             assert method.quantities(u)["input_error"] == 0
             assert method.quantities(u)["input_explained_variance"] == 1
 
@@ -172,14 +172,14 @@ def test_autograd_finds_no_way_from_one_part_to_another(network, context):
             assert p.x.is_leaf
             assert torch.equal(p.x, p.src)
         if k < len(passes) - 1:
-            kept = method.signal(k, dict(enumerate(passes)), updates[k].above).kept
+            kept = method.signal(k, dict(enumerate(passes)), updates[k].received).saved
             assert reached(kept.synthetic) == {f"synthesisers.{k}"}
             assert not updates[k].signal.delta.requires_grad
-        assert {n.split(".")[0] + n.split(".")[1] for n in updates[k].own} == {
+        assert {n.split(".")[0] + n.split(".")[1] for n in updates[k].aux_grads} == {
             *([f"synthesisers{k}"] if k < len(passes) - 1 else []),
             *([f"inputs{k - 1}"] if k else []),
         }
-        assert updates[k].signal.kept.below is None or not updates[k].signal.kept.below.requires_grad
+        assert updates[k].signal.saved.below is None or not updates[k].signal.saved.below.requires_grad
 
 
 @NETWORKS
@@ -196,7 +196,7 @@ def test_a_block_is_told_the_same_whatever_all_other_blocks_and_the_labels_are(n
                     p.mul_(-3 if j != k else 1)
         after = one_step(copy.deepcopy(method), changed)
         assert_same_bits(after[k].grad.params, before[k].grad.params)
-        assert any(not torch.equal(g, before[k].own[n]) for n, g in after[k].own.items())  # what they learn from is another
+        assert any(not torch.equal(g, before[k].aux_grads[n]) for n, g in after[k].aux_grads.items())  # what they learn from is another
     assert METHODS["dni-unlocked"].locks() == Locks(forward=False, update=False, backward=False, labels=False)
 
 
@@ -241,7 +241,7 @@ def test_the_truth_is_backprops_on_a_clean_chain_and_leaves_no_trace(network):
     run = run_step(method, c.blocks, c.x, c.y)
     before, stream = (frozen(c.model), frozen(method)), torch.get_rng_state()
     twin = uncut(c.model, c.x, c.y)
-    truth = true_updates(method, run)
+    truth = true_gradients(method, run)
     assert truth.reference == "loss, clean chain pass"
     assert truth.loss == nll(twin.outputs[-1], c.y)
     for k, grad in enumerate(truth.grads):
@@ -280,7 +280,7 @@ def test_errors_of_both_synthesisers_are_recorded(network):
             spread = sum(((real[n] - real.mean(0)) ** 2).sum() for n in range(len(real)))
             explained = 1 - ((made - real) ** 2).sum() / spread
             assert rows[name, "input_explained_variance"] == pytest.approx(explained.item(), rel=1e-9)
-    assert {q for _, q in rows} - {"loss"} == set(METHODS["dni-unlocked"].own_quantities)
+    assert {q for _, q in rows} - {"loss"} == set(METHODS["dni-unlocked"].method_quantities)
 
 
 @NETWORKS
@@ -391,7 +391,7 @@ def test_interfaces_after_some_blocks_are_the_reference_loop_on_a_net_cut_there_
         assert_near(u.grad.params, grads(model[k]))
         own = {f"synthesisers.{k}.{n}": g for n, g in grads(synthesisers[at.index(k + 1)]).items()} if k + 1 in at else {}
         own |= {f"inputs.{k - 1}.{n}": g for n, g in grads(inputs[at.index(k)]).items()} if k in at else {}
-        assert_near(dict(u.own), own)
+        assert_near(dict(u.aux_grads), own)
         found = method.quantities(u)
         assert found.get("synth_loss") == (pytest.approx(losses[at.index(k + 1)], rel=1e-10) if k + 1 in at else None)
         assert found.get("input_error") == (pytest.approx(input_errors[at.index(k)], rel=1e-10) if k in at else None)

@@ -16,12 +16,12 @@ from gradlens.data.datasets import load as load_data
 from gradlens.gradients.backward import backward, run_step
 from gradlens.gradients.diagnostics import sparse_rows
 from gradlens.gradients.losses import LOSSES
-from gradlens.gradients.method import Net, Step
-from gradlens.gradients.true_gradient import true_updates
+from gradlens.gradients.method import NetworkInfo, Step
+from gradlens.gradients.true_gradient import true_gradients
 from gradlens.methods import METHODS
 from gradlens.methods.feedback.feedback_rule import pseudo_inverse, weights
 from gradlens.models.resnet import basic_residual
-from gradlens.models.zoo import Plan, build
+from gradlens.models.zoo import ModelSpec, build
 from gradlens.runtime.errors import InputError
 from gradlens.training.build import Pair, make_net, make_pair
 from gradlens.training.config import make
@@ -220,7 +220,7 @@ def regress(targets):
 
 
 def feedback_alignment(c: Case, loss):
-    net = Net(c.blocks, [torch.Size([block[0].out_features]) for block in c.model], c.model[-1][0].out_features, 1, loss, 3)
+    net = NetworkInfo(c.blocks, [torch.Size([block[0].out_features]) for block in c.model], c.model[-1][0].out_features, 1, loss, 3)
     return METHODS["fa"](net, METHODS["fa"].Options()).double()
 
 
@@ -319,7 +319,7 @@ def test_forward_and_truth_are_backprops_bit_for_bit_on_a_tangled_net(name, layo
             method = rule(name, c)
         twin = uncut(c.model, c.x, c.y)
         passes, updates = step(method, c)
-        truth = true_updates(method, Step(c.blocks, c.x, c.y, passes, updates)).grads
+        truth = true_gradients(method, Step(c.blocks, c.x, c.y, passes, updates)).grads
     for k, grad in enumerate(truth):
         assert torch.equal(passes[k].h, twin.outputs[k])
         assert passes[k].h.dtype == twin.outputs[k].dtype
@@ -352,7 +352,7 @@ def test_the_sparse_diagnostics_of_a_step_see_the_rule_where_they_should():
 
     def corrected():
         run = run_step(method, c.blocks, c.x, c.y)
-        truth = true_updates(method, run, keep=True)
+        truth = true_gradients(method, run, keep=True)
         return {r.layer: r.value for r in sparse_rows(0, names, method, run, truth) if r.quantity == "corrected_cosine"}
 
     assert corrected()["block1.linear"] < 0.9
@@ -400,7 +400,7 @@ def test_a_block_that_raises_leaves_no_mode_and_an_interrupted_backward_no_activ
     assert state_of_torch() == (0, None)
     _, updates = step(method, c)
     cut_short = updates[4].signal._replace(delta=torch.zeros(3))  # of a shape that no backward pass takes
-    method.signal = lambda k, passes, above: cut_short
+    method.signal = lambda k, passes, received: cut_short
     with pytest.raises(RuntimeError):
         step(method, c)
     assert not method.active
@@ -507,7 +507,7 @@ def test_blocks_are_not_compiled_under_a_feedback_rule():
 
 
 def test_b_is_drawn_as_pytorch_draws_a_weight_keyed_by_seed_and_layer():
-    c = Case(build("mlp", Plan((1, 8, 8), 10, width=400, depth=3)), torch.randn(2, 1, 8, 8), torch.tensor([0, 1]))
+    c = Case(build("mlp", ModelSpec((1, 8, 8), 10, width=400, depth=3)), torch.randn(2, 1, 8, 8), torch.tensor([0, 1]))
 
     def kept(seed=3, **options):
         net = make_net(c.model, c.shape, 10, LOSSES["ce"], seed)
@@ -665,7 +665,7 @@ def test_b_gets_the_very_gradient_of_its_weight():
         c = network(net)
         _, updates = step(rule("kp", c), c)
         grads = used(c, updates)
-        own = {n: g for u in updates.values() for n, g in u.own.items()}
+        own = {n: g for u in updates.values() for n, g in u.aux_grads.items()}
         paths = {n.removeprefix("kept.").replace("/", "."): g for n, g in own.items()}
         assert len(paths) == sum(len(weights(block)) for block in c.model)
         for path, g in paths.items():
@@ -678,7 +678,7 @@ def test_the_feedback_of_a_frozen_weight_is_frozen_too():
     method = rule("kp", c)
     assert [p.requires_grad for p in method.kept.parameters()] == [True, False, True, True, True]
     _, updates = step(method, c)
-    assert updates[1].own == {}
+    assert updates[1].aux_grads == {}
     assert_near(
         used(c, updates),
         {n: g for n, g in by_hand(c, matrices(method, c.model)).items() if g is not None},
@@ -727,7 +727,7 @@ def test_pairs_are_b_beside_w_and_beside_its_pseudo_inverse_for_every_layer_that
     c = tangled()
     method = rule("fa", c)
     run = run_step(method, c.blocks, c.x, c.y)
-    pairs = list(method.pairs(run, run.passes))
+    pairs = list(method.feedback_pairs(run, run.passes))
     modules = dict(c.model.named_modules())
     layers = [n for n, m in modules.items() if isinstance(m, nn.Linear | nn.Conv2d) and n != "stem.0"]  # which reads the image
     assert [(p.layer, p.kind) for p in pairs] == [(n, k) for n in layers for k in ("feedback_transpose", "feedback_pseudoinverse")]
@@ -763,7 +763,7 @@ def test_angles_come_out_as_rows_of_the_sparse_records():
         for b, w in zip(method.kept.parameters(), (w for block in c.model for w in weights(block).values()), strict=True):
             b.copy_(2 * w)
     run = run_step(method, c.blocks, c.x, c.y)
-    rows = sparse_rows(0, [n for n, _ in c.model.named_children()], method, run, true_updates(method, run, keep=True))
+    rows = sparse_rows(0, [n for n, _ in c.model.named_children()], method, run, true_gradients(method, run, keep=True))
     found = {(r.layer, r.quantity): r.value for r in rows if r.kind == "feedback_transpose"}
     assert {layer for layer, _ in found} == {"block2.conv", "block3.conv", "top.hidden", "top.out"}
     for layer in ("block2.conv", "top.out"):

@@ -11,11 +11,11 @@ from torch import nn
 from gradlens.data.datasets import load as load_data
 from gradlens.gradients.block_pass import is_chain
 from gradlens.gradients.losses import LOSSES
-from gradlens.gradients.method import Net, Step
-from gradlens.gradients.true_gradient import true_updates
+from gradlens.gradients.method import NetworkInfo, Step
+from gradlens.gradients.true_gradient import true_gradients
 from gradlens.methods import METHODS
 from gradlens.models.block_boundaries import output_shapes
-from gradlens.models.zoo import Plan, build
+from gradlens.models.zoo import ModelSpec, build
 from gradlens.runtime.errors import InputError
 from gradlens.training.build import Pair
 from gradlens.training.config import make
@@ -138,8 +138,8 @@ def test_frozen_blocks_and_heads_run_in_eval_mode_and_blocks_above_the_stage_do_
         assert modes == want[epoch - 1]
         trained_blocks = [k for k, u in updates.items() if u.grad.params]
         assert trained_blocks == ([3, 2] if epoch == 3 else [epoch - 1])
-        assert {n.split(".")[1] for u in updates.values() for n in u.own} == ({str(epoch - 1)} if epoch < 3 else set())
-        assert [k for k, u in updates.items() if u.signal.send] == ([3] if epoch == 3 else [])
+        assert {n.split(".")[1] for u in updates.values() for n in u.aux_grads} == ({str(epoch - 1)} if epoch < 3 else set())
+        assert [k for k, u in updates.items() if u.signal.messages_below] == ([3] if epoch == 3 else [])
 
 
 @pytest.mark.parametrize(
@@ -156,14 +156,14 @@ def test_frozen_blocks_and_heads_run_in_eval_mode_and_blocks_above_the_stage_do_
 )
 def test_the_stage_follows_from_the_epoch(epochs, stage_epochs, want):
     c = case("basic-cnn")
-    net = Net(c.blocks, output_shapes(c.model, c.shape), 10, 16, LOSSES["ce"], 3, epochs=epochs)
+    net = NetworkInfo(c.blocks, output_shapes(c.model, c.shape), 10, 16, LOSSES["ce"], 3, epochs=epochs)
     method = METHODS["greedy"](net, METHODS["greedy"].Options(stage_epochs=stage_epochs))
     stages, tops = [], []
-    assert (method.stage, method.top, method.objective) == (0, 0, "stage 1 loss")
+    assert (method.stage, method.output_block, method.objective) == (0, 0, "stage 1 loss")
     for epoch in range(1, epochs + 1):
         method.start(epoch, 0)
         stages.append(method.stage)
-        tops.append(method.top)
+        tops.append(method.output_block)
     assert stages == want
     assert tops == [{0: 0, 1: 1, 2: 3}[j] for j in want]
 
@@ -176,7 +176,7 @@ def test_the_truth_is_the_gradient_of_the_stages_own_net(network):
         method.start(stage + 1, 0)
         passes, updates = step(method, c)
         assert is_chain(passes)
-        truth, *_, reference = true_updates(method, Step(c.blocks, c.x, c.y, passes, updates))
+        truth, *_, reference = true_gradients(method, Step(c.blocks, c.x, c.y, passes, updates))
         assert reference == f"stage {stage + 1} loss, same passes"
         last = n if stage == n - 2 else stage + 1
         twin = copy.deepcopy(nn.Sequential(*c.model[:last], *([method.heads[str(stage)]] if last < n else [])))
@@ -188,7 +188,7 @@ def test_the_truth_is_the_gradient_of_the_stages_own_net(network):
             if k >= stage:  # what the rule used is the truth
                 assert_same_bits(updates[k].grad.params, grad.params)
         if last < n:
-            assert_same_bits(dict(updates[stage].own), {f"heads.{stage}.{name}": p.grad for name, p in twin[-1].named_parameters()})
+            assert_same_bits(dict(updates[stage].aux_grads), {f"heads.{stage}.{name}": p.grad for name, p in twin[-1].named_parameters()})
         rows = rows_of(method, c)
         cosine = {r.layer: r.value for r in rows if (r.kind, r.quantity) == ("parameters", "cosine")}
         assert list(cosine) == [name for name, _ in list(c.model.named_children())[:last]]
@@ -239,7 +239,7 @@ def test_a_head_has_one_convolution_less_than_hidden_layers(hidden):
 
 
 def test_a_net_of_one_unit_is_trained_as_by_backprop_bit_for_bit():
-    c = case("mlp", torch.float32)._replace(model=build("mlp", Plan((1, 8, 8), 10, width=12, depth=1)))
+    c = case("mlp", torch.float32)._replace(model=build("mlp", ModelSpec((1, 8, 8), 10, width=12, depth=1)))
     twin = uncut(c.model, c.x, c.y)
     method = rule("greedy", c, awake=False)
     assert list(method.parameters()) == []
@@ -258,7 +258,7 @@ def test_a_checkpoint_knows_which_head_answers():
     end = trained({"epochs": 4, "options": {"stage_epochs": 2}}, watch)
     fresh = Training(end.config, load_data("digits", limit=64), torch.device("cpu"))
     fresh.restore(end.state())
-    assert (fresh.pair.method.stage, fresh.pair.method.top) == (1, 1)
+    assert (fresh.pair.method.stage, fresh.pair.method.output_block) == (1, 1)
     assert evaluate(fresh.pair, fresh.test, fresh.to_input, fresh.config) == said[-1]
     fresh.pair.method.start(1, 0)
     assert evaluate(fresh.pair, fresh.test, fresh.to_input, fresh.config) != said[-1]
@@ -301,4 +301,4 @@ def test_shallow_is_a_probe_on_the_features_of_the_net_as_it_was_drawn(network):
     c.model.eval()
     assert torch.equal(method.predict(c.blocks, c.x), c.model(c.x))
     _, updates = step(method, c)
-    assert [k for k, u in updates.items() if u.grad.params or u.signal.send or u.signal.delta is not None] == [len(c.model) - 1]
+    assert [k for k, u in updates.items() if u.grad.params or u.signal.messages_below or u.signal.delta is not None] == [len(c.model) - 1]

@@ -7,7 +7,7 @@ import torch
 from oracles import assert_near, assert_same_bits, batches, case, frozen, nll, rule, step, uncut
 from torch import nn
 
-from gradlens.models.zoo import Plan, build
+from gradlens.models.zoo import ModelSpec, build
 from gradlens.runtime.errors import InputError
 from gradlens.training.build import Pair
 from gradlens.training.step import update
@@ -48,7 +48,7 @@ def compared(c, method, modules, lambdas):
     _, updates = step(method, c)
     for k, u in updates.items():
         assert_near(u.grad.params, {n: p.grad for n, p in model[k].named_parameters()})
-    own = {n: g for u in updates.values() for n, g in u.own.items()}
+    own = {n: g for u in updates.values() for n, g in u.aux_grads.items()}
     assert_near(own, {f"heads.{n}": p.grad for n, p in heads.named_parameters()})
     got = [u.signal.loss.item() for _, u in sorted(updates.items()) if u.signal.loss is not None]
     assert got == pytest.approx(losses, rel=1e-12)
@@ -65,7 +65,7 @@ def test_every_unit_has_its_weighted_losses(network, head):
     assert lambdas[-1] == (0.25, 2.0)
     c = case(network)
     updates = compared(c, rule("infopro", c, head=head, pooled=True, **LAMBDAS), UNITS[network], [*lambdas, (0, 0)])
-    assert [k for k, u in updates.items() if u.signal.send] == [len(c.model) - 1]
+    assert [k for k, u in updates.items() if u.signal.messages_below] == [len(c.model) - 1]
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_a_module_without_any_loss_is_refused():
 
 
 def test_a_net_of_one_unit_is_trained_as_by_backprop_bit_for_bit():
-    c = case("mlp", torch.float32)._replace(model=build("mlp", Plan((1, 8, 8), 10, width=12, depth=1)))
+    c = case("mlp", torch.float32)._replace(model=build("mlp", ModelSpec((1, 8, 8), 10, width=12, depth=1)))
     twin = uncut(c.model, c.x, c.y)
     for chunks in (None, 1):
         _, updates = step(rule("infopro", c, chunks=chunks), c)

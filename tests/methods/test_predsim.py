@@ -10,10 +10,10 @@ from oracles import assert_near, assert_same_bits, batches, case, frozen, nll, r
 from torch import nn
 
 from gradlens.gradients.losses import LOSSES
-from gradlens.gradients.method import Net
+from gradlens.gradients.method import NetworkInfo
 from gradlens.methods import METHODS
 from gradlens.methods.local.predsim import pooled_size, similarity
-from gradlens.models.zoo import Plan, build
+from gradlens.models.zoo import ModelSpec, build
 from gradlens.runtime.errors import InputError
 from gradlens.training.build import Pair
 from gradlens.training.config import make
@@ -127,9 +127,9 @@ def test_each_blocks_gradient_is_that_of_its_own_two_losses(network, beta):
         params, own, delta, loss = by_hand(k, c.model[k], method.heads[str(k)], passes[k].x, c.y, beta)
         assert_near(updates[k].grad.params, params, 1e-6)  # this target is exact, where norms lack the 1e-8 that is added to them
         assert_near({"delta": updates[k].signal.delta}, {"delta": delta}, 1e-6)
-        assert_near(dict(updates[k].own), {f"heads.{k}.{n}": g for n, g in own.items()}, 1e-6)
+        assert_near(dict(updates[k].aux_grads), {f"heads.{k}.{n}": g for n, g in own.items()}, 1e-6)
         assert updates[k].signal.loss == pytest.approx(loss, rel=1e-6)
-        assert updates[k].signal.send == ()
+        assert updates[k].signal.messages_below == ()
     unit = copy.deepcopy(c.model[-2:])
     nll(unit(passes[-2].x.detach()), c.y).backward()
     for k, block in zip((len(passes) - 2, len(passes) - 1), unit, strict=True):  # the network's own loss
@@ -215,7 +215,7 @@ def test_heads_at_the_start(network):
 )
 def test_maps_are_averaged_in_halves_until_they_fit(shape, dim, want):
     assert pooled_size(shape, dim) == want
-    net = Net([nn.Identity()] * 3, [torch.Size(shape)] * 3, 10, 16, LOSSES["ce"], 0)
+    net = NetworkInfo([nn.Identity()] * 3, [torch.Size(shape)] * 3, 10, 16, LOSSES["ce"], 0)
     classifier = METHODS["predsim"](net, METHODS["predsim"].Options(dim=dim)).heads["0"].pred
     assert classifier[-1].in_features == shape[0] * want[0] * want[1]
     x = noise(2, *shape).float()
@@ -227,7 +227,7 @@ def test_maps_are_averaged_in_halves_until_they_fit(shape, dim, want):
 
 
 def test_a_net_of_one_unit_is_trained_as_by_backprop_bit_for_bit():
-    c = case("mlp", torch.float32)._replace(model=build("mlp", Plan((1, 8, 8), 10, width=12, depth=1)))
+    c = case("mlp", torch.float32)._replace(model=build("mlp", ModelSpec((1, 8, 8), 10, width=12, depth=1)))
     twin = uncut(c.model, c.x, c.y)
     _, updates = step(rule("predsim", c), c)
     for k in range(2):

@@ -12,7 +12,7 @@ from torch import nn
 from gradlens.gradients.diagnostics import SPARSE
 from gradlens.gradients.losses import LOSSES
 from gradlens.methods import METHODS
-from gradlens.models.zoo import Plan, build
+from gradlens.models.zoo import ModelSpec, build
 from gradlens.runtime.errors import InputError
 from gradlens.training.build import Pair, make_net, make_pair
 from gradlens.training.config import make
@@ -22,16 +22,16 @@ from gradlens.training.step import update
 
 
 def test_a_module_that_two_units_of_loco_share_gets_the_sum_of_both():
-    model = build("basic-cnn", Plan((3, 16, 16), 10, width=4, depth=3), seed=1).double()
+    model = build("basic-cnn", ModelSpec((3, 16, 16), 10, width=4, depth=3), seed=1).double()
     net = make_net(model, (3, 16, 16), 10, LOSSES["ce"], 3)
     method = stirred(METHODS["loco"](net, METHODS["loco"].Options()).double())
-    x, y = method.task(IMAGES, torch.arange(6), 0, lambda v: v.double() / 127.5 - 1)
+    x, y = method.make_inputs(IMAGES, torch.arange(6), 0, lambda v: v.double() / 127.5 - 1)
     passes, updates = step(method, Case(model, x, y))
     blocks, heads = list(model), method.heads
     assert sorted(heads) == ["1", "2"]
     for module in (model, method):
         module.train()
-    h1 = blocks[0](method.entry(x))
+    h1 = blocks[0](method.prepare_input(x))
     first = method.local_loss(1, passes[1]._replace(z=blocks[1](h1))).loss  # U1 = (block1, block2)
     cut = h1.detach()
     second = method.local_loss(2, passes[2]._replace(z=blocks[2](blocks[1](cut)))).loss  # U2 = (block2, block3) on what block1 gave

@@ -15,7 +15,7 @@ from gradlens.data.datasets import digits, load
 from gradlens.data.split import Split
 from gradlens.data.subsets import choose
 from gradlens.gradients.method import Step
-from gradlens.gradients.true_gradient import true_updates
+from gradlens.gradients.true_gradient import true_gradients
 from gradlens.runtime.errors import InputError
 from gradlens.training.build import make_pair
 from gradlens.training.config import make, read
@@ -152,7 +152,7 @@ def test_distil_descends_both_terms_each_over_its_own_images(alpha):
         assert_near(updates[k].grad.params, {n: p.grad for n, p in block.named_parameters()}, 1e-10)
     top = len(c.model) - 1
     assert updates[top].signal.loss.item() == pytest.approx(loss.item())
-    truth = true_updates(method, Step(c.blocks, c.x, c.y, passes, updates))
+    truth = true_gradients(method, Step(c.blocks, c.x, c.y, passes, updates))
     assert truth.reference == "distillation loss, same passes"
     assert_near(truth.grads[0].params, updates[0].grad.params, 1e-12)
 

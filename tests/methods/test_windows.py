@@ -11,7 +11,7 @@ from torch import nn
 
 from gradlens.cli.main import main
 from gradlens.gradients.backward import backward
-from gradlens.models.zoo import Plan, build
+from gradlens.models.zoo import ModelSpec, build
 from gradlens.runtime.errors import InputError
 from gradlens.training.build import Pair
 from gradlens.training.step import update
@@ -70,7 +70,7 @@ def test_gradients_are_the_sum_over_windows_that_are_each_recomputed(network, na
     for k, u in updates.items():
         assert_near(u.grad.params, {n: p.grad for n, p in model[k].named_parameters()})
         assert_near({"delta": u.signal.delta}, {"delta": deltas[k]})
-    own = {n: g for u in updates.values() for n, g in u.own.items()}
+    own = {n: g for u in updates.values() for n, g in u.aux_grads.items()}
     assert_near(own, {f"heads.{n}": p.grad for n, p in heads.named_parameters()})
     assert set(method.heads) == {str(last) for _, last in windows[:-1]}  # no head where no window ends
 
@@ -105,8 +105,8 @@ def test_nothing_leaves_a_window_at_its_bottom(network, name, options, windows):
     c = case(network)
     _, updates = step(rule(name, c, **options), c)
     for k in range(len(c.model) - 1):
-        assert len(updates[k].signal.send) == sum(first < k <= last for first, last in windows)
-    assert len(updates[len(c.model) - 1].signal.send) == 1
+        assert len(updates[k].signal.messages_below) == sum(first < k <= last for first, last in windows)
+    assert len(updates[len(c.model) - 1].signal.messages_below) == 1
 
 
 @EACH
@@ -151,7 +151,7 @@ def test_one_window_is_backprop_and_windows_of_one_unit_are_dgl_bit_for_bit(name
 
 @pytest.mark.parametrize("name", ["chunked", "overlap"])
 def test_the_defaults_train_a_net_of_one_unit_as_backprop_does(name):
-    c = case("mlp", torch.float32)._replace(model=build("mlp", Plan((1, 8, 8), 10, width=12, depth=1)))
+    c = case("mlp", torch.float32)._replace(model=build("mlp", ModelSpec((1, 8, 8), 10, width=12, depth=1)))
     twin = uncut(c.model, c.x, c.y)
     _, updates = step(rule(name, c), c)
     for k in range(2):
@@ -230,7 +230,7 @@ def test_the_answer_and_the_loss_reported_are_the_networks_own():
     c = case("basic-cnn")
     for name in ("chunked", "overlap"):
         _, updates = step(rule(name, c), copy.deepcopy(c))
-        assert [u.k for u in updates.values() if u.signal.answer is not None] == [3]
+        assert [u.k for u in updates.values() if u.signal.logits is not None] == [3]
         assert updates[3].signal.loss == pytest.approx(nll(copy.deepcopy(c.model)(c.x), c.y).item(), rel=1e-12)
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.models.resnet import FORMS, WITH_ATTENTION, Residual, SelectiveKernel, SqueezeExcitation, Subsampled
-from gradlens.models.spec import Plan
+from gradlens.models.spec import ModelSpec
 from gradlens.models.zoo import MODELS, build, head_width, layers
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator
@@ -56,7 +56,7 @@ def stirred(model, seed=0):
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_resnets_have_the_documented_blocks_and_so_many_parameters(name):
-    model = sketched(name, Plan(CIFAR, 10))
+    model = sketched(name, ModelSpec(CIFAR, 10))
     assert parameters(model) == COUNTS[name]
     assert f"{COUNTS[name]:,} parameters" in MODELS[name].__doc__
     *body, top = model
@@ -75,7 +75,7 @@ def test_resnets_have_the_documented_blocks_and_so_many_parameters(name):
 
 
 def test_layers_and_shapes_of_a_resnet():
-    model = build("resnet18", Plan(CIFAR, 10))
+    model = build("resnet18", ModelSpec(CIFAR, 10))
     within = [
         f"block{i}.{name}" for i in range(2, 10) for name in ("branch.conv1", "branch.conv2", "shortcut.conv")[: 3 if i in (4, 6, 8) else 2]
     ]
@@ -83,17 +83,17 @@ def test_layers_and_shapes_of_a_resnet():
     stages = [(64, 32, 32)] * 3 + [(128, 16, 16)] * 2 + [(256, 8, 8)] * 2 + [(512, 4, 4)] * 2
     assert [tuple(s) for s in output_shapes(model, CIFAR)] == [*stages, (10,)]
     stages = [(16, 32, 32)] * 4 + [(32, 16, 16)] * 3 + [(64, 8, 8)] * 3
-    assert [tuple(s) for s in output_shapes(build("resnet20", Plan(CIFAR, 10)), CIFAR)] == [*stages, (10,)]
+    assert [tuple(s) for s in output_shapes(build("resnet20", ModelSpec(CIFAR, 10)), CIFAR)] == [*stages, (10,)]
 
 
 def test_shapes_of_bottleneck_nets_which_give_four_times_the_channels():
     shape = (3, 16, 16)
     stages = [(4, 16, 16)] + [(16, 16, 16)] * 3 + [(32, 8, 8)] * 4 + [(64, 4, 4)] * 6 + [(128, 2, 2)] * 3
-    assert [tuple(s) for s in output_shapes(build("resnet50", Plan(shape, 7, width=4)), shape)] == [*stages, (7,)]
+    assert [tuple(s) for s in output_shapes(build("resnet50", ModelSpec(shape, 7, width=4)), shape)] == [*stages, (7,)]
     stages = [(4, 16, 16)] + [(16, 16, 16)] * 3 + [(32, 8, 8)] * 4 + [(64, 4, 4)] * 6
-    assert [tuple(s) for s in output_shapes(build("resnet-gim", Plan(shape, 7, width=4)), shape)] == [*stages, (7,)]
-    assert head_width(sketched("resnet50", Plan(CIFAR, 10))) == 2048
-    assert head_width(sketched("resnet-gim", Plan(CIFAR, 10))) == 1024
+    assert [tuple(s) for s in output_shapes(build("resnet-gim", ModelSpec(shape, 7, width=4)), shape)] == [*stages, (7,)]
+    assert head_width(sketched("resnet50", ModelSpec(CIFAR, 10))) == 2048
+    assert head_width(sketched("resnet-gim", ModelSpec(CIFAR, 10))) == 1024
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet152"])
@@ -103,11 +103,11 @@ def test_the_large_nets_are_torchvisions_with_a_small_stem_and_no_pooling_behind
     with torch.device("meta"):
         theirs = getattr(torchvision.models, name)(num_classes=10)
         theirs.conv1, theirs.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
-    ours = sketched(name, Plan(CIFAR, 10))
+    ours = sketched(name, ModelSpec(CIFAR, 10))
     assert [tuple(p.shape) for p in ours.state_dict().values()] == [tuple(p.shape) for p in theirs.state_dict().values()]
     if name == "resnet152":
         return
-    ours = build(name, Plan((3, 9, 8), 10)).double()
+    ours = build(name, ModelSpec((3, 9, 8), 10)).double()
     theirs = theirs.to_empty(device="cpu").double()
     theirs.load_state_dict(dict(zip(theirs.state_dict(), copy.deepcopy(ours.state_dict()).values(), strict=True)))
     x = images((3, 9, 8), 2).double()
@@ -121,7 +121,7 @@ def test_the_large_nets_are_torchvisions_with_a_small_stem_and_no_pooling_behind
 )
 def test_sizes_are_those_of_simclrs_second_paper(name, width, attention, millions):
     """Chen et al. 2020, arXiv:2006.10029, table 1: encoders without a classifier."""
-    model = sketched(name, Plan(CIFAR, 10, width=width, attention=attention))
+    model = sketched(name, ModelSpec(CIFAR, 10, width=width, attention=attention))
     assert round((parameters(model) - parameters(model.top)) / 1e6) == millions
 
 
@@ -148,7 +148,7 @@ def growth(name, width, attention):
 @pytest.mark.parametrize("attention", ["se", "sk"])
 @pytest.mark.parametrize(("name", "width"), [*((name, 8) for name in RESNETS if name != "resnet152"), ("resnet18", 64), ("resnet50", 64)])
 def test_attention_adds_so_many_parameters(name, width, attention):
-    plain, attended = (sketched(name, Plan(CIFAR, 10, width=width, attention=a)) for a in ("none", attention))
+    plain, attended = (sketched(name, ModelSpec(CIFAR, 10, width=width, attention=a)) for a in ("none", attention))
     assert parameters(attended) - parameters(plain) == growth(name, width, attention)
 
 
@@ -156,7 +156,7 @@ def test_attention_adds_so_many_parameters(name, width, attention):
 def test_attention_leaves_every_shape(attention):
     for name in ("resnet20", "resnet50"):
         shape = (3, 9, 13)
-        plain, attended = (build(name, Plan(shape, 10, width=4, attention=a)) for a in ("none", attention))
+        plain, attended = (build(name, ModelSpec(shape, 10, width=4, attention=a)) for a in ("none", attention))
         assert output_shapes(attended, shape) == output_shapes(plain, shape)
 
 
@@ -319,7 +319,7 @@ class ByHand:
     ],
 )
 def test_a_resnet_is_its_equations(name, attention, training, shape):
-    model = build(name, Plan(shape, 7, width=3, attention=attention), seed=2).double()
+    model = build(name, ModelSpec(shape, 7, width=3, attention=attention), seed=2).double()
     g = generator(0, "stir")
     for m in modules(model, nn.modules.batchnorm._BatchNorm):  # at their start, all four would hide in the equations
         for t in (m.weight.data, m.bias.data, m.running_mean, m.running_var):
@@ -331,7 +331,7 @@ def test_a_resnet_is_its_equations(name, attention, training, shape):
 
 @pytest.mark.parametrize("shape", [(3, 16, 16), (1, 9, 13)])
 def test_the_infomax_encoder_is_its_equations(shape):
-    model = stirred(build("resnet-gim", Plan(shape, 7, width=3), seed=2))
+    model = stirred(build("resnet-gim", ModelSpec(shape, 7, width=3), seed=2))
     hand = ByHand(model.state_dict(), False, ())
     x = images(shape, 2).double()
     y, k = hand.conv("block1.conv", x), 2
@@ -347,7 +347,7 @@ def test_the_infomax_encoder_is_its_equations(shape):
 
 
 def test_the_infomax_encoder_has_the_papers_layers():
-    model = sketched("resnet-gim", Plan((1, 16, 16), 10))
+    model = sketched("resnet-gim", ModelSpec((1, 16, 16), 10))
     kinds = {type(m) for m in model.modules() if not list(m.children())}
     assert kinds == {nn.Conv2d, nn.ReLU, Subsampled, nn.Identity, nn.AdaptiveAvgPool2d, nn.Flatten, nn.Linear}
     assert all(c.bias is not None for c in modules(model, nn.Conv2d))
@@ -368,7 +368,7 @@ def test_the_infomax_encoder_has_the_papers_layers():
 
 
 def attended(name, attention, dtype=torch.float64, width=4):
-    plan, g = Plan((3, 8, 8), 10, width=width, attention=attention), torch.Generator().manual_seed(1)
+    plan, g = ModelSpec((3, 8, 8), 10, width=width, attention=attention), torch.Generator().manual_seed(1)
     x = torch.randn(4, 3, 8, 8, generator=g, dtype=torch.float64).to(dtype)
     return Case(build(name, plan, seed=1).to(dtype), x, torch.randint(0, 10, (4,), generator=g))
 
@@ -426,30 +426,30 @@ def test_dfas_exact_skips_know_every_residual_block(name, attention):
 )
 def test_any_image_of_8x8_and_more(name, attention, shape):
     if name in WITH_ATTENTION or attention == "none":
-        assert build(name, Plan(shape, 5, width=2, attention=attention))(images(shape)).shape == (3, 5)
+        assert build(name, ModelSpec(shape, 5, width=2, attention=attention))(images(shape)).shape == (3, 5)
 
 
 @pytest.mark.parametrize(("name", "size"), [("resnet18", 8), ("resnet20", 4), ("resnet32", 4), ("resnet50", 8), ("resnet-gim", 4)])
 def test_the_smallest_image_of_a_resnet_ends_as_one_pixel(name, size):
-    model = build(name, Plan((1, size, size), 5, width=2))
+    model = build(name, ModelSpec((1, size, size), 5, width=2))
     assert output_shapes(model, (1, size, size))[-2][1:] == (1, 1)
     with pytest.raises(InputError, match=rf"{name} .* {size}x{size} pixels; these images are {size}x{size - 1}$"):
-        build(name, Plan((1, size, size - 1), 5, width=2))
+        build(name, ModelSpec((1, size, size - 1), 5, width=2))
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name not in WITH_ATTENTION])
 def test_attention_where_there_is_none_is_refused_and_the_nets_that_have_it_are_named(name):
     with pytest.raises(InputError) as caught:
-        build(name, Plan(CIFAR, 10, attention="se"))
+        build(name, ModelSpec(CIFAR, 10, attention="se"))
     for word in ("--attention se", name, *WITH_ATTENTION):
         assert word in str(caught.value)
     with pytest.raises(InputError, match="attention 'eca'; known, nearest first: "):
-        build("resnet18", Plan(CIFAR, 10, attention="eca"))
+        build("resnet18", ModelSpec(CIFAR, 10, attention="eca"))
 
 
 def test_stem_is_the_first_kernel_of_every_form():
     for name in FORMS:
         for attention in ("none", "sk") if name in WITH_ATTENTION else ("none",):
-            first, *rest = modules(sketched(name, Plan(CIFAR, 10, width=2, stem=7, attention=attention)), nn.Conv2d)
+            first, *rest = modules(sketched(name, ModelSpec(CIFAR, 10, width=2, stem=7, attention=attention)), nn.Conv2d)
             assert first.kernel_size == (7, 7)
             assert {c.kernel_size for c in rest} <= {(1, 1), (3, 3)}

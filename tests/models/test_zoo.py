@@ -13,7 +13,7 @@ from torch import nn
 
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.models.resnet import basic_residual
-from gradlens.models.spec import ACTIVATIONS, Plan
+from gradlens.models.spec import ACTIVATIONS, ModelSpec
 from gradlens.models.zoo import MODELS, build, cut_before_pool, head_width, layers
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator
@@ -48,7 +48,7 @@ def modules(model, kind):
 
 
 def test_basic_cnn_is_the_documents_network():
-    model = build("basic-cnn", Plan(CIFAR, 10))
+    model = build("basic-cnn", ModelSpec(CIFAR, 10))
     assert parameters(model) == 1_357_066
     assert [name for name, _ in model.named_children()] == ["block1", "block2", "block3", "top"]
     kinds = [type(m) for m in model.modules() if not list(m.children())]
@@ -64,7 +64,7 @@ def test_basic_cnn_is_the_documents_network():
 
 @pytest.mark.parametrize("name", VGG)
 def test_vgg_has_the_documented_layers_and_so_many_parameters(name):
-    model = build(name, Plan(CIFAR, 10))
+    model = build(name, ModelSpec(CIFAR, 10))
     read, channels, count = [], 3, 0
     for m in model.modules():
         if isinstance(m, nn.Conv2d):
@@ -85,17 +85,17 @@ def test_vgg_has_the_documented_layers_and_so_many_parameters(name):
 
 
 def test_vgg_halves_the_image_after_each_resolution():
-    shapes = output_shapes(build("vgg11", Plan(CIFAR, 7, width=4)), CIFAR)
+    shapes = output_shapes(build("vgg11", ModelSpec(CIFAR, 7, width=4)), CIFAR)
     assert [tuple(s) for s in shapes] == [
         (4, 16, 16), (8, 8, 8), (16, 8, 8), (16, 4, 4), (32, 4, 4), (32, 2, 2), (32, 2, 2), (32, 1, 1), (7,)
     ]  # fmt: skip
 
 
 def test_mlp():
-    model = build("mlp", Plan(DIGITS, 10, width=12, depth=2))
+    model = build("mlp", ModelSpec(DIGITS, 10, width=12, depth=2))
     assert [(x.in_features, x.out_features) for x in modules(model, nn.Linear)] == [(64, 12), (12, 12), (12, 10)]
     assert layers(model) == ["block1.linear", "block2.linear", "top.out"]
-    assert parameters(build("mlp", Plan(DIGITS, 10))) == (64 + 1) * 256 + 2 * (256 + 1) * 256 + (256 + 1) * 10
+    assert parameters(build("mlp", ModelSpec(DIGITS, 10))) == (64 + 1) * 256 + 2 * (256 + 1) * 256 + (256 + 1) * 10
 
 
 DCGAN = {  # side of the image: channels and sides of what the blocks give, at width 64
@@ -113,9 +113,9 @@ DCGAN = {  # side of the image: channels and sides of what the blocks give, at w
 def test_dcgan_halves_down_to_four_pixels_and_has_so_many_parameters(side):
     shape = (3, side, side)
     want = [(max(1, 4000 * 8 // 64) if c == 4000 else c // 8, s, s) for c, s in DCGAN[side]]
-    assert [tuple(s) for s in output_shapes(build("dcgan", Plan(shape, 7, width=8)), shape)] == [*want, (7,)]
+    assert [tuple(s) for s in output_shapes(build("dcgan", ModelSpec(shape, 7, width=8)), shape)] == [*want, (7,)]
     with torch.device("meta"):
-        model = build("dcgan", Plan(shape, 7))
+        model = build("dcgan", ModelSpec(shape, 7))
     *convolutions, last = modules(model, nn.Conv2d)
     assert all((c.kernel_size, c.stride, c.padding, c.bias) == ((4, 4), (2, 2), (1, 1), None) for c in convolutions)
     left = DCGAN[side][-2][1]
@@ -130,7 +130,7 @@ def test_dcgan_halves_down_to_four_pixels_and_has_so_many_parameters(side):
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("shape", [(3, 16, 16), (1, 8, 21)])
 def test_dcgan_is_its_equations(shape, training):
-    model = build("dcgan", Plan(shape, 5, width=4), seed=1).double().train(training)
+    model = build("dcgan", ModelSpec(shape, 5, width=4), seed=1).double().train(training)
     w, x = copy.deepcopy(model.state_dict()), images(shape, 4).double()
     z, last = x, len(model) - 1
     for k in range(1, last + 1):
@@ -147,7 +147,7 @@ def test_dcgan_is_its_equations(shape, training):
 
 
 def test_dcgan_starts_from_the_papers_draws():
-    model = build("dcgan", Plan(CIFAR, 10, width=32))
+    model = build("dcgan", ModelSpec(CIFAR, 10, width=32))
     for conv in modules(model, nn.Conv2d):
         assert conv.weight.mean().abs() < 5 * 0.02 / conv.weight.numel() ** 0.5
         assert conv.weight.std().item() == pytest.approx(0.02, rel=5 / conv.weight.numel() ** 0.5)
@@ -158,16 +158,16 @@ def test_dcgan_starts_from_the_papers_draws():
 
 
 def test_dcgans_relu_is_leaky_and_other_activations_are_themselves():
-    assert {m.negative_slope for m in modules(build("dcgan", Plan(CIFAR, 10, width=2)), nn.LeakyReLU)} == {0.2}
-    tanh = build("dcgan", Plan(CIFAR, 10, width=2, activation="tanh"))
+    assert {m.negative_slope for m in modules(build("dcgan", ModelSpec(CIFAR, 10, width=2)), nn.LeakyReLU)} == {0.2}
+    tanh = build("dcgan", ModelSpec(CIFAR, 10, width=2, activation="tanh"))
     assert not modules(tanh, nn.LeakyReLU)
     assert len(modules(tanh, nn.Tanh)) == 4
 
 
 def test_linear_is_a_product_of_matrices_whatever_the_activation():
-    model = build("linear", Plan((1, 1, 30), 10))
+    model = build("linear", ModelSpec((1, 1, 30), 10))
     assert [(n, tuple(p.shape)) for n, p in model.named_parameters()] == [("block1.linear.weight", (20, 30)), ("top.out.weight", (10, 20))]
-    deep = build("linear", Plan(DIGITS, 4, width=6, depth=3, activation="tanh"), seed=1).double()
+    deep = build("linear", ModelSpec(DIGITS, 4, width=6, depth=3, activation="tanh"), seed=1).double()
     assert [[n for n, _ in block.named_children()] for block in deep] == [["flatten", "linear"], ["linear"], ["linear"], ["out"]]
     a, b, c, d = (p.detach() for p in deep.parameters())
     x = images(DIGITS).double()
@@ -186,33 +186,33 @@ SIZES = ((1, 8, 8), (3, 8, 8), (1, 28, 28), (3, 32, 32), (3, 10, 12), (1, 64, 20
     ("name", "shape", "classes"), one_in(2, ["basic-cnn", "resnet18", "resnet20", "dcgan", "mlp", "linear"], SIZES, [2, 100])
 )
 def test_any_image_from_8x8_grey_to_64x64_colour(name, shape, classes):
-    model = build(name, Plan(shape, classes, width=4))
+    model = build(name, ModelSpec(shape, classes, width=4))
     assert model(images(shape)).shape == (3, classes)
 
 
 @pytest.mark.parametrize("shape", [(1, 32, 32), (3, 40, 33), (3, 64, 64)])
 @pytest.mark.parametrize("name", VGG)
 def test_vgg_takes_32x32_and_more(name, shape):
-    assert build(name, Plan(shape, 5, width=2))(images(shape)).shape == (3, 5)
+    assert build(name, ModelSpec(shape, 5, width=2))(images(shape)).shape == (3, 5)
 
 
 @pytest.mark.parametrize(
     ("name", "plan", "words"),
     [
-        ("vgg16", Plan(DIGITS, 10), ["32x32", "8x8", "basic-cnn"]),
-        ("vgg11", Plan((3, 64, 28), 10), ["32x32", "64x28"]),
-        ("vgg16", Plan(CIFAR, 10, depth=4), ["--depth", "vgg11"]),
-        ("basic-cnn", Plan(DIGITS, 10, depth=4), ["4 blocks", "16x16", "8x8"]),
-        ("basic-cnn", Plan((1, 8, 7), 10), ["8x8", "8x7"]),
-        ("mlp", Plan(DIGITS, 10, stem=3), ["--stem", "mlp"]),
-        ("linear", Plan(DIGITS, 10, stem=3), ["--stem", "linear"]),
-        ("resnet20", Plan(CIFAR, 10, depth=3), ["--depth", "resnet18", "resnet20", "resnet32"]),
-        ("resnet18", Plan((3, 32, 7), 10), ["resnet18", "8x8", "32x7"]),
-        ("basic-cnn", Plan(DIGITS, 10, activation="rellu"), ["activation", "'rellu'; known, nearest first: relu, ", "leaky-relu"]),
-        ("vgg", Plan(DIGITS, 10), ["model", "vgg11", "basic-cnn"]),
-        ("dcgan", Plan((3, 32, 7), 10), ["dcgan", "8x8", "32x7"]),
-        ("dcgan", Plan(CIFAR, 10, stem=3), ["--stem", "dcgan", "4x4"]),
-        ("dcgan", Plan(CIFAR, 10, depth=3), ["--depth", "dcgan"]),
+        ("vgg16", ModelSpec(DIGITS, 10), ["32x32", "8x8", "basic-cnn"]),
+        ("vgg11", ModelSpec((3, 64, 28), 10), ["32x32", "64x28"]),
+        ("vgg16", ModelSpec(CIFAR, 10, depth=4), ["--depth", "vgg11"]),
+        ("basic-cnn", ModelSpec(DIGITS, 10, depth=4), ["4 blocks", "16x16", "8x8"]),
+        ("basic-cnn", ModelSpec((1, 8, 7), 10), ["8x8", "8x7"]),
+        ("mlp", ModelSpec(DIGITS, 10, stem=3), ["--stem", "mlp"]),
+        ("linear", ModelSpec(DIGITS, 10, stem=3), ["--stem", "linear"]),
+        ("resnet20", ModelSpec(CIFAR, 10, depth=3), ["--depth", "resnet18", "resnet20", "resnet32"]),
+        ("resnet18", ModelSpec((3, 32, 7), 10), ["resnet18", "8x8", "32x7"]),
+        ("basic-cnn", ModelSpec(DIGITS, 10, activation="rellu"), ["activation", "'rellu'; known, nearest first: relu, ", "leaky-relu"]),
+        ("vgg", ModelSpec(DIGITS, 10), ["model", "vgg11", "basic-cnn"]),
+        ("dcgan", ModelSpec((3, 32, 7), 10), ["dcgan", "8x8", "32x7"]),
+        ("dcgan", ModelSpec(CIFAR, 10, stem=3), ["--stem", "dcgan", "4x4"]),
+        ("dcgan", ModelSpec(CIFAR, 10, depth=3), ["--depth", "dcgan"]),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_sentence(name, plan, words):
@@ -225,7 +225,7 @@ def test_what_does_not_fit_is_refused_in_one_sentence(name, plan, words):
 
 @pytest.mark.parametrize("depth", [1, 2, 4, 5])
 def test_depth_of_basic_cnn(depth):
-    model = build("basic-cnn", Plan(CIFAR, 10, width=4, depth=depth))
+    model = build("basic-cnn", ModelSpec(CIFAR, 10, width=4, depth=depth))
     assert len(model) == depth + 1
     assert model[-1].hidden.in_features == 4 * (32 // 2**depth) ** 2
 
@@ -233,25 +233,25 @@ def test_depth_of_basic_cnn(depth):
 @pytest.mark.parametrize(("name", "others"), [("basic-cnn", 5), ("vgg11", 3), ("resnet20", 3)])
 @pytest.mark.parametrize("stem", [3, 5, 7])
 def test_stem_is_the_first_kernel_alone_and_keeps_the_resolution(name, others, stem):
-    model = build(name, Plan(CIFAR, 10, width=2, stem=stem))
+    model = build(name, ModelSpec(CIFAR, 10, width=2, stem=stem))
     first, *rest = modules(model, nn.Conv2d)
     assert first.kernel_size == (stem, stem)
     assert {c.kernel_size for c in rest} == {(others, others)}
-    assert output_shapes(model, CIFAR) == output_shapes(build(name, Plan(CIFAR, 10, width=2)), CIFAR)
+    assert output_shapes(model, CIFAR) == output_shapes(build(name, ModelSpec(CIFAR, 10, width=2)), CIFAR)
 
 
 def test_width():
-    assert [c.out_channels for c in modules(build("basic-cnn", Plan(CIFAR, 10, width=6)), nn.Conv2d)] == [6, 6, 6]
-    assert [c.out_channels for c in modules(build("vgg11", Plan(CIFAR, 10, width=3)), nn.Conv2d)] == [3, 6, 12, 12, 24, 24, 24, 24]
-    assert [c.out_channels for c in modules(build("resnet20", Plan(CIFAR, 10, width=3)), nn.Conv2d)] == [3] * 7 + [6] * 6 + [12] * 6
-    assert [x.out_features for x in modules(build("linear", Plan(CIFAR, 10, width=3)), nn.Linear)] == [3, 10]
+    assert [c.out_channels for c in modules(build("basic-cnn", ModelSpec(CIFAR, 10, width=6)), nn.Conv2d)] == [6, 6, 6]
+    assert [c.out_channels for c in modules(build("vgg11", ModelSpec(CIFAR, 10, width=3)), nn.Conv2d)] == [3, 6, 12, 12, 24, 24, 24, 24]
+    assert [c.out_channels for c in modules(build("resnet20", ModelSpec(CIFAR, 10, width=3)), nn.Conv2d)] == [3] * 7 + [6] * 6 + [12] * 6
+    assert [x.out_features for x in modules(build("linear", ModelSpec(CIFAR, 10, width=3)), nn.Linear)] == [3, 10]
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("name", ["basic-cnn", "vgg11", "resnet18", "mlp"])
 def test_activation_replaces_every_relu(name, activation):
-    plan = Plan(CIFAR, 10, width=2, activation=activation)
-    model, relu = build(name, plan), build(name, Plan(CIFAR, 10, width=2))
+    plan = ModelSpec(CIFAR, 10, width=2, activation=activation)
+    model, relu = build(name, plan), build(name, ModelSpec(CIFAR, 10, width=2))
     assert len(modules(model, type(ACTIVATIONS[activation]()))) == len(modules(relu, nn.ReLU)) > 0
     if activation != "relu":
         assert not modules(model, nn.ReLU)
@@ -259,12 +259,12 @@ def test_activation_replaces_every_relu(name, activation):
 
 
 def test_no_dropout_and_head_widths():
-    assert not any(modules(build(name, Plan(CIFAR, 10, width=2)), nn.Dropout) for name in MODELS)
-    assert head_width(build("basic-cnn", Plan(CIFAR, 10))) == 256
-    assert head_width(build("vgg16", Plan(CIFAR, 10))) == 512
-    assert head_width(build("resnet18", Plan(CIFAR, 10))) == 512
-    assert head_width(build("resnet20", Plan(CIFAR, 10))) == 64
-    assert head_width(build("linear", Plan(DIGITS, 10))) == 20
+    assert not any(modules(build(name, ModelSpec(CIFAR, 10, width=2)), nn.Dropout) for name in MODELS)
+    assert head_width(build("basic-cnn", ModelSpec(CIFAR, 10))) == 256
+    assert head_width(build("vgg16", ModelSpec(CIFAR, 10))) == 512
+    assert head_width(build("resnet18", ModelSpec(CIFAR, 10))) == 512
+    assert head_width(build("resnet20", ModelSpec(CIFAR, 10))) == 64
+    assert head_width(build("linear", ModelSpec(DIGITS, 10))) == 20
 
 
 # ------------------------------------------------------------------------------------------------------------- the cut
@@ -272,7 +272,7 @@ def test_no_dropout_and_head_widths():
 
 @pytest.mark.parametrize("name", ["basic-cnn", "vgg13", "resnet18", "resnet20", "mlp", "linear"])
 def test_the_cut_does_not_change_the_function(name):
-    plan = Plan(CIFAR, 10, width=4)
+    plan = ModelSpec(CIFAR, 10, width=4)
     after, before = build(name, plan, seed=3), build(name, plan, "before-pool", seed=3)
     x = images(CIFAR, 5)
     assert torch.equal(after(x), before(x))  # in train mode, with batch statistics
@@ -286,31 +286,31 @@ def test_the_cut_does_not_change_the_function(name):
 
 
 def test_the_cut_moves_each_pool_to_the_block_above():
-    model = build("basic-cnn", Plan(CIFAR, 10, width=4), "before-pool")
+    model = build("basic-cnn", ModelSpec(CIFAR, 10, width=4), "before-pool")
     kinds = [[type(m).__name__ for m in block] for block in model]
     body = ["Conv2d", "BatchNorm2d", "ReLU"]
     assert kinds == [body, ["MaxPool2d", *body], ["MaxPool2d", *body], ["MaxPool2d", "Flatten", "Linear", "ReLU", "Linear"]]
     assert [tuple(s) for s in output_shapes(model, CIFAR)] == [(4, 32, 32), (4, 16, 16), (4, 8, 8), (10,)]
-    assert layers(model) == layers(build("basic-cnn", Plan(CIFAR, 10, width=4)))
+    assert layers(model) == layers(build("basic-cnn", ModelSpec(CIFAR, 10, width=4)))
 
 
 def test_the_cut_of_a_vgg_leaves_the_tops_own_average_where_it_is():
-    model = build("vgg11", Plan(CIFAR, 10, width=2), "before-pool")
+    model = build("vgg11", ModelSpec(CIFAR, 10, width=2), "before-pool")
     assert [type(m).__name__ for m in model[-1]] == ["MaxPool2d", "AdaptiveAvgPool2d", "Flatten", "Linear"]
     pools = [i for i, block in enumerate(model) if any(isinstance(m, nn.MaxPool2d) for m in block)]
     assert pools == [1, 2, 4, 6, 8]
 
 
 def test_the_cut_shares_the_modules_of_the_model_it_was_made_from():
-    model = build("basic-cnn", Plan(DIGITS, 10, width=2))
+    model = build("basic-cnn", ModelSpec(DIGITS, 10, width=2))
     cut = cut_before_pool(model)
     assert all(p is q for p, q in zip(model.parameters(), cut.parameters(), strict=True))
 
 
 def test_the_cut_keeps_blocks_that_have_no_pool_to_move():
-    model = build("resnet20", Plan(DIGITS, 10, width=2))
+    model = build("resnet20", ModelSpec(DIGITS, 10, width=2))
     assert list(cut_before_pool(model)) == list(model)
-    pooled = build("basic-cnn", Plan(DIGITS, 10, width=2)).block1
+    pooled = build("basic-cnn", ModelSpec(DIGITS, 10, width=2)).block1
     residual = basic_residual(2, 2, 1, nn.ReLU)
     mixed = nn.Sequential(OrderedDict(block1=pooled, block2=residual, top=nn.Linear(4, 3)))
     assert list(cut_before_pool(mixed)) == [pooled, residual, mixed.top]  # a pool in front of it could only stay below
@@ -456,7 +456,7 @@ def test_skips_that_stay_inside_a_block_or_carry_no_gradient_are_taken():
 @pytest.mark.parametrize("cut", ["after-pool", "before-pool"])
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_can_be_cut(name, cut):
-    plan = Plan(CIFAR, 6, width=2)
+    plan = ModelSpec(CIFAR, 6, width=2)
     model = build(name, plan, cut)
     x, shapes = images(CIFAR, 1), []
     model.eval()
@@ -520,7 +520,7 @@ def test_output_shapes_leaves_every_module_as_it_was(broken):
 
 @pytest.mark.parametrize("training", [True, False])
 def test_output_shapes_leaves_buffers_weights_and_mode(training):
-    model = build("basic-cnn", Plan(DIGITS, 10, width=2)).train(training)
+    model = build("basic-cnn", ModelSpec(DIGITS, 10, width=2)).train(training)
     before = copy.deepcopy(model.state_dict())
     torch.manual_seed(0)
     want = torch.rand(1)
@@ -533,10 +533,10 @@ def test_output_shapes_leaves_buffers_weights_and_mode(training):
 
 def test_same_seed_same_weights_other_seed_others_and_the_global_stream_is_left_alone():
     torch.manual_seed(1)
-    a = build("basic-cnn", Plan(DIGITS, 10, width=4), seed=5)
+    a = build("basic-cnn", ModelSpec(DIGITS, 10, width=4), seed=5)
     after = torch.rand(1)
     torch.manual_seed(2)
-    b, c = (build("basic-cnn", Plan(DIGITS, 10, width=4), seed=s) for s in (5, 6))
+    b, c = (build("basic-cnn", ModelSpec(DIGITS, 10, width=4), seed=s) for s in (5, 6))
     assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
     assert not torch.equal(a.block1.conv.weight, c.block1.conv.weight)
     torch.manual_seed(1)
@@ -545,7 +545,7 @@ def test_same_seed_same_weights_other_seed_others_and_the_global_stream_is_left_
 
 def test_initial_weights_have_pytorchs_own_spread():
     """Uniform in ±1/sqrt(fan in), PyTorch's default for convolutions and linear layers."""
-    model = build("basic-cnn", Plan(CIFAR, 10))
+    model = build("basic-cnn", ModelSpec(CIFAR, 10))
     for layer, fan in ((model.block1.conv, 75), (model.block2.conv, 3200), (model.top.hidden, 2048), (model.top.out, 256)):
         assert layer.weight.abs().max() <= fan**-0.5
         assert layer.weight.std().item() == pytest.approx((1 / 3 / fan) ** 0.5, rel=0.05)

@@ -55,7 +55,7 @@ def test_what_a_probe_reads_is_the_encoders_blocks_image_by_image(name):
     with torch.no_grad():
         whole = list(method.features(c.blocks, x))
         parts = [torch.cat(f) for f in zip(*(method.features(c.blocks, x[i : i + 2]) for i in (0, 2, 4)), strict=True)]
-    assert len(whole) == method.readable == 2
+    assert len(whole) == method.num_probe_points == 2
     for a, b in zip(whole, parts, strict=True):
         assert len(a) == 6
         torch.testing.assert_close(a, b)

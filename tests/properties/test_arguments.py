@@ -22,9 +22,9 @@ def test_signals_depend_on_their_arguments_and_the_step_alone(name):
     passes, updates = step(method, c)
     stream = torch.get_rng_state()
     for k in (1, 0, 0, 1):
-        first, again = updates[k].signal, method.signal(k, dict(enumerate(passes)), updates[k].above)
+        first, again = updates[k].signal, method.signal(k, dict(enumerate(passes)), updates[k].received)
         assert torch.equal(first.delta, again.delta)
-        assert_same_bits(dict(again.own), dict(first.own))
+        assert_same_bits(dict(again.aux_grads), dict(first.aux_grads))
     assert torch.equal(torch.get_rng_state(), stream)
     x = posed(name)[1].x
     assert torch.equal(x, c.x)
@@ -38,9 +38,9 @@ def test_messages_arrive_as_the_pull_back_of_what_was_sent(name):
     _, updates = step(rule(name, c), c)
     for k, u in updates.items():
         above = updates.get(k + 1)
-        sent = above.signal.send if above else ()
-        assert len(u.above) == len(sent)
-        for message, heard in zip(sent, u.above, strict=True):
+        sent = above.signal.messages_below if above else ()
+        assert len(u.received) == len(sent)
+        for message, heard in zip(sent, u.received, strict=True):
             block, x = copy.deepcopy(c.model[k + 1]), above.p.x.detach().clone().requires_grad_()
             (block(x) * message).sum().backward()
             assert_near({"above": heard}, {"above": x.grad}, 1e-12)
@@ -50,8 +50,8 @@ def test_updates_carry_what_came_from_above():
     c = case("mlp")
     _, updates = step(rule("bp", c), c)
     assert isinstance(updates[0], Update)
-    assert updates[4].above == ()
+    assert updates[4].received == ()
     for k in range(4):
-        assert updates[k].above[0] is updates[k + 1].grad.below[0] is updates[k].signal.delta
+        assert updates[k].received[0] is updates[k + 1].grad.below[0] is updates[k].signal.delta
     p = updates[4].p
     assert torch.equal(pull_back(p, updates[4].signal.delta, (updates[4].signal.delta,)).below[0], updates[3].signal.delta)

@@ -110,7 +110,7 @@ def test_input_gradients_are_computed_exactly_where_something_is_sent(name):
     method = rule(name, c)
     blocks = [nn.Sequential(AtTheInput(k), block) for k, block in enumerate(c.model)]
     updates = list(backward(method, method.forward(blocks, c.x, c.y)))
-    assert sorted(log) == sorted(u.k for u in updates if u.signal.send and u.k)
+    assert sorted(log) == sorted(u.k for u in updates if u.signal.messages_below and u.k)
     if name in ISOLATED:
         assert log == ([] if name == "shallow" else [len(blocks) - 1])  # inside the last unit only
 
@@ -122,4 +122,4 @@ def test_what_a_rule_uses_is_the_same_with_graphs_kept_or_freed(name):
     _, kept = step(rule(name, c), copy.deepcopy(c))
     for k, u in kept.items():
         assert_same_bits(u.grad.params, freed[k].grad.params)
-        assert_same_bits(dict(u.own), dict(freed[k].own))
+        assert_same_bits(dict(u.aux_grads), dict(freed[k].aux_grads))

@@ -10,7 +10,7 @@ from rule_cases import FREEZING, LOCAL, RULES, every_rule, holds, posed
 from gradlens.gradients.losses import LOSSES
 from gradlens.gradients.method import Method
 from gradlens.methods import METHODS
-from gradlens.models.zoo import Plan, build
+from gradlens.models.zoo import ModelSpec, build
 from gradlens.training.build import make_net
 
 
@@ -47,7 +47,7 @@ def test_no_loss_reaches_a_blocks_parameters_but_through_what_the_block_is_told(
         assert {n.split(".")[0] for n, g in zip(blocks, got, strict=True) if g is not None} == {str(k)}
         delta = updates[k].signal.delta
         assert name in FREEZING if delta is None else not delta.requires_grad
-    owners = [set(u.own) for u in updates.values()]
+    owners = [set(u.aux_grads) for u in updates.values()]
     assert sum(map(len, owners)) == len(set().union(*owners))  # no parameter of the rule's own is told twice
 
 
@@ -62,14 +62,14 @@ def test_local_twins_are_isolated(name):
         params = {**dict(c.model.named_parameters()), **dict(method.named_parameters())}
         got = torch.autograd.grad(loss, list(params.values()), allow_unused=True)
         assert {n.split(".")[0] for n, g in zip(params, got, strict=True) if g is not None} == {"heads"}
-        assert before[k].signal.send == ()
+        assert before[k].signal.messages_below == ()
     changed = copy.deepcopy(c)
     with torch.no_grad():
         for p in changed.model[1].parameters():
             p.mul_(-3)
     _, after = step(method, changed)
     assert_same_bits(after[0].grad.params, before[0].grad.params)
-    assert_same_bits(dict(after[0].own), dict(before[0].own))
+    assert_same_bits(dict(after[0].aux_grads), dict(before[0].aux_grads))
 
 
 @pytest.mark.parametrize("name", [name for name in LOCAL if name != "loco"])
@@ -89,16 +89,16 @@ def test_one_module_is_the_end_to_end_rule(name):
 
 @pytest.mark.parametrize("name", ["cpc-local", "infomax", "simclr-local", "context-encoder-local"])
 def test_modules_of_several_blocks_are_trained_together_and_isolated(name):
-    model = build("basic-cnn", Plan((3, 32, 32), 10, width=4, depth=3), seed=1).double()
+    model = build("basic-cnn", ModelSpec((3, 32, 32), 10, width=4, depth=3), seed=1).double()
     net = make_net(model, (3, 32, 32), 10, LOSSES["ce"], 3)
     method = stirred(METHODS[name](net, METHODS[name].Options(modules=[2, 1])).double())
     images = torch.randint(0, 256, (4, 3, 32, 32), generator=torch.Generator().manual_seed(7), dtype=torch.uint8)
-    x, y = method.task(images, torch.arange(4), 5, lambda v: v.double() / 127.5 - 1)
+    x, y = method.make_inputs(images, torch.arange(4), 5, lambda v: v.double() / 127.5 - 1)
     passes, updates = step(method, Case(model, x, y))
     assert sorted(method.heads) == ["1", "2"]
     assert [method.needs_above(k) for k in (0, 1, 2)] == [True, False, False]
-    assert [bool(updates[k].signal.send) for k in (0, 1, 2)] == [False, True, False]
-    h = model[1](model[0](method.entry(x)))
+    assert [bool(updates[k].signal.messages_below) for k in (0, 1, 2)] == [False, True, False]
+    h = model[1](model[0](method.prepare_input(x)))
     loss = method.local_loss(1, passes[1]._replace(z=h)).loss
     params = dict(model.named_parameters())
     got = torch.autograd.grad(loss, list(params.values()), allow_unused=True)

@@ -63,7 +63,7 @@ def test_recording_and_diagnosing_without_labels_in_bf16_leaves_no_trace(name):
         for i in range(3):
             method.start(1, i)
             to_input = normalizer("pm1", IMAGES)
-            x, y = method.task(IMAGES, torch.arange(6), i, to_input)
+            x, y = method.make_inputs(IMAGES, torch.arange(6), i, to_input)
             found = update(pair, optimizer, x, y, i if i in recorded else None, bf16=True, diagnose=True).rows
             assert bool(found) == (i in recorded)
         ends.append({**frozen(c.model), **frozen(method), "stream": torch.get_rng_state()})

@@ -25,7 +25,7 @@ from gradlens.gradients.backward import run_step
 from gradlens.gradients.block_pass import is_chain
 from gradlens.gradients.losses import LOSSES
 from gradlens.gradients.method import Signal, Step
-from gradlens.gradients.true_gradient import true_updates
+from gradlens.gradients.true_gradient import true_gradients
 from gradlens.methods.local.windows import LocalLosses
 
 
@@ -49,7 +49,7 @@ def test_truth_equals_backward_on_an_uncut_copy_bit_for_bit(name, network):
     twin = uncut(c.model, c.x, c.y)
     passes, updates = step(method, c)
     assert is_chain(passes) or name in OTHER_INPUTS
-    truth, *_, reference = true_updates(method, Step(c.blocks, c.x, c.y, passes, updates))
+    truth, *_, reference = true_gradients(method, Step(c.blocks, c.x, c.y, passes, updates))
     assert reference == f"{method.objective}, {'same passes' if is_chain(passes) else 'clean chain pass'}"
     for k, grad in enumerate(truth):
         assert_same_bits(grad.params, twin.gradients(k))
@@ -65,7 +65,7 @@ def test_truth_is_the_gradient_of_the_rules_own_loss(name, loss):
     method = rule(name, c, LOSSES[loss])
     twin = copy.deepcopy(c.model)
     LOSSES[loss](twin(c.x), c.y).backward()
-    truth = true_updates(method, run_step(method, c.blocks, c.x, c.y)).grads
+    truth = true_gradients(method, run_step(method, c.blocks, c.x, c.y)).grads
     for k, grad in enumerate(truth):
         assert_near(grad.params, {n: p.grad for n, p in twin[k].named_parameters()}, 1e-12)
 
@@ -76,7 +76,7 @@ def test_truth_of_synthetic_inputs_comes_from_a_clean_chain_pass_that_leaves_no_
     assert not is_chain(passes)
     before, stream = (frozen(c.model), frozen(method)), torch.get_rng_state()
     twin, head, x = copy.deepcopy(c.model), copy.deepcopy(method.head), c.x
-    truth, *_, reference = true_updates(method, Step(c.blocks, c.x, c.y, passes, updates))
+    truth, *_, reference = true_gradients(method, Step(c.blocks, c.x, c.y, passes, updates))
     assert reference == "loss, clean chain pass"
     assert torch.equal(torch.get_rng_state(), stream)  # its dropout masks were drawn aside
     assert_same_bits(frozen(c.model), before[0])
@@ -96,7 +96,7 @@ def test_truth_asks_for_a_trained_top():
     passes, updates = step(method, c)
     updates[4] = updates[4]._replace(signal=Signal(None))
     with pytest.raises(ValueError, match="not trained"):
-        true_updates(method, Step(c.blocks, c.x, c.y, passes, updates))
+        true_gradients(method, Step(c.blocks, c.x, c.y, passes, updates))
 
 
 @pytest.mark.parametrize("name", [name for name in RULES if name != "dni-unlocked"])  # whose top reads another input
@@ -131,12 +131,12 @@ def test_truth_equals_backward_on_an_uncut_copy_of_encoder_and_head(name):
     assert is_chain(passes)
     assert len(passes) == 2
     twin = copy.deepcopy(c.model)
-    h = copy.deepcopy(method).entry(c.x)
+    h = copy.deepcopy(method).prepare_input(c.x)
     for block in twin[:-1]:
         h = block(h)
     again = copy.deepcopy(method)  # its head has been run once already, its draws are named by the step
     again.local_loss(1, passes[1]._replace(z=h)).loss.backward()
-    truth, *_, reference = true_updates(method, Step(c.blocks, c.x, c.y, passes, updates))
+    truth, *_, reference = true_gradients(method, Step(c.blocks, c.x, c.y, passes, updates))
     assert reference == f"{method.objective}, same passes"
     assert "top of the encoder" in reference
     for k, grad in enumerate(truth):

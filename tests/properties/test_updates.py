@@ -10,8 +10,8 @@ from torch import nn
 
 from gradlens.gradients.backward import backward
 from gradlens.gradients.losses import LOSSES
-from gradlens.gradients.method import Method, Net, Options, Signal, Step
-from gradlens.gradients.true_gradient import true_updates
+from gradlens.gradients.method import Method, NetworkInfo, Options, Signal, Step
+from gradlens.gradients.true_gradient import true_gradients
 from gradlens.methods import METHODS
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.training.build import Pair
@@ -42,7 +42,7 @@ def test_a_step_trains_every_parameter_once_and_hands_out_plain_values(name):
     own: dict[str, torch.Tensor] = {}
     for u in updates:
         assert u.p.block is c.model[u.k]
-        got, want = {**u.grad.params, **u.own}, dict(u.p.block.named_parameters())
+        got, want = {**u.grad.params, **u.aux_grads}, dict(u.p.block.named_parameters())
         assert u.grad.delta is u.signal.delta
         if u.grad.delta is None:
             assert name in FREEZING
@@ -55,8 +55,8 @@ def test_a_step_trains_every_parameter_once_and_hands_out_plain_values(name):
             assert g.dtype == p.dtype
             assert not g.requires_grad
         assert u.grad.delta.shape == u.p.h.shape
-        assert (u.signal.answer is not None) == (u.k == len(c.model) - 1)
-        own |= u.own
+        assert (u.signal.logits is not None) == (u.k == len(c.model) - 1)
+        own |= u.aux_grads
     assert set(own) == {n for n, _ in method.named_parameters()} or name in FREEZING
     assert all(g.abs().sum() > 0 for n, g in own.items() if n.endswith("weight"))
     assert all(p.grad is None for p in (*c.model.parameters(), *method.parameters()))  # only train.py writes .grad
@@ -70,9 +70,9 @@ def test_a_step_trains_the_encoder_and_every_head_once_and_leaves_the_top(name):
     own = {}
     for u in updates:
         assert set(u.grad.params) == set(dict(u.p.block.named_parameters()))
-        assert not set(own) & set(u.own)
-        own |= u.own
-        for n, g in u.own.items():
+        assert not set(own) & set(u.aux_grads)
+        own |= u.aux_grads
+        for n, g in u.aux_grads.items():
             assert g.shape == method.get_parameter(n).shape
             assert not g.requires_grad
     assert set(own) == {n for n, p in method.named_parameters() if p.requires_grad}
@@ -103,7 +103,7 @@ def test_update_applies_what_backward_yields(name):
         {n: p.grad for n, p in method.named_parameters() if p.grad is not None},
         dict(
             sorted(
-                ((n, g) for u in want.values() for n, g in u.own.items()),
+                ((n, g) for u in want.values() for n, g in u.aux_grads.items()),
                 key=lambda i: [m for m, _ in method.named_parameters()].index(i[0]),
             )
         ),
@@ -128,11 +128,11 @@ def test_a_block_that_is_told_nothing_does_not_move_on_leftovers():
 
 def test_the_loss_reported_is_the_topmost_in_whichever_order_blocks_speak():
     class Talkative(METHODS["bp"]):
-        def signal(self, k, passes, above):
-            return super().signal(k, passes, above)._replace(loss=torch.tensor(float(k)))
+        def signal(self, k, passes, received):
+            return super().signal(k, passes, received)._replace(loss=torch.tensor(float(k)))
 
     c = case("mlp")
-    method = Talkative(Net(c.blocks, output_shapes(c.model, c.shape), 10, 16, LOSSES["ce"], 3), Options())
+    method = Talkative(NetworkInfo(c.blocks, output_shapes(c.model, c.shape), 10, 16, LOSSES["ce"], 3), Options())
     optimizer = torch.optim.SGD(method.param_groups(c.blocks), lr=0.1)
     assert update(Pair(c.model, method), optimizer, c.x, c.y).loss == len(c.model) - 1
 
@@ -156,12 +156,12 @@ def test_rule_is_active_while_the_methods_own_backward_runs_and_not_for_the_trut
         active = False
 
         @contextmanager
-        def rule(self):
+        def backward_context(self):
             self.active = True
             yield
             self.active = False
 
-    net = Net(c.blocks, output_shapes(c.model, c.shape), 10, 16, LOSSES["ce"], 3)
+    net = NetworkInfo(c.blocks, output_shapes(c.model, c.shape), 10, 16, LOSSES["ce"], 3)
     method = Ruled(net, Options())
 
     class Watched(torch.autograd.Function):
@@ -182,7 +182,7 @@ def test_rule_is_active_while_the_methods_own_backward_runs_and_not_for_the_trut
         block.append(AtTheOutput())
     passes, updates = step(method, c)
     assert log == [True] * 5
-    true_updates(method, Step(c.blocks, c.x, c.y, passes, updates))
+    true_gradients(method, Step(c.blocks, c.x, c.y, passes, updates))
     assert log[5:] == [False] * 5
 
 
@@ -191,18 +191,18 @@ def test_blocks_may_wait_for_each_other_in_chunks():
 
     class Chunked(Method):
         def needs_above(self, k):
-            return k % 2 == 0 and k < self.depth - 1
+            return k % 2 == 0 and k < self.num_blocks - 1
 
-        def signal(self, k, passes, above):
+        def signal(self, k, passes, received):
             z = passes[k].z.detach()
-            if k % 2 == 0 and k < self.depth - 1:
-                told, extra = above
+            if k % 2 == 0 and k < self.num_blocks - 1:
+                told, extra = received
                 return Signal(told + extra)
             return Signal(z, (z, 3 * z))  # d ½|z|² / dz, and another message
 
     c = case("mlp")
     c = c._replace(model=c.model[:4])
-    method = Chunked(Net(c.blocks, output_shapes(c.model, c.shape), 10, 16, LOSSES["ce"], 3), Options())
+    method = Chunked(NetworkInfo(c.blocks, output_shapes(c.model, c.shape), 10, 16, LOSSES["ce"], 3), Options())
     updates = list(backward(method, method.forward(c.blocks, c.x, c.y)))
     assert [u.k for u in updates] == [1, 0, 3, 2]
     h, twin = c.x, copy.deepcopy(c.model)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
-from gradlens.gradients.rows import Row
+from gradlens.gradients.rows import Measurement
 from gradlens.reporting import aggregate
 from gradlens.reporting.aggregate import CurvePoint, FinalValue, LayerPoint, Score, interval, truths
 from gradlens.runtime.csv_tables import read_csv, write_csv
@@ -42,7 +42,7 @@ def run(method="bp", seed=0, rows=CURVE, gradients=(), measured=(), speeds=(100.
 
 
 def cosine(step, layer, value, kind="weight"):
-    return Row(step, layer, kind, "cosine", value, "loss, same passes")
+    return Measurement(step, layer, kind, "cosine", value, "loss, same passes")
 
 
 # ------------------------------------------------------------------------------------------------------------- labels
@@ -245,7 +245,7 @@ def test_torch_is_not_imported():
 
 
 def sparse(step, layer, **values):
-    return [Row(step, layer, "weight", quantity, value, "loss, same passes") for quantity, value in values.items()]
+    return [Measurement(step, layer, "weight", quantity, value, "loss, same passes") for quantity, value in values.items()]
 
 
 def test_alignment_compares_cosine_null_and_correction_at_the_same_steps():
@@ -273,7 +273,7 @@ def test_a_ceiling_below_zero_corrects_nothing_and_rules_without_halves_have_no_
 def test_descent_is_a_ratio_of_means_over_seeds():
     def descent(predicted, measured):
         values = {"predicted_change": predicted, "measured_change": measured, "descent_ratio": measured / predicted}
-        return [Row(4, "network", "descent", quantity, value, "loss, same passes") for quantity, value in values.items()]
+        return [Measurement(4, "network", "descent", quantity, value, "loss, same passes") for quantity, value in values.items()]
 
     runs = [run(seed=0, gradients=descent(-1.0, -0.9)), run(seed=1, gradients=descent(-0.001, 0.05))]
     (point,) = aggregate.descent_points(runs)
@@ -283,7 +283,7 @@ def test_descent_is_a_ratio_of_means_over_seeds():
 
 def test_what_true_means_is_said_where_it_is_not_the_loss_on_the_same_passes():
     def with_reference(method, *references):
-        rows = [Row(0, "block1.conv", "weight", "cosine", 0.5, reference) for reference in references]
+        rows = [Measurement(0, "block1.conv", "weight", "cosine", 0.5, reference) for reference in references]
         return Run(Path(f"runs/{method}"), make(method=method), {}, [], [], rows, [], {})
 
     runs = [

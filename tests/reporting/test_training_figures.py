@@ -12,7 +12,7 @@ import pytest
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from gradlens.gradients.rows import Row
+from gradlens.gradients.rows import Measurement
 from gradlens.reporting import axes
 from gradlens.reporting import style as reporting_style
 from gradlens.reporting.aggregate import CurvePoint, FinalValue, LayerPoint
@@ -257,9 +257,9 @@ def run(method, gradients=(), split="test"):
 
 def test_the_set_draws_all_and_keeps_one_style():
     def rows(layer, cosine):
-        return [Row(s, layer, "weight", q, v, "loss") for s in (0, 2) for q, v in (("cosine", cosine), ("norm_ratio", 2.0))]
+        return [Measurement(s, layer, "weight", q, v, "loss") for s in (0, 2) for q, v in (("cosine", cosine), ("norm_ratio", 2.0))]
 
-    explained = [Row(s, "block1", "rule", "synth_explained_variance", 0.5, "loss") for s in (0, 2)]
+    explained = [Measurement(s, "block1", "rule", "synth_explained_variance", 0.5, "loss") for s in (0, 2)]
     found = figure_set([run("dni", rows("a.conv", 0.5) + explained), run("bp", rows("a.conv", 1.0))])
     assert list(found.drawn) == [
         "train_loss", "train_accuracy", "test_loss", "test_accuracy",

@@ -25,7 +25,7 @@ def made(method, **settings):
     config = make(**{"method": method, "model": "basic-cnn", "width": 8, "batch_size": N, **settings})
     pair = make_pair(config, shape, 10, CPU)
     images = torch.randint(0, 256, (N, *shape), dtype=torch.uint8)
-    x, y = pair.method.task(images, torch.arange(N) % 10, 0, lambda t: t.float().div(127.5).sub(1))
+    x, y = pair.method.make_inputs(images, torch.arange(N) % 10, 0, lambda t: t.float().div(127.5).sub(1))
     return pair, config, x, y
 
 

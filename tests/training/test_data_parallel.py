@@ -11,7 +11,7 @@ from ranks import alone, together
 from torch import nn
 
 from gradlens.data.datasets import load
-from gradlens.gradients.rows import Row
+from gradlens.gradients.rows import Measurement
 from gradlens.methods import METHODS
 from gradlens.runtime.batch_shard import sharded
 from gradlens.runtime.process_group import World
@@ -64,7 +64,7 @@ def _trained(world: World, config: Config, synchronised: bool) -> dict[str, Any]
         training.pair.method.teacher = lambda images: torch.cat([taught(image[None].float()) for image in images]).double()
     training.optimizer = make_optimizer(config, training.pair)
     narrow, training.to_input = training.to_input, lambda images: narrow(images).double()
-    rows: list[Row] = []
+    rows: list[Measurement] = []
     reported = []
     for step in range(STEPS):
         with sharded(training.shard(step)):

@@ -10,7 +10,7 @@ from oracles import needed
 from ranks import alone, together
 
 from gradlens.data.datasets import load
-from gradlens.gradients.rows import Row
+from gradlens.gradients.rows import Measurement
 from gradlens.methods import METHODS
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.process_group import World
@@ -124,8 +124,8 @@ def three(tmp_path_factory):
     return together(3, trained, tmp_path_factory.mktemp("three"), LATE)
 
 
-def named(rows: Sequence[tuple[Any, ...]], quantity: str) -> list[Row]:
-    return [Row(*row) for row in rows if row[3] == quantity]
+def named(rows: Sequence[tuple[Any, ...]], quantity: str) -> list[Measurement]:
+    return [Measurement(*row) for row in rows if row[3] == quantity]
 
 
 @STARTS_RANKS
@@ -297,8 +297,8 @@ def test_every_rule_says_which_lock_keeps_it_from_running_on_ranks(name):
         return
     method = parts(name).method
     if name in {*LOCAL, *WAITING, "dgl-async"} - {"overlap"}:
-        assert method.locked() is None
+        assert method.locking_reason() is None
     else:
-        assert method.locked()
-    if "above" in rule.reads and name != "chunked":
-        assert "backward-locked" in str(method.locked())
+        assert method.locking_reason()
+    if "backward_message" in rule.depends_on and name != "chunked":
+        assert "backward-locked" in str(method.locking_reason())

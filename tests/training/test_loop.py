@@ -22,7 +22,7 @@ from tiny_runs import assert_same_bits, kill_at, learned, recorded_steps, same_s
 
 from gradlens.data.datasets import load as load_data
 from gradlens.methods import METHODS
-from gradlens.models.zoo import Plan, build
+from gradlens.models.zoo import ModelSpec, build
 from gradlens.runtime.errors import InputError, Stopped
 from gradlens.training import build as setup
 from gradlens.training import loop
@@ -326,7 +326,7 @@ def test_reported_numbers_are_those_of_a_plain_loop_and_not_smoothed(tmp_path):
     config = make(width=4, limit=150, batch_size=32, epochs=3, lr=3e-3, record_every=0)
     run = train_run(config, Place(out=tmp_path))
     data = load_data("digits", limit=150)
-    model = build("basic-cnn", Plan((1, 8, 8), 10, width=4), seed=0).to(memory_format=torch.channels_last)
+    model = build("basic-cnn", ModelSpec((1, 8, 8), 10, width=4), seed=0).to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3, fused=True)
     batches, want = training(config), []
 

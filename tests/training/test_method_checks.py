@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gradlens.gradients.block_pass import Pass
-from gradlens.gradients.method import Method, Net, Options, Signal, Update, top_signal
+from gradlens.gradients.method import Method, NetworkInfo, Options, Signal, Update, top_signal
 from gradlens.methods import METHODS
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import seeded
@@ -50,19 +50,19 @@ def test_asking_changes_nothing_outside():
 class Momentum(Method):
     """A message with a memory, kept where it belongs: nothing is broken."""
 
-    reads = frozenset({"below", "above"})
+    depends_on = frozenset({"input", "backward_message"})
 
-    def __init__(self, net: Net, options: Options) -> None:
+    def __init__(self, net: NetworkInfo, options: Options) -> None:
         super().__init__(net, options)
-        self.register_buffer("mean", torch.ones(self.depth))
+        self.register_buffer("mean", torch.ones(self.num_blocks))
 
     def start(self, epoch: int, step: int) -> None:
         self.mean.mul_(0.9)
 
-    def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[Tensor, ...]) -> Signal:
-        if k == self.depth - 1:
+    def signal(self, k: int, passes: Mapping[int, Pass], received: tuple[Tensor, ...]) -> Signal:
+        if k == self.num_blocks - 1:
             return top_signal(self.loss, passes[k])
-        return Signal(above[0] * self.mean[k], above)
+        return Signal(received[0] * self.mean[k], received)
 
 
 def test_a_rule_with_a_memory_in_a_buffer_obeys_the_laws():
@@ -75,12 +75,12 @@ def test_a_rule_with_a_memory_in_a_buffer_obeys_the_laws():
 class Plain(Method):
     """Backprop, for others to break."""
 
-    reads = frozenset({"below", "above"})
+    depends_on = frozenset({"input", "backward_message"})
 
-    def signal(self, k, passes, above):
-        if k == self.depth - 1:
+    def signal(self, k, passes, received):
+        if k == self.num_blocks - 1:
             return top_signal(self.loss, passes[k])
-        return Signal(above[0], (above[0],))
+        return Signal(received[0], (received[0],))
 
 
 class Forgetful(Plain):
@@ -91,9 +91,9 @@ class Forgetful(Plain):
     def start(self, epoch, step):
         self.steps += 1
 
-    def signal(self, k, passes, above):
-        s = super().signal(k, passes, above)
-        return s if k == self.depth - 1 else s._replace(delta=s.delta / self.steps)
+    def signal(self, k, passes, received):
+        s = super().signal(k, passes, received)
+        return s if k == self.num_blocks - 1 else s._replace(delta=s.delta / self.steps)
 
 
 class Pickled(Plain):
@@ -109,9 +109,9 @@ class Pickled(Plain):
 class Dice(Plain):
     """Python's dice."""
 
-    def signal(self, k, passes, above):
-        s = super().signal(k, passes, above)
-        return s if k == self.depth - 1 else s._replace(delta=s.delta * random.random())
+    def signal(self, k, passes, received):
+        s = super().signal(k, passes, received)
+        return s if k == self.num_blocks - 1 else s._replace(delta=s.delta * random.random())
 
 
 class Unseeded(Plain):
@@ -133,9 +133,9 @@ class OtherStart(Plain):
 class Louder(Plain):
     """The top is told twice the gradient."""
 
-    def signal(self, k, passes, above):
-        s = super().signal(k, passes, above)
-        return s._replace(delta=2 * s.delta, send=(2 * s.delta,)) if k == self.depth - 1 else s
+    def signal(self, k, passes, received):
+        s = super().signal(k, passes, received)
+        return s._replace(delta=2 * s.delta, messages_below=(2 * s.delta,)) if k == self.num_blocks - 1 else s
 
 
 class Measured(Plain):
@@ -145,9 +145,9 @@ class Measured(Plain):
         super().__init__(net, options)
         self.register_buffer("looked", torch.ones(()))
 
-    def signal(self, k, passes, above):
-        s = super().signal(k, passes, above)
-        return s if k == self.depth - 1 else s._replace(delta=s.delta * self.looked)
+    def signal(self, k, passes, received):
+        s = super().signal(k, passes, received)
+        return s if k == self.num_blocks - 1 else s._replace(delta=s.delta * self.looked)
 
     def quantities(self, update: Update):
         self.looked *= 0.5
@@ -157,8 +157,8 @@ class Measured(Plain):
 class Unheard(Method):
     """Sends what nobody waits for."""
 
-    def signal(self, k, passes, above):
-        return top_signal(self.loss, passes[k]) if k == self.depth - 1 else Signal(passes[k].z.detach())
+    def signal(self, k, passes, received):
+        return top_signal(self.loss, passes[k]) if k == self.num_blocks - 1 else Signal(passes[k].z.detach())
 
 
 class Eavesdropper(Method):
@@ -168,22 +168,22 @@ class Eavesdropper(Method):
         super().__init__(net, options)
         self.blocks = list(net.blocks)
 
-    def signal(self, k, passes, above):
-        if k == self.depth - 1:
-            return top_signal(self.loss, passes[k])._replace(send=())
+    def signal(self, k, passes, received):
+        if k == self.num_blocks - 1:
+            return top_signal(self.loss, passes[k])._replace(messages_below=())
         return Signal(passes[k].z.detach() * next(self.blocks[-1].parameters()).detach().mean())
 
 
 class Uncut(Plain):
     """Goes back through the graph of the block."""
 
-    def signal(self, k, passes, above):
-        if k < self.depth - 1:
-            return super().signal(k, passes, above)
+    def signal(self, k, passes, received):
+        if k < self.num_blocks - 1:
+            return super().signal(k, passes, received)
         p = passes[k]
         value = self.loss(p.h, p.y)
         (delta,) = torch.autograd.grad(value, p.h, retain_graph=True)
-        return Signal(delta, (delta,), loss=value.detach(), answer=p.z.detach())
+        return Signal(delta, (delta,), loss=value.detach(), logits=p.z.detach())
 
 
 class Adopted(Plain):
@@ -209,80 +209,80 @@ class Headed(Plain):
         with seeded(net.seed, "scale"):
             self.scale = nn.ParameterList(torch.ones(4) for _ in net.blocks)
 
-    def own(self, k):
+    def aux_grads(self, k):
         return {f"scale.{k}": torch.ones(4, dtype=torch.float64)}
 
-    def signal(self, k, passes, above):
-        return super().signal(k, passes, above)._replace(own=self.own(k))
+    def signal(self, k, passes, received):
+        return super().signal(k, passes, received)._replace(aux_grads=self.aux_grads(k))
 
 
 class Misnamed(Headed):
-    def own(self, k):
+    def aux_grads(self, k):
         return {f"scales.{k}": torch.ones(4, dtype=torch.float64)}
 
 
 class Misshapen(Headed):
-    def own(self, k):
+    def aux_grads(self, k):
         return {f"scale.{k}": torch.ones(5, dtype=torch.float64)}
 
 
 class Repeated(Headed):
-    def own(self, k):
+    def aux_grads(self, k):
         return {"scale.0": torch.ones(4, dtype=torch.float64)}
 
 
 class Infinite(Plain):
-    def signal(self, k, passes, above):
-        s = super().signal(k, passes, above)
-        return s if k == self.depth - 1 else s._replace(delta=s.delta / 0)
+    def signal(self, k, passes, received):
+        s = super().signal(k, passes, received)
+        return s if k == self.num_blocks - 1 else s._replace(delta=s.delta / 0)
 
 
 class Summed(Plain):
     """Loses the batch."""
 
-    def signal(self, k, passes, above):
-        s = super().signal(k, passes, above)
-        return s if k == self.depth - 1 else s._replace(delta=s.delta.sum(0))
+    def signal(self, k, passes, received):
+        s = super().signal(k, passes, received)
+        return s if k == self.num_blocks - 1 else s._replace(delta=s.delta.sum(0))
 
 
 class Live(Plain):
     """Hands out a gradient with its graph."""
 
-    def signal(self, k, passes, above):
-        s = super().signal(k, passes, above)
-        return s if k == self.depth - 1 else s._replace(delta=s.delta * passes[k].z)
+    def signal(self, k, passes, received):
+        s = super().signal(k, passes, received)
+        return s if k == self.num_blocks - 1 else s._replace(delta=s.delta * passes[k].z)
 
 
 class Bare(Plain):
     """Gives a tensor where a Signal is wanted."""
 
-    def signal(self, k, passes, above):
-        s = super().signal(k, passes, above)
-        return s if k == self.depth - 1 else s.delta
+    def signal(self, k, passes, received):
+        s = super().signal(k, passes, received)
+        return s if k == self.num_blocks - 1 else s.delta
 
 
 class Mute(Plain):
     """Says no answer."""
 
-    def signal(self, k, passes, above):
-        return super().signal(k, passes, above)._replace(answer=None)
+    def signal(self, k, passes, received):
+        return super().signal(k, passes, received)._replace(logits=None)
 
 
 class Peeking(Method):
     """Reads the top's pass and does not say so."""
 
-    def signal(self, k, passes, above):
-        if k == self.depth - 1:
-            return top_signal(self.loss, passes[k])._replace(send=())
-        return Signal(passes[k].z.detach() * passes[self.depth - 1].z.detach().mean())
+    def signal(self, k, passes, received):
+        if k == self.num_blocks - 1:
+            return top_signal(self.loss, passes[k])._replace(messages_below=())
+        return Signal(passes[k].z.detach() * passes[self.num_blocks - 1].z.detach().mean())
 
 
 class Labelled(Method):
     """Reads labels and does not say so."""
 
-    def signal(self, k, passes, above):
-        if k == self.depth - 1:
-            return top_signal(self.loss, passes[k])._replace(send=())
+    def signal(self, k, passes, received):
+        if k == self.num_blocks - 1:
+            return top_signal(self.loss, passes[k])._replace(messages_below=())
         p = passes[k]
         return Signal(p.z.detach() * p.y.reshape(-1, *[1] * (p.z.ndim - 1)))
 
@@ -290,10 +290,10 @@ class Labelled(Method):
 class Scribbling(Plain):
     """Writes gradients itself."""
 
-    def signal(self, k, passes, above):
+    def signal(self, k, passes, received):
         for p in passes[k].block.parameters():
             p.grad = torch.zeros_like(p)
-        return super().signal(k, passes, above)
+        return super().signal(k, passes, received)
 
 
 class Restless(Plain):
@@ -309,7 +309,7 @@ class Restless(Plain):
 
 
 class Crashing(Plain):
-    def signal(self, k, passes, above):
+    def signal(self, k, passes, received):
         raise RuntimeError("no luck today")
 
 
@@ -322,7 +322,7 @@ class Crashing(Plain):
         (OtherStart, "seed", "begins with another b"),
         (Louder, "truth", "not what loss.backward() gives"),
         (Measured, "leaves no trace", "recording changes"),
-        (Unheard, "isolation", "top sends a message down and block3 waits for none: `reads` (below)"),
+        (Unheard, "isolation", "top sends a message down and block3 waits for none: `depends_on` (input)"),
         (Eavesdropper, "isolation", "what block1 is told changes with the blocks above it"),
         (Uncut, "isolation", "a loss reaches top.out.weight, top.out.bias past what the block is told"),
         (Adopted, "optimiser", "of the network: keep blocks in a plain list"),
@@ -336,7 +336,7 @@ class Crashing(Plain):
         (Bare, "works", "`signal` gives a Tensor at block3, not a Signal"),
         (Mute, "works", "the top, gives no answer"),
         (Peeking, "works", "it raises KeyError: 3 in test_method_checks.py"),
-        (Labelled, "labels", "what block1 is told changes with the labels: `reads` (below) must hold 'labels'"),
+        (Labelled, "labels", "what block1 is told changes with the labels: `depends_on` (input) must hold 'labels'"),
         (Scribbling, "works", "it writes .grad of block1.linear.weight"),
         (Restless, "answers", "evaluation changes asked"),
         (Crashing, "works", "it raises RuntimeError: no luck today in test_method_checks.py, line"),

@@ -15,7 +15,7 @@ from disk import full_disk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradlens.gradients.rows import Row
+from gradlens.gradients.rows import Measurement
 from gradlens.runtime.csv_tables import csv_line, read_table
 from gradlens.runtime.errors import InputError
 from gradlens.training.config import make
@@ -118,7 +118,7 @@ values = {
 KINDS = {
     "metrics": st.builds(Metric, values[str], values[int], values[int], *[values[float]] * 3),
     "timing": st.builds(Timing, values[int], *[values[float]] * 3),
-    "gradients": st.builds(Row, values[int], *[values[str]] * 3, values[float], values[str]),
+    "gradients": st.builds(Measurement, values[int], *[values[str]] * 3, values[float], values[str]),
     "online": st.builds(OnlineRow, values[int], *[values[str]] * 2, *[values[float]] * 3),
 }
 
@@ -152,32 +152,32 @@ def test_rows_are_on_disk_when_append_returns(tmp_path):
     writer.close()
 
 
-ROWS = [Row(i, "block1.conv", "weight", "cosine", i / 3, "loss, same passes") for i in range(3)]
+ROWS = [Measurement(i, "block1.conv", "weight", "cosine", i / 3, "loss, same passes") for i in range(3)]
 
 
 def test_a_last_line_cut_off_anywhere_is_left_out(tmp_path):
     path = tmp_path / "gradients.csv"
-    whole = "".join(csv_line(r) for r in [Row._fields, *ROWS]).encode()
+    whole = "".join(csv_line(r) for r in [Measurement._fields, *ROWS]).encode()
     start = len(whole) - len(csv_line(ROWS[2]))
     for cut in range(start, len(whole)):
         path.write_bytes(whole[:cut])
-        assert read_table(path, Row) == ROWS[:2]
+        assert read_table(path, Measurement) == ROWS[:2]
     path.write_bytes(whole)
-    assert read_table(path, Row) == ROWS
+    assert read_table(path, Measurement) == ROWS
 
 
 @pytest.mark.parametrize("content", [None, b"", b"step,lay", b"step,layer,kind,quantity,value,reference\n"])
 def test_tables_without_rows(content, tmp_path):
     if content is not None:
         (tmp_path / "gradients.csv").write_bytes(content)
-    assert read_table(tmp_path / "gradients.csv", Row) == []
+    assert read_table(tmp_path / "gradients.csv", Measurement) == []
 
 
 @pytest.mark.parametrize("content", [b"a,b\n1,2\n", b"h\n1,a,b,c,x,d\n", b"h\n1,a,b,c\n", b"h\n\n", b"\xff\xfe\n\x00\n", b"h\n\x00\n"])
 def test_a_foreign_table_is_refused_by_name(content, tmp_path):
     path = tmp_path / "gradients.csv"
     path.write_bytes(content)
-    assert str(path) in refused(read_table, path, Row)
+    assert str(path) in refused(read_table, path, Measurement)
 
 
 def test_mark_and_rewind_cut_tables_back_and_remove_those_that_were_not_there(tmp_path):
@@ -191,7 +191,7 @@ def test_mark_and_rewind_cut_tables_back_and_remove_those_that_were_not_there(tm
     assert contents(tmp_path) == {"gradients.csv": before}
     writer.append("gradients", ROWS[1:])
     writer.close()
-    assert read_table(tmp_path / "gradients.csv", Row) == ROWS
+    assert read_table(tmp_path / "gradients.csv", Measurement) == ROWS
 
 
 def test_a_table_that_is_shorter_than_its_checkpoint_says_is_refused(tmp_path):
@@ -215,7 +215,7 @@ def test_a_full_disk_under_a_table_is_one_sentence_and_closing_is_quiet(rows, tm
         writer.close()
     assert str(path) in text
     assert path.stat().st_size > 0
-    assert read_table(path, Row) == ROWS
+    assert read_table(path, Measurement) == ROWS
 
 
 # -------------------------------------------------------------------------------------------------------------- a run

@@ -8,7 +8,7 @@ import pytest
 import torch
 from disk import full_disk
 
-from gradlens.gradients.rows import Row
+from gradlens.gradients.rows import Measurement
 from gradlens.runtime.errors import Failsafe, InputError
 from gradlens.training import tensorboard as loggers
 from gradlens.training.config import make
@@ -86,7 +86,7 @@ def test_an_export_holds_the_same(tmp_path):
 def test_what_was_measured_later_is_exported_where_nothing_was_recorded(tmp_path):
     run = trained(tmp_path, tensorboard=False)
     first = run.gradients[0]
-    run.measured += [first._replace(value=7.0), Row(8, first.layer, first.kind, first.quantity, 9.0, "loss")]
+    run.measured += [first._replace(value=7.0), Measurement(8, first.layer, first.kind, first.quantity, 9.0, "loss")]
     points = read(export(run, tmp_path / "log"))[0][f"{first.quantity}/{first.kind}/{first.layer}"]
     assert points[0] == (first.step, pytest.approx(first.value))
     assert points[-1] == (8, 9.0)
@@ -125,7 +125,7 @@ def test_a_run_that_starts_anew_begins_its_log_anew(tmp_path):
 def test_rewinding_keeps_what_a_checkpoint_knows(tmp_path):
     events = loggers.Events(loggers.appending(tmp_path / EVENTS))
     for step in range(6):
-        events.scalars(loggers.row_scalars([Row(step, "a.b", "weight", "cosine", 0.5, "loss")]))
+        events.scalars(loggers.row_scalars([Measurement(step, "a.b", "weight", "cosine", 0.5, "loss")]))
         events.scalars(loggers.metric_scalars([Metric("test", 1, step, 1.0, math.nan, math.nan)]))
         events.filters(step, {"w": torch.rand(2, 3, 3, 3)})
     events.close()
@@ -144,7 +144,7 @@ def test_rewinding_keeps_what_a_checkpoint_knows(tmp_path):
 
 def test_numbers_that_are_none_stay_so(tmp_path):
     events = loggers.Events(loggers.appending(tmp_path / EVENTS))
-    events.scalars(loggers.row_scalars([Row(0, "a", "weight", "cosine", math.nan, "loss")]))
+    events.scalars(loggers.row_scalars([Measurement(0, "a", "weight", "cosine", math.nan, "loss")]))
     events.close()
     ((_, value),) = read(tmp_path)[0]["cosine/weight/a"]
     assert math.isnan(value)

@@ -298,12 +298,12 @@ def test_measuring_sees_the_draws_of_the_training_step(tmp_path, monkeypatch):
     class Noisy(Method):
         """delta_k = (1 + noise) · what came from above, with fresh noise."""
 
-        reads = frozenset({"above"})
+        depends_on = frozenset({"backward_message"})
 
-        def signal(self, k, passes, above):
-            if k == self.depth - 1:
+        def signal(self, k, passes, received):
+            if k == self.num_blocks - 1:
                 return top_signal(self.loss, passes[k])
-            delta = above[0] * (1 + torch.randn_like(above[0]))
+            delta = received[0] * (1 + torch.randn_like(received[0]))
             return Signal(delta, (delta,))
 
     monkeypatch.setitem(METHODS, "noisy", Noisy)

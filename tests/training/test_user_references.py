@@ -15,7 +15,7 @@ from torchvision import models
 from gradlens.methods import METHODS, custom
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.models.fx_split import cut_module
-from gradlens.models.spec import Plan
+from gradlens.models.spec import ModelSpec
 from gradlens.models.torchvision import cut_points
 from gradlens.models.zoo import MODELS, build, head_width
 from gradlens.runtime import user_code
@@ -99,11 +99,11 @@ RULE = """
 from gradlens.gradients.method import Method, Signal, top_signal
 
 class Half(Method):
-    reads = frozenset({"below", "above"})
-    def signal(self, k, passes, above):
-        if k == self.depth - 1:
+    depends_on = frozenset({"input", "backward_message"})
+    def signal(self, k, passes, received):
+        if k == self.num_blocks - 1:
             return top_signal(self.loss, passes[k])
-        return Signal(above[0] / 2, (above[0],))
+        return Signal(received[0] / 2, (received[0],))
 """
 
 
@@ -130,7 +130,7 @@ def test_a_run_of_an_own_rule_is_read_without_its_file_and_goes_on_only_with_it(
     METHODS.pop("half"), user_references.TYPED["method"].clear(), user_code._imported.clear()
     for command in (["show", "runs/r"], ["figures", "runs/r"], ["report", "runs/r"]):
         assert program(*command)[0] == 0
-    assert METHODS["half"].reads == {"below", "above"}
+    assert METHODS["half"].depends_on == {"input", "backward_message"}
     status, _, err = program("measure", "runs/r", "--quantity", "cosine", "--quiet")
     assert (status, err.partition(";")[0].strip()) == (2, f"gradlens: there is no file half.py in {Path.cwd()}")
 
@@ -457,17 +457,17 @@ def test_a_skip_inside_a_residual_block_is_named_with_its_block():
 
 
 def test_resnet18_of_torchvision_has_its_stem_its_residual_blocks_and_its_top():
-    model = build("resnet18", Plan((3, 16, 16), 7))  # the shipped one keeps its name
+    model = build("resnet18", ModelSpec((3, 16, 16), 7))  # the shipped one keeps its name
     config = make(model="torchvision:resnet18", epochs=0, limit=32, batch_size=16)
-    model = build("torchvision:resnet18", Plan((3, 16, 16), 7), seed=4)
+    model = build("torchvision:resnet18", ModelSpec((3, 16, 16), 7), seed=4)
     layers = [f"layer{i}_{j}" for i in (1, 2, 3, 4) for j in (0, 1)]
     assert list(model._modules) == ["stem", *layers, "top"]
     assert [n for n, _ in model.stem.named_parameters()] == ["conv1.weight", "bn1.weight", "bn1.bias"]
     assert [n for n, _ in model.top.named_parameters()] == ["fc.weight", "fc.bias"]
     assert sum(p.numel() for p in model.parameters()) == 11_176_512 + 7 * 513
     assert not any(getattr(m, "inplace", False) for m in model.modules())
-    again = build("torchvision:resnet18", Plan((3, 16, 16), 7), seed=4)
-    other = build("torchvision:resnet18", Plan((3, 16, 16), 7), seed=5)
+    again = build("torchvision:resnet18", ModelSpec((3, 16, 16), 7), seed=4)
+    other = build("torchvision:resnet18", ModelSpec((3, 16, 16), 7), seed=5)
     assert torch.equal(again.stem.conv1.weight, model.stem.conv1.weight)
     assert not torch.equal(other.stem.conv1.weight, model.stem.conv1.weight)
     assert head_width(model) == 512
@@ -478,7 +478,7 @@ def test_resnet18_of_torchvision_has_its_stem_its_residual_blocks_and_its_top():
 def test_torchvisions_own_network_gives_the_same_bits(name):
     """With its in-place activations, uncut, from the same stream: forward, backward, buffers; dropout draws the same masks."""
     make(model=f"torchvision:{name}")
-    model = build(f"torchvision:{name}", Plan((3, 32, 32), 10), seed=2)
+    model = build(f"torchvision:{name}", ModelSpec((3, 32, 32), 10), seed=2)
     with seeded(2, "init"):
         twin = models.get_model(name, weights=None, num_classes=10)
     x, y = torch.randn(2, 3, 32, 32), torch.tensor([1, 2])
@@ -491,7 +491,7 @@ def test_torchvisions_own_network_gives_the_same_bits(name):
 
 def test_grey_images_are_fed_as_three_equal_channels():
     make(model="torchvision:resnet18")
-    grey, colour = (build("torchvision:resnet18", Plan((c, 16, 16), 10), seed=1).eval() for c in (1, 3))
+    grey, colour = (build("torchvision:resnet18", ModelSpec((c, 16, 16), 10), seed=1).eval() for c in (1, 3))
     x = torch.randn(2, 1, 16, 16)
     assert torch.equal(grey(x), colour(x.expand(-1, 3, -1, -1).contiguous()))
     assert list(grey.state_dict()) == list(colour.state_dict())
@@ -505,11 +505,11 @@ def test_convolutions_take_what_follows_them_into_their_block():
 @pytest.mark.parametrize(
     ("name", "plan", "words"),
     [
-        ("googlenet", Plan((3, 32, 32), 10), "torchvision:googlenet gives several outputs in training (GoogLeNetOutputs)"),
-        ("squeezenet1_1", Plan((3, 8, 8), 10), "torchvision:squeezenet1_1 does not take images of 8x8 pixels: "),
-        ("resnet18", Plan((2, 32, 32), 10), "reads colour images of 3 channels"),
-        ("resnet18", Plan((3, 32, 32), 10, width=8), "--width 8: torchvision:resnet18 is built as torchvision has it"),
-        ("resnet18", Plan((3, 32, 32), 10, activation="gelu"), "--activation gelu"),
+        ("googlenet", ModelSpec((3, 32, 32), 10), "torchvision:googlenet gives several outputs in training (GoogLeNetOutputs)"),
+        ("squeezenet1_1", ModelSpec((3, 8, 8), 10), "torchvision:squeezenet1_1 does not take images of 8x8 pixels: "),
+        ("resnet18", ModelSpec((2, 32, 32), 10), "reads colour images of 3 channels"),
+        ("resnet18", ModelSpec((3, 32, 32), 10, width=8), "--width 8: torchvision:resnet18 is built as torchvision has it"),
+        ("resnet18", ModelSpec((3, 32, 32), 10, activation="gelu"), "--activation gelu"),
     ],
 )
 def test_what_torchvision_does_not_have_is_said(name, plan, words):
@@ -755,9 +755,9 @@ def test_a_rule_that_does_not_import_shows_its_own_traceback_and_not_ours(progra
         (RULE + "def make(): pass", "rule.py:make", "rule.py:make is a function: a rule is"),
         ("from gradlens.gradients.method import Method\nclass Half(Method): pass", "rule.py:Half", "rule.py:Half has no method `signal`"),
         (
-            RULE.replace('"above"', '"abvoe"'),
+            RULE.replace('"backward_message"', '"backward_massage"'),
             "rule.py:Half",
-            "unknown word in `reads` of rule.py:Half 'abvoe'; known, nearest first: above",
+            "unknown word in `depends_on` of rule.py:Half 'backward_massage'; known, nearest first: backward_message",
         ),
         (
             RULE + "    Options = dict",
@@ -780,7 +780,7 @@ def test_rules_that_are_none_are_refused_in_a_sentence(program, code, named, wor
 
 
 def test_a_rule_that_raises_while_it_trains_shows_its_own_frames(program):
-    written("half.py", RULE.replace("above[0] / 2", "above[0] / undefined"))
+    written("half.py", RULE.replace("received[0] / 2", "received[0] / undefined"))
     status, _, err = program("train", "half.py:Half", "--model", "mlp", "--epochs", "1", "--quiet")
     assert status == 2
     assert err.splitlines()[0] == "Traceback (most recent call last):"

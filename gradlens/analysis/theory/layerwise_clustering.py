@@ -141,7 +141,7 @@ def two_layer(x: Tensor, y: Tensor, classes: int, channels: int, steps: int, lr:
 
 
 @dataclass(frozen=True)
-class Plan:
+class LayerwisePlan:
     """What is learned."""
 
     sizes: tuple[int, ...]  # patch sizes, bottom first
@@ -194,7 +194,7 @@ class Stage:
         return F.one_hot(distances.argmin(-1), len(self.centres)).to(grid.dtype).permute(0, 3, 1, 2)
 
 
-def _map(patches: Tensor, y: Tensor, classes: int, plan: Plan, stage: int) -> Linear:
+def _map(patches: Tensor, y: Tensor, classes: int, plan: LayerwisePlan, stage: int) -> Linear:
     """What is learned of patches [N, h, w, q] before they are clustered."""
     q = patches.shape[-1]
     every = patches.reshape(-1, q)
@@ -211,7 +211,7 @@ def _map(patches: Tensor, y: Tensor, classes: int, plan: Plan, stage: int) -> Li
     return Linear(white.mean, white.matrix @ learned)
 
 
-def learn_stage(grid: Tensor, y: Tensor, classes: int, plan: Plan, stage: int) -> Stage:
+def learn_stage(grid: Tensor, y: Tensor, classes: int, plan: LayerwisePlan, stage: int) -> Stage:
     """One stage from what is below it, [N, C, H, W], and the labels [N]."""
     found = _map(extract(grid, plan.sizes[stage]), y, classes, plan, stage)
     embedded = found(extract(grid, plan.sizes[stage])).flatten(0, 2)
@@ -252,7 +252,7 @@ class Layerwise:
         return float(self.top.score(self.grids(images)[-1].flatten(1).numpy(), y.numpy()))
 
 
-def learn(images: Tensor, y: Tensor, plan: Plan, classes: int | None = None, stage_labels: Tensor | None = None) -> Layerwise:
+def learn(images: Tensor, y: Tensor, plan: LayerwisePlan, classes: int | None = None, stage_labels: Tensor | None = None) -> Layerwise:
     """All stages, bottom first, each on the output of the finished one below, then the linear classifier.
 
     Args:

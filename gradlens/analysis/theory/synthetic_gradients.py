@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from gradlens.gradients.backward import run_step
 from gradlens.gradients.losses import LOSSES
-from gradlens.gradients.method import Method, Net
-from gradlens.gradients.true_gradient import true_updates
+from gradlens.gradients.method import Method, NetworkInfo
+from gradlens.gradients.true_gradient import true_gradients
 from gradlens.methods import METHODS
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.runtime.errors import InputError
@@ -113,16 +113,16 @@ def stationarity(pair: Pair, x: Tensor, y: Tensor) -> Stationarity:
 
     """
     model, method = pair
-    if "synth_loss" not in method.own_quantities:
+    if "synth_loss" not in method.method_quantities:
         raise InputError(f"{type(method).__name__} has no synthesisers whose fixed points could be looked at")
     step = run_step(method, list(model), x, y)
     updates = step.updates.values()
-    truth = true_updates(method, step).grads
-    top = step.updates[method.depth - 1].signal.loss
+    truth = true_gradients(method, step).grads
+    top = step.updates[method.num_blocks - 1].signal.loss
     assert top is not None
     return Stationarity(
         _norm(g for u in updates for g in u.grad.params.values()),
-        _norm(g for u in updates for g in u.own.values()),
+        _norm(g for u in updates for g in u.aux_grads.values()),
         _norm(g for grad in truth for g in grad.params.values()),
         sum(float(method.quantities(u).get("synth_loss", 0.0)) for u in updates),
         float(top),
@@ -257,5 +257,5 @@ def small_pair(blocks: Sequence[nn.Module], size: int, classes: int, method: str
     """
     model = nn.Sequential(*blocks).double()
     rule: type[Method] = METHODS[method]
-    net = Net(list(model), output_shapes(model, (size,)), classes, 0, LOSSES[loss], seed)
+    net = NetworkInfo(list(model), output_shapes(model, (size,)), classes, 0, LOSSES[loss], seed)
     return Pair(model, rule(net, rule.Options(**options)).double())

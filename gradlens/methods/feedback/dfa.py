@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gradlens.gradients.block_pass import Pass, pull_back
 from gradlens.gradients.losses import slope
-from gradlens.gradients.method import Compared, Method, Net, Signal, Step, top_signal
+from gradlens.gradients.method import FeedbackPair, Method, NetworkInfo, Signal, Step, top_signal
 from gradlens.methods.feedback.feedback_rule import Switched
 from gradlens.models.resnet import Residual
 from gradlens.runtime.batch_shard import all_sum, total
@@ -60,14 +60,14 @@ class DFA(Switched, Method):
     """
 
     Options = DFAOptions
-    reads = frozenset({"below", "error"})
+    depends_on = frozenset({"input", "output_error"})
 
-    def __init__(self, net: Net, options: Any) -> None:
+    def __init__(self, net: NetworkInfo, options: Any) -> None:
         super().__init__(net, options)
         if options.skip == "exact" and not any(isinstance(block, Residual) for block in net.blocks):
             raise InputError("dfa: skip=exact asks what residual blocks' skips carry, and this network has none (resnet18, resnet20 have)")
-        self.names = [net.name(k) for k in range(self.depth)]
-        self.sizes = [shape.numel() for shape in net.shapes[: self.depth - 1]]
+        self.names = [net.name(k) for k in range(self.num_blocks)]
+        self.sizes = [shape.numel() for shape in net.shapes[: self.num_blocks - 1]]
         self.largest = max(self.sizes, default=0)
         self.feedback = nn.Module()
         widths = {"shared": self.largest} if options.shared else {str(k): n for k, n in enumerate(self.sizes)}
@@ -81,7 +81,7 @@ class DFA(Switched, Method):
             return self.feedback.get_buffer("shared")[:, : self.sizes[k]] / math.sqrt(self.largest)
         return self.feedback.get_buffer(str(k))
 
-    def locked(self) -> str | None:
+    def locking_reason(self) -> str | None:
         """With ``skip=exact`` blocks hear each other."""
         return "with skip=exact a block hears what the skip of the one above carries down" if self.options.skip == "exact" else None
 
@@ -95,19 +95,19 @@ class DFA(Switched, Method):
         finally:
             gate.remove()
 
-    def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[Tensor, ...]) -> Signal:
+    def signal(self, k: int, passes: Mapping[int, Pass], received: tuple[Tensor, ...]) -> Signal:
         """B_k e [+ what the skip of the block above carries]; told, and sent on only where a skip carries it on."""
-        p, top = passes[k], passes[self.depth - 1]
-        if k == self.depth - 1:
-            return top_signal(self.loss, p)._replace(send=())
+        p, top = passes[k], passes[self.num_blocks - 1]
+        if k == self.num_blocks - 1:
+            return top_signal(self.loss, p)._replace(messages_below=())
         _, e = slope(self.loss, top.z, top.y)
         delta = broadcast(e, self.matrix(k), p.h)
-        for message in above:
+        for message in received:
             delta = delta + message
         carried = self.options.skip == "exact" and isinstance(p.block, Residual)
         return Signal(delta, (delta,) if carried else ())
 
-    def pairs(self, step: Step, passes: Sequence[Pass]) -> Iterator[Compared]:
+    def feedback_pairs(self, step: Step, passes: Sequence[Pass]) -> Iterator[FeedbackPair]:
         """B_k beside the Jacobian of the logits with respect to h_k, averaged over the batch: [C, n_k]."""
         jacobians: list[list[Tensor]] = [[] for _ in self.sizes]
         for c in range(passes[-1].h.shape[1]):
@@ -117,4 +117,4 @@ class DFA(Switched, Method):
                 (m,) = pull_back(passes[k + 1], None, (m,), keep=True).below
                 jacobians[k].append(all_sum(m.sum(0)).flatten() / total(len(m)))
         for k, rows in enumerate(jacobians):
-            yield Compared(self.names[k], "feedback_jacobian", self.matrix(k), torch.stack(rows), "batch-mean Jacobian of the logits")
+            yield FeedbackPair(self.names[k], "feedback_jacobian", self.matrix(k), torch.stack(rows), "batch-mean Jacobian of the logits")

@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from gradlens.gradients.alignment import float64
 from gradlens.gradients.block_pass import Grad, Pass, chain
-from gradlens.gradients.method import Compared, Method, Net, Signal, Step, relay, top_signal
+from gradlens.gradients.method import FeedbackPair, Method, NetworkInfo, Signal, Step, relay, top_signal
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator
 
@@ -86,7 +86,7 @@ class Switched:
     active = False  # a plain attribute: on CUDA backward passes run in threads of their own
 
     @contextmanager
-    def rule(self) -> Iterator[None]:
+    def backward_context(self) -> Iterator[None]:
         """Backward passes made inside are the rule's own."""
         self.active = True
         try:
@@ -121,11 +121,11 @@ class FeedbackRule(Switched, Method):
     """
 
     Options: ClassVar[type[BaseModel]] = DrawOptions
-    reads = frozenset({"below", "above"})
+    depends_on = frozenset({"input", "backward_message"})
     feedback_weights: ClassVar[FeedbackWeights] = FeedbackWeights()
     learned: ClassVar[bool] = False  # whether what is kept is a parameter
 
-    def __init__(self, net: Net, options: Any) -> None:
+    def __init__(self, net: NetworkInfo, options: Any) -> None:
         super().__init__(net, options)
         self.used: set[str] = set()  # layers whose input took a gradient in the last forward pass: the others' matrix is never used
         self.paths: list[list[str]] = []  # each block's layers, by dotted path in the model; a shared weight has one path
@@ -215,11 +215,11 @@ class FeedbackRule(Switched, Method):
             raise RuntimeError(f"{path}: this version of torch saves a copy of the weight, so its feedback cannot be replaced")
         return out
 
-    def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[Tensor, ...]) -> Signal:
-        """The message from above, told and sent on."""
-        return top_signal(self.loss, passes[k]) if k == self.depth - 1 else relay(above)
+    def signal(self, k: int, passes: Mapping[int, Pass], received: tuple[Tensor, ...]) -> Signal:
+        """The message from above, used and passed on."""
+        return top_signal(self.loss, passes[k]) if k == self.num_blocks - 1 else relay(received)
 
-    def learn(self, k: int, p: Pass, signal: Signal, grad: Grad, above: tuple[Tensor, ...]) -> Mapping[str, Tensor]:
+    def learn(self, k: int, p: Pass, signal: Signal, grad: Grad, received: tuple[Tensor, ...]) -> Mapping[str, Tensor]:
         """Where what is kept is learned, it gets the gradient of the layer's own weight."""
         if not self.learned:
             return {}
@@ -227,7 +227,7 @@ class FeedbackRule(Switched, Method):
         own = {path: f"{inside}.weight" if inside else "weight" for path, inside in names}
         return {f"kept.{self._key(path)}": grad.params[name] for path, name in own.items() if name in grad.params}
 
-    def pairs(self, step: Step, passes: Sequence[Pass]) -> Iterator[Compared]:
+    def feedback_pairs(self, step: Step, passes: Sequence[Pass]) -> Iterator[FeedbackPair]:
         """B beside W (the angle of B to Wᵀ), and beside the pseudo-inverse of W, a convolution as its im2col matrix [C_out, C_in·k·k]."""
         todo = set(self.used)
         for k, block in enumerate(step.blocks):
@@ -235,8 +235,8 @@ class FeedbackRule(Switched, Method):
                 if path in todo:
                     todo.remove(path)
                     b = self.matrix(path, w.detach())
-                    yield Compared(path, "feedback_transpose", b, w.detach(), "transpose of W")
-                    yield Compared(path, "feedback_pseudoinverse", b, pseudo_inverse(w, groups(block, w)), "pseudo-inverse of W")
+                    yield FeedbackPair(path, "feedback_transpose", b, w.detach(), "transpose of W")
+                    yield FeedbackPair(path, "feedback_pseudoinverse", b, pseudo_inverse(w, groups(block, w)), "pseudo-inverse of W")
 
 
 def groups(block: nn.Module, w: Tensor) -> int:

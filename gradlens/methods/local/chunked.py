@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from pydantic import BaseModel, Field
 
-from gradlens.gradients.method import Net
+from gradlens.gradients.method import NetworkInfo
 from gradlens.methods.local.windows import HeadOptions, LocalLosses, Window, even, split
 
 
@@ -26,9 +26,9 @@ class Chunked(LocalLosses):
     """
 
     Options: ClassVar[type[BaseModel]] = ChunkedOptions
-    reads = frozenset({"below", "labels", "above"})
+    depends_on = frozenset({"input", "labels", "backward_message"})
 
-    def windows(self, net: Net) -> Sequence[Window]:
+    def windows(self, net: NetworkInfo) -> Sequence[Window]:
         """The chunks."""
         chunks = self.options.chunks
         return split(even(self.units, min(2, self.units)) if chunks is None else chunks, net)

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from gradlens.gradients.block_pass import Pass, cut
-from gradlens.gradients.method import Net, Update
+from gradlens.gradients.method import NetworkInfo, Update
 from gradlens.methods.local.windows import HeadOptions, LocalLosses
 from gradlens.runtime.batch_shard import Shard, current, gather, of, sharded
 from gradlens.runtime.errors import InputError
@@ -75,11 +75,11 @@ class DGLAsync(LocalLosses):
     """
 
     Options = DGLAsyncOptions
-    reads = frozenset({"buffer", "labels"})
-    own_quantities: ClassVar[Mapping[str, str]] = {"staleness": "rounds since what the unit read was written, 0: in this very round"}
+    depends_on = frozenset({"replay_buffer", "labels"})
+    method_quantities: ClassVar[Mapping[str, str]] = {"staleness": "rounds since what the unit read was written, 0: in this very round"}
     saved_within_epochs = False
 
-    def __init__(self, net: Net, options: Any) -> None:
+    def __init__(self, net: NetworkInfo, options: Any) -> None:
         super().__init__(net, options)
         if options.slowed and options.slowed > self.units:
             raise InputError(f"slowed={options.slowed} names no unit of this model, which has {self.units}: every block but the top")
@@ -122,7 +122,7 @@ class DGLAsync(LocalLosses):
             if (got := self.read(unit, x, y)) is None:
                 continue
             h, targets = got
-            for k in range(unit, self.depth if unit == self.units - 1 else unit + 1):
+            for k in range(unit, self.num_blocks if unit == self.units - 1 else unit + 1):
                 p = cut(k, blocks[k], h, targets, blocks[k](h))
                 h = p.z
                 if k < self.units - 1:
@@ -130,11 +130,11 @@ class DGLAsync(LocalLosses):
                 yield p
                 del p  # so that its graph lives no longer than the caller wants it
 
-    def locked(self) -> str | None:
+    def locking_reason(self) -> str | None:
         """Not by a lock: a slow unit is only imitated."""
         return "slowdown imitates a slow unit in one process; on ranks each unit is as slow as it is" if self.options.slowdown > 1 else None
 
-    def parts_at(self, k: int) -> bool:
+    def can_split_after(self, k: int) -> bool:
         """Between units."""
         return k < self.units - 1
 

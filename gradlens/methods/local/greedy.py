@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from gradlens.gradients.block_pass import Pass, chain
-from gradlens.gradients.method import Net, Signal, Update
+from gradlens.gradients.method import NetworkInfo, Signal, Update
 from gradlens.methods.local.windows import LocalLosses, even
 from gradlens.models.heads import head
 
@@ -34,9 +34,9 @@ class Greedy(LocalLosses):
     """
 
     Options: ClassVar[type[BaseModel]] = GreedyOptions
-    own_quantities: ClassVar[Mapping[str, str]] = {"stage": "which unit is being trained, 1 at the bottom; at the block that answers"}
+    method_quantities: ClassVar[Mapping[str, str]] = {"stage": "which unit is being trained, 1 at the bottom; at the block that answers"}
 
-    def __init__(self, net: Net, options: Any) -> None:
+    def __init__(self, net: NetworkInfo, options: Any) -> None:
         super().__init__(net, options)
         lasting = [options.stage_epochs] * self.units if options.stage_epochs else even(max(net.epochs, self.units), self.units)
         self.last_epochs = list(accumulate(lasting))  # of each stage
@@ -44,16 +44,16 @@ class Greedy(LocalLosses):
 
     def _enter(self, stage: int) -> None:
         self.stage = stage  # the unit in training; its first block has the same number
-        self.top = stage if stage < self.units - 1 else self.depth - 1
+        self.output_block = stage if stage < self.units - 1 else self.num_blocks - 1
 
-    def objection(self, epochs: int) -> str | None:
+    def validate_epochs(self, epochs: int) -> str | None:
         """A run too short for its last stage would answer with a head of its own and leave the top as it was."""
         needed = self.last_epochs[-2] + 1 if self.units > 1 else 1
         if 0 < epochs < needed:
             return f"greedy has {self.units} stages here and would reach its last one in epoch {needed}; --epochs {epochs} ends before that"
         return None
 
-    def make_head(self, k: int, net: Net) -> nn.Module:
+    def make_head(self, k: int, net: NetworkInfo) -> nn.Module:
         """Further 3×3 convolutions, average to 2×2, BatchNorm, Linear; on flat activations hidden layers as wide as the top's."""
         shape = net.shapes[k]
         kind = "cnn" if len(shape) == 3 else "mlp"
@@ -70,35 +70,35 @@ class Greedy(LocalLosses):
 
     def forward(self, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
         """The chain up to the stage's end, what is frozen in eval mode."""
-        for k, block in enumerate(blocks[: self.top + 1]):
+        for k, block in enumerate(blocks[: self.output_block + 1]):
             block.train(k >= self.stage)
         for name, module in self.heads.items():
             module.train(int(name) == self.stage)
-        return chain(blocks[: self.top + 1], x, y)
+        return chain(blocks[: self.output_block + 1], x, y)
 
-    def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[Tensor, ...]) -> Signal:
+    def signal(self, k: int, passes: Mapping[int, Pass], received: tuple[Tensor, ...]) -> Signal:
         """Nothing below the stage; the stage's unit as in dgl."""
-        return Signal(None) if k < self.stage else super().signal(k, passes, above)
+        return Signal(None) if k < self.stage else super().signal(k, passes, received)
 
-    def locked(self) -> str | None:
+    def locking_reason(self) -> str | None:
         """Its stages follow each other."""
         return "it trains one block after the other: there is nothing to do at the same time"
 
     def predict(self, blocks: Sequence[nn.Module], x: Tensor) -> Tensor:
         """The answer [N, C] of the stage's head, or of all heads up to it, each weighing twice the one below."""
         answers: list[Tensor] = []
-        for k, block in enumerate(blocks[: self.top + 1]):
+        for k, block in enumerate(blocks[: self.output_block + 1]):
             x = block(x)
-            if str(k) in self.heads and (self.options.ensemble or k == self.top):
+            if str(k) in self.heads and (self.options.ensemble or k == self.output_block):
                 answers.append(self.heads[str(k)](x))
-        if self.top == self.depth - 1:
+        if self.output_block == self.num_blocks - 1:
             answers.append(x)
         weights = [2**j / (2 ** len(answers) - 1) for j in range(len(answers))]
         return torch.stack([w * z for w, z in zip(weights, answers, strict=True)]).sum(0)
 
     def quantities(self, update: Update) -> Mapping[str, Tensor]:
         """``stage``, at the block that answers."""
-        return {"stage": torch.tensor(self.stage + 1.0)} if update.k == self.top else {}
+        return {"stage": torch.tensor(self.stage + 1.0)} if update.k == self.output_block else {}
 
     def get_extra_state(self) -> Tensor:
         """The stage, for the checkpoint: which head answers must be known where no step is run."""

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from gradlens.gradients.block_pass import Pass
-from gradlens.gradients.method import Net
+from gradlens.gradients.method import NetworkInfo
 from gradlens.methods.local.windows import HeadOptions, Local, LocalLosses, Window, split
 from gradlens.models.decoders import decoder
 from gradlens.runtime.batch_shard import mean
@@ -51,9 +51,9 @@ class InfoPro(LocalLosses):
     """
 
     Options: ClassVar[type[BaseModel]] = InfoProOptions
-    reads = frozenset({"below", "labels", "image"})
+    depends_on = frozenset({"input", "labels", "image"})
 
-    def windows(self, net: Net) -> Sequence[Window]:
+    def windows(self, net: NetworkInfo) -> Sequence[Window]:
         """The modules."""
         return super().windows(net) if self.options.chunks is None else split(self.options.chunks, net)
 
@@ -63,7 +63,7 @@ class InfoPro(LocalLosses):
         share = local.index(k) / max(1, len(local) - 1)
         return o.lambda1_first * (1 - share) + o.lambda1_last * share, o.lambda2_first * (1 - share) + o.lambda2_last * share
 
-    def make_head(self, k: int, net: Net) -> nn.Module:
+    def make_head(self, k: int, net: NetworkInfo) -> nn.Module:
         """What the module's weights ask for of classifier and decoder."""
         lambda1, lambda2 = self.lambdas(k)
         if not lambda1 and not lambda2:

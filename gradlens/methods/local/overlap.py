@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from pydantic import BaseModel, Field
 
-from gradlens.gradients.method import Net
+from gradlens.gradients.method import NetworkInfo
 from gradlens.methods.local.windows import HeadOptions, LocalLosses, Window, unit_names
 from gradlens.runtime.errors import InputError
 
@@ -28,9 +28,9 @@ class Overlap(LocalLosses):
     """
 
     Options: ClassVar[type[BaseModel]] = OverlapOptions
-    reads = frozenset({"below", "labels", "above"})
+    depends_on = frozenset({"input", "labels", "backward_message"})
 
-    def windows(self, net: Net) -> Sequence[Window]:
+    def windows(self, net: NetworkInfo) -> Sequence[Window]:
         """Windows of one size, ``stride`` apart, the last one moved down to end at the top."""
         o, n = self.options, self.units
         window = min(2, n) if o.window is None else o.window

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from gradlens.gradients.block_pass import Pass
-from gradlens.gradients.method import Net
+from gradlens.gradients.method import NetworkInfo
 from gradlens.methods.local.windows import Local, LocalLosses
 from gradlens.runtime.batch_shard import gather, mean
 
@@ -89,11 +89,11 @@ class PredSim(LocalLosses):
 
     Options: ClassVar[type[BaseModel]] = PredSimOptions
 
-    def __init__(self, net: Net, options: Any) -> None:
+    def __init__(self, net: NetworkInfo, options: Any) -> None:
         super().__init__(net, options)
         self.classes = net.classes
 
-    def make_head(self, k: int, net: Net) -> nn.Module:
+    def make_head(self, k: int, net: NetworkInfo) -> nn.Module:
         """The classifier and the convolution of unit k."""
         return PredSimHead(net.shapes[k], net.classes, self.options.beta, self.options.dim)
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from gradlens.gradients.block_pass import Pass, trainable
-from gradlens.gradients.method import Method, Net, Signal, top_signal
+from gradlens.gradients.method import Method, NetworkInfo, Signal, top_signal
 from gradlens.models.heads import head
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import seeded
@@ -33,7 +33,7 @@ class Window(NamedTuple):
     last: int
 
 
-def unit_names(net: Net, with_top: bool = True) -> list[str]:
+def unit_names(net: NetworkInfo, with_top: bool = True) -> list[str]:
     """What to call each unit: every block by itself, but the last block and the top together (or without the top)."""
     names = [net.name(k) for k in range(len(net.blocks))]
     return [*names[:-2], " ".join(names[-2:])] if with_top else names[:-1]
@@ -44,7 +44,7 @@ def even(units: int, chunks: int) -> list[int]:
     return [units // chunks + (i < units % chunks) for i in range(chunks)]
 
 
-def split(chunks: int | Sequence[int], net: Net, with_top: bool = True, option: str = "chunks") -> list[Window]:
+def split(chunks: int | Sequence[int], net: NetworkInfo, with_top: bool = True, option: str = "chunks") -> list[Window]:
     """The net's units in disjoint windows.
 
     Args:
@@ -87,9 +87,9 @@ class Slopes(NamedTuple):
 
     loss: Tensor  # scalar
     slope: Tensor  # [N, *out] d loss / d z
-    own: Mapping[str, Tensor]  # gradients of the head, by name in the rule
+    aux_grads: Mapping[str, Tensor]  # gradients of the head, by name in the rule
     logits: Tensor | None = None  # [N, C]
-    kept: Any = None  # what the rule's own quantities are made of
+    saved: Any = None  # what the rule's own quantities are made of
 
 
 class LocalLosses(Method):
@@ -102,14 +102,14 @@ class LocalLosses(Method):
     """
 
     Options: ClassVar[type[BaseModel]] = HeadOptions
-    reads = frozenset({"below", "labels"})
+    depends_on = frozenset({"input", "labels"})
     trains_top: ClassVar[bool] = True  # False: the network's own top is neither run nor trained
 
-    def __init__(self, net: Net, options: Any) -> None:
+    def __init__(self, net: NetworkInfo, options: Any) -> None:
         super().__init__(net, options)
-        self.units = max(self.depth - 1, 1)  # every block but the last by itself, the last one with the top
+        self.units = max(self.num_blocks - 1, 1)  # every block but the last by itself, the last one with the top
         if not self.trains_top:
-            self.top = self.units - 1
+            self.output_block = self.units - 1
         self.spans = sorted(self.windows(net))
         self.ends = {span.last: span.first for span in self.spans}  # block with a loss -> first block that the loss reaches
         with seeded(net.seed, "heads"):
@@ -119,11 +119,11 @@ class LocalLosses(Method):
 
     # ------------------------------------------------------------------------------------------------ what a rule says
 
-    def windows(self, net: Net) -> Sequence[Window]:
+    def windows(self, net: NetworkInfo) -> Sequence[Window]:
         """The windows over the units 0 … ``self.units`` − 1, each ending at another unit, the last one at the topmost."""
         return [Window(k, k) for k in range(self.units)]
 
-    def make_head(self, k: int, net: Net) -> nn.Module:
+    def make_head(self, k: int, net: NetworkInfo) -> nn.Module:
         """The head of unit k: activations [N, *shape] -> logits [N, C], unless ``local_loss`` is replaced too."""
         o = self.options
         return head(o.head, net.shapes[k], net.classes, o.width or net.head_width, o.layers, o.pooled)
@@ -137,54 +137,54 @@ class LocalLosses(Method):
         """The loss of unit k's head, its gradient with respect to ``p.z``, and those of the head's parameters."""
         loss, logits = self.local_loss(k, p)
         names, params = zip(*trainable(self.heads[str(k)], f"heads.{k}").items(), strict=True)
-        slope, *own = torch.autograd.grad(loss, [p.z, *params])
-        return Slopes(loss, slope, dict(zip(names, own, strict=True)), logits)
+        slope, *grads = torch.autograd.grad(loss, [p.z, *params])
+        return Slopes(loss, slope, dict(zip(names, grads, strict=True)), logits)
 
     # ------------------------------------------------------------------------------------------------------ the machinery
 
     def needs_above(self, k: int) -> bool:
         """A block waits for the one above it where a window holds both; the last block always waits for the top."""
-        return (self.trains_top and k == self.depth - 2) or (k < self.units - 1 and bool(self.sent[k + 1]))
+        return (self.trains_top and k == self.num_blocks - 2) or (k < self.units - 1 and bool(self.sent[k + 1]))
 
-    def locked(self) -> str | None:
+    def locking_reason(self) -> str | None:
         """Windows are independent of each other; where they reach over every place between two blocks, all blocks hang together."""
-        if any(self.parts_at(k) for k in range(self.top)):
+        if any(self.can_split_after(k) for k in range(self.output_block)):
             return None
         return "it is backward-locked: between any two of its blocks a window reaches from one to the other"
 
-    def parts_at(self, k: int) -> bool:
+    def can_split_after(self, k: int) -> bool:
         """Between windows."""
-        return k < self.top and not self.needs_above(k)
+        return k < self.output_block and not self.needs_above(k)
 
-    def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[Tensor, ...]) -> Signal:
+    def signal(self, k: int, passes: Mapping[int, Pass], received: tuple[Tensor, ...]) -> Signal:
         """The sum of the windows' gradients at block k, and the partial sums for the block below."""
         p = passes[k]
-        if k == self.depth - 1:
+        if k == self.num_blocks - 1:
             return top_signal(self.loss, p)
         if k == self.units - 1 and self.trains_top:
-            return self._spread(k, above[0], (), Signal(None))
+            return self._spread(k, received[0], (), Signal(None))
         if str(k) not in self.heads:
-            return self._spread(k, None, above, Signal(None))
-        loss, slope, own, logits, kept = self.slopes(k, p)
-        answer = logits.detach() if logits is not None and k == self.top else None
-        return self._spread(k, slope, above, Signal(None, own=own, kept=kept, loss=loss.detach(), answer=answer))
+            return self._spread(k, None, received, Signal(None))
+        loss, slope, aux_grads, logits, saved = self.slopes(k, p)
+        answer = logits.detach() if logits is not None and k == self.output_block else None
+        return self._spread(k, slope, received, Signal(None, aux_grads=aux_grads, saved=saved, loss=loss.detach(), logits=answer))
 
-    def _spread(self, k: int, slope: Tensor | None, above: tuple[Tensor, ...], said: Signal) -> Signal:
-        """Fill in delta and messages, from block k's own slope and the partial sums it heard.
+    def _spread(self, k: int, slope: Tensor | None, received: tuple[Tensor, ...], said: Signal) -> Signal:
+        """Fill in delta and messages, from block k's own slope and the partial sums it received.
 
         A partial sum "from a" is over the windows that hold block k and begin at a or below. The window that ends here begins
         lowest of all, so its slope is in every sum that still has it.
         """
-        heard = self.sent[k + 1] if k < self.units - 1 else []
+        starts = self.sent[k + 1] if k < self.units - 1 else []
         sums: dict[tuple[bool, int | None], Tensor | None] = {}
 
         def partial(a: int) -> Tensor | None:
             mine = slope is not None and self.ends[k] <= a
-            which = next((i for i, first in enumerate(heard) if first <= a), None)
+            which = next((i for i, first in enumerate(starts) if first <= a), None)
             if (mine, which) not in sums:
-                terms = ([slope] if mine else []) + ([above[which]] if which is not None else [])
+                terms = ([slope] if mine else []) + ([received[which]] if which is not None else [])
                 sums[mine, which] = terms[0] if len(terms) == 1 else terms[0] + terms[1] if terms else None  # type: ignore[operator]
             return sums[mine, which]
 
         sent = tuple(m for a in self.sent[k] if (m := partial(a)) is not None)
-        return said._replace(delta=partial(k), send=sent)
+        return said._replace(delta=partial(k), messages_below=sent)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from gradlens.gradients.block_pass import Pass, trainable
-from gradlens.gradients.method import Net, Update
+from gradlens.gradients.method import NetworkInfo, Update
 from gradlens.methods.local.windows import Local, Slopes
 from gradlens.methods.self_supervised.encoder import SelfSupervised
 from gradlens.models.decoders import context_decoder, discriminator
@@ -95,8 +95,8 @@ class ContextEncoder(SelfSupervised):
     """
 
     Options: ClassVar[type[BaseModel]] = ContextOptions
-    reads = frozenset({"below", "above"})
-    own_quantities: ClassVar[Mapping[str, str]] = {
+    depends_on = frozenset({"input", "backward_message"})
+    method_quantities: ClassVar[Mapping[str, str]] = {
         "reconstruction": "mean squared error on the dropped pixels, in the units of the network's input",
         "discriminator_loss": "-log A(real) - log(1 - A(made)), mean over images, in nats",
         "real": "the discriminator's mean probability that real regions are real",
@@ -104,7 +104,7 @@ class ContextEncoder(SelfSupervised):
     }
     named = "inpainting loss"
 
-    def __init__(self, net: Net, options: Any) -> None:
+    def __init__(self, net: NetworkInfo, options: Any) -> None:
         height, width = net.image[1:]
         self.size = (height, width)
         sides = round(options.size * height), round(options.size * width)
@@ -122,7 +122,7 @@ class ContextEncoder(SelfSupervised):
             raise InputError("context-encoder has no loss, since lambda_rec and lambda_adv are both 0")
         super().__init__(net, options)
 
-    def make_head(self, k: int, net: Net) -> nn.Module:
+    def make_head(self, k: int, net: NetworkInfo) -> nn.Module:
         """A decoder, and a discriminator if it has a weight."""
         o = self.options
         decoder = context_decoder(net.shapes[k], net.image)
@@ -145,7 +145,7 @@ class ContextEncoder(SelfSupervised):
         mask[:, :, rows, columns] = 1
         return mask
 
-    def task(self, images: Tensor, labels: Tensor, step: int, to_input: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    def make_inputs(self, images: Tensor, labels: Tensor, step: int, to_input: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """Corrupted images x [N, C, H, W]; y [N, C + 1, H, W] the images as they were, and the mask; the labels are not read."""
         mask = self.mask(len(images), step).to(images.device)
         pixels = images.float()
@@ -168,7 +168,7 @@ class ContextEncoder(SelfSupervised):
     # --------------------------------------------------------------------------------------------------------- the losses
 
     def reconstruction(self, image: Tensor, y: Tensor) -> Tensor:
-        """The weighted squared error of images made [N, C, H, W], given y as from :meth:`task`: scalar."""
+        """The weighted squared error of images made [N, C, H, W], given y as from :meth:`make_inputs`: scalar."""
         mask, region = y[:, -1:], self.predicted(y)
         weight = mask + BORDER * (region - mask)
         return _mean_over(weight * (image.to(y.dtype) - y[:, :-1]).square(), region)
@@ -199,21 +199,21 @@ class ContextEncoder(SelfSupervised):
         graph = head(p.z)
         made = graph.detach().requires_grad_()
         loss = o.lambda_rec * self.reconstruction(made, p.y)
-        own: dict[str, Tensor] = {}
+        aux_grads: dict[str, Tensor] = {}
         error = _mean_over((made.detach().to(p.y.dtype) - p.y[:, :-1]).square() * p.y[:, -1:], p.y[:, -1:])
         said = Said(error)
         if head.discriminator is not None:
             real, fake = (head.discriminator(self.region(image, p.y)) for image in (p.y[:, :-1], made))
             theirs = _bce(real, 1.0) + _bce(fake, 0.0)
             params = trainable(head.discriminator, f"{prefix}.discriminator")
-            own |= zip(params, torch.autograd.grad(theirs, list(params.values()), retain_graph=True), strict=True)
+            aux_grads |= zip(params, torch.autograd.grad(theirs, list(params.values()), retain_graph=True), strict=True)
             loss = loss + o.lambda_adv * _bce(fake, 1.0)
             said = Said(error, theirs.detach(), mean(real.detach().sigmoid()), mean(fake.detach().sigmoid()))
         (wanted,) = torch.autograd.grad(loss, made)
         params = trainable(head.decoder, f"{prefix}.decoder")
         slope, *grads = torch.autograd.grad(graph, [p.z, *params.values()], wanted)
-        own |= zip(params, grads, strict=True)
-        return Slopes(loss.detach(), slope, own, kept=said)
+        aux_grads |= zip(params, grads, strict=True)
+        return Slopes(loss.detach(), slope, aux_grads, saved=said)
 
     def of_objective(self, name: str) -> bool:
         """The discriminator's gradient is of its own loss; that its step changes the decoder's loss too is not predicted."""
@@ -221,7 +221,7 @@ class ContextEncoder(SelfSupervised):
 
     def quantities(self, update: Update) -> Mapping[str, Tensor]:
         """Reconstruction error, and what the discriminator says."""
-        said: Said | None = update.signal.kept
+        said: Said | None = update.signal.saved
         return {} if said is None else {name: all_sum(value) for name, value in said._asdict().items() if value is not None}
 
     def param_groups(self, blocks: Sequence[nn.Module]) -> list[dict[str, Any]]:
@@ -237,14 +237,14 @@ class ContextEncoder(SelfSupervised):
     # ------------------------------------------------------------------------------------------------------ after training
 
     def made(self, blocks: Sequence[nn.Module], x: Tensor) -> Tensor:
-        """The image [N, C, H, W] that the decoder at the end of the encoder makes of what :meth:`task` gave."""
-        h = self.entry(x)
+        """The image [N, C, H, W] that the decoder at the end of the encoder makes of what :meth:`make_inputs` gave."""
+        h = self.prepare_input(x)
         for block in blocks[:-1]:
             h = block(h)
-        image: Tensor = self.head(self.top)(h)
+        image: Tensor = self.head(self.output_block)(h)
         return image
 
-    def assess(self, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Tensor:
+    def evaluate_objective(self, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Tensor:
         """The weighted squared error at the end of the encoder, without lambda_rec and without the adversarial loss."""
         return self.reconstruction(self.made(blocks, x), y)
 
@@ -256,7 +256,7 @@ class ContextEncoderLocal(ContextEncoder):
     """
 
     Options: ClassVar[type[BaseModel]] = LocalContextOptions
-    reads = frozenset({"below"})
+    depends_on = frozenset({"input"})
     local = True
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gradlens.data.patches import Grid, cropped, grey, grid_of, maps, patches
 from gradlens.gradients.block_pass import Pass
 from gradlens.gradients.losses import info_nce, sampled_scores
-from gradlens.gradients.method import Net, Update
+from gradlens.gradients.method import NetworkInfo, Update
 from gradlens.methods.local.windows import Local
 from gradlens.methods.self_supervised.encoder import SelfSupervised
 from gradlens.models.block_boundaries import output_shapes
@@ -63,14 +63,14 @@ class CPC(SelfSupervised):
     """
 
     Options: ClassVar[type[BaseModel]] = CPCOptions
-    reads = frozenset({"below", "above"})
-    own_quantities: ClassVar[Mapping[str, str]] = {
+    depends_on = frozenset({"input", "backward_message"})
+    method_quantities: ClassVar[Mapping[str, str]] = {
         "information_bound": "log(negatives + 1) − InfoNCE, nats: what context and target are shown to share, mean over offsets; at heads"
     }
     least_batch = 2
     named = "InfoNCE"
 
-    def __init__(self, net: Net, options: Any) -> None:
+    def __init__(self, net: NetworkInfo, options: Any) -> None:
         self.window, self.grid = cut_up(net.image, options)
         self.steps = rows_ahead(self.grid, options)
         super().__init__(net._replace(shapes=patch_shapes(net, self.grid)), options)
@@ -85,24 +85,24 @@ class CPC(SelfSupervised):
         layers: int = self.options.layers
         return layers
 
-    def make_head(self, k: int, net: Net) -> nn.Module:
+    def make_head(self, k: int, net: NetworkInfo) -> nn.Module:
         """Context and bilinear maps."""
         return RowsAhead(net.shapes[k][0], self.steps, self.options.skip, self.layers(), wide=self.grid.columns > 1)
 
-    def task(self, images: Tensor, labels: Tensor, step: int, to_input: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    def make_inputs(self, images: Tensor, labels: Tensor, step: int, to_input: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """Windows of the images [N, C, h, w], mirrored or not; in evaluation the middle. The labels are not read."""
         rng = None if step < 0 else generator(self.seed, "windows", step)
         flip = self.options.flip and images.shape[2] > 1
         return to_input(cropped(images, self.window, flip, rng)), labels
 
-    def entry(self, x: Tensor) -> Tensor:
+    def prepare_input(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> [N · rows · columns, C, *patch], grey; of larger images the middle."""
         x = cropped(x, self.window, False, None)
         return patches(grey(x) if self.options.grey else x, self.grid)
 
     def features(self, blocks: Sequence[nn.Module], x: Tensor) -> Iterator[Tensor]:
         """Each block's spatial means, patch by patch where they belong: [N, C, rows, columns]."""
-        for h in super().features(blocks, self.entry(x)):
+        for h in super().features(blocks, self.prepare_input(x)):
             yield maps(h, self.grid)
 
     def negatives(self, k: int, offset: int, targets: int) -> Tensor:
@@ -130,7 +130,7 @@ class CPCLocal(CPC):
     """delta_k = d mean_k InfoNCE/d h_k inside each module of blocks, with a context of its own; nothing is sent below a module."""
 
     Options: ClassVar[type[BaseModel]] = LocalCPCOptions
-    reads = frozenset({"below"})
+    depends_on = frozenset({"input"})
     local = True
 
 
@@ -168,7 +168,7 @@ def rows_ahead(grid: Grid, options: PatchOptions) -> int:
     return options.steps or min(STEPS, possible)
 
 
-def patch_shapes(net: Net, grid: Grid) -> list[torch.Size]:
+def patch_shapes(net: NetworkInfo, grid: Grid) -> list[torch.Size]:
     """What each block below the top gives for one patch, without the batch dimension.
 
     Raises:

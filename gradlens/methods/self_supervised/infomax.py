@@ -23,7 +23,7 @@ class InfoMax(CPC):
     """
 
     Options: ClassVar[type[BaseModel]] = InfoMaxOptions
-    reads = frozenset({"below"})
+    depends_on = frozenset({"input"})
     local = True
 
     def layers(self) -> int:

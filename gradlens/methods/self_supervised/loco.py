@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from pydantic import BaseModel
 
-from gradlens.gradients.method import Net
+from gradlens.gradients.method import NetworkInfo
 from gradlens.methods.local.windows import Window
 from gradlens.methods.self_supervised.encoder import modules_of
 from gradlens.methods.self_supervised.simclr import LocalSimCLROptions, SimCLR
@@ -22,9 +22,9 @@ class LoCo(SimCLR):
     """
 
     Options: ClassVar[type[BaseModel]] = LocalSimCLROptions
-    reads = frozenset({"below", "above"})
+    depends_on = frozenset({"input", "backward_message"})
 
-    def windows(self, net: Net) -> Sequence[Window]:
+    def windows(self, net: NetworkInfo) -> Sequence[Window]:
         """Pairs of neighbouring modules."""
         modules = modules_of(net, self.options.modules)
         return [Window(a.first, b.last) for a, b in pairwise(modules)] or modules

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gradlens.data.contrastive_views import ViewOptions, views
 from gradlens.gradients.block_pass import Pass
 from gradlens.gradients.losses import nt_xent
-from gradlens.gradients.method import Net
+from gradlens.gradients.method import NetworkInfo
 from gradlens.methods.local.windows import Local
 from gradlens.methods.self_supervised.encoder import SelfSupervised, stacked
 from gradlens.models.heads import projection
@@ -42,25 +42,25 @@ class SimCLR(SelfSupervised):
     """
 
     Options: ClassVar[type[BaseModel]] = SimCLROptions
-    reads = frozenset({"below", "above"})
+    depends_on = frozenset({"input", "backward_message"})
     least_batch = 2
     named = "NT-Xent"
 
-    def __init__(self, net: Net, options: Any) -> None:
+    def __init__(self, net: NetworkInfo, options: Any) -> None:
         if net.image and net.image[0] not in (1, 3):
             raise InputError(f"views are made of images of 1 or 3 channels; these have {net.image[0]}")
         super().__init__(net, options)
 
-    def make_head(self, k: int, net: Net) -> nn.Module:
+    def make_head(self, k: int, net: NetworkInfo) -> nn.Module:
         """A projection head."""
         o = self.options
         return projection(net.shapes[k], o.layers, o.out, o.side, o.convolutions)
 
-    def task(self, images: Tensor, labels: Tensor, step: int, to_input: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    def make_inputs(self, images: Tensor, labels: Tensor, step: int, to_input: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """Two views of each image: x [N, 2, C, H, W]; the labels are not read."""
         return stacked(to_input(views(images, self.options, self.seed, step)), 2), labels
 
-    def entry(self, x: Tensor) -> Tensor:
+    def prepare_input(self, x: Tensor) -> Tensor:
         """[N, 2, C, H, W] -> [2N, C, H, W]."""
         return x.flatten(0, 1)
 
@@ -72,7 +72,7 @@ class SimCLR(SelfSupervised):
         """The first layers of the head at the end of the encoder, for fine-tuning (Chen et al. 2020b, §3)."""
         if not 1 <= layers <= self.options.layers:
             return None
-        head = OrderedDict(self.heads[str(self.top)].named_children())
+        head = OrderedDict(self.heads[str(self.output_block)].named_children())
         return nn.Sequential(OrderedDict((n, m) for n, m in head.items() if not n.startswith("layer") or int(n[5:]) <= layers))
 
 
@@ -80,5 +80,5 @@ class SimCLRLocal(SimCLR):
     """delta_k = d NT-Xent(a_m(h))/d h_k inside each module m of blocks, which has a head of its own; nothing is sent below a module."""
 
     Options: ClassVar[type[BaseModel]] = LocalSimCLROptions
-    reads = frozenset({"below"})
+    depends_on = frozenset({"input"})
     local = True

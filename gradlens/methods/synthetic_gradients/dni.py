@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gradlens.gradients.alignment import float64
 from gradlens.gradients.block_pass import Grad, Pass
-from gradlens.gradients.method import Method, Net, Signal, Update, relay, top_signal
+from gradlens.gradients.method import Method, NetworkInfo, Signal, Update, relay, top_signal
 from gradlens.models.synthesizers import LinearSynthesiser, Synthesiser
 from gradlens.runtime.batch_shard import all_sum, total
 from gradlens.runtime.errors import InputError
@@ -41,7 +41,7 @@ class DNIOptions(BaseModel, frozen=True, extra="forbid"):
         return self
 
 
-def interfaces(at: Iterable[int] | None, net: Net) -> frozenset[int]:
+def interfaces(at: Iterable[int] | None, net: NetworkInfo) -> frozenset[int]:
     """The blocks, counted from 0, after which a synthesiser sits.
 
     Args:
@@ -70,20 +70,21 @@ class DNI(Method):
     """
 
     Options: ClassVar[type[BaseModel]] = DNIOptions
-    reads = frozenset({"below", "later"})
-    own_quantities: ClassVar[Mapping[str, str]] = {
+    depends_on = frozenset({"input", "delayed_message"})
+    method_quantities: ClassVar[Mapping[str, str]] = {
         "synth_loss": "L_S = (1/N) Σ_n |S_n - g_n|², in the units it regresses, at each block",
         "synth_explained_variance": "1 - Σ(S - g)² / Σ(g - mean_n g)², at each block",
     }
 
-    def __init__(self, net: Net, options: Any) -> None:
+    def __init__(self, net: NetworkInfo, options: Any) -> None:
         super().__init__(net, options)
         self.classes = net.classes
         self.conditional = self.reads_labels(options)
         self.interfaces = interfaces(options.at, net)
         with seeded(net.seed, "synthesisers"):  # Identity holds the place of one that is not there
             self.synthesisers = nn.ModuleList(
-                self._synthesiser(shape) if k in self.interfaces else nn.Identity() for k, shape in enumerate(net.shapes[: self.depth - 1])
+                self._synthesiser(shape) if k in self.interfaces else nn.Identity()
+                for k, shape in enumerate(net.shapes[: self.num_blocks - 1])
             )
         self.warming = options.synth_warmup > 0
 
@@ -100,13 +101,13 @@ class DNI(Method):
     @classmethod
     def reads_labels(cls, options: Any) -> bool:
         """Whether the rule's own networks read the label."""
-        return "labels" in cls.reads
+        return "labels" in cls.depends_on
 
-    def parts_at(self, k: int) -> bool:
+    def can_split_after(self, k: int) -> bool:
         """Where a synthesiser sits; elsewhere a block is told what the one above it sends, as in bp."""
-        return k < self.top and k in self.interfaces
+        return k < self.output_block and k in self.interfaces
 
-    def tells_late(self, k: int) -> bool:
+    def supports_delayed_target(self, k: int) -> bool:
         """Where nothing of the message is told, only learned from."""
         return k in self.interfaces and not self.options.bp_lambda and not self.warming
 
@@ -117,33 +118,33 @@ class DNI(Method):
         """Labels [N] as the rule's own networks read them, [N, C]; None where they do not."""
         return F.one_hot(y, self.classes).to(next(self.parameters()).dtype) if self.conditional else None
 
-    def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[Tensor, ...]) -> Signal:
+    def signal(self, k: int, passes: Mapping[int, Pass], received: tuple[Tensor, ...]) -> Signal:
         """The synthetic gradient, told and sent; the synthesiser is evaluated once and its output kept for `learn`."""
-        if k == self.depth - 1:
+        if k == self.num_blocks - 1:
             return top_signal(self.loss, passes[k])
         if k not in self.interfaces:
-            return relay(above)
+            return relay(received)
         p = passes[k]
         synthetic = self.synthesisers[k](p.z.detach(), self.context(p.y))
         mix = 1.0 if self.warming else self.options.bp_lambda
         delta = synthetic.detach().to(p.h.dtype) / self._scale(p)
         if mix:
-            delta = above[0] if mix == 1 else (1 - mix) * delta + mix * above[0]
-        return Signal(delta, (delta,), kept=synthetic)
+            delta = received[0] if mix == 1 else (1 - mix) * delta + mix * received[0]
+        return Signal(delta, (delta,), saved=synthetic)
 
-    def learn(self, k: int, p: Pass, signal: Signal, grad: Grad, above: tuple[Tensor, ...]) -> Mapping[str, Tensor]:
+    def learn(self, k: int, p: Pass, signal: Signal, grad: Grad, received: tuple[Tensor, ...]) -> Mapping[str, Tensor]:
         """Gradients of L_S: the synthesiser's regression on the message from above."""
         if k not in self.interfaces:
             return {}
-        error = signal.kept.detach() - above[0] * self._scale(p)
-        return regression_gradients(self.synthesisers[k], f"synthesisers.{k}", signal.kept, 2 * error / total(len(p.y)))
+        error = signal.saved.detach() - received[0] * self._scale(p)
+        return regression_gradients(self.synthesisers[k], f"synthesisers.{k}", signal.saved, 2 * error / total(len(p.y)))
 
     def quantities(self, update: Update) -> Mapping[str, Tensor]:
         """``synth_loss`` = L_S in the units it regresses; ``synth_explained_variance`` = 1 − Σ(S − g)² / Σ(g − mean_n g)²."""
-        if update.k not in self.interfaces or not update.above:  # or the message comes late
+        if update.k not in self.interfaces or not update.received:  # or the message comes late
             return {}
-        target = float64(update.above[0] * self._scale(update.p))
-        residual, explained = regression_errors(update.signal.kept, target)
+        target = float64(update.received[0] * self._scale(update.p))
+        residual, explained = regression_errors(update.signal.saved, target)
         return {"synth_loss": residual / total(len(target)), "synth_explained_variance": explained}
 
 
@@ -172,4 +173,4 @@ def regression_errors(predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor
 class CDNI(DNI):
     """delta_k = S_k(h_k, y): dni whose synthesisers also read the label, a linear map of it added to the first layer's output."""
 
-    reads = frozenset({"below", "later", "labels"})
+    depends_on = frozenset({"input", "delayed_message", "labels"})

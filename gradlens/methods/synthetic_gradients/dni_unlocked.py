@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gradlens.gradients.alignment import float64
 from gradlens.gradients.block_pass import Grad, Pass, cut
-from gradlens.gradients.method import Net, Signal, Update
+from gradlens.gradients.method import NetworkInfo, Signal, Update
 from gradlens.methods.synthetic_gradients.dni import DNI, DNIOptions, regression_errors, regression_gradients
 from gradlens.models.synthesizers import InputSynthesiser
 from gradlens.runtime.batch_shard import total
@@ -25,7 +25,7 @@ class DNIUnlockedOptions(DNIOptions, frozen=True, extra="forbid"):
     context: bool = Field(False, description="let both synthesisers read the label too; the rule then reads labels at every block")
 
 
-class Kept(NamedTuple):
+class SavedForLearning(NamedTuple):
     """What a block's regressions are compared with and made of, until it is done."""
 
     synthetic: Tensor | None  # [N, *out] S_k's output with its graph; None at the top
@@ -41,20 +41,20 @@ class DNIUnlocked(DNI):
     """
 
     Options = DNIUnlockedOptions
-    reads = frozenset({"image", "later"})
-    own_quantities: ClassVar[Mapping[str, str]] = {
-        **DNI.own_quantities,
+    depends_on = frozenset({"image", "delayed_message"})
+    method_quantities: ClassVar[Mapping[str, str]] = {
+        **DNI.method_quantities,
         "input_error": "L_I = mean (I - h)² over all elements, at each block that reads a synthetic input",
         "input_explained_variance": "1 - Σ(I - h)² / Σ(h - mean_n h)², at each block that reads a synthetic input",
     }
 
-    def __init__(self, net: Net, options: Any) -> None:
+    def __init__(self, net: NetworkInfo, options: Any) -> None:
         super().__init__(net, options)
         context = net.classes if self.conditional else 0
         with seeded(net.seed, "input synthesisers"):
             self.inputs = nn.ModuleList(
                 InputSynthesiser(net.image, shape, context, options.input_width) if k in self.interfaces else nn.Identity()
-                for k, shape in enumerate(net.shapes[: self.depth - 1])
+                for k, shape in enumerate(net.shapes[: self.num_blocks - 1])
             )
 
     @classmethod
@@ -80,29 +80,29 @@ class DNIUnlocked(DNI):
         read = src.detach().requires_grad_()
         return cut(k, block, read, y, block(read), x, src)
 
-    def locked(self) -> str | None:
+    def locking_reason(self) -> str | None:
         """Not by a lock: its parts would have to send each other two kinds of outputs."""
         return "each block reads the image and learns from what the block below it really gave, which is not sent between ranks"
 
-    def signal(self, k: int, passes: Mapping[int, Pass], above: tuple[Tensor, ...]) -> Signal:
+    def signal(self, k: int, passes: Mapping[int, Pass], received: tuple[Tensor, ...]) -> Signal:
         """What dni says, and the gradients of L_I."""
-        said, src = super().signal(k, passes, above), passes[k].src
+        said, src = super().signal(k, passes, received), passes[k].src
         if src is None:
-            return said._replace(kept=Kept(said.kept, None))
+            return said._replace(saved=SavedForLearning(said.saved, None))
         below = passes[k - 1].z.detach()
         slope = 2 * (src.detach() - below) / total(below.numel())
         # the graph was made by the forward pass: kept, so that the same passes can be asked again, and freed with the pass
-        own = regression_gradients(self.inputs[k - 1], f"inputs.{k - 1}", src, slope, keep=True)
-        return said._replace(own=own, kept=Kept(said.kept, below))
+        aux_grads = regression_gradients(self.inputs[k - 1], f"inputs.{k - 1}", src, slope, keep=True)
+        return said._replace(aux_grads=aux_grads, saved=SavedForLearning(said.saved, below))
 
-    def learn(self, k: int, p: Pass, signal: Signal, grad: Grad, above: tuple[Tensor, ...]) -> Mapping[str, Tensor]:
+    def learn(self, k: int, p: Pass, signal: Signal, grad: Grad, received: tuple[Tensor, ...]) -> Mapping[str, Tensor]:
         """Gradients of L_S."""
-        return super().learn(k, p, signal._replace(kept=signal.kept.synthetic), grad, above)
+        return super().learn(k, p, signal._replace(saved=signal.saved.synthetic), grad, received)
 
     def quantities(self, update: Update) -> Mapping[str, Tensor]:
         """The errors of both synthesisers at this block."""
-        synthetic, below = update.signal.kept
-        found = dict(super().quantities(update._replace(signal=update.signal._replace(kept=synthetic))))
+        synthetic, below = update.signal.saved
+        found = dict(super().quantities(update._replace(signal=update.signal._replace(saved=synthetic))))
         if below is not None and update.p.src is not None:
             target = float64(below)
             residual, explained = regression_errors(update.p.src, target)

@@ -14,6 +14,7 @@ import torch
 
 from gradlens.gradients.method import Method
 from gradlens.runtime.errors import InputError
+from gradlens.runtime.old_names import hint
 from gradlens.training.checks.run_checks import no_trace, resume, seed
 from gradlens.training.checks.step_checks import answers, arguments, gradients, isolation, labels, optimiser, truth, works
 from gradlens.training.checks.trial import (
@@ -96,8 +97,8 @@ def _raised(error: Exception) -> str:
     first = next(iter(str(error).splitlines()), "")
     more = ""
     if isinstance(error, KeyError) and error.args and isinstance(error.args[0], int):
-        more = ": passes above a block are there only if it waits for them, as `reads` must say with 'error' or 'above'"
-    return f"it raises {type(error).__name__}{f': {first}' if first else ''}{where}{more}"
+        more = ": passes above a block are there only if it waits for them, as `depends_on` must say: output_error or backward_message"
+    return f"it raises {type(error).__name__}{f': {first}' if first else ''}{hint(error)}{where}{more}"
 
 
 def check(

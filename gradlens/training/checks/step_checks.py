@@ -13,7 +13,7 @@ from gradlens.gradients.backward import backward
 from gradlens.gradients.block_pass import Pass
 from gradlens.gradients.losses import cross_entropy
 from gradlens.gradients.method import Signal, Step
-from gradlens.gradients.true_gradient import true_updates
+from gradlens.gradients.true_gradient import true_gradients
 from gradlens.training.checks.trial import IMAGES, Bits, Broken, Made, NotAsked, Trial, bits, differing, listed, one_step
 
 NEAR = 1e-9  # how far a recorded truth may be from the one of an uncut copy, as a share of the largest entry
@@ -22,11 +22,11 @@ NEAR = 1e-9  # how far a recorded truth may be from the one of an uncut copy, as
 def works(trial: Trial) -> None:
     """A step runs as in training, each block at most once; the top is told the gradient of a loss, and answers."""
     made = trial.made()
-    method, top = made.method, made.method.top
+    method, top = made.method, made.method.output_block
     plain = method.signal
 
-    def checked(k: int, passes: Mapping[int, Pass], above: tuple[Tensor, ...]) -> Signal:
-        signal = plain(k, passes, above)
+    def checked(k: int, passes: Mapping[int, Pass], received: tuple[Tensor, ...]) -> Signal:
+        signal = plain(k, passes, received)
         _must_be_a_signal(signal, made.name(k), passes[k])
         return signal
 
@@ -39,8 +39,8 @@ def works(trial: Trial) -> None:
         seen.append(u.k)
         if u.k == top and (u.signal.delta is None or u.signal.loss is None):
             raise Broken(f"{made.name(top)}, the top, is told no {'gradient' if u.signal.delta is None else 'loss'}: see `top_signal`")
-        if u.k == top and method.classifies and u.signal.answer is None:
-            raise Broken(f"{made.name(top)}, the top, gives no answer (Signal.answer): see `top_signal`")
+        if u.k == top and method.classifies and u.signal.logits is None:
+            raise Broken(f"{made.name(top)}, the top, gives no answer (Signal.logits): see `top_signal`")
     if top not in seen:
         raise Broken(f"{made.name(top)}, the top, is not updated")
     if written := [n for n, p in (*made.model.named_parameters(), *method.named_parameters()) if p.grad is not None]:
@@ -50,9 +50,9 @@ def works(trial: Trial) -> None:
 def _must_be_a_signal(signal: Any, name: str, p: Pass) -> None:
     if not isinstance(signal, Signal):
         raise Broken(f"`signal` gives a {type(signal).__name__} at {name}, not a Signal")
-    if not isinstance(signal.send, tuple):
-        raise Broken(f"at {name} `send` is a {type(signal.send).__name__}: wanted a tuple of messages")
-    for what, g in (("delta", signal.delta), *(("a message", m) for m in signal.send)):
+    if not isinstance(signal.messages_below, tuple):
+        raise Broken(f"at {name} `messages_below` is a {type(signal.messages_below).__name__}: wanted a tuple of messages")
+    for what, g in (("delta", signal.delta), *(("a message", m) for m in signal.messages_below)):
         if g is not None and g.shape != p.h.shape:
             got, wanted = ("x".join(map(str, t.shape)) or "a scalar" for t in (g, p.h))
             raise Broken(f"at {name} {what} is {got} and the block's output {wanted}: they must have one shape")
@@ -67,7 +67,7 @@ def gradients(trial: Trial) -> None:
     told: dict[str, str] = {}
     for u in one_step(trial, made).values():
         name = made.name(u.k)
-        for param, g in u.own.items():
+        for param, g in u.aux_grads.items():
             if param not in own:
                 raise Broken(
                     f"at {name} it gives a gradient for {param}, which is none of its own parameters ({listed(list(own)) or 'none'})"
@@ -80,7 +80,7 @@ def gradients(trial: Trial) -> None:
                 raise Broken(f"at {name} the gradient of {param} is {got}, the parameter {wanted}")
             if g.requires_grad:
                 raise Broken(f"at {name} the gradient of {param} carries a graph: it must be a plain value")
-        values = {"delta": u.signal.delta, **{f"the gradient of {n}": g for n, g in {**u.grad.params, **u.own}.items()}}
+        values = {"delta": u.signal.delta, **{f"the gradient of {n}": g for n, g in {**u.grad.params, **u.aux_grads}.items()}}
         if wrong := [what for what, g in values.items() if g is not None and not g.isfinite().all()]:
             raise Broken(f"at {name} {wrong[0]} is not finite on plain noise")
 
@@ -108,11 +108,11 @@ def arguments(trial: Trial) -> None:
     for k in (*sorted(updates), *sorted(updates, reverse=True)):
         u = updates[k]
         torch.manual_seed(0)
-        again = made.method.signal(k, known, u.above)
-        learned = made.method.learn(k, known[k], again, u.grad, u.above)
+        again = made.method.signal(k, known, u.received)
+        learned = made.method.learn(k, known[k], again, u.grad, u.received)
         for what, a, b in (
             ("what it tells", _tensors(u.signal), _tensors(again)),
-            ("the gradient of its own", dict(u.own), {**again.own, **learned}),
+            ("the gradient of its own", dict(u.aux_grads), {**again.aux_grads, **learned}),
         ):
             if differing(a, b):
                 raise Broken(
@@ -121,7 +121,12 @@ def arguments(trial: Trial) -> None:
 
 
 def _tensors(signal: Signal) -> Bits:
-    named = {"delta": signal.delta, "loss": signal.loss, "answer": signal.answer, **{f"send {i}": m for i, m in enumerate(signal.send)}}
+    named = {
+        "delta": signal.delta,
+        "loss": signal.loss,
+        "logits": signal.logits,
+        **{f"send {i}": m for i, m in enumerate(signal.messages_below)},
+    }
     return {name: t for name, t in named.items() if t is not None}
 
 
@@ -143,10 +148,10 @@ def isolation(trial: Trial) -> None:
     if reached:
         raise Broken(f"a loss reaches {listed(reached)} past what the block is told: read `passes[k].z`, which is cut off, not `.h`")
     for k, u in updates.items():
-        if k and u.signal.send and not made.method.needs_above(k - 1):
-            heard = f"`reads` ({_reads(trial)}) holds nothing from above"
+        if k and u.signal.messages_below and not made.method.needs_above(k - 1):
+            heard = f"`depends_on` ({_dependencies(trial)}) holds nothing from above"
             raise Broken(f"{made.name(k)} sends a message down and {made.name(k - 1)} waits for none: {heard}")
-    for k in range(made.method.top):
+    for k in range(made.method.output_block):
         if made.method.needs_above(k):
             continue
         after = trial.made()
@@ -156,21 +161,21 @@ def isolation(trial: Trial) -> None:
         told, changed = updates.get(k), one_step(trial, after).get(k)
         if told is None or changed is None:
             continue
-        if differing({**told.grad.params, **told.own}, {**changed.grad.params, **changed.own}):
+        if differing({**told.grad.params, **told.aux_grads}, {**changed.grad.params, **changed.aux_grads}):
             raise Broken(
-                f"what {made.name(k)} is told changes with the blocks above it, and it does not wait for them: `reads` ({_reads(trial)})"
-                " holds nothing from above"
+                f"what {made.name(k)} is told changes with the blocks above it, and it does not wait for them:"
+                f" `depends_on` ({_dependencies(trial)}) holds nothing from above"
             )
 
 
-def _reads(trial: Trial) -> str:
-    return ", ".join(sorted(trial.rule.reads))
+def _dependencies(trial: Trial) -> str:
+    return ", ".join(sorted(trial.rule.depends_on))
 
 
 def labels(trial: Trial) -> None:
-    """A rule whose `reads` holds neither labels nor error says the same at every block but the top whatever the labels are."""
-    if trial.rule.reads & {"labels", "error"}:
-        raise NotAsked(f"its `reads` holds {' and '.join(sorted(trial.rule.reads & {'labels', 'error'}))}")
+    """A rule whose `depends_on` holds neither labels nor output_error says the same at every block but the top whatever the labels are."""
+    if trial.rule.depends_on & {"labels", "output_error"}:
+        raise NotAsked(f"its `depends_on` holds {' and '.join(sorted(trial.rule.depends_on & {'labels', 'output_error'}))}")
     if not trial.rule.classifies:
         raise NotAsked("it is trained without labels")
     made = trial.made()
@@ -178,9 +183,9 @@ def labels(trial: Trial) -> None:
     passes = list(made.method.forward(made.blocks, *trial.batch(made.method)))
     updates = {u.k: u for u in backward(made.method, iter(passes), keep=True)}
     other = {p.k: p._replace(y=(p.y + 1) % 10) for p in passes}
-    for k in range(made.method.top):
-        if k in updates and differing(_tensors(updates[k].signal), _tensors(made.method.signal(k, other, updates[k].above))):
-            raise Broken(f"what {made.name(k)} is told changes with the labels: `reads` ({_reads(trial)}) must hold 'labels'")
+    for k in range(made.method.output_block):
+        if k in updates and differing(_tensors(updates[k].signal), _tensors(made.method.signal(k, other, updates[k].received))):
+            raise Broken(f"what {made.name(k)} is told changes with the labels: `depends_on` ({_dependencies(trial)}) must hold 'labels'")
 
 
 def truth(trial: Trial) -> None:
@@ -200,7 +205,7 @@ def truth(trial: Trial) -> None:
     torch.manual_seed(0)
     passes = list(made.method.forward(made.blocks, x, y))
     updates = {u.k: u for u in backward(made.method, iter(passes), keep=True)}
-    found = true_updates(made.method, Step(made.blocks, x, y, sorted(passes, key=lambda p: p.k), updates))
+    found = true_gradients(made.method, Step(made.blocks, x, y, sorted(passes, key=lambda p: p.k), updates))
     size = max(p.grad.abs().max().item() for p in twin.parameters() if p.grad is not None)
     for k, (grad, block) in enumerate(zip(found.grads, twin, strict=True)):
         pairs = [(f"{made.name(k)}.{n}", grad.params[n], p.grad) for n, p in block.named_parameters() if p.grad is not None]
@@ -222,8 +227,8 @@ def answers(trial: Trial) -> None:
     before = {**bits(made.model), **bits(made.method)}
     with torch.no_grad():
         if not made.method.classifies:
-            if made.method.assess(made.blocks, x, y).numel() != 1:
-                raise Broken("`assess` gives no scalar")
+            if made.method.evaluate_objective(made.blocks, x, y).numel() != 1:
+                raise Broken("`evaluate_objective` gives no scalar")
         elif (z := made.method.predict(made.blocks, x)).shape != (IMAGES, 10):
             raise Broken(f"`predict` gives {'x'.join(map(str, z.shape))} for {IMAGES} images and 10 classes")
     if differ := differing(before, {**bits(made.model), **bits(made.method)}):

@@ -13,14 +13,16 @@ from torch import Tensor, nn
 from gradlens.gradients.backward import backward
 from gradlens.gradients.losses import cross_entropy
 from gradlens.gradients.method import Method, Update
-from gradlens.models.spec import Plan
+from gradlens.models.spec import ModelSpec
 from gradlens.models.zoo import build
 from gradlens.training.build import make_net
 
-NETWORKS: dict[str, tuple[str, Plan]] = {  # the smallest that have what matters: no normalisation, BatchNorm and pools, residual blocks
-    "mlp": ("mlp", Plan((1, 8, 8), 10, width=12, depth=3)),
-    "basic-cnn": ("basic-cnn", Plan((3, 8, 8), 10, width=4, depth=2)),
-    "resnet": ("resnet20", Plan((3, 8, 8), 10, width=2)),
+NETWORKS: dict[
+    str, tuple[str, ModelSpec]
+] = {  # the smallest that have what matters: no normalisation, BatchNorm and pools, residual blocks
+    "mlp": ("mlp", ModelSpec((1, 8, 8), 10, width=12, depth=3)),
+    "basic-cnn": ("basic-cnn", ModelSpec((3, 8, 8), 10, width=4, depth=2)),
+    "resnet": ("resnet20", ModelSpec((3, 8, 8), 10, width=2)),
 }
 IMAGES, EPOCHS = 6, 3
 Bits = dict[str, Tensor]
@@ -60,10 +62,10 @@ class Trial:
 
     def made(self, loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy, awake: bool = True, dropout: bool = False) -> Made:
         """A fresh network and rule; ``awake``: as in the last epoch of a run, past its warm-up, its own parameters off their start."""
-        name, plan = NETWORKS[self.network]
-        read = self.rule.input_shape(plan.shape, self.options)
-        model = build(name, Plan(read, plan.classes, plan.width, plan.depth), seed=1).double()
-        net = make_net(model, read, plan.classes, loss, 3, EPOCHS)._replace(image=plan.shape, teacher=_teacher)
+        name, spec = NETWORKS[self.network]
+        read = self.rule.input_shape(spec.shape, self.options)
+        model = build(name, ModelSpec(read, spec.classes, spec.width, spec.depth), seed=1).double()
+        net = make_net(model, read, spec.classes, loss, 3, EPOCHS)._replace(image=spec.shape, teacher=_teacher)
         made = Made(model, self.rule(net, self.options).double())
         if dropout and isinstance(model[0], nn.Sequential):
             model[0].append(nn.Dropout(0.3))
@@ -87,10 +89,10 @@ class Trial:
 
     def batch(self, method: Method, step: int = 0) -> tuple[Tensor, Tensor]:
         """The input and targets of a step, as the rule makes them of images and labels."""
-        plan, noise = NETWORKS[self.network][1], torch.Generator().manual_seed(5 + step)
-        images = torch.randint(0, 256, (IMAGES, *plan.shape), generator=noise, dtype=torch.uint8)
-        labels = torch.randint(0, plan.classes, (IMAGES,), generator=noise)
-        return method.task(images, labels, step, lambda x: x.double() / 127.5 - 1)
+        spec, noise = NETWORKS[self.network][1], torch.Generator().manual_seed(5 + step)
+        images = torch.randint(0, 256, (IMAGES, *spec.shape), generator=noise, dtype=torch.uint8)
+        labels = torch.randint(0, spec.classes, (IMAGES,), generator=noise)
+        return method.make_inputs(images, labels, step, lambda x: x.double() / 127.5 - 1)
 
 
 def _teacher(images: Tensor) -> Tensor:

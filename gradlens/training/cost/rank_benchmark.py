@@ -58,9 +58,9 @@ def _kind(config: Config, training: Training) -> str:
     method = training.pair.method
     if method.pipelined:
         return f"{config.schedule}, {config.microbatches} microbatches"
-    if "buffer" in method.reads:
+    if "replay_buffer" in method.depends_on:
         return "queues"
-    return ("stale" if config.stale else "exact") if method.reads & {"later", "error"} else "layers"
+    return ("stale" if config.stale else "exact") if method.depends_on & {"delayed_message", "output_error"} else "layers"
 
 
 class _Loop:

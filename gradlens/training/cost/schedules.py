@@ -264,20 +264,20 @@ def schedules(name: str, method: Method, parts: int = 4) -> list[Schedule]:
         parts: microbatches of the pipelines of rules that are locked like backpropagation.
 
     """
-    reads = method.reads
-    waits = [method.needs_above(k) for k in range(method.depth)]
-    if "buffer" in reads:
+    depends_on = method.depends_on
+    waits = [method.needs_above(k) for k in range(method.num_blocks)]
+    if "replay_buffer" in depends_on:
         size = int(method.options.buffer)
         return [Schedule(name, lambda c, s, n: queued(c, s, n, waits), "nothing", queue=size, delayed="input")]
-    if isinstance(method, LocalLosses) or not reads & {"above", "error", "later"}:
+    if isinstance(method, LocalLosses) or not depends_on & {"backward_message", "output_error", "delayed_message"}:
         return [Schedule(name, lambda c, s, n: local(c, s, n, waits), "below")]
-    if "error" in reads:
+    if "output_error" in depends_on:
         return [
             Schedule(f"{name} exact", broadcast, "below, error"),
             Schedule(f"{name} stale", lambda c, s, n: broadcast(c, s, n, stale=True), "below, old error", delayed="error"),
         ]
-    if "later" in reads and not method.options.bp_lambda:  # BP(λ) needs the message from above: locked like backpropagation
-        free = "below" not in reads
+    if "delayed_message" in depends_on and not method.options.bp_lambda:  # BP(λ) needs the message from above: locked like backpropagation
+        free = "input" not in depends_on
         waiting = "two targets" if free else "below, target"
         return [
             Schedule(f"{name} exact", lambda c, s, n: synthetic(c, s, n, False, free), waiting),

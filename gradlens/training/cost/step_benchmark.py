@@ -132,10 +132,10 @@ def _ours(config: Config, x: Tensor, y: Tensor, classes: int, record: bool) -> _
     rule = pair.method
     images = x.add(1).mul(127.5).round().to(torch.uint8).contiguous()
     to_input = normalizer("pm1", images)
-    posed = type(rule).task is not Method.task
+    posed = type(rule).make_inputs is not Method.make_inputs
 
     def made(n: int) -> tuple[Tensor, Tensor]:
-        return rule.task(images, y, n, to_input) if posed else (x, y)
+        return rule.make_inputs(images, y, n, to_input) if posed else (x, y)
 
     def trained(number: int | None = None) -> Outcome:
         n = next(numbers)

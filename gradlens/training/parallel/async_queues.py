@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from gradlens.gradients.block_pass import Pass, chain
 from gradlens.gradients.method import Method, Step, Update
-from gradlens.gradients.rows import Row, own_quantities
+from gradlens.gradients.rows import Measurement, compute_method_quantities
 from gradlens.methods.local.dgl_async import Buffer, Stored
 from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
 from gradlens.runtime.p2p import Inbox, Outbox
@@ -35,7 +35,7 @@ class Queues(Spread):
         config = state.config
         if config.stale:
             raise InputError(f"--stale: {config.method} never waits; its queues are stale by nature")
-        if why := state.pair.method.locked():
+        if why := state.pair.method.locking_reason():
             raise InputError(f"--parallel layers: {config.method}: {why}")
         if (rest := len(state.train) % config.batch_size) > 1:
             raise InputError(
@@ -105,7 +105,7 @@ class Queues(Spread):
             yield p
             del p
 
-    def heard(self) -> None:
+    def receive_function(self) -> None:
         """Nothing from above."""
 
     def passed_on(self, u: Update) -> None:
@@ -115,15 +115,15 @@ class Queues(Spread):
         """Nothing comes late."""
         return {}
 
-    def measured(self, number: int, pair: Pair, step: Step, diagnose: bool, by_rank: bool) -> tuple[list[Row], None]:
+    def measured(self, number: int, pair: Pair, step: Step, diagnose: bool, by_rank: bool) -> tuple[list[Measurement], None]:
         """The rule's own rows: losses, and how many batches newer than the one read had come by then."""
         rows = []
         for k in sorted(step.updates):
             name = self.names[k]
-            found: dict[str, Any] = own_quantities(self.method, step.updates[k])
-            rows += [Row(number, name, "rule", quantity, value, REFERENCE) for quantity, value in found.items()]
+            found: dict[str, Any] = compute_method_quantities(self.method, step.updates[k])
+            rows += [Measurement(number, name, "rule", quantity, value, REFERENCE) for quantity, value in found.items()]
         lowest = self.names[self.mine.start]
-        rows.append(Row(number, lowest, "rule", "staleness", float(self.staleness), REFERENCE))
+        rows.append(Measurement(number, lowest, "rule", "staleness", float(self.staleness), REFERENCE))
         return rows, None
 
     def finished(self) -> list[tuple[int, Outcome]]:

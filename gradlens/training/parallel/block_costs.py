@@ -60,7 +60,7 @@ def block_costs(pair: Pair, config: Config, x: Tensor, y: Tensor, rounds: int = 
     Args:
         pair: network and rule.
         config: for the optimiser, the precision and the seed.
-        x: [N, *in] the network's input, as ``method.task`` gives it.
+        x: [N, *in] the network's input, as ``method.make_inputs`` gives it.
         y: [N, *] targets.
         rounds: of which the least is taken, 1 or more.
 
@@ -136,7 +136,7 @@ class _Meter:
             for u in backward(method, self.passes(method.forward(list(model), self.x, self.y), weigh)):
                 self.now["backward", u.k].append(self.clock() - began - self.forward_spent)
                 self.activation[u.k], self.message[u.k] = _bytes([u.p.h]), _bytes(u.grad.below)
-                self.grads[u.k] = u.grad, u.own
+                self.grads[u.k] = u.grad, u.aux_grads
                 del u
                 began, self.forward_spent = self.clock(), 0.0
 

@@ -21,4 +21,4 @@ def stage_of(state: TrainState) -> Spread | None:
         from gradlens.training.parallel.pipeline import Pipeline  # torch's engine, which takes a while to import
 
         return Pipeline(state)
-    return (Queues if "buffer" in state.pair.method.reads else Layers)(state)
+    return (Queues if "replay_buffer" in state.pair.method.depends_on else Layers)(state)

@@ -15,11 +15,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gradlens.gradients.backward import Heard
-from gradlens.gradients.block_pass import Grad, Pass, chain, true_gradients
+from gradlens.gradients.backward import Received
+from gradlens.gradients.block_pass import Grad, Pass, chain, pull_back_chain
 from gradlens.gradients.method import Method, Signal, Step, Update
-from gradlens.gradients.rows import Row, step_rows
-from gradlens.gradients.true_gradient import Truth, untouched
+from gradlens.gradients.rows import Measurement, step_rows
+from gradlens.gradients.true_gradient import Truth, preserve_buffers_and_rng
 from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
 from gradlens.runtime.p2p import Inbox, Outbox
 from gradlens.runtime.rng import key
@@ -46,14 +46,16 @@ class Layers(Spread):
 
     def __init__(self, state: TrainState) -> None:
         config, method = state.config, state.pair.method
-        if why := method.locked():
+        if why := method.locking_reason():
             raise InputError(f"--parallel layers: {config.method} cannot work on several batches at once: {why}")
-        self.waits = bool(method.reads & {"later", "error"})
+        self.waits = bool(method.depends_on & {"delayed_message", "output_error"})
         if config.stale and not self.waits:
             raise InputError(f"--stale: {config.method} waits for nothing from above")
-        self.late_error = config.stale and "error" in method.reads
+        self.late_error = config.stale and "output_error" in method.depends_on
         self.late_message = config.stale and not self.late_error
-        if self.late_message and not all(method.tells_late(k) for k in range(method.top) if method.parts_at(k)):
+        if self.late_message and not all(
+            method.supports_delayed_target(k) for k in range(method.output_block) if method.can_split_after(k)
+        ):
             raise InputError(f"--stale: {config.method} with these options tells blocks what comes from above, and must wait for it")
         self.control, self.fresh = 0, True
         super().__init__(state)
@@ -63,12 +65,12 @@ class Layers(Spread):
         super().take(ranges)
         world, device = self.world, self.state.device
         rank, last = world.rank, world.ranks - 1
-        hears = self.waits and "error" not in self.method.reads
+        hears = self.waits and "output_error" not in self.method.depends_on
         self.below = Inbox(world, rank - 1, *self.channel(UP), device) if rank else None
         self.above = Outbox(world, rank + 1, *self.channel(UP)) if rank < last else None
         self.down = Outbox(world, rank - 1, *self.channel(DOWN)) if rank and hears else None
         self.message = Inbox(world, rank + 1, *self.channel(DOWN), device) if rank < last and hears else None
-        error = "error" in self.method.reads
+        error = "output_error" in self.method.depends_on
         self.broadcast = [Outbox(world, to, *self.channel(ERROR)) for to in range(last)] if error and rank == last else []
         self.error = Inbox(world, last, *self.channel(ERROR), device) if error and rank < last else None
         self.truth_down = Outbox(world, rank - 1, *self.channel(TRUTH)) if rank else None
@@ -100,7 +102,7 @@ class Layers(Spread):
         state = self.state
         if self.below is None:
             x, y = state.batch(step)
-            x = self.method.entry(x)
+            x = self.method.prepare_input(x)
         else:
             images = state.images(step)
             x, y, said = self.below.take(images)
@@ -138,14 +140,14 @@ class Layers(Spread):
 
     def _image(self) -> Tensor | None:
         """The network's input, for rules that read it; made here, since sending it would cost more."""
-        if self.below is None or "image" not in self.method.reads:
+        if self.below is None or "image" not in self.method.depends_on:
             return None
-        return self.method.entry(self.state.batch(self.begun.step)[0])
+        return self.method.prepare_input(self.state.batch(self.begun.step)[0])
 
     def _passed(self, p: Pass) -> None:
         if self.above is not None and p.k == self.mine.stop - 1:
             self.above.send(self.state.images(self.begun.step), [p.z, p.y, torch.tensor([self.control])])
-        if p.k == self.method.top:
+        if p.k == self.method.output_block:
             for outbox in self.broadcast:
                 outbox.send(self.state.images(self.begun.step), [p.z, p.y])
 
@@ -161,33 +163,33 @@ class Layers(Spread):
     def _again(self, begun: Begun) -> Iterator[Pass]:
         """The passes of an earlier batch with the weights of now: in between they were updated, and its graph would be of none."""
         torch.manual_seed(key(self.state.config.seed, "step", begun.step))
-        with untouched(self.blocks):
+        with preserve_buffers_and_rng(self.blocks):
             passes = list(chain(self.blocks, begun.x, begun.y, self.method.run, self.mine.start))
         while passes:
             yield passes.pop(0)
 
-    def heard(self) -> Callable[[], Heard] | None:
+    def receive_function(self) -> Callable[[], Received] | None:
         """Where there is something to hear."""
-        return None if self.error is None and self.message is None else self._listen
+        return None if self.error is None and self.message is None else self._receive
 
     def _learns_last(self) -> bool:
         """Whether blocks are updated and heard below before the message from above is waited for, which only its own modules learn from.
 
         Measured steps wait at once: their rows hold the message.
         """
-        return self.late_message or (self.record is None and self.method.tells_late(self.mine.stop - 1))
+        return self.late_message or (self.record is None and self.method.supports_delayed_target(self.mine.stop - 1))
 
-    def _listen(self) -> Heard:
+    def _receive(self) -> Received:
         """What comes from the ranks above for the batch that is being finished."""
         assert self.finishes is not None
         images = self.state.images(self.finishes.step)
         if self.error is not None:
             z, y = self.error.take(images)
-            top = self.method.depth - 1
-            return Heard(passes={top: Pass(top, nn.Identity(), z, y, z, z.requires_grad_())})
+            top = self.method.num_blocks - 1
+            return Received(passes={top: Pass(top, nn.Identity(), z, y, z, z.requires_grad_())})
         if self.message is None or self._learns_last():
-            return Heard(late=True)
-        return Heard(tuple(self.message.take(images)))
+            return Received(delayed=True)
+        return Received(tuple(self.message.take(images)))
 
     def passed_on(self, u: Update) -> None:
         """Send down what the rank below hears of this update."""
@@ -204,7 +206,7 @@ class Layers(Spread):
         p, signal = self.unlearned.popleft()
         above = tuple(self.message.take(len(p.y)))
         if signal is None:
-            with untouched([self.method]):  # the statistics of that batch are in already
+            with preserve_buffers_and_rng([self.method]):  # the statistics of that batch are in already
                 signal = self.method.signal(p.k, {p.k: p}, ())
         return self.method.learn(p.k, p, signal, Grad(None, {}, ()), above)
 
@@ -220,7 +222,7 @@ class Layers(Spread):
 
     # ------------------------------------------------------------------------------------------------------ the truth
 
-    def measured(self, number: int, pair: Pair, step: Step, diagnose: bool, by_rank: bool) -> tuple[list[Row], None]:
+    def measured(self, number: int, pair: Pair, step: Step, diagnose: bool, by_rank: bool) -> tuple[list[Measurement], None]:
         """The rows of this rank's blocks: the true gradient comes down from rank to rank, each of which waits for it.
 
         Args:
@@ -237,11 +239,11 @@ class Layers(Spread):
             (delta,) = self.truth_above.take(images)
             loss = torch.zeros(())
         else:
-            signal = step.updates[self.method.top].signal
+            signal = step.updates[self.method.output_block].signal
             assert signal.delta is not None
             assert signal.loss is not None
             delta, loss = signal.delta, signal.loss
-        grads = true_gradients(passes, delta, further=self.truth_down is not None)
+        grads = pull_back_chain(passes, delta, further=self.truth_down is not None)
         if self.truth_down is not None:
             self.truth_down.send(images, list(grads[0].below))
         where = "same passes" if not self.late_error else "each rank's own passes of the batch"
@@ -251,7 +253,7 @@ class Layers(Spread):
         if self.delay:
             highest = self.names[self.mine.stop - 1]
             told = self.names[self.mine.start : self.mine.stop] if self.late_error else [highest]
-            rows += [Row(number, name, "rule", "delay", float(self.delay), truth.reference) for name in told]
+            rows += [Measurement(number, name, "rule", "delay", float(self.delay), truth.reference) for name in told]
         return rows, None
 
     def sent(self) -> int:

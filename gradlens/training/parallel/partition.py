@@ -10,8 +10,8 @@ from gradlens.runtime.errors import InputError
 
 
 def allowed_cuts(method: Method) -> list[int]:
-    """Boundaries (c: between blocks c−1 and c) at which two workers can part: :meth:`Method.parts_at`."""
-    return [k + 1 for k in range(method.top) if method.parts_at(k)]
+    """Boundaries (c: between blocks c−1 and c) at which two workers can part: :meth:`Method.can_split_after`."""
+    return [k + 1 for k in range(method.output_block) if method.can_split_after(k)]
 
 
 def partition(costs: Sequence[float], parts: int, allowed: Collection[int]) -> list[range]:

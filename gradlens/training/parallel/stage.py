@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gradlens.gradients.rows import Row
+from gradlens.gradients.rows import Measurement
 from gradlens.runtime.errors import InputError
 from gradlens.training.parallel.block_costs import block_costs
 from gradlens.training.parallel.partition import split_over
@@ -34,7 +34,7 @@ class Spread(ABC):
         self.number = next(_numbers)
         self.model, self.method = state.pair
         self.names = state.pair.names()
-        ran = self.method.top + 1
+        ran = self.method.output_block + 1
         costs = self._costs()[:ran] if config.split is None else [1.0] * ran
         self.take(split_over(self.method, costs, self.world.ranks, self.names, config.split))
 
@@ -122,7 +122,7 @@ class Spread(ABC):
         told = self.world.every(mine)
         self.together()
         tops = dict(told[-1])
-        rows: dict[int, list[Row]] = {step: [] for step, _ in pending}
+        rows: dict[int, list[Measurement]] = {step: [] for step, _ in pending}
         for theirs in told:
             for _, o in theirs:
                 for row in o.rows:

@@ -9,8 +9,8 @@ import torch
 from gradlens.gradients.alignment import QUANTITIES
 from gradlens.gradients.backward import run_step
 from gradlens.gradients.diagnostics import AFTER_THE_STEP, FEEDBACK, SPARSE, sparse_rows
-from gradlens.gradients.rows import Row, step_rows
-from gradlens.gradients.true_gradient import true_updates
+from gradlens.gradients.rows import Measurement, step_rows
+from gradlens.gradients.true_gradient import true_gradients
 from gradlens.methods import METHODS
 from gradlens.runtime.csv_tables import csv_line
 from gradlens.runtime.errors import InputError, unknown
@@ -21,7 +21,7 @@ from gradlens.training.run_directory import load, load_checkpoint, write
 from gradlens.training.state import TrainState
 
 
-def measure_run(path: Path, quantities: tuple[str, ...], place: Place, progress: Progress = no_progress) -> list[Row]:
+def measure_run(path: Path, quantities: tuple[str, ...], place: Place, progress: Progress = no_progress) -> list[Measurement]:
     """Add quantities to a finished or unfinished run, from its snapshots (or, without any, from its checkpoint).
 
     Each snapshot's weights go through the batch that follows them in the run's order, with truth and rule on the same passes;
@@ -38,7 +38,7 @@ def measure_run(path: Path, quantities: tuple[str, ...], place: Place, progress:
 
     """
     run = load(path)
-    own = METHODS[run.config.method].own_quantities
+    own = METHODS[run.config.method].method_quantities
     for name in quantities:
         if name in AFTER_THE_STEP:
             raise InputError(f"{name} compares a loss before and after a step that is made in training: --diagnose-every records it there")
@@ -50,7 +50,7 @@ def measure_run(path: Path, quantities: tuple[str, ...], place: Place, progress:
     data = data_of(run.config, place)
     run.require_data(data)
     state = TrainState(run.config, data, place.device)
-    rows: list[Row] = []
+    rows: list[Measurement] = []
     files = run.snapshots() or [path / "checkpoint.pt"]
     for i, file in enumerate(files):
         progress(i, len(files), file.name)
@@ -60,11 +60,11 @@ def measure_run(path: Path, quantities: tuple[str, ...], place: Place, progress:
             raise InputError(f"{name} gives no row for {run.config.method}, whose blocks have none; nothing was written")
     fresh = {(row.step, row.kind, row.quantity) for row in rows}
     merged = sorted([r for r in run.measured if (r.step, r.kind, r.quantity) not in fresh] + rows, key=lambda row: row.step)
-    write(path / "measured.csv", "".join(csv_line(row) for row in [Row._fields, *merged]).encode())
+    write(path / "measured.csv", "".join(csv_line(row) for row in [Measurement._fields, *merged]).encode())
     return rows
 
 
-def _measure(state: TrainState, file: Path, quantities: tuple[str, ...], sparse: frozenset[str]) -> list[Row]:
+def _measure(state: TrainState, file: Path, quantities: tuple[str, ...], sparse: frozenset[str]) -> list[Measurement]:
     """The rows of one saved set of weights."""
     saved = load_checkpoint(file)
     state.pair.load(saved, str(file))
@@ -74,6 +74,6 @@ def _measure(state: TrainState, file: Path, quantities: tuple[str, ...], sparse:
     bf16 = torch.autocast(x.device.type, torch.bfloat16, enabled=state.config.precision == "bf16")
     with seeded(state.config.seed, "step", step), bf16:  # the draws of the training step
         made = run_step(method, list(model), x, y)
-        truth = true_updates(method, made, keep=bool(sparse))
+        truth = true_gradients(method, made, keep=bool(sparse))
         rows = step_rows(step, names, method, made, truth, quantities)
         return rows + sparse_rows(step, names, method, made, truth, sparse)

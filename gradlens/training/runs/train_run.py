@@ -88,7 +88,7 @@ def _must_fit(config: Config, pair: Pair) -> None:
         InputError: epochs that make no sense for the rule, batch statistics of one image.
 
     """
-    if objection := pair.method.objection(config.epochs):
+    if objection := pair.method.validate_epochs(config.epochs):
         raise InputError(objection)
     if config.batch_size == 1 and any(isinstance(m, _BatchNorm) for part in pair for m in part.modules()):
         raise InputError("--batch-size 1: this network normalises over the batch, and one image has no batch statistics")
@@ -108,7 +108,7 @@ def _must_be_divisible(training: Training) -> None:
     if config.batch_size < least * config.ranks:
         raise InputError(f"--batch-size {config.batch_size} is too small for {config.ranks} ranks{why}")
     rest = images % config.batch_size
-    if "buffer" in METHODS[config.method].reads and (rest or config.batch_size % config.ranks):
+    if "replay_buffer" in METHODS[config.method].depends_on and (rest or config.batch_size % config.ranks):
         raise InputError(
             f"{config.method} keeps batches, which must be of one size on all {config.ranks} ranks: choose --batch-size, a multiple of"
             f" {config.ranks}, and --limit so that it divides the {images} training images"

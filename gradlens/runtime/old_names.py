@@ -1,0 +1,62 @@
+"""What users of version 0.1.0 wrote in a rule, and what it is called since 0.2.0: an old name is answered by one sentence."""
+
+from __future__ import annotations
+
+import re
+
+VERSION = "0.2.0"
+METHOD = {  # of a learning rule
+    "assess": "evaluate_objective",
+    "depth": "num_blocks",
+    "entry": "prepare_input",
+    "locked": "locking_reason",
+    "objection": "validate_epochs",
+    "own_quantities": "method_quantities",
+    "pairs": "feedback_pairs",
+    "parts_at": "can_split_after",
+    "readable": "num_probe_points",
+    "reads": "depends_on",
+    "rule": "backward_context",
+    "task": "make_inputs",
+    "tells_late": "supports_delayed_target",
+    "top": "output_block",
+}
+SIGNAL = {"answer": "logits", "kept": "saved", "own": "aux_grads", "send": "messages_below"}
+UPDATE = {"above": "received", "own": "aux_grads"}
+DEPENDENCIES = {  # words of `reads`, now of `depends_on`
+    "above": "backward_message",
+    "below": "input",
+    "buffer": "replay_buffer",
+    "error": "output_error",
+    "later": "delayed_message",
+}
+
+
+def renamed(old: str, new: str, what: str) -> str:
+    """The sentence on one old name.
+
+    >>> renamed("own", "aux_grads", "a Signal")
+    '`own` of a Signal is called `aux_grads` since version 0.2.0'
+    """
+    return f"`{old}` of {what} is called `{new}` since version {VERSION}"
+
+
+def hint(error: BaseException) -> str:
+    """What to add to the message of an error that comes from an old name in a rule; empty where it does not.
+
+    >>> hint(TypeError("Signal.__new__() got an unexpected keyword argument 'kept'"))
+    ' (`kept` of a Signal is called `saved` since version 0.2.0)'
+    """
+    text = str(error)
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").startswith("gradlens."):
+        return f" (since version {VERSION} everything that a rule imports is in gradlens itself: from gradlens import Method, Signal, …)"
+    if isinstance(error, TypeError) and (found := re.search(r"^Signal\.__new__\(\) got an unexpected keyword argument '(\w+)'", text)):
+        owner, name = "Signal", found[1]
+    elif isinstance(error, AttributeError) and (found := re.search(r"^'(Signal|Update)' object has no attribute '(\w+)'", text)):
+        owner, name = found[1], found[2]
+    elif isinstance(error, ValueError) and (found := re.search(r"^Got unexpected field names: \['(\w+)'", text)):  # of `_replace`
+        owner, name = "Signal", found[1]
+    else:
+        return ""
+    new = (SIGNAL if owner == "Signal" else UPDATE).get(name)
+    return f" ({renamed(name, new, f'a {owner}' if owner == 'Signal' else f'an {owner}')})" if new else ""
