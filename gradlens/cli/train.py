@@ -82,11 +82,11 @@ def _train_together(method: str | None, given: dict[str, Any], place: Place, qui
 
     world = join(place.device)
     given = {"parallel": "data", **given, "ranks": world.ranks}
-    (configs,) = world.all_or_none(lambda: configs_of([method or method_of(given)], _measurable(method, given), place))
+    (configs,) = world.fail_together(lambda: configs_of([method or method_of(given)], _measurable(method, given), place))
     if len(configs) > 1:
         raise InputError("--seeds: several ranks share one run; `gradlens sweep` makes many")
     (config,) = configs
-    with Display(quiet or not world.writes) as display:
+    with Display(quiet or not world.is_main) as display:
         run = share_run(config, replace(place, world=world), display.watch(config.method, config.epochs))
     if run:
         console.show(console.results([run]))
@@ -303,11 +303,11 @@ def _bench_together(methods: Sequence[str], given: dict[str, Any], place: Place,
 
     world = join(place.device)
     given = {"parallel": "layers", **given, "ranks": world.ranks, "record_every": 0, "diagnose_every": 0, "epochs": 1000}
-    configs = world.all_or_none(lambda: [config for (config,) in configs_of(methods, given, place)])
+    configs = world.fail_together(lambda: [config for (config,) in configs_of(methods, given, place)])
     shape, classes = input_of(configs[0], place)
-    with Display(quiet or not world.writes) as display:
+    with Display(quiet or not world.is_main) as display:
         rows = bench_ranks(configs, shape, classes, place.device, world, rounds, display.count("bench"))
-    if not world.writes:
+    if not world.is_main:
         return
     first = configs[0]
     about = f"{first.model}, batches of {first.batch_size} generated images, {world.ranks} ranks with {rows[0].threads} threads each."

@@ -14,7 +14,7 @@ from gradlens.data.split import Data, Source
 from gradlens.data.subsets import choose
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.memory import keep_freed_memory
-from gradlens.runtime.process_group import ALONE, World, local_device
+from gradlens.runtime.process_group import SINGLE_PROCESS, ProcessGroup, local_device
 from gradlens.training.config import Config
 
 CPU = torch.device("cpu")
@@ -33,7 +33,7 @@ class Place:
     resume: bool = False
     overwrite: bool = False
     tensorboard: bool = False  # write events to RUN_DIR/tensorboard
-    world: World = ALONE  # the processes that share a run
+    world: ProcessGroup = SINGLE_PROCESS  # the processes that share a run
 
 
 def pick_device(name: str) -> torch.device:

@@ -17,7 +17,7 @@ from gradlens.runtime.csv_tables import read_table
 from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
 from gradlens.runtime.interrupts import interruptible
 from gradlens.runtime.memory import peak_memory_mb
-from gradlens.runtime.process_group import ALONE, World, in_touch
+from gradlens.runtime.process_group import SINGLE_PROCESS, ProcessGroup, stop_on_lost_rank
 from gradlens.runtime.progress import Watch, no_progress
 from gradlens.runtime.rng import forked
 from gradlens.training.config import Config
@@ -48,7 +48,9 @@ class Training(TrainState):
     Whoever makes it attaches what the config asks for: ``layers`` (:func:`training_parallel_choose.stage_of`), ``probe``.
     """
 
-    def __init__(self, config: Config, data: Data, device: torch.device, writer: Writer | None = None, world: World = ALONE) -> None:
+    def __init__(
+        self, config: Config, data: Data, device: torch.device, writer: Writer | None = None, world: ProcessGroup = SINGLE_PROCESS
+    ) -> None:
         super().__init__(config, data, device, world)
         self.writer = writer
         self.at = Position(0, NOTHING, {}, 0.0)
@@ -106,7 +108,7 @@ class Training(TrainState):
         flush_every = 1 if self.device.type == "cpu" else 20  # reading a loss waits for an accelerator
         pending: list[tuple[int, Outcome]] = []
         saved_at = time.monotonic()
-        with interruptible() as interrupted, forked(), in_touch(lambda: self.at.step, self._kept):
+        with interruptible() as interrupted, forked(), stop_on_lost_rank(lambda: self.at.step, self._kept):
             if self.at.step == 0 and not self.at.best:
                 self._evaluate(0, watch)
                 self._save()
@@ -121,8 +123,8 @@ class Training(TrainState):
                 else:
                     made, stop = self._step(step), interrupted()
                     full = len(pending) + 1 >= flush_every
-                    if not self.world.alone:
-                        stop, due = self.world.agreed(stop, due) if last or full else (False, False)
+                    if not self.world.is_single_process:
+                        stop, due = self.world.any_stop_or_save(stop, due) if last or full else (False, False)
                 pending.append((step, made))
                 self.at = self.at._replace(step=step + 1)
                 if last or stop or keep or due or full:
@@ -141,7 +143,9 @@ class Training(TrainState):
                 if stop and self.at.step < self.total:
                     raise Stopped(f"interrupted after {self.at.step} of {self.total} updates; saved", INTERRUPTED)
             summary = self._finish(watch)
-            if self.world.agreed(interrupted(), False)[0]:  # in the last step or evaluation: this run is finished, but no other shall begin
+            if self.world.any_stop_or_save(interrupted(), False)[
+                0
+            ]:  # in the last step or evaluation: this run is finished, but no other shall begin
                 raise Stopped("interrupted; this run was at its end and is finished", INTERRUPTED)
         return summary
 
@@ -178,7 +182,7 @@ class Training(TrainState):
         if not (rows and self.config.record_ranks):
             return rows
         mine = f"rank{self.world.rank}"
-        own = self.world.every([row for row in rows if row.kind == mine])
+        own = self.world.all_gather_object([row for row in rows if row.kind == mine])
         return [row for row in rows if row.kind != mine] + [row for theirs in own for row in theirs]
 
     def _must_be_finite(self, what: str, loss: float, epoch: int, step: int) -> None:
@@ -213,7 +217,7 @@ class Training(TrainState):
 
     def _same_buffers(self) -> None:
         """Rank 0's buffers (BatchNorm's running statistics) become everybody's, before they are read."""
-        if self.config.parallel == "data" and not self.config.sync_batchnorm and not self.world.alone:
+        if self.config.parallel == "data" and not self.config.sync_batchnorm and not self.world.is_single_process:
             for module in self.pair:
                 for buffer in module.buffers():
                     dist.broadcast(buffer, 0)
@@ -227,7 +231,7 @@ class Training(TrainState):
         self.at = self.at._replace(sums=NOTHING, seconds=0.0)
 
     def _save(self) -> None:
-        if self.writer or not self.world.alone:
+        if self.writer or not self.world.is_single_process:
             state = self.state()
             if self.writer:
                 self.writer.save(state)

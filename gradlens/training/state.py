@@ -8,7 +8,7 @@ from torch import Tensor
 from gradlens.data.split import Data
 from gradlens.data.transforms import crop_and_flip, input_of
 from gradlens.runtime.batch_shard import Shard, part, stream
-from gradlens.runtime.process_group import ALONE, World
+from gradlens.runtime.process_group import SINGLE_PROCESS, ProcessGroup
 from gradlens.runtime.rng import generator, key
 from gradlens.runtime.sync_batchnorm import synchronise
 from gradlens.training.build import make_pair
@@ -31,7 +31,7 @@ class TrainState:
 
     """
 
-    def __init__(self, config: Config, data: Data, device: torch.device, world: World = ALONE) -> None:
+    def __init__(self, config: Config, data: Data, device: torch.device, world: ProcessGroup = SINGLE_PROCESS) -> None:
         self.config, self.device, self.world = config, device, world
         self.pair = make_pair(config, data.shape, len(data.classes), device)
         if config.sync_batchnorm:
@@ -53,7 +53,7 @@ class TrainState:
 
     def shard(self, step: int) -> Shard | None:
         """Which part of an update's batch this rank works on; None: all of it."""
-        if self.config.parallel != "data" or self.world.alone:
+        if self.config.parallel != "data" or self.world.is_single_process:
             return None
         return part(self.images(step), self.world.rank, self.world.ranks)
 

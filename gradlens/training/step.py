@@ -21,7 +21,7 @@ from gradlens.gradients.rows import Row, rank_rows, step_rows
 from gradlens.gradients.true_gradient import true_updates, whole_update
 from gradlens.runtime.batch_shard import Sums, all_sum, current, total
 from gradlens.runtime.eval_mode import eval_mode
-from gradlens.runtime.process_group import ALONE, World
+from gradlens.runtime.process_group import SINGLE_PROCESS, ProcessGroup
 from gradlens.training.build import Pair
 from gradlens.training.config import Config
 
@@ -236,7 +236,9 @@ def update(
 
 
 @torch.no_grad()
-def evaluate(pair: Pair, split: Split, to_input: Callable[[Tensor], Tensor], config: Config, world: World = ALONE) -> tuple[float, float]:
+def evaluate(
+    pair: Pair, split: Split, to_input: Callable[[Tensor], Tensor], config: Config, world: ProcessGroup = SINGLE_PROCESS
+) -> tuple[float, float]:
     """(loss, accuracy) of a split in eval mode, NaN for rules that give no answers; the modes are put back, nothing else changes.
 
     Of several ranks with the same weights each evaluates every n-th batch; all get the same numbers, those of one process to the bit.
@@ -265,7 +267,7 @@ def evaluate(pair: Pair, split: Split, to_input: Callable[[Tensor], Tensor], con
                 else:
                     loss = method.assess(list(model), x, y)
             found.append(torch.stack([(loss * len(labels)).to(nothing), hits.to(nothing)]))
-    losses, right = world.summed(torch.stack(found)).cpu().sum(0).tolist()
+    losses, right = world.all_reduce_sum(torch.stack(found)).cpu().sum(0).tolist()
     return losses / images, right / images if method.classifies else math.nan
 
 

@@ -14,7 +14,7 @@ from gradlens.data.datasets import load
 from gradlens.gradients.rows import Row
 from gradlens.methods import METHODS
 from gradlens.runtime.batch_shard import sharded
-from gradlens.runtime.process_group import World
+from gradlens.runtime.process_group import ProcessGroup
 from gradlens.training.config import Config, make
 from gradlens.training.loop import Training
 from gradlens.training.optimizers import make_optimizer
@@ -46,12 +46,12 @@ def settings(name: str, ranks: int, synchronised: bool) -> Config:
     return make(method=name, **{**asked, **needed(name), "options": options, **shared})
 
 
-def trained(world: World, names: Sequence[str], synchronised: bool) -> dict[str, Any]:
+def trained(world: ProcessGroup, names: Sequence[str], synchronised: bool) -> dict[str, Any]:
     """Two updates of each rule in float64, all recorded (without BatchNorm diagnosed too): weights, rows and what was reported."""
     return {name: _trained(world, settings(name, world.ranks, synchronised), synchronised) for name in names}
 
 
-def _trained(world: World, config: Config, synchronised: bool) -> dict[str, Any]:
+def _trained(world: ProcessGroup, config: Config, synchronised: bool) -> dict[str, Any]:
     data = load("digits", limit=24)
     training = Training(config, data, torch.device("cpu"), world=world)
     for module in training.pair:

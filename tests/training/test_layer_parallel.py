@@ -13,7 +13,7 @@ from gradlens.data.datasets import load
 from gradlens.gradients.rows import Row
 from gradlens.methods import METHODS
 from gradlens.runtime.errors import InputError
-from gradlens.runtime.process_group import World
+from gradlens.runtime.process_group import ProcessGroup
 from gradlens.training.config import Config, make
 from gradlens.training.loop import Training
 from gradlens.training.parallel.choose import stage_of
@@ -44,7 +44,7 @@ def settings(name: str, ranks: int, **more: Any) -> Config:
     return make(method=name, **{**asked, **needed(name), **own, **shared})
 
 
-def trained(world: World, cases: Sequence[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
+def trained(world: ProcessGroup, cases: Sequence[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
     """Each case trained by the loop itself, nothing written: its weights, state and rows."""
     found = []
     for name, more in cases:

@@ -174,7 +174,7 @@ def test_a_killed_rank_without_restarts_is_one_sentence_and_a_status(tmp_path):
 
 def soon_silent() -> None:
     """A rank is missed after 4 seconds instead of 12."""
-    process_group.BEAT, process_group.SILENCE = 0.2, 4.0
+    process_group.HEARTBEAT_INTERVAL, process_group.HEARTBEAT_TIMEOUT = 0.2, 4.0
 
 
 @STARTS_RANKS

@@ -15,7 +15,7 @@ def stage_of(state: TrainState) -> Spread | None:
         InputError: a rule whose blocks cannot be spread as asked.
 
     """
-    if state.config.parallel != "layers" or state.world.alone:
+    if state.config.parallel != "layers" or state.world.is_single_process:
         return None
     if state.pair.method.pipelined:
         from gradlens.training.parallel.pipeline import Pipeline  # torch's engine, which takes a while to import

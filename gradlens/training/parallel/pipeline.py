@@ -93,7 +93,7 @@ class Pipeline(Spread):
                 loss, images = torch.stack([value.detach() for value in losses]).mean(), len(y)
                 hits, answered = (z.argmax(1) == y).sum(), (y >= 0).sum()
         t.optimizer.step()
-        return Outcome(loss, hits, images, answered, []), *self.world.agreed(stop, save)
+        return Outcome(loss, hits, images, answered, []), *self.world.any_stop_or_save(stop, save)
 
     def sent(self) -> int:
         """Not counted: torch's engine sends."""

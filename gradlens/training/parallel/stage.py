@@ -50,11 +50,11 @@ class Spread(ABC):
     def _costs(self) -> list[float]:
         """Seconds of each block, as rank 0 measures them."""
         found = None
-        if self.world.writes:
+        if self.world.is_main:
             state = self.state
             x, y = state.batch(0)
             found = [cost.seconds for cost in block_costs(state.pair, state.config, x, y)]
-        costs: list[float] = self.world.told(found)
+        costs: list[float] = self.world.broadcast_object(found)
         return costs
 
     def channel(self, kind: int) -> tuple[str, int]:
@@ -105,7 +105,7 @@ class Spread(ABC):
         params = [p for group in optimizer.param_groups for p in group["params"]]
         own = {i: state["state"][i] for i, p in enumerate(params) if id(p) in mine and i in state["state"]}
         merged: dict[int, Any] = {}
-        for theirs in self.world.every(own):
+        for theirs in self.world.all_gather_object(own):
             merged.update(theirs)
         return {**state, "state": dict(sorted(merged.items()))}
 
@@ -119,7 +119,7 @@ class Spread(ABC):
         """Finish what is under way, share the weights, and put together what the ranks report of each step."""
         reports = [*pending, *self.finished()]
         mine = [(step, o._replace(loss=o.loss.cpu(), hits=o.hits.cpu(), answered=o.answered.cpu())) for step, o in reports]
-        told = self.world.every(mine)
+        told = self.world.all_gather_object(mine)
         self.together()
         tops = dict(told[-1])
         rows: dict[int, list[Row]] = {step: [] for step, _ in pending}

@@ -14,7 +14,7 @@ from gradlens.data.datasets import DATASETS
 from gradlens.data.split import Data, label_hash
 from gradlens.methods import METHODS
 from gradlens.runtime.errors import InputError
-from gradlens.runtime.process_group import must_agree
+from gradlens.runtime.process_group import require_same_run
 from gradlens.runtime.progress import Watch, no_progress
 from gradlens.runtime.torchrun import restarts
 from gradlens.training import tensorboard
@@ -157,18 +157,18 @@ def share_run(config: Config, place: Place, watch: Watch = no_progress) -> Run |
 
     """
     world = place.world
-    training = world.all_or_none(lambda: prepare(config, place))
+    training = world.fail_together(lambda: prepare(config, place))
     fingerprint = data_of(config, place).fingerprint()
-    must_agree(world, {**config.model_dump(), "the data": fingerprint, "gradlens": __version__})
-    writer = world.all_or_none(lambda: _opened(config, place) if world.writes else None)
+    require_same_run(world, {**config.model_dump(), "the data": fingerprint, "gradlens": __version__})
+    writer = world.fail_together(lambda: _opened(config, place) if world.is_main else None)
     training.writer = writer
     try:
         saved = writer.path / "checkpoint.pt" if writer else None
-        state = world.all_or_none(lambda: load_checkpoint(saved) if saved and saved.exists() else None)
+        state = world.fail_together(lambda: load_checkpoint(saved) if saved and saved.exists() else None)
         if state is None and writer:
             writer.rewind({})
-        if (state := world.told(state)) is not None:
-            world.all_or_none(lambda: training.restore(state))
+        if (state := world.broadcast_object(state)) is not None:
+            world.fail_together(lambda: training.restore(state))
         with tensorboard.logged(training, writer.path, watch) if place.tensorboard and writer else nullcontext(watch) as seen:
             training.go(seen)
     finally:
