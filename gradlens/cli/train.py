@@ -81,7 +81,7 @@ def _train_together(method: str | None, given: dict[str, Any], place: Place, qui
     from gradlens.training.runs.train_run import share_run
 
     world = join(place.device)
-    given = {"parallel": "data", **given, "ranks": world.ranks}
+    given = {"parallel": "data", **given, "ranks": world.num_ranks}
     (configs,) = world.fail_together(lambda: configs_of([method or method_of(given)], _measurable(method, given), place))
     if len(configs) > 1:
         raise InputError("--seeds: several ranks share one run; `gradlens sweep` makes many")
@@ -302,7 +302,7 @@ def _bench_together(methods: Sequence[str], given: dict[str, Any], place: Place,
     from gradlens.training.run_directory import write
 
     world = join(place.device)
-    given = {"parallel": "layers", **given, "ranks": world.ranks, "record_every": 0, "diagnose_every": 0, "epochs": 1000}
+    given = {"parallel": "layers", **given, "ranks": world.num_ranks, "record_every": 0, "diagnose_every": 0, "epochs": 1000}
     configs = world.fail_together(lambda: [config for (config,) in configs_of(methods, given, place)])
     shape, classes = input_of(configs[0], place)
     with Display(quiet or not world.is_main) as display:
@@ -310,7 +310,7 @@ def _bench_together(methods: Sequence[str], given: dict[str, Any], place: Place,
     if not world.is_main:
         return
     first = configs[0]
-    about = f"{first.model}, batches of {first.batch_size} generated images, {world.ranks} ranks with {rows[0].threads} threads each."
+    about = f"{first.model}, batches of {first.batch_size} generated images, {world.num_ranks} ranks with {rows[0].threads} threads each."
     console.show(ranks_table(rows, about))
     if json_file:
         settings = {"model": first.model, "width": first.width, "data": first.data, "batch_size": first.batch_size, "rounds": rounds}

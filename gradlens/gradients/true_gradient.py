@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gradlens.gradients.block_pass import Grad, Pass, chain, is_chain, true_gradients
 from gradlens.gradients.method import Method, Signal, Step, Update
-from gradlens.runtime.batch_shard import all_sum
+from gradlens.runtime.batch_shard import all_reduce_sum
 from gradlens.runtime.rng import forked
 
 
@@ -78,18 +78,18 @@ def _truth(method: Method, signal: Signal, grads: Sequence[Grad], passes: Sequen
     assert signal.loss is not None
     own = over_ranks({name: g for name, g in signal.own.items() if method.of_objective(name)})
     grads = [grad._replace(params=over_ranks(grad.params)) for grad in grads]
-    return Truth(grads, passes, all_sum(signal.loss), own, f"{method.objective}, {by}")
+    return Truth(grads, passes, all_reduce_sum(signal.loss), own, f"{method.objective}, {by}")
 
 
 def over_ranks(grads: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Gradients of parameters, summed over the ranks of a shared batch."""
-    return {name: all_sum(g) for name, g in grads.items()}
+    return {name: all_reduce_sum(g) for name, g in grads.items()}
 
 
 def whole_update(update: Update) -> Update:
     """An update as one process would have made it: what the ranks of a shared batch add up, added up."""
     signal, grad = update.signal, update.grad
-    loss = None if signal.loss is None else all_sum(signal.loss)
+    loss = None if signal.loss is None else all_reduce_sum(signal.loss)
     return update._replace(
         signal=signal._replace(loss=loss, own=over_ranks(signal.own)),
         grad=grad._replace(params=over_ranks(grad.params)),

@@ -41,13 +41,13 @@ class ProcessGroup:
     """The ranks of a run, and which one this process is."""
 
     rank: int = 0
-    ranks: int = 1
+    num_ranks: int = 1
     store: Any = None  # torch.distributed.Store that all ranks see
 
     @property
     def is_single_process(self) -> bool:
         """Whether one process has the run to itself."""
-        return self.ranks == 1
+        return self.num_ranks == 1
 
     @property
     def is_main(self) -> bool:
@@ -58,7 +58,7 @@ class ProcessGroup:
         """What each rank says, by rank; all must ask."""
         if self.is_single_process:
             return [obj]
-        said: list[Any] = [None] * self.ranks
+        said: list[Any] = [None] * self.num_ranks
         dist.all_gather_object(said, obj)
         return said
 
@@ -85,7 +85,7 @@ class ProcessGroup:
         said = self.all_gather_object(None if refused is None else str(refused))
         if wrong := [(rank, text) for rank, text in enumerate(said) if text is not None]:
             rank, text = wrong[0]
-            said_by_all = InputError(text if self.is_single_process or len(wrong) == self.ranks else f"rank {rank}: {text}")
+            said_by_all = InputError(text if self.is_single_process or len(wrong) == self.num_ranks else f"rank {rank}: {text}")
             said_by_all.trace = refused.trace if refused else ""
             raise said_by_all from refused
         return result
@@ -241,7 +241,7 @@ def _heartbeat_loop(world: ProcessGroup) -> None:
         n += 1
         try:
             store.set(f"beat/{world.rank}", str(n))
-            for rank in range(world.ranks):
+            for rank in range(world.num_ranks):
                 key = f"beat/{rank}"
                 beat = store.get(key) if store.check([key]) else b""
                 if rank not in heard or heard[rank][0] != beat:

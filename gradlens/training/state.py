@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gradlens.data.split import Data
 from gradlens.data.transforms import crop_and_flip, input_of
-from gradlens.runtime.batch_shard import Shard, part, stream
+from gradlens.runtime.batch_shard import Shard, rank_rng_words, shard_of
 from gradlens.runtime.process_group import SINGLE_PROCESS, ProcessGroup
 from gradlens.runtime.rng import generator, key
 from gradlens.runtime.sync_batchnorm import synchronise
@@ -55,7 +55,7 @@ class TrainState:
         """Which part of an update's batch this rank works on; None: all of it."""
         if self.config.parallel != "data" or self.world.is_single_process:
             return None
-        return part(self.images(step), self.world.rank, self.world.ranks)
+        return shard_of(self.images(step), self.world.rank, self.world.num_ranks)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """The input [N, *] and targets [N, *] of an update (images and labels, or the rule's task), or this rank's part of them.
@@ -81,7 +81,7 @@ class TrainState:
         config = self.config
         for group, lr in zip(self.optimizer.param_groups, self.base_lr, strict=True):
             group["lr"] = lr * lr_factor(config, step, self.total)
-        torch.manual_seed(key(config.seed, "step", *stream(step)))  # dropout and the like
+        torch.manual_seed(key(config.seed, "step", *rank_rng_words(step)))  # dropout and the like
         self.pair.method.start(step // self.per_epoch + 1, step)
         recorded = bool(config.record_every) and step % config.record_every == 0
         diagnosed = recorded and bool(config.diagnose_every) and step // config.record_every % config.diagnose_every == 0

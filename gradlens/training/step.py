@@ -19,7 +19,7 @@ from gradlens.gradients.losses import LOSSES
 from gradlens.gradients.method import Method, Step, Update
 from gradlens.gradients.rows import Row, rank_rows, step_rows
 from gradlens.gradients.true_gradient import true_updates, whole_update
-from gradlens.runtime.batch_shard import Sums, all_sum, current, total
+from gradlens.runtime.batch_shard import GradientReducer, all_reduce_sum, current_shard, global_count
 from gradlens.runtime.eval_mode import eval_mode
 from gradlens.runtime.process_group import SINGLE_PROCESS, ProcessGroup
 from gradlens.training.build import Pair
@@ -138,7 +138,7 @@ class Whole:
 
     def measured(self, number: int, pair: Pair, step: Step, diagnose: bool, by_rank: bool) -> tuple[list[Row], Descent | None]:
         """The rows of a recorded step; on a diagnosed one the sparse rows too."""
-        names, method, here = pair.names(), pair.method, current()
+        names, method, here = pair.names(), pair.method, current_shard()
         truth = true_updates(method, step, keep=diagnose)
         mine = {k: u.grad.params for k, u in step.updates.items()}
         step = step._replace(updates={k: whole_update(u) for k, u in step.updates.items()})
@@ -163,7 +163,7 @@ def _gradients(
     images = 0
     kept: dict[int, Update] = {}
     stored: list[Pass] = []
-    sums = Sums(_put)
+    sums = GradientReducer(_put)
     passes = section.passes(method, list(model), x, y)
     if keep:
         passes = _kept(passes, stored)
@@ -174,7 +174,7 @@ def _gradients(
         for name, grad in u.own.items():
             sums.add(method.get_parameter(name), grad)
         if u.signal.loss is not None and u.k == method.top:  # never a mixture of heads' losses
-            loss, images = u.signal.loss, total(len(u.p.y))
+            loss, images = u.signal.loss, global_count(len(u.p.y))
         if u.signal.answer is not None and u.k == method.top:
             hits, answered = (u.signal.answer.argmax(1) == u.p.y).sum(), (u.p.y >= 0).sum()
         if keep:
@@ -229,8 +229,8 @@ def update(
     if descent is not None:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):  # a new one: it caches what it casts, the old weights too
             rows += descent.rows()
-    if current() is not None:
-        loss, hits, answered = all_sum(torch.stack([made.loss.double(), made.hits.double(), made.answered.double()])).unbind()
+    if current_shard() is not None:
+        loss, hits, answered = all_reduce_sum(torch.stack([made.loss.double(), made.hits.double(), made.answered.double()])).unbind()
         made = made._replace(loss=loss, hits=hits, answered=answered)
     return made._replace(rows=rows)
 
@@ -254,7 +254,7 @@ def evaluate(
             if i and method.least_batch > 1 and len(labels) < config.batch_size:
                 continue  # the rest at the end: an objective over a smaller batch is another one
             images += len(labels)
-            if i // config.batch_size % world.ranks != world.rank:
+            if i // config.batch_size % world.num_ranks != world.rank:
                 found.append(nothing)
                 continue
             x, y = method.task(batch, labels, -1 - i, to_input)

@@ -48,7 +48,7 @@ def settings(name: str, ranks: int, synchronised: bool) -> Config:
 
 def trained(world: ProcessGroup, names: Sequence[str], synchronised: bool) -> dict[str, Any]:
     """Two updates of each rule in float64, all recorded (without BatchNorm diagnosed too): weights, rows and what was reported."""
-    return {name: _trained(world, settings(name, world.ranks, synchronised), synchronised) for name in names}
+    return {name: _trained(world, settings(name, world.num_ranks, synchronised), synchronised) for name in names}
 
 
 def _trained(world: ProcessGroup, config: Config, synchronised: bool) -> dict[str, Any]:

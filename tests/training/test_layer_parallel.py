@@ -48,7 +48,7 @@ def trained(world: ProcessGroup, cases: Sequence[tuple[str, dict[str, Any]]]) ->
     """Each case trained by the loop itself, nothing written: its weights, state and rows."""
     found = []
     for name, more in cases:
-        config = settings(name, world.ranks, **more)
+        config = settings(name, world.num_ranks, **more)
         training = Training(config, load("digits", limit=config.limit), torch.device("cpu"), world=world)
         training.layers = stage_of(training)
         rows: list[tuple[Any, ...]] = []

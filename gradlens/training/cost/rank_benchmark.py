@@ -122,7 +122,7 @@ def _measured(
         before(r, steps)
         first = _seconds(world, alone if world.is_main else None, steps, by=0)
         so_far = training.layers.sent() if training.layers else 0
-        second = _seconds(world, shared, steps, by=world.ranks - 1)
+        second = _seconds(world, shared, steps, by=world.num_ranks - 1)
         sent += (training.layers.sent() if training.layers else 0) - so_far
         beside = max(world.all_gather_object(_seconds(world, alone, steps, by=world.rank)))
         times.append((first / steps, second / steps, beside / steps))
@@ -131,7 +131,7 @@ def _measured(
 
 def _gain(config: Config, training: Training, world: ProcessGroup, times: Sequence[tuple[float, ...]], sent: int, steps: int) -> Gain:
     ratios = [alone / together for alone, together, _ in times]
-    machine = median(world.ranks * alone / beside for alone, _, beside in times)
+    machine = median(world.num_ranks * alone / beside for alone, _, beside in times)
     alone, together, _ = (median(each) for each in zip(*times, strict=True))
     layers, bound = training.layers, None
     if layers:
@@ -141,7 +141,7 @@ def _gain(config: Config, training: Training, world: ProcessGroup, times: Sequen
     rate = sent / steps / together / 1e6 if layers and sent else None
     split = ",".join(str(len(blocks)) for blocks in layers.ranges) if layers else ""
     kind, threads, gain = _kind(config, training), torch.get_num_threads(), (median(ratios), min(ratios), max(ratios))
-    return Gain(config.method, kind, world.ranks, threads, split, alone, together, *gain, machine, bound, rate)
+    return Gain(config.method, kind, world.num_ranks, threads, split, alone, together, *gain, machine, bound, rate)
 
 
 def bench_ranks(
@@ -180,7 +180,7 @@ def bench_ranks(
     for i, config in enumerate(configs):
 
         def before(r: int, steps: int, i: int = i, config: Config = config) -> None:
-            progress(i * rounds + r, len(configs) * rounds, f"{config.method}, {steps} steps alone and on {world.ranks} ranks")
+            progress(i * rounds + r, len(configs) * rounds, f"{config.method}, {steps} steps alone and on {world.num_ranks} ranks")
 
         found.append(_measured(config, data, device, world, rounds, seconds, before))
     return found

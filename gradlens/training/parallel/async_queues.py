@@ -43,7 +43,7 @@ class Queues(Spread):
                 f" --batch-size {config.batch_size} leave {rest}; --limit can be a multiple of it"
             )
         super().__init__(state)
-        rank, last, options = self.world.rank, self.world.ranks - 1, self.method.options
+        rank, last, options = self.world.rank, self.world.num_ranks - 1, self.method.options
         self.above = Outbox(self.world, rank + 1, *self.channel(UP)) if rank < last else None
         self.limit = options.reuse
         self.buffer = Buffer(options.buffer)

@@ -62,7 +62,7 @@ class Layers(Spread):
         """Take these blocks of all, and open the channels."""
         super().take(ranges)
         world, device = self.world, self.state.device
-        rank, last = world.rank, world.ranks - 1
+        rank, last = world.rank, world.num_ranks - 1
         hears = self.waits and "error" not in self.method.reads
         self.below = Inbox(world, rank - 1, *self.channel(UP), device) if rank else None
         self.above = Outbox(world, rank + 1, *self.channel(UP)) if rank < last else None

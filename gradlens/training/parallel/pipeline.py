@@ -69,7 +69,7 @@ class Pipeline(Spread):
 
     def _schedule(self, images: int) -> Any:
         if images not in self.schedules:
-            rank, ranks, t = self.world.rank, self.world.ranks, self.state
+            rank, ranks, t = self.world.rank, self.world.num_ranks, self.state
             stage = PipelineStage(_Stage(*self.blocks), rank, ranks, t.device)
             self.schedules[images] = SCHEDULES[t.config.schedule](stage, t.config.microbatches, loss_fn=self.method.loss)
         return self.schedules[images]
@@ -85,7 +85,7 @@ class Pipeline(Spread):
         with torch.autocast(t.device.type, torch.bfloat16, enabled=t.config.precision == "bf16"):
             if self.world.rank == 0:
                 schedule.step(x)
-            elif self.world.rank < self.world.ranks - 1:
+            elif self.world.rank < self.world.num_ranks - 1:
                 schedule.step()
             else:
                 losses: list[Tensor] = []

@@ -36,7 +36,7 @@ class Spread(ABC):
         self.names = state.pair.names()
         ran = self.method.top + 1
         costs = self._costs()[:ran] if config.split is None else [1.0] * ran
-        self.take(split_over(self.method, costs, self.world.ranks, self.names, config.split))
+        self.take(split_over(self.method, costs, self.world.num_ranks, self.names, config.split))
 
     def take(self, ranges: list[range]) -> None:
         """These are the blocks of each rank."""
@@ -90,7 +90,7 @@ class Spread(ABC):
 
     def _owner(self, k: int) -> int:
         """The rank that trains block k; what no rank trains is the last one's."""
-        return next((rank for rank, blocks in enumerate(self.ranges) if k in blocks), self.world.ranks - 1)
+        return next((rank for rank, blocks in enumerate(self.ranges) if k in blocks), self.world.num_ranks - 1)
 
     def owned(self) -> set[int]:
         """The ids of the parameters that this rank trains."""
