@@ -85,7 +85,7 @@ Results = Mapping[tuple[float, float], Mapping[str, Sequence[Found]]]  # (noise,
 def backprop(config: Config, data: Data) -> float:
     """Test accuracy of a network trained by gradlens' loop."""
     training = Training(config, data, torch.device("cpu"))
-    training.go()
+    training.fit()
     return evaluate(training.pair, training.test, training.to_input, config)[1]
 
 

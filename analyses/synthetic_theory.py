@@ -59,7 +59,7 @@ from gradlens.reporting.representations import DepthPoint, RdmRow
 from gradlens.reporting.style import COLOURS, LOOK, save
 from gradlens.runtime.rng import generator, seeded
 from gradlens.training.build import Pair, make_net
-from gradlens.training.step import update
+from gradlens.training.step import training_step
 
 SEEDS = 5
 FULL, LESS = "cdni", "dni"  # linear synthesisers that can be exact in (a), (b), and ones that cannot: they do not see the label
@@ -512,7 +512,7 @@ def deep_run(job: tuple[str, int]) -> Seen:
         order = torch.randperm(len(x), generator=generator(seed, "order", epoch))
         for part in torch.split(order, BATCH):
             pair.method.start(epoch + 1, made)
-            update(pair, optimizer, x[part], y[part])
+            training_step(pair, optimizer, x[part], y[part])
             made += 1
     frozen = of_module(pair.model)
     inside, held = collect(frozen, x), collect(frozen, z)

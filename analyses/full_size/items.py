@@ -12,7 +12,7 @@ from analyses.study import shipped
 from gradlens.training.build import make_pair
 from gradlens.training.config import Config, make
 from gradlens.training.cost.flops import count
-from gradlens.training.step import update
+from gradlens.training.step import training_step
 
 IMAGES, SHAPE, CLASSES = 50_000, (3, 32, 32), 10  # CIFAR-10
 PUBLISHED = {"target": "mean", "zero_bias": False}  # a synthesiser as in the reference implementations
@@ -140,7 +140,7 @@ def _per_image(settings: str) -> float:
     y = torch.arange(8)
     optimizer = torch.optim.SGD(pair.method.param_groups(list(pair.model)), lr=0.0)
     pair.method.start(1, 0)
-    return count(lambda: update(pair, optimizer, x, y)) / 8
+    return count(lambda: training_step(pair, optimizer, x, y)) / 8
 
 
 def multiply_adds(item: Item, epochs: int | None = None) -> float:

@@ -23,7 +23,7 @@ from gradlens.training.config import Config, make
 from gradlens.training.context import Place
 from gradlens.training.run_directory import is_run, load, write
 from gradlens.training.runs.train_run import train_or_reuse, train_run
-from gradlens.training.step import update
+from gradlens.training.step import training_step
 
 BEGUN = "begun.txt"  # in a run directory: when the run was begun
 
@@ -221,7 +221,7 @@ def _rate_here(device: torch.device, precision: str) -> float:
     seconds = []
     for _ in range(4):
         began = time.perf_counter()
-        float(update(pair, optimizer, x, y, bf16=precision == "bf16").loss)
+        float(training_step(pair, optimizer, x, y, bf16=precision == "bf16").loss)
         seconds.append(time.perf_counter() - began)
     full = Item("", "", "", 0, make(method="bp", limit=64, data="cifar10"), 1)
     return multiply_adds(full) / min(seconds[1:])

@@ -73,7 +73,7 @@ class TrainState:
         images = crop_and_flip(taken.images, self.config.seed, step) if self.config.augment else taken.images
         return self.pair.method.task(images, taken.labels, step, self.to_input)
 
-    def prepared(self, step: int) -> tuple[int | None, bool]:
+    def prepare_step(self, step: int) -> tuple[int | None, bool]:
         """Ready for an update: its learning rate, its draws, the rule's start; whether it is recorded (its number) and diagnosed.
 
         Inside ``sharded(self.shard(step))``, where the batch is shared.

@@ -184,11 +184,11 @@ def logged(training: Training, folder: Path, watch: Watch) -> Iterator[Watch]:
     """
     safe = Failsafe("the TensorBoard log")
     opened: list[Events] = []
-    path, step = folder / FOLDER / EVENTS, training.at.step
+    path, step = folder / FOLDER / EVENTS, training.position.step
 
     def begin() -> None:
         if path.exists():  # of a run that goes on, or of one that is overwritten
-            write(path, rewound(path.read_bytes(), step) if training.at.best else b"")
+            write(path, rewound(path.read_bytes(), step) if training.position.best else b"")
         opened.append(Events(appending(path)))
 
     def see(event: str, numbers: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 from gradlens.gradients.block_pass import Pass, chain, is_chain, pull_back, true_gradients
 from gradlens.training.build import Pair, make_pair
 from gradlens.training.config import make
-from gradlens.training.step import update
+from gradlens.training.step import training_step
 
 # -------------------------------------------------------------------------------------------- backprop through the chain
 
@@ -58,7 +58,7 @@ def test_weights_after_several_steps_of_backprop_equal_plain_pytorch_bit_for_bit
     ours, theirs = OPTIMIZERS[optimizer](pair.method.param_groups(c.blocks)), OPTIMIZERS[optimizer](twin.parameters())
     start = frozen(c.model)
     for x, y in batches(c, 5):
-        outcome = update(pair, ours, x, y)
+        outcome = training_step(pair, ours, x, y)
         theirs.zero_grad()
         z = twin(x)
         loss = nll(z, y)
@@ -75,7 +75,7 @@ def test_a_networks_own_pair_trains_as_plain_pytorch_bit_for_bit():
     twin = copy.deepcopy(pair.model)
     ours, theirs = (OPTIMIZERS["fused-adam"](m.parameters()) for m in (pair.model, twin))
     for x, y in batches(case("mlp", torch.float32), 3):
-        update(pair, ours, x, y)
+        training_step(pair, ours, x, y)
         theirs.zero_grad()
         nll(twin(x), y).backward()
         theirs.step()

@@ -34,7 +34,7 @@ from gradlens.training.context import Place
 from gradlens.training.optimizers import make_optimizer
 from gradlens.training.run_directory import load_result
 from gradlens.training.runs.train_run import train_run
-from gradlens.training.step import evaluate, update
+from gradlens.training.step import evaluate, training_step
 
 ROOT = Path(__file__).parents[2]
 RULES = ("context-encoder", "context-encoder-local")
@@ -274,7 +274,7 @@ def test_a_step_at_one_learning_rate_leaves_the_other_network_as_it_is():
         assert [len(groups), groups[1]["lr"]] == [2, 0.0 if still == "discriminator" else 0.1]
         before = {n: p.clone() for n, p in (*model.named_parameters(), *method.named_parameters())}
         optimizer = torch.optim.SGD(groups, lr=0.0 if still == "generator" else 0.1)
-        update(Pair(model, method), optimizer, x, y)
+        training_step(Pair(model, method), optimizer, x, y)
         for n, p in (*model.named_parameters(), *method.named_parameters()):
             moves = not n.startswith("top") and (".discriminator." in n) == (still == "generator")
             if not moves:
@@ -548,7 +548,7 @@ def test_the_papers_settings_train():
     for step in range(2):
         pair.method.start(1, step)
         x, y = pair.method.task(images, torch.zeros(4), step, normalizer("pm1", images))
-        assert update(pair, optimizer, x, y, record=step).loss.isfinite()
+        assert training_step(pair, optimizer, x, y, record=step).loss.isfinite()
 
 
 # ------------------------------------------------------------------------------------------------------- the analysis

@@ -385,7 +385,7 @@ def test_predictive_features_of_sequences_beat_raw_samples_and_an_untrained_netw
     raw = accuracy(*(half.images.flatten(1).float() for half in halves), data)
     untrained = accuracy(*(features(training, half) for half in halves), data)
     training.pair.model.train()
-    training.go()
+    training.fit()
     learned = accuracy(*(features(training, half) for half in halves), data)
     assert raw < 0.25  # of six classes
     assert learned > untrained + 0.05 > raw + 0.05

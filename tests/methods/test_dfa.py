@@ -24,7 +24,7 @@ from gradlens.training.build import Pair, make_net, make_pair
 from gradlens.training.config import make
 from gradlens.training.cost.flops import count
 from gradlens.training.optimizers import make_optimizer
-from gradlens.training.step import update
+from gradlens.training.step import training_step
 
 NETS = ("basic-cnn", "vgg11", "mlp")
 
@@ -127,8 +127,8 @@ def test_with_one_hidden_layer_it_is_feedback_alignment_with_the_same_b():
     ours, theirs = Case(copy.deepcopy(c.model), c.x, c.y), Case(copy.deepcopy(c.model), c.x, c.y)
     optimizers = [torch.optim.SGD(m.model.parameters(), lr=0.2) for m in (ours, theirs)]
     for x, y in batches(c, 5):
-        update(Pair(ours.model, dfa), optimizers[0], x, y)
-        update(Pair(theirs.model, fa), optimizers[1], x, y)
+        training_step(Pair(ours.model, dfa), optimizers[0], x, y)
+        training_step(Pair(theirs.model, fa), optimizers[1], x, y)
     assert_near(frozen(ours.model), frozen(theirs.model), 1e-12)
     assert not torch.equal(ours.model[0].linear.weight, c.model[0].linear.weight)
 
@@ -157,7 +157,7 @@ def test_in_a_linear_net_whose_b_are_the_products_of_the_weights_above_it_is_bac
 
 def trained(name: str, c: Case, method, lr: float, steps: int) -> list[float]:
     optimizer = torch.optim.SGD(c.model.parameters(), lr=lr)
-    return [update(Pair(c.model, method), optimizer, c.x, c.y).loss.item() for _ in range(steps)]
+    return [training_step(Pair(c.model, method), optimizer, c.x, c.y).loss.item() for _ in range(steps)]
 
 
 def test_a_tanh_net_that_starts_at_zero_learns_where_backprops_does_not():
@@ -189,7 +189,7 @@ def test_a_linear_net_from_zero_reaches_zero_cost_and_its_signal_points_downhill
             _, updates = step(method, c)
             down = updates[1].signal.delta @ c.model[1].weight.detach()
             assert (down * updates[0].signal.delta).sum() > 0
-        losses.append(update(Pair(c.model, method), optimizer, c.x, c.y).loss.item())
+        losses.append(training_step(Pair(c.model, method), optimizer, c.x, c.y).loss.item())
     assert losses[-1] < 1e-3 * losses[0]
 
 
@@ -338,7 +338,7 @@ def test_b_never_changes_is_saved_and_is_not_the_optimisers(shared):
     start, optimizer = frozen(pair.method), make_optimizer(config, pair)
     assert list(start) == (["feedback.shared"] if shared else ["feedback.0", "feedback.1"])
     for i, (x, y) in enumerate(batches(case("mlp", torch.float32), 4)):
-        update(pair, optimizer, x, y, i, diagnose=True)
+        training_step(pair, optimizer, x, y, i, diagnose=True)
     assert_same_bits(frozen(pair.method), start)
     assert list(pair.method.parameters()) == []
 

@@ -27,7 +27,7 @@ from gradlens.training.build import Pair, make_net, put_weights
 from gradlens.training.config import make
 from gradlens.training.loop import Training
 from gradlens.training.run_directory import load_checkpoint
-from gradlens.training.step import update
+from gradlens.training.step import training_step
 
 
 def fresh(c: Case, **options):
@@ -139,7 +139,7 @@ def test_rounds_equal_a_loop_with_lists_whatever_the_order(network, options):
     for i, (x, y) in enumerate(stream):
         method.start(1, i)
         visits.append(method.visited())
-        update(pair, optimizer, x, y)
+        training_step(pair, optimizer, x, y)
         read.append(method.staleness)
     log = asynchronous_by_hand(
         model, heads, stream, visits, lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9), method.options.buffer, method.options.reuse
@@ -178,7 +178,7 @@ def test_in_order_without_warm_up_it_equals_dgl_bit_for_bit(network, buffer):
         for i in range(9):  # the last batch of an epoch is smaller
             training.pair.method.start(i // 3 + 1, i)
             number = i if i % 2 == 0 else None
-            outcome = update(training.pair, training.optimizer, *training.batch(i), number, diagnose=i == 4)
+            outcome = training_step(training.pair, training.optimizer, *training.batch(i), number, diagnose=i == 4)
             rows += [repr(r) for r in outcome.rows if r.quantity not in ("staleness", *HALVES)]  # stored batches have no halves
             assert {r.value for r in outcome.rows if r.quantity == "staleness"} <= {0.0}
         runs.append((training, rows))
@@ -269,7 +269,7 @@ def recorded(c, rounds=6, **options):
     optimizer = sgd(method, c)
     for i, (x, y) in enumerate(batches(c, rounds)):
         method.start(1, i)
-        update(Pair(c.model, method), optimizer, x, y)
+        training_step(Pair(c.model, method), optimizer, x, y)
     for i in range(rounds, 99):
         method.start(1, i)
         trial = copy.deepcopy(method)
@@ -317,7 +317,8 @@ def test_recording_and_diagnosing_rounds_leaves_no_trace_in_the_buffers_either(i
         for i, (x, y) in enumerate(batches(c, 8)):
             method.start(1, i)
             n = 6 if i % 2 else images  # what is read may be of another size than the batch
-            assert bool(update(Pair(c.model, method), optimizer, x[:n], y[:n], i if record else None, diagnose=record).rows) == record
+            outcome = training_step(Pair(c.model, method), optimizer, x[:n], y[:n], i if record else None, diagnose=record)
+            assert bool(outcome.rows) == record
         ends.append((frozen(c.model), frozen(method), method.get_extra_state()))
     assert_same_bits(ends[1][0], ends[0][0])
     assert_same_bits(ends[1][1], ends[0][1])
@@ -347,7 +348,7 @@ def test_a_rule_saved_in_the_middle_goes_on_in_the_same_bits(tmp_path):
     def go(pair, optimizer, rounds):
         for i in rounds:
             pair.method.start(1, i)
-            update(pair, optimizer, *stream[i])
+            training_step(pair, optimizer, *stream[i])
 
     pair = Pair(c.model.to(memory_format=torch.channels_last), method)
     go(pair, optimizer, range(8))

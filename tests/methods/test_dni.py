@@ -18,7 +18,7 @@ from gradlens.models.zoo import Plan, build
 from gradlens.runtime.errors import InputError
 from gradlens.training.build import Pair
 from gradlens.training.config import make
-from gradlens.training.step import update
+from gradlens.training.step import training_step
 
 BOTH = pytest.mark.parametrize("name", ["dni", "cdni"])
 TARGETS = pytest.mark.parametrize("target", ["sum", "mean"])
@@ -88,7 +88,7 @@ def test_several_steps_equal_the_reference_loop(name, target):
         theirs.zero_grad()
         dni_by_hand(name, model, synthesisers, x, y, target)
         theirs.step()
-        update(pair, ours, x, y)
+        training_step(pair, ours, x, y)
 
     # the biases before a BatchNorm have a gradient of rounding noise only, which Adam turns into steps: compared by what they do
     def noise(n):
@@ -331,7 +331,7 @@ def test_each_synthesiser_is_evaluated_once_a_step(name, options, record):
         s.register_forward_hook(count(k))
     optimizer = torch.optim.SGD(method.param_groups(c.blocks), lr=0.01)
     for i in range(3):
-        update(Pair(c.model, method), optimizer, c.x, c.y, record)
+        training_step(Pair(c.model, method), optimizer, c.x, c.y, record)
         assert asked == dict.fromkeys(range(4), i + 1)
         assert int(method.synthesisers[0].rest.norm1.num_batches_tracked) == i + 1
 

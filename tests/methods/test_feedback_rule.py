@@ -27,7 +27,7 @@ from gradlens.training.build import Pair, make_net, make_pair
 from gradlens.training.config import make
 from gradlens.training.cost.flops import count
 from gradlens.training.optimizers import make_optimizer
-from gradlens.training.step import evaluate, update
+from gradlens.training.step import evaluate, training_step
 
 RULES = ("fa", "usf", "brsf", "frsf", "kp")
 DRAWN = ("fa", "frsf")  # what they keep is drawn once
@@ -146,8 +146,8 @@ def test_b_equal_to_w_is_backprop_bit_for_bit_over_several_steps(net, layout):
         for b, w in zip(kept, ws, strict=True):
             b.copy_(w.detach())
         x = x.contiguous(memory_format=layout)
-        update(Pair(c.model, method), ours, x, y)
-        update(Pair(twin, bp), theirs, x, y)
+        training_step(Pair(c.model, method), ours, x, y)
+        training_step(Pair(twin, bp), theirs, x, y)
     assert_same_bits(frozen(c.model), frozen(twin))
 
 
@@ -243,7 +243,7 @@ def test_conservation_law(sizes, batch):
     for t in range(500):
         before, old = [sides(i) for i in range(len(ws) - 1)], [w.detach().clone() for w in ws]
         at = torch.arange(t * batch, (t + 1) * batch) % len(c.x)
-        update(Pair(c.model, method), optimizer, c.x[at], at)
+        training_step(Pair(c.model, method), optimizer, c.x[at], at)
         for i, (left, right) in enumerate(before):
             now_left, now_right = sides(i)
             dw = (ws[i].detach() - old[i]) / lr
@@ -271,7 +271,7 @@ def test_the_weights_come_into_line_with_b_within_a_thousand_examples():
             backprops = u[1].signal.delta @ c.model[1][0].weight.detach()
             cosines.append(F.cosine_similarity(backprops, u[0].signal.delta).item())
             gains.append((backprops * u[0].signal.delta).sum().item())
-        update(Pair(c.model, method), optimizer, c.x[at], at)
+        training_step(Pair(c.model, method), optimizer, c.x[at], at)
     assert abs(np.mean(cosines[:20])) < 0.3
     assert np.mean(cosines[-100:]) > 0.5
     assert min(gains[-100:]) > 0
@@ -286,7 +286,7 @@ def test_b_never_changes_is_saved_and_is_not_the_optimisers(name):
     weights_before = frozen(pair.model)
     for i, (x, y) in enumerate(batches(case("mlp", torch.float32), 5)):
         pair.method.start(1, i)
-        update(pair, optimizer, x, y, i, diagnose=True)
+        training_step(pair, optimizer, x, y, i, diagnose=True)
     assert_same_bits(frozen(pair.method), start)
     assert not torch.equal(frozen(pair.model)["block1.conv.weight"], weights_before["block1.conv.weight"])
     mine = {id(b) for b in pair.method.buffers()}
@@ -579,7 +579,7 @@ def test_brsf_draws_anew_each_training_step_the_same_for_the_same_step_and_never
     for i, (x, y) in enumerate(batches(case("mlp", torch.float32), 3)):
         method.start(1, i)
         draws.append(frozen(method))
-        update(pair, optimizer, x, y, i, diagnose=True)
+        training_step(pair, optimizer, x, y, i, diagnose=True)
         assert_same_bits(frozen(method), draws[-1])  # the truth and the diagnostics of a step see its own draw
     assert torch.equal(torch.get_rng_state(), stream)
     for name in draws[0]:
@@ -628,7 +628,7 @@ def test_the_difference_of_b_and_w_shrinks_by_exactly_the_decay_factor_each_step
     start, moved = differences(), [w.detach().clone() for w in ws]
     for x, y in batches(c, 12):
         before = differences()
-        update(pair, optimizer, x, y)
+        training_step(pair, optimizer, x, y)
         for d, old in zip(differences(), before, strict=True):
             assert (d - factor * old).norm() <= 1e-12 * old.norm()
     for d, s, w, old in zip(differences(), start, ws, moved, strict=True):
@@ -649,10 +649,10 @@ def test_b_comes_into_line_with_the_weights():
 
     start = angles()
     for _ in range(100):
-        update(pair, optimizer, c.x, c.y)
+        training_step(pair, optimizer, c.x, c.y)
     middle = angles()
     for _ in range(500):
-        update(pair, optimizer, c.x, c.y)
+        training_step(pair, optimizer, c.x, c.y)
     end = angles()
     assert all(s > 75 for s in start)
     assert all(m < s - 5 for m, s in zip(middle, start, strict=True))
@@ -715,7 +715,7 @@ def test_a_shared_weight_and_its_b_shrink_together():
     optimizer = make_optimizer(config, pair)
     for x, y in batches(c, 4):
         before = (pair.method.held("block2.linear") - c.model[1].linear.weight).detach().clone()
-        update(pair, optimizer, x, y)
+        training_step(pair, optimizer, x, y)
         after = pair.method.held("block2.linear") - c.model[1].linear.weight
         assert (after - (1 - config.lr * config.weight_decay) * before).norm() < 1e-12 * before.norm()
 

@@ -17,7 +17,7 @@ from gradlens.models.zoo import Plan, build
 from gradlens.runtime.errors import InputError
 from gradlens.training.build import Pair
 from gradlens.training.config import make
-from gradlens.training.step import update
+from gradlens.training.step import training_step
 
 NETWORKS = pytest.mark.parametrize("network", ["basic-cnn", "mlp", "vgg11"])
 
@@ -168,7 +168,7 @@ def test_beta_zero_is_dgl_with_averaged_linear_heads_bit_for_bit(name):
                 p.copy_(torch.linspace(-0.1, 0.1, p.numel()).reshape(p.shape))
         optimizer = torch.optim.Adam(method.param_groups(c.blocks), lr=0.01)
         for x, y in batches(c, 8):
-            update(Pair(c.model, method), optimizer, x, y)
+            training_step(Pair(c.model, method), optimizer, x, y)
         heads = {f"head {i}": t for i, t in enumerate(frozen(method).values())}
         ends.append({**frozen(c.model), **heads})
     assert_same_bits(*ends)

@@ -18,7 +18,7 @@ from gradlens.training.build import Pair, make_net, make_pair
 from gradlens.training.config import make
 from gradlens.training.context import Place
 from gradlens.training.runs.train_run import train_run
-from gradlens.training.step import update
+from gradlens.training.step import training_step
 
 
 def test_a_module_that_two_units_of_loco_share_gets_the_sum_of_both():
@@ -110,7 +110,7 @@ def test_the_descent_ratio_tends_to_one_where_the_discriminator_stands_still():
     method, c = posed("context-encoder", lambda_adv=0.5, discriminator_lr=0.0)
     theirs = {p for n, p in method.named_parameters() if ".discriminator." in n}
     optimizer = torch.optim.SGD([p for p in (*c.model.parameters(), *method.parameters()) if p not in theirs], 1e-6)
-    found = update(Pair(c.model, method), optimizer, c.x, c.y, record=5, diagnose=True).rows
+    found = training_step(Pair(c.model, method), optimizer, c.x, c.y, record=5, diagnose=True).rows
     (ratio,) = [r.value for r in found if r.quantity == "descent_ratio"]
     assert ratio == pytest.approx(1, abs=1e-3)
 

@@ -17,7 +17,7 @@ from gradlens.training.config import make
 from gradlens.training.context import Place
 from gradlens.training.optimizers import make_optimizer
 from gradlens.training.runs.train_run import train_run
-from gradlens.training.step import update
+from gradlens.training.step import training_step
 
 
 @every_rule("leaves no trace")
@@ -31,7 +31,7 @@ def trained(pair: Pair, recorded: set[int]) -> tuple[dict[str, torch.Tensor], li
     rows, losses = [], []
     for i, (x, y) in enumerate(batches(case("mlp", torch.float32), 4)):
         pair.method.start(1, i)
-        outcome = update(pair, optimizer, x, y, i if i in recorded else None, bf16=True)
+        outcome = training_step(pair, optimizer, x, y, i if i in recorded else None, bf16=True)
         rows.append(len(outcome.rows))
         losses += [outcome.loss, outcome.hits]
     return everything(pair, optimizer), rows, losses
@@ -64,7 +64,7 @@ def test_recording_and_diagnosing_without_labels_in_bf16_leaves_no_trace(name):
             method.start(1, i)
             to_input = normalizer("pm1", IMAGES)
             x, y = method.task(IMAGES, torch.arange(6), i, to_input)
-            found = update(pair, optimizer, x, y, i if i in recorded else None, bf16=True, diagnose=True).rows
+            found = training_step(pair, optimizer, x, y, i if i in recorded else None, bf16=True, diagnose=True).rows
             assert bool(found) == (i in recorded)
         ends.append({**frozen(c.model), **frozen(method), "stream": torch.get_rng_state()})
     assert_same_bits(ends[1], ends[0])
@@ -80,7 +80,7 @@ def test_recording_a_rule_whose_truth_needs_a_pass_of_its_own_leaves_no_trace():
         optimizer = torch.optim.Adam(method.param_groups(c.blocks), lr=0.01)
         for i, (x, y) in enumerate(batches(c, 3)):
             torch.manual_seed(i)
-            assert bool(update(pair, optimizer, x, y, recorded).rows) == (recorded is not None)
+            assert bool(training_step(pair, optimizer, x, y, recorded).rows) == (recorded is not None)
         ends.append(everything(pair, optimizer))
     assert_same_bits(*ends)
 

@@ -18,7 +18,7 @@ from gradlens.runtime.process_group import ProcessGroup
 from gradlens.training.config import Config, make
 from gradlens.training.loop import Training
 from gradlens.training.optimizers import make_optimizer
-from gradlens.training.step import evaluate, update
+from gradlens.training.step import evaluate, training_step
 
 pytestmark = pytest.mark.torchrun
 STEPS, RANKS = 2, 2
@@ -71,10 +71,10 @@ def _trained(world: ProcessGroup, config: Config, synchronised: bool) -> dict[st
             x, y = training.batch(step)
             training.pair.method.start(step + 1, step)
             torch.manual_seed(step)
-            made = update(training.pair, training.optimizer, x, y, step, diagnose=not synchronised)
+            made = training_step(training.pair, training.optimizer, x, y, step, diagnose=not synchronised)
         rows += made.rows
         reported.append((float(made.loss), int(made.hits), made.images, int(made.answered)))
-    training._same_buffers()
+    training._broadcast_buffers()
     return {
         "weights": training.state()["model"],
         "own": [p.detach() for p in training.pair.method.parameters()],

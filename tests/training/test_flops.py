@@ -8,7 +8,7 @@ from gradlens.training.build import make_pair
 from gradlens.training.config import make
 from gradlens.training.cost.flops import count
 from gradlens.training.optimizers import make_optimizer
-from gradlens.training.step import update
+from gradlens.training.step import training_step
 
 CPU = torch.device("cpu")
 
@@ -95,7 +95,7 @@ def step_cost(method, images=2, record=None, **settings):
     config = make(method=method, **settings)
     pair = make_pair(config, (3, 32, 32), 10, CPU)
     x = torch.randn(images, 3, 32, 32).to(memory_format=torch.channels_last)
-    return count(update, pair, make_optimizer(config, pair), x, torch.arange(images) % 10, record)
+    return count(training_step, pair, make_optimizer(config, pair), x, torch.arange(images) % 10, record)
 
 
 @pytest.mark.parametrize(

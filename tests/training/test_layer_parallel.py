@@ -50,7 +50,7 @@ def trained(world: ProcessGroup, cases: Sequence[tuple[str, dict[str, Any]]]) ->
     for name, more in cases:
         config = settings(name, world.num_ranks, **more)
         training = Training(config, load("digits", limit=config.limit), torch.device("cpu"), world=world)
-        training.layers = stage_of(training)
+        training.stage = stage_of(training)
         rows: list[tuple[Any, ...]] = []
         metrics: list[tuple[Any, ...]] = []
 
@@ -65,7 +65,7 @@ def trained(world: ProcessGroup, cases: Sequence[tuple[str, dict[str, Any]]]) ->
             taken(pending, epoch, watch)
 
         training._flush = flush  # type: ignore[method-assign]
-        training.go(watch)
+        training.fit(watch)
         found.append({"state": training.state(), "rows": rows, "metrics": metrics})
     return found
 

@@ -63,7 +63,7 @@ def test_a_row_is_recorded_every_so_many_updates(whole):
 
 def test_a_writer_does_not_change_what_is_learned(whole):
     alone = training(tiny("dni"))
-    alone.go()
+    alone.fit()
     state = alone.state()
     assert same_state({k: state[k] for k in ("model", "method", "optimizer", "step")}, learned(whole("dni")))
 
@@ -312,7 +312,7 @@ def test_the_optimiser_gets_the_scheduled_rate():
     t = training(tiny("dni", lr=0.01))
     used = []
     t.optimizer.register_step_pre_hook(lambda optimizer, *_: used.append({g["lr"] for g in optimizer.param_groups}))
-    t.go()
+    t.fit()
     assert [len(rates) for rates in used] == [1] * 24
     want = [0.01 * (s + 1) / 3 for s in range(3)] + [0.005 * (1 + math.cos(math.pi * s / 21)) for s in range(21)]
     assert [rate for rates in used for rate in rates] == pytest.approx(want, abs=1e-15)
@@ -514,16 +514,16 @@ def test_only_the_loop_writes_grad():
 
 def test_a_gradient_of_another_layout_reaches_the_fused_optimiser_right():
     """The fused kernels read memory in order: a transposed gradient must be laid out like its parameter first."""
-    from gradlens.training.step import _put
+    from gradlens.training.step import _write_grad
 
     p, q = (torch.nn.Parameter(torch.zeros(3, 5)) for _ in range(2))
     grad = torch.randn(5, 3).T
-    _put(p, grad)
+    _write_grad(p, grad)
     q.grad = grad.contiguous()
     for parameter in (p, q):
         torch.optim.Adam([parameter], lr=0.1, fused=True).step()
     assert torch.equal(p, q)
-    _put(p, grad)
+    _write_grad(p, grad)
     torch.testing.assert_close(p.grad, 2 * grad)
 
 
@@ -538,7 +538,7 @@ def test_compiled_blocks_and_heads_train_as_eager_ones(tmp_path):
         for compiled in (False, True)
     ]
     for run in runs:
-        run.go()
+        run.fit()
     assert runs[1].pair.model[0]._compiled_call_impl is not None
     for p, q in zip(runs[0].pair.model.parameters(), runs[1].pair.model.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)  # float32, operations fused in another order

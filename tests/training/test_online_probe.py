@@ -456,12 +456,12 @@ def test_activations_that_are_not_finite_are_no_round():
     for value in (1.0, math.nan, math.inf, 2.0):
         h = torch.tensor([[value, 0.0], [1.0, 1.0]])
         p = online.Update(0, type("P", (), {"h": h, "y": torch.tensor([0, 1]), "block": block})(), None, None, {}, ())
-        probe.see(0, p)
+        probe.on_update(0, p)
     assert probe.blocks["a"].rounds == 2
-    rows, streams = probe.taken()
+    rows, streams = probe.take_rows()
     assert len(rows) == 6
     assert list(streams) == ["a"]
-    assert probe.taken() == ([], {})
+    assert probe.take_rows() == ([], {})
 
 
 def test_the_figure_shows_every_block_and_what_is_not_above_zero_too():

@@ -166,15 +166,15 @@ def test_a_training_with_lars_learns_and_goes_on_in_bits():
     )  # fmt: skip
     data, states = load("digits", limit=192), []
     first = Training(config, data, torch.device("cpu"))
-    first.go(lambda kind, told: states.append(copy.deepcopy(first.state())) if kind == "step" and told["step"] == 41 else None)
+    first.fit(lambda kind, told: states.append(copy.deepcopy(first.state())) if kind == "step" and told["step"] == 41 else None)
     second = Training(config, data, torch.device("cpu"))
     (halfway,) = states
     second.restore(halfway)
-    second.go()
-    assert first.at.best == second.at.best
+    second.fit()
+    assert first.position.best == second.position.best
     for a, b in zip(first.pair.model.parameters(), second.pair.model.parameters(), strict=True):
         assert torch.equal(a, b)
-    assert first.at.best["test"] > 0.3
+    assert first.position.best["test"] > 0.3
 
 
 # ------------------------------------------------------------------------------------------------- from a config

@@ -24,7 +24,7 @@ from gradlens.methods import METHODS
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.runtime.errors import InputError
 from gradlens.training.build import Pair
-from gradlens.training.step import update
+from gradlens.training.step import training_step
 
 Field = Callable[[Tensor], Tensor]  # points [N, *out] -> a gradient at each, [N, *out]
 
@@ -158,7 +158,7 @@ def settle(
     if see:
         see(0)
     for i in range(most):
-        losses.append(float(update(pair, optimizer, x, y).loss))
+        losses.append(float(training_step(pair, optimizer, x, y).loss))
         if see:
             see(i + 1)
         if tolerance and _norm(p.grad for p in parameters if p.grad is not None) <= tolerance:

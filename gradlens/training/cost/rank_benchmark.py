@@ -73,16 +73,16 @@ class _Loop:
         """So many updates; what is under way is finished."""
         t = self.training
         for _ in range(steps):
-            if t.layers:
-                t.layers.step(self.at, False, False)
+            if t.stage:
+                t.stage.step(self.at, False, False)
             else:
                 t._step(self.at)
             self.at += 1
 
     def finish(self) -> None:
         """Finish what is under way."""
-        if self.training.layers:
-            self.training.layers.finished()
+        if self.training.stage:
+            self.training.stage.finish_pending()
 
 
 def _seconds(world: ProcessGroup, loop: _Loop | None, steps: int, by: int) -> float:
@@ -106,7 +106,7 @@ def _measured(
     single = config.model_copy(update={"parallel": "none", "ranks": 1, "sync_batchnorm": False, "stale": False, "split": None})
     alone = _Loop(Training(single, data, device))
     training = Training(config, data, device, world=world)
-    training.layers = stage_of(training)
+    training.stage = stage_of(training)
     shared = _Loop(training)
     shared.run(2)
     shared.finish()
@@ -121,9 +121,9 @@ def _measured(
     for r in range(rounds):
         before(r, steps)
         first = _seconds(world, alone if world.is_main else None, steps, by=0)
-        so_far = training.layers.sent() if training.layers else 0
+        so_far = training.stage.bytes_sent() if training.stage else 0
         second = _seconds(world, shared, steps, by=world.num_ranks - 1)
-        sent += (training.layers.sent() if training.layers else 0) - so_far
+        sent += (training.stage.bytes_sent() if training.stage else 0) - so_far
         beside = max(world.all_gather_object(_seconds(world, alone, steps, by=world.rank)))
         times.append((first / steps, second / steps, beside / steps))
     return _gain(config, training, world, times, sum(world.all_gather_object(sent)), (steps + FILLING) * rounds)
@@ -133,7 +133,7 @@ def _gain(config: Config, training: Training, world: ProcessGroup, times: Sequen
     ratios = [alone / together for alone, together, _ in times]
     machine = median(world.num_ranks * alone / beside for alone, _, beside in times)
     alone, together, _ = (median(each) for each in zip(*times, strict=True))
-    layers, bound = training.layers, None
+    layers, bound = training.stage, None
     if layers:
         costs = [c.seconds for c in block_costs(training.pair, config, *training.batch(0))] if world.is_main else []
         costs = world.broadcast_object(costs)

@@ -27,7 +27,7 @@ from gradlens.training.build import make_pair
 from gradlens.training.config import Config, make
 from gradlens.training.cost.flops import count
 from gradlens.training.optimizers import make_optimizer
-from gradlens.training.step import Outcome, update
+from gradlens.training.step import Outcome, training_step
 
 RECORD_EVERY = (1, 4, 16, 64)
 SHORTEST = 0.05  # seconds: steps are repeated until a measurement has taken at least this long
@@ -140,7 +140,7 @@ def _ours(config: Config, x: Tensor, y: Tensor, classes: int, record: bool) -> _
     def trained(number: int | None = None) -> Outcome:
         n = next(numbers)
         rule.start(max(1, config.epochs), n)  # part of a step: rules may draw in it
-        return update(pair, optimizer, *made(n), number, bf16)
+        return training_step(pair, optimizer, *made(n), number, bf16)
 
     step = _Step(trained)
     task = _Step(lambda: made(next(numbers))) if posed else None

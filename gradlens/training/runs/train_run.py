@@ -53,7 +53,7 @@ def prepare(config: Config, place: Place) -> Training:
     _must_fit(config, training.pair)
     if config.parallel == "data":
         _must_be_divisible(training)
-    training.layers = stage_of(training)
+    training.stage = stage_of(training)
     if config.online_probe:
         training.probe = OnlineProbe(training.pair.names(), len(data.classes))
     return training
@@ -142,7 +142,7 @@ def train_run(config: Config, place: Place, watch: Watch = no_progress, training
         else:
             writer.rewind({})
         with tensorboard.logged(training, writer.path, watch) if place.tensorboard else nullcontext(watch) as seen:
-            training.go(seen)
+            training.fit(seen)
     finally:
         writer.close()
     return load(writer.path)
@@ -170,7 +170,7 @@ def share_run(config: Config, place: Place, watch: Watch = no_progress) -> Run |
         if (state := world.broadcast_object(state)) is not None:
             world.fail_together(lambda: training.restore(state))
         with tensorboard.logged(training, writer.path, watch) if place.tensorboard and writer else nullcontext(watch) as seen:
-            training.go(seen)
+            training.fit(seen)
     finally:
         if writer:
             writer.close()
