@@ -38,8 +38,8 @@ from gradlens.methods import METHODS
 from gradlens.reporting.aggregate import interval, scores, without_noise
 from gradlens.reporting.console import number
 from gradlens.runtime.rng import seeded
-from gradlens.training.build import put_weights
-from gradlens.training.config import Config, make
+from gradlens.training.build import load_weights
+from gradlens.training.config import Config, make_config
 from gradlens.training.cost.step_benchmark import bench
 from gradlens.training.run_directory import Run
 from gradlens.training.runs.lr_search import choose_lr
@@ -59,10 +59,10 @@ LAYERS = ("block1.conv", "block2.conv", "block3.conv", "top.hidden", "top.out")
 def tuned(name: str, args: Any, display: Display) -> list[Config]:
     """The configs of a rule's seeds, with the learning rate that the held-out images choose."""
     settings = {"method": name, "data": args.data, "epochs": EPOCHS * STAGES.get(name, 1), **SHARED}
-    trial = make(**{**settings, "epochs": TRIAL_EPOCHS * STAGES.get(name, 1)})
+    trial = make_config(**{**settings, "epochs": TRIAL_EPOCHS * STAGES.get(name, 1)})
     place = replace(place_of(args), out=args.out / "trials")
     lr = choose_lr(trial, GRIDS.get(name, ADAM), 0.2, place, lambda c: display.watch(f"{name} lr {c.lr:g}", c.epochs))
-    return [make(**settings, lr=lr, seed=seed) for seed in range(1 if name in ONE_SEED else SEEDS)]
+    return [make_config(**settings, lr=lr, seed=seed) for seed in range(1 if name in ONE_SEED else SEEDS)]
 
 
 Means = dict[tuple[str, str], float]  # (layer, quantity) -> mean over batches
@@ -73,16 +73,16 @@ def at_the_end(run: Run, args: Any) -> Means:
     training = prepare(run.config, place_of(args))
     model, method = training.pair
     state = run.checkpoint()
-    put_weights(model, state["model"], str(run.path))
-    put_weights(method, state["method"], str(run.path))
+    load_weights(model, state["model"], str(run.path))
+    load_weights(method, state["method"], str(run.path))
     found: dict[tuple[str, str], list[float]] = {}
     for at in range(state["step"], state["step"] + BATCHES):
         method.start(run.config.epochs, at)
         with untouched([model]), seeded(run.config.seed, "step", at):
             step = run_step(method, list(model), *training.batch(at))
             truth = true_updates(method, step, keep=True)
-            rows = step_rows(at, training.pair.names(), method, step, truth, ("cosine",))
-            rows += sparse_rows(at, training.pair.names(), method, step, truth, SPARSE)
+            rows = step_rows(at, training.pair.block_names(), method, step, truth, ("cosine",))
+            rows += sparse_rows(at, training.pair.block_names(), method, step, truth, SPARSE)
         for row in (row for row in rows if row.kind == "weight"):
             found.setdefault((row.layer, row.quantity), []).append(row.value)
     return {key: interval(values).mean for key, values in found.items()}

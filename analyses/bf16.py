@@ -18,10 +18,10 @@ from gradlens.data.datasets import load
 from gradlens.gradients.alignment import cosine
 from gradlens.models.zoo import layers
 from gradlens.reporting.aggregate import interval
-from gradlens.training.config import make
+from gradlens.training.config import make_config
 from gradlens.training.context import pick_device
 from gradlens.training.loop import Training
-from gradlens.training.run_directory import load as load_run
+from gradlens.training.run_directory import load_run as load_run
 from gradlens.training.step import training_step
 
 BATCHES = 8
@@ -44,7 +44,7 @@ def main() -> None:
     found = {}
     for state in ("untrained", *(["trained"] if args.run else [])):
         settings = {"method": "bp"} if state == "untrained" else load_run(args.run).config.model_dump()
-        training = Training(make(**settings), data, pick_device(args.device))
+        training = Training(make_config(**settings), data, pick_device(args.device))
         if state == "trained":
             training.pair.model.load_state_dict(load_run(args.run).checkpoint()["model"])
         cosines: dict[str, list[float]] = {}

@@ -30,7 +30,7 @@ from gradlens.cli.progress import Display
 from gradlens.reporting.aggregate import Interval, interval
 from gradlens.reporting.console import number, show
 from gradlens.reporting.filters import FILTER_NUMBERS, draw, table
-from gradlens.training.config import Config, make
+from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run
 
 SEEDS = {7: 4, 5: 1}  # stem -> seeds
@@ -54,7 +54,7 @@ Found = Mapping[str, Sequence[dict[str, Any]]]  # label -> contents of filters.j
 def config(label: str, stem: int, seed: int, data: str) -> Config:
     """One run's settings."""
     method, options = RULES[label]
-    return make(method=method, options=options, stem=stem, seed=seed, data=data, **SHARED)
+    return make_config(method=method, options=options, stem=stem, seed=seed, data=data, **SHARED)
 
 
 def corrected(values: Sequence[float], comparisons: int) -> Interval:

@@ -28,7 +28,7 @@ from gradlens.reporting import inpainting as reporting_inpainting
 from gradlens.reporting.console import show
 from gradlens.reporting.probes import draw, probe_points, tables
 from gradlens.reporting.style import save
-from gradlens.training.config import Config, make
+from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run
 
 TASKS = {"centre": "inpainting the centre", "random": "inpainting random shapes", "none": "autoencoder", "noise": "denoising autoencoder"}
@@ -46,8 +46,8 @@ def configs(args: argparse.Namespace) -> list[Config]:
     shared = {**SHARED, "method": "context-encoder", "data": args.data, "epochs": args.epochs, "limit": args.limit}
     if args.data == "digits":
         del shared["limit_test"]
-    found = [make(**shared, seed=seed, options={"corrupt": task, **ALONE}) for task in TASKS for seed in range(args.seeds)]
-    return [*found, make(**shared, options={"corrupt": "centre"})]
+    found = [make_config(**shared, seed=seed, options={"corrupt": task, **ALONE}) for task in TASKS for seed in range(args.seeds)]
+    return [*found, make_config(**shared, options={"corrupt": "centre"})]
 
 
 def accuracy(result: Mapping[str, Any], block: str, network: str = "trained") -> float:

@@ -24,7 +24,7 @@ from analyses.study import arguments, data_name, judged, probe_accuracy, probed,
 from gradlens.analysis.linear_probe import Options
 from gradlens.reporting.console import show
 from gradlens.reporting.probes import draw, probe_points, tables
-from gradlens.training.config import Config, make
+from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run
 
 RULES = ("bp", "dgl", "greedy", "chunked", "overlap", "dni", "cdni", "fa", "dfa", "shallow")
@@ -39,7 +39,7 @@ def configs(data: str, figures: Path) -> list[Config]:
     runs = json.loads((figures / "all_methods" / "results.json").read_text())["runs"]
     lrs = {run["label"]: run["lr"] for run in runs}
     return [
-        make(method=name, data=data, epochs=EPOCHS * STAGES.get(name, 1), lr=lrs[name], seed=seed, **SHARED)
+        make_config(method=name, data=data, epochs=EPOCHS * STAGES.get(name, 1), lr=lrs[name], seed=seed, **SHARED)
         for name in RULES
         for seed in range(SEEDS)
     ]

@@ -30,7 +30,7 @@ from analyses.study import HERE, REFUTED, SUPPORTED, arguments, publish
 from gradlens.reporting.style import save
 from gradlens.reporting.timeline import gantt, over_workers
 from gradlens.runtime.csv_tables import read_csv, write_csv
-from gradlens.training.config import Config, make
+from gradlens.training.config import Config, make_config
 from gradlens.training.cost.schedules import Schedule, schedules
 from gradlens.training.cost.simulation import DEFAULT_METHODS, CostRow, Link, Measured, Point, curves, measured, pictured, point, remembered
 
@@ -57,7 +57,7 @@ class Real(NamedTuple):
 def config(method: str, model: str) -> Config:
     """A rule on a model, as costs are measured and runs are trained."""
     options = {"head": "mlp-sr"} if method.startswith("dgl") else {}
-    return make(method=method, model=model, data="cifar10", batch_size=BATCH, options=options)
+    return make_config(method=method, model=model, data="cifar10", batch_size=BATCH, options=options)
 
 
 def costs(args: Namespace, rounds: int) -> dict[str, list[Measured]]:

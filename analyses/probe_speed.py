@@ -35,8 +35,8 @@ from analyses.study import arguments, data_name, place_of, publish, trained
 from gradlens.analysis.activations import BATCH, at_rest, collect, networks
 from gradlens.analysis.logistic_regression import Standard, fit
 from gradlens.analysis.probe_block import HELD_OUT, Features, choose_l2, probe_block
-from gradlens.training.config import make
-from gradlens.training.context import data_of
+from gradlens.training.config import make_config
+from gradlens.training.context import load_data
 
 ROUNDS, IMAGES, PASS = 5, 5_000, 10_000
 GRID = (0.3, 0.1, 0.03, 0.01)
@@ -89,9 +89,9 @@ def compared(given: Features, l2: float, double: bool = False) -> dict[str, Any]
 
 def digits() -> Features:
     """scikit-learn's digits as the toolkit splits them."""
-    from gradlens.training.context import Place
+    from gradlens.training.context import RunContext
 
-    data = data_of(make(method="bp", data="digits"), Place())
+    data = load_data(make_config(method="bp", data="digits"), RunContext())
     flat = [half.images.flatten(1).float() for half in (data.train, data.test)]
     return Features(flat[0], data.train.labels, flat[1], data.test.labels, 10, 0)
 
@@ -100,7 +100,7 @@ def cost(run: Any, args: Any) -> dict[str, Any]:
     """Reading all blocks against plain inference, and the probes' own time."""
     place = place_of(args)
     (frozen,) = networks(run, place)
-    data = data_of(run.config.model_copy(update={"limit": PASS}), place)
+    data = load_data(run.config.model_copy(update={"limit": PASS}), place)
     images, model = data.train.images, frozen.modules[0]
 
     def infer() -> Tensor:
@@ -131,8 +131,8 @@ def main() -> None:
     args = arguments(__doc__ or "")
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", ConvergenceWarning)
-    (run,) = trained([make(method="bp", data=args.data, epochs=EPOCHS, lr=1e-3, seed=0, **SHARED)], args)
-    data = data_of(run.config, place_of(args))
+    (run,) = trained([make_config(method="bp", data=args.data, epochs=EPOCHS, lr=1e-3, seed=0, **SHARED)], args)
+    data = load_data(run.config, place_of(args))
     (frozen,) = networks(run, place_of(args))
     train, test = (half.take(torch.arange(n)) for half, n in ((data.train, IMAGES), (data.test, 4_000)))
     x, z = (collect(frozen, half.images, blocks=["block1"])["block1"] for half in (train, test))

@@ -45,7 +45,7 @@ from gradlens.reporting.aggregate import interval
 from gradlens.reporting.console import number, show
 from gradlens.reporting.style import save
 from gradlens.runtime.rng import generator
-from gradlens.training.config import Config, make
+from gradlens.training.config import Config, make_config
 from gradlens.training.loop import Training
 from gradlens.training.run_directory import write
 from gradlens.training.step import evaluate
@@ -121,7 +121,7 @@ def on_digits(noise: float, distractors: float, seed: int) -> dict[str, Found]:
         draw(n, seed, noise=noise, distractors=distractors, purpose=f"provable: {half}") for n, half in ((IMAGES, "train"), (TEST, "test"))
     )
     data = Data(Split(drawn.bytes(), drawn.labels), Split(test.bytes(), test.labels), LEVELS[0].classes)
-    found = {"bp": {"accuracy": backprop(make(**NET, data="hierarchical", seed=seed), data)}}
+    found = {"bp": {"accuracy": backprop(make_config(**NET, data="hierarchical", seed=seed), data)}}
     for name in LEARNERS:
         found[name] = layerwise(name, data, seed, test, sizes=(3, 3, 3), clusters=CLUSTERS)
     floor = {name: purity(torch.zeros_like(true), true) for name, true in zip(LEVEL_NAMES, true_classes(test), strict=True)}
@@ -131,7 +131,7 @@ def on_digits(noise: float, distractors: float, seed: int) -> dict[str, Found]:
 def on_cifar(images: str, seed: int) -> dict[str, Found]:
     """All learners on one choice of CIFAR-10's images."""
     data = load(images, limit=CIFAR_IMAGES, limit_test=CIFAR_TEST, seed=seed)
-    found = {"bp": {"accuracy": backprop(make(**CIFAR_NET, data=images, seed=seed), data)}}
+    found = {"bp": {"accuracy": backprop(make_config(**CIFAR_NET, data=images, seed=seed), data)}}
     return found | {name: layerwise(name, data, seed, **CIFAR_PLAN) for name in CIFAR_LEARNERS}
 
 

@@ -28,9 +28,9 @@ from gradlens.cli.progress import Display
 from gradlens.reporting import memorization as reporting_memorization
 from gradlens.reporting.aggregate import interval
 from gradlens.reporting.console import show
-from gradlens.training.config import Config, make
+from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run
-from gradlens.training.run_groups import groups
+from gradlens.training.run_groups import group_runs
 
 SEEDS = 3
 SHARED: dict[str, Any] = {
@@ -51,7 +51,7 @@ Found = dict[str, Any]  # what memorized() found of a run
 
 def configs(data: str, rules: Sequence[tuple[str, dict[str, Any]]], settings: dict[str, Any]) -> list[Config]:
     """All rules of seed 0, then all of seed 1, …: what is there when it is interrupted can be compared."""
-    return [make(method=m, options=o, data=data, seed=s, **settings) for s in range(SEEDS) for m, o in rules]
+    return [make_config(method=m, options=o, data=data, seed=s, **settings) for s in range(SEEDS) for m, o in rules]
 
 
 def looked_at(runs: Sequence[Run], args: Any) -> list[Found]:
@@ -109,7 +109,7 @@ def wholly(args: Any) -> None:
         "claims": judgements,
         "heads": gains,
         "scores": [row._asdict() for row in reporting_memorization.scores(runs, results)],
-        "seeds": {label: [run.config.seed for run in group] for label, group in groups(runs).items()},
+        "seeds": {label: [run.config.seed for run in group] for label, group in group_runs(runs).items()},
         "label_hashes": {run.config.seed: run.info["label_hash"] for run in runs},
     }
     publish("random_labels", runs, args, saved, figures=False)

@@ -28,7 +28,7 @@ from gradlens.cli.progress import Display
 from gradlens.reporting import representations
 from gradlens.reporting.console import show
 from gradlens.reporting.style import save
-from gradlens.training.config import Config, make
+from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run
 
 METHODS = ("bp", "dgl", "dni", "dfa", "shallow")
@@ -42,7 +42,7 @@ def configs(args: Any) -> list[Config]:
     table = json.loads((args.figures / "all_methods" / "results.json").read_text())["table"]
     lr = {row["method"]: row["lr"] for row in table}
     settings = {"data": args.data, "epochs": EPOCHS, **SHARED}
-    return [make(method=name, lr=lr[name], seed=seed, **settings) for name in METHODS for seed in range(SEEDS)]
+    return [make_config(method=name, lr=lr[name], seed=seed, **settings) for name in METHODS for seed in range(SEEDS)]
 
 
 def value(result: Result, block: str, quantity: str) -> float:

@@ -33,7 +33,7 @@ from analyses.study import arguments, data_name, judged, probe_accuracy, probed,
 from gradlens.analysis.linear_probe import Options
 from gradlens.reporting.aggregate import final_values, interval
 from gradlens.reporting.style import save
-from gradlens.training.config import Config, make
+from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run
 from gradlens.training.runs.train_run import find_run
 
@@ -75,7 +75,7 @@ Found = dict[str, list[float]]  # row -> accuracy in %, one a seed
 def configs(data: str) -> list[tuple[str, Config]]:
     """(row, config) of every run of the table."""
     return [
-        (row, make(method=method, data=data, options=options, seed=seed, **SHARED))
+        (row, make_config(method=method, data=data, options=options, seed=seed, **SHARED))
         for row, (method, options) in RULES.items()
         for seed in range(SEEDS)
     ]
@@ -191,11 +191,11 @@ def finetuned(data: str, out: Path) -> list[tuple[str, float, Config]]:
                 run = find_run(pretrained[start, seed], out)
                 if run is None or not run.finished:
                     raise SystemExit(f"{start}, seed {seed}, has not been trained yet: run the part `table` first")
-                found.append((start, share, make(method="bp", init_from=str(run.path), **settings)))
-            found.append(("untrained", share, make(method="bp", **settings)))
+                found.append((start, share, make_config(method="bp", init_from=str(run.path), **settings)))
+            found.append(("untrained", share, make_config(method="bp", **settings)))
             updates = budget["epochs"] * -(-round(share * SHARED["limit"]) // budget["batch_size"])
             longer = round(budget["epochs"] * (updates + PRETRAINING) / updates)
-            found.append(("untrained, longer", share, make(method="bp", **{**settings, "epochs": longer})))
+            found.append(("untrained, longer", share, make_config(method="bp", **{**settings, "epochs": longer})))
     return found
 
 

@@ -23,7 +23,7 @@ from analyses.self_supervised import FRACTIONS
 from analyses.study import arguments, data_name, judged, publish, say, test_accuracy, trained
 from gradlens.reporting.aggregate import interval
 from gradlens.reporting.style import save
-from gradlens.training.config import Config, make
+from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run
 
 SEEDS = 3
@@ -36,14 +36,14 @@ DISTILLING: dict[str, Any] = {"epochs": 10, "batch_size": 128, "augment": True}
 
 def pretraining(data: str) -> dict[tuple[int, int], Config]:
     """(width, seed) -> step 1."""
-    return {(w, s): make(method="simclr", data=data, width=w, seed=s, **SHARED, **PRETRAINING) for w in WIDTHS for s in range(SEEDS)}
+    return {(w, s): make_config(method="simclr", data=data, width=w, seed=s, **SHARED, **PRETRAINING) for w in WIDTHS for s in range(SEEDS)}
 
 
 def fine_tuning(data: str, begun: dict[tuple[int, int], Run]) -> dict[tuple[int, float, int, int], Config]:
     """(width, share of the labels, layers kept, seed) -> step 2."""
     wanted = [(w, share, 1) for w in WIDTHS for share in FRACTIONS] + [(w, 0.01, 0) for w in WIDTHS]
     return {
-        (w, share, kept, s): make(
+        (w, share, kept, s): make_config(
             method="bp",
             data=data,
             width=w,
@@ -62,7 +62,7 @@ def fine_tuning(data: str, begun: dict[tuple[int, int], Run]) -> dict[tuple[int,
 def distilling(data: str, teachers: Sequence[Run]) -> dict[tuple[int, int], Config]:
     """(student's width, seed) -> step 3."""
     return {
-        (w, s): make(method="distil", data=data, width=w, seed=s, labels=0.01, teacher=str(teachers[s].path), **SHARED, **DISTILLING)
+        (w, s): make_config(method="distil", data=data, width=w, seed=s, labels=0.01, teacher=str(teachers[s].path), **SHARED, **DISTILLING)
         for w in STUDENTS
         for s in range(SEEDS)
     }

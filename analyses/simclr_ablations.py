@@ -26,7 +26,7 @@ from analyses.study import arguments, data_name, judged, probe_accuracy, probed,
 from gradlens.analysis.linear_probe import Options
 from gradlens.reporting.aggregate import interval
 from gradlens.reporting.style import save
-from gradlens.training.config import Config, make
+from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run
 
 SHARED: dict[str, Any] = {
@@ -48,13 +48,15 @@ def with_views(names: Sequence[str]) -> dict[str, Any]:
 def augmentations(data: str) -> dict[tuple[str, str], list[Config]]:
     """(row, column) -> one config a seed; the diagonal is an augmentation alone, ("all", "all") all four."""
     sets = {(a, a): (a,) for a in VIEWS} | {(a, b): (a, b) for a, b in combinations(VIEWS, 2)} | {("all", "all"): tuple(VIEWS)}
-    return {key: [make(method="simclr", data=data, options=with_views(s), seed=i, **SHARED) for i in range(3)] for key, s in sets.items()}
+    return {
+        key: [make_config(method="simclr", data=data, options=with_views(s), seed=i, **SHARED) for i in range(3)] for key, s in sets.items()
+    }
 
 
 def heads(data: str) -> dict[tuple[str, str], list[Config]]:
     """Projection heads of one to three layers."""
     return {
-        ("layers", str(n)): [make(method="simclr", data=data, options={"side": 2, "layers": n}, seed=i, **SHARED) for i in range(3)]
+        ("layers", str(n)): [make_config(method="simclr", data=data, options={"side": 2, "layers": n}, seed=i, **SHARED) for i in range(3)]
         for n in (1, 2, 3)
     }
 
@@ -72,7 +74,7 @@ def batches(data: str) -> dict[tuple[str, str], list[Config]]:
             for epochs in EPOCHS:
                 changed = {**SHARED, "batch_size": batch, "epochs": epochs}
                 found[method, setting(batch, epochs)] = [
-                    make(method=method, data=data, options=options, seed=i, **changed) for i in range(3)
+                    make_config(method=method, data=data, options=options, seed=i, **changed) for i in range(3)
                 ]
     return found
 

@@ -21,10 +21,10 @@ from gradlens.reporting.aggregate import Interval, interval
 from gradlens.reporting.style import save
 from gradlens.reporting.training_figures import figure_set
 from gradlens.runtime.errors import INTERRUPTED, Stopped
-from gradlens.training.config import Config, make, read
-from gradlens.training.context import Place, pick_device
+from gradlens.training.config import Config, make_config, read_config_file
+from gradlens.training.context import RunContext, pick_device
 from gradlens.training.run_directory import Run, plain
-from gradlens.training.run_groups import labels
+from gradlens.training.run_groups import run_labels
 from gradlens.training.runs.train_run import train_or_reuse
 
 HERE = Path(__file__).resolve().parent
@@ -73,12 +73,12 @@ def arguments(
 
 def shipped(name: str, **changes: Any) -> Config:
     """A config of ``analyses/configs`` with some settings changed."""
-    return make(**{**read(HERE / "configs" / f"{name}.json"), **changes})
+    return make_config(**{**read_config_file(HERE / "configs" / f"{name}.json"), **changes})
 
 
-def place_of(args: argparse.Namespace) -> Place:
+def place_of(args: argparse.Namespace) -> RunContext:
     """Where a script's runs go."""
-    return Place(out=args.out, device=pick_device(args.device))
+    return RunContext(out=args.out, device=pick_device(args.device))
 
 
 def trained(configs: Sequence[Config], args: argparse.Namespace) -> list[Run]:
@@ -212,7 +212,7 @@ def publish(name: str, runs: Sequence[Run], args: argparse.Namespace, results: d
             **{k: v for k, v in run.summary.items() if isinstance(v, dict)},
             "training_minutes": round(sum(t.seconds for t in run.timing) / 60, 1),
         }
-        for run, label in zip(runs, labels(runs), strict=True)
+        for run, label in zip(runs, run_labels(runs), strict=True)
     ]
     (folder / "results.json").write_text(json.dumps(plain({**results, "runs": listed, **environment()}), indent=2) + "\n")
     print(f"wrote {folder}")

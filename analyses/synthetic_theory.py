@@ -58,7 +58,7 @@ from gradlens.reporting.aggregate import interval
 from gradlens.reporting.representations import DepthPoint, RdmRow
 from gradlens.reporting.style import COLOURS, LOOK, save
 from gradlens.runtime.rng import generator, seeded
-from gradlens.training.build import Pair, make_net
+from gradlens.training.build import ModelAndMethod, make_network_info
 from gradlens.training.step import training_step
 
 SEEDS = 5
@@ -111,7 +111,7 @@ def hidden_layers(hidden: int) -> str:
     return f"{('no', 'one', 'two')[hidden]} hidden layer{'s' * (hidden != 1)}"
 
 
-def linear_net(hidden: int, method: str, seed: int, **options: Any) -> Pair:
+def linear_net(hidden: int, method: str, seed: int, **options: Any) -> ModelAndMethod:
     """A linear model, synthesiser at its answer; or so many linear hidden layers, synthesisers after each."""
     with seeded(seed, "init"):
         sizes = [FEATURES, *[HIDDEN] * hidden, CLASSES]
@@ -339,7 +339,7 @@ class Looked(NamedTuple):
 DIRECTION = torch.tensor([-1.0, 1.0], dtype=torch.float64) / 2**0.5
 
 
-def look(pair: Pair, x: Tensor, y: Tensor, labelling: str, seed: int, made: int) -> tuple[list[ImpliedPoint], Looked]:
+def look(pair: ModelAndMethod, x: Tensor, y: Tensor, labelling: str, seed: int, made: int) -> tuple[list[ImpliedPoint], Looked]:
     """The implied loss of a linear model's synthesiser beside the true one, along the line between its two answers, through zero."""
     with torch.no_grad():
         at = affine([pair.model[0]], 2)
@@ -489,7 +489,7 @@ class Seen(NamedTuple):
     rdms: Any  # [layers, n, n] of the first COMPARED test images, sorted by label
 
 
-def deep_net(net: str, seed: int) -> Pair:
+def deep_net(net: str, seed: int) -> ModelAndMethod:
     """Ten layers Linear–BatchNorm–ReLU and a linear top on the digits' 64 pixels, with its rule; of one seed the same first weights."""
     method, options = NETS.get(net, ("bp", {}))
     sizes = [64, *[WIDTH] * DEPTH]
@@ -497,7 +497,7 @@ def deep_net(net: str, seed: int) -> Pair:
         layers = [nn.Sequential(nn.Linear(a, b), nn.BatchNorm1d(b), nn.ReLU()) for a, b in pairwise(sizes)]
         model = nn.Sequential(OrderedDict([*((f"{i + 1}", layer) for i, layer in enumerate(layers)), ("top", nn.Linear(WIDTH, 10))]))
     rule = METHODS[method]
-    return Pair(model, rule(make_net(model, (64,), 10, LOSSES["ce"], seed), rule.Options(**options)))
+    return ModelAndMethod(model, rule(make_network_info(model, (64,), 10, LOSSES["ce"], seed), rule.Options(**options)))
 
 
 def deep_run(job: tuple[str, int]) -> Seen:

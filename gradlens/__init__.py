@@ -64,10 +64,9 @@ if TYPE_CHECKING:  # the same table for type checkers, which do not run __getatt
     from gradlens.training.checks.check_method import check_method as check_method
     from gradlens.training.checks.trial import Broken as CheckFailed
     from gradlens.training.config import Config as Config
-    from gradlens.training.config import make as make_config
-    from gradlens.training.context import Place as Place
-    from gradlens.training.context import Place as RunContext
-    from gradlens.training.run_directory import load as load
+    from gradlens.training.config import make_config as make_config
+    from gradlens.training.context import RunContext as RunContext
+    from gradlens.training.run_directory import load_run as load
     from gradlens.training.runs.train_run import train_run as train_run
 
 __all__ = [
@@ -136,7 +135,7 @@ _HOME = {  # public name -> where it is defined
     "ModelSpec": "gradlens.models.spec:Plan",
     "NetworkInfo": "gradlens.gradients.method:Net",
     "Pass": "gradlens.gradients.block_pass:Pass",
-    "RunContext": "gradlens.training.runs.train_run:Place",
+    "RunContext": "gradlens.training.context:RunContext",
     "Signal": "gradlens.gradients.method:Signal",
     "Split": "gradlens.data.datasets:Split",
     "Update": "gradlens.gradients.method:Update",
@@ -158,8 +157,8 @@ _HOME = {  # public name -> where it is defined
     "layerwise_purities": "gradlens.analysis.theory.layerwise_clustering:purities",
     "learn_layerwise": "gradlens.analysis.theory.layerwise_clustering:learn",
     "linear_cka": "gradlens.analysis.representation_similarity:linear_cka",
-    "load": "gradlens.training.run_directory:load",
-    "make_config": "gradlens.training.config:make",
+    "load": "gradlens.training.run_directory:load_run",
+    "make_config": "gradlens.training.config:make_config",
     "measure": "gradlens.gradients.alignment:measure",
     "participation_ratio": "gradlens.analysis.representation_similarity:participation_ratio",
     "probe_module": "gradlens.analysis.linear_probe:probe_module",

@@ -7,8 +7,8 @@ import torch
 
 from gradlens.data.datasets import load
 from gradlens.methods import METHODS
-from gradlens.training.build import make_pair
-from gradlens.training.config import make
+from gradlens.training.build import build_model_and_method
+from gradlens.training.config import make_config
 from gradlens.training.loop import Training
 from gradlens.training.step import training_step
 
@@ -20,7 +20,7 @@ LISTED = ("bp", "dgl", "dni", "cdni")  # the rules of the full-size list
 
 def training(method, **changes):
     settings = {"data": "digits", "width": 8, "batch_size": 64, "epochs": 2, "record_every": 0, "limit": 512, **changes}
-    config = make(method=method, **settings)
+    config = make_config(method=method, **settings)
     return Training(config, load("digits", limit=config.limit, seed=config.seed), torch.device("cuda"))
 
 
@@ -44,7 +44,7 @@ def test_a_step_waits_for_nothing(method, augment, precision):
 def test_one_step_on_the_gpu_is_one_on_the_cpu(method):
     found = []
     for device in ("cpu", "cuda"):
-        pair = make_pair(make(method=method, data="digits", width=8), (1, 8, 8), 10, torch.device(device))
+        pair = build_model_and_method(make_config(method=method, data="digits", width=8), (1, 8, 8), 10, torch.device(device))
         x = torch.rand(16, 1, 8, 8, generator=torch.Generator().manual_seed(0)).mul(2).sub(1)
         y = torch.arange(16) % 10
         optimizer = torch.optim.SGD(pair.method.param_groups(list(pair.model)), lr=0.1)

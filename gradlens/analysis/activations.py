@@ -21,8 +21,8 @@ from gradlens.gradients.true_gradient import untouched
 from gradlens.models.feature_pooling import BUDGET, pooled
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.progress import Progress, no_progress
-from gradlens.training.build import make_pair, put_weights
-from gradlens.training.context import Place, data_of
+from gradlens.training.build import build_model_and_method, load_weights
+from gradlens.training.context import RunContext, load_data
 from gradlens.training.run_directory import Run, load_checkpoint
 
 BATCH = 500  # images in a forward pass
@@ -59,14 +59,14 @@ def _saved(run: Run) -> list[tuple[int, Path]]:
     return [*((step, path) for step, path in kept if step != last), (last, checkpoint)]
 
 
-def networks(run: Run, place: Place, which: str = "last") -> Iterator[Frozen]:
+def networks(run: Run, place: RunContext, which: str = "last") -> Iterator[Frozen]:
     """A run's network as it was at the end (``last``), at every saved step (``all``), or before training (``untrained``).
 
     Raises:
         InputError: a run without checkpoint, or weights that do not fit its config.
 
     """
-    data = data_of(run.config, place)
+    data = load_data(run.config, place)
     if which == "untrained":
         yield _frozen(run, data, place, 0, None)
         return
@@ -75,13 +75,13 @@ def networks(run: Run, place: Place, which: str = "last") -> Iterator[Frozen]:
         yield _frozen(run, data, place, step, file)
 
 
-def _frozen(run: Run, data: Data, place: Place, step: int, file: Path | None) -> Frozen:
+def _frozen(run: Run, data: Data, place: RunContext, step: int, file: Path | None) -> Frozen:
     config = run.config if file else run.config.model_copy(update={"init_from": None, "keep_head": 0})
-    model, method = make_pair(config.model_copy(update={"compile": False}), data.shape, len(data.classes), place.device)
+    model, method = build_model_and_method(config.model_copy(update={"compile": False}), data.shape, len(data.classes), place.device)
     if file is not None:
         state = load_checkpoint(file)
-        put_weights(model, state["model"], str(file))
-        put_weights(method, state["method"], str(file))
+        load_weights(model, state["model"], str(file))
+        load_weights(method, state["method"], str(file))
     model.eval(), method.eval()
     names = [name for name, _ in model.named_children()][: method.readable]
 

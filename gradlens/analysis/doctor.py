@@ -53,7 +53,7 @@ from gradlens.analysis.doctor_outcome import (
     unfinished,
 )
 from gradlens.runtime.progress import Progress, no_progress
-from gradlens.training.context import Place
+from gradlens.training.context import RunContext
 from gradlens.training.run_directory import Run
 
 RESULT = "doctor"  # the name it is stored under in a run directory
@@ -185,7 +185,7 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
-def examine(run: Run, place: Place | None = None, progress: Progress = no_progress) -> Diagnosis:
+def examine(run: Run, place: RunContext | None = None, progress: Progress = no_progress) -> Diagnosis:
     """Make every check on a run, finished or not.
 
     Args:
@@ -194,7 +194,7 @@ def examine(run: Run, place: Place | None = None, progress: Progress = no_progre
         progress: called with (done, in all, what comes next).
 
     """
-    seen = Seen(run, place or Place())
+    seen = Seen(run, place or RunContext())
     findings: list[Finding] = []
     made: list[str] = []
     foreign: list[str] = []

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from gradlens.data.datasets import SHAPES
 from gradlens.methods import METHODS
 from gradlens.runtime.errors import InputError
-from gradlens.training.context import Place
+from gradlens.training.context import RunContext
 from gradlens.training.metrics import TRAIN, TRAIN_EVAL
 from gradlens.training.run_directory import Metric, Run
 
@@ -42,7 +42,7 @@ class Seen:
     """A run as the checks look at it."""
 
     run: Run
-    place: Place
+    place: RunContext
 
     @cached_property
     def series(self) -> dict[tuple[str, str, str], Series]:

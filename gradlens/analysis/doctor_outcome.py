@@ -15,7 +15,7 @@ from gradlens.analysis.doctor_evidence import LATE, WATCH, WRONG, Seen, Series, 
 from gradlens.analysis.representation_similarity import effective_rank, spectrum
 from gradlens.gradients.layer_names import is_norm
 from gradlens.runtime.errors import InputError
-from gradlens.training.context import data_of
+from gradlens.training.context import load_data
 from gradlens.training.metrics import TRAIN
 from gradlens.training.run_directory import Metric
 from gradlens.training.step import batches_per_epoch
@@ -84,7 +84,7 @@ def collapse(seen: Seen) -> list[Symptom]:
     """Every block below the top tells images apart in more than one direction."""
     run = seen.run
     try:
-        data = data_of(run.config, seen.place)
+        data = load_data(run.config, seen.place)
         (frozen,) = networks(run, seen.place)
     except InputError as error:
         raise Unmade(f"it needs the checkpoint and the images, and {error}") from error

@@ -35,9 +35,9 @@ from gradlens.analysis.gabor import STARTS, Gabor, bounds, fit_gabor
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.progress import Progress, no_progress
 from gradlens.runtime.rng import generator
-from gradlens.training.context import Place, data_of
-from gradlens.training.run_directory import Run, load, load_checkpoint, save_result
-from gradlens.training.run_groups import groups
+from gradlens.training.context import RunContext, load_data
+from gradlens.training.run_directory import Run, load_checkpoint, load_run, save_result
+from gradlens.training.run_groups import group_runs
 
 DECIDES = 7  # pixels: on smaller kernels noise is fitted too (at 5x5 one patch in four, at 3x3 nearly all), and a Gabor share says nothing
 WELL = 0.5  # R² from which on a filter is well fitted
@@ -168,9 +168,9 @@ def _silent(frozen: Frozen, images: Tensor, count: int) -> NDArray[np.bool_] | N
     return constant
 
 
-def _images(run: Run, place: Place) -> Tensor:
+def _images(run: Run, place: RunContext) -> Tensor:
     """Up to 500 held-out images of a run, always the same ones."""
-    images = data_of(run.config, place).test.images
+    images = load_data(run.config, place).test.images
     chosen = torch.randperm(len(images), generator=generator(0, "filters", len(images)))[:IMAGES]
     return images[chosen].to(place.device)
 
@@ -228,15 +228,15 @@ def look(frozen: Frozen, images: Tensor, start: Array | None = None) -> Look:
     return Look(filters, gabors, found, silent is not None)
 
 
-def checked(paths: Sequence[Path], place: Place) -> list[Run]:
+def checked(paths: Sequence[Path], place: RunContext) -> list[Run]:
     """The runs of some directories, looked at before anything is computed.
 
     Raises:
         InputError: no run directory, the same run twice, no checkpoint, a network without convolution.
 
     """
-    runs = [load(path) for path in paths]
-    groups(runs)
+    runs = [load_run(path) for path in paths]
+    group_runs(runs)
     for run in runs:
         load_checkpoint(run.path / "checkpoint.pt")
         (untrained,) = networks(run, place, "untrained")
@@ -247,7 +247,7 @@ def checked(paths: Sequence[Path], place: Place) -> list[Run]:
     return runs
 
 
-def filters_run(path: Path, place: Place, over_time: bool = False, progress: Progress = no_progress) -> dict[str, Any]:
+def filters_run(path: Path, place: RunContext, over_time: bool = False, progress: Progress = no_progress) -> dict[str, Any]:
     """Look at a run's first-layer filters and store what was found as ``filters.json`` in its directory; nothing else changes.
 
     Args:

@@ -31,9 +31,9 @@ from gradlens.models.feature_pooling import BUDGET, described, pooled
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.progress import Progress, no_progress
 from gradlens.runtime.rng import generator
-from gradlens.training.context import Place, data_of
-from gradlens.training.run_directory import Run, load, load_checkpoint, load_result, plain, save_result
-from gradlens.training.run_groups import groups
+from gradlens.training.context import RunContext, load_data
+from gradlens.training.run_directory import Run, load_checkpoint, load_result, load_run, plain, save_result
+from gradlens.training.run_groups import group_runs
 
 NAME = "probe"
 TRAINED, UNTRAINED, PIXELS = "trained", "untrained", "pixels"
@@ -188,7 +188,7 @@ def _chosen(split: Split, images: int | None, half: str, seed: int, classes: int
     return split.take(order.to(split.labels.device))
 
 
-def checked(paths: Sequence[Path], options: Options, place: Place) -> list[Run]:
+def checked(paths: Sequence[Path], options: Options, place: RunContext) -> list[Run]:
     """Read runs and check, before anything costly, that they can be probed.
 
     Raises:
@@ -199,23 +199,23 @@ def checked(paths: Sequence[Path], options: Options, place: Place) -> list[Run]:
         raise InputError("no run to probe")
     if options.features < 1:
         raise InputError(f"--features: must be 1 or more, got {options.features}")
-    runs = [load(path) for path in paths]
-    groups(runs)  # the same run twice is found here
+    runs = [load_run(path) for path in paths]
+    group_runs(runs)  # the same run twice is found here
     for run in runs:
         _must_have(run, place, options.blocks)
         _halves(run, _data(run, place), options)
     return runs
 
 
-def _must_have(run: Run, place: Place, blocks: Sequence[str]) -> None:
+def _must_have(run: Run, place: RunContext, blocks: Sequence[str]) -> None:
     """Read the last weights, and find unknown blocks before anything is computed."""
     frozen = next(networks(run, place))
     for name in blocks:
         frozen.block(name)
 
 
-def _data(run: Run, place: Place) -> Data:
-    data = data_of(run.config, place)
+def _data(run: Run, place: RunContext) -> Data:
+    data = load_data(run.config, place)
     if run.info.get("data_fingerprint") != data.fingerprint():
         raise InputError(f"the data {run.config.data!r} are not the ones {run.path} was trained on")
     return data
@@ -256,7 +256,7 @@ def protocol_of(run: Run, data: Data, options: Options) -> Row:
 
 def probe_run(
     path: Path,
-    place: Place,
+    place: RunContext,
     options: Options = Options(),
     progress: Progress = no_progress,
     say: Callable[[str], None] = lambda _: None,
@@ -283,7 +283,7 @@ def probe_run(
         InputError: no run, one without checkpoint, an unknown block, NaN activations (the block is named), fewer images than classes.
 
     """
-    run = load(path)
+    run = load_run(path)
     data = _data(run, place)
     _must_have(run, place, options.blocks)
     protocol, seed = protocol_of(run, data, options), run.config.seed

@@ -28,9 +28,9 @@ from gradlens.analysis.representations import (
 )
 from gradlens.data.split import Split
 from gradlens.runtime.progress import Progress, no_progress
-from gradlens.training.context import Place
-from gradlens.training.run_directory import Run, load, load_result, save_result
-from gradlens.training.run_groups import labels as labels_of
+from gradlens.training.context import RunContext
+from gradlens.training.run_directory import Run, load_result, load_run, save_result
+from gradlens.training.run_groups import run_labels as labels_of
 
 COMPARED = 200  # held-out images in the dissimilarity matrices that are compared
 PAIRS = "cka"  # the file in a run's directory
@@ -109,7 +109,7 @@ def _who(run: Run, rival: Run, label: str, weights: str) -> dict[str, Any]:
 def compare_run(
     path: Path,
     others: Sequence[Path],
-    place: Place,
+    place: RunContext,
     options: Options = Options(),  # noqa: B008 - it cannot be changed
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
@@ -130,7 +130,7 @@ def compare_run(
         InputError: no run, a run without checkpoint, other images, a block that gives NaN or infinite numbers.
 
     """
-    run, rivals = load(path), [load(other) for other in others]
+    run, rivals = load_run(path), [load_run(other) for other in others]
     weights = {rival.path: weights_digest(rival) for rival in rivals if rival.path != run.path}
     for rival in rivals:
         must_show_the_same(run, rival, place)

@@ -29,8 +29,8 @@ from gradlens.models.feature_pooling import described, side
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.progress import Progress, no_progress
 from gradlens.runtime.rng import generator
-from gradlens.training.context import Place, data_of
-from gradlens.training.run_directory import Run, load, load_result, save_result
+from gradlens.training.context import RunContext, load_data
+from gradlens.training.run_directory import Run, load_result, load_run, save_result
 
 FEATURES = 32_768  # of a block at most: 32 channels of 32 × 32
 STORED = 60  # held-out images in the dissimilarity matrices that are stored
@@ -172,12 +172,12 @@ def represent(
 UNTRAINED, TRAINED = "untrained", "trained"
 
 
-def _whole(run: Run, place: Place) -> Data:
+def _whole(run: Run, place: RunContext) -> Data:
     """A run's data set, all of it, labels clean."""
-    return data_of(run.config.model_copy(update={"limit": None, "limit_test": None, "label_noise": 0.0, "validation": 0.0}), place)
+    return load_data(run.config.model_copy(update={"limit": None, "limit_test": None, "label_noise": 0.0, "validation": 0.0}), place)
 
 
-def pictures_of(run: Run, place: Place, count: int) -> Pictures:
+def pictures_of(run: Run, place: RunContext, count: int) -> Pictures:
     """The test images that a run's network is shown: the same for every run of a data set.
 
     Raises:
@@ -233,7 +233,7 @@ def _rounded(matrix: Tensor) -> list[list[float]]:
 
 def represent_run(
     path: Path,
-    place: Place,
+    place: RunContext,
     options: Options = Options(),
     progress: Progress = no_progress,
     known: MutableMapping[str, Numbers] | None = None,
@@ -254,7 +254,7 @@ def represent_run(
         InputError: no run, a run without checkpoint, and as :func:`represent`.
 
     """
-    run = load(path)
+    run = load_run(path)
     shown = pictures_of(run, place, options.images)
     protocol = _protocol(run, shown, options)
     stored = load_result(path, RESULT) or {}
@@ -292,7 +292,7 @@ def represent_run(
     return content()
 
 
-def checked(paths: Sequence[Path], place: Place, options: Options) -> list[Run]:
+def checked(paths: Sequence[Path], place: RunContext, options: Options) -> list[Run]:
     """Read runs and check, before anything costly, that they can be measured and compared.
 
     Raises:
@@ -301,7 +301,7 @@ def checked(paths: Sequence[Path], place: Place, options: Options) -> list[Run]:
     """
     if not paths:
         raise InputError("no run to look at: wanted RUN_DIR...")
-    runs = [load(path) for path in paths]
+    runs = [load_run(path) for path in paths]
     for run in runs:
         weights_digest(run)
         must_show_the_same(runs[0], run, place)
@@ -312,7 +312,7 @@ def checked(paths: Sequence[Path], place: Place, options: Options) -> list[Run]:
     return runs
 
 
-def must_show_the_same(first: Run, other: Run, place: Place) -> None:
+def must_show_the_same(first: Run, other: Run, place: RunContext) -> None:
     """Check that two runs' data sets have the same test images.
 
     Raises:

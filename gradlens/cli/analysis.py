@@ -27,15 +27,15 @@ def memorize(
     from gradlens.reporting import memorization as reporting_memorization
     from gradlens.runtime.errors import InputError
     from gradlens.training.config_builder import configs_of, methods_and_runs
-    from gradlens.training.context import place_of
-    from gradlens.training.run_directory import load, must_be_writable
+    from gradlens.training.context import make_run_context
+    from gradlens.training.run_directory import load_run, must_be_writable
     from gradlens.training.runs.train_run import train_or_reuse
 
-    quiet, place = given.pop("quiet", False), place_of(given)
+    quiet, place = given.pop("quiet", False), make_run_context(given)
     if place.name:
         raise InputError("--run-name names one run; memorize makes several: --out names their folder")
     methods, paths = methods_and_runs(what or memorization.DEFAULT_METHODS)
-    read = [load(path) for path in paths]
+    read = [load_run(path) for path in paths]
     for run in read:
         memorization.must_be_memorized(run)
     configs = [c for group in configs_of(methods, memorization.wanted(given), place) for c in group] if methods else []
@@ -82,10 +82,10 @@ def probe(
     from gradlens.cli.progress import Display
     from gradlens.reporting import console, probes
     from gradlens.reporting.aggregate import runs_title
-    from gradlens.training.context import place_of
+    from gradlens.training.context import make_run_context
     from gradlens.training.run_directory import must_be_writable
 
-    quiet, place = given.pop("quiet", False), place_of(given)
+    quiet, place = given.pop("quiet", False), make_run_context(given)
     options = linear_probe.Options(features, train_images, test_images, tuple(block or ()), over_time, controls, separability, overwrite)
     must_be_writable(out)
     runs = linear_probe.checked(list(dict.fromkeys(run_dirs)), options, place)
@@ -128,10 +128,10 @@ def representations(
     from gradlens.cli.progress import Display
     from gradlens.reporting import console
     from gradlens.reporting import representations as reporting
-    from gradlens.training.context import place_of
+    from gradlens.training.context import make_run_context
     from gradlens.training.run_directory import must_be_writable
 
-    quiet, place = given.pop("quiet", False), place_of(given)
+    quiet, place = given.pop("quiet", False), make_run_context(given)
     paths = list(dict.fromkeys(run_dirs))
     options = rep.Options(images, information_steps, blocks=tuple(block or ()), over_time=over_time, overwrite=overwrite)
     runs = rep.checked(paths, place, options)
@@ -165,10 +165,10 @@ def filters(
     from gradlens.cli.progress import Display
     from gradlens.reporting import console
     from gradlens.reporting import filters as reporting_filters
-    from gradlens.training.context import place_of
+    from gradlens.training.context import make_run_context
     from gradlens.training.run_directory import must_be_writable
 
-    quiet, place = given.pop("quiet", False), place_of(given)
+    quiet, place = given.pop("quiet", False), make_run_context(given)
     must_be_writable(out / "filter_grid.png")
     with Display(quiet, len(run_dirs)) as display:
         runs = seen.checked(run_dirs, place)
@@ -197,10 +197,10 @@ def inpaint(
     from gradlens.cli.progress import Display
     from gradlens.reporting import console
     from gradlens.reporting import inpainting as reporting_inpainting
-    from gradlens.training.context import place_of
+    from gradlens.training.context import make_run_context
     from gradlens.training.run_directory import must_be_writable
 
-    quiet, place = given.pop("quiet", False), place_of(given)
+    quiet, place = given.pop("quiet", False), make_run_context(given)
     must_be_writable(out)
     runs = inpainting.checked(list(dict.fromkeys(run_dirs)), images, place)
     with Display(quiet, len(runs)) as display:
@@ -238,11 +238,11 @@ def doctor(
     from gradlens.analysis.doctor import RESULT, examine, report, verdict
     from gradlens.cli.progress import Display
     from gradlens.reporting import console
-    from gradlens.training.context import place_of
-    from gradlens.training.run_directory import load, plain, save_result
+    from gradlens.training.context import make_run_context
+    from gradlens.training.run_directory import load_run, plain, save_result
 
-    quiet, place = given.pop("quiet", False), place_of(given)
-    runs = [load(path) for path in dict.fromkeys(run_dirs)]
+    quiet, place = given.pop("quiet", False), make_run_context(given)
+    runs = [load_run(path) for path in dict.fromkeys(run_dirs)]
     with Display(quiet, len(runs)) as display:
         found = [examine(run, place, display.count(run.path.name)) for run in runs]
     if as_json:
@@ -270,9 +270,9 @@ def tensorboard(
     """Write runs for TensorBoard: every curve, and the first layer's filters; one event file a run (extra tensorboard)."""
     from gradlens.cli.progress import Display
     from gradlens.training import tensorboard as loggers
-    from gradlens.training.run_directory import load
+    from gradlens.training.run_directory import load_run
 
-    runs = [load(path) for path in dict.fromkeys(run_dirs)]
+    runs = [load_run(path) for path in dict.fromkeys(run_dirs)]
     loggers.checked(runs, out, overwrite)
     with Display(given.get("quiet", False)) as display:
         show = display.count("tensorboard")

@@ -33,14 +33,14 @@ def sweep(
     from gradlens.reporting.study_summary import merged, summary
     from gradlens.runtime.csv_tables import write_csv
     from gradlens.runtime.errors import Stopped
-    from gradlens.training.context import place_of
-    from gradlens.training.run_directory import load, must_be_writable, save_result
+    from gradlens.training.context import make_run_context
+    from gradlens.training.run_directory import load_run, must_be_writable, save_result
     from gradlens.training.sweep import study as studies
     from gradlens.training.sweep.workers import must_be_possible, run_local, run_on_ray
 
     study = studies.read_study(study_file)
     flags = {"threads": 1, "device": "cpu", **studies.place_settings(study)}
-    place = place_of({**{name.replace("-", "_"): value for name, value in flags.items()}, "out": out})
+    place = make_run_context({**{name.replace("-", "_"): value for name, value in flags.items()}, "out": out})
     must_be_writable(out)
     points = studies.points(study, place)
     must_be_possible(points, place)
@@ -52,7 +52,7 @@ def sweep(
             states = run_local(points, place, flags, at_once, board.show)
         else:
             states = run_on_ray(points, place, int(flags["threads"]), address, board.show)
-    finished = [(point, load(out / point.name)) for point in points if states[point.name].what == "finished"]
+    finished = [(point, load_run(out / point.name)) for point in points if states[point.name].what == "finished"]
     write_csv(out / "rows.csv", merged(finished))
     lines = summary(study, finished)
     write_csv(out / "summary.csv", lines)

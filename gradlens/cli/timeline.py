@@ -39,11 +39,11 @@ def timeline(
     from gradlens.runtime.csv_tables import write_csv
     from gradlens.runtime.errors import InputError
     from gradlens.training.config_builder import configs_of
-    from gradlens.training.context import input_of, place_of
+    from gradlens.training.context import make_run_context, shape_and_classes
     from gradlens.training.cost import simulation
     from gradlens.training.run_directory import must_be_writable
 
-    quiet, place = given.pop("quiet", False), place_of(given)
+    quiet, place = given.pop("quiet", False), make_run_context(given)
     if not link > 0:
         raise InputError(f"--link: must be above 0 GB/s, got {link:g}")
     wire = simulation.Link(link * 1e9, latency * 1e-6)
@@ -51,7 +51,7 @@ def timeline(
     if micro_batches > configs[0].batch_size:
         raise InputError(f"--micro-batches {micro_batches}: a batch has {configs[0].batch_size} images")
     must_be_writable(out)
-    shape, classes = input_of(configs[0], place)
+    shape, classes = shape_and_classes(configs[0], place)
     with Display(quiet) as display:
         progress = display.count("timeline")
         found = []

@@ -22,7 +22,7 @@ from gradlens.reporting.console import number
 from gradlens.reporting.style import GREY, LOOK, head, joined, over_seeds, panels, save, styles
 from gradlens.runtime.errors import InputError
 from gradlens.training.run_directory import Run
-from gradlens.training.run_groups import groups
+from gradlens.training.run_groups import group_runs
 
 FILTERS_SHOWN = 49  # in a panel, the first ones of the layer, as in the documents' 7x7
 FILTER_ORDER = "luminance by frequency, then colour by hue"
@@ -65,7 +65,7 @@ class FilterNumber(NamedTuple):
 def grouped(runs: Sequence[Run], results: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """Label -> results of its seeds, in the order of the runs."""
     found = {run.path: result for run, result in zip(runs, results, strict=True)}
-    return {label: [found[run.path] for run in group] for label, group in groups(runs).items()}
+    return {label: [found[run.path] for run in group] for label, group in group_runs(runs).items()}
 
 
 def side_by_side(labels: Iterable[str]) -> list[str]:

@@ -20,7 +20,7 @@ from gradlens.reporting.aggregate import interval
 from gradlens.reporting.style import LOOK, head, save
 from gradlens.runtime.errors import InputError
 from gradlens.training.run_directory import Run
-from gradlens.training.run_groups import groups
+from gradlens.training.run_groups import group_runs
 
 
 class InpaintingRow(NamedTuple):
@@ -73,7 +73,7 @@ def rows(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list[Inpa
 def _by_label(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, list[Mapping[str, Any]]]]:
     """Label -> the results of its runs."""
     of = {run.path: result for run, result in zip(runs, results, strict=True)}
-    for label, group in groups(runs).items():
+    for label, group in group_runs(runs).items():
         yield label, [of[run.path] for run in group]
 
 

@@ -21,7 +21,7 @@ from gradlens.reporting.training_figures import curve
 from gradlens.runtime.errors import InputError
 from gradlens.training.metrics import TRAIN_EVAL
 from gradlens.training.run_directory import Run
-from gradlens.training.run_groups import groups, labels
+from gradlens.training.run_groups import group_runs, run_labels
 
 APART = {  # settings that say what rule it is, which draw, or what is looked at: no part of the schedule
     "method", "options", "seed", "record_every", "diagnose_every", "keep_checkpoints", "evaluate_train", "online_probe", "limit_test",
@@ -82,7 +82,7 @@ def scores(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list[Me
     """One row a group of seeds, of runs and what :func:`gradlens.analysis.memorization.memorized` found of each."""
     of = {run.path: result for run, result in zip(runs, results, strict=True)}
     rows = []
-    for label, group in groups(runs).items():
+    for label, group in group_runs(runs).items():
         mine = [of[run.path] for run in group]
         half, most = (interval(_values(mine, name)) for name in ("epochs_to_50", "epochs_to_90"))
         final, best = interval(_values(mine, "final")), interval(_values(mine, "best"))
@@ -100,7 +100,7 @@ def block_points(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> l
     """The probes' accuracies by block, and the network's own as a last block; of runs with partial noise only."""
     of = {run.path: result for run, result in zip(runs, results, strict=True) if "blocks" in result}
     rows = []
-    for label, group in groups([run for run in runs if run.path in of]).items() if of else ():
+    for label, group in group_runs([run for run in runs if run.path in of]).items() if of else ():
         mine = [of[run.path] for run in group]
         for k, block in enumerate(row["block"] for row in mine[0]["blocks"]):
             for quantity in QUANTITIES:
@@ -275,7 +275,7 @@ def draw(runs: Sequence[Run], results: Sequence[Mapping[str, Any]], folder: Path
         InputError: the folder cannot be written.
 
     """
-    look = styles(labels(runs))
+    look = styles(run_labels(runs))
     title = title or runs_title(runs)
     chance = float(results[0]["chance"])
     points = curves(runs)

@@ -22,7 +22,7 @@ from gradlens.reporting.style import GREY, LOOK, Style, band, head, joined, line
 from gradlens.runtime.errors import InputError
 from gradlens.training.metrics import TRAIN
 from gradlens.training.run_directory import Run
-from gradlens.training.run_groups import groups
+from gradlens.training.run_groups import group_runs
 
 OWN = "own"  # the network's own answer, beside its probes
 COLUMNS = 4  # labels beside each other in a printed table
@@ -78,7 +78,7 @@ def probe_points(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> l
     """
     held = {run.path: result for run, result in zip(runs, results, strict=True)}
     found: list[ProbePoint] = []
-    for label, group in groups(runs).items():
+    for label, group in group_runs(runs).items():
         cells: dict[tuple[str, str, str, int, str], list[float]] = {}
         last = 0
         for run in group:
@@ -167,7 +167,7 @@ def separability_table(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]
     for name in ("block", "images", "per\nfeature", "Cover's\ncapacity"):
         shown.add_column(name, justify="left" if name == "block" else "right", no_wrap=True)
     held = {run.path: result["separability"] for run, result in zip(runs, results, strict=True)}
-    labels = groups(runs)
+    labels = group_runs(runs)
     for label in labels:
         shown.add_column(label, justify="right", overflow="fold")
     cells: dict[tuple[str, str, str], dict[str, list[Row]]] = {}

@@ -21,7 +21,7 @@ from gradlens.reporting.style import LOOK, Style, band, head, joined, line_handl
 from gradlens.reporting.training_figures import over_training
 from gradlens.runtime.errors import InputError
 from gradlens.training.run_directory import Run
-from gradlens.training.run_groups import labels as labels_of
+from gradlens.training.run_groups import run_labels as labels_of
 
 NUMBERS: dict[str, tuple[str, int, float]] = {  # of a row -> a table's column, digits, scale
     "effective_rank": ("eff.\nrank", 1, 1),

@@ -46,7 +46,7 @@ from gradlens.reporting.axes import (
 from gradlens.reporting.style import LOOK, Style, joined, panels, styles
 from gradlens.runtime.errors import InputError
 from gradlens.training.metrics import TRAIN, TRAIN_EVAL
-from gradlens.training.run_groups import labels
+from gradlens.training.run_groups import run_labels
 
 if TYPE_CHECKING:  # imports torch
     from gradlens.training.run_directory import Run
@@ -336,7 +336,7 @@ def figure_set(runs: Sequence[Run]) -> Figures:
         if angles := layer_points(runs, "angle", kind):
             wanted[f"{kind}_over_training"] = partial(over_training, quantity="angle"), angles
 
-    look = styles(labels(runs))
+    look = styles(run_labels(runs))
     title = runs_title(runs)
     found = Figures({}, {})
     for name, (draw, table) in wanted.items():

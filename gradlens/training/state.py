@@ -11,7 +11,7 @@ from gradlens.runtime.batch_shard import Shard, rank_rng_words, shard_of
 from gradlens.runtime.process_group import SINGLE_PROCESS, ProcessGroup
 from gradlens.runtime.rng import generator, key
 from gradlens.runtime.sync_batchnorm import synchronise
-from gradlens.training.build import make_pair
+from gradlens.training.build import build_model_and_method
 from gradlens.training.config import Config
 from gradlens.training.optimizers import lr_factor, make_optimizer
 from gradlens.training.step import batches_per_epoch
@@ -33,7 +33,7 @@ class TrainState:
 
     def __init__(self, config: Config, data: Data, device: torch.device, world: ProcessGroup = SINGLE_PROCESS) -> None:
         self.config, self.device, self.world = config, device, world
-        self.pair = make_pair(config, data.shape, len(data.classes), device)
+        self.pair = build_model_and_method(config, data.shape, len(data.classes), device)
         if config.sync_batchnorm:
             synchronise(*self.pair)
         self.optimizer = make_optimizer(config, self.pair)

@@ -22,7 +22,7 @@ from gradlens.gradients.true_gradient import true_updates, whole_update
 from gradlens.runtime.batch_shard import GradientReducer, all_reduce_sum, current_shard, global_count
 from gradlens.runtime.eval_mode import eval_mode
 from gradlens.runtime.process_group import SINGLE_PROCESS, ProcessGroup
-from gradlens.training.build import Pair
+from gradlens.training.build import ModelAndMethod
 from gradlens.training.config import Config
 
 
@@ -68,7 +68,7 @@ class BlockRange(Protocol):
     def delayed_gradients(self) -> Mapping[str, Tensor]:
         """Gradients of the rule's own modules from messages of earlier batches."""
 
-    def record_rows(self, number: int, pair: Pair, step: Step, diagnose: bool, by_rank: bool) -> tuple[list[Row], Descent | None]:
+    def record_rows(self, number: int, pair: ModelAndMethod, step: Step, diagnose: bool, by_rank: bool) -> tuple[list[Row], Descent | None]:
         """The rows of a recorded step, and on a diagnosed one the descent test to be asked after the optimiser's step."""
 
 
@@ -136,9 +136,9 @@ class AllBlocks:
         """Nothing comes late."""
         return {}
 
-    def record_rows(self, number: int, pair: Pair, step: Step, diagnose: bool, by_rank: bool) -> tuple[list[Row], Descent | None]:
+    def record_rows(self, number: int, pair: ModelAndMethod, step: Step, diagnose: bool, by_rank: bool) -> tuple[list[Row], Descent | None]:
         """The rows of a recorded step; on a diagnosed one the sparse rows too."""
-        names, method, here = pair.names(), pair.method, current_shard()
+        names, method, here = pair.block_names(), pair.method, current_shard()
         truth = true_updates(method, step, keep=diagnose)
         mine = {k: u.grad.params for k, u in step.updates.items()}
         step = step._replace(updates={k: whole_update(u) for k, u in step.updates.items()})
@@ -155,7 +155,7 @@ ALL_BLOCKS = AllBlocks()
 
 
 def _gradients(
-    pair: Pair, x: Tensor, y: Tensor, keep: bool, on_update: Callable[[Update], None] | None, blocks: BlockRange
+    pair: ModelAndMethod, x: Tensor, y: Tensor, keep: bool, on_update: Callable[[Update], None] | None, blocks: BlockRange
 ) -> tuple[Outcome, list[Pass], dict[int, Update]]:
     """Run the passes and write the rule's gradients: what they report (of this rank), and where ``keep`` all passes and updates."""
     model, method = pair
@@ -190,7 +190,7 @@ def _gradients(
 
 
 def training_step(
-    pair: Pair,
+    pair: ModelAndMethod,
     optimizer: torch.optim.Optimizer,
     x: Tensor,
     y: Tensor,
@@ -237,7 +237,7 @@ def training_step(
 
 @torch.no_grad()
 def evaluate(
-    pair: Pair, split: Split, to_input: Callable[[Tensor], Tensor], config: Config, world: ProcessGroup = SINGLE_PROCESS
+    pair: ModelAndMethod, split: Split, to_input: Callable[[Tensor], Tensor], config: Config, world: ProcessGroup = SINGLE_PROCESS
 ) -> tuple[float, float]:
     """(loss, accuracy) of a split in eval mode, NaN for rules that give no answers; the modes are put back, nothing else changes.
 

@@ -10,7 +10,7 @@ from gradlens.analysis.activations import at_rest, collect, networks, of_module
 from gradlens.methods import METHODS
 from gradlens.models.feature_pooling import described, pooled, side
 from gradlens.runtime.errors import InputError
-from gradlens.training.context import Place, data_of
+from gradlens.training.context import RunContext, load_data
 
 
 def plain_net():
@@ -68,11 +68,11 @@ def test_projection_keeps_inner_products_on_average():
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_every_rules_run_can_be_read_and_its_checkpoint_stays(method):
-    config, place = tiny(method), Place()
+    config, place = tiny(method), RunContext()
     run = shelf.trained(config)
     files = sorted(run.path.rglob("*.pt"))
     before = [f.read_bytes() for f in files]
-    images = data_of(config, place).test.images[:20]
+    images = load_data(config, place).test.images[:20]
     last, *_ = networks(run, place)
     assert last.step == 24
     assert last.trained

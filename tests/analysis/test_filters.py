@@ -21,8 +21,8 @@ from gradlens.analysis.first_layer_filters import filters_of, filters_run, first
 from gradlens.analysis.gabor import bounds, fit_gabor
 from gradlens.reporting import filters
 from gradlens.runtime.errors import InputError
-from gradlens.training.config import make
-from gradlens.training.context import Place
+from gradlens.training.config import make_config
+from gradlens.training.context import RunContext
 from gradlens.training.run_directory import load_checkpoint, load_result
 
 TINY = {"width": 4, "limit": 64, "batch_size": 32, "epochs": 2, "record_every": 0, "lr": 3e-3}
@@ -290,7 +290,7 @@ def few_random_filters(monkeypatch):
 
 def finished(**changes):
     """The directory of a tiny run on the shelf; to be copied, not changed."""
-    return shelf.trained(make(**{**TINY, **changes})).path
+    return shelf.trained(make_config(**{**TINY, **changes})).path
 
 
 @pytest.fixture
@@ -303,7 +303,7 @@ def contents(folder):
 
 
 def test_without_training_everything_is_as_at_the_start(copied):
-    found = filters_run(copied(epochs=0, stem=7), Place())
+    found = filters_run(copied(epochs=0, stem=7), RunContext())
     for name, values in found["numbers"].items():
         assert values["trained"] == values["untrained"], name
     assert found["weights"] == found["untrained_weights"]
@@ -315,7 +315,7 @@ def test_without_training_everything_is_as_at_the_start(copied):
 def test_a_run_is_looked_at_over_time_and_only_the_result_is_new(copied):
     path = copied(stem=5, keep_checkpoints=2, method="dgl")
     before = contents(path)
-    found = filters_run(path, Place(), over_time=True)
+    found = filters_run(path, RunContext(), over_time=True)
     after = contents(path)
     assert after.pop(path / "filters.json")
     assert after == before
@@ -337,7 +337,7 @@ def test_the_control_is_the_runs_own_beginning(copied):
     path = copied(stem=5, seed=3)
     start = load_checkpoint(finished(stem=5, seed=3, epochs=0) / "checkpoint.pt")["model"]["block1.conv.weight"].double()
     end = load_checkpoint(path / "checkpoint.pt")["model"]["block1.conv.weight"].double()
-    found = filters_run(path, Place())
+    found = filters_run(path, RunContext())
     np.testing.assert_allclose(found["untrained_weights"], start.numpy(), rtol=1e-3)
     assert found["numbers"]["moved"]["trained"] == pytest.approx(float((end - start).norm() / start.norm()))
     assert found["numbers"]["frequency"]["untrained"] == pytest.approx(frequencies(start.numpy()).mean())

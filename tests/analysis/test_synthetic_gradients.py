@@ -18,7 +18,7 @@ from gradlens.analysis.theory.synthetic_gradients import (
     twist,
 )
 from gradlens.runtime.errors import InputError
-from gradlens.training.build import Pair
+from gradlens.training.build import ModelAndMethod
 
 N, D, C = 30, 4, 3
 
@@ -226,7 +226,7 @@ def test_stationarity_trains_nothing_and_wants_synthesisers():
     stationarity(pair, x, y)
     after = dict([*pair.model.state_dict().items(), *pair.method.state_dict().items()])
     assert all(torch.equal(after[n], t) for n, t in before.items())
-    plain: Pair = small_pair([nn.Linear(D, C), nn.Identity()], D, C, "bp")
+    plain: ModelAndMethod = small_pair([nn.Linear(D, C), nn.Identity()], D, C, "bp")
     with pytest.raises(InputError, match="has no synthesisers"):
         stationarity(plain, x, y)
 

@@ -16,8 +16,8 @@ from gradlens.methods import METHODS
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.models.zoo import Plan, build
 from gradlens.runtime.errors import InputError
-from gradlens.training.build import Pair
-from gradlens.training.config import make
+from gradlens.training.build import ModelAndMethod
+from gradlens.training.config import make_config
 from gradlens.training.step import training_step
 
 BOTH = pytest.mark.parametrize("name", ["dni", "cdni"])
@@ -83,7 +83,7 @@ def test_several_steps_equal_the_reference_loop(name, target):
     model, synthesisers = copy.deepcopy(c.model), copy.deepcopy(method.synthesisers)
     theirs = torch.optim.Adam([*model.parameters(), *synthesisers.parameters()], lr=0.003)
     ours = torch.optim.Adam(method.param_groups(c.blocks), lr=0.003)
-    pair = Pair(c.model, method)
+    pair = ModelAndMethod(c.model, method)
     for x, y in batches(c, 5):
         theirs.zero_grad()
         dni_by_hand(name, model, synthesisers, x, y, target)
@@ -331,7 +331,7 @@ def test_each_synthesiser_is_evaluated_once_a_step(name, options, record):
         s.register_forward_hook(count(k))
     optimizer = torch.optim.SGD(method.param_groups(c.blocks), lr=0.01)
     for i in range(3):
-        training_step(Pair(c.model, method), optimizer, c.x, c.y, record)
+        training_step(ModelAndMethod(c.model, method), optimizer, c.x, c.y, record)
         assert asked == dict.fromkeys(range(4), i + 1)
         assert int(method.synthesisers[0].rest.norm1.num_batches_tracked) == i + 1
 
@@ -502,7 +502,7 @@ def test_a_linear_synthesiser_is_affine_starts_at_zero_and_is_trained_as_the_ref
 
 def test_a_linear_synthesiser_has_no_hidden_layers_to_be_wide():
     with pytest.raises(InputError, match="width is of a synthesiser's hidden layers"):
-        make(method="cdni", options={"linear": True, "width": 8})
+        make_config(method="cdni", options={"linear": True, "width": 8})
 
 
 def test_cdni_without_its_context_is_dni():
@@ -522,4 +522,4 @@ def test_cdni_without_its_context_is_dni():
 def test_options_are_checked_where_they_enter():
     for name, value in [("bp_lambda", 1.5), ("bp_lambda", -0.1), ("synth_warmup", -1), ("target", "median"), ("width", 0)]:
         with pytest.raises(InputError, match=name):
-            make(method="dni", options={name: value})
+            make_config(method="dni", options={name: value})

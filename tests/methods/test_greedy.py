@@ -17,8 +17,8 @@ from gradlens.methods import METHODS
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.models.zoo import Plan, build
 from gradlens.runtime.errors import InputError
-from gradlens.training.build import Pair
-from gradlens.training.config import make
+from gradlens.training.build import ModelAndMethod
+from gradlens.training.config import make_config
 from gradlens.training.loop import Training
 from gradlens.training.step import evaluate, training_step
 
@@ -67,7 +67,7 @@ def test_stages_equal_a_loop_on_cached_activations(network, optimizer):
     for epoch in range(1, 1 + 2 * (len(c.model) - 1)):
         for i, (x, y) in enumerate(stream):
             method.start(epoch, (epoch - 1) * len(stream) + i)
-            training_step(Pair(c.model, method), opt, x, y)
+            training_step(ModelAndMethod(c.model, method), opt, x, y)
     assert_near(frozen(c.model), frozen(want_model))
     assert_near(frozen(method.heads), frozen(want_heads))
     assert all(not torch.equal(p, start[n]) for n, p in c.model.named_parameters() if n.endswith("weight"))
@@ -75,7 +75,7 @@ def test_stages_equal_a_loop_on_cached_activations(network, optimizer):
 
 def trained(settings, watch=lambda training, event, numbers: None, restore=None):
     """A run on a few digits with the whole loop around it, possibly from a saved state."""
-    config = make(
+    config = make_config(
         **{"method": "greedy", "width": 4, "epochs": 6, "batch_size": 32, "lr": 1e-2, "record_every": 2, "augment": True, **settings}
     )
     training = Training(config, load_data("digits", limit=64), torch.device("cpu"))
@@ -219,7 +219,7 @@ def test_training_reports_the_stages_loss_and_answers():
     c = case("basic-cnn")
     method = rule("greedy", c, awake=False)
     twin, head = copy.deepcopy(c.model[0]), copy.deepcopy(method.heads["0"])
-    outcome = training_step(Pair(c.model, method), torch.optim.SGD(method.param_groups(c.blocks), lr=0.0), c.x, c.y)
+    outcome = training_step(ModelAndMethod(c.model, method), torch.optim.SGD(method.param_groups(c.blocks), lr=0.0), c.x, c.y)
     z = head(twin(c.x))
     assert outcome.loss == pytest.approx(nll(z, c.y).item(), rel=1e-12)
     assert (int(outcome.hits), outcome.images, outcome.answered) == (int((z.argmax(1) == c.y).sum()), 6, 6)
@@ -235,7 +235,7 @@ def test_a_head_has_one_convolution_less_than_hidden_layers(hidden):
     flat = rule("greedy", case("mlp"), awake=False, hidden=hidden).heads
     assert [type(m) for m in flat["2"]] == [nn.Flatten, *[nn.Linear, nn.ReLU] * (hidden - 1), nn.Linear]
     with pytest.raises(InputError, match="hidden"):
-        make(method="greedy", options={"hidden": 4})
+        make_config(method="greedy", options={"hidden": 4})
 
 
 def test_a_net_of_one_unit_is_trained_as_by_backprop_bit_for_bit():
@@ -295,7 +295,7 @@ def test_shallow_is_a_probe_on_the_features_of_the_net_as_it_was_drawn(network):
     mine = torch.optim.Adam(method.param_groups(c.blocks), lr=0.01)
     for i, (x, y) in enumerate(stream):
         c.model.train()  # as an evaluation leaves it
-        training_step(Pair(c.model, method), mine, x, y, i)
+        training_step(ModelAndMethod(c.model, method), mine, x, y, i)
     assert_near(frozen(c.model[-1]), frozen(top))
     assert_same_bits({f"{k}.{n}": t for k in range(len(bottom)) for n, t in frozen(c.model[k]).items()}, frozen(bottom))
     c.model.eval()

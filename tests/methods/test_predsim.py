@@ -15,8 +15,8 @@ from gradlens.methods import METHODS
 from gradlens.methods.local.predsim import pooled_size, similarity
 from gradlens.models.zoo import Plan, build
 from gradlens.runtime.errors import InputError
-from gradlens.training.build import Pair
-from gradlens.training.config import make
+from gradlens.training.build import ModelAndMethod
+from gradlens.training.config import make_config
 from gradlens.training.step import training_step
 
 NETWORKS = pytest.mark.parametrize("network", ["basic-cnn", "mlp", "vgg11"])
@@ -168,7 +168,7 @@ def test_beta_zero_is_dgl_with_averaged_linear_heads_bit_for_bit(name):
                 p.copy_(torch.linspace(-0.1, 0.1, p.numel()).reshape(p.shape))
         optimizer = torch.optim.Adam(method.param_groups(c.blocks), lr=0.01)
         for x, y in batches(c, 8):
-            training_step(Pair(c.model, method), optimizer, x, y)
+            training_step(ModelAndMethod(c.model, method), optimizer, x, y)
         heads = {f"head {i}": t for i, t in enumerate(frozen(method).values())}
         ends.append({**frozen(c.model), **heads})
     assert_same_bits(*ends)
@@ -247,4 +247,4 @@ def test_the_pred_loss_is_of_the_kind_that_was_asked_for(loss):
 @pytest.mark.parametrize("options", [{"beta": 1.1}, {"beta": -0.1}, {"dim": 0}])
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(InputError, match=f"option of predsim: {next(iter(options))}"):
-        make(method="predsim", options=options)
+        make_config(method="predsim", options=options)

@@ -13,7 +13,7 @@ from gradlens.cli.main import main
 from gradlens.gradients.backward import backward
 from gradlens.models.zoo import Plan, build
 from gradlens.runtime.errors import InputError
-from gradlens.training.build import Pair
+from gradlens.training.build import ModelAndMethod
 from gradlens.training.step import training_step
 
 # network, method, options, the windows over its units by hand; the last unit is the last block with the top
@@ -143,7 +143,7 @@ def test_one_window_is_backprop_and_windows_of_one_unit_are_dgl_bit_for_bit(name
         method = rule(method_name, c, awake=False, **options)
         start = frozen(c.model)
         optimizer = torch.optim.Adam(method.param_groups(c.blocks), lr=0.01)
-        outcomes = [training_step(Pair(c.model, method), optimizer, x, y) for x, y in batches(c, 4)]
+        outcomes = [training_step(ModelAndMethod(c.model, method), optimizer, x, y) for x, y in batches(c, 4)]
         assert all(not torch.equal(t, start[n]) for n, t in frozen(c.model).items() if n.endswith("weight"))
         ends.append({**frozen(c.model), **frozen(method), **{f"loss {i}": o.loss for i, o in enumerate(outcomes)}})
     assert_same_bits(*ends)

@@ -20,7 +20,7 @@ from gradlens.reporting.style import save, styles
 from gradlens.reporting.training_figures import curve, figure_set, heat_map, over_training
 from gradlens.runtime.csv_tables import read_csv
 from gradlens.runtime.errors import InputError
-from gradlens.training.config import make
+from gradlens.training.config import make_config
 from gradlens.training.run_directory import Metric, Run
 
 CURVES = """label,split,quantity,epoch,mean,low,high,seeds
@@ -252,7 +252,7 @@ def test_the_users_matplotlibrc_changes_nothing(table):
 
 def run(method, gradients=(), split="test"):
     rows = [Metric(split, 0, 0, 2.3, 0.1, 0.1), Metric("train", 1, 4, 1.2, 0.5, 0.5), Metric(split, 1, 4, 1.0, 0.6, 0.6)]
-    return Run(Path(f"runs/{method}"), make(method=method), {}, rows, [], list(gradients), [], {"updates": 4})
+    return Run(Path(f"runs/{method}"), make_config(method=method), {}, rows, [], list(gradients), [], {"updates": 4})
 
 
 def test_the_set_draws_all_and_keeps_one_style():
@@ -284,7 +284,7 @@ def test_the_set_says_what_it_skipped_and_why():
         "norm_ratio_over_training": "no norm_ratio to draw; the table has no rows",
     }
     with pytest.raises(InputError, match="nothing to draw: no train loss"):
-        figure_set([Run(Path("runs/bp"), make(), {}, [], [], [], [], {})])
+        figure_set([Run(Path("runs/bp"), make_config(), {}, [], [], [], [], {})])
 
 
 # -------------------------------------------------------------------------------------------------------------- files

@@ -12,13 +12,13 @@ from gradlens.reporting.html import wording
 from gradlens.reporting.html.notices import differences, notices
 from gradlens.reporting.html.standings import below_top, standings
 from gradlens.reporting.html.verdict import headline, line
-from gradlens.training.run_groups import groups
+from gradlens.training.run_groups import group_runs
 
 NAN = math.nan
 
 
 def stood(*runs):
-    found = groups(runs)
+    found = group_runs(runs)
     return {s.label: s for s in standings(found)}, notices(found)
 
 
@@ -218,7 +218,7 @@ def test_below_top_of_one_block_is_all():
 
 def test_differences_are_those_settings_and_facts_that_differ():
     runs = made(lr=1e-3), made("dgl", lr=1e-4, device="cuda")
-    found = {d.name: d for d in differences(groups(runs))}
+    found = {d.name: d for d in differences(group_runs(runs))}
     assert found["lr"].values == {"bp": "0.001", "dgl": "0.0001"}
     assert found["head"].values["bp"] == "–"
     assert found["device"].kind == "made with"

@@ -15,7 +15,7 @@ from gradlens.gradients.rows import Row
 from gradlens.methods import METHODS
 from gradlens.runtime.batch_shard import sharded
 from gradlens.runtime.process_group import ProcessGroup
-from gradlens.training.config import Config, make
+from gradlens.training.config import Config, make_config
 from gradlens.training.loop import Training
 from gradlens.training.optimizers import make_optimizer
 from gradlens.training.step import evaluate, training_step
@@ -43,7 +43,7 @@ def settings(name: str, ranks: int, synchronised: bool) -> Config:
         asked["width"] = 12
     if name == "dgl-async":  # whose stored batches must be of one size
         asked["batch_size"] = 12
-    return make(method=name, **{**asked, **needed(name), "options": options, **shared})
+    return make_config(method=name, **{**asked, **needed(name), "options": options, **shared})
 
 
 def trained(world: ProcessGroup, names: Sequence[str], synchronised: bool) -> dict[str, Any]:

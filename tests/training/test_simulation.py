@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from gradlens.methods import METHODS
 from gradlens.reporting.timeline import gantt, left_over, over_workers
 from gradlens.runtime.errors import InputError
-from gradlens.training.build import make_pair
-from gradlens.training.config import make
+from gradlens.training.build import build_model_and_method
+from gradlens.training.config import make_config
 from gradlens.training.cost.schedules import AHEAD, Schedule, broadcast, gpipe, local, locked, one_f_one_b, queued, schedules, synthetic
 from gradlens.training.cost.simulation import (
     CostRow,
@@ -260,8 +260,8 @@ def test_delay_counts_updates_between_forward_and_backward():
 
 
 def of_rule(name, **options):
-    config = make(method=name, model="mlp", width=8, batch_size=4, options=options)
-    return make_pair(config, (1, 8, 8), 10, torch.device("cpu")).method
+    config = make_config(method=name, model="mlp", width=8, batch_size=4, options=options)
+    return build_model_and_method(config, (1, 8, 8), 10, torch.device("cpu")).method
 
 
 def test_schedules_follow_from_what_a_rule_reads():
@@ -282,7 +282,7 @@ def rows_of(method, costs, names=("block1", "block2", "block3", "top")):
 
 
 def known(method):
-    config = make(method=method, model="mlp", width=8, batch_size=4)
+    config = make_config(method=method, model="mlp", width=8, batch_size=4)
     return remembered(config, (1, 8, 8), 10, rows_of(method, [cost(1, 3, 0.25, 1), cost(2, 2, 0.25, 1), cost(1, 1, 0.25), cost(0.5, 0.5)]))
 
 
@@ -302,7 +302,7 @@ def test_workers_beyond_the_parts_get_nothing_and_are_named():
 
 
 def test_costs_of_other_blocks_are_refused():
-    config = make(method="bp", model="mlp", width=8, batch_size=4)
+    config = make_config(method="bp", model="mlp", width=8, batch_size=4)
     with pytest.raises(InputError, match="bp on mlp are not among"):
         remembered(config, (1, 8, 8), 10, rows_of("dgl", [cost()] * 4))
 

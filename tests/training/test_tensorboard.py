@@ -11,9 +11,9 @@ from disk import full_disk
 from gradlens.gradients.rows import Row
 from gradlens.runtime.errors import Failsafe, InputError
 from gradlens.training import tensorboard as loggers
-from gradlens.training.config import make
-from gradlens.training.context import Place
-from gradlens.training.run_directory import Metric, load
+from gradlens.training.config import make_config
+from gradlens.training.context import RunContext
+from gradlens.training.run_directory import Metric, load_run
 from gradlens.training.runs.train_run import train_run
 from gradlens.training.tensorboard import EVENTS, FILTERS, checked, export, filter_grid, records, rewound
 
@@ -23,7 +23,7 @@ TINY = {"width": 4, "limit": 120, "limit_test": 60, "epochs": 2, "batch_size": 3
 
 def trained(folder, watch=lambda event, numbers: None, tensorboard=True, **more):
     place = {k: more.pop(k) for k in ("resume", "overwrite") if k in more}
-    return train_run(make(**TINY | {"method": "dgl"} | more), Place(out=folder, tensorboard=tensorboard, **place), watch)
+    return train_run(make_config(**TINY | {"method": "dgl"} | more), RunContext(out=folder, tensorboard=tensorboard, **place), watch)
 
 
 def read(folder):
@@ -257,7 +257,7 @@ def test_commands_write_and_export(tmp_path, gradlens):
 
 def test_an_export_leaves_what_is_there(tmp_path, gradlens):
     run = trained(tmp_path / "a", tensorboard=False, epochs=0)
-    twin = load(shutil.copytree(run.path, tmp_path / "b" / run.path.name))
+    twin = load_run(shutil.copytree(run.path, tmp_path / "b" / run.path.name))
     log = tmp_path / "log"
     export(run, log)
     status, out, err = gradlens("tensorboard", run.path, "--out", log)

@@ -23,7 +23,7 @@ from gradlens.gradients.true_gradient import true_updates
 from gradlens.methods import METHODS
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.runtime.errors import InputError
-from gradlens.training.build import Pair
+from gradlens.training.build import ModelAndMethod
 from gradlens.training.step import training_step
 
 Field = Callable[[Tensor], Tensor]  # points [N, *out] -> a gradient at each, [N, *out]
@@ -97,7 +97,7 @@ def _norm(tensors: Iterable[Tensor]) -> float:
     return math.sqrt(sum(float(t.double().square().sum()) for t in tensors))
 
 
-def stationarity(pair: Pair, x: Tensor, y: Tensor) -> Stationarity:
+def stationarity(pair: ModelAndMethod, x: Tensor, y: Tensor) -> Stationarity:
     """Measure a state on a full batch; nothing is trained.
 
     A joint fixed point has ``told`` = ``regression`` = 0. If also ``synth_loss`` = 0 every block is told the true gradient, so ``true``
@@ -130,7 +130,7 @@ def stationarity(pair: Pair, x: Tensor, y: Tensor) -> Stationarity:
 
 
 def settle(
-    pair: Pair,
+    pair: ModelAndMethod,
     optimizer: torch.optim.Optimizer,
     x: Tensor,
     y: Tensor,
@@ -242,7 +242,9 @@ def least_squares(x: Tensor, y: Tensor, classes: int) -> float:
     return float(0.5 * (design @ best - goal).square().sum() / len(x))
 
 
-def small_pair(blocks: Sequence[nn.Module], size: int, classes: int, method: str, loss: str = "mse", seed: int = 0, **options: Any) -> Pair:
+def small_pair(
+    blocks: Sequence[nn.Module], size: int, classes: int, method: str, loss: str = "mse", seed: int = 0, **options: Any
+) -> ModelAndMethod:
     """A network of some blocks on feature vectors with its rule, in float64; the top may be ``nn.Identity``: h is then the answer.
 
     Args:
@@ -258,4 +260,4 @@ def small_pair(blocks: Sequence[nn.Module], size: int, classes: int, method: str
     model = nn.Sequential(*blocks).double()
     rule: type[Method] = METHODS[method]
     net = Net(list(model), output_shapes(model, (size,)), classes, 0, LOSSES[loss], seed)
-    return Pair(model, rule(net, rule.Options(**options)).double())
+    return ModelAndMethod(model, rule(net, rule.Options(**options)).double())

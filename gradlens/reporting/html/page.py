@@ -28,8 +28,8 @@ from gradlens.reporting.html.standings import below_top, standings
 from gradlens.reporting.html.verdict import headline, line
 from gradlens.reporting.style import styles
 from gradlens.runtime.errors import InputError
-from gradlens.training.run_directory import Run, load, must_be_writable, write
-from gradlens.training.run_groups import groups
+from gradlens.training.run_directory import Run, load_run, must_be_writable, write
+from gradlens.training.run_groups import group_runs
 
 ORDER = (
     sections.learning,
@@ -54,7 +54,7 @@ def held(runs: Sequence[Run]) -> Held:
         InputError: no runs, or the same run twice.
 
     """
-    found = groups(runs)
+    found = group_runs(runs)
     look = styles(found)
     ordered = {label: found[label] for label in look}
     return Held(ordered, look, standings(ordered))
@@ -173,5 +173,5 @@ def write_page(run_dirs: Sequence[str | Path], out: str | Path, overwrite: bool 
     must_be_writable(path)
     if not run_dirs:
         raise InputError("no run directory was given")
-    write(path, page([load(run_dir) for run_dir in run_dirs]).encode())
+    write(path, page([load_run(run_dir) for run_dir in run_dirs]).encode())
     return path

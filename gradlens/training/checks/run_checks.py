@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from gradlens.training.build import Pair
+from gradlens.training.build import ModelAndMethod
 from gradlens.training.checks.trial import Bits, Broken, Made, Trial, bits, differing, listed
 from gradlens.training.step import training_step
 
@@ -20,7 +20,7 @@ def _trained(trial: Trial, made: Made, steps: Sequence[int], optimizer: torch.op
         x, y = trial.batch(made.method, i)
         torch.manual_seed(i)
         made.method.start(1 + i // 2, i)
-        training_step(Pair(*made), optimizer, x, y, i if record else None, diagnose=record and i == 1)
+        training_step(ModelAndMethod(*made), optimizer, x, y, i if record else None, diagnose=record and i == 1)
     return _state(made, optimizer)
 
 

@@ -15,7 +15,7 @@ from gradlens.gradients.losses import cross_entropy
 from gradlens.gradients.method import Method, Update
 from gradlens.models.spec import Plan
 from gradlens.models.zoo import build
-from gradlens.training.build import make_net
+from gradlens.training.build import make_network_info
 
 NETWORKS: dict[str, tuple[str, Plan]] = {  # the smallest that have what matters: no normalisation, BatchNorm and pools, residual blocks
     "mlp": ("mlp", Plan((1, 8, 8), 10, width=12, depth=3)),
@@ -63,7 +63,7 @@ class Trial:
         name, plan = NETWORKS[self.network]
         read = self.rule.input_shape(plan.shape, self.options)
         model = build(name, Plan(read, plan.classes, plan.width, plan.depth), seed=1).double()
-        net = make_net(model, read, plan.classes, loss, 3, EPOCHS)._replace(image=plan.shape, teacher=_teacher)
+        net = make_network_info(model, read, plan.classes, loss, 3, EPOCHS)._replace(image=plan.shape, teacher=_teacher)
         made = Made(model, self.rule(net, self.options).double())
         if dropout and isinstance(model[0], nn.Sequential):
             model[0].append(nn.Dropout(0.3))

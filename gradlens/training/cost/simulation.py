@@ -17,7 +17,7 @@ from gradlens.data.transforms import normalizer
 from gradlens.gradients.method import Method
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator
-from gradlens.training.build import make_pair
+from gradlens.training.build import build_model_and_method
 from gradlens.training.config import Config
 from gradlens.training.cost.schedules import LATE, Costs, Schedule, Stages, Task, schedules
 from gradlens.training.parallel.block_costs import BlockCost, block_costs
@@ -319,7 +319,7 @@ def measured(config: Config, shape: tuple[int, int, int], classes: int, device: 
         rounds: of measuring.
 
     """
-    pair = make_pair(config, shape, classes, device)
+    pair = build_model_and_method(config, shape, classes, device)
     x, y = _batch(config, pair.method, shape, classes, device)
     costs = block_costs(pair, config, x, y, rounds)
     rows = [CostRow(config.method, config.model, config.batch_size, *cost) for cost in costs]
@@ -333,9 +333,9 @@ def remembered(config: Config, shape: tuple[int, int, int], classes: int, rows: 
         InputError: the rows are of other blocks.
 
     """
-    pair = make_pair(config, shape, classes, torch.device("cpu"))
+    pair = build_model_and_method(config, shape, classes, torch.device("cpu"))
     mine = [row for row in rows if (row.method, row.model) == (config.method, config.model)]
-    if [row.name for row in mine] != pair.names():
+    if [row.name for row in mine] != pair.block_names():
         raise InputError(f"the costs of {config.method} on {config.model} are not among these rows, or are of other blocks")
     return Measured(pair.method, mine, allowed_cuts(pair.method))
 

@@ -20,7 +20,7 @@ from gradlens.gradients.rows import Row, own_quantities
 from gradlens.methods.local.dgl_async import Buffer, Stored
 from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
 from gradlens.runtime.p2p import Inbox, Outbox
-from gradlens.training.build import Pair
+from gradlens.training.build import ModelAndMethod
 from gradlens.training.parallel.stage import UP, Stage
 from gradlens.training.state import TrainState
 from gradlens.training.step import Outcome, training_step
@@ -115,7 +115,7 @@ class AsyncQueues(Stage):
         """Nothing comes late."""
         return {}
 
-    def record_rows(self, number: int, pair: Pair, step: Step, diagnose: bool, by_rank: bool) -> tuple[list[Row], None]:
+    def record_rows(self, number: int, pair: ModelAndMethod, step: Step, diagnose: bool, by_rank: bool) -> tuple[list[Row], None]:
         """The rule's own rows: losses, and how many batches newer than the one read had come by then."""
         rows = []
         for k in sorted(step.updates):

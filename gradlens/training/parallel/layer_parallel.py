@@ -23,7 +23,7 @@ from gradlens.gradients.true_gradient import Truth, untouched
 from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
 from gradlens.runtime.p2p import Inbox, Outbox
 from gradlens.runtime.rng import key
-from gradlens.training.build import Pair
+from gradlens.training.build import ModelAndMethod
 from gradlens.training.parallel.stage import DOWN, ERROR, TRUTH, UP, Stage
 from gradlens.training.state import TrainState
 from gradlens.training.step import Outcome, training_step
@@ -220,7 +220,7 @@ class LayerParallel(Stage):
 
     # ------------------------------------------------------------------------------------------------------ the truth
 
-    def record_rows(self, number: int, pair: Pair, step: Step, diagnose: bool, by_rank: bool) -> tuple[list[Row], None]:
+    def record_rows(self, number: int, pair: ModelAndMethod, step: Step, diagnose: bool, by_rank: bool) -> tuple[list[Row], None]:
         """The rows of this rank's blocks: the true gradient comes down from rank to rank, each of which waits for it.
 
         Args:

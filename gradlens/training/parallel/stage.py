@@ -33,7 +33,7 @@ class Stage(ABC):
         self.state, self.world, config = state, state.world, state.config
         self.number = next(_numbers)
         self.model, self.method = state.pair
-        self.names = state.pair.names()
+        self.names = state.pair.block_names()
         ran = self.method.top + 1
         costs = self._costs()[:ran] if config.split is None else [1.0] * ran
         self.assign_blocks(split_over(self.method, costs, self.world.num_ranks, self.names, config.split))

@@ -21,7 +21,7 @@ from gradlens.methods import METHODS
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.training.config import Config
 from gradlens.training.config_builder import configs_of
-from gradlens.training.context import Place
+from gradlens.training.context import RunContext
 
 KEYS = ("methods", "seeds", "baseline", "settings", "grid")
 ELSEWHERE = {  # flags of train that a study says in another place, or the command line does
@@ -134,7 +134,7 @@ def place_settings(study: Study) -> dict[str, Any]:
     return {name: study.settings[name.replace("-", "_")] for name in HERE if name.replace("-", "_") in study.settings}
 
 
-def points(study: Study, place: Place) -> list[Point]:
+def points(study: Study, place: RunContext) -> list[Point]:
     """The runs of a study: grid points as they are written, then methods, then seeds; what comes to the same run is one.
 
     Raises:
