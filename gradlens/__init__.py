@@ -62,7 +62,7 @@ if TYPE_CHECKING:  # the same table for type checkers, which do not run __getatt
     from gradlens.runtime.errors import InputError as InputError
     from gradlens.runtime.rng import seeded as seeded
     from gradlens.training.checks.check_method import check_method as check_method
-    from gradlens.training.checks.trial import Broken as CheckFailed
+    from gradlens.training.checks.trial import CheckFailed as CheckFailed
     from gradlens.training.config import Config as Config
     from gradlens.training.config import make_config as make_config
     from gradlens.training.context import RunContext as RunContext
@@ -123,7 +123,7 @@ __all__ = [
 ]
 
 _HOME = {  # public name -> where it is defined
-    "CheckFailed": "gradlens.training.checks.method_checks:Broken",
+    "CheckFailed": "gradlens.training.checks.trial:CheckFailed",
     "Config": "gradlens.training.config:Config",
     "Grad": "gradlens.gradients.block_pass:Grad",
     "InputError": "gradlens.runtime.errors:InputError",

@@ -17,8 +17,8 @@ from gradlens.methods import METHODS
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.models.zoo import Plan, build
 from gradlens.training.build import ModelAndMethod, build_model_and_method, make_network_info
-from gradlens.training.checks.method_checks import LAWS, broken
-from gradlens.training.checks.trial import NETWORKS, NotAsked, Trial
+from gradlens.training.checks.method_checks import METHOD_CHECKS, failure_of
+from gradlens.training.checks.trial import NETWORKS, CheckSkipped, Trial
 from gradlens.training.config import make_config
 
 RULES = [*SUPERVISED, *VARIANTS]  # VARIANTS: what a rule is with other options, where that changes who waits for whom
@@ -63,15 +63,15 @@ def trial(name: str, network: str) -> Trial:
 
 def holds(check: str, name: str, network: str) -> None:
     """The check finds nothing."""
-    assert broken(LAWS[check], trial(name, network)) is None
+    assert failure_of(METHOD_CHECKS[check], trial(name, network)) is None
 
 
 def is_asked_of_no_other(check: str) -> None:
     """The rules left out of a check are those it does not apply to; a check passes over nothing else in silence."""
     for name in METHODS:
         if not asked(check, name):
-            with pytest.raises(NotAsked):
-                broken(LAWS[check], trial(name, "basic-cnn"))
+            with pytest.raises(CheckSkipped):
+                failure_of(METHOD_CHECKS[check], trial(name, "basic-cnn"))
 
 
 # --------------------------------------------------------- a rule that is none of ours: its blocks read synthetic inputs

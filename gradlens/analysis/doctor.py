@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from gradlens.analysis.doctor_evidence import WATCH, WRONG, Seen, Symptom, Unmade
+from gradlens.analysis.doctor_evidence import WATCH, WRONG, MissingEvidence, RunView, Symptom
 from gradlens.analysis.doctor_gradients import (
     DEAD_SHARE,
     DRIFT_WATCH,
@@ -91,7 +91,7 @@ class Check(NamedTuple):
     """One way of failing."""
 
     name: str
-    look: Callable[[Seen], list[Symptom] | None]  # None: it does not concern this rule
+    look: Callable[[RunView], list[Symptom] | None]  # None: it does not concern this rule
     threshold: str  # what is wanted, in words
     advice: str
 
@@ -194,7 +194,7 @@ def examine(run: Run, place: RunContext | None = None, progress: Progress = no_p
         progress: called with (done, in all, what comes next).
 
     """
-    seen = Seen(run, place or RunContext())
+    seen = RunView(run, place or RunContext())
     findings: list[Finding] = []
     made: list[str] = []
     foreign: list[str] = []
@@ -203,7 +203,7 @@ def examine(run: Run, place: RunContext | None = None, progress: Progress = no_p
         progress(i, len(CHECKS), check.name)
         try:
             found = check.look(seen)
-        except Unmade as why:
+        except MissingEvidence as why:
             unmade[check.name] = str(why)
             continue
         (foreign if found is None else made).append(check.name)

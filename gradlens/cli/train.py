@@ -195,10 +195,10 @@ def check(
     ((config,),) = configs_of([method], {**given, **taught}, RunContext())
     rule = METHODS[config.method]
     with Display(quiet) as display:
-        findings = list(method_checks.check(rule, rule.Options(**config.options), display.count("check")))
+        findings = list(method_checks.run_method_checks(rule, rule.Options(**config.options), display.count("check")))
     typer.echo(f"{rule.__name__} on {', '.join(trial.NETWORKS)}, float64:")
-    typer.echo("\n".join(method_checks.said(findings)))
-    if any(f.fails for f in findings) or not any(f.asked for f in findings):
+    typer.echo("\n".join(method_checks.result_lines(findings)))
+    if any(f.failed for f in findings) or not any(f.applicable for f in findings):
         raise typer.Exit(1)
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from gradlens.analysis.doctor import CHECKS, RESULT, examine, report, verdict
-from gradlens.analysis.doctor_evidence import LATE, Seen, graded
-from gradlens.analysis.doctor_outcome import jumps, rank
+from gradlens.analysis.doctor_evidence import LAST_STEPS, RunView, graded
+from gradlens.analysis.doctor_outcome import effective_rank_of_rows, jumps
 from gradlens.gradients.losses import LOSSES
 from gradlens.gradients.rows import Row
 from gradlens.methods.local.windows import Local, LocalLosses
@@ -302,7 +302,7 @@ def test_a_check_without_what_it_needs_says_so(copied):
 @pytest.mark.parametrize("loss", LOSSES)
 def test_the_loss_of_guessing_is_the_least_that_a_constant_answer_has(loss):
     run = healthy("bp")
-    looked = Seen(load_run(run.path), RunContext())
+    looked = RunView(load_run(run.path), RunContext())
     object.__setattr__(looked.run, "config", run.config.model_copy(update={"loss": loss}))
     y = torch.arange(10)
     z = torch.zeros(10, dtype=torch.float64, requires_grad=True)
@@ -319,12 +319,12 @@ def test_the_loss_of_guessing_is_the_least_that_a_constant_answer_has(loss):
 
 
 def test_the_end_is_the_last_epoch_or_three_steps_at_least():
-    looked = Seen(healthy("bp"), RunContext())  # 20 updates an epoch, every sixth recorded
+    looked = RunView(healthy("bp"), RunContext())  # 20 updates an epoch, every sixth recorded
     series = looked.series["top", "rule", "loss"]
     assert [s for s, _ in looked.late(series)] == [84, 90, 96]
     assert [s for s, _ in looked.late(series[:11])] == [48, 54, 60]  # 60 is the fourth epoch's first
     assert [s for s, _ in looked.late(series[:10])] == [42, 48, 54]
-    assert len(looked.late(series[:2])) == 2 < LATE
+    assert len(looked.late(series[:2])) == 2 < LAST_STEPS
 
 
 def test_grades():
@@ -338,9 +338,9 @@ def test_rank_counts_directions():
     for r in (1, 2, 5):
         scores = torch.linalg.qr(torch.randn(50, r, generator=g)).Q
         scores = torch.linalg.qr(scores - scores.mean(0)).Q
-        assert rank(scores @ rotation[:r] + 7) == pytest.approx(r, rel=1e-3)
-    assert rank(torch.full((9, 4), 0.3)) == 0.0
-    assert rank(torch.full((9, 4), 1.0) + 1e-7 * torch.randn(9, 4, generator=g)) == 0.0
+        assert effective_rank_of_rows(scores @ rotation[:r] + 7) == pytest.approx(r, rel=1e-3)
+    assert effective_rank_of_rows(torch.full((9, 4), 0.3)) == 0.0
+    assert effective_rank_of_rows(torch.full((9, 4), 1.0) + 1e-7 * torch.randn(9, 4, generator=g)) == 0.0
 
 
 def test_jumps_stand_out_of_their_own_noise():

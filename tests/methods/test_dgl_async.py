@@ -32,7 +32,7 @@ from gradlens.training.step import training_step
 
 def fresh(c: Case, **options):
     """The rule before its first round, in random order."""
-    return rule("dgl-async", c, awake=False, **{"order": "random", "warmup": 0, **options})
+    return rule("dgl-async", c, warmed_up=False, **{"order": "random", "warmup": 0, **options})
 
 
 def sgd(method, c):

@@ -213,7 +213,7 @@ def test_targets_are_bootstrapped():
 @BOTH
 def test_started_at_zero_every_block_gradient_of_the_first_step_is_exactly_zero_and_the_heads_is_not(name, network):
     c = case(network)
-    method = rule(name, c, awake=False)
+    method = rule(name, c, warmed_up=False)
     _, updates = step(method, c)
     top = len(c.model) - 1
     for k, u in updates.items():
@@ -230,7 +230,7 @@ def test_started_at_zero_every_block_gradient_of_the_first_step_is_exactly_zero_
 @BOTH
 def test_the_references_bias_makes_the_first_block_gradients_non_zero(name, network):
     c = case(network)
-    method = rule(name, c, awake=False, zero_bias=False)
+    method = rule(name, c, warmed_up=False, zero_bias=False)
     _, updates = step(method, c)
     for k, u in updates.items():
         assert all(bool(g.any()) for n, g in u.grad.params.items() if n.endswith("weight"))
@@ -238,7 +238,7 @@ def test_the_references_bias_makes_the_first_block_gradients_non_zero(name, netw
             bias = method.synthesisers[k].rest.last.bias
             want = (bias / len(c.y)).reshape(-1, *[1] * (u.signal.delta.ndim - 2)).expand(u.signal.delta.shape)
             assert_near({"delta": u.signal.delta}, {"delta": want}, 1e-12)
-    zeroed, other = rule(name, c, awake=False), frozen(rule(name, c, awake=False, zero_bias=False))
+    zeroed, other = rule(name, c, warmed_up=False), frozen(rule(name, c, warmed_up=False, zero_bias=False))
     for n, t in zeroed.state_dict().items():
         assert torch.equal(t, other[n]) == (not n.endswith("rest.last.bias"))  # zero_bias changes nothing else
 
@@ -272,7 +272,7 @@ def test_during_warm_up_blocks_get_the_true_gradient_and_synthesisers_learn_from
 
 def test_warm_up_holds_from_the_first_step_and_is_off_by_default():
     c = case("mlp")
-    assert rule("dni", c, awake=False, synth_warmup=1).warming
+    assert rule("dni", c, warmed_up=False, synth_warmup=1).warming
     assert not rule("dni", c).warming
     method = rule("dni", c)
     method.start(1, 0)
@@ -484,7 +484,7 @@ def test_an_interface_where_there_is_none_is_refused(at):
 @BOTH
 def test_a_linear_synthesiser_is_affine_starts_at_zero_and_is_trained_as_the_reference_does(name, network):
     c = case(network)
-    for s in rule(name, c, awake=False, linear=True).synthesisers:
+    for s in rule(name, c, warmed_up=False, linear=True).synthesisers:
         assert not any(bool(p.any()) for p in s.parameters())
     method = rule(name, c, linear=True)
     model, synthesisers = copy.deepcopy(c.model), copy.deepcopy(method.synthesisers)

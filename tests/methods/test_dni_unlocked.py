@@ -140,7 +140,7 @@ def test_perfect_inputs_make_it_dni_bit_for_bit(network, options):
 
 def test_with_the_same_seed_the_gradient_synthesisers_start_as_dnis():
     c = case("basic-cnn")
-    plain, method = (rule(name, c, awake=False) for name in ("dni", "dni-unlocked"))
+    plain, method = (rule(name, c, warmed_up=False) for name in ("dni", "dni-unlocked"))
     assert_same_bits(frozen(method.synthesisers), frozen(plain.synthesisers))
     assert all(p.any() for m in method.inputs for n, p in m.named_parameters() if n.endswith("weight"))  # but inputs are not zero
 
@@ -296,7 +296,7 @@ def test_outside_training_the_image_goes_through_all_blocks(network):
 
 def test_on_one_batch_inputs_gradients_and_answers_are_learned():
     c = case("mlp", images=32)
-    method = stirred(rule("dni-unlocked", c, awake=False))
+    method = stirred(rule("dni-unlocked", c, warmed_up=False))
     optimizer = torch.optim.Adam(method.param_groups(c.blocks), lr=3e-3)
 
     def at():

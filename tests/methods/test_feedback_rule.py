@@ -138,7 +138,7 @@ def test_b_equal_to_w_is_backprop_bit_for_bit_over_several_steps(net, layout):
     c = network(net, torch.float32)
     c = c._replace(model=c.model.to(memory_format=layout))
     twin = copy.deepcopy(c.model)
-    method, bp = rule("fa", c, awake=False), rule("bp", c)
+    method, bp = rule("fa", c, warmed_up=False), rule("bp", c)
     kept, ws = list(method.kept.buffers()), [w for block in c.model for w in weights(block).values()]
     assert len(kept) == len(ws)
     ours, theirs = (torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9) for m in (c.model, twin))
@@ -196,7 +196,7 @@ def test_hidden_layers_escape_from_zero_weights_where_backprops_stay():
                 p.zero_()
             for block in c.blocks[:-1]:
                 block.act = nn.Identity()
-        _, updates = step(rule(name, c, awake=False), c)
+        _, updates = step(rule(name, c, warmed_up=False), c)
         assert bool(updates[0].grad.params["linear.weight"].any()) == moves
 
 
@@ -420,7 +420,7 @@ def test_an_input_that_is_overwritten_before_its_backward_pass_is_found_as_torch
 
     c = case("mlp")
     c.model[1] = Spoiling().double()
-    method = rule("fa", c, awake=False)
+    method = rule("fa", c, warmed_up=False)
     with pytest.raises(RuntimeError, match=r"block2\.layer.*overwritten in place"):
         step(method, c)
 
@@ -438,7 +438,7 @@ def test_a_copy_of_the_weight_in_the_graph_is_an_error_and_not_silently_the_trut
 def made(name, block):
     c = case("mlp")
     c.model[1] = nn.Sequential(c.model[1], block.double())
-    return rule(name, c, awake=False)
+    return rule(name, c, warmed_up=False)
 
 
 class Mine(nn.Linear):
@@ -617,7 +617,7 @@ def test_the_difference_of_b_and_w_shrinks_by_exactly_the_decay_factor_each_step
     config = make_config(method="kp", **settings)
     assert config.momentum == momentum
     c = case(net)
-    pair = ModelAndMethod(c.model, rule("kp", c, awake=False))
+    pair = ModelAndMethod(c.model, rule("kp", c, warmed_up=False))
     optimizer = make_optimizer(config, pair)
     factor = 1 - config.lr * config.weight_decay
     ws = [w for block in c.model for w in weights(block).values()]
@@ -639,7 +639,7 @@ def test_the_difference_of_b_and_w_shrinks_by_exactly_the_decay_factor_each_step
 def test_b_comes_into_line_with_the_weights():
     c = case("mlp", images=40)
     config = make_config(method="kp", weight_decay=0.1)
-    pair = ModelAndMethod(c.model, rule("kp", c, awake=False))
+    pair = ModelAndMethod(c.model, rule("kp", c, warmed_up=False))
     optimizer = make_optimizer(config, pair)
 
     ws = {"block2.linear": c.model[1].linear.weight, "top.out": c.model[-1].out.weight}

@@ -59,7 +59,7 @@ def stages_by_hand(model, heads, stream, epochs, optimizer):
 @NETWORKS
 def test_stages_equal_a_loop_on_cached_activations(network, optimizer):
     c = case(network)
-    method = rule("greedy", c, awake=False, stage_epochs=2, hidden=2)
+    method = rule("greedy", c, warmed_up=False, stage_epochs=2, hidden=2)
     stream = batches(c, 3)
     want_model, want_heads = stages_by_hand(c.model, method.heads, stream, 2, OPTIMIZERS[optimizer])
     start = frozen(c.model)
@@ -122,7 +122,7 @@ def test_what_is_not_in_training_keeps_its_bits_buffers_included_across_a_resume
 
 def test_frozen_blocks_and_heads_run_in_eval_mode_and_blocks_above_the_stage_do_not_run():
     c = case("basic-cnn")
-    method, modes = rule("greedy", c, awake=False), {}
+    method, modes = rule("greedy", c, warmed_up=False), {}
     for name, module in [*c.model.named_children(), *((f"head{k}", head) for k, head in method.heads.items())]:
         module.register_forward_hook(lambda m, args, out, name=name: modes.update({name: m.training}))
     want = [
@@ -171,7 +171,7 @@ def test_the_stage_follows_from_the_epoch(epochs, stage_epochs, want):
 @NETWORKS
 def test_the_truth_is_the_gradient_of_the_stages_own_net(network):
     c = case(network, torch.float32)
-    method, n = rule("greedy", c, awake=False), len(c.model)
+    method, n = rule("greedy", c, warmed_up=False), len(c.model)
     for stage in range(n - 1):
         method.start(stage + 1, 0)
         passes, updates = step(method, c)
@@ -203,7 +203,7 @@ def test_the_stages_head_answers_or_all_heads_so_far_with_powers_of_two(network)
     n = len(c.model)
     c.model.eval()
     for ensemble in (False, True):
-        method = rule("greedy", c, awake=False, ensemble=ensemble, hidden=3).eval()
+        method = rule("greedy", c, warmed_up=False, ensemble=ensemble, hidden=3).eval()
         h, answers = c.x, []
         for stage in range(n - 1):
             h = c.model[stage](h)
@@ -217,7 +217,7 @@ def test_the_stages_head_answers_or_all_heads_so_far_with_powers_of_two(network)
 
 def test_training_reports_the_stages_loss_and_answers():
     c = case("basic-cnn")
-    method = rule("greedy", c, awake=False)
+    method = rule("greedy", c, warmed_up=False)
     twin, head = copy.deepcopy(c.model[0]), copy.deepcopy(method.heads["0"])
     outcome = training_step(ModelAndMethod(c.model, method), torch.optim.SGD(method.param_groups(c.blocks), lr=0.0), c.x, c.y)
     z = head(twin(c.x))
@@ -227,12 +227,12 @@ def test_training_reports_the_stages_loss_and_answers():
 
 @pytest.mark.parametrize("hidden", [1, 2, 3])
 def test_a_head_has_one_convolution_less_than_hidden_layers(hidden):
-    heads = rule("greedy", case("basic-cnn"), awake=False, hidden=hidden).heads
+    heads = rule("greedy", case("basic-cnn"), warmed_up=False, hidden=hidden).heads
     more = [nn.Conv2d, nn.BatchNorm2d, nn.ReLU] * (hidden - 1)
     for head in heads.values():
         assert [type(m) for m in head] == [*more, nn.AdaptiveAvgPool2d, nn.BatchNorm2d, nn.Flatten, nn.Linear]
         assert {m.kernel_size for m in head if isinstance(m, nn.Conv2d)} <= {(3, 3)}
-    flat = rule("greedy", case("mlp"), awake=False, hidden=hidden).heads
+    flat = rule("greedy", case("mlp"), warmed_up=False, hidden=hidden).heads
     assert [type(m) for m in flat["2"]] == [nn.Flatten, *[nn.Linear, nn.ReLU] * (hidden - 1), nn.Linear]
     with pytest.raises(InputError, match="hidden"):
         make_config(method="greedy", options={"hidden": 4})
@@ -241,7 +241,7 @@ def test_a_head_has_one_convolution_less_than_hidden_layers(hidden):
 def test_a_net_of_one_unit_is_trained_as_by_backprop_bit_for_bit():
     c = case("mlp", torch.float32)._replace(model=build("mlp", Plan((1, 8, 8), 10, width=12, depth=1)))
     twin = uncut(c.model, c.x, c.y)
-    method = rule("greedy", c, awake=False)
+    method = rule("greedy", c, warmed_up=False)
     assert list(method.parameters()) == []
     _, updates = step(method, c)
     for k in range(2):
@@ -285,7 +285,7 @@ def test_shallow_trains_the_top_and_keeps_every_bit_below_it(settings):
 @NETWORKS
 def test_shallow_is_a_probe_on_the_features_of_the_net_as_it_was_drawn(network):
     c = case(network)
-    method, stream = rule("shallow", c, awake=False), batches(c, 6)
+    method, stream = rule("shallow", c, warmed_up=False), batches(c, 6)
     bottom, top = copy.deepcopy(nn.Sequential(*c.model[:-1])).eval(), copy.deepcopy(c.model[-1])
     opt = torch.optim.Adam(top.parameters(), lr=0.01)
     for x, y in stream:

@@ -88,7 +88,7 @@ def test_without_reconstruction_it_is_greedy_supervised_learning_with_linear_hea
     for name in ("infopro", "dgl"):
         c = case(network, torch.float32)
         own = {"lambda1_first": 0, "lambda1_last": 0, "lambda2_first": 1, "lambda2_last": 1} if name == "infopro" else {}
-        method = rule(name, c, awake=False, head="linear", **own)
+        method = rule(name, c, warmed_up=False, head="linear", **own)
         optimizer = torch.optim.Adam(method.param_groups(c.blocks), lr=0.01)
         losses = [training_step(ModelAndMethod(c.model, method), optimizer, x, y).loss for x, y in batches(c, 4)]
         heads = {f"head {i}": t for i, t in enumerate(frozen(method).values())}
