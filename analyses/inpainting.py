@@ -22,7 +22,7 @@ from typing import Any
 
 from analyses.study import arguments, data_name, judged, place_of, publish, say, trained
 from gradlens.analysis import inpainting
-from gradlens.analysis.linear_probe import Known, Options, probe_run
+from gradlens.analysis.linear_probe import ProbeCache, ProbeOptions, probe_run
 from gradlens.cli.progress import Display
 from gradlens.reporting import inpainting as reporting_inpainting
 from gradlens.reporting.console import show
@@ -93,8 +93,8 @@ def main() -> None:
     place = place_of(args)
     *runs, adversarial = trained(configs(args), args)
     test = 300 if args.data == "digits" else 2_000
-    options = Options(features=512, train_images=min(3_000, args.limit), test_images=test, separability=0)
-    known: Known = {}
+    options = ProbeOptions(features=512, train_images=min(3_000, args.limit), test_images=test, separability=0)
+    known: ProbeCache = {}
     with Display(quiet=False) as display:
         probed, filled = [], []
         for i, run in enumerate(runs):

@@ -21,7 +21,7 @@ from typing import Any
 
 from analyses.all_methods import EPOCHS, SEEDS, SHARED, STAGES
 from analyses.study import arguments, data_name, judged, probe_accuracy, probed, publish, say, trained
-from gradlens.analysis.linear_probe import Options
+from gradlens.analysis.linear_probe import ProbeOptions
 from gradlens.reporting.console import show
 from gradlens.reporting.probes import draw, probe_points, tables
 from gradlens.training.config import Config, make_config
@@ -29,7 +29,7 @@ from gradlens.training.run_directory import Run
 
 RULES = ("bp", "dgl", "greedy", "chunked", "overlap", "dni", "cdni", "fa", "dfa", "shallow")
 BLOCKS = ("block1", "block2", "block3")
-OPTIONS = Options(features=512, train_images=3_000, test_images=2_000, separability=0)
+OPTIONS = ProbeOptions(features=512, train_images=3_000, test_images=2_000, separability=0)
 
 Results = Mapping[str, Sequence[Mapping[str, Any]]]  # rule -> contents of probe.json, one a seed
 

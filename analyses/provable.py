@@ -36,7 +36,7 @@ from torch import Tensor
 
 from analyses.provable_figures import LearnerPoint, grids_of, hierarchical_digits, layerwise_sweep
 from analyses.study import arguments, data_name, judged, publish, say
-from gradlens.analysis.theory.layerwise_clustering import Plan, learn, purities, purity
+from gradlens.analysis.theory.layerwise_clustering import LayerwisePlan, layerwise_purities, learn_layerwise, purity
 from gradlens.cli.progress import Display
 from gradlens.data.datasets import load
 from gradlens.data.hierarchical_digits import LEVELS, Drawn, draw
@@ -96,17 +96,17 @@ def shuffled(y: Tensor, seed: int) -> Tensor:
 
 def layerwise(name: str, data: Data, seed: int, truth: Drawn | None = None, **plan: Any) -> Found:
     """What one of LEARNERS reaches on the test images, with its purities where the truth about them is known."""
-    learned = learn(
+    learned = learn_layerwise(
         data.train.images / 255,
         data.train.labels,
-        Plan(**{**plan, **LEARNERS[name], "seed": seed, "representation": "soft"}),
+        LayerwisePlan(**{**plan, **LEARNERS[name], "seed": seed, "representation": "soft"}),
         len(data.classes),
         shuffled(data.train.labels, seed) if name == "shuffled" else None,
     )
     images = data.test.images / 255
     found = {"accuracy": learned.accuracy(images, data.test.labels)}
     if truth is not None:
-        found |= dict(zip(LEVEL_NAMES, purities(learned, images, true_classes(truth)), strict=True))
+        found |= dict(zip(LEVEL_NAMES, layerwise_purities(learned, images, true_classes(truth)), strict=True))
     return found
 
 

@@ -93,7 +93,7 @@ def main() -> None:
     """Train or read fifteen runs, measure and compare their blocks, test the claims, write figures/representations."""
     args = arguments(__doc__ or "")
     runs = trained(configs(args), args)
-    place, options = place_of(args), rep.Options()
+    place, options = place_of(args), rep.RepresentationOptions()
     known: dict[str, dict[str, Any]] = {}
     by_name = {name: [r for r in runs if r.config.method == name] for name in METHODS}
     with Display(quiet=False) as display:

@@ -23,7 +23,7 @@ from typing import Any
 
 from analyses.drawing import Cell, value_map
 from analyses.study import arguments, data_name, judged, probe_accuracy, probed, publish, say, trained
-from gradlens.analysis.linear_probe import Options
+from gradlens.analysis.linear_probe import ProbeOptions
 from gradlens.reporting.aggregate import interval
 from gradlens.reporting.style import save
 from gradlens.training.config import Config, make_config
@@ -36,7 +36,7 @@ VIEWS: dict[str, dict[str, Any]] = {
     "crop": {"crop": True}, "flip": {"flip": True}, "colour": {"jitter": 0.5, "grey": 0.2}, "blur": {"blur": 0.5},
 }  # fmt: skip
 OFF = {"crop": False, "flip": False, "jitter": 0.0, "grey": 0.0, "blur": 0.0, "side": 2}
-PROBE = Options(features=512, blocks=("block3",), controls=False, separability=0)
+PROBE = ProbeOptions(features=512, blocks=("block3",), controls=False, separability=0)
 BATCHES, EPOCHS = (64, 256), (4, 12)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from gradlens._version import __version__
-from gradlens.analysis.linear_probe import Options, probe_run
+from gradlens.analysis.linear_probe import ProbeOptions, probe_run
 from gradlens.cli.progress import Display
 from gradlens.data.datasets import DATASETS
 from gradlens.reporting.aggregate import Interval, interval
@@ -92,7 +92,7 @@ def trained(configs: Sequence[Config], args: argparse.Namespace) -> list[Run]:
             raise SystemExit(f"{stopped}{again}") from stopped
 
 
-def probed(runs: Sequence[Run], args: argparse.Namespace, options: Options) -> list[dict[str, Any]]:
+def probed(runs: Sequence[Run], args: argparse.Namespace, options: ProbeOptions) -> list[dict[str, Any]]:
     """The contents of each run's ``probe.json``, computed where it is missing."""
     known: dict[Any, Any] = {}
     with Display(quiet=False) as display:

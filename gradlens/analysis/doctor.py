@@ -211,12 +211,12 @@ def examine(run: Run, place: RunContext | None = None, progress: Progress = no_p
     return Diagnosis(sorted(findings, key=lambda f: f.severity != WRONG), made, unmade, foreign)
 
 
-def report(diagnosis: Diagnosis) -> dict[str, Any]:
+def diagnosis_json(diagnosis: Diagnosis) -> dict[str, Any]:
     """A diagnosis as JSON knows it."""
     return {"wrong": diagnosis.wrong, **diagnosis._asdict(), "findings": [finding._asdict() for finding in diagnosis.findings]}
 
 
-def verdict(diagnosis: Diagnosis) -> str:
+def diagnosis_line(diagnosis: Diagnosis) -> str:
     """One line: how much is wrong, how much to watch, how many checks were made, and why others could not be."""
     wrong, watch = (sum(f.severity == severity for f in diagnosis.findings) for severity in (WRONG, WATCH))
     text = f"{wrong or 'nothing'} wrong" + f", {watch} to watch" * bool(watch) + f": {len(diagnosis.made)} checks"

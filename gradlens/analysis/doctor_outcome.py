@@ -10,7 +10,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from gradlens.analysis.activations import collect, networks
+from gradlens.analysis.activations import collect_activations, load_snapshots
 from gradlens.analysis.doctor_evidence import LAST_STEPS, WATCH, WRONG, MissingEvidence, RunView, Series, Symptom, graded
 from gradlens.analysis.representation_similarity import effective_rank, spectrum
 from gradlens.gradients.layer_names import is_norm
@@ -85,7 +85,7 @@ def collapse(seen: RunView) -> list[Symptom]:
     run = seen.run
     try:
         data = load_data(run.config, seen.place)
-        (frozen,) = networks(run, seen.place)
+        (frozen,) = load_snapshots(run, seen.place)
     except InputError as error:
         raise MissingEvidence(f"it needs the checkpoint and the images, and {error}") from error
     if data.fingerprint() != run.info.get("data_fingerprint"):
@@ -93,7 +93,9 @@ def collapse(seen: RunView) -> list[Symptom]:
     images = data.test.images
     chosen = images[torch.linspace(0, len(images) - 1, min(IMAGES, len(images))).round().long()]  # folders are sorted by class
     try:
-        activations = collect(frozen, chosen.to(seen.place.device), blocks=frozen.names[:-1])  # the top gives as many as there are classes
+        activations = collect_activations(
+            frozen, chosen.to(seen.place.device), blocks=frozen.names[:-1]
+        )  # the top gives as many as there are classes
     except InputError as error:  # numbers that are not finite, the block named
         return [Symptom(WRONG, "run", frozen.step, math.nan, RANK_WRONG, str(error))]
     found = []

@@ -108,7 +108,7 @@ def errors(
     return {**said, "dropped": count / pixels}
 
 
-def checked(paths: Sequence[Path], images: int, place: RunContext) -> list[Run]:
+def check_inpainting_runs(paths: Sequence[Path], images: int, place: RunContext) -> list[Run]:
     """Read runs and check, before anything costly, that they can be shown.
 
     Raises:
@@ -146,7 +146,7 @@ def inpaint_run(path: Path, place: RunContext, images: int = 8, progress: Progre
         InputError: as :func:`checked`.
 
     """
-    (run,) = checked([path], images, place)
+    (run,) = check_inpainting_runs([path], images, place)
     data = load_data(run.config, place)
     pair = load_model_and_method(run, data.shape, len(data.classes), place.device)
     test, to_input = data.test.to(place.device), input_of(run.config.normalize, data, place.device)

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from gradlens.analysis.activations import Frozen, collect, networks
-from gradlens.analysis.logistic_regression import Standard, fit
+from gradlens.analysis.activations import FrozenModel, collect_activations, load_snapshots
+from gradlens.analysis.logistic_regression import Standard, fit_logistic_regression
 from gradlens.data.split import Data, Split, label_hash
 from gradlens.methods import METHODS
 from gradlens.runtime.errors import InputError
@@ -225,7 +225,7 @@ def memorized(run: Run, place: RunContext, progress: Progress = no_progress) -> 
         noise = noise_of(run.config, place)
         found["corrupted"], found["clean"] = _networks_own(run, data, noise, place)
         if partial:
-            (frozen,), (untrained,) = networks(run, place), networks(run, place, "untrained")
+            (frozen,), (untrained,) = load_snapshots(run, place), load_snapshots(run, place, "untrained")
             found["blocks"] = by_block(frozen, untrained, noise, data.test, len(data.classes), place, progress)
     save_result(run.path, NAME, found)
     return load_result(run.path, NAME) or found  # as a later call reads it
@@ -256,7 +256,7 @@ def _probed(train: Tensor, test: Tensor, noise: Noise, held_out: Tensor, classes
     """A probe's accuracies on one block's features, [N, d] of the training images and [M, d] of held-out ones."""
     standard, changed = Standard.of(train), noise.changed
     x, z = standard(train), standard(test)
-    probe = fit(x, noise.given.to(x.device), L2, classes)
+    probe = fit_logistic_regression(x, noise.given.to(x.device), L2, classes)
     answers = probe.answers(x).cpu()
     return {
         "corrupted_noisy": _share(answers[changed], noise.given[changed]),
@@ -268,7 +268,13 @@ def _probed(train: Tensor, test: Tensor, noise: Noise, held_out: Tensor, classes
 
 
 def by_block(
-    frozen: Frozen, untrained: Frozen, noise: Noise, test: Split, classes: int, place: RunContext, progress: Progress = no_progress
+    frozen: FrozenModel,
+    untrained: FrozenModel,
+    noise: Noise,
+    test: Split,
+    classes: int,
+    place: RunContext,
+    progress: Progress = no_progress,
 ) -> list[dict[str, Any]]:
     """A linear probe on every block, fitted to the labels as given: what of them can be read there, and what of the true ones.
 
@@ -286,7 +292,7 @@ def by_block(
     steps = 2 * len(found)
     for i, network in enumerate((frozen, untrained)):
         progress(i * len(found), steps, "activations")
-        train, held = (collect(network, images.to(place.device), FEATURES) for images in (noise.images, test.images))
+        train, held = (collect_activations(network, images.to(place.device), FEATURES) for images in (noise.images, test.images))
         for k, (name, row) in enumerate(zip(network.names, found, strict=True)):
             progress(i * len(found) + k, steps, name)
             accuracies = _probed(train.pop(name), held.pop(name), noise, test.labels, classes)

@@ -86,10 +86,12 @@ def probe(
     from gradlens.training.run_directory import must_be_writable
 
     quiet, place = given.pop("quiet", False), make_run_context(given)
-    options = linear_probe.Options(features, train_images, test_images, tuple(block or ()), over_time, controls, separability, overwrite)
+    options = linear_probe.ProbeOptions(
+        features, train_images, test_images, tuple(block or ()), over_time, controls, separability, overwrite
+    )
     must_be_writable(out)
-    runs = linear_probe.checked(list(dict.fromkeys(run_dirs)), options, place)
-    known: linear_probe.Known = {}
+    runs = linear_probe.check_probe_runs(list(dict.fromkeys(run_dirs)), options, place)
+    known: linear_probe.ProbeCache = {}
     with Display(quiet, len(runs)) as display:
         results = [linear_probe.probe_run(run.path, place, options, display.count(run.path.name), _aside, known) for run in runs]
     points = probes.probe_points(runs, results)
@@ -133,8 +135,8 @@ def representations(
 
     quiet, place = given.pop("quiet", False), make_run_context(given)
     paths = list(dict.fromkeys(run_dirs))
-    options = rep.Options(images, information_steps, blocks=tuple(block or ()), over_time=over_time, overwrite=overwrite)
-    runs = rep.checked(paths, place, options)
+    options = rep.RepresentationOptions(images, information_steps, blocks=tuple(block or ()), over_time=over_time, overwrite=overwrite)
+    runs = rep.check_representation_runs(paths, place, options)
     must_be_writable(out)
     known: dict[str, dict[str, Any]] = {}
     with Display(quiet, len(runs)) as display:
@@ -171,7 +173,7 @@ def filters(
     quiet, place = given.pop("quiet", False), make_run_context(given)
     must_be_writable(out / "filter_grid.png")
     with Display(quiet, len(run_dirs)) as display:
-        runs = seen.checked(run_dirs, place)
+        runs = seen.check_filter_runs(run_dirs, place)
         found = [seen.filters_run(run.path, place, over_time, display.count(run.path.name)) for run in runs]
     results = reporting_filters.grouped(runs, found)
     console.show(reporting_filters.table(results))
@@ -202,7 +204,7 @@ def inpaint(
 
     quiet, place = given.pop("quiet", False), make_run_context(given)
     must_be_writable(out)
-    runs = inpainting.checked(list(dict.fromkeys(run_dirs)), images, place)
+    runs = inpainting.check_inpainting_runs(list(dict.fromkeys(run_dirs)), images, place)
     with Display(quiet, len(runs)) as display:
         results = [inpainting.inpaint_run(run.path, place, images, display.count(run.path.name)) for run in runs]
     console.show(reporting_inpainting.table(reporting_inpainting.rows(runs, results)))
@@ -235,7 +237,7 @@ def doctor(
     """Say what went wrong in runs: dead heads, lagging synthesisers, drift, collapse, spikes…; exit status 1 if anything did."""
     import json
 
-    from gradlens.analysis.doctor import RESULT, examine, report, verdict
+    from gradlens.analysis.doctor import RESULT, diagnosis_json, diagnosis_line, examine
     from gradlens.cli.progress import Display
     from gradlens.reporting import console
     from gradlens.training.context import make_run_context
@@ -246,13 +248,13 @@ def doctor(
     with Display(quiet, len(runs)) as display:
         found = [examine(run, place, display.count(run.path.name)) for run in runs]
     if as_json:
-        typer.echo(json.dumps([plain({"run": str(run.path), **report(d)}) for run, d in zip(runs, found, strict=True)], indent=1))
+        typer.echo(json.dumps([plain({"run": str(run.path), **diagnosis_json(d)}) for run, d in zip(runs, found, strict=True)], indent=1))
     for run, diagnosis in zip(runs, found, strict=True):
         if diagnosis.findings and not as_json:
             console.show(console.diagnosis_table(str(run.path), diagnosis))
         elif not as_json:
-            typer.echo(f"{run.path}: {verdict(diagnosis)}")
-        save_result(run.path, RESULT, report(diagnosis))
+            typer.echo(f"{run.path}: {diagnosis_line(diagnosis)}")
+        save_result(run.path, RESULT, diagnosis_json(diagnosis))
     if not as_json:
         typer.echo("\n".join(f"run: {run.path} ({RESULT}.json)" for run in runs))
     raise typer.Exit(int(any(diagnosis.wrong for diagnosis in found)))
@@ -273,7 +275,7 @@ def tensorboard(
     from gradlens.training.run_directory import load_run
 
     runs = [load_run(path) for path in dict.fromkeys(run_dirs)]
-    loggers.checked(runs, out, overwrite)
+    loggers.check_export(runs, out, overwrite)
     with Display(given.get("quiet", False)) as display:
         show = display.count("tensorboard")
         for i, run in enumerate(runs):

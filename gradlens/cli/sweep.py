@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from gradlens.reporting.study_summary import Line
-    from gradlens.training.sweep.study import Point
+    from gradlens.training.sweep.study import StudyPoint
     from gradlens.training.sweep.workers import State
 
 studied = typer.Typer()
@@ -42,7 +42,7 @@ def sweep(
     flags = {"threads": 1, "device": "cpu", **studies.place_settings(study)}
     place = make_run_context({**{name.replace("-", "_"): value for name, value in flags.items()}, "out": out})
     must_be_writable(out)
-    points = studies.points(study, place)
+    points = studies.study_points(study, place)
     must_be_possible(points, place)
     out.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
@@ -68,7 +68,7 @@ def sweep(
 class Board:
     """The states of a study's runs: a live table on a terminal, a line now and then elsewhere, on stderr."""
 
-    def __init__(self, points: Sequence[Point], out: Path, quiet: bool) -> None:
+    def __init__(self, points: Sequence[StudyPoint], out: Path, quiet: bool) -> None:
         from rich.console import Console
         from rich.live import Live
 

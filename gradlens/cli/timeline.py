@@ -57,9 +57,9 @@ def timeline(
         found = []
         for i, config in enumerate(configs):
             progress(i, len(configs), f"measuring {config.method}")
-            found.append(simulation.measured(config, shape, classes, place.device, rounds))
+            found.append(simulation.measure_costs(config, shape, classes, place.device, rounds))
         progress(len(configs), len(configs), "simulating")
-        points = simulation.curves(found, wire, batches, micro_batches, sorted({*simulation.WORKERS, workers}))
+        points = simulation.throughput_curves(found, wire, batches, micro_batches, sorted({*simulation.WORKERS, workers}))
         seconds = simulation.first_batches(found)
         bars = simulation.pictured(found, workers, wire, micro_batches, seconds)
     chosen = [point for point in points if point.workers == workers]

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from gradlens.analysis.doctor import Diagnosis, verdict
+from gradlens.analysis.doctor import Diagnosis, diagnosis_line
 from gradlens.analysis.doctor_evidence import WRONG
 from gradlens.reporting.aggregate import FinalValue, Score, final_values, scores, truths
 from gradlens.training.run_directory import Run
@@ -90,7 +90,7 @@ def show(renderable: Any) -> None:
 
 def diagnosis_table(title: str, diagnosis: Diagnosis) -> Table:
     """The findings of one run, the wrong ones first: what was seen and what was wanted, and the advice; the title gives the verdict."""
-    drawn = Table(title=f"{title}: {verdict(diagnosis)}", title_justify="left", show_lines=True)
+    drawn = Table(title=f"{title}: {diagnosis_line(diagnosis)}", title_justify="left", show_lines=True)
     for column in ("", "check", "seen", "wanted", "advice"):
         drawn.add_column(column)
     for severity, check in dict.fromkeys((f.severity, f.check) for f in diagnosis.findings):

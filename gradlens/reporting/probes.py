@@ -15,7 +15,7 @@ from rich.table import Table
 
 from gradlens.analysis.linear_probe import PIXELS, TRAINED, UNTRAINED
 from gradlens.analysis.linear_separability import SEPARABLE, UNDECIDED
-from gradlens.analysis.probe_block import PERMUTED, TRUE, Row
+from gradlens.analysis.probe_block import PERMUTED, TRUE, ProbeRecord
 from gradlens.reporting.aggregate import interval
 from gradlens.reporting.console import number
 from gradlens.reporting.style import GREY, LOOK, Style, band, head, joined, line_handles, over_seeds, panels, save, styles
@@ -146,7 +146,7 @@ def detail(result: Mapping[str, Any]) -> Table:
     return shown
 
 
-def _verdict(rows: Sequence[Row]) -> str:
+def _verdict(rows: Sequence[ProbeRecord]) -> str:
     """Of how many seeds' points separability is proven; of one seed with the margin."""
     said = [row["verdict"] for row in rows]
     yes, undecided = said.count(SEPARABLE), said.count(UNDECIDED)
@@ -170,7 +170,7 @@ def separability_table(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]
     labels = group_runs(runs)
     for label in labels:
         shown.add_column(label, justify="right", overflow="fold")
-    cells: dict[tuple[str, str, str], dict[str, list[Row]]] = {}
+    cells: dict[tuple[str, str, str], dict[str, list[ProbeRecord]]] = {}
     for label, group in labels.items():
         for run in group:
             for row in held[run.path]:

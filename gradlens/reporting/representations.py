@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from gradlens.analysis.representations import TRAINED, UNTRAINED, Numbers
+from gradlens.analysis.representations import TRAINED, UNTRAINED, RepresentationRecord
 from gradlens.reporting.aggregate import LayerPoint, interval
 from gradlens.reporting.console import number
 from gradlens.reporting.style import LOOK, Style, band, head, joined, line_handles, over_seeds, panels, save, styles
@@ -86,7 +86,7 @@ def _number(value: Any) -> float:
     return math.nan if value is None else float(value)
 
 
-def _last(result: Mapping[str, Any], network: str) -> list[Numbers]:
+def _last(result: Mapping[str, Any], network: str) -> list[RepresentationRecord]:
     """A result's rows of one network, the trained one at its last step."""
     rows = [row for row in result["rows"] if row["network"] == network]
     return [row for row in rows if row["step"] == max(r["step"] for r in rows)]

@@ -13,7 +13,7 @@ from scipy import stats
 from gradlens.reporting.aggregate import final_values
 from gradlens.runtime.rng import key
 from gradlens.training.run_directory import Run
-from gradlens.training.sweep.study import Point, Study
+from gradlens.training.sweep.study import Study, StudyPoint
 
 RESAMPLES = 9999
 
@@ -102,7 +102,7 @@ def quantities(run: Run) -> dict[str, float]:
     return found
 
 
-def summary(study: Study, runs: Sequence[tuple[Point, Run]]) -> list[Line]:
+def summary(study: Study, runs: Sequence[tuple[StudyPoint, Run]]) -> list[Line]:
     """Means over seeds, and differences from the baseline method at the same grid point and seed, corrected for their number."""
     values: dict[tuple[str, str], dict[str, dict[int, float]]] = {}  # (method, grid) -> quantity -> seed -> value
     for point, run in runs:
@@ -139,7 +139,7 @@ class Merged(NamedTuple):
     best: float
 
 
-def merged(runs: Sequence[tuple[Point, Run]]) -> list[Merged]:
+def merged(runs: Sequence[tuple[StudyPoint, Run]]) -> list[Merged]:
     """All runs' metrics in one table, in the study's order."""
     return [
         Merged(point.name, point.config.method, point.config.seed, said(point.grid), *row) for point, run in runs for row in run.metrics

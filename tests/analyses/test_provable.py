@@ -8,7 +8,7 @@ import torch
 from analyses import provable
 from analyses.provable import CIFAR_LEARNERS, CONDITIONS, DEFAULT, LEARNERS, NOISES
 from analyses.provable_figures import grids_of, hierarchical_digits, layerwise_sweep
-from gradlens.analysis.theory.layerwise_clustering import Plan
+from gradlens.analysis.theory.layerwise_clustering import LayerwisePlan
 from gradlens.data.hierarchical_digits import draw
 from gradlens.reporting.style import save
 from gradlens.runtime.errors import InputError
@@ -38,7 +38,7 @@ def test_the_default_is_the_data_set_s_and_every_sweep_goes_through_it():
     assert provable.CLUSTERS == (4, 9, 10)
     assert provable.TEMPLATES == (7, 17, 20)
     for name in LEARNERS:
-        Plan(**{"sizes": (3, 3, 3), "clusters": provable.CLUSTERS, **LEARNERS[name]})
+        LayerwisePlan(**{"sizes": (3, 3, 3), "clusters": provable.CLUSTERS, **LEARNERS[name]})
 
 
 def test_all_claims_hold_where_everything_is_found():

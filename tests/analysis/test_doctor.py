@@ -8,7 +8,7 @@ import shelf
 import torch
 from torch import nn
 
-from gradlens.analysis.doctor import CHECKS, RESULT, examine, report, verdict
+from gradlens.analysis.doctor import CHECKS, RESULT, diagnosis_json, diagnosis_line, examine
 from gradlens.analysis.doctor_evidence import LAST_STEPS, RunView, graded
 from gradlens.analysis.doctor_outcome import effective_rank_of_rows, jumps
 from gradlens.gradients.losses import LOSSES
@@ -72,7 +72,7 @@ def test_nothing_is_wrong_with_a_healthy_run(method):
     assert not found.findings, (method, found.findings)
     assert not found.unmade, method
     assert sorted([*found.made, *found.not_applicable]) == sorted(check.name for check in CHECKS)
-    assert verdict(found) == f"nothing wrong: {len(found.made)} checks"
+    assert diagnosis_line(found) == f"nothing wrong: {len(found.made)} checks"
 
 
 def test_what_does_not_concern_a_rule_is_left_out():
@@ -291,7 +291,7 @@ def test_a_check_without_what_it_needs_says_so(copied):
     found = examine(load_run(run.path))
     assert not found.findings
     assert {"feedback drift", "vanishing block", "silent layer", "loss spike"} <= set(found.unmade)
-    assert f"{len(found.unmade)} could not be made (" in verdict(found)
+    assert f"{len(found.unmade)} could not be made (" in diagnosis_line(found)
     (run.path / "metrics.csv").write_text("".join(csv_line(r) for r in [Metric._fields, *run.metrics[:1]]))
     assert examine(load_run(run.path)).unmade["at chance"] == "no epoch has been evaluated yet"
 
@@ -417,7 +417,7 @@ def test_a_table_holds_each_check_once(copied):
     found = examine(rewrite(run, "gradients", lambda r: r._replace(value=0.0) if (r.kind, r.quantity) == ("weight", "norm") else r))
     assert len(seen(found, "silent layer")) == 4
     assert diagnosis_table("run", found).row_count == len({(f.check, f.severity) for f in found.findings})
-    assert json.loads(json.dumps(report(found)))["wrong"] is True
+    assert json.loads(json.dumps(diagnosis_json(found)))["wrong"] is True
 
 
 def test_a_test_loss_that_was_once_none_hides_no_overfitting(tmp_path):

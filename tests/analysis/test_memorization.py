@@ -16,7 +16,7 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from gradlens.analysis import memorization
-from gradlens.analysis.activations import of_module
+from gradlens.analysis.activations import freeze_module
 from gradlens.analysis.memorization import Noise, area, curve_of, epochs_to, memorized, noise_of
 from gradlens.data.datasets import load as load_data
 from gradlens.models.zoo import Plan, build
@@ -304,7 +304,7 @@ def test_probes_find_what_a_block_knows_and_nothing_else():
         def forward(self, x):
             return [block(x) for block in self.blocks.values()][-1]
 
-    frozen = of_module(Net(), ["blocks.memory", "blocks.truth", "blocks.nothing"])
+    frozen = freeze_module(Net(), ["blocks.memory", "blocks.truth", "blocks.nothing"])
     test = memorization.Split(images[300:], true[300:])
     memory_row, truth_row, nothing_row = memorization.by_block(frozen, frozen, noise, test, 10, RunContext())
     assert memory_row["block"] == "blocks.memory"

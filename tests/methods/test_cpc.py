@@ -11,7 +11,7 @@ import torch
 from oracles import assert_near, assert_same_bits, frozen, stirred
 from torch import nn
 
-from gradlens.analysis.logistic_regression import Standard, fit
+from gradlens.analysis.logistic_regression import Standard, fit_logistic_regression
 from gradlens.data.datasets import load as load_data
 from gradlens.data.transforms import normalizer
 from gradlens.gradients.backward import run_step
@@ -374,7 +374,7 @@ def features(training, split):
 
 def accuracy(train, test, data):
     standard = Standard.of(train)
-    return fit(standard(train), data.train.labels, 0.01, 6).accuracy(standard(test), data.test.labels)
+    return fit_logistic_regression(standard(train), data.train.labels, 0.01, 6).accuracy(standard(test), data.test.labels)
 
 
 def test_predictive_features_of_sequences_beat_raw_samples_and_an_untrained_network():

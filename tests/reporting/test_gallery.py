@@ -20,9 +20,9 @@ def measured(tmp_path_factory):
     place, folder = RunContext(), tmp_path_factory.mktemp("runs")
     shared = {"width": 3, "limit": 96, "batch_size": 32, "epochs": 3, "label_noise": 0.3, "evaluate_train": True, "online_probe": True}
     runs = [shelf.copied(shelf.trained(make_config(method=method, **shared)), folder) for method in ("bp", "dgl")]
-    few = rep.Options(images=90, steps=2)
+    few = rep.RepresentationOptions(images=90, steps=2)
     for run in runs:
-        linear_probe.probe_run(run.path, place, linear_probe.Options(features=16, test_images=60, separability=0))
+        linear_probe.probe_run(run.path, place, linear_probe.ProbeOptions(features=16, test_images=60, separability=0))
         memorization.memorized(run, place)
         first_layer_filters.filters_run(run.path, place)
         rep.represent_run(run.path, place, few)

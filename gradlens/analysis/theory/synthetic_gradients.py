@@ -58,7 +58,7 @@ def implied_loss(field: Field, path: Tensor) -> Tensor:
     return torch.cat([pieces.new_zeros(1), pieces.cumsum(0)])
 
 
-def twist(field: Field, h: Tensor) -> float:
+def field_twist(field: Field, h: Tensor) -> float:
     """How far from the gradient of any loss a field is at a point: ‖J − Jᵀ‖ / (2 ‖J‖) with J its Jacobian there, in [0, 1].
 
     Zero everywhere if and only if some loss has this gradient (Poincaré: a closed field on ℝⁿ is exact); true gradients have zero,
@@ -129,7 +129,7 @@ def stationarity(pair: ModelAndMethod, x: Tensor, y: Tensor) -> Stationarity:
     )
 
 
-def settle(
+def settle_synthesisers(
     pair: ModelAndMethod,
     optimizer: torch.optim.Optimizer,
     x: Tensor,
@@ -169,14 +169,14 @@ def settle(
 # ------------------------------------------------------------------------------------------------------- linear networks
 
 
-class Affine(NamedTuple):
+class AffineBlock(NamedTuple):
     """h ↦ h Wᵀ + b."""
 
     weight: Tensor  # [out, in]
     bias: Tensor  # [out]
 
 
-def affine(blocks: Iterable[nn.Module], size: int) -> Affine:
+def affine(blocks: Iterable[nn.Module], size: int) -> AffineBlock:
     """The affine map that some blocks together are, found by asking them about zero and the unit vectors.
 
     Args:
@@ -197,7 +197,7 @@ def affine(blocks: Iterable[nn.Module], size: int) -> Affine:
     bias, weight = h[0], (h[1:-1] - h[0]).T
     if not torch.allclose(h[-1], weight @ probe + bias, rtol=1e-5, atol=1e-5):
         raise InputError("an exact linear synthesiser is known for affine blocks only, and these are not")
-    return Affine(weight, bias)
+    return AffineBlock(weight, bias)
 
 
 class Synthesis(NamedTuple):
@@ -208,7 +208,7 @@ class Synthesis(NamedTuple):
     c: Tensor  # [out]
 
 
-def exact_linear(above: Iterable[nn.Module], size: int) -> Synthesis:
+def exact_linear_synthesiser(above: Iterable[nn.Module], size: int) -> Synthesis:
     """The linear synthesiser that is the per-image gradient of ½‖z − one_hot(y)‖² at the input h of affine blocks z = W h + v.
 
     g = Wᵀ(W h + v − e_y), so A = WᵀW, B = −Wᵀ, c = Wᵀv; with nothing above (h is the answer) A = I, B = −I, c = 0. Labels are one-hot, so
@@ -227,7 +227,7 @@ def exact_linear(above: Iterable[nn.Module], size: int) -> Synthesis:
     return Synthesis(w.T @ w, -w.T, w.T @ v)
 
 
-def least_squares(x: Tensor, y: Tensor, classes: int) -> float:
+def least_squares_loss(x: Tensor, y: Tensor, classes: int) -> float:
     """The least loss ½‖W x + b − one_hot(y)‖² per image over all W and b, in float64.
 
     Args:

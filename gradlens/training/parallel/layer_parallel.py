@@ -28,7 +28,7 @@ from gradlens.training.parallel.stage import DOWN, ERROR, TRUTH, UP, Stage
 from gradlens.training.state import TrainState
 from gradlens.training.step import Outcome, training_step
 
-LATE = 1  # batches by which a stale message of the rank above is late
+STALE_BATCHES = 1  # batches by which a stale message of the rank above is late
 SAVE, STOP = 1, 2  # what rank 0 wants done after a batch; travels with it
 
 
@@ -73,7 +73,7 @@ class LayerParallel(Stage):
         self.error = Inbox(world, last, *self.channel(ERROR), device) if error and rank < last else None
         self.truth_down = Outbox(world, rank - 1, *self.channel(TRUTH)) if rank else None
         self.truth_above = Inbox(world, rank + 1, *self.channel(TRUTH), device) if rank < last else None
-        self.delay = (last - rank if self.late_error else LATE if self.late_message else 0) if rank < last else 0
+        self.delay = (last - rank if self.late_error else STALE_BATCHES if self.late_message else 0) if rank < last else 0
         self.queue: deque[PendingBatch] = deque()  # batches whose error is still to come
         self.unlearned: deque[tuple[Pass, Signal | None]] = deque()  # ... whose message is
 
