@@ -36,7 +36,7 @@ from gradlens.gradients.rows import step_rows
 from gradlens.gradients.true_gradient import true_updates, untouched
 from gradlens.methods import METHODS
 from gradlens.reporting.aggregate import interval, scores, without_noise
-from gradlens.reporting.console import number
+from gradlens.reporting.console import number_text
 from gradlens.runtime.rng import seeded
 from gradlens.training.build import load_weights
 from gradlens.training.config import Config, make_config
@@ -188,7 +188,7 @@ def tested(groups: dict[str, list[Run]]) -> list[dict[str, Any]]:
 def shown(row: dict[str, Any], cost: dict[str, float | None]) -> str:
     """One line of the README's table."""
     best, final = row["best"], row["final"]
-    cells = [f"`{row['method']}`", f"{row['lr']:g}", number(best[0], best[1], 1, 100), number(final[0], final[1], 1, 100)]
+    cells = [f"`{row['method']}`", f"{row['lr']:g}", number_text(best[0], best[1], 1, 100), number_text(final[0], final[1], 1, 100)]
     for layer in LAYERS[:4]:
         three = [row["cosine"].get(layer, (math.nan,))[0], row["corrected_cosine"].get(layer, math.nan)]
         three.append(row["null_cosine"].get(layer, (math.nan,))[0])

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from analyses.study import arguments, data_name, publish, trained, verdict
 from gradlens.reporting.aggregate import final_values, interval
-from gradlens.reporting.style import COLOURS, LOOK, MARKERS, PATTERNS, save
+from gradlens.reporting.style import COLOURS, LOOK, MARKERS, PATTERNS, save_figure
 from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run
 
@@ -101,7 +101,7 @@ def main() -> None:
         lost[f"unit {u}, S={s:g}"] = loss[:3]
         word = verdict(loss, 0)
         print(f"points lost against dgl, unit {u}, S={s:g}: {loss.mean:+.1f} [{loss.low:.1f}, {loss.high:.1f}]: a loss is {word}")
-    save(drawing(points, data_name(args)), points, args.figures / "async_slowdown", "accuracy_against_slowdown")
+    save_figure(drawing(points, data_name(args)), points, args.figures / "async_slowdown", "accuracy_against_slowdown")
     settings = {**SHARED, "data": Path(args.data).name, "seeds": SEEDS}
     publish("async_slowdown", list(by_config.values()), args, {"settings": settings, "points": points, "lost": lost}, figures=False)
 

@@ -28,8 +28,8 @@ from analyses.study import arguments, data_name, judged, place_of, publish, say,
 from gradlens.analysis.first_layer_filters import filters_run
 from gradlens.cli.progress import Display
 from gradlens.reporting.aggregate import Interval, interval
-from gradlens.reporting.console import number, show
-from gradlens.reporting.filters import FILTER_NUMBERS, draw, table
+from gradlens.reporting.console import number_text, show
+from gradlens.reporting.filters import FILTER_NUMBERS, draw_filters, filter_table
 from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run
 
@@ -118,12 +118,12 @@ def main() -> None:
     accuracy = {}
     for stem, seeds in SEEDS.items():
         print(f"\nstem {stem}x{stem}, {seeds} seed{'s' * (seeds > 1)}")
-        show(table(found[stem]))
+        show(filter_table(found[stem]))
         for label in RULES:
             accuracy[f"{label} {stem}x{stem}"] = group = accuracies([runs[stem, label, seed] for seed in range(seeds)])
-            print(f"{label}: {number(group.mean, group.low, 1)} % of held-out images right")
+            print(f"{label}: {number_text(group.mean, group.low, 1)} % of held-out images right")
         title = f"{data_name(args)} · BasicCNN, width 32, five blocks"
-        draw([runs[stem, "bp", 0]], found[stem], folder, title, f"stem{stem}")
+        draw_filters([runs[stem, "bp", 0]], found[stem], folder, title, f"stem{stem}")
     local = [label for label in RULES if label != "bp"]
     trained_, added = ({label: different(found[7], label, of) for label in local} for of in ("trained", "change"))
     for what, those in (("trained filters", trained_), ("what training added", added)):

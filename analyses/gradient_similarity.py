@@ -24,7 +24,7 @@ from matplotlib.ticker import EngFormatter
 
 from analyses.study import arguments, data_name, publish, trained
 from gradlens.reporting.aggregate import final_values, interval
-from gradlens.reporting.style import LOOK, save, styles
+from gradlens.reporting.style import LOOK, save_figure, styles
 from gradlens.training.config import make_config
 from gradlens.training.run_directory import Run
 
@@ -182,7 +182,7 @@ def main() -> None:
     print(f"layer 5 is 1 to {last:.1e} at every recorded iteration")
     for layer, (mean, *_) in null.items():
         print(f"chance at the end, {layer}: {mean:+.3f}")
-    save(figure(rows, data, window), rows, args.figures / "gradient_similarity", "gradient_similarity")
+    save_figure(figure(rows, data, window), rows, args.figures / "gradient_similarity", "gradient_similarity")
     results = {
         "data": data,
         "settings": {**settings, "data": Path(args.data).name},

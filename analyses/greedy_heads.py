@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from analyses.study import arguments, data_name, publish, trained, verdict
 from gradlens.reporting.aggregate import interval
-from gradlens.reporting.style import COLOURS, LOOK, MARKERS, save
+from gradlens.reporting.style import COLOURS, LOOK, MARKERS, save_figure
 from gradlens.training.config import make_config
 from gradlens.training.run_directory import Run
 
@@ -79,7 +79,7 @@ def main() -> None:
             gains[f"stage {stage + 1}: {more} - {fewer} hidden"] = gain[:3]
             change = f"{gain.mean:+.1f} points [{gain.low:.1f}, {gain.high:.1f}]"
             print(f"stage {stage + 1}: {more} hidden layers against {fewer}: {change}, {verdict(gain, 0)}")
-    save(drawing(points, data_name(args)), points, args.figures / "greedy_heads", "accuracy_by_stage")
+    save_figure(drawing(points, data_name(args)), points, args.figures / "greedy_heads", "accuracy_by_stage")
     settings = {**SHARED, "data": Path(args.data).name, "seeds": SEEDS}
     publish("greedy_heads", runs, args, {"settings": settings, "points": points, "gains": gains}, figures=False)
 

@@ -26,8 +26,8 @@ from gradlens.analysis.linear_probe import ProbeCache, ProbeOptions, probe_run
 from gradlens.cli.progress import Display
 from gradlens.reporting import inpainting as reporting_inpainting
 from gradlens.reporting.console import show
-from gradlens.reporting.probes import draw, probe_points, tables
-from gradlens.reporting.style import save
+from gradlens.reporting.probes import draw_probes, probe_points, probe_tables
+from gradlens.reporting.style import save_figure
 from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run
 
@@ -103,18 +103,18 @@ def main() -> None:
             filled.append(inpainting.inpaint_run(run.path, place, 6))
         last = inpainting.inpaint_run(adversarial.path, place, 6)
     points = probe_points(runs, probed)
-    for part in tables(points):
+    for part in probe_tables(points):
         show(part)
     names = [*TASKS.values(), ADVERSARIAL]
-    found = reporting_inpainting.rows([*runs, adversarial], [*filled, last])
+    found = reporting_inpainting.inpainting_rows([*runs, adversarial], [*filled, last])
     errors = [row._replace(label=name) for row, name in zip(found, names, strict=True)]
-    show(reporting_inpainting.table(errors))
+    show(reporting_inpainting.inpainting_table(errors))
     by_task = _by_task(runs, filled)
     claims = judge(_by_task(runs, probed), by_task)
     say(claims)
     folder, title = args.figures / "inpainting", f"{data_name(args)} · BasicCNN, width 16"
-    draw(points, folder, title=title)
-    save(reporting_inpainting.inpainting_grid(_panels(by_task, last), title=title), errors, folder, "inpainting")
+    draw_probes(points, folder, title=title)
+    save_figure(reporting_inpainting.inpainting_grid(_panels(by_task, last), title=title), errors, folder, "inpainting")
     shown = {"protocol": probed[0]["protocol"], "claims": claims, "accuracy": [p._asdict() for p in points]}
     shown["errors"] = [row._asdict() for row in errors]
     publish("inpainting", [*runs, adversarial], args, shown, figures=False)

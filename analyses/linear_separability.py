@@ -23,7 +23,7 @@ from analyses.all_methods import EPOCHS, SEEDS, SHARED, STAGES
 from analyses.study import arguments, data_name, judged, probe_accuracy, probed, publish, say, trained
 from gradlens.analysis.linear_probe import ProbeOptions
 from gradlens.reporting.console import show
-from gradlens.reporting.probes import draw, probe_points, tables
+from gradlens.reporting.probes import draw_probes, probe_points, probe_tables
 from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run
 
@@ -68,11 +68,11 @@ def main() -> None:
     runs: list[Run] = trained(configs(args.data, args.figures), args)
     results = probed(runs, args, OPTIONS)
     points = probe_points(runs, results)
-    for part in tables(points):
+    for part in probe_tables(points):
         show(part)
     claims = judge({rule: [x for run, x in zip(runs, results, strict=True) if run.config.method == rule] for rule in RULES})
     say(claims)
-    draw(points, args.figures / "linear_separability", title=f"{data_name(args)} · BasicCNN, width 32")
+    draw_probes(points, args.figures / "linear_separability", title=f"{data_name(args)} · BasicCNN, width 32")
     shown = {
         "protocol": results[0]["protocol"],
         "claims": claims,

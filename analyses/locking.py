@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import torch
 
 from analyses.study import HERE, REFUTED, SUPPORTED, arguments, publish
-from gradlens.reporting.style import save
+from gradlens.reporting.style import save_figure
 from gradlens.reporting.timeline import gantt, over_workers
 from gradlens.runtime.csv_tables import read_csv, write_csv
 from gradlens.training.config import Config, make_config
@@ -141,9 +141,9 @@ def main() -> None:
         seconds = 2.3 * sum(cost.seconds for cost in ones[0].costs)
         title = f"{model} · batches of {BATCH} images 3x32x32 · links of 10 Gbit/s"
         bars = pictured(ones, MODELS[model], ETHERNET, PARTS, seconds)
-        save(gantt(bars, seconds, title=title), bars, args.figures / "locking", f"{model}_timeline")
+        save_figure(gantt(bars, seconds, title=title), bars, args.figures / "locking", f"{model}_timeline")
         points[model] = throughput_curves(ones, ETHERNET, BATCHES, PARTS)
-        save(over_workers(points[model], title=title), points[model], args.figures / "locking", f"{model}_workers")
+        save_figure(over_workers(points[model], title=title), points[model], args.figures / "locking", f"{model}_workers")
     claims = []
     for row in real(args, args.rounds):
         one, schedule = way(found[row.model], row.schedule)

@@ -47,7 +47,7 @@ from gradlens.analysis.theory.conditional_dependence import (
 )
 from gradlens.cli.progress import Display
 from gradlens.reporting.aggregate import interval
-from gradlens.reporting.style import COLOURS, LOOK, MARKERS, PATTERNS, save
+from gradlens.reporting.style import COLOURS, LOOK, MARKERS, PATTERNS, save_figure
 
 RAW, PSI, TOP, EXACT, ORACLE = "X1", "ψ", "ψ, k − 1 components", "ψ from endless pairs", "oracle E^L[Y | X1]"
 UNIVERSAL, DEPENDENT, KERNEL = "ψ*", "ψ*, α = 0.5", "X1, RBF ridge"
@@ -413,8 +413,8 @@ def reported(size: Sizes, args: Any) -> dict[str, Any]:
         print(f"ε_CI at α = {row['alpha']:g}: {numbers}")
     crossing = {label: {f"{a:g}": interval(n)[:3] for a, n in crossovers(values, size, label).items()} for label in (PSI, TOP)}
     shown = [p for p in rows if p.panel.startswith("α")]
-    save(panel_figure(rows, size), [p for p in rows if p.panel in PANELS], args.figures / "predicting", "panels")
-    save(label_figure(rows, size), shown, args.figures / "predicting", "labels")
+    save_figure(panel_figure(rows, size), [p for p in rows if p.panel in PANELS], args.figures / "predicting", "panels")
+    save_figure(label_figure(rows, size), shown, args.figures / "predicting", "labels")
     results = {
         "settings": {**size._asdict(), "spread": 10.0, "error": "E|one-hot Y - prediction|^2, summed over classes"},
         "claims": judgements,

@@ -42,8 +42,8 @@ from gradlens.data.datasets import load
 from gradlens.data.hierarchical_digits import LEVELS, Drawn, draw
 from gradlens.data.split import Data, Split
 from gradlens.reporting.aggregate import interval
-from gradlens.reporting.console import number, show
-from gradlens.reporting.style import save
+from gradlens.reporting.console import number_text, show
+from gradlens.reporting.style import save_figure
 from gradlens.runtime.rng import generator
 from gradlens.training.config import Config, make_config
 from gradlens.training.loop import Training
@@ -229,7 +229,7 @@ def table(title: str, learners: Mapping[str, Sequence[Found]]) -> Table:
     for name in (name for name in ("bp", *LEARNERS) if name in learners):
         group = learners[name]
         over = [interval(one[what] for one in group) if what in group[0] else None for what in whats]
-        shown.add_row(name, *(number(i.mean, i.low, 1, 100) if i else "–" for i in over))
+        shown.add_row(name, *(number_text(i.mean, i.low, 1, 100) if i else "–" for i in over))
     return shown
 
 
@@ -249,8 +249,8 @@ def main() -> None:
     say(claims)
     rows, pictured = points(found), grids_of(draw(40, 0))
     sizes = f"{IMAGES:,} images · {SEEDS} seeds"
-    save(layerwise_sweep(rows, DEFAULT, title=sizes), rows, folder, "sweep")
-    save(hierarchical_digits(pictured), pictured, folder, "digits")
+    save_figure(layerwise_sweep(rows, DEFAULT, title=sizes), rows, folder, "sweep")
+    save_figure(hierarchical_digits(pictured), pictured, folder, "digits")
     cost = sum(one["cost"]["seconds"] for digits, images in seeds for one in (*digits.values(), images))
     results = {
         "settings": {**SETTINGS, "seeds": SEEDS, "data": Path(args.data).name},

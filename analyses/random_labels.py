@@ -96,19 +96,19 @@ def wholly(args: Any) -> None:
     """All labels random: judge the claim, write figures/random_labels."""
     runs = trained(configs(args.data, RULES, SHARED), args)
     results = looked_at(runs, args)
-    show(reporting_memorization.table(runs, results))
+    show(reporting_memorization.memorization_table(runs, results))
     found = by_rule(runs, results)
     judgements, gains = claims(found), heads(found)
     say(judgements)
     for change, (mean, low, high) in gains.items():
         print(f"area, {change}: {mean:+.1f} points [{low:.1f}, {high:.1f}]")
     title = f"{data_name(args)} · {SHARED['limit']:,} images · labels random"
-    reporting_memorization.draw(runs, results, args.figures / "random_labels", title, "random_labels")
+    reporting_memorization.draw_memorization(runs, results, args.figures / "random_labels", title, "random_labels")
     saved = {
         "settings": {**SHARED, "data": Path(args.data).name, "seeds": SEEDS},
         "claims": judgements,
         "heads": gains,
-        "scores": [row._asdict() for row in reporting_memorization.scores(runs, results)],
+        "scores": [row._asdict() for row in reporting_memorization.memorization_scores(runs, results)],
         "seeds": {label: [run.config.seed for run in group] for label, group in group_runs(runs).items()},
         "label_hashes": {run.config.seed: run.info["label_hash"] for run in runs},
     }
@@ -120,9 +120,9 @@ def partly(args: Any) -> None:
     runs = trained(configs(args.data, (RULES[0], RULES[-1]), PARTLY), args)
     results = looked_at(runs, args)
     points = reporting_memorization.block_points(runs, results)
-    show(reporting_memorization.block_table(points))
+    show(reporting_memorization.memorization_block_table(points))
     title = f"{data_name(args)} · {PARTLY['limit']:,} images · a fifth of the labels random"
-    reporting_memorization.draw(runs, results, args.figures / "partly_random", title, "partly_random")
+    reporting_memorization.draw_memorization(runs, results, args.figures / "partly_random", title, "partly_random")
     saved = {"settings": {**PARTLY, "data": Path(args.data).name, "seeds": SEEDS}, "blocks": [row._asdict() for row in points]}
     publish("partly_random", runs, args, saved, figures=False)
 

@@ -32,7 +32,7 @@ from analyses.drawing import Cell, dots
 from analyses.study import arguments, data_name, judged, probe_accuracy, probed, publish, say, test_accuracy, trained
 from gradlens.analysis.linear_probe import ProbeOptions
 from gradlens.reporting.aggregate import final_values, interval
-from gradlens.reporting.style import save
+from gradlens.reporting.style import save_figure
 from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run
 from gradlens.training.runs.train_run import find_run
@@ -173,8 +173,8 @@ def table(args: argparse.Namespace) -> None:
     near = cosines(rows)
     title = f"{data_name(args)} · BasicCNN, width 16"
     folder = args.figures / "self_supervised"
-    save(dots(cells, f"Linear probe by block · {title}", "test accuracy in %"), cells, folder, "probe_by_block")
-    save(dots(near, f"Local and end-to-end gradients · {title}", "final cosine with the true gradient"), near, folder, "cosines")
+    save_figure(dots(cells, f"Linear probe by block · {title}", "test accuracy in %"), cells, folder, "probe_by_block")
+    save_figure(dots(near, f"Local and end-to-end gradients · {title}", "final cosine with the true gradient"), near, folder, "cosines")
     shown = {"claims": claims, "accuracy": [c._asdict() for c in cells], "cosine": [c._asdict() for c in near]}
     publish("self_supervised", runs, args, shown, figures=False)
 
@@ -221,7 +221,7 @@ def finetune(args: argparse.Namespace) -> None:
     print("\n".join(f"{c.row:20} {c.column:20} {c.mean:5.1f} %" for c in cells))
     say(claims)
     title = f"Fine-tuning · {data_name(args)} · BasicCNN, width 16"
-    save(dots(cells, title, "final test accuracy in %"), cells, args.figures / "finetuning", "finetuning")
+    save_figure(dots(cells, title, "final test accuracy in %"), cells, args.figures / "finetuning", "finetuning")
     results = {"claims": claims, "accuracy": [c._asdict() for c in cells], "mean_gain": fmean(c["difference"][0] for c in claims)}
     publish("finetuning", runs, args, results, figures=False)
 

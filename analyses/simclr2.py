@@ -22,7 +22,7 @@ from analyses.drawing import Cell, dots
 from analyses.self_supervised import FRACTIONS
 from analyses.study import arguments, data_name, judged, publish, say, test_accuracy, trained
 from gradlens.reporting.aggregate import interval
-from gradlens.reporting.style import save
+from gradlens.reporting.style import save_figure
 from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run
 
@@ -115,7 +115,7 @@ def main() -> None:
     print("\n".join(f"{c.row:10} {c.column:24} {c.mean:5.1f} %" for c in cells))
     say(claims)
     title = f"SimCLRv2's three runs · {data_name(args)} · BasicCNN"
-    save(dots(cells, title, "final test accuracy in %"), cells, args.figures / "simclr2", "labels_and_width")
+    save_figure(dots(cells, title, "final test accuracy in %"), cells, args.figures / "simclr2", "labels_and_width")
     runs = [*begun.values(), *tuned.values(), *taught.values()]
     publish("simclr2", runs, args, {"claims": claims, "accuracy": [c._asdict() for c in cells]}, figures=False)
 

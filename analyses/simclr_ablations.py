@@ -25,7 +25,7 @@ from analyses.drawing import Cell, value_map
 from analyses.study import arguments, data_name, judged, probe_accuracy, probed, publish, say, trained
 from gradlens.analysis.linear_probe import ProbeOptions
 from gradlens.reporting.aggregate import interval
-from gradlens.reporting.style import save
+from gradlens.reporting.style import save_figure
 from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run
 
@@ -134,7 +134,7 @@ def main() -> None:
     claims = judge(args.what, found)
     say(claims)
     title = f"SimCLR, {args.what} · {data_name(args)} · BasicCNN, width 16"
-    save(value_map(cells, title, "probe accuracy in %"), cells, args.figures / f"simclr_{args.what}", args.what)
+    save_figure(value_map(cells, title, "probe accuracy in %"), cells, args.figures / f"simclr_{args.what}", args.what)
     publish(f"simclr_{args.what}", runs, args, {"claims": claims, "accuracy": [c._asdict() for c in cells]}, figures=False)
 
 

@@ -18,7 +18,7 @@ from gradlens.analysis.linear_probe import ProbeOptions, probe_run
 from gradlens.cli.progress import Display
 from gradlens.data.datasets import DATASETS
 from gradlens.reporting.aggregate import Interval, interval
-from gradlens.reporting.style import save
+from gradlens.reporting.style import save_figure
 from gradlens.reporting.training_figures import figure_set
 from gradlens.runtime.errors import INTERRUPTED, Stopped
 from gradlens.training.config import Config, make_config, read_config_file
@@ -222,6 +222,6 @@ def _draw(runs: Sequence[Run], folder: Path) -> None:
     """The standard figures of some runs; those that cannot be drawn are named."""
     figures = figure_set(runs)
     for name, (figure, rows) in figures.drawn.items():
-        save(figure, rows, folder, name)
+        save_figure(figure, rows, folder, name)
     for name, why in figures.skipped.items():
         print(f"no figure {name}: {why}")

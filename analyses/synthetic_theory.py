@@ -56,7 +56,7 @@ from gradlens.methods import METHODS
 from gradlens.reporting import representations
 from gradlens.reporting.aggregate import interval
 from gradlens.reporting.representations import DepthPoint, RdmRow
-from gradlens.reporting.style import COLOURS, LOOK, save
+from gradlens.reporting.style import COLOURS, LOOK, save_figure
 from gradlens.runtime.rng import generator, seeded
 from gradlens.training.build import ModelAndMethod, make_network_info
 from gradlens.training.step import training_step
@@ -613,13 +613,13 @@ def main() -> None:
     for one in deep:
         print(f"{one.net:16} seed {one.seed}: training {100 * one.train:.1f} %, test {100 * one.test:.1f} %")
     title = f"digits, MLP of {DEPTH} layers"
-    save(fixed_points(rest), rest, folder, "fixed_points")
-    save(convergence(losses), losses, folder, "convergence")
-    save(plane_accuracy(planes), planes, folder, "plane_accuracy")
-    save(implied_losses(curves), curves, folder, "implied_loss")
+    save_figure(fixed_points(rest), rest, folder, "fixed_points")
+    save_figure(convergence(losses), losses, folder, "convergence")
+    save_figure(plane_accuracy(planes), planes, folder, "plane_accuracy")
+    save_figure(implied_losses(curves), curves, folder, "implied_loss")
     points, rows = depth_points(deep, alike), rdm_rows(deep)
-    save(representations.representation_by_depth(points, QUANTITIES, title=title), points, folder, "by_depth")
-    save(representations.rdm(rows, title=f"{title}, one seed"), rows, folder, "rdm")
+    save_figure(representations.representation_by_depth(points, QUANTITIES, title=title), points, folder, "by_depth")
+    save_figure(representations.rdm_figure(rows, title=f"{title}, one seed"), rows, folder, "rdm")
     settings = {
         "linear": {
             "points": POINTS,

@@ -47,10 +47,10 @@ def memorize(
     with Display(quiet, len(missing)) as display:
         runs = read + train_or_reuse(missing, place, lambda c: display.watch(f"{c.method} seed {c.seed}", c.epochs))
         results = [memorization.memorized(run, place, display.count(f"{run.path.name}: probing")) for run in runs]
-    console.show(reporting_memorization.table(runs, results))
+    console.show(reporting_memorization.memorization_table(runs, results))
     if points := reporting_memorization.block_points(runs, results):
-        console.show(reporting_memorization.block_table(points))
-    files = reporting_memorization.draw(runs, results, figures_to or place.out / "figures")
+        console.show(reporting_memorization.memorization_block_table(points))
+    files = reporting_memorization.draw_memorization(runs, results, figures_to or place.out / "figures")
     typer.echo("\n".join(f"run: {run.path} ({memorization.NAME}.json)" for run in runs))
     typer.echo(f"figures (png, svg, csv): {', '.join(map(str, files))}")
 
@@ -96,12 +96,12 @@ def probe(
         results = [linear_probe.probe_run(run.path, place, options, display.count(run.path.name), _aside, known) for run in runs]
     points = probes.probe_points(runs, results)
     if len(runs) == 1:
-        console.show(probes.detail(results[0]))
-    for table in probes.tables(points):
+        console.show(probes.probe_detail(results[0]))
+    for table in probes.probe_tables(points):
         console.show(table)
     if separability:
         console.show(probes.separability_table(runs, results))
-    files = probes.draw(points, out, runs_title(runs))
+    files = probes.draw_probes(points, out, runs_title(runs))
     typer.echo("\n".join(f"run: {run.path} ({linear_probe.NAME}.json)" for run in runs))
     typer.echo(f"figures (png, svg, csv): {', '.join(map(str, files))}")
 
@@ -142,9 +142,9 @@ def representations(
     with Display(quiet, len(runs)) as display:
         results = [rep.represent_run(run.path, place, options, display.count(run.path.name), known) for run in runs]
         pairs = network_similarity.compare_run(paths[0], paths[1:], place, options, display.count("comparing"))
-    console.show(reporting.table(reporting.depth_points(runs, results)))
+    console.show(reporting.representation_table(reporting.depth_points(runs, results)))
     console.show(reporting.pair_table(pairs, reporting.named(runs)[0]))
-    drawn = reporting.draw(runs, results, pairs, out)
+    drawn = reporting.draw_representations(runs, results, pairs, out)
     first = f", {network_similarity.PAIRS}.json"
     typer.echo("\n".join(f"run: {run.path} ({rep.RESULT}.json{first if run is runs[0] else ''})" for run in runs))
     typer.echo(f"figures (png, svg, csv): {', '.join(str(out / f'{name}.png') for name in drawn)}")
@@ -175,9 +175,9 @@ def filters(
     with Display(quiet, len(run_dirs)) as display:
         runs = seen.check_filter_runs(run_dirs, place)
         found = [seen.filters_run(run.path, place, over_time, display.count(run.path.name)) for run in runs]
-    results = reporting_filters.grouped(runs, found)
-    console.show(reporting_filters.table(results))
-    files = reporting_filters.draw(runs, results, out)
+    results = reporting_filters.results_by_label(runs, found)
+    console.show(reporting_filters.filter_table(results))
+    files = reporting_filters.draw_filters(runs, results, out)
     typer.echo("\n".join(f"run: {run.path} (filters.json)" for run in runs))
     typer.echo(f"figures (png, svg, csv): {', '.join(map(str, files))}")
 
@@ -207,8 +207,8 @@ def inpaint(
     runs = inpainting.check_inpainting_runs(list(dict.fromkeys(run_dirs)), images, place)
     with Display(quiet, len(runs)) as display:
         results = [inpainting.inpaint_run(run.path, place, images, display.count(run.path.name)) for run in runs]
-    console.show(reporting_inpainting.table(reporting_inpainting.rows(runs, results)))
-    files = reporting_inpainting.draw(runs, results, out)
+    console.show(reporting_inpainting.inpainting_table(reporting_inpainting.inpainting_rows(runs, results)))
+    files = reporting_inpainting.draw_inpainting(runs, results, out)
     typer.echo("\n".join(f"run: {run.path} ({inpainting.NAME}.json)" for run in runs))
     typer.echo(f"figures (png, svg, csv): {', '.join(map(str, files))}")
 

@@ -34,7 +34,7 @@ def timeline(
     from gradlens.cli.progress import Display
     from gradlens.reporting import console
     from gradlens.reporting import timeline as timeline_pictures
-    from gradlens.reporting.style import save
+    from gradlens.reporting.style import save_figure
     from gradlens.reporting.timeline import gantt, over_workers
     from gradlens.runtime.csv_tables import write_csv
     from gradlens.runtime.errors import InputError
@@ -63,12 +63,12 @@ def timeline(
         seconds = simulation.first_batches(found)
         bars = simulation.pictured(found, workers, wire, micro_batches, seconds)
     chosen = [point for point in points if point.workers == workers]
-    console.show(timeline_pictures.table(chosen, wire, configs[0].batch_size))
-    typer.echo("\n".join(timeline_pictures.left_over(chosen)))
+    console.show(timeline_pictures.timeline_table(chosen, wire, configs[0].batch_size))
+    typer.echo("\n".join(timeline_pictures.unused_workers_text(chosen)))
     title = f"{configs[0].data} · {configs[0].model} · batches of {configs[0].batch_size}"
     files = [
-        *save(gantt(bars, seconds, title=f"{title} · {workers} workers"), bars, out, "timeline"),
-        *save(over_workers(points, title=title), points, out, "workers"),
+        *save_figure(gantt(bars, seconds, title=f"{title} · {workers} workers"), bars, out, "timeline"),
+        *save_figure(over_workers(points, title=title), points, out, "workers"),
     ]
     write_csv(out / "block_costs.csv", [row for one in found for row in one.rows])
     typer.echo(f"figures (png, svg, csv): {files[0].with_suffix('')}, {files[3].with_suffix('')}; measured: {out / 'block_costs.csv'}")

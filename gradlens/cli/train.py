@@ -53,7 +53,7 @@ def train(
             runs = train_or_reuse(configs, place, watch_for)
         else:
             runs = [train_run(configs[0], place, watch_for(configs[0]), training)]
-    console.show(console.results(runs))
+    console.show(console.results_table(runs))
     typer.echo("\n".join(f"run: {run.path}" for run in runs))
     typer.echo(f"next: gradlens figures {' '.join(str(run.path) for run in runs)} --out figures")
 
@@ -89,7 +89,7 @@ def _train_together(method: str | None, given: dict[str, Any], place: RunContext
     with Display(quiet or not world.is_main) as display:
         run = train_run_distributed(config, replace(place, world=world), display.watch(config.method, config.epochs))
     if run:
-        console.show(console.results([run]))
+        console.show(console.results_table([run]))
         typer.echo(f"run: {run.path}")
 
 
@@ -132,7 +132,7 @@ def compare_gradients(
             groups = [_with_best_lr(group, grid, place, watch_for) for group in groups]
         known = [run.config for run in read]
         runs = read + train_or_reuse([config for group in groups for config in group if config not in known], place, watch_for)
-    console.show(console.comparison(runs))
+    console.show(console.comparison_table(runs))
     typer.echo("\n".join(f"run: {run.path}" for run in runs))
     _write_figures(runs, figures_to or place.out / "figures")
 
@@ -245,7 +245,7 @@ def show(run_dir: Annotated[Path, typer.Argument(help="a run directory")]) -> No
         if run.info.get(name) is not None:
             typer.echo(f"  {name:<17} {run.info[name]}")
     if run.metrics:
-        console.show(console.comparison([run]))
+        console.show(console.comparison_table([run]))
     typer.echo("files: " + ", ".join(sorted(p.name for p in run.path.iterdir() if not p.name.startswith("."))))
 
 
@@ -330,12 +330,12 @@ def _with_best_lr(group: list[Config], grid: list[float], place: RunContext, wat
 
 def _write_figures(runs: Sequence[Run], out: Path) -> None:
     """Draw what the runs hold into a folder, and say which files to open."""
-    from gradlens.reporting.style import save
+    from gradlens.reporting.style import save_figure
     from gradlens.reporting.training_figures import figure_set
 
     figures = figure_set(runs)
     for name, (figure, rows) in figures.drawn.items():
-        save(figure, rows, out, name)
+        save_figure(figure, rows, out, name)
     for name, why in figures.skipped.items():
         typer.echo(f"no figure {name}: {why}")
     typer.echo(f"figures (png, svg, csv): {', '.join(figures.drawn)}")

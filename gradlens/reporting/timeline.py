@@ -147,7 +147,7 @@ def over_workers(points: Sequence[ThroughputPoint], *, title: str = "") -> Figur
     return figure
 
 
-def left_over(points: Sequence[ThroughputPoint]) -> list[str]:
+def unused_workers_text(points: Sequence[ThroughputPoint]) -> list[str]:
     """A sentence for each number of workers, of those asked for, that some schedules cannot use."""
     short: dict[tuple[int, int], list[str]] = {}
     for p in points:
@@ -159,7 +159,7 @@ def left_over(points: Sequence[ThroughputPoint]) -> list[str]:
     ]
 
 
-def table(points: Sequence[ThroughputPoint], link: Link, batch_size: int) -> Table:
+def timeline_table(points: Sequence[ThroughputPoint], link: Link, batch_size: int) -> Table:
     """The points of one number of workers, to print."""
     caption = (
         f"Simulated over block costs measured here and now, {points[0].batches} batches of {batch_size}, filling and emptying included;"

@@ -234,15 +234,15 @@ def test_points_are_means_over_seeds_with_the_networks_own_answer(run, tmp_path)
     results = [probe_run(r.path, RunContext(), options) for r in (run, twin)]
     points = probes.probe_points([run, twin], results)
     block = names[0]
-    (mine,) = [p for p in probes.last_step(points) if (p.network, p.labels, p.block, p.half) == (TRAINED, TRUE, block, "test")]
+    (mine,) = [p for p in probes.last_probed(points) if (p.network, p.labels, p.block, p.half) == (TRAINED, TRUE, block, "test")]
     pair = [next(r["test"] for r in one["rows"] if (r["network"], r["block"]) == (TRAINED, block)) for one in results]
     assert mine.mean == pytest.approx(sum(pair) / 2)
     assert mine.seeds == 2
     (own,) = [p for p in points if p.network == probes.OWN]
     assert own.mean == pytest.approx((probes.own_accuracy(run) + probes.own_accuracy(twin)) / 2)
-    assert [c.header for c in probes.table(points).columns] == ["block", "bp"]
+    assert [c.header for c in probes.probe_table(points).columns] == ["block", "bp"]
     later = [p._replace(step=p.step // 2) for p in points if p.network == TRAINED] + points
-    files = [f.name for f in probes.draw(later, tmp_path / "figures")]
+    files = [f.name for f in probes.draw_probes(later, tmp_path / "figures")]
     assert files == ["separability_by_depth.png", "separability_over_training.png"]
     assert probes.separability_table([run, twin], results).row_count == 2 + 3
 

@@ -323,7 +323,7 @@ def test_probes_find_what_a_block_knows_and_nothing_else():
 def test_the_row_of_a_group_is_the_mean_over_its_seeds(copied):
     runs = [copied(seed=seed) for seed in (0, 1)]
     results = [memorized(run, RunContext()) for run in runs]
-    (row,) = reporting_memorization.scores(runs, results)
+    (row,) = reporting_memorization.memorization_scores(runs, results)
     assert (row.label, row.seeds, row.epochs) == ("bp", 2, 3)
     assert row.area == pytest.approx((results[0]["area"] + results[1]["area"]) / 2)
     assert row.final - row.final_low == pytest.approx(12.706 * abs(results[0]["final"] - results[1]["final"]) / 2, rel=1e-3)
@@ -351,7 +351,7 @@ def test_the_reader_is_told_what_differs(copied):
 
 def test_the_curve_shows_every_group_and_chance(finished):
     runs = [finished("bp"), finished("dgl")]
-    ax = reporting_memorization.memorization_curve(reporting_memorization.curves(runs), 0.1).axes[0]
+    ax = reporting_memorization.memorization_curve(reporting_memorization.memorization_curves(runs), 0.1).axes[0]
     drawn = {line.get_label(): line for line in ax.lines}
     assert list(drawn["bp"].get_ydata()) == [a for _, a in curve_of(runs[0])]
     assert list(drawn["dgl"].get_ydata()) == [a for _, a in curve_of(runs[1])]
@@ -362,7 +362,7 @@ def test_the_curve_shows_every_group_and_chance(finished):
 def test_the_panels_show_every_block_the_control_and_the_network(copied):
     runs = [copied("bp", label_noise=0.4), copied("dgl", label_noise=0.4)]
     points = reporting_memorization.block_points(runs, [memorized(run, RunContext()) for run in runs])
-    figure = reporting_memorization.noise_by_block(points, reporting_memorization.QUANTITIES, 0.1)
+    figure = reporting_memorization.noise_by_block(points, reporting_memorization.MEMORIZATION_QUANTITIES, 0.1)
     assert len(figure.axes) == 4
     ax = figure.axes[0]
     assert [t.get_text() for t in ax.get_xticklabels()] == ["block1", "block2", "block3", "top", "network"]
@@ -372,7 +372,7 @@ def test_the_panels_show_every_block_the_control_and_the_network(copied):
     assert [p.untrained for p in mine[:4]] in black
     assert [mine[4].mean] in black
     with pytest.raises(InputError, match="no block was probed"):
-        reporting_memorization.noise_by_block([], reporting_memorization.QUANTITIES, 0.1)
+        reporting_memorization.noise_by_block([], reporting_memorization.MEMORIZATION_QUANTITIES, 0.1)
 
 
 # ---------------------------------------------------------------------------------------------------- the command line

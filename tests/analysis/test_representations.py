@@ -359,7 +359,7 @@ def test_the_command_prints_stores_and_draws(gradlens, copies, tmp_path):
 
 def test_options_of_the_command(gradlens, copies, monkeypatch):
     drawn = {}
-    monkeypatch.setattr("gradlens.reporting.representations.save", lambda figure, rows, folder, name: drawn.update({name: rows}))
+    monkeypatch.setattr("gradlens.reporting.representations.save_figure", lambda figure, rows, folder, name: drawn.update({name: rows}))
     few = ("--images", 90, "--information-steps", 0, "--block", "block2", "--over-time", "--quiet")
     status, out, _ = gradlens("representations", copies[0], *few)
     assert status == 0

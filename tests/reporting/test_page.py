@@ -282,8 +282,8 @@ def test_a_band_has_a_gap_where_nothing_was_recorded():
     points = [LayerPoint("bp", "top", "weight", "null_cosine", step, v, math.nan, math.nan, 1, 0) for step, v in at.items()]
     points.append(LayerPoint("dgl", "top", "weight", "null_cosine", 10, -0.2, math.nan, math.nan, 1, 0))
     band = {"x": [0, 10, 20, 55, 90], "low": [0.1, -0.2, 0.2, None, 0.3], "high": [0.1, 0.2, 0.2, None, 0.3]}
-    assert charts.span(points) == band
-    assert charts.span([]) is None
+    assert charts.method_band(points) == band
+    assert charts.method_band([]) is None
 
 
 # ---------------------------------------------------------------------------------------------------------- what was measured

@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from tiny_runs import kill_at, same_state
 
 from gradlens.methods import METHODS
-from gradlens.reporting.online_probe import LEARNER_WORDS, regret
+from gradlens.reporting.online_probe import LEARNER_WORDS, regret_figure
 from gradlens.runtime.errors import InputError, Stopped
 from gradlens.training.config import make_config
 from gradlens.training.context import CPU, RunContext, load_data
@@ -467,7 +467,7 @@ def test_activations_that_are_not_finite_are_no_round():
 def test_the_figure_shows_every_block_and_what_is_not_above_zero_too():
     row = {"learner": "ogd", "bound": 40.0, "regret_high": 2.0}
     rows = [{**row, "block": b, "rounds": t, "regret": r} for b in ("block1", "top") for t, r in ((1, 2.0), (2, 1.0), (4, -3.0))]
-    figure = regret(rows, title="digits")
+    figure = regret_figure(rows, title="digits")
     assert [ax.get_title() for ax in figure.axes] == ["block1", "top"]
     drawn, bound, hollow = figure.axes[1].lines
     assert drawn.get_ydata()[:2].tolist() == [2, 1]
@@ -477,7 +477,7 @@ def test_the_figure_shows_every_block_and_what_is_not_above_zero_too():
     assert figure.legends[0].get_texts()[0].get_text() == LEARNER_WORDS["ogd"]
     assert list(LEARNER_WORDS) == list(LEARNERS)
     with pytest.raises(InputError, match="--online-probe"):
-        regret([])
+        regret_figure([])
 
 
 def test_a_run_without_a_probe_has_no_regret(whole, tmp_path):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradlens.methods import METHODS
-from gradlens.reporting.timeline import gantt, left_over, over_workers
+from gradlens.reporting.timeline import gantt, over_workers, unused_workers_text
 from gradlens.runtime.errors import InputError
 from gradlens.training.build import build_model_and_method
 from gradlens.training.config import make_config
@@ -307,10 +307,10 @@ def test_workers_beyond_the_parts_get_nothing_and_are_named():
         **{("dgl", n): min(n, 3) for n in (1, 3, 4, 64)},
     }
     many = [p for p in points if p.workers == 64]
-    said = left_over(many)
+    said = unused_workers_text(many)
     assert said[0].startswith("64 workers asked for, 4 used by bp, bp gpipe, bp 1f1b")
     assert "64 workers asked for, 3 used by dgl" in said[1]
-    assert left_over([p for p in points if p.workers == 3]) == []
+    assert unused_workers_text([p for p in points if p.workers == 3]) == []
     assert balanced_split(found[0].costs, 2, found[0].cuts) == [range(1), range(1, 4)]
 
 

@@ -18,7 +18,7 @@ from processes import ROOT, Program, wait_for
 from scipy import stats
 
 from gradlens.cli.sweep import sweep
-from gradlens.reporting.study_summary import Line, Merged, bootstrap_mean, holm, paired_p, said
+from gradlens.reporting.study_summary import Merged, SummaryLine, bootstrap_mean, grid_text, holm, paired_p
 from gradlens.runtime.csv_tables import read_csv
 from gradlens.runtime.errors import InputError
 from gradlens.training.config import make_config
@@ -59,7 +59,7 @@ def test_a_study_is_its_methods_grid_and_seeds_crossed(tmp_path):
         for lr, method, seed in itertools.product([1e-3, 1e-2], ["bp", "dgl"], [0, 1])
     ]
     assert [point.config for point in found] == wanted
-    assert [said(point.grid) for point in found] == ["lr=0.001"] * 4 + ["lr=0.01"] * 4
+    assert [grid_text(point.grid) for point in found] == ["lr=0.001"] * 4 + ["lr=0.01"] * 4
 
 
 def test_what_comes_to_the_same_run_is_one(tmp_path):
@@ -188,7 +188,7 @@ def short(tmp_path_factory):
 @pytest.mark.smoke
 def test_a_study_ends_in_tables(short):
     assert "2 of 2 runs finished" in short.printed
-    rows, lines = read_csv(short.out / "rows.csv", Merged), read_csv(short.out / "summary.csv", Line)
+    rows, lines = read_csv(short.out / "rows.csv", Merged), read_csv(short.out / "summary.csv", SummaryLine)
     assert {row.method for row in rows} == {"bp", "dgl"}
     assert {"test best_accuracy", "test final_accuracy", "test final_loss", "cosine block1.linear"} <= {line.quantity for line in lines}
     (dgl,) = [line for line in lines if (line.method, line.quantity) == ("dgl", "test final_accuracy")]
