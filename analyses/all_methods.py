@@ -28,7 +28,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from analyses.study import arguments, judged, place_of, publish, say, trained
+from analyses.study import arguments, judged, publish, run_context_of, say, trained
 from gradlens.cli.progress import Display
 from gradlens.gradients.backward import run_step
 from gradlens.gradients.diagnostics import SPARSE, sparse_rows
@@ -60,7 +60,7 @@ def tuned(name: str, args: Any, display: Display) -> list[Config]:
     """The configs of a rule's seeds, with the learning rate that the held-out images choose."""
     settings = {"method": name, "data": args.data, "epochs": EPOCHS * STAGES.get(name, 1), **SHARED}
     trial = make_config(**{**settings, "epochs": TRIAL_EPOCHS * STAGES.get(name, 1)})
-    place = replace(place_of(args), out=args.out / "trials")
+    place = replace(run_context_of(args), out=args.out / "trials")
     lr = choose_lr(trial, GRIDS.get(name, ADAM), 0.2, place, lambda c: display.watch(f"{name} lr {c.lr:g}", c.epochs))
     return [make_config(**settings, lr=lr, seed=seed) for seed in range(1 if name in ONE_SEED else SEEDS)]
 
@@ -70,7 +70,7 @@ Means = dict[tuple[str, str], float]  # (layer, quantity) -> mean over batches
 
 def at_the_end(run: Run, args: Any) -> Means:
     """What is measured at a run's final weights, averaged over the batches that would follow its last one."""
-    training = prepare(run.config, place_of(args))
+    training = prepare(run.config, run_context_of(args))
     model, method = training.pair
     state = run.checkpoint()
     load_weights(model, state["model"], str(run.path))
@@ -113,7 +113,7 @@ def table(groups: dict[str, list[Run]], means: dict[str, list[Means]]) -> list[d
 def costs(configs: Sequence[Config], args: Any) -> dict[str, dict[str, float | None]]:
     """rule -> images a second, added memory and multiply-adds, relative to bp."""
     with Display(quiet=False) as display:
-        result = bench(configs, (3, 32, 32), 10, place_of(args).device, ROUNDS, record_every=(), progress=display.count("bench"))
+        result = bench(configs, (3, 32, 32), 10, run_context_of(args).device, ROUNDS, record_every=(), progress=display.count("bench"))
     rows = {row.method: row for row in result.rows}
     bp = rows["bp"]
     return {

@@ -24,7 +24,7 @@ from typing import Any
 
 from scipy.special import stdtrit
 
-from analyses.study import arguments, data_name, judged, place_of, publish, say, trained, weighed
+from analyses.study import arguments, data_name, judged, publish, run_context_of, say, trained, weighed
 from gradlens.analysis.first_layer_filters import filters_run
 from gradlens.cli.progress import Display
 from gradlens.reporting.aggregate import Interval, interval
@@ -108,7 +108,7 @@ def main() -> None:
     order = [(stem, seed) for seed in range(max(SEEDS.values())) for stem in SEEDS if seed < SEEDS[stem]]
     keys = [(stem, label, seed) for stem, seed in order for label in RULES]
     runs = dict(zip(keys, trained([config(label, stem, seed, args.data) for stem, label, seed in keys], args), strict=True))
-    place, folder = place_of(args), args.figures / "first_layer_filters"
+    place, folder = run_context_of(args), args.figures / "first_layer_filters"
     found: dict[int, dict[str, list[dict[str, Any]]]] = {stem: {label: [] for label in RULES} for stem in SEEDS}
     with Display(quiet=False) as display:
         progress = display.count("filters")

@@ -20,7 +20,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from analyses.study import arguments, data_name, judged, place_of, publish, say, trained
+from analyses.study import arguments, data_name, judged, publish, run_context_of, say, trained
 from gradlens.analysis import inpainting
 from gradlens.analysis.linear_probe import ProbeCache, ProbeOptions, probe_run
 from gradlens.cli.progress import Display
@@ -90,7 +90,7 @@ def _panels(filled: Found, adversarial: Mapping[str, Any]) -> list[reporting_inp
 def main() -> None:
     """Train or read 13 runs, probe them and let them fill in, judge the claim, write figures/inpainting."""
     args = arguments(__doc__ or "", numbers={"epochs": 8, "limit": 5_000, "seeds": 3})
-    place = place_of(args)
+    place = run_context_of(args)
     *runs, adversarial = trained(configs(args), args)
     test = 300 if args.data == "digits" else 2_000
     options = ProbeOptions(features=512, train_images=min(3_000, args.limit), test_images=test, separability=0)

@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from analyses.all_methods import EPOCHS, SHARED
-from analyses.study import arguments, data_name, place_of, publish, trained
+from analyses.study import arguments, data_name, publish, run_context_of, trained
 from gradlens.analysis.activations import FORWARD_BATCH, collect_activations, frozen_eval_mode, load_snapshots
 from gradlens.analysis.logistic_regression import Standard, fit_logistic_regression
 from gradlens.analysis.probe_block import HELD_OUT, ProbeFeatures, choose_l2, probe_block
@@ -98,7 +98,7 @@ def digits() -> ProbeFeatures:
 
 def cost(run: Any, args: Any) -> dict[str, Any]:
     """Reading all blocks against plain inference, and the probes' own time."""
-    place = place_of(args)
+    place = run_context_of(args)
     (frozen,) = load_snapshots(run, place)
     data = load_data(run.config.model_copy(update={"limit": PASS}), place)
     images, model = data.train.images, frozen.modules[0]
@@ -132,8 +132,8 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", ConvergenceWarning)
     (run,) = trained([make_config(method="bp", data=args.data, epochs=EPOCHS, lr=1e-3, seed=0, **SHARED)], args)
-    data = load_data(run.config, place_of(args))
-    (frozen,) = load_snapshots(run, place_of(args))
+    data = load_data(run.config, run_context_of(args))
+    (frozen,) = load_snapshots(run, run_context_of(args))
     train, test = (half.take(torch.arange(n)) for half, n in ((data.train, IMAGES), (data.test, 4_000)))
     x, z = (collect_activations(frozen, half.images, blocks=["block1"])["block1"] for half in (train, test))
     block1 = ProbeFeatures(x, train.labels, z, test.labels, len(data.classes), 0)

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from analyses.study import arguments, data_name, judged, place_of, publish, say, trained
+from analyses.study import arguments, data_name, judged, publish, run_context_of, say, trained
 from gradlens.analysis import memorization
 from gradlens.cli.progress import Display
 from gradlens.reporting import memorization as reporting_memorization
@@ -56,7 +56,7 @@ def configs(data: str, rules: Sequence[tuple[str, dict[str, Any]]], settings: di
 
 def looked_at(runs: Sequence[Run], args: Any) -> list[Found]:
     """What each run memorized."""
-    place = place_of(args)
+    place = run_context_of(args)
     with Display(quiet=False) as display:
         return [memorization.memorized(run, place, display.count(f"{run.path.name}: probing")) for run in runs]
 

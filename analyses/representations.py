@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from analyses.all_methods import EPOCHS, SEEDS, SHARED
-from analyses.study import arguments, data_name, judged, place_of, publish, say, trained
+from analyses.study import arguments, data_name, judged, publish, run_context_of, say, trained
 from gradlens.analysis import network_similarity
 from gradlens.analysis import representations as rep
 from gradlens.cli.progress import Display
@@ -93,7 +93,7 @@ def main() -> None:
     """Train or read fifteen runs, measure and compare their blocks, test the claims, write figures/representations."""
     args = arguments(__doc__ or "")
     runs = trained(configs(args), args)
-    place, options = place_of(args), rep.RepresentationOptions()
+    place, options = run_context_of(args), rep.RepresentationOptions()
     known: dict[str, dict[str, Any]] = {}
     by_name = {name: [r for r in runs if r.config.method == name] for name in METHODS}
     with Display(quiet=False) as display:

@@ -76,14 +76,14 @@ def shipped(name: str, **changes: Any) -> Config:
     return make_config(**{**read_config_file(HERE / "configs" / f"{name}.json"), **changes})
 
 
-def place_of(args: argparse.Namespace) -> RunContext:
+def run_context_of(args: argparse.Namespace) -> RunContext:
     """Where a script's runs go."""
     return RunContext(out=args.out, device=pick_device(args.device))
 
 
 def trained(configs: Sequence[Config], args: argparse.Namespace) -> list[Run]:
     """The finished runs of some configs, trained where they are missing and resumed where they were interrupted."""
-    place = place_of(args)
+    place = run_context_of(args)
     with Display(quiet=False, runs=len(configs)) as display:
         try:
             return train_or_reuse(configs, place, lambda c: display.watch(f"{c.method} {c.model} seed {c.seed}", c.epochs))
@@ -100,7 +100,7 @@ def probed(runs: Sequence[Run], args: argparse.Namespace, options: ProbeOptions)
         found = []
         for i, run in enumerate(runs):
             count(i, len(runs), run.path.name)
-            found.append(probe_run(run.path, place_of(args), options, say=print, known=known))
+            found.append(probe_run(run.path, run_context_of(args), options, say=print, known=known))
     return found
 
 

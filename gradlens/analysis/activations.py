@@ -97,7 +97,7 @@ def freeze_module(model: nn.Module, layers: Sequence[str] | None = None, to_inpu
     Args:
         model: any module.
         layers: dotted paths as in ``model.named_modules()``, in the order in which they run.
-        to_input: from what :func:`collect` is given to what the model reads.
+        to_input: from what :func:`collect_activations` is given to what the model reads.
 
     Raises:
         InputError: a path that is no module of the model (the known ones are listed).
@@ -143,7 +143,7 @@ def collect_activations(
     """Each block's activations [N, d] float32 for some images [N, C, H, W], all blocks in one pass, on the images' device.
 
     Args:
-        frozen: from :func:`networks` or :func:`of_module`.
+        frozen: from :func:`load_snapshots` or :func:`freeze_module`.
         images: what ``frozen.to_input`` takes: uint8 images of a run's data set, or the module's own input.
         budget: features of a block at most, by :func:`pooled`; None: all of them, flattened.
         batch: images in a forward pass.

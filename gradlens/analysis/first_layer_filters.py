@@ -115,7 +115,7 @@ def filter_statistics(
         filters: the filters.
         silent: [F], those that never change their block's output; default: not known.
         start: the filters before training, for ``moved``.
-        gabors: from :func:`fits`, where they are there already.
+        gabors: from :func:`fit_gabors`, where they are there already.
 
     """
     share = None
@@ -213,7 +213,7 @@ def describe_filters(frozen: FrozenModel, images: Tensor, start: Array | None = 
     """The first-layer filters of a network and their numbers.
 
     Args:
-        frozen: from :func:`gradlens.analysis.activations.networks`.
+        frozen: from :func:`gradlens.analysis.activations.load_snapshots`.
         images: what ``frozen.to_input`` takes, to find filters that never change their block's output.
         start: the filters before training; default: these.
 

@@ -143,7 +143,7 @@ def inpaint_run(path: Path, place: RunContext, images: int = 8, progress: Progre
         as :func:`errors`}.
 
     Raises:
-        InputError: as :func:`checked`.
+        InputError: as :func:`check_inpainting_runs`.
 
     """
     (run,) = check_inpainting_runs([path], images, place)

@@ -83,7 +83,7 @@ def probe_network(
     """Probe the blocks of a frozen network, all read in one pass over the images; one by one as they are done.
 
     Args:
-        frozen: from :func:`gradlens.analysis.activations.networks` or :func:`gradlens.analysis.activations.of_module`.
+        frozen: from :func:`gradlens.analysis.activations.load_snapshots` or :func:`gradlens.analysis.activations.freeze_module`.
         train: images to fit to, in random order (their last fifth chooses l2), and labels.
         test: held-out images and labels.
         classes: how many there are.

@@ -81,7 +81,7 @@ def cka_matrix(a: FrozenModel, b: FrozenModel, shown: Split, unbiased: bool = Tr
     """Linear CKA [blocks of a, blocks of b] of two networks shown the same images.
 
     Args:
-        a: from :func:`gradlens.analysis.activations.networks` or :func:`gradlens.analysis.activations.of_module`.
+        a: from :func:`gradlens.analysis.activations.load_snapshots` or :func:`gradlens.analysis.activations.freeze_module`.
         b: the other network.
         shown: images and labels (the labels play no part in it).
         unbiased: by HSIC₁.

@@ -146,7 +146,8 @@ def represent(
     into memory.
 
     Args:
-        frozen: from :func:`gradlens.analysis.activations.networks`, or :func:`gradlens.analysis.activations.of_module` for any module.
+        frozen: from :func:`gradlens.analysis.activations.load_snapshots`, or for any module
+            :func:`gradlens.analysis.activations.freeze_module`.
         shown: the images, from :func:`pictures`.
         options: what to measure.
         known: numbers by the digest of the activations they were computed from; read and added to.

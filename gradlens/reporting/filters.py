@@ -103,7 +103,7 @@ def filter_table(results: Mapping[str, Sequence[dict[str, Any]]]) -> Table:
     """Label × number: mean over seeds with half its 95 % interval, the untrained stems' mean in brackets, chance in the last lines.
 
     Args:
-        results: from :func:`grouped`.
+        results: from :func:`results_by_label`.
 
     """
     cells: dict[str, list[str]] = {}
@@ -275,7 +275,7 @@ def draw_filters(
 
     Args:
         runs: the runs.
-        results: from :func:`grouped`.
+        results: from :func:`results_by_label`.
         folder: made if it is not there.
         title: what the runs have in common; default: data and model.
         name: how the files' names begin.

@@ -195,7 +195,7 @@ def memorization_curve(points: Sequence[CurvePoint], chance: float, *, title: st
     """Accuracy of the training images, labels as given, in eval mode over epochs, with what guessing gives.
 
     Args:
-        points: from :func:`curves`.
+        points: from :func:`memorization_curves`.
         chance: accuracy of a guess, a share.
         title: what the runs have in common.
         look: from :func:`gradlens.reporting.style.styles`.

@@ -101,7 +101,7 @@ def last_probed(points: Sequence[ProbePoint]) -> list[ProbePoint]:
 
 
 def probe_tables(points: Sequence[ProbePoint]) -> Iterator[Table]:
-    """:func:`table` of some labels after the other: as many as a terminal of 80 columns shows."""
+    """:func:`probe_table` of some labels after the other: as many as a terminal of 80 columns shows."""
     labels = list(dict.fromkeys(p.label for p in points))
     for i in range(0, len(labels), COLUMNS):
         yield probe_table([p for p in points if p.label in labels[i : i + COLUMNS]])

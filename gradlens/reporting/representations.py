@@ -257,7 +257,7 @@ def cka_figure(cells: Sequence[SimilarityCell], *, title: str = "") -> Figure:
     """Linear CKA of all blocks of a network with all blocks of others: a panel for each other network, values written out.
 
     Args:
-        cells: from :func:`cells`, of one run.
+        cells: from :func:`similarity_cells`, of one run.
         title: what the runs have in common.
 
     Raises:

@@ -105,7 +105,7 @@ def over_workers(points: Sequence[ThroughputPoint], *, title: str = "") -> Figur
     """Speed-up, and memory of the worker that holds most, over the number of workers; faint where blocks are fewer than workers.
 
     Args:
-        points: from :func:`gradlens.training.cost.simulation.curves`.
+        points: from :func:`gradlens.training.cost.simulation.throughput_curves`.
         title: what the schedules have in common.
 
     Raises:

@@ -1,7 +1,7 @@
 """The processes that share one run, as ``torchrun`` starts them: who is there, how one notices that another is gone, who speaks.
 
-Every rank runs the same program on the same config; rank 0 alone writes. What a rank sends and adds up is in ``shard.py`` (parts of a
-batch) and ``layers.py`` (parts of a network).
+Every rank runs the same program on the same config; rank 0 alone writes. What a rank sends and adds up is in ``batch_shard.py`` (parts
+of a batch) and ``layer_parallel.py`` (parts of a network).
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ CHOICES: dict[str, Collection[str]] = {
 
 
 class Config(BaseModel, frozen=True, extra="forbid"):
-    """The settings of one run. Build it with :func:`make`, which turns what is wrong into one sentence."""
+    """The settings of one run. Build it with :func:`make_config`, which turns what is wrong into one sentence."""
 
     method: str = "bp"
     options: dict[str, Any] = {}  # the method's own, resolved

@@ -43,7 +43,7 @@ NOTHING = (0.0, 0, 0.0, 0)
 
 
 class Training(TrainState):
-    """One run: what is trained, and its position; :meth:`go` takes it to its end.
+    """One run: what is trained, and its position; :meth:`fit` takes it to its end.
 
     Whoever makes it attaches what the config asks for: ``layers`` (:func:`training_parallel_choose.stage_of`), ``probe``.
     """

@@ -180,11 +180,11 @@ def test_a_batch_as_large_as_the_data_is_fine_and_one_more_is_refused(tmp_path):
 
 def test_a_single_run_is_built_once_and_trials_of_learning_rates_are_checked_once(tmp_path, monkeypatch):
     built = []
-    make_pair = build.build_model_and_method
+    original = build.build_model_and_method
 
     def counted(config, *rest):
         built.append(config.lr)
-        return make_pair(config, *rest)
+        return original(config, *rest)
 
     for module in (experiments, training_state):
         monkeypatch.setattr(module, "build_model_and_method", counted)

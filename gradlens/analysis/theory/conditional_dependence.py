@@ -5,8 +5,8 @@ X2 from another one X1, without labels; downstream, labels are predicted linearl
 ψ* = E[X2 | X1] (Lemma 3.1) and k classes need some k labels instead of some d1. How far data are from that is ε_CI (Definition 4.1), which
 :func:`conditional_dependence` estimates from any two views and labels.
 
-:class:`Mixture` is the paper's simulation (its figure 1) with everything about it in closed form. All in float64; covariances are centred
-and every predictor has an intercept, so that no result depends on where the origin is.
+:class:`ViewMixture` is the paper's simulation (its figure 1) with everything about it in closed form. All in float64; covariances are
+centred and every predictor has an intercept, so that no result depends on where the origin is.
 """
 
 from __future__ import annotations

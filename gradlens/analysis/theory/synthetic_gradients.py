@@ -3,8 +3,8 @@
 After Czarnecki et al. 2017, "Understanding Synthetic Gradients and DNI" (arXiv 1703.00522). A net trained by synthesisers descends no
 stored loss: block and synthesiser are one dynamical system. What can be asked of it is here, for any rule like ``dni``:
 the loss that a synthetic gradient would be the gradient of, along a line (:func:`implied_loss`), and whether there is one at all
-(:func:`twist`); whether a state is a fixed point of the system and a critical point of the loss (:func:`stationarity`), and where the
-system comes to rest (:func:`settle`); the linear synthesiser that is exact (:func:`exact_linear`).
+(:func:`field_twist`); whether a state is a fixed point of the system and a critical point of the loss (:func:`stationarity`), and where the
+system comes to rest (:func:`settle_synthesisers`); the linear synthesiser that is exact (:func:`exact_linear_synthesiser`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def implied_loss(field: Field, path: Tensor) -> Tensor:
     """The loss that a gradient field implies along a path: its line integral ∫ g · dh by trapezoids, zero at the first point.
 
     Exact (up to rounding) where the field is affine along each step; else the error falls with the square of the steps. Along a line there
-    always is such a loss; over more dimensions only where :func:`twist` is zero, else it depends on the path.
+    always is such a loss; over more dimensions only where :func:`field_twist` is zero, else it depends on the path.
 
     Args:
         field: per-image gradients at points [T, *out] (a synthesiser with ``target=sum`` and its label held fixed).

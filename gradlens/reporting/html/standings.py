@@ -154,7 +154,7 @@ def method_summaries(groups: Mapping[str, Sequence[Run]]) -> list[MethodSummary]
     """Where each group of runs stands, in the groups' order.
 
     Args:
-        groups: label -> the runs of all seeds, from :func:`gradlens.reporting.aggregate.groups`.
+        groups: label -> the runs of all seeds, from :func:`gradlens.training.run_groups.group_runs`.
 
     """
     runs = [run for group in groups.values() for run in group]

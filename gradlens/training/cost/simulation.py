@@ -327,7 +327,7 @@ def measure_costs(config: Config, shape: tuple[int, int, int], classes: int, dev
 
 
 def costs_from_rows(config: Config, shape: tuple[int, int, int], classes: int, rows: Sequence[CostRow]) -> Measured:
-    """What :func:`measured` gave before, from its rows.
+    """What :func:`measure_costs` gave before, from its rows.
 
     Raises:
         InputError: the rows are of other blocks.

@@ -72,7 +72,7 @@ class BlockProbe:
 class OnlineProbe:
     """All blocks' learners; told of each update of a training, it changes nothing of it.
 
-    What is to be written waits in ``rows`` and ``streams`` until :meth:`taken`.
+    What is to be written waits in ``rows`` and ``streams`` until :meth:`take_rows`.
     """
 
     def __init__(self, names: Sequence[str], classes: int) -> None:
