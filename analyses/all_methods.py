@@ -28,7 +28,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from analyses.study import arguments, judged, place_of, publish, say, trained
+from analyses.study import arguments, judged, publish, run_context_of, say, trained
 from gradlens.cli.progress import Display
 from gradlens.gradients.backward import run_step
 from gradlens.gradients.diagnostics import SPARSE, sparse_rows
@@ -36,10 +36,10 @@ from gradlens.gradients.rows import step_rows
 from gradlens.gradients.true_gradient import preserve_buffers_and_rng, true_gradients
 from gradlens.methods import METHODS
 from gradlens.reporting.aggregate import interval, scores, without_noise
-from gradlens.reporting.console import number
+from gradlens.reporting.console import number_text
 from gradlens.runtime.rng import seeded
-from gradlens.training.build import put_weights
-from gradlens.training.config import Config, make
+from gradlens.training.build import load_weights
+from gradlens.training.config import Config, make_config
 from gradlens.training.cost.step_benchmark import bench
 from gradlens.training.run_directory import Run
 from gradlens.training.runs.lr_search import choose_lr
@@ -59,10 +59,10 @@ LAYERS = ("block1.conv", "block2.conv", "block3.conv", "top.hidden", "top.out")
 def tuned(name: str, args: Any, display: Display) -> list[Config]:
     """The configs of a rule's seeds, with the learning rate that the held-out images choose."""
     settings = {"method": name, "data": args.data, "epochs": EPOCHS * STAGES.get(name, 1), **SHARED}
-    trial = make(**{**settings, "epochs": TRIAL_EPOCHS * STAGES.get(name, 1)})
-    place = replace(place_of(args), out=args.out / "trials")
+    trial = make_config(**{**settings, "epochs": TRIAL_EPOCHS * STAGES.get(name, 1)})
+    place = replace(run_context_of(args), out=args.out / "trials")
     lr = choose_lr(trial, GRIDS.get(name, ADAM), 0.2, place, lambda c: display.watch(f"{name} lr {c.lr:g}", c.epochs))
-    return [make(**settings, lr=lr, seed=seed) for seed in range(1 if name in ONE_SEED else SEEDS)]
+    return [make_config(**settings, lr=lr, seed=seed) for seed in range(1 if name in ONE_SEED else SEEDS)]
 
 
 Means = dict[tuple[str, str], float]  # (layer, quantity) -> mean over batches
@@ -70,19 +70,19 @@ Means = dict[tuple[str, str], float]  # (layer, quantity) -> mean over batches
 
 def at_the_end(run: Run, args: Any) -> Means:
     """What is measured at a run's final weights, averaged over the batches that would follow its last one."""
-    training = prepare(run.config, place_of(args))
+    training = prepare(run.config, run_context_of(args))
     model, method = training.pair
     state = run.checkpoint()
-    put_weights(model, state["model"], str(run.path))
-    put_weights(method, state["method"], str(run.path))
+    load_weights(model, state["model"], str(run.path))
+    load_weights(method, state["method"], str(run.path))
     found: dict[tuple[str, str], list[float]] = {}
     for at in range(state["step"], state["step"] + BATCHES):
         method.start(run.config.epochs, at)
         with preserve_buffers_and_rng([model]), seeded(run.config.seed, "step", at):
             step = run_step(method, list(model), *training.batch(at))
             truth = true_gradients(method, step, keep=True)
-            rows = step_rows(at, training.pair.names(), method, step, truth, ("cosine",))
-            rows += sparse_rows(at, training.pair.names(), method, step, truth, SPARSE)
+            rows = step_rows(at, training.pair.block_names(), method, step, truth, ("cosine",))
+            rows += sparse_rows(at, training.pair.block_names(), method, step, truth, SPARSE)
         for row in (row for row in rows if row.kind == "weight"):
             found.setdefault((row.layer, row.quantity), []).append(row.value)
     return {key: interval(values).mean for key, values in found.items()}
@@ -113,7 +113,7 @@ def table(groups: dict[str, list[Run]], means: dict[str, list[Means]]) -> list[d
 def costs(configs: Sequence[Config], args: Any) -> dict[str, dict[str, float | None]]:
     """rule -> images a second, added memory and multiply-adds, relative to bp."""
     with Display(quiet=False) as display:
-        result = bench(configs, (3, 32, 32), 10, place_of(args).device, ROUNDS, record_every=(), progress=display.count("bench"))
+        result = bench(configs, (3, 32, 32), 10, run_context_of(args).device, ROUNDS, record_every=(), progress=display.count("bench"))
     rows = {row.method: row for row in result.rows}
     bp = rows["bp"]
     return {
@@ -188,7 +188,7 @@ def tested(groups: dict[str, list[Run]]) -> list[dict[str, Any]]:
 def shown(row: dict[str, Any], cost: dict[str, float | None]) -> str:
     """One line of the README's table."""
     best, final = row["best"], row["final"]
-    cells = [f"`{row['method']}`", f"{row['lr']:g}", number(best[0], best[1], 1, 100), number(final[0], final[1], 1, 100)]
+    cells = [f"`{row['method']}`", f"{row['lr']:g}", number_text(best[0], best[1], 1, 100), number_text(final[0], final[1], 1, 100)]
     for layer in LAYERS[:4]:
         three = [row["cosine"].get(layer, (math.nan,))[0], row["corrected_cosine"].get(layer, math.nan)]
         three.append(row["null_cosine"].get(layer, (math.nan,))[0])

@@ -21,8 +21,8 @@ from matplotlib.figure import Figure
 
 from analyses.study import arguments, data_name, publish, trained, verdict
 from gradlens.reporting.aggregate import final_values, interval
-from gradlens.reporting.style import COLOURS, LOOK, MARKERS, PATTERNS, save
-from gradlens.training.config import Config, make
+from gradlens.reporting.style import COLOURS, LOOK, MARKERS, PATTERNS, save_figure
+from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run
 
 SEEDS, SLOWDOWNS, UNITS = 3, (1.0, 1.2, 3.0), (1, 2, 3)
@@ -46,7 +46,7 @@ class Point(NamedTuple):
 def config(data: str, unit: int, slowdown: float, seed: int) -> Config:
     """One run; at a slowdown of 1 all units are alike."""
     options = {"buffer": 10, "slowed": unit if slowdown > 1 else None, "slowdown": slowdown}
-    return make(method="dgl-async", options=options, data=data, seed=seed, **SHARED)
+    return make_config(method="dgl-async", options=options, data=data, seed=seed, **SHARED)
 
 
 def point(unit: int, slowdown: float, runs: Sequence[Run]) -> Point:
@@ -87,7 +87,7 @@ def main() -> None:
     """Train or read the runs, print the table, say what the claim comes to, write figures/async_slowdown."""
     args = arguments(__doc__ or "")
     grid = {(u, s): [config(args.data, u, s, seed) for seed in range(SEEDS)] for u in UNITS for s in SLOWDOWNS}
-    dgl = [make(method="dgl", data=args.data, seed=seed, **SHARED) for seed in range(SEEDS)]
+    dgl = [make_config(method="dgl", data=args.data, seed=seed, **SHARED) for seed in range(SEEDS)]
     runs = trained([c for group in grid.values() for c in group] + dgl, args)
     by_config = {run.config.run_name(): run for run in runs}
     points = [point(u, s, [by_config[c.run_name()] for c in group]) for (u, s), group in grid.items()]
@@ -101,7 +101,7 @@ def main() -> None:
         lost[f"unit {u}, S={s:g}"] = loss[:3]
         word = verdict(loss, 0)
         print(f"points lost against dgl, unit {u}, S={s:g}: {loss.mean:+.1f} [{loss.low:.1f}, {loss.high:.1f}]: a loss is {word}")
-    save(drawing(points, data_name(args)), points, args.figures / "async_slowdown", "accuracy_against_slowdown")
+    save_figure(drawing(points, data_name(args)), points, args.figures / "async_slowdown", "accuracy_against_slowdown")
     settings = {**SHARED, "data": Path(args.data).name, "seeds": SEEDS}
     publish("async_slowdown", list(by_config.values()), args, {"settings": settings, "points": points, "lost": lost}, figures=False)
 

@@ -18,11 +18,11 @@ from gradlens.data.datasets import load
 from gradlens.gradients.alignment import cosine
 from gradlens.models.zoo import layers
 from gradlens.reporting.aggregate import interval
-from gradlens.training.config import make
+from gradlens.training.config import make_config
 from gradlens.training.context import pick_device
 from gradlens.training.loop import Training
-from gradlens.training.run_directory import load as load_run
-from gradlens.training.step import update
+from gradlens.training.run_directory import load_run as load_run
+from gradlens.training.step import training_step
 
 BATCHES = 8
 
@@ -31,7 +31,7 @@ def gradients(training: Training, step: int, bf16: bool) -> dict[str, Tensor]:
     """Weight gradients [*weight] of one batch by layer; the weights stay where they are (learning rate 0), buffers are put back."""
     model = training.pair.model
     before = {name: b.clone() for name, b in model.named_buffers()}
-    update(training.pair, torch.optim.SGD(model.parameters(), 0.0), *training.batch(step), bf16=bf16)
+    training_step(training.pair, torch.optim.SGD(model.parameters(), 0.0), *training.batch(step), bf16=bf16)
     for name, buffer in model.named_buffers():
         buffer.copy_(before[name])
     return {name: model.get_submodule(name).weight.grad.clone() for name in layers(model)}  # type: ignore[union-attr, operator]
@@ -44,7 +44,7 @@ def main() -> None:
     found = {}
     for state in ("untrained", *(["trained"] if args.run else [])):
         settings = {"method": "bp"} if state == "untrained" else load_run(args.run).config.model_dump()
-        training = Training(make(**settings), data, pick_device(args.device))
+        training = Training(make_config(**settings), data, pick_device(args.device))
         if state == "trained":
             training.pair.model.load_state_dict(load_run(args.run).checkpoint()["model"])
         cosines: dict[str, list[float]] = {}

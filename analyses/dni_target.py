@@ -18,9 +18,9 @@ from typing import Any
 
 from analyses.study import arguments, publish, trained
 from gradlens.reporting.aggregate import final_values, interval, scores
-from gradlens.training.config import make
+from gradlens.training.config import make_config
 from gradlens.training.run_directory import Run
-from gradlens.training.run_groups import labels
+from gradlens.training.run_groups import run_labels
 
 SEEDS = 3
 
@@ -28,7 +28,7 @@ SEEDS = 3
 def summary(runs: list[Run]) -> dict[str, dict[str, Any]]:
     """label -> mean cosine and norm ratio of the three blocks' convolutions, and final test accuracy, with intervals over seeds."""
     out = {}
-    by_label = {label: [r for r, name in zip(runs, labels(runs), strict=True) if name == label] for label in labels(runs)}
+    by_label = {label: [r for r, name in zip(runs, run_labels(runs), strict=True) if name == label] for label in run_labels(runs)}
     accuracy = {score.label: score for score in scores(runs)}
     for label, group in by_label.items():
         cosines = [fmean(v.mean for v in final_values([r], "cosine") if v.layer.endswith(".conv")) for r in group]
@@ -48,7 +48,7 @@ def main() -> None:
     args = arguments(__doc__ or "", data="digits")
     shared: dict[str, Any] = {"data": args.data, "width": 32, "epochs": 15, "lr": 3e-4, "record_every": 5}
     variants = product(("dni", "cdni"), ("sum", "mean"), (True, False), range(SEEDS))
-    configs = [make(method=m, options={"target": t, "zero_bias": z}, seed=s, **shared) for m, t, z, s in variants]
+    configs = [make_config(method=m, options={"target": t, "zero_bias": z}, seed=s, **shared) for m, t, z, s in variants]
     runs = trained(configs, args)
     found = summary(runs)
     for label, row in found.items():

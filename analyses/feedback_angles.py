@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from analyses.study import arguments, environment
 from gradlens.reporting.aggregate import interval
-from gradlens.reporting.style import LOOK, save, styles
+from gradlens.reporting.style import LOOK, save_figure, styles
 from gradlens.runtime.rng import generator
 
 Array = NDArray[np.floating[Any]]
@@ -482,8 +482,8 @@ def main() -> None:
         print(f"teacher ±{row['teacher']:g}, to {row['to']:15} {'  '.join(f'{w}: {mean:.0f}°' for w, (mean, *_) in row['end'].items())}")
 
     rows = angle_rows(seen)
-    save(race_figure(points), points, folder, "loss")
-    save(angle_figure(rows, readings), rows, folder, "angles")
+    save_figure(race_figure(points), points, folder, "loss")
+    save_figure(angle_figure(rows, readings), rows, folder, "angles")
     results = {
         "seeds": SEEDS,
         "race": {"w": SMALL, "examples": RACE, "lr_grids": GRID, "lr_chosen_on_seeds": TRIAL_SEEDS, "found": found},

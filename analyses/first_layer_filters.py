@@ -24,13 +24,13 @@ from typing import Any
 
 from scipy.special import stdtrit
 
-from analyses.study import arguments, data_name, judged, place_of, publish, say, trained, weighed
+from analyses.study import arguments, data_name, judged, publish, run_context_of, say, trained, weighed
 from gradlens.analysis.first_layer_filters import filters_run
 from gradlens.cli.progress import Display
 from gradlens.reporting.aggregate import Interval, interval
-from gradlens.reporting.console import number, show
-from gradlens.reporting.filters import FILTER_NUMBERS, draw, table
-from gradlens.training.config import Config, make
+from gradlens.reporting.console import number_text, show
+from gradlens.reporting.filters import FILTER_NUMBERS, draw_filters, filter_table
+from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run
 
 SEEDS = {7: 4, 5: 1}  # stem -> seeds
@@ -54,7 +54,7 @@ Found = Mapping[str, Sequence[dict[str, Any]]]  # label -> contents of filters.j
 def config(label: str, stem: int, seed: int, data: str) -> Config:
     """One run's settings."""
     method, options = RULES[label]
-    return make(method=method, options=options, stem=stem, seed=seed, data=data, **SHARED)
+    return make_config(method=method, options=options, stem=stem, seed=seed, data=data, **SHARED)
 
 
 def corrected(values: Sequence[float], comparisons: int) -> Interval:
@@ -108,7 +108,7 @@ def main() -> None:
     order = [(stem, seed) for seed in range(max(SEEDS.values())) for stem in SEEDS if seed < SEEDS[stem]]
     keys = [(stem, label, seed) for stem, seed in order for label in RULES]
     runs = dict(zip(keys, trained([config(label, stem, seed, args.data) for stem, label, seed in keys], args), strict=True))
-    place, folder = place_of(args), args.figures / "first_layer_filters"
+    place, folder = run_context_of(args), args.figures / "first_layer_filters"
     found: dict[int, dict[str, list[dict[str, Any]]]] = {stem: {label: [] for label in RULES} for stem in SEEDS}
     with Display(quiet=False) as display:
         progress = display.count("filters")
@@ -118,12 +118,12 @@ def main() -> None:
     accuracy = {}
     for stem, seeds in SEEDS.items():
         print(f"\nstem {stem}x{stem}, {seeds} seed{'s' * (seeds > 1)}")
-        show(table(found[stem]))
+        show(filter_table(found[stem]))
         for label in RULES:
             accuracy[f"{label} {stem}x{stem}"] = group = accuracies([runs[stem, label, seed] for seed in range(seeds)])
-            print(f"{label}: {number(group.mean, group.low, 1)} % of held-out images right")
+            print(f"{label}: {number_text(group.mean, group.low, 1)} % of held-out images right")
         title = f"{data_name(args)} · BasicCNN, width 32, five blocks"
-        draw([runs[stem, "bp", 0]], found[stem], folder, title, f"stem{stem}")
+        draw_filters([runs[stem, "bp", 0]], found[stem], folder, title, f"stem{stem}")
     local = [label for label in RULES if label != "bp"]
     trained_, added = ({label: different(found[7], label, of) for label in local} for of in ("trained", "change"))
     for what, those in (("trained filters", trained_), ("what training added", added)):

@@ -24,8 +24,8 @@ from matplotlib.ticker import EngFormatter
 
 from analyses.study import arguments, data_name, publish, trained
 from gradlens.reporting.aggregate import final_values, interval
-from gradlens.reporting.style import LOOK, save, styles
-from gradlens.training.config import make
+from gradlens.reporting.style import LOOK, save_figure, styles
+from gradlens.training.config import make_config
 from gradlens.training.run_directory import Run
 
 LAYERS = {1: "block1.conv", 2: "block2.conv", 3: "block3.conv", 4: "block4.conv", 5: "block5.conv"}
@@ -168,7 +168,7 @@ def main() -> None:
     args = arguments(__doc__ or "", numbers={"steps": 4_000, "seeds": 3, "record-every": 10})
     epochs = 1 + args.steps * SHARED["batch_size"] // 50_000  # of CIFAR-10; the run ends with its steps
     settings = {**SHARED, "data": args.data, "epochs": epochs, "steps": args.steps, "record_every": args.record_every}
-    runs = trained([make(**settings, seed=seed) for seed in range(args.seeds)], args)
+    runs = trained([make_config(**settings, seed=seed) for seed in range(args.seeds)], args)
     data = data_name(args)
     window = min(WINDOW, args.steps // 4)
     rows = points(runs, window)
@@ -182,7 +182,7 @@ def main() -> None:
     print(f"layer 5 is 1 to {last:.1e} at every recorded iteration")
     for layer, (mean, *_) in null.items():
         print(f"chance at the end, {layer}: {mean:+.3f}")
-    save(figure(rows, data, window), rows, args.figures / "gradient_similarity", "gradient_similarity")
+    save_figure(figure(rows, data, window), rows, args.figures / "gradient_similarity", "gradient_similarity")
     results = {
         "data": data,
         "settings": {**settings, "data": Path(args.data).name},

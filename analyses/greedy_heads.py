@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 
 from analyses.study import arguments, data_name, publish, trained, verdict
 from gradlens.reporting.aggregate import interval
-from gradlens.reporting.style import COLOURS, LOOK, MARKERS, save
-from gradlens.training.config import make
+from gradlens.reporting.style import COLOURS, LOOK, MARKERS, save_figure
+from gradlens.training.config import make_config
 from gradlens.training.run_directory import Run
 
 SEEDS, STAGES, STAGE_EPOCHS, HIDDEN = 3, 3, 4, (1, 2, 3)
@@ -66,7 +66,7 @@ def drawing(points: Sequence[Point], data: str) -> Figure:
 def main() -> None:
     """Train or read nine runs, print accuracy by stage and what the claim comes to, write figures/greedy_heads."""
     args = arguments(__doc__ or "")
-    configs = [make(method="greedy", options={"hidden": h}, data=args.data, seed=s, **SHARED) for h in HIDDEN for s in range(SEEDS)]
+    configs = [make_config(method="greedy", options={"hidden": h}, data=args.data, seed=s, **SHARED) for h in HIDDEN for s in range(SEEDS)]
     runs = trained(configs, args)
     found = {h: [after_stages(r) for r in runs if r.config.options["hidden"] == h] for h in HIDDEN}
     points = [Point(h, s + 1, *interval(a[s] for a in group)) for h, group in found.items() for s in range(STAGES)]
@@ -79,7 +79,7 @@ def main() -> None:
             gains[f"stage {stage + 1}: {more} - {fewer} hidden"] = gain[:3]
             change = f"{gain.mean:+.1f} points [{gain.low:.1f}, {gain.high:.1f}]"
             print(f"stage {stage + 1}: {more} hidden layers against {fewer}: {change}, {verdict(gain, 0)}")
-    save(drawing(points, data_name(args)), points, args.figures / "greedy_heads", "accuracy_by_stage")
+    save_figure(drawing(points, data_name(args)), points, args.figures / "greedy_heads", "accuracy_by_stage")
     settings = {**SHARED, "data": Path(args.data).name, "seeds": SEEDS}
     publish("greedy_heads", runs, args, {"settings": settings, "points": points, "gains": gains}, figures=False)
 

@@ -20,15 +20,15 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from analyses.study import arguments, data_name, judged, place_of, publish, say, trained
+from analyses.study import arguments, data_name, judged, publish, run_context_of, say, trained
 from gradlens.analysis import inpainting
-from gradlens.analysis.linear_probe import Known, Options, probe_run
+from gradlens.analysis.linear_probe import ProbeCache, ProbeOptions, probe_run
 from gradlens.cli.progress import Display
 from gradlens.reporting import inpainting as reporting_inpainting
 from gradlens.reporting.console import show
-from gradlens.reporting.probes import draw, probe_points, tables
-from gradlens.reporting.style import save
-from gradlens.training.config import Config, make
+from gradlens.reporting.probes import draw_probes, probe_points, probe_tables
+from gradlens.reporting.style import save_figure
+from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run
 
 TASKS = {"centre": "inpainting the centre", "random": "inpainting random shapes", "none": "autoencoder", "noise": "denoising autoencoder"}
@@ -46,8 +46,8 @@ def configs(args: argparse.Namespace) -> list[Config]:
     shared = {**SHARED, "method": "context-encoder", "data": args.data, "epochs": args.epochs, "limit": args.limit}
     if args.data == "digits":
         del shared["limit_test"]
-    found = [make(**shared, seed=seed, options={"corrupt": task, **ALONE}) for task in TASKS for seed in range(args.seeds)]
-    return [*found, make(**shared, options={"corrupt": "centre"})]
+    found = [make_config(**shared, seed=seed, options={"corrupt": task, **ALONE}) for task in TASKS for seed in range(args.seeds)]
+    return [*found, make_config(**shared, options={"corrupt": "centre"})]
 
 
 def accuracy(result: Mapping[str, Any], block: str, network: str = "trained") -> float:
@@ -90,11 +90,11 @@ def _panels(filled: Found, adversarial: Mapping[str, Any]) -> list[reporting_inp
 def main() -> None:
     """Train or read 13 runs, probe them and let them fill in, judge the claim, write figures/inpainting."""
     args = arguments(__doc__ or "", numbers={"epochs": 8, "limit": 5_000, "seeds": 3})
-    place = place_of(args)
+    place = run_context_of(args)
     *runs, adversarial = trained(configs(args), args)
     test = 300 if args.data == "digits" else 2_000
-    options = Options(features=512, train_images=min(3_000, args.limit), test_images=test, separability=0)
-    known: Known = {}
+    options = ProbeOptions(features=512, train_images=min(3_000, args.limit), test_images=test, separability=0)
+    known: ProbeCache = {}
     with Display(quiet=False) as display:
         probed, filled = [], []
         for i, run in enumerate(runs):
@@ -103,18 +103,18 @@ def main() -> None:
             filled.append(inpainting.inpaint_run(run.path, place, 6))
         last = inpainting.inpaint_run(adversarial.path, place, 6)
     points = probe_points(runs, probed)
-    for part in tables(points):
+    for part in probe_tables(points):
         show(part)
     names = [*TASKS.values(), ADVERSARIAL]
-    found = reporting_inpainting.rows([*runs, adversarial], [*filled, last])
+    found = reporting_inpainting.inpainting_rows([*runs, adversarial], [*filled, last])
     errors = [row._replace(label=name) for row, name in zip(found, names, strict=True)]
-    show(reporting_inpainting.table(errors))
+    show(reporting_inpainting.inpainting_table(errors))
     by_task = _by_task(runs, filled)
     claims = judge(_by_task(runs, probed), by_task)
     say(claims)
     folder, title = args.figures / "inpainting", f"{data_name(args)} · BasicCNN, width 16"
-    draw(points, folder, title=title)
-    save(reporting_inpainting.inpainting_grid(_panels(by_task, last), title=title), errors, folder, "inpainting")
+    draw_probes(points, folder, title=title)
+    save_figure(reporting_inpainting.inpainting_grid(_panels(by_task, last), title=title), errors, folder, "inpainting")
     shown = {"protocol": probed[0]["protocol"], "claims": claims, "accuracy": [p._asdict() for p in points]}
     shown["errors"] = [row._asdict() for row in errors]
     publish("inpainting", [*runs, adversarial], args, shown, figures=False)

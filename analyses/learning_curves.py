@@ -31,9 +31,9 @@ from typing import Any, NamedTuple
 
 from analyses.study import arguments, data_name, judged, publish, say, trained
 from gradlens.reporting.aggregate import curve_points
-from gradlens.reporting.style import save
-from gradlens.reporting.training_figures import curve
-from gradlens.training.config import Config, make
+from gradlens.reporting.style import save_figure
+from gradlens.reporting.training_figures import curve_figure
+from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run
 
 SEEDS = 3
@@ -155,7 +155,7 @@ def judge_peaks(found: list[Peak]) -> list[dict[str, Any]]:
 
 def configs(data: str) -> list[Config]:
     """All runs, seed by seed; settings that two studies share are trained once."""
-    every = [make(**settings, data=data, seed=seed) for seed in range(SEEDS) for study in STUDIES.values() for settings in study]
+    every = [make_config(**settings, data=data, seed=seed) for seed in range(SEEDS) for study in STUDIES.values() for settings in study]
     return list({config.run_name(): config for config in every}.values())
 
 
@@ -182,7 +182,7 @@ def main() -> None:
         ("augment_train_loss", moving, "train", "loss"),
     ):
         points = [p for p in curve_points(group) if (p.split, p.quantity) == (split, what)]
-        save(curve(points, split, what, title=title), points, args.figures / "learning_curves", name)
+        save_figure(curve_figure(points, split, what, title=title), points, args.figures / "learning_curves", name)
     settings = {"fit": FIT, "long": LONG, "data": Path(args.data).name, "seeds": SEEDS}
     results = {"settings": settings, "claims": claims, "peaks": [p._asdict() for p in spikes]}
     publish("learning_curves", runs, args, results, figures=False)

@@ -21,15 +21,15 @@ from typing import Any
 
 from analyses.all_methods import EPOCHS, SEEDS, SHARED, STAGES
 from analyses.study import arguments, data_name, judged, probe_accuracy, probed, publish, say, trained
-from gradlens.analysis.linear_probe import Options
+from gradlens.analysis.linear_probe import ProbeOptions
 from gradlens.reporting.console import show
-from gradlens.reporting.probes import draw, probe_points, tables
-from gradlens.training.config import Config, make
+from gradlens.reporting.probes import draw_probes, probe_points, probe_tables
+from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run
 
 RULES = ("bp", "dgl", "greedy", "chunked", "overlap", "dni", "cdni", "fa", "dfa", "shallow")
 BLOCKS = ("block1", "block2", "block3")
-OPTIONS = Options(features=512, train_images=3_000, test_images=2_000, separability=0)
+OPTIONS = ProbeOptions(features=512, train_images=3_000, test_images=2_000, separability=0)
 
 Results = Mapping[str, Sequence[Mapping[str, Any]]]  # rule -> contents of probe.json, one a seed
 
@@ -39,7 +39,7 @@ def configs(data: str, figures: Path) -> list[Config]:
     runs = json.loads((figures / "all_methods" / "results.json").read_text())["runs"]
     lrs = {run["label"]: run["lr"] for run in runs}
     return [
-        make(method=name, data=data, epochs=EPOCHS * STAGES.get(name, 1), lr=lrs[name], seed=seed, **SHARED)
+        make_config(method=name, data=data, epochs=EPOCHS * STAGES.get(name, 1), lr=lrs[name], seed=seed, **SHARED)
         for name in RULES
         for seed in range(SEEDS)
     ]
@@ -68,11 +68,11 @@ def main() -> None:
     runs: list[Run] = trained(configs(args.data, args.figures), args)
     results = probed(runs, args, OPTIONS)
     points = probe_points(runs, results)
-    for part in tables(points):
+    for part in probe_tables(points):
         show(part)
     claims = judge({rule: [x for run, x in zip(runs, results, strict=True) if run.config.method == rule] for rule in RULES})
     say(claims)
-    draw(points, args.figures / "linear_separability", title=f"{data_name(args)} · BasicCNN, width 32")
+    draw_probes(points, args.figures / "linear_separability", title=f"{data_name(args)} · BasicCNN, width 32")
     shown = {
         "protocol": results[0]["protocol"],
         "claims": claims,

@@ -27,12 +27,23 @@ from typing import Any, NamedTuple
 import torch
 
 from analyses.study import HERE, REFUTED, SUPPORTED, arguments, publish
-from gradlens.reporting.style import save
+from gradlens.reporting.style import save_figure
 from gradlens.reporting.timeline import gantt, over_workers
 from gradlens.runtime.csv_tables import read_csv, write_csv
-from gradlens.training.config import Config, make
+from gradlens.training.config import Config, make_config
 from gradlens.training.cost.schedules import Schedule, schedules
-from gradlens.training.cost.simulation import DEFAULT_METHODS, CostRow, Link, Measured, Point, curves, measured, pictured, point, remembered
+from gradlens.training.cost.simulation import (
+    DEFAULT_METHODS,
+    CostRow,
+    Link,
+    Measured,
+    ThroughputPoint,
+    costs_from_rows,
+    measure_costs,
+    pictured,
+    throughput_curves,
+    throughput_point,
+)
 
 SHAPE, CLASSES, BATCH = (3, 32, 32), 10, 32
 MODELS = {"basic-cnn": 3, "vgg16": 4}  # -> workers in the picture
@@ -57,7 +68,7 @@ class Real(NamedTuple):
 def config(method: str, model: str) -> Config:
     """A rule on a model, as costs are measured and runs are trained."""
     options = {"head": "mlp-sr"} if method.startswith("dgl") else {}
-    return make(method=method, model=model, data="cifar10", batch_size=BATCH, options=options)
+    return make_config(method=method, model=model, data="cifar10", batch_size=BATCH, options=options)
 
 
 def costs(args: Namespace, rounds: int) -> dict[str, list[Measured]]:
@@ -69,9 +80,9 @@ def costs(args: Namespace, rounds: int) -> dict[str, list[Measured]]:
         for method in DEFAULT_METHODS:
             if (method, model) not in {(row.method, row.model) for row in rows}:
                 print(f"measuring {method} on {model}", flush=True)
-                rows += measured(config(method, model), SHAPE, CLASSES, torch.device("cpu"), rounds).rows
+                rows += measure_costs(config(method, model), SHAPE, CLASSES, torch.device("cpu"), rounds).rows
                 write_csv(path, rows)
-    return {model: [remembered(config(method, model), SHAPE, CLASSES, rows) for method in DEFAULT_METHODS] for model in MODELS}
+    return {model: [costs_from_rows(config(method, model), SHAPE, CLASSES, rows) for method in DEFAULT_METHODS] for model in MODELS}
 
 
 def bench(model: str, methods: Sequence[str], stale: bool, rounds: int, path: Path) -> None:
@@ -106,14 +117,14 @@ def way(ones: Sequence[Measured], label: str) -> tuple[Measured, Schedule]:
     return next(found)
 
 
-def simulated(row: Real, one: Measured, schedule: Schedule) -> Point:
+def simulated(row: Real, one: Measured, schedule: Schedule) -> ThroughputPoint:
     """The same split of the same blocks on two simulated workers, without the filling."""
     ends = list(accumulate(map(int, row.split.split(","))))
     stages = [range(a, b) for a, b in pairwise([0, *ends])]
-    return point(schedule, one.costs, stages, LOOPBACK, LONG, len(stages))
+    return throughput_point(schedule, one.costs, stages, LOOPBACK, LONG, len(stages))
 
 
-def claim(row: Real, p: Point) -> dict[str, Any]:
+def claim(row: Real, p: ThroughputPoint) -> dict[str, Any]:
     """A real run beside its simulation, and whether they are as near as they were to be."""
     off = p.speedup / row.gain - 1
     said = {"simulated": p.speedup, "limit": 1 / p.busiest, "off": off, "within": WITHIN}
@@ -125,14 +136,14 @@ def main() -> None:
     args = arguments(__doc__ or "", numbers={"rounds": 3})
     torch.set_num_threads(1)
     found = costs(args, args.rounds)
-    points: dict[str, list[Point]] = {}
+    points: dict[str, list[ThroughputPoint]] = {}
     for model, ones in found.items():
         seconds = 2.3 * sum(cost.seconds for cost in ones[0].costs)
         title = f"{model} · batches of {BATCH} images 3x32x32 · links of 10 Gbit/s"
         bars = pictured(ones, MODELS[model], ETHERNET, PARTS, seconds)
-        save(gantt(bars, seconds, title=title), bars, args.figures / "locking", f"{model}_timeline")
-        points[model] = curves(ones, ETHERNET, BATCHES, PARTS)
-        save(over_workers(points[model], title=title), points[model], args.figures / "locking", f"{model}_workers")
+        save_figure(gantt(bars, seconds, title=title), bars, args.figures / "locking", f"{model}_timeline")
+        points[model] = throughput_curves(ones, ETHERNET, BATCHES, PARTS)
+        save_figure(over_workers(points[model], title=title), points[model], args.figures / "locking", f"{model}_workers")
     claims = []
     for row in real(args, args.rounds):
         one, schedule = way(found[row.model], row.schedule)

@@ -36,10 +36,18 @@ from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.model_selection import GridSearchCV, ShuffleSplit
 
 from analyses.study import arguments, judged, publish, say
-from gradlens.analysis.theory.conditional_dependence import Affine, Array, Mixture, Sample, conditional_dependence, least_squares, principal
+from gradlens.analysis.theory.conditional_dependence import (
+    AffineArrays,
+    Array,
+    Sample,
+    ViewMixture,
+    conditional_dependence,
+    fit_affine,
+    principal,
+)
 from gradlens.cli.progress import Display
 from gradlens.reporting.aggregate import interval
-from gradlens.reporting.style import COLOURS, LOOK, MARKERS, PATTERNS, save
+from gradlens.reporting.style import COLOURS, LOOK, MARKERS, PATTERNS, save_figure
 
 RAW, PSI, TOP, EXACT, ORACLE = "X1", "ψ", "ψ, k − 1 components", "ψ from endless pairs", "oracle E^L[Y | X1]"
 UNIVERSAL, DEPENDENT, KERNEL = "ψ*", "ψ*, α = 0.5", "X1, RBF ridge"
@@ -79,14 +87,14 @@ class Point(NamedTuple):
 Values = dict[tuple[str, str, float], list[float]]  # panel, label, k or α or labels -> one number a trial
 
 
-def mixture(size: Sizes, k: int, alpha: float, trial: int) -> Mixture:
+def mixture(size: Sizes, k: int, alpha: float, trial: int) -> ViewMixture:
     """A trial's distribution: for every α the same centres and draws."""
-    return Mixture.random(k, alpha, size.d1, size.d2, seed=trial)
+    return ViewMixture.random(k, alpha, size.d1, size.d2, seed=trial)
 
 
-def learned(x: Array, sample: Sample, k: int) -> Affine:
+def learned(x: Array, sample: Sample, k: int) -> AffineArrays:
     """The downstream layer on features of a sample."""
-    return least_squares(x, sample.onehot(k))
+    return fit_affine(x, sample.onehot(k))
 
 
 def kernel_ridge(sample: Sample, k: int) -> Callable[[Array], Array]:
@@ -104,20 +112,20 @@ def error_of(predicted: Array, sample: Sample, k: int) -> float:
     return float(((sample.onehot(k) - predicted) ** 2).sum(1).mean())
 
 
-def linear_error(m: Mixture, size: Sizes, trial: int) -> float:
+def linear_error(m: ViewMixture, size: Sizes, trial: int) -> float:
     """Panels a and b: the linear ψ of a trial's pairs, then its labels."""
     pairs, labelled = m.draw(size.pairs, trial, "pairs"), m.draw(size.labels, trial, "labels")
-    psi = least_squares(pairs.x1, pairs.x2)
+    psi = fit_affine(pairs.x1, pairs.x2)
     return m.mse(learned(psi(labelled.x1), labelled, m.k).after(psi))
 
 
-def universal_error(m: Mixture, size: Sizes, trial: int) -> float:
+def universal_error(m: ViewMixture, size: Sizes, trial: int) -> float:
     """Panels c and d: ψ* in closed form, then the trial's labels."""
     labelled, tested = m.draw(size.labels, trial, "labels"), m.draw(size.tested, trial, "test")
     return error_of(learned(m.psi(labelled.x1), labelled, m.k)(m.psi(tested.x1)), tested, m.k)
 
 
-def baselines(m: Mixture, size: Sizes, trial: int) -> dict[str, float]:
+def baselines(m: ViewMixture, size: Sizes, trial: int) -> dict[str, float]:
     """The errors without a pretext task; they do not depend on α."""
     labelled, tested = m.draw(size.labels, trial, "labels"), m.draw(size.tested, trial, "test")
     return {
@@ -156,7 +164,7 @@ def sweep(size: Sizes, trial: int) -> Iterator[tuple[str, str, float, float]]:
     for alpha in size.sweep_alphas:
         m = mixture(size, size.k, alpha, trial)
         pairs = m.draw(size.pairs, trial, "pairs")
-        psi = least_squares(pairs.x1, pairs.x2)
+        psi = fit_affine(pairs.x1, pairs.x2)
         features = {PSI: psi, TOP: principal(psi, pairs.x1, m.k - 1), EXACT: m.linear_pretext(), ORACLE: m.best_linear()}
         for n in size.sweep:
             labelled = m.draw(n, trial, "labels")
@@ -405,8 +413,8 @@ def reported(size: Sizes, args: Any) -> dict[str, Any]:
         print(f"ε_CI at α = {row['alpha']:g}: {numbers}")
     crossing = {label: {f"{a:g}": interval(n)[:3] for a, n in crossovers(values, size, label).items()} for label in (PSI, TOP)}
     shown = [p for p in rows if p.panel.startswith("α")]
-    save(panel_figure(rows, size), [p for p in rows if p.panel in PANELS], args.figures / "predicting", "panels")
-    save(label_figure(rows, size), shown, args.figures / "predicting", "labels")
+    save_figure(panel_figure(rows, size), [p for p in rows if p.panel in PANELS], args.figures / "predicting", "panels")
+    save_figure(label_figure(rows, size), shown, args.figures / "predicting", "labels")
     results = {
         "settings": {**size._asdict(), "spread": 10.0, "error": "E|one-hot Y - prediction|^2, summed over classes"},
         "claims": judgements,

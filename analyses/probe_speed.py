@@ -31,12 +31,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from analyses.all_methods import EPOCHS, SHARED
-from analyses.study import arguments, data_name, place_of, publish, trained
-from gradlens.analysis.activations import BATCH, at_rest, collect, networks
-from gradlens.analysis.logistic_regression import Standard, fit
-from gradlens.analysis.probe_block import HELD_OUT, Features, choose_l2, probe_block
-from gradlens.training.config import make
-from gradlens.training.context import data_of
+from analyses.study import arguments, data_name, publish, run_context_of, trained
+from gradlens.analysis.activations import FORWARD_BATCH, collect_activations, frozen_eval_mode, load_snapshots
+from gradlens.analysis.logistic_regression import Standard, fit_logistic_regression
+from gradlens.analysis.probe_block import HELD_OUT, ProbeFeatures, choose_l2, probe_block
+from gradlens.training.config import make_config
+from gradlens.training.context import load_data
 
 ROUNDS, IMAGES, PASS = 5, 5_000, 10_000
 GRID = (0.3, 0.1, 0.03, 0.01)
@@ -55,7 +55,7 @@ def objective(weight: Tensor, bias: Tensor, x: Tensor, y: Tensor, l2: float) -> 
     return float(F.cross_entropy(z, y) + l2 / 2 * weight.double().square().sum())
 
 
-def compared(given: Features, l2: float, double: bool = False) -> dict[str, Any]:
+def compared(given: ProbeFeatures, l2: float, double: bool = False) -> dict[str, Any]:
     """One l2: both fits in turn, several rounds."""
     standard = Standard.of(given.train)
     x, z = standard(given.train), standard(given.test)
@@ -64,7 +64,7 @@ def compared(given: Features, l2: float, double: bool = False) -> dict[str, Any]
     times: list[tuple[float, float]] = []
     for _ in range(ROUNDS):
         t, sk = seconds(lambda: theirs.fit(theirs_x, given.y.numpy()))
-        u, probe = seconds(lambda: fit(x, given.y, l2, given.classes))
+        u, probe = seconds(lambda: fit_logistic_regression(x, given.y, l2, given.classes))
         times.append((t, u))
     test = float(sk.score(z.numpy().astype(theirs_x.dtype), given.y_test.numpy()))
     mine = probe.accuracy(z, given.y_test)
@@ -87,34 +87,34 @@ def compared(given: Features, l2: float, double: bool = False) -> dict[str, Any]
     }
 
 
-def digits() -> Features:
+def digits() -> ProbeFeatures:
     """scikit-learn's digits as the toolkit splits them."""
-    from gradlens.training.context import Place
+    from gradlens.training.context import RunContext
 
-    data = data_of(make(method="bp", data="digits"), Place())
+    data = load_data(make_config(method="bp", data="digits"), RunContext())
     flat = [half.images.flatten(1).float() for half in (data.train, data.test)]
-    return Features(flat[0], data.train.labels, flat[1], data.test.labels, 10, 0)
+    return ProbeFeatures(flat[0], data.train.labels, flat[1], data.test.labels, 10, 0)
 
 
 def cost(run: Any, args: Any) -> dict[str, Any]:
     """Reading all blocks against plain inference, and the probes' own time."""
-    place = place_of(args)
-    (frozen,) = networks(run, place)
-    data = data_of(run.config.model_copy(update={"limit": PASS}), place)
+    place = run_context_of(args)
+    (frozen,) = load_snapshots(run, place)
+    data = load_data(run.config.model_copy(update={"limit": PASS}), place)
     images, model = data.train.images, frozen.modules[0]
 
     def infer() -> Tensor:
-        with at_rest(frozen):
-            return torch.cat([model(frozen.to_input(part)) for part in torch.split(images, BATCH)])
+        with frozen_eval_mode(frozen):
+            return torch.cat([model(frozen.to_input(part)) for part in torch.split(images, FORWARD_BATCH)])
 
     infer()
-    rounds = [(seconds(infer), seconds(lambda: collect(frozen, images))) for _ in range(ROUNDS)]
+    rounds = [(seconds(infer), seconds(lambda: collect_activations(frozen, images))) for _ in range(ROUNDS)]
     found = rounds[0][1][1]
     held = data.test.take(torch.arange(2_000))
-    tested = collect(frozen, held.images)
+    tested = collect_activations(frozen, held.images)
     solve = 0.0
     for name, x in found.items():
-        given = Features(x, data.train.labels, tested[name], held.labels, len(data.classes), 0)
+        given = ProbeFeatures(x, data.train.labels, tested[name], held.labels, len(data.classes), 0)
         solve += seconds(lambda given=given: probe_block(given, controls=False))[0]  # type: ignore[misc]
     reading, inference = median(b[0] for _, b in rounds), median(a[0] for a, _ in rounds)
     return {
@@ -131,12 +131,12 @@ def main() -> None:
     args = arguments(__doc__ or "")
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", ConvergenceWarning)
-    (run,) = trained([make(method="bp", data=args.data, epochs=EPOCHS, lr=1e-3, seed=0, **SHARED)], args)
-    data = data_of(run.config, place_of(args))
-    (frozen,) = networks(run, place_of(args))
+    (run,) = trained([make_config(method="bp", data=args.data, epochs=EPOCHS, lr=1e-3, seed=0, **SHARED)], args)
+    data = load_data(run.config, run_context_of(args))
+    (frozen,) = load_snapshots(run, run_context_of(args))
     train, test = (half.take(torch.arange(n)) for half, n in ((data.train, IMAGES), (data.test, 4_000)))
-    x, z = (collect(frozen, half.images, blocks=["block1"])["block1"] for half in (train, test))
-    block1 = Features(x, train.labels, z, test.labels, len(data.classes), 0)
+    x, z = (collect_activations(frozen, half.images, blocks=["block1"])["block1"] for half in (train, test))
+    block1 = ProbeFeatures(x, train.labels, z, test.labels, len(data.classes), 0)
     m = IMAGES - IMAGES // HELD_OUT
     chosen = choose_l2(x[:m], train.labels[:m], x[m:], train.labels[m:], len(data.classes)).l2
     with threadpool_limits(1):

@@ -36,16 +36,16 @@ from torch import Tensor
 
 from analyses.provable_figures import LearnerPoint, grids_of, hierarchical_digits, layerwise_sweep
 from analyses.study import arguments, data_name, judged, publish, say
-from gradlens.analysis.theory.layerwise_clustering import LayerwisePlan, learn, purities, purity
+from gradlens.analysis.theory.layerwise_clustering import LayerwisePlan, layerwise_purities, learn_layerwise, purity
 from gradlens.cli.progress import Display
 from gradlens.data.datasets import load
 from gradlens.data.hierarchical_digits import LEVELS, Drawn, draw
 from gradlens.data.split import Data, Split
 from gradlens.reporting.aggregate import interval
-from gradlens.reporting.console import number, show
-from gradlens.reporting.style import save
+from gradlens.reporting.console import number_text, show
+from gradlens.reporting.style import save_figure
 from gradlens.runtime.rng import generator
-from gradlens.training.config import Config, make
+from gradlens.training.config import Config, make_config
 from gradlens.training.loop import Training
 from gradlens.training.run_directory import write
 from gradlens.training.step import evaluate
@@ -85,7 +85,7 @@ Results = Mapping[tuple[float, float], Mapping[str, Sequence[Found]]]  # (noise,
 def backprop(config: Config, data: Data) -> float:
     """Test accuracy of a network trained by gradlens' loop."""
     training = Training(config, data, torch.device("cpu"))
-    training.go()
+    training.fit()
     return evaluate(training.pair, training.test, training.to_input, config)[1]
 
 
@@ -96,7 +96,7 @@ def shuffled(y: Tensor, seed: int) -> Tensor:
 
 def layerwise(name: str, data: Data, seed: int, truth: Drawn | None = None, **plan: Any) -> Found:
     """What one of LEARNERS reaches on the test images, with its purities where the truth about them is known."""
-    learned = learn(
+    learned = learn_layerwise(
         data.train.images / 255,
         data.train.labels,
         LayerwisePlan(**{**plan, **LEARNERS[name], "seed": seed, "representation": "soft"}),
@@ -106,7 +106,7 @@ def layerwise(name: str, data: Data, seed: int, truth: Drawn | None = None, **pl
     images = data.test.images / 255
     found = {"accuracy": learned.accuracy(images, data.test.labels)}
     if truth is not None:
-        found |= dict(zip(LEVEL_NAMES, purities(learned, images, true_classes(truth)), strict=True))
+        found |= dict(zip(LEVEL_NAMES, layerwise_purities(learned, images, true_classes(truth)), strict=True))
     return found
 
 
@@ -121,7 +121,7 @@ def on_digits(noise: float, distractors: float, seed: int) -> dict[str, Found]:
         draw(n, seed, noise=noise, distractors=distractors, purpose=f"provable: {half}") for n, half in ((IMAGES, "train"), (TEST, "test"))
     )
     data = Data(Split(drawn.bytes(), drawn.labels), Split(test.bytes(), test.labels), LEVELS[0].classes)
-    found = {"bp": {"accuracy": backprop(make(**NET, data="hierarchical", seed=seed), data)}}
+    found = {"bp": {"accuracy": backprop(make_config(**NET, data="hierarchical", seed=seed), data)}}
     for name in LEARNERS:
         found[name] = layerwise(name, data, seed, test, sizes=(3, 3, 3), clusters=CLUSTERS)
     floor = {name: purity(torch.zeros_like(true), true) for name, true in zip(LEVEL_NAMES, true_classes(test), strict=True)}
@@ -131,7 +131,7 @@ def on_digits(noise: float, distractors: float, seed: int) -> dict[str, Found]:
 def on_cifar(images: str, seed: int) -> dict[str, Found]:
     """All learners on one choice of CIFAR-10's images."""
     data = load(images, limit=CIFAR_IMAGES, limit_test=CIFAR_TEST, seed=seed)
-    found = {"bp": {"accuracy": backprop(make(**CIFAR_NET, data=images, seed=seed), data)}}
+    found = {"bp": {"accuracy": backprop(make_config(**CIFAR_NET, data=images, seed=seed), data)}}
     return found | {name: layerwise(name, data, seed, **CIFAR_PLAN) for name in CIFAR_LEARNERS}
 
 
@@ -229,7 +229,7 @@ def table(title: str, learners: Mapping[str, Sequence[Found]]) -> Table:
     for name in (name for name in ("bp", *LEARNERS) if name in learners):
         group = learners[name]
         over = [interval(one[what] for one in group) if what in group[0] else None for what in whats]
-        shown.add_row(name, *(number(i.mean, i.low, 1, 100) if i else "–" for i in over))
+        shown.add_row(name, *(number_text(i.mean, i.low, 1, 100) if i else "–" for i in over))
     return shown
 
 
@@ -249,8 +249,8 @@ def main() -> None:
     say(claims)
     rows, pictured = points(found), grids_of(draw(40, 0))
     sizes = f"{IMAGES:,} images · {SEEDS} seeds"
-    save(layerwise_sweep(rows, DEFAULT, title=sizes), rows, folder, "sweep")
-    save(hierarchical_digits(pictured), pictured, folder, "digits")
+    save_figure(layerwise_sweep(rows, DEFAULT, title=sizes), rows, folder, "sweep")
+    save_figure(hierarchical_digits(pictured), pictured, folder, "digits")
     cost = sum(one["cost"]["seconds"] for digits, images in seeds for one in (*digits.values(), images))
     results = {
         "settings": {**SETTINGS, "seeds": SEEDS, "data": Path(args.data).name},

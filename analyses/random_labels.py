@@ -22,15 +22,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from analyses.study import arguments, data_name, judged, place_of, publish, say, trained
+from analyses.study import arguments, data_name, judged, publish, run_context_of, say, trained
 from gradlens.analysis import memorization
 from gradlens.cli.progress import Display
 from gradlens.reporting import memorization as reporting_memorization
 from gradlens.reporting.aggregate import interval
 from gradlens.reporting.console import show
-from gradlens.training.config import Config, make
+from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run
-from gradlens.training.run_groups import groups
+from gradlens.training.run_groups import group_runs
 
 SEEDS = 3
 SHARED: dict[str, Any] = {
@@ -51,12 +51,12 @@ Found = dict[str, Any]  # what memorized() found of a run
 
 def configs(data: str, rules: Sequence[tuple[str, dict[str, Any]]], settings: dict[str, Any]) -> list[Config]:
     """All rules of seed 0, then all of seed 1, …: what is there when it is interrupted can be compared."""
-    return [make(method=m, options=o, data=data, seed=s, **settings) for s in range(SEEDS) for m, o in rules]
+    return [make_config(method=m, options=o, data=data, seed=s, **settings) for s in range(SEEDS) for m, o in rules]
 
 
 def looked_at(runs: Sequence[Run], args: Any) -> list[Found]:
     """What each run memorized."""
-    place = place_of(args)
+    place = run_context_of(args)
     with Display(quiet=False) as display:
         return [memorization.memorized(run, place, display.count(f"{run.path.name}: probing")) for run in runs]
 
@@ -96,20 +96,20 @@ def wholly(args: Any) -> None:
     """All labels random: judge the claim, write figures/random_labels."""
     runs = trained(configs(args.data, RULES, SHARED), args)
     results = looked_at(runs, args)
-    show(reporting_memorization.table(runs, results))
+    show(reporting_memorization.memorization_table(runs, results))
     found = by_rule(runs, results)
     judgements, gains = claims(found), heads(found)
     say(judgements)
     for change, (mean, low, high) in gains.items():
         print(f"area, {change}: {mean:+.1f} points [{low:.1f}, {high:.1f}]")
     title = f"{data_name(args)} · {SHARED['limit']:,} images · labels random"
-    reporting_memorization.draw(runs, results, args.figures / "random_labels", title, "random_labels")
+    reporting_memorization.draw_memorization(runs, results, args.figures / "random_labels", title, "random_labels")
     saved = {
         "settings": {**SHARED, "data": Path(args.data).name, "seeds": SEEDS},
         "claims": judgements,
         "heads": gains,
-        "scores": [row._asdict() for row in reporting_memorization.scores(runs, results)],
-        "seeds": {label: [run.config.seed for run in group] for label, group in groups(runs).items()},
+        "scores": [row._asdict() for row in reporting_memorization.memorization_scores(runs, results)],
+        "seeds": {label: [run.config.seed for run in group] for label, group in group_runs(runs).items()},
         "label_hashes": {run.config.seed: run.info["label_hash"] for run in runs},
     }
     publish("random_labels", runs, args, saved, figures=False)
@@ -120,9 +120,9 @@ def partly(args: Any) -> None:
     runs = trained(configs(args.data, (RULES[0], RULES[-1]), PARTLY), args)
     results = looked_at(runs, args)
     points = reporting_memorization.block_points(runs, results)
-    show(reporting_memorization.block_table(points))
+    show(reporting_memorization.memorization_block_table(points))
     title = f"{data_name(args)} · {PARTLY['limit']:,} images · a fifth of the labels random"
-    reporting_memorization.draw(runs, results, args.figures / "partly_random", title, "partly_random")
+    reporting_memorization.draw_memorization(runs, results, args.figures / "partly_random", title, "partly_random")
     saved = {"settings": {**PARTLY, "data": Path(args.data).name, "seeds": SEEDS}, "blocks": [row._asdict() for row in points]}
     publish("partly_random", runs, args, saved, figures=False)
 

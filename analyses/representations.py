@@ -21,14 +21,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from analyses.all_methods import EPOCHS, SEEDS, SHARED
-from analyses.study import arguments, data_name, judged, place_of, publish, say, trained
+from analyses.study import arguments, data_name, judged, publish, run_context_of, say, trained
 from gradlens.analysis import network_similarity
 from gradlens.analysis import representations as rep
 from gradlens.cli.progress import Display
 from gradlens.reporting import representations
 from gradlens.reporting.console import show
-from gradlens.reporting.style import save
-from gradlens.training.config import Config, make
+from gradlens.reporting.style import save_figure
+from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run
 
 METHODS = ("bp", "dgl", "dni", "dfa", "shallow")
@@ -42,7 +42,7 @@ def configs(args: Any) -> list[Config]:
     table = json.loads((args.figures / "all_methods" / "results.json").read_text())["table"]
     lr = {row["method"]: row["lr"] for row in table}
     settings = {"data": args.data, "epochs": EPOCHS, **SHARED}
-    return [make(method=name, lr=lr[name], seed=seed, **settings) for name in METHODS for seed in range(SEEDS)]
+    return [make_config(method=name, lr=lr[name], seed=seed, **settings) for name in METHODS for seed in range(SEEDS)]
 
 
 def value(result: Result, block: str, quantity: str) -> float:
@@ -93,7 +93,7 @@ def main() -> None:
     """Train or read fifteen runs, measure and compare their blocks, test the claims, write figures/representations."""
     args = arguments(__doc__ or "")
     runs = trained(configs(args), args)
-    place, options = place_of(args), rep.Options()
+    place, options = run_context_of(args), rep.RepresentationOptions()
     known: dict[str, dict[str, Any]] = {}
     by_name = {name: [r for r in runs if r.config.method == name] for name in METHODS}
     with Display(quiet=False) as display:
@@ -109,24 +109,24 @@ def main() -> None:
                 network_similarity.compare_run(bp.path, [other.path for other in others], place, options, display.count(f"bp seed {i}"))
             )
     points = representations.depth_points(runs, found)
-    show(representations.table(points))
+    show(representations.representation_table(points))
     for i, result in enumerate(pairs):
         show(representations.pair_table(result, f"bp s{i}"))
     claims = kept(results) + unlike(pairs, by_name, "dni") + unlike(pairs, by_name, "dgl")
     say(claims)
     folder, title = args.figures / "representations", f"{data_name(args)}, BasicCNN of width {SHARED['width']}"
-    points = [p for p in points if p.quantity in representations.QUANTITIES]
-    save(
-        representations.representation_by_depth(points, representations.QUANTITIES, title=title),
+    points = [p for p in points if p.quantity in representations.REPRESENTATION_QUANTITIES]
+    save_figure(
+        representations.representation_by_depth(points, representations.REPRESENTATION_QUANTITIES, title=title),
         points,
         folder,
         "representation_by_depth",
     )
-    cells = representations.cells(pairs[0], "bp s0")
-    save(representations.cka(cells, title=title), cells, folder, "cka")
+    cells = representations.similarity_cells(pairs[0], "bp s0")
+    save_figure(representations.cka_figure(cells, title=title), cells, folder, "cka")
     few = [by_name[name][0] for name in METHODS[:3]]
     rows = representations.rdm_rows(few, [results[name][0] for name in METHODS[:3]])
-    save(representations.rdm(rows, title=title), rows, folder, "rdm")
+    save_figure(representations.rdm_figure(rows, title=title), rows, folder, "rdm")
     protocol = {k: v for k, v in found[0]["protocol"].items() if k != "weights"}
     settings = {**SHARED, "data": data_name(args), "epochs": EPOCHS, "seeds": SEEDS}
     content = {

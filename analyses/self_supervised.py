@@ -30,10 +30,10 @@ from typing import Any
 
 from analyses.drawing import Cell, dots
 from analyses.study import arguments, data_name, judged, probe_accuracy, probed, publish, say, test_accuracy, trained
-from gradlens.analysis.linear_probe import Options
+from gradlens.analysis.linear_probe import ProbeOptions
 from gradlens.reporting.aggregate import final_values, interval
-from gradlens.reporting.style import save
-from gradlens.training.config import Config, make
+from gradlens.reporting.style import save_figure
+from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run
 from gradlens.training.runs.train_run import find_run
 
@@ -57,7 +57,7 @@ RULES: dict[str, tuple[str, dict[str, Any]]] = {  # what the table calls it -> m
     "dgl": ("dgl", {}),
 }
 BLOCKS = ("block1", "block2", "block3")
-PROBE = Options(features=512, blocks=BLOCKS, controls=False, separability=0)
+PROBE = ProbeOptions(features=512, blocks=BLOCKS, controls=False, separability=0)
 CONTROLLED = replace(PROBE, controls=True)  # raw pixels and the untrained network, read as the rule's own features
 ON_PATCHES = ("cpc", "cpc-local", "infomax, one module", "infomax")  # whose features are maps of patches, as are their untrained network's
 CONTROLS = {"bp": "untrained", "cpc": "untrained, on patches"}  # whose untrained network stands for its family's
@@ -75,7 +75,7 @@ Found = dict[str, list[float]]  # row -> accuracy in %, one a seed
 def configs(data: str) -> list[tuple[str, Config]]:
     """(row, config) of every run of the table."""
     return [
-        (row, make(method=method, data=data, options=options, seed=seed, **SHARED))
+        (row, make_config(method=method, data=data, options=options, seed=seed, **SHARED))
         for row, (method, options) in RULES.items()
         for seed in range(SEEDS)
     ]
@@ -173,8 +173,8 @@ def table(args: argparse.Namespace) -> None:
     near = cosines(rows)
     title = f"{data_name(args)} · BasicCNN, width 16"
     folder = args.figures / "self_supervised"
-    save(dots(cells, f"Linear probe by block · {title}", "test accuracy in %"), cells, folder, "probe_by_block")
-    save(dots(near, f"Local and end-to-end gradients · {title}", "final cosine with the true gradient"), near, folder, "cosines")
+    save_figure(dots(cells, f"Linear probe by block · {title}", "test accuracy in %"), cells, folder, "probe_by_block")
+    save_figure(dots(near, f"Local and end-to-end gradients · {title}", "final cosine with the true gradient"), near, folder, "cosines")
     shown = {"claims": claims, "accuracy": [c._asdict() for c in cells], "cosine": [c._asdict() for c in near]}
     publish("self_supervised", runs, args, shown, figures=False)
 
@@ -191,11 +191,11 @@ def finetuned(data: str, out: Path) -> list[tuple[str, float, Config]]:
                 run = find_run(pretrained[start, seed], out)
                 if run is None or not run.finished:
                     raise SystemExit(f"{start}, seed {seed}, has not been trained yet: run the part `table` first")
-                found.append((start, share, make(method="bp", init_from=str(run.path), **settings)))
-            found.append(("untrained", share, make(method="bp", **settings)))
+                found.append((start, share, make_config(method="bp", init_from=str(run.path), **settings)))
+            found.append(("untrained", share, make_config(method="bp", **settings)))
             updates = budget["epochs"] * -(-round(share * SHARED["limit"]) // budget["batch_size"])
             longer = round(budget["epochs"] * (updates + PRETRAINING) / updates)
-            found.append(("untrained, longer", share, make(method="bp", **{**settings, "epochs": longer})))
+            found.append(("untrained, longer", share, make_config(method="bp", **{**settings, "epochs": longer})))
     return found
 
 
@@ -221,7 +221,7 @@ def finetune(args: argparse.Namespace) -> None:
     print("\n".join(f"{c.row:20} {c.column:20} {c.mean:5.1f} %" for c in cells))
     say(claims)
     title = f"Fine-tuning · {data_name(args)} · BasicCNN, width 16"
-    save(dots(cells, title, "final test accuracy in %"), cells, args.figures / "finetuning", "finetuning")
+    save_figure(dots(cells, title, "final test accuracy in %"), cells, args.figures / "finetuning", "finetuning")
     results = {"claims": claims, "accuracy": [c._asdict() for c in cells], "mean_gain": fmean(c["difference"][0] for c in claims)}
     publish("finetuning", runs, args, results, figures=False)
 

@@ -22,8 +22,8 @@ from analyses.drawing import Cell, dots
 from analyses.self_supervised import FRACTIONS
 from analyses.study import arguments, data_name, judged, publish, say, test_accuracy, trained
 from gradlens.reporting.aggregate import interval
-from gradlens.reporting.style import save
-from gradlens.training.config import Config, make
+from gradlens.reporting.style import save_figure
+from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run
 
 SEEDS = 3
@@ -36,14 +36,14 @@ DISTILLING: dict[str, Any] = {"epochs": 10, "batch_size": 128, "augment": True}
 
 def pretraining(data: str) -> dict[tuple[int, int], Config]:
     """(width, seed) -> step 1."""
-    return {(w, s): make(method="simclr", data=data, width=w, seed=s, **SHARED, **PRETRAINING) for w in WIDTHS for s in range(SEEDS)}
+    return {(w, s): make_config(method="simclr", data=data, width=w, seed=s, **SHARED, **PRETRAINING) for w in WIDTHS for s in range(SEEDS)}
 
 
 def fine_tuning(data: str, begun: dict[tuple[int, int], Run]) -> dict[tuple[int, float, int, int], Config]:
     """(width, share of the labels, layers kept, seed) -> step 2."""
     wanted = [(w, share, 1) for w in WIDTHS for share in FRACTIONS] + [(w, 0.01, 0) for w in WIDTHS]
     return {
-        (w, share, kept, s): make(
+        (w, share, kept, s): make_config(
             method="bp",
             data=data,
             width=w,
@@ -62,7 +62,7 @@ def fine_tuning(data: str, begun: dict[tuple[int, int], Run]) -> dict[tuple[int,
 def distilling(data: str, teachers: Sequence[Run]) -> dict[tuple[int, int], Config]:
     """(student's width, seed) -> step 3."""
     return {
-        (w, s): make(method="distil", data=data, width=w, seed=s, labels=0.01, teacher=str(teachers[s].path), **SHARED, **DISTILLING)
+        (w, s): make_config(method="distil", data=data, width=w, seed=s, labels=0.01, teacher=str(teachers[s].path), **SHARED, **DISTILLING)
         for w in STUDENTS
         for s in range(SEEDS)
     }
@@ -115,7 +115,7 @@ def main() -> None:
     print("\n".join(f"{c.row:10} {c.column:24} {c.mean:5.1f} %" for c in cells))
     say(claims)
     title = f"SimCLRv2's three runs · {data_name(args)} · BasicCNN"
-    save(dots(cells, title, "final test accuracy in %"), cells, args.figures / "simclr2", "labels_and_width")
+    save_figure(dots(cells, title, "final test accuracy in %"), cells, args.figures / "simclr2", "labels_and_width")
     runs = [*begun.values(), *tuned.values(), *taught.values()]
     publish("simclr2", runs, args, {"claims": claims, "accuracy": [c._asdict() for c in cells]}, figures=False)
 

@@ -23,10 +23,10 @@ from typing import Any
 
 from analyses.drawing import Cell, value_map
 from analyses.study import arguments, data_name, judged, probe_accuracy, probed, publish, say, trained
-from gradlens.analysis.linear_probe import Options
+from gradlens.analysis.linear_probe import ProbeOptions
 from gradlens.reporting.aggregate import interval
-from gradlens.reporting.style import save
-from gradlens.training.config import Config, make
+from gradlens.reporting.style import save_figure
+from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run
 
 SHARED: dict[str, Any] = {
@@ -36,7 +36,7 @@ VIEWS: dict[str, dict[str, Any]] = {
     "crop": {"crop": True}, "flip": {"flip": True}, "colour": {"jitter": 0.5, "grey": 0.2}, "blur": {"blur": 0.5},
 }  # fmt: skip
 OFF = {"crop": False, "flip": False, "jitter": 0.0, "grey": 0.0, "blur": 0.0, "side": 2}
-PROBE = Options(features=512, blocks=("block3",), controls=False, separability=0)
+PROBE = ProbeOptions(features=512, blocks=("block3",), controls=False, separability=0)
 BATCHES, EPOCHS = (64, 256), (4, 12)
 
 
@@ -48,13 +48,15 @@ def with_views(names: Sequence[str]) -> dict[str, Any]:
 def augmentations(data: str) -> dict[tuple[str, str], list[Config]]:
     """(row, column) -> one config a seed; the diagonal is an augmentation alone, ("all", "all") all four."""
     sets = {(a, a): (a,) for a in VIEWS} | {(a, b): (a, b) for a, b in combinations(VIEWS, 2)} | {("all", "all"): tuple(VIEWS)}
-    return {key: [make(method="simclr", data=data, options=with_views(s), seed=i, **SHARED) for i in range(3)] for key, s in sets.items()}
+    return {
+        key: [make_config(method="simclr", data=data, options=with_views(s), seed=i, **SHARED) for i in range(3)] for key, s in sets.items()
+    }
 
 
 def heads(data: str) -> dict[tuple[str, str], list[Config]]:
     """Projection heads of one to three layers."""
     return {
-        ("layers", str(n)): [make(method="simclr", data=data, options={"side": 2, "layers": n}, seed=i, **SHARED) for i in range(3)]
+        ("layers", str(n)): [make_config(method="simclr", data=data, options={"side": 2, "layers": n}, seed=i, **SHARED) for i in range(3)]
         for n in (1, 2, 3)
     }
 
@@ -72,7 +74,7 @@ def batches(data: str) -> dict[tuple[str, str], list[Config]]:
             for epochs in EPOCHS:
                 changed = {**SHARED, "batch_size": batch, "epochs": epochs}
                 found[method, setting(batch, epochs)] = [
-                    make(method=method, data=data, options=options, seed=i, **changed) for i in range(3)
+                    make_config(method=method, data=data, options=options, seed=i, **changed) for i in range(3)
                 ]
     return found
 
@@ -132,7 +134,7 @@ def main() -> None:
     claims = judge(args.what, found)
     say(claims)
     title = f"SimCLR, {args.what} · {data_name(args)} · BasicCNN, width 16"
-    save(value_map(cells, title, "probe accuracy in %"), cells, args.figures / f"simclr_{args.what}", args.what)
+    save_figure(value_map(cells, title, "probe accuracy in %"), cells, args.figures / f"simclr_{args.what}", args.what)
     publish(f"simclr_{args.what}", runs, args, {"claims": claims, "accuracy": [c._asdict() for c in cells]}, figures=False)
 
 

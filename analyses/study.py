@@ -14,17 +14,17 @@ from typing import Any
 import torch
 
 from gradlens._version import __version__
-from gradlens.analysis.linear_probe import Options, probe_run
+from gradlens.analysis.linear_probe import ProbeOptions, probe_run
 from gradlens.cli.progress import Display
 from gradlens.data.datasets import DATASETS
 from gradlens.reporting.aggregate import Interval, interval
-from gradlens.reporting.style import save
+from gradlens.reporting.style import save_figure
 from gradlens.reporting.training_figures import figure_set
 from gradlens.runtime.errors import INTERRUPTED, Stopped
-from gradlens.training.config import Config, make, read
-from gradlens.training.context import Place, pick_device
+from gradlens.training.config import Config, make_config, read_config_file
+from gradlens.training.context import RunContext, pick_device
 from gradlens.training.run_directory import Run, plain
-from gradlens.training.run_groups import labels
+from gradlens.training.run_groups import run_labels
 from gradlens.training.runs.train_run import train_or_reuse
 
 HERE = Path(__file__).resolve().parent
@@ -73,17 +73,17 @@ def arguments(
 
 def shipped(name: str, **changes: Any) -> Config:
     """A config of ``analyses/configs`` with some settings changed."""
-    return make(**{**read(HERE / "configs" / f"{name}.json"), **changes})
+    return make_config(**{**read_config_file(HERE / "configs" / f"{name}.json"), **changes})
 
 
-def place_of(args: argparse.Namespace) -> Place:
+def run_context_of(args: argparse.Namespace) -> RunContext:
     """Where a script's runs go."""
-    return Place(out=args.out, device=pick_device(args.device))
+    return RunContext(out=args.out, device=pick_device(args.device))
 
 
 def trained(configs: Sequence[Config], args: argparse.Namespace) -> list[Run]:
     """The finished runs of some configs, trained where they are missing and resumed where they were interrupted."""
-    place = place_of(args)
+    place = run_context_of(args)
     with Display(quiet=False, runs=len(configs)) as display:
         try:
             return train_or_reuse(configs, place, lambda c: display.watch(f"{c.method} {c.model} seed {c.seed}", c.epochs))
@@ -92,7 +92,7 @@ def trained(configs: Sequence[Config], args: argparse.Namespace) -> list[Run]:
             raise SystemExit(f"{stopped}{again}") from stopped
 
 
-def probed(runs: Sequence[Run], args: argparse.Namespace, options: Options) -> list[dict[str, Any]]:
+def probed(runs: Sequence[Run], args: argparse.Namespace, options: ProbeOptions) -> list[dict[str, Any]]:
     """The contents of each run's ``probe.json``, computed where it is missing."""
     known: dict[Any, Any] = {}
     with Display(quiet=False) as display:
@@ -100,7 +100,7 @@ def probed(runs: Sequence[Run], args: argparse.Namespace, options: Options) -> l
         found = []
         for i, run in enumerate(runs):
             count(i, len(runs), run.path.name)
-            found.append(probe_run(run.path, place_of(args), options, say=print, known=known))
+            found.append(probe_run(run.path, run_context_of(args), options, say=print, known=known))
     return found
 
 
@@ -212,7 +212,7 @@ def publish(name: str, runs: Sequence[Run], args: argparse.Namespace, results: d
             **{k: v for k, v in run.summary.items() if isinstance(v, dict)},
             "training_minutes": round(sum(t.seconds for t in run.timing) / 60, 1),
         }
-        for run, label in zip(runs, labels(runs), strict=True)
+        for run, label in zip(runs, run_labels(runs), strict=True)
     ]
     (folder / "results.json").write_text(json.dumps(plain({**results, "runs": listed, **environment()}), indent=2) + "\n")
     print(f"wrote {folder}")
@@ -222,6 +222,6 @@ def _draw(runs: Sequence[Run], folder: Path) -> None:
     """The standard figures of some runs; those that cannot be drawn are named."""
     figures = figure_set(runs)
     for name, (figure, rows) in figures.drawn.items():
-        save(figure, rows, folder, name)
+        save_figure(figure, rows, folder, name)
     for name, why in figures.skipped.items():
         print(f"no figure {name}: {why}")

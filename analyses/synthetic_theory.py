@@ -36,19 +36,19 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from analyses.study import arguments, judged, publish, say
-from gradlens.analysis.activations import collect, of_module
-from gradlens.analysis.logistic_regression import Standard, fit
+from gradlens.analysis.activations import collect_activations, freeze_module
+from gradlens.analysis.logistic_regression import Standard, fit_logistic_regression
 from gradlens.analysis.representation_similarity import rdm, rdm_correlation
 from gradlens.analysis.theory.synthetic_gradients import (
     Stationarity,
     affine,
-    exact_linear,
+    exact_linear_synthesiser,
+    field_twist,
     implied_loss,
-    least_squares,
-    settle,
+    least_squares_loss,
+    settle_synthesisers,
     small_pair,
     stationarity,
-    twist,
 )
 from gradlens.data.datasets import load
 from gradlens.gradients.losses import LOSSES
@@ -56,10 +56,10 @@ from gradlens.methods import METHODS
 from gradlens.reporting import representations
 from gradlens.reporting.aggregate import interval
 from gradlens.reporting.representations import DepthPoint, RdmRow
-from gradlens.reporting.style import COLOURS, LOOK, save
+from gradlens.reporting.style import COLOURS, LOOK, save_figure
 from gradlens.runtime.rng import generator, seeded
-from gradlens.training.build import Pair, make_net
-from gradlens.training.step import update
+from gradlens.training.build import ModelAndMethod, make_network_info
+from gradlens.training.step import training_step
 
 SEEDS = 5
 FULL, LESS = "cdni", "dni"  # linear synthesisers that can be exact in (a), (b), and ones that cannot: they do not see the label
@@ -111,7 +111,7 @@ def hidden_layers(hidden: int) -> str:
     return f"{('no', 'one', 'two')[hidden]} hidden layer{'s' * (hidden != 1)}"
 
 
-def linear_net(hidden: int, method: str, seed: int, **options: Any) -> Pair:
+def linear_net(hidden: int, method: str, seed: int, **options: Any) -> ModelAndMethod:
     """A linear model, synthesiser at its answer; or so many linear hidden layers, synthesisers after each."""
     with seeded(seed, "init"):
         sizes = [FEATURES, *[HIDDEN] * hidden, CLASSES]
@@ -155,8 +155,8 @@ def linear_run(job: tuple[str, int, int]) -> tuple[Rest, list[LossPoint]]:
     x, y = toy(seed)
     pair = linear_net(hidden, method, seed, **({} if method == "bp" else {"linear": True}))
     optimizer = torch.optim.SGD(pair.method.param_groups(list(pair.model)), lr=LINEAR_LR)
-    losses = settle(pair, optimizer, x, y, LINEAR_UPDATES, AT_REST)
-    optimum = least_squares(x, y, CLASSES)
+    losses = settle_synthesisers(pair, optimizer, x, y, LINEAR_UPDATES, AT_REST)
+    optimum = least_squares_loss(x, y, CLASSES)
     shown = sorted({round(1.06**i) - 1 for i in range(143)} & set(range(len(losses))))
     points = [LossPoint(method, hidden, seed, i, losses[i] - optimum) for i in shown]
     if method == "bp":
@@ -170,7 +170,7 @@ def spurious(seed: int) -> list[Rest]:
     White x: W* P is least squares on P x, so Σ g = 0 and Σ g hᵀ = 0 with h = W* P x + b, and S = 0 is the best that sees h alone.
     """
     x, y = toy(seed)
-    optimum, goal = least_squares(x, y, CLASSES), torch.eye(CLASSES, dtype=torch.float64)[y]
+    optimum, goal = least_squares_loss(x, y, CLASSES), torch.eye(CLASSES, dtype=torch.float64)[y]
     found = []
     for rank in range(FEATURES + 1):
         pair = linear_net(0, LESS, seed, linear=True)
@@ -191,8 +191,8 @@ def closed_form(seed: int) -> dict[str, float]:
         pair = linear_net(hidden, FULL, seed, linear=True)
         s: Any = pair.method.synthesisers[0]  # type: ignore[union-attr,index]
         optimizer = torch.optim.SGD([*s.parameters()], lr=0.25, momentum=0.95)
-        settle(pair, optimizer, x, y, 3000, 1e-12)  # the blocks are in no optimiser
-        want = exact_linear(list(pair.model)[1:], (HIDDEN, CLASSES)[hidden == 0])
+        settle_synthesisers(pair, optimizer, x, y, 3000, 1e-12)  # the blocks are in no optimiser
+        want = exact_linear_synthesiser(list(pair.model)[1:], (HIDDEN, CLASSES)[hidden == 0])
         with torch.no_grad():
             first = s.map.weight - want.a
             both = s.context.weight + s.map.bias[:, None] - (want.b + want.c[:, None])  # labels are one-hot: B and c only together
@@ -339,7 +339,7 @@ class Looked(NamedTuple):
 DIRECTION = torch.tensor([-1.0, 1.0], dtype=torch.float64) / 2**0.5
 
 
-def look(pair: Pair, x: Tensor, y: Tensor, labelling: str, seed: int, made: int) -> tuple[list[ImpliedPoint], Looked]:
+def look(pair: ModelAndMethod, x: Tensor, y: Tensor, labelling: str, seed: int, made: int) -> tuple[list[ImpliedPoint], Looked]:
     """The implied loss of a linear model's synthesiser beside the true one, along the line between its two answers, through zero."""
     with torch.no_grad():
         at = affine([pair.model[0]], 2)
@@ -362,7 +362,7 @@ def look(pair: Pair, x: Tensor, y: Tensor, labelling: str, seed: int, made: int)
         true = nn.functional.cross_entropy(path, torch.full((GRID,), label), reduction="none")
         a, b = (v[within] - v[within].mean() for v in (implied, true))
         apart, size = apart + float((a - b).square().sum()), size + float(b.square().sum())
-        twists.append(twist(field, torch.zeros(2, dtype=torch.float64)))
+        twists.append(field_twist(field, torch.zeros(2, dtype=torch.float64)))
         implied = implied - implied[GRID // 2] + true[GRID // 2]  # one constant is free: equal at zero
         rows += [
             ImpliedPoint(labelling, label, made, float(t), float(p), float(q), low, high)
@@ -391,7 +391,7 @@ def plane_run(job: tuple[str, str, str, int]) -> tuple[PlanePoint, list[ImpliedP
             implied.extend(rows)
             looks.append(numbers)
 
-    settle(pair, optimizer, x, y, PLANE_UPDATES, see=see)
+    settle_synthesisers(pair, optimizer, x, y, PLANE_UPDATES, see=see)
     with torch.no_grad():
         z = pair.model(x)
     accuracy = float((z.argmax(1) == y).double().mean())
@@ -489,7 +489,7 @@ class Seen(NamedTuple):
     rdms: Any  # [layers, n, n] of the first COMPARED test images, sorted by label
 
 
-def deep_net(net: str, seed: int) -> Pair:
+def deep_net(net: str, seed: int) -> ModelAndMethod:
     """Ten layers Linear–BatchNorm–ReLU and a linear top on the digits' 64 pixels, with its rule; of one seed the same first weights."""
     method, options = NETS.get(net, ("bp", {}))
     sizes = [64, *[WIDTH] * DEPTH]
@@ -497,7 +497,7 @@ def deep_net(net: str, seed: int) -> Pair:
         layers = [nn.Sequential(nn.Linear(a, b), nn.BatchNorm1d(b), nn.ReLU()) for a, b in pairwise(sizes)]
         model = nn.Sequential(OrderedDict([*((f"{i + 1}", layer) for i, layer in enumerate(layers)), ("top", nn.Linear(WIDTH, 10))]))
     rule = METHODS[method]
-    return Pair(model, rule(make_net(model, (64,), 10, LOSSES["ce"], seed), rule.Options(**options)))
+    return ModelAndMethod(model, rule(make_network_info(model, (64,), 10, LOSSES["ce"], seed), rule.Options(**options)))
 
 
 def deep_run(job: tuple[str, int]) -> Seen:
@@ -512,15 +512,15 @@ def deep_run(job: tuple[str, int]) -> Seen:
         order = torch.randperm(len(x), generator=generator(seed, "order", epoch))
         for part in torch.split(order, BATCH):
             pair.method.start(epoch + 1, made)
-            update(pair, optimizer, x[part], y[part])
+            training_step(pair, optimizer, x[part], y[part])
             made += 1
-    frozen = of_module(pair.model)
-    inside, held = collect(frozen, x), collect(frozen, z)
+    frozen = freeze_module(pair.model)
+    inside, held = collect_activations(frozen, x), collect_activations(frozen, z)
     names = frozen.names[:DEPTH]
     probes = []
     for name in names:
         standard = Standard.of(inside[name])
-        probes.append(fit(standard(inside[name]), y, PROBE_L2).accuracy(standard(held[name]), w))
+        probes.append(fit_logistic_regression(standard(inside[name]), y, PROBE_L2).accuracy(standard(held[name]), w))
     train, test = (float((h["top"].argmax(1) == labels).float().mean()) for h, labels in ((inside, y), (held, w)))
     rdms = torch.stack([rdm(held[name][:COMPARED], w[:COMPARED]) for name in names])
     return Seen(net, seed, train, test, probes, rdms.numpy())
@@ -613,13 +613,13 @@ def main() -> None:
     for one in deep:
         print(f"{one.net:16} seed {one.seed}: training {100 * one.train:.1f} %, test {100 * one.test:.1f} %")
     title = f"digits, MLP of {DEPTH} layers"
-    save(fixed_points(rest), rest, folder, "fixed_points")
-    save(convergence(losses), losses, folder, "convergence")
-    save(plane_accuracy(planes), planes, folder, "plane_accuracy")
-    save(implied_losses(curves), curves, folder, "implied_loss")
+    save_figure(fixed_points(rest), rest, folder, "fixed_points")
+    save_figure(convergence(losses), losses, folder, "convergence")
+    save_figure(plane_accuracy(planes), planes, folder, "plane_accuracy")
+    save_figure(implied_losses(curves), curves, folder, "implied_loss")
     points, rows = depth_points(deep, alike), rdm_rows(deep)
-    save(representations.representation_by_depth(points, QUANTITIES, title=title), points, folder, "by_depth")
-    save(representations.rdm(rows, title=f"{title}, one seed"), rows, folder, "rdm")
+    save_figure(representations.representation_by_depth(points, QUANTITIES, title=title), points, folder, "by_depth")
+    save_figure(representations.rdm_figure(rows, title=f"{title}, one seed"), rows, folder, "rdm")
     settings = {
         "linear": {
             "points": POINTS,

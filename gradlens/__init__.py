@@ -19,29 +19,29 @@ from typing import TYPE_CHECKING, Any
 from gradlens._version import __version__
 
 if TYPE_CHECKING:  # the same table for type checkers, which do not run __getattr__
-    from gradlens.analysis.activations import of_module as frozen_module
+    from gradlens.analysis.activations import freeze_module as frozen_module
     from gradlens.analysis.linear_probe import probe_module as probe_module
-    from gradlens.analysis.linear_separability import certify as certify_separability
-    from gradlens.analysis.logistic_regression import fit as fit_logistic_regression
+    from gradlens.analysis.linear_separability import certify_separability as certify_separability
+    from gradlens.analysis.logistic_regression import fit_logistic_regression as fit_logistic_regression
     from gradlens.analysis.network_similarity import cka_matrix as cka_matrix
     from gradlens.analysis.representation_similarity import effective_rank as effective_rank
-    from gradlens.analysis.representation_similarity import fisher as fisher_ratio
+    from gradlens.analysis.representation_similarity import fisher_ratio as fisher_ratio
     from gradlens.analysis.representation_similarity import linear_cka as linear_cka
     from gradlens.analysis.representation_similarity import participation_ratio as participation_ratio
     from gradlens.analysis.representation_similarity import rdm as rdm
     from gradlens.analysis.representation_similarity import rdm_correlation as rdm_correlation
     from gradlens.analysis.representations import represent as represent
-    from gradlens.analysis.theory.conditional_dependence import Mixture as ViewMixture
+    from gradlens.analysis.theory.conditional_dependence import ViewMixture as ViewMixture
     from gradlens.analysis.theory.conditional_dependence import conditional_dependence as conditional_dependence
     from gradlens.analysis.theory.layerwise_clustering import LayerwisePlan as LayerwisePlan
-    from gradlens.analysis.theory.layerwise_clustering import learn as learn_layerwise
-    from gradlens.analysis.theory.layerwise_clustering import purities as layerwise_purities
-    from gradlens.analysis.theory.synthetic_gradients import exact_linear as exact_linear_synthesiser
+    from gradlens.analysis.theory.layerwise_clustering import layerwise_purities as layerwise_purities
+    from gradlens.analysis.theory.layerwise_clustering import learn_layerwise as learn_layerwise
+    from gradlens.analysis.theory.synthetic_gradients import exact_linear_synthesiser as exact_linear_synthesiser
+    from gradlens.analysis.theory.synthetic_gradients import field_twist as field_twist
     from gradlens.analysis.theory.synthetic_gradients import implied_loss as implied_loss
-    from gradlens.analysis.theory.synthetic_gradients import settle as settle_synthesisers
+    from gradlens.analysis.theory.synthetic_gradients import settle_synthesisers as settle_synthesisers
     from gradlens.analysis.theory.synthetic_gradients import small_pair as small_pair
     from gradlens.analysis.theory.synthetic_gradients import stationarity as stationarity
-    from gradlens.analysis.theory.synthetic_gradients import twist as field_twist
     from gradlens.data.hierarchical_digits import draw as draw_hierarchical_digits
     from gradlens.data.split import Split as Split
     from gradlens.gradients.alignment import cosine as cosine
@@ -62,11 +62,11 @@ if TYPE_CHECKING:  # the same table for type checkers, which do not run __getatt
     from gradlens.runtime.errors import InputError as InputError
     from gradlens.runtime.rng import seeded as seeded
     from gradlens.training.checks.check_method import check_method as check_method
-    from gradlens.training.checks.trial import Broken as CheckFailed
+    from gradlens.training.checks.trial import CheckFailed as CheckFailed
     from gradlens.training.config import Config as Config
-    from gradlens.training.config import make as make_config
-    from gradlens.training.context import Place as RunContext
-    from gradlens.training.run_directory import load as load
+    from gradlens.training.config import make_config as make_config
+    from gradlens.training.context import RunContext as RunContext
+    from gradlens.training.run_directory import load_run as load
     from gradlens.training.runs.train_run import train_run as train_run
 
 __all__ = [
@@ -123,7 +123,7 @@ __all__ = [
 ]
 
 _HOME = {  # public name -> where it is defined
-    "CheckFailed": "gradlens.training.checks.trial:Broken",
+    "CheckFailed": "gradlens.training.checks.trial:CheckFailed",
     "Config": "gradlens.training.config:Config",
     "Grad": "gradlens.gradients.block_pass:Grad",
     "InputError": "gradlens.runtime.errors:InputError",
@@ -135,12 +135,12 @@ _HOME = {  # public name -> where it is defined
     "ModelSpec": "gradlens.models.spec:ModelSpec",
     "NetworkInfo": "gradlens.gradients.method:NetworkInfo",
     "Pass": "gradlens.gradients.block_pass:Pass",
-    "RunContext": "gradlens.training.context:Place",
+    "RunContext": "gradlens.training.context:RunContext",
     "Signal": "gradlens.gradients.method:Signal",
     "Split": "gradlens.data.split:Split",
     "Update": "gradlens.gradients.method:Update",
-    "ViewMixture": "gradlens.analysis.theory.conditional_dependence:Mixture",
-    "certify_separability": "gradlens.analysis.linear_separability:certify",
+    "ViewMixture": "gradlens.analysis.theory.conditional_dependence:ViewMixture",
+    "certify_separability": "gradlens.analysis.linear_separability:certify_separability",
     "check_method": "gradlens.training.checks.check_method:check_method",
     "cka_matrix": "gradlens.analysis.network_similarity:cka_matrix",
     "compare": "gradlens.gradients.compare:compare",
@@ -148,17 +148,17 @@ _HOME = {  # public name -> where it is defined
     "cosine": "gradlens.gradients.alignment:cosine",
     "draw_hierarchical_digits": "gradlens.data.hierarchical_digits:draw",
     "effective_rank": "gradlens.analysis.representation_similarity:effective_rank",
-    "exact_linear_synthesiser": "gradlens.analysis.theory.synthetic_gradients:exact_linear",
-    "field_twist": "gradlens.analysis.theory.synthetic_gradients:twist",
-    "fisher_ratio": "gradlens.analysis.representation_similarity:fisher",
-    "fit_logistic_regression": "gradlens.analysis.logistic_regression:fit",
-    "frozen_module": "gradlens.analysis.activations:of_module",
+    "exact_linear_synthesiser": "gradlens.analysis.theory.synthetic_gradients:exact_linear_synthesiser",
+    "field_twist": "gradlens.analysis.theory.synthetic_gradients:field_twist",
+    "fisher_ratio": "gradlens.analysis.representation_similarity:fisher_ratio",
+    "fit_logistic_regression": "gradlens.analysis.logistic_regression:fit_logistic_regression",
+    "frozen_module": "gradlens.analysis.activations:freeze_module",
     "implied_loss": "gradlens.analysis.theory.synthetic_gradients:implied_loss",
-    "layerwise_purities": "gradlens.analysis.theory.layerwise_clustering:purities",
-    "learn_layerwise": "gradlens.analysis.theory.layerwise_clustering:learn",
+    "layerwise_purities": "gradlens.analysis.theory.layerwise_clustering:layerwise_purities",
+    "learn_layerwise": "gradlens.analysis.theory.layerwise_clustering:learn_layerwise",
     "linear_cka": "gradlens.analysis.representation_similarity:linear_cka",
-    "load": "gradlens.training.run_directory:load",
-    "make_config": "gradlens.training.config:make",
+    "load": "gradlens.training.run_directory:load_run",
+    "make_config": "gradlens.training.config:make_config",
     "measure": "gradlens.gradients.alignment:measure",
     "participation_ratio": "gradlens.analysis.representation_similarity:participation_ratio",
     "probe_module": "gradlens.analysis.linear_probe:probe_module",
@@ -167,7 +167,7 @@ _HOME = {  # public name -> where it is defined
     "relay": "gradlens.gradients.method:relay",
     "represent": "gradlens.analysis.representations:represent",
     "seeded": "gradlens.runtime.rng:seeded",
-    "settle_synthesisers": "gradlens.analysis.theory.synthetic_gradients:settle",
+    "settle_synthesisers": "gradlens.analysis.theory.synthetic_gradients:settle_synthesisers",
     "small_pair": "gradlens.analysis.theory.synthetic_gradients:small_pair",
     "stationarity": "gradlens.analysis.theory.synthetic_gradients:stationarity",
     "top_signal": "gradlens.gradients.method:top_signal",

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 from gradlens.gradients.rows import Measurement
-from gradlens.training.config import make
+from gradlens.training.config import make_config
 from gradlens.training.run_directory import Metric, Run, Timing, write
 
 LAYERS = ("block1.conv", "block2.conv", "block3.conv", "top.hidden", "top.out")
@@ -47,7 +47,7 @@ def made(
         now = accuracy - 0.1 * (2 - epoch)
         metrics += [Metric("train", epoch, 15 * epoch, 1.0 / epoch, now, now), Metric("test", epoch, 15 * epoch, 1.2 / epoch, now, now)]
     timing = [Timing(epoch, 10.0, speed * factor, 100.0) for epoch, factor in ((1, 0.99), (2, 1.01))]
-    config = make(method=method, seed=seed, **{"epochs": 2, **settings})
+    config = make_config(method=method, seed=seed, **{"epochs": 2, **settings})
     info = {"versions": VERSIONS, "device": device, "threads": 1, "git": "abc", "data_fingerprint": fingerprint, "images": {"train": 1000}}
     info["command"] = f"gradlens train {method}"
     summary = {"updates": 30} if finished else {}

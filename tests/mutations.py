@@ -41,14 +41,14 @@ MUTATIONS: dict[str, Mutation] = {
         ("test_isolation",),
     ),
     "a denominator: cross-entropy over N - 1 images": Mutation(
-        'F.cross_entropy(_wide(z), y, reduction="sum") / total(len(y))',
-        'F.cross_entropy(_wide(z), y, reduction="sum") / (total(len(y)) - 1)',
+        'F.cross_entropy(_wide(z), y, reduction="sum") / global_count(len(y))',
+        'F.cross_entropy(_wide(z), y, reduction="sum") / (global_count(len(y)) - 1)',
         ("test_losses",),
     ),
     "an inverted norm ratio": Mutation("_ratio(_norm(m), _true_norm(m))", "_ratio(_true_norm(m), _norm(m))", ("test_alignment",)),
     "a wrong permutation in the null: every image keeps its own delta": Mutation(
-        'deal = torch.randperm(total(len(delta)), generator=generator(method.seed, "null", number)).to(delta.device)',
-        "deal = torch.arange(total(len(delta))).to(delta.device)",
+        'deal = torch.randperm(global_count(len(delta)), generator=generator(method.seed, "null", number)).to(delta.device)',
+        "deal = torch.arange(global_count(len(delta))).to(delta.device)",
         ("test_diagnostics",),
     ),
     "alignment across halves is that within them": Mutation(
@@ -62,7 +62,7 @@ MUTATIONS: dict[str, Mutation] = {
     "the denominator of unbiased HSIC": Mutation(
         "rows = a.sum(0) / (n - 2)", "rows = a.sum(0) / (n - 1)", ("test_representation_similarity",)
     ),
-    "half the gradient of a synthesiser": Mutation("2 * error / total(len(p.y))", "error / total(len(p.y))", ("test_dni",)),
+    "half the gradient of a synthesiser": Mutation("2 * error / global_count(len(p.y))", "error / global_count(len(p.y))", ("test_dni",)),
     "the predicted change backwards": Mutation(
         "(float64(module.get_parameter(n).detach()) - float64(before))",
         "(float64(before) - float64(module.get_parameter(n).detach()))",

@@ -17,8 +17,8 @@ from gradlens.gradients.rows import Measurement, step_rows
 from gradlens.gradients.true_gradient import true_gradients
 from gradlens.methods import METHODS
 from gradlens.models.zoo import ModelSpec, build
-from gradlens.training.build import make_net
-from gradlens.training.config import make
+from gradlens.training.build import make_network_info
+from gradlens.training.config import make_config
 
 SUPERVISED = [name for name, method in METHODS.items() if method.classifies]
 UNLABELLED = [name for name, method in METHODS.items() if not method.classifies]
@@ -27,7 +27,7 @@ PATCHES = ("cpc", "cpc-local", "infomax")  # rules whose blocks read patches, no
 
 def teacher_run() -> str:
     """A run on the digits for rules that learn from one; trained for one epoch."""
-    return str(shelf.trained(make(width=4, epochs=1, limit=192, batch_size=32, record_every=0)).path)
+    return str(shelf.trained(make_config(width=4, epochs=1, limit=192, batch_size=32, record_every=0)).path)
 
 
 def needed(name: str) -> dict[str, object]:
@@ -77,17 +77,17 @@ def batches(c: Case, n: int) -> list[tuple[Tensor, Tensor]]:
     return [(torch.randn(c.x.shape, generator=g, dtype=torch.float64).to(c.x.dtype), c.y.roll(i)) for i in range(n)]
 
 
-def rule(name: str, c: Case, loss: Loss = LOSSES["ce"], awake: bool = True, **options: object) -> Method:
-    """A rule for a case's network; ``awake``: as in the middle of a run, and the case's network with it.
+def rule(name: str, c: Case, loss: Loss = LOSSES["ce"], warmed_up: bool = True, **options: object) -> Method:
+    """A rule for a case's network; ``warmed_up``: as in the middle of a run, and the case's network with it.
 
     Its own parameters are moved off their (zero) start, so that all of them matter; it is past its warm-up and in its last stage, its
     buffers are filled, and the blocks are in the modes in which it runs them. dgl-async visits blocks in order and distil reads
     labels alone unless told otherwise.
     """
-    net = make_net(c.model, c.shape, 10, loss, 3, epochs=3)._replace(teacher=lambda images: images.flatten(1)[:, :10])
+    net = make_network_info(c.model, c.shape, 10, loss, 3, epochs=3)._replace(teacher=lambda images: images.flatten(1)[:, :10])
     cls, more = method_class(name), VARIANTS.get(name, ("", {}))[1]
     method = cls(net, cls.Options(**{**IN_ORDER.get(name, {}), **more, **options})).to(c.x.dtype)
-    return settled(stirred(method), c) if awake else method
+    return settled(stirred(method), c) if warmed_up else method
 
 
 VARIANTS: dict[str, tuple[str, dict[str, object]]] = {  # rules with other options that change who waits for whom

@@ -10,7 +10,7 @@ import torch.multiprocessing as mp
 from processes import Program, free_port
 from torch.distributed import TCPStore
 
-from gradlens.runtime.process_group import ALONE, World, join, leave
+from gradlens.runtime.process_group import SINGLE_PROCESS, ProcessGroup, join, leave
 
 
 def _of_rank(rank: int, ranks: int, port: int) -> dict[str, str]:
@@ -32,9 +32,9 @@ def together(ranks: int, act: Callable[..., Any], out: Path, *args: Any) -> list
     return [torch.load(out / f"{rank}.pt", weights_only=False) for rank in range(ranks)]
 
 
-def alone(act: Callable[[World], Any], *args: Any) -> Any:
+def alone(act: Callable[[ProcessGroup], Any], *args: Any) -> Any:
     """The same in this process."""
-    return act(ALONE, *args)
+    return act(SINGLE_PROCESS, *args)
 
 
 def side_by_side(folder: Path, *commands: Sequence[str | Path], before: Callable[[], Any] | None = None) -> list[Program]:

@@ -16,10 +16,10 @@ from gradlens.gradients.true_gradient import true_gradients
 from gradlens.methods import METHODS
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.models.zoo import ModelSpec, build
-from gradlens.training.build import Pair, make_net, make_pair
-from gradlens.training.checks.method_checks import LAWS, broken
-from gradlens.training.checks.trial import NETWORKS, NotAsked, Trial
-from gradlens.training.config import make
+from gradlens.training.build import ModelAndMethod, build_model_and_method, make_network_info
+from gradlens.training.checks.method_checks import METHOD_CHECKS, failure_of
+from gradlens.training.checks.trial import NETWORKS, CheckSkipped, Trial
+from gradlens.training.config import make_config
 
 RULES = [*SUPERVISED, *VARIANTS]  # VARIANTS: what a rule is with other options, where that changes who waits for whom
 ISOLATED = [name for name in SUPERVISED if not METHODS[name].depends_on & {"backward_message", "output_error", "delayed_message"}]
@@ -65,15 +65,15 @@ def trial(name: str, network: str) -> Trial:
 
 def holds(check: str, name: str, network: str) -> None:
     """The check finds nothing."""
-    assert broken(LAWS[check], trial(name, network)) is None
+    assert failure_of(METHOD_CHECKS[check], trial(name, network)) is None
 
 
 def is_asked_of_no_other(check: str) -> None:
     """The rules left out of a check are those it does not apply to; a check passes over nothing else in silence."""
     for name in METHODS:
         if not asked(check, name):
-            with pytest.raises(NotAsked):
-                broken(LAWS[check], trial(name, "basic-cnn"))
+            with pytest.raises(CheckSkipped):
+                failure_of(METHOD_CHECKS[check], trial(name, "basic-cnn"))
 
 
 # --------------------------------------------------------- a rule that is none of ours: its blocks read synthetic inputs
@@ -135,7 +135,7 @@ IMAGES = torch.randint(0, 256, (6, 3, 16, 16), generator=torch.Generator().manua
 def posed(name: str, dtype: torch.dtype = torch.float64, step_: int = 5, **options: object) -> tuple[Method, Case]:
     """A rule in the middle of a run, and the task it makes of six images of noise."""
     model = build("basic-cnn", PLAN, seed=1).to(dtype)
-    net = make_net(model, PLAN.shape, 10, LOSSES["ce"], 3, epochs=3)
+    net = make_network_info(model, PLAN.shape, 10, LOSSES["ce"], 3, epochs=3)
     method = stirred(METHODS[name](net, METHODS[name].Options(**options)).to(dtype))
     method.start(2, step_)
     to_input = normalizer("pm1", IMAGES)
@@ -152,7 +152,7 @@ def recorded(method: Method, c: Case):
 # ------------------------------------------------------------------------------------------------------ states
 
 
-def everything(pair: Pair, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+def everything(pair: ModelAndMethod, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     state = {f"model.{n}": t for n, t in pair.model.state_dict().items()}
     state |= {f"method.{n}": t for n, t in pair.method.state_dict().items() if isinstance(t, torch.Tensor)}
     for i, slots in optimizer.state_dict()["state"].items():
@@ -160,8 +160,8 @@ def everything(pair: Pair, optimizer: torch.optim.Optimizer) -> dict[str, torch.
     return {**state, "stream": torch.get_rng_state()}
 
 
-def tiny_pair(name: str) -> Pair:
-    pair = make_pair(make(method=name, width=4, depth=2, **needed(name)), (1, 8, 8), 10, torch.device("cpu"))
+def tiny_pair(name: str) -> ModelAndMethod:
+    pair = build_model_and_method(make_config(method=name, width=4, depth=2, **needed(name)), (1, 8, 8), 10, torch.device("cpu"))
     pair.model[0].append(nn.Dropout(0.3))  # draws from the global stream
     stirred(pair.method)
     return pair

@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 
-from gradlens.training.config import Config, make
-from gradlens.training.context import Place
-from gradlens.training.run_directory import Run, load
+from gradlens.training.config import Config, make_config
+from gradlens.training.context import RunContext
+from gradlens.training.run_directory import Run, load_run
 from gradlens.training.runs.train_run import train_run
 
 
@@ -28,18 +28,18 @@ def trained(config: Config) -> Run:
 
 @lru_cache(maxsize=256)
 def _made(settings: str) -> Run:
-    config = make(**json.loads(settings))
+    config = make_config(**json.loads(settings))
     out = Path(os.environ["GRADLENS_SHELF"]) / hashlib.sha256(settings.encode()).hexdigest()[:12]
     out.parent.mkdir(exist_ok=True)
     with FileLock(f"{out}.lock"):
         if not (out / "made").exists():
             shutil.rmtree(out, ignore_errors=True)  # of a test that failed in its middle
             with torch.random.fork_rng(devices=[]):
-                train_run(config, Place(out=out))
+                train_run(config, RunContext(out=out))
             (out / "made").touch()
-    return load(out / config.run_name())
+    return load_run(out / config.run_name())
 
 
 def copied(run: Run, folder: Path) -> Run:
     """A run's directory, copied into a folder of the test's own, to be written into."""
-    return load(shutil.copytree(run.path, folder / run.path.name))
+    return load_run(shutil.copytree(run.path, folder / run.path.name))

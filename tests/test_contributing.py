@@ -8,7 +8,7 @@ import torch
 
 from gradlens.gradients.method import Method
 from gradlens.methods import METHODS
-from gradlens.training.context import Place
+from gradlens.training.context import RunContext
 from gradlens.training.runs.train_run import train_run
 
 TEXT = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
@@ -25,11 +25,11 @@ def example() -> type[Method]:
 
 @pytest.fixture
 def run(monkeypatch, tmp_path):
-    from gradlens.training.config import make
+    from gradlens.training.config import make_config
 
     monkeypatch.setitem(METHODS, "sign-bp", example())
     torch.set_num_threads(1)
-    return train_run(make(method="sign-bp", width=16, epochs=4, record_every=4), Place(out=tmp_path))
+    return train_run(make_config(method="sign-bp", width=16, epochs=4, record_every=4), RunContext(out=tmp_path))
 
 
 def test_the_example_trains_and_learns(run):

@@ -7,10 +7,10 @@ import torch
 
 from gradlens.data.datasets import load
 from gradlens.methods import METHODS
-from gradlens.training.build import make_pair
-from gradlens.training.config import make
+from gradlens.training.build import build_model_and_method
+from gradlens.training.config import make_config
 from gradlens.training.loop import Training
-from gradlens.training.step import update
+from gradlens.training.step import training_step
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -20,7 +20,7 @@ LISTED = ("bp", "dgl", "dni", "cdni")  # the rules of the full-size list
 
 def training(method, **changes):
     settings = {"data": "digits", "width": 8, "batch_size": 64, "epochs": 2, "record_every": 0, "limit": 512, **changes}
-    config = make(method=method, **settings)
+    config = make_config(method=method, **settings)
     return Training(config, load("digits", limit=config.limit, seed=config.seed), torch.device("cuda"))
 
 
@@ -44,13 +44,13 @@ def test_a_step_waits_for_nothing(method, augment, precision):
 def test_one_step_on_the_gpu_is_one_on_the_cpu(method):
     found = []
     for device in ("cpu", "cuda"):
-        pair = make_pair(make(method=method, data="digits", width=8), (1, 8, 8), 10, torch.device(device))
+        pair = build_model_and_method(make_config(method=method, data="digits", width=8), (1, 8, 8), 10, torch.device(device))
         x = torch.rand(16, 1, 8, 8, generator=torch.Generator().manual_seed(0)).mul(2).sub(1)
         y = torch.arange(16) % 10
         optimizer = torch.optim.SGD(pair.method.param_groups(list(pair.model)), lr=0.1)
         pair.method.start(1, 0)
         torch.backends.cudnn.conv.fp32_precision = torch.backends.cuda.matmul.fp32_precision = "ieee"
-        outcome = update(pair, optimizer, x.to(device), y.to(device), record=0)
+        outcome = training_step(pair, optimizer, x.to(device), y.to(device), record=0)
         found.append((float(outcome.loss), {n: p.detach().cpu() for n, p in pair.model.named_parameters()}, outcome.rows))
     (loss, weights, rows), (loss_gpu, weights_gpu, rows_gpu) = found
     assert loss == pytest.approx(loss_gpu, rel=1e-4)
@@ -65,9 +65,9 @@ def test_one_step_on_the_gpu_is_one_on_the_cpu(method):
 @pytest.mark.parametrize("method", LISTED)
 def test_bf16_learns_on_the_gpu(method):
     t = training(method, precision="bf16", limit=1024, epochs=12, lr=1e-3)
-    summary = t.go()
+    summary = t.fit()
     assert summary["updates"] == t.total
-    assert t.at.best["test"] > 0.3
+    assert t.position.best["test"] > 0.3
 
 
 def test_recording_leaves_no_trace_on_the_gpu():
@@ -76,7 +76,7 @@ def test_recording_leaves_no_trace_on_the_gpu():
     try:
         for record_every in (0, 1):
             t = training("dgl", record_every=record_every, diagnose_every=1 if record_every else 0)
-            t.go()
+            t.fit()
             ends.append([p.detach().clone() for p in t.pair.model.parameters()])
     finally:
         torch.use_deterministic_algorithms(False)

@@ -85,14 +85,14 @@ def test_a_rule_that_keeps_to_everything_passes():
     results = gradlens.check_method(Backprop, networks=["mlp"])
     assert len(results) > 8
     assert {r.network for r in results} == {"mlp"}
-    assert not any(r.fails for r in results)
+    assert not any(r.failed for r in results)
 
 
 def test_the_first_failure_is_raised_or_all_are_returned():
     with pytest.raises(gradlens.CheckFailed, match=r"Louder fails the check 'truth' on mlp: the recorded truth at"):
         gradlens.check_method(Louder, networks=["mlp"])
     results = gradlens.check_method(Louder, {}, networks=["mlp"], on_fail="return")
-    assert [r.law for r in results if r.fails] == ["truth"]
+    assert [r.check for r in results if r.failed] == ["truth"]
 
 
 def test_unknown_networks_and_options_are_refused_in_a_sentence():

@@ -9,8 +9,8 @@ import torch
 from oracles import needed
 
 from gradlens.training import loop
-from gradlens.training.config import make
-from gradlens.training.context import Place
+from gradlens.training.config import make_config
+from gradlens.training.context import RunContext
 from gradlens.training.run_directory import load_checkpoint
 from gradlens.training.run_writer import Writer
 from gradlens.training.runs.train_run import train_run
@@ -24,7 +24,7 @@ TINY = {
 
 def tiny(method="bp", **changes):
     """The config of a short run of a rule."""
-    return make(**{**TINY, **needed(method), "method": method, **changes})
+    return make_config(**{**TINY, **needed(method), "method": method, **changes})
 
 
 def flat(state, prefix=""):
@@ -78,7 +78,7 @@ def victim(settings, out, resume, where):
     """Runs in a process of its own, to be killed: trains, saving often, and stands still before its end at the latest."""
     torch.set_num_threads(1)
     loop.CHECKPOINT_SECONDS = 0.02
-    config, marker = make(**settings), out / "hung"
+    config, marker = make_config(**settings), out / "hung"
     saves = 0
 
     def watch(event, numbers):
@@ -96,7 +96,7 @@ def victim(settings, out, resume, where):
             return hang(marker) if saves == 3 else rename(self, target)
 
         Path.replace = stop_at_the_third
-    train_run(config, Place(out=out, resume=resume), watch)
+    train_run(config, RunContext(out=out, resume=resume), watch)
 
 
 def wait_for(condition, seconds=60):

@@ -23,7 +23,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarForm
 from analyses.full_size.items import Item, at_width, items
 from analyses.full_size.readings import EPOCHS, of_family
 from analyses.full_size.results import Rows, read_rows, summary
-from gradlens.reporting.style import LOOK, Style, save, styles
+from gradlens.reporting.style import LOOK, Style, save_figure, styles
 
 ROOT = Path(__file__).resolve().parents[2]
 Family = dict[str, Rows]  # label -> rows of its longest run (several seeds: the first)
@@ -256,9 +256,9 @@ def main() -> None:
     args = parser.parse_args()
     for name, family in families(args.results).items():
         folder = args.results / name / "drawn"
-        save(learning(name, family), [p for p in points(family) if not p.layer], folder, "learning")
+        save_figure(learning(name, family), [p for p in points(family) if not p.layer], folder, "learning")
         if any(p.quantity == "cosine" for p in points(family)):
-            save(alignment(family), [p for p in points(family) if p.layer], folder, "alignment")
+            save_figure(alignment(family), [p for p in points(family) if p.layer], folder, "alignment")
         (folder / "table.md").write_text(table_of(family))
         print(f"wrote {folder}")
 

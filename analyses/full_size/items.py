@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from analyses.study import shipped
-from gradlens.training.build import make_pair
-from gradlens.training.config import Config, make
+from gradlens.training.build import build_model_and_method
+from gradlens.training.config import Config, make_config
 from gradlens.training.cost.flops import count
-from gradlens.training.step import update
+from gradlens.training.step import training_step
 
 IMAGES, SHAPE, CLASSES = 50_000, (3, 32, 32), 10  # CIFAR-10
 PUBLISHED = {"target": "mean", "zero_bias": False}  # a synthesiser as in the reference implementations
@@ -41,7 +41,7 @@ def _fast(method: str, form: str, seed: int, cpu: bool) -> Item:
     """Item 1: eight epochs at a rate chosen for the rule, with warm-up and cosine decay to zero."""
     label = f"{method} {form}".strip()
     synthetic = method in ("dni", "cdni")
-    config = make(
+    config = make_config(
         method=method, options=PUBLISHED if form == "published" else {}, seed=seed, lr_schedule="cosine", warmup=100,
         epochs=4 if synthetic and cpu else 8, record_every=49, diagnose_every=2, data="cifar10",
     )  # fmt: skip
@@ -55,7 +55,7 @@ def _augmented(model: str, method: str) -> Item:
     shared = {"method": method, "model": model, "augment": True, "epochs": 12, "lr_schedule": "cosine", "warmup": 100, "data": "cifar10"}
     optimizer = {"optimizer": "sgd", "momentum": 0.9, "batch_size": 128} if vgg else {}
     every = {"record_every": 98, "diagnose_every": 2} if vgg else {"record_every": 49, "diagnose_every": 2}
-    config = make(**shared, **optimizer, **every)
+    config = make_config(**shared, **optimizer, **every)
     rate = f"vgg16 {method}" if vgg else method
     return Item(f"fast-{model}-augmented-{method}-s0", f"iteration2-fast-{model}", method, 3, config, config.epochs, rate)
 
@@ -76,7 +76,7 @@ def _scale() -> list[Item]:
             for batch in (64, 256):
                 for method in ("dni", "cdni"):
                     for target in ("sum", "mean"):
-                        config = make(
+                        config = make_config(
                             method=method, options={"target": target, "zero_bias": True}, width=width, batch_size=batch, seed=seed,
                             limit=20_000, epochs=10, lr=1e-3, lr_schedule="cosine", warmup=100, data="cifar10",
                             record_every=20_000 // batch // 4, diagnose_every=2,
@@ -127,7 +127,7 @@ def at_width(item: Item, width: int) -> Item:
     """The item with a network of another width, said so in its name: for machines that are too slow for the full one."""
     if item.family == "scale" or item.config.model != "basic-cnn" or width == (item.config.width or FULL_WIDTH):
         return item
-    config = make(**{**item.config.model_dump(), "width": width})
+    config = make_config(**{**item.config.model_dump(), "width": width})
     return replace(item, name=f"{item.name}-w{width}", family=f"{item.family}-w{width}", config=config)
 
 
@@ -135,17 +135,17 @@ def at_width(item: Item, width: int) -> Item:
 def _per_image(settings: str) -> float:
     """Multiply-adds of a training step by images, unrecorded: counted on a batch of eight."""
     config = Config.model_validate_json(settings)
-    pair = make_pair(config, SHAPE, CLASSES, torch.device("cpu"))
+    pair = build_model_and_method(config, SHAPE, CLASSES, torch.device("cpu"))
     x = torch.zeros(8, *SHAPE)
     y = torch.arange(8)
     optimizer = torch.optim.SGD(pair.method.param_groups(list(pair.model)), lr=0.0)
     pair.method.start(1, 0)
-    return count(lambda: update(pair, optimizer, x, y)) / 8
+    return count(lambda: training_step(pair, optimizer, x, y)) / 8
 
 
 def multiply_adds(item: Item, epochs: int | None = None) -> float:
     """Of the item's training steps; recorded steps and evaluation come on top (some 5 to 15 %)."""
     kept = ("method", "options", "model", "width", "depth", "stem", "activation", "attention", "cut", "loss")
-    settings = make(**{name: getattr(item.config, name) for name in kept}).model_dump_json()
+    settings = make_config(**{name: getattr(item.config, name) for name in kept}).model_dump_json()
     images = item.config.limit or IMAGES
     return _per_image(settings) * images * (item.until if epochs is None else epochs)

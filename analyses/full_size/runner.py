@@ -18,12 +18,12 @@ import torch
 from analyses.full_size.items import GRID, RATE_TRIALS, Item, multiply_adds
 from analyses.full_size.results import merged, read_rows, rows_of, summary, write_rows
 from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped, unknown
-from gradlens.training.build import make_pair
-from gradlens.training.config import Config, make
-from gradlens.training.context import Place
-from gradlens.training.run_directory import is_run, load, write
+from gradlens.training.build import build_model_and_method
+from gradlens.training.config import Config, make_config
+from gradlens.training.context import RunContext
+from gradlens.training.run_directory import is_run, load_run, write
 from gradlens.training.runs.train_run import train_or_reuse, train_run
-from gradlens.training.step import update
+from gradlens.training.step import training_step
 
 BEGUN = "begun.txt"  # in a run directory: when the run was begun
 
@@ -45,7 +45,7 @@ class Machine:
         """The item's settings on this machine; a learning rate that is to be chosen is chosen now, if it was not before (minutes)."""
         here = {"data": self.data, "precision": self.precision}
         lr = {"lr": learning_rate(item.rate, self)} if item.rate else {}
-        return make(**{**item.config.model_dump(), **here, **lr})
+        return make_config(**{**item.config.model_dump(), **here, **lr})
 
     def csv(self, item: Item) -> Path:
         """The item's csv file."""
@@ -110,7 +110,7 @@ class _Epochs:
 
     def write(self) -> None:
         """Bring the csv file up to what the run directory holds."""
-        run, path = load(self.run_dir), self.machine.csv(self.item)
+        run, path = load_run(self.run_dir), self.machine.csv(self.item)
         begun = (self.run_dir / BEGUN).read_text().strip()
         rows = rows_of(run, self.item.name, self.machine.data_name, self.machine.commit, begun)
         write_rows(path, merged(read_rows(path), rows))
@@ -130,9 +130,9 @@ def train_item(item: Item, machine: Machine, deadline: float = math.inf) -> bool
 
     """
     config, run_dir = machine.config(item), machine.out / item.name
-    place = Place(out=machine.out, name=item.name, device=machine.device)
+    place = RunContext(out=machine.out, name=item.name, device=machine.device)
     if is_run(run_dir):
-        if differ := config.differences(load(run_dir).config):
+        if differ := config.differences(load_run(run_dir).config):
             raise InputError(f"{run_dir} is a run of other settings: {'; '.join(differ)}; move it away, or name another --out")
         place = replace(place, resume=True)
     watch = _Epochs(item, machine, run_dir, deadline)
@@ -187,7 +187,9 @@ def learning_rate(key: str, machine: Machine) -> float:
         grid = GRID[settings.get("optimizer", "adam")]
         machine.say(f"{key}: choosing a learning rate of {', '.join(f'{lr:g}' for lr in grid)}, on held-out images")
         scores: dict[float, float] = {}
-        best = _widened(grid, scores, lambda lr: _score(make(**{**settings, "data": machine.data, "lr": lr, "validation": 0.1}), machine))
+        best = _widened(
+            grid, scores, lambda lr: _score(make_config(**{**settings, "data": machine.data, "lr": lr, "validation": 0.1}), machine)
+        )
         content[key] = {
             "lr": best, "validation_accuracy": {f"{lr:g}": score for lr, score in scores.items()},
             "at_an_end_of_the_grid": best in (min(scores), max(scores)), "settings": settings, "data": machine.data_name,
@@ -222,7 +224,9 @@ def _widened(grid: Sequence[float], scores: dict[float, float], score: Callable[
 def _score(config: Config, machine: Machine) -> float:
     """Final accuracy on the held-out images, 0 where the loss became infinite."""
     try:
-        (run,) = train_or_reuse([config], Place(out=machine.out / "rates", device=machine.device), lambda c: lambda event, numbers: None)
+        (run,) = train_or_reuse(
+            [config], RunContext(out=machine.out / "rates", device=machine.device), lambda c: lambda event, numbers: None
+        )
     except Stopped as stopped:
         if stopped.status == INTERRUPTED:
             raise
@@ -236,15 +240,15 @@ def _score(config: Config, machine: Machine) -> float:
 @cache
 def _rate_here(device: torch.device, precision: str) -> float:
     """Multiply-adds a second of a bp step of BasicCNN on this machine: three steps of 64 images."""
-    pair = make_pair(make(method="bp"), (3, 32, 32), 10, device)
+    pair = build_model_and_method(make_config(method="bp"), (3, 32, 32), 10, device)
     optimizer = torch.optim.SGD(pair.model.parameters(), lr=0.0)
     x, y = torch.zeros(64, 3, 32, 32, device=device), torch.zeros(64, dtype=torch.long, device=device)
     seconds = []
     for _ in range(4):
         began = time.perf_counter()
-        float(update(pair, optimizer, x, y, bf16=precision == "bf16").loss)
+        float(training_step(pair, optimizer, x, y, bf16=precision == "bf16").loss)
         seconds.append(time.perf_counter() - began)
-    full = Item("", "", "", 0, make(method="bp", limit=64, data="cifar10"), 1)
+    full = Item("", "", "", 0, make_config(method="bp", limit=64, data="cifar10"), 1)
     return multiply_adds(full) / min(seconds[1:])
 
 

@@ -21,15 +21,15 @@ from gradlens.gradients.true_gradient import preserve_buffers_and_rng
 from gradlens.models.feature_pooling import BUDGET, pooled
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.progress import Progress, no_progress
-from gradlens.training.build import make_pair, put_weights
-from gradlens.training.context import Place, data_of
+from gradlens.training.build import build_model_and_method, load_weights
+from gradlens.training.context import RunContext, load_data
 from gradlens.training.run_directory import Run, load_checkpoint
 
-BATCH = 500  # images in a forward pass
+FORWARD_BATCH = 500  # images in a forward pass
 
 
 @dataclass(frozen=True)
-class Frozen:
+class FrozenModel:
     """A network as it was saved, and how its blocks' outputs are read."""
 
     names: list[str]  # the blocks', bottom first
@@ -59,14 +59,14 @@ def _saved(run: Run) -> list[tuple[int, Path]]:
     return [*((step, path) for step, path in kept if step != last), (last, checkpoint)]
 
 
-def networks(run: Run, place: Place, which: str = "last") -> Iterator[Frozen]:
+def load_snapshots(run: Run, place: RunContext, which: str = "last") -> Iterator[FrozenModel]:
     """A run's network as it was at the end (``last``), at every saved step (``all``), or before training (``untrained``).
 
     Raises:
         InputError: a run without checkpoint, or weights that do not fit its config.
 
     """
-    data = data_of(run.config, place)
+    data = load_data(run.config, place)
     if which == "untrained":
         yield _frozen(run, data, place, 0, None)
         return
@@ -75,29 +75,29 @@ def networks(run: Run, place: Place, which: str = "last") -> Iterator[Frozen]:
         yield _frozen(run, data, place, step, file)
 
 
-def _frozen(run: Run, data: Data, place: Place, step: int, file: Path | None) -> Frozen:
+def _frozen(run: Run, data: Data, place: RunContext, step: int, file: Path | None) -> FrozenModel:
     config = run.config if file else run.config.model_copy(update={"init_from": None, "keep_head": 0})
-    model, method = make_pair(config.model_copy(update={"compile": False}), data.shape, len(data.classes), place.device)
+    model, method = build_model_and_method(config.model_copy(update={"compile": False}), data.shape, len(data.classes), place.device)
     if file is not None:
         state = load_checkpoint(file)
-        put_weights(model, state["model"], str(file))
-        put_weights(method, state["method"], str(file))
+        load_weights(model, state["model"], str(file))
+        load_weights(method, state["method"], str(file))
     model.eval(), method.eval()
     names = [name for name, _ in model.named_children()][: method.num_probe_points]
 
     def read(x: Tensor) -> Iterator[Tensor]:
         return method.features(list(model), x)
 
-    return Frozen(names, read, [model, method], input_of(config.normalize, data, place.device), step, file is not None)
+    return FrozenModel(names, read, [model, method], input_of(config.normalize, data, place.device), step, file is not None)
 
 
-def of_module(model: nn.Module, layers: Sequence[str] | None = None, to_input: Callable[[Tensor], Tensor] = lambda x: x) -> Frozen:
+def freeze_module(model: nn.Module, layers: Sequence[str] | None = None, to_input: Callable[[Tensor], Tensor] = lambda x: x) -> FrozenModel:
     """The same for any module: the outputs of its named layers (default: its direct children), read by hooks.
 
     Args:
         model: any module.
         layers: dotted paths as in ``model.named_modules()``, in the order in which they run.
-        to_input: from what :func:`collect` is given to what the model reads.
+        to_input: from what :func:`collect_activations` is given to what the model reads.
 
     Raises:
         InputError: a path that is no module of the model (the known ones are listed).
@@ -115,11 +115,11 @@ def of_module(model: nn.Module, layers: Sequence[str] | None = None, to_input: C
                 raise InputError(f"{name} gave no single tensor in this network's forward pass")
             yield lens.activations[name]
 
-    return Frozen(names, read, [model], to_input)
+    return FrozenModel(names, read, [model], to_input)
 
 
 @contextmanager
-def at_rest(frozen: Frozen) -> Iterator[None]:
+def frozen_eval_mode(frozen: FrozenModel) -> Iterator[None]:
     """Eval mode inside; modes, buffers and random streams as they were after it."""
     modes = [[(m, m.training) for m in module.modules()] for module in frozen.modules]
     with preserve_buffers_and_rng(list(frozen.modules)), torch.no_grad():
@@ -132,18 +132,18 @@ def at_rest(frozen: Frozen) -> Iterator[None]:
                 m.training = training
 
 
-def collect(
-    frozen: Frozen,
+def collect_activations(
+    frozen: FrozenModel,
     images: Tensor,
     budget: int | None = BUDGET,
-    batch: int = BATCH,
+    batch: int = FORWARD_BATCH,
     blocks: Sequence[str] | None = None,
     progress: Progress = no_progress,
 ) -> dict[str, Tensor]:
     """Each block's activations [N, d] float32 for some images [N, C, H, W], all blocks in one pass, on the images' device.
 
     Args:
-        frozen: from :func:`networks` or :func:`of_module`.
+        frozen: from :func:`load_snapshots` or :func:`freeze_module`.
         images: what ``frozen.to_input`` takes: uint8 images of a run's data set, or the module's own input.
         budget: features of a block at most, by :func:`pooled`; None: all of them, flattened.
         batch: images in a forward pass.
@@ -156,7 +156,7 @@ def collect(
     """
     chosen = [frozen.block(name) for name in blocks] if blocks is not None else list(range(len(frozen.names)))
     found: dict[str, Tensor] = {}
-    with at_rest(frozen):
+    with frozen_eval_mode(frozen):
         for i in range(0, len(images), batch):
             progress(i, len(images), "images")
             outputs = frozen.read(frozen.to_input(images[i : i + batch]))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from gradlens.analysis.doctor_evidence import WATCH, WRONG, Seen, Symptom, Unmade
+from gradlens.analysis.doctor_evidence import WATCH, WRONG, MissingEvidence, RunView, Symptom
 from gradlens.analysis.doctor_gradients import (
     DEAD_SHARE,
     DRIFT_WATCH,
@@ -53,7 +53,7 @@ from gradlens.analysis.doctor_outcome import (
     unfinished,
 )
 from gradlens.runtime.progress import Progress, no_progress
-from gradlens.training.context import Place
+from gradlens.training.context import RunContext
 from gradlens.training.run_directory import Run
 
 RESULT = "doctor"  # the name it is stored under in a run directory
@@ -91,7 +91,7 @@ class Check(NamedTuple):
     """One way of failing."""
 
     name: str
-    look: Callable[[Seen], list[Symptom] | None]  # None: it does not concern this rule
+    look: Callable[[RunView], list[Symptom] | None]  # None: it does not concern this rule
     threshold: str  # what is wanted, in words
     advice: str
 
@@ -185,7 +185,7 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
-def examine(run: Run, place: Place | None = None, progress: Progress = no_progress) -> Diagnosis:
+def examine(run: Run, place: RunContext | None = None, progress: Progress = no_progress) -> Diagnosis:
     """Make every check on a run, finished or not.
 
     Args:
@@ -194,7 +194,7 @@ def examine(run: Run, place: Place | None = None, progress: Progress = no_progre
         progress: called with (done, in all, what comes next).
 
     """
-    seen = Seen(run, place or Place())
+    seen = RunView(run, place or RunContext())
     findings: list[Finding] = []
     made: list[str] = []
     foreign: list[str] = []
@@ -203,7 +203,7 @@ def examine(run: Run, place: Place | None = None, progress: Progress = no_progre
         progress(i, len(CHECKS), check.name)
         try:
             found = check.look(seen)
-        except Unmade as why:
+        except MissingEvidence as why:
             unmade[check.name] = str(why)
             continue
         (foreign if found is None else made).append(check.name)
@@ -211,12 +211,12 @@ def examine(run: Run, place: Place | None = None, progress: Progress = no_progre
     return Diagnosis(sorted(findings, key=lambda f: f.severity != WRONG), made, unmade, foreign)
 
 
-def report(diagnosis: Diagnosis) -> dict[str, Any]:
+def diagnosis_json(diagnosis: Diagnosis) -> dict[str, Any]:
     """A diagnosis as JSON knows it."""
     return {"wrong": diagnosis.wrong, **diagnosis._asdict(), "findings": [finding._asdict() for finding in diagnosis.findings]}
 
 
-def verdict(diagnosis: Diagnosis) -> str:
+def diagnosis_line(diagnosis: Diagnosis) -> str:
     """One line: how much is wrong, how much to watch, how many checks were made, and why others could not be."""
     wrong, watch = (sum(f.severity == severity for f in diagnosis.findings) for severity in (WRONG, WATCH))
     text = f"{wrong or 'nothing'} wrong" + f", {watch} to watch" * bool(watch) + f": {len(diagnosis.made)} checks"

@@ -11,15 +11,15 @@ from typing import NamedTuple
 from gradlens.data.datasets import SHAPES
 from gradlens.methods import METHODS
 from gradlens.runtime.errors import InputError
-from gradlens.training.context import Place
+from gradlens.training.context import RunContext
 from gradlens.training.metrics import TRAIN, TRAIN_EVAL
 from gradlens.training.run_directory import Metric, Run
 
 WRONG, WATCH = "wrong", "watch"
-LATE = 3  # recorded steps that "the end" is made of at least: a single batch is an accident
+LAST_STEPS = 3  # recorded steps that "the end" is made of at least: a single batch is an accident
 
 
-class Unmade(Exception):
+class MissingEvidence(Exception):
     """Why a check that concerns a run could not be made, in one clause."""
 
 
@@ -38,11 +38,11 @@ Series = list[tuple[int, float]]  # (updates made before, value), in order
 
 
 @dataclass(frozen=True)
-class Seen:
+class RunView:
     """A run as the checks look at it."""
 
     run: Run
-    place: Place
+    place: RunContext
 
     @cached_property
     def series(self) -> dict[tuple[str, str, str], Series]:
@@ -65,7 +65,7 @@ class Seen:
         """The rows of the test or validation images, one an epoch, without the untrained network's."""
         rows = [m for m in self.run.metrics if m.split not in (TRAIN, TRAIN_EVAL) and m.epoch > 0]
         if not rows:
-            raise Unmade("no epoch has been evaluated yet")
+            raise MissingEvidence("no epoch has been evaluated yet")
         return rows
 
     def epochs(self, split: str) -> list[Metric]:
@@ -75,7 +75,7 @@ class Seen:
     def need_gradients(self) -> None:
         """A check of gradients needs some."""
         if not self.run.gradients:
-            raise Unmade("no gradients were recorded" + " (--record-every 0)" * (not self.run.config.record_every))
+            raise MissingEvidence("no gradients were recorded" + " (--record-every 0)" * (not self.run.config.record_every))
 
     def live(self) -> dict[str, Series]:
         """block -> norms of the gradient it was told, but for exact zeros: a stage or the rule leaves a block alone there."""
@@ -105,7 +105,7 @@ class Seen:
         try:
             return len([w for w in self.run.checkpoint()["model"].values() if w.ndim == 2][-1])
         except (InputError, IndexError) as error:
-            raise Unmade("the number of classes is not known without a checkpoint") from error
+            raise MissingEvidence("the number of classes is not known without a checkpoint") from error
 
     @property
     def guessing(self) -> float:
@@ -122,7 +122,7 @@ class Seen:
         ends = sorted({m.step for m in self.run.metrics if m.split == TRAIN})  # the step equal to an end belongs to the epoch after it
         last = series[-1][0]
         begins = max((end for end in ends if end <= last), default=0)
-        return max([p for p in series if p[0] >= begins], series[-LATE:], key=len)
+        return max([p for p in series if p[0] >= begins], series[-LAST_STEPS:], key=len)
 
     def late_median(self, series: Series) -> tuple[Series, float]:
         """The end of a series, and the median of its finite values (NaN without any)."""
@@ -135,7 +135,7 @@ def values(series: Series) -> list[float]:
     return [value for _, value in series if math.isfinite(value)]
 
 
-def span(series: Series) -> str:
+def step_range(series: Series) -> str:
     """In words, what a number was taken over."""
     return f"{len(series)} recorded steps, {series[0][0]} to {series[-1][0]}"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from statistics import fmean, median
 
-from gradlens.analysis.doctor_evidence import LATE, WATCH, WRONG, Seen, Symptom, Unmade, graded, span, values
+from gradlens.analysis.doctor_evidence import LAST_STEPS, WATCH, WRONG, MissingEvidence, RunView, Symptom, graded, step_range, values
 from gradlens.gradients.layer_names import is_norm
 from gradlens.methods import METHODS
 from gradlens.methods.feedback.feedback_rule import Switched
@@ -26,7 +26,7 @@ STALE_WRONG = 3.0  # … about every sixth; a unit slowed three times cost 5 to 
 STARVED_SHARE = 0.5  # of the recorded rounds in which a unit had a turn
 
 
-def dead_head(seen: Seen) -> list[Symptom] | None:
+def dead_head(seen: RunView) -> list[Symptom] | None:
     """Every local loss has fallen, and where it is the plain loss of a classifier, below that of guessing."""
     rule = METHODS[seen.run.config.method]
     if not issubclass(rule, LocalLosses) or seen.untrained or seen.run.config.label_noise:  # random labels are learned late
@@ -37,15 +37,15 @@ def dead_head(seen: Seen) -> list[Symptom] | None:
     for block, series in seen.of("rule", "loss").items():
         end, first = fmean(values(seen.late(series)) or [math.nan]), series[0][1]
         limit = DEAD_SHARE * seen.guessing if plain else first
-        if block == seen.blocks[-1] or end < limit or len(series) < LATE:  # the top has no head; a loss before training says nothing
+        if block == seen.blocks[-1] or end < limit or len(series) < LAST_STEPS:  # the top has no head; a loss before training says nothing
             continue
         against = f"guessing gives {seen.guessing:.3g}" if plain else f"it began at {first:.3g}"
-        text = f"the local loss of {block} is {end:.3g} at the end ({span(seen.late(series))}); {against}"
+        text = f"the local loss of {block} is {end:.3g} at the end ({step_range(seen.late(series))}); {against}"
         found.append(Symptom(WRONG, block, series[-1][0], end, limit, text))
     return found
 
 
-def silent(seen: Seen) -> list[Symptom] | None:
+def silent(seen: RunView) -> list[Symptom] | None:
     """No layer that the rule trains is told a gradient of exactly zero all the time."""
     if seen.untrained:
         return None
@@ -64,7 +64,7 @@ def silent(seen: Seen) -> list[Symptom] | None:
     return found
 
 
-def lagging(seen: Seen) -> list[Symptom] | None:
+def lagging(seen: RunView) -> list[Symptom] | None:
     """Synthesisers explain some of the gradient they predict."""
     if not seen.synthetic or seen.untrained:
         return None
@@ -73,12 +73,12 @@ def lagging(seen: Seen) -> list[Symptom] | None:
     for block, series in seen.of("rule", "synth_explained_variance").items():
         end, explained = seen.late_median(series)
         if grade := graded(explained, SYNTH_WATCH, SYNTH_WRONG):
-            text = f"the synthesiser of {block} explains {explained:.3g} of the variance of its target ({span(end)})"
+            text = f"the synthesiser of {block} explains {explained:.3g} of the variance of its target ({step_range(end)})"
             found.append(Symptom(grade[0], block, end[-1][0], explained, grade[1], text))
     return found
 
 
-def out_of_scale(seen: Seen) -> list[Symptom] | None:
+def out_of_scale(seen: RunView) -> list[Symptom] | None:
     """What a synthesiser tells its block has the size of the true gradient, within a factor."""
     if not seen.synthetic or seen.untrained:
         return None
@@ -87,12 +87,12 @@ def out_of_scale(seen: Seen) -> list[Symptom] | None:
     for block in seen.of("rule", "synth_explained_variance"):
         end, ratio = seen.late_median(seen.series[block, "parameters", "norm_ratio"])
         if not 1 / SYNTH_BAND <= ratio <= SYNTH_BAND:
-            text = f"the gradient of {block} is {ratio:.3g} times as long as the true one ({span(end)})"
+            text = f"the gradient of {block} is {ratio:.3g} times as long as the true one ({step_range(end)})"
             found.append(Symptom(WRONG, block, end[-1][0], ratio, SYNTH_BAND if ratio > 1 else 1 / SYNTH_BAND, text))
     return found
 
 
-def feedback_drift(seen: Seen) -> list[Symptom] | None:
+def feedback_drift(seen: RunView) -> list[Symptom] | None:
     """Feedback keeps its size relative to the weights it stands for."""
     if not issubclass(METHODS[seen.run.config.method], Switched):
         return None
@@ -100,7 +100,7 @@ def feedback_drift(seen: Seen) -> list[Symptom] | None:
     kind, of = ("feedback_jacobian", "the mean Jacobian") if "output_error" in seen.depends_on else ("feedback_transpose", "the weights")
     compared = seen.of(kind, "norm_ratio")
     if not compared:
-        raise Unmade("feedback was compared with weights at no step (--diagnose-every)")
+        raise MissingEvidence("feedback was compared with weights at no step (--diagnose-every)")
     found = []
     for layer, series in compared.items():
         (began, first), (ended, last) = series[0], series[-1]
@@ -111,7 +111,7 @@ def feedback_drift(seen: Seen) -> list[Symptom] | None:
     return found
 
 
-def vanishing(seen: Seen) -> list[Symptom] | None:
+def vanishing(seen: RunView) -> list[Symptom] | None:
     """No block's gradient is shorter than another's by orders of magnitude."""
     if seen.untrained:
         return None
@@ -127,21 +127,22 @@ def vanishing(seen: Seen) -> list[Symptom] | None:
     return [Symptom(grade[0], low, seen.live()[low][-1][0], spread, grade[1], f"{text} (medians over the end)")]
 
 
-def exploding(seen: Seen) -> list[Symptom] | None:
+def exploding(seen: RunView) -> list[Symptom] | None:
     """No block's gradient grows by orders of magnitude."""
     if seen.untrained:
         return None
     seen.need_gradients()
     found = []
     for block, live in seen.live().items():
-        began, ended = median(values(live[:LATE])), median(values(seen.late(live)))
+        began, ended = median(values(live[:LAST_STEPS])), median(values(seen.late(live)))
         if grade := graded(ended / began, GROWTH_WATCH, GROWTH_WRONG):
-            text = f"the gradient of {block} was {began:.3g} long ({span(live[:LATE])}) and is {ended:.3g} ({span(seen.late(live))})"
+            at_first, at_last = step_range(live[:LAST_STEPS]), step_range(seen.late(live))
+            text = f"the gradient of {block} was {began:.3g} long ({at_first}) and is {ended:.3g} ({at_last})"
             found.append(Symptom(grade[0], block, live[-1][0], ended / began, grade[1], text))
     return found
 
 
-def stale_replay(seen: Seen) -> list[Symptom] | None:
+def stale_replay(seen: RunView) -> list[Symptom] | None:
     """Units that read buffers get batches that are not long out of date, and have their turn often."""
     if "staleness" not in METHODS[seen.run.config.method].method_quantities or seen.untrained:
         return None
@@ -152,7 +153,7 @@ def stale_replay(seen: Seen) -> list[Symptom] | None:
         end = seen.late(series)
         age = median(values(end))
         if grade := graded(age / size, STALE_WATCH, STALE_WRONG):
-            text = f"what {block} reads is {age:g} rounds old ({span(end)}), with buffers of {size} batches"
+            text = f"what {block} reads is {age:g} rounds old ({step_range(end)}), with buffers of {size} batches"
             found.append(Symptom(grade[0], block, end[-1][0], age / size, grade[1], text))
         if len(series) < STARVED_SHARE * rounds:
             text = f"{block} had a turn in {len(series)} of {rounds} recorded rounds"

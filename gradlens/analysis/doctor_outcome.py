@@ -10,12 +10,12 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from gradlens.analysis.activations import collect, networks
-from gradlens.analysis.doctor_evidence import LATE, WATCH, WRONG, Seen, Series, Symptom, Unmade, graded
+from gradlens.analysis.activations import collect_activations, load_snapshots
+from gradlens.analysis.doctor_evidence import LAST_STEPS, WATCH, WRONG, MissingEvidence, RunView, Series, Symptom, graded
 from gradlens.analysis.representation_similarity import effective_rank, spectrum
 from gradlens.gradients.layer_names import is_norm
 from gradlens.runtime.errors import InputError
-from gradlens.training.context import data_of
+from gradlens.training.context import load_data
 from gradlens.training.metrics import TRAIN
 from gradlens.training.run_directory import Metric
 from gradlens.training.step import batches_per_epoch
@@ -36,7 +36,7 @@ IMAGES = 400  # for the activations' rank
 PURE_NOISE = 0.9  # share of random labels from which chance on the test images is what one should see
 
 
-def unfinished(seen: Seen) -> list[Symptom]:
+def unfinished(seen: RunView) -> list[Symptom]:
     """The run reached its last update."""
     config = seen.run.config
     if seen.run.finished:
@@ -47,7 +47,7 @@ def unfinished(seen: Seen) -> list[Symptom]:
     return [Symptom(WATCH, "run", done, done, total, f"{done} of {total} updates at its last evaluation, and no summary.json")]
 
 
-def not_finite(seen: Seen) -> list[Symptom]:
+def not_finite(seen: RunView) -> list[Symptom]:
     """Losses and norms are numbers. (A cosine is NaN where a gradient is exactly zero: that is another check's.)"""
     rows = [(m.split, "loss", m.step, m.loss) for m in seen.run.metrics]
     sized = ("norm", "true_norm", "loss", "measured_change", "predicted_change")
@@ -60,7 +60,7 @@ def not_finite(seen: Seen) -> list[Symptom]:
     return [Symptom(WRONG, where, step, len(bad), 0, text)]
 
 
-def at_chance(seen: Seen) -> list[Symptom] | None:
+def at_chance(seen: RunView) -> list[Symptom] | None:
     """The network answers better than guessing."""
     if seen.untrained or seen.run.config.label_noise >= PURE_NOISE:
         return None
@@ -74,31 +74,33 @@ def at_chance(seen: Seen) -> list[Symptom] | None:
     return [Symptom(WRONG, last.split, last.step, last.accuracy, limit, text)]
 
 
-def rank(x: Tensor) -> float:
+def effective_rank_of_rows(x: Tensor) -> float:
     """Return the effective rank of features x [N, d], centred; 0 where all rows are equal but for rounding."""
     spread = (x - x.mean(0)).abs().max()
     return effective_rank(spectrum(x)) if spread > ROUNDING * x.abs().max() else 0.0
 
 
-def collapse(seen: Seen) -> list[Symptom]:
+def collapse(seen: RunView) -> list[Symptom]:
     """Every block below the top tells images apart in more than one direction."""
     run = seen.run
     try:
-        data = data_of(run.config, seen.place)
-        (frozen,) = networks(run, seen.place)
+        data = load_data(run.config, seen.place)
+        (frozen,) = load_snapshots(run, seen.place)
     except InputError as error:
-        raise Unmade(f"it needs the checkpoint and the images, and {error}") from error
+        raise MissingEvidence(f"it needs the checkpoint and the images, and {error}") from error
     if data.fingerprint() != run.info.get("data_fingerprint"):
-        raise Unmade(f"the images of {run.config.data} are not the ones it was trained on")
+        raise MissingEvidence(f"the images of {run.config.data} are not the ones it was trained on")
     images = data.test.images
     chosen = images[torch.linspace(0, len(images) - 1, min(IMAGES, len(images))).round().long()]  # folders are sorted by class
     try:
-        activations = collect(frozen, chosen.to(seen.place.device), blocks=frozen.names[:-1])  # the top gives as many as there are classes
+        activations = collect_activations(
+            frozen, chosen.to(seen.place.device), blocks=frozen.names[:-1]
+        )  # the top gives as many as there are classes
     except InputError as error:  # numbers that are not finite, the block named
         return [Symptom(WRONG, "run", frozen.step, math.nan, RANK_WRONG, str(error))]
     found = []
     for block, x in activations.items():
-        spread = rank(x)
+        spread = effective_rank_of_rows(x)
         if grade := graded(spread, RANK_WATCH, RANK_WRONG):
             text = f"the activations of {block} have an effective rank of {spread:.3g} ({len(x)} images, {frozen.step} updates)"
             found.append(Symptom(grade[0], block, frozen.step, spread, grade[1], text))
@@ -112,7 +114,7 @@ def jumps(series: Series, material: float) -> Iterator[tuple[int, float, float]]
     value to the next, over √2: a falling trend is no noise.
     """
     before = [[v for _, v in series[max(0, i - SPIKE_WIDTH) : i]] for i in range(len(series))]
-    residual = [v - median(b) if len(b) >= LATE else math.nan for (_, v), b in zip(series, before, strict=True)]
+    residual = [v - median(b) if len(b) >= LAST_STEPS else math.nan for (_, v), b in zip(series, before, strict=True)]
     changes = [b - a for (_, a), (_, b) in pairwise(series)]
     middle = median(changes)
     noise = 1.4826 * median(abs(change - middle) for change in changes) / math.sqrt(2)
@@ -124,7 +126,7 @@ def jumps(series: Series, material: float) -> Iterator[tuple[int, float, float]]
             yield i, series[i][1], median(before[i])
 
 
-def _moved(seen: Seen, step: int) -> str:
+def _moved(seen: RunView, step: int) -> str:
     """Which layer's gradient jumped most at a step, against the median of the steps before it."""
     factors = {}
     for layer, series in seen.of("weight", "norm").items():
@@ -138,7 +140,7 @@ def _moved(seen: Seen, step: int) -> str:
     return f"most moved: {layer}, whose gradient was {factors[layer]:.3g} times its usual length"
 
 
-def spikes(seen: Seen) -> list[Symptom] | None:
+def spikes(seen: RunView) -> list[Symptom] | None:
     """The loss does not jump up: from epoch to epoch, and from recorded step to recorded step at the block that answers."""
     if seen.untrained:
         return None
@@ -149,7 +151,7 @@ def spikes(seen: Seen) -> list[Symptom] | None:
     if len(series) < SPIKE_RECORDS:
         if found:
             return found
-        raise Unmade(f"{len(series)} recorded losses are too few to tell a spike from noise (wanted {SPIKE_RECORDS})")
+        raise MissingEvidence(f"{len(series)} recorded losses are too few to tell a spike from noise (wanted {SPIKE_RECORDS})")
     for i, value, baseline in jumps(series, material):
         text = f"the loss is {value:.3g} at step {series[i][0]}, the median before it {baseline:.3g}; {_moved(seen, series[i][0])}"
         found.append(Symptom(WATCH, top, series[i][0], value - baseline, material, text))
@@ -173,7 +175,7 @@ def _epoch_spikes(split: str, rows: Sequence[Metric], material: float) -> Iterat
         yield Symptom(WRONG, split, rows[-1].step, rows[-1].loss / best.loss, SPIKE_EPOCH, text)
 
 
-def overfitting(seen: Seen) -> list[Symptom] | None:
+def overfitting(seen: RunView) -> list[Symptom] | None:
     """The test loss does not rise from its best while the training loss falls."""
     if seen.untrained or seen.run.config.label_noise >= PURE_NOISE:
         return None

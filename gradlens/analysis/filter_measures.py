@@ -82,7 +82,7 @@ def frequencies(filters: Array) -> Array:
     return centroids if shares.shape[1] else np.full(len(filters), np.nan)
 
 
-def effective_rank(filters: Array) -> float:
+def filters_effective_rank(filters: Array) -> float:
     """exp of the entropy of the normalised singular values of the matrix [F, C·k·k] (Roy & Vetterli 2007, definition 1).
 
     Each filter is scaled to norm 1 first, filters of zeros are left out: 1 for filters that are all alike, F for orthogonal ones; NaN if

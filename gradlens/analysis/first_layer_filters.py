@@ -17,15 +17,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gradlens.analysis.activations import Frozen, at_rest, networks
+from gradlens.analysis.activations import FrozenModel, frozen_eval_mode, load_snapshots
 from gradlens.analysis.filter_measures import (
     FAINT,
     NOTHING,
     Array,
     colour_shares,
     dead,
-    effective_rank,
     energies,
+    filters_effective_rank,
     frequencies,
     frequency_entropies,
     luminance,
@@ -35,9 +35,9 @@ from gradlens.analysis.gabor import STARTS, Gabor, bounds, fit_gabor
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.progress import Progress, no_progress
 from gradlens.runtime.rng import generator
-from gradlens.training.context import Place, data_of
-from gradlens.training.run_directory import Run, load, load_checkpoint, save_result
-from gradlens.training.run_groups import groups
+from gradlens.training.context import RunContext, load_data
+from gradlens.training.run_directory import Run, load_checkpoint, load_run, save_result
+from gradlens.training.run_groups import group_runs
 
 DECIDES = 7  # pixels: on smaller kernels noise is fitted too (at 5x5 one patch in four, at 3x3 nearly all), and a Gabor share says nothing
 WELL = 0.5  # R² from which on a filter is well fitted
@@ -45,7 +45,7 @@ IMAGES = 500  # on which a filter must change its block's output once, or it is 
 RANDOM = 128  # random filters that the null is taken from, at least
 STORED = 64  # filters that a result holds
 
-NUMBERS = {
+FILTER_STATISTICS = {
     "gabor_share": "share of filters whose luminance a Gabor fits with R² > 0.5 (7x7 and larger)",
     "frequency_entropy": "entropy of a filter's power spectrum without its mean, in bits, mean over filters",
     "frequency": "centroid of the same spectrum in cycles a pixel, mean over filters",
@@ -54,7 +54,7 @@ NUMBERS = {
     "effective_rank": "effective rank of the filters, each scaled to norm 1",
     "moved": "distance from the initial weights, as a multiple of their norm",
 }
-Numbers = dict[str, float | None]  # None: undecided, or not defined for such filters
+FilterStatistics = dict[str, float | None]  # None: undecided, or not defined for such filters
 
 
 # --------------------------------------------------------------------------------------------------------- the filters
@@ -89,7 +89,7 @@ def filters_of(model: nn.Module) -> Array:
     return weights
 
 
-def fits(filters: Array) -> list[Gabor | None]:
+def fit_gabors(filters: Array) -> list[Gabor | None]:
     """The Gabor nearest to each filter's luminance; None where a filter has none, as a filter of pure colour."""
     grey, energy = luminance(filters), energies(filters)
     return [fit_gabor(patch) if np.square(patch).sum() > NOTHING * whole else None for patch, whole in zip(grey, energy, strict=True)]
@@ -102,27 +102,27 @@ def _mean(values: Array) -> float | None:
     return float(np.nanmean(values)) if np.isfinite(values).any() else None
 
 
-def numbers(
+def filter_statistics(
     filters: Array,
     *,
     silent: NDArray[np.bool_] | None = None,
     start: Array | None = None,
     gabors: Sequence[Gabor | None] | None = None,
-) -> Numbers:
+) -> FilterStatistics:
     """The numbers of NUMBERS for filters [F, C, k, k].
 
     Args:
         filters: the filters.
         silent: [F], those that never change their block's output; default: not known.
         start: the filters before training, for ``moved``.
-        gabors: from :func:`fits`, where they are there already.
+        gabors: from :func:`fit_gabors`, where they are there already.
 
     """
     share = None
     if filters.shape[-1] >= DECIDES:
-        found = fits(filters) if gabors is None else gabors
+        found = fit_gabors(filters) if gabors is None else gabors
         share = sum(g is not None and g.r2 > WELL for g in found) / len(filters)
-    rank = effective_rank(filters)
+    rank = filters_effective_rank(filters)
     return {
         "gabor_share": share,
         "frequency_entropy": _mean(frequency_entropies(filters)),
@@ -137,14 +137,14 @@ def numbers(
 @lru_cache(maxsize=16)
 def _random(count: int, channels: int, k: int) -> Mapping[str, float | None]:
     sets = [
-        numbers(torch.randn(count, channels, k, k, dtype=torch.float64, generator=generator(0, "random filters", draw)).numpy())
+        filter_statistics(torch.randn(count, channels, k, k, dtype=torch.float64, generator=generator(0, "random filters", draw)).numpy())
         for draw in range(-(-RANDOM // count))
     ]
-    means = {name: _mean(np.array([np.nan if one[name] is None else one[name] for one in sets], float)) for name in NUMBERS}
+    means = {name: _mean(np.array([np.nan if one[name] is None else one[name] for one in sets], float)) for name in FILTER_STATISTICS}
     return means | {"dead_share": None, "moved": None}
 
 
-def random_numbers(count: int, channels: int, k: int) -> Numbers:
+def random_filter_statistics(count: int, channels: int, k: int) -> FilterStatistics:
     """What chance gives: the mean numbers of sets of ``count`` gaussian filters, 128 filters or more in all, always the same."""
     return dict(_random(count, channels, k))
 
@@ -152,12 +152,12 @@ def random_numbers(count: int, channels: int, k: int) -> Numbers:
 # ---------------------------------------------------------------------------------------------------------------- runs
 
 
-def _silent(frozen: Frozen, images: Tensor, count: int) -> NDArray[np.bool_] | None:
+def _silent(frozen: FrozenModel, images: Tensor, count: int) -> NDArray[np.bool_] | None:
     """Which channels of the first convolution's block give one number at all pixels of all images; None if it has other channels."""
     name, _ = first_convolution(frozen.modules[0])
     block = frozen.block(name.split(".")[0])
     lows, highs = [], []
-    with at_rest(frozen):
+    with frozen_eval_mode(frozen):
         for part in torch.split(images, 250):
             h = next(h for k, h in enumerate(frozen.read(frozen.to_input(part))) if k == block)
             if h.ndim != 4 or h.shape[1] != count:
@@ -168,9 +168,9 @@ def _silent(frozen: Frozen, images: Tensor, count: int) -> NDArray[np.bool_] | N
     return constant
 
 
-def _images(run: Run, place: Place) -> Tensor:
+def _images(run: Run, place: RunContext) -> Tensor:
     """Up to 500 held-out images of a run, always the same ones."""
-    images = data_of(run.config, place).test.images
+    images = load_data(run.config, place).test.images
     chosen = torch.randperm(len(images), generator=generator(0, "filters", len(images)))[:IMAGES]
     return images[chosen].to(place.device)
 
@@ -185,7 +185,7 @@ def _protocol(filters: Array, images: int, watched: bool) -> dict[str, Any]:
     low, high = bounds(k)
     never = f", or an output that is one number on all {images} images" if watched else ""
     return {
-        "numbers": NUMBERS,
+        "numbers": FILTER_STATISTICS,
         "gabor": {
             "parameters": len(Gabor._fields) - 1,
             "pixels": k * k,
@@ -200,20 +200,20 @@ def _protocol(filters: Array, images: int, watched: bool) -> dict[str, Any]:
     }
 
 
-class Look(NamedTuple):
+class FilterDescription(NamedTuple):
     """A network's filters at one moment, and what there is to say of them."""
 
     filters: Array  # [F, C, k, k]
     gabors: list[Gabor | None] | None  # None where the kernel is too small to decide
-    numbers: Numbers
+    numbers: FilterStatistics
     watched: bool  # whether the filters' outputs on images were looked at
 
 
-def look(frozen: Frozen, images: Tensor, start: Array | None = None) -> Look:
+def describe_filters(frozen: FrozenModel, images: Tensor, start: Array | None = None) -> FilterDescription:
     """The first-layer filters of a network and their numbers.
 
     Args:
-        frozen: from :func:`gradlens.analysis.activations.networks`.
+        frozen: from :func:`gradlens.analysis.activations.load_snapshots`.
         images: what ``frozen.to_input`` takes, to find filters that never change their block's output.
         start: the filters before training; default: these.
 
@@ -222,24 +222,24 @@ def look(frozen: Frozen, images: Tensor, start: Array | None = None) -> Look:
 
     """
     filters = filters_of(frozen.modules[0])
-    gabors = fits(filters) if filters.shape[-1] >= DECIDES else None
+    gabors = fit_gabors(filters) if filters.shape[-1] >= DECIDES else None
     silent = _silent(frozen, images, len(filters))
-    found = numbers(filters, silent=silent, start=filters if start is None else start, gabors=gabors)
-    return Look(filters, gabors, found, silent is not None)
+    found = filter_statistics(filters, silent=silent, start=filters if start is None else start, gabors=gabors)
+    return FilterDescription(filters, gabors, found, silent is not None)
 
 
-def checked(paths: Sequence[Path], place: Place) -> list[Run]:
+def check_filter_runs(paths: Sequence[Path], place: RunContext) -> list[Run]:
     """The runs of some directories, looked at before anything is computed.
 
     Raises:
         InputError: no run directory, the same run twice, no checkpoint, a network without convolution.
 
     """
-    runs = [load(path) for path in paths]
-    groups(runs)
+    runs = [load_run(path) for path in paths]
+    group_runs(runs)
     for run in runs:
         load_checkpoint(run.path / "checkpoint.pt")
-        (untrained,) = networks(run, place, "untrained")
+        (untrained,) = load_snapshots(run, place, "untrained")
         try:
             first_convolution(untrained.modules[0])
         except InputError as error:
@@ -247,7 +247,7 @@ def checked(paths: Sequence[Path], place: Place) -> list[Run]:
     return runs
 
 
-def filters_run(path: Path, place: Place, over_time: bool = False, progress: Progress = no_progress) -> dict[str, Any]:
+def filters_run(path: Path, place: RunContext, over_time: bool = False, progress: Progress = no_progress) -> dict[str, Any]:
     """Look at a run's first-layer filters and store what was found as ``filters.json`` in its directory; nothing else changes.
 
     Args:
@@ -267,22 +267,22 @@ def filters_run(path: Path, place: Place, over_time: bool = False, progress: Pro
 
     """
     progress(0, 1, "reading the run and its images")
-    (run,) = checked([path], place)
+    (run,) = check_filter_runs([path], place)
     images = _images(run, place)
-    (untrained,) = networks(run, place, "untrained")
+    (untrained,) = load_snapshots(run, place, "untrained")
     layer, _ = first_convolution(untrained.modules[0])
-    moments = list(networks(run, place, "all" if over_time else "last"))
+    moments = list(load_snapshots(run, place, "all" if over_time else "last"))
     progress(0, len(moments) + 2, "untrained filters")
-    control = look(untrained, images)
+    control = describe_filters(untrained, images)
     progress(1, len(moments) + 2, "random filters")
     count, channels, k, _ = control.filters.shape
-    chance = random_numbers(count, channels, k)
+    chance = random_filter_statistics(count, channels, k)
     seen = []
     for i, frozen in enumerate(moments, 2):
         progress(i, len(moments) + 2, f"filters after {frozen.step} updates")
-        seen.append(look(frozen, images, control.filters))
+        seen.append(describe_filters(frozen, images, control.filters))
     last = seen[-1]
-    change = numbers(last.filters - control.filters) | {"dead_share": None}
+    change = filter_statistics(last.filters - control.filters) | {"dead_share": None}
     result: dict[str, Any] = {
         "protocol": _protocol(last.filters, len(images), last.watched),
         "layer": layer,
@@ -292,7 +292,7 @@ def filters_run(path: Path, place: Place, over_time: bool = False, progress: Pro
         "step": moments[-1].step,
         "numbers": {
             name: {"trained": last.numbers[name], "change": change[name], "untrained": control.numbers[name], "random": chance[name]}
-            for name in NUMBERS
+            for name in FILTER_STATISTICS
         },
         "gabor": None if last.gabors is None else [None if g is None else g._asdict() for g in last.gabors],
         "order": order(last.filters),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gradlens.analysis.activations import BATCH
+from gradlens.analysis.activations import FORWARD_BATCH
 from gradlens.models.decoders import decoder
 from gradlens.models.heads import head
 from gradlens.runtime.rng import generator, seeded
@@ -47,7 +47,7 @@ def _read(reader: nn.Module, h: Tensor, loss: Callable[[Tensor, Tensor], Tensor]
 
 def _answers(reader: nn.Module, h: Tensor) -> Tensor:
     with torch.no_grad():
-        return torch.cat([reader(h[i : i + BATCH]) for i in range(0, len(h), BATCH)])
+        return torch.cat([reader(h[i : i + FORWARD_BATCH]) for i in range(0, len(h), FORWARD_BATCH)])
 
 
 def _made(build: Callable[[], nn.Module], purpose: str, like: Tensor) -> nn.Module:

@@ -18,10 +18,10 @@ from gradlens.methods.self_supervised.context_encoder import ContextEncoder
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.progress import Progress, no_progress
 from gradlens.runtime.rng import generator
-from gradlens.training.build import Pair, trained_pair
-from gradlens.training.context import Place, data_of
-from gradlens.training.run_directory import Run, load, plain, save_result
-from gradlens.training.run_groups import groups
+from gradlens.training.build import ModelAndMethod, load_model_and_method
+from gradlens.training.context import RunContext, load_data
+from gradlens.training.run_directory import Run, load_run, plain, save_result
+from gradlens.training.run_groups import group_runs
 
 NAME = "inpainting"
 SHOWN = -(1 << 40)  # the "step" that names the masks of the pictures
@@ -37,7 +37,7 @@ class Inpainted(NamedTuple):
     dropped: Tensor  # [K, 1, H, W], 1 where pixels were dropped
 
 
-def inpaint(pair: Pair, images: Tensor, to_input: ToInput, step: int = SHOWN) -> Inpainted:
+def inpaint(pair: ModelAndMethod, images: Tensor, to_input: ToInput, step: int = SHOWN) -> Inpainted:
     """Corrupt images as the rule does, and let the network say what was there; nothing is trained.
 
     Args:
@@ -72,7 +72,9 @@ def must_inpaint(method: object) -> ContextEncoder:
     return method
 
 
-def errors(pair: Pair, test: Split, mean: Tensor, to_input: ToInput, batch: int, progress: Progress = no_progress) -> dict[str, Any]:
+def errors(
+    pair: ModelAndMethod, test: Split, mean: Tensor, to_input: ToInput, batch: int, progress: Progress = no_progress
+) -> dict[str, Any]:
     """Mean absolute and squared error (of grey scale 0 … 1) on all dropped pixels of held-out images, and their PSNR in dB.
 
     The masks are those that training evaluates with, where ``batch`` is its batch size.
@@ -106,20 +108,20 @@ def errors(pair: Pair, test: Split, mean: Tensor, to_input: ToInput, batch: int,
     return {**said, "dropped": count / pixels}
 
 
-def checked(paths: Sequence[Path], images: int, place: Place) -> list[Run]:
+def check_inpainting_runs(paths: Sequence[Path], images: int, place: RunContext) -> list[Run]:
     """Read runs and check, before anything costly, that they can be shown.
 
     Raises:
         InputError: no run of a context encoder, one without checkpoint, fewer images than asked for.
 
     """
-    runs = [load(path) for path in paths]
-    groups(runs)  # the same run twice is found here
+    runs = [load_run(path) for path in paths]
+    group_runs(runs)  # the same run twice is found here
     for run in runs:
         if not run.config.method.startswith("context-encoder"):
             raise InputError(f"{run.path}: {run.config.method} drops no pixels; context-encoder and context-encoder-local do")
         run.checkpoint()
-        data = data_of(run.config, place)
+        data = load_data(run.config, place)
         if run.info.get("data_fingerprint") != data.fingerprint():
             raise InputError(f"the data {run.config.data!r} are not the ones {run.path} was trained on")
         if not 1 <= images <= len(data.test):
@@ -127,7 +129,7 @@ def checked(paths: Sequence[Path], images: int, place: Place) -> list[Run]:
     return runs
 
 
-def inpaint_run(path: Path, place: Place, images: int = 8, progress: Progress = no_progress) -> dict[str, Any]:
+def inpaint_run(path: Path, place: RunContext, images: int = 8, progress: Progress = no_progress) -> dict[str, Any]:
     """Store what a run's network makes of held-out images in ``inpainting.json``: a few pictures, and the errors on all of them.
 
     Args:
@@ -141,12 +143,12 @@ def inpaint_run(path: Path, place: Place, images: int = 8, progress: Progress = 
         as :func:`errors`}.
 
     Raises:
-        InputError: as :func:`checked`.
+        InputError: as :func:`check_inpainting_runs`.
 
     """
-    (run,) = checked([path], images, place)
-    data = data_of(run.config, place)
-    pair = trained_pair(run, data.shape, len(data.classes), place.device)
+    (run,) = check_inpainting_runs([path], images, place)
+    data = load_data(run.config, place)
+    pair = load_model_and_method(run, data.shape, len(data.classes), place.device)
     test, to_input = data.test.to(place.device), input_of(run.config.normalize, data, place.device)
     everything = data.everything.images
     mean = torch.stack([everything[:, c].double().mean(0) for c in range(everything.shape[1])]).to(torch.float32) / 255

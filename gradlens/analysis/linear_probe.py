@@ -23,24 +23,24 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gradlens.analysis.activations import BATCH, Frozen, at_rest, collect, networks, of_module
+from gradlens.analysis.activations import FORWARD_BATCH, FrozenModel, collect_activations, freeze_module, frozen_eval_mode, load_snapshots
 from gradlens.analysis.logistic_regression import TOLERANCE
-from gradlens.analysis.probe_block import CERTIFICATE_SECONDS, GRID, HELD_OUT, Features, Row, certificates, probe_block
+from gradlens.analysis.probe_block import CERTIFICATE_SECONDS, GRID, HELD_OUT, ProbeFeatures, ProbeRecord, certificates, probe_block
 from gradlens.data.split import Data, Split
 from gradlens.models.feature_pooling import BUDGET, described, pooled
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.progress import Progress, no_progress
 from gradlens.runtime.rng import generator
-from gradlens.training.context import Place, data_of
-from gradlens.training.run_directory import Run, load, load_checkpoint, load_result, plain, save_result
-from gradlens.training.run_groups import groups
+from gradlens.training.context import RunContext, load_data
+from gradlens.training.run_directory import Run, load_checkpoint, load_result, load_run, plain, save_result
+from gradlens.training.run_groups import group_runs
 
 NAME = "probe"
 TRAINED, UNTRAINED, PIXELS = "trained", "untrained", "pixels"
 
 
 @dataclass(frozen=True)
-class Options:
+class ProbeOptions:
     """What is probed, and with how much."""
 
     features: int = BUDGET  # of a block at most
@@ -57,31 +57,33 @@ class Options:
 # --------------------------------------------------------------------------------------------------------- one network
 
 
-Known = dict[str, tuple[list[Row], list[Row]]]  # digest of features -> their rows and certificates, under the same options
+ProbeCache = dict[
+    str, tuple[list[ProbeRecord], list[ProbeRecord]]
+]  # digest of features -> their rows and certificates, under the same options
 
 
-class Probed(NamedTuple):
+class ProbeResult(NamedTuple):
     """What one block gave."""
 
-    rows: list[Row]
-    separability: list[Row]
+    rows: list[ProbeRecord]
+    separability: list[ProbeRecord]
     seconds: float  # spent in the network, for all blocks that were read with it
 
 
 def probe_network(
-    frozen: Frozen,
+    frozen: FrozenModel,
     train: Split,
     test: Split,
     classes: int,
-    options: Options = Options(),
+    options: ProbeOptions = ProbeOptions(),
     seed: int = 0,
     progress: Progress = no_progress,
-    known: Known | None = None,
-) -> Iterator[Probed]:
+    known: ProbeCache | None = None,
+) -> Iterator[ProbeResult]:
     """Probe the blocks of a frozen network, all read in one pass over the images; one by one as they are done.
 
     Args:
-        frozen: from :func:`gradlens.analysis.activations.networks` or :func:`gradlens.analysis.activations.of_module`.
+        frozen: from :func:`gradlens.analysis.activations.load_snapshots` or :func:`gradlens.analysis.activations.freeze_module`.
         train: images to fit to, in random order (their last fifth chooses l2), and labels.
         test: held-out images and labels.
         classes: how many there are.
@@ -96,38 +98,43 @@ def probe_network(
     """
     blocks = [name for name in frozen.names if not options.blocks or frozen.block(name) in {frozen.block(b) for b in options.blocks}]
     start = time.monotonic()
-    with at_rest(frozen):
+    with frozen_eval_mode(frozen):
         shapes = dict(zip(frozen.names, (h.shape[1:] for h in frozen.read(frozen.to_input(train.images[:1]))), strict=True))
     x, z = (_read(frozen, half, blocks, options.features, what, progress) for half, what in ((train, "training"), (test, "test")))
     seconds = time.monotonic() - start
     network = TRAINED if frozen.trained else UNTRAINED
     for i, block in enumerate(blocks):
         progress(i, len(blocks), f"probe of {block}, {network} ({frozen.step} updates)")
-        given = Features(x.pop(block), train.labels, z.pop(block), test.labels, classes, seed)
+        given = ProbeFeatures(x.pop(block), train.labels, z.pop(block), test.labels, classes, seed)
         about = {"step": frozen.step, "block": block, "network": network}
         yield _probed(given, about, described(shapes[block], options.features), options, seconds if i == 0 else 0.0, known)
     progress(len(blocks), len(blocks), network)
 
 
-def _read(frozen: Frozen, half: Split, blocks: Sequence[str], features: int, what: str, progress: Progress) -> dict[str, Tensor]:
+def _read(frozen: FrozenModel, half: Split, blocks: Sequence[str], features: int, what: str, progress: Progress) -> dict[str, Tensor]:
     def show(done: int, total: int, _: str) -> None:
         progress(done, total, f"{what} images through the network")
 
-    return collect(frozen, half.images, features, blocks=blocks, progress=show)
+    return collect_activations(frozen, half.images, features, blocks=blocks, progress=show)
 
 
 def probe_pixels(
-    train: Split, test: Split, classes: int, options: Options = Options(), seed: int = 0, known: Known | None = None
-) -> Probed:
+    train: Split, test: Split, classes: int, options: ProbeOptions = ProbeOptions(), seed: int = 0, known: ProbeCache | None = None
+) -> ProbeResult:
     """The same on raw pixels under the same feature budget; arguments as :func:`probe_network`."""
     start = time.monotonic()
-    x, z = (torch.cat([pooled(part.float() / 255, options.features) for part in torch.split(half.images, BATCH)]) for half in (train, test))
+    x, z = (
+        torch.cat([pooled(part.float() / 255, options.features) for part in torch.split(half.images, FORWARD_BATCH)])
+        for half in (train, test)
+    )
     about = {"step": 0, "block": PIXELS, "network": PIXELS}
     how = described(train.images.shape[1:], options.features)
-    return _probed(Features(x, train.labels, z, test.labels, classes, seed), about, how, options, time.monotonic() - start, known)
+    return _probed(ProbeFeatures(x, train.labels, z, test.labels, classes, seed), about, how, options, time.monotonic() - start, known)
 
 
-def _probed(given: Features, about: Row, pooling: str, options: Options, seconds: float, known: Known | None) -> Probed:
+def _probed(
+    given: ProbeFeatures, about: ProbeRecord, pooling: str, options: ProbeOptions, seconds: float, known: ProbeCache | None
+) -> ProbeResult:
     known = {} if known is None else known
     key = given.digest()
     if key not in known:
@@ -135,7 +142,7 @@ def _probed(given: Features, about: Row, pooling: str, options: Options, seconds
         known[key] = rows, certificates(given, options.separability, options.controls) if options.separability else []
     about = {**about, "features": given.train.shape[1], "pooling": pooling}
     place = {key: about[key] for key in ("step", "block", "network")}
-    return Probed([{**about, **row} for row in known[key][0]], [{**place, **row} for row in known[key][1]], seconds)
+    return ProbeResult([{**about, **row} for row in known[key][0]], [{**place, **row} for row in known[key][1]], seconds)
 
 
 def probe_module(
@@ -143,11 +150,11 @@ def probe_module(
     layers: Sequence[str] | None,
     train: tuple[Tensor, Tensor],
     test: tuple[Tensor, Tensor],
-    options: Options = Options(),
+    options: ProbeOptions = ProbeOptions(),
     classes: int | None = None,
     seed: int = 0,
     progress: Progress = no_progress,
-) -> list[Row]:
+) -> list[ProbeRecord]:
     """Probe the named layers of any module: the rows of ``probe.json``, without the controls that need a run.
 
     Args:
@@ -167,7 +174,7 @@ def probe_module(
     halves = Split(*train), Split(*test)
     classes = int(max(half.labels.max() for half in halves)) + 1 if classes is None else classes
     chosen = _chosen(halves[0], options.train_images, "train", seed, classes), _chosen(halves[1], options.test_images, "test", seed)
-    return [row for probed in probe_network(of_module(model, layers), *chosen, classes, options, seed, progress) for row in probed.rows]
+    return [row for probed in probe_network(freeze_module(model, layers), *chosen, classes, options, seed, progress) for row in probed.rows]
 
 
 # --------------------------------------------------------------------------------------------------------------- a run
@@ -188,7 +195,7 @@ def _chosen(split: Split, images: int | None, half: str, seed: int, classes: int
     return split.take(order.to(split.labels.device))
 
 
-def checked(paths: Sequence[Path], options: Options, place: Place) -> list[Run]:
+def check_probe_runs(paths: Sequence[Path], options: ProbeOptions, place: RunContext) -> list[Run]:
     """Read runs and check, before anything costly, that they can be probed.
 
     Raises:
@@ -199,35 +206,35 @@ def checked(paths: Sequence[Path], options: Options, place: Place) -> list[Run]:
         raise InputError("no run to probe")
     if options.features < 1:
         raise InputError(f"--features: must be 1 or more, got {options.features}")
-    runs = [load(path) for path in paths]
-    groups(runs)  # the same run twice is found here
+    runs = [load_run(path) for path in paths]
+    group_runs(runs)  # the same run twice is found here
     for run in runs:
         _must_have(run, place, options.blocks)
         _halves(run, _data(run, place), options)
     return runs
 
 
-def _must_have(run: Run, place: Place, blocks: Sequence[str]) -> None:
+def _must_have(run: Run, place: RunContext, blocks: Sequence[str]) -> None:
     """Read the last weights, and find unknown blocks before anything is computed."""
-    frozen = next(networks(run, place))
+    frozen = next(load_snapshots(run, place))
     for name in blocks:
         frozen.block(name)
 
 
-def _data(run: Run, place: Place) -> Data:
-    data = data_of(run.config, place)
+def _data(run: Run, place: RunContext) -> Data:
+    data = load_data(run.config, place)
     if run.info.get("data_fingerprint") != data.fingerprint():
         raise InputError(f"the data {run.config.data!r} are not the ones {run.path} was trained on")
     return data
 
 
-def _halves(run: Run, data: Data, options: Options) -> tuple[Split, Split]:
+def _halves(run: Run, data: Data, options: ProbeOptions) -> tuple[Split, Split]:
     seed = run.config.seed
     train = _chosen(data.train, options.train_images, "train", seed, len(data.classes))
     return train, _chosen(data.test, options.test_images, "test", seed)
 
 
-def protocol_of(run: Run, data: Data, options: Options) -> Row:
+def protocol_of(run: Run, data: Data, options: ProbeOptions) -> ProbeRecord:
     """How a run's numbers are made, as stored with them; a stored result of another protocol does not count."""
     train, test = _halves(run, data, options)
     held = len(train) // HELD_OUT
@@ -256,12 +263,12 @@ def protocol_of(run: Run, data: Data, options: Options) -> Row:
 
 def probe_run(
     path: Path,
-    place: Place,
-    options: Options = Options(),
+    place: RunContext,
+    options: ProbeOptions = ProbeOptions(),
     progress: Progress = no_progress,
     say: Callable[[str], None] = lambda _: None,
-    known: Known | None = None,
-) -> Row:
+    known: ProbeCache | None = None,
+) -> ProbeRecord:
     """Probe a run's blocks at its last weights (``options.over_time``: at every saved step) and store the numbers in ``probe.json``.
 
     Each block's rows are stored as soon as they are known; stored ones of the same protocol are not computed again.
@@ -283,7 +290,7 @@ def probe_run(
         InputError: no run, one without checkpoint, an unknown block, NaN activations (the block is named), fewer images than classes.
 
     """
-    run = load(path)
+    run = load_run(path)
     data = _data(run, place)
     _must_have(run, place, options.blocks)
     protocol, seed = protocol_of(run, data, options), run.config.seed
@@ -291,11 +298,11 @@ def probe_run(
     train, test = (half.to(place.device) for half in _halves(run, data, options))
     classes, names, last = len(data.classes), [PIXELS], int(run.checkpoint()["step"])
 
-    def in_order(row: Row) -> tuple[int, int, int]:
+    def in_order(row: ProbeRecord) -> tuple[int, int, int]:
         known = names.index(row["block"]) if row["block"] in names else len(names)
         return (PIXELS, UNTRAINED, TRAINED).index(row["network"]), row["step"], known
 
-    def keep(probed: Probed) -> None:
+    def keep(probed: ProbeResult) -> None:
         for name, more in (("rows", probed.rows), ("separability", probed.separability)):
             result[name] = sorted([*result[name], *more], key=in_order)
         result["seconds"]["activations"] = round(result["seconds"]["activations"] + probed.seconds, 3)
@@ -306,7 +313,7 @@ def probe_run(
         progress(0, 1, "probe of raw pixels")
         keep(probe_pixels(train, test, classes, options, seed, known))
     for which in (*((UNTRAINED,) if options.controls else ()), "all" if options.over_time else "last"):
-        for frozen in networks(run, place, which):
+        for frozen in load_snapshots(run, place, which):
             names = frozen.names
             if missing := _missing(frozen, result["rows"], options):
                 own = replace(options, blocks=missing, separability=options.separability if frozen.step in (0, last) else 0)
@@ -315,7 +322,7 @@ def probe_run(
     return load_result(path, NAME) or result
 
 
-def _missing(frozen: Frozen, rows: Sequence[Row], options: Options) -> tuple[str, ...]:
+def _missing(frozen: FrozenModel, rows: Sequence[ProbeRecord], options: ProbeOptions) -> tuple[str, ...]:
     """The blocks of a network that are to be probed and have no row yet."""
     wanted = {frozen.block(name) for name in options.blocks} or set(range(len(frozen.names)))
     network = TRAINED if frozen.trained else UNTRAINED
@@ -323,9 +330,9 @@ def _missing(frozen: Frozen, rows: Sequence[Row], options: Options) -> tuple[str
     return tuple(name for k, name in enumerate(frozen.names) if k in wanted and name not in done)
 
 
-def _stored(path: Path, protocol: Row, options: Options, say: Callable[[str], None]) -> Row:
+def _stored(path: Path, protocol: ProbeRecord, options: ProbeOptions, say: Callable[[str], None]) -> ProbeRecord:
     """What is stored of the same protocol, to be added to; or the beginning of a new result."""
-    new: Row = {"protocol": protocol, "rows": [], "separability": [], "seconds": {"activations": 0.0, "probes": 0.0}}
+    new: ProbeRecord = {"protocol": protocol, "rows": [], "separability": [], "seconds": {"activations": 0.0, "probes": 0.0}}
     stored = load_result(path, NAME)
     if stored is None or options.overwrite:
         return new

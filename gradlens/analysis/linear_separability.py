@@ -128,7 +128,7 @@ def row_of(certificate: Certificate, **beside: Any) -> dict[str, Any]:
     }
 
 
-def certify(x: Tensor, y: Tensor, classes: int | None = None, seconds: float = 20.0, tolerance: float = 0.1) -> Certificate:
+def certify_separability(x: Tensor, y: Tensor, classes: int | None = None, seconds: float = 20.0, tolerance: float = 0.1) -> Certificate:
     """Decide whether labelled points are strictly linearly separable, with a bias.
 
     Args:

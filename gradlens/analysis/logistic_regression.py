@@ -58,7 +58,7 @@ class Standard(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Probe:
+class LogisticProbe:
     """A linear classifier and how near it is to the best one of its objective."""
 
     weight: Tensor  # [k, d], of the features' precision; 0 for classes that had no point
@@ -111,7 +111,7 @@ class Fitting:
         self.theta = x.new_zeros(len(self.present), d + 1)  # weights, and the bias as a last column
         self.passes = 0
 
-    def solve(self, l2: float, tolerance: float = TOLERANCE, most: int = MOST_PASSES) -> Probe:
+    def solve(self, l2: float, tolerance: float = TOLERANCE, most: int = MOST_PASSES) -> LogisticProbe:
         """The minimiser for one l2, from where the last one ended.
 
         Args:
@@ -153,7 +153,7 @@ class Fitting:
         """L-BFGS until the gradient's norm is small enough, or as small as the precision lets it become; whether that was a step."""
         theta, precondition = self.theta, self._preconditioner(l2)
         value, gradient = self.value_and_gradient(theta, l2)
-        steps: list[Step] = []
+        steps: list[LBFGSStep] = []
         noise = 4 * torch.finfo(theta.dtype).eps
         while float(gradient.norm()) > enough and self.passes < most:
             direction = -quasi_newton(gradient, steps, precondition)
@@ -173,7 +173,7 @@ class Fitting:
             change = new_gradient - gradient
             product = ((new - theta) * change).sum()
             if product > 0:
-                steps = [*steps[1 - HISTORY :], Step(new - theta, change, 1 / product)]
+                steps = [*steps[1 - HISTORY :], LBFGSStep(new - theta, change, 1 / product)]
             theta, value, gradient = new, new_value, new_gradient
         arrived = theta is not self.theta
         self.theta = theta
@@ -194,7 +194,7 @@ class Fitting:
         """XᵀX / n, approximately."""
         return Nystrom.of(self.x)
 
-    def _certified(self, l2: float, before: int) -> Probe:
+    def _certified(self, l2: float, before: int) -> LogisticProbe:
         """The weights reached, with the biases that are best for them, and loss and gradient of both in float64."""
         n, theta = len(self.x), self.theta.double()
         z = torch.cat([theta[:, :-1] @ part.T.double() for part in self.parts], 1)
@@ -213,10 +213,10 @@ class Fitting:
         objective = loss + l2 / 2 * float(theta[:, :-1].square().sum())
         if float(error.sum(1).norm()) > 1e-9:  # b is no minimum, so the bound, which is one on F, does not hold
             norm = math.inf
-        return Probe(weight, biases, l2, loss, objective, norm, self.passes - before)
+        return LogisticProbe(weight, biases, l2, loss, objective, norm, self.passes - before)
 
 
-class Step(NamedTuple):
+class LBFGSStep(NamedTuple):
     """What L-BFGS remembers of a step."""
 
     s: Tensor
@@ -224,7 +224,7 @@ class Step(NamedTuple):
     inverse: Tensor  # 1 / their inner product
 
 
-def quasi_newton(gradient: Tensor, steps: Sequence[Step], precondition: Callable[[Tensor], Tensor]) -> Tensor:
+def quasi_newton(gradient: Tensor, steps: Sequence[LBFGSStep], precondition: Callable[[Tensor], Tensor]) -> Tensor:
     """The two loops of L-BFGS (Liu & Nocedal 1989) around a preconditioner: an estimate of Hessian⁻¹ · gradient."""
     q = gradient.clone()
     shares = []
@@ -309,7 +309,9 @@ class Nystrom(NamedTuple):
         return solve
 
 
-def fit(x: Tensor, y: Tensor, l2: float, classes: int | None = None, tolerance: float = TOLERANCE, most: int = MOST_PASSES) -> Probe:
+def fit_logistic_regression(
+    x: Tensor, y: Tensor, l2: float, classes: int | None = None, tolerance: float = TOLERANCE, most: int = MOST_PASSES
+) -> LogisticProbe:
     """Multinomial logistic regression: the minimiser of mean cross-entropy + l2/2 ‖W‖² (biases free), with a bound on its distance.
 
     Args:

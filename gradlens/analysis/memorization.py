@@ -14,15 +14,15 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from gradlens.analysis.activations import Frozen, collect, networks
-from gradlens.analysis.logistic_regression import Standard, fit
+from gradlens.analysis.activations import FrozenModel, collect_activations, load_snapshots
+from gradlens.analysis.logistic_regression import Standard, fit_logistic_regression
 from gradlens.data.split import Data, Split, label_hash
 from gradlens.methods import METHODS
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.progress import Progress, no_progress
-from gradlens.training.build import make_pair, put_weights
-from gradlens.training.config import Config, read
-from gradlens.training.context import Place, data_of
+from gradlens.training.build import build_model_and_method, load_weights
+from gradlens.training.config import Config, read_config_file
+from gradlens.training.context import RunContext, load_data
 from gradlens.training.loop import Training
 from gradlens.training.metrics import TRAIN, TRAIN_EVAL
 from gradlens.training.run_directory import Run, load_result, save_result
@@ -82,7 +82,7 @@ def wanted(given: Mapping[str, Any]) -> dict[str, Any]:
         InputError: flags or a file that ask for augmentation, or for no evaluation of the training images.
 
     """
-    file = read(given["config"]) if "config" in given else {}
+    file = read_config_file(given["config"]) if "config" in given else {}
     if given.get("augment", file.get("augment")):
         raise InputError("memorize trains on the same images in every epoch, so augmentation must be off (--no-augment)")
     if given.get("evaluate_train") is False:
@@ -91,7 +91,7 @@ def wanted(given: Mapping[str, Any]) -> dict[str, Any]:
     return {"record_every": 0, **given, "label_noise": noise, "evaluate_train": True}
 
 
-def must_be_memorizable(config: Config, place: Place) -> None:
+def must_be_memorizable(config: Config, place: RunContext) -> None:
     """Check that a config's data have labels to be memorized.
 
     Raises:
@@ -100,7 +100,7 @@ def must_be_memorizable(config: Config, place: Place) -> None:
     """
     if not METHODS[config.method].classifies:
         raise InputError(f"memorize asks how labels are learned by heart, and {config.method} reads none")
-    data = data_of(config, place)
+    data = load_data(config, place)
     if len(data.classes) < 2:
         raise InputError(f"memorize needs two classes or more: {config.data} has {len(data.classes)}")
     if len(data.train) < len(data.classes):
@@ -140,18 +140,18 @@ class Noise(NamedTuple):
         return self.given != self.true
 
 
-def noise_of(config: Config, place: Place) -> Noise:
+def noise_of(config: Config, place: RunContext) -> Noise:
     """The labels of a config with and without its noise: every draw has its own name, so that without noise the rest stays as it is."""
-    noisy, clean = (data_of(c, place).train for c in (config, config.model_copy(update={"label_noise": 0.0})))
+    noisy, clean = (load_data(c, place).train for c in (config, config.model_copy(update={"label_noise": 0.0})))
     return Noise(noisy.images, noisy.labels, clean.labels)
 
 
-def _networks_own(run: Run, data: Data, noise: Noise, place: Place) -> tuple[dict[str, Any], dict[str, Any]]:
+def _networks_own(run: Run, data: Data, noise: Noise, place: RunContext) -> tuple[dict[str, Any], dict[str, Any]]:
     """The network's accuracy at the end on images whose label was changed, by given and by true label, and on the others."""
     training = Training(run.config.model_copy(update={"init_from": None, "compile": False}), data, place.device)
     state = run.checkpoint()
     for module, name in zip(training.pair, ("model", "method"), strict=True):
-        put_weights(module, state[name], str(run.path))
+        load_weights(module, state[name], str(run.path))
 
     def share(which: Tensor, labels: Tensor) -> float | None:
         part = Split(noise.images[which], labels[which]).to(place.device)
@@ -181,11 +181,11 @@ def _protocol(run: Run, probed: bool) -> dict[str, Any]:
 def method_parameters(run: Run, data: Data) -> tuple[int, int]:
     """(of the rule's own modules, of the network): numbers that are trained."""
     config = run.config.model_copy(update={"init_from": None, "compile": False})
-    model, method = make_pair(config, data.shape, len(data.classes), Place().device)
+    model, method = build_model_and_method(config, data.shape, len(data.classes), RunContext().device)
     return sum(p.numel() for p in method.parameters()), sum(p.numel() for p in model.parameters())
 
 
-def memorized(run: Run, place: Place, progress: Progress = no_progress) -> dict[str, Any]:
+def memorized(run: Run, place: RunContext, progress: Progress = no_progress) -> dict[str, Any]:
     """What a finished run memorized; stored as ``memorization.json`` in its directory, and read from there where it is.
 
     Args:
@@ -209,7 +209,7 @@ def memorized(run: Run, place: Place, progress: Progress = no_progress) -> dict[
     curve, stored = curve_of(run), load_result(run.path, NAME)
     if stored is not None and stored.get("protocol") == protocol and stored.get("curve") == [list(point) for point in curve]:
         return stored  # the curve too: a run that was trained anew keeps its files
-    data = data_of(run.config, place)
+    data = load_data(run.config, place)
     if run.info.get("data_fingerprint") != data.fingerprint() or run.info.get("label_hash") != label_hash(data.train):
         raise InputError(f"the data {run.config.data!r} are not the ones {run.path} was trained on")
     held = next(m.split for m in run.metrics if m.split not in (TRAIN, TRAIN_EVAL))
@@ -225,7 +225,7 @@ def memorized(run: Run, place: Place, progress: Progress = no_progress) -> dict[
         noise = noise_of(run.config, place)
         found["corrupted"], found["clean"] = _networks_own(run, data, noise, place)
         if partial:
-            (frozen,), (untrained,) = networks(run, place), networks(run, place, "untrained")
+            (frozen,), (untrained,) = load_snapshots(run, place), load_snapshots(run, place, "untrained")
             found["blocks"] = by_block(frozen, untrained, noise, data.test, len(data.classes), place, progress)
     save_result(run.path, NAME, found)
     return load_result(run.path, NAME) or found  # as a later call reads it
@@ -256,7 +256,7 @@ def _probed(train: Tensor, test: Tensor, noise: Noise, held_out: Tensor, classes
     """A probe's accuracies on one block's features, [N, d] of the training images and [M, d] of held-out ones."""
     standard, changed = Standard.of(train), noise.changed
     x, z = standard(train), standard(test)
-    probe = fit(x, noise.given.to(x.device), L2, classes)
+    probe = fit_logistic_regression(x, noise.given.to(x.device), L2, classes)
     answers = probe.answers(x).cpu()
     return {
         "corrupted_noisy": _share(answers[changed], noise.given[changed]),
@@ -268,7 +268,13 @@ def _probed(train: Tensor, test: Tensor, noise: Noise, held_out: Tensor, classes
 
 
 def by_block(
-    frozen: Frozen, untrained: Frozen, noise: Noise, test: Split, classes: int, place: Place, progress: Progress = no_progress
+    frozen: FrozenModel,
+    untrained: FrozenModel,
+    noise: Noise,
+    test: Split,
+    classes: int,
+    place: RunContext,
+    progress: Progress = no_progress,
 ) -> list[dict[str, Any]]:
     """A linear probe on every block, fitted to the labels as given: what of them can be read there, and what of the true ones.
 
@@ -286,7 +292,7 @@ def by_block(
     steps = 2 * len(found)
     for i, network in enumerate((frozen, untrained)):
         progress(i * len(found), steps, "activations")
-        train, held = (collect(network, images.to(place.device), FEATURES) for images in (noise.images, test.images))
+        train, held = (collect_activations(network, images.to(place.device), FEATURES) for images in (noise.images, test.images))
         for k, (name, row) in enumerate(zip(network.names, found, strict=True)):
             progress(i * len(found) + k, steps, name)
             accuracies = _probed(train.pop(name), held.pop(name), noise, test.labels, classes)

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gradlens.analysis.activations import Frozen, collect, networks
+from gradlens.analysis.activations import FrozenModel, collect_activations, load_snapshots
 from gradlens.analysis.representation_similarity import alignment, centred, folds, must_be_enough, rdm, rdm_correlation, u_centred
 from gradlens.analysis.representations import (
     FEATURES,
     TRAINED,
     UNTRAINED,
-    Options,
+    RepresentationOptions,
     digest_of,
     must_show_the_same,
     pictures_of,
@@ -28,9 +28,9 @@ from gradlens.analysis.representations import (
 )
 from gradlens.data.split import Split
 from gradlens.runtime.progress import Progress, no_progress
-from gradlens.training.context import Place
-from gradlens.training.run_directory import Run, load, load_result, save_result
-from gradlens.training.run_groups import labels as labels_of
+from gradlens.training.context import RunContext
+from gradlens.training.run_directory import Run, load_result, load_run, save_result
+from gradlens.training.run_groups import run_labels as labels_of
 
 COMPARED = 200  # held-out images in the dissimilarity matrices that are compared
 PAIRS = "cka"  # the file in a run's directory
@@ -45,7 +45,7 @@ class Signature(NamedTuple):
     rdms: list[Tensor]  # one [m, m] a block
 
 
-def signature(frozen: Frozen, shown: Split, unbiased: bool = True, batch: int = FOLD, progress: Progress = no_progress) -> Signature:
+def signature(frozen: FrozenModel, shown: Split, unbiased: bool = True, batch: int = FOLD, progress: Progress = no_progress) -> Signature:
     """All blocks' centred Gram matrices for CKA and their dissimilarity matrices, one batch of images in memory at a time.
 
     Raises:
@@ -56,7 +56,7 @@ def signature(frozen: Frozen, shown: Split, unbiased: bool = True, batch: int = 
     for part in folds(len(shown), batch):
         progress(part.start, len(shown), "images")
         must_be_enough(part.stop - part.start, unbiased)
-        found = collect(frozen, shown.images[part], FEATURES)
+        found = collect_activations(frozen, shown.images[part], FEATURES)
         grams = [c @ c.T for h in found.values() for c in [centred(h, "CKA")]]
         kernels.append(torch.stack([u_centred(gram) for gram in grams] if unbiased else grams))
         if part.start < COMPARED:
@@ -77,11 +77,11 @@ def aligned(a: Signature, b: Signature) -> Tensor:
     return torch.tensor([[alignment(float(xy[i, j]), float(xx[i]), float(yy[j])) for j in range(len(yy))] for i in range(len(xx))])
 
 
-def cka_matrix(a: Frozen, b: Frozen, shown: Split, unbiased: bool = True, batch: int = FOLD) -> Tensor:
+def cka_matrix(a: FrozenModel, b: FrozenModel, shown: Split, unbiased: bool = True, batch: int = FOLD) -> Tensor:
     """Linear CKA [blocks of a, blocks of b] of two networks shown the same images.
 
     Args:
-        a: from :func:`gradlens.analysis.activations.networks` or :func:`gradlens.analysis.activations.of_module`.
+        a: from :func:`gradlens.analysis.activations.load_snapshots` or :func:`gradlens.analysis.activations.freeze_module`.
         b: the other network.
         shown: images and labels (the labels play no part in it).
         unbiased: by HSIC₁.
@@ -109,8 +109,8 @@ def _who(run: Run, rival: Run, label: str, weights: str) -> dict[str, Any]:
 def compare_run(
     path: Path,
     others: Sequence[Path],
-    place: Place,
-    options: Options = Options(),  # noqa: B008 - it cannot be changed
+    place: RunContext,
+    options: RepresentationOptions = RepresentationOptions(),  # noqa: B008 - it cannot be changed
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Compare all blocks of a run with all blocks of its untrained network and of other runs, and store it in ``cka.json``.
@@ -130,7 +130,7 @@ def compare_run(
         InputError: no run, a run without checkpoint, other images, a block that gives NaN or infinite numbers.
 
     """
-    run, rivals = load(path), [load(other) for other in others]
+    run, rivals = load_run(path), [load_run(other) for other in others]
     weights = {rival.path: weights_digest(rival) for rival in rivals if rival.path != run.path}
     for rival in rivals:
         must_show_the_same(run, rival, place)
@@ -158,8 +158,8 @@ def compare_run(
             found.append({**same[0], **fact})
             continue
         progress(i, len(facts), f"with {fact['run']}")
-        own = own or signature(next(iter(networks(run, place))), shown)
-        other = signature(next(iter(networks(rival, place, UNTRAINED if i == 0 else "last"))), shown)
+        own = own or signature(next(iter(load_snapshots(run, place))), shown)
+        other = signature(next(iter(load_snapshots(rival, place, UNTRAINED if i == 0 else "last"))), shown)
         entry = {**fact, "blocks": own.names, "with_blocks": other.names}
         entry |= {"matrix": aligned(own, other).tolist(), "rdm_correlation": _rdm_correlations(own, other)}
         found.append(entry)

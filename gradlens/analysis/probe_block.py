@@ -11,18 +11,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gradlens.analysis.linear_separability import certify, row_of
-from gradlens.analysis.logistic_regression import Fitting, Probe, Standard, fit
+from gradlens.analysis.linear_separability import certify_separability, row_of
+from gradlens.analysis.logistic_regression import Fitting, LogisticProbe, Standard, fit_logistic_regression
 from gradlens.runtime.rng import generator
 
 GRID = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 3e-4, 1e-4)  # strong to weak, each fit begins where the one before ended
 HELD_OUT = 5  # one training image in so many chooses l2
 CERTIFICATE_SECONDS = 5.0  # for the verdict on one block's separability
 TRUE, PERMUTED = "true", "permuted"
-Row = dict[str, Any]
+ProbeRecord = dict[str, Any]
 
 
-class Choice(NamedTuple):
+class L2Choice(NamedTuple):
     """The l2 that a validation split chose."""
 
     l2: float
@@ -31,7 +31,7 @@ class Choice(NamedTuple):
     theta: Tensor  # the weights there, to go on from
 
 
-def choose_l2(x: Tensor, y: Tensor, held: Tensor, y_held: Tensor, classes: int, grid: Sequence[float] = GRID) -> Choice:
+def choose_l2(x: Tensor, y: Tensor, held: Tensor, y_held: Tensor, classes: int, grid: Sequence[float] = GRID) -> L2Choice:
     """The l2 of a grid with the best accuracy on held-out images, the strongest of equals.
 
     Args:
@@ -48,20 +48,20 @@ def choose_l2(x: Tensor, y: Tensor, held: Tensor, y_held: Tensor, classes: int, 
     """
     standard = Standard.of(x)
     fitting, held = Fitting(standard(x), y, classes), standard(held)
-    best: Choice | None = None
+    best: L2Choice | None = None
     tried: list[tuple[float, float]] = []
     for l2 in grid:
         accuracy = fitting.solve(l2).accuracy(held, y_held)
         tried.append((l2, accuracy))
         if best is None or accuracy > best.accuracy:
-            best = Choice(l2, accuracy, tried, fitting.theta)
+            best = L2Choice(l2, accuracy, tried, fitting.theta)
         if accuracy < best.accuracy - 2 * math.sqrt(best.accuracy * (1 - best.accuracy) / len(y_held)):
             break
     assert best is not None
     return best
 
 
-class Features(NamedTuple):
+class ProbeFeatures(NamedTuple):
     """One block's features, the held-out part of the training images last."""
 
     train: Tensor  # [N, d]
@@ -88,7 +88,7 @@ class Features(NamedTuple):
         return self.y[torch.randperm(len(self.y), generator=generator(self.seed, "permuted labels")).to(self.y.device)]
 
 
-def probe_block(given: Features, grid: Sequence[float] = GRID, controls: bool = True) -> list[Row]:
+def probe_block(given: ProbeFeatures, grid: Sequence[float] = GRID, controls: bool = True) -> list[ProbeRecord]:
     """A block's rows: with true labels, and (a control) with permuted ones at the same l2.
 
     Raises:
@@ -105,11 +105,15 @@ def probe_block(given: Features, grid: Sequence[float] = GRID, controls: bool = 
     rows = [_row(fitting.solve(choice.l2), train, given.y, test, given.y_test, TRUE, choice.accuracy, start)]
     if controls:
         start, labels = time.monotonic(), given.permuted()
-        rows.append(_row(fit(train, labels, choice.l2, given.classes), train, labels, test, given.y_test, PERMUTED, None, start))
+        rows.append(
+            _row(fit_logistic_regression(train, labels, choice.l2, given.classes), train, labels, test, given.y_test, PERMUTED, None, start)
+        )
     return rows
 
 
-def _row(probe: Probe, train: Tensor, y: Tensor, test: Tensor, y_test: Tensor, labels: str, validation: float | None, start: float) -> Row:
+def _row(
+    probe: LogisticProbe, train: Tensor, y: Tensor, test: Tensor, y_test: Tensor, labels: str, validation: float | None, start: float
+) -> ProbeRecord:
     return {
         "labels": labels,
         "l2": probe.l2,
@@ -124,11 +128,13 @@ def _row(probe: Probe, train: Tensor, y: Tensor, test: Tensor, y_test: Tensor, l
     }
 
 
-def certificates(given: Features, images: int, controls: bool = True) -> list[Row]:
+def certificates(given: ProbeFeatures, images: int, controls: bool = True) -> list[ProbeRecord]:
     """Whether the first training images are strictly separable by this block's features, with true labels and with permuted ones."""
     n = min(images, len(given.y))
     x = Standard.of(given.train)(given.train[:n])
     labels = {TRUE: given.y, **({PERMUTED: given.permuted()} if controls else {})}
     return [
-        row_of(certify(x, y[:n], seconds=CERTIFICATE_SECONDS), labels=name) for name, y in labels.items() if len(torch.unique(y[:n])) > 1
+        row_of(certify_separability(x, y[:n], seconds=CERTIFICATE_SECONDS), labels=name)
+        for name, y in labels.items()
+        if len(torch.unique(y[:n])) > 1
     ]

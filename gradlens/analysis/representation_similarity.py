@@ -210,7 +210,7 @@ def participation_ratio(singular: Tensor) -> float:
     return float(v.sum() ** 2 / v.square().sum())
 
 
-def fisher(x: Tensor, y: Tensor, classes: int | None = None) -> float:
+def fisher_ratio(x: Tensor, y: Tensor, classes: int | None = None) -> float:
     """Scatter between classes over scatter within them: Σ n_c |m_c − m|² / Σ |x_i − m_{y_i}|², the traces of Fisher's two matrices.
 
     Not bounded above (infinite where each class is one point). N samples in K classes that are all alike give (K − 1) / (N − K) on

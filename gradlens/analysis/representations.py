@@ -20,17 +20,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradlens.analysis.activations import Frozen, at_rest, collect, networks
+from gradlens.analysis.activations import FrozenModel, collect_activations, frozen_eval_mode, load_snapshots
 from gradlens.analysis.information import DECODER_BATCH, DECODER_LR, HEAD_BATCH, HEAD_LR, LINEAR_LR, STEPS, label_information, reconstruct
-from gradlens.analysis.representation_similarity import effective_rank, fisher, participation_ratio, rdm, spectrum
+from gradlens.analysis.representation_similarity import effective_rank, fisher_ratio, participation_ratio, rdm, spectrum
 from gradlens.data.datasets import DATASETS
 from gradlens.data.split import Data, Split
 from gradlens.models.feature_pooling import described, side
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.progress import Progress, no_progress
 from gradlens.runtime.rng import generator
-from gradlens.training.context import Place, data_of
-from gradlens.training.run_directory import Run, load, load_result, save_result
+from gradlens.training.context import RunContext, load_data
+from gradlens.training.run_directory import Run, load_result, load_run, save_result
 
 FEATURES = 32_768  # of a block at most: 32 channels of 32 × 32
 STORED = 60  # held-out images in the dissimilarity matrices that are stored
@@ -38,7 +38,7 @@ RESULT = "representations"  # the file in a run's directory
 
 
 @dataclass(frozen=True)
-class Options:
+class RepresentationOptions:
     """What is measured, and how much is spent on it."""
 
     images: int = 3000  # test images, as many of each class as there are; a third of each class is held out
@@ -96,9 +96,9 @@ def pictures(split: Split, classes: int, count: int) -> Pictures:
     return found
 
 
-def _shapes(frozen: Frozen, image: Tensor) -> dict[str, tuple[int, ...]]:
+def _shapes(frozen: FrozenModel, image: Tensor) -> dict[str, tuple[int, ...]]:
     """Each block's output shape, without the batch."""
-    with at_rest(frozen):
+    with frozen_eval_mode(frozen):
         return {name: tuple(h.shape[1:]) for name, h in zip(frozen.names, frozen.read(frozen.to_input(image)), strict=True)}
 
 
@@ -112,18 +112,18 @@ def _unflattened(flat: Tensor, shape: Sequence[int]) -> Tensor:
     return flat.reshape(len(flat), shape[0], s, s).contiguous(memory_format=torch.channels_last)
 
 
-Numbers = dict[str, Any]  # one block's row
+RepresentationRecord = dict[str, Any]  # one block's row
 
 
-def _numbers_of(h: Tensor, held_h: Tensor, shown: Pictures, options: Options) -> Numbers:
+def _numbers_of(h: Tensor, held_h: Tensor, shown: Pictures, options: RepresentationOptions) -> RepresentationRecord:
     """Everything that is measured of one block's activations [N, *shape]."""
     flat = held_h.flatten(1)
     singular = spectrum(flat)
-    found: Numbers = {
+    found: RepresentationRecord = {
         "features": flat.shape[1],
         "effective_rank": effective_rank(singular),
         "participation_ratio": participation_ratio(singular),
-        "fisher": fisher(flat, shown.held.labels, shown.classes),
+        "fisher": fisher_ratio(flat, shown.held.labels, shown.classes),
     }
     if options.steps:
         image = reconstruct(h, shown.fit.images, held_h, shown.held.images, options.steps)
@@ -134,8 +134,11 @@ def _numbers_of(h: Tensor, held_h: Tensor, shown: Pictures, options: Options) ->
 
 
 def represent(
-    frozen: Frozen, shown: Pictures, options: Options = Options(), known: MutableMapping[str, Numbers] | None = None
-) -> Iterator[tuple[Numbers, Tensor]]:  # fmt: skip
+    frozen: FrozenModel,
+    shown: Pictures,
+    options: RepresentationOptions = RepresentationOptions(),
+    known: MutableMapping[str, RepresentationRecord] | None = None,
+) -> Iterator[tuple[RepresentationRecord, Tensor]]:
     """One network's blocks, bottom first: a row of numbers and the activations [N, d] of the held-out images.
 
     Rows: block, features, effective_rank, participation_ratio, fisher, and unless ``options.steps`` is 0 reconstruction_r2,
@@ -143,7 +146,8 @@ def represent(
     into memory.
 
     Args:
-        frozen: from :func:`gradlens.analysis.activations.networks`, or :func:`gradlens.analysis.activations.of_module` for any module.
+        frozen: from :func:`gradlens.analysis.activations.load_snapshots`, or for any module
+            :func:`gradlens.analysis.activations.freeze_module`.
         shown: the images, from :func:`pictures`.
         options: what to measure.
         known: numbers by the digest of the activations they were computed from; read and added to.
@@ -158,7 +162,7 @@ def represent(
     known = {} if known is None else known
     of = f"{shown.digest()} {options.steps}"
     for name in chosen:
-        all_h = collect(frozen, images, FEATURES, blocks=[name])[name]
+        all_h = collect_activations(frozen, images, FEATURES, blocks=[name])[name]
         held_h = all_h[-len(shown.held) :]
         key = f"{digest_of(all_h)} {of}"
         if key not in known:
@@ -172,12 +176,12 @@ def represent(
 UNTRAINED, TRAINED = "untrained", "trained"
 
 
-def _whole(run: Run, place: Place) -> Data:
+def _whole(run: Run, place: RunContext) -> Data:
     """A run's data set, all of it, labels clean."""
-    return data_of(run.config.model_copy(update={"limit": None, "limit_test": None, "label_noise": 0.0, "validation": 0.0}), place)
+    return load_data(run.config.model_copy(update={"limit": None, "limit_test": None, "label_noise": 0.0, "validation": 0.0}), place)
 
 
-def pictures_of(run: Run, place: Place, count: int) -> Pictures:
+def pictures_of(run: Run, place: RunContext, count: int) -> Pictures:
     """The test images that a run's network is shown: the same for every run of a data set.
 
     Raises:
@@ -202,7 +206,7 @@ def read_as() -> str:
     return f"a block's whole output, averaged over space to the largest square of at most {FEATURES} features where it has more"
 
 
-def _protocol(run: Run, shown: Pictures, options: Options) -> dict[str, Any]:
+def _protocol(run: Run, shown: Pictures, options: RepresentationOptions) -> dict[str, Any]:
     """What a run's numbers depend on beside its weights, and these by their digest."""
     information = {
         "steps": options.steps,
@@ -233,10 +237,10 @@ def _rounded(matrix: Tensor) -> list[list[float]]:
 
 def represent_run(
     path: Path,
-    place: Place,
-    options: Options = Options(),
+    place: RunContext,
+    options: RepresentationOptions = RepresentationOptions(),
     progress: Progress = no_progress,
-    known: MutableMapping[str, Numbers] | None = None,
+    known: MutableMapping[str, RepresentationRecord] | None = None,
 ) -> dict[str, Any]:
     """Measure a run's blocks and store the numbers in ``representations.json``: protocol, rows, and dissimilarity matrices.
 
@@ -254,13 +258,13 @@ def represent_run(
         InputError: no run, a run without checkpoint, and as :func:`represent`.
 
     """
-    run = load(path)
+    run = load_run(path)
     shown = pictures_of(run, place, options.images)
     protocol = _protocol(run, shown, options)
     stored = load_result(path, RESULT) or {}
     if options.overwrite or stored.get("protocol") != protocol:
         stored = {}
-    rows: list[Numbers] = list(stored.get("rows", []))
+    rows: list[RepresentationRecord] = list(stored.get("rows", []))
     drawn: dict[str, Any] = dict(stored.get("rdm", {}))
     small = shown.held.take(torch.arange(min(STORED, len(shown.held))))
     ordered = small.labels.sort(stable=True).values.tolist()
@@ -274,7 +278,9 @@ def represent_run(
 
     names: list[str] = []
     todo = 1 + (len(run.snapshots()) + 1 if options.over_time else 1)
-    for i, frozen in enumerate(f for which in (UNTRAINED, "all" if options.over_time else "last") for f in networks(run, place, which)):
+    for i, frozen in enumerate(
+        f for which in (UNTRAINED, "all" if options.over_time else "last") for f in load_snapshots(run, place, which)
+    ):
         names = frozen.names
         network = TRAINED if frozen.trained else UNTRAINED
         done = {row["block"] for row in rows if (row["network"], row["step"]) == (network, frozen.step)}
@@ -292,7 +298,7 @@ def represent_run(
     return content()
 
 
-def checked(paths: Sequence[Path], place: Place, options: Options) -> list[Run]:
+def check_representation_runs(paths: Sequence[Path], place: RunContext, options: RepresentationOptions) -> list[Run]:
     """Read runs and check, before anything costly, that they can be measured and compared.
 
     Raises:
@@ -301,18 +307,18 @@ def checked(paths: Sequence[Path], place: Place, options: Options) -> list[Run]:
     """
     if not paths:
         raise InputError("no run to look at: wanted RUN_DIR...")
-    runs = [load(path) for path in paths]
+    runs = [load_run(path) for path in paths]
     for run in runs:
         weights_digest(run)
         must_show_the_same(runs[0], run, place)
-        frozen = next(iter(networks(run, place)))
+        frozen = next(iter(load_snapshots(run, place)))
         for name in options.blocks:
             frozen.block(name)
     pictures_of(runs[0], place, options.images)
     return runs
 
 
-def must_show_the_same(first: Run, other: Run, place: Place) -> None:
+def must_show_the_same(first: Run, other: Run, place: RunContext) -> None:
     """Check that two runs' data sets have the same test images.
 
     Raises:

@@ -27,15 +27,15 @@ def memorize(
     from gradlens.reporting import memorization as reporting_memorization
     from gradlens.runtime.errors import InputError
     from gradlens.training.config_builder import configs_of, methods_and_runs
-    from gradlens.training.context import place_of
-    from gradlens.training.run_directory import load, must_be_writable
+    from gradlens.training.context import make_run_context
+    from gradlens.training.run_directory import load_run, must_be_writable
     from gradlens.training.runs.train_run import train_or_reuse
 
-    quiet, place = given.pop("quiet", False), place_of(given)
+    quiet, place = given.pop("quiet", False), make_run_context(given)
     if place.name:
         raise InputError("--run-name names one run; memorize makes several: --out names their folder")
     methods, paths = methods_and_runs(what or memorization.DEFAULT_METHODS)
-    read = [load(path) for path in paths]
+    read = [load_run(path) for path in paths]
     for run in read:
         memorization.must_be_memorized(run)
     configs = [c for group in configs_of(methods, memorization.wanted(given), place) for c in group] if methods else []
@@ -47,10 +47,10 @@ def memorize(
     with Display(quiet, len(missing)) as display:
         runs = read + train_or_reuse(missing, place, lambda c: display.watch(f"{c.method} seed {c.seed}", c.epochs))
         results = [memorization.memorized(run, place, display.count(f"{run.path.name}: probing")) for run in runs]
-    console.show(reporting_memorization.table(runs, results))
+    console.show(reporting_memorization.memorization_table(runs, results))
     if points := reporting_memorization.block_points(runs, results):
-        console.show(reporting_memorization.block_table(points))
-    files = reporting_memorization.draw(runs, results, figures_to or place.out / "figures")
+        console.show(reporting_memorization.memorization_block_table(points))
+    files = reporting_memorization.draw_memorization(runs, results, figures_to or place.out / "figures")
     typer.echo("\n".join(f"run: {run.path} ({memorization.NAME}.json)" for run in runs))
     typer.echo(f"figures (png, svg, csv): {', '.join(map(str, files))}")
 
@@ -82,24 +82,26 @@ def probe(
     from gradlens.cli.progress import Display
     from gradlens.reporting import console, probes
     from gradlens.reporting.aggregate import runs_title
-    from gradlens.training.context import place_of
+    from gradlens.training.context import make_run_context
     from gradlens.training.run_directory import must_be_writable
 
-    quiet, place = given.pop("quiet", False), place_of(given)
-    options = linear_probe.Options(features, train_images, test_images, tuple(block or ()), over_time, controls, separability, overwrite)
+    quiet, place = given.pop("quiet", False), make_run_context(given)
+    options = linear_probe.ProbeOptions(
+        features, train_images, test_images, tuple(block or ()), over_time, controls, separability, overwrite
+    )
     must_be_writable(out)
-    runs = linear_probe.checked(list(dict.fromkeys(run_dirs)), options, place)
-    known: linear_probe.Known = {}
+    runs = linear_probe.check_probe_runs(list(dict.fromkeys(run_dirs)), options, place)
+    known: linear_probe.ProbeCache = {}
     with Display(quiet, len(runs)) as display:
         results = [linear_probe.probe_run(run.path, place, options, display.count(run.path.name), _aside, known) for run in runs]
     points = probes.probe_points(runs, results)
     if len(runs) == 1:
-        console.show(probes.detail(results[0]))
-    for table in probes.tables(points):
+        console.show(probes.probe_detail(results[0]))
+    for table in probes.probe_tables(points):
         console.show(table)
     if separability:
         console.show(probes.separability_table(runs, results))
-    files = probes.draw(points, out, runs_title(runs))
+    files = probes.draw_probes(points, out, runs_title(runs))
     typer.echo("\n".join(f"run: {run.path} ({linear_probe.NAME}.json)" for run in runs))
     typer.echo(f"figures (png, svg, csv): {', '.join(map(str, files))}")
 
@@ -128,21 +130,21 @@ def representations(
     from gradlens.cli.progress import Display
     from gradlens.reporting import console
     from gradlens.reporting import representations as reporting
-    from gradlens.training.context import place_of
+    from gradlens.training.context import make_run_context
     from gradlens.training.run_directory import must_be_writable
 
-    quiet, place = given.pop("quiet", False), place_of(given)
+    quiet, place = given.pop("quiet", False), make_run_context(given)
     paths = list(dict.fromkeys(run_dirs))
-    options = rep.Options(images, information_steps, blocks=tuple(block or ()), over_time=over_time, overwrite=overwrite)
-    runs = rep.checked(paths, place, options)
+    options = rep.RepresentationOptions(images, information_steps, blocks=tuple(block or ()), over_time=over_time, overwrite=overwrite)
+    runs = rep.check_representation_runs(paths, place, options)
     must_be_writable(out)
     known: dict[str, dict[str, Any]] = {}
     with Display(quiet, len(runs)) as display:
         results = [rep.represent_run(run.path, place, options, display.count(run.path.name), known) for run in runs]
         pairs = network_similarity.compare_run(paths[0], paths[1:], place, options, display.count("comparing"))
-    console.show(reporting.table(reporting.depth_points(runs, results)))
+    console.show(reporting.representation_table(reporting.depth_points(runs, results)))
     console.show(reporting.pair_table(pairs, reporting.named(runs)[0]))
-    drawn = reporting.draw(runs, results, pairs, out)
+    drawn = reporting.draw_representations(runs, results, pairs, out)
     first = f", {network_similarity.PAIRS}.json"
     typer.echo("\n".join(f"run: {run.path} ({rep.RESULT}.json{first if run is runs[0] else ''})" for run in runs))
     typer.echo(f"figures (png, svg, csv): {', '.join(str(out / f'{name}.png') for name in drawn)}")
@@ -165,17 +167,17 @@ def filters(
     from gradlens.cli.progress import Display
     from gradlens.reporting import console
     from gradlens.reporting import filters as reporting_filters
-    from gradlens.training.context import place_of
+    from gradlens.training.context import make_run_context
     from gradlens.training.run_directory import must_be_writable
 
-    quiet, place = given.pop("quiet", False), place_of(given)
+    quiet, place = given.pop("quiet", False), make_run_context(given)
     must_be_writable(out / "filter_grid.png")
     with Display(quiet, len(run_dirs)) as display:
-        runs = seen.checked(run_dirs, place)
+        runs = seen.check_filter_runs(run_dirs, place)
         found = [seen.filters_run(run.path, place, over_time, display.count(run.path.name)) for run in runs]
-    results = reporting_filters.grouped(runs, found)
-    console.show(reporting_filters.table(results))
-    files = reporting_filters.draw(runs, results, out)
+    results = reporting_filters.results_by_label(runs, found)
+    console.show(reporting_filters.filter_table(results))
+    files = reporting_filters.draw_filters(runs, results, out)
     typer.echo("\n".join(f"run: {run.path} (filters.json)" for run in runs))
     typer.echo(f"figures (png, svg, csv): {', '.join(map(str, files))}")
 
@@ -197,16 +199,16 @@ def inpaint(
     from gradlens.cli.progress import Display
     from gradlens.reporting import console
     from gradlens.reporting import inpainting as reporting_inpainting
-    from gradlens.training.context import place_of
+    from gradlens.training.context import make_run_context
     from gradlens.training.run_directory import must_be_writable
 
-    quiet, place = given.pop("quiet", False), place_of(given)
+    quiet, place = given.pop("quiet", False), make_run_context(given)
     must_be_writable(out)
-    runs = inpainting.checked(list(dict.fromkeys(run_dirs)), images, place)
+    runs = inpainting.check_inpainting_runs(list(dict.fromkeys(run_dirs)), images, place)
     with Display(quiet, len(runs)) as display:
         results = [inpainting.inpaint_run(run.path, place, images, display.count(run.path.name)) for run in runs]
-    console.show(reporting_inpainting.table(reporting_inpainting.rows(runs, results)))
-    files = reporting_inpainting.draw(runs, results, out)
+    console.show(reporting_inpainting.inpainting_table(reporting_inpainting.inpainting_rows(runs, results)))
+    files = reporting_inpainting.draw_inpainting(runs, results, out)
     typer.echo("\n".join(f"run: {run.path} ({inpainting.NAME}.json)" for run in runs))
     typer.echo(f"figures (png, svg, csv): {', '.join(map(str, files))}")
 
@@ -235,24 +237,24 @@ def doctor(
     """Say what went wrong in runs: dead heads, lagging synthesisers, drift, collapse, spikes…; exit status 1 if anything did."""
     import json
 
-    from gradlens.analysis.doctor import RESULT, examine, report, verdict
+    from gradlens.analysis.doctor import RESULT, diagnosis_json, diagnosis_line, examine
     from gradlens.cli.progress import Display
     from gradlens.reporting import console
-    from gradlens.training.context import place_of
-    from gradlens.training.run_directory import load, plain, save_result
+    from gradlens.training.context import make_run_context
+    from gradlens.training.run_directory import load_run, plain, save_result
 
-    quiet, place = given.pop("quiet", False), place_of(given)
-    runs = [load(path) for path in dict.fromkeys(run_dirs)]
+    quiet, place = given.pop("quiet", False), make_run_context(given)
+    runs = [load_run(path) for path in dict.fromkeys(run_dirs)]
     with Display(quiet, len(runs)) as display:
         found = [examine(run, place, display.count(run.path.name)) for run in runs]
     if as_json:
-        typer.echo(json.dumps([plain({"run": str(run.path), **report(d)}) for run, d in zip(runs, found, strict=True)], indent=1))
+        typer.echo(json.dumps([plain({"run": str(run.path), **diagnosis_json(d)}) for run, d in zip(runs, found, strict=True)], indent=1))
     for run, diagnosis in zip(runs, found, strict=True):
         if diagnosis.findings and not as_json:
             console.show(console.diagnosis_table(str(run.path), diagnosis))
         elif not as_json:
-            typer.echo(f"{run.path}: {verdict(diagnosis)}")
-        save_result(run.path, RESULT, report(diagnosis))
+            typer.echo(f"{run.path}: {diagnosis_line(diagnosis)}")
+        save_result(run.path, RESULT, diagnosis_json(diagnosis))
     if not as_json:
         typer.echo("\n".join(f"run: {run.path} ({RESULT}.json)" for run in runs))
     raise typer.Exit(int(any(diagnosis.wrong for diagnosis in found)))
@@ -270,10 +272,10 @@ def tensorboard(
     """Write runs for TensorBoard: every curve, and the first layer's filters; one event file a run (extra tensorboard)."""
     from gradlens.cli.progress import Display
     from gradlens.training import tensorboard as loggers
-    from gradlens.training.run_directory import load
+    from gradlens.training.run_directory import load_run
 
-    runs = [load(path) for path in dict.fromkeys(run_dirs)]
-    loggers.checked(runs, out, overwrite)
+    runs = [load_run(path) for path in dict.fromkeys(run_dirs)]
+    loggers.check_export(runs, out, overwrite)
     with Display(given.get("quiet", False)) as display:
         show = display.count("tensorboard")
         for i, run in enumerate(runs):

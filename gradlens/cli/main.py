@@ -75,13 +75,13 @@ def main() -> None:
 def _speaks() -> bool:
     """Whether this process may say what is wrong: of several ranks one does."""
     world = sys.modules.get("gradlens.runtime.process_group")
-    return world is None or world.here().speaks()
+    return world is None or world.current_process_group().claim_error_report()
 
 
 def _end(status: int) -> NoReturn:
     """Leave: of several ranks without waiting for those that are gone."""
     world = sys.modules.get("gradlens.runtime.process_group")
-    if world is not None and not world.here().alone:
+    if world is not None and not world.current_process_group().is_single_process:
         if status:
             world.stop(status)
         world.leave()

@@ -11,8 +11,8 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from gradlens.reporting.study_summary import Line
-    from gradlens.training.sweep.study import Point
+    from gradlens.reporting.study_summary import SummaryLine
+    from gradlens.training.sweep.study import StudyPoint
     from gradlens.training.sweep.workers import State
 
 studied = typer.Typer()
@@ -30,19 +30,19 @@ def sweep(
     import os
 
     from gradlens.reporting import console
-    from gradlens.reporting.study_summary import merged, summary
+    from gradlens.reporting.study_summary import merged_rows, summary_lines
     from gradlens.runtime.csv_tables import write_csv
     from gradlens.runtime.errors import Stopped
-    from gradlens.training.context import place_of
-    from gradlens.training.run_directory import load, must_be_writable, save_result
+    from gradlens.training.context import make_run_context
+    from gradlens.training.run_directory import load_run, must_be_writable, save_result
     from gradlens.training.sweep import study as studies
     from gradlens.training.sweep.workers import must_be_possible, run_local, run_on_ray
 
     study = studies.read_study(study_file)
     flags = {"threads": 1, "device": "cpu", **studies.place_settings(study)}
-    place = place_of({**{name.replace("-", "_"): value for name, value in flags.items()}, "out": out})
+    place = make_run_context({**{name.replace("-", "_"): value for name, value in flags.items()}, "out": out})
     must_be_writable(out)
-    points = studies.points(study, place)
+    points = studies.study_points(study, place)
     must_be_possible(points, place)
     out.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
@@ -52,13 +52,13 @@ def sweep(
             states = run_local(points, place, flags, at_once, board.show)
         else:
             states = run_on_ray(points, place, int(flags["threads"]), address, board.show)
-    finished = [(point, load(out / point.name)) for point in points if states[point.name].what == "finished"]
-    write_csv(out / "rows.csv", merged(finished))
-    lines = summary(study, finished)
+    finished = [(point, load_run(out / point.name)) for point in points if states[point.name].what == "finished"]
+    write_csv(out / "rows.csv", merged_rows(finished))
+    lines = summary_lines(study, finished)
     write_csv(out / "summary.csv", lines)
     about = {"study": study._asdict(), "runs": {name: s._asdict() for name, s in states.items()}, "seconds": time.monotonic() - began}
     save_result(out, "study", about)
-    console.show(table(lines, study.baseline))
+    console.show(study_table(lines, study.baseline))
     typer.echo(f"{len(finished)} of {len(points)} runs finished; {out / 'rows.csv'}, {out / 'summary.csv'}, {out / 'study.json'}")
     if failed := {name: s for name, s in states.items() if s.what == "failed"}:
         name, state = next(iter(failed.items()))
@@ -68,7 +68,7 @@ def sweep(
 class Board:
     """The states of a study's runs: a live table on a terminal, a line now and then elsewhere, on stderr."""
 
-    def __init__(self, points: Sequence[Point], out: Path, quiet: bool) -> None:
+    def __init__(self, points: Sequence[StudyPoint], out: Path, quiet: bool) -> None:
         from rich.console import Console
         from rich.live import Live
 
@@ -103,7 +103,7 @@ class Board:
     def _table(self, states: Mapping[str, State]) -> Any:
         from rich.table import Table
 
-        from gradlens.reporting.study_summary import said
+        from gradlens.reporting.study_summary import grid_text
         from gradlens.training.sweep.workers import progress_of
 
         shown = Table(box=None, pad_edge=False)
@@ -115,11 +115,11 @@ class Board:
             epoch, accuracy = progress_of(point, self.out)
             answer = "" if accuracy != accuracy else f"{accuracy:.1%}"
             words = state.what + (f", try {state.tries}" if state.tries > 1 else "")
-            shown.add_row(c.method, said(point.grid), str(c.seed), words, f"{epoch}/{c.epochs}", answer)
+            shown.add_row(c.method, grid_text(point.grid), str(c.seed), words, f"{epoch}/{c.epochs}", answer)
         return shown
 
 
-def table(lines: Sequence[Line], baseline: str) -> Any:
+def study_table(lines: Sequence[SummaryLine], baseline: str) -> Any:
     """The held-out accuracies (or losses, of rules without answers) to print, beside their paired difference from the baseline."""
     import math
 

@@ -34,16 +34,16 @@ def timeline(
     from gradlens.cli.progress import Display
     from gradlens.reporting import console
     from gradlens.reporting import timeline as timeline_pictures
-    from gradlens.reporting.style import save
+    from gradlens.reporting.style import save_figure
     from gradlens.reporting.timeline import gantt, over_workers
     from gradlens.runtime.csv_tables import write_csv
     from gradlens.runtime.errors import InputError
     from gradlens.training.config_builder import configs_of
-    from gradlens.training.context import input_of, place_of
+    from gradlens.training.context import make_run_context, shape_and_classes
     from gradlens.training.cost import simulation
     from gradlens.training.run_directory import must_be_writable
 
-    quiet, place = given.pop("quiet", False), place_of(given)
+    quiet, place = given.pop("quiet", False), make_run_context(given)
     if not link > 0:
         raise InputError(f"--link: must be above 0 GB/s, got {link:g}")
     wire = simulation.Link(link * 1e9, latency * 1e-6)
@@ -51,24 +51,24 @@ def timeline(
     if micro_batches > configs[0].batch_size:
         raise InputError(f"--micro-batches {micro_batches}: a batch has {configs[0].batch_size} images")
     must_be_writable(out)
-    shape, classes = input_of(configs[0], place)
+    shape, classes = shape_and_classes(configs[0], place)
     with Display(quiet) as display:
         progress = display.count("timeline")
         found = []
         for i, config in enumerate(configs):
             progress(i, len(configs), f"measuring {config.method}")
-            found.append(simulation.measured(config, shape, classes, place.device, rounds))
+            found.append(simulation.measure_costs(config, shape, classes, place.device, rounds))
         progress(len(configs), len(configs), "simulating")
-        points = simulation.curves(found, wire, batches, micro_batches, sorted({*simulation.WORKERS, workers}))
+        points = simulation.throughput_curves(found, wire, batches, micro_batches, sorted({*simulation.WORKERS, workers}))
         seconds = simulation.first_batches(found)
         bars = simulation.pictured(found, workers, wire, micro_batches, seconds)
     chosen = [point for point in points if point.workers == workers]
-    console.show(timeline_pictures.table(chosen, wire, configs[0].batch_size))
-    typer.echo("\n".join(timeline_pictures.left_over(chosen)))
+    console.show(timeline_pictures.timeline_table(chosen, wire, configs[0].batch_size))
+    typer.echo("\n".join(timeline_pictures.unused_workers_text(chosen)))
     title = f"{configs[0].data} · {configs[0].model} · batches of {configs[0].batch_size}"
     files = [
-        *save(gantt(bars, seconds, title=f"{title} · {workers} workers"), bars, out, "timeline"),
-        *save(over_workers(points, title=title), points, out, "workers"),
+        *save_figure(gantt(bars, seconds, title=f"{title} · {workers} workers"), bars, out, "timeline"),
+        *save_figure(over_workers(points, title=title), points, out, "workers"),
     ]
     write_csv(out / "block_costs.csv", [row for one in found for row in one.rows])
     typer.echo(f"figures (png, svg, csv): {files[0].with_suffix('')}, {files[3].with_suffix('')}; measured: {out / 'block_costs.csv'}")

@@ -14,7 +14,7 @@ from gradlens.runtime.torchrun import is_launched
 
 if TYPE_CHECKING:
     from gradlens.training.config import Config
-    from gradlens.training.context import Place
+    from gradlens.training.context import RunContext
     from gradlens.training.run_directory import Run
 
 trained = typer.Typer()
@@ -33,10 +33,10 @@ def train(
     from gradlens.cli.progress import Display
     from gradlens.reporting import console
     from gradlens.training.config_builder import configs_of, method_of
-    from gradlens.training.context import place_of
+    from gradlens.training.context import make_run_context
     from gradlens.training.runs.train_run import prepare, train_or_reuse, train_run
 
-    quiet, place = given.pop("quiet", False), place_of(given)
+    quiet, place = given.pop("quiet", False), make_run_context(given)
     if is_launched():
         _train_together(method, given, place, quiet)
         return
@@ -53,7 +53,7 @@ def train(
             runs = train_or_reuse(configs, place, watch_for)
         else:
             runs = [train_run(configs[0], place, watch_for(configs[0]), training)]
-    console.show(console.results(runs))
+    console.show(console.results_table(runs))
     typer.echo("\n".join(f"run: {run.path}" for run in runs))
     typer.echo(f"next: gradlens figures {' '.join(str(run.path) for run in runs)} --out figures")
 
@@ -70,7 +70,7 @@ def _measurable(method: str | None, given: dict[str, Any]) -> dict[str, Any]:
     return {**nothing, **given}
 
 
-def _train_together(method: str | None, given: dict[str, Any], place: Place, quiet: bool) -> None:
+def _train_together(method: str | None, given: dict[str, Any], place: RunContext, quiet: bool) -> None:
     """This process's part in a run that torchrun has started on several ranks."""
     from dataclasses import replace
 
@@ -78,18 +78,18 @@ def _train_together(method: str | None, given: dict[str, Any], place: Place, qui
     from gradlens.reporting import console
     from gradlens.runtime.process_group import join
     from gradlens.training.config_builder import configs_of, method_of
-    from gradlens.training.runs.train_run import share_run
+    from gradlens.training.runs.train_run import train_run_distributed
 
     world = join(place.device)
-    given = {"parallel": "data", **given, "ranks": world.ranks}
-    (configs,) = world.all_or_none(lambda: configs_of([method or method_of(given)], _measurable(method, given), place))
+    given = {"parallel": "data", **given, "ranks": world.num_ranks}
+    (configs,) = world.fail_together(lambda: configs_of([method or method_of(given)], _measurable(method, given), place))
     if len(configs) > 1:
         raise InputError("--seeds: several ranks share one run; `gradlens sweep` makes many")
     (config,) = configs
-    with Display(quiet or not world.writes) as display:
-        run = share_run(config, replace(place, world=world), display.watch(config.method, config.epochs))
+    with Display(quiet or not world.is_main) as display:
+        run = train_run_distributed(config, replace(place, world=world), display.watch(config.method, config.epochs))
     if run:
-        console.show(console.results([run]))
+        console.show(console.results_table([run]))
         typer.echo(f"run: {run.path}")
 
 
@@ -108,17 +108,17 @@ def compare_gradients(
     """Train methods (or read runs) and print, layer by layer, how far each one's gradient is from the true one."""
     from gradlens.cli.progress import Display
     from gradlens.reporting import console
-    from gradlens.training.config_builder import configs_of, methods_and_runs, numbers
-    from gradlens.training.context import place_of
-    from gradlens.training.run_directory import load, must_be_writable
+    from gradlens.training.config_builder import configs_of, methods_and_runs, parse_numbers
+    from gradlens.training.context import make_run_context
+    from gradlens.training.run_directory import load_run, must_be_writable
     from gradlens.training.runs.train_run import DEFAULT_COMPARISON, train_or_reuse
 
-    quiet, place = given.pop("quiet", False), place_of(given)
+    quiet, place = given.pop("quiet", False), make_run_context(given)
     if place.name:
         raise InputError("--run-name names one run; compare-gradients makes several: --out names their folder")
     methods, paths = methods_and_runs(what or DEFAULT_COMPARISON)
-    read = [load(path) for path in paths]
-    grid = numbers("--lr-grid", lr_grid) if lr_grid is not None else []
+    read = [load_run(path) for path in paths]
+    grid = parse_numbers("--lr-grid", lr_grid) if lr_grid is not None else []
     groups = configs_of(methods, given, place) if methods else []
     trials = len(groups) * len(grid)
     must_be_writable(figures_to or place.out / "figures")
@@ -132,7 +132,7 @@ def compare_gradients(
             groups = [_with_best_lr(group, grid, place, watch_for) for group in groups]
         known = [run.config for run in read]
         runs = read + train_or_reuse([config for group in groups for config in group if config not in known], place, watch_for)
-    console.show(console.comparison(runs))
+    console.show(console.comparison_table(runs))
     typer.echo("\n".join(f"run: {run.path}" for run in runs))
     _write_figures(runs, figures_to or place.out / "figures")
 
@@ -147,10 +147,10 @@ def measure(
 ) -> None:
     """Add quantities to a run, from its snapshots (--keep-checkpoints), or from its checkpoint where it kept none."""
     from gradlens.cli.progress import Display
-    from gradlens.training.context import place_of
+    from gradlens.training.context import make_run_context
     from gradlens.training.runs.remeasure import measure_run
 
-    quiet, place = given.pop("quiet", False), place_of(given)
+    quiet, place = given.pop("quiet", False), make_run_context(given)
     with Display(quiet) as display:
         rows = measure_run(run_dir, tuple(dict.fromkeys(quantity)), place, display.count("measure"))
     steps = sorted({row.step for row in rows})
@@ -164,9 +164,9 @@ def figures(
 ) -> None:
     """Draw curves, cosines, the method x layer heat map, and what probe, memorize, filters and the like have stored: png, svg, csv."""
     from gradlens.reporting.gallery import draw_learned
-    from gradlens.training.run_directory import load
+    from gradlens.training.run_directory import load_run
 
-    runs = [load(path) for path in run_dirs]
+    runs = [load_run(path) for path in run_dirs]
     _write_figures(runs, out)
     drawn, skipped = draw_learned(runs, out)
     for name, why in skipped.items():
@@ -187,18 +187,18 @@ def check(
     from gradlens.methods import METHODS
     from gradlens.training.checks import method_checks, trial
     from gradlens.training.config_builder import configs_of
-    from gradlens.training.context import Place
+    from gradlens.training.context import RunContext
     from gradlens.training.user_references import known_as
 
     quiet, name = given.pop("quiet", False), known_as("method", method)
     taught = {"teacher": "a function"} if name in METHODS and METHODS[name].has_teacher else {}
-    ((config,),) = configs_of([method], {**given, **taught}, Place())
+    ((config,),) = configs_of([method], {**given, **taught}, RunContext())
     rule = METHODS[config.method]
     with Display(quiet) as display:
-        findings = list(method_checks.check(rule, rule.Options(**config.options), display.count("check")))
+        findings = list(method_checks.run_method_checks(rule, rule.Options(**config.options), display.count("check")))
     typer.echo(f"{rule.__name__} on {', '.join(trial.NETWORKS)}, float64:")
-    typer.echo("\n".join(method_checks.said(findings)))
-    if any(f.fails for f in findings) or not any(f.asked for f in findings):
+    typer.echo("\n".join(method_checks.result_lines(findings)))
+    if any(f.failed for f in findings) or not any(f.applicable for f in findings):
         raise typer.Exit(1)
 
 
@@ -213,7 +213,7 @@ def list_(
     """Say what there is: methods with their options, models, data sets, quantities."""
     from gradlens.cli.listing import listing
     from gradlens.reporting.console import show
-    from gradlens.training.context import place_of
+    from gradlens.training.context import make_run_context
 
     if not long:
         show(listing(what))
@@ -224,7 +224,7 @@ def list_(
     from gradlens.reporting.benchmarks import cards_table
     from gradlens.training.cost.method_cards import cards
 
-    quiet, place = given.pop("quiet", False), place_of(given)
+    quiet, place = given.pop("quiet", False), make_run_context(given)
     with Display(quiet) as display:
         show(cards_table(cards(place.device, display.count("measuring"))))
 
@@ -233,9 +233,9 @@ def list_(
 def show(run_dir: Annotated[Path, typer.Argument(help="a run directory")]) -> None:
     """Print what a run is, how far it came, and its gradients' final distance from the truth."""
     from gradlens.reporting import console
-    from gradlens.training.run_directory import load
+    from gradlens.training.run_directory import load_run
 
-    run = load(run_dir)
+    run = load_run(run_dir)
     updates = run.metrics[-1].step if run.metrics else 0
     typer.echo(f"{run.path}: " + ("finished" if run.finished else f"unfinished, {updates} updates at its last evaluation"))
     for name, value in run.config.model_dump().items():
@@ -245,7 +245,7 @@ def show(run_dir: Annotated[Path, typer.Argument(help="a run directory")]) -> No
         if run.info.get(name) is not None:
             typer.echo(f"  {name:<17} {run.info[name]}")
     if run.metrics:
-        console.show(console.comparison([run]))
+        console.show(console.comparison_table([run]))
     typer.echo("files: " + ", ".join(sorted(p.name for p in run.path.iterdir() if not p.name.startswith("."))))
 
 
@@ -268,12 +268,12 @@ def bench(
     from gradlens.reporting import console
     from gradlens.reporting.benchmarks import bench_table
     from gradlens.training.config_builder import configs_of
-    from gradlens.training.context import input_of, place_of
+    from gradlens.training.context import make_run_context, shape_and_classes
     from gradlens.training.cost.step_benchmark import bench as measure_cost
     from gradlens.training.run_directory import must_be_writable, write
     from gradlens.training.runs.train_run import DEFAULT_COMPARISON
 
-    quiet, precision, place = given.pop("quiet", False), given.pop("precision", "fp32"), place_of(given)
+    quiet, precision, place = given.pop("quiet", False), given.pop("precision", "fp32"), make_run_context(given)
     if json_file:
         must_be_writable(json_file)
     if is_launched():
@@ -282,7 +282,7 @@ def bench(
     configs = [config for (config,) in configs_of(methods or DEFAULT_COMPARISON, {**given, "precision": "fp32"}, place)]
     low = [config for (config,) in configs_of(methods or DEFAULT_COMPARISON, {**given, "precision": precision}, place)]
     configs += [config for config in low if config.precision != "fp32"]
-    shape, classes = input_of(configs[0], place)
+    shape, classes = shape_and_classes(configs[0], place)
     with Display(quiet) as display:
         result = measure_cost(configs, shape, classes, place.device, rounds, progress=display.count("bench"))
     console.show(bench_table(result))
@@ -291,26 +291,28 @@ def bench(
         typer.echo(f"wrote {json_file}")
 
 
-def _bench_together(methods: Sequence[str], given: dict[str, Any], place: Place, rounds: int, json_file: Path | None, quiet: bool) -> None:
+def _bench_together(
+    methods: Sequence[str], given: dict[str, Any], place: RunContext, rounds: int, json_file: Path | None, quiet: bool
+) -> None:
     from gradlens.cli.progress import Display
     from gradlens.reporting import console
     from gradlens.reporting.benchmarks import ranks_table
     from gradlens.runtime.process_group import join
     from gradlens.training.config_builder import configs_of
-    from gradlens.training.context import input_of
+    from gradlens.training.context import shape_and_classes
     from gradlens.training.cost.rank_benchmark import bench_ranks, to_json
     from gradlens.training.run_directory import write
 
     world = join(place.device)
-    given = {"parallel": "layers", **given, "ranks": world.ranks, "record_every": 0, "diagnose_every": 0, "epochs": 1000}
-    configs = world.all_or_none(lambda: [config for (config,) in configs_of(methods, given, place)])
-    shape, classes = input_of(configs[0], place)
-    with Display(quiet or not world.writes) as display:
+    given = {"parallel": "layers", **given, "ranks": world.num_ranks, "record_every": 0, "diagnose_every": 0, "epochs": 1000}
+    configs = world.fail_together(lambda: [config for (config,) in configs_of(methods, given, place)])
+    shape, classes = shape_and_classes(configs[0], place)
+    with Display(quiet or not world.is_main) as display:
         rows = bench_ranks(configs, shape, classes, place.device, world, rounds, display.count("bench"))
-    if not world.writes:
+    if not world.is_main:
         return
     first = configs[0]
-    about = f"{first.model}, batches of {first.batch_size} generated images, {world.ranks} ranks with {rows[0].threads} threads each."
+    about = f"{first.model}, batches of {first.batch_size} generated images, {world.num_ranks} ranks with {rows[0].threads} threads each."
     console.show(ranks_table(rows, about))
     if json_file:
         settings = {"model": first.model, "width": first.width, "data": first.data, "batch_size": first.batch_size, "rounds": rounds}
@@ -318,7 +320,7 @@ def _bench_together(methods: Sequence[str], given: dict[str, Any], place: Place,
         typer.echo(f"wrote {json_file}")
 
 
-def _with_best_lr(group: list[Config], grid: list[float], place: Place, watch_for: Callable[[Config], Any]) -> list[Config]:
+def _with_best_lr(group: list[Config], grid: list[float], place: RunContext, watch_for: Callable[[Config], Any]) -> list[Config]:
     from gradlens.training.runs.lr_search import choose_lr
 
     lr = choose_lr(group[0], grid, 0.2, place, watch_for)
@@ -328,12 +330,12 @@ def _with_best_lr(group: list[Config], grid: list[float], place: Place, watch_fo
 
 def _write_figures(runs: Sequence[Run], out: Path) -> None:
     """Draw what the runs hold into a folder, and say which files to open."""
-    from gradlens.reporting.style import save
+    from gradlens.reporting.style import save_figure
     from gradlens.reporting.training_figures import figure_set
 
     figures = figure_set(runs)
     for name, (figure, rows) in figures.drawn.items():
-        save(figure, rows, out, name)
+        save_figure(figure, rows, out, name)
     for name, why in figures.skipped.items():
         typer.echo(f"no figure {name}: {why}")
     typer.echo(f"figures (png, svg, csv): {', '.join(figures.drawn)}")

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, Field
 from torch import Tensor
 
-from gradlens.runtime.batch_shard import drawn
+from gradlens.runtime.batch_shard import draw_sharded
 from gradlens.runtime.rng import generator
 
 GREY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601, what torchvision and PIL take
@@ -40,7 +40,7 @@ class Draws:
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> Tensor:
         """[n] from low to high."""
-        u = drawn(self.n, lambda n: torch.rand(n, generator=self.rng))
+        u = draw_sharded(self.n, lambda n: torch.rand(n, generator=self.rng))
         return (low + (high - low) * u).to(self.device, non_blocking=True)
 
     def chance(self, p: float) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gradlens.data.contrastive_views import GREY
-from gradlens.runtime.batch_shard import drawn
+from gradlens.runtime.batch_shard import draw_sharded
 from gradlens.runtime.errors import InputError
 
 SMALLEST = 4  # side of a patch by default
@@ -87,9 +87,9 @@ def cropped(images: Tensor, size: tuple[int, int], flip: bool, rng: torch.Genera
     if rng is None:
         y, x = room[0] // 2, room[1] // 2
         return images[:, :, y : y + size[0], x : x + size[1]]
-    dy = drawn(n, lambda m: torch.randint(room[0] + 1, (m, 1), generator=rng))
-    dx = drawn(n, lambda m: torch.randint(room[1] + 1, (m, 1), generator=rng))
-    mirrored = drawn(n, lambda m: torch.rand(m, 1, generator=rng)) < (0.5 if flip else 0.0)
+    dy = draw_sharded(n, lambda m: torch.randint(room[0] + 1, (m, 1), generator=rng))
+    dx = draw_sharded(n, lambda m: torch.randint(room[1] + 1, (m, 1), generator=rng))
+    mirrored = draw_sharded(n, lambda m: torch.rand(m, 1, generator=rng)) < (0.5 if flip else 0.0)
     columns = torch.arange(size[1]).expand(n, -1)
     columns = torch.where(mirrored, columns.flip(1), columns) + dx
     rows = torch.arange(size[0]) + dy

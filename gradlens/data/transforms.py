@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gradlens.data.split import Data
-from gradlens.runtime.batch_shard import drawn
+from gradlens.runtime.batch_shard import draw_sharded
 from gradlens.runtime.errors import unknown
 from gradlens.runtime.rng import generator
 
@@ -30,8 +30,8 @@ def crop_and_flip(images: Tensor, seed: int, step: int, pad: int = 4) -> Tensor:
     """
     n, _, height, width = images.shape
     rng = generator(seed, "augment", step)
-    dy, dx = drawn(n, lambda m: torch.randint(2 * pad + 1, (2, m, 1), generator=rng), dim=1)
-    flip = drawn(n, lambda m: torch.rand(m, 1, generator=rng)) < 0.5
+    dy, dx = draw_sharded(n, lambda m: torch.randint(2 * pad + 1, (2, m, 1), generator=rng), dim=1)
+    flip = draw_sharded(n, lambda m: torch.rand(m, 1, generator=rng)) < 0.5
     rows = torch.arange(height) + dy  # [N, H] rows of the padded image
     columns = torch.arange(width).expand(n, width)
     columns = torch.where(flip, columns.flip(1), columns) + dx  # [N, W]

@@ -10,7 +10,7 @@ from gradlens.gradients.block_pass import chain
 from gradlens.gradients.method import Method, Step
 from gradlens.gradients.rows import Measurement
 from gradlens.gradients.true_gradient import Truth, preserve_buffers_and_rng
-from gradlens.runtime.batch_shard import all_sum, stream
+from gradlens.runtime.batch_shard import all_reduce_sum, rank_rng_words
 from gradlens.runtime.rng import seeded
 
 
@@ -43,11 +43,11 @@ class Descent:
     def _loss(self) -> float:
         """The objective on this batch, with the step's own dropout masks; the network is left as it was."""
         blocks, top = self.blocks, self.method.output_block
-        with preserve_buffers_and_rng((*blocks, self.method)), seeded(self.method.seed, "step", *stream(self.number)):
+        with preserve_buffers_and_rng((*blocks, self.method)), seeded(self.method.seed, "step", *rank_rng_words(self.number)):
             passes = dict(enumerate(chain(blocks[: top + 1], self.method.prepare_input(self.x), self.y)))
             loss = self.method.signal(top, passes, ()).loss
         assert loss is not None
-        return float(all_sum(loss))
+        return float(all_reduce_sum(loss))
 
     def rows(self) -> list[Measurement]:
         """Predicted change by block and in all, measured change, and their ratio."""

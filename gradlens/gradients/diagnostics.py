@@ -18,7 +18,16 @@ from gradlens.gradients.layer_names import parameter_kind
 from gradlens.gradients.method import Method, Step
 from gradlens.gradients.rows import Measurement
 from gradlens.gradients.true_gradient import Truth, all_reduce_grads, all_reduce_update, preserve_buffers_and_rng, true_gradients
-from gradlens.runtime.batch_shard import Shard, current, first, gather, part, sharded, stream, total
+from gradlens.runtime.batch_shard import (
+    Shard,
+    all_gather_rows,
+    current_shard,
+    global_count,
+    global_offset,
+    rank_rng_words,
+    shard_of,
+    sharded,
+)
 from gradlens.runtime.rng import generator, seeded
 
 SPARSE: dict[str, str] = {
@@ -83,9 +92,9 @@ def _trained_blocks(step: Step, truth: Truth) -> Iterator[tuple[int, Pass, Tenso
 
 def _null(number: int, names: Sequence[str], method: Method, step: Step, truth: Truth) -> Iterator[Measurement]:
     for k, p, delta in _trained_blocks(step, truth):
-        deal = torch.randperm(total(len(delta)), generator=generator(method.seed, "null", number)).to(delta.device)
-        mine = deal[first(len(delta)) :][: len(delta)]
-        used = _weights(names[k], _used(method, p, gather(delta)[mine]))
+        deal = torch.randperm(global_count(len(delta)), generator=generator(method.seed, "null", number)).to(delta.device)
+        mine = deal[global_offset(len(delta)) :][: len(delta)]
+        used = _weights(names[k], _used(method, p, all_gather_rows(delta)[mine]))
         for parameter, t in _weights(names[k], truth.grads[k].params).items():
             layer, kind = parameter_kind(parameter)
             yield Measurement(number, layer, kind, "null_cosine", cosine(used[parameter], t), truth.reference)
@@ -97,14 +106,14 @@ def _halves(number: int, names: Sequence[str], method: Method, step: Step, refer
     Zeroing half of a delta's rows would be cheaper, but BatchNorm couples a batch: each half's gradient then holds the other's images,
     and the ceiling comes out too low, even below zero. Rules that read stored batches have no half of this one: no rows for them.
     """
-    if "replay_buffer" in method.depends_on or total(len(step.y)) < 4:
+    if "replay_buffer" in method.depends_on or global_count(len(step.y)) < 4:
         return
     used, real = [], []
     for half, shard in _dealt(len(step.y), method.seed, number):
         if not len(half):
             return  # on all ranks: they deal the same
         mine = half.to(step.y.device)
-        with preserve_buffers_and_rng((*step.blocks, method)), seeded(method.seed, "step", *stream(number)), sharded(shard):
+        with preserve_buffers_and_rng((*step.blocks, method)), seeded(method.seed, "step", *rank_rng_words(number)), sharded(shard):
             run = run_step(method, step.blocks, step.x[mine], step.y[mine])
             truth = true_gradients(method, run)
             applied = {names[k]: all_reduce_update(update).grad.params for k, update in run.updates.items()}
@@ -129,17 +138,17 @@ def _dealt(n: int, seed: int, number: int) -> Iterator[tuple[Tensor, Shard | Non
 
     Where some rank has fewer than two images in a half, no rank has any.
     """
-    deal = torch.randperm(total(n), generator=generator(seed, "halves", number))
-    here = current()
+    deal = torch.randperm(global_count(n), generator=generator(seed, "halves", number))
+    here = current_shard()
     for half in (deal[: len(deal) // 2].sort().values, deal[len(deal) // 2 :].sort().values):
         if here is None:
             yield half, None
             continue
-        parts = [part(here.total, rank, here.ranks) for rank in range(here.ranks)]
+        parts = [shard_of(here.batch_size, rank, here.num_ranks) for rank in range(here.num_ranks)]
         counts = [int(((half >= p.start) & (half < p.stop)).sum()) for p in parts]
         start = sum(counts[: here.rank])
         mine = half[start : start + counts[here.rank]] - here.start
-        yield mine if min(counts) > 1 else mine[:0], Shard(start, start + len(mine), len(half), here.rank, here.ranks)
+        yield mine if min(counts) > 1 else mine[:0], Shard(start, start + len(mine), len(half), here.rank, here.num_ranks)
 
 
 def _pairs(number: int, method: Method, step: Step, truth: Truth) -> Iterator[Measurement]:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gradlens.runtime.batch_shard import first, gather, total
+from gradlens.runtime.batch_shard import all_gather_rows, global_count, global_offset
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -19,19 +19,19 @@ def _one_hot(z: Tensor, y: Tensor) -> Tensor:
 
 def cross_entropy(z: Tensor, y: Tensor) -> Tensor:
     """Softmax cross-entropy of logits z [N, C] and class indices y [N], in nats per image."""
-    return F.cross_entropy(_wide(z), y, reduction="sum") / total(len(y))
+    return F.cross_entropy(_wide(z), y, reduction="sum") / global_count(len(y))
 
 
 def squared_error(z: Tensor, y: Tensor) -> Tensor:
     """½ ‖z − one_hot(y)‖² per image, z [N, C] (the ½ makes the error signal z − one_hot(y))."""
     z = _wide(z)
-    return 0.5 * (z - _one_hot(z, y)).square().sum() / total(len(y))
+    return 0.5 * (z - _one_hot(z, y)).square().sum() / global_count(len(y))
 
 
 def binary_cross_entropy(z: Tensor, y: Tensor) -> Tensor:
     """Sum over classes of sigmoid cross-entropy of logits z [N, C] with one_hot(y), in nats per image."""
     z = _wide(z)
-    return F.binary_cross_entropy_with_logits(z, _one_hot(z, y), reduction="sum") / total(len(y))
+    return F.binary_cross_entropy_with_logits(z, _one_hot(z, y), reduction="sum") / global_count(len(y))
 
 
 def _wide(z: Tensor) -> Tensor:
@@ -51,10 +51,10 @@ def nt_xent(z: Tensor, temperature: float) -> Tensor:
 
     """
     z = F.normalize(_wide(z), dim=1)
-    everyone = gather(z)  # of a shared batch the views of the other ranks too
+    everyone = all_gather_rows(z)  # of a shared batch the views of the other ranks too
     with torch.autocast(z.device.type, enabled=False):
         scores = z @ everyone.T / temperature
-    own = torch.arange(len(z), device=z.device) + first(len(z))
+    own = torch.arange(len(z), device=z.device) + global_offset(len(z))
     scores = scores.scatter(1, own[:, None], -torch.inf)
     return F.cross_entropy(scores, own ^ 1, reduction="sum") / len(everyone)
 
@@ -71,7 +71,7 @@ def distillation(z: Tensor, taught: Tensor, temperature: float) -> Tensor:
 
     """
     target = (_wide(taught) / temperature).softmax(1)
-    return -(target * (_wide(z) / temperature).log_softmax(1)).sum() * temperature**2 / total(len(z))
+    return -(target * (_wide(z) / temperature).log_softmax(1)).sum() * temperature**2 / global_count(len(z))
 
 
 def info_nce(scores: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ def info_nce(scores: Tensor) -> Tensor:
     negatives are drawn independently.
     """
     right = torch.zeros(len(scores), dtype=torch.long, device=scores.device)
-    return F.cross_entropy(_wide(scores), right, reduction="sum") / total(len(scores))
+    return F.cross_entropy(_wide(scores), right, reduction="sum") / global_count(len(scores))
 
 
 def sampled_scores(context: Tensor, targets: Tensor, negatives: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ def sampled_scores(context: Tensor, targets: Tensor, negatives: Tensor) -> Tenso
     """
     context, targets = _wide(context), _wide(targets)
     with torch.autocast(context.device.type, enabled=False):
-        drawn = gather(targets).index_select(0, negatives.flatten()).view(*negatives.shape, -1)
+        drawn = all_gather_rows(targets).index_select(0, negatives.flatten()).view(*negatives.shape, -1)
         candidates = torch.cat([targets[:, None], drawn], 1)  # [P, 1 + K, D]
         return torch.bmm(candidates, context[:, :, None])[:, :, 0]
 

@@ -12,7 +12,7 @@ from gradlens.gradients.alignment import RECORDED, measure
 from gradlens.gradients.layer_names import parameter_kind
 from gradlens.gradients.method import Method, Step, Update
 from gradlens.gradients.true_gradient import Truth
-from gradlens.runtime.batch_shard import current, gather
+from gradlens.runtime.batch_shard import all_gather_rows, current_shard
 
 
 class Measurement(NamedTuple):
@@ -80,8 +80,8 @@ def step_rows(
         assert true.delta is not None
         whole: list[tuple[str, Tensor, Tensor]] = []
         if delta is None or delta.shape == true.delta.shape:  # a stored batch may have had another size
-            everyone = gather(true.delta)
-            whole.append(("activation", torch.zeros_like(everyone) if delta is None else gather(delta), everyone))
+            everyone = all_gather_rows(true.delta)
+            whole.append(("activation", torch.zeros_like(everyone) if delta is None else all_gather_rows(delta), everyone))
         if true.params:
             whole.append(("parameters", _joined(used, true.params), _joined(true.params, true.params)))
         for kind, g, t in whole:
@@ -112,9 +112,9 @@ def rank_rows(number: int, rank: int, names: Sequence[str], used: Mapping[int, M
         truth: the true gradients of the whole batch.
 
     """
-    shard = current()
+    shard = current_shard()
     assert shard is not None
-    larger = shard.total / (shard.stop - shard.start)  # as the mean over its own images, so that its norm can be compared
+    larger = shard.batch_size / (shard.stop - shard.start)  # as the mean over its own images, so that its norm can be compared
     rows = []
     for k, true in enumerate(truth.grads):
         if true.params:

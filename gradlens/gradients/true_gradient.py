@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gradlens.gradients.block_pass import Grad, Pass, chain, is_chain, pull_back_chain
 from gradlens.gradients.method import Method, Signal, Step, Update
-from gradlens.runtime.batch_shard import all_sum
+from gradlens.runtime.batch_shard import all_reduce_sum
 from gradlens.runtime.rng import forked
 
 
@@ -77,18 +77,18 @@ def _truth(method: Method, signal: Signal, grads: Sequence[Grad], passes: Sequen
     assert signal.loss is not None
     aux_grads = all_reduce_grads({name: g for name, g in signal.aux_grads.items() if method.of_objective(name)})
     grads = [grad._replace(params=all_reduce_grads(grad.params)) for grad in grads]
-    return Truth(grads, passes, all_sum(signal.loss), aux_grads, f"{method.objective}, {by}")
+    return Truth(grads, passes, all_reduce_sum(signal.loss), aux_grads, f"{method.objective}, {by}")
 
 
 def all_reduce_grads(grads: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """All-reduce gradients of parameters: their sum over the ranks of a shared batch."""
-    return {name: all_sum(g) for name, g in grads.items()}
+    return {name: all_reduce_sum(g) for name, g in grads.items()}
 
 
 def all_reduce_update(update: Update) -> Update:
     """All-reduce an update over the ranks of a shared batch: as one process would have made it."""
     signal, grad = update.signal, update.grad
-    loss = None if signal.loss is None else all_sum(signal.loss)
+    loss = None if signal.loss is None else all_reduce_sum(signal.loss)
     return update._replace(
         signal=signal._replace(loss=loss, aux_grads=all_reduce_grads(signal.aux_grads)),
         grad=grad._replace(params=all_reduce_grads(grad.params)),

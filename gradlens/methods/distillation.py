@@ -12,7 +12,7 @@ from torch import Tensor
 from gradlens.gradients.block_pass import Pass
 from gradlens.gradients.losses import distillation
 from gradlens.gradients.method import Method, NetworkInfo, Signal, relay
-from gradlens.runtime.batch_shard import all_sum, sharded
+from gradlens.runtime.batch_shard import all_reduce_sum, sharded
 
 
 class DistilOptions(BaseModel, frozen=True, extra="forbid"):
@@ -59,7 +59,7 @@ class Distil(Method):
         loss = alpha * distillation(z, taught, self.options.temperature)
         if alpha == 1:
             return loss
-        labelled = int(all_sum(known.sum()))  # in the whole batch
+        labelled = int(all_reduce_sum(known.sum()))  # in the whole batch
         if bool(known.any()):
             z, y = z[known], y[known]
             with sharded(None):  # the mean over this rank's labelled images, then its share of the mean over all ranks'

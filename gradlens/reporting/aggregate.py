@@ -18,7 +18,7 @@ from scipy.special import stdtrit  # the quantile behind scipy.stats.t.ppf, at a
 from gradlens.gradients.layer_names import is_norm
 from gradlens.runtime.errors import InputError
 from gradlens.training.metrics import TRAIN, TRAIN_EVAL, best_epoch
-from gradlens.training.run_groups import groups
+from gradlens.training.run_groups import group_runs
 
 if TYPE_CHECKING:  # both modules import torch
     from gradlens.training.run_directory import Run
@@ -147,7 +147,7 @@ def interval(values: Iterable[float]) -> Interval:
 def curve_points(runs: Sequence[Run]) -> list[CurvePoint]:
     """Learning curves of every split, without smoothing; seeds that stopped earlier leave the later epochs to the rest."""
     rows = []
-    for label, group in groups(runs).items():
+    for label, group in group_runs(runs).items():
         found: dict[tuple[str, str, int], list[float]] = {}
         for metric in (m for run in group for m in run.metrics):
             found.setdefault((metric.split, "loss", metric.epoch), []).append(metric.loss)
@@ -176,7 +176,7 @@ def layer_points(runs: Sequence[Run], quantity: str, kind: str = "weight") -> li
         kind: ``weight`` (convolutional and linear layers), or ``activation``, ``parameters``, ``rule`` (blocks).
 
     """
-    found = {label: [_recorded(run, quantity, kind) for run in group] for label, group in groups(runs).items()}
+    found = {label: [_recorded(run, quantity, kind) for run in group] for label, group in group_runs(runs).items()}
     order = _first_seen(layer for group in found.values() for values in group for layer, _ in values)
     rows = []
     for label, group in found.items():
@@ -228,7 +228,7 @@ def final_values(runs: Sequence[Run], quantity: str, kind: str = "weight") -> li
         kind: as for :func:`layer_points`.
 
     """
-    found = {label: [_final(run, quantity, kind) for run in group] for label, group in groups(runs).items()}
+    found = {label: [_final(run, quantity, kind) for run in group] for label, group in group_runs(runs).items()}
     order = _first_seen(layer for group in found.values() for values in group for layer in values)
     rows = []
     for label, group in found.items():
@@ -247,7 +247,7 @@ def alignment_values(runs: Sequence[Run]) -> list[FinalValue]:
     over them: a mean of ratios would be ruled by the steps whose ceiling is near zero.
     """
     parts = ("cosine", "null_cosine", "across_halves", "noise_ceiling", "rule_ceiling")
-    found = {label: [_with_nulls(run, parts) for run in group] for label, group in groups(runs).items()}
+    found = {label: [_with_nulls(run, parts) for run in group] for label, group in group_runs(runs).items()}
     order = _first_seen(layer for group in found.values() for values in group for layer, _ in values)
     rows = []
     for label, group in found.items():
@@ -313,7 +313,7 @@ def scores(runs: Sequence[Run]) -> list[Score]:
 
     """
     rows = []
-    for label, group in groups(runs).items():
+    for label, group in group_runs(runs).items():
         split = _held_out(label, group)
         tests = [test for run in group if (test := [m for m in run.metrics if m.split == split])]
         trains = [train for run in group if (train := [m for m in run.metrics if m.split == TRAIN])]

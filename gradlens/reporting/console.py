@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from gradlens.analysis.doctor import Diagnosis, verdict
+from gradlens.analysis.doctor import Diagnosis, diagnosis_line
 from gradlens.analysis.doctor_evidence import WRONG
 from gradlens.reporting.aggregate import FinalValue, Score, final_values, scores, truths
 from gradlens.training.run_directory import Run
@@ -17,7 +17,7 @@ from gradlens.training.run_directory import Run
 WIDE = 8  # layers beyond which layers become rows and methods columns
 
 
-def number(mean: float, low: float, digits: int = 2, scale: float = 1.0) -> str:
+def number_text(mean: float, low: float, digits: int = 2, scale: float = 1.0) -> str:
     """A mean with half its interval, as 0.31 or 0.31 ±0.04; a dash for a value there is none of."""
     if math.isnan(mean):
         return "–"
@@ -28,11 +28,11 @@ def number(mean: float, low: float, digits: int = 2, scale: float = 1.0) -> str:
 def _accuracies(score: Score) -> tuple[str, str]:
     if math.isnan(score.best_accuracy):  # a rule that gives no answers
         return "–", "–"
-    best = number(score.best_accuracy, score.best_low, 1, 100)
-    return f"{best} (epoch {score.best_epoch:g})", number(score.final_accuracy, score.final_low, 1, 100)
+    best = number_text(score.best_accuracy, score.best_low, 1, 100)
+    return f"{best} (epoch {score.best_epoch:g})", number_text(score.final_accuracy, score.final_low, 1, 100)
 
 
-def comparison(runs: Sequence[Run]) -> Table:
+def comparison_table(runs: Sequence[Run]) -> Table:
     """Method × layer: the final cosine of the weight gradient with the true one, and test accuracy, best and final epoch.
 
     Nets of many layers are printed with a row for each layer.
@@ -48,7 +48,7 @@ def comparison(runs: Sequence[Run]) -> Table:
 
     def cosine(layer: str, label: str) -> str:
         value = cells[layer].get(label)
-        return number(value.mean, value.low) if value else "–"
+        return number_text(value.mean, value.low) if value else "–"
 
     if len(cells) > WIDE:
         table.add_column("layer")
@@ -70,14 +70,14 @@ def comparison(runs: Sequence[Run]) -> Table:
     return table
 
 
-def results(runs: Sequence[Run]) -> Table:
+def results_table(runs: Sequence[Run]) -> Table:
     """Best and final results of runs, one line a group of seeds."""
     table = Table()
     for column in ("method", "best", "final", "train loss", "test loss", "images/s"):
         table.add_column(column, justify="left" if column == "method" else "right")
     for score in scores(runs):
         best, final = _accuracies(score)
-        losses = (number(score.train_loss, math.nan, 4), number(score.test_loss, math.nan, 4))
+        losses = (number_text(score.train_loss, math.nan, 4), number_text(score.test_loss, math.nan, 4))
         best, final = (f"{score.split} {best} %", f"{final} %") if best != "–" else (best, final)
         table.add_row(score.label, best, final, *losses, "–" if math.isnan(score.images_per_s) else f"{score.images_per_s:,.0f}")
     return table
@@ -90,7 +90,7 @@ def show(renderable: Any) -> None:
 
 def diagnosis_table(title: str, diagnosis: Diagnosis) -> Table:
     """The findings of one run, the wrong ones first: what was seen and what was wanted, and the advice; the title gives the verdict."""
-    drawn = Table(title=f"{title}: {verdict(diagnosis)}", title_justify="left", show_lines=True)
+    drawn = Table(title=f"{title}: {diagnosis_line(diagnosis)}", title_justify="left", show_lines=True)
     for column in ("", "check", "seen", "wanted", "advice"):
         drawn.add_column(column)
     for severity, check in dict.fromkeys((f.severity, f.check) for f in diagnosis.findings):

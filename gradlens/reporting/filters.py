@@ -18,11 +18,11 @@ from rich.table import Table
 from gradlens.analysis.first_layer_filters import DECIDES
 from gradlens.methods import SHIPPED
 from gradlens.reporting.aggregate import interval, runs_title
-from gradlens.reporting.console import number
-from gradlens.reporting.style import GREY, LOOK, head, joined, over_seeds, panels, save, styles
+from gradlens.reporting.console import number_text
+from gradlens.reporting.style import GREY, LOOK, head, joined, over_seeds, panels, save_figure, styles
 from gradlens.runtime.errors import InputError
 from gradlens.training.run_directory import Run
-from gradlens.training.run_groups import groups
+from gradlens.training.run_groups import group_runs
 
 FILTERS_SHOWN = 49  # in a panel, the first ones of the layer, as in the documents' 7x7
 FILTER_ORDER = "luminance by frequency, then colour by hue"
@@ -62,10 +62,10 @@ class FilterNumber(NamedTuple):
 # -------------------------------------------------------------------------------------------------------- over seeds
 
 
-def grouped(runs: Sequence[Run], results: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+def results_by_label(runs: Sequence[Run], results: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """Label -> results of its seeds, in the order of the runs."""
     found = {run.path: result for run, result in zip(runs, results, strict=True)}
-    return {label: [found[run.path] for run in group] for label, group in groups(runs).items()}
+    return {label: [found[run.path] for run in group] for label, group in group_runs(runs).items()}
 
 
 def side_by_side(labels: Iterable[str]) -> list[str]:
@@ -99,17 +99,17 @@ def filter_numbers(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[F
     ]
 
 
-def table(results: Mapping[str, Sequence[dict[str, Any]]]) -> Table:
+def filter_table(results: Mapping[str, Sequence[dict[str, Any]]]) -> Table:
     """Label × number: mean over seeds with half its 95 % interval, the untrained stems' mean in brackets, chance in the last lines.
 
     Args:
-        results: from :func:`grouped`.
+        results: from :func:`results_by_label`.
 
     """
     cells: dict[str, list[str]] = {}
     for row in filter_numbers(results):
         digits, factor = DIGITS[row.number], FILTER_NUMBERS[row.number][1]
-        here = number(row.mean, row.low, digits, factor)
+        here = number_text(row.mean, row.low, digits, factor)
         control = "" if np.isnan(row.untrained) or row.number == "moved" else f" ({row.untrained * factor:.{digits}f})"
         undecided = row.number == "gabor_share" and results[row.label][0]["kernel"] < DECIDES
         cells.setdefault(row.label, []).append("undecided" if undecided else here + control)
@@ -125,7 +125,8 @@ def table(results: Mapping[str, Sequence[dict[str, Any]]]) -> Table:
     for (count, _, k), one in shapes.items():
         chance = [one["numbers"][name]["random"] for name in FILTER_NUMBERS]
         shown = [
-            number(np.nan if v is None else v, np.nan, DIGITS[n], FILTER_NUMBERS[n][1]) for n, v in zip(FILTER_NUMBERS, chance, strict=True)
+            number_text(np.nan if v is None else v, np.nan, DIGITS[n], FILTER_NUMBERS[n][1])
+            for n, v in zip(FILTER_NUMBERS, chance, strict=True)
         ]
         printed.add_row(f"{count} random {k}x{k}", *shown)
     return printed
@@ -267,14 +268,14 @@ def filter_dots(rows: Sequence[FilterNumber], *, title: str = "") -> Figure:
     return figure
 
 
-def draw(
+def draw_filters(
     runs: Sequence[Run], results: Mapping[str, Sequence[dict[str, Any]]], folder: Path, title: str = "", name: str = "filter"
 ) -> list[Path]:
     """Write the figures of some runs' filters, each as png, svg and csv: the filters, what training added to them, and the numbers.
 
     Args:
         runs: the runs.
-        results: from :func:`grouped`.
+        results: from :func:`results_by_label`.
         folder: made if it is not there.
         title: what the runs have in common; default: data and model.
         name: how the files' names begin.
@@ -299,4 +300,4 @@ def draw(
         ),
         "numbers": filter_dots(rows, title=title),
     }
-    return [save(figure, rows, folder, f"{name}_{part}")[0] for part, figure in figures.items()]
+    return [save_figure(figure, rows, folder, f"{name}_{part}")[0] for part, figure in figures.items()]

@@ -18,25 +18,25 @@ Drawer = Callable[[Sequence[Run], Results, Path], list[Path]]  # runs and what e
 
 
 def _probe(runs: Sequence[Run], results: Results, folder: Path) -> list[Path]:
-    return probes.draw(probes.probe_points(runs, results), folder)
+    return probes.draw_probes(probes.probe_points(runs, results), folder)
 
 
 def _filters(runs: Sequence[Run], results: Results, folder: Path) -> list[Path]:
-    return filters.draw(runs, filters.grouped(runs, results), folder)
+    return filters.draw_filters(runs, filters.results_by_label(runs, results), folder)
 
 
 def _representations(runs: Sequence[Run], results: Results, folder: Path) -> list[Path]:
     pairs = load_result(runs[0].path, network_similarity.PAIRS) or {"with": []}
-    return [folder / f"{name}.png" for name in reporting_representations.draw(runs, results, pairs, folder)]
+    return [folder / f"{name}.png" for name in reporting_representations.draw_representations(runs, results, pairs, folder)]
 
 
 DRAWERS: dict[str, Drawer] = {  # name of the json file in a run directory -> what draws it
     linear_probe.NAME: _probe,
-    memorization.NAME: reporting_memorization.draw,
+    memorization.NAME: reporting_memorization.draw_memorization,
     "filters": _filters,
     representations.RESULT: _representations,
-    "online": online_probe.draw,
-    inpainting.NAME: reporting_inpainting.draw,
+    "online": online_probe.draw_online_probe,
+    inpainting.NAME: reporting_inpainting.draw_inpainting,
 }
 
 

@@ -17,10 +17,10 @@ from rich.table import Table
 
 from gradlens.analysis.inpainting import NAME, unpacked
 from gradlens.reporting.aggregate import interval
-from gradlens.reporting.style import LOOK, head, save
+from gradlens.reporting.style import LOOK, head, save_figure
 from gradlens.runtime.errors import InputError
 from gradlens.training.run_directory import Run
-from gradlens.training.run_groups import groups
+from gradlens.training.run_groups import group_runs
 
 
 class InpaintingRow(NamedTuple):
@@ -50,7 +50,7 @@ class InpaintingPanel(NamedTuple):
 # -------------------------------------------------------------------------------------------------------- over seeds
 
 
-def rows(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list[InpaintingRow]:
+def inpainting_rows(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list[InpaintingRow]:
     """The errors by label.
 
     Args:
@@ -73,11 +73,11 @@ def rows(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list[Inpa
 def _by_label(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, list[Mapping[str, Any]]]]:
     """Label -> the results of its runs."""
     of = {run.path: result for run, result in zip(runs, results, strict=True)}
-    for label, group in groups(runs).items():
+    for label, group in group_runs(runs).items():
         yield label, [of[run.path] for run in group]
 
 
-def table(found: Sequence[InpaintingRow]) -> Table:
+def inpainting_table(found: Sequence[InpaintingRow]) -> Table:
     """The errors to print, in per cent of the grey scale as in the paper."""
     said = Table(title="predicted pixels of held-out images", box=SIMPLE_HEAD)
     for name in ("method", "L1", "L2", "PSNR", "mean patch: L1", "L2", "PSNR"):
@@ -140,9 +140,9 @@ def inpainting_grid(panels: Sequence[InpaintingPanel], *, title: str = "") -> Fi
     return figure
 
 
-def draw(runs: Sequence[Run], results: Sequence[Mapping[str, Any]], folder: Path, title: str = "") -> list[Path]:
+def draw_inpainting(runs: Sequence[Run], results: Sequence[Mapping[str, Any]], folder: Path, title: str = "") -> list[Path]:
     """Draw ``inpainting``, the pictures of each label's first seed; the errors are its table. Returns the png file."""
     panels = []
     for label, (first, *_) in _by_label(runs, results):
         panels.append(InpaintingPanel(label, *(unpacked(first, name) for name in ("original", "corrupted", "output"))))
-    return save(inpainting_grid(panels, title=title), rows(runs, results), folder, NAME)[:1]
+    return save_figure(inpainting_grid(panels, title=title), inpainting_rows(runs, results), folder, NAME)[:1]

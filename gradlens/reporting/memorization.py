@@ -15,19 +15,19 @@ from rich.table import Table
 
 from gradlens.analysis.memorization import NAME
 from gradlens.reporting.aggregate import CurvePoint, curve_points, interval, runs_title
-from gradlens.reporting.console import number
-from gradlens.reporting.style import GREY, LOOK, Style, band, head, joined, line_handles, over_seeds, save, styles
-from gradlens.reporting.training_figures import curve
+from gradlens.reporting.console import number_text
+from gradlens.reporting.style import GREY, LOOK, Style, band, head, joined, line_handles, over_seeds, save_figure, styles
+from gradlens.reporting.training_figures import curve_figure
 from gradlens.runtime.errors import InputError
 from gradlens.training.metrics import TRAIN_EVAL
 from gradlens.training.run_directory import Run
-from gradlens.training.run_groups import groups, labels
+from gradlens.training.run_groups import group_runs, run_labels
 
 APART = {  # settings that say what rule it is, which draw, or what is looked at: no part of the schedule
     "method", "options", "seed", "record_every", "diagnose_every", "keep_checkpoints", "evaluate_train", "online_probe", "limit_test",
     "compile",
 }  # fmt: skip
-QUANTITIES = {  # what is read on partial noise -> in words
+MEMORIZATION_QUANTITIES = {  # what is read on partial noise -> in words
     "corrupted_noisy": "changed labels, as given (memorized)",
     "corrupted_true": "changed labels, the true ones",
     "clean": "labels that were kept",
@@ -78,11 +78,11 @@ def _values(results: Sequence[Mapping[str, Any]], name: str) -> list[float]:
     return [math.nan if r[name] is None else float(r[name]) for r in results]
 
 
-def scores(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list[Memorized]:
+def memorization_scores(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list[Memorized]:
     """One row a group of seeds, of runs and what :func:`gradlens.analysis.memorization.memorized` found of each."""
     of = {run.path: result for run, result in zip(runs, results, strict=True)}
     rows = []
-    for label, group in groups(runs).items():
+    for label, group in group_runs(runs).items():
         mine = [of[run.path] for run in group]
         half, most = (interval(_values(mine, name)) for name in ("epochs_to_50", "epochs_to_90"))
         final, best = interval(_values(mine, "final")), interval(_values(mine, "best"))
@@ -100,10 +100,10 @@ def block_points(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> l
     """The probes' accuracies by block, and the network's own as a last block; of runs with partial noise only."""
     of = {run.path: result for run, result in zip(runs, results, strict=True) if "blocks" in result}
     rows = []
-    for label, group in groups([run for run in runs if run.path in of]).items() if of else ():
+    for label, group in group_runs([run for run in runs if run.path in of]).items() if of else ():
         mine = [of[run.path] for run in group]
         for k, block in enumerate(row["block"] for row in mine[0]["blocks"]):
-            for quantity in QUANTITIES:
+            for quantity in MEMORIZATION_QUANTITIES:
                 here = interval(_values([r["blocks"][k] for r in mine], quantity))
                 control = interval(_values([r["blocks"][k]["untrained"] for r in mine], quantity))
                 rows.append(BlockPoint(label, block, quantity, *here, control.mean))
@@ -116,7 +116,7 @@ def block_points(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> l
     return rows
 
 
-def curves(runs: Sequence[Run]) -> list[CurvePoint]:
+def memorization_curves(runs: Sequence[Run]) -> list[CurvePoint]:
     """The training images' accuracy in eval mode by epoch: the rows of the figure."""
     return [p for p in curve_points(runs) if (p.split, p.quantity) == (TRAIN_EVAL, "accuracy")]
 
@@ -152,7 +152,7 @@ def _when(mean: float, reached: int, row: Memorized) -> str:
     return f"{mean:.1f}" if reached == row.seeds else f"{mean:.1f} ({reached} of {row.seeds})"
 
 
-def table(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> Table:
+def memorization_table(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> Table:
     """What each group memorized, and under it what to mind."""
     held = " or ".join(dict.fromkeys(r["held_out"]["split"] for r in results))
     chances = " or ".join(f"{c:.1%}" for c in dict.fromkeys(r["chance"] for r in results))
@@ -161,28 +161,28 @@ def table(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> Table:
     printed = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
     for column in ("method", "area", "epochs\nto 50 %", "epochs\nto 90 %", "final", "best", held, "own"):
         printed.add_column(column, justify="left" if column == "method" else "right", overflow="fold")
-    for r in scores(runs, results):
+    for r in memorization_scores(runs, results):
         when = [_when(r.epochs_to_50, r.reached_50, r), _when(r.epochs_to_90, r.reached_90, r)]
-        ends = [number(m, low, 1, 100) for m, low in ((r.final, r.final_low), (r.best, r.best_low), (r.held_out, r.held_out_low))]
-        printed.add_row(r.label, number(r.area, r.area_low, 1, 100), *when, *ends, f"{r.own_parameters:,}")
+        ends = [number_text(m, low, 1, 100) for m, low in ((r.final, r.final_low), (r.best, r.best_low), (r.held_out, r.held_out_low))]
+        printed.add_row(r.label, number_text(r.area, r.area_low, 1, 100), *when, *ends, f"{r.own_parameters:,}")
     return printed
 
 
-def block_table(points: Sequence[BlockPoint]) -> Table:
+def memorization_block_table(points: Sequence[BlockPoint]) -> Table:
     """Partial noise: what a linear probe on each block, fitted to the labels as given, reads of them and of the true ones."""
     title = "linear probe on each block, fitted to the labels as given; accuracy in % (the same on the untrained network)"
     printed = Table(title=title, title_justify="left")
     printed.add_column("method")
     printed.add_column("block")
-    for text in QUANTITIES.values():
+    for text in MEMORIZATION_QUANTITIES.values():
         printed.add_column(text, justify="right")
     for label, block in dict.fromkeys((p.label, p.block) for p in points):
         mine = {p.quantity: p for p in points if (p.label, p.block) == (label, block)}
         cells = []
-        for quantity in QUANTITIES:
+        for quantity in MEMORIZATION_QUANTITIES:
             p = mine[quantity]
             control = f" ({100 * p.untrained:.1f})" if math.isfinite(p.untrained) else ""
-            cells.append(number(p.mean, p.low, 1, 100) + control)
+            cells.append(number_text(p.mean, p.low, 1, 100) + control)
         printed.add_row(label, "its own answer" if block == "network" else block, *cells)
     return printed
 
@@ -195,7 +195,7 @@ def memorization_curve(points: Sequence[CurvePoint], chance: float, *, title: st
     """Accuracy of the training images, labels as given, in eval mode over epochs, with what guessing gives.
 
     Args:
-        points: from :func:`curves`.
+        points: from :func:`memorization_curves`.
         chance: accuracy of a guess, a share.
         title: what the runs have in common.
         look: from :func:`gradlens.reporting.style.styles`.
@@ -204,7 +204,7 @@ def memorization_curve(points: Sequence[CurvePoint], chance: float, *, title: st
         InputError: nothing to draw.
 
     """
-    figure = curve(points, TRAIN_EVAL, "accuracy", title=title, look=look)
+    figure = curve_figure(points, TRAIN_EVAL, "accuracy", title=title, look=look)
     ax = figure.axes[0]
     ax.axhline(chance, color=GREY, linewidth=0.9, linestyle=(0, (1, 2)))
     ax.annotate(
@@ -268,19 +268,21 @@ def noise_by_block(
     return figure
 
 
-def draw(runs: Sequence[Run], results: Sequence[Mapping[str, Any]], folder: Path, title: str = "", name: str = NAME) -> list[Path]:
+def draw_memorization(
+    runs: Sequence[Run], results: Sequence[Mapping[str, Any]], folder: Path, title: str = "", name: str = NAME
+) -> list[Path]:
     """Write the figures of some runs, each as png, svg and csv; returns the png files.
 
     Raises:
         InputError: the folder cannot be written.
 
     """
-    look = styles(labels(runs))
+    look = styles(run_labels(runs))
     title = title or runs_title(runs)
     chance = float(results[0]["chance"])
-    points = curves(runs)
-    files = save(memorization_curve(points, chance, title=title, look=look), points, folder, name)[:1]
+    points = memorization_curves(runs)
+    files = save_figure(memorization_curve(points, chance, title=title, look=look), points, folder, name)[:1]
     if blocks := block_points(runs, results):
-        figure = noise_by_block(blocks, QUANTITIES, chance, title=title)
-        files += save(figure, blocks, folder, f"{name}_by_block")[:1]
+        figure = noise_by_block(blocks, MEMORIZATION_QUANTITIES, chance, title=title)
+        files += save_figure(figure, blocks, folder, f"{name}_by_block")[:1]
     return files

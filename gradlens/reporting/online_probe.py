@@ -11,7 +11,7 @@ from matplotlib import style
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from gradlens.reporting.style import COLOURS, LOOK, save
+from gradlens.reporting.style import COLOURS, LOOK, save_figure
 from gradlens.runtime.errors import InputError
 from gradlens.training.run_directory import Run
 
@@ -23,7 +23,7 @@ LEARNER_WORDS = {  # name in online.csv -> in the legend
 
 
 @style.context(LOOK)
-def regret(rows: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
+def regret_figure(rows: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
     """Cumulative regret of a run's online probe against rounds, a panel a block, and the bound of each learner's theorem (thin, dotted).
 
     Both axes are logarithmic: a line of slope ½ grows like √T, one of slope 1 has learned nothing. A learner that followed a changing
@@ -98,7 +98,7 @@ class RegretRow(NamedTuple):
     bound: float  # of the learner's theorem
 
 
-def draw(runs: Sequence[Run], results: Results, folder: Path) -> list[Path]:
+def draw_online_probe(runs: Sequence[Run], results: Results, folder: Path) -> list[Path]:
     """One figure a run: regrets of different streams are not to be averaged."""
     drawn = []
     for run, result in zip(runs, results, strict=True):
@@ -106,5 +106,5 @@ def draw(runs: Sequence[Run], results: Results, folder: Path) -> list[Path]:
         if len({(r.config.method, r.config.seed) for r in runs}) < len(runs):
             name = f"regret-{run.path.name}"
         rows = [RegretRow(**{field: row[field] for field in RegretRow._fields}) for row in result["rows"]]
-        drawn += save(regret(result["rows"], title=run.path.name), rows, folder, name)[:1]
+        drawn += save_figure(regret_figure(result["rows"], title=run.path.name), rows, folder, name)[:1]
     return drawn

@@ -15,14 +15,14 @@ from rich.table import Table
 
 from gradlens.analysis.linear_probe import PIXELS, TRAINED, UNTRAINED
 from gradlens.analysis.linear_separability import SEPARABLE, UNDECIDED
-from gradlens.analysis.probe_block import PERMUTED, TRUE, Row
+from gradlens.analysis.probe_block import PERMUTED, TRUE, ProbeRecord
 from gradlens.reporting.aggregate import interval
-from gradlens.reporting.console import number
-from gradlens.reporting.style import GREY, LOOK, Style, band, head, joined, line_handles, over_seeds, panels, save, styles
+from gradlens.reporting.console import number_text
+from gradlens.reporting.style import GREY, LOOK, Style, band, head, joined, line_handles, over_seeds, panels, save_figure, styles
 from gradlens.runtime.errors import InputError
 from gradlens.training.metrics import TRAIN
 from gradlens.training.run_directory import Run
-from gradlens.training.run_groups import groups
+from gradlens.training.run_groups import group_runs
 
 OWN = "own"  # the network's own answer, beside its probes
 COLUMNS = 4  # labels beside each other in a printed table
@@ -78,7 +78,7 @@ def probe_points(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> l
     """
     held = {run.path: result for run, result in zip(runs, results, strict=True)}
     found: list[ProbePoint] = []
-    for label, group in groups(runs).items():
+    for label, group in group_runs(runs).items():
         cells: dict[tuple[str, str, str, int, str], list[float]] = {}
         last = 0
         for run in group:
@@ -91,7 +91,7 @@ def probe_points(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> l
     return found
 
 
-def last_step(points: Sequence[ProbePoint]) -> list[ProbePoint]:
+def last_probed(points: Sequence[ProbePoint]) -> list[ProbePoint]:
     """The controls, and of each label's trained network the last step."""
     last = {p.label: max(q.step for q in points if q.label == p.label) for p in points}
     return [p for p in points if p.network != TRAINED or p.step == last[p.label]]
@@ -100,25 +100,25 @@ def last_step(points: Sequence[ProbePoint]) -> list[ProbePoint]:
 # ------------------------------------------------------------------------------------------------------------ tables
 
 
-def tables(points: Sequence[ProbePoint]) -> Iterator[Table]:
-    """:func:`table` of some labels after the other: as many as a terminal of 80 columns shows."""
+def probe_tables(points: Sequence[ProbePoint]) -> Iterator[Table]:
+    """:func:`probe_table` of some labels after the other: as many as a terminal of 80 columns shows."""
     labels = list(dict.fromkeys(p.label for p in points))
     for i in range(0, len(labels), COLUMNS):
-        yield table([p for p in points if p.label in labels[i : i + COLUMNS]])
+        yield probe_table([p for p in points if p.label in labels[i : i + COLUMNS]])
 
 
-def table(points: Sequence[ProbePoint]) -> Table:
+def probe_table(points: Sequence[ProbePoint]) -> Table:
     """A row a block and control, a column a method: accuracy in %."""
     shown = Table(title="linear probe: test accuracy in %", title_justify="left", box=SIMPLE_HEAD)
     shown.add_column("block", no_wrap=True)
     labels = list(dict.fromkeys(p.label for p in points))
     for label in labels:
         shown.add_column(label, justify="right")
-    rows = last_step(points)
+    rows = last_probed(points)
     for network, kind, half, called in LINES:
         mine = [p for p in rows if (p.network, p.labels, p.half) == (network, kind, half)]
         for block in dict.fromkeys(p.block for p in mine):
-            cells = {p.label: number(p.mean, p.low, 1, 100) for p in mine if p.block == block}
+            cells = {p.label: number_text(p.mean, p.low, 1, 100) for p in mine if p.block == block}
             shown.add_row(called.format(block), *(cells.get(label, "–") for label in labels))
         shown.add_section()
     return shown
@@ -129,7 +129,7 @@ def _called(network: str, labels: str, block: str) -> str:
     return ", ".join([block, *([UNTRAINED] if network == UNTRAINED else []), *([PERMUTED] if labels == PERMUTED else [])])
 
 
-def detail(result: Mapping[str, Any]) -> Table:
+def probe_detail(result: Mapping[str, Any]) -> Table:
     """What stands behind one run's numbers: features, l2, accuracies, and how near the optimum each probe is."""
     shown = Table(title="linear probes at the last weights, accuracy in %", title_justify="left", box=SIMPLE_HEAD)
     shown.add_column("block", no_wrap=True)
@@ -146,7 +146,7 @@ def detail(result: Mapping[str, Any]) -> Table:
     return shown
 
 
-def _verdict(rows: Sequence[Row]) -> str:
+def _verdict(rows: Sequence[ProbeRecord]) -> str:
     """Of how many seeds' points separability is proven; of one seed with the margin."""
     said = [row["verdict"] for row in rows]
     yes, undecided = said.count(SEPARABLE), said.count(UNDECIDED)
@@ -167,10 +167,10 @@ def separability_table(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]
     for name in ("block", "images", "per\nfeature", "Cover's\ncapacity"):
         shown.add_column(name, justify="left" if name == "block" else "right", no_wrap=True)
     held = {run.path: result["separability"] for run, result in zip(runs, results, strict=True)}
-    labels = groups(runs)
+    labels = group_runs(runs)
     for label in labels:
         shown.add_column(label, justify="right", overflow="fold")
-    cells: dict[tuple[str, str, str], dict[str, list[Row]]] = {}
+    cells: dict[tuple[str, str, str], dict[str, list[ProbeRecord]]] = {}
     for label, group in labels.items():
         for run in group:
             for row in held[run.path]:
@@ -310,15 +310,15 @@ def separability_over_training(points: Sequence[ProbePoint], *, title: str = "",
     return figure
 
 
-def draw(points: Sequence[ProbePoint], out: Path, title: str = "") -> list[Path]:
+def draw_probes(points: Sequence[ProbePoint], out: Path, title: str = "") -> list[Path]:
     """Write the figures: by depth, and over training where there are snapshots; their png files.
 
     Raises:
         InputError: nothing to draw, or the folder cannot be written.
 
     """
-    shown = last_step(points)
-    files = [save(separability_by_depth(shown, title=title), shown, out, "separability_by_depth")[0]]
+    shown = last_probed(points)
+    files = [save_figure(separability_by_depth(shown, title=title), shown, out, "separability_by_depth")[0]]
     if len({(p.label, p.step) for p in points if p.network == TRAINED}) > len({p.label for p in points}):
-        files.append(save(separability_over_training(points, title=title), points, out, "separability_over_training")[0])
+        files.append(save_figure(separability_over_training(points, title=title), points, out, "separability_over_training")[0])
     return files

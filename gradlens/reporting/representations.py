@@ -14,14 +14,14 @@ from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from gradlens.analysis.representations import TRAINED, UNTRAINED, Numbers
+from gradlens.analysis.representations import TRAINED, UNTRAINED, RepresentationRecord
 from gradlens.reporting.aggregate import LayerPoint, interval
-from gradlens.reporting.console import number
-from gradlens.reporting.style import LOOK, Style, band, head, joined, line_handles, over_seeds, panels, save, styles
+from gradlens.reporting.console import number_text
+from gradlens.reporting.style import LOOK, Style, band, head, joined, line_handles, over_seeds, panels, save_figure, styles
 from gradlens.reporting.training_figures import over_training
 from gradlens.runtime.errors import InputError
 from gradlens.training.run_directory import Run
-from gradlens.training.run_groups import labels as labels_of
+from gradlens.training.run_groups import run_labels as labels_of
 
 NUMBERS: dict[str, tuple[str, int, float]] = {  # of a row -> a table's column, digits, scale
     "effective_rank": ("eff.\nrank", 1, 1),
@@ -31,7 +31,7 @@ NUMBERS: dict[str, tuple[str, int, float]] = {  # of a row -> a table's column, 
     "information_y_bits": ("label\nbits", 2, 1),
     "head_accuracy": ("head\n%", 1, 100),
 }
-QUANTITIES = {  # of a row -> a figure's panel
+REPRESENTATION_QUANTITIES = {  # of a row -> a figure's panel
     "effective_rank": "effective rank\n",
     "fisher": "class scatter,\nbetween ÷ within",
     "reconstruction_r2": "I(h, x), a decoder's\nR² on the images",
@@ -52,7 +52,7 @@ class DepthPoint(NamedTuple):
     seeds: int
 
 
-class Cell(NamedTuple):
+class SimilarityCell(NamedTuple):
     """A block of one network beside a block of another."""
 
     run: str
@@ -86,7 +86,7 @@ def _number(value: Any) -> float:
     return math.nan if value is None else float(value)
 
 
-def _last(result: Mapping[str, Any], network: str) -> list[Numbers]:
+def _last(result: Mapping[str, Any], network: str) -> list[RepresentationRecord]:
     """A result's rows of one network, the trained one at its last step."""
     rows = [row for row in result["rows"] if row["network"] == network]
     return [row for row in rows if row["step"] == max(r["step"] for r in rows)]
@@ -128,11 +128,11 @@ def over_steps(runs: Sequence[Run], results: Sequence[Mapping[str, Any]], quanti
     return points
 
 
-def cells(result: Mapping[str, Any], run: str) -> list[Cell]:
+def similarity_cells(result: Mapping[str, Any], run: str) -> list[SimilarityCell]:
     """All pairs of blocks of what :func:`gradlens.analysis.network_similarity.compare_run` found about a run."""
     names = _names_of(result)
     return [
-        Cell(run, names[i], a, b, _number(entry["matrix"][p][q]), _number(entry["rdm_correlation"][p][q]))
+        SimilarityCell(run, names[i], a, b, _number(entry["matrix"][p][q]), _number(entry["rdm_correlation"][p][q]))
         for i, entry in enumerate(result["with"])
         for (p, a), (q, b) in product(enumerate(entry["blocks"]), enumerate(entry["with_blocks"]))
     ]
@@ -161,7 +161,7 @@ def rdm_rows(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list[
 # ------------------------------------------------------------------------------------------------------------ tables
 
 
-def table(points: Sequence[DepthPoint]) -> Table:
+def representation_table(points: Sequence[DepthPoint]) -> Table:
     """Label × block: what the blocks came to."""
     shown = Table(title="blocks on held-out images: mean ± half of the 95 % interval over seeds", title_justify="left", box=SIMPLE_HEAD)
     shown.add_column("network", no_wrap=True)
@@ -176,7 +176,7 @@ def table(points: Sequence[DepthPoint]) -> Table:
             for quantity in there:
                 _, digits, scale = NUMBERS[quantity]
                 p = values.get((label, block, quantity))
-                texts.append(number(p.mean, p.low, digits, scale) if p else "–")
+                texts.append(number_text(p.mean, p.low, digits, scale) if p else "–")
             shown.add_row("" if i else label, block, *texts)
         shown.add_section()
     return shown
@@ -197,7 +197,7 @@ def pair_table(result: Mapping[str, Any], run: str) -> Table:
                 continue
             at = entry["blocks"].index(block), entry["with_blocks"].index(block)
             cka, rank = (_number(entry[key][at[0]][at[1]]) for key in ("matrix", "rdm_correlation"))
-            texts.append(f"{number(cka, math.nan)} ({number(rank, math.nan)})")
+            texts.append(f"{number_text(cka, math.nan)} ({number_text(rank, math.nan)})")
         shown.add_row(name + (" (another seed)" if entry["other_seed"] else ""), *texts)
     return shown
 
@@ -253,11 +253,11 @@ def representation_by_depth(
 
 
 @style.context(LOOK)
-def cka(cells: Sequence[Cell], *, title: str = "") -> Figure:
+def cka_figure(cells: Sequence[SimilarityCell], *, title: str = "") -> Figure:
     """Linear CKA of all blocks of a network with all blocks of others: a panel for each other network, values written out.
 
     Args:
-        cells: from :func:`cells`, of one run.
+        cells: from :func:`similarity_cells`, of one run.
         title: what the runs have in common.
 
     Raises:
@@ -297,7 +297,7 @@ def cka(cells: Sequence[Cell], *, title: str = "") -> Figure:
 
 
 @style.context(LOOK)
-def rdm(rows: Sequence[RdmRow], *, title: str = "") -> Figure:
+def rdm_figure(rows: Sequence[RdmRow], *, title: str = "") -> Figure:
     """Dissimilarity matrices of samples sorted by label: a line of panels a run, a panel a block, bottom block on the left.
 
     Args:
@@ -340,7 +340,9 @@ def rdm(rows: Sequence[RdmRow], *, title: str = "") -> Figure:
     return figure
 
 
-def draw(runs: Sequence[Run], results: Sequence[Mapping[str, Any]], pairs: Mapping[str, Any], out: Path, title: str = "") -> list[str]:
+def draw_representations(
+    runs: Sequence[Run], results: Sequence[Mapping[str, Any]], pairs: Mapping[str, Any], out: Path, title: str = ""
+) -> list[str]:
     """Write the figures of what runs hold: by depth, dissimilarities, CKA, and over training where there are snapshots.
 
     Args:
@@ -354,19 +356,19 @@ def draw(runs: Sequence[Run], results: Sequence[Mapping[str, Any]], pairs: Mappi
         the figures' names.
 
     """
-    points = [p for p in depth_points(runs, results) if p.quantity in QUANTITIES]
-    matrices, dissimilar = cells(pairs, named(runs)[0]), rdm_rows(runs, results)
+    points = [p for p in depth_points(runs, results) if p.quantity in REPRESENTATION_QUANTITIES]
+    matrices, dissimilar = similarity_cells(pairs, named(runs)[0]), rdm_rows(runs, results)
     made: dict[str, tuple[Any, Sequence[Any]]] = {
-        "representation_by_depth": (representation_by_depth(points, QUANTITIES, title=title), points),
+        "representation_by_depth": (representation_by_depth(points, REPRESENTATION_QUANTITIES, title=title), points),
     }
     if dissimilar:
-        made["rdm"] = (rdm(dissimilar, title=title), dissimilar)
+        made["rdm"] = (rdm_figure(dissimilar, title=title), dissimilar)
     if matrices:
-        made["cka"] = (cka(matrices, title=title), matrices)
-    for quantity in QUANTITIES:
+        made["cka"] = (cka_figure(matrices, title=title), matrices)
+    for quantity in REPRESENTATION_QUANTITIES:
         rows = over_steps(runs, results, quantity)
         if len({row.step for row in rows}) > 2:
             made[f"{quantity}_over_training"] = (over_training(rows, quantity, title=title), rows)
     for name, (figure, saved) in made.items():
-        save(figure, saved, out, name)
+        save_figure(figure, saved, out, name)
     return list(made)

@@ -13,12 +13,12 @@ from scipy import stats
 from gradlens.reporting.aggregate import final_values
 from gradlens.runtime.rng import key
 from gradlens.training.run_directory import Run
-from gradlens.training.sweep.study import Point, Study
+from gradlens.training.sweep.study import Study, StudyPoint
 
 RESAMPLES = 9999
 
 
-class Mean(NamedTuple):
+class BootstrapMean(NamedTuple):
     """A mean over seeds."""
 
     mean: float
@@ -27,7 +27,7 @@ class Mean(NamedTuple):
     n: int
 
 
-def bootstrap_mean(values: Sequence[float], name: str) -> Mean:
+def bootstrap_mean(values: Sequence[float], name: str) -> BootstrapMean:
     """The mean of some seeds' values and its 95 % percentile bootstrap interval; values that are not finite are left out.
 
     With few seeds such an interval is too short; the t-intervals of the other tables are wider (docs/studies.md says by how much).
@@ -39,10 +39,10 @@ def bootstrap_mean(values: Sequence[float], name: str) -> Mean:
     """
     x = np.array([v for v in values if math.isfinite(v)])
     if len(x) < 2:
-        return Mean(float(x[0]) if len(x) else math.nan, math.nan, math.nan, len(x))
+        return BootstrapMean(float(x[0]) if len(x) else math.nan, math.nan, math.nan, len(x))
     rng = np.random.default_rng(key(0, name))
     drawn = stats.bootstrap((x,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=rng).confidence_interval
-    return Mean(float(x.mean()), float(drawn.low), float(drawn.high), len(x))
+    return BootstrapMean(float(x.mean()), float(drawn.low), float(drawn.high), len(x))
 
 
 def paired_p(differences: Sequence[float]) -> float:
@@ -67,7 +67,7 @@ def holm(ps: Sequence[float]) -> list[float]:
     return corrected
 
 
-class Line(NamedTuple):
+class SummaryLine(NamedTuple):
     """One row of ``summary.csv``: a quantity of a method at a grid point, and its difference from the baseline there."""
 
     method: str
@@ -85,7 +85,7 @@ class Line(NamedTuple):
     p_holm: float  # corrected for all comparisons of this quantity
 
 
-def said(grid: Mapping[str, Any]) -> str:
+def grid_text(grid: Mapping[str, Any]) -> str:
     """A grid point in words."""
     return " ".join(f"{name}={value}" for name, value in grid.items())
 
@@ -102,21 +102,21 @@ def quantities(run: Run) -> dict[str, float]:
     return found
 
 
-def summary(study: Study, runs: Sequence[tuple[Point, Run]]) -> list[Line]:
+def summary_lines(study: Study, runs: Sequence[tuple[StudyPoint, Run]]) -> list[SummaryLine]:
     """Means over seeds, and differences from the baseline method at the same grid point and seed, corrected for their number."""
     values: dict[tuple[str, str], dict[str, dict[int, float]]] = {}  # (method, grid) -> quantity -> seed -> value
     for point, run in runs:
-        mine = values.setdefault((point.config.method, said(point.grid)), {})
+        mine = values.setdefault((point.config.method, grid_text(point.grid)), {})
         for quantity, value in quantities(run).items():
             mine.setdefault(quantity, {})[point.config.seed] = value
-    lines: list[Line] = []
+    lines: list[SummaryLine] = []
     for (method, grid), found in values.items():
         base = values.get((study.baseline, grid), {})
         for quantity, seeds in found.items():
             mean = bootstrap_mean(list(seeds.values()), f"{method} {grid} {quantity}")
             pairs = [] if method == study.baseline else [v - base[quantity][s] for s, v in seeds.items() if s in base.get(quantity, {})]
             d = bootstrap_mean(pairs, f"{method} {grid} {quantity} difference")
-            lines.append(Line(method, grid, quantity, *mean, *d, paired_p(pairs), math.nan))
+            lines.append(SummaryLine(method, grid, quantity, *mean, *d, paired_p(pairs), math.nan))
     for quantity in dict.fromkeys(line.quantity for line in lines):
         which = [i for i, line in enumerate(lines) if line.quantity == quantity]
         for i, p in zip(which, holm([lines[i].p for i in which]), strict=True):
@@ -139,8 +139,10 @@ class Merged(NamedTuple):
     best: float
 
 
-def merged(runs: Sequence[tuple[Point, Run]]) -> list[Merged]:
+def merged_rows(runs: Sequence[tuple[StudyPoint, Run]]) -> list[Merged]:
     """All runs' metrics in one table, in the study's order."""
     return [
-        Merged(point.name, point.config.method, point.config.seed, said(point.grid), *row) for point, run in runs for row in run.metrics
+        Merged(point.name, point.config.method, point.config.seed, grid_text(point.grid), *row)
+        for point, run in runs
+        for row in run.metrics
     ]

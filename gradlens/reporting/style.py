@@ -139,7 +139,7 @@ def line_handles(looks: Iterable[tuple[str, Style]]) -> list[Line2D]:
 
 
 @style.context(LOOK)
-def save(figure: Figure, rows: Sequence[Any], folder: str | Path, name: str) -> list[Path]:
+def save_figure(figure: Figure, rows: Sequence[Any], folder: str | Path, name: str) -> list[Path]:
     """Write a figure as ``name.png`` and ``name.svg`` with its table ``name.csv`` beside them; same input, same bytes.
 
     Lines too long for a small svg are put into it as pixels; text stays vector.

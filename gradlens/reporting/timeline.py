@@ -18,7 +18,7 @@ from rich.table import Table
 
 from gradlens.reporting.style import LOOK, styles
 from gradlens.runtime.errors import InputError
-from gradlens.training.cost.simulation import Bar, Link, Point
+from gradlens.training.cost.simulation import Bar, Link, ThroughputPoint
 
 COLOURS = {"forward": "#56B4E9", "again": "#0072B2", "backward": "#E69F00", "learn": "#CC79A7", "update": "#009E73"}
 TEXTS = {"forward": "forward", "again": "forward again", "backward": "backward", "learn": "learn from the target above", "update": "update"}
@@ -101,11 +101,11 @@ def gantt(bars: Sequence[Bar], seconds: float, *, title: str = "") -> Figure:
 
 
 @style.context(LOOK)
-def over_workers(points: Sequence[Point], *, title: str = "") -> Figure:
+def over_workers(points: Sequence[ThroughputPoint], *, title: str = "") -> Figure:
     """Speed-up, and memory of the worker that holds most, over the number of workers; faint where blocks are fewer than workers.
 
     Args:
-        points: from :func:`gradlens.training.cost.simulation.curves`.
+        points: from :func:`gradlens.training.cost.simulation.throughput_curves`.
         title: what the schedules have in common.
 
     Raises:
@@ -147,7 +147,7 @@ def over_workers(points: Sequence[Point], *, title: str = "") -> Figure:
     return figure
 
 
-def left_over(points: Sequence[Point]) -> list[str]:
+def unused_workers_text(points: Sequence[ThroughputPoint]) -> list[str]:
     """A sentence for each number of workers, of those asked for, that some schedules cannot use."""
     short: dict[tuple[int, int], list[str]] = {}
     for p in points:
@@ -159,7 +159,7 @@ def left_over(points: Sequence[Point]) -> list[str]:
     ]
 
 
-def table(points: Sequence[Point], link: Link, batch_size: int) -> Table:
+def timeline_table(points: Sequence[ThroughputPoint], link: Link, batch_size: int) -> Table:
     """The points of one number of workers, to print."""
     caption = (
         f"Simulated over block costs measured here and now, {points[0].batches} batches of {batch_size}, filling and emptying included;"

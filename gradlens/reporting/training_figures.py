@@ -46,7 +46,7 @@ from gradlens.reporting.axes import (
 from gradlens.reporting.style import LOOK, Style, joined, panels, styles
 from gradlens.runtime.errors import InputError
 from gradlens.training.metrics import TRAIN, TRAIN_EVAL
-from gradlens.training.run_groups import labels
+from gradlens.training.run_groups import run_labels
 
 if TYPE_CHECKING:  # imports torch
     from gradlens.training.run_directory import Run
@@ -57,7 +57,9 @@ R = TypeVar("R", LayerPoint, FinalValue)
 
 
 @style.context(LOOK)
-def curve(points: Sequence[CurvePoint], split: str, quantity: str, *, title: str = "", look: Mapping[str, Style] | None = None) -> Figure:
+def curve_figure(
+    points: Sequence[CurvePoint], split: str, quantity: str, *, title: str = "", look: Mapping[str, Style] | None = None
+) -> Figure:
     """Loss or accuracy over epochs, all labels in one plot; on a held-out split each label's highest mean accuracy is starred.
 
     Args:
@@ -236,7 +238,7 @@ MARKS = {"cosine": ("o", "cosine"), "noise_corrected": ("D", "noise-corrected"),
 
 
 @style.context(LOOK)
-def alignment(finals: Sequence[FinalValue], *, title: str = "", look: Mapping[str, Style] | None = None) -> Figure:
+def alignment_figure(finals: Sequence[FinalValue], *, title: str = "", look: Mapping[str, Style] | None = None) -> Figure:
     """Final cosines beside what noise and chance alone give: a panel a layer, a line a label, three marks on it.
 
     ● the cosine, ◇ the noise-corrected one (what it would be on a batch without noise), | the cosine of deltas dealt to other
@@ -320,7 +322,7 @@ def figure_set(runs: Sequence[Run]) -> Figures:
     for split in dict.fromkeys([TRAIN, *sorted({p.split for p in points})]):
         for quantity in ("loss", "accuracy"):
             rows = [p for p in points if (p.split, p.quantity) == (split, quantity)]
-            wanted[f"{split}_{quantity}".replace("-", "_")] = partial(curve, split=split, quantity=quantity), rows
+            wanted[f"{split}_{quantity}".replace("-", "_")] = partial(curve_figure, split=split, quantity=quantity), rows
     nulls = layer_points(runs, "null_cosine")
     wanted["cosine_over_training"] = partial(over_training, quantity="cosine", beside="null_cosine"), [*cosines, *nulls]
     wanted["cosine_heat_map"] = partial(heat_map, quantity="cosine"), finals
@@ -329,14 +331,14 @@ def figure_set(runs: Sequence[Run]) -> Figures:
         wanted["explained_variance_over_training"] = partial(over_training, quantity="synth_explained_variance"), explained
 
     if nulls:
-        wanted["alignment"] = alignment, alignment_values(runs)
+        wanted["alignment"] = alignment_figure, alignment_values(runs)
     if descent := descent_points(runs):
         wanted["descent_over_training"] = partial(over_training, quantity="descent_ratio"), descent
     for kind in ANGLES:
         if angles := layer_points(runs, "angle", kind):
             wanted[f"{kind}_over_training"] = partial(over_training, quantity="angle"), angles
 
-    look = styles(labels(runs))
+    look = styles(run_labels(runs))
     title = runs_title(runs)
     found = Figures({}, {})
     for name, (draw, table) in wanted.items():

@@ -16,20 +16,20 @@ from torch import Tensor
 
 
 class Shard(NamedTuple):
-    """Images ``start`` to ``stop`` (not included) of a batch of ``total``: the part of one rank of several."""
+    """Images ``start`` to ``stop`` (not included) of a batch of ``batch_size``: the part of one rank of several."""
 
     start: int
     stop: int
-    total: int
+    batch_size: int
     rank: int
-    ranks: int
+    num_ranks: int
 
 
-def part(images: int, rank: int, ranks: int) -> Shard:
+def shard_of(images: int, rank: int, num_ranks: int) -> Shard:
     """The images of a rank: as equal parts as can be, in the batch's order, the lower ranks the larger ones."""
-    each, rest = divmod(images, ranks)
+    each, rest = divmod(images, num_ranks)
     start = rank * each + min(rank, rest)
-    return Shard(start, start + each + (rank < rest), images, rank, ranks)
+    return Shard(start, start + each + (rank < rest), images, rank, num_ranks)
 
 
 _current: Shard | None = None
@@ -46,27 +46,27 @@ def sharded(shard: Shard | None) -> Iterator[None]:
         _current = before
 
 
-def current() -> Shard | None:
+def current_shard() -> Shard | None:
     """This rank's part, or None where batches are whole."""
     return _current
 
 
-def total(n: int) -> int:
+def global_count(n: int) -> int:
     """How many there are in the global batch where this rank's part has n: images, views, elements of a tensor."""
-    return n if _current is None else n * _current.total // (_current.stop - _current.start)
+    return n if _current is None else n * _current.batch_size // (_current.stop - _current.start)
 
 
-def first(n: int) -> int:
+def global_offset(n: int) -> int:
     """The place in the global batch of the first of this rank's n rows."""
     return 0 if _current is None else n * _current.start // (_current.stop - _current.start)
 
 
-def stream(step: int) -> tuple[int, ...]:
+def rank_rng_words(step: int) -> tuple[int, ...]:
     """What names the draws of a step that cannot be made for the whole batch (dropout inside a block): each rank has its own."""
     return (step,) if _current is None or _current.rank == 0 else (step, _current.rank)
 
 
-def drawn(n: int, draw: Callable[[int], Tensor], dim: int = 0) -> Tensor:
+def draw_sharded(n: int, draw: Callable[[int], Tensor], dim: int = 0) -> Tensor:
     """Random numbers for this rank's n rows: drawn for the global batch, then cut, so that they do not depend on the ranks.
 
     Args:
@@ -77,7 +77,7 @@ def drawn(n: int, draw: Callable[[int], Tensor], dim: int = 0) -> Tensor:
     """
     if _current is None:
         return draw(n)
-    return draw(total(n)).narrow(dim, first(n), n)
+    return draw(global_count(n)).narrow(dim, global_offset(n), n)
 
 
 class _Sum(torch.autograd.Function):
@@ -96,7 +96,7 @@ class _Sum(torch.autograd.Function):
         return g
 
 
-def all_sum(x: Tensor) -> Tensor:
+def all_reduce_sum(x: Tensor) -> Tensor:
     """The sum over ranks of a tensor that all have in one shape; differentiable."""
     if _current is None:
         return x
@@ -104,32 +104,32 @@ def all_sum(x: Tensor) -> Tensor:
     return summed
 
 
-def gather(x: Tensor) -> Tensor:
+def all_gather_rows(x: Tensor) -> Tensor:
     """All ranks' rows [N, *] -> [global N, *] in the batch's order, on every rank; differentiable.
 
     A sum in which each rank has zeros for the others' rows: parts may be of different sizes, and the backward pass is a sum too.
     """
     if _current is None:
         return x
-    n, start = len(x), first(len(x))
-    below, above = (x.new_zeros(rows, *x.shape[1:]) for rows in (start, total(n) - start - n))
-    return all_sum(torch.cat([below, x, above]))
+    n, start = len(x), global_offset(len(x))
+    below, above = (x.new_zeros(rows, *x.shape[1:]) for rows in (start, global_count(n) - start - n))
+    return all_reduce_sum(torch.cat([below, x, above]))
 
 
-def of(images: int) -> Shard | None:
+def current_shard_of(images: int) -> Shard | None:
     """This rank's part of another batch, one of so many images in all."""
-    return None if _current is None else part(images, _current.rank, _current.ranks)
+    return None if _current is None else shard_of(images, _current.rank, _current.num_ranks)
 
 
-def mean(x: Tensor) -> Tensor:
+def sharded_mean(x: Tensor) -> Tensor:
     """The mean of x [N, *] over all elements of the global batch, as this rank's share of it: shares add up."""
-    return x.sum() / total(x.numel())
+    return x.sum() / global_count(x.numel())
 
 
-BUCKET = 25_000_000  # bytes that are sent at a time, as in torch's DistributedDataParallel
+BUCKET_BYTES = 25_000_000  # bytes that are sent at a time, as in torch's DistributedDataParallel
 
 
-class Sums:
+class GradientReducer:
     """Adds up gradients over the ranks of a shared batch, a bucket at a time, while the backward pass goes on.
 
     Args:
@@ -152,7 +152,7 @@ class Sums:
             self._send()
         self.filling.append((parameter, grad))
         self.bytes += grad.numel() * grad.element_size()
-        if self.bytes >= BUCKET:
+        if self.bytes >= BUCKET_BYTES:
             self._send()
 
     def _send(self) -> None:

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gradlens.runtime.process_group import PATIENCE, World
+from gradlens.runtime.process_group import MESSAGE_TIMEOUT, ProcessGroup
 
 UNDER_WAY = 2  # messages of one channel that a rank has sent and the other not yet taken
 
@@ -41,7 +41,7 @@ class Outbox:
 
     """
 
-    def __init__(self, world: World, to: int, channel: str, tag: int) -> None:
+    def __init__(self, world: ProcessGroup, to: int, channel: str, tag: int) -> None:
         self.world, self.to, self.tag = world, to, tag
         self.name = f"{channel}/{world.rank}-{to}"
         self.told: set[int] = set()
@@ -72,7 +72,7 @@ class Outbox:
 class Inbox:
     """What this rank receives from another on one channel; the arguments are those of :class:`Outbox`."""
 
-    def __init__(self, world: World, source: int, channel: str, tag: int, device: torch.device) -> None:
+    def __init__(self, world: ProcessGroup, source: int, channel: str, tag: int, device: torch.device) -> None:
         self.world, self.source, self.tag, self.device = world, source, tag, device
         self.name = f"{channel}/{source}-{world.rank}"
         self.layouts: dict[int, list[Any]] = {}
@@ -90,7 +90,7 @@ class Inbox:
         assert wanted == images
         if receiving is None:
             key = f"{self.name}/{images}"
-            self.world.store.wait([key], timedelta(seconds=PATIENCE))
+            self.world.store.wait([key], timedelta(seconds=MESSAGE_TIMEOUT))
             self.layouts[images] = ast.literal_eval(self.world.store.get(key).decode())
             receiving = self._receive(images)
         for work, _ in receiving:

@@ -1,7 +1,7 @@
 """The processes that share one run, as ``torchrun`` starts them: who is there, how one notices that another is gone, who speaks.
 
-Every rank runs the same program on the same config; rank 0 alone writes. What a rank sends and adds up is in ``shard.py`` (parts of a
-batch) and ``layers.py`` (parts of a network).
+Every rank runs the same program on the same config; rank 0 alone writes. What a rank sends and adds up is in ``batch_shard.py`` (parts
+of a batch) and ``layer_parallel.py`` (parts of a network).
 """
 
 from __future__ import annotations
@@ -30,47 +30,47 @@ from gradlens.runtime.torchrun import is_launched, restarts
 
 T = TypeVar("T")
 
-BEAT = 1.0  # seconds between signs of life
-SILENCE = 12.0  # seconds without one after which a rank counts as gone: it is stopped, or its machine is
-WATCH = "signs of life"  # the thread that gives them
-PATIENCE = 600.0  # seconds that a rank waits for another's message by default: longer than any evaluation or checkpoint should take
+HEARTBEAT_INTERVAL = 1.0  # seconds between signs of life
+HEARTBEAT_TIMEOUT = 12.0  # seconds without one after which a rank counts as gone: it is stopped, or its machine is
+HEARTBEAT_THREAD = "signs of life"  # the thread that gives them
+MESSAGE_TIMEOUT = 600.0  # seconds that a rank waits for another's message by default: longer than any evaluation or checkpoint should take
 
 
 @dataclass(frozen=True)
-class World:
+class ProcessGroup:
     """The ranks of a run, and which one this process is."""
 
     rank: int = 0
-    ranks: int = 1
+    num_ranks: int = 1
     store: Any = None  # torch.distributed.Store that all ranks see
 
     @property
-    def alone(self) -> bool:
+    def is_single_process(self) -> bool:
         """Whether one process has the run to itself."""
-        return self.ranks == 1
+        return self.num_ranks == 1
 
     @property
-    def writes(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this rank writes the run directory."""
         return self.rank == 0
 
-    def every(self, mine: Any) -> list[Any]:
+    def all_gather_object(self, obj: Any) -> list[Any]:
         """What each rank says, by rank; all must ask."""
-        if self.alone:
-            return [mine]
-        said: list[Any] = [None] * self.ranks
-        dist.all_gather_object(said, mine)
+        if self.is_single_process:
+            return [obj]
+        said: list[Any] = [None] * self.num_ranks
+        dist.all_gather_object(said, obj)
         return said
 
-    def told(self, mine: Any, by: int = 0) -> Any:
+    def broadcast_object(self, obj: Any, src: int = 0) -> Any:
         """What one rank says, on all ranks; all must ask."""
-        if self.alone:
-            return mine
-        said = [mine if self.rank == by else None]
-        dist.broadcast_object_list(said, src=by)
+        if self.is_single_process:
+            return obj
+        said = [obj if self.rank == src else None]
+        dist.broadcast_object_list(said, src=src)
         return said[0]
 
-    def all_or_none(self, act: Callable[[], T]) -> T:
+    def fail_together(self, act: Callable[[], T]) -> T:
         """What ``act`` gives, unless some rank refuses: then all do, in the same words.
 
         Raises:
@@ -82,31 +82,31 @@ class World:
             result = act()
         except InputError as error:
             refused = error
-        said = self.every(None if refused is None else str(refused))
+        said = self.all_gather_object(None if refused is None else str(refused))
         if wrong := [(rank, text) for rank, text in enumerate(said) if text is not None]:
             rank, text = wrong[0]
-            said_by_all = InputError(text if self.alone or len(wrong) == self.ranks else f"rank {rank}: {text}")
+            said_by_all = InputError(text if self.is_single_process or len(wrong) == self.num_ranks else f"rank {rank}: {text}")
             said_by_all.trace = refused.trace if refused else ""
             raise said_by_all from refused
         return result
 
-    def agreed(self, stop: bool, save: bool) -> tuple[bool, bool]:
+    def any_stop_or_save(self, stop: bool, save: bool) -> tuple[bool, bool]:
         """(whether any rank was asked to stop, whether rank 0 wants to save), the same on all ranks."""
-        if self.alone:
+        if self.is_single_process:
             return stop, save
-        asked = torch.tensor([int(stop), int(save and self.writes)])
+        asked = torch.tensor([int(stop), int(save and self.is_main)])
         dist.all_reduce(asked, dist.ReduceOp.MAX)
         return bool(asked[0]), bool(asked[1])
 
-    def summed(self, x: Tensor) -> Tensor:
+    def all_reduce_sum(self, x: Tensor) -> Tensor:
         """The sum over ranks of a tensor, without its graph."""
-        if self.alone:
+        if self.is_single_process:
             return x
         x = x.detach().clone()
         dist.all_reduce(x)
         return x
 
-    def speaks(self) -> bool:
+    def claim_error_report(self) -> bool:
         """Whether this rank may say why the run ends: the first that has a reason to. Of the others nobody wants to hear."""
         if self.store is None:
             return True
@@ -115,15 +115,15 @@ class World:
         return True
 
 
-ALONE = World()
+SINGLE_PROCESS = ProcessGroup()
 
 
-_here = ALONE
+_current_group = SINGLE_PROCESS
 
 
-def here() -> World:
+def current_process_group() -> ProcessGroup:
     """The ranks that this process has joined."""
-    return _here
+    return _current_group
 
 
 def local_device(name: str) -> str:
@@ -135,8 +135,8 @@ def local_device(name: str) -> str:
     return "cpu" if name == "auto" else name
 
 
-def join(device: torch.device, patience: float = PATIENCE) -> World:
-    """Meet the other processes that the launcher has started; ``ALONE`` where it started none.
+def join(device: torch.device, timeout: float = MESSAGE_TIMEOUT) -> ProcessGroup:
+    """Meet the other processes that the launcher has started; ``SINGLE_PROCESS`` where it started none.
 
     Args:
         device: this process's; CUDA talks by nccl (and the CPU's messages by gloo), all else by gloo.
@@ -148,7 +148,7 @@ def join(device: torch.device, patience: float = PATIENCE) -> World:
 
     """
     if not is_launched():
-        return ALONE
+        return SINGLE_PROCESS
     if device.type == "mps":
         raise InputError("--device mps: several processes need cpu or cuda")
     rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -156,15 +156,15 @@ def join(device: torch.device, patience: float = PATIENCE) -> World:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
-        store, rank, ranks = next(rendezvous("env://", timeout=timedelta(seconds=patience)))
+        store, rank, ranks = next(rendezvous("env://", timeout=timedelta(seconds=timeout)))
         attempt = PrefixStore(_attempt(), store)  # torchrun's store may be that of an earlier attempt, with addresses that are no more
-        dist.init_process_group(backend, store=attempt, rank=rank, world_size=ranks, timeout=timedelta(seconds=patience))
+        dist.init_process_group(backend, store=attempt, rank=rank, world_size=ranks, timeout=timedelta(seconds=timeout))
     except (RuntimeError, ValueError) as error:
         raise Stopped(f"rank {rank} of {ranks} does not reach the others: {str(error).splitlines()[0]}") from error
-    global _here
-    _here = World(rank, ranks, _client())
-    _watch(_here)
-    return _here
+    global _current_group
+    _current_group = ProcessGroup(rank, ranks, _client())
+    _start_heartbeat(_current_group)
+    return _current_group
 
 
 def _attempt() -> str:
@@ -179,19 +179,19 @@ def _client() -> Store:
 
 def leave() -> None:
     """Part from the other ranks at the end of a run that went well; all must come to it."""
-    global _here
-    if _here.alone:
+    global _current_group
+    if _current_group.is_single_process:
         return
-    _over.set()
+    _heartbeat_stopped.set()
     for thread in threading.enumerate():
-        if thread.name == WATCH:
+        if thread.name == HEARTBEAT_THREAD:
             thread.join()
     try:
         dist.barrier()  # rank 0 may hold the store that the others look into
     except RuntimeError:  # it failed with what it still had to do by itself, and says so
         stop(1)
     dist.destroy_process_group()
-    _here = ALONE
+    _current_group = SINGLE_PROCESS
 
 
 def stop(status: int) -> NoReturn:
@@ -202,7 +202,7 @@ def stop(status: int) -> NoReturn:
 
 
 @contextmanager
-def in_touch(after: Callable[[], int], kept: Callable[[], str]) -> Iterator[None]:
+def stop_on_lost_rank(updates_done: Callable[[], int], saved_note: Callable[[], str]) -> Iterator[None]:
     """Inside, a message that cannot be sent or does not come ends the run in one sentence.
 
     Args:
@@ -218,44 +218,44 @@ def in_touch(after: Callable[[], int], kept: Callable[[], str]) -> Iterator[None
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error) and "Connection" not in str(error):
             raise
-        raise Stopped(f"another rank is gone after about {after()} updates{kept()}") from error
+        raise Stopped(f"another rank is gone after about {updates_done()} updates{saved_note()}") from error
 
 
 # ------------------------------------------------------------------------------------------------------ signs of life
 
-_over = threading.Event()
+_heartbeat_stopped = threading.Event()
 
 
-def _watch(world: World) -> None:
+def _start_heartbeat(world: ProcessGroup) -> None:
     """Tell the others every second that this process lives, and see that they do."""
     world.store.set(f"who/{world.rank}", f"{socket.gethostname()} {os.getpid()}")
-    _over.clear()
-    threading.Thread(target=_beat, args=(world,), daemon=True, name=WATCH).start()
+    _heartbeat_stopped.clear()
+    threading.Thread(target=_heartbeat_loop, args=(world,), daemon=True, name=HEARTBEAT_THREAD).start()
 
 
-def _beat(world: World) -> None:
+def _heartbeat_loop(world: ProcessGroup) -> None:
     store = _client()
     heard: dict[int, tuple[bytes, float]] = {}
     n = 0
-    while not _over.wait(BEAT if n else 0):
+    while not _heartbeat_stopped.wait(HEARTBEAT_INTERVAL if n else 0):
         n += 1
         try:
             store.set(f"beat/{world.rank}", str(n))
-            for rank in range(world.ranks):
+            for rank in range(world.num_ranks):
                 key = f"beat/{rank}"
                 beat = store.get(key) if store.check([key]) else b""
                 if rank not in heard or heard[rank][0] != beat:
                     heard[rank] = beat, time.monotonic()
         except Exception:  # noqa: BLE001 - whatever the store raises, it is gone, and with it the launcher
-            if not _over.is_set():
-                _gone("the launcher is gone", world)
+            if not _heartbeat_stopped.is_set():
+                _stop_this_rank("the launcher is gone", world)
         for rank, (_, since) in heard.items():
-            if rank != world.rank and time.monotonic() - since > SILENCE and not _over.is_set():
-                _end(world, rank)
-                _gone(f"nothing was heard of rank {rank} for {SILENCE:.0f} seconds", world)
+            if rank != world.rank and time.monotonic() - since > HEARTBEAT_TIMEOUT and not _heartbeat_stopped.is_set():
+                _kill_rank(world, rank)
+                _stop_this_rank(f"nothing was heard of rank {rank} for {HEARTBEAT_TIMEOUT:.0f} seconds", world)
 
 
-def _end(world: World, rank: int) -> None:
+def _kill_rank(world: ProcessGroup, rank: int) -> None:
     """Kill a rank that hangs on this machine: the launcher's polite signal does not reach a stopped process."""
     with suppress(Exception):
         host, pid = world.store.get(f"who/{rank}").decode().rsplit(" ", 1)
@@ -263,8 +263,8 @@ def _end(world: World, rank: int) -> None:
             os.kill(int(pid), signal.SIGKILL)
 
 
-def _gone(why: str, world: World) -> NoReturn:
-    if world.speaks():
+def _stop_this_rank(why: str, world: ProcessGroup) -> NoReturn:
+    if world.claim_error_report():
         print(f"gradlens: {why}: all ranks stop; --resume goes on from the last checkpoint", file=sys.stderr, flush=True)
     stop(1)
 
@@ -272,7 +272,7 @@ def _gone(why: str, world: World) -> NoReturn:
 # ------------------------------------------------------------------------------------------------------- agreement
 
 
-def must_agree(world: World, settings: Mapping[str, Any]) -> None:
+def require_same_run(world: ProcessGroup, settings: Mapping[str, Any]) -> None:
     """Refuse ranks that are not about the same run.
 
     Args:
@@ -284,7 +284,7 @@ def must_agree(world: World, settings: Mapping[str, Any]) -> None:
 
     """
     mine = {**settings, "torch": torch.__version__, "python": ".".join(platform.python_version_tuple()[:2])}
-    first, *others = world.every(mine)
+    first, *others = world.all_gather_object(mine)
     for rank, theirs in enumerate(others, 1):
         for name in {**first, **theirs}:
             if first.get(name) != theirs.get(name):

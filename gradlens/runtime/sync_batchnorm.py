@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gradlens.runtime.batch_shard import all_sum, current, total
+from gradlens.runtime.batch_shard import all_reduce_sum, current_shard, global_count
 
 
 class _Synchronised(_BatchNorm):
@@ -17,15 +17,15 @@ class _Synchronised(_BatchNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """[N, C, *] -> [N, C, *]; messages pulled back through it come from all ranks, so all must go back through it."""
-        if not self.training or current() is None:
+        if not self.training or current_shard() is None:
             return super().forward(input)
         self._check_input_dim(input)  # type: ignore[no-untyped-call]
         x = input.float() if input.dtype in (torch.bfloat16, torch.float16) else input
         over, each = [0, *range(2, x.ndim)], (1, -1, *[1] * (x.ndim - 2))
-        n = total(x.numel() // x.shape[1])
-        mean = all_sum(x.sum(over)) / n
+        n = global_count(x.numel() // x.shape[1])
+        mean = all_reduce_sum(x.sum(over)) / n
         centred = x - mean.view(each)
-        variance = all_sum(centred.square().sum(over)) / n
+        variance = all_reduce_sum(centred.square().sum(over)) / n
         self._run(mean.detach(), variance.detach() * n / max(1, n - 1))
         out = centred * (variance + self.eps).rsqrt().view(each)
         if self.weight is not None:

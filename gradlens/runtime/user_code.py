@@ -24,7 +24,7 @@ from gradlens.runtime.old_names import hint
 WANTED = {"method": "FILE.py:Class", "model": "FILE.py:build", "data": "FILE.py:build"}
 
 
-class OwnCodeError(InputError):
+class UserCodeError(InputError):
     """A user's code that raised: one sentence, and a traceback of the user's own frames."""
 
     def __init__(self, message: str, trace: str) -> None:
@@ -101,13 +101,13 @@ def raised(error: BaseException) -> str:
 
 @contextmanager
 def blamed(what: str) -> Iterator[None]:
-    """Turn what a user's code raises into an :class:`OwnCodeError` that begins with ``what``; an InputError of theirs stays."""
+    """Turn what a user's code raises into a :class:`UserCodeError` that begins with ``what``; an InputError of theirs stays."""
     try:
         yield
     except InputError:
         raise
     except (Exception, SystemExit) as error:
-        raise OwnCodeError(f"{what}: {_said(error)}", trace_of(error)) from error
+        raise UserCodeError(f"{what}: {_said(error)}", trace_of(error)) from error
 
 
 _imported: dict[tuple[str, str], ModuleType] = {}  # (absolute path, fingerprint) -> module
@@ -117,7 +117,7 @@ def module_of(path: Path) -> ModuleType:
     """A Python file as a module, imported once for each of its contents; what lies beside it can be imported by it.
 
     Raises:
-        OwnCodeError: importing it fails.
+        UserCodeError: importing it fails.
 
     """
     key = str(path.absolute()), fingerprint(path)

@@ -18,17 +18,17 @@ from gradlens.models.zoo import build, head_width
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import seeded
 from gradlens.training.config import Config
-from gradlens.training.run_directory import Run, load
+from gradlens.training.run_directory import Run, load_run
 from gradlens.training.user_references import activate
 
 
-class Pair(NamedTuple):
+class ModelAndMethod(NamedTuple):
     """A network and the rule that trains it."""
 
     model: nn.Sequential
     method: Method
 
-    def names(self) -> list[str]:
+    def block_names(self) -> list[str]:
         """The blocks' names, bottom first."""
         return [name for name, _ in self.model.named_children()]
 
@@ -39,11 +39,11 @@ class Pair(NamedTuple):
             InputError: they are another network's or rule's; ``source`` says whose.
 
         """
-        put_weights(self.model, state["model"], source)
-        put_weights(self.method, state["method"], source)
+        load_weights(self.model, state["model"], source)
+        load_weights(self.method, state["method"], source)
 
 
-def put_weights(module: nn.Module, weights: Any, source: str) -> None:
+def load_weights(module: nn.Module, weights: Any, source: str) -> None:
     """Load saved weights and buffers into a module.
 
     Raises:
@@ -57,7 +57,7 @@ def put_weights(module: nn.Module, weights: Any, source: str) -> None:
         raise InputError(f"{source}: its weights do not fit this model: {' '.join(detail)}") from error
 
 
-def make_net(model: nn.Sequential, shape: Sequence[int], classes: int, loss: Loss, seed: int = 0, epochs: int = 1) -> NetworkInfo:
+def make_network_info(model: nn.Sequential, shape: Sequence[int], classes: int, loss: Loss, seed: int = 0, epochs: int = 1) -> NetworkInfo:
     """What a rule may know of a network: its blocks, what they give, and how it is trained.
 
     Args:
@@ -76,7 +76,7 @@ def make_net(model: nn.Sequential, shape: Sequence[int], classes: int, loss: Los
     return NetworkInfo(list(model), output_shapes(model, shape), classes, head_width(model), loss, seed, names, tuple(shape), epochs)
 
 
-def make_pair(config: Config, shape: tuple[int, int, int], classes: int, device: torch.device) -> Pair:
+def build_model_and_method(config: Config, shape: tuple[int, int, int], classes: int, device: torch.device) -> ModelAndMethod:
     """The network and rule of a config, initialised by its seed, channels last on the device.
 
     Raises:
@@ -89,17 +89,17 @@ def make_pair(config: Config, shape: tuple[int, int, int], classes: int, device:
     read = rule.input_shape(shape, options)
     model = _built(config, read, shape, classes)
     if config.init_from:
-        begun = load(config.init_from)
+        begun = load_run(config.init_from)
         if config.keep_head:
             model = _with_kept_head(model, begun, config, shape, classes)
         else:
-            put_weights(model, _begun_weights(model, begun), f"--init-from {config.init_from}")
-    net = make_net(model, read, classes, LOSSES[config.loss], config.seed, config.epochs)._replace(image=shape)
+            load_weights(model, _begun_weights(model, begun), f"--init-from {config.init_from}")
+    net = make_network_info(model, read, classes, LOSSES[config.loss], config.seed, config.epochs)._replace(image=shape)
     if config.teacher:
-        net = net._replace(teacher=_teacher(load(config.teacher), shape, classes, config, device))
+        net = net._replace(teacher=_teacher(load_run(config.teacher), shape, classes, config, device))
     method = rule(net, options)
     layout: Any = {"device": device, "memory_format": torch.channels_last}
-    pair = Pair(model.to(**layout), method.to(**layout))
+    pair = ModelAndMethod(model.to(**layout), method.to(**layout))
     if config.compile:
         _compile(pair)
     return pair
@@ -127,9 +127,9 @@ def _begun_weights(model: nn.Sequential, begun: Run) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in weights.items() if not name.startswith(top)} | mine
 
 
-def trained_pair(run: Run, shape: tuple[int, int, int], classes: int, device: torch.device) -> Pair:
+def load_model_and_method(run: Run, shape: tuple[int, int, int], classes: int, device: torch.device) -> ModelAndMethod:
     """The network and rule of a run with the weights of its last checkpoint, in eval mode."""
-    pair = make_pair(run.config.model_copy(update={"compile": False}), shape, classes, device)
+    pair = build_model_and_method(run.config.model_copy(update={"compile": False}), shape, classes, device)
     pair.load(run.checkpoint(), str(run.path))
     pair.model.eval(), pair.method.eval()
     return pair
@@ -139,13 +139,13 @@ def _with_kept_head(model: nn.Sequential, begun: Run, config: Config, shape: tup
     """The network on a pretrained run's blocks: its projection head's first layers become a block, a new linear layer the top."""
     source = f"--init-from {begun.path}"
     theirs = classes if METHODS[begun.config.method].classifies else _classes(begun)
-    pretrained = trained_pair(begun, shape, theirs, torch.device("cpu"))
+    pretrained = load_model_and_method(begun, shape, theirs, torch.device("cpu"))
     head = pretrained.method.kept_head(config.keep_head)
     if head is None:
         layers = next((n for n in range(config.keep_head, 0, -1) if pretrained.method.kept_head(n) is not None), 0)
         has = f"a projection head of {layers} layer{'s' * (layers > 1)}" if layers else "no projection head"
         raise InputError(f"--keep-head {config.keep_head}: the run {begun.path} has {has}")
-    put_weights(model, _begun_weights(model, begun), source)
+    load_weights(model, _begun_weights(model, begun), source)
     blocks = OrderedDict(model.named_children())
     blocks.popitem()
     width = output_shapes(nn.Sequential(*blocks.values(), head), shape)[-1][0]
@@ -177,7 +177,7 @@ def _teacher(run: Run, shape: tuple[int, int, int], classes: int, config: Config
         raise InputError(f"--teacher {run.path} saw images normalised by other statistics: with gaussian both must be of the same images")
     if run.config.normalize != config.normalize:
         raise InputError(f"--teacher {run.path} was trained with --normalize {run.config.normalize}, the student reads {config.normalize}")
-    model, method = trained_pair(run, shape, classes, device)
+    model, method = load_model_and_method(run, shape, classes, device)
     blocks = list(model)
 
     def answer(images: Tensor) -> Tensor:
@@ -187,7 +187,7 @@ def _teacher(run: Run, shape: tuple[int, int, int], classes: int, config: Config
     return answer
 
 
-def _compile(pair: Pair) -> None:
+def _compile(pair: ModelAndMethod) -> None:
     """torch.compile each block, head and synthesiser in place."""
     import torch._functorch.config  # not there by `import torch` alone
 

@@ -18,7 +18,7 @@ from gradlens.methods import METHODS
 from gradlens.models.spec import ACTIVATIONS, ATTENTIONS
 from gradlens.models.zoo import MODELS
 from gradlens.runtime.errors import InputError, unknown
-from gradlens.training.user_references import difference, settle, short
+from gradlens.training.user_references import difference, settle_references, short_reference
 
 CHOICES: dict[str, Collection[str]] = {
     "method": METHODS,
@@ -37,7 +37,7 @@ CHOICES: dict[str, Collection[str]] = {
 
 
 class Config(BaseModel, frozen=True, extra="forbid"):
-    """The settings of one run. Build it with :func:`make`, which turns what is wrong into one sentence."""
+    """The settings of one run. Build it with :func:`make_config`, which turns what is wrong into one sentence."""
 
     method: str = "bp"
     options: dict[str, Any] = {}  # the method's own, resolved
@@ -102,7 +102,7 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     @classmethod
     def _own_defaults(cls, values: dict[str, Any]) -> dict[str, Any]:
         """A method's own defaults where nothing is said; its own ``lr`` among its options is the run's learning rate."""
-        values = settle(values)
+        values = settle_references(values)
         rule = METHODS.get(str(values.get("method", "bp")))
         own = rule.defaults if rule else {}
         if values.get("optimizer", own.get("optimizer")) == own.get("optimizer"):  # a bundle: another optimiser takes none of it
@@ -181,8 +181,8 @@ class Config(BaseModel, frozen=True, extra="forbid"):
 
     def run_name(self) -> str:
         """``<method>-<data>-<model>-s<seed>-<digest>``."""
-        data = short("data", Path(self.data).resolve().name) or "images"
-        return f"{self.method}-{data}-{short('model', self.model)}-s{self.seed}-{self.digest()}"
+        data = short_reference("data", Path(self.data).resolve().name) or "images"
+        return f"{self.method}-{data}-{short_reference('model', self.model)}-s{self.seed}-{self.digest()}"
 
     def differences(self, other: Config) -> list[str]:
         """The fields in which another config differs, each with both values."""
@@ -219,7 +219,7 @@ def sentence(error: ValidationError, flags: bool = True) -> str:
     return f"{label}{message}, got {first['input']!r}"
 
 
-def make(**settings: Any) -> Config:
+def make_config(**settings: Any) -> Config:
     """A validated config.
 
     Raises:
@@ -235,7 +235,7 @@ def make(**settings: Any) -> Config:
         raise InputError(sentence(error)) from error
 
 
-def read(path: Path) -> dict[str, Any]:
+def read_config_file(path: Path) -> dict[str, Any]:
     """The settings in a JSON file: a bare config, or a run's config.json.
 
     Raises:
@@ -251,4 +251,4 @@ def read(path: Path) -> dict[str, Any]:
     settings = content.get("config", content) if isinstance(content, dict) else content
     if not isinstance(settings, dict) or not isinstance(settings.get("options", {}), dict):
         raise InputError(f"{path} is not a JSON config: wanted an object of settings, its options an object too")
-    return settle(settings)
+    return settle_references(settings)

@@ -10,8 +10,8 @@ from typing import Any
 from gradlens.methods import METHODS
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.user_code import is_reference
-from gradlens.training.config import Config, make, read
-from gradlens.training.context import Place, pick_precision
+from gradlens.training.config import Config, make_config, read_config_file
+from gradlens.training.context import RunContext, pick_precision
 from gradlens.training.run_directory import is_run
 from gradlens.training.user_references import known_as, reference
 
@@ -35,10 +35,10 @@ def _parse_sets(pairs: Sequence[str]) -> list[tuple[str | None, str, Any]]:
     return parsed
 
 
-def configs_of(methods: Sequence[str], given: dict[str, Any], place: Place) -> list[list[Config]]:
+def configs_of(methods: Sequence[str], given: dict[str, Any], place: RunContext) -> list[list[Config]]:
     """The configs of each method, one per seed, from flags, config file and ``--set``."""
     given = dict(given)
-    file = read(given.pop("config")) if "config" in given else {}
+    file = read_config_file(given.pop("config")) if "config" in given else {}
     if file.get("method") in methods and (own := reference(file, "method")):
         known_as("method", own)  # a config's own rule, by the name it has there
     typed = {known_as("method", name): name for name in methods}  # FILE.py:Class, by the name it has from now on
@@ -52,7 +52,7 @@ def configs_of(methods: Sequence[str], given: dict[str, Any], place: Place) -> l
     own_options, owner = file.pop("options", {}), file.pop("method", None)
     given = {**file, **given}
     if isinstance(given.get("split"), str):
-        given["split"] = [int(n) for n in numbers("--split", given["split"])]
+        given["split"] = [int(n) for n in parse_numbers("--split", given["split"])]
     if "precision" in given:
         given["precision"] = pick_precision(given["precision"], place.device)
     for method, option, _ in sets:
@@ -66,7 +66,7 @@ def configs_of(methods: Sequence[str], given: dict[str, Any], place: Place) -> l
         options = dict(own_options) if name == owner else {}
         fields = [*METHODS[name].Options.model_fields, "lr"]
         options |= {option: value for method, option, value in sets if option in fields and method in (None, name)}
-        first = make(**{**given, "method": typed[name], "options": options})
+        first = make_config(**{**given, "method": typed[name], "options": options})
         out.append([first.model_copy(update={"seed": first.seed + i}) for i in range(seeds)])
     return out
 
@@ -84,14 +84,14 @@ def methods_and_runs(what: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def method_of(given: dict[str, Any]) -> str:
     """The method a config file names, for commands called without one."""
-    settings = read(given["config"]) if "config" in given else {}
+    settings = read_config_file(given["config"]) if "config" in given else {}
     method = reference(settings, "method") or settings.get("method")
     if not isinstance(method, str):
         raise InputError(f"which method? One of {', '.join(METHODS)}, or a --config that names one")
     return method
 
 
-def numbers(flag: str, text: str) -> list[float]:
+def parse_numbers(flag: str, text: str) -> list[float]:
     """The numbers of a comma-separated flag."""
     try:
         return [float(part) for part in text.split(",")]

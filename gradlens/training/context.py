@@ -14,7 +14,7 @@ from gradlens.data.split import Data, Source
 from gradlens.data.subsets import choose
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.memory import keep_freed_memory
-from gradlens.runtime.process_group import ALONE, World, local_device
+from gradlens.runtime.process_group import SINGLE_PROCESS, ProcessGroup, local_device
 from gradlens.training.config import Config
 
 CPU = torch.device("cpu")
@@ -22,7 +22,7 @@ PRECISIONS = ("fp32", "bf16", "auto")
 
 
 @dataclass(frozen=True)
-class Place:
+class RunContext:
     """Where and how runs are made: everything an experiment's numbers do not depend on."""
 
     out: Path = Path("runs")
@@ -33,7 +33,7 @@ class Place:
     resume: bool = False
     overwrite: bool = False
     tensorboard: bool = False  # write events to RUN_DIR/tensorboard
-    world: World = ALONE  # the processes that share a run
+    world: ProcessGroup = SINGLE_PROCESS  # the processes that share a run
 
 
 def pick_device(name: str) -> torch.device:
@@ -94,7 +94,7 @@ def _source(name: str, data_dir: Path | None, download: bool) -> Source:
     return read(name, data_dir, download)
 
 
-def data_of(config: Config, place: Place) -> Data:
+def load_data(config: Config, place: RunContext) -> Data:
     """The data of a config; the last ones loaded are kept, so that methods compared on the same data load them once."""
     c = config
     name = c.data if c.data in DATASETS else str(Path(c.data).absolute()) if Path(c.data).exists() else c.data
@@ -103,23 +103,23 @@ def data_of(config: Config, place: Place) -> Data:
     return _data(name, place.data_dir, place.download, c.limit, c.label_noise, c.validation, seed, c.limit_test, c.labels)
 
 
-def forget_data() -> None:
+def clear_data_cache() -> None:
     """Forget the loaded data: files may have changed."""
     _data.cache_clear()
     _source.cache_clear()
 
 
-def input_of(config: Config, place: Place) -> tuple[tuple[int, int, int], int]:
+def shape_and_classes(config: Config, place: RunContext) -> tuple[tuple[int, int, int], int]:
     """(C, H, W) of a config's images and the number of classes; named data sets need not be there for it."""
     if config.data in SHAPES:
         return SHAPES[config.data]
-    data = data_of(config, place)
+    data = load_data(config, place)
     return data.shape, len(data.classes)
 
 
-def place_of(given: dict[str, Any]) -> Place:
+def make_run_context(given: dict[str, Any]) -> RunContext:
     """Take the flags that say where and how, and set the process up: threads, memory."""
-    forget_data()
+    clear_data_cache()
     threads = given.pop("threads", None)
     if threads is not None:
         if threads < 1:
@@ -134,4 +134,4 @@ def place_of(given: dict[str, Any]) -> Place:
     device = pick_device(given.pop("device", "auto"))
     if device.type == "cpu":
         keep_freed_memory()
-    return Place(out=out, name=name, device=device, **taken)
+    return RunContext(out=out, name=name, device=device, **taken)

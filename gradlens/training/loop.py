@@ -17,7 +17,7 @@ from gradlens.runtime.csv_tables import read_table
 from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
 from gradlens.runtime.interrupts import interruptible
 from gradlens.runtime.memory import peak_memory_mb
-from gradlens.runtime.process_group import ALONE, World, in_touch
+from gradlens.runtime.process_group import SINGLE_PROCESS, ProcessGroup, stop_on_lost_rank
 from gradlens.runtime.progress import Watch, no_progress
 from gradlens.runtime.rng import forked
 from gradlens.training.config import Config
@@ -25,7 +25,7 @@ from gradlens.training.metrics import TRAIN_EVAL, best_epoch
 from gradlens.training.run_directory import Metric, Timing, save_result
 from gradlens.training.run_writer import Writer
 from gradlens.training.state import TrainState
-from gradlens.training.step import Outcome, Probe, Stage, evaluate, update
+from gradlens.training.step import Outcome, StageLike, UpdateProbe, evaluate, training_step
 
 CHECKPOINT_SECONDS = 60.0  # between checkpoints within an epoch; when they are written does not change what is computed
 
@@ -43,18 +43,20 @@ NOTHING = (0.0, 0, 0.0, 0)
 
 
 class Training(TrainState):
-    """One run: what is trained, and its position; :meth:`go` takes it to its end.
+    """One run: what is trained, and its position; :meth:`fit` takes it to its end.
 
     Whoever makes it attaches what the config asks for: ``layers`` (:func:`training_parallel_choose.stage_of`), ``probe``.
     """
 
-    def __init__(self, config: Config, data: Data, device: torch.device, writer: Writer | None = None, world: World = ALONE) -> None:
+    def __init__(
+        self, config: Config, data: Data, device: torch.device, writer: Writer | None = None, world: ProcessGroup = SINGLE_PROCESS
+    ) -> None:
         super().__init__(config, data, device, world)
         self.writer = writer
-        self.at = Position(0, NOTHING, {}, 0.0)
+        self.position = Position(0, NOTHING, {}, 0.0)
         self.saved = 0  # updates in the last checkpoint
-        self.probe: Probe | None = None
-        self.layers: Stage | None = None
+        self.probe: UpdateProbe | None = None
+        self.stage: StageLike | None = None
 
     # ---------------------------------------------------------------------------------------------------- saved state
 
@@ -63,9 +65,9 @@ class Training(TrainState):
         return {
             "model": self.pair.model.state_dict(),
             "method": self.pair.method.state_dict(),
-            "optimizer": self.layers.optimizer_state(self.optimizer) if self.layers else self.optimizer.state_dict(),
-            "step": self.at.step,
-            "position": self.at._asdict(),
+            "optimizer": self.stage.optimizer_state(self.optimizer) if self.stage else self.optimizer.state_dict(),
+            "step": self.position.step,
+            "position": self.position._asdict(),
             "tables": self.writer.mark() if self.writer else {},
             **({"probe": self.probe.state()} if self.probe else {}),
         }
@@ -76,14 +78,14 @@ class Training(TrainState):
             self.pair.load(state, "the checkpoint does not fit this config")
         try:
             self.optimizer.load_state_dict(state["optimizer"])
-            if self.layers:
-                self.layers.keep_own(self.optimizer)
-            self.at, tables = Position(**state["position"]), dict(state["tables"])
+            if self.stage:
+                self.stage.keep_owned_state(self.optimizer)
+            self.position, tables = Position(**state["position"]), dict(state["tables"])
             if self.probe:
                 self.probe.restore(state["probe"])
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise InputError(f"the checkpoint does not fit this config: {str(error).splitlines()[0]}") from error
-        self.saved = self.at.step
+        self.saved = self.position.step
         if self.writer:
             self.writer.rewind(tables)
 
@@ -94,7 +96,7 @@ class Training(TrainState):
 
     # -------------------------------------------------------------------------------------------------------- the loop
 
-    def go(self, watch: Watch = no_progress) -> dict[str, Any]:
+    def fit(self, watch: Watch = no_progress) -> dict[str, Any]:
         """Train to the end and return the summary.
 
         Raises:
@@ -106,30 +108,30 @@ class Training(TrainState):
         flush_every = 1 if self.device.type == "cpu" else 20  # reading a loss waits for an accelerator
         pending: list[tuple[int, Outcome]] = []
         saved_at = time.monotonic()
-        with interruptible() as interrupted, forked(), in_touch(lambda: self.at.step, self._kept):
-            if self.at.step == 0 and not self.at.best:
+        with interruptible() as interrupted, forked(), stop_on_lost_rank(lambda: self.position.step, self._saved_note):
+            if self.position.step == 0 and not self.position.best:
                 self._evaluate(0, watch)
                 self._save()
-            while self.at.step < self.total:
-                step, (epoch, i) = self.at.step, divmod(self.at.step, self.per_epoch)
+            while self.position.step < self.total:
+                step, (epoch, i) = self.position.step, divmod(self.position.step, self.per_epoch)
                 began = time.perf_counter()
                 last, keep = i == self.per_epoch - 1 or step + 1 == self.total, step + 1 in snapshots
                 due = time.monotonic() - saved_at > CHECKPOINT_SECONDS and self.pair.method.saved_within_epochs
-                if self.layers:
-                    made, stop, due = self.layers.step(step, interrupted(), due)
+                if self.stage:
+                    made, stop, due = self.stage.step(step, interrupted(), due)
                     full = False
                 else:
                     made, stop = self._step(step), interrupted()
                     full = len(pending) + 1 >= flush_every
-                    if not self.world.alone:
-                        stop, due = self.world.agreed(stop, due) if last or full else (False, False)
+                    if not self.world.is_single_process:
+                        stop, due = self.world.any_stop_or_save(stop, due) if last or full else (False, False)
                 pending.append((step, made))
-                self.at = self.at._replace(step=step + 1)
+                self.position = self.position._replace(step=step + 1)
                 if last or stop or keep or due or full:
-                    if self.layers:
-                        pending = self.layers.meet(pending)
+                    if self.stage:
+                        pending = self.stage.synchronize(pending)
                     self._flush(pending, epoch + 1, watch)
-                self.at = self.at._replace(seconds=self.at.seconds + time.perf_counter() - began)
+                self.position = self.position._replace(seconds=self.position.seconds + time.perf_counter() - began)
                 watch("step", {"step": step + 1, "total": self.total, "epoch": epoch + 1, **self._running()})
                 if last:
                     self._end_of_epoch(epoch + 1, watch)
@@ -138,36 +140,40 @@ class Training(TrainState):
                 if stop or due or last:
                     self._save()
                     saved_at = time.monotonic()
-                if stop and self.at.step < self.total:
-                    raise Stopped(f"interrupted after {self.at.step} of {self.total} updates; saved", INTERRUPTED)
+                if stop and self.position.step < self.total:
+                    raise Stopped(f"interrupted after {self.position.step} of {self.total} updates; saved", INTERRUPTED)
             summary = self._finish(watch)
-            if self.world.agreed(interrupted(), False)[0]:  # in the last step or evaluation: this run is finished, but no other shall begin
+            if self.world.any_stop_or_save(interrupted(), False)[
+                0
+            ]:  # in the last step or evaluation: this run is finished, but no other shall begin
                 raise Stopped("interrupted; this run was at its end and is finished", INTERRUPTED)
         return summary
 
     def _step(self, step: int) -> Outcome:
         """One update with all blocks."""
         config = self.config
-        see = partial(self.probe.see, step) if self.probe else None
+        on_update = partial(self.probe.on_update, step) if self.probe else None
         with sharded(self.shard(step)):
             x, y = self.batch(step)
-            number, diagnosed = self.prepared(step)
-            return update(self.pair, self.optimizer, x, y, number, config.precision == "bf16", diagnosed, see, config.record_ranks)
+            number, diagnosed = self.prepare_step(step)
+            return training_step(
+                self.pair, self.optimizer, x, y, number, config.precision == "bf16", diagnosed, on_update, config.record_ranks
+            )
 
     def _flush(self, pending: list[tuple[int, Outcome]], epoch: int, watch: Watch) -> None:
         """Read what the last updates reported; a loss that is not finite ends the run."""
         values = torch.stack([torch.stack([o.loss.float(), o.hits.float(), o.answered.float()]) for _, o in pending]).tolist()
         for (step, outcome), (loss, hits, answered) in zip(pending, values, strict=True):
             self._must_be_finite("loss", loss, epoch, step)
-            a, b, c, d = self.at.sums
-            self.at = self.at._replace(sums=(a + loss * outcome.images, b + outcome.images, int(c + hits), int(d + answered)))
+            a, b, c, d = self.position.sums
+            self.position = self.position._replace(sums=(a + loss * outcome.images, b + outcome.images, int(c + hits), int(d + answered)))
             rows = self._rows_of_all_ranks(outcome.rows)
             if rows and self.writer:
                 self.writer.append("gradients", rows)
                 watch("rows", {"rows": rows})
         pending.clear()
         if self.probe:
-            rounds, streams = self.probe.taken()
+            rounds, streams = self.probe.take_rows()
             if rounds and self.writer:
                 self.writer.append("online", rounds)
                 for block, content in streams.items():
@@ -178,42 +184,42 @@ class Training(TrainState):
         if not (rows and self.config.record_ranks):
             return rows
         mine = f"rank{self.world.rank}"
-        own = self.world.every([row for row in rows if row.kind == mine])
+        own = self.world.all_gather_object([row for row in rows if row.kind == mine])
         return [row for row in rows if row.kind != mine] + [row for theirs in own for row in theirs]
 
     def _must_be_finite(self, what: str, loss: float, epoch: int, step: int) -> None:
         if not math.isfinite(loss):
             where = f"epoch {epoch}, step {step}"
-            raise Stopped(f"{self.config.method}: the {what} became {loss} in {where} (lr {self.config.lr:g}){self._kept()}")
+            raise Stopped(f"{self.config.method}: the {what} became {loss} in {where} (lr {self.config.lr:g}){self._saved_note()}")
 
-    def _kept(self) -> str:
+    def _saved_note(self) -> str:
         return f"; what was saved after {self.saved} updates is in {self.writer.path}" if self.writer else ""
 
     def _running(self) -> dict[str, float]:
-        total, n, hits, answered = self.at.sums
-        rate = n / self.at.seconds if self.at.seconds else 0.0
+        total, n, hits, answered = self.position.sums
+        rate = n / self.position.seconds if self.position.seconds else 0.0
         return {"loss": total / n if n else math.nan, "accuracy": hits / answered if answered else math.nan, "images_per_s": rate}
 
     def _metric(self, split: str, epoch: int, loss: float, accuracy: float, watch: Watch) -> None:
-        best = max(self.at.best.get(split, -math.inf), accuracy) if math.isfinite(accuracy) else math.nan
-        self.at = self.at._replace(best={**self.at.best, split: best})
-        row = Metric(split, epoch, self.at.step, loss, accuracy, best)
+        best = max(self.position.best.get(split, -math.inf), accuracy) if math.isfinite(accuracy) else math.nan
+        self.position = self.position._replace(best={**self.position.best, split: best})
+        row = Metric(split, epoch, self.position.step, loss, accuracy, best)
         if self.writer:
             self.writer.append("metrics", [row])
         watch("metric", row._asdict())
 
     def _evaluate(self, epoch: int, watch: Watch) -> None:
         watch("evaluate", {"epoch": epoch})
-        self._same_buffers()
+        self._broadcast_buffers()
         loss, accuracy = evaluate(self.pair, self.test, self.to_input, self.config, self.world)
         self._metric(self.test_name, epoch, loss, accuracy, watch)
-        self._must_be_finite(f"{self.test_name} loss", loss, epoch, self.at.step)
+        self._must_be_finite(f"{self.test_name} loss", loss, epoch, self.position.step)
         if self.config.evaluate_train:  # only looked at: a loss that is not finite here ends no run that would go on without it
             self._metric(TRAIN_EVAL, epoch, *evaluate(self.pair, self.train, self.to_input, self.config, self.world), watch)
 
-    def _same_buffers(self) -> None:
+    def _broadcast_buffers(self) -> None:
         """Rank 0's buffers (BatchNorm's running statistics) become everybody's, before they are read."""
-        if self.config.parallel == "data" and not self.config.sync_batchnorm and not self.world.alone:
+        if self.config.parallel == "data" and not self.config.sync_batchnorm and not self.world.is_single_process:
             for module in self.pair:
                 for buffer in module.buffers():
                     dist.broadcast(buffer, 0)
@@ -223,23 +229,23 @@ class Training(TrainState):
         self._metric("train", epoch, running["loss"], running["accuracy"], watch)
         self._evaluate(epoch, watch)
         if self.writer:
-            self.writer.append("timing", [Timing(epoch, self.at.seconds, running["images_per_s"], peak_memory_mb(self.device))])
-        self.at = self.at._replace(sums=NOTHING, seconds=0.0)
+            self.writer.append("timing", [Timing(epoch, self.position.seconds, running["images_per_s"], peak_memory_mb(self.device))])
+        self.position = self.position._replace(sums=NOTHING, seconds=0.0)
 
     def _save(self) -> None:
-        if self.writer or not self.world.alone:
+        if self.writer or not self.world.is_single_process:
             state = self.state()
             if self.writer:
                 self.writer.save(state)
-            self.saved = self.at.step
+            self.saved = self.position.step
 
     def _snapshot(self) -> None:
-        weights = {"model": self.pair.model.state_dict(), "method": self.pair.method.state_dict(), "step": self.at.step}
+        weights = {"model": self.pair.model.state_dict(), "method": self.pair.method.state_dict(), "step": self.position.step}
         if self.writer:
-            self.writer.save(weights, f"snapshots/step-{self.at.step:08d}.pt")
+            self.writer.save(weights, f"snapshots/step-{self.position.step:08d}.pt")
 
     def _finish(self, watch: Watch) -> dict[str, Any]:
-        summary: dict[str, Any] = {"updates": self.at.step}
+        summary: dict[str, Any] = {"updates": self.position.step}
         if self.writer:
             rows = read_table(self.writer.path / "metrics.csv", Metric)
             for split in dict.fromkeys(row.split for row in rows):

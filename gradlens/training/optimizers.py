@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradlens.training.build import Pair
+from gradlens.training.build import ModelAndMethod
 from gradlens.training.config import Config
 
 TRUST = 0.001  # LARS: how far a tensor may move in one update at lr 1, as a share of its own norm
@@ -100,7 +100,7 @@ def _trusted(params: list[Tensor], group: dict[str, Any]) -> tuple[Tensor, ...]:
     return decayed
 
 
-def make_optimizer(config: Config, pair: Pair) -> torch.optim.Optimizer:
+def make_optimizer(config: Config, pair: ModelAndMethod) -> torch.optim.Optimizer:
     """The optimiser of a config over the rule's parameter groups; fused where torch has it."""
     groups = pair.method.param_groups(list(pair.model))
     decay = config.weight_decay

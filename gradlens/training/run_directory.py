@@ -21,7 +21,7 @@ from gradlens.data.split import Data
 from gradlens.gradients.rows import Measurement
 from gradlens.runtime.csv_tables import read_table
 from gradlens.runtime.errors import InputError
-from gradlens.training.config import Config, make
+from gradlens.training.config import Config, make_config
 
 
 class Metric(NamedTuple):
@@ -167,7 +167,7 @@ def is_run(path: str | Path) -> bool:
     return (Path(path) / "config.json").is_file()
 
 
-def load(run_dir: str | Path) -> Run:
+def load_run(run_dir: str | Path) -> Run:
     """Everything a run directory holds.
 
     Raises:
@@ -180,7 +180,7 @@ def load(run_dir: str | Path) -> Run:
     done = path / "summary.json"
     try:
         info = json.loads((path / "config.json").read_text())
-        config = make(**info.pop("config"))
+        config = make_config(**info.pop("config"))
         summary = dict(json.loads(done.read_text())) if done.exists() else {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, InputError):

@@ -33,7 +33,7 @@ def _value(value: Any, rivals: Iterable[Any]) -> str:
     return Path(value).name if isinstance(value, str) and len(tails) == len(paths) else str(value)
 
 
-def labels(runs: Sequence[Run]) -> list[str]:
+def run_labels(runs: Sequence[Run]) -> list[str]:
     """Each run's label, in the order of the runs: the method, and what tells its groups apart where there are several.
 
     >>> labels([bp_seed_0, bp_seed_1, dgl_linear, dgl_mlp])  # doctest: +SKIP
@@ -51,7 +51,7 @@ def labels(runs: Sequence[Run]) -> list[str]:
     return [label[key] for key in keys]
 
 
-def groups(runs: Sequence[Run]) -> dict[str, list[Run]]:
+def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """The runs by label, in order of first appearance.
 
     Raises:
@@ -61,7 +61,7 @@ def groups(runs: Sequence[Run]) -> dict[str, list[Run]]:
     if not runs:
         raise InputError("no runs to tabulate")
     found: dict[str, list[Run]] = {}
-    for label, run in zip(labels(runs), runs, strict=True):
+    for label, run in zip(run_labels(runs), runs, strict=True):
         for other in found.setdefault(label, []):
             if other.config.seed == run.config.seed:
                 raise InputError(f"{other.path} and {run.path} are the same run ({label}, seed {run.config.seed}): give it once")

@@ -15,8 +15,19 @@ import torch
 
 from gradlens.runtime.csv_tables import csv_line
 from gradlens.runtime.errors import InputError
-from gradlens.training.config import Config, make
-from gradlens.training.run_directory import STREAMS, TABLES, environment, is_run, load, plain, read_config, results_in, unwritable, write
+from gradlens.training.config import Config, make_config
+from gradlens.training.run_directory import (
+    STREAMS,
+    TABLES,
+    environment,
+    is_run,
+    load_run,
+    plain,
+    read_config,
+    results_in,
+    unwritable,
+    write,
+)
 
 
 def _kin(out: Path, config: Config) -> str:
@@ -24,7 +35,7 @@ def _kin(out: Path, config: Config) -> str:
     best: tuple[int, str] | None = None
     for candidate in out.glob("*/config.json"):
         try:
-            other = make(**read_config(candidate))
+            other = make_config(**read_config(candidate))
         except InputError:
             continue  # a foreign or damaged folder among the runs
         if (other.method, other.seed) == (config.method, config.seed):
@@ -60,7 +71,7 @@ class Writer:
             if overwrite:
                 read_config(path / "config.json")  # a foreign folder's files are not ours to delete
             else:
-                begun = load(path)
+                begun = load_run(path)
                 if differ := config.differences(begun.config):
                     raise InputError(f"cannot resume {path}: its config differs in: {'; '.join(differ)}")
                 if begun.info.get("data_fingerprint") != info.get("data_fingerprint"):

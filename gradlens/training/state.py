@@ -7,11 +7,11 @@ from torch import Tensor
 
 from gradlens.data.split import Data
 from gradlens.data.transforms import crop_and_flip, input_of
-from gradlens.runtime.batch_shard import Shard, part, stream
-from gradlens.runtime.process_group import ALONE, World
+from gradlens.runtime.batch_shard import Shard, rank_rng_words, shard_of
+from gradlens.runtime.process_group import SINGLE_PROCESS, ProcessGroup
 from gradlens.runtime.rng import generator, key
 from gradlens.runtime.sync_batchnorm import synchronise
-from gradlens.training.build import make_pair
+from gradlens.training.build import build_model_and_method
 from gradlens.training.config import Config
 from gradlens.training.optimizers import lr_factor, make_optimizer
 from gradlens.training.step import batches_per_epoch
@@ -31,9 +31,9 @@ class TrainState:
 
     """
 
-    def __init__(self, config: Config, data: Data, device: torch.device, world: World = ALONE) -> None:
+    def __init__(self, config: Config, data: Data, device: torch.device, world: ProcessGroup = SINGLE_PROCESS) -> None:
         self.config, self.device, self.world = config, device, world
-        self.pair = make_pair(config, data.shape, len(data.classes), device)
+        self.pair = build_model_and_method(config, data.shape, len(data.classes), device)
         if config.sync_batchnorm:
             synchronise(*self.pair)
         self.optimizer = make_optimizer(config, self.pair)
@@ -53,9 +53,9 @@ class TrainState:
 
     def shard(self, step: int) -> Shard | None:
         """Which part of an update's batch this rank works on; None: all of it."""
-        if self.config.parallel != "data" or self.world.alone:
+        if self.config.parallel != "data" or self.world.is_single_process:
             return None
-        return part(self.images(step), self.world.rank, self.world.ranks)
+        return shard_of(self.images(step), self.world.rank, self.world.num_ranks)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """The input [N, *] and targets [N, *] of an update (images and labels, or the rule's task), or this rank's part of them.
@@ -73,7 +73,7 @@ class TrainState:
         images = crop_and_flip(taken.images, self.config.seed, step) if self.config.augment else taken.images
         return self.pair.method.make_inputs(images, taken.labels, step, self.to_input)
 
-    def prepared(self, step: int) -> tuple[int | None, bool]:
+    def prepare_step(self, step: int) -> tuple[int | None, bool]:
         """Ready for an update: its learning rate, its draws, the rule's start; whether it is recorded (its number) and diagnosed.
 
         Inside ``sharded(self.shard(step))``, where the batch is shared.
@@ -81,7 +81,7 @@ class TrainState:
         config = self.config
         for group, lr in zip(self.optimizer.param_groups, self.base_lr, strict=True):
             group["lr"] = lr * lr_factor(config, step, self.total)
-        torch.manual_seed(key(config.seed, "step", *stream(step)))  # dropout and the like
+        torch.manual_seed(key(config.seed, "step", *rank_rng_words(step)))  # dropout and the like
         self.pair.method.start(step // self.per_epoch + 1, step)
         recorded = bool(config.record_every) and step % config.record_every == 0
         diagnosed = recorded and bool(config.diagnose_every) and step // config.record_every % config.diagnose_every == 0

@@ -19,10 +19,10 @@ from gradlens.gradients.losses import LOSSES
 from gradlens.gradients.method import Method, Step, Update
 from gradlens.gradients.rows import Measurement, rank_rows, step_rows
 from gradlens.gradients.true_gradient import all_reduce_update, true_gradients
-from gradlens.runtime.batch_shard import Sums, all_sum, current, total
+from gradlens.runtime.batch_shard import GradientReducer, all_reduce_sum, current_shard, global_count
 from gradlens.runtime.eval_mode import eval_mode
-from gradlens.runtime.process_group import ALONE, World
-from gradlens.training.build import Pair
+from gradlens.runtime.process_group import SINGLE_PROCESS, ProcessGroup
+from gradlens.training.build import ModelAndMethod
 from gradlens.training.config import Config
 
 
@@ -36,7 +36,7 @@ class Outcome(NamedTuple):
     rows: list[Measurement]  # empty on steps that are not recorded
 
 
-def _put(p: Tensor, grad: Tensor) -> None:
+def _write_grad(p: Tensor, grad: Tensor) -> None:
     """Write (or, for a parameter that two blocks share, add) a gradient, in the parameter's own memory layout.
 
     The fused optimisers walk parameter and gradient side by side in memory and do not look at strides.
@@ -46,33 +46,35 @@ def _put(p: Tensor, grad: Tensor) -> None:
     p.grad = grad if grad.stride() == p.stride() else torch.empty_like(p).copy_(grad)
 
 
-def _kept(passes: Iterator[Pass], stored: list[Pass]) -> Iterator[Pass]:
+def _stored_passes(passes: Iterator[Pass], stored: list[Pass]) -> Iterator[Pass]:
     """The passes as they are made, kept for the truth: a recorded step runs in the same order as any other."""
     for p in passes:
         stored.append(p)
         yield p
 
 
-class Section(Protocol):
+class BlockRange(Protocol):
     """Which of the network's blocks this process runs, and what it hears of the others."""
 
     def passes(self, method: Method, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
         """The passes of one step, lazily."""
 
-    def receive_function(self) -> Callable[[], Received] | None:
+    def receiver(self) -> Callable[[], Received] | None:
         """What gives the message of the rank above; None where there is none."""
 
-    def passed_on(self, u: Update) -> None:
+    def send_down(self, u: Update) -> None:
         """A block has been told its gradient."""
 
-    def late(self) -> Mapping[str, Tensor]:
+    def delayed_gradients(self) -> Mapping[str, Tensor]:
         """Gradients of the rule's own modules from messages of earlier batches."""
 
-    def measured(self, number: int, pair: Pair, step: Step, diagnose: bool, by_rank: bool) -> tuple[list[Measurement], Descent | None]:
+    def record_rows(
+        self, number: int, pair: ModelAndMethod, step: Step, diagnose: bool, by_rank: bool
+    ) -> tuple[list[Measurement], Descent | None]:
         """The rows of a recorded step, and on a diagnosed one the descent test to be asked after the optimiser's step."""
 
 
-class Stage(Protocol):
+class StageLike(Protocol):
     """This rank's blocks of a network that is spread over several, and its part in every step of a training."""
 
     ranges: list[range]  # the blocks of each rank
@@ -80,33 +82,33 @@ class Stage(Protocol):
     def step(self, step: int, stop: bool, save: bool) -> tuple[Outcome, bool, bool]:
         """One update of this rank's blocks; what it reports, and whether the run is to be stopped or saved after this batch."""
 
-    def finished(self) -> Sequence[tuple[int, Outcome]]:
+    def finish_pending(self) -> Sequence[tuple[int, Outcome]]:
         """Finish what is under way before ranks meet; what steps of it reported."""
 
-    def meet(self, pending: Sequence[tuple[int, Outcome]]) -> list[tuple[int, Outcome]]:
+    def synchronize(self, pending: Sequence[tuple[int, Outcome]]) -> list[tuple[int, Outcome]]:
         """Finish what is under way, share the weights, and put together what the ranks report of each step."""
 
-    def sent(self) -> int:
+    def bytes_sent(self) -> int:
         """Bytes that this rank has sent for training so far."""
 
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         """The optimiser's state as one process has it, put together on all ranks."""
 
-    def keep_own(self, optimizer: torch.optim.Optimizer) -> None:
+    def keep_owned_state(self, optimizer: torch.optim.Optimizer) -> None:
         """Forget the optimiser's state of parameters that other ranks train."""
 
 
-class Probe(Protocol):
+class UpdateProbe(Protocol):
     """What is shown every update of a training as it is made, and changes nothing of it."""
 
     @property
     def blocks(self) -> Mapping[str, Any]:
         """What it has read so far, by block."""
 
-    def see(self, step: int, update: Update) -> None:
+    def on_update(self, step: int, update: Update) -> None:
         """A block's update."""
 
-    def taken(self) -> tuple[Sequence[Any], Mapping[str, bytes]]:
+    def take_rows(self) -> tuple[Sequence[Any], Mapping[str, bytes]]:
         """The rows and the blocks' streams since it was last asked, to be written."""
 
     def regret(self, run_dir: Path) -> list[dict[str, Any]]:
@@ -119,26 +121,28 @@ class Probe(Protocol):
         """Go back to a saved state."""
 
 
-class Whole:
+class AllBlocks:
     """All blocks, in one process or on a part of the batch."""
 
     def passes(self, method: Method, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
         """As the rule makes them."""
         return method.forward(blocks, x, y)
 
-    def receive_function(self) -> None:
+    def receiver(self) -> None:
         """Nobody is above."""
 
-    def passed_on(self, u: Update) -> None:
+    def send_down(self, u: Update) -> None:
         """Nobody is below."""
 
-    def late(self) -> Mapping[str, Tensor]:
+    def delayed_gradients(self) -> Mapping[str, Tensor]:
         """Nothing comes late."""
         return {}
 
-    def measured(self, number: int, pair: Pair, step: Step, diagnose: bool, by_rank: bool) -> tuple[list[Measurement], Descent | None]:
+    def record_rows(
+        self, number: int, pair: ModelAndMethod, step: Step, diagnose: bool, by_rank: bool
+    ) -> tuple[list[Measurement], Descent | None]:
         """The rows of a recorded step; on a diagnosed one the sparse rows too."""
-        names, method, here = pair.names(), pair.method, current()
+        names, method, here = pair.block_names(), pair.method, current_shard()
         truth = true_gradients(method, step, keep=diagnose)
         mine = {k: u.grad.params for k, u in step.updates.items()}
         step = step._replace(updates={k: all_reduce_update(u) for k, u in step.updates.items()})
@@ -151,11 +155,11 @@ class Whole:
         return rows, Descent(number, names, method, step, truth)
 
 
-WHOLE = Whole()
+ALL_BLOCKS = AllBlocks()
 
 
 def _gradients(
-    pair: Pair, x: Tensor, y: Tensor, keep: bool, see: Callable[[Update], None] | None, section: Section
+    pair: ModelAndMethod, x: Tensor, y: Tensor, keep: bool, on_update: Callable[[Update], None] | None, blocks: BlockRange
 ) -> tuple[Outcome, list[Pass], dict[int, Update]]:
     """Run the passes and write the rule's gradients: what they report (of this rank), and where ``keep`` all passes and updates."""
     model, method = pair
@@ -163,43 +167,43 @@ def _gradients(
     images = 0
     kept: dict[int, Update] = {}
     stored: list[Pass] = []
-    sums = Sums(_put)
-    passes = section.passes(method, list(model), x, y)
+    sums = GradientReducer(_write_grad)
+    passes = blocks.passes(method, list(model), x, y)
     if keep:
-        passes = _kept(passes, stored)
-    for u in backward(method, passes, keep=keep, receive=section.receive_function()):
+        passes = _stored_passes(passes, stored)
+    for u in backward(method, passes, keep=keep, receive=blocks.receiver()):
         params = dict(u.p.block.named_parameters())
         for name, grad in u.grad.params.items():
             sums.add(params[name], grad)
         for name, grad in u.aux_grads.items():
             sums.add(method.get_parameter(name), grad)
         if u.signal.loss is not None and u.k == method.output_block:  # never a mixture of heads' losses
-            loss, images = u.signal.loss, total(len(u.p.y))
+            loss, images = u.signal.loss, global_count(len(u.p.y))
         if u.signal.logits is not None and u.k == method.output_block:
             hits, answered = (u.signal.logits.argmax(1) == u.p.y).sum(), (u.p.y >= 0).sum()
         if keep:
             kept[u.k] = u
-        section.passed_on(u)
-        if see is not None:
-            see(u)
+        blocks.send_down(u)
+        if on_update is not None:
+            on_update(u)
         del u  # a block's tensors must not outlive its turn
-    for name, grad in section.late().items():
+    for name, grad in blocks.delayed_gradients().items():
         sums.add(method.get_parameter(name), grad)
     sums.finish()
     return Outcome(loss, hits, images, answered, []), stored, kept
 
 
-def update(
-    pair: Pair,
+def training_step(
+    pair: ModelAndMethod,
     optimizer: torch.optim.Optimizer,
     x: Tensor,
     y: Tensor,
     record: int | None = None,
     bf16: bool = False,
     diagnose: bool = False,
-    see: Callable[[Update], None] | None = None,
+    on_update: Callable[[Update], None] | None = None,
     by_rank: bool = False,
-    section: Section = WHOLE,
+    blocks: BlockRange = ALL_BLOCKS,
 ) -> Outcome:
     """One step of any rule: passes, the rule's gradients, and one optimiser step. On a shared batch all ranks make it together.
 
@@ -211,32 +215,34 @@ def update(
         record: the step's number if the truth is to be measured on it.
         bf16: compute the passes in bfloat16 (weights and sums stay float32).
         diagnose: on a recorded step, add the sparser rows of ``diagnostics``.
-        see: shown each block's update as it is made, to look at.
+        on_update: called with each block's update as it is made.
         by_rank: on a recorded step of a shared batch, add rows of this rank's own gradient.
-        section: the blocks that this process runs.
+        blocks: those that this process runs.
 
     """
     rows: list[Measurement] = []
     descent: Descent | None = None
     optimizer.zero_grad(set_to_none=True)
     with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
-        made, stored, kept = _gradients(pair, x, y, record is not None, see, section)
+        made, stored, kept = _gradients(pair, x, y, record is not None, on_update, blocks)
         if record is not None:
-            rows, descent = section.measured(record, pair, Step(list(pair.model), x, y, stored, kept), diagnose, by_rank)
+            rows, descent = blocks.record_rows(record, pair, Step(list(pair.model), x, y, stored, kept), diagnose, by_rank)
     stored.clear()  # measured and done with, before the optimiser makes its state
     kept.clear()
     optimizer.step()
     if descent is not None:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):  # a new one: it caches what it casts, the old weights too
             rows += descent.rows()
-    if current() is not None:
-        loss, hits, answered = all_sum(torch.stack([made.loss.double(), made.hits.double(), made.answered.double()])).unbind()
+    if current_shard() is not None:
+        loss, hits, answered = all_reduce_sum(torch.stack([made.loss.double(), made.hits.double(), made.answered.double()])).unbind()
         made = made._replace(loss=loss, hits=hits, answered=answered)
     return made._replace(rows=rows)
 
 
 @torch.no_grad()
-def evaluate(pair: Pair, split: Split, to_input: Callable[[Tensor], Tensor], config: Config, world: World = ALONE) -> tuple[float, float]:
+def evaluate(
+    pair: ModelAndMethod, split: Split, to_input: Callable[[Tensor], Tensor], config: Config, world: ProcessGroup = SINGLE_PROCESS
+) -> tuple[float, float]:
     """(loss, accuracy) of a split in eval mode, NaN for rules that give no answers; the modes are put back, nothing else changes.
 
     Of several ranks with the same weights each evaluates every n-th batch; all get the same numbers, those of one process to the bit.
@@ -252,7 +258,7 @@ def evaluate(pair: Pair, split: Split, to_input: Callable[[Tensor], Tensor], con
             if i and method.least_batch > 1 and len(labels) < config.batch_size:
                 continue  # the rest at the end: an objective over a smaller batch is another one
             images += len(labels)
-            if i // config.batch_size % world.ranks != world.rank:
+            if i // config.batch_size % world.num_ranks != world.rank:
                 found.append(nothing)
                 continue
             x, y = method.make_inputs(batch, labels, -1 - i, to_input)
@@ -265,7 +271,7 @@ def evaluate(pair: Pair, split: Split, to_input: Callable[[Tensor], Tensor], con
                 else:
                     loss = method.evaluate_objective(list(model), x, y)
             found.append(torch.stack([(loss * len(labels)).to(nothing), hits.to(nothing)]))
-    losses, right = world.summed(torch.stack(found)).cpu().sum(0).tolist()
+    losses, right = world.all_reduce_sum(torch.stack(found)).cpu().sum(0).tolist()
     return losses / images, right / images if method.classifies else math.nan
 
 

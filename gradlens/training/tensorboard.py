@@ -61,7 +61,7 @@ def run_scalars(run: Run) -> Iterator[Scalar]:
     yield from row_scalars(row for row in run.measured if row[:4] not in known)
 
 
-def filter_grid(weights: Mapping[str, Tensor]) -> Tensor | None:
+def filter_image(weights: Mapping[str, Tensor]) -> Tensor | None:
     """The filters of a network's first convolution as one picture [3, H, W] in [0, 1], each stretched to its own range.
 
     Args:
@@ -125,7 +125,7 @@ class Events:
 
     def filters(self, step: int, weights: Mapping[str, Tensor]) -> None:
         """Add the picture of the first layer's filters, where it has one."""
-        grid = filter_grid(weights)
+        grid = filter_image(weights)
         if grid is not None:
             self._add(step, summary=self._summary.image(FILTERS, grid, dataformats="CHW"))  # type: ignore[no-untyped-call]
             self.file.flush()
@@ -184,11 +184,11 @@ def logged(training: Training, folder: Path, watch: Watch) -> Iterator[Watch]:
     """
     safe = Failsafe("the TensorBoard log")
     opened: list[Events] = []
-    path, step = folder / FOLDER / EVENTS, training.at.step
+    path, step = folder / FOLDER / EVENTS, training.position.step
 
     def begin() -> None:
         if path.exists():  # of a run that goes on, or of one that is overwritten
-            write(path, rewound(path.read_bytes(), step) if training.at.best else b"")
+            write(path, rewound(path.read_bytes(), step) if training.position.best else b"")
         opened.append(Events(appending(path)))
 
     def see(event: str, numbers: dict[str, Any]) -> None:
@@ -219,7 +219,7 @@ def logged(training: Training, folder: Path, watch: Watch) -> Iterator[Watch]:
 # ------------------------------------------------------------------------------------------------------- afterwards
 
 
-def checked(runs: Sequence[Run], out: Path, overwrite: bool) -> None:
+def check_export(runs: Sequence[Run], out: Path, overwrite: bool) -> None:
     """Check, before anything is written, that each run can get a folder of its name.
 
     Raises:

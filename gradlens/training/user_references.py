@@ -24,7 +24,7 @@ KINDS = ("method", "model")  # settings that name code; data are told by their o
 TYPED: dict[str, dict[str, dict[str, Any]]] = {kind: {} for kind in KINDS}  # what was named in this process: name -> what a config keeps
 
 
-def label(kind: str, path: Path, name: str) -> str:
+def reference_label(kind: str, path: Path, name: str) -> str:
     """What a user's own thing is called in run names and figures: file and name in lower case, without what says nothing.
 
     >>> label("method", Path("rules/sign_bp.py"), "SignBP"), label("method", Path("mine.py"), "Rule")
@@ -40,11 +40,11 @@ def label(kind: str, path: Path, name: str) -> str:
     return f"own-{said}" if said in SHIPPED else said
 
 
-def short(kind: str, text: str) -> str:
+def short_reference(kind: str, text: str) -> str:
     """A setting's value as one word for a folder's name."""
     if is_reference(text):
         file, _, name = text.rpartition(":")
-        return label(kind, Path(file), name)
+        return reference_label(kind, Path(file), name)
     return text.replace(":", "-")
 
 
@@ -65,7 +65,7 @@ def known_as(kind: str, text: str) -> str:
         kept |= {"reads": sorted(rule.depends_on), "own_quantities": dict(rule.method_quantities)}
     else:
         function_in(path, name, "from a spec to a network")
-    word = label(kind, path, name)
+    word = reference_label(kind, path, name)
     other = TYPED[kind].get(word)
     if other is not None and (other["file"], other["name"]) != (kept["file"], name):
         raise InputError(f"{other['file']}:{other['name']} and {path}:{name} would both be called {word}: rename one of them")
@@ -86,7 +86,7 @@ def _is_kept(kept: Any) -> bool:
     return isinstance(kept, Mapping) and all(isinstance(kept.get(part), str) for part in ("file", "name", "sha256"))
 
 
-def settle(values: Mapping[str, Any]) -> dict[str, Any]:
+def settle_references(values: Mapping[str, Any]) -> dict[str, Any]:
     """Settings in which ``FILE.py:NAME`` has become a name, with what a config keeps of the file under ``own``.
 
     A name with its file kept beside it, as in a run's config, is made known without importing the file.
@@ -106,7 +106,7 @@ def settle(values: Mapping[str, Any]) -> dict[str, Any]:
         if is_reference(word):
             word = settled[kind] = known_as(kind, word)
             own[kind] = TYPED[kind][word]
-        elif _is_kept(kept.get(kind)) and label(kind, Path(kept[kind]["file"]), kept[kind]["name"]) == word:
+        elif _is_kept(kept.get(kind)) and reference_label(kind, Path(kept[kind]["file"]), kept[kind]["name"]) == word:
             own[kind] = kept[kind]
             if kind == "method":
                 METHODS.setdefault(word, stand_in(word, kept[kind]))

@@ -12,8 +12,8 @@ from analyses import feedback_angles as demo
 from gradlens.gradients.method import NetworkInfo
 from gradlens.methods import METHODS
 from gradlens.runtime.csv_tables import read_csv, write_csv
-from gradlens.training.build import Pair
-from gradlens.training.step import update
+from gradlens.training.build import ModelAndMethod
+from gradlens.training.step import training_step
 
 SCALES, SEEDS, STEPS, LR = (1e-3, 0.1, 0.25), (3, 4), 50, 0.01
 WHICH = (1, 1)  # scale 0.1, seed 4
@@ -71,7 +71,7 @@ def test_gradlens_rules_train_the_same_network_step_by_step(rule):
         assert off(hidden[0].weight.detach().numpy(), moment.w0[WHICH]) < 1e-12
         assert off(out[0].weight.detach().numpy(), moment.w[WHICH]) < 1e-12
         x = torch.tensor(x)[None]
-        update(Pair(model, method), optimizer, x, x @ t.T)
+        training_step(ModelAndMethod(model, method), optimizer, x, x @ t.T)
 
 
 def test_feedback_alignment_conserves_what_the_paper_says():

@@ -9,7 +9,7 @@ from analyses.first_layer_filters import JUDGED, RULES, SEEDS, config, corrected
 from gradlens.gradients.losses import LOSSES
 from gradlens.methods import METHODS
 from gradlens.models.zoo import ModelSpec, build
-from gradlens.training.build import make_net
+from gradlens.training.build import make_network_info
 
 
 def found(**changes):
@@ -54,7 +54,7 @@ def test_noise_decides_nothing():
 
 
 def test_the_five_rules_are_five():
-    net = make_net(build("basic-cnn", ModelSpec((3, 32, 32), 10, 4, 5, 7)), (3, 32, 32), 10, LOSSES["ce"])
+    net = make_network_info(build("basic-cnn", ModelSpec((3, 32, 32), 10, 4, 5, 7)), (3, 32, 32), 10, LOSSES["ce"])
     configs = {label: config(label, 7, 0, "cifar10") for label in RULES}
     rules = {label: METHODS[c.method] for label, c in configs.items() if label != "bp"}
     windows = {label: tuple(rule(net, rule.Options(**configs[label].options)).spans) for label, rule in rules.items()}

@@ -17,16 +17,16 @@ from analyses.full_size import figures, items, readings, results, runner
 from analyses.full_size.__main__ import main
 from analyses.full_size.data import decoded
 from gradlens.runtime.errors import InputError
-from gradlens.training.config import make
-from gradlens.training.context import Place
-from gradlens.training.run_directory import load
+from gradlens.training.config import make_config
+from gradlens.training.context import RunContext
+from gradlens.training.run_directory import load_run
 
 EPOCHS = 3
 TINY = {"data": "digits", "model": "mlp", "width": 4, "limit": 200, "limit_test": 50, "batch_size": 50, "epochs": EPOCHS}
 
 
 def item(name, method="bp", until=EPOCHS, **changes):
-    config = make(**{**TINY, "method": method, "record_every": 2, "diagnose_every": 1, **changes})
+    config = make_config(**{**TINY, "method": method, "record_every": 2, "diagnose_every": 1, **changes})
     return items.Item(name, "tiny", name, 1, config, until)
 
 
@@ -69,7 +69,7 @@ def test_the_whole_list(listed, machine):
     for each in listed:
         rows = results.read_rows(machine.csv(each))
         assert [row["epoch"] for row in rows] == [0, 1, 2, 3]
-        run = load(machine.out / each.name)
+        run = load_run(machine.out / each.name)
         assert [row["test_accuracy"] for row in rows] == pytest.approx([m.accuracy for m in run.metrics if m.split == "test"], abs=1e-6)
         assert {row["item"] for row in rows} == {each.name}
         assert (rows[1]["device"], rows[1]["precision"], rows[1]["commit"], rows[1]["seed"]) == ("cpu", "fp32", "one", 0)
@@ -77,7 +77,7 @@ def test_the_whole_list(listed, machine):
 
 def test_an_epochs_cosine_is_the_mean_over_its_recorded_steps(listed, machine):
     runner.work(listed[1:], machine)
-    run = load(machine.out / "b")
+    run = load_run(machine.out / "b")
     mine = [r for r in run.gradients if (r.layer, r.kind, r.quantity) == ("block1.linear", "weight", "cosine") and 4 <= r.step < 8]
     assert len(mine) == 2
     assert results.read_rows(machine.csv(listed[1]))[2]["cosine:block1.linear"] == pytest.approx(sum(r.value for r in mine) / 2, rel=1e-5)
@@ -383,4 +383,4 @@ def test_the_place_of_runs_has_no_part_in_the_rows(machine):
     runner.work([item("a", until=1)], machine)
     text = machine.csv(item("a")).read_text()
     assert str(machine.out) not in text
-    assert Place().out.name not in text
+    assert RunContext().out.name not in text

@@ -8,7 +8,7 @@ import pytest
 from analyses import locking
 from gradlens.runtime.csv_tables import read_csv
 from gradlens.training.cost.schedules import Schedule, local
-from gradlens.training.cost.simulation import Bar, Point, curves, pictured
+from gradlens.training.cost.simulation import Bar, ThroughputPoint, pictured, throughput_curves
 from gradlens.training.parallel.block_costs import BlockCost
 
 SHIPPED = Path(__file__).parents[2] / "figures"
@@ -26,8 +26,8 @@ def basic_cnn():
 
 
 def test_curves_follow_from_the_stored_costs(basic_cnn):
-    stored = read_csv(SHIPPED / "locking" / "basic-cnn_workers.csv", Point)
-    again = curves(basic_cnn, locking.ETHERNET, locking.BATCHES, locking.PARTS)
+    stored = read_csv(SHIPPED / "locking" / "basic-cnn_workers.csv", ThroughputPoint)
+    again = throughput_curves(basic_cnn, locking.ETHERNET, locking.BATCHES, locking.PARTS)
     assert [row[:5] for row in again] == [row[:5] for row in stored]
     for mine, theirs in zip(again, stored, strict=True):
         assert mine[5:] == pytest.approx(theirs[5:], rel=1e-9)

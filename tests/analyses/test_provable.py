@@ -10,7 +10,7 @@ from analyses.provable import CIFAR_LEARNERS, CONDITIONS, DEFAULT, LEARNERS, NOI
 from analyses.provable_figures import grids_of, hierarchical_digits, layerwise_sweep
 from gradlens.analysis.theory.layerwise_clustering import LayerwisePlan
 from gradlens.data.hierarchical_digits import draw
-from gradlens.reporting.style import save
+from gradlens.reporting.style import save_figure
 from gradlens.runtime.errors import InputError
 
 
@@ -100,7 +100,7 @@ def test_the_figures_are_drawn_from_their_tables(tmp_path):
     assert len(pictured) == 30
     i = int((drawn.labels == 4).nonzero()[0, 0])
     assert next(r for r in pictured if (r.digit, r.level) == (4, "parts")).cells == drawn.levels[2][i].tolist()
-    assert len(save(hierarchical_digits(pictured[:6]), pictured[:6], tmp_path, "digits")) == 3
+    assert len(save_figure(hierarchical_digits(pictured[:6]), pictured[:6], tmp_path, "digits")) == 3
     for empty in (lambda: layerwise_sweep([], DEFAULT), lambda: hierarchical_digits([])):
         with pytest.raises(InputError):
             empty()

@@ -6,11 +6,11 @@ import torch
 from tiny_runs import tiny
 from torch import nn
 
-from gradlens.analysis.activations import at_rest, collect, networks, of_module
+from gradlens.analysis.activations import collect_activations, freeze_module, frozen_eval_mode, load_snapshots
 from gradlens.methods import METHODS
 from gradlens.models.feature_pooling import described, pooled, side
 from gradlens.runtime.errors import InputError
-from gradlens.training.context import Place, data_of
+from gradlens.training.context import RunContext, load_data
 
 
 def plain_net():
@@ -21,7 +21,7 @@ def plain_net():
 def test_activations_are_those_of_the_plain_forward_pass_whatever_the_batch():
     model, x = plain_net(), torch.randn(7, 2, 5, 5)
     names = [n for n, _ in model.named_children()]
-    got = collect(of_module(model, names), x, budget=None, batch=3)
+    got = collect_activations(freeze_module(model, names), x, budget=None, batch=3)
     model.eval()
     h, want = x, {}
     for name, layer in zip(names, model, strict=True):
@@ -37,7 +37,7 @@ def test_nothing_of_a_module_is_changed():
     model[1].eval()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     state = torch.random.get_rng_state()
-    collect(of_module(model), torch.randn(4, 2, 5, 5, generator=torch.Generator().manual_seed(1)))
+    collect_activations(freeze_module(model), torch.randn(4, 2, 5, 5, generator=torch.Generator().manual_seed(1)))
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert [m.training for m in model] == [True, False, True, True, True]
     assert model.training
@@ -68,39 +68,39 @@ def test_projection_keeps_inner_products_on_average():
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_every_rules_run_can_be_read_and_its_checkpoint_stays(method):
-    config, place = tiny(method), Place()
+    config, place = tiny(method), RunContext()
     run = shelf.trained(config)
     files = sorted(run.path.rglob("*.pt"))
     before = [f.read_bytes() for f in files]
-    images = data_of(config, place).test.images[:20]
-    last, *_ = networks(run, place)
+    images = load_data(config, place).test.images[:20]
+    last, *_ = load_snapshots(run, place)
     assert last.step == 24
     assert last.trained
-    assert [f.step for f in networks(run, place, "all")] == [12, 24]
-    (untrained,) = networks(run, place, "untrained")
-    found, control = collect(last, images), collect(untrained, images)
+    assert [f.step for f in load_snapshots(run, place, "all")] == [12, 24]
+    (untrained,) = load_snapshots(run, place, "untrained")
+    found, control = collect_activations(last, images), collect_activations(untrained, images)
     assert list(found) == last.names == list(control)
     assert ("top" in found) == METHODS[method].classifies
     assert all(len(h) == 20 and h.isfinite().all() for h in found.values())
     assert not METHODS[method].classifies or found["top"].shape == (20, 10)
-    torch.testing.assert_close(found[last.names[0]], collect(last, images, blocks=last.names[:1])[last.names[0]])
+    torch.testing.assert_close(found[last.names[0]], collect_activations(last, images, blocks=last.names[:1])[last.names[0]])
     assert [f.read_bytes() for f in files] == before
 
 
 def test_blocks_that_are_not_there_and_numbers_that_are_none_are_named():
     model = plain_net()
     with pytest.raises(InputError, match="unknown block 'blok'; known, nearest first"):
-        collect(of_module(model), torch.randn(4, 2, 5, 5), blocks=["blok"])
+        collect_activations(freeze_module(model), torch.randn(4, 2, 5, 5), blocks=["blok"])
     with pytest.raises(InputError, match="unknown layer"):
-        of_module(model, ["7"])
+        freeze_module(model, ["7"])
     with torch.no_grad():
         model[4].weight[0, 0] = float("nan")
     with pytest.raises(InputError, match="4 gives numbers that are not finite"):
-        collect(of_module(model), torch.randn(4, 2, 5, 5))
+        collect_activations(freeze_module(model), torch.randn(4, 2, 5, 5))
 
 
 def test_modes_come_back_after_an_error():
     model = plain_net().train()
-    with pytest.raises(RuntimeError), at_rest(of_module(model)):
+    with pytest.raises(RuntimeError), frozen_eval_mode(freeze_module(model)):
         raise RuntimeError
     assert model.training

@@ -16,7 +16,14 @@ from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LinearRegression
 
-from gradlens.analysis.theory.conditional_dependence import Affine, Mixture, _dealings, conditional_dependence, least_squares, principal
+from gradlens.analysis.theory.conditional_dependence import (
+    AffineArrays,
+    ViewMixture,
+    _dealings,
+    conditional_dependence,
+    fit_affine,
+    principal,
+)
 from gradlens.runtime.errors import InputError
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # analyses/ is no part of the installed package
@@ -217,20 +224,20 @@ def test_what_cannot_be_used_is_said(change, said):
 
 def test_least_squares_is_the_closed_form_and_the_library():
     x, t = gaussian(70, 5) + 3, gaussian(70, 2, seed=1)
-    found = least_squares(x, t)
+    found = fit_affine(x, t)
     s = np.cov(np.hstack([x, t]).T)
     np.testing.assert_allclose(found.weight, s[5:, :5] @ np.linalg.inv(s[:5, :5]), rtol=1e-9)
     library = LinearRegression().fit(x, t)
     np.testing.assert_allclose(found(x), library.predict(x), rtol=1e-9)
-    np.testing.assert_allclose(found.after(Affine(2 * np.eye(5), np.ones(5)))(x), library.predict(2 * x + 1), rtol=1e-9)
+    np.testing.assert_allclose(found.after(AffineArrays(2 * np.eye(5), np.ones(5)))(x), library.predict(2 * x + 1), rtol=1e-9)
     nearly = np.hstack([x, x @ gaussian(5, 3) * (1 + 1e-13 * gaussian(70, 3))])  # a rank that rounding errors fill up
-    np.testing.assert_allclose(least_squares(nearly, t)(nearly), library.predict(x), rtol=1e-6)
-    assert np.abs(least_squares(nearly, t).weight).max() < 10
+    np.testing.assert_allclose(fit_affine(nearly, t)(nearly), library.predict(x), rtol=1e-6)
+    assert np.abs(fit_affine(nearly, t).weight).max() < 10
 
 
 def test_principal_components_are_the_librarys():
     x = gaussian(50, 6) + 1
-    psi = Affine(gaussian(4, 6, seed=1), gaussian(4, seed=2))
+    psi = AffineArrays(gaussian(4, 6, seed=1), gaussian(4, seed=2))
     found = principal(psi, x, 2)(x)
     library = PCA(2).fit_transform(psi(x))
     np.testing.assert_allclose(np.abs(found - found.mean(0)), np.abs(library), rtol=1e-9, atol=1e-12)
@@ -242,7 +249,7 @@ ALPHAS = (0.0, 0.1, 0.25, 0.5, 1.0)
 
 
 def overlapping(alpha=0.3, d1=3, d2=2, k=3, seed=0):
-    return Mixture.random(k, alpha, d1, d2, spread=2.0, seed=seed)
+    return ViewMixture.random(k, alpha, d1, d2, spread=2.0, seed=seed)
 
 
 @pytest.mark.parametrize(("d1", "d2"), [(3, 2), (2, 4)])
@@ -277,8 +284,8 @@ def test_conditional_expectations_against_draws(alpha):
 
 
 def test_the_draws_are_those_of_the_paper():
-    m = Mixture.random(4, 0.3, 5, 3, seed=2)
-    s, independent = m.draw(40_000, 0), Mixture.random(4, 0.0, 5, 3, seed=2).draw(40_000, 0)
+    m = ViewMixture.random(4, 0.3, 5, 3, seed=2)
+    s, independent = m.draw(40_000, 0), ViewMixture.random(4, 0.0, 5, 3, seed=2).draw(40_000, 0)
     assert 0 <= m.mu1.min() < 2 < 8 < m.mu1.max() < 10
     assert (s.x1 == independent.x1).all()
     np.testing.assert_allclose(s.x2, 0.7 * independent.x2 + 0.3 * s.x1[:, :3], rtol=1e-12)
@@ -291,19 +298,19 @@ def test_the_draws_are_those_of_the_paper():
     assert (m.draw(40_000, 0).x2 == s.x2).all()
     assert not (m.draw(40_000, 0, "test").x1 == s.x1).any()
     assert not (m.draw(40_000, 1).x1 == s.x1).any()
-    assert np.pad(s.x1[:2], ((0, 0), (0, 2))).tolist() == Mixture(np.zeros((1, 5)), np.zeros((1, 7))).cut(s.x1[:2]).tolist()
+    assert np.pad(s.x1[:2], ((0, 0), (0, 2))).tolist() == ViewMixture(np.zeros((1, 5)), np.zeros((1, 7))).cut(s.x1[:2]).tolist()
 
 
 @pytest.mark.parametrize("alpha", ALPHAS)
 def test_the_linear_class_against_draws(alpha):
     m = overlapping(alpha, d1=4, d2=3)
     s = m.draw(100_000, 1)
-    for exact, fitted in ((m.linear_pretext(), least_squares(s.x1, s.x2)), (m.best_linear(), least_squares(s.x1, s.onehot(3)))):
+    for exact, fitted in ((m.linear_pretext(), fit_affine(s.x1, s.x2)), (m.best_linear(), fit_affine(s.x1, s.onehot(3)))):
         np.testing.assert_allclose(exact.weight, fitted.weight, atol=0.02)
         np.testing.assert_allclose(exact(s.x1[:50]), fitted(s.x1[:50]), atol=0.05)
     found = conditional_dependence(s.x1, s.x2, s.y)
     assert found.corrected == pytest.approx(m.eps_linear(), rel=0.02, abs=0.02)
-    some = Affine(gaussian(3, 4), gaussian(3, seed=1))
+    some = AffineArrays(gaussian(3, 4), gaussian(3, seed=1))
     squares = ((s.onehot(3) - some(s.x1)) ** 2).sum(1)
     assert abs(squares.mean() - m.mse(some)) < 4 * squares.std() / math.sqrt(len(squares))
     excess = ((m.best_linear()(s.x1) - some(s.x1)) ** 2).sum(1) / 2
@@ -313,7 +320,7 @@ def test_the_linear_class_against_draws(alpha):
 @pytest.mark.parametrize("alpha", ALPHAS)
 @pytest.mark.parametrize(("d1", "d2"), [(50, 40), (30, 45)])
 def test_eps_is_alpha_times_the_root_of_the_smaller_dimension(alpha, d1, d2):
-    m = Mixture.random(5, alpha, d1, d2)
+    m = ViewMixture.random(5, alpha, d1, d2)
     s = m.draw(8000, 0)
     want = alpha * math.sqrt(min(d1, d2))
     assert m.eps_universal(s.x1) == pytest.approx(want, rel=0.02, abs=1e-10)
@@ -329,20 +336,20 @@ def r_squared(m, n=4000):
     """Of f* regressed on ψ*."""
     x = m.draw(n, 0).x1
     f, psi = m.posterior(x), m.psi(x)
-    left = f - least_squares(psi, f)(psi)
+    left = f - fit_affine(psi, f)(psi)
     return 1 - (left**2).sum() / ((f - f.mean(0)) ** 2).sum()
 
 
 def test_the_best_predictor_is_linear_in_psi_where_the_views_are_independent_and_the_rank_is_full():
-    m = Mixture.random(5, 0.0, 8, 6, spread=2.0)
+    m = ViewMixture.random(5, 0.0, 8, 6, spread=2.0)
     assert r_squared(m) == pytest.approx(1, abs=1e-12)
-    assert r_squared(Mixture(m.mu1, m.mu2, 0.5)) < 0.99
-    assert r_squared(Mixture(m.mu1, m.mu2 @ np.diag([1, 1, 0, 0, 0, 0]))) < 0.95  # rank(A) = 2 < k
+    assert r_squared(ViewMixture(m.mu1, m.mu2, 0.5)) < 0.99
+    assert r_squared(ViewMixture(m.mu1, m.mu2 @ np.diag([1, 1, 0, 0, 0, 0]))) < 0.95  # rank(A) = 2 < k
 
 
 def test_two_classes_are_the_papers_example():
     mu1, mu2 = gaussian(1, 3), gaussian(1, 2, seed=1)
-    m = Mixture(np.vstack([-mu1, mu1]), np.vstack([-mu2, mu2]))
+    m = ViewMixture(np.vstack([-mu1, mu1]), np.vstack([-mu2, mu2]))
     x = m.draw(30, 0).x1
     f = 2 * m.posterior(x)[:, 1] - 1  # E[Y | x1] for Y = ±1
     np.testing.assert_allclose(m.psi(x), f[:, None] * mu2, rtol=1e-10)
@@ -351,15 +358,15 @@ def test_two_classes_are_the_papers_example():
 
 @pytest.mark.parametrize("k", [3, 10])
 def test_the_pretext_solution_has_the_rank_of_the_classes(k):
-    exact = np.linalg.svd(Mixture.random(k).linear_pretext().weight, compute_uv=False)
+    exact = np.linalg.svd(ViewMixture.random(k).linear_pretext().weight, compute_uv=False)
     assert exact[k - 2] > 0.1
     assert exact[k - 1] < 1e-12
-    s = Mixture.random(k).draw(20_000, 0)
-    fitted = np.linalg.svd(least_squares(s.x1, s.x2).weight, compute_uv=False)
+    s = ViewMixture.random(k).draw(20_000, 0)
+    fitted = np.linalg.svd(fit_affine(s.x1, s.x2).weight, compute_uv=False)
     gaps = fitted[:-1] / fitted[1:]
     assert gaps.argmax() == k - 2
     assert gaps[k - 2] > 2
-    dependent = np.linalg.svd(Mixture.random(k, 0.5).linear_pretext().weight, compute_uv=False)
+    dependent = np.linalg.svd(ViewMixture.random(k, 0.5).linear_pretext().weight, compute_uv=False)
     assert dependent[-1] > 0.1
 
 
@@ -369,13 +376,13 @@ LABELS = (200, 500, 1000, 2000, 5000)
 def test_excess_risk_falls_as_one_over_the_number_of_labels():
     risks = {"psi": np.zeros(len(LABELS)), "X1": np.zeros(len(LABELS)), "dependent": np.zeros(len(LABELS))}
     for trial in range(8):
-        independent, dependent = (Mixture.random(5, alpha, seed=trial) for alpha in (0.0, 0.5))
+        independent, dependent = (ViewMixture.random(5, alpha, seed=trial) for alpha in (0.0, 0.5))
         for i, n in enumerate(LABELS):
             s = independent.draw(n, trial)
             for name, m in (("psi", independent), ("dependent", dependent)):
                 psi = m.linear_pretext()
-                risks[name][i] += m.excess_risk(least_squares(psi(s.x1), s.onehot(5)).after(psi))
-            risks["X1"][i] += independent.excess_risk(least_squares(s.x1, s.onehot(5)))
+                risks[name][i] += m.excess_risk(fit_affine(psi(s.x1), s.onehot(5)).after(psi))
+            risks["X1"][i] += independent.excess_risk(fit_affine(s.x1, s.onehot(5)))
     slopes = {name: np.polyfit(np.log(LABELS), np.log(r), 1)[0] for name, r in risks.items()}
     assert -1.2 <= slopes["psi"] <= -0.8
     assert -1.2 <= slopes["X1"] <= -0.8
@@ -384,24 +391,24 @@ def test_excess_risk_falls_as_one_over_the_number_of_labels():
 
 
 def test_the_same_holds_for_the_conditional_expectation():
-    m = Mixture.random(4, 0.0, 6, 5, spread=1.5)
+    m = ViewMixture.random(4, 0.0, 6, 5, spread=1.5)
     x = m.draw(20_000, 0, "test").x1
     f, psi = m.posterior(x), m.psi(x)
     risks = []
     for n in LABELS:
         samples = [m.draw(n, trial) for trial in range(30)]
-        risks.append(np.mean([((least_squares(m.psi(s.x1), s.onehot(4))(psi) - f) ** 2).sum(1).mean() / 2 for s in samples]))
+        risks.append(np.mean([((fit_affine(m.psi(s.x1), s.onehot(4))(psi) - f) ** 2).sum(1).mean() / 2 for s in samples]))
     assert -1.2 <= np.polyfit(np.log(LABELS), np.log(risks), 1)[0] <= -0.8
 
 
 @pytest.mark.parametrize("alpha", ALPHAS)
 def test_nothing_beats_the_bayes_predictor(alpha):
-    m = Mixture.random(4, alpha, 6, 5, spread=1.5)
+    m = ViewMixture.random(4, alpha, 6, 5, spread=1.5)
     s, tested = m.draw(500, 0), m.draw(40_000, 0, "test")
     bayes = ((tested.onehot(4) - m.posterior(tested.x1)) ** 2).sum(1)
     psi = m.linear_pretext()
     for f in (m.psi, m.posterior, psi, lambda x: x):
-        learned = least_squares(f(s.x1), s.onehot(4))(f(tested.x1))
+        learned = fit_affine(f(s.x1), s.onehot(4))(f(tested.x1))
         excess = ((tested.onehot(4) - learned) ** 2).sum(1) - bayes
         assert excess.mean() > -4 * excess.std() / math.sqrt(len(excess))
     assert m.excess_risk(m.best_linear()) == pytest.approx(0, abs=1e-20)
@@ -411,20 +418,20 @@ def test_nothing_beats_the_bayes_predictor(alpha):
 
 def test_a_perfect_pretext_is_the_oracle():
     """α = 0 and endless pairs: ψ spans what E^L[Y | X1] spans, so that any labels teach both the same."""
-    m = Mixture.random(6)
+    m = ViewMixture.random(6)
     psi, best, s = m.linear_pretext(), m.best_linear(), m.draw(100, 0)
-    a, b = (least_squares(f(s.x1), s.onehot(6)).after(f) for f in (psi, best))
+    a, b = (fit_affine(f(s.x1), s.onehot(6)).after(f) for f in (psi, best))
     np.testing.assert_allclose(a.weight, b.weight, atol=1e-9)
 
 
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: Mixture.random(3, 1.5), "between 0"),
-        (lambda: Mixture.random(0), "one class"),
-        (lambda: Mixture.random(3, d2=0), "one feature"),
-        (lambda: Mixture.random(3, spread=math.inf), "positive"),
-        (lambda: Mixture(np.zeros((2, 3)), np.zeros((3, 3))), "a centre in both views"),
+        (lambda: ViewMixture.random(3, 1.5), "between 0"),
+        (lambda: ViewMixture.random(0), "one class"),
+        (lambda: ViewMixture.random(3, d2=0), "one feature"),
+        (lambda: ViewMixture.random(3, spread=math.inf), "positive"),
+        (lambda: ViewMixture(np.zeros((2, 3)), np.zeros((3, 3))), "a centre in both views"),
     ],
 )
 def test_mixtures_that_are_none_are_refused(make, said):

@@ -8,19 +8,19 @@ import shelf
 import torch
 from torch import nn
 
-from gradlens.analysis.doctor import CHECKS, RESULT, examine, report, verdict
-from gradlens.analysis.doctor_evidence import LATE, Seen, graded
-from gradlens.analysis.doctor_outcome import jumps, rank
+from gradlens.analysis.doctor import CHECKS, RESULT, diagnosis_json, diagnosis_line, examine
+from gradlens.analysis.doctor_evidence import LAST_STEPS, RunView, graded
+from gradlens.analysis.doctor_outcome import effective_rank_of_rows, jumps
 from gradlens.gradients.losses import LOSSES
 from gradlens.gradients.rows import Measurement
 from gradlens.methods.local.windows import Local, LocalLosses
 from gradlens.methods.synthetic_gradients.dni import DNI
 from gradlens.reporting.console import diagnosis_table
 from gradlens.runtime.csv_tables import csv_line
-from gradlens.training.config import make
-from gradlens.training.context import Place
+from gradlens.training.config import make_config
+from gradlens.training.context import RunContext
 from gradlens.training.loop import Training
-from gradlens.training.run_directory import Metric, load
+from gradlens.training.run_directory import Metric, load_run
 from gradlens.training.runs.train_run import train_run
 
 BASE = {
@@ -31,7 +31,7 @@ SHORT = {"limit": 300, "limit_test": 200, "epochs": 3, "record_every": 2, "diagn
 
 
 def trained(folder, method, **settings):
-    return train_run(make(**{**BASE, "method": method, **settings}), Place(out=folder))
+    return train_run(make_config(**{**BASE, "method": method, **settings}), RunContext(out=folder))
 
 
 HEALTHY = ("bp", "dgl", "cdni", "fa", "dfa", "dgl-async")  # one of each kind of rule
@@ -40,7 +40,7 @@ OVERFITTED = {"width": 64, "limit": 100, "label_noise": 0.5, "batch_size": 20, "
 
 def healthy(method):
     """A run that learns digits."""
-    return shelf.trained(make(**{**BASE, "method": method, **(CNN if method == "cdni" else {})}))
+    return shelf.trained(make_config(**{**BASE, "method": method, **(CNN if method == "cdni" else {})}))
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def rewrite(run, name, change):
     """Change a table's rows on disk and read the run again."""
     rows = [change(row) for row in getattr(run, name)]
     (run.path / f"{name}.csv").write_text("".join(csv_line(r) for r in [type(rows[0])._fields, *rows]))
-    return load(run.path)
+    return load_run(run.path)
 
 
 # ---------------------------------------------------------------------------------------------------------- healthy
@@ -72,7 +72,7 @@ def test_nothing_is_wrong_with_a_healthy_run(method):
     assert not found.findings, (method, found.findings)
     assert not found.unmade, method
     assert sorted([*found.made, *found.not_applicable]) == sorted(check.name for check in CHECKS)
-    assert verdict(found) == f"nothing wrong: {len(found.made)} checks"
+    assert diagnosis_line(found) == f"nothing wrong: {len(found.made)} checks"
 
 
 def test_what_does_not_concern_a_rule_is_left_out():
@@ -182,12 +182,12 @@ def test_a_block_that_explodes(copied):
 
 
 def test_a_network_of_dead_units(tmp_path):
-    config = make(**BASE | SHORT | {"method": "bp", "lr": 0.0})
+    config = make_config(**BASE | SHORT | {"method": "bp", "lr": 0.0})
     start = trained(tmp_path, "bp", epochs=0)
     state = start.checkpoint()
     state["model"]["block2.linear.bias"].fill_(-1e3)  # a relu that never opens again
     torch.save(state, start.path / "checkpoint.pt")
-    found = examine(train_run(config.model_copy(update={"init_from": str(start.path)}), Place(out=tmp_path)))
+    found = examine(train_run(config.model_copy(update={"init_from": str(start.path)}), RunContext(out=tmp_path)))
     assert seen(found, "silent layer") == ["block1.linear", "block2.linear", "block3.linear"]
     assert seen(found, "collapsed features") == ["block2", "block3"]
     assert seen(found, "at chance") == ["test"]
@@ -233,7 +233,7 @@ def test_epochs_that_spike_and_a_loss_that_never_comes_back(copied):
 
 
 def test_overfitting():
-    run = shelf.trained(make(**{**BASE, **OVERFITTED}))
+    run = shelf.trained(make_config(**{**BASE, **OVERFITTED}))
     found = examine(run)
     assert seen(found, "overfitting") == ["test"]
     assert "no gradients were recorded" in found.unmade["vanishing block"]
@@ -256,7 +256,7 @@ def test_an_untrained_network_is_a_control(tmp_path):
 def test_unfinished_and_not_finite(copied):
     run = copied("bp")
     (run.path / "summary.json").unlink()
-    found = examine(load(run.path))
+    found = examine(load_run(run.path))
     assert seen(found, "unfinished", "watch") == ["run"]
     assert "100 of 100 updates" in found.findings[0].evidence
     assert not found.wrong
@@ -272,7 +272,7 @@ def test_activations_that_are_no_numbers(copied):
     state = run.checkpoint()
     state["model"]["block2.linear.weight"].fill_(math.nan)
     torch.save(state, run.path / "checkpoint.pt")
-    found = examine(load(run.path))
+    found = examine(load_run(run.path))
     assert seen(found, "collapsed features") == ["run"]
     assert "block2" in next(f for f in found.findings if f.check == "collapsed features").evidence
 
@@ -283,17 +283,17 @@ def test_activations_that_are_no_numbers(copied):
 def test_a_check_without_what_it_needs_says_so(copied):
     run = copied("fa")
     (run.path / "checkpoint.pt").unlink()
-    assert "checkpoint" in examine(load(run.path)).unmade["collapsed features"]
+    assert "checkpoint" in examine(load_run(run.path)).unmade["collapsed features"]
     without = [r for r in run.gradients if not r.kind.startswith("feedback")]
     (run.path / "gradients.csv").write_text("".join(csv_line(r) for r in [Measurement._fields, *without]))
-    assert "--diagnose-every" in examine(load(run.path)).unmade["feedback drift"]
+    assert "--diagnose-every" in examine(load_run(run.path)).unmade["feedback drift"]
     (run.path / "gradients.csv").write_text("")
-    found = examine(load(run.path))
+    found = examine(load_run(run.path))
     assert not found.findings
     assert {"feedback drift", "vanishing block", "silent layer", "loss spike"} <= set(found.unmade)
-    assert f"{len(found.unmade)} could not be made (" in verdict(found)
+    assert f"{len(found.unmade)} could not be made (" in diagnosis_line(found)
     (run.path / "metrics.csv").write_text("".join(csv_line(r) for r in [Metric._fields, *run.metrics[:1]]))
-    assert examine(load(run.path)).unmade["at chance"] == "no epoch has been evaluated yet"
+    assert examine(load_run(run.path)).unmade["at chance"] == "no epoch has been evaluated yet"
 
 
 # ------------------------------------------------------------------------------------------------------------- parts
@@ -302,7 +302,7 @@ def test_a_check_without_what_it_needs_says_so(copied):
 @pytest.mark.parametrize("loss", LOSSES)
 def test_the_loss_of_guessing_is_the_least_that_a_constant_answer_has(loss):
     run = healthy("bp")
-    looked = Seen(load(run.path), Place())
+    looked = RunView(load_run(run.path), RunContext())
     object.__setattr__(looked.run, "config", run.config.model_copy(update={"loss": loss}))
     y = torch.arange(10)
     z = torch.zeros(10, dtype=torch.float64, requires_grad=True)
@@ -319,12 +319,12 @@ def test_the_loss_of_guessing_is_the_least_that_a_constant_answer_has(loss):
 
 
 def test_the_end_is_the_last_epoch_or_three_steps_at_least():
-    looked = Seen(healthy("bp"), Place())  # 20 updates an epoch, every sixth recorded
+    looked = RunView(healthy("bp"), RunContext())  # 20 updates an epoch, every sixth recorded
     series = looked.series["top", "rule", "loss"]
     assert [s for s, _ in looked.late(series)] == [84, 90, 96]
     assert [s for s, _ in looked.late(series[:11])] == [48, 54, 60]  # 60 is the fourth epoch's first
     assert [s for s, _ in looked.late(series[:10])] == [42, 48, 54]
-    assert len(looked.late(series[:2])) == 2 < LATE
+    assert len(looked.late(series[:2])) == 2 < LAST_STEPS
 
 
 def test_grades():
@@ -338,9 +338,9 @@ def test_rank_counts_directions():
     for r in (1, 2, 5):
         scores = torch.linalg.qr(torch.randn(50, r, generator=g)).Q
         scores = torch.linalg.qr(scores - scores.mean(0)).Q
-        assert rank(scores @ rotation[:r] + 7) == pytest.approx(r, rel=1e-3)
-    assert rank(torch.full((9, 4), 0.3)) == 0.0
-    assert rank(torch.full((9, 4), 1.0) + 1e-7 * torch.randn(9, 4, generator=g)) == 0.0
+        assert effective_rank_of_rows(scores @ rotation[:r] + 7) == pytest.approx(r, rel=1e-3)
+    assert effective_rank_of_rows(torch.full((9, 4), 0.3)) == 0.0
+    assert effective_rank_of_rows(torch.full((9, 4), 1.0) + 1e-7 * torch.randn(9, 4, generator=g)) == 0.0
 
 
 def test_jumps_stand_out_of_their_own_noise():
@@ -417,10 +417,10 @@ def test_a_table_holds_each_check_once(copied):
     found = examine(rewrite(run, "gradients", lambda r: r._replace(value=0.0) if (r.kind, r.quantity) == ("weight", "norm") else r))
     assert len(seen(found, "silent layer")) == 4
     assert diagnosis_table("run", found).row_count == len({(f.check, f.severity) for f in found.findings})
-    assert json.loads(json.dumps(report(found)))["wrong"] is True
+    assert json.loads(json.dumps(diagnosis_json(found)))["wrong"] is True
 
 
 def test_a_test_loss_that_was_once_none_hides_no_overfitting(tmp_path):
-    run = shelf.copied(shelf.trained(make(**{**BASE, **OVERFITTED})), tmp_path)
+    run = shelf.copied(shelf.trained(make_config(**{**BASE, **OVERFITTED})), tmp_path)
     spoilt = rewrite(run, "metrics", lambda m: m._replace(loss=math.nan) if (m.split, m.epoch) == ("test", 1) else m)
     assert seen(examine(spoilt), "overfitting") == ["test"]

@@ -15,14 +15,22 @@ from scipy.optimize import differential_evolution
 from torch import nn
 
 from gradlens.analysis import filter_measures, first_layer_filters
-from gradlens.analysis.activations import of_module
-from gradlens.analysis.filter_measures import colour_shares, dead, effective_rank, frequencies, frequency_entropies, hues, order
-from gradlens.analysis.first_layer_filters import filters_of, filters_run, first_convolution, fits, look, numbers, random_numbers
+from gradlens.analysis.activations import freeze_module
+from gradlens.analysis.filter_measures import colour_shares, dead, filters_effective_rank, frequencies, frequency_entropies, hues, order
+from gradlens.analysis.first_layer_filters import (
+    describe_filters,
+    filter_statistics,
+    filters_of,
+    filters_run,
+    first_convolution,
+    fit_gabors,
+    random_filter_statistics,
+)
 from gradlens.analysis.gabor import bounds, fit_gabor
 from gradlens.reporting import filters
 from gradlens.runtime.errors import InputError
-from gradlens.training.config import make
-from gradlens.training.context import Place
+from gradlens.training.config import make_config
+from gradlens.training.context import RunContext
 from gradlens.training.run_directory import load_checkpoint, load_result
 
 TINY = {"width": 4, "limit": 64, "batch_size": 32, "epochs": 2, "record_every": 0, "lr": 3e-3}
@@ -112,13 +120,13 @@ def test_the_fit_is_about_as_good_as_a_global_search():
 
 
 def test_what_has_no_luminance_has_no_gabor():
-    assert fits(np.stack([grating(1, 1, axis=(1, -1, 0)), np.zeros((3, 7, 7)), np.ones((3, 7, 7))])) == [None] * 3
-    assert numbers(np.stack([grating(1, 1, axis=(1, -1, 0))]))["gabor_share"] == 0
+    assert fit_gabors(np.stack([grating(1, 1, axis=(1, -1, 0)), np.zeros((3, 7, 7)), np.ones((3, 7, 7))])) == [None] * 3
+    assert filter_statistics(np.stack([grating(1, 1, axis=(1, -1, 0))]))["gabor_share"] == 0
 
 
 def test_small_kernels_are_undecided():
-    assert numbers(drawn(4, 3, 5, 5))["gabor_share"] is None
-    assert numbers(drawn(4, 3, 7, 7))["gabor_share"] is not None
+    assert filter_statistics(drawn(4, 3, 5, 5))["gabor_share"] is None
+    assert filter_statistics(drawn(4, 3, 7, 7))["gabor_share"] is not None
 
 
 # ------------------------------------------------------------------------------------------------- spectra and colours
@@ -163,8 +171,8 @@ def test_the_spectrum_is_that_of_a_slow_transform():
 def test_filters_without_a_pattern_have_no_spectrum():
     made = np.stack([np.full((1, 7, 7), 0.7), np.zeros((1, 7, 7)), grating(1, 0)[:1]])
     assert np.isnan(frequency_entropies(made)).tolist() == [True, True, False]
-    assert numbers(made)["frequency"] == pytest.approx(1 / 7)
-    assert numbers(made[:2])["frequency"] is None
+    assert filter_statistics(made)["frequency"] == pytest.approx(1 / 7)
+    assert filter_statistics(made[:2])["frequency"] is None
 
 
 def test_colour_is_what_is_not_grey():
@@ -174,7 +182,7 @@ def test_colour_is_what_is_not_grey():
     grey = noise.mean(1, keepdims=True)
     np.testing.assert_allclose(colour_shares(noise), ((noise - grey) ** 2).sum((1, 2, 3)) / (noise**2).sum((1, 2, 3)))
     assert np.isnan(colour_shares(np.zeros((1, 3, 3, 3)))).all()
-    assert numbers(drawn(3, 1, 3, 3))["colour_share"] is None
+    assert filter_statistics(drawn(3, 1, 3, 3))["colour_share"] is None
 
 
 @pytest.mark.parametrize(("colour", "degrees"), [((1, -1, 0), 0), ((1, 1, -2), 90), ((-1, 1, 0), 180), ((-1, -1, 2), 270)])
@@ -204,14 +212,14 @@ def test_filters_are_ordered_by_frequency_and_then_by_hue():
 
 def test_effective_rank_counts_directions():
     orthogonal = np.linalg.qr(drawn(27, 27))[0].reshape(27, 3, 3, 3)
-    assert effective_rank(orthogonal[:6] * np.arange(1, 7)[:, None, None, None]) == pytest.approx(6)
-    assert effective_rank(np.repeat(drawn(1, 3, 3, 3), 5, 0)) == pytest.approx(1)
-    assert math.isnan(effective_rank(np.zeros((2, 3, 3, 3))))
+    assert filters_effective_rank(orthogonal[:6] * np.arange(1, 7)[:, None, None, None]) == pytest.approx(6)
+    assert filters_effective_rank(np.repeat(drawn(1, 3, 3, 3), 5, 0)) == pytest.approx(1)
+    assert math.isnan(filters_effective_rank(np.zeros((2, 3, 3, 3))))
     noise = drawn(5, 3, 3, 3)
     rows = (noise / np.sqrt((noise**2).sum((1, 2, 3), keepdims=True))).reshape(5, -1)
     values = np.sqrt(np.linalg.eigvalsh(rows @ rows.T))
     shares = values / values.sum()
-    assert effective_rank(noise) == pytest.approx(np.prod(shares**-shares))
+    assert filters_effective_rank(noise) == pytest.approx(np.prod(shares**-shares))
 
 
 def test_dead_filters():
@@ -219,7 +227,7 @@ def test_dead_filters():
     assert dead(made).tolist() == [False] * 5 + [True] * 2
     silent = np.arange(7) == 2
     assert dead(made, silent).tolist() == [False, False, True, False, False, True, True]
-    assert numbers(made, silent=silent)["dead_share"] == pytest.approx(3 / 7)
+    assert filter_statistics(made, silent=silent)["dead_share"] == pytest.approx(3 / 7)
     assert dead(np.zeros((3, 1, 3, 3))).all()
 
 
@@ -230,27 +238,27 @@ def test_filters_that_never_answer_are_dead():
     with torch.no_grad():
         block[0].bias[3] = -1e3  # below zero on all images: ReLU gives nothing
         block[0].bias[1] = 1e3  # large, but it still tells images apart
-    seen = look(of_module(model), torch.randn(20, 3, 8, 8))
+    seen = describe_filters(freeze_module(model), torch.randn(20, 3, 8, 8))
     assert seen.watched
     assert seen.numbers["dead_share"] == pytest.approx(1 / 5)
     narrowed = nn.Sequential(nn.Sequential(*block, nn.Conv2d(5, 2, 1)))  # its outputs are not the filters'
-    assert not look(of_module(narrowed), torch.randn(20, 3, 8, 8)).watched
+    assert not describe_filters(freeze_module(narrowed), torch.randn(20, 3, 8, 8)).watched
 
 
 def test_scale_sign_and_order_of_filters_change_nothing():
     made = np.concatenate([drawn(3, 3, 7, 7), grating(1, 1)[None]])
-    want = numbers(made)
+    want = filter_statistics(made)
     factors = np.array([0.5, -1.0, 2.0, -1.5])[:, None, None, None]
-    assert numbers((made * factors)[[2, 0, 3, 1]]) == pytest.approx(want)
+    assert filter_statistics((made * factors)[[2, 0, 3, 1]]) == pytest.approx(want)
     assert want["gabor_share"] > 0
 
 
 def test_random_filters_are_the_same_each_time_and_know_no_colour(monkeypatch):
     monkeypatch.setattr(first_layer_filters, "RANDOM", 12)
     first_layer_filters._random.cache_clear()
-    first = random_numbers(6, 3, 7)
+    first = random_filter_statistics(6, 3, 7)
     first_layer_filters._random.cache_clear()
-    assert random_numbers(6, 3, 7) == first
+    assert random_filter_statistics(6, 3, 7) == first
     assert first["colour_share"] == pytest.approx(2 / 3, abs=0.05)
     assert first["gabor_share"] <= 1 / 12
     assert first["dead_share"] is None
@@ -290,7 +298,7 @@ def few_random_filters(monkeypatch):
 
 def finished(**changes):
     """The directory of a tiny run on the shelf; to be copied, not changed."""
-    return shelf.trained(make(**{**TINY, **changes})).path
+    return shelf.trained(make_config(**{**TINY, **changes})).path
 
 
 @pytest.fixture
@@ -303,7 +311,7 @@ def contents(folder):
 
 
 def test_without_training_everything_is_as_at_the_start(copied):
-    found = filters_run(copied(epochs=0, stem=7), Place())
+    found = filters_run(copied(epochs=0, stem=7), RunContext())
     for name, values in found["numbers"].items():
         assert values["trained"] == values["untrained"], name
     assert found["weights"] == found["untrained_weights"]
@@ -315,7 +323,7 @@ def test_without_training_everything_is_as_at_the_start(copied):
 def test_a_run_is_looked_at_over_time_and_only_the_result_is_new(copied):
     path = copied(stem=5, keep_checkpoints=2, method="dgl")
     before = contents(path)
-    found = filters_run(path, Place(), over_time=True)
+    found = filters_run(path, RunContext(), over_time=True)
     after = contents(path)
     assert after.pop(path / "filters.json")
     assert after == before
@@ -337,7 +345,7 @@ def test_the_control_is_the_runs_own_beginning(copied):
     path = copied(stem=5, seed=3)
     start = load_checkpoint(finished(stem=5, seed=3, epochs=0) / "checkpoint.pt")["model"]["block1.conv.weight"].double()
     end = load_checkpoint(path / "checkpoint.pt")["model"]["block1.conv.weight"].double()
-    found = filters_run(path, Place())
+    found = filters_run(path, RunContext())
     np.testing.assert_allclose(found["untrained_weights"], start.numpy(), rtol=1e-3)
     assert found["numbers"]["moved"]["trained"] == pytest.approx(float((end - start).norm() / start.norm()))
     assert found["numbers"]["frequency"]["untrained"] == pytest.approx(frequencies(start.numpy()).mean())

@@ -9,15 +9,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from gradlens.analysis.representation_similarity import fisher as fisher_ratio
+from gradlens.analysis.representation_similarity import fisher_ratio as fisher_ratio
 from gradlens.analysis.theory import layerwise_clustering
 from gradlens.analysis.theory.layerwise_clustering import (
     LayerwisePlan,
     assemble,
     extract,
-    learn,
+    layerwise_purities,
+    learn_layerwise,
     least_found,
-    purities,
     purity,
     two_layer,
     whitening,
@@ -130,7 +130,7 @@ def test_one_step_takes_all_templates_of_a_class_to_one_point(monkeypatch):
 def test_too_large_a_learning_rate_is_said():
     x, y, _ = digits(50, 0.1)
     with pytest.raises(InputError, match="diverged in 300 steps"):
-        learn(x, y, plan(steps=300, lr=1e4), 10)
+        learn_layerwise(x, y, plan(steps=300, lr=1e4), 10)
 
 
 # -------------------------------------------------------------------------------------------------------------- numbers
@@ -174,20 +174,20 @@ def test_digits():
 def learned():
     """Noise -> what was learned at it."""
     torch.set_num_threads(1)
-    return {noise: learn(*digits(1200, noise)[:2], plan(), 10) for noise in (0.0, 0.15, 0.3, 0.6)}
+    return {noise: learn_layerwise(*digits(1200, noise)[:2], plan(), 10) for noise in (0.0, 0.15, 0.3, 0.6)}
 
 
 @pytest.mark.parametrize("representation", ["one-hot", "soft"])
 def test_without_noise_all_classes_are_found_and_all_images_right(learned, test_digits, representation):
     x, y, true = test_digits[0.0]
-    found = learned[0.0] if representation == "one-hot" else learn(*digits(1200, 0.0)[:2], plan(representation="soft"), 10)
-    assert purities(found, x, true) == [1.0, 1.0, 1.0]
+    found = learned[0.0] if representation == "one-hot" else learn_layerwise(*digits(1200, 0.0)[:2], plan(representation="soft"), 10)
+    assert layerwise_purities(found, x, true) == [1.0, 1.0, 1.0]
     assert [least_found(c, t) for c, t in zip(found.clusters(x), true, strict=True)] == [1.0, 1.0, 1.0]  # a permutation
     assert found.accuracy(x, y) == 1.0
 
 
 def test_purity_falls_with_noise_at_every_level(learned, test_digits):
-    over_noise = [purities(learned[noise], *test_digits[noise][::2]) for noise in sorted(learned)]
+    over_noise = [layerwise_purities(learned[noise], *test_digits[noise][::2]) for noise in sorted(learned)]
     for level in zip(*over_noise, strict=True):
         assert all(a > b for a, b in itertools.pairwise(level)), level
 
@@ -204,9 +204,9 @@ def test_shuffled_labels_lose_what_the_step_gains(learned, test_digits):
     x, y, true = test_digits[0.15]
     train, labels, _ = digits(1200, 0.15)
     dealt = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(3))]
-    lost = learn(train, labels, plan(), 10, stage_labels=dealt)
+    lost = learn_layerwise(train, labels, plan(), 10, stage_labels=dealt)
     right = learned[0.15]
-    for got, want in zip(purities(lost, x, true), purities(right, x, true), strict=True):
+    for got, want in zip(layerwise_purities(lost, x, true), layerwise_purities(right, x, true), strict=True):
         assert got < want - 0.05
     assert lost.accuracy(x, y) < right.accuracy(x, y) - 0.2
     ratios = [fisher_ratio(one.stages[0].embedded(x).flatten(0, 2), true[0].flatten()) for one in (lost, right)]
@@ -216,21 +216,21 @@ def test_shuffled_labels_lose_what_the_step_gains(learned, test_digits):
 @pytest.mark.parametrize("name", ["pixels", "whitened", "random"])
 def test_without_the_step_classes_are_not_found_even_without_noise(test_digits, name):
     x, y, true = test_digits[0.0]
-    found = learn(*digits(1200, 0.0)[:2], plan(map=name), 10)
-    assert max(purities(found, x, true)) < 0.98
+    found = learn_layerwise(*digits(1200, 0.0)[:2], plan(map=name), 10)
+    assert max(layerwise_purities(found, x, true)) < 0.98
     assert found.accuracy(x, y) < 0.95
 
 
 def test_clusters_of_pixels_are_pure_where_there_is_one_a_template(test_digits):
     x, _, true = test_digits[0.0]
-    found = learn(*digits(1200, 0.0)[:2], LayerwisePlan((3,), (7,), map="pixels"), 10)
-    assert purities(found, x, true[:1]) == [1.0]
+    found = learn_layerwise(*digits(1200, 0.0)[:2], LayerwisePlan((3,), (7,), map="pixels"), 10)
+    assert layerwise_purities(found, x, true[:1]) == [1.0]
 
 
 def test_learning_is_seeded_and_leaves_no_trace():
     x, y, _ = digits(200, 0.15)
     kept, state = x.clone(), torch.get_rng_state()
-    one, two, other = (learn(x, y, plan(seed=seed), 10) for seed in (0, 0, 1))
+    one, two, other = (learn_layerwise(x, y, plan(seed=seed), 10) for seed in (0, 0, 1))
     assert torch.equal(one.stages[0].centres, two.stages[0].centres)
     assert not torch.equal(one.stages[0].centres, other.stages[0].centres)
     assert torch.equal(x, kept)
@@ -240,7 +240,7 @@ def test_learning_is_seeded_and_leaves_no_trace():
 def test_what_a_stage_hands_on_is_its_clusters():
     x, y, _ = digits(100, 0.15)
     for representation in ("one-hot", "soft"):
-        stage = learn(x, y, plan(representation=representation), 10).stages[0]
+        stage = learn_layerwise(x, y, plan(representation=representation), 10).stages[0]
         far = ((stage.embedded(x)[..., None, :] - stage.centres) ** 2).sum(-1).sqrt()
         out = stage(x)
         assert out.shape == (100, 4, 9, 9)
@@ -271,10 +271,10 @@ def test_plans_that_cannot_be_followed_are_refused(changes, said):
 def test_images_that_cannot_be_learned_from_are_refused():
     x, y, _ = digits(8, 0.1)
     with pytest.raises(InputError, match="cannot be put into 10 clusters"):
-        learn(x, y, plan(), 10)  # 8 patches of the last stage
+        learn_layerwise(x, y, plan(), 10)  # 8 patches of the last stage
     with pytest.raises(InputError, match="cannot be cut into patches of 2x2"):
-        learn(x, y, plan(sizes=(2, 3, 3)), 10)
+        learn_layerwise(x, y, plan(sizes=(2, 3, 3)), 10)
     with pytest.raises(InputError, match="float images"):
-        learn((255 * x).to(torch.uint8), y, plan(), 10)
+        learn_layerwise((255 * x).to(torch.uint8), y, plan(), 10)
     with pytest.raises(InputError, match="float images"):
-        learn(x, y[:5], plan(), 10)
+        learn_layerwise(x, y[:5], plan(), 10)

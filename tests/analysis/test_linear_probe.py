@@ -13,27 +13,27 @@ from typer.testing import CliRunner
 
 from gradlens.analysis import linear_probe, logistic_regression
 from gradlens.analysis import probe_block as analysis_probe_block
-from gradlens.analysis.activations import collect, networks, of_module
-from gradlens.analysis.linear_probe import PIXELS, TRAINED, UNTRAINED, Options, probe_module, probe_run
-from gradlens.analysis.logistic_regression import Standard, fit
-from gradlens.analysis.probe_block import PERMUTED, TRUE, Features, choose_l2, probe_block
+from gradlens.analysis.activations import collect_activations, freeze_module, load_snapshots
+from gradlens.analysis.linear_probe import PIXELS, TRAINED, UNTRAINED, ProbeOptions, probe_module, probe_run
+from gradlens.analysis.logistic_regression import Standard, fit_logistic_regression
+from gradlens.analysis.probe_block import PERMUTED, TRUE, ProbeFeatures, choose_l2, probe_block
 from gradlens.cli import main
 from gradlens.data.split import Split
 from gradlens.reporting import probes
 from gradlens.reporting.probes import separability_by_depth
 from gradlens.runtime.errors import InputError
-from gradlens.training.config import make
-from gradlens.training.context import Place, data_of
+from gradlens.training.config import make_config
+from gradlens.training.context import RunContext, load_data
 from gradlens.training.run_directory import load_result
 from gradlens.training.runs.train_run import train_run
 
-QUICK = Options(separability=0, grid=(0.1, 0.01))
+QUICK = ProbeOptions(separability=0, grid=(0.1, 0.01))
 
 
 @pytest.fixture
 def run(tmp_path):
     """A small run on digits that has learned something, with one snapshot before its end; a copy, to write into."""
-    config = make(method="bp", model="mlp", width=16, epochs=4, batch_size=64, lr=3e-3, record_every=0, keep_checkpoints=2)
+    config = make_config(method="bp", model="mlp", width=16, epochs=4, batch_size=64, lr=3e-3, record_every=0, keep_checkpoints=2)
     return shelf.copied(shelf.trained(config), tmp_path)
 
 
@@ -47,7 +47,7 @@ def blobs(n=400, d=6, k=3, spread=1.0, seed=0):
     centres = 2 * torch.randn(k, d, generator=g)
     y = torch.randint(k, (2 * n,), generator=g)
     x = centres[y] + spread * torch.randn(2 * n, d, generator=g)
-    return Features(x[:n], y[:n], x[n:], y[n:], k, 0)
+    return ProbeFeatures(x[:n], y[:n], x[n:], y[n:], k, 0)
 
 
 # -------------------------------------------------------------------------------------------------------- one block
@@ -58,7 +58,7 @@ def test_l2_is_the_grids_best_on_held_out_images_by_a_plain_loop():
     m, grid = given.fitted, (1.0, 0.1, 0.01, 0.001)
     choice = choose_l2(given.train[:m], given.y[:m], given.train[m:], given.y[m:], 3, grid)
     standard = Standard.of(given.train[:m])
-    want = [fit(standard(given.train[:m]), given.y[:m], l2, tolerance=1e-9) for l2 in grid]
+    want = [fit_logistic_regression(standard(given.train[:m]), given.y[:m], l2, tolerance=1e-9) for l2 in grid]
     accuracies = [p.accuracy(standard(given.train[m:]), given.y[m:]) for p in want]
     assert [l2 for l2, _ in choice.tried] == list(grid)
     assert [a for _, a in choice.tried] == pytest.approx(accuracies, abs=2 / 80)
@@ -68,7 +68,7 @@ def test_l2_is_the_grids_best_on_held_out_images_by_a_plain_loop():
 
 def test_the_grid_is_left_two_standard_errors_below_the_best(monkeypatch):
     answers = iter([0.5, 0.9, 0.88, 0.5, 0.95])
-    monkeypatch.setattr(logistic_regression.Probe, "accuracy", lambda *_: next(answers))
+    monkeypatch.setattr(logistic_regression.LogisticProbe, "accuracy", lambda *_: next(answers))
     given = blobs()
     choice = choose_l2(given.train, given.y, given.test, given.y_test, 3, (5.0, 4.0, 3.0, 2.0, 1.0))
     assert choice.l2 == 4.0
@@ -106,7 +106,7 @@ def test_the_last_fit_is_the_optimum_on_all_training_images():
     given = blobs(spread=3.0)
     row, _ = probe_block(given)
     standard = Standard.of(given.train)
-    want = fit(standard(given.train), given.y, row["l2"], tolerance=1e-9)
+    want = fit_logistic_regression(standard(given.train), given.y, row["l2"], tolerance=1e-9)
     assert row["loss"] == pytest.approx(want.loss, abs=1e-2)
     assert row["bound"] <= 3e-5
     assert row["test"] == pytest.approx(want.accuracy(standard(given.test), given.y_test), abs=2 / 400)
@@ -125,7 +125,7 @@ def test_any_modules_layers_can_be_probed_and_it_stays_as_it_was():
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert model.training
     assert rows[0]["test"] > 0.9
-    found = collect(of_module(model, ["0"]), given.train)["0"]
+    found = collect_activations(freeze_module(model, ["0"]), given.train)["0"]
     assert torch.equal(found, model[0](given.train).detach())
 
 
@@ -143,12 +143,12 @@ def test_images_are_taken_in_a_seeded_random_order():
 
 def test_a_run_is_probed_with_its_controls_and_nothing_else_of_it_changes(run):
     before = digests(run)
-    result = probe_run(run.path, Place(), Options(grid=(0.1, 0.01), separability=12))
+    result = probe_run(run.path, RunContext(), ProbeOptions(grid=(0.1, 0.01), separability=12))
     after = digests(run)
     assert set(after) - set(before) == {(run.path / "probe.json").relative_to(run.path)}
     assert all(after[name] == digest for name, digest in before.items())
     rows = result["rows"]
-    names = next(networks(run, Place())).names
+    names = next(load_snapshots(run, RunContext())).names
     kinds = [(r["network"], r["block"], r["labels"]) for r in rows]
     blocks = [(PIXELS, PIXELS), *((UNTRAINED, n) for n in names), *((TRAINED, n) for n in names)]
     assert kinds == [(network, block, labels) for network, block in blocks for labels in (TRUE, PERMUTED)]
@@ -169,22 +169,22 @@ def test_a_run_is_probed_with_its_controls_and_nothing_else_of_it_changes(run):
 
 
 def test_what_is_stored_is_not_computed_again_unless_the_protocol_differs(run, monkeypatch):
-    first = probe_run(run.path, Place(), QUICK)
+    first = probe_run(run.path, RunContext(), QUICK)
     fitted, said = [], []
     whole = analysis_probe_block.probe_block
     monkeypatch.setattr(linear_probe, "probe_block", lambda *a: fitted.append(1) or whole(*a))
-    assert probe_run(run.path, Place(), QUICK)["rows"] == first["rows"]
+    assert probe_run(run.path, RunContext(), QUICK)["rows"] == first["rows"]
     assert not fitted
-    later = probe_run(run.path, Place(), Options(separability=0, grid=QUICK.grid, over_time=True), say=said.append)
-    names = next(networks(run, Place())).names
+    later = probe_run(run.path, RunContext(), ProbeOptions(separability=0, grid=QUICK.grid, over_time=True), say=said.append)
+    names = next(load_snapshots(run, RunContext())).names
     assert len(fitted) == len(names)  # one snapshot more
     assert [r for r in later["rows"] if r in first["rows"]] == first["rows"]
     assert not said
-    probe_run(run.path, Place(), Options(separability=0, grid=QUICK.grid, train_images=200), say=said.append)
+    probe_run(run.path, RunContext(), ProbeOptions(separability=0, grid=QUICK.grid, train_images=200), say=said.append)
     assert len(fitted) == 1 + 3 * len(names)
     assert said == [f"{run.path}/probe.json was made in another way (images differ): computed anew"]
     fitted.clear()
-    probe_run(run.path, Place(), Options(separability=0, grid=QUICK.grid, train_images=200, overwrite=True))
+    probe_run(run.path, RunContext(), ProbeOptions(separability=0, grid=QUICK.grid, train_images=200, overwrite=True))
     assert len(fitted) == 1 + 2 * len(names)
 
 
@@ -199,50 +199,50 @@ def test_an_interrupted_probe_goes_on_where_it_was(run, monkeypatch):
 
     monkeypatch.setattr(linear_probe, "probe_block", breaks)
     with pytest.raises(KeyboardInterrupt):
-        probe_run(run.path, Place(), QUICK)
+        probe_run(run.path, RunContext(), QUICK)
     assert len(load_result(run.path, "probe")["rows"]) == 6
-    result = probe_run(run.path, Place(), QUICK)
-    assert len(calls) == 4 + 1 + 2 * len(next(networks(run, Place())).names) - 3
+    result = probe_run(run.path, RunContext(), QUICK)
+    assert len(calls) == 4 + 1 + 2 * len(next(load_snapshots(run, RunContext())).names) - 3
     monkeypatch.undo()
     seconds = ("seconds",)
-    fresh = probe_run(run.path, Place(), Options(separability=0, grid=QUICK.grid, overwrite=True))
+    fresh = probe_run(run.path, RunContext(), ProbeOptions(separability=0, grid=QUICK.grid, overwrite=True))
     strip = [[{k: v for k, v in r.items() if k not in seconds} for r in one["rows"]] for one in (result, fresh)]
     assert strip[0] == strip[1]
 
 
 def test_blocks_asked_for_one_by_one_stand_in_the_networks_order(run):
-    names = next(networks(run, Place())).names
+    names = next(load_snapshots(run, RunContext())).names
     for name in (names[-1], names[0]):
-        result = probe_run(run.path, Place(), Options(separability=0, grid=(0.1,), controls=False, blocks=(name,)))
+        result = probe_run(run.path, RunContext(), ProbeOptions(separability=0, grid=(0.1,), controls=False, blocks=(name,)))
     assert [r["block"] for r in result["rows"]] == [names[0], names[-1]]
 
 
 def test_two_runs_with_the_same_control_fit_it_once(run, monkeypatch):
-    known: linear_probe.Known = {}
-    first = probe_run(run.path, Place(), QUICK, known=known)
+    known: linear_probe.ProbeCache = {}
+    first = probe_run(run.path, RunContext(), QUICK, known=known)
     fitted = []
     monkeypatch.setattr(linear_probe, "probe_block", lambda *_: fitted.append(1))
-    second = probe_run(run.path, Place(), Options(separability=0, grid=QUICK.grid, overwrite=True), known=known)
+    second = probe_run(run.path, RunContext(), ProbeOptions(separability=0, grid=QUICK.grid, overwrite=True), known=known)
     assert not fitted
     assert first["rows"] == second["rows"]
 
 
 def test_points_are_means_over_seeds_with_the_networks_own_answer(run, tmp_path):
-    twin = train_run(run.config.model_copy(update={"seed": 1, "epochs": 4}), Place(out=tmp_path / "other"))
-    names = next(networks(run, Place())).names
-    options = Options(separability=12, grid=(0.01,), train_images=300, blocks=(names[0],))
-    results = [probe_run(r.path, Place(), options) for r in (run, twin)]
+    twin = train_run(run.config.model_copy(update={"seed": 1, "epochs": 4}), RunContext(out=tmp_path / "other"))
+    names = next(load_snapshots(run, RunContext())).names
+    options = ProbeOptions(separability=12, grid=(0.01,), train_images=300, blocks=(names[0],))
+    results = [probe_run(r.path, RunContext(), options) for r in (run, twin)]
     points = probes.probe_points([run, twin], results)
     block = names[0]
-    (mine,) = [p for p in probes.last_step(points) if (p.network, p.labels, p.block, p.half) == (TRAINED, TRUE, block, "test")]
+    (mine,) = [p for p in probes.last_probed(points) if (p.network, p.labels, p.block, p.half) == (TRAINED, TRUE, block, "test")]
     pair = [next(r["test"] for r in one["rows"] if (r["network"], r["block"]) == (TRAINED, block)) for one in results]
     assert mine.mean == pytest.approx(sum(pair) / 2)
     assert mine.seeds == 2
     (own,) = [p for p in points if p.network == probes.OWN]
     assert own.mean == pytest.approx((probes.own_accuracy(run) + probes.own_accuracy(twin)) / 2)
-    assert [c.header for c in probes.table(points).columns] == ["block", "bp"]
+    assert [c.header for c in probes.probe_table(points).columns] == ["block", "bp"]
     later = [p._replace(step=p.step // 2) for p in points if p.network == TRAINED] + points
-    files = [f.name for f in probes.draw(later, tmp_path / "figures")]
+    files = [f.name for f in probes.draw_probes(later, tmp_path / "figures")]
     assert files == ["separability_by_depth.png", "separability_over_training.png"]
     assert probes.separability_table([run, twin], results).row_count == 2 + 3
 
@@ -269,25 +269,25 @@ def test_the_figure_shows_the_points_and_names_what_lies_far_below():
 
 
 def test_what_cannot_be_probed_is_said_and_nothing_is_written(run, tmp_path):
-    block = Options(blocks=("blok1",))
+    block = ProbeOptions(blocks=("blok1",))
     with pytest.raises(InputError, match="unknown block 'blok1'; known, nearest first: block1"):
-        linear_probe.checked([run.path], block, Place())
+        linear_probe.check_probe_runs([run.path], block, RunContext())
     with pytest.raises(InputError, match="unknown block"):
-        probe_run(run.path, Place(), block)
+        probe_run(run.path, RunContext(), block)
     with pytest.raises(InputError, match="no run to probe"):
-        linear_probe.checked([], QUICK, Place())
+        linear_probe.check_probe_runs([], QUICK, RunContext())
     with pytest.raises(InputError, match="--train-images 9999: there are 1433"):
-        probe_run(run.path, Place(), Options(train_images=9999))
+        probe_run(run.path, RunContext(), ProbeOptions(train_images=9999))
     with pytest.raises(InputError, match=r"8 training images \(a fifth of 10 is held out\) are fewer than the 10 classes"):
-        probe_run(run.path, Place(), Options(train_images=10))
+        probe_run(run.path, RunContext(), ProbeOptions(train_images=10))
     with pytest.raises(InputError, match="--test-images 0"):
-        probe_run(run.path, Place(), Options(test_images=0))
+        probe_run(run.path, RunContext(), ProbeOptions(test_images=0))
     with pytest.raises(InputError, match="the same run"):
-        linear_probe.checked([run.path, tmp_path / "." / run.path.name], QUICK, Place())
+        linear_probe.check_probe_runs([run.path, tmp_path / "." / run.path.name], QUICK, RunContext())
     assert not (run.path / "probe.json").exists()
     (run.path / "checkpoint.pt").unlink()
     with pytest.raises(InputError, match=r"has no checkpoint\.pt"):
-        linear_probe.checked([run.path], QUICK, Place())
+        linear_probe.check_probe_runs([run.path], QUICK, RunContext())
 
 
 def test_one_class_only_is_said():
@@ -302,7 +302,7 @@ def test_activations_that_are_nan_are_named(run):
     state["model"][name].flatten()[0] = math.nan
     torch.save(state, run.path / "checkpoint.pt")
     with pytest.raises(InputError, match="block2 gives numbers that are not finite"):
-        probe_run(run.path, Place(), Options(controls=False, separability=0))
+        probe_run(run.path, RunContext(), ProbeOptions(controls=False, separability=0))
     assert not (run.path / "probe.json").exists()
 
 
@@ -351,5 +351,5 @@ def test_data_of_another_run_are_refused(run):
     info["data_fingerprint"] = "0" * 16
     (run.path / "config.json").write_text(json.dumps(info))
     with pytest.raises(InputError, match="are not the ones"):
-        probe_run(run.path, Place(), QUICK)
-    assert data_of(run.config, Place()).shape == (1, 8, 8)
+        probe_run(run.path, RunContext(), QUICK)
+    assert load_data(run.config, RunContext()).shape == (1, 8, 8)

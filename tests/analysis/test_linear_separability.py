@@ -11,7 +11,7 @@ from scipy.optimize import linprog
 from sklearn.svm import SVC
 
 from gradlens.analysis import linear_separability, separability_proofs
-from gradlens.analysis.linear_separability import NOT_SEPARABLE, SEPARABLE, UNDECIDED, certify, cover_probability, row_of
+from gradlens.analysis.linear_separability import NOT_SEPARABLE, SEPARABLE, UNDECIDED, certify_separability, cover_probability, row_of
 from gradlens.analysis.separability_proofs import proven_bound, proven_margin
 from gradlens.runtime.errors import InputError
 
@@ -60,7 +60,7 @@ def exact_margin(certificate, x, y):
 def test_a_separator_is_one_in_rational_arithmetic_and_its_margin_is_as_claimed():
     for seed in range(4):
         x, y = gauss(12, 3, 3, signal=4, seed=seed)
-        c = certify(x, y)
+        c = certify_separability(x, y)
         assert c.verdict == SEPARABLE
         assert abs(c.W[:, :-1].norm() - 1) < 1e-12
         margin = float(exact_margin(c, x, y))
@@ -85,7 +85,7 @@ SETS = {
 @pytest.mark.parametrize("name", SETS)
 def test_sets_built_not_to_be_separable_have_a_witness(name):
     x, y = SETS[name][0], torch.tensor(SETS[name][1])
-    c = certify(x, y)
+    c = certify_separability(x, y)
     assert c.verdict == NOT_SEPARABLE
     assert not feasible(x, y)
     assert c.witness.min() >= 0
@@ -106,7 +106,7 @@ def test_sets_built_not_to_be_separable_have_a_witness(name):
 
 def test_a_rational_witness_is_exactly_zero_in_rational_arithmetic():
     x, y = torch.tensor([[0.0, 0], [4, 12], [1, 3], [5, 0]]), torch.tensor([0, 0, 1, 0])
-    c = certify(x, y)
+    c = certify_separability(x, y)
     assert "rational" in c.why
     lam = (
         [Fraction(v).limit_denominator(1000) for v in c.witness[:, 0].tolist()],
@@ -122,7 +122,7 @@ def test_the_linear_program_says_the_same_of_random_sets_of_all_sizes():
     for seed in range(24):
         classes = 2 + seed % 3
         x, y = gauss(6 + seed % 17, 1 + seed % 5, classes, signal=(seed % 4) / 2, seed=seed, dtype=torch.float32)
-        c = certify(x, y)
+        c = certify_separability(x, y)
         assert c.verdict == (SEPARABLE if feasible(x, y) else NOT_SEPARABLE), seed
         found.add((c.verdict, classes))
     assert len(found) == 6
@@ -135,7 +135,7 @@ def test_small_integers_with_ties_and_coincidences():
     for _ in range(40):
         x, y = torch.randint(3, (6, 2), generator=g).float(), torch.randint(2, (6,), generator=g)
         y[:2] = torch.tensor([0, 1])
-        c = certify(x, y)
+        c = certify_separability(x, y)
         assert c.verdict == (SEPARABLE if feasible(x, y) else NOT_SEPARABLE)
         if c.W is not None:
             assert exact_margin(c, x, y) > 0
@@ -145,7 +145,7 @@ def test_small_integers_with_ties_and_coincidences():
 
 def test_what_rounding_hides_is_undecided_and_the_interval_is_said():
     x = torch.tensor([[0.0], [1], [1 + 2e-15], [3]], dtype=torch.float64)
-    c = certify(x, torch.tensor([0, 0, 1, 1]))
+    c = certify_separability(x, torch.tensor([0, 0, 1, 1]))
     assert c.verdict == UNDECIDED
     low, high = row_of(c)["gap"]
     assert low == 0
@@ -160,7 +160,7 @@ def test_what_rounding_hides_is_undecided_and_the_interval_is_said():
 
 def test_no_time_is_an_interval_and_no_error():
     x, y = gauss(300, 20, 10, signal=1)
-    c = certify(x, y, seconds=0)
+    c = certify_separability(x, y, seconds=0)
     assert c.verdict == UNDECIDED
     assert c.bound >= 0
 
@@ -171,7 +171,7 @@ def test_no_time_is_an_interval_and_no_error():
 @pytest.mark.parametrize("seed", range(3))
 def test_two_classes_have_the_margin_of_a_hard_margin_support_vector_machine(seed):
     x, y = gauss(30, 4, 2, signal=3, seed=seed)
-    c = certify(x, y, tolerance=0.002)
+    c = certify_separability(x, y, tolerance=0.002)
     machine = SVC(kernel="linear", C=1e9, tol=1e-8).fit(x.numpy(), y.numpy())
     want = 2**0.5 / np.linalg.norm(machine.coef_) / c.scale
     assert 0.998 * want <= c.margin <= want * (1 + 1e-6)
@@ -180,7 +180,7 @@ def test_two_classes_have_the_margin_of_a_hard_margin_support_vector_machine(see
 
 def test_every_lambda_bounds_every_margin():
     x, y = gauss(15, 3, 3, signal=4)
-    c = certify(x, y, tolerance=0.01)
+    c = certify_separability(x, y, tolerance=0.01)
     s = ((x - c.centre) / c.scale).numpy()
     own = np.eye(3)[y.numpy()]
     g = np.random.default_rng(0)
@@ -193,13 +193,13 @@ def test_every_lambda_bounds_every_margin():
 def test_rotation_scale_shift_and_names_of_the_labels_change_nothing():
     x, y = gauss(25, 5, 3, signal=3)
     rotation = torch.linalg.qr(torch.randn(5, 5, dtype=torch.float64)).Q
-    a, b = certify(x, y, tolerance=0.01), certify(1000 * x @ rotation + 7, 5 - 2 * y, tolerance=0.01)
+    a, b = certify_separability(x, y, tolerance=0.01), certify_separability(1000 * x @ rotation + 7, 5 - 2 * y, tolerance=0.01)
     assert a.verdict == b.verdict == SEPARABLE
     assert abs(a.margin - b.margin) < 0.02 * a.margin
     assert b.labels == (1, 3, 5)
     assert b.margins(1000 * x @ rotation + 7, 5 - 2 * y).min() > 0
     x, y = gauss(60, 3, 3, signal=0.5)
-    assert certify(x, y).verdict == certify(1e-3 * x @ rotation[:3, :3] - 4, y).verdict == NOT_SEPARABLE
+    assert certify_separability(x, y).verdict == certify_separability(1e-3 * x @ rotation[:3, :3] - 4, y).verdict == NOT_SEPARABLE
 
 
 # -------------------------------------------------------------------------------------------------------- few points, Cover
@@ -207,14 +207,14 @@ def test_rotation_scale_shift_and_names_of_the_labels_change_nothing():
 
 def test_affinely_independent_points_are_separable_whatever_the_labels():
     x, y = gauss(5, 4, 3)
-    assert certify(x, y).any_labels
+    assert certify_separability(x, y).any_labels
     for labels in product(range(2), repeat=5):
         if len(set(labels)) == 2:
-            assert certify(x, torch.tensor(labels), tolerance=1).verdict == SEPARABLE
+            assert certify_separability(x, torch.tensor(labels), tolerance=1).verdict == SEPARABLE
     x[0] = (x[1] + x[2]) / 2
-    assert not certify(x, y).any_labels
+    assert not certify_separability(x, y).any_labels
     x, y = gauss(6, 4, 3)
-    assert not certify(x, y).any_labels
+    assert not certify_separability(x, y).any_labels
 
 
 def test_cover_counts_dichotomies():
@@ -226,14 +226,18 @@ def test_cover_counts_dichotomies():
 
 def test_all_labellings_of_some_points_are_separable_as_often_as_cover_says():
     x = torch.randn(7, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    verdicts = [certify(x, torch.tensor(labels), tolerance=1).verdict for labels in product(range(2), repeat=7) if len(set(labels)) == 2]
+    verdicts = [
+        certify_separability(x, torch.tensor(labels), tolerance=1).verdict
+        for labels in product(range(2), repeat=7)
+        if len(set(labels)) == 2
+    ]
     assert (verdicts.count(SEPARABLE) + 2) / 2**7 == cover_probability(7, 2)  # the two constant labellings are separable too
     assert UNDECIDED not in verdicts
 
 
 def test_the_row_puts_the_verdict_beside_its_counts():
     x, y = gauss(10, 4, 2, signal=5)
-    row = row_of(certify(x, y), block="block2")
+    row = row_of(certify_separability(x, y), block="block2")
     assert list(row) == [
         "block", "n", "features", "classes", "verdict", "why", "margin", "gap", "any_labels",
         "n_per_feature", "cover_capacity", "cover_probability",
@@ -272,13 +276,13 @@ def test_a_wrong_witness_or_separator_is_not_believed(monkeypatch):
     """Whatever the solver says, a separable set gets no witness and one that is not gets no separator."""
     (x, y), (u, v) = gauss(20, 3, 2, signal=6), (SQUARE, torch.tensor([0, 0, 1, 1]))
     own = np.eye(2)[y.numpy()]
-    c = certify(x, y)
+    c = certify_separability(x, y)
     s = ((x - c.centre) / c.scale).numpy()
     flat = (1 - own) / (1 - own).sum()
     assert separability_proofs.exact_beside(s, own, flat) is None
     assert separability_proofs.rational_witness(x.numpy(), own, flat) is None
     monkeypatch.setattr(linear_separability, "_path", lambda *_: iter([(np.array([[1.0, 0, 0], [-1, 0, 0]]), np.full((4, 2), 0.125))]))
-    assert certify(u, v).W is None
+    assert certify_separability(u, v).W is None
 
 
 # ------------------------------------------------------------------------------------------------------------ wrong input
@@ -298,16 +302,16 @@ def test_a_wrong_witness_or_separator_is_not_believed(monkeypatch):
 )
 def test_input_that_cannot_be_used_is_said(x, y, classes, what):
     with pytest.raises(InputError, match=what):
-        certify(x, y, classes)
+        certify_separability(x, y, classes)
 
 
 def test_the_size_that_is_used_takes_seconds_and_is_proven():
     """Ten classes in 2,048 dimensions, float32 as activations are."""
     x, y = gauss(120, 2048, 10, dtype=torch.float32)
-    c = certify(x.relu(), y)
+    c = certify_separability(x.relu(), y)
     assert c.verdict == SEPARABLE
     assert c.any_labels
     assert c.margins(x.relu(), y).min() >= c.margin
     x[5] = x[60]
     y[5], y[60] = 1, 2
-    assert certify(x, y).verdict == NOT_SEPARABLE
+    assert certify_separability(x, y).verdict == NOT_SEPARABLE

@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
 
-from gradlens.analysis.logistic_regression import Fitting, Nystrom, Standard, best_bias, fit
+from gradlens.analysis.logistic_regression import Fitting, Nystrom, Standard, best_bias, fit_logistic_regression
 from gradlens.runtime.errors import InputError
 
 
@@ -33,7 +33,7 @@ def objective(weight, bias, x, y, l2):
 @pytest.mark.parametrize("l2", [1.0, 1e-2, 1e-4])
 def test_the_optimum_is_scikit_learns(l2):
     x, y = points()
-    probe = fit(x, y, l2, tolerance=1e-16)
+    probe = fit_logistic_regression(x, y, l2, tolerance=1e-16)
     sk = LogisticRegression(C=1 / (len(x) * l2), solver="newton-cholesky", tol=1e-12).fit(x.numpy(), y.numpy())
     want = torch.from_numpy(sk.coef_)
     torch.testing.assert_close(probe.weight - probe.weight.mean(0), want - want.mean(0), rtol=1e-4, atol=1e-5)
@@ -49,7 +49,7 @@ def test_accuracy_on_digits_is_scikit_learns():
     x, y, held = x.float(), y.long(), torch.arange(len(y)) % 5 == 0
     standard = Standard.of(x[~held])
     train, test = standard(x[~held]), standard(x[held])
-    probe = fit(train, y[~held], 1e-3)
+    probe = fit_logistic_regression(train, y[~held], 1e-3)
     sk = LogisticRegression(C=1 / (len(train) * 1e-3), max_iter=5000).fit(train.numpy(), y[~held].numpy())
     assert probe.accuracy(test, y[held]) == pytest.approx(sk.score(test.numpy(), y[held].numpy()), abs=0.005)
     assert probe.bound <= 3e-5
@@ -70,7 +70,10 @@ def test_the_gradient_is_autograds():
 @given(l2=st.floats(1e-4, 10), seed=st.integers(0, 9), passes=st.integers(1, 12), dtype=st.sampled_from([torch.float32, torch.float64]))
 def test_the_bound_holds_however_early_one_stops(l2, seed, passes, dtype):
     x, y = points(seed=seed, dtype=dtype)
-    rough, best = fit(x, y, l2, most=passes, tolerance=1e-14), fit(x.double(), y, l2, tolerance=1e-16)
+    rough, best = (
+        fit_logistic_regression(x, y, l2, most=passes, tolerance=1e-14),
+        fit_logistic_regression(x.double(), y, l2, tolerance=1e-16),
+    )
     assert -1e-12 <= rough.objective - best.objective <= rough.bound + 1e-12
     weight = rough.weight.clone().requires_grad_()
     bias = rough.bias.clone().requires_grad_()
@@ -82,23 +85,23 @@ def test_the_bound_holds_however_early_one_stops(l2, seed, passes, dtype):
 def test_the_tolerance_is_kept(dtype):
     x, y = points(dtype=dtype)
     for tolerance in (1e-2, 1e-4, 1e-6):
-        assert fit(x, y, 0.01, tolerance=tolerance).bound <= tolerance
+        assert fit_logistic_regression(x, y, 0.01, tolerance=tolerance).bound <= tolerance
 
 
 def test_rows_split_into_parts_make_no_difference(monkeypatch):
     x, y = points()
-    whole = fit(x, y, 0.01, tolerance=1e-14)
+    whole = fit_logistic_regression(x, y, 0.01, tolerance=1e-14)
     monkeypatch.setattr("gradlens.analysis.logistic_regression.CACHED", 7 * 33)
     assert len(Fitting(x, y).parts) == 4
-    torch.testing.assert_close(fit(x, y, 0.01, tolerance=1e-14).weight, whole.weight, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(fit_logistic_regression(x, y, 0.01, tolerance=1e-14).weight, whole.weight, rtol=1e-5, atol=1e-7)
 
 
 def test_more_features_than_points_and_dependent_ones():
     x, y = points(n=40, d=200)
     x = torch.cat([x, x[:, :50], torch.zeros(40, 3)], 1)
-    probe = fit(Standard.of(x)(x), y, 0.1, tolerance=1e-12)
+    probe = fit_logistic_regression(Standard.of(x)(x), y, 0.1, tolerance=1e-12)
     assert probe.bound <= 1e-12
-    assert fit(torch.zeros(6, 3), torch.tensor([0, 0, 0, 0, 1, 1]), 0.1).loss == pytest.approx(
+    assert fit_logistic_regression(torch.zeros(6, 3), torch.tensor([0, 0, 0, 0, 1, 1]), 0.1).loss == pytest.approx(
         -(4 * math.log(4 / 6) + 2 * math.log(2 / 6)) / 6
     )
 
@@ -108,14 +111,16 @@ def test_from_where_the_last_one_ended_is_the_same_optimum():
     fitting = Fitting(x, y)
     fitting.solve(1.0)
     warm = fitting.solve(0.01, tolerance=1e-14)
-    torch.testing.assert_close(warm.weight, fit(x, y, 0.01, tolerance=1e-14).weight, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(warm.weight, fit_logistic_regression(x, y, 0.01, tolerance=1e-14).weight, rtol=1e-5, atol=1e-7)
     assert warm.passes < fitting.passes
 
 
 def test_affine_rescaling_of_features_changes_no_answer():
     x, y = points()
     factor, shift = torch.logspace(-3, 3, 7, dtype=torch.float64), torch.arange(7) * 5.0
-    answers = [fit(Standard.of(z)(z), y, 0.01, tolerance=1e-12).scores(Standard.of(z)(z)) for z in (x, x * factor - shift)]
+    answers = [
+        fit_logistic_regression(Standard.of(z)(z), y, 0.01, tolerance=1e-12).scores(Standard.of(z)(z)) for z in (x, x * factor - shift)
+    ]
     torch.testing.assert_close(*answers, rtol=1e-5, atol=1e-6)
 
 
@@ -132,9 +137,9 @@ def test_standardising_reads_training_features_only_and_drops_constant_ones():
 def test_a_class_without_points_is_never_answered():
     x, y = points(k=3)
     y[y == 1] = 3
-    probe = fit(x, y, 0.01, classes=5)
+    probe = fit_logistic_regression(x, y, 0.01, classes=5)
     assert set(probe.answers(x).tolist()) == {0, 2, 3}
-    torch.testing.assert_close(probe.scores(x)[:, [0, 2, 3]], fit(x, (y + 1) // 2, 0.01).scores(x))
+    torch.testing.assert_close(probe.scores(x)[:, [0, 2, 3]], fit_logistic_regression(x, (y + 1) // 2, 0.01).scores(x))
     assert torch.isinf(probe.bias[[1, 4]]).all()
 
 
@@ -167,7 +172,7 @@ def test_the_preconditioner_is_exact_where_all_columns_are_read():
 )
 def test_what_cannot_be_fitted_is_said(x, y, more, said):
     with pytest.raises(InputError, match=said):
-        fit(x, y, **{"l2": 0.1, **more})
+        fit_logistic_regression(x, y, **{"l2": 0.1, **more})
 
 
 def test_collinear_features_are_no_obstacle():
@@ -177,6 +182,6 @@ def test_collinear_features_are_no_obstacle():
     x = torch.nn.functional.one_hot(codes, 8).flatten(1).float()
     x = (x - x.mean(0)) / x.std(0)
     y = codes[:, 0] % 4
-    probe = fit(x, y, 1e-3)
+    probe = fit_logistic_regression(x, y, 1e-3)
     assert probe.accuracy(x, y) == 1
     assert probe.bound < 1e-4

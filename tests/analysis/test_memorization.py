@@ -16,7 +16,7 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from gradlens.analysis import memorization
-from gradlens.analysis.activations import of_module
+from gradlens.analysis.activations import freeze_module
 from gradlens.analysis.memorization import Noise, area, curve_of, epochs_to, memorized, noise_of
 from gradlens.data.datasets import load as load_data
 from gradlens.models.zoo import ModelSpec, build
@@ -25,10 +25,10 @@ from gradlens.reporting.aggregate import scores
 from gradlens.reporting.training_figures import figure_set
 from gradlens.runtime.errors import InputError, Stopped
 from gradlens.runtime.rng import generator
-from gradlens.training.config import make
-from gradlens.training.context import Place
+from gradlens.training.config import make_config
+from gradlens.training.context import RunContext
 from gradlens.training.metrics import TRAIN_EVAL
-from gradlens.training.run_directory import load, load_checkpoint
+from gradlens.training.run_directory import load_checkpoint, load_run
 from gradlens.training.runs.train_run import train_run
 
 TINY = {"width": 4, "limit": 160, "batch_size": 32, "epochs": 3, "record_every": 0, "lr": 3e-3, "evaluate_train": True}
@@ -36,7 +36,7 @@ FLAGS = ["--width", 4, "--limit", 160, "--batch-size", 32, "--epochs", 3, "--lr"
 
 
 def tiny(method="bp", **changes):
-    return make(**{"label_noise": 1.0, **TINY, "method": method, **changes})
+    return make_config(**{"label_noise": 1.0, **TINY, "method": method, **changes})
 
 
 def same(a, b):
@@ -135,7 +135,7 @@ def test_memorizing_true_labels_is_ordinary_training(gradlens, finished):
     assert status == 0
     assert "label noise 0: these labels are the true ones" in out
     (path,) = [p.parent for p in Path("runs").glob("*/config.json")]
-    mine, ordinary = load(path), finished(label_noise=0.0, evaluate_train=False)
+    mine, ordinary = load_run(path), finished(label_noise=0.0, evaluate_train=False)
     assert [m for m in mine.metrics if m.split != TRAIN_EVAL] == ordinary.metrics
     assert same(mine.checkpoint()["model"], ordinary.checkpoint()["model"])
 
@@ -147,8 +147,8 @@ def test_a_resumed_run_has_the_same_bits(step, finished, tmp_path):
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(Stopped):
-        train_run(tiny("dgl"), Place(out=tmp_path), watch)
-    run = train_run(tiny("dgl"), Place(out=tmp_path, resume=True))
+        train_run(tiny("dgl"), RunContext(out=tmp_path), watch)
+    run = train_run(tiny("dgl"), RunContext(out=tmp_path, resume=True))
     assert (run.path / "metrics.csv").read_bytes() == (finished("dgl").path / "metrics.csv").read_bytes()
     assert same(run.checkpoint()["model"], finished("dgl").checkpoint()["model"])
 
@@ -184,8 +184,8 @@ def test_it_is_no_held_out_split(finished):
 
 @pytest.mark.parametrize("p", [0.2, 0.6, 1.0])
 def test_noise_changes_labels_and_nothing_else(p):
-    config = make(label_noise=p, limit=1000, validation=0.1, seed=3)
-    noise, clean = noise_of(config, Place()), load_data("digits", limit=1000, validation=0.1, seed=3).train
+    config = make_config(label_noise=p, limit=1000, validation=0.1, seed=3)
+    noise, clean = noise_of(config, RunContext()), load_data("digits", limit=1000, validation=0.1, seed=3).train
     assert torch.equal(noise.true, clean.labels)
     assert torch.equal(noise.images, clean.images)
     replaced = torch.rand(900, generator=generator(3, f"label noise {p}")) < p
@@ -205,7 +205,7 @@ def test_labels_are_drawn_once_for_all_methods_and_epochs(finished):
 
 def test_the_result_is_what_the_tables_of_the_run_say(copied):
     run = copied()
-    found = memorized(run, Place())
+    found = memorized(run, RunContext())
     curve = [(m.epoch, m.accuracy) for m in run.metrics if m.split == "train-eval"]
     assert found["curve"] == [list(point) for point in curve]
     assert found["final"] == curve[-1][1]
@@ -222,12 +222,12 @@ def test_the_result_is_what_the_tables_of_the_run_say(copied):
 
 def test_heads_are_counted(copied):
     heads = {name: v for name, v in copied("dgl").checkpoint()["method"].items() if name.startswith("heads.")}
-    assert memorized(copied("dgl", epochs=6), Place())["own_parameters"] == sum(v.numel() for v in heads.values()) > 10_000
+    assert memorized(copied("dgl", epochs=6), RunContext())["own_parameters"] == sum(v.numel() for v in heads.values()) > 10_000
 
 
 @pytest.mark.parametrize(("method", "p"), [("bp", 0.4), ("dgl", 0.4), ("greedy", 0.4), ("bp", 1.0)])
 def test_changed_and_kept_labels_together_are_the_curve_s_end(method, p, copied):
-    found = memorized(copied(method, label_noise=p), Place())
+    found = memorized(copied(method, label_noise=p), RunContext())
     corrupted, clean = found["corrupted"], found["clean"]
     assert corrupted["images"] + clean["images"] == 160
     assert round(corrupted["noisy"] * corrupted["images"] + clean["accuracy"] * clean["images"]) == round(160 * found["final"])
@@ -237,7 +237,7 @@ def test_changed_and_kept_labels_together_are_the_curve_s_end(method, p, copied)
 def test_looking_changes_no_file_of_the_run(copied):
     run = copied("dgl", label_noise=0.4)
     before = {p.name: p.read_bytes() for p in run.path.iterdir()}
-    memorized(run, Place())
+    memorized(run, RunContext())
     after = {p.name: p.read_bytes() for p in run.path.iterdir()}
     assert after.pop("memorization.json")
     assert after == before
@@ -245,32 +245,32 @@ def test_looking_changes_no_file_of_the_run(copied):
 
 def test_what_was_found_is_read_and_what_is_stale_is_not(copied, monkeypatch):
     run = copied(label_noise=0.4)
-    first = memorized(run, Place())
+    first = memorized(run, RunContext())
     with monkeypatch.context() as m:
         m.setattr(memorization, "by_block", None)  # not needed any more
-        assert memorized(run, Place()) == first
+        assert memorized(run, RunContext()) == first
     stored = json.loads((run.path / "memorization.json").read_text())
     stored["curve"][-1][1] += 0.01
     (run.path / "memorization.json").write_text(json.dumps(stored))
-    assert memorized(run, Place())["curve"] == first["curve"]
+    assert memorized(run, RunContext())["curve"] == first["curve"]
 
 
 def test_what_cannot_be_read(copied, monkeypatch):
     run = copied(evaluate_train=False)
     with pytest.raises(InputError, match="without --evaluate-train"):
-        memorized(run, Place())
+        memorized(run, RunContext())
     run = copied(augment=True)
     with pytest.raises(InputError, match="augmentation"):
-        memorized(run, Place())
+        memorized(run, RunContext())
     run = copied()
     (run.path / "summary.json").unlink()
     with pytest.raises(InputError, match="unfinished"):
-        memorized(load(run.path), Place())
+        memorized(load_run(run.path), RunContext())
     run = copied("dgl")
     info = json.loads((run.path / "config.json").read_text())
     (run.path / "config.json").write_text(json.dumps({**info, "label_hash": "0" * 16}))
     with pytest.raises(InputError, match="not the ones"):
-        memorized(load(run.path), Place())
+        memorized(load_run(run.path), RunContext())
 
 
 # ---------------------------------------------------------------------------------------------------- probes by block
@@ -304,9 +304,9 @@ def test_probes_find_what_a_block_knows_and_nothing_else():
         def forward(self, x):
             return [block(x) for block in self.blocks.values()][-1]
 
-    frozen = of_module(Net(), ["blocks.memory", "blocks.truth", "blocks.nothing"])
+    frozen = freeze_module(Net(), ["blocks.memory", "blocks.truth", "blocks.nothing"])
     test = memorization.Split(images[300:], true[300:])
-    memory_row, truth_row, nothing_row = memorization.by_block(frozen, frozen, noise, test, 10, Place())
+    memory_row, truth_row, nothing_row = memorization.by_block(frozen, frozen, noise, test, 10, RunContext())
     assert memory_row["block"] == "blocks.memory"
     assert (memory_row["corrupted_noisy"], memory_row["corrupted_true"], memory_row["clean"]) == (1, 0, 1)
     assert (truth_row["corrupted_noisy"], truth_row["corrupted_true"]) == (0, 1)
@@ -322,8 +322,8 @@ def test_probes_find_what_a_block_knows_and_nothing_else():
 
 def test_the_row_of_a_group_is_the_mean_over_its_seeds(copied):
     runs = [copied(seed=seed) for seed in (0, 1)]
-    results = [memorized(run, Place()) for run in runs]
-    (row,) = reporting_memorization.scores(runs, results)
+    results = [memorized(run, RunContext()) for run in runs]
+    (row,) = reporting_memorization.memorization_scores(runs, results)
     assert (row.label, row.seeds, row.epochs) == ("bp", 2, 3)
     assert row.area == pytest.approx((results[0]["area"] + results[1]["area"]) / 2)
     assert row.final - row.final_low == pytest.approx(12.706 * abs(results[0]["final"] - results[1]["final"]) / 2, rel=1e-3)
@@ -340,18 +340,18 @@ def test_an_epoch_that_not_all_seeds_reach_says_so():
 
 def test_the_reader_is_told_what_differs(copied):
     runs = [copied("bp"), copied("dgl", lr=1e-3, limit=128)]
-    said = reporting_memorization.cautions(runs, [memorized(run, Place()) for run in runs])
+    said = reporting_memorization.cautions(runs, [memorized(run, RunContext()) for run in runs])
     assert "not one schedule: lr is 0.003, 0.001" in said
     assert "not one schedule: limit is 160, 128" in said
     assert any("not the same labels: the runs of seed 0" in line for line in said)
     same = [copied("greedy"), copied("cdni")]
-    (only,) = reporting_memorization.cautions(same, [memorized(run, Place()) for run in same])
+    (only,) = reporting_memorization.cautions(same, [memorized(run, RunContext()) for run in same])
     assert "confounder" in only
 
 
 def test_the_curve_shows_every_group_and_chance(finished):
     runs = [finished("bp"), finished("dgl")]
-    ax = reporting_memorization.memorization_curve(reporting_memorization.curves(runs), 0.1).axes[0]
+    ax = reporting_memorization.memorization_curve(reporting_memorization.memorization_curves(runs), 0.1).axes[0]
     drawn = {line.get_label(): line for line in ax.lines}
     assert list(drawn["bp"].get_ydata()) == [a for _, a in curve_of(runs[0])]
     assert list(drawn["dgl"].get_ydata()) == [a for _, a in curve_of(runs[1])]
@@ -361,8 +361,8 @@ def test_the_curve_shows_every_group_and_chance(finished):
 
 def test_the_panels_show_every_block_the_control_and_the_network(copied):
     runs = [copied("bp", label_noise=0.4), copied("dgl", label_noise=0.4)]
-    points = reporting_memorization.block_points(runs, [memorized(run, Place()) for run in runs])
-    figure = reporting_memorization.noise_by_block(points, reporting_memorization.QUANTITIES, 0.1)
+    points = reporting_memorization.block_points(runs, [memorized(run, RunContext()) for run in runs])
+    figure = reporting_memorization.noise_by_block(points, reporting_memorization.MEMORIZATION_QUANTITIES, 0.1)
     assert len(figure.axes) == 4
     ax = figure.axes[0]
     assert [t.get_text() for t in ax.get_xticklabels()] == ["block1", "block2", "block3", "top", "network"]
@@ -372,7 +372,7 @@ def test_the_panels_show_every_block_the_control_and_the_network(copied):
     assert [p.untrained for p in mine[:4]] in black
     assert [mine[4].mean] in black
     with pytest.raises(InputError, match="no block was probed"):
-        reporting_memorization.noise_by_block([], reporting_memorization.QUANTITIES, 0.1)
+        reporting_memorization.noise_by_block([], reporting_memorization.MEMORIZATION_QUANTITIES, 0.1)
 
 
 # ---------------------------------------------------------------------------------------------------- the command line
@@ -392,7 +392,7 @@ def test_the_command_trains_compares_and_stores(gradlens, tmp_path):
         "memorization_by_block.png",
     ):
         assert word in out, word
-    runs = [load(p.parent) for p in (tmp_path / "runs").glob("*/memorization.json")]
+    runs = [load_run(p.parent) for p in (tmp_path / "runs").glob("*/memorization.json")]
     assert len(runs) == 2
     assert len({run.info["label_hash"] for run in runs}) == 1
     assert all(run.config.evaluate_train and run.config.record_every == 0 and run.config.label_noise == 0.4 for run in runs)
@@ -407,7 +407,7 @@ def test_the_command_trains_compares_and_stores(gradlens, tmp_path):
 def test_all_labels_are_random_unless_said(gradlens, tmp_path):
     assert gradlens("memorize", "bp", *FLAGS)[0] == 0
     (path,) = (p.parent for p in (tmp_path / "runs").glob("*/config.json"))
-    assert load(path).config.label_noise == 1
+    assert load_run(path).config.label_noise == 1
     file = tmp_path / "c.json"
     file.write_text(json.dumps({"label_noise": 0.3, "record_every": 5}))
     assert memorization.wanted({"config": file}) == {"config": file, "record_every": 0, "label_noise": 0.3, "evaluate_train": True}

@@ -13,7 +13,7 @@ from gradlens.analysis.representation_similarity import (
     _hsics_of_grams,
     centred,
     effective_rank,
-    fisher,
+    fisher_ratio,
     folds,
     linear_cka,
     participation_ratio,
@@ -204,19 +204,19 @@ def test_separation_of_classes_by_hand():
     x = torch.tensor([[0.0, 0], [2, 0], [10, 1], [10, 3]])
     y = torch.tensor([5, 5, 1, 1])
     # means (1, 0), (10, 2), all (5.5, 1): between 2·(20.25 + 1)·2, within 2 + 2
-    assert fisher(x, y) == pytest.approx(85 / 4)
-    assert fisher(x @ rotation(2).float() * 3 + 7, y) == pytest.approx(85 / 4, rel=1e-5)
-    assert fisher(x[[0, 0, 2, 2]], y) == math.inf
-    assert math.isnan(fisher(torch.ones(4, 2), y))
+    assert fisher_ratio(x, y) == pytest.approx(85 / 4)
+    assert fisher_ratio(x @ rotation(2).float() * 3 + 7, y) == pytest.approx(85 / 4, rel=1e-5)
+    assert fisher_ratio(x[[0, 0, 2, 2]], y) == math.inf
+    assert math.isnan(fisher_ratio(torch.ones(4, 2), y))
 
 
 def test_separation_of_labels_that_say_nothing():
     y = torch.arange(900) % 10
-    assert fisher(gaussian(900, 50), y) == pytest.approx(9 / 890, rel=0.1)
+    assert fisher_ratio(gaussian(900, 50), y) == pytest.approx(9 / 890, rel=0.1)
 
 
 def test_what_separation_cannot_use():
     with pytest.raises(InputError, match="two classes or more; all 3 samples are of one"):
-        fisher(torch.zeros(3, 2), torch.ones(3))
+        fisher_ratio(torch.zeros(3, 2), torch.ones(3))
     with pytest.raises(InputError, match="3 samples are fewer than the 10 classes"):
-        fisher(torch.zeros(3, 2), torch.tensor([0, 1, 2]), 10)
+        fisher_ratio(torch.zeros(3, 2), torch.tensor([0, 1, 2]), 10)

@@ -13,16 +13,16 @@ from torch import nn
 
 from gradlens.analysis import information, network_similarity
 from gradlens.analysis import representations as rep
-from gradlens.analysis.activations import networks, of_module
-from gradlens.analysis.representation_similarity import effective_rank, fisher, linear_cka, rdm, rdm_correlation, spectrum
+from gradlens.analysis.activations import freeze_module, load_snapshots
+from gradlens.analysis.representation_similarity import effective_rank, fisher_ratio, linear_cka, rdm, rdm_correlation, spectrum
 from gradlens.data.split import Split
 from gradlens.reporting import representations
 from gradlens.runtime.errors import InputError
-from gradlens.training.config import make
-from gradlens.training.context import Place
-from gradlens.training.run_directory import load, load_result
+from gradlens.training.config import make_config
+from gradlens.training.context import RunContext
+from gradlens.training.run_directory import load_result, load_run
 
-SMALL = rep.Options(images=90, steps=2)
+SMALL = rep.RepresentationOptions(images=90, steps=2)
 TINY = {"width": 4, "limit": 64, "batch_size": 32, "epochs": 2, "record_every": 0}
 
 
@@ -35,7 +35,9 @@ def smooth_images(n, seed=0):
 @pytest.fixture
 def runs():
     """bp with two seeds, dgl, and bp on another width; all with snapshots."""
-    return [shelf.trained(make(**{**TINY, "keep_checkpoints": 2, **some})) for some in ({}, {"seed": 1}, {"method": "dgl"}, {"width": 3})]
+    return [
+        shelf.trained(make_config(**{**TINY, "keep_checkpoints": 2, **some})) for some in ({}, {"seed": 1}, {"method": "dgl"}, {"width": 3})
+    ]
 
 
 @pytest.fixture
@@ -135,7 +137,7 @@ def test_any_modules_numbers_are_those_of_its_activations():
     split = Split(smooth_images(90).float() / 255, torch.arange(90) % 3)
     shown = rep.pictures(split, 3, 90)
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    found = {row["block"]: (row, h) for row, h in rep.represent(of_module(model), shown, rep.Options(steps=2))}
+    found = {row["block"]: (row, h) for row, h in rep.represent(freeze_module(model), shown, rep.RepresentationOptions(steps=2))}
     x = shown.held.images
     with torch.no_grad():
         want = {"0": model[0](x).flatten(1), "1": model[0](x).flatten(1), "2": model(x)}
@@ -143,7 +145,7 @@ def test_any_modules_numbers_are_those_of_its_activations():
         row, got = found[name]
         np.testing.assert_allclose(got.numpy(), h.numpy(), atol=1e-6)
         assert row["features"] == h.shape[1]
-        assert row["fisher"] == pytest.approx(fisher(h, shown.held.labels), rel=1e-4)
+        assert row["fisher"] == pytest.approx(fisher_ratio(h, shown.held.labels), rel=1e-4)
         assert row["effective_rank"] == pytest.approx(effective_rank(spectrum(h)), rel=1e-4)
         assert {"reconstruction_r2", "information_y_bits", "head_accuracy", "participation_ratio"} <= set(row)
     assert model.training
@@ -155,12 +157,12 @@ def test_all_pairs_of_blocks_are_compared_as_one_by_one():
     a, b = (nn.Sequential(nn.Flatten(), nn.Linear(48, d), nn.Tanh(), nn.Linear(d, 4)) for d in (10, 60))
     x = torch.rand(30, 3, 4, 4)
     split = Split(x, torch.arange(30) % 3)
-    got = network_similarity.cka_matrix(of_module(a), of_module(b), split, batch=11)
+    got = network_similarity.cka_matrix(freeze_module(a), freeze_module(b), split, batch=11)
     assert got.shape == (4, 4)
     with torch.no_grad():
         for i, j in ((0, 0), (1, 3), (2, 1), (3, 2)):
             assert float(got[i, j]) == pytest.approx(linear_cka(a[: i + 1](x), b[: j + 1](x), batch=11), rel=1e-4)
-    same = network_similarity.cka_matrix(of_module(a), of_module(a), split)
+    same = network_similarity.cka_matrix(freeze_module(a), freeze_module(a), split)
     np.testing.assert_allclose(same.diagonal().numpy(), 1)
 
 
@@ -170,8 +172,8 @@ def test_a_constant_block_is_nothing_and_no_error():
             return torch.zeros(len(x), 4, 2, 2)
 
     split = Split(smooth_images(60), torch.arange(60) % 3)
-    frozen = of_module(nn.Sequential(Constant()), to_input=lambda x: x.float())
-    ((row, _),) = rep.represent(frozen, rep.pictures(split, 3, 60), rep.Options(steps=3))
+    frozen = freeze_module(nn.Sequential(Constant()), to_input=lambda x: x.float())
+    ((row, _),) = rep.represent(frozen, rep.pictures(split, 3, 60), rep.RepresentationOptions(steps=3))
     assert (row["effective_rank"], row["participation_ratio"]) == (0, 0)
     assert math.isnan(row["fisher"])
     assert math.isnan(float(network_similarity.cka_matrix(frozen, frozen, split)))
@@ -183,14 +185,14 @@ def test_numbers_that_are_none_are_named_by_their_block():
         model[1].bias[0] = math.nan
     shown = rep.pictures(Split(smooth_images(60), torch.arange(60) % 3), 3, 60)
     with pytest.raises(InputError, match="1 gives numbers that are not finite"):
-        list(rep.represent(of_module(model, to_input=lambda x: x.float()), shown, SMALL))
+        list(rep.represent(freeze_module(model, to_input=lambda x: x.float()), shown, SMALL))
 
 
 def test_one_class_only_is_said():
     model = nn.Sequential(nn.Flatten())
     shown = rep.pictures(Split(smooth_images(60), torch.zeros(60, dtype=torch.long)), 1, 60)
     with pytest.raises(InputError, match="two classes or more; all 20 samples are of one"):
-        list(rep.represent(of_module(model, to_input=lambda x: x.float()), shown, SMALL))
+        list(rep.represent(freeze_module(model, to_input=lambda x: x.float()), shown, SMALL))
 
 
 # --------------------------------------------------------------------------------------------------------------- runs
@@ -200,7 +202,7 @@ def test_a_runs_numbers_are_stored_and_nothing_else_changes(copies):
     path = copies[0]
     before = {f: f.read_bytes() for f in path.rglob("*") if f.is_file()}
     state = torch.random.get_rng_state()
-    found = rep.represent_run(path, Place(), SMALL)
+    found = rep.represent_run(path, RunContext(), SMALL)
     assert torch.equal(state, torch.random.get_rng_state())
     assert {f: f.read_bytes() for f in before} == before
     assert {f.name for f in path.rglob("*") if f.is_file() and f not in before} == {"representations.json"}
@@ -210,8 +212,8 @@ def test_a_runs_numbers_are_stored_and_nothing_else_changes(copies):
         (network, step, block) for network, step in (("untrained", 0), ("trained", 4)) for block in ("block1", "block2", "block3", "top")
     ]
     assert str(path.parent) not in json.dumps({k: stored[k] for k in ("protocol", "rows", "rdm")})
-    shown = rep.pictures_of(load(path), Place(), 90)
-    (last,) = networks(load(path), Place())
+    shown = rep.pictures_of(load_run(path), RunContext(), 90)
+    (last,) = load_snapshots(load_run(path), RunContext())
     *_, (_, top) = rep.represent(last, shown, SMALL)
     want = rdm(top, shown.held.labels)
     np.testing.assert_allclose(np.array(stored["rdm"]["top"], dtype=float), want.numpy(), atol=6e-4)
@@ -220,25 +222,25 @@ def test_a_runs_numbers_are_stored_and_nothing_else_changes(copies):
 
 def test_the_same_numbers_come_again(copies):
     path = copies[1]
-    first = rep.represent_run(path, Place(), SMALL)
-    assert rep.represent_run(path, Place(), rep.Options(images=90, steps=2, overwrite=True)) == first
+    first = rep.represent_run(path, RunContext(), SMALL)
+    assert rep.represent_run(path, RunContext(), rep.RepresentationOptions(images=90, steps=2, overwrite=True)) == first
 
 
 def test_what_is_stored_is_not_computed_again_unless_it_depends_on_something_else(copies, monkeypatch):
     path, seen = copies[0], []
     real = rep._numbers_of
     monkeypatch.setattr(rep, "_numbers_of", lambda h, *rest: seen.append(tuple(h.shape)) or real(h, *rest))
-    whole = rep.represent_run(path, Place(), SMALL)
+    whole = rep.represent_run(path, RunContext(), SMALL)
     assert len(seen) == 8
-    assert rep.represent_run(path, Place(), SMALL) == whole
+    assert rep.represent_run(path, RunContext(), SMALL) == whole
     assert len(seen) == 8
-    rep.represent_run(path, Place(), rep.Options(images=90, steps=2, over_time=True))
+    rep.represent_run(path, RunContext(), rep.RepresentationOptions(images=90, steps=2, over_time=True))
     assert len(seen) == 12
     stored = load_result(path, "representations")
     assert [r["step"] for r in stored["rows"] if r["block"] == "top"] == [0, 2, 4]
-    rep.represent_run(path, Place(), rep.Options(images=90, steps=1, blocks=("block2",)))
+    rep.represent_run(path, RunContext(), rep.RepresentationOptions(images=90, steps=1, blocks=("block2",)))
     assert len(seen) == 14
-    rep.represent_run(path, Place(), rep.Options(images=90, steps=1))
+    rep.represent_run(path, RunContext(), rep.RepresentationOptions(images=90, steps=1))
     assert len(seen) == 20
 
 
@@ -254,9 +256,9 @@ def test_an_interrupted_command_goes_on(copies, monkeypatch):
 
     monkeypatch.setattr(rep, "_numbers_of", stopped)
     with pytest.raises(KeyboardInterrupt):
-        rep.represent_run(path, Place(), SMALL)
+        rep.represent_run(path, RunContext(), SMALL)
     assert [r["block"] for r in load_result(path, "representations")["rows"]] == ["block1", "block2"]
-    assert len(rep.represent_run(path, Place(), SMALL)["rows"]) == 8
+    assert len(rep.represent_run(path, RunContext(), SMALL)["rows"]) == 8
     assert len(seen) == 3 + 6
 
 
@@ -265,7 +267,7 @@ def test_what_two_networks_have_in_common_is_computed_once(copies, monkeypatch):
     real = rep._numbers_of
     monkeypatch.setattr(rep, "_numbers_of", lambda h, *rest: seen.append(1) or real(h, *rest))
     known = {}
-    a, b = (rep.represent_run(path, Place(), SMALL, known=known) for path in (copies[0], copies[2]))  # bp and dgl: one beginning
+    a, b = (rep.represent_run(path, RunContext(), SMALL, known=known) for path in (copies[0], copies[2]))  # bp and dgl: one beginning
     assert len(seen) == 4 + 4 + 4
     assert a["rows"][:4] == b["rows"][:4]
 
@@ -273,29 +275,29 @@ def test_what_two_networks_have_in_common_is_computed_once(copies, monkeypatch):
 def test_a_run_is_compared_with_its_beginning_and_with_others(copies):
     path, twin, other, narrow = copies
     before = {f: f.read_bytes() for f in path.rglob("*") if f.is_file()}
-    found = network_similarity.compare_run(path, [twin, other, narrow], Place(), SMALL)
+    found = network_similarity.compare_run(path, [twin, other, narrow], RunContext(), SMALL)
     assert {f: f.read_bytes() for f in before} == before
     assert [(e["run"], e["network"], e["other_seed"]) for e in found["with"]] == [
         (path.name, "untrained", False), (twin.name, "trained", True), (other.name, "trained", False), (narrow.name, "trained", False),
     ]  # fmt: skip
     assert load_result(path, "cka")["with"] == found["with"]
-    shown = rep.pictures_of(load(path), Place(), 90).held
-    a, b = (next(iter(networks(load(p), Place()))) for p in (path, twin))
+    shown = rep.pictures_of(load_run(path), RunContext(), 90).held
+    a, b = (next(iter(load_snapshots(load_run(p), RunContext()))) for p in (path, twin))
     np.testing.assert_allclose(found["with"][1]["matrix"], network_similarity.cka_matrix(a, b, shown).numpy())
-    h, j = (rep.collect(f, shown.images) for f in (a, b))
+    h, j = (rep.collect_activations(f, shown.images) for f in (a, b))
     want = rdm_correlation(rdm(h["block2"], shown.labels), rdm(j["top"], shown.labels))
     assert found["with"][1]["rdm_correlation"][1][3] == pytest.approx(want, rel=1e-4)
 
 
 def test_comparisons_that_are_stored_stay(copies, monkeypatch):
     path, twin, other, _ = copies
-    first = network_similarity.compare_run(path, [twin], Place(), SMALL)
+    first = network_similarity.compare_run(path, [twin], RunContext(), SMALL)
     made = []
     real = network_similarity.signature
     monkeypatch.setattr(network_similarity, "signature", lambda *args: made.append(1) or real(*args))
-    assert network_similarity.compare_run(path, [twin], Place(), SMALL) == first
+    assert network_similarity.compare_run(path, [twin], RunContext(), SMALL) == first
     assert not made
-    network_similarity.compare_run(path, [other], Place(), SMALL)
+    network_similarity.compare_run(path, [other], RunContext(), SMALL)
     assert len(made) == 2
     assert {e["run"] for e in load_result(path, "cka")["with"]} == {path.name, twin.name, other.name}
 
@@ -357,7 +359,7 @@ def test_the_command_prints_stores_and_draws(gradlens, copies, tmp_path):
 
 def test_options_of_the_command(gradlens, copies, monkeypatch):
     drawn = {}
-    monkeypatch.setattr("gradlens.reporting.representations.save", lambda figure, rows, folder, name: drawn.update({name: rows}))
+    monkeypatch.setattr("gradlens.reporting.representations.save_figure", lambda figure, rows, folder, name: drawn.update({name: rows}))
     few = ("--images", 90, "--information-steps", 0, "--block", "block2", "--over-time", "--quiet")
     status, out, _ = gradlens("representations", copies[0], *few)
     assert status == 0
@@ -389,13 +391,13 @@ def test_what_cannot_be_used_is_one_sentence_and_leaves_nothing(gradlens, copies
 
 def test_a_run_trained_anew_is_measured_anew(copies):
     path = copies[0]
-    first = rep.represent_run(path, Place(), SMALL)
+    first = rep.represent_run(path, RunContext(), SMALL)
     state = torch.load(path / "checkpoint.pt", weights_only=True)
     for value in state["model"].values():
         if value.dtype == torch.float32:
             value.mul_(1.5)
     torch.save(state, path / "checkpoint.pt")
-    again = rep.represent_run(path, Place(), SMALL)
+    again = rep.represent_run(path, RunContext(), SMALL)
     assert again["protocol"]["weights"] != first["protocol"]["weights"]
     assert again["rows"][-1] != first["rows"][-1]
     assert again["rows"][0] == first["rows"][0]

@@ -9,16 +9,16 @@ from torch import nn
 
 from gradlens.analysis.theory.synthetic_gradients import (
     affine,
-    exact_linear,
+    exact_linear_synthesiser,
+    field_twist,
     implied_loss,
-    least_squares,
-    settle,
+    least_squares_loss,
+    settle_synthesisers,
     small_pair,
     stationarity,
-    twist,
 )
 from gradlens.runtime.errors import InputError
-from gradlens.training.build import Pair
+from gradlens.training.build import ModelAndMethod
 
 N, D, C = 30, 4, 3
 
@@ -102,11 +102,11 @@ def test_a_path_is_two_points_at_least():
 def test_true_gradients_have_no_twist_a_rotation_is_all_twist_and_the_integral_round_a_loop_says_the_same():
     point = torch.tensor([0.3, -1.0], dtype=torch.float64)
     turn = torch.tensor([[0.0, 1.0], [-1.0, 0.0]], dtype=torch.float64)
-    assert twist(lambda h: h.softmax(1), point) == pytest.approx(0, abs=1e-12)
-    assert twist(lambda h: h @ turn, point) == pytest.approx(1)
-    mixed = twist(lambda h: 2 * h + h @ turn, point)
+    assert field_twist(lambda h: h.softmax(1), point) == pytest.approx(0, abs=1e-12)
+    assert field_twist(lambda h: h @ turn, point) == pytest.approx(1)
+    mixed = field_twist(lambda h: 2 * h + h @ turn, point)
     assert mixed == pytest.approx(1 / math.sqrt(5))  # J = 2 I + R: ‖R‖ / ‖J‖ = √2 / √10
-    assert math.isnan(twist(lambda h: torch.zeros_like(h) * h, point))
+    assert math.isnan(field_twist(lambda h: torch.zeros_like(h) * h, point))
     loop = torch.tensor([[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]], dtype=torch.float64)
     assert implied_loss(lambda h: 2 * h, loop)[-1] == pytest.approx(0, abs=1e-12)
     assert abs(implied_loss(lambda h: h @ turn, loop)[-1]) == pytest.approx(2)  # Green: curl × area
@@ -119,7 +119,7 @@ def test_true_gradients_have_no_twist_a_rotation_is_all_twist_and_the_integral_r
 def test_with_the_exact_linear_synthesiser_every_state_is_told_its_true_gradient(sizes):
     x, y = toy()
     pair = net("cdni", sizes)
-    found = exact_linear(list(pair.model)[1:], sizes[1])
+    found = exact_linear_synthesiser(list(pair.model)[1:], sizes[1])
     if len(sizes) == 2:
         eye = torch.eye(C, dtype=torch.float64)
         assert torch.equal(found.a, eye)
@@ -140,7 +140,7 @@ def test_a_synthesiser_trained_on_a_frozen_net_goes_to_the_closed_form_in_both_s
     for target, share in (("sum", 1), ("mean", N)):
         pair = net("cdni", (D, C), target=target)
         s = pair.method.synthesisers[0]
-        settle(pair, torch.optim.SGD(s.parameters(), lr=0.3, momentum=0.9), x, y, 1500, 1e-10 / share)
+        settle_synthesisers(pair, torch.optim.SGD(s.parameters(), lr=0.3, momentum=0.9), x, y, 1500, 1e-10 / share)
         eye = torch.eye(C, dtype=torch.float64)
         torch.testing.assert_close(share * s.map.weight.detach(), eye, rtol=0, atol=1e-7)
         torch.testing.assert_close(share * (s.context.weight + s.map.bias[:, None]).detach(), -eye, rtol=0, atol=1e-7)
@@ -154,7 +154,7 @@ def test_the_affine_map_of_layers_is_found_and_others_are_refused():
     torch.testing.assert_close(weight, layers[1].weight @ layers[0].weight)
     torch.testing.assert_close(bias, layers[1].weight @ layers[0].bias + layers[1].bias)
     with pytest.raises(InputError, match="affine blocks only"):
-        exact_linear([nn.Linear(3, 5), nn.ReLU()], 3)
+        exact_linear_synthesiser([nn.Linear(3, 5), nn.ReLU()], 3)
 
 
 def test_least_squares_is_the_normal_equations():
@@ -162,7 +162,7 @@ def test_least_squares_is_the_normal_equations():
     design = torch.cat([x, torch.ones(N, 1, dtype=torch.float64)], 1)
     goal = torch.eye(C, dtype=torch.float64)[y]
     best = torch.linalg.inv(design.T @ design) @ design.T @ goal
-    assert least_squares(x, y, C) == pytest.approx(float(0.5 * ((design @ best - goal) ** 2).sum() / N), rel=1e-12)
+    assert least_squares_loss(x, y, C) == pytest.approx(float(0.5 * ((design @ best - goal) ** 2).sum() / N), rel=1e-12)
 
 
 # ------------------------------------------------------------------------------------------------------------ fixed points
@@ -173,11 +173,11 @@ def test_where_label_reading_linear_synthesisers_rest_the_true_gradient_is_zero_
     x, y = toy()
     pair = net("cdni", sizes)
     optimizer = torch.optim.SGD(pair.method.param_groups(list(pair.model)), lr=0.2)
-    losses = settle(pair, optimizer, x, y, 4000, 1e-9)
+    losses = settle_synthesisers(pair, optimizer, x, y, 4000, 1e-9)
     state = stationarity(pair, x, y)
     assert max(state.told, state.regression) < 1e-8
     assert norm(true_gradients(pair.model, x, y)) < 1e-6
-    assert losses[-1] == pytest.approx(least_squares(x, y, C), abs=1e-10)
+    assert losses[-1] == pytest.approx(least_squares_loss(x, y, C), abs=1e-10)
     assert losses[0] > losses[-1] + 0.05
 
 
@@ -189,11 +189,11 @@ def test_critical_points_of_the_loss_are_fixed_points_saddles_too():
         for p in pair.model.parameters():
             p.zero_()
         pair.model[1].bias.copy_(torch.eye(C, dtype=torch.float64)[y].mean(0))
-    put(pair.method.synthesisers[0], *exact_linear([pair.model[1]], 5))
+    put(pair.method.synthesisers[0], *exact_linear_synthesiser([pair.model[1]], 5))
     state = stationarity(pair, x, y)
     assert norm(true_gradients(pair.model, x, y)) == pytest.approx(0, abs=1e-14)
     assert max(state.told, state.regression, state.synth_loss) == pytest.approx(0, abs=1e-12)
-    assert state.loss > least_squares(x, y, C) + 0.05
+    assert state.loss > least_squares_loss(x, y, C) + 0.05
 
 
 @pytest.mark.parametrize("rank", range(D + 1))
@@ -226,7 +226,7 @@ def test_stationarity_trains_nothing_and_wants_synthesisers():
     stationarity(pair, x, y)
     after = dict([*pair.model.state_dict().items(), *pair.method.state_dict().items()])
     assert all(torch.equal(after[n], t) for n, t in before.items())
-    plain: Pair = small_pair([nn.Linear(D, C), nn.Identity()], D, C, "bp")
+    plain: ModelAndMethod = small_pair([nn.Linear(D, C), nn.Identity()], D, C, "bp")
     with pytest.raises(InputError, match="has no synthesisers"):
         stationarity(plain, x, y)
 
@@ -236,10 +236,10 @@ def test_settling_stops_at_rest_and_tells_each_update():
     pair = net("cdni", (D, C))
     seen: list[int] = []
     optimizer = torch.optim.SGD(pair.method.param_groups(list(pair.model)), lr=0.2)
-    losses = settle(pair, optimizer, x, y, 5, see=seen.append)
+    losses = settle_synthesisers(pair, optimizer, x, y, 5, see=seen.append)
     assert len(losses) == 5
     assert seen == [0, 1, 2, 3, 4, 5]
-    assert len(settle(pair, optimizer, x, y, 5, tolerance=1e9)) == 1
+    assert len(settle_synthesisers(pair, optimizer, x, y, 5, tolerance=1e9)) == 1
     with torch.no_grad():
         want = 0.5 * (pair.model(x) - torch.eye(C, dtype=torch.float64)[y]).square().sum() / N
-    assert settle(pair, optimizer, x, y, 1) == [pytest.approx(float(want))]
+    assert settle_synthesisers(pair, optimizer, x, y, 1) == [pytest.approx(float(want))]

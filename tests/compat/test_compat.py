@@ -18,8 +18,8 @@ from saved import HALF, HALVES, TABLES, long_run, short_run
 
 from gradlens.methods import METHODS
 from gradlens.models.zoo import MODELS
-from gradlens.training.config import Config, make
-from gradlens.training.run_directory import load
+from gradlens.training.config import Config, make_config
+from gradlens.training.run_directory import load_run
 
 HERE = Path(__file__).resolve().parent
 
@@ -97,12 +97,12 @@ def test_tables(rule, tmp_path):
 @pytest.mark.parametrize("rule", HALVES)
 def test_an_interrupted_run_goes_on(rule, tmp_path):
     shutil.copytree(HERE / "interrupted" / rule, tmp_path / rule)
-    half = load(tmp_path / rule)
+    half = load_run(tmp_path / rule)
     assert not half.finished
     assert half.checkpoint()["step"] == HALF
     before = (half.path / "gradients.csv").read_text()
     long_run(rule, tmp_path, resume=True)
-    run = load(half.path)
+    run = load_run(half.path)
     assert run.finished
     assert run.config == half.config
     assert (run.path / "gradients.csv").read_text().startswith(before)
@@ -128,13 +128,15 @@ def registries():
 def test_run_names():
     pinned = json.loads((HERE / "run_names.json").read_text())
     assert len(pinned) >= 30
-    assert {make(**one["settings"]).run_name(): one["settings"] for one in pinned} == {one["name"]: one["settings"] for one in pinned}
+    assert {make_config(**one["settings"]).run_name(): one["settings"] for one in pinned} == {
+        one["name"]: one["settings"] for one in pinned
+    }
 
 
 @pytest.mark.parametrize("rule", HALVES)
 def test_a_stored_config_is_the_one_it_was_made_from(rule):
     stored = json.loads((HERE / "interrupted" / rule / "config.json").read_text())["config"]
-    config = make(**stored)
+    config = make_config(**stored)
     assert json.loads(config.model_dump_json()) == stored
     assert list(config.model_dump()) == list(stored)
 
@@ -159,7 +161,7 @@ class Unmarked(Config, frozen=True):
 
 def test_a_later_setting_enters_the_digest_where_it_is_not_its_default():
     for settings in ({}, {"method": "dgl", "lr": 0.1}, {"optimizer": "sgd", "momentum": 0.5}):
-        name = make(**settings).run_name()
+        name = make_config(**settings).run_name()
         assert Later(**settings).run_name() == Later(**settings, added=3, listed=[]).run_name() == name
         others = {Later(**settings, **more).run_name() for more in ({"added": 4}, {"listed": [1]}, {"added": 4, "listed": [1]})}
         assert len(others | {name}) == 4
@@ -169,23 +171,23 @@ def test_a_later_setting_enters_the_digest_where_it_is_not_its_default():
 @pytest.mark.usefixtures("registries")
 def test_a_rules_later_option_enters_the_digest_where_it_is_not_its_default():
     rule = METHODS["dgl"]
-    before = [make(method="dgl").run_name(), make(method="dgl", options={"layers": 2}).run_name()]
+    before = [make_config(method="dgl").run_name(), make_config(method="dgl", options={"layers": 2}).run_name()]
 
     class Options(rule.Options, frozen=True):
         added: float = Field(0.5, json_schema_extra=SINCE)
 
     METHODS["dgl"] = type("DGL", (rule,), {"Options": Options})
-    assert [make(method="dgl").run_name(), make(method="dgl", options={"layers": 2, "added": 0.5}).run_name()] == before
-    assert make(method="dgl", options={"added": 0.6}).run_name() not in before
-    assert make(method="dgl").options["added"] == 0.5
+    assert [make_config(method="dgl").run_name(), make_config(method="dgl", options={"layers": 2, "added": 0.5}).run_name()] == before
+    assert make_config(method="dgl", options={"added": 0.6}).run_name() not in before
+    assert make_config(method="dgl").options["added"] == 0.5
 
 
 def test_a_run_from_before_a_later_setting_goes_on(tmp_path, monkeypatch):
     stored = json.loads((HERE / "interrupted" / "bp" / "config.json").read_text())["config"]
-    assert Later(**stored) == Later(**make(**stored).model_dump())
+    assert Later(**stored) == Later(**make_config(**stored).model_dump())
     monkeypatch.setattr(sys.modules[Config.__module__], "Config", Later)
     shutil.copytree(HERE / "interrupted" / "bp", tmp_path / "bp")
-    run = load(long_run("bp", tmp_path, resume=True))
+    run = load_run(long_run("bp", tmp_path, resume=True))
     assert run.finished
     assert run.config.added == 3
 

@@ -8,8 +8,8 @@ from gradlens.data.array_file import read_array_file, write_array_file
 from gradlens.data.datasets import read
 from gradlens.data.image_folder import image_folder
 from gradlens.runtime.errors import InputError
-from gradlens.training.config import make
-from gradlens.training.context import Place
+from gradlens.training.config import make_config
+from gradlens.training.context import RunContext
 from gradlens.training.runs.train_run import train_run
 
 RNG = np.random.default_rng(0)
@@ -56,7 +56,7 @@ def test_written_and_read_again(tmp_path):
 
 def test_a_training_on_one(tmp_path):
     path = saved(tmp_path, **arrays(n=12, m=6))
-    run = train_run(make(data=str(path), model="mlp", width=4, batch_size=4, epochs=1), Place(out=tmp_path / "runs"))
+    run = train_run(make_config(data=str(path), model="mlp", width=4, batch_size=4, epochs=1), RunContext(out=tmp_path / "runs"))
     assert run.finished
     assert "images" in run.path.name
 

@@ -12,7 +12,7 @@ from gradlens.methods import METHODS
 from gradlens.models.zoo import ModelSpec, build
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator
-from gradlens.training.build import make_net
+from gradlens.training.build import make_network_info
 
 IMAGES = torch.randint(60, 180, (12, 3, 16, 12), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
 OFF = {"crop": False, "flip": False, "jitter": 0.0, "grey": 0.0, "blur": 0.0}
@@ -174,6 +174,6 @@ def test_grey_images_stay_grey_and_keep_one_channel():
 
 
 def test_images_of_two_channels_are_refused():
-    net = make_net(build("mlp", ModelSpec((2, 4, 4), 10)), (2, 4, 4), 10, LOSSES["ce"])
+    net = make_network_info(build("mlp", ModelSpec((2, 4, 4), 10)), (2, 4, 4), 10, LOSSES["ce"])
     with pytest.raises(InputError, match="1 or 3 channels; these have 2"):
         METHODS["simclr"](net, METHODS["simclr"].Options())

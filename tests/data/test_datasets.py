@@ -24,8 +24,8 @@ from gradlens.data.split import Split, label_hash
 from gradlens.data.subsets import with_label_noise
 from gradlens.methods import METHODS
 from gradlens.runtime.errors import InputError
-from gradlens.training.config import make
-from gradlens.training.context import Place
+from gradlens.training.config import make_config
+from gradlens.training.context import RunContext
 from gradlens.training.runs.train_run import train_run
 
 CIFAR = os.environ.get("GRADLENS_CIFAR10")
@@ -464,7 +464,7 @@ def test_a_limit_of_all_is_all_and_one_more_is_refused():
     assert rows(load("digits", limit=1433).train) == rows(load("digits").train)
     assert "--limit 1434" in refused("digits", limit=1434)
     with pytest.raises(InputError, match="--limit"):
-        make(limit=0)
+        make_config(limit=0)
 
 
 def test_validation_is_a_disjoint_part_of_the_training_images_and_the_test_images_are_gone():
@@ -544,8 +544,8 @@ def test_the_fingerprint_sees_every_image_and_label():
 
 
 def test_the_label_hash_is_stored_in_the_run(tmp_path):
-    config = make(limit=40, batch_size=40, label_noise=0.5, epochs=1, width=4)
-    run = train_run(config, Place(out=tmp_path))
+    config = make_config(limit=40, batch_size=40, label_noise=0.5, epochs=1, width=4)
+    run = train_run(config, RunContext(out=tmp_path))
     assert run.info["label_hash"] == label_hash(load("digits", limit=40, label_noise=0.5).train)
     assert run.info["label_hash"] != label_hash(load("digits", limit=40).train)
     assert run.info["images"] == {"train": 40, "test": 364}
@@ -581,8 +581,8 @@ def test_cifar10_images_are_all_there(cifar_images):
 def test_two_steps_of_the_documents_network_on_cifar10(method, cifar_images, tmp_path, monkeypatch):
     halves = cifar_images.train, cifar_images.test, cifar_images.classes
     monkeypatch.setattr(datasets, "image_folder", lambda root: halves)  # decoded once for all tests
-    config = make(method=method, datasets=CIFAR, limit=512, validation=0.125, batch_size=32, steps=2, record_every=2)
-    run = train_run(config, Place(out=tmp_path))
+    config = make_config(method=method, datasets=CIFAR, limit=512, validation=0.125, batch_size=32, steps=2, record_every=2)
+    run = train_run(config, RunContext(out=tmp_path))
     assert run.summary["updates"] == 2
     assert run.info["images"] == {"train": 448, "validation": 64}
     assert {row.step for row in run.gradients} == {0}

@@ -11,9 +11,9 @@ from oracles import PLANS, assert_near, assert_same_bits, batches, case, frozen,
 from torch import nn
 
 from gradlens.gradients.block_pass import Pass, chain, is_chain, pull_back, pull_back_chain
-from gradlens.training.build import Pair, make_pair
-from gradlens.training.config import make
-from gradlens.training.step import update
+from gradlens.training.build import ModelAndMethod, build_model_and_method
+from gradlens.training.config import make_config
+from gradlens.training.step import training_step
 
 # -------------------------------------------------------------------------------------------- backprop through the chain
 
@@ -54,11 +54,11 @@ OPTIMIZERS = {
 def test_weights_after_several_steps_of_backprop_equal_plain_pytorch_bit_for_bit(name, optimizer):
     c = case(name, torch.float32)
     twin = copy.deepcopy(c.model)
-    pair = Pair(c.model, rule("bp", c))
+    pair = ModelAndMethod(c.model, rule("bp", c))
     ours, theirs = OPTIMIZERS[optimizer](pair.method.param_groups(c.blocks)), OPTIMIZERS[optimizer](twin.parameters())
     start = frozen(c.model)
     for x, y in batches(c, 5):
-        outcome = update(pair, ours, x, y)
+        outcome = training_step(pair, ours, x, y)
         theirs.zero_grad()
         z = twin(x)
         loss = nll(z, y)
@@ -71,11 +71,13 @@ def test_weights_after_several_steps_of_backprop_equal_plain_pytorch_bit_for_bit
 
 
 def test_a_networks_own_pair_trains_as_plain_pytorch_bit_for_bit():
-    pair = make_pair(make(width=4), (1, 8, 8), 10, torch.device("cpu"))  # as `gradlens train bp` makes it: channels last
+    pair = build_model_and_method(
+        make_config(width=4), (1, 8, 8), 10, torch.device("cpu")
+    )  # as `gradlens train bp` makes it: channels last
     twin = copy.deepcopy(pair.model)
     ours, theirs = (OPTIMIZERS["fused-adam"](m.parameters()) for m in (pair.model, twin))
     for x, y in batches(case("mlp", torch.float32), 3):
-        update(pair, ours, x, y)
+        training_step(pair, ours, x, y)
         theirs.zero_grad()
         nll(twin(x), y).backward()
         theirs.step()

@@ -28,13 +28,13 @@ from gradlens.models.zoo import ModelSpec, build
 from gradlens.reporting.gallery import draw_learned
 from gradlens.reporting.inpainting import InpaintingPanel, inpainting_grid
 from gradlens.runtime.errors import InputError
-from gradlens.training.build import Pair, make_net, make_pair
-from gradlens.training.config import make, read
-from gradlens.training.context import Place
+from gradlens.training.build import ModelAndMethod, build_model_and_method, make_network_info
+from gradlens.training.config import make_config, read_config_file
+from gradlens.training.context import RunContext
 from gradlens.training.optimizers import make_optimizer
 from gradlens.training.run_directory import load_result
 from gradlens.training.runs.train_run import train_run
-from gradlens.training.step import evaluate, update
+from gradlens.training.step import evaluate, training_step
 
 ROOT = Path(__file__).parents[2]
 RULES = ("context-encoder", "context-encoder-local")
@@ -50,7 +50,7 @@ def to_input(images: torch.Tensor) -> torch.Tensor:
 def posed(name: str = "context-encoder", images: torch.Tensor = IMAGES, step: int = 5, **options: object):
     """A rule with its network, and the task it makes of some images."""
     model = build("basic-cnn", PLAN, seed=1).double()
-    net = make_net(model, PLAN.shape, 10, LOSSES["ce"], 3)
+    net = make_network_info(model, PLAN.shape, 10, LOSSES["ce"], 3)
     method = METHODS[name](net, METHODS[name].Options(**{**SMALL, **options})).double()
     g = torch.Generator().manual_seed(2)
     with torch.no_grad():
@@ -90,7 +90,7 @@ def test_random_shapes_cover_as_many_pixels_and_are_each_images_own():
     assert torch.equal(x[~gone], y[:, :3][~gone])
     assert {round(v, 4) for v in (x[gone] + 1).mul(127.5).tolist()} == {117.0, 104.0, 123.0}
     other = METHODS["context-encoder"](
-        make_net(build("basic-cnn", PLAN), PLAN.shape, 10, LOSSES["ce"], 4), METHODS["context-encoder"].Options(corrupt="random")
+        make_network_info(build("basic-cnn", PLAN), PLAN.shape, 10, LOSSES["ce"], 4), METHODS["context-encoder"].Options(corrupt="random")
     )
     assert not torch.equal(other.mask(5, 5)[:, 0].double(), mask)  # another seed
 
@@ -274,7 +274,7 @@ def test_a_step_at_one_learning_rate_leaves_the_other_network_as_it_is():
         assert [len(groups), groups[1]["lr"]] == [2, 0.0 if still == "discriminator" else 0.1]
         before = {n: p.clone() for n, p in (*model.named_parameters(), *method.named_parameters())}
         optimizer = torch.optim.SGD(groups, lr=0.0 if still == "generator" else 0.1)
-        update(Pair(model, method), optimizer, x, y)
+        training_step(ModelAndMethod(model, method), optimizer, x, y)
         for n, p in (*model.named_parameters(), *method.named_parameters()):
             moves = not n.startswith("top") and (".discriminator." in n) == (still == "generator")
             if not moves:
@@ -293,8 +293,8 @@ def test_without_an_adversarial_loss_no_discriminator_is_made(name):
 
 
 def test_the_discriminators_learning_rate_arrives_and_follows_the_schedule():
-    config = make(method="context-encoder", width=4, lr=0.01, beta1=0.5, options={"discriminator_lr": 0.002, **SMALL})
-    pair = make_pair(config, (1, 8, 8), 10, torch.device("cpu"))
+    config = make_config(method="context-encoder", width=4, lr=0.01, beta1=0.5, options={"discriminator_lr": 0.002, **SMALL})
+    pair = build_model_and_method(config, (1, 8, 8), 10, torch.device("cpu"))
     optimizer = make_optimizer(config, pair)
     assert [g["lr"] for g in optimizer.param_groups] == [0.01, 0.002]
     assert [g["betas"] for g in optimizer.param_groups] == [(0.5, 0.999)] * 2
@@ -316,9 +316,9 @@ def test_local_modules_hear_nothing_of_each_other():
 
 
 def test_evaluation_is_the_squared_error_alone_with_masks_that_stay():
-    config = make(method="context-encoder", width=4, batch_size=32, options={"corrupt": "random", **SMALL})
+    config = make_config(method="context-encoder", width=4, batch_size=32, options={"corrupt": "random", **SMALL})
     data = load_data("digits", limit=64, limit_test=40)
-    pair = make_pair(config, data.shape, 10, torch.device("cpu"))
+    pair = build_model_and_method(config, data.shape, 10, torch.device("cpu"))
     inputs = normalizer("pm1", data.train.images)
     first, accuracy = evaluate(pair, data.test, inputs, config)
     pair.method.start(3, 99)
@@ -413,12 +413,12 @@ def test_the_discriminator_is_sized_to_the_region(region, layers):
 def run(tmp_path_factory):
     """A short training on the digits, its results stored."""
     settings = {"width": 8, "depth": 2, "epochs": 6, "lr": 5e-3, "batch_size": 64, "record_every": 50, "options": SMALL}
-    return shelf.copied(shelf.trained(make(method="context-encoder", **settings)), tmp_path_factory.mktemp("runs"))
+    return shelf.copied(shelf.trained(make_config(method="context-encoder", **settings)), tmp_path_factory.mktemp("runs"))
 
 
 def test_a_short_training_beats_the_mean_patch(run):
     before = {file: file.read_bytes() for file in run.path.rglob("*") if file.is_file()}
-    result = inpainting.inpaint_run(run.path, Place(), 6)
+    result = inpainting.inpaint_run(run.path, RunContext(), 6)
     assert {file: file.read_bytes() for file in before} == before
     assert set(run.path.rglob("*")) - set(before) == {run.path / "inpainting.json"}
     found = result["errors"]
@@ -437,7 +437,7 @@ def test_a_short_training_beats_the_mean_patch(run):
 
 
 def test_the_pictures_are_what_they_are_called(run):
-    result = load_result(run.path, "inpainting") or inpainting.inpaint_run(run.path, Place(), 6)
+    result = load_result(run.path, "inpainting") or inpainting.inpaint_run(run.path, RunContext(), 6)
     original, corrupted, output = (inpainting.unpacked(result, name) for name in ("original", "corrupted", "output"))
     test = load_data("digits").test.images.numpy()
     assert original.shape == (6, 1, 8, 8)
@@ -451,7 +451,7 @@ def test_the_pictures_are_what_they_are_called(run):
 
 
 def test_the_figure_is_drawn_from_what_is_stored(run, tmp_path):
-    load_result(run.path, "inpainting") or inpainting.inpaint_run(run.path, Place(), 6)
+    load_result(run.path, "inpainting") or inpainting.inpaint_run(run.path, RunContext(), 6)
     drawn, skipped = draw_learned([run], tmp_path)
     assert skipped == {}
     assert [path.name for path in drawn] == ["inpainting.png"]
@@ -503,7 +503,7 @@ def test_what_cannot_be_masked_is_said_in_one_sentence(program, tmp_path, sets, 
 
 
 def test_only_context_encoders_are_shown(program, tmp_path):
-    other = train_run(make(width=4, epochs=0, limit=32, batch_size=32), Place(out=tmp_path))
+    other = train_run(make_config(width=4, epochs=0, limit=32, batch_size=32), RunContext(out=tmp_path))
     for arguments, said in (
         ([other.path], "bp drops no pixels"),
         ([tmp_path / "none"], "not a run directory"),
@@ -530,25 +530,25 @@ def test_the_command_prints_stores_and_draws(run, program, tmp_path):
 
 
 def test_the_papers_settings_are_a_config_that_builds():
-    config = make(**read(ROOT / "analyses" / "configs" / "context-encoder.json"))
+    config = make_config(**read_config_file(ROOT / "analyses" / "configs" / "context-encoder.json"))
     assert (config.model, config.lr, config.beta1, config.batch_size) == ("dcgan", 2e-3, 0.5, 64)
     small = config.model_copy(update={"width": 2})
-    method = make_pair(small, (3, 128, 128), 10, torch.device("cpu")).method
+    method = build_model_and_method(small, (3, 128, 128), 10, torch.device("cpu")).method
     assert [s.stop - s.start for s in method.hole] == [56, 56]  # of the 64 that are predicted, 4 on each side are seen
     assert [s.stop - s.start for s in method.seen] == [64, 64]
     assert [type(m).__name__ for m in method.head(method.output_block).decoder][:3] == ["Flatten", "Linear", "Unflatten"]
 
 
 def test_the_papers_settings_train():
-    config = make(**read(ROOT / "analyses" / "configs" / "context-encoder.json")).model_copy(update={"width": 2})
-    pair = make_pair(config, (3, 32, 32), 10, torch.device("cpu"))
+    config = make_config(**read_config_file(ROOT / "analyses" / "configs" / "context-encoder.json")).model_copy(update={"width": 2})
+    pair = build_model_and_method(config, (3, 32, 32), 10, torch.device("cpu"))
     optimizer = make_optimizer(config, pair)
     assert [(g["lr"], g["betas"][0]) for g in optimizer.param_groups] == [(2e-3, 0.5), (2e-4, 0.5)]
     images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
     for step in range(2):
         pair.method.start(1, step)
         x, y = pair.method.make_inputs(images, torch.zeros(4), step, normalizer("pm1", images))
-        assert update(pair, optimizer, x, y, record=step).loss.isfinite()
+        assert training_step(pair, optimizer, x, y, record=step).loss.isfinite()
 
 
 # ------------------------------------------------------------------------------------------------------- the analysis

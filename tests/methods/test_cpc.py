@@ -11,7 +11,7 @@ import torch
 from oracles import assert_near, assert_same_bits, frozen, stirred
 from torch import nn
 
-from gradlens.analysis.logistic_regression import Standard, fit
+from gradlens.analysis.logistic_regression import Standard, fit_logistic_regression
 from gradlens.data.datasets import load as load_data
 from gradlens.data.transforms import normalizer
 from gradlens.gradients.backward import run_step
@@ -24,9 +24,9 @@ from gradlens.methods import METHODS
 from gradlens.models.spec import ModelSpec
 from gradlens.models.zoo import build
 from gradlens.runtime.errors import InputError
-from gradlens.training.build import make_net, make_pair
-from gradlens.training.config import make
-from gradlens.training.context import Place
+from gradlens.training.build import build_model_and_method, make_network_info
+from gradlens.training.config import make_config
+from gradlens.training.context import RunContext
 from gradlens.training.loop import Training
 from gradlens.training.runs.train_run import train_run
 
@@ -138,7 +138,7 @@ def posed(name, step=5, model="basic-cnn", **options):
     given = rule.Options(**options)
     read = rule.input_shape((3, 16, 16), given)
     net_model = build(model, ModelSpec(read, 10, width=4, depth=2), seed=1).double()
-    net = make_net(net_model, read, 10, LOSSES["ce"], 3)._replace(image=(3, 16, 16))
+    net = make_network_info(net_model, read, 10, LOSSES["ce"], 3)._replace(image=(3, 16, 16))
     method = stirred(rule(net, given).double())
     method.start(2, step)
     to_input = normalizer("pm1", IMAGES)
@@ -302,7 +302,7 @@ def test_windows_are_random_in_training_and_the_middle_in_evaluation():
 
 
 def test_sequences_are_never_mirrored():
-    pair = make_pair(make(method="cpc", data="sequences", model="mlp", width=4, depth=1), (1, 1, 128), 6, CPU)
+    pair = build_model_and_method(make_config(method="cpc", data="sequences", model="mlp", width=4, depth=1), (1, 1, 128), 6, CPU)
     images = torch.randint(0, 256, (40, 1, 1, 128), dtype=torch.uint8)
     assert torch.equal(pair.method.make_inputs(images, torch.zeros(40), 0, lambda v: v)[0], images)
 
@@ -324,27 +324,27 @@ def test_features_are_spatial_means_of_patches_where_they_belong(model):
 
 @pytest.mark.parametrize("name", RULES)
 def test_networks_are_made_for_patches(name):
-    pair = make_pair(make(method=name, model="mlp", width=6, depth=2), (1, 8, 8), 10, CPU)
+    pair = build_model_and_method(make_config(method=name, model="mlp", width=6, depth=2), (1, 8, 8), 10, CPU)
     assert pair.model[0].linear.in_features == 16
     assert pair.method.grid.rows == 3
-    assert make_pair(make(method="bp", model="mlp", width=6), (1, 8, 8), 10, CPU).model[0].linear.in_features == 64
+    assert build_model_and_method(make_config(method="bp", model="mlp", width=6), (1, 8, 8), 10, CPU).model[0].linear.in_features == 64
 
 
 def test_an_encoder_of_patches_is_fine_tuned_on_whole_images(tmp_path):
     """Its blocks go on; the top, never trained and made for a patch, is the new network's own."""
-    place = Place(out=tmp_path)
+    place = RunContext(out=tmp_path)
     sizes = {"depth": 2, "width": 4, "limit": 40, "batch_size": 20, "record_every": 0}
-    run = train_run(make(method="infomax", epochs=1, **sizes), place)
-    new = make(init_from=str(run.path), seed=5, **sizes)
-    model = make_pair(new, (1, 8, 8), 10, CPU).model
+    run = train_run(make_config(method="infomax", epochs=1, **sizes), place)
+    new = make_config(init_from=str(run.path), seed=5, **sizes)
+    model = build_model_and_method(new, (1, 8, 8), 10, CPU).model
     kept = run.checkpoint()["model"]
-    fresh = make_pair(make(seed=5, **sizes), (1, 8, 8), 10, CPU).model.state_dict()
+    fresh = build_model_and_method(make_config(seed=5, **sizes), (1, 8, 8), 10, CPU).model.state_dict()
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, fresh[name] if name.startswith("top.") else kept[name]), name
     assert kept["top.hidden.weight"].shape != fresh["top.hidden.weight"].shape
     assert train_run(new.model_copy(update={"epochs": 1}), place).finished
     with pytest.raises(InputError, match=r"--keep-head 1: the run .*infomax.* has no projection head"):
-        make_pair(make(init_from=str(run.path), keep_head=1, **sizes), (1, 8, 8), 10, CPU)
+        build_model_and_method(make_config(init_from=str(run.path), keep_head=1, **sizes), (1, 8, 8), 10, CPU)
 
 
 # --------------------------------------------------------------------------------------------------------------- sequences
@@ -374,18 +374,18 @@ def features(training, split):
 
 def accuracy(train, test, data):
     standard = Standard.of(train)
-    return fit(standard(train), data.train.labels, 0.01, 6).accuracy(standard(test), data.test.labels)
+    return fit_logistic_regression(standard(train), data.train.labels, 0.01, 6).accuracy(standard(test), data.test.labels)
 
 
 def test_predictive_features_of_sequences_beat_raw_samples_and_an_untrained_network():
     data = load_data("sequences", limit=1500)
     settings = {"data": "sequences", "model": "mlp", "depth": 2, "width": 48, "batch_size": 64, "lr": 3e-3, "record_every": 0, "epochs": 4}
-    training = Training(make(method="infomax", options={"modules": 1}, **settings), data, CPU)
+    training = Training(make_config(method="infomax", options={"modules": 1}, **settings), data, CPU)
     halves = data.train, data.test
     raw = accuracy(*(half.images.flatten(1).float() for half in halves), data)
     untrained = accuracy(*(features(training, half) for half in halves), data)
     training.pair.model.train()
-    training.go()
+    training.fit()
     learned = accuracy(*(features(training, half) for half in halves), data)
     assert raw < 0.25  # of six classes
     assert learned > untrained + 0.05 > raw + 0.05
@@ -426,7 +426,7 @@ def test_blocks_that_do_not_fit_a_patch_are_refused_in_one_sentence():
     """Where the network was not made for patches: a library's user."""
     model = build("basic-cnn", ModelSpec((3, 16, 16), 10, width=4, depth=3))
     with pytest.raises(InputError, match=r"patches of 4x4 pixels do not fit the blocks of this network: "):
-        METHODS["cpc"](make_net(model, (3, 16, 16), 10, LOSSES["ce"]), METHODS["cpc"].Options())
+        METHODS["cpc"](make_network_info(model, (3, 16, 16), 10, LOSSES["ce"]), METHODS["cpc"].Options())
     short = NetworkInfo([model[-1]], [torch.Size([10])], 10, 8, LOSSES["ce"], 0, image=(3, 16, 16))
     with pytest.raises(InputError, match="needs a block below the top"):
         METHODS["cpc"](short, METHODS["cpc"].Options())
@@ -445,8 +445,8 @@ def test_train_and_show(program, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["cpc", "infomax"])
 def test_shipped_configs_make_the_papers_rule(name):
     settings = json.loads((Path(__file__).parents[2] / "analyses" / "configs" / f"{name}-stl10.json").read_text())
-    small = make(**{**settings, "width": 2})
-    pair = make_pair(small, (3, 96, 96), 10, CPU)
+    small = make_config(**{**settings, "width": 2})
+    pair = build_model_and_method(small, (3, 96, 96), 10, CPU)
     method, images = pair.method, torch.randint(0, 256, (2, 3, 96, 96), dtype=torch.uint8)
     assert (method.grid.patch, method.grid.rows, method.grid.columns, method.steps) == ((16, 16), 7, 7, 5)
     assert [(s.first, s.last) for s in method.spans] == ([(0, 13)] if name == "cpc" else [(0, 3), (4, 7), (8, 13)])

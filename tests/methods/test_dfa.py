@@ -20,11 +20,11 @@ from gradlens.methods import METHODS
 from gradlens.models.resnet import basic_residual
 from gradlens.models.zoo import ModelSpec, build
 from gradlens.runtime.errors import InputError
-from gradlens.training.build import Pair, make_net, make_pair
-from gradlens.training.config import make
+from gradlens.training.build import ModelAndMethod, build_model_and_method, make_network_info
+from gradlens.training.config import make_config
 from gradlens.training.cost.flops import count
 from gradlens.training.optimizers import make_optimizer
-from gradlens.training.step import update
+from gradlens.training.step import training_step
 
 NETS = ("basic-cnn", "vgg11", "mlp")
 
@@ -127,8 +127,8 @@ def test_with_one_hidden_layer_it_is_feedback_alignment_with_the_same_b():
     ours, theirs = Case(copy.deepcopy(c.model), c.x, c.y), Case(copy.deepcopy(c.model), c.x, c.y)
     optimizers = [torch.optim.SGD(m.model.parameters(), lr=0.2) for m in (ours, theirs)]
     for x, y in batches(c, 5):
-        update(Pair(ours.model, dfa), optimizers[0], x, y)
-        update(Pair(theirs.model, fa), optimizers[1], x, y)
+        training_step(ModelAndMethod(ours.model, dfa), optimizers[0], x, y)
+        training_step(ModelAndMethod(theirs.model, fa), optimizers[1], x, y)
     assert_near(frozen(ours.model), frozen(theirs.model), 1e-12)
     assert not torch.equal(ours.model[0].linear.weight, c.model[0].linear.weight)
 
@@ -157,7 +157,7 @@ def test_in_a_linear_net_whose_b_are_the_products_of_the_weights_above_it_is_bac
 
 def trained(name: str, c: Case, method, lr: float, steps: int) -> list[float]:
     optimizer = torch.optim.SGD(c.model.parameters(), lr=lr)
-    return [update(Pair(c.model, method), optimizer, c.x, c.y).loss.item() for _ in range(steps)]
+    return [training_step(ModelAndMethod(c.model, method), optimizer, c.x, c.y).loss.item() for _ in range(steps)]
 
 
 def test_a_tanh_net_that_starts_at_zero_learns_where_backprops_does_not():
@@ -189,7 +189,7 @@ def test_a_linear_net_from_zero_reaches_zero_cost_and_its_signal_points_downhill
             _, updates = step(method, c)
             down = updates[1].signal.delta @ c.model[1].weight.detach()
             assert (down * updates[0].signal.delta).sum() > 0
-        losses.append(update(Pair(c.model, method), optimizer, c.x, c.y).loss.item())
+        losses.append(training_step(ModelAndMethod(c.model, method), optimizer, c.x, c.y).loss.item())
     assert losses[-1] < 1e-3 * losses[0]
 
 
@@ -201,7 +201,7 @@ def test_a_step_of_the_basic_cnn_costs_at_most_three_quarters_of_backprops_multi
     x, y = torch.randn(2, 3, 32, 32), torch.tensor([0, 1])
     costs = {}
     for name in ("dfa", "bp"):
-        method = METHODS[name](make_net(model, (3, 32, 32), 10, LOSSES["ce"]), METHODS[name].Options())
+        method = METHODS[name](make_network_info(model, (3, 32, 32), 10, LOSSES["ce"]), METHODS[name].Options())
         costs[name] = count(lambda method=method: list(backward(method, method.forward(list(model), x, y))))
     assert costs["dfa"] <= 0.75 * costs["bp"]
 
@@ -312,7 +312,7 @@ def test_b_is_drawn_as_the_papers_say_keyed_by_the_seed():
     c = case("basic-cnn")
 
     def drawn(seed=3, **options):
-        net = make_net(c.model, c.shape, 10, LOSSES["ce"], seed)
+        net = make_network_info(c.model, c.shape, 10, LOSSES["ce"], seed)
         return METHODS["dfa"](net, METHODS["dfa"].Options(**options))
 
     own, shared = drawn(), drawn(shared=True)
@@ -333,12 +333,12 @@ def test_b_is_drawn_as_the_papers_say_keyed_by_the_seed():
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_b_never_changes_is_saved_and_is_not_the_optimisers(shared):
-    config = make(method="dfa", width=4, depth=2, optimizer="adamw", weight_decay=0.1, options={"shared": shared})
-    pair = make_pair(config, (1, 8, 8), 10, torch.device("cpu"))
+    config = make_config(method="dfa", width=4, depth=2, optimizer="adamw", weight_decay=0.1, options={"shared": shared})
+    pair = build_model_and_method(config, (1, 8, 8), 10, torch.device("cpu"))
     start, optimizer = frozen(pair.method), make_optimizer(config, pair)
     assert list(start) == (["feedback.shared"] if shared else ["feedback.0", "feedback.1"])
     for i, (x, y) in enumerate(batches(case("mlp", torch.float32), 4)):
-        update(pair, optimizer, x, y, i, diagnose=True)
+        training_step(pair, optimizer, x, y, i, diagnose=True)
     assert_same_bits(frozen(pair.method), start)
     assert list(pair.method.parameters()) == []
 
@@ -346,7 +346,7 @@ def test_b_never_changes_is_saved_and_is_not_the_optimisers(shared):
 def test_options_that_cannot_be_are_refused():
     for options, word in (({"skip": "none"}, "skip"), ({"scale": 0}, "scale"), ({"shared": "maybe"}, "shared")):
         with pytest.raises(InputError, match=word):
-            make(method="dfa", options=options)
+            make_config(method="dfa", options=options)
 
 
 # ------------------------------------------------------------------------------------------------------------ diagnostics

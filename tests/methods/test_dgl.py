@@ -13,8 +13,8 @@ from gradlens.methods import METHODS
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.models.zoo import ModelSpec, build, head_width
 from gradlens.runtime.errors import InputError
-from gradlens.training.build import Pair
-from gradlens.training.step import update
+from gradlens.training.build import ModelAndMethod
+from gradlens.training.step import training_step
 
 HEADS = {
     "seed": {},
@@ -60,10 +60,10 @@ def test_several_steps_equal_a_detach_and_step_loop(network, options, optimizer)
     stream = batches(c, 6)
     want_model, want_heads = greedy_by_hand(c.model, method.heads, stream, optimizer)
     start = frozen(c.model)
-    pair = Pair(c.model, method)
+    pair = ModelAndMethod(c.model, method)
     opt = optimizer(method.param_groups(c.blocks)[0]["params"])  # one optimiser over all: elementwise rules see no difference
     for x, y in stream:
-        update(pair, opt, x, y)
+        training_step(pair, opt, x, y)
     assert_near(frozen(c.model), frozen(want_model))
     assert_near(frozen(method.heads), frozen(want_heads))
     assert all(not torch.equal(p, start[n]) for n, p in c.model.named_parameters() if n.endswith("weight"))

@@ -23,16 +23,16 @@ from gradlens.methods.local.dgl_async import Buffer
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.models.zoo import ModelSpec, build
 from gradlens.runtime.errors import InputError
-from gradlens.training.build import Pair, make_net, put_weights
-from gradlens.training.config import make
+from gradlens.training.build import ModelAndMethod, load_weights, make_network_info
+from gradlens.training.config import make_config
 from gradlens.training.loop import Training
 from gradlens.training.run_directory import load_checkpoint
-from gradlens.training.step import update
+from gradlens.training.step import training_step
 
 
 def fresh(c: Case, **options):
     """The rule before its first round, in random order."""
-    return rule("dgl-async", c, awake=False, **{"order": "random", "warmup": 0, **options})
+    return rule("dgl-async", c, warmed_up=False, **{"order": "random", "warmup": 0, **options})
 
 
 def sgd(method, c):
@@ -135,11 +135,11 @@ def test_rounds_equal_a_loop_with_lists_whatever_the_order(network, options):
     method = fresh(c, **options)
     stream = of_many_sizes(c, 14)
     model, heads = copy.deepcopy(c.model), copy.deepcopy(list(method.heads.values()))
-    optimizer, pair, visits, read = sgd(method, c), Pair(c.model, method), [], []
+    optimizer, pair, visits, read = sgd(method, c), ModelAndMethod(c.model, method), [], []
     for i, (x, y) in enumerate(stream):
         method.start(1, i)
         visits.append(method.visited())
-        update(pair, optimizer, x, y)
+        training_step(pair, optimizer, x, y)
         read.append(method.staleness)
     log = asynchronous_by_hand(
         model, heads, stream, visits, lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9), method.options.buffer, method.options.reuse
@@ -169,7 +169,7 @@ def test_in_order_without_warm_up_it_equals_dgl_bit_for_bit(network, buffer):
     """Through the trainer: weights, heads, optimiser, batch statistics, and what is recorded."""
     runs = []
     for name, options in (("dgl", {}), ("dgl-async", {"buffer": buffer, "order": "in-order", "warmup": 0})):
-        config = make(
+        config = make_config(
             method=name, options=options, model=network, width=4, limit=70, batch_size=32, epochs=3, lr=1e-2,
             augment=True, record_every=2, diagnose_every=2,
         )  # fmt: skip
@@ -178,7 +178,7 @@ def test_in_order_without_warm_up_it_equals_dgl_bit_for_bit(network, buffer):
         for i in range(9):  # the last batch of an epoch is smaller
             training.pair.method.start(i // 3 + 1, i)
             number = i if i % 2 == 0 else None
-            outcome = update(training.pair, training.optimizer, *training.batch(i), number, diagnose=i == 4)
+            outcome = training_step(training.pair, training.optimizer, *training.batch(i), number, diagnose=i == 4)
             rows += [repr(r) for r in outcome.rows if r.quantity not in ("staleness", *HALVES)]  # stored batches have no halves
             assert {r.value for r in outcome.rows if r.quantity == "staleness"} <= {0.0}
         runs.append((training, rows))
@@ -198,7 +198,7 @@ def test_a_network_of_one_unit_has_no_buffers():
     assert method.rings == []
     for u in backward(method, method.forward(c.blocks, c.x, c.y)):
         assert_same_bits(u.grad.params, twin.gradients(u.k))
-    put_weights(fresh(c), method.state_dict(), "here")
+    load_weights(fresh(c), method.state_dict(), "here")
 
 
 # -------------------------------------------------------------------------------------------------------------- the order
@@ -244,7 +244,7 @@ def test_the_order_depends_on_seed_and_round_alone():
     stream = torch.get_rng_state()
     assert orders(first, 30) == orders(again, 40, first=1)[:30]
     assert torch.equal(torch.get_rng_state(), stream)
-    net = make_net(c.model, c.shape, 10, nll, seed=4)
+    net = make_network_info(c.model, c.shape, 10, nll, seed=4)
     other = METHODS["dgl-async"](net, METHODS["dgl-async"].Options(warmup=0)).double()
     assert orders(other, 30) == [list(range(4))] * 30  # nothing to read yet: in order
     list(other.forward(c.blocks, c.x, c.y))
@@ -269,7 +269,7 @@ def recorded(c, rounds=6, **options):
     optimizer = sgd(method, c)
     for i, (x, y) in enumerate(batches(c, rounds)):
         method.start(1, i)
-        update(Pair(c.model, method), optimizer, x, y)
+        training_step(ModelAndMethod(c.model, method), optimizer, x, y)
     for i in range(rounds, 99):
         method.start(1, i)
         trial = copy.deepcopy(method)
@@ -317,7 +317,8 @@ def test_recording_and_diagnosing_rounds_leaves_no_trace_in_the_buffers_either(i
         for i, (x, y) in enumerate(batches(c, 8)):
             method.start(1, i)
             n = 6 if i % 2 else images  # what is read may be of another size than the batch
-            assert bool(update(Pair(c.model, method), optimizer, x[:n], y[:n], i if record else None, diagnose=record).rows) == record
+            outcome = training_step(ModelAndMethod(c.model, method), optimizer, x[:n], y[:n], i if record else None, diagnose=record)
+            assert bool(outcome.rows) == record
         ends.append((frozen(c.model), frozen(method), method.get_extra_state()))
     assert_same_bits(ends[1][0], ends[0][0])
     assert_same_bits(ends[1][1], ends[0][1])
@@ -347,24 +348,24 @@ def test_a_rule_saved_in_the_middle_goes_on_in_the_same_bits(tmp_path):
     def go(pair, optimizer, rounds):
         for i in rounds:
             pair.method.start(1, i)
-            update(pair, optimizer, *stream[i])
+            training_step(pair, optimizer, *stream[i])
 
-    pair = Pair(c.model.to(memory_format=torch.channels_last), method)
+    pair = ModelAndMethod(c.model.to(memory_format=torch.channels_last), method)
     go(pair, optimizer, range(8))
     path = tmp_path / "checkpoint.pt"
     torch.save({"model": c.model.state_dict(), "method": method.state_dict(), "optimizer": optimizer.state_dict(), "step": 8}, path)
     state = load_checkpoint(path)  # runs no code of the file's
     other = case("basic-cnn", torch.float32)
     again = fresh(other, **options)
-    put_weights(other.model.to(memory_format=torch.channels_last), state["model"], "here")
-    put_weights(again, state["method"], "here")
+    load_weights(other.model.to(memory_format=torch.channels_last), state["model"], "here")
+    load_weights(again, state["method"], "here")
     resumed = sgd(again, other)
     resumed.load_state_dict(state["optimizer"])
     assert_same_buffers(again.get_extra_state(), method.get_extra_state())
     assert [len(ring.batches) for ring in again.rings] == [3, 3]
     assert all(batch.h.is_leaf and batch.h.requires_grad for ring in again.rings for batch in ring.batches)
     go(pair, optimizer, range(8, 16))
-    go(Pair(other.model, again), resumed, range(8, 16))
+    go(ModelAndMethod(other.model, again), resumed, range(8, 16))
     assert_same_bits(frozen(other.model), frozen(c.model))
     assert_same_bits(frozen(again), frozen(method))
     assert_same_buffers(again.get_extra_state(), method.get_extra_state())
@@ -375,7 +376,7 @@ def test_a_rule_that_has_not_begun_can_be_saved_and_a_begun_one_be_emptied():
     new, begun, file = fresh(c), filled(c), io.BytesIO()
     torch.save(new.state_dict(), file)
     file.seek(0)
-    put_weights(begun, torch.load(file, weights_only=True), "here")
+    load_weights(begun, torch.load(file, weights_only=True), "here")
     assert begun.get_extra_state() == [[], [], []]
 
 
@@ -384,7 +385,7 @@ def test_buffers_of_another_network_are_refused():
     other = other._replace(model=build("mlp", ModelSpec((1, 8, 8), 10, width=12, depth=3)).double())
     state = {**fresh(c).state_dict(), "_extra_state": filled(other).get_extra_state()}
     with pytest.raises(InputError, match=r"^there: its weights do not fit this model: buffers of 3 units, this model has 4$"):
-        put_weights(fresh(c), state, "there")
+        load_weights(fresh(c), state, "there")
 
 
 def test_memory_is_flat_over_a_thousand_rounds():
@@ -441,7 +442,7 @@ def test_options_that_cannot_be_used_are_refused_in_a_sentence():
         ({"order": "sideways"}, ["order", "random"]),
     ):
         with pytest.raises(InputError) as caught:
-            make(method="dgl-async", options=options)
+            make_config(method="dgl-async", options=options)
         assert "\n" not in str(caught.value)
         assert all(word in str(caught.value) for word in words)
     with pytest.raises(InputError, match=r"slowed=5 names no unit of this model, which has 4"):

@@ -16,9 +16,9 @@ from gradlens.methods import METHODS
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.models.zoo import ModelSpec, build
 from gradlens.runtime.errors import InputError
-from gradlens.training.build import Pair
-from gradlens.training.config import make
-from gradlens.training.step import update
+from gradlens.training.build import ModelAndMethod
+from gradlens.training.config import make_config
+from gradlens.training.step import training_step
 
 BOTH = pytest.mark.parametrize("name", ["dni", "cdni"])
 TARGETS = pytest.mark.parametrize("target", ["sum", "mean"])
@@ -83,12 +83,12 @@ def test_several_steps_equal_the_reference_loop(name, target):
     model, synthesisers = copy.deepcopy(c.model), copy.deepcopy(method.synthesisers)
     theirs = torch.optim.Adam([*model.parameters(), *synthesisers.parameters()], lr=0.003)
     ours = torch.optim.Adam(method.param_groups(c.blocks), lr=0.003)
-    pair = Pair(c.model, method)
+    pair = ModelAndMethod(c.model, method)
     for x, y in batches(c, 5):
         theirs.zero_grad()
         dni_by_hand(name, model, synthesisers, x, y, target)
         theirs.step()
-        update(pair, ours, x, y)
+        training_step(pair, ours, x, y)
 
     # the biases before a BatchNorm have a gradient of rounding noise only, which Adam turns into steps: compared by what they do
     def noise(n):
@@ -213,7 +213,7 @@ def test_targets_are_bootstrapped():
 @BOTH
 def test_started_at_zero_every_block_gradient_of_the_first_step_is_exactly_zero_and_the_heads_is_not(name, network):
     c = case(network)
-    method = rule(name, c, awake=False)
+    method = rule(name, c, warmed_up=False)
     _, updates = step(method, c)
     top = len(c.model) - 1
     for k, u in updates.items():
@@ -230,7 +230,7 @@ def test_started_at_zero_every_block_gradient_of_the_first_step_is_exactly_zero_
 @BOTH
 def test_the_references_bias_makes_the_first_block_gradients_non_zero(name, network):
     c = case(network)
-    method = rule(name, c, awake=False, zero_bias=False)
+    method = rule(name, c, warmed_up=False, zero_bias=False)
     _, updates = step(method, c)
     for k, u in updates.items():
         assert all(bool(g.any()) for n, g in u.grad.params.items() if n.endswith("weight"))
@@ -238,7 +238,7 @@ def test_the_references_bias_makes_the_first_block_gradients_non_zero(name, netw
             bias = method.synthesisers[k].rest.last.bias
             want = (bias / len(c.y)).reshape(-1, *[1] * (u.signal.delta.ndim - 2)).expand(u.signal.delta.shape)
             assert_near({"delta": u.signal.delta}, {"delta": want}, 1e-12)
-    zeroed, other = rule(name, c, awake=False), frozen(rule(name, c, awake=False, zero_bias=False))
+    zeroed, other = rule(name, c, warmed_up=False), frozen(rule(name, c, warmed_up=False, zero_bias=False))
     for n, t in zeroed.state_dict().items():
         assert torch.equal(t, other[n]) == (not n.endswith("rest.last.bias"))  # zero_bias changes nothing else
 
@@ -272,7 +272,7 @@ def test_during_warm_up_blocks_get_the_true_gradient_and_synthesisers_learn_from
 
 def test_warm_up_holds_from_the_first_step_and_is_off_by_default():
     c = case("mlp")
-    assert rule("dni", c, awake=False, synth_warmup=1).warming
+    assert rule("dni", c, warmed_up=False, synth_warmup=1).warming
     assert not rule("dni", c).warming
     method = rule("dni", c)
     method.start(1, 0)
@@ -331,7 +331,7 @@ def test_each_synthesiser_is_evaluated_once_a_step(name, options, record):
         s.register_forward_hook(count(k))
     optimizer = torch.optim.SGD(method.param_groups(c.blocks), lr=0.01)
     for i in range(3):
-        update(Pair(c.model, method), optimizer, c.x, c.y, record)
+        training_step(ModelAndMethod(c.model, method), optimizer, c.x, c.y, record)
         assert asked == dict.fromkeys(range(4), i + 1)
         assert int(method.synthesisers[0].rest.norm1.num_batches_tracked) == i + 1
 
@@ -484,7 +484,7 @@ def test_an_interface_where_there_is_none_is_refused(at):
 @BOTH
 def test_a_linear_synthesiser_is_affine_starts_at_zero_and_is_trained_as_the_reference_does(name, network):
     c = case(network)
-    for s in rule(name, c, awake=False, linear=True).synthesisers:
+    for s in rule(name, c, warmed_up=False, linear=True).synthesisers:
         assert not any(bool(p.any()) for p in s.parameters())
     method = rule(name, c, linear=True)
     model, synthesisers = copy.deepcopy(c.model), copy.deepcopy(method.synthesisers)
@@ -502,7 +502,7 @@ def test_a_linear_synthesiser_is_affine_starts_at_zero_and_is_trained_as_the_ref
 
 def test_a_linear_synthesiser_has_no_hidden_layers_to_be_wide():
     with pytest.raises(InputError, match="width is of a synthesiser's hidden layers"):
-        make(method="cdni", options={"linear": True, "width": 8})
+        make_config(method="cdni", options={"linear": True, "width": 8})
 
 
 def test_cdni_without_its_context_is_dni():
@@ -522,4 +522,4 @@ def test_cdni_without_its_context_is_dni():
 def test_options_are_checked_where_they_enter():
     for name, value in [("bp_lambda", 1.5), ("bp_lambda", -0.1), ("synth_warmup", -1), ("target", "median"), ("width", 0)]:
         with pytest.raises(InputError, match=name):
-            make(method="dni", options={name: value})
+            make_config(method="dni", options={name: value})

@@ -15,9 +15,9 @@ from gradlens.gradients.true_gradient import true_gradients
 from gradlens.methods import METHODS
 from gradlens.models.synthesizers import InputSynthesiser
 from gradlens.runtime.errors import InputError
-from gradlens.training.build import Pair
-from gradlens.training.config import make
-from gradlens.training.step import update
+from gradlens.training.build import ModelAndMethod
+from gradlens.training.config import make_config
+from gradlens.training.step import training_step
 
 NETWORKS = pytest.mark.parametrize("network", ["basic-cnn", "mlp"])
 CONTEXT = pytest.mark.parametrize("context", [False, True])
@@ -99,7 +99,7 @@ def test_several_steps_equal_the_reference_loop(network):
         other.zero_grad()
         unlocked_by_hand(*theirs, x, y)
         other.step()
-        update(Pair(c.model, method), ours, x, y)
+        training_step(ModelAndMethod(c.model, method), ours, x, y)
     for got, want in zip(mine, theirs, strict=True):
         assert_near(frozen(got), frozen(want), 1e-9)
     assert all(not torch.equal(p, start[n]) for n, p in method.named_parameters() if n.endswith("weight"))
@@ -140,7 +140,7 @@ def test_perfect_inputs_make_it_dni_bit_for_bit(network, options):
 
 def test_with_the_same_seed_the_gradient_synthesisers_start_as_dnis():
     c = case("basic-cnn")
-    plain, method = (rule(name, c, awake=False) for name in ("dni", "dni-unlocked"))
+    plain, method = (rule(name, c, warmed_up=False) for name in ("dni", "dni-unlocked"))
     assert_same_bits(frozen(method.synthesisers), frozen(plain.synthesisers))
     assert all(p.any() for m in method.inputs for n, p in m.named_parameters() if n.endswith("weight"))  # but inputs are not zero
 
@@ -226,7 +226,7 @@ def test_each_synthesiser_is_evaluated_once_a_step(options, record):
     optimizer = torch.optim.SGD(method.param_groups(c.blocks), lr=0.01)
     for i in range(2):
         method.start(1, i)
-        update(Pair(c.model, method), optimizer, c.x, c.y, record)
+        training_step(ModelAndMethod(c.model, method), optimizer, c.x, c.y, record)
         assert sorted(asked) == [*(f"inputs.{k}" for k in range(4)), *(f"synthesisers.{k}" for k in range(4))]
         asked.clear()
 
@@ -258,7 +258,7 @@ def test_diagnosing_goes_back_through_the_synthetic_passes_after_the_clean_one_a
         method = unlocked(c)
         optimizer = torch.optim.Adam(method.param_groups(c.blocks), lr=0.01)
         for i, (x, y) in enumerate(batches(c, 4)):
-            rows = update(Pair(c.model, method), optimizer, x, y, i if record else None, diagnose=record).rows
+            rows = training_step(ModelAndMethod(c.model, method), optimizer, x, y, i if record else None, diagnose=record).rows
             assert {"null_cosine", "corrected_cosine", "descent_ratio"} <= {r.quantity for r in rows} or not record
         ends.append((frozen(c.model), frozen(method)))
     assert_same_bits(ends[1][0], ends[0][0])
@@ -296,7 +296,7 @@ def test_outside_training_the_image_goes_through_all_blocks(network):
 
 def test_on_one_batch_inputs_gradients_and_answers_are_learned():
     c = case("mlp", images=32)
-    method = stirred(rule("dni-unlocked", c, awake=False))
+    method = stirred(rule("dni-unlocked", c, warmed_up=False))
     optimizer = torch.optim.Adam(method.param_groups(c.blocks), lr=3e-3)
 
     def at():
@@ -306,7 +306,7 @@ def test_on_one_batch_inputs_gradients_and_answers_are_learned():
 
     error, loss, _ = at()
     for _ in range(150):
-        update(Pair(c.model, method), optimizer, c.x, c.y)
+        training_step(ModelAndMethod(c.model, method), optimizer, c.x, c.y)
     later, less, explained = at()
     assert later < error / 3
     assert less < 0.9 * loss
@@ -367,7 +367,7 @@ def test_an_input_synthesiser_is_its_formula(image, shape, fit, read, context):
 def test_options_that_cannot_be_used_are_refused_in_a_sentence():
     for options, word in (({"input_width": 0}, "input_width"), ({"context": "perhaps"}, "context"), ({"wdth": 3}, "wdth")):
         with pytest.raises(InputError, match=word) as caught:
-            make(method="dni-unlocked", options=options)
+            make_config(method="dni-unlocked", options=options)
         assert "\n" not in str(caught.value)
     c = case("basic-cnn")
     method = unlocked(c, input_width=3, width=7)

@@ -23,11 +23,11 @@ from gradlens.methods.feedback.feedback_rule import pseudo_inverse, weights
 from gradlens.models.resnet import basic_residual
 from gradlens.models.zoo import ModelSpec, build
 from gradlens.runtime.errors import InputError
-from gradlens.training.build import Pair, make_net, make_pair
-from gradlens.training.config import make
+from gradlens.training.build import ModelAndMethod, build_model_and_method, make_network_info
+from gradlens.training.config import make_config
 from gradlens.training.cost.flops import count
 from gradlens.training.optimizers import make_optimizer
-from gradlens.training.step import evaluate, update
+from gradlens.training.step import evaluate, training_step
 
 RULES = ("fa", "usf", "brsf", "frsf", "kp")
 DRAWN = ("fa", "frsf")  # what they keep is drawn once
@@ -138,7 +138,7 @@ def test_b_equal_to_w_is_backprop_bit_for_bit_over_several_steps(net, layout):
     c = network(net, torch.float32)
     c = c._replace(model=c.model.to(memory_format=layout))
     twin = copy.deepcopy(c.model)
-    method, bp = rule("fa", c, awake=False), rule("bp", c)
+    method, bp = rule("fa", c, warmed_up=False), rule("bp", c)
     kept, ws = list(method.kept.buffers()), [w for block in c.model for w in weights(block).values()]
     assert len(kept) == len(ws)
     ours, theirs = (torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9) for m in (c.model, twin))
@@ -146,8 +146,8 @@ def test_b_equal_to_w_is_backprop_bit_for_bit_over_several_steps(net, layout):
         for b, w in zip(kept, ws, strict=True):
             b.copy_(w.detach())
         x = x.contiguous(memory_format=layout)
-        update(Pair(c.model, method), ours, x, y)
-        update(Pair(twin, bp), theirs, x, y)
+        training_step(ModelAndMethod(c.model, method), ours, x, y)
+        training_step(ModelAndMethod(twin, bp), theirs, x, y)
     assert_same_bits(frozen(c.model), frozen(twin))
 
 
@@ -196,7 +196,7 @@ def test_hidden_layers_escape_from_zero_weights_where_backprops_stay():
                 p.zero_()
             for block in c.blocks[:-1]:
                 block.act = nn.Identity()
-        _, updates = step(rule(name, c, awake=False), c)
+        _, updates = step(rule(name, c, warmed_up=False), c)
         assert bool(updates[0].grad.params["linear.weight"].any()) == moves
 
 
@@ -243,7 +243,7 @@ def test_conservation_law(sizes, batch):
     for t in range(500):
         before, old = [sides(i) for i in range(len(ws) - 1)], [w.detach().clone() for w in ws]
         at = torch.arange(t * batch, (t + 1) * batch) % len(c.x)
-        update(Pair(c.model, method), optimizer, c.x[at], at)
+        training_step(ModelAndMethod(c.model, method), optimizer, c.x[at], at)
         for i, (left, right) in enumerate(before):
             now_left, now_right = sides(i)
             dw = (ws[i].detach() - old[i]) / lr
@@ -271,7 +271,7 @@ def test_the_weights_come_into_line_with_b_within_a_thousand_examples():
             backprops = u[1].signal.delta @ c.model[1][0].weight.detach()
             cosines.append(F.cosine_similarity(backprops, u[0].signal.delta).item())
             gains.append((backprops * u[0].signal.delta).sum().item())
-        update(Pair(c.model, method), optimizer, c.x[at], at)
+        training_step(ModelAndMethod(c.model, method), optimizer, c.x[at], at)
     assert abs(np.mean(cosines[:20])) < 0.3
     assert np.mean(cosines[-100:]) > 0.5
     assert min(gains[-100:]) > 0
@@ -279,14 +279,14 @@ def test_the_weights_come_into_line_with_b_within_a_thousand_examples():
 
 @pytest.mark.parametrize("name", DRAWN)
 def test_b_never_changes_is_saved_and_is_not_the_optimisers(name):
-    config = make(method=name, width=4, depth=2, optimizer="adamw", weight_decay=0.1, lr=0.01)
-    pair = make_pair(config, (1, 8, 8), 10, torch.device("cpu"))
+    config = make_config(method=name, width=4, depth=2, optimizer="adamw", weight_decay=0.1, lr=0.01)
+    pair = build_model_and_method(config, (1, 8, 8), 10, torch.device("cpu"))
     start, optimizer = frozen(pair.method), make_optimizer(config, pair)
     assert list(start) == [f"kept.{n}/weight" for n in ("block1/conv", "block2/conv", "top/hidden", "top/out")]
     weights_before = frozen(pair.model)
     for i, (x, y) in enumerate(batches(case("mlp", torch.float32), 5)):
         pair.method.start(1, i)
-        update(pair, optimizer, x, y, i, diagnose=True)
+        training_step(pair, optimizer, x, y, i, diagnose=True)
     assert_same_bits(frozen(pair.method), start)
     assert not torch.equal(frozen(pair.model)["block1.conv.weight"], weights_before["block1.conv.weight"])
     mine = {id(b) for b in pair.method.buffers()}
@@ -420,7 +420,7 @@ def test_an_input_that_is_overwritten_before_its_backward_pass_is_found_as_torch
 
     c = case("mlp")
     c.model[1] = Spoiling().double()
-    method = rule("fa", c, awake=False)
+    method = rule("fa", c, warmed_up=False)
     with pytest.raises(RuntimeError, match=r"block2\.layer.*overwritten in place"):
         step(method, c)
 
@@ -438,7 +438,7 @@ def test_a_copy_of_the_weight_in_the_graph_is_an_error_and_not_silently_the_trut
 def made(name, block):
     c = case("mlp")
     c.model[1] = nn.Sequential(c.model[1], block.double())
-    return rule(name, c, awake=False)
+    return rule(name, c, warmed_up=False)
 
 
 class Mine(nn.Linear):
@@ -500,7 +500,7 @@ def test_layers_without_a_weight_matrix_go_back_exactly():
 def test_blocks_are_not_compiled_under_a_feedback_rule():
     for name in RULES:
         with pytest.raises(InputError, match="--compile"):
-            make(method=name, compile=True)
+            make_config(method=name, compile=True)
 
 
 # ---------------------------------------------------------------------------------------------------- which matrix it is
@@ -510,7 +510,7 @@ def test_b_is_drawn_as_pytorch_draws_a_weight_keyed_by_seed_and_layer():
     c = Case(build("mlp", ModelSpec((1, 8, 8), 10, width=400, depth=3)), torch.randn(2, 1, 8, 8), torch.tensor([0, 1]))
 
     def kept(seed=3, **options):
-        net = make_net(c.model, c.shape, 10, LOSSES["ce"], seed)
+        net = make_network_info(c.model, c.shape, 10, LOSSES["ce"], seed)
         return [b.clone() for b in METHODS["fa"](net, METHODS["fa"].Options(**options)).kept.buffers()]
 
     first, wide, other = kept(), kept(scale=2.0), kept(4)
@@ -535,7 +535,7 @@ def test_sign_feedback_has_the_standard_deviation_of_an_initial_weight(init):
     c = Case(model, torch.zeros(2, 40, 4, 4), torch.zeros(2))
     drawn = nn.init.xavier_uniform_(w) if init == "xavier" else nn.init.kaiming_uniform_(w, a=math.sqrt(5))
     for name in ("usf", "frsf", "brsf"):
-        net = make_net(c.model, c.shape, 10, LOSSES["ce"], 3)
+        net = make_network_info(c.model, c.shape, 10, LOSSES["ce"], 3)
         method = METHODS[name](net, METHODS[name].Options(init=init)).double()
         b = method.matrix(method.paths[0][0], c.model[0].weight.detach())
         assert b.square().mean().sqrt() == pytest.approx(drawn.square().mean().sqrt().item(), rel=0.03)
@@ -567,19 +567,19 @@ def test_scale_is_c():
     assert large.min() >= 0
     for name in RULES:
         with pytest.raises(InputError, match="scale"):
-            make(method=name, options={"scale": -1})
+            make_config(method=name, options={"scale": -1})
 
 
 def test_brsf_draws_anew_each_training_step_the_same_for_the_same_step_and_never_in_evaluation():
-    config = make(method="brsf", width=4, depth=2, batch_size=64)
-    pair = make_pair(config, (1, 8, 8), 10, torch.device("cpu"))
+    config = make_config(method="brsf", width=4, depth=2, batch_size=64)
+    pair = build_model_and_method(config, (1, 8, 8), 10, torch.device("cpu"))
     method, optimizer = pair.method, make_optimizer(config, pair)
     assert not method.state_dict().keys() ^ {f"kept.{n}/weight" for n in ("block1/conv", "block2/conv", "top/hidden", "top/out")}
     stream, draws = torch.get_rng_state(), []
     for i, (x, y) in enumerate(batches(case("mlp", torch.float32), 3)):
         method.start(1, i)
         draws.append(frozen(method))
-        update(pair, optimizer, x, y, i, diagnose=True)
+        training_step(pair, optimizer, x, y, i, diagnose=True)
         assert_same_bits(frozen(method), draws[-1])  # the truth and the diagnostics of a step see its own draw
     assert torch.equal(torch.get_rng_state(), stream)
     for name in draws[0]:
@@ -588,7 +588,7 @@ def test_brsf_draws_anew_each_training_step_the_same_for_the_same_step_and_never
         assert all((d[name] >= 0).all() for d in draws)
     evaluate(pair, load_data("digits", limit=70).test, lambda images: images.float() / 255, config)
     assert_same_bits(frozen(method), draws[2])
-    later = make_pair(config, (1, 8, 8), 10, torch.device("cpu")).method
+    later = build_model_and_method(config, (1, 8, 8), 10, torch.device("cpu")).method
     later.start(7, 1)
     assert_same_bits(frozen(later), draws[1])
 
@@ -614,10 +614,10 @@ def test_a_step_measured_again_gives_the_same_numbers_under_a_redrawn_rule():
 )
 @pytest.mark.parametrize("net", ["basic-cnn", "mlp"])
 def test_the_difference_of_b_and_w_shrinks_by_exactly_the_decay_factor_each_step(net, settings, momentum):
-    config = make(method="kp", **settings)
+    config = make_config(method="kp", **settings)
     assert config.momentum == momentum
     c = case(net)
-    pair = Pair(c.model, rule("kp", c, awake=False))
+    pair = ModelAndMethod(c.model, rule("kp", c, warmed_up=False))
     optimizer = make_optimizer(config, pair)
     factor = 1 - config.lr * config.weight_decay
     ws = [w for block in c.model for w in weights(block).values()]
@@ -628,7 +628,7 @@ def test_the_difference_of_b_and_w_shrinks_by_exactly_the_decay_factor_each_step
     start, moved = differences(), [w.detach().clone() for w in ws]
     for x, y in batches(c, 12):
         before = differences()
-        update(pair, optimizer, x, y)
+        training_step(pair, optimizer, x, y)
         for d, old in zip(differences(), before, strict=True):
             assert (d - factor * old).norm() <= 1e-12 * old.norm()
     for d, s, w, old in zip(differences(), start, ws, moved, strict=True):
@@ -638,8 +638,8 @@ def test_the_difference_of_b_and_w_shrinks_by_exactly_the_decay_factor_each_step
 
 def test_b_comes_into_line_with_the_weights():
     c = case("mlp", images=40)
-    config = make(method="kp", weight_decay=0.1)
-    pair = Pair(c.model, rule("kp", c, awake=False))
+    config = make_config(method="kp", weight_decay=0.1)
+    pair = ModelAndMethod(c.model, rule("kp", c, warmed_up=False))
     optimizer = make_optimizer(config, pair)
 
     ws = {"block2.linear": c.model[1].linear.weight, "top.out": c.model[-1].out.weight}
@@ -649,10 +649,10 @@ def test_b_comes_into_line_with_the_weights():
 
     start = angles()
     for _ in range(100):
-        update(pair, optimizer, c.x, c.y)
+        training_step(pair, optimizer, c.x, c.y)
     middle = angles()
     for _ in range(500):
-        update(pair, optimizer, c.x, c.y)
+        training_step(pair, optimizer, c.x, c.y)
     end = angles()
     assert all(s > 75 for s in start)
     assert all(m < s - 5 for m, s in zip(middle, start, strict=True))
@@ -710,12 +710,12 @@ def test_layers_that_share_a_weight_share_its_feedback(name):
 
 def test_a_shared_weight_and_its_b_shrink_together():
     c = sharing()
-    config = make(method="kp")
-    pair = Pair(c.model, rule("kp", c))
+    config = make_config(method="kp")
+    pair = ModelAndMethod(c.model, rule("kp", c))
     optimizer = make_optimizer(config, pair)
     for x, y in batches(c, 4):
         before = (pair.method.held("block2.linear") - c.model[1].linear.weight).detach().clone()
-        update(pair, optimizer, x, y)
+        training_step(pair, optimizer, x, y)
         after = pair.method.held("block2.linear") - c.model[1].linear.weight
         assert (after - (1 - config.lr * config.weight_decay) * before).norm() < 1e-12 * before.norm()
 
@@ -774,7 +774,7 @@ def test_angles_come_out_as_rows_of_the_sparse_records():
 
 def test_a_rule_made_for_one_net_runs_on_a_copy_of_it():
     c = case("basic-cnn")
-    method = stirred(METHODS["kp"](make_net(c.model, c.shape, 10, LOSSES["ce"], 3), METHODS["kp"].Options()).double())
+    method = stirred(METHODS["kp"](make_network_info(c.model, c.shape, 10, LOSSES["ce"], 3), METHODS["kp"].Options()).double())
     _, here = step(method, copy.deepcopy(c))
     _, there = step(copy.deepcopy(method), copy.deepcopy(c))
     for k in here:

@@ -17,10 +17,10 @@ from gradlens.methods import METHODS
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.models.zoo import ModelSpec, build
 from gradlens.runtime.errors import InputError
-from gradlens.training.build import Pair
-from gradlens.training.config import make
+from gradlens.training.build import ModelAndMethod
+from gradlens.training.config import make_config
 from gradlens.training.loop import Training
-from gradlens.training.step import evaluate, update
+from gradlens.training.step import evaluate, training_step
 
 NETWORKS = pytest.mark.parametrize("network", ["basic-cnn", "mlp"])
 SETTINGS = [
@@ -59,7 +59,7 @@ def stages_by_hand(model, heads, stream, epochs, optimizer):
 @NETWORKS
 def test_stages_equal_a_loop_on_cached_activations(network, optimizer):
     c = case(network)
-    method = rule("greedy", c, awake=False, stage_epochs=2, hidden=2)
+    method = rule("greedy", c, warmed_up=False, stage_epochs=2, hidden=2)
     stream = batches(c, 3)
     want_model, want_heads = stages_by_hand(c.model, method.heads, stream, 2, OPTIMIZERS[optimizer])
     start = frozen(c.model)
@@ -67,7 +67,7 @@ def test_stages_equal_a_loop_on_cached_activations(network, optimizer):
     for epoch in range(1, 1 + 2 * (len(c.model) - 1)):
         for i, (x, y) in enumerate(stream):
             method.start(epoch, (epoch - 1) * len(stream) + i)
-            update(Pair(c.model, method), opt, x, y)
+            training_step(ModelAndMethod(c.model, method), opt, x, y)
     assert_near(frozen(c.model), frozen(want_model))
     assert_near(frozen(method.heads), frozen(want_heads))
     assert all(not torch.equal(p, start[n]) for n, p in c.model.named_parameters() if n.endswith("weight"))
@@ -75,13 +75,13 @@ def test_stages_equal_a_loop_on_cached_activations(network, optimizer):
 
 def trained(settings, watch=lambda training, event, numbers: None, restore=None):
     """A run on a few digits with the whole loop around it, possibly from a saved state."""
-    config = make(
+    config = make_config(
         **{"method": "greedy", "width": 4, "epochs": 6, "batch_size": 32, "lr": 1e-2, "record_every": 2, "augment": True, **settings}
     )
     training = Training(config, load_data("digits", limit=64), torch.device("cpu"))
     if restore is not None:
         training.restore(restore)
-    training.go(lambda event, numbers: watch(training, event, numbers))
+    training.fit(lambda event, numbers: watch(training, event, numbers))
     return training
 
 
@@ -122,7 +122,7 @@ def test_what_is_not_in_training_keeps_its_bits_buffers_included_across_a_resume
 
 def test_frozen_blocks_and_heads_run_in_eval_mode_and_blocks_above_the_stage_do_not_run():
     c = case("basic-cnn")
-    method, modes = rule("greedy", c, awake=False), {}
+    method, modes = rule("greedy", c, warmed_up=False), {}
     for name, module in [*c.model.named_children(), *((f"head{k}", head) for k, head in method.heads.items())]:
         module.register_forward_hook(lambda m, args, out, name=name: modes.update({name: m.training}))
     want = [
@@ -171,7 +171,7 @@ def test_the_stage_follows_from_the_epoch(epochs, stage_epochs, want):
 @NETWORKS
 def test_the_truth_is_the_gradient_of_the_stages_own_net(network):
     c = case(network, torch.float32)
-    method, n = rule("greedy", c, awake=False), len(c.model)
+    method, n = rule("greedy", c, warmed_up=False), len(c.model)
     for stage in range(n - 1):
         method.start(stage + 1, 0)
         passes, updates = step(method, c)
@@ -203,7 +203,7 @@ def test_the_stages_head_answers_or_all_heads_so_far_with_powers_of_two(network)
     n = len(c.model)
     c.model.eval()
     for ensemble in (False, True):
-        method = rule("greedy", c, awake=False, ensemble=ensemble, hidden=3).eval()
+        method = rule("greedy", c, warmed_up=False, ensemble=ensemble, hidden=3).eval()
         h, answers = c.x, []
         for stage in range(n - 1):
             h = c.model[stage](h)
@@ -217,9 +217,9 @@ def test_the_stages_head_answers_or_all_heads_so_far_with_powers_of_two(network)
 
 def test_training_reports_the_stages_loss_and_answers():
     c = case("basic-cnn")
-    method = rule("greedy", c, awake=False)
+    method = rule("greedy", c, warmed_up=False)
     twin, head = copy.deepcopy(c.model[0]), copy.deepcopy(method.heads["0"])
-    outcome = update(Pair(c.model, method), torch.optim.SGD(method.param_groups(c.blocks), lr=0.0), c.x, c.y)
+    outcome = training_step(ModelAndMethod(c.model, method), torch.optim.SGD(method.param_groups(c.blocks), lr=0.0), c.x, c.y)
     z = head(twin(c.x))
     assert outcome.loss == pytest.approx(nll(z, c.y).item(), rel=1e-12)
     assert (int(outcome.hits), outcome.images, outcome.answered) == (int((z.argmax(1) == c.y).sum()), 6, 6)
@@ -227,21 +227,21 @@ def test_training_reports_the_stages_loss_and_answers():
 
 @pytest.mark.parametrize("hidden", [1, 2, 3])
 def test_a_head_has_one_convolution_less_than_hidden_layers(hidden):
-    heads = rule("greedy", case("basic-cnn"), awake=False, hidden=hidden).heads
+    heads = rule("greedy", case("basic-cnn"), warmed_up=False, hidden=hidden).heads
     more = [nn.Conv2d, nn.BatchNorm2d, nn.ReLU] * (hidden - 1)
     for head in heads.values():
         assert [type(m) for m in head] == [*more, nn.AdaptiveAvgPool2d, nn.BatchNorm2d, nn.Flatten, nn.Linear]
         assert {m.kernel_size for m in head if isinstance(m, nn.Conv2d)} <= {(3, 3)}
-    flat = rule("greedy", case("mlp"), awake=False, hidden=hidden).heads
+    flat = rule("greedy", case("mlp"), warmed_up=False, hidden=hidden).heads
     assert [type(m) for m in flat["2"]] == [nn.Flatten, *[nn.Linear, nn.ReLU] * (hidden - 1), nn.Linear]
     with pytest.raises(InputError, match="hidden"):
-        make(method="greedy", options={"hidden": 4})
+        make_config(method="greedy", options={"hidden": 4})
 
 
 def test_a_net_of_one_unit_is_trained_as_by_backprop_bit_for_bit():
     c = case("mlp", torch.float32)._replace(model=build("mlp", ModelSpec((1, 8, 8), 10, width=12, depth=1)))
     twin = uncut(c.model, c.x, c.y)
-    method = rule("greedy", c, awake=False)
+    method = rule("greedy", c, warmed_up=False)
     assert list(method.parameters()) == []
     _, updates = step(method, c)
     for k in range(2):
@@ -285,7 +285,7 @@ def test_shallow_trains_the_top_and_keeps_every_bit_below_it(settings):
 @NETWORKS
 def test_shallow_is_a_probe_on_the_features_of_the_net_as_it_was_drawn(network):
     c = case(network)
-    method, stream = rule("shallow", c, awake=False), batches(c, 6)
+    method, stream = rule("shallow", c, warmed_up=False), batches(c, 6)
     bottom, top = copy.deepcopy(nn.Sequential(*c.model[:-1])).eval(), copy.deepcopy(c.model[-1])
     opt = torch.optim.Adam(top.parameters(), lr=0.01)
     for x, y in stream:
@@ -295,7 +295,7 @@ def test_shallow_is_a_probe_on_the_features_of_the_net_as_it_was_drawn(network):
     mine = torch.optim.Adam(method.param_groups(c.blocks), lr=0.01)
     for i, (x, y) in enumerate(stream):
         c.model.train()  # as an evaluation leaves it
-        update(Pair(c.model, method), mine, x, y, i)
+        training_step(ModelAndMethod(c.model, method), mine, x, y, i)
     assert_near(frozen(c.model[-1]), frozen(top))
     assert_same_bits({f"{k}.{n}": t for k in range(len(bottom)) for n, t in frozen(c.model[k]).items()}, frozen(bottom))
     c.model.eval()

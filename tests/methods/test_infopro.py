@@ -9,8 +9,8 @@ from torch import nn
 
 from gradlens.models.zoo import ModelSpec, build
 from gradlens.runtime.errors import InputError
-from gradlens.training.build import Pair
-from gradlens.training.step import update
+from gradlens.training.build import ModelAndMethod
+from gradlens.training.step import training_step
 
 NETWORKS = pytest.mark.parametrize("network", ["basic-cnn", "mlp", "vgg11"])
 LAMBDAS = {"lambda1_first": 3.0, "lambda1_last": 0.25, "lambda2_first": 0.5, "lambda2_last": 2.0}
@@ -88,9 +88,9 @@ def test_without_reconstruction_it_is_greedy_supervised_learning_with_linear_hea
     for name in ("infopro", "dgl"):
         c = case(network, torch.float32)
         own = {"lambda1_first": 0, "lambda1_last": 0, "lambda2_first": 1, "lambda2_last": 1} if name == "infopro" else {}
-        method = rule(name, c, awake=False, head="linear", **own)
+        method = rule(name, c, warmed_up=False, head="linear", **own)
         optimizer = torch.optim.Adam(method.param_groups(c.blocks), lr=0.01)
-        losses = [update(Pair(c.model, method), optimizer, x, y).loss for x, y in batches(c, 4)]
+        losses = [training_step(ModelAndMethod(c.model, method), optimizer, x, y).loss for x, y in batches(c, 4)]
         heads = {f"head {i}": t for i, t in enumerate(frozen(method).values())}
         ends.append({**frozen(c.model), **heads, "losses": torch.stack(losses)})
     assert_same_bits(*ends)
@@ -107,7 +107,7 @@ def test_without_a_task_loss_modules_are_autoencoders_that_hear_nothing_of_the_l
     assert not torch.equal(before[2].signal.delta, after[2].signal.delta)
     optimizer = torch.optim.Adam(method.param_groups(c.blocks), lr=0.01)
     for _ in range(30):
-        update(Pair(c.model, method), optimizer, c.x, c.y)
+        training_step(ModelAndMethod(c.model, method), optimizer, c.x, c.y)
     _, trained = step(method, c)
     for k in (0, 1):
         assert trained[k].signal.loss < 0.8 * before[k].signal.loss

@@ -15,9 +15,9 @@ from gradlens.methods import METHODS
 from gradlens.methods.local.predsim import pooled_size, similarity
 from gradlens.models.zoo import ModelSpec, build
 from gradlens.runtime.errors import InputError
-from gradlens.training.build import Pair
-from gradlens.training.config import make
-from gradlens.training.step import update
+from gradlens.training.build import ModelAndMethod
+from gradlens.training.config import make_config
+from gradlens.training.step import training_step
 
 NETWORKS = pytest.mark.parametrize("network", ["basic-cnn", "mlp", "vgg11"])
 
@@ -162,13 +162,13 @@ def test_beta_zero_is_dgl_with_averaged_linear_heads_bit_for_bit(name):
     for method_name in ("predsim", "dgl"):
         c = case(name, torch.float32)
         options = {"beta": 0.0, "dim": 16} if method_name == "predsim" else {"head": "linear", "pooled": True}
-        method = rule(method_name, c, awake=False, **options)
+        method = rule(method_name, c, warmed_up=False, **options)
         with torch.no_grad():
             for p in method.parameters():
                 p.copy_(torch.linspace(-0.1, 0.1, p.numel()).reshape(p.shape))
         optimizer = torch.optim.Adam(method.param_groups(c.blocks), lr=0.01)
         for x, y in batches(c, 8):
-            update(Pair(c.model, method), optimizer, x, y)
+            training_step(ModelAndMethod(c.model, method), optimizer, x, y)
         heads = {f"head {i}": t for i, t in enumerate(frozen(method).values())}
         ends.append({**frozen(c.model), **heads})
     assert_same_bits(*ends)
@@ -183,7 +183,7 @@ def test_a_limit_builds_no_head_for_the_other_loss():
 @NETWORKS
 def test_heads_at_the_start(network):
     c = case(network)
-    method = rule("predsim", c, awake=False)
+    method = rule("predsim", c, warmed_up=False)
     assert method.options.beta == 0.99
     for k, head in method.heads.items():
         assert head.pred[-1].weight.abs().max() == head.pred[-1].bias.abs().max() == 0
@@ -193,7 +193,7 @@ def test_heads_at_the_start(network):
         assert head.sim.weight.shape[2:] == shape
         assert head.sim.weight.shape[0] == head.sim.weight.shape[1]
         assert head.sim.bias is None
-    _, updates = step(rule("predsim", c, awake=False, beta=0.0), c)
+    _, updates = step(rule("predsim", c, warmed_up=False, beta=0.0), c)
     assert updates[0].signal.loss == pytest.approx(math.log(10), rel=1e-12)
     assert updates[0].signal.delta.abs().max() == 0  # a classifier of zeros tells its block nothing yet
 
@@ -237,7 +237,7 @@ def test_a_net_of_one_unit_is_trained_as_by_backprop_bit_for_bit():
 @pytest.mark.parametrize("loss", LOSSES)
 def test_the_pred_loss_is_of_the_kind_that_was_asked_for(loss):
     c = case("mlp")
-    method = stirred(rule("predsim", c, LOSSES[loss], awake=False, beta=0.0))
+    method = stirred(rule("predsim", c, LOSSES[loss], warmed_up=False, beta=0.0))
     _, updates = step(method, c)
     twin, head = copy.deepcopy(c.model[0]), copy.deepcopy(method.heads["0"].pred)
     LOSSES[loss](head(twin(c.x)), c.y).backward()
@@ -247,4 +247,4 @@ def test_the_pred_loss_is_of_the_kind_that_was_asked_for(loss):
 @pytest.mark.parametrize("options", [{"beta": 1.1}, {"beta": -0.1}, {"dim": 0}])
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(InputError, match=f"option of predsim: {next(iter(options))}"):
-        make(method="predsim", options=options)
+        make_config(method="predsim", options=options)

@@ -14,16 +14,16 @@ from gradlens.gradients.losses import LOSSES
 from gradlens.methods import METHODS
 from gradlens.models.zoo import ModelSpec, build
 from gradlens.runtime.errors import InputError
-from gradlens.training.build import Pair, make_net, make_pair
-from gradlens.training.config import make
-from gradlens.training.context import Place
+from gradlens.training.build import ModelAndMethod, build_model_and_method, make_network_info
+from gradlens.training.config import make_config
+from gradlens.training.context import RunContext
 from gradlens.training.runs.train_run import train_run
-from gradlens.training.step import update
+from gradlens.training.step import training_step
 
 
 def test_a_module_that_two_units_of_loco_share_gets_the_sum_of_both():
     model = build("basic-cnn", ModelSpec((3, 16, 16), 10, width=4, depth=3), seed=1).double()
-    net = make_net(model, (3, 16, 16), 10, LOSSES["ce"], 3)
+    net = make_network_info(model, (3, 16, 16), 10, LOSSES["ce"], 3)
     method = stirred(METHODS["loco"](net, METHODS["loco"].Options()).double())
     x, y = method.make_inputs(IMAGES, torch.arange(6), 0, lambda v: v.double() / 127.5 - 1)
     passes, updates = step(method, Case(model, x, y))
@@ -51,7 +51,7 @@ def test_a_module_that_two_units_of_loco_share_gets_the_sum_of_both():
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LOCAL)) for name in UNLABELLED])
 def test_a_run_records_truth_chance_noise_and_descent(name, tmp_path):
     changes = {"width": 4, "limit": 64, "limit_test": 20, "batch_size": 16, "epochs": 1, "record_every": 2, "diagnose_every": 1, "lr": 1e-5}
-    run = train_run(make(**{**changes, **needed(name), "method": name}), Place(out=tmp_path))
+    run = train_run(make_config(**{**changes, **needed(name), "method": name}), RunContext(out=tmp_path))
     assert {m.split for m in run.metrics} == {"train", "test"}
     assert all(math.isnan(m.accuracy) and math.isfinite(m.loss) for m in run.metrics)
     assert {r.quantity for r in run.gradients} >= {*SPARSE} - {"null"}
@@ -63,7 +63,7 @@ def test_a_run_records_truth_chance_noise_and_descent(name, tmp_path):
 
 
 def run_objective(name: str) -> str:
-    pair = make_pair(make(**{**needed(name), "method": name, "width": 4}), (1, 8, 8), 10, torch.device("cpu"))
+    pair = build_model_and_method(make_config(**{**needed(name), "method": name, "width": 4}), (1, 8, 8), 10, torch.device("cpu"))
     return pair.method.objective
 
 
@@ -71,7 +71,7 @@ def run_objective(name: str) -> str:
 def test_a_network_of_a_top_alone_is_refused(name):
     model = nn.Sequential(nn.Sequential(nn.Flatten(), nn.Linear(768, 10)))
     with pytest.raises(InputError, match="block"):
-        METHODS[name](make_net(model, (3, 16, 16), 10, LOSSES["ce"], 3), METHODS[name].Options())
+        METHODS[name](make_network_info(model, (3, 16, 16), 10, LOSSES["ce"], 3), METHODS[name].Options())
 
 
 @pytest.mark.parametrize("name", ["simclr", "simclr-local", "loco"])
@@ -110,7 +110,7 @@ def test_the_descent_ratio_tends_to_one_where_the_discriminator_stands_still():
     method, c = posed("context-encoder", lambda_adv=0.5, discriminator_lr=0.0)
     theirs = {p for n, p in method.named_parameters() if ".discriminator." in n}
     optimizer = torch.optim.SGD([p for p in (*c.model.parameters(), *method.parameters()) if p not in theirs], 1e-6)
-    found = update(Pair(c.model, method), optimizer, c.x, c.y, record=5, diagnose=True).rows
+    found = training_step(ModelAndMethod(c.model, method), optimizer, c.x, c.y, record=5, diagnose=True).rows
     (ratio,) = [r.value for r in found if r.quantity == "descent_ratio"]
     assert ratio == pytest.approx(1, abs=1e-3)
 
@@ -118,6 +118,8 @@ def test_the_descent_ratio_tends_to_one_where_the_discriminator_stands_still():
 @pytest.mark.parametrize("name", ["simclr", "cpc", "infomax", "context-encoder"])
 def test_hierarchical_digits_are_taken_too(name, tmp_path):
     options = {"patch": 9} if name in ("cpc", "infomax") else {}
-    config = make(method=name, data="hierarchical", options=options, width=2, limit=16, limit_test=8, batch_size=8, steps=1, record_every=1)
-    run = train_run(config, Place(out=tmp_path))
+    config = make_config(
+        method=name, data="hierarchical", options=options, width=2, limit=16, limit_test=8, batch_size=8, steps=1, record_every=1
+    )
+    run = train_run(config, RunContext(out=tmp_path))
     assert math.isfinite(run.metrics[-1].loss)

@@ -17,11 +17,11 @@ from gradlens.data.subsets import choose
 from gradlens.gradients.method import Step
 from gradlens.gradients.true_gradient import true_gradients
 from gradlens.runtime.errors import InputError
-from gradlens.training.build import make_pair
-from gradlens.training.config import make, read
-from gradlens.training.context import Place
+from gradlens.training.build import build_model_and_method
+from gradlens.training.config import make_config, read_config_file
+from gradlens.training.context import RunContext
 from gradlens.training.loop import Training
-from gradlens.training.run_directory import load as load_run
+from gradlens.training.run_directory import load_run as load_run
 from gradlens.training.runs.train_run import train_run
 
 CPU = torch.device("cpu")
@@ -31,9 +31,9 @@ SMALL = {"width": 4, "limit": 200, "limit_test": 50, "batch_size": 20, "epochs":
 @pytest.fixture
 def runs():
     """A pretrained run, one fine-tuned from it on a tenth of the labels, and a student of that one."""
-    first = shelf.trained(make(method="simclr", options={"layers": 3, "side": 2}, **SMALL))
-    tuned = shelf.trained(make(method="bp", init_from=str(first.path), keep_head=1, labels=0.1, **{**SMALL, "batch_size": 5}))
-    student = shelf.trained(make(method="distil", teacher=str(tuned.path), labels=0.1, **{**SMALL, "width": 2}))
+    first = shelf.trained(make_config(method="simclr", options={"layers": 3, "side": 2}, **SMALL))
+    tuned = shelf.trained(make_config(method="bp", init_from=str(first.path), keep_head=1, labels=0.1, **{**SMALL, "batch_size": 5}))
+    student = shelf.trained(make_config(method="distil", teacher=str(tuned.path), labels=0.1, **{**SMALL, "width": 2}))
     return {"simclr": first, "bp": tuned, "distil": student}
 
 
@@ -83,7 +83,7 @@ def test_images_without_a_label_are_no_part_of_what_labels_are_read_from():
 
 def test_rules_without_labels_train_on_all_images_and_others_on_the_labelled():
     data = load("digits", limit=100, labels=0.2)
-    trainings = {name: Training(make(method=name, labels=0.2, **{**SMALL, "limit": 100}), data, CPU) for name in ("bp", "simclr")}
+    trainings = {name: Training(make_config(method=name, labels=0.2, **{**SMALL, "limit": 100}), data, CPU) for name in ("bp", "simclr")}
     assert len(trainings["bp"].train) == len(data.train)
     assert len(trainings["simclr"].train) == 100
 
@@ -93,7 +93,7 @@ def test_rules_without_labels_train_on_all_images_and_others_on_the_labelled():
 
 def test_a_kept_head_is_the_pretrained_one_under_a_new_top(runs):
     pretrained, tuned = runs["simclr"].checkpoint(), runs["bp"].config
-    model, _ = make_pair(tuned, (1, 8, 8), 10, CPU)
+    model, _ = build_model_and_method(tuned, (1, 8, 8), 10, CPU)
     assert [n for n, _ in model.named_children()] == ["block1", "block2", "block3", "head", "top"]
     state = model.state_dict()
     for name, value in state.items():
@@ -115,10 +115,10 @@ def test_a_kept_head_is_the_pretrained_one_under_a_new_top(runs):
 
 def test_how_many_layers_are_kept(runs):
     for n, layers in ((1, ["layer1"]), (2, ["layer1", "layer2"]), (3, ["layer1", "layer2", "layer3"])):
-        model, _ = make_pair(runs["bp"].config.model_copy(update={"keep_head": n}), (1, 8, 8), 10, CPU)
+        model, _ = build_model_and_method(runs["bp"].config.model_copy(update={"keep_head": n}), (1, 8, 8), 10, CPU)
         assert [k for k, _ in model.head.named_children() if k.startswith("layer")] == layers
     with pytest.raises(InputError, match="has a projection head of 3 layers"):
-        make_pair(runs["bp"].config.model_copy(update={"keep_head": 4}), (1, 8, 8), 10, CPU)
+        build_model_and_method(runs["bp"].config.model_copy(update={"keep_head": 4}), (1, 8, 8), 10, CPU)
 
 
 # ---------------------------------------------------------------------------------------------------------- distillation
@@ -221,17 +221,17 @@ def test_a_student_of_other_classes_is_refused(runs, tmp_path):
             (tmp_path / half / c).mkdir(parents=True)
             for i in range(4):
                 Image.new("L", (8, 8), 40 * i).save(tmp_path / half / c / f"{i}.png")
-    config = make(method="distil", data=str(tmp_path), teacher=str(runs["bp"].path), width=4, batch_size=2)
+    config = make_config(method="distil", data=str(tmp_path), teacher=str(runs["bp"].path), width=4, batch_size=2)
     with pytest.raises(InputError, match="tells 10 classes apart and these data have 2"):
-        train_run(config, Place(out=tmp_path / "runs"))
+        train_run(config, RunContext(out=tmp_path / "runs"))
 
 
 def test_with_gaussian_a_teacher_must_have_seen_the_same_images(tmp_path):
-    place, small = Place(out=tmp_path), {**SMALL, "normalize": "gaussian", "epochs": 0}
-    teacher = train_run(make(method="bp", labels=0.5, **small), place)
-    train_run(make(method="distil", teacher=str(teacher.path), labels=0.2, **small), place)  # other labels, the same statistics
+    place, small = RunContext(out=tmp_path), {**SMALL, "normalize": "gaussian", "epochs": 0}
+    teacher = train_run(make_config(method="bp", labels=0.5, **small), place)
+    train_run(make_config(method="distil", teacher=str(teacher.path), labels=0.2, **small), place)  # other labels, the same statistics
     with pytest.raises(InputError, match="normalised by other statistics"):
-        train_run(make(method="distil", teacher=str(teacher.path), **{**small, "seed": 1}), place)
+        train_run(make_config(method="distil", teacher=str(teacher.path), **{**small, "seed": 1}), place)
 
 
 def test_a_run_without_answers_is_shown_without_an_accuracy(runs, program):
@@ -257,7 +257,7 @@ def test_the_papers_settings_train_for_two_steps(path, tmp_path):
     """On random images of the data set's size, everything as it is written but widths, batches and lengths."""
     from PIL import Image
 
-    settings = read(path)
+    settings = read_config_file(path)
     side = {"stl10": 96, "cifar10": 32}[settings["data"]]
     noise = torch.randint(0, 256, (8, side, side, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8).numpy()
     for half in ("train", "test"):
@@ -269,13 +269,13 @@ def test_the_papers_settings_train_for_two_steps(path, tmp_path):
     if settings.get("labels"):
         small["labels"] = 0.5
         small["batch_size"] = 2
-    place = Place(out=tmp_path / "runs")
+    place = RunContext(out=tmp_path / "runs")
     if settings["method"] == "distil":
-        teacher = train_run(make(**{**small, "method": "bp", "normalize": "none", "model": "basic-cnn"}), place)
+        teacher = train_run(make_config(**{**small, "method": "bp", "normalize": "none", "model": "basic-cnn"}), place)
         settings["teacher"] = str(teacher.path)
     if settings.get("keep_head"):
-        first = read(path.with_name("simclr2-pretrain.json"))
-        settings["init_from"] = str(train_run(make(**{**first, **small, "labels": None, "batch_size": 4}), place).path)
-    run = train_run(make(**{**settings, **small}), place)
+        first = read_config_file(path.with_name("simclr2-pretrain.json"))
+        settings["init_from"] = str(train_run(make_config(**{**first, **small, "labels": None, "batch_size": 4}), place).path)
+    run = train_run(make_config(**{**settings, **small}), place)
     assert run.summary["updates"] == 2
     assert {row.step for row in run.gradients} == {0, 1}

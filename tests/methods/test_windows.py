@@ -13,8 +13,8 @@ from gradlens.cli.main import main
 from gradlens.gradients.backward import backward
 from gradlens.models.zoo import ModelSpec, build
 from gradlens.runtime.errors import InputError
-from gradlens.training.build import Pair
-from gradlens.training.step import update
+from gradlens.training.build import ModelAndMethod
+from gradlens.training.step import training_step
 
 # network, method, options, the windows over its units by hand; the last unit is the last block with the top
 WINDOWS = [
@@ -140,10 +140,10 @@ def test_one_window_is_backprop_and_windows_of_one_unit_are_dgl_bit_for_bit(name
         units = len(c.model) - 1
         sizes = {("chunked", "one"): {"chunks": 1}, ("chunked", "all"): {"chunks": units}, ("overlap", "one"): {"window": units}}
         options = sizes.get((name, key), {"window": 1}) if method_name == name else {}
-        method = rule(method_name, c, awake=False, **options)
+        method = rule(method_name, c, warmed_up=False, **options)
         start = frozen(c.model)
         optimizer = torch.optim.Adam(method.param_groups(c.blocks), lr=0.01)
-        outcomes = [update(Pair(c.model, method), optimizer, x, y) for x, y in batches(c, 4)]
+        outcomes = [training_step(ModelAndMethod(c.model, method), optimizer, x, y) for x, y in batches(c, 4)]
         assert all(not torch.equal(t, start[n]) for n, t in frozen(c.model).items() if n.endswith("weight"))
         ends.append({**frozen(c.model), **frozen(method), **{f"loss {i}": o.loss for i, o in enumerate(outcomes)}})
     assert_same_bits(*ends)
@@ -236,6 +236,6 @@ def test_the_answer_and_the_loss_reported_are_the_networks_own():
 
 def test_heads_are_as_in_dgl():
     c = case("basic-cnn")
-    a, b = rule("chunked", c, awake=False, chunks=3, head="cnn", layers=2), rule("dgl", c, awake=False, head="cnn", layers=2)
+    a, b = rule("chunked", c, warmed_up=False, chunks=3, head="cnn", layers=2), rule("dgl", c, warmed_up=False, head="cnn", layers=2)
     assert_same_bits(frozen(a), frozen(b))
     assert [type(m) for m in a.heads["0"]].count(nn.Conv2d) == 2

@@ -10,8 +10,8 @@ from rule_cases import IMAGES, every_rule, holds, posed
 from gradlens.data.datasets import load as load_data
 from gradlens.data.transforms import normalizer
 from gradlens.models.block_boundaries import output_shapes
-from gradlens.training.build import make_pair
-from gradlens.training.config import make
+from gradlens.training.build import build_model_and_method
+from gradlens.training.config import make_config
 from gradlens.training.step import evaluate
 
 
@@ -33,9 +33,9 @@ def test_the_answer_outside_training_is_the_networks_own(name):
 
 @pytest.mark.parametrize("name", UNLABELLED)
 def test_evaluation_draws_the_same_every_time_and_changes_nothing(name):
-    config = make(**{"width": 4, **needed(name), "method": name, "batch_size": 32})
+    config = make_config(**{"width": 4, **needed(name), "method": name, "batch_size": 32})
     data = load_data("digits", limit=40, limit_test=33)
-    pair = make_pair(config, data.shape, 10, torch.device("cpu"))
+    pair = build_model_and_method(config, data.shape, 10, torch.device("cpu"))
     before, stream = {**frozen(pair.model), **frozen(pair.method)}, torch.get_rng_state()
     to_input = normalizer("pm1", data.train.images)
     first = evaluate(pair, data.test, to_input, config)

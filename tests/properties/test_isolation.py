@@ -11,7 +11,7 @@ from gradlens.gradients.losses import LOSSES
 from gradlens.gradients.method import Method
 from gradlens.methods import METHODS
 from gradlens.models.zoo import ModelSpec, build
-from gradlens.training.build import make_net
+from gradlens.training.build import make_network_info
 
 
 @every_rule("isolation")
@@ -90,7 +90,7 @@ def test_one_module_is_the_end_to_end_rule(name):
 @pytest.mark.parametrize("name", ["cpc-local", "infomax", "simclr-local", "context-encoder-local"])
 def test_modules_of_several_blocks_are_trained_together_and_isolated(name):
     model = build("basic-cnn", ModelSpec((3, 32, 32), 10, width=4, depth=3), seed=1).double()
-    net = make_net(model, (3, 32, 32), 10, LOSSES["ce"], 3)
+    net = make_network_info(model, (3, 32, 32), 10, LOSSES["ce"], 3)
     method = stirred(METHODS[name](net, METHODS[name].Options(modules=[2, 1])).double())
     images = torch.randint(0, 256, (4, 3, 32, 32), generator=torch.Generator().manual_seed(7), dtype=torch.uint8)
     x, y = method.make_inputs(images, torch.arange(4), 5, lambda v: v.double() / 127.5 - 1)

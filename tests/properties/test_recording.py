@@ -12,12 +12,12 @@ from torch import nn
 
 from gradlens.data.transforms import normalizer
 from gradlens.methods import METHODS
-from gradlens.training.build import Pair
-from gradlens.training.config import make
-from gradlens.training.context import Place
+from gradlens.training.build import ModelAndMethod
+from gradlens.training.config import make_config
+from gradlens.training.context import RunContext
 from gradlens.training.optimizers import make_optimizer
 from gradlens.training.runs.train_run import train_run
-from gradlens.training.step import update
+from gradlens.training.step import training_step
 
 
 @every_rule("leaves no trace")
@@ -25,13 +25,13 @@ def test_training_is_the_same_with_recording_on_and_off(name, network):
     holds("leaves no trace", name, network)
 
 
-def trained(pair: Pair, recorded: set[int]) -> tuple[dict[str, torch.Tensor], list[int], list[torch.Tensor]]:
+def trained(pair: ModelAndMethod, recorded: set[int]) -> tuple[dict[str, torch.Tensor], list[int], list[torch.Tensor]]:
     torch.manual_seed(4)
-    optimizer = make_optimizer(make(lr=0.01), pair)
+    optimizer = make_optimizer(make_config(lr=0.01), pair)
     rows, losses = [], []
     for i, (x, y) in enumerate(batches(case("mlp", torch.float32), 4)):
         pair.method.start(1, i)
-        outcome = update(pair, optimizer, x, y, i if i in recorded else None, bf16=True)
+        outcome = training_step(pair, optimizer, x, y, i if i in recorded else None, bf16=True)
         rows.append(len(outcome.rows))
         losses += [outcome.loss, outcome.hits]
     return everything(pair, optimizer), rows, losses
@@ -58,13 +58,13 @@ def test_recording_and_diagnosing_without_labels_in_bf16_leaves_no_trace(name):
         torch.manual_seed(4)
         method, c = posed(name, torch.float32)
         c.model[0].append(nn.Dropout(0.3))  # draws from the global stream
-        pair = Pair(c.model, method)
-        optimizer = make_optimizer(make(lr=0.01), pair)
+        pair = ModelAndMethod(c.model, method)
+        optimizer = make_optimizer(make_config(lr=0.01), pair)
         for i in range(3):
             method.start(1, i)
             to_input = normalizer("pm1", IMAGES)
             x, y = method.make_inputs(IMAGES, torch.arange(6), i, to_input)
-            found = update(pair, optimizer, x, y, i if i in recorded else None, bf16=True, diagnose=True).rows
+            found = training_step(pair, optimizer, x, y, i if i in recorded else None, bf16=True, diagnose=True).rows
             assert bool(found) == (i in recorded)
         ends.append({**frozen(c.model), **frozen(method), "stream": torch.get_rng_state()})
     assert_same_bits(ends[1], ends[0])
@@ -76,11 +76,11 @@ def test_recording_a_rule_whose_truth_needs_a_pass_of_its_own_leaves_no_trace():
     for recorded in (None, 0):
         torch.manual_seed(4)
         method, c = synthetic_inputs(torch.float32)
-        pair = Pair(c.model, method)
+        pair = ModelAndMethod(c.model, method)
         optimizer = torch.optim.Adam(method.param_groups(c.blocks), lr=0.01)
         for i, (x, y) in enumerate(batches(c, 3)):
             torch.manual_seed(i)
-            assert bool(update(pair, optimizer, x, y, recorded).rows) == (recorded is not None)
+            assert bool(training_step(pair, optimizer, x, y, recorded).rows) == (recorded is not None)
         ends.append(everything(pair, optimizer))
     assert_same_bits(*ends)
 
@@ -92,7 +92,7 @@ def steps_of(rows):
 @pytest.mark.parametrize("method", [pytest.param(name, marks=[pytest.mark.slow] * (name not in EVERYWHERE)) for name in METHODS])
 def test_a_run_recorded_at_every_step_learns_and_records_the_same(method, tmp_path):
     whole = shelf.trained(tiny(method))  # records every second step
-    run = train_run(tiny(method, record_every=1, keep_checkpoints=0), Place(out=tmp_path))
+    run = train_run(tiny(method, record_every=1, keep_checkpoints=0), RunContext(out=tmp_path))
     assert same_state(learned(whole), learned(run))
     assert (run.path / "metrics.csv").read_bytes() == (whole.path / "metrics.csv").read_bytes()
     assert {r.step for r in run.gradients} == set(range(24))

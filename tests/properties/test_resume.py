@@ -10,8 +10,8 @@ from tiny_runs import assert_same_bits, kill_at, learned, recorded_steps, same_s
 
 from gradlens.methods import METHODS
 from gradlens.runtime.errors import Stopped
-from gradlens.training.context import Place
-from gradlens.training.run_directory import load, load_checkpoint
+from gradlens.training.context import RunContext
+from gradlens.training.run_directory import load_checkpoint, load_run
 from gradlens.training.runs.train_run import train_run
 
 
@@ -26,9 +26,9 @@ def test_an_interrupted_run_without_recording_ends_in_the_bits_of_a_whole_one_wi
     whole, config = shelf.trained(tiny(method)), tiny(method, record_every=0, keep_checkpoints=0)
     torch.manual_seed(12345)
     with pytest.raises(Stopped):
-        train_run(config, Place(out=tmp_path), signal_at(10, signal.SIGINT))
+        train_run(config, RunContext(out=tmp_path), signal_at(10, signal.SIGINT))
     assert 10 <= load_checkpoint(tmp_path / config.run_name() / "checkpoint.pt")["step"] <= 11
-    run = train_run(config, Place(out=tmp_path, resume=True))
+    run = train_run(config, RunContext(out=tmp_path, resume=True))
     assert same_state(learned(whole), learned(run))
     assert (run.path / "metrics.csv").read_bytes() == (whole.path / "metrics.csv").read_bytes()
     assert run.gradients == []
@@ -45,7 +45,7 @@ def test_killed_at_any_moment(method, step, processes, tmp_path):
     path = tmp_path / config.run_name()
     kill_at(processes, config, tmp_path, lambda: recorded_steps(path / "gradients.csv") >= step)
     assert 0 < load_checkpoint(path / "checkpoint.pt")["step"] < 24
-    assert not load(path).finished
-    run = train_run(config, Place(out=tmp_path, resume=True))
+    assert not load_run(path).finished
+    run = train_run(config, RunContext(out=tmp_path, resume=True))
     assert run.finished
     assert_same_bits(shelf.trained(tiny(method)), run)

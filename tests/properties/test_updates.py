@@ -14,8 +14,8 @@ from gradlens.gradients.method import Method, NetworkInfo, Options, Signal, Step
 from gradlens.gradients.true_gradient import true_gradients
 from gradlens.methods import METHODS
 from gradlens.models.block_boundaries import output_shapes
-from gradlens.training.build import Pair
-from gradlens.training.step import update
+from gradlens.training.build import ModelAndMethod
+from gradlens.training.step import training_step
 
 
 @every_rule("works")
@@ -80,7 +80,7 @@ def test_a_step_trains_the_encoder_and_every_head_once_and_leaves_the_top(name):
     assert len({id(p) for p in params}) == len(params)
     optimizer = torch.optim.SGD(method.param_groups(c.blocks), lr=0.1)
     top = frozen(c.model[-1])
-    outcome = update(Pair(c.model, method), optimizer, c.x, c.y)
+    outcome = training_step(ModelAndMethod(c.model, method), optimizer, c.x, c.y)
     assert_same_bits(frozen(c.model[-1]), top)
     assert outcome.images == 6
     assert int(outcome.answered) == 0
@@ -96,7 +96,7 @@ def test_update_applies_what_backward_yields(name):
     for p in (*c.model.parameters(), *method.parameters()):
         p.grad = torch.full_like(p, 1e6)  # leftovers of an earlier step
     z = copy.deepcopy(c.model)(c.x)
-    outcome = update(Pair(c.model, method), optimizer, c.x, c.y)
+    outcome = training_step(ModelAndMethod(c.model, method), optimizer, c.x, c.y)
     for k, block in enumerate(c.model):
         assert_same_bits({n: p.grad for n, p in block.named_parameters() if p.grad is not None}, want[k].grad.params)
     assert_same_bits(
@@ -120,7 +120,7 @@ def test_a_block_that_is_told_nothing_does_not_move_on_leftovers():
     for p in c.model.parameters():
         p.grad = torch.ones_like(p)  # of an earlier step, or of somebody else's backward
     optimizer = torch.optim.SGD(method.param_groups(c.blocks), lr=0.1)
-    update(Pair(c.model, method), optimizer, c.x, c.y)
+    training_step(ModelAndMethod(c.model, method), optimizer, c.x, c.y)
     for n, p in c.model.named_parameters():
         assert torch.equal(p, before[n]) == (not n.startswith("top."))
         assert n.startswith("top.") or p.grad is None
@@ -134,7 +134,7 @@ def test_the_loss_reported_is_the_topmost_in_whichever_order_blocks_speak():
     c = case("mlp")
     method = Talkative(NetworkInfo(c.blocks, output_shapes(c.model, c.shape), 10, 16, LOSSES["ce"], 3), Options())
     optimizer = torch.optim.SGD(method.param_groups(c.blocks), lr=0.1)
-    assert update(Pair(c.model, method), optimizer, c.x, c.y).loss == len(c.model) - 1
+    assert training_step(ModelAndMethod(c.model, method), optimizer, c.x, c.y).loss == len(c.model) - 1
 
 
 def test_untrained_blocks_are_measured_as_exact_zeros():

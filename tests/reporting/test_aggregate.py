@@ -15,7 +15,7 @@ from gradlens.reporting.aggregate import CurvePoint, FinalValue, LayerPoint, Sco
 from gradlens.runtime.csv_tables import read_csv, write_csv
 from gradlens.runtime.errors import InputError
 from gradlens.training import run_groups
-from gradlens.training.config import make
+from gradlens.training.config import make_config
 from gradlens.training.run_directory import Metric, Run, Timing
 
 NAN = math.nan
@@ -36,7 +36,7 @@ CURVE = metrics((0, 0, 2.3, 0.1), (1, 4, 1.0, 0.5), (2, 8, 0.8, 0.7), (3, 12, 0.
 
 def run(method="bp", seed=0, rows=CURVE, gradients=(), measured=(), speeds=(100.0, 300.0, 200.0), finished=True, **settings):
     timing = [Timing(i, 1.0, speed, 1.0) for i, speed in enumerate(speeds, 1)]
-    config = make(method=method, seed=seed, **settings)
+    config = make_config(method=method, seed=seed, **settings)
     summary = {"updates": 12} if finished else {}
     return Run(Path(f"runs/{method}-{seed}"), config, {}, list(rows), timing, list(gradients), list(measured), summary)
 
@@ -49,7 +49,7 @@ def cosine(step, layer, value, kind="weight"):
 
 
 def test_a_method_alone_is_its_own_label():
-    assert run_groups.labels([run("bp", 0), run("bp", 1), run("dgl"), run("dni")]) == ["bp", "bp", "dgl", "dni"]
+    assert run_groups.run_labels([run("bp", 0), run("bp", 1), run("dgl"), run("dni")]) == ["bp", "bp", "dgl", "dni"]
 
 
 def test_groups_of_one_method_show_only_the_settings_in_which_they_differ():
@@ -59,22 +59,22 @@ def test_groups_of_one_method_show_only_the_settings_in_which_they_differ():
         run("dgl", seed=3, options={"head": "mlp"}),
         run("dgl", options={"head": "mlp"}),
     ]
-    assert run_groups.labels(runs) == ["bp", "dgl head=linear", "dgl head=mlp", "dgl head=mlp"]
+    assert run_groups.run_labels(runs) == ["bp", "dgl head=linear", "dgl head=mlp", "dgl head=mlp"]
 
 
 def test_an_option_named_like_a_setting_is_told_apart_from_it():
     runs = [run("dni", width=8, options={"width": 16}), run("dni", width=4, augment=True)]
-    assert run_groups.labels(runs) == ["dni augment=no width=8 dni.width=16", "dni augment=yes width=4 dni.width=none"]
+    assert run_groups.run_labels(runs) == ["dni augment=no width=8 dni.width=16", "dni augment=yes width=4 dni.width=none"]
 
 
 def test_paths_are_shortened_where_that_keeps_them_apart():
-    assert run_groups.labels([run(data="/a/cats"), run(data="/b/dogs")]) == ["bp data=cats", "bp data=dogs"]
-    assert run_groups.labels([run(data="/a/cats"), run(data="/b/cats")]) == ["bp data=/a/cats", "bp data=/b/cats"]
+    assert run_groups.run_labels([run(data="/a/cats"), run(data="/b/dogs")]) == ["bp data=cats", "bp data=dogs"]
+    assert run_groups.run_labels([run(data="/a/cats"), run(data="/b/cats")]) == ["bp data=/a/cats", "bp data=/b/cats"]
 
 
 def test_the_same_run_twice_is_refused():
     with pytest.raises(InputError, match=r"runs/bp-0 and runs/bp-0 are the same run \(bp, seed 0\)"):
-        run_groups.groups([run(), run("dgl"), run()])
+        run_groups.group_runs([run(), run("dgl"), run()])
     with pytest.raises(InputError, match="no runs"):
         aggregate.curve_points([])
 
@@ -284,7 +284,7 @@ def test_descent_is_a_ratio_of_means_over_seeds():
 def test_what_true_means_is_said_where_it_is_not_the_loss_on_the_same_passes():
     def with_reference(method, *references):
         rows = [Measurement(0, "block1.conv", "weight", "cosine", 0.5, reference) for reference in references]
-        return Run(Path(f"runs/{method}"), make(method=method), {}, [], [], rows, [], {})
+        return Run(Path(f"runs/{method}"), make_config(method=method), {}, [], [], rows, [], {})
 
     runs = [
         with_reference("bp", "loss, same passes"),

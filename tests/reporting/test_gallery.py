@@ -9,20 +9,20 @@ import shelf
 from gradlens.analysis import first_layer_filters, linear_probe, memorization, network_similarity
 from gradlens.analysis import representations as rep
 from gradlens.reporting.gallery import DRAWERS, draw_learned
-from gradlens.training.config import make
-from gradlens.training.context import Place
-from gradlens.training.run_directory import load, load_result
+from gradlens.training.config import make_config
+from gradlens.training.context import RunContext
+from gradlens.training.run_directory import load_result, load_run
 
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     """Two tiny runs with everything stored that a command stores."""
-    place, folder = Place(), tmp_path_factory.mktemp("runs")
+    place, folder = RunContext(), tmp_path_factory.mktemp("runs")
     shared = {"width": 3, "limit": 96, "batch_size": 32, "epochs": 3, "label_noise": 0.3, "evaluate_train": True, "online_probe": True}
-    runs = [shelf.copied(shelf.trained(make(method=method, **shared)), folder) for method in ("bp", "dgl")]
-    few = rep.Options(images=90, steps=2)
+    runs = [shelf.copied(shelf.trained(make_config(method=method, **shared)), folder) for method in ("bp", "dgl")]
+    few = rep.RepresentationOptions(images=90, steps=2)
     for run in runs:
-        linear_probe.probe_run(run.path, place, linear_probe.Options(features=16, test_images=60, separability=0))
+        linear_probe.probe_run(run.path, place, linear_probe.ProbeOptions(features=16, test_images=60, separability=0))
         memorization.memorized(run, place)
         first_layer_filters.filters_run(run.path, place)
         rep.represent_run(run.path, place, few)
@@ -41,7 +41,7 @@ def holding(path, folder, *names):
 
 def test_every_kind_is_drawn_from_what_is_stored_and_nothing_in_the_runs_changes(measured, tmp_path):
     before = {file: file.read_bytes() for path in measured for file in path.rglob("*") if file.is_file()}
-    drawn, skipped = draw_learned([load(path) for path in measured], tmp_path)
+    drawn, skipped = draw_learned([load_run(path) for path in measured], tmp_path)
     names = {path.stem for path in drawn}
     assert names >= {"separability_by_depth", "memorization", "memorization_by_block", "filter_grid", "filter_numbers", "cka", "rdm"}
     assert names >= {"representation_by_depth", "regret-bp-s0", "regret-dgl-s0"}
@@ -52,7 +52,7 @@ def test_every_kind_is_drawn_from_what_is_stored_and_nothing_in_the_runs_changes
 
 
 def test_the_regrets_table_holds_what_was_stored(measured, tmp_path):
-    draw_learned([load(holding(measured[0], tmp_path, "online"))], tmp_path)
+    draw_learned([load_run(holding(measured[0], tmp_path, "online"))], tmp_path)
     stored = load_result(measured[0], "online")["rows"]
     lines = (tmp_path / "regret-bp-s0.csv").read_text().splitlines()
     assert len(lines) == len(stored) + 1
@@ -61,7 +61,7 @@ def test_the_regrets_table_holds_what_was_stored(measured, tmp_path):
 
 def test_a_run_without_a_result_is_left_out_of_that_figure_only(measured, tmp_path):
     copies = [holding(measured[0], tmp_path), holding(measured[1], tmp_path, "probe")]
-    drawn, skipped = draw_learned([load(path) for path in copies], tmp_path / "f")
+    drawn, skipped = draw_learned([load_run(path) for path in copies], tmp_path / "f")
     assert [path.stem for path in drawn] == ["separability_by_depth"]
     assert skipped == {}
     labels = {line.split(",")[0] for line in (tmp_path / "f" / "separability_by_depth.csv").read_text().splitlines()[1:]}
@@ -71,7 +71,7 @@ def test_a_run_without_a_result_is_left_out_of_that_figure_only(measured, tmp_pa
 def test_what_cannot_be_drawn_is_said_and_the_rest_is_drawn(measured, tmp_path):
     copy = holding(measured[0], tmp_path, "probe", "online")
     (copy / "online.json").write_text(json.dumps({"rows": []}))
-    drawn, skipped = draw_learned([load(copy)], tmp_path / "f")
+    drawn, skipped = draw_learned([load_run(copy)], tmp_path / "f")
     assert list(skipped) == ["online"]
     assert skipped["online"].startswith("no regret to draw")
     assert "separability_by_depth" in {path.stem for path in drawn}

@@ -282,8 +282,8 @@ def test_a_band_has_a_gap_where_nothing_was_recorded():
     points = [LayerPoint("bp", "top", "weight", "null_cosine", step, v, math.nan, math.nan, 1, 0) for step, v in at.items()]
     points.append(LayerPoint("dgl", "top", "weight", "null_cosine", 10, -0.2, math.nan, math.nan, 1, 0))
     band = {"x": [0, 10, 20, 55, 90], "low": [0.1, -0.2, 0.2, None, 0.3], "high": [0.1, 0.2, 0.2, None, 0.3]}
-    assert charts.span(points) == band
-    assert charts.span([]) is None
+    assert charts.method_band(points) == band
+    assert charts.method_band([]) is None
 
 
 # ---------------------------------------------------------------------------------------------------------- what was measured
@@ -295,7 +295,7 @@ def put(path, name, content):
 
 
 def test_stored_results_are_shown(tmp_path):
-    from gradlens.training.run_directory import load
+    from gradlens.training.run_directory import load_run
 
     paths = [stored(made(m, s), tmp_path) for m in ("bp", "dgl") for s in (0, 1)]
     rows = []
@@ -326,7 +326,7 @@ def test_stored_results_are_shown(tmp_path):
     finding = {"check": "loss spike", "severity": "wrong", "where": "top", "step": 20, "evidence": "it jumped", "advice": "lower --lr"}
     put(paths[3], "doctor", {"findings": [finding], "unmade": {"collapsed features": "no images"}})
     put(paths[0], "doctor", {"findings": []})
-    found = Parsed(page([load(path) for path in paths]))
+    found = Parsed(page([load_run(path) for path in paths]))
     assert "The doctor finds something wrong: loss spike in dgl." in found.words("verdict")
     assert "2 runs examined: 1 wrong, nothing to watch. Nothing was found in bp." in found.words("doctor")
     assert "dgl 1 wrong loss spike top 20 it jumped – lower --lr" in found.words("doctor")
@@ -353,7 +353,7 @@ def test_stored_results_are_shown(tmp_path):
 
 
 def test_results_that_cannot_be_read_are_said(tmp_path):
-    from gradlens.training.run_directory import load
+    from gradlens.training.run_directory import load_run
 
     path = stored(made(), tmp_path)
     (path / "probe.json").write_text("{")
@@ -361,28 +361,28 @@ def test_results_that_cannot_be_read_are_said(tmp_path):
     (path / "memorization.json").write_text('{"curve": null}')
     (path / "online.json").write_text('{"rows": "none"}')
     (path / "cka.json").write_text('{"with": [{"blocks": ["a"], "matrix": [[1, 2]]}]}')
-    found = Parsed(page([load(path)]))
+    found = Parsed(page([load_run(path)]))
     assert "probe.json cannot be read" in found.words("separability")
     assert not [f for tag, f in found.elements if tag == "img"]
 
 
 def test_half_a_probe_is_not_shown_as_a_whole_one(tmp_path):
-    from gradlens.training.run_directory import load
+    from gradlens.training.run_directory import load_run
 
     path = stored(made(), tmp_path)
     control = {"step": 0, "block": "block1", "network": "untrained", "labels": "true", "test": 0.2, "train": 0.3}
     (path / "probe.json").write_text(json.dumps({"protocol": {}, "rows": [control]}))
-    words = Parsed(page([load(path)])).words("separability")
+    words = Parsed(page([load_run(path)])).words("separability")
     assert "Interrupted before the trained network was probed" in words
     assert str(path) in words
 
 
 def test_a_path_in_a_message_keeps_its_letters(tmp_path):
-    from gradlens.training.run_directory import load
+    from gradlens.training.run_directory import load_run
 
     path = stored(made(), tmp_path)
     (path / "probe.json").write_text("{")
-    assert f"Left out: {path}/probe.json cannot be read" in Parsed(page([load(path)])).words("separability")
+    assert f"Left out: {path}/probe.json cannot be read" in Parsed(page([load_run(path)])).words("separability")
 
 
 # ------------------------------------------------------------------------------------------------------------ wrong input

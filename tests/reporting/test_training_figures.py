@@ -16,11 +16,11 @@ from gradlens.gradients.rows import Measurement
 from gradlens.reporting import axes
 from gradlens.reporting import style as reporting_style
 from gradlens.reporting.aggregate import CurvePoint, FinalValue, LayerPoint
-from gradlens.reporting.style import save, styles
-from gradlens.reporting.training_figures import curve, figure_set, heat_map, over_training
+from gradlens.reporting.style import save_figure, styles
+from gradlens.reporting.training_figures import curve_figure, figure_set, heat_map, over_training
 from gradlens.runtime.csv_tables import read_csv
 from gradlens.runtime.errors import InputError
-from gradlens.training.config import make
+from gradlens.training.config import make_config
 from gradlens.training.run_directory import Metric, Run
 
 CURVES = """label,split,quantity,epoch,mean,low,high,seeds
@@ -90,7 +90,7 @@ def same(drawn, wanted):
 @pytest.mark.parametrize(("split", "quantity"), [("train", "loss"), ("test", "loss"), ("test", "accuracy")])
 def test_curves_are_the_tables_numbers(table, split, quantity):
     points = table(CURVES, CurvePoint)
-    (ax,) = curve(points, split, quantity).axes
+    (ax,) = curve_figure(points, split, quantity).axes
     for label in {p.label for p in points if (p.split, p.quantity) == (split, quantity)}:
         mine = [p for p in points if (p.label, p.split, p.quantity) == (label, split, quantity)]
         drawn = line(ax, label)
@@ -103,7 +103,7 @@ def test_curves_are_the_tables_numbers(table, split, quantity):
 
 
 def test_the_band_is_the_interval_and_one_seed_has_none(table):
-    (ax,) = curve(table(CURVES, CurvePoint), "test", "accuracy").axes
+    (ax,) = curve_figure(table(CURVES, CurvePoint), "test", "accuracy").axes
     (band,) = ax.collections
     corners = {tuple(map(float, corner)) for corner in band.get_paths()[0].vertices}
     assert corners == {(0, 0.08), (0, 0.12), (1, 0.94), (1, 0.96), (2, 0.9), (2, 1.0)}
@@ -112,28 +112,28 @@ def test_the_band_is_the_interval_and_one_seed_has_none(table):
 
 def test_the_earliest_best_epoch_is_starred_on_held_out_accuracy_only(table):
     points = table(CURVES, CurvePoint)
-    (ax,) = curve(points, "test", "accuracy").axes
+    (ax,) = curve_figure(points, "test", "accuracy").axes
     stars = [artist for artist in ax.get_lines() if artist.get_marker() == "*"]
     assert [(star.get_xdata()[0], star.get_ydata()[0]) for star in stars] == [(1, 0.95), (2, 0.9)]
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["bp: 95.0 % (1)", "dgl head=mlp: 90.0 % (2)"]
-    (ax,) = curve(points, "test", "loss").axes
+    (ax,) = curve_figure(points, "test", "loss").axes
     assert not [artist for artist in ax.get_lines() if artist.get_marker() == "*"]
 
 
 def test_a_loss_over_decades_is_on_a_log_scale_and_says_so(table):
     points = table(CURVES, CurvePoint)
-    (ax,) = curve(points, "test", "loss").axes
+    (ax,) = curve_figure(points, "test", "loss").axes
     assert (ax.get_yscale(), ax.get_ylabel()) == ("log", "test loss, log scale")
-    (ax,) = curve(points, "train", "loss").axes
+    (ax,) = curve_figure(points, "train", "loss").axes
     assert (ax.get_yscale(), ax.get_ylabel()) == ("linear", "train loss")
 
 
 def test_a_missing_curve_is_named(table):
     with pytest.raises(InputError, match="no validation loss to draw; the table has test accuracy, test loss, train loss"):
-        curve(table(CURVES, CurvePoint), "validation", "loss")
+        curve_figure(table(CURVES, CurvePoint), "validation", "loss")
     unlabelled = [CurvePoint("simclr", "train", "accuracy", 1, math.nan, math.nan, math.nan, 0)]
     with pytest.raises(InputError, match="no train accuracy to draw; the table has nothing"):
-        curve(unlabelled, "train", "accuracy")
+        curve_figure(unlabelled, "train", "accuracy")
 
 
 # ------------------------------------------------------------------------------------------------------ over training
@@ -242,7 +242,7 @@ def test_a_method_has_one_colour_in_every_figure_and_no_two_labels_look_alike():
 def test_the_users_matplotlibrc_changes_nothing(table):
     points = table(CURVES, CurvePoint)
     with matplotlib.rc_context({"lines.linewidth": 9, "figure.facecolor": "black", "font.size": 30}):
-        (ax,) = (figure := curve(points, "test", "accuracy")).axes
+        (ax,) = (figure := curve_figure(points, "test", "accuracy")).axes
         assert to_hex(figure.get_facecolor()) == "#ffffff"
         assert ax.xaxis.label.get_size() == 10
 
@@ -252,7 +252,7 @@ def test_the_users_matplotlibrc_changes_nothing(table):
 
 def run(method, gradients=(), split="test"):
     rows = [Metric(split, 0, 0, 2.3, 0.1, 0.1), Metric("train", 1, 4, 1.2, 0.5, 0.5), Metric(split, 1, 4, 1.0, 0.6, 0.6)]
-    return Run(Path(f"runs/{method}"), make(method=method), {}, rows, [], list(gradients), [], {"updates": 4})
+    return Run(Path(f"runs/{method}"), make_config(method=method), {}, rows, [], list(gradients), [], {"updates": 4})
 
 
 def test_the_set_draws_all_and_keeps_one_style():
@@ -284,7 +284,7 @@ def test_the_set_says_what_it_skipped_and_why():
         "norm_ratio_over_training": "no norm_ratio to draw; the table has no rows",
     }
     with pytest.raises(InputError, match="nothing to draw: no train loss"):
-        figure_set([Run(Path("runs/bp"), make(), {}, [], [], [], [], {})])
+        figure_set([Run(Path("runs/bp"), make_config(), {}, [], [], [], [], {})])
 
 
 # -------------------------------------------------------------------------------------------------------------- files
@@ -292,9 +292,9 @@ def test_the_set_says_what_it_skipped_and_why():
 
 def test_saving_twice_gives_the_same_bytes(table, tmp_path):
     points = table(LAYERS, LayerPoint)
-    first = save(over_training(points, "cosine"), points, tmp_path / "new" / "folder", "cosine")
+    first = save_figure(over_training(points, "cosine"), points, tmp_path / "new" / "folder", "cosine")
     assert [path.name for path in first] == ["cosine.png", "cosine.svg", "cosine.csv"]
-    again = save(over_training(points, "cosine"), points, tmp_path, "again")
+    again = save_figure(over_training(points, "cosine"), points, tmp_path, "again")
     for a, b in zip(first, again, strict=True):
         assert a.read_bytes() == b.read_bytes()
         assert a.stat().st_size < reporting_style.LARGEST
@@ -313,7 +313,7 @@ def test_long_noisy_lines_still_give_small_files(tmp_path):
         for k in range(1, 9)
         for i, v in enumerate(noise)
     ]
-    png, svg, _ = save(over_training(points, "cosine"), points, tmp_path, "cosine")
+    png, svg, _ = save_figure(over_training(points, "cosine"), points, tmp_path, "cosine")
     assert max(png.stat().st_size, svg.stat().st_size) < reporting_style.LARGEST
     assert svg.read_bytes().count(b"data:image/png;base64,") == 8
     Image.open(png).verify()
@@ -324,7 +324,7 @@ def test_a_folder_that_cannot_be_written_is_named(table, tmp_path):
     points = table(CURVES, CurvePoint)
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"cannot write figures to .*file"):
-        save(curve(points, "test", "loss"), points, tmp_path / "file", "loss")
+        save_figure(curve_figure(points, "test", "loss"), points, tmp_path / "file", "loss")
 
 
 def test_examples_in_docstrings():

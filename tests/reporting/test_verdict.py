@@ -10,16 +10,16 @@ from scipy import stats
 from gradlens.reporting.html import standings as reporting_html_standings
 from gradlens.reporting.html import wording
 from gradlens.reporting.html.notices import differences, notices
-from gradlens.reporting.html.standings import below_top, standings
-from gradlens.reporting.html.verdict import headline, line
-from gradlens.training.run_groups import groups
+from gradlens.reporting.html.standings import below_top, method_summaries
+from gradlens.reporting.html.verdict import headline, verdict_line
+from gradlens.training.run_groups import group_runs
 
 NAN = math.nan
 
 
 def stood(*runs):
-    found = groups(runs)
-    return {s.label: s for s in standings(found)}, notices(found)
+    found = group_runs(runs)
+    return {s.label: s for s in method_summaries(found)}, notices(found)
 
 
 def said(*runs):
@@ -38,12 +38,12 @@ def test_doctests(module):
 
 def test_one_method_beside_bp():
     found, _ = stood(made(accuracy=0.6), made("dgl", accuracy=0.475, cosines=(0.2, 0.6, 1.0, 1.0, 1.0), speed=50.0))
-    text = line(found["dgl"])
+    text = verdict_line(found["dgl"])
     assert text.gradient == "Cosine 0.60; worst at block1.conv (0.20)."  # (0.2 + 0.6 + 1) / 3: the top block is left out
     assert text.accuracy == "47.5 % test accuracy, 12.5 points below bp (one seed)."
     assert text.time == "2.0 × bp's time an image."
-    assert line(found["bp"]).gradient == "Uses the true gradient itself."
-    assert line(found["bp"]).accuracy == "60.0 % test accuracy."
+    assert verdict_line(found["bp"]).gradient == "Uses the true gradient itself."
+    assert verdict_line(found["bp"]).accuracy == "60.0 % test accuracy."
 
 
 def test_means_and_intervals_are_those_of_the_seeds():
@@ -58,12 +58,12 @@ def test_means_and_intervals_are_those_of_the_seeds():
     points = [-0.10, -0.09, -0.09]  # pair by pair
     low, high = stats.t.interval(0.95, 2, loc=sum(points) / 3, scale=stats.sem(points))
     assert found["dni"].against.points[:3] == pytest.approx((sum(points) / 3, low, high))
-    assert line(found["dni"]).accuracy == f"51.7 % test accuracy, 9.3 points below bp (−{-100 * low:.1f} to −{-100 * high:.1f})."
+    assert verdict_line(found["dni"]).accuracy == f"51.7 % test accuracy, 9.3 points below bp (−{-100 * low:.1f} to −{-100 * high:.1f})."
 
 
 def test_a_difference_whose_interval_holds_zero_is_not_told_apart():
     found, _ = stood(*three("bp", (0.5, 0.6, 0.55), [(1,) * 5] * 3), *three("dgl", (0.55, 0.55, 0.56), [(0.5,) * 5] * 3))
-    assert "not told apart" in line(found["dgl"]).accuracy
+    assert "not told apart" in verdict_line(found["dgl"]).accuracy
     assert found["dgl"].against.points.low < 0 < found["dgl"].against.points.high
 
 
@@ -71,9 +71,9 @@ def test_chance_at_the_worst_layer():
     seeds = [(0.10, 0.5, 1, 1, 1), (0.12, 0.5, 1, 1, 1), (0.11, 0.5, 1, 1, 1)]
     like = [made("dni", i, cosines=c, nulls=(c[0] + d, 0, 0, 0, 0)) for i, (c, d) in enumerate(zip(seeds, (0.05, -0.05, 0), strict=True))]
     above = [made("dni", i, cosines=c, nulls=(0.01, 0, 0, 0, 0)) for i, c in enumerate(seeds)]
-    assert line(stood(*like)[0]["dni"]).gradient.endswith("worst at block1.conv (0.11, not told apart from chance by 3 seeds).")
-    assert line(stood(*above)[0]["dni"]).gradient.endswith("worst at block1.conv (0.11).")
-    assert line(stood(above[0])[0]["dni"]).gradient.endswith("worst at block1.conv (0.10, where chance gives 0.01).")
+    assert verdict_line(stood(*like)[0]["dni"]).gradient.endswith("worst at block1.conv (0.11, not told apart from chance by 3 seeds).")
+    assert verdict_line(stood(*above)[0]["dni"]).gradient.endswith("worst at block1.conv (0.11).")
+    assert verdict_line(stood(above[0])[0]["dni"]).gradient.endswith("worst at block1.conv (0.10, where chance gives 0.01).")
 
 
 def test_nearest_and_farthest():
@@ -96,8 +96,11 @@ def test_layers_without_gradient_are_named_and_not_ranked():
         made("dgl", cosines=(0.5,) * 5),
     ]
     found, _ = stood(*runs)
-    assert line(found["greedy"]).gradient == "Cosine 1.00 in the 1 of 3 layers that have one, no gradient at block1.conv and block2.conv."
-    assert line(found["shallow"]).gradient == "Uses no gradient below the top block at the end."
+    assert (
+        verdict_line(found["greedy"]).gradient
+        == "Cosine 1.00 in the 1 of 3 layers that have one, no gradient at block1.conv and block2.conv."
+    )
+    assert verdict_line(found["shallow"]).gradient == "Uses no gradient below the top block at the end."
     assert said(*runs).startswith(
         "The gradient of dgl has cosine 0.50 with the true one below the top block; worst at block1.conv (0.50). "
         "At the end greedy and shallow leave layers below the top block untrained."
@@ -106,7 +109,7 @@ def test_layers_without_gradient_are_named_and_not_ranked():
 
 def test_a_cosine_that_is_missing_for_another_reason_is_not_called_untrained():
     found, _ = stood(made("dgl", cosines=(NAN, NAN, NAN, 1, 1), norm_ratio=1.0))
-    assert line(found["dgl"]).gradient == "No cosine below the top block: one of the two gradients is zero."
+    assert verdict_line(found["dgl"]).gradient == "No cosine below the top block: one of the two gradients is zero."
 
 
 def test_without_bp_the_page_says_what_cannot_be_said():
@@ -114,8 +117,8 @@ def test_without_bp_the_page_says_what_cannot_be_said():
     assert "No bp is among these runs: nothing can be said of what a rule costs in accuracy or time." in text
     assert "`gradlens train bp --config 'runs/my run/config.json'` makes one." in text
     found, _ = stood(made("dgl"))
-    assert line(found["dgl"]).accuracy == "50.0 % test accuracy; no bp run on the same data and network."
-    assert line(found["dgl"]).time == ""
+    assert verdict_line(found["dgl"]).accuracy == "50.0 % test accuracy; no bp run on the same data and network."
+    assert verdict_line(found["dgl"]).time == ""
 
 
 def test_only_bp():
@@ -157,19 +160,19 @@ def test_other_settings_unfinished_runs_and_single_seeds_are_said():
 
 def test_an_unfinished_run_says_so_in_its_line():
     found, _ = stood(made(), made("dgl", finished=False))
-    assert line(found["dgl"]).accuracy.startswith("Unfinished: 50.0 % test accuracy")
+    assert verdict_line(found["dgl"]).accuracy.startswith("Unfinished: 50.0 % test accuracy")
 
 
 def test_runs_of_another_length_are_not_ranked_in_accuracy():
     runs = made(), made("greedy", accuracy=0.9, epochs=6), made("dgl", accuracy=0.45)
     found, _ = stood(*runs)
-    assert line(found["greedy"]).accuracy == "90.0 % test accuracy, 40.0 points above bp (one seed; 6 epochs against 2)."
+    assert verdict_line(found["greedy"]).accuracy == "90.0 % test accuracy, 40.0 points above bp (one seed; 6 epochs against 2)."
     assert "Final accuracy against bp: dgl (−5.0 points; one seed)." in said(*runs)
 
 
 def test_no_gradients_recorded():
     found, told = stood(made(), made("dgl", steps=()))
-    assert line(found["dgl"]).gradient == "Recorded no gradients."
+    assert verdict_line(found["dgl"]).gradient == "Recorded no gradients."
     assert any("No gradients were recorded (--record-every 0) of dgl" in n.text for n in told)
 
 
@@ -178,19 +181,19 @@ def test_a_run_with_nothing_but_its_config():
     bare.metrics.clear()
     bare.timing.clear()
     found, told = stood(made(), bare)
-    assert line(found["dgl"]).accuracy == "Unfinished: no accuracy on held-out images."
+    assert verdict_line(found["dgl"]).accuracy == "Unfinished: no accuracy on held-out images."
     assert any("dgl-s0 (0 updates at its last evaluation)" in n.text for n in told)
 
 
 def test_times_of_one_seed_are_told_apart_when_no_epochs_overlap():
     near, far = stood(made(), made("dgl", speed=99.0))[0], stood(made(), made("dgl", speed=50.0))[0]
     assert (near["dgl"].against.told, far["dgl"].against.told) == (False, True)
-    assert line(near["dgl"]).time == "1.0 × bp's time an image (not told apart)."
+    assert verdict_line(near["dgl"]).time == "1.0 × bp's time an image (not told apart)."
 
 
 def test_times_on_another_machine_are_not_compared():
     found, _ = stood(made(), made("dgl", device="cuda"))
-    assert line(found["dgl"]).time == "Time not comparable with bp's."
+    assert verdict_line(found["dgl"]).time == "Time not comparable with bp's."
 
 
 def test_time_ratio_is_the_geometric_mean_over_seeds():
@@ -208,7 +211,7 @@ def test_the_bp_that_is_compared_with_is_the_one_with_most_settings_in_common():
 
 def test_seeds_that_do_not_meet_give_no_interval():
     found, _ = stood(made(seed=0), made("dgl", seed=1, accuracy=0.4))
-    assert line(found["dgl"]).accuracy == "40.0 % test accuracy, 10.0 points below bp (no seed in common)."
+    assert verdict_line(found["dgl"]).accuracy == "40.0 % test accuracy, 10.0 points below bp (no seed in common)."
 
 
 def test_below_top_of_one_block_is_all():
@@ -218,7 +221,7 @@ def test_below_top_of_one_block_is_all():
 
 def test_differences_are_those_settings_and_facts_that_differ():
     runs = made(lr=1e-3), made("dgl", lr=1e-4, device="cuda")
-    found = {d.name: d for d in differences(groups(runs))}
+    found = {d.name: d for d in differences(group_runs(runs))}
     assert found["lr"].values == {"bp": "0.001", "dgl": "0.0001"}
     assert found["head"].values["bp"] == "–"
     assert found["device"].kind == "made with"

@@ -11,8 +11,8 @@ from torch import nn
 
 from gradlens.methods import METHODS
 from gradlens.runtime.errors import InputError
-from gradlens.training.build import make_pair
-from gradlens.training.config import make
+from gradlens.training.build import build_model_and_method
+from gradlens.training.config import make_config
 from gradlens.training.parallel.block_costs import block_costs
 from gradlens.training.parallel.partition import allowed_cuts, partition
 
@@ -22,8 +22,8 @@ RULES = [name for name, rule in METHODS.items() if not rule.has_teacher]
 
 def made(method, **settings):
     shape = (1, 32, 32) if method.startswith(("cpc", "infomax")) else SHAPE  # whose patches are a quarter
-    config = make(**{"method": method, "model": "basic-cnn", "width": 8, "batch_size": N, **settings})
-    pair = make_pair(config, shape, 10, CPU)
+    config = make_config(**{"method": method, "model": "basic-cnn", "width": 8, "batch_size": N, **settings})
+    pair = build_model_and_method(config, shape, 10, CPU)
     images = torch.randint(0, 256, (N, *shape), dtype=torch.uint8)
     x, y = pair.method.make_inputs(images, torch.arange(N) % 10, 0, lambda t: t.float().div(127.5).sub(1))
     return pair, config, x, y
@@ -56,7 +56,7 @@ def test_every_rule_can_be_measured_and_no_trace_is_left(method):
     assert same(before, traces(pair))
     assert all(p.grad is None for module in pair for p in module.parameters())
     assert "learn" not in vars(pair.method)
-    assert [cost.name for cost in costs] == pair.names()
+    assert [cost.name for cost in costs] == pair.block_names()
     for cost in costs:
         assert 0 <= cost.learn <= cost.backward
         assert 0 <= cost.own_update <= cost.update

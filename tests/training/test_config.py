@@ -14,13 +14,13 @@ from gradlens.methods import METHODS
 from gradlens.models.spec import ACTIVATIONS
 from gradlens.models.zoo import MODELS
 from gradlens.runtime.errors import InputError, unknown
-from gradlens.training.config import CHOICES, Config, make, read
+from gradlens.training.config import CHOICES, Config, make_config, read_config_file
 
 
 def refused(**settings):
     """The one sentence with which settings are refused."""
     with pytest.raises(InputError) as caught:
-        make(**settings)
+        make_config(**settings)
     text = str(caught.value)
     assert "\n" not in text
     assert "pydantic" not in text.lower()
@@ -175,7 +175,7 @@ def test_settings_that_contradict_each_other(settings, flag):
     ],
 )  # fmt: skip
 def test_the_edges_that_are_allowed(settings):
-    config = make(**settings)
+    config = make_config(**settings)
     assert all(getattr(config, name) == value for name, value in settings.items())
 
 
@@ -188,7 +188,7 @@ def test_choices_are_the_registries_themselves():
 
 
 def test_defaults_of_the_issue():
-    config = make()
+    config = make_config()
     assert (config.batch_size, config.precision, config.optimizer, config.data, config.normalize) == (256, "fp32", "adam", "digits", "pm1")
     assert (config.model, config.loss, config.lr_schedule, config.augment) == ("basic-cnn", "ce", "constant", False)
 
@@ -197,30 +197,30 @@ def test_defaults_of_the_issue():
 
 
 def test_options_are_stored_resolved():
-    assert make(method="bp").options == {}
-    options = make(method="dni", options={"bp_lambda": 0.5}).options
+    assert make_config(method="bp").options == {}
+    options = make_config(method="dni", options={"bp_lambda": 0.5}).options
     assert options == {"target": "sum", "zero_bias": True, "synth_warmup": 0, "bp_lambda": 0.5, "width": None, "at": None, "linear": False}
-    assert make(method="dgl") == make(method="dgl", options={"head": "mlp", "layers": 1})
+    assert make_config(method="dgl") == make_config(method="dgl", options={"head": "mlp", "layers": 1})
 
 
 def test_a_rules_own_lr_is_the_runs_lr():
-    config = make(method="dni", lr=1e-2, options={"lr": 1e-4, "target": "mean"})
+    config = make_config(method="dni", lr=1e-2, options={"lr": 1e-4, "target": "mean"})
     assert config.lr == 1e-4
     assert "lr" not in config.options
-    assert config == make(method="dni", lr=1e-4, options={"target": "mean"})
-    assert make(method="bp", options={"lr": 0.5}).lr == 0.5
+    assert config == make_config(method="dni", lr=1e-4, options={"target": "mean"})
+    assert make_config(method="bp", options={"lr": 0.5}).lr == 0.5
     assert refused(method="bp", options={"lr": -1}).startswith("--lr: ")
 
 
 def test_making_a_config_leaves_the_given_options_alone():
     options = {"lr": 1e-4, "target": "mean"}
-    make(method="dni", options=options)
+    make_config(method="dni", options=options)
     assert options == {"lr": 1e-4, "target": "mean"}
 
 
 def test_a_config_is_frozen():
     with pytest.raises(Exception, match="frozen"):
-        make().lr = 1.0
+        make_config().lr = 1.0
 
 
 OTHER = {
@@ -234,17 +234,26 @@ OTHER = {
 
 
 def test_the_digest_depends_on_every_field():
-    sgd = make(optimizer="sgd", momentum=0.5)
-    configs = [make(), *(make(**{name: value}) for name, value in OTHER.items())]
-    configs += [sgd, make(optimizer="sgd", momentum=0.5, nesterov=True), make(optimizer="sgd", momentum=0.6)]
-    configs += [make(method="dgl", options={"head": "cnn"}), make(method="dgl", options={"layers": 2})]
-    configs += [make(beta1=0.5), make(init_from="runs/a", keep_head=1), make(method="distil", teacher="runs/a")]
-    configs.append(make(method="distil", teacher="runs/b"))
+    sgd = make_config(optimizer="sgd", momentum=0.5)
+    configs = [make_config(), *(make_config(**{name: value}) for name, value in OTHER.items())]
+    configs += [sgd, make_config(optimizer="sgd", momentum=0.5, nesterov=True), make_config(optimizer="sgd", momentum=0.6)]
+    configs += [make_config(method="dgl", options={"head": "cnn"}), make_config(method="dgl", options={"layers": 2})]
+    configs += [make_config(beta1=0.5), make_config(init_from="runs/a", keep_head=1), make_config(method="distil", teacher="runs/a")]
+    configs.append(make_config(method="distil", teacher="runs/b"))
     data, layers = {"ranks": 2, "parallel": "data"}, {"ranks": 2, "parallel": "layers", "diagnose_every": 0}
-    configs += [make(**data), make(**{**data, "ranks": 3}), make(**data, sync_batchnorm=True), make(**data, record_ranks=True)]
-    configs += [make(method="dni", **layers), make(method="dni", **layers, stale=True), make(method="dni", **layers, split=[1, 3])]
+    configs += [
+        make_config(**data),
+        make_config(**{**data, "ranks": 3}),
+        make_config(**data, sync_batchnorm=True),
+        make_config(**data, record_ranks=True),
+    ]
+    configs += [
+        make_config(method="dni", **layers),
+        make_config(method="dni", **layers, stale=True),
+        make_config(method="dni", **layers, split=[1, 3]),
+    ]
     bp = {**layers, "record_every": 0}
-    configs += [make(**bp), make(**bp, schedule="gpipe"), make(**bp, microbatches=2)]
+    configs += [make_config(**bp), make_config(**bp, schedule="gpipe"), make_config(**bp, microbatches=2)]
     shared = {"ranks", "parallel", "sync_batchnorm", "record_ranks", "stale", "split", "schedule", "microbatches"}
     assert set(OTHER) | shared | {"own", "momentum", "nesterov", "beta1", "options", "keep_head", "teacher"} == set(Config.model_fields)
     assert len({c.digest() for c in configs}) == len(configs)
@@ -267,26 +276,26 @@ def test_the_digest_depends_on_every_field():
 )
 def test_what_ranks_cannot_do_is_said(settings, said):
     with pytest.raises(InputError, match=re.escape(said)):
-        make(**settings)
+        make_config(**settings)
 
 
 def test_the_digest_is_the_same_however_the_config_was_written():
-    a = make(method="dni", lr=1, options={"bp_lambda": 1, "target": "sum"})
-    b = make(options={"target": "sum", "bp_lambda": 1.0}, lr=1.0, method="dni")
+    a = make_config(method="dni", lr=1, options={"bp_lambda": 1, "target": "sum"})
+    b = make_config(options={"target": "sum", "bp_lambda": 1.0}, lr=1.0, method="dni")
     assert a.digest() == b.digest()
 
 
 def test_run_names(tmp_path):
-    config = make(method="dgl", seed=3)
+    config = make_config(method="dgl", seed=3)
     assert config.run_name() == f"dgl-digits-basic-cnn-s3-{config.digest()}"
     folder = tmp_path / "my images"
     folder.mkdir()
-    assert make(data=f"{folder}/").run_name().startswith("bp-my images-basic-cnn-s0-")
-    assert "/" not in make(data="/").run_name()
+    assert make_config(data=f"{folder}/").run_name().startswith("bp-my images-basic-cnn-s0-")
+    assert "/" not in make_config(data="/").run_name()
 
 
 def test_differences_name_each_field_with_both_values():
-    a, b = make(lr=1e-3, epochs=3), make(lr=1e-4, epochs=3, augment=True)
+    a, b = make_config(lr=1e-3, epochs=3), make_config(lr=1e-4, epochs=3, augment=True)
     assert a.differences(b) == ["augment True there, False here", "lr 0.0001 there, 0.001 here"]
     assert a.differences(a) == []
 
@@ -301,10 +310,10 @@ FREE = sorted(name for name in METHODS if METHODS[name].classifies and not METHO
     limit=st.none() | st.integers(1, 10**6), augment=st.booleans(), data=st.text(max_size=10),
 )  # fmt: skip
 def test_round_trip_through_json(lr, decay, noise, seed, method, limit, augment, data):
-    config = make(
+    config = make_config(
         lr=lr, weight_decay=decay, label_noise=noise, seed=seed, method=method, limit=limit, augment=augment, data=data
     )  # fmt: skip
-    back = make(**json.loads(json.dumps(config.model_dump())))
+    back = make_config(**json.loads(json.dumps(config.model_dump())))
     assert back == config
     assert back.digest() == config.digest()
 
@@ -313,11 +322,11 @@ def test_round_trip_through_json(lr, decay, noise, seed, method, limit, augment,
 
 
 def test_a_bare_config_and_a_runs_config_json_read_the_same(tmp_path):
-    config = make(method="dgl", lr=0.1)
+    config = make_config(method="dgl", lr=0.1)
     bare, stored = tmp_path / "bare.json", tmp_path / "config.json"
     bare.write_text(json.dumps(config.model_dump()))
     stored.write_text(json.dumps({"config": config.model_dump(), "versions": {"torch": "2"}, "git": None}))
-    assert make(**read(bare)) == make(**read(stored)) == config
+    assert make_config(**read_config_file(bare)) == make_config(**read_config_file(stored)) == config
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1, 2]", b"3", b'{"config": 3}', b'{"config": [1]}', b"\xff\xfe\x00", b"\x89PNG"])
@@ -325,7 +334,7 @@ def test_files_that_are_no_config(content, tmp_path):
     path = tmp_path / "some.json"
     path.write_bytes(content)
     with pytest.raises(InputError) as caught:
-        read(path)
+        read_config_file(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -333,23 +342,23 @@ def test_files_that_are_no_config(content, tmp_path):
 def test_files_that_cannot_be_read(tmp_path):
     for path in (tmp_path / "none.json", tmp_path):
         with pytest.raises(InputError, match="cannot read") as caught:
-            read(path)
+            read_config_file(path)
         assert str(path) in str(caught.value)
 
 
 def test_a_rules_own_defaults_hold_where_nothing_is_said_and_only_there():
     own = METHODS["kp"].defaults
-    kp = make(method="kp")
+    kp = make_config(method="kp")
     assert {name: getattr(kp, name) for name in own} == dict(own)
-    assert make(method="kp", lr=0.5).lr == 0.5
-    assert make(method="kp", optimizer="sgdw").lr == own["lr"]
-    with_adam = make(method="kp", optimizer="adam")  # takes nothing of what was meant for another optimiser
+    assert make_config(method="kp", lr=0.5).lr == 0.5
+    assert make_config(method="kp", optimizer="sgdw").lr == own["lr"]
+    with_adam = make_config(method="kp", optimizer="adam")  # takes nothing of what was meant for another optimiser
     assert (with_adam.lr, with_adam.momentum, with_adam.weight_decay) == (3e-4, 0, 0)
-    assert make(**kp.model_dump()) == kp
-    plain = make(method="fa")
+    assert make_config(**kp.model_dump()) == kp
+    plain = make_config(method="fa")
     assert (plain.optimizer, plain.lr, plain.weight_decay) == ("adam", 3e-4, 0)
 
 
 def test_feedback_inside_blocks_does_not_go_with_compiled_ones():
     assert "fa" in refused(method="fa", compile=True)
-    assert make(method="dgl", compile=True).compile
+    assert make_config(method="dgl", compile=True).compile

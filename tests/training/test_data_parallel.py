@@ -14,11 +14,11 @@ from gradlens.data.datasets import load
 from gradlens.gradients.rows import Measurement
 from gradlens.methods import METHODS
 from gradlens.runtime.batch_shard import sharded
-from gradlens.runtime.process_group import World
-from gradlens.training.config import Config, make
+from gradlens.runtime.process_group import ProcessGroup
+from gradlens.training.config import Config, make_config
 from gradlens.training.loop import Training
 from gradlens.training.optimizers import make_optimizer
-from gradlens.training.step import evaluate, update
+from gradlens.training.step import evaluate, training_step
 
 pytestmark = pytest.mark.torchrun
 STEPS, RANKS = 2, 2
@@ -43,15 +43,15 @@ def settings(name: str, ranks: int, synchronised: bool) -> Config:
         asked["width"] = 12
     if name == "dgl-async":  # whose stored batches must be of one size
         asked["batch_size"] = 12
-    return make(method=name, **{**asked, **needed(name), "options": options, **shared})
+    return make_config(method=name, **{**asked, **needed(name), "options": options, **shared})
 
 
-def trained(world: World, names: Sequence[str], synchronised: bool) -> dict[str, Any]:
+def trained(world: ProcessGroup, names: Sequence[str], synchronised: bool) -> dict[str, Any]:
     """Two updates of each rule in float64, all recorded (without BatchNorm diagnosed too): weights, rows and what was reported."""
-    return {name: _trained(world, settings(name, world.ranks, synchronised), synchronised) for name in names}
+    return {name: _trained(world, settings(name, world.num_ranks, synchronised), synchronised) for name in names}
 
 
-def _trained(world: World, config: Config, synchronised: bool) -> dict[str, Any]:
+def _trained(world: ProcessGroup, config: Config, synchronised: bool) -> dict[str, Any]:
     data = load("digits", limit=24)
     training = Training(config, data, torch.device("cpu"), world=world)
     for module in training.pair:
@@ -71,10 +71,10 @@ def _trained(world: World, config: Config, synchronised: bool) -> dict[str, Any]
             x, y = training.batch(step)
             training.pair.method.start(step + 1, step)
             torch.manual_seed(step)
-            made = update(training.pair, training.optimizer, x, y, step, diagnose=not synchronised)
+            made = training_step(training.pair, training.optimizer, x, y, step, diagnose=not synchronised)
         rows += made.rows
         reported.append((float(made.loss), int(made.hits), made.images, int(made.answered)))
-    training._same_buffers()
+    training._broadcast_buffers()
     return {
         "weights": training.state()["model"],
         "own": [p.detach() for p in training.pair.method.parameters()],

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from gradlens.training.build import make_pair
-from gradlens.training.config import make
+from gradlens.training.build import build_model_and_method
+from gradlens.training.config import make_config
 from gradlens.training.cost.flops import count
 from gradlens.training.optimizers import make_optimizer
-from gradlens.training.step import update
+from gradlens.training.step import training_step
 
 CPU = torch.device("cpu")
 
@@ -92,10 +92,10 @@ CDNI = DNI + 2 * 3 * 10 * 128
 
 def step_cost(method, images=2, record=None, **settings):
     """Multiply-adds of one update, all images together."""
-    config = make(method=method, **settings)
-    pair = make_pair(config, (3, 32, 32), 10, CPU)
+    config = make_config(method=method, **settings)
+    pair = build_model_and_method(config, (3, 32, 32), 10, CPU)
     x = torch.randn(images, 3, 32, 32).to(memory_format=torch.channels_last)
-    return count(update, pair, make_optimizer(config, pair), x, torch.arange(images) % 10, record)
+    return count(training_step, pair, make_optimizer(config, pair), x, torch.arange(images) % 10, record)
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from gradlens.data.datasets import load
 from gradlens.gradients.rows import Measurement
 from gradlens.methods import METHODS
 from gradlens.runtime.errors import InputError
-from gradlens.runtime.process_group import World
-from gradlens.training.config import Config, make
+from gradlens.runtime.process_group import ProcessGroup
+from gradlens.training.config import Config, make_config
 from gradlens.training.loop import Training
 from gradlens.training.parallel.choose import stage_of
 from gradlens.training.parallel.partition import split_over
@@ -41,16 +41,16 @@ def settings(name: str, ranks: int, **more: Any) -> Config:
     asked = {"width": 4, "limit": LIMIT, "batch_size": BATCH, "epochs": EPOCHS, "record_every": 2, "diagnose_every": 0}
     shared = {"ranks": ranks, "parallel": "layers"} if ranks > 1 else {}
     own = {k: v for k, v in more.items() if ranks > 1 or k not in ("split", "stale", "schedule", "microbatches")}
-    return make(method=name, **{**asked, **needed(name), **own, **shared})
+    return make_config(method=name, **{**asked, **needed(name), **own, **shared})
 
 
-def trained(world: World, cases: Sequence[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
+def trained(world: ProcessGroup, cases: Sequence[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
     """Each case trained by the loop itself, nothing written: its weights, state and rows."""
     found = []
     for name, more in cases:
-        config = settings(name, world.ranks, **more)
+        config = settings(name, world.num_ranks, **more)
         training = Training(config, load("digits", limit=config.limit), torch.device("cpu"), world=world)
-        training.layers = stage_of(training)
+        training.stage = stage_of(training)
         rows: list[tuple[Any, ...]] = []
         metrics: list[tuple[Any, ...]] = []
 
@@ -65,7 +65,7 @@ def trained(world: World, cases: Sequence[tuple[str, dict[str, Any]]]) -> list[d
             taken(pending, epoch, watch)
 
         training._flush = flush  # type: ignore[method-assign]
-        training.go(watch)
+        training.fit(watch)
         found.append({"state": training.state(), "rows": rows, "metrics": metrics})
     return found
 
@@ -265,9 +265,9 @@ def parts(name: str, **more: Any) -> Any:
 
 def test_blocks_are_split_where_the_rule_allows_it():
     pair = parts("dgl", model="mlp", depth=4)
-    assert split_over(pair.method, [1, 1, 1, 1, 1], 2, pair.names()) == [range(2), range(2, 5)]
-    assert split_over(pair.method, [9, 1, 1, 1, 1], 2, pair.names()) == [range(1), range(1, 5)]
-    assert split_over(pair.method, [1.0] * 5, 2, pair.names(), [3, 2]) == [range(3), range(3, 5)]
+    assert split_over(pair.method, [1, 1, 1, 1, 1], 2, pair.block_names()) == [range(2), range(2, 5)]
+    assert split_over(pair.method, [9, 1, 1, 1, 1], 2, pair.block_names()) == [range(1), range(1, 5)]
+    assert split_over(pair.method, [1.0] * 5, 2, pair.block_names(), [3, 2]) == [range(3), range(3, 5)]
 
 
 @pytest.mark.parametrize(
@@ -287,7 +287,7 @@ def test_blocks_are_split_where_the_rule_allows_it():
 def test_splits_that_cannot_be(name, ranks, sizes, said):
     pair = parts(name)
     with pytest.raises(InputError, match=said):
-        split_over(pair.method, [1.0] * 4, ranks, pair.names(), sizes)
+        split_over(pair.method, [1.0] * 4, ranks, pair.block_names(), sizes)
 
 
 @pytest.mark.parametrize("name", METHODS)

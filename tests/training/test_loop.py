@@ -28,10 +28,10 @@ from gradlens.training import build as setup
 from gradlens.training import loop
 from gradlens.training import state as training_state
 from gradlens.training import step as training_step
-from gradlens.training.config import make
-from gradlens.training.context import Place
+from gradlens.training.config import make_config
+from gradlens.training.context import RunContext
 from gradlens.training.loop import Training
-from gradlens.training.run_directory import load, load_checkpoint
+from gradlens.training.run_directory import load_checkpoint, load_run
 from gradlens.training.runs.train_run import train_run
 from gradlens.training.step import batches_per_epoch, evaluate
 
@@ -53,7 +53,7 @@ def whole():
 
 
 def test_another_seed_gives_other_bits(whole, tmp_path):
-    other = train_run(tiny("bp", seed=1), Place(out=tmp_path))
+    other = train_run(tiny("bp", seed=1), RunContext(out=tmp_path))
     assert not same_state(learned(whole("bp"))["model"], learned(other)["model"])
 
 
@@ -63,7 +63,7 @@ def test_a_row_is_recorded_every_so_many_updates(whole):
 
 def test_a_writer_does_not_change_what_is_learned(whole):
     alone = training(tiny("dni"))
-    alone.go()
+    alone.fit()
     state = alone.state()
     assert same_state({k: state[k] for k in ("model", "method", "optimizer", "step")}, learned(whole("dni")))
 
@@ -78,7 +78,7 @@ def test_killed_three_times_and_a_line_torn(whole, processes, tmp_path):
         kill_at(processes, config, tmp_path, lambda s=step: recorded_steps(path / "gradients.csv") >= s, resume=i > 0)
         with (path / "gradients.csv").open("a") as file:
             file.write("17,block1.co")
-    assert_same_bits(whole("cdni"), train_run(config, Place(out=tmp_path, resume=True)))
+    assert_same_bits(whole("cdni"), train_run(config, RunContext(out=tmp_path, resume=True)))
 
 
 def test_killed_before_the_first_checkpoint(whole, processes, tmp_path):
@@ -86,8 +86,8 @@ def test_killed_before_the_first_checkpoint(whole, processes, tmp_path):
     path = tmp_path / config.run_name()
     kill_at(processes, config, tmp_path, (tmp_path / "hung").exists, where="first save")
     assert not (path / "checkpoint.pt").exists()
-    assert len(load(path).metrics) == 1
-    assert_same_bits(whole("dgl"), train_run(config, Place(out=tmp_path, resume=True)))
+    assert len(load_run(path).metrics) == 1
+    assert_same_bits(whole("dgl"), train_run(config, RunContext(out=tmp_path, resume=True)))
 
 
 def test_killed_while_a_checkpoint_was_being_written(whole, processes, tmp_path):
@@ -95,7 +95,7 @@ def test_killed_while_a_checkpoint_was_being_written(whole, processes, tmp_path)
     path = tmp_path / config.run_name()
     kill_at(processes, config, tmp_path, (tmp_path / "hung").exists, where="renaming")
     assert (path / ".checkpoint.pt.tmp").exists()
-    run = train_run(config, Place(out=tmp_path, resume=True))
+    run = train_run(config, RunContext(out=tmp_path, resume=True))
     assert_same_bits(whole("bp"), run)
     assert not (path / ".checkpoint.pt.tmp").exists()
 
@@ -108,13 +108,13 @@ def test_killed_while_a_checkpoint_was_being_written(whole, processes, tmp_path)
 def test_a_signal_saves_and_resuming_ends_in_the_same_bits(number, step, whole, tmp_path):
     before = signal.getsignal(number)
     with pytest.raises(Stopped) as caught:
-        train_run(tiny("dgl"), Place(out=tmp_path), signal_at(step, number))
+        train_run(tiny("dgl"), RunContext(out=tmp_path), signal_at(step, number))
     assert caught.value.status == 130
     assert re.search(r"interrupted after \d+ of 24 updates; saved", str(caught.value))
     assert signal.getsignal(number) is before
     path = tmp_path / tiny("dgl").run_name()
     assert step <= load_checkpoint(path / "checkpoint.pt")["step"] <= step + 1
-    assert_same_bits(whole("dgl"), train_run(tiny("dgl"), Place(out=tmp_path, resume=True)))
+    assert_same_bits(whole("dgl"), train_run(tiny("dgl"), RunContext(out=tmp_path, resume=True)))
 
 
 def test_a_signal_during_the_first_evaluation_saves_too(whole, tmp_path):
@@ -123,29 +123,29 @@ def test_a_signal_during_the_first_evaluation_saves_too(whole, tmp_path):
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(Stopped, match="interrupted after 1 of 24 updates; saved"):
-        train_run(tiny("bp"), Place(out=tmp_path), watch)
-    assert_same_bits(whole("bp"), train_run(tiny("bp"), Place(out=tmp_path, resume=True)))
+        train_run(tiny("bp"), RunContext(out=tmp_path), watch)
+    assert_same_bits(whole("bp"), train_run(tiny("bp"), RunContext(out=tmp_path, resume=True)))
 
 
 def test_a_second_ctrl_c_stops_at_once_and_the_run_can_still_go_on(whole, tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        train_run(tiny("bp"), Place(out=tmp_path), signal_at(8, signal.SIGINT, times=2))
+        train_run(tiny("bp"), RunContext(out=tmp_path), signal_at(8, signal.SIGINT, times=2))
     path = tmp_path / tiny("bp").run_name()
     assert load_checkpoint(path / "checkpoint.pt")["step"] == 6  # the last epoch's end
-    assert_same_bits(whole("bp"), train_run(tiny("bp"), Place(out=tmp_path, resume=True)))
+    assert_same_bits(whole("bp"), train_run(tiny("bp"), RunContext(out=tmp_path, resume=True)))
 
 
 def test_a_signal_during_the_last_evaluation_lets_the_run_finish_and_no_other_begin(whole, tmp_path):
     with pytest.raises(Stopped, match="finished") as stopped:
-        train_run(tiny("bp"), Place(out=tmp_path), signal_at(24, signal.SIGINT))
+        train_run(tiny("bp"), RunContext(out=tmp_path), signal_at(24, signal.SIGINT))
     assert stopped.value.status == 130
     (path,) = tmp_path.iterdir()
-    assert_same_bits(whole("bp"), load(path))
+    assert_same_bits(whole("bp"), load_run(path))
 
 
 def test_training_in_a_thread_that_gets_no_signals(whole, tmp_path):
     runs = []
-    thread = threading.Thread(target=lambda: runs.append(train_run(tiny("bp"), Place(out=tmp_path))))
+    thread = threading.Thread(target=lambda: runs.append(train_run(tiny("bp"), RunContext(out=tmp_path))))
     thread.start()
     thread.join()
     assert_same_bits(whole("bp"), runs[0])
@@ -184,24 +184,24 @@ def test_a_disk_full_of_rows_leaves_a_run_that_reads_and_goes_on(whole, tmp_path
     config, free = tiny("bp"), size * 2 // 3
     assert checkpoint < free  # so that it is the table that does not fit
     with full_disk(free), pytest.raises(InputError) as caught:
-        train_run(config, Place(out=tmp_path))
+        train_run(config, RunContext(out=tmp_path))
     assert "gradients.csv" in str(caught.value)
     assert "\n" not in str(caught.value)
-    half = load(tmp_path / config.run_name())
+    half = load_run(tmp_path / config.run_name())
     assert not half.finished
     assert len(half.gradients) > 100
     assert [repr(r) for r in half.gradients] == [repr(r) for r in whole("bp").gradients[: len(half.gradients)]]
     assert half.checkpoint()["step"] > 0
-    assert_same_bits(whole("bp"), train_run(config, Place(out=tmp_path, resume=True)))
+    assert_same_bits(whole("bp"), train_run(config, RunContext(out=tmp_path, resume=True)))
 
 
 def test_a_disk_too_full_for_the_first_checkpoint(whole, tmp_path):
     with full_disk(20_000), pytest.raises(InputError, match="checkpoint.pt"):
-        train_run(tiny("bp"), Place(out=tmp_path))
+        train_run(tiny("bp"), RunContext(out=tmp_path))
     path = tmp_path / tiny("bp").run_name()
-    assert len(load(path).metrics) == 1
+    assert len(load_run(path).metrics) == 1
     assert [p.name for p in path.iterdir() if p.name.startswith(".")] == []
-    assert_same_bits(whole("bp"), train_run(tiny("bp"), Place(out=tmp_path, resume=True)))
+    assert_same_bits(whole("bp"), train_run(tiny("bp"), RunContext(out=tmp_path, resume=True)))
 
 
 # -------------------------------------------------------------------------------------------------------- how it counts
@@ -222,13 +222,13 @@ def test_updates_in_an_epoch_are_the_batches_that_are_more_than_one_image(images
 
 def test_a_last_batch_of_one_image_is_left_out_and_one_of_two_is_not():
     for limit, sizes in ((65, [32, 32]), (66, [32, 32, 2]), (64, [32, 32])):
-        t = training(make(width=4, limit=limit, batch_size=32))
+        t = training(make_config(width=4, limit=limit, batch_size=32))
         assert t.per_epoch == len(sizes)
         assert [len(t.batch(i)[1]) for i in range(t.per_epoch)] == sizes
 
 
 def test_an_epoch_reads_every_image_once_in_another_order_each_time_and_steps_do_not_depend_on_history():
-    t, again = (training(make(width=4, limit=100, batch_size=32, normalize="none")) for _ in range(2))
+    t, again = (training(make_config(width=4, limit=100, batch_size=32, normalize="none")) for _ in range(2))
     epochs = [torch.cat([t.batch(e * 4 + i)[0] for i in range(4)]).flatten(1) for e in range(2)]
     images = t.train.images.flatten(1).tolist()
     for x in epochs:
@@ -241,7 +241,7 @@ def test_an_epoch_reads_every_image_once_in_another_order_each_time_and_steps_do
 @pytest.mark.parametrize("method", SUPERVISED)
 def test_a_learning_rate_of_zero_changes_no_parameter_but_the_running_statistics(method, tmp_path):
     config = tiny(method, lr=0, epochs=3 if method == "greedy" else 1, keep_checkpoints=0, lr_schedule="constant", warmup=0)
-    start, run = training(config).state(), train_run(config, Place(out=tmp_path))
+    start, run = training(config).state(), train_run(config, RunContext(out=tmp_path))
     end = run.checkpoint()
     names = [n for n, _ in training(config).pair.model.named_parameters()]
     assert all(torch.equal(start["model"][n], end["model"][n]) for n in names)
@@ -256,7 +256,7 @@ def test_a_learning_rate_of_zero_changes_no_parameter_but_the_running_statistics
 
 
 def test_no_epochs_is_the_untrained_control(tmp_path):
-    run = train_run(tiny("dgl", epochs=0), Place(out=tmp_path))
+    run = train_run(tiny("dgl", epochs=0), RunContext(out=tmp_path))
     (row,) = run.metrics
     assert (row.split, row.epoch, row.step) == ("test", 0, 0)
     assert run.summary["updates"] == 0
@@ -269,7 +269,7 @@ def test_no_epochs_is_the_untrained_control(tmp_path):
     ("steps", "updates", "epochs"), [(0, 0, [0]), (4, 4, [0, 1]), (6, 6, [0, 1]), (8, 8, [0, 1, 2]), (99, 24, [0, 1, 2, 3, 4])]
 )
 def test_steps_stops_after_so_many_updates(steps, updates, epochs, tmp_path):
-    run = train_run(tiny("bp", steps=steps, record_every=1), Place(out=tmp_path))
+    run = train_run(tiny("bp", steps=steps, record_every=1), RunContext(out=tmp_path))
     assert run.summary["updates"] == updates == run.checkpoint()["step"]
     assert [m.epoch for m in run.metrics if m.split == "test"] == epochs
     assert [m.step for m in run.metrics if m.split == "test"] == [min(6 * e, updates) for e in epochs]
@@ -280,10 +280,10 @@ def test_steps_stops_after_so_many_updates(steps, updates, epochs, tmp_path):
 
 def test_snapshots_hold_the_weights_of_their_step(tmp_path):
     settings = {"lr_schedule": "constant", "warmup": 0, "record_every": 0}
-    run = train_run(tiny("dni", steps=10, keep_checkpoints=3, **settings), Place(out=tmp_path))
+    run = train_run(tiny("dni", steps=10, keep_checkpoints=3, **settings), RunContext(out=tmp_path))
     assert [p.name for p in run.snapshots()] == [f"step-{s:08d}.pt" for s in (3, 7, 10)]
     for snapshot, step in zip(run.snapshots(), (3, 7, 10), strict=True):
-        shorter = train_run(tiny("dni", steps=step, keep_checkpoints=0, **settings), Place(out=tmp_path)).checkpoint()
+        shorter = train_run(tiny("dni", steps=step, keep_checkpoints=0, **settings), RunContext(out=tmp_path)).checkpoint()
         kept = load_checkpoint(snapshot)
         assert kept["step"] == step
         assert same_state(kept["model"], shorter["model"])
@@ -294,7 +294,7 @@ def test_snapshots_hold_the_weights_of_their_step(tmp_path):
 @settings(deadline=None, max_examples=50)
 def test_snapshots_are_evenly_spread_and_the_last_is_the_end(total, n):
     t = object.__new__(Training)
-    t.config, t.total = make(keep_checkpoints=n), total
+    t.config, t.total = make_config(keep_checkpoints=n), total
     steps = sorted(t.snapshot_steps())
     if n and total:
         assert steps[-1] == total
@@ -312,7 +312,7 @@ def test_the_optimiser_gets_the_scheduled_rate():
     t = training(tiny("dni", lr=0.01))
     used = []
     t.optimizer.register_step_pre_hook(lambda optimizer, *_: used.append({g["lr"] for g in optimizer.param_groups}))
-    t.go()
+    t.fit()
     assert [len(rates) for rates in used] == [1] * 24
     want = [0.01 * (s + 1) / 3 for s in range(3)] + [0.005 * (1 + math.cos(math.pi * s / 21)) for s in range(21)]
     assert [rate for rates in used for rate in rates] == pytest.approx(want, abs=1e-15)
@@ -323,8 +323,8 @@ def test_the_optimiser_gets_the_scheduled_rate():
 
 def test_reported_numbers_are_those_of_a_plain_loop_and_not_smoothed(tmp_path):
     """Loss and accuracy of the train rows are means over the epoch's images as they were met, of the test rows exact."""
-    config = make(width=4, limit=150, batch_size=32, epochs=3, lr=3e-3, record_every=0)
-    run = train_run(config, Place(out=tmp_path))
+    config = make_config(width=4, limit=150, batch_size=32, epochs=3, lr=3e-3, record_every=0)
+    run = train_run(config, RunContext(out=tmp_path))
     data = load_data("digits", limit=150)
     model = build("basic-cnn", ModelSpec((1, 8, 8), 10, width=4), seed=0).to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3, fused=True)
@@ -379,15 +379,15 @@ def test_evaluation_in_batches_is_evaluation_at_once_and_leaves_no_trace():
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("method", ["bp", "dgl"])
 def test_the_untrained_loss_is_that_of_guessing(seed, method):
-    t = training(make(method=method, seed=seed))
+    t = training(make_config(method=method, seed=seed))
     loss, _ = evaluate(t.pair, t.test, t.to_input, t.config)
     assert loss == pytest.approx(math.log(10), rel=0.02)
 
 
 @pytest.mark.parametrize("method", ["bp", "dgl"])
 def test_512_images_are_learned_by_heart_within_200_updates(method, tmp_path):
-    config = make(method=method, width=8, limit=512, batch_size=128, epochs=30, lr=5e-3, record_every=0)
-    run = train_run(config, Place(out=tmp_path))
+    config = make_config(method=method, width=8, limit=512, batch_size=128, epochs=30, lr=5e-3, record_every=0)
+    run = train_run(config, RunContext(out=tmp_path))
     assert run.summary["updates"] == 120
     assert run.summary["train"]["final_accuracy"] > 0.99
     assert run.summary["test"]["final_accuracy"] > 0.8
@@ -396,7 +396,7 @@ def test_512_images_are_learned_by_heart_within_200_updates(method, tmp_path):
 def test_best_and_final_are_both_in_the_summary(tmp_path, monkeypatch):
     accuracies = iter([0.1, 0.5, 0.75, 0.75, 0.25])
     monkeypatch.setattr(loop, "evaluate", lambda *_: (1.0, next(accuracies)))
-    run = train_run(tiny("bp"), Place(out=tmp_path))
+    run = train_run(tiny("bp"), RunContext(out=tmp_path))
     assert run.summary["test"] == {
         "best_accuracy": 0.75, "best_epoch": 2, "final_accuracy": 0.25, "final_loss": 1.0, "final_epoch": 4,
     }  # fmt: skip
@@ -408,7 +408,7 @@ def test_best_and_final_are_both_in_the_summary(tmp_path, monkeypatch):
 
 def test_what_a_watcher_is_told(tmp_path):
     told = []
-    run = train_run(tiny("bp", epochs=2), Place(out=tmp_path), lambda event, numbers: told.append((event, numbers)))
+    run = train_run(tiny("bp", epochs=2), RunContext(out=tmp_path), lambda event, numbers: told.append((event, numbers)))
     steps = [n for event, n in told if event == "step"]
     assert [n["step"] for n in steps] == list(range(1, 13))
     assert {n["total"] for n in steps} == {12}
@@ -428,7 +428,7 @@ def test_every_method_trains_every_kind_of_net(method, changes, tmp_path):
         settings["epochs"] = 9  # three a stage: the losses of different stages are of different heads
     if method == "dgl-async":
         settings["options"] = {"order": "in-order"}  # eighteen updates are few where what is read is old
-    run = train_run(tiny(method, **settings), Place(out=tmp_path))
+    run = train_run(tiny(method, **settings), RunContext(out=tmp_path))
     losses = [m.loss for m in run.metrics if m.split == "train"]
     assert losses[2] < losses[0]
     assert {r.step for r in run.gradients} == set(range(0, 6 * settings["epochs"], 9))
@@ -442,12 +442,12 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_saved(method
     monkeypatch.setattr(training_state, "lr_factor", lambda config, step, total: 1e33 if step >= 8 else 1.0)
     config = tiny(method, record_every=every, keep_checkpoints=0)
     with pytest.raises(Stopped) as caught:
-        train_run(config, Place(out=tmp_path))
+        train_run(config, RunContext(out=tmp_path))
     text, path = str(caught.value), tmp_path / config.run_name()
     assert caught.value.status == 1
     assert re.search(rf"^{method}: the loss became (nan|inf) in epoch 2, step (9|10|11) \(lr 0\.001\)", text)
     assert str(path) in text
-    run = load(path)
+    run = load_run(path)
     assert not run.finished
     assert [(m.split, m.epoch) for m in run.metrics] == [("test", 0), ("train", 1), ("test", 1)]
     assert run.checkpoint()["step"] == 6
@@ -460,15 +460,15 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_saved(method
 def test_the_last_update_cannot_spoil_a_run_unseen(tmp_path):
     config = tiny("bp", lr=1e33, steps=1, lr_schedule="constant", warmup=0)
     with pytest.raises(Stopped, match=r"^bp: the test loss became (nan|inf) in epoch 1, step 1"):
-        train_run(config, Place(out=tmp_path))
-    run = load(tmp_path / config.run_name())
+        train_run(config, RunContext(out=tmp_path))
+    run = load_run(tmp_path / config.run_name())
     assert not run.finished
     assert run.checkpoint()["step"] == 0
 
 
 def test_a_huge_learning_rate_from_the_start(tmp_path):
     with pytest.raises(Stopped, match="in epoch 1, step 1 "):
-        train_run(tiny("bp", lr=1e33, lr_schedule="constant", warmup=0), Place(out=tmp_path))
+        train_run(tiny("bp", lr=1e33, lr_schedule="constant", warmup=0), RunContext(out=tmp_path))
 
 
 # ---------------------------------------------------------------------------------------------------------- init-from
@@ -476,7 +476,7 @@ def test_a_huge_learning_rate_from_the_start(tmp_path):
 
 def test_init_from_starts_where_another_run_ended(whole, tmp_path):
     start = whole("dgl")
-    run = train_run(tiny("bp", epochs=0, init_from=str(start.path)), Place(out=tmp_path))
+    run = train_run(tiny("bp", epochs=0, init_from=str(start.path)), RunContext(out=tmp_path))
     assert same_state(run.checkpoint()["model"], start.checkpoint()["model"])
     assert run.metrics[0].accuracy == start.metrics[-1].accuracy
     assert run.metrics[0].loss == start.metrics[-1].loss
@@ -490,7 +490,7 @@ def test_init_from_what_does_not_fit_or_is_not_there(whole, tmp_path):
         ({"init_from": str(tmp_path)}, [str(tmp_path), "not a run directory"]),
     ):
         with pytest.raises(InputError) as caught:
-            train_run(tiny("bp", **changes), Place(out=tmp_path / "out"))
+            train_run(tiny("bp", **changes), RunContext(out=tmp_path / "out"))
         assert "\n" not in str(caught.value)
         assert all(word in str(caught.value) for word in words)
     assert not (tmp_path / "out").exists()
@@ -514,16 +514,16 @@ def test_only_the_loop_writes_grad():
 
 def test_a_gradient_of_another_layout_reaches_the_fused_optimiser_right():
     """The fused kernels read memory in order: a transposed gradient must be laid out like its parameter first."""
-    from gradlens.training.step import _put
+    from gradlens.training.step import _write_grad
 
     p, q = (torch.nn.Parameter(torch.zeros(3, 5)) for _ in range(2))
     grad = torch.randn(5, 3).T
-    _put(p, grad)
+    _write_grad(p, grad)
     q.grad = grad.contiguous()
     for parameter in (p, q):
         torch.optim.Adam([parameter], lr=0.1, fused=True).step()
     assert torch.equal(p, q)
-    _put(p, grad)
+    _write_grad(p, grad)
     torch.testing.assert_close(p.grad, 2 * grad)
 
 
@@ -536,14 +536,14 @@ def test_compiled_blocks_and_heads_train_as_eager_ones(backend, monkeypatch):
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: plain(self, backend=backend))
     runs = [
         Training(
-            make(method="dgl", model="mlp", depth=2, width=8, compile=compiled, steps=2, record_every=1),
+            make_config(method="dgl", model="mlp", depth=2, width=8, compile=compiled, steps=2, record_every=1),
             load_data("digits"),
             torch.device("cpu"),
         )
         for compiled in (False, True)
     ]
     for run in runs:
-        run.go()
+        run.fit()
     assert runs[1].pair.model[0]._compiled_call_impl is not None
     for p, q in zip(runs[0].pair.model.parameters(), runs[1].pair.model.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)  # float32, operations fused in another order

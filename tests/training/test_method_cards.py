@@ -5,7 +5,7 @@ import torch
 
 from gradlens.methods import METHODS
 from gradlens.reporting.benchmarks import cards_table
-from gradlens.training.config import make
+from gradlens.training.config import make_config
 from gradlens.training.cost.method_cards import cards, own_numbers
 
 LOCKS = {  # forward, update, backward locked; labels told to every block (Jaderberg et al. 2017, §1)
@@ -46,7 +46,7 @@ def test_locks_are_what_the_literature_says(name):
 
 def test_own_numbers_are_those_of_heads_synthesisers_and_feedback():
     def count(name, **options):
-        return own_numbers(make(method=name, data="cifar10", options=options), torch.device("cpu"))
+        return own_numbers(make_config(method=name, data="cifar10", options=options), torch.device("cpu"))
 
     heads = sum(n * 256 + 256 + 256 * 10 + 10 for n in (128 * 16 * 16, 128 * 8 * 8))
     matrices = 3 * 128 * 25 + 2 * 128 * 128 * 25 + 2048 * 256 + 256 * 10

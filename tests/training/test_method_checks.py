@@ -13,16 +13,16 @@ from gradlens.methods import METHODS
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import seeded
 from gradlens.training.checks import method_checks, step_checks
-from gradlens.training.checks.method_checks import LAWS, Finding, broken, check, said
+from gradlens.training.checks.method_checks import METHOD_CHECKS, CheckResult, failure_of, result_lines, run_method_checks
 from gradlens.training.checks.trial import NETWORKS, Trial
 
 
 def failures(rule: type[Method], networks=NETWORKS) -> dict[str, str]:
     """The laws a rule breaks, and how, on the first network where it does."""
     found: dict[str, str] = {}
-    for f in check(rule, rule.Options(), networks=networks):
-        if f.fails:
-            found.setdefault(f.law, f.said)
+    for f in run_method_checks(rule, rule.Options(), networks=networks):
+        if f.failed:
+            found.setdefault(f.check, f.message)
     return found
 
 
@@ -33,17 +33,17 @@ def failures(rule: type[Method], networks=NETWORKS) -> dict[str, str]:
 def test_every_check_is_asked_on_every_network_in_order(name):
     """The rules one by one, check by check: tests/properties."""
     networks = NETWORKS if name == "bp" else ("mlp",)
-    findings = list(check(METHODS[name], METHODS[name].Options(), networks=networks))
-    assert [(f.law, f.network) for f in findings] == [(law, network) for network in networks for law in LAWS]
-    assert [f for f in findings if f.fails] == []
-    skipped = {f.law for f in findings if not f.asked}  # nothing is passed over in silence
+    findings = list(run_method_checks(METHODS[name], METHODS[name].Options(), networks=networks))
+    assert [(f.check, f.network) for f in findings] == [(law, network) for network in networks for law in METHOD_CHECKS]
+    assert [f for f in findings if f.failed] == []
+    skipped = {f.check for f in findings if not f.applicable}  # nothing is passed over in silence
     assert skipped == {"bp": set(), "greedy": {"labels", "truth"}, "context-encoder": {"labels", "truth"}}[name]
 
 
 def test_asking_changes_nothing_outside():
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    list(check(METHODS["dgl"], METHODS["dgl"].Options(), networks=["mlp"]))
+    list(run_method_checks(METHODS["dgl"], METHODS["dgl"].Options(), networks=["mlp"]))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -362,40 +362,44 @@ def test_a_rule_that_refuses_a_network_is_not_broken_on_it():
                 raise InputError("flat blocks only")
             super().__init__(net, options)
 
-    findings = list(check(OnlyFlat, Options()))
-    assert not any(f.fails for f in findings)
-    assert {f.network for f in findings if f.asked} == {"mlp"}
-    assert {f.said for f in findings if f.network == "resnet"} == {"it refuses resnet: flat blocks only"}
+    findings = list(run_method_checks(OnlyFlat, Options()))
+    assert not any(f.failed for f in findings)
+    assert {f.network for f in findings if f.applicable} == {"mlp"}
+    assert {f.message for f in findings if f.network == "resnet"} == {"it refuses resnet: flat blocks only"}
 
 
 # ---------------------------------------------------------------------------------------------------------- the sentences
 
 
 def test_what_is_said_names_every_law_once_and_counts():
-    found = [Finding(law, n, "it is odd" if (law, n) in {("truth", "mlp"), ("truth", "resnet")} else "") for n in NETWORKS for law in LAWS]
-    found = [f._replace(asked=False, said="no labels") if f.law == "labels" else f for f in found]
-    lines = said(found)
+    found = [
+        CheckResult(law, n, "it is odd" if (law, n) in {("truth", "mlp"), ("truth", "resnet")} else "")
+        for n in NETWORKS
+        for law in METHOD_CHECKS
+    ]
+    found = [f._replace(applicable=False, message="no labels") if f.check == "labels" else f for f in found]
+    lines = result_lines(found)
     heads = [line for line in lines if not line.startswith(" ")][:-1]
-    assert [line[11:].partition(":")[0] for line in heads] == list(LAWS)
+    assert [line[11:].partition(":")[0] for line in heads] == list(METHOD_CHECKS)
     assert "           on mlp: it is odd (on resnet too)" in lines
     assert "           no labels" in lines
-    assert lines[-1] == f"{len(LAWS) - 2} laws hold, 1 fails, 1 not asked"
+    assert lines[-1] == f"{len(METHOD_CHECKS) - 2} laws hold, 1 fails, 1 not asked"
 
 
 def test_every_law_is_a_sentence():
-    for law in LAWS:
-        assert method_checks.sentence(law).endswith(".")
+    for law in METHOD_CHECKS:
+        assert method_checks.check_sentence(law).endswith(".")
 
 
 def test_a_law_answers_with_a_sentence_or_none():
     trial = Trial(Plain, Options(), "mlp")
-    assert broken(step_checks.truth, trial) is None
-    assert "loss.backward()" in str(broken(step_checks.truth, Trial(Louder, Options(), "mlp")))
+    assert failure_of(step_checks.truth, trial) is None
+    assert "loss.backward()" in str(failure_of(step_checks.truth, Trial(Louder, Options(), "mlp")))
 
 
 def test_a_trial_makes_the_same_twice():
     trial = Trial(METHODS["dni"], METHODS["dni"].Options(), "basic-cnn")
-    a, b = trial.made(), trial.made()
+    a, b = trial.build(), trial.build()
     for mine, other in zip((*a.model.state_dict().values(), *a.method.state_dict().values()),
                            (*b.model.state_dict().values(), *b.method.state_dict().values()), strict=True):  # fmt: skip
         assert torch.equal(mine, other)

@@ -16,10 +16,10 @@ from sklearn.linear_model import LogisticRegression
 from tiny_runs import kill_at, same_state
 
 from gradlens.methods import METHODS
-from gradlens.reporting.online_probe import LEARNER_WORDS, regret
+from gradlens.reporting.online_probe import LEARNER_WORDS, regret_figure
 from gradlens.runtime.errors import InputError, Stopped
-from gradlens.training.config import make
-from gradlens.training.context import CPU, Place, data_of
+from gradlens.training.config import make_config
+from gradlens.training.context import CPU, RunContext, load_data
 from gradlens.training.loop import Training
 from gradlens.training.online_probe import learners
 from gradlens.training.online_probe import probe as online
@@ -27,7 +27,7 @@ from gradlens.training.online_probe import regret as hindsight
 from gradlens.training.online_probe.learners import LEARNERS, AdaGrad, GradientDescent, NewtonStep, features, loss_and_slope, onto_ball
 from gradlens.training.online_probe.probe import OnlineProbe
 from gradlens.training.online_probe.regret import best_fixed, grid, read_stream, regret_rows
-from gradlens.training.run_directory import OnlineRow, load
+from gradlens.training.run_directory import OnlineRow, load_run
 from gradlens.training.run_writer import Writer
 from gradlens.training.runs.train_run import train_run
 
@@ -302,7 +302,7 @@ def test_the_bound_of_gradient_descent_is_of_the_order_of_what_an_adversary_gets
 
 def tiny(method="bp", **settings):
     base = {"limit": 96, "batch_size": 32, "epochs": 4, "model": "basic-cnn", "width": 4, "record_every": 2, "seed": 3}
-    return make(method=method, **{**base, **settings})
+    return make_config(method=method, **{**base, **settings})
 
 
 @pytest.fixture
@@ -333,7 +333,7 @@ def test_a_training_does_not_notice_that_it_is_probed(method, whole):
 
 def test_the_stream_is_what_the_blocks_gave_and_the_losses_are_those_of_the_learners(whole):
     run = whole(online_probe=True, precision="fp32")
-    training = Training(run.config, data_of(run.config, Place()), CPU)
+    training = Training(run.config, load_data(run.config, RunContext()), CPU)
     x, y = training.batch(0)
     training.pair.model.train()
     h = training.pair.model[0](x).detach()
@@ -352,7 +352,7 @@ def test_the_stream_is_what_the_blocks_gave_and_the_losses_are_those_of_the_lear
 
 def test_at_most_32_images_and_so_many_rounds(monkeypatch, tmp_path):
     monkeypatch.setattr(online, "ROUNDS", 5)
-    run = train_run(tiny(batch_size=48, online_probe=True), Place(out=tmp_path))
+    run = train_run(tiny(batch_size=48, online_probe=True), RunContext(out=tmp_path))
     stream = list(read_stream(run.path / "online" / "top.bin"))
     assert [len(r.y) for r in stream] == [32] * 5
     assert max(row["rounds"] for row in json.loads((run.path / "online.json").read_text())["rows"]) == 5
@@ -391,8 +391,8 @@ def interrupt_at(step):
 def test_interrupted_and_resumed_in_bits(method, whole, tmp_path):
     config = tiny(method, online_probe=True)
     with pytest.raises(Stopped):
-        train_run(config, Place(out=tmp_path), interrupt_at(5))
-    run = train_run(config, Place(out=tmp_path, resume=True))
+        train_run(config, RunContext(out=tmp_path), interrupt_at(5))
+    run = train_run(config, RunContext(out=tmp_path, resume=True))
     assert files(run) == files(whole(method, online_probe=True))
     assert same_state(run.checkpoint()["probe"], whole(method, online_probe=True).checkpoint()["probe"])
 
@@ -402,8 +402,8 @@ def test_killed_and_resumed_in_bits(whole, processes, tmp_path):
     config = tiny(online_probe=True)
     path = tmp_path / config.run_name() / "online" / "block1.bin"
     kill_at(processes, config, tmp_path, lambda: path.exists() and len(list(read_stream(path))) >= 7)
-    assert not load(tmp_path / config.run_name()).finished
-    run = train_run(config, Place(out=tmp_path, resume=True))
+    assert not load_run(tmp_path / config.run_name()).finished
+    run = train_run(config, RunContext(out=tmp_path, resume=True))
     assert files(run) == files(whole("bp", online_probe=True))
 
 
@@ -416,21 +416,21 @@ def test_killed_with_rounds_beyond_the_checkpoint_and_resumed_in_bits(whole, tmp
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_run(config, Place(out=tmp_path), die)
+        train_run(config, RunContext(out=tmp_path), die)
     path = tmp_path / config.run_name()
-    assert load(path).checkpoint()["step"] == 3
+    assert load_run(path).checkpoint()["step"] == 3
     assert len(list(read_stream(path / "online" / "top.bin"))) == 5
     with (path / "online" / "top.bin").open("ab") as file:
         file.write(b"torn")
     with (path / "online.csv").open("a") as file:
         file.write("5,top,og")
     assert len(list(read_stream(path / "online" / "top.bin"))) == 5
-    run = train_run(config, Place(out=tmp_path, resume=True))
+    run = train_run(config, RunContext(out=tmp_path, resume=True))
     assert files(run) == files(whole("bp", online_probe=True))
 
 
 def test_a_stream_is_rewound_and_one_that_was_not_there_goes(tmp_path):
-    writer = Writer(tmp_path, make())
+    writer = Writer(tmp_path, make_config())
     writer.extend("online/a.bin", b"12345")
     marks = writer.mark()
     assert marks == {"online/a.bin": 5}
@@ -444,8 +444,8 @@ def test_a_stream_is_rewound_and_one_that_was_not_there_goes(tmp_path):
 
 
 def test_starting_over_leaves_no_old_stream(tmp_path):
-    train_run(tiny(online_probe=True, epochs=1), Place(out=tmp_path, name="r"))
-    run = train_run(tiny(), Place(out=tmp_path, name="r", overwrite=True))
+    train_run(tiny(online_probe=True, epochs=1), RunContext(out=tmp_path, name="r"))
+    run = train_run(tiny(), RunContext(out=tmp_path, name="r", overwrite=True))
     assert not list(run.path.glob("online/*"))
     assert not (run.path / "online.json").exists()
 
@@ -456,18 +456,18 @@ def test_activations_that_are_not_finite_are_no_round():
     for value in (1.0, math.nan, math.inf, 2.0):
         h = torch.tensor([[value, 0.0], [1.0, 1.0]])
         p = online.Update(0, type("P", (), {"h": h, "y": torch.tensor([0, 1]), "block": block})(), None, None, {}, ())
-        probe.see(0, p)
+        probe.on_update(0, p)
     assert probe.blocks["a"].rounds == 2
-    rows, streams = probe.taken()
+    rows, streams = probe.take_rows()
     assert len(rows) == 6
     assert list(streams) == ["a"]
-    assert probe.taken() == ([], {})
+    assert probe.take_rows() == ([], {})
 
 
 def test_the_figure_shows_every_block_and_what_is_not_above_zero_too():
     row = {"learner": "ogd", "bound": 40.0, "regret_high": 2.0}
     rows = [{**row, "block": b, "rounds": t, "regret": r} for b in ("block1", "top") for t, r in ((1, 2.0), (2, 1.0), (4, -3.0))]
-    figure = regret(rows, title="digits")
+    figure = regret_figure(rows, title="digits")
     assert [ax.get_title() for ax in figure.axes] == ["block1", "top"]
     drawn, bound, hollow = figure.axes[1].lines
     assert drawn.get_ydata()[:2].tolist() == [2, 1]
@@ -477,7 +477,7 @@ def test_the_figure_shows_every_block_and_what_is_not_above_zero_too():
     assert figure.legends[0].get_texts()[0].get_text() == LEARNER_WORDS["ogd"]
     assert list(LEARNER_WORDS) == list(LEARNERS)
     with pytest.raises(InputError, match="--online-probe"):
-        regret([])
+        regret_figure([])
 
 
 def test_a_run_without_a_probe_has_no_regret(whole, tmp_path):

@@ -8,8 +8,8 @@ import torch
 
 from gradlens.data.datasets import load
 from gradlens.runtime.rng import generator
-from gradlens.training.build import make_pair
-from gradlens.training.config import make
+from gradlens.training.build import build_model_and_method
+from gradlens.training.config import make_config
 from gradlens.training.loop import Training
 from gradlens.training.optimizers import LARS, SGDW, lr_factor, make_optimizer
 
@@ -160,21 +160,21 @@ def test_an_optimiser_that_was_saved_goes_on_in_bits(name, tmp_path):
 
 
 def test_a_training_with_lars_learns_and_goes_on_in_bits():
-    config = make(
+    config = make_config(
         method="dgl", width=4, limit=192, batch_size=16, epochs=8, record_every=0, optimizer="lars", lr=1.0, momentum=0.9,
         weight_decay=1e-4, lr_schedule="cosine", warmup=3,
     )  # fmt: skip
     data, states = load("digits", limit=192), []
     first = Training(config, data, torch.device("cpu"))
-    first.go(lambda kind, told: states.append(copy.deepcopy(first.state())) if kind == "step" and told["step"] == 41 else None)
+    first.fit(lambda kind, told: states.append(copy.deepcopy(first.state())) if kind == "step" and told["step"] == 41 else None)
     second = Training(config, data, torch.device("cpu"))
     (halfway,) = states
     second.restore(halfway)
-    second.go()
-    assert first.at.best == second.at.best
+    second.fit()
+    assert first.position.best == second.position.best
     for a, b in zip(first.pair.model.parameters(), second.pair.model.parameters(), strict=True):
         assert torch.equal(a, b)
-    assert first.at.best["test"] > 0.3
+    assert first.position.best["test"] > 0.3
 
 
 # ------------------------------------------------------------------------------------------------- from a config
@@ -191,8 +191,8 @@ def test_a_training_with_lars_learns_and_goes_on_in_bits():
     ],
 )
 def test_optimiser_settings_arrive(settings, kind):
-    config = make(method="dgl", width=4, lr=0.25, **settings)
-    optimizer = make_optimizer(config, make_pair(config, (1, 8, 8), 10, torch.device("cpu")))
+    config = make_config(method="dgl", width=4, lr=0.25, **settings)
+    optimizer = make_optimizer(config, build_model_and_method(config, (1, 8, 8), 10, torch.device("cpu")))
     assert type(optimizer) is kind
     (group,) = optimizer.param_groups
     for name, value in {"lr": 0.25, **settings}.items():
@@ -222,7 +222,7 @@ def torch_schedule(kind, total, rest):
 @pytest.mark.parametrize("kind", ["constant", "cosine", "step"])
 @pytest.mark.parametrize(("total", "warmup"), [(20, 0), (21, 0), (20, 5), (7, 6), (5, 9)])
 def test_schedules_are_pytorchs_after_a_linear_warm_up(kind, total, warmup):
-    config = make(lr_schedule=kind, warmup=warmup)
+    config = make_config(lr_schedule=kind, warmup=warmup)
     got = [lr_factor(config, step, total) for step in range(total)]
     rising = [(i + 1) / warmup for i in range(min(warmup, total))]
     assert got == pytest.approx(rising + torch_schedule(kind, total, max(0, total - warmup)), abs=1e-12)

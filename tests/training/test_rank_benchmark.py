@@ -6,19 +6,19 @@ from ranks import together
 
 from gradlens.reporting.benchmarks import ranks_table
 from gradlens.runtime.errors import InputError
-from gradlens.runtime.process_group import ALONE, World
-from gradlens.training.config import make
+from gradlens.runtime.process_group import SINGLE_PROCESS, ProcessGroup
+from gradlens.training.config import make_config
 from gradlens.training.cost.rank_benchmark import Gain, bench_ranks, to_json
 
 SHARED = {"model": "mlp", "width": 16, "batch_size": 16, "record_every": 0, "diagnose_every": 0, "epochs": 1000, "ranks": 2}
 
 
-def measured(world: World) -> list[Gain]:
+def measured(world: ProcessGroup) -> list[Gain]:
     configs = [
-        make(method="dgl", parallel="layers", split=[1, 3], **SHARED),
-        make(method="dni", parallel="layers", stale=True, **SHARED),
-        make(method="bp", parallel="layers", **SHARED),
-        make(method="fa", parallel="data", **SHARED),
+        make_config(method="dgl", parallel="layers", split=[1, 3], **SHARED),
+        make_config(method="dni", parallel="layers", stale=True, **SHARED),
+        make_config(method="bp", parallel="layers", **SHARED),
+        make_config(method="fa", parallel="data", **SHARED),
     ]
     return bench_ranks(configs, (1, 8, 8), 10, torch.device("cpu"), world, rounds=2, seconds=0.02)
 
@@ -44,4 +44,4 @@ def test_every_way_of_sharing_is_measured(tmp_path):
 
 def test_one_process_has_nobody_to_share_with():
     with pytest.raises(InputError, match="torchrun --nproc-per-node N"):
-        bench_ranks([], (1, 8, 8), 10, torch.device("cpu"), ALONE, 1)
+        bench_ranks([], (1, 8, 8), 10, torch.device("cpu"), SINGLE_PROCESS, 1)

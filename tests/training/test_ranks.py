@@ -20,7 +20,7 @@ from processes import ENOUGH, ROOT, Program, alive, free_port, wait_for
 from ranks import side_by_side
 
 from gradlens.runtime import process_group
-from gradlens.training.run_directory import load
+from gradlens.training.run_directory import load_run
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
 SMALL = ["--model", "mlp", "--width", "8", "--limit", "192", "--batch-size", "64", "--record-every", "4", "--quiet"]
@@ -95,7 +95,7 @@ def undisturbed(tmp_path_factory):
 @STARTS_RANKS
 @pytest.mark.smoke
 def test_rank_0_alone_writes_and_speaks(undisturbed):
-    run = load(undisturbed)
+    run = load_run(undisturbed)
     assert run.finished
     assert (run.config.ranks, run.config.parallel) == (2, "data")
     assert [p.name for p in undisturbed.parent.iterdir()] == ["run"]
@@ -174,7 +174,7 @@ def test_a_killed_rank_without_restarts_is_one_sentence_and_a_status(tmp_path):
 
 def soon_silent() -> None:
     """A rank is missed after 4 seconds instead of 12."""
-    process_group.BEAT, process_group.SILENCE = 0.2, 4.0
+    process_group.HEARTBEAT_INTERVAL, process_group.HEARTBEAT_TIMEOUT = 0.2, 4.0
 
 
 @STARTS_RANKS

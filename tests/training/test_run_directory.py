@@ -18,17 +18,17 @@ from hypothesis import strategies as st
 from gradlens.gradients.rows import Measurement
 from gradlens.runtime.csv_tables import csv_line, read_table
 from gradlens.runtime.errors import InputError
-from gradlens.training.config import make
-from gradlens.training.context import Place
+from gradlens.training.config import make_config
+from gradlens.training.context import RunContext
 from gradlens.training.run_directory import (
     TABLES,
     Metric,
     OnlineRow,
     Timing,
     is_run,
-    load,
     load_checkpoint,
     load_result,
+    load_run,
     save_result,
     write,
 )
@@ -46,7 +46,7 @@ def one_thread():
 @pytest.fixture
 def run():
     """A finished run of dgl with two snapshots; not to be changed."""
-    return shelf.trained(make(method="dgl", keep_checkpoints=2, **SMALL))
+    return shelf.trained(make_config(method="dgl", keep_checkpoints=2, **SMALL))
 
 
 def refused(call, *args, **kwargs):
@@ -134,7 +134,7 @@ def bits(row):
 def test_tables_read_back_bit_for_bit(table, tmp_path_factory, data):
     rows = data.draw(st.lists(KINDS[table], max_size=5))
     cut = data.draw(st.integers(0, len(rows)))
-    writer = Writer(tmp_path_factory.mktemp("run"), make())
+    writer = Writer(tmp_path_factory.mktemp("run"), make_config())
     writer.append(table, rows[:cut])
     writer.close()  # as after an interruption
     writer.append(table, rows[cut:])
@@ -146,7 +146,7 @@ def test_tables_read_back_bit_for_bit(table, tmp_path_factory, data):
 
 
 def test_rows_are_on_disk_when_append_returns(tmp_path):
-    writer = Writer(tmp_path, make())
+    writer = Writer(tmp_path, make_config())
     writer.append("timing", [Timing(1, 0.1, 2.0, 3.0)])
     assert (tmp_path / "timing.csv").read_text() == "epoch,seconds,images_per_s,memory_mb\n1,0.1,2.0,3.0\n"
     writer.close()
@@ -181,7 +181,7 @@ def test_a_foreign_table_is_refused_by_name(content, tmp_path):
 
 
 def test_mark_and_rewind_cut_tables_back_and_remove_those_that_were_not_there(tmp_path):
-    writer = Writer(tmp_path, make())
+    writer = Writer(tmp_path, make_config())
     writer.append("gradients", ROWS[:1])
     marks = writer.mark()
     before = (tmp_path / "gradients.csv").read_bytes()
@@ -195,7 +195,7 @@ def test_mark_and_rewind_cut_tables_back_and_remove_those_that_were_not_there(tm
 
 
 def test_a_table_that_is_shorter_than_its_checkpoint_says_is_refused(tmp_path):
-    writer = Writer(tmp_path, make())
+    writer = Writer(tmp_path, make_config())
     writer.append("gradients", ROWS)
     marks = writer.mark()
     writer.close()
@@ -208,7 +208,7 @@ def test_a_table_that_is_shorter_than_its_checkpoint_says_is_refused(tmp_path):
 
 @pytest.mark.parametrize("rows", [3, 3000])  # less and more than the buffers of a file hold
 def test_a_full_disk_under_a_table_is_one_sentence_and_closing_is_quiet(rows, tmp_path):
-    writer, path = Writer(tmp_path, make()), tmp_path / "gradients.csv"
+    writer, path = Writer(tmp_path, make_config()), tmp_path / "gradients.csv"
     writer.append("gradients", ROWS)
     with full_disk(path.stat().st_size + 40):
         text = refused(writer.append, "gradients", (ROWS * rows)[:rows])
@@ -222,7 +222,7 @@ def test_a_full_disk_under_a_table_is_one_sentence_and_closing_is_quiet(rows, tm
 
 
 def test_a_finished_run_reads_back(run):
-    again = load(str(run.path))
+    again = load_run(str(run.path))
     assert again.config == run.config
     assert again.finished
     assert again.metrics == run.metrics
@@ -248,12 +248,12 @@ def test_config_json_and_summary_json_are_plain_json(run):
         raise AssertionError(name)
 
     content = json.loads((run.path / "config.json").read_text(), parse_constant=strict)
-    assert make(**content["config"]) == run.config
+    assert make_config(**content["config"]) == run.config
     json.loads((run.path / "summary.json").read_text(), parse_constant=strict)
 
 
 def test_a_summary_with_a_loss_that_is_not_finite_is_still_json(tmp_path):
-    Writer(tmp_path, make()).finish({"updates": 1, "test": {"final_loss": math.nan, "best_accuracy": math.inf, "best_epoch": 2}})
+    Writer(tmp_path, make_config()).finish({"updates": 1, "test": {"final_loss": math.nan, "best_accuracy": math.inf, "best_epoch": 2}})
     text = (tmp_path / "summary.json").read_text()
     assert "NaN" not in text
     assert "Infinity" not in text
@@ -263,14 +263,14 @@ def test_a_summary_with_a_loss_that_is_not_finite_is_still_json(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"3", b"{}", b'{"config": 3}', b'{"config": {"method": "nope"}}', b"\xff\xfe"])
 def test_a_folder_whose_config_is_not_ours_is_no_run(content, tmp_path):
     (tmp_path / "config.json").write_bytes(content)
-    assert str(tmp_path) in refused(load, tmp_path)
+    assert str(tmp_path) in refused(load_run, tmp_path)
 
 
 def test_what_is_no_run(tmp_path):
     (tmp_path / "file").write_text("x")
     for path in (tmp_path, tmp_path / "none", tmp_path / "file"):
         assert not is_run(path)
-        assert f"{path} is not a run directory" in refused(load, path)
+        assert f"{path} is not a run directory" in refused(load_run, path)
 
 
 # --------------------------------------------------------------------------------------------------------- checkpoints
@@ -278,7 +278,7 @@ def test_what_is_no_run(tmp_path):
 
 @pytest.mark.parametrize("settings", [{"method": "cdni"}, {"optimizer": "sgd", "momentum": 0.9}, {"optimizer": "rmsprop"}])
 def test_checkpoints_load_without_running_code(settings, tmp_path):
-    run = train_run(make(**{**SMALL, "keep_checkpoints": 1, "record_every": 0, **settings}), Place(out=tmp_path))
+    run = train_run(make_config(**{**SMALL, "keep_checkpoints": 1, "record_every": 0, **settings}), RunContext(out=tmp_path))
     for file in (run.path / "checkpoint.pt", *run.snapshots()):
         assert torch.load(file, weights_only=True)["step"] == 6
 
@@ -332,7 +332,7 @@ def damaged(run, out, change):
         (path / "checkpoint.pt").write_bytes(state)
     else:
         torch.save(state, path / "checkpoint.pt")
-    return path, Place(out=out, resume=True)
+    return path, RunContext(out=out, resume=True)
 
 
 @pytest.mark.parametrize(
@@ -371,28 +371,28 @@ def opened(config, out, name=None, resume=False, overwrite=False, info=INFO):
 
 
 def test_a_new_run_gets_its_name_and_its_config(tmp_path):
-    config = make(method="dni")
+    config = make_config(method="dni")
     writer = opened(config, tmp_path / "deep" / "er")
     assert writer.path == tmp_path / "deep" / "er" / config.run_name()
-    assert load(writer.path).config == config
-    assert not load(writer.path).finished
+    assert load_run(writer.path).config == config
+    assert not load_run(writer.path).finished
     assert opened(config, tmp_path, "mine").path == tmp_path / "mine"
 
 
 def test_an_empty_folder_may_become_a_run(tmp_path):
     (tmp_path / "mine").mkdir()
-    assert is_run(opened(make(), tmp_path, "mine").path)
+    assert is_run(opened(make_config(), tmp_path, "mine").path)
 
 
 def test_a_run_is_not_touched_unless_asked(tmp_path):
-    writer = opened(make(), tmp_path)
+    writer = opened(make_config(), tmp_path)
     before = contents(tmp_path)
-    text = refused(opened, make(), tmp_path)
+    text = refused(opened, make_config(), tmp_path)
     assert str(writer.path) in text
     assert "unfinished" in text
     assert all(flag in text for flag in ("--resume", "--overwrite", "--run-name"))
     writer.finish({"updates": 0})
-    text = refused(opened, make(), tmp_path)
+    text = refused(opened, make_config(), tmp_path)
     assert "a finished run" in text
     assert "--overwrite" in text
     (writer.path / "summary.json").unlink()
@@ -400,7 +400,7 @@ def test_a_run_is_not_touched_unless_asked(tmp_path):
 
 
 def test_overwrite_starts_over(run, tmp_path):
-    again = Place(out=tmp_path)
+    again = RunContext(out=tmp_path)
     first = train_run(run.config, again)
     measured = first.path / "measured.csv"
     measured.write_text("step,layer,kind,quantity,value,reference\n")
@@ -413,11 +413,11 @@ def test_overwrite_starts_over(run, tmp_path):
 
 
 def test_overwrite_leaves_no_result_of_the_run_that_was_there(tmp_path):
-    config = make(width=2, limit=64, batch_size=32, epochs=1)
-    path = train_run(config, Place(out=tmp_path)).path
+    config = make_config(width=2, limit=64, batch_size=32, epochs=1)
+    path = train_run(config, RunContext(out=tmp_path)).path
     save_result(path, "probe", {"rows": []})
     assert load_result(path, "probe")["rows"] == []
-    train_run(config, Place(out=tmp_path, overwrite=True))
+    train_run(config, RunContext(out=tmp_path, overwrite=True))
     assert load_result(path, "probe") is None
 
 
@@ -428,7 +428,7 @@ def test_a_foreign_folder_is_refused_and_left_alone(tmp_path):
     before = contents(tmp_path)
     for name in ("mine", "file"):
         for flags in ({}, {"resume": True}, {"overwrite": True}):
-            text = refused(opened, make(), tmp_path, name, **flags)
+            text = refused(opened, make_config(), tmp_path, name, **flags)
             assert f"{tmp_path / name} exists and is not a run directory" in text
     assert contents(tmp_path) == before
 
@@ -440,20 +440,20 @@ def test_a_foreign_folder_with_a_config_json_of_its_own_loses_nothing(content, f
     (tmp_path / "bert" / "config.json").write_text(content)
     (tmp_path / "bert" / "weights.pt").write_text("years of work")
     before = contents(tmp_path)
-    assert str(tmp_path / "bert") in refused(opened, make(), tmp_path, "bert", **flags)
+    assert str(tmp_path / "bert") in refused(opened, make_config(), tmp_path, "bert", **flags)
     assert contents(tmp_path) == before
 
 
 def test_an_out_that_cannot_be_made_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("x")
-    text = refused(opened, make(), tmp_path / "file")
+    text = refused(opened, make_config(), tmp_path / "file")
     assert f"cannot write to {tmp_path / 'file'}" in text
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_read_only_out_is_one_sentence(tmp_path):
     tmp_path.chmod(0o555)
-    assert "permission denied" in refused(opened, make(), tmp_path)
+    assert "permission denied" in refused(opened, make_config(), tmp_path)
     tmp_path.chmod(0o755)
     assert contents(tmp_path) == {}
 
@@ -463,19 +463,19 @@ def test_a_file_system_that_is_read_only_is_one_sentence(tmp_path, monkeypatch):
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr(Path, "mkdir", fail)
-    text = refused(opened, make(), tmp_path / "runs")
+    text = refused(opened, make_config(), tmp_path / "runs")
     assert f"cannot write to {tmp_path / 'runs'}: read-only file system" in text
 
 
 def test_resume_without_a_run_names_the_nearest_of_its_kin_and_the_fields(tmp_path):
-    near, far = make(method="dgl", lr=1e-2), make(method="dgl", lr=1e-2, epochs=7, augment=True)
+    near, far = make_config(method="dgl", lr=1e-2), make_config(method="dgl", lr=1e-2, epochs=7, augment=True)
     opened(far, tmp_path, "far")
-    opened(make(method="bp"), tmp_path, "bp")
-    opened(make(method="dgl", seed=1), tmp_path, "seed")
+    opened(make_config(method="bp"), tmp_path, "bp")
+    opened(make_config(method="dgl", seed=1), tmp_path, "seed")
     for name, content in (("junk", "{"), ("list", "[1]"), ("number", '{"config": 3}'), ("old", '{"config": {"gone": 1}}')):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(content)
-    wanted = make(method="dgl")
+    wanted = make_config(method="dgl")
     before = contents(tmp_path)
     assert "far differs in: augment" in refused(opened, wanted, tmp_path, resume=True)
     assert contents(tmp_path) == before
@@ -489,9 +489,9 @@ def test_resume_without_a_run_names_the_nearest_of_its_kin_and_the_fields(tmp_pa
 
 
 def test_resume_with_another_config_names_the_fields(tmp_path):
-    opened(make(lr=1e-2, width=4), tmp_path, "mine")
+    opened(make_config(lr=1e-2, width=4), tmp_path, "mine")
     before = contents(tmp_path)
-    text = refused(opened, make(lr=1e-3, width=4, augment=True), tmp_path, "mine", resume=True)
+    text = refused(opened, make_config(lr=1e-3, width=4, augment=True), tmp_path, "mine", resume=True)
     assert "augment False there, True here" in text
     assert "lr 0.01 there, 0.001 here" in text
     assert "width" not in text
@@ -499,13 +499,13 @@ def test_resume_with_another_config_names_the_fields(tmp_path):
 
 
 def test_resume_with_other_data_is_refused(tmp_path):
-    opened(make(), tmp_path)
-    assert "data" in refused(opened, make(), tmp_path, resume=True, info={"data_fingerprint": "11"})
-    assert opened(make(), tmp_path, resume=True).path.exists()
+    opened(make_config(), tmp_path)
+    assert "data" in refused(opened, make_config(), tmp_path, resume=True, info={"data_fingerprint": "11"})
+    assert opened(make_config(), tmp_path, resume=True).path.exists()
 
 
 def test_resume_of_a_finished_run_changes_no_number(run, tmp_path):
-    place = Place(out=tmp_path)
+    place = RunContext(out=tmp_path)
     first = train_run(run.config, place)
     before = contents(first.path)
     train_run(run.config, replace(place, resume=True))

@@ -10,25 +10,36 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradlens.methods import METHODS
-from gradlens.reporting.timeline import gantt, left_over, over_workers
+from gradlens.reporting.timeline import gantt, over_workers, unused_workers_text
 from gradlens.runtime.errors import InputError
-from gradlens.training.build import make_pair
-from gradlens.training.config import make
-from gradlens.training.cost.schedules import AHEAD, Schedule, broadcast, gpipe, local, locked, one_f_one_b, queued, schedules, synthetic
+from gradlens.training.build import build_model_and_method
+from gradlens.training.config import make_config
+from gradlens.training.cost.schedules import (
+    AHEAD,
+    Schedule,
+    error_broadcast,
+    gpipe,
+    local,
+    locked,
+    one_f_one_b,
+    queued,
+    schedules,
+    synthetic,
+)
 from gradlens.training.cost.simulation import (
     CostRow,
     Link,
     Measured,
     Span,
-    bars,
-    curves,
+    balanced_split,
+    costs_from_rows,
+    gantt_bars,
     mean_delay,
     memory,
     pictured,
-    point,
-    remembered,
     simulate,
-    split,
+    throughput_curves,
+    throughput_point,
 )
 from gradlens.training.parallel.block_costs import BlockCost
 
@@ -44,8 +55,8 @@ SCHEDULES = {
     "synthetic stale": Schedule("synthetic stale", lambda c, s, n: synthetic(c, s, n, True), "", delayed="target"),
     "unlocked": Schedule("unlocked", lambda c, s, n: synthetic(c, s, n, False, True), ""),
     "unlocked stale": Schedule("unlocked stale", lambda c, s, n: synthetic(c, s, n, True, True), "", delayed="target"),
-    "broadcast": Schedule("broadcast", broadcast, ""),
-    "broadcast stale": Schedule("broadcast stale", lambda c, s, n: broadcast(c, s, n, True), "", delayed="error"),
+    "broadcast": Schedule("broadcast", error_broadcast, ""),
+    "broadcast stale": Schedule("broadcast stale", lambda c, s, n: error_broadcast(c, s, n, True), "", delayed="error"),
 }
 
 
@@ -58,7 +69,7 @@ def one_each(n):
 
 
 def run(name, costs, stages, batches, link=FREE):
-    return point(SCHEDULES[name], costs, stages, link, batches, len(stages))
+    return throughput_point(SCHEDULES[name], costs, stages, link, batches, len(stages))
 
 
 # ---------------------------------------------------------------------------------------------------- textbook's numbers
@@ -93,7 +104,7 @@ def test_backprop_gains_nothing_from_workers():
 def test_the_bubble_of_equal_stages_is_the_textbook_s(schedule, n, parts):
     plan = Schedule("", lambda c, s, b: schedule(c, s, b, parts), "", parts)
     for batches in (1, 3):
-        got = point(plan, [cost(1, 2)] * n, one_each(n), FREE, batches, n)
+        got = throughput_point(plan, [cost(1, 2)] * n, one_each(n), FREE, batches, n)
         assert got.bubble == pytest.approx((n - 1) / (parts + n - 1))
 
 
@@ -210,7 +221,7 @@ def test_nothing_is_done_before_what_it_needs_or_twice_at_once(name, data):
     assert not violations(tasks, spans, link, stages)
     if name != "windows":
         assert not must_follow(name, tasks, spans)
-    got = point(SCHEDULES[name], costs, stages, link, batches, len(stages))
+    got = throughput_point(SCHEDULES[name], costs, stages, link, batches, len(stages))
     assert got.bubble == pytest.approx(1 - got.speedup / len(stages))
     assert got.speedup <= 1 / got.busiest + 1e-9
     assert 0 <= got.delay <= batches
@@ -252,7 +263,7 @@ def test_delay_counts_updates_between_forward_and_backward():
     for name in ("broadcast", "locked", "local"):
         assert run(name, costs, one_each(3), 5).delay == 0
     stale = SCHEDULES["broadcast stale"]
-    tasks = broadcast(costs, one_each(3), 9, stale=True)
+    tasks = error_broadcast(costs, one_each(3), 9, stale=True)
     assert 0.6 < mean_delay(stale, tasks, simulate(tasks, FREE), one_each(3)) <= 1
 
 
@@ -260,8 +271,8 @@ def test_delay_counts_updates_between_forward_and_backward():
 
 
 def of_rule(name, **options):
-    config = make(method=name, model="mlp", width=8, batch_size=4, options=options)
-    return make_pair(config, (1, 8, 8), 10, torch.device("cpu")).method
+    config = make_config(method=name, model="mlp", width=8, batch_size=4, options=options)
+    return build_model_and_method(config, (1, 8, 8), 10, torch.device("cpu")).method
 
 
 def test_schedules_follow_from_what_a_rule_reads():
@@ -282,33 +293,35 @@ def rows_of(method, costs, names=("block1", "block2", "block3", "top")):
 
 
 def known(method):
-    config = make(method=method, model="mlp", width=8, batch_size=4)
-    return remembered(config, (1, 8, 8), 10, rows_of(method, [cost(1, 3, 0.25, 1), cost(2, 2, 0.25, 1), cost(1, 1, 0.25), cost(0.5, 0.5)]))
+    config = make_config(method=method, model="mlp", width=8, batch_size=4)
+    return costs_from_rows(
+        config, (1, 8, 8), 10, rows_of(method, [cost(1, 3, 0.25, 1), cost(2, 2, 0.25, 1), cost(1, 1, 0.25), cost(0.5, 0.5)])
+    )
 
 
 def test_workers_beyond_the_parts_get_nothing_and_are_named():
     found = [known("bp"), known("dgl")]
-    points = curves(found, FREE, 4, 2, workers=(1, 3, 64))
+    points = throughput_curves(found, FREE, 4, 2, workers=(1, 3, 64))
     assert {(p.schedule, p.workers): p.used for p in points} == {
         **{(f"bp{kind}", n): min(n, 4) for kind in ("", " gpipe", " 1f1b") for n in (1, 3, 4, 64)},
         **{("dgl", n): min(n, 3) for n in (1, 3, 4, 64)},
     }
     many = [p for p in points if p.workers == 64]
-    said = left_over(many)
+    said = unused_workers_text(many)
     assert said[0].startswith("64 workers asked for, 4 used by bp, bp gpipe, bp 1f1b")
     assert "64 workers asked for, 3 used by dgl" in said[1]
-    assert left_over([p for p in points if p.workers == 3]) == []
-    assert split(found[0].costs, 2, found[0].cuts) == [range(1), range(1, 4)]
+    assert unused_workers_text([p for p in points if p.workers == 3]) == []
+    assert balanced_split(found[0].costs, 2, found[0].cuts) == [range(1), range(1, 4)]
 
 
 def test_costs_of_other_blocks_are_refused():
-    config = make(method="bp", model="mlp", width=8, batch_size=4)
+    config = make_config(method="bp", model="mlp", width=8, batch_size=4)
     with pytest.raises(InputError, match="bp on mlp are not among"):
-        remembered(config, (1, 8, 8), 10, rows_of("dgl", [cost()] * 4))
+        costs_from_rows(config, (1, 8, 8), 10, rows_of("dgl", [cost()] * 4))
 
 
 def test_boxes_join_neighbours_of_one_kind_and_batch():
-    found = bars(SCHEDULES["locked"], [cost(1, 2, 0.5)] * 3, [range(2), range(2, 3)], FREE, 2)
+    found = gantt_bars(SCHEDULES["locked"], [cost(1, 2, 0.5)] * 3, [range(2), range(2, 3)], FREE, 2)
     boxes = [(b.worker, b.kind, b.batch, b.start, b.end) for b in found]
     assert sorted(boxes)[:3] == [(0, "backward", 0, 5, 9), (0, "backward", 1, 15, 19), (0, "forward", 0, 0, 2)]
     assert sorted(boxes)[-3:] == [(1, "forward", 1, 12, 13), (1, "update", 0, 5, 5.5), (1, "update", 1, 15, 15.5)]
@@ -335,7 +348,7 @@ def test_figures_are_drawn_from_rows_alone():
         figure = gantt(chosen, 20.0, title="rules")
         titles = [ax.get_title(loc="left").split("  ")[0] for ax in figure.axes if ax.get_visible()]
         assert sorted(titles) == sorted({b.schedule for b in chosen})
-    figure = over_workers(curves(found, link, 3, 2), title="rules")
+    figure = over_workers(throughput_curves(found, link, 3, 2), title="rules")
     assert len(figure.axes) == 2
     for nothing in (lambda: gantt([], 1.0), lambda: over_workers([])):
         with pytest.raises(InputError, match="no timeline"):

@@ -10,7 +10,7 @@ from torch import nn
 
 from gradlens.reporting.benchmarks import bench_table, protocol
 from gradlens.runtime.errors import InputError
-from gradlens.training.config import make
+from gradlens.training.config import make_config
 from gradlens.training.cost.step_benchmark import SHORTEST, Cost, added_memory, bench, plain_step, seconds_per_step
 
 CPU = torch.device("cpu")
@@ -25,10 +25,10 @@ def seen():
 @pytest.fixture(scope="module")
 def result(seen):
     configs = [
-        make(method="bp", **SMALL),
-        make(method="dgl", options={"head": "linear"}, **SMALL),
-        make(method="dni", **SMALL),
-        make(method="bp", precision="bf16", **SMALL),
+        make_config(method="bp", **SMALL),
+        make_config(method="dgl", options={"head": "linear"}, **SMALL),
+        make_config(method="dni", **SMALL),
+        make_config(method="bp", precision="bf16", **SMALL),
     ]
     return bench(configs, (1, 8, 8), 10, CPU, rounds=2, record_every=(1, 4), progress=lambda *event: seen.append(event))
 
@@ -64,7 +64,7 @@ def test_recording_every_fourth_step_is_three_plain_steps_and_a_recorded_one(res
 
 
 def test_without_bp_rates_are_to_the_plain_loop():
-    only = bench([make(method="dgl", **SMALL)], (1, 8, 8), 10, CPU, rounds=1, record_every=())
+    only = bench([make_config(method="dgl", **SMALL)], (1, 8, 8), 10, CPU, rounds=1, record_every=())
     assert [r.method for r in only.rows] == ["plain", "plain-default-layout", "dgl"]
     assert pick(only, "plain").rate_share == 1
 
@@ -95,9 +95,9 @@ def test_table_and_protocol(result):
 
 def test_refusals():
     with pytest.raises(ValueError, match="one model"):
-        bench([make(batch_size=4), make(batch_size=8)], (1, 8, 8), 10, CPU)
+        bench([make_config(batch_size=4), make_config(batch_size=8)], (1, 8, 8), 10, CPU)
     with pytest.raises(InputError, match="32x32"):
-        bench([make(model="vgg11")], (1, 8, 8), 10, CPU)
+        bench([make_config(model="vgg11")], (1, 8, 8), 10, CPU)
 
 
 # ---------------------------------------------------------------------------------------------------------- measurements
@@ -144,10 +144,10 @@ def test_the_plain_loop_trains():
 
 def test_making_views_is_part_of_the_step_and_its_share_is_said():
     small = {**SMALL, "options": {}}
-    found = bench([make(method="bp", **small), make(method="simclr", **small)], (1, 8, 8), 10, CPU, rounds=2, record_every=())
+    found = bench([make_config(method="bp", **small), make_config(method="simclr", **small)], (1, 8, 8), 10, CPU, rounds=2, record_every=())
     simclr, bp = pick(found, "simclr"), pick(found, "bp")
     assert bp.task_share is None
     assert 0 < simclr.task_share < 1
     assert "views" in [column.header for column in bench_table(found).columns]
-    alone = bench([make(method="bp", **small)], (1, 8, 8), 10, CPU, rounds=1, record_every=())
+    alone = bench([make_config(method="bp", **small)], (1, 8, 8), 10, CPU, rounds=1, record_every=())
     assert "views" not in [column.header for column in bench_table(alone).columns]

@@ -18,14 +18,14 @@ from processes import ROOT, Program, wait_for
 from scipy import stats
 
 from gradlens.cli.sweep import sweep
-from gradlens.reporting.study_summary import Line, Merged, bootstrap_mean, holm, paired_p, said
+from gradlens.reporting.study_summary import Merged, SummaryLine, bootstrap_mean, grid_text, holm, paired_p
 from gradlens.runtime.csv_tables import read_csv
 from gradlens.runtime.errors import InputError
-from gradlens.training.config import make
-from gradlens.training.context import Place
-from gradlens.training.run_directory import load
+from gradlens.training.config import make_config
+from gradlens.training.context import RunContext
+from gradlens.training.run_directory import load_run
 from gradlens.training.runs.train_run import train_run
-from gradlens.training.sweep.study import Point, points, read_study
+from gradlens.training.sweep.study import StudyPoint, read_study, study_points
 
 STUDY = """
 methods = ["bp", "dgl"]
@@ -53,30 +53,30 @@ def written(folder: Path, text: str = STUDY, epochs: int = 3) -> Path:
 
 
 def test_a_study_is_its_methods_grid_and_seeds_crossed(tmp_path):
-    found = points(read_study(written(tmp_path)), Place())
+    found = study_points(read_study(written(tmp_path)), RunContext())
     wanted = [
-        make(method=method, lr=lr, seed=seed, model="mlp", width=8, limit=200, batch_size=32, epochs=3, record_every=3)
+        make_config(method=method, lr=lr, seed=seed, model="mlp", width=8, limit=200, batch_size=32, epochs=3, record_every=3)
         for lr, method, seed in itertools.product([1e-3, 1e-2], ["bp", "dgl"], [0, 1])
     ]
     assert [point.config for point in found] == wanted
-    assert [said(point.grid) for point in found] == ["lr=0.001"] * 4 + ["lr=0.01"] * 4
+    assert [grid_text(point.grid) for point in found] == ["lr=0.001"] * 4 + ["lr=0.01"] * 4
 
 
 def test_what_comes_to_the_same_run_is_one(tmp_path):
     text = 'methods = ["bp"]\nseeds = [0]\n[grid]\nlr = [1e-3, 0.001]\nset = [["lr=1e-3"], []]'
-    assert len(points(read_study(written(tmp_path, text)), Place())) == 1
+    assert len(study_points(read_study(written(tmp_path, text)), RunContext())) == 1
 
 
 def test_options_reach_the_methods_they_name(tmp_path):
     text = 'methods = ["bp", "dgl"]\n[settings]\nset = ["dgl.head=linear"]'
-    bp, dgl = points(read_study(written(tmp_path, text)), Place())
+    bp, dgl = study_points(read_study(written(tmp_path, text)), RunContext())
     assert (bp.config.options, dgl.config.options["head"]) == ({}, "linear")
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "analyses" / "studies").glob("*.toml")), ids=lambda path: path.stem)
 def test_the_documents_studies_expand(path):
     study = read_study(path)
-    found = points(study, Place())
+    found = study_points(study, RunContext())
     sizes = [len(values) for values in study.grid.values()]
     assert len(found) == len(study.methods) * len(study.seeds) * math.prod(sizes)
 
@@ -157,9 +157,9 @@ def one_lr(epochs: int, lr: str = "1e-2", more: str = "") -> str:
     return text.replace("epochs = {epochs}", f"epochs = {epochs}\n{more}")
 
 
-def made_here(point: Point, out: Path) -> None:
+def made_here(point: StudyPoint, out: Path) -> None:
     """A run of a study made by this process, as ``gradlens train`` makes it."""
-    train_run(point.config, Place(out=out, name=point.name))
+    train_run(point.config, RunContext(out=out, name=point.name))
 
 
 def saved(out: Path) -> dict[Path, int]:
@@ -177,7 +177,7 @@ def short(tmp_path_factory):
     """A study of which one run is there before it begins; the other is made in a process of its own."""
     folder = tmp_path_factory.mktemp("short")
     study, out = written(folder, one_lr(3)), folder / "out"
-    made_here(points(read_study(study), Place())[0], out)
+    made_here(study_points(read_study(study), RunContext())[0], out)
     before = saved(out)
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         sweep(study, out, jobs=2, quiet=True)
@@ -188,11 +188,11 @@ def short(tmp_path_factory):
 @pytest.mark.smoke
 def test_a_study_ends_in_tables(short):
     assert "2 of 2 runs finished" in short.printed
-    rows, lines = read_csv(short.out / "rows.csv", Merged), read_csv(short.out / "summary.csv", Line)
+    rows, lines = read_csv(short.out / "rows.csv", Merged), read_csv(short.out / "summary.csv", SummaryLine)
     assert {row.method for row in rows} == {"bp", "dgl"}
     assert {"test best_accuracy", "test final_accuracy", "test final_loss", "cosine block1.linear"} <= {line.quantity for line in lines}
     (dgl,) = [line for line in lines if (line.method, line.quantity) == ("dgl", "test final_accuracy")]
-    ends = {run.config.method: run.summary["test"]["final_accuracy"] for run in map(load, short.out.glob("*-s0-*"))}
+    ends = {run.config.method: run.summary["test"]["final_accuracy"] for run in map(load_run, short.out.glob("*-s0-*"))}
     assert dgl.difference == pytest.approx(ends["dgl"] - ends["bp"])
     assert (dgl.seeds, dgl.pairs, math.isnan(dgl.low), math.isnan(dgl.p)) == (1, 1, True, True)  # one seed: neither interval nor test
 
@@ -211,7 +211,7 @@ def test_finished_runs_are_not_run_again(short):
 def test_a_run_that_fails_by_itself_is_said_and_the_others_finish(program, tmp_path):
     text = one_lr(2, "1e-2, 1e30", 'optimizer = "sgd"').replace('["bp", "dgl"]', '["bp"]')
     study, out = written(tmp_path, text), tmp_path / "out"
-    made_here(points(read_study(study), Place())[0], out)
+    made_here(study_points(read_study(study), RunContext())[0], out)
     status, printed, err = program("sweep", study, "--out", out, "--jobs", "2")
     assert status == 1
     assert "1 of 2 runs finished" in printed
@@ -250,7 +250,7 @@ def undisturbed(tmp_path_factory):
     """The long study, whose runs nothing happens to."""
     folder = tmp_path_factory.mktemp("undisturbed")
     study, out = written(folder, LONG), folder / "out"
-    for point in points(read_study(study), Place()):
+    for point in study_points(read_study(study), RunContext()):
         made_here(point, out)
     sweep(study, out, quiet=True)
     return out

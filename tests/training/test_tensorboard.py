@@ -11,11 +11,11 @@ from disk import full_disk
 from gradlens.gradients.rows import Measurement
 from gradlens.runtime.errors import Failsafe, InputError
 from gradlens.training import tensorboard as loggers
-from gradlens.training.config import make
-from gradlens.training.context import Place
-from gradlens.training.run_directory import Metric, load
+from gradlens.training.config import make_config
+from gradlens.training.context import RunContext
+from gradlens.training.run_directory import Metric, load_run
 from gradlens.training.runs.train_run import train_run
-from gradlens.training.tensorboard import EVENTS, FILTERS, checked, export, filter_grid, records, rewound
+from gradlens.training.tensorboard import EVENTS, FILTERS, check_export, export, filter_image, records, rewound
 
 accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason="pip install tensorboard")
 TINY = {"width": 4, "limit": 120, "limit_test": 60, "epochs": 2, "batch_size": 30, "record_every": 2, "diagnose_every": 2}
@@ -23,7 +23,7 @@ TINY = {"width": 4, "limit": 120, "limit_test": 60, "epochs": 2, "batch_size": 3
 
 def trained(folder, watch=lambda event, numbers: None, tensorboard=True, **more):
     place = {k: more.pop(k) for k in ("resume", "overwrite") if k in more}
-    return train_run(make(**TINY | {"method": "dgl"} | more), Place(out=folder, tensorboard=tensorboard, **place), watch)
+    return train_run(make_config(**TINY | {"method": "dgl"} | more), RunContext(out=folder, tensorboard=tensorboard, **place), watch)
 
 
 def read(folder):
@@ -152,15 +152,15 @@ def test_numbers_that_are_none_stay_so(tmp_path):
 
 def test_filters_are_stretched_each_to_its_own_range():
     w = torch.stack([torch.arange(27.0).reshape(3, 3, 3), -5 * torch.arange(27.0).reshape(3, 3, 3) + 2])
-    grid = filter_grid({"stem.weight": w, "top.weight": torch.zeros(2, 2)})
+    grid = filter_image({"stem.weight": w, "top.weight": torch.zeros(2, 2)})
     side, gap = 3 * loggers.MAGNIFIED, loggers.MAGNIFIED // 2
     for i, filter_ in enumerate(w):
         left = gap + i * (side + gap)
         shown = grid[:, gap : gap + side, left : left + side][:, :: loggers.MAGNIFIED, :: loggers.MAGNIFIED]
         torch.testing.assert_close(shown, (filter_ - filter_.min()) / (filter_.max() - filter_.min()), atol=1e-4, rtol=0)
-    assert filter_grid({"a.bias": torch.zeros(3), "a.weight": torch.zeros(3, 4)}) is None
-    assert filter_grid({"a.weight": torch.zeros(3, 2, 3, 3)}) is None  # two channels are no picture
-    assert filter_grid({"a.weight": torch.zeros(3, 1, 3, 3)}).shape[0] == 3
+    assert filter_image({"a.bias": torch.zeros(3), "a.weight": torch.zeros(3, 4)}) is None
+    assert filter_image({"a.weight": torch.zeros(3, 2, 3, 3)}) is None  # two channels are no picture
+    assert filter_image({"a.weight": torch.zeros(3, 1, 3, 3)}).shape[0] == 3
 
 
 # ----------------------------------------------------------------------------------------- a log that cannot be written
@@ -257,7 +257,7 @@ def test_commands_write_and_export(tmp_path, gradlens):
 
 def test_an_export_leaves_what_is_there(tmp_path, gradlens):
     run = trained(tmp_path / "a", tensorboard=False, epochs=0)
-    twin = load(shutil.copytree(run.path, tmp_path / "b" / run.path.name))
+    twin = load_run(shutil.copytree(run.path, tmp_path / "b" / run.path.name))
     log = tmp_path / "log"
     export(run, log)
     status, out, err = gradlens("tensorboard", run.path, "--out", log)
@@ -266,10 +266,10 @@ def test_an_export_leaves_what_is_there(tmp_path, gradlens):
     status, _, _ = gradlens("tensorboard", run.path, "--out", log, "--overwrite", "--quiet")
     assert status == 0
     with pytest.raises(InputError, match="would both be"):
-        checked([run, twin], tmp_path / "other", overwrite=False)
+        check_export([run, twin], tmp_path / "other", overwrite=False)
     (log / run.path.name / EVENTS).unlink()
     with pytest.raises(InputError, match="no export of gradlens"):
-        checked([run], log, overwrite=True)
+        check_export([run], log, overwrite=True)
     status, _, err = gradlens("tensorboard", "nowhere")
     assert (status, err.count("\n")) == (2, 1)
 

@@ -18,9 +18,9 @@ from gradlens.runtime.errors import InputError, Stopped
 from gradlens.runtime.progress import no_progress
 from gradlens.training import build, context
 from gradlens.training import state as training_state
-from gradlens.training.config import make
-from gradlens.training.context import Place, data_of, pick_device, pick_precision
-from gradlens.training.run_directory import load
+from gradlens.training.config import make_config
+from gradlens.training.context import RunContext, load_data, pick_device, pick_precision
+from gradlens.training.run_directory import load_run
 from gradlens.training.runs import train_run as experiments
 from gradlens.training.runs.lr_search import choose_lr
 from gradlens.training.runs.remeasure import measure_run
@@ -37,13 +37,13 @@ def one_thread():
 @pytest.fixture
 def other_data():
     """Forget the data sets that are kept in memory, before and after."""
-    context.forget_data()
+    context.clear_data_cache()
     yield
-    context.forget_data()
+    context.clear_data_cache()
 
 
 def tiny(method="bp", **changes):
-    return make(**{**TINY, **needed(method), "method": method, **changes})
+    return make_config(**{**TINY, **needed(method), "method": method, **changes})
 
 
 def quiet(config):
@@ -87,7 +87,7 @@ def interrupted(config, place, step=2):
 
 
 def test_finished_runs_are_reused_unfinished_ones_gone_on_with_missing_ones_trained(tmp_path):
-    place = Place(out=tmp_path / "runs")
+    place = RunContext(out=tmp_path / "runs")
     configs = [tiny("bp"), tiny("dgl"), tiny("dni")]
     train_run(configs[0], place)
     before = contents(place.out)
@@ -102,7 +102,7 @@ def test_finished_runs_are_reused_unfinished_ones_gone_on_with_missing_ones_trai
     assert all(run.finished for run in runs)
     assert steps == [("dgl", s) for s in (4, 5, 6)] + [("dni", s) for s in range(1, 7)]
     assert {name: v for name, v in contents(place.out).items() if name in before} == before
-    alone = train_run(configs[1], Place(out=tmp_path / "alone"))
+    alone = train_run(configs[1], RunContext(out=tmp_path / "alone"))
     for name in ("metrics.csv", "gradients.csv"):
         assert (runs[1].path / name).read_bytes() == (alone.path / name).read_bytes()
 
@@ -112,7 +112,7 @@ def test_finished_runs_are_reused_unfinished_ones_gone_on_with_missing_ones_trai
 
 
 def test_a_config_asked_for_twice_is_trained_once(tmp_path):
-    runs, seen = trained(lambda watch: train_or_reuse([tiny(), tiny()], Place(out=tmp_path), watch))
+    runs, seen = trained(lambda watch: train_or_reuse([tiny(), tiny()], RunContext(out=tmp_path), watch))
     assert len(seen) == 1
     assert runs[0].path == runs[1].path
 
@@ -123,35 +123,35 @@ def test_a_run_under_another_name_is_found_and_foreign_folders_are_passed_over(t
         (tmp_path / name / "config.json").write_text(content)
     assert find_run(tiny(), tmp_path) is None
     assert find_run(tiny(), tmp_path / "none") is None
-    mine = train_run(tiny(), Place(out=tmp_path, name="mine"))
+    mine = train_run(tiny(), RunContext(out=tmp_path, name="mine"))
     assert find_run(tiny(), tmp_path).path == mine.path
     assert find_run(tiny(lr=1e-4), tmp_path) is None
-    _, seen = trained(lambda watch: train_or_reuse([tiny()], Place(out=tmp_path), watch))
+    _, seen = trained(lambda watch: train_or_reuse([tiny()], RunContext(out=tmp_path), watch))
     assert seen == []
 
 
 def test_a_finished_run_is_preferred_to_an_unfinished_one_of_the_same_config(tmp_path):
-    interrupted(tiny(), Place(out=tmp_path))
-    train_run(tiny(), Place(out=tmp_path, name="zzz"))
+    interrupted(tiny(), RunContext(out=tmp_path))
+    train_run(tiny(), RunContext(out=tmp_path, name="zzz"))
     assert find_run(tiny(), tmp_path).path == tmp_path / "zzz"
 
 
 def test_an_unfinished_run_under_another_name_is_gone_on_with_there(tmp_path):
-    interrupted(tiny(), Place(out=tmp_path, name="mine"))
-    (run,) = train_or_reuse([tiny()], Place(out=tmp_path), quiet)
+    interrupted(tiny(), RunContext(out=tmp_path, name="mine"))
+    (run,) = train_or_reuse([tiny()], RunContext(out=tmp_path), quiet)
     assert run.path == tmp_path / "mine"
     assert run.finished
 
 
 def test_resume_of_a_comparison_also_trains_what_was_not_begun(tmp_path):
     """Ctrl-C in the first of several runs says that --resume goes on: it does, with all of them."""
-    interrupted(tiny("bp"), Place(out=tmp_path))
-    runs = train_or_reuse([tiny("bp"), tiny("dgl")], Place(out=tmp_path, resume=True), quiet)
+    interrupted(tiny("bp"), RunContext(out=tmp_path))
+    runs = train_or_reuse([tiny("bp"), tiny("dgl")], RunContext(out=tmp_path, resume=True), quiet)
     assert [run.finished for run in runs] == [True, True]
 
 
 def test_overwrite_trains_all_again(tmp_path):
-    place = Place(out=tmp_path)
+    place = RunContext(out=tmp_path)
     train_or_reuse([tiny()], place, quiet)
     _, seen = trained(lambda watch: train_or_reuse([tiny()], replace(place, overwrite=True), watch))
     assert seen == [tiny()]
@@ -167,34 +167,34 @@ def test_overwrite_trains_all_again(tmp_path):
 def test_nothing_is_written_when_any_config_cannot_be_trained(changes, tmp_path):
     bad = tiny(**changes)
     out = tmp_path / "runs"
-    refused(train_or_reuse, [tiny("bp"), bad], Place(out=out), quiet)
-    refused(train_run, bad, Place(out=out))
-    refused(prepare, bad, Place(out=out))
+    refused(train_or_reuse, [tiny("bp"), bad], RunContext(out=out), quiet)
+    refused(train_run, bad, RunContext(out=out))
+    refused(prepare, bad, RunContext(out=out))
     assert not out.exists()
 
 
 def test_a_batch_as_large_as_the_data_is_fine_and_one_more_is_refused(tmp_path):
-    assert prepare(tiny(batch_size=96), Place()).per_epoch == 1
-    assert "--batch-size 97" in refused(prepare, tiny(batch_size=97), Place())
+    assert prepare(tiny(batch_size=96), RunContext()).per_epoch == 1
+    assert "--batch-size 97" in refused(prepare, tiny(batch_size=97), RunContext())
 
 
 def test_a_single_run_is_built_once_and_trials_of_learning_rates_are_checked_once(tmp_path, monkeypatch):
     built = []
-    make_pair = build.make_pair
+    original = build.build_model_and_method
 
     def counted(config, *rest):
         built.append(config.lr)
-        return make_pair(config, *rest)
+        return original(config, *rest)
 
     for module in (experiments, training_state):
-        monkeypatch.setattr(module, "make_pair", counted)
+        monkeypatch.setattr(module, "build_model_and_method", counted)
     config = tiny(epochs=0)
-    train_or_reuse([config], Place(out=tmp_path / "one"), quiet)
+    train_or_reuse([config], RunContext(out=tmp_path / "one"), quiet)
     assert len(built) == 1
-    train_or_reuse([tiny(epochs=0, seed=seed) for seed in (1, 2)], Place(out=tmp_path / "two"), quiet)
+    train_or_reuse([tiny(epochs=0, seed=seed) for seed in (1, 2)], RunContext(out=tmp_path / "two"), quiet)
     assert len(built) == 1 + 2 + 2  # all are checked before the first is trained
     built.clear()
-    choose_lr(config, [1e-3, 1e-2], 0.2, Place(out=tmp_path / "three"), quiet)
+    choose_lr(config, [1e-3, 1e-2], 0.2, RunContext(out=tmp_path / "three"), quiet)
     assert built == [1e-3, 1e-3, 1e-2]
 
 
@@ -202,17 +202,17 @@ def test_data_are_loaded_once_for_all_methods(monkeypatch, other_data):
     calls = []
     real = datasets.DATASETS["digits"]
     monkeypatch.setitem(datasets.DATASETS, "digits", lambda *args: calls.append(args) or real(*args))
-    place = Place()
-    assert data_of(tiny("bp"), place) is data_of(tiny("dgl", lr=1.0), place)
+    place = RunContext()
+    assert load_data(tiny("bp"), place) is load_data(tiny("dgl", lr=1.0), place)
     assert len(calls) == 1
-    assert data_of(tiny("bp", seed=1), place) is not data_of(tiny("bp"), place)
+    assert load_data(tiny("bp", seed=1), place) is not load_data(tiny("bp"), place)
 
 
 # ------------------------------------------------------------------------------------------------------- learning rates
 
 
 def test_the_learning_rate_with_the_highest_validation_accuracy_is_chosen(tmp_path):
-    place = Place(out=tmp_path)
+    place = RunContext(out=tmp_path)
     config = tiny(epochs=6, width=8, limit=300)
     grid = [1e-9, 3e-3, 1e-8]
     best, seen = trained(lambda watch: choose_lr(config, grid, 0.2, place, watch))
@@ -233,24 +233,24 @@ def test_the_choice_never_looks_at_the_test_images(tmp_path, monkeypatch, other_
         return train, Split(255 - test.images, (test.labels + 1) % 10), classes
 
     config, grid = tiny(), [1e-3, 1e-2]
-    first = choose_lr(config, grid, 0.25, Place(out=tmp_path / "a"), quiet)
+    first = choose_lr(config, grid, 0.25, RunContext(out=tmp_path / "a"), quiet)
     monkeypatch.setitem(datasets.DATASETS, "digits", spoilt)
-    context.forget_data()
-    assert choose_lr(config, grid, 0.25, Place(out=tmp_path / "b"), quiet) == first
+    context.clear_data_cache()
+    assert choose_lr(config, grid, 0.25, RunContext(out=tmp_path / "b"), quiet) == first
     runs = [sorted((tmp_path / x).glob("*/metrics.csv")) for x in "ab"]
     assert len(runs[0]) == 2
     assert [p.read_bytes() for p in runs[0]] == [p.read_bytes() for p in runs[1]]
-    assert {m.split for p in runs[0] for m in load(p.parent).metrics} == {"train", "validation"}
+    assert {m.split for p in runs[0] for m in load_run(p.parent).metrics} == {"train", "validation"}
 
 
 def test_of_equally_good_rates_the_smallest_is_chosen(tmp_path):
-    assert choose_lr(tiny(epochs=0), [1e-2, 1e-4, 1e-3], 0.25, Place(out=tmp_path), quiet) == 1e-4
+    assert choose_lr(tiny(epochs=0), [1e-2, 1e-4, 1e-3], 0.25, RunContext(out=tmp_path), quiet) == 1e-4
 
 
 def test_a_rate_that_the_loss_does_not_survive_loses(tmp_path):
     config = tiny(lr=1.0)
-    assert choose_lr(config, [1e33, 1e-3], 0.25, Place(out=tmp_path), quiet) == 1e-3
-    assert choose_lr(config, [1e-3, 1e33], 0.25, Place(out=tmp_path), quiet) == 1e-3  # and again, with what is there
+    assert choose_lr(config, [1e33, 1e-3], 0.25, RunContext(out=tmp_path), quiet) == 1e-3
+    assert choose_lr(config, [1e-3, 1e33], 0.25, RunContext(out=tmp_path), quiet) == 1e-3  # and again, with what is there
 
 
 def test_ctrl_c_during_the_choice_stops_it(tmp_path):
@@ -258,13 +258,13 @@ def test_ctrl_c_during_the_choice_stops_it(tmp_path):
         return lambda event, numbers: signal.raise_signal(signal.SIGINT) if numbers.get("step") == 1 else None
 
     with pytest.raises(Stopped) as caught:
-        choose_lr(tiny(), [1e-3, 1e-2], 0.25, Place(out=tmp_path), watch_for)
+        choose_lr(tiny(), [1e-3, 1e-2], 0.25, RunContext(out=tmp_path), watch_for)
     assert caught.value.status == 130
 
 
 @pytest.mark.parametrize("bad", [-1e-3, float("nan"), float("inf")])
 def test_a_grid_with_a_rate_that_is_none_trains_nothing(bad, tmp_path):
-    assert "--lr" in refused(choose_lr, tiny(), [1e-3, bad], 0.25, Place(out=tmp_path / "runs"), quiet)
+    assert "--lr" in refused(choose_lr, tiny(), [1e-3, bad], 0.25, RunContext(out=tmp_path / "runs"), quiet)
     assert not (tmp_path / "runs").exists()
 
 
@@ -278,18 +278,18 @@ def rows(run_rows):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_measuring_snapshots_gives_the_rows_recorded_in_training(method, tmp_path):
-    run = train_run(tiny(method, keep_checkpoints=3, augment=True, epochs=3), Place(out=tmp_path))
+    run = train_run(tiny(method, keep_checkpoints=3, augment=True, epochs=3), RunContext(out=tmp_path))
     before = contents(run.path)
     at = [int(p.stem.split("-")[1]) for p in run.snapshots()]
     assert at == [3, 6, 9]
-    measured = measure_run(run.path, RECORDED, Place())
+    measured = measure_run(run.path, RECORDED, RunContext())
     assert sorted({r.step for r in measured}) == at
     sparse = {"descent", "feedback_transpose", "feedback_pseudoinverse", "feedback_jacobian"}
     recorded = [r for r in run.gradients if r.step == 6 and r.kind not in sparse and r.quantity not in SPARSE]
     assert recorded
     assert rows(r for r in measured if r.step == 6) == rows(recorded)
     after = contents(run.path)
-    assert rows(load(run.path).measured) == rows(measured)
+    assert rows(load_run(run.path).measured) == rows(measured)
     assert after.pop("measured.csv")
     assert after == before
 
@@ -307,46 +307,46 @@ def test_measuring_sees_the_draws_of_the_training_step(tmp_path, monkeypatch):
             return Signal(delta, (delta,))
 
     monkeypatch.setitem(METHODS, "noisy", Noisy)
-    run = train_run(tiny("noisy", keep_checkpoints=3), Place(out=tmp_path))
+    run = train_run(tiny("noisy", keep_checkpoints=3), RunContext(out=tmp_path))
     torch.manual_seed(5)
     want = torch.rand(1)
     torch.manual_seed(5)
-    measured = measure_run(run.path, RECORDED, Place())
+    measured = measure_run(run.path, RECORDED, RunContext())
     assert torch.equal(torch.rand(1), want)
     assert rows(r for r in measured if r.step == 4) == rows(r for r in run.gradients if r.step == 4)
 
 
 def test_new_quantities_are_added_and_old_ones_replaced(tmp_path):
-    run = train_run(tiny("dgl", keep_checkpoints=2), Place(out=tmp_path))
-    first = measure_run(run.path, ("projection",), Place())
+    run = train_run(tiny("dgl", keep_checkpoints=2), RunContext(out=tmp_path))
+    first = measure_run(run.path, ("projection",), RunContext())
     assert {r.quantity for r in first if r.kind != "rule"} == {"projection"}
-    measure_run(run.path, ("relative_error",), Place())
-    both = load(run.path).measured
+    measure_run(run.path, ("relative_error",), RunContext())
+    both = load_run(run.path).measured
     assert {r.quantity for r in both if r.kind != "rule"} == {"projection", "relative_error"}
-    measure_run(run.path, ("projection", "relative_error"), Place())
-    assert rows(load(run.path).measured) == rows(both)
-    steps = [r.step for r in load(run.path).measured]
+    measure_run(run.path, ("projection", "relative_error"), RunContext())
+    assert rows(load_run(run.path).measured) == rows(both)
+    steps = [r.step for r in load_run(run.path).measured]
     assert steps == sorted(steps)
 
 
 def test_without_snapshots_the_checkpoint_is_measured_also_of_an_unfinished_run(tmp_path):
-    interrupted(tiny("dni"), Place(out=tmp_path))
+    interrupted(tiny("dni"), RunContext(out=tmp_path))
     path = tmp_path / tiny("dni").run_name()
     state = (path / "checkpoint.pt").read_bytes()
-    measured = measure_run(path, tuple(QUANTITIES), Place())
+    measured = measure_run(path, tuple(QUANTITIES), RunContext())
     assert {r.step for r in measured} == {3}
     assert (path / "checkpoint.pt").read_bytes() == state
-    run = train_run(tiny("dni"), Place(out=tmp_path, resume=True))
+    run = train_run(tiny("dni"), RunContext(out=tmp_path, resume=True))
     assert run.finished
     assert rows(run.measured) == rows(measured)
 
 
 def test_what_cannot_be_measured(tmp_path, monkeypatch, other_data):
-    run = train_run(tiny(), Place(out=tmp_path))
+    run = train_run(tiny(), RunContext(out=tmp_path))
     before = contents(tmp_path)
-    text = refused(measure_run, run.path, ("cosin",), Place())
+    text = refused(measure_run, run.path, ("cosin",), RunContext())
     assert "unknown quantity 'cosin'; known, nearest first: cosine" in text
-    assert "not a run directory" in refused(measure_run, tmp_path, ("cosine",), Place())
+    assert "not a run directory" in refused(measure_run, tmp_path, ("cosine",), RunContext())
     real = datasets.DATASETS["digits"]
 
     def other(*args):
@@ -356,12 +356,12 @@ def test_what_cannot_be_measured(tmp_path, monkeypatch, other_data):
         return Split(images, train.labels), test, classes
 
     monkeypatch.setitem(datasets.DATASETS, "digits", other)
-    context.forget_data()
-    assert "not the ones" in refused(measure_run, run.path, ("cosine",), Place())
+    context.clear_data_cache()
+    assert "not the ones" in refused(measure_run, run.path, ("cosine",), RunContext())
     (run.path / "checkpoint.pt").rename(tmp_path / "checkpoint.pt")
     monkeypatch.undo()
-    context.forget_data()
-    assert "has no checkpoint.pt" in refused(measure_run, run.path, ("cosine",), Place())
+    context.clear_data_cache()
+    assert "has no checkpoint.pt" in refused(measure_run, run.path, ("cosine",), RunContext())
     (tmp_path / "checkpoint.pt").rename(run.path / "checkpoint.pt")
     assert contents(tmp_path) == before
 

@@ -22,9 +22,9 @@ from gradlens.runtime import user_code
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import seeded
 from gradlens.training import user_references
-from gradlens.training.config import make
-from gradlens.training.context import Place
-from gradlens.training.run_directory import load
+from gradlens.training.config import make_config
+from gradlens.training.context import RunContext
+from gradlens.training.run_directory import load_run
 from gradlens.training.runs.train_run import prepare, train_run
 
 PAGES = [Path(__file__).parents[2] / page for page in ("docs/your-own.md", "README.md")]
@@ -75,7 +75,7 @@ def test_the_example_obeys_the_laws_and_trains(program):
     flags = ["--width", "16", "--epochs", "4", "--quiet", "--record-every", "4"]
     status, out, err = program("compare-gradients", "bp", "sparse.py:Sparse", "--set", "sparse.share=0.3", *flags)
     assert (status, err) == (0, "")
-    (run,) = [load(p.parent) for p in Path("runs").glob("sparse-digits-basic-cnn-s0-*/config.json")]
+    (run,) = [load_run(p.parent) for p in Path("runs").glob("sparse-digits-basic-cnn-s0-*/config.json")]
     assert run.config.options == {"share": 0.3}
     assert run.summary["test"]["best_accuracy"] > 0.5
     cosine = {r.layer: r.value for r in run.gradients if (r.step, r.kind, r.quantity) == (0, "weight", "cosine")}
@@ -86,8 +86,8 @@ def test_the_example_obeys_the_laws_and_trains(program):
 
 def test_the_example_in_its_limit_is_backprop():
     written("sparse.py", CODE["your-own.md"])
-    ours, bp = (train_run(make(method=m, **SMALL), Place(out=Path("runs"))) for m in ("sparse.py:Sparse", "bp"))
-    whole = train_run(make(method="sparse.py:Sparse", options={"share": 1}, **SMALL), Place(out=Path("runs")))
+    ours, bp = (train_run(make_config(method=m, **SMALL), RunContext(out=Path("runs"))) for m in ("sparse.py:Sparse", "bp"))
+    whole = train_run(make_config(method="sparse.py:Sparse", options={"share": 1}, **SMALL), RunContext(out=Path("runs")))
     for mine, theirs in zip(whole.checkpoint()["model"].values(), bp.checkpoint()["model"].values(), strict=True):
         assert torch.equal(mine, theirs)
     assert ours.metrics != bp.metrics
@@ -136,14 +136,14 @@ def test_a_run_of_an_own_rule_is_read_without_its_file_and_goes_on_only_with_it(
 
 
 def test_two_versions_of_a_rule_are_two_lines_of_one_figure():
-    from gradlens.training.run_groups import labels
+    from gradlens.training.run_groups import run_labels
 
     written("half.py", RULE)
-    first = train_run(make(method="half.py:Half", **SMALL), Place(out=Path("runs")))
+    first = train_run(make_config(method="half.py:Half", **SMALL), RunContext(out=Path("runs")))
     Path("half.py").write_text(RULE.replace("/ 2", "/ 3"))
-    second = train_run(make(method="half.py:Half", **SMALL), Place(out=Path("runs")))
+    second = train_run(make_config(method="half.py:Half", **SMALL), RunContext(out=Path("runs")))
     assert first.path != second.path
-    a, b = labels([load(first.path), load(second.path)])
+    a, b = run_labels([load_run(first.path), load_run(second.path)])
     assert re.fullmatch(r"half method_file=half\.py@[0-9a-f]{6}", a)
     assert re.fullmatch(r"half method_file=half\.py@[0-9a-f]{6}", b)
     assert a != b
@@ -151,16 +151,16 @@ def test_two_versions_of_a_rule_are_two_lines_of_one_figure():
 
 def test_reading_a_run_runs_no_code():
     written("sparse.py", CODE["your-own.md"])
-    run = train_run(make(method="sparse.py:Sparse", options={"share": 0.5}, **SMALL), Place(out=Path("runs")))
+    run = train_run(make_config(method="sparse.py:Sparse", options={"share": 0.5}, **SMALL), RunContext(out=Path("runs")))
     METHODS.pop("sparse"), user_references.TYPED["method"].clear(), user_code._imported.clear()
     written("sparse.py", "raise SystemExit('executed')")
-    assert load(run.path).config == run.config
-    assert load(run.path).config.options == {"share": 0.5}
+    assert load_run(run.path).config == run.config
+    assert load_run(run.path).config.options == {"share": 0.5}
 
 
 def test_a_run_of_an_own_rule_with_options_is_measured_by_another_process(program):
     written("sparse.py", CODE["your-own.md"])
-    run = train_run(make(method="sparse.py:Sparse", options={"share": 0.5}, **SMALL), Place(out=Path("runs")))
+    run = train_run(make_config(method="sparse.py:Sparse", options={"share": 0.5}, **SMALL), RunContext(out=Path("runs")))
     METHODS.pop("sparse"), user_references.TYPED["method"].clear(), user_code._imported.clear()
     assert program("measure", run.path, "--quantity", "cosine", "--quiet")[0] == 0
     assert METHODS["sparse"].Options.model_fields  # the rule itself by now
@@ -169,12 +169,12 @@ def test_a_run_of_an_own_rule_with_options_is_measured_by_another_process(progra
 def test_a_config_of_an_own_rule_is_trained_by_its_name_there(program):
     """As `gradlens sweep` starts its runs."""
     written("sparse.py", CODE["your-own.md"])
-    config = make(method="sparse.py:Sparse", options={"share": 0.5}, **SMALL)
+    config = make_config(method="sparse.py:Sparse", options={"share": 0.5}, **SMALL)
     Path("point.json").write_text(json.dumps({"config": config.model_dump()}))
     METHODS.pop("sparse"), user_references.TYPED["method"].clear(), user_code._imported.clear()
     status, _, err = program("train", "sparse", "--config", "point.json", "--run-name", "r", "--quiet")
     assert (status, err) == (0, "")
-    assert load("runs/r").config == config
+    assert load_run("runs/r").config == config
     assert program("train", "sparse", "--config", "point.json", "--run-name", "s", "--set", "share=0.2", "--quiet")[0] == 0
     Path("sparse.py").write_text(CODE["your-own.md"] + "# changed\n")
     assert "sparse.py has changed" in program("train", "sparse", "--config", "point.json", "--run-name", "t", "--quiet")[2]
@@ -183,15 +183,15 @@ def test_a_config_of_an_own_rule_is_trained_by_its_name_there(program):
 def test_an_interrupted_run_of_an_own_rule_and_network_goes_on_to_the_same_bits():
     written("sparse.py", CODE["your-own.md"])
     written("net.py", NET)
-    config = make(method="sparse.py:Sparse", **{**SMALL, "model": "net.py:cut", "width": None, "epochs": 2})
-    whole = train_run(config, Place(out=Path("runs"), name="whole"))
+    config = make_config(method="sparse.py:Sparse", **{**SMALL, "model": "net.py:cut", "width": None, "epochs": 2})
+    whole = train_run(config, RunContext(out=Path("runs"), name="whole"))
 
     def pull_the_plug(event, numbers):
         if event == "step" and numbers["step"] == 5:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_run(config, Place(out=Path("runs"), name="cut"), pull_the_plug)
+        train_run(config, RunContext(out=Path("runs"), name="cut"), pull_the_plug)
     (
         METHODS.pop("sparse"),
         MODELS.pop("net-cut"),
@@ -199,9 +199,9 @@ def test_an_interrupted_run_of_an_own_rule_and_network_goes_on_to_the_same_bits(
         user_references.TYPED["model"].clear(),
         user_code._imported.clear(),
     )
-    begun = load("runs/cut")
+    begun = load_run("runs/cut")
     assert not begun.finished
-    gone_on = train_run(begun.config, Place(out=Path("runs"), name="cut", resume=True))
+    gone_on = train_run(begun.config, RunContext(out=Path("runs"), name="cut", resume=True))
     assert gone_on.gradients == whole.gradients
     for mine, theirs in zip(gone_on.checkpoint()["model"].values(), whole.checkpoint()["model"].values(), strict=True):
         assert torch.equal(mine, theirs)
@@ -211,17 +211,17 @@ def test_options_of_an_own_rule_are_checked_like_any(program):
     written("sparse.py", CODE["your-own.md"])
     assert "unknown option of sparse 'shares'" in program("train", "sparse.py:Sparse", "--set", "shares=1", "--quiet")[2]
     assert "option of sparse: share: input should be less than" in program("check", "sparse.py:Sparse", "--set", "share=2")[2]
-    assert make(method="sparse.py:Sparse", options={"share": 0.5}).options == {"share": 0.5}
+    assert make_config(method="sparse.py:Sparse", options={"share": 0.5}).options == {"share": 0.5}
 
 
 def test_a_config_of_an_own_rule_serves_a_shipped_one_too():
     written("half.py", RULE)
-    config = make(method="half.py:Half", **SMALL)
-    again = make(**config.model_dump())
+    config = make_config(method="half.py:Half", **SMALL)
+    again = make_config(**config.model_dump())
     assert again == config
-    assert make(**{**config.model_dump(), "method": "bp"}).own == {}
-    assert make(method="half") == make(method="half.py:Half")  # known by now
-    assert config.differences(make(method="half.py:Half", **{**SMALL, "epochs": 3})) == ["epochs 3 there, 1 here"]
+    assert make_config(**{**config.model_dump(), "method": "bp"}).own == {}
+    assert make_config(method="half") == make_config(method="half.py:Half")  # known by now
+    assert config.differences(make_config(method="half.py:Half", **{**SMALL, "epochs": 3})) == ["epochs 3 there, 1 here"]
 
 
 @pytest.mark.parametrize(
@@ -236,15 +236,15 @@ def test_a_config_of_an_own_rule_serves_a_shipped_one_too():
     ],
 )
 def test_labels_are_single_words_that_are_no_shipped_name(kind, file, name, label):
-    assert user_references.label(kind, Path(file), name) == label
+    assert user_references.reference_label(kind, Path(file), name) == label
 
 
 def test_run_names_are_names_of_folders():
     written("net.py", "from torch import nn\ndef build(plan): return [nn.Flatten()]")
     written("set.py", "")
-    name = make(model="net.py:build", data="set.py:build").run_name()
+    name = make_config(model="net.py:build", data="set.py:build").run_name()
     assert re.fullmatch(r"bp-set-net-s0-[0-9a-f]{6}", name)
-    assert make(model="torchvision:resnet18").run_name().startswith("bp-digits-torchvision-resnet18-s0-")
+    assert make_config(model="torchvision:resnet18").run_name().startswith("bp-digits-torchvision-resnet18-s0-")
 
 
 def test_a_file_may_import_what_lies_beside_it_and_use_dataclasses():
@@ -458,7 +458,7 @@ def test_a_skip_inside_a_residual_block_is_named_with_its_block():
 
 def test_resnet18_of_torchvision_has_its_stem_its_residual_blocks_and_its_top():
     model = build("resnet18", ModelSpec((3, 16, 16), 7))  # the shipped one keeps its name
-    config = make(model="torchvision:resnet18", epochs=0, limit=32, batch_size=16)
+    config = make_config(model="torchvision:resnet18", epochs=0, limit=32, batch_size=16)
     model = build("torchvision:resnet18", ModelSpec((3, 16, 16), 7), seed=4)
     layers = [f"layer{i}_{j}" for i in (1, 2, 3, 4) for j in (0, 1)]
     assert list(model._modules) == ["stem", *layers, "top"]
@@ -471,13 +471,13 @@ def test_resnet18_of_torchvision_has_its_stem_its_residual_blocks_and_its_top():
     assert torch.equal(again.stem.conv1.weight, model.stem.conv1.weight)
     assert not torch.equal(other.stem.conv1.weight, model.stem.conv1.weight)
     assert head_width(model) == 512
-    prepare(config, Place())  # grey digits
+    prepare(config, RunContext())  # grey digits
 
 
 @pytest.mark.parametrize("name", ["resnet18", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mobilenet_v2", "densenet121"))])
 def test_torchvisions_own_network_gives_the_same_bits(name):
     """With its in-place activations, uncut, from the same stream: forward, backward, buffers; dropout draws the same masks."""
-    make(model=f"torchvision:{name}")
+    make_config(model=f"torchvision:{name}")
     model = build(f"torchvision:{name}", ModelSpec((3, 32, 32), 10), seed=2)
     with seeded(2, "init"):
         twin = models.get_model(name, weights=None, num_classes=10)
@@ -490,7 +490,7 @@ def test_torchvisions_own_network_gives_the_same_bits(name):
 
 
 def test_grey_images_are_fed_as_three_equal_channels():
-    make(model="torchvision:resnet18")
+    make_config(model="torchvision:resnet18")
     grey, colour = (build("torchvision:resnet18", ModelSpec((c, 16, 16), 10), seed=1).eval() for c in (1, 3))
     x = torch.randn(2, 1, 16, 16)
     assert torch.equal(grey(x), colour(x.expand(-1, 3, -1, -1).contiguous()))
@@ -513,14 +513,14 @@ def test_convolutions_take_what_follows_them_into_their_block():
     ],
 )
 def test_what_torchvision_does_not_have_is_said(name, plan, words):
-    make(model=f"torchvision:{name}")
+    make_config(model=f"torchvision:{name}")
     with pytest.raises(InputError, match=re.escape(words)):
         build(f"torchvision:{name}", plan)
 
 
 def test_unknown_classifiers_get_the_nearest():
     with pytest.raises(InputError, match=r"unknown classifier of torchvision 'resnet81'; known, nearest first: resnet18, .*\(of \d+\)"):
-        make(model="torchvision:resnet81")
+        make_config(model="torchvision:resnet81")
 
 
 # ------------------------------------------------------------------------------------------------------- own networks and data
@@ -620,7 +620,7 @@ def test_own_networks_train_and_are_read_again(program, name, blocks):
     flags = ["--model", f"net.py:{name}", "--limit", "64", "--batch-size", "16", "--epochs", "1", "--quiet", "--run-name", "r"]
     status, _, err = program("train", "dgl", *flags)
     assert (status, err) == (0, "")
-    run = load("runs/r")
+    run = load_run("runs/r")
     assert list(dict.fromkeys(n.split(".")[0] for n in run.checkpoint()["model"])) == blocks
     assert program("measure", "runs/r", "--quantity", "cosine", "--quiet")[0] == 0
     Path("net.py").write_text(NET + "\n")
@@ -629,7 +629,7 @@ def test_own_networks_train_and_are_read_again(program, name, blocks):
 
 def test_an_own_network_is_drawn_from_the_runs_seed():
     written("net.py", NET)
-    weights = [prepare(make(model="net.py:build", seed=s), Place()).pair.model[1].weight for s in (0, 0, 1)]
+    weights = [prepare(make_config(model="net.py:build", seed=s), RunContext()).pair.model[1].weight for s in (0, 0, 1)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
 
@@ -689,7 +689,7 @@ def test_own_data_train_and_are_told_by_their_contents(program):
     flags = ["--data", "pictures.py:build", "--model", "mlp", "--width", "8", "--batch-size", "10", "--epochs", "1", "--quiet"]
     status, _, err = program("train", "bp", *flags, "--run-name", "r")
     assert (status, err) == (0, "")
-    assert load("runs/r").info["images"] == {"train": 30, "test": 10}
+    assert load_run("runs/r").info["images"] == {"train": 30, "test": 10}
     assert program("measure", "runs/r", "--quantity", "cosine", "--quiet")[0] == 0
     Path("pictures.py").write_text(DATA + "# the same data\n")
     assert program("measure", "runs/r", "--quantity", "cosine", "--quiet")[0] == 0

@@ -5,8 +5,8 @@ X2 from another one X1, without labels; downstream, labels are predicted linearl
 ψ* = E[X2 | X1] (Lemma 3.1) and k classes need some k labels instead of some d1. How far data are from that is ε_CI (Definition 4.1), which
 :func:`conditional_dependence` estimates from any two views and labels.
 
-:class:`Mixture` is the paper's simulation (its figure 1) with everything about it in closed form. All in float64; covariances are centred
-and every predictor has an intercept, so that no result depends on where the origin is.
+:class:`ViewMixture` is the paper's simulation (its figure 1) with everything about it in closed form. All in float64; covariances are
+centred and every predictor has an intercept, so that no result depends on where the origin is.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def _dealings(at: NDArray[np.intp], shuffles: int, seed: int) -> Iterator[NDArra
 # ------------------------------------------------------------------------------------------------------ linear predictors
 
 
-class Affine(NamedTuple):
+class AffineArrays(NamedTuple):
     """x ↦ W x + b on rows."""
 
     weight: Array  # [out, in]
@@ -168,12 +168,12 @@ class Affine(NamedTuple):
         out: Array = x @ self.weight.T + self.bias
         return out
 
-    def after(self, first: Affine) -> Affine:
+    def after(self, first: AffineArrays) -> AffineArrays:
         """This one applied to what another one gives."""
-        return Affine(self.weight @ first.weight, self.weight @ first.bias + self.bias)
+        return AffineArrays(self.weight @ first.weight, self.weight @ first.bias + self.bias)
 
 
-def least_squares(x: Array, t: Array) -> Affine:
+def fit_affine(x: Array, t: Array) -> AffineArrays:
     """argmin over W, b of Σ ‖t_i − W x_i − b‖²: W = S_TX S_XX⁻¹, the smallest W where several do.
 
     With x = x1 and t = x2 it is the linear class's pretext solution, with x = ψ(x1) and one-hot t the downstream one.
@@ -187,14 +187,14 @@ def least_squares(x: Array, t: Array) -> Affine:
     mean: Array = t.mean(0)
     # numpy's own cutoff is near the rounding errors of a ψ whose rank is not full; they would come back as huge weights
     weight = np.linalg.lstsq(x - centre, t - mean, rcond=CUTOFF)[0].T
-    return Affine(weight, mean - weight @ centre)
+    return AffineArrays(weight, mean - weight @ centre)
 
 
-def principal(psi: Affine, x1: Array, m: int) -> Affine:
+def principal(psi: AffineArrays, x1: Array, m: int) -> AffineArrays:
     """ψ's top m principal components on a sample (Lee et al. 2021, after Theorem 4.2): the downstream dimension falls from d2 to m."""
     out = psi(x1)
     axes = np.linalg.svd(out - out.mean(0), full_matrices=False)[2][:m]
-    return Affine(axes @ psi.weight, axes @ psi.bias)
+    return AffineArrays(axes @ psi.weight, axes @ psi.bias)
 
 
 # ------------------------------------------------------------------------------------------------------------- simulation
@@ -213,7 +213,7 @@ class Sample(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Mixture:
+class ViewMixture:
     """Y uniform on k classes, X1 ~ N(μ1_Y, I), X̂2 ~ N(μ2_Y, I), X2 = (1 − α) X̂2 + α T(X1); T cuts X1 off or pads it with zeros.
 
     α = 0: the views are independent given Y; α = 1: X2 is a function of X1 (Lee et al. 2021, §5, figure 1).
@@ -230,7 +230,7 @@ class Mixture:
             raise InputError(f"each class has a centre in both views, got {len(self.mu1)} and {len(self.mu2)}")
 
     @classmethod
-    def random(cls, k: int, alpha: float = 0.0, d1: int = 50, d2: int = 40, spread: float = 10.0, seed: int = 0) -> Mixture:
+    def random(cls, k: int, alpha: float = 0.0, d1: int = 50, d2: int = 40, spread: float = 10.0, seed: int = 0) -> ViewMixture:
         """Centres uniform on [0, spread), the same ones for every α.
 
         Raises:
@@ -294,33 +294,33 @@ class Mixture:
         found: Array = np.eye(c.shape[1]) + c.T @ c / self.k
         return found
 
-    def linear_pretext(self) -> Affine:
+    def linear_pretext(self) -> AffineArrays:
         """The linear class's ψ without sampling error: B = S₂₁ S₁₁⁻¹, of rank k − 1 (at most) for α = 0."""
         c1, c2 = self.mu1 - self.mu1.mean(0), self.mu2 - self.mu2.mean(0)
         own = np.linalg.solve(self._cov1(), c1.T @ c2 / self.k).T
         weight = (1 - self.alpha) * own + self.alpha * self.cut(np.eye(c1.shape[1])).T
         mean2 = (1 - self.alpha) * self.mu2.mean(0) + self.alpha * self.cut(self.mu1.mean(0)[None])[0]
-        return Affine(weight, mean2 - weight @ self.mu1.mean(0))
+        return AffineArrays(weight, mean2 - weight @ self.mu1.mean(0))
 
-    def best_linear(self) -> Affine:
+    def best_linear(self) -> AffineArrays:
         """E^L[one-hot Y | X1], the best linear predictor: S_Y1 S₁₁⁻¹, with an intercept."""
         c = self.mu1 - self.mu1.mean(0)
         weight = np.linalg.solve(self._cov1(), c.T / self.k).T
-        return Affine(weight, 1 / self.k - weight @ self.mu1.mean(0))
+        return AffineArrays(weight, 1 / self.k - weight @ self.mu1.mean(0))
 
     def eps_linear(self) -> float:
         """ε_CI of the linear class: S₁₂|Y = α Tᵀ, so it is α √tr(T S₁₁⁻¹ Tᵀ), a little below α √min(d1, d2)."""
         t = self.cut(np.eye(self.mu1.shape[1]))
         return self.alpha * math.sqrt(float(np.trace(t.T @ np.linalg.solve(self._cov1(), t))))
 
-    def excess_risk(self, predictor: Affine) -> float:
+    def excess_risk(self, predictor: AffineArrays) -> float:
         """ER = ½ E‖E^L[Y | X1] − p(X1)‖² of an affine p [k outputs], exactly, by the moments of X1."""
         best = self.best_linear()
         d, m = best.weight - predictor.weight, self.mu1.mean(0)
         off = best.bias - predictor.bias + d @ m
         return float(np.einsum("ij,jk,ik->", d, self._cov1(), d) + off @ off) / 2
 
-    def mse(self, predictor: Affine) -> float:
+    def mse(self, predictor: AffineArrays) -> float:
         """E‖one-hot Y − p(X1)‖² (summed over classes) of an affine p, exactly: the best linear one's, and twice the excess risk."""
         c = self.mu1 - self.mu1.mean(0)
         explained = float(np.trace(c @ np.linalg.solve(self._cov1(), c.T))) / self.k**2

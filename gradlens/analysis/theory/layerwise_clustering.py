@@ -165,7 +165,7 @@ class LayerwisePlan:
 
 
 @dataclass(frozen=True)
-class Stage:
+class ClusteringStage:
     """A learned layer: patches -> mapped -> nearest centre."""
 
     size: int
@@ -211,7 +211,7 @@ def _map(patches: Tensor, y: Tensor, classes: int, plan: LayerwisePlan, stage: i
     return Linear(white.mean, white.matrix @ learned)
 
 
-def learn_stage(grid: Tensor, y: Tensor, classes: int, plan: LayerwisePlan, stage: int) -> Stage:
+def learn_clustering_stage(grid: Tensor, y: Tensor, classes: int, plan: LayerwisePlan, stage: int) -> ClusteringStage:
     """One stage from what is below it, [N, C, H, W], and the labels [N]."""
     found = _map(extract(grid, plan.sizes[stage]), y, classes, plan, stage)
     embedded = found(extract(grid, plan.sizes[stage])).flatten(0, 2)
@@ -223,7 +223,7 @@ def learn_stage(grid: Tensor, y: Tensor, classes: int, plan: LayerwisePlan, stag
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct patches than clusters: some stay empty
         means.fit(embedded[some].numpy())
-    return Stage(plan.sizes[stage], found, torch.from_numpy(means.cluster_centers_).to(grid.dtype), plan.representation == "soft")
+    return ClusteringStage(plan.sizes[stage], found, torch.from_numpy(means.cluster_centers_).to(grid.dtype), plan.representation == "soft")
 
 
 # --------------------------------------------------------------------------------------------------------- all stages
@@ -233,7 +233,7 @@ def learn_stage(grid: Tensor, y: Tensor, classes: int, plan: LayerwisePlan, stag
 class Layerwise:
     """Learned stages and the linear classifier on top."""
 
-    stages: tuple[Stage, ...]
+    stages: tuple[ClusteringStage, ...]
     top: Pipeline  # standardises, then a logistic regression
 
     def grids(self, images: Tensor) -> list[Tensor]:
@@ -252,7 +252,9 @@ class Layerwise:
         return float(self.top.score(self.grids(images)[-1].flatten(1).numpy(), y.numpy()))
 
 
-def learn(images: Tensor, y: Tensor, plan: LayerwisePlan, classes: int | None = None, stage_labels: Tensor | None = None) -> Layerwise:
+def learn_layerwise(
+    images: Tensor, y: Tensor, plan: LayerwisePlan, classes: int | None = None, stage_labels: Tensor | None = None
+) -> Layerwise:
     """All stages, bottom first, each on the output of the finished one below, then the linear classifier.
 
     Args:
@@ -271,7 +273,7 @@ def learn(images: Tensor, y: Tensor, plan: LayerwisePlan, classes: int | None = 
     classes = int(y.max()) + 1 if classes is None else classes
     grid, stages = images, []
     for i in range(len(plan.sizes)):
-        stages.append(learn_stage(grid, y if stage_labels is None else stage_labels, classes, plan, i))
+        stages.append(learn_clustering_stage(grid, y if stage_labels is None else stage_labels, classes, plan, i))
         grid = stages[-1](grid)
     top = make_pipeline(StandardScaler(), LogisticRegression(C=1 / (len(y) * L2), max_iter=1000))
     return Layerwise(tuple(stages), top.fit(grid.flatten(1).numpy(), y.numpy()))
@@ -296,6 +298,6 @@ def least_found(clusters: Tensor, classes: Tensor) -> float:
     return float((own.sum(1) / counts.sum(1)).min())
 
 
-def purities(learned: Layerwise, images: Tensor, levels: Sequence[Tensor]) -> list[float]:
+def layerwise_purities(learned: Layerwise, images: Tensor, levels: Sequence[Tensor]) -> list[float]:
     """The purity of each stage's clusters, bottom first, against true classes [N, h, w] of the same order."""
     return [purity(found, true) for found, true in zip(learned.clusters(images), levels, strict=True)]

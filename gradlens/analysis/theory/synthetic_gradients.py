@@ -3,8 +3,8 @@
 After Czarnecki et al. 2017, "Understanding Synthetic Gradients and DNI" (arXiv 1703.00522). A net trained by synthesisers descends no
 stored loss: block and synthesiser are one dynamical system. What can be asked of it is here, for any rule like ``dni``:
 the loss that a synthetic gradient would be the gradient of, along a line (:func:`implied_loss`), and whether there is one at all
-(:func:`twist`); whether a state is a fixed point of the system and a critical point of the loss (:func:`stationarity`), and where the
-system comes to rest (:func:`settle`); the linear synthesiser that is exact (:func:`exact_linear`).
+(:func:`field_twist`); whether a state is a fixed point of the system and a critical point of the loss (:func:`stationarity`), and where the
+system comes to rest (:func:`settle_synthesisers`); the linear synthesiser that is exact (:func:`exact_linear_synthesiser`).
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from gradlens.gradients.true_gradient import true_gradients
 from gradlens.methods import METHODS
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.runtime.errors import InputError
-from gradlens.training.build import Pair
-from gradlens.training.step import update
+from gradlens.training.build import ModelAndMethod
+from gradlens.training.step import training_step
 
 Field = Callable[[Tensor], Tensor]  # points [N, *out] -> a gradient at each, [N, *out]
 
@@ -36,7 +36,7 @@ def implied_loss(field: Field, path: Tensor) -> Tensor:
     """The loss that a gradient field implies along a path: its line integral ∫ g · dh by trapezoids, zero at the first point.
 
     Exact (up to rounding) where the field is affine along each step; else the error falls with the square of the steps. Along a line there
-    always is such a loss; over more dimensions only where :func:`twist` is zero, else it depends on the path.
+    always is such a loss; over more dimensions only where :func:`field_twist` is zero, else it depends on the path.
 
     Args:
         field: per-image gradients at points [T, *out] (a synthesiser with ``target=sum`` and its label held fixed).
@@ -58,7 +58,7 @@ def implied_loss(field: Field, path: Tensor) -> Tensor:
     return torch.cat([pieces.new_zeros(1), pieces.cumsum(0)])
 
 
-def twist(field: Field, h: Tensor) -> float:
+def field_twist(field: Field, h: Tensor) -> float:
     """How far from the gradient of any loss a field is at a point: ‖J − Jᵀ‖ / (2 ‖J‖) with J its Jacobian there, in [0, 1].
 
     Zero everywhere if and only if some loss has this gradient (Poincaré: a closed field on ℝⁿ is exact); true gradients have zero,
@@ -97,7 +97,7 @@ def _norm(tensors: Iterable[Tensor]) -> float:
     return math.sqrt(sum(float(t.double().square().sum()) for t in tensors))
 
 
-def stationarity(pair: Pair, x: Tensor, y: Tensor) -> Stationarity:
+def stationarity(pair: ModelAndMethod, x: Tensor, y: Tensor) -> Stationarity:
     """Measure a state on a full batch; nothing is trained.
 
     A joint fixed point has ``told`` = ``regression`` = 0. If also ``synth_loss`` = 0 every block is told the true gradient, so ``true``
@@ -129,8 +129,8 @@ def stationarity(pair: Pair, x: Tensor, y: Tensor) -> Stationarity:
     )
 
 
-def settle(
-    pair: Pair,
+def settle_synthesisers(
+    pair: ModelAndMethod,
     optimizer: torch.optim.Optimizer,
     x: Tensor,
     y: Tensor,
@@ -158,7 +158,7 @@ def settle(
     if see:
         see(0)
     for i in range(most):
-        losses.append(float(update(pair, optimizer, x, y).loss))
+        losses.append(float(training_step(pair, optimizer, x, y).loss))
         if see:
             see(i + 1)
         if tolerance and _norm(p.grad for p in parameters if p.grad is not None) <= tolerance:
@@ -169,14 +169,14 @@ def settle(
 # ------------------------------------------------------------------------------------------------------- linear networks
 
 
-class Affine(NamedTuple):
+class AffineBlock(NamedTuple):
     """h ↦ h Wᵀ + b."""
 
     weight: Tensor  # [out, in]
     bias: Tensor  # [out]
 
 
-def affine(blocks: Iterable[nn.Module], size: int) -> Affine:
+def affine(blocks: Iterable[nn.Module], size: int) -> AffineBlock:
     """The affine map that some blocks together are, found by asking them about zero and the unit vectors.
 
     Args:
@@ -197,7 +197,7 @@ def affine(blocks: Iterable[nn.Module], size: int) -> Affine:
     bias, weight = h[0], (h[1:-1] - h[0]).T
     if not torch.allclose(h[-1], weight @ probe + bias, rtol=1e-5, atol=1e-5):
         raise InputError("an exact linear synthesiser is known for affine blocks only, and these are not")
-    return Affine(weight, bias)
+    return AffineBlock(weight, bias)
 
 
 class Synthesis(NamedTuple):
@@ -208,7 +208,7 @@ class Synthesis(NamedTuple):
     c: Tensor  # [out]
 
 
-def exact_linear(above: Iterable[nn.Module], size: int) -> Synthesis:
+def exact_linear_synthesiser(above: Iterable[nn.Module], size: int) -> Synthesis:
     """The linear synthesiser that is the per-image gradient of ½‖z − one_hot(y)‖² at the input h of affine blocks z = W h + v.
 
     g = Wᵀ(W h + v − e_y), so A = WᵀW, B = −Wᵀ, c = Wᵀv; with nothing above (h is the answer) A = I, B = −I, c = 0. Labels are one-hot, so
@@ -227,7 +227,7 @@ def exact_linear(above: Iterable[nn.Module], size: int) -> Synthesis:
     return Synthesis(w.T @ w, -w.T, w.T @ v)
 
 
-def least_squares(x: Tensor, y: Tensor, classes: int) -> float:
+def least_squares_loss(x: Tensor, y: Tensor, classes: int) -> float:
     """The least loss ½‖W x + b − one_hot(y)‖² per image over all W and b, in float64.
 
     Args:
@@ -242,7 +242,9 @@ def least_squares(x: Tensor, y: Tensor, classes: int) -> float:
     return float(0.5 * (design @ best - goal).square().sum() / len(x))
 
 
-def small_pair(blocks: Sequence[nn.Module], size: int, classes: int, method: str, loss: str = "mse", seed: int = 0, **options: Any) -> Pair:
+def small_pair(
+    blocks: Sequence[nn.Module], size: int, classes: int, method: str, loss: str = "mse", seed: int = 0, **options: Any
+) -> ModelAndMethod:
     """A network of some blocks on feature vectors with its rule, in float64; the top may be ``nn.Identity``: h is then the answer.
 
     Args:
@@ -258,4 +260,4 @@ def small_pair(blocks: Sequence[nn.Module], size: int, classes: int, method: str
     model = nn.Sequential(*blocks).double()
     rule: type[Method] = METHODS[method]
     net = NetworkInfo(list(model), output_shapes(model, (size,)), classes, 0, LOSSES[loss], seed)
-    return Pair(model, rule(net, rule.Options(**options)).double())
+    return ModelAndMethod(model, rule(net, rule.Options(**options)).double())

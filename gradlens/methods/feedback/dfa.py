@@ -15,7 +15,7 @@ from gradlens.gradients.losses import slope
 from gradlens.gradients.method import FeedbackPair, Method, NetworkInfo, Signal, Step, top_signal
 from gradlens.methods.feedback.feedback_rule import Switched
 from gradlens.models.resnet import Residual
-from gradlens.runtime.batch_shard import all_sum, total
+from gradlens.runtime.batch_shard import all_reduce_sum, global_count
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator
 
@@ -115,6 +115,6 @@ class DFA(Switched, Method):
             m[:, c] = 1
             for k in range(len(passes) - 2, -1, -1):
                 (m,) = pull_back(passes[k + 1], None, (m,), keep=True).below
-                jacobians[k].append(all_sum(m.sum(0)).flatten() / total(len(m)))
+                jacobians[k].append(all_reduce_sum(m.sum(0)).flatten() / global_count(len(m)))
         for k, rows in enumerate(jacobians):
             yield FeedbackPair(self.names[k], "feedback_jacobian", self.matrix(k), torch.stack(rows), "batch-mean Jacobian of the logits")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gradlens.gradients.block_pass import Pass, cut
 from gradlens.gradients.method import NetworkInfo, Update
 from gradlens.methods.local.windows import HeadOptions, LocalLosses
-from gradlens.runtime.batch_shard import Shard, current, gather, of, sharded
+from gradlens.runtime.batch_shard import Shard, all_gather_rows, current_shard, current_shard_of, sharded
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator
 
@@ -51,7 +51,7 @@ class Buffer:
 
     def write(self, h: Tensor, y: Tensor, written: int) -> None:
         """Add a batch that nobody has read yet; h [N, *out] is a leaf, y [N]."""
-        self.batches.append(Stored(h, y, written, shard=current()))
+        self.batches.append(Stored(h, y, written, shard=current_shard()))
 
     def sample(self, limit: int) -> Stored | None:
         """Priority-LIFO: of the batches read least often the newest, which counts as read; None if all were read ``limit`` times."""
@@ -147,7 +147,7 @@ class DGLAsync(LocalLosses):
 
         def whole(b: Stored) -> list[Any]:
             with sharded(b.shard):  # of all ranks together, as one process would have it
-                return [gather(b.h.detach()), gather(b.y), b.written, b.uses]
+                return [all_gather_rows(b.h.detach()), all_gather_rows(b.y), b.written, b.uses]
 
         return [[whole(b) for b in ring.batches] for ring in self.rings]
 
@@ -159,6 +159,6 @@ class DGLAsync(LocalLosses):
             device = next(self.parameters()).device
             ring.batches.clear()
             for h, y, written, uses in batches:
-                shard = of(len(y))
+                shard = current_shard_of(len(y))
                 mine = slice(shard.start, shard.stop) if shard else slice(None)
                 ring.batches.append(Stored(h[mine].to(device).detach().requires_grad_(), y[mine].to(device), written, uses, shard))

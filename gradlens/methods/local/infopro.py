@@ -13,7 +13,7 @@ from gradlens.gradients.block_pass import Pass
 from gradlens.gradients.method import NetworkInfo
 from gradlens.methods.local.windows import HeadOptions, Local, LocalLosses, Window, split
 from gradlens.models.decoders import decoder
-from gradlens.runtime.batch_shard import mean
+from gradlens.runtime.batch_shard import sharded_mean
 from gradlens.runtime.errors import InputError
 
 
@@ -79,5 +79,5 @@ class InfoPro(LocalLosses):
         if logits is not None:
             losses.append(lambda2 * self.loss(logits, p.y))
         if image is not None:
-            losses.append(lambda1 * 0.5 * mean((image - p.image).square()))
+            losses.append(lambda1 * 0.5 * sharded_mean((image - p.image).square()))
         return Local(torch.stack(losses).sum(), logits)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gradlens.gradients.block_pass import Pass
 from gradlens.gradients.method import NetworkInfo
 from gradlens.methods.local.windows import Local, LocalLosses
-from gradlens.runtime.batch_shard import gather, mean
+from gradlens.runtime.batch_shard import all_gather_rows, sharded_mean
 
 
 class PredSimOptions(BaseModel, frozen=True, extra="forbid"):
@@ -34,7 +34,7 @@ def similarity(x: Tensor) -> Tensor:
     x = x - x.mean(1, keepdim=True)
     x = x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + 1e-8)
     with torch.autocast(x.device.type, enabled=False):
-        return (x @ gather(x).T).clamp(-1, 1)
+        return (x @ all_gather_rows(x).T).clamp(-1, 1)
 
 
 def pooled_size(shape: Sequence[int], dim: int) -> tuple[int, int]:
@@ -106,5 +106,5 @@ class PredSim(LocalLosses):
             losses.append((1 - beta) * self.loss(logits, p.y))
         if similarities is not None:
             target = similarity(F.one_hot(p.y, self.classes).to(similarities.dtype))
-            losses.append(beta * mean((similarities - target).square()))
+            losses.append(beta * sharded_mean((similarities - target).square()))
         return Local(torch.stack(losses).sum(), logits)

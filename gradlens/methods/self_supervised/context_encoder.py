@@ -15,7 +15,7 @@ from gradlens.gradients.method import NetworkInfo, Update
 from gradlens.methods.local.windows import Local, Slopes
 from gradlens.methods.self_supervised.encoder import SelfSupervised
 from gradlens.models.decoders import context_decoder, discriminator
-from gradlens.runtime.batch_shard import all_sum, drawn, mean, total
+from gradlens.runtime.batch_shard import all_reduce_sum, draw_sharded, global_count, sharded_mean
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator
 
@@ -77,7 +77,7 @@ def shapes_of(n: int, size: tuple[int, int], pixels: int, cells: int, rng: torch
     Uniform noise of cells × cells, enlarged bicubically, where it is lowest: the pattern of the authors' random-region code, which
     takes one for all images of a batch and draws until it covers 20 to 30 %.
     """
-    noise = drawn(n, lambda m: torch.rand(m, 1, cells, cells, generator=rng))
+    noise = draw_sharded(n, lambda m: torch.rand(m, 1, cells, cells, generator=rng))
     fine = F.interpolate(noise, size, mode="bicubic", align_corners=False).flatten(1)
     return torch.zeros_like(fine).scatter_(1, fine.argsort(dim=1, stable=True)[:, :pixels], 1.0).view(n, 1, *size)
 
@@ -151,7 +151,7 @@ class ContextEncoder(SelfSupervised):
         pixels = images.float()
         if self.options.corrupt == "noise":
             rng = generator(self.seed, "noise", step)
-            noise = drawn(len(images), lambda n: torch.randn(n, *images.shape[1:], generator=rng)).to(images.device)
+            noise = draw_sharded(len(images), lambda n: torch.randn(n, *images.shape[1:], generator=rng)).to(images.device)
             pixels = (pixels + 255 * self.options.noise * noise).clamp(0, 255)
         elif self.options.corrupt != "none":
             c = images.shape[1]
@@ -208,7 +208,7 @@ class ContextEncoder(SelfSupervised):
             params = trainable(head.discriminator, f"{prefix}.discriminator")
             aux_grads |= zip(params, torch.autograd.grad(theirs, list(params.values()), retain_graph=True), strict=True)
             loss = loss + o.lambda_adv * _bce(fake, 1.0)
-            said = Said(error, theirs.detach(), mean(real.detach().sigmoid()), mean(fake.detach().sigmoid()))
+            said = Said(error, theirs.detach(), sharded_mean(real.detach().sigmoid()), sharded_mean(fake.detach().sigmoid()))
         (wanted,) = torch.autograd.grad(loss, made)
         params = trainable(head.decoder, f"{prefix}.decoder")
         slope, *grads = torch.autograd.grad(graph, [p.z, *params.values()], wanted)
@@ -222,7 +222,7 @@ class ContextEncoder(SelfSupervised):
     def quantities(self, update: Update) -> Mapping[str, Tensor]:
         """Reconstruction error, and what the discriminator says."""
         said: Said | None = update.signal.saved
-        return {} if said is None else {name: all_sum(value) for name, value in said._asdict().items() if value is not None}
+        return {} if said is None else {name: all_reduce_sum(value) for name, value in said._asdict().items() if value is not None}
 
     def param_groups(self, blocks: Sequence[nn.Module]) -> list[dict[str, Any]]:
         """The discriminators in a group of their own, at their own learning rate."""
@@ -272,10 +272,10 @@ def _must_leave_something(sides: tuple[int, int], image: tuple[int, int], share:
 def _mean_over(error: Tensor, region: Tensor) -> Tensor:
     """[N, C, H, W] summed over each image, divided by its region's [N, 1, H, W] pixels and channels; mean over images."""
     each = error.sum((1, 2, 3)) / (error.shape[1] * region.sum((1, 2, 3)))
-    return each.sum() / total(len(each))
+    return each.sum() / global_count(len(each))
 
 
 def _bce(logits: Tensor, real: float) -> Tensor:
     """Mean over the global batch of −log σ(logits) for real ones, −log (1 − σ(logits)) for others."""
     wide = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
-    return mean(F.binary_cross_entropy_with_logits(wide, torch.full_like(wide, real), reduction="none"))
+    return sharded_mean(F.binary_cross_entropy_with_logits(wide, torch.full_like(wide, real), reduction="none"))

@@ -18,7 +18,7 @@ from gradlens.methods.local.windows import Local
 from gradlens.methods.self_supervised.encoder import SelfSupervised
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.models.masked_context import RowsAhead
-from gradlens.runtime.batch_shard import drawn, total
+from gradlens.runtime.batch_shard import draw_sharded, global_count
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator
 
@@ -108,8 +108,8 @@ class CPC(SelfSupervised):
     def negatives(self, k: int, offset: int, targets: int) -> Tensor:
         """[targets, negatives]: which wrong targets each context is shown, uniform over all of the batch, drawn with replacement."""
         rng = generator(self.seed, "negatives", self.step, k, offset)
-        everyone = total(targets)
-        return drawn(targets, lambda n: torch.randint(everyone, (n, self.options.negatives), generator=rng))
+        everyone = global_count(targets)
+        return draw_sharded(targets, lambda n: torch.randint(everyone, (n, self.options.negatives), generator=rng))
 
     def local_loss(self, k: int, p: Pass) -> Local:
         """InfoNCE, the mean over offsets."""

@@ -14,7 +14,7 @@ from gradlens.gradients.alignment import float64
 from gradlens.gradients.block_pass import Grad, Pass
 from gradlens.gradients.method import Method, NetworkInfo, Signal, Update, relay, top_signal
 from gradlens.models.synthesizers import LinearSynthesiser, Synthesiser
-from gradlens.runtime.batch_shard import all_sum, total
+from gradlens.runtime.batch_shard import all_reduce_sum, global_count
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import seeded
 
@@ -112,7 +112,7 @@ class DNI(Method):
         return k in self.interfaces and not self.options.bp_lambda and not self.warming
 
     def _scale(self, p: Pass) -> int:
-        return total(len(p.y)) if self.options.target == "sum" else 1
+        return global_count(len(p.y)) if self.options.target == "sum" else 1
 
     def context(self, y: Tensor) -> Tensor | None:
         """Labels [N] as the rule's own networks read them, [N, C]; None where they do not."""
@@ -137,7 +137,7 @@ class DNI(Method):
         if k not in self.interfaces:
             return {}
         error = signal.saved.detach() - received[0] * self._scale(p)
-        return regression_gradients(self.synthesisers[k], f"synthesisers.{k}", signal.saved, 2 * error / total(len(p.y)))
+        return regression_gradients(self.synthesisers[k], f"synthesisers.{k}", signal.saved, 2 * error / global_count(len(p.y)))
 
     def quantities(self, update: Update) -> Mapping[str, Tensor]:
         """``synth_loss`` = L_S in the units it regresses; ``synth_explained_variance`` = 1 − Σ(S − g)² / Σ(g − mean_n g)²."""
@@ -145,7 +145,7 @@ class DNI(Method):
             return {}
         target = float64(update.received[0] * self._scale(update.p))
         residual, explained = regression_errors(update.signal.saved, target)
-        return {"synth_loss": residual / total(len(target)), "synth_explained_variance": explained}
+        return {"synth_loss": residual / global_count(len(target)), "synth_explained_variance": explained}
 
 
 def regression_gradients(module: nn.Module, name: str, predicted: Tensor, slope: Tensor, keep: bool = False) -> dict[str, Tensor]:
@@ -165,8 +165,8 @@ def regression_gradients(module: nn.Module, name: str, predicted: Tensor, slope:
 
 def regression_errors(predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Σ (p − t)² and 1 − Σ (p − t)² / Σ (t − mean_n t)² over the global batch, of p [N, *] and t [N, *] in float64: scalars."""
-    residual = all_sum((float64(predicted.detach()) - target).square().sum())
-    spread = all_sum((target - all_sum(target.sum(0)) / total(len(target))).square().sum())
+    residual = all_reduce_sum((float64(predicted.detach()) - target).square().sum())
+    spread = all_reduce_sum((target - all_reduce_sum(target.sum(0)) / global_count(len(target))).square().sum())
     return residual, 1 - residual / spread
 
 

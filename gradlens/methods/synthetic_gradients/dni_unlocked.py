@@ -13,7 +13,7 @@ from gradlens.gradients.block_pass import Grad, Pass, cut
 from gradlens.gradients.method import NetworkInfo, Signal, Update
 from gradlens.methods.synthetic_gradients.dni import DNI, DNIOptions, regression_errors, regression_gradients
 from gradlens.models.synthesizers import InputSynthesiser
-from gradlens.runtime.batch_shard import total
+from gradlens.runtime.batch_shard import global_count
 from gradlens.runtime.rng import seeded
 
 
@@ -90,7 +90,7 @@ class DNIUnlocked(DNI):
         if src is None:
             return said._replace(saved=SavedForLearning(said.saved, None))
         below = passes[k - 1].z.detach()
-        slope = 2 * (src.detach() - below) / total(below.numel())
+        slope = 2 * (src.detach() - below) / global_count(below.numel())
         # the graph was made by the forward pass: kept, so that the same passes can be asked again, and freed with the pass
         aux_grads = regression_gradients(self.inputs[k - 1], f"inputs.{k - 1}", src, slope, keep=True)
         return said._replace(aux_grads=aux_grads, saved=SavedForLearning(said.saved, below))
@@ -106,5 +106,5 @@ class DNIUnlocked(DNI):
         if below is not None and update.p.src is not None:
             target = float64(below)
             residual, explained = regression_errors(update.p.src, target)
-            found |= {"input_error": residual / total(target.numel()), "input_explained_variance": explained}
+            found |= {"input_error": residual / global_count(target.numel()), "input_explained_variance": explained}
         return found

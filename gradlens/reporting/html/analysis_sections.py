@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from gradlens.reporting.aggregate import interval
-from gradlens.reporting.html.charts import compact, lines
+from gradlens.reporting.html.charts import compact, line_chart
 from gradlens.reporting.html.notices import Notice
-from gradlens.reporting.html.parts import Cell, Held, Section, Table, grouped, mean_cell, number
+from gradlens.reporting.html.parts import ReportContext, ReportSection, Table, TableCell, mean_cell, number_cell, with_thousands
 from gradlens.reporting.html.stored import (
     Cells,
     Result,
-    block_table,
+    block_cells_table,
     gathered,
     last,
     lines_of,
@@ -28,13 +28,13 @@ from gradlens.reporting.html.stored import (
     stored,
     value,
 )
-from gradlens.reporting.html.wording import listed, short
+from gradlens.reporting.html.wording import listed, short_number
 from gradlens.training.run_directory import Run
 
 
-def separability(held: Held) -> Section:
+def separability(held: ReportContext) -> ReportSection:
     """What a linear probe reads on every block, beside its controls; whether the classes are strictly separable."""
-    section = Section("separability", "Linear separability")
+    section = ReportSection("separability", "Linear separability")
     results = stored(held, section, "probe", "gradlens probe {}")
     if not results:
         return section
@@ -65,14 +65,16 @@ def separability(held: Held) -> Section:
             "Held-out accuracy of a multinomial logistic regression on each block's frozen activations. Grey: the same on the untrained"
             " network (dotted), on raw pixels (dashed) and with permuted labels (dash-dotted)."
         )
-        section.charts.append(lines("linear probe, held-out accuracy", "block", "accuracy (%)", drawn, percent=True, categories=True))
+        section.charts.append(line_chart("linear probe, held-out accuracy", "block", "accuracy (%)", drawn, percent=True, categories=True))
         columns = {
             "held-out %": trained, "training %": accuracy("trained", "true", "train"), "untrained network, held-out %": untrained,
             "permuted labels, training %": accuracy("trained", "permuted", "train"),
         }  # fmt: skip
-        note = f"Raw pixels: {short(100 * float(np.mean(reached)), 1)} % held-out." if reached else ""
+        note = f"Raw pixels: {short_number(100 * float(np.mean(reached)), 1)} % held-out." if reached else ""
         note += " What permuted labels reach in training is how much of any labelling so many features can hold."
-        section.tables.append(block_table(held, "Linear probe", {name: (cells, 1, 100) for name, cells in columns.items()}, note.strip()))
+        section.tables.append(
+            block_cells_table(held, "Linear probe", {name: (cells, 1, 100) for name, cells in columns.items()}, note.strip())
+        )
 
     def over_time(_: Run, result: Result) -> Any:
         rows = [
@@ -86,13 +88,13 @@ def separability(held: Held) -> Section:
     if len({step for _, (_, step) in steps}) > 1:
         for block in blocks:
             mine = {(label, step): values for (label, (b, step)), values in sorted(steps.items(), key=lambda c: c[0][1][1]) if b == block}
-            section.charts.append(lines(f"linear probe on {block}", "updates", "accuracy (%)", lines_of(held, mine), percent=True))
+            section.charts.append(line_chart(f"linear probe on {block}", "updates", "accuracy (%)", lines_of(held, mine), percent=True))
     section.tables += [t for t in [_certificates(held, results)] if t]
     protocol(section, results.values())
     return section
 
 
-def _certificates(held: Held, results: Mapping[Path, Result]) -> Table | None:
+def _certificates(held: ReportContext, results: Mapping[Path, Result]) -> Table | None:
     rows = []
     for label, group in held.groups.items():
         for run in group:
@@ -102,10 +104,10 @@ def _certificates(held: Held, results: Mapping[Path, Result]) -> Table | None:
                 words = [str(r.get(key, "–")) for key in ("block", "network", "labels")]
                 rows.append(
                     [
-                        held.named(label), Cell(str(run.config.seed), run.config.seed), *(Cell(w, w) for w in words),
-                        Cell(str(r["verdict"]), str(r["verdict"])), Cell(gap, compact(value(r, "margin"))),
-                        *(Cell(grouped(value(r, key)), compact(value(r, key))) for key in ("n", "features", "cover_capacity")),
-                        number(value(r, "n_per_feature")),
+                        held.named(label), TableCell(str(run.config.seed), run.config.seed), *(TableCell(w, w) for w in words),
+                        TableCell(str(r["verdict"]), str(r["verdict"])), TableCell(gap, compact(value(r, "margin"))),
+                        *(TableCell(with_thousands(value(r, key)), compact(value(r, key))) for key in ("n", "features", "cover_capacity")),
+                        number_cell(value(r, "n_per_feature")),
                     ]
                 )  # fmt: skip
     columns = ["method", "seed", "block", "network", "labels", "verdict", "largest margin between", "n", "d", "Cover's capacity", "n/d"]
@@ -116,9 +118,9 @@ def _certificates(held: Held, results: Mapping[Path, Result]) -> Table | None:
     return Table("Strictly linearly separable?", columns, rows, note) if rows else None
 
 
-def memorization(held: Held) -> Section:
+def memorization(held: ReportContext) -> ReportSection:
     """How fast and how far random labels are fitted."""
-    section = Section("memorization", "Memorization of random labels")
+    section = ReportSection("memorization", "Memorization of random labels")
     results = stored(held, section, "memorization", "gradlens memorize {}")
     if not results:
         if not any(run.config.label_noise and run.config.evaluate_train for run in held.runs):
@@ -131,7 +133,7 @@ def memorization(held: Held) -> Section:
     if chance := [value(r, "chance") for r in results.values() if math.isfinite(value(r, "chance"))]:
         ends = [min(p for _, p in curve), max(p for _, p in curve)] if curve else []
         drawn.append({"label": None, "name": "chance", "x": ends, "y": [compact(chance[0])] * len(ends), "dash": "dash"})
-    section.charts.append(lines("training images, labels as given, in evaluation mode", "epoch", "accuracy (%)", drawn, percent=True))
+    section.charts.append(line_chart("training images, labels as given, in evaluation mode", "epoch", "accuracy (%)", drawn, percent=True))
     noise = listed(dict.fromkeys(f"{run.config.label_noise:g}" for run in held.runs if run.path in results))
     section.text.append(
         f"Share of labels drawn at random: {noise}. Accuracy is that of the training images with the labels they were given."
@@ -146,9 +148,11 @@ def memorization(held: Held) -> Section:
             reached = [v for r in mine if math.isfinite(v := value(r, name))]
             some = f" ({len(reached)} of {len(mine)})" if 0 < len(reached) < len(mine) else ""
             mean = interval(reached).mean
-            cells.append(Cell(short(mean, 1) + some if reached else "not reached", compact(mean)))
+            cells.append(TableCell(short_number(mean, 1) + some if reached else "not reached", compact(mean)))
         own = value(mine[0], "own_parameters")
-        rows.append([*cells, mean_cell(interval(value(r, "held_out", "final") for r in mine), 1, 100), Cell(grouped(own), compact(own))])
+        rows.append(
+            [*cells, mean_cell(interval(value(r, "held_out", "final") for r in mine), 1, 100), TableCell(with_thousands(own), compact(own))]
+        )
     columns = ["method", "area %", "final %", "best %", "epochs to 50 %", "epochs to 90 %", "held-out %", "own parameters"]
     note = (
         "Area: the mean accuracy over epochs. Own parameters: of the rule's heads and synthesisers; what heads can hold is a confounder"
@@ -165,14 +169,14 @@ def memorization(held: Held) -> Section:
         )
         if probed:
             both = lines_of(held, probed) + pooled(plain, "untrained network")
-            section.charts.append(lines(f"linear probe: {words}", "block", "accuracy (%)", both, percent=True, categories=True))
+            section.charts.append(line_chart(f"linear probe: {words}", "block", "accuracy (%)", both, percent=True, categories=True))
     protocol(section, results.values())
     return section
 
 
-def online(held: Held) -> Section:
+def online(held: ReportContext) -> ReportSection:
     """Regret of the online probes."""
-    section = Section("online", "Online probe and its regret")
+    section = ReportSection("online", "Online probe and its regret")
     results = stored(held, section, "online", "gradlens train … --online-probe")
     if not results:
         return section
@@ -193,7 +197,7 @@ def online(held: Held) -> Section:
     for learner, block in sorted(kinds, key=lambda kind: list(dict.fromkeys(name for name, _ in kinds)).index(kind[0])):
         regret, bound = of("regret", block, learner), of("bound", block, learner)
         drawn = lines_of(held, _positive(regret)) + lines_of(held, _positive(bound), name="bound", dash="dot")
-        section.charts.append(lines(f"{learner} on {block}", "rounds", "regret", drawn, log=True, log_x=True))
+        section.charts.append(line_chart(f"{learner} on {block}", "rounds", "regret", drawn, log=True, log_x=True))
         loss, best = of("loss", block, learner), of("best_in_hindsight", block, learner)
         for label in held.groups:
             rounds = max((t for name, t in regret if name == label), default=0)
@@ -201,7 +205,16 @@ def online(held: Held) -> Section:
                 at = (label, rounds)
                 each = [mean_cell(interval(v / rounds for v in c.get(at, [])), 3) for c in (loss, best)]
                 total = [mean_cell(interval(c.get(at, [])), 2) for c in (regret, bound)]
-                rows.append([held.named(label), Cell(block, block), Cell(learner, learner), Cell(grouped(rounds), rounds), *each, *total])
+                rows.append(
+                    [
+                        held.named(label),
+                        TableCell(block, block),
+                        TableCell(learner, learner),
+                        TableCell(with_thousands(rounds), rounds),
+                        *each,
+                        *total,
+                    ]
+                )
     columns = ["method", "block", "learner", "rounds", "loss a round", "best fixed probe a round", "regret", "bound"]
     section.tables.append(Table("After the last round", columns, rows))
     return section
@@ -211,7 +224,7 @@ def _positive(cells: Cells) -> Cells:
     return {key: [v if v > 0 else math.nan for v in values] for key, values in cells.items()}
 
 
-def _findings(held: Held, results: Mapping[Path, Result]) -> list[tuple[str, Run, Mapping[str, Any]]]:
+def _findings(held: ReportContext, results: Mapping[Path, Result]) -> list[tuple[str, Run, Mapping[str, Any]]]:
     """(label, run, finding) of every finding, the wrong ones first."""
     found = [
         (label, run, finding)
@@ -222,9 +235,9 @@ def _findings(held: Held, results: Mapping[Path, Result]) -> list[tuple[str, Run
     return sorted(found, key=lambda row: row[2]["severity"] != "wrong")
 
 
-def doctor(held: Held) -> Section:
+def doctor(held: ReportContext) -> ReportSection:
     """What `gradlens doctor` found."""
-    section = Section("doctor", "What the doctor found")
+    section = ReportSection("doctor", "What the doctor found")
     results = stored(held, section, "doctor", "gradlens doctor {}")
     if not results:
         return section
@@ -241,12 +254,12 @@ def doctor(held: Held) -> Section:
     rows = []
     for label, run, f in found:
         step = value(f, "step")
-        words = [Cell(str(f.get(key, "–")), str(f.get(key, "–")), words=True) for key in ("evidence", "threshold", "advice")]
+        words = [TableCell(str(f.get(key, "–")), str(f.get(key, "–")), words=True) for key in ("evidence", "threshold", "advice")]
         rows.append(
             [
-                held.named(label), Cell(str(run.config.seed), run.config.seed), Cell(str(f["severity"]), str(f["severity"])),
-                Cell(str(f["check"]), str(f["check"])), Cell(str(f.get("where", "–")), str(f.get("where", "–"))),
-                Cell(grouped(step), compact(step)), *words,
+                held.named(label), TableCell(str(run.config.seed), run.config.seed), TableCell(str(f["severity"]), str(f["severity"])),
+                TableCell(str(f["check"]), str(f["check"])), TableCell(str(f.get("where", "–")), str(f.get("where", "–"))),
+                TableCell(with_thousands(step), compact(step)), *words,
             ]
         )  # fmt: skip
     if rows:
@@ -260,7 +273,7 @@ def doctor(held: Held) -> Section:
     return section
 
 
-def wrong(held: Held) -> list[Notice]:
+def wrong(held: ReportContext) -> list[Notice]:
     """What the doctor calls wrong, for the verdict."""
     results = {run.path: result for run in held.runs if (result := result_of(run, "doctor"))}
     of: dict[str, dict[str, None]] = {}

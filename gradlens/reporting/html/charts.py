@@ -119,7 +119,7 @@ def series(label: str, x: Sequence[Any], rows: Sequence[CurvePoint | LayerPoint]
     return line
 
 
-def lines(title: str, x: str, y: str, drawn: Sequence[Mapping[str, Any]], **look: Any) -> Chart:
+def line_chart(title: str, x: str, y: str, drawn: Sequence[Mapping[str, Any]], **look: Any) -> Chart:
     """A chart of lines.
 
     Args:
@@ -133,7 +133,7 @@ def lines(title: str, x: str, y: str, drawn: Sequence[Mapping[str, Any]], **look
     return {"kind": "lines", "title": title, "x": x, "y": y, "lines": list(drawn), **look}
 
 
-def curves(points: Sequence[CurvePoint], split: str, quantity: str, order: Iterable[str]) -> Chart | None:
+def curve_chart(points: Sequence[CurvePoint], split: str, quantity: str, order: Iterable[str]) -> Chart | None:
     """Loss or accuracy of a split over epochs; None without a value."""
     rows = [p for p in points if (p.split, p.quantity) == (split, quantity) and p.seeds]
     if not rows:
@@ -146,10 +146,10 @@ def curves(points: Sequence[CurvePoint], split: str, quantity: str, order: Itera
         mine = sorted((p for p in rows if p.label == label), key=lambda p: p.epoch)
         if mine:
             drawn.append(series(label, [p.epoch for p in mine], mine))
-    return lines(f"{split} {quantity}", "epoch", f"{quantity} (%)" if share else quantity, drawn, percent=share, log=log)
+    return line_chart(f"{split} {quantity}", "epoch", f"{quantity} (%)" if share else quantity, drawn, percent=share, log=log)
 
 
-def span(points: Sequence[LayerPoint]) -> dict[str, Any] | None:
+def method_band(points: Sequence[LayerPoint]) -> dict[str, Any] | None:
     """The band from the lowest to the highest mean of any method at each step, with a gap where records are far apart.
 
     None without a value.
@@ -191,6 +191,6 @@ def by_layer(points: Sequence[LayerPoint], order: Iterable[str]) -> dict[str, li
     return drawn
 
 
-def matrix(title: str, x: Sequence[str], y: Sequence[str], z: Sequence[Sequence[float]], name: str) -> Chart:
+def matrix_chart(title: str, x: Sequence[str], y: Sequence[str], z: Sequence[Sequence[float]], name: str) -> Chart:
     """A table in colour from 0 to 1; ``z[i][j]`` is at ``y[i]`` and ``x[j]``."""
     return {"kind": "matrix", "title": title, "x": list(x), "y": list(y), "z": [[compact(v) for v in row] for row in z], "name": name}

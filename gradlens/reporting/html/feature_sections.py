@@ -12,12 +12,12 @@ import numpy as np
 from PIL import Image
 
 from gradlens.reporting.aggregate import interval
-from gradlens.reporting.html.charts import lines, matrix
-from gradlens.reporting.html.parts import Cell, Held, Picture, Section, Table, mean_cell, number
+from gradlens.reporting.html.charts import line_chart, matrix_chart
+from gradlens.reporting.html.parts import Picture, ReportContext, ReportSection, Table, TableCell, mean_cell, number_cell
 from gradlens.reporting.html.stored import (
     Cells,
     Result,
-    block_table,
+    block_cells_table,
     gathered,
     last,
     lines_of,
@@ -28,15 +28,15 @@ from gradlens.reporting.html.stored import (
     stored,
     value,
 )
-from gradlens.reporting.html.wording import short
+from gradlens.reporting.html.wording import short_number
 from gradlens.training.run_directory import Run
 
 MATRICES = 12  # CKA matrices on the page at most
 
 
-def filters(held: Held) -> Section:
+def filters(held: ReportContext) -> ReportSection:
     """The first layer's filters, and numbers that say how they look."""
-    section = Section("filters", "First-layer filters")
+    section = ReportSection("filters", "First-layer filters")
     results = stored(held, section, "filters", "gradlens filters {}")
     names: dict[str, None] = {}
     for label, group in held.groups.items():
@@ -60,9 +60,9 @@ def filters(held: Held) -> Section:
         for name in names:
             values = [interval(value(r, "numbers", name, state) for r in mine) for state in ("trained", "untrained", "random")]
             if mine and any(v.n for v in values):
-                rows.append([held.named(label), Cell(name.replace("_", " "), name), *map(mean_cell, values)])
+                rows.append([held.named(label), TableCell(name.replace("_", " "), name), *map(mean_cell, values)])
             elif mine and name == "gabor_share":  # the kernel is too small for it to say anything
-                rows.append([held.named(label), Cell("gabor share", name), *[Cell("undecided")] * 3])
+                rows.append([held.named(label), TableCell("gabor share", name), *[TableCell("undecided")] * 3])
     if rows:
         meaning = next((m for r in results.values() if isinstance(m := (r.get("protocol") or {}).get("numbers"), Mapping)), {})
         note = " ".join(f"{name.replace('_', ' ')}: {meaning[name]}." for name in names if name in meaning)
@@ -113,9 +113,9 @@ DEPTH = {  # quantity -> title, y axis
 }
 
 
-def representations(held: Held) -> Section:
+def representations(held: ReportContext) -> ReportSection:
     """Rank, class separation and information of every block; how alike two networks' blocks are."""
-    section = Section("representations", "Representations")
+    section = ReportSection("representations", "Representations")
     results = stored(held, section, "representations", "gradlens representations {}")
 
     def by_block(network: str, quantity: str) -> Cells:
@@ -133,16 +133,16 @@ def representations(held: Held) -> Section:
         if any(math.isfinite(v) for values in trained.values() for v in values):
             drawn = lines_of(held, trained) + pooled(by_block("untrained", quantity), "untrained network")
             percent = quantity == "head_accuracy"
-            section.charts.append(lines(title, "block", axis, drawn, percent=percent, categories=True))
+            section.charts.append(line_chart(title, "block", axis, drawn, percent=percent, categories=True))
             columns[f"{title}{' %' if percent else ''}"] = (trained, 1 if percent else 2, 100 if percent else 1)
     if columns:
-        section.tables.append(block_table(held, "Of each block's output", columns))
+        section.tables.append(block_cells_table(held, "Of each block's output", columns))
     _likeness(held, section)
     protocol(section, results.values())
     return section
 
 
-def _likeness(held: Held, section: Section) -> None:
+def _likeness(held: ReportContext, section: ReportSection) -> None:
     """CKA of pairs of networks: one table of equal blocks, and the first matrices."""
     pairs = {run.path: result for run in held.runs if (result := result_of(run, "cka"))}
     if not pairs:
@@ -158,10 +158,18 @@ def _likeness(held: Held, section: Section) -> None:
                     continue
                 own, other = f"{label} s{run.config.seed}", _other(entry)
                 shared = [(block, z[mine.index(block)][theirs.index(block)]) for block in mine if block in theirs]
-                text = ", ".join(f"{block} {short(v)}" for block, v in shared)
+                text = ", ".join(f"{block} {short_number(v)}" for block, v in shared)
                 mean = interval(v for _, v in shared).mean
-                rows.append([held.named(label), Cell(str(run.config.seed), run.config.seed), Cell(other, other), number(mean), Cell(text)])
-                charts.append(matrix(f"{own} and {other}", theirs, mine, z, "CKA"))
+                rows.append(
+                    [
+                        held.named(label),
+                        TableCell(str(run.config.seed), run.config.seed),
+                        TableCell(other, other),
+                        number_cell(mean),
+                        TableCell(text),
+                    ]
+                )
+                charts.append(matrix_chart(f"{own} and {other}", theirs, mine, z, "CKA"))
     section.charts += charts[:MATRICES]
     if len(charts) > MATRICES:
         section.text.append(f"{MATRICES} of {len(charts)} CKA matrices are drawn; the table has all pairs.")

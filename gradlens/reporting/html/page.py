@@ -23,13 +23,13 @@ from gradlens.reporting.aggregate import runs_title, truths
 from gradlens.reporting.html import analysis_sections, feature_sections, sections
 from gradlens.reporting.html.charts import cosine_colours, looks
 from gradlens.reporting.html.notices import notices
-from gradlens.reporting.html.parts import Held, Section
-from gradlens.reporting.html.standings import below_top, standings
-from gradlens.reporting.html.verdict import headline, line
+from gradlens.reporting.html.parts import ReportContext, ReportSection
+from gradlens.reporting.html.standings import below_top, method_summaries
+from gradlens.reporting.html.verdict import headline, verdict_line
 from gradlens.reporting.style import styles
 from gradlens.runtime.errors import InputError
-from gradlens.training.run_directory import Run, load, must_be_writable, write
-from gradlens.training.run_groups import groups
+from gradlens.training.run_directory import Run, load_run, must_be_writable, write
+from gradlens.training.run_groups import group_runs
 
 ORDER = (
     sections.learning,
@@ -42,22 +42,22 @@ ORDER = (
     analysis_sections.online,
     analysis_sections.doctor,
     sections.cost,
-    sections.differing,
+    sections.differing_settings,
     sections.configs,
 )
 
 
-def held(runs: Sequence[Run]) -> Held:
+def make_report_context(runs: Sequence[Run]) -> ReportContext:
     """The runs of a page by label, methods in the order of the figures.
 
     Raises:
         InputError: no runs, or the same run twice.
 
     """
-    found = groups(runs)
+    found = group_runs(runs)
     look = styles(found)
     ordered = {label: found[label] for label in look}
-    return Held(ordered, look, standings(ordered))
+    return ReportContext(ordered, look, method_summaries(ordered))
 
 
 def as_json(content: Any) -> Markup:
@@ -104,8 +104,8 @@ def page(runs: Sequence[Run]) -> str:
     """
     from plotly.offline import get_plotlyjs  # several megabytes
 
-    here = held(runs)
-    parts: list[Section] = [make(here) for make in ORDER]
+    here = make_report_context(runs)
+    parts: list[ReportSection] = [make(here) for make in ORDER]
     said = [*notices(here.groups), *analysis_sections.wrong(here)]
     charts = {f"{part.id}-{i}": chart for part in parts for i, chart in enumerate(part.charts)}
     folder = files("gradlens.reporting.html") / "template"
@@ -139,13 +139,13 @@ def page(runs: Sequence[Run]) -> str:
         looks=look,
         colours={name: cosine_colours(name == "dark") for name in ("light", "dark")},
         headline=headline(here.standings, said),
-        lines=[(here.place(s.label), s.label, line(s), sections.strip(s, layers)) for s in here.standings],
+        lines=[(here.place(s.label), s.label, verdict_line(s), sections.strip(s, layers)) for s in here.standings],
         layers=layers,
         notices=said,
         summary=sections.summary(here),
-        slice=sections.last_step(here),
+        slice=sections.last_step_rows(here),
         sections=parts,
-        runs=sections.described(here),
+        runs=sections.described_runs(here),
         below=below_top(layers) if layers else [],
         truths=truths(here.runs),
     )
@@ -173,5 +173,5 @@ def write_page(run_dirs: Sequence[str | Path], out: str | Path, overwrite: bool 
     must_be_writable(path)
     if not run_dirs:
         raise InputError("no run directory was given")
-    write(path, page([load(run_dir) for run_dir in run_dirs]).encode())
+    write(path, page([load_run(run_dir) for run_dir in run_dirs]).encode())
     return path

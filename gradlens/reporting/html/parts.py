@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 from gradlens.reporting.aggregate import Interval, LayerPoint, layer_points
 from gradlens.reporting.html.charts import Chart, compact
-from gradlens.reporting.html.standings import Standing
-from gradlens.reporting.html.wording import short, spread
+from gradlens.reporting.html.standings import MethodSummary
+from gradlens.reporting.html.wording import short_number, with_interval
 from gradlens.reporting.style import Style
 from gradlens.training.run_directory import Run
 
 
-class Cell(NamedTuple):
+class TableCell(NamedTuple):
     """One cell of a table."""
 
     text: str
@@ -31,7 +31,7 @@ class Table(NamedTuple):
 
     caption: str
     columns: list[str]
-    rows: list[list[Cell]]
+    rows: list[list[TableCell]]
     note: str = ""  # below it
 
 
@@ -44,7 +44,7 @@ class Picture(NamedTuple):
 
 
 @dataclass
-class Section:
+class ReportSection:
     """A part of the page, in the order in which it is read: sentences, charts, tables, what is missing."""
 
     id: str
@@ -59,12 +59,12 @@ class Section:
 
 
 @dataclass(frozen=True)
-class Held:
+class ReportContext:
     """The runs of a page, and what all sections ask of them."""
 
     groups: Mapping[str, Sequence[Run]]  # label -> runs of all seeds, in the order in which methods are listed
     styles: Mapping[str, Style]
-    standings: Sequence[Standing]
+    standings: Sequence[MethodSummary]
 
     @property
     def runs(self) -> list[Run]:
@@ -75,9 +75,9 @@ class Held:
         """A label's place in the order of methods, which names its colour."""
         return list(self.styles).index(label)
 
-    def named(self, label: str) -> Cell:
+    def named(self, label: str) -> TableCell:
         """The cell that names a method."""
-        return Cell(label, f"{self.place(label):04d}", method=self.place(label))
+        return TableCell(label, f"{self.place(label):04d}", method=self.place(label))
 
     @cached_property
     def cosines(self) -> list[LayerPoint]:
@@ -85,23 +85,23 @@ class Held:
         return layer_points(self.runs, "cosine")
 
 
-def number(value: float, digits: int = 2, scale: float = 1.0) -> Cell:
+def number_cell(value: float, digits: int = 2, scale: float = 1.0) -> TableCell:
     """A number's cell."""
-    return Cell(short(value * scale, digits), compact(value))
+    return TableCell(short_number(value * scale, digits), compact(value))
 
 
-def mean_cell(value: Interval, digits: int = 2, scale: float = 1.0, sign: bool = False) -> Cell:
+def mean_cell(value: Interval, digits: int = 2, scale: float = 1.0, sign: bool = False) -> TableCell:
     """A mean with half its interval."""
-    return Cell(spread(value, digits, scale, sign), compact(value.mean))
+    return TableCell(with_interval(value, digits, scale, sign), compact(value.mean))
 
 
-def ratio_cell(value: Interval) -> Cell:
+def ratio_cell(value: Interval) -> TableCell:
     """A ratio with the ends of its interval, which is not symmetric."""
-    ends = f" ({short(value.low)} to {short(value.high)})" if math.isfinite(value.low) else ""
-    return Cell(short(value.mean) + ends, compact(value.mean))
+    ends = f" ({short_number(value.low)} to {short_number(value.high)})" if math.isfinite(value.low) else ""
+    return TableCell(short_number(value.mean) + ends, compact(value.mean))
 
 
-def grouped(text: float) -> str:
+def with_thousands(text: float) -> str:
     """A count with thin thousands.
 
     >>> grouped(12345.6)
@@ -110,7 +110,7 @@ def grouped(text: float) -> str:
     return f"{text:,.0f}" if math.isfinite(text) else "–"
 
 
-def paths(runs: Iterable[Run], at_most: int = 3) -> str:
+def run_paths(runs: Iterable[Run], at_most: int = 3) -> str:
     """Run directories as they would be typed; a few of many."""
     import shlex
 

@@ -12,18 +12,18 @@ from typing import Any, NamedTuple
 
 from gradlens.methods import METHODS
 from gradlens.reporting.aggregate import Interval, LayerPoint, alignment_values, curve_points, final_values, interval, layer_points, truths
-from gradlens.reporting.html.charts import by_layer, compact, cosine_bin, curves, span
+from gradlens.reporting.html.charts import by_layer, compact, cosine_bin, curve_chart, method_band
 from gradlens.reporting.html.notices import Difference, differences
-from gradlens.reporting.html.parts import Cell, Held, Section, Table, grouped, mean_cell, ratio_cell
-from gradlens.reporting.html.standings import TRUTH, Standing
-from gradlens.reporting.html.wording import in_words, short, spread
+from gradlens.reporting.html.parts import ReportContext, ReportSection, Table, TableCell, mean_cell, ratio_cell, with_thousands
+from gradlens.reporting.html.standings import TRUTH, MethodSummary
+from gradlens.reporting.html.wording import in_words, short_number, with_interval
 from gradlens.training.metrics import TRAIN, TRAIN_EVAL
 from gradlens.training.run_directory import Run
 
 # ------------------------------------------------------------------------------------------- what every run directory has
 
 
-def summary(held: Held) -> Table:
+def summary(held: ReportContext) -> Table:
     """The verdict's numbers."""
     rows = []
     for s in held.standings:
@@ -31,13 +31,13 @@ def summary(held: Held) -> Table:
         rows.append(
             [
                 held.named(s.label),
-                Cell(spread(s.below), compact(s.below.mean)) if s.counted else Cell("–"),
-                Cell(f"{s.worst.layer} {short(s.worst.mean)}", compact(s.worst.mean)) if s.worst else Cell("–"),
+                TableCell(with_interval(s.below), compact(s.below.mean)) if s.counted else TableCell("–"),
+                TableCell(f"{s.worst.layer} {short_number(s.worst.mean)}", compact(s.worst.mean)) if s.worst else TableCell("–"),
                 mean_cell(s.accuracy, 1, 100),
                 mean_cell(s.best, 1, 100),
-                mean_cell(against.points, 1, 100, sign=True) if against else Cell("–"),
-                ratio_cell(against.time) if against else Cell("–"),
-                Cell(str(len(s.runs)), len(s.runs)),
+                mean_cell(against.points, 1, 100, sign=True) if against else TableCell("–"),
+                ratio_cell(against.time) if against else TableCell("–"),
+                TableCell(str(len(s.runs)), len(s.runs)),
             ]
         )
     columns = [
@@ -52,14 +52,14 @@ def summary(held: Held) -> Table:
     return Table("The numbers behind the verdict", columns, rows, note)
 
 
-def learning(held: Held) -> Section:
+def learning(held: ReportContext) -> ReportSection:
     """Losses and accuracies over epochs."""
-    section = Section("curves", "Learning curves")
+    section = ReportSection("curves", "Learning curves")
     points = curve_points(held.runs)
     splits = dict.fromkeys(p.split for p in points)
     held_out_first = [*(s for s in splits if s not in (TRAIN, TRAIN_EVAL)), *(s for s in (TRAIN_EVAL, TRAIN) if s in splits)]
     for quantity in ("accuracy", "loss"):
-        section.charts += [c for s in held_out_first if (c := curves(points, s, quantity, held.groups))]
+        section.charts += [c for s in held_out_first if (c := curve_chart(points, s, quantity, held.groups))]
     if not section.charts:
         section.missing.append("No epoch has been evaluated yet; `gradlens train … --resume` goes on with an unfinished run.")
         return section
@@ -76,9 +76,9 @@ def learning(held: Held) -> Section:
         for split, quantity in shown:
             value = last.get((label, split, quantity))
             percent = quantity == "accuracy"
-            cells.append(mean_cell(value, 1 if percent else 3, 100 if percent else 1) if value else Cell("–"))
+            cells.append(mean_cell(value, 1 if percent else 3, 100 if percent else 1) if value else TableCell("–"))
         epochs = max((m.epoch for run in group for m in run.metrics), default=0)
-        rows.append([*cells, Cell(str(epochs), epochs)])
+        rows.append([*cells, TableCell(str(epochs), epochs)])
     columns = ["method", *(f"{split} {quantity}{' %' if quantity == 'accuracy' else ''}" for split, quantity in shown), "epochs"]
     section.tables.append(Table("After the last epoch", columns, rows))
     return section
@@ -89,9 +89,9 @@ def at_steps(points: Sequence[LayerPoint], order: Iterable[str]) -> dict[str, An
     return {"layers": by_layer(points, order), "steps": sorted({p.step for p in points})}
 
 
-def where_and_when(held: Held) -> Section:
+def where_and_when(held: ReportContext) -> ReportSection:
     """Method × layer × time."""
-    section = Section("cosine", "Cosine by method, layer and step", kind="cosine")
+    section = ReportSection("cosine", "Cosine by method, layer and step", kind="cosine")
     if not held.cosines:
         section.missing.append("No true gradients were recorded; `gradlens train … --record-every 10` records them.")
         return section
@@ -108,7 +108,11 @@ def where_and_when(held: Held) -> Section:
         cells = [held.named(label)]
         for layer in layers:
             f = at.get((label, layer))
-            cells.append(Cell(spread(Interval(f.mean, f.low, f.high, f.seeds)), compact(f.mean), cosine_bin(f.mean)) if f else Cell("–"))
+            cells.append(
+                TableCell(with_interval(Interval(f.mean, f.low, f.high, f.seeds)), compact(f.mean), cosine_bin(f.mean))
+                if f
+                else TableCell("–")
+            )
         rows.append(cells)
     section.tables.append(
         Table("At the end: mean over the last recorded epoch", ["method", *layers], rows, "± is half a 95 % t-interval over seeds.")
@@ -116,7 +120,7 @@ def where_and_when(held: Held) -> Section:
     return section
 
 
-def last_step(held: Held) -> list[tuple[Cell, list[Cell]]]:
+def last_step_rows(held: ReportContext) -> list[tuple[TableCell, list[TableCell]]]:
     """The slice that is shown before the slider is moved: each method at its own last recorded step."""
     layers = list(dict.fromkeys(p.layer for p in held.cosines))
     last: dict[tuple[str, str], LayerPoint] = {}
@@ -126,13 +130,15 @@ def last_step(held: Held) -> list[tuple[Cell, list[Cell]]]:
     for label in held.groups:
         cells = [last.get((label, layer)) for layer in layers]
         if any(cells):
-            rows.append((held.named(label), [Cell(short(p.mean), None, cosine_bin(p.mean)) if p else Cell("–") for p in cells]))
+            rows.append(
+                (held.named(label), [TableCell(short_number(p.mean), None, cosine_bin(p.mean)) if p else TableCell("–") for p in cells])
+            )
     return rows
 
 
-def training(held: Held) -> Section:
+def training(held: ReportContext) -> ReportSection:
     """Cosines over training with chance and noise."""
-    section = Section("training", "Cosine over training, with chance and noise")
+    section = ReportSection("training", "Cosine over training, with chance and noise")
     if not held.cosines:
         section.missing.append("No true gradients were recorded; `gradlens train … --record-every 10` records them.")
         return section
@@ -140,7 +146,7 @@ def training(held: Held) -> Section:
     for layer in dict.fromkeys(p.layer for p in held.cosines):
         bands = []
         for name, points in (("chance", nulls), ("noise", ceilings)):
-            if band := span([p for p in points if p.layer == layer]):
+            if band := method_band([p for p in points if p.layer == layer]):
                 bands.append({"name": name, **band})
         section.charts.append({"kind": "cosine", "title": layer, "bands": bands, "x": "updates", "y": "cosine", "layer": layer})
     section.text.append("One chart a layer, bottom first; bands of a line's own colour are 95 % t-intervals over seeds.")
@@ -156,7 +162,7 @@ def training(held: Held) -> Section:
     return section
 
 
-def _beside_chance(held: Held) -> Table | None:
+def _beside_chance(held: ReportContext) -> Table | None:
     names = {"cosine": "cosine", "null_cosine": "by chance", "noise_corrected": "noise-corrected"}
     found: dict[tuple[str, str], dict[str, Interval]] = {}
     for row in alignment_values(held.runs):
@@ -165,8 +171,8 @@ def _beside_chance(held: Held) -> Table | None:
     rows = []
     for label, layer in sorted(found, key=lambda cell: (held.place(cell[0]), layers.index(cell[1]))):
         values = found[label, layer]
-        cells = [mean_cell(values[q]) if q in values else Cell("–") for q in names]
-        rows.append([held.named(label), Cell(layer, f"{layers.index(layer):04d}"), *cells])
+        cells = [mean_cell(values[q]) if q in values else TableCell("–") for q in names]
+        rows.append([held.named(label), TableCell(layer, f"{layers.index(layer):04d}"), *cells])
     note = (
         "By chance: the rule's deltas dealt to other images of the batch. Noise-corrected: what the cosine would be on a batch without"
         " noise (Spearman's correction, from half-batches); it may leave [−1, 1] where it is made of noise itself."
@@ -174,9 +180,9 @@ def _beside_chance(held: Held) -> Table | None:
     return Table("Beside chance and noise, at the end", ["method", "layer", *names.values()], rows, note) if rows else None
 
 
-def cost(held: Held) -> Section:
+def cost(held: ReportContext) -> ReportSection:
     """Time, memory and locks."""
-    section = Section("cost", "Cost card")
+    section = ReportSection("cost", "Cost card")
     against = {s.label: s.against for s in held.standings}
     rows = []
     for label, group in held.groups.items():
@@ -189,12 +195,12 @@ def cost(held: Held) -> Section:
         rows.append(
             [
                 held.named(label),
-                *(Cell("yes" if lock else "no", "yes" if lock else "no") for lock in locks),
-                Cell(grouped(rate.mean), compact(rate.mean)),
-                ratio_cell(beside.time) if beside else Cell("–"),
-                Cell(grouped(total.mean), compact(total.mean)),
-                Cell(grouped(memory), compact(memory)),
-                Cell(", ".join(dict.fromkeys(_machine(run) for run in group))),
+                *(TableCell("yes" if lock else "no", "yes" if lock else "no") for lock in locks),
+                TableCell(with_thousands(rate.mean), compact(rate.mean)),
+                ratio_cell(beside.time) if beside else TableCell("–"),
+                TableCell(with_thousands(total.mean), compact(total.mean)),
+                TableCell(with_thousands(memory), compact(memory)),
+                TableCell(", ".join(dict.fromkeys(_machine(run) for run in group))),
             ]
         )
     columns = [
@@ -217,15 +223,19 @@ def _machine(run: Run) -> str:
     return f"{run.info.get('device') or 'device unknown'}{f', {threads} thread{chr(115) * (threads != 1)}' if threads else ''}"
 
 
-def differing(held: Held) -> Section:
+def differing_settings(held: ReportContext) -> ReportSection:
     """The settings in which groups of runs differ, side by side."""
-    section = Section("differences", "Differences of the runs", kind="differences")
+    section = ReportSection("differences", "Differences of the runs", kind="differences")
     if len(held.groups) == 1:
         section.missing.append("One method with one setting: nothing differs but the seed.")
         return section
     rows: list[Difference] = differences(held.groups)
     cells = [
-        [Cell(d.name.replace("_", " "), d.name), Cell(d.kind, d.kind), *(Cell(d.values[label], d.values[label]) for label in held.groups)]
+        [
+            TableCell(d.name.replace("_", " "), d.name),
+            TableCell(d.kind, d.kind),
+            *(TableCell(d.values[label], d.values[label]) for label in held.groups),
+        ]
         for d in rows
     ]
     section.text.append("Settings and facts that are not the same everywhere; a dash is an option the method does not have.")
@@ -244,7 +254,7 @@ class Described(NamedTuple):
     facts: list[tuple[str, str]]
 
 
-def described(held: Held) -> list[Described]:
+def described_runs(held: ReportContext) -> list[Described]:
     """Every run's full config, versions, machine and command line."""
     found = []
     for label, group in held.groups.items():
@@ -266,18 +276,18 @@ def described(held: Held) -> list[Described]:
     return found
 
 
-def configs(held: Held) -> Section:
+def configs(held: ReportContext) -> ReportSection:
     """How each run was made."""
-    return Section("config", "Configurations and versions", kind="config")
+    return ReportSection("config", "Configurations and versions", kind="config")
 
 
-def strip(s: Standing, layers: Sequence[str]) -> list[tuple[str, str, int | None]]:
+def strip(s: MethodSummary, layers: Sequence[str]) -> list[tuple[str, str, int | None]]:
     """A line of squares, one a layer, bottom first: (layer, cosine in words, colour)."""
     at = {row.layer: row.mean for row in s.layers}
-    return [(layer, short(at[layer]) if layer in at else "not recorded", cosine_bin(at.get(layer, math.nan))) for layer in layers]
+    return [(layer, short_number(at[layer]) if layer in at else "not recorded", cosine_bin(at.get(layer, math.nan))) for layer in layers]
 
 
-def epoch_ends(held: Held) -> list[int]:
+def epoch_ends(held: ReportContext) -> list[int]:
     """Updates at the end of each epoch, where all runs agree; to tell a step's epoch."""
     ends = {tuple(sorted({m.step for m in run.metrics if m.epoch > 0})) for run in held.runs}
     longest = max(ends, key=len, default=())

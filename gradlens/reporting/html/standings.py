@@ -22,7 +22,7 @@ MACHINE = ("device", "threads")  # facts of a run that must agree for times to b
 NOTHING = Interval(math.nan, math.nan, math.nan, 0)
 
 
-class Against(NamedTuple):
+class BaselineComparison(NamedTuple):
     """A group beside bp on the same data and network."""
 
     label: str  # the bp group's
@@ -32,7 +32,7 @@ class Against(NamedTuple):
     longer: str  # "15 epochs against 5" where the two were not trained equally long
 
 
-class Standing(NamedTuple):
+class MethodSummary(NamedTuple):
     """Where one group of runs stands."""
 
     label: str
@@ -50,7 +50,7 @@ class Standing(NamedTuple):
     split: str  # the held-out one; "" without
     accuracy: Interval  # final, a share
     best: Interval  # each seed's best epoch
-    against: Against | None
+    against: BaselineComparison | None
 
 
 def below_top(layers: Sequence[str]) -> list[str]:
@@ -116,14 +116,14 @@ def _time(pairs: Sequence[tuple[Run, Run]]) -> tuple[Interval, bool]:
     return found, found.low > 1 or found.high < 1
 
 
-def _against(group: Sequence[Run], label: str, groups: Mapping[str, Sequence[Run]]) -> Against:
+def _against(group: Sequence[Run], label: str, groups: Mapping[str, Sequence[Run]]) -> BaselineComparison:
     pairs = _pairs(group, groups[label])
     ends = [(held_out(a), held_out(b)) for a, b in pairs]
     points = interval(a[-1].accuracy - b[-1].accuracy for a, b in ends if a and b and a[-1].split == b[-1].split)
     if not points.n and not pairs:  # no seed in common: means can be subtracted, but nothing is paired
         mean = [interval(h[-1].accuracy for run in runs if (h := held_out(run))).mean for runs in (group, groups[label])]
         points = Interval(mean[0] - mean[1], math.nan, math.nan, 0)
-    return Against(label, points, *_time(pairs), _lengths(group[0], groups[label][0]))
+    return BaselineComparison(label, points, *_time(pairs), _lengths(group[0], groups[label][0]))
 
 
 def _lengths(run: Run, other: Run) -> str:
@@ -150,11 +150,11 @@ def _above_chance(group: Sequence[Run], layer: str) -> tuple[Interval, Interval]
     return interval(seed["null_cosine"] for seed in found), interval(seed["cosine"] - seed["null_cosine"] for seed in found)
 
 
-def standings(groups: Mapping[str, Sequence[Run]]) -> list[Standing]:
+def method_summaries(groups: Mapping[str, Sequence[Run]]) -> list[MethodSummary]:
     """Where each group of runs stands, in the groups' order.
 
     Args:
-        groups: label -> the runs of all seeds, from :func:`gradlens.reporting.aggregate.groups`.
+        groups: label -> the runs of all seeds, from :func:`gradlens.training.run_groups.group_runs`.
 
     """
     runs = [run for group in groups.values() for run in group]
@@ -171,7 +171,7 @@ def standings(groups: Mapping[str, Sequence[Run]]) -> list[Standing]:
         reference = _reference(group, groups) if group[0].config.method != TRUTH else None
         chance, above = _above_chance(group, worst.layer) if worst else (NOTHING, NOTHING)
         found.append(
-            Standing(
+            MethodSummary(
                 label, group[0].config.method, group, layers, cosines_below, interval(cosines_below.values()), counted, len(below),
                 [row.layer for row in norms if row.label == label and row.mean == 0 and not row.dropped],
                 worst, chance, above, split,

@@ -16,7 +16,7 @@ import numpy as np
 
 from gradlens.reporting.aggregate import Interval, interval
 from gradlens.reporting.html.charts import compact
-from gradlens.reporting.html.parts import Cell, Held, Section, Table, mean_cell
+from gradlens.reporting.html.parts import ReportContext, ReportSection, Table, TableCell, mean_cell
 from gradlens.reporting.html.wording import in_words, listed
 from gradlens.runtime.errors import InputError
 from gradlens.training.run_directory import Run, load_result
@@ -24,7 +24,7 @@ from gradlens.training.run_directory import Run, load_result
 Result = Mapping[str, Any]
 
 
-def stored(held: Held, section: Section, name: str, command: str) -> dict[Path, Result]:
+def stored(held: ReportContext, section: ReportSection, name: str, command: str) -> dict[Path, Result]:
     """run directory -> what a command stored there; what is missing or unreadable is said in the section."""
     found: dict[Path, Result] = {}
     without = []
@@ -59,7 +59,7 @@ def rows_of(result: Result, name: str, *needed: str) -> list[Mapping[str, Any]]:
     return [row for row in rows if isinstance(row, Mapping) and all(key in row for key in needed)] if isinstance(rows, list) else []
 
 
-def protocol(section: Section, results: Iterable[Result]) -> None:
+def protocol(section: ReportSection, results: Iterable[Result]) -> None:
     """How the numbers were made, as stored beside them; where runs were measured differently, that is said."""
     said: dict[str, list[str]] = {}
     for result in results:
@@ -86,7 +86,7 @@ def _flat(content: Any, path: str = "") -> list[tuple[str, str]]:
 Cells = dict[tuple[str, Any], list[float]]  # (label, block or step or other place) -> one value a seed
 
 
-def gathered(held: Held, results: Mapping[Path, Result], values: Any) -> Cells:
+def gathered(held: ReportContext, results: Mapping[Path, Result], values: Any) -> Cells:
     """What ``values(run, result)`` yields as (place, number), by label and place, one number a seed."""
     found: Cells = {}
     for label, group in held.groups.items():
@@ -104,7 +104,7 @@ def _line(label: str | None, x: Sequence[Any], cells: Sequence[Interval], **more
     return line
 
 
-def lines_of(held: Held, cells: Cells, **more: Any) -> list[dict[str, Any]]:
+def lines_of(held: ReportContext, cells: Cells, **more: Any) -> list[dict[str, Any]]:
     """A line a label over the places that it has, in the order in which they came."""
     drawn = []
     for label in held.groups:
@@ -123,7 +123,7 @@ def pooled(cells: Cells, name: str, dash: str = "dot") -> list[dict[str, Any]]:
     return [{"label": None, "name": name, "x": x, "y": [compact(float(np.mean(at[p]))) for p in x], "dash": dash}] if x else []
 
 
-def block_table(held: Held, caption: str, columns: Mapping[str, tuple[Cells, int, int]], note: str = "") -> Table:
+def block_cells_table(held: ReportContext, caption: str, columns: Mapping[str, tuple[Cells, int, int]], note: str = "") -> Table:
     """A row for each label and block; ``columns``: name -> (numbers, digits, scale)."""
     order = list(dict.fromkeys(block for cells, *_ in columns.values() for _, block in cells))
     rows = []
@@ -131,8 +131,8 @@ def block_table(held: Held, caption: str, columns: Mapping[str, tuple[Cells, int
         for k, block in enumerate(order):
             own = [(cells.get((label, block)), digits, scale) for cells, digits, scale in columns.values()]
             if any(values for values, *_ in own):
-                numbers = [mean_cell(interval(values), digits, scale) if values else Cell("–") for values, digits, scale in own]
-                rows.append([held.named(label), Cell(block, f"{k:04d}"), *numbers])
+                numbers = [mean_cell(interval(values), digits, scale) if values else TableCell("–") for values, digits, scale in own]
+                rows.append([held.named(label), TableCell(block, f"{k:04d}"), *numbers])
     return Table(caption, ["method", "block", *columns], rows, note)
 
 

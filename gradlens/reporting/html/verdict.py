@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gradlens.reporting.aggregate import Interval, interval
 from gradlens.reporting.html.notices import Notice
-from gradlens.reporting.html.standings import TRUTH, Against, Standing, below_top
-from gradlens.reporting.html.wording import listed, short, spread
+from gradlens.reporting.html.standings import TRUTH, BaselineComparison, MethodSummary, below_top
+from gradlens.reporting.html.wording import listed, short_number, with_interval
 
 if TYPE_CHECKING:  # imports torch
     pass
@@ -22,13 +22,13 @@ if TYPE_CHECKING:  # imports torch
 SAME_TO = 0.995  # cosines from here on are written 1.00
 
 
-def _equal(a: Standing, b: Standing) -> bool:
+def _equal(a: MethodSummary, b: MethodSummary) -> bool:
     """Whether seeds are there to tell two groups' cosines apart, and do not: by the seeds both have."""
     difference = interval(a.seeds[seed] - b.seeds[seed] for seed in a.seeds if seed in b.seeds)
     return difference.low <= 0 <= difference.high
 
 
-def _gradient(s: Standing) -> str:
+def _gradient(s: MethodSummary) -> str:
     if s.method == TRUTH:
         return "uses the true gradient itself"
     if not s.layers:
@@ -39,13 +39,13 @@ def _gradient(s: Standing) -> str:
             if s.idle
             else "no cosine below the top block: one of the two gradients is zero"
         )
-    text = f"cosine {spread(s.below)}"
+    text = f"cosine {with_interval(s.below)}"
     if s.counted < s.possible:
         text += f" in the {s.counted} of {s.possible} layers that have one"
     return text + (f", no gradient at {listed(s.idle)}" if s.idle else "")
 
 
-def _where(s: Standing) -> str:
+def _where(s: MethodSummary) -> str:
     if s.method == TRUTH or s.worst is None or s.worst.mean >= SAME_TO:
         return ""
     chance = ""
@@ -53,14 +53,14 @@ def _where(s: Standing) -> str:
         told = s.above_chance.low > 0 or s.above_chance.high < 0
         chance = "" if told else f", not told apart from chance by {s.above_chance.n} seeds"
     elif s.chance.n:
-        chance = f", where chance gives {short(s.chance.mean)}"
-    return f"worst at {s.worst.layer} ({short(s.worst.mean)}{chance})"
+        chance = f", where chance gives {short_number(s.chance.mean)}"
+    return f"worst at {s.worst.layer} ({short_number(s.worst.mean)}{chance})"
 
 
-def _accuracy(s: Standing) -> str:
+def _accuracy(s: MethodSummary) -> str:
     if not math.isfinite(s.accuracy.mean):
         return "no accuracy on held-out images"
-    text = f"{short(100 * s.accuracy.mean, 1)} % {s.split} accuracy"
+    text = f"{short_number(100 * s.accuracy.mean, 1)} % {s.split} accuracy"
     if s.method == TRUTH:
         return text
     if s.against is None:
@@ -68,9 +68,13 @@ def _accuracy(s: Standing) -> str:
     if not math.isfinite(s.against.points.mean):
         return text
     points, other = s.against.points, s.against.label
-    size = short(100 * abs(points.mean), 1)
+    size = short_number(100 * abs(points.mean), 1)
     how = f"{size} points {'below' if points.mean < 0 else 'above'} {other}" if size != "0.0" else f"as {other} to a tenth of a point"
-    ends = f"{short(100 * points.low, 1, sign=True)} to {short(100 * points.high, 1, sign=True)}" if math.isfinite(points.low) else ""
+    ends = (
+        f"{short_number(100 * points.low, 1, sign=True)} to {short_number(100 * points.high, 1, sign=True)}"
+        if math.isfinite(points.low)
+        else ""
+    )
     sure = "; ".join(part for part in (ends, _sure(points), s.against.longer) if part)
     return f"{text}, {how} ({sure})" if sure else f"{text}, {how}"
 
@@ -82,17 +86,17 @@ def _sure(points: Interval) -> str:
     return "" if points.low > 0 or points.high < 0 else "not told apart"
 
 
-def _pace(s: Standing) -> str:
+def _pace(s: MethodSummary) -> str:
     if s.against is None:
         return ""
     ratio = s.against.time
     if not math.isfinite(ratio.mean):
         return f"time not comparable with {s.against.label}'s" if any(run.timing for run in s.runs) else ""
-    times = short(ratio.mean, 1 if ratio.mean >= 0.95 else 2)
+    times = short_number(ratio.mean, 1 if ratio.mean >= 0.95 else 2)
     return f"{times} × {s.against.label}'s time an image" + ("" if s.against.told else " (not told apart)")
 
 
-class Line(NamedTuple):
+class VerdictLine(NamedTuple):
     """One group in one line; each part a sentence, or empty."""
 
     gradient: str  # how far from the true one, and where it is worst
@@ -100,14 +104,14 @@ class Line(NamedTuple):
     time: str
 
 
-def line(s: Standing) -> Line:
+def verdict_line(s: MethodSummary) -> VerdictLine:
     """One group in one line: gradient and where it is worst; accuracy; time."""
     unfinished = "" if all(run.finished for run in s.runs) else "unfinished: "
     gradient = "; ".join(part for part in (_gradient(s), _where(s)) if part)
-    return Line(*(f"{part[0].upper()}{part[1:]}." if part else "" for part in (gradient, unfinished + _accuracy(s), _pace(s))))
+    return VerdictLine(*(f"{part[0].upper()}{part[1:]}." if part else "" for part in (gradient, unfinished + _accuracy(s), _pace(s))))
 
 
-def _nearest(found: Sequence[Standing]) -> list[str]:
+def _nearest(found: Sequence[MethodSummary]) -> list[str]:
     """Which method's gradient is nearest to the true one below the top block, which is farthest, and who has none."""
     ranked = sorted((s for s in found if s.method != TRUTH and s.counted and s.counted == s.possible), key=lambda s: -s.below.mean)
     idle = [s.label for s in found if set(s.idle) & set(below_top([row.layer for row in s.layers]))] if found else []
@@ -117,14 +121,17 @@ def _nearest(found: Sequence[Standing]) -> list[str]:
     first, last = ranked[0], ranked[-1]
     if first is last:
         where = f"; {_where(first)}" if _where(first) else ""
-        return [f"The gradient of {first.label} has cosine {spread(first.below)} with the true one below the top block{where}.", *said]
+        return [
+            f"The gradient of {first.label} has cosine {with_interval(first.below)} with the true one below the top block{where}.",
+            *said,
+        ]
     equal = [s.label for s in ranked[1:] if _equal(first, s)]
     same = f" (not told apart: {listed(equal)})" if equal else ""
-    far = "" if last.label in equal else f"; farthest: {last.label}, {short(last.below.mean)}"
-    return [f"Nearest to the true gradient below the top block: {first.label}, cosine {short(first.below.mean)}{same}{far}.", *said]
+    far = "" if last.label in equal else f"; farthest: {last.label}, {short_number(last.below.mean)}"
+    return [f"Nearest to the true gradient below the top block: {first.label}, cosine {short_number(first.below.mean)}{same}{far}.", *said]
 
 
-def _priciest(found: Sequence[Standing]) -> list[str]:
+def _priciest(found: Sequence[MethodSummary]) -> list[str]:
     """Which method loses most in accuracy beside bp, and which is best; of those trained as long as bp."""
     costs = [(s.label, s.against) for s in found if s.against and math.isfinite(s.against.points.mean)]
     if not costs:
@@ -140,8 +147,10 @@ def _priciest(found: Sequence[Standing]) -> list[str]:
     if not ranked:
         return [f"None was trained as long as {TRUTH}: accuracies are not ranked."]
 
-    def told(label: str, against: Against, how: str = "") -> str:
-        inner = "; ".join(part for part in (short(100 * against.points.mean, 1, sign=True) + " points", _sure(against.points)) if part)
+    def told(label: str, against: BaselineComparison, how: str = "") -> str:
+        inner = "; ".join(
+            part for part in (short_number(100 * against.points.mean, 1, sign=True) + " points", _sure(against.points)) if part
+        )
         return f"{label}{how} ({inner})"
 
     (_, worst, cost), (_, best, gain) = ranked[0], ranked[-1]
@@ -150,7 +159,7 @@ def _priciest(found: Sequence[Standing]) -> list[str]:
     return [f"Final accuracy against {TRUTH}: {told(worst, cost, ' loses most')}, {told(best, gain, ' is best')}."]
 
 
-def headline(found: Sequence[Standing], notices: Sequence[Notice]) -> list[str]:
+def headline(found: Sequence[MethodSummary], notices: Sequence[Notice]) -> list[str]:
     """The verdict in two or three sentences; methods on different data or networks are not ranked."""
     if any(notice.unlike for notice in notices):
         return ["These runs are of different data or networks: each is told for itself below, and none is ranked."]

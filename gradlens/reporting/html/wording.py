@@ -19,7 +19,7 @@ def listed(names: Iterable[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def short(value: float, digits: int = 2, sign: bool = False) -> str:
+def short_number(value: float, digits: int = 2, sign: bool = False) -> str:
     """A number with a real minus sign, and no sign on a zero; a dash for none.
 
     >>> short(-0.004), short(-0.126), short(2.04, 1, sign=True), short(float("nan"))
@@ -31,14 +31,14 @@ def short(value: float, digits: int = 2, sign: bool = False) -> str:
     return (text.lstrip("+-") if float(text) == 0 else text).replace("-", "−")
 
 
-def spread(value: Interval, digits: int = 2, scale: float = 1.0, sign: bool = False) -> str:
+def with_interval(value: Interval, digits: int = 2, scale: float = 1.0, sign: bool = False) -> str:
     """A mean with half its interval, where there is one.
 
     >>> spread(Interval(0.5, 0.4, 0.6, 3)), spread(Interval(0.5, float("nan"), float("nan"), 1))
     ('0.50 ± 0.10', '0.50')
     """
-    text = short(value.mean * scale, digits, sign)
-    return f"{text} ± {short((value.high - value.mean) * scale, digits)}" if math.isfinite(value.low) else text
+    text = short_number(value.mean * scale, digits, sign)
+    return f"{text} ± {short_number((value.high - value.mean) * scale, digits)}" if math.isfinite(value.low) else text
 
 
 def in_words(value: Any) -> str:

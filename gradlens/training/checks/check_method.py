@@ -9,8 +9,8 @@ from pydantic import BaseModel, ValidationError
 
 from gradlens.gradients.method import Method
 from gradlens.runtime.errors import InputError, unknown
-from gradlens.training.checks.method_checks import Finding, check
-from gradlens.training.checks.trial import NETWORKS, Broken
+from gradlens.training.checks.method_checks import CheckResult, run_method_checks
+from gradlens.training.checks.trial import NETWORKS, CheckFailed
 from gradlens.training.config import sentence
 
 
@@ -21,7 +21,7 @@ def check_method(
     networks: Collection[str] = tuple(NETWORKS),
     on_fail: Literal["raise", "return"] = "raise",
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
-) -> list[Finding]:
+) -> list[CheckResult]:
     """Run all checks that every built-in learning rule passes, on small networks in float64; takes seconds.
 
     As scikit-learn's ``check_estimator``: nothing but the class is needed, and the first failure is raised::
@@ -37,8 +37,8 @@ def check_method(
         progress: called with (done, in all, what comes next).
 
     Returns:
-        One result for each check and network: the check's name ``law``, ``network``, ``fails``, what was found (``said``, empty if
-        it holds), and whether it applied (``asked``; if not, ``said`` is the reason).
+        One result for each check and network: its name ``check``, ``network``, ``failed``, what was found (``message``, empty
+        if it passes), and whether it applies (``applicable``; if not, ``message`` is the reason).
 
     Raises:
         CheckFailed: a check fails; the message says which, on which network and how.
@@ -49,9 +49,9 @@ def check_method(
         if network not in NETWORKS:
             raise unknown("network", network, NETWORKS)
     results = []
-    for result in check(rule, _options_of(rule, options), progress, networks):
-        if result.fails and on_fail == "raise":
-            raise Broken(f"{rule.__name__} fails the check {result.law!r} on {result.network}: {result.said}")
+    for result in run_method_checks(rule, _options_of(rule, options), progress, networks):
+        if result.failed and on_fail == "raise":
+            raise CheckFailed(f"{rule.__name__} fails the check {result.check!r} on {result.network}: {result.message}")
         results.append(result)
     return results
 

@@ -1,6 +1,6 @@
-"""Laws that every rule obeys, asked of one rule on small networks in float64; each answers with a sentence if it is broken.
+"""The checks that every rule passes, run on one rule with small networks in float64; each says in a sentence how it fails.
 
-The same laws are tested over all of METHODS; here they are functions, so that ``gradlens check`` can ask them of a user's rule.
+The tests run the same checks over all of METHODS; here they are functions, so that ``gradlens check`` can run them on a user's rule.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from gradlens.training.checks.run_checks import no_trace, resume, seed
 from gradlens.training.checks.step_checks import answers, arguments, gradients, isolation, labels, optimiser, truth, works
 from gradlens.training.checks.trial import (
     NETWORKS,
-    Broken,
-    NotAsked,
+    CheckFailed,
+    CheckSkipped,
     Trial,
 )
 
-LAWS: dict[str, Callable[[Trial], None]] = {
+METHOD_CHECKS: dict[str, Callable[[Trial], None]] = {
     "works": works,
     "gradients": gradients,
     "optimiser": optimiser,
@@ -37,50 +37,50 @@ LAWS: dict[str, Callable[[Trial], None]] = {
     "leaves no trace": no_trace,
     "resume": resume,
 }
-AFTER = {
+PREREQUISITES = {
     "labels": "arguments",
     "seed": "gradients",
     "leaves no trace": "seed",
     "resume": "seed",
-}  # what must hold for a law to mean anything
+}  # check -> the one that must pass for it to mean anything
 
 
-# -------------------------------------------------------------------------------------------------------- asking them all
+# -------------------------------------------------------------------------------------------------------- running them all
 
 
-class Finding(NamedTuple):
-    """What one law says of a rule on one network."""
+class CheckResult(NamedTuple):
+    """The outcome of one check of a rule on one network."""
 
-    law: str
+    check: str
     network: str
-    said: str  # how it is broken, or why it was not asked; empty: it holds
-    asked: bool = True
+    message: str  # how it fails, or why it does not apply; empty: it passes
+    applicable: bool = True
 
     @property
-    def fails(self) -> bool:
-        """Whether the law is broken."""
-        return self.asked and bool(self.said)
+    def failed(self) -> bool:
+        """Whether the check applies and fails."""
+        return self.applicable and bool(self.message)
 
 
-def sentence(law: str) -> str:
-    """What a law says, in words."""
-    return " ".join((LAWS[law].__doc__ or "").split())
+def check_sentence(name: str) -> str:
+    """What a check of this name wants, in words."""
+    return " ".join((METHOD_CHECKS[name].__doc__ or "").split())
 
 
-def broken(law: Callable[[Trial], None], trial: Trial) -> str | None:
-    """How a law is broken by a rule on a network, in one sentence, or None.
+def failure_of(check: Callable[[Trial], None], trial: Trial) -> str | None:
+    """Say in one sentence how a rule fails a check on a network; None if it passes.
 
     Raises:
-        NotAsked: it does not apply.
+        CheckSkipped: it does not apply.
         InputError: the rule refuses the network.
 
     """
     try:
         with torch.random.fork_rng(devices=[]):
-            law(trial)
-    except (NotAsked, InputError):
+            check(trial)
+    except (CheckSkipped, InputError):
         raise
-    except Broken as found:
+    except CheckFailed as found:
         return str(found)
     except Exception as error:  # noqa: BLE001 - whatever a user's rule raises
         return _raised(error)
@@ -101,62 +101,62 @@ def _raised(error: Exception) -> str:
     return f"it raises {type(error).__name__}{f': {first}' if first else ''}{hint(error)}{where}{more}"
 
 
-def check(
+def run_method_checks(
     rule: type[Method],
     options: Any,
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
     networks: Collection[str] = tuple(NETWORKS),
-) -> Iterator[Finding]:
-    """Ask every law of a rule on every network; where a rule does not work at all on one, the other laws are not asked there.
+) -> Iterator[CheckResult]:
+    """Run every check of a rule on every network; where a rule does not work at all on one, the other checks are skipped there.
 
     Args:
         rule: the class.
         options: as its ``Options`` gives them.
         progress: called with (done, in all, what comes next).
-        networks: names of NETWORKS; only these are built and asked, in this order.
+        networks: names of NETWORKS; only these are built, in this order.
 
     """
-    total, done = len(LAWS) * len(networks), 0
+    total, done = len(METHOD_CHECKS) * len(networks), 0
     for network in networks:
         trial, why, lost = Trial(rule, options, network), "", set[str]()
-        for name, law in LAWS.items():
+        for name, check in METHOD_CHECKS.items():
             progress(done, total, f"{name} on {network}")
             done += 1
             if why:
-                yield Finding(name, network, why, asked=False)
+                yield CheckResult(name, network, why, applicable=False)
                 continue
-            if AFTER.get(name) in lost:
+            if PREREQUISITES.get(name) in lost:
                 lost.add(name)
-                yield Finding(name, network, f"{AFTER[name]} must hold first", asked=False)
+                yield CheckResult(name, network, f"{PREREQUISITES[name]} must hold first", applicable=False)
                 continue
             try:
-                said = broken(law, trial)
-            except NotAsked as reason:
-                yield Finding(name, network, str(reason), asked=False)
+                message = failure_of(check, trial)
+            except CheckSkipped as reason:
+                yield CheckResult(name, network, str(reason), applicable=False)
                 continue
             except InputError as refusal:
                 why = f"it refuses {network}: {refusal}"
-                yield Finding(name, network, why, asked=False)
+                yield CheckResult(name, network, why, applicable=False)
                 continue
-            if said:
+            if message:
                 lost.add(name)
-            if said and name == "works":
+            if message and name == "works":
                 why = f"it does not work on {network}"
-            yield Finding(name, network, said or "")
+            yield CheckResult(name, network, message or "")
 
 
-def said(findings: Sequence[Finding]) -> list[str]:
-    """A line for each law: what holds, what fails and how (on the first network where it does), what was not asked and why; a count."""
+def result_lines(results: Sequence[CheckResult]) -> list[str]:
+    """A line for each check: what holds, what fails and how (on the first network where it does), what was skipped and why; a count."""
     lines, counts = [], {"holds": 0, "FAILS": 0, "not asked": 0}
-    for law in LAWS:
-        mine = [f for f in findings if f.law == law]
-        fails, skipped = [f for f in mine if f.fails], [f for f in mine if not f.asked]
+    for name in METHOD_CHECKS:
+        mine = [f for f in results if f.check == name]
+        fails, skipped = [f for f in mine if f.failed], [f for f in mine if not f.applicable]
         verdict = "FAILS" if fails else "holds" if len(skipped) < len(mine) else "not asked"
         counts[verdict] += 1
-        lines.append(f"{verdict:<10} {law}: {sentence(law)}")
+        lines.append(f"{verdict:<10} {name}: {check_sentence(name)}")
         if fails:
             too = f" (on {' and '.join(f.network for f in fails[1:])} too)" if len(fails) > 1 else ""
-            lines.append(f"{'':<11}on {fails[0].network}: {fails[0].said}{too}")
-        lines += [f"{'':<11}{why}" for why in dict.fromkeys(f.said for f in skipped)]
+            lines.append(f"{'':<11}on {fails[0].network}: {fails[0].message}{too}")
+        lines += [f"{'':<11}{why}" for why in dict.fromkeys(f.message for f in skipped)]
     number = f"{counts['holds']} laws hold, {counts['FAILS']} fail{'s' if counts['FAILS'] == 1 else ''}"
     return [*lines, number + (f", {counts['not asked']} not asked" if counts["not asked"] else "")]

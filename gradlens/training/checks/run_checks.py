@@ -7,31 +7,31 @@ from collections.abc import Sequence
 
 import torch
 
-from gradlens.training.build import Pair
-from gradlens.training.checks.trial import Bits, Broken, Made, Trial, bits, differing, listed
-from gradlens.training.step import update
+from gradlens.training.build import ModelAndMethod
+from gradlens.training.checks.trial import Bits, CheckFailed, Trial, TrialNetwork, copied_state, differing_tensors, first_three
+from gradlens.training.step import training_step
 
 STEPS = 4  # of a run
 
 
-def _trained(trial: Trial, made: Made, steps: Sequence[int], optimizer: torch.optim.Optimizer, record: bool = False) -> Bits:
+def _trained(trial: Trial, made: TrialNetwork, steps: Sequence[int], optimizer: torch.optim.Optimizer, record: bool = False) -> Bits:
     """Some steps as in training, and all that is left by them: weights, buffers, the optimiser's state, random state."""
     for i in steps:
         x, y = trial.batch(made.method, i)
         torch.manual_seed(i)
         made.method.start(1 + i // 2, i)
-        update(Pair(*made), optimizer, x, y, i if record else None, diagnose=record and i == 1)
+        training_step(ModelAndMethod(*made), optimizer, x, y, i if record else None, diagnose=record and i == 1)
     return _state(made, optimizer)
 
 
-def _state(made: Made, optimizer: torch.optim.Optimizer) -> Bits:
-    state = {**bits(made.model), **{f"the rule's {name}": t for name, t in bits(made.method).items()}}
+def _state(made: TrialNetwork, optimizer: torch.optim.Optimizer) -> Bits:
+    state = {**copied_state(made.model), **{f"the rule's {name}": t for name, t in copied_state(made.method).items()}}
     for i, slots in optimizer.state_dict()["state"].items():
         state |= {f"the optimiser's {name} {i}": torch.as_tensor(t) for name, t in slots.items()}
     return {**state, "torch's random state": torch.get_rng_state()}
 
 
-def _optimizer(made: Made) -> torch.optim.Optimizer:
+def _optimizer(made: TrialNetwork) -> torch.optim.Optimizer:
     return torch.optim.Adam(made.method.param_groups(made.blocks), lr=0.01)
 
 
@@ -39,10 +39,12 @@ def no_trace(trial: Trial) -> None:
     """Training is the same to the bit with recording on and off: weights, buffers, random state."""
     ends = []
     for record in (False, True):
-        made = trial.made(dropout=True, awake=False)
+        made = trial.build(dropout=True, warmed_up=False)
         ends.append(_trained(trial, made, range(STEPS), _optimizer(made), record))
-    if differ := differing(*ends):
-        raise Broken(f"recording changes {listed(differ)}: something is kept from call to call, or drawn in the passes that measure")
+    if differ := differing_tensors(*ends):
+        raise CheckFailed(
+            f"recording changes {first_three(differ)}: something is kept from call to call, or drawn in the passes that measure"
+        )
 
 
 def seed(trial: Trial) -> None:
@@ -51,19 +53,19 @@ def seed(trial: Trial) -> None:
     for before in (0, 1):
         torch.manual_seed(before)
         stream = torch.get_rng_state()
-        made = trial.made(awake=False)
+        made = trial.build(warmed_up=False)
         if not torch.equal(stream, torch.get_rng_state()):
-            raise Broken("making it draws from torch's global random stream: make modules inside `with seeded(net.seed, 'purpose')`")
-        ends.append((bits(made.method), _trained(trial, made, range(STEPS), _optimizer(made))))
-    if differ := differing(ends[0][0], ends[1][0]):
-        raise Broken(f"it begins with another {listed(differ)} though the seed is the same")
-    if differ := differing(ends[0][1], ends[1][1]):
-        raise Broken(f"two runs with one seed end with another {listed(differ)}: draw from `seeding.generator(self.seed, …)`")
+            raise CheckFailed("making it draws from torch's global random stream: make modules inside `with seeded(net.seed, 'purpose')`")
+        ends.append((copied_state(made.method), _trained(trial, made, range(STEPS), _optimizer(made))))
+    if differ := differing_tensors(ends[0][0], ends[1][0]):
+        raise CheckFailed(f"it begins with another {first_three(differ)} though the seed is the same")
+    if differ := differing_tensors(ends[0][1], ends[1][1]):
+        raise CheckFailed(f"two runs with one seed end with another {first_three(differ)}: draw from `seeding.generator(self.seed, …)`")
 
 
 def resume(trial: Trial) -> None:
     """A run that is interrupted, saved and gone on with is the same to the bit as one that was not."""
-    whole, first = trial.made(awake=False), trial.made(awake=False)
+    whole, first = trial.build(warmed_up=False), trial.build(warmed_up=False)
     want = _trained(trial, whole, range(STEPS), _optimizer(whole))
     optimizer = _optimizer(first)
     _trained(trial, first, range(STEPS // 2), optimizer)
@@ -73,14 +75,15 @@ def resume(trial: Trial) -> None:
     try:
         saved = torch.load(file, weights_only=True)
     except Exception as error:  # torch raises a different type for every thing it does not load
-        raise Broken("its saved state holds more than tensors and numbers, which a checkpoint does not load") from error
-    second = trial.made(awake=False)
+        raise CheckFailed("its saved state holds more than tensors and numbers, which a checkpoint does not load") from error
+    second = trial.build(warmed_up=False)
     second.model.load_state_dict(saved["model"])
     second.method.load_state_dict(saved["method"])
     optimizer = _optimizer(second)
     optimizer.load_state_dict(saved["optimizer"])
-    if differ := differing(want, _trained(trial, second, range(STEPS // 2, STEPS), optimizer)):
-        raise Broken(
-            f"gone on with after an interruption, it ends with another {listed(differ)}: what it remembers from step to step must be in"
+    if differ := differing_tensors(want, _trained(trial, second, range(STEPS // 2, STEPS), optimizer)):
+        raise CheckFailed(
+            f"gone on with after an interruption, it ends with another {first_three(differ)}:"
+            " what it remembers from step to step must be in"
             " its state_dict (register_buffer, or get_extra_state)"
         )

@@ -14,14 +14,25 @@ from gradlens.gradients.block_pass import Pass
 from gradlens.gradients.losses import cross_entropy
 from gradlens.gradients.method import Signal, Step
 from gradlens.gradients.true_gradient import true_gradients
-from gradlens.training.checks.trial import IMAGES, Bits, Broken, Made, NotAsked, Trial, bits, differing, listed, one_step
+from gradlens.training.checks.trial import (
+    IMAGES,
+    Bits,
+    CheckFailed,
+    CheckSkipped,
+    Trial,
+    TrialNetwork,
+    copied_state,
+    differing_tensors,
+    first_three,
+    updates_of_one_step,
+)
 
 NEAR = 1e-9  # how far a recorded truth may be from the one of an uncut copy, as a share of the largest entry
 
 
 def works(trial: Trial) -> None:
     """A step runs as in training, each block at most once; the top is told the gradient of a loss, and answers."""
-    made = trial.made()
+    made = trial.build()
     method, top = made.method, made.method.output_block
     plain = method.signal
 
@@ -35,72 +46,72 @@ def works(trial: Trial) -> None:
     torch.manual_seed(0)
     for u in backward(method, method.forward(made.blocks, *trial.batch(method))):
         if u.k in seen:
-            raise Broken(f"{made.name(u.k)} is updated twice in one step")
+            raise CheckFailed(f"{made.name(u.k)} is updated twice in one step")
         seen.append(u.k)
         if u.k == top and (u.signal.delta is None or u.signal.loss is None):
-            raise Broken(f"{made.name(top)}, the top, is told no {'gradient' if u.signal.delta is None else 'loss'}: see `top_signal`")
+            raise CheckFailed(f"{made.name(top)}, the top, is told no {'gradient' if u.signal.delta is None else 'loss'}: see `top_signal`")
         if u.k == top and method.classifies and u.signal.logits is None:
-            raise Broken(f"{made.name(top)}, the top, gives no answer (Signal.logits): see `top_signal`")
+            raise CheckFailed(f"{made.name(top)}, the top, gives no answer (Signal.logits): see `top_signal`")
     if top not in seen:
-        raise Broken(f"{made.name(top)}, the top, is not updated")
+        raise CheckFailed(f"{made.name(top)}, the top, is not updated")
     if written := [n for n, p in (*made.model.named_parameters(), *method.named_parameters()) if p.grad is not None]:
-        raise Broken(f"it writes .grad of {listed(written)}: gradients are returned, only the training loop writes them")
+        raise CheckFailed(f"it writes .grad of {first_three(written)}: gradients are returned, only the training loop writes them")
 
 
 def _must_be_a_signal(signal: Any, name: str, p: Pass) -> None:
     if not isinstance(signal, Signal):
-        raise Broken(f"`signal` gives a {type(signal).__name__} at {name}, not a Signal")
+        raise CheckFailed(f"`signal` gives a {type(signal).__name__} at {name}, not a Signal")
     if not isinstance(signal.messages_below, tuple):
-        raise Broken(f"at {name} `messages_below` is a {type(signal.messages_below).__name__}: wanted a tuple of messages")
+        raise CheckFailed(f"at {name} `messages_below` is a {type(signal.messages_below).__name__}: wanted a tuple of messages")
     for what, g in (("delta", signal.delta), *(("a message", m) for m in signal.messages_below)):
         if g is not None and g.shape != p.h.shape:
             got, wanted = ("x".join(map(str, t.shape)) or "a scalar" for t in (g, p.h))
-            raise Broken(f"at {name} {what} is {got} and the block's output {wanted}: they must have one shape")
+            raise CheckFailed(f"at {name} {what} is {got} and the block's output {wanted}: they must have one shape")
         if g is not None and g.requires_grad:
-            raise Broken(f"at {name} {what} carries a graph: a gradient is a plain value; read `passes[k].z` and use `.detach()`")
+            raise CheckFailed(f"at {name} {what} carries a graph: a gradient is a plain value; read `passes[k].z` and use `.detach()`")
 
 
 def gradients(trial: Trial) -> None:
     """Gradients are finite plain values of their parameter's shape; those of the rule's own modules go by the parameter's name."""
-    made = trial.made()
+    made = trial.build()
     own = dict(made.method.named_parameters())
     told: dict[str, str] = {}
-    for u in one_step(trial, made).values():
+    for u in updates_of_one_step(trial, made).values():
         name = made.name(u.k)
         for param, g in u.aux_grads.items():
             if param not in own:
-                raise Broken(
-                    f"at {name} it gives a gradient for {param}, which is none of its own parameters ({listed(list(own)) or 'none'})"
+                raise CheckFailed(
+                    f"at {name} it gives a gradient for {param}, which is none of its own parameters ({first_three(list(own)) or 'none'})"
                 )
             if param in told:
-                raise Broken(f"the gradient of {param} is given twice, at {told[param]} and at {name}")
+                raise CheckFailed(f"the gradient of {param} is given twice, at {told[param]} and at {name}")
             told[param] = name
             if g.shape != own[param].shape:
                 got, wanted = ("x".join(map(str, t.shape)) for t in (g, own[param]))
-                raise Broken(f"at {name} the gradient of {param} is {got}, the parameter {wanted}")
+                raise CheckFailed(f"at {name} the gradient of {param} is {got}, the parameter {wanted}")
             if g.requires_grad:
-                raise Broken(f"at {name} the gradient of {param} carries a graph: it must be a plain value")
+                raise CheckFailed(f"at {name} the gradient of {param} carries a graph: it must be a plain value")
         values = {"delta": u.signal.delta, **{f"the gradient of {n}": g for n, g in {**u.grad.params, **u.aux_grads}.items()}}
         if wrong := [what for what, g in values.items() if g is not None and not g.isfinite().all()]:
-            raise Broken(f"at {name} {wrong[0]} is not finite on plain noise")
+            raise CheckFailed(f"at {name} {wrong[0]} is not finite on plain noise")
 
 
 def optimiser(trial: Trial) -> None:
     """The optimiser gets every parameter once; none of the rule's own is a block's."""
-    made = trial.made()
+    made = trial.build()
     blocks = {id(p): name for name, p in made.model.named_parameters()}
     if shared := [f"{name} is {blocks[id(p)]} of the network" for name, p in made.method.named_parameters() if id(p) in blocks]:
-        raise Broken(f"its parameter {shared[0]}: keep blocks in a plain list, not as submodules")
+        raise CheckFailed(f"its parameter {shared[0]}: keep blocks in a plain list, not as submodules")
     given = [id(p) for group in made.method.param_groups(made.blocks) for p in group["params"]]
     params = {id(p): name for name, p in (*made.model.named_parameters(), *made.method.named_parameters())}
     for one, name in params.items():
         if given.count(one) != 1:
-            raise Broken(f"the optimiser gets {name} {given.count(one)} times: see `param_groups`")
+            raise CheckFailed(f"the optimiser gets {name} {given.count(one)} times: see `param_groups`")
 
 
 def arguments(trial: Trial) -> None:
     """What `signal` and `learn` say depends on their arguments only: asked twice, in any order, they say the same."""
-    made = trial.made()
+    made = trial.build()
     torch.manual_seed(0)
     passes = list(made.method.forward(made.blocks, *trial.batch(made.method)))
     updates = {u.k: u for u in backward(made.method, iter(passes), keep=True)}
@@ -114,8 +125,8 @@ def arguments(trial: Trial) -> None:
             ("what it tells", _tensors(u.signal), _tensors(again)),
             ("the gradient of its own", dict(u.aux_grads), {**again.aux_grads, **learned}),
         ):
-            if differing(a, b):
-                raise Broken(
+            if differing_tensors(a, b):
+                raise CheckFailed(
                     f"asked twice at {made.name(k)}, {what} is not the same: it draws random numbers, or keeps something from call to call"
                 )
 
@@ -133,7 +144,7 @@ def _tensors(signal: Signal) -> Bits:
 def isolation(trial: Trial) -> None:
     """No loss reaches another block's parameters; a block that does not wait for the one above hears nothing of it, and is sent nothing."""
     reached: list[str] = []
-    made: Made
+    made: TrialNetwork
 
     def spy(z: Tensor, y: Tensor) -> Tensor:
         value = cross_entropy(z, y)
@@ -143,26 +154,28 @@ def isolation(trial: Trial) -> None:
             reached.extend(name for name, g in zip(params, got, strict=True) if g is not None)
         return value
 
-    made = trial.made(loss=spy)
-    updates = one_step(trial, made)
+    made = trial.build(loss=spy)
+    updates = updates_of_one_step(trial, made)
     if reached:
-        raise Broken(f"a loss reaches {listed(reached)} past what the block is told: read `passes[k].z`, which is cut off, not `.h`")
+        raise CheckFailed(
+            f"a loss reaches {first_three(reached)} past what the block is told: read `passes[k].z`, which is cut off, not `.h`"
+        )
     for k, u in updates.items():
         if k and u.signal.messages_below and not made.method.needs_above(k - 1):
             heard = f"`depends_on` ({_dependencies(trial)}) holds nothing from above"
-            raise Broken(f"{made.name(k)} sends a message down and {made.name(k - 1)} waits for none: {heard}")
+            raise CheckFailed(f"{made.name(k)} sends a message down and {made.name(k - 1)} waits for none: {heard}")
     for k in range(made.method.output_block):
         if made.method.needs_above(k):
             continue
-        after = trial.made()
+        after = trial.build()
         with torch.no_grad():
             for p in (p for block in after.blocks[k + 1 :] for p in block.parameters()):
                 p.mul_(-3)
-        told, changed = updates.get(k), one_step(trial, after).get(k)
+        told, changed = updates.get(k), updates_of_one_step(trial, after).get(k)
         if told is None or changed is None:
             continue
-        if differing({**told.grad.params, **told.aux_grads}, {**changed.grad.params, **changed.aux_grads}):
-            raise Broken(
+        if differing_tensors({**told.grad.params, **told.aux_grads}, {**changed.grad.params, **changed.aux_grads}):
+            raise CheckFailed(
                 f"what {made.name(k)} is told changes with the blocks above it, and it does not wait for them:"
                 f" `depends_on` ({_dependencies(trial)}) holds nothing from above"
             )
@@ -175,26 +188,28 @@ def _dependencies(trial: Trial) -> str:
 def labels(trial: Trial) -> None:
     """A rule whose `depends_on` holds neither labels nor output_error says the same at every block but the top whatever the labels are."""
     if trial.rule.depends_on & {"labels", "output_error"}:
-        raise NotAsked(f"its `depends_on` holds {' and '.join(sorted(trial.rule.depends_on & {'labels', 'output_error'}))}")
+        raise CheckSkipped(f"its `depends_on` holds {' and '.join(sorted(trial.rule.depends_on & {'labels', 'output_error'}))}")
     if not trial.rule.classifies:
-        raise NotAsked("it is trained without labels")
-    made = trial.made()
+        raise CheckSkipped("it is trained without labels")
+    made = trial.build()
     torch.manual_seed(0)
     passes = list(made.method.forward(made.blocks, *trial.batch(made.method)))
     updates = {u.k: u for u in backward(made.method, iter(passes), keep=True)}
     other = {p.k: p._replace(y=(p.y + 1) % 10) for p in passes}
     for k in range(made.method.output_block):
-        if k in updates and differing(_tensors(updates[k].signal), _tensors(made.method.signal(k, other, updates[k].received))):
-            raise Broken(f"what {made.name(k)} is told changes with the labels: `depends_on` ({_dependencies(trial)}) must hold 'labels'")
+        if k in updates and differing_tensors(_tensors(updates[k].signal), _tensors(made.method.signal(k, other, updates[k].received))):
+            raise CheckFailed(
+                f"what {made.name(k)} is told changes with the labels: `depends_on` ({_dependencies(trial)}) must hold 'labels'"
+            )
 
 
 def truth(trial: Trial) -> None:
     """The true gradient that is recorded is what loss.backward() gives on an uncut copy of the network."""
-    made = trial.made()
+    made = trial.build()
     if not made.method.classifies:
-        raise NotAsked("it gives no answers whose loss could be asked for")
+        raise CheckSkipped("it gives no answers whose loss could be asked for")
     if made.method.objective != "loss":
-        raise NotAsked(f"its objective is another one: {made.method.objective}")
+        raise CheckSkipped(f"its objective is another one: {made.method.objective}")
     x, y = trial.batch(made.method)
     twin, outputs, h = copy.deepcopy(made.model), list[Tensor](), x
     for block in twin:
@@ -213,7 +228,7 @@ def truth(trial: Trial) -> None:
             assert mine is not None
             assert true is not None
             if (mine - true).abs().max().item() > NEAR * size:
-                raise Broken(
+                raise CheckFailed(
                     f"the recorded truth at {name} is not what loss.backward() gives: at the top it must tell the gradient of the network's"
                     " own loss (`top_signal`), or name another `objective`"
                 )
@@ -221,15 +236,15 @@ def truth(trial: Trial) -> None:
 
 def answers(trial: Trial) -> None:
     """Outside of training it gives one answer for each image and changes nothing."""
-    made = trial.made()
+    made = trial.build()
     x, y = trial.batch(made.method, -1)
     made.model.eval(), made.method.eval()
-    before = {**bits(made.model), **bits(made.method)}
+    before = {**copied_state(made.model), **copied_state(made.method)}
     with torch.no_grad():
         if not made.method.classifies:
             if made.method.evaluate_objective(made.blocks, x, y).numel() != 1:
-                raise Broken("`evaluate_objective` gives no scalar")
+                raise CheckFailed("`evaluate_objective` gives no scalar")
         elif (z := made.method.predict(made.blocks, x)).shape != (IMAGES, 10):
-            raise Broken(f"`predict` gives {'x'.join(map(str, z.shape))} for {IMAGES} images and 10 classes")
-    if differ := differing(before, {**bits(made.model), **bits(made.method)}):
-        raise Broken(f"evaluation changes {listed(differ)}")
+            raise CheckFailed(f"`predict` gives {'x'.join(map(str, z.shape))} for {IMAGES} images and 10 classes")
+    if differ := differing_tensors(before, {**copied_state(made.model), **copied_state(made.method)}):
+        raise CheckFailed(f"evaluation changes {first_three(differ)}")

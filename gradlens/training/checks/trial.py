@@ -15,7 +15,7 @@ from gradlens.gradients.losses import cross_entropy
 from gradlens.gradients.method import Method, Update
 from gradlens.models.spec import ModelSpec
 from gradlens.models.zoo import build
-from gradlens.training.build import make_net
+from gradlens.training.build import make_network_info
 
 NETWORKS: dict[
     str, tuple[str, ModelSpec]
@@ -28,15 +28,15 @@ IMAGES, EPOCHS = 6, 3
 Bits = dict[str, Tensor]
 
 
-class Broken(Exception):
-    """A law is broken; the message says how."""
+class CheckFailed(Exception):
+    """A rule fails a check; the message says how."""
 
 
-class NotAsked(Exception):
-    """A law that does not apply to a rule; the message says why."""
+class CheckSkipped(Exception):
+    """A check does not apply to a rule; the message says why."""
 
 
-class Made(NamedTuple):
+class TrialNetwork(NamedTuple):
     """A network and a rule on it."""
 
     model: nn.Sequential
@@ -54,26 +54,28 @@ class Made(NamedTuple):
 
 @dataclass(frozen=True)
 class Trial:
-    """A rule with its options, on one of NETWORKS; whatever is made here twice is the same to the bit, if the rule obeys the laws."""
+    """A rule with its options, on one of NETWORKS; whatever is made here twice is the same to the bit, if the rule passes the checks."""
 
     rule: type[Method]
     options: Any
     network: str
 
-    def made(self, loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy, awake: bool = True, dropout: bool = False) -> Made:
-        """A fresh network and rule; ``awake``: as in the last epoch of a run, past its warm-up, its own parameters off their start."""
+    def build(
+        self, loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy, warmed_up: bool = True, dropout: bool = False
+    ) -> TrialNetwork:
+        """A fresh network and rule; ``warmed_up``: as in the last epoch of a run, past its warm-up, its own parameters off their start."""
         name, spec = NETWORKS[self.network]
         read = self.rule.input_shape(spec.shape, self.options)
         model = build(name, ModelSpec(read, spec.classes, spec.width, spec.depth), seed=1).double()
-        net = make_net(model, read, spec.classes, loss, 3, EPOCHS)._replace(image=spec.shape, teacher=_teacher)
-        made = Made(model, self.rule(net, self.options).double())
+        net = make_network_info(model, read, spec.classes, loss, 3, EPOCHS)._replace(image=spec.shape, teacher=_teacher)
+        made = TrialNetwork(model, self.rule(net, self.options).double())
         if dropout and isinstance(model[0], nn.Sequential):
             model[0].append(nn.Dropout(0.3))
-        if awake:
-            self._wake(made)
+        if warmed_up:
+            self._warm_up(made)
         return made
 
-    def _wake(self, made: Made) -> None:
+    def _warm_up(self, made: TrialNetwork) -> None:
         noise = torch.Generator().manual_seed(11)
         with torch.no_grad():
             for p in made.method.parameters():
@@ -99,12 +101,12 @@ def _teacher(images: Tensor) -> Tensor:
     return images.flatten(1)[:, :10]
 
 
-def bits(module: nn.Module) -> Bits:
+def copied_state(module: nn.Module) -> Bits:
     """Copies of all tensors of a module's state, by name."""
     return {name: t.detach().clone() for name, t in module.state_dict().items() if isinstance(t, Tensor)}
 
 
-def differing(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> list[str]:
+def differing_tensors(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> list[str]:
     """Names of tensors that are not the same to the bit (NaNs equal themselves)."""
 
     def same(x: Tensor, y: Tensor) -> bool:
@@ -113,12 +115,12 @@ def differing(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> list[str]:
     return [name for name in (*a, *(b.keys() - a.keys())) if name not in a or name not in b or not same(a[name], b[name])]
 
 
-def listed(names: Sequence[str]) -> str:
+def first_three(names: Sequence[str]) -> str:
     """The first three names, and how many more there are."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def one_step(trial: Trial, made: Made, step: int = 0) -> dict[int, Update]:
+def updates_of_one_step(trial: Trial, made: TrialNetwork, step: int = 0) -> dict[int, Update]:
     """One step with all graphs kept."""
     torch.manual_seed(step)
     x, y = trial.batch(made.method, step)

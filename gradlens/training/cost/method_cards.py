@@ -10,8 +10,8 @@ import torch
 from gradlens.gradients.method import Locks
 from gradlens.methods import METHODS
 from gradlens.runtime.progress import Progress, no_progress
-from gradlens.training.build import make_pair
-from gradlens.training.config import Config, make
+from gradlens.training.build import build_model_and_method
+from gradlens.training.config import Config, make_config
 from gradlens.training.cost.step_benchmark import bench
 
 CARDED = tuple(name for name, rule in METHODS.items() if not rule.has_teacher)  # a teacher's run would be needed
@@ -33,7 +33,7 @@ class Card(NamedTuple):
 
 def own_numbers(config: Config, device: torch.device) -> tuple[int, int]:
     """(trained, fixed) numbers of a rule's own modules on the card's network; running statistics of BatchNorm are not counted."""
-    method = make_pair(config, SHAPE, CLASSES, device).method
+    method = build_model_and_method(config, SHAPE, CLASSES, device).method
     statistics = ("running_mean", "running_var", "num_batches_tracked")
     fixed = sum(b.numel() for name, b in method.named_buffers() if not name.endswith(statistics))
     return sum(p.numel() for p in method.parameters()), fixed
@@ -50,7 +50,7 @@ def cards(device: torch.device, progress: Progress = no_progress, methods: Seque
 
     """
     names = ["bp", *(name for name in methods if name != "bp")]
-    configs = [make(method=name, batch_size=IMAGES, data="cifar10") for name in names]
+    configs = [make_config(method=name, batch_size=IMAGES, data="cifar10") for name in names]
     result = bench(configs, SHAPE, CLASSES, device, rounds, record_every=(), progress=progress)
     rows = {row.method: row for row in result.rows if row.method in names}
     bp = rows["bp"]

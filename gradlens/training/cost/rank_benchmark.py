@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from gradlens.data.split import Data, Split
 from gradlens.runtime.errors import InputError
-from gradlens.runtime.process_group import World
+from gradlens.runtime.process_group import ProcessGroup
 from gradlens.runtime.progress import Progress, no_progress
 from gradlens.training.config import Config
 from gradlens.training.loop import Training
@@ -73,19 +73,19 @@ class _Loop:
         """So many updates; what is under way is finished."""
         t = self.training
         for _ in range(steps):
-            if t.layers:
-                t.layers.step(self.at, False, False)
+            if t.stage:
+                t.stage.step(self.at, False, False)
             else:
                 t._step(self.at)
             self.at += 1
 
     def finish(self) -> None:
         """Finish what is under way."""
-        if self.training.layers:
-            self.training.layers.finished()
+        if self.training.stage:
+            self.training.stage.finish_pending()
 
 
-def _seconds(world: World, loop: _Loop | None, steps: int, by: int) -> float:
+def _seconds(world: ProcessGroup, loop: _Loop | None, steps: int, by: int) -> float:
     """Wall clock of so many steps on a pipeline that is full: seen from rank ``by``, ``FILLING`` steps after the first."""
     dist.barrier()
     began = 0.0
@@ -96,52 +96,52 @@ def _seconds(world: World, loop: _Loop | None, steps: int, by: int) -> float:
     spent = time.perf_counter() - began
     if loop is not None:
         loop.finish()
-    return float(world.every(spent)[by])
+    return float(world.all_gather_object(spent)[by])
 
 
 def _measured(
-    config: Config, data: Data, device: torch.device, world: World, rounds: int, seconds: float, before: Callable[[int, int], None]
+    config: Config, data: Data, device: torch.device, world: ProcessGroup, rounds: int, seconds: float, before: Callable[[int, int], None]
 ) -> Gain:
     """One config on all ranks against one process; ``before`` each round is told its number and how many steps it has."""
     single = config.model_copy(update={"parallel": "none", "ranks": 1, "sync_batchnorm": False, "stale": False, "split": None})
     alone = _Loop(Training(single, data, device))
     training = Training(config, data, device, world=world)
-    training.layers = stage_of(training)
+    training.stage = stage_of(training)
     shared = _Loop(training)
     shared.run(2)
     shared.finish()
     alone.run(2)
     dist.barrier()
     began = time.perf_counter()
-    if world.writes:
+    if world.is_main:
         alone.run(1)
-    steps = world.told(max(4, round(seconds / (time.perf_counter() - began))))
+    steps = world.broadcast_object(max(4, round(seconds / (time.perf_counter() - began))))
     times: list[tuple[float, ...]] = []
     sent = 0
     for r in range(rounds):
         before(r, steps)
-        first = _seconds(world, alone if world.writes else None, steps, by=0)
-        so_far = training.layers.sent() if training.layers else 0
-        second = _seconds(world, shared, steps, by=world.ranks - 1)
-        sent += (training.layers.sent() if training.layers else 0) - so_far
-        beside = max(world.every(_seconds(world, alone, steps, by=world.rank)))
+        first = _seconds(world, alone if world.is_main else None, steps, by=0)
+        so_far = training.stage.bytes_sent() if training.stage else 0
+        second = _seconds(world, shared, steps, by=world.num_ranks - 1)
+        sent += (training.stage.bytes_sent() if training.stage else 0) - so_far
+        beside = max(world.all_gather_object(_seconds(world, alone, steps, by=world.rank)))
         times.append((first / steps, second / steps, beside / steps))
-    return _gain(config, training, world, times, sum(world.every(sent)), (steps + FILLING) * rounds)
+    return _gain(config, training, world, times, sum(world.all_gather_object(sent)), (steps + FILLING) * rounds)
 
 
-def _gain(config: Config, training: Training, world: World, times: Sequence[tuple[float, ...]], sent: int, steps: int) -> Gain:
+def _gain(config: Config, training: Training, world: ProcessGroup, times: Sequence[tuple[float, ...]], sent: int, steps: int) -> Gain:
     ratios = [alone / together for alone, together, _ in times]
-    machine = median(world.ranks * alone / beside for alone, _, beside in times)
+    machine = median(world.num_ranks * alone / beside for alone, _, beside in times)
     alone, together, _ = (median(each) for each in zip(*times, strict=True))
-    layers, bound = training.layers, None
+    layers, bound = training.stage, None
     if layers:
-        costs = [c.seconds for c in block_costs(training.pair, config, *training.batch(0))] if world.writes else []
-        costs = world.told(costs)
+        costs = [c.seconds for c in block_costs(training.pair, config, *training.batch(0))] if world.is_main else []
+        costs = world.broadcast_object(costs)
         bound = sum(costs) / max(sum(costs[k] for k in blocks) for blocks in layers.ranges)
     rate = sent / steps / together / 1e6 if layers and sent else None
     split = ",".join(str(len(blocks)) for blocks in layers.ranges) if layers else ""
     kind, threads, gain = _kind(config, training), torch.get_num_threads(), (median(ratios), min(ratios), max(ratios))
-    return Gain(config.method, kind, world.ranks, threads, split, alone, together, *gain, machine, bound, rate)
+    return Gain(config.method, kind, world.num_ranks, threads, split, alone, together, *gain, machine, bound, rate)
 
 
 def bench_ranks(
@@ -149,7 +149,7 @@ def bench_ranks(
     shape: tuple[int, int, int],
     classes: int,
     device: torch.device,
-    world: World,
+    world: ProcessGroup,
     rounds: int,
     progress: Progress = no_progress,
     seconds: float = SECONDS,
@@ -173,14 +173,14 @@ def bench_ranks(
         InputError: one process only.
 
     """
-    if world.alone:
+    if world.is_single_process:
         raise InputError("one process has nobody to share with: torchrun --nproc-per-node N -m gradlens bench …")
     data = generated(shape, classes, 8 * max(config.batch_size for config in configs), 0)
     found = []
     for i, config in enumerate(configs):
 
         def before(r: int, steps: int, i: int = i, config: Config = config) -> None:
-            progress(i * rounds + r, len(configs) * rounds, f"{config.method}, {steps} steps alone and on {world.ranks} ranks")
+            progress(i * rounds + r, len(configs) * rounds, f"{config.method}, {steps} steps alone and on {world.num_ranks} ranks")
 
         found.append(_measured(config, data, device, world, rounds, seconds, before))
     return found

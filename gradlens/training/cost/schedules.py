@@ -14,7 +14,7 @@ from gradlens.training.parallel.block_costs import BlockCost
 
 # again: the forward pass made anew before a late backward pass; learn: what waits for the message from above, where a rule has such
 KINDS = ("forward", "again", "backward", "learn", "update", "send")
-LATE = 1  # batches by which the target of a stale synthesiser is late
+STALE_BATCHES = 1  # batches by which the target of a stale synthesiser is late
 AHEAD = 2  # batches a worker may be ahead of the one above it: one is being worked on, one is under way (double buffering)
 
 
@@ -199,7 +199,7 @@ def synthetic(costs: Costs, stages: Stages, batches: int, stale: bool = False, o
             late = stale and s < len(stages) - 1
             for k in reversed(blocks[:-1] if late else blocks):
                 program.work(s, "learn", k, t, costs[k].learn, *([("down", s, t, 0)] if k == blocks[-1] else []))
-            for heard in [t - LATE, *([t] if t == batches - 1 else [])] if late else []:
+            for heard in [t - STALE_BATCHES, *([t] if t == batches - 1 else [])] if late else []:
                 if heard >= 0:
                     program.work(s, "learn", blocks[-1], heard, costs[blocks[-1]].learn, ("down", s, heard, 0))
             program.update(s, costs, stages, t)
@@ -209,7 +209,7 @@ def synthetic(costs: Costs, stages: Stages, batches: int, stale: bool = False, o
 # ------------------------------------------------------------------------------------------------------------ direct feedback
 
 
-def broadcast(costs: Costs, stages: Stages, batches: int, stale: bool = False) -> list[Task]:
+def error_broadcast(costs: Costs, stages: Stages, batches: int, stale: bool = False) -> list[Task]:
     """Direct feedback: the top's answer goes to all workers at once, who then make the error of it and go backward side by side.
 
     Args:
@@ -273,8 +273,8 @@ def schedules(name: str, method: Method, parts: int = 4) -> list[Schedule]:
         return [Schedule(name, lambda c, s, n: local(c, s, n, waits), "below")]
     if "output_error" in depends_on:
         return [
-            Schedule(f"{name} exact", broadcast, "below, error"),
-            Schedule(f"{name} stale", lambda c, s, n: broadcast(c, s, n, stale=True), "below, old error", delayed="error"),
+            Schedule(f"{name} exact", error_broadcast, "below, error"),
+            Schedule(f"{name} stale", lambda c, s, n: error_broadcast(c, s, n, stale=True), "below, old error", delayed="error"),
         ]
     if "delayed_message" in depends_on and not method.options.bp_lambda:  # BP(λ) needs the message from above: locked like backpropagation
         free = "input" not in depends_on

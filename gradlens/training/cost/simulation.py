@@ -17,9 +17,9 @@ from gradlens.data.transforms import normalizer
 from gradlens.gradients.method import Method
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator
-from gradlens.training.build import make_pair
+from gradlens.training.build import build_model_and_method
 from gradlens.training.config import Config
-from gradlens.training.cost.schedules import LATE, Costs, Schedule, Stages, Task, schedules
+from gradlens.training.cost.schedules import STALE_BATCHES, Costs, Schedule, Stages, Task, schedules
 from gradlens.training.parallel.block_costs import BlockCost, block_costs
 from gradlens.training.parallel.partition import allowed_cuts, partition
 
@@ -68,7 +68,7 @@ class CostRow(NamedTuple):
         return BlockCost(*self[3:])
 
 
-class Point(NamedTuple):
+class ThroughputPoint(NamedTuple):
     """What a schedule comes to on some workers."""
 
     schedule: str
@@ -210,7 +210,7 @@ def mean_delay(schedule: Schedule, tasks: Sequence[Task], spans: Sequence[Span],
     backward pass. Inputs in a queue: the worker's turns since it came.
     """
     if schedule.delayed == "target":
-        return LATE * (len(stages) > 1)
+        return STALE_BATCHES * (len(stages) > 1)
     if schedule.delayed == "error":
         return _updates_between(tasks, spans)
     ages = [age for s in range(1, len(stages)) for age in _ages(schedule, tasks, spans, stages, s)] if schedule.delayed else []
@@ -247,17 +247,17 @@ def _ages(schedule: Schedule, tasks: Sequence[Task], spans: Sequence[Span], stag
     return ages
 
 
-def split(costs: Costs, workers: int, cuts: Sequence[int]) -> list[range]:
+def balanced_split(costs: Costs, workers: int, cuts: Sequence[int]) -> list[range]:
     """The blocks of each worker, as even as can be; workers beyond the parts that there can be get none."""
     return partition([cost.seconds for cost in costs], min(workers, len(cuts) + 1), cuts)
 
 
-def point(schedule: Schedule, costs: Costs, stages: Stages, link: Link, batches: int, workers: int) -> Point:
+def throughput_point(schedule: Schedule, costs: Costs, stages: Stages, link: Link, batches: int, workers: int) -> ThroughputPoint:
     """What a schedule comes to."""
     tasks = schedule.tasks(costs, stages, batches)
     spans = simulate(tasks, link)
     makespan, work = max(span.end for span in spans), sum(cost.seconds for cost in costs)
-    return Point(
+    return ThroughputPoint(
         schedule.label,
         schedule.waits,
         workers,
@@ -273,7 +273,7 @@ def point(schedule: Schedule, costs: Costs, stages: Stages, link: Link, batches:
     )
 
 
-def bars(schedule: Schedule, costs: Costs, stages: Stages, link: Link, batches: int) -> list[Bar]:
+def gantt_bars(schedule: Schedule, costs: Costs, stages: Stages, link: Link, batches: int) -> list[Bar]:
     """The boxes of a picture: neighbouring tasks of one kind and batch are one box, messages one each."""
     tasks = schedule.tasks(costs, stages, batches)
     found: list[Bar] = []
@@ -308,7 +308,7 @@ class Measured(NamedTuple):
         return [row.cost() for row in self.rows]
 
 
-def measured(config: Config, shape: tuple[int, int, int], classes: int, device: torch.device, rounds: int) -> Measured:
+def measure_costs(config: Config, shape: tuple[int, int, int], classes: int, device: torch.device, rounds: int) -> Measured:
     """What the blocks of a config's rule cost on generated images.
 
     Args:
@@ -319,23 +319,23 @@ def measured(config: Config, shape: tuple[int, int, int], classes: int, device: 
         rounds: of measuring.
 
     """
-    pair = make_pair(config, shape, classes, device)
+    pair = build_model_and_method(config, shape, classes, device)
     x, y = _batch(config, pair.method, shape, classes, device)
     costs = block_costs(pair, config, x, y, rounds)
     rows = [CostRow(config.method, config.model, config.batch_size, *cost) for cost in costs]
     return Measured(pair.method, rows, allowed_cuts(pair.method))
 
 
-def remembered(config: Config, shape: tuple[int, int, int], classes: int, rows: Sequence[CostRow]) -> Measured:
-    """What :func:`measured` gave before, from its rows.
+def costs_from_rows(config: Config, shape: tuple[int, int, int], classes: int, rows: Sequence[CostRow]) -> Measured:
+    """What :func:`measure_costs` gave before, from its rows.
 
     Raises:
         InputError: the rows are of other blocks.
 
     """
-    pair = make_pair(config, shape, classes, torch.device("cpu"))
+    pair = build_model_and_method(config, shape, classes, torch.device("cpu"))
     mine = [row for row in rows if (row.method, row.model) == (config.method, config.model)]
-    if [row.name for row in mine] != pair.names():
+    if [row.name for row in mine] != pair.block_names():
         raise InputError(f"the costs of {config.method} on {config.model} are not among these rows, or are of other blocks")
     return Measured(pair.method, mine, allowed_cuts(pair.method))
 
@@ -349,17 +349,19 @@ def _batch(config: Config, method: Method, shape: tuple[int, int, int], classes:
     return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x, y
 
 
-def curves(found: Sequence[Measured], link: Link, batches: int, parts: int, workers: Sequence[int] = WORKERS) -> list[Point]:
+def throughput_curves(
+    found: Sequence[Measured], link: Link, batches: int, parts: int, workers: Sequence[int] = WORKERS
+) -> list[ThroughputPoint]:
     """Every schedule of every rule on each number of workers, and on as many as each rule's blocks can be parted for."""
-    points: list[Point] = []
+    points: list[ThroughputPoint] = []
     workers = sorted({*workers, *(len(one.cuts) + 1 for one in found)})
     for one in found:
         for schedule in schedules(one.rows[0].method, one.method, parts):
-            known: dict[int, Point] = {}
+            known: dict[int, ThroughputPoint] = {}
             for n in workers:
-                stages = split(one.costs, n, one.cuts)
+                stages = balanced_split(one.costs, n, one.cuts)
                 if len(stages) not in known:
-                    known[len(stages)] = point(schedule, one.costs, stages, link, batches, n)
+                    known[len(stages)] = throughput_point(schedule, one.costs, stages, link, batches, n)
                 points.append(known[len(stages)]._replace(workers=n))
     return points
 
@@ -368,12 +370,12 @@ def pictured(found: Sequence[Measured], workers: int, link: Link, parts: int, se
     """The boxes of every schedule of every rule until some moment; those that begin before it."""
     rows: list[Bar] = []
     for one in found:
-        stages = split(one.costs, workers, one.cuts)
+        stages = balanced_split(one.costs, workers, one.cuts)
         loads = [sum(one.costs[k].seconds for k in blocks) for blocks in stages]
         for schedule in schedules(one.rows[0].method, one.method, parts):
             pace = max(loads) if schedule.waits.startswith("below") else min(loads)  # of the worker that comes furthest in that time
             batches = min(math.ceil(seconds / pace) + len(stages), MOST_PICTURED)
-            rows += [bar for bar in bars(schedule, one.costs, stages, link, batches) if bar.start < seconds]
+            rows += [bar for bar in gantt_bars(schedule, one.costs, stages, link, batches) if bar.start < seconds]
     return rows
 
 

@@ -23,11 +23,11 @@ from gradlens.gradients.method import Method
 from gradlens.runtime.csv_tables import csv_line
 from gradlens.runtime.memory import allocations, wait
 from gradlens.runtime.progress import Progress, no_progress
-from gradlens.training.build import make_pair
-from gradlens.training.config import Config, make
+from gradlens.training.build import build_model_and_method
+from gradlens.training.config import Config, make_config
 from gradlens.training.cost.flops import count
 from gradlens.training.optimizers import make_optimizer
-from gradlens.training.step import Outcome, update
+from gradlens.training.step import Outcome, training_step
 
 RECORD_EVERY = (1, 4, 16, 64)
 SHORTEST = 0.05  # seconds: steps are repeated until a measurement has taken at least this long
@@ -114,7 +114,7 @@ def plain_step(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Loss, x
 
 def _plain(config: Config, x: Tensor, y: Tensor, classes: int, layout: torch.memory_format, name: str) -> _Candidate:
     settings = {**config.model_dump(), "method": "bp", "options": {}, "compile": False, "init_from": None}
-    pair = make_pair(make(**settings), _shape(x), classes, x.device)
+    pair = build_model_and_method(make_config(**settings), _shape(x), classes, x.device)
     model = pair.model.to(memory_format=layout)  # type: ignore[call-overload]
     if config.compile:
         model.compile()
@@ -126,7 +126,7 @@ def _plain(config: Config, x: Tensor, y: Tensor, classes: int, layout: torch.mem
 
 
 def _ours(config: Config, x: Tensor, y: Tensor, classes: int, record: bool) -> _Candidate:
-    pair = make_pair(config, _shape(x), classes, x.device)
+    pair = build_model_and_method(config, _shape(x), classes, x.device)
     optimizer = make_optimizer(config, pair)
     bf16, numbers = config.precision == "bf16", itertools.count(1 << 30)  # past every warm-up
     rule = pair.method
@@ -140,7 +140,7 @@ def _ours(config: Config, x: Tensor, y: Tensor, classes: int, record: bool) -> _
     def trained(number: int | None = None) -> Outcome:
         n = next(numbers)
         rule.start(max(1, config.epochs), n)  # part of a step: rules may draw in it
-        return update(pair, optimizer, *made(n), number, bf16)
+        return training_step(pair, optimizer, *made(n), number, bf16)
 
     step = _Step(trained)
     task = _Step(lambda: made(next(numbers))) if posed else None

@@ -72,7 +72,7 @@ class BlockProbe:
 class OnlineProbe:
     """All blocks' learners; told of each update of a training, it changes nothing of it.
 
-    What is to be written waits in ``rows`` and ``streams`` until :meth:`taken`.
+    What is to be written waits in ``rows`` and ``streams`` until :meth:`take_rows`.
     """
 
     def __init__(self, names: Sequence[str], classes: int) -> None:
@@ -82,7 +82,7 @@ class OnlineProbe:
         self.streams: dict[str, bytes] = {}
 
     @torch.no_grad()
-    def see(self, step: int, update: Update) -> None:
+    def on_update(self, step: int, update: Update) -> None:
         """A block's round: the pass that its update was made from, with the labels that travelled with it.
 
         Activations that are not finite are no round: the loss will say so.
@@ -107,7 +107,7 @@ class OnlineProbe:
         record = [np.array([step, *x.shape], np.int32), y.numpy().astype(np.int32), x.numpy()]
         self.streams[name] = self.streams.get(name, b"") + b"".join(part.tobytes() for part in record)
 
-    def taken(self) -> tuple[list[OnlineRow], dict[str, bytes]]:
+    def take_rows(self) -> tuple[list[OnlineRow], dict[str, bytes]]:
         """The rows and the blocks' streams since it was last asked."""
         rows, streams = self.rows, self.streams
         self.rows, self.streams = [], {}

@@ -20,15 +20,15 @@ from gradlens.gradients.rows import Measurement, compute_method_quantities
 from gradlens.methods.local.dgl_async import Buffer, Stored
 from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
 from gradlens.runtime.p2p import Inbox, Outbox
-from gradlens.training.build import Pair
-from gradlens.training.parallel.stage import UP, Spread
+from gradlens.training.build import ModelAndMethod
+from gradlens.training.parallel.stage import UP, Stage
 from gradlens.training.state import TrainState
-from gradlens.training.step import Outcome, update
+from gradlens.training.step import Outcome, training_step
 
 REFERENCE = "no truth: ranks work on different batches"
 
 
-class Queues(Spread):
+class AsyncQueues(Stage):
     """This rank's units, the queue below them and the way to the one above."""
 
     def __init__(self, state: TrainState) -> None:
@@ -43,7 +43,7 @@ class Queues(Spread):
                 f" --batch-size {config.batch_size} leave {rest}; --limit can be a multiple of it"
             )
         super().__init__(state)
-        rank, last, options = self.world.rank, self.world.ranks - 1, self.method.options
+        rank, last, options = self.world.rank, self.world.num_ranks - 1, self.method.options
         self.above = Outbox(self.world, rank + 1, *self.channel(UP)) if rank < last else None
         self.limit = options.reuse
         self.buffer = Buffer(options.buffer)
@@ -51,7 +51,7 @@ class Queues(Spread):
         self.newest = 0  # the last batch that has come
         self.failed: BaseException | None = None
         self.below = Inbox(self.world, rank - 1, *self.channel(UP), state.device) if rank else None
-        self.receiver: threading.Thread | None = None
+        self.receiver_thread: threading.Thread | None = None
 
     def _receive(self, inbox: Inbox, first: int) -> None:
         """Every batch that the rank below gives, from one update on, as long as it gives any."""
@@ -83,18 +83,18 @@ class Queues(Spread):
         if stop:
             raise Stopped("interrupted: queues are not saved, and the run goes on from the end of its last epoch", INTERRUPTED)
         t = self.state
-        number, _ = t.prepared(step)
+        number, _ = t.prepare_step(step)
         self.staleness = 0
         if self.below is None:
             x, y = t.batch(step)
         else:
-            if self.receiver is None:
-                self.receiver = threading.Thread(target=self._receive, args=(self.below, step), daemon=True, name="queue")
-                self.receiver.start()
+            if self.receiver_thread is None:
+                self.receiver_thread = threading.Thread(target=self._receive, args=(self.below, step), daemon=True, name="queue")
+                self.receiver_thread.start()
             stored = self._read()
             x, y = stored.h, stored.y
             self.staleness = self.newest - stored.written
-        outcome = update(t.pair, t.optimizer, x, y, number, t.config.precision == "bf16", section=self)
+        outcome = training_step(t.pair, t.optimizer, x, y, number, t.config.precision == "bf16", blocks=self)
         return outcome, False, False
 
     def passes(self, method: Method, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
@@ -105,17 +105,17 @@ class Queues(Spread):
             yield p
             del p
 
-    def receive_function(self) -> None:
+    def receiver(self) -> None:
         """Nothing from above."""
 
-    def passed_on(self, u: Update) -> None:
+    def send_down(self, u: Update) -> None:
         """Nothing to below."""
 
-    def late(self) -> Mapping[str, Tensor]:
+    def delayed_gradients(self) -> Mapping[str, Tensor]:
         """Nothing comes late."""
         return {}
 
-    def measured(self, number: int, pair: Pair, step: Step, diagnose: bool, by_rank: bool) -> tuple[list[Measurement], None]:
+    def record_rows(self, number: int, pair: ModelAndMethod, step: Step, diagnose: bool, by_rank: bool) -> tuple[list[Measurement], None]:
         """The rule's own rows: losses, and how many batches newer than the one read had come by then."""
         rows = []
         for k in sorted(step.updates):
@@ -126,12 +126,12 @@ class Queues(Spread):
         rows.append(Measurement(number, lowest, "rule", "staleness", float(self.staleness), REFERENCE))
         return rows, None
 
-    def finished(self) -> list[tuple[int, Outcome]]:
+    def finish_pending(self) -> list[tuple[int, Outcome]]:
         """Let the rank above have all that was sent to it."""
         if self.above is not None:
             self.above.empty()
         return []
 
-    def sent(self) -> int:
+    def bytes_sent(self) -> int:
         """Bytes sent up."""
         return self.above.bytes if self.above else 0

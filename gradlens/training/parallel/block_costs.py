@@ -17,7 +17,7 @@ from gradlens.gradients.backward import backward
 from gradlens.gradients.block_pass import Grad, Pass
 from gradlens.runtime.memory import allocations, wait
 from gradlens.runtime.rng import forked, key
-from gradlens.training.build import Pair
+from gradlens.training.build import ModelAndMethod
 from gradlens.training.config import Config
 from gradlens.training.optimizers import make_optimizer
 
@@ -47,7 +47,7 @@ class BlockCost(NamedTuple):
 # -------------------------------------------------------------------------------------------------------------- measured
 
 
-def block_costs(pair: Pair, config: Config, x: Tensor, y: Tensor, rounds: int = 3) -> list[BlockCost]:
+def block_costs(pair: ModelAndMethod, config: Config, x: Tensor, y: Tensor, rounds: int = 3) -> list[BlockCost]:
     """What each block of a rule costs, from real steps of the rule on copies: the pair and torch's random streams stay as they are.
 
     A block is timed within whole steps of :func:`backward`, so that caches are as in training. Rounds of steps and
@@ -68,7 +68,7 @@ def block_costs(pair: Pair, config: Config, x: Tensor, y: Tensor, rounds: int = 
         one cost a block, bottom first.
 
     """
-    meter = _Meter(Pair(*copy.deepcopy((pair.model, pair.method))), config, x, y)
+    meter = _Meter(ModelAndMethod(*copy.deepcopy((pair.model, pair.method))), config, x, y)
     with forked():
         meter.step()  # makes what is made once
         meter.step(weigh=True)
@@ -89,7 +89,7 @@ def block_costs(pair: Pair, config: Config, x: Tensor, y: Tensor, rounds: int = 
             min(meter.seconds("learn", k), meter.seconds("backward", k)),
             min(meter.seconds("own_update", k), meter.seconds("update", k)),
         )
-        for k, name in enumerate(pair.names())
+        for k, name in enumerate(pair.block_names())
     ]
 
 
@@ -99,7 +99,7 @@ Optimizer = torch.optim.Optimizer
 class _Meter:
     """Steps of a rule, each block timed and weighed; network and rule are its own to spoil."""
 
-    def __init__(self, pair: Pair, config: Config, x: Tensor, y: Tensor) -> None:
+    def __init__(self, pair: ModelAndMethod, config: Config, x: Tensor, y: Tensor) -> None:
         self.pair, self.config, self.x, self.y, self.device = pair, config, x, y, x.device
         self.numbers = count(1 << 30)  # of steps: past every warm-up
         self.now: dict[tuple[str, int], list[float]] = defaultdict(list)  # (what, block) -> seconds, since the round began

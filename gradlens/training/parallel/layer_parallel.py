@@ -23,16 +23,16 @@ from gradlens.gradients.true_gradient import Truth, preserve_buffers_and_rng
 from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
 from gradlens.runtime.p2p import Inbox, Outbox
 from gradlens.runtime.rng import key
-from gradlens.training.build import Pair
-from gradlens.training.parallel.stage import DOWN, ERROR, TRUTH, UP, Spread
+from gradlens.training.build import ModelAndMethod
+from gradlens.training.parallel.stage import DOWN, ERROR, TRUTH, UP, Stage
 from gradlens.training.state import TrainState
-from gradlens.training.step import Outcome, update
+from gradlens.training.step import Outcome, training_step
 
-LATE = 1  # batches by which a stale message of the rank above is late
+STALE_BATCHES = 1  # batches by which a stale message of the rank above is late
 SAVE, STOP = 1, 2  # what rank 0 wants done after a batch; travels with it
 
 
-class Begun(NamedTuple):
+class PendingBatch(NamedTuple):
     """A batch that went through this rank's blocks and waits for what comes from above."""
 
     step: int
@@ -41,7 +41,7 @@ class Begun(NamedTuple):
     record: int | None
 
 
-class Layers(Spread):
+class LayerParallel(Stage):
     """Rules whose blocks are told what they know themselves, or what a message from above says."""
 
     def __init__(self, state: TrainState) -> None:
@@ -60,11 +60,11 @@ class Layers(Spread):
         self.control, self.fresh = 0, True
         super().__init__(state)
 
-    def take(self, ranges: list[range]) -> None:
+    def assign_blocks(self, ranges: list[range]) -> None:
         """Take these blocks of all, and open the channels."""
-        super().take(ranges)
+        super().assign_blocks(ranges)
         world, device = self.world, self.state.device
-        rank, last = world.rank, world.ranks - 1
+        rank, last = world.rank, world.num_ranks - 1
         hears = self.waits and "output_error" not in self.method.depends_on
         self.below = Inbox(world, rank - 1, *self.channel(UP), device) if rank else None
         self.above = Outbox(world, rank + 1, *self.channel(UP)) if rank < last else None
@@ -75,8 +75,8 @@ class Layers(Spread):
         self.error = Inbox(world, last, *self.channel(ERROR), device) if error and rank < last else None
         self.truth_down = Outbox(world, rank - 1, *self.channel(TRUTH)) if rank else None
         self.truth_above = Inbox(world, rank + 1, *self.channel(TRUTH), device) if rank < last else None
-        self.delay = (last - rank if self.late_error else LATE if self.late_message else 0) if rank < last else 0
-        self.queue: deque[Begun] = deque()  # batches whose error is still to come
+        self.delay = (last - rank if self.late_error else STALE_BATCHES if self.late_message else 0) if rank < last else 0
+        self.queue: deque[PendingBatch] = deque()  # batches whose error is still to come
         self.unlearned: deque[tuple[Pass, Signal | None]] = deque()  # ... whose message is
 
     # ------------------------------------------------------------------------------------------------------- one step
@@ -88,14 +88,14 @@ class Layers(Spread):
             if stop:
                 raise Stopped("interrupted: a run whose messages come late goes on from the end of its last epoch", INTERRUPTED)
             save = False
-        number, _ = state.prepared(step)
+        number, _ = state.prepare_step(step)
         x, y = self.begin(step, number, SAVE * save + STOP * stop)
         outcome = self._update(x, y)
         return outcome, bool(self.control & STOP), bool(self.control & SAVE)
 
     def _update(self, x: Tensor, y: Tensor) -> Outcome:
         t = self.state
-        return update(t.pair, t.optimizer, x, y, self.record, t.config.precision == "bf16", section=self)
+        return training_step(t.pair, t.optimizer, x, y, self.recorded_step, t.config.precision == "bf16", blocks=self)
 
     def begin(self, step: int, record: int | None, control: int) -> tuple[Tensor, Tensor]:
         """What the lowest block here reads of a batch, [N, *in] and targets; ``control`` is heeded on rank 0 only."""
@@ -111,15 +111,15 @@ class Layers(Spread):
             if step + 1 < state.total and not control & STOP:
                 self.below.expect(state.images(step + 1))
         self.control, self.fresh = control, True
-        self.begun = Begun(step, x, y, record)
-        self.finishes: Begun | None = self.begun
+        self.begun = PendingBatch(step, x, y, record)
+        self.finishes: PendingBatch | None = self.begun
         if self.late_error and self.delay:
             self.queue.append(self.begun)
             self.finishes = self.queue.popleft() if len(self.queue) > self.delay else None
         return x, y
 
     @property
-    def record(self) -> int | None:
+    def recorded_step(self) -> int | None:
         """The number of the batch whose blocks are updated in this step, if it is to be measured."""
         return self.finishes.record if self.finishes else None
 
@@ -152,7 +152,7 @@ class Layers(Spread):
                 outbox.send(self.state.images(self.begun.step), [p.z, p.y])
 
     @torch.no_grad()
-    def _send_through(self, begun: Begun) -> None:
+    def _send_through(self, begun: PendingBatch) -> None:
         """Run the blocks for what the ranks above need of them; their own gradients come when the error is there."""
         h = begun.x
         for block in self.blocks:
@@ -160,7 +160,7 @@ class Layers(Spread):
         assert self.above is not None
         self.above.send(self.state.images(begun.step), [h, begun.y, torch.tensor([self.control])])
 
-    def _again(self, begun: Begun) -> Iterator[Pass]:
+    def _again(self, begun: PendingBatch) -> Iterator[Pass]:
         """The passes of an earlier batch with the weights of now: in between they were updated, and its graph would be of none."""
         torch.manual_seed(key(self.state.config.seed, "step", begun.step))
         with preserve_buffers_and_rng(self.blocks):
@@ -168,7 +168,7 @@ class Layers(Spread):
         while passes:
             yield passes.pop(0)
 
-    def receive_function(self) -> Callable[[], Received] | None:
+    def receiver(self) -> Callable[[], Received] | None:
         """Where there is something to hear."""
         return None if self.error is None and self.message is None else self._receive
 
@@ -177,7 +177,7 @@ class Layers(Spread):
 
         Measured steps wait at once: their rows hold the message.
         """
-        return self.late_message or (self.record is None and self.method.supports_delayed_target(self.mine.stop - 1))
+        return self.late_message or (self.recorded_step is None and self.method.supports_delayed_target(self.mine.stop - 1))
 
     def _receive(self) -> Received:
         """What comes from the ranks above for the batch that is being finished."""
@@ -191,7 +191,7 @@ class Layers(Spread):
             return Received(delayed=True)
         return Received(tuple(self.message.take(images)))
 
-    def passed_on(self, u: Update) -> None:
+    def send_down(self, u: Update) -> None:
         """Send down what the rank below hears of this update."""
         if self.down is not None and u.k == self.mine.start:
             self.down.send(self.state.images(self.begun.step), list(u.grad.below))
@@ -199,7 +199,7 @@ class Layers(Spread):
             p = u.p._replace(h=u.p.h.detach(), block=nn.Identity())
             self.unlearned.append((p, None if self.delay else u.signal))  # which is of the weights that there are, if nothing is late
 
-    def late(self) -> Mapping[str, Tensor]:
+    def delayed_gradients(self) -> Mapping[str, Tensor]:
         """What the highest block's own modules learn from the message of an earlier batch, which has come by now."""
         if self.message is None or len(self.unlearned) <= (self.delay if self.fresh else 0):
             return {}
@@ -210,7 +210,7 @@ class Layers(Spread):
                 signal = self.method.signal(p.k, {p.k: p}, ())
         return self.method.learn(p.k, p, signal, Grad(None, {}, ()), above)
 
-    def finished(self) -> list[tuple[int, Outcome]]:
+    def finish_pending(self) -> list[tuple[int, Outcome]]:
         """The batches that still wait for what comes from above."""
         return [(self.begun.step, self._finish_one()) for _ in range(len(self.queue) + len(self.unlearned))]
 
@@ -222,7 +222,7 @@ class Layers(Spread):
 
     # ------------------------------------------------------------------------------------------------------ the truth
 
-    def measured(self, number: int, pair: Pair, step: Step, diagnose: bool, by_rank: bool) -> tuple[list[Measurement], None]:
+    def record_rows(self, number: int, pair: ModelAndMethod, step: Step, diagnose: bool, by_rank: bool) -> tuple[list[Measurement], None]:
         """The rows of this rank's blocks: the true gradient comes down from rank to rank, each of which waits for it.
 
         Args:
@@ -256,6 +256,6 @@ class Layers(Spread):
             rows += [Measurement(number, name, "rule", "delay", float(self.delay), truth.reference) for name in told]
         return rows, None
 
-    def sent(self) -> int:
+    def bytes_sent(self) -> int:
         """Bytes that this rank has sent up, down and as errors so far; the truth on recorded steps is not in it."""
         return sum(box.bytes for box in (self.above, self.down, *self.broadcast) if box is not None)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 
 from gradlens.runtime.errors import InputError
-from gradlens.training.parallel.stage import Spread
+from gradlens.training.parallel.stage import Stage
 from gradlens.training.state import TrainState
 from gradlens.training.step import Outcome
 
@@ -38,7 +38,7 @@ class _Laid(torch.autograd.Function):
         return g.contiguous()
 
 
-class _Stage(nn.Sequential):
+class _StageModule(nn.Sequential):
     """Neighbouring blocks, with what goes in and out laid for sending."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ class _Stage(nn.Sequential):
         return out
 
 
-class Pipeline(Spread):
+class Pipeline(Stage):
     """Plain backprop on this rank's blocks, microbatch by microbatch."""
 
     def __init__(self, state: TrainState) -> None:
@@ -69,15 +69,15 @@ class Pipeline(Spread):
 
     def _schedule(self, images: int) -> Any:
         if images not in self.schedules:
-            rank, ranks, t = self.world.rank, self.world.ranks, self.state
-            stage = PipelineStage(_Stage(*self.blocks), rank, ranks, t.device)
+            rank, ranks, t = self.world.rank, self.world.num_ranks, self.state
+            stage = PipelineStage(_StageModule(*self.blocks), rank, ranks, t.device)
             self.schedules[images] = SCHEDULES[t.config.schedule](stage, t.config.microbatches, loss_fn=self.method.loss)
         return self.schedules[images]
 
     def step(self, step: int, stop: bool, save: bool) -> tuple[Outcome, bool, bool]:
         """One batch through all ranks and back, and this rank's update."""
         t = self.state
-        t.prepared(step)
+        t.prepare_step(step)
         x, y = t.batch(step)
         t.optimizer.zero_grad(set_to_none=True)
         loss, hits, answered, images = *(torch.zeros((), device=t.device) for _ in range(3)), 0
@@ -85,7 +85,7 @@ class Pipeline(Spread):
         with torch.autocast(t.device.type, torch.bfloat16, enabled=t.config.precision == "bf16"):
             if self.world.rank == 0:
                 schedule.step(x)
-            elif self.world.rank < self.world.ranks - 1:
+            elif self.world.rank < self.world.num_ranks - 1:
                 schedule.step()
             else:
                 losses: list[Tensor] = []
@@ -93,8 +93,8 @@ class Pipeline(Spread):
                 loss, images = torch.stack([value.detach() for value in losses]).mean(), len(y)
                 hits, answered = (z.argmax(1) == y).sum(), (y >= 0).sum()
         t.optimizer.step()
-        return Outcome(loss, hits, images, answered, []), *self.world.agreed(stop, save)
+        return Outcome(loss, hits, images, answered, []), *self.world.any_stop_or_save(stop, save)
 
-    def sent(self) -> int:
+    def bytes_sent(self) -> int:
         """Not counted: torch's engine sends."""
         return 0

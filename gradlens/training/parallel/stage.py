@@ -26,19 +26,19 @@ CHANNELS = 4
 _numbers = count(1)  # tag 0 is torch's own; of trainings in this process; all ranks begin them in one order
 
 
-class Spread(ABC):
+class Stage(ABC):
     """This rank's blocks, and its part in every step of a training."""
 
     def __init__(self, state: TrainState) -> None:
         self.state, self.world, config = state, state.world, state.config
         self.number = next(_numbers)
         self.model, self.method = state.pair
-        self.names = state.pair.names()
+        self.names = state.pair.block_names()
         ran = self.method.output_block + 1
         costs = self._costs()[:ran] if config.split is None else [1.0] * ran
-        self.take(split_over(self.method, costs, self.world.ranks, self.names, config.split))
+        self.assign_blocks(split_over(self.method, costs, self.world.num_ranks, self.names, config.split))
 
-    def take(self, ranges: list[range]) -> None:
+    def assign_blocks(self, ranges: list[range]) -> None:
         """These are the blocks of each rank."""
         self.ranges, self.mine = ranges, ranges[self.world.rank]
         self.blocks = list(self.model)[self.mine.start : self.mine.stop]
@@ -50,11 +50,11 @@ class Spread(ABC):
     def _costs(self) -> list[float]:
         """Seconds of each block, as rank 0 measures them."""
         found = None
-        if self.world.writes:
+        if self.world.is_main:
             state = self.state
             x, y = state.batch(0)
             found = [cost.seconds for cost in block_costs(state.pair, state.config, x, y)]
-        costs: list[float] = self.world.told(found)
+        costs: list[float] = self.world.broadcast_object(found)
         return costs
 
     def channel(self, kind: int) -> tuple[str, int]:
@@ -72,25 +72,25 @@ class Spread(ABC):
 
         """
 
-    def finished(self) -> Sequence[tuple[int, Outcome]]:
+    def finish_pending(self) -> Sequence[tuple[int, Outcome]]:
         """Finish what is under way before ranks meet; what steps of it reported."""
         return ()
 
     @abstractmethod
-    def sent(self) -> int:
+    def bytes_sent(self) -> int:
         """Bytes that this rank has sent for training so far."""
 
-    def together(self) -> None:
+    def broadcast_weights(self) -> None:
         """Every rank gets the weights and buffers that the others have trained."""
         for name, tensor in [*self.model.named_parameters(), *self.model.named_buffers()]:
             k = self.names.index(name.split(".")[0])
-            _share(tensor, self._owner(k), self.world.rank)
+            _broadcast_tensor(tensor, self._owner(k), self.world.rank)
         for name, tensor in [*self.method.named_parameters(), *self.method.named_buffers()]:
-            _share(tensor, self._owner(self.method.block_of(name)), self.world.rank)
+            _broadcast_tensor(tensor, self._owner(self.method.block_of(name)), self.world.rank)
 
     def _owner(self, k: int) -> int:
         """The rank that trains block k; what no rank trains is the last one's."""
-        return next((rank for rank, blocks in enumerate(self.ranges) if k in blocks), self.world.ranks - 1)
+        return next((rank for rank, blocks in enumerate(self.ranges) if k in blocks), self.world.num_ranks - 1)
 
     def owned(self) -> set[int]:
         """The ids of the parameters that this rank trains."""
@@ -105,22 +105,22 @@ class Spread(ABC):
         params = [p for group in optimizer.param_groups for p in group["params"]]
         own = {i: state["state"][i] for i, p in enumerate(params) if id(p) in mine and i in state["state"]}
         merged: dict[int, Any] = {}
-        for theirs in self.world.every(own):
+        for theirs in self.world.all_gather_object(own):
             merged.update(theirs)
         return {**state, "state": dict(sorted(merged.items()))}
 
-    def keep_own(self, optimizer: torch.optim.Optimizer) -> None:
+    def keep_owned_state(self, optimizer: torch.optim.Optimizer) -> None:
         """Forget the optimiser's state of parameters that other ranks train."""
         mine = self.owned()
         for p in [p for p in optimizer.state if id(p) not in mine]:
             del optimizer.state[p]
 
-    def meet(self, pending: Sequence[tuple[int, Outcome]]) -> list[tuple[int, Outcome]]:
+    def synchronize(self, pending: Sequence[tuple[int, Outcome]]) -> list[tuple[int, Outcome]]:
         """Finish what is under way, share the weights, and put together what the ranks report of each step."""
-        reports = [*pending, *self.finished()]
+        reports = [*pending, *self.finish_pending()]
         mine = [(step, o._replace(loss=o.loss.cpu(), hits=o.hits.cpu(), answered=o.answered.cpu())) for step, o in reports]
-        told = self.world.every(mine)
-        self.together()
+        told = self.world.all_gather_object(mine)
+        self.broadcast_weights()
         tops = dict(told[-1])
         rows: dict[int, list[Measurement]] = {step: [] for step, _ in pending}
         for theirs in told:
@@ -130,7 +130,7 @@ class Spread(ABC):
         return [(step, tops[step]._replace(rows=rows[step])) for step, _ in pending]
 
 
-def _share(tensor: Tensor, owner: int, rank: int) -> None:
+def _broadcast_tensor(tensor: Tensor, owner: int, rank: int) -> None:
     """The owner's tensor on all ranks."""
     with torch.no_grad():
         flat = tensor.detach().contiguous()

@@ -16,12 +16,12 @@ from gradlens.runtime.csv_tables import csv_line
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.progress import Progress, no_progress
 from gradlens.runtime.rng import seeded
-from gradlens.training.context import Place, data_of
-from gradlens.training.run_directory import load, load_checkpoint, write
+from gradlens.training.context import RunContext, load_data
+from gradlens.training.run_directory import load_checkpoint, load_run, write
 from gradlens.training.state import TrainState
 
 
-def measure_run(path: Path, quantities: tuple[str, ...], place: Place, progress: Progress = no_progress) -> list[Measurement]:
+def measure_run(path: Path, quantities: tuple[str, ...], place: RunContext, progress: Progress = no_progress) -> list[Measurement]:
     """Add quantities to a finished or unfinished run, from its snapshots (or, without any, from its checkpoint).
 
     Each snapshot's weights go through the batch that follows them in the run's order, with truth and rule on the same passes;
@@ -37,7 +37,7 @@ def measure_run(path: Path, quantities: tuple[str, ...], place: Place, progress:
         InputError: unknown quantities, a run without weights, data that are not the run's.
 
     """
-    run = load(path)
+    run = load_run(path)
     own = METHODS[run.config.method].method_quantities
     for name in quantities:
         if name in AFTER_THE_STEP:
@@ -47,7 +47,7 @@ def measure_run(path: Path, quantities: tuple[str, ...], place: Place, progress:
     sparse = frozenset(name for name in quantities if name in (*SPARSE, *FEEDBACK))
     paired = tuple(name for name in quantities if name in QUANTITIES)
     progress(0, 1, f"reading {run.config.data}")
-    data = data_of(run.config, place)
+    data = load_data(run.config, place)
     run.require_data(data)
     state = TrainState(run.config, data, place.device)
     rows: list[Measurement] = []
@@ -68,7 +68,7 @@ def _measure(state: TrainState, file: Path, quantities: tuple[str, ...], sparse:
     """The rows of one saved set of weights."""
     saved = load_checkpoint(file)
     state.pair.load(saved, str(file))
-    (model, method), names, step = state.pair, state.pair.names(), int(saved["step"])
+    (model, method), names, step = state.pair, state.pair.block_names(), int(saved["step"])
     method.start(step // state.per_epoch + 1, step)
     x, y = state.batch(step)
     bf16 = torch.autocast(x.device.type, torch.bfloat16, enabled=state.config.precision == "bf16")

@@ -14,23 +14,23 @@ from gradlens.data.datasets import DATASETS
 from gradlens.data.split import Data, label_hash
 from gradlens.methods import METHODS
 from gradlens.runtime.errors import InputError
-from gradlens.runtime.process_group import must_agree
+from gradlens.runtime.process_group import require_same_run
 from gradlens.runtime.progress import Watch, no_progress
 from gradlens.runtime.torchrun import restarts
 from gradlens.training import tensorboard
-from gradlens.training.build import Pair, make_pair
+from gradlens.training.build import ModelAndMethod, build_model_and_method
 from gradlens.training.config import Config
-from gradlens.training.context import CPU, Place, data_of
+from gradlens.training.context import CPU, RunContext, load_data
 from gradlens.training.loop import Training
 from gradlens.training.online_probe.probe import OnlineProbe
 from gradlens.training.parallel.choose import stage_of
-from gradlens.training.run_directory import Run, is_run, load, load_checkpoint
+from gradlens.training.run_directory import Run, is_run, load_checkpoint, load_run
 from gradlens.training.run_writer import Writer
 
 DEFAULT_COMPARISON = ("bp", "dgl", "dni", "cdni")
 
 
-def check(config: Config, place: Place) -> None:
+def check_config(config: Config, place: RunContext) -> None:
     """Refuse a config that cannot be trained; network and rule are made for their shapes, on the CPU, and no images are moved.
 
     Raises:
@@ -38,10 +38,10 @@ def check(config: Config, place: Place) -> None:
 
     """
     data = _checked_data(config, place)
-    _must_fit(config, make_pair(config, data.shape, len(data.classes), CPU))
+    _must_fit(config, build_model_and_method(config, data.shape, len(data.classes), CPU))
 
 
-def prepare(config: Config, place: Place) -> Training:
+def prepare(config: Config, place: RunContext) -> Training:
     """A training with nothing written yet: whatever is wrong with its settings is found here.
 
     Raises:
@@ -53,13 +53,13 @@ def prepare(config: Config, place: Place) -> Training:
     _must_fit(config, training.pair)
     if config.parallel == "data":
         _must_be_divisible(training)
-    training.layers = stage_of(training)
+    training.stage = stage_of(training)
     if config.online_probe:
-        training.probe = OnlineProbe(training.pair.names(), len(data.classes))
+        training.probe = OnlineProbe(training.pair.block_names(), len(data.classes))
     return training
 
 
-def _checked_data(config: Config, place: Place) -> Data:
+def _checked_data(config: Config, place: RunContext) -> Data:
     """The data of a config, large enough for its batches.
 
     Raises:
@@ -68,7 +68,7 @@ def _checked_data(config: Config, place: Place) -> Data:
     """
     if place.tensorboard:
         tensorboard.must_be_installed()
-    data = data_of(config, place)
+    data = load_data(config, place)
     rule = METHODS[config.method]
     images = len(data.everything if rule.unlabelled else data.train)
     if config.batch_size > images:
@@ -81,7 +81,7 @@ def _checked_data(config: Config, place: Place) -> Data:
     return data
 
 
-def _must_fit(config: Config, pair: Pair) -> None:
+def _must_fit(config: Config, pair: ModelAndMethod) -> None:
     """What network and rule say of the settings.
 
     Raises:
@@ -119,7 +119,7 @@ def _must_be_divisible(training: Training) -> None:
         )
 
 
-def train_run(config: Config, place: Place, watch: Watch = no_progress, training: Training | None = None) -> Run:
+def train_run(config: Config, place: RunContext, watch: Watch = no_progress, training: Training | None = None) -> Run:
     """Train a config in its run directory and read the run back.
 
     Args:
@@ -142,13 +142,13 @@ def train_run(config: Config, place: Place, watch: Watch = no_progress, training
         else:
             writer.rewind({})
         with tensorboard.logged(training, writer.path, watch) if place.tensorboard else nullcontext(watch) as seen:
-            training.go(seen)
+            training.fit(seen)
     finally:
         writer.close()
-    return load(writer.path)
+    return load_run(writer.path)
 
 
-def share_run(config: Config, place: Place, watch: Watch = no_progress) -> Run | None:
+def train_run_distributed(config: Config, place: RunContext, watch: Watch = no_progress) -> Run | None:
     """Train a config together with the other ranks of ``place.world``; rank 0 writes the run directory and reads it back.
 
     Raises:
@@ -157,29 +157,29 @@ def share_run(config: Config, place: Place, watch: Watch = no_progress) -> Run |
 
     """
     world = place.world
-    training = world.all_or_none(lambda: prepare(config, place))
-    fingerprint = data_of(config, place).fingerprint()
-    must_agree(world, {**config.model_dump(), "the data": fingerprint, "gradlens": __version__})
-    writer = world.all_or_none(lambda: _opened(config, place) if world.writes else None)
+    training = world.fail_together(lambda: prepare(config, place))
+    fingerprint = load_data(config, place).fingerprint()
+    require_same_run(world, {**config.model_dump(), "the data": fingerprint, "gradlens": __version__})
+    writer = world.fail_together(lambda: _opened(config, place) if world.is_main else None)
     training.writer = writer
     try:
         saved = writer.path / "checkpoint.pt" if writer else None
-        state = world.all_or_none(lambda: load_checkpoint(saved) if saved and saved.exists() else None)
+        state = world.fail_together(lambda: load_checkpoint(saved) if saved and saved.exists() else None)
         if state is None and writer:
             writer.rewind({})
-        if (state := world.told(state)) is not None:
-            world.all_or_none(lambda: training.restore(state))
+        if (state := world.broadcast_object(state)) is not None:
+            world.fail_together(lambda: training.restore(state))
         with tensorboard.logged(training, writer.path, watch) if place.tensorboard and writer else nullcontext(watch) as seen:
-            training.go(seen)
+            training.fit(seen)
     finally:
         if writer:
             writer.close()
-    return load(writer.path) if writer else None
+    return load_run(writer.path) if writer else None
 
 
-def _opened(config: Config, place: Place) -> Writer:
+def _opened(config: Config, place: RunContext) -> Writer:
     """The run directory of a config, with what is known of its data."""
-    data = data_of(config, place)
+    data = load_data(config, place)
     unlabelled = {} if data.unlabelled is None else {"unlabelled": len(data.unlabelled)}
     info = {
         "device": str(place.device),
@@ -199,7 +199,7 @@ def find_run(config: Config, out: Path) -> Run | None:
     for candidate in [first, *sorted(p.parent for p in out.glob("*/config.json"))]:
         if is_run(candidate):
             try:
-                found = load(candidate)
+                found = load_run(candidate)
             except InputError:
                 continue  # a foreign or damaged folder among the runs is nobody's result
             if found.config == config and found.finished:
@@ -209,13 +209,13 @@ def find_run(config: Config, out: Path) -> Run | None:
     return unfinished
 
 
-def _must_be_of_these_data(run: Run, place: Place) -> None:
+def _must_be_of_these_data(run: Run, place: RunContext) -> None:
     """A folder of images may have changed since a run was trained on it; the named data sets do not."""
-    if run.config.data not in DATASETS and run.info.get("data_fingerprint") != data_of(run.config, place).fingerprint():
+    if run.config.data not in DATASETS and run.info.get("data_fingerprint") != load_data(run.config, place).fingerprint():
         raise InputError(f"the images in {run.config.data} are not the ones {run.path} was trained on; --overwrite trains it anew")
 
 
-def train_or_reuse(configs: Sequence[Config], place: Place, watch_for: Callable[[Config], Watch]) -> list[Run]:
+def train_or_reuse(configs: Sequence[Config], place: RunContext, watch_for: Callable[[Config], Watch]) -> list[Run]:
     """One finished run for each config: a finished one is reused, an unfinished one gone on with, a missing one trained.
 
     All configs are checked before the first is trained.
@@ -228,7 +228,7 @@ def train_or_reuse(configs: Sequence[Config], place: Place, watch_for: Callable[
         if run is not None and run.finished:
             _must_be_of_these_data(run, place)
         elif len(missing) > 1:  # a single one is checked when it is trained
-            check(wanted[name], place)
+            check_config(wanted[name], place)
     done: dict[str, Run] = {}
     for name, run in found.items():
         if run is not None and run.finished:

@@ -21,7 +21,7 @@ from gradlens.methods import METHODS
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.training.config import Config
 from gradlens.training.config_builder import configs_of
-from gradlens.training.context import Place
+from gradlens.training.context import RunContext
 
 KEYS = ("methods", "seeds", "baseline", "settings", "grid")
 ELSEWHERE = {  # flags of train that a study says in another place, or the command line does
@@ -45,7 +45,7 @@ class Study(NamedTuple):
     grid: dict[str, list[Any]]
 
 
-class Point(NamedTuple):
+class StudyPoint(NamedTuple):
     """One run of a study."""
 
     config: Config
@@ -134,20 +134,20 @@ def place_settings(study: Study) -> dict[str, Any]:
     return {name: study.settings[name.replace("-", "_")] for name in HERE if name.replace("-", "_") in study.settings}
 
 
-def points(study: Study, place: Place) -> list[Point]:
+def study_points(study: Study, place: RunContext) -> list[StudyPoint]:
     """The runs of a study: grid points as they are written, then methods, then seeds; what comes to the same run is one.
 
     Raises:
         InputError: settings that a method does not take, values that cannot be.
 
     """
-    found: dict[str, Point] = {}
+    found: dict[str, StudyPoint] = {}
     what = {name: value for name, value in study.settings.items() if name.replace("_", "-") not in HERE}
     for values in itertools.product(*study.grid.values()):
         chosen = dict(zip(study.grid, values, strict=True))
         given = {name: Path(value) if name == "config" else value for name, value in {**what, **chosen}.items()}
         for group in configs_of(study.methods, given, place):
             for seed in study.seeds:
-                point = Point(group[0].model_copy(update={"seed": seed}), chosen)
+                point = StudyPoint(group[0].model_copy(update={"seed": seed}), chosen)
                 found.setdefault(point.name, point)
     return list(found.values())

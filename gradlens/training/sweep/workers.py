@@ -24,10 +24,10 @@ from typing import Any, NamedTuple
 from gradlens.runtime.csv_tables import read_table
 from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
 from gradlens.runtime.interrupts import interruptible
-from gradlens.training.context import Place
-from gradlens.training.run_directory import Metric, is_run, load
-from gradlens.training.runs.train_run import check
-from gradlens.training.sweep.study import Point
+from gradlens.training.context import RunContext
+from gradlens.training.run_directory import Metric, is_run, load_run
+from gradlens.training.runs.train_run import check_config
+from gradlens.training.sweep.study import StudyPoint
 
 RETRIES = 2  # how often a run whose worker was lost is begun again
 PAUSE = 0.2  # seconds between looks at the workers
@@ -42,19 +42,19 @@ class State(NamedTuple):
     why: str = ""  # of a failure: the run's own last sentence
 
 
-Watch = Callable[[Mapping[str, State]], None]
+SweepWatch = Callable[[Mapping[str, State]], None]
 
 
 @dataclass
 class _Worker:
     """One local process at work."""
 
-    point: Point
+    point: StudyPoint
     process: subprocess.Popen[bytes]
     errors: Any  # the file its stderr goes to
 
 
-def must_be_possible(points: Sequence[Point], place: Place) -> None:
+def must_be_possible(points: Sequence[StudyPoint], place: RunContext) -> None:
     """Check every point that is not finished before the first is trained.
 
     Raises:
@@ -64,20 +64,20 @@ def must_be_possible(points: Sequence[Point], place: Place) -> None:
     for point in points:
         path = place.out / point.name
         if is_run(path):
-            begun = load(path)
+            begun = load_run(path)
             if differ := point.config.differences(begun.config):
                 raise InputError(f"{path} holds another run: {'; '.join(differ)}")
             if begun.finished:
                 continue
-        check(point.config, place)
+        check_config(point.config, place)
 
 
-def is_finished(point: Point, out: Path) -> bool:
+def is_finished(point: StudyPoint, out: Path) -> bool:
     """Whether a point's run has reached its end."""
-    return (out / point.name / "summary.json").exists() and load(out / point.name).finished
+    return (out / point.name / "summary.json").exists() and load_run(out / point.name).finished
 
 
-def progress_of(point: Point, out: Path) -> tuple[int, float]:
+def progress_of(point: StudyPoint, out: Path) -> tuple[int, float]:
     """(epochs finished, last held-out accuracy or NaN) of a run under way."""
     rows = [row for row in read_table(out / point.name / "metrics.csv", Metric) if row.split in ("test", "validation")]
     return (rows[-1].epoch, rows[-1].accuracy) if rows else (0, float("nan"))
@@ -92,7 +92,7 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
-def _command(point: Point, place: Place, flags: Mapping[str, Any], config: Path) -> list[str]:
+def _command(point: StudyPoint, place: RunContext, flags: Mapping[str, Any], config: Path) -> list[str]:
     words = [sys.executable, "-m", "gradlens", "train", point.config.method, "--config", str(config), "--out", str(place.out)]
     words += ["--run-name", point.name, "--quiet", *(["--resume"] if is_run(place.out / point.name) else [])]
     for name, value in flags.items():
@@ -100,7 +100,7 @@ def _command(point: Point, place: Place, flags: Mapping[str, Any], config: Path)
     return words
 
 
-def run_local(points: Sequence[Point], place: Place, flags: Mapping[str, Any], jobs: int, watch: Watch) -> dict[str, State]:
+def run_local(points: Sequence[StudyPoint], place: RunContext, flags: Mapping[str, Any], jobs: int, watch: SweepWatch) -> dict[str, State]:
     """Train what is not finished, ``jobs`` runs at a time, each in a process of its own.
 
     Args:
@@ -140,7 +140,7 @@ def run_local(points: Sequence[Point], place: Place, flags: Mapping[str, Any], j
     return states
 
 
-def _begin(point: Point, place: Place, flags: Mapping[str, Any], folder: Path) -> _Worker:
+def _begin(point: StudyPoint, place: RunContext, flags: Mapping[str, Any], folder: Path) -> _Worker:
     config = folder / f"{point.name}.json"
     config.write_text(json.dumps({"config": point.config.model_dump()}))
     errors = (folder / f"{point.name}.err").open("w+b")
@@ -181,15 +181,15 @@ def _end(workers: Sequence[_Worker]) -> None:
 # ------------------------------------------------------------------------------------------------------------------ Ray
 
 
-def train_point(config: Mapping[str, Any], place: Place) -> str:
+def train_point(config: Mapping[str, Any], place: RunContext) -> str:
     """Train or go on with one run, in whatever process this is; "" when it is finished, else why it failed."""
-    from gradlens.training.config import make
+    from gradlens.training.config import make_config
     from gradlens.training.runs.train_run import train_run
 
-    made = make(**config)
+    made = make_config(**config)
     resume = is_run(place.out / made.run_name())
     try:
-        if not (resume and load(place.out / made.run_name()).finished):
+        if not (resume and load_run(place.out / made.run_name()).finished):
             train_run(made, replace(place, name=made.run_name(), resume=resume))
     except (InputError, Stopped) as error:
         return str(error)
@@ -207,7 +207,7 @@ def _must_be_reachable(address: str) -> None:
         raise InputError(f"--address {address}: no Ray cluster can be reached: {(error.strerror or str(error)).lower()}") from error
 
 
-def run_on_ray(points: Sequence[Point], place: Place, threads: int, address: str, watch: Watch) -> dict[str, State]:
+def run_on_ray(points: Sequence[StudyPoint], place: RunContext, threads: int, address: str, watch: SweepWatch) -> dict[str, State]:
     """Train what is not finished on a Ray cluster, whose machines all see ``place.out`` by the same path.
 
     Ray begins a task again whose worker was lost, on whatever worker is free; the task goes on from the run's checkpoint.
@@ -244,7 +244,13 @@ def run_on_ray(points: Sequence[Point], place: Place, threads: int, address: str
 
 
 def _on_ray(
-    ray: Any, points: Sequence[Point], place: Place, threads: int, states: dict[str, State], interrupted: Callable[[], bool], watch: Watch
+    ray: Any,
+    points: Sequence[StudyPoint],
+    place: RunContext,
+    threads: int,
+    states: dict[str, State],
+    interrupted: Callable[[], bool],
+    watch: SweepWatch,
 ) -> dict[str, State]:
     try:
         task = ray.remote(num_cpus=threads, max_retries=RETRIES)(train_point)
