@@ -31,7 +31,7 @@ from gradlens.reporting.style import save_figure
 from gradlens.reporting.timeline import gantt, over_workers
 from gradlens.runtime.csv_tables import read_csv, write_csv
 from gradlens.training.config import Config, make_config
-from gradlens.training.cost.schedules import Schedule, schedules
+from gradlens.training.cost.pipeline_schedules import Schedule, schedules
 from gradlens.training.cost.simulation import (
     DEFAULT_METHODS,
     CostRow,

@@ -47,7 +47,7 @@ from gradlens.reporting.style import save_figure
 from gradlens.runtime.rng import generator
 from gradlens.training.config import Config, make_config
 from gradlens.training.loop import Training
-from gradlens.training.run_directory import write
+from gradlens.training.run_files import write
 from gradlens.training.step import evaluate
 
 SEEDS = 3

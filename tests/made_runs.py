@@ -5,7 +5,8 @@ from pathlib import Path
 
 from gradlens.gradients.rows import Measurement
 from gradlens.training.config import make_config
-from gradlens.training.run_directory import Metric, Run, Timing, write
+from gradlens.training.run_directory import Metric, Run, Timing
+from gradlens.training.run_files import write
 
 LAYERS = ("block1.conv", "block2.conv", "block3.conv", "top.hidden", "top.out")
 VERSIONS = {"gradlens": "0.1.0", "torch": "2.14.1"}

@@ -74,7 +74,9 @@ MUTATIONS: dict[str, Mutation] = {
     "a resumed run forgets the optimiser's state": Mutation(
         'self.optimizer.load_state_dict(state["optimizer"])', 'state["optimizer"]', ("test_resume",)
     ),
-    "feedback drawn from too narrow a range": Mutation("math.sqrt(3) * deviation", "math.sqrt(2) * deviation", ("test_feedback_rule",)),
+    "feedback drawn from too narrow a range": Mutation(
+        "math.sqrt(3) * deviation", "math.sqrt(2) * deviation", ("test_weight_replacement",)
+    ),
 }
 
 

@@ -9,9 +9,9 @@ import torch
 from oracles import needed
 
 from gradlens.training import loop
+from gradlens.training.checkpoint import load_checkpoint
 from gradlens.training.config import make_config
 from gradlens.training.context import RunContext
-from gradlens.training.run_directory import load_checkpoint
 from gradlens.training.run_writer import Writer
 from gradlens.training.runs.train_run import train_run
 

@@ -15,7 +15,8 @@ from typing import Any
 
 from gradlens.gradients.layer_names import is_norm
 from gradlens.runtime.errors import InputError
-from gradlens.training.run_directory import Run, write
+from gradlens.training.run_directory import Run
+from gradlens.training.run_files import write
 
 FIXED = (
     "item", "epoch", "updates", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds", "images_per_s", "method",

@@ -21,7 +21,8 @@ from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped, unknown
 from gradlens.training.build import build_model_and_method
 from gradlens.training.config import Config, make_config
 from gradlens.training.context import RunContext
-from gradlens.training.run_directory import is_run, load_run, write
+from gradlens.training.run_directory import load_run
+from gradlens.training.run_files import is_run, write
 from gradlens.training.runs.train_run import train_or_reuse, train_run
 from gradlens.training.step import training_step
 

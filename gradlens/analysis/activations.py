@@ -22,8 +22,9 @@ from gradlens.models.feature_pooling import BUDGET, pooled
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.progress import Progress, no_progress
 from gradlens.training.build import build_model_and_method, load_weights
+from gradlens.training.checkpoint import load_checkpoint
 from gradlens.training.context import RunContext, load_data
-from gradlens.training.run_directory import Run, load_checkpoint
+from gradlens.training.run_directory import Run
 
 FORWARD_BATCH = 500  # images in a forward pass
 

@@ -8,7 +8,7 @@ from statistics import fmean, median
 from gradlens.analysis.doctor_evidence import LAST_STEPS, WATCH, WRONG, MissingEvidence, RunView, Symptom, graded, step_range, values
 from gradlens.gradients.layer_names import is_norm
 from gradlens.methods import METHODS
-from gradlens.methods.feedback.feedback_rule import Switched
+from gradlens.methods.feedback.weight_replacement import Switched
 from gradlens.methods.local.windows import LocalLosses
 
 DEAD_SHARE = 0.97  # of the loss of guessing: live heads stood at 0.81 or below within an epoch of 6,000 images, dead ones at 1.00

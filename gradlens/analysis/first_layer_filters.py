@@ -35,8 +35,9 @@ from gradlens.analysis.gabor import STARTS, Gabor, bounds, fit_gabor
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.progress import Progress, no_progress
 from gradlens.runtime.rng import generator
+from gradlens.training.checkpoint import load_checkpoint
 from gradlens.training.context import RunContext, load_data
-from gradlens.training.run_directory import Run, load_checkpoint, load_run, save_result
+from gradlens.training.run_directory import Run, load_run, save_result
 from gradlens.training.run_groups import group_runs
 
 DECIDES = 7  # pixels: on smaller kernels noise is fitted too (at 5x5 one patch in four, at 3x3 nearly all), and a Gabor share says nothing

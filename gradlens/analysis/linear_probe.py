@@ -31,8 +31,9 @@ from gradlens.models.feature_pooling import BUDGET, described, pooled
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.progress import Progress, no_progress
 from gradlens.runtime.rng import generator
+from gradlens.training.checkpoint import load_checkpoint
 from gradlens.training.context import RunContext, load_data
-from gradlens.training.run_directory import Run, load_checkpoint, load_result, load_run, plain, save_result
+from gradlens.training.run_directory import Run, load_result, load_run, plain, save_result
 from gradlens.training.run_groups import group_runs
 
 NAME = "probe"

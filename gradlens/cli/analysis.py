@@ -28,7 +28,8 @@ def memorize(
     from gradlens.runtime.errors import InputError
     from gradlens.training.config_builder import configs_of, methods_and_runs
     from gradlens.training.context import make_run_context
-    from gradlens.training.run_directory import load_run, must_be_writable
+    from gradlens.training.run_directory import load_run
+    from gradlens.training.run_files import must_be_writable
     from gradlens.training.runs.train_run import train_or_reuse
 
     quiet, place = given.pop("quiet", False), make_run_context(given)
@@ -83,7 +84,7 @@ def probe(
     from gradlens.reporting import console, probes
     from gradlens.reporting.aggregate import runs_title
     from gradlens.training.context import make_run_context
-    from gradlens.training.run_directory import must_be_writable
+    from gradlens.training.run_files import must_be_writable
 
     quiet, place = given.pop("quiet", False), make_run_context(given)
     options = linear_probe.ProbeOptions(
@@ -131,7 +132,7 @@ def representations(
     from gradlens.reporting import console
     from gradlens.reporting import representations as reporting
     from gradlens.training.context import make_run_context
-    from gradlens.training.run_directory import must_be_writable
+    from gradlens.training.run_files import must_be_writable
 
     quiet, place = given.pop("quiet", False), make_run_context(given)
     paths = list(dict.fromkeys(run_dirs))
@@ -168,7 +169,7 @@ def filters(
     from gradlens.reporting import console
     from gradlens.reporting import filters as reporting_filters
     from gradlens.training.context import make_run_context
-    from gradlens.training.run_directory import must_be_writable
+    from gradlens.training.run_files import must_be_writable
 
     quiet, place = given.pop("quiet", False), make_run_context(given)
     must_be_writable(out / "filter_grid.png")
@@ -200,7 +201,7 @@ def inpaint(
     from gradlens.reporting import console
     from gradlens.reporting import inpainting as reporting_inpainting
     from gradlens.training.context import make_run_context
-    from gradlens.training.run_directory import must_be_writable
+    from gradlens.training.run_files import must_be_writable
 
     quiet, place = given.pop("quiet", False), make_run_context(given)
     must_be_writable(out)

@@ -15,7 +15,7 @@ from gradlens.cli.sweep import studied
 from gradlens.cli.timeline import seen
 from gradlens.cli.train import trained
 from gradlens.runtime.errors import InputError
-from gradlens.runtime.torchrun import is_launched
+from gradlens.runtime.torchrun_environment import is_launched
 
 app = typer.Typer(
     name="gradlens",

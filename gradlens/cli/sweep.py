@@ -34,7 +34,8 @@ def sweep(
     from gradlens.runtime.csv_tables import write_csv
     from gradlens.runtime.errors import Stopped
     from gradlens.training.context import make_run_context
-    from gradlens.training.run_directory import load_run, must_be_writable, save_result
+    from gradlens.training.run_directory import load_run, save_result
+    from gradlens.training.run_files import must_be_writable
     from gradlens.training.sweep import study as studies
     from gradlens.training.sweep.workers import must_be_possible, run_local, run_on_ray
 

@@ -41,7 +41,7 @@ def timeline(
     from gradlens.training.config_builder import configs_of
     from gradlens.training.context import make_run_context, shape_and_classes
     from gradlens.training.cost import simulation
-    from gradlens.training.run_directory import must_be_writable
+    from gradlens.training.run_files import must_be_writable
 
     quiet, place = given.pop("quiet", False), make_run_context(given)
     if not link > 0:

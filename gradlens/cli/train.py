@@ -10,7 +10,7 @@ import typer
 
 from gradlens.cli.options import runs_given, with_flags
 from gradlens.runtime.errors import InputError
-from gradlens.runtime.torchrun import is_launched
+from gradlens.runtime.torchrun_environment import is_launched
 
 if TYPE_CHECKING:
     from gradlens.training.config import Config
@@ -110,7 +110,8 @@ def compare_gradients(
     from gradlens.reporting import console
     from gradlens.training.config_builder import configs_of, methods_and_runs, parse_numbers
     from gradlens.training.context import make_run_context
-    from gradlens.training.run_directory import load_run, must_be_writable
+    from gradlens.training.run_directory import load_run
+    from gradlens.training.run_files import must_be_writable
     from gradlens.training.runs.train_run import DEFAULT_COMPARISON, train_or_reuse
 
     quiet, place = given.pop("quiet", False), make_run_context(given)
@@ -270,7 +271,7 @@ def bench(
     from gradlens.training.config_builder import configs_of
     from gradlens.training.context import make_run_context, shape_and_classes
     from gradlens.training.cost.step_benchmark import bench as measure_cost
-    from gradlens.training.run_directory import must_be_writable, write
+    from gradlens.training.run_files import must_be_writable, write
     from gradlens.training.runs.train_run import DEFAULT_COMPARISON
 
     quiet, precision, place = given.pop("quiet", False), given.pop("precision", "fp32"), make_run_context(given)
@@ -301,7 +302,7 @@ def _bench_together(
     from gradlens.training.config_builder import configs_of
     from gradlens.training.context import shape_and_classes
     from gradlens.training.cost.rank_benchmark import bench_ranks, to_json
-    from gradlens.training.run_directory import write
+    from gradlens.training.run_files import write
 
     world = join(place.device)
     given = {"parallel": "layers", **given, "ranks": world.num_ranks, "record_every": 0, "diagnose_every": 0, "epochs": 1000}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,6 +14,9 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from gradlens.reporting.aggregate import CurvePoint, FinalValue, LayerPoint
 from gradlens.reporting.style import MARKERS, Style, band, joined, line_handles
+from gradlens.runtime.errors import InputError
+
+R = TypeVar("R", LayerPoint, FinalValue)
 
 FEW = 25  # points in a line: up to here each gets a marker, in longer ones some
 
@@ -196,3 +199,16 @@ def cell_text(value: float, log: bool = False) -> str:
     else:
         text = f"{value:.{2 if abs(value) < 9.995 else 0}f}".replace("-0.00", "0.00")
     return text.replace("-", "−")
+
+
+def drawable(table: Sequence[R], quantity: str) -> list[R]:
+    """The rows of a quantity, if there is anything in them to draw."""
+    rows = [row for row in table if row.quantity == quantity]
+    if not rows:
+        there = ", ".join(sorted({row.quantity for row in table})) or "no rows"
+        raise InputError(f"no {quantity} to draw; the table has {there}")
+    if not any(row.seeds for row in rows):
+        raise InputError(f"no finite {quantity} to draw: all {len(rows)} rows are NaN (an exact zero has no direction)")
+    if len(kinds := sorted({row.kind for row in rows})) > 1:
+        raise InputError(f"a figure shows rows of one kind; this table mixes {', '.join(kinds)}")
+    return rows

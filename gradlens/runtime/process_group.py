@@ -26,7 +26,7 @@ from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from torch.distributed.rendezvous import rendezvous
 
 from gradlens.runtime.errors import InputError, Stopped
-from gradlens.runtime.torchrun import is_launched, restarts
+from gradlens.runtime.torchrun_environment import is_launched, restarts
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.user_code import is_reference
 from gradlens.training.config import Config, make_config, read_config_file
 from gradlens.training.context import RunContext, pick_precision
-from gradlens.training.run_directory import is_run
+from gradlens.training.run_files import is_run
 from gradlens.training.user_references import known_as, reference
 
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +19,9 @@ from gradlens.data.split import Data
 from gradlens.gradients.rows import Measurement
 from gradlens.runtime.csv_tables import read_table
 from gradlens.runtime.errors import InputError
+from gradlens.training.checkpoint import load_checkpoint
 from gradlens.training.config import Config, make_config
+from gradlens.training.run_files import is_run, write
 
 
 class Metric(NamedTuple):
@@ -58,46 +58,6 @@ class OnlineRow(NamedTuple):
 TABLES: dict[str, type[Any]] = {"metrics": Metric, "timing": Timing, "gradients": Measurement, "online": OnlineRow}
 
 STREAMS = "online/*.bin"  # raw rounds of the online probe, a file a block; like tables, they grow and are rewound
-
-
-def write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: under a temporary name, then renamed.
-
-    Raises:
-        InputError: the disk is full or the folder cannot be written; what was there before stays.
-
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        with suppress(OSError):  # where nothing can be written, nothing may be there to remove
-            temporary.unlink()
-        raise unwritable(path, error) from error
-
-
-def unwritable(path: Path, error: OSError) -> InputError:
-    """The refusal of a file that could not be written, with what is safe of its run."""
-    reason = (error.strerror or str(error)).lower()
-    run = is_run(path.parent) or is_run(path.parent.parent)
-    kept = "; what the run had saved before is intact and --resume goes on from it" if run else ""
-    return InputError(f"cannot write {path}: {reason}{kept}")
-
-
-def must_be_writable(path: Path) -> None:
-    """Check, before anything costly, that a file or folder can be made there; nothing is written.
-
-    Raises:
-        InputError: it cannot.
-
-    """
-    there = next(p for p in (path, *path.absolute().parents) if p.exists())
-    if not os.access(there, os.W_OK) or (there != path and not there.is_dir()):
-        raise InputError(f"cannot write {path}: {there} is not a folder that can be written to")
 
 
 def environment() -> dict[str, Any]:
@@ -162,11 +122,6 @@ class Run:
         return sorted((self.path / "snapshots").glob("step-*.pt"))
 
 
-def is_run(path: str | Path) -> bool:
-    """Whether a path is a run directory: it holds a config.json."""
-    return (Path(path) / "config.json").is_file()
-
-
 def load_run(run_dir: str | Path) -> Run:
     """Everything a run directory holds.
 
@@ -189,24 +144,6 @@ def load_run(run_dir: str | Path) -> Run:
     tables = {name: read_table(path / f"{name}.csv", kind) for name, kind in TABLES.items()}
     measured = read_table(path / "measured.csv", Measurement)
     return Run(path, config, info, **tables, measured=measured, summary=summary)
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint's contents, tensors on the CPU; loaded without running any code from the file.
-
-    Raises:
-        InputError: missing, truncated, or not a checkpoint of gradlens.
-
-    """
-    if not path.exists():
-        raise InputError(f"{path.parent} has no {path.name}: the run saved none")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a different type for every way a file can be wrong
-        raise InputError(f"{path} is not a checkpoint that can be read (truncated, or not written by gradlens)") from error
-    if not isinstance(state, dict) or not {"model", "method", "step"} <= set(state):
-        raise InputError(f"{path} is not a checkpoint of gradlens: it holds no model, method and step")
-    return state
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -11,23 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from gradlens.runtime.csv_tables import csv_line
 from gradlens.runtime.errors import InputError
+from gradlens.training.checkpoint import save_checkpoint
 from gradlens.training.config import Config, make_config
-from gradlens.training.run_directory import (
-    STREAMS,
-    TABLES,
-    environment,
-    is_run,
-    load_run,
-    plain,
-    read_config,
-    results_in,
-    unwritable,
-    write,
-)
+from gradlens.training.run_directory import STREAMS, TABLES, environment, load_run, plain, read_config, results_in
+from gradlens.training.run_files import is_run, unwritable, write
 
 
 def _kin(out: Path, config: Config) -> str:
@@ -164,14 +152,7 @@ class Writer:
 
     def save(self, state: Mapping[str, Any], name: str = "checkpoint.pt") -> None:
         """Write a checkpoint or snapshot whole or not at all."""
-        buffer = io.BytesIO()
-        torch.save(dict(state), buffer)
-        path = self.path / name
-        try:
-            path.parent.mkdir(exist_ok=True)
-        except OSError as error:
-            raise unwritable(path, error) from error
-        write(path, buffer.getbuffer())  # type: ignore[arg-type]
+        save_checkpoint(self.path / name, state)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Mark the run as finished, with its best and final numbers."""

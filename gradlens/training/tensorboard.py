@@ -20,7 +20,8 @@ from torch.nn import functional as F
 
 from gradlens.gradients.rows import Measurement
 from gradlens.runtime.errors import Failsafe, InputError
-from gradlens.training.run_directory import Metric, Run, must_be_writable, write
+from gradlens.training.run_directory import Metric, Run
+from gradlens.training.run_files import must_be_writable, write
 
 if TYPE_CHECKING:
     from gradlens.runtime.progress import Watch

@@ -7,7 +7,7 @@ import pytest
 
 from analyses import locking
 from gradlens.runtime.csv_tables import read_csv
-from gradlens.training.cost.schedules import Schedule, local
+from gradlens.training.cost.pipeline_schedules import Schedule, local
 from gradlens.training.cost.simulation import Bar, ThroughputPoint, pictured, throughput_curves
 from gradlens.training.parallel.block_costs import BlockCost
 

@@ -29,9 +29,10 @@ from gradlens.analysis.first_layer_filters import (
 from gradlens.analysis.gabor import bounds, fit_gabor
 from gradlens.reporting import filters
 from gradlens.runtime.errors import InputError
+from gradlens.training.checkpoint import load_checkpoint
 from gradlens.training.config import make_config
 from gradlens.training.context import RunContext
-from gradlens.training.run_directory import load_checkpoint, load_result
+from gradlens.training.run_directory import load_result
 
 TINY = {"width": 4, "limit": 64, "batch_size": 32, "epochs": 2, "record_every": 0, "lr": 3e-3}
 

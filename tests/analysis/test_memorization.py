@@ -25,10 +25,11 @@ from gradlens.reporting.aggregate import scores
 from gradlens.reporting.training_figures import figure_set
 from gradlens.runtime.errors import InputError, Stopped
 from gradlens.runtime.rng import generator
+from gradlens.training.checkpoint import load_checkpoint
 from gradlens.training.config import make_config
 from gradlens.training.context import RunContext
 from gradlens.training.metrics import TRAIN_EVAL
-from gradlens.training.run_directory import load_checkpoint, load_run
+from gradlens.training.run_directory import load_run
 from gradlens.training.runs.train_run import train_run
 
 TINY = {"width": 4, "limit": 160, "batch_size": 32, "epochs": 3, "record_every": 0, "lr": 3e-3, "evaluate_train": True}

@@ -24,9 +24,9 @@ from gradlens.models.block_boundaries import output_shapes
 from gradlens.models.zoo import ModelSpec, build
 from gradlens.runtime.errors import InputError
 from gradlens.training.build import ModelAndMethod, load_weights, make_network_info
+from gradlens.training.checkpoint import load_checkpoint
 from gradlens.training.config import make_config
 from gradlens.training.loop import Training
-from gradlens.training.run_directory import load_checkpoint
 from gradlens.training.step import training_step
 
 

@@ -10,8 +10,9 @@ from tiny_runs import assert_same_bits, kill_at, learned, recorded_steps, same_s
 
 from gradlens.methods import METHODS
 from gradlens.runtime.errors import Stopped
+from gradlens.training.checkpoint import load_checkpoint
 from gradlens.training.context import RunContext
-from gradlens.training.run_directory import load_checkpoint, load_run
+from gradlens.training.run_directory import load_run
 from gradlens.training.runs.train_run import train_run
 
 

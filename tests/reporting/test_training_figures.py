@@ -16,8 +16,9 @@ from gradlens.gradients.rows import Measurement
 from gradlens.reporting import axes
 from gradlens.reporting import style as reporting_style
 from gradlens.reporting.aggregate import CurvePoint, FinalValue, LayerPoint
+from gradlens.reporting.heat_map import heat_map
 from gradlens.reporting.style import save_figure, styles
-from gradlens.reporting.training_figures import curve_figure, figure_set, heat_map, over_training
+from gradlens.reporting.training_figures import curve_figure, figure_set, over_training
 from gradlens.runtime.csv_tables import read_csv
 from gradlens.runtime.errors import InputError
 from gradlens.training.config import make_config

@@ -28,10 +28,11 @@ from gradlens.training import build as setup
 from gradlens.training import loop
 from gradlens.training import state as training_state
 from gradlens.training import step as training_step
+from gradlens.training.checkpoint import load_checkpoint
 from gradlens.training.config import make_config
 from gradlens.training.context import RunContext
 from gradlens.training.loop import Training
-from gradlens.training.run_directory import load_checkpoint, load_run
+from gradlens.training.run_directory import load_run
 from gradlens.training.runs.train_run import train_run
 from gradlens.training.step import batches_per_epoch, evaluate
 

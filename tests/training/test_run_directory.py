@@ -18,20 +18,11 @@ from hypothesis import strategies as st
 from gradlens.gradients.rows import Measurement
 from gradlens.runtime.csv_tables import csv_line, read_table
 from gradlens.runtime.errors import InputError
+from gradlens.training.checkpoint import load_checkpoint
 from gradlens.training.config import make_config
 from gradlens.training.context import RunContext
-from gradlens.training.run_directory import (
-    TABLES,
-    Metric,
-    OnlineRow,
-    Timing,
-    is_run,
-    load_checkpoint,
-    load_result,
-    load_run,
-    save_result,
-    write,
-)
+from gradlens.training.run_directory import TABLES, Metric, OnlineRow, Timing, load_result, load_run, save_result
+from gradlens.training.run_files import is_run, write
 from gradlens.training.run_writer import Writer
 from gradlens.training.runs.train_run import train_run
 

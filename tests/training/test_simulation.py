@@ -14,7 +14,7 @@ from gradlens.reporting.timeline import gantt, over_workers, unused_workers_text
 from gradlens.runtime.errors import InputError
 from gradlens.training.build import build_model_and_method
 from gradlens.training.config import make_config
-from gradlens.training.cost.schedules import (
+from gradlens.training.cost.pipeline_schedules import (
     AHEAD,
     Schedule,
     error_broadcast,

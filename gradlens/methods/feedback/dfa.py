@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gradlens.gradients.block_pass import Pass, pull_back
 from gradlens.gradients.losses import slope
 from gradlens.gradients.method import FeedbackPair, Method, NetworkInfo, Signal, Step, top_signal
-from gradlens.methods.feedback.feedback_rule import Switched
+from gradlens.methods.feedback.weight_replacement import Switched
 from gradlens.models.resnet import Residual
 from gradlens.runtime.batch_shard import all_reduce_sum, global_count
 from gradlens.runtime.errors import InputError

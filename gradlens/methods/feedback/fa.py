@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gradlens.methods.feedback.feedback_rule import FeedbackRule
+from gradlens.methods.feedback.weight_replacement import FeedbackRule
 
 
 class FA(FeedbackRule):

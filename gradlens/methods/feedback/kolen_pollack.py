@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from gradlens.methods.feedback.feedback_rule import FeedbackRule
+from gradlens.methods.feedback.weight_replacement import FeedbackRule
 
 
 class KP(FeedbackRule):

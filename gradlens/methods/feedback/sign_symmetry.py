@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import BaseModel, Field
 from torch import Tensor
 
-from gradlens.methods.feedback.feedback_rule import FeedbackRule, FeedbackWeights, std
+from gradlens.methods.feedback.weight_replacement import FeedbackRule, FeedbackWeights, std
 
 
 class SignOptions(BaseModel, frozen=True, extra="forbid"):

@@ -28,7 +28,8 @@ from gradlens.reporting.html.standings import below_top, method_summaries
 from gradlens.reporting.html.verdict import headline, verdict_line
 from gradlens.reporting.style import styles
 from gradlens.runtime.errors import InputError
-from gradlens.training.run_directory import Run, load_run, must_be_writable, write
+from gradlens.training.run_directory import Run, load_run
+from gradlens.training.run_files import must_be_writable, write
 from gradlens.training.run_groups import group_runs
 
 ORDER = (

@@ -19,7 +19,7 @@ from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator
 from gradlens.training.build import build_model_and_method
 from gradlens.training.config import Config
-from gradlens.training.cost.schedules import STALE_BATCHES, Costs, Schedule, Stages, Task, schedules
+from gradlens.training.cost.pipeline_schedules import STALE_BATCHES, Costs, Schedule, Stages, Task, schedules
 from gradlens.training.parallel.block_costs import BlockCost, block_costs
 from gradlens.training.parallel.partition import allowed_cuts, partition
 

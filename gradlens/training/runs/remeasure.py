@@ -16,8 +16,10 @@ from gradlens.runtime.csv_tables import csv_line
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.progress import Progress, no_progress
 from gradlens.runtime.rng import seeded
+from gradlens.training.checkpoint import load_checkpoint
 from gradlens.training.context import RunContext, load_data
-from gradlens.training.run_directory import load_checkpoint, load_run, write
+from gradlens.training.run_directory import load_run
+from gradlens.training.run_files import write
 from gradlens.training.state import TrainState
 
 

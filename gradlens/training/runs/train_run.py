@@ -16,15 +16,17 @@ from gradlens.methods import METHODS
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.process_group import require_same_run
 from gradlens.runtime.progress import Watch, no_progress
-from gradlens.runtime.torchrun import restarts
+from gradlens.runtime.torchrun_environment import restarts
 from gradlens.training import tensorboard
 from gradlens.training.build import ModelAndMethod, build_model_and_method
+from gradlens.training.checkpoint import load_checkpoint
 from gradlens.training.config import Config
 from gradlens.training.context import CPU, RunContext, load_data
 from gradlens.training.loop import Training
 from gradlens.training.online_probe.probe import OnlineProbe
 from gradlens.training.parallel.choose import stage_of
-from gradlens.training.run_directory import Run, is_run, load_checkpoint, load_run
+from gradlens.training.run_directory import Run, load_run
+from gradlens.training.run_files import is_run
 from gradlens.training.run_writer import Writer
 
 DEFAULT_COMPARISON = ("bp", "dgl", "dni", "cdni")

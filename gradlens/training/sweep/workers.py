@@ -25,7 +25,8 @@ from gradlens.runtime.csv_tables import read_table
 from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
 from gradlens.runtime.interrupts import interruptible
 from gradlens.training.context import RunContext
-from gradlens.training.run_directory import Metric, is_run, load_run
+from gradlens.training.run_directory import Metric, load_run
+from gradlens.training.run_files import is_run
 from gradlens.training.runs.train_run import check_config
 from gradlens.training.sweep.study import StudyPoint
 

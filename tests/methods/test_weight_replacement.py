@@ -19,7 +19,7 @@ from gradlens.gradients.losses import LOSSES
 from gradlens.gradients.method import NetworkInfo, Step
 from gradlens.gradients.true_gradient import true_gradients
 from gradlens.methods import METHODS
-from gradlens.methods.feedback.feedback_rule import pseudo_inverse, weights
+from gradlens.methods.feedback.weight_replacement import pseudo_inverse, weights
 from gradlens.models.resnet import basic_residual
 from gradlens.models.zoo import ModelSpec, build
 from gradlens.runtime.errors import InputError

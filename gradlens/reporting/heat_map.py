@@ -1,0 +1,143 @@
+"""The method × layer heat map of a quantity, and what alignment there is between chance and the noise ceiling. Tables in, figures out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib import colormaps, style
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+
+from gradlens.reporting.aggregate import (
+    FinalValue,
+)
+from gradlens.reporting.axes import (
+    Scale,
+    cell_text,
+    colour_norm,
+    drawable,
+    quantity_head,
+    scale_of,
+    seeds_of,
+)
+from gradlens.reporting.style import LOOK, Style, panels, styles
+from gradlens.runtime.errors import InputError
+
+if TYPE_CHECKING:  # imports torch
+    pass
+
+
+@style.context(LOOK)
+def heat_map(finals: Sequence[FinalValue], quantity: str, *, title: str = "", look: Mapping[str, Style] | None = None) -> Figure:
+    """Final values as a table in colour: a column a label, a row a layer (the bottom one at the bottom), each value written out.
+
+    Blue is with the true gradient, red against it; cells without a value are hatched.
+
+    Args:
+        finals: from :func:`gradlens.reporting.aggregate.final_values`, of one kind.
+        quantity: the one to draw.
+        title: what the runs have in common.
+        look: from :func:`gradlens.reporting.style.styles`: the order of the columns; default: of these labels.
+
+    Raises:
+        InputError: the table has no finite value of it, or several kinds.
+
+    """
+    rows = drawable(finals, quantity)
+    names = [name for name in look or styles(f.label for f in rows) if any(f.label == name for f in rows)]
+    layers = list(dict.fromkeys(f.layer for f in rows))
+    values = np.full((len(layers), len(names)), math.nan)
+    for f in rows:
+        values[layers.index(f.layer), names.index(f.label)] = f.mean
+
+    scale = scale_of(quantity)
+    norm = colour_norm(values, scale)
+    colours = colormaps["RdBu"]
+    width = min(9.0, max(6.4, 2.6 + 0.75 * len(names)))
+    figure = Figure(figsize=(width, 1.5 + 0.31 * max(4, len(layers))), layout="constrained")
+    ax = figure.subplots()
+    mesh = ax.pcolormesh(np.ma.masked_invalid(values), cmap=colours, norm=norm, edgecolors="white", linewidth=1.2)
+    for (i, j), value in np.ndenumerate(values):
+        text, ink = "–", "0.25"
+        if math.isfinite(value):
+            text = cell_text(value, scale.log)
+            ink = "white" if np.dot(colours(norm(value))[:3], (0.299, 0.587, 0.114)) < 0.5 else "0.1"
+        else:
+            ax.add_patch(Rectangle((j, i), 1, 1, facecolor="0.93", edgecolor="0.7", hatch="////", linewidth=0))
+        ax.text(j + 0.5, i + 0.5, text, ha="center", va="center", color=ink, fontsize=9.5)
+    ax.set_xticks(np.arange(len(names)) + 0.5, [label.replace(" ", "\n") for label in names])
+    ax.set_yticks(np.arange(len(layers)) + 0.5, layers)
+    longest = max(len(word) for label in names for word in label.split(" "))
+    if longest * 0.085 > 6.2 / len(names):
+        ax.set_xticklabels(names, rotation=40, ha="left", rotation_mode="anchor")
+    ax.xaxis.tick_top()
+    ax.tick_params(length=0)
+    ax.grid(visible=False)
+    ax.spines[:].set_visible(False)
+    figure.colorbar(mesh, ax=ax, label=scale.name, aspect=18, pad=0.02).outline.set_visible(False)  # type: ignore[operator]
+    quantity_head(figure, scale, rows, title, "last recorded epoch", seeds_of(rows))
+    return figure
+
+
+MARKS = {"cosine": ("o", "cosine"), "noise_corrected": ("D", "noise-corrected"), "null_cosine": ("|", "chance")}
+
+
+@style.context(LOOK)
+def alignment_figure(finals: Sequence[FinalValue], *, title: str = "", look: Mapping[str, Style] | None = None) -> Figure:
+    """Final cosines beside what noise and chance alone give: a panel a layer, a line a label, three marks on it.
+
+    ● the cosine, ◇ the noise-corrected one (what it would be on a batch without noise), | the cosine of deltas dealt to other
+    images. A cosine says something where ● stands clear of |; where ◇ is near 1, the batch's noise is all that ● lacks. Values
+    outside −0.5…1.5 are drawn at the edge.
+
+    Args:
+        finals: from :func:`gradlens.reporting.aggregate.alignment_values`.
+        title: what the runs have in common.
+        look: from :func:`gradlens.reporting.style.styles`; default: of these labels.
+
+    Raises:
+        InputError: no null and no noise-corrected cosine in the table.
+
+    """
+    rows = [f for f in finals if f.quantity in MARKS and math.isfinite(f.mean)]
+    if not any(f.quantity != "cosine" for f in rows):
+        raise InputError("no null and no noise-corrected cosine to draw (--diagnose-every 0, or nothing was measured yet)")
+    look = look or styles(f.label for f in rows)
+    names = [name for name in look if any(f.label == name for f in rows)]
+    layers = list(dict.fromkeys(f.layer for f in rows))
+    lines = math.ceil(len(layers) / 5)
+    columns = math.ceil(len(layers) / lines)
+    width = 1.3 + 0.075 * max(map(len, names)) + 1.55 * columns
+    figure = Figure(figsize=(max(6.4, width), 1.35 + lines * (0.45 + 0.2 * len(names))), layout="constrained")
+    for ax, layer in zip(panels(figure, len(layers), columns, sharex=True, sharey=True), layers, strict=True):
+        ax.axvline(0, color="0.45", linewidth=0.9)
+        for f in (f for f in rows if f.layer == layer):
+            y, colour = names.index(f.label), look[f.label].colour
+            marker, _ = MARKS[f.quantity]
+            hollow = f.quantity == "noise_corrected"
+            if f.quantity == "cosine" and math.isfinite(f.low):
+                ax.plot([max(f.low, -0.5), min(f.high, 1.5)], [y, y], color=colour, linewidth=1.1, alpha=0.5)
+            style_: dict[str, Any] = {
+                "markerfacecolor": "none" if hollow else colour,
+                "markeredgecolor": colour,
+                "markersize": 10 if marker == "|" else 5.5,
+            }
+            ax.plot(min(max(f.mean, -0.5), 1.5), y, marker, zorder=3, **style_)
+        ax.set_title(layer, loc="left", pad=3)
+        ax.set_yticks(range(len(names)), names)
+        ax.set(xlim=(-0.55, 1.55), xticks=(0, 0.5, 1), ylim=(len(names) - 0.4, -0.6))
+    handles = [
+        Line2D([], [], linestyle="", marker=m, markerfacecolor="none" if m == "D" else "0.2", markeredgecolor="0.2", label=text)
+        for m, text in MARKS.values()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    text = "cosine with the true gradient, without the batch's noise, and by chance"
+    quantity_head(figure, Scale("cosine", text), rows, title, "last epoch with sparse records", seeds_of(rows))
+    return figure
+
+
+# ------------------------------------------------------------------------------------------------------------ the set

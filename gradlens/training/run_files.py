@@ -1,0 +1,54 @@
+"""Files of a run directory: what makes a folder one, and files written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from gradlens.runtime.errors import InputError
+
+
+def is_run(path: str | Path) -> bool:
+    """Whether a path is a run directory: it holds a config.json."""
+    return (Path(path) / "config.json").is_file()
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: under a temporary name, then renamed.
+
+    Raises:
+        InputError: the disk is full or the folder cannot be written; what was there before stays.
+
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with suppress(OSError):  # where nothing can be written, nothing may be there to remove
+            temporary.unlink()
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: OSError) -> InputError:
+    """The refusal of a file that could not be written, with what is safe of its run."""
+    reason = (error.strerror or str(error)).lower()
+    run = is_run(path.parent) or is_run(path.parent.parent)
+    kept = "; what the run had saved before is intact and --resume goes on from it" if run else ""
+    return InputError(f"cannot write {path}: {reason}{kept}")
+
+
+def must_be_writable(path: Path) -> None:
+    """Check, before anything costly, that a file or folder can be made there; nothing is written.
+
+    Raises:
+        InputError: it cannot.
+
+    """
+    there = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not os.access(there, os.W_OK) or (there != path and not there.is_dir()):
+        raise InputError(f"cannot write {path}: {there} is not a folder that can be written to")
