@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps, style
@@ -26,9 +26,6 @@ from gradlens.reporting.axes import (
 )
 from gradlens.reporting.style import LOOK, Style, panels, styles
 from gradlens.runtime.errors import InputError
-
-if TYPE_CHECKING:  # imports torch
-    pass
 
 
 @style.context(LOOK)
