@@ -18,7 +18,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from gradlens import __version__
+from gradlens._version import __version__
 from gradlens.reporting.aggregate import runs_title, truths
 from gradlens.reporting.html import analysis_sections, feature_sections, sections
 from gradlens.reporting.html.charts import cosine_colours, looks
