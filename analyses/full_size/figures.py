@@ -26,6 +26,7 @@ from analyses.full_size.results import Rows, read_rows, summary
 from gradlens.reporting.style import LOOK, Style, save_figure, styles
 
 ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "figures" / "full_size"
 Family = dict[str, Rows]  # label -> rows of its longest run (several seeds: the first)
 
 
@@ -145,7 +146,16 @@ def _readings(ax: Axes, name: str, look: Mapping[str, Style], last: int) -> None
         ax.plot(*zip(*pairs, strict=True), ls="", marker=look[label].marker, ms=7, mfc="none", mec=look[label].colour, mew=1.2)
         shown = True
     if shown:
-        ax.text(0.98, 0.02, "hollow: reference study", transform=ax.transAxes, ha="right", va="bottom", fontsize=8.5, color="0.35")
+        ax.text(
+            0.98,
+            0.02,
+            "hollow: reference study (width 128, rate 3e-5)",
+            transform=ax.transAxes,
+            ha="right",
+            va="bottom",
+            fontsize=8.5,
+            color="0.35",
+        )
 
 
 def _epochs_axis(ax: Axes, last: int) -> None:
@@ -248,19 +258,34 @@ def _number(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.2f}"
 
 
+def with_tables(page: str, found: Mapping[str, Family]) -> str:
+    """A page of the docs with each family's table between the marks that name the family."""
+    for name, family in found.items():
+        begin, end = f"<!-- table: {name} -->\n", "<!-- end of table -->"
+        before, mark, rest = page.partition(begin)
+        if mark:
+            page = before + begin + table_of(family) + end + rest.partition(end)[2]
+    return page
+
+
 def main() -> None:
     """Draw every family that has a csv file."""
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="python -m analyses.full_size.figures", description=__doc__, formatter_class=form)
-    parser.add_argument("--results", type=Path, default=ROOT / "figures" / "full_size", help="folder of the csv files")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the csv files")
     args = parser.parse_args()
     for name, family in families(args.results).items():
         folder = args.results / name / "drawn"
         save_figure(learning(name, family), [p for p in points(family) if not p.layer], folder, "learning")
         if any(p.quantity == "cosine" for p in points(family)):
             save_figure(alignment(family), [p for p in points(family) if p.layer], folder, "alignment")
+        for svg in folder.glob("*.svg"):
+            svg.unlink()  # the png is shown, the csv is beside it
         (folder / "table.md").write_text(table_of(family))
         print(f"wrote {folder}")
+    if args.results == RESULTS:
+        page = ROOT / "docs" / "full-size.md"
+        page.write_text(with_tables(page.read_text(), families(args.results)))
 
 
 if __name__ == "__main__":

@@ -365,6 +365,15 @@ def test_figures_say_what_the_rows_say(listed, machine):
     assert "best test accuracy" in figures.message(family)
 
 
+def test_the_tables_of_the_docs_are_those_of_the_csv_files():
+    page = (figures.ROOT / "docs" / "full-size.md").read_text()
+    found = figures.families(figures.RESULTS)
+    assert found
+    assert figures.with_tables(page, found) == page
+    for family in found.values():
+        assert figures.table_of(family) in page
+
+
 def test_families_are_found_by_their_items(tmp_path):
     row = dict.fromkeys(results.FIXED, "") | {"seed": 0, "width": 64, "updates": 1, "batch_size": 1, "lr": 1e-3}
     for name in ("fast-dgl-s0-w64", "fast-bp-s0-w64"):
