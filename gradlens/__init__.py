@@ -138,7 +138,7 @@ _HOME = {  # public name -> where it is defined
     "Pass": "gradlens.gradients.block_pass:Pass",
     "RunContext": "gradlens.training.runs.train_run:Place",
     "Signal": "gradlens.gradients.method:Signal",
-    "Split": "gradlens.data.datasets:Split",
+    "Split": "gradlens.data.split:Split",
     "Update": "gradlens.gradients.method:Update",
     "ViewMixture": "gradlens.analysis.theory.conditional_dependence:Mixture",
     "certify_separability": "gradlens.analysis.linear_separability:certify",
