@@ -35,7 +35,7 @@ def decoded(given: str, cache: Path) -> tuple[str, str]:
         raise InputError(f"--data {given}: no such data set, image folder, .npz file or .tar.gz archive")
     files = [path] if archive else sorted(p for p in path.rglob("*") if p.is_file())
     stamp = f"{path.name}: {len(files)} files, {sum(f.stat().st_size for f in files)} bytes"
-    target = cache / "cifar10-jpeg-uint8.npz"
+    target = cache.resolve() / "cifar10-jpeg-uint8.npz"
     if not target.exists() or _stamp(target) != stamp:
         cache.mkdir(parents=True, exist_ok=True)
         if archive:

@@ -55,7 +55,7 @@ def _in_order(files: Mapping[str, Path]) -> list[tuple[str, Path]]:
     """(label, file) of the items' csv files, whatever the width they were run at."""
     widths = {int(name.rpartition("-w")[2]) for name in files if name.rpartition("-w")[2].isdigit()}
     known: dict[str, Item] = {}
-    for item in items():
+    for item in (*items(), *items(cpu=False)):
         for each in (item, *(at_width(item, width) for width in sorted(widths))):
             known.setdefault(each.name, each)
     return [(item.label, files[name]) for name, item in known.items() if name in files]
@@ -106,11 +106,11 @@ def message(family: Family) -> str:
 def _about(family: Family) -> str:
     """Machine and settings of the rows, for under the title."""
     first = next(iter(family.values()))[0]
-    width = first["width"] or 128
     epochs = sorted({rows[-1]["epoch"] for rows in family.values()})
     span = f"{epochs[0]} to {epochs[-1]}" if len(epochs) > 1 else f"{epochs[0]}"
     device = "CPU" if first["device"] == "cpu" else first["device"]
-    return f"{first['data']}, width {width}, {span} epochs, one seed, {first['precision']} on {device}"
+    width = f", width {first['width']}" if first["width"] else ""
+    return f"{first['data']}, {first['model']}{width}, {span} epochs, one seed, {first['precision']} on {device}"
 
 
 @style.context(LOOK)
@@ -248,7 +248,8 @@ def table_of(family: Family) -> str:
         cosines = [_number(end.get(f"cosine:{layer}", math.nan)) for layer in layers]
         cells = [
             f"`{label}`", *cosines, f"{100 * best['test_accuracy']:.1f} ({best['epoch']})", f"{100 * end['test_accuracy']:.1f}",
-            str(end["epoch"]), f"{end['lr']:g}", f"{summary(rows)['seconds'] / 60:.0f}",
+            str(end["epoch"]) + (f" of {end['of_epochs']}" if end["epoch"] < end["of_epochs"] else ""),
+            f"{end['lr']:g}", f"{summary(rows)['seconds'] / 60:.0f}",
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

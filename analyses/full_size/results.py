@@ -19,12 +19,13 @@ from gradlens.training.run_directory import Run
 from gradlens.training.run_files import write
 
 FIXED = (
-    "item", "epoch", "updates", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds", "images_per_s", "method",
-    "width", "seed", "lr", "batch_size", "device", "precision", "data", "commit", "begun",
+    "item", "epoch", "of_epochs", "updates", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds", "images_per_s",
+    "method", "options", "model", "width", "seed", "lr", "batch_size", "device", "precision", "data", "commit", "begun",
 )  # fmt: skip
 QUANTITIES = {"cosine": "cosine", "norm_ratio": "norm_ratio", "null_cosine": "null", "noise_ceiling": "noise_ceiling"}
 NUMBERS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds", "images_per_s", "lr")
-COUNTS = ("epoch", "updates", "width", "seed", "batch_size")
+COUNTS = ("epoch", "of_epochs", "updates", "width", "seed", "batch_size")
+FULL_WIDTH = 128  # of BasicCNN
 Rows = list[dict[str, Any]]
 
 
@@ -61,7 +62,7 @@ def _mean(key: str, values: Sequence[float]) -> float:
     return math.exp(fmean(math.log(v) for v in values)) if min(values) > 0 else 0.0
 
 
-def rows_of(run: Run, item: str, data: str, commit: str, begun: str) -> Rows:
+def rows_of(run: Run, item: str, data: str, commit: str, begun: str, device: str) -> Rows:
     """One row for each whole epoch of a run, finished or not; epoch 0 is the untrained network.
 
     Args:
@@ -70,6 +71,7 @@ def rows_of(run: Run, item: str, data: str, commit: str, begun: str) -> Rows:
         data: what its images are called: ``CIFAR-10`` or ``CIFAR-10 (JPEG copy)``.
         commit: of the code that made the newest epochs.
         begun: when this run was begun: two runs of one item are told apart by it.
+        device: the accelerator's name, or ``cpu``.
 
     """
     by_epoch: dict[int, dict[str, Any]] = {}
@@ -80,8 +82,10 @@ def rows_of(run: Run, item: str, data: str, commit: str, begun: str) -> Rows:
     per_epoch = max(1, min((row["updates"] for epoch, row in by_epoch.items() if epoch == 1), default=1))
     means = _means(run, per_epoch)
     about = {
-        "item": item, "method": run.config.method, "width": run.config.width or "", "seed": run.config.seed, "lr": run.config.lr,
-        "batch_size": run.config.batch_size, "device": run.info.get("device", ""), "precision": run.config.precision, "data": data,
+        "item": item, "of_epochs": run.config.epochs, "method": run.config.method, "model": run.config.model,
+        "options": " ".join(f"{name}={value}" for name, value in run.config.options.items()),
+        "width": run.config.width or (FULL_WIDTH if run.config.model == "basic-cnn" else ""), "seed": run.config.seed, "lr": run.config.lr,
+        "batch_size": run.config.batch_size, "device": device, "precision": run.config.precision, "data": data,
         "commit": commit, "begun": begun,
     }  # fmt: skip
     rows = []

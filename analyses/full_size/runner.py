@@ -8,7 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 
 from analyses.full_size.items import GRID, RATE_TRIALS, Item, multiply_adds
 from analyses.full_size.results import merged, read_rows, rows_of, summary, write_rows
-from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped, unknown
+from gradlens.runtime.errors import INTERRUPTED, Stopped, unknown
 from gradlens.training.build import build_model_and_method
 from gradlens.training.config import Config, make_config
 from gradlens.training.context import RunContext
@@ -42,15 +42,47 @@ class Machine:
     commit: str
     say: Callable[[str], None] = field(default=lambda text: print(text, flush=True))
 
-    def config(self, item: Item) -> Config:
-        """The item's settings on this machine; a learning rate that is to be chosen is chosen now, if it was not before (minutes)."""
+    @property
+    def device_name(self) -> str:
+        """What the csv files call the device: the accelerator's own name, or ``cpu``."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else str(self.device)
+
+    def config(self, item: Item, deadline: float = math.inf) -> Config:
+        """Return the item's settings on this machine; a learning rate that is to be chosen is chosen first, if it was not before.
+
+        Raises:
+            OutOfTime: the deadline came while a rate was being chosen; the next call goes on with its trials.
+
+        """
         here = {"data": self.data, "precision": self.precision}
-        lr = {"lr": learning_rate(item.rate, self)} if item.rate else {}
+        lr = {"lr": learning_rate(item.rate, self, deadline)} if item.rate else {}
         return make_config(**{**item.config.model_dump(), **here, **lr})
 
     def csv(self, item: Item) -> Path:
         """The item's csv file."""
         return self.results / item.family / f"{item.name}.csv"
+
+
+class OutOfTime(Exception):
+    """The minutes are spent before an item could be begun."""
+
+
+class _Deadline:
+    """Asks the training loop to save and end when the time has come; a watcher of the loop's events."""
+
+    def __init__(self, deadline: float) -> None:
+        self.deadline, self.asked = deadline, False
+
+    def __call__(self, event: str, numbers: dict[str, Any]) -> None:
+        """Take an event of the training loop (see ``gradlens.runtime.progress``)."""
+        if event == "step" and time.monotonic() >= self.deadline:
+            self.stop()
+
+    def stop(self) -> None:
+        """As Ctrl-C does; once, since a second request would not save."""
+        if not self.asked:
+            self.asked = True
+            signal.raise_signal(signal.SIGINT)
 
 
 def chosen(items: Sequence[Item], wanted: Sequence[str]) -> list[Item]:
@@ -78,20 +110,20 @@ def finished(item: Item, machine: Machine) -> bool:
 # ------------------------------------------------------------------------------------------------------ one training
 
 
-class _Epochs:
+class _Epochs(_Deadline):
     """Follows a training: its csv file is brought up to date after each epoch, and it is asked to stop when the time has come."""
 
     def __init__(self, item: Item, machine: Machine, run_dir: Path, deadline: float) -> None:
-        self.item, self.machine, self.run_dir, self.deadline = item, machine, run_dir, deadline
+        super().__init__(deadline)
+        self.item, self.machine, self.run_dir = item, machine, run_dir
         self.epoch = 0  # the last one whose row is written
-        self.asked = False
 
     def __call__(self, event: str, numbers: dict[str, Any]) -> None:
-        """Take an event of the training loop (see ``runtime_progress``)."""
+        """Take an event of the training loop."""
         if event == "evaluate":
             begun = self.run_dir / BEGUN
             if not begun.exists():
-                begun.write_text(time.strftime("%Y-%m-%dT%H:%M:%S") + f"-{os.getpid()}")
+                begun.write_text(f"{time.strftime('%Y-%m-%dT%H:%M:%S')}-{os.urandom(4).hex()}")
         if event != "step":
             return
         whole = int(numbers["epoch"]) - 1  # epochs that have their row when the next one's first step is reported
@@ -99,21 +131,15 @@ class _Epochs:
             self.epoch = whole
             self.write()
             if whole >= self.item.until:
-                self._stop()
-        if time.monotonic() >= self.deadline:
-            self._stop()
-
-    def _stop(self) -> None:
-        """Ask the loop to save and end, as Ctrl-C does; once, since a second request would not save."""
-        if not self.asked:
-            self.asked = True
-            signal.raise_signal(signal.SIGINT)
+                self.stop()
+        super().__call__(event, numbers)
 
     def write(self) -> None:
         """Bring the csv file up to what the run directory holds."""
         run, path = load_run(self.run_dir), self.machine.csv(self.item)
         begun = (self.run_dir / BEGUN).read_text().strip()
-        rows = rows_of(run, self.item.name, self.machine.data_name, self.machine.commit, begun)
+        machine = self.machine
+        rows = rows_of(run, self.item.name, machine.data_name, machine.commit, begun, machine.device_name)
         write_rows(path, merged(read_rows(path), rows))
         if rows:
             last = rows[-1]
@@ -128,14 +154,13 @@ def train_item(item: Item, machine: Machine, deadline: float = math.inf) -> bool
 
     Raises:
         Stopped: Ctrl-C, or a loss that is not finite; what was measured up to there is in the csv file.
+        OutOfTime: nothing was begun.
 
     """
-    config, run_dir = machine.config(item), machine.out / item.name
-    place = RunContext(out=machine.out, name=item.name, device=machine.device)
-    if is_run(run_dir):
-        if differ := config.differences(load_run(run_dir).config):
-            raise InputError(f"{run_dir} is a run of other settings: {'; '.join(differ)}; move it away, or name another --out")
-        place = replace(place, resume=True)
+    config = machine.config(item, deadline)
+    name = f"{item.name}-{config.digest()}"  # another precision, rate or list of settings is another run, and stands in nobody's way
+    run_dir = machine.out / name
+    place = RunContext(out=machine.out, name=name, device=machine.device, resume=is_run(run_dir))
     watch = _Epochs(item, machine, run_dir, deadline)
     stopped: Stopped | None = None
     try:
@@ -167,6 +192,8 @@ def work(items: Sequence[Item], machine: Machine, minutes: float | None = None) 
             continue
         try:
             train_item(item, machine, deadline)
+        except OutOfTime:
+            break
         except Stopped as stopped:
             if stopped.status == INTERRUPTED:
                 raise
@@ -179,8 +206,13 @@ def work(items: Sequence[Item], machine: Machine, minutes: float | None = None) 
 # ------------------------------------------------------------------------------------------------------ learning rates
 
 
-def learning_rate(key: str, machine: Machine) -> float:
-    """Choose a key's learning rate by the final accuracy on a tenth of its training images, held out; stored with all scores."""
+def learning_rate(key: str, machine: Machine, deadline: float = math.inf) -> float:
+    """Choose a key's learning rate by the final accuracy on a tenth of its training images, held out; stored with all scores.
+
+    Raises:
+        OutOfTime: the deadline came first; finished trials are kept as runs, the one under way is gone on with next time.
+
+    """
     path = machine.results / "rates.json"
     content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     if key not in content:
@@ -188,13 +220,12 @@ def learning_rate(key: str, machine: Machine) -> float:
         grid = GRID[settings.get("optimizer", "adam")]
         machine.say(f"{key}: choosing a learning rate of {', '.join(f'{lr:g}' for lr in grid)}, on held-out images")
         scores: dict[float, float] = {}
-        best = _widened(
-            grid, scores, lambda lr: _score(make_config(**{**settings, "data": machine.data, "lr": lr, "validation": 0.1}), machine)
-        )
+        trial = {**settings, "data": machine.data, "precision": machine.precision, "validation": 0.1}
+        best = _widened(grid, scores, lambda lr: _score(make_config(**{**trial, "lr": lr}), machine, deadline))
         content[key] = {
             "lr": best, "validation_accuracy": {f"{lr:g}": score for lr, score in scores.items()},
             "at_an_end_of_the_grid": best in (min(scores), max(scores)), "settings": settings, "data": machine.data_name,
-            "device": str(machine.device), "commit": machine.commit,
+            "device": machine.device_name, "precision": machine.precision, "commit": machine.commit,
         }  # fmt: skip
         path.parent.mkdir(parents=True, exist_ok=True)
         write(path, (json.dumps(content, indent=1) + "\n").encode())
@@ -222,14 +253,15 @@ def _widened(grid: Sequence[float], scores: dict[float, float], score: Callable[
     return best
 
 
-def _score(config: Config, machine: Machine) -> float:
+def _score(config: Config, machine: Machine, deadline: float) -> float:
     """Final accuracy on the held-out images, 0 where the loss became infinite."""
+    watch = _Deadline(deadline)
     try:
-        (run,) = train_or_reuse(
-            [config], RunContext(out=machine.out / "rates", device=machine.device), lambda c: lambda event, numbers: None
-        )
+        (run,) = train_or_reuse([config], RunContext(out=machine.out / "rates", device=machine.device), lambda c: watch)
     except Stopped as stopped:
         if stopped.status == INTERRUPTED:
+            if watch.asked:
+                raise OutOfTime from stopped
             raise
         return 0.0
     return float(run.summary["validation"]["final_accuracy"])
@@ -258,7 +290,7 @@ def standing(item: Item, machine: Machine) -> Mapping[str, Any]:
     stands = summary(read_rows(machine.csv(item)))
     cost = multiply_adds(item)
     done = min(int(stands["epochs"]), item.until)
-    measured = done and stands["device"] == str(machine.device) and stands["precision"] == machine.precision
+    measured = done and stands["device"] == machine.device_name and stands["precision"] == machine.precision
     seconds = stands["seconds"] / stands["epochs"] * item.until if measured else cost / _rate_here(machine.device, machine.precision)
     return {
         "item": item.part, "priority": item.priority, "epochs": f"{done} of {item.until}", "multiply_adds": cost,

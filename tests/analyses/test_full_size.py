@@ -59,6 +59,10 @@ def epochs(machine, which):
     return [row["epoch"] for row in results.read_rows(machine.csv(which))]
 
 
+def run_dir(machine, which):
+    return machine.out / f"{which.name}-{machine.config(which).digest()}"
+
+
 def rows_without(machine, which, *columns):
     return [{k: v for k, v in row.items() if k not in columns} for row in results.read_rows(machine.csv(which))]
 
@@ -69,7 +73,7 @@ def test_the_whole_list(listed, machine):
     for each in listed:
         rows = results.read_rows(machine.csv(each))
         assert [row["epoch"] for row in rows] == [0, 1, 2, 3]
-        run = load_run(machine.out / each.name)
+        run = load_run(run_dir(machine, each))
         assert [row["test_accuracy"] for row in rows] == pytest.approx([m.accuracy for m in run.metrics if m.split == "test"], abs=1e-6)
         assert {row["item"] for row in rows} == {each.name}
         assert (rows[1]["device"], rows[1]["precision"], rows[1]["commit"], rows[1]["seed"]) == ("cpu", "fp32", "one", 0)
@@ -77,7 +81,7 @@ def test_the_whole_list(listed, machine):
 
 def test_an_epochs_cosine_is_the_mean_over_its_recorded_steps(listed, machine):
     runner.work(listed[1:], machine)
-    run = load_run(machine.out / "b")
+    run = load_run(run_dir(machine, listed[1]))
     mine = [r for r in run.gradients if (r.layer, r.kind, r.quantity) == ("block1.linear", "weight", "cosine") and 4 <= r.step < 8]
     assert len(mine) == 2
     assert results.read_rows(machine.csv(listed[1]))[2]["cosine:block1.linear"] == pytest.approx(sum(r.value for r in mine) / 2, rel=1e-5)
@@ -151,10 +155,10 @@ def test_a_part_ends_at_its_epoch_and_the_next_goes_on(machine):
     first, second = item("a", until=1), item("a", until=3)
     assert runner.work([first], machine)[0] == ["a@1"]
     assert epochs(machine, first) == [0, 1]
-    begun = (machine.out / "a" / runner.BEGUN).read_text()
+    begun = (run_dir(machine, first) / runner.BEGUN).read_text()
     assert runner.work([first, second], machine)[0] == ["a@1", "a"]
     assert epochs(machine, second) == [0, 1, 2, 3]
-    assert (machine.out / "a" / runner.BEGUN).read_text() == begun
+    assert (run_dir(machine, first) / runner.BEGUN).read_text() == begun
 
 
 @pytest.mark.parametrize(
@@ -183,7 +187,6 @@ def test_begun_anew_the_longer_result_stays_until_it_is_reached(machine, tmp_pat
     runner.work([item("a", until=2)], machine)
     old = results.read_rows(machine.csv(item("a")))
     elsewhere = replace(machine, out=tmp_path / "elsewhere", commit="two")  # the run directory is gone
-    (elsewhere.out / "a").mkdir(parents=True)
     fresh = [{**row, "begun": "later", "commit": "two"} for row in old]
     assert results.merged(old, fresh[:2]) == old
     assert results.merged(old, fresh) == fresh
@@ -191,10 +194,34 @@ def test_begun_anew_the_longer_result_stays_until_it_is_reached(machine, tmp_pat
     assert {row["commit"] for row in results.read_rows(machine.csv(item("a")))} == {"two"}
 
 
-def test_a_run_directory_of_other_settings_is_refused(machine):
-    runner.work([item("a", until=1)], machine)
-    with pytest.raises(InputError, match="other settings: lr"):
-        runner.work([item("a", lr=1e-2)], machine)
+def test_other_settings_stand_in_nobodys_way(machine):
+    """Another precision, rate or spelling of a path: a run directory of its own, whose rows count once they are as many."""
+    runner.work([item("a", until=2)], machine)
+    before = results.read_rows(machine.csv(item("a")))
+    assert runner.work([item("a", lr=1e-2), item("b", "dgl", until=1)], machine) == (["a", "b@1"], [])
+    assert len(list(machine.out.glob("a-*"))) == 2
+    after = results.read_rows(machine.csv(item("a")))
+    assert (before[-1]["lr"], after[-1]["lr"], after[-1]["epoch"]) == (3e-4, 1e-2, 3)
+
+
+def test_the_clock_stops_the_choice_of_a_rate_too(machine, monkeypatch):
+    monkeypatch.setitem(runner.RATE_TRIALS, "tiny", {**TINY, "method": "bp", "epochs": 400, "record_every": 0})
+    a = replace(item("a", until=1), rate="tiny")
+    monkeypatch.setattr(runner, "time", Clock(6))
+    assert runner.work([a, item("b", until=1)], machine, minutes=1) == ([], ["a@1", "b@1"])
+    assert not (machine.results / "rates.json").exists()
+    (trial,) = (machine.out / "rates").glob("bp-*")
+    assert not load_run(trial).finished  # saved, and gone on with the next time
+
+
+@pytest.mark.parametrize("part", items.items(cpu=False), ids=lambda part: part.part)
+def test_a_part_fits_eight_minutes_of_a_data_centre_gpu(part):
+    """At an assumed 40 TMAC/s (a tenth of such a device's bf16 rate) and 10 ms an update, whichever are slower together."""
+    before = max((i.until for i in items.items(cpu=False) if i.name == part.name and i.until < part.until), default=0)
+    epochs = part.until - before
+    images = part.config.limit or items.IMAGES
+    seconds = items.multiply_adds(part, epochs) / 40e12 + 0.010 * epochs * -(-images // part.config.batch_size)
+    assert seconds < 8 * 60
 
 
 def test_a_loss_that_is_not_finite_ends_one_item(machine):
@@ -255,6 +282,8 @@ def test_the_list_is_as_the_study_was():
     assert len([i for i in listed if i.family == "scale"]) == 2 * 2 * 3 * 2 * 5
     assert {i.until for i in listed if i.family == "iteration2-vgg16"} == {16, 31}
     assert [i.config.epochs for i in items.items(cpu=False) if i.priority == 1] == [8] * 6
+    names = {cpu: {i.name: i.config for i in items.items(cpu=cpu)} for cpu in (False, True)}
+    assert all(names[True][name] == names[False][name] for name in names[True].keys() & names[False].keys())  # one name, one training
 
 
 def test_multiply_adds_of_the_first_item():
@@ -375,7 +404,7 @@ def test_the_tables_of_the_docs_are_those_of_the_csv_files():
 
 
 def test_families_are_found_by_their_items(tmp_path):
-    row = dict.fromkeys(results.FIXED, "") | {"seed": 0, "width": 64, "updates": 1, "batch_size": 1, "lr": 1e-3}
+    row = dict.fromkeys(results.FIXED, "") | {"seed": 0, "width": 64, "updates": 1, "batch_size": 1, "lr": 1e-3, "of_epochs": 8}
     for name in ("fast-dgl-s0-w64", "fast-bp-s0-w64"):
         two = [{**row, "item": name, "epoch": e} for e in (0, 1)]
         results.write_rows(tmp_path / "iteration1-fast-w64" / f"{name}.csv", two)
