@@ -13,10 +13,12 @@ is no interface.
 Bad input raises ``InputError``, whose message is one sentence.
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from gradlens._version import __version__
+from gradlens.runtime.old_names import OldModules
 
 if TYPE_CHECKING:  # the same table for type checkers, which do not run __getattr__
     from gradlens.analysis.activations import freeze_module as frozen_module
@@ -173,7 +175,9 @@ _HOME = {  # public name -> where it is defined
     "top_signal": "gradlens.gradients.method:top_signal",
     "train_run": "gradlens.training.runs.train_run:train_run",
 }
-_RENAMED = {"Place": "RunContext"}  # public names of 0.1.0
+_RENAMED = {"Place": "RunContext", "Plan": "ModelSpec", "Net": "NetworkInfo"}  # names of 0.1.0
+
+sys.meta_path.append(OldModules)  # asked last, and only of what is not there
 
 
 if not TYPE_CHECKING:  # a type checker would take any name

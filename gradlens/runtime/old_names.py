@@ -5,6 +5,14 @@ from __future__ import annotations
 import re
 
 VERSION = "0.2.0"
+MODULES = frozenset(  # of the package in version 0.1.0, all at its top
+    """activations augment bench bench_ranks card charts cli_learned cli_sweep cli_timeline conditional config costs cuts diagnostics
+    doctor errors experiments feedback filters flags flops gallery heads hierarchy inpainting launch laws layers layerwise lens lightning
+    local loggers logistic longtable measures memorization messages method objectives online optimizers own passes patches pictures
+    pipeline plan plots predictive probes process progress queues recorder report representations resnet run schedules screen sections
+    sections_learned seeding self_supervised separability setup shard similarity spread studies surrogate sweep synchronised tables
+    timeline timeline_pictures torchvision_models train verdict views world""".split()  # noqa: SIM905
+)
 METHOD = {  # of a learning rule
     "assess": "evaluate_objective",
     "depth": "num_blocks",
@@ -41,6 +49,21 @@ def renamed(old: str, new: str, what: str) -> str:
     return f"`{old}` of {what} is called `{new}` since version {VERSION}"
 
 
+class OldModules:
+    """A finder for ``sys.meta_path``, asked last: a module of 0.1.0 is answered by one sentence."""
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> None:
+        """Refuse the modules that were at the top of the package; know nothing of any other."""
+        package, _, module = name.partition(".")
+        if package == "gradlens" and module in MODULES:
+            raise ModuleNotFoundError(
+                f"{name} was a module of version 0.1.0: since {VERSION} everything that users import is in gradlens itself"
+                " (from gradlens import Method, Signal, …; dir(gradlens) lists it)",
+                name=name,
+            )
+
+
 def hint(error: BaseException) -> str:
     """What to add to the message of an error that comes from an old name in a rule; empty where it does not.
 
@@ -48,6 +71,8 @@ def hint(error: BaseException) -> str:
     ' (`kept` of a Signal is called `saved` since version 0.2.0)'
     """
     text = str(error)
+    if "was a module of version 0.1.0" in text:
+        return ""
     if isinstance(error, ModuleNotFoundError) and (error.name or "").startswith("gradlens."):
         return f" (since version {VERSION} everything that a rule imports is in gradlens itself: from gradlens import Method, Signal, …)"
     if isinstance(error, TypeError) and (found := re.search(r"^Signal\.__new__\(\) got an unexpected keyword argument '(\w+)'", text)):

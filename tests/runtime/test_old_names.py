@@ -36,7 +36,6 @@ def test_old_numbers_are_neither_read_nor_set(name):
         (lambda: Signal(None)._replace(send=()), " (`send` of a Signal is called `messages_below` since version 0.2.0)"),
         (lambda: Signal(None).kept, " (`kept` of a Signal is called `saved` since version 0.2.0)"),
         (lambda: Signal(None).nothing, ""),
-        (lambda: __import__("gradlens.method"), "from gradlens import Method"),
     ],
 )
 def test_errors_from_old_fields_have_a_hint(use, words):
@@ -45,6 +44,21 @@ def test_errors_from_old_fields_have_a_hint(use, words):
     said = old_names.hint(caught.value)
     assert words in said
     assert bool(said) == bool(words)
+
+
+@pytest.mark.parametrize("module", ["method", "passes", "lens", "plan", "experiments"])
+def test_a_module_of_old_is_answered_by_one_sentence(module):
+    with pytest.raises(
+        ModuleNotFoundError, match=rf"gradlens\.{module} was a module of version 0\.1\.0: .*from gradlens import Method"
+    ) as caught:
+        __import__(f"gradlens.{module}")
+    assert old_names.hint(caught.value) == ""
+    with pytest.raises(ModuleNotFoundError, match="No module named 'gradlens.nothing'"):
+        __import__("gradlens.nothing")
+
+
+def test_no_room_has_the_name_of_an_old_module():
+    assert not old_names.MODULES & {"analysis", "cli", "data", "gradients", "methods", "models", "reporting", "runtime", "training"}
 
 
 def test_runs_of_old_rules_keep_what_they_say_of_them():

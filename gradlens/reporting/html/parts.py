@@ -104,7 +104,7 @@ def ratio_cell(value: Interval) -> TableCell:
 def with_thousands(text: float) -> str:
     """A count with thin thousands.
 
-    >>> grouped(12345.6)
+    >>> with_thousands(12345.6)
     '12,346'
     """
     return f"{text:,.0f}" if math.isfinite(text) else "–"

@@ -22,7 +22,7 @@ def listed(names: Iterable[str]) -> str:
 def short_number(value: float, digits: int = 2, sign: bool = False) -> str:
     """A number with a real minus sign, and no sign on a zero; a dash for none.
 
-    >>> short(-0.004), short(-0.126), short(2.04, 1, sign=True), short(float("nan"))
+    >>> short_number(-0.004), short_number(-0.126), short_number(2.04, 1, sign=True), short_number(float("nan"))
     ('0.00', '−0.13', '+2.0', '–')
     """
     if not math.isfinite(value):
@@ -34,7 +34,7 @@ def short_number(value: float, digits: int = 2, sign: bool = False) -> str:
 def with_interval(value: Interval, digits: int = 2, scale: float = 1.0, sign: bool = False) -> str:
     """A mean with half its interval, where there is one.
 
-    >>> spread(Interval(0.5, 0.4, 0.6, 3)), spread(Interval(0.5, float("nan"), float("nan"), 1))
+    >>> with_interval(Interval(0.5, 0.4, 0.6, 3)), with_interval(Interval(0.5, float("nan"), float("nan"), 1))
     ('0.50 ± 0.10', '0.50')
     """
     text = short_number(value.mean * scale, digits, sign)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from gradlens._version import PACKAGE
 from gradlens.gradients.method import Method
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.old_names import hint
@@ -89,9 +90,8 @@ def failure_of(check: Callable[[Trial], None], trial: Trial) -> str | None:
 
 def _raised(error: Exception) -> str:
     """One sentence on an exception: where in the rule's own file it was raised, what it says."""
-    ours = Path(__file__).parent
     frames = [
-        f for f in traceback.extract_tb(error.__traceback__) if not Path(f.filename).is_relative_to(ours) and "torch" not in f.filename
+        f for f in traceback.extract_tb(error.__traceback__) if not Path(f.filename).is_relative_to(PACKAGE) and "torch" not in f.filename
     ]
     where = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
     first = next(iter(str(error).splitlines()), "")
