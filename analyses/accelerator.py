@@ -13,8 +13,10 @@ import argparse
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -58,7 +60,7 @@ def used_share(bench: Mapping[str, Any], rate: float) -> list[dict[str, Any]]:
 def steps(args: argparse.Namespace, left: float) -> list[tuple[str, list[str]]]:
     """(what it is, the command) of everything, in order; ``left``: minutes for the list."""
     python = [sys.executable, "-m"]
-    tests = [*python, "pytest", "-m", "cuda", "-q", "-n", "0", str(ROOT / "tests")]
+    tests = [*python, "pytest", "-m", "cuda", "-q", "-n", "0", str(ROOT / "tests" / "test_cuda.py")]
     found = [("tests marked cuda", tests)]
     for network, methods in NETWORKS.items():
         for mode in ("eager", "compiled"):
@@ -80,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds of gradlens bench (default 7)")
     parser.add_argument("--out", type=Path, default=Path("runs/full_size"), help="folder of run directories and decoded images")
+    parser.add_argument("--archive", type=Path, default=None, help="after each step, put all results into this .tar.gz")
     parser.add_argument("--figures", type=Path, default=ROOT / "figures", help="folder of the results")
     args = parser.parse_args(argv)
     if args.device.startswith("cuda") and not torch.cuda.is_available():
@@ -87,6 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     end = time.monotonic() + 60 * args.minutes
     (args.figures / "bench").mkdir(parents=True, exist_ok=True)
+    if args.figures.resolve() != (ROOT / "figures").resolve():  # what is done already is not done again
+        shutil.copytree(ROOT / "figures" / "full_size", args.figures / "full_size", dirs_exist_ok=True)
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)}
     failed = []
     rate = matmul_rate(torch.device(args.device)) if args.device.startswith("cuda") else math.nan
@@ -98,13 +103,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name == "the list":
             command[-1] = f"{left:.2f}"
         print(f"\n== {name} ({left:.1f} minutes left)", flush=True)
+        most = (
+            60 * left + 60 if name == "the list" else max(60.0, 60 * left / 2)
+        )  # no step before the list takes more than half of what is left
         try:
-            status = subprocess.run(command, env=environ, check=False, timeout=max(60.0, 60 * left + 60)).returncode
+            status = subprocess.run(command, env=environ, check=False, timeout=most).returncode
         except subprocess.TimeoutExpired:
             status = 124
         if status not in (0, 5):  # 5: pytest found no test with that mark
             failed.append(f"{name}: exit status {status}")
-    _summarise(args, rate)
+        _summarise(args, rate)
+        if args.archive:
+            with tarfile.open(args.archive, "w:gz") as tar:
+                for folder in ("bench", "full_size"):
+                    if (args.figures / folder).exists():
+                        tar.add(args.figures / folder, folder)
     print("\n".join(["", *(failed or ["all steps ended well"])]))
     return 1 if failed else 0
 

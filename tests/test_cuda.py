@@ -24,11 +24,17 @@ def training(method, **changes):
     return Training(config, load("digits", limit=config.limit, seed=config.seed), torch.device("cuda"))
 
 
+SGD = {"optimizer": "sgd", "momentum": 0.9, "lr": 0.01}
+PUBLISHED = {"options": {"target": "mean", "zero_bias": False}}
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("augment", [False, True])
-@pytest.mark.parametrize("method", LISTED)
-def test_a_step_waits_for_nothing(method, augment, precision):
-    t = training(method, augment=augment, precision=precision)
+@pytest.mark.parametrize(
+    ("method", "changes"), [*((m, {}) for m in LISTED), ("bp", SGD), ("dgl", SGD), ("dni", PUBLISHED), ("cdni", PUBLISHED)]
+)
+def test_a_step_waits_for_nothing(method, changes, augment, precision):
+    t = training(method, augment=augment, precision=precision, lr_schedule="cosine", warmup=2, **changes)
     for step in range(3):  # libraries set themselves up, the optimiser makes its state, the epoch's order is drawn
         t._step(step)
     torch.cuda.synchronize()
@@ -40,6 +46,16 @@ def test_a_step_waits_for_nothing(method, augment, precision):
         torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.fixture
+def full_float32():
+    """Convolutions and products in float32 proper, not TF32; put back afterwards."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    yield
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@pytest.mark.usefixtures("full_float32")
 @pytest.mark.parametrize("method", SUPERVISED)
 def test_one_step_on_the_gpu_is_one_on_the_cpu(method):
     found = []
@@ -49,7 +65,6 @@ def test_one_step_on_the_gpu_is_one_on_the_cpu(method):
         y = torch.arange(16) % 10
         optimizer = torch.optim.SGD(pair.method.param_groups(list(pair.model)), lr=0.1)
         pair.method.start(1, 0)
-        torch.backends.cudnn.conv.fp32_precision = torch.backends.cuda.matmul.fp32_precision = "ieee"
         outcome = training_step(pair, optimizer, x.to(device), y.to(device), record=0)
         found.append((float(outcome.loss), {n: p.detach().cpu() for n, p in pair.model.named_parameters()}, outcome.rows))
     (loss, weights, rows), (loss_gpu, weights_gpu, rows_gpu) = found

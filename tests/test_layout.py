@@ -82,6 +82,14 @@ def test_nothing_inside_imports_the_top_of_the_package():
     assert [name for name, wanted in GRAPH.items() if "gradlens" in wanted and name != "gradlens"] == []
 
 
+def test_what_a_training_is_needs_no_part_of_the_room_above_it():
+    """training/*.py come before online_probe, parallel, checks, cost, runs and sweep, which build on them."""
+    root = [name for name in GRAPH if name.startswith("gradlens.training.") and name.count(".") == 2 and f"{name}." not in "".join(GRAPH)]
+    parts = tuple(f"gradlens.training.{part}." for part in ("online_probe", "parallel", "checks", "cost", "runs", "sweep"))
+    climbing = {name: [m for m in GRAPH[name] if m.startswith(parts)] for name in root}
+    assert {name: modules for name, modules in climbing.items() if modules} == {}
+
+
 def test_the_top_holds_the_rooms_and_three_files():
     loose = sorted(path.name for path in PACKAGE.glob("*.py"))
     assert loose == ["__init__.py", "__main__.py", "_version.py"]

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import tarfile
 
 import pytest
 import torch
@@ -76,3 +77,10 @@ def test_the_rate_is_counted_in_multiply_adds(monkeypatch):
     clock = iter(range(1000))
     monkeypatch.setattr(accelerator.time, "perf_counter", lambda: float(next(clock)))
     assert accelerator.matmul_rate(torch.device("cpu"), side=16, rounds=3) == 16**3
+
+
+def test_results_are_kept_in_one_file(monkeypatch, tmp_path):
+    monkeypatch.setattr(accelerator.subprocess, "run", lambda command, **settings: subprocess.CompletedProcess(command, 0))
+    assert accelerator.main(arguments(tmp_path, "--device", "cpu", "--archive", str(tmp_path / "all.tar.gz"))) == 0
+    with tarfile.open(tmp_path / "all.tar.gz") as tar:
+        assert {"bench", "full_size", "full_size/rates.json"} <= set(tar.getnames())
