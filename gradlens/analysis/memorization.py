@@ -209,8 +209,7 @@ def memorized(run: Run, place: RunContext, progress: Progress = no_progress) -> 
     if stored is not None and stored.get("protocol") == protocol and stored.get("curve") == [list(point) for point in curve]:
         return stored  # the curve too: a run that was trained anew keeps its files
     data = load_data(run.config, place)
-    run.require_data(data)
-    if run.info.get("label_hash") != label_hash(data.train):
+    if run.info.get("data_fingerprint") != data.fingerprint() or run.info.get("label_hash") != label_hash(data.train):
         raise InputError(f"the data {run.config.data!r} are not the ones {run.path} was trained on")
     held = next(m.split for m in run.metrics if m.split not in (TRAIN, TRAIN_EVAL))
     own, network = method_parameters(run, data)
