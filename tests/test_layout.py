@@ -1,6 +1,7 @@
 """How the package is laid out: rooms whose imports point one way (the contract in pyproject.toml says which), modules that stay short."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ def named(path):
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-MODULES = {named(path): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
+SOURCES = {named(path): path.read_text() for path in sorted(PACKAGE.rglob("*.py"))}
+MODULES = {name: ast.parse(text) for name, text in SOURCES.items()}
 
 
 def at_run_time(tree):
@@ -107,3 +109,48 @@ def test_a_room_says_what_lives_in_it_and_holds_nothing_else(path):
     assert ast.get_docstring(tree)
     if path.parent.name != "methods":  # whose __init__ is the registry
         assert len(tree.body) == 1
+
+
+# ------------------------------------------------------------------------------------------------ what docstrings refer to
+
+REFERENCE = re.compile(r":(?:func|class|mod|meth|data|attr|exc):`~?([^`]+)`")
+
+
+def defined(tree):
+    """The names of a module's functions, classes, methods, variables and attributes."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+
+
+NAMES = {name: set(defined(tree)) for name, tree in MODULES.items()}
+
+
+def resolves(target, module):
+    """Whether ``gradlens.a.b.name``, ``.sibling`` or ``.sibling.name``, or ``name`` or ``Class.name`` of any module is there."""
+    if target.startswith("."):
+        target = module.rpartition(".")[0] + target
+    if not target.startswith("gradlens."):
+        return any(set(target.split(".")) <= names for names in NAMES.values())
+    owner, _, name = target.rpartition(".")
+    return target in MODULES or name in NAMES.get(owner, ())
+
+
+def test_the_search_finds_a_stale_reference():
+    there = ("gradlens.training.loop.Training", "gradlens.data.split", ".loop", ".loop.Training", "Training", "Method.signal")
+    gone = (
+        "gradlens.online.regret_rows",
+        "gradlens.training.loop.stage_of",
+        ".cuts",
+        ".loop.stage_of",
+        "cuts.cut_module",
+        "nothing_of_this_name",
+    )
+    assert [target for target in there + gone if not resolves(target, "gradlens.training.step")] == list(gone)
+
+
+def test_what_docstrings_refer_to_is_there():
+    stale = {(name, target) for name, text in SOURCES.items() for target in REFERENCE.findall(text) if not resolves(target, name)}
+    assert stale == set()

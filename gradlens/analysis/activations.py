@@ -20,8 +20,9 @@ from gradlens.gradients.lens import Lens
 from gradlens.gradients.true_gradient import preserve_buffers_and_rng
 from gradlens.models.feature_pooling import BUDGET, pooled
 from gradlens.runtime.errors import InputError, unknown
+from gradlens.runtime.eval_mode import eval_mode
 from gradlens.runtime.progress import Progress, no_progress
-from gradlens.training.build import build_model_and_method, load_weights
+from gradlens.training.build import build_model_and_method
 from gradlens.training.checkpoint import load_checkpoint
 from gradlens.training.context import RunContext, load_data
 from gradlens.training.run_directory import Run
@@ -78,11 +79,10 @@ def load_snapshots(run: Run, place: RunContext, which: str = "last") -> Iterator
 
 def _frozen(run: Run, data: Data, place: RunContext, step: int, file: Path | None) -> FrozenModel:
     config = run.config if file else run.config.model_copy(update={"init_from": None, "keep_head": 0})
-    model, method = build_model_and_method(config.model_copy(update={"compile": False}), data.shape, len(data.classes), place.device)
+    pair = build_model_and_method(config.model_copy(update={"compile": False}), data.shape, len(data.classes), place.device)
     if file is not None:
-        state = load_checkpoint(file)
-        load_weights(model, state["model"], str(file))
-        load_weights(method, state["method"], str(file))
+        pair.load(load_checkpoint(file), str(file))
+    model, method = pair
     model.eval(), method.eval()
     names = [name for name, _ in model.named_children()][: method.num_probe_points]
 
@@ -122,15 +122,8 @@ def freeze_module(model: nn.Module, layers: Sequence[str] | None = None, to_inpu
 @contextmanager
 def frozen_eval_mode(frozen: FrozenModel) -> Iterator[None]:
     """Eval mode inside; modes, buffers and random streams as they were after it."""
-    modes = [[(m, m.training) for m in module.modules()] for module in frozen.modules]
-    with preserve_buffers_and_rng(list(frozen.modules)), torch.no_grad():
-        try:
-            for module in frozen.modules:
-                module.eval()
-            yield
-        finally:
-            for m, training in (pair for group in modes for pair in group):
-                m.training = training
+    with preserve_buffers_and_rng(list(frozen.modules)), torch.no_grad(), eval_mode(*frozen.modules):
+        yield
 
 
 def collect_activations(

@@ -122,8 +122,7 @@ def check_inpainting_runs(paths: Sequence[Path], images: int, place: RunContext)
             raise InputError(f"{run.path}: {run.config.method} drops no pixels; context-encoder and context-encoder-local do")
         run.checkpoint()
         data = load_data(run.config, place)
-        if run.info.get("data_fingerprint") != data.fingerprint():
-            raise InputError(f"the data {run.config.data!r} are not the ones {run.path} was trained on")
+        run.require_data(data)
         if not 1 <= images <= len(data.test):
             raise InputError(f"--images {images}: there are {len(data.test)} {data.test_name} images")
     return runs

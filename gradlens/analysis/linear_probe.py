@@ -1,7 +1,7 @@
 """Linear probes: how well a linear classifier reads the labels from each block of a frozen network.
 
 The protocol, stored with the numbers. A block's output in eval mode, pooled to one feature budget at every depth
-(:func:`gradlens.analysis.activations.pooled`), standardised by the training images. Multinomial logistic regression at its optimum
+(:func:`gradlens.models.feature_pooling.pooled`), standardised by the training images. Multinomial logistic regression at its optimum
 (:mod:`.logistic_regression`). Its l2 is the one of a grid that is best on a fifth of the training images when fitted to the rest, strong
 penalties first; the grid is left once accuracy is two standard errors below the best. Then it is fitted to all training images. Test
 images take part in nothing but the last number.
@@ -224,8 +224,7 @@ def _must_have(run: Run, place: RunContext, blocks: Sequence[str]) -> None:
 
 def _data(run: Run, place: RunContext) -> Data:
     data = load_data(run.config, place)
-    if run.info.get("data_fingerprint") != data.fingerprint():
-        raise InputError(f"the data {run.config.data!r} are not the ones {run.path} was trained on")
+    run.require_data(data)
     return data
 
 

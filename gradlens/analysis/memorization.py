@@ -20,7 +20,7 @@ from gradlens.data.split import Data, Split, label_hash
 from gradlens.methods import METHODS
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.progress import Progress, no_progress
-from gradlens.training.build import build_model_and_method, load_weights
+from gradlens.training.build import build_model_and_method
 from gradlens.training.config import Config, read_config_file
 from gradlens.training.context import RunContext, load_data
 from gradlens.training.loop import Training
@@ -150,8 +150,7 @@ def _networks_own(run: Run, data: Data, noise: Noise, place: RunContext) -> tupl
     """The network's accuracy at the end on images whose label was changed, by given and by true label, and on the others."""
     training = Training(run.config.model_copy(update={"init_from": None, "compile": False}), data, place.device)
     state = run.checkpoint()
-    for module, name in zip(training.pair, ("model", "method"), strict=True):
-        load_weights(module, state[name], str(run.path))
+    training.pair.load(state, str(run.path))
 
     def share(which: Tensor, labels: Tensor) -> float | None:
         part = Split(noise.images[which], labels[which]).to(place.device)

@@ -103,7 +103,7 @@ def _shapes(frozen: FrozenModel, image: Tensor) -> dict[str, tuple[int, ...]]:
 
 
 def _unflattened(flat: Tensor, shape: Sequence[int]) -> Tensor:
-    """What :func:`gradlens.analysis.activations.pooled` gave for activations of a shape, with its space again."""
+    """What :func:`gradlens.models.feature_pooling.pooled` gave for activations of a shape, with its space again."""
     if len(shape) != 3:
         return flat
     s = side(shape, FEATURES)

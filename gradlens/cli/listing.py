@@ -34,7 +34,7 @@ def _methods() -> list[tuple[str, ...]]:
     rows.append(
         (
             "FILE.py:Class",
-            "your own: a subclass of gradlens.Method (docs/your-own.md); `gradlens check` asks it the laws of all rules",
+            "your own: a subclass of gradlens.Method (docs/your-own.md); `gradlens check` checks what every rule must satisfy",
         )
     )
     return rows

@@ -1,4 +1,4 @@
-"""The command that shows locking; ``cli.py`` takes it in. A thin shell, like it."""
+"""The command that shows locking; ``main.py`` takes it in. A thin shell, like it."""
 
 from __future__ import annotations
 

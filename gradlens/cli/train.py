@@ -183,7 +183,7 @@ def check(
     *,
     given: dict[str, Any],
 ) -> None:
-    """Ask a rule the laws that all rules obey, on small networks in float64; exit status 1 if one is broken."""
+    """Check what every rule must satisfy, on small networks in float64; exit status 1 if a check fails."""
     from gradlens.cli.progress import Display
     from gradlens.methods import METHODS
     from gradlens.training.checks import method_checks, trial

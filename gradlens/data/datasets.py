@@ -145,7 +145,7 @@ def read(name: str, data_dir: Path | None = None, download: bool = False) -> Sou
 
     Args:
         name: a key of DATASETS, the path of a folder with ``train/`` and ``test/`` or of an ``.npz`` file of arrays
-            (:mod:`gradlens.data.array_file`), or ``FILE.py:build`` (:func:`data_custom.data_set`).
+            (:mod:`gradlens.data.array_file`), or ``FILE.py:build`` (:func:`gradlens.data.custom.data_set`).
         data_dir: where the named sets are looked for and downloaded to.
         download: fetch a named set that is missing.
 
@@ -167,5 +167,5 @@ def read(name: str, data_dir: Path | None = None, download: bool = False) -> Sou
 
 
 def load(name: str, *, data_dir: Path | None = None, download: bool = False, **choice: Any) -> Data:
-    """A data set, read (:func:`read`) and chosen from; ``choice`` are the arguments of :func:`data_subsets.choose`."""
+    """A data set, read (:func:`read`) and chosen from; ``choice`` are the arguments of :func:`gradlens.data.subsets.choose`."""
     return choose(read(name, data_dir, download), **choice)

@@ -19,7 +19,7 @@ def compare(model: nn.Module, loss: Tensor, my_gradients: Mapping[str, Tensor] |
         my_gradients: parameter name -> your gradient; default: what lies in ``.grad``. A missing one counts as zero.
 
     Returns:
-        rows with the quantities of ``measures.RECORDED``, ``step`` 0.
+        rows with the quantities of ``alignment.RECORDED``, ``step`` 0.
 
     Raises:
         ValueError: a name that is no parameter of the model, or a gradient of another shape.

@@ -89,7 +89,7 @@ class Lens:
         Args:
             used: name of the backward whose gradient was used.
             true: name of the backward with the true gradient.
-            quantities: names from ``measures.QUANTITIES``.
+            quantities: names from ``alignment.QUANTITIES``.
             step: what to write in the rows' step.
 
         Raises:

@@ -26,7 +26,7 @@ except ImportError:
     try:
         from pytorch_lightning import Callback, LightningModule, Trainer  # type: ignore[assignment]
     except ImportError as error:
-        raise ImportError("gradlens.gradients.lightning needs Lightning: pip install 'gradlens-toolkit[lightning]'") from error
+        raise ImportError("gradlens.LensCallback needs Lightning: pip install 'gradlens-toolkit[lightning]'") from error
 
 TrueLoss = Callable[[Any, Any], Tensor]  # (the LightningModule, its batch) -> scalar
 COMPARED = ("cosine", "norm_ratio")

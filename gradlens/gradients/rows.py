@@ -65,7 +65,7 @@ def step_rows(
         method: the rule.
         step: the step as it was run; of a shared batch with updates as :func:`all_reduce_update` gives them.
         truth: its true gradients.
-        quantities: names from ``measures.QUANTITIES``.
+        quantities: names from ``alignment.QUANTITIES``.
 
     """
     rows: list[Measurement] = []

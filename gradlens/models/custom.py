@@ -21,7 +21,7 @@ def blocks_of(built: Any, shape: Sequence[int], where: str) -> nn.Sequential:
     """What a user's ``build(spec)`` returned, as a network of named blocks.
 
     Args:
-        built: an ``nn.Sequential`` of blocks; a list of blocks; or (module, cut points), see :func:`cuts.cut_module`.
+        built: an ``nn.Sequential`` of blocks; a list of blocks; or (module, cut points), see :func:`gradlens.models.fx_split.cut_module`.
         shape: (C, H, W) of an image.
         where: what to call it.
 

@@ -30,7 +30,7 @@ def regret_figure(rows: Sequence[Mapping[str, Any]], *, title: str = "") -> Figu
     block has done better than every fixed probe where its regret is not above zero; such points are hollow, at the panel's lower edge.
 
     Args:
-        rows: the ``rows`` of a run's ``online.json``, from :func:`gradlens.online.regret_rows`.
+        rows: the ``rows`` of a run's ``online.json``, from :func:`gradlens.training.online_probe.regret.regret_rows`.
         title: whose.
 
     Raises:

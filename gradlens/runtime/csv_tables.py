@@ -51,7 +51,7 @@ def read_csv(path: str | Path, kind: type[T]) -> list[T]:
 
     Args:
         path: the file.
-        kind: the rows' NamedTuple, such as ``tables.CurvePoint``.
+        kind: the rows' NamedTuple, such as ``aggregate.CurvePoint``.
 
     Raises:
         InputError: no such file, other columns, or a value of another type.

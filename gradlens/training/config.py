@@ -89,7 +89,7 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     microbatches: int = Field(4, ge=1)
     own: dict[
         str, dict[str, Any]
-    ] = {}  # of a rule or network from the user's file: the file and its fingerprint, see training_user_references.py
+    ] = {}  # of a rule or network from the user's file: the file and its fingerprint, see training/user_references.py
 
     @field_validator(*CHOICES)
     @classmethod

@@ -45,7 +45,7 @@ NOTHING = (0.0, 0, 0.0, 0)
 class Training(TrainState):
     """One run: what is trained, and its position; :meth:`fit` takes it to its end.
 
-    Whoever makes it attaches what the config asks for: ``layers`` (:func:`training_parallel_choose.stage_of`), ``probe``.
+    Whoever makes it attaches what the config asks for: ``layers`` (:func:`gradlens.training.parallel.choose.stage_of`), ``probe``.
     """
 
     def __init__(

@@ -45,7 +45,7 @@ class Timing(NamedTuple):
 
 
 class OnlineRow(NamedTuple):
-    """One row of ``online.csv``: a round of one learner of the online probe (see ``online.py``)."""
+    """One row of ``online.csv``: a round of one learner of the online probe (see ``training/online_probe/``)."""
 
     step: int  # the update it was read from
     block: str

@@ -1,4 +1,4 @@
-"""The laws that `gradlens check` asks: the shipped rules obey them, rules that are broken on purpose are told how they are."""
+"""The checks of `gradlens check`: the shipped rules pass them; of rules that are broken on purpose they say what is wrong."""
 
 import random
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from gradlens.training.checks.trial import NETWORKS, Trial
 
 
 def failures(rule: type[Method], networks=NETWORKS) -> dict[str, str]:
-    """The laws a rule breaks, and how, on the first network where it does."""
+    """The checks a rule fails, and how, on the first network where it does."""
     found: dict[str, str] = {}
     for f in run_method_checks(rule, rule.Options(), networks=networks):
         if f.failed:
@@ -34,7 +34,7 @@ def test_every_check_is_asked_on_every_network_in_order(name):
     """The rules one by one, check by check: tests/properties."""
     networks = NETWORKS if name == "bp" else ("mlp",)
     findings = list(run_method_checks(METHODS[name], METHODS[name].Options(), networks=networks))
-    assert [(f.check, f.network) for f in findings] == [(law, network) for network in networks for law in METHOD_CHECKS]
+    assert [(f.check, f.network) for f in findings] == [(check, network) for network in networks for check in METHOD_CHECKS]
     assert [f for f in findings if f.failed] == []
     skipped = {f.check for f in findings if not f.applicable}  # nothing is passed over in silence
     assert skipped == {"bp": set(), "greedy": {"labels", "truth"}, "context-encoder": {"labels", "truth"}}[name]
@@ -314,7 +314,7 @@ class Crashing(Plain):
 
 
 @pytest.mark.parametrize(
-    ("rule", "law", "words"),
+    ("rule", "check", "words"),
     [
         (Forgetful, "resume", "state_dict"),
         (Pickled, "resume", "more than tensors and numbers"),
@@ -342,10 +342,10 @@ class Crashing(Plain):
         (Crashing, "works", "it raises RuntimeError: no luck today in test_method_checks.py, line"),
     ],
 )
-def test_a_broken_rule_breaks_one_law_and_is_told_how(rule, law, words):
+def test_a_broken_rule_fails_one_check_which_says_how(rule, check, words):
     found = failures(rule, ["mlp"])
-    assert list(found) == [law], found
-    assert words in found[law]
+    assert list(found) == [check], found
+    assert words in found[check]
 
 
 def test_dice_break_what_is_asked_twice_and_two_runs_with_one_seed():
@@ -373,9 +373,9 @@ def test_a_rule_that_refuses_a_network_is_not_broken_on_it():
 
 def test_what_is_said_names_every_law_once_and_counts():
     found = [
-        CheckResult(law, n, "it is odd" if (law, n) in {("truth", "mlp"), ("truth", "resnet")} else "")
+        CheckResult(check, n, "it is odd" if (check, n) in {("truth", "mlp"), ("truth", "resnet")} else "")
         for n in NETWORKS
-        for law in METHOD_CHECKS
+        for check in METHOD_CHECKS
     ]
     found = [f._replace(applicable=False, message="no labels") if f.check == "labels" else f for f in found]
     lines = result_lines(found)
@@ -383,12 +383,12 @@ def test_what_is_said_names_every_law_once_and_counts():
     assert [line[11:].partition(":")[0] for line in heads] == list(METHOD_CHECKS)
     assert "           on mlp: it is odd (on resnet too)" in lines
     assert "           no labels" in lines
-    assert lines[-1] == f"{len(METHOD_CHECKS) - 2} laws hold, 1 fails, 1 not asked"
+    assert lines[-1] == f"{len(METHOD_CHECKS) - 2} checks pass, 1 fails, 1 not asked"
 
 
 def test_every_law_is_a_sentence():
-    for law in METHOD_CHECKS:
-        assert method_checks.check_sentence(law).endswith(".")
+    for check in METHOD_CHECKS:
+        assert method_checks.check_sentence(check).endswith(".")
 
 
 def test_a_law_answers_with_a_sentence_or_none():

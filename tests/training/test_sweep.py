@@ -341,6 +341,7 @@ def test_a_ray_worker_killed_in_mid_run(undisturbed, tmp_path):
 
 
 @pytest.mark.ray
+@pytest.mark.smoke
 def test_ray_that_is_not_there(program, tmp_path):
     pytest.importorskip("ray")
     status, _, err = program("sweep", written(tmp_path), "--out", tmp_path / "out", "--address", "127.0.0.1:1")

@@ -71,7 +71,7 @@ def test_the_example_obeys_the_laws_and_trains(program):
     assert len(CODE["your-own.md"].splitlines()) <= 27
     status, out, err = program("check", "sparse.py:Sparse", "--quiet")
     assert (status, err) == (0, "")
-    assert "11 laws hold, 0 fail" in out
+    assert "11 checks pass, 0 fail" in out
     flags = ["--width", "16", "--epochs", "4", "--quiet", "--record-every", "4"]
     status, out, err = program("compare-gradients", "bp", "sparse.py:Sparse", "--set", "sparse.share=0.3", *flags)
     assert (status, err) == (0, "")
@@ -804,7 +804,7 @@ def test_check_says_what_fails_and_exits_with_one(program):
     status, out, err = program("check", "half.py:Half", "--quiet")
     assert (status, err) == (1, "")
     assert "FAILS      resume: " in out
-    assert "10 laws hold, 1 fails" in out
+    assert "10 checks pass, 1 fails" in out
 
 
 def test_check_takes_shipped_rules_and_their_options(program):

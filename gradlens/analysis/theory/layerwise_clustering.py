@@ -6,9 +6,10 @@ two-layer net that predicts the label), clusters the mapped patches with k-means
 cluster it is in. A linear classifier reads the last stage. No gradient crosses a stage. The paper's abstract says so much; the
 details here are ours.
 
-Why the gradient step finds the classes of a generative model like :mod:`.hierarchical_digits`. Let x_p be the patch at position p, whitened
-over all images and positions; W the first layer, zero at first; V_p the second layer's random weights; y the one-hot label. The first
-step of any loss whose gradient at zero is mean − y (cross-entropy with balanced labels, squared error) takes W from 0 to
+Why the gradient step finds the classes of a generative model like :mod:`gradlens.data.hierarchical_digits`. Let x_p be the patch at
+position p, whitened over all images and positions; W the first layer, zero at first; V_p the second layer's random weights; y the
+one-hot label. The first step of any loss whose gradient at zero is mean − y (cross-entropy with balanced labels, squared error) takes
+W from 0 to
 
     W ∝ Σ_p V_pᵀ E[(y − E y) x_pᵀ].
 

@@ -1,7 +1,7 @@
 """What commands about finished runs have stored, read for the page: rows, lines and tables over seeds, how the numbers were made.
 
-Read with :func:`.load_result`. A row that lacks what is asked of it is left out, never guessed; a run without a result, or with
-half of one, is named with the command that makes it.
+Read with :func:`gradlens.training.run_directory.load_result`. A row that lacks what is asked of it is left out, never guessed;
+a run without a result, or with half of one, is named with the command that makes it.
 """
 
 from __future__ import annotations

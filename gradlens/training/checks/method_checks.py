@@ -158,5 +158,5 @@ def result_lines(results: Sequence[CheckResult]) -> list[str]:
             too = f" (on {' and '.join(f.network for f in fails[1:])} too)" if len(fails) > 1 else ""
             lines.append(f"{'':<11}on {fails[0].network}: {fails[0].message}{too}")
         lines += [f"{'':<11}{why}" for why in dict.fromkeys(f.message for f in skipped)]
-    number = f"{counts['holds']} laws hold, {counts['FAILS']} fail{'s' if counts['FAILS'] == 1 else ''}"
+    number = f"{counts['holds']} checks pass, {counts['FAILS']} fail{'s' if counts['FAILS'] == 1 else ''}"
     return [*lines, number + (f", {counts['not asked']} not asked" if counts["not asked"] else "")]

@@ -31,7 +31,7 @@ def measure_run(path: Path, quantities: tuple[str, ...], place: RunContext, prog
 
     Args:
         path: the run directory.
-        quantities: names from ``measures.QUANTITIES``; the rule's own quantities are measured with them.
+        quantities: names from ``alignment.QUANTITIES``; the rule's own quantities are measured with them.
         place: device and data folder.
         progress: called with (done, in all, what comes next).
 
