@@ -2,8 +2,8 @@
 
 A thread receives what the rank below sends and keeps the last M batches, of which a step draws one as the rule does in one process
 (``methods/local/dgl_async.py``); when the queue is full the oldest is dropped. A rank waits only when each batch it has was read ``reuse``
-times. Blocks of one rank read each other's fresh output. Such a run is not reproducible: how far ranks run apart is up to the machines, and stands
-in the rows as ``staleness``. No truth is recorded: blocks work on different batches.
+times. Blocks of one rank read each other's fresh output. Such a run is not reproducible: how far ranks run apart is up to the machines,
+and stands in the rows as ``staleness``. No truth is recorded: blocks work on different batches.
 """
 
 from __future__ import annotations
