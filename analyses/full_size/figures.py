@@ -99,7 +99,7 @@ def message(family: Family) -> str:
     """What the curves say, in one sentence made from their numbers."""
     best = {label: max((r for r in rows if r["epoch"]), key=lambda r: r["test_accuracy"]) for label, rows in family.items()}
     order = sorted(best, key=lambda label: -best[label]["test_accuracy"])
-    said = ", ".join(f"{label} {100 * best[label]['test_accuracy']:.1f} %" for label in order)
+    said = ", ".join(f"{label} {100 * best[label]['test_accuracy']:.1f} % (epoch {best[label]['epoch']})" for label in order)
     return f"best test accuracy: {said}"
 
 
