@@ -54,13 +54,14 @@ def sweep(
         else:
             states = run_on_ray(points, place, int(flags["threads"]), address, board.show)
     finished = [(point, load_run(out / point.name)) for point in points if states[point.name].what == "finished"]
-    write_csv(out / "rows.csv", merged_rows(finished))
-    lines = summary_lines(study, finished)
-    write_csv(out / "summary.csv", lines)
     about = {"study": study._asdict(), "runs": {name: s._asdict() for name, s in states.items()}, "seconds": time.monotonic() - began}
     save_result(out, "study", about)
-    console.show(study_table(lines, study.baseline))
-    typer.echo(f"{len(finished)} of {len(points)} runs finished; {out / 'rows.csv'}, {out / 'summary.csv'}, {out / 'study.json'}")
+    if finished:
+        write_csv(out / "rows.csv", merged_rows(finished))
+        lines = summary_lines(study, finished)
+        write_csv(out / "summary.csv", lines)
+        console.show(study_table(lines, study.baseline))
+        typer.echo(f"{len(finished)} of {len(points)} runs finished; {out / 'rows.csv'}, {out / 'summary.csv'}, {out / 'study.json'}")
     if failed := {name: s for name, s in states.items() if s.what == "failed"}:
         name, state = next(iter(failed.items()))
         raise Stopped(f"{len(failed)} of {len(points)} runs failed; {name}: {state.why}")

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gradlens.runtime.errors import InputError, unknown
+
 CHUNK = 1 << 17  # entries turned to float64 at a time on the CPU: one megabyte a tensor, which stays in cache
 
 
@@ -52,11 +54,11 @@ def moments(g: Tensor, t: Tensor) -> Moments:
         t: the true gradient, of the same shape.
 
     Raises:
-        ValueError: shapes differ.
+        InputError: shapes differ.
 
     """
     if g.shape != t.shape:
-        raise ValueError(f"gradients of different shapes: {list(g.shape)} and {list(t.shape)}")
+        raise InputError(f"gradients of different shapes: {list(g.shape)} and {list(t.shape)}")
     if g.device.type == "mps":  # no float64 there
         g, t = g.cpu(), t.cpu()
     a, b = _flat(g, g), _flat(t, g)
@@ -131,7 +133,14 @@ def measure(g: Tensor, t: Tensor, quantities: tuple[str, ...] = RECORDED) -> Map
 
     >>> measure(torch.tensor([3.0, 4.0]), torch.tensor([3.0, 4.0]), ("cosine", "norm"))
     {'cosine': 1.0, 'norm': 5.0}
+
+    Raises:
+        InputError: an unknown quantity, or shapes that differ.
+
     """
+    for name in quantities:
+        if name not in QUANTITIES:
+            raise unknown("quantity", name, QUANTITIES)
     m = moments(g, t)
     return {name: QUANTITIES[name][0](m) for name in quantities}
 

@@ -140,7 +140,7 @@ def join(device: torch.device, timeout: float = MESSAGE_TIMEOUT) -> ProcessGroup
 
     Args:
         device: this process's; CUDA talks by nccl (and the CPU's messages by gloo), all else by gloo.
-        patience: seconds to wait for a message before the run is given up.
+        timeout: seconds to wait for a message before the run is given up.
 
     Raises:
         InputError: a device on which processes cannot talk.
@@ -206,8 +206,8 @@ def stop_on_lost_rank(updates_done: Callable[[], int], saved_note: Callable[[], 
     """Inside, a message that cannot be sent or does not come ends the run in one sentence.
 
     Args:
-        after: updates made so far.
-        kept: what of them is safe, in words.
+        updates_done: updates made so far.
+        saved_note: what of them is safe, in words.
 
     Raises:
         Stopped: another rank is gone.

@@ -78,7 +78,7 @@ def trace_of(error: BaseException) -> str:
     said = traceback.TracebackException.from_exception(error, compact=True)
     files = {str(module.__file__) for module in _imported.values()}
     begin = next((i for i, frame in enumerate(said.stack) if frame.filename in files), None)
-    in_file = isinstance(error, SyntaxError) and bool(error.filename)
+    in_file = isinstance(error, SyntaxError) and error.filename in files
     if begin is None and not in_file:
         return ""
     kept = [] if begin is None else [frame for frame in said.stack[begin:] if not _is_ours(frame.filename)]
@@ -95,7 +95,9 @@ def _said(error: BaseException) -> str:
 def raised(error: BaseException) -> str:
     """One sentence on an error that a user's code raised while gradlens ran it."""
     files = {str(module.__file__) for module in _imported.values()}
-    frame = next(f for f in reversed(traceback.extract_tb(error.__traceback__)) if f.filename in files)
+    frame = next((f for f in reversed(traceback.extract_tb(error.__traceback__)) if f.filename in files), None)
+    if frame is None:
+        return _said(error)
     return f"{os.path.relpath(frame.filename)}, line {frame.lineno}, raised {_said(error)}"
 
 

@@ -87,9 +87,8 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     stale: bool = False
     schedule: str = "1f1b"
     microbatches: int = Field(4, ge=1)
-    own: dict[
-        str, dict[str, Any]
-    ] = {}  # of a rule or network from the user's file: the file and its fingerprint, see training/user_references.py
+    # of a rule or network from the user's file: the file and its fingerprint, see training/user_references.py
+    own: dict[str, dict[str, Any]] = {}
 
     @field_validator(*CHOICES)
     @classmethod

@@ -52,7 +52,10 @@ def configs_of(methods: Sequence[str], given: dict[str, Any], place: RunContext)
     own_options, owner = file.pop("options", {}), file.pop("method", None)
     given = {**file, **given}
     if isinstance(given.get("split"), str):
-        given["split"] = [int(n) for n in parse_numbers("--split", given["split"])]
+        numbers = parse_numbers("--split", given["split"])
+        if not all(n.is_integer() for n in numbers):
+            raise InputError(f"--split {given['split']}: wanted whole numbers of blocks, as in --split 2,2")
+        given["split"] = [int(n) for n in numbers]
     if "precision" in given:
         given["precision"] = pick_precision(given["precision"], place.device)
     for method, option, _ in sets:

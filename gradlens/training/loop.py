@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -108,7 +109,9 @@ class Training(TrainState):
         flush_every = 1 if self.device.type == "cpu" else 20  # reading a loss waits for an accelerator
         pending: list[tuple[int, Outcome]] = []
         saved_at = time.monotonic()
-        with interruptible() as interrupted, forked(), stop_on_lost_rank(lambda: self.position.step, self._saved_note):
+        alone = self.world.is_single_process  # whatever is raised then is no lost rank's doing
+        lost_rank = nullcontext() if alone else stop_on_lost_rank(lambda: self.position.step, self._saved_note)
+        with interruptible() as interrupted, forked(), lost_rank:
             if self.position.step == 0 and not self.position.best:
                 self._evaluate(0, watch)
                 self._save()
@@ -143,9 +146,8 @@ class Training(TrainState):
                 if stop and self.position.step < self.total:
                     raise Stopped(f"interrupted after {self.position.step} of {self.total} updates; saved", INTERRUPTED)
             summary = self._finish(watch)
-            if self.world.any_stop_or_save(interrupted(), False)[
-                0
-            ]:  # in the last step or evaluation: this run is finished, but no other shall begin
+            stopped, _ = self.world.any_stop_or_save(interrupted(), False)
+            if stopped:  # in the last step or evaluation: this run is finished, but no other shall begin
                 raise Stopped("interrupted; this run was at its end and is finished", INTERRUPTED)
         return summary
 
@@ -215,7 +217,7 @@ class Training(TrainState):
         self._metric(self.test_name, epoch, loss, accuracy, watch)
         self._must_be_finite(f"{self.test_name} loss", loss, epoch, self.position.step)
         if self.config.evaluate_train:  # only looked at: a loss that is not finite here ends no run that would go on without it
-            self._metric(TRAIN_EVAL, epoch, *evaluate(self.pair, self.train, self.to_input, self.config, self.world), watch)
+            self._metric(TRAIN_EVAL, epoch, *evaluate(self.pair, self.labelled, self.to_input, self.config, self.world), watch)
 
     def _broadcast_buffers(self) -> None:
         """Rank 0's buffers (BatchNorm's running statistics) become everybody's, before they are read."""

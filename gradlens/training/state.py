@@ -40,6 +40,8 @@ class TrainState:
         self.base_lr = [group["lr"] for group in self.optimizer.param_groups]
         learned_from = data.everything if self.pair.method.unlabelled else data.train
         self.train, self.test, self.test_name = learned_from.to(device), data.test.to(device), data.test_name
+        some_unknown = self.pair.method.classifies and data.unlabelled is not None  # accuracy is of images whose label is known
+        self.labelled = data.train.to(device) if some_unknown else self.train
         self.to_input = input_of(config.normalize, data, device)
         self.per_epoch = batches_per_epoch(len(self.train), config.batch_size)
         self.total = config.epochs * self.per_epoch

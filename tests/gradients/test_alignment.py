@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from gradlens.gradients import alignment
 from gradlens.gradients.alignment import QUANTITIES, RECORDED, cosine, measure, moments
+from gradlens.runtime.errors import InputError
 
 ALL = tuple(QUANTITIES)
 FLOAT32 = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -323,3 +324,8 @@ def test_projection_and_relative_error_by_hand():
     assert found["projection"] == pytest.approx((2 * 3 + 2 * 4) / 25)
     assert found["relative_error"] == pytest.approx(math.sqrt(1 + 1 + 4) / 5)
     assert found["angle"] == pytest.approx(math.degrees(math.acos(14 / 15)))
+
+
+def test_an_unknown_quantity_is_named():
+    with pytest.raises(InputError, match="unknown quantity 'cosin'; known, nearest first: cosine"):
+        measure(torch.ones(2), torch.ones(2), ("cosin",))

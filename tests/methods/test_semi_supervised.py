@@ -168,6 +168,18 @@ def test_a_student_sees_all_images_and_is_scored_on_the_labelled(runs):
     assert state["method"] == {}  # the teacher is no part of it
 
 
+def test_training_images_without_a_label_are_not_counted_as_wrong(runs):
+    """--evaluate-train reads the images whose label is known: the others have none to be right about."""
+    config = runs["distil"].config.model_copy(update={"evaluate_train": True, "epochs": 1, "record_every": 0})
+    training = Training(config, load("digits", limit=200, limit_test=50, labels=0.1), CPU)
+    assert len(training.train) == 200
+    assert (training.labelled.labels >= 0).all()
+    assert len(training.labelled) < 40
+    seen = []
+    training.fit(lambda event, numbers: seen.append(numbers) if event == "metric" else None)
+    assert {m["split"] for m in seen} >= {"train-eval", "test"}
+
+
 def test_the_teacher_stays_as_it_is_and_is_in_eval_mode(runs):
     before = (runs["bp"].path / "checkpoint.pt").read_bytes()
     training = Training(runs["distil"].config, load("digits", limit=200, limit_test=50, labels=0.1), CPU)

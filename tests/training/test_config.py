@@ -15,6 +15,8 @@ from gradlens.models.spec import ACTIVATIONS
 from gradlens.models.zoo import MODELS
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.training.config import CHOICES, Config, make_config, read_config_file
+from gradlens.training.config_builder import configs_of
+from gradlens.training.context import RunContext
 
 
 def refused(**settings):
@@ -362,3 +364,9 @@ def test_a_rules_own_defaults_hold_where_nothing_is_said_and_only_there():
 def test_feedback_inside_blocks_does_not_go_with_compiled_ones():
     assert "fa" in refused(method="fa", compile=True)
     assert make_config(method="dgl", compile=True).compile
+
+
+@pytest.mark.parametrize("split", ["1.7,2", "nan", "inf,1"])
+def test_a_split_is_of_whole_blocks(split):
+    with pytest.raises(InputError, match="wanted whole numbers of blocks"):
+        configs_of(["dgl"], {"split": split, "parallel": "layers", "ranks": 2}, RunContext())

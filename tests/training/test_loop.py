@@ -548,3 +548,15 @@ def test_compiled_blocks_and_heads_train_as_eager_ones(backend, monkeypatch):
     assert runs[1].pair.model[0]._compiled_call_impl is not None
     for p, q in zip(runs[0].pair.model.parameters(), runs[1].pair.model.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)  # float32, operations fused in another order
+
+
+def test_an_error_of_a_single_process_is_nobody_elses(monkeypatch):
+    """Its words may be those of a lost rank: it stays what it is."""
+    t = Training(tiny(limit=64, label_noise=0.0), load_data("digits", limit=64), torch.device("cpu"))
+
+    def broken(step):
+        raise RuntimeError("Connection to my database failed")
+
+    monkeypatch.setattr(t, "_step", broken)
+    with pytest.raises(RuntimeError, match="database"):
+        t.fit()

@@ -219,6 +219,15 @@ def test_a_run_that_fails_by_itself_is_said_and_the_others_finish(program, tmp_p
     assert "the loss became" in err.splitlines()[-1]
 
 
+@pytest.mark.slow
+def test_when_every_run_fails_the_reasons_are_kept(program, tmp_path):
+    study, out = written(tmp_path, one_lr(2, "1e30", 'optimizer = "sgd"').replace('["bp", "dgl"]', '["bp"]')), tmp_path / "out"
+    status, _, err = program("sweep", study, "--out", out, "--jobs", "1")
+    assert status == 1
+    assert "1 of 1 runs failed" in err
+    assert "the loss became" in (out / "study.json").read_text()
+
+
 # ------------------------------------------------------------------------------------- what happens to workers and studies
 
 LONG = one_lr(60)  # long enough to be killed in its middle
