@@ -36,7 +36,7 @@ def _value(value: Any, rivals: Iterable[Any]) -> str:
 def run_labels(runs: Sequence[Run]) -> list[str]:
     """Each run's label, in the order of the runs: the method, and what tells its groups apart where there are several.
 
-    >>> labels([bp_seed_0, bp_seed_1, dgl_linear, dgl_mlp])  # doctest: +SKIP
+    >>> run_labels([bp_seed_0, bp_seed_1, dgl_linear, dgl_mlp])  # doctest: +SKIP
     ['bp', 'bp', 'dgl head=linear', 'dgl head=mlp']
     """
     keys = [run.config.model_dump_json(exclude={"seed"}) for run in runs]

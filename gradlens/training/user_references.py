@@ -27,9 +27,9 @@ TYPED: dict[str, dict[str, dict[str, Any]]] = {kind: {} for kind in KINDS}  # wh
 def reference_label(kind: str, path: Path, name: str) -> str:
     """What a user's own thing is called in run names and figures: file and name in lower case, without what says nothing.
 
-    >>> label("method", Path("rules/sign_bp.py"), "SignBP"), label("method", Path("mine.py"), "Rule")
+    >>> reference_label("method", Path("rules/sign_bp.py"), "SignBP"), reference_label("method", Path("mine.py"), "Rule")
     ('signbp', 'mine-rule')
-    >>> label("model", Path("net.py"), "build")
+    >>> reference_label("model", Path("net.py"), "build")
     'net'
     """
     stem, word = re.sub(r"[^0-9a-z_.-]", "-", path.stem.lower()), name.lower()
