@@ -46,7 +46,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=ROOT / "figures" / "full_size", help="folder of the csv files")
     args = parser.parse_args(argv)
     if args.minutes is not None and args.minutes <= 0:
-        parser.error(f"--minutes must be above 0, got {args.minutes:g}")
+        raise InputError(f"--minutes must be above 0, got {args.minutes:g}")
     return args
 
 
@@ -80,9 +80,8 @@ def _print(machine: Machine, picked: Sequence[Item]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the arguments say; the exit status: 0, 2 for what cannot be used, 130 when interrupted."""
-    args = _arguments(argv)
     try:
-        return _run(args)
+        return _run(_arguments(argv))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

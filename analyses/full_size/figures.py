@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from analyses.full_size.items import Item, at_width, items
 from analyses.full_size.readings import EPOCHS, of_family
 from analyses.full_size.results import Rows, read_rows, summary
 from gradlens.reporting.style import LOOK, Style, save_figure, styles
+from gradlens.runtime.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "figures" / "full_size"
@@ -269,13 +271,21 @@ def with_tables(page: str, found: Mapping[str, Family]) -> str:
     return page
 
 
-def main() -> None:
-    """Draw every family that has a csv file."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draw every family that has a csv file; the exit status: 2 where there is none, or one that cannot be read."""
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="python -m analyses.full_size.figures", description=__doc__, formatter_class=form)
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the csv files")
-    args = parser.parse_args()
-    for name, family in families(args.results).items():
+    args = parser.parse_args(argv)
+    try:
+        found = families(args.results)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if not found:
+        print(f"error: {args.results} holds no csv file of analyses.full_size: nothing to draw", file=sys.stderr)
+        return 2
+    for name, family in found.items():
         folder = args.results / name / "drawn"
         save_figure(learning(name, family), [p for p in points(family) if not p.layer], folder, "learning")
         if any(p.quantity == "cosine" for p in points(family)):
@@ -286,8 +296,9 @@ def main() -> None:
         print(f"wrote {folder}")
     if args.results == RESULTS:
         page = ROOT / "docs" / "full-size.md"
-        page.write_text(with_tables(page.read_text(), families(args.results)))
+        page.write_text(with_tables(page.read_text(), found))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

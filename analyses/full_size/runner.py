@@ -94,12 +94,13 @@ def chosen(items: Sequence[Item], wanted: Sequence[str]) -> list[Item]:
     """
     if not wanted:
         return list(items)
-    names = {item.part for item in items} | {item.name for item in items} | {item.family for item in items}
-    names |= {str(item.priority) for item in items}
+    named = [(item, {item.part, item.name, item.family, str(item.priority)}) for item in items]
+    for item, known in named:  # with --width, an item answers to its name at full width too
+        known |= {name.removesuffix(f"-w{item.config.width}") for name in (item.part, item.name, item.family)}
     for word in wanted:
-        if word not in names:
-            raise unknown("item", word, sorted(names))
-    return [i for i in items if {i.part, i.name, i.family, str(i.priority)} & set(wanted)]
+        if not any(word in known for _, known in named):
+            raise unknown("item", word, sorted(set().union(*(known for _, known in named))))
+    return [item for item, known in named if known & set(wanted)]
 
 
 def finished(item: Item, machine: Machine) -> bool:

@@ -52,14 +52,18 @@ def read_array_file(path: Path) -> Source:
     """
     from gradlens.data.split import Split
 
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file")
     try:
         with np.load(path, allow_pickle=False) as file:
             if missing := [key for key in KEYS if key not in file]:
                 raise InputError(f"{path} lacks the array{'s' * (len(missing) > 1)} {', '.join(missing)} (wanted: {', '.join(KEYS)})")
             arrays = {key: file[key] for key in KEYS}
             names = file["classes"].tolist() if "classes" in file else None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise InputError(f"{path} is not an .npz file that can be read: {error}") from error
+    except InputError:
+        raise
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:  # numpy's own advice would be to load it unsafely
+        raise InputError(f"{path} is not an .npz file of arrays that can be read (np.savez writes one)") from error
     halves = []
     for half in ("train", "test"):
         images = _images(arrays[f"{half}_images"], f"{path}: {half}_images")

@@ -159,7 +159,7 @@ def read(name: str, data_dir: Path | None = None, download: bool = False) -> Sou
         return data_set(name)
     if Path(name).is_dir():
         return image_folder(Path(name))
-    if name.endswith(".npz") and Path(name).is_file():
+    if name.endswith(".npz"):
         return read_array_file(Path(name))
     if "/" in name or Path(name).exists():
         raise InputError(f"{name} is no image folder: wanted a folder that holds train/<class>/ and test/<class>/, or an .npz file")

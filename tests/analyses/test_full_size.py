@@ -327,8 +327,24 @@ def test_the_list_is_printed(capsys, tmp_path, monkeypatch):
 
 
 def test_minutes_must_be_above_zero(capsys):
-    with pytest.raises(SystemExit, match="2"):
-        main(["--minutes", "0"])
+    assert main(["--minutes", "0"]) == 2
+    assert capsys.readouterr().err == "error: --minutes must be above 0, got 0\n"
+
+
+def test_items_of_another_width_answer_to_their_name():
+    narrow = [items.at_width(i, 8) for i in items.items()]
+    assert [i.name for i in runner.chosen(narrow, ["fast-bp-s0"])] == ["fast-bp-s0-w8"]
+    assert runner.chosen(narrow, ["iteration1-fast"]) == runner.chosen(narrow, ["iteration1-fast-w8"])
+
+
+def test_figures_of_nothing_and_of_a_foreign_file_are_refused(tmp_path, capsys):
+    assert figures.main(["--results", str(tmp_path / "nowhere")]) == 2
+    (tmp_path / "family").mkdir()
+    (tmp_path / "family" / "fast-bp-s0.csv").write_text("a,b,c\n1,2,3\n")
+    assert figures.main(["--results", str(tmp_path)]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert "nothing to draw" in first
+    assert "its columns begin a, b, c" in second
 
 
 # ---------------------------------------------------------------------------------------------------------- the data

@@ -50,7 +50,10 @@ def refuses(result, *words):
 # ------------------------------------------------------------------------------------------------------ entry points
 
 
-@pytest.mark.parametrize("program", [["-m", "gradlens"], [str(ROOT / "cli.py")]], ids=["python -m gradlens", "cli.py"])
+@pytest.mark.parametrize(
+    "program",
+    [pytest.param(["-m", "gradlens"], id="python -m gradlens"), pytest.param([str(ROOT / "cli.py")], id="cli.py", marks=pytest.mark.slow)],
+)
 def test_every_way_in_runs_the_same_program(program):
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, *program, "list", "quantities"], capture_output=True, text=True, env=env, check=True)
@@ -127,6 +130,7 @@ def test_compare_gradients_prints_one_table_draws_and_reuses(gradlens):
     assert "dgl" in again
 
 
+@pytest.mark.slow
 def test_seeds_give_intervals(gradlens):
     status, out, _ = gradlens("compare-gradients", "bp", "dgl", *TINY, "--seeds", "3")
     assert status == 0
@@ -381,6 +385,7 @@ def test_a_foreign_checkpoint_a_damaged_summary_and_options_that_are_none(gradle
     assert "options" in err
 
 
+@pytest.mark.slow
 def test_the_same_run_named_twice_is_compared_once(gradlens):
     status, _, _ = gradlens("compare-gradients", "bp", "bp", *TINY)
     assert status == 0

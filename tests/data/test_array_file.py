@@ -90,13 +90,13 @@ def test_what_is_wrong_is_named(tmp_path, changes, words):
 def test_a_file_that_is_none(tmp_path, content):
     path = tmp_path / "images.npz"
     path.write_bytes(content)
-    with pytest.raises(InputError, match="not an .npz file"):
+    with pytest.raises(InputError, match="not an .npz file of arrays"):
         read_array_file(path)
 
 
 def test_a_pickle_inside_is_not_run(tmp_path):
     path = saved(tmp_path, **arrays(classes=np.array([{"a": 1}, {"b": 2}], dtype=object)))
-    with pytest.raises(InputError, match="not an .npz file"):
+    with pytest.raises(InputError, match="not an .npz file of arrays"):
         read_array_file(path)
 
 
@@ -110,3 +110,9 @@ def test_a_folder_and_its_file_are_one_data_set(tmp_path):
     source = image_folder(tmp_path / "f")
     write_array_file(tmp_path / "f.npz", source)
     assert torch.equal(read_array_file(tmp_path / "f.npz")[0].images, source[0].images)
+
+
+@pytest.mark.parametrize("name", ["nothing.npz", "./nothing.npz"])
+def test_a_file_that_is_not_there_is_said_to_be_missing(name):
+    with pytest.raises(InputError, match=r"nothing\.npz: there is no such file"):
+        read(name)
