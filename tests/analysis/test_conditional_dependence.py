@@ -442,6 +442,7 @@ def test_mixtures_that_are_none_are_refused(make, said):
 # ------------------------------------------------------------------------------------------------------- the analysis
 
 
+@pytest.mark.slow
 def test_the_analysis_runs(tmp_path, capsys):
     size = predicting.Sizes(
         trials=2, d1=8, d2=6, pairs=200, labels=80, tested=100, ks=(2, 3, 4), few_classes=3, k=3,

@@ -433,6 +433,7 @@ def gradlens(program, monkeypatch, tmp_path):
     return program
 
 
+@pytest.mark.slow
 def test_the_command_prints_and_draws(gradlens, copied):
     paths = [copied(stem=5, method=method, seed=seed) for method in ("dgl", "bp") for seed in (0, 1)]
     status, out, err = gradlens("filters", *paths, "--out", "pics", "--threads", 1, "--quiet")

@@ -168,6 +168,7 @@ def test_a_run_is_probed_with_its_controls_and_nothing_else_of_it_changes(run):
     assert said["l2_grid"] == [0.1, 0.01]
 
 
+@pytest.mark.slow
 def test_what_is_stored_is_not_computed_again_unless_the_protocol_differs(run, monkeypatch):
     first = probe_run(run.path, RunContext(), QUICK)
     fitted, said = [], []
@@ -227,6 +228,7 @@ def test_two_runs_with_the_same_control_fit_it_once(run, monkeypatch):
     assert first["rows"] == second["rows"]
 
 
+@pytest.mark.slow
 def test_points_are_means_over_seeds_with_the_networks_own_answer(run, tmp_path):
     twin = train_run(run.config.model_copy(update={"seed": 1, "epochs": 4}), RunContext(out=tmp_path / "other"))
     names = next(load_snapshots(run, RunContext())).names
@@ -309,6 +311,7 @@ def test_activations_that_are_nan_are_named(run):
 # ------------------------------------------------------------------------------------------------------ the command
 
 
+@pytest.mark.slow
 def test_the_command_prints_stores_and_draws(run, tmp_path):
     shell = CliRunner()
     flags = [

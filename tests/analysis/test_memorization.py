@@ -379,6 +379,7 @@ def test_the_panels_show_every_block_the_control_and_the_network(copied):
 # ---------------------------------------------------------------------------------------------------- the command line
 
 
+@pytest.mark.slow
 def test_the_command_trains_compares_and_stores(gradlens, tmp_path):
     status, out, _ = gradlens("memorize", "bp", "dgl", *FLAGS, "--label-noise", 0.4, "--figures", "pictures")
     assert status == 0

@@ -347,6 +347,7 @@ def gradlens(program, monkeypatch, tmp_path):
     return program
 
 
+@pytest.mark.slow
 def test_the_command_prints_stores_and_draws(gradlens, copies, tmp_path):
     few = ("--images", 90, "--information-steps", 2, "--out", "f", "--quiet", "--device", "cpu")
     status, out, err = gradlens("representations", *copies[:3], *few)

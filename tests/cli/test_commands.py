@@ -60,6 +60,7 @@ def test_every_way_in_runs_the_same_program(program):
     assert "norm_ratio" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_installed_command_is_the_same_program():
     command = shutil.which("gradlens", path=str(Path(sys.executable).parent))
     if command is None:
@@ -145,12 +146,14 @@ def test_resume_with_seeds_goes_on_with_those_there_are_and_begins_the_rest(grad
     assert len(list(Path("runs").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_lr_grid_picks_on_held_out_training_images(gradlens):
     status, out, _ = gradlens("compare-gradients", "bp", *WHOLE, "--lr-grid", "1e-9,1e-3")
     assert status == 0
     assert "bp: lr 0.001 of 1e-09, 0.001" in out
 
 
+@pytest.mark.slow
 def test_a_methods_own_option_goes_to_that_method(gradlens):
     status, _, _ = gradlens("compare-gradients", "bp", "dgl", *TINY, "--set", "dgl.lr=0.01", "--set", "head=linear")
     assert status == 0
@@ -393,6 +396,7 @@ def test_the_same_run_named_twice_is_compared_once(gradlens):
     assert gradlens("compare-gradients", run, "bp", *TINY)[0] == 0
 
 
+@pytest.mark.slow
 def test_images_that_changed_since_a_run_are_noticed(gradlens):
     root = Path("pictures")
     for half in ("train", "test"):
@@ -420,6 +424,7 @@ def test_an_output_folder_that_cannot_be_written(gradlens):
     assert "cannot write" in err
 
 
+@pytest.mark.slow
 def test_the_folder_of_figures_among_runs_is_no_mistake(gradlens):
     gradlens("compare-gradients", "bp", "dgl", *TINY)
     found = sorted(Path("runs").iterdir())

@@ -416,6 +416,7 @@ def run(tmp_path_factory):
     return shelf.copied(shelf.trained(make_config(method="context-encoder", **settings)), tmp_path_factory.mktemp("runs"))
 
 
+@pytest.mark.slow
 def test_a_short_training_beats_the_mean_patch(run):
     before = {file: file.read_bytes() for file in run.path.rglob("*") if file.is_file()}
     result = inpainting.inpaint_run(run.path, RunContext(), 6)

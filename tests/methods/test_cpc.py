@@ -377,6 +377,7 @@ def accuracy(train, test, data):
     return fit_logistic_regression(standard(train), data.train.labels, 0.01, 6).accuracy(standard(test), data.test.labels)
 
 
+@pytest.mark.slow
 def test_predictive_features_of_sequences_beat_raw_samples_and_an_untrained_network():
     data = load_data("sequences", limit=1500)
     settings = {"data": "sequences", "model": "mlp", "depth": 2, "width": 48, "batch_size": 64, "lr": 3e-3, "record_every": 0, "epochs": 4}

@@ -176,6 +176,7 @@ def test_a_tanh_net_that_starts_at_zero_learns_where_backprops_does_not():
     assert ends["bp"] > 1.7  # six labels of ten: the last bias alone can reach log 6
 
 
+@pytest.mark.slow
 def test_a_linear_net_from_zero_reaches_zero_cost_and_its_signal_points_downhill_all_the_way():
     c = linear_net(7, 200, 10)
     with torch.no_grad():

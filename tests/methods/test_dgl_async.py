@@ -388,6 +388,7 @@ def test_buffers_of_another_network_are_refused():
         load_weights(fresh(c), state, "there")
 
 
+@pytest.mark.slow
 def test_memory_is_flat_over_a_thousand_rounds():
     c = case("mlp", torch.float32)
     method = fresh(c, buffer=4, slowed=2, slowdown=1.5)

@@ -49,6 +49,7 @@ def test_a_module_that_two_units_of_loco_share_gets_the_sum_of_both():
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LOCAL)) for name in UNLABELLED])
+@pytest.mark.slow
 def test_a_run_records_truth_chance_noise_and_descent(name, tmp_path):
     changes = {"width": 4, "limit": 64, "limit_test": 20, "batch_size": 16, "epochs": 1, "record_every": 2, "diagnose_every": 1, "lr": 1e-5}
     run = train_run(make_config(**{**changes, **needed(name), "method": name}), RunContext(out=tmp_path))

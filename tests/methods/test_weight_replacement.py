@@ -636,6 +636,7 @@ def test_the_difference_of_b_and_w_shrinks_by_exactly_the_decay_factor_each_step
         assert not torch.equal(w, old)
 
 
+@pytest.mark.slow
 def test_b_comes_into_line_with_the_weights():
     c = case("mlp", images=40)
     config = make_config(method="kp", weight_decay=0.1)

@@ -77,6 +77,7 @@ def test_what_cannot_be_drawn_is_said_and_the_rest_is_drawn(measured, tmp_path):
     assert "separability_by_depth" in {path.stem for path in drawn}
 
 
+@pytest.mark.slow
 def test_the_command_names_both(measured, program, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")

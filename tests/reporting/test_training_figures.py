@@ -305,6 +305,7 @@ def test_saving_twice_gives_the_same_bytes(table, tmp_path):
     assert next(csv.reader(io.StringIO(first[2].read_text()))) == list(LayerPoint._fields)
 
 
+@pytest.mark.slow
 def test_long_noisy_lines_still_give_small_files(tmp_path):
     """Four methods, eight layers, 400 steps with bands: the svg's lines become pixels, its text stays."""
     noise = [math.sin(i * i) for i in range(400)]

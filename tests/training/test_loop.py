@@ -386,6 +386,7 @@ def test_the_untrained_loss_is_that_of_guessing(seed, method):
 
 
 @pytest.mark.parametrize("method", ["bp", "dgl"])
+@pytest.mark.slow
 def test_512_images_are_learned_by_heart_within_200_updates(method, tmp_path):
     config = make_config(method=method, width=8, limit=512, batch_size=128, epochs=30, lr=5e-3, record_every=0)
     run = train_run(config, RunContext(out=tmp_path))
@@ -532,6 +533,7 @@ WITH_GPP = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=[pytest.mark.slow, WITH_GPP])])
+@pytest.mark.slow
 def test_compiled_blocks_and_heads_train_as_eager_ones(backend, monkeypatch):
     plain = torch.nn.Module.compile
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: plain(self, backend=backend))

@@ -58,6 +58,7 @@ def test_own_numbers_are_those_of_heads_synthesisers_and_feedback():
     assert count("dfa", shared=True) == (0, 10 * 128 * 16 * 16)
 
 
+@pytest.mark.slow
 def test_costs_are_relative_to_backprops_in_the_same_run():
     bp, dfa = cards(torch.device("cpu"), methods=("bp", "dfa"), rounds=1)
     assert (bp.method, dfa.method) == ("bp", "dfa")

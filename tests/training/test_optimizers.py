@@ -159,6 +159,7 @@ def test_an_optimiser_that_was_saved_goes_on_in_bits(name, tmp_path):
     assert all(torch.equal(whole[n], resumed[n]) for n in SHAPES)
 
 
+@pytest.mark.slow
 def test_a_training_with_lars_learns_and_goes_on_in_bits():
     config = make_config(
         method="dgl", width=4, limit=192, batch_size=16, epochs=8, record_every=0, optimizer="lars", lr=1.0, momentum=0.9,

@@ -363,6 +363,7 @@ def short_rounds(monkeypatch):
     monkeypatch.setattr("gradlens.training.parallel.block_costs.SHORTEST", 0.0)
 
 
+@pytest.mark.slow
 def test_the_command_measures_simulates_and_draws(program, tmp_path, short_rounds):
     status, out, err = program(
         "timeline", "bp", "dgl", "--workers", 8, "--model", "mlp", "--width", 8, "--batch-size", 16, "--batches", 4, "--rounds", 1,

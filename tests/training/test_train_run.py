@@ -211,6 +211,7 @@ def test_data_are_loaded_once_for_all_methods(monkeypatch, other_data):
 # ------------------------------------------------------------------------------------------------------- learning rates
 
 
+@pytest.mark.slow
 def test_the_learning_rate_with_the_highest_validation_accuracy_is_chosen(tmp_path):
     place = RunContext(out=tmp_path)
     config = tiny(epochs=6, width=8, limit=300)
@@ -277,6 +278,7 @@ def rows(run_rows):
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.slow
 def test_measuring_snapshots_gives_the_rows_recorded_in_training(method, tmp_path):
     run = train_run(tiny(method, keep_checkpoints=3, augment=True, epochs=3), RunContext(out=tmp_path))
     before = contents(run.path)

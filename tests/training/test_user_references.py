@@ -107,6 +107,7 @@ class Half(Method):
 """
 
 
+@pytest.mark.slow
 def test_a_run_of_an_own_rule_is_read_without_its_file_and_goes_on_only_with_it(program):
     written("half.py", RULE)
     flags = ["--model", "mlp", "--width", "8", "--limit", "64", "--batch-size", "16", "--epochs", "2", "--quiet", "--run-name", "r"]
@@ -456,6 +457,7 @@ def test_a_skip_inside_a_residual_block_is_named_with_its_block():
 # --------------------------------------------------------------------------------------------------------------- torchvision
 
 
+@pytest.mark.slow
 def test_resnet18_of_torchvision_has_its_stem_its_residual_blocks_and_its_top():
     model = build("resnet18", ModelSpec((3, 16, 16), 7))  # the shipped one keeps its name
     config = make_config(model="torchvision:resnet18", epochs=0, limit=32, batch_size=16)
@@ -807,6 +809,7 @@ def test_check_says_what_fails_and_exits_with_one(program):
     assert "10 checks pass, 1 fails" in out
 
 
+@pytest.mark.slow
 def test_check_takes_shipped_rules_and_their_options(program):
     status, out, _ = program("check", "dgl", "--set", "head=linear", "--quiet")
     assert status == 0
