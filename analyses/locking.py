@@ -27,13 +27,13 @@ from typing import Any, NamedTuple
 import torch
 
 from analyses.study import HERE, REFUTED, SUPPORTED, arguments, publish
+from gradlens.methods import DEFAULT_SIMULATION
 from gradlens.reporting.style import save_figure
 from gradlens.reporting.timeline import gantt, over_workers
 from gradlens.runtime.csv_tables import read_csv, write_csv
 from gradlens.training.config import Config, make_config
 from gradlens.training.cost.pipeline_schedules import Schedule, schedules
 from gradlens.training.cost.simulation import (
-    DEFAULT_METHODS,
     CostRow,
     Link,
     Measured,
@@ -77,12 +77,12 @@ def costs(args: Namespace, rounds: int) -> dict[str, list[Measured]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = read_csv(path, CostRow) if path.exists() else []
     for model in MODELS:
-        for method in DEFAULT_METHODS:
+        for method in DEFAULT_SIMULATION:
             if (method, model) not in {(row.method, row.model) for row in rows}:
                 print(f"measuring {method} on {model}", flush=True)
                 rows += measure_costs(config(method, model), SHAPE, CLASSES, torch.device("cpu"), rounds).rows
                 write_csv(path, rows)
-    return {model: [costs_from_rows(config(method, model), SHAPE, CLASSES, rows) for method in DEFAULT_METHODS] for model in MODELS}
+    return {model: [costs_from_rows(config(method, model), SHAPE, CLASSES, rows) for method in DEFAULT_SIMULATION] for model in MODELS}
 
 
 def bench(model: str, methods: Sequence[str], stale: bool, rounds: int, path: Path) -> None:

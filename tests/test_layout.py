@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from gradlens.data.datasets import DATASETS
+from gradlens.methods import METHODS
+
 PACKAGE = Path(__file__).resolve().parents[1] / "gradlens"
 ROOMS = ("runtime", "data", "models", "gradients", "methods", "training", "analysis", "reporting", "cli")
 LONGEST = 400  # lines of a module
@@ -109,6 +112,43 @@ def test_a_room_says_what_lives_in_it_and_holds_nothing_else(path):
     assert ast.get_docstring(tree)
     if path.parent.name != "methods":  # whose __init__ is the registry
         assert len(tree.body) == 1
+
+
+# ------------------------------------------------------------------------------------------ who names rules and data sets
+
+
+def texts(tree):
+    """The strings of a module that are no docstrings, with their lines."""
+    bodies = (node.body for node in ast.walk(tree) if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef))
+    docstrings = {id(body[0].value) for body in bodies if body and isinstance(body[0], ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            yield node.lineno, node.value
+
+
+def naming(words, own_room):
+    """Where a string outside a room is one of some names, or several of them; sentences may hold one, as help and advice do."""
+    found = set()
+    for module, tree in MODULES.items():
+        if module.startswith(f"gradlens.{own_room}") or "Written by " in (ast.get_docstring(tree) or ""):  # from the registries
+            continue
+        found |= {(module, text) for _, text in texts(tree) if text.strip() and set(re.split(r"[\s,]+", text.strip(" ,"))) <= words}
+    return found
+
+
+def test_the_search_for_names_sees_strings_and_no_docstrings():
+    tree = ast.parse('"""dgl"""\ndef f(rule="bp"):\n    "dni"\n    return rule == "dgl" or f"{rule} greedy"')
+    assert [text for _, text in texts(tree)] == ["bp", "dgl", " greedy"]
+
+
+def test_no_rule_is_named_outside_its_room():
+    """What is peculiar to a rule is an attribute of its class; what commands compare stands beside the registry."""
+    assert naming(set(METHODS), "methods") == set()
+
+
+def test_no_data_set_is_named_outside_its_room():
+    cards = {("gradlens.training.cost.method_cards", "cifar10")}  # the documents' images, on whose sizes every rule's card is measured
+    assert naming(set(DATASETS), "data") == cards
 
 
 # ------------------------------------------------------------------------------------------------ what docstrings refer to

@@ -8,8 +8,6 @@ from functools import cached_property
 from statistics import median
 from typing import NamedTuple
 
-from gradlens.data.datasets import SHAPES
-from gradlens.methods import METHODS
 from gradlens.runtime.errors import InputError
 from gradlens.training.context import RunContext
 from gradlens.training.metrics import TRAIN, TRAIN_EVAL
@@ -90,20 +88,18 @@ class RunView:
     @property
     def synthetic(self) -> bool:
         """Whether blocks are told what synthesisers say."""
-        return "synth_explained_variance" in METHODS[self.run.config.method].method_quantities
+        return "synth_explained_variance" in self.run.config.rule.method_quantities
 
     @property
     def depends_on(self) -> frozenset[str]:
         """What the rule's blocks hear."""
-        return METHODS[self.run.config.method].depends_on
+        return self.run.config.rule.depends_on
 
     @cached_property
     def classes(self) -> int:
-        """Number of classes: known of named data sets, elsewhere the width of the network's answer."""
-        if self.run.config.data in SHAPES:
-            return SHAPES[self.run.config.data][1]
+        """Number of classes of the run's data."""
         try:
-            return len([w for w in self.run.checkpoint()["model"].values() if w.ndim == 2][-1])
+            return self.run.num_classes
         except (InputError, IndexError) as error:
             raise MissingEvidence("the number of classes is not known without a checkpoint") from error
 

@@ -7,7 +7,6 @@ from statistics import fmean, median
 
 from gradlens.analysis.doctor_evidence import LAST_STEPS, WATCH, WRONG, MissingEvidence, RunView, Symptom, graded, step_range, values
 from gradlens.gradients.layer_names import is_norm
-from gradlens.methods import METHODS
 from gradlens.methods.feedback.weight_replacement import Switched
 from gradlens.methods.local.windows import LocalLosses
 
@@ -28,7 +27,7 @@ STARVED_SHARE = 0.5  # of the recorded rounds in which a unit had a turn
 
 def dead_head(seen: RunView) -> list[Symptom] | None:
     """Every local loss has fallen, and where it is the plain loss of a classifier, below that of guessing."""
-    rule = METHODS[seen.run.config.method]
+    rule = seen.run.config.rule
     if not issubclass(rule, LocalLosses) or seen.untrained or seen.run.config.label_noise:  # random labels are learned late
         return None
     seen.need_gradients()
@@ -50,14 +49,13 @@ def silent(seen: RunView) -> list[Symptom] | None:
     if seen.untrained:
         return None
     seen.need_gradients()
-    method = seen.run.config.method
     found = []
     for layer, series in seen.of("weight", "norm").items():
         # a stage of greedy and a turn of dgl-async come to a block at some steps only: one of them must be there
-        end = series if method == "greedy" or "replay_buffer" in seen.depends_on else seen.late(series)
+        end = series if seen.run.config.rule.in_stages or "replay_buffer" in seen.depends_on else seen.late(series)
         if is_norm(layer) or any(v != 0 for _, v in end):
             continue
-        if method == "shallow" and layer.partition(".")[0] != seen.blocks[-1]:
+        if seen.run.config.rule.top_only and layer.partition(".")[0] != seen.blocks[-1]:
             continue  # that is the rule
         text = f"the gradient {layer} was told is exactly zero at every one of {len(end)} recorded steps, {end[0][0]} to {end[-1][0]}"
         found.append(Symptom(WRONG, layer, end[-1][0], 0, 0, text))
@@ -94,7 +92,7 @@ def out_of_scale(seen: RunView) -> list[Symptom] | None:
 
 def feedback_drift(seen: RunView) -> list[Symptom] | None:
     """Feedback keeps its size relative to the weights it stands for."""
-    if not issubclass(METHODS[seen.run.config.method], Switched):
+    if not issubclass(seen.run.config.rule, Switched):
         return None
     seen.need_gradients()
     kind, of = ("feedback_jacobian", "the mean Jacobian") if "output_error" in seen.depends_on else ("feedback_transpose", "the weights")
@@ -144,7 +142,7 @@ def exploding(seen: RunView) -> list[Symptom] | None:
 
 def stale_replay(seen: RunView) -> list[Symptom] | None:
     """Units that read buffers get batches that are not long out of date, and have their turn often."""
-    if "staleness" not in METHODS[seen.run.config.method].method_quantities or seen.untrained:
+    if "staleness" not in seen.run.config.rule.method_quantities or seen.untrained:
         return None
     seen.need_gradients()
     size, rounds = seen.run.config.options["buffer"], len({row.step for row in seen.run.gradients})

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gradlens.data.split import Split
 from gradlens.data.transforms import input_of
+from gradlens.methods import METHODS, SHIPPED
 from gradlens.methods.self_supervised.context_encoder import ContextEncoder
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.progress import Progress, no_progress
@@ -24,6 +25,7 @@ from gradlens.training.run_directory import Run, load_run, plain, save_result
 from gradlens.training.run_groups import group_runs
 
 NAME = "inpainting"
+INPAINTING = " and ".join(name for name in SHIPPED if issubclass(METHODS[name], ContextEncoder))
 SHOWN = -(1 << 40)  # the "step" that names the masks of the pictures
 ToInput = Callable[[Tensor], Tensor]
 
@@ -68,7 +70,7 @@ def must_inpaint(method: object) -> ContextEncoder:
 
     """
     if not isinstance(method, ContextEncoder):
-        raise InputError("only runs of context-encoder and context-encoder-local say what is in a dropped region")
+        raise InputError(f"only runs of {INPAINTING} say what is in a dropped region")
     return method
 
 
@@ -118,8 +120,8 @@ def check_inpainting_runs(paths: Sequence[Path], images: int, place: RunContext)
     runs = [load_run(path) for path in paths]
     group_runs(runs)  # the same run twice is found here
     for run in runs:
-        if not run.config.method.startswith("context-encoder"):
-            raise InputError(f"{run.path}: {run.config.method} drops no pixels; context-encoder and context-encoder-local do")
+        if not issubclass(run.config.rule, ContextEncoder):
+            raise InputError(f"{run.path}: {run.config.method} drops no pixels; {INPAINTING} do")
         run.checkpoint()
         data = load_data(run.config, place)
         run.require_data(data)

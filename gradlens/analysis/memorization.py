@@ -16,8 +16,8 @@ from torch import Tensor
 
 from gradlens.analysis.activations import FrozenModel, collect_activations, load_snapshots
 from gradlens.analysis.logistic_regression import Standard, fit_logistic_regression
-from gradlens.data.split import Data, Split, label_hash
-from gradlens.methods import METHODS
+from gradlens.data.split import Data, Split
+from gradlens.methods import DEFAULT_COMPARISON
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.progress import Progress, no_progress
 from gradlens.training.build import build_model_and_method
@@ -29,7 +29,7 @@ from gradlens.training.run_directory import Run, load_result, save_result
 from gradlens.training.step import evaluate
 
 NAME = "memorization"  # of the file in the run directory
-DEFAULT_METHODS = ("bp", "dgl")
+DEFAULT_METHODS = DEFAULT_COMPARISON[:2]  # backpropagation and a local rule
 NOISE = 1.0  # where the user says nothing
 HALF, MOST = 0.5, 0.9  # training accuracies whose epoch is told
 
@@ -98,7 +98,7 @@ def must_be_memorizable(config: Config, place: RunContext) -> None:
         InputError: a rule without labels, one class only, or fewer training images than classes.
 
     """
-    if not METHODS[config.method].classifies:
+    if not config.rule.classifies:
         raise InputError(f"memorize asks how labels are learned by heart, and {config.method} reads none")
     data = load_data(config, place)
     if len(data.classes) < 2:
@@ -209,8 +209,7 @@ def memorized(run: Run, place: RunContext, progress: Progress = no_progress) -> 
     if stored is not None and stored.get("protocol") == protocol and stored.get("curve") == [list(point) for point in curve]:
         return stored  # the curve too: a run that was trained anew keeps its files
     data = load_data(run.config, place)
-    if run.info.get("data_fingerprint") != data.fingerprint() or run.info.get("label_hash") != label_hash(data.train):
-        raise InputError(f"the data {run.config.data!r} are not the ones {run.path} was trained on")
+    run.require_data(data)
     held = next(m.split for m in run.metrics if m.split not in (TRAIN, TRAIN_EVAL))
     own, network = method_parameters(run, data)
     found: dict[str, Any] = {

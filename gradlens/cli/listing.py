@@ -61,18 +61,12 @@ def _models() -> list[tuple[str, ...]]:
 
 
 def _data() -> list[tuple[str, ...]]:
+    from gradlens.data.datasets import DATASETS
+
     return [
         ("data", "what"),
-        ("digits", "8x8 grey digits shipped with scikit-learn: 1,433 for training, 364 for test"),
-        ("hierarchical", "27x27 grey digits drawn level by level, with noise and distractors: 5,000 for training, 1,000 for test"),
-        ("sequences", "noisy sawteeth of random phase, 1x1x128, 6 classes of dynamics, generated: 4,000 for training, 1,000 for test"),
-        ("cifar10", "32x32 colour, 10 classes, 50,000 + 10,000 (torchvision)"),
-        ("cifar100", "32x32 colour, 100 classes, 50,000 + 10,000 (torchvision)"),
-        ("mnist", "28x28 grey digits, 60,000 + 10,000 (torchvision)"),
-        ("fashion-mnist", "28x28 grey clothes, 10 classes, 60,000 + 10,000 (torchvision)"),
-        ("svhn", "32x32 colour house numbers, 10 classes, 73,257 + 26,032 (torchvision)"),
-        ("stl10", "96x96 colour, 10 classes, 5,000 + 8,000, and 100,000 without a label (torchvision)"),
-        ("PATH", "a folder with train/<class>/ and test/<class>/, images of one size"),
+        *((name, entry.sentence) for name, entry in DATASETS.items()),
+        ("PATH", "a folder with train/<class>/ and test/<class>/, images of one size, or an .npz file of arrays"),
         ("FILE.py:build", "your own: a function that gives images and labels (docs/your-own.md)"),
     ]
 

@@ -32,6 +32,7 @@ def timeline(
 ) -> None:
     """Measure what each block costs and simulate the rules on several workers: who waits for whom, speed-up, memory."""
     from gradlens.cli.progress import Display
+    from gradlens.methods import DEFAULT_SIMULATION
     from gradlens.reporting import console
     from gradlens.reporting import timeline as timeline_pictures
     from gradlens.reporting.style import save_figure
@@ -47,7 +48,7 @@ def timeline(
     if not link > 0:
         raise InputError(f"--link: must be above 0 GB/s, got {link:g}")
     wire = simulation.Link(link * 1e9, latency * 1e-6)
-    configs = [config for (config,) in configs_of(methods or simulation.DEFAULT_METHODS, given, place)]
+    configs = [config for (config,) in configs_of(methods or DEFAULT_SIMULATION, given, place)]
     if micro_batches > configs[0].batch_size:
         raise InputError(f"--micro-batches {micro_batches}: a batch has {configs[0].batch_size} images")
     must_be_writable(out)

@@ -107,12 +107,13 @@ def compare_gradients(
 ) -> None:
     """Train methods (or read runs) and print, layer by layer, how far each one's gradient is from the true one."""
     from gradlens.cli.progress import Display
+    from gradlens.methods import DEFAULT_COMPARISON
     from gradlens.reporting import console
     from gradlens.training.config_builder import configs_of, methods_and_runs, parse_numbers
     from gradlens.training.context import make_run_context
     from gradlens.training.run_directory import load_run
     from gradlens.training.run_files import must_be_writable
-    from gradlens.training.runs.train_run import DEFAULT_COMPARISON, train_or_reuse
+    from gradlens.training.runs.train_run import train_or_reuse
 
     quiet, place = given.pop("quiet", False), make_run_context(given)
     if place.name:
@@ -194,7 +195,7 @@ def check(
     quiet, name = given.pop("quiet", False), known_as("method", method)
     taught = {"teacher": "a function"} if name in METHODS and METHODS[name].has_teacher else {}
     ((config,),) = configs_of([method], {**given, **taught}, RunContext())
-    rule = METHODS[config.method]
+    rule = config.rule
     with Display(quiet) as display:
         findings = list(method_checks.run_method_checks(rule, rule.Options(**config.options), display.count("check")))
     typer.echo(f"{rule.__name__} on {', '.join(trial.NETWORKS)}, float64:")
@@ -266,13 +267,13 @@ def bench(
     Under torchrun: what several ranks gain over one process.
     """
     from gradlens.cli.progress import Display
+    from gradlens.methods import DEFAULT_COMPARISON
     from gradlens.reporting import console
     from gradlens.reporting.benchmarks import bench_table
     from gradlens.training.config_builder import configs_of
     from gradlens.training.context import make_run_context, shape_and_classes
     from gradlens.training.cost.step_benchmark import bench as measure_cost
     from gradlens.training.run_files import must_be_writable, write
-    from gradlens.training.runs.train_run import DEFAULT_COMPARISON
 
     quiet, precision, place = given.pop("quiet", False), given.pop("precision", "fp32"), make_run_context(given)
     if json_file:

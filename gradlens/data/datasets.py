@@ -1,10 +1,12 @@
-"""Image data sets as uint8 tensors in memory. A data set is one function and one line in ``DATASETS``."""
+"""Image data sets as uint8 tensors in memory. A data set is one function and one entry of ``DATASETS``; no other module names one."""
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +19,7 @@ from gradlens.data.split import Data, Source, Split
 from gradlens.data.subsets import choose
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.rng import generator
-from gradlens.runtime.user_code import is_reference
+from gradlens.runtime.user_code import file_and_name, fingerprint, is_reference
 
 DATA_DIR = Path("~/.cache/gradlens").expanduser()
 
@@ -111,30 +113,62 @@ def sequences(root: Path, download: bool) -> Source:
     return Split(x[:train], labels[:train]), Split(x[train:], labels[train:]), names
 
 
-DATASETS: dict[str, Callable[[Path, bool], Source]] = {
-    "digits": digits,
-    "hierarchical": hierarchical,
-    "sequences": sequences,
-    "cifar10": _torchvision("CIFAR10", train={"train": True}, test={"train": False}),
-    "cifar100": _torchvision("CIFAR100", train={"train": True}, test={"train": False}),
-    "mnist": _torchvision("MNIST", train={"train": True}, test={"train": False}),
-    "fashion-mnist": _torchvision("FashionMNIST", train={"train": True}, test={"train": False}),
-    "svhn": _torchvision("SVHN", train={"split": "train"}, test={"split": "test"}),
-    "stl10": stl10,
-}
+class DataSet(NamedTuple):
+    """A data set that has a name: how it is read, and what is known of it without its files."""
+
+    load: Callable[[Path, bool], Source]  # (folder of its files, whether to download them) -> train, test, class names
+    shape: tuple[int, int, int]  # (C, H, W) of an image
+    classes: int
+    sentence: str  # what `gradlens list data` says of it
 
 
-SHAPES: dict[str, tuple[tuple[int, int, int], int]] = {  # (C, H, W) and classes, known without the files
-    "digits": ((1, 8, 8), 10),
-    "hierarchical": ((1, 27, 27), 10),
-    "sequences": ((1, 1, LENGTH), 2 * len(PERIODS)),
-    "cifar10": ((3, 32, 32), 10),
-    "cifar100": ((3, 32, 32), 100),
-    "mnist": ((1, 28, 28), 10),
-    "fashion-mnist": ((1, 28, 28), 10),
-    "svhn": ((3, 32, 32), 10),
-    "stl10": ((3, 96, 96), 10),
+DATASETS: dict[str, DataSet] = {
+    "digits": DataSet(digits, (1, 8, 8), 10, "8x8 grey digits shipped with scikit-learn: 1,433 for training, 364 for test"),
+    "hierarchical": DataSet(
+        hierarchical,
+        (1, 27, 27),
+        10,
+        "27x27 grey digits drawn level by level, with noise and distractors: 5,000 for training, 1,000 for test",
+    ),
+    "sequences": DataSet(
+        sequences,
+        (1, 1, LENGTH),
+        2 * len(PERIODS),
+        "noisy sawteeth of random phase, 1x1x128, 6 classes of dynamics, generated: 4,000 for training, 1,000 for test",
+    ),
+    "cifar10": DataSet(
+        _torchvision("CIFAR10", train={"train": True}, test={"train": False}),
+        (3, 32, 32),
+        10,
+        "32x32 colour, 10 classes, 50,000 + 10,000 (torchvision)",
+    ),
+    "cifar100": DataSet(
+        _torchvision("CIFAR100", train={"train": True}, test={"train": False}),
+        (3, 32, 32),
+        100,
+        "32x32 colour, 100 classes, 50,000 + 10,000 (torchvision)",
+    ),
+    "mnist": DataSet(
+        _torchvision("MNIST", train={"train": True}, test={"train": False}),
+        (1, 28, 28),
+        10,
+        "28x28 grey digits, 60,000 + 10,000 (torchvision)",
+    ),
+    "fashion-mnist": DataSet(
+        _torchvision("FashionMNIST", train={"train": True}, test={"train": False}),
+        (1, 28, 28),
+        10,
+        "28x28 grey clothes, 10 classes, 60,000 + 10,000 (torchvision)",
+    ),
+    "svhn": DataSet(
+        _torchvision("SVHN", train={"split": "train"}, test={"split": "test"}),
+        (3, 32, 32),
+        10,
+        "32x32 colour house numbers, 10 classes, 73,257 + 26,032 (torchvision)",
+    ),
+    "stl10": DataSet(stl10, (3, 96, 96), 10, "96x96 colour, 10 classes, 5,000 + 8,000, and 100,000 without a label (torchvision)"),
 }
+DEFAULT = "digits"  # what is trained on where nothing is said: there without a download
 
 
 # ------------------------------------------------------------------------------------------------------ reading by name
@@ -154,7 +188,7 @@ def read(name: str, data_dir: Path | None = None, download: bool = False) -> Sou
 
     """
     if name in DATASETS:
-        return DATASETS[name](data_dir or DATA_DIR, download)
+        return DATASETS[name].load(data_dir or DATA_DIR, download)
     if is_reference(name):
         return data_set(name)
     if Path(name).is_dir():
@@ -164,6 +198,26 @@ def read(name: str, data_dir: Path | None = None, download: bool = False) -> Sou
     if "/" in name or Path(name).exists():
         raise InputError(f"{name} is no image folder: wanted a folder that holds train/<class>/ and test/<class>/, or an .npz file")
     raise unknown("data set", name, DATASETS)
+
+
+def files_stamp(name: str) -> str:
+    """What can be known of a data set's files without reading them; it differs where :func:`read` may give other images than before.
+
+    Of a folder the paths, sizes and times of its files, of an ``.npz`` file its size and time, of ``FILE.py:build`` the file's contents
+    (what it reads is not seen); of a named set, whose files do not change, nothing.
+    """
+    if name in DATASETS:
+        return ""
+    if is_reference(name):
+        return fingerprint(file_and_name("data", name)[0])
+    digest = hashlib.sha256()
+    folders = os.walk(name, followlinks=True) if Path(name).is_dir() else [("", (), [name])]
+    for folder, _, files in sorted(folders):
+        for file in sorted(files):
+            path = Path(folder, file)
+            said = path.stat() if path.exists() else None
+            digest.update(f"{path!r} {said and (said.st_size, said.st_mtime_ns)}\n".encode())
+    return digest.hexdigest()
 
 
 def load(name: str, *, data_dir: Path | None = None, download: bool = False, **choice: Any) -> Data:

@@ -130,6 +130,8 @@ class Method(nn.Module):
     has_teacher: ClassVar[bool] = False  # True: learns from the answers of a trained network, `NetworkInfo.teacher`
     pipelined: ClassVar[bool] = False  # True: plain backprop, which torch's pipeline schedules compute where blocks are spread over ranks
     least_batch: ClassVar[int] = 1  # images a batch must have for the objective to mean anything
+    in_stages: ClassVar[bool] = False  # True: a block is trained in its stage only, the others lie still
+    top_only: ClassVar[bool] = False  # True: the blocks below the top are never updated
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Refuse a rule that overrides methods by their names of version 0.1.0, which nothing would call."""

@@ -55,3 +55,8 @@ METHODS: dict[str, type[Method]] = {  # a new rule goes to the end: its place gi
     "distil": Distil,
 }
 SHIPPED = tuple(METHODS)  # the rules of this package; METHODS also gets those of users' files
+
+BASELINE = "bp"  # the rule that uses the true gradient: accuracies and costs are told beside its
+DEFAULT_COMPARISON = ("bp", "dgl", "dni", "cdni")  # what commands compare where no method is named
+DEFAULT_SIMULATION = ("bp", "dgl", "dgl-async", "dni", "dni-unlocked", "dfa")  # whose schedules are: one rule for each kind of waiting
+BY_REACH = ("bp", "chunked", "overlap", "dgl")  # rules that differ in how many blocks a gradient goes through, the most first

@@ -17,6 +17,8 @@ class Shallow(Method):
     statistics it began with: those of --init-from, or mean 0 and variance 1.
     """
 
+    top_only = True
+
     def forward(self, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
         """The chain, every block but the top in eval mode."""
         for block in blocks[:-1]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from gradlens.analysis.first_layer_filters import DECIDES
-from gradlens.methods import SHIPPED
+from gradlens.methods import BY_REACH, SHIPPED
 from gradlens.reporting.aggregate import interval, runs_title
 from gradlens.reporting.console import number_text
 from gradlens.reporting.style import GREY, LOOK, head, joined, over_seeds, panels, save_figure, styles
@@ -26,7 +26,6 @@ from gradlens.training.run_groups import group_runs
 
 FILTERS_SHOWN = 49  # in a panel, the first ones of the layer, as in the documents' 7x7
 FILTER_ORDER = "luminance by frequency, then colour by hue"
-BESIDE_BP = ("bp", "chunked", "overlap", "dgl")  # the documents' order of panels
 FILTER_NUMBERS = {  # name in filters.json -> (at the axis, factor)
     "gabor_share": ("Gabors (%)", 100),
     "frequency_entropy": ("entropy (bits)", 1),
@@ -69,8 +68,8 @@ def results_by_label(runs: Sequence[Run], results: Sequence[dict[str, Any]]) -> 
 
 
 def side_by_side(labels: Iterable[str]) -> list[str]:
-    """Labels in the documents' order (bp, chunked, overlap, dgl), others after them; of one method as they came."""
-    known = [*BESIDE_BP, *SHIPPED]
+    """Labels in the documents' order (by how far a gradient reaches), others after them; of one method as they came."""
+    known = [*BY_REACH, *SHIPPED]
     unique = list(dict.fromkeys(labels))
     return sorted(unique, key=lambda label: known.index(m) if (m := label.split(" ")[0]) in known else len(known))
 

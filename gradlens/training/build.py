@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from gradlens.gradients.losses import LOSSES, Loss
 from gradlens.gradients.method import Method, NetworkInfo
-from gradlens.methods import METHODS
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.models.spec import ModelSpec
 from gradlens.models.zoo import build, head_width
@@ -84,7 +83,7 @@ def build_model_and_method(config: Config, shape: tuple[int, int, int], classes:
 
     """
     activate(config.own, {"method": config.method, "model": config.model})
-    rule = METHODS[config.method]
+    rule = config.rule
     options = rule.Options(**config.options)
     read = rule.input_shape(shape, options)
     model = _built(config, read, shape, classes)
@@ -120,7 +119,7 @@ def _built(config: Config, read: tuple[int, int, int], shape: tuple[int, int, in
 def _begun_weights(model: nn.Sequential, begun: Run) -> dict[str, Tensor]:
     """A run's weights; where its rule trained no top (whose shape may be another one: it read patches), this network's own top."""
     weights: dict[str, Tensor] = begun.checkpoint()["model"]
-    if METHODS[begun.config.method].classifies:
+    if begun.config.rule.classifies:
         return weights
     top = f"{list(model._modules)[-1]}."
     mine = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(top)}
@@ -138,7 +137,7 @@ def load_model_and_method(run: Run, shape: tuple[int, int, int], classes: int, d
 def _with_kept_head(model: nn.Sequential, begun: Run, config: Config, shape: tuple[int, int, int], classes: int) -> nn.Sequential:
     """The network on a pretrained run's blocks: its projection head's first layers become a block, a new linear layer the top."""
     source = f"--init-from {begun.path}"
-    theirs = classes if METHODS[begun.config.method].classifies else _classes(begun)
+    theirs = classes if begun.config.rule.classifies else begun.num_classes
     pretrained = load_model_and_method(begun, shape, theirs, torch.device("cpu"))
     head = pretrained.method.kept_head(config.keep_head)
     if head is None:
@@ -155,11 +154,6 @@ def _with_kept_head(model: nn.Sequential, begun: Run, config: Config, shape: tup
     return model.train()
 
 
-def _classes(run: Run) -> int:
-    """How many classes a run's network tells apart: the length of what it holds last, its top's bias."""
-    return int(next(reversed(run.checkpoint()["model"].values())).shape[0])
-
-
 def _teacher(run: Run, shape: tuple[int, int, int], classes: int, config: Config, device: torch.device) -> Callable[[Tensor], Tensor]:
     """The answers of a trained network: images as the student reads them [N, C, H, W] -> logits [N, C].
 
@@ -167,9 +161,9 @@ def _teacher(run: Run, shape: tuple[int, int, int], classes: int, config: Config
         InputError: a run whose network reads or answers something else than the student.
 
     """
-    if not METHODS[run.config.method].classifies:
+    if not run.config.rule.classifies:
         raise InputError(f"--teacher {run.path}: {run.config.method} gives no answers to learn from; --init-from fine-tunes it first")
-    theirs = _classes(run)
+    theirs = run.num_classes
     if theirs != classes:
         raise InputError(f"--teacher {run.path} tells {theirs} classes apart and these data have {classes}")
     drawn = ("data", "limit", "validation", "seed")  # not labels: images without one count too

@@ -12,13 +12,15 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from gradlens.data.datasets import DEFAULT
 from gradlens.data.transforms import NORMALIZATIONS
 from gradlens.gradients.losses import LOSSES
-from gradlens.methods import METHODS
+from gradlens.gradients.method import Method
+from gradlens.methods import BASELINE, METHODS
 from gradlens.models.spec import ACTIVATIONS, ATTENTIONS
 from gradlens.models.zoo import MODELS
 from gradlens.runtime.errors import InputError, unknown
-from gradlens.training.user_references import difference, settle_references, short_reference
+from gradlens.training.user_references import difference, rule_of, settle_references, short_reference
 
 CHOICES: dict[str, Collection[str]] = {
     "method": METHODS,
@@ -39,9 +41,9 @@ CHOICES: dict[str, Collection[str]] = {
 class Config(BaseModel, frozen=True, extra="forbid"):
     """The settings of one run. Build it with :func:`make_config`, which turns what is wrong into one sentence."""
 
-    method: str = "bp"
+    method: str = BASELINE
     options: dict[str, Any] = {}  # the method's own, resolved
-    data: str = "digits"
+    data: str = DEFAULT
     limit: int | None = Field(None, ge=1)
     limit_test: int | None = Field(None, ge=1)
     labels: float | None = Field(None, gt=0, le=1)
@@ -102,7 +104,7 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     def _own_defaults(cls, values: dict[str, Any]) -> dict[str, Any]:
         """A method's own defaults where nothing is said; its own ``lr`` among its options is the run's learning rate."""
         values = settle_references(values)
-        rule = METHODS.get(str(values.get("method", "bp")))
+        rule = rule_of(str(values.get("method", BASELINE)), values.get("own", {}))
         own = rule.defaults if rule else {}
         if values.get("optimizer", own.get("optimizer")) == own.get("optimizer"):  # a bundle: another optimiser takes none of it
             values = {**own, **values}
@@ -121,7 +123,7 @@ class Config(BaseModel, frozen=True, extra="forbid"):
             raise InputError("--nesterov needs --optimizer sgd or sgdw and a --momentum above 0")
         if self.keep_head and not self.init_from:
             raise InputError("--keep-head keeps layers of a pretrained run's projection head: it needs --init-from RUN")
-        rule = METHODS[self.method]
+        rule = self.rule
         if self.teacher is not None and not rule.has_teacher:
             raise InputError(f"--teacher: {self.method} has no teacher; distil has one")
         if self.teacher is None and rule.has_teacher:
@@ -133,9 +135,9 @@ class Config(BaseModel, frozen=True, extra="forbid"):
             raise InputError(
                 f"--online-probe reads labels in every step and {self.method} has none; `gradlens probe` reads blocks afterwards"
             )
-        if self.compile and not METHODS[self.method].compiles:
+        if self.compile and not self.rule.compiles:
             raise InputError(f"--compile: {self.method} changes what happens inside blocks, and compiled ones cannot be changed")
-        own = METHODS[self.method].Options
+        own = self.rule.Options
         for name in self.options:
             if name not in own.model_fields and own.model_config.get("extra") != "allow":  # a rule whose file is not read takes any
                 raise unknown(f"option of {self.method}", name, [*own.model_fields, "lr"])
@@ -151,7 +153,7 @@ class Config(BaseModel, frozen=True, extra="forbid"):
         if (self.ranks > 1) != (self.parallel != "none"):
             start = "torchrun --nproc-per-node N -m gradlens train METHOD starts several"
             raise InputError(f"--parallel {self.parallel} with {self.ranks} process{'es' * (self.ranks > 1)}: {start}")
-        pipelined = METHODS[self.method].pipelined and self.parallel == "layers"
+        pipelined = self.rule.pipelined and self.parallel == "layers"
         if pipelined and self.record_every:
             raise InputError("--record-every: torch's pipeline gives no passes to measure on; with --parallel layers it must be 0")
         if self.parallel == "layers" and self.diagnose_every and self.record_every:
@@ -166,13 +168,20 @@ class Config(BaseModel, frozen=True, extra="forbid"):
         if self.sync_batchnorm and self.compile:
             raise InputError("--compile: normalisation over several ranks (--sync-batchnorm) cannot be compiled")
 
+    @property
+    def rule(self) -> type[Method]:
+        """The rule that ``method`` names: of a user's file the version that this config was made with."""
+        rule = rule_of(self.method, self.own)
+        assert rule is not None  # `_known` has refused other names
+        return rule
+
     def digest(self) -> str:
         """Six hex digits that name this config among others: a hash of its JSON, without later settings at their defaults.
 
         A later setting is a field, here or in a rule's ``Options``, that is marked ``Field(..., json_schema_extra={"since": "0.2.0"})``.
         So the runs of version 0.1.0, whose fields bear no mark, keep their names whatever is added.
         """
-        options = later_defaults(METHODS[self.method].Options, self.options)
+        options = later_defaults(self.rule.Options, self.options)
         leave_out: dict[str, Any] = dict.fromkeys(later_defaults(type(self), self.model_dump()), True)
         if options:
             leave_out["options"] = options

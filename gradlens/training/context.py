@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from gradlens.data.datasets import DATASETS, SHAPES, read
+from gradlens.data.datasets import DATASETS, files_stamp, read
 from gradlens.data.split import Data, Source
 from gradlens.data.subsets import choose
 from gradlens.runtime.errors import InputError, unknown
@@ -84,13 +84,13 @@ def pick_precision(name: str, device: torch.device) -> str:
 
 
 @lru_cache(maxsize=2)
-def _data(name: str, data_dir: Path | None, download: bool, *choice: Any) -> Data:
-    return choose(_source(name, data_dir, download), *choice)
+def _data(name: str, stamp: str, data_dir: Path | None, download: bool, *choice: Any) -> Data:
+    return choose(_source(name, stamp, data_dir, download), *choice)
 
 
 @lru_cache(maxsize=1)
-def _source(name: str, data_dir: Path | None, download: bool) -> Source:
-    """The whole data set that was read last: seeds choose other images of the same set."""
+def _source(name: str, stamp: str, data_dir: Path | None, download: bool) -> Source:
+    """The whole data set that was read last, while its files stay as they are: seeds choose other images of the same set."""
     return read(name, data_dir, download)
 
 
@@ -100,19 +100,20 @@ def load_data(config: Config, place: RunContext) -> Data:
     name = c.data if c.data in DATASETS else str(Path(c.data).absolute()) if Path(c.data).exists() else c.data
     drawn = c.limit is not None or c.limit_test is not None or c.label_noise or c.validation or c.labels is not None
     seed = c.seed if drawn else 0  # one entry for all seeds where nothing is drawn
-    return _data(name, place.data_dir, place.download, c.limit, c.label_noise, c.validation, seed, c.limit_test, c.labels)
+    choice = c.limit, c.label_noise, c.validation, seed, c.limit_test, c.labels
+    return _data(name, files_stamp(name), place.data_dir, place.download, *choice)
 
 
 def clear_data_cache() -> None:
-    """Forget the loaded data: files may have changed."""
+    """Forget the loaded data."""
     _data.cache_clear()
     _source.cache_clear()
 
 
 def shape_and_classes(config: Config, place: RunContext) -> tuple[tuple[int, int, int], int]:
     """(C, H, W) of a config's images and the number of classes; named data sets need not be there for it."""
-    if config.data in SHAPES:
-        return SHAPES[config.data]
+    if config.data in DATASETS:
+        return DATASETS[config.data].shape, DATASETS[config.data].classes
     data = load_data(config, place)
     return data.shape, len(data.classes)
 

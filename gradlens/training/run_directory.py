@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from gradlens.data.datasets import DATASETS
 from gradlens.data.split import Data
 from gradlens.gradients.rows import Measurement
 from gradlens.runtime.csv_tables import read_table
@@ -60,6 +61,21 @@ TABLES: dict[str, type[Any]] = {"metrics": Metric, "timing": Timing, "gradients"
 STREAMS = "online/*.bin"  # raw rounds of the online probe, a file a block; like tables, they grow and are rewound
 
 
+def commit_of(folder: Path) -> str | None:
+    """The commit of a package's folder, ``-dirty`` behind it where files have changed since; None where git does not track the folder.
+
+    git looks for a repository in all folders above: one that an installed package merely lies in says nothing of its code.
+    """
+    try:
+        for command in (["ls-files", "--error-unmatch", "__init__.py"], ["describe", "--always", "--dirty"]):
+            done = subprocess.run(["git", "-C", str(folder), *command], capture_output=True, text=True, timeout=5, check=False)
+            if done.returncode:
+                return None
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
 def environment() -> dict[str, Any]:
     """Versions and command line of this process, for the record."""
     import numpy
@@ -67,12 +83,6 @@ def environment() -> dict[str, Any]:
 
     from gradlens._version import PACKAGE, __version__
 
-    try:
-        git = subprocess.run(
-            ["git", "-C", str(PACKAGE), "describe", "--always", "--dirty"], capture_output=True, text=True, timeout=5, check=False
-        ).stdout.strip()
-    except (OSError, subprocess.TimeoutExpired):
-        git = ""
     versions = {
         "gradlens": __version__,
         "python": platform.python_version(),
@@ -81,7 +91,7 @@ def environment() -> dict[str, Any]:
         "numpy": numpy.__version__,
     }
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    return {"versions": versions, "git": git or None, "threads": torch.get_num_threads(), "command": command}
+    return {"versions": versions, "git": commit_of(PACKAGE), "threads": torch.get_num_threads(), "command": command}
 
 
 @dataclass
@@ -107,15 +117,33 @@ class Run:
         """The state saved last: model, method, optimizer, position."""
         return load_checkpoint(self.path / "checkpoint.pt")
 
-    def require_data(self, data: Data) -> None:
+    def require_data(self, data: Data, advice: str = "") -> None:
         """Check that data are those the run was trained on.
 
         Raises:
-            InputError: they are others.
+            InputError: they are others; ``advice`` ends the sentence.
 
         """
-        if self.info.get("data_fingerprint") != data.fingerprint():
-            raise InputError(f"the data {self.config.data!r} are not the ones {self.path} was trained on")
+        self.require_fingerprint(data.fingerprint(), advice)
+
+    def require_fingerprint(self, fingerprint: Any, advice: str = "") -> None:
+        """:meth:`require_data`, by what ``Data.fingerprint`` gives."""
+        if self.info.get("data_fingerprint") != fingerprint:
+            raise InputError(f"the data {self.config.data!r} are not the ones {self.path} was trained on{advice}")
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes the run's data have.
+
+        Raises:
+            InputError: a run of an older version, on data without a name, that has no checkpoint.
+
+        """
+        if "classes" in self.info:
+            return int(self.info["classes"])
+        if self.config.data in DATASETS:
+            return DATASETS[self.config.data].classes
+        return [len(w) for w in self.checkpoint()["model"].values() if w.ndim][-1]  # the top's bias, or what normalises its answer
 
     def snapshots(self) -> list[Path]:
         """Saved weights along the way, in order of their step."""

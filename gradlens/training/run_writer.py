@@ -62,8 +62,7 @@ class Writer:
                 begun = load_run(path)
                 if differ := config.differences(begun.config):
                     raise InputError(f"cannot resume {path}: its config differs in: {'; '.join(differ)}")
-                if begun.info.get("data_fingerprint") != info.get("data_fingerprint"):
-                    raise InputError(f"cannot resume {path}: the data are not the ones it was trained on")
+                begun.require_fingerprint(info.get("data_fingerprint"), ": it cannot be resumed")
                 if not (path / "summary.json").exists():  # what was found about it so far will be true no more
                     for old in results_in(path):
                         old.unlink(missing_ok=True)

@@ -32,7 +32,7 @@ class TrainState:
     """
 
     def __init__(self, config: Config, data: Data, device: torch.device, world: ProcessGroup = SINGLE_PROCESS) -> None:
-        self.config, self.device, self.world = config, device, world
+        self.config, self.data, self.device, self.world = config, data, device, world
         self.pair = build_model_and_method(config, data.shape, len(data.classes), device)
         if config.sync_batchnorm:
             synchronise(*self.pair)

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from gradlens.gradients.method import Method
 from gradlens.methods import METHODS
 from gradlens.methods.custom import FACTS, rule_in, stand_in
 from gradlens.models.custom import network_of
@@ -21,6 +22,7 @@ from gradlens.runtime.user_code import file_and_name, fingerprint, function_in, 
 
 SHIPPED = frozenset(METHODS) | frozenset(MODELS)
 KINDS = ("method", "model")  # settings that name code; data are told by their own fingerprint
+RULES: dict[tuple[str, str], type[Method]] = {}  # (name, SHA-256 of its file) -> a user's rule, or what stands in for it
 TYPED: dict[str, dict[str, dict[str, Any]]] = {kind: {} for kind in KINDS}  # what was named in this process: name -> what a config keeps
 
 
@@ -76,7 +78,7 @@ def known_as(kind: str, text: str) -> str:
 
 def _register(kind: str, word: str, kept: Mapping[str, Any]) -> None:
     if kind == "method":
-        METHODS[word] = rule_in(Path(kept["file"]), kept["name"])
+        METHODS[word] = RULES[word, kept["sha256"]] = rule_in(Path(kept["file"]), kept["name"])
     else:
         MODELS[word] = partial(network_of, kept)
 
@@ -109,7 +111,9 @@ def settle_references(values: Mapping[str, Any]) -> dict[str, Any]:
         elif _is_kept(kept.get(kind)) and reference_label(kind, Path(kept[kind]["file"]), kept[kind]["name"]) == word:
             own[kind] = kept[kind]
             if kind == "method":
-                METHODS.setdefault(word, stand_in(word, kept[kind]))
+                if (word, kept[kind]["sha256"]) not in RULES:
+                    RULES[word, kept[kind]["sha256"]] = stand_in(word, kept[kind])
+                METHODS.setdefault(word, RULES[word, kept[kind]["sha256"]])
             else:
                 MODELS.setdefault(word, partial(network_of, kept[kind]))
         elif word in TYPED[kind]:
@@ -119,6 +123,18 @@ def settle_references(values: Mapping[str, Any]) -> dict[str, Any]:
 
             register(word)
     return {**settled, "own": own} if own or "own" in values else settled
+
+
+def rule_of(name: str, own: Mapping[str, Any]) -> type[Method] | None:
+    """The rule of a config: of a user's file the version that the config was made with, whichever was named last.
+
+    Args:
+        name: the config's method.
+        own: the config's field of that name.
+
+    """
+    kept = own.get("method") if isinstance(own, Mapping) else None
+    return RULES.get((name, kept["sha256"]) if _is_kept(kept) else ("", ""), METHODS.get(name))
 
 
 def reference(settings: Mapping[str, Any], kind: str) -> str | None:

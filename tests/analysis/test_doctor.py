@@ -13,6 +13,7 @@ from gradlens.analysis.doctor_evidence import LAST_STEPS, RunView, graded
 from gradlens.analysis.doctor_outcome import effective_rank_of_rows, jumps
 from gradlens.gradients.losses import LOSSES
 from gradlens.gradients.rows import Measurement
+from gradlens.methods import METHODS
 from gradlens.methods.local.windows import Local, LocalLosses
 from gradlens.methods.synthetic_gradients.dni import DNI
 from gradlens.reporting.console import diagnosis_table
@@ -88,9 +89,10 @@ def test_what_does_not_concern_a_rule_is_left_out():
     }
 
 
-def test_blocks_that_a_rule_leaves_alone_are_not_silent(tmp_path):
-    for method, options in (("shallow", {}), ("greedy", {})):
-        run = trained(tmp_path, method, **SHORT, options=options)
+def test_blocks_that_a_rule_leaves_alone_are_not_silent(tmp_path, monkeypatch):
+    monkeypatch.setitem(METHODS, "top-alone", type("TopAlone", (METHODS["shallow"],), {}))  # no name is known
+    for method in ("shallow", "greedy", "top-alone"):
+        run = trained(tmp_path, method, **SHORT)
         assert not seen(examine(run), "silent layer"), method
         assert any(row.kind == "weight" and row.quantity == "norm" and row.value == 0 for row in run.gradients), method
 

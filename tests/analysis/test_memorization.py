@@ -269,7 +269,7 @@ def test_what_cannot_be_read(copied, monkeypatch):
         memorized(load_run(run.path), RunContext())
     run = copied("dgl")
     info = json.loads((run.path / "config.json").read_text())
-    (run.path / "config.json").write_text(json.dumps({**info, "label_hash": "0" * 16}))
+    (run.path / "config.json").write_text(json.dumps({**info, "data_fingerprint": "0" * 16}))
     with pytest.raises(InputError, match="not the ones"):
         memorized(load_run(run.path), RunContext())
 

@@ -188,7 +188,8 @@ def test_named_sets_are_read_from_their_original_files(name, tmp_path, any_md5):
         assert torch.equal(split.images, torch.from_numpy(images))
         assert split.labels.dtype == torch.int64
         assert split.labels.tolist() == list(labels)
-    assert got.shape == x.shape[1:]
+    assert got.shape == x.shape[1:] == datasets.DATASETS[name].shape
+    assert len(got.classes) == datasets.DATASETS[name].classes
     if got.shape[0] == 3:
         assert got.train.images[0, :, 2, 5].tolist() == [200, 100, 50]
     if classes is None:
@@ -211,8 +212,6 @@ def test_stl10_brings_its_images_without_a_label_and_does_without_them(tmp_path,
     assert train.labels.tolist() == [0, 2, 4, 6, 8] + [-1] * 6
     got = load("stl10", data_dir=tmp_path)
     assert torch.equal(got.unlabelled, torch.from_numpy(pixels(6, 3, 96, 96, seed=2)))
-    assert got.shape == datasets.SHAPES["stl10"][0]
-    assert len(got.classes) == datasets.SHAPES["stl10"][1]
     (folder / "unlabeled_X.bin").unlink()
     without = load("stl10", data_dir=tmp_path)
     assert without.unlabelled is None

@@ -175,7 +175,7 @@ def test_the_data_set_is_always_the_same_and_of_the_shape_that_is_told():
     one, two = datasets.load("hierarchical"), datasets.load("hierarchical")
     assert one.fingerprint() == two.fingerprint()
     assert (len(one.train), len(one.test)) == (5000, 1000)
-    assert (one.shape, len(one.classes)) == datasets.SHAPES["hierarchical"]
+    assert (one.shape, len(one.classes)) == datasets.DATASETS["hierarchical"][1:3]
     assert one.train.images.dtype == torch.uint8
     assert not torch.equal(one.train.images[:1000], one.test.images)
 

@@ -297,6 +297,33 @@ def test_the_bound_of_gradient_descent_is_of_the_order_of_what_an_adversary_gets
     assert learner.bound() / 20 < regret < learner.bound()
 
 
+def test_images_without_a_label_are_passed_over(monkeypatch):
+    monkeypatch.setattr(online, "IMAGES", 3)
+    h, y = gauss(6, 4).float(), torch.tensor([-1, 1, -1, 0, 1, 0])
+    rounds = []
+    for x, labels in ((h, y), (h[y >= 0], y[y >= 0])):
+        probe = OnlineProbe(["a"], 2)
+        p = online.Update(0, type("P", (), {"h": x, "y": labels})(), None, None, {}, ())
+        probe.on_update(0, p)
+        rounds.append(probe.take_rows())
+    assert rounds[0] == rounds[1]  # the first three that have a label, and no class for the others
+    none = online.Update(0, type("P", (), {"h": h, "y": torch.full((6,), -1)})(), None, None, {}, ())
+    probe.on_update(1, none)
+    assert probe.take_rows() == ([], {})
+
+
+def test_a_student_of_partly_labelled_images_is_probed_on_the_labelled(tmp_path):
+    small = {"limit": 96, "batch_size": 32, "model": "mlp", "width": 4, "record_every": 0}
+    teacher = train_run(make_config(epochs=0, **small), RunContext(out=tmp_path))
+    config = make_config(method="distil", teacher=str(teacher.path), labels=0.3, epochs=2, online_probe=True, **small)
+    run = train_run(config, RunContext(out=tmp_path))
+    stream = list(read_stream(run.path / "online" / "top.bin"))
+    labels = torch.cat([r.y for r in stream])
+    assert len(labels) == 2 * run.info["images"]["train"]  # each of the labelled images in each epoch
+    assert labels.min() >= 0
+    assert json.loads((run.path / "online.json").read_text())["rows"]
+
+
 # ----------------------------------------------------------------------------------------------------- beside a training
 
 

@@ -5,6 +5,7 @@ import math
 import os
 import pickle
 import struct
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from gradlens.runtime.errors import InputError
 from gradlens.training.checkpoint import load_checkpoint
 from gradlens.training.config import make_config
 from gradlens.training.context import RunContext
-from gradlens.training.run_directory import TABLES, Metric, OnlineRow, Timing, load_result, load_run, save_result
+from gradlens.training.run_directory import TABLES, Metric, OnlineRow, Timing, commit_of, load_result, load_run, save_result
 from gradlens.training.run_files import is_run, write
 from gradlens.training.run_writer import Writer
 from gradlens.training.runs.train_run import train_run
@@ -352,6 +353,42 @@ def test_resuming_from_a_checkpoint_of_something_else_is_one_sentence_and_change
     assert contents(tmp_path) == before
 
 
+# --------------------------------------------------------------------------------------------------- what a run was made with
+
+
+def git(folder, *words):
+    who = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "init.defaultBranch=main"]
+    return subprocess.run(["git", "-C", str(folder), *who, *words], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_the_commit_is_of_the_repository_that_tracks_the_package_and_of_no_other(tmp_path):
+    tracked, installed = tmp_path / "gradlens", tmp_path / ".venv" / "site-packages" / "gradlens"
+    for folder in (tracked, installed):
+        folder.mkdir(parents=True)
+        (folder / "__init__.py").write_text("")
+    assert commit_of(tracked) is None  # no repository at all
+    git(tmp_path, "init")
+    git(tmp_path, "add", "gradlens")
+    git(tmp_path, "commit", "-m", "first")
+    assert commit_of(tracked) == git(tmp_path, "rev-parse", "--short", "HEAD")
+    assert commit_of(installed) is None  # in the folder of somebody's project, which says nothing of it
+    (tracked / "__init__.py").write_text("changed")
+    assert commit_of(tracked).endswith("-dirty")
+
+
+def test_the_number_of_classes_is_that_of_the_data(run, tmp_path):
+    assert run.info["classes"] == run.num_classes == 10
+    older = shelf.copied(run, tmp_path)
+    stored = {name: value for name, value in older.info.items() if name != "classes"}
+    assert replace(older, info=stored).num_classes == 10  # by the data set's name
+    elsewhere = replace(older, info=stored, config=older.config.model_copy(update={"data": "images"}))
+    assert elsewhere.num_classes == 10  # by the network
+    state = elsewhere.checkpoint()
+    state["model"] |= {"top.norm.running_var": torch.ones(7), "top.norm.num_batches_tracked": torch.tensor(3)}
+    torch.save(state, elsewhere.path / "checkpoint.pt")
+    assert elsewhere.num_classes == 7
+
+
 # ------------------------------------------------------------------------------------------------- opening a directory
 
 INFO = {"data_fingerprint": "00"}
@@ -491,7 +528,9 @@ def test_resume_with_another_config_names_the_fields(tmp_path):
 
 def test_resume_with_other_data_is_refused(tmp_path):
     opened(make_config(), tmp_path)
-    assert "data" in refused(opened, make_config(), tmp_path, resume=True, info={"data_fingerprint": "11"})
+    text = refused(opened, make_config(), tmp_path, resume=True, info={"data_fingerprint": "11"})
+    assert "the data 'digits' are not the ones" in text
+    assert "it cannot be resumed" in text
     assert opened(make_config(), tmp_path, resume=True).path.exists()
 
 

@@ -201,7 +201,7 @@ def test_a_single_run_is_built_once_and_trials_of_learning_rates_are_checked_onc
 def test_data_are_loaded_once_for_all_methods(monkeypatch, other_data):
     calls = []
     real = datasets.DATASETS["digits"]
-    monkeypatch.setitem(datasets.DATASETS, "digits", lambda *args: calls.append(args) or real(*args))
+    monkeypatch.setitem(datasets.DATASETS, "digits", real._replace(load=lambda *args: calls.append(args) or real.load(*args)))
     place = RunContext()
     assert load_data(tiny("bp"), place) is load_data(tiny("dgl", lr=1.0), place)
     assert len(calls) == 1
@@ -230,12 +230,12 @@ def test_the_choice_never_looks_at_the_test_images(tmp_path, monkeypatch, other_
     real = datasets.DATASETS["digits"]
 
     def spoilt(*args):
-        train, test, classes = real(*args)
+        train, test, classes = real.load(*args)
         return train, Split(255 - test.images, (test.labels + 1) % 10), classes
 
     config, grid = tiny(), [1e-3, 1e-2]
     first = choose_lr(config, grid, 0.25, RunContext(out=tmp_path / "a"), quiet)
-    monkeypatch.setitem(datasets.DATASETS, "digits", spoilt)
+    monkeypatch.setitem(datasets.DATASETS, "digits", real._replace(load=spoilt))
     context.clear_data_cache()
     assert choose_lr(config, grid, 0.25, RunContext(out=tmp_path / "b"), quiet) == first
     runs = [sorted((tmp_path / x).glob("*/metrics.csv")) for x in "ab"]
@@ -352,12 +352,12 @@ def test_what_cannot_be_measured(tmp_path, monkeypatch, other_data):
     real = datasets.DATASETS["digits"]
 
     def other(*args):
-        train, test, classes = real(*args)
+        train, test, classes = real.load(*args)
         images = copy.copy(train.images)
         images += 1
         return Split(images, train.labels), test, classes
 
-    monkeypatch.setitem(datasets.DATASETS, "digits", other)
+    monkeypatch.setitem(datasets.DATASETS, "digits", real._replace(load=other))
     context.clear_data_cache()
     assert "not the ones" in refused(measure_run, run.path, ("cosine",), RunContext())
     (run.path / "checkpoint.pt").rename(tmp_path / "checkpoint.pt")

@@ -43,6 +43,7 @@ def nothing_registered(monkeypatch, tmp_path):
             MODELS,
             user_references.TYPED["method"],
             user_references.TYPED["model"],
+            user_references.RULES,
             user_code._imported,
         )
     ]
@@ -128,7 +129,7 @@ def test_a_run_of_an_own_rule_is_read_without_its_file_and_goes_on_only_with_it(
     assert (status, err) == (2, "gradlens: cannot resume runs/r: its config differs in: half.py, which has changed\n")
 
     Path("half.py").unlink()
-    METHODS.pop("half"), user_references.TYPED["method"].clear(), user_code._imported.clear()
+    METHODS.pop("half"), user_references.TYPED["method"].clear(), user_references.RULES.clear(), user_code._imported.clear()
     for command in (["show", "runs/r"], ["figures", "runs/r"], ["report", "runs/r"]):
         assert program(*command)[0] == 0
     assert METHODS["half"].depends_on == {"input", "backward_message"}
@@ -150,10 +151,50 @@ def test_two_versions_of_a_rule_are_two_lines_of_one_figure():
     assert a != b
 
 
+def test_each_run_is_read_with_the_version_of_the_rule_that_made_it():
+    """Two versions of a file may differ in what a run's tables ask of the rule, and in its options."""
+    blind = RULE.replace("    def signal", "    classifies = True\n    unlabelled = True\n    def signal")
+    written("half.py", RULE.replace('"backward_message"', '"backward_message", "labels"'))
+    first = make_config(method="half.py:Half", **SMALL)
+    Path("half.py").write_text(blind)
+    second = make_config(method="half.py:Half", **SMALL)
+    for stand_in in (False, True):
+        if stand_in:  # as a process that only reads them has it
+            METHODS.pop("half"), user_references.TYPED["method"].clear(), user_references.RULES.clear(), user_code._imported.clear()
+        read = [make_config(**config.model_dump()) for config in (first, second, first)]
+        assert [config.rule.unlabelled for config in read] == [False, True, False]
+        assert ["labels" in config.rule.depends_on for config in read] == [True, False, True]
+    Path("half.py").unlink()
+    assert make_config(**second.model_dump()).rule.unlabelled
+
+
+def test_a_run_keeps_options_that_its_rule_has_no_more():
+    written("sparse.py", CODE["your-own.md"])
+    run = train_run(make_config(method="sparse.py:Sparse", options={"share": 0.5}, **SMALL), RunContext(out=Path("runs")))
+    Path("sparse.py").write_text(RULE.replace("Half", "Sparse"))
+    assert make_config(method="sparse.py:Sparse", **SMALL).options == {}
+    again = load_run(run.path)
+    assert again.config == run.config
+    assert again.config.run_name() == run.path.name
+
+
+def test_a_teacher_whose_top_ends_in_a_normalisation_has_as_many_classes_as_its_data():
+    written("net.py", NORMED)
+    small = {**SMALL, "width": None, "record_every": 0}
+    teacher = train_run(make_config(**{**small, "model": "net.py:build"}), RunContext(out=Path("runs")))
+    assert list(teacher.checkpoint()["model"])[-1] == "top.norm.num_batches_tracked"
+    student = train_run(make_config(method="distil", teacher=str(teacher.path), **{**small, "model": "mlp"}), RunContext(out=Path("runs")))
+    assert student.finished
+    written("pictures.py", DATA)
+    few = {**small, "data": "pictures.py:build", "limit": None, "batch_size": 10}
+    with pytest.raises(InputError, match="tells 10 classes apart and these data have 3"):
+        train_run(make_config(method="distil", teacher=str(teacher.path), **few), RunContext(out=Path("runs")))
+
+
 def test_reading_a_run_runs_no_code():
     written("sparse.py", CODE["your-own.md"])
     run = train_run(make_config(method="sparse.py:Sparse", options={"share": 0.5}, **SMALL), RunContext(out=Path("runs")))
-    METHODS.pop("sparse"), user_references.TYPED["method"].clear(), user_code._imported.clear()
+    METHODS.pop("sparse"), user_references.TYPED["method"].clear(), user_references.RULES.clear(), user_code._imported.clear()
     written("sparse.py", "raise SystemExit('executed')")
     assert load_run(run.path).config == run.config
     assert load_run(run.path).config.options == {"share": 0.5}
@@ -162,7 +203,7 @@ def test_reading_a_run_runs_no_code():
 def test_a_run_of_an_own_rule_with_options_is_measured_by_another_process(program):
     written("sparse.py", CODE["your-own.md"])
     run = train_run(make_config(method="sparse.py:Sparse", options={"share": 0.5}, **SMALL), RunContext(out=Path("runs")))
-    METHODS.pop("sparse"), user_references.TYPED["method"].clear(), user_code._imported.clear()
+    METHODS.pop("sparse"), user_references.TYPED["method"].clear(), user_references.RULES.clear(), user_code._imported.clear()
     assert program("measure", run.path, "--quantity", "cosine", "--quiet")[0] == 0
     assert METHODS["sparse"].Options.model_fields  # the rule itself by now
 
@@ -172,7 +213,7 @@ def test_a_config_of_an_own_rule_is_trained_by_its_name_there(program):
     written("sparse.py", CODE["your-own.md"])
     config = make_config(method="sparse.py:Sparse", options={"share": 0.5}, **SMALL)
     Path("point.json").write_text(json.dumps({"config": config.model_dump()}))
-    METHODS.pop("sparse"), user_references.TYPED["method"].clear(), user_code._imported.clear()
+    METHODS.pop("sparse"), user_references.TYPED["method"].clear(), user_references.RULES.clear(), user_code._imported.clear()
     status, _, err = program("train", "sparse", "--config", "point.json", "--run-name", "r", "--quiet")
     assert (status, err) == (0, "")
     assert load_run("runs/r").config == config
@@ -198,6 +239,7 @@ def test_an_interrupted_run_of_an_own_rule_and_network_goes_on_to_the_same_bits(
         MODELS.pop("net-cut"),
         user_references.TYPED["method"].clear(),
         user_references.TYPED["model"].clear(),
+        user_references.RULES.clear(),
         user_code._imported.clear(),
     )
     begun = load_run("runs/cut")
@@ -673,6 +715,16 @@ def test_networks_that_are_none_are_refused_in_a_sentence(program, name, words):
     assert ("Traceback" in err) == (name in ("raising", "viewed"))
     assert not Path("runs").exists()
 
+
+NORMED = """
+from collections import OrderedDict
+from torch import nn
+
+def build(spec):
+    below = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU())
+    top = nn.Sequential(OrderedDict(out=nn.Linear(8, spec.classes), norm=nn.BatchNorm1d(spec.classes)))
+    return nn.Sequential(OrderedDict(one=below, top=top))
+"""
 
 DATA = """
 import numpy as np

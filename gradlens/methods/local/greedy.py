@@ -35,6 +35,7 @@ class Greedy(LocalLosses):
 
     Options: ClassVar[type[BaseModel]] = GreedyOptions
     method_quantities: ClassVar[Mapping[str, str]] = {"stage": "which unit is being trained, 1 at the bottom; at the block that answers"}
+    in_stages = True
 
     def __init__(self, net: NetworkInfo, options: Any) -> None:
         super().__init__(net, options)

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gradlens.reporting.html.standings import DATA, MACHINE, NETWORK, TRUTH, alike
+from gradlens.methods import BASELINE
+from gradlens.reporting.html.standings import DATA, MACHINE, NETWORK, alike
 from gradlens.reporting.html.wording import in_words, listed
 from gradlens.training.run_groups import settings
 
@@ -101,7 +102,7 @@ def notices(groups: Mapping[str, Sequence[Run]]) -> list[Notice]:
     silent = [
         label
         for label, group in groups.items()
-        if group[0].config.method != TRUTH and not any(run.gradients or run.measured for run in group)
+        if group[0].config.method != BASELINE and not any(run.gradients or run.measured for run in group)
     ]
     if silent:
         found.append(

@@ -10,12 +10,12 @@ from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
-from gradlens.methods import METHODS
+from gradlens.methods import BASELINE
 from gradlens.reporting.aggregate import Interval, LayerPoint, alignment_values, curve_points, final_values, interval, layer_points, truths
 from gradlens.reporting.html.charts import by_layer, compact, cosine_bin, curve_chart, method_band
 from gradlens.reporting.html.notices import Difference, differences
 from gradlens.reporting.html.parts import ReportContext, ReportSection, Table, TableCell, mean_cell, ratio_cell, with_thousands
-from gradlens.reporting.html.standings import TRUTH, MethodSummary
+from gradlens.reporting.html.standings import MethodSummary
 from gradlens.reporting.html.wording import in_words, short_number, with_interval
 from gradlens.training.metrics import TRAIN, TRAIN_EVAL
 from gradlens.training.run_directory import Run
@@ -41,13 +41,13 @@ def summary(held: ReportContext) -> Table:
             ]
         )
     columns = [
-        "method", "cosine below the top", "worst layer", "final accuracy %", "best accuracy %", f"points against {TRUTH}",
-        f"time against {TRUTH}", "seeds",
+        "method", "cosine below the top", "worst layer", "final accuracy %", "best accuracy %", f"points against {BASELINE}",
+        f"time against {BASELINE}", "seeds",
     ]  # fmt: skip
     note = (
         "Cosine of the weight gradients that were used with the true ones, mean of the last recorded epoch. ± is half a 95 % t-interval"
         " over seeds; points and times are compared seed by seed. Best accuracy is a maximum over epochs, so it is optimistic."
-        f" {TRUTH}'s own cosine is 1 by construction."
+        f" {BASELINE}'s own cosine is 1 by construction."
     )
     return Table("The numbers behind the verdict", columns, rows, note)
 
@@ -186,7 +186,7 @@ def cost(held: ReportContext) -> ReportSection:
     against = {s.label: s.against for s in held.standings}
     rows = []
     for label, group in held.groups.items():
-        locks = METHODS[group[0].config.method].locks()
+        locks = group[0].config.rule.locks()
         timing = [row for run in group for row in run.timing]
         rate = interval(median(r.images_per_s for r in run.timing) for run in group if run.timing)
         total = interval(sum(r.seconds for r in run.timing) for run in group if run.timing)
@@ -204,7 +204,7 @@ def cost(held: ReportContext) -> ReportSection:
             ]
         )
     columns = [
-        "method", "forward locked", "update locked", "backward locked", "labels at every block", "images/s", f"time × {TRUTH}",
+        "method", "forward locked", "update locked", "backward locked", "labels at every block", "images/s", f"time × {BASELINE}",
         "seconds in all", "peak memory MB", "machine",
     ]  # fmt: skip
     note = (

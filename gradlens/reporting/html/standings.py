@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 from typing import TYPE_CHECKING, NamedTuple
 
+from gradlens.methods import BASELINE
 from gradlens.reporting.aggregate import FinalValue, Interval, alignment_values, final_values, interval
 from gradlens.reporting.html.wording import in_words
 from gradlens.training.metrics import TRAIN, TRAIN_EVAL
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from gradlens.training.run_directory import Metric, Run
 
 
-TRUTH = "bp"  # the method that uses the true gradient, beside which costs are told
 DATA = ("data", "limit", "label_noise", "validation")  # settings that must agree for accuracies to be comparable
 NETWORK = ("model", "width", "depth", "stem", "activation", "cut")
 MACHINE = ("device", "threads")  # facts of a run that must agree for times to be comparable
@@ -84,7 +84,7 @@ def alike(group: Sequence[Run], other: Sequence[Run]) -> bool:
 
 def _reference(group: Sequence[Run], groups: Mapping[str, Sequence[Run]]) -> str | None:
     """The bp group on the same data and network, with the fewest other settings that differ."""
-    fitting = [label for label, other in groups.items() if other[0].config.method == TRUTH and alike(group, other)]
+    fitting = [label for label, other in groups.items() if other[0].config.method == BASELINE and alike(group, other)]
     mine = group[0].config.model_dump(exclude={"method", "options", "seed"})
     return min(
         fitting,
@@ -168,7 +168,7 @@ def method_summaries(groups: Mapping[str, Sequence[Run]]) -> list[MethodSummary]
         ends = [rows for run in group if (rows := held_out(run))]
         splits = {row.split for rows in ends for row in rows}
         split = splits.pop() if len(splits) == 1 else ""
-        reference = _reference(group, groups) if group[0].config.method != TRUTH else None
+        reference = _reference(group, groups) if group[0].config.method != BASELINE else None
         chance, above = _above_chance(group, worst.layer) if worst else (NOTHING, NOTHING)
         found.append(
             MethodSummary(

@@ -1,7 +1,7 @@
 """What a person wants to know first: how far each method is from the true gradient, where, and what it costs. Numbers in, sentences out.
 
 Nothing is said that the runs do not hold: a difference whose interval holds zero, or that rests on one seed, is called what it is.
-Pure functions; nothing here trains or imports torch.
+Pure functions; nothing here trains.
 """
 
 from __future__ import annotations
@@ -9,15 +9,13 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from gradlens.methods import BASELINE
 from gradlens.reporting.aggregate import Interval, interval
 from gradlens.reporting.html.notices import Notice
-from gradlens.reporting.html.standings import TRUTH, BaselineComparison, MethodSummary, below_top
+from gradlens.reporting.html.standings import BaselineComparison, MethodSummary, below_top
 from gradlens.reporting.html.wording import listed, short_number, with_interval
-
-if TYPE_CHECKING:  # imports torch
-    pass
 
 SAME_TO = 0.995  # cosines from here on are written 1.00
 
@@ -29,7 +27,7 @@ def _equal(a: MethodSummary, b: MethodSummary) -> bool:
 
 
 def _gradient(s: MethodSummary) -> str:
-    if s.method == TRUTH:
+    if s.method == BASELINE:
         return "uses the true gradient itself"
     if not s.layers:
         return "recorded no gradients"
@@ -46,7 +44,7 @@ def _gradient(s: MethodSummary) -> str:
 
 
 def _where(s: MethodSummary) -> str:
-    if s.method == TRUTH or s.worst is None or s.worst.mean >= SAME_TO:
+    if s.method == BASELINE or s.worst is None or s.worst.mean >= SAME_TO:
         return ""
     chance = ""
     if s.above_chance.n > 1:
@@ -61,10 +59,10 @@ def _accuracy(s: MethodSummary) -> str:
     if not math.isfinite(s.accuracy.mean):
         return "no accuracy on held-out images"
     text = f"{short_number(100 * s.accuracy.mean, 1)} % {s.split} accuracy"
-    if s.method == TRUTH:
+    if s.method == BASELINE:
         return text
     if s.against is None:
-        return f"{text}; no {TRUTH} run on the same data and network"
+        return f"{text}; no {BASELINE} run on the same data and network"
     if not math.isfinite(s.against.points.mean):
         return text
     points, other = s.against.points, s.against.label
@@ -113,7 +111,7 @@ def verdict_line(s: MethodSummary) -> VerdictLine:
 
 def _nearest(found: Sequence[MethodSummary]) -> list[str]:
     """Which method's gradient is nearest to the true one below the top block, which is farthest, and who has none."""
-    ranked = sorted((s for s in found if s.method != TRUTH and s.counted and s.counted == s.possible), key=lambda s: -s.below.mean)
+    ranked = sorted((s for s in found if s.method != BASELINE and s.counted and s.counted == s.possible), key=lambda s: -s.below.mean)
     idle = [s.label for s in found if set(s.idle) & set(below_top([row.layer for row in s.layers]))] if found else []
     said = [f"At the end {listed(idle)} {'leaves' if len(idle) == 1 else 'leave'} layers below the top block untrained."] if idle else []
     if not ranked:
@@ -135,17 +133,17 @@ def _priciest(found: Sequence[MethodSummary]) -> list[str]:
     """Which method loses most in accuracy beside bp, and which is best; of those trained as long as bp."""
     costs = [(s.label, s.against) for s in found if s.against and math.isfinite(s.against.points.mean)]
     if not costs:
-        if any(s.method == TRUTH for s in found):
-            other = any(s.method != TRUTH for s in found)
-            return [f"No {TRUTH} run can be put beside the other methods: what they cost is not told."] if other else []
+        if any(s.method == BASELINE for s in found):
+            other = any(s.method != BASELINE for s in found)
+            return [f"No {BASELINE} run can be put beside the other methods: what they cost is not told."] if other else []
         path = found[0].runs[0].path / "config.json"
         return [
-            f"No {TRUTH} is among these runs: nothing can be said of what a rule costs in accuracy or time."
-            f" `gradlens train {TRUTH} --config {shlex.quote(str(path))}` makes one."
+            f"No {BASELINE} is among these runs: nothing can be said of what a rule costs in accuracy or time."
+            f" `gradlens train {BASELINE} --config {shlex.quote(str(path))}` makes one."
         ]
     ranked = sorted(((a.points.mean, label, a) for label, a in costs if not a.longer), key=lambda cost: cost[0])
     if not ranked:
-        return [f"None was trained as long as {TRUTH}: accuracies are not ranked."]
+        return [f"None was trained as long as {BASELINE}: accuracies are not ranked."]
 
     def told(label: str, against: BaselineComparison, how: str = "") -> str:
         inner = "; ".join(
@@ -155,14 +153,14 @@ def _priciest(found: Sequence[MethodSummary]) -> list[str]:
 
     (_, worst, cost), (_, best, gain) = ranked[0], ranked[-1]
     if len(ranked) == 1:
-        return [f"Final accuracy against {TRUTH}: {told(worst, cost)}."]
-    return [f"Final accuracy against {TRUTH}: {told(worst, cost, ' loses most')}, {told(best, gain, ' is best')}."]
+        return [f"Final accuracy against {BASELINE}: {told(worst, cost)}."]
+    return [f"Final accuracy against {BASELINE}: {told(worst, cost, ' loses most')}, {told(best, gain, ' is best')}."]
 
 
 def headline(found: Sequence[MethodSummary], notices: Sequence[Notice]) -> list[str]:
     """The verdict in two or three sentences; methods on different data or networks are not ranked."""
     if any(notice.unlike for notice in notices):
         return ["These runs are of different data or networks: each is told for itself below, and none is ranked."]
-    if all(s.method == TRUTH for s in found):
-        return [f"Only {TRUTH} is here: it uses the true gradient, so there is no distance to tell."]
+    if all(s.method == BASELINE for s in found):
+        return [f"Only {BASELINE} is here: it uses the true gradient, so there is no distance to tell."]
     return [*_nearest(found), *_priciest(found)]

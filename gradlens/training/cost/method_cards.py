@@ -7,15 +7,18 @@ from typing import NamedTuple
 
 import torch
 
+from gradlens.data.datasets import DATASETS
 from gradlens.gradients.method import Locks
-from gradlens.methods import METHODS
+from gradlens.methods import BASELINE, METHODS
 from gradlens.runtime.progress import Progress, no_progress
 from gradlens.training.build import build_model_and_method
 from gradlens.training.config import Config, make_config
 from gradlens.training.cost.step_benchmark import bench
 
 CARDED = tuple(name for name, rule in METHODS.items() if not rule.has_teacher)  # a teacher's run would be needed
-SHAPE, CLASSES, IMAGES, ROUNDS = (3, 32, 32), 10, 32, 3  # BasicCNN as in the documents, on CIFAR-10's sizes, small batches
+DATA = "cifar10"  # of whose sizes the images are: BasicCNN as in the documents
+SHAPE, CLASSES = DATASETS[DATA].shape, DATASETS[DATA].classes
+IMAGES, ROUNDS = 32, 3  # small batches
 
 
 class Card(NamedTuple):
@@ -49,11 +52,11 @@ def cards(device: torch.device, progress: Progress = no_progress, methods: Seque
         rounds: interleaved rounds.
 
     """
-    names = ["bp", *(name for name in methods if name != "bp")]
-    configs = [make_config(method=name, batch_size=IMAGES, data="cifar10") for name in names]
+    names = [BASELINE, *(name for name in methods if name != BASELINE)]
+    configs = [make_config(method=name, batch_size=IMAGES, data=DATA) for name in names]
     result = bench(configs, SHAPE, CLASSES, device, rounds, record_every=(), progress=progress)
     rows = {row.method: row for row in result.rows if row.method in names}
-    bp = rows["bp"]
+    bp = rows[BASELINE]
     found = []
     for config in configs:
         row = rows[config.method]

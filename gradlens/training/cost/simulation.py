@@ -24,7 +24,6 @@ from gradlens.training.parallel.block_costs import BlockCost, block_costs
 from gradlens.training.parallel.partition import allowed_cuts, partition
 
 WORKERS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, 64)  # of the curves
-DEFAULT_METHODS = ("bp", "dgl", "dgl-async", "dni", "dni-unlocked", "dfa")
 MOST_PICTURED = 500  # batches
 
 

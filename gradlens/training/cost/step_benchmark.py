@@ -20,6 +20,7 @@ from gradlens._version import __version__
 from gradlens.data.transforms import normalizer
 from gradlens.gradients.losses import LOSSES, Loss
 from gradlens.gradients.method import Method
+from gradlens.methods import BASELINE
 from gradlens.runtime.csv_tables import csv_line
 from gradlens.runtime.memory import allocations, wait
 from gradlens.runtime.progress import Progress, no_progress
@@ -113,7 +114,7 @@ def plain_step(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Loss, x
 
 
 def _plain(config: Config, x: Tensor, y: Tensor, classes: int, layout: torch.memory_format, name: str) -> _Candidate:
-    settings = {**config.model_dump(), "method": "bp", "options": {}, "compile": False, "init_from": None}
+    settings = {**config.model_dump(), "method": BASELINE, "options": {}, "compile": False, "init_from": None}
     pair = build_model_and_method(make_config(**settings), _shape(x), classes, x.device)
     model = pair.model.to(memory_format=layout)  # type: ignore[call-overload]
     if config.compile:
@@ -255,7 +256,7 @@ def _row(candidate: _Candidate, record_every: int, step: _Step, plain: _Step, pa
 
 def _rows(candidates: Sequence[_Candidate], record_every: Iterable[int], images: int) -> list[Cost]:
     plain = candidates[0]
-    pace = next((c for c in candidates if c.method == "bp" and c.precision == plain.precision), plain).step
+    pace = next((c for c in candidates if c.method == BASELINE and c.precision == plain.precision), plain).step
     rows = []
     for candidate in candidates:
         rows.append(_row(candidate, 0, candidate.step, plain.step, pace, images))

@@ -1,9 +1,9 @@
 """The online probe: what a linear learner reads on a block's activations while the network is trained, and its regret.
 
-Every time a rule has updated a block, its learners see that batch's first 32 images: they predict with the weights they have, suffer the
-mean multinomial logistic loss, and take one step of online convex optimization. The *regret* after T rounds is what they suffered minus
-what the best fixed probe of the same ball would have on the same rounds, known only in hindsight. It says how well one linear reading
-fits a block's whole history: a block that settles early is read as well by one probe as by a learner that follows it.
+Every time a rule has updated a block, its learners see that batch's first 32 images with a label: they predict with the weights they
+have, suffer the mean multinomial logistic loss, and take one step of online convex optimization. The *regret* after T rounds is what they
+suffered minus what the best fixed probe of the same ball would have on the same rounds, known only in hindsight. It says how well one
+linear reading fits a block's whole history: a block that settles early is read as well by one probe as by a learner that follows it.
 
 What a learner reads. A block's output is pooled to at most 128 features (64 for the Newton step), a running mean of earlier rounds is
 subtracted (momentum 0.1, as in BatchNorm; no labels and no later rounds are in it), and (x / ‖x‖, 1) / √2 is read: of norm 1 at most,
@@ -85,10 +85,12 @@ class OnlineProbe:
     def on_update(self, step: int, update: Update) -> None:
         """A block's round: the pass that its update was made from, with the labels that travelled with it.
 
-        Activations that are not finite are no round: the loss will say so.
+        Images without a label are passed over. Activations that are not finite are no round: the loss will say so.
         """
-        name, y = self.names[update.k], update.p.y[:IMAGES].cpu()
-        h = update.p.h.detach()[:IMAGES].float()
+        name, some = self.names[update.k], (update.p.y >= 0).nonzero()[:IMAGES, 0]
+        if not len(some):
+            return
+        y, h = update.p.y[some].cpu(), update.p.h.detach()[some].float()
         with torch.autocast(h.device.type, enabled=False):
             x = pooled(h, FEATURES).cpu()
         if not x.isfinite().all():

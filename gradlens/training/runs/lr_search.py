@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from gradlens.methods import METHODS
 from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
 from gradlens.runtime.progress import Watch
 from gradlens.training.config import Config, make_config
@@ -45,6 +44,6 @@ def _validation_score(trial: Config, place: RunContext, watch_for: Callable[[Con
             raise
         return -math.inf
     ends = run.summary["validation"]
-    if not METHODS[trial.method].classifies:
+    if not trial.rule.classifies:
         return -math.inf if ends["final_loss"] is None else -float(ends["final_loss"])
     return -math.inf if ends["final_accuracy"] is None else float(ends["final_accuracy"])

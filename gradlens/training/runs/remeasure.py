@@ -11,7 +11,6 @@ from gradlens.gradients.backward import run_step
 from gradlens.gradients.diagnostics import AFTER_THE_STEP, FEEDBACK, SPARSE, sparse_rows
 from gradlens.gradients.rows import Measurement, step_rows
 from gradlens.gradients.true_gradient import true_gradients
-from gradlens.methods import METHODS
 from gradlens.runtime.csv_tables import csv_line
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.progress import Progress, no_progress
@@ -40,7 +39,7 @@ def measure_run(path: Path, quantities: tuple[str, ...], place: RunContext, prog
 
     """
     run = load_run(path)
-    own = METHODS[run.config.method].method_quantities
+    own = run.config.rule.method_quantities
     for name in quantities:
         if name in AFTER_THE_STEP:
             raise InputError(f"{name} compares a loss before and after a step that is made in training: --diagnose-every records it there")

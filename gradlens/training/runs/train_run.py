@@ -12,7 +12,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from gradlens._version import __version__
 from gradlens.data.datasets import DATASETS
 from gradlens.data.split import Data, label_hash
-from gradlens.methods import METHODS
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.process_group import require_same_run
 from gradlens.runtime.progress import Watch, no_progress
@@ -28,8 +27,6 @@ from gradlens.training.parallel.choose import stage_of
 from gradlens.training.run_directory import Run, load_run
 from gradlens.training.run_files import is_run
 from gradlens.training.run_writer import Writer
-
-DEFAULT_COMPARISON = ("bp", "dgl", "dni", "cdni")
 
 
 def check_config(config: Config, place: RunContext) -> None:
@@ -71,7 +68,7 @@ def _checked_data(config: Config, place: RunContext) -> Data:
     if place.tensorboard:
         tensorboard.must_be_installed()
     data = load_data(config, place)
-    rule = METHODS[config.method]
+    rule = config.rule
     images = len(data.everything if rule.unlabelled else data.train)
     if config.batch_size > images:
         kind = "training" if config.labels is None or rule.unlabelled else f"labelled (--labels {config.labels:g})"
@@ -110,7 +107,7 @@ def _must_be_divisible(training: Training) -> None:
     if config.batch_size < least * config.ranks:
         raise InputError(f"--batch-size {config.batch_size} is too small for {config.ranks} ranks{why}")
     rest = images % config.batch_size
-    if "replay_buffer" in METHODS[config.method].depends_on and (rest or config.batch_size % config.ranks):
+    if "replay_buffer" in config.rule.depends_on and (rest or config.batch_size % config.ranks):
         raise InputError(
             f"{config.method} keeps batches, which must be of one size on all {config.ranks} ranks: choose --batch-size, a multiple of"
             f" {config.ranks}, and --limit so that it divides the {images} training images"
@@ -136,7 +133,7 @@ def train_run(config: Config, place: RunContext, watch: Watch = no_progress, tra
 
     """
     training = training or prepare(config, place)
-    writer = _opened(config, place)
+    writer = _opened(training, place)
     training.writer = writer
     try:
         if (writer.path / "checkpoint.pt").exists():
@@ -160,9 +157,8 @@ def train_run_distributed(config: Config, place: RunContext, watch: Watch = no_p
     """
     world = place.world
     training = world.fail_together(lambda: prepare(config, place))
-    fingerprint = load_data(config, place).fingerprint()
-    require_same_run(world, {**config.model_dump(), "the data": fingerprint, "gradlens": __version__})
-    writer = world.fail_together(lambda: _opened(config, place) if world.is_main else None)
+    require_same_run(world, {**config.model_dump(), "the data": training.data.fingerprint(), "gradlens": __version__})
+    writer = world.fail_together(lambda: _opened(training, place) if world.is_main else None)
     training.writer = writer
     try:
         saved = writer.path / "checkpoint.pt" if writer else None
@@ -179,14 +175,15 @@ def train_run_distributed(config: Config, place: RunContext, watch: Watch = no_p
     return load_run(writer.path) if writer else None
 
 
-def _opened(config: Config, place: RunContext) -> Writer:
-    """The run directory of a config, with what is known of its data."""
-    data = load_data(config, place)
+def _opened(training: Training, place: RunContext) -> Writer:
+    """The run directory of a training, with what is known of its data."""
+    config, data = training.config, training.data
     unlabelled = {} if data.unlabelled is None else {"unlabelled": len(data.unlabelled)}
     info = {
         "device": str(place.device),
         "data_fingerprint": data.fingerprint(),
         "label_hash": label_hash(data.train),
+        "classes": len(data.classes),
         "images": {"train": len(data.train), data.test_name: len(data.test), **unlabelled},
     }
     resume, overwrite = place.resume, place.overwrite
@@ -213,8 +210,8 @@ def find_run(config: Config, out: Path) -> Run | None:
 
 def _must_be_of_these_data(run: Run, place: RunContext) -> None:
     """A folder of images may have changed since a run was trained on it; the named data sets do not."""
-    if run.config.data not in DATASETS and run.info.get("data_fingerprint") != load_data(run.config, place).fingerprint():
-        raise InputError(f"the images in {run.config.data} are not the ones {run.path} was trained on; --overwrite trains it anew")
+    if run.config.data not in DATASETS:
+        run.require_data(load_data(run.config, place), "; --overwrite trains it anew")
 
 
 def train_or_reuse(configs: Sequence[Config], place: RunContext, watch_for: Callable[[Config], Watch]) -> list[Run]:

@@ -1,0 +1,107 @@
+"""Data as a training gets them: loaded once while the files stay as they are, and anew when they change."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gradlens.data.datasets import files_stamp
+from gradlens.training import context
+from gradlens.training.config import make_config
+from gradlens.training.context import RunContext, load_data
+from gradlens.training.runs.train_run import prepare, train_run
+
+
+@pytest.fixture(autouse=True)
+def nothing_loaded():
+    torch.set_num_threads(1)
+    context.clear_data_cache()
+    yield
+    context.clear_data_cache()
+
+
+def picture(path, value):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (8, 8), value).save(path)
+
+
+def folder(root):
+    for half in ("train", "test"):
+        for i, name in enumerate("ab"):
+            for j in range(4):
+                picture(root / half / name / f"{j}.png", 60 * i + j)
+    return root
+
+
+def array_file(path, value=0):
+    images, labels = np.full((4, 8, 8), value, np.uint8), np.arange(4) % 2
+    np.savez(path, train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+
+
+def changed(root, how):
+    if how == "an image replaced":
+        picture(root / "train" / "a" / "0.png", 200)
+    elif how == "an image replaced by one of the same size":
+        file = root / "test" / "b" / "1.png"
+        size = file.stat().st_size
+        picture(file, 63)
+        assert file.stat().st_size == size
+    elif how == "an image more":
+        picture(root / "train" / "a" / "9.png", 7)
+    elif how == "a label":
+        (root / "train" / "a" / "0.png").rename(root / "train" / "b" / "zero.png")
+    else:
+        (root / "test" / "b" / "1.png").unlink()
+
+
+HOW = ["an image replaced", "an image replaced by one of the same size", "an image more", "a label", "an image less"]
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_images_that_change_are_read_again(tmp_path, how):
+    """In a notebook, where no command begins anew."""
+    config, place = make_config(data=str(folder(tmp_path))), RunContext()
+    first = load_data(config, place)
+    assert load_data(config, place) is first
+    assert load_data(config.model_copy(update={"seed": 1}), place) is first  # nothing is drawn
+    for file in tmp_path.rglob("*.png"):  # as the files of a folder are, older than this test: a clock may tick slowly
+        os.utime(file, ns=(10**18, 10**18))
+    before = load_data(config, place)
+    changed(tmp_path, how)
+    after = load_data(config, place)
+    assert after is not before
+    assert after.fingerprint() != before.fingerprint()
+
+
+def test_an_array_file_and_a_python_file_that_change_are_read_again(tmp_path):
+    arrays, code = tmp_path / "images.npz", tmp_path / "images.py"
+    array_file(arrays)
+    text = (
+        "import torch\ndef build():\n    half = torch.full((4, 1, 8, 8), VALUE).byte(), [0, 1, 0, 1]\n    return half, half, ['a', 'b']\n"
+    )
+    code.write_text(text.replace("VALUE", "3"))
+    for name, change in (
+        (str(arrays), lambda: array_file(arrays, 9)),
+        (f"{code}:build", lambda: code.write_text(text.replace("VALUE", "4"))),
+    ):
+        config = make_config(data=name)
+        first = load_data(config, RunContext())
+        assert load_data(config, RunContext()) is first
+        change()
+        assert not torch.equal(load_data(config, RunContext()).train.images, first.train.images)
+
+
+def test_named_sets_need_no_look_at_files():
+    assert files_stamp("cifar10") == ""
+
+
+def test_a_run_says_of_which_images_it_is_if_they_change_while_it_is_prepared(tmp_path):
+    small = {"model": "mlp", "width": 4, "batch_size": 4, "epochs": 1, "record_every": 0}
+    config, place = make_config(data=str(folder(tmp_path / "images")), **small), RunContext(out=tmp_path / "runs")
+    training = prepare(config, place)
+    before = load_data(config, place).fingerprint()
+    picture(tmp_path / "images" / "train" / "a" / "0.png", 200)
+    run = train_run(config, place, training=training)
+    assert run.info["data_fingerprint"] == before != load_data(config, place).fingerprint()
