@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -214,9 +215,10 @@ def files_stamp(name: str) -> str:
     folders = os.walk(name, followlinks=True) if Path(name).is_dir() else [("", (), [name])]
     for folder, _, files in sorted(folders):
         for file in sorted(files):
-            path = Path(folder, file)
-            said = path.stat() if path.exists() else None
-            digest.update(f"{path!r} {said and (said.st_size, said.st_mtime_ns)}\n".encode())
+            path = os.path.join(folder, file)  # four times as fast, and folders hold 60,000 images
+            with suppress(OSError):  # a file that is not there: `read` says so
+                said = os.stat(path)
+                digest.update(f"{path!r} {said.st_size} {said.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 

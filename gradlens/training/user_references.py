@@ -134,7 +134,8 @@ def rule_of(name: str, own: Mapping[str, Any]) -> type[Method] | None:
 
     """
     kept = own.get("method") if isinstance(own, Mapping) else None
-    return RULES.get((name, kept["sha256"]) if _is_kept(kept) else ("", ""), METHODS.get(name))
+    mine = RULES.get((name, kept["sha256"])) if kept is not None and _is_kept(kept) else None
+    return mine or METHODS.get(name)
 
 
 def reference(settings: Mapping[str, Any], kind: str) -> str | None:
