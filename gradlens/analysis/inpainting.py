@@ -14,7 +14,8 @@ from torch import Tensor
 
 from gradlens.data.split import Split
 from gradlens.data.transforms import input_of
-from gradlens.methods.self_supervised.context_encoder import ContextEncoder
+from gradlens.methods.self_supervised.context_encoder import Inpainting
+from gradlens.methods.self_supervised.encoder import SelfSupervised
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.progress import Progress, no_progress
 from gradlens.runtime.rng import generator
@@ -60,14 +61,14 @@ def inpaint(pair: ModelAndMethod, images: Tensor, to_input: ToInput, step: int =
     return Inpainted(original, corrupted, torch.where(mask > 0, output, original), mask)
 
 
-def must_inpaint(method: object) -> ContextEncoder:
+def must_inpaint(method: object) -> SelfSupervised:
     """The rule, if it is a context encoder.
 
     Raises:
         InputError: it is not.
 
     """
-    if not isinstance(method, ContextEncoder):
+    if not (isinstance(method, SelfSupervised) and isinstance(method.pretext, Inpainting)):
         raise InputError("only runs of context-encoder and context-encoder-local say what is in a dropped region")
     return method
 
