@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -84,18 +84,25 @@ class LossWindows:
     Args:
         windows: over the units 0 … ``units`` − 1, each ending at another unit, the last one at the topmost.
         units: blocks that a window can end at.
+        with_top: whether the last of them is one unit with the network's top, above it.
 
     """
 
-    def __init__(self, windows: Iterable[Window], units: int) -> None:
+    def __init__(self, windows: Iterable[Window], units: int, with_top: bool) -> None:
+        self.with_top = with_top
         self.windows = sorted(windows)
         self.first = {w.last: w.first for w in self.windows}  # block with a loss -> first block that the loss reaches
         # for each unit the first blocks of the windows that hold both it and the unit below it, the nearest first
         self.sent = [sorted({w.first for w in self.windows if w.first < k <= w.last}, reverse=True) for k in range(units)]
 
     def waits(self, k: int) -> bool:
-        """Whether a window holds both block k and the one above it."""
-        return k + 1 < len(self.sent) and bool(self.sent[k + 1])
+        """Whether a window holds both block k and the one above it, or the one above it is the top of the same unit."""
+        last = len(self.sent) - 1
+        return bool(self.sent[k + 1]) if k < last else k == last and self.with_top
+
+    def can_split_after(self, k: int) -> bool:
+        """Whether block k and the one above it are in different windows."""
+        return k + 1 < len(self.sent) and not self.waits(k)
 
     def signal(self, k: int, slope: Tensor | None, received: tuple[Tensor, ...], said: Signal) -> Signal:
         """Fill in delta and messages, from block k's own slope (None: no window ends here) and the partial sums it received.
@@ -117,11 +124,29 @@ class LossWindows:
         sent = tuple(m for a in self.sent[k] if (m := partial(a)) is not None)
         return said._replace(delta=partial(k), messages_below=sent)
 
-    def locking_reason(self, can_split_after: Callable[[int], bool]) -> str | None:
+    def locking_reason(self) -> str | None:
         """Windows are independent of each other; where they reach over every place between two blocks, all blocks hang together."""
-        if any(map(can_split_after, range(len(self.sent)))):
+        if any(map(self.can_split_after, range(len(self.sent)))):
             return None
         return "it is backward-locked: between any two of its blocks a window reaches from one to the other"
+
+
+class InWindows:
+    """Mixin of a rule whose losses each reach a window of blocks: who waits for whom follows from its ``reach``."""
+
+    reach: LossWindows
+
+    def needs_above(self, k: int) -> bool:
+        """A block waits for the one above it where a window holds both."""
+        return self.reach.waits(k)
+
+    def locking_reason(self) -> str | None:
+        """Whether windows leave a place between two blocks free."""
+        return self.reach.locking_reason()
+
+    def can_split_after(self, k: int) -> bool:
+        """Between windows."""
+        return self.reach.can_split_after(k)
 
 
 class Local(NamedTuple):
@@ -148,7 +173,7 @@ def differentiated(local: Local, z: Tensor, head: nn.Module, k: int) -> Slopes:
     return Slopes(local.loss, slope, dict(zip(names, grads, strict=True)), local.logits)
 
 
-class LocalLosses(Method):
+class LocalLosses(InWindows, Method):
     """delta_k = Σ over the windows w that hold block k of d l_w/d h_k, with l_w the loss of a head at the window's last block.
 
     The network's last block and its top are one unit, whose loss is the network's own.
@@ -161,11 +186,9 @@ class LocalLosses(Method):
     def __init__(self, net: NetworkInfo, options: Any) -> None:
         super().__init__(net, options)
         self.units = max(self.num_blocks - 1, 1)  # every block but the last by itself, the last one with the top
-        self.reach = LossWindows(self.windows(net), self.units)
+        self.reach = LossWindows(self.windows(net), self.units, with_top=self.num_blocks > 1)
         with seeded(net.seed, "heads"):
             self.heads = nn.ModuleDict({str(k): self.make_head(k, net) for k in sorted(self.reach.first) if k < self.units - 1})
-
-    # ------------------------------------------------------------------------------------------------ what a rule says
 
     def windows(self, net: NetworkInfo) -> Sequence[Window]:
         """The windows over the units 0 … ``self.units`` − 1, each ending at another unit, the last one at the topmost."""
@@ -180,20 +203,6 @@ class LocalLosses(Method):
         """The loss of unit k's head on the leaf ``p.z``."""
         logits = self.heads[str(k)](p.z)
         return Local(self.loss(logits, p.y), logits)
-
-    # ------------------------------------------------------------------------------------------------------ the machinery
-
-    def needs_above(self, k: int) -> bool:
-        """A block waits for the one above it where a window holds both; the last block always waits for the top."""
-        return k == self.num_blocks - 2 or self.reach.waits(k)
-
-    def locking_reason(self) -> str | None:
-        """Whether windows leave a place between two blocks free."""
-        return self.reach.locking_reason(self.can_split_after)
-
-    def can_split_after(self, k: int) -> bool:
-        """Between windows."""
-        return k < self.output_block and not self.needs_above(k)
 
     def signal(self, k: int, passes: Mapping[int, Pass], received: tuple[Tensor, ...]) -> Signal:
         """The sum of the windows' gradients at block k, and the partial sums for the block below."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gradlens.gradients.block_pass import Pass
 from gradlens.gradients.method import Method, NetworkInfo, Signal, Update
-from gradlens.methods.local.windows import Local, LossWindows, Slopes, Window, differentiated, split
+from gradlens.methods.local.windows import InWindows, Local, LossWindows, Slopes, Window, differentiated, split
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import seeded
 
@@ -89,7 +89,7 @@ class PretextTask:
         return False
 
 
-class SelfSupervised(Method):
+class SelfSupervised(InWindows, Method):
     """delta_k = Σ over the windows w that hold block k of d l_w/d h_k, l_w without labels; the top is not trained."""
 
     Pretext: ClassVar[type[PretextTask]] = PretextTask
@@ -105,27 +105,13 @@ class SelfSupervised(Method):
         self.pretext = self.Pretext(net, options)
         self.num_probe_points = self.num_blocks - 1
         self.output_block = self.num_blocks - 2
-        self.reach = LossWindows(self.windows(net), self.num_blocks - 1)
+        self.reach = LossWindows(self.windows(net), self.num_blocks - 1, with_top=False)
         with seeded(net.seed, "heads"):
             self.heads = nn.ModuleDict({str(k): self.pretext.make_head(k, net) for k in sorted(self.reach.first)})
 
     def windows(self, net: NetworkInfo) -> Sequence[Window]:
         """The modules, or one window from end to end."""
         return modules_of(net, self.options.modules) if self.local else [Window(0, len(net.blocks) - 2)]
-
-    # ---------------------------------------------------------------------------------------------- windows, as in local losses
-
-    def needs_above(self, k: int) -> bool:
-        """A block waits for the one above it where a window holds both."""
-        return self.reach.waits(k)
-
-    def locking_reason(self) -> str | None:
-        """Whether windows leave a place between two blocks free."""
-        return self.reach.locking_reason(self.can_split_after)
-
-    def can_split_after(self, k: int) -> bool:
-        """Between windows."""
-        return k < self.output_block and not self.needs_above(k)
 
     def local_loss(self, k: int, p: Pass) -> Local:
         """The loss of block k's head on the leaf ``p.z``."""
