@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gradlens.data.split import Split
 from gradlens.data.transforms import input_of
-from gradlens.methods.self_supervised.context_encoder import Inpainting
+from gradlens.methods.self_supervised.context_encoder import inpaints
 from gradlens.methods.self_supervised.encoder import SelfSupervised
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.progress import Progress, no_progress
@@ -68,7 +68,7 @@ def must_inpaint(method: object) -> SelfSupervised:
         InputError: it is not.
 
     """
-    if not (isinstance(method, SelfSupervised) and isinstance(method.pretext, Inpainting)):
+    if not (isinstance(method, SelfSupervised) and inpaints(type(method))):
         raise InputError("only runs of context-encoder and context-encoder-local say what is in a dropped region")
     return method
 

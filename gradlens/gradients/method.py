@@ -207,7 +207,8 @@ class Method(RefusesOldNames, ABC):
         Args:
             k: the block, 0 at the bottom.
             passes: by block: k itself, the blocks below that wait for k's message, and that of the output block once it has run
-                (so rules that depend on ``output_error`` find the logits there). Blocks that are updated, or not run yet, are missing.
+                (so rules that depend on ``output_error`` find the logits there). Others may be missing: updated and freed,
+                not run yet, or on another rank.
             received: [N, *out] what block k+1 sent, pulled back to this block's output; () where it sent nothing.
 
         """
