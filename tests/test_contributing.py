@@ -1,32 +1,40 @@
-"""The worked example of CONTRIBUTING.md is a whole method: it trains, and the properties of all methods hold for it."""
+"""The worked examples of CONTRIBUTING.md and docs/your-own.md are whole rules: they train, pass every check, and touch two files."""
 
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from gradlens import check_method
 from gradlens.gradients.method import Method
 from gradlens.methods import METHODS
+from gradlens.training.config import make_config
 from gradlens.training.context import RunContext
 from gradlens.training.runs.train_run import train_run
 
-TEXT = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 
 
-def example() -> type[Method]:
-    code = re.search(r"<!-- example: .*? -->\n```python\n(.*?)```", TEXT, re.S)
+def code_in(page: str) -> str:
+    code = re.search(r"<!-- example: tests/test_contributing.py runs this.*? -->\n```python\n(.*?)```", (ROOT / page).read_text(), re.S)
     assert code
-    scope: dict[str, object] = {"__name__": "sign_bp"}
-    exec(code.group(1), scope)
+    return code.group(1)
+
+
+def example(page: str = "CONTRIBUTING.md") -> type[Method]:
+    scope: dict[str, object] = {"__name__": "example"}
+    exec(code_in(page), scope)
     (rule,) = [v for v in scope.values() if isinstance(v, type) and issubclass(v, Method) and v is not Method]
     return rule
 
 
 @pytest.fixture
 def run(monkeypatch, tmp_path):
-    from gradlens.training.config import make_config
-
     monkeypatch.setitem(METHODS, "sign-bp", example())
     torch.set_num_threads(1)
     return train_run(make_config(method="sign-bp", width=16, epochs=4, record_every=4), RunContext(out=tmp_path))
@@ -41,3 +49,53 @@ def test_the_example_is_measured_against_the_truth(run):
     cosine = {r.layer: r.value for r in run.gradients if (r.step, r.kind, r.quantity) == (0, "weight", "cosine")}
     assert cosine["top.out"] == pytest.approx(1, abs=1e-12)
     assert 0 < cosine["block1.conv"] < 0.999  # signs only: near the truth, not the truth
+
+
+# ------------------------------------------------------------------------------------------- a rule is a file and its registry
+
+
+@pytest.mark.slow
+def test_a_rule_of_the_package_touches_two_files(tmp_path):
+    """Copied into the package as the page says, the example is known to the registry, the checks and the figures."""
+    shutil.copytree(ROOT / "gradlens", tmp_path / "gradlens", ignore=shutil.ignore_patterns("__pycache__"))
+    registry = tmp_path / "gradlens" / "methods" / "__init__.py"
+    (registry.parent / "sign_bp.py").write_text(code_in("CONTRIBUTING.md"))
+    imported, line = re.findall(r"```python\n((?:from gradlens.methods|    \").*?\n)```", TEXT)
+    text = registry.read_text()
+    assert text.count("\n}\nSHIPPED") == 1
+    registry.write_text(text.replace("\n\nMETHODS", f"\n{imported}\nMETHODS").replace("\n}\nSHIPPED", f"\n{line}}}\nSHIPPED"))
+    code = (
+        "import gradlens; from gradlens.reporting.style import styles; print(gradlens.__file__);"
+        "print([r.check for r in gradlens.check_method(gradlens.METHODS['sign-bp'], networks=['mlp']) if r.failed]);"
+        "print(len(set(styles([*gradlens.METHODS]).values())) == len(gradlens.METHODS), [*gradlens.METHODS][-1])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.splitlines() == [str(tmp_path / "gradlens" / "__init__.py"), "[]", "True sign-bp"], done.stderr
+
+
+# ------------------------------------------------------------------------------------------- a loss and a head of its own
+
+
+def test_the_rule_with_heads_keeps_what_it_promises():
+    rule = example("docs/your-own.md")
+    asked = check_method(rule)
+    assert {r.check for r in asked if not r.applicable} == {"labels"}  # it says that it reads them
+
+
+def test_the_rule_with_heads_is_short_and_imports_from_one_door():
+    lines = [line for line in code_in("docs/your-own.md").splitlines() if line.strip()]
+    imported = [line for line in lines if re.match(r"(from|import) ", line)]
+    assert [line for line in imported if "gradlens" in line] == ["from gradlens import Method, Signal, seeded, top_signal"]
+    assert len(lines) - len(imported) <= 15
+
+
+def test_the_rule_with_heads_trains_every_block(monkeypatch, tmp_path):
+    monkeypatch.setitem(METHODS, "probes", example("docs/your-own.md"))
+    torch.set_num_threads(1)
+    run = train_run(make_config(method="probes", width=8, epochs=1, batch_size=32, lr=0.01, record_every=20), RunContext(out=tmp_path))
+    for block in ("block1", "block2", "block3", "top"):
+        losses = [r.value for r in run.gradients if (r.layer, r.kind, r.quantity) == (block, "rule", "loss")]
+        assert losses[-1] < losses[0] / 1.5, (block, losses)
+    assert run.summary["test"]["best_accuracy"] > 0.5

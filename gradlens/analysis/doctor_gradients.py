@@ -8,7 +8,7 @@ from statistics import fmean, median
 from gradlens.analysis.doctor_evidence import LAST_STEPS, WATCH, WRONG, MissingEvidence, RunView, Symptom, graded, step_range, values
 from gradlens.gradients.layer_names import is_norm
 from gradlens.methods.feedback.weight_replacement import Switched
-from gradlens.methods.local.windows import LocalLosses
+from gradlens.methods.local.windows import InWindows, LocalLosses
 
 DEAD_SHARE = 0.97  # of the loss of guessing: live heads stood at 0.81 or below within an epoch of 6,000 images, dead ones at 1.00
 SYNTH_WATCH = 0.0  # explained variance of a synthesiser: at 0 the batch's mean gradient would do as well
@@ -28,10 +28,12 @@ STARVED_SHARE = 0.5  # of the recorded rounds in which a unit had a turn
 def dead_head(seen: RunView) -> list[Symptom] | None:
     """Every local loss has fallen, and where it is the plain loss of a classifier, below that of guessing."""
     rule = seen.run.config.rule
-    if not issubclass(rule, LocalLosses) or seen.untrained or seen.run.config.label_noise:  # random labels are learned late
+    if not issubclass(rule, InWindows) or seen.untrained or seen.run.config.label_noise:  # random labels are learned late
         return None
     seen.need_gradients()
-    plain = rule.local_loss is LocalLosses.local_loss  # predsim's and infopro's are sums of several losses
+    plain = (
+        issubclass(rule, LocalLosses) and rule.local_loss is LocalLosses.local_loss
+    )  # predsim's and infopro's are sums of several losses
     found = []
     for block, series in seen.of("rule", "loss").items():
         end, first = fmean(values(seen.late(series)) or [math.nan]), series[0][1]

@@ -15,7 +15,8 @@ from torch import Tensor
 from gradlens.data.split import Split
 from gradlens.data.transforms import input_of
 from gradlens.methods import METHODS, SHIPPED
-from gradlens.methods.self_supervised.context_encoder import ContextEncoder
+from gradlens.methods.self_supervised.context_encoder import inpaints
+from gradlens.methods.self_supervised.encoder import SelfSupervised
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.progress import Progress, no_progress
 from gradlens.runtime.rng import generator
@@ -25,7 +26,7 @@ from gradlens.training.run_directory import Run, load_run, plain, save_result
 from gradlens.training.run_groups import group_runs
 
 NAME = "inpainting"
-INPAINTING = " and ".join(name for name in SHIPPED if issubclass(METHODS[name], ContextEncoder))
+INPAINTING = " and ".join(name for name in SHIPPED if inpaints(METHODS[name]))
 SHOWN = -(1 << 40)  # the "step" that names the masks of the pictures
 ToInput = Callable[[Tensor], Tensor]
 
@@ -62,14 +63,14 @@ def inpaint(pair: ModelAndMethod, images: Tensor, to_input: ToInput, step: int =
     return Inpainted(original, corrupted, torch.where(mask > 0, output, original), mask)
 
 
-def must_inpaint(method: object) -> ContextEncoder:
+def must_inpaint(method: object) -> SelfSupervised:
     """The rule, if it is a context encoder.
 
     Raises:
         InputError: it is not.
 
     """
-    if not isinstance(method, ContextEncoder):
+    if not (isinstance(method, SelfSupervised) and inpaints(type(method))):
         raise InputError(f"only runs of {INPAINTING} say what is in a dropped region")
     return method
 
@@ -120,7 +121,7 @@ def check_inpainting_runs(paths: Sequence[Path], images: int, place: RunContext)
     runs = [load_run(path) for path in paths]
     group_runs(runs)  # the same run twice is found here
     for run in runs:
-        if not issubclass(run.config.rule, ContextEncoder):
+        if not inpaints(run.config.rule):
             raise InputError(f"{run.path}: {run.config.method} drops no pixels; {INPAINTING} do")
         run.checkpoint()
         data = load_data(run.config, place)

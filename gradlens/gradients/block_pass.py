@@ -16,24 +16,46 @@ from torch import Tensor, nn
 
 
 class Pass(NamedTuple):
-    """One block's forward pass, cut from its neighbours."""
+    """One block's forward pass, cut from its neighbours. [N, *in] and [N, *out] are the shapes of what the block reads and gives.
 
-    k: int  # which block, 0 at the bottom
+    N is the number of rows a block reads, which a rule may make more than there are images (two views, patches).
+
+    Attributes:
+        k: which block, 0 at the bottom.
+        block: the module itself.
+        x: [N, *in] what the block read: the ``z`` of the block below (so no gradient leaves the block), or the network's input.
+        y: [N] labels, or the targets that the rule made; they travel with x, so that late or drawn inputs keep theirs.
+        h: [N, *out] what the block gave, with the block's graph: the block's own backward pass begins here. No loss is put on it.
+        z: [N, *out] leaf copy of ``h`` without its graph: what the next block reads, and what local losses are differentiated at.
+        src: [N, *in] what ``x`` is a copy of, with its graph, where that is not the ``h`` of the block below: a synthetic input. Else None.
+        image: [N, *] the network's input, for rules that read it (``depends_on`` has "image"); None where nobody gave it.
+
+    """
+
+    k: int
     block: nn.Module
-    x: Tensor  # [N, *in]   leaf: what the block read
-    y: Tensor  # [N]        the targets that travelled with x
-    h: Tensor  # [N, *out]  block(x), with the block's graph
-    z: Tensor  # [N, *out]  leaf copy of h: what the next block reads
-    src: Tensor | None = None  # what x was cut from, where that is not the h below (a synthetic input)
-    image: Tensor | None = None  # [N, C, H, W] what the network was given, for rules that read it
+    x: Tensor
+    y: Tensor
+    h: Tensor
+    z: Tensor
+    src: Tensor | None = None
+    image: Tensor | None = None
 
 
 class Grad(NamedTuple):
-    """What one block's backward pass gave: values, never side effects."""
+    """What one block's backward pass gave: values, never side effects.
 
-    delta: Tensor | None  # [N, *out] gradient the block was told at its output; None: not trained on this batch
-    params: dict[str, Tensor]  # parameter name within the block -> gradient of the parameter's shape
-    below: tuple[Tensor, ...]  # [N, *in] each message sent, pulled back to the block's input
+    Attributes:
+        delta: [N, *out] gradient the block was told at its output; None: not trained on this batch.
+        params: parameter name within the block -> gradient of the parameter's shape; empty where ``delta`` is None.
+        below: each [N, *in], a message sent and pulled back to the block's input, in the order of ``Signal.messages_below``; () where
+            nothing was sent, and at the first block, whose input takes no gradient.
+
+    """
+
+    delta: Tensor | None
+    params: dict[str, Tensor]
+    below: tuple[Tensor, ...]
 
 
 def cut(k: int, block: nn.Module, x: Tensor, y: Tensor, h: Tensor, image: Tensor | None = None, src: Tensor | None = None) -> Pass:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, NamedTuple
 
@@ -12,23 +13,36 @@ from torch import Tensor, nn
 
 from gradlens.gradients.block_pass import Grad, Pass, chain
 from gradlens.gradients.losses import Loss, slope
-from gradlens.runtime import old_names
-from gradlens.runtime.errors import InputError
+from gradlens.gradients.old_method_names import RefusesOldNames
 
 
 class NetworkInfo(NamedTuple):
-    """What a rule may know of the network it trains."""
+    """What a rule is told of the network it trains, when it is made.
 
-    blocks: Sequence[nn.Module]  # bottom first
-    shapes: Sequence[torch.Size]  # each block's output, without the batch dimension
+    Attributes:
+        blocks: the network's blocks, bottom first, the last one the top. Not to be kept: a rule's attributes are its own modules.
+        shapes: shape of each block's output without the batch dimension, [C, H, W] or [features].
+        classes: number of classes C, the width of the network's output [N, C].
+        head_width: width of the network's own top, the default width of auxiliary heads.
+        loss: the supervised loss, (z [N, C], y [N]) -> scalar: a sum over the images there, divided by the global batch's size.
+        seed: the run's; names every draw a rule makes (``with seeded(net.seed, "purpose")``).
+        names: the blocks' names, bottom first; empty where they have none.
+        image: (C, H, W) of the images, before :meth:`Method.make_inputs`; empty where it is not known.
+        epochs: of the run, for rules that train stage by stage and divide them.
+        teacher: a trained network, images [N, C, H, W] as the network reads them -> logits [N, C]; None but for rules with ``has_teacher``.
+
+    """
+
+    blocks: Sequence[nn.Module]
+    shapes: Sequence[torch.Size]
     classes: int
-    head_width: int  # width of the network's own top: the default for auxiliary heads
+    head_width: int
     loss: Loss
     seed: int
-    names: Sequence[str] = ()  # the blocks', bottom first
-    image: Sequence[int] = ()  # (C, H, W) of the network's input
-    epochs: int = 1  # of the run: rules that train stage by stage divide them
-    teacher: Callable[[Tensor], Tensor] | None = None  # [N, C, H, W] -> logits [N, C]: a trained network, where one is given
+    names: Sequence[str] = ()
+    image: Sequence[int] = ()
+    epochs: int = 1
+    teacher: Callable[[Tensor], Tensor] | None = None
 
     def name(self, k: int) -> str:
         """What to call block k when speaking to a person."""
@@ -36,20 +50,35 @@ class NetworkInfo(NamedTuple):
 
 
 class Signal(NamedTuple):
-    """A block's error signal and its message to the block below, at the block's output."""
+    """What a rule says at one block: its error signal and the message to the block below, both at the block's own output.
 
-    delta: Tensor | None  # [N, *out] error signal of the block's parameters; None: not trained on this batch
-    messages_below: tuple[Tensor, ...] = ()  # [N, *out] pulled back to the block below; (): no input gradient is computed
-    aux_grads: Mapping[str, Tensor] = {}  # gradients of the rule's own modules (auxiliary networks), by their name in the rule
-    saved: Any = None  # what `learn` needs later
-    loss: Tensor | None = None  # scalar: the loss this signal descends, for the records
-    logits: Tensor | None = None  # [N, C] the network's answer, where this block gives it
+    Attributes:
+        delta: [N, *out] gradient with respect to the block's output, from which its parameters' gradients are computed; no graph.
+            None: the block is not trained on this batch.
+        messages_below: each [N, *out] and pulled back through the block, to arrive at block k−1 as ``received`` [N, *out of k−1].
+            A message that is ``delta`` itself (the same tensor) costs no second backward pass. (): nothing is sent, and no gradient of
+            the block's input is computed. Only where block k−1 waits for it (``depends_on``).
+        aux_grads: parameter of the rule's own modules (dotted name in the rule, "heads.0.weight") -> its gradient, of its shape. The
+            training step gives them to the optimiser. Empty where this block has none, or where :meth:`Method.learn` computes them.
+        saved: anything; read by nobody but the rule's own ``learn`` and ``quantities``. Lives until the block's update is done.
+        loss: scalar, no graph: the loss that ``delta`` is the gradient of. Recorded; that of the output block is the run's loss, and there
+            the true gradient is read off ``delta``. None where the block has no loss.
+        logits: [N, C], no graph: the network's answer, of which the accuracy is counted. Only at the output block, else None.
+
+    """
+
+    delta: Tensor | None
+    messages_below: tuple[Tensor, ...] = ()
+    aux_grads: Mapping[str, Tensor] = {}
+    saved: Any = None
+    loss: Tensor | None = None
+    logits: Tensor | None = None
 
 
-def top_signal(loss: Loss, p: Pass) -> Signal:
-    """Signal of the output block: gradient of the supervised loss, used for its update and passed down."""
+def top_signal(loss: Loss, p: Pass, send: bool = True) -> Signal:
+    """Signal of the output block: gradient of the supervised loss, used for its update and passed down unless ``send`` is False."""
     value, delta = slope(loss, p.z, p.y)
-    return Signal(delta, (delta,), loss=value, logits=p.z.detach())
+    return Signal(delta, (delta,) if send else (), loss=value, logits=p.z.detach())
 
 
 def relay(received: tuple[Tensor, ...]) -> Signal:
@@ -59,14 +88,24 @@ def relay(received: tuple[Tensor, ...]) -> Signal:
 
 
 class Update(NamedTuple):
-    """One block's part of a step, as :func:`backward` yields it."""
+    """One block's part of a step, as :func:`backward` yields it; read by the training step, the records and :meth:`Method.quantities`.
+
+    Attributes:
+        k: the block, 0 at the bottom.
+        p: its forward pass; its graph is freed unless the step is recorded.
+        signal: what :meth:`Method.signal` said.
+        grad: what the block's own backward pass gave under that signal.
+        aux_grads: gradients of the rule's own modules by dotted name, from ``signal`` and :meth:`Method.learn` together.
+        received: each [N, *out], what block k+1 sent, pulled back to this block's output; () where nothing came.
+
+    """
 
     k: int
     p: Pass
     signal: Signal
     grad: Grad
-    aux_grads: Mapping[str, Tensor]  # gradients of the rule's own modules, from `signal` and `learn` together
-    received: tuple[Tensor, ...]  # [N, *out] messages from block k+1, pulled back to this block's output
+    aux_grads: Mapping[str, Tensor]
+    received: tuple[Tensor, ...]
 
 
 class Options(BaseModel, frozen=True, extra="forbid"):
@@ -74,23 +113,41 @@ class Options(BaseModel, frozen=True, extra="forbid"):
 
 
 class Step(NamedTuple):
-    """One step of a rule as it was run, graphs kept: what measuring reads."""
+    """One step of a rule as it was run, graphs kept: what measuring reads.
 
-    blocks: Sequence[nn.Module]  # bottom first
-    x: Tensor  # [N, *in] the network's input
-    y: Tensor  # [N]
-    passes: Sequence[Pass]  # as the rule made them
-    updates: Mapping[int, Update]  # by block
+    Attributes:
+        blocks: the network's, bottom first.
+        x: what :meth:`Method.make_inputs` gave, [N, *].
+        y: the targets that travel with it, [N, *].
+        passes: in the order in which the rule made them; fewer than blocks where it leaves some out.
+        updates: by block, of the blocks that were updated.
+
+    """
+
+    blocks: Sequence[nn.Module]
+    x: Tensor
+    y: Tensor
+    passes: Sequence[Pass]
+    updates: Mapping[int, Update]
 
 
 class FeedbackPair(NamedTuple):
-    """Two tensors of one shape to be compared: something of the rule's own, and what it would be in backpropagation."""
+    """Two tensors of one shape to be compared: something of the rule's own, and what it would be in backpropagation.
 
-    layer: str  # dotted path in the model
-    kind: str  # of the rows: feedback_transpose, feedback_pseudoinverse, feedback_jacobian
+    Attributes:
+        layer: dotted path in the model, of the rows.
+        kind: of the rows: feedback_transpose, feedback_pseudoinverse, feedback_jacobian.
+        mine: the rule's tensor.
+        true: what it would be.
+        reference: what ``true`` is, in words.
+
+    """
+
+    layer: str
+    kind: str
     mine: Tensor
     true: Tensor
-    reference: str  # what ``true`` is, in words
+    reference: str
 
 
 DEPENDENCIES: dict[str, str] = {  # what a block's update can depend on, and what it must wait for by it
@@ -113,75 +170,83 @@ class Locks(NamedTuple):
     labels: bool  # the labels are needed at every block
 
 
-class Method(nn.Module):
+class Method(RefusesOldNames, ABC):
     """A training rule; a subclass's docstring is its equation. Its own modules (heads, synthesisers) are its submodules.
 
-    A rule overrides :meth:`signal`, and of the other methods only what it needs.
+    A rule says two things: :meth:`signal`, the error signal of each block, and ``depends_on``, what that depends on. Everything else has
+    a default that is right for most rules:
+
+    - facts: ``Options``, ``defaults``, ``classifies``, ``unlabelled``, ``has_teacher``, ``least_batch``, ``in_stages``, ``top_only``,
+      ``compiles``, ``pipelined``, ``saved_within_epochs``; refusals: :meth:`validate_epochs`
+    - what blocks read: :meth:`make_inputs`, :meth:`prepare_input`, :meth:`input_shape`; how they run: :meth:`forward`,
+      :meth:`run_block`, :meth:`backward_context`
+    - modules of its own: :meth:`learn`, :meth:`param_groups`; change over time: :meth:`start`
+    - outside training: :meth:`predict`, :meth:`features`, :meth:`evaluate_objective`, :meth:`kept_head`
+    - records: ``method_quantities`` and :meth:`quantities`, :meth:`feedback_pairs`, :attr:`objective`, :meth:`of_objective`
+    - who waits for whom, and several ranks: :meth:`needs_above`, :meth:`locking_reason`, :meth:`can_split_after`,
+      :meth:`supports_delayed_target`, :meth:`block_of`
+
+    Attributes:
+        num_blocks: of the network; block 0 is at the bottom, ``num_blocks - 1`` the top.
+        output_block: the highest block that is run; the objective is of its output, and it gives the answer.
+        num_probe_points: blocks that :meth:`features` reads, from the bottom.
+        loss: the supervised loss, (z [N, C], y [N]) -> scalar.
+        seed: the run's.
+        options: an instance of ``Options``.
+
     """
 
-    Options: ClassVar[type[BaseModel]] = Options
+    # --------------------------------------------------------------------------------- what every rule says: these two
+
     depends_on: ClassVar[frozenset[str]] = frozenset({"input"})  # keys of DEPENDENCIES, of each block but the top
-    method_quantities: ClassVar[Mapping[str, str]] = {}  # what `quantities` gives: name -> meaning
+
+    @abstractmethod
+    def signal(self, k: int, passes: Mapping[int, Pass], received: tuple[Tensor, ...]) -> Signal:
+        """Compute block k's error signal and the message to block k−1; must depend only on the arguments.
+
+        Args:
+            k: the block, 0 at the bottom.
+            passes: by block: k itself, the blocks below that wait for k's message, and that of the output block once it has run
+                (so rules that depend on ``output_error`` find the logits there). Others may be missing: updated and freed,
+                not run yet, or on another rank.
+            received: [N, *out] what block k+1 sent, pulled back to this block's output; () where it sent nothing.
+
+        """
+
+    # ----------------------------------------------------------------------------------------------- facts of the rule
+
+    Options: ClassVar[type[BaseModel]] = Options  # a pydantic model; ``--set RULE.NAME=VALUE`` sets a field
     defaults: ClassVar[Mapping[str, Any]] = {}  # settings of ``Config`` that this rule wants where the user says nothing
-    saved_within_epochs: ClassVar[bool] = True  # False: its state is too large to be written every minute
-    compiles: ClassVar[bool] = True  # whether blocks may be compiled: False for rules that change what happens inside them
     classifies: ClassVar[bool] = True  # False: trained without labels, gives no answers; `evaluate_objective` tells how well it does
     unlabelled: ClassVar[bool] = False  # True: also trained on the images whose label is not known (label -1)
     has_teacher: ClassVar[bool] = False  # True: learns from the answers of a trained network, `NetworkInfo.teacher`
-    pipelined: ClassVar[bool] = False  # True: plain backprop, which torch's pipeline schedules compute where blocks are spread over ranks
     least_batch: ClassVar[int] = 1  # images a batch must have for the objective to mean anything
     in_stages: ClassVar[bool] = False  # True: a block is trained in its stage only, the others lie still
     top_only: ClassVar[bool] = False  # True: the blocks below the top are never updated
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Refuse a rule that overrides methods by their names of version 0.1.0, which nothing would call."""
-        super().__init_subclass__(**kwargs)
-        if old := [name for name in old_names.METHOD if hasattr(cls, name)]:
-            said = "; ".join(old_names.renamed(name, old_names.METHOD[name], cls.__name__) for name in old)
-            reads = getattr(cls, "reads", ())
-            words = [word for word in sorted(old_names.DEPENDENCIES) if isinstance(reads, Collection) and word in reads]
-            more = f", and {', '.join(words)} in it {', '.join(old_names.DEPENDENCIES[word] for word in words)}" if words else ""
-            raise InputError(said + more)
+    compiles: ClassVar[bool] = True  # whether blocks may be compiled: False for rules that change what happens inside them
+    pipelined: ClassVar[bool] = False  # True: plain backprop, which torch's pipeline schedules compute where blocks are spread over ranks
+    saved_within_epochs: ClassVar[bool] = True  # False: its state is too large to be written every minute
+    method_quantities: ClassVar[Mapping[str, str]] = {}  # what `quantities` gives: name -> meaning
 
     def __init__(self, net: NetworkInfo, options: Any) -> None:
         super().__init__()
         self.num_blocks = len(net.blocks)
-        self.output_block = self.num_blocks - 1  # the block whose output the objective is of, and which gives the answer
-        self.num_probe_points = self.num_blocks  # blocks that `features` reads, from the bottom
+        self.output_block = self.num_blocks - 1
+        self.num_probe_points = self.num_blocks
         self.loss = net.loss
         self.seed = net.seed
         self.options = options
 
-    def __getattr__(self, name: str) -> Any:
-        """Answer an attribute's name of version 0.1.0 with the new one."""
-        try:
-            return super().__getattr__(name)
-        except AttributeError as error:
-            if name in old_names.METHOD:
-                raise AttributeError(old_names.renamed(name, old_names.METHOD[name], type(self).__name__)) from None
-            raise error from None
+    def validate_epochs(self, epochs: int) -> str | None:
+        """Why a run of so many epochs makes no sense for this rule, in one sentence; None if it does."""
+        return None
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Refuse the numbers that version 0.1.0 called ``top``, ``depth`` and ``readable``: nothing would read them."""
-        if name in ("top", "depth", "readable") and isinstance(value, int):
-            raise AttributeError(old_names.renamed(name, old_names.METHOD[name], type(self).__name__))
-        super().__setattr__(name, value)
-
-    @classmethod
-    def locks(cls) -> Locks:
-        """What a block of this rule waits for, from what it reads."""
-        update = bool(cls.depends_on & {"output_error", "backward_message"})
-        return Locks("input" in cls.depends_on, update, "backward_message" in cls.depends_on, "labels" in cls.depends_on)
+    # ------------------------------------------------------------------------------- what blocks read and how they run
 
     @classmethod
     def input_shape(cls, image: tuple[int, int, int], options: Any) -> tuple[int, int, int]:
         """(C, H, W) of what the first block reads, for images of shape ``image``: the image, unless the rule cuts it up."""
         return image
-
-    @property
-    def objective(self) -> str:
-        """What the true gradient is the gradient of, in a word or two for the rows."""
-        return "loss"
 
     def make_inputs(self, images: Tensor, labels: Tensor, step: int, to_input: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """What a step's images and labels become: the network's input and the targets that travel with it.
@@ -203,16 +268,88 @@ class Method(nn.Module):
         return x
 
     def forward(self, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
-        """The passes of one step, bottom first: the plain chain unless the rule changes what blocks read.
+        """The passes of one step, bottom first: the chain up to the output block unless the rule changes what blocks read.
 
         Where blocks are spread over several ranks, each makes the chain of its own blocks instead.
         """
-        return chain(blocks, self.prepare_input(x), y, self.run)
+        return chain(blocks[: self.output_block + 1], self.prepare_input(x), y, self.run_block)
 
-    def run(self, block: nn.Module, x: Tensor) -> Tensor:
+    def run_block(self, block: nn.Module, x: Tensor) -> Tensor:
         """One block's output [N, *out], for rules that change what happens inside a block."""
         h: Tensor = block(x)
         return h
+
+    def backward_context(self) -> AbstractContextManager[None]:
+        """Active while the method's own backward runs (feedback rules replace Wᵀ inside blocks); the truth runs without."""
+        return nullcontext()
+
+    # ------------------------------------------------------------------------------------ modules of its own, and time
+
+    def learn(self, k: int, p: Pass, signal: Signal, grad: Grad, received: tuple[Tensor, ...]) -> Mapping[str, Tensor]:
+        """Gradients of the rule's own modules that need the block's gradient or the message from above, by dotted name."""
+        return {}
+
+    def param_groups(self, blocks: Sequence[nn.Module]) -> list[dict[str, Any]]:
+        """The optimiser's parameter groups: blocks and the rule's own modules, one group; a parameter that blocks share comes once."""
+        return [{"params": list(dict.fromkeys(p for module in (*blocks, self) for p in module.parameters() if p.requires_grad))}]
+
+    def start(self, epoch: int, step: int) -> None:
+        """Called before each step (epoch counts from 1, step from 0), for rules that change over time."""
+
+    # ------------------------------------------------------------------------------------------------ outside training
+
+    def predict(self, blocks: Sequence[nn.Module], x: Tensor) -> Tensor:
+        """The network's answer [N, C] outside training: all blocks in turn."""
+        if not self.classifies:
+            raise TypeError(f"{type(self).__name__} is trained without labels and gives no answers")
+        for block in blocks:
+            x = block(x)
+        return x
+
+    def features(self, blocks: Sequence[nn.Module], x: Tensor) -> Iterator[Tensor]:
+        """What a probe reads: the outputs [N, *out] of the lowest ``num_probe_points`` blocks, bottom first."""
+        for block in blocks[: self.num_probe_points]:
+            x = block(x)
+            yield x
+
+    def evaluate_objective(self, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Tensor:
+        """For rules that give no answers: the objective on what :meth:`make_inputs` gave, a scalar, in eval mode without gradients."""
+        raise NotImplementedError
+
+    def kept_head(self, layers: int) -> nn.Module | None:
+        """The first layers of the projection head at the top, [N, *top] -> [N, features]; None where there are not so many."""
+        return None
+
+    # ---------------------------------------------------------------------------------------------------- for the records
+
+    @property
+    def objective(self) -> str:
+        """What the true gradient is the gradient of, in a word or two for the rows."""
+        return "loss"
+
+    def of_objective(self, name: str) -> bool:
+        """Whether a gradient in ``Signal.aux_grads`` is the objective's: a discriminator descends a loss of its own."""
+        return True
+
+    def quantities(self, update: Update) -> Mapping[str, Tensor]:
+        """Numbers of the rule's own to record for one block (a synthesiser's error): name -> scalar tensor."""
+        return {}
+
+    def feedback_pairs(self, step: Step, passes: Sequence[Pass]) -> Iterator[FeedbackPair]:
+        """Tensors of the rule's own beside what they would be in backpropagation (feedback matrices), for the sparse records.
+
+        Args:
+            step: the step as it was run.
+            passes: its plain chain of passes, bottom first, graphs kept.
+
+        """
+        yield from ()
+
+    # ------------------------------------------------------------------------------ who waits for whom, and several ranks
+
+    def needs_above(self, k: int) -> bool:
+        """Whether block k must wait for the block above it; the top block never does."""
+        return k < self.num_blocks - 1 and bool(self.depends_on & {"backward_message", "output_error", "delayed_message"})
 
     def locking_reason(self) -> str | None:
         """Why blocks cannot work on several batches at once, each on a rank of its own: which lock; None if they can."""
@@ -232,74 +369,8 @@ class Method(nn.Module):
         """The block with which a parameter or buffer of the rule's own is trained: the first number in its dotted name, or the top."""
         return next((int(part) for part in name.split(".") if part.isdigit()), self.output_block)
 
-    def evaluate_objective(self, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Tensor:
-        """For rules that give no answers: the objective on what :meth:`make_inputs` gave, a scalar, in eval mode without gradients."""
-        raise NotImplementedError
-
-    def signal(self, k: int, passes: Mapping[int, Pass], received: tuple[Tensor, ...]) -> Signal:
-        """Compute block k's error signal and the message to block k−1; must depend only on the arguments.
-
-        Args:
-            k: the block, 0 at the bottom.
-            passes: passes by block; holds k and, for rules that wait for the block above, those below k.
-            received: [N, *out] what block k+1 sent, pulled back to this block's output; () where it sent nothing.
-
-        """
-        raise NotImplementedError
-
-    def learn(self, k: int, p: Pass, signal: Signal, grad: Grad, received: tuple[Tensor, ...]) -> Mapping[str, Tensor]:
-        """Gradients of the rule's own modules that need the block's gradient or the message from above."""
-        return {}
-
-    def start(self, epoch: int, step: int) -> None:
-        """Called before each step (epoch counts from 1, step from 0), for rules that change over time."""
-
-    def validate_epochs(self, epochs: int) -> str | None:
-        """Why a run of so many epochs makes no sense for this rule, in one sentence; None if it does."""
-        return None
-
-    def needs_above(self, k: int) -> bool:
-        """Whether block k must wait for the block above it; the top block never does."""
-        return k < self.num_blocks - 1 and bool(self.depends_on & {"backward_message", "output_error", "delayed_message"})
-
-    def predict(self, blocks: Sequence[nn.Module], x: Tensor) -> Tensor:
-        """The network's answer [N, C] outside training: all blocks in turn."""
-        for block in blocks:
-            x = block(x)
-        return x
-
-    def features(self, blocks: Sequence[nn.Module], x: Tensor) -> Iterator[Tensor]:
-        """What a probe reads: each block's output [N, *out], bottom first."""
-        for block in blocks:
-            x = block(x)
-            yield x
-
-    def kept_head(self, layers: int) -> nn.Module | None:
-        """The first layers of the projection head at the top, [N, *top] -> [N, features]; None where there are not so many."""
-        return None
-
-    def of_objective(self, name: str) -> bool:
-        """Whether a gradient in ``Signal.aux_grads`` is the objective's: a discriminator descends a loss of its own."""
-        return True
-
-    def backward_context(self) -> AbstractContextManager[None]:
-        """Active while the method's own backward runs (feedback rules replace Wᵀ inside blocks); the truth runs without."""
-        return nullcontext()
-
-    def quantities(self, update: Update) -> Mapping[str, Tensor]:
-        """Numbers of the rule's own to record for one block (a synthesiser's error): name -> scalar tensor."""
-        return {}
-
-    def feedback_pairs(self, step: Step, passes: Sequence[Pass]) -> Iterator[FeedbackPair]:
-        """Tensors of the rule's own beside what they would be in backpropagation (feedback matrices), for the sparse records.
-
-        Args:
-            step: the step as it was run.
-            passes: its plain chain of passes, bottom first, graphs kept.
-
-        """
-        yield from ()
-
-    def param_groups(self, blocks: Sequence[nn.Module]) -> list[dict[str, Any]]:
-        """The optimiser's parameter groups: blocks and the rule's own modules, one group; a parameter that blocks share comes once."""
-        return [{"params": list(dict.fromkeys(p for module in (*blocks, self) for p in module.parameters() if p.requires_grad))}]
+    @classmethod
+    def locks(cls) -> Locks:
+        """What a block of this rule waits for, from ``depends_on``; not to be overridden."""
+        update = bool(cls.depends_on & {"output_error", "backward_message"})
+        return Locks("input" in cls.depends_on, update, "backward_message" in cls.depends_on, "labels" in cls.depends_on)

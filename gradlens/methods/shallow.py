@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor, nn
 
-from gradlens.gradients.block_pass import Pass, chain
+from gradlens.gradients.block_pass import Pass
 from gradlens.gradients.method import Method, Signal, top_signal
 
 
@@ -23,7 +23,7 @@ class Shallow(Method):
         """The chain, every block but the top in eval mode."""
         for block in blocks[:-1]:
             block.eval()
-        return chain(blocks, x, y)
+        return super().forward(blocks, x, y)
 
     def locking_reason(self) -> str | None:
         """One block is trained."""
@@ -31,4 +31,4 @@ class Shallow(Method):
 
     def signal(self, k: int, passes: Mapping[int, Pass], received: tuple[Tensor, ...]) -> Signal:
         """The true gradient at the top, nothing below."""
-        return top_signal(self.loss, passes[k])._replace(messages_below=()) if k == self.num_blocks - 1 else Signal(None)
+        return top_signal(self.loss, passes[k], send=False) if k == self.num_blocks - 1 else Signal(None)

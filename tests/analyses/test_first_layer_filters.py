@@ -57,7 +57,7 @@ def test_the_five_rules_are_five():
     net = make_network_info(build("basic-cnn", ModelSpec((3, 32, 32), 10, 4, 5, 7)), (3, 32, 32), 10, LOSSES["ce"])
     configs = {label: config(label, 7, 0, "cifar10") for label in RULES}
     rules = {label: METHODS[c.method] for label, c in configs.items() if label != "bp"}
-    windows = {label: tuple(rule(net, rule.Options(**configs[label].options)).spans) for label, rule in rules.items()}
+    windows = {label: tuple(rule(net, rule.Options(**configs[label].options)).reach.windows) for label, rule in rules.items()}
     assert {label: [w.last - w.first + 1 for w in spans] for label, spans in windows.items()} == {
         "chunked in two": [3, 2], "chunked in three": [2, 2, 1], "overlap": [2, 2, 2, 2], "dgl": [1, 1, 1, 1, 1],
     }  # fmt: skip

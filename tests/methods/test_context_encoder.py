@@ -23,6 +23,7 @@ from gradlens.gradients.backward import backward
 from gradlens.gradients.losses import LOSSES
 from gradlens.gradients.method import Method
 from gradlens.methods import METHODS
+from gradlens.methods.self_supervised.context_encoder import inpaints
 from gradlens.models.decoders import ChannelwiseLinear, context_decoder, discriminator
 from gradlens.models.zoo import ModelSpec, build
 from gradlens.reporting.gallery import draw_learned
@@ -84,20 +85,20 @@ def test_random_shapes_cover_as_many_pixels_and_are_each_images_own():
     mask = y[:, 3]
     assert mask.sum((1, 2)).tolist() == [64.0] * 5
     assert len({m.numpy().tobytes() for m in mask}) == 5
-    assert torch.equal(mask, method.mask(5, 5)[:, 0].double())
-    assert not torch.equal(mask, method.mask(5, 6)[:, 0].double())
+    assert torch.equal(mask, method.pretext.mask(5, 5)[:, 0].double())
+    assert not torch.equal(mask, method.pretext.mask(5, 6)[:, 0].double())
     gone = mask[:, None].expand(-1, 3, -1, -1) > 0
     assert torch.equal(x[~gone], y[:, :3][~gone])
     assert {round(v, 4) for v in (x[gone] + 1).mul(127.5).tolist()} == {117.0, 104.0, 123.0}
     other = METHODS["context-encoder"](
         make_network_info(build("basic-cnn", PLAN), PLAN.shape, 10, LOSSES["ce"], 4), METHODS["context-encoder"].Options(corrupt="random")
     )
-    assert not torch.equal(other.mask(5, 5)[:, 0].double(), mask)  # another seed
+    assert not torch.equal(other.pretext.mask(5, 5)[:, 0].double(), mask)  # another seed
 
 
 def test_fewer_cells_make_larger_shapes():
     def edges(cells):
-        mask = posed(corrupt="random", cells=cells)[1].mask(200, 0)
+        mask = posed(corrupt="random", cells=cells)[1].pretext.mask(200, 0)
         return (mask[..., 1:] != mask[..., :-1]).float().mean()
 
     assert edges(2) < edges(6) < edges(16)
@@ -162,7 +163,7 @@ def test_the_squared_error_is_that_of_a_loop_over_pixels(corrupt, overlap):
     _, method, _, y = posed(images=IMAGES[:2], corrupt=corrupt, overlap=overlap)
     made = torch.randn(2, 3, 16, 16, dtype=torch.float64)
     want = squared_error_by_hand(made, y[:, :3], y[:, 3], overlap)
-    assert method.reconstruction(made, y).item() == pytest.approx(want, rel=1e-12)
+    assert method.pretext.reconstruction(made, y).item() == pytest.approx(want, rel=1e-12)
 
 
 @pytest.mark.parametrize("overlap", [0, 1])
@@ -175,10 +176,10 @@ def test_the_losses_gradient_is_zero_outside_the_mask_and_its_border(corrupt, ov
         def forward(self, h):
             return made + 0 * h.sum()
 
-    method.head(1).decoder = Given()
+    method.heads["1"].decoder = Given()
     p = list(method.forward(list(model), x, y))[1]
     (g,) = torch.autograd.grad(method.local_loss(1, p).loss, made)
-    region = method.predicted(y).expand_as(g) > 0
+    region = method.pretext.predicted(y).expand_as(g) > 0
     dropped = int((y[:, 3:].expand_as(g) > 0).sum())
     assert int(region.sum()) == dropped if overlap == 0 else int(region.sum()) > dropped
     assert (g[~region] == 0).all()
@@ -196,7 +197,7 @@ def test_generator_and_discriminator_each_descend_their_own_loss_on_the_same_wei
     model, method, x, y = posed(corrupt=corrupt, lambda_rec=0.7, lambda_adv=0.3)
     twin, other = copy.deepcopy(model), copy.deepcopy(method)
     updates = updates_of(model, method, x, y)
-    head = other.head(1)
+    head = other.heads["1"]
     made = head.decoder(twin[1](twin[0](x)))
     mask, truth = y[:, 3:], y[:, :3]
 
@@ -248,7 +249,7 @@ def test_neither_loss_has_a_way_to_the_others_network(monkeypatch):
     """Structural: of every gradient that is asked for, what the differentiated loss's graph leads to."""
     model, method, x, y = posed(lambda_adv=0.5)
     p = list(method.forward(list(model), x, y))[1]
-    judge, decoder = set(method.head(1).discriminator.parameters()), {*method.head(1).decoder.parameters(), p.z}
+    judge, decoder = set(method.heads["1"].discriminator.parameters()), {*method.heads["1"].decoder.parameters(), p.z}
     asked: list[tuple[set[torch.Tensor], set[torch.Tensor]]] = []
     real = torch.autograd.grad
 
@@ -257,7 +258,7 @@ def test_neither_loss_has_a_way_to_the_others_network(monkeypatch):
         return real(outputs, inputs, *args, **kwargs)
 
     monkeypatch.setattr(torch.autograd, "grad", watched)
-    method.slopes(1, p)
+    method.pretext.differentiate(1, method.heads["1"], p.z, p.y)
     (to_judge, to_image, to_decoder) = asked
     assert to_judge[1] == judge
     assert not to_judge[0] & decoder  # the discriminator's loss cannot reach the decoder or the encoder
@@ -307,7 +308,7 @@ def test_local_modules_hear_nothing_of_each_other():
     assert [u.signal.messages_below for _, u in sorted(before.items())] == [(), ()]
     changed = copy.deepcopy(method)
     with torch.no_grad():
-        for p in changed.head(1).parameters():
+        for p in changed.heads["1"].parameters():
             p.mul_(-3)
     after = updates_of(copy.deepcopy(model), changed, x, y)
     assert_same_bits(after[0].grad.params, before[0].grad.params)
@@ -518,6 +519,10 @@ def test_only_context_encoders_are_shown(program, tmp_path):
         inpainting.must_inpaint(METHODS["bp"])
 
 
+def test_context_encoders_are_told_by_their_class():
+    assert [name for name, rule in METHODS.items() if inpaints(rule)] == ["context-encoder", "context-encoder-local"]
+
+
 def test_the_command_prints_stores_and_draws(run, program, tmp_path):
     status, out, _ = program("inpaint", run.path, "--images", "3", "--out", tmp_path, "--quiet")
     assert status == 0
@@ -535,9 +540,9 @@ def test_the_papers_settings_are_a_config_that_builds():
     assert (config.model, config.lr, config.beta1, config.batch_size) == ("dcgan", 2e-3, 0.5, 64)
     small = config.model_copy(update={"width": 2})
     method = build_model_and_method(small, (3, 128, 128), 10, torch.device("cpu")).method
-    assert [s.stop - s.start for s in method.hole] == [56, 56]  # of the 64 that are predicted, 4 on each side are seen
-    assert [s.stop - s.start for s in method.seen] == [64, 64]
-    assert [type(m).__name__ for m in method.head(method.output_block).decoder][:3] == ["Flatten", "Linear", "Unflatten"]
+    assert [s.stop - s.start for s in method.pretext.hole] == [56, 56]  # of the 64 that are predicted, 4 on each side are seen
+    assert [s.stop - s.start for s in method.pretext.seen] == [64, 64]
+    assert [type(m).__name__ for m in method.heads[str(method.output_block)].decoder][:3] == ["Flatten", "Linear", "Unflatten"]
 
 
 def test_the_papers_settings_train():

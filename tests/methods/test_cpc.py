@@ -148,7 +148,7 @@ def posed(name, step=5, model="basic-cnn", **options):
 
 def slow_loss(method, k, encoder, x):
     """The rule's loss as its paper says it: patches, encoder, contexts and targets, one by one."""
-    o, grid = method.options, method.grid
+    o, grid = method.options, method.pretext.grid
     (high, wide), s = grid.patch, grid.stride
     luma = torch.tensor([0.299, 0.587, 0.114], dtype=x.dtype)
     if o.grey:
@@ -164,11 +164,11 @@ def slow_loss(method, k, encoder, x):
         masked = head.context(torch.stack(list(z.values())).view(len(x), grid.rows, grid.columns, -1).permute(0, 3, 1, 2))
         c = {(n, i, j): masked[n, :, i + 1, j] for n, i, j in places if i + 1 < grid.rows}
     losses = []
-    for offset in range(1, method.steps + 1):
+    for offset in range(1, method.pretext.steps + 1):
         w = head.ahead[offset - 1].weight[:, :, 0, 0]
         paired = [(n, i, j) for n, i, j in places if i + offset + o.skip < grid.rows]
         targets = [w @ z[n, i + offset + o.skip, j] for n, i, j in paired]
-        drawn = method.negatives(k, offset, len(paired))
+        drawn = method.pretext.negatives(k, offset, len(paired))
         assert drawn.shape == (len(paired), o.negatives)
         mine = []
         for at, place in enumerate(paired):
@@ -191,7 +191,7 @@ def test_loss_and_gradients_equal_plain_loops(name, model, options):
     method, network, x, y = posed(name, model=model, **options)
     run = run_step(method, list(network), x, y)
     for k in map(int, method.heads):
-        first = method.ends[k]
+        first = method.reach.first[k]
         twin, mine = copy.deepcopy(network), copy.deepcopy(method)
         below = nn.Sequential(*twin[:first]) if first else nn.Identity()
 
@@ -209,20 +209,24 @@ def test_loss_and_gradients_equal_plain_loops(name, model, options):
 
 def test_negatives_are_uniform_with_replacement_and_named_by_step_block_and_offset():
     method, *_ = posed("cpc", negatives=16)
-    drawn = method.negatives(1, 1, 500)
+    drawn = method.pretext.negatives(1, 1, 500)
     counts = torch.bincount(drawn.flatten(), minlength=500).double()
     chi2 = ((counts - 16) ** 2 / 16).sum().item()  # 499 degrees of freedom
     assert abs(chi2 - 499) < 4 * math.sqrt(2 * 499)
     assert any(len(set(row)) < 16 for row in drawn.tolist())  # with replacement
     assert any(i in row for i, row in enumerate(drawn.tolist()))  # the positive may be among them
-    others = [method.negatives(0, 1, 500), method.negatives(1, 2, 500), posed("cpc", step=6, negatives=16)[0].negatives(1, 1, 500)]
+    others = [
+        method.pretext.negatives(0, 1, 500),
+        method.pretext.negatives(1, 2, 500),
+        posed("cpc", step=6, negatives=16)[0].pretext.negatives(1, 1, 500),
+    ]
     assert all(not torch.equal(drawn, other) for other in others)
-    assert torch.equal(drawn, posed("cpc", negatives=16)[0].negatives(1, 1, 500))
+    assert torch.equal(drawn, posed("cpc", negatives=16)[0].pretext.negatives(1, 1, 500))
 
 
 def test_how_many_rows_are_predicted():
     def steps(**options):
-        return posed("infomax", **options)[0].steps
+        return posed("infomax", **options)[0].pretext.steps
 
     assert steps() == 5  # 7 rows: the fifth offset with one row skipped has a single pair
     assert steps(skip=0) == 5
@@ -257,8 +261,8 @@ def test_greedy_infomax_is_isolated():
         params = dict(network.named_parameters())
         got = torch.autograd.grad(method.local_loss(k, p).loss, list(params.values()), allow_unused=True)
         assert {n.split(".")[0] for n, g in zip(params, got, strict=True) if g is not None} == {f"block{k + 1}"}
-    assert posed("infomax", modules=[2])[0].ends == {1: 0}
-    assert posed("infomax", modules=[1, 1])[0].ends == {0: 0, 1: 1}
+    assert posed("infomax", modules=[2])[0].reach.first == {1: 0}
+    assert posed("infomax", modules=[1, 1])[0].reach.first == {0: 0, 1: 1}
 
 
 def test_one_module_of_infomax_is_cpc_without_autoregressor_and_is_end_to_end():
@@ -326,7 +330,7 @@ def test_features_are_spatial_means_of_patches_where_they_belong(model):
 def test_networks_are_made_for_patches(name):
     pair = build_model_and_method(make_config(method=name, model="mlp", width=6, depth=2), (1, 8, 8), 10, CPU)
     assert pair.model[0].linear.in_features == 16
-    assert pair.method.grid.rows == 3
+    assert pair.method.pretext.grid.rows == 3
     assert build_model_and_method(make_config(method="bp", model="mlp", width=6), (1, 8, 8), 10, CPU).model[0].linear.in_features == 64
 
 
@@ -449,8 +453,8 @@ def test_shipped_configs_make_the_papers_rule(name):
     small = make_config(**{**settings, "width": 2})
     pair = build_model_and_method(small, (3, 96, 96), 10, CPU)
     method, images = pair.method, torch.randint(0, 256, (2, 3, 96, 96), dtype=torch.uint8)
-    assert (method.grid.patch, method.grid.rows, method.grid.columns, method.steps) == ((16, 16), 7, 7, 5)
-    assert [(s.first, s.last) for s in method.spans] == ([(0, 13)] if name == "cpc" else [(0, 3), (4, 7), (8, 13)])
+    assert (method.pretext.grid.patch, method.pretext.grid.rows, method.pretext.grid.columns, method.pretext.steps) == ((16, 16), 7, 7, 5)
+    assert [(s.first, s.last) for s in method.reach.windows] == ([(0, 13)] if name == "cpc" else [(0, 3), (4, 7), (8, 13)])
     x, y = method.make_inputs(images, torch.zeros(2), 0, lambda v: v / 127.5 - 1)
     assert x.shape == (2, 3, 64, 64)
     run = run_step(method, list(pair.model), x, y)

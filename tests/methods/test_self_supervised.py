@@ -124,3 +124,10 @@ def test_hierarchical_digits_are_taken_too(name, tmp_path):
     )
     run = train_run(config, RunContext(out=tmp_path))
     assert math.isfinite(run.metrics[-1].loss)
+
+
+@pytest.mark.parametrize("name", UNLABELLED)
+def test_a_rule_without_labels_gives_no_answers(name):
+    method, c = posed(name)
+    with pytest.raises(TypeError, match=f"{type(method).__name__} is trained without labels and gives no answers"):
+        method.predict(c.blocks, c.x)

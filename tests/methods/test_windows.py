@@ -63,7 +63,7 @@ def one_by_one(model, heads, windows, x, y):
 def test_gradients_are_the_sum_over_windows_that_are_each_recomputed(network, name, options, windows):
     c = case(network)
     method = rule(name, c, **options)
-    assert method.spans == windows
+    assert method.reach.windows == windows
     model, heads, deltas, _ = one_by_one(c.model, method.heads, windows, c.x, c.y)
     _, updates = step(method, c)
     assert sorted(updates) == list(range(len(c.model)))

@@ -85,13 +85,13 @@ class DFA(Switched, Method):
         """With ``skip=exact`` blocks hear each other."""
         return "with skip=exact a block hears what the skip of the one above carries down" if self.options.skip == "exact" else None
 
-    def run(self, block: nn.Module, x: Tensor) -> Tensor:
+    def run_block(self, block: nn.Module, x: Tensor) -> Tensor:
         """The block; for ``skip=exact`` a residual block's branch reads its input through a gate that the rule shuts."""
         if self.options.skip != "exact" or not isinstance(block, Residual):
-            return super().run(block, x)
+            return super().run_block(block, x)
         gate = block.branch.register_forward_pre_hook(lambda _, args: (_Through.apply(args[0], self),))  # type: ignore[no-untyped-call]
         try:
-            return super().run(block, x)
+            return super().run_block(block, x)
         finally:
             gate.remove()
 
@@ -99,7 +99,7 @@ class DFA(Switched, Method):
         """B_k e [+ what the skip of the block above carries]; told, and sent on only where a skip carries it on."""
         p, top = passes[k], passes[self.num_blocks - 1]
         if k == self.num_blocks - 1:
-            return top_signal(self.loss, p)._replace(messages_below=())
+            return top_signal(self.loss, p, send=False)
         _, e = slope(self.loss, top.z, top.y)
         delta = broadcast(e, self.matrix(k), p.h)
         for message in received:

@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
-from gradlens.gradients.block_pass import Pass, chain
+from gradlens.gradients.block_pass import Pass
 from gradlens.gradients.method import NetworkInfo, Signal, Update
 from gradlens.methods.local.windows import LocalLosses, even
 from gradlens.models.heads import head
@@ -75,7 +75,7 @@ class Greedy(LocalLosses):
             block.train(k >= self.stage)
         for name, module in self.heads.items():
             module.train(int(name) == self.stage)
-        return chain(blocks[: self.output_block + 1], x, y)
+        return super().forward(blocks, x, y)
 
     def signal(self, k: int, passes: Mapping[int, Pass], received: tuple[Tensor, ...]) -> Signal:
         """Nothing below the stage; the stage's unit as in dgl."""

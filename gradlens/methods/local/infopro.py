@@ -59,7 +59,7 @@ class InfoPro(LocalLosses):
 
     def lambdas(self, k: int) -> tuple[float, float]:
         """(lambda1, lambda2) of the local module that ends at unit k."""
-        o, local = self.options, sorted(self.ends)[:-1]
+        o, local = self.options, sorted(self.reach.first)[:-1]
         share = local.index(k) / max(1, len(local) - 1)
         return o.lambda1_first * (1 - share) + o.lambda1_last * share, o.lambda2_first * (1 - share) + o.lambda2_last * share
 

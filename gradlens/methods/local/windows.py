@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -75,6 +75,80 @@ def split(chunks: int | Sequence[int], net: NetworkInfo, with_top: bool = True, 
     return windows
 
 
+class LossWindows:
+    """The windows of a rule at work: which loss reaches which block, who waits for whom, and what blocks send each other.
+
+    Where windows overlap, each block is run once and each head evaluated once: block k sends down *partial sums* of the windows'
+    gradients, one for each window that reaches on.
+
+    Args:
+        windows: over the units 0 … ``units`` − 1, each ending at another unit, the last one at the topmost.
+        units: blocks that a window can end at.
+        with_top: whether the last of them is one unit with the network's top, above it.
+
+    """
+
+    def __init__(self, windows: Iterable[Window], units: int, with_top: bool) -> None:
+        self.with_top = with_top
+        self.windows = sorted(windows)
+        self.first = {w.last: w.first for w in self.windows}  # block with a loss -> first block that the loss reaches
+        # for each unit the first blocks of the windows that hold both it and the unit below it, the nearest first
+        self.sent = [sorted({w.first for w in self.windows if w.first < k <= w.last}, reverse=True) for k in range(units)]
+
+    def waits(self, k: int) -> bool:
+        """Whether a window holds both block k and the one above it, or the one above it is the top of the same unit."""
+        last = len(self.sent) - 1
+        return bool(self.sent[k + 1]) if k < last else k == last and self.with_top
+
+    def can_split_after(self, k: int) -> bool:
+        """Whether block k and the one above it are in different windows."""
+        return k + 1 < len(self.sent) and not self.waits(k)
+
+    def signal(self, k: int, slope: Tensor | None, received: tuple[Tensor, ...], said: Signal) -> Signal:
+        """Fill in delta and messages, from block k's own slope (None: no window ends here) and the partial sums it received.
+
+        A partial sum "from a" is over the windows that hold block k and begin at a or below. The window that ends here begins
+        lowest of all, so its slope is in every sum that still has it.
+        """
+        starts = self.sent[k + 1] if k + 1 < len(self.sent) else []
+        sums: dict[tuple[bool, int | None], Tensor | None] = {}
+
+        def partial(a: int) -> Tensor | None:
+            mine = slope is not None and self.first[k] <= a
+            which = next((i for i, first in enumerate(starts) if first <= a), None)
+            if (mine, which) not in sums:
+                terms = ([slope] if mine else []) + ([received[which]] if which is not None else [])
+                sums[mine, which] = terms[0] if len(terms) == 1 else terms[0] + terms[1] if terms else None  # type: ignore[operator]
+            return sums[mine, which]
+
+        sent = tuple(m for a in self.sent[k] if (m := partial(a)) is not None)
+        return said._replace(delta=partial(k), messages_below=sent)
+
+    def locking_reason(self) -> str | None:
+        """Windows are independent of each other; where they reach over every place between two blocks, all blocks hang together."""
+        if any(map(self.can_split_after, range(len(self.sent)))):
+            return None
+        return "it is backward-locked: between any two of its blocks a window reaches from one to the other"
+
+
+class InWindows:
+    """Mixin of a rule whose losses each reach a window of blocks: who waits for whom follows from its ``reach``."""
+
+    reach: LossWindows
+
+    def needs_above(self, k: int) -> bool:
+        """A block waits for the one above it where a window holds both."""
+        return self.reach.waits(k)
+
+    def locking_reason(self) -> str | None:
+        """Whether windows leave a place between two blocks free."""
+        return self.reach.locking_reason()
+
+    def can_split_after(self, k: int) -> bool:
+        """Between windows."""
+        return self.reach.can_split_after(k)
+
+
 class Local(NamedTuple):
     """A local loss and, where its head classifies, the head's logits."""
 
@@ -92,32 +166,29 @@ class Slopes(NamedTuple):
     saved: Any = None  # what the rule's own quantities are made of
 
 
-class LocalLosses(Method):
+def differentiated(local: Local, z: Tensor, head: nn.Module, k: int) -> Slopes:
+    """A local loss, its gradient with respect to the leaf ``z``, and those of the parameters of block k's head."""
+    names, params = zip(*trainable(head, f"heads.{k}").items(), strict=True)
+    slope, *grads = torch.autograd.grad(local.loss, [z, *params])
+    return Slopes(local.loss, slope, dict(zip(names, grads, strict=True)), local.logits)
+
+
+class LocalLosses(InWindows, Method):
     """delta_k = Σ over the windows w that hold block k of d l_w/d h_k, with l_w the loss of a head at the window's last block.
 
-    The network's last block and its top are one unit, whose loss is the network's own; a rule that does not train the top
-    (``trains_top``) has every block as a unit, and a head at the last one too. Where windows overlap, each block is run
-    once and each head evaluated once: block k sends down *partial sums* of the windows' gradients, one for each window that reaches on.
+    The network's last block and its top are one unit, whose loss is the network's own.
     A rule overrides :meth:`windows` and, where its loss is another one, :meth:`make_head` and :meth:`local_loss`.
     """
 
     Options: ClassVar[type[BaseModel]] = HeadOptions
     depends_on = frozenset({"input", "labels"})
-    trains_top: ClassVar[bool] = True  # False: the network's own top is neither run nor trained
 
     def __init__(self, net: NetworkInfo, options: Any) -> None:
         super().__init__(net, options)
         self.units = max(self.num_blocks - 1, 1)  # every block but the last by itself, the last one with the top
-        if not self.trains_top:
-            self.output_block = self.units - 1
-        self.spans = sorted(self.windows(net))
-        self.ends = {span.last: span.first for span in self.spans}  # block with a loss -> first block that the loss reaches
+        self.reach = LossWindows(self.windows(net), self.units, with_top=self.num_blocks > 1)
         with seeded(net.seed, "heads"):
-            self.heads = nn.ModuleDict({str(k): self.make_head(k, net) for k in sorted(self.ends) if k < self.units - self.trains_top})
-        # for each unit the first blocks of the windows that hold both it and the unit below it, the nearest first
-        self.sent = [sorted({s.first for s in self.spans if s.first < k <= s.last}, reverse=True) for k in range(self.units)]
-
-    # ------------------------------------------------------------------------------------------------ what a rule says
+            self.heads = nn.ModuleDict({str(k): self.make_head(k, net) for k in sorted(self.reach.first) if k < self.units - 1})
 
     def windows(self, net: NetworkInfo) -> Sequence[Window]:
         """The windows over the units 0 … ``self.units`` − 1, each ending at another unit, the last one at the topmost."""
@@ -133,58 +204,15 @@ class LocalLosses(Method):
         logits = self.heads[str(k)](p.z)
         return Local(self.loss(logits, p.y), logits)
 
-    def slopes(self, k: int, p: Pass) -> Slopes:
-        """The loss of unit k's head, its gradient with respect to ``p.z``, and those of the head's parameters."""
-        loss, logits = self.local_loss(k, p)
-        names, params = zip(*trainable(self.heads[str(k)], f"heads.{k}").items(), strict=True)
-        slope, *grads = torch.autograd.grad(loss, [p.z, *params])
-        return Slopes(loss, slope, dict(zip(names, grads, strict=True)), logits)
-
-    # ------------------------------------------------------------------------------------------------------ the machinery
-
-    def needs_above(self, k: int) -> bool:
-        """A block waits for the one above it where a window holds both; the last block always waits for the top."""
-        return (self.trains_top and k == self.num_blocks - 2) or (k < self.units - 1 and bool(self.sent[k + 1]))
-
-    def locking_reason(self) -> str | None:
-        """Windows are independent of each other; where they reach over every place between two blocks, all blocks hang together."""
-        if any(self.can_split_after(k) for k in range(self.output_block)):
-            return None
-        return "it is backward-locked: between any two of its blocks a window reaches from one to the other"
-
-    def can_split_after(self, k: int) -> bool:
-        """Between windows."""
-        return k < self.output_block and not self.needs_above(k)
-
     def signal(self, k: int, passes: Mapping[int, Pass], received: tuple[Tensor, ...]) -> Signal:
         """The sum of the windows' gradients at block k, and the partial sums for the block below."""
         p = passes[k]
         if k == self.num_blocks - 1:
             return top_signal(self.loss, p)
-        if k == self.units - 1 and self.trains_top:
-            return self._spread(k, received[0], (), Signal(None))
+        if k == self.units - 1:
+            return self.reach.signal(k, received[0], (), Signal(None))
         if str(k) not in self.heads:
-            return self._spread(k, None, received, Signal(None))
-        loss, slope, aux_grads, logits, saved = self.slopes(k, p)
+            return self.reach.signal(k, None, received, Signal(None))
+        loss, slope, aux_grads, logits, _ = differentiated(self.local_loss(k, p), p.z, self.heads[str(k)], k)
         answer = logits.detach() if logits is not None and k == self.output_block else None
-        return self._spread(k, slope, received, Signal(None, aux_grads=aux_grads, saved=saved, loss=loss.detach(), logits=answer))
-
-    def _spread(self, k: int, slope: Tensor | None, received: tuple[Tensor, ...], said: Signal) -> Signal:
-        """Fill in delta and messages, from block k's own slope and the partial sums it received.
-
-        A partial sum "from a" is over the windows that hold block k and begin at a or below. The window that ends here begins
-        lowest of all, so its slope is in every sum that still has it.
-        """
-        starts = self.sent[k + 1] if k < self.units - 1 else []
-        sums: dict[tuple[bool, int | None], Tensor | None] = {}
-
-        def partial(a: int) -> Tensor | None:
-            mine = slope is not None and self.ends[k] <= a
-            which = next((i for i, first in enumerate(starts) if first <= a), None)
-            if (mine, which) not in sums:
-                terms = ([slope] if mine else []) + ([received[which]] if which is not None else [])
-                sums[mine, which] = terms[0] if len(terms) == 1 else terms[0] + terms[1] if terms else None  # type: ignore[operator]
-            return sums[mine, which]
-
-        sent = tuple(m for a in self.sent[k] if (m := partial(a)) is not None)
-        return said._replace(delta=partial(k), messages_below=sent)
+        return self.reach.signal(k, slope, received, Signal(None, aux_grads=aux_grads, loss=loss.detach(), logits=answer))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
-from gradlens.gradients.block_pass import Pass, trainable
-from gradlens.gradients.method import NetworkInfo, Update
-from gradlens.methods.local.windows import Local, Slopes
-from gradlens.methods.self_supervised.encoder import SelfSupervised
+from gradlens.gradients.block_pass import trainable
+from gradlens.gradients.method import Method, NetworkInfo, Update
+from gradlens.methods.local.windows import Slopes
+from gradlens.methods.self_supervised.encoder import PretextTask, SelfSupervised
 from gradlens.models.decoders import context_decoder, discriminator
 from gradlens.runtime.batch_shard import all_reduce_sum, draw_sharded, global_count, sharded_mean
 from gradlens.runtime.errors import InputError
@@ -82,29 +82,24 @@ def shapes_of(n: int, size: tuple[int, int], pixels: int, cells: int, rng: torch
     return torch.zeros_like(fine).scatter_(1, fine.argsort(dim=1, stable=True)[:, :pixels], 1.0).view(n, 1, *size)
 
 
-class ContextEncoder(SelfSupervised):
-    """delta_K = d [lambda_rec · mean_R w (D(h_K) − x)² − lambda_adv · log A(D(h_K))] / d h_K, pulled back block by block from there.
+QUANTITIES = {
+    "reconstruction": "mean squared error on the dropped pixels, in the units of the network's input",
+    "discriminator_loss": "-log A(real) - log(1 - A(made)), mean over images, in nats",
+    "real": "the discriminator's mean probability that real regions are real",
+    "fake": "... that made ones are",
+}
 
-    Pathak et al. 2016 (arXiv 1604.07379). The network reads x without a region M (the mean colour is there instead), a decoder D
-    makes an image of what its last block K says, which is judged on R only: M and ``overlap`` pixels around it, where w is 10 and not 1.
-    The discriminator A sees R only and descends −log A(x) − log(1 − A(D(h_K))) on the same weights and the same images made;
-    neither loss gives the other's network a gradient.
 
-    The squared error is a mean over the pixels and channels of R (border pixels count 10 times above, once below the line), then
-    over images, as in the authors' code; their equation has the sum, so that lambda_rec would mean another thing for every region.
+class Inpainting(PretextTask):
+    """A part of each image is dropped; a decoder makes the image of a block's output and is judged on what was not to be seen.
+
+    A discriminator may judge it too: it sees the region only, and neither loss gives the other's network a gradient.
     """
 
-    Options: ClassVar[type[BaseModel]] = ContextOptions
-    depends_on = frozenset({"input", "backward_message"})
-    method_quantities: ClassVar[Mapping[str, str]] = {
-        "reconstruction": "mean squared error on the dropped pixels, in the units of the network's input",
-        "discriminator_loss": "-log A(real) - log(1 - A(made)), mean over images, in nats",
-        "real": "the discriminator's mean probability that real regions are real",
-        "fake": "... that made ones are",
-    }
-    named = "inpainting loss"
+    name = "inpainting loss"
 
     def __init__(self, net: NetworkInfo, options: Any) -> None:
+        super().__init__(net, options)
         height, width = net.image[1:]
         self.size = (height, width)
         sides = round(options.size * height), round(options.size * width)
@@ -120,7 +115,6 @@ class ContextEncoder(SelfSupervised):
             self.seen = slice(*ends[0]), slice(*ends[1])
         if not options.lambda_rec and not options.lambda_adv:
             raise InputError("context-encoder has no loss, since lambda_rec and lambda_adv are both 0")
-        super().__init__(net, options)
 
     def make_head(self, k: int, net: NetworkInfo) -> nn.Module:
         """A decoder, and a discriminator if it has a weight."""
@@ -132,8 +126,6 @@ class ContextEncoder(SelfSupervised):
         if min(region[1:]) < 2:
             raise InputError(f"a discriminator needs a region of 2x2 pixels or more; size={o.size:g} leaves it {region[1]}x{region[2]}")
         return ContextHead(decoder, discriminator(region, o.discriminator_width))
-
-    # ---------------------------------------------------------------------------------------------------------- the task
 
     def mask(self, n: int, step: int) -> Tensor:
         """[n, 1, H, W] float, 1 where pixels are dropped (everywhere in the controls): an image's own, drawn by (seed, step)."""
@@ -165,45 +157,38 @@ class ContextEncoder(SelfSupervised):
         mask, o = y[:, -1:], self.options.overlap
         return F.max_pool2d(mask, 2 * o + 1, 1, o) if o else mask
 
-    # --------------------------------------------------------------------------------------------------------- the losses
-
     def reconstruction(self, image: Tensor, y: Tensor) -> Tensor:
         """The weighted squared error of images made [N, C, H, W], given y as from :meth:`make_inputs`: scalar."""
         mask, region = y[:, -1:], self.predicted(y)
         weight = mask + BORDER * (region - mask)
         return _mean_over(weight * (image.to(y.dtype) - y[:, :-1]).square(), region)
 
-    def head(self, k: int) -> ContextHead:
-        """The decoder and discriminator of block k."""
-        found = self.heads[str(k)]
-        assert isinstance(found, ContextHead)
-        return found
-
     def region(self, image: Tensor, y: Tensor) -> Tensor:
         """What a discriminator sees of images [N, C, H, W]: R, cut out where it is a rectangle, else with zeros around it."""
         rows, columns = self.seen
         return (image * self.predicted(y).to(image.dtype))[:, :, rows, columns]
 
-    def local_loss(self, k: int, p: Pass) -> Local:
+    def loss(self, k: int, head: nn.Module, z: Tensor, y: Tensor) -> Tensor:
         """The decoder's loss, with the graph through the discriminator."""
-        o, head = self.options, self.head(k)
-        image = head(p.z)
-        loss = o.lambda_rec * self.reconstruction(image, p.y)
+        assert isinstance(head, ContextHead)
+        o, image = self.options, head(z)
+        loss: Tensor = o.lambda_rec * self.reconstruction(image, y)
         if head.discriminator is not None:
-            loss = loss + o.lambda_adv * _bce(head.discriminator(self.region(image, p.y)), 1.0)
-        return Local(loss)
+            loss = loss + o.lambda_adv * _bce(head.discriminator(self.region(image, y)), 1.0)
+        return loss
 
-    def slopes(self, k: int, p: Pass) -> Slopes:
+    def differentiate(self, k: int, head: nn.Module, z: Tensor, y: Tensor) -> Slopes:
         """Cut at the image made: the discriminator's loss has no way to the decoder, the decoder's gives the discriminator nothing."""
-        o, head, prefix = self.options, self.head(k), f"heads.{k}"
-        graph = head(p.z)
+        assert isinstance(head, ContextHead)
+        o, prefix = self.options, f"heads.{k}"
+        graph = head(z)
         made = graph.detach().requires_grad_()
-        loss = o.lambda_rec * self.reconstruction(made, p.y)
+        loss = o.lambda_rec * self.reconstruction(made, y)
         aux_grads: dict[str, Tensor] = {}
-        error = _mean_over((made.detach().to(p.y.dtype) - p.y[:, :-1]).square() * p.y[:, -1:], p.y[:, -1:])
+        error = _mean_over((made.detach().to(y.dtype) - y[:, :-1]).square() * y[:, -1:], y[:, -1:])
         said = Said(error)
         if head.discriminator is not None:
-            real, fake = (head.discriminator(self.region(image, p.y)) for image in (p.y[:, :-1], made))
+            real, fake = (head.discriminator(self.region(image, y)) for image in (y[:, :-1], made))
             theirs = _bce(real, 1.0) + _bce(fake, 0.0)
             params = trainable(head.discriminator, f"{prefix}.discriminator")
             aux_grads |= zip(params, torch.autograd.grad(theirs, list(params.values()), retain_graph=True), strict=True)
@@ -211,53 +196,58 @@ class ContextEncoder(SelfSupervised):
             said = Said(error, theirs.detach(), sharded_mean(real.detach().sigmoid()), sharded_mean(fake.detach().sigmoid()))
         (wanted,) = torch.autograd.grad(loss, made)
         params = trainable(head.decoder, f"{prefix}.decoder")
-        slope, *grads = torch.autograd.grad(graph, [p.z, *params.values()], wanted)
+        slope, *grads = torch.autograd.grad(graph, [z, *params.values()], wanted)
         aux_grads |= zip(params, grads, strict=True)
         return Slopes(loss.detach(), slope, aux_grads, saved=said)
 
-    def of_objective(self, name: str) -> bool:
-        """The discriminator's gradient is of its own loss; that its step changes the decoder's loss too is not predicted."""
-        return ".discriminator." not in name
+    def evaluate(self, k: int, head: nn.Module, z: Tensor, y: Tensor) -> Tensor:
+        """The weighted squared error at the end of the encoder, without lambda_rec and without the adversarial loss."""
+        image: Tensor = head(z)
+        return self.reconstruction(image, y)
+
+    def is_adversary(self, name: str) -> bool:
+        """A discriminator's."""
+        return ".discriminator." in name
 
     def quantities(self, update: Update) -> Mapping[str, Tensor]:
         """Reconstruction error, and what the discriminator says."""
         said: Said | None = update.signal.saved
         return {} if said is None else {name: all_reduce_sum(value) for name, value in said._asdict().items() if value is not None}
 
-    def param_groups(self, blocks: Sequence[nn.Module]) -> list[dict[str, Any]]:
-        """The discriminators in a group of their own, at their own learning rate."""
-        theirs = {p for name, p in self.named_parameters() if ".discriminator." in name}
-        (group,) = super().param_groups(blocks)
-        groups = [{"params": [p for p in group["params"] if p not in theirs]}]
-        if theirs:
-            mine = [p for p in group["params"] if p in theirs]
-            groups.append({"params": mine, "lr": self.options.discriminator_lr})
-        return groups
 
-    # ------------------------------------------------------------------------------------------------------ after training
+class ContextEncoder(SelfSupervised):
+    """delta_K = d [lambda_rec · mean_R w (D(h_K) − x)² − lambda_adv · log A(D(h_K))] / d h_K, pulled back block by block from there.
 
-    def made(self, blocks: Sequence[nn.Module], x: Tensor) -> Tensor:
-        """The image [N, C, H, W] that the decoder at the end of the encoder makes of what :meth:`make_inputs` gave."""
-        h = self.prepare_input(x)
-        for block in blocks[:-1]:
-            h = block(h)
-        image: Tensor = self.head(self.output_block)(h)
-        return image
+    Pathak et al. 2016 (arXiv 1604.07379). The network reads x without a region M (the mean colour is there instead), a decoder D
+    makes an image of what its last block K says, which is judged on R only: M and ``overlap`` pixels around it, where w is 10 and not 1.
+    The discriminator A sees R only and descends −log A(x) − log(1 − A(D(h_K))) on the same weights and the same images made;
+    neither loss gives the other's network a gradient.
 
-    def evaluate_objective(self, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Tensor:
-        """The weighted squared error at the end of the encoder, without lambda_rec and without the adversarial loss."""
-        return self.reconstruction(self.made(blocks, x), y)
+    The squared error is a mean over the pixels and channels of R (border pixels count 10 times above, once below the line), then
+    over images, as in the authors' code; their equation has the sum, so that lambda_rec would mean another thing for every region.
+    """
+
+    Options: ClassVar[type[BaseModel]] = ContextOptions
+    Pretext = Inpainting
+    depends_on = frozenset({"input", "backward_message"})
+    method_quantities: ClassVar[Mapping[str, str]] = QUANTITIES
 
 
-class ContextEncoderLocal(ContextEncoder):
+class ContextEncoderLocal(SelfSupervised):
     """delta_k = d l_m/d h_k inside each module m of blocks, l_m the loss of context-encoder with a decoder and discriminator of m's own.
 
     Nothing is sent below a module.
     """
 
     Options: ClassVar[type[BaseModel]] = LocalContextOptions
-    depends_on = frozenset({"input"})
+    Pretext = Inpainting
+    method_quantities: ClassVar[Mapping[str, str]] = QUANTITIES
     local = True
+
+
+def inpaints(rule: type[Method]) -> bool:
+    """Whether a rule's networks say what is in a dropped region: whether it is a context encoder."""
+    return issubclass(rule, SelfSupervised) and issubclass(rule.Pretext, Inpainting)
 
 
 def _must_leave_something(sides: tuple[int, int], image: tuple[int, int], share: float) -> None:

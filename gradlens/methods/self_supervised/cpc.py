@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -11,11 +11,9 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from gradlens.data.patches import Grid, cropped, grey, grid_of, maps, patches
-from gradlens.gradients.block_pass import Pass
 from gradlens.gradients.losses import info_nce, sampled_scores
 from gradlens.gradients.method import NetworkInfo, Update
-from gradlens.methods.local.windows import Local
-from gradlens.methods.self_supervised.encoder import SelfSupervised
+from gradlens.methods.self_supervised.encoder import PretextTask, SelfSupervised
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.models.masked_context import RowsAhead
 from gradlens.runtime.batch_shard import draw_sharded, global_count
@@ -54,40 +52,31 @@ class LocalCPCOptions(CPCOptions, frozen=True):
     modules: int | list[int] | None = Field(None, description="parts of the encoder, or their sizes in blocks; default: each block")
 
 
-class CPC(SelfSupervised):
-    """delta_K = d mean_k InfoNCE(c_iᵀ W_k z_{i+k+1})/d h_K with z the map of patches' features, delta_k = (dh_{k+1}/dh_k)ᵀ delta_{k+1}.
+QUANTITIES = {
+    "information_bound": "log(negatives + 1) − InfoNCE, nats: what context and target are shown to share, mean over offsets; at heads",
+}
 
-    van den Oord et al. 2018 (arXiv 1807.03748), in the form that Löwe et al. 2019 compare with: patches overlap by half, z is their
-    spatial mean, c a masked context of the rows up to i, negatives are targets of the same offset anywhere in the batch, drawn with
-    replacement (the right one too).
-    """
 
-    Options: ClassVar[type[BaseModel]] = CPCOptions
-    depends_on = frozenset({"input", "backward_message"})
-    method_quantities: ClassVar[Mapping[str, str]] = {
-        "information_bound": "log(negatives + 1) − InfoNCE, nats: what context and target are shown to share, mean over offsets; at heads"
-    }
-    least_batch = 2
-    named = "InfoNCE"
+class PatchPrediction(PretextTask):
+    """An image becomes a grid of patches, each a row of the batch; a row of the grid must tell what is in those further down."""
+
+    name = "InfoNCE"
 
     def __init__(self, net: NetworkInfo, options: Any) -> None:
+        super().__init__(net, options)
         self.window, self.grid = cut_up(net.image, options)
         self.steps = rows_ahead(self.grid, options)
-        super().__init__(net._replace(shapes=patch_shapes(net, self.grid)), options)
+        self.shapes = patch_shapes(net, self.grid)
 
     @classmethod
     def input_shape(cls, image: tuple[int, int, int], options: Any) -> tuple[int, int, int]:
         """A patch."""
         return image[0], *cut_up(image, options)[1].patch
 
-    def layers(self) -> int:
-        """Of the masked context."""
-        layers: int = self.options.layers
-        return layers
-
     def make_head(self, k: int, net: NetworkInfo) -> nn.Module:
-        """Context and bilinear maps."""
-        return RowsAhead(net.shapes[k][0], self.steps, self.options.skip, self.layers(), wide=self.grid.columns > 1)
+        """Context and bilinear maps; where there is no option ``layers``, a row's own features are its context."""
+        layers = self.options.layers if isinstance(self.options, CPCOptions) else 0
+        return RowsAhead(self.shapes[k][0], self.steps, self.options.skip, layers, wide=self.grid.columns > 1)
 
     def make_inputs(self, images: Tensor, labels: Tensor, step: int, to_input: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """Windows of the images [N, C, h, w], mirrored or not; in evaluation the middle. The labels are not read."""
@@ -100,10 +89,13 @@ class CPC(SelfSupervised):
         x = cropped(x, self.window, False, None)
         return patches(grey(x) if self.options.grey else x, self.grid)
 
-    def features(self, blocks: Sequence[nn.Module], x: Tensor) -> Iterator[Tensor]:
-        """Each block's spatial means, patch by patch where they belong: [N, C, rows, columns]."""
-        for h in super().features(blocks, self.prepare_input(x)):
-            yield maps(h, self.grid)
+    def probe_input(self, x: Tensor) -> Tensor:
+        """Patches, as in training."""
+        return self.prepare_input(x)
+
+    def features(self, h: Tensor) -> Tensor:
+        """Spatial means, patch by patch where they belong: [N, C, rows, columns]."""
+        return maps(h, self.grid)
 
     def negatives(self, k: int, offset: int, targets: int) -> Tensor:
         """[targets, negatives]: which wrong targets each context is shown, uniform over all of the batch, drawn with replacement."""
@@ -111,13 +103,21 @@ class CPC(SelfSupervised):
         everyone = global_count(targets)
         return draw_sharded(targets, lambda n: torch.randint(everyone, (n, self.options.negatives), generator=rng))
 
-    def local_loss(self, k: int, p: Pass) -> Local:
+    def loss(self, k: int, head: nn.Module, z: Tensor, y: Tensor) -> Tensor:
         """InfoNCE, the mean over offsets."""
         losses = []
-        for offset, (context, targets) in enumerate(self.heads[str(k)](maps(p.z, self.grid)), 1):
+        for offset, (context, targets) in enumerate(head(maps(z, self.grid)), 1):
             wrong = self.negatives(k, offset, len(targets)).to(targets.device, non_blocking=True)
             losses.append(info_nce(sampled_scores(context, targets, wrong)))
-        return Local(torch.stack(losses).mean())
+        return torch.stack(losses).mean()
+
+    def evaluate(self, k: int, head: nn.Module, z: Tensor, y: Tensor) -> Tensor:
+        """With the same negatives whenever it is asked: those of step -1."""
+        step, self.step = self.step, -1
+        try:
+            return self.loss(k, head, z, y)
+        finally:
+            self.step = step
 
     def quantities(self, update: Update) -> Mapping[str, Tensor]:
         """The bound on mutual information, at blocks with a head."""
@@ -126,11 +126,28 @@ class CPC(SelfSupervised):
         return {"information_bound": math.log(self.options.negatives + 1) - update.signal.loss}
 
 
-class CPCLocal(CPC):
+class CPC(SelfSupervised):
+    """delta_K = d mean_k InfoNCE(c_iᵀ W_k z_{i+k+1})/d h_K with z the map of patches' features, delta_k = (dh_{k+1}/dh_k)ᵀ delta_{k+1}.
+
+    van den Oord et al. 2018 (arXiv 1807.03748), in the form that Löwe et al. 2019 compare with: patches overlap by half, z is their
+    spatial mean, c a masked context of the rows up to i, negatives are targets of the same offset anywhere in the batch, drawn with
+    replacement (the right one too).
+    """
+
+    Options: ClassVar[type[BaseModel]] = CPCOptions
+    Pretext = PatchPrediction
+    depends_on = frozenset({"input", "backward_message"})
+    method_quantities: ClassVar[Mapping[str, str]] = QUANTITIES
+    least_batch = 2
+
+
+class CPCLocal(SelfSupervised):
     """delta_k = d mean_k InfoNCE/d h_k inside each module of blocks, with a context of its own; nothing is sent below a module."""
 
     Options: ClassVar[type[BaseModel]] = LocalCPCOptions
-    depends_on = frozenset({"input"})
+    Pretext = PatchPrediction
+    method_quantities: ClassVar[Mapping[str, str]] = QUANTITIES
+    least_batch = 2
     local = True
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from pydantic import BaseModel, Field
 
-from gradlens.methods.self_supervised.cpc import CPC, PatchOptions
+from gradlens.methods.self_supervised.cpc import QUANTITIES, PatchOptions, PatchPrediction
+from gradlens.methods.self_supervised.encoder import SelfSupervised
 
 
 class InfoMaxOptions(PatchOptions, frozen=True):
@@ -15,7 +17,7 @@ class InfoMaxOptions(PatchOptions, frozen=True):
     modules: int | list[int] | None = Field(None, description="parts of the encoder, or their sizes in blocks; default: each block")
 
 
-class InfoMax(CPC):
+class InfoMax(SelfSupervised):
     """delta_k = d mean_k InfoNCE(z_iᵀ W_k z_{i+k+1})/d h_k inside each module of blocks, z the patches' spatial means at its end.
 
     Löwe, O'Connor & Veeling 2019 (arXiv 1905.11786): cpc without an autoregressor, module by module; nothing is sent below a module. Of
@@ -23,9 +25,7 @@ class InfoMax(CPC):
     """
 
     Options: ClassVar[type[BaseModel]] = InfoMaxOptions
-    depends_on = frozenset({"input"})
+    Pretext = PatchPrediction
+    method_quantities: ClassVar[Mapping[str, str]] = QUANTITIES
+    least_batch = 2
     local = True
-
-    def layers(self) -> int:
-        """No masked context: a row's own features are the context."""
-        return 0

@@ -10,11 +10,11 @@ from pydantic import BaseModel
 
 from gradlens.gradients.method import NetworkInfo
 from gradlens.methods.local.windows import Window
-from gradlens.methods.self_supervised.encoder import modules_of
-from gradlens.methods.self_supervised.simclr import LocalSimCLROptions, SimCLR
+from gradlens.methods.self_supervised.encoder import SelfSupervised, modules_of
+from gradlens.methods.self_supervised.simclr import LocalSimCLROptions, TwoViews
 
 
-class LoCo(SimCLR):
+class LoCo(SelfSupervised):
     """delta_k = Σ over the units u that hold block k of d NT-Xent(a_u(h))/d h_k; a unit is two neighbouring modules of blocks.
 
     Xiong, Ren & Urtasun 2020 (arXiv 2008.01342): units (1, 2), (2, 3), … share a module, whose gradient is the sum of both; the lowest
@@ -22,7 +22,9 @@ class LoCo(SimCLR):
     """
 
     Options: ClassVar[type[BaseModel]] = LocalSimCLROptions
+    Pretext = TwoViews
     depends_on = frozenset({"input", "backward_message"})
+    least_batch = 2
 
     def windows(self, net: NetworkInfo) -> Sequence[Window]:
         """Pairs of neighbouring modules."""

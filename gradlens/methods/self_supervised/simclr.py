@@ -10,11 +10,9 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from gradlens.data.contrastive_views import ViewOptions, views
-from gradlens.gradients.block_pass import Pass
 from gradlens.gradients.losses import nt_xent
 from gradlens.gradients.method import NetworkInfo
-from gradlens.methods.local.windows import Local
-from gradlens.methods.self_supervised.encoder import SelfSupervised, stacked
+from gradlens.methods.self_supervised.encoder import PretextTask, SelfSupervised, stacked
 from gradlens.models.heads import projection
 from gradlens.runtime.errors import InputError
 
@@ -35,16 +33,10 @@ class LocalSimCLROptions(SimCLROptions, frozen=True):
     modules: int | list[int] | None = Field(None, description="parts of the encoder, or their sizes in blocks; default: each block")
 
 
-class SimCLR(SelfSupervised):
-    """delta_K = d NT-Xent(a(h_K))/d h_K over two views of each image, delta_k = (dh_{k+1}/dh_k)ᵀ delta_{k+1}.
+class TwoViews(PretextTask):
+    """Two views of each image, made alike by a projection head where they are of one image and unlike where they are not."""
 
-    Chen et al. 2020 (arXiv 2002.05709), with a projection head a; K is the last block below the network's own top.
-    """
-
-    Options: ClassVar[type[BaseModel]] = SimCLROptions
-    depends_on = frozenset({"input", "backward_message"})
-    least_batch = 2
-    named = "NT-Xent"
+    name = "NT-Xent"
 
     def __init__(self, net: NetworkInfo, options: Any) -> None:
         if net.image and net.image[0] not in (1, 3):
@@ -64,21 +56,34 @@ class SimCLR(SelfSupervised):
         """[N, 2, C, H, W] -> [2N, C, H, W]."""
         return x.flatten(0, 1)
 
-    def local_loss(self, k: int, p: Pass) -> Local:
+    def loss(self, k: int, head: nn.Module, z: Tensor, y: Tensor) -> Tensor:
         """NT-Xent of what the head makes of the views."""
-        return Local(nt_xent(self.heads[str(k)](p.z), self.options.temperature))
+        return nt_xent(head(z), self.options.temperature)
 
-    def kept_head(self, layers: int) -> nn.Module | None:
+    def kept_head(self, head: nn.Module, layers: int) -> nn.Module | None:
         """The first layers of the head at the end of the encoder, for fine-tuning (Chen et al. 2020b, §3)."""
         if not 1 <= layers <= self.options.layers:
             return None
-        head = OrderedDict(self.heads[str(self.output_block)].named_children())
-        return nn.Sequential(OrderedDict((n, m) for n, m in head.items() if not n.startswith("layer") or int(n[5:]) <= layers))
+        named = OrderedDict(head.named_children())
+        return nn.Sequential(OrderedDict((n, m) for n, m in named.items() if not n.startswith("layer") or int(n[5:]) <= layers))
 
 
-class SimCLRLocal(SimCLR):
+class SimCLR(SelfSupervised):
+    """delta_K = d NT-Xent(a(h_K))/d h_K over two views of each image, delta_k = (dh_{k+1}/dh_k)ᵀ delta_{k+1}.
+
+    Chen et al. 2020 (arXiv 2002.05709), with a projection head a; K is the last block below the network's own top.
+    """
+
+    Options: ClassVar[type[BaseModel]] = SimCLROptions
+    Pretext = TwoViews
+    depends_on = frozenset({"input", "backward_message"})
+    least_batch = 2
+
+
+class SimCLRLocal(SelfSupervised):
     """delta_k = d NT-Xent(a_m(h))/d h_k inside each module m of blocks, which has a head of its own; nothing is sent below a module."""
 
     Options: ClassVar[type[BaseModel]] = LocalSimCLROptions
-    depends_on = frozenset({"input"})
+    Pretext = TwoViews
+    least_batch = 2
     local = True

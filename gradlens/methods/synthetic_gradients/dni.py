@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -61,6 +61,13 @@ def interfaces(at: Iterable[int] | None, net: NetworkInfo) -> frozenset[int]:
     return chosen
 
 
+class SavedForLearning(NamedTuple):
+    """What a block's regressions are compared with and made of, until it is done."""
+
+    synthetic: Tensor | None = None  # [N, *out] S_k's output with its graph; None where no synthesiser sits
+    below: Tensor | None = None  # [N, *in] what the block below really gave, where this one read a synthetic input
+
+
 class DNI(Method):
     """delta_k = S_k(h_k), and J_kᵀ delta_k is sent below, where S_{k-1} regresses it; the top block gets the true gradient.
 
@@ -81,11 +88,8 @@ class DNI(Method):
         self.classes = net.classes
         self.conditional = self.reads_labels(options)
         self.interfaces = interfaces(options.at, net)
-        with seeded(net.seed, "synthesisers"):  # Identity holds the place of one that is not there
-            self.synthesisers = nn.ModuleList(
-                self._synthesiser(shape) if k in self.interfaces else nn.Identity()
-                for k, shape in enumerate(net.shapes[: self.num_blocks - 1])
-            )
+        with seeded(net.seed, "synthesisers"):
+            self.synthesisers = self.at_interfaces(net, self._synthesiser)
         self.warming = options.synth_warmup > 0
 
     def _synthesiser(self, shape: Sequence[int]) -> nn.Module:
@@ -93,6 +97,11 @@ class DNI(Method):
         if self.options.linear:
             return LinearSynthesiser(shape, context, self.options.zero_bias)
         return Synthesiser(shape, context, self.options.width, self.options.zero_bias)
+
+    def at_interfaces(self, net: NetworkInfo, make: Callable[[torch.Size], nn.Module]) -> nn.ModuleList:
+        """A network for the output of each block below the top, where there is an interface; Identity holds the place of the others."""
+        shapes = enumerate(net.shapes[: self.num_blocks - 1])
+        return nn.ModuleList(make(shape) if k in self.interfaces else nn.Identity() for k, shape in shapes)
 
     def start(self, epoch: int, step: int) -> None:
         """Warm-up ends after ``synth_warmup`` updates."""
@@ -130,21 +139,22 @@ class DNI(Method):
         delta = synthetic.detach().to(p.h.dtype) / self._scale(p)
         if mix:
             delta = received[0] if mix == 1 else (1 - mix) * delta + mix * received[0]
-        return Signal(delta, (delta,), saved=synthetic)
+        return Signal(delta, (delta,), saved=SavedForLearning(synthetic))
 
     def learn(self, k: int, p: Pass, signal: Signal, grad: Grad, received: tuple[Tensor, ...]) -> Mapping[str, Tensor]:
         """Gradients of L_S: the synthesiser's regression on the message from above."""
         if k not in self.interfaces:
             return {}
-        error = signal.saved.detach() - received[0] * self._scale(p)
-        return regression_gradients(self.synthesisers[k], f"synthesisers.{k}", signal.saved, 2 * error / global_count(len(p.y)))
+        synthetic = signal.saved.synthetic
+        error = synthetic.detach() - received[0] * self._scale(p)
+        return regression_gradients(self.synthesisers[k], f"synthesisers.{k}", synthetic, 2 * error / global_count(len(p.y)))
 
     def quantities(self, update: Update) -> Mapping[str, Tensor]:
         """``synth_loss`` = L_S in the units it regresses; ``synth_explained_variance`` = 1 − Σ(S − g)² / Σ(g − mean_n g)²."""
         if update.k not in self.interfaces or not update.received:  # or the message comes late
             return {}
         target = float64(update.received[0] * self._scale(update.p))
-        residual, explained = regression_errors(update.signal.saved, target)
+        residual, explained = regression_errors(update.signal.saved.synthetic, target)
         return {"synth_loss": residual / global_count(len(target)), "synth_explained_variance": explained}
 
 

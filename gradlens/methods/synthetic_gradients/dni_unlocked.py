@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from gradlens.gradients.alignment import float64
-from gradlens.gradients.block_pass import Grad, Pass, cut
+from gradlens.gradients.block_pass import Pass, cut
 from gradlens.gradients.method import NetworkInfo, Signal, Update
-from gradlens.methods.synthetic_gradients.dni import DNI, DNIOptions, regression_errors, regression_gradients
+from gradlens.methods.synthetic_gradients.dni import DNI, DNIOptions, SavedForLearning, regression_errors, regression_gradients
 from gradlens.models.synthesizers import InputSynthesiser
 from gradlens.runtime.batch_shard import global_count
 from gradlens.runtime.rng import seeded
@@ -23,13 +23,6 @@ class DNIUnlockedOptions(DNIOptions, frozen=True, extra="forbid"):
     synth_warmup: int = Field(0, ge=0, description="first N updates: blocks get what comes from above, synthesisers learn from it")
     input_width: int | None = Field(None, ge=1, description="channels of the input synthesiser's hidden layers; default: as its output")
     context: bool = Field(False, description="let both synthesisers read the label too; the rule then reads labels at every block")
-
-
-class SavedForLearning(NamedTuple):
-    """What a block's regressions are compared with and made of, until it is done."""
-
-    synthetic: Tensor | None  # [N, *out] S_k's output with its graph; None at the top
-    below: Tensor | None  # [N, *in] what the block below really gave; None at the bottom and on a plain chain
 
 
 class DNIUnlocked(DNI):
@@ -52,10 +45,7 @@ class DNIUnlocked(DNI):
         super().__init__(net, options)
         context = net.classes if self.conditional else 0
         with seeded(net.seed, "input synthesisers"):
-            self.inputs = nn.ModuleList(
-                InputSynthesiser(net.image, shape, context, options.input_width) if k in self.interfaces else nn.Identity()
-                for k, shape in enumerate(net.shapes[: self.num_blocks - 1])
-            )
+            self.inputs = self.at_interfaces(net, lambda shape: InputSynthesiser(net.image, shape, context, options.input_width))
 
     @classmethod
     def reads_labels(cls, options: Any) -> bool:
@@ -88,23 +78,18 @@ class DNIUnlocked(DNI):
         """What dni says, and the gradients of L_I."""
         said, src = super().signal(k, passes, received), passes[k].src
         if src is None:
-            return said._replace(saved=SavedForLearning(said.saved, None))
+            return said
         below = passes[k - 1].z.detach()
         slope = 2 * (src.detach() - below) / global_count(below.numel())
         # the graph was made by the forward pass: kept, so that the same passes can be asked again, and freed with the pass
         aux_grads = regression_gradients(self.inputs[k - 1], f"inputs.{k - 1}", src, slope, keep=True)
-        return said._replace(aux_grads=aux_grads, saved=SavedForLearning(said.saved, below))
-
-    def learn(self, k: int, p: Pass, signal: Signal, grad: Grad, received: tuple[Tensor, ...]) -> Mapping[str, Tensor]:
-        """Gradients of L_S."""
-        return super().learn(k, p, signal._replace(saved=signal.saved.synthetic), grad, received)
+        return said._replace(aux_grads=aux_grads, saved=(said.saved or SavedForLearning())._replace(below=below))
 
     def quantities(self, update: Update) -> Mapping[str, Tensor]:
         """The errors of both synthesisers at this block."""
-        synthetic, below = update.signal.saved
-        found = dict(super().quantities(update._replace(signal=update.signal._replace(saved=synthetic))))
-        if below is not None and update.p.src is not None:
-            target = float64(below)
-            residual, explained = regression_errors(update.p.src, target)
+        found, src = dict(super().quantities(update)), update.p.src
+        if src is not None:
+            target = float64(update.signal.saved.below)
+            residual, explained = regression_errors(src, target)
             found |= {"input_error": residual / global_count(target.numel()), "input_explained_variance": explained}
         return found

@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import NamedTuple
 
 from gradlens.gradients.method import Method
-from gradlens.methods.local.windows import LocalLosses
+from gradlens.methods.local.windows import InWindows
 from gradlens.training.parallel.block_costs import BlockCost
 
 # again: the forward pass made anew before a late backward pass; learn: what waits for the message from above, where a rule has such
@@ -269,7 +269,7 @@ def schedules(name: str, method: Method, parts: int = 4) -> list[Schedule]:
     if "replay_buffer" in depends_on:
         size = int(method.options.buffer)
         return [Schedule(name, lambda c, s, n: queued(c, s, n, waits), "nothing", queue=size, delayed="input")]
-    if isinstance(method, LocalLosses) or not depends_on & {"backward_message", "output_error", "delayed_message"}:
+    if isinstance(method, InWindows) or not depends_on & {"backward_message", "output_error", "delayed_message"}:
         return [Schedule(name, lambda c, s, n: local(c, s, n, waits), "below")]
     if "output_error" in depends_on:
         return [

@@ -99,7 +99,7 @@ class AsyncQueues(Stage):
 
     def passes(self, method: Method, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
         """The passes of this rank's units; what the highest gives is sent up."""
-        for p in chain(self.blocks, x, y, method.run, self.mine.start):
+        for p in chain(self.blocks, x, y, method.run_block, self.mine.start):
             if self.above is not None and p.k == self.mine.stop - 1:
                 self.above.send(len(y), [p.z, p.y])
             yield p

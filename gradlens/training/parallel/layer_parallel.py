@@ -133,7 +133,7 @@ class LayerParallel(Stage):
             return
         if not self.fresh:
             return
-        for p in chain(self.blocks, x, y, method.run, self.mine.start, self._image()):
+        for p in chain(self.blocks, x, y, method.run_block, self.mine.start, self._image()):
             self._passed(p)
             yield p
             del p
@@ -164,7 +164,7 @@ class LayerParallel(Stage):
         """The passes of an earlier batch with the weights of now: in between they were updated, and its graph would be of none."""
         torch.manual_seed(key(self.state.config.seed, "step", begun.step))
         with preserve_buffers_and_rng(self.blocks):
-            passes = list(chain(self.blocks, begun.x, begun.y, self.method.run, self.mine.start))
+            passes = list(chain(self.blocks, begun.x, begun.y, self.method.run_block, self.mine.start))
         while passes:
             yield passes.pop(0)
 
