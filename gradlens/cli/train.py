@@ -43,16 +43,14 @@ def train(
     (configs,) = configs_of([method or method_of(given)], given, place)
     if place.name and len(configs) > 1:
         raise InputError("--run-name names one run; with --seeds each run gets its own name")
-    training = prepare(configs[0], place) if len(configs) == 1 else None
+    state = prepare(configs[0], place) if len(configs) == 1 else None
     with Display(quiet, len(configs)) as display:
 
         def watch_for(config: Config) -> Any:
             return display.watch(config.method if len(configs) == 1 else f"{config.method} seed {config.seed}", config.epochs)
 
-        if training is None:  # some seeds may be finished, others not begun
-            runs = train_or_reuse(configs, place, watch_for)
-        else:
-            runs = [train_run(configs[0], place, watch_for(configs[0]), training)]
+        # of several seeds some may be finished, others not begun
+        runs = [train_run(configs[0], place, watch_for(configs[0]), state)] if state else train_or_reuse(configs, place, watch_for)
     console.show(console.results_table(runs))
     typer.echo("\n".join(f"run: {run.path}" for run in runs))
     typer.echo(f"next: gradlens figures {' '.join(str(run.path) for run in runs)} --out figures")
@@ -78,7 +76,7 @@ def _train_together(method: str | None, given: dict[str, Any], place: RunContext
     from gradlens.reporting import console
     from gradlens.runtime.process_group import join
     from gradlens.training.config_builder import configs_of, method_of
-    from gradlens.training.runs.train_run import train_run_distributed
+    from gradlens.training.runs.train_run import train_run
 
     world = join(place.device)
     given = {"parallel": "data", **given, "ranks": world.num_ranks}
@@ -87,8 +85,8 @@ def _train_together(method: str | None, given: dict[str, Any], place: RunContext
         raise InputError("--seeds: several ranks share one run; `gradlens sweep` makes many")
     (config,) = configs
     with Display(quiet or not world.is_main) as display:
-        run = train_run_distributed(config, replace(place, world=world), display.watch(config.method, config.epochs))
-    if run:
+        run = train_run(config, replace(place, ranks=world), display.watch(config.method, config.epochs))
+    if world.is_main:
         console.show(console.results_table([run]))
         typer.echo(f"run: {run.path}")
 

@@ -33,7 +33,7 @@ class RunContext:
     resume: bool = False
     overwrite: bool = False
     tensorboard: bool = False  # write events to RUN_DIR/tensorboard
-    world: ProcessGroup = SINGLE_PROCESS  # the processes that share a run
+    ranks: ProcessGroup = SINGLE_PROCESS  # the processes that share a run
 
 
 def pick_device(name: str) -> torch.device:
@@ -94,13 +94,13 @@ def _source(name: str, data_dir: Path | None, download: bool) -> Source:
     return read(name, data_dir, download)
 
 
-def load_data(config: Config, place: RunContext) -> Data:
+def load_data(config: Config, context: RunContext) -> Data:
     """The data of a config; the last ones loaded are kept, so that methods compared on the same data load them once."""
     c = config
     name = c.data if c.data in DATASETS else str(Path(c.data).absolute()) if Path(c.data).exists() else c.data
     drawn = c.limit is not None or c.limit_test is not None or c.label_noise or c.validation or c.labels is not None
     seed = c.seed if drawn else 0  # one entry for all seeds where nothing is drawn
-    return _data(name, place.data_dir, place.download, c.limit, c.label_noise, c.validation, seed, c.limit_test, c.labels)
+    return _data(name, context.data_dir, context.download, c.limit, c.label_noise, c.validation, seed, c.limit_test, c.labels)
 
 
 def clear_data_cache() -> None:
@@ -109,11 +109,11 @@ def clear_data_cache() -> None:
     _source.cache_clear()
 
 
-def shape_and_classes(config: Config, place: RunContext) -> tuple[tuple[int, int, int], int]:
+def shape_and_classes(config: Config, context: RunContext) -> tuple[tuple[int, int, int], int]:
     """(C, H, W) of a config's images and the number of classes; named data sets need not be there for it."""
     if config.data in SHAPES:
         return SHAPES[config.data]
-    data = load_data(config, place)
+    data = load_data(config, context)
     return data.shape, len(data.classes)
 
 

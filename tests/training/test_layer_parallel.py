@@ -14,10 +14,12 @@ from gradlens.gradients.rows import Measurement
 from gradlens.methods import METHODS
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.process_group import ProcessGroup
+from gradlens.training.build import ModelAndMethod
+from gradlens.training.checkpointer import Checkpointer
 from gradlens.training.config import Config, make_config
-from gradlens.training.loop import Training
-from gradlens.training.parallel.choose import stage_of
+from gradlens.training.loop import fit
 from gradlens.training.parallel.partition import split_over
+from gradlens.training.runs.build_state import build_state
 
 LIMIT, BATCH, EPOCHS = 100, 32, 2  # batches of 32, 32, 32, 4
 LOCAL: dict[str, dict[str, Any]] = {  # hear nothing from above between ranks
@@ -49,24 +51,18 @@ def trained(world: ProcessGroup, cases: Sequence[tuple[str, dict[str, Any]]]) ->
     found = []
     for name, more in cases:
         config = settings(name, world.num_ranks, **more)
-        training = Training(config, load("digits", limit=config.limit), torch.device("cpu"), world=world)
-        training.stage = stage_of(training)
+        state = build_state(config, load("digits", limit=config.limit), torch.device("cpu"), world)
         rows: list[tuple[Any, ...]] = []
         metrics: list[tuple[Any, ...]] = []
 
         def watch(event: str, numbers: dict[str, Any], rows: Any = rows, metrics: Any = metrics) -> None:
             if event == "metric":
                 metrics.append(tuple(numbers.values()))
+            if event == "rows":
+                rows += [tuple(row) for row in numbers["rows"]]
 
-        taken = training._flush
-
-        def flush(pending: Any, epoch: int, watch: Any, rows: Any = rows, taken: Any = taken) -> None:
-            rows += [tuple(row) for _, made in pending for row in made.rows]
-            taken(pending, epoch, watch)
-
-        training._flush = flush  # type: ignore[method-assign]
-        training.fit(watch)
-        found.append({"state": training.state(), "rows": rows, "metrics": metrics})
+        fit(state, watch=watch)
+        found.append({"state": Checkpointer(state).contents(), "rows": rows, "metrics": metrics})
     return found
 
 
@@ -155,9 +151,9 @@ def stale(tmp_path_factory):
     return together(2, trained, tmp_path_factory.mktemp("stale"), [("dni", SGD), ("dfa", SGD)])[0]
 
 
-def by_hand(name: str) -> tuple[Training, list[tuple[torch.Tensor, torch.Tensor]]]:
-    training = Training(settings(name, 1, **SGD), load("digits", limit=LIMIT), torch.device("cpu"))
-    return training, [training.batch(step) for step in range(training.total)]
+def by_hand(name: str) -> tuple[ModelAndMethod, list[tuple[torch.Tensor, torch.Tensor]]]:
+    state = build_state(settings(name, 1, **SGD), load("digits", limit=LIMIT), torch.device("cpu"))
+    return state.network, [state.batches.batch(step) for step in range(state.batches.total)]
 
 
 def descend(params: Sequence[torch.Tensor], loss: torch.Tensor, messages: torch.Tensor | None = None) -> None:
@@ -170,8 +166,8 @@ def descend(params: Sequence[torch.Tensor], loss: torch.Tensor, messages: torch.
 
 @STARTS_RANKS
 def test_a_stale_synthesiser_learns_from_the_batch_before(stale):
-    training, batches = by_hand("dni")
-    (one, two, top), method = list(training.pair.model), training.pair.method
+    network, batches = by_hand("dni")
+    (one, two, top), method = list(network.model), network.method
     below, above = method.synthesisers[0], method.synthesisers[1]
     kept: list[tuple[torch.Tensor, torch.Tensor]] = []  # what block1 gave, and what block2 sent back for it
 
@@ -201,15 +197,15 @@ def test_a_stale_synthesiser_learns_from_the_batch_before(stale):
             kept.append((z1.detach(), message1))
         else:  # the end of the epoch: what is under way is finished
             regress(below, *kept.pop())
-    for module, kind in ((training.pair.model, "model"), (training.pair.method, "method")):
+    for module, kind in ((network.model, "model"), (network.method, "method")):
         for key, w in module.named_parameters():  # running statistics saw more here: S is run a second time for the late message
             assert torch.allclose(stale[0]["state"][kind][key], w, rtol=1e-4, atol=1e-6), key
 
 
 @STARTS_RANKS
 def test_a_late_error_meets_the_inputs_of_its_own_batch(stale):
-    training, batches = by_hand("dfa")
-    (one, two, top), method = list(training.pair.model), training.pair.method
+    network, batches = by_hand("dfa")
+    (one, two, top), method = list(network.model), network.method
     kept: list[tuple[torch.Tensor, torch.Tensor]] = []  # an input and the error it made
     for x, y in [*batches, (None, None)]:
         late = kept.pop() if kept else None
@@ -225,7 +221,7 @@ def test_a_late_error_meets_the_inputs_of_its_own_batch(stale):
             kept.append((x, error))
         if late:
             descend(list(one.parameters()), one(late[0]), late[1] @ method.matrix(0))
-    for key, w in training.pair.model.state_dict().items():
+    for key, w in network.model.state_dict().items():
         assert torch.allclose(stale[1]["state"]["model"][key], w, rtol=1e-4, atol=1e-6), key
 
 
@@ -260,14 +256,14 @@ def test_torchs_pipelines_compute_backprop(three, i):
 
 
 def parts(name: str, **more: Any) -> Any:
-    return Training(settings(name, 1, **more), load("digits", limit=LIMIT), torch.device("cpu")).pair
+    return build_state(settings(name, 1, **more), load("digits", limit=LIMIT), torch.device("cpu")).network
 
 
 def test_blocks_are_split_where_the_rule_allows_it():
-    pair = parts("dgl", model="mlp", depth=4)
-    assert split_over(pair.method, [1, 1, 1, 1, 1], 2, pair.block_names()) == [range(2), range(2, 5)]
-    assert split_over(pair.method, [9, 1, 1, 1, 1], 2, pair.block_names()) == [range(1), range(1, 5)]
-    assert split_over(pair.method, [1.0] * 5, 2, pair.block_names(), [3, 2]) == [range(3), range(3, 5)]
+    network = parts("dgl", model="mlp", depth=4)
+    assert split_over(network.method, [1, 1, 1, 1, 1], 2, network.block_names()) == [range(2), range(2, 5)]
+    assert split_over(network.method, [9, 1, 1, 1, 1], 2, network.block_names()) == [range(1), range(1, 5)]
+    assert split_over(network.method, [1.0] * 5, 2, network.block_names(), [3, 2]) == [range(3), range(3, 5)]
 
 
 @pytest.mark.parametrize(
@@ -285,9 +281,9 @@ def test_blocks_are_split_where_the_rule_allows_it():
     ],
 )
 def test_splits_that_cannot_be(name, ranks, sizes, said):
-    pair = parts(name)
+    network = parts(name)
     with pytest.raises(InputError, match=said):
-        split_over(pair.method, [1.0] * 4, ranks, pair.block_names(), sizes)
+        split_over(network.method, [1.0] * 4, ranks, network.block_names(), sizes)
 
 
 @pytest.mark.parametrize("name", METHODS)
