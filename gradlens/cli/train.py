@@ -33,10 +33,10 @@ def train(
     from gradlens.cli.progress import Display
     from gradlens.reporting import console
     from gradlens.training.config_builder import configs_of, method_of
-    from gradlens.training.context import make_run_context
+    from gradlens.training.context import set_up_process
     from gradlens.training.runs.train_run import prepare, train_or_reuse, train_run
 
-    quiet, place = given.pop("quiet", False), make_run_context(given)
+    quiet, place = given.pop("quiet", False), set_up_process(given)
     if is_launched():
         _train_together(method, given, place, quiet)
         return
@@ -107,12 +107,12 @@ def compare_gradients(
     from gradlens.cli.progress import Display
     from gradlens.reporting import console
     from gradlens.training.config_builder import configs_of, methods_and_runs, parse_numbers
-    from gradlens.training.context import make_run_context
+    from gradlens.training.context import set_up_process
     from gradlens.training.run_directory import load_run
     from gradlens.training.run_files import must_be_writable
     from gradlens.training.runs.train_run import DEFAULT_COMPARISON, train_or_reuse
 
-    quiet, place = given.pop("quiet", False), make_run_context(given)
+    quiet, place = given.pop("quiet", False), set_up_process(given)
     if place.name:
         raise InputError("--run-name names one run; compare-gradients makes several: --out names their folder")
     methods, paths = methods_and_runs(what or DEFAULT_COMPARISON)
@@ -146,10 +146,10 @@ def measure(
 ) -> None:
     """Add quantities to a run, from its snapshots (--keep-checkpoints), or from its checkpoint where it kept none."""
     from gradlens.cli.progress import Display
-    from gradlens.training.context import make_run_context
+    from gradlens.training.context import set_up_process
     from gradlens.training.runs.remeasure import measure_run
 
-    quiet, place = given.pop("quiet", False), make_run_context(given)
+    quiet, place = given.pop("quiet", False), set_up_process(given)
     with Display(quiet) as display:
         rows = measure_run(run_dir, tuple(dict.fromkeys(quantity)), place, display.count("measure"))
     steps = sorted({row.step for row in rows})
@@ -212,7 +212,7 @@ def list_(
     """Say what there is: methods with their options, models, data sets, quantities."""
     from gradlens.cli.listing import listing
     from gradlens.reporting.console import show
-    from gradlens.training.context import make_run_context
+    from gradlens.training.context import set_up_process
 
     if not long:
         show(listing(what))
@@ -223,7 +223,7 @@ def list_(
     from gradlens.reporting.benchmarks import cards_table
     from gradlens.training.cost.method_cards import cards
 
-    quiet, place = given.pop("quiet", False), make_run_context(given)
+    quiet, place = given.pop("quiet", False), set_up_process(given)
     with Display(quiet) as display:
         show(cards_table(cards(place.device, display.count("measuring"))))
 
@@ -267,12 +267,12 @@ def bench(
     from gradlens.reporting import console
     from gradlens.reporting.benchmarks import bench_table
     from gradlens.training.config_builder import configs_of
-    from gradlens.training.context import make_run_context, shape_and_classes
+    from gradlens.training.context import set_up_process, shape_and_classes
     from gradlens.training.cost.step_benchmark import bench as measure_cost
     from gradlens.training.run_files import must_be_writable, write
     from gradlens.training.runs.train_run import DEFAULT_COMPARISON
 
-    quiet, precision, place = given.pop("quiet", False), given.pop("precision", "fp32"), make_run_context(given)
+    quiet, precision, place = given.pop("quiet", False), given.pop("precision", "fp32"), set_up_process(given)
     if json_file:
         must_be_writable(json_file)
     if is_launched():

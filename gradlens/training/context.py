@@ -117,21 +117,34 @@ def shape_and_classes(config: Config, context: RunContext) -> tuple[tuple[int, i
     return data.shape, len(data.classes)
 
 
-def make_run_context(given: dict[str, Any]) -> RunContext:
-    """Take the flags that say where and how, and set the process up: threads, memory."""
+def set_up_process(given: dict[str, Any]) -> RunContext:
+    """Set this process up for the runs it makes (threads, memory, no data loaded), and say where and how they are made.
+
+    Args:
+        given: values of flags by name; those that say where and how are taken out.
+
+    Raises:
+        InputError: flags that contradict each other, a device that is not there.
+
+    """
     clear_data_cache()
     threads = given.pop("threads", None)
+    context = _context_of(given)
     if threads is not None:
         if threads < 1:
             raise InputError(f"--threads: must be 1 or more, got {threads}")
         torch.set_num_threads(threads)
+    if context.device.type == "cpu":
+        keep_freed_memory()
+    return context
+
+
+def _context_of(given: dict[str, Any]) -> RunContext:
+    """What flags say of where and how; they are taken out."""
     if given.get("resume") and given.get("overwrite"):
         raise InputError("--resume goes on with a run and --overwrite starts it anew: give one of them")
     taken = {k: given.pop(k) for k in ("data_dir", "download", "resume", "overwrite", "tensorboard") if k in given}
     name, out = given.pop("run_name", None), given.pop("out", Path("runs"))
     if name is not None and (not name or Path(name).name != name):
         raise InputError(f"--run-name {name!r} is not the name of one folder; --out says where it goes")
-    device = pick_device(given.pop("device", "auto"))
-    if device.type == "cpu":
-        keep_freed_memory()
-    return RunContext(out=out, name=name, device=device, **taken)
+    return RunContext(out=out, name=name, device=pick_device(given.pop("device", "auto")), **taken)
