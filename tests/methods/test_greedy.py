@@ -262,7 +262,7 @@ def test_a_checkpoint_knows_which_head_answers():
         if event == "metric" and numbers["split"] == "test":
             said.append((numbers["loss"], numbers["accuracy"]))
 
-    end = trained({"epochs": 4, "options": {"stage_epochs": 2}}, watch)
+    end = trained({"epochs": 6, "steps": 8, "options": {"stage_epochs": 2}}, watch)  # in the middle of the second stage of three
     fresh = build_state(end.config, load_data("digits", limit=64), torch.device("cpu"))
     Checkpointer(fresh).restore(saved(end))
     assert (fresh.network.method.stage, fresh.network.method.output_block) == (1, 1)

@@ -1,6 +1,7 @@
 """Blocks on several ranks are blocks in one process: bit for bit where nothing from above is heard late."""
 
 import math
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,9 +18,13 @@ from gradlens.runtime.process_group import ProcessGroup
 from gradlens.training.build import ModelAndMethod
 from gradlens.training.checkpointer import Checkpointer
 from gradlens.training.config import Config, make_config
+from gradlens.training.context import RunContext
 from gradlens.training.loop import fit
-from gradlens.training.parallel.partition import split_over
+from gradlens.training.parallel import choose
+from gradlens.training.parallel.partition import require_separable, split_over
+from gradlens.training.parallel.stage import LayerStage
 from gradlens.training.runs.build_state import build_state
+from gradlens.training.runs.check import check
 
 LIMIT, BATCH, EPOCHS = 100, 32, 2  # batches of 32, 32, 32, 4
 LOCAL: dict[str, dict[str, Any]] = {  # hear nothing from above between ranks
@@ -284,6 +289,51 @@ def test_splits_that_cannot_be(name, ranks, sizes, said):
     network = parts(name)
     with pytest.raises(InputError, match=said):
         split_over(network.method, [1.0] * 4, ranks, network.block_names(), sizes)
+
+
+def test_a_split_that_parts_a_shared_parameter_is_refused():
+    one, two, three = (torch.nn.Linear(3, 3) for _ in range(3))
+    three.weight = one.weight
+    model = torch.nn.Sequential(OrderedDict(one=one, two=two, three=three))
+    with pytest.raises(InputError, match=r"three\.weight belongs to blocks on different ranks"):
+        require_separable(model, [range(2), range(2, 3)])
+    require_separable(model, [range(3)])
+    three.weight = two.weight
+    require_separable(model, [range(1), range(1, 3)])
+    with pytest.raises(InputError, match=r"three\.weight"):
+        require_separable(model, [range(1), range(1, 2)])  # the last block is on no rank, where its weight would stay behind
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "said"),
+    [
+        ("bp", {"record_every": 0, "microbatches": 5}, "32 images do not divide into 5 microbatches"),
+        ("bp", {"record_every": 0, "microbatches": 1}, "--schedule 1f1b keeps 2 ranks busy"),
+        ("bp", {"record_every": 0, "stale": True}, "--stale: a pipeline's gradients are exact"),
+        ("dgl", {"stale": True}, "--stale: dgl waits for nothing from above"),
+        ("dgl-async", {"limit": 100}, "100 images by --batch-size 32 leave 4"),
+        ("fa", {}, "fa cannot work on several batches at once: .*backward-locked"),
+    ],
+)
+def test_what_cannot_run_on_ranks_is_refused_from_shapes_alone(name, more, said):
+    with pytest.raises(InputError, match=said):
+        check(settings(name, 2, **more), RunContext())
+
+
+@pytest.mark.parametrize("name", ["dgl", "dni", "dfa", "dgl-async"])
+def test_making_a_stage_measures_and_sends_nothing(name, monkeypatch):
+    def fail(*_: object) -> None:
+        raise AssertionError
+
+    config = settings(name, 2, split=[1, 3], limit=96)
+    monkeypatch.setattr(choose, "block_costs", fail)
+    for rank in range(2):
+        state = build_state(config, load("digits", limit=96), torch.device("cpu"), ProcessGroup(rank, 2))  # no store, no messages
+        assert isinstance(state.stage, LayerStage)
+        assert [len(r) for r in state.stage.ranges] == [1, 3]
+        assert state.stage.bytes_sent() == 0
+    with pytest.raises(AssertionError):  # without --split the costs decide
+        build_state(config.model_copy(update={"split": None}), load("digits", limit=96), torch.device("cpu"), ProcessGroup(0, 2))
 
 
 @pytest.mark.parametrize("name", METHODS)

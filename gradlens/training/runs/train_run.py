@@ -11,7 +11,7 @@ from gradlens._version import __version__
 from gradlens.data.datasets import DATASETS
 from gradlens.data.split import label_hash
 from gradlens.runtime.errors import InputError
-from gradlens.runtime.process_group import require_same_run
+from gradlens.runtime.process_group import require_same_run, stop_on_lost_rank
 from gradlens.runtime.progress import Watch, no_progress
 from gradlens.runtime.torchrun_environment import restarts
 from gradlens.training import tensorboard
@@ -67,7 +67,8 @@ def train_run(config: Config, context: RunContext, watch: Watch = no_progress, s
     finally:
         if writer:
             writer.close()
-    run: Run = ranks.broadcast_object(ranks.fail_together(lambda: load_run(writer.path) if writer else None))
+    with stop_on_lost_rank(lambda: state.position.step, lambda: "; the run is finished"):
+        run: Run = ranks.broadcast_object(ranks.fail_together(lambda: load_run(writer.path) if writer else None))
     return run
 
 
