@@ -38,7 +38,6 @@ from gradlens.methods import METHODS
 from gradlens.reporting.aggregate import interval, scores, without_noise
 from gradlens.reporting.console import number_text
 from gradlens.runtime.rng import seeded
-from gradlens.training.build import load_weights
 from gradlens.training.config import Config, make_config
 from gradlens.training.cost.step_benchmark import bench
 from gradlens.training.run_directory import Run
@@ -70,19 +69,17 @@ Means = dict[tuple[str, str], float]  # (layer, quantity) -> mean over batches
 
 def at_the_end(run: Run, args: Any) -> Means:
     """What is measured at a run's final weights, averaged over the batches that would follow its last one."""
-    training = prepare(run.config, run_context_of(args))
-    model, method = training.pair
-    state = run.checkpoint()
-    load_weights(model, state["model"], str(run.path))
-    load_weights(method, state["method"], str(run.path))
+    state, saved = prepare(run.config, run_context_of(args)), run.checkpoint()
+    state.network.load(saved, str(run.path))
+    model, method = state.network
     found: dict[tuple[str, str], list[float]] = {}
-    for at in range(state["step"], state["step"] + BATCHES):
+    for at in range(saved["step"], saved["step"] + BATCHES):
         method.start(run.config.epochs, at)
         with preserve_buffers_and_rng([model]), seeded(run.config.seed, "step", at):
-            step = run_step(method, list(model), *training.batch(at))
+            step = run_step(method, list(model), *state.batches.batch(at))
             truth = true_gradients(method, step, keep=True)
-            rows = step_rows(at, training.pair.block_names(), method, step, truth, ("cosine",))
-            rows += sparse_rows(at, training.pair.block_names(), method, step, truth, SPARSE)
+            rows = step_rows(at, state.network.block_names(), method, step, truth, ("cosine",))
+            rows += sparse_rows(at, state.network.block_names(), method, step, truth, SPARSE)
         for row in (row for row in rows if row.kind == "weight"):
             found.setdefault((row.layer, row.quantity), []).append(row.value)
     return {key: interval(values).mean for key, values in found.items()}

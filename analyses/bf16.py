@@ -20,18 +20,19 @@ from gradlens.models.zoo import layers
 from gradlens.reporting.aggregate import interval
 from gradlens.training.config import make_config
 from gradlens.training.context import pick_device
-from gradlens.training.loop import Training
 from gradlens.training.run_directory import load_run as load_run
+from gradlens.training.runs.build_state import build_state
+from gradlens.training.state import TrainState
 from gradlens.training.step import training_step
 
 BATCHES = 8
 
 
-def gradients(training: Training, step: int, bf16: bool) -> dict[str, Tensor]:
+def gradients(state: TrainState, step: int, bf16: bool) -> dict[str, Tensor]:
     """Weight gradients [*weight] of one batch by layer; the weights stay where they are (learning rate 0), buffers are put back."""
-    model = training.pair.model
+    model = state.network.model
     before = {name: b.clone() for name, b in model.named_buffers()}
-    training_step(training.pair, torch.optim.SGD(model.parameters(), 0.0), *training.batch(step), bf16=bf16)
+    training_step(state.network, torch.optim.SGD(model.parameters(), 0.0), *state.batches.batch(step), bf16=bf16)
     for name, buffer in model.named_buffers():
         buffer.copy_(before[name])
     return {name: model.get_submodule(name).weight.grad.clone() for name in layers(model)}  # type: ignore[union-attr, operator]
@@ -42,19 +43,19 @@ def main() -> None:
     args = arguments(__doc__ or "", run=True)
     data = load(args.data)
     found = {}
-    for state in ("untrained", *(["trained"] if args.run else [])):
-        settings = {"method": "bp"} if state == "untrained" else load_run(args.run).config.model_dump()
-        training = Training(make_config(**settings), data, pick_device(args.device))
-        if state == "trained":
-            training.pair.model.load_state_dict(load_run(args.run).checkpoint()["model"])
+    for kind in ("untrained", *(["trained"] if args.run else [])):
+        settings = {"method": "bp"} if kind == "untrained" else load_run(args.run).config.model_dump()
+        state = build_state(make_config(**settings), data, pick_device(args.device))
+        if kind == "trained":
+            state.network.model.load_state_dict(load_run(args.run).checkpoint()["model"])
         cosines: dict[str, list[float]] = {}
         for step in range(BATCHES):
-            low, full = (gradients(training, step, bf16) for bf16 in (True, False))
+            low, full = (gradients(state, step, bf16) for bf16 in (True, False))
             for layer in full:
                 cosines.setdefault(layer, []).append(cosine(low[layer], full[layer]))
-        found[state] = {layer: interval(values)[:3] for layer, values in cosines.items()}
-        for layer, (mean, low_end, high_end) in found[state].items():
-            print(f"{state:10} {layer:12} {mean:.5f}  [{low_end:.5f}, {high_end:.5f}]")
+        found[kind] = {layer: interval(values)[:3] for layer, values in cosines.items()}
+        for layer, (mean, low_end, high_end) in found[kind].items():
+            print(f"{kind:10} {layer:12} {mean:.5f}  [{low_end:.5f}, {high_end:.5f}]")
     folder = args.figures / "bf16"
     folder.mkdir(parents=True, exist_ok=True)
     content = {"batches": BATCHES, "batch_size": 256, "cosine": found, **environment()}

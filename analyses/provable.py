@@ -46,9 +46,10 @@ from gradlens.reporting.console import number_text, show
 from gradlens.reporting.style import save_figure
 from gradlens.runtime.rng import generator
 from gradlens.training.config import Config, make_config
-from gradlens.training.loop import Training
+from gradlens.training.evaluation import evaluate
+from gradlens.training.loop import fit
 from gradlens.training.run_files import write
-from gradlens.training.step import evaluate
+from gradlens.training.runs.build_state import build_state
 
 SEEDS = 3
 IMAGES, TEST = 2_000, 1_000
@@ -84,9 +85,9 @@ Results = Mapping[tuple[float, float], Mapping[str, Sequence[Found]]]  # (noise,
 
 def backprop(config: Config, data: Data) -> float:
     """Test accuracy of a network trained by gradlens' loop."""
-    training = Training(config, data, torch.device("cpu"))
-    training.fit()
-    return evaluate(training.pair, training.test, training.to_input, config)[1]
+    state = build_state(config, data, torch.device("cpu"))
+    fit(state)
+    return evaluate(state.network, state.test, state.batches.to_input, config)[1]
 
 
 def shuffled(y: Tensor, seed: int) -> Tensor:

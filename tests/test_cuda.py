@@ -9,7 +9,8 @@ from gradlens.data.datasets import load
 from gradlens.methods import METHODS
 from gradlens.training.build import build_model_and_method
 from gradlens.training.config import make_config
-from gradlens.training.loop import Training
+from gradlens.training.loop import fit, make_update
+from gradlens.training.runs.build_state import build_state
 from gradlens.training.step import training_step
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -21,7 +22,7 @@ LISTED = ("bp", "dgl", "dni", "cdni")  # the rules of the full-size list
 def training(method, **changes):
     settings = {"data": "digits", "width": 8, "batch_size": 64, "epochs": 2, "record_every": 0, "limit": 512, **changes}
     config = make_config(method=method, **settings)
-    return Training(config, load("digits", limit=config.limit, seed=config.seed), torch.device("cuda"))
+    return build_state(config, load("digits", limit=config.limit, seed=config.seed), torch.device("cuda"))
 
 
 SGD = {"optimizer": "sgd", "momentum": 0.9, "lr": 0.01}
@@ -36,12 +37,12 @@ PUBLISHED = {"options": {"target": "mean", "zero_bias": False}}
 def test_a_step_waits_for_nothing(method, changes, augment, precision):
     t = training(method, augment=augment, precision=precision, lr_schedule="cosine", warmup=2, **changes)
     for step in range(3):  # libraries set themselves up, the optimiser makes its state, the epoch's order is drawn
-        t._step(step)
+        make_update(t, step)
     torch.cuda.synchronize()
     try:
         torch.cuda.set_sync_debug_mode("error")
         for step in range(3, 7):
-            t._step(step)
+            make_update(t, step)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -80,8 +81,8 @@ def test_one_step_on_the_gpu_is_one_on_the_cpu(method):
 @pytest.mark.parametrize("method", LISTED)
 def test_bf16_learns_on_the_gpu(method):
     t = training(method, precision="bf16", limit=1024, epochs=12, lr=1e-3)
-    summary = t.fit()
-    assert summary["updates"] == t.total
+    summary = fit(t)
+    assert summary["updates"] == t.batches.total
     assert t.position.best["test"] > 0.3
 
 
@@ -91,8 +92,8 @@ def test_recording_leaves_no_trace_on_the_gpu():
     try:
         for record_every in (0, 1):
             t = training("dgl", record_every=record_every, diagnose_every=1 if record_every else 0)
-            t.fit()
-            ends.append([p.detach().clone() for p in t.pair.model.parameters()])
+            fit(t)
+            ends.append([p.detach().clone() for p in t.network.model.parameters()])
     finally:
         torch.use_deterministic_algorithms(False)
     for a, b in zip(*ends, strict=True):

@@ -179,7 +179,7 @@ def resolves(target, module):
 
 
 def test_the_search_finds_a_stale_reference():
-    there = ("gradlens.training.loop.Training", "gradlens.data.split", ".loop", ".loop.Training", "Training", "Method.signal")
+    there = ("gradlens.training.state.TrainState", "gradlens.data.split", ".loop", ".loop.fit", "TrainState", "Method.signal")
     gone = (
         "gradlens.online.regret_rows",
         "gradlens.training.loop.stage_of",

@@ -15,10 +15,10 @@ from gradlens.analysis.doctor_evidence import LAST_STEPS, WATCH, WRONG, MissingE
 from gradlens.analysis.representation_similarity import effective_rank, spectrum
 from gradlens.gradients.layer_names import is_norm
 from gradlens.runtime.errors import InputError
+from gradlens.training.batches import batches_per_epoch
 from gradlens.training.context import load_data
 from gradlens.training.metrics import TRAIN
 from gradlens.training.run_directory import Metric
-from gradlens.training.step import batches_per_epoch
 
 CHANCE_ERRORS = 3.0  # standard errors above 1/C that an accuracy may lie and still be chance: one guessing run in 700 lies higher
 RANK_WRONG = 1.5  # effective rank of a block's activations: one direction holds nearly everything

@@ -23,10 +23,10 @@ from gradlens.runtime.progress import Progress, no_progress
 from gradlens.training.build import build_model_and_method
 from gradlens.training.config import Config, read_config_file
 from gradlens.training.context import RunContext, load_data
-from gradlens.training.loop import Training
+from gradlens.training.evaluation import evaluate
 from gradlens.training.metrics import TRAIN, TRAIN_EVAL
 from gradlens.training.run_directory import Run, load_result, save_result
-from gradlens.training.step import evaluate
+from gradlens.training.runs.build_state import build_state
 
 NAME = "memorization"  # of the file in the run directory
 DEFAULT_METHODS = DEFAULT_COMPARISON[:2]  # backpropagation and a local rule
@@ -148,13 +148,12 @@ def noise_of(config: Config, place: RunContext) -> Noise:
 
 def _networks_own(run: Run, data: Data, noise: Noise, place: RunContext) -> tuple[dict[str, Any], dict[str, Any]]:
     """The network's accuracy at the end on images whose label was changed, by given and by true label, and on the others."""
-    training = Training(run.config.model_copy(update={"init_from": None, "compile": False}), data, place.device)
-    state = run.checkpoint()
-    training.pair.load(state, str(run.path))
+    state = build_state(run.config.model_copy(update={"init_from": None, "compile": False}), data, place.device)
+    state.network.load(run.checkpoint(), str(run.path))
 
     def share(which: Tensor, labels: Tensor) -> float | None:
         part = Split(noise.images[which], labels[which]).to(place.device)
-        return evaluate(training.pair, part, training.to_input, training.config)[1] if len(part) else None
+        return evaluate(state.network, part, state.batches.to_input, state.config)[1] if len(part) else None
 
     changed, images = noise.changed, int(noise.changed.sum())
     corrupted = {"images": images, "noisy": share(changed, noise.given), "true": share(changed, noise.true)}

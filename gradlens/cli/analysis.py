@@ -27,12 +27,12 @@ def memorize(
     from gradlens.reporting import memorization as reporting_memorization
     from gradlens.runtime.errors import InputError
     from gradlens.training.config_builder import configs_of, methods_and_runs
-    from gradlens.training.context import make_run_context
+    from gradlens.training.context import set_up_process
     from gradlens.training.run_directory import load_run
     from gradlens.training.run_files import must_be_writable
     from gradlens.training.runs.train_run import train_or_reuse
 
-    quiet, place = given.pop("quiet", False), make_run_context(given)
+    quiet, place = given.pop("quiet", False), set_up_process(given)
     if place.name:
         raise InputError("--run-name names one run; memorize makes several: --out names their folder")
     methods, paths = methods_and_runs(what or memorization.DEFAULT_METHODS)
@@ -83,10 +83,10 @@ def probe(
     from gradlens.cli.progress import Display
     from gradlens.reporting import console, probes
     from gradlens.reporting.aggregate import runs_title
-    from gradlens.training.context import make_run_context
+    from gradlens.training.context import set_up_process
     from gradlens.training.run_files import must_be_writable
 
-    quiet, place = given.pop("quiet", False), make_run_context(given)
+    quiet, place = given.pop("quiet", False), set_up_process(given)
     options = linear_probe.ProbeOptions(
         features, train_images, test_images, tuple(block or ()), over_time, controls, separability, overwrite
     )
@@ -131,10 +131,10 @@ def representations(
     from gradlens.cli.progress import Display
     from gradlens.reporting import console
     from gradlens.reporting import representations as reporting
-    from gradlens.training.context import make_run_context
+    from gradlens.training.context import set_up_process
     from gradlens.training.run_files import must_be_writable
 
-    quiet, place = given.pop("quiet", False), make_run_context(given)
+    quiet, place = given.pop("quiet", False), set_up_process(given)
     paths = list(dict.fromkeys(run_dirs))
     options = rep.RepresentationOptions(images, information_steps, blocks=tuple(block or ()), over_time=over_time, overwrite=overwrite)
     runs = rep.check_representation_runs(paths, place, options)
@@ -168,10 +168,10 @@ def filters(
     from gradlens.cli.progress import Display
     from gradlens.reporting import console
     from gradlens.reporting import filters as reporting_filters
-    from gradlens.training.context import make_run_context
+    from gradlens.training.context import set_up_process
     from gradlens.training.run_files import must_be_writable
 
-    quiet, place = given.pop("quiet", False), make_run_context(given)
+    quiet, place = given.pop("quiet", False), set_up_process(given)
     must_be_writable(out / "filter_grid.png")
     with Display(quiet, len(run_dirs)) as display:
         runs = seen.check_filter_runs(run_dirs, place)
@@ -200,10 +200,10 @@ def inpaint(
     from gradlens.cli.progress import Display
     from gradlens.reporting import console
     from gradlens.reporting import inpainting as reporting_inpainting
-    from gradlens.training.context import make_run_context
+    from gradlens.training.context import set_up_process
     from gradlens.training.run_files import must_be_writable
 
-    quiet, place = given.pop("quiet", False), make_run_context(given)
+    quiet, place = given.pop("quiet", False), set_up_process(given)
     must_be_writable(out)
     runs = inpainting.check_inpainting_runs(list(dict.fromkeys(run_dirs)), images, place)
     with Display(quiet, len(runs)) as display:
@@ -241,10 +241,10 @@ def doctor(
     from gradlens.analysis.doctor import RESULT, diagnosis_json, diagnosis_line, examine
     from gradlens.cli.progress import Display
     from gradlens.reporting import console
-    from gradlens.training.context import make_run_context
+    from gradlens.training.context import set_up_process
     from gradlens.training.run_directory import load_run, plain, save_result
 
-    quiet, place = given.pop("quiet", False), make_run_context(given)
+    quiet, place = given.pop("quiet", False), set_up_process(given)
     runs = [load_run(path) for path in dict.fromkeys(run_dirs)]
     with Display(quiet, len(runs)) as display:
         found = [examine(run, place, display.count(run.path.name)) for run in runs]

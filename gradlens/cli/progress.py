@@ -15,7 +15,7 @@ PLAIN_SECONDS = 15.0  # between lines where there is no terminal
 
 
 class Display:
-    """Progress of one run after the other; ``watch(label, epochs)`` gives the callback that ``Training.fit`` takes.
+    """Progress of one run after the other; ``watch(label, epochs)`` gives the callback that ``fit`` takes.
 
     Args:
         quiet: show nothing.
@@ -84,7 +84,7 @@ class _Line:
             self.task = display.live.add_task(label, total=None, numbers="evaluating the untrained network")
 
     def __call__(self, event: str, numbers: dict[str, Any]) -> None:
-        """Take one event of ``Training.fit``: step, evaluate, metric or regret."""
+        """Take one event of ``fit``: step, evaluate, metric or regret."""
         if self.display.quiet:
             return
         if event == "metric" and numbers["split"] == "train-eval":

@@ -33,7 +33,7 @@ def sweep(
     from gradlens.reporting.study_summary import merged_rows, summary_lines
     from gradlens.runtime.csv_tables import write_csv
     from gradlens.runtime.errors import Stopped
-    from gradlens.training.context import make_run_context
+    from gradlens.training.context import set_up_process
     from gradlens.training.run_directory import load_run, save_result
     from gradlens.training.run_files import must_be_writable
     from gradlens.training.sweep import study as studies
@@ -41,7 +41,7 @@ def sweep(
 
     study = studies.read_study(study_file)
     flags = {"threads": 1, "device": "cpu", **studies.place_settings(study)}
-    place = make_run_context({**{name.replace("-", "_"): value for name, value in flags.items()}, "out": out})
+    place = set_up_process({**{name.replace("-", "_"): value for name, value in flags.items()}, "out": out})
     must_be_writable(out)
     points = studies.study_points(study, place)
     must_be_possible(points, place)

@@ -40,11 +40,11 @@ def timeline(
     from gradlens.runtime.csv_tables import write_csv
     from gradlens.runtime.errors import InputError
     from gradlens.training.config_builder import configs_of
-    from gradlens.training.context import make_run_context, shape_and_classes
+    from gradlens.training.context import set_up_process, shape_and_classes
     from gradlens.training.cost import simulation
     from gradlens.training.run_files import must_be_writable
 
-    quiet, place = given.pop("quiet", False), make_run_context(given)
+    quiet, place = given.pop("quiet", False), set_up_process(given)
     if not link > 0:
         raise InputError(f"--link: must be above 0 GB/s, got {link:g}")
     wire = simulation.Link(link * 1e9, latency * 1e-6)

@@ -33,26 +33,24 @@ def train(
     from gradlens.cli.progress import Display
     from gradlens.reporting import console
     from gradlens.training.config_builder import configs_of, method_of
-    from gradlens.training.context import make_run_context
+    from gradlens.training.context import set_up_process
     from gradlens.training.runs.train_run import prepare, train_or_reuse, train_run
 
-    quiet, place = given.pop("quiet", False), make_run_context(given)
+    quiet, place = given.pop("quiet", False), set_up_process(given)
     if is_launched():
         _train_together(method, given, place, quiet)
         return
     (configs,) = configs_of([method or method_of(given)], given, place)
     if place.name and len(configs) > 1:
         raise InputError("--run-name names one run; with --seeds each run gets its own name")
-    training = prepare(configs[0], place) if len(configs) == 1 else None
+    state = prepare(configs[0], place) if len(configs) == 1 else None
     with Display(quiet, len(configs)) as display:
 
         def watch_for(config: Config) -> Any:
             return display.watch(config.method if len(configs) == 1 else f"{config.method} seed {config.seed}", config.epochs)
 
-        if training is None:  # some seeds may be finished, others not begun
-            runs = train_or_reuse(configs, place, watch_for)
-        else:
-            runs = [train_run(configs[0], place, watch_for(configs[0]), training)]
+        # of several seeds some may be finished, others not begun
+        runs = [train_run(configs[0], place, watch_for(configs[0]), state)] if state else train_or_reuse(configs, place, watch_for)
     console.show(console.results_table(runs))
     typer.echo("\n".join(f"run: {run.path}" for run in runs))
     typer.echo(f"next: gradlens figures {' '.join(str(run.path) for run in runs)} --out figures")
@@ -78,7 +76,7 @@ def _train_together(method: str | None, given: dict[str, Any], place: RunContext
     from gradlens.reporting import console
     from gradlens.runtime.process_group import join
     from gradlens.training.config_builder import configs_of, method_of
-    from gradlens.training.runs.train_run import train_run_distributed
+    from gradlens.training.runs.train_run import train_run
 
     world = join(place.device)
     given = {"parallel": "data", **given, "ranks": world.num_ranks}
@@ -87,8 +85,8 @@ def _train_together(method: str | None, given: dict[str, Any], place: RunContext
         raise InputError("--seeds: several ranks share one run; `gradlens sweep` makes many")
     (config,) = configs
     with Display(quiet or not world.is_main) as display:
-        run = train_run_distributed(config, replace(place, world=world), display.watch(config.method, config.epochs))
-    if run:
+        run = train_run(config, replace(place, ranks=world), display.watch(config.method, config.epochs))
+    if world.is_main:
         console.show(console.results_table([run]))
         typer.echo(f"run: {run.path}")
 
@@ -110,12 +108,12 @@ def compare_gradients(
     from gradlens.methods import DEFAULT_COMPARISON
     from gradlens.reporting import console
     from gradlens.training.config_builder import configs_of, methods_and_runs, parse_numbers
-    from gradlens.training.context import make_run_context
+    from gradlens.training.context import set_up_process
     from gradlens.training.run_directory import load_run
     from gradlens.training.run_files import must_be_writable
     from gradlens.training.runs.train_run import train_or_reuse
 
-    quiet, place = given.pop("quiet", False), make_run_context(given)
+    quiet, place = given.pop("quiet", False), set_up_process(given)
     if place.name:
         raise InputError("--run-name names one run; compare-gradients makes several: --out names their folder")
     methods, paths = methods_and_runs(what or DEFAULT_COMPARISON)
@@ -149,10 +147,10 @@ def measure(
 ) -> None:
     """Add quantities to a run, from its snapshots (--keep-checkpoints), or from its checkpoint where it kept none."""
     from gradlens.cli.progress import Display
-    from gradlens.training.context import make_run_context
+    from gradlens.training.context import set_up_process
     from gradlens.training.runs.remeasure import measure_run
 
-    quiet, place = given.pop("quiet", False), make_run_context(given)
+    quiet, place = given.pop("quiet", False), set_up_process(given)
     with Display(quiet) as display:
         rows = measure_run(run_dir, tuple(dict.fromkeys(quantity)), place, display.count("measure"))
     steps = sorted({row.step for row in rows})
@@ -215,7 +213,7 @@ def list_(
     """Say what there is: methods with their options, models, data sets, quantities."""
     from gradlens.cli.listing import listing
     from gradlens.reporting.console import show
-    from gradlens.training.context import make_run_context
+    from gradlens.training.context import set_up_process
 
     if not long:
         show(listing(what))
@@ -226,7 +224,7 @@ def list_(
     from gradlens.reporting.benchmarks import cards_table
     from gradlens.training.cost.method_cards import cards
 
-    quiet, place = given.pop("quiet", False), make_run_context(given)
+    quiet, place = given.pop("quiet", False), set_up_process(given)
     with Display(quiet) as display:
         show(cards_table(cards(place.device, display.count("measuring"))))
 
@@ -271,11 +269,11 @@ def bench(
     from gradlens.reporting import console
     from gradlens.reporting.benchmarks import bench_table
     from gradlens.training.config_builder import configs_of
-    from gradlens.training.context import make_run_context, shape_and_classes
+    from gradlens.training.context import set_up_process, shape_and_classes
     from gradlens.training.cost.step_benchmark import bench as measure_cost
     from gradlens.training.run_files import must_be_writable, write
 
-    quiet, precision, place = given.pop("quiet", False), given.pop("precision", "fp32"), make_run_context(given)
+    quiet, precision, place = given.pop("quiet", False), given.pop("precision", "fp32"), set_up_process(given)
     if json_file:
         must_be_writable(json_file)
     if is_launched():

@@ -77,6 +77,8 @@ class ProcessGroup:
             InputError: of this rank or another.
 
         """
+        if self.is_single_process:
+            return act()
         refused: InputError | None = None
         try:
             result = act()
@@ -85,7 +87,7 @@ class ProcessGroup:
         said = self.all_gather_object(None if refused is None else str(refused))
         if wrong := [(rank, text) for rank, text in enumerate(said) if text is not None]:
             rank, text = wrong[0]
-            said_by_all = InputError(text if self.is_single_process or len(wrong) == self.num_ranks else f"rank {rank}: {text}")
+            said_by_all = InputError(text if len(wrong) == self.num_ranks else f"rank {rank}: {text}")
             said_by_all.trace = refused.trace if refused else ""
             raise said_by_all from refused
         return result

@@ -104,6 +104,21 @@ def build_model_and_method(config: Config, shape: tuple[int, int, int], classes:
     return pair
 
 
+def check_model_and_method(config: Config, shape: tuple[int, int, int], classes: int) -> ModelAndMethod:
+    """The network and rule of a config as shapes without numbers (torch's meta device), which takes no memory and hardly any time.
+
+    A user's own code may ask for numbers, and another run's weights are loaded: both happen on the CPU.
+
+    Raises:
+        InputError: as :func:`build_model_and_method`.
+
+    """
+    in_numbers = bool(config.own or config.init_from or config.teacher)
+    device = torch.device("cpu" if in_numbers else "meta")
+    with device:
+        return build_model_and_method(config.model_copy(update={"compile": False}), shape, classes, device)
+
+
 def _built(config: Config, read: tuple[int, int, int], shape: tuple[int, int, int], classes: int) -> nn.Sequential:
     """The network of a config for what the rule lets it read: images of ``shape``, or patches of them."""
     spec = ModelSpec(read, classes, config.width, config.depth, config.stem, config.activation, config.attention)

@@ -33,7 +33,7 @@ class RunContext:
     resume: bool = False
     overwrite: bool = False
     tensorboard: bool = False  # write events to RUN_DIR/tensorboard
-    world: ProcessGroup = SINGLE_PROCESS  # the processes that share a run
+    ranks: ProcessGroup = SINGLE_PROCESS  # the processes that share a run
 
 
 def pick_device(name: str) -> torch.device:
@@ -94,14 +94,14 @@ def _source(name: str, stamp: str, data_dir: Path | None, download: bool) -> Sou
     return read(name, data_dir, download)
 
 
-def load_data(config: Config, place: RunContext) -> Data:
+def load_data(config: Config, context: RunContext) -> Data:
     """The data of a config; the last ones loaded are kept, so that methods compared on the same data load them once."""
     c = config
     name = c.data if c.data in DATASETS else str(Path(c.data).absolute()) if Path(c.data).exists() else c.data
     drawn = c.limit is not None or c.limit_test is not None or c.label_noise or c.validation or c.labels is not None
     seed = c.seed if drawn else 0  # one entry for all seeds where nothing is drawn
     choice = c.limit, c.label_noise, c.validation, seed, c.limit_test, c.labels
-    return _data(name, files_stamp(name), place.data_dir, place.download, *choice)
+    return _data(name, files_stamp(name), context.data_dir, context.download, *choice)
 
 
 def clear_data_cache() -> None:
@@ -110,29 +110,42 @@ def clear_data_cache() -> None:
     _source.cache_clear()
 
 
-def shape_and_classes(config: Config, place: RunContext) -> tuple[tuple[int, int, int], int]:
+def shape_and_classes(config: Config, context: RunContext) -> tuple[tuple[int, int, int], int]:
     """(C, H, W) of a config's images and the number of classes; named data sets need not be there for it."""
     if config.data in DATASETS:
         return DATASETS[config.data].shape, DATASETS[config.data].classes
-    data = load_data(config, place)
+    data = load_data(config, context)
     return data.shape, len(data.classes)
 
 
-def make_run_context(given: dict[str, Any]) -> RunContext:
-    """Take the flags that say where and how, and set the process up: threads, memory."""
+def set_up_process(given: dict[str, Any]) -> RunContext:
+    """Set this process up for the runs it makes (threads, memory, no data loaded), and say where and how they are made.
+
+    Args:
+        given: values of flags by name; those that say where and how are taken out.
+
+    Raises:
+        InputError: flags that contradict each other, a device that is not there.
+
+    """
     clear_data_cache()
     threads = given.pop("threads", None)
+    context = _context_of(given)
     if threads is not None:
         if threads < 1:
             raise InputError(f"--threads: must be 1 or more, got {threads}")
         torch.set_num_threads(threads)
+    if context.device.type == "cpu":
+        keep_freed_memory()
+    return context
+
+
+def _context_of(given: dict[str, Any]) -> RunContext:
+    """What flags say of where and how; they are taken out."""
     if given.get("resume") and given.get("overwrite"):
         raise InputError("--resume goes on with a run and --overwrite starts it anew: give one of them")
     taken = {k: given.pop(k) for k in ("data_dir", "download", "resume", "overwrite", "tensorboard") if k in given}
     name, out = given.pop("run_name", None), given.pop("out", Path("runs"))
     if name is not None and (not name or Path(name).name != name):
         raise InputError(f"--run-name {name!r} is not the name of one folder; --out says where it goes")
-    device = pick_device(given.pop("device", "auto"))
-    if device.type == "cpu":
-        keep_freed_memory()
-    return RunContext(out=out, name=name, device=device, **taken)
+    return RunContext(out=out, name=name, device=pick_device(given.pop("device", "auto")), **taken)

@@ -100,9 +100,9 @@ def _trusted(params: list[Tensor], group: dict[str, Any]) -> tuple[Tensor, ...]:
     return decayed
 
 
-def make_optimizer(config: Config, pair: ModelAndMethod) -> torch.optim.Optimizer:
+def make_optimizer(config: Config, network: ModelAndMethod) -> torch.optim.Optimizer:
     """The optimiser of a config over the rule's parameter groups; fused where torch has it."""
-    groups = pair.method.param_groups(list(pair.model))
+    groups = network.method.param_groups(list(network.model))
     decay = config.weight_decay
     if config.optimizer in ("adam", "adamw"):
         adam = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from gradlens.runtime.errors import InputError
 from gradlens.training.checkpoint import save_checkpoint
 from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import STREAMS, TABLES, environment, load_run, plain, read_config, results_in
-from gradlens.training.run_files import is_run, unwritable, write
+from gradlens.training.run_files import is_run, must_be_writable, unwritable, write
 
 
 def _kin(out: Path, config: Config) -> str:
@@ -31,6 +31,15 @@ def _kin(out: Path, config: Config) -> str:
             if best is None or len(differ) < best[0]:
                 best = len(differ), f"; {candidate.parent} differs in: {'; '.join(differ)}"
     return best[1] if best else ""
+
+
+@contextmanager
+def _writing_to(folder: Path) -> Iterator[None]:
+    """Inside, a file that cannot be written or removed is one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot write to {folder}: {(error.strerror or str(error)).lower()}") from error
 
 
 @dataclass
@@ -51,35 +60,39 @@ class Writer:
 
         """
         path = out / (name or config.run_name())
+        if is_run(path) and not (resume or overwrite):
+            state = "a finished" if (path / "summary.json").exists() else "an unfinished"
+            more = "" if state == "a finished" else "--resume goes on with it, "
+            raise InputError(f"{path} holds {state} run: {more}--overwrite starts over, --run-name names another")
+        if is_run(path) and not overwrite:
+            return Writer._reopen(config, path, info)
         if is_run(path):
-            if not (resume or overwrite):
-                state = "a finished" if (path / "summary.json").exists() else "an unfinished"
-                more = "" if state == "a finished" else "--resume goes on with it, "
-                raise InputError(f"{path} holds {state} run: {more}--overwrite starts over, --run-name names another")
-            if overwrite:
-                read_config(path / "config.json")  # a foreign folder's files are not ours to delete
-            else:
-                begun = load_run(path)
-                if differ := config.differences(begun.config):
-                    raise InputError(f"cannot resume {path}: its config differs in: {'; '.join(differ)}")
-                begun.require_fingerprint(info.get("data_fingerprint"), ": it cannot be resumed")
-                if not (path / "summary.json").exists():  # what was found about it so far will be true no more
-                    for old in results_in(path):
-                        old.unlink(missing_ok=True)
-                return Writer(path, config)
+            read_config(path / "config.json")  # a foreign folder's files are not ours to delete
         elif path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise InputError(f"{path} exists and is not a run directory; --out or --run-name names another place")
         elif resume:
             raise InputError(f"nothing to resume at {path}{_kin(out, config)}")
-        try:
+        with _writing_to(out):
             path.mkdir(parents=True, exist_ok=True)
             grown = [*path.glob("*.csv"), *path.glob(STREAMS), *path.glob("tensorboard/events.*")]
             for old in (path / "summary.json", *path.glob("*.pt"), *path.glob("snapshots/*.pt"), *grown, *results_in(path)):
                 old.unlink(missing_ok=True)  # the summary first: without it the run is unfinished, whatever else is left
-        except OSError as error:
-            raise InputError(f"cannot write to {out}: {(error.strerror or str(error)).lower()}") from error
         content = {"config": config.model_dump(), **environment(), **info}
         write(path / "config.json", (json.dumps(content, indent=2) + "\n").encode())
+        return Writer(path, config)
+
+    @staticmethod
+    def _reopen(config: Config, path: Path, info: Mapping[str, Any]) -> Writer:
+        """The directory of a run, to go on with."""
+        begun = load_run(path)
+        if differ := config.differences(begun.config):
+            raise InputError(f"cannot resume {path}: its config differs in: {'; '.join(differ)}")
+        begun.require_fingerprint(info.get("data_fingerprint"), ": it cannot be resumed")
+        if not begun.finished:
+            must_be_writable(path)
+            with _writing_to(path):
+                for old in results_in(path):  # what was found about it so far will be true no more
+                    old.unlink(missing_ok=True)
         return Writer(path, config)
 
     def append(self, table: str, rows: Sequence[Any]) -> None:
@@ -133,7 +146,7 @@ class Writer:
         """Cut the tables and streams back to what they were at a checkpoint.
 
         Raises:
-            InputError: one of them has lost rows that the checkpoint counts on.
+            InputError: one of them has lost rows that the checkpoint counts on, or cannot be written.
 
         """
         self.close()
@@ -142,12 +155,12 @@ class Writer:
             file = growing.get(name, self.path / name)
             if not file.exists() or file.stat().st_size < length:
                 raise InputError(f"{file} is shorter than its checkpoint says: the run cannot go on; --overwrite starts over")
-        for name, file in growing.items():
-            if name in marks:
-                with file.open("r+b") as f:
-                    f.truncate(marks[name])
-            else:
-                file.unlink(missing_ok=True)
+        with _writing_to(self.path):
+            for name, file in growing.items():
+                if name not in marks:
+                    file.unlink(missing_ok=True)
+                elif file.stat().st_size != marks[name]:
+                    os.truncate(file, marks[name])
 
     def save(self, state: Mapping[str, Any], name: str = "checkpoint.pt") -> None:
         """Write a checkpoint or snapshot whole or not at all."""

@@ -1,27 +1,25 @@
-"""One step of any rule, and the evaluation of a split. The only writer of ``.grad``; it knows no method by name."""
+"""One step of any rule. The only writer of ``.grad``; it knows no method by name."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from gradlens.data.split import Split
 from gradlens.gradients.backward import Received, backward
 from gradlens.gradients.block_pass import Pass
 from gradlens.gradients.descent import Descent
 from gradlens.gradients.diagnostics import sparse_rows
-from gradlens.gradients.losses import LOSSES
 from gradlens.gradients.method import Method, Step, Update
 from gradlens.gradients.rows import Measurement, rank_rows, step_rows
 from gradlens.gradients.true_gradient import all_reduce_update, true_gradients
 from gradlens.runtime.batch_shard import GradientReducer, all_reduce_sum, current_shard, global_count
-from gradlens.runtime.eval_mode import eval_mode
-from gradlens.runtime.process_group import SINGLE_PROCESS, ProcessGroup
+from gradlens.training.batches import Batches
 from gradlens.training.build import ModelAndMethod
 from gradlens.training.config import Config
 
@@ -34,6 +32,16 @@ class Outcome(NamedTuple):
     images: int  # what the loss is the mean over; 0: the block that answers was not trained
     answered: Tensor  # scalar: images that were answered and whose label is known; 0 for rules that give no answers
     rows: list[Measurement]  # empty on steps that are not recorded
+
+
+class Recording(NamedTuple):
+    """What is measured of an update."""
+
+    step: int | None = None  # the update's number if the true gradient is measured on it
+    diagnose: bool = False  # the sparser rows of ``diagnostics`` too
+
+
+NOT_RECORDED = Recording()
 
 
 def _write_grad(p: Tensor, grad: Tensor) -> None:
@@ -54,7 +62,7 @@ def _stored_passes(passes: Iterator[Pass], stored: list[Pass]) -> Iterator[Pass]
 
 
 class BlockRange(Protocol):
-    """Which of the network's blocks this process runs, and what it hears of the others."""
+    """The blocks that a process runs in one step, and the messages it receives from other ranks."""
 
     def passes(self, method: Method, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
         """The passes of one step, lazily."""
@@ -62,40 +70,14 @@ class BlockRange(Protocol):
     def receiver(self) -> Callable[[], Received] | None:
         """What gives the message of the rank above; None where there is none."""
 
-    def send_down(self, u: Update) -> None:
-        """A block has been told its gradient."""
+    def on_update(self, u: Update) -> None:
+        """Take a block's update as soon as it is made."""
 
     def delayed_gradients(self) -> Mapping[str, Tensor]:
         """Gradients of the rule's own modules from messages of earlier batches."""
 
-    def record_rows(
-        self, number: int, pair: ModelAndMethod, step: Step, diagnose: bool, by_rank: bool
-    ) -> tuple[list[Measurement], Descent | None]:
+    def record_rows(self, number: int, network: ModelAndMethod, step: Step, diagnose: bool) -> tuple[list[Measurement], Descent | None]:
         """The rows of a recorded step, and on a diagnosed one the descent test to be asked after the optimiser's step."""
-
-
-class StageLike(Protocol):
-    """This rank's blocks of a network that is spread over several, and its part in every step of a training."""
-
-    ranges: list[range]  # the blocks of each rank
-
-    def step(self, step: int, stop: bool, save: bool) -> tuple[Outcome, bool, bool]:
-        """One update of this rank's blocks; what it reports, and whether the run is to be stopped or saved after this batch."""
-
-    def finish_pending(self) -> Sequence[tuple[int, Outcome]]:
-        """Finish what is under way before ranks meet; what steps of it reported."""
-
-    def synchronize(self, pending: Sequence[tuple[int, Outcome]]) -> list[tuple[int, Outcome]]:
-        """Finish what is under way, share the weights, and put together what the ranks report of each step."""
-
-    def bytes_sent(self) -> int:
-        """Bytes that this rank has sent for training so far."""
-
-    def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """The optimiser's state as one process has it, put together on all ranks."""
-
-    def keep_owned_state(self, optimizer: torch.optim.Optimizer) -> None:
-        """Forget the optimiser's state of parameters that other ranks train."""
 
 
 class UpdateProbe(Protocol):
@@ -121,33 +103,74 @@ class UpdateProbe(Protocol):
         """Go back to a saved state."""
 
 
+class Stage(Protocol):
+    """The blocks that this process trains, and how it makes an update of them."""
+
+    @property
+    def flush_every(self) -> int | None:
+        """Updates after which what they report is read; None: only where ranks meet."""
+
+    def step(self, step: int, record: Recording, interrupted: Callable[[], bool], save: bool) -> tuple[Outcome, bool, bool]:
+        """One update of this process's blocks; what it reports, and whether the run is to be stopped or saved after it, as all ranks agree.
+
+        Args:
+            step: updates made before this one.
+            record: what is measured of it.
+            interrupted: whether this process was asked to stop.
+            save: whether this process finds that it is time to save.
+
+        """
+
+    def finish_pending(self) -> Sequence[tuple[int, Outcome]]:
+        """Finish what is under way before ranks meet; what steps of it reported."""
+
+    def synchronize(self, pending: Sequence[tuple[int, Outcome]]) -> list[tuple[int, Outcome]]:
+        """Finish what is under way, share what each rank has alone, and put together what the ranks report of each step."""
+
+    def share_buffers(self) -> None:
+        """Before an evaluation: give all ranks the same buffers (BatchNorm's running statistics)."""
+
+    def optimizer_state(self) -> dict[str, Any]:
+        """The optimiser's state as one process has it, put together on all ranks."""
+
+    def keep_owned_state(self) -> None:
+        """Forget the optimiser's state of parameters that other ranks train."""
+
+    def bytes_sent(self) -> int:
+        """Bytes that this rank has sent for training so far, as far as they are counted."""
+
+
+@dataclass(frozen=True)
 class AllBlocks:
     """All blocks, in one process or on a part of the batch."""
+
+    by_rank: bool = False  # rows of this rank's own gradient on recorded steps of a shared batch
+    watched: Callable[[Update], None] | None = None  # shown each block's update as it is made
 
     def passes(self, method: Method, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
         """As the rule makes them."""
         return method.forward(blocks, x, y)
 
     def receiver(self) -> None:
-        """Nobody is above."""
+        """No rank is above."""
 
-    def send_down(self, u: Update) -> None:
-        """Nobody is below."""
+    def on_update(self, u: Update) -> None:
+        """Show it to who asked."""
+        if self.watched is not None:
+            self.watched(u)
 
     def delayed_gradients(self) -> Mapping[str, Tensor]:
         """Nothing comes late."""
         return {}
 
-    def record_rows(
-        self, number: int, pair: ModelAndMethod, step: Step, diagnose: bool, by_rank: bool
-    ) -> tuple[list[Measurement], Descent | None]:
+    def record_rows(self, number: int, network: ModelAndMethod, step: Step, diagnose: bool) -> tuple[list[Measurement], Descent | None]:
         """The rows of a recorded step; on a diagnosed one the sparse rows too."""
-        names, method, here = pair.block_names(), pair.method, current_shard()
+        names, method, here = network.block_names(), network.method, current_shard()
         truth = true_gradients(method, step, keep=diagnose)
         mine = {k: u.grad.params for k, u in step.updates.items()}
         step = step._replace(updates={k: all_reduce_update(u) for k, u in step.updates.items()})
         rows = step_rows(number, names, method, step, truth)
-        if by_rank and here is not None:
+        if self.by_rank and here is not None:
             rows += rank_rows(number, here.rank, names, mine, truth)
         if not diagnose:
             return rows, None
@@ -159,10 +182,10 @@ ALL_BLOCKS = AllBlocks()
 
 
 def _gradients(
-    pair: ModelAndMethod, x: Tensor, y: Tensor, keep: bool, on_update: Callable[[Update], None] | None, blocks: BlockRange
+    network: ModelAndMethod, x: Tensor, y: Tensor, keep: bool, blocks: BlockRange
 ) -> tuple[Outcome, list[Pass], dict[int, Update]]:
     """Run the passes and write the rule's gradients: what they report (of this rank), and where ``keep`` all passes and updates."""
-    model, method = pair
+    model, method = network
     loss, hits, answered = (torch.zeros((), device=x.device) for _ in range(3))
     images = 0
     kept: dict[int, Update] = {}
@@ -183,9 +206,7 @@ def _gradients(
             hits, answered = (u.signal.logits.argmax(1) == u.p.y).sum(), (u.p.y >= 0).sum()
         if keep:
             kept[u.k] = u
-        blocks.send_down(u)
-        if on_update is not None:
-            on_update(u)
+        blocks.on_update(u)
         del u  # a block's tensors must not outlive its turn
     for name, grad in blocks.delayed_gradients().items():
         sums.add(method.get_parameter(name), grad)
@@ -194,39 +215,35 @@ def _gradients(
 
 
 def training_step(
-    pair: ModelAndMethod,
+    network: ModelAndMethod,
     optimizer: torch.optim.Optimizer,
     x: Tensor,
     y: Tensor,
     record: int | None = None,
     bf16: bool = False,
     diagnose: bool = False,
-    on_update: Callable[[Update], None] | None = None,
-    by_rank: bool = False,
     blocks: BlockRange = ALL_BLOCKS,
 ) -> Outcome:
     """One step of any rule: passes, the rule's gradients, and one optimiser step. On a shared batch all ranks make it together.
 
     Args:
-        pair: network and rule.
+        network: with its rule.
         optimizer: over both.
         x: [N, C, H, W] network input.
         y: [N] labels.
         record: the step's number if the truth is to be measured on it.
         bf16: compute the passes in bfloat16 (weights and sums stay float32).
         diagnose: on a recorded step, add the sparser rows of ``diagnostics``.
-        on_update: called with each block's update as it is made.
-        by_rank: on a recorded step of a shared batch, add rows of this rank's own gradient.
-        blocks: those that this process runs.
+        blocks: those that this process runs; it is shown every update.
 
     """
     rows: list[Measurement] = []
     descent: Descent | None = None
     optimizer.zero_grad(set_to_none=True)
     with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
-        made, stored, kept = _gradients(pair, x, y, record is not None, on_update, blocks)
+        made, stored, kept = _gradients(network, x, y, record is not None, blocks)
         if record is not None:
-            rows, descent = blocks.record_rows(record, pair, Step(list(pair.model), x, y, stored, kept), diagnose, by_rank)
+            rows, descent = blocks.record_rows(record, network, Step(list(network.model), x, y, stored, kept), diagnose)
     stored.clear()  # measured and done with, before the optimiser makes its state
     kept.clear()
     optimizer.step()
@@ -239,43 +256,47 @@ def training_step(
     return made._replace(rows=rows)
 
 
-@torch.no_grad()
-def evaluate(
-    pair: ModelAndMethod, split: Split, to_input: Callable[[Tensor], Tensor], config: Config, world: ProcessGroup = SINGLE_PROCESS
-) -> tuple[float, float]:
-    """(loss, accuracy) of a split in eval mode, NaN for rules that give no answers; the modes are put back, nothing else changes.
+@dataclass
+class WholeNetwork:
+    """All blocks in this process."""
 
-    Of several ranks with the same weights each evaluates every n-th batch; all get the same numbers, those of one process to the bit.
-    """
-    model, method = pair
-    found: list[Tensor] = []  # of each batch: loss × images, right answers
-    images = 0
-    device = split.labels.device
-    nothing = torch.zeros(2, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
-    with eval_mode(model, method):
-        for i in range(0, len(split), config.batch_size):
-            batch, labels = split.images[i : i + config.batch_size], split.labels[i : i + config.batch_size]
-            if i and method.least_batch > 1 and len(labels) < config.batch_size:
-                continue  # the rest at the end: an objective over a smaller batch is another one
-            images += len(labels)
-            if i // config.batch_size % world.num_ranks != world.rank:
-                found.append(nothing)
-                continue
-            x, y = method.make_inputs(batch, labels, -1 - i, to_input)
-            hits = nothing[1]
-            with torch.autocast(x.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                if method.classifies:
-                    z = method.predict(list(model), x)
-                    hits = (z.argmax(1) == y).sum()
-                    loss = LOSSES[config.loss](z, y)
-                else:
-                    loss = method.evaluate_objective(list(model), x, y)
-            found.append(torch.stack([(loss * len(labels)).to(nothing), hits.to(nothing)]))
-    losses, right = world.all_reduce_sum(torch.stack(found)).cpu().sum(0).tolist()
-    return losses / images, right / images if method.classifies else math.nan
+    config: Config
+    network: ModelAndMethod
+    optimizer: torch.optim.Optimizer
+    batches: Batches
+    probe: UpdateProbe | None = None  # shown every update
 
+    @property
+    def flush_every(self) -> int:
+        """Updates after which what they report is read: at once on the CPU; waiting for an accelerator costs."""
+        return 1 if self.batches.device.type == "cpu" else 20
 
-def batches_per_epoch(images: int, batch_size: int) -> int:
-    """Updates in one epoch; a last batch of a single image is left out, since batch statistics of one image are none."""
-    whole, rest = divmod(images, batch_size)
-    return whole + (rest > 1 or whole == 0)
+    def step(self, step: int, record: Recording, interrupted: Callable[[], bool], save: bool) -> tuple[Outcome, bool, bool]:
+        """One update of all blocks."""
+        blocks = AllBlocks(self.config.record_ranks, partial(self.probe.on_update, step) if self.probe else None)
+        x, y = self.batches.batch(step)
+        bf16 = self.config.precision == "bf16"
+        outcome = training_step(self.network, self.optimizer, x, y, record.step, bf16, record.diagnose, blocks)
+        return outcome, interrupted(), save
+
+    def finish_pending(self) -> Sequence[tuple[int, Outcome]]:
+        """Nothing is under way."""
+        return ()
+
+    def synchronize(self, pending: Sequence[tuple[int, Outcome]]) -> list[tuple[int, Outcome]]:
+        """What is reported is complete."""
+        return list(pending)
+
+    def share_buffers(self) -> None:
+        """No other rank has any."""
+
+    def optimizer_state(self) -> dict[str, Any]:
+        """The optimiser's own state."""
+        return self.optimizer.state_dict()
+
+    def keep_owned_state(self) -> None:
+        """All parameters are trained here."""
+
+    def bytes_sent(self) -> int:
+        """Nothing is sent."""
+        return 0

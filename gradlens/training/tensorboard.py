@@ -25,7 +25,7 @@ from gradlens.training.run_files import must_be_writable, write
 
 if TYPE_CHECKING:
     from gradlens.runtime.progress import Watch
-    from gradlens.training.loop import Training
+    from gradlens.training.state import TrainState
 
 FOLDER = "tensorboard"  # of a run that is logged while it trains
 EVENTS = "events.out.tfevents.gradlens"  # TensorBoard reads every file with "tfevents" in its name
@@ -174,22 +174,22 @@ def appending(path: Path) -> BinaryIO:
 
 
 @contextmanager
-def logged(training: Training, folder: Path, watch: Watch) -> Iterator[Watch]:
-    """A watch that also writes what it sees to ``folder``/tensorboard; it is to be opened at the training's place, begun or restored.
+def logged(state: TrainState, folder: Path, watch: Watch) -> Iterator[Watch]:
+    """A watch that also writes what it sees to ``folder``/tensorboard; to be opened when the run is begun or restored.
 
     Args:
-        training: begun or restored; its network is looked at when an epoch ends.
+        state: the run, begun or restored; its network is looked at when an epoch ends.
         folder: the run's.
         watch: is called as well.
 
     """
     safe = Failsafe("the TensorBoard log")
     opened: list[Events] = []
-    path, step = folder / FOLDER / EVENTS, training.position.step
+    path, step = folder / FOLDER / EVENTS, state.position.step
 
     def begin() -> None:
         if path.exists():  # of a run that goes on, or of one that is overwritten
-            write(path, rewound(path.read_bytes(), step) if training.position.best else b"")
+            write(path, rewound(path.read_bytes(), step) if state.position.best else b"")
         opened.append(Events(appending(path)))
 
     def see(event: str, numbers: dict[str, Any]) -> None:
@@ -198,8 +198,8 @@ def logged(training: Training, folder: Path, watch: Watch) -> Iterator[Watch]:
             events.scalars(row_scalars(numbers["rows"]))
         elif event == "metric":
             events.scalars(metric_scalars([Metric(**numbers)]))
-            if numbers["split"] == training.test_name:  # once an epoch, at its end
-                events.filters(numbers["step"], training.pair.model.state_dict())
+            if numbers["split"] == state.test_name:  # once an epoch, at its end
+                events.filters(numbers["step"], state.network.model.state_dict())
 
     def both(event: str, numbers: dict[str, Any]) -> None:
         watch(event, numbers)

@@ -18,9 +18,9 @@ from gradlens.methods.local.windows import Local, LocalLosses
 from gradlens.methods.synthetic_gradients.dni import DNI
 from gradlens.reporting.console import diagnosis_table
 from gradlens.runtime.csv_tables import csv_line
+from gradlens.training.batches import Batches
 from gradlens.training.config import make_config
 from gradlens.training.context import RunContext
-from gradlens.training.loop import Training
 from gradlens.training.run_directory import Metric, load_run
 from gradlens.training.runs.train_run import train_run
 
@@ -203,13 +203,13 @@ def test_replay_of_what_is_long_past(tmp_path):
 
 
 def test_a_spike_and_what_moved(tmp_path, monkeypatch):
-    plain = Training.batch
+    plain = Batches.batch
 
     def poisoned(self, step):
         x, y = plain(self, step)
         return (x, (y + 1) % 10) if step == 32 else (x, y)  # labels that belong to no image of this batch
 
-    monkeypatch.setattr(Training, "batch", poisoned)
+    monkeypatch.setattr(Batches, "batch", poisoned)
     run = trained(tmp_path, "bp", limit=640, epochs=5, record_every=2, diagnose_every=0, lr=1e-2)
     (spike,) = [f for f in examine(run).findings if f.check == "loss spike"]
     assert (spike.severity, spike.where, spike.step) == ("watch", "top", 32)

@@ -32,10 +32,11 @@ from gradlens.runtime.errors import InputError
 from gradlens.training.build import ModelAndMethod, build_model_and_method, make_network_info
 from gradlens.training.config import make_config, read_config_file
 from gradlens.training.context import RunContext
+from gradlens.training.evaluation import evaluate
 from gradlens.training.optimizers import make_optimizer
 from gradlens.training.run_directory import load_result
 from gradlens.training.runs.train_run import train_run
-from gradlens.training.step import evaluate, training_step
+from gradlens.training.step import training_step
 
 ROOT = Path(__file__).parents[2]
 RULES = ("context-encoder", "context-encoder-local")

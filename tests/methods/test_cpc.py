@@ -27,7 +27,8 @@ from gradlens.runtime.errors import InputError
 from gradlens.training.build import build_model_and_method, make_network_info
 from gradlens.training.config import make_config
 from gradlens.training.context import RunContext
-from gradlens.training.loop import Training
+from gradlens.training.loop import fit
+from gradlens.training.runs.build_state import build_state
 from gradlens.training.runs.train_run import train_run
 
 RULES = ("cpc", "cpc-local", "infomax")
@@ -371,9 +372,9 @@ def test_sequences_are_the_same_each_time_and_their_classes_are_dynamics():
         assert (jumps.pow(3).mean() < 0) == (way == "rise")  # slow rises, sudden falls
 
 
-def features(training, split):
+def features(state, split):
     with torch.no_grad():
-        return list(training.pair.method.features(list(training.pair.model), training.to_input(split.images)))[-1].flatten(1)
+        return list(state.network.method.features(list(state.network.model), state.batches.to_input(split.images)))[-1].flatten(1)
 
 
 def accuracy(train, test, data):
@@ -385,13 +386,13 @@ def accuracy(train, test, data):
 def test_predictive_features_of_sequences_beat_raw_samples_and_an_untrained_network():
     data = load_data("sequences", limit=1500)
     settings = {"data": "sequences", "model": "mlp", "depth": 2, "width": 48, "batch_size": 64, "lr": 3e-3, "record_every": 0, "epochs": 4}
-    training = Training(make_config(method="infomax", options={"modules": 1}, **settings), data, CPU)
+    state = build_state(make_config(method="infomax", options={"modules": 1}, **settings), data, CPU)
     halves = data.train, data.test
     raw = accuracy(*(half.images.flatten(1).float() for half in halves), data)
-    untrained = accuracy(*(features(training, half) for half in halves), data)
-    training.pair.model.train()
-    training.fit()
-    learned = accuracy(*(features(training, half) for half in halves), data)
+    untrained = accuracy(*(features(state, half) for half in halves), data)
+    state.network.model.train()
+    fit(state)
+    learned = accuracy(*(features(state, half) for half in halves), data)
     assert raw < 0.25  # of six classes
     assert learned > untrained + 0.05 > raw + 0.05
 

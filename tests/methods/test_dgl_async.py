@@ -26,7 +26,7 @@ from gradlens.runtime.errors import InputError
 from gradlens.training.build import ModelAndMethod, load_weights, make_network_info
 from gradlens.training.checkpoint import load_checkpoint
 from gradlens.training.config import make_config
-from gradlens.training.loop import Training
+from gradlens.training.runs.build_state import build_state
 from gradlens.training.step import training_step
 
 
@@ -173,20 +173,20 @@ def test_in_order_without_warm_up_it_equals_dgl_bit_for_bit(network, buffer):
             method=name, options=options, model=network, width=4, limit=70, batch_size=32, epochs=3, lr=1e-2,
             augment=True, record_every=2, diagnose_every=2,
         )  # fmt: skip
-        training = Training(config, load_data("digits", limit=70), torch.device("cpu"))
+        state = build_state(config, load_data("digits", limit=70), torch.device("cpu"))
         rows = []
         for i in range(9):  # the last batch of an epoch is smaller
-            training.pair.method.start(i // 3 + 1, i)
+            state.network.method.start(i // 3 + 1, i)
             number = i if i % 2 == 0 else None
-            outcome = training_step(training.pair, training.optimizer, *training.batch(i), number, diagnose=i == 4)
+            outcome = training_step(state.network, state.optimizer, *state.batches.batch(i), number, diagnose=i == 4)
             rows += [repr(r) for r in outcome.rows if r.quantity not in ("staleness", *HALVES)]  # stored batches have no halves
             assert {r.value for r in outcome.rows if r.quantity == "staleness"} <= {0.0}
-        runs.append((training, rows))
+        runs.append((state, rows))
     (dgl, want), (ours, got) = runs
     assert got == want
     assert all("same passes" in row for row in got)
-    assert_same_bits(frozen(ours.pair.model), frozen(dgl.pair.model))
-    assert_same_bits(frozen(ours.pair.method), frozen(dgl.pair.method))
+    assert_same_bits(frozen(ours.network.model), frozen(dgl.network.model))
+    assert_same_bits(frozen(ours.network.method), frozen(dgl.network.method))
     for mine, theirs in zip(ours.optimizer.state.values(), dgl.optimizer.state.values(), strict=True):
         assert states_equal(mine, theirs)
 

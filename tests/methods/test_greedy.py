@@ -18,9 +18,12 @@ from gradlens.models.block_boundaries import output_shapes
 from gradlens.models.zoo import ModelSpec, build
 from gradlens.runtime.errors import InputError
 from gradlens.training.build import ModelAndMethod
+from gradlens.training.checkpointer import Checkpointer
 from gradlens.training.config import make_config
-from gradlens.training.loop import Training
-from gradlens.training.step import evaluate, training_step
+from gradlens.training.evaluation import evaluate
+from gradlens.training.loop import fit
+from gradlens.training.runs.build_state import build_state
+from gradlens.training.step import training_step
 
 NETWORKS = pytest.mark.parametrize("network", ["basic-cnn", "mlp"])
 SETTINGS = [
@@ -73,16 +76,20 @@ def test_stages_equal_a_loop_on_cached_activations(network, optimizer):
     assert all(not torch.equal(p, start[n]) for n, p in c.model.named_parameters() if n.endswith("weight"))
 
 
-def trained(settings, watch=lambda training, event, numbers: None, restore=None):
+def trained(settings, watch=lambda state, event, numbers: None, restore=None):
     """A run on a few digits with the whole loop around it, possibly from a saved state."""
     config = make_config(
         **{"method": "greedy", "width": 4, "epochs": 6, "batch_size": 32, "lr": 1e-2, "record_every": 2, "augment": True, **settings}
     )
-    training = Training(config, load_data("digits", limit=64), torch.device("cpu"))
+    state = build_state(config, load_data("digits", limit=64), torch.device("cpu"))
     if restore is not None:
-        training.restore(restore)
-    training.fit(lambda event, numbers: watch(training, event, numbers))
-    return training
+        Checkpointer(state).restore(restore)
+    fit(state, None, lambda event, numbers: watch(state, event, numbers))
+    return state
+
+
+def saved(state):
+    return Checkpointer(state).contents()
 
 
 def parts(state):
@@ -101,9 +108,9 @@ def parts(state):
 def test_what_is_not_in_training_keeps_its_bits_buffers_included_across_a_resume_too(settings):
     states = []
 
-    def watch(training, event, numbers):
+    def watch(state, event, numbers):
         if event == "metric" and numbers["split"] == "test":
-            states.append(copy.deepcopy(training.state()))
+            states.append(copy.deepcopy(saved(state)))
 
     end = trained(settings, watch)
     assert len(states) == 7  # before the first epoch, and after each
@@ -115,8 +122,8 @@ def test_what_is_not_in_training_keeps_its_bits_buffers_included_across_a_resume
                 assert any("running_mean" in n for n in a)
                 assert not [n for n in a if n.endswith((".weight", "running_mean")) and torch.equal(a[n], b[n])]
     again = trained(settings, restore=states[3])  # in the middle of the second stage
-    assert_same_bits(parts(again.state())[0], parts(states[3])[0])
-    for a, b in zip(parts(again.state()), parts(end.state()), strict=True):
+    assert_same_bits(parts(saved(again))[0], parts(states[3])[0])
+    for a, b in zip(parts(saved(again)), parts(saved(end)), strict=True):
         assert_same_bits(a, b)
 
 
@@ -251,17 +258,17 @@ def test_a_net_of_one_unit_is_trained_as_by_backprop_bit_for_bit():
 def test_a_checkpoint_knows_which_head_answers():
     said = []
 
-    def watch(training, event, numbers):
+    def watch(state, event, numbers):
         if event == "metric" and numbers["split"] == "test":
             said.append((numbers["loss"], numbers["accuracy"]))
 
-    end = trained({"epochs": 4, "options": {"stage_epochs": 2}}, watch)
-    fresh = Training(end.config, load_data("digits", limit=64), torch.device("cpu"))
-    fresh.restore(end.state())
-    assert (fresh.pair.method.stage, fresh.pair.method.output_block) == (1, 1)
-    assert evaluate(fresh.pair, fresh.test, fresh.to_input, fresh.config) == said[-1]
-    fresh.pair.method.start(1, 0)
-    assert evaluate(fresh.pair, fresh.test, fresh.to_input, fresh.config) != said[-1]
+    end = trained({"epochs": 6, "steps": 8, "options": {"stage_epochs": 2}}, watch)  # in the middle of the second stage of three
+    fresh = build_state(end.config, load_data("digits", limit=64), torch.device("cpu"))
+    Checkpointer(fresh).restore(saved(end))
+    assert (fresh.network.method.stage, fresh.network.method.output_block) == (1, 1)
+    assert evaluate(fresh.network, fresh.test, fresh.batches.to_input, fresh.config) == said[-1]
+    fresh.network.method.start(1, 0)
+    assert evaluate(fresh.network, fresh.test, fresh.batches.to_input, fresh.config) != said[-1]
 
 
 # ---------------------------------------------------------------------------------------------------- the untrained control
@@ -271,11 +278,11 @@ def test_a_checkpoint_knows_which_head_answers():
 def test_shallow_trains_the_top_and_keeps_every_bit_below_it(settings):
     states = []
 
-    def watch(training, event, numbers):
+    def watch(state, event, numbers):
         if event == "evaluate" and not states:
-            states.append(copy.deepcopy(training.state()["model"]))
+            states.append(copy.deepcopy(saved(state)["model"]))
 
-    end = trained({"method": "shallow", "epochs": 2, **settings}, watch).state()["model"]
+    end = trained({"method": "shallow", "epochs": 2, **settings}, watch).network.model.state_dict()
     below = [n for n in end if not n.startswith("top.")]
     assert any("running_mean" in n for n in below)
     assert_same_bits({n: end[n] for n in below}, {n: states[0][n] for n in below})

@@ -20,8 +20,9 @@ from gradlens.runtime.errors import InputError
 from gradlens.training.build import build_model_and_method
 from gradlens.training.config import make_config, read_config_file
 from gradlens.training.context import RunContext
-from gradlens.training.loop import Training
+from gradlens.training.loop import fit
 from gradlens.training.run_directory import load_run as load_run
+from gradlens.training.runs.build_state import build_state
 from gradlens.training.runs.train_run import train_run
 
 CPU = torch.device("cpu")
@@ -83,9 +84,9 @@ def test_images_without_a_label_are_no_part_of_what_labels_are_read_from():
 
 def test_rules_without_labels_train_on_all_images_and_others_on_the_labelled():
     data = load("digits", limit=100, labels=0.2)
-    trainings = {name: Training(make_config(method=name, labels=0.2, **{**SMALL, "limit": 100}), data, CPU) for name in ("bp", "simclr")}
-    assert len(trainings["bp"].train) == len(data.train)
-    assert len(trainings["simclr"].train) == 100
+    states = {name: build_state(make_config(method=name, labels=0.2, **{**SMALL, "limit": 100}), data, CPU) for name in ("bp", "simclr")}
+    assert len(states["bp"].batches.images) == len(data.train)
+    assert len(states["simclr"].batches.images) == 100
 
 
 # ------------------------------------------------------------------------------------------------------------ kept heads
@@ -171,21 +172,21 @@ def test_a_student_sees_all_images_and_is_scored_on_the_labelled(runs):
 def test_training_images_without_a_label_are_not_counted_as_wrong(runs):
     """--evaluate-train reads the images whose label is known: the others have none to be right about."""
     config = runs["distil"].config.model_copy(update={"evaluate_train": True, "epochs": 1, "record_every": 0})
-    training = Training(config, load("digits", limit=200, limit_test=50, labels=0.1), CPU)
-    assert len(training.train) == 200
-    assert (training.labelled.labels >= 0).all()
-    assert len(training.labelled) < 40
+    state = build_state(config, load("digits", limit=200, limit_test=50, labels=0.1), CPU)
+    assert len(state.batches.images) == 200
+    assert (state.labelled.labels >= 0).all()
+    assert len(state.labelled) < 40
     seen = []
-    training.fit(lambda event, numbers: seen.append(numbers) if event == "metric" else None)
+    fit(state, None, lambda event, numbers: seen.append(numbers) if event == "metric" else None)
     assert {m["split"] for m in seen} >= {"train-eval", "test"}
 
 
 def test_the_teacher_stays_as_it_is_and_is_in_eval_mode(runs):
     before = (runs["bp"].path / "checkpoint.pt").read_bytes()
-    training = Training(runs["distil"].config, load("digits", limit=200, limit_test=50, labels=0.1), CPU)
+    state = build_state(runs["distil"].config, load("digits", limit=200, limit_test=50, labels=0.1), CPU)
     x = torch.rand(4, 1, 8, 8)
-    assert torch.equal(training.pair.method.teacher(x)[:2], training.pair.method.teacher(x[:2]))  # no batch statistics
-    assert not training.pair.method.teacher(x).requires_grad
+    assert torch.equal(state.network.method.teacher(x)[:2], state.network.method.teacher(x[:2]))  # no batch statistics
+    assert not state.network.method.teacher(x).requires_grad
     assert (runs["bp"].path / "checkpoint.pt").read_bytes() == before
 
 

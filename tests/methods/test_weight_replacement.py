@@ -26,8 +26,9 @@ from gradlens.runtime.errors import InputError
 from gradlens.training.build import ModelAndMethod, build_model_and_method, make_network_info
 from gradlens.training.config import make_config
 from gradlens.training.cost.flops import count
+from gradlens.training.evaluation import evaluate
 from gradlens.training.optimizers import make_optimizer
-from gradlens.training.step import evaluate, training_step
+from gradlens.training.step import training_step
 
 RULES = ("fa", "usf", "brsf", "frsf", "kp")
 DRAWN = ("fa", "frsf")  # what they keep is drawn once

@@ -12,7 +12,7 @@ from gradlens.data.transforms import normalizer
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.training.build import build_model_and_method
 from gradlens.training.config import make_config
-from gradlens.training.step import evaluate
+from gradlens.training.evaluation import evaluate
 
 
 @every_rule("answers")

@@ -13,12 +13,13 @@ from torch import nn
 from gradlens.data.datasets import load
 from gradlens.gradients.rows import Measurement
 from gradlens.methods import METHODS
-from gradlens.runtime.batch_shard import sharded
 from gradlens.runtime.process_group import ProcessGroup
+from gradlens.training.checkpointer import Checkpointer
 from gradlens.training.config import Config, make_config
-from gradlens.training.loop import Training
+from gradlens.training.evaluation import evaluate
 from gradlens.training.optimizers import make_optimizer
-from gradlens.training.step import evaluate, training_step
+from gradlens.training.runs.build_state import build_state
+from gradlens.training.step import training_step
 
 pytestmark = pytest.mark.torchrun
 STEPS, RANKS = 2, 2
@@ -53,34 +54,35 @@ def trained(world: ProcessGroup, names: Sequence[str], synchronised: bool) -> di
 
 def _trained(world: ProcessGroup, config: Config, synchronised: bool) -> dict[str, Any]:
     data = load("digits", limit=24)
-    training = Training(config, data, torch.device("cpu"), world=world)
-    for module in training.pair:
+    state = build_state(config, data, torch.device("cpu"), world)
+    network, batches = state.network, state.batches
+    for module in network:
         if not synchronised:
             without_normalisation(module)
         module.double()
     if METHODS[config.method].has_teacher:
-        taught = training.pair.method.teacher
+        taught = network.method.teacher
         # image by image: how its float32 rounds depends on the number of images
-        training.pair.method.teacher = lambda images: torch.cat([taught(image[None].float()) for image in images]).double()
-    training.optimizer = make_optimizer(config, training.pair)
-    narrow, training.to_input = training.to_input, lambda images: narrow(images).double()
+        network.method.teacher = lambda images: torch.cat([taught(image[None].float()) for image in images]).double()
+    optimizer = make_optimizer(config, network)
+    narrow, batches.to_input = batches.to_input, lambda images: narrow(images).double()
     rows: list[Measurement] = []
     reported = []
     for step in range(STEPS):
-        with sharded(training.shard(step)):
-            x, y = training.batch(step)
-            training.pair.method.start(step + 1, step)
+        with batches.sharded(step):
+            x, y = batches.batch(step)
+            network.method.start(step + 1, step)
             torch.manual_seed(step)
-            made = training_step(training.pair, training.optimizer, x, y, step, diagnose=not synchronised)
+            made = training_step(network, optimizer, x, y, step, diagnose=not synchronised)
         rows += made.rows
         reported.append((float(made.loss), int(made.hits), made.images, int(made.answered)))
-    training._broadcast_buffers()
+    state.stage.share_buffers()
     return {
-        "weights": training.state()["model"],
-        "own": [p.detach() for p in training.pair.method.parameters()],
+        "weights": Checkpointer(state).contents()["model"],
+        "own": [p.detach() for p in network.method.parameters()],
         "rows": [tuple(row) for row in rows],
         "reported": reported,
-        "evaluated": evaluate(training.pair, training.test, training.to_input, config, world),
+        "evaluated": evaluate(network, state.test, batches.to_input, config, world),
     }
 
 

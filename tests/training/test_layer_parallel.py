@@ -1,6 +1,7 @@
 """Blocks on several ranks are blocks in one process: bit for bit where nothing from above is heard late."""
 
 import math
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,10 +15,16 @@ from gradlens.gradients.rows import Measurement
 from gradlens.methods import METHODS
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.process_group import ProcessGroup
+from gradlens.training.build import ModelAndMethod
+from gradlens.training.checkpointer import Checkpointer
 from gradlens.training.config import Config, make_config
-from gradlens.training.loop import Training
-from gradlens.training.parallel.choose import stage_of
-from gradlens.training.parallel.partition import split_over
+from gradlens.training.context import RunContext
+from gradlens.training.loop import fit
+from gradlens.training.parallel import choose
+from gradlens.training.parallel.partition import require_separable, split_over
+from gradlens.training.parallel.stage import LayerStage
+from gradlens.training.runs.build_state import build_state
+from gradlens.training.runs.check import check
 
 LIMIT, BATCH, EPOCHS = 100, 32, 2  # batches of 32, 32, 32, 4
 LOCAL: dict[str, dict[str, Any]] = {  # hear nothing from above between ranks
@@ -49,24 +56,18 @@ def trained(world: ProcessGroup, cases: Sequence[tuple[str, dict[str, Any]]]) ->
     found = []
     for name, more in cases:
         config = settings(name, world.num_ranks, **more)
-        training = Training(config, load("digits", limit=config.limit), torch.device("cpu"), world=world)
-        training.stage = stage_of(training)
+        state = build_state(config, load("digits", limit=config.limit), torch.device("cpu"), world)
         rows: list[tuple[Any, ...]] = []
         metrics: list[tuple[Any, ...]] = []
 
         def watch(event: str, numbers: dict[str, Any], rows: Any = rows, metrics: Any = metrics) -> None:
             if event == "metric":
                 metrics.append(tuple(numbers.values()))
+            if event == "rows":
+                rows += [tuple(row) for row in numbers["rows"]]
 
-        taken = training._flush
-
-        def flush(pending: Any, epoch: int, watch: Any, rows: Any = rows, taken: Any = taken) -> None:
-            rows += [tuple(row) for _, made in pending for row in made.rows]
-            taken(pending, epoch, watch)
-
-        training._flush = flush  # type: ignore[method-assign]
-        training.fit(watch)
-        found.append({"state": training.state(), "rows": rows, "metrics": metrics})
+        fit(state, watch=watch)
+        found.append({"state": Checkpointer(state).contents(), "rows": rows, "metrics": metrics})
     return found
 
 
@@ -155,9 +156,9 @@ def stale(tmp_path_factory):
     return together(2, trained, tmp_path_factory.mktemp("stale"), [("dni", SGD), ("dfa", SGD)])[0]
 
 
-def by_hand(name: str) -> tuple[Training, list[tuple[torch.Tensor, torch.Tensor]]]:
-    training = Training(settings(name, 1, **SGD), load("digits", limit=LIMIT), torch.device("cpu"))
-    return training, [training.batch(step) for step in range(training.total)]
+def by_hand(name: str) -> tuple[ModelAndMethod, list[tuple[torch.Tensor, torch.Tensor]]]:
+    state = build_state(settings(name, 1, **SGD), load("digits", limit=LIMIT), torch.device("cpu"))
+    return state.network, [state.batches.batch(step) for step in range(state.batches.total)]
 
 
 def descend(params: Sequence[torch.Tensor], loss: torch.Tensor, messages: torch.Tensor | None = None) -> None:
@@ -170,8 +171,8 @@ def descend(params: Sequence[torch.Tensor], loss: torch.Tensor, messages: torch.
 
 @STARTS_RANKS
 def test_a_stale_synthesiser_learns_from_the_batch_before(stale):
-    training, batches = by_hand("dni")
-    (one, two, top), method = list(training.pair.model), training.pair.method
+    network, batches = by_hand("dni")
+    (one, two, top), method = list(network.model), network.method
     below, above = method.synthesisers[0], method.synthesisers[1]
     kept: list[tuple[torch.Tensor, torch.Tensor]] = []  # what block1 gave, and what block2 sent back for it
 
@@ -201,15 +202,15 @@ def test_a_stale_synthesiser_learns_from_the_batch_before(stale):
             kept.append((z1.detach(), message1))
         else:  # the end of the epoch: what is under way is finished
             regress(below, *kept.pop())
-    for module, kind in ((training.pair.model, "model"), (training.pair.method, "method")):
+    for module, kind in ((network.model, "model"), (network.method, "method")):
         for key, w in module.named_parameters():  # running statistics saw more here: S is run a second time for the late message
             assert torch.allclose(stale[0]["state"][kind][key], w, rtol=1e-4, atol=1e-6), key
 
 
 @STARTS_RANKS
 def test_a_late_error_meets_the_inputs_of_its_own_batch(stale):
-    training, batches = by_hand("dfa")
-    (one, two, top), method = list(training.pair.model), training.pair.method
+    network, batches = by_hand("dfa")
+    (one, two, top), method = list(network.model), network.method
     kept: list[tuple[torch.Tensor, torch.Tensor]] = []  # an input and the error it made
     for x, y in [*batches, (None, None)]:
         late = kept.pop() if kept else None
@@ -225,7 +226,7 @@ def test_a_late_error_meets_the_inputs_of_its_own_batch(stale):
             kept.append((x, error))
         if late:
             descend(list(one.parameters()), one(late[0]), late[1] @ method.matrix(0))
-    for key, w in training.pair.model.state_dict().items():
+    for key, w in network.model.state_dict().items():
         assert torch.allclose(stale[1]["state"]["model"][key], w, rtol=1e-4, atol=1e-6), key
 
 
@@ -260,14 +261,14 @@ def test_torchs_pipelines_compute_backprop(three, i):
 
 
 def parts(name: str, **more: Any) -> Any:
-    return Training(settings(name, 1, **more), load("digits", limit=LIMIT), torch.device("cpu")).pair
+    return build_state(settings(name, 1, **more), load("digits", limit=LIMIT), torch.device("cpu")).network
 
 
 def test_blocks_are_split_where_the_rule_allows_it():
-    pair = parts("dgl", model="mlp", depth=4)
-    assert split_over(pair.method, [1, 1, 1, 1, 1], 2, pair.block_names()) == [range(2), range(2, 5)]
-    assert split_over(pair.method, [9, 1, 1, 1, 1], 2, pair.block_names()) == [range(1), range(1, 5)]
-    assert split_over(pair.method, [1.0] * 5, 2, pair.block_names(), [3, 2]) == [range(3), range(3, 5)]
+    network = parts("dgl", model="mlp", depth=4)
+    assert split_over(network.method, [1, 1, 1, 1, 1], 2, network.block_names()) == [range(2), range(2, 5)]
+    assert split_over(network.method, [9, 1, 1, 1, 1], 2, network.block_names()) == [range(1), range(1, 5)]
+    assert split_over(network.method, [1.0] * 5, 2, network.block_names(), [3, 2]) == [range(3), range(3, 5)]
 
 
 @pytest.mark.parametrize(
@@ -285,9 +286,54 @@ def test_blocks_are_split_where_the_rule_allows_it():
     ],
 )
 def test_splits_that_cannot_be(name, ranks, sizes, said):
-    pair = parts(name)
+    network = parts(name)
     with pytest.raises(InputError, match=said):
-        split_over(pair.method, [1.0] * 4, ranks, pair.block_names(), sizes)
+        split_over(network.method, [1.0] * 4, ranks, network.block_names(), sizes)
+
+
+def test_a_split_that_parts_a_shared_parameter_is_refused():
+    one, two, three = (torch.nn.Linear(3, 3) for _ in range(3))
+    three.weight = one.weight
+    model = torch.nn.Sequential(OrderedDict(one=one, two=two, three=three))
+    with pytest.raises(InputError, match=r"three\.weight belongs to blocks on different ranks"):
+        require_separable(model, [range(2), range(2, 3)])
+    require_separable(model, [range(3)])
+    three.weight = two.weight
+    require_separable(model, [range(1), range(1, 3)])
+    with pytest.raises(InputError, match=r"three\.weight"):
+        require_separable(model, [range(1), range(1, 2)])  # the last block is on no rank, where its weight would stay behind
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "said"),
+    [
+        ("bp", {"record_every": 0, "microbatches": 5}, "32 images do not divide into 5 microbatches"),
+        ("bp", {"record_every": 0, "microbatches": 1}, "--schedule 1f1b keeps 2 ranks busy"),
+        ("bp", {"record_every": 0, "stale": True}, "--stale: a pipeline's gradients are exact"),
+        ("dgl", {"stale": True}, "--stale: dgl waits for nothing from above"),
+        ("dgl-async", {"limit": 100}, "100 images by --batch-size 32 leave 4"),
+        ("fa", {}, "fa cannot work on several batches at once: .*backward-locked"),
+    ],
+)
+def test_what_cannot_run_on_ranks_is_refused_from_shapes_alone(name, more, said):
+    with pytest.raises(InputError, match=said):
+        check(settings(name, 2, **more), RunContext())
+
+
+@pytest.mark.parametrize("name", ["dgl", "dni", "dfa", "dgl-async"])
+def test_making_a_stage_measures_and_sends_nothing(name, monkeypatch):
+    def fail(*_: object) -> None:
+        raise AssertionError
+
+    config = settings(name, 2, split=[1, 3], limit=96)
+    monkeypatch.setattr(choose, "block_costs", fail)
+    for rank in range(2):
+        state = build_state(config, load("digits", limit=96), torch.device("cpu"), ProcessGroup(rank, 2))  # no store, no messages
+        assert isinstance(state.stage, LayerStage)
+        assert [len(r) for r in state.stage.ranges] == [1, 3]
+        assert state.stage.bytes_sent() == 0
+    with pytest.raises(AssertionError):  # without --split the costs decide
+        build_state(config.model_copy(update={"split": None}), load("digits", limit=96), torch.device("cpu"), ProcessGroup(0, 2))
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -295,7 +341,7 @@ def test_every_rule_says_which_lock_keeps_it_from_running_on_ranks(name):
     rule = METHODS[name]
     if rule.has_teacher:
         return
-    method = parts(name).method
+    method = parts(name, epochs=3).method
     if name in {*LOCAL, *WAITING, "dgl-async"} - {"overlap"}:
         assert method.locking_reason() is None
     else:

@@ -25,23 +25,26 @@ from gradlens.methods import METHODS
 from gradlens.models.zoo import ModelSpec, build
 from gradlens.runtime.errors import InputError, Stopped
 from gradlens.training import build as setup
-from gradlens.training import loop
+from gradlens.training import loop, run_log
 from gradlens.training import state as training_state
 from gradlens.training import step as training_step
+from gradlens.training.batches import batches_per_epoch
 from gradlens.training.checkpoint import load_checkpoint
+from gradlens.training.checkpointer import Checkpointer, snapshot_steps
 from gradlens.training.config import make_config
 from gradlens.training.context import RunContext
-from gradlens.training.loop import Training
+from gradlens.training.evaluation import evaluate
+from gradlens.training.loop import fit
 from gradlens.training.run_directory import load_run
+from gradlens.training.runs.build_state import build_state
 from gradlens.training.runs.train_run import train_run
-from gradlens.training.step import batches_per_epoch, evaluate
 
 CPU = torch.device("cpu")
 
 
-def training(config, writer=None):
+def training(config):
     data = load_data(config.data, limit=config.limit, label_noise=config.label_noise, validation=config.validation, seed=config.seed)
-    return Training(config, data, CPU, writer)
+    return build_state(config, data, CPU)
 
 
 @pytest.fixture
@@ -64,8 +67,8 @@ def test_a_row_is_recorded_every_so_many_updates(whole):
 
 def test_a_writer_does_not_change_what_is_learned(whole):
     alone = training(tiny("dni"))
-    alone.fit()
-    state = alone.state()
+    fit(alone)
+    state = Checkpointer(alone).contents()
     assert same_state({k: state[k] for k in ("model", "method", "optimizer", "step")}, learned(whole("dni")))
 
 
@@ -224,29 +227,29 @@ def test_updates_in_an_epoch_are_the_batches_that_are_more_than_one_image(images
 def test_a_last_batch_of_one_image_is_left_out_and_one_of_two_is_not():
     for limit, sizes in ((65, [32, 32]), (66, [32, 32, 2]), (64, [32, 32])):
         t = training(make_config(width=4, limit=limit, batch_size=32))
-        assert t.per_epoch == len(sizes)
-        assert [len(t.batch(i)[1]) for i in range(t.per_epoch)] == sizes
+        assert t.batches.per_epoch == len(sizes)
+        assert [len(t.batches.batch(i)[1]) for i in range(t.batches.per_epoch)] == sizes
 
 
 def test_an_epoch_reads_every_image_once_in_another_order_each_time_and_steps_do_not_depend_on_history():
     t, again = (training(make_config(width=4, limit=100, batch_size=32, normalize="none")) for _ in range(2))
-    epochs = [torch.cat([t.batch(e * 4 + i)[0] for i in range(4)]).flatten(1) for e in range(2)]
-    images = t.train.images.flatten(1).tolist()
+    epochs = [torch.cat([t.batches.batch(e * 4 + i)[0] for i in range(4)]).flatten(1) for e in range(2)]
+    images = t.batches.images.images.flatten(1).tolist()
     for x in epochs:
         assert sorted(map(tuple, (255 * x).round().int().tolist())) == sorted(map(tuple, images))
     assert not torch.equal(*epochs)
-    assert torch.equal(again.batch(6)[0], t.batch(6)[0])
-    assert torch.equal(again.batch(1)[1], t.batch(1)[1])
+    assert torch.equal(again.batches.batch(6)[0], t.batches.batch(6)[0])
+    assert torch.equal(again.batches.batch(1)[1], t.batches.batch(1)[1])
 
 
 @pytest.mark.parametrize("method", SUPERVISED)
 def test_a_learning_rate_of_zero_changes_no_parameter_but_the_running_statistics(method, tmp_path):
     config = tiny(method, lr=0, epochs=3 if method == "greedy" else 1, keep_checkpoints=0, lr_schedule="constant", warmup=0)
-    start, run = training(config).state(), train_run(config, RunContext(out=tmp_path))
+    start, run = Checkpointer(training(config)).contents(), train_run(config, RunContext(out=tmp_path))
     end = run.checkpoint()
-    names = [n for n, _ in training(config).pair.model.named_parameters()]
+    names = [n for n, _ in training(config).network.model.named_parameters()]
     assert all(torch.equal(start["model"][n], end["model"][n]) for n in names)
-    own = [n for n, _ in training(config).pair.method.named_parameters()]
+    own = [n for n, _ in training(config).network.method.named_parameters()]
     assert all(torch.equal(start["method"][n], end["method"][n]) for n in own)
     buffers = [n for n in start["model"] if "running" in n]
     assert len(buffers) == 6
@@ -262,7 +265,7 @@ def test_no_epochs_is_the_untrained_control(tmp_path):
     assert (row.split, row.epoch, row.step) == ("test", 0, 0)
     assert run.summary["updates"] == 0
     assert run.summary["test"]["final_accuracy"] == run.summary["test"]["best_accuracy"] == row.accuracy
-    assert same_state(run.checkpoint()["model"], training(tiny("dgl")).pair.model.state_dict())
+    assert same_state(run.checkpoint()["model"], training(tiny("dgl")).network.model.state_dict())
     assert run.gradients == []
 
 
@@ -294,9 +297,7 @@ def test_snapshots_hold_the_weights_of_their_step(tmp_path):
 @given(total=st.integers(0, 500), n=st.integers(0, 60))
 @settings(deadline=None, max_examples=50)
 def test_snapshots_are_evenly_spread_and_the_last_is_the_end(total, n):
-    t = object.__new__(Training)
-    t.config, t.total = make_config(keep_checkpoints=n), total
-    steps = sorted(t.snapshot_steps())
+    steps = sorted(snapshot_steps(total, n))
     if n and total:
         assert steps[-1] == total
         assert n > total or len(steps) == n
@@ -313,7 +314,7 @@ def test_the_optimiser_gets_the_scheduled_rate():
     t = training(tiny("dni", lr=0.01))
     used = []
     t.optimizer.register_step_pre_hook(lambda optimizer, *_: used.append({g["lr"] for g in optimizer.param_groups}))
-    t.fit()
+    fit(t)
     assert [len(rates) for rates in used] == [1] * 24
     want = [0.01 * (s + 1) / 3 for s in range(3)] + [0.005 * (1 + math.cos(math.pi * s / 21)) for s in range(21)]
     assert [rate for rates in used for rate in rates] == pytest.approx(want, abs=1e-15)
@@ -329,7 +330,7 @@ def test_reported_numbers_are_those_of_a_plain_loop_and_not_smoothed(tmp_path):
     data = load_data("digits", limit=150)
     model = build("basic-cnn", ModelSpec((1, 8, 8), 10, width=4), seed=0).to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3, fused=True)
-    batches, want = training(config), []
+    batches, want = training(config).batches, []
 
     def test_row():
         model.eval()
@@ -366,12 +367,12 @@ def test_reported_numbers_are_those_of_a_plain_loop_and_not_smoothed(tmp_path):
 
 def test_evaluation_in_batches_is_evaluation_at_once_and_leaves_no_trace():
     t = training(tiny("dgl", batch_size=32))
-    before = {n: v.clone() for n, v in t.pair.model.state_dict().items()}
-    loss, accuracy = evaluate(t.pair, t.test, t.to_input, t.config)
-    assert all(torch.equal(v, before[n]) for n, v in t.pair.model.state_dict().items())
-    assert t.pair.model.training
-    assert t.pair.method.training
-    model = t.pair.model.double().eval()
+    before = {n: v.clone() for n, v in t.network.model.state_dict().items()}
+    loss, accuracy = evaluate(t.network, t.test, t.batches.to_input, t.config)
+    assert all(torch.equal(v, before[n]) for n, v in t.network.model.state_dict().items())
+    assert t.network.model.training
+    assert t.network.method.training
+    model = t.network.model.double().eval()
     z = model(t.test.images.double() / 127.5 - 1)
     assert loss == pytest.approx(F.cross_entropy(z, t.test.labels).item(), rel=1e-5)
     assert accuracy == (z.argmax(1) == t.test.labels).double().mean().item()
@@ -381,7 +382,7 @@ def test_evaluation_in_batches_is_evaluation_at_once_and_leaves_no_trace():
 @pytest.mark.parametrize("method", ["bp", "dgl"])
 def test_the_untrained_loss_is_that_of_guessing(seed, method):
     t = training(make_config(method=method, seed=seed))
-    loss, _ = evaluate(t.pair, t.test, t.to_input, t.config)
+    loss, _ = evaluate(t.network, t.test, t.batches.to_input, t.config)
     assert loss == pytest.approx(math.log(10), rel=0.02)
 
 
@@ -397,7 +398,7 @@ def test_512_images_are_learned_by_heart_within_200_updates(method, tmp_path):
 
 def test_best_and_final_are_both_in_the_summary(tmp_path, monkeypatch):
     accuracies = iter([0.1, 0.5, 0.75, 0.75, 0.25])
-    monkeypatch.setattr(loop, "evaluate", lambda *_: (1.0, next(accuracies)))
+    monkeypatch.setattr(run_log, "evaluate", lambda *_: (1.0, next(accuracies)))
     run = train_run(tiny("bp"), RunContext(out=tmp_path))
     assert run.summary["test"] == {
         "best_accuracy": 0.75, "best_epoch": 2, "final_accuracy": 0.25, "final_loss": 1.0, "final_epoch": 4,
@@ -502,7 +503,7 @@ def test_init_from_what_does_not_fit_or_is_not_there(whole, tmp_path):
 
 
 def test_the_loop_knows_no_method_by_name():
-    source = "".join(Path(module.__file__).read_text() for module in (loop, training_step, training_state, setup))
+    source = "".join(Path(module.__file__).read_text() for module in (loop, run_log, training_step, training_state, setup))
     names = [*METHODS, *(rule.__name__ for rule in METHODS.values())]
     assert [name for name in names if re.search(rf"\b{name}\b", source)] == []
 
@@ -538,7 +539,7 @@ def test_compiled_blocks_and_heads_train_as_eager_ones(backend, monkeypatch):
     plain = torch.nn.Module.compile
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: plain(self, backend=backend))
     runs = [
-        Training(
+        build_state(
             make_config(method="dgl", model="mlp", depth=2, width=8, compile=compiled, steps=2, record_every=1),
             load_data("digits"),
             torch.device("cpu"),
@@ -546,19 +547,19 @@ def test_compiled_blocks_and_heads_train_as_eager_ones(backend, monkeypatch):
         for compiled in (False, True)
     ]
     for run in runs:
-        run.fit()
-    assert runs[1].pair.model[0]._compiled_call_impl is not None
-    for p, q in zip(runs[0].pair.model.parameters(), runs[1].pair.model.parameters(), strict=True):
+        fit(run)
+    assert runs[1].network.model[0]._compiled_call_impl is not None
+    for p, q in zip(runs[0].network.model.parameters(), runs[1].network.model.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)  # float32, operations fused in another order
 
 
 def test_an_error_of_a_single_process_is_nobody_elses(monkeypatch):
     """Its words may be those of a lost rank: it stays what it is."""
-    t = Training(tiny(limit=64, label_noise=0.0), load_data("digits", limit=64), torch.device("cpu"))
+    t = build_state(tiny(limit=64, label_noise=0.0), load_data("digits", limit=64), torch.device("cpu"))
 
-    def broken(step):
+    def broken(*_):
         raise RuntimeError("Connection to my database failed")
 
-    monkeypatch.setattr(t, "_step", broken)
+    monkeypatch.setattr(t.stage, "step", broken)
     with pytest.raises(RuntimeError, match="database"):
-        t.fit()
+        fit(t)

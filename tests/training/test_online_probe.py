@@ -20,7 +20,6 @@ from gradlens.reporting.online_probe import LEARNER_WORDS, regret_figure
 from gradlens.runtime.errors import InputError, Stopped
 from gradlens.training.config import make_config
 from gradlens.training.context import CPU, RunContext, load_data
-from gradlens.training.loop import Training
 from gradlens.training.online_probe import learners
 from gradlens.training.online_probe import probe as online
 from gradlens.training.online_probe import regret as hindsight
@@ -29,6 +28,7 @@ from gradlens.training.online_probe.probe import OnlineProbe
 from gradlens.training.online_probe.regret import best_fixed, grid, read_stream, regret_rows
 from gradlens.training.run_directory import OnlineRow, load_run
 from gradlens.training.run_writer import Writer
+from gradlens.training.runs.build_state import build_state
 from gradlens.training.runs.train_run import train_run
 
 F64 = torch.float64
@@ -360,10 +360,10 @@ def test_a_training_does_not_notice_that_it_is_probed(method, whole):
 
 def test_the_stream_is_what_the_blocks_gave_and_the_losses_are_those_of_the_learners(whole):
     run = whole(online_probe=True, precision="fp32")
-    training = Training(run.config, load_data(run.config, RunContext()), CPU)
-    x, y = training.batch(0)
-    training.pair.model.train()
-    h = training.pair.model[0](x).detach()
+    state = build_state(run.config, load_data(run.config, RunContext()), CPU)
+    x, y = state.batches.batch(0)
+    state.network.model.train()
+    h = state.network.model[0](x).detach()
     means = torch.nn.functional.adaptive_avg_pool2d(h, min(h.shape[2], math.isqrt(128 // h.shape[1]))).flatten(1).double()
     stream = list(read_stream(run.path / "online" / "block1.bin"))
     assert [r.step for r in stream] == list(range(12))

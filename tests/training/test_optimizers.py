@@ -9,9 +9,11 @@ import torch
 from gradlens.data.datasets import load
 from gradlens.runtime.rng import generator
 from gradlens.training.build import build_model_and_method
+from gradlens.training.checkpointer import Checkpointer
 from gradlens.training.config import make_config
-from gradlens.training.loop import Training
+from gradlens.training.loop import fit
 from gradlens.training.optimizers import LARS, SGDW, lr_factor, make_optimizer
+from gradlens.training.runs.build_state import build_state
 
 SHAPES = {"conv": (3, 2, 2, 2), "matrix": (4, 3), "zero": (2, 2), "still": (2, 3), "bias": (3,), "scale": (2,), "scalar": ()}
 
@@ -166,14 +168,14 @@ def test_a_training_with_lars_learns_and_goes_on_in_bits():
         weight_decay=1e-4, lr_schedule="cosine", warmup=3,
     )  # fmt: skip
     data, states = load("digits", limit=192), []
-    first = Training(config, data, torch.device("cpu"))
-    first.fit(lambda kind, told: states.append(copy.deepcopy(first.state())) if kind == "step" and told["step"] == 41 else None)
-    second = Training(config, data, torch.device("cpu"))
+    first, second = (build_state(config, data, torch.device("cpu")) for _ in range(2))
+    saved = Checkpointer(first)
+    fit(first, None, lambda kind, told: states.append(copy.deepcopy(saved.contents())) if kind == "step" and told["step"] == 41 else None)
     (halfway,) = states
-    second.restore(halfway)
-    second.fit()
+    Checkpointer(second).restore(halfway)
+    fit(second)
     assert first.position.best == second.position.best
-    for a, b in zip(first.pair.model.parameters(), second.pair.model.parameters(), strict=True):
+    for a, b in zip(first.network.model.parameters(), second.network.model.parameters(), strict=True):
         assert torch.equal(a, b)
     assert first.position.best["test"] > 0.3
 

@@ -495,6 +495,44 @@ def test_a_file_system_that_is_read_only_is_one_sentence(tmp_path, monkeypatch):
     assert f"cannot write to {tmp_path / 'runs'}: read-only file system" in text
 
 
+READ_ONLY = OSError(30, "Read-only file system")
+
+
+@pytest.mark.parametrize("what", ["results", "tables", "access"])
+def test_a_folder_that_became_read_only_is_one_sentence_when_a_run_goes_on(what, tmp_path, monkeypatch):
+    """What was found about it cannot be removed, its tables cannot be cut back, or the system says so when it is asked."""
+    writer = opened(make_config(), tmp_path)
+    writer.append("metrics", [Metric("test", 0, 0, 1.0, 0.5, 0.5)])
+    marks = {"metrics": 10}
+    writer.close()
+    (writer.path / "probe.json").write_text("{}")
+
+    def fail(*args, **kwargs):
+        raise READ_ONLY
+
+    with monkeypatch.context() as m:
+        if what == "results":
+            m.setattr(Path, "unlink", fail)
+        if what == "tables":
+            m.setattr(os, "truncate", fail)
+        if what == "access":
+            m.setattr(os, "access", lambda *_: False)
+        text = refused(lambda: opened(make_config(), tmp_path, resume=True).rewind(marks))
+    assert f"cannot write {'' if what == 'access' else 'to '}{writer.path}: " in text
+    opened(make_config(), tmp_path, resume=True).rewind(marks)
+    assert (writer.path / "metrics.csv").stat().st_size == 10
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_resuming_in_a_read_only_folder_is_one_sentence(tmp_path):
+    path = opened(make_config(), tmp_path).path
+    before = contents(tmp_path)
+    path.chmod(0o555)
+    assert f"cannot write {path}" in refused(opened, make_config(), tmp_path, resume=True)
+    path.chmod(0o755)
+    assert contents(tmp_path) == before
+
+
 def test_resume_without_a_run_names_the_nearest_of_its_kin_and_the_fields(tmp_path):
     near, far = make_config(method="dgl", lr=1e-2), make_config(method="dgl", lr=1e-2, epochs=7, augment=True)
     opened(far, tmp_path, "far")

@@ -1,6 +1,7 @@
 """What the commands do: runs reused, gone on with and trained; learning rates chosen; quantities measured later."""
 
 import copy
+import json
 import signal
 from dataclasses import replace
 
@@ -17,11 +18,12 @@ from gradlens.methods import METHODS
 from gradlens.runtime.errors import InputError, Stopped
 from gradlens.runtime.progress import no_progress
 from gradlens.training import build, context
-from gradlens.training import state as training_state
 from gradlens.training.config import make_config
 from gradlens.training.context import RunContext, load_data, pick_device, pick_precision
 from gradlens.training.run_directory import load_run
-from gradlens.training.runs import train_run as experiments
+from gradlens.training.runs import build_state
+from gradlens.training.runs import train_run as train_runs
+from gradlens.training.runs.check import check
 from gradlens.training.runs.lr_search import choose_lr
 from gradlens.training.runs.remeasure import measure_run
 from gradlens.training.runs.train_run import find_run, prepare, train_or_reuse, train_run
@@ -130,6 +132,18 @@ def test_a_run_under_another_name_is_found_and_foreign_folders_are_passed_over(t
     assert seen == []
 
 
+def test_tables_of_other_runs_are_not_read_when_a_run_is_looked_for(tmp_path, monkeypatch):
+    other, mine = (train_run(tiny(epochs=0), RunContext(out=tmp_path, name=name)).path for name in ("aaa", "zzz"))
+    settings = json.loads((other / "config.json").read_text())
+    settings["config"]["lr"] = 1e-4
+    (other / "config.json").write_text(json.dumps(settings))
+    read = []
+    monkeypatch.setattr(train_runs, "load_run", lambda path: read.append(path) or load_run(path))
+    assert find_run(tiny(epochs=0), tmp_path).path == mine
+    assert find_run(tiny(epochs=0, lr=1e-2), tmp_path) is None
+    assert read == [mine]
+
+
 def test_a_finished_run_is_preferred_to_an_unfinished_one_of_the_same_config(tmp_path):
     interrupted(tiny(), RunContext(out=tmp_path))
     train_run(tiny(), RunContext(out=tmp_path, name="zzz"))
@@ -174,7 +188,7 @@ def test_nothing_is_written_when_any_config_cannot_be_trained(changes, tmp_path)
 
 
 def test_a_batch_as_large_as_the_data_is_fine_and_one_more_is_refused(tmp_path):
-    assert prepare(tiny(batch_size=96), RunContext()).per_epoch == 1
+    assert prepare(tiny(batch_size=96), RunContext()).batches.per_epoch == 1
     assert "--batch-size 97" in refused(prepare, tiny(batch_size=97), RunContext())
 
 
@@ -182,20 +196,43 @@ def test_a_single_run_is_built_once_and_trials_of_learning_rates_are_checked_onc
     built = []
     original = build.build_model_and_method
 
-    def counted(config, *rest):
-        built.append(config.lr)
-        return original(config, *rest)
+    def counted(config, shape, classes, device):
+        built.append((config.lr, device.type))
+        return original(config, shape, classes, device)
 
-    for module in (experiments, training_state):
+    for module in (build, build_state):
         monkeypatch.setattr(module, "build_model_and_method", counted)
     config = tiny(epochs=0)
     train_or_reuse([config], RunContext(out=tmp_path / "one"), quiet)
-    assert len(built) == 1
+    assert built == [(config.lr, "cpu")]
+    built.clear()
     train_or_reuse([tiny(epochs=0, seed=seed) for seed in (1, 2)], RunContext(out=tmp_path / "two"), quiet)
-    assert len(built) == 1 + 2 + 2  # all are checked before the first is trained
+    assert built == [(config.lr, "meta")] * 2 + [(config.lr, "cpu")] * 2  # all are checked, as shapes, before the first is built
     built.clear()
     choose_lr(config, [1e-3, 1e-2], 0.2, RunContext(out=tmp_path / "three"), quiet)
-    assert built == [1e-3, 1e-3, 1e-2]
+    assert built == [(1e-3, "meta"), (1e-3, "cpu"), (1e-2, "cpu")]
+
+
+@pytest.mark.parametrize("model", ["mlp", "basic-cnn"])
+def test_what_is_checked_has_the_shapes_of_what_is_trained(model):
+    for name in METHODS:
+        config = tiny(name, model=model, limit=None)
+        checked, built = (
+            {key: t.shape for module in network for key, t in module.state_dict().items() if isinstance(t, torch.Tensor)}
+            for network in (
+                build.check_model_and_method(config, (1, 8, 8), 10),
+                build.build_model_and_method(config, (1, 8, 8), 10, context.CPU),
+            )
+        )
+        assert checked == built
+
+
+def test_a_check_leaves_torchs_random_stream_alone():
+    torch.manual_seed(3)
+    want = torch.rand(1)
+    torch.manual_seed(3)
+    check(tiny("dni"), RunContext())
+    assert torch.equal(torch.rand(1), want)
 
 
 def test_data_are_loaded_once_for_all_methods(monkeypatch, other_data):

@@ -673,7 +673,7 @@ def test_own_networks_train_and_are_read_again(program, name, blocks):
 
 def test_an_own_network_is_drawn_from_the_runs_seed():
     written("net.py", NET)
-    weights = [prepare(make_config(model="net.py:build", seed=s), RunContext()).pair.model[1].weight for s in (0, 0, 1)]
+    weights = [prepare(make_config(model="net.py:build", seed=s), RunContext()).network.model[1].weight for s in (0, 0, 1)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
 

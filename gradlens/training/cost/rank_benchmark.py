@@ -12,13 +12,17 @@ import torch
 import torch.distributed as dist
 
 from gradlens.data.split import Data, Split
+from gradlens.gradients.method import Method
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.process_group import ProcessGroup
 from gradlens.runtime.progress import Progress, no_progress
 from gradlens.training.config import Config
-from gradlens.training.loop import Training
+from gradlens.training.loop import make_update
 from gradlens.training.parallel.block_costs import block_costs
-from gradlens.training.parallel.choose import stage_of
+from gradlens.training.parallel.layer_parallel import waits_for_above
+from gradlens.training.parallel.stage import LayerStage
+from gradlens.training.runs.build_state import build_state
+from gradlens.training.state import TrainState
 
 SECONDS = 4.0  # that one measurement lasts at least
 FILLING = 2  # steps before the clock starts
@@ -52,96 +56,96 @@ def generated(shape: tuple[int, int, int], classes: int, images: int, seed: int)
     return Data(split(images), split(classes), tuple(map(str, range(classes))))
 
 
-def _kind(config: Config, training: Training) -> str:
+def _kind(config: Config, method: Method) -> str:
     if config.parallel == "data":
         return "data"
-    method = training.pair.method
     if method.pipelined:
         return f"{config.schedule}, {config.microbatches} microbatches"
     if "replay_buffer" in method.depends_on:
         return "queues"
-    return ("stale" if config.stale else "exact") if method.depends_on & {"delayed_message", "output_error"} else "layers"
+    return ("stale" if config.stale else "exact") if waits_for_above(method) else "layers"
 
 
-class _Loop:
-    """The steps of one training, from where the last ones ended."""
+class _Steps:
+    """The updates of one run, from where the last ones ended."""
 
-    def __init__(self, training: Training) -> None:
-        self.training, self.at = training, 0
+    def __init__(self, state: TrainState) -> None:
+        self.state, self.made = state, 0
 
     def run(self, steps: int) -> None:
-        """So many updates; what is under way is finished."""
-        t = self.training
+        """Make so many updates."""
         for _ in range(steps):
-            if t.stage:
-                t.stage.step(self.at, False, False)
-            else:
-                t._step(self.at)
-            self.at += 1
+            make_update(self.state, self.made)
+            self.made += 1
 
     def finish(self) -> None:
         """Finish what is under way."""
-        if self.training.stage:
-            self.training.stage.finish_pending()
+        self.state.stage.finish_pending()
 
 
-def _seconds(world: ProcessGroup, loop: _Loop | None, steps: int, by: int) -> float:
+class _Round(NamedTuple):
+    """Seconds of a step in one round."""
+
+    alone: float  # in one process
+    together: float  # on all ranks
+    beside: float  # on the slowest of as many processes side by side
+
+
+def _seconds(ranks: ProcessGroup, work: _Steps | None, steps: int, by: int) -> float:
     """Wall clock of so many steps on a pipeline that is full: seen from rank ``by``, ``FILLING`` steps after the first."""
     dist.barrier()
     began = 0.0
-    if loop is not None:
-        loop.run(FILLING)
+    if work is not None:
+        work.run(FILLING)
         began = time.perf_counter()
-        loop.run(steps)
+        work.run(steps)
     spent = time.perf_counter() - began
-    if loop is not None:
-        loop.finish()
-    return float(world.all_gather_object(spent)[by])
+    if work is not None:
+        work.finish()
+    return float(ranks.all_gather_object(spent)[by])
 
 
-def _measured(
-    config: Config, data: Data, device: torch.device, world: ProcessGroup, rounds: int, seconds: float, before: Callable[[int, int], None]
+def _measure(
+    config: Config, data: Data, device: torch.device, ranks: ProcessGroup, seconds: float, rounds: int, before: Callable[[int, int], None]
 ) -> Gain:
     """One config on all ranks against one process; ``before`` each round is told its number and how many steps it has."""
     single = config.model_copy(update={"parallel": "none", "ranks": 1, "sync_batchnorm": False, "stale": False, "split": None})
-    alone = _Loop(Training(single, data, device))
-    training = Training(config, data, device, world=world)
-    training.stage = stage_of(training)
-    shared = _Loop(training)
-    shared.run(2)
-    shared.finish()
-    alone.run(2)
+    alone, shared = _Steps(build_state(single, data, device)), _Steps(build_state(config, data, device, ranks))
+    for work in (shared, alone):
+        work.run(2)
+        work.finish()
     dist.barrier()
     began = time.perf_counter()
-    if world.is_main:
+    if ranks.is_main:
         alone.run(1)
-    steps = world.broadcast_object(max(4, round(seconds / (time.perf_counter() - began))))
-    times: list[tuple[float, ...]] = []
-    sent = 0
+    steps = ranks.broadcast_object(max(4, round(seconds / (time.perf_counter() - began))))
+    found, sent, stage = [], 0, shared.state.stage
     for r in range(rounds):
         before(r, steps)
-        first = _seconds(world, alone if world.is_main else None, steps, by=0)
-        so_far = training.stage.bytes_sent() if training.stage else 0
-        second = _seconds(world, shared, steps, by=world.num_ranks - 1)
-        sent += (training.stage.bytes_sent() if training.stage else 0) - so_far
-        beside = max(world.all_gather_object(_seconds(world, alone, steps, by=world.rank)))
-        times.append((first / steps, second / steps, beside / steps))
-    return _gain(config, training, world, times, sum(world.all_gather_object(sent)), (steps + FILLING) * rounds)
+        first = _seconds(ranks, alone if ranks.is_main else None, steps, by=0)
+        so_far = stage.bytes_sent()
+        second = _seconds(ranks, shared, steps, by=ranks.num_ranks - 1)
+        sent += stage.bytes_sent() - so_far
+        beside = max(ranks.all_gather_object(_seconds(ranks, alone, steps, by=ranks.rank)))
+        found.append(_Round(first / steps, second / steps, beside / steps))
+    return _gain(shared.state, found, sum(ranks.all_gather_object(sent)) / (steps + FILLING) / rounds)
 
 
-def _gain(config: Config, training: Training, world: ProcessGroup, times: Sequence[tuple[float, ...]], sent: int, steps: int) -> Gain:
-    ratios = [alone / together for alone, together, _ in times]
-    machine = median(world.num_ranks * alone / beside for alone, _, beside in times)
-    alone, together, _ = (median(each) for each in zip(*times, strict=True))
-    layers, bound = training.stage, None
-    if layers:
-        costs = [c.seconds for c in block_costs(training.pair, config, *training.batch(0))] if world.is_main else []
-        costs = world.broadcast_object(costs)
-        bound = sum(costs) / max(sum(costs[k] for k in blocks) for blocks in layers.ranges)
-    rate = sent / steps / together / 1e6 if layers and sent else None
-    split = ",".join(str(len(blocks)) for blocks in layers.ranges) if layers else ""
-    kind, threads, gain = _kind(config, training), torch.get_num_threads(), (median(ratios), min(ratios), max(ratios))
-    return Gain(config.method, kind, world.num_ranks, threads, split, alone, together, *gain, machine, bound, rate)
+def _gain(state: TrainState, rounds: Sequence[_Round], sent: float) -> Gain:
+    """What the rounds come to; ``sent`` is in bytes a step, of all ranks."""
+    config, ranks, stage = state.config, state.ranks, state.stage
+    ratios = [r.alone / r.together for r in rounds]
+    machine = median(ranks.num_ranks * r.alone / r.beside for r in rounds)
+    alone, together = median(r.alone for r in rounds), median(r.together for r in rounds)
+    split, bound = "", None
+    if isinstance(stage, LayerStage):
+        split = ",".join(str(len(blocks)) for blocks in stage.ranges)
+        costs = [c.seconds for c in block_costs(state.network, config, *state.batches.batch(0))] if ranks.is_main else []
+        costs = ranks.broadcast_object(costs)
+        bound = sum(costs) / max(sum(costs[k] for k in blocks) for blocks in stage.ranges)
+    rate = sent / together / 1e6 if sent else None
+    kind, threads, gain = _kind(config, state.network.method), torch.get_num_threads(), (median(ratios), min(ratios), max(ratios))
+    return Gain(config.method, kind, ranks.num_ranks, threads, split, alone, together, *gain, machine, bound, rate)
 
 
 def bench_ranks(
@@ -149,7 +153,7 @@ def bench_ranks(
     shape: tuple[int, int, int],
     classes: int,
     device: torch.device,
-    world: ProcessGroup,
+    ranks: ProcessGroup,
     rounds: int,
     progress: Progress = no_progress,
     seconds: float = SECONDS,
@@ -164,7 +168,7 @@ def bench_ranks(
         shape: (C, H, W) of the images.
         classes: number of classes.
         device: of this rank.
-        world: the ranks.
+        ranks: the ranks.
         rounds: in turns; medians of ratios are given.
         progress: called before each round.
         seconds: that one measurement lasts at least.
@@ -173,16 +177,16 @@ def bench_ranks(
         InputError: one process only.
 
     """
-    if world.is_single_process:
+    if ranks.is_single_process:
         raise InputError("one process has nobody to share with: torchrun --nproc-per-node N -m gradlens bench …")
     data = generated(shape, classes, 8 * max(config.batch_size for config in configs), 0)
     found = []
     for i, config in enumerate(configs):
 
         def before(r: int, steps: int, i: int = i, config: Config = config) -> None:
-            progress(i * rounds + r, len(configs) * rounds, f"{config.method}, {steps} steps alone and on {world.num_ranks} ranks")
+            progress(i * rounds + r, len(configs) * rounds, f"{config.method}, {steps} steps alone and on {ranks.num_ranks} ranks")
 
-        found.append(_measured(config, data, device, world, rounds, seconds, before))
+        found.append(_measure(config, data, device, ranks, seconds, rounds, before))
     return found
 
 

@@ -9,7 +9,7 @@ and stands in the rows as ``staleness``. No truth is recorded: blocks work on di
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -21,44 +21,51 @@ from gradlens.methods.local.dgl_async import Buffer, Stored
 from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
 from gradlens.runtime.p2p import Inbox, Outbox
 from gradlens.training.build import ModelAndMethod
-from gradlens.training.parallel.stage import UP, Stage
-from gradlens.training.state import TrainState
-from gradlens.training.step import Outcome, training_step
+from gradlens.training.config import Config
+from gradlens.training.parallel.stage import UP, LayerStage
+from gradlens.training.step import Outcome, Recording, training_step
 
 REFERENCE = "no truth: ranks work on different batches"
 
 
-class AsyncQueues(Stage):
-    """This rank's units, the queue below them and the way to the one above."""
+def check_queues(config: Config, method: Method, images: int) -> None:
+    """Refuse settings under which batches cannot be read in any order.
 
-    def __init__(self, state: TrainState) -> None:
-        config = state.config
-        if config.stale:
-            raise InputError(f"--stale: {config.method} never waits; its queues are stale by nature")
-        if why := state.pair.method.locking_reason():
-            raise InputError(f"--parallel layers: {config.method}: {why}")
-        if (rest := len(state.train) % config.batch_size) > 1:
-            raise InputError(
-                f"{config.method} on ranks reads batches in any order, so that all must be of one size: {len(state.train)} images by"
-                f" --batch-size {config.batch_size} leave {rest}; --limit can be a multiple of it"
-            )
-        super().__init__(state)
-        rank, last, options = self.world.rank, self.world.num_ranks - 1, self.method.options
-        self.above = Outbox(self.world, rank + 1, *self.channel(UP)) if rank < last else None
+    Raises:
+        InputError: what keeps them from it.
+
+    """
+    if config.stale:
+        raise InputError(f"--stale: {config.method} never waits; its queues are stale by nature")
+    if why := method.locking_reason():
+        raise InputError(f"--parallel layers: {config.method}: {why}")
+    if (rest := images % config.batch_size) > 1:
+        raise InputError(
+            f"{config.method} on ranks reads batches in any order, so that all must be of one size: {images} images by"
+            f" --batch-size {config.batch_size} leave {rest}; --limit can be a multiple of it"
+        )
+
+
+class AsyncQueues(LayerStage):
+    """This rank's units, the queue below them and the way to the one above. The arguments are LayerStage's."""
+
+    def __init__(self, config: Config, *rest: Any) -> None:
+        super().__init__(config, *rest)
+        rank, last, options = self.ranks.rank, self.ranks.num_ranks - 1, self.method.options
+        self.above = Outbox(self.ranks, rank + 1, *self.channel(UP)) if rank < last else None
         self.limit = options.reuse
         self.buffer = Buffer(options.buffer)
         self.arrived = threading.Condition()
         self.newest = 0  # the last batch that has come
         self.failed: BaseException | None = None
-        self.below = Inbox(self.world, rank - 1, *self.channel(UP), state.device) if rank else None
+        self.below = Inbox(self.ranks, rank - 1, *self.channel(UP), self.batches.device) if rank else None
         self.receiver_thread: threading.Thread | None = None
 
     def _receive(self, inbox: Inbox, first: int) -> None:
         """Every batch that the rank below gives, from one update on, as long as it gives any."""
-        state = self.state
         try:
-            for step in range(first, state.total):
-                h, y = inbox.take(state.images(step))
+            for step in range(first, self.batches.total):
+                h, y = inbox.take(self.batches.size(step))
                 with self.arrived:
                     self.buffer.write(h.requires_grad_(), y, step)
                     self.newest = step
@@ -78,15 +85,13 @@ class AsyncQueues(Stage):
 
     # ------------------------------------------------------------------------------------------------------- one step
 
-    def step(self, step: int, stop: bool, save: bool) -> tuple[Outcome, bool, bool]:
+    def step(self, step: int, record: Recording, interrupted: Callable[[], bool], save: bool) -> tuple[Outcome, bool, bool]:
         """One update of this rank's units on a batch from the queue; saved at the end of an epoch only, when all ranks meet."""
-        if stop:
+        if interrupted():
             raise Stopped("interrupted: queues are not saved, and the run goes on from the end of its last epoch", INTERRUPTED)
-        t = self.state
-        number, _ = t.prepare_step(step)
         self.staleness = 0
         if self.below is None:
-            x, y = t.batch(step)
+            x, y = self.batches.batch(step)
         else:
             if self.receiver_thread is None:
                 self.receiver_thread = threading.Thread(target=self._receive, args=(self.below, step), daemon=True, name="queue")
@@ -94,7 +99,7 @@ class AsyncQueues(Stage):
             stored = self._read()
             x, y = stored.h, stored.y
             self.staleness = self.newest - stored.written
-        outcome = training_step(t.pair, t.optimizer, x, y, number, t.config.precision == "bf16", blocks=self)
+        outcome = training_step(self.network, self.optimizer, x, y, record.step, self.config.precision == "bf16", blocks=self)
         return outcome, False, False
 
     def passes(self, method: Method, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
@@ -108,14 +113,14 @@ class AsyncQueues(Stage):
     def receiver(self) -> None:
         """Nothing from above."""
 
-    def send_down(self, u: Update) -> None:
+    def on_update(self, u: Update) -> None:
         """Nothing to below."""
 
     def delayed_gradients(self) -> Mapping[str, Tensor]:
         """Nothing comes late."""
         return {}
 
-    def record_rows(self, number: int, pair: ModelAndMethod, step: Step, diagnose: bool, by_rank: bool) -> tuple[list[Measurement], None]:
+    def record_rows(self, number: int, network: ModelAndMethod, step: Step, diagnose: bool) -> tuple[list[Measurement], None]:
         """The rule's own rows: losses, and how many batches newer than the one read had come by then."""
         rows = []
         for k in sorted(step.updates):

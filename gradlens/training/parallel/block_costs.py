@@ -47,8 +47,8 @@ class BlockCost(NamedTuple):
 # -------------------------------------------------------------------------------------------------------------- measured
 
 
-def block_costs(pair: ModelAndMethod, config: Config, x: Tensor, y: Tensor, rounds: int = 3) -> list[BlockCost]:
-    """What each block of a rule costs, from real steps of the rule on copies: the pair and torch's random streams stay as they are.
+def block_costs(network: ModelAndMethod, config: Config, x: Tensor, y: Tensor, rounds: int = 3) -> list[BlockCost]:
+    """What each block of a rule costs, from real steps of the rule on copies: the network and torch's random streams stay as they are.
 
     A block is timed within whole steps of :func:`backward`, so that caches are as in training. Rounds of steps and
     of optimiser steps alternate, each lasts at least ``SHORTEST``; the least of the rounds' medians is given, since other work on a
@@ -58,7 +58,7 @@ def block_costs(pair: ModelAndMethod, config: Config, x: Tensor, y: Tensor, roun
     compiling. A block that the rule never runs costs 0.
 
     Args:
-        pair: network and rule.
+        network: with its rule.
         config: for the optimiser, the precision and the seed.
         x: [N, *in] the network's input, as ``method.make_inputs`` gives it.
         y: [N, *] targets.
@@ -68,7 +68,7 @@ def block_costs(pair: ModelAndMethod, config: Config, x: Tensor, y: Tensor, roun
         one cost a block, bottom first.
 
     """
-    meter = _Meter(ModelAndMethod(*copy.deepcopy((pair.model, pair.method))), config, x, y)
+    meter = _Meter(ModelAndMethod(*copy.deepcopy((network.model, network.method))), config, x, y)
     with forked():
         meter.step()  # makes what is made once
         meter.step(weigh=True)
@@ -89,7 +89,7 @@ def block_costs(pair: ModelAndMethod, config: Config, x: Tensor, y: Tensor, roun
             min(meter.seconds("learn", k), meter.seconds("backward", k)),
             min(meter.seconds("own_update", k), meter.seconds("update", k)),
         )
-        for k, name in enumerate(pair.block_names())
+        for k, name in enumerate(network.block_names())
     ]
 
 
@@ -99,15 +99,15 @@ Optimizer = torch.optim.Optimizer
 class _Meter:
     """Steps of a rule, each block timed and weighed; network and rule are its own to spoil."""
 
-    def __init__(self, pair: ModelAndMethod, config: Config, x: Tensor, y: Tensor) -> None:
-        self.pair, self.config, self.x, self.y, self.device = pair, config, x, y, x.device
+    def __init__(self, network: ModelAndMethod, config: Config, x: Tensor, y: Tensor) -> None:
+        self.network, self.config, self.x, self.y, self.device = network, config, x, y, x.device
         self.numbers = count(1 << 30)  # of steps: past every warm-up
         self.now: dict[tuple[str, int], list[float]] = defaultdict(list)  # (what, block) -> seconds, since the round began
         self.rounds: dict[tuple[str, int], list[float]] = defaultdict(list)  # the medians of rounds
         self.graph, self.activation, self.message = dict[int, int](), dict[int, int](), dict[int, int]()
         self.grads: dict[int, tuple[Grad, Mapping[str, Tensor]]] = {}  # of the last step in which the block learned
         self.forward_spent = 0.0  # in forward passes, since the last update was handed out
-        learn = pair.method.learn
+        learn = network.method.learn
 
         def timed(k: int, *rest: object) -> Mapping[str, Tensor]:
             began = self.clock()
@@ -115,7 +115,7 @@ class _Meter:
             self.now["learn", k].append(self.clock() - began)
             return own
 
-        pair.method.learn = timed  # type: ignore[method-assign, assignment]
+        network.method.learn = timed  # type: ignore[method-assign, assignment]
 
     def clock(self) -> float:
         """Seconds, when all that was asked of the device is done."""
@@ -128,7 +128,7 @@ class _Meter:
 
     def step(self, weigh: bool = False) -> None:
         """One step without the optimiser."""
-        (model, method), n = self.pair, next(self.numbers)
+        (model, method), n = self.network, next(self.numbers)
         torch.manual_seed(key(self.config.seed, "step", n))
         method.start(max(1, self.config.epochs), n)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
@@ -170,15 +170,15 @@ class _Meter:
     def optimizers(self, k: int) -> tuple[Optimizer | None, Optimizer | None]:
         """The optimiser over block k with what learns there, and the one over the latter alone; gradients are put."""
         grad, own = self.grads[k]
-        block = dict(self.pair.model[k].named_parameters())
-        mine = {name: self.pair.method.get_parameter(name) for name in own}
+        block = dict(self.network.model[k].named_parameters())
+        mine = {name: self.network.method.get_parameter(name) for name in own}
         for name, g in {**grad.params, **own}.items():
             p = {**block, **mine}[name]
             p.grad = torch.empty_like(p).copy_(g)
         return self._optimizer([*block.values(), *mine.values()]), self._optimizer(mine.values())
 
     def _optimizer(self, params: Iterable[Tensor]) -> Optimizer | None:
-        optimizer, wanted = make_optimizer(self.config, self.pair), {id(p) for p in params}
+        optimizer, wanted = make_optimizer(self.config, self.network), {id(p) for p in params}
         for group in optimizer.param_groups:
             group["params"] = [p for p in group["params"] if id(p) in wanted]
             group["lr"] = 0.0

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +24,9 @@ from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
 from gradlens.runtime.p2p import Inbox, Outbox
 from gradlens.runtime.rng import key
 from gradlens.training.build import ModelAndMethod
-from gradlens.training.parallel.stage import DOWN, ERROR, TRUTH, UP, Stage
-from gradlens.training.state import TrainState
-from gradlens.training.step import Outcome, training_step
+from gradlens.training.config import Config
+from gradlens.training.parallel.stage import DOWN, ERROR, TRUTH, UP, LayerStage
+from gradlens.training.step import Outcome, Recording, training_step
 
 STALE_BATCHES = 1  # batches by which a stale message of the rank above is late
 SAVE, STOP = 1, 2  # what rank 0 wants done after a batch; travels with it
@@ -41,75 +41,82 @@ class PendingBatch(NamedTuple):
     record: int | None
 
 
-class LayerParallel(Stage):
-    """Rules whose blocks are told what they know themselves, or what a message from above says."""
+def waits_for_above(method: Method) -> bool:
+    """Whether blocks learn from what comes from blocks above them on another rank."""
+    return bool(method.depends_on & {"delayed_message", "output_error"})
 
-    def __init__(self, state: TrainState) -> None:
-        config, method = state.config, state.pair.method
-        if why := method.locking_reason():
-            raise InputError(f"--parallel layers: {config.method} cannot work on several batches at once: {why}")
-        self.waits = bool(method.depends_on & {"delayed_message", "output_error"})
-        if config.stale and not self.waits:
-            raise InputError(f"--stale: {config.method} waits for nothing from above")
-        self.late_error = config.stale and "output_error" in method.depends_on
-        self.late_message = config.stale and not self.late_error
-        if self.late_message and not all(
-            method.supports_delayed_target(k) for k in range(method.output_block) if method.can_split_after(k)
-        ):
-            raise InputError(f"--stale: {config.method} with these options tells blocks what comes from above, and must wait for it")
-        self.control, self.fresh = 0, True
-        super().__init__(state)
 
-    def assign_blocks(self, ranges: list[range]) -> None:
-        """Take these blocks of all, and open the channels."""
-        super().assign_blocks(ranges)
-        world, device = self.world, self.state.device
-        rank, last = world.rank, world.num_ranks - 1
-        hears = self.waits and "output_error" not in self.method.depends_on
-        self.below = Inbox(world, rank - 1, *self.channel(UP), device) if rank else None
-        self.above = Outbox(world, rank + 1, *self.channel(UP)) if rank < last else None
-        self.down = Outbox(world, rank - 1, *self.channel(DOWN)) if rank and hears else None
-        self.message = Inbox(world, rank + 1, *self.channel(DOWN), device) if rank < last and hears else None
-        error = "output_error" in self.method.depends_on
-        self.broadcast = [Outbox(world, to, *self.channel(ERROR)) for to in range(last)] if error and rank == last else []
-        self.error = Inbox(world, last, *self.channel(ERROR), device) if error and rank < last else None
-        self.truth_down = Outbox(world, rank - 1, *self.channel(TRUTH)) if rank else None
-        self.truth_above = Inbox(world, rank + 1, *self.channel(TRUTH), device) if rank < last else None
+def check_layers(config: Config, method: Method) -> None:
+    """Refuse rules and settings whose blocks cannot work on several batches at once.
+
+    Raises:
+        InputError: what keeps them from it.
+
+    """
+    if why := method.locking_reason():
+        raise InputError(f"--parallel layers: {config.method} cannot work on several batches at once: {why}")
+    if not config.stale:
+        return
+    if not waits_for_above(method):
+        raise InputError(f"--stale: {config.method} waits for nothing from above")
+    parted = [k for k in range(method.output_block) if method.can_split_after(k)]
+    if "output_error" not in method.depends_on and not all(method.supports_delayed_target(k) for k in parted):
+        raise InputError(f"--stale: {config.method} with these options tells blocks what comes from above, and must wait for it")
+
+
+class LayerParallel(LayerStage):
+    """Rules whose blocks are told what they know themselves, or what a message from above says. The arguments are LayerStage's."""
+
+    def __init__(self, config: Config, *rest: Any) -> None:
+        super().__init__(config, *rest)
+        method, ranks, device = self.method, self.ranks, self.batches.device
+        rank, last = ranks.rank, ranks.num_ranks - 1
+        error = "output_error" in method.depends_on
+        hears = waits_for_above(method) and not error
+        self.late_error, self.late_message = config.stale and error, config.stale and not error
         self.delay = (last - rank if self.late_error else STALE_BATCHES if self.late_message else 0) if rank < last else 0
+        self.below = Inbox(ranks, rank - 1, *self.channel(UP), device) if rank else None
+        self.above = Outbox(ranks, rank + 1, *self.channel(UP)) if rank < last else None
+        self.down = Outbox(ranks, rank - 1, *self.channel(DOWN)) if rank and hears else None
+        self.message = Inbox(ranks, rank + 1, *self.channel(DOWN), device) if rank < last and hears else None
+        self.broadcast = [Outbox(ranks, to, *self.channel(ERROR)) for to in range(last)] if error and rank == last else []
+        self.error = Inbox(ranks, last, *self.channel(ERROR), device) if error and rank < last else None
+        self.truth_down = Outbox(ranks, rank - 1, *self.channel(TRUTH)) if rank else None
+        self.truth_above = Inbox(ranks, rank + 1, *self.channel(TRUTH), device) if rank < last else None
+        self.control, self.fresh = 0, True
         self.queue: deque[PendingBatch] = deque()  # batches whose error is still to come
         self.unlearned: deque[tuple[Pass, Signal | None]] = deque()  # ... whose message is
 
     # ------------------------------------------------------------------------------------------------------- one step
 
-    def step(self, step: int, stop: bool, save: bool) -> tuple[Outcome, bool, bool]:
+    def step(self, step: int, record: Recording, interrupted: Callable[[], bool], save: bool) -> tuple[Outcome, bool, bool]:
         """One update of this rank's blocks; stopped and saved as rank 0 wants, whose word travels with the batch."""
-        state = self.state
-        if state.config.stale:  # what is under way is not saved: such runs go on from the end of an epoch
+        stop = interrupted()
+        if self.config.stale:  # what is under way is not saved: such runs go on from the end of an epoch
             if stop:
                 raise Stopped("interrupted: a run whose messages come late goes on from the end of its last epoch", INTERRUPTED)
             save = False
-        number, _ = state.prepare_step(step)
-        x, y = self.begin(step, number, SAVE * save + STOP * stop)
+        x, y = self.begin(step, record.step, SAVE * save + STOP * stop)
         outcome = self._update(x, y)
         return outcome, bool(self.control & STOP), bool(self.control & SAVE)
 
     def _update(self, x: Tensor, y: Tensor) -> Outcome:
-        t = self.state
-        return training_step(t.pair, t.optimizer, x, y, self.recorded_step, t.config.precision == "bf16", blocks=self)
+        bf16 = self.config.precision == "bf16"
+        return training_step(self.network, self.optimizer, x, y, self.recorded_step, bf16, blocks=self)
 
     def begin(self, step: int, record: int | None, control: int) -> tuple[Tensor, Tensor]:
         """What the lowest block here reads of a batch, [N, *in] and targets; ``control`` is heeded on rank 0 only."""
-        state = self.state
+        batches = self.batches
         if self.below is None:
-            x, y = state.batch(step)
+            x, y = batches.batch(step)
             x = self.method.prepare_input(x)
         else:
-            images = state.images(step)
+            images = batches.size(step)
             x, y, said = self.below.take(images)
             control = int(said)
             x.requires_grad_()
-            if step + 1 < state.total and not control & STOP:
-                self.below.expect(state.images(step + 1))
+            if step + 1 < batches.total and not control & STOP:
+                self.below.expect(batches.size(step + 1))
         self.control, self.fresh = control, True
         self.begun = PendingBatch(step, x, y, record)
         self.finishes: PendingBatch | None = self.begun
@@ -142,14 +149,14 @@ class LayerParallel(Stage):
         """The network's input, for rules that read it; made here, since sending it would cost more."""
         if self.below is None or "image" not in self.method.depends_on:
             return None
-        return self.method.prepare_input(self.state.batch(self.begun.step)[0])
+        return self.method.prepare_input(self.batches.batch(self.begun.step)[0])
 
     def _passed(self, p: Pass) -> None:
         if self.above is not None and p.k == self.mine.stop - 1:
-            self.above.send(self.state.images(self.begun.step), [p.z, p.y, torch.tensor([self.control])])
+            self.above.send(self.batches.size(self.begun.step), [p.z, p.y, torch.tensor([self.control])])
         if p.k == self.method.output_block:
             for outbox in self.broadcast:
-                outbox.send(self.state.images(self.begun.step), [p.z, p.y])
+                outbox.send(self.batches.size(self.begun.step), [p.z, p.y])
 
     @torch.no_grad()
     def _send_through(self, begun: PendingBatch) -> None:
@@ -158,11 +165,11 @@ class LayerParallel(Stage):
         for block in self.blocks:
             h = block(h)
         assert self.above is not None
-        self.above.send(self.state.images(begun.step), [h, begun.y, torch.tensor([self.control])])
+        self.above.send(self.batches.size(begun.step), [h, begun.y, torch.tensor([self.control])])
 
     def _again(self, begun: PendingBatch) -> Iterator[Pass]:
         """The passes of an earlier batch with the weights of now: in between they were updated, and its graph would be of none."""
-        torch.manual_seed(key(self.state.config.seed, "step", begun.step))
+        torch.manual_seed(key(self.config.seed, "step", begun.step))
         with preserve_buffers_and_rng(self.blocks):
             passes = list(chain(self.blocks, begun.x, begun.y, self.method.run_block, self.mine.start))
         while passes:
@@ -182,7 +189,7 @@ class LayerParallel(Stage):
     def _receive(self) -> Received:
         """What comes from the ranks above for the batch that is being finished."""
         assert self.finishes is not None
-        images = self.state.images(self.finishes.step)
+        images = self.batches.size(self.finishes.step)
         if self.error is not None:
             z, y = self.error.take(images)
             top = self.method.num_blocks - 1
@@ -191,10 +198,10 @@ class LayerParallel(Stage):
             return Received(delayed=True)
         return Received(tuple(self.message.take(images)))
 
-    def send_down(self, u: Update) -> None:
-        """Send down what the rank below hears of this update."""
+    def on_update(self, u: Update) -> None:
+        """Send the backward message to the rank below."""
         if self.down is not None and u.k == self.mine.start:
-            self.down.send(self.state.images(self.begun.step), list(u.grad.below))
+            self.down.send(self.batches.size(self.begun.step), list(u.grad.below))
         if self.message is not None and u.k == self.mine.stop - 1 and self._learns_last():
             p = u.p._replace(h=u.p.h.detach(), block=nn.Identity())
             self.unlearned.append((p, None if self.delay else u.signal))  # which is of the weights that there are, if nothing is late
@@ -222,19 +229,18 @@ class LayerParallel(Stage):
 
     # ------------------------------------------------------------------------------------------------------ the truth
 
-    def record_rows(self, number: int, pair: ModelAndMethod, step: Step, diagnose: bool, by_rank: bool) -> tuple[list[Measurement], None]:
+    def record_rows(self, number: int, network: ModelAndMethod, step: Step, diagnose: bool) -> tuple[list[Measurement], None]:
         """The rows of this rank's blocks: the true gradient comes down from rank to rank, each of which waits for it.
 
         Args:
             number: updates made before this batch.
-            pair: network and rule.
+            network: with its rule.
             step: this rank's passes (graphs kept) and updates.
             diagnose: no: it would take passes of its own through all ranks.
-            by_rank: no: each block is on one rank.
 
         """
         passes = sorted(step.passes, key=lambda p: p.k)
-        images = self.state.images(number)
+        images = self.batches.size(number)
         if self.truth_above is not None:
             (delta,) = self.truth_above.take(images)
             loss = torch.zeros(())

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from itertools import pairwise
 
+from torch import nn
+
 from gradlens.gradients.method import Method
 from gradlens.runtime.errors import InputError
 
@@ -74,3 +76,24 @@ def split_over(method: Method, costs: Sequence[float], ranks: int, names: Sequen
     if wrong := [c for c in ends[:-1] if c not in allowed]:
         raise InputError(f"--split {','.join(map(str, sizes))} parts the network after {names[wrong[0] - 1]}; it has {has}")
     return [range(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+
+
+def require_separable(model: nn.Sequential, ranges: Sequence[range]) -> None:
+    """Refuse a split that parts blocks which share a parameter.
+
+    Args:
+        model: the blocks.
+        ranges: those of each rank; a block in none of them is trained nowhere.
+
+    Raises:
+        InputError: which parameter would be on two ranks.
+
+    """
+    owners: dict[int, int | None] = {}
+    for k, (block_name, block) in enumerate(model.named_children()):
+        mine = next((rank for rank, blocks in enumerate(ranges) if k in blocks), None)
+        for name, p in block.named_parameters():
+            if owners.setdefault(id(p), mine) != mine:
+                raise InputError(
+                    f"--parallel layers: {block_name}.{name} belongs to blocks on different ranks: --split keeps them together"
+                )

@@ -6,8 +6,7 @@ Every rank holds all weights, of which it trains its own; gradients, the optimis
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from itertools import count
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,62 +14,53 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gradlens.gradients.rows import Measurement
-from gradlens.runtime.errors import InputError
-from gradlens.training.parallel.block_costs import block_costs
-from gradlens.training.parallel.partition import split_over
-from gradlens.training.state import TrainState
-from gradlens.training.step import Outcome
+from gradlens.training.batches import Batches
+from gradlens.training.build import ModelAndMethod
+from gradlens.training.config import Config
+from gradlens.training.step import Outcome, Recording
 
 UP, DOWN, ERROR, TRUTH = range(4)  # channels between ranks
 CHANNELS = 4
-_numbers = count(1)  # tag 0 is torch's own; of trainings in this process; all ranks begin them in one order
 
 
-class Stage(ABC):
-    """This rank's blocks, and its part in every step of a training."""
+class LayerStage(ABC):
+    """This rank's blocks, and its part in every update.
 
-    def __init__(self, state: TrainState) -> None:
-        self.state, self.world, config = state, state.world, state.config
-        self.number = next(_numbers)
-        self.model, self.method = state.pair
-        self.names = state.pair.block_names()
-        ran = self.method.output_block + 1
-        costs = self._costs()[:ran] if config.split is None else [1.0] * ran
-        self.assign_blocks(split_over(self.method, costs, self.world.num_ranks, self.names, config.split))
+    Args:
+        config: the settings.
+        network: with its rule; all blocks, of which this rank trains its own.
+        optimizer: over both.
+        batches: what is learned from.
+        ranges: the blocks of each rank.
+        number: of this training in this process, the same on all ranks: it names channels.
 
-    def assign_blocks(self, ranges: list[range]) -> None:
-        """These are the blocks of each rank."""
-        self.ranges, self.mine = ranges, ranges[self.world.rank]
+    """
+
+    flush_every = None  # what steps report is put together where ranks meet
+
+    def __init__(
+        self,
+        config: Config,
+        network: ModelAndMethod,
+        optimizer: torch.optim.Optimizer,
+        batches: Batches,
+        ranges: Sequence[range],
+        number: int,
+    ) -> None:
+        self.config, self.network, self.optimizer, self.batches = config, network, optimizer, batches
+        self.ranks, self.number = batches.ranks, number
+        self.model, self.method = network
+        self.names = network.block_names()
+        self.ranges, self.mine = ranges, ranges[self.ranks.rank]
         self.blocks = list(self.model)[self.mine.start : self.mine.stop]
-        theirs = {id(p) for k, block in enumerate(self.model) if k not in self.mine for p in block.parameters()}
-        for name, p in self.model.named_parameters():
-            if id(p) in theirs and id(p) in {id(q) for block in self.blocks for q in block.parameters()}:
-                raise InputError(f"--parallel layers: {name} belongs to blocks on different ranks: --split keeps them together")
-
-    def _costs(self) -> list[float]:
-        """Seconds of each block, as rank 0 measures them."""
-        found = None
-        if self.world.is_main:
-            state = self.state
-            x, y = state.batch(0)
-            found = [cost.seconds for cost in block_costs(state.pair, state.config, x, y)]
-        costs: list[float] = self.world.broadcast_object(found)
-        return costs
 
     def channel(self, kind: int) -> tuple[str, int]:
         """Name and tag of a channel between ranks that no other training has: what one left on the way must not reach the next."""
         return f"{self.number}/{kind}", self.number * CHANNELS + kind
 
     @abstractmethod
-    def step(self, step: int, stop: bool, save: bool) -> tuple[Outcome, bool, bool]:
-        """One update of this rank's blocks; what it reports, and whether the run is to be stopped or saved after this batch.
-
-        Args:
-            step: updates made before this one.
-            stop: whether this process was asked to stop.
-            save: whether this process finds that it is time to save.
-
-        """
+    def step(self, step: int, record: Recording, interrupted: Callable[[], bool], save: bool) -> tuple[Outcome, bool, bool]:
+        """One update of this rank's blocks: see :class:`gradlens.training.step.Stage`."""
 
     def finish_pending(self) -> Sequence[tuple[int, Outcome]]:
         """Finish what is under way before ranks meet; what steps of it reported."""
@@ -80,46 +70,49 @@ class Stage(ABC):
     def bytes_sent(self) -> int:
         """Bytes that this rank has sent for training so far."""
 
+    def share_buffers(self) -> None:  # noqa: B027 - no rank has anything to share at that time
+        """They came with the weights, in :meth:`synchronize`."""
+
     def broadcast_weights(self) -> None:
         """Every rank gets the weights and buffers that the others have trained."""
         for name, tensor in [*self.model.named_parameters(), *self.model.named_buffers()]:
             k = self.names.index(name.split(".")[0])
-            _broadcast_tensor(tensor, self._owner(k), self.world.rank)
+            _broadcast_tensor(tensor, self._owner(k), self.ranks.rank)
         for name, tensor in [*self.method.named_parameters(), *self.method.named_buffers()]:
-            _broadcast_tensor(tensor, self._owner(self.method.block_of(name)), self.world.rank)
+            _broadcast_tensor(tensor, self._owner(self.method.block_of(name)), self.ranks.rank)
 
     def _owner(self, k: int) -> int:
         """The rank that trains block k; what no rank trains is the last one's."""
-        return next((rank for rank, blocks in enumerate(self.ranges) if k in blocks), self.world.num_ranks - 1)
+        return next((rank for rank, blocks in enumerate(self.ranges) if k in blocks), self.ranks.num_ranks - 1)
 
     def owned(self) -> set[int]:
         """The ids of the parameters that this rank trains."""
         mine = {id(p) for block in self.blocks for p in block.parameters()}
-        own = {id(p) for name, p in self.method.named_parameters() if self._owner(self.method.block_of(name)) == self.world.rank}
+        own = {id(p) for name, p in self.method.named_parameters() if self._owner(self.method.block_of(name)) == self.ranks.rank}
         return mine | own
 
-    def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    def optimizer_state(self) -> dict[str, Any]:
         """The optimiser's state as one process has it, put together on all ranks."""
-        state = optimizer.state_dict()
+        state = self.optimizer.state_dict()
         mine = self.owned()
-        params = [p for group in optimizer.param_groups for p in group["params"]]
+        params = [p for group in self.optimizer.param_groups for p in group["params"]]
         own = {i: state["state"][i] for i, p in enumerate(params) if id(p) in mine and i in state["state"]}
         merged: dict[int, Any] = {}
-        for theirs in self.world.all_gather_object(own):
+        for theirs in self.ranks.all_gather_object(own):
             merged.update(theirs)
         return {**state, "state": dict(sorted(merged.items()))}
 
-    def keep_owned_state(self, optimizer: torch.optim.Optimizer) -> None:
+    def keep_owned_state(self) -> None:
         """Forget the optimiser's state of parameters that other ranks train."""
         mine = self.owned()
-        for p in [p for p in optimizer.state if id(p) not in mine]:
-            del optimizer.state[p]
+        for p in [p for p in self.optimizer.state if id(p) not in mine]:
+            del self.optimizer.state[p]
 
     def synchronize(self, pending: Sequence[tuple[int, Outcome]]) -> list[tuple[int, Outcome]]:
         """Finish what is under way, share the weights, and put together what the ranks report of each step."""
         reports = [*pending, *self.finish_pending()]
         mine = [(step, o._replace(loss=o.loss.cpu(), hits=o.hits.cpu(), answered=o.answered.cpu())) for step, o in reports]
-        told = self.world.all_gather_object(mine)
+        told = self.ranks.all_gather_object(mine)
         self.broadcast_weights()
         tops = dict(told[-1])
         rows: dict[int, list[Measurement]] = {step: [] for step, _ in pending}

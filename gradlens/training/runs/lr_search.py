@@ -9,17 +9,18 @@ from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
 from gradlens.runtime.progress import Watch
 from gradlens.training.config import Config, make_config
 from gradlens.training.context import RunContext
-from gradlens.training.runs.train_run import check_config, train_or_reuse
+from gradlens.training.runs.check import check
+from gradlens.training.runs.train_run import train_or_reuse
 
 
-def choose_lr(config: Config, grid: Sequence[float], share: float, place: RunContext, watch_for: Callable[[Config], Watch]) -> float:
+def choose_lr(config: Config, grid: Sequence[float], share: float, context: RunContext, watch_for: Callable[[Config], Watch]) -> float:
     """The learning rate of ``grid`` with the highest final accuracy on a validation split held out of the training images.
 
     Args:
         config: the settings to choose for; its test images are not looked at.
         grid: learning rates.
         share: of the training images to hold out.
-        place: where the trial runs go.
+        context: where the trial runs go.
         watch_for: the progress display of a config.
 
     Raises:
@@ -28,17 +29,17 @@ def choose_lr(config: Config, grid: Sequence[float], share: float, place: RunCon
     """
     trials = [make_config(**{**config.model_dump(), "lr": lr, "validation": share, "record_every": 0}) for lr in grid]
     for trial in trials[:1]:  # the others differ in their learning rate alone
-        check_config(trial, place)
-    scores = {trial.lr: _validation_score(trial, place, watch_for) for trial in trials}
+        check(trial, context)
+    scores = {trial.lr: _validation_score(trial, context, watch_for) for trial in trials}
     if max(scores.values()) == -math.inf:
         raise InputError(f"{config.method}: the loss survives none of the learning rates {', '.join(f'{lr:g}' for lr in grid)}")
     return max(scores, key=lambda lr: (scores[lr], -lr))
 
 
-def _validation_score(trial: Config, place: RunContext, watch_for: Callable[[Config], Watch]) -> float:
+def _validation_score(trial: Config, context: RunContext, watch_for: Callable[[Config], Watch]) -> float:
     """A trial's final accuracy, or minus its loss for rules that give no answers; -inf where the loss did not survive the learning rate."""
     try:
-        (run,) = train_or_reuse([trial], place, watch_for)
+        (run,) = train_or_reuse([trial], context, watch_for)
     except Stopped as stopped:
         if stopped.status == INTERRUPTED:
             raise

@@ -19,10 +19,11 @@ from gradlens.training.checkpoint import load_checkpoint
 from gradlens.training.context import RunContext, load_data
 from gradlens.training.run_directory import load_run
 from gradlens.training.run_files import write
+from gradlens.training.runs.build_state import build_state
 from gradlens.training.state import TrainState
 
 
-def measure_run(path: Path, quantities: tuple[str, ...], place: RunContext, progress: Progress = no_progress) -> list[Measurement]:
+def measure_run(path: Path, quantities: tuple[str, ...], context: RunContext, progress: Progress = no_progress) -> list[Measurement]:
     """Add quantities to a finished or unfinished run, from its snapshots (or, without any, from its checkpoint).
 
     Each snapshot's weights go through the batch that follows them in the run's order, with truth and rule on the same passes;
@@ -31,7 +32,7 @@ def measure_run(path: Path, quantities: tuple[str, ...], place: RunContext, prog
     Args:
         path: the run directory.
         quantities: names from ``alignment.QUANTITIES``; the rule's own quantities are measured with them.
-        place: device and data folder.
+        context: device and data folder.
         progress: called with (done, in all, what comes next).
 
     Raises:
@@ -48,9 +49,9 @@ def measure_run(path: Path, quantities: tuple[str, ...], place: RunContext, prog
     sparse = frozenset(name for name in quantities if name in (*SPARSE, *FEEDBACK))
     paired = tuple(name for name in quantities if name in QUANTITIES)
     progress(0, 1, f"reading {run.config.data}")
-    data = load_data(run.config, place)
+    data = load_data(run.config, context)
     run.require_data(data)
-    state = TrainState(run.config, data, place.device)
+    state = build_state(run.config, data, context.device)
     rows: list[Measurement] = []
     files = run.snapshots() or [path / "checkpoint.pt"]
     for i, file in enumerate(files):
@@ -68,10 +69,10 @@ def measure_run(path: Path, quantities: tuple[str, ...], place: RunContext, prog
 def _measure(state: TrainState, file: Path, quantities: tuple[str, ...], sparse: frozenset[str]) -> list[Measurement]:
     """The rows of one saved set of weights."""
     saved = load_checkpoint(file)
-    state.pair.load(saved, str(file))
-    (model, method), names, step = state.pair, state.pair.block_names(), int(saved["step"])
-    method.start(step // state.per_epoch + 1, step)
-    x, y = state.batch(step)
+    state.network.load(saved, str(file))
+    (model, method), names, step = state.network, state.network.block_names(), int(saved["step"])
+    method.start(step // state.batches.per_epoch + 1, step)
+    x, y = state.batches.batch(step)
     bf16 = torch.autocast(x.device.type, torch.bfloat16, enabled=state.config.precision == "bf16")
     with seeded(state.config.seed, "step", step), bf16:  # the draws of the training step
         made = run_step(method, list(model), x, y)

@@ -27,7 +27,7 @@ from gradlens.runtime.interrupts import interruptible
 from gradlens.training.context import RunContext
 from gradlens.training.run_directory import Metric, load_run
 from gradlens.training.run_files import is_run
-from gradlens.training.runs.train_run import check_config
+from gradlens.training.runs.check import check
 from gradlens.training.sweep.study import StudyPoint
 
 RETRIES = 2  # how often a run whose worker was lost is begun again
@@ -70,7 +70,7 @@ def must_be_possible(points: Sequence[StudyPoint], place: RunContext) -> None:
                 raise InputError(f"{path} holds another run: {'; '.join(differ)}")
             if begun.finished:
                 continue
-        check_config(point.config, place)
+        check(point.config, place)
 
 
 def is_finished(point: StudyPoint, out: Path) -> bool:

@@ -1,0 +1,84 @@
+"""The training images in the order in which a config trains on them: a batch by the number of its update."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from gradlens.data.split import Split
+from gradlens.data.transforms import crop_and_flip
+from gradlens.gradients.method import Method
+from gradlens.runtime.batch_shard import Shard, shard_of, sharded
+from gradlens.runtime.process_group import SINGLE_PROCESS, ProcessGroup
+from gradlens.runtime.rng import generator
+from gradlens.training.config import Config
+
+
+def batches_per_epoch(images: int, batch_size: int) -> int:
+    """Updates in one epoch; a last batch of a single image is left out, since batch statistics of one image are none."""
+    whole, rest = divmod(images, batch_size)
+    return whole + (rest > 1 or whole == 0)
+
+
+@dataclass
+class Batches:
+    """What a config's updates learn from; each batch is a pure function of config and update."""
+
+    config: Config
+    images: Split  # on the device
+    method: Method  # makes inputs and targets of images and labels
+    to_input: Callable[[Tensor], Tensor]  # uint8 images [N, C, H, W] -> the network's input
+    ranks: ProcessGroup = SINGLE_PROCESS  # that share the run
+    _order: tuple[int, Tensor] = field(default=(-1, torch.empty(0)), repr=False)  # (epoch, its images), of the epoch read last
+
+    @property
+    def device(self) -> torch.device:
+        """Where the images are."""
+        return self.images.labels.device
+
+    @property
+    def per_epoch(self) -> int:
+        """Updates in an epoch."""
+        return batches_per_epoch(len(self.images), self.config.batch_size)
+
+    @property
+    def total(self) -> int:
+        """Updates of the whole run."""
+        total = self.config.epochs * self.per_epoch
+        return total if self.config.steps is None else min(total, self.config.steps)
+
+    def size(self, step: int) -> int:
+        """Images in an update's batch, of all ranks together."""
+        return min(self.config.batch_size, len(self.images) - step % self.per_epoch * self.config.batch_size)
+
+    def shard(self, step: int) -> Shard | None:
+        """Which part of an update's batch this rank works on; None: all of it."""
+        if self.config.parallel != "data" or self.ranks.is_single_process:
+            return None
+        return shard_of(self.size(step), self.ranks.rank, self.ranks.num_ranks)
+
+    @contextmanager
+    def sharded(self, step: int) -> Iterator[None]:
+        """Inside, tensors of n rows are this rank's part of an update's batch: see :mod:`gradlens.runtime.batch_shard`."""
+        with sharded(self.shard(step)):
+            yield
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """The input [N, *] and targets [N, *] of an update (images and labels, or the rule's task), or this rank's part of them.
+
+        Inside :meth:`sharded` where the batch is shared.
+        """
+        epoch, i = divmod(step, self.per_epoch)
+        if self._order[0] != epoch:
+            order = torch.randperm(len(self.images), generator=generator(self.config.seed, "order", epoch))
+            self._order = epoch, order.to(self.device)
+        chosen, shard = self._order[1][i * self.config.batch_size : (i + 1) * self.config.batch_size], self.shard(step)
+        if shard is not None:
+            chosen = chosen[shard.start : shard.stop]
+        taken = self.images.take(chosen)
+        images = crop_and_flip(taken.images, self.config.seed, step) if self.config.augment else taken.images
+        return self.method.make_inputs(images, taken.labels, step, self.to_input)

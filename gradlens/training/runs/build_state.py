@@ -1,0 +1,100 @@
+"""From a config and its data to a run that can be trained; settings that do not go together are refused."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from gradlens.data.split import Data
+from gradlens.data.transforms import input_of
+from gradlens.runtime.errors import InputError
+from gradlens.runtime.process_group import SINGLE_PROCESS, ProcessGroup
+from gradlens.runtime.sync_batchnorm import synchronise
+from gradlens.training.batches import Batches
+from gradlens.training.build import ModelAndMethod, build_model_and_method
+from gradlens.training.config import Config
+from gradlens.training.online_probe.probe import OnlineProbe
+from gradlens.training.optimizers import make_optimizer
+from gradlens.training.parallel.choose import check_layer_parallel, choose_stage
+from gradlens.training.state import TrainState
+
+
+def build_state(config: Config, data: Data, device: torch.device, ranks: ProcessGroup = SINGLE_PROCESS) -> TrainState:
+    """Make the network, the rule and the optimiser of a config, at the beginning of a run.
+
+    Args:
+        config: the settings.
+        data: what is trained and tested on.
+        device: where.
+        ranks: that share the run; all of them must build it.
+
+    Raises:
+        InputError: a model that does not fit the images, a rule that does not fit the model, or see :func:`require_fit`.
+
+    """
+    network = build_model_and_method(config, data.shape, len(data.classes), device)
+    require_fit(config, network, data)
+    method = network.method
+    if config.sync_batchnorm:
+        synchronise(*network)
+    optimizer = make_optimizer(config, network)
+    learned_from = data.everything if method.unlabelled else data.train
+    batches = Batches(config, learned_from.to(device), method, input_of(config.normalize, data, device), ranks)
+    some_unknown = method.classifies and data.unlabelled is not None  # accuracy is of images whose label is known
+    probe = OnlineProbe(network.block_names(), len(data.classes)) if config.online_probe else None
+    return TrainState(
+        config=config,
+        data=data,
+        network=network,
+        optimizer=optimizer,
+        base_lr=[group["lr"] for group in optimizer.param_groups],
+        batches=batches,
+        test=data.test.to(device),
+        test_name=data.test_name,
+        labelled=data.train.to(device) if some_unknown else batches.images,
+        stage=choose_stage(config, network, optimizer, batches, probe),
+        ranks=ranks,
+        probe=probe,
+    )
+
+
+def require_fit(config: Config, network: ModelAndMethod, data: Data) -> None:
+    """Refuse settings that do not go with the network and rule they name.
+
+    Raises:
+        InputError: epochs that make no sense for the rule, batch statistics of one image, batches or blocks that ranks cannot share.
+
+    """
+    if objection := network.method.validate_epochs(config.epochs):
+        raise InputError(objection)
+    normalises = any(isinstance(m, _BatchNorm) for part in network for m in part.modules())
+    if config.batch_size == 1 and normalises:
+        raise InputError("--batch-size 1: this network normalises over the batch, and one image has no batch statistics")
+    images = len(data.everything if network.method.unlabelled else data.train)
+    if config.parallel == "data":
+        _require_divisible(config, images, normalises)
+    if config.parallel == "layers":
+        check_layer_parallel(config, network.method, images)
+
+
+def _require_divisible(config: Config, images: int, normalises: bool) -> None:
+    """Every rank needs an image of every batch, and two where it normalises over its own part.
+
+    Raises:
+        InputError: the batch, or the rest at the end of an epoch, is too small for the ranks.
+
+    """
+    least = 2 if normalises and not config.sync_batchnorm else 1
+    why = ", of which each rank needs 2 for the batch statistics of its part (or --sync-batchnorm)" if least == 2 else ""
+    if config.batch_size < least * config.ranks:
+        raise InputError(f"--batch-size {config.batch_size} is too small for {config.ranks} ranks{why}")
+    rest = images % config.batch_size
+    if "replay_buffer" in config.rule.depends_on and (rest or config.batch_size % config.ranks):
+        raise InputError(
+            f"{config.method} keeps batches, which must be of one size on all {config.ranks} ranks: choose --batch-size, a multiple of"
+            f" {config.ranks}, and --limit so that it divides the {images} training images"
+        )
+    if 1 < rest < least * config.ranks:
+        raise InputError(
+            f"the last batch of each epoch has {rest} images for {config.ranks} ranks{why}: another --batch-size or --limit leaves more"
+        )

@@ -1,0 +1,44 @@
+"""What refuses a config before anything is trained or written."""
+
+from __future__ import annotations
+
+from gradlens.data.split import Data
+from gradlens.runtime.errors import InputError
+from gradlens.training import tensorboard
+from gradlens.training.build import check_model_and_method
+from gradlens.training.config import Config
+from gradlens.training.context import RunContext, load_data
+from gradlens.training.runs.build_state import require_fit
+
+
+def check(config: Config, context: RunContext) -> None:
+    """Refuse a config that cannot be trained. Network and rule are made as shapes only: no weights, no images on the device.
+
+    Raises:
+        InputError: data that cannot be loaded, a model that does not fit them, a batch larger than the data, ranks that are too many.
+
+    """
+    data = checked_data(config, context)
+    require_fit(config, check_model_and_method(config, data.shape, len(data.classes)), data)
+
+
+def checked_data(config: Config, context: RunContext) -> Data:
+    """The data of a config, large enough for its batches.
+
+    Raises:
+        InputError: data that cannot be loaded, a batch larger than they are or too small for the rule.
+
+    """
+    if context.tensorboard:
+        tensorboard.must_be_installed()
+    data = load_data(config, context)
+    rule = config.rule
+    images = len(data.everything if rule.unlabelled else data.train)
+    if config.batch_size > images:
+        kind = "training" if config.labels is None or rule.unlabelled else f"labelled (--labels {config.labels:g})"
+        raise InputError(f"--batch-size {config.batch_size} is larger than the {images} {kind} images there are")
+    if config.batch_size < rule.least_batch:
+        raise InputError(
+            f"--batch-size {config.batch_size}: {config.method} tells a batch's images apart and needs {rule.least_batch} or more"
+        )
+    return data
