@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from textwrap import fill
 from typing import Any, NamedTuple
 
@@ -15,9 +14,10 @@ from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from gradlens.analysis.inpainting import NAME, unpacked
+from gradlens.analysis.inpainting import unpacked
 from gradlens.reporting.aggregate import interval
-from gradlens.reporting.style import LOOK, head, save_figure
+from gradlens.reporting.analysis_report import Figures, Results
+from gradlens.reporting.style import LOOK, head
 from gradlens.runtime.errors import InputError
 from gradlens.training.run_directory import Run
 from gradlens.training.run_groups import group_runs
@@ -140,9 +140,15 @@ def inpainting_grid(panels: Sequence[InpaintingPanel], *, title: str = "") -> Fi
     return figure
 
 
-def draw_inpainting(runs: Sequence[Run], results: Sequence[Mapping[str, Any]], folder: Path, title: str = "") -> list[Path]:
-    """Draw ``inpainting``, the pictures of each label's first seed; the errors are its table. Returns the png file."""
-    panels = []
-    for label, (first, *_) in _by_label(runs, results):
-        panels.append(InpaintingPanel(label, *(unpacked(first, name) for name in ("original", "corrupted", "output"))))
-    return save_figure(inpainting_grid(panels, title=title), inpainting_rows(runs, results), folder, NAME)[:1]
+def tables(runs: Sequence[Run], results: Results) -> list[Table]:
+    """What `gradlens inpaint` prints."""
+    return [inpainting_table(inpainting_rows(runs, results))]
+
+
+def figures(runs: Sequence[Run], results: Results, title: str) -> Figures:
+    """What `gradlens inpaint` draws: the pictures of each label's first seed; the errors are its table."""
+    panels = [
+        InpaintingPanel(label, *(unpacked(first, name) for name in ("original", "corrupted", "output")))
+        for label, (first, *_) in _by_label(runs, results)
+    ]
+    return {"inpainting": (inpainting_grid(panels, title=title), inpainting_rows(runs, results))}

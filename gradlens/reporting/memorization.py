@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from matplotlib import style
@@ -13,10 +12,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 from rich.table import Table
 
-from gradlens.analysis.memorization import NAME
-from gradlens.reporting.aggregate import CurvePoint, curve_points, interval, runs_title
+from gradlens.reporting.aggregate import CurvePoint, curve_points, interval
+from gradlens.reporting.analysis_report import Figures, Results
 from gradlens.reporting.console import number_text
-from gradlens.reporting.style import GREY, LOOK, Style, band, head, joined, line_handles, over_seeds, save_figure, styles
+from gradlens.reporting.style import GREY, LOOK, Style, band, head, joined, line_handles, over_seeds, styles
 from gradlens.reporting.training_figures import curve_figure
 from gradlens.runtime.errors import InputError
 from gradlens.training.metrics import TRAIN_EVAL
@@ -268,21 +267,18 @@ def noise_by_block(
     return figure
 
 
-def draw_memorization(
-    runs: Sequence[Run], results: Sequence[Mapping[str, Any]], folder: Path, title: str = "", name: str = NAME
-) -> list[Path]:
-    """Write the figures of some runs, each as png, svg and csv; returns the png files.
+def tables(runs: Sequence[Run], results: Results) -> Iterator[Table]:
+    """What `gradlens memorize` prints."""
+    yield memorization_table(runs, results)
+    if points := block_points(runs, results):
+        yield memorization_block_table(points)
 
-    Raises:
-        InputError: the folder cannot be written.
 
-    """
-    look = styles(run_labels(runs))
-    title = title or runs_title(runs)
-    chance = float(results[0]["chance"])
-    points = memorization_curves(runs)
-    files = save_figure(memorization_curve(points, chance, title=title, look=look), points, folder, name)[:1]
+def figures(runs: Sequence[Run], results: Results, title: str) -> Figures:
+    """What `gradlens memorize` draws."""
+    chance, points = float(results[0]["chance"]), memorization_curves(runs)
+    curve = memorization_curve(points, chance, title=title, look=styles(run_labels(runs)))
+    drawn: dict[str, tuple[Figure, Sequence[Any]]] = {"memorization": (curve, points)}
     if blocks := block_points(runs, results):
-        figure = noise_by_block(blocks, MEMORIZATION_QUANTITIES, chance, title=title)
-        files += save_figure(figure, blocks, folder, f"{name}_by_block")[:1]
-    return files
+        drawn["memorization_by_block"] = (noise_by_block(blocks, MEMORIZATION_QUANTITIES, chance, title=title), blocks)
+    return drawn

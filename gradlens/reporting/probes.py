@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from matplotlib import style
@@ -17,8 +16,9 @@ from gradlens.analysis.linear_probe import PIXELS, TRAINED, UNTRAINED
 from gradlens.analysis.linear_separability import SEPARABLE, UNDECIDED
 from gradlens.analysis.probe_block import PERMUTED, TRUE, ProbeRecord
 from gradlens.reporting.aggregate import interval
+from gradlens.reporting.analysis_report import Figures, Results
 from gradlens.reporting.console import number_text
-from gradlens.reporting.style import GREY, LOOK, Style, band, head, joined, line_handles, over_seeds, panels, save_figure, styles
+from gradlens.reporting.style import GREY, LOOK, Style, band, head, joined, line_handles, over_seeds, panels, styles
 from gradlens.runtime.errors import InputError
 from gradlens.training.metrics import TRAIN
 from gradlens.training.run_directory import Run
@@ -310,15 +310,29 @@ def separability_over_training(points: Sequence[ProbePoint], *, title: str = "",
     return figure
 
 
-def draw_probes(points: Sequence[ProbePoint], out: Path, title: str = "") -> list[Path]:
-    """Write the figures: by depth, and over training where there are snapshots; their png files.
+def probe_figures(points: Sequence[ProbePoint], title: str = "") -> dict[str, tuple[Figure, Sequence[ProbePoint]]]:
+    """The figures: by depth, and over training where there are snapshots.
 
     Raises:
-        InputError: nothing to draw, or the folder cannot be written.
+        InputError: nothing to draw.
 
     """
     shown = last_probed(points)
-    files = [save_figure(separability_by_depth(shown, title=title), shown, out, "separability_by_depth")[0]]
+    drawn: dict[str, tuple[Figure, Sequence[ProbePoint]]] = {"separability_by_depth": (separability_by_depth(shown, title=title), shown)}
     if len({(p.label, p.step) for p in points if p.network == TRAINED}) > len({p.label for p in points}):
-        files.append(save_figure(separability_over_training(points, title=title), points, out, "separability_over_training")[0])
-    return files
+        drawn["separability_over_training"] = (separability_over_training(points, title=title), points)
+    return drawn
+
+
+def tables(runs: Sequence[Run], results: Results) -> Iterator[Table]:
+    """What `gradlens probe` prints: of one run the details, accuracies by block, and what is separable where that was asked."""
+    if len(runs) == 1:
+        yield probe_detail(results[0])
+    yield from probe_tables(probe_points(runs, results))
+    if any(result["separability"] for result in results):
+        yield separability_table(runs, results)
+
+
+def figures(runs: Sequence[Run], results: Results, title: str) -> Figures:
+    """What `gradlens probe` draws."""
+    return probe_figures(probe_points(runs, results), title)

@@ -1,0 +1,115 @@
+"""The section of the page on linear probes."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gradlens.reporting.html.charts import compact, line_chart
+from gradlens.reporting.html.parts import ReportContext, ReportSection, Table, TableCell, number_cell, with_thousands
+from gradlens.reporting.html.stored import (
+    Cells,
+    Result,
+    block_cells_table,
+    gathered,
+    last,
+    lines_of,
+    pooled,
+    protocol,
+    rows_of,
+    stored,
+    value,
+)
+from gradlens.reporting.html.wording import short_number
+from gradlens.training.run_directory import Run
+
+
+def section(held: ReportContext) -> ReportSection:
+    """What a linear probe reads on every block, beside its controls; whether the classes are strictly separable."""
+    shown = ReportSection("separability", "Linear separability")
+    results = stored(held, shown, "probe", "gradlens probe {}")
+    if not results:
+        return shown
+
+    def accuracy(network: str, labels: str, half: str = "test") -> Cells:
+        def of(_: Run, result: Result) -> Any:
+            rows = [r for r in rows_of(result, "rows", "block", "network") if r["network"] == network and r.get("labels", "true") == labels]
+            return [(str(r["block"]), value(r, half)) for r in last(rows) if half in r]
+
+        return gathered(held, results, of)
+
+    begun = [path for path, result in results.items() if not any(r["network"] == "trained" for r in rows_of(result, "rows", "network"))]
+    if begun:
+        paths = " ".join(shlex.quote(str(path)) for path in begun)
+        shown.missing.append(f"Interrupted before the trained network was probed: `gradlens probe {paths}` goes on.")
+    trained = accuracy("trained", "true")
+    blocks = {place: place for _, place in trained}
+    pixels = accuracy("pixels", "true")
+    untrained = accuracy("untrained", "true")
+    drawn = lines_of(held, trained) + pooled(untrained, "untrained network")
+    if reached := [v for values in pixels.values() for v in values if math.isfinite(v)]:
+        drawn.append(
+            {"label": None, "name": "raw pixels", "x": list(blocks), "y": [compact(float(np.mean(reached)))] * len(blocks), "dash": "dash"}
+        )
+    drawn += pooled(accuracy("trained", "permuted"), "permuted labels", "longdashdot")
+    if blocks:
+        shown.text.append(
+            "Held-out accuracy of a multinomial logistic regression on each block's frozen activations. Grey: the same on the untrained"
+            " network (dotted), on raw pixels (dashed) and with permuted labels (dash-dotted)."
+        )
+        shown.charts.append(line_chart("linear probe, held-out accuracy", "block", "accuracy (%)", drawn, percent=True, categories=True))
+        columns = {
+            "held-out %": trained, "training %": accuracy("trained", "true", "train"), "untrained network, held-out %": untrained,
+            "permuted labels, training %": accuracy("trained", "permuted", "train"),
+        }  # fmt: skip
+        note = f"Raw pixels: {short_number(100 * float(np.mean(reached)), 1)} % held-out." if reached else ""
+        note += " What permuted labels reach in training is how much of any labelling so many features can hold."
+        shown.tables.append(
+            block_cells_table(held, "Linear probe", {name: (cells, 1, 100) for name, cells in columns.items()}, note.strip())
+        )
+
+    def over_time(_: Run, result: Result) -> Any:
+        rows = [
+            r
+            for r in rows_of(result, "rows", "block", "network", "step")
+            if r.get("labels", "true") == "true" and r["network"] == "trained"
+        ]
+        return [((str(r["block"]), int(r["step"])), value(r, "test")) for r in rows if "test" in r]
+
+    steps = gathered(held, results, over_time)
+    if len({step for _, (_, step) in steps}) > 1:
+        for block in blocks:
+            mine = {(label, step): values for (label, (b, step)), values in sorted(steps.items(), key=lambda c: c[0][1][1]) if b == block}
+            shown.charts.append(line_chart(f"linear probe on {block}", "updates", "accuracy (%)", lines_of(held, mine), percent=True))
+    shown.tables += [t for t in [_certificates(held, results)] if t]
+    protocol(shown, results.values())
+    return shown
+
+
+def _certificates(held: ReportContext, results: Mapping[Path, Result]) -> Table | None:
+    rows = []
+    for label, group in held.groups.items():
+        for run in group:
+            for r in rows_of(results.get(run.path, {}), "separability", "block", "verdict"):
+                low, high = (r.get("gap") or [None, None])[:2]
+                gap = "–" if low is None or high is None or r["verdict"] == "not separable" else f"{low:.3g} to {high:.3g}"
+                words = [str(r.get(key, "–")) for key in ("block", "network", "labels")]
+                rows.append(
+                    [
+                        held.named(label), TableCell(str(run.config.seed), run.config.seed), *(TableCell(w, w) for w in words),
+                        TableCell(str(r["verdict"]), str(r["verdict"])), TableCell(gap, compact(value(r, "margin"))),
+                        *(TableCell(with_thousands(value(r, key)), compact(value(r, key))) for key in ("n", "features", "cover_capacity")),
+                        number_cell(value(r, "n_per_feature")),
+                    ]
+                )  # fmt: skip
+    columns = ["method", "seed", "block", "network", "labels", "verdict", "largest margin between", "n", "d", "Cover's capacity", "n/d"]
+    note = (
+        "Few points in many dimensions are separable whatever their labels: below Cover's capacity, 2 (d + 1) points, most two-class"
+        " labellings are."
+    )
+    return Table("Strictly linearly separable?", columns, rows, note) if rows else None
