@@ -99,6 +99,12 @@ class Analysis:
         """Compute what the analysis finds of a run, store it as ``<name>.json`` in its directory, and return it."""
         raise NotImplementedError
 
+    def store(self, run: Run, result: Result) -> None:
+        """Write a result as ``<name>.json`` into a run's directory."""
+        from gradlens.training.run_directory import save_result
+
+        save_result(run.path, self.name, result)
+
     def compare(self, runs: Sequence[Run], session: Session) -> Result:
         """Compare the first run with the others and store it as ``<comparison>.json``; only where ``comparison`` is set."""
         raise NotImplementedError
