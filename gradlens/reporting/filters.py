@@ -18,7 +18,7 @@ from gradlens.analysis.first_layer_filters import DECIDES
 from gradlens.methods import SHIPPED
 from gradlens.reporting.aggregate import interval
 from gradlens.reporting.analysis_report import Figures, Results
-from gradlens.reporting.console import number_text
+from gradlens.reporting.numbers import number_text
 from gradlens.reporting.style import GREY, LOOK, head, joined, over_seeds, panels, styles
 from gradlens.runtime.errors import InputError
 from gradlens.training.run_directory import Run

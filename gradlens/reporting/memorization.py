@@ -14,7 +14,7 @@ from rich.table import Table
 
 from gradlens.reporting.aggregate import CurvePoint, curve_points, interval
 from gradlens.reporting.analysis_report import Figures, Results
-from gradlens.reporting.console import number_text
+from gradlens.reporting.numbers import number_text
 from gradlens.reporting.style import GREY, LOOK, Style, band, head, joined, line_handles, over_seeds, styles
 from gradlens.reporting.training_figures import curve_figure
 from gradlens.runtime.errors import InputError

@@ -17,7 +17,7 @@ from gradlens.analysis.linear_separability import SEPARABLE, UNDECIDED
 from gradlens.analysis.probe_block import PERMUTED, TRUE, ProbeRecord
 from gradlens.reporting.aggregate import interval
 from gradlens.reporting.analysis_report import Figures, Results
-from gradlens.reporting.console import number_text
+from gradlens.reporting.numbers import number_text
 from gradlens.reporting.style import GREY, LOOK, Style, band, head, joined, line_handles, over_seeds, panels, styles
 from gradlens.runtime.errors import InputError
 from gradlens.training.metrics import TRAIN

@@ -17,7 +17,7 @@ from gradlens.analysis.network_similarity import PAIRS
 from gradlens.analysis.representations import TRAINED, UNTRAINED, RepresentationRecord
 from gradlens.reporting.aggregate import LayerPoint, interval
 from gradlens.reporting.analysis_report import Figures, Results
-from gradlens.reporting.console import number_text
+from gradlens.reporting.numbers import number_text, short_number
 from gradlens.reporting.style import LOOK, Style, band, head, joined, line_handles, over_seeds, panels, styles
 from gradlens.reporting.training_figures import over_training
 from gradlens.runtime.errors import InputError
@@ -282,7 +282,7 @@ def cka_figure(cells: Sequence[SimilarityCell], *, title: str = "") -> Figure:
             values[rows.index(c.block), across.index(c.other_block)] = c.cka
         mesh = ax.pcolormesh(np.ma.masked_invalid(values), cmap="viridis", vmin=0, vmax=1, edgecolors="white", linewidth=0.8)
         for (row, column), value in np.ndenumerate(values):
-            text = f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−") if math.isfinite(value) else "–"
+            text = short_number(value)
             ink = "0.1" if value > 0.6 else "white" if math.isfinite(value) else "0.25"
             if most <= 10:
                 ax.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=ink, fontsize=8)

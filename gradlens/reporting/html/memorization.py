@@ -6,7 +6,7 @@ import math
 
 from gradlens.reporting.aggregate import interval
 from gradlens.reporting.html.charts import compact, line_chart
-from gradlens.reporting.html.parts import ReportContext, ReportSection, Table, TableCell, mean_cell, with_thousands
+from gradlens.reporting.html.parts import ReportContext, ReportSection, Table, TableCell, mean_cell
 from gradlens.reporting.html.stored import (
     gathered,
     lines_of,
@@ -16,7 +16,8 @@ from gradlens.reporting.html.stored import (
     stored,
     value,
 )
-from gradlens.reporting.html.wording import listed, short_number
+from gradlens.reporting.html.wording import listed
+from gradlens.reporting.numbers import short_number, with_thousands
 
 
 def section(held: ReportContext) -> ReportSection:

@@ -7,7 +7,7 @@ from typing import Any
 
 from gradlens.reporting.aggregate import interval
 from gradlens.reporting.html.charts import line_chart
-from gradlens.reporting.html.parts import ReportContext, ReportSection, Table, TableCell, mean_cell, with_thousands
+from gradlens.reporting.html.parts import ReportContext, ReportSection, Table, TableCell, mean_cell
 from gradlens.reporting.html.stored import (
     Cells,
     Result,
@@ -17,6 +17,7 @@ from gradlens.reporting.html.stored import (
     stored,
     value,
 )
+from gradlens.reporting.numbers import with_thousands
 from gradlens.training.run_directory import Run
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gradlens.reporting.html.charts import compact, line_chart
-from gradlens.reporting.html.parts import ReportContext, ReportSection, Table, TableCell, number_cell, with_thousands
+from gradlens.reporting.html.parts import ReportContext, ReportSection, Table, TableCell, number_cell
 from gradlens.reporting.html.stored import (
     Cells,
     Result,
@@ -25,7 +25,7 @@ from gradlens.reporting.html.stored import (
     stored,
     value,
 )
-from gradlens.reporting.html.wording import short_number
+from gradlens.reporting.numbers import short_number, with_thousands
 from gradlens.training.run_directory import Run
 
 

@@ -23,7 +23,7 @@ from gradlens.reporting.html.stored import (
     stored,
     value,
 )
-from gradlens.reporting.html.wording import short_number
+from gradlens.reporting.numbers import short_number
 from gradlens.training.run_directory import Run
 
 MATRICES = 12  # CKA matrices on the page at most

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from gradlens.reporting.aggregate import Interval, interval
 from gradlens.reporting.html.notices import Notice
 from gradlens.reporting.html.standings import TRUTH, BaselineComparison, MethodSummary, below_top
-from gradlens.reporting.html.wording import listed, short_number, with_interval
+from gradlens.reporting.html.wording import listed
+from gradlens.reporting.numbers import short_number, with_interval
 
 if TYPE_CHECKING:  # imports torch
     pass
