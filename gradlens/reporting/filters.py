@@ -17,12 +17,11 @@ from rich.table import Table
 from gradlens.analysis.first_layer_filters import DECIDES
 from gradlens.methods import SHIPPED
 from gradlens.reporting.aggregate import interval
-from gradlens.reporting.analysis_report import Figures, Results
+from gradlens.reporting.analysis_report import Figures, Results, results_by_label
 from gradlens.reporting.numbers import number_text
 from gradlens.reporting.style import GREY, LOOK, head, joined, over_seeds, panels, styles
 from gradlens.runtime.errors import InputError
 from gradlens.training.run_directory import Run
-from gradlens.training.run_groups import group_runs
 
 FILTERS_SHOWN = 49  # in a panel, the first ones of the layer, as in the documents' 7x7
 FILTER_ORDER = "luminance by frequency, then colour by hue"
@@ -62,12 +61,6 @@ class FilterNumber(NamedTuple):
 # -------------------------------------------------------------------------------------------------------- over seeds
 
 
-def results_by_label(runs: Sequence[Run], results: Results) -> dict[str, list[Mapping[str, Any]]]:
-    """Label -> results of its seeds, in the order of the runs."""
-    found = {run.path: result for run, result in zip(runs, results, strict=True)}
-    return {label: [found[run.path] for run in group] for label, group in group_runs(runs).items()}
-
-
 def side_by_side(labels: Iterable[str]) -> list[str]:
     """Labels in the documents' order (bp, chunked, overlap, dgl), others after them; of one method as they came."""
     known = [*BESIDE_BP, *SHIPPED]
@@ -103,7 +96,7 @@ def filter_table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
     """Label × number: mean over seeds with half its 95 % interval, the untrained stems' mean in brackets, chance in the last lines.
 
     Args:
-        results: from :func:`results_by_label`.
+        results: from :func:`gradlens.reporting.analysis_report.results_by_label`.
 
     """
     cells: dict[str, list[str]] = {}
@@ -272,7 +265,7 @@ def filter_figures(results: Mapping[str, Sequence[Mapping[str, Any]]], title: st
     """The figures of some runs' filters: the filters, what training added to them, and the numbers.
 
     Args:
-        results: from :func:`results_by_label`.
+        results: from :func:`gradlens.reporting.analysis_report.results_by_label`.
         title: what the runs have in common.
 
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from textwrap import fill
 from typing import Any, NamedTuple
 
@@ -16,11 +16,10 @@ from rich.table import Table
 
 from gradlens.analysis.inpainting import unpacked
 from gradlens.reporting.aggregate import interval
-from gradlens.reporting.analysis_report import Figures, Results
+from gradlens.reporting.analysis_report import Figures, Results, results_by_label
 from gradlens.reporting.style import LOOK, head
 from gradlens.runtime.errors import InputError
 from gradlens.training.run_directory import Run
-from gradlens.training.run_groups import group_runs
 
 
 class InpaintingRow(NamedTuple):
@@ -59,7 +58,7 @@ def inpainting_rows(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -
 
     """
     found = []
-    for label, mine in _by_label(runs, results):
+    for label, mine in results_by_label(runs, results).items():
 
         def mean(of: str, name: str, mine: Sequence[Mapping[str, Any]] = mine) -> float:
             return interval(one["errors"][of][name] for one in mine).mean
@@ -68,13 +67,6 @@ def inpainting_rows(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -
         patch = mean("mean_patch", "l1"), mean("mean_patch", "l2"), mean("mean_patch", "psnr")
         found.append(InpaintingRow(label, mean("network", "l1"), l2, ends[0], ends[1], mean("network", "psnr"), *patch, len(mine)))
     return found
-
-
-def _by_label(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, list[Mapping[str, Any]]]]:
-    """Label -> the results of its runs."""
-    of = {run.path: result for run, result in zip(runs, results, strict=True)}
-    for label, group in group_runs(runs).items():
-        yield label, [of[run.path] for run in group]
 
 
 def inpainting_table(found: Sequence[InpaintingRow]) -> Table:
@@ -149,6 +141,6 @@ def figures(runs: Sequence[Run], results: Results, title: str) -> Figures:
     """What `gradlens inpaint` draws: the pictures of each label's first seed; the errors are its table."""
     panels = [
         InpaintingPanel(label, *(unpacked(first, name) for name in ("original", "corrupted", "output")))
-        for label, (first, *_) in _by_label(runs, results)
+        for label, (first, *_) in results_by_label(runs, results).items()
     ]
     return {"inpainting": (inpainting_grid(panels, title=title), inpainting_rows(runs, results))}

@@ -13,14 +13,14 @@ from matplotlib.ticker import PercentFormatter
 from rich.table import Table
 
 from gradlens.reporting.aggregate import CurvePoint, curve_points, interval
-from gradlens.reporting.analysis_report import Figures, Results
+from gradlens.reporting.analysis_report import Figures, Results, results_by_label
 from gradlens.reporting.numbers import number_text
 from gradlens.reporting.style import GREY, LOOK, Style, band, head, joined, line_handles, over_seeds, styles
 from gradlens.reporting.training_figures import curve_figure
 from gradlens.runtime.errors import InputError
 from gradlens.training.metrics import TRAIN_EVAL
 from gradlens.training.run_directory import Run
-from gradlens.training.run_groups import group_runs, run_labels
+from gradlens.training.run_groups import run_labels
 
 APART = {  # settings that say what rule it is, which draw, or what is looked at: no part of the schedule
     "method", "options", "seed", "record_every", "diagnose_every", "keep_checkpoints", "evaluate_train", "online_probe", "limit_test",
@@ -79,10 +79,8 @@ def _values(results: Sequence[Mapping[str, Any]], name: str) -> list[float]:
 
 def memorization_scores(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list[Memorized]:
     """One row a group of seeds, of runs and what :func:`gradlens.analysis.memorization.memorized` found of each."""
-    of = {run.path: result for run, result in zip(runs, results, strict=True)}
     rows = []
-    for label, group in group_runs(runs).items():
-        mine = [of[run.path] for run in group]
+    for label, mine in results_by_label(runs, results).items():
         half, most = (interval(_values(mine, name)) for name in ("epochs_to_50", "epochs_to_90"))
         final, best = interval(_values(mine, "final")), interval(_values(mine, "best"))
         held = interval(r["held_out"]["final"] for r in mine)
@@ -97,10 +95,11 @@ def memorization_scores(runs: Sequence[Run], results: Sequence[Mapping[str, Any]
 
 def block_points(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list[BlockPoint]:
     """The probes' accuracies by block, and the network's own as a last block; of runs with partial noise only."""
-    of = {run.path: result for run, result in zip(runs, results, strict=True) if "blocks" in result}
-    rows = []
-    for label, group in group_runs([run for run in runs if run.path in of]).items() if of else ():
-        mine = [of[run.path] for run in group]
+    partial = [(run, result) for run, result in zip(runs, results, strict=True) if "blocks" in result]
+    rows: list[BlockPoint] = []
+    if not partial:
+        return rows
+    for label, mine in results_by_label(*zip(*partial, strict=True)).items():
         for k, block in enumerate(row["block"] for row in mine[0]["blocks"]):
             for quantity in MEMORIZATION_QUANTITIES:
                 here = interval(_values([r["blocks"][k] for r in mine], quantity))
