@@ -55,12 +55,11 @@ def _flag(field: dataclasses.Field[Any], type_: Any) -> inspect.Parameter:
     return _parameter(field.name, list[str] | None if repeatable else type_, info, None if repeatable else field.default)
 
 
-def _command(analysis: Analysis, given: Callable[..., None], parameters: Sequence[inspect.Parameter]) -> None:
-    """Make a function the command of an analysis."""
-    given.__doc__ = analysis.help
-    given.__signature__ = inspect.Signature(list(parameters))  # type: ignore[attr-defined]
-    with_all = isinstance(analysis, AnalysisWithTraining)
-    learned.command(analysis.command)(with_flags(*(() if with_all else ("device", "threads", "data-dir", "download", "quiet")))(given))
+def _register(analysis: Analysis, command: Callable[..., None], parameters: Sequence[inspect.Parameter], *shared: str) -> None:
+    """Add a function to the commands, with parameters of its own and flags that commands share (all, or those named)."""
+    command.__doc__ = analysis.help
+    command.__signature__ = inspect.Signature(list(parameters))  # type: ignore[attr-defined]
+    learned.command(analysis.command)(with_flags(*shared)(command))
 
 
 def add_command(analysis: Analysis) -> None:
@@ -84,7 +83,8 @@ def add_command(analysis: Analysis) -> None:
     types = get_type_hints(analysis.Options)
     flags = [_flag(field, types[name]) for name, field in fields.items()]
     out = _parameter("out", Path, typer.Option("--out", help=analysis.drawn), Path("figures"))
-    _command(analysis, command, [_parameter("run_dirs", list[Path], runs_given(analysis.argument)), *flags, out])
+    own = [_parameter("run_dirs", list[Path], runs_given(analysis.argument)), *flags, out]
+    _register(analysis, command, own, "device", "threads", "data-dir", "download", "quiet")
 
 
 def add_command_with_training(analysis: AnalysisWithTraining) -> None:
@@ -117,13 +117,9 @@ def add_command_with_training(analysis: AnalysisWithTraining) -> None:
             results = analysis.analyse(runs, place, watch=display.count, say=_aside)
         _shown(analysis, runs, results, folder)
 
-    what = typer.Argument(metavar="[METHOD_OR_RUN_DIR]...", help=analysis.argument)
-    figures = typer.Option("--figures", help=f"{analysis.drawn} [OUT/figures]")
-    _command(
-        analysis,
-        command,
-        [_parameter("what", list[str] | None, what, None), _parameter("figures_to", Path | None, figures, None)],
-    )
+    named = _parameter("what", list[str] | None, typer.Argument(metavar="[METHOD_OR_RUN_DIR]...", help=analysis.argument), None)
+    out = _parameter("figures_to", Path | None, typer.Option("--figures", help=f"{analysis.drawn} [OUT/figures]"), None)
+    _register(analysis, command, [named, out])
 
 
 for _analysis in ANALYSES.values():
