@@ -36,7 +36,7 @@ from gradlens.gradients.rows import step_rows
 from gradlens.gradients.true_gradient import preserve_buffers_and_rng, true_gradients
 from gradlens.methods import METHODS
 from gradlens.reporting.aggregate import interval, scores, without_noise
-from gradlens.reporting.console import number_text
+from gradlens.reporting.numbers import number_text
 from gradlens.runtime.rng import seeded
 from gradlens.training.config import Config, make_config
 from gradlens.training.cost.step_benchmark import bench

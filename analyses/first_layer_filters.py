@@ -28,8 +28,10 @@ from analyses.study import arguments, data_name, judged, publish, run_context_of
 from gradlens.analysis.first_layer_filters import filters_run
 from gradlens.cli.progress import Display
 from gradlens.reporting.aggregate import Interval, interval
-from gradlens.reporting.console import number_text, show
-from gradlens.reporting.filters import FILTER_NUMBERS, draw_filters, filter_table
+from gradlens.reporting.analysis_report import save_figures
+from gradlens.reporting.console import show
+from gradlens.reporting.filters import FILTER_NUMBERS, filter_figures, filter_table
+from gradlens.reporting.numbers import number_text
 from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run
 
@@ -114,7 +116,7 @@ def main() -> None:
         progress = display.count("filters")
         for i, (stem, label, seed) in enumerate(keys):
             progress(i, len(keys), f"{label}, stem {stem}, seed {seed}")
-            found[stem][label].append(filters_run(runs[stem, label, seed].path, place))
+            found[stem][label].append(filters_run(runs[stem, label, seed], place))
     accuracy = {}
     for stem, seeds in SEEDS.items():
         print(f"\nstem {stem}x{stem}, {seeds} seed{'s' * (seeds > 1)}")
@@ -123,7 +125,8 @@ def main() -> None:
             accuracy[f"{label} {stem}x{stem}"] = group = accuracies([runs[stem, label, seed] for seed in range(seeds)])
             print(f"{label}: {number_text(group.mean, group.low, 1)} % of held-out images right")
         title = f"{data_name(args)} · BasicCNN, width 32, five blocks"
-        draw_filters([runs[stem, "bp", 0]], found[stem], folder, title, f"stem{stem}")
+        drawn = filter_figures(found[stem], title)
+        save_figures({name.replace("filter", f"stem{stem}"): figure for name, figure in drawn.items()}, folder)
     local = [label for label in RULES if label != "bp"]
     trained_, added = ({label: different(found[7], label, of) for label in local} for of in ("trained", "change"))
     for what, those in (("trained filters", trained_), ("what training added", added)):

@@ -20,13 +20,14 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from analyses.study import arguments, data_name, judged, publish, run_context_of, say, trained
+from analyses.study import arguments, data_name, judged, probed, publish, run_context_of, say, trained
 from gradlens.analysis import inpainting
-from gradlens.analysis.linear_probe import ProbeCache, ProbeOptions, probe_run
-from gradlens.cli.progress import Display
+from gradlens.analysis.of_runs.inpainting import Inpainting, InpaintingOptions
+from gradlens.analysis.of_runs.options import ProbeOptions
 from gradlens.reporting import inpainting as reporting_inpainting
+from gradlens.reporting.analysis_report import save_figures
 from gradlens.reporting.console import show
-from gradlens.reporting.probes import draw_probes, probe_points, probe_tables
+from gradlens.reporting.probes import probe_figures, probe_points, probe_tables
 from gradlens.reporting.style import save_figure
 from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run
@@ -94,15 +95,9 @@ def main() -> None:
     *runs, adversarial = trained(configs(args), args)
     test = 300 if args.data == "digits" else 2_000
     options = ProbeOptions(features=512, train_images=min(3_000, args.limit), test_images=test, separability=0)
-    known: ProbeCache = {}
-    with Display(quiet=False) as display:
-        probed, filled = [], []
-        for i, run in enumerate(runs):
-            display.count("probing")(i, len(runs), run.path.name)
-            probed.append(probe_run(run.path, place, options, say=print, known=known))
-            filled.append(inpainting.inpaint_run(run.path, place, 6))
-        last = inpainting.inpaint_run(adversarial.path, place, 6)
-    points = probe_points(runs, probed)
+    read = probed(runs, args, options)
+    *filled, last = Inpainting().analyse([*runs, adversarial], place, InpaintingOptions(images=6))
+    points = probe_points(runs, read)
     for part in probe_tables(points):
         show(part)
     names = [*TASKS.values(), ADVERSARIAL]
@@ -110,12 +105,12 @@ def main() -> None:
     errors = [row._replace(label=name) for row, name in zip(found, names, strict=True)]
     show(reporting_inpainting.inpainting_table(errors))
     by_task = _by_task(runs, filled)
-    claims = judge(_by_task(runs, probed), by_task)
+    claims = judge(_by_task(runs, read), by_task)
     say(claims)
     folder, title = args.figures / "inpainting", f"{data_name(args)} · BasicCNN, width 16"
-    draw_probes(points, folder, title=title)
+    save_figures(probe_figures(points, title), folder)
     save_figure(reporting_inpainting.inpainting_grid(_panels(by_task, last), title=title), errors, folder, "inpainting")
-    shown = {"protocol": probed[0]["protocol"], "claims": claims, "accuracy": [p._asdict() for p in points]}
+    shown = {"protocol": read[0]["protocol"], "claims": claims, "accuracy": [p._asdict() for p in points]}
     shown["errors"] = [row._asdict() for row in errors]
     publish("inpainting", [*runs, adversarial], args, shown, figures=False)
 

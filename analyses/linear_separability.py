@@ -21,9 +21,10 @@ from typing import Any
 
 from analyses.all_methods import EPOCHS, SEEDS, SHARED, STAGES
 from analyses.study import arguments, data_name, judged, probe_accuracy, probed, publish, say, trained
-from gradlens.analysis.linear_probe import ProbeOptions
+from gradlens.analysis.of_runs.options import ProbeOptions
+from gradlens.reporting.analysis_report import save_figures
 from gradlens.reporting.console import show
-from gradlens.reporting.probes import draw_probes, probe_points, probe_tables
+from gradlens.reporting.probes import probe_figures, probe_points, probe_tables
 from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run
 
@@ -72,7 +73,7 @@ def main() -> None:
         show(part)
     claims = judge({rule: [x for run, x in zip(runs, results, strict=True) if run.config.method == rule] for rule in RULES})
     say(claims)
-    draw_probes(points, args.figures / "linear_separability", title=f"{data_name(args)} · BasicCNN, width 32")
+    save_figures(probe_figures(points, f"{data_name(args)} · BasicCNN, width 32"), args.figures / "linear_separability")
     shown = {
         "protocol": results[0]["protocol"],
         "claims": claims,

@@ -42,7 +42,8 @@ from gradlens.data.datasets import load
 from gradlens.data.hierarchical_digits import LEVELS, Drawn, draw
 from gradlens.data.split import Data, Split
 from gradlens.reporting.aggregate import interval
-from gradlens.reporting.console import number_text, show
+from gradlens.reporting.console import show
+from gradlens.reporting.numbers import number_text
 from gradlens.reporting.style import save_figure
 from gradlens.runtime.rng import generator
 from gradlens.training.config import Config, make_config

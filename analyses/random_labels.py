@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from analyses.study import arguments, data_name, judged, publish, run_context_of, say, trained
-from gradlens.analysis import memorization
+from gradlens.analysis.of_runs.memorization import Memorization
 from gradlens.cli.progress import Display
 from gradlens.reporting import memorization as reporting_memorization
 from gradlens.reporting.aggregate import interval
+from gradlens.reporting.analysis_report import save_figures
 from gradlens.reporting.console import show
 from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run
@@ -56,9 +57,14 @@ def configs(data: str, rules: Sequence[tuple[str, dict[str, Any]]], settings: di
 
 def looked_at(runs: Sequence[Run], args: Any) -> list[Found]:
     """What each run memorized."""
-    place = run_context_of(args)
     with Display(quiet=False) as display:
-        return [memorization.memorized(run, place, display.count(f"{run.path.name}: probing")) for run in runs]
+        return Memorization().analyse(runs, run_context_of(args), watch=display.count)
+
+
+def draw(name: str, runs: Sequence[Run], results: Sequence[Found], args: Any, title: str) -> None:
+    """The figures of `gradlens memorize`, under another name."""
+    drawn = reporting_memorization.figures(runs, results, title)
+    save_figures({file.replace("memorization", name): figure for file, figure in drawn.items()}, args.figures / name)
 
 
 def by_rule(runs: Sequence[Run], results: Sequence[Found]) -> dict[str, list[Found]]:
@@ -103,7 +109,7 @@ def wholly(args: Any) -> None:
     for change, (mean, low, high) in gains.items():
         print(f"area, {change}: {mean:+.1f} points [{low:.1f}, {high:.1f}]")
     title = f"{data_name(args)} · {SHARED['limit']:,} images · labels random"
-    reporting_memorization.draw_memorization(runs, results, args.figures / "random_labels", title, "random_labels")
+    draw("random_labels", runs, results, args, title)
     saved = {
         "settings": {**SHARED, "data": Path(args.data).name, "seeds": SEEDS},
         "claims": judgements,
@@ -122,7 +128,7 @@ def partly(args: Any) -> None:
     points = reporting_memorization.block_points(runs, results)
     show(reporting_memorization.memorization_block_table(points))
     title = f"{data_name(args)} · {PARTLY['limit']:,} images · a fifth of the labels random"
-    reporting_memorization.draw_memorization(runs, results, args.figures / "partly_random", title, "partly_random")
+    draw("partly_random", runs, results, args, title)
     saved = {"settings": {**PARTLY, "data": Path(args.data).name, "seeds": SEEDS}, "blocks": [row._asdict() for row in points]}
     publish("partly_random", runs, args, saved, figures=False)
 

@@ -24,6 +24,7 @@ from analyses.all_methods import EPOCHS, SEEDS, SHARED
 from analyses.study import arguments, data_name, judged, publish, run_context_of, say, trained
 from gradlens.analysis import network_similarity
 from gradlens.analysis import representations as rep
+from gradlens.analysis.of_runs.options import RepresentationOptions
 from gradlens.cli.progress import Display
 from gradlens.reporting import representations
 from gradlens.reporting.console import show
@@ -93,11 +94,11 @@ def main() -> None:
     """Train or read fifteen runs, measure and compare their blocks, test the claims, write figures/representations."""
     args = arguments(__doc__ or "")
     runs = trained(configs(args), args)
-    place, options = run_context_of(args), rep.RepresentationOptions()
+    place, options = run_context_of(args), RepresentationOptions()
     known: dict[str, dict[str, Any]] = {}
     by_name = {name: [r for r in runs if r.config.method == name] for name in METHODS}
     with Display(quiet=False) as display:
-        found = [rep.represent_run(run.path, place, options, display.count(run.path.name), known) for run in runs]
+        found = [rep.represent_run(run, place, options, display.count(run.path.name), known) for run in runs]
         results = {name: [f for f, r in zip(found, runs, strict=True) if r in by_name[name]] for name in METHODS}
         pairs = []
         for i, bp in enumerate(by_name["bp"]):
@@ -105,9 +106,7 @@ def main() -> None:
             others = [by_name[name][j] for name in METHODS[:3]]
             if i == 0:  # the figure's: the rest too, and dgl from the same first weights
                 others = [others[0], by_name["dgl"][0], *others[1:], *(by_name[name][j] for name in METHODS[3:])]
-            pairs.append(
-                network_similarity.compare_run(bp.path, [other.path for other in others], place, options, display.count(f"bp seed {i}"))
-            )
+            pairs.append(network_similarity.compare_run(bp, others, place, options, display.count(f"bp seed {i}")))
     points = representations.depth_points(runs, found)
     show(representations.representation_table(points))
     for i, result in enumerate(pairs):

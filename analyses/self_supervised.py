@@ -30,7 +30,7 @@ from typing import Any
 
 from analyses.drawing import Cell, dots
 from analyses.study import arguments, data_name, judged, probe_accuracy, probed, publish, say, test_accuracy, trained
-from gradlens.analysis.linear_probe import ProbeOptions
+from gradlens.analysis.of_runs.options import ProbeOptions
 from gradlens.reporting.aggregate import final_values, interval
 from gradlens.reporting.style import save_figure
 from gradlens.training.config import Config, make_config

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from gradlens._version import __version__
-from gradlens.analysis.linear_probe import ProbeOptions, probe_run
+from gradlens.analysis.of_runs.options import ProbeOptions
+from gradlens.analysis.of_runs.probe import Probe
 from gradlens.cli.progress import Display
 from gradlens.data.datasets import DATASETS
 from gradlens.reporting.aggregate import Interval, interval
@@ -94,14 +95,8 @@ def trained(configs: Sequence[Config], args: argparse.Namespace) -> list[Run]:
 
 def probed(runs: Sequence[Run], args: argparse.Namespace, options: ProbeOptions) -> list[dict[str, Any]]:
     """The contents of each run's ``probe.json``, computed where it is missing."""
-    known: dict[Any, Any] = {}
     with Display(quiet=False) as display:
-        count = display.count("probing")
-        found = []
-        for i, run in enumerate(runs):
-            count(i, len(runs), run.path.name)
-            found.append(probe_run(run.path, run_context_of(args), options, say=print, known=known))
-    return found
+        return Probe().analyse(runs, run_context_of(args), options, display.count, print)
 
 
 def probe_accuracy(result: Mapping[str, Any], block: str, network: str = "trained") -> float:

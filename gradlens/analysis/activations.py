@@ -6,6 +6,7 @@ saved steps or from any ``nn.Module``. Nothing is changed by it: eval mode, no g
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from gradlens.models.feature_pooling import BUDGET, pooled
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.eval_mode import eval_mode
 from gradlens.runtime.progress import Progress, no_progress
-from gradlens.training.build import build_model_and_method
+from gradlens.training.build import build_model_and_method, load_model_and_method
 from gradlens.training.checkpoint import load_checkpoint
 from gradlens.training.context import RunContext, load_data
 from gradlens.training.run_directory import Run
@@ -61,6 +62,17 @@ def _saved(run: Run) -> list[tuple[int, Path]]:
     return [*((step, path) for step, path in kept if step != last), (last, checkpoint)]
 
 
+def weights_digest(run: Run) -> str:
+    """16 hex digits of a run's checkpoint, so that results of a run that was trained anew are not taken for its own.
+
+    Raises:
+        InputError: no checkpoint, or one that cannot be read.
+
+    """
+    run.checkpoint()
+    return hashlib.sha256((run.path / "checkpoint.pt").read_bytes()).hexdigest()[:16]
+
+
 def load_snapshots(run: Run, place: RunContext, which: str = "last") -> Iterator[FrozenModel]:
     """A run's network as it was at the end (``last``), at every saved step (``all``), or before training (``untrained``).
 
@@ -78,18 +90,19 @@ def load_snapshots(run: Run, place: RunContext, which: str = "last") -> Iterator
 
 
 def _frozen(run: Run, data: Data, place: RunContext, step: int, file: Path | None) -> FrozenModel:
-    config = run.config if file else run.config.model_copy(update={"init_from": None, "keep_head": 0})
-    pair = build_model_and_method(config.model_copy(update={"compile": False}), data.shape, len(data.classes), place.device)
+    """The network of a file of weights; None: as it was before training."""
     if file is not None:
-        pair.load(load_checkpoint(file), str(file))
-    model, method = pair
-    model.eval(), method.eval()
+        model, method = load_model_and_method(run, data.shape, len(data.classes), place.device, file)
+    else:
+        config = run.config.model_copy(update={"init_from": None, "keep_head": 0, "compile": False})
+        model, method = build_model_and_method(config, data.shape, len(data.classes), place.device)
+        model.eval(), method.eval()
     names = [name for name, _ in model.named_children()][: method.num_probe_points]
 
     def read(x: Tensor) -> Iterator[Tensor]:
         return method.features(list(model), x)
 
-    return FrozenModel(names, read, [model, method], input_of(config.normalize, data, place.device), step, file is not None)
+    return FrozenModel(names, read, [model, method], input_of(run.config.normalize, data, place.device), step, file is not None)
 
 
 def freeze_module(model: nn.Module, layers: Sequence[str] | None = None, to_input: Callable[[Tensor], Tensor] = lambda x: x) -> FrozenModel:

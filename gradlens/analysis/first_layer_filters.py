@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,10 +34,8 @@ from gradlens.analysis.gabor import STARTS, Gabor, bounds, fit_gabor
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.progress import Progress, no_progress
 from gradlens.runtime.rng import generator
-from gradlens.training.checkpoint import load_checkpoint
 from gradlens.training.context import RunContext, load_data
-from gradlens.training.run_directory import Run, load_run, save_result
-from gradlens.training.run_groups import group_runs
+from gradlens.training.run_directory import Run, save_result
 
 DECIDES = 7  # pixels: on smaller kernels noise is fitted too (at 5x5 one patch in four, at 3x3 nearly all), and a Gabor share says nothing
 WELL = 0.5  # R² from which on a filter is well fitted
@@ -229,30 +226,26 @@ def describe_filters(frozen: FrozenModel, images: Tensor, start: Array | None = 
     return FilterDescription(filters, gabors, found, silent is not None)
 
 
-def check_filter_runs(paths: Sequence[Path], place: RunContext) -> list[Run]:
-    """The runs of some directories, looked at before anything is computed.
+def must_have_filters(run: Run, place: RunContext) -> None:
+    """Check that a run's weights can be read and its network begins with a convolution.
 
     Raises:
-        InputError: no run directory, the same run twice, no checkpoint, a network without convolution.
+        InputError: they cannot, or it does not.
 
     """
-    runs = [load_run(path) for path in paths]
-    group_runs(runs)
-    for run in runs:
-        load_checkpoint(run.path / "checkpoint.pt")
-        (untrained,) = load_snapshots(run, place, "untrained")
-        try:
-            first_convolution(untrained.modules[0])
-        except InputError as error:
-            raise InputError(f"{run.path}: {run.config.model}: {error}") from error
-    return runs
+    run.checkpoint()
+    (untrained,) = load_snapshots(run, place, "untrained")
+    try:
+        first_convolution(untrained.modules[0])
+    except InputError as error:
+        raise InputError(f"{run.path}: {run.config.model}: {error}") from error
 
 
-def filters_run(path: Path, place: RunContext, over_time: bool = False, progress: Progress = no_progress) -> dict[str, Any]:
+def filters_run(run: Run, place: RunContext, over_time: bool = False, progress: Progress = no_progress) -> dict[str, Any]:
     """Look at a run's first-layer filters and store what was found as ``filters.json`` in its directory; nothing else changes.
 
     Args:
-        path: the run directory.
+        run: of a network that :func:`must_have_filters`.
         place: device and data folder.
         over_time: the numbers at every saved step too (``--keep-checkpoints``).
         progress: called with (done, in all, what comes next).
@@ -264,33 +257,42 @@ def filters_run(path: Path, place: RunContext, over_time: bool = False, progress
         ``over_time``, a list of {step, numbers}, where asked for.
 
     Raises:
-        InputError: no run directory, no checkpoint, a network without convolution, weights that are not finite.
+        InputError: no checkpoint, a network without convolution, weights that are not finite.
 
     """
     progress(0, 1, "reading the run and its images")
-    (run,) = check_filter_runs([path], place)
     images = _images(run, place)
     (untrained,) = load_snapshots(run, place, "untrained")
-    layer, _ = first_convolution(untrained.modules[0])
     moments = list(load_snapshots(run, place, "all" if over_time else "last"))
     progress(0, len(moments) + 2, "untrained filters")
     control = describe_filters(untrained, images)
     progress(1, len(moments) + 2, "random filters")
-    count, channels, k, _ = control.filters.shape
-    chance = random_filter_statistics(count, channels, k)
+    chance = random_filter_statistics(*control.filters.shape[:3])
     seen = []
     for i, frozen in enumerate(moments, 2):
         progress(i, len(moments) + 2, f"filters after {frozen.step} updates")
         seen.append(describe_filters(frozen, images, control.filters))
-    last = seen[-1]
+    layer, _ = first_convolution(untrained.modules[0])
+    result = {
+        "protocol": _protocol(seen[-1].filters, len(images), seen[-1].watched),
+        **_told(layer, moments[-1].step, seen[-1], control, chance),
+    }
+    if over_time:
+        result["over_time"] = [{"step": m.step, "numbers": s.numbers} for m, s in zip(moments, seen, strict=True)]
+    save_result(run.path, "filters", result)
+    return result
+
+
+def _told(layer: str, step: int, last: FilterDescription, control: FilterDescription, chance: FilterStatistics) -> dict[str, Any]:
+    """What a result says of the last filters, beside the untrained ones (``control``) and random ones."""
+    count, channels, k, _ = control.filters.shape
     change = filter_statistics(last.filters - control.filters) | {"dead_share": None}
-    result: dict[str, Any] = {
-        "protocol": _protocol(last.filters, len(images), last.watched),
+    return {
         "layer": layer,
         "kernel": k,
         "filters": count,
         "channels": channels,
-        "step": moments[-1].step,
+        "step": step,
         "numbers": {
             name: {"trained": last.numbers[name], "change": change[name], "untrained": control.numbers[name], "random": chance[name]}
             for name in FILTER_STATISTICS
@@ -301,7 +303,3 @@ def filters_run(path: Path, place: RunContext, over_time: bool = False, progress
         "weights": _rounded(last.filters[:STORED]),
         "untrained_weights": _rounded(control.filters[:STORED]),
     }
-    if over_time:
-        result["over_time"] = [{"step": m.step, "numbers": s.numbers} for m, s in zip(moments, seen, strict=True)]
-    save_result(run.path, "filters", result)
-    return result

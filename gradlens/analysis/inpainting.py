@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,12 +17,12 @@ from gradlens.methods import METHODS, SHIPPED
 from gradlens.methods.self_supervised.context_encoder import inpaints
 from gradlens.methods.self_supervised.encoder import SelfSupervised
 from gradlens.runtime.errors import InputError
+from gradlens.runtime.eval_mode import eval_mode
 from gradlens.runtime.progress import Progress, no_progress
 from gradlens.runtime.rng import generator
 from gradlens.training.build import ModelAndMethod, load_model_and_method
 from gradlens.training.context import RunContext, load_data
-from gradlens.training.run_directory import Run, load_run, plain, save_result
-from gradlens.training.run_groups import group_runs
+from gradlens.training.run_directory import Run, plain, save_result
 
 NAME = "inpainting"
 INPAINTING = " and ".join(name for name in SHIPPED if inpaints(METHODS[name]))
@@ -51,14 +50,11 @@ def inpaint(pair: ModelAndMethod, images: Tensor, to_input: ToInput, step: int =
 
     """
     method = must_inpaint(pair.method)
-    modes = pair.model.training, method.training
-    pair.model.eval(), method.eval()
-    with torch.no_grad():
+    with eval_mode(pair.model, method), torch.no_grad():
         x, y = method.make_inputs(images, torch.full((len(images),), -1), step, to_input)
         made = method.made(list(pair.model), x).to(y.dtype)
         low, high = (to_input(torch.full_like(images[:1], value)) for value in (0, 255))
         original, corrupted, output = (((v - low) / (high - low)).clamp(0, 1) for v in (y[:, :-1], x, made))
-    pair.model.train(modes[0]), method.train(modes[1])
     mask = y[:, -1:]
     return Inpainted(original, corrupted, torch.where(mask > 0, output, original), mask)
 
@@ -111,31 +107,32 @@ def errors(
     return {**said, "dropped": count / pixels}
 
 
-def check_inpainting_runs(paths: Sequence[Path], images: int, place: RunContext) -> list[Run]:
-    """Read runs and check, before anything costly, that they can be shown.
+def lacking(run: Run) -> str | None:
+    """What a run lacks to be shown, as a sentence: a rule that drops pixels."""
+    if inpaints(run.config.rule):
+        return None
+    return f"{run.path}: {run.config.method} drops no pixels; {INPAINTING} do"
+
+
+def must_have_images(run: Run, images: int, place: RunContext) -> None:
+    """Check, before anything costly, that a run's data are there and are so many.
 
     Raises:
-        InputError: no run of a context encoder, one without checkpoint, fewer images than asked for.
+        InputError: a checkpoint that cannot be read, other data than the run's, fewer images than asked for.
 
     """
-    runs = [load_run(path) for path in paths]
-    group_runs(runs)  # the same run twice is found here
-    for run in runs:
-        if not inpaints(run.config.rule):
-            raise InputError(f"{run.path}: {run.config.method} drops no pixels; {INPAINTING} do")
-        run.checkpoint()
-        data = load_data(run.config, place)
-        run.require_data(data)
-        if not 1 <= images <= len(data.test):
-            raise InputError(f"--images {images}: there are {len(data.test)} {data.test_name} images")
-    return runs
+    run.checkpoint()
+    data = load_data(run.config, place)
+    run.require_data(data)
+    if not 1 <= images <= len(data.test):
+        raise InputError(f"--images {images}: there are {len(data.test)} {data.test_name} images")
 
 
-def inpaint_run(path: Path, place: RunContext, images: int = 8, progress: Progress = no_progress) -> dict[str, Any]:
+def inpaint_run(run: Run, place: RunContext, images: int = 8, progress: Progress = no_progress) -> dict[str, Any]:
     """Store what a run's network makes of held-out images in ``inpainting.json``: a few pictures, and the errors on all of them.
 
     Args:
-        path: the run directory; no other file of it changes.
+        run: of a context encoder, one that :func:`must_have_images`; no other file of it changes.
         place: device and data folder.
         images: pictures, the same ones for all runs on the same data.
         progress: called with (done, in all, what).
@@ -145,10 +142,9 @@ def inpaint_run(path: Path, place: RunContext, images: int = 8, progress: Progre
         as :func:`errors`}.
 
     Raises:
-        InputError: as :func:`check_inpainting_runs`.
+        InputError: a checkpoint that cannot be read.
 
     """
-    (run,) = check_inpainting_runs([path], images, place)
     data = load_data(run.config, place)
     pair = load_model_and_method(run, data.shape, len(data.classes), place.device)
     test, to_input = data.test.to(place.device), input_of(run.config.normalize, data, place.device)
@@ -164,7 +160,7 @@ def inpaint_run(path: Path, place: RunContext, images: int = 8, progress: Progre
         "split": data.test_name,
         "errors": found,
     }
-    save_result(path, NAME, result)
+    save_result(run.path, NAME, result)
     progress(len(test), len(test), "held-out images")
     return dict(plain(result))
 

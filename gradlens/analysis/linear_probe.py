@@ -13,46 +13,37 @@ features can hold. Whether some training images are *strictly* separable is deci
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from gradlens.analysis.activations import FORWARD_BATCH, FrozenModel, collect_activations, freeze_module, frozen_eval_mode, load_snapshots
+from gradlens.analysis.activations import (
+    FORWARD_BATCH,
+    FrozenModel,
+    collect_activations,
+    freeze_module,
+    frozen_eval_mode,
+    load_snapshots,
+    weights_digest,
+)
 from gradlens.analysis.logistic_regression import TOLERANCE
-from gradlens.analysis.probe_block import CERTIFICATE_SECONDS, GRID, HELD_OUT, ProbeFeatures, ProbeRecord, certificates, probe_block
+from gradlens.analysis.of_runs.options import ProbeOptions
+from gradlens.analysis.probe_block import CERTIFICATE_SECONDS, HELD_OUT, ProbeFeatures, ProbeRecord, certificates, probe_block
 from gradlens.data.split import Data, Split
-from gradlens.models.feature_pooling import BUDGET, described, pooled
+from gradlens.models.feature_pooling import described, pooled
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.progress import Progress, no_progress
 from gradlens.runtime.rng import generator
-from gradlens.training.checkpoint import load_checkpoint
 from gradlens.training.context import RunContext, load_data
-from gradlens.training.run_directory import Run, load_result, load_run, plain, save_result
-from gradlens.training.run_groups import group_runs
+from gradlens.training.run_directory import Run, load_result, plain, save_result
 
 NAME = "probe"
 TRAINED, UNTRAINED, PIXELS = "trained", "untrained", "pixels"
-
-
-@dataclass(frozen=True)
-class ProbeOptions:
-    """What is probed, and with how much."""
-
-    features: int = BUDGET  # of a block at most
-    train_images: int | None = None  # a seeded choice; None: all that the run was trained on
-    test_images: int | None = None  # a seeded choice; None: all
-    blocks: tuple[str, ...] = ()  # only these; (): all
-    over_time: bool = False  # at the snapshots too
-    controls: bool = True  # raw pixels, the untrained network, permuted labels
-    separability: int = 200  # training images whose strict separability is decided on every block; 0: none
-    overwrite: bool = False  # compute anew what is stored
-    grid: tuple[float, ...] = GRID
 
 
 # --------------------------------------------------------------------------------------------------------- one network
@@ -196,36 +187,19 @@ def _chosen(split: Split, images: int | None, half: str, seed: int, classes: int
     return split.take(order.to(split.labels.device))
 
 
-def check_probe_runs(paths: Sequence[Path], options: ProbeOptions, place: RunContext) -> list[Run]:
-    """Read runs and check, before anything costly, that they can be probed.
+def must_be_probeable(run: Run, place: RunContext, options: ProbeOptions) -> None:
+    """Check, before anything costly, that a run can be probed.
 
     Raises:
-        InputError: no run, a run without checkpoint, an unknown block, no image to probe with.
+        InputError: other data than the run's, no checkpoint, weights that do not fit, an unknown block, no image to probe with.
 
     """
-    if not paths:
-        raise InputError("no run to probe")
-    if options.features < 1:
-        raise InputError(f"--features: must be 1 or more, got {options.features}")
-    runs = [load_run(path) for path in paths]
-    group_runs(runs)  # the same run twice is found here
-    for run in runs:
-        _must_have(run, place, options.blocks)
-        _halves(run, _data(run, place), options)
-    return runs
-
-
-def _must_have(run: Run, place: RunContext, blocks: Sequence[str]) -> None:
-    """Read the last weights, and find unknown blocks before anything is computed."""
     frozen = next(load_snapshots(run, place))
-    for name in blocks:
+    for name in options.blocks:
         frozen.block(name)
-
-
-def _data(run: Run, place: RunContext) -> Data:
     data = load_data(run.config, place)
     run.require_data(data)
-    return data
+    _halves(run, data, options)
 
 
 def _halves(run: Run, data: Data, options: ProbeOptions) -> tuple[Split, Split]:
@@ -238,8 +212,6 @@ def protocol_of(run: Run, data: Data, options: ProbeOptions) -> ProbeRecord:
     """How a run's numbers are made, as stored with them; a stored result of another protocol does not count."""
     train, test = _halves(run, data, options)
     held = len(train) // HELD_OUT
-    path = run.path / "checkpoint.pt"
-    load_checkpoint(path)  # says what is wrong with it
     return {
         "probe": "multinomial logistic regression, mean cross-entropy + l2/2 |W|^2, biases free",
         "images": {"train": len(train), "of these, to choose l2 on": held, data.test_name: len(test)},
@@ -257,16 +229,16 @@ def protocol_of(run: Run, data: Data, options: ProbeOptions) -> ProbeRecord:
         if options.separability
         else "not asked",
         "seed": run.config.seed,
-        "weights": hashlib.sha256(path.read_bytes()).hexdigest()[:16],
+        "weights": weights_digest(run),
     }
 
 
 def probe_run(
-    path: Path,
+    run: Run,
     place: RunContext,
     options: ProbeOptions = ProbeOptions(),
     progress: Progress = no_progress,
-    say: Callable[[str], None] = lambda _: None,
+    say: Callable[[str], None] = no_progress,
     known: ProbeCache | None = None,
 ) -> ProbeRecord:
     """Probe a run's blocks at its last weights (``options.over_time``: at every saved step) and store the numbers in ``probe.json``.
@@ -274,7 +246,7 @@ def probe_run(
     Each block's rows are stored as soon as they are known; stored ones of the same protocol are not computed again.
 
     Args:
-        path: the run directory; no other file of it changes.
+        run: one that :func:`must_be_probeable`; no other file of it changes.
         place: device and data folder.
         options: what is probed.
         progress: called with (done, in all, what).
@@ -287,39 +259,38 @@ def probe_run(
         :func:`gradlens.analysis.linear_separability.row_of`}], seconds: {activations, probes}}.
 
     Raises:
-        InputError: no run, one without checkpoint, an unknown block, NaN activations (the block is named), fewer images than classes.
+        InputError: NaN activations (the block is named), fewer images than classes.
 
     """
-    run = load_run(path)
-    data = _data(run, place)
-    _must_have(run, place, options.blocks)
-    protocol, seed = protocol_of(run, data, options), run.config.seed
-    result = _stored(path, protocol, options, say)
+    data = load_data(run.config, place)
+    protocol, seed, classes = protocol_of(run, data, options), run.config.seed, len(data.classes)
+    result = _stored(run.path, protocol, options, say)
     train, test = (half.to(place.device) for half in _halves(run, data, options))
-    classes, names, last = len(data.classes), [PIXELS], int(run.checkpoint()["step"])
-
-    def in_order(row: ProbeRecord) -> tuple[int, int, int]:
-        known = names.index(row["block"]) if row["block"] in names else len(names)
-        return (PIXELS, UNTRAINED, TRAINED).index(row["network"]), row["step"], known
-
-    def keep(probed: ProbeResult) -> None:
-        for name, more in (("rows", probed.rows), ("separability", probed.separability)):
-            result[name] = sorted([*result[name], *more], key=in_order)
-        result["seconds"]["activations"] = round(result["seconds"]["activations"] + probed.seconds, 3)
-        result["seconds"]["probes"] = round(sum(row["seconds"] for row in result["rows"]), 3)
-        save_result(path, NAME, result)
-
     if options.controls and not any(row["network"] == PIXELS for row in result["rows"]):
         progress(0, 1, "probe of raw pixels")
-        keep(probe_pixels(train, test, classes, options, seed, known))
+        _keep(run, result, probe_pixels(train, test, classes, options, seed, known), [PIXELS])
+    last = int(run.checkpoint()["step"])
     for which in (*((UNTRAINED,) if options.controls else ()), "all" if options.over_time else "last"):
         for frozen in load_snapshots(run, place, which):
-            names = frozen.names
             if missing := _missing(frozen, result["rows"], options):
                 own = replace(options, blocks=missing, separability=options.separability if frozen.step in (0, last) else 0)
                 for probed in probe_network(frozen, train, test, classes, own, seed, progress, known):
-                    keep(probed)
-    return load_result(path, NAME) or result
+                    _keep(run, result, probed, frozen.names)
+    return load_result(run.path, NAME) or result
+
+
+def _keep(run: Run, result: ProbeRecord, probed: ProbeResult, names: Sequence[str]) -> None:
+    """Add what was probed to a result, rows in the order of networks, steps and blocks (``names``), and store it."""
+
+    def in_order(row: ProbeRecord) -> tuple[int, int, int]:
+        place = names.index(row["block"]) if row["block"] in names else len(names)
+        return (PIXELS, UNTRAINED, TRAINED).index(row["network"]), row["step"], place
+
+    for name, more in (("rows", probed.rows), ("separability", probed.separability)):
+        result[name] = sorted([*result[name], *more], key=in_order)
+    result["seconds"]["activations"] = round(result["seconds"]["activations"] + probed.seconds, 3)
+    result["seconds"]["probes"] = round(sum(row["seconds"] for row in result["rows"]), 3)
+    save_result(run.path, NAME, result)
 
 
 def _missing(frozen: FrozenModel, rows: Sequence[ProbeRecord], options: ProbeOptions) -> tuple[str, ...]:

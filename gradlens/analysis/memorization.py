@@ -17,16 +17,16 @@ from torch import Tensor
 from gradlens.analysis.activations import FrozenModel, collect_activations, load_snapshots
 from gradlens.analysis.logistic_regression import Standard, fit_logistic_regression
 from gradlens.data.split import Data, Split
+from gradlens.data.transforms import input_of
 from gradlens.methods import DEFAULT_COMPARISON
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.progress import Progress, no_progress
-from gradlens.training.build import build_model_and_method
+from gradlens.training.build import build_model_and_method, load_model_and_method
 from gradlens.training.config import Config, read_config_file
 from gradlens.training.context import RunContext, load_data
 from gradlens.training.evaluation import evaluate
 from gradlens.training.metrics import TRAIN, TRAIN_EVAL
 from gradlens.training.run_directory import Run, load_result, save_result
-from gradlens.training.runs.build_state import build_state
 
 NAME = "memorization"  # of the file in the run directory
 DEFAULT_METHODS = DEFAULT_COMPARISON[:2]  # backpropagation and a local rule
@@ -109,19 +109,15 @@ def must_be_memorizable(config: Config, place: RunContext) -> None:
         )
 
 
-def must_be_memorized(run: Run) -> None:
-    """Check that a finished run holds what memorization is read from.
-
-    Raises:
-        InputError: unfinished, augmented, or trained without ``--evaluate-train``.
-
-    """
+def lacking(run: Run) -> str | None:
+    """What a run lacks for its memorization to be read from it, as a sentence; None: nothing."""
     if not run.finished:
-        raise InputError(f"{run.path} is unfinished: its curve has no end yet; train it on with --resume")
+        return f"{run.path} is unfinished: its curve has no end yet; train it on with --resume"
     if run.config.augment:
-        raise InputError(f"{run.path} was trained with augmentation and never saw an image twice: it says nothing of memorization")
+        return f"{run.path} was trained with augmentation and never saw an image twice: it says nothing of memorization"
     if not curve_of(run):
-        raise InputError(f"{run.path} was trained without --evaluate-train: its training images were never evaluated in eval mode")
+        return f"{run.path} was trained without --evaluate-train: its training images were never evaluated in eval mode"
+    return None
 
 
 # -------------------------------------------------------------------------------------------------------- the noisy labels
@@ -148,12 +144,12 @@ def noise_of(config: Config, place: RunContext) -> Noise:
 
 def _networks_own(run: Run, data: Data, noise: Noise, place: RunContext) -> tuple[dict[str, Any], dict[str, Any]]:
     """The network's accuracy at the end on images whose label was changed, by given and by true label, and on the others."""
-    state = build_state(run.config.model_copy(update={"init_from": None, "compile": False}), data, place.device)
-    state.network.load(run.checkpoint(), str(run.path))
+    pair = load_model_and_method(run, data.shape, len(data.classes), place.device)
+    to_input = input_of(run.config.normalize, data, place.device)
 
     def share(which: Tensor, labels: Tensor) -> float | None:
         part = Split(noise.images[which], labels[which]).to(place.device)
-        return evaluate(state.network, part, state.batches.to_input, state.config)[1] if len(part) else None
+        return evaluate(pair, part, to_input, run.config)[1] if len(part) else None
 
     changed, images = noise.changed, int(noise.changed.sum())
     corrupted = {"images": images, "noisy": share(changed, noise.given), "true": share(changed, noise.true)}
@@ -187,7 +183,7 @@ def memorized(run: Run, place: RunContext, progress: Progress = no_progress) -> 
     """What a finished run memorized; stored as ``memorization.json`` in its directory, and read from there where it is.
 
     Args:
-        run: trained with ``evaluate_train``.
+        run: one that is not :func:`lacking` anything.
         place: device and data folder.
         progress: called with (done, in all, what).
 
@@ -198,10 +194,9 @@ def memorized(run: Run, place: RunContext, progress: Progress = no_progress) -> 
         corrupted_true, clean, held_out, bound, untrained {the same}}] of a linear probe fitted to the given labels. Accuracies are shares.
 
     Raises:
-        InputError: :func:`must_be_memorized`, or data that are not the run's.
+        InputError: data that are not the run's.
 
     """
-    must_be_memorized(run)
     partial = 0 < run.config.label_noise < 1
     protocol = _protocol(run, partial)
     curve, stored = curve_of(run), load_result(run.path, NAME)

@@ -7,29 +7,27 @@ correlation of dissimilarity matrices (Kriegeskorte et al. 2008; as a figure: Cz
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from gradlens.analysis.activations import FrozenModel, collect_activations, load_snapshots
+from gradlens.analysis.activations import FrozenModel, collect_activations, load_snapshots, weights_digest
+from gradlens.analysis.of_runs.options import RepresentationOptions
 from gradlens.analysis.representation_similarity import alignment, centred, folds, must_be_enough, rdm, rdm_correlation, u_centred
 from gradlens.analysis.representations import (
     FEATURES,
     TRAINED,
     UNTRAINED,
-    RepresentationOptions,
     digest_of,
     must_show_the_same,
     pictures_of,
     read_as,
-    weights_digest,
 )
 from gradlens.data.split import Split
 from gradlens.runtime.progress import Progress, no_progress
 from gradlens.training.context import RunContext
-from gradlens.training.run_directory import Run, load_result, load_run, save_result
+from gradlens.training.run_directory import Run, load_result, save_result
 from gradlens.training.run_groups import run_labels as labels_of
 
 COMPARED = 200  # held-out images in the dissimilarity matrices that are compared
@@ -107,10 +105,10 @@ def _who(run: Run, rival: Run, label: str, weights: str) -> dict[str, Any]:
 
 
 def compare_run(
-    path: Path,
-    others: Sequence[Path],
+    run: Run,
+    others: Sequence[Run],
     place: RunContext,
-    options: RepresentationOptions = RepresentationOptions(),  # noqa: B008 - it cannot be changed
+    options: RepresentationOptions = RepresentationOptions(),
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Compare all blocks of a run with all blocks of its untrained network and of other runs, and store it in ``cka.json``.
@@ -120,20 +118,19 @@ def compare_run(
     alike it is is what likeness to other methods has to be measured by. Entries are stored one by one; those of the same protocol stay.
 
     Args:
-        path: the run directory.
-        others: of the runs it is compared with.
+        run: one with a checkpoint.
+        others: the runs it is compared with.
         place: device and data folder.
         options: images, and whether stored comparisons are made anew.
         progress: called with (networks done, in all, what comes next).
 
     Raises:
-        InputError: no run, a run without checkpoint, other images, a block that gives NaN or infinite numbers.
+        InputError: a run without checkpoint, other images, a block that gives NaN or infinite numbers.
 
     """
-    run, rivals = load_run(path), [load_run(other) for other in others]
-    weights = {rival.path: weights_digest(rival) for rival in rivals if rival.path != run.path}
-    for rival in rivals:
-        must_show_the_same(run, rival, place)
+    weights = {other.path: weights_digest(other) for other in others if other.path != run.path}
+    for other in others:
+        must_show_the_same(run, other, place)
     shown = pictures_of(run, place, options.images).held
     protocol = {
         "estimator": f"linear CKA by unbiased HSIC, averaged over batches of at most {FOLD} images",
@@ -143,26 +140,24 @@ def compare_run(
         "rdm_images": min(COMPARED, len(shown)),
         "weights": weights_digest(run),
     }
-    stored = load_result(path, PAIRS) or {}
+    stored = load_result(run.path, PAIRS) or {}
     kept = stored.get("with", []) if stored.get("protocol") == protocol and not options.overwrite else []
-    facts = [
-        _who(run, rival, label, weights.get(rival.path, ""))
-        for rival, label in zip([run, *rivals], [UNTRAINED, *labels_of([run, *rivals])[1:]], strict=True)
-    ]
+    rivals, labels = [run, *others], [UNTRAINED, *labels_of([run, *others])[1:]]
     own: Signature | None = None
     found: list[dict[str, Any]] = []
-    for i, (fact, rival) in enumerate(zip(facts, [run, *rivals], strict=True)):
+    for i, (rival, label) in enumerate(zip(rivals, labels, strict=True)):
+        fact = _who(run, rival, label, weights.get(rival.path, ""))
         same = [entry for entry in kept if all(entry.get(key) == fact[key] for key in ("run", "network", "weights"))]
         kept = [entry for entry in kept if entry not in same]
         if same:
             found.append({**same[0], **fact})
             continue
-        progress(i, len(facts), f"with {fact['run']}")
+        progress(i, len(rivals), f"with {fact['run']}")
         own = own or signature(next(iter(load_snapshots(run, place))), shown)
-        other = signature(next(iter(load_snapshots(rival, place, UNTRAINED if i == 0 else "last"))), shown)
-        entry = {**fact, "blocks": own.names, "with_blocks": other.names}
-        entry |= {"matrix": aligned(own, other).tolist(), "rdm_correlation": _rdm_correlations(own, other)}
+        other_one = signature(next(iter(load_snapshots(rival, place, UNTRAINED if i == 0 else "last"))), shown)
+        entry = {**fact, "blocks": own.names, "with_blocks": other_one.names}
+        entry |= {"matrix": aligned(own, other_one).tolist(), "rdm_correlation": _rdm_correlations(own, other_one)}
         found.append(entry)
-        save_result(path, PAIRS, {"protocol": protocol, "with": found + kept})
+        save_result(run.path, PAIRS, {"protocol": protocol, "with": found + kept})
     progress(1, 1, "")
     return {"protocol": protocol, "with": found}

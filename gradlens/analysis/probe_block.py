@@ -13,9 +13,9 @@ from torch import Tensor
 
 from gradlens.analysis.linear_separability import certify_separability, row_of
 from gradlens.analysis.logistic_regression import Fitting, LogisticProbe, Standard, fit_logistic_regression
+from gradlens.analysis.of_runs.options import GRID
 from gradlens.runtime.rng import generator
 
-GRID = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 3e-4, 1e-4)  # strong to weak, each fit begins where the one before ended
 HELD_OUT = 5  # one training image in so many chooses l2
 CERTIFICATE_SECONDS = 5.0  # for the verdict on one block's separability
 TRUE, PERMUTED = "true", "permuted"

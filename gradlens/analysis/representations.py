@@ -20,8 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradlens.analysis.activations import FrozenModel, collect_activations, frozen_eval_mode, load_snapshots
-from gradlens.analysis.information import DECODER_BATCH, DECODER_LR, HEAD_BATCH, HEAD_LR, LINEAR_LR, STEPS, label_information, reconstruct
+from gradlens.analysis.activations import FrozenModel, collect_activations, frozen_eval_mode, load_snapshots, weights_digest
+from gradlens.analysis.information import DECODER_BATCH, DECODER_LR, HEAD_BATCH, HEAD_LR, LINEAR_LR, label_information, reconstruct
+from gradlens.analysis.of_runs.options import RepresentationOptions
 from gradlens.analysis.representation_similarity import effective_rank, fisher_ratio, participation_ratio, rdm, spectrum
 from gradlens.data.datasets import DATASETS
 from gradlens.data.split import Data, Split
@@ -30,22 +31,11 @@ from gradlens.runtime.errors import InputError
 from gradlens.runtime.progress import Progress, no_progress
 from gradlens.runtime.rng import generator
 from gradlens.training.context import RunContext, load_data
-from gradlens.training.run_directory import Run, load_result, load_run, save_result
+from gradlens.training.run_directory import Run, load_result, save_result
 
 FEATURES = 32_768  # of a block at most: 32 channels of 32 × 32
 STORED = 60  # held-out images in the dissimilarity matrices that are stored
 RESULT = "representations"  # the file in a run's directory
-
-
-@dataclass(frozen=True)
-class RepresentationOptions:
-    """What is measured, and how much is spent on it."""
-
-    images: int = 3000  # test images, as many of each class as there are; a third of each class is held out
-    steps: int = STEPS  # updates of each block's decoder and of its head; 0: no information estimates
-    blocks: tuple[str, ...] = ()  # only these; (): all
-    over_time: bool = False  # at the snapshots too
-    overwrite: bool = False  # compute anew what is stored
 
 
 # ---------------------------------------------------------------------------------------------------- one network's blocks
@@ -193,14 +183,6 @@ def pictures_of(run: Run, place: RunContext, count: int) -> Pictures:
     return Pictures(shown.fit.to(place.device), shown.held.to(place.device), shown.classes)
 
 
-def weights_digest(run: Run) -> str:
-    """16 hex digits of a run's checkpoint, so that results of a run that was trained anew are not taken for its own."""
-    file = run.path / "checkpoint.pt"
-    if not file.exists():
-        raise InputError(f"{run.path} has no checkpoint.pt: the run saved none")
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
-
-
 def read_as() -> str:
     """How a block's output becomes features, in words."""
     return f"a block's whole output, averaged over space to the largest square of at most {FEATURES} features where it has more"
@@ -236,7 +218,7 @@ def _rounded(matrix: Tensor) -> list[list[float]]:
 
 
 def represent_run(
-    path: Path,
+    run: Run,
     place: RunContext,
     options: RepresentationOptions = RepresentationOptions(),
     progress: Progress = no_progress,
@@ -248,74 +230,70 @@ def represent_run(
     snapshots too). Every row is stored as soon as it is known, and stored ones of the same protocol are not computed again.
 
     Args:
-        path: the run directory.
+        run: one with a checkpoint.
         place: device and data folder.
         options: what is measured.
         progress: called with (blocks done, in all, what comes next).
         known: see :func:`represent`; given to several runs, what they have in common is computed once.
 
     Raises:
-        InputError: no run, a run without checkpoint, and as :func:`represent`.
+        InputError: a run without checkpoint, and as :func:`represent`.
 
     """
-    run = load_run(path)
     shown = pictures_of(run, place, options.images)
-    protocol = _protocol(run, shown, options)
-    stored = load_result(path, RESULT) or {}
-    if options.overwrite or stored.get("protocol") != protocol:
-        stored = {}
-    rows: list[RepresentationRecord] = list(stored.get("rows", []))
-    drawn: dict[str, Any] = dict(stored.get("rdm", {}))
     small = shown.held.take(torch.arange(min(STORED, len(shown.held))))
-    ordered = small.labels.sort(stable=True).values.tolist()
-    last = int(run.checkpoint()["step"])
+    result = _stored(run, _protocol(run, shown, options), options.overwrite)
+    result["rdm_labels"] = small.labels.sort(stable=True).values.tolist()
     known = {} if known is None else known
-
-    def content() -> dict[str, Any]:
-        place_of_block = {name: k for k, name in enumerate(names)}
-        rows.sort(key=lambda row: (row["network"] == TRAINED, row["step"], place_of_block[row["block"]]))
-        return {"protocol": protocol, "rows": rows, "rdm": {n: drawn[n] for n in names if n in drawn}, "rdm_labels": ordered}
-
-    names: list[str] = []
-    todo = 1 + (len(run.snapshots()) + 1 if options.over_time else 1)
-    for i, frozen in enumerate(
-        f for which in (UNTRAINED, "all" if options.over_time else "last") for f in load_snapshots(run, place, which)
-    ):
-        names = frozen.names
+    last = int(run.checkpoint()["step"])
+    networks = 1 + (len(run.snapshots()) + 1 if options.over_time else 1)
+    every = (f for which in (UNTRAINED, "all" if options.over_time else "last") for f in load_snapshots(run, place, which))
+    for i, frozen in enumerate(every):
         network = TRAINED if frozen.trained else UNTRAINED
-        done = {row["block"] for row in rows if (row["network"], row["step"]) == (network, frozen.step)}
-        wanted = [names[k] for k in sorted({frozen.block(name) for name in options.blocks or names})]
-        missing = tuple(name for name in wanted if name not in done)
-        total = todo * len(wanted)
-        for j, name in enumerate(missing):
-            progress(i * len(wanted) + len(wanted) - len(missing) + j, total, f"{name}, {network} ({frozen.step} updates)")
+        done = {row["block"] for row in result["rows"] if (row["network"], row["step"]) == (network, frozen.step)}
+        wanted = [frozen.names[k] for k in sorted({frozen.block(name) for name in options.blocks or frozen.names})]
+        for j, name in enumerate(wanted):
+            if name in done:
+                continue
+            progress(i * len(wanted) + j, networks * len(wanted), f"{name}, {network} ({frozen.step} updates)")
             for row, h in represent(frozen, shown, replace(options, blocks=(name,)), known):
-                rows.append({"step": frozen.step, "network": network, **row})
+                result["rows"].append({"step": frozen.step, "network": network, **row})
                 if network == TRAINED and frozen.step == last:
-                    drawn[name] = _rounded(rdm(h[: len(small)], small.labels))
-            save_result(path, RESULT, content())
+                    result["rdm"][name] = _rounded(rdm(h[: len(small)], small.labels))
+            _sort(result, frozen.names)
+            save_result(run.path, RESULT, result)
     progress(1, 1, "")
-    return content()
+    return result
 
 
-def check_representation_runs(paths: Sequence[Path], place: RunContext, options: RepresentationOptions) -> list[Run]:
-    """Read runs and check, before anything costly, that they can be measured and compared.
+def _stored(run: Run, protocol: dict[str, Any], overwrite: bool) -> dict[str, Any]:
+    """What is stored of the same protocol, to be added to; or the beginning of a new result."""
+    stored = load_result(run.path, RESULT) or {}
+    if overwrite or stored.get("protocol") != protocol:
+        stored = {}
+    return {"protocol": protocol, "rows": stored.get("rows", []), "rdm": stored.get("rdm", {}), "rdm_labels": []}
+
+
+def _sort(result: dict[str, Any], names: Sequence[str]) -> None:
+    """Put rows in the order of networks, steps and blocks, and dissimilarity matrices in that of blocks."""
+    place = {name: k for k, name in enumerate(names)}
+    result["rows"].sort(key=lambda row: (row["network"] == TRAINED, row["step"], place[row["block"]]))
+    result["rdm"] = {name: result["rdm"][name] for name in names if name in result["rdm"]}
+
+
+def must_be_comparable(runs: Sequence[Run], place: RunContext, options: RepresentationOptions) -> None:
+    """Check, before anything costly, that runs can be measured and compared.
 
     Raises:
-        InputError: no run, a run without checkpoint, an unknown block, other images than the first run's.
+        InputError: a checkpoint that cannot be read, an unknown block, too few images, other images than the first run's.
 
     """
-    if not paths:
-        raise InputError("no run to look at: wanted RUN_DIR...")
-    runs = [load_run(path) for path in paths]
     for run in runs:
-        weights_digest(run)
         must_show_the_same(runs[0], run, place)
         frozen = next(iter(load_snapshots(run, place)))
         for name in options.blocks:
             frozen.block(name)
     pictures_of(runs[0], place, options.images)
-    return runs
 
 
 def must_show_the_same(first: Run, other: Run, place: RunContext) -> None:

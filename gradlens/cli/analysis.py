@@ -1,217 +1,132 @@
-"""The commands that look at what finished runs have learned; ``cli.py`` takes them in. A thin shell, like it."""
+"""The commands that look at what finished runs have learned: one for each analysis of the registry, and those that are no analysis."""
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from gradlens.analysis.of_runs.interface import Analysis, AnalysisWithTraining, Result
+from gradlens.analysis.of_runs.registry import ANALYSES
 from gradlens.cli.options import runs_given, with_flags
 
+if TYPE_CHECKING:
+    from gradlens.training.run_directory import Run
+
 learned = typer.Typer()
-
-
-@learned.command("memorize")
-@with_flags()
-def memorize(
-    what: Annotated[list[str] | None, typer.Argument(metavar="[METHOD_OR_RUN_DIR]...", help="default: bp dgl")] = None,
-    figures_to: Annotated[Path | None, typer.Option("--figures", help="folder of the figures [OUT/figures]")] = None,
-    *,
-    given: dict[str, Any],
-) -> None:
-    """Train METHODs on random labels (--label-noise, default 1), or read such runs: how fast and how far each fits them."""
-    from gradlens.analysis import memorization
-    from gradlens.cli.progress import Display
-    from gradlens.reporting import console
-    from gradlens.reporting import memorization as reporting_memorization
-    from gradlens.runtime.errors import InputError
-    from gradlens.training.config_builder import configs_of, methods_and_runs
-    from gradlens.training.context import set_up_process
-    from gradlens.training.run_directory import load_run
-    from gradlens.training.run_files import must_be_writable
-    from gradlens.training.runs.train_run import train_or_reuse
-
-    quiet, place = given.pop("quiet", False), set_up_process(given)
-    if place.name:
-        raise InputError("--run-name names one run; memorize makes several: --out names their folder")
-    methods, paths = methods_and_runs(what or memorization.DEFAULT_METHODS)
-    read = [load_run(path) for path in paths]
-    for run in read:
-        memorization.must_be_memorized(run)
-    configs = [c for group in configs_of(methods, memorization.wanted(given), place) for c in group] if methods else []
-    for config in configs:
-        memorization.must_be_memorizable(config, place)
-    must_be_writable(figures_to or place.out / "figures")
-    known = [run.config for run in read]
-    missing = [config for config in configs if config not in known]
-    with Display(quiet, len(missing)) as display:
-        runs = read + train_or_reuse(missing, place, lambda c: display.watch(f"{c.method} seed {c.seed}", c.epochs))
-        results = [memorization.memorized(run, place, display.count(f"{run.path.name}: probing")) for run in runs]
-    console.show(reporting_memorization.memorization_table(runs, results))
-    if points := reporting_memorization.block_points(runs, results):
-        console.show(reporting_memorization.memorization_block_table(points))
-    files = reporting_memorization.draw_memorization(runs, results, figures_to or place.out / "figures")
-    typer.echo("\n".join(f"run: {run.path} ({memorization.NAME}.json)" for run in runs))
-    typer.echo(f"figures (png, svg, csv): {', '.join(map(str, files))}")
 
 
 def _aside(text: str) -> None:
     typer.echo(text, err=True)
 
 
-@learned.command()
-@with_flags("device", "threads", "data-dir", "download", "quiet")
-def probe(
-    run_dirs: Annotated[list[Path], runs_given("run directories, of one method or several")],
-    block: Annotated[list[str] | None, typer.Option("--block", help="only this block; repeatable")] = None,
-    train_images: Annotated[int | None, typer.Option("--train-images", help="fit to N training images, a seeded choice (all)")] = None,
-    test_images: Annotated[int | None, typer.Option("--test-images", help="test on N test images, a seeded choice (all)")] = None,
-    features: Annotated[int, typer.Option("--features", help="of a block at most: larger outputs are averaged over space")] = 2048,
-    over_time: Annotated[bool, typer.Option("--over-time", help="at the snapshots too (--keep-checkpoints)")] = False,
-    controls: Annotated[bool, typer.Option("--controls/--no-controls", help="raw pixels, the untrained network, permuted labels")] = True,
-    separability: Annotated[
-        int, typer.Option("--separability", min=0, help="training images whose strict separability is decided on every block; 0: none")
-    ] = 200,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="compute anew what is stored")] = False,
-    out: Annotated[Path, typer.Option("--out", help="folder of the figures")] = Path("figures"),
-    *,
-    given: dict[str, Any],
-) -> None:
-    """Fit a linear probe to every block of frozen networks: how well the labels can be read there, beside controls."""
-    from gradlens.analysis import linear_probe
-    from gradlens.cli.progress import Display
-    from gradlens.reporting import console, probes
+def _shown(analysis: Analysis, runs: Sequence[Run], results: Sequence[Result], folder: Path) -> None:
+    """Print the tables of an analysis, draw its figures into a folder, and say where everything is."""
+    from gradlens.reporting import console
     from gradlens.reporting.aggregate import runs_title
-    from gradlens.training.context import set_up_process
-    from gradlens.training.run_files import must_be_writable
+    from gradlens.reporting.analysis_report import save_figures
+    from gradlens.reporting.registry import REPORTS
 
-    quiet, place = given.pop("quiet", False), set_up_process(given)
-    options = linear_probe.ProbeOptions(
-        features, train_images, test_images, tuple(block or ()), over_time, controls, separability, overwrite
-    )
-    must_be_writable(out)
-    runs = linear_probe.check_probe_runs(list(dict.fromkeys(run_dirs)), options, place)
-    known: linear_probe.ProbeCache = {}
-    with Display(quiet, len(runs)) as display:
-        results = [linear_probe.probe_run(run.path, place, options, display.count(run.path.name), _aside, known) for run in runs]
-    points = probes.probe_points(runs, results)
-    if len(runs) == 1:
-        console.show(probes.probe_detail(results[0]))
-    for table in probes.probe_tables(points):
+    report = REPORTS[analysis.name]
+    for table in report.tables(runs, results):
         console.show(table)
-    if separability:
-        console.show(probes.separability_table(runs, results))
-    files = probes.draw_probes(points, out, runs_title(runs))
-    typer.echo("\n".join(f"run: {run.path} ({linear_probe.NAME}.json)" for run in runs))
-    typer.echo(f"figures (png, svg, csv): {', '.join(map(str, files))}")
+    files = save_figures(report.figures(runs, results, runs_title(runs)), folder) if report.figures else []
+    for i, run in enumerate(runs):
+        stored = [analysis.name, *([analysis.comparison] if analysis.comparison and not i else [])]
+        typer.echo(f"run: {run.path} ({', '.join(f'{name}.json' for name in stored)})")
+    if files:
+        typer.echo(f"figures (png, svg, csv): {', '.join(map(str, files))}")
 
 
-@learned.command()
-@with_flags("device", "threads", "data-dir", "download", "quiet")
-def representations(
-    run_dirs: Annotated[
-        list[Path],
-        runs_given("run directories; the first is compared with the others"),
-    ],
-    images: Annotated[int, typer.Option("--images", min=1, help="test images; a third of each class is held out and measured on")] = 3000,
-    information_steps: Annotated[
-        int, typer.Option("--information-steps", min=0, help="updates of each block's decoder and head; 0: no information estimates")
-    ] = 300,
-    block: Annotated[list[str] | None, typer.Option("--block", help="only this block; repeatable")] = None,
-    over_time: Annotated[bool, typer.Option("--over-time", help="at the snapshots too (--keep-checkpoints)")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="compute anew what is stored")] = False,
-    out: Annotated[Path, typer.Option("--out", help="folder of the figures")] = Path("figures"),
-    *,
-    given: dict[str, Any],
-) -> None:
-    """Say what each block represents: CKA with other runs, dissimilarities, rank, class separation, what it holds of image and label."""
-    from gradlens.analysis import network_similarity
-    from gradlens.analysis import representations as rep
-    from gradlens.cli.progress import Display
-    from gradlens.reporting import console
-    from gradlens.reporting import representations as reporting
-    from gradlens.training.context import set_up_process
-    from gradlens.training.run_files import must_be_writable
-
-    quiet, place = given.pop("quiet", False), set_up_process(given)
-    paths = list(dict.fromkeys(run_dirs))
-    options = rep.RepresentationOptions(images, information_steps, blocks=tuple(block or ()), over_time=over_time, overwrite=overwrite)
-    runs = rep.check_representation_runs(paths, place, options)
-    must_be_writable(out)
-    known: dict[str, dict[str, Any]] = {}
-    with Display(quiet, len(runs)) as display:
-        results = [rep.represent_run(run.path, place, options, display.count(run.path.name), known) for run in runs]
-        pairs = network_similarity.compare_run(paths[0], paths[1:], place, options, display.count("comparing"))
-    console.show(reporting.representation_table(reporting.depth_points(runs, results)))
-    console.show(reporting.pair_table(pairs, reporting.named(runs)[0]))
-    drawn = reporting.draw_representations(runs, results, pairs, out)
-    first = f", {network_similarity.PAIRS}.json"
-    typer.echo("\n".join(f"run: {run.path} ({rep.RESULT}.json{first if run is runs[0] else ''})" for run in runs))
-    typer.echo(f"figures (png, svg, csv): {', '.join(str(out / f'{name}.png') for name in drawn)}")
+def _parameter(name: str, type_: Any, info: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[type_, info])
 
 
-@learned.command()
-@with_flags("device", "threads", "data-dir", "download", "quiet")
-def filters(
-    run_dirs: Annotated[
-        list[Path],
-        runs_given("run directories of networks that begin with a convolution"),
-    ],
-    over_time: Annotated[bool, typer.Option("--over-time", help="the numbers at the snapshots too (--keep-checkpoints)")] = False,
-    out: Annotated[Path, typer.Option("--out", help="folder of the figures")] = Path("figures"),
-    *,
-    given: dict[str, Any],
-) -> None:
-    """Show what the first convolution looks for: its filters side by side, and numbers beside those of the untrained stem and of chance."""
-    from gradlens.analysis import first_layer_filters as seen
-    from gradlens.cli.progress import Display
-    from gradlens.reporting import console
-    from gradlens.reporting import filters as reporting_filters
-    from gradlens.training.context import set_up_process
-    from gradlens.training.run_files import must_be_writable
-
-    quiet, place = given.pop("quiet", False), set_up_process(given)
-    must_be_writable(out / "filter_grid.png")
-    with Display(quiet, len(run_dirs)) as display:
-        runs = seen.check_filter_runs(run_dirs, place)
-        found = [seen.filters_run(run.path, place, over_time, display.count(run.path.name)) for run in runs]
-    results = reporting_filters.results_by_label(runs, found)
-    console.show(reporting_filters.filter_table(results))
-    files = reporting_filters.draw_filters(runs, results, out)
-    typer.echo("\n".join(f"run: {run.path} (filters.json)" for run in runs))
-    typer.echo(f"figures (png, svg, csv): {', '.join(map(str, files))}")
+def _flag(field: dataclasses.Field[Any], type_: Any) -> inspect.Parameter:
+    """The flag of a field that :func:`gradlens.analysis.of_runs.interface.option` made."""
+    name = field.metadata["flag"] or field.name.replace("_", "-")
+    forms = f"--{name}/--no-{name}" if field.default is True else f"--{name}"
+    repeatable = field.default == ()
+    info = typer.Option(forms, help=field.metadata["help"], min=field.metadata["least"])
+    return _parameter(field.name, list[str] | None if repeatable else type_, info, None if repeatable else field.default)
 
 
-@learned.command()
-@with_flags("device", "threads", "data-dir", "download", "quiet")
-def inpaint(
-    run_dirs: Annotated[
-        list[Path],
-        runs_given("run directories of context-encoder or context-encoder-local"),
-    ],
-    images: Annotated[int, typer.Option("--images", help="pictures of each method")] = 8,
-    out: Annotated[Path, typer.Option("--out", help="folder of the figure")] = Path("figures"),
-    *,
-    given: dict[str, Any],
-) -> None:
-    """Show what context encoders put where pixels were dropped, and their error there beside that of the mean patch."""
-    from gradlens.analysis import inpainting
-    from gradlens.cli.progress import Display
-    from gradlens.reporting import console
-    from gradlens.reporting import inpainting as reporting_inpainting
-    from gradlens.training.context import set_up_process
-    from gradlens.training.run_files import must_be_writable
+def _register(analysis: Analysis, command: Callable[..., None], parameters: Sequence[inspect.Parameter], *shared: str) -> None:
+    """Add a function to the commands, with parameters of its own and flags that commands share (all, or those named)."""
+    command.__doc__ = analysis.help
+    command.__signature__ = inspect.Signature(list(parameters))  # type: ignore[attr-defined]
+    learned.command(analysis.command)(with_flags(*shared)(command))
 
-    quiet, place = given.pop("quiet", False), set_up_process(given)
-    must_be_writable(out)
-    runs = inpainting.check_inpainting_runs(list(dict.fromkeys(run_dirs)), images, place)
-    with Display(quiet, len(runs)) as display:
-        results = [inpainting.inpaint_run(run.path, place, images, display.count(run.path.name)) for run in runs]
-    console.show(reporting_inpainting.inpainting_table(reporting_inpainting.inpainting_rows(runs, results)))
-    files = reporting_inpainting.draw_inpainting(runs, results, out)
-    typer.echo("\n".join(f"run: {run.path} ({inpainting.NAME}.json)" for run in runs))
-    typer.echo(f"figures (png, svg, csv): {', '.join(map(str, files))}")
+
+def add_command(analysis: Analysis) -> None:
+    """Make the command of an analysis: run directories, the flags of its options, and where the figures go."""
+
+    def command(*, run_dirs: list[Path], out: Path, given: dict[str, Any], **typed: Any) -> None:
+        from gradlens.cli.progress import Display
+        from gradlens.training.context import set_up_process
+        from gradlens.training.run_directory import load_run
+        from gradlens.training.run_files import must_be_writable
+
+        quiet, place = given.pop("quiet", False), set_up_process(given)
+        must_be_writable(out / f"{analysis.name}.png")
+        runs = [load_run(path) for path in dict.fromkeys(run_dirs)]
+        options = analysis.Options(**{name: tuple(v or ()) if fields[name].default == () else v for name, v in typed.items()})
+        with Display(quiet, len(runs)) as display:
+            results = analysis.analyse(runs, place, options, display.count, _aside)
+        _shown(analysis, runs, results, out)
+
+    fields = {field.name: field for field in dataclasses.fields(analysis.Options) if field.metadata}
+    types = get_type_hints(analysis.Options)
+    flags = [_flag(field, types[name]) for name, field in fields.items()]
+    out = _parameter("out", Path, typer.Option("--out", help=analysis.drawn), Path("figures"))
+    own = [_parameter("run_dirs", list[Path], runs_given(analysis.argument)), *flags, out]
+    _register(analysis, command, own, "device", "threads", "data-dir", "download", "quiet")
+
+
+def add_command_with_training(analysis: AnalysisWithTraining) -> None:
+    """Make the command of an analysis of runs that are trained for it: rules or run directories, and all settings of a training."""
+
+    def command(*, what: list[str] | None, figures_to: Path | None, given: dict[str, Any]) -> None:
+        from gradlens.cli.progress import Display
+        from gradlens.runtime.errors import InputError
+        from gradlens.training.config_builder import configs_of, methods_and_runs
+        from gradlens.training.context import set_up_process
+        from gradlens.training.run_directory import load_run
+        from gradlens.training.run_files import must_be_writable
+        from gradlens.training.runs.train_run import train_or_reuse
+
+        quiet, place = given.pop("quiet", False), set_up_process(given)
+        if place.name:
+            raise InputError(f"--run-name names one run; {analysis.command} makes several: --out names their folder")
+        methods, paths = methods_and_runs(what or analysis.default_methods())
+        read = [load_run(path) for path in paths]
+        analysis.check_required(read)
+        configs = [c for group in configs_of(methods, analysis.settings(given), place) for c in group] if methods else []
+        for config in configs:
+            analysis.check_config(config, place)
+        folder = figures_to or place.out / "figures"
+        must_be_writable(folder / f"{analysis.name}.png")
+        known = [run.config for run in read]
+        missing = [config for config in configs if config not in known]
+        with Display(quiet, len(missing)) as display:
+            runs = read + train_or_reuse(missing, place, lambda c: display.watch(f"{c.method} seed {c.seed}", c.epochs))
+            results = analysis.analyse(runs, place, watch=display.count, say=_aside)
+        _shown(analysis, runs, results, folder)
+
+    named = _parameter("what", list[str] | None, typer.Argument(metavar="[METHOD_OR_RUN_DIR]...", help=analysis.argument), None)
+    out = _parameter("figures_to", Path | None, typer.Option("--figures", help=f"{analysis.drawn} [OUT/figures]"), None)
+    _register(analysis, command, [named, out])
+
+
+for _analysis in ANALYSES.values():
+    if isinstance(_analysis, AnalysisWithTraining):
+        add_command_with_training(_analysis)
+    else:
+        add_command(_analysis)
 
 
 @learned.command("report")

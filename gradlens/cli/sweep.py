@@ -127,6 +127,8 @@ def study_table(lines: Sequence[SummaryLine], baseline: str) -> Any:
 
     from rich.table import Table
 
+    from gradlens.reporting.numbers import with_ends
+
     accuracies = [line for line in lines if line.quantity.endswith("_accuracy") and math.isfinite(line.mean)]
     chosen = accuracies or [line for line in lines if line.quantity.endswith("final_loss")]
     few = min((line.seeds for line in chosen), default=0) < 2
@@ -141,15 +143,11 @@ def study_table(lines: Sequence[SummaryLine], baseline: str) -> Any:
     for column in ("mean", "seeds", f"minus {baseline}", "p"):
         printed.add_column(column, justify="right")
 
-    def number(mean: float, low: float, high: float, sign: str = "") -> str:
-        if not math.isfinite(mean):
-            return "–"
-        scale, digits = (100, 1) if accuracies else (1, 4)
-        interval = f" [{low * scale:{sign}.{digits}f}, {high * scale:{sign}.{digits}f}]" if math.isfinite(low) else ""
-        return f"{mean * scale:{sign}.{digits}f}{interval}"
-
+    form = (1, 100) if accuracies else (4, 1)  # digits, factor
     for line in chosen:
-        difference = number(line.difference, line.difference_low, line.difference_high, "+")
+        difference = with_ends(line.difference, line.difference_low, line.difference_high, *form, sign=True)
         p = f"{line.p_holm:.2g}" if math.isfinite(line.p_holm) else "–"
-        printed.add_row(line.method, line.grid, line.quantity, number(line.mean, line.low, line.high), str(line.seeds), difference, p)
+        printed.add_row(
+            line.method, line.grid, line.quantity, with_ends(line.mean, line.low, line.high, *form), str(line.seeds), difference, p
+        )
     return printed

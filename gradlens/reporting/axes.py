@@ -187,20 +187,6 @@ def colour_norm(values: np.ndarray[Any, Any], scale: Scale) -> Normalize:
     return Normalize(low, high, clip=True)
 
 
-def cell_text(value: float, log: bool = False) -> str:
-    """A value in at most five signs, with a real minus; on a log scale small values keep their power of ten.
-
-    >>> cell_text(-0.123), cell_text(-0.004), cell_text(0.004, log=True), cell_text(1234.5)
-    ('−0.12', '0.00', '4e−3', '1e3')
-    """
-    if abs(value) >= 999.5 or (log and 0 < abs(value) < 0.005):
-        digits, power = f"{value:.0e}".split("e")
-        text = f"{digits}e{int(power)}"
-    else:
-        text = f"{value:.{2 if abs(value) < 9.995 else 0}f}".replace("-0.00", "0.00")
-    return text.replace("-", "−")
-
-
 def drawable(table: Sequence[R], quantity: str) -> list[R]:
     """The rows of a quantity, if there is anything in them to draw."""
     rows = [row for row in table if row.quantity == quantity]

@@ -12,17 +12,10 @@ from rich.table import Table
 from gradlens.analysis.doctor import Diagnosis, diagnosis_line
 from gradlens.analysis.doctor_evidence import WRONG
 from gradlens.reporting.aggregate import FinalValue, Score, final_values, scores, truths
+from gradlens.reporting.numbers import number_text
 from gradlens.training.run_directory import Run
 
 WIDE = 8  # layers beyond which layers become rows and methods columns
-
-
-def number_text(mean: float, low: float, digits: int = 2, scale: float = 1.0) -> str:
-    """A mean with half its interval, as 0.31 or 0.31 ±0.04; a dash for a value there is none of."""
-    if math.isnan(mean):
-        return "–"
-    text = f"{mean * scale:.{digits}f}"
-    return text if math.isnan(low) else f"{text} ±{(mean - low) * scale:.{digits}f}"
 
 
 def _accuracies(score: Score) -> tuple[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from textwrap import fill
 from typing import Any, NamedTuple
 
@@ -17,12 +16,12 @@ from rich.table import Table
 
 from gradlens.analysis.first_layer_filters import DECIDES
 from gradlens.methods import BY_REACH, SHIPPED
-from gradlens.reporting.aggregate import interval, runs_title
-from gradlens.reporting.console import number_text
-from gradlens.reporting.style import GREY, LOOK, head, joined, over_seeds, panels, save_figure, styles
+from gradlens.reporting.aggregate import interval
+from gradlens.reporting.analysis_report import Figures, Results, results_by_label
+from gradlens.reporting.numbers import number_text
+from gradlens.reporting.style import GREY, LOOK, head, joined, over_seeds, panels, styles
 from gradlens.runtime.errors import InputError
 from gradlens.training.run_directory import Run
-from gradlens.training.run_groups import group_runs
 
 FILTERS_SHOWN = 49  # in a panel, the first ones of the layer, as in the documents' 7x7
 FILTER_ORDER = "luminance by frequency, then colour by hue"
@@ -61,12 +60,6 @@ class FilterNumber(NamedTuple):
 # -------------------------------------------------------------------------------------------------------- over seeds
 
 
-def results_by_label(runs: Sequence[Run], results: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Label -> results of its seeds, in the order of the runs."""
-    found = {run.path: result for run, result in zip(runs, results, strict=True)}
-    return {label: [found[run.path] for run in group] for label, group in group_runs(runs).items()}
-
-
 def side_by_side(labels: Iterable[str]) -> list[str]:
     """Labels in the documents' order (by how far a gradient reaches), others after them; of one method as they came."""
     known = [*BY_REACH, *SHIPPED]
@@ -98,11 +91,11 @@ def filter_numbers(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[F
     ]
 
 
-def filter_table(results: Mapping[str, Sequence[dict[str, Any]]]) -> Table:
+def filter_table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
     """Label × number: mean over seeds with half its 95 % interval, the untrained stems' mean in brackets, chance in the last lines.
 
     Args:
-        results: from :func:`results_by_label`.
+        results: from :func:`gradlens.reporting.analysis_report.results_by_label`.
 
     """
     cells: dict[str, list[str]] = {}
@@ -267,36 +260,31 @@ def filter_dots(rows: Sequence[FilterNumber], *, title: str = "") -> Figure:
     return figure
 
 
-def draw_filters(
-    runs: Sequence[Run], results: Mapping[str, Sequence[dict[str, Any]]], folder: Path, title: str = "", name: str = "filter"
-) -> list[Path]:
-    """Write the figures of some runs' filters, each as png, svg and csv: the filters, what training added to them, and the numbers.
+def filter_figures(results: Mapping[str, Sequence[Mapping[str, Any]]], title: str = "") -> dict[str, tuple[Figure, list[FilterNumber]]]:
+    """The figures of some runs' filters: the filters, what training added to them, and the numbers.
 
     Args:
-        runs: the runs.
-        results: from :func:`results_by_label`.
-        folder: made if it is not there.
-        title: what the runs have in common; default: data and model.
-        name: how the files' names begin.
-
-    Returns:
-        the png files.
-
-    Raises:
-        InputError: the folder cannot be written.
+        results: from :func:`gradlens.reporting.analysis_report.results_by_label`.
+        title: what the runs have in common.
 
     """
-    title = title or runs_title(runs)
     rows = filter_numbers(results)
     first = title + (" · first seed" if len(max(results.values(), key=len)) > 1 else "")
-    figures = {
-        "grid": filter_grid(filter_panels(results), title=first),
-        "change": filter_grid(
-            filter_panels(results, change=True),
-            what="What training added to first-layer filters",
-            order="in the order of the untrained ones",
-            title=first,
-        ),
-        "numbers": filter_dots(rows, title=title),
-    }
-    return [save_figure(figure, rows, folder, f"{name}_{part}")[0] for part, figure in figures.items()]
+    change = filter_grid(
+        filter_panels(results, change=True),
+        what="What training added to first-layer filters",
+        order="in the order of the untrained ones",
+        title=first,
+    )
+    drawn = {"grid": filter_grid(filter_panels(results), title=first), "change": change, "numbers": filter_dots(rows, title=title)}
+    return {f"filter_{part}": (figure, rows) for part, figure in drawn.items()}
+
+
+def tables(runs: Sequence[Run], results: Results) -> list[Table]:
+    """What `gradlens filters` prints."""
+    return [filter_table(results_by_label(runs, results))]
+
+
+def figures(runs: Sequence[Run], results: Results, title: str) -> Figures:
+    """What `gradlens filters` draws."""
+    return filter_figures(results_by_label(runs, results), title)

@@ -2,42 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from gradlens.analysis import inpainting, linear_probe, memorization, network_similarity, representations
-from gradlens.reporting import filters, online_probe, probes
-from gradlens.reporting import inpainting as reporting_inpainting
-from gradlens.reporting import memorization as reporting_memorization
-from gradlens.reporting import representations as reporting_representations
-from gradlens.reporting.online_probe import Results
+from gradlens.reporting.aggregate import runs_title
+from gradlens.reporting.analysis_report import save_figures
+from gradlens.reporting.registry import REPORTS
 from gradlens.runtime.errors import InputError
 from gradlens.training.run_directory import Run, load_result
-
-Drawer = Callable[[Sequence[Run], Results, Path], list[Path]]  # runs and what each holds -> the png files written
-
-
-def _probe(runs: Sequence[Run], results: Results, folder: Path) -> list[Path]:
-    return probes.draw_probes(probes.probe_points(runs, results), folder)
-
-
-def _filters(runs: Sequence[Run], results: Results, folder: Path) -> list[Path]:
-    return filters.draw_filters(runs, filters.results_by_label(runs, results), folder)
-
-
-def _representations(runs: Sequence[Run], results: Results, folder: Path) -> list[Path]:
-    pairs = load_result(runs[0].path, network_similarity.PAIRS) or {"with": []}
-    return [folder / f"{name}.png" for name in reporting_representations.draw_representations(runs, results, pairs, folder)]
-
-
-DRAWERS: dict[str, Drawer] = {  # name of the json file in a run directory -> what draws it
-    linear_probe.NAME: _probe,
-    memorization.NAME: reporting_memorization.draw_memorization,
-    "filters": _filters,
-    representations.RESULT: _representations,
-    "online": online_probe.draw_online_probe,
-    inpainting.NAME: reporting_inpainting.draw_inpainting,
-}
 
 
 def draw_learned(runs: Sequence[Run], folder: Path) -> tuple[list[Path], dict[str, str]]:
@@ -56,12 +28,13 @@ def draw_learned(runs: Sequence[Run], folder: Path) -> tuple[list[Path], dict[st
     """
     drawn: list[Path] = []
     skipped: dict[str, str] = {}
-    for name, draw in DRAWERS.items():
+    for name, figures in ((name, report.figures) for name, report in REPORTS.items() if report.figures):
         found = [(run, result) for run in runs if (result := load_result(run.path, name)) is not None]
         if not found:
             continue
+        holders, results = [run for run, _ in found], [result for _, result in found]
         try:
-            drawn += draw([run for run, _ in found], [result for _, result in found], folder)
+            drawn += save_figures(figures(holders, results, runs_title(holders)), folder)
         except InputError as error:
             skipped[name] = str(error)
     return drawn, skipped

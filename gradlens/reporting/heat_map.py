@@ -15,15 +15,8 @@ from matplotlib.patches import Rectangle
 from gradlens.reporting.aggregate import (
     FinalValue,
 )
-from gradlens.reporting.axes import (
-    Scale,
-    cell_text,
-    colour_norm,
-    drawable,
-    quantity_head,
-    scale_of,
-    seeds_of,
-)
+from gradlens.reporting.axes import Scale, colour_norm, drawable, quantity_head, scale_of, seeds_of
+from gradlens.reporting.numbers import cell_text
 from gradlens.reporting.style import LOOK, Style, panels, styles
 from gradlens.runtime.errors import InputError
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from textwrap import fill
 from typing import Any, NamedTuple
 
@@ -15,12 +14,12 @@ from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from gradlens.analysis.inpainting import NAME, unpacked
+from gradlens.analysis.inpainting import unpacked
 from gradlens.reporting.aggregate import interval
-from gradlens.reporting.style import LOOK, head, save_figure
+from gradlens.reporting.analysis_report import Figures, Results, results_by_label
+from gradlens.reporting.style import LOOK, head
 from gradlens.runtime.errors import InputError
 from gradlens.training.run_directory import Run
-from gradlens.training.run_groups import group_runs
 
 
 class InpaintingRow(NamedTuple):
@@ -59,7 +58,7 @@ def inpainting_rows(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -
 
     """
     found = []
-    for label, mine in _by_label(runs, results):
+    for label, mine in results_by_label(runs, results).items():
 
         def mean(of: str, name: str, mine: Sequence[Mapping[str, Any]] = mine) -> float:
             return interval(one["errors"][of][name] for one in mine).mean
@@ -68,13 +67,6 @@ def inpainting_rows(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -
         patch = mean("mean_patch", "l1"), mean("mean_patch", "l2"), mean("mean_patch", "psnr")
         found.append(InpaintingRow(label, mean("network", "l1"), l2, ends[0], ends[1], mean("network", "psnr"), *patch, len(mine)))
     return found
-
-
-def _by_label(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, list[Mapping[str, Any]]]]:
-    """Label -> the results of its runs."""
-    of = {run.path: result for run, result in zip(runs, results, strict=True)}
-    for label, group in group_runs(runs).items():
-        yield label, [of[run.path] for run in group]
 
 
 def inpainting_table(found: Sequence[InpaintingRow]) -> Table:
@@ -140,9 +132,15 @@ def inpainting_grid(panels: Sequence[InpaintingPanel], *, title: str = "") -> Fi
     return figure
 
 
-def draw_inpainting(runs: Sequence[Run], results: Sequence[Mapping[str, Any]], folder: Path, title: str = "") -> list[Path]:
-    """Draw ``inpainting``, the pictures of each label's first seed; the errors are its table. Returns the png file."""
-    panels = []
-    for label, (first, *_) in _by_label(runs, results):
-        panels.append(InpaintingPanel(label, *(unpacked(first, name) for name in ("original", "corrupted", "output"))))
-    return save_figure(inpainting_grid(panels, title=title), inpainting_rows(runs, results), folder, NAME)[:1]
+def tables(runs: Sequence[Run], results: Results) -> list[Table]:
+    """What `gradlens inpaint` prints."""
+    return [inpainting_table(inpainting_rows(runs, results))]
+
+
+def figures(runs: Sequence[Run], results: Results, title: str) -> Figures:
+    """What `gradlens inpaint` draws: the pictures of each label's first seed; the errors are its table."""
+    panels = [
+        InpaintingPanel(label, *(unpacked(first, name) for name in ("original", "corrupted", "output")))
+        for label, (first, *_) in results_by_label(runs, results).items()
+    ]
+    return {"inpainting": (inpainting_grid(panels, title=title), inpainting_rows(runs, results))}

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from matplotlib import style
@@ -13,15 +12,15 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 from rich.table import Table
 
-from gradlens.analysis.memorization import NAME
-from gradlens.reporting.aggregate import CurvePoint, curve_points, interval, runs_title
-from gradlens.reporting.console import number_text
-from gradlens.reporting.style import GREY, LOOK, Style, band, head, joined, line_handles, over_seeds, save_figure, styles
+from gradlens.reporting.aggregate import CurvePoint, curve_points, interval
+from gradlens.reporting.analysis_report import Figures, Results, results_by_label
+from gradlens.reporting.numbers import number_text
+from gradlens.reporting.style import GREY, LOOK, Style, band, head, joined, line_handles, over_seeds, styles
 from gradlens.reporting.training_figures import curve_figure
 from gradlens.runtime.errors import InputError
 from gradlens.training.metrics import TRAIN_EVAL
 from gradlens.training.run_directory import Run
-from gradlens.training.run_groups import group_runs, run_labels
+from gradlens.training.run_groups import run_labels
 
 APART = {  # settings that say what rule it is, which draw, or what is looked at: no part of the schedule
     "method", "options", "seed", "record_every", "diagnose_every", "keep_checkpoints", "evaluate_train", "online_probe", "limit_test",
@@ -80,10 +79,8 @@ def _values(results: Sequence[Mapping[str, Any]], name: str) -> list[float]:
 
 def memorization_scores(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list[Memorized]:
     """One row a group of seeds, of runs and what :func:`gradlens.analysis.memorization.memorized` found of each."""
-    of = {run.path: result for run, result in zip(runs, results, strict=True)}
     rows = []
-    for label, group in group_runs(runs).items():
-        mine = [of[run.path] for run in group]
+    for label, mine in results_by_label(runs, results).items():
         half, most = (interval(_values(mine, name)) for name in ("epochs_to_50", "epochs_to_90"))
         final, best = interval(_values(mine, "final")), interval(_values(mine, "best"))
         held = interval(r["held_out"]["final"] for r in mine)
@@ -98,10 +95,11 @@ def memorization_scores(runs: Sequence[Run], results: Sequence[Mapping[str, Any]
 
 def block_points(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list[BlockPoint]:
     """The probes' accuracies by block, and the network's own as a last block; of runs with partial noise only."""
-    of = {run.path: result for run, result in zip(runs, results, strict=True) if "blocks" in result}
-    rows = []
-    for label, group in group_runs([run for run in runs if run.path in of]).items() if of else ():
-        mine = [of[run.path] for run in group]
+    partial = [(run, result) for run, result in zip(runs, results, strict=True) if "blocks" in result]
+    rows: list[BlockPoint] = []
+    if not partial:
+        return rows
+    for label, mine in results_by_label(*zip(*partial, strict=True)).items():
         for k, block in enumerate(row["block"] for row in mine[0]["blocks"]):
             for quantity in MEMORIZATION_QUANTITIES:
                 here = interval(_values([r["blocks"][k] for r in mine], quantity))
@@ -268,21 +266,18 @@ def noise_by_block(
     return figure
 
 
-def draw_memorization(
-    runs: Sequence[Run], results: Sequence[Mapping[str, Any]], folder: Path, title: str = "", name: str = NAME
-) -> list[Path]:
-    """Write the figures of some runs, each as png, svg and csv; returns the png files.
+def tables(runs: Sequence[Run], results: Results) -> Iterator[Table]:
+    """What `gradlens memorize` prints."""
+    yield memorization_table(runs, results)
+    if points := block_points(runs, results):
+        yield memorization_block_table(points)
 
-    Raises:
-        InputError: the folder cannot be written.
 
-    """
-    look = styles(run_labels(runs))
-    title = title or runs_title(runs)
-    chance = float(results[0]["chance"])
-    points = memorization_curves(runs)
-    files = save_figure(memorization_curve(points, chance, title=title, look=look), points, folder, name)[:1]
+def figures(runs: Sequence[Run], results: Results, title: str) -> Figures:
+    """What `gradlens memorize` draws."""
+    chance, points = float(results[0]["chance"]), memorization_curves(runs)
+    curve = memorization_curve(points, chance, title=title, look=styles(run_labels(runs)))
+    drawn: dict[str, tuple[Figure, Sequence[Any]]] = {"memorization": (curve, points)}
     if blocks := block_points(runs, results):
-        figure = noise_by_block(blocks, MEMORIZATION_QUANTITIES, chance, title=title)
-        files += save_figure(figure, blocks, folder, f"{name}_by_block")[:1]
-    return files
+        drawn["memorization_by_block"] = (noise_by_block(blocks, MEMORIZATION_QUANTITIES, chance, title=title), blocks)
+    return drawn

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from matplotlib import style
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from gradlens.reporting.style import COLOURS, LOOK, save_figure
+from gradlens.reporting.analysis_report import Figures, Results
+from gradlens.reporting.style import COLOURS, LOOK
 from gradlens.runtime.errors import InputError
 from gradlens.training.run_directory import Run
 
@@ -81,9 +81,6 @@ def regret_figure(rows: Sequence[Mapping[str, Any]], *, title: str = "") -> Figu
     return figure
 
 
-Results = Sequence[dict[str, Any]]
-
-
 class RegretRow(NamedTuple):
     """One row of a regret figure's table."""
 
@@ -98,13 +95,12 @@ class RegretRow(NamedTuple):
     bound: float  # of the learner's theorem
 
 
-def draw_online_probe(runs: Sequence[Run], results: Results, folder: Path) -> list[Path]:
+def figures(runs: Sequence[Run], results: Results, title: str) -> Figures:
     """One figure a run: regrets of different streams are not to be averaged."""
-    drawn = []
+    drawn = {}
+    alone = len({(run.config.method, run.config.seed) for run in runs}) == len(runs)
     for run, result in zip(runs, results, strict=True):
-        name = f"regret-{run.config.method}-s{run.config.seed}"
-        if len({(r.config.method, r.config.seed) for r in runs}) < len(runs):
-            name = f"regret-{run.path.name}"
+        name = f"regret-{run.config.method}-s{run.config.seed}" if alone else f"regret-{run.path.name}"
         rows = [RegretRow(**{field: row[field] for field in RegretRow._fields}) for row in result["rows"]]
-        drawn += save_figure(regret_figure(result["rows"], title=run.path.name), rows, folder, name)[:1]
+        drawn[name] = (regret_figure(result["rows"], title=run.path.name), rows)
     return drawn

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from matplotlib import style
@@ -17,8 +16,9 @@ from gradlens.analysis.linear_probe import PIXELS, TRAINED, UNTRAINED
 from gradlens.analysis.linear_separability import SEPARABLE, UNDECIDED
 from gradlens.analysis.probe_block import PERMUTED, TRUE, ProbeRecord
 from gradlens.reporting.aggregate import interval
-from gradlens.reporting.console import number_text
-from gradlens.reporting.style import GREY, LOOK, Style, band, head, joined, line_handles, over_seeds, panels, save_figure, styles
+from gradlens.reporting.analysis_report import Figures, Results, results_by_label
+from gradlens.reporting.numbers import number_text
+from gradlens.reporting.style import GREY, LOOK, Style, band, head, joined, line_handles, over_seeds, panels, styles
 from gradlens.runtime.errors import InputError
 from gradlens.training.metrics import TRAIN
 from gradlens.training.run_directory import Run
@@ -76,18 +76,18 @@ def probe_points(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> l
         results: their contents of ``probe.json``.
 
     """
-    held = {run.path: result for run, result in zip(runs, results, strict=True)}
     found: list[ProbePoint] = []
-    for label, group in group_runs(runs).items():
+    groups = group_runs(runs)
+    for label, mine in results_by_label(runs, results).items():
         cells: dict[tuple[str, str, str, int, str], list[float]] = {}
         last = 0
-        for run in group:
-            for row in held[run.path]["rows"]:
+        for result in mine:
+            for row in result["rows"]:
                 last = max(last, row["step"])
                 for half in ("test", "train"):
                     cells.setdefault((row["network"], row["labels"], row["block"], row["step"], half), []).append(float(row[half]))
         found += [ProbePoint(label, *key, *interval(values)) for key, values in cells.items()]
-        found.append(ProbePoint(label, OWN, TRUE, OWN, last, "test", *interval(own_accuracy(run) for run in group)))
+        found.append(ProbePoint(label, OWN, TRUE, OWN, last, "test", *interval(own_accuracy(run) for run in groups[label])))
     return found
 
 
@@ -166,14 +166,13 @@ def separability_table(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]
     shown = Table(title=SEPARABILITY, title_justify="left", box=SIMPLE_HEAD)
     for name in ("block", "images", "per\nfeature", "Cover's\ncapacity"):
         shown.add_column(name, justify="left" if name == "block" else "right", no_wrap=True)
-    held = {run.path: result["separability"] for run, result in zip(runs, results, strict=True)}
-    labels = group_runs(runs)
+    labels = results_by_label(runs, results)
     for label in labels:
         shown.add_column(label, justify="right", overflow="fold")
     cells: dict[tuple[str, str, str], dict[str, list[ProbeRecord]]] = {}
-    for label, group in labels.items():
-        for run in group:
-            for row in held[run.path]:
+    for label, mine in labels.items():
+        for result in mine:
+            for row in result["separability"]:
                 cells.setdefault((row["network"], row["labels"], row["block"]), {}).setdefault(label, []).append(row)
     for key, found in cells.items():
         if key[:2] == (UNTRAINED, PERMUTED):  # stored, not printed: long enough
@@ -310,15 +309,29 @@ def separability_over_training(points: Sequence[ProbePoint], *, title: str = "",
     return figure
 
 
-def draw_probes(points: Sequence[ProbePoint], out: Path, title: str = "") -> list[Path]:
-    """Write the figures: by depth, and over training where there are snapshots; their png files.
+def probe_figures(points: Sequence[ProbePoint], title: str = "") -> dict[str, tuple[Figure, Sequence[ProbePoint]]]:
+    """The figures: by depth, and over training where there are snapshots.
 
     Raises:
-        InputError: nothing to draw, or the folder cannot be written.
+        InputError: nothing to draw.
 
     """
     shown = last_probed(points)
-    files = [save_figure(separability_by_depth(shown, title=title), shown, out, "separability_by_depth")[0]]
+    drawn: dict[str, tuple[Figure, Sequence[ProbePoint]]] = {"separability_by_depth": (separability_by_depth(shown, title=title), shown)}
     if len({(p.label, p.step) for p in points if p.network == TRAINED}) > len({p.label for p in points}):
-        files.append(save_figure(separability_over_training(points, title=title), points, out, "separability_over_training")[0])
-    return files
+        drawn["separability_over_training"] = (separability_over_training(points, title=title), points)
+    return drawn
+
+
+def tables(runs: Sequence[Run], results: Results) -> Iterator[Table]:
+    """What `gradlens probe` prints: of one run the details, accuracies by block, and what is separable where that was asked."""
+    if len(runs) == 1:
+        yield probe_detail(results[0])
+    yield from probe_tables(probe_points(runs, results))
+    if any(result["separability"] for result in results):
+        yield separability_table(runs, results)
+
+
+def figures(runs: Sequence[Run], results: Results, title: str) -> Figures:
+    """What `gradlens probe` draws."""
+    return probe_figures(probe_points(runs, results), title)

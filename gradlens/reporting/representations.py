@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import product
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,13 +13,15 @@ from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from gradlens.analysis.network_similarity import PAIRS
 from gradlens.analysis.representations import TRAINED, UNTRAINED, RepresentationRecord
 from gradlens.reporting.aggregate import LayerPoint, interval
-from gradlens.reporting.console import number_text
-from gradlens.reporting.style import LOOK, Style, band, head, joined, line_handles, over_seeds, panels, save_figure, styles
+from gradlens.reporting.analysis_report import Figures, Results
+from gradlens.reporting.numbers import number_text, short_number
+from gradlens.reporting.style import LOOK, Style, band, head, joined, line_handles, over_seeds, panels, styles
 from gradlens.reporting.training_figures import over_training
 from gradlens.runtime.errors import InputError
-from gradlens.training.run_directory import Run
+from gradlens.training.run_directory import Run, load_result
 from gradlens.training.run_groups import run_labels as labels_of
 
 NUMBERS: dict[str, tuple[str, int, float]] = {  # of a row -> a table's column, digits, scale
@@ -281,7 +282,7 @@ def cka_figure(cells: Sequence[SimilarityCell], *, title: str = "") -> Figure:
             values[rows.index(c.block), across.index(c.other_block)] = c.cka
         mesh = ax.pcolormesh(np.ma.masked_invalid(values), cmap="viridis", vmin=0, vmax=1, edgecolors="white", linewidth=0.8)
         for (row, column), value in np.ndenumerate(values):
-            text = f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−") if math.isfinite(value) else "–"
+            text = short_number(value)
             ink = "0.1" if value > 0.6 else "white" if math.isfinite(value) else "0.25"
             if most <= 10:
                 ax.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=ink, fontsize=8)
@@ -340,35 +341,29 @@ def rdm_figure(rows: Sequence[RdmRow], *, title: str = "") -> Figure:
     return figure
 
 
-def draw_representations(
-    runs: Sequence[Run], results: Sequence[Mapping[str, Any]], pairs: Mapping[str, Any], out: Path, title: str = ""
-) -> list[str]:
-    """Write the figures of what runs hold: by depth, dissimilarities, CKA, and over training where there are snapshots.
+def _pairs(runs: Sequence[Run], results: Results) -> Mapping[str, Any]:
+    """What the first run was compared with: by the command that is printing, or as it is stored."""
+    return results[0].get("comparison") or load_result(runs[0].path, PAIRS) or {"with": []}
 
-    Args:
-        runs: the runs.
-        results: their ``representations.json``.
-        pairs: the first one's ``cka.json``; where its ``with`` is empty, there is no figure of it.
-        out: folder of the figures.
-        title: what the runs have in common.
 
-    Returns:
-        the figures' names.
+def tables(runs: Sequence[Run], results: Results) -> list[Table]:
+    """What `gradlens representations` prints."""
+    return [representation_table(depth_points(runs, results)), pair_table(_pairs(runs, results), named(runs)[0])]
 
-    """
+
+def figures(runs: Sequence[Run], results: Results, title: str) -> Figures:
+    """What `gradlens representations` draws: by depth, dissimilarities, CKA, and over training where there are snapshots."""
     points = [p for p in depth_points(runs, results) if p.quantity in REPRESENTATION_QUANTITIES]
-    matrices, dissimilar = similarity_cells(pairs, named(runs)[0]), rdm_rows(runs, results)
-    made: dict[str, tuple[Any, Sequence[Any]]] = {
+    matrices, dissimilar = similarity_cells(_pairs(runs, results), named(runs)[0]), rdm_rows(runs, results)
+    drawn: dict[str, tuple[Figure, Sequence[Any]]] = {
         "representation_by_depth": (representation_by_depth(points, REPRESENTATION_QUANTITIES, title=title), points),
     }
     if dissimilar:
-        made["rdm"] = (rdm_figure(dissimilar, title=title), dissimilar)
+        drawn["rdm"] = (rdm_figure(dissimilar, title=title), dissimilar)
     if matrices:
-        made["cka"] = (cka_figure(matrices, title=title), matrices)
+        drawn["cka"] = (cka_figure(matrices, title=title), matrices)
     for quantity in REPRESENTATION_QUANTITIES:
         rows = over_steps(runs, results, quantity)
         if len({row.step for row in rows}) > 2:
-            made[f"{quantity}_over_training"] = (over_training(rows, quantity, title=title), rows)
-    for name, (figure, saved) in made.items():
-        save_figure(figure, saved, out, name)
-    return list(made)
+            drawn[f"{quantity}_over_training"] = (over_training(rows, quantity, title=title), rows)
+    return drawn

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from gradlens.models.spec import ModelSpec
 from gradlens.models.zoo import build, head_width
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import seeded
+from gradlens.training.checkpoint import load_checkpoint
 from gradlens.training.config import Config
 from gradlens.training.run_directory import Run, load_run
 from gradlens.training.user_references import activate
@@ -141,10 +143,14 @@ def _begun_weights(model: nn.Sequential, begun: Run) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in weights.items() if not name.startswith(top)} | mine
 
 
-def load_model_and_method(run: Run, shape: tuple[int, int, int], classes: int, device: torch.device) -> ModelAndMethod:
-    """The network and rule of a run with the weights of its last checkpoint, in eval mode."""
-    pair = build_model_and_method(run.config.model_copy(update={"compile": False}), shape, classes, device)
-    pair.load(run.checkpoint(), str(run.path))
+def load_model_and_method(
+    run: Run, shape: tuple[int, int, int], classes: int, device: torch.device, file: Path | None = None
+) -> ModelAndMethod:
+    """The network and rule of a run with the weights of its last checkpoint, or of a snapshot (``file``), in eval mode."""
+    begun = {} if run.config.keep_head else {"init_from": None}  # whose weights would be replaced, but for the shape of a kept head
+    pair = build_model_and_method(run.config.model_copy(update={"compile": False, **begun}), shape, classes, device)
+    file = file or run.path / "checkpoint.pt"
+    pair.load(load_checkpoint(file), str(file))
     pair.model.eval(), pair.method.eval()
     return pair
 

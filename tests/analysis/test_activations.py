@@ -1,5 +1,7 @@
 """Reading activations: the same numbers as the plain network gives, one budget at every depth, and no trace left."""
 
+import shutil
+
 import pytest
 import shelf
 import torch
@@ -12,6 +14,7 @@ from gradlens.methods import METHODS
 from gradlens.models.feature_pooling import described, pooled, side
 from gradlens.runtime.errors import InputError
 from gradlens.training.context import RunContext, load_data
+from gradlens.training.runs.train_run import train_run
 
 
 def plain_net():
@@ -105,3 +108,13 @@ def test_modes_come_back_after_an_error():
     with pytest.raises(RuntimeError), frozen_eval_mode(freeze_module(model)):
         raise RuntimeError
     assert model.training
+
+
+def test_what_a_run_began_from_is_not_needed_to_read_it(tmp_path):
+    begun = shelf.copied(shelf.trained(tiny("bp")), tmp_path / "begun")
+    run = train_run(tiny("bp", init_from=str(begun.path), epochs=1, warmup=0), RunContext(out=tmp_path / "runs"))
+    shutil.rmtree(begun.path)
+    for which in ("last", "untrained"):
+        (frozen,) = load_snapshots(run, RunContext(), which)
+        state, saved = frozen.modules[0].state_dict(), run.checkpoint()["model"]
+        assert all(torch.equal(state[name], saved[name]) for name in saved) == (which == "last")

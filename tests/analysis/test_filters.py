@@ -32,7 +32,7 @@ from gradlens.runtime.errors import InputError
 from gradlens.training.checkpoint import load_checkpoint
 from gradlens.training.config import make_config
 from gradlens.training.context import RunContext
-from gradlens.training.run_directory import load_result
+from gradlens.training.run_directory import load_result, load_run
 
 TINY = {"width": 4, "limit": 64, "batch_size": 32, "epochs": 2, "record_every": 0, "lr": 3e-3}
 
@@ -312,7 +312,7 @@ def contents(folder):
 
 
 def test_without_training_everything_is_as_at_the_start(copied):
-    found = filters_run(copied(epochs=0, stem=7), RunContext())
+    found = filters_run(load_run(copied(epochs=0, stem=7)), RunContext())
     for name, values in found["numbers"].items():
         assert values["trained"] == values["untrained"], name
     assert found["weights"] == found["untrained_weights"]
@@ -324,7 +324,7 @@ def test_without_training_everything_is_as_at_the_start(copied):
 def test_a_run_is_looked_at_over_time_and_only_the_result_is_new(copied):
     path = copied(stem=5, keep_checkpoints=2, method="dgl")
     before = contents(path)
-    found = filters_run(path, RunContext(), over_time=True)
+    found = filters_run(load_run(path), RunContext(), over_time=True)
     after = contents(path)
     assert after.pop(path / "filters.json")
     assert after == before
@@ -346,7 +346,7 @@ def test_the_control_is_the_runs_own_beginning(copied):
     path = copied(stem=5, seed=3)
     start = load_checkpoint(finished(stem=5, seed=3, epochs=0) / "checkpoint.pt")["model"]["block1.conv.weight"].double()
     end = load_checkpoint(path / "checkpoint.pt")["model"]["block1.conv.weight"].double()
-    found = filters_run(path, RunContext())
+    found = filters_run(load_run(path), RunContext())
     np.testing.assert_allclose(found["untrained_weights"], start.numpy(), rtol=1e-3)
     assert found["numbers"]["moved"]["trained"] == pytest.approx(float((end - start).norm() / start.norm()))
     assert found["numbers"]["frequency"]["untrained"] == pytest.approx(frequencies(start.numpy()).mean())
@@ -475,7 +475,7 @@ def test_networks_without_convolutions_and_other_mistakes(gradlens, copied):
     status, out, err = gradlens("filters", mlp, "--quiet")
     assert (status, out) == (2, "")
     assert f"{mlp}: mlp: this network has no convolution, and so no filters to look at" in err
-    assert "are the same run" in gradlens("filters", good, good, "--quiet")[2]
+    assert "are the same run" in gradlens("filters", good, good.relative_to(Path.cwd()), "--quiet")[2]
     Path("taken").write_text("")
     assert "cannot write taken" in gradlens("filters", good, "--out", "taken", "--quiet")[2]
     assert gradlens("filters")[0] == 2

@@ -14,8 +14,10 @@ from typer.testing import CliRunner
 from gradlens.analysis import linear_probe, logistic_regression
 from gradlens.analysis import probe_block as analysis_probe_block
 from gradlens.analysis.activations import collect_activations, freeze_module, load_snapshots
-from gradlens.analysis.linear_probe import PIXELS, TRAINED, UNTRAINED, ProbeOptions, probe_module, probe_run
+from gradlens.analysis.linear_probe import PIXELS, TRAINED, UNTRAINED, probe_module, probe_run
 from gradlens.analysis.logistic_regression import Standard, fit_logistic_regression
+from gradlens.analysis.of_runs.options import ProbeOptions
+from gradlens.analysis.of_runs.probe import Probe
 from gradlens.analysis.probe_block import PERMUTED, TRUE, ProbeFeatures, choose_l2, probe_block
 from gradlens.cli import main
 from gradlens.data.split import Split
@@ -24,7 +26,7 @@ from gradlens.reporting.probes import separability_by_depth
 from gradlens.runtime.errors import InputError
 from gradlens.training.config import make_config
 from gradlens.training.context import RunContext, load_data
-from gradlens.training.run_directory import load_result
+from gradlens.training.run_directory import load_result, load_run
 from gradlens.training.runs.train_run import train_run
 
 QUICK = ProbeOptions(separability=0, grid=(0.1, 0.01))
@@ -143,7 +145,7 @@ def test_images_are_taken_in_a_seeded_random_order():
 
 def test_a_run_is_probed_with_its_controls_and_nothing_else_of_it_changes(run):
     before = digests(run)
-    result = probe_run(run.path, RunContext(), ProbeOptions(grid=(0.1, 0.01), separability=12))
+    result = probe_run(run, RunContext(), ProbeOptions(grid=(0.1, 0.01), separability=12))
     after = digests(run)
     assert set(after) - set(before) == {(run.path / "probe.json").relative_to(run.path)}
     assert all(after[name] == digest for name, digest in before.items())
@@ -170,22 +172,22 @@ def test_a_run_is_probed_with_its_controls_and_nothing_else_of_it_changes(run):
 
 @pytest.mark.slow
 def test_what_is_stored_is_not_computed_again_unless_the_protocol_differs(run, monkeypatch):
-    first = probe_run(run.path, RunContext(), QUICK)
+    first = probe_run(run, RunContext(), QUICK)
     fitted, said = [], []
     whole = analysis_probe_block.probe_block
     monkeypatch.setattr(linear_probe, "probe_block", lambda *a: fitted.append(1) or whole(*a))
-    assert probe_run(run.path, RunContext(), QUICK)["rows"] == first["rows"]
+    assert probe_run(run, RunContext(), QUICK)["rows"] == first["rows"]
     assert not fitted
-    later = probe_run(run.path, RunContext(), ProbeOptions(separability=0, grid=QUICK.grid, over_time=True), say=said.append)
+    later = probe_run(run, RunContext(), ProbeOptions(separability=0, grid=QUICK.grid, over_time=True), say=said.append)
     names = next(load_snapshots(run, RunContext())).names
     assert len(fitted) == len(names)  # one snapshot more
     assert [r for r in later["rows"] if r in first["rows"]] == first["rows"]
     assert not said
-    probe_run(run.path, RunContext(), ProbeOptions(separability=0, grid=QUICK.grid, train_images=200), say=said.append)
+    probe_run(run, RunContext(), ProbeOptions(separability=0, grid=QUICK.grid, train_images=200), say=said.append)
     assert len(fitted) == 1 + 3 * len(names)
     assert said == [f"{run.path}/probe.json was made in another way (images differ): computed anew"]
     fitted.clear()
-    probe_run(run.path, RunContext(), ProbeOptions(separability=0, grid=QUICK.grid, train_images=200, overwrite=True))
+    probe_run(run, RunContext(), ProbeOptions(separability=0, grid=QUICK.grid, train_images=200, overwrite=True))
     assert len(fitted) == 1 + 2 * len(names)
 
 
@@ -200,13 +202,13 @@ def test_an_interrupted_probe_goes_on_where_it_was(run, monkeypatch):
 
     monkeypatch.setattr(linear_probe, "probe_block", breaks)
     with pytest.raises(KeyboardInterrupt):
-        probe_run(run.path, RunContext(), QUICK)
+        probe_run(run, RunContext(), QUICK)
     assert len(load_result(run.path, "probe")["rows"]) == 6
-    result = probe_run(run.path, RunContext(), QUICK)
+    result = probe_run(run, RunContext(), QUICK)
     assert len(calls) == 4 + 1 + 2 * len(next(load_snapshots(run, RunContext())).names) - 3
     monkeypatch.undo()
     seconds = ("seconds",)
-    fresh = probe_run(run.path, RunContext(), ProbeOptions(separability=0, grid=QUICK.grid, overwrite=True))
+    fresh = probe_run(run, RunContext(), ProbeOptions(separability=0, grid=QUICK.grid, overwrite=True))
     strip = [[{k: v for k, v in r.items() if k not in seconds} for r in one["rows"]] for one in (result, fresh)]
     assert strip[0] == strip[1]
 
@@ -214,16 +216,16 @@ def test_an_interrupted_probe_goes_on_where_it_was(run, monkeypatch):
 def test_blocks_asked_for_one_by_one_stand_in_the_networks_order(run):
     names = next(load_snapshots(run, RunContext())).names
     for name in (names[-1], names[0]):
-        result = probe_run(run.path, RunContext(), ProbeOptions(separability=0, grid=(0.1,), controls=False, blocks=(name,)))
+        result = probe_run(run, RunContext(), ProbeOptions(separability=0, grid=(0.1,), controls=False, blocks=(name,)))
     assert [r["block"] for r in result["rows"]] == [names[0], names[-1]]
 
 
 def test_two_runs_with_the_same_control_fit_it_once(run, monkeypatch):
     known: linear_probe.ProbeCache = {}
-    first = probe_run(run.path, RunContext(), QUICK, known=known)
+    first = probe_run(run, RunContext(), QUICK, known=known)
     fitted = []
     monkeypatch.setattr(linear_probe, "probe_block", lambda *_: fitted.append(1))
-    second = probe_run(run.path, RunContext(), ProbeOptions(separability=0, grid=QUICK.grid, overwrite=True), known=known)
+    second = probe_run(run, RunContext(), ProbeOptions(separability=0, grid=QUICK.grid, overwrite=True), known=known)
     assert not fitted
     assert first["rows"] == second["rows"]
 
@@ -233,7 +235,7 @@ def test_points_are_means_over_seeds_with_the_networks_own_answer(run, tmp_path)
     twin = train_run(run.config.model_copy(update={"seed": 1, "epochs": 4}), RunContext(out=tmp_path / "other"))
     names = next(load_snapshots(run, RunContext())).names
     options = ProbeOptions(separability=12, grid=(0.01,), train_images=300, blocks=(names[0],))
-    results = [probe_run(r.path, RunContext(), options) for r in (run, twin)]
+    results = [probe_run(r, RunContext(), options) for r in (run, twin)]
     points = probes.probe_points([run, twin], results)
     block = names[0]
     (mine,) = [p for p in probes.last_probed(points) if (p.network, p.labels, p.block, p.half) == (TRAINED, TRUE, block, "test")]
@@ -244,8 +246,7 @@ def test_points_are_means_over_seeds_with_the_networks_own_answer(run, tmp_path)
     assert own.mean == pytest.approx((probes.own_accuracy(run) + probes.own_accuracy(twin)) / 2)
     assert [c.header for c in probes.probe_table(points).columns] == ["block", "bp"]
     later = [p._replace(step=p.step // 2) for p in points if p.network == TRAINED] + points
-    files = [f.name for f in probes.draw_probes(later, tmp_path / "figures")]
-    assert files == ["separability_by_depth.png", "separability_over_training.png"]
+    assert list(probes.probe_figures(later)) == ["separability_by_depth", "separability_over_training"]
     assert probes.separability_table([run, twin], results).row_count == 2 + 3
 
 
@@ -270,26 +271,32 @@ def test_the_figure_shows_the_points_and_names_what_lies_far_below():
 # -------------------------------------------------------------------------------------------------------- wrong input
 
 
-def test_what_cannot_be_probed_is_said_and_nothing_is_written(run, tmp_path):
-    block = ProbeOptions(blocks=("blok1",))
-    with pytest.raises(InputError, match="unknown block 'blok1'; known, nearest first: block1"):
-        linear_probe.check_probe_runs([run.path], block, RunContext())
-    with pytest.raises(InputError, match="unknown block"):
-        probe_run(run.path, RunContext(), block)
-    with pytest.raises(InputError, match="no run to probe"):
-        linear_probe.check_probe_runs([], QUICK, RunContext())
-    with pytest.raises(InputError, match="--train-images 9999: there are 1433"):
-        probe_run(run.path, RunContext(), ProbeOptions(train_images=9999))
-    with pytest.raises(InputError, match=r"8 training images \(a fifth of 10 is held out\) are fewer than the 10 classes"):
-        probe_run(run.path, RunContext(), ProbeOptions(train_images=10))
-    with pytest.raises(InputError, match="--test-images 0"):
-        probe_run(run.path, RunContext(), ProbeOptions(test_images=0))
-    with pytest.raises(InputError, match="the same run"):
-        linear_probe.check_probe_runs([run.path, tmp_path / "." / run.path.name], QUICK, RunContext())
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"blocks": ("blok1",)}, "unknown block 'blok1'; known, nearest first: block1"),
+        ({"features": 0}, "--features: must be 1 or more, got 0"),
+        ({"train_images": 9999}, "--train-images 9999: there are 1433"),
+        ({"train_images": 10}, r"8 training images \(a fifth of 10 is held out\) are fewer than the 10 classes"),
+        ({"test_images": 0}, "--test-images 0"),
+    ],
+)
+def test_what_cannot_be_probed_is_said_and_nothing_is_written(run, options, said):
+    with pytest.raises(InputError, match=said):
+        Probe().analyse([run], RunContext(), ProbeOptions(**options))
     assert not (run.path / "probe.json").exists()
-    (run.path / "checkpoint.pt").unlink()
+
+
+def test_runs_that_cannot_be_probed_are_refused_before_any_is(run, tmp_path):
+    with pytest.raises(InputError, match="no run was given to `gradlens probe`"):
+        Probe().analyse([], RunContext(), QUICK)
+    with pytest.raises(InputError, match="the same run"):
+        Probe().analyse([run, load_run(tmp_path / "." / run.path.name)], RunContext(), QUICK)
+    bare = shelf.copied(run, tmp_path / "bare")
+    (bare.path / "checkpoint.pt").unlink()
     with pytest.raises(InputError, match=r"has no checkpoint\.pt"):
-        linear_probe.check_probe_runs([run.path], QUICK, RunContext())
+        Probe().analyse([run, bare], RunContext(), QUICK)
+    assert not (run.path / "probe.json").exists()
 
 
 def test_one_class_only_is_said():
@@ -304,7 +311,7 @@ def test_activations_that_are_nan_are_named(run):
     state["model"][name].flatten()[0] = math.nan
     torch.save(state, run.path / "checkpoint.pt")
     with pytest.raises(InputError, match="block2 gives numbers that are not finite"):
-        probe_run(run.path, RunContext(), ProbeOptions(controls=False, separability=0))
+        probe_run(run, RunContext(), ProbeOptions(controls=False, separability=0))
     assert not (run.path / "probe.json").exists()
 
 
@@ -354,5 +361,5 @@ def test_data_of_another_run_are_refused(run):
     info["data_fingerprint"] = "0" * 16
     (run.path / "config.json").write_text(json.dumps(info))
     with pytest.raises(InputError, match="are not the ones"):
-        probe_run(run.path, RunContext(), QUICK)
+        Probe().analyse([load_run(run.path)], RunContext(), QUICK)
     assert load_data(run.config, RunContext()).shape == (1, 8, 8)

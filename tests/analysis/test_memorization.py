@@ -18,6 +18,7 @@ from PIL import Image
 from gradlens.analysis import memorization
 from gradlens.analysis.activations import freeze_module
 from gradlens.analysis.memorization import Noise, area, curve_of, epochs_to, memorized, noise_of
+from gradlens.analysis.of_runs.memorization import Memorization
 from gradlens.data.datasets import load as load_data
 from gradlens.models.zoo import ModelSpec, build
 from gradlens.reporting import memorization as reporting_memorization
@@ -259,19 +260,19 @@ def test_what_was_found_is_read_and_what_is_stale_is_not(copied, monkeypatch):
 def test_what_cannot_be_read(copied, monkeypatch):
     run = copied(evaluate_train=False)
     with pytest.raises(InputError, match="without --evaluate-train"):
-        memorized(run, RunContext())
+        Memorization().analyse([run], RunContext())
     run = copied(augment=True)
     with pytest.raises(InputError, match="augmentation"):
-        memorized(run, RunContext())
+        Memorization().analyse([run], RunContext())
     run = copied()
     (run.path / "summary.json").unlink()
     with pytest.raises(InputError, match="unfinished"):
-        memorized(load_run(run.path), RunContext())
+        Memorization().analyse([load_run(run.path)], RunContext())
     run = copied("dgl")
     info = json.loads((run.path / "config.json").read_text())
     (run.path / "config.json").write_text(json.dumps({**info, "data_fingerprint": "0" * 16}))
     with pytest.raises(InputError, match="not the ones"):
-        memorized(load_run(run.path), RunContext())
+        Memorization().analyse([load_run(run.path)], RunContext())
 
 
 # ---------------------------------------------------------------------------------------------------- probes by block

@@ -421,7 +421,7 @@ def run(tmp_path_factory):
 @pytest.mark.slow
 def test_a_short_training_beats_the_mean_patch(run):
     before = {file: file.read_bytes() for file in run.path.rglob("*") if file.is_file()}
-    result = inpainting.inpaint_run(run.path, RunContext(), 6)
+    result = inpainting.inpaint_run(run, RunContext(), 6)
     assert {file: file.read_bytes() for file in before} == before
     assert set(run.path.rglob("*")) - set(before) == {run.path / "inpainting.json"}
     found = result["errors"]
@@ -440,7 +440,7 @@ def test_a_short_training_beats_the_mean_patch(run):
 
 
 def test_the_pictures_are_what_they_are_called(run):
-    result = load_result(run.path, "inpainting") or inpainting.inpaint_run(run.path, RunContext(), 6)
+    result = load_result(run.path, "inpainting") or inpainting.inpaint_run(run, RunContext(), 6)
     original, corrupted, output = (inpainting.unpacked(result, name) for name in ("original", "corrupted", "output"))
     test = load_data("digits").test.images.numpy()
     assert original.shape == (6, 1, 8, 8)
@@ -454,7 +454,7 @@ def test_the_pictures_are_what_they_are_called(run):
 
 
 def test_the_figure_is_drawn_from_what_is_stored(run, tmp_path):
-    load_result(run.path, "inpainting") or inpainting.inpaint_run(run.path, RunContext(), 6)
+    load_result(run.path, "inpainting") or inpainting.inpaint_run(run, RunContext(), 6)
     drawn, skipped = draw_learned([run], tmp_path)
     assert skipped == {}
     assert [path.name for path in drawn] == ["inpainting.png"]

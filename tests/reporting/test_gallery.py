@@ -6,9 +6,10 @@ import shutil
 import pytest
 import shelf
 
-from gradlens.analysis import first_layer_filters, linear_probe, memorization, network_similarity
-from gradlens.analysis import representations as rep
-from gradlens.reporting.gallery import DRAWERS, draw_learned
+from gradlens.analysis.of_runs.options import ProbeOptions, RepresentationOptions
+from gradlens.analysis.of_runs.registry import ANALYSES
+from gradlens.reporting.gallery import draw_learned
+from gradlens.reporting.registry import REPORTS
 from gradlens.training.config import make_config
 from gradlens.training.context import RunContext
 from gradlens.training.run_directory import load_result, load_run
@@ -20,20 +21,19 @@ def measured(tmp_path_factory):
     place, folder = RunContext(), tmp_path_factory.mktemp("runs")
     shared = {"width": 3, "limit": 96, "batch_size": 32, "epochs": 3, "label_noise": 0.3, "evaluate_train": True, "online_probe": True}
     runs = [shelf.copied(shelf.trained(make_config(method=method, **shared)), folder) for method in ("bp", "dgl")]
-    few = rep.RepresentationOptions(images=90, steps=2)
-    for run in runs:
-        linear_probe.probe_run(run.path, place, linear_probe.ProbeOptions(features=16, test_images=60, separability=0))
-        memorization.memorized(run, place)
-        first_layer_filters.filters_run(run.path, place)
-        rep.represent_run(run.path, place, few)
-    network_similarity.compare_run(runs[0].path, [runs[1].path], place, few)
+    few = {
+        "probe": ProbeOptions(features=16, test_images=60, separability=0),
+        "representations": RepresentationOptions(images=90, steps=2),
+    }
+    for name in ("probe", "memorization", "filters", "representations"):
+        ANALYSES[name].analyse(runs, place, few.get(name))
     return [run.path for run in runs]
 
 
 def holding(path, folder, *names):
     """A copy of a run in which only these results are stored, so that little is drawn."""
     copy = shutil.copytree(path, folder / path.name)
-    for name in DRAWERS:
+    for name in REPORTS:
         if name not in names:
             (copy / f"{name}.json").unlink(missing_ok=True)
     return copy

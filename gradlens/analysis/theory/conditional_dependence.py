@@ -79,16 +79,10 @@ def conditional_dependence(
         InputError: shapes that do not fit, numbers that are not finite, a constant x1, no more samples than classes and directions of x1.
 
     """
-    a, b = _view(x1, "x1"), _view(x2, "x2")
-    labels = np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y)
-    if not len(a) == len(b) == labels.size or labels.ndim != 1:
-        raise InputError(f"two views and labels [N] of the same samples are wanted, got {len(a)}, {len(b)} and {list(labels.shape)}")
-    if labels.dtype.kind == "f" and not np.isfinite(labels).all():
-        raise InputError("labels hold NaN or infinite numbers: leave samples without a label out")
+    a, b, at, classes = _samples(x1, x2, y)
     if shuffles < 0:
         raise InputError(f"shuffles are 0 or more, got {shuffles}")
-    known, at = np.unique(labels, return_inverse=True)
-    n, classes = len(a), len(known)
+    n = len(a)
     u = _basis(a)
     if not u.shape[1]:
         raise InputError("x1 is constant: there is nothing that x2 could depend on")
@@ -111,6 +105,23 @@ def conditional_dependence(
         null = float(np.sqrt(nulls).mean())
         p = (1 + int((nulls >= squared * (1 - 1e-12)).sum())) / (1 + shuffles)  # equal ones differ by rounding
     return Dependence(math.sqrt(squared), bias, math.sqrt(max(squared - bias, 0.0)), share, null, p, n, classes, u.shape[1])
+
+
+def _samples(x1: Tensor | ArrayLike, x2: Tensor | ArrayLike, y: Tensor | ArrayLike) -> tuple[Array, Array, NDArray[np.intp], int]:
+    """Both views [N, d], each sample's class as a number [N], and how many classes there are.
+
+    Raises:
+        InputError: shapes that do not fit, numbers that are not finite.
+
+    """
+    a, b = _view(x1, "x1"), _view(x2, "x2")
+    labels = np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y)
+    if not len(a) == len(b) == labels.size or labels.ndim != 1:
+        raise InputError(f"two views and labels [N] of the same samples are wanted, got {len(a)}, {len(b)} and {list(labels.shape)}")
+    if labels.dtype.kind == "f" and not np.isfinite(labels).all():
+        raise InputError("labels hold NaN or infinite numbers: leave samples without a label out")
+    known, at = np.unique(labels, return_inverse=True)
+    return a, b, at, len(known)
 
 
 def _view(x: Tensor | ArrayLike, name: str) -> Array:

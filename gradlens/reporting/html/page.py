@@ -20,32 +20,27 @@ from markupsafe import Markup
 
 from gradlens._version import __version__
 from gradlens.reporting.aggregate import runs_title, truths
-from gradlens.reporting.html import analysis_sections, feature_sections, sections
+from gradlens.reporting.html import doctor, sections
 from gradlens.reporting.html.charts import cosine_colours, looks
 from gradlens.reporting.html.notices import notices
 from gradlens.reporting.html.parts import ReportContext, ReportSection
 from gradlens.reporting.html.standings import below_top, method_summaries
 from gradlens.reporting.html.verdict import headline, verdict_line
+from gradlens.reporting.registry import REPORTS
 from gradlens.reporting.style import styles
 from gradlens.runtime.errors import InputError
 from gradlens.training.run_directory import Run, load_run
 from gradlens.training.run_files import must_be_writable, write
 from gradlens.training.run_groups import group_runs
 
-ORDER = (
-    sections.learning,
-    sections.where_and_when,
-    sections.training,
-    analysis_sections.separability,
-    analysis_sections.memorization,
-    feature_sections.filters,
-    feature_sections.representations,
-    analysis_sections.online,
-    analysis_sections.doctor,
-    sections.cost,
-    sections.differing_settings,
-    sections.configs,
-)
+FIRST = (sections.learning, sections.where_and_when, sections.training)
+LAST = (sections.cost, sections.differing_settings, sections.configs)  # the sections of the analyses are between the two
+
+
+def _sections(here: ReportContext) -> list[ReportSection]:
+    """All sections, in the order in which they are read."""
+    analyses = (report.section for report in REPORTS.values() if report.section)
+    return [make(here) for make in (*FIRST, *analyses, *LAST)]
 
 
 def make_report_context(runs: Sequence[Run]) -> ReportContext:
@@ -106,8 +101,8 @@ def page(runs: Sequence[Run]) -> str:
     from plotly.offline import get_plotlyjs  # several megabytes
 
     here = make_report_context(runs)
-    parts: list[ReportSection] = [make(here) for make in ORDER]
-    said = [*notices(here.groups), *analysis_sections.wrong(here)]
+    parts = _sections(here)
+    said = [*notices(here.groups), *doctor.wrong(here)]
     charts = {f"{part.id}-{i}": chart for part in parts for i, chart in enumerate(part.charts)}
     folder = files("gradlens.reporting.html") / "template"
     style, script = ((folder / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from gradlens.reporting.aggregate import Interval, LayerPoint, layer_points
 from gradlens.reporting.html.charts import Chart, compact
 from gradlens.reporting.html.standings import MethodSummary
-from gradlens.reporting.html.wording import short_number, with_interval
+from gradlens.reporting.numbers import short_number, with_interval
 from gradlens.reporting.style import Style
 from gradlens.training.run_directory import Run
 
@@ -99,15 +99,6 @@ def ratio_cell(value: Interval) -> TableCell:
     """A ratio with the ends of its interval, which is not symmetric."""
     ends = f" ({short_number(value.low)} to {short_number(value.high)})" if math.isfinite(value.low) else ""
     return TableCell(short_number(value.mean) + ends, compact(value.mean))
-
-
-def with_thousands(text: float) -> str:
-    """A count with thin thousands.
-
-    >>> with_thousands(12345.6)
-    '12,346'
-    """
-    return f"{text:,.0f}" if math.isfinite(text) else "–"
 
 
 def run_paths(runs: Iterable[Run], at_most: int = 3) -> str:

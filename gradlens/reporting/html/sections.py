@@ -14,9 +14,10 @@ from gradlens.methods import BASELINE
 from gradlens.reporting.aggregate import Interval, LayerPoint, alignment_values, curve_points, final_values, interval, layer_points, truths
 from gradlens.reporting.html.charts import by_layer, compact, cosine_bin, curve_chart, method_band
 from gradlens.reporting.html.notices import Difference, differences
-from gradlens.reporting.html.parts import ReportContext, ReportSection, Table, TableCell, mean_cell, ratio_cell, with_thousands
+from gradlens.reporting.html.parts import ReportContext, ReportSection, Table, TableCell, mean_cell, ratio_cell
 from gradlens.reporting.html.standings import MethodSummary
-from gradlens.reporting.html.wording import in_words, short_number, with_interval
+from gradlens.reporting.html.wording import in_words
+from gradlens.reporting.numbers import short_number, with_interval, with_thousands
 from gradlens.training.metrics import TRAIN, TRAIN_EVAL
 from gradlens.training.run_directory import Run
 

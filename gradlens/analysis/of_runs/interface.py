@@ -1,0 +1,170 @@
+"""What an analysis of finished runs is: its options, what it requires of a run, what it computes and stores as json.
+
+The command line lists analyses and makes their flags from here, so a module of an analysis imports torch, and what imports it, inside its
+methods only. How results are printed, drawn and put on the page is registered under the same name in ``reporting/registry.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from gradlens.runtime.errors import InputError
+from gradlens.runtime.progress import Progress, no_progress
+
+if TYPE_CHECKING:
+    from gradlens.training.config import Config
+    from gradlens.training.context import RunContext
+    from gradlens.training.run_directory import Run
+
+Result = dict[str, Any]  # what is stored as json
+
+
+def option(default: Any, text: str, flag: str = "", least: int | None = None) -> Any:
+    """A field of an analysis's ``Options`` that is a flag of its command.
+
+    Args:
+        default: where the flag is not given; with ``True`` there is a ``--no-`` form, with ``()`` the flag is repeatable.
+        text: its help.
+        flag: its name without dashes; default: the field's, with dashes for underscores.
+        least: the smallest value that is accepted.
+
+    """
+    return field(default=default, metadata={"help": text, "flag": flag, "least": least})
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """The options of an analysis that has none."""
+
+
+def _unwatched(_: str) -> Progress:
+    return no_progress
+
+
+@dataclass
+class Session:
+    """One call of an analysis."""
+
+    context: RunContext  # device and data folder
+    options: Any  # the analysis's ``Options``
+    watch: Callable[[str], Progress] = _unwatched  # gives the display of one run's progress, by its name
+    say: Callable[[str], None] = no_progress  # is told a sentence
+    shared: dict[Any, Any] = field(default_factory=dict)  # what several runs have in common, computed once
+
+
+class Analysis:
+    """One analysis; the first line of a subclass's docstring is the help of its command."""
+
+    name: ClassVar[str]  # of the json file in a run's directory, and of its report in ``reporting/registry.py``
+    command: ClassVar[str]
+    argument: ClassVar[str] = "run directories"  # which ones the command reads
+    drawn: ClassVar[str] = "folder of the figures"
+    comparison: ClassVar[str] = ""  # name of the json file in the first run's directory that :meth:`compare` writes
+    Options: ClassVar[type[Any]] = NoOptions
+
+    @property
+    def help(self) -> str:
+        """What the command says it does."""
+        return (type(self).__doc__ or "").partition("\n")[0]
+
+    def requires(self, run: Run) -> str | None:
+        """What the analysis requires of a run and the run lacks, as a sentence; None: nothing. Here: a checkpoint."""
+        return None if (run.path / "checkpoint.pt").exists() else f"{run.path} has no checkpoint.pt: the run saved none"
+
+    def check_required(self, runs: Sequence[Run]) -> None:
+        """Refuse runs that lack what :meth:`requires` says.
+
+        Raises:
+            InputError: one does.
+
+        """
+        for run in runs:
+            if lacking := self.requires(run):
+                raise InputError(lacking)
+
+    def check(self, runs: Sequence[Run], session: Session) -> None:
+        """Check, before anything costly, what takes data, network or options to know. Here: that no run is given twice.
+
+        Raises:
+            InputError: these runs cannot be looked at with these options.
+
+        """
+        from gradlens.training.run_groups import group_runs
+
+        group_runs(runs)
+
+    def measure(self, run: Run, session: Session, progress: Progress) -> Result:
+        """Compute what the analysis finds of a run, store it as ``<name>.json`` in its directory, and return it."""
+        raise NotImplementedError
+
+    def store(self, run: Run, result: Result) -> None:
+        """Write a result as ``<name>.json`` into a run's directory."""
+        from gradlens.training.run_directory import save_result
+
+        save_result(run.path, self.name, result)
+
+    def compare(self, runs: Sequence[Run], session: Session) -> Result:
+        """Compare the first run with the others and store it as ``<comparison>.json``; only where ``comparison`` is set."""
+        raise NotImplementedError
+
+    def analyse(
+        self,
+        runs: Sequence[Run],
+        context: RunContext,
+        options: Any = None,
+        watch: Callable[[str], Progress] = _unwatched,
+        say: Callable[[str], None] = no_progress,
+    ) -> list[Result]:
+        """Check all runs, then measure one after the other; each result is stored in its run's directory.
+
+        Args:
+            runs: finished runs.
+            context: device and data folder.
+            options: an instance of ``Options``; None: the defaults.
+            watch: given a run's name, the display of its progress.
+            say: is told what the user should know.
+
+        Returns:
+            A result a run; what :meth:`compare` found is the first one's ``comparison``.
+
+        Raises:
+            InputError: no run, or runs that cannot be looked at; nothing is computed then.
+
+        """
+        session = Session(context, self.Options() if options is None else options, watch, say)
+        if not runs:
+            raise InputError(f"no run was given to `gradlens {self.command}`")
+        self.check_required(runs)
+        self.check(runs, session)
+        results = [self.measure(run, session, watch(run.path.name)) for run in runs]
+        if self.comparison:
+            results[0] = {**results[0], "comparison": self.compare(runs, session)}
+        return results
+
+
+class AnalysisWithTraining(Analysis):
+    """An analysis of runs that are trained for it: its command takes methods, and runs that are there, and trains what is missing."""
+
+    def default_methods(self) -> Sequence[str]:
+        """The rules that are trained where the command is given neither methods nor runs."""
+        raise NotImplementedError
+
+    def settings(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The typed flags with what the analysis needs of a training.
+
+        Raises:
+            InputError: flags that ask for something else.
+
+        """
+        raise NotImplementedError
+
+    def check_config(self, config: Config, context: RunContext) -> None:
+        """Check that a config's run could be analysed.
+
+        Raises:
+            InputError: it could not.
+
+        """
+        raise NotImplementedError

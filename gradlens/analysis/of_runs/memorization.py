@@ -1,0 +1,51 @@
+"""Memorization: how fast and how far rules fit random labels. The runs are trained for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from gradlens.analysis.of_runs.interface import AnalysisWithTraining, Result, Session
+from gradlens.runtime.progress import Progress
+
+if TYPE_CHECKING:
+    from gradlens.training.config import Config
+    from gradlens.training.context import RunContext
+    from gradlens.training.run_directory import Run
+
+
+class Memorization(AnalysisWithTraining):
+    """Train METHODs on random labels (--label-noise, default 1), or read such runs: how fast and how far each fits them."""
+
+    name, command = "memorization", "memorize"
+    argument = "default: bp dgl"
+
+    def default_methods(self) -> Sequence[str]:
+        """Backpropagation and a local rule."""
+        from gradlens.analysis.memorization import DEFAULT_METHODS
+
+        return DEFAULT_METHODS
+
+    def settings(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Random labels, and the training images evaluated: see :func:`gradlens.analysis.memorization.wanted`."""
+        from gradlens.analysis.memorization import wanted
+
+        return wanted(given)
+
+    def check_config(self, config: Config, context: RunContext) -> None:
+        """Refuse data and rules without labels to be memorized."""
+        from gradlens.analysis.memorization import must_be_memorizable
+
+        must_be_memorizable(config, context)
+
+    def requires(self, run: Run) -> str | None:
+        """A finished run whose training images were evaluated and always the same."""
+        from gradlens.analysis.memorization import lacking
+
+        return lacking(run)
+
+    def measure(self, run: Run, session: Session, progress: Progress) -> Result:
+        """Curve, scores and probes: see :func:`gradlens.analysis.memorization.memorized`."""
+        from gradlens.analysis.memorization import memorized
+
+        return memorized(run, session.context, progress)

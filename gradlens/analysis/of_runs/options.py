@@ -1,0 +1,35 @@
+"""The options that an analysis shares with the modules that compute it; the others are beside their analysis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gradlens.analysis.of_runs.interface import option
+
+GRID = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 3e-4, 1e-4)  # of l2, strong to weak: each fit begins where the one before ended
+
+
+@dataclass(frozen=True)
+class ProbeOptions:
+    """What is probed, and with how much."""
+
+    blocks: tuple[str, ...] = option((), "only this block; repeatable", "block")
+    train_images: int | None = option(None, "fit to N training images, a seeded choice (all)")
+    test_images: int | None = option(None, "test on N test images, a seeded choice (all)")
+    features: int = option(2048, "of a block at most: larger outputs are averaged over space")
+    over_time: bool = option(False, "at the snapshots too (--keep-checkpoints)")
+    controls: bool = option(True, "raw pixels, the untrained network, permuted labels")
+    separability: int = option(200, "training images whose strict separability is decided on every block; 0: none", least=0)
+    overwrite: bool = option(False, "compute anew what is stored")
+    grid: tuple[float, ...] = GRID
+
+
+@dataclass(frozen=True)
+class RepresentationOptions:
+    """What is measured, and how much is spent on it."""
+
+    images: int = option(3000, "test images; a third of each class is held out and measured on", least=1)
+    steps: int = option(300, "updates of each block's decoder and head; 0: no information estimates", "information-steps", least=0)
+    blocks: tuple[str, ...] = option((), "only this block; repeatable", "block")
+    over_time: bool = option(False, "at the snapshots too (--keep-checkpoints)")
+    overwrite: bool = option(False, "compute anew what is stored")

@@ -1,0 +1,39 @@
+"""Representations: what each block of a network holds of image and label, and how alike the blocks of two networks are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from gradlens.analysis.of_runs.interface import Analysis, Result, Session
+from gradlens.analysis.of_runs.options import RepresentationOptions
+from gradlens.runtime.progress import Progress
+
+if TYPE_CHECKING:
+    from gradlens.training.run_directory import Run
+
+
+class Representations(Analysis):
+    """Say what each block represents: CKA with other runs, dissimilarities, rank, class separation, what it holds of image and label."""
+
+    name, command, comparison = "representations", "representations", "cka"
+    argument = "run directories; the first is compared with the others"
+    Options = RepresentationOptions
+
+    def check(self, runs: Sequence[Run], session: Session) -> None:
+        """Refuse unknown blocks, too few images, and runs of other images than the first one's; a run may be there twice."""
+        from gradlens.analysis.representations import must_be_comparable
+
+        must_be_comparable(runs, session.context, session.options)
+
+    def measure(self, run: Run, session: Session, progress: Progress) -> Result:
+        """The numbers of all blocks: see :func:`gradlens.analysis.representations.represent_run`."""
+        from gradlens.analysis.representations import represent_run
+
+        return represent_run(run, session.context, session.options, progress, session.shared)
+
+    def compare(self, runs: Sequence[Run], session: Session) -> Result:
+        """How alike the first run's blocks are to the others': see :func:`gradlens.analysis.network_similarity.compare_run`."""
+        from gradlens.analysis.network_similarity import compare_run
+
+        return compare_run(runs[0], runs[1:], session.context, session.options, session.watch("comparing"))

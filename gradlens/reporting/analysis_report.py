@@ -1,0 +1,46 @@
+"""How the stored results of an analysis are shown: printed tables, figures, a section of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from gradlens.reporting.html.parts import ReportContext, ReportSection
+from gradlens.reporting.style import save_figure
+from gradlens.training.run_directory import Run
+from gradlens.training.run_groups import group_runs
+
+Results = Sequence[Mapping[str, Any]]  # one a run, in the order of the runs, as its json file holds it
+Figures = Mapping[str, tuple[Figure, Sequence[Any]]]  # name of the files -> the figure and the rows it shows
+
+
+def _no_tables(_runs: Sequence[Run], _results: Results) -> Iterable[Table]:
+    return ()
+
+
+class AnalysisReport(NamedTuple):
+    """What is made of the results of an analysis; ``reporting/registry.py`` holds one for each."""
+
+    tables: Callable[[Sequence[Run], Results], Iterable[Table]] = _no_tables  # printed by its command
+    figures: Callable[[Sequence[Run], Results, str], Figures] | None = None  # under a title; an InputError says why there is none
+    section: Callable[[ReportContext], ReportSection] | None = None  # of the page of `gradlens report`
+
+
+def results_by_label(runs: Sequence[Run], results: Results) -> dict[str, list[Mapping[str, Any]]]:
+    """Label -> the results of its seeds, in the order of the runs."""
+    found = {run.path: result for run, result in zip(runs, results, strict=True)}
+    return {label: [found[run.path] for run in group] for label, group in group_runs(runs).items()}
+
+
+def save_figures(figures: Figures, folder: Path) -> list[Path]:
+    """Write figures, each as png, svg and csv; returns the png files.
+
+    Raises:
+        InputError: the folder cannot be written.
+
+    """
+    return [save_figure(figure, rows, folder, name)[0] for name, (figure, rows) in figures.items()]

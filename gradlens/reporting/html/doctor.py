@@ -1,0 +1,81 @@
+"""The section of the page on what the doctor found, and its part of the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gradlens.reporting.html.charts import compact
+from gradlens.reporting.html.notices import Notice
+from gradlens.reporting.html.parts import ReportContext, ReportSection, Table, TableCell
+from gradlens.reporting.html.stored import (
+    Result,
+    result_of,
+    rows_of,
+    stored,
+    value,
+)
+from gradlens.reporting.html.wording import listed
+from gradlens.reporting.numbers import with_thousands
+from gradlens.training.run_directory import Run
+
+
+def _findings(held: ReportContext, results: Mapping[Path, Result]) -> list[tuple[str, Run, Mapping[str, Any]]]:
+    """(label, run, finding) of every finding, the wrong ones first."""
+    found = [
+        (label, run, finding)
+        for label, group in held.groups.items()
+        for run in group
+        for finding in rows_of(results.get(run.path, {}), "findings", "check", "severity")
+    ]
+    return sorted(found, key=lambda row: row[2]["severity"] != "wrong")
+
+
+def section(held: ReportContext) -> ReportSection:
+    """What `gradlens doctor` found."""
+    shown = ReportSection("doctor", "What the doctor found")
+    results = stored(held, shown, "doctor", "gradlens doctor {}")
+    if not results:
+        return shown
+    found = _findings(held, results)
+    ill = {run.path for _, run, _ in found}
+    well = [
+        label for label, group in held.groups.items() if any(r.path in results for r in group) and not any(r.path in ill for r in group)
+    ]
+    wrong = sum(finding["severity"] == "wrong" for *_, finding in found)
+    shown.text.append(
+        f"{len(results)} run{'s' * (len(results) != 1)} examined: {wrong or 'nothing'} wrong, {len(found) - wrong or 'nothing'} to watch."
+        + (f" Nothing was found in {listed(well)}." if well else "")
+    )
+    rows = []
+    for label, run, f in found:
+        step = value(f, "step")
+        words = [TableCell(str(f.get(key, "–")), str(f.get(key, "–")), words=True) for key in ("evidence", "threshold", "advice")]
+        rows.append(
+            [
+                held.named(label), TableCell(str(run.config.seed), run.config.seed), TableCell(str(f["severity"]), str(f["severity"])),
+                TableCell(str(f["check"]), str(f["check"])), TableCell(str(f.get("where", "–")), str(f.get("where", "–"))),
+                TableCell(with_thousands(step), compact(step)), *words,
+            ]
+        )  # fmt: skip
+    if rows:
+        columns = ["method", "seed", "severity", "check", "where", "step", "seen", "wanted", "advice"]
+        shown.tables.append(Table("Findings", columns, rows))
+    unmade: dict[str, None] = {}
+    for result in results.values():
+        unmade |= dict.fromkeys(f"{name} ({why})" for name, why in (result.get("unmade") or {}).items())
+    if unmade:
+        shown.missing.append(f"Checks that could not be made for some runs: {'; '.join(unmade)}.")
+    return shown
+
+
+def wrong(held: ReportContext) -> list[Notice]:
+    """What the doctor calls wrong, for the verdict."""
+    results = {run.path: result for run in held.runs if (result := result_of(run, "doctor"))}
+    of: dict[str, dict[str, None]] = {}
+    for label, _, finding in _findings(held, results):
+        if finding["severity"] == "wrong":
+            of.setdefault(label, {})[str(finding["check"])] = None
+    said = "; ".join(f"{listed(checks)} in {label}" for label, checks in of.items())
+    return [Notice(f"The doctor finds something wrong: {said}.")] if said else []
