@@ -61,7 +61,7 @@ def _aside(text: str) -> None:
 
 
 @learned.command()
-@with_flags("device", "threads", "data-dir", "download", "quiet")
+@with_flags("device", "threads", "data-dir", "download", "no-cache", "quiet")
 def probe(
     run_dirs: Annotated[list[Path], runs_given("run directories, of one method or several")],
     block: Annotated[list[str] | None, typer.Option("--block", help="only this block; repeatable")] = None,
@@ -108,7 +108,7 @@ def probe(
 
 
 @learned.command()
-@with_flags("device", "threads", "data-dir", "download", "quiet")
+@with_flags("device", "threads", "data-dir", "download", "no-cache", "quiet")
 def representations(
     run_dirs: Annotated[
         list[Path],
@@ -152,7 +152,7 @@ def representations(
 
 
 @learned.command()
-@with_flags("device", "threads", "data-dir", "download", "quiet")
+@with_flags("device", "threads", "data-dir", "download", "no-cache", "quiet")
 def filters(
     run_dirs: Annotated[
         list[Path],
@@ -184,7 +184,7 @@ def filters(
 
 
 @learned.command()
-@with_flags("device", "threads", "data-dir", "download", "quiet")
+@with_flags("device", "threads", "data-dir", "download", "no-cache", "quiet")
 def inpaint(
     run_dirs: Annotated[
         list[Path],
@@ -228,7 +228,7 @@ def report(
 
 
 @learned.command()
-@with_flags("device", "threads", "data-dir", "download", "quiet")
+@with_flags("device", "threads", "data-dir", "download", "no-cache", "quiet")
 def doctor(
     run_dirs: Annotated[list[Path], runs_given("run directories, finished or not")],
     as_json: Annotated[bool, typer.Option("--json", help="print the findings as JSON, for scripts")] = False,

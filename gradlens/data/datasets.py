@@ -12,7 +12,7 @@ import torch
 from gradlens.data.array_file import read_array_file
 from gradlens.data.custom import data_set
 from gradlens.data.hierarchical_digits import LEVELS, draw
-from gradlens.data.image_folder import image_folder
+from gradlens.data.image_folder import ImageFolder
 from gradlens.data.split import Data, Source, Split
 from gradlens.data.subsets import choose
 from gradlens.runtime.errors import InputError, unknown
@@ -140,14 +140,15 @@ SHAPES: dict[str, tuple[tuple[int, int, int], int]] = {  # (C, H, W) and classes
 # ------------------------------------------------------------------------------------------------------ reading by name
 
 
-def read(name: str, data_dir: Path | None = None, download: bool = False) -> Source:
-    """A whole data set by name, or an image folder by path.
+def source_of(name: str, data_dir: Path | None = None, download: bool = False, cache: bool = True) -> Source | ImageFolder:
+    """A data set by name, or an image folder by path, of which nothing is decoded yet.
 
     Args:
         name: a key of DATASETS, the path of a folder with ``train/`` and ``test/`` or of an ``.npz`` file of arrays
             (:mod:`gradlens.data.array_file`), or ``FILE.py:build`` (:func:`gradlens.data.custom.data_set`).
         data_dir: where the named sets are looked for and downloaded to.
         download: fetch a named set that is missing.
+        cache: keep an image folder's decoded images in the user's cache folder.
 
     Raises:
         InputError: anything that cannot be loaded, in one sentence.
@@ -158,7 +159,7 @@ def read(name: str, data_dir: Path | None = None, download: bool = False) -> Sou
     if is_reference(name):
         return data_set(name)
     if Path(name).is_dir():
-        return image_folder(Path(name))
+        return ImageFolder(Path(name), cache)
     if name.endswith(".npz"):
         return read_array_file(Path(name))
     if "/" in name or Path(name).exists():
@@ -166,6 +167,12 @@ def read(name: str, data_dir: Path | None = None, download: bool = False) -> Sou
     raise unknown("data set", name, DATASETS)
 
 
-def load(name: str, *, data_dir: Path | None = None, download: bool = False, **choice: Any) -> Data:
-    """A data set, read (:func:`read`) and chosen from; ``choice`` are the arguments of :func:`gradlens.data.subsets.choose`."""
-    return choose(read(name, data_dir, download), **choice)
+def read(name: str, data_dir: Path | None = None, download: bool = False, cache: bool = True) -> Source:
+    """A whole data set in memory; see :func:`source_of`."""
+    source = source_of(name, data_dir, download, cache)
+    return source.whole() if isinstance(source, ImageFolder) else source
+
+
+def load(name: str, *, data_dir: Path | None = None, download: bool = False, cache: bool = True, **choice: Any) -> Data:
+    """A data set chosen from; ``choice`` are the arguments of :func:`gradlens.data.subsets.choose`."""
+    return choose(source_of(name, data_dir, download, cache), **choice)

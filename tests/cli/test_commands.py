@@ -80,7 +80,7 @@ def test_help_imports_neither_torch_nor_pydantic():
 
 def test_flags_and_config_agree():
     elsewhere = {"method", "options", "own", "ranks"}  # the argument, and --set; the files of FILE.py:NAME; torchrun's processes
-    place = {"data-dir", "download", "device", "threads", "out", "run-name", "resume", "overwrite", "quiet", "tensorboard"}
+    place = {"data-dir", "download", "no-cache", "device", "threads", "out", "run-name", "resume", "overwrite", "quiet", "tensorboard"}
     machine = {"seeds", "set", "config", *place}
     names = {flag.name.replace("-", "_") for flag in FLAGS if flag.name not in machine}
     assert names == set(Config.model_fields) - elsewhere

@@ -6,7 +6,7 @@ import torch
 
 from gradlens.data.array_file import read_array_file, write_array_file
 from gradlens.data.datasets import read
-from gradlens.data.image_folder import image_folder
+from gradlens.data.image_folder import ImageFolder
 from gradlens.runtime.errors import InputError
 from gradlens.training.config import make_config
 from gradlens.training.context import RunContext
@@ -107,7 +107,7 @@ def test_a_folder_and_its_file_are_one_data_set(tmp_path):
         for c in ("cat", "dog"):
             (tmp_path / "f" / half / c).mkdir(parents=True)
             Image.fromarray(RNG.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(tmp_path / "f" / half / c / "0.png")
-    source = image_folder(tmp_path / "f")
+    source = ImageFolder(tmp_path / "f", cache=False).whole()
     write_array_file(tmp_path / "f.npz", source)
     assert torch.equal(read_array_file(tmp_path / "f.npz")[0].images, source[0].images)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -72,6 +73,8 @@ def _checked_data(config: Config, place: RunContext) -> Data:
         tensorboard.must_be_installed()
     data = load_data(config, place)
     rule = METHODS[config.method]
+    if len(data.classes) < 2 and rule.classifies:
+        raise InputError(f"{config.data} has one class only ({', '.join(data.classes)}): {config.method} learns to tell two or more apart")
     images = len(data.everything if rule.unlabelled else data.train)
     if config.batch_size > images:
         kind = "training" if config.labels is None or rule.unlabelled else f"labelled (--labels {config.labels:g})"
@@ -183,12 +186,14 @@ def _opened(config: Config, place: RunContext) -> Writer:
     """The run directory of a config, with what is known of its data."""
     data = load_data(config, place)
     unlabelled = {} if data.unlabelled is None else {"unlabelled": len(data.unlabelled)}
-    info = {
+    info: dict[str, Any] = {
         "device": str(place.device),
         "data_fingerprint": data.fingerprint(),
         "label_hash": label_hash(data.train),
         "images": {"train": len(data.train), data.test_name: len(data.test), **unlabelled},
     }
+    if data.passed_over:
+        info["passed_over"] = dict(data.passed_over)
     resume, overwrite = place.resume, place.overwrite
     if restarts() and is_run(place.out / (place.name or config.run_name())):  # torchrun has begun again what it had begun
         resume, overwrite = True, False

@@ -1,0 +1,107 @@
+"""Decoded images, kept between commands: one memory-mapped file for each image folder, in the user's cache folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import time
+import zlib
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gradlens.data.folder_listing import HALVES, Listing
+from gradlens.runtime.progress import notice
+
+FORMAT = 1  # of the files, and of what is read: a higher one decodes everything anew
+UNUSED = 60 * 86_400.0  # seconds after which a file that nobody reads is removed, when another is written
+ABANDONED = 86_400.0  # the same for one that was not written to its end
+
+
+class Decoded(NamedTuple):
+    """All images of a folder, the training images first."""
+
+    images: Tensor  # [N, C, H, W] uint8
+    fingerprint: str  # of a data set of all images and labels (Data.fingerprint)
+    frames: int  # files that hold more than one image
+    checksums: Tensor | None = None  # [N]: crc32 of each image, where they come from a file
+
+    def is_intact(self, rows: Tensor) -> bool:
+        """Whether the images at ``rows`` [M] are what was written."""
+        if self.checksums is None:
+            return True
+        want, images = self.checksums, self.images.numpy()
+        return all(zlib.crc32(images[row].data) == want[row] for row in rows.tolist())
+
+
+def cache_folder() -> Path:
+    """``$GRADLENS_CACHE``, or ``gradlens/images`` in ``$XDG_CACHE_HOME`` (``~/.cache``)."""
+    if named := os.environ.get("GRADLENS_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "gradlens" / "images"
+
+
+def cache_file(listing: Listing) -> Path:
+    """Where the decoded images of a listing are kept: the name holds the folder, and its files' paths, sizes and times."""
+    from PIL import __version__ as pillow  # another decoder may give other pixels
+
+    root = os.fsencode(os.path.realpath(listing.root))
+    state = hashlib.sha256(root + f"\0{FORMAT} {pillow}".encode())
+    for half, files, labels in zip(HALVES, listing.files, listing.labels, strict=True):
+        above = len(str(listing.root / half)) - len(half)  # the same folder may be named in several ways
+        for file, label in zip(files, labels, strict=True):
+            state.update(os.fsencode(file.path[above:]) + f"\0{file[1:]}{label}\0".encode())
+    return cache_folder() / f"{hashlib.sha256(root).hexdigest()[:16]}-{state.hexdigest()[:32]}.pt"
+
+
+def read_decoded(listing: Listing) -> Decoded | None:
+    """The decoded images of a listing, memory-mapped; None where there are none, or not whole."""
+    path = cache_file(listing)
+    try:
+        found = Decoded(**torch.load(path, mmap=True, weights_only=True))
+        n = sum(len(files) for files in listing.files)
+        if found.checksums is None or found.images.dtype != torch.uint8 or not len(found.images) == len(found.checksums) == n:
+            return None
+    except Exception:  # noqa: BLE001 - of a damaged file torch and pickle raise many types; it is made anew
+        return None
+    with suppress(OSError):
+        os.utime(path)  # when it was used last
+    return found
+
+
+def write_decoded(listing: Listing, decoded: Decoded) -> Decoded:
+    """Keep decoded images, and give them back memory-mapped; as they are where they cannot be kept, which is said in a line."""
+    path, images = cache_file(listing), decoded.images.numpy()
+    checksums = torch.tensor([zlib.crc32(image.data) for image in images])
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_old(path)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.stem, suffix=".tmp", delete=False) as file:
+            try:
+                torch.save(decoded._replace(checksums=checksums)._asdict(), file)
+                file.flush()
+                os.fsync(file.fileno())
+                os.replace(file.name, path)
+            except BaseException:
+                os.unlink(file.name)
+                raise
+    except (OSError, RuntimeError) as error:  # torch says RuntimeError where a disk is full
+        why = next((e.strerror for e in (error, error.__context__) if isinstance(e, OSError)), None) or " ".join(str(error).split())
+        notice(f"the decoded images of {listing.root} are not kept in {path.parent}: {why.lower()} (--no-cache does not try)")
+        return decoded
+    return read_decoded(listing) or decoded
+
+
+def _remove_old(path: Path) -> None:
+    """Remove what the folder was before, and what nobody has used for long; other processes keep what they have mapped."""
+    now = time.time()
+    for other in [*path.parent.glob("*.pt"), *path.parent.glob("*.tmp")]:
+        with suppress(OSError):
+            age = now - other.stat().st_mtime
+            same_folder = other.suffix == ".pt" and other.name[:17] == path.name[:17] and other != path
+            if same_folder or age > (UNUSED if other.suffix == ".pt" else ABANDONED):
+                other.unlink()
