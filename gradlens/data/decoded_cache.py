@@ -34,8 +34,13 @@ class Decoded(NamedTuple):
         """Whether the images at ``rows`` [M] are what was written."""
         if self.checksums is None:
             return True
-        want, images = self.checksums, self.images.numpy()
-        return all(zlib.crc32(images[row].data) == want[row] for row in rows.tolist())
+        return torch.equal(_checksums(self.images, rows), self.checksums[rows])
+
+
+def _checksums(images: Tensor, rows: Tensor) -> Tensor:
+    """crc32 of the images at ``rows`` [M]."""
+    pixels = images.numpy()
+    return torch.tensor([zlib.crc32(pixels[row].data) for row in rows.tolist()])
 
 
 def cache_folder() -> Path:
@@ -60,40 +65,59 @@ def cache_file(listing: Listing) -> Path:
 
 def read_decoded(listing: Listing) -> Decoded | None:
     """The decoded images of a listing, memory-mapped; None where there are none, or not whole."""
-    path = cache_file(listing)
+    path, n = cache_file(listing), sum(len(files) for files in listing.files)
+    if not path.exists():
+        return None
     try:
         found = Decoded(**torch.load(path, mmap=True, weights_only=True))
-        n = sum(len(files) for files in listing.files)
-        if found.checksums is None or found.images.dtype != torch.uint8 or not len(found.images) == len(found.checksums) == n:
-            return None
-    except Exception:  # noqa: BLE001 - of a damaged file torch and pickle raise many types; it is made anew
+        whole = found.checksums is not None and found.images.dtype == torch.uint8 and len(found.images) == len(found.checksums) == n
+    except Exception:  # noqa: BLE001 - of a damaged file torch and pickle raise many types
+        whole = False
+    if not whole:
+        forget_decoded(listing)
         return None
     with suppress(OSError):
         os.utime(path)  # when it was used last
     return found
 
 
+def forget_decoded(listing: Listing) -> None:
+    """Remove a damaged file, so that it is made anew."""
+    with suppress(OSError):
+        cache_file(listing).unlink()
+
+
 def write_decoded(listing: Listing, decoded: Decoded) -> Decoded:
     """Keep decoded images, and give them back memory-mapped; as they are where they cannot be kept, which is said in a line."""
-    path, images = cache_file(listing), decoded.images.numpy()
-    checksums = torch.tensor([zlib.crc32(image.data) for image in images])
+    path, checksums = cache_file(listing), _checksums(decoded.images, torch.arange(len(decoded.images)))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_old(path)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.stem, suffix=".tmp", delete=False) as file:
-            try:
-                torch.save(decoded._replace(checksums=checksums)._asdict(), file)
-                file.flush()
-                os.fsync(file.fileno())
-                os.replace(file.name, path)
-            except BaseException:
-                os.unlink(file.name)
-                raise
+        _write(path, decoded._replace(checksums=checksums))
     except (OSError, RuntimeError) as error:  # torch says RuntimeError where a disk is full
         why = next((e.strerror for e in (error, error.__context__) if isinstance(e, OSError)), None) or " ".join(str(error).split())
         notice(f"the decoded images of {listing.root} are not kept in {path.parent}: {why.lower()} (--no-cache does not try)")
         return decoded
     return read_decoded(listing) or decoded
+
+
+def _write(path: Path, decoded: Decoded) -> None:
+    """Write a file whole or not at all. The first of several writers wins: others may have mapped what it wrote."""
+    handle, temporary = tempfile.mkstemp(".tmp", path.stem, path.parent)
+    try:
+        with open(handle, "wb") as file:
+            torch.save(decoded._asdict(), file)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without links
+            os.replace(temporary, path)
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
 
 
 def _remove_old(path: Path) -> None:

@@ -23,6 +23,10 @@ TURNS = {  # its value -> (swap rows and columns, then flip top and bottom, then
 }
 
 
+GREY = ("1", "L", "LA", "I", "I;16", "I;16L", "I;16B", "I;16N", "F")  # Pillow's modes
+PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # a TIFF's tag, which Pillow minds for 8 bits only
+
+
 class DecodedImage(NamedTuple):
     """An image, and what to know of its file."""
 
@@ -41,10 +45,11 @@ def decode(file: str) -> DecodedImage:
     from PIL import Image
 
     try:
-        with Image.open(file) as image:
+        with open(file, "rb") as stream, Image.open(stream) as image:  # by its name, Pillow mixes up turned TIFFs without compression
             several = bool(getattr(image, "is_animated", False)) and image.format != "MPO"  # an MPO's others are previews of the first
-            image.load()  # turns a TIFF by its tag, and takes the tag away
-            return DecodedImage(_turned(_pixels(image), _orientation(image)), image.mode.startswith(("I", "F")), several)
+            pixels = _pixels(image)
+            orientation = 1 if image.format == "TIFF" else _orientation(image)  # Pillow turns TIFFs itself
+            return DecodedImage(_turned(pixels, orientation), image.mode.startswith(("I", "F")), several)
     except Exception as error:
         raise _refusal(file, error) from error
 
@@ -59,8 +64,8 @@ def is_grey(file: str) -> bool:
     from PIL import Image
 
     try:
-        with Image.open(file) as image:
-            return bool(_pixels(image).ndim == 2) if image.mode.startswith("P") else image.mode.startswith(("1", "L", "I", "F"))
+        with open(file, "rb") as stream, Image.open(stream) as image:
+            return _pixels(image).ndim == 2 if image.mode.startswith("P") else image.mode in GREY
     except Exception as error:
         raise _refusal(file, error) from error
 
@@ -101,10 +106,11 @@ def _pixels(image: Any) -> Array:
     mode = image.mode
     if mode == "L":
         return np.asarray(image)
-    if mode in ("1", "LA", "La"):
-        return np.asarray(image.convert("LA").convert("L") if mode == "La" else image.convert("L"))
+    if mode in ("1", "LA"):
+        return np.asarray(image.convert("L"))
     if mode.startswith("I"):
-        return _high_byte(np.asarray(image))
+        grey = _high_byte(np.asarray(image))
+        return 255 - grey if getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO else grey
     if mode == "F":
         return _from_floats(np.asarray(image))
     colour = np.asarray(image.convert("RGB"))

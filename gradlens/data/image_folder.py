@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradlens.data.decoded_cache import Decoded, read_decoded, write_decoded
+from gradlens.data.decoded_cache import Decoded, forget_decoded, read_decoded, write_decoded
 from gradlens.data.folder_listing import list_images, sentence
 from gradlens.data.image_file import DecodedImage, decode, is_grey
 from gradlens.data.split import Data, Source, Split
@@ -89,6 +89,7 @@ class ImageFolder:
         if self._decoded is None and self.cache:
             self._decoded = read_decoded(self.listing)
         if self._decoded is not None and not self._decoded.is_intact(rows):
+            forget_decoded(self.listing)
             self._decoded = None
         if self._decoded is None and 2 * len(rows) > len(self.files):
             everything = torch.arange(len(self.files))
@@ -114,10 +115,9 @@ class ImageFolder:
         height, width = decoded[0].pixels.shape[:2]
         images = np.empty((len(files), 3 if colour else 1, height, width), np.uint8)
         frames = sum(image.frames for image in decoded)
-        for i in range(len(files)):  # what is copied is given up: the images are in memory once
-            pixels = decoded[i].pixels
+        for i in reversed(range(len(files))):  # what is copied is given up: the images are in memory once
+            pixels = decoded.pop().pixels
             images[i] = pixels.transpose(2, 0, 1) if pixels.ndim == 3 else pixels
-            decoded[i] = decoded[i]._replace(pixels=pixels[:0])
         return Decoded(torch.from_numpy(images), "", frames)
 
 
@@ -145,12 +145,10 @@ def _decoded(files: Sequence[str], folder: str) -> list[DecodedImage]:
 
 
 def _must_be_of_one_size(root: Path, files: Sequence[str], decoded: Sequence[DecodedImage]) -> None:
-    first = decoded[0].pixels.shape[:2]
-    for file, image in zip(files, decoded, strict=True):
-        if image.pixels.shape[:2] != first:
-            sizes = ("x".join(map(str, shape[:2])) for shape in (first, image.pixels.shape))
-            one, other = sizes
-            raise InputError(f"images of different sizes in {root}: {files[0]} is {one}, {file} is {other}; all must have one size")
+    sizes = ["x".join(map(str, image.pixels.shape[:2])) for image in decoded]
+    for file, size in zip(files, sizes, strict=True):
+        if size != sizes[0]:
+            raise InputError(f"images of different sizes in {root}: {files[0]} is {sizes[0]}, {file} is {size}; all must have one size")
 
 
 def _must_not_be_dark(root: Path, decoded: Sequence[DecodedImage]) -> None:
