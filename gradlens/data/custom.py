@@ -49,7 +49,7 @@ def _channels_first(x: Tensor, certain: bool, what: str) -> Tensor:
         return x
     raise InputError(
         f"{what} are {n}x{first}x{second}x{last}: wanted [N, C, H, W]; is that {first} channels, or [N, H, W, C]?"
-        f" images.permute(0, 3, 1, 2) turns the latter, a gradlens.Split is taken as [N, C, H, W]"
+        f" images.permute(0, 3, 1, 2) turns the latter, in a gradlens.Split they are taken as [N, C, H, W]"
     )
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gradlens.data.folder_listing import HALVES, Listing
+from gradlens.data.folder_listing import Listing, stamp
 from gradlens.runtime.progress import notice
 
 FORMAT = 1  # of the files, and of what is read: a higher one decodes everything anew
@@ -54,13 +54,9 @@ def cache_file(listing: Listing) -> Path:
     """Where the decoded images of a listing are kept: the name holds the folder, and its files' paths, sizes and times."""
     from PIL import __version__ as pillow  # another decoder may give other pixels
 
-    root = os.fsencode(os.path.realpath(listing.root))
-    state = hashlib.sha256(root + f"\0{FORMAT} {pillow}".encode())
-    for half, files, labels in zip(HALVES, listing.files, listing.labels, strict=True):
-        above = len(str(listing.root / half)) - len(half)  # the same folder may be named in several ways
-        for file, label in zip(files, labels, strict=True):
-            state.update(os.fsencode(file.path[above:]) + f"\0{file[1:]}{label}\0".encode())
-    return cache_folder() / f"{hashlib.sha256(root).hexdigest()[:16]}-{state.hexdigest()[:32]}.pt"
+    folder = hashlib.sha256(os.fsencode(os.path.realpath(listing.root))).hexdigest()
+    state = hashlib.sha256(f"{FORMAT} {pillow} {stamp(listing)}".encode()).hexdigest()
+    return cache_folder() / f"{folder[:16]}-{state[:32]}.pt"
 
 
 def read_decoded(listing: Listing) -> Decoded | None:

@@ -124,7 +124,8 @@ def _high_byte(values: Array) -> Array:
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 0xFFFF:
         raise ValueError(f"its whole numbers go from {low} to {high}; 0 to 255 (8 bits) and 0 to 65535 (16 bits) are read")
-    return (values >> 8).astype(np.uint8)
+    high_byte: Array = (values >> 8).astype(np.uint8)
+    return high_byte
 
 
 def _from_floats(values: Array) -> Array:
@@ -134,4 +135,5 @@ def _from_floats(values: Array) -> Array:
     low, high = float(values.min()), float(values.max())
     if low < 0 or high > 1:
         raise ValueError(f"its floats go from {low:g} to {high:g}; floats from 0 to 1 are read: scale them, or save 8 bits")
-    return np.rint(values * 255).astype(np.uint8)
+    scaled: Array = np.rint(values * 255).astype(np.uint8)
+    return scaled

@@ -59,7 +59,7 @@ class ImageFolder:
 
         """
         halves = [chosen.train.images, chosen.test.images] + ([] if chosen.unlabelled is None else [chosen.unlabelled])
-        rows = torch.cat(halves).unique()
+        rows = torch.from_numpy(np.unique(torch.cat(halves).numpy()))
         found = self._all(rows)
         at = rows
         if found is None:

@@ -130,11 +130,10 @@ def make_run_context(given: dict[str, Any]) -> RunContext:
     if given.get("resume") and given.get("overwrite"):
         raise InputError("--resume goes on with a run and --overwrite starts it anew: give one of them")
     taken = {k: given.pop(k) for k in ("data_dir", "download", "resume", "overwrite", "tensorboard") if k in given}
-    taken["cache"] = not given.pop("no_cache", False)
     name, out = given.pop("run_name", None), given.pop("out", Path("runs"))
     if name is not None and (not name or Path(name).name != name):
         raise InputError(f"--run-name {name!r} is not the name of one folder; --out says where it goes")
     device = pick_device(given.pop("device", "auto"))
     if device.type == "cpu":
         keep_freed_memory()
-    return RunContext(out=out, name=name, device=device, **taken)
+    return RunContext(out=out, name=name, device=device, cache=not given.pop("no_cache", False), **taken)
