@@ -8,6 +8,8 @@ from gradlens.data import image_file
 from gradlens.data.image_file import decode, is_grey
 from gradlens.runtime.errors import InputError
 
+pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow has its own of odd tags; folders are read without them
+
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (5, 7), dtype=np.uint8)
 COLOUR = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
