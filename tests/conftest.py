@@ -50,6 +50,12 @@ def shelf_of_runs(tmp_path_factory):
     os.environ["GRADLENS_SHELF"] = str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shelf")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_images(tmp_path_factory):
+    """Decoded image folders are kept where the tests' other files are, by the programs that tests start too."""
+    os.environ["GRADLENS_CACHE"] = str(tmp_path_factory.getbasetemp() / "decoded")
+
+
 @pytest.fixture(autouse=True)
 def known_stream():
     torch.manual_seed(0)

@@ -10,7 +10,7 @@ import numpy as np
 
 from gradlens.data.array_file import write_array_file
 from gradlens.data.datasets import DATASETS
-from gradlens.data.image_folder import image_folder
+from gradlens.data.image_folder import ImageFolder
 from gradlens.runtime.errors import InputError
 
 
@@ -41,9 +41,9 @@ def decoded(given: str, cache: Path) -> tuple[str, str]:
         if archive:
             with tempfile.TemporaryDirectory(dir=cache) as folder, tarfile.open(path) as tar:
                 tar.extractall(folder, filter="data")
-                source = image_folder(_root(Path(folder), given))
+                source = ImageFolder(_root(Path(folder), given), cache=False).whole()
         else:
-            source = image_folder(path)
+            source = ImageFolder(path, cache=False).whole()
         write_array_file(target, source, decoded_from=stamp)
     return str(target), "CIFAR-10 (JPEG copy)"
 

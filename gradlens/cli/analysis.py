@@ -84,7 +84,7 @@ def add_command(analysis: Analysis) -> None:
     flags = [_flag(field, types[name]) for name, field in fields.items()]
     out = _parameter("out", Path, typer.Option("--out", help=analysis.drawn), Path("figures"))
     own = [_parameter("run_dirs", list[Path], runs_given(analysis.argument)), *flags, out]
-    _register(analysis, command, own, "device", "threads", "data-dir", "download", "quiet")
+    _register(analysis, command, own, "device", "threads", "data-dir", "download", "no-cache", "quiet")
 
 
 def add_command_with_training(analysis: AnalysisWithTraining) -> None:
@@ -143,7 +143,7 @@ def report(
 
 
 @learned.command()
-@with_flags("device", "threads", "data-dir", "download", "quiet")
+@with_flags("device", "threads", "data-dir", "download", "no-cache", "quiet")
 def doctor(
     run_dirs: Annotated[list[Path], runs_given("run directories, finished or not")],
     as_json: Annotated[bool, typer.Option("--json", help="print the findings as JSON, for scripts")] = False,

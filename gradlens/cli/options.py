@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -30,6 +31,7 @@ FLAGS = (
     ),
     Flag("data-dir", Path, "folder of the named data sets (default ~/.cache/gradlens)", "Data"),
     Flag("download", bool, "fetch a named data set that is missing", "Data"),
+    Flag("no-cache", bool, "decode an image folder anew, and keep nothing of it in ~/.cache/gradlens/images (default off)", "Data"),
     Flag("limit", int, "train on N images, a seeded choice (default all)", "Data"),
     Flag("limit-test", int, "test on N of the test images, a seeded choice (default all)", "Data"),
     Flag(
@@ -135,6 +137,14 @@ def _option(flag: Flag) -> Any:
     return typer.Option(name, help=flag.help, rich_help_panel=flag.panel, show_default=False)
 
 
+def _reading_shown(quiet: bool) -> AbstractContextManager[None]:
+    """Images that a command reads are counted on stderr, unless it is to be quiet."""
+    from gradlens.cli.progress import Reading
+    from gradlens.runtime.progress import no_progress, shows_reading
+
+    return shows_reading(no_progress if quiet else Reading())
+
+
 def with_flags(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the shared flags (all, or those named): those that were typed arrive in its ``given`` dict."""
 
@@ -150,7 +160,8 @@ def with_flags(*names: str) -> Callable[[Callable[..., None]], Callable[..., Non
         @functools.wraps(command)
         def run(**arguments: Any) -> None:
             given = {p.name: arguments.pop(p.name) for p in shared}
-            command(**arguments, given={k: v for k, v in given.items() if v is not None and v != []})
+            with _reading_shown(bool(given.get("quiet"))):
+                command(**arguments, given={k: v for k, v in given.items() if v is not None and v != []})
 
         params = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + shared
         run.__signature__ = inspect.Signature(params)  # type: ignore[attr-defined]

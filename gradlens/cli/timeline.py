@@ -13,7 +13,7 @@ seen = typer.Typer()
 
 
 @seen.command()
-@with_flags("data", "data-dir", "download", "model", "width", "depth", "stem", "activation", "attention", "cut", "loss",
+@with_flags("data", "data-dir", "download", "no-cache", "model", "width", "depth", "stem", "activation", "attention", "cut", "loss",
             "batch-size", "optimizer", "lr", "momentum", "nesterov", "beta1", "weight-decay", "set", "config", "device", "threads",
             "seed", "quiet")  # fmt: skip
 def timeline(

@@ -138,7 +138,7 @@ def compare_gradients(
 
 
 @trained.command()
-@with_flags("device", "threads", "data-dir", "download", "quiet")
+@with_flags("device", "threads", "data-dir", "download", "no-cache", "quiet")
 def measure(
     run_dir: Annotated[Path, typer.Argument(help="a run directory")],
     quantity: Annotated[list[str], typer.Option("--quantity", help="a quantity of `gradlens list quantities`; repeatable")],
@@ -250,7 +250,7 @@ def show(run_dir: Annotated[Path, typer.Argument(help="a run directory")]) -> No
 
 
 @trained.command()
-@with_flags("data", "data-dir", "download", "model", "width", "depth", "stem", "activation", "attention", "cut", "loss",
+@with_flags("data", "data-dir", "download", "no-cache", "model", "width", "depth", "stem", "activation", "attention", "cut", "loss",
             "batch-size", "optimizer", "lr", "momentum", "nesterov", "beta1", "weight-decay", "set", "config", "device", "precision",
             "compile", "threads", "seed", "parallel", "split", "stale", "sync-batchnorm", "schedule", "microbatches", "quiet")  # fmt: skip
 def bench(

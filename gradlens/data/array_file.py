@@ -16,19 +16,33 @@ if TYPE_CHECKING:
     from gradlens.data.split import Source
 
 KEYS = ("train_images", "train_labels", "test_images", "test_labels")
+LAYOUTS = ("NCHW", "NHWC")
+CHANNELS = (1, 3)
 
 
-def _images(array: Any, what: str) -> Tensor:
+def _images(array: Any, layout: str | None, what: str) -> Tensor:
     """[N, C, H, W] uint8 from [N, H, W], [N, H, W, C] or [N, C, H, W]; C is 1 or 3."""
-    if array.dtype != np.uint8 or array.ndim not in (3, 4) or not len(array):
+    if array.dtype != np.uint8 or array.ndim not in (3, 4) or not array.size:
         raise InputError(f"{what} must be uint8 images [N, H, W, C], [N, C, H, W] or [N, H, W], got {array.dtype} {list(array.shape)}")
     if array.ndim == 3:
-        array = array[:, None]
-    elif array.shape[1] not in (1, 3) and array.shape[-1] in (1, 3):
-        array = array.transpose(0, 3, 1, 2)
-    elif array.shape[1] not in (1, 3):
-        raise InputError(f"{what} must have 1 or 3 channels, got the shape {list(array.shape)}")
-    return torch.from_numpy(np.ascontiguousarray(array))
+        return torch.from_numpy(np.ascontiguousarray(array[:, None]))
+    _, first, _, last = array.shape
+    possible = [name for name, channels in zip(LAYOUTS, (first, last), strict=True) if channels in CHANNELS and layout in (None, name)]
+    if not possible:
+        raise InputError(f"{what} must have 1 or 3 channels, got the shape {list(array.shape)}" + (f" as {layout}" if layout else ""))
+    if len(possible) > 1:
+        raise InputError(
+            f"{what} of shape {list(array.shape)} can be read in two ways: add an array layout='NCHW' or layout='NHWC' to the file"
+        )
+    return torch.from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2) if possible == ["NHWC"] else array))
+
+
+def _layout(file: Any, path: Path) -> str | None:
+    """What the file says of its dimensions."""
+    layout = str(file["layout"]) if "layout" in file else None
+    if layout not in (None, *LAYOUTS):
+        raise InputError(f"{path}: layout is {layout!r}; wanted NCHW or NHWC")
+    return layout
 
 
 def _labels(array: Any, images: int, what: str) -> Tensor:
@@ -44,7 +58,8 @@ def read_array_file(path: Path) -> Source:
     """Read ``train_images``, ``train_labels``, ``test_images``, ``test_labels`` and, where present, ``classes`` (names).
 
     Args:
-        path: an ``.npz`` file. Images are uint8 [N, H, W, C], [N, C, H, W] or [N, H, W]; labels are whole numbers from 0.
+        path: an ``.npz`` file. Images are uint8 [N, H, W, C], [N, C, H, W] or [N, H, W]; labels are whole numbers from 0. Where
+            both orders are possible, as in [N, 3, 8, 3], ``layout`` says which one is meant: ``NCHW`` or ``NHWC``.
 
     Raises:
         InputError: no such arrays, other types or shapes, or a file that is no ``.npz``; nothing in it is executed.
@@ -60,13 +75,14 @@ def read_array_file(path: Path) -> Source:
                 raise InputError(f"{path} lacks the array{'s' * (len(missing) > 1)} {', '.join(missing)} (wanted: {', '.join(KEYS)})")
             arrays = {key: file[key] for key in KEYS}
             names = file["classes"].tolist() if "classes" in file else None
+            layout = _layout(file, path)
     except InputError:
         raise
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:  # numpy's own advice would be to load it unsafely
         raise InputError(f"{path} is not an .npz file of arrays that can be read (np.savez writes one)") from error
     halves = []
     for half in ("train", "test"):
-        images = _images(arrays[f"{half}_images"], f"{path}: {half}_images")
+        images = _images(arrays[f"{half}_images"], layout, f"{path}: {half}_images")
         halves.append(Split(images, _labels(arrays[f"{half}_labels"], len(images), f"{path}: {half}_labels")))
     if halves[0].images.shape[1:] != halves[1].images.shape[1:]:
         ours, theirs = (list(half.images.shape[1:]) for half in halves)
@@ -83,7 +99,7 @@ def write_array_file(path: Path, source: Source, **extra: str) -> None:
     train, test, classes = source
     halves = zip(KEYS, (train.images, train.labels, test.images, test.labels), strict=True)
     arrays: dict[str, Any] = {key: tensor.numpy() for key, tensor in halves}
-    arrays |= {"classes": np.array(classes), **extra}
+    arrays |= {"classes": np.array(classes), "layout": "NCHW", **extra}
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("wb") as file:
         np.savez(file, **arrays)

@@ -1,75 +1,161 @@
-"""A folder of images as a data set."""
+"""A folder of images as a data set: listed at once, decoded when asked for, and once for all commands."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from warnings import catch_warnings, simplefilter
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from gradlens.data.split import Source, Split
+from gradlens.data.decoded_cache import Decoded, forget_decoded, read_decoded, write_decoded
+from gradlens.data.folder_listing import list_images, sentence
+from gradlens.data.image_file import DecodedImage, decode, is_grey
+from gradlens.data.split import Data, Source, Split
 from gradlens.runtime.errors import InputError
+from gradlens.runtime.progress import notice, reading_progress
+
+CHUNK = 64  # files that one thread decodes at a time
+DARK = 16  # of 255: below it lie images of 12 bits in files of 16, and nearly nothing else
 
 
-def _decode(file: str) -> np.ndarray[Any, Any]:
-    """One image file as uint8 [H, W] (grey) or [H, W, 3]."""
-    from PIL import Image
+class ImageFolder:
+    """``root/train/<class>/**`` and ``root/test/<class>/**``: images of one size, grey only if all are.
 
-    try:
-        with Image.open(file) as image:
-            if image.mode.startswith("I"):  # PIL would clip them to white
-                raise ValueError("16-bit grey images are not read: convert them to 8 bits")
-            return np.asarray(image if image.mode == "L" else image.convert("RGB"))
-    except Exception as error:
-        raise InputError(f"{file} is not a readable image: {error}") from error
-
-
-def image_folder(root: Path) -> Source:
-    """``root/train/<class>/*`` and ``root/test/<class>/*``, all images of one size; grey only if all are.
+    Args:
+        root: the folder.
+        cache: read decoded images from the user's cache folder, and keep them there.
 
     Raises:
-        InputError: no such layout, an empty class, a class that only one half has, an unreadable image, unequal sizes.
+        InputError: see :func:`gradlens.data.folder_listing.list_images`.
 
     """
-    from torchvision.datasets import ImageFolder
 
-    halves: list[list[tuple[str, int]]] = []
-    names: list[list[str]] = []
-    for half in ("train", "test"):
-        if not (root / half).is_dir():
-            raise InputError(f"{root} is no image folder: it has no {half}/ (wanted: train/<class>/ and test/<class>/ in it)")
-        try:
-            found = ImageFolder(str(root / half))
-        except FileNotFoundError as error:  # torchvision names the empty classes, or says there are none
-            raise InputError(f"{root / half}: {str(error).splitlines()[0]}") from error
-        halves.append(found.samples)
-        names.append(found.classes)
-    if names[0] != names[1]:
-        train_only, test_only = sorted(set(names[0]) - set(names[1])), sorted(set(names[1]) - set(names[0]))
-        where = f"{', '.join(train_only)} missing from test" if train_only else f"{', '.join(test_only)} missing from train"
-        raise InputError(f"{root}: train and test have different classes: {where}")
-    with ThreadPoolExecutor() as pool:
-        decoded = [list(pool.map(_decode, [file for file, _ in samples], chunksize=256)) for samples in halves]
-    sizes = {(image.shape[0], image.shape[1]) for half in decoded for image in half}
-    if len(sizes) > 1:
-        first = halves[0][0][0], decoded[0][0].shape[:2]
-        other = next(
-            (file, image.shape[:2])
-            for samples, half in zip(halves, decoded, strict=True)
-            for (file, _), image in zip(samples, half, strict=True)
-            if image.shape[:2] != first[1]
+    def __init__(self, root: Path, cache: bool = True) -> None:
+        self.root, self.cache, self.listing = root, cache, list_images(root)
+        self.files = [file.path for half in self.listing.files for file in half]
+        self._decoded: Decoded | None = None  # all images
+
+    def positions(self) -> Source:
+        """The data set with each image's number in place of the image: choices from it decode nothing."""
+        train, test = (torch.tensor(labels) for labels in self.listing.labels)
+        numbers = torch.arange(len(self.files))
+        return Split(numbers[: len(train)], train), Split(numbers[len(train) :], test), self.listing.classes
+
+    def whole(self) -> Source:
+        """All of it."""
+        train, test, classes = self.positions()
+        data = self.read(Data(train, test, classes))
+        return data.train, data.test, classes
+
+    def read(self, chosen: Data) -> Data:
+        """What was chosen from :meth:`positions`, decoded; the numbers of images become images.
+
+        Raises:
+            InputError: an image that cannot be read, unequal sizes.
+
+        """
+        halves = [chosen.train.images, chosen.test.images] + ([] if chosen.unlabelled is None else [chosen.unlabelled])
+        rows = torch.from_numpy(np.unique(torch.cat(halves).numpy()))
+        found = self._all(rows)
+        at = rows
+        if found is None:
+            found = self._some(rows)
+            at = torch.arange(len(rows))
+        train, test, *rest = (_taken(found.images, at[torch.searchsorted(rows, half)]) for half in halves)
+        passed = self.listing.passed_over | ({"files' later frames": found.frames} if found.frames else {})
+        if said := sentence(self.root, passed):
+            notice(said)
+        return Data(
+            Split(train, chosen.train.labels),
+            Split(test, chosen.test.labels),
+            chosen.classes,
+            chosen.test_name,
+            rest[0] if rest else None,
+            passed,
+            found.fingerprint if self._is_whole(chosen) else "",
         )
+
+    def _is_whole(self, chosen: Data) -> bool:
+        """Whether nothing was left out, moved or given another label."""
+        pairs = zip(self.positions()[:2], (chosen.train, chosen.test), strict=True)
+        return all(torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels) for a, b in pairs)
+
+    def _all(self, rows: Tensor) -> Decoded | None:
+        """All images, where they are there or worth decoding for those at ``rows``; the latter are as they were decoded."""
+        if self._decoded is None and self.cache:
+            self._decoded = read_decoded(self.listing)
+        if self._decoded is not None and not self._decoded.is_intact(rows):
+            forget_decoded(self.listing)
+            self._decoded = None
+        if self._decoded is None and 2 * len(rows) > len(self.files):
+            everything = torch.arange(len(self.files))
+            self._decoded = self._some(everything)
+            if self.cache:
+                train, test, classes = self.positions()
+                images = self._decoded.images
+                data = Data(Split(images[: len(train)], train.labels), Split(images[len(train) :], test.labels), classes)
+                self._decoded = write_decoded(self.listing, self._decoded._replace(fingerprint=data.fingerprint()))
+        return self._decoded
+
+    def _some(self, rows: Tensor) -> Decoded:
+        """The images at ``rows`` [M], decoded."""
+        wanted = rows.tolist()
+        files = [self.files[row] for row in wanted]
+        decoded = _decoded(files, str(self.root))
+        _must_be_of_one_size(self.root, files, decoded)
+        _must_not_be_dark(self.root, decoded)
+        colour = any(image.pixels.ndim == 3 for image in decoded)
+        if not colour and len(files) < len(self.files):
+            left_out = set(range(len(self.files))) - set(wanted)
+            colour = not all(is_grey(self.files[row]) for row in sorted(left_out))
+        height, width = decoded[0].pixels.shape[:2]
+        images = np.empty((len(files), 3 if colour else 1, height, width), np.uint8)
+        frames = sum(image.frames for image in decoded)
+        for i in reversed(range(len(files))):  # what is copied is given up: the images are in memory once
+            pixels = decoded.pop().pixels
+            images[i] = pixels.transpose(2, 0, 1) if pixels.ndim == 3 else pixels
+        return Decoded(torch.from_numpy(images), "", frames)
+
+
+def _taken(images: Tensor, rows: Tensor) -> Tensor:
+    """``images[rows]``; a view where the rows are neighbours in order, so that memory-mapped images are read when used."""
+    first = int(rows[0]) if len(rows) else 0
+    if torch.equal(rows, torch.arange(first, first + len(rows))):
+        return images[first : first + len(rows)]
+    return images[rows]
+
+
+def _decoded(files: Sequence[str], folder: str) -> list[DecodedImage]:
+    """Files decoded by several threads; how far they are is reported."""
+    progress, decoded = reading_progress(), list[DecodedImage]()
+
+    def some(first: int) -> list[DecodedImage]:
+        return [decode(file) for file in files[first : first + CHUNK]]
+
+    with catch_warnings(), ThreadPoolExecutor() as pool:
+        simplefilter("ignore")  # Pillow's, one for each odd tag; what cannot be read is an error
+        for part in pool.map(some, range(0, len(files), CHUNK)):
+            decoded += part
+            progress(len(decoded), len(files), folder)
+    return decoded
+
+
+def _must_be_of_one_size(root: Path, files: Sequence[str], decoded: Sequence[DecodedImage]) -> None:
+    sizes = ["x".join(map(str, image.pixels.shape[:2])) for image in decoded]
+    for file, size in zip(files, sizes, strict=True):
+        if size != sizes[0]:
+            raise InputError(f"images of different sizes in {root}: {files[0]} is {sizes[0]}, {file} is {size}; all must have one size")
+
+
+def _must_not_be_dark(root: Path, decoded: Sequence[DecodedImage]) -> None:
+    """Files of 16 bits often hold 10 or 12 bits, and floats may have another range than 0 to 1: in 8 bits they are black."""
+    brightest = max((int(image.pixels.max()) for image in decoded if image.scaled), default=255)
+    if brightest < DARK:
         raise InputError(
-            f"images of different sizes in {root}: {first[0]} is {first[1][0]}x{first[1][1]},"
-            f" {other[0]} is {other[1][0]}x{other[1][1]}; all must have one size"
+            f"the images of 16 bits or floats in {root} are black, at most {brightest} of 255 as 8 bits:"
+            " scale them to 0 to 65535, floats to 0 to 1, or save 8 bits"
         )
-    grey = all(image.ndim == 2 for half in decoded for image in half)
-    splits = []
-    for samples, arrays in zip(halves, decoded, strict=True):
-        stacked = np.stack([i if grey or i.ndim == 3 else np.repeat(i[:, :, None], 3, 2) for i in arrays])
-        x = torch.from_numpy(stacked)
-        x = x[:, None] if grey else x.permute(0, 3, 1, 2).contiguous()
-        splits.append(Split(x, torch.tensor([label for _, label in samples])))
-    return splits[0], splits[1], tuple(names[0])

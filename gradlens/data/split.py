@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -38,6 +39,8 @@ class Data:
     classes: tuple[str, ...]
     test_name: str = "test"  # "validation" in that case
     unlabelled: Tensor | None = None  # [M, C, H, W] uint8: training images whose label is not known, or not to be told
+    passed_over: Mapping[str, int] = field(default_factory=dict)  # what a folder holds that is not read -> how many
+    known_fingerprint: str = ""  # where it was computed before
 
     @cached_property
     def everything(self) -> Split:
@@ -55,6 +58,8 @@ class Data:
 
     def fingerprint(self) -> str:
         """16 hex digits of what is trained and tested on, labels as trained (noise included)."""
+        if self.known_fingerprint:
+            return self.known_fingerprint
         digest = hashlib.sha256()
         extra = [] if self.unlabelled is None else [self.unlabelled]
         for tensor in (self.train.images, self.train.labels, self.test.images, self.test.labels, *extra):

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from gradlens.data.image_folder import ImageFolder
 from gradlens.data.split import Data, Source, Split
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator
@@ -50,7 +51,7 @@ def _labelled_share(split: Split, share: float, classes: Sequence[str], seed: in
 
 
 def choose(
-    source: Source,
+    source: Source | ImageFolder,
     limit: int | None = None,
     label_noise: float = 0.0,
     validation: float = 0.0,
@@ -61,7 +62,7 @@ def choose(
     """What is trained and tested on, of a whole data set.
 
     Args:
-        source: the data set.
+        source: the data set; of an image folder only what is chosen is decoded.
         limit: this many training images, a seeded choice; of images without labels no more than that too.
         label_noise: probability that a training label is replaced by a random one.
         validation: this share of the training images (after ``limit``) is held out and takes the place of the test images.
@@ -74,6 +75,8 @@ def choose(
         InputError: more images asked for than there are, or a share that leaves nothing.
 
     """
+    if isinstance(source, ImageFolder):
+        return source.read(choose(source.positions(), limit, label_noise, validation, seed, limit_test, labels))
     train, test, classes = source
     known = train.labels >= 0
     extra: Tensor | None = None

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from gradlens.data.datasets import DATASETS, files_stamp, read
+from gradlens.data.datasets import DATASETS, files_stamp, source_of
+from gradlens.data.image_folder import ImageFolder
 from gradlens.data.split import Data, Source
 from gradlens.data.subsets import choose
 from gradlens.runtime.errors import InputError, unknown
@@ -30,6 +31,7 @@ class RunContext:
     device: torch.device = CPU
     data_dir: Path | None = None
     download: bool = False
+    cache: bool = True  # keep decoded image folders in the user's cache folder
     resume: bool = False
     overwrite: bool = False
     tensorboard: bool = False  # write events to RUN_DIR/tensorboard
@@ -84,14 +86,14 @@ def pick_precision(name: str, device: torch.device) -> str:
 
 
 @lru_cache(maxsize=2)
-def _data(name: str, stamp: str, data_dir: Path | None, download: bool, *choice: Any) -> Data:
-    return choose(_source(name, stamp, data_dir, download), *choice)
+def _data(name: str, stamp: str, data_dir: Path | None, download: bool, cache: bool, *choice: Any) -> Data:
+    return choose(_source(name, stamp, data_dir, download, cache), *choice)
 
 
 @lru_cache(maxsize=1)
-def _source(name: str, stamp: str, data_dir: Path | None, download: bool) -> Source:
+def _source(name: str, stamp: str, data_dir: Path | None, download: bool, cache: bool) -> Source | ImageFolder:
     """The whole data set that was read last, while its files stay as they are: seeds choose other images of the same set."""
-    return read(name, data_dir, download)
+    return source_of(name, data_dir, download, cache)
 
 
 def load_data(config: Config, context: RunContext) -> Data:
@@ -101,7 +103,7 @@ def load_data(config: Config, context: RunContext) -> Data:
     drawn = c.limit is not None or c.limit_test is not None or c.label_noise or c.validation or c.labels is not None
     seed = c.seed if drawn else 0  # one entry for all seeds where nothing is drawn
     choice = c.limit, c.label_noise, c.validation, seed, c.limit_test, c.labels
-    return _data(name, files_stamp(name), context.data_dir, context.download, *choice)
+    return _data(name, files_stamp(name), context.data_dir, context.download, context.cache, *choice)
 
 
 def clear_data_cache() -> None:
@@ -148,4 +150,5 @@ def _context_of(given: dict[str, Any]) -> RunContext:
     name, out = given.pop("run_name", None), given.pop("out", Path("runs"))
     if name is not None and (not name or Path(name).name != name):
         raise InputError(f"--run-name {name!r} is not the name of one folder; --out says where it goes")
-    return RunContext(out=out, name=name, device=pick_device(given.pop("device", "auto")), **taken)
+    device, cache = pick_device(given.pop("device", "auto")), not given.pop("no_cache", False)
+    return RunContext(out=out, name=name, device=device, cache=cache, **taken)

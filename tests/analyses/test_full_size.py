@@ -370,10 +370,10 @@ def test_images_are_decoded_once(tmp_path, archive, monkeypatch):
     data, name = decoded(str(given), tmp_path / "cache")
     assert name == "CIFAR-10 (JPEG copy)"
     from gradlens.data.datasets import read
-    from gradlens.data.image_folder import image_folder
+    from gradlens.data.image_folder import ImageFolder
 
     train, test, classes = read(data)
-    wanted = image_folder(tmp_path / "pictures")
+    wanted = ImageFolder(tmp_path / "pictures", cache=False).whole()
     assert torch.equal(train.images, wanted[0].images)
     assert torch.equal(test.labels, wanted[1].labels)
     assert classes == ("cat", "dog")

@@ -80,7 +80,7 @@ def test_help_imports_neither_torch_nor_pydantic():
 
 def test_flags_and_config_agree():
     elsewhere = {"method", "options", "own", "ranks"}  # the argument, and --set; the files of FILE.py:NAME; torchrun's processes
-    place = {"data-dir", "download", "device", "threads", "out", "run-name", "resume", "overwrite", "quiet", "tensorboard"}
+    place = {"data-dir", "download", "no-cache", "device", "threads", "out", "run-name", "resume", "overwrite", "quiet", "tensorboard"}
     machine = {"seeds", "set", "config", *place}
     names = {flag.name.replace("-", "_") for flag in FLAGS if flag.name not in machine}
     assert names == set(Config.model_fields) - elsewhere
@@ -325,6 +325,61 @@ def test_image_folders_that_cannot_be_used(gradlens):
     refuses(gradlens("train", "bp", "--data", root), "broken.png")
     (root / "train" / "a" / "broken.png").unlink()
     assert gradlens("train", "bp", "--data", root, "--batch-size", "4", *WHOLE)[0] == 0
+
+
+def test_what_is_passed_over_is_said_once_and_stored(gradlens):
+    root = Path("pictures")
+    for half in ("train", "test"):
+        images(root, half, "ab")
+    (root / "train" / "a" / "._0.png").write_bytes(b"Mac OS X")
+    (root / "train" / "a" / "1.jfif").write_bytes(b"")
+    status, out, err = gradlens("train", "bp", "--data", root, "--batch-size", "4", *WHOLE)
+    assert status == 0
+    said = f"gradlens: {root.absolute()}: passed over 1 .jfif, 1 hidden"
+    assert err.splitlines().count(said) == 1
+    assert "passed over" not in out
+    (run,) = Path("runs").glob("bp-*")
+    assert json.loads((run / "config.json").read_text())["passed_over"] == {".jfif": 1, "hidden": 1}
+    assert "passed over" not in gradlens("measure", run, "--quantity", "cosine")[2]  # the same process has said it
+
+
+def test_one_class_is_refused_where_labels_are_learned_and_only_there(gradlens):
+    root = Path("pictures")
+    for half in ("train", "test"):
+        images(root, half, "a")
+    flags = ["--data", root, "--batch-size", "4", *WHOLE]
+    refuses(gradlens("train", "bp", *flags), "one class only (a)", "bp learns to tell two or more apart")
+    assert not Path("runs").exists()
+    assert gradlens("train", "simclr", *flags)[0] == 0
+
+
+def test_no_cache_keeps_nothing(gradlens, monkeypatch):
+    monkeypatch.setenv("GRADLENS_CACHE", str(Path("cache").absolute()))
+    root = Path("pictures")
+    for half in ("train", "test"):
+        images(root, half, "ab")
+    flags = ["--data", root, "--batch-size", "4", *WHOLE]
+    assert gradlens("train", "bp", *flags, "--run-name", "anew", "--no-cache")[0] == 0
+    assert not Path("cache").exists()
+    assert gradlens("train", "bp", *flags, "--run-name", "kept")[0] == 0
+    assert len(list(Path("cache").iterdir())) == 1
+    first, second = (json.loads((Path("runs") / name / "config.json").read_text()) for name in ("anew", "kept"))
+    assert first["data_fingerprint"] == second["data_fingerprint"]
+    assert first["config"] == second["config"]
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_long_reading_is_shown_unless_it_is_to_be_quiet(gradlens, monkeypatch, quiet):
+    from gradlens.cli import progress
+
+    monkeypatch.setattr(progress, "MOMENT", 0.0)
+    root = Path("pictures")
+    for half in ("train", "test"):
+        images(root, half, "ab")
+    arguments = [a for a in WHOLE if a != "--quiet"] + ["--quiet"] * quiet
+    status, _, err = gradlens("train", "bp", "--data", root, "--batch-size", "4", *arguments)
+    assert status == 0
+    assert (f"gradlens: reading {root.absolute()}: 16 of 16 images" in err) == (not quiet)
 
 
 def test_a_run_is_not_overwritten_and_a_differing_config_is_named(gradlens):

@@ -6,7 +6,7 @@ import torch
 
 from gradlens.data.array_file import read_array_file, write_array_file
 from gradlens.data.datasets import read
-from gradlens.data.image_folder import image_folder
+from gradlens.data.image_folder import ImageFolder
 from gradlens.runtime.errors import InputError
 from gradlens.training.config import make_config
 from gradlens.training.context import RunContext
@@ -42,6 +42,33 @@ def test_images_in_any_usual_order(tmp_path, shape, order):
     assert classes == ("0", "1", "2")
 
 
+@pytest.mark.parametrize("shape", [(3, 8, 3), (1, 8, 1), (3, 8, 1), (1, 8, 3), (3, 3, 3)])
+def test_an_order_that_nobody_can_guess_is_asked_for(tmp_path, shape):
+    content = arrays(shape=shape)
+    with pytest.raises(InputError, match=r"train_images of shape .* can be read in two ways: add an array layout='NCHW' or layout='NHWC'"):
+        read_array_file(saved(tmp_path, **content))
+    first = read_array_file(saved(tmp_path, **content, layout="NCHW"))[0].images
+    last = read_array_file(saved(tmp_path, **content, layout="NHWC"))[0].images
+    assert torch.equal(first, torch.from_numpy(content["train_images"]))
+    assert torch.equal(last, torch.from_numpy(content["train_images"]).permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize(
+    ("layout", "shape", "words"),
+    [("HWCN", (3, 8, 8), "layout is 'HWCN'; wanted NCHW or NHWC"), ("NHWC", (3, 8, 8), r"1 or 3 channels, got the shape .* as NHWC")],
+)
+def test_an_order_that_cannot_be(tmp_path, layout, shape, words):
+    with pytest.raises(InputError, match=words):
+        read_array_file(saved(tmp_path, **arrays(shape=shape), layout=layout))
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 3), (1, 1, 8), (1, 8, 1)])
+def test_what_is_written_is_read_whatever_its_shape(tmp_path, shape):
+    source = read_array_file(saved(tmp_path, **arrays(shape=shape), layout="NCHW"))
+    write_array_file(tmp_path / "again.npz", source)
+    assert torch.equal(read_array_file(tmp_path / "again.npz")[0].images, source[0].images)
+
+
 def test_written_and_read_again(tmp_path):
     path = saved(tmp_path, **arrays(), classes=np.array(["ant", "bee", "fly"]))
     source = read_array_file(path)
@@ -71,6 +98,12 @@ def test_an_image_without_a_label(tmp_path):
     [
         ({"test_labels": None}, "lacks the array test_labels"),
         ({"train_images": RNG.random((6, 8, 8, 3))}, "got float64"),
+        ({"train_images": np.zeros((6, 8, 8, 3), np.float32)}, "got float32"),
+        ({"train_images": np.zeros((6, 8, 8, 3), np.uint16)}, "got uint16"),
+        ({"train_images": np.zeros((6, 8, 8, 3), np.int64)}, "got int64"),
+        ({"train_images": np.zeros((6, 8, 8, 3), bool)}, "got bool"),
+        ({"train_images": np.full((6, 8, 8, 3), np.nan)}, "got float64"),
+        ({"train_images": np.zeros((6, 0, 8, 3), np.uint8)}, r"got uint8 \[6, 0, 8, 3\]"),
         ({"train_images": np.zeros((6, 8), np.uint8)}, r"got uint8 \[6, 8\]"),
         ({"train_images": np.zeros((6, 8, 8, 4), np.uint8)}, "1 or 3 channels"),
         ({"train_labels": np.arange(5)}, "6 whole numbers"),
@@ -107,7 +140,7 @@ def test_a_folder_and_its_file_are_one_data_set(tmp_path):
         for c in ("cat", "dog"):
             (tmp_path / "f" / half / c).mkdir(parents=True)
             Image.fromarray(RNG.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(tmp_path / "f" / half / c / "0.png")
-    source = image_folder(tmp_path / "f")
+    source = ImageFolder(tmp_path / "f", cache=False).whole()
     write_array_file(tmp_path / "f.npz", source)
     assert torch.equal(read_array_file(tmp_path / "f.npz")[0].images, source[0].images)
 

@@ -26,13 +26,15 @@ def checked_data(config: Config, context: RunContext) -> Data:
     """The data of a config, large enough for its batches.
 
     Raises:
-        InputError: data that cannot be loaded, a batch larger than they are or too small for the rule.
+        InputError: data that cannot be loaded, one class alone, a batch larger than the data are or too small for the rule.
 
     """
     if context.tensorboard:
         tensorboard.must_be_installed()
     data = load_data(config, context)
     rule = config.rule
+    if len(data.classes) < 2 and rule.classifies:
+        raise InputError(f"{config.data} has one class only ({', '.join(data.classes)}): {config.method} learns to tell two or more apart")
     images = len(data.everything if rule.unlabelled else data.train)
     if config.batch_size > images:
         kind = "training" if config.labels is None or rule.unlabelled else f"labelled (--labels {config.labels:g})"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from gradlens._version import __version__
 from gradlens.data.datasets import DATASETS
@@ -84,13 +85,15 @@ def _open_writer(state: TrainState, context: RunContext) -> Writer:
     """The run directory of a run in training, with what is known of its data."""
     config, data = state.config, state.data
     unlabelled = {} if data.unlabelled is None else {"unlabelled": len(data.unlabelled)}
-    info = {
+    info: dict[str, Any] = {
         "device": str(context.device),
         "data_fingerprint": data.fingerprint(),
         "label_hash": label_hash(data.train),
         "classes": len(data.classes),
         "images": {"train": len(data.train), data.test_name: len(data.test), **unlabelled},
     }
+    if data.passed_over:
+        info["passed_over"] = dict(data.passed_over)
     resume, overwrite = context.resume, context.overwrite
     if restarts() and is_run(context.out / (context.name or config.run_name())):  # torchrun has begun again what it had begun
         resume, overwrite = True, False

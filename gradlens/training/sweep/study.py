@@ -30,7 +30,7 @@ ELSEWHERE = {  # flags of train that a study says in another place, or the comma
     "sync-batchnorm": "one process a run", "record-ranks": "one process a run", "split": "one process a run", "stale": "one process a run",
     "schedule": "one process a run", "microbatches": "one process a run", "tensorboard": "gradlens tensorboard afterwards",
 }  # fmt: skip
-HERE = ("device", "threads", "data-dir", "download")  # where a run is made, not what it is
+HERE = ("device", "threads", "data-dir", "download", "no-cache")  # where a run is made, not what it is
 NO_FLAGS = ("method", "options", "ranks", "own")  # fields of a config that are said in other ways
 SETTINGS = (*(name.replace("_", "-") for name in Config.model_fields if name not in NO_FLAGS), "set", *HERE)
 

@@ -1,0 +1,127 @@
+"""Decoded images, kept between commands: one memory-mapped file for each image folder, in the user's cache folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import time
+import zlib
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gradlens.data.folder_listing import Listing, stamp
+from gradlens.runtime.progress import notice
+
+FORMAT = 1  # of the files, and of what is read: a higher one decodes everything anew
+UNUSED = 60 * 86_400.0  # seconds after which a file that nobody reads is removed, when another is written
+ABANDONED = 86_400.0  # the same for one that was not written to its end
+
+
+class Decoded(NamedTuple):
+    """All images of a folder, the training images first."""
+
+    images: Tensor  # [N, C, H, W] uint8
+    fingerprint: str  # of a data set of all images and labels (Data.fingerprint)
+    frames: int  # files that hold more than one image
+    checksums: Tensor | None = None  # [N]: crc32 of each image, where they come from a file
+
+    def is_intact(self, rows: Tensor) -> bool:
+        """Whether the images at ``rows`` [M] are what was written."""
+        if self.checksums is None:
+            return True
+        return torch.equal(_checksums(self.images, rows), self.checksums[rows])
+
+
+def _checksums(images: Tensor, rows: Tensor) -> Tensor:
+    """crc32 of the images at ``rows`` [M]."""
+    pixels = images.numpy()
+    return torch.tensor([zlib.crc32(pixels[row].data) for row in rows.tolist()])
+
+
+def cache_folder() -> Path:
+    """``$GRADLENS_CACHE``, or ``gradlens/images`` in ``$XDG_CACHE_HOME`` (``~/.cache``)."""
+    if named := os.environ.get("GRADLENS_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "gradlens" / "images"
+
+
+def cache_file(listing: Listing) -> Path:
+    """Where the decoded images of a listing are kept: the name holds the folder, and its files' paths, sizes and times."""
+    from PIL import __version__ as pillow  # another decoder may give other pixels
+
+    folder = hashlib.sha256(os.fsencode(os.path.realpath(listing.root))).hexdigest()
+    state = hashlib.sha256(f"{FORMAT} {pillow} {stamp(listing)}".encode()).hexdigest()
+    return cache_folder() / f"{folder[:16]}-{state[:32]}.pt"
+
+
+def read_decoded(listing: Listing) -> Decoded | None:
+    """The decoded images of a listing, memory-mapped; None where there are none, or not whole."""
+    path, n = cache_file(listing), sum(len(files) for files in listing.files)
+    if not path.exists():
+        return None
+    try:
+        found = Decoded(**torch.load(path, mmap=True, weights_only=True))
+        whole = found.checksums is not None and found.images.dtype == torch.uint8 and len(found.images) == len(found.checksums) == n
+    except Exception:  # noqa: BLE001 - of a damaged file torch and pickle raise many types
+        whole = False
+    if not whole:
+        forget_decoded(listing)
+        return None
+    with suppress(OSError):
+        os.utime(path)  # when it was used last
+    return found
+
+
+def forget_decoded(listing: Listing) -> None:
+    """Remove a damaged file, so that it is made anew."""
+    with suppress(OSError):
+        cache_file(listing).unlink()
+
+
+def write_decoded(listing: Listing, decoded: Decoded) -> Decoded:
+    """Keep decoded images, and give them back memory-mapped; as they are where they cannot be kept, which is said in a line."""
+    path, checksums = cache_file(listing), _checksums(decoded.images, torch.arange(len(decoded.images)))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_old(path)
+        _write(path, decoded._replace(checksums=checksums))
+    except (OSError, RuntimeError) as error:  # torch says RuntimeError where a disk is full
+        why = next((e.strerror for e in (error, error.__context__) if isinstance(e, OSError)), None) or " ".join(str(error).split())
+        notice(f"the decoded images of {listing.root} are not kept in {path.parent}: {why.lower()} (--no-cache does not try)")
+        return decoded
+    return read_decoded(listing) or decoded
+
+
+def _write(path: Path, decoded: Decoded) -> None:
+    """Write a file whole or not at all. The first of several writers wins: others may have mapped what it wrote."""
+    handle, temporary = tempfile.mkstemp(".tmp", path.stem, path.parent)
+    try:
+        with open(handle, "wb") as file:
+            torch.save(decoded._asdict(), file)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without links
+            os.replace(temporary, path)
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def _remove_old(path: Path) -> None:
+    """Remove what the folder was before, and what nobody has used for long; other processes keep what they have mapped."""
+    now = time.time()
+    for other in [*path.parent.glob("*.pt"), *path.parent.glob("*.tmp")]:
+        with suppress(OSError):
+            age = now - other.stat().st_mtime
+            same_folder = other.suffix == ".pt" and other.name[:17] == path.name[:17] and other != path
+            if same_folder or age > (UNUSED if other.suffix == ".pt" else ABANDONED):
+                other.unlink()
