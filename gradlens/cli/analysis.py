@@ -13,7 +13,7 @@ learned = typer.Typer()
 
 
 @learned.command("memorize")
-@with_flags()
+@with_flags(rules="what")
 def memorize(
     what: Annotated[list[str] | None, typer.Argument(metavar="[METHOD_OR_RUN_DIR]...", help="default: bp dgl")] = None,
     figures_to: Annotated[Path | None, typer.Option("--figures", help="folder of the figures [OUT/figures]")] = None,

@@ -6,95 +6,179 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from gradlens.data.datasets import DATASETS
 from gradlens.data.transforms import NORMALIZATIONS
 from gradlens.gradients.losses import LOSSES
 from gradlens.methods import METHODS
 from gradlens.models.spec import ACTIVATIONS, ATTENTIONS
 from gradlens.models.zoo import MODELS
 from gradlens.runtime.errors import InputError, unknown
+from gradlens.training.config_fields import extra_of, setting
 from gradlens.training.user_references import difference, settle_references, short_reference
-
-CHOICES: dict[str, Collection[str]] = {
-    "method": METHODS,
-    "model": MODELS,
-    "activation": ACTIVATIONS,
-    "attention": ATTENTIONS,
-    "loss": LOSSES,
-    "normalize": NORMALIZATIONS,
-    "cut": ("after-pool", "before-pool"),
-    "optimizer": ("adam", "adamw", "sgd", "sgdw", "rmsprop", "lars"),
-    "lr_schedule": ("constant", "cosine", "step"),
-    "precision": ("fp32", "bf16"),
-    "parallel": ("none", "data", "layers"),
-    "schedule": ("1f1b", "gpipe"),
-}
 
 
 class Config(BaseModel, frozen=True, extra="forbid"):
-    """The settings of one run. Build it with :func:`make_config`, which turns what is wrong into one sentence."""
+    """The settings of one run. Build it with :func:`make_config`, which turns what is wrong into one sentence.
 
-    method: str = "bp"
+    A setting is said here and nowhere else: `python tools/write_settings.py` makes its flag.
+    """
+
+    method: str = setting("bp", "", choices=METHODS)
     options: dict[str, Any] = {}  # the method's own, resolved
-    data: str = "digits"
-    limit: int | None = Field(None, ge=1)
-    limit_test: int | None = Field(None, ge=1)
-    labels: float | None = Field(None, gt=0, le=1)
-    label_noise: float = Field(0.0, ge=0, le=1)
-    validation: float = Field(0.0, ge=0, lt=1)
-    augment: bool = False
-    normalize: str = "pm1"
-    model: str = "basic-cnn"
-    width: int | None = Field(None, ge=1)
-    depth: int | None = Field(None, ge=1)
-    stem: Literal[3, 5, 7] | None = None
-    activation: str = "relu"
-    attention: str = "none"
-    cut: str = "after-pool"
-    loss: str = "ce"
-    epochs: int = Field(12, ge=0)
-    steps: int | None = Field(None, ge=0)
-    batch_size: int = Field(256, ge=1)
-    optimizer: str = "adam"
-    lr: float = Field(3e-4, ge=0, allow_inf_nan=False)
-    momentum: float = Field(0.0, ge=0, lt=1)
-    nesterov: bool = False
-    beta1: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False)
-    lr_schedule: str = "constant"
-    warmup: int = Field(0, ge=0)
-    seed: int = Field(0, ge=0)
-    precision: str = "fp32"
-    compile: bool = False
-    record_every: int = Field(10, ge=0)
-    diagnose_every: int = Field(5, ge=0)
-    keep_checkpoints: int = Field(0, ge=0)
-    evaluate_train: bool = False
-    online_probe: bool = False
-    init_from: str | None = None
-    keep_head: int = Field(0, ge=0)
-    teacher: str | None = None
+    data: str = setting(
+        "digits",
+        "{choices}, an image folder, an .npz file, or FILE.py:build",
+        "Data",
+        names=DATASETS,
+        synonyms=("dataset", "data-set"),
+    )
+    limit: int | None = setting(
+        None, "train on N images, a seeded choice (default all)", "Data", ge=1, synonyms=("num-train", "train-size", "subset")
+    )
+    limit_test: int | None = setting(
+        None, "test on N of the test images, a seeded choice (default all)", "Data", ge=1, synonyms=("num-test", "test-size")
+    )
+    labels: float | None = setting(
+        None,
+        "share of each class's images that keep their labels, as 0.01; rules without labels use the others too (default 1)",
+        "Data",
+        gt=0,
+        le=1,
+        synonyms=("label-fraction",),
+    )
+    label_noise: float = setting(
+        0.0, "replace each training label with probability P by a random one, once", "Data", ge=0, le=1, synonyms=("noise",)
+    )
+    validation: float = setting(
+        0.0, "hold out this share of the training images and test on it", "Data", ge=0, lt=1, synonyms=("val", "val-split", "holdout")
+    )
+    augment: bool = setting(
+        False, "random flips, and crops after padding with 4 pixels", "Data", synonyms=("augmentation", "data-augmentation", "aug")
+    )
+    normalize: str = setting(
+        "pm1", "pixels: {choices} (pm1: to -1..+1)", "Data", choices=NORMALIZATIONS, synonyms=("norm", "normalization", "normalise")
+    )
+    model: str = setting(
+        "basic-cnn",
+        "{choices}, torchvision:NAME, or FILE.py:build",
+        "Model",
+        choices=MODELS,
+        synonyms=("arch", "architecture", "network", "net", "backbone"),
+    )
+    width: int | None = setting(
+        None,
+        "channels of basic-cnn (128); first ones of vgg, dcgan (64), resnet (64, 20/32: 16); units of mlp (256), linear (20)",
+        "Model",
+        ge=1,
+        synonyms=("channels", "hidden", "hidden-size"),
+    )
+    depth: int | None = setting(None, "blocks of basic-cnn (3), mlp (3) or linear (1)", "Model", ge=1, synonyms=("layers", "num-layers"))
+    stem: Literal[3, 5, 7] | None = setting(
+        None, "kernel of the first convolution: 3, 5, 7 (default basic-cnn and resnet-gim 5, others 3)", "Model", synonyms=("kernel-size",)
+    )
+    activation: str = setting("relu", "{choices}", "Model", choices=ACTIVATIONS, synonyms=("act", "nonlinearity"))
+    attention: str = setting("none", "channel attention of resnet18, 20, 32, 50, 152: {choices}", "Model", choices=ATTENTIONS)
+    cut: str = setting("after-pool", "where blocks end: {choices}", "Model", choices=("after-pool", "before-pool"))
+    loss: str = setting("ce", "{choices}", "Training", choices=LOSSES, synonyms=("criterion", "objective"))
+    epochs: int = setting(
+        12, "passes over the training images; 0 is the untrained control", "Training", ge=0, synonyms=("num-epochs", "max-epochs")
+    )
+    steps: int | None = setting(
+        None, "stop after N updates", "Training", ge=0, synonyms=("max-steps", "num-steps", "iterations", "updates")
+    )
+    batch_size: int = setting(256, "images per update", "Training", ge=1, synonyms=("bs", "batch", "batchsize", "b"))
+    optimizer: str = setting(
+        "adam",
+        "{choices} (sgdw: decoupled decay)",
+        "Training",
+        choices=("adam", "adamw", "sgd", "sgdw", "rmsprop", "lars"),
+        synonyms=("optim", "optimiser", "opt"),
+    )
+    lr: float = setting(
+        3e-4,
+        "learning rate; a rule may have its own",
+        "Training",
+        ge=0,
+        allow_inf_nan=False,
+        synonyms=("learning-rate", "rate", "step-size", "eta"),
+    )
+    momentum: float = setting(0.0, "of sgd, sgdw, rmsprop and lars", "Training", ge=0, lt=1)
+    nesterov: bool = setting(False, "Nesterov momentum for sgd and sgdw", "Training")
+    beta1: float = setting(0.9, "decay of adam's and adamw's mean gradient", "Training", ge=0, lt=1, synonyms=("betas", "beta"))
+    weight_decay: float = setting(
+        0.0,
+        "L2 penalty; with adamw and sgdw decoupled decay; with lars of weights only",
+        "Training",
+        ge=0,
+        allow_inf_nan=False,
+        synonyms=("wd", "decay", "l2"),
+    )
+    lr_schedule: str = setting(
+        "constant",
+        "{choices} (step: x0.1 at 1/2 and 3/4)",
+        "Training",
+        choices=("constant", "cosine", "step"),
+        synonyms=("scheduler", "lr-scheduler", "lr-decay"),
+    )
+    warmup: int = setting(0, "updates of linear learning-rate warm-up", "Training", ge=0, synonyms=("warmup-steps", "lr-warmup"))
+    seed: int = setting(0, "of everything random", "Training", ge=0, synonyms=("random-seed", "manual-seed"))
+    precision: str = setting(
+        "fp32",
+        "{choices} (auto: bf16 where the device has it natively)",
+        "Machine",
+        choices=("fp32", "bf16"),
+        typed=("auto",),
+        synonyms=("dtype", "amp", "bf16", "mixed-precision"),
+    )
+    compile: bool = setting(False, "torch.compile each block", "Machine", synonyms=("torch-compile",))
+    record_every: int = setting(
+        10, "measure the true gradient every N updates; 0 = never", "Records", ge=0, synonyms=("log-every", "log-interval", "every")
+    )
+    diagnose_every: int = setting(5, "every N-th measured update also tells chance, noise, feedback, descent; 0 = none", "Records", ge=0)
+    keep_checkpoints: int = setting(
+        0, "keep N snapshots of the weights along the way", "Records", ge=0, synonyms=("checkpoints", "snapshots", "save-every")
+    )
+    evaluate_train: bool = setting(False, "after each epoch evaluate the training images in eval mode too", "Records")
+    online_probe: bool = setting(
+        False, "per block, a linear learner on its activations, updated every step; its regret", "Records", synonyms=("probe",)
+    )
+    init_from: str | None = setting(
+        None, "start from the weights of this run", "Training", synonyms=("pretrained", "checkpoint", "weights", "load")
+    )
+    keep_head: int = setting(0, "with --init-from a simclr run: keep N layers of its projection head under a new top", "Training", ge=0)
+    teacher: str | None = setting(None, "run directory of the network that distil learns from", "Training")
     ranks: int = Field(1, ge=1)  # processes that share the run; what they work on:
-    parallel: str = "none"
-    sync_batchnorm: bool = False
-    record_ranks: bool = False
-    split: list[int] | None = None
-    stale: bool = False
-    schedule: str = "1f1b"
-    microbatches: int = Field(4, ge=1)
+    parallel: str = setting(
+        "none",
+        "{choices}: what torchrun's processes share, each batch (data; used if nothing is said) or the network (layers)",
+        "Ranks",
+        choices=("none", "data", "layers"),
+        synonyms=("ddp", "distributed", "strategy"),
+    )
+    sync_batchnorm: bool = setting(False, "with --parallel data: BatchNorm over all ranks' images", "Ranks", synonyms=("sync-bn",))
+    record_ranks: bool = setting(False, "with --parallel data: rows of each rank's own gradient too", "Ranks")
+    split: list[int] | None = setting(
+        None, "with --parallel layers: blocks of each rank, as 4,5,5 (default: by cost measured at the start)", "Ranks"
+    )
+    stale: bool = setting(False, "with --parallel layers: rules that wait for a message take that of an earlier batch", "Ranks")
+    schedule: str = setting("1f1b", "of bp with --parallel layers, torch's pipelines: {choices}", "Ranks", choices=("1f1b", "gpipe"))
+    microbatches: int = setting(
+        4, "of bp with --parallel layers: parts of a batch that follow each other", "Ranks", ge=1, synonyms=("micro-batches", "chunks")
+    )
     # of a rule or network from the user's file: the file and its fingerprint, see training/user_references.py
     own: dict[str, dict[str, Any]] = {}
 
-    @field_validator(*CHOICES)
+    @field_validator("*")
     @classmethod
-    def _known(cls, value: str, info: Any) -> str:
-        if value not in CHOICES[info.field_name]:
-            raise unknown(info.field_name.replace("_", " "), value, CHOICES[info.field_name])
+    def _known(cls, value: Any, info: Any) -> Any:
+        if (choices := extra_of(cls.model_fields[info.field_name]).get("choices")) and value not in choices:
+            raise unknown(info.field_name.replace("_", " "), value, choices, "gradlens train --help")
         return value
 
     @model_validator(mode="before")
@@ -138,7 +222,7 @@ class Config(BaseModel, frozen=True, extra="forbid"):
         own = METHODS[self.method].Options
         for name in self.options:
             if name not in own.model_fields and own.model_config.get("extra") != "allow":  # a rule whose file is not read takes any
-                raise unknown(f"option of {self.method}", name, [*own.model_fields, "lr"])
+                raise unknown(f"option of {self.method}", name, [*own.model_fields, "lr"], "gradlens list methods")
         try:
             resolved = own(**self.options).model_dump()
         except ValidationError as error:
@@ -169,7 +253,7 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     def digest(self) -> str:
         """Six hex digits that name this config among others: a hash of its JSON, without later settings at their defaults.
 
-        A later setting is a field, here or in a rule's ``Options``, that is marked ``Field(..., json_schema_extra={"since": "0.2.0"})``.
+        A later setting is marked ``since="0.2.0"``; a rule's later option ``Field(..., json_schema_extra={"since": "0.2.0"})``.
         So the runs of version 0.1.0, whose fields bear no mark, keep their names whatever is added.
         """
         options = later_defaults(METHODS[self.method].Options, self.options)
@@ -193,11 +277,7 @@ class Config(BaseModel, frozen=True, extra="forbid"):
 
 def later_defaults(kind: type[BaseModel], values: Mapping[str, Any]) -> set[str]:
     """The fields marked as added after version 0.1.0 (``since``, see :meth:`Config.digest`) whose value is their default."""
-    later = {
-        name: field
-        for name, field in kind.model_fields.items()
-        if isinstance(field.json_schema_extra, dict) and "since" in field.json_schema_extra
-    }
+    later = {name: field for name, field in kind.model_fields.items() if "since" in extra_of(field)}
     return {name for name, field in later.items() if values.get(name) == field.get_default(call_default_factory=True)}
 
 
@@ -210,10 +290,11 @@ def sentence(error: ValidationError, flags: bool = True) -> str:
     name = str(first["loc"][0]) if first["loc"] else "config"
     known = flags and name in Config.model_fields
     if first["type"] == "extra_forbidden":
-        return str(unknown("setting", name, Config.model_fields))
+        return str(unknown("setting", name, Config.model_fields, "gradlens train --help"))
     label = f"{'--' + name.replace('_', '-') if known else name}: "
     if first["type"] == "literal_error":
-        return label + str(unknown("value", str(first["input"]), re.findall(r"[\w-]+", first["ctx"]["expected"].replace(" or ", " "))))
+        wanted, command = re.findall(r"'([^']+)'|(\d+)", first["ctx"]["expected"]), "train --help" if flags else "list methods"
+        return label + str(unknown("value", str(first["input"]), [word or number for word, number in wanted], f"gradlens {command}"))
     message = first["msg"][0].lower() + first["msg"][1:]
     return f"{label}{message}, got {first['input']!r}"
 

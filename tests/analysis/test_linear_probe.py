@@ -272,7 +272,7 @@ def test_the_figure_shows_the_points_and_names_what_lies_far_below():
 
 def test_what_cannot_be_probed_is_said_and_nothing_is_written(run, tmp_path):
     block = ProbeOptions(blocks=("blok1",))
-    with pytest.raises(InputError, match="unknown block 'blok1'; known, nearest first: block1"):
+    with pytest.raises(InputError, match="unknown block 'blok1'; nearest: block1"):
         linear_probe.check_probe_runs([run.path], block, RunContext())
     with pytest.raises(InputError, match="unknown block"):
         probe_run(run.path, RunContext(), block)
