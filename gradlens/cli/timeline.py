@@ -13,9 +13,8 @@ seen = typer.Typer()
 
 
 @seen.command()
-@with_flags("data", "data-dir", "download", "model", "width", "depth", "stem", "activation", "attention", "cut", "loss",
-            "batch-size", "optimizer", "lr", "momentum", "nesterov", "beta1", "weight-decay", "set", "config", "device", "threads",
-            "seed", "quiet")  # fmt: skip
+@with_flags("data", "data-dir", "download", "Model", "loss", "batch-size", "optimizer", "lr", "momentum", "nesterov", "beta1",
+            "weight-decay", "set", "config", "device", "threads", "seed", "quiet", rules="methods")  # fmt: skip
 def timeline(
     methods: Annotated[
         list[str] | None, typer.Argument(metavar="[METHOD]...", help="default: bp dgl dgl-async dni dni-unlocked dfa")

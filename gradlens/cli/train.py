@@ -21,7 +21,7 @@ trained = typer.Typer()
 
 
 @trained.command()
-@with_flags()
+@with_flags(rules="method")
 def train(
     method: Annotated[
         str | None, typer.Argument(help="a rule of `gradlens list methods`, or FILE.py:Class; default: the --config file's")
@@ -56,18 +56,6 @@ def train(
     typer.echo(f"next: gradlens figures {' '.join(str(run.path) for run in runs)} --out figures")
 
 
-def _measurable(method: str | None, given: dict[str, Any]) -> dict[str, Any]:
-    """What is said, and where nothing is: no records that blocks on several ranks cannot give."""
-    from gradlens.methods import METHODS
-    from gradlens.training.config_builder import method_of
-
-    if given["parallel"] != "layers":
-        return given
-    rule = METHODS.get(method or method_of(given))
-    nothing = {"diagnose_every": 0} | ({"record_every": 0} if rule and rule.pipelined else {})
-    return {**nothing, **given}
-
-
 def _train_together(method: str | None, given: dict[str, Any], place: RunContext, quiet: bool) -> None:
     """This process's part in a run that torchrun has started on several ranks."""
     from dataclasses import replace
@@ -79,8 +67,7 @@ def _train_together(method: str | None, given: dict[str, Any], place: RunContext
     from gradlens.training.runs.train_run import train_run
 
     world = join(place.device)
-    given = {"parallel": "data", **given, "ranks": world.num_ranks}
-    (configs,) = world.fail_together(lambda: configs_of([method or method_of(given)], _measurable(method, given), place))
+    (configs,) = world.fail_together(lambda: configs_of([method or method_of(given)], given, place, (world.num_ranks, "data")))
     if len(configs) > 1:
         raise InputError("--seeds: several ranks share one run; `gradlens sweep` makes many")
     (config,) = configs
@@ -92,7 +79,7 @@ def _train_together(method: str | None, given: dict[str, Any], place: RunContext
 
 
 @trained.command("compare-gradients")
-@with_flags()
+@with_flags(rules="what")
 def compare_gradients(
     what: Annotated[list[str] | None, typer.Argument(metavar="[METHOD_OR_RUN_DIR]...", help="default: bp dgl dni cdni")] = None,
     lr_grid: Annotated[
@@ -176,7 +163,7 @@ def figures(
 
 
 @trained.command()
-@with_flags("set", "quiet")
+@with_flags("set", "quiet", rules="method")
 def check(
     method: Annotated[str, typer.Argument(metavar="METHOD", help="FILE.py:Class, a rule of your own, or a shipped one")],
     *,
@@ -212,16 +199,19 @@ def list_(
 ) -> None:
     """Say what there is: methods with their options, models, data sets, quantities."""
     from gradlens.cli.listing import listing
-    from gradlens.reporting.console import show
-    from gradlens.training.context import set_up_process
 
     if not long:
-        show(listing(what))
+        table = listing(what)  # a wrong name imports nothing
+        from gradlens.reporting.console import show
+
+        show(table)
         return
     if what != "methods":
         raise InputError(f"--long measures what methods cost; there is nothing longer to say of {what}")
     from gradlens.cli.progress import Display
     from gradlens.reporting.benchmarks import cards_table
+    from gradlens.reporting.console import show
+    from gradlens.training.context import set_up_process
     from gradlens.training.cost.method_cards import cards
 
     quiet, place = given.pop("quiet", False), set_up_process(given)
@@ -250,9 +240,9 @@ def show(run_dir: Annotated[Path, typer.Argument(help="a run directory")]) -> No
 
 
 @trained.command()
-@with_flags("data", "data-dir", "download", "model", "width", "depth", "stem", "activation", "attention", "cut", "loss",
-            "batch-size", "optimizer", "lr", "momentum", "nesterov", "beta1", "weight-decay", "set", "config", "device", "precision",
-            "compile", "threads", "seed", "parallel", "split", "stale", "sync-batchnorm", "schedule", "microbatches", "quiet")  # fmt: skip
+@with_flags("data", "data-dir", "download", "Model", "loss", "batch-size", "optimizer", "lr", "momentum", "nesterov", "beta1",
+            "weight-decay", "set", "config", "Machine", "seed", "parallel", "split", "stale", "sync-batchnorm", "schedule", "microbatches",
+            "quiet", rules="methods")  # fmt: skip
 def bench(
     methods: Annotated[list[str] | None, typer.Argument(metavar="[METHOD]...", help="default: bp dgl dni cdni")] = None,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="interleaved rounds; medians are printed")] = 7,
@@ -304,8 +294,8 @@ def _bench_together(
     from gradlens.training.run_files import write
 
     world = join(place.device)
-    given = {"parallel": "layers", **given, "ranks": world.num_ranks, "record_every": 0, "diagnose_every": 0, "epochs": 1000}
-    configs = world.fail_together(lambda: [config for (config,) in configs_of(methods, given, place)])
+    given = {**given, "record_every": 0, "diagnose_every": 0, "epochs": 1000}
+    configs = world.fail_together(lambda: [config for (config,) in configs_of(methods, given, place, (world.num_ranks, "layers"))])
     shape, classes = shape_and_classes(configs[0], place)
     with Display(quiet or not world.is_main) as display:
         rows = bench_ranks(configs, shape, classes, place.device, world, rounds, display.count("bench"))

@@ -161,9 +161,7 @@ def _refuse_unknown(module: nn.Module, cuts: Sequence[str], where: str) -> None:
     paths = [name for name, _ in module.named_modules() if name]
     for cut in cuts:
         if cut not in paths:
-            near = str(unknown("submodule", cut, paths)).split(", ")
-            more = f" (of {len(paths)})" if len(near) > 8 else ""
-            raise InputError(f"{where}: cut point {cut!r} does not exist: {', '.join(near[:8])}{more}")
+            raise InputError(f"{where}: cut point {cut!r} does not exist: {unknown('submodule', cut, paths)}")
     if twice := sorted({cut for cut in cuts if list(cuts).count(cut) > 1}):
         raise InputError(f"{where}: cut point {twice[0]} is named twice")
     if not cuts:

@@ -274,7 +274,7 @@ def test_the_figure_shows_the_points_and_names_what_lies_far_below():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"blocks": ("blok1",)}, "unknown block 'blok1'; known, nearest first: block1"),
+        ({"blocks": ("blok1",)}, "unknown block 'blok1'; nearest: block1"),
         ({"features": 0}, "--features: must be 1 or more, got 0"),
         ({"train_images": 9999}, "--train-images 9999: there are 1433"),
         ({"train_images": 10}, r"8 training images \(a fifth of 10 is held out\) are fewer than the 10 classes"),

@@ -490,7 +490,7 @@ def test_what_the_rule_says_is_recorded(run):
         (["size=-0.5"], "drops 0x0 of 8x8 pixels: nothing is left to be predicted"),
         (["size=0.1"], "a discriminator needs a region of 2x2 pixels or more"),
         (["lambda_rec=0", "lambda_adv=0"], "no loss"),
-        (["corrupt=center"], "nearest first: centre"),
+        (["corrupt=center"], "nearest: centre"),
         (["size=wide"], "size"),
         (["overlap=-1"], "overlap"),
         (["modules=9"], "unknown option of context-encoder 'modules'"),

@@ -386,7 +386,7 @@ def test_the_command_measures_simulates_and_draws(program, tmp_path, short_round
     [
         (["--link", "0"], "--link: must be above 0 GB/s, got 0"),
         (["--micro-batches", "300"], "--micro-batches 300: a batch has 256 images"),
-        (["dlg"], "unknown method 'dlg'; known, nearest first: dgl"),
+        (["dlg"], "unknown method 'dlg'; nearest: dgl"),
         (["--workers", "0"], "--workers"),
         (["distil"], "distil needs --teacher"),
     ],

@@ -384,7 +384,7 @@ def test_what_cannot_be_measured(tmp_path, monkeypatch, other_data):
     run = train_run(tiny(), RunContext(out=tmp_path))
     before = contents(tmp_path)
     text = refused(measure_run, run.path, ("cosin",), RunContext())
-    assert "unknown quantity 'cosin'; known, nearest first: cosine" in text
+    assert "unknown quantity 'cosin'; nearest: cosine" in text
     assert "not a run directory" in refused(measure_run, tmp_path, ("cosine",), RunContext())
     real = datasets.DATASETS["digits"]
 
