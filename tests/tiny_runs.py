@@ -118,7 +118,7 @@ def recorded_steps(path):
 def kill_at(processes, config, out, ready, where="", resume=False):
     """Start a run in another process and kill it as soon as ``ready`` is true."""
     (out / "hung").unlink(missing_ok=True)
-    child = processes.Process(target=victim, args=(config.model_dump(), out, resume, where), daemon=True)
+    child = processes.Process(target=victim, args=(config.as_dict(), out, resume, where), daemon=True)
     child.start()
     try:
         wait_for(lambda: ready() or not child.is_alive())

@@ -126,9 +126,9 @@ def items(cpu: bool = True) -> list[Item]:
 
 def at_width(item: Item, width: int) -> Item:
     """The item with a network of another width, said so in its name: for machines that are too slow for the full one."""
-    if item.family == "scale" or item.config.model != "basic-cnn" or width == (item.config.width or FULL_WIDTH):
+    if item.family == "scale" or item.config.model.name != "basic-cnn" or width == (item.config.model.width or FULL_WIDTH):
         return item
-    config = make_config(**{**item.config.model_dump(), "width": width})
+    config = make_config(**{**item.config.as_dict(), "width": width})
     return replace(item, name=f"{item.name}-w{width}", family=f"{item.family}-w{width}", config=config)
 
 
@@ -147,6 +147,6 @@ def _per_image(settings: str) -> float:
 def multiply_adds(item: Item, epochs: int | None = None) -> float:
     """Of the item's training steps; recorded steps and evaluation come on top (some 5 to 15 %)."""
     kept = ("method", "options", "model", "width", "depth", "stem", "activation", "attention", "cut", "loss")
-    settings = make_config(**{name: getattr(item.config, name) for name in kept}).model_dump_json()
-    images = item.config.limit or IMAGES
+    settings = make_config(**{name: item.config.as_dict()[name] for name in kept}).model_dump_json()
+    images = item.config.data.limit or IMAGES
     return _per_image(settings) * images * (item.until if epochs is None else epochs)

@@ -65,7 +65,7 @@ def timeline(
     chosen = [point for point in points if point.workers == workers]
     console.show(timeline_pictures.timeline_table(chosen, wire, configs[0].batch_size))
     typer.echo("\n".join(timeline_pictures.unused_workers_text(chosen)))
-    title = f"{configs[0].data} · {configs[0].model} · batches of {configs[0].batch_size}"
+    title = f"{configs[0].data.name} · {configs[0].model.name} · batches of {configs[0].batch_size}"
     files = [
         *save_figure(gantt(bars, seconds, title=f"{title} · {workers} workers"), bars, out, "timeline"),
         *save_figure(over_workers(points, title=title), points, out, "workers"),

@@ -113,7 +113,7 @@ def compare_gradients(
 
         def watch_for(config: Config) -> Any:
             extra = f" seed {config.seed}" if len(groups) and len(groups[0]) > 1 else ""
-            return display.watch(config.method + extra + (f" lr {config.lr:g}" if grid else ""), config.epochs)
+            return display.watch(config.method + extra + (f" lr {config.optimizer.lr:g}" if grid else ""), config.epochs)
 
         if grid:
             groups = [_with_best_lr(group, grid, place, watch_for) for group in groups]
@@ -228,7 +228,7 @@ def show(run_dir: Annotated[Path, typer.Argument(help="a run directory")]) -> No
     run = load_run(run_dir)
     updates = run.metrics[-1].step if run.metrics else 0
     typer.echo(f"{run.path}: " + ("finished" if run.finished else f"unfinished, {updates} updates at its last evaluation"))
-    for name, value in run.config.model_dump().items():
+    for name, value in run.config.as_dict().items():
         if value is not None and value is not False and value != {}:
             typer.echo(f"  {name:<17} {value}")
     for name in ("device", "threads", "versions", "git", "command", "data_fingerprint", "label_hash"):
@@ -302,10 +302,18 @@ def _bench_together(
     if not world.is_main:
         return
     first = configs[0]
-    about = f"{first.model}, batches of {first.batch_size} generated images, {world.num_ranks} ranks with {rows[0].threads} threads each."
+    about = (
+        f"{first.model.name}, batches of {first.batch_size} generated images, {world.num_ranks} ranks with {rows[0].threads} threads each."
+    )
     console.show(ranks_table(rows, about))
     if json_file:
-        settings = {"model": first.model, "width": first.width, "data": first.data, "batch_size": first.batch_size, "rounds": rounds}
+        settings = {
+            "model": first.model.name,
+            "width": first.model.width,
+            "data": first.data.name,
+            "batch_size": first.batch_size,
+            "rounds": rounds,
+        }
         write(json_file, to_json(rows, settings).encode())
         typer.echo(f"wrote {json_file}")
 
@@ -315,7 +323,7 @@ def _with_best_lr(group: list[Config], grid: list[float], place: RunContext, wat
 
     lr = choose_lr(group[0], grid, 0.2, place, watch_for)
     typer.echo(f"{group[0].method}: lr {lr:g} of {', '.join(f'{v:g}' for v in grid)} is best on a fifth of the training images")
-    return [config.model_copy(update={"lr": lr}) for config in group]
+    return [config.replace(lr=lr) for config in group]
 
 
 def _write_figures(runs: Sequence[Run], out: Path) -> None:

@@ -11,7 +11,8 @@ from gradlens.gradients.method import Method
 from gradlens.methods import METHODS
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.user_code import is_reference
-from gradlens.training.config import Config, make_config, read_config_file
+from gradlens.training.config import Config, make_config
+from gradlens.training.config_file import read_config_file
 from gradlens.training.context import RunContext, pick_precision
 from gradlens.training.run_files import is_run
 from gradlens.training.user_references import known_as, reference
@@ -73,7 +74,7 @@ def configs_of(
         options |= {option: value for method, option, value in sets if option in fields and method in (None, name)}
         shared = {} if ranks is None else _of_ranks(METHODS[name], file, given, *ranks)
         first = make_config(**{**file, **given, **shared, "method": typed[name], "options": options})
-        out.append([first.model_copy(update={"seed": first.seed + i}) for i in range(seeds)])
+        out.append([first.replace(seed=first.seed + i) for i in range(seeds)])
     return out
 
 

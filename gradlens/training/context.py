@@ -97,10 +97,12 @@ def _source(name: str, stamp: str, data_dir: Path | None, download: bool) -> Sou
 def load_data(config: Config, context: RunContext) -> Data:
     """The data of a config; the last ones loaded are kept, so that methods compared on the same data load them once."""
     c = config
-    name = c.data if c.data in DATASETS else str(Path(c.data).absolute()) if Path(c.data).exists() else c.data
-    drawn = c.limit is not None or c.limit_test is not None or c.label_noise or c.validation or c.labels is not None
+    name = c.data.name if c.data.name in DATASETS else str(Path(c.data.name).absolute()) if Path(c.data.name).exists() else c.data.name
+    drawn = (
+        c.data.limit is not None or c.data.limit_test is not None or c.data.label_noise or c.data.validation or c.data.labels is not None
+    )
     seed = c.seed if drawn else 0  # one entry for all seeds where nothing is drawn
-    choice = c.limit, c.label_noise, c.validation, seed, c.limit_test, c.labels
+    choice = c.data.limit, c.data.label_noise, c.data.validation, seed, c.data.limit_test, c.data.labels
     return _data(name, files_stamp(name), context.data_dir, context.download, *choice)
 
 
@@ -112,8 +114,8 @@ def clear_data_cache() -> None:
 
 def shape_and_classes(config: Config, context: RunContext) -> tuple[tuple[int, int, int], int]:
     """(C, H, W) of a config's images and the number of classes; named data sets need not be there for it."""
-    if config.data in DATASETS:
-        return DATASETS[config.data].shape, DATASETS[config.data].classes
+    if config.data.name in DATASETS:
+        return DATASETS[config.data.name].shape, DATASETS[config.data.name].classes
     data = load_data(config, context)
     return data.shape, len(data.classes)
 

@@ -61,6 +61,6 @@ def prepare_step(state: TrainState, step: int) -> Recording:
         group["lr"] = lr * lr_factor(config, step, batches.total)
     torch.manual_seed(key(config.seed, "step", *rank_rng_words(step)))  # dropout and the like
     state.network.method.start(step // batches.per_epoch + 1, step)
-    if not config.record_every or step % config.record_every:
+    if not config.record.every or step % config.record.every:
         return NOT_RECORDED
-    return Recording(step, bool(config.diagnose_every) and step // config.record_every % config.diagnose_every == 0)
+    return Recording(step, bool(config.record.diagnose_every) and step // config.record.every % config.record.diagnose_every == 0)

@@ -232,7 +232,7 @@ def test_two_runs_with_the_same_control_fit_it_once(run, monkeypatch):
 
 @pytest.mark.slow
 def test_points_are_means_over_seeds_with_the_networks_own_answer(run, tmp_path):
-    twin = train_run(run.config.model_copy(update={"seed": 1, "epochs": 4}), RunContext(out=tmp_path / "other"))
+    twin = train_run(run.config.replace(seed=1, epochs=4), RunContext(out=tmp_path / "other"))
     names = next(load_snapshots(run, RunContext())).names
     options = ProbeOptions(separability=12, grid=(0.01,), train_images=300, blocks=(names[0],))
     results = [probe_run(r, RunContext(), options) for r in (run, twin)]

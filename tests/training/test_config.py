@@ -14,7 +14,8 @@ from gradlens.methods import METHODS
 from gradlens.models.spec import ACTIVATIONS
 from gradlens.models.zoo import MODELS
 from gradlens.runtime.errors import InputError, unknown
-from gradlens.training.config import Config, make_config, read_config_file
+from gradlens.training.config import Config, make_config
+from gradlens.training.config_file import read_config_file
 from gradlens.training.config_builder import configs_of
 from gradlens.training.config_fields import settings_of
 from gradlens.training.context import RunContext
@@ -187,7 +188,7 @@ def test_settings_that_contradict_each_other(settings, flag):
 )  # fmt: skip
 def test_the_edges_that_are_allowed(settings):
     config = make_config(**settings)
-    assert all(getattr(config, name) == value for name, value in settings.items())
+    assert all(config.as_dict()[name] == value for name, value in settings.items())
 
 
 def test_choices_are_the_registries_themselves():
@@ -200,8 +201,14 @@ def test_choices_are_the_registries_themselves():
 
 def test_defaults_of_the_issue():
     config = make_config()
-    assert (config.batch_size, config.precision, config.optimizer, config.data, config.normalize) == (256, "fp32", "adam", "digits", "pm1")
-    assert (config.model, config.loss, config.lr_schedule, config.augment) == ("basic-cnn", "ce", "constant", False)
+    assert (config.batch_size, config.precision, config.optimizer.name, config.data.name, config.data.normalize) == (
+        256,
+        "fp32",
+        "adam",
+        "digits",
+        "pm1",
+    )
+    assert (config.model.name, config.loss, config.optimizer.lr_schedule, config.data.augment) == ("basic-cnn", "ce", "constant", False)
 
 
 # ------------------------------------------------------------------------------------------------ resolved, named, stored
@@ -216,10 +223,10 @@ def test_options_are_stored_resolved():
 
 def test_a_rules_own_lr_is_the_runs_lr():
     config = make_config(method="dni", lr=1e-2, options={"lr": 1e-4, "target": "mean"})
-    assert config.lr == 1e-4
+    assert config.optimizer.lr == 1e-4
     assert "lr" not in config.options
     assert config == make_config(method="dni", lr=1e-4, options={"target": "mean"})
-    assert make_config(method="bp", options={"lr": 0.5}).lr == 0.5
+    assert make_config(method="bp", options={"lr": 0.5}).optimizer.lr == 0.5
     assert refused(method="bp", options={"lr": -1}).startswith("--lr: ")
 
 
@@ -324,7 +331,7 @@ def test_round_trip_through_json(lr, decay, noise, seed, method, limit, augment,
     config = make_config(
         lr=lr, weight_decay=decay, label_noise=noise, seed=seed, method=method, limit=limit, augment=augment, data=data
     )  # fmt: skip
-    back = make_config(**json.loads(json.dumps(config.model_dump())))
+    back = make_config(**json.loads(json.dumps(config.as_dict())))
     assert back == config
     assert back.digest() == config.digest()
 
@@ -335,8 +342,8 @@ def test_round_trip_through_json(lr, decay, noise, seed, method, limit, augment,
 def test_a_bare_config_and_a_runs_config_json_read_the_same(tmp_path):
     config = make_config(method="dgl", lr=0.1)
     bare, stored = tmp_path / "bare.json", tmp_path / "config.json"
-    bare.write_text(json.dumps(config.model_dump()))
-    stored.write_text(json.dumps({"config": config.model_dump(), "versions": {"torch": "2"}, "git": None}))
+    bare.write_text(json.dumps(config.as_dict()))
+    stored.write_text(json.dumps({"config": config.as_dict(), "versions": {"torch": "2"}, "git": None}))
     assert make_config(**read_config_file(bare)) == make_config(**read_config_file(stored)) == config
 
 
@@ -361,13 +368,13 @@ def test_a_rules_own_defaults_hold_where_nothing_is_said_and_only_there():
     own = METHODS["kp"].defaults
     kp = make_config(method="kp")
     assert {name: getattr(kp, name) for name in own} == dict(own)
-    assert make_config(method="kp", lr=0.5).lr == 0.5
-    assert make_config(method="kp", optimizer="sgdw").lr == own["lr"]
+    assert make_config(method="kp", lr=0.5).optimizer.lr == 0.5
+    assert make_config(method="kp", optimizer="sgdw").optimizer.lr == own["lr"]
     with_adam = make_config(method="kp", optimizer="adam")  # takes nothing of what was meant for another optimiser
-    assert (with_adam.lr, with_adam.momentum, with_adam.weight_decay) == (3e-4, 0, 0)
-    assert make_config(**kp.model_dump()) == kp
+    assert (with_adam.optimizer.lr, with_adam.optimizer.momentum, with_adam.optimizer.weight_decay) == (3e-4, 0, 0)
+    assert make_config(**kp.as_dict()) == kp
     plain = make_config(method="fa")
-    assert (plain.optimizer, plain.lr, plain.weight_decay) == ("adam", 3e-4, 0)
+    assert (plain.optimizer.name, plain.optimizer.lr, plain.optimizer.weight_decay) == ("adam", 3e-4, 0)
 
 
 def test_feedback_inside_blocks_does_not_go_with_compiled_ones():

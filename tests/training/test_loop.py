@@ -43,7 +43,9 @@ CPU = torch.device("cpu")
 
 
 def training(config):
-    data = load_data(config.data, limit=config.limit, label_noise=config.label_noise, validation=config.validation, seed=config.seed)
+    data = load_data(
+        config.data.name, limit=config.data.limit, label_noise=config.data.label_noise, validation=config.data.validation, seed=config.seed
+    )
     return build_state(config, data, CPU)
 
 

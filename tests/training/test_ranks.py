@@ -97,7 +97,7 @@ def undisturbed(tmp_path_factory):
 def test_rank_0_alone_writes_and_speaks(undisturbed):
     run = load_run(undisturbed)
     assert run.finished
-    assert (run.config.ranks, run.config.parallel) == (2, "data")
+    assert (run.config.parallel.ranks, run.config.parallel.mode) == (2, "data")
     assert [p.name for p in undisturbed.parent.iterdir()] == ["run"]
     assert len(run.metrics) == 2 * 24 + 1
     own = {(row.kind, row.layer) for row in run.gradients if row.kind.startswith("rank")}

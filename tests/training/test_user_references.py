@@ -161,7 +161,7 @@ def test_each_run_is_read_with_the_version_of_the_rule_that_made_it():
     for stand_in in (False, True):
         if stand_in:  # as a process that only reads them has it
             METHODS.pop("half"), user_references.TYPED["method"].clear(), user_references.RULES.clear(), user_code._imported.clear()
-        read = [make_config(**config.model_dump()) for config in (first, second, first)]
+        read = [make_config(**config.as_dict()) for config in (first, second, first)]
         assert [config.rule.unlabelled for config in read] == [False, True, False]
         assert ["labels" in config.rule.depends_on for config in read] == [True, False, True]
     Path("half.py").unlink()
@@ -212,7 +212,7 @@ def test_a_config_of_an_own_rule_is_trained_by_its_name_there(program):
     """As `gradlens sweep` starts its runs."""
     written("sparse.py", CODE["your-own.md"])
     config = make_config(method="sparse.py:Sparse", options={"share": 0.5}, **SMALL)
-    Path("point.json").write_text(json.dumps({"config": config.model_dump()}))
+    Path("point.json").write_text(json.dumps({"config": config.as_dict()}))
     METHODS.pop("sparse"), user_references.TYPED["method"].clear(), user_references.RULES.clear(), user_code._imported.clear()
     status, _, err = program("train", "sparse", "--config", "point.json", "--run-name", "r", "--quiet")
     assert (status, err) == (0, "")
@@ -260,9 +260,9 @@ def test_options_of_an_own_rule_are_checked_like_any(program):
 def test_a_config_of_an_own_rule_serves_a_shipped_one_too():
     written("half.py", RULE)
     config = make_config(method="half.py:Half", **SMALL)
-    again = make_config(**config.model_dump())
+    again = make_config(**config.as_dict())
     assert again == config
-    assert make_config(**{**config.model_dump(), "method": "bp"}).own == {}
+    assert make_config(**{**config.as_dict(), "method": "bp"}).own == {}
     assert make_config(method="half") == make_config(method="half.py:Half")  # known by now
     assert config.differences(make_config(method="half.py:Half", **{**SMALL, "epochs": 3})) == ["epochs 3 there, 1 here"]
 

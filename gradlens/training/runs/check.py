@@ -35,7 +35,7 @@ def checked_data(config: Config, context: RunContext) -> Data:
     rule = config.rule
     images = len(data.everything if rule.unlabelled else data.train)
     if config.batch_size > images:
-        kind = "training" if config.labels is None or rule.unlabelled else f"labelled (--labels {config.labels:g})"
+        kind = "training" if config.data.labels is None or rule.unlabelled else f"labelled (--labels {config.data.labels:g})"
         raise InputError(f"--batch-size {config.batch_size} is larger than the {images} {kind} images there are")
     if config.batch_size < rule.least_batch:
         raise InputError(

@@ -148,6 +148,6 @@ def study_points(study: Study, place: RunContext) -> list[StudyPoint]:
         given = {name: Path(value) if name == "config" else value for name, value in {**what, **chosen}.items()}
         for group in configs_of(study.methods, given, place):
             for seed in study.seeds:
-                point = StudyPoint(group[0].model_copy(update={"seed": seed}), chosen)
+                point = StudyPoint(group[0].replace(seed=seed), chosen)
                 found.setdefault(point.name, point)
     return list(found.values())
