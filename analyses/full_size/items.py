@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -135,7 +136,7 @@ def at_width(item: Item, width: int) -> Item:
 @lru_cache(maxsize=64)
 def _per_image(settings: str) -> float:
     """Multiply-adds of a training step by images, unrecorded: counted on a batch of eight."""
-    config = Config.model_validate_json(settings)
+    config = make_config(**json.loads(settings))
     pair = build_model_and_method(config, SHAPE, CLASSES, torch.device("cpu"))
     x = torch.zeros(8, *SHAPE)
     y = torch.arange(8)
@@ -147,6 +148,6 @@ def _per_image(settings: str) -> float:
 def multiply_adds(item: Item, epochs: int | None = None) -> float:
     """Of the item's training steps; recorded steps and evaluation come on top (some 5 to 15 %)."""
     kept = ("method", "options", "model", "width", "depth", "stem", "activation", "attention", "cut", "loss")
-    settings = make_config(**{name: item.config.as_dict()[name] for name in kept}).model_dump_json()
+    settings = json.dumps(item.config.as_dict(include=kept))
     images = item.config.data.limit or IMAGES
     return _per_image(settings) * images * (item.until if epochs is None else epochs)

@@ -170,7 +170,7 @@ class ParallelSettings(Settings, frozen=True):
 
     PANEL = "Ranks"
 
-    ranks: int = Field(1, ge=1)  # processes that share the run; what they work on:
+    ranks: int = setting(1, "", ge=1)  # processes that share the run; what they work on:
     mode: str = setting(
         "none",
         "{choices}: what torchrun's processes share, each batch (data; used if nothing is said) or the network (layers)",

@@ -96,13 +96,11 @@ def _source(name: str, stamp: str, data_dir: Path | None, download: bool) -> Sou
 
 def load_data(config: Config, context: RunContext) -> Data:
     """The data of a config; the last ones loaded are kept, so that methods compared on the same data load them once."""
-    c = config
-    name = c.data.name if c.data.name in DATASETS else str(Path(c.data.name).absolute()) if Path(c.data.name).exists() else c.data.name
-    drawn = (
-        c.data.limit is not None or c.data.limit_test is not None or c.data.label_noise or c.data.validation or c.data.labels is not None
-    )
-    seed = c.seed if drawn else 0  # one entry for all seeds where nothing is drawn
-    choice = c.data.limit, c.data.label_noise, c.data.validation, seed, c.data.limit_test, c.data.labels
+    c = config.data
+    name = c.name if c.name in DATASETS else str(Path(c.name).absolute()) if Path(c.name).exists() else c.name
+    drawn = c.limit is not None or c.limit_test is not None or c.label_noise or c.validation or c.labels is not None
+    seed = config.seed if drawn else 0  # one entry for all seeds where nothing is drawn
+    choice = c.limit, c.label_noise, c.validation, seed, c.limit_test, c.labels
     return _data(name, files_stamp(name), context.data_dir, context.download, *choice)
 
 

@@ -103,5 +103,5 @@ def test_a_run_says_of_which_images_it_is_if_they_change_while_it_is_prepared(tm
     training = prepare(config, place)
     before = load_data(config, place).fingerprint()
     picture(tmp_path / "images" / "train" / "a" / "0.png", 200)
-    run = train_run(config, place, training=training)
+    run = train_run(config, place, state=training)
     assert run.info["data_fingerprint"] == before != load_data(config, place).fingerprint()

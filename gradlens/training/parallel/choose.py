@@ -43,18 +43,17 @@ def check_layer_parallel(config: Config, method: Method, images: int) -> None:
 
 
 def _check_pipeline(config: Config, images: int) -> None:
-    if config.parallel.stale:
+    c = config.parallel
+    if c.stale:
         raise InputError("--stale: a pipeline's gradients are exact; it waits")
     for n in {config.batch_size, images % config.batch_size} - {0, 1}:
-        if n % config.parallel.microbatches:
+        if n % c.microbatches:
             raise InputError(
-                f"{n} images do not divide into {config.parallel.microbatches} microbatches of one size: choose --microbatches, or --batch-size"
+                f"{n} images do not divide into {c.microbatches} microbatches of one size: choose --microbatches, or --batch-size"
                 f" and --limit, so that whole and last batches ({images} images by {config.batch_size}) do"
             )
-    if config.parallel.schedule == "1f1b" and config.parallel.microbatches < config.parallel.ranks:
-        raise InputError(
-            f"--schedule 1f1b keeps {config.parallel.ranks} ranks busy with --microbatches {config.parallel.ranks} or more, not {config.parallel.microbatches}"
-        )
+    if c.schedule == "1f1b" and c.microbatches < c.ranks:
+        raise InputError(f"--schedule 1f1b keeps {c.ranks} ranks busy with --microbatches {c.ranks} or more, not {c.microbatches}")
 
 
 def choose_stage(

@@ -84,17 +84,18 @@ def _require_divisible(config: Config, images: int, normalises: bool) -> None:
         InputError: the batch, or the rest at the end of an epoch, is too small for the ranks.
 
     """
+    ranks = config.parallel.ranks
     least = 2 if normalises and not config.parallel.sync_batchnorm else 1
     why = ", of which each rank needs 2 for the batch statistics of its part (or --sync-batchnorm)" if least == 2 else ""
-    if config.batch_size < least * config.parallel.ranks:
-        raise InputError(f"--batch-size {config.batch_size} is too small for {config.parallel.ranks} ranks{why}")
+    if config.batch_size < least * ranks:
+        raise InputError(f"--batch-size {config.batch_size} is too small for {ranks} ranks{why}")
     rest = images % config.batch_size
-    if "replay_buffer" in config.rule.depends_on and (rest or config.batch_size % config.parallel.ranks):
+    if "replay_buffer" in config.rule.depends_on and (rest or config.batch_size % ranks):
         raise InputError(
-            f"{config.method} keeps batches, which must be of one size on all {config.parallel.ranks} ranks: choose --batch-size, a multiple of"
-            f" {config.parallel.ranks}, and --limit so that it divides the {images} training images"
+            f"{config.method} keeps batches, which must be of one size on all {ranks} ranks: choose --batch-size, a multiple of"
+            f" {ranks}, and --limit so that it divides the {images} training images"
         )
-    if 1 < rest < least * config.parallel.ranks:
+    if 1 < rest < least * ranks:
         raise InputError(
-            f"the last batch of each epoch has {rest} images for {config.parallel.ranks} ranks{why}: another --batch-size or --limit leaves more"
+            f"the last batch of each epoch has {rest} images for {ranks} ranks{why}: another --batch-size or --limit leaves more"
         )
