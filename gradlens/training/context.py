@@ -16,8 +16,10 @@ from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.memory import keep_freed_memory
 from gradlens.runtime.process_group import SINGLE_PROCESS, ProcessGroup, local_device
 from gradlens.training.config import Config
+from gradlens.training.config_fields import EVERYTHING
 
 CPU = torch.device("cpu")
+DEVICES = ("auto", "cpu", "cuda", "cuda:1", "mps")
 PRECISIONS = ("fp32", "bf16", "auto")
 
 
@@ -50,10 +52,10 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise unknown("device", name, ["auto", "cpu", "cuda", "cuda:1", "mps"]) from None
+        raise unknown("device", name, DEVICES, EVERYTHING) from None
     have = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(device.type)
     if have is None:
-        raise unknown("device", name, ["auto", "cpu", "cuda", "cuda:1", "mps"])
+        raise unknown("device", name, DEVICES, EVERYTHING)
     if (device.index or 0) >= have:
         raise InputError(f"--device {name} asked for, but this machine has {have or 'no'} {device.type} device{'s' * (have > 1)}")
     return device

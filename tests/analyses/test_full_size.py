@@ -256,12 +256,12 @@ def test_a_learning_rate_is_chosen_once_on_held_out_images(machine, monkeypatch)
     monkeypatch.setitem(runner.GRID, "adam", (1e-9, 3e-2))
     monkeypatch.setattr(runner, "_widened", lambda grid, scores, score: max(grid, key=lambda lr: scores.setdefault(lr, score(lr))))
     a = replace(item("a"), rate="tiny")
-    assert machine.config(a).lr == 3e-2
+    assert machine.config(a).optimizer.lr == 3e-2
     kept = json.loads((machine.results / "rates.json").read_text())["tiny"]
     assert kept["at_an_end_of_the_grid"]
     assert kept["validation_accuracy"]["0.03"] > kept["validation_accuracy"]["1e-09"]
     (machine.results / "rates.json").write_text(json.dumps({"tiny": {"lr": 0.5}}))
-    assert machine.config(a).lr == 0.5
+    assert machine.config(a).optimizer.lr == 0.5
 
 
 # ---------------------------------------------------------------------------------------------------------- the list

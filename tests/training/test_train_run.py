@@ -441,10 +441,11 @@ def test_devices_that_are_there(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda1", "", "cuda:x", "meta", "xpu", "CPU:"])
-def test_what_is_no_device_lists_those_there_are(name):
+def test_what_is_no_device_names_three_and_where_all_are(name):
     text = refused(pick_device, name)
-    assert f"unknown device {name!r}" in text
-    assert all(known in text for known in ("auto", "cpu", "cuda", "cuda:1", "mps"))
+    assert f"unknown device {name!r}; nearest: " in text
+    assert sum(text.count(f" {known}") for known in ("auto", "cpu", "cuda", "mps")) == 3
+    assert text.endswith("(of 5; `gradlens train --help` lists all)")
 
 
 def test_precision(monkeypatch):

@@ -21,7 +21,7 @@ from gradlens.methods import METHODS
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.training.config import Config
 from gradlens.training.config_builder import configs_of
-from gradlens.training.config_fields import settings_of
+from gradlens.training.config_fields import EVERYTHING, settings_of
 from gradlens.training.context import RunContext
 
 KEYS = ("methods", "seeds", "baseline", "settings", "grid")
@@ -125,7 +125,7 @@ def _flag(name: str, path: Path) -> str:
         raise InputError(f"{path}: {name} is not said here but by: {ELSEWHERE[spelled]}")
     known = [flag for flag in SETTINGS if flag not in ELSEWHERE]
     if spelled not in known:
-        raise unknown(f"flag in {path}", spelled, known)
+        raise unknown(f"flag in {path}", spelled, known, EVERYTHING)
     return spelled.replace("-", "_")
 
 
