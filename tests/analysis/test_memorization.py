@@ -426,7 +426,7 @@ def test_all_labels_are_random_unless_said(gradlens, tmp_path):
         (["bp", "--augment"], ["augmentation must be off"]),
         (["bp", "--no-evaluate-train"], ["--no-evaluate-train"]),
         (["bp", "--run-name", "mine"], ["--run-name"]),
-        (["bqp"], ["bqp", "bp", "dgl"]),
+        (["bqp"], ["bqp", "bp", "`gradlens list methods` lists all"]),
         (["bp", "--limit", 5, "--batch-size", 2], ["5 training images", "10 classes"]),
         (["bp", "--label-noise", 2], ["--label-noise"]),
         (["no/such/run"], ["no/such/run"]),
