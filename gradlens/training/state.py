@@ -9,7 +9,7 @@ from gradlens.data.split import Data
 from gradlens.data.transforms import crop_and_flip, input_of
 from gradlens.runtime.batch_shard import Shard, rank_rng_words, shard_of
 from gradlens.runtime.process_group import SINGLE_PROCESS, ProcessGroup
-from gradlens.runtime.rng import generator, key
+from gradlens.runtime.rng import generator, key, seed_global
 from gradlens.runtime.sync_batchnorm import synchronise
 from gradlens.training.build import build_model_and_method
 from gradlens.training.config import Config
@@ -83,7 +83,7 @@ class TrainState:
         config = self.config
         for group, lr in zip(self.optimizer.param_groups, self.base_lr, strict=True):
             group["lr"] = lr * lr_factor(config, step, self.total)
-        torch.manual_seed(key(config.seed, "step", *rank_rng_words(step)))  # dropout and the like
+        seed_global(key(config.seed, "step", *rank_rng_words(step)))  # dropout and the like
         self.pair.method.start(step // self.per_epoch + 1, step)
         recorded = bool(config.record_every) and step % config.record_every == 0
         diagnosed = recorded and bool(config.diagnose_every) and step // config.record_every % config.diagnose_every == 0
