@@ -55,6 +55,14 @@ def known_stream():
     torch.default_generator.manual_seed(0)  # torch.manual_seed takes milliseconds, here for five thousand tests
 
 
+@pytest.fixture
+def few_pixels(monkeypatch):
+    """Figures are saved with few pixels, in a third of the time, where a test does not ask how they look."""
+    from gradlens.reporting import style
+
+    monkeypatch.setattr(style, "DPI", 30)
+
+
 @pytest.fixture(scope="session")
 def processes():
     """Processes that start at once: a server imports the libraries, never computes, and is forked."""

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from gradlens.runtime.rng import generator, key, seed_global, seeded
 
-names = st.tuples(st.integers(0, 2**31), st.text(max_size=8), st.lists(st.integers(0, 2**31), max_size=3))
+names = st.tuples(st.integers(0, 2**31), st.text("a1 ,'", max_size=8), st.lists(st.integers(0, 2**31), max_size=3))
 
 
 @settings(deadline=None)

@@ -301,7 +301,7 @@ def test_the_bound_of_gradient_descent_is_of_the_order_of_what_an_adversary_gets
 
 
 def tiny(method="bp", **settings):
-    base = {"limit": 96, "batch_size": 32, "epochs": 4, "model": "basic-cnn", "width": 4, "record_every": 2, "seed": 3}
+    base = {"limit": 96, "limit_test": 64, "batch_size": 32, "epochs": 4, "width": 4, "record_every": 2, "seed": 3}
     return make_config(method=method, **{**base, **settings})
 
 
@@ -318,7 +318,7 @@ def files(run):
 
 @pytest.mark.parametrize("method", sorted(name for name in SUPERVISED if not METHODS[name].has_teacher))
 def test_a_training_does_not_notice_that_it_is_probed(method, whole):
-    small = {"limit": 32, "batch_size": 16, "width": 2}
+    small = {"limit": 32, "batch_size": 16, "width": 2, "epochs": 4 if method == "greedy" else 2}
     on, off = whole(method, online_probe=True, **small), whole(method, **small)
     mine, theirs = on.checkpoint(), off.checkpoint()
     assert set(mine) - set(theirs) == {"probe"}
