@@ -135,14 +135,14 @@ def at_width(item: Item, width: int) -> Item:
 
 @lru_cache(maxsize=64)
 def _per_image(settings: str) -> float:
-    """Multiply-adds of a training step by images, unrecorded: counted on a batch of eight."""
+    """Multiply-adds of a training step by images, unrecorded: counted on a batch of two."""
     config = make_config(**json.loads(settings))
     pair = build_model_and_method(config, SHAPE, CLASSES, torch.device("cpu"))
-    x = torch.zeros(8, *SHAPE)
-    y = torch.arange(8)
+    x = torch.zeros(2, *SHAPE)
+    y = torch.arange(2)
     optimizer = torch.optim.SGD(pair.method.param_groups(list(pair.model)), lr=0.0)
     pair.method.start(1, 0)
-    return count(lambda: training_step(pair, optimizer, x, y)) / 8
+    return count(lambda: training_step(pair, optimizer, x, y)) / 2
 
 
 def multiply_adds(item: Item, epochs: int | None = None) -> float:

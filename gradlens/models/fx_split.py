@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from gradlens.runtime.errors import InputError, unknown
-from gradlens.runtime.rng import forked
+from gradlens.runtime.rng import forked, seed_global
 
 
 class NoPlace(InputError):
@@ -266,7 +266,7 @@ def _must_agree(module: nn.Module, model: nn.Sequential, shape: Sequence[int], w
         for net in (nn.Sequential(whole), cut):
             h: Any = torch.cat([x] * 3, 1) if tripled and net is not cut else x.clone()
             with forked(), torch.no_grad():
-                torch.manual_seed(0)
+                seed_global(0)
                 for name, block in copy.deepcopy(net).train(training).named_children():
                     h = block(h)
                     if not isinstance(h, Tensor):

@@ -33,8 +33,8 @@ from gradlens.training.metrics import TRAIN_EVAL
 from gradlens.training.run_directory import load_run
 from gradlens.training.runs.train_run import train_run
 
-TINY = {"width": 4, "limit": 160, "batch_size": 32, "epochs": 3, "record_every": 0, "lr": 3e-3, "evaluate_train": True}
-FLAGS = ["--width", 4, "--limit", 160, "--batch-size", 32, "--epochs", 3, "--lr", "3e-3", "--quiet"]
+TINY = {"width": 4, "limit": 160, "limit_test": 100, "batch_size": 32, "epochs": 3, "record_every": 0, "lr": 3e-3, "evaluate_train": True}
+FLAGS = ["--width", 4, "--limit", 160, "--limit-test", 100, "--batch-size", 32, "--epochs", 3, "--lr", "3e-3", "--quiet"]
 
 
 def tiny(method="bp", **changes):

@@ -14,11 +14,11 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 WHOLE = ["--width", "8", "--epochs", "2", "--record-every", "2", "--quiet"]
-TINY = [*WHOLE[:4], "--limit", "320", *WHOLE[4:]]
+TINY = [*WHOLE[:4], "--limit", "160", "--limit-test", "100", "--batch-size", "32", *WHOLE[4:]]
 
 
 @pytest.fixture(autouse=True)
-def empty_folder(tmp_path, monkeypatch):
+def empty_folder(tmp_path, monkeypatch, few_pixels):
     """Each test runs in an empty folder, on one thread."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "160")

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradlens.methods import METHODS
@@ -203,6 +203,7 @@ def must_follow(name, tasks, spans):
     return [(a, b) for a, b in order if when[a].start < when[b].end]
 
 
+@settings(max_examples=50)
 @given(st.data())
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_nothing_is_done_before_what_it_needs_or_twice_at_once(name, data):

@@ -22,7 +22,7 @@ from gradlens.gradients.rows import Measurement, step_rows
 from gradlens.gradients.true_gradient import Truth, preserve_buffers_and_rng
 from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
 from gradlens.runtime.p2p import Inbox, Outbox
-from gradlens.runtime.rng import key
+from gradlens.runtime.rng import key, seed_global
 from gradlens.training.build import ModelAndMethod
 from gradlens.training.config import Config
 from gradlens.training.parallel.stage import DOWN, ERROR, TRUTH, UP, LayerStage
@@ -169,7 +169,7 @@ class LayerParallel(LayerStage):
 
     def _again(self, begun: PendingBatch) -> Iterator[Pass]:
         """The passes of an earlier batch with the weights of now: in between they were updated, and its graph would be of none."""
-        torch.manual_seed(key(self.config.seed, "step", begun.step))
+        seed_global(key(self.config.seed, "step", begun.step))
         with preserve_buffers_and_rng(self.blocks):
             passes = list(chain(self.blocks, begun.x, begun.y, self.method.run_block, self.mine.start))
         while passes:
