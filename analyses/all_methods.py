@@ -60,7 +60,7 @@ def tuned(name: str, args: Any, display: Display) -> list[Config]:
     settings = {"method": name, "data": args.data, "epochs": EPOCHS * STAGES.get(name, 1), **SHARED}
     trial = make_config(**{**settings, "epochs": TRIAL_EPOCHS * STAGES.get(name, 1)})
     place = replace(run_context_of(args), out=args.out / "trials")
-    lr = choose_lr(trial, GRIDS.get(name, ADAM), 0.2, place, lambda c: display.watch(f"{name} lr {c.lr:g}", c.epochs))
+    lr = choose_lr(trial, GRIDS.get(name, ADAM), 0.2, place, lambda c: display.watch(f"{name} lr {c.optimizer.lr:g}", c.epochs))
     return [make_config(**settings, lr=lr, seed=seed) for seed in range(1 if name in ONE_SEED else SEEDS)]
 
 

@@ -44,7 +44,7 @@ def main() -> None:
     data = load(args.data)
     found = {}
     for kind in ("untrained", *(["trained"] if args.run else [])):
-        settings = {"method": "bp"} if kind == "untrained" else load_run(args.run).config.model_dump()
+        settings = {"method": "bp"} if kind == "untrained" else load_run(args.run).config.as_dict()
         state = build_state(make_config(**settings), data, pick_device(args.device))
         if kind == "trained":
             state.network.model.load_state_dict(load_run(args.run).checkpoint()["model"])

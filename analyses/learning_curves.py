@@ -98,7 +98,7 @@ def pick(runs: Sequence[Run]) -> Found:
     """A lookup of runs by some of their settings."""
 
     def found(**settings: Any) -> list[Run]:
-        chosen = [r for r in runs if all(getattr(r.config, name) == value for name, value in settings.items())]
+        chosen = [r for r in runs if all(r.config.as_dict()[name] == value for name, value in settings.items())]
         return sorted(chosen, key=lambda r: r.config.seed)
 
     return found

@@ -100,7 +100,7 @@ def cost(run: Any, args: Any) -> dict[str, Any]:
     """Reading all blocks against plain inference, and the probes' own time."""
     place = run_context_of(args)
     (frozen,) = load_snapshots(run, place)
-    data = load_data(run.config.model_copy(update={"limit": PASS}), place)
+    data = load_data(run.config.replace(limit=PASS), place)
     images, model = data.train.images, frozen.modules[0]
 
     def infer() -> Tensor:

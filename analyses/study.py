@@ -22,7 +22,8 @@ from gradlens.reporting.aggregate import Interval, interval
 from gradlens.reporting.style import save_figure
 from gradlens.reporting.training_figures import figure_set
 from gradlens.runtime.errors import INTERRUPTED, Stopped
-from gradlens.training.config import Config, make_config, read_config_file
+from gradlens.training.config import Config, make_config
+from gradlens.training.config_file import read_config_file
 from gradlens.training.context import RunContext, pick_device
 from gradlens.training.run_directory import Run, plain
 from gradlens.training.run_groups import run_labels
@@ -87,7 +88,7 @@ def trained(configs: Sequence[Config], args: argparse.Namespace) -> list[Run]:
     place = run_context_of(args)
     with Display(quiet=False, runs=len(configs)) as display:
         try:
-            return train_or_reuse(configs, place, lambda c: display.watch(f"{c.method} {c.model} seed {c.seed}", c.epochs))
+            return train_or_reuse(configs, place, lambda c: display.watch(f"{c.method} {c.model.name} seed {c.seed}", c.epochs))
         except Stopped as stopped:
             again = "; the same command goes on" if stopped.status == INTERRUPTED else ""
             raise SystemExit(f"{stopped}{again}") from stopped
@@ -203,7 +204,7 @@ def publish(name: str, runs: Sequence[Run], args: argparse.Namespace, results: d
         {
             "label": label,
             "seed": run.config.seed,
-            "lr": run.config.lr,
+            "lr": run.config.optimizer.lr,
             **{k: v for k, v in run.summary.items() if isinstance(v, dict)},
             "training_minutes": round(sum(t.seconds for t in run.timing) / 60, 1),
         }

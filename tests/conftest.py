@@ -58,7 +58,15 @@ def cache_of_images(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def known_stream():
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)  # torch.manual_seed takes milliseconds, here for five thousand tests
+
+
+@pytest.fixture
+def few_pixels(monkeypatch):
+    """Figures are saved with few pixels, in a third of the time, where a test does not ask how they look."""
+    from gradlens.reporting import style
+
+    monkeypatch.setattr(style, "DPI", 30)
 
 
 @pytest.fixture(scope="session")

@@ -63,7 +63,7 @@ def stored(run, folder):
 
     path = folder / run.path.name
     path.mkdir(parents=True)
-    write(path / "config.json", json.dumps({"config": run.config.model_dump(), **run.info}).encode())
+    write(path / "config.json", json.dumps({"config": run.config.as_dict(), **run.info}).encode())
     for name, table in (("metrics", run.metrics), ("timing", run.timing), ("gradients", run.gradients)):
         if table:
             write(path / f"{name}.csv", "".join(csv_line(row) for row in (table[0]._fields, *table)).encode())

@@ -23,7 +23,7 @@ from gradlens.training.runs.train_run import train_run
 
 def trained(config: Config) -> Run:
     """The finished run of a config, uninterrupted; not to be changed."""
-    return _made(json.dumps(config.model_dump(mode="json"), sort_keys=True))
+    return _made(json.dumps(config.as_dict(), sort_keys=True))
 
 
 @lru_cache(maxsize=256)

@@ -1,5 +1,7 @@
-"""The worked examples of CONTRIBUTING.md and docs/your-own.md are whole rules: they train, pass every check, and touch two files."""
+"""The worked examples of CONTRIBUTING.md and docs/your-own.md: whole rules, which train and pass every check, and a whole setting."""
 
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -99,3 +101,67 @@ def test_the_rule_with_heads_trains_every_block(monkeypatch, tmp_path):
         losses = [r.value for r in run.gradients if (r.layer, r.kind, r.quantity) == (block, "rule", "loss")]
         assert losses[-1] < losses[0] / 1.5, (block, losses)
     assert run.summary["test"]["best_accuracy"] > 0.5
+
+
+# ---------------------------------------------------------------------------------------------------------------- a setting
+
+ASK = """
+import contextlib, io, json, sys
+sys.path.insert(0, "tools")
+import write_settings
+
+write_settings.WRITTEN.write_text(write_settings.text())
+from gradlens.cli.main import main
+from gradlens.runtime.errors import InputError
+from gradlens.training.config import make_config
+
+def program(*words):
+    sys.argv, out = ["gradlens", *words], io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out), contextlib.suppress(SystemExit):
+        main()
+    return out.getvalue()
+
+def refused(**settings):
+    try:
+        make_config(**settings)
+    except InputError as error:
+        return str(error)
+
+run = "train bp --clip 2 --model mlp --width 2 --limit 64 --batch-size 32 --epochs 0 --quiet --run-name one".split()
+print(json.dumps({
+    "help": " ".join(program("train", "--help").split()), "synonym": program("train", "bp", "--grad-clip", "1"), "run": program(*run),
+    "refused": refused(clip=0), "wrong": program("train", "bp", "--clip", "much"),
+    "names": [make_config().run_name(), make_config(clip=None).run_name(), make_config(clip=2).run_name(), make_config(clip=3).run_name()],
+    "read": make_config(clip=2).optimizer.clip, "order": list(make_config().as_dict()),
+}))
+"""
+
+
+def test_a_setting_is_added_in_one_file(tmp_path):
+    from gradlens.training.config import make_config
+
+    code = re.search(r"<!-- setting: .*? -->\n```python\n(.*?)```", TEXT, re.S).group(1)
+    shutil.copytree(ROOT / "gradlens", tmp_path / "gradlens", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "tools", tmp_path / "tools", ignore=shutil.ignore_patterns("__pycache__"))
+    config = tmp_path / "gradlens" / "training" / "config.py"
+    before, warmup, after = config.read_text().partition("    warmup: int = setting(")
+    line, _, rest = after.partition("\n")
+    config.write_text(f"{before}{warmup}{line}\n{code}{rest}")
+
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "COLUMNS": "200"}
+    done = subprocess.run([sys.executable, "-c", ASK], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert re.search(r"--clip <?(float|FLOAT)>? scale gradients whose norm is above this \(default never\)", said["help"]), said["help"]
+    assert "no such option --grad-clip; nearest: --clip (" in said["synonym"]
+    assert said["refused"] == "--clip: input should be greater than 0, got 0"
+    assert "--clip" in said["wrong"]
+    assert json.loads((tmp_path / "runs" / "one" / "config.json").read_text())["config"]["clip"] == 2, said["run"]
+    assert said["read"] == 2
+    assert said["order"][said["order"].index("warmup") + 1] == "clip"
+    plain, unsaid, two, three = said["names"]
+    assert plain == unsaid == make_config().run_name()
+    assert len({plain, two, three}) == 3
+    touched = {p.relative_to(tmp_path) for p in (tmp_path / "gradlens").rglob("*.py")
+               if p.read_text() != (ROOT / p.relative_to(tmp_path)).read_text()}  # fmt: skip
+    assert touched == {Path("gradlens/training/config.py"), Path("gradlens/cli/settings.py")}

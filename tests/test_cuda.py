@@ -22,7 +22,7 @@ LISTED = ("bp", "dgl", "dni", "cdni")  # the rules of the full-size list
 def training(method, **changes):
     settings = {"data": "digits", "width": 8, "batch_size": 64, "epochs": 2, "record_every": 0, "limit": 512, **changes}
     config = make_config(method=method, **settings)
-    return build_state(config, load("digits", limit=config.limit, seed=config.seed), torch.device("cuda"))
+    return build_state(config, load("digits", limit=config.data.limit, seed=config.seed), torch.device("cuda"))
 
 
 SGD = {"optimizer": "sgd", "momentum": 0.9, "lr": 0.01}

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,12 @@ def named(path):
 
 
 SOURCES = {named(path): path.read_text() for path in sorted(PACKAGE.rglob("*.py"))}
-MODULES = {name: ast.parse(text) for name, text in SOURCES.items()}
+
+
+@cache
+def modules():
+    """The parsed modules, by name; not when this file is collected, which every worker does."""
+    return {name: ast.parse(text) for name, text in SOURCES.items()}
 
 
 def at_run_time(tree):
@@ -41,22 +47,25 @@ def imported(tree):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "gradlens":
             for alias in node.names:
                 whole = f"{node.module}.{alias.name}"
-                yield whole if whole in MODULES else node.module
+                yield whole if whole in SOURCES else node.module
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "gradlens")
 
 
-GRAPH = {name: sorted(set(imported(tree))) for name, tree in MODULES.items()}
+@cache
+def graph():
+    """Which modules a module imports."""
+    return {name: sorted(set(imported(tree))) for name, tree in modules().items()}
 
 
-def circles(graph):
+def circles(edges):
     """The strongly connected parts of more than one module (Tarjan)."""
     index, low, stack, found = {}, {}, [], []
 
     def visit(v):
         index[v] = low[v] = len(index)
         stack.append(v)
-        for w in graph.get(v, ()):
+        for w in edges.get(v, ()):
             if w not in index:
                 visit(w)
                 low[v] = min(low[v], low[w])
@@ -68,7 +77,7 @@ def circles(graph):
             if len(part) > 1:
                 found.append(sorted(part))
 
-    for v in graph:
+    for v in edges:
         if v not in index:
             visit(v)
     return found
@@ -80,18 +89,19 @@ def test_the_search_finds_a_circle():
 
 
 def test_no_import_circles():
-    assert circles(GRAPH) == []
+    assert circles(graph()) == []
 
 
 def test_nothing_inside_imports_the_top_of_the_package():
-    assert [name for name, wanted in GRAPH.items() if "gradlens" in wanted and name != "gradlens"] == []
+    assert [name for name, wanted in graph().items() if "gradlens" in wanted and name != "gradlens"] == []
 
 
 def test_what_a_training_is_needs_no_part_of_the_room_above_it():
     """training/*.py come before online_probe, parallel, checks, cost, runs and sweep, which build on them."""
-    root = [name for name in GRAPH if name.startswith("gradlens.training.") and name.count(".") == 2 and f"{name}." not in "".join(GRAPH)]
+    here = [name for name in SOURCES if name.startswith("gradlens.training.") and name.count(".") == 2]
+    root = [name for name in here if f"{name}." not in "".join(SOURCES)]
     parts = tuple(f"gradlens.training.{part}." for part in ("online_probe", "parallel", "checks", "cost", "runs", "sweep"))
-    climbing = {name: [m for m in GRAPH[name] if m.startswith(parts)] for name in root}
+    climbing = {name: [m for m in graph()[name] if m.startswith(parts)] for name in root}
     assert {name: modules for name, modules in climbing.items() if modules} == {}
 
 
@@ -129,7 +139,7 @@ def texts(tree):
 def naming(words, own_room):
     """Where a string outside a room is one of some names, or several of them; sentences may hold one, as help and advice do."""
     found = set()
-    for module, tree in MODULES.items():
+    for module, tree in modules().items():
         if module.startswith(f"gradlens.{own_room}") or "Written by " in (ast.get_docstring(tree) or ""):  # from the registries
             continue
         found |= {(module, text) for _, text in texts(tree) if text.strip() and set(re.split(r"[\s,]+", text.strip(" ,"))) <= words}
@@ -165,7 +175,10 @@ def defined(tree):
             yield node.id
 
 
-NAMES = {name: set(defined(tree)) for name, tree in MODULES.items()}
+@cache
+def names_of():
+    """The names that each module defines."""
+    return {name: set(defined(tree)) for name, tree in modules().items()}
 
 
 def resolves(target, module):
@@ -173,9 +186,9 @@ def resolves(target, module):
     if target.startswith("."):
         target = module.rpartition(".")[0] + target
     if not target.startswith("gradlens."):
-        return any(set(target.split(".")) <= names for names in NAMES.values())
+        return any(set(target.split(".")) <= names for names in names_of().values())
     owner, _, name = target.rpartition(".")
-    return target in MODULES or name in NAMES.get(owner, ())
+    return target in SOURCES or name in names_of().get(owner, ())
 
 
 def test_the_search_finds_a_stale_reference():

@@ -17,7 +17,7 @@ from gradlens.training.runs.train_run import train_run
 
 # 192 images in batches of 32: 6 updates an epoch, 24 in all; everything that draws or changes over time is on
 TINY = {
-    "width": 4, "limit": 192, "batch_size": 32, "epochs": 4, "record_every": 2, "lr": 1e-3, "augment": True,
+    "width": 4, "limit": 192, "limit_test": 64, "batch_size": 32, "epochs": 4, "record_every": 2, "lr": 1e-3, "augment": True,
     "lr_schedule": "cosine", "warmup": 3, "keep_checkpoints": 2, "label_noise": 0.1,
 }  # fmt: skip
 
@@ -118,7 +118,7 @@ def recorded_steps(path):
 def kill_at(processes, config, out, ready, where="", resume=False):
     """Start a run in another process and kill it as soon as ``ready`` is true."""
     (out / "hung").unlink(missing_ok=True)
-    child = processes.Process(target=victim, args=(config.model_dump(), out, resume, where), daemon=True)
+    child = processes.Process(target=victim, args=(config.as_dict(), out, resume, where), daemon=True)
     child.start()
     try:
         wait_for(lambda: ready() or not child.is_alive())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -126,27 +127,27 @@ def items(cpu: bool = True) -> list[Item]:
 
 def at_width(item: Item, width: int) -> Item:
     """The item with a network of another width, said so in its name: for machines that are too slow for the full one."""
-    if item.family == "scale" or item.config.model != "basic-cnn" or width == (item.config.width or FULL_WIDTH):
+    if item.family == "scale" or item.config.model.name != "basic-cnn" or width == (item.config.model.width or FULL_WIDTH):
         return item
-    config = make_config(**{**item.config.model_dump(), "width": width})
+    config = make_config(**{**item.config.as_dict(), "width": width})
     return replace(item, name=f"{item.name}-w{width}", family=f"{item.family}-w{width}", config=config)
 
 
 @lru_cache(maxsize=64)
 def _per_image(settings: str) -> float:
-    """Multiply-adds of a training step by images, unrecorded: counted on a batch of eight."""
-    config = Config.model_validate_json(settings)
+    """Multiply-adds of a training step by images, unrecorded: counted on a batch of two."""
+    config = make_config(**json.loads(settings))
     pair = build_model_and_method(config, SHAPE, CLASSES, torch.device("cpu"))
-    x = torch.zeros(8, *SHAPE)
-    y = torch.arange(8)
+    x = torch.zeros(2, *SHAPE)
+    y = torch.arange(2)
     optimizer = torch.optim.SGD(pair.method.param_groups(list(pair.model)), lr=0.0)
     pair.method.start(1, 0)
-    return count(lambda: training_step(pair, optimizer, x, y)) / 8
+    return count(lambda: training_step(pair, optimizer, x, y)) / 2
 
 
 def multiply_adds(item: Item, epochs: int | None = None) -> float:
     """Of the item's training steps; recorded steps and evaluation come on top (some 5 to 15 %)."""
     kept = ("method", "options", "model", "width", "depth", "stem", "activation", "attention", "cut", "loss")
-    settings = make_config(**{name: getattr(item.config, name) for name in kept}).model_dump_json()
-    images = item.config.limit or IMAGES
+    settings = json.dumps(item.config.as_dict(include=kept))
+    images = item.config.data.limit or IMAGES
     return _per_image(settings) * images * (item.until if epochs is None else epochs)

@@ -82,9 +82,10 @@ def rows_of(run: Run, item: str, data: str, commit: str, begun: str, device: str
     per_epoch = max(1, min((row["updates"] for epoch, row in by_epoch.items() if epoch == 1), default=1))
     means = _means(run, per_epoch)
     about = {
-        "item": item, "of_epochs": run.config.epochs, "method": run.config.method, "model": run.config.model,
+        "item": item, "of_epochs": run.config.epochs, "method": run.config.method, "model": run.config.model.name,
         "options": " ".join(f"{name}={value}" for name, value in run.config.options.items()),
-        "width": run.config.width or (FULL_WIDTH if run.config.model == "basic-cnn" else ""), "seed": run.config.seed, "lr": run.config.lr,
+        "width": run.config.model.width or (FULL_WIDTH if run.config.model.name == "basic-cnn" else ""),
+        "seed": run.config.seed, "lr": run.config.optimizer.lr,
         "batch_size": run.config.batch_size, "device": device, "precision": run.config.precision, "data": data,
         "commit": commit, "begun": begun,
     }  # fmt: skip

@@ -56,7 +56,7 @@ class Machine:
         """
         here = {"data": self.data, "precision": self.precision}
         lr = {"lr": learning_rate(item.rate, self, deadline)} if item.rate else {}
-        return make_config(**{**item.config.model_dump(), **here, **lr})
+        return make_config(**{**item.config.as_dict(), **here, **lr})
 
     def csv(self, item: Item) -> Path:
         """The item's csv file."""
@@ -96,7 +96,7 @@ def chosen(items: Sequence[Item], wanted: Sequence[str]) -> list[Item]:
         return list(items)
     named = [(item, {item.part, item.name, item.family, str(item.priority)}) for item in items]
     for item, known in named:  # with --width, an item answers to its name at full width too
-        known |= {name.removesuffix(f"-w{item.config.width}") for name in (item.part, item.name, item.family)}
+        known |= {name.removesuffix(f"-w{item.config.model.width}") for name in (item.part, item.name, item.family)}
     for word in wanted:
         if not any(word in known for _, known in named):
             raise unknown("item", word, sorted(set().union(*(known for _, known in named))))

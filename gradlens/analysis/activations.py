@@ -94,7 +94,7 @@ def _frozen(run: Run, data: Data, place: RunContext, step: int, file: Path | Non
     if file is not None:
         model, method = load_model_and_method(run, data.shape, len(data.classes), place.device, file)
     else:
-        config = run.config.model_copy(update={"init_from": None, "keep_head": 0, "compile": False})
+        config = run.config.replace(init_from=None, keep_head=0, compile=False)
         model, method = build_model_and_method(config, data.shape, len(data.classes), place.device)
         model.eval(), method.eval()
     names = [name for name, _ in model.named_children()][: method.num_probe_points]
@@ -102,7 +102,7 @@ def _frozen(run: Run, data: Data, place: RunContext, step: int, file: Path | Non
     def read(x: Tensor) -> Iterator[Tensor]:
         return method.features(list(model), x)
 
-    return FrozenModel(names, read, [model, method], input_of(run.config.normalize, data, place.device), step, file is not None)
+    return FrozenModel(names, read, [model, method], input_of(run.config.data.normalize, data, place.device), step, file is not None)
 
 
 def freeze_module(model: nn.Module, layers: Sequence[str] | None = None, to_input: Callable[[Tensor], Tensor] = lambda x: x) -> FrozenModel:

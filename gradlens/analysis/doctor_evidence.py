@@ -73,7 +73,7 @@ class RunView:
     def need_gradients(self) -> None:
         """A check of gradients needs some."""
         if not self.run.gradients:
-            raise MissingEvidence("no gradients were recorded" + " (--record-every 0)" * (not self.run.config.record_every))
+            raise MissingEvidence("no gradients were recorded" + " (--record-every 0)" * (not self.run.config.record.every))
 
     def live(self) -> dict[str, Series]:
         """block -> norms of the gradient it was told, but for exact zeros: a stage or the rule leaves a block alone there."""

@@ -28,7 +28,7 @@ STARVED_SHARE = 0.5  # of the recorded rounds in which a unit had a turn
 def dead_head(seen: RunView) -> list[Symptom] | None:
     """Every local loss has fallen, and where it is the plain loss of a classifier, below that of guessing."""
     rule = seen.run.config.rule
-    if not issubclass(rule, InWindows) or seen.untrained or seen.run.config.label_noise:  # random labels are learned late
+    if not issubclass(rule, InWindows) or seen.untrained or seen.run.config.data.label_noise:  # random labels are learned late
         return None
     seen.need_gradients()
     plain = (

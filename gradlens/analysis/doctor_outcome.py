@@ -62,7 +62,7 @@ def not_finite(seen: RunView) -> list[Symptom]:
 
 def at_chance(seen: RunView) -> list[Symptom] | None:
     """The network answers better than guessing."""
-    if seen.untrained or seen.run.config.label_noise >= PURE_NOISE:
+    if seen.untrained or seen.run.config.data.label_noise >= PURE_NOISE:
         return None
     last, p = seen.evaluated()[-1], 1 / seen.classes
     if not math.isfinite(last.accuracy):
@@ -176,7 +176,7 @@ def _epoch_spikes(split: str, rows: Sequence[Metric], material: float) -> Iterat
 
 def overfitting(seen: RunView) -> list[Symptom] | None:
     """The test loss does not rise from its best while the training loss falls."""
-    if seen.untrained or seen.run.config.label_noise >= PURE_NOISE:
+    if seen.untrained or seen.run.config.data.label_noise >= PURE_NOISE:
         return None
     test = seen.evaluated()
     train = {m.epoch: m for m in seen.epochs(TRAIN)}

@@ -238,7 +238,7 @@ def must_have_filters(run: Run, place: RunContext) -> None:
     try:
         first_convolution(untrained.modules[0])
     except InputError as error:
-        raise InputError(f"{run.path}: {run.config.model}: {error}") from error
+        raise InputError(f"{run.path}: {run.config.model.name}: {error}") from error
 
 
 def filters_run(run: Run, place: RunContext, over_time: bool = False, progress: Progress = no_progress) -> dict[str, Any]:

@@ -147,7 +147,7 @@ def inpaint_run(run: Run, place: RunContext, images: int = 8, progress: Progress
     """
     data = load_data(run.config, place)
     pair = load_model_and_method(run, data.shape, len(data.classes), place.device)
-    test, to_input = data.test.to(place.device), input_of(run.config.normalize, data, place.device)
+    test, to_input = data.test.to(place.device), input_of(run.config.data.normalize, data, place.device)
     everything = data.everything.images
     mean = torch.stack([everything[:, c].double().mean(0) for c in range(everything.shape[1])]).to(torch.float32) / 255
     found = errors(pair, test, mean, to_input, run.config.batch_size, progress)

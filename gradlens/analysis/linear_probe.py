@@ -215,7 +215,7 @@ def protocol_of(run: Run, data: Data, options: ProbeOptions) -> ProbeRecord:
     return {
         "probe": "multinomial logistic regression, mean cross-entropy + l2/2 |W|^2, biases free",
         "images": {"train": len(train), "of these, to choose l2 on": held, data.test_name: len(test)},
-        "label_noise": run.config.label_noise,
+        "label_noise": run.config.data.label_noise,
         "features": f"at most {options.features} of a block's output in eval mode, averaged over space to the largest square that fits",
         "standardised": "by mean and standard deviation of the images fitted to; constant features are 0",
         "l2_grid": list(options.grid),

@@ -22,7 +22,8 @@ from gradlens.methods import DEFAULT_COMPARISON
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.progress import Progress, no_progress
 from gradlens.training.build import build_model_and_method, load_model_and_method
-from gradlens.training.config import Config, read_config_file
+from gradlens.training.config import Config
+from gradlens.training.config_file import read_config_file
 from gradlens.training.context import RunContext, load_data
 from gradlens.training.evaluation import evaluate
 from gradlens.training.metrics import TRAIN, TRAIN_EVAL
@@ -102,7 +103,7 @@ def must_be_memorizable(config: Config, place: RunContext) -> None:
         raise InputError(f"memorize asks how labels are learned by heart, and {config.method} reads none")
     data = load_data(config, place)
     if len(data.classes) < 2:
-        raise InputError(f"memorize needs two classes or more: {config.data} has {len(data.classes)}")
+        raise InputError(f"memorize needs two classes or more: {config.data.name} has {len(data.classes)}")
     if len(data.train) < len(data.classes):
         raise InputError(
             f"memorize needs an image a class: {len(data.train)} training images are fewer than the {len(data.classes)} classes"
@@ -113,7 +114,7 @@ def lacking(run: Run) -> str | None:
     """What a run lacks for its memorization to be read from it, as a sentence; None: nothing."""
     if not run.finished:
         return f"{run.path} is unfinished: its curve has no end yet; train it on with --resume"
-    if run.config.augment:
+    if run.config.data.augment:
         return f"{run.path} was trained with augmentation and never saw an image twice: it says nothing of memorization"
     if not curve_of(run):
         return f"{run.path} was trained without --evaluate-train: its training images were never evaluated in eval mode"
@@ -138,14 +139,14 @@ class Noise(NamedTuple):
 
 def noise_of(config: Config, place: RunContext) -> Noise:
     """The labels of a config with and without its noise: every draw has its own name, so that without noise the rest stays as it is."""
-    noisy, clean = (load_data(c, place).train for c in (config, config.model_copy(update={"label_noise": 0.0})))
+    noisy, clean = (load_data(c, place).train for c in (config, config.replace(label_noise=0.0)))
     return Noise(noisy.images, noisy.labels, clean.labels)
 
 
 def _networks_own(run: Run, data: Data, noise: Noise, place: RunContext) -> tuple[dict[str, Any], dict[str, Any]]:
     """The network's accuracy at the end on images whose label was changed, by given and by true label, and on the others."""
     pair = load_model_and_method(run, data.shape, len(data.classes), place.device)
-    to_input = input_of(run.config.normalize, data, place.device)
+    to_input = input_of(run.config.data.normalize, data, place.device)
 
     def share(which: Tensor, labels: Tensor) -> float | None:
         part = Split(noise.images[which], labels[which]).to(place.device)
@@ -163,18 +164,18 @@ def _protocol(run: Run, probed: bool) -> dict[str, Any]:
     """What the numbers are, beside them."""
     said: dict[str, Any] = {
         "accuracy": "of the training images in eval mode, without augmentation, before the first and after each epoch",
-        "labels": f"replaced with probability {run.config.label_noise:g} by a uniform draw over all classes, once for all",
+        "labels": f"replaced with probability {run.config.data.label_noise:g} by a uniform draw over all classes, once for all",
         "area": "trapezoids over epochs, divided by the epochs: the mean accuracy",
         "epochs_to": "first crossing, linear between epochs; null: not reached",
         "corrupted": "training images whose label the noise changed, by the label given and by the true one; clean: the other ones",
-        "label_noise": run.config.label_noise, "label_hash": run.info.get("label_hash"), "updates": run.summary.get("updates"),
+        "label_noise": run.config.data.label_noise, "label_hash": run.info.get("label_hash"), "updates": run.summary.get("updates"),
     }  # fmt: skip
     return {**said, "probe": probe_protocol()} if probed else said
 
 
 def method_parameters(run: Run, data: Data) -> tuple[int, int]:
     """(of the rule's own modules, of the network): numbers that are trained."""
-    config = run.config.model_copy(update={"init_from": None, "compile": False})
+    config = run.config.replace(init_from=None, keep_head=0, compile=False)
     model, method = build_model_and_method(config, data.shape, len(data.classes), RunContext().device)
     return sum(p.numel() for p in method.parameters()), sum(p.numel() for p in model.parameters())
 
@@ -197,7 +198,7 @@ def memorized(run: Run, place: RunContext, progress: Progress = no_progress) -> 
         InputError: data that are not the run's.
 
     """
-    partial = 0 < run.config.label_noise < 1
+    partial = 0 < run.config.data.label_noise < 1
     protocol = _protocol(run, partial)
     curve, stored = curve_of(run), load_result(run.path, NAME)
     if stored is not None and stored.get("protocol") == protocol and stored.get("curve") == [list(point) for point in curve]:
@@ -213,7 +214,7 @@ def memorized(run: Run, place: RunContext, progress: Progress = no_progress) -> 
         "held_out": {"split": held, "final": [m.accuracy for m in run.metrics if m.split == held][-1]},
         "chance": 1 / len(data.classes), "own_parameters": own, "network_parameters": network,
     }  # fmt: skip
-    if run.config.label_noise:
+    if run.config.data.label_noise:
         noise = noise_of(run.config, place)
         found["corrupted"], found["clean"] = _networks_own(run, data, noise, place)
         if partial:

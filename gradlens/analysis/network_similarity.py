@@ -99,7 +99,7 @@ def _rdm_correlations(a: Signature, b: Signature) -> list[list[float]]:
 def _who(run: Run, rival: Run, label: str, weights: str) -> dict[str, Any]:
     """Who is compared with a run: itself stands for its untrained network."""
     config = rival.config
-    twin = config.seed != run.config.seed and config.model_copy(update={"seed": run.config.seed}) == run.config
+    twin = config.seed != run.config.seed and config.replace(seed=run.config.seed) == run.config
     network = UNTRAINED if label == UNTRAINED else TRAINED
     return {"run": rival.path.name, "label": label, "network": network, "seed": config.seed, "weights": weights, "other_seed": twin}
 

@@ -168,7 +168,7 @@ UNTRAINED, TRAINED = "untrained", "trained"
 
 def _whole(run: Run, place: RunContext) -> Data:
     """A run's data set, all of it, labels clean."""
-    return load_data(run.config.model_copy(update={"limit": None, "limit_test": None, "label_noise": 0.0, "validation": 0.0}), place)
+    return load_data(run.config.replace(limit=None, limit_test=None, label_noise=0.0, validation=0.0), place)
 
 
 def pictures_of(run: Run, place: RunContext, count: int) -> Pictures:
@@ -200,7 +200,7 @@ def _protocol(run: Run, shown: Pictures, options: RepresentationOptions) -> dict
         "images_in": "pixels in [0, 1]",
     }
     return {
-        "data": Path(run.config.data).name,
+        "data": Path(run.config.data.name).name,
         "images": "test images, as many of each class as there are; a third of each class held out",
         "fit": len(shown.fit),
         "held_out": len(shown.held),
@@ -303,7 +303,7 @@ def must_show_the_same(first: Run, other: Run, place: RunContext) -> None:
         InputError: they have not.
 
     """
-    mine, theirs = first.config.data, other.config.data
+    mine, theirs = first.config.data.name, other.config.data.name
     named_sets = mine in DATASETS and theirs in DATASETS  # two of these differ, and need not be there to know it
     if mine != theirs and (named_sets or not torch.equal(_whole(first, place).test.images, _whole(other, place).test.images)):
         raise InputError(

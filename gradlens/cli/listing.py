@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from rich.table import Table
 
@@ -28,7 +28,9 @@ def _methods() -> list[tuple[str, ...]]:
         if rule.Options in seen:
             rows.append(("", f"  options as {seen[rule.Options]}"))
             continue
-        rows += [("", f"  {key} ({field.default}): {field.description}") for key, field in rule.Options.model_fields.items()]
+        rows += [
+            ("", f"  {key} ({field.default}): {field.description}{_choices(field)}") for key, field in rule.Options.model_fields.items()
+        ]
         if rule.Options.model_fields:
             seen[rule.Options] = name
     rows.append(
@@ -38,6 +40,13 @@ def _methods() -> list[tuple[str, ...]]:
         )
     )
     return rows
+
+
+def _choices(field: Any) -> str:
+    """The values an option may have, where they are named in its type."""
+    kinds = [field.annotation, *get_args(field.annotation)]
+    named = [value for kind in kinds if get_origin(kind) is Literal for value in get_args(kind)]
+    return f"; {', '.join(map(str, named))}" if named else ""
 
 
 def _settings(values: Mapping[str, Any]) -> str:

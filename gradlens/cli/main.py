@@ -5,16 +5,16 @@ from __future__ import annotations
 import shlex
 import sys
 import traceback
-from difflib import SequenceMatcher
 from typing import Any, NoReturn
 
 import typer
 
 from gradlens.cli.analysis import learned
+from gradlens.cli.options import SYNONYMS
 from gradlens.cli.sweep import studied
 from gradlens.cli.timeline import seen
 from gradlens.cli.train import trained
-from gradlens.runtime.errors import InputError
+from gradlens.runtime.errors import InputError, nearest
 from gradlens.runtime.torchrun_environment import is_launched
 
 app = typer.Typer(
@@ -40,8 +40,8 @@ def _sentence(error: Any) -> str:
     name, ctx = getattr(error, "option_name", None), getattr(error, "ctx", None)
     if name and ctx and "No such option" in message:
         known = [o for p in ctx.command.params for o in [*p.opts, *p.secondary_opts] if o.startswith("--")]
-        near = sorted(known, key=lambda o: -SequenceMatcher(None, str(name), o).ratio())[:5]
-        return f"no such option {name}; nearest: {', '.join(near)} (`{ctx.command_path} --help` lists all)"
+        called = [SYNONYMS[name]] if SYNONYMS.get(name) in known else nearest(str(name), known)
+        return f"no such option {name}; nearest: {', '.join(called)} (`{ctx.command_path} --help` lists all)"
     return message[:1].lower() + message[1:]
 
 

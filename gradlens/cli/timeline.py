@@ -13,9 +13,8 @@ seen = typer.Typer()
 
 
 @seen.command()
-@with_flags("data", "data-dir", "download", "no-cache", "model", "width", "depth", "stem", "activation", "attention", "cut", "loss",
-            "batch-size", "optimizer", "lr", "momentum", "nesterov", "beta1", "weight-decay", "set", "config", "device", "threads",
-            "seed", "quiet")  # fmt: skip
+@with_flags("data", "data-dir", "download", "no-cache", "Model", "loss", "batch-size", "optimizer", "lr", "momentum", "nesterov", "beta1",
+            "weight-decay", "set", "config", "device", "threads", "seed", "quiet", rules="methods")  # fmt: skip
 def timeline(
     methods: Annotated[
         list[str] | None, typer.Argument(metavar="[METHOD]...", help="default: bp dgl dgl-async dni dni-unlocked dfa")
@@ -66,7 +65,7 @@ def timeline(
     chosen = [point for point in points if point.workers == workers]
     console.show(timeline_pictures.timeline_table(chosen, wire, configs[0].batch_size))
     typer.echo("\n".join(timeline_pictures.unused_workers_text(chosen)))
-    title = f"{configs[0].data} · {configs[0].model} · batches of {configs[0].batch_size}"
+    title = f"{configs[0].data.name} · {configs[0].model.name} · batches of {configs[0].batch_size}"
     files = [
         *save_figure(gantt(bars, seconds, title=f"{title} · {workers} workers"), bars, out, "timeline"),
         *save_figure(over_workers(points, title=title), points, out, "workers"),

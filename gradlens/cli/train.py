@@ -21,7 +21,7 @@ trained = typer.Typer()
 
 
 @trained.command()
-@with_flags()
+@with_flags(rules="method")
 def train(
     method: Annotated[
         str | None, typer.Argument(help="a rule of `gradlens list methods`, or FILE.py:Class; default: the --config file's")
@@ -56,18 +56,6 @@ def train(
     typer.echo(f"next: gradlens figures {' '.join(str(run.path) for run in runs)} --out figures")
 
 
-def _measurable(method: str | None, given: dict[str, Any]) -> dict[str, Any]:
-    """What is said, and where nothing is: no records that blocks on several ranks cannot give."""
-    from gradlens.methods import METHODS
-    from gradlens.training.config_builder import method_of
-
-    if given["parallel"] != "layers":
-        return given
-    rule = METHODS.get(method or method_of(given))
-    nothing = {"diagnose_every": 0} | ({"record_every": 0} if rule and rule.pipelined else {})
-    return {**nothing, **given}
-
-
 def _train_together(method: str | None, given: dict[str, Any], place: RunContext, quiet: bool) -> None:
     """This process's part in a run that torchrun has started on several ranks."""
     from dataclasses import replace
@@ -79,8 +67,7 @@ def _train_together(method: str | None, given: dict[str, Any], place: RunContext
     from gradlens.training.runs.train_run import train_run
 
     world = join(place.device)
-    given = {"parallel": "data", **given, "ranks": world.num_ranks}
-    (configs,) = world.fail_together(lambda: configs_of([method or method_of(given)], _measurable(method, given), place))
+    (configs,) = world.fail_together(lambda: configs_of([method or method_of(given)], given, place, (world.num_ranks, "data")))
     if len(configs) > 1:
         raise InputError("--seeds: several ranks share one run; `gradlens sweep` makes many")
     (config,) = configs
@@ -92,7 +79,7 @@ def _train_together(method: str | None, given: dict[str, Any], place: RunContext
 
 
 @trained.command("compare-gradients")
-@with_flags()
+@with_flags(rules="what")
 def compare_gradients(
     what: Annotated[list[str] | None, typer.Argument(metavar="[METHOD_OR_RUN_DIR]...", help="default: bp dgl dni cdni")] = None,
     lr_grid: Annotated[
@@ -126,7 +113,7 @@ def compare_gradients(
 
         def watch_for(config: Config) -> Any:
             extra = f" seed {config.seed}" if len(groups) and len(groups[0]) > 1 else ""
-            return display.watch(config.method + extra + (f" lr {config.lr:g}" if grid else ""), config.epochs)
+            return display.watch(config.method + extra + (f" lr {config.optimizer.lr:g}" if grid else ""), config.epochs)
 
         if grid:
             groups = [_with_best_lr(group, grid, place, watch_for) for group in groups]
@@ -176,7 +163,7 @@ def figures(
 
 
 @trained.command()
-@with_flags("set", "quiet")
+@with_flags("set", "quiet", rules="method")
 def check(
     method: Annotated[str, typer.Argument(metavar="METHOD", help="FILE.py:Class, a rule of your own, or a shipped one")],
     *,
@@ -212,16 +199,19 @@ def list_(
 ) -> None:
     """Say what there is: methods with their options, models, data sets, quantities."""
     from gradlens.cli.listing import listing
-    from gradlens.reporting.console import show
-    from gradlens.training.context import set_up_process
 
     if not long:
-        show(listing(what))
+        table = listing(what)  # a wrong name imports nothing
+        from gradlens.reporting.console import show
+
+        show(table)
         return
     if what != "methods":
         raise InputError(f"--long measures what methods cost; there is nothing longer to say of {what}")
     from gradlens.cli.progress import Display
     from gradlens.reporting.benchmarks import cards_table
+    from gradlens.reporting.console import show
+    from gradlens.training.context import set_up_process
     from gradlens.training.cost.method_cards import cards
 
     quiet, place = given.pop("quiet", False), set_up_process(given)
@@ -238,7 +228,7 @@ def show(run_dir: Annotated[Path, typer.Argument(help="a run directory")]) -> No
     run = load_run(run_dir)
     updates = run.metrics[-1].step if run.metrics else 0
     typer.echo(f"{run.path}: " + ("finished" if run.finished else f"unfinished, {updates} updates at its last evaluation"))
-    for name, value in run.config.model_dump().items():
+    for name, value in run.config.as_dict().items():
         if value is not None and value is not False and value != {}:
             typer.echo(f"  {name:<17} {value}")
     for name in ("device", "threads", "versions", "git", "command", "data_fingerprint", "label_hash"):
@@ -250,9 +240,9 @@ def show(run_dir: Annotated[Path, typer.Argument(help="a run directory")]) -> No
 
 
 @trained.command()
-@with_flags("data", "data-dir", "download", "no-cache", "model", "width", "depth", "stem", "activation", "attention", "cut", "loss",
-            "batch-size", "optimizer", "lr", "momentum", "nesterov", "beta1", "weight-decay", "set", "config", "device", "precision",
-            "compile", "threads", "seed", "parallel", "split", "stale", "sync-batchnorm", "schedule", "microbatches", "quiet")  # fmt: skip
+@with_flags("data", "data-dir", "download", "no-cache", "Model", "loss", "batch-size", "optimizer", "lr", "momentum", "nesterov", "beta1",
+            "weight-decay", "set", "config", "Machine", "seed", "parallel", "split", "stale", "sync-batchnorm", "schedule", "microbatches",
+            "quiet", rules="methods")  # fmt: skip
 def bench(
     methods: Annotated[list[str] | None, typer.Argument(metavar="[METHOD]...", help="default: bp dgl dni cdni")] = None,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="interleaved rounds; medians are printed")] = 7,
@@ -304,18 +294,26 @@ def _bench_together(
     from gradlens.training.run_files import write
 
     world = join(place.device)
-    given = {"parallel": "layers", **given, "ranks": world.num_ranks, "record_every": 0, "diagnose_every": 0, "epochs": 1000}
-    configs = world.fail_together(lambda: [config for (config,) in configs_of(methods, given, place)])
+    given = {**given, "record_every": 0, "diagnose_every": 0, "epochs": 1000}
+    configs = world.fail_together(lambda: [config for (config,) in configs_of(methods, given, place, (world.num_ranks, "layers"))])
     shape, classes = shape_and_classes(configs[0], place)
     with Display(quiet or not world.is_main) as display:
         rows = bench_ranks(configs, shape, classes, place.device, world, rounds, display.count("bench"))
     if not world.is_main:
         return
     first = configs[0]
-    about = f"{first.model}, batches of {first.batch_size} generated images, {world.num_ranks} ranks with {rows[0].threads} threads each."
+    about = (
+        f"{first.model.name}, batches of {first.batch_size} generated images, {world.num_ranks} ranks with {rows[0].threads} threads each."
+    )
     console.show(ranks_table(rows, about))
     if json_file:
-        settings = {"model": first.model, "width": first.width, "data": first.data, "batch_size": first.batch_size, "rounds": rounds}
+        settings = {
+            "model": first.model.name,
+            "width": first.model.width,
+            "data": first.data.name,
+            "batch_size": first.batch_size,
+            "rounds": rounds,
+        }
         write(json_file, to_json(rows, settings).encode())
         typer.echo(f"wrote {json_file}")
 
@@ -325,7 +323,7 @@ def _with_best_lr(group: list[Config], grid: list[float], place: RunContext, wat
 
     lr = choose_lr(group[0], grid, 0.2, place, watch_for)
     typer.echo(f"{group[0].method}: lr {lr:g} of {', '.join(f'{v:g}' for v in grid)} is best on a fifth of the training images")
-    return [config.model_copy(update={"lr": lr}) for config in group]
+    return [config.replace(lr=lr) for config in group]
 
 
 def _write_figures(runs: Sequence[Run], out: Path) -> None:

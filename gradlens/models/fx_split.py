@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from gradlens.runtime.errors import InputError, unknown
-from gradlens.runtime.rng import forked
+from gradlens.runtime.rng import forked, seed_global
 
 
 class NoPlace(InputError):
@@ -161,9 +161,7 @@ def _refuse_unknown(module: nn.Module, cuts: Sequence[str], where: str) -> None:
     paths = [name for name, _ in module.named_modules() if name]
     for cut in cuts:
         if cut not in paths:
-            near = str(unknown("submodule", cut, paths)).split(", ")
-            more = f" (of {len(paths)})" if len(near) > 8 else ""
-            raise InputError(f"{where}: cut point {cut!r} does not exist: {', '.join(near[:8])}{more}")
+            raise InputError(f"{where}: cut point {cut!r} does not exist: {unknown('submodule', cut, paths)}")
     if twice := sorted({cut for cut in cuts if list(cuts).count(cut) > 1}):
         raise InputError(f"{where}: cut point {twice[0]} is named twice")
     if not cuts:
@@ -268,7 +266,7 @@ def _must_agree(module: nn.Module, model: nn.Sequential, shape: Sequence[int], w
         for net in (nn.Sequential(whole), cut):
             h: Any = torch.cat([x] * 3, 1) if tripled and net is not cut else x.clone()
             with forked(), torch.no_grad():
-                torch.manual_seed(0)
+                seed_global(0)
                 for name, block in copy.deepcopy(net).train(training).named_children():
                     h = block(h)
                     if not isinstance(h, Tensor):

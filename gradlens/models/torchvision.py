@@ -32,8 +32,7 @@ def register(name: str) -> None:
         return
     known = models.list_models(module=models)
     if name.removeprefix(PREFIX) not in known:
-        near = str(unknown("classifier of torchvision", name.removeprefix(PREFIX), known)).split(", ")
-        raise InputError(f"{', '.join(near[:8])} (of {len(known)})")
+        raise unknown("classifier of torchvision", name.removeprefix(PREFIX), known)
     MODELS[name] = partial(network, name)
 
 

@@ -117,8 +117,8 @@ def truths(runs: Sequence[Run]) -> list[str]:
 
 def runs_title(runs: Sequence[Run]) -> str:
     """Data and model of runs, for a figure's title; several are all named, so that no one compares them by mistake."""
-    data = dict.fromkeys(Path(run.config.data).name for run in runs)
-    return f"{' / '.join(data)} · {' / '.join(dict.fromkeys(run.config.model for run in runs))}"
+    data = dict.fromkeys(Path(run.config.data.name).name for run in runs)
+    return f"{' / '.join(data)} · {' / '.join(dict.fromkeys(run.config.model.name for run in runs))}"
 
 
 @cache
@@ -321,7 +321,7 @@ def scores(runs: Sequence[Run]) -> list[Score]:
         speeds = [row.images_per_s for run in group for row in run.timing]
         rows.append(
             Score(
-                label, group[0].config.lr, len(tests), split,
+                label, group[0].config.optimizer.lr, len(tests), split,
                 *interval(m.accuracy for m in bests)[:3], float(median(m.epoch for m in bests)),
                 *interval(test[-1].accuracy for test in tests)[:3],
                 interval(train[-1].loss for train in trains).mean, interval(test[-1].loss for test in tests).mean,

@@ -125,7 +125,7 @@ def memorization_curves(runs: Sequence[Run]) -> list[CurvePoint]:
 def cautions(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list[str]:
     """What a reader of the table must know: other settings, other labels, ordinary labels, and what the heads can hold."""
     said = []
-    configs = [run.config.model_dump(exclude=APART) for run in runs]
+    configs = [run.config.as_dict(exclude=APART) for run in runs]
     for name, first in configs[0].items():
         if any(config[name] != first for config in configs):
             values = ", ".join(dict.fromkeys(f"{config[name]}" for config in configs))
@@ -133,7 +133,7 @@ def cautions(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list[
     for seed in sorted({run.config.seed for run in runs}):
         if len({run.info.get("label_hash") for run in runs if run.config.seed == seed}) > 1:
             said.append(f"not the same labels: the runs of seed {seed} differ in theirs")
-    if any(not run.config.label_noise for run in runs):
+    if any(not run.config.data.label_noise for run in runs):
         said.append("label noise 0: these labels are the true ones, and fitting them is learning as well as memorizing")
     network = max(int(r["network_parameters"]) for r in results)
     said.append(

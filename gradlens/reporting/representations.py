@@ -98,7 +98,7 @@ def _untrained_name(run: Run, runs: Sequence[Run], label: str) -> str:
 
     def net(r: Run) -> tuple[Any, ...]:
         shared = {"model", "width", "depth", "stem", "activation", "attention", "cut", "normalize"}
-        return tuple(r.config.model_dump(include=shared).values())
+        return tuple(r.config.as_dict(include=shared).values())
 
     return UNTRAINED if all(net(r) == net(run) for r in runs) else f"{label} {UNTRAINED}"
 

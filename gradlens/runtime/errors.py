@@ -14,14 +14,41 @@ class InputError(ValueError):
     trace = ""  # where a user's own code raised: the traceback of their frames, printed above the sentence
 
 
-def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
-    """The error for a name that is not in a list: every known name is listed, the nearest first.
+LISTS = {  # commands that print all names of a kind
+    "method": "gradlens list methods",
+    "model": "gradlens list models",
+    "data set": "gradlens list data",
+    "quantity": "gradlens list quantities",
+}
+NEAREST = 3  # names that are suggested
+
+
+def nearest(name: str, known: Iterable[str]) -> list[str]:
+    """The known names that are most like one, at most three; of two as like, that of the same letters comes first."""
+
+    def distance(k: str) -> tuple[float, bool]:
+        return -SequenceMatcher(None, name.lower(), k.lower()).ratio(), sorted(k.lower()) != sorted(name.lower())
+
+    return sorted(known, key=distance)[:NEAREST]
+
+
+def unknown(what: str, name: str, known: Iterable[str], command: str | None = None) -> InputError:
+    """The error for a name that is not in a list: the nearest of it, and how to see all.
+
+    Args:
+        what: is named.
+        name: as it was given.
+        known: the names there are.
+        command: prints them all; for methods, models, data sets and quantities it is known.
 
     >>> str(unknown("method", "dlg", ["bp", "dgl", "dni"]))
-    "unknown method 'dlg'; known, nearest first: dgl, dni, bp"
+    "unknown method 'dlg'; nearest: dgl, dni, bp"
+    >>> str(unknown("block", "blok", [f"block{i}" for i in range(1, 9)]))
+    "unknown block 'blok'; nearest: block1, block2, block3 (of 8)"
     """
-    near = sorted(known, key=lambda k: -SequenceMatcher(None, name.lower(), k.lower()).ratio())
-    return InputError(f"unknown {what} {name!r}; known, nearest first: {', '.join(near) or 'none'}")
+    known, command = list(known), LISTS.get(what, command)
+    rest = f" (of {len(known)}{f'; `{command}` lists all' if command else ''})" if len(known) > NEAREST else ""
+    return InputError(f"unknown {what} {name!r}; nearest: {', '.join(nearest(name, known)) or 'none'}{rest}")
 
 
 INTERRUPTED = 130  # exit status of a run that was stopped from outside, as of a shell's Ctrl-C

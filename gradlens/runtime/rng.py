@@ -29,9 +29,20 @@ def forked() -> AbstractContextManager[None]:
     return torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else [])  # type: ignore[no-untyped-call]
 
 
+def seed_global(value: int) -> None:
+    """Seed torch's global streams, as ``torch.manual_seed`` does, which without an accelerator takes milliseconds.
+
+    For every kind of accelerator that might yet be started it writes down the call stack.
+    """
+    if torch.accelerator.is_available():
+        torch.manual_seed(value)
+    else:
+        torch.default_generator.manual_seed(value)
+
+
 @contextmanager
 def seeded(seed: int, purpose: str, *index: int) -> Iterator[None]:
     """Run code that draws from torch's global CPU stream (module constructors) on a keyed one; the global one is restored."""
     with forked():
-        torch.manual_seed(key(seed, purpose, *index))
+        seed_global(key(seed, purpose, *index))
         yield

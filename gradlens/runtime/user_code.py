@@ -18,7 +18,7 @@ from typing import Any
 from torch import nn
 
 from gradlens._version import PACKAGE
-from gradlens.runtime.errors import InputError, unknown
+from gradlens.runtime.errors import InputError, nearest, unknown
 from gradlens.runtime.old_names import hint
 
 WANTED = {"method": "FILE.py:Class", "model": "FILE.py:build", "data": "FILE.py:build"}
@@ -50,9 +50,8 @@ def file_and_name(kind: str, text: str) -> tuple[Path, str]:
     path = Path(os.path.normpath(file))
     if not path.is_file():
         others = [other.name for other in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        near = str(unknown("file", path.name, others)).partition("first: ")[2].split(", ")[:5] if others else []
         here = "" if path.is_absolute() else f" in {Path.cwd()}"
-        raise InputError(f"there is no file {path}{here}" + (f"; nearest: {', '.join(near)}" if near else ""))
+        raise InputError(f"there is no file {path}{here}" + (f"; nearest: {', '.join(nearest(path.name, others))}" if others else ""))
     return path, name
 
 
@@ -143,7 +142,7 @@ def module_of(path: Path) -> ModuleType:
 
 
 def found_in(path: Path, name: str, what: str, fits: Callable[[Any], bool]) -> Any:
-    """A name of a file; where it has none such, those that fit are listed, the nearest first."""
+    """A name of a file; where it has none such, the nearest of those that fit are named."""
     module = module_of(path)
     if hasattr(module, name):
         return getattr(module, name)

@@ -57,7 +57,7 @@ class Batches:
 
     def shard(self, step: int) -> Shard | None:
         """Which part of an update's batch this rank works on; None: all of it."""
-        if self.config.parallel != "data" or self.ranks.is_single_process:
+        if self.config.parallel.mode != "data" or self.ranks.is_single_process:
             return None
         return shard_of(self.size(step), self.ranks.rank, self.ranks.num_ranks)
 
@@ -80,5 +80,5 @@ class Batches:
         if shard is not None:
             chosen = chosen[shard.start : shard.stop]
         taken = self.images.take(chosen)
-        images = crop_and_flip(taken.images, self.config.seed, step) if self.config.augment else taken.images
+        images = crop_and_flip(taken.images, self.config.seed, step) if self.config.data.augment else taken.images
         return self.method.make_inputs(images, taken.labels, step, self.to_input)

@@ -84,17 +84,17 @@ def build_model_and_method(config: Config, shape: tuple[int, int, int], classes:
         InputError: a model that does not fit the images, a rule that does not fit the model.
 
     """
-    activate(config.own, {"method": config.method, "model": config.model})
+    activate(config.own, {"method": config.method, "model": config.model.name})
     rule = config.rule
     options = rule.Options(**config.options)
     read = rule.input_shape(shape, options)
     model = _built(config, read, shape, classes)
-    if config.init_from:
-        begun = load_run(config.init_from)
-        if config.keep_head:
+    if config.pretrained.run:
+        begun = load_run(config.pretrained.run)
+        if config.pretrained.keep_head:
             model = _with_kept_head(model, begun, config, shape, classes)
         else:
-            load_weights(model, _begun_weights(model, begun), f"--init-from {config.init_from}")
+            load_weights(model, _begun_weights(model, begun), f"--init-from {config.pretrained.run}")
     net = make_network_info(model, read, classes, LOSSES[config.loss], config.seed, config.epochs)._replace(image=shape)
     if config.teacher:
         net = net._replace(teacher=_teacher(load_run(config.teacher), shape, classes, config, device))
@@ -115,22 +115,24 @@ def check_model_and_method(config: Config, shape: tuple[int, int, int], classes:
         InputError: as :func:`build_model_and_method`.
 
     """
-    in_numbers = bool(config.own or config.init_from or config.teacher)
+    in_numbers = bool(config.own or config.pretrained.run or config.teacher)
     device = torch.device("cpu" if in_numbers else "meta")
     with device:
-        return build_model_and_method(config.model_copy(update={"compile": False}), shape, classes, device)
+        return build_model_and_method(config.replace(compile=False), shape, classes, device)
 
 
 def _built(config: Config, read: tuple[int, int, int], shape: tuple[int, int, int], classes: int) -> nn.Sequential:
     """The network of a config for what the rule lets it read: images of ``shape``, or patches of them."""
-    spec = ModelSpec(read, classes, config.width, config.depth, config.stem, config.activation, config.attention)
+    spec = ModelSpec(
+        read, classes, config.model.width, config.model.depth, config.model.stem, config.model.activation, config.model.attention
+    )
     try:
-        return build(config.model, spec, config.cut, config.seed)
+        return build(config.model.name, spec, config.model.cut, config.seed)
     except InputError as error:
         if read == shape:
             raise
         patch = f"{config.method} reads patches of {read[1]}x{read[2]} pixels (--set patch= sets them)"
-        raise InputError(f"{patch}, which {config.model} does not take: {error}") from error
+        raise InputError(f"{patch}, which {config.model.name} does not take: {error}") from error
 
 
 def _begun_weights(model: nn.Sequential, begun: Run) -> dict[str, Tensor]:
@@ -147,8 +149,10 @@ def load_model_and_method(
     run: Run, shape: tuple[int, int, int], classes: int, device: torch.device, file: Path | None = None
 ) -> ModelAndMethod:
     """The network and rule of a run with the weights of its last checkpoint, or of a snapshot (``file``), in eval mode."""
-    begun = {} if run.config.keep_head else {"init_from": None}  # whose weights would be replaced, but for the shape of a kept head
-    pair = build_model_and_method(run.config.model_copy(update={"compile": False, **begun}), shape, classes, device)
+    begun = (
+        {} if run.config.pretrained.keep_head else {"init_from": None}
+    )  # whose weights would be replaced, but for the shape of a kept head
+    pair = build_model_and_method(run.config.replace(compile=False, **begun), shape, classes, device)
     file = file or run.path / "checkpoint.pt"
     pair.load(load_checkpoint(file), str(file))
     pair.model.eval(), pair.method.eval()
@@ -160,11 +164,11 @@ def _with_kept_head(model: nn.Sequential, begun: Run, config: Config, shape: tup
     source = f"--init-from {begun.path}"
     theirs = classes if begun.config.rule.classifies else begun.num_classes
     pretrained = load_model_and_method(begun, shape, theirs, torch.device("cpu"))
-    head = pretrained.method.kept_head(config.keep_head)
+    head = pretrained.method.kept_head(config.pretrained.keep_head)
     if head is None:
-        layers = next((n for n in range(config.keep_head, 0, -1) if pretrained.method.kept_head(n) is not None), 0)
+        layers = next((n for n in range(config.pretrained.keep_head, 0, -1) if pretrained.method.kept_head(n) is not None), 0)
         has = f"a projection head of {layers} layer{'s' * (layers > 1)}" if layers else "no projection head"
-        raise InputError(f"--keep-head {config.keep_head}: the run {begun.path} has {has}")
+        raise InputError(f"--keep-head {config.pretrained.keep_head}: the run {begun.path} has {has}")
     load_weights(model, _begun_weights(model, begun), source)
     blocks = OrderedDict(model.named_children())
     blocks.popitem()
@@ -188,10 +192,12 @@ def _teacher(run: Run, shape: tuple[int, int, int], classes: int, config: Config
     if theirs != classes:
         raise InputError(f"--teacher {run.path} tells {theirs} classes apart and these data have {classes}")
     drawn = ("data", "limit", "validation", "seed")  # not labels: images without one count too
-    if config.normalize == "gaussian" and any(getattr(run.config, name) != getattr(config, name) for name in drawn):
+    if config.data.normalize == "gaussian" and any(run.config.as_dict()[name] != config.as_dict()[name] for name in drawn):
         raise InputError(f"--teacher {run.path} saw images normalised by other statistics: with gaussian both must be of the same images")
-    if run.config.normalize != config.normalize:
-        raise InputError(f"--teacher {run.path} was trained with --normalize {run.config.normalize}, the student reads {config.normalize}")
+    if run.config.data.normalize != config.data.normalize:
+        raise InputError(
+            f"--teacher {run.path} was trained with --normalize {run.config.data.normalize}, the student reads {config.data.normalize}"
+        )
     model, method = load_model_and_method(run, shape, classes, device)
     blocks = list(model)
 

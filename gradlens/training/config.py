@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import to_json
 
-from gradlens.data.datasets import DEFAULT
+from gradlens.data.datasets import DATASETS, DEFAULT
 from gradlens.data.transforms import NORMALIZATIONS
 from gradlens.gradients.losses import LOSSES
 from gradlens.gradients.method import Method
@@ -20,152 +18,275 @@ from gradlens.methods import BASELINE, METHODS
 from gradlens.models.spec import ACTIVATIONS, ATTENTIONS
 from gradlens.models.zoo import MODELS
 from gradlens.runtime.errors import InputError, unknown
+from gradlens.training.config_fields import Settings, flattened, later_defaults, nested, sentence, setting, settings_of
 from gradlens.training.user_references import difference, rule_of, settle_references, short_reference
 
-CHOICES: dict[str, Collection[str]] = {
-    "method": METHODS,
-    "model": MODELS,
-    "activation": ACTIVATIONS,
-    "attention": ATTENTIONS,
-    "loss": LOSSES,
-    "normalize": NORMALIZATIONS,
-    "cut": ("after-pool", "before-pool"),
-    "optimizer": ("adam", "adamw", "sgd", "sgdw", "rmsprop", "lars"),
-    "lr_schedule": ("constant", "cosine", "step"),
-    "precision": ("fp32", "bf16"),
-    "parallel": ("none", "data", "layers"),
-    "schedule": ("1f1b", "gpipe"),
-}
+
+class DataSettings(Settings, frozen=True):
+    """Which images and labels, and what happens to them."""
+
+    PANEL = "Data"
+
+    name: str = setting(
+        DEFAULT,
+        "{choices}, an image folder, an .npz file, or FILE.py:build",
+        flat="data",
+        names=DATASETS,
+        synonyms=("dataset", "data-set"),
+    )
+    limit: int | None = setting(
+        None, "train on N images, a seeded choice (default all)", ge=1, synonyms=("num-train", "train-size", "subset")
+    )
+    limit_test: int | None = setting(
+        None, "test on N of the test images, a seeded choice (default all)", ge=1, synonyms=("num-test", "test-size")
+    )
+    labels: float | None = setting(
+        None,
+        "share of each class's images that keep their labels, as 0.01; rules without labels use the others too (default 1)",
+        gt=0,
+        le=1,
+        synonyms=("label-fraction",),
+    )
+    label_noise: float = setting(
+        0.0, "replace each training label with probability P by a random one, once", ge=0, le=1, synonyms=("noise",)
+    )
+    validation: float = setting(
+        0.0, "hold out this share of the training images and test on it", ge=0, lt=1, synonyms=("val", "val-split", "holdout")
+    )
+    augment: bool = setting(
+        False, "random flips, and crops after padding with 4 pixels", synonyms=("augmentation", "data-augmentation", "aug")
+    )
+    normalize: str = setting(
+        "pm1", "pixels: {choices} (pm1: to -1..+1)", choices=NORMALIZATIONS, synonyms=("norm", "normalization", "normalise")
+    )
 
 
-class Config(BaseModel, frozen=True, extra="forbid"):
-    """The settings of one run. Build it with :func:`make_config`, which turns what is wrong into one sentence."""
+class ModelSettings(Settings, frozen=True):
+    """The network."""
 
-    method: str = BASELINE
-    options: dict[str, Any] = {}  # the method's own, resolved
-    data: str = DEFAULT
-    limit: int | None = Field(None, ge=1)
-    limit_test: int | None = Field(None, ge=1)
-    labels: float | None = Field(None, gt=0, le=1)
-    label_noise: float = Field(0.0, ge=0, le=1)
-    validation: float = Field(0.0, ge=0, lt=1)
-    augment: bool = False
-    normalize: str = "pm1"
-    model: str = "basic-cnn"
-    width: int | None = Field(None, ge=1)
-    depth: int | None = Field(None, ge=1)
-    stem: Literal[3, 5, 7] | None = None
-    activation: str = "relu"
-    attention: str = "none"
-    cut: str = "after-pool"
-    loss: str = "ce"
-    epochs: int = Field(12, ge=0)
-    steps: int | None = Field(None, ge=0)
-    batch_size: int = Field(256, ge=1)
-    optimizer: str = "adam"
-    lr: float = Field(3e-4, ge=0, allow_inf_nan=False)
-    momentum: float = Field(0.0, ge=0, lt=1)
-    nesterov: bool = False
-    beta1: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False)
-    lr_schedule: str = "constant"
-    warmup: int = Field(0, ge=0)
-    seed: int = Field(0, ge=0)
-    precision: str = "fp32"
-    compile: bool = False
-    record_every: int = Field(10, ge=0)
-    diagnose_every: int = Field(5, ge=0)
-    keep_checkpoints: int = Field(0, ge=0)
-    evaluate_train: bool = False
-    online_probe: bool = False
-    init_from: str | None = None
-    keep_head: int = Field(0, ge=0)
-    teacher: str | None = None
-    ranks: int = Field(1, ge=1)  # processes that share the run; what they work on:
-    parallel: str = "none"
-    sync_batchnorm: bool = False
-    record_ranks: bool = False
-    split: list[int] | None = None
-    stale: bool = False
-    schedule: str = "1f1b"
-    microbatches: int = Field(4, ge=1)
+    PANEL = "Model"
+
+    name: str = setting(
+        "basic-cnn",
+        "{choices}, torchvision:NAME, or FILE.py:build",
+        flat="model",
+        choices=MODELS,
+        synonyms=("arch", "architecture", "network", "net", "backbone"),
+    )
+    width: int | None = setting(
+        None,
+        "channels of basic-cnn (128); first ones of vgg, dcgan (64), resnet (64, 20/32: 16); units of mlp (256), linear (20)",
+        ge=1,
+        synonyms=("channels", "hidden", "hidden-size"),
+    )
+    depth: int | None = setting(None, "blocks of basic-cnn (3), mlp (3) or linear (1)", ge=1, synonyms=("layers", "num-layers"))
+    stem: Literal[3, 5, 7] | None = setting(
+        None, "kernel of the first convolution: 3, 5, 7 (default basic-cnn and resnet-gim 5, others 3)", synonyms=("kernel-size",)
+    )
+    activation: str = setting("relu", "{choices}", choices=ACTIVATIONS, synonyms=("act", "nonlinearity"))
+    attention: str = setting("none", "channel attention of resnet18, 20, 32, 50, 152: {choices}", choices=ATTENTIONS)
+    cut: str = setting("after-pool", "where blocks end: {choices}", choices=("after-pool", "before-pool"))
+
+
+class OptimizerSettings(Settings, frozen=True):
+    """The optimiser and its learning rate."""
+
+    PANEL = "Training"
+
+    name: str = setting(
+        "adam",
+        "{choices} (sgdw: decoupled decay)",
+        flat="optimizer",
+        choices=("adam", "adamw", "sgd", "sgdw", "rmsprop", "lars"),
+        synonyms=("optim", "optimiser", "opt"),
+    )
+    lr: float = setting(3e-4, "learning rate; a rule may have its own", ge=0, allow_inf_nan=False, synonyms=("learning-rate",))
+    momentum: float = setting(0.0, "of sgd, sgdw, rmsprop and lars", ge=0, lt=1)
+    nesterov: bool = setting(False, "Nesterov momentum for sgd and sgdw")
+    beta1: float = setting(0.9, "decay of adam's and adamw's mean gradient", ge=0, lt=1, synonyms=("betas", "beta"))
+    weight_decay: float = setting(
+        0.0,
+        "L2 penalty; with adamw and sgdw decoupled decay; with lars of weights only",
+        ge=0,
+        allow_inf_nan=False,
+        synonyms=("wd", "decay", "l2"),
+    )
+    lr_schedule: str = setting(
+        "constant",
+        "{choices} (step: x0.1 at 1/2 and 3/4)",
+        choices=("constant", "cosine", "step"),
+        synonyms=("scheduler", "lr-scheduler", "lr-decay"),
+    )
+    warmup: int = setting(0, "updates of linear learning-rate warm-up", ge=0, synonyms=("warmup-steps", "lr-warmup"))
+
+    @model_validator(mode="after")
+    def _of_one_optimizer(self) -> OptimizerSettings:
+        if self.name in ("adam", "adamw") and (self.momentum or self.nesterov):
+            raise InputError("--momentum belongs to sgd, sgdw, rmsprop and lars, --nesterov to sgd and sgdw; adam has its own momentum")
+        if self.beta1 != 0.9 and self.name not in ("adam", "adamw"):
+            raise InputError("--beta1 belongs to adam and adamw; --momentum is that of the others")
+        if self.nesterov and not (self.name in ("sgd", "sgdw") and self.momentum):
+            raise InputError("--nesterov needs --optimizer sgd or sgdw and a --momentum above 0")
+        return self
+
+
+class RecordSettings(Settings, frozen=True):
+    """What is measured and kept while training."""
+
+    PANEL = "Records"
+
+    every: int = setting(
+        10, "measure the true gradient every N updates; 0 = never", flat="record_every", ge=0, synonyms=("log-every", "log-interval")
+    )
+    diagnose_every: int = setting(5, "every N-th measured update also tells chance, noise, feedback, descent; 0 = none", ge=0)
+    keep_checkpoints: int = setting(
+        0, "keep N snapshots of the weights along the way", ge=0, synonyms=("checkpoints", "snapshots", "save-every")
+    )
+    evaluate_train: bool = setting(False, "after each epoch evaluate the training images in eval mode too")
+    online_probe: bool = setting(
+        False, "per block, a linear learner on its activations, updated every step; its regret", synonyms=("probe",)
+    )
+
+
+class PretrainedSettings(Settings, frozen=True):
+    """The run whose weights a training starts from."""
+
+    PANEL = "Training"
+
+    run: str | None = setting(
+        None, "start from the weights of this run", flat="init_from", synonyms=("pretrained", "checkpoint", "weights", "load")
+    )
+    keep_head: int = setting(0, "with --init-from a simclr run: keep N layers of its projection head under a new top", ge=0)
+
+    @model_validator(mode="after")
+    def _of_a_run(self) -> PretrainedSettings:
+        if self.keep_head and not self.run:
+            raise InputError("--keep-head keeps layers of a pretrained run's projection head: it needs --init-from RUN")
+        return self
+
+
+class ParallelSettings(Settings, frozen=True):
+    """What several processes share."""
+
+    PANEL = "Ranks"
+
+    ranks: int = setting(1, "", ge=1)  # processes that share the run; what they work on:
+    mode: str = setting(
+        "none",
+        "{choices}: what torchrun's processes share, each batch (data; used if nothing is said) or the network (layers)",
+        flat="parallel",
+        choices=("none", "data", "layers"),
+        synonyms=("ddp", "distributed", "strategy"),
+    )
+    sync_batchnorm: bool = setting(False, "with --parallel data: BatchNorm over all ranks' images", synonyms=("sync-bn",))
+    record_ranks: bool = setting(False, "with --parallel data: rows of each rank's own gradient too")
+    split: list[int] | None = setting(
+        None, "with --parallel layers: blocks of each rank, as 4,5,5 (default: by cost measured at the start)"
+    )
+    stale: bool = setting(False, "with --parallel layers: rules that wait for a message take that of an earlier batch")
+    schedule: str = setting("1f1b", "of bp with --parallel layers, torch's pipelines: {choices}", choices=("1f1b", "gpipe"))
+    microbatches: int = setting(
+        4, "of bp with --parallel layers: parts of a batch that follow each other", ge=1, synonyms=("micro-batches", "chunks")
+    )
+
+    @model_validator(mode="after")
+    def _of_what_is_shared(self) -> ParallelSettings:
+        if (self.ranks > 1) != (self.mode != "none"):
+            start = "torchrun --nproc-per-node N -m gradlens train METHOD starts several"
+            raise InputError(f"--parallel {self.mode} with {self.ranks} process{'es' * (self.ranks > 1)}: {start}")
+        for flag, wanted in (("sync_batchnorm", "data"), ("record_ranks", "data"), ("split", "layers"), ("stale", "layers")):
+            if getattr(self, flag) and self.mode != wanted:
+                raise InputError(f"--{flag.replace('_', '-')} belongs to --parallel {wanted}")
+        return self
+
+
+class Config(Settings, frozen=True):
+    """The settings of one run. Build it with :func:`make_config`, which turns what is wrong into one sentence.
+
+    A setting is said here, once, and nowhere else: `python tools/write_settings.py` makes its flag.
+    """
+
+    PANEL = "Training"
+
+    method: str = setting(BASELINE, "", choices=METHODS)
+    options: dict[str, Any] = Field({})  # the method's own, resolved
+    data: DataSettings = DataSettings()
+    model: ModelSettings = ModelSettings()
+    loss: str = setting("ce", "{choices}", choices=LOSSES, synonyms=("criterion", "objective"))
+    epochs: int = setting(12, "passes over the training images; 0 is the untrained control", ge=0, synonyms=("num-epochs", "max-epochs"))
+    steps: int | None = setting(None, "stop after N updates", ge=0, synonyms=("max-steps", "num-steps", "iterations", "updates"))
+    batch_size: int = setting(256, "images per update", ge=1, synonyms=("bs", "batch", "batchsize", "b"))
+    optimizer: OptimizerSettings = OptimizerSettings()
+    seed: int = setting(0, "of everything random", ge=0, synonyms=("random-seed", "manual-seed"))
+    precision: str = setting(
+        "fp32",
+        "{choices} (auto: bf16 where the device has it natively)",
+        panel="Machine",
+        choices=("fp32", "bf16"),
+        typed=("auto",),
+        synonyms=("dtype", "amp", "bf16", "mixed-precision"),
+    )
+    compile: bool = setting(False, "torch.compile each block", panel="Machine", synonyms=("torch-compile",))
+    record: RecordSettings = RecordSettings()
+    pretrained: PretrainedSettings = PretrainedSettings()
+    teacher: str | None = setting(None, "run directory of the network that distil learns from")
+    parallel: ParallelSettings = ParallelSettings()
     # of a rule or network from the user's file: the file and its fingerprint, see training/user_references.py
-    own: dict[str, dict[str, Any]] = {}
-
-    @field_validator(*CHOICES)
-    @classmethod
-    def _known(cls, value: str, info: Any) -> str:
-        if value not in CHOICES[info.field_name]:
-            raise unknown(info.field_name.replace("_", " "), value, CHOICES[info.field_name])
-        return value
+    own: dict[str, dict[str, Any]] = Field({})
 
     @model_validator(mode="before")
     @classmethod
-    def _own_defaults(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """A method's own defaults where nothing is said; its own ``lr`` among its options is the run's learning rate."""
-        values = settle_references(values)
-        rule = rule_of(str(values.get("method", BASELINE)), values.get("own", {}))
+    def _own_defaults(cls, flat: dict[str, Any]) -> dict[str, Any]:
+        """Settings by flat names, with a method's own defaults where nothing is said; its own ``lr`` is the run's learning rate."""
+        flat = settle_references(flat)
+        rule = rule_of(str(flat.get("method", BASELINE)), flat.get("own", {}))
         own = rule.defaults if rule else {}
-        if values.get("optimizer", own.get("optimizer")) == own.get("optimizer"):  # a bundle: another optimiser takes none of it
-            values = {**own, **values}
-        options = values.get("options")
-        if not isinstance(options, dict) or "lr" not in options:
-            return values
-        return {**values, "options": {k: v for k, v in options.items() if k != "lr"}, "lr": options["lr"]}
+        if flat.get("optimizer", own.get("optimizer")) == own.get("optimizer"):  # a bundle: another optimiser takes none of it
+            flat = {**own, **flat}
+        options = flat.get("options")
+        if isinstance(options, dict) and "lr" in options:
+            flat = {**flat, "options": {k: v for k, v in options.items() if k != "lr"}, "lr": options["lr"]}
+        return nested(cls, flat)
 
     @model_validator(mode="after")
-    def _together(self) -> Config:
-        if self.optimizer in ("adam", "adamw") and (self.momentum or self.nesterov):
-            raise InputError("--momentum belongs to sgd, sgdw, rmsprop and lars, --nesterov to sgd and sgdw; adam has its own momentum")
-        if self.beta1 != 0.9 and self.optimizer not in ("adam", "adamw"):
-            raise InputError("--beta1 belongs to adam and adamw; --momentum is that of the others")
-        if self.nesterov and not (self.optimizer in ("sgd", "sgdw") and self.momentum):
-            raise InputError("--nesterov needs --optimizer sgd or sgdw and a --momentum above 0")
-        if self.keep_head and not self.init_from:
-            raise InputError("--keep-head keeps layers of a pretrained run's projection head: it needs --init-from RUN")
+    def _of_this_rule(self) -> Config:
         rule = self.rule
         if self.teacher is not None and not rule.has_teacher:
             raise InputError(f"--teacher: {self.method} has no teacher; distil has one")
         if self.teacher is None and rule.has_teacher:
             raise InputError(f"{self.method} needs --teacher RUN, a run directory whose network it learns from")
-        if self.label_noise and not rule.classifies:
+        if self.data.label_noise and not rule.classifies:
             raise InputError(f"--label-noise changes labels and {self.method} reads none")
-        self._shared()
-        if self.online_probe and not rule.classifies:
+        self._on_several_ranks(rule)
+        if self.record.online_probe and not rule.classifies:
             raise InputError(
                 f"--online-probe reads labels in every step and {self.method} has none; `gradlens probe` reads blocks afterwards"
             )
-        if self.compile and not self.rule.compiles:
+        if self.compile and not rule.compiles:
             raise InputError(f"--compile: {self.method} changes what happens inside blocks, and compiled ones cannot be changed")
-        own = self.rule.Options
         for name in self.options:
-            if name not in own.model_fields and own.model_config.get("extra") != "allow":  # a rule whose file is not read takes any
-                raise unknown(f"option of {self.method}", name, [*own.model_fields, "lr"])
+            fields = rule.Options.model_fields
+            if name not in fields and rule.Options.model_config.get("extra") != "allow":  # a rule whose file is not read takes any
+                raise unknown(f"option of {self.method}", name, [*fields, "lr"], "gradlens list methods")
         try:
-            resolved = own(**self.options).model_dump()
+            resolved = rule.Options(**self.options).model_dump()
         except ValidationError as error:
-            raise InputError(f"option of {self.method}: {sentence(error, flags=False)}") from error
+            raise InputError(f"option of {self.method}: {sentence(error)}") from error
         object.__setattr__(self, "options", resolved)
         return self
 
-    def _shared(self) -> None:
+    def _on_several_ranks(self, rule: type[Method]) -> None:
         """What can be said of one run on several ranks before they meet."""
-        if (self.ranks > 1) != (self.parallel != "none"):
-            start = "torchrun --nproc-per-node N -m gradlens train METHOD starts several"
-            raise InputError(f"--parallel {self.parallel} with {self.ranks} process{'es' * (self.ranks > 1)}: {start}")
-        pipelined = self.rule.pipelined and self.parallel == "layers"
-        if pipelined and self.record_every:
+        pipelined = rule.pipelined and self.parallel.mode == "layers"
+        if pipelined and self.record.every:
             raise InputError("--record-every: torch's pipeline gives no passes to measure on; with --parallel layers it must be 0")
-        if self.parallel == "layers" and self.diagnose_every and self.record_every:
+        if self.parallel.mode == "layers" and self.record.diagnose_every and self.record.every:
             raise InputError("--diagnose-every needs passes of its own through all blocks: with --parallel layers it must be 0")
-        if not pipelined and (self.schedule, self.microbatches) != ("1f1b", 4):
+        if not pipelined and (self.parallel.schedule, self.parallel.microbatches) != ("1f1b", 4):
             raise InputError("--schedule and --microbatches are of pipelined backprop: bp with --parallel layers")
-        for flag, wanted in (("sync_batchnorm", "data"), ("record_ranks", "data"), ("split", "layers"), ("stale", "layers")):
-            if getattr(self, flag) and self.parallel != wanted:
-                raise InputError(f"--{flag.replace('_', '-')} belongs to --parallel {wanted}")
-        if self.online_probe and self.ranks > 1:
+        if self.record.online_probe and self.parallel.ranks > 1:
             raise InputError("--online-probe reads whole batches in one process; `gradlens probe` reads blocks afterwards")
-        if self.sync_batchnorm and self.compile:
+        if self.parallel.sync_batchnorm and self.compile:
             raise InputError("--compile: normalisation over several ranks (--sync-batchnorm) cannot be compiled")
 
     @property
@@ -175,56 +296,64 @@ class Config(BaseModel, frozen=True, extra="forbid"):
         assert rule is not None  # `_known` has refused other names
         return rule
 
+    @classmethod
+    def from_dict(cls, flat: Mapping[str, Any]) -> Config:
+        """A config from settings by their flat names, as in config.json; what is not said has its default.
+
+        Raises:
+            InputError: the first thing that is wrong, in one sentence.
+
+        """
+        try:
+            return cls(**flat)
+        except ValidationError as error:
+            cause = error.errors()[0].get("ctx", {}).get("error")
+            if isinstance(cause, InputError):
+                raise cause from error  # with the traceback of a user's file, where it is that
+            raise InputError(sentence(error, Config)) from error
+
+    def as_dict(self, *, include: Collection[str] | None = None, exclude: Collection[str] = ()) -> dict[str, Any]:
+        """All settings, or some, by their flat names: what config.json holds, in its order."""
+        return {name: v for name, v in flattened(self).items() if name not in exclude and (include is None or name in include)}
+
+    def replace(self, **flat: Any) -> Config:
+        """The same config but for some settings, by their flat names.
+
+        Raises:
+            InputError: they do not go with the others.
+
+        """
+        return self.from_dict({**self.as_dict(), **flat})
+
+    def in_one_process(self) -> Config:
+        """The same config for a run that shares nothing."""
+        return self.model_copy(update={"parallel": ParallelSettings()})
+
     def digest(self) -> str:
         """Six hex digits that name this config among others: a hash of its JSON, without later settings at their defaults.
 
-        A later setting is a field, here or in a rule's ``Options``, that is marked ``Field(..., json_schema_extra={"since": "0.2.0"})``.
+        A later setting is marked ``since="0.2.0"``; a rule's later option ``Field(..., json_schema_extra={"since": "0.2.0"})``.
         So the runs of version 0.1.0, whose fields bear no mark, keep their names whatever is added.
         """
-        options = later_defaults(self.rule.Options, self.options)
-        leave_out: dict[str, Any] = dict.fromkeys(later_defaults(type(self), self.model_dump()), True)
-        if options:
-            leave_out["options"] = options
-        return hashlib.sha256(self.model_dump_json(exclude=leave_out).encode()).hexdigest()[:6]
+        flat = self.as_dict()
+        for name, said in settings_of(type(self)).items():
+            if said.since and flat[name] == said.default:
+                del flat[name]
+        later = later_defaults(self.rule.Options, self.options)
+        flat["options"] = {name: value for name, value in self.options.items() if name not in later}
+        return hashlib.sha256(to_json(flat, inf_nan_mode="null")).hexdigest()[:6]
 
     def run_name(self) -> str:
         """``<method>-<data>-<model>-s<seed>-<digest>``."""
-        data = short_reference("data", Path(self.data).resolve().name) or "images"
-        return f"{self.method}-{data}-{short_reference('model', self.model)}-s{self.seed}-{self.digest()}"
+        data = short_reference("data", Path(self.data.name).resolve().name) or "images"
+        return f"{self.method}-{data}-{short_reference('model', self.model.name)}-s{self.seed}-{self.digest()}"
 
     def differences(self, other: Config) -> list[str]:
-        """The fields in which another config differs, each with both values."""
-        mine, theirs = self.model_dump(), other.model_dump()
+        """The settings in which another config differs, each with both values."""
+        mine, theirs = self.as_dict(), other.as_dict()
         files = difference(mine.pop("own"), theirs.pop("own"))
         said = [f"{name} {theirs[name]!r} there, {mine[name]!r} here" for name in mine if mine[name] != theirs[name]]
         return [*said, files] if files else said
-
-
-def later_defaults(kind: type[BaseModel], values: Mapping[str, Any]) -> set[str]:
-    """The fields marked as added after version 0.1.0 (``since``, see :meth:`Config.digest`) whose value is their default."""
-    later = {
-        name: field
-        for name, field in kind.model_fields.items()
-        if isinstance(field.json_schema_extra, dict) and "since" in field.json_schema_extra
-    }
-    return {name for name, field in later.items() if values.get(name) == field.get_default(call_default_factory=True)}
-
-
-def sentence(error: ValidationError, flags: bool = True) -> str:
-    """The first thing pydantic found wrong, as one sentence that names the field; its flag, where fields are flags."""
-    first = error.errors()[0]
-    cause = first.get("ctx", {}).get("error")
-    if isinstance(cause, InputError):
-        return str(cause)
-    name = str(first["loc"][0]) if first["loc"] else "config"
-    known = flags and name in Config.model_fields
-    if first["type"] == "extra_forbidden":
-        return str(unknown("setting", name, Config.model_fields))
-    label = f"{'--' + name.replace('_', '-') if known else name}: "
-    if first["type"] == "literal_error":
-        return label + str(unknown("value", str(first["input"]), re.findall(r"[\w-]+", first["ctx"]["expected"].replace(" or ", " "))))
-    message = first["msg"][0].lower() + first["msg"][1:]
-    return f"{label}{message}, got {first['input']!r}"
 
 
 def make_config(**settings: Any) -> Config:
@@ -234,29 +363,4 @@ def make_config(**settings: Any) -> Config:
         InputError: the first thing that is wrong, in one sentence.
 
     """
-    try:
-        return Config(**settings)
-    except ValidationError as error:
-        cause = error.errors()[0].get("ctx", {}).get("error")
-        if isinstance(cause, InputError):
-            raise cause from error  # with the traceback of a user's file, where it is that
-        raise InputError(sentence(error)) from error
-
-
-def read_config_file(path: Path) -> dict[str, Any]:
-    """The settings in a JSON file: a bare config, or a run's config.json.
-
-    Raises:
-        InputError: no such file, or not JSON of that form.
-
-    """
-    try:
-        content = json.loads(path.read_text())
-    except OSError as error:
-        raise InputError(f"cannot read the config file {path}: {os.strerror(error.errno or 0)}") from error
-    except ValueError as error:
-        raise InputError(f"{path} is not a JSON config: {error}") from error
-    settings = content.get("config", content) if isinstance(content, dict) else content
-    if not isinstance(settings, dict) or not isinstance(settings.get("options", {}), dict):
-        raise InputError(f"{path} is not a JSON config: wanted an object of settings, its options an object too")
-    return settle_references(settings)
+    return Config.from_dict(settings)

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gradlens.gradients.method import Method
 from gradlens.methods import METHODS
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.user_code import is_reference
-from gradlens.training.config import Config, make_config, read_config_file
+from gradlens.training.config import Config, make_config
+from gradlens.training.config_file import read_config_file
 from gradlens.training.context import RunContext, pick_precision
 from gradlens.training.run_files import is_run
 from gradlens.training.user_references import known_as, reference
@@ -35,8 +37,18 @@ def _parse_sets(pairs: Sequence[str]) -> list[tuple[str | None, str, Any]]:
     return parsed
 
 
-def configs_of(methods: Sequence[str], given: dict[str, Any], place: RunContext) -> list[list[Config]]:
-    """The configs of each method, one per seed, from flags, config file and ``--set``."""
+def configs_of(
+    methods: Sequence[str], given: dict[str, Any], place: RunContext, ranks: tuple[int, str] | None = None
+) -> list[list[Config]]:
+    """The configs of each method, one per seed, from flags, config file and ``--set``.
+
+    Args:
+        methods: their names, or FILE.py:Class.
+        given: the flags that were typed, with underscores.
+        place: where they will run.
+        ranks: how many processes share each run, and what they share (``data`` or ``layers``) where neither flags nor file say it.
+
+    """
     given = dict(given)
     file = read_config_file(given.pop("config")) if "config" in given else {}
     if file.get("method") in methods and (own := reference(file, "method")):
@@ -50,28 +62,40 @@ def configs_of(methods: Sequence[str], given: dict[str, Any], place: RunContext)
     if seeds < 1:
         raise InputError(f"--seeds: must be 1 or more, got {seeds}")
     own_options, owner = file.pop("options", {}), file.pop("method", None)
-    given = {**file, **given}
     if isinstance(given.get("split"), str):
-        numbers = parse_numbers("--split", given["split"])
-        if not all(n.is_integer() for n in numbers):
-            raise InputError(f"--split {given['split']}: wanted whole numbers of blocks, as in --split 2,2")
-        given["split"] = [int(n) for n in numbers]
-    if "precision" in given:
-        given["precision"] = pick_precision(given["precision"], place.device)
-    for method, option, _ in sets:
-        known = {name: [*METHODS[name].Options.model_fields, "lr"] for name in methods}
-        if method is not None and method not in methods:
-            raise InputError(f"--set {method}.{option}: {method} is not among the methods of this command ({', '.join(methods)})")
-        if not any(option in known[name] for name in ([method] if method else methods)):
-            raise unknown(f"option of {method or ', '.join(methods)}", option, {o for n in methods for o in known[n]})
+        given["split"] = _whole_numbers("--split", given["split"])
+    if "precision" in (both := {**file, **given}):
+        given["precision"] = pick_precision(both["precision"], place.device)
+    _refuse_unknown_options(sets, methods)
     out: list[list[Config]] = []
     for name in methods:
         options = dict(own_options) if name == owner else {}
         fields = [*METHODS[name].Options.model_fields, "lr"]
         options |= {option: value for method, option, value in sets if option in fields and method in (None, name)}
-        first = make_config(**{**given, "method": typed[name], "options": options})
-        out.append([first.model_copy(update={"seed": first.seed + i}) for i in range(seeds)])
+        shared = {} if ranks is None else _of_ranks(METHODS[name], file, given, *ranks)
+        first = make_config(**{**file, **given, **shared, "method": typed[name], "options": options})
+        out.append([first.replace(seed=first.seed + i) for i in range(seeds)])
     return out
+
+
+def _of_ranks(rule: type[Method], file: dict[str, Any], typed: dict[str, Any], num_ranks: int, default: str) -> dict[str, Any]:
+    """What a run on several processes is given: flags win, then the file, unless it is of a run that shares nothing or something else."""
+    shared = typed.get("parallel") or file.get("parallel", "none")
+    if shared == "none" and "parallel" not in typed:
+        shared = default
+    said = {**(file if file.get("parallel") == shared else {}), **typed}
+    no_records = ("diagnose_every", *(["record_every"] if rule.pipelined else [])) if shared == "layers" else ()
+    return {"ranks": num_ranks, "parallel": shared} | {name: 0 for name in no_records if name not in said}
+
+
+def _refuse_unknown_options(sets: list[tuple[str | None, str, Any]], methods: Sequence[str]) -> None:
+    known = {name: [*METHODS[name].Options.model_fields, "lr"] for name in methods}
+    for method, option, _ in sets:
+        if method is not None and method not in methods:
+            raise InputError(f"--set {method}.{option}: {method} is not among the methods of this command ({', '.join(methods)})")
+        if not any(option in known[name] for name in ([method] if method else methods)):
+            some = {o for n in ([method] if method else methods) for o in known[n]}
+            raise unknown(f"option of {method or ', '.join(methods)}", option, some, "gradlens list methods")
 
 
 def methods_and_runs(what: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -92,6 +116,13 @@ def method_of(given: dict[str, Any]) -> str:
     if not isinstance(method, str):
         raise InputError(f"which method? One of {', '.join(METHODS)}, or a --config that names one")
     return method
+
+
+def _whole_numbers(flag: str, text: str) -> list[int]:
+    numbers = parse_numbers(flag, text)
+    if not all(n.is_integer() for n in numbers):
+        raise InputError(f"{flag} {text}: wanted whole numbers of blocks, as in {flag} 2,2")
+    return [int(n) for n in numbers]
 
 
 def parse_numbers(flag: str, text: str) -> list[float]:

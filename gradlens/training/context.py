@@ -17,8 +17,10 @@ from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.memory import keep_freed_memory
 from gradlens.runtime.process_group import SINGLE_PROCESS, ProcessGroup, local_device
 from gradlens.training.config import Config
+from gradlens.training.config_fields import EVERYTHING
 
 CPU = torch.device("cpu")
+DEVICES = ("auto", "cpu", "cuda", "cuda:1", "mps")
 PRECISIONS = ("fp32", "bf16", "auto")
 
 
@@ -52,10 +54,10 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise unknown("device", name, ["auto", "cpu", "cuda", "cuda:1", "mps"]) from None
+        raise unknown("device", name, DEVICES, EVERYTHING) from None
     have = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(device.type)
     if have is None:
-        raise unknown("device", name, ["auto", "cpu", "cuda", "cuda:1", "mps"])
+        raise unknown("device", name, DEVICES, EVERYTHING)
     if (device.index or 0) >= have:
         raise InputError(f"--device {name} asked for, but this machine has {have or 'no'} {device.type} device{'s' * (have > 1)}")
     return device
@@ -98,10 +100,10 @@ def _source(name: str, stamp: str, data_dir: Path | None, download: bool, cache:
 
 def load_data(config: Config, context: RunContext) -> Data:
     """The data of a config; the last ones loaded are kept, so that methods compared on the same data load them once."""
-    c = config
-    name = c.data if c.data in DATASETS else str(Path(c.data).absolute()) if Path(c.data).exists() else c.data
+    c = config.data
+    name = c.name if c.name in DATASETS else str(Path(c.name).absolute()) if Path(c.name).exists() else c.name
     drawn = c.limit is not None or c.limit_test is not None or c.label_noise or c.validation or c.labels is not None
-    seed = c.seed if drawn else 0  # one entry for all seeds where nothing is drawn
+    seed = config.seed if drawn else 0  # one entry for all seeds where nothing is drawn
     choice = c.limit, c.label_noise, c.validation, seed, c.limit_test, c.labels
     return _data(name, files_stamp(name), context.data_dir, context.download, context.cache, *choice)
 
@@ -114,8 +116,8 @@ def clear_data_cache() -> None:
 
 def shape_and_classes(config: Config, context: RunContext) -> tuple[tuple[int, int, int], int]:
     """(C, H, W) of a config's images and the number of classes; named data sets need not be there for it."""
-    if config.data in DATASETS:
-        return DATASETS[config.data].shape, DATASETS[config.data].classes
+    if config.data.name in DATASETS:
+        return DATASETS[config.data.name].shape, DATASETS[config.data.name].classes
     data = load_data(config, context)
     return data.shape, len(data.classes)
 

@@ -41,7 +41,7 @@ def fit(state: TrainState, writer: Writer | None = None, watch: Watch = no_progr
 
     """
     checkpoints, total = Checkpointer(state, writer), state.batches.total
-    log, snapshots = RunLog(state, checkpoints, watch), snapshot_steps(total, state.config.keep_checkpoints)
+    log, snapshots = RunLog(state, checkpoints, watch), snapshot_steps(total, state.config.record.keep_checkpoints)
     pending: list[tuple[int, Outcome]] = []  # updates whose reports are still to be read
     with interruptible() as interrupted, forked(), _lost_rank(state, checkpoints):
         if not state.position.best:  # not begun

@@ -102,27 +102,27 @@ def _trusted(params: list[Tensor], group: dict[str, Any]) -> tuple[Tensor, ...]:
 
 def make_optimizer(config: Config, network: ModelAndMethod) -> torch.optim.Optimizer:
     """The optimiser of a config over the rule's parameter groups; fused where torch has it."""
-    groups = network.method.param_groups(list(network.model))
-    decay = config.weight_decay
-    if config.optimizer in ("adam", "adamw"):
-        adam = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-        return adam(groups, lr=config.lr, betas=(config.beta1, 0.999), weight_decay=decay, fused=True)
-    if config.optimizer == "sgdw":
-        return SGDW(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, decoupled_decay=decay)
-    if config.optimizer == "lars":
-        return LARS(groups, lr=config.lr, momentum=config.momentum, weight_decay=decay)
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, weight_decay=decay, fused=True)
-    return torch.optim.RMSprop(groups, lr=config.lr, momentum=config.momentum, weight_decay=decay)
+    groups, c = network.method.param_groups(list(network.model)), config.optimizer
+    if c.name in ("adam", "adamw"):
+        adam = torch.optim.Adam if c.name == "adam" else torch.optim.AdamW
+        return adam(groups, lr=c.lr, betas=(c.beta1, 0.999), weight_decay=c.weight_decay, fused=True)
+    if c.name == "sgdw":
+        return SGDW(groups, lr=c.lr, momentum=c.momentum, nesterov=c.nesterov, decoupled_decay=c.weight_decay)
+    if c.name == "lars":
+        return LARS(groups, lr=c.lr, momentum=c.momentum, weight_decay=c.weight_decay)
+    if c.name == "sgd":
+        return torch.optim.SGD(groups, lr=c.lr, momentum=c.momentum, nesterov=c.nesterov, weight_decay=c.weight_decay, fused=True)
+    return torch.optim.RMSprop(groups, lr=c.lr, momentum=c.momentum, weight_decay=c.weight_decay)
 
 
 def lr_factor(config: Config, step: int, total: int) -> float:
     """What the learning rate is multiplied with at an update: linear warm-up, then constant, cosine to 0, or ×0.1 at ½ and ¾."""
-    if step < config.warmup:
-        return (step + 1) / config.warmup
-    done = (step - config.warmup) / max(1, total - config.warmup)
-    if config.lr_schedule == "cosine":
+    c = config.optimizer
+    if step < c.warmup:
+        return (step + 1) / c.warmup
+    done = (step - c.warmup) / max(1, total - c.warmup)
+    if c.lr_schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * done))
-    if config.lr_schedule == "step":
+    if c.lr_schedule == "step":
         return 0.1 ** ((done >= 0.5) + (done >= 0.75))
     return 1.0

@@ -129,7 +129,7 @@ class Run:
     def require_fingerprint(self, fingerprint: Any, advice: str = "") -> None:
         """:meth:`require_data`, by what ``Data.fingerprint`` gives."""
         if self.info.get("data_fingerprint") != fingerprint:
-            raise InputError(f"the data {self.config.data!r} are not the ones {self.path} was trained on{advice}")
+            raise InputError(f"the data {self.config.data.name!r} are not the ones {self.path} was trained on{advice}")
 
     @property
     def num_classes(self) -> int:
@@ -141,8 +141,8 @@ class Run:
         """
         if "classes" in self.info:
             return int(self.info["classes"])
-        if self.config.data in DATASETS:
-            return DATASETS[self.config.data].classes
+        if self.config.data.name in DATASETS:
+            return DATASETS[self.config.data.name].classes
         return [len(w) for w in self.checkpoint()["model"].values() if w.ndim][-1]  # the top's bias, or what normalises its answer
 
     def snapshots(self) -> list[Path]:

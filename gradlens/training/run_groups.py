@@ -18,7 +18,7 @@ def settings(config: Config) -> dict[str, Any]:
 
     An option named like a setting is written ``method.option``.
     """
-    shared = config.model_dump(exclude={"method", "options", "seed", "own"})
+    shared = config.as_dict(exclude={"method", "options", "seed", "own"})
     shared |= {f"{kind}_file": f"{Path(kept['file']).name}@{kept['sha256'][:6]}" for kind, kept in config.own.items()}
     own = {f"{config.method}.{name}" if name in shared else name: value for name, value in config.options.items()}
     return {**shared, **own}
@@ -39,7 +39,7 @@ def run_labels(runs: Sequence[Run]) -> list[str]:
     >>> run_labels([bp_seed_0, bp_seed_1, dgl_linear, dgl_mlp])  # doctest: +SKIP
     ['bp', 'bp', 'dgl head=linear', 'dgl head=mlp']
     """
-    keys = [run.config.model_dump_json(exclude={"seed"}) for run in runs]
+    keys = [repr(run.config.as_dict(exclude={"seed"})) for run in runs]
     configs = {key: run.config for key, run in zip(keys, runs, strict=True)}
     label = {}
     for key, config in configs.items():

@@ -64,7 +64,7 @@ class RunLog:
         loss, accuracy = evaluate(run.network, run.test, run.batches.to_input, config, run.ranks)
         self._metric(run.test_name, epoch, loss, accuracy)
         self._must_be_finite(f"{run.test_name} loss", loss, epoch, run.position.step)
-        if config.evaluate_train:  # only looked at: a loss that is not finite here ends no run that would go on without it
+        if config.record.evaluate_train:  # only looked at: a loss that is not finite here ends no run that would go on without it
             self._metric(TRAIN_EVAL, epoch, *evaluate(run.network, run.labelled, run.batches.to_input, config, run.ranks))
 
     def end_of_epoch(self, epoch: int) -> None:
@@ -110,7 +110,7 @@ class RunLog:
     def _must_be_finite(self, what: str, loss: float, epoch: int, step: int) -> None:
         if not math.isfinite(loss):
             config = self.run.config
-            where = f"epoch {epoch}, step {step} (lr {config.lr:g})"
+            where = f"epoch {epoch}, step {step} (lr {config.optimizer.lr:g})"
             raise Stopped(f"{config.method}: the {what} became {loss} in {where}{self.checkpoints.saved_note()}")
 
     def _running(self) -> dict[str, float]:

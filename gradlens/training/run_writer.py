@@ -77,7 +77,7 @@ class Writer:
             grown = [*path.glob("*.csv"), *path.glob(STREAMS), *path.glob("tensorboard/events.*")]
             for old in (path / "summary.json", *path.glob("*.pt"), *path.glob("snapshots/*.pt"), *grown, *results_in(path)):
                 old.unlink(missing_ok=True)  # the summary first: without it the run is unfinished, whatever else is left
-        content = {"config": config.model_dump(), **environment(), **info}
+        content = {"config": config.as_dict(), **environment(), **info}
         write(path / "config.json", (json.dumps(content, indent=2) + "\n").encode())
         return Writer(path, config)
 

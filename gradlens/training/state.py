@@ -10,7 +10,7 @@ import torch
 from gradlens.data.split import Data, Split
 from gradlens.runtime.batch_shard import rank_rng_words
 from gradlens.runtime.process_group import SINGLE_PROCESS, ProcessGroup
-from gradlens.runtime.rng import key
+from gradlens.runtime.rng import key, seed_global
 from gradlens.training.batches import Batches
 from gradlens.training.build import ModelAndMethod
 from gradlens.training.config import Config
@@ -59,8 +59,8 @@ def prepare_step(state: TrainState, step: int) -> Recording:
     config, batches = state.config, state.batches
     for group, lr in zip(state.optimizer.param_groups, state.base_lr, strict=True):
         group["lr"] = lr * lr_factor(config, step, batches.total)
-    torch.manual_seed(key(config.seed, "step", *rank_rng_words(step)))  # dropout and the like
+    seed_global(key(config.seed, "step", *rank_rng_words(step)))  # dropout and the like
     state.network.method.start(step // batches.per_epoch + 1, step)
-    if not config.record_every or step % config.record_every:
+    if not config.record.every or step % config.record.every:
         return NOT_RECORDED
-    return Recording(step, bool(config.diagnose_every) and step // config.record_every % config.diagnose_every == 0)
+    return Recording(step, bool(config.record.diagnose_every) and step // config.record.every % config.record.diagnose_every == 0)

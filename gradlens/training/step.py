@@ -273,7 +273,7 @@ class WholeNetwork:
 
     def step(self, step: int, record: Recording, interrupted: Callable[[], bool], save: bool) -> tuple[Outcome, bool, bool]:
         """One update of all blocks."""
-        blocks = AllBlocks(self.config.record_ranks, partial(self.probe.on_update, step) if self.probe else None)
+        blocks = AllBlocks(self.config.parallel.record_ranks, partial(self.probe.on_update, step) if self.probe else None)
         x, y = self.batches.batch(step)
         bf16 = self.config.precision == "bf16"
         outcome = training_step(self.network, self.optimizer, x, y, record.step, bf16, record.diagnose, blocks)

@@ -20,7 +20,7 @@ from gradlens.models.zoo import MODELS
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.user_code import file_and_name, fingerprint, function_in, is_reference
 
-SHIPPED = frozenset(METHODS) | frozenset(MODELS)
+SHIPPED = {"method": tuple(METHODS), "model": tuple(MODELS)}  # the names of this package; the registries also get those of users' files
 KINDS = ("method", "model")  # settings that name code; data are told by their own fingerprint
 RULES: dict[tuple[str, str], type[Method]] = {}  # (name, SHA-256 of its file) -> a user's rule, or what stands in for it
 TYPED: dict[str, dict[str, dict[str, Any]]] = {kind: {} for kind in KINDS}  # what was named in this process: name -> what a config keeps
@@ -39,7 +39,7 @@ def reference_label(kind: str, path: Path, name: str) -> str:
         said = stem
     else:
         said = word if re.sub(r"[^0-9a-z]", "", stem) == re.sub(r"[^0-9a-z]", "", word) else f"{stem}-{word}"
-    return f"own-{said}" if said in SHIPPED else said
+    return f"own-{said}" if any(said in names for names in SHIPPED.values()) else said
 
 
 def short_reference(kind: str, text: str) -> str:

@@ -219,7 +219,7 @@ def test_a_part_fits_eight_minutes_of_a_data_centre_gpu(part):
     """At an assumed 40 TMAC/s (a tenth of such a device's bf16 rate) and 10 ms an update, whichever are slower together."""
     before = max((i.until for i in items.items(cpu=False) if i.name == part.name and i.until < part.until), default=0)
     epochs = part.until - before
-    images = part.config.limit or items.IMAGES
+    images = part.config.data.limit or items.IMAGES
     seconds = items.multiply_adds(part, epochs) / 40e12 + 0.010 * epochs * -(-images // part.config.batch_size)
     assert seconds < 8 * 60
 
@@ -256,12 +256,12 @@ def test_a_learning_rate_is_chosen_once_on_held_out_images(machine, monkeypatch)
     monkeypatch.setitem(runner.GRID, "adam", (1e-9, 3e-2))
     monkeypatch.setattr(runner, "_widened", lambda grid, scores, score: max(grid, key=lambda lr: scores.setdefault(lr, score(lr))))
     a = replace(item("a"), rate="tiny")
-    assert machine.config(a).lr == 3e-2
+    assert machine.config(a).optimizer.lr == 3e-2
     kept = json.loads((machine.results / "rates.json").read_text())["tiny"]
     assert kept["at_an_end_of_the_grid"]
     assert kept["validation_accuracy"]["0.03"] > kept["validation_accuracy"]["1e-09"]
     (machine.results / "rates.json").write_text(json.dumps({"tiny": {"lr": 0.5}}))
-    assert machine.config(a).lr == 0.5
+    assert machine.config(a).optimizer.lr == 0.5
 
 
 # ---------------------------------------------------------------------------------------------------------- the list
@@ -275,10 +275,22 @@ def test_the_list_is_as_the_study_was():
     assert [i.label for i in first] == ["bp", "dgl", "dni published", "cdni published", "dni", "cdni"]
     for i in first:
         c = i.config
-        assert (c.model, c.width, c.limit, c.batch_size, c.optimizer, c.lr_schedule) == ("basic-cnn", None, None, 256, "adam", "cosine")
-        assert not c.augment
+        assert (c.model.name, c.model.width, c.data.limit, c.batch_size, c.optimizer.name, c.optimizer.lr_schedule) == (
+            "basic-cnn",
+            None,
+            None,
+            256,
+            "adam",
+            "cosine",
+        )
+        assert not c.data.augment
     published = next(i for i in listed if i.name == "iteration1-dni-s0").config
-    assert (published.lr, published.batch_size, published.options["target"], published.options["zero_bias"]) == (3e-5, 256, "mean", False)
+    assert (published.optimizer.lr, published.batch_size, published.options["target"], published.options["zero_bias"]) == (
+        3e-5,
+        256,
+        "mean",
+        False,
+    )
     assert len([i for i in listed if i.family == "scale"]) == 2 * 2 * 3 * 2 * 5
     assert {i.until for i in listed if i.family == "iteration2-vgg16"} == {16, 31}
     assert [i.config.epochs for i in items.items(cpu=False) if i.priority == 1] == [8] * 6
@@ -298,7 +310,7 @@ def test_another_width_is_said_in_the_name():
     bp = items.items()[0]
     assert items.at_width(bp, 128) is bp
     narrow = items.at_width(bp, 64)
-    assert (narrow.name, narrow.family, narrow.config.width) == ("fast-bp-s0-w64", "iteration1-fast-w64", 64)
+    assert (narrow.name, narrow.family, narrow.config.model.width) == ("fast-bp-s0-w64", "iteration1-fast-w64", 64)
 
 
 @pytest.mark.parametrize(

@@ -189,7 +189,7 @@ def test_a_network_of_dead_units(tmp_path):
     state = start.checkpoint()
     state["model"]["block2.linear.bias"].fill_(-1e3)  # a relu that never opens again
     torch.save(state, start.path / "checkpoint.pt")
-    found = examine(train_run(config.model_copy(update={"init_from": str(start.path)}), RunContext(out=tmp_path)))
+    found = examine(train_run(config.replace(init_from=str(start.path)), RunContext(out=tmp_path)))
     assert seen(found, "silent layer") == ["block1.linear", "block2.linear", "block3.linear"]
     assert seen(found, "collapsed features") == ["block2", "block3"]
     assert seen(found, "at chance") == ["test"]
@@ -305,7 +305,7 @@ def test_a_check_without_what_it_needs_says_so(copied):
 def test_the_loss_of_guessing_is_the_least_that_a_constant_answer_has(loss):
     run = healthy("bp")
     looked = RunView(load_run(run.path), RunContext())
-    object.__setattr__(looked.run, "config", run.config.model_copy(update={"loss": loss}))
+    object.__setattr__(looked.run, "config", run.config.replace(loss=loss))
     y = torch.arange(10)
     z = torch.zeros(10, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([z], max_iter=200, tolerance_grad=1e-12, line_search_fn="strong_wolfe")

@@ -256,8 +256,8 @@ def test_what_a_stage_hands_on_is_its_clusters():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"map": "pca"}, "known, nearest first"),
-        ({"representation": "hard"}, "known, nearest first"),
+        ({"map": "pca"}, "nearest"),
+        ({"representation": "hard"}, "nearest"),
         ({"clusters": (4,)}, "3 patch sizes and 1 numbers of clusters"),
         ({"clusters": (4, 0, 10)}, "1 or more"),
         ({"sizes": (), "clusters": ()}, "wanted one of each"),

@@ -232,7 +232,7 @@ def test_two_runs_with_the_same_control_fit_it_once(run, monkeypatch):
 
 @pytest.mark.slow
 def test_points_are_means_over_seeds_with_the_networks_own_answer(run, tmp_path):
-    twin = train_run(run.config.model_copy(update={"seed": 1, "epochs": 4}), RunContext(out=tmp_path / "other"))
+    twin = train_run(run.config.replace(seed=1, epochs=4), RunContext(out=tmp_path / "other"))
     names = next(load_snapshots(run, RunContext())).names
     options = ProbeOptions(separability=12, grid=(0.01,), train_images=300, blocks=(names[0],))
     results = [probe_run(r, RunContext(), options) for r in (run, twin)]
@@ -274,7 +274,7 @@ def test_the_figure_shows_the_points_and_names_what_lies_far_below():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"blocks": ("blok1",)}, "unknown block 'blok1'; known, nearest first: block1"),
+        ({"blocks": ("blok1",)}, "unknown block 'blok1'; nearest: block1"),
         ({"features": 0}, "--features: must be 1 or more, got 0"),
         ({"train_images": 9999}, "--train-images 9999: there are 1433"),
         ({"train_images": 10}, r"8 training images \(a fifth of 10 is held out\) are fewer than the 10 classes"),

@@ -33,8 +33,8 @@ from gradlens.training.metrics import TRAIN_EVAL
 from gradlens.training.run_directory import load_run
 from gradlens.training.runs.train_run import train_run
 
-TINY = {"width": 4, "limit": 160, "batch_size": 32, "epochs": 3, "record_every": 0, "lr": 3e-3, "evaluate_train": True}
-FLAGS = ["--width", 4, "--limit", 160, "--batch-size", 32, "--epochs", 3, "--lr", "3e-3", "--quiet"]
+TINY = {"width": 4, "limit": 160, "limit_test": 100, "batch_size": 32, "epochs": 3, "record_every": 0, "lr": 3e-3, "evaluate_train": True}
+FLAGS = ["--width", 4, "--limit", 160, "--limit-test", 100, "--batch-size", 32, "--epochs", 3, "--lr", "3e-3", "--quiet"]
 
 
 def tiny(method="bp", **changes):
@@ -398,7 +398,7 @@ def test_the_command_trains_compares_and_stores(gradlens, tmp_path):
     runs = [load_run(p.parent) for p in (tmp_path / "runs").glob("*/memorization.json")]
     assert len(runs) == 2
     assert len({run.info["label_hash"] for run in runs}) == 1
-    assert all(run.config.evaluate_train and run.config.record_every == 0 and run.config.label_noise == 0.4 for run in runs)
+    assert all(run.config.record.evaluate_train and run.config.record.every == 0 and run.config.data.label_noise == 0.4 for run in runs)
     names = {p.name for p in (tmp_path / "pictures").iterdir()}
     assert names == {f"memorization{kind}.{end}" for kind in ("", "_by_block") for end in ("png", "svg", "csv")}
     before = {run.path: load_checkpoint(run.path / "checkpoint.pt")["step"] for run in runs}
@@ -410,7 +410,7 @@ def test_the_command_trains_compares_and_stores(gradlens, tmp_path):
 def test_all_labels_are_random_unless_said(gradlens, tmp_path):
     assert gradlens("memorize", "bp", *FLAGS)[0] == 0
     (path,) = (p.parent for p in (tmp_path / "runs").glob("*/config.json"))
-    assert load_run(path).config.label_noise == 1
+    assert load_run(path).config.data.label_noise == 1
     file = tmp_path / "c.json"
     file.write_text(json.dumps({"label_noise": 0.3, "record_every": 5}))
     assert memorization.wanted({"config": file}) == {"config": file, "record_every": 0, "label_noise": 0.3, "evaluate_train": True}
@@ -426,7 +426,7 @@ def test_all_labels_are_random_unless_said(gradlens, tmp_path):
         (["bp", "--augment"], ["augmentation must be off"]),
         (["bp", "--no-evaluate-train"], ["--no-evaluate-train"]),
         (["bp", "--run-name", "mine"], ["--run-name"]),
-        (["bqp"], ["bqp", "bp", "dgl"]),
+        (["bqp"], ["bqp", "bp", "`gradlens list methods` lists all"]),
         (["bp", "--limit", 5, "--batch-size", 2], ["5 training images", "10 classes"]),
         (["bp", "--label-noise", 2], ["--label-noise"]),
         (["no/such/run"], ["no/such/run"]),

@@ -382,7 +382,7 @@ def test_what_cannot_be_used_is_one_sentence_and_leaves_nothing(gradlens, copies
         assert not (tmp_path / "figures").exists()
         return err
 
-    assert "unknown block 'blok'; known, nearest first: block" in refused(copies[0], "--block", "blok")
+    assert "unknown block 'blok'; nearest: block" in refused(copies[0], "--block", "blok")
     assert "is not a run directory" in refused(copies[0], tmp_path)
     assert "too few for 10 classes" in refused(copies[0], "--images", 12)
     assert "missing argument" in refused().lower()

@@ -325,5 +325,5 @@ def test_projection_and_relative_error_by_hand():
 
 
 def test_an_unknown_quantity_is_named():
-    with pytest.raises(InputError, match="unknown quantity 'cosin'; known, nearest first: cosine"):
+    with pytest.raises(InputError, match="unknown quantity 'cosin'; nearest: cosine"):
         measure(torch.ones(2), torch.ones(2), ("cosin",))

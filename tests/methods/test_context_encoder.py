@@ -30,7 +30,8 @@ from gradlens.reporting.gallery import draw_learned
 from gradlens.reporting.inpainting import InpaintingPanel, inpainting_grid
 from gradlens.runtime.errors import InputError
 from gradlens.training.build import ModelAndMethod, build_model_and_method, make_network_info
-from gradlens.training.config import make_config, read_config_file
+from gradlens.training.config import make_config
+from gradlens.training.config_file import read_config_file
 from gradlens.training.context import RunContext
 from gradlens.training.evaluation import evaluate
 from gradlens.training.optimizers import make_optimizer
@@ -490,7 +491,7 @@ def test_what_the_rule_says_is_recorded(run):
         (["size=-0.5"], "drops 0x0 of 8x8 pixels: nothing is left to be predicted"),
         (["size=0.1"], "a discriminator needs a region of 2x2 pixels or more"),
         (["lambda_rec=0", "lambda_adv=0"], "no loss"),
-        (["corrupt=center"], "nearest first: centre"),
+        (["corrupt=center"], "nearest: centre"),
         (["size=wide"], "size"),
         (["overlap=-1"], "overlap"),
         (["modules=9"], "unknown option of context-encoder 'modules'"),
@@ -538,8 +539,8 @@ def test_the_command_prints_stores_and_draws(run, program, tmp_path):
 
 def test_the_papers_settings_are_a_config_that_builds():
     config = make_config(**read_config_file(ROOT / "analyses" / "configs" / "context-encoder.json"))
-    assert (config.model, config.lr, config.beta1, config.batch_size) == ("dcgan", 2e-3, 0.5, 64)
-    small = config.model_copy(update={"width": 2})
+    assert (config.model.name, config.optimizer.lr, config.optimizer.beta1, config.batch_size) == ("dcgan", 2e-3, 0.5, 64)
+    small = config.replace(width=2)
     method = build_model_and_method(small, (3, 128, 128), 10, torch.device("cpu")).method
     assert [s.stop - s.start for s in method.pretext.hole] == [56, 56]  # of the 64 that are predicted, 4 on each side are seen
     assert [s.stop - s.start for s in method.pretext.seen] == [64, 64]
@@ -547,7 +548,7 @@ def test_the_papers_settings_are_a_config_that_builds():
 
 
 def test_the_papers_settings_train():
-    config = make_config(**read_config_file(ROOT / "analyses" / "configs" / "context-encoder.json")).model_copy(update={"width": 2})
+    config = make_config(**read_config_file(ROOT / "analyses" / "configs" / "context-encoder.json")).replace(width=2)
     pair = build_model_and_method(config, (3, 32, 32), 10, torch.device("cpu"))
     optimizer = make_optimizer(config, pair)
     assert [(g["lr"], g["betas"][0]) for g in optimizer.param_groups] == [(2e-3, 0.5), (2e-4, 0.5)]

@@ -347,7 +347,7 @@ def test_an_encoder_of_patches_is_fine_tuned_on_whole_images(tmp_path):
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, fresh[name] if name.startswith("top.") else kept[name]), name
     assert kept["top.hidden.weight"].shape != fresh["top.hidden.weight"].shape
-    assert train_run(new.model_copy(update={"epochs": 1}), place).finished
+    assert train_run(new.replace(epochs=1), place).finished
     with pytest.raises(InputError, match=r"--keep-head 1: the run .*infomax.* has no projection head"):
         build_model_and_method(make_config(init_from=str(run.path), keep_head=1, **sizes), (1, 8, 8), 10, CPU)
 

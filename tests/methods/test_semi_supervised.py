@@ -18,7 +18,8 @@ from gradlens.gradients.method import Step
 from gradlens.gradients.true_gradient import true_gradients
 from gradlens.runtime.errors import InputError
 from gradlens.training.build import build_model_and_method
-from gradlens.training.config import make_config, read_config_file
+from gradlens.training.config import make_config
+from gradlens.training.config_file import read_config_file
 from gradlens.training.context import RunContext
 from gradlens.training.loop import fit
 from gradlens.training.run_directory import load_run as load_run
@@ -116,10 +117,10 @@ def test_a_kept_head_is_the_pretrained_one_under_a_new_top(runs):
 
 def test_how_many_layers_are_kept(runs):
     for n, layers in ((1, ["layer1"]), (2, ["layer1", "layer2"]), (3, ["layer1", "layer2", "layer3"])):
-        model, _ = build_model_and_method(runs["bp"].config.model_copy(update={"keep_head": n}), (1, 8, 8), 10, CPU)
+        model, _ = build_model_and_method(runs["bp"].config.replace(keep_head=n), (1, 8, 8), 10, CPU)
         assert [k for k, _ in model.head.named_children() if k.startswith("layer")] == layers
     with pytest.raises(InputError, match="has a projection head of 3 layers"):
-        build_model_and_method(runs["bp"].config.model_copy(update={"keep_head": 4}), (1, 8, 8), 10, CPU)
+        build_model_and_method(runs["bp"].config.replace(keep_head=4), (1, 8, 8), 10, CPU)
 
 
 # ---------------------------------------------------------------------------------------------------------- distillation
@@ -171,7 +172,7 @@ def test_a_student_sees_all_images_and_is_scored_on_the_labelled(runs):
 
 def test_training_images_without_a_label_are_not_counted_as_wrong(runs):
     """--evaluate-train reads the images whose label is known: the others have none to be right about."""
-    config = runs["distil"].config.model_copy(update={"evaluate_train": True, "epochs": 1, "record_every": 0})
+    config = runs["distil"].config.replace(evaluate_train=True, epochs=1, record_every=0)
     state = build_state(config, load("digits", limit=200, limit_test=50, labels=0.1), CPU)
     assert len(state.batches.images) == 200
     assert (state.labelled.labels >= 0).all()

@@ -616,11 +616,11 @@ def test_a_step_measured_again_gives_the_same_numbers_under_a_redrawn_rule():
 @pytest.mark.parametrize("net", ["basic-cnn", "mlp"])
 def test_the_difference_of_b_and_w_shrinks_by_exactly_the_decay_factor_each_step(net, settings, momentum):
     config = make_config(method="kp", **settings)
-    assert config.momentum == momentum
+    assert config.optimizer.momentum == momentum
     c = case(net)
     pair = ModelAndMethod(c.model, rule("kp", c, warmed_up=False))
     optimizer = make_optimizer(config, pair)
-    factor = 1 - config.lr * config.weight_decay
+    factor = 1 - config.optimizer.lr * config.optimizer.weight_decay
     ws = [w for block in c.model for w in weights(block).values()]
 
     def differences():
@@ -719,7 +719,7 @@ def test_a_shared_weight_and_its_b_shrink_together():
         before = (pair.method.held("block2.linear") - c.model[1].linear.weight).detach().clone()
         training_step(pair, optimizer, x, y)
         after = pair.method.held("block2.linear") - c.model[1].linear.weight
-        assert (after - (1 - config.lr * config.weight_decay) * before).norm() < 1e-12 * before.norm()
+        assert (after - (1 - config.optimizer.lr * config.optimizer.weight_decay) * before).norm() < 1e-12 * before.norm()
 
 
 # --------------------------------------------------------------------------------------------------------------- angles

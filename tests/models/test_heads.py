@@ -115,7 +115,7 @@ def test_on_flat_activations_there_is_nothing_to_pool(kind, pooled, layers):
 
 
 def test_an_unknown_head_and_a_convolutional_one_without_space_are_refused():
-    with pytest.raises(InputError, match="unknown head 'mpl'; known, nearest first: mlp"):
+    with pytest.raises(InputError, match="unknown head 'mpl'; nearest: mlp"):
         head("mpl", (C, 8, 8), CLASSES, WIDTH, 1, False)
     for kind in ("cnn", "mlp-sr"):
         with pytest.raises(InputError, match=rf"head={kind} needs activations of shape \[C, H, W\].*\[6\]"):

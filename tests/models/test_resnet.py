@@ -443,7 +443,7 @@ def test_attention_where_there_is_none_is_refused_and_the_nets_that_have_it_are_
         build(name, ModelSpec(CIFAR, 10, attention="se"))
     for word in ("--attention se", name, *WITH_ATTENTION):
         assert word in str(caught.value)
-    with pytest.raises(InputError, match="attention 'eca'; known, nearest first: "):
+    with pytest.raises(InputError, match="attention 'eca'; nearest: "):
         build("resnet18", ModelSpec(CIFAR, 10, attention="eca"))
 
 

@@ -14,6 +14,8 @@ from gradlens.training.config import make_config
 from gradlens.training.context import RunContext
 from gradlens.training.run_directory import load_result, load_run
 
+pytestmark = pytest.mark.usefixtures("few_pixels")
+
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradlens.runtime.rng import generator, key, seeded
+from gradlens.runtime.rng import generator, key, seed_global, seeded
 
-names = st.tuples(st.integers(0, 2**31), st.text(max_size=8), st.lists(st.integers(0, 2**31), max_size=3))
+names = st.tuples(st.integers(0, 2**31), st.text("a1 ,'", max_size=8), st.lists(st.integers(0, 2**31), max_size=3))
 
 
 @settings(deadline=None)
@@ -55,6 +55,16 @@ def test_seeded_gives_module_constructors_a_keyed_stream_and_restores_the_global
         assert torch.equal(torch.nn.Linear(3, 3).weight, a)
     with seeded(1, "init"):
         assert not torch.equal(torch.nn.Linear(3, 3).weight, a)
+
+
+def test_the_global_stream_is_seeded_as_torch_does_it_for_every_number_a_key_can_be():
+    for value in (0, 7, key(0, "step", 3), 2**63 - 1):
+        torch.manual_seed(value)
+        wanted = torch.get_rng_state()
+        torch.rand(3)
+        seed_global(value)
+        assert torch.equal(torch.get_rng_state(), wanted)
+        assert torch.initial_seed() == value
 
 
 def test_seeded_restores_after_an_exception():

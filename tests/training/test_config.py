@@ -14,9 +14,13 @@ from gradlens.methods import METHODS
 from gradlens.models.spec import ACTIVATIONS
 from gradlens.models.zoo import MODELS
 from gradlens.runtime.errors import InputError, unknown
-from gradlens.training.config import CHOICES, Config, make_config, read_config_file
+from gradlens.training.config import Config, make_config
 from gradlens.training.config_builder import configs_of
+from gradlens.training.config_fields import settings_of
+from gradlens.training.config_file import read_config_file
 from gradlens.training.context import RunContext
+
+CHOICES = {name: setting.choices for name, setting in settings_of(Config).items() if setting.choices}
 
 
 def refused(**settings):
@@ -79,17 +83,18 @@ def test_a_bad_value_names_its_flag_and_the_value(name, value):
 
 @pytest.mark.parametrize("name", CHOICES)
 @pytest.mark.parametrize("value", ["nonsense", 3, None])
-def test_an_unknown_choice_names_the_setting_and_lists_what_is_known(name, value):
+def test_an_unknown_choice_names_the_setting_and_what_is_near(name, value):
     text = refused(**{name: value})
     assert name.replace("_", " ") in text.replace("-", " ")
     if isinstance(value, str):
         assert repr(value) in text
-        assert all(known in text for known in CHOICES[name])
+        assert sum(f" {known}" in text.replace(",", "") for known in CHOICES[name]) >= min(2, len(CHOICES[name]))
+        assert len(CHOICES[name]) <= 3 or f"(of {len(CHOICES[name])}; `gradlens " in text
 
 
 def test_every_setting_is_validated_here():
     """Each field of the config occurs in one of the two tests above, but for the rule's options."""
-    assert set(BAD) | set(CHOICES) | {"options", "own"} == set(Config.model_fields)
+    assert set(BAD) | set(CHOICES) | {"options", "own"} == set(settings_of(Config))
 
 
 @pytest.mark.parametrize(
@@ -111,21 +116,26 @@ def test_every_setting_is_validated_here():
 )
 def test_known_names_are_listed_nearest_first(settings, nearest):
     text = refused(**settings)
-    listed = text.split("nearest first: ")[1].split(", ")
+    listed = text.split("nearest: ")[1].split(" (of ")[0].split(", ")
     assert listed[0].startswith(nearest)
-    assert len(listed) > 1
+    assert 1 < len(listed) <= 3
 
 
-@given(name=st.text(max_size=12), known=st.lists(st.text(st.characters(exclude_characters=","), min_size=1), min_size=1, unique=True))
+@given(name=st.text(max_size=12), known=st.lists(st.text("abc", min_size=1), min_size=1, unique=True))
 @settings(deadline=None)
-def test_unknown_lists_all_the_known(name, known):
-    listed = str(unknown("thing", name, known)).split("known, nearest first: ")[-1]
-    assert sorted(listed.split(", ")) == sorted(", ".join(known).split(", "))
+def test_unknown_lists_three_and_says_of_how_many(name, known):
+    said, _, rest = str(unknown("thing", name, known)).split("nearest: ")[-1].partition(" (of ")
+    listed = said.split(", ")
+    assert len(listed) == min(3, len(known))
+    assert set(listed) <= set(known)
+    assert rest == ("" if len(known) <= 3 else f"{len(known)})")
+    assert name not in known or listed[0] == name
+    assert len(known) <= 3 or str(unknown("thing", name, known, "do this")).endswith(f" (of {len(known)}; `do this` lists all)")
 
 
 def test_options_of_a_rule_that_has_none_and_options_of_another_rule():
     assert "head" in refused(method="bp", options={"head": "mlp"})
-    assert "lr" in refused(method="bp", options={"head": "mlp"}).split("first: ")[1]
+    assert "lr" in refused(method="bp", options={"head": "mlp"}).split("nearest: ")[1]
     assert "zero_bias" in refused(method="dgl", options={"zero_bias": True})
 
 
@@ -134,7 +144,7 @@ def test_options_of_a_rule_that_has_none_and_options_of_another_rule():
     [
         ("dgl", {"layers": 4}, ["option of dgl", "layers", "3", "got 4"]),
         ("dgl", {"layers": 0}, ["option of dgl", "layers", "got 0"]),
-        ("dgl", {"head": "conv"}, ["option of dgl", "head", "linear", "mlp-sr", "cnn", "'conv'"]),
+        ("dgl", {"head": "conv"}, ["option of dgl", "head", "linear", "cnn", "'conv'", "(of 4; `gradlens list methods` lists all)"]),
         ("dni", {"bp_lambda": 1.5}, ["option of dni", "bp_lambda", "got 1.5"]),
         ("dni", {"target": "max"}, ["option of dni", "target", "sum", "mean"]),
         ("cdni", {"synth_warmup": -1}, ["option of cdni", "synth_warmup", "got -1"]),
@@ -178,7 +188,7 @@ def test_settings_that_contradict_each_other(settings, flag):
 )  # fmt: skip
 def test_the_edges_that_are_allowed(settings):
     config = make_config(**settings)
-    assert all(getattr(config, name) == value for name, value in settings.items())
+    assert all(config.as_dict()[name] == value for name, value in settings.items())
 
 
 def test_choices_are_the_registries_themselves():
@@ -191,8 +201,14 @@ def test_choices_are_the_registries_themselves():
 
 def test_defaults_of_the_issue():
     config = make_config()
-    assert (config.batch_size, config.precision, config.optimizer, config.data, config.normalize) == (256, "fp32", "adam", "digits", "pm1")
-    assert (config.model, config.loss, config.lr_schedule, config.augment) == ("basic-cnn", "ce", "constant", False)
+    assert (config.batch_size, config.precision, config.optimizer.name, config.data.name, config.data.normalize) == (
+        256,
+        "fp32",
+        "adam",
+        "digits",
+        "pm1",
+    )
+    assert (config.model.name, config.loss, config.optimizer.lr_schedule, config.data.augment) == ("basic-cnn", "ce", "constant", False)
 
 
 # ------------------------------------------------------------------------------------------------ resolved, named, stored
@@ -207,10 +223,10 @@ def test_options_are_stored_resolved():
 
 def test_a_rules_own_lr_is_the_runs_lr():
     config = make_config(method="dni", lr=1e-2, options={"lr": 1e-4, "target": "mean"})
-    assert config.lr == 1e-4
+    assert config.optimizer.lr == 1e-4
     assert "lr" not in config.options
     assert config == make_config(method="dni", lr=1e-4, options={"target": "mean"})
-    assert make_config(method="bp", options={"lr": 0.5}).lr == 0.5
+    assert make_config(method="bp", options={"lr": 0.5}).optimizer.lr == 0.5
     assert refused(method="bp", options={"lr": -1}).startswith("--lr: ")
 
 
@@ -257,7 +273,7 @@ def test_the_digest_depends_on_every_field():
     bp = {**layers, "record_every": 0}
     configs += [make_config(**bp), make_config(**bp, schedule="gpipe"), make_config(**bp, microbatches=2)]
     shared = {"ranks", "parallel", "sync_batchnorm", "record_ranks", "stale", "split", "schedule", "microbatches"}
-    assert set(OTHER) | shared | {"own", "momentum", "nesterov", "beta1", "options", "keep_head", "teacher"} == set(Config.model_fields)
+    assert set(OTHER) | shared | {"own", "momentum", "nesterov", "beta1", "options", "keep_head", "teacher"} == set(settings_of(Config))
     assert len({c.digest() for c in configs}) == len(configs)
     assert all(len(c.digest()) == 6 and int(c.digest(), 16) >= 0 for c in configs)
 
@@ -315,7 +331,7 @@ def test_round_trip_through_json(lr, decay, noise, seed, method, limit, augment,
     config = make_config(
         lr=lr, weight_decay=decay, label_noise=noise, seed=seed, method=method, limit=limit, augment=augment, data=data
     )  # fmt: skip
-    back = make_config(**json.loads(json.dumps(config.model_dump())))
+    back = make_config(**json.loads(json.dumps(config.as_dict())))
     assert back == config
     assert back.digest() == config.digest()
 
@@ -326,8 +342,8 @@ def test_round_trip_through_json(lr, decay, noise, seed, method, limit, augment,
 def test_a_bare_config_and_a_runs_config_json_read_the_same(tmp_path):
     config = make_config(method="dgl", lr=0.1)
     bare, stored = tmp_path / "bare.json", tmp_path / "config.json"
-    bare.write_text(json.dumps(config.model_dump()))
-    stored.write_text(json.dumps({"config": config.model_dump(), "versions": {"torch": "2"}, "git": None}))
+    bare.write_text(json.dumps(config.as_dict()))
+    stored.write_text(json.dumps({"config": config.as_dict(), "versions": {"torch": "2"}, "git": None}))
     assert make_config(**read_config_file(bare)) == make_config(**read_config_file(stored)) == config
 
 
@@ -351,14 +367,14 @@ def test_files_that_cannot_be_read(tmp_path):
 def test_a_rules_own_defaults_hold_where_nothing_is_said_and_only_there():
     own = METHODS["kp"].defaults
     kp = make_config(method="kp")
-    assert {name: getattr(kp, name) for name in own} == dict(own)
-    assert make_config(method="kp", lr=0.5).lr == 0.5
-    assert make_config(method="kp", optimizer="sgdw").lr == own["lr"]
+    assert kp.as_dict(include=own) == dict(own)
+    assert make_config(method="kp", lr=0.5).optimizer.lr == 0.5
+    assert make_config(method="kp", optimizer="sgdw").optimizer.lr == own["lr"]
     with_adam = make_config(method="kp", optimizer="adam")  # takes nothing of what was meant for another optimiser
-    assert (with_adam.lr, with_adam.momentum, with_adam.weight_decay) == (3e-4, 0, 0)
-    assert make_config(**kp.model_dump()) == kp
+    assert (with_adam.optimizer.lr, with_adam.optimizer.momentum, with_adam.optimizer.weight_decay) == (3e-4, 0, 0)
+    assert make_config(**kp.as_dict()) == kp
     plain = make_config(method="fa")
-    assert (plain.optimizer, plain.lr, plain.weight_decay) == ("adam", 3e-4, 0)
+    assert (plain.optimizer.name, plain.optimizer.lr, plain.optimizer.weight_decay) == ("adam", 3e-4, 0)
 
 
 def test_feedback_inside_blocks_does_not_go_with_compiled_ones():
@@ -370,3 +386,41 @@ def test_feedback_inside_blocks_does_not_go_with_compiled_ones():
 def test_a_split_is_of_whole_blocks(split):
     with pytest.raises(InputError, match="wanted whole numbers of blocks"):
         configs_of(["dgl"], {"split": split, "parallel": "layers", "ranks": 2}, RunContext())
+
+
+@pytest.mark.parametrize(
+    ("file", "typed", "default", "wanted"),
+    [
+        ({}, {}, "data", ("data", 10, 5)),
+        ({}, {}, "layers", ("layers", 10, 0)),
+        ({"parallel": "layers"}, {}, "data", ("layers", 10, 0)),  # the file wins over the default
+        ({"parallel": "layers"}, {"parallel": "data"}, "data", ("data", 10, 5)),  # and a flag over the file
+        ({"parallel": "data", "ranks": 4}, {}, "layers", ("data", 10, 5)),  # of another number of processes
+        ({"parallel": "none", "ranks": 1, "diagnose_every": 3}, {}, "data", ("data", 10, 3)),  # of a run in one process
+        ({"parallel": "none", "ranks": 1, "diagnose_every": 3}, {"parallel": "layers"}, "data", ("layers", 10, 0)),
+        ({"record_every": 4}, {"parallel": "layers"}, "data", ("layers", 4, 0)),
+    ],
+)
+def test_what_processes_share_is_said_by_flags_then_the_file_then_the_command(file, typed, default, wanted, tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(file))
+    ((config,),) = configs_of(["dgl"], {**typed, "config": path}, RunContext(), ranks=(2, default))
+    values = config.as_dict()
+    assert values["ranks"] == 2
+    assert tuple(values[name] for name in ("parallel", "record_every", "diagnose_every")) == wanted
+
+
+def test_what_a_file_says_against_its_own_layers_is_refused(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"parallel": "layers", "diagnose_every": 5}))
+    with pytest.raises(InputError, match="--diagnose-every needs passes of its own"):
+        configs_of(["dgl"], {"config": path}, RunContext(), ranks=(2, "data"))
+    with pytest.raises(InputError, match="--parallel none with 2 processes"):
+        configs_of(["dgl"], {"parallel": "none"}, RunContext(), ranks=(2, "data"))
+
+
+def test_backprop_over_layers_records_nothing_unless_asked():
+    ((config,),) = configs_of(["bp"], {"parallel": "layers"}, RunContext(), ranks=(2, "data"))
+    assert config.as_dict()["record_every"] == 0
+    with pytest.raises(InputError, match="--record-every: torch's pipeline"):
+        configs_of(["bp"], {"parallel": "layers", "record_every": 3}, RunContext(), ranks=(2, "data"))

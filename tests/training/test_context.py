@@ -65,7 +65,7 @@ def test_images_that_change_are_read_again(tmp_path, how):
     config, place = make_config(data=str(folder(tmp_path))), RunContext()
     first = load_data(config, place)
     assert load_data(config, place) is first
-    assert load_data(config.model_copy(update={"seed": 1}), place) is first  # nothing is drawn
+    assert load_data(config.replace(seed=1), place) is first  # nothing is drawn
     for file in tmp_path.rglob("*.png"):  # as the files of a folder are, older than this test: a clock may tick slowly
         os.utime(file, ns=(10**18, 10**18))
     before = load_data(config, place)
@@ -103,5 +103,5 @@ def test_a_run_says_of_which_images_it_is_if_they_change_while_it_is_prepared(tm
     training = prepare(config, place)
     before = load_data(config, place).fingerprint()
     picture(tmp_path / "images" / "train" / "a" / "0.png", 200)
-    run = train_run(config, place, training=training)
+    run = train_run(config, place, state=training)
     assert run.info["data_fingerprint"] == before != load_data(config, place).fingerprint()

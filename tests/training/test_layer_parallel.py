@@ -56,7 +56,7 @@ def trained(world: ProcessGroup, cases: Sequence[tuple[str, dict[str, Any]]]) ->
     found = []
     for name, more in cases:
         config = settings(name, world.num_ranks, **more)
-        state = build_state(config, load("digits", limit=config.limit), torch.device("cpu"), world)
+        state = build_state(config, load("digits", limit=config.data.limit), torch.device("cpu"), world)
         rows: list[tuple[Any, ...]] = []
         metrics: list[tuple[Any, ...]] = []
 
@@ -333,7 +333,7 @@ def test_making_a_stage_measures_and_sends_nothing(name, monkeypatch):
         assert [len(r) for r in state.stage.ranges] == [1, 3]
         assert state.stage.bytes_sent() == 0
     with pytest.raises(AssertionError):  # without --split the costs decide
-        build_state(config.model_copy(update={"split": None}), load("digits", limit=96), torch.device("cpu"), ProcessGroup(0, 2))
+        build_state(config.replace(split=None), load("digits", limit=96), torch.device("cpu"), ProcessGroup(0, 2))
 
 
 @pytest.mark.parametrize("name", METHODS)

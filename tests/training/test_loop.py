@@ -43,7 +43,9 @@ CPU = torch.device("cpu")
 
 
 def training(config):
-    data = load_data(config.data, limit=config.limit, label_noise=config.label_noise, validation=config.validation, seed=config.seed)
+    data = load_data(
+        config.data.name, limit=config.data.limit, label_noise=config.data.label_noise, validation=config.data.validation, seed=config.seed
+    )
     return build_state(config, data, CPU)
 
 
@@ -107,8 +109,12 @@ def test_killed_while_a_checkpoint_was_being_written(whole, processes, tmp_path)
 # --------------------------------------------------------------------------------------------------------- interrupted
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("step", [1, 5, 8, 22])
+# each signal by default at two of the four moments; the other pairs are slow
+MOMENTS = [(1, signal.SIGINT), (5, signal.SIGTERM), (8, signal.SIGINT), (22, signal.SIGTERM)]
+OTHERS = [(step, signal.SIGTERM if number == signal.SIGINT else signal.SIGINT) for step, number in MOMENTS]
+
+
+@pytest.mark.parametrize(("step", "number"), [*MOMENTS, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in OTHERS)])
 def test_a_signal_saves_and_resuming_ends_in_the_same_bits(number, step, whole, tmp_path):
     before = signal.getsignal(number)
     with pytest.raises(Stopped) as caught:

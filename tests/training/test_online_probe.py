@@ -328,7 +328,7 @@ def test_a_student_of_partly_labelled_images_is_probed_on_the_labelled(tmp_path)
 
 
 def tiny(method="bp", **settings):
-    base = {"limit": 96, "batch_size": 32, "epochs": 4, "model": "basic-cnn", "width": 4, "record_every": 2, "seed": 3}
+    base = {"limit": 96, "limit_test": 64, "batch_size": 32, "epochs": 4, "width": 4, "record_every": 2, "seed": 3}
     return make_config(method=method, **{**base, **settings})
 
 
@@ -345,7 +345,7 @@ def files(run):
 
 @pytest.mark.parametrize("method", sorted(name for name in SUPERVISED if not METHODS[name].has_teacher))
 def test_a_training_does_not_notice_that_it_is_probed(method, whole):
-    small = {"limit": 32, "batch_size": 16, "width": 2}
+    small = {"limit": 32, "batch_size": 16, "width": 2, "epochs": 4 if method == "greedy" else 2}
     on, off = whole(method, online_probe=True, **small), whole(method, **small)
     mine, theirs = on.checkpoint(), off.checkpoint()
     assert set(mine) - set(theirs) == {"probe"}

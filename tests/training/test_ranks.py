@@ -86,20 +86,23 @@ LONG = [*DATA, "--record-ranks"]
 def undisturbed(tmp_path_factory):
     """The long run on two ranks, left alone."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    status, out, err = finished(start(folder, *LONG, "--run-name", "run"))
-    assert status == 0, err
-    assert "run: runs/run" in out
+    command = [*LONG, "--run-name", "run"]
+    ended = [rank.finished() for rank in side_by_side(folder, command, command)]
+    assert [status for status, *_ in ended] == [0, 0], ended
     return folder / "runs" / "run"
 
 
 @STARTS_RANKS
 @pytest.mark.smoke
-def test_rank_0_alone_writes_and_speaks(undisturbed):
-    run = load_run(undisturbed)
+def test_rank_0_alone_writes_and_speaks(tmp_path):
+    status, out, err = finished(start(tmp_path, "train", "dgl", *SMALL, "--epochs", "2", "--record-ranks", "--run-name", "run"))
+    assert status == 0, err
+    assert "run: runs/run" in out
+    run = load_run(tmp_path / "runs" / "run")
     assert run.finished
-    assert (run.config.ranks, run.config.parallel) == (2, "data")
-    assert [p.name for p in undisturbed.parent.iterdir()] == ["run"]
-    assert len(run.metrics) == 2 * 24 + 1
+    assert (run.config.parallel.ranks, run.config.parallel.mode) == (2, "data")
+    assert [p.name for p in run.path.parent.iterdir()] == ["run"]
+    assert len(run.metrics) == 2 * 2 + 1
     own = {(row.kind, row.layer) for row in run.gradients if row.kind.startswith("rank")}
     assert own == {(f"rank{rank}", layer) for rank in (0, 1) for layer in ("block1", "block2", "block3", "top")}
     top = [row.value for row in run.gradients if row.kind in ("rank0", "rank1") and (row.layer, row.quantity) == ("top", "cosine")]

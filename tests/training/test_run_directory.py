@@ -381,7 +381,7 @@ def test_the_number_of_classes_is_that_of_the_data(run, tmp_path):
     older = shelf.copied(run, tmp_path)
     stored = {name: value for name, value in older.info.items() if name != "classes"}
     assert replace(older, info=stored).num_classes == 10  # by the data set's name
-    elsewhere = replace(older, info=stored, config=older.config.model_copy(update={"data": "images"}))
+    elsewhere = replace(older, info=stored, config=older.config.replace(data="images"))
     assert elsewhere.num_classes == 10  # by the network
     state = elsewhere.checkpoint()
     state["model"] |= {"top.norm.running_var": torch.ones(7), "top.norm.num_batches_tracked": torch.tensor(3)}
@@ -433,7 +433,7 @@ def test_overwrite_starts_over(run, tmp_path):
     measured = first.path / "measured.csv"
     measured.write_text("step,layer,kind,quantity,value,reference\n")
     other = replace(again, name=first.path.name, overwrite=True)
-    second = train_run(run.config.model_copy(update={"epochs": 1, "keep_checkpoints": 0}), other)
+    second = train_run(run.config.replace(epochs=1, keep_checkpoints=0), other)
     assert second.config.epochs == 1
     assert [m.epoch for m in second.metrics] == [0, 1, 1]
     assert second.snapshots() == []

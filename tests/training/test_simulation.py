@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradlens.methods import METHODS
@@ -203,6 +203,7 @@ def must_follow(name, tasks, spans):
     return [(a, b) for a, b in order if when[a].start < when[b].end]
 
 
+@settings(max_examples=50)
 @given(st.data())
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_nothing_is_done_before_what_it_needs_or_twice_at_once(name, data):
@@ -386,7 +387,7 @@ def test_the_command_measures_simulates_and_draws(program, tmp_path, short_round
     [
         (["--link", "0"], "--link: must be above 0 GB/s, got 0"),
         (["--micro-batches", "300"], "--micro-batches 300: a batch has 256 images"),
-        (["dlg"], "unknown method 'dlg'; known, nearest first: dgl"),
+        (["dlg"], "unknown method 'dlg'; nearest: dgl"),
         (["--workers", "0"], "--workers"),
         (["distil"], "distil needs --teacher"),
     ],

@@ -84,15 +84,15 @@ def test_the_documents_studies_expand(path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('methods = ["bp"]\nsedes = [1]', "unknown key of the study .*study.toml 'sedes'; known, nearest first: seeds"),
-        ('methods = ["pb"]', "unknown method 'pb'; known, nearest first: bp"),
+        ('methods = ["bp"]\nsedes = [1]', "unknown key of the study .*study.toml 'sedes'; nearest: seeds"),
+        ('methods = ["pb"]', "unknown method 'pb'; nearest: bp"),
         ("seeds = [0]", "methods = None: wanted a list of names of methods, with one at least"),
         ('methods = ["bp"]\nseeds = []', r"seeds = \[\]: wanted a list of whole numbers, with one at least"),
         ('methods = ["bp"]\nseeds = [1.5]', "wanted a list of whole numbers"),
         ('methods = ["bp"]\nbaseline = "dgl"', r"baseline = 'dgl' is none of its methods \(bp\)"),
         ('methods = ["bp"]\n[grid]\nlr = []', r"\[grid\] lr = \[\]: wanted a list of values to try"),
         ('methods = ["bp"]\n[grid]\nlr = 0.1', "wanted a list of values to try"),
-        ('methods = ["bp"]\n[settings]\nwith = 8', "unknown flag in .*'with'; known, nearest first: width"),
+        ('methods = ["bp"]\n[settings]\nwith = 8', "unknown flag in .*'with'; nearest: width"),
         ('methods = ["bp"]\n[settings]\nseed = 8', r"seed is not said here but by: seeds = \[...\]"),
         ('methods = ["bp"]\n[settings]\nlr = 1\n[grid]\nlr = [1]', r"lr stands in \[settings\] and in \[grid\]"),
         ('methods = ["bp"]\nsettings = 3', r"settings is no table: write \[settings\]"),

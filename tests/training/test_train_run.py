@@ -197,17 +197,19 @@ def test_a_single_run_is_built_once_and_trials_of_learning_rates_are_checked_onc
     original = build.build_model_and_method
 
     def counted(config, shape, classes, device):
-        built.append((config.lr, device.type))
+        built.append((config.optimizer.lr, device.type))
         return original(config, shape, classes, device)
 
     for module in (build, build_state):
         monkeypatch.setattr(module, "build_model_and_method", counted)
     config = tiny(epochs=0)
     train_or_reuse([config], RunContext(out=tmp_path / "one"), quiet)
-    assert built == [(config.lr, "cpu")]
+    assert built == [(config.optimizer.lr, "cpu")]
     built.clear()
     train_or_reuse([tiny(epochs=0, seed=seed) for seed in (1, 2)], RunContext(out=tmp_path / "two"), quiet)
-    assert built == [(config.lr, "meta")] * 2 + [(config.lr, "cpu")] * 2  # all are checked, as shapes, before the first is built
+    assert (
+        built == [(config.optimizer.lr, "meta")] * 2 + [(config.optimizer.lr, "cpu")] * 2
+    )  # all are checked, as shapes, before the first is built
     built.clear()
     choose_lr(config, [1e-3, 1e-2], 0.2, RunContext(out=tmp_path / "three"), quiet)
     assert built == [(1e-3, "meta"), (1e-3, "cpu"), (1e-2, "cpu")]
@@ -255,9 +257,9 @@ def test_the_learning_rate_with_the_highest_validation_accuracy_is_chosen(tmp_pa
     grid = [1e-9, 3e-3, 1e-8]
     best, seen = trained(lambda watch: choose_lr(config, grid, 0.2, place, watch))
     assert best == 3e-3
-    assert [c.lr for c in seen] == grid
-    assert {(c.validation, c.record_every) for c in seen} == {(0.2, 0)}
-    scores = {c.lr: find_run(c, tmp_path).summary["validation"]["final_accuracy"] for c in seen}
+    assert [c.optimizer.lr for c in seen] == grid
+    assert {(c.data.validation, c.record.every) for c in seen} == {(0.2, 0)}
+    scores = {c.optimizer.lr: find_run(c, tmp_path).summary["validation"]["final_accuracy"] for c in seen}
     assert scores[best] == max(scores.values())
     again, seen = trained(lambda watch: choose_lr(config, grid, 0.2, place, watch))
     assert (again, seen) == (best, [])
@@ -384,7 +386,7 @@ def test_what_cannot_be_measured(tmp_path, monkeypatch, other_data):
     run = train_run(tiny(), RunContext(out=tmp_path))
     before = contents(tmp_path)
     text = refused(measure_run, run.path, ("cosin",), RunContext())
-    assert "unknown quantity 'cosin'; known, nearest first: cosine" in text
+    assert "unknown quantity 'cosin'; nearest: cosine" in text
     assert "not a run directory" in refused(measure_run, tmp_path, ("cosine",), RunContext())
     real = datasets.DATASETS["digits"]
 
@@ -439,10 +441,11 @@ def test_devices_that_are_there(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda1", "", "cuda:x", "meta", "xpu", "CPU:"])
-def test_what_is_no_device_lists_those_there_are(name):
+def test_what_is_no_device_names_three_and_where_all_are(name):
     text = refused(pick_device, name)
-    assert f"unknown device {name!r}" in text
-    assert all(known in text for known in ("auto", "cpu", "cuda", "cuda:1", "mps"))
+    assert f"unknown device {name!r}; nearest: " in text
+    assert sum(text.count(f" {known}") for known in ("auto", "cpu", "cuda", "mps")) == 3
+    assert text.endswith("(of 5; `gradlens train --help` lists all)")
 
 
 def test_precision(monkeypatch):

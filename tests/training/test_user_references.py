@@ -161,7 +161,7 @@ def test_each_run_is_read_with_the_version_of_the_rule_that_made_it():
     for stand_in in (False, True):
         if stand_in:  # as a process that only reads them has it
             METHODS.pop("half"), user_references.TYPED["method"].clear(), user_references.RULES.clear(), user_code._imported.clear()
-        read = [make_config(**config.model_dump()) for config in (first, second, first)]
+        read = [make_config(**config.as_dict()) for config in (first, second, first)]
         assert [config.rule.unlabelled for config in read] == [False, True, False]
         assert ["labels" in config.rule.depends_on for config in read] == [True, False, True]
     Path("half.py").unlink()
@@ -212,7 +212,7 @@ def test_a_config_of_an_own_rule_is_trained_by_its_name_there(program):
     """As `gradlens sweep` starts its runs."""
     written("sparse.py", CODE["your-own.md"])
     config = make_config(method="sparse.py:Sparse", options={"share": 0.5}, **SMALL)
-    Path("point.json").write_text(json.dumps({"config": config.model_dump()}))
+    Path("point.json").write_text(json.dumps({"config": config.as_dict()}))
     METHODS.pop("sparse"), user_references.TYPED["method"].clear(), user_references.RULES.clear(), user_code._imported.clear()
     status, _, err = program("train", "sparse", "--config", "point.json", "--run-name", "r", "--quiet")
     assert (status, err) == (0, "")
@@ -260,9 +260,9 @@ def test_options_of_an_own_rule_are_checked_like_any(program):
 def test_a_config_of_an_own_rule_serves_a_shipped_one_too():
     written("half.py", RULE)
     config = make_config(method="half.py:Half", **SMALL)
-    again = make_config(**config.model_dump())
+    again = make_config(**config.as_dict())
     assert again == config
-    assert make_config(**{**config.model_dump(), "method": "bp"}).own == {}
+    assert make_config(**{**config.as_dict(), "method": "bp"}).own == {}
     assert make_config(method="half") == make_config(method="half.py:Half")  # known by now
     assert config.differences(make_config(method="half.py:Half", **{**SMALL, "epochs": 3})) == ["epochs 3 there, 1 here"]
 
@@ -468,7 +468,7 @@ class Paired(Dense):
         (Dense, ["a"], "a skip crosses the cut point a: `getitem` is read by `add` past it"),
         (Dense, ["a", "b"], "a skip crosses the cut point a"),
         (Dense, ["unused"], "cut point unused is not called in the forward of Dense"),
-        (Dense, ["aa"], "cut point 'aa' does not exist: unknown submodule 'aa'; known, nearest first: a, "),
+        (Dense, ["aa"], "cut point 'aa' does not exist: unknown submodule 'aa'; nearest: a, "),
         (Dense, ["b", "b"], "cut point b is named twice"),
         (Dense, ["c"], "nothing comes after the cut point c"),
         (Dense, [], "gives no cut points"),
@@ -563,7 +563,7 @@ def test_what_torchvision_does_not_have_is_said(name, plan, words):
 
 
 def test_unknown_classifiers_get_the_nearest():
-    with pytest.raises(InputError, match=r"unknown classifier of torchvision 'resnet81'; known, nearest first: resnet18, .*\(of \d+\)"):
+    with pytest.raises(InputError, match=r"unknown classifier of torchvision 'resnet81'; nearest: resnet18, .*\(of \d+\)"):
         make_config(model="torchvision:resnet81")
 
 
@@ -681,7 +681,7 @@ def test_an_own_network_is_drawn_from_the_runs_seed():
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("skip", "net.py:skip: cut point 'tow' does not exist: unknown submodule 'tow'; known, nearest first: two"),
+        ("skip", "net.py:skip: cut point 'tow' does not exist: unknown submodule 'tow'; nearest: two"),
         ("raising", "net.py:raising raised: ZeroDivisionError: integer division or modulo by zero"),
         ("nothing", "net.py:nothing gives None: wanted a list of blocks"),
         ("module", "net.py:module gives a Net: wanted a list of blocks"),
@@ -702,7 +702,7 @@ def test_an_own_network_is_drawn_from_the_runs_seed():
         ("points", "net.py:points gives cut points 'one': wanted a list"),
         ("Net", "net.py:Net gives a Net: wanted a list of blocks"),
         ("PLAN", "net.py:PLAN is a int: wanted a function"),
-        ("bild", "net.py has no bild: unknown function 'bild'; known, nearest first: build, "),
+        ("bild", "net.py has no bild: unknown function 'bild'; nearest: build, "),
         ("", "net.py: wanted FILE.py:build"),
     ],
 )
@@ -768,7 +768,7 @@ def test_own_data_train_and_are_told_by_their_contents(program):
         ((', ["a", "b", "c"]', ""), "gives a tuple of 2: wanted"),
         (("return", "return None #"), "gives None: wanted"),
         (("return", "return undefined,"), "raised: NameError: name 'undefined' is not defined"),
-        (("def build", "def biuld"), "has no build: unknown function 'build'; known, nearest first: biuld"),
+        (("def build", "def biuld"), "has no build: unknown function 'build'; nearest: biuld"),
     ],
 )
 def test_data_that_are_none_are_refused_in_a_sentence(program, change, words):
@@ -801,7 +801,7 @@ def test_a_rule_that_does_not_import_shows_its_own_traceback_and_not_ours(progra
     ("code", "named", "words"),
     [
         (None, "rules.py:Half", "; nearest: rule.py"),
-        (RULE, "rule.py:Haff", "rule.py has no Haff: unknown rule 'Haff'; known, nearest first: Half"),
+        (RULE, "rule.py:Haff", "rule.py has no Haff: unknown rule 'Haff'; nearest: Half"),
         (RULE, "rule.py", "rule.py: wanted FILE.py:Class, a Python file and a name in it"),
         (RULE, "rule.py:Half.x", "rule.py:Half.x: wanted FILE.py:Class"),
         ("class Half: pass", "rule.py:Half", "rule.py:Half is the class Half: a rule is a subclass of gradlens.Method"),
@@ -811,7 +811,7 @@ def test_a_rule_that_does_not_import_shows_its_own_traceback_and_not_ours(progra
         (
             RULE.replace('"backward_message"', '"backward_massage"'),
             "rule.py:Half",
-            "unknown word in `depends_on` of rule.py:Half 'backward_massage'; known, nearest first: backward_message",
+            "unknown word in `depends_on` of rule.py:Half 'backward_massage'; nearest: backward_message",
         ),
         (
             RULE + "    Options = dict",

@@ -25,7 +25,7 @@ def section(held: ReportContext) -> ReportSection:
     shown = ReportSection("memorization", "Memorization of random labels")
     results = stored(held, shown, "memorization", "gradlens memorize {}")
     if not results:
-        if not any(run.config.label_noise and run.config.evaluate_train for run in held.runs):
+        if not any(run.config.data.label_noise and run.config.record.evaluate_train for run in held.runs):
             shown.missing = [said for said in shown.missing if not said.startswith("Not measured")]
             shown.missing += ["No run here was trained on random labels; `gradlens memorize METHOD…` trains and measures such runs."]
         return shown
@@ -36,7 +36,7 @@ def section(held: ReportContext) -> ReportSection:
         ends = [min(p for _, p in curve), max(p for _, p in curve)] if curve else []
         drawn.append({"label": None, "name": "chance", "x": ends, "y": [compact(chance[0])] * len(ends), "dash": "dash"})
     shown.charts.append(line_chart("training images, labels as given, in evaluation mode", "epoch", "accuracy (%)", drawn, percent=True))
-    noise = listed(dict.fromkeys(f"{run.config.label_noise:g}" for run in held.runs if run.path in results))
+    noise = listed(dict.fromkeys(f"{run.config.data.label_noise:g}" for run in held.runs if run.path in results))
     shown.text.append(f"Share of labels drawn at random: {noise}. Accuracy is that of the training images with the labels they were given.")
     rows = []
     for label, group in held.groups.items():

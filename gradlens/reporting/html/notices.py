@@ -46,7 +46,7 @@ def _kind(name: str) -> str:
 
 def differences(groups: Mapping[str, Sequence[Run]]) -> list[Difference]:
     """Every setting and fact in which the groups differ (seeds aside); a group whose own runs differ shows each value."""
-    shared = set(next(iter(groups.values()))[0].config.model_dump())
+    shared = set(next(iter(groups.values()))[0].config.as_dict())
     settled = {label: settings(group[0].config) for label, group in groups.items()}
     rows = []
     for name in dict.fromkeys(name for own in settled.values() for name in own):

@@ -263,7 +263,7 @@ def described_runs(held: ReportContext) -> list[Described]:
             updates = run.metrics[-1].step if run.metrics else 0
             state = "finished" if run.finished else f"not finished: {updates} updates at its last evaluation"
             options = {f"{run.config.method}.{name}": value for name, value in run.config.options.items()}
-            config = {**run.config.model_dump(exclude={"options"}), **options}
+            config = {**run.config.as_dict(exclude={"options"}), **options}
             facts = {**run.info, **(run.info.get("versions") or {})}
             facts.pop("versions", None)
             for name, n in (facts.pop("images", None) or {}).items():

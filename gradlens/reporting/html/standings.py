@@ -75,20 +75,20 @@ def alike(group: Sequence[Run], other: Sequence[Run]) -> bool:
     a seed in common, or a hash, the data set's name must do.
     """
     kept = {*DATA, *NETWORK} - {"data"}
-    if group[0].config.model_dump(include=kept) != other[0].config.model_dump(include=kept):
+    if group[0].config.as_dict(include=kept) != other[0].config.as_dict(include=kept):
         return False
     hashes = [(a.info.get("data_fingerprint"), b.info.get("data_fingerprint")) for a, b in _pairs(group, other)]
     known = [(a, b) for a, b in hashes if a and b]
-    return all(a == b for a, b in known) if known else group[0].config.data == other[0].config.data
+    return all(a == b for a, b in known) if known else group[0].config.data.name == other[0].config.data.name
 
 
 def _reference(group: Sequence[Run], groups: Mapping[str, Sequence[Run]]) -> str | None:
     """The bp group on the same data and network, with the fewest other settings that differ."""
     fitting = [label for label, other in groups.items() if other[0].config.method == BASELINE and alike(group, other)]
-    mine = group[0].config.model_dump(exclude={"method", "options", "seed"})
+    mine = group[0].config.as_dict(exclude={"method", "options", "seed"})
     return min(
         fitting,
-        key=lambda label: sum(groups[label][0].config.model_dump()[name] != value for name, value in mine.items()),
+        key=lambda label: sum(groups[label][0].config.as_dict()[name] != value for name, value in mine.items()),
         default=None,
     )
 
@@ -129,7 +129,7 @@ def _against(group: Sequence[Run], label: str, groups: Mapping[str, Sequence[Run
 def _lengths(run: Run, other: Run) -> str:
     """How long two runs are trained by their configs, where that differs."""
     for name in ("epochs", "steps"):
-        mine, theirs = getattr(run.config, name), getattr(other.config, name)
+        mine, theirs = run.config.as_dict()[name], other.config.as_dict()[name]
         if mine != theirs:
             return f"{in_words(mine)} {name} against {in_words(theirs)}"
     return ""

@@ -11,7 +11,7 @@ from gradlens.gradients.method import Method
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.training.checks.method_checks import CheckResult, run_method_checks
 from gradlens.training.checks.trial import NETWORKS, CheckFailed
-from gradlens.training.config import sentence
+from gradlens.training.config_fields import sentence
 
 
 def check_method(
@@ -66,4 +66,4 @@ def _options_of(rule: type[Method], options: Mapping[str, Any] | BaseModel | Non
     try:
         return rule.Options(**(options or {}))
     except ValidationError as error:
-        raise InputError(f"option of {rule.__name__}: {sentence(error, flags=False)}") from error
+        raise InputError(f"option of {rule.__name__}: {sentence(error)}") from error

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from gradlens.runtime.rng import seed_global
 from gradlens.training.build import ModelAndMethod
 from gradlens.training.checks.trial import Bits, CheckFailed, Trial, TrialNetwork, copied_state, differing_tensors, first_three
 from gradlens.training.step import training_step
@@ -18,7 +19,7 @@ def _trained(trial: Trial, made: TrialNetwork, steps: Sequence[int], optimizer: 
     """Some steps as in training, and all that is left by them: weights, buffers, the optimiser's state, random state."""
     for i in steps:
         x, y = trial.batch(made.method, i)
-        torch.manual_seed(i)
+        seed_global(i)
         made.method.start(1 + i // 2, i)
         training_step(ModelAndMethod(*made), optimizer, x, y, i if record else None, diagnose=record and i == 1)
     return _state(made, optimizer)
@@ -51,7 +52,7 @@ def seed(trial: Trial) -> None:
     """Two runs with one seed are the same to the bit, whatever was drawn before; making the rule draws nothing from torch's own stream."""
     ends = []
     for before in (0, 1):
-        torch.manual_seed(before)
+        seed_global(before)
         stream = torch.get_rng_state()
         made = trial.build(warmed_up=False)
         if not torch.equal(stream, torch.get_rng_state()):

@@ -14,6 +14,7 @@ from gradlens.gradients.block_pass import Pass
 from gradlens.gradients.losses import cross_entropy
 from gradlens.gradients.method import Signal, Step
 from gradlens.gradients.true_gradient import true_gradients
+from gradlens.runtime.rng import seed_global
 from gradlens.training.checks.trial import (
     IMAGES,
     Bits,
@@ -43,7 +44,7 @@ def works(trial: Trial) -> None:
 
     method.signal = checked  # type: ignore[method-assign]
     seen: list[int] = []
-    torch.manual_seed(0)
+    seed_global(0)
     for u in backward(method, method.forward(made.blocks, *trial.batch(method))):
         if u.k in seen:
             raise CheckFailed(f"{made.name(u.k)} is updated twice in one step")
@@ -112,13 +113,13 @@ def optimiser(trial: Trial) -> None:
 def arguments(trial: Trial) -> None:
     """What `signal` and `learn` say depends on their arguments only: asked twice, in any order, they say the same."""
     made = trial.build()
-    torch.manual_seed(0)
+    seed_global(0)
     passes = list(made.method.forward(made.blocks, *trial.batch(made.method)))
     updates = {u.k: u for u in backward(made.method, iter(passes), keep=True)}
     known = {p.k: p for p in passes}
     for k in (*sorted(updates), *sorted(updates, reverse=True)):
         u = updates[k]
-        torch.manual_seed(0)
+        seed_global(0)
         again = made.method.signal(k, known, u.received)
         learned = made.method.learn(k, known[k], again, u.grad, u.received)
         for what, a, b in (
@@ -192,7 +193,7 @@ def labels(trial: Trial) -> None:
     if not trial.rule.classifies:
         raise CheckSkipped("it is trained without labels")
     made = trial.build()
-    torch.manual_seed(0)
+    seed_global(0)
     passes = list(made.method.forward(made.blocks, *trial.batch(made.method)))
     updates = {u.k: u for u in backward(made.method, iter(passes), keep=True)}
     other = {p.k: p._replace(y=(p.y + 1) % 10) for p in passes}
@@ -217,7 +218,7 @@ def truth(trial: Trial) -> None:
         h.retain_grad()
         outputs.append(h)
     cross_entropy(h, y).backward()  # type: ignore[no-untyped-call]
-    torch.manual_seed(0)
+    seed_global(0)
     passes = list(made.method.forward(made.blocks, x, y))
     updates = {u.k: u for u in backward(made.method, iter(passes), keep=True)}
     found = true_gradients(made.method, Step(made.blocks, x, y, sorted(passes, key=lambda p: p.k), updates))

@@ -15,6 +15,7 @@ from gradlens.gradients.losses import cross_entropy
 from gradlens.gradients.method import Method, Update
 from gradlens.models.spec import ModelSpec
 from gradlens.models.zoo import build
+from gradlens.runtime.rng import seed_global
 from gradlens.training.build import make_network_info
 
 NETWORKS: dict[
@@ -83,7 +84,7 @@ class Trial:
         made.method.start(EPOCHS, 1 << 20)
         twins = copy.deepcopy(made.blocks)
         for i in (-2, -1):  # what fills its buffers, if it has some
-            torch.manual_seed(i)
+            seed_global(i)
             list(made.method.forward(twins, *self.batch(made.method, i)))
         for block, twin in zip(made.blocks, twins, strict=True):
             for module, other in zip(block.modules(), twin.modules(), strict=True):
@@ -122,7 +123,7 @@ def first_three(names: Sequence[str]) -> str:
 
 def updates_of_one_step(trial: Trial, made: TrialNetwork, step: int = 0) -> dict[int, Update]:
     """One step with all graphs kept."""
-    torch.manual_seed(step)
+    seed_global(step)
     x, y = trial.batch(made.method, step)
     passes = list(made.method.forward(made.blocks, x, y))
     return {u.k: u for u in backward(made.method, iter(passes), keep=True)}

@@ -57,13 +57,13 @@ def generated(shape: tuple[int, int, int], classes: int, images: int, seed: int)
 
 
 def _kind(config: Config, method: Method) -> str:
-    if config.parallel == "data":
+    if config.parallel.mode == "data":
         return "data"
     if method.pipelined:
-        return f"{config.schedule}, {config.microbatches} microbatches"
+        return f"{config.parallel.schedule}, {config.parallel.microbatches} microbatches"
     if "replay_buffer" in method.depends_on:
         return "queues"
-    return ("stale" if config.stale else "exact") if waits_for_above(method) else "layers"
+    return ("stale" if config.parallel.stale else "exact") if waits_for_above(method) else "layers"
 
 
 class _Steps:
@@ -109,7 +109,7 @@ def _measure(
     config: Config, data: Data, device: torch.device, ranks: ProcessGroup, seconds: float, rounds: int, before: Callable[[int, int], None]
 ) -> Gain:
     """One config on all ranks against one process; ``before`` each round is told its number and how many steps it has."""
-    single = config.model_copy(update={"parallel": "none", "ranks": 1, "sync_batchnorm": False, "stale": False, "split": None})
+    single = config.in_one_process()
     alone, shared = _Steps(build_state(single, data, device)), _Steps(build_state(config, data, device, ranks))
     for work in (shared, alone):
         work.run(2)

@@ -321,7 +321,7 @@ def measure_costs(config: Config, shape: tuple[int, int, int], classes: int, dev
     pair = build_model_and_method(config, shape, classes, device)
     x, y = _batch(config, pair.method, shape, classes, device)
     costs = block_costs(pair, config, x, y, rounds)
-    rows = [CostRow(config.method, config.model, config.batch_size, *cost) for cost in costs]
+    rows = [CostRow(config.method, config.model.name, config.batch_size, *cost) for cost in costs]
     return Measured(pair.method, rows, allowed_cuts(pair.method))
 
 
@@ -333,9 +333,9 @@ def costs_from_rows(config: Config, shape: tuple[int, int, int], classes: int, r
 
     """
     pair = build_model_and_method(config, shape, classes, torch.device("cpu"))
-    mine = [row for row in rows if (row.method, row.model) == (config.method, config.model)]
+    mine = [row for row in rows if (row.method, row.model) == (config.method, config.model.name)]
     if [row.name for row in mine] != pair.block_names():
-        raise InputError(f"the costs of {config.method} on {config.model} are not among these rows, or are of other blocks")
+        raise InputError(f"the costs of {config.method} on {config.model.name} are not among these rows, or are of other blocks")
     return Measured(pair.method, mine, allowed_cuts(pair.method))
 
 

@@ -114,7 +114,7 @@ def plain_step(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Loss, x
 
 
 def _plain(config: Config, x: Tensor, y: Tensor, classes: int, layout: torch.memory_format, name: str) -> _Candidate:
-    settings = {**config.model_dump(), "method": BASELINE, "options": {}, "compile": False, "init_from": None}
+    settings = {**config.as_dict(), "method": BASELINE, "options": {}, "compile": False, "init_from": None}
     pair = build_model_and_method(make_config(**settings), _shape(x), classes, x.device)
     model = pair.model.to(memory_format=layout)  # type: ignore[call-overload]
     if config.compile:
@@ -297,7 +297,7 @@ def bench(
         ValueError: no config, or configs of different models or batch sizes.
 
     """
-    if len({(c.model, c.width, c.depth, c.stem, c.batch_size, c.data) for c in configs}) != 1:
+    if len({(c.model.name, c.model.width, c.model.depth, c.model.stem, c.batch_size, c.data.name) for c in configs}) != 1:
         raise ValueError("bench compares configs of one model, data set and batch size")
     first = configs[0]
     random = torch.Generator().manual_seed(first.seed)
@@ -316,8 +316,8 @@ def bench(
             step.seconds.append(seconds_per_step(step.run, device))
     progress(total, total, "done")
     return Bench(
-        model=first.model,
-        data=first.data,
+        model=first.model.name,
+        data=first.data.name,
         input=shape,
         batch_size=first.batch_size,
         rounds=rounds,

@@ -35,7 +35,7 @@ def check_queues(config: Config, method: Method, images: int) -> None:
         InputError: what keeps them from it.
 
     """
-    if config.stale:
+    if config.parallel.stale:
         raise InputError(f"--stale: {config.method} never waits; its queues are stale by nature")
     if why := method.locking_reason():
         raise InputError(f"--parallel layers: {config.method}: {why}")

@@ -16,7 +16,7 @@ from torch import Tensor
 from gradlens.gradients.backward import backward
 from gradlens.gradients.block_pass import Grad, Pass
 from gradlens.runtime.memory import allocations, wait
-from gradlens.runtime.rng import forked, key
+from gradlens.runtime.rng import forked, key, seed_global
 from gradlens.training.build import ModelAndMethod
 from gradlens.training.config import Config
 from gradlens.training.optimizers import make_optimizer
@@ -129,7 +129,7 @@ class _Meter:
     def step(self, weigh: bool = False) -> None:
         """One step without the optimiser."""
         (model, method), n = self.network, next(self.numbers)
-        torch.manual_seed(key(self.config.seed, "step", n))
+        seed_global(key(self.config.seed, "step", n))
         method.start(max(1, self.config.epochs), n)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             began, self.forward_spent = self.clock(), 0.0

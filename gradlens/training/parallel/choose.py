@@ -43,18 +43,17 @@ def check_layer_parallel(config: Config, method: Method, images: int) -> None:
 
 
 def _check_pipeline(config: Config, images: int) -> None:
-    if config.stale:
+    c = config.parallel
+    if c.stale:
         raise InputError("--stale: a pipeline's gradients are exact; it waits")
     for n in {config.batch_size, images % config.batch_size} - {0, 1}:
-        if n % config.microbatches:
+        if n % c.microbatches:
             raise InputError(
-                f"{n} images do not divide into {config.microbatches} microbatches of one size: choose --microbatches, or --batch-size"
+                f"{n} images do not divide into {c.microbatches} microbatches of one size: choose --microbatches, or --batch-size"
                 f" and --limit, so that whole and last batches ({images} images by {config.batch_size}) do"
             )
-    if config.schedule == "1f1b" and config.microbatches < config.ranks:
-        raise InputError(
-            f"--schedule 1f1b keeps {config.ranks} ranks busy with --microbatches {config.ranks} or more, not {config.microbatches}"
-        )
+    if c.schedule == "1f1b" and c.microbatches < c.ranks:
+        raise InputError(f"--schedule 1f1b keeps {c.ranks} ranks busy with --microbatches {c.ranks} or more, not {c.microbatches}")
 
 
 def choose_stage(
@@ -76,11 +75,13 @@ def choose_stage(
     ranks = batches.ranks
     if ranks.is_single_process:
         return WholeNetwork(config, network, optimizer, batches, probe)
-    if config.parallel != "layers":
+    if config.parallel.mode != "layers":
         return DataParallel(config, network, optimizer, batches, probe)
     check_layer_parallel(config, network.method, len(batches.images))
-    costs = [1.0] * len(network.model) if config.split else _costs(config, network, batches)
-    ranges = split_over(network.method, costs[: network.method.output_block + 1], ranks.num_ranks, network.block_names(), config.split)
+    costs = [1.0] * len(network.model) if config.parallel.split else _costs(config, network, batches)
+    ranges = split_over(
+        network.method, costs[: network.method.output_block + 1], ranks.num_ranks, network.block_names(), config.parallel.split
+    )
     require_separable(network.model, ranges)
     return _stage_class(network.method)(config, network, optimizer, batches, ranges, next(_numbers))
 

@@ -28,7 +28,7 @@ class DataParallel(WholeNetwork):
         return [(step, outcome._replace(rows=self._rows_of_all_ranks(outcome.rows))) for step, outcome in pending]
 
     def _rows_of_all_ranks(self, rows: list[Measurement]) -> list[Measurement]:
-        if not (rows and self.config.record_ranks):
+        if not (rows and self.config.parallel.record_ranks):
             return rows
         mine = f"rank{self.batches.ranks.rank}"
         own = self.batches.ranks.all_gather_object([row for row in rows if row.kind == mine])
@@ -36,7 +36,7 @@ class DataParallel(WholeNetwork):
 
     def share_buffers(self) -> None:
         """Broadcast rank 0's buffers, unless ranks normalise over the whole batch and have the same anyway."""
-        if self.config.sync_batchnorm:
+        if self.config.parallel.sync_batchnorm:
             return
         for module in self.network:
             for buffer in module.buffers():

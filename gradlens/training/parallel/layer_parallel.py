@@ -22,7 +22,7 @@ from gradlens.gradients.rows import Measurement, step_rows
 from gradlens.gradients.true_gradient import Truth, preserve_buffers_and_rng
 from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
 from gradlens.runtime.p2p import Inbox, Outbox
-from gradlens.runtime.rng import key
+from gradlens.runtime.rng import key, seed_global
 from gradlens.training.build import ModelAndMethod
 from gradlens.training.config import Config
 from gradlens.training.parallel.stage import DOWN, ERROR, TRUTH, UP, LayerStage
@@ -55,7 +55,7 @@ def check_layers(config: Config, method: Method) -> None:
     """
     if why := method.locking_reason():
         raise InputError(f"--parallel layers: {config.method} cannot work on several batches at once: {why}")
-    if not config.stale:
+    if not config.parallel.stale:
         return
     if not waits_for_above(method):
         raise InputError(f"--stale: {config.method} waits for nothing from above")
@@ -73,7 +73,7 @@ class LayerParallel(LayerStage):
         rank, last = ranks.rank, ranks.num_ranks - 1
         error = "output_error" in method.depends_on
         hears = waits_for_above(method) and not error
-        self.late_error, self.late_message = config.stale and error, config.stale and not error
+        self.late_error, self.late_message = config.parallel.stale and error, config.parallel.stale and not error
         self.delay = (last - rank if self.late_error else STALE_BATCHES if self.late_message else 0) if rank < last else 0
         self.below = Inbox(ranks, rank - 1, *self.channel(UP), device) if rank else None
         self.above = Outbox(ranks, rank + 1, *self.channel(UP)) if rank < last else None
@@ -92,7 +92,7 @@ class LayerParallel(LayerStage):
     def step(self, step: int, record: Recording, interrupted: Callable[[], bool], save: bool) -> tuple[Outcome, bool, bool]:
         """One update of this rank's blocks; stopped and saved as rank 0 wants, whose word travels with the batch."""
         stop = interrupted()
-        if self.config.stale:  # what is under way is not saved: such runs go on from the end of an epoch
+        if self.config.parallel.stale:  # what is under way is not saved: such runs go on from the end of an epoch
             if stop:
                 raise Stopped("interrupted: a run whose messages come late goes on from the end of its last epoch", INTERRUPTED)
             save = False
@@ -169,7 +169,7 @@ class LayerParallel(LayerStage):
 
     def _again(self, begun: PendingBatch) -> Iterator[Pass]:
         """The passes of an earlier batch with the weights of now: in between they were updated, and its graph would be of none."""
-        torch.manual_seed(key(self.config.seed, "step", begun.step))
+        seed_global(key(self.config.seed, "step", begun.step))
         with preserve_buffers_and_rng(self.blocks):
             passes = list(chain(self.blocks, begun.x, begun.y, self.method.run_block, self.mine.start))
         while passes:

@@ -52,7 +52,9 @@ class Pipeline(LayerStage):
     def _schedule(self, images: int) -> Any:
         if images not in self.schedules:
             stage = PipelineStage(_StageModule(*self.blocks), self.ranks.rank, self.ranks.num_ranks, self.batches.device)
-            self.schedules[images] = SCHEDULES[self.config.schedule](stage, self.config.microbatches, loss_fn=self.method.loss)
+            self.schedules[images] = SCHEDULES[self.config.parallel.schedule](
+                stage, self.config.parallel.microbatches, loss_fn=self.method.loss
+            )
         return self.schedules[images]
 
     def step(self, step: int, record: Recording, interrupted: Callable[[], bool], save: bool) -> tuple[Outcome, bool, bool]:

@@ -35,13 +35,13 @@ def build_state(config: Config, data: Data, device: torch.device, ranks: Process
     network = build_model_and_method(config, data.shape, len(data.classes), device)
     require_fit(config, network, data)
     method = network.method
-    if config.sync_batchnorm:
+    if config.parallel.sync_batchnorm:
         synchronise(*network)
     optimizer = make_optimizer(config, network)
     learned_from = data.everything if method.unlabelled else data.train
-    batches = Batches(config, learned_from.to(device), method, input_of(config.normalize, data, device), ranks)
+    batches = Batches(config, learned_from.to(device), method, input_of(config.data.normalize, data, device), ranks)
     some_unknown = method.classifies and data.unlabelled is not None  # accuracy is of images whose label is known
-    probe = OnlineProbe(network.block_names(), len(data.classes)) if config.online_probe else None
+    probe = OnlineProbe(network.block_names(), len(data.classes)) if config.record.online_probe else None
     return TrainState(
         config=config,
         data=data,
@@ -71,9 +71,9 @@ def require_fit(config: Config, network: ModelAndMethod, data: Data) -> None:
     if config.batch_size == 1 and normalises:
         raise InputError("--batch-size 1: this network normalises over the batch, and one image has no batch statistics")
     images = len(data.everything if network.method.unlabelled else data.train)
-    if config.parallel == "data":
+    if config.parallel.mode == "data":
         _require_divisible(config, images, normalises)
-    if config.parallel == "layers":
+    if config.parallel.mode == "layers":
         check_layer_parallel(config, network.method, images)
 
 
@@ -84,17 +84,18 @@ def _require_divisible(config: Config, images: int, normalises: bool) -> None:
         InputError: the batch, or the rest at the end of an epoch, is too small for the ranks.
 
     """
-    least = 2 if normalises and not config.sync_batchnorm else 1
+    ranks = config.parallel.ranks
+    least = 2 if normalises and not config.parallel.sync_batchnorm else 1
     why = ", of which each rank needs 2 for the batch statistics of its part (or --sync-batchnorm)" if least == 2 else ""
-    if config.batch_size < least * config.ranks:
-        raise InputError(f"--batch-size {config.batch_size} is too small for {config.ranks} ranks{why}")
+    if config.batch_size < least * ranks:
+        raise InputError(f"--batch-size {config.batch_size} is too small for {ranks} ranks{why}")
     rest = images % config.batch_size
-    if "replay_buffer" in config.rule.depends_on and (rest or config.batch_size % config.ranks):
+    if "replay_buffer" in config.rule.depends_on and (rest or config.batch_size % ranks):
         raise InputError(
-            f"{config.method} keeps batches, which must be of one size on all {config.ranks} ranks: choose --batch-size, a multiple of"
-            f" {config.ranks}, and --limit so that it divides the {images} training images"
+            f"{config.method} keeps batches, which must be of one size on all {ranks} ranks: choose --batch-size, a multiple of"
+            f" {ranks}, and --limit so that it divides the {images} training images"
         )
-    if 1 < rest < least * config.ranks:
+    if 1 < rest < least * ranks:
         raise InputError(
-            f"the last batch of each epoch has {rest} images for {config.ranks} ranks{why}: another --batch-size or --limit leaves more"
+            f"the last batch of each epoch has {rest} images for {ranks} ranks{why}: another --batch-size or --limit leaves more"
         )

@@ -34,10 +34,12 @@ def checked_data(config: Config, context: RunContext) -> Data:
     data = load_data(config, context)
     rule = config.rule
     if len(data.classes) < 2 and rule.classifies:
-        raise InputError(f"{config.data} has one class only ({', '.join(data.classes)}): {config.method} learns to tell two or more apart")
+        raise InputError(
+            f"{config.data.name} has one class only ({', '.join(data.classes)}): {config.method} learns to tell two or more apart"
+        )
     images = len(data.everything if rule.unlabelled else data.train)
     if config.batch_size > images:
-        kind = "training" if config.labels is None or rule.unlabelled else f"labelled (--labels {config.labels:g})"
+        kind = "training" if config.data.labels is None or rule.unlabelled else f"labelled (--labels {config.data.labels:g})"
         raise InputError(f"--batch-size {config.batch_size} is larger than the {images} {kind} images there are")
     if config.batch_size < rule.least_batch:
         raise InputError(

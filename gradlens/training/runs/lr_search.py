@@ -27,10 +27,10 @@ def choose_lr(config: Config, grid: Sequence[float], share: float, context: RunC
         InputError: a learning rate that is none (nothing has been trained then), or none that the loss survives.
 
     """
-    trials = [make_config(**{**config.model_dump(), "lr": lr, "validation": share, "record_every": 0}) for lr in grid]
+    trials = [make_config(**{**config.as_dict(), "lr": lr, "validation": share, "record_every": 0}) for lr in grid]
     for trial in trials[:1]:  # the others differ in their learning rate alone
         check(trial, context)
-    scores = {trial.lr: _validation_score(trial, context, watch_for) for trial in trials}
+    scores = {trial.optimizer.lr: _validation_score(trial, context, watch_for) for trial in trials}
     if max(scores.values()) == -math.inf:
         raise InputError(f"{config.method}: the loss survives none of the learning rates {', '.join(f'{lr:g}' for lr in grid)}")
     return max(scores, key=lambda lr: (scores[lr], -lr))

@@ -48,7 +48,7 @@ def measure_run(path: Path, quantities: tuple[str, ...], context: RunContext, pr
             raise unknown("quantity", name, [*QUANTITIES, *own, *SPARSE, *FEEDBACK])
     sparse = frozenset(name for name in quantities if name in (*SPARSE, *FEEDBACK))
     paired = tuple(name for name in quantities if name in QUANTITIES)
-    progress(0, 1, f"reading {run.config.data}")
+    progress(0, 1, f"reading {run.config.data.name}")
     data = load_data(run.config, context)
     run.require_data(data)
     state = build_state(run.config, data, context.device)

@@ -56,7 +56,7 @@ def train_run(config: Config, context: RunContext, watch: Watch = no_progress, s
     ranks = context.ranks
     state = state or ranks.fail_together(lambda: prepare(config, context))
     if not ranks.is_single_process:
-        require_same_run(ranks, {**config.model_dump(), "the data": state.data.fingerprint(), "gradlens": __version__})
+        require_same_run(ranks, {**config.as_dict(), "the data": state.data.fingerprint(), "gradlens": __version__})
     writer = ranks.fail_together(lambda: _open_writer(state, context) if ranks.is_main else None)
     try:
         _restore(state, writer)
@@ -118,7 +118,7 @@ def find_run(config: Config, out: Path) -> Run | None:
 
 def _must_be_of_these_data(run: Run, context: RunContext) -> None:
     """A folder of images may have changed since a run was trained on it; the named data sets do not."""
-    if run.config.data not in DATASETS:
+    if run.config.data.name not in DATASETS:
         run.require_data(load_data(run.config, context), "; --overwrite trains it anew")
 
 

@@ -21,18 +21,18 @@ from gradlens.methods import METHODS
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.training.config import Config
 from gradlens.training.config_builder import configs_of
+from gradlens.training.config_fields import EVERYTHING, settings_of
 from gradlens.training.context import RunContext
 
 KEYS = ("methods", "seeds", "baseline", "settings", "grid")
+FLAGS = {name.replace("_", "-"): said for name, said in settings_of(Config).items() if said.text}
+HERE = ("device", "threads", "data-dir", "download", "no-cache")  # where a run is made, not what it is
+SETTINGS = (*FLAGS, "set", *HERE)
 ELSEWHERE = {  # flags of train that a study says in another place, or the command line does
     "seed": "seeds = [...]", "seeds": "seeds = [...]", "out": "--out", "run-name": "each run's own name", "resume": "always",
-    "overwrite": "a fresh --out", "quiet": "--quiet", "config": "[settings]", "parallel": "one process a run",
-    "sync-batchnorm": "one process a run", "record-ranks": "one process a run", "split": "one process a run", "stale": "one process a run",
-    "schedule": "one process a run", "microbatches": "one process a run", "tensorboard": "gradlens tensorboard afterwards",
+    "overwrite": "a fresh --out", "quiet": "--quiet", "config": "[settings]", "tensorboard": "gradlens tensorboard afterwards",
+    **{name: "one process a run" for name, said in FLAGS.items() if said.path[0] == "parallel"},
 }  # fmt: skip
-HERE = ("device", "threads", "data-dir", "download", "no-cache")  # where a run is made, not what it is
-NO_FLAGS = ("method", "options", "ranks", "own")  # fields of a config that are said in other ways
-SETTINGS = (*(name.replace("_", "-") for name in Config.model_fields if name not in NO_FLAGS), "set", *HERE)
 
 
 class Study(NamedTuple):
@@ -125,7 +125,7 @@ def _flag(name: str, path: Path) -> str:
         raise InputError(f"{path}: {name} is not said here but by: {ELSEWHERE[spelled]}")
     known = [flag for flag in SETTINGS if flag not in ELSEWHERE]
     if spelled not in known:
-        raise unknown(f"flag in {path}", spelled, known)
+        raise unknown(f"flag in {path}", spelled, known, EVERYTHING)
     return spelled.replace("-", "_")
 
 
@@ -148,6 +148,6 @@ def study_points(study: Study, place: RunContext) -> list[StudyPoint]:
         given = {name: Path(value) if name == "config" else value for name, value in {**what, **chosen}.items()}
         for group in configs_of(study.methods, given, place):
             for seed in study.seeds:
-                point = StudyPoint(group[0].model_copy(update={"seed": seed}), chosen)
+                point = StudyPoint(group[0].replace(seed=seed), chosen)
                 found.setdefault(point.name, point)
     return list(found.values())

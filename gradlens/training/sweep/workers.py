@@ -143,7 +143,7 @@ def run_local(points: Sequence[StudyPoint], place: RunContext, flags: Mapping[st
 
 def _begin(point: StudyPoint, place: RunContext, flags: Mapping[str, Any], folder: Path) -> _Worker:
     config = folder / f"{point.name}.json"
-    config.write_text(json.dumps({"config": point.config.model_dump()}))
+    config.write_text(json.dumps({"config": point.config.as_dict()}))
     errors = (folder / f"{point.name}.err").open("w+b")
     environment = {**os.environ, "OMP_NUM_THREADS": str(flags.get("threads", 1))}
     process = subprocess.Popen(
@@ -256,7 +256,7 @@ def _on_ray(
     try:
         task = ray.remote(num_cpus=threads, max_retries=RETRIES)(train_point)
         there = replace(place, out=place.out.absolute())
-        todo = {task.remote(p.config.model_dump(), there): p for p in points if states[p.name].what == "waiting"}
+        todo = {task.remote(p.config.as_dict(), there): p for p in points if states[p.name].what == "waiting"}
         for point in todo.values():
             states[point.name] = State("running", 1)
         while todo:

@@ -1,0 +1,44 @@
+"""What a flag is, and the flags that say how and where runs are made. Those of settings are in ``settings.py``, written from ``Config``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+PANELS = ("Data", "Model", "Training", "Machine", "Ranks", "Records")  # of --help, in this order
+
+
+class Flag(NamedTuple):
+    """A flag that commands share."""
+
+    name: str  # as on the command line, without dashes
+    type: Any
+    help: str  # with the default, where there is one
+    panel: str  # one of PANELS
+    choices: tuple[str, ...] = ()  # the names that are known; of a model and of data others may be given
+    paired: bool = False  # whether there is a --no- form
+    synonyms: tuple[str, ...] = ()  # what others call it: suggested when it is typed
+
+
+RUN_FLAGS = (
+    Flag("data-dir", Path, "folder of the named data sets (default ~/.cache/gradlens)", "Data", synonyms=("data-root", "root")),
+    Flag("download", bool, "fetch a named data set that is missing", "Data", paired=True),
+    Flag("no-cache", bool, "decode an image folder anew, and keep nothing of it in ~/.cache/gradlens/images (default off)", "Data"),
+    Flag("seeds", int, "K runs, seeds from --seed on; tables show mean and 95% interval (default 1)", "Training", synonyms=("num-seeds",)),
+    Flag("set", list[str], "name=value or method.name=value: a method's own option, or its own lr; repeatable", "Training"),
+    Flag("config", Path, "JSON file of settings, or a run's config.json; flags win over it", "Training"),
+    Flag("device", str, "auto, cpu, cuda, cuda:1, mps (default auto)", "Machine", synonyms=("gpu", "gpus", "cuda", "accelerator")),
+    Flag("threads", int, "CPU threads (default all)", "Machine", synonyms=("num-threads", "workers", "num-workers")),
+    Flag("tensorboard", bool, "write scalars and filters to RUN_DIR/tensorboard while training (extra tensorboard)", "Records"),
+    Flag(
+        "out",
+        Path,
+        "folder of run directories (default runs)",
+        "Records",
+        synonyms=("output", "output-dir", "out-dir", "save-dir", "logdir"),
+    ),
+    Flag("run-name", str, "name of the run directory (default <method>-<data>-<model>-s<seed>-<config>)", "Records", synonyms=("name",)),
+    Flag("resume", bool, "go on with an interrupted run", "Records", synonyms=("continue",)),
+    Flag("overwrite", bool, "start a run anew that exists", "Records", synonyms=("force",)),
+    Flag("quiet", bool, "no progress", "Records", synonyms=("silent",)),
+)

@@ -1,0 +1,155 @@
+"""What is said of one field of ``Config``: its help, its choices, its panel. ``tools/write_settings.py`` makes flags of it.
+
+In code settings stand in groups (``config.optimizer.lr``); config.json, flags and run names know them by one flat name each (``lr``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from functools import lru_cache
+from typing import Any, ClassVar, Literal, NamedTuple, get_args, get_origin
+
+from pydantic import BaseModel, Field, ValidationError, field_validator
+
+from gradlens.runtime.errors import InputError, unknown
+
+EVERYTHING = "gradlens train --help"  # prints all settings and choices
+
+
+def setting(
+    default: Any,
+    text: str,
+    *,
+    flat: str = "",
+    panel: str = "",
+    choices: Collection[str] = (),
+    names: Collection[str] = (),
+    typed: Collection[str] = (),
+    synonyms: Collection[str] = (),
+    since: str | None = None,
+    **limits: Any,
+) -> Any:
+    """A field that is a flag.
+
+    Args:
+        default: its value where nothing is said.
+        text: its help; ``{choices}`` in it is replaced by what is known, and the default is added unless it is None.
+        flat: its name in config.json and as a flag; default: the field's.
+        panel: the heading of `gradlens train --help` under which it stands; default: that of its group.
+        choices: what it may be; a registry is kept, not copied, so that names added later count.
+        names: what is known where other values may be given too.
+        typed: what may be typed besides, and is resolved before a config is made.
+        synonyms: what others call the flag: suggested when it is typed.
+        since: the version that added it, for a setting later than 0.1.0 (:meth:`Config.digest`).
+        limits: pydantic's: ``ge``, ``lt`` …
+
+    """
+    said: dict[str, Any] = {"flat": flat, "panel": panel, "choices": choices, "names": names, "typed": typed, "synonyms": synonyms}
+    return Field(default, description=text, json_schema_extra=said | ({"since": since} if since else {}), **limits)
+
+
+class Settings(BaseModel, frozen=True, extra="forbid"):
+    """Settings that belong together."""
+
+    PANEL: ClassVar[str] = ""  # of --help, under which they stand
+
+    @field_validator("*")
+    @classmethod
+    def _known(cls, value: Any, info: Any) -> Any:
+        said = extra_of(cls.model_fields[info.field_name])
+        if said.get("choices") and value not in said["choices"]:
+            raise unknown((said["flat"] or info.field_name).replace("_", " "), value, said["choices"], EVERYTHING)
+        return value
+
+
+class Setting(NamedTuple):
+    """What is said of one setting."""
+
+    name: str  # in config.json
+    path: tuple[str, ...]  # in code: its group, if it has one, and its name there
+    default: Any
+    type: type  # of its flag
+    text: str  # empty: no flag
+    panel: str
+    choices: Collection[str]
+    names: Collection[str]
+    typed: Collection[str]
+    synonyms: Collection[str]
+    since: str | None
+
+
+def _type_of_flag(annotation: Any) -> type:
+    """The type of what is typed; lists are typed with commas."""
+    (kind,) = {a for a in get_args(annotation) if a is not type(None)} if type(None) in get_args(annotation) else {annotation}
+    if get_origin(kind) is Literal:
+        return type(get_args(kind)[0])
+    return kind if kind in (bool, int, float) else str
+
+
+def extra_of(field: Any) -> Mapping[str, Any]:
+    """What is said of a field beyond pydantic's own."""
+    return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+
+
+@lru_cache
+def settings_of(kind: type[Settings]) -> Mapping[str, Setting]:
+    """The settings of a config by their flat names, in the order of config.json."""
+    found: dict[str, Setting] = {}
+    for name, field in kind.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Settings):
+            inside = settings_of(field.annotation)
+            found |= {flat: setting._replace(path=(name, *setting.path)) for flat, setting in inside.items()}
+            continue
+        said = {"flat": "", "panel": "", "choices": (), "names": (), "typed": (), "synonyms": (), "since": None, **extra_of(field)}
+        flat, panel, default = said.pop("flat") or name, said.pop("panel") or kind.PANEL, field.get_default(call_default_factory=True)
+        found[flat] = Setting(flat, (name,), default, _type_of_flag(field.annotation), field.description or "", panel, **said)
+    return found
+
+
+def nested(kind: type[Settings], flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by their flat names, in their groups.
+
+    Raises:
+        InputError: a setting that there is none of.
+
+    """
+    known, out = settings_of(kind), dict[str, Any]()
+    for name, value in flat.items():
+        if name not in known:
+            raise unknown("setting", name, known, EVERYTHING)
+        *group, last = known[name].path
+        (out.setdefault(group[0], {}) if group else out)[last] = value
+    return out
+
+
+def flattened(config: Settings) -> dict[str, Any]:
+    """Settings by their flat names, in the order of config.json."""
+    groups, out = config.model_dump(), dict[str, Any]()
+    for name, setting in settings_of(type(config)).items():
+        value: Any = groups
+        for part in setting.path:
+            value = value[part]
+        out[name] = value
+    return out
+
+
+def later_defaults(kind: type[BaseModel], values: Mapping[str, Any]) -> set[str]:
+    """The options marked as added after version 0.1.0 (``since``, see :meth:`Config.digest`) whose value is their default."""
+    later = {name: field for name, field in kind.model_fields.items() if "since" in extra_of(field)}
+    return {name for name, field in later.items() if values.get(name) == field.get_default(call_default_factory=True)}
+
+
+def sentence(error: ValidationError, kind: type[Settings] | None = None) -> str:
+    """The first thing pydantic found wrong, as one sentence that names the field; its flag, where it is one of these settings."""
+    first = error.errors()[0]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, InputError):
+        return str(cause)
+    named = [s.name for s in (settings_of(kind).values() if kind else ()) if first["loc"][: len(s.path)] == s.path]
+    label = f"--{named[0].replace('_', '-')}: " if named else f"{first['loc'][0] if first['loc'] else 'config'}: "
+    if first["type"] == "literal_error":
+        wanted, command = re.findall(r"'([^']+)'|(\d+)", first["ctx"]["expected"]), EVERYTHING if kind else "gradlens list methods"
+        return label + str(unknown("value", str(first["input"]), [word or number for word, number in wanted], command))
+    message = first["msg"][0].lower() + first["msg"][1:]
+    return f"{label}{message}, got {first['input']!r}"
