@@ -55,11 +55,16 @@ def _flag(field: dataclasses.Field[Any], type_: Any) -> inspect.Parameter:
     return _parameter(field.name, list[str] | None if repeatable else type_, info, None if repeatable else field.default)
 
 
-def _register(analysis: Analysis, command: Callable[..., None], parameters: Sequence[inspect.Parameter], *shared: str) -> None:
-    """Add a function to the commands, with parameters of its own and flags that commands share (all, or those named)."""
+def _register(
+    analysis: Analysis, command: Callable[..., None], parameters: Sequence[inspect.Parameter], *shared: str, rules: str | None = None
+) -> None:
+    """Add a function to the commands, with parameters of its own and flags that commands share (all, or those named).
+
+    ``rules`` is the parameter that may hold names of rules.
+    """
     command.__doc__ = analysis.help
     command.__signature__ = inspect.Signature(list(parameters))  # type: ignore[attr-defined]
-    learned.command(analysis.command)(with_flags(*shared)(command))
+    learned.command(analysis.command)(with_flags(*shared, rules=rules)(command))
 
 
 def add_command(analysis: Analysis) -> None:
@@ -119,7 +124,7 @@ def add_command_with_training(analysis: AnalysisWithTraining) -> None:
 
     named = _parameter("what", list[str] | None, typer.Argument(metavar="[METHOD_OR_RUN_DIR]...", help=analysis.argument), None)
     out = _parameter("figures_to", Path | None, typer.Option("--figures", help=f"{analysis.drawn} [OUT/figures]"), None)
-    _register(analysis, command, [named, out])
+    _register(analysis, command, [named, out], rules="what")
 
 
 for _analysis in ANALYSES.values():
