@@ -82,7 +82,7 @@ QUICK = [
 
 
 def test_help_and_wrong_names_need_no_torch():
-    """All of QUICK in one process, which has loaded none of the heavy libraries and no room but the command line's."""
+    """All of QUICK in one process, which loads no heavy library, and of the rooms the command line and what analyses say of themselves."""
     code = (
         "import contextlib, io, json, sys\n"
         "from gradlens.cli.main import main\n"
@@ -93,7 +93,8 @@ def test_help_and_wrong_names_need_no_torch():
         "        main()\n"
         "    heavy = [name for name in ('torch', 'numpy', 'matplotlib') if name in sys.modules]\n"
         "    heavy += ['pydantic'] * (words[1:] == [] and 'pydantic' in sys.modules)\n"  # typer itself reads arguments with it
-        "    heavy += [name for name in sys.modules if name.startswith('gradlens.') and name.split('.')[1] not in OURS]\n"
+        "    rooms = [name for name in sys.modules if name.startswith('gradlens.') and name.split('.')[1] not in OURS]\n"
+        "    heavy += [name for name in rooms if name != 'gradlens.analysis' and not name.startswith('gradlens.analysis.of_runs')]\n"
         "    print(json.dumps([out.getvalue(), heavy]))\n"
     )
     words = json.dumps([words for words, _ in QUICK])
