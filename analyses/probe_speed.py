@@ -98,9 +98,9 @@ def digits() -> ProbeFeatures:
 
 def cost(run: Any, args: Any) -> dict[str, Any]:
     """Reading all blocks against plain inference, and the probes' own time."""
-    place = run_context_of(args)
-    (frozen,) = load_snapshots(run, place)
-    data = load_data(run.config.replace(limit=PASS), place)
+    context = run_context_of(args)
+    (frozen,) = load_snapshots(run, context)
+    data = load_data(run.config.replace(limit=PASS), context)
     images, model = data.train.images, frozen.modules[0]
 
     def infer() -> Tensor:

@@ -85,10 +85,10 @@ def run_context_of(args: argparse.Namespace) -> RunContext:
 
 def trained(configs: Sequence[Config], args: argparse.Namespace) -> list[Run]:
     """The finished runs of some configs, trained where they are missing and resumed where they were interrupted."""
-    place = run_context_of(args)
+    context = run_context_of(args)
     with Display(quiet=False, runs=len(configs)) as display:
         try:
-            return train_or_reuse(configs, place, lambda c: display.watch(f"{c.method} {c.model.name} seed {c.seed}", c.epochs))
+            return train_or_reuse(configs, context, lambda c: display.watch(f"{c.method} {c.model.name} seed {c.seed}", c.epochs))
         except Stopped as stopped:
             again = "; the same command goes on" if stopped.status == INTERRUPTED else ""
             raise SystemExit(f"{stopped}{again}") from stopped

@@ -153,15 +153,15 @@ def linear_run(job: tuple[str, int, int]) -> tuple[Rest, list[LossPoint]]:
     """One rule on one linear net of one seed, to rest."""
     method, hidden, seed = job
     x, y = toy(seed)
-    pair = linear_net(hidden, method, seed, **({} if method == "bp" else {"linear": True}))
-    optimizer = torch.optim.SGD(pair.method.param_groups(list(pair.model)), lr=LINEAR_LR)
-    losses = settle_synthesisers(pair, optimizer, x, y, LINEAR_UPDATES, AT_REST)
+    network = linear_net(hidden, method, seed, **({} if method == "bp" else {"linear": True}))
+    optimizer = torch.optim.SGD(network.method.param_groups(list(network.model)), lr=LINEAR_LR)
+    losses = settle_synthesisers(network, optimizer, x, y, LINEAR_UPDATES, AT_REST)
     optimum = least_squares_loss(x, y, CLASSES)
     shown = sorted({round(1.06**i) - 1 for i in range(143)} & set(range(len(losses))))
     points = [LossPoint(method, hidden, seed, i, losses[i] - optimum) for i in shown]
     if method == "bp":
         return Rest(method, hidden, seed, -1, len(losses), math.nan, math.nan, math.nan, math.nan, losses[-1] - optimum), points
-    return at_rest(method, hidden, seed, len(losses), stationarity(pair, x, y), optimum), points
+    return at_rest(method, hidden, seed, len(losses), stationarity(network, x, y), optimum), points
 
 
 def spurious(seed: int) -> list[Rest]:
@@ -173,13 +173,13 @@ def spurious(seed: int) -> list[Rest]:
     optimum, goal = least_squares_loss(x, y, CLASSES), torch.eye(CLASSES, dtype=torch.float64)[y]
     found = []
     for rank in range(FEATURES + 1):
-        pair = linear_net(0, LESS, seed, linear=True)
-        layer: Any = pair.model[0]
+        network = linear_net(0, LESS, seed, linear=True)
+        layer: Any = network.model[0]
         with torch.no_grad():
             layer.weight.copy_(goal.T @ x / POINTS)
             layer.weight[:, rank:] = 0
             layer.bias.copy_(goal.mean(0))
-        found.append(at_rest("constructed", 0, seed, 0, stationarity(pair, x, y), optimum, rank))
+        found.append(at_rest("constructed", 0, seed, 0, stationarity(network, x, y), optimum, rank))
     return found
 
 
@@ -188,16 +188,16 @@ def closed_form(seed: int) -> dict[str, float]:
     found = {}
     x, y = toy(seed)
     for hidden in (0, 1):
-        pair = linear_net(hidden, FULL, seed, linear=True)
-        s: Any = pair.method.synthesisers[0]  # type: ignore[union-attr,index]
+        network = linear_net(hidden, FULL, seed, linear=True)
+        s: Any = network.method.synthesisers[0]  # type: ignore[union-attr,index]
         optimizer = torch.optim.SGD([*s.parameters()], lr=0.25, momentum=0.95)
-        settle_synthesisers(pair, optimizer, x, y, 3000, 1e-12)  # the blocks are in no optimiser
-        want = exact_linear_synthesiser(list(pair.model)[1:], (HIDDEN, CLASSES)[hidden == 0])
+        settle_synthesisers(network, optimizer, x, y, 3000, 1e-12)  # the blocks are in no optimiser
+        want = exact_linear_synthesiser(list(network.model)[1:], (HIDDEN, CLASSES)[hidden == 0])
         with torch.no_grad():
             first = s.map.weight - want.a
             both = s.context.weight + s.map.bias[:, None] - (want.b + want.c[:, None])  # labels are one-hot: B and c only together
         found[f"{hidden} above"] = max(float(first.abs().max()), float(both.abs().max()))
-        found[f"{hidden} above, L_S"] = stationarity(pair, x, y).synth_loss
+        found[f"{hidden} above, L_S"] = stationarity(network, x, y).synth_loss
     return found
 
 
@@ -339,16 +339,16 @@ class Looked(NamedTuple):
 DIRECTION = torch.tensor([-1.0, 1.0], dtype=torch.float64) / 2**0.5
 
 
-def look(pair: ModelAndMethod, x: Tensor, y: Tensor, labelling: str, seed: int, made: int) -> tuple[list[ImpliedPoint], Looked]:
+def look(network: ModelAndMethod, x: Tensor, y: Tensor, labelling: str, seed: int, made: int) -> tuple[list[ImpliedPoint], Looked]:
     """The implied loss of a linear model's synthesiser beside the true one, along the line between its two answers, through zero."""
     with torch.no_grad():
-        at = affine([pair.model[0]], 2)
+        at = affine([network.model[0]], 2)
         answers = (x @ at.weight.T + at.bias) @ DIRECTION
     low, high = float(answers.min()), float(answers.max())
     reach = 1.25 * max(abs(low), abs(high))
     grid = torch.linspace(-reach, reach, GRID, dtype=torch.float64)
     path = grid[:, None] * DIRECTION
-    synthesiser: Any = pair.method.synthesisers[0]  # type: ignore[union-attr,index]
+    synthesiser: Any = network.method.synthesisers[0]  # type: ignore[union-attr,index]
     rows, apart, size, twists = [], 0.0, 0.0, []
     within = (grid >= low) & (grid <= high)
     for label in (0, 1):
@@ -380,20 +380,20 @@ def plane_run(job: tuple[str, str, str, int]) -> tuple[PlanePoint, list[ImpliedP
         sizes = [2, PLANE_WIDTH, 2] if hidden else [2, 2]
         linears = [nn.Linear(a, b) for a, b in pairwise(sizes)]
     blocks = [nn.Sequential(linears[0], nn.ReLU()), linears[1]] if hidden else [linears[0], nn.Identity()]
-    pair = small_pair(blocks, 2, 2, method, "ce", seed, **({} if method == "bp" else {"linear": True}))
-    optimizer = torch.optim.Adam(pair.method.param_groups(list(pair.model)), lr=PLANE_LR)
+    network = small_pair(blocks, 2, 2, method, "ce", seed, **({} if method == "bp" else {"linear": True}))
+    optimizer = torch.optim.Adam(network.method.param_groups(list(network.model)), lr=PLANE_LR)
     implied: list[ImpliedPoint] = []
     looks: list[Looked] = []
 
     def see(made: int) -> None:
         if made in LOOKS and method != "bp" and not hidden:
-            rows, numbers = look(pair, x, y, labelling, seed, made)
+            rows, numbers = look(network, x, y, labelling, seed, made)
             implied.extend(rows)
             looks.append(numbers)
 
-    settle_synthesisers(pair, optimizer, x, y, PLANE_UPDATES, see=see)
+    settle_synthesisers(network, optimizer, x, y, PLANE_UPDATES, see=see)
     with torch.no_grad():
-        z = pair.model(x)
+        z = network.model(x)
     accuracy = float((z.argmax(1) == y).double().mean())
     loss = float(nn.functional.cross_entropy(z, y))
     return PlanePoint(labelling, net, method, seed, accuracy, loss), implied if seed == 0 else [], looks
@@ -505,16 +505,16 @@ def deep_run(job: tuple[str, int]) -> Seen:
     net, seed = job
     data = load("digits")
     (x, y), (z, w) = ((half.images.flatten(1).float() / 127.5 - 1, half.labels) for half in (data.train, data.test))
-    pair = deep_net(net, seed)
-    optimizer = torch.optim.Adam(pair.method.param_groups(list(pair.model)), lr=LR)
+    network = deep_net(net, seed)
+    optimizer = torch.optim.Adam(network.method.param_groups(list(network.model)), lr=LR)
     made = 0
     for epoch in range(0 if net == UNTRAINED else EPOCHS):
         order = torch.randperm(len(x), generator=generator(seed, "order", epoch))
         for part in torch.split(order, BATCH):
-            pair.method.start(epoch + 1, made)
-            training_step(pair, optimizer, x[part], y[part])
+            network.method.start(epoch + 1, made)
+            training_step(network, optimizer, x[part], y[part])
             made += 1
-    frozen = freeze_module(pair.model)
+    frozen = freeze_module(network.model)
     inside, held = collect_activations(frozen, x), collect_activations(frozen, z)
     names = frozen.names[:DEPTH]
     probes = []

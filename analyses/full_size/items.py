@@ -137,12 +137,12 @@ def at_width(item: Item, width: int) -> Item:
 def _per_image(settings: str) -> float:
     """Multiply-adds of a training step by images, unrecorded: counted on a batch of two."""
     config = make_config(**json.loads(settings))
-    pair = build_model_and_method(config, SHAPE, CLASSES, torch.device("cpu"))
+    network = build_model_and_method(config, SHAPE, CLASSES, torch.device("cpu"))
     x = torch.zeros(2, *SHAPE)
     y = torch.arange(2)
-    optimizer = torch.optim.SGD(pair.method.param_groups(list(pair.model)), lr=0.0)
-    pair.method.start(1, 0)
-    return count(lambda: training_step(pair, optimizer, x, y)) / 2
+    optimizer = torch.optim.SGD(network.method.param_groups(list(network.model)), lr=0.0)
+    network.method.start(1, 0)
+    return count(lambda: training_step(network, optimizer, x, y)) / 2
 
 
 def multiply_adds(item: Item, epochs: int | None = None) -> float:

@@ -161,11 +161,11 @@ def train_item(item: Item, machine: Machine, deadline: float = math.inf) -> bool
     config = machine.config(item, deadline)
     name = f"{item.name}-{config.digest()}"  # another precision, rate or list of settings is another run, and stands in nobody's way
     run_dir = machine.out / name
-    place = RunContext(out=machine.out, name=name, device=machine.device, resume=is_run(run_dir))
+    context = RunContext(out=machine.out, name=name, device=machine.device, resume=is_run(run_dir))
     watch = _Epochs(item, machine, run_dir, deadline)
     stopped: Stopped | None = None
     try:
-        train_run(config, place, watch)
+        train_run(config, context, watch)
     except Stopped as reason:
         stopped = reason
     if (run_dir / BEGUN).exists():
@@ -274,13 +274,13 @@ def _score(config: Config, machine: Machine, deadline: float) -> float:
 @cache
 def _rate_here(device: torch.device, precision: str) -> float:
     """Multiply-adds a second of a bp step of BasicCNN on this machine: three steps of 64 images."""
-    pair = build_model_and_method(make_config(method="bp"), (3, 32, 32), 10, device)
-    optimizer = torch.optim.SGD(pair.model.parameters(), lr=0.0)
+    network = build_model_and_method(make_config(method="bp"), (3, 32, 32), 10, device)
+    optimizer = torch.optim.SGD(network.model.parameters(), lr=0.0)
     x, y = torch.zeros(64, 3, 32, 32, device=device), torch.zeros(64, dtype=torch.long, device=device)
     seconds = []
     for _ in range(4):
         began = time.perf_counter()
-        float(training_step(pair, optimizer, x, y, bf16=precision == "bf16").loss)
+        float(training_step(network, optimizer, x, y, bf16=precision == "bf16").loss)
         seconds.append(time.perf_counter() - began)
     full = Item("", "", "", 0, make_config(method="bp", limit=64, data="cifar10"), 1)
     return multiply_adds(full) / min(seconds[1:])

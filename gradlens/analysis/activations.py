@@ -73,36 +73,36 @@ def weights_digest(run: Run) -> str:
     return hashlib.sha256((run.path / "checkpoint.pt").read_bytes()).hexdigest()[:16]
 
 
-def load_snapshots(run: Run, place: RunContext, which: str = "last") -> Iterator[FrozenModel]:
+def load_snapshots(run: Run, context: RunContext, which: str = "last") -> Iterator[FrozenModel]:
     """A run's network as it was at the end (``last``), at every saved step (``all``), or before training (``untrained``).
 
     Raises:
         InputError: a run without checkpoint, or weights that do not fit its config.
 
     """
-    data = load_data(run.config, place)
+    data = load_data(run.config, context)
     if which == "untrained":
-        yield _frozen(run, data, place, 0, None)
+        yield _frozen(run, data, context, 0, None)
         return
     saved = _saved(run)
     for step, file in saved if which == "all" else saved[-1:]:
-        yield _frozen(run, data, place, step, file)
+        yield _frozen(run, data, context, step, file)
 
 
-def _frozen(run: Run, data: Data, place: RunContext, step: int, file: Path | None) -> FrozenModel:
+def _frozen(run: Run, data: Data, context: RunContext, step: int, file: Path | None) -> FrozenModel:
     """The network of a file of weights; None: as it was before training."""
     if file is not None:
-        model, method = load_model_and_method(run, data.shape, len(data.classes), place.device, file)
+        model, method = load_model_and_method(run, data.shape, len(data.classes), context.device, file)
     else:
         config = run.config.replace(init_from=None, keep_head=0, compile=False)
-        model, method = build_model_and_method(config, data.shape, len(data.classes), place.device)
+        model, method = build_model_and_method(config, data.shape, len(data.classes), context.device)
         model.eval(), method.eval()
     names = [name for name, _ in model.named_children()][: method.num_probe_points]
 
     def read(x: Tensor) -> Iterator[Tensor]:
         return method.features(list(model), x)
 
-    return FrozenModel(names, read, [model, method], input_of(run.config.data.normalize, data, place.device), step, file is not None)
+    return FrozenModel(names, read, [model, method], input_of(run.config.data.normalize, data, context.device), step, file is not None)
 
 
 def freeze_module(model: nn.Module, layers: Sequence[str] | None = None, to_input: Callable[[Tensor], Tensor] = lambda x: x) -> FrozenModel:

@@ -185,16 +185,16 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
-def examine(run: Run, place: RunContext | None = None, progress: Progress = no_progress) -> Diagnosis:
+def examine(run: Run, context: RunContext | None = None, progress: Progress = no_progress) -> Diagnosis:
     """Make every check on a run, finished or not.
 
     Args:
         run: from ``gradlens.load``.
-        place: where its images are and what computes on them; default: the CPU, data in the default folder.
+        context: where its images are and what computes on them; default: the CPU, data in the default folder.
         progress: called with (done, in all, what comes next).
 
     """
-    seen = RunView(run, place or RunContext())
+    seen = RunView(run, context or RunContext())
     findings: list[Finding] = []
     made: list[str] = []
     foreign: list[str] = []

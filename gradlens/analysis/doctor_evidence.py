@@ -40,7 +40,7 @@ class RunView:
     """A run as the checks look at it."""
 
     run: Run
-    place: RunContext
+    context: RunContext
 
     @cached_property
     def series(self) -> dict[tuple[str, str, str], Series]:

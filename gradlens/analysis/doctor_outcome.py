@@ -84,16 +84,16 @@ def collapse(seen: RunView) -> list[Symptom]:
     """Every block below the top tells images apart in more than one direction."""
     run = seen.run
     try:
-        data = load_data(run.config, seen.place)
+        data = load_data(run.config, seen.context)
         run.require_data(data)
-        (frozen,) = load_snapshots(run, seen.place)
+        (frozen,) = load_snapshots(run, seen.context)
     except InputError as error:
         raise MissingEvidence(f"it needs the checkpoint and the images, and {error}") from error
     images = data.test.images
     chosen = images[torch.linspace(0, len(images) - 1, min(IMAGES, len(images))).round().long()]  # folders are sorted by class
     try:
         activations = collect_activations(
-            frozen, chosen.to(seen.place.device), blocks=frozen.names[:-1]
+            frozen, chosen.to(seen.context.device), blocks=frozen.names[:-1]
         )  # the top gives as many as there are classes
     except InputError as error:  # numbers that are not finite, the block named
         return [Symptom(WRONG, "run", frozen.step, math.nan, RANK_WRONG, str(error))]

@@ -166,11 +166,11 @@ def _silent(frozen: FrozenModel, images: Tensor, count: int) -> NDArray[np.bool_
     return constant
 
 
-def _images(run: Run, place: RunContext) -> Tensor:
+def _images(run: Run, context: RunContext) -> Tensor:
     """Up to 500 held-out images of a run, always the same ones."""
-    images = load_data(run.config, place).test.images
+    images = load_data(run.config, context).test.images
     chosen = torch.randperm(len(images), generator=generator(0, "filters", len(images)))[:IMAGES]
-    return images[chosen].to(place.device)
+    return images[chosen].to(context.device)
 
 
 def _rounded(filters: Array) -> list[Any]:
@@ -226,7 +226,7 @@ def describe_filters(frozen: FrozenModel, images: Tensor, start: Array | None = 
     return FilterDescription(filters, gabors, found, silent is not None)
 
 
-def must_have_filters(run: Run, place: RunContext) -> None:
+def must_have_filters(run: Run, context: RunContext) -> None:
     """Check that a run's weights can be read and its network begins with a convolution.
 
     Raises:
@@ -234,19 +234,19 @@ def must_have_filters(run: Run, place: RunContext) -> None:
 
     """
     run.checkpoint()
-    (untrained,) = load_snapshots(run, place, "untrained")
+    (untrained,) = load_snapshots(run, context, "untrained")
     try:
         first_convolution(untrained.modules[0])
     except InputError as error:
         raise InputError(f"{run.path}: {run.config.model.name}: {error}") from error
 
 
-def filters_run(run: Run, place: RunContext, over_time: bool = False, progress: Progress = no_progress) -> dict[str, Any]:
+def filters_run(run: Run, context: RunContext, over_time: bool = False, progress: Progress = no_progress) -> dict[str, Any]:
     """Look at a run's first-layer filters and store what was found as ``filters.json`` in its directory; nothing else changes.
 
     Args:
         run: of a network that :func:`must_have_filters`.
-        place: device and data folder.
+        context: device and data folder.
         over_time: the numbers at every saved step too (``--keep-checkpoints``).
         progress: called with (done, in all, what comes next).
 
@@ -261,9 +261,9 @@ def filters_run(run: Run, place: RunContext, over_time: bool = False, progress: 
 
     """
     progress(0, 1, "reading the run and its images")
-    images = _images(run, place)
-    (untrained,) = load_snapshots(run, place, "untrained")
-    moments = list(load_snapshots(run, place, "all" if over_time else "last"))
+    images = _images(run, context)
+    (untrained,) = load_snapshots(run, context, "untrained")
+    moments = list(load_snapshots(run, context, "all" if over_time else "last"))
     progress(0, len(moments) + 2, "untrained filters")
     control = describe_filters(untrained, images)
     progress(1, len(moments) + 2, "random filters")

@@ -39,20 +39,20 @@ class Inpainted(NamedTuple):
     dropped: Tensor  # [K, 1, H, W], 1 where pixels were dropped
 
 
-def inpaint(pair: ModelAndMethod, images: Tensor, to_input: ToInput, step: int = SHOWN) -> Inpainted:
+def inpaint(network: ModelAndMethod, images: Tensor, to_input: ToInput, step: int = SHOWN) -> Inpainted:
     """Corrupt images as the rule does, and let the network say what was there; nothing is trained.
 
     Args:
-        pair: a network and its context encoder; their modes are put back.
+        network: a network and its context encoder; their modes are put back.
         images: [K, C, H, W] uint8, on the network's device.
         to_input: as in training.
         step: names the masks drawn.
 
     """
-    method = must_inpaint(pair.method)
-    with eval_mode(pair.model, method), torch.no_grad():
+    method = must_inpaint(network.method)
+    with eval_mode(network.model, method), torch.no_grad():
         x, y = method.make_inputs(images, torch.full((len(images),), -1), step, to_input)
-        made = method.made(list(pair.model), x).to(y.dtype)
+        made = method.made(list(network.model), x).to(y.dtype)
         low, high = (to_input(torch.full_like(images[:1], value)) for value in (0, 255))
         original, corrupted, output = (((v - low) / (high - low)).clamp(0, 1) for v in (y[:, :-1], x, made))
     mask = y[:, -1:]
@@ -72,14 +72,14 @@ def must_inpaint(method: object) -> SelfSupervised:
 
 
 def errors(
-    pair: ModelAndMethod, test: Split, mean: Tensor, to_input: ToInput, batch: int, progress: Progress = no_progress
+    network: ModelAndMethod, test: Split, mean: Tensor, to_input: ToInput, batch: int, progress: Progress = no_progress
 ) -> dict[str, Any]:
     """Mean absolute and squared error (of grey scale 0 … 1) on all dropped pixels of held-out images, and their PSNR in dB.
 
     The masks are those that training evaluates with, where ``batch`` is its batch size.
 
     Args:
-        pair: a network and its context encoder.
+        network: a network and its context encoder.
         test: held-out images.
         mean: [C, H, W] the mean training image, 0 … 1: what one patch for all images can do.
         to_input: as in training.
@@ -94,7 +94,7 @@ def errors(
     count = pixels = 0.0
     for i in range(0, len(test), batch):
         progress(i, len(test), "held-out images")
-        found = inpaint(pair, test.images[i : i + batch], to_input, -1 - i)
+        found = inpaint(network, test.images[i : i + batch], to_input, -1 - i)
         for row, guess in enumerate((found.output, mean.to(found.output))):
             off = (guess - found.original).double() * found.dropped
             sums[row] += torch.stack([off.abs().sum(), off.square().sum()]).cpu()
@@ -114,7 +114,7 @@ def lacking(run: Run) -> str | None:
     return f"{run.path}: {run.config.method} drops no pixels; {INPAINTING} do"
 
 
-def must_have_images(run: Run, images: int, place: RunContext) -> None:
+def must_have_images(run: Run, images: int, context: RunContext) -> None:
     """Check, before anything costly, that a run's data are there and are so many.
 
     Raises:
@@ -122,18 +122,18 @@ def must_have_images(run: Run, images: int, place: RunContext) -> None:
 
     """
     run.checkpoint()
-    data = load_data(run.config, place)
+    data = load_data(run.config, context)
     run.require_data(data)
     if not 1 <= images <= len(data.test):
         raise InputError(f"--images {images}: there are {len(data.test)} {data.test_name} images")
 
 
-def inpaint_run(run: Run, place: RunContext, images: int = 8, progress: Progress = no_progress) -> dict[str, Any]:
+def inpaint_run(run: Run, context: RunContext, images: int = 8, progress: Progress = no_progress) -> dict[str, Any]:
     """Store what a run's network makes of held-out images in ``inpainting.json``: a few pictures, and the errors on all of them.
 
     Args:
         run: of a context encoder, one that :func:`must_have_images`; no other file of it changes.
-        place: device and data folder.
+        context: device and data folder.
         images: pictures, the same ones for all runs on the same data.
         progress: called with (done, in all, what).
 
@@ -145,14 +145,14 @@ def inpaint_run(run: Run, place: RunContext, images: int = 8, progress: Progress
         InputError: a checkpoint that cannot be read.
 
     """
-    data = load_data(run.config, place)
-    pair = load_model_and_method(run, data.shape, len(data.classes), place.device)
-    test, to_input = data.test.to(place.device), input_of(run.config.data.normalize, data, place.device)
+    data = load_data(run.config, context)
+    network = load_model_and_method(run, data.shape, len(data.classes), context.device)
+    test, to_input = data.test.to(context.device), input_of(run.config.data.normalize, data, context.device)
     everything = data.everything.images
     mean = torch.stack([everything[:, c].double().mean(0) for c in range(everything.shape[1])]).to(torch.float32) / 255
-    found = errors(pair, test, mean, to_input, run.config.batch_size, progress)
-    some = torch.randperm(len(test), generator=generator(0, "inpainting pictures"))[:images].to(place.device)
-    shown = inpaint(pair, test.images[some], to_input)
+    found = errors(network, test, mean, to_input, run.config.batch_size, progress)
+    some = torch.randperm(len(test), generator=generator(0, "inpainting pictures"))[:images].to(context.device)
+    shown = inpaint(network, test.images[some], to_input)
     result = {
         "shape": list(shown.original.shape),
         **{name: _packed(value) for name, value in shown._asdict().items() if name != "dropped"},

@@ -133,8 +133,8 @@ def _probed(
         rows = probe_block(given, options.grid, options.controls)
         known[key] = rows, certificates(given, options.separability, options.controls) if options.separability else []
     about = {**about, "features": given.train.shape[1], "pooling": pooling}
-    place = {key: about[key] for key in ("step", "block", "network")}
-    return ProbeResult([{**about, **row} for row in known[key][0]], [{**place, **row} for row in known[key][1]], seconds)
+    context = {key: about[key] for key in ("step", "block", "network")}
+    return ProbeResult([{**about, **row} for row in known[key][0]], [{**context, **row} for row in known[key][1]], seconds)
 
 
 def probe_module(
@@ -187,17 +187,17 @@ def _chosen(split: Split, images: int | None, half: str, seed: int, classes: int
     return split.take(order.to(split.labels.device))
 
 
-def must_be_probeable(run: Run, place: RunContext, options: ProbeOptions) -> None:
+def must_be_probeable(run: Run, context: RunContext, options: ProbeOptions) -> None:
     """Check, before anything costly, that a run can be probed.
 
     Raises:
         InputError: other data than the run's, no checkpoint, weights that do not fit, an unknown block, no image to probe with.
 
     """
-    frozen = next(load_snapshots(run, place))
+    frozen = next(load_snapshots(run, context))
     for name in options.blocks:
         frozen.block(name)
-    data = load_data(run.config, place)
+    data = load_data(run.config, context)
     run.require_data(data)
     _halves(run, data, options)
 
@@ -235,7 +235,7 @@ def protocol_of(run: Run, data: Data, options: ProbeOptions) -> ProbeRecord:
 
 def probe_run(
     run: Run,
-    place: RunContext,
+    context: RunContext,
     options: ProbeOptions = ProbeOptions(),
     progress: Progress = no_progress,
     say: Callable[[str], None] = no_progress,
@@ -247,7 +247,7 @@ def probe_run(
 
     Args:
         run: one that :func:`must_be_probeable`; no other file of it changes.
-        place: device and data folder.
+        context: device and data folder.
         options: what is probed.
         progress: called with (done, in all, what).
         say: called with a sentence where stored numbers do not count.
@@ -262,16 +262,16 @@ def probe_run(
         InputError: NaN activations (the block is named), fewer images than classes.
 
     """
-    data = load_data(run.config, place)
+    data = load_data(run.config, context)
     protocol, seed, classes = protocol_of(run, data, options), run.config.seed, len(data.classes)
     result = _stored(run.path, protocol, options, say)
-    train, test = (half.to(place.device) for half in _halves(run, data, options))
+    train, test = (half.to(context.device) for half in _halves(run, data, options))
     if options.controls and not any(row["network"] == PIXELS for row in result["rows"]):
         progress(0, 1, "probe of raw pixels")
         _keep(run, result, probe_pixels(train, test, classes, options, seed, known), [PIXELS])
     last = int(run.checkpoint()["step"])
     for which in (*((UNTRAINED,) if options.controls else ()), "all" if options.over_time else "last"):
-        for frozen in load_snapshots(run, place, which):
+        for frozen in load_snapshots(run, context, which):
             if missing := _missing(frozen, result["rows"], options):
                 own = replace(options, blocks=missing, separability=options.separability if frozen.step in (0, last) else 0)
                 for probed in probe_network(frozen, train, test, classes, own, seed, progress, known):
@@ -283,8 +283,8 @@ def _keep(run: Run, result: ProbeRecord, probed: ProbeResult, names: Sequence[st
     """Add what was probed to a result, rows in the order of networks, steps and blocks (``names``), and store it."""
 
     def in_order(row: ProbeRecord) -> tuple[int, int, int]:
-        place = names.index(row["block"]) if row["block"] in names else len(names)
-        return (PIXELS, UNTRAINED, TRAINED).index(row["network"]), row["step"], place
+        context = names.index(row["block"]) if row["block"] in names else len(names)
+        return (PIXELS, UNTRAINED, TRAINED).index(row["network"]), row["step"], context
 
     for name, more in (("rows", probed.rows), ("separability", probed.separability)):
         result[name] = sorted([*result[name], *more], key=in_order)

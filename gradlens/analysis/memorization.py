@@ -92,7 +92,7 @@ def wanted(given: Mapping[str, Any]) -> dict[str, Any]:
     return {"record_every": 0, **given, "label_noise": noise, "evaluate_train": True}
 
 
-def must_be_memorizable(config: Config, place: RunContext) -> None:
+def must_be_memorizable(config: Config, context: RunContext) -> None:
     """Check that a config's data have labels to be memorized.
 
     Raises:
@@ -101,7 +101,7 @@ def must_be_memorizable(config: Config, place: RunContext) -> None:
     """
     if not config.rule.classifies:
         raise InputError(f"memorize asks how labels are learned by heart, and {config.method} reads none")
-    data = load_data(config, place)
+    data = load_data(config, context)
     if len(data.classes) < 2:
         raise InputError(f"memorize needs two classes or more: {config.data.name} has {len(data.classes)}")
     if len(data.train) < len(data.classes):
@@ -137,20 +137,20 @@ class Noise(NamedTuple):
         return self.given != self.true
 
 
-def noise_of(config: Config, place: RunContext) -> Noise:
+def noise_of(config: Config, context: RunContext) -> Noise:
     """The labels of a config with and without its noise: every draw has its own name, so that without noise the rest stays as it is."""
-    noisy, clean = (load_data(c, place).train for c in (config, config.replace(label_noise=0.0)))
+    noisy, clean = (load_data(c, context).train for c in (config, config.replace(label_noise=0.0)))
     return Noise(noisy.images, noisy.labels, clean.labels)
 
 
-def _networks_own(run: Run, data: Data, noise: Noise, place: RunContext) -> tuple[dict[str, Any], dict[str, Any]]:
+def _networks_own(run: Run, data: Data, noise: Noise, context: RunContext) -> tuple[dict[str, Any], dict[str, Any]]:
     """The network's accuracy at the end on images whose label was changed, by given and by true label, and on the others."""
-    pair = load_model_and_method(run, data.shape, len(data.classes), place.device)
-    to_input = input_of(run.config.data.normalize, data, place.device)
+    network = load_model_and_method(run, data.shape, len(data.classes), context.device)
+    to_input = input_of(run.config.data.normalize, data, context.device)
 
     def share(which: Tensor, labels: Tensor) -> float | None:
-        part = Split(noise.images[which], labels[which]).to(place.device)
-        return evaluate(pair, part, to_input, run.config)[1] if len(part) else None
+        part = Split(noise.images[which], labels[which]).to(context.device)
+        return evaluate(network, part, to_input, run.config)[1] if len(part) else None
 
     changed, images = noise.changed, int(noise.changed.sum())
     corrupted = {"images": images, "noisy": share(changed, noise.given), "true": share(changed, noise.true)}
@@ -180,12 +180,12 @@ def method_parameters(run: Run, data: Data) -> tuple[int, int]:
     return sum(p.numel() for p in method.parameters()), sum(p.numel() for p in model.parameters())
 
 
-def memorized(run: Run, place: RunContext, progress: Progress = no_progress) -> dict[str, Any]:
+def memorized(run: Run, context: RunContext, progress: Progress = no_progress) -> dict[str, Any]:
     """What a finished run memorized; stored as ``memorization.json`` in its directory, and read from there where it is.
 
     Args:
         run: one that is not :func:`lacking` anything.
-        place: device and data folder.
+        context: device and data folder.
         progress: called with (done, in all, what).
 
     Returns:
@@ -203,7 +203,7 @@ def memorized(run: Run, place: RunContext, progress: Progress = no_progress) -> 
     curve, stored = curve_of(run), load_result(run.path, NAME)
     if stored is not None and stored.get("protocol") == protocol and stored.get("curve") == [list(point) for point in curve]:
         return stored  # the curve too: a run that was trained anew keeps its files
-    data = load_data(run.config, place)
+    data = load_data(run.config, context)
     run.require_data(data)
     held = next(m.split for m in run.metrics if m.split not in (TRAIN, TRAIN_EVAL))
     own, network = method_parameters(run, data)
@@ -215,11 +215,11 @@ def memorized(run: Run, place: RunContext, progress: Progress = no_progress) -> 
         "chance": 1 / len(data.classes), "own_parameters": own, "network_parameters": network,
     }  # fmt: skip
     if run.config.data.label_noise:
-        noise = noise_of(run.config, place)
-        found["corrupted"], found["clean"] = _networks_own(run, data, noise, place)
+        noise = noise_of(run.config, context)
+        found["corrupted"], found["clean"] = _networks_own(run, data, noise, context)
         if partial:
-            (frozen,), (untrained,) = load_snapshots(run, place), load_snapshots(run, place, "untrained")
-            found["blocks"] = by_block(frozen, untrained, noise, data.test, len(data.classes), place, progress)
+            (frozen,), (untrained,) = load_snapshots(run, context), load_snapshots(run, context, "untrained")
+            found["blocks"] = by_block(frozen, untrained, noise, data.test, len(data.classes), context, progress)
     save_result(run.path, NAME, found)
     return load_result(run.path, NAME) or found  # as a later call reads it
 
@@ -266,7 +266,7 @@ def by_block(
     noise: Noise,
     test: Split,
     classes: int,
-    place: RunContext,
+    context: RunContext,
     progress: Progress = no_progress,
 ) -> list[dict[str, Any]]:
     """A linear probe on every block, fitted to the labels as given: what of them can be read there, and what of the true ones.
@@ -277,7 +277,7 @@ def by_block(
         noise: the training images and their labels.
         test: held-out images with true labels.
         classes: number of classes.
-        place: where to compute.
+        context: where to compute.
         progress: called with (done, in all, what).
 
     """
@@ -285,7 +285,7 @@ def by_block(
     steps = 2 * len(found)
     for i, network in enumerate((frozen, untrained)):
         progress(i * len(found), steps, "activations")
-        train, held = (collect_activations(network, images.to(place.device), FEATURES) for images in (noise.images, test.images))
+        train, held = (collect_activations(network, images.to(context.device), FEATURES) for images in (noise.images, test.images))
         for k, (name, row) in enumerate(zip(network.names, found, strict=True)):
             progress(i * len(found) + k, steps, name)
             accuracies = _probed(train.pop(name), held.pop(name), noise, test.labels, classes)

@@ -107,7 +107,7 @@ def _who(run: Run, rival: Run, label: str, weights: str) -> dict[str, Any]:
 def compare_run(
     run: Run,
     others: Sequence[Run],
-    place: RunContext,
+    context: RunContext,
     options: RepresentationOptions = RepresentationOptions(),
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def compare_run(
     Args:
         run: one with a checkpoint.
         others: the runs it is compared with.
-        place: device and data folder.
+        context: device and data folder.
         options: images, and whether stored comparisons are made anew.
         progress: called with (networks done, in all, what comes next).
 
@@ -130,8 +130,8 @@ def compare_run(
     """
     weights = {other.path: weights_digest(other) for other in others if other.path != run.path}
     for other in others:
-        must_show_the_same(run, other, place)
-    shown = pictures_of(run, place, options.images).held
+        must_show_the_same(run, other, context)
+    shown = pictures_of(run, context, options.images).held
     protocol = {
         "estimator": f"linear CKA by unbiased HSIC, averaged over batches of at most {FOLD} images",
         "images": len(shown),
@@ -153,8 +153,8 @@ def compare_run(
             found.append({**same[0], **fact})
             continue
         progress(i, len(rivals), f"with {fact['run']}")
-        own = own or signature(next(iter(load_snapshots(run, place))), shown)
-        other_one = signature(next(iter(load_snapshots(rival, place, UNTRAINED if i == 0 else "last"))), shown)
+        own = own or signature(next(iter(load_snapshots(run, context))), shown)
+        other_one = signature(next(iter(load_snapshots(rival, context, UNTRAINED if i == 0 else "last"))), shown)
         entry = {**fact, "blocks": own.names, "with_blocks": other_one.names}
         entry |= {"matrix": aligned(own, other_one).tolist(), "rdm_correlation": _rdm_correlations(own, other_one)}
         found.append(entry)

@@ -166,21 +166,21 @@ def represent(
 UNTRAINED, TRAINED = "untrained", "trained"
 
 
-def _whole(run: Run, place: RunContext) -> Data:
+def _whole(run: Run, context: RunContext) -> Data:
     """A run's data set, all of it, labels clean."""
-    return load_data(run.config.replace(limit=None, limit_test=None, label_noise=0.0, validation=0.0), place)
+    return load_data(run.config.replace(limit=None, limit_test=None, label_noise=0.0, validation=0.0), context)
 
 
-def pictures_of(run: Run, place: RunContext, count: int) -> Pictures:
+def pictures_of(run: Run, context: RunContext, count: int) -> Pictures:
     """The test images that a run's network is shown: the same for every run of a data set.
 
     Raises:
         InputError: see :func:`pictures`; data that cannot be loaded.
 
     """
-    data = _whole(run, place)
+    data = _whole(run, context)
     shown = pictures(data.test, len(data.classes), count)
-    return Pictures(shown.fit.to(place.device), shown.held.to(place.device), shown.classes)
+    return Pictures(shown.fit.to(context.device), shown.held.to(context.device), shown.classes)
 
 
 def read_as() -> str:
@@ -219,7 +219,7 @@ def _rounded(matrix: Tensor) -> list[list[float]]:
 
 def represent_run(
     run: Run,
-    place: RunContext,
+    context: RunContext,
     options: RepresentationOptions = RepresentationOptions(),
     progress: Progress = no_progress,
     known: MutableMapping[str, RepresentationRecord] | None = None,
@@ -231,7 +231,7 @@ def represent_run(
 
     Args:
         run: one with a checkpoint.
-        place: device and data folder.
+        context: device and data folder.
         options: what is measured.
         progress: called with (blocks done, in all, what comes next).
         known: see :func:`represent`; given to several runs, what they have in common is computed once.
@@ -240,14 +240,14 @@ def represent_run(
         InputError: a run without checkpoint, and as :func:`represent`.
 
     """
-    shown = pictures_of(run, place, options.images)
+    shown = pictures_of(run, context, options.images)
     small = shown.held.take(torch.arange(min(STORED, len(shown.held))))
     result = _stored(run, _protocol(run, shown, options), options.overwrite)
     result["rdm_labels"] = small.labels.sort(stable=True).values.tolist()
     known = {} if known is None else known
     last = int(run.checkpoint()["step"])
     networks = 1 + (len(run.snapshots()) + 1 if options.over_time else 1)
-    every = (f for which in (UNTRAINED, "all" if options.over_time else "last") for f in load_snapshots(run, place, which))
+    every = (f for which in (UNTRAINED, "all" if options.over_time else "last") for f in load_snapshots(run, context, which))
     for i, frozen in enumerate(every):
         network = TRAINED if frozen.trained else UNTRAINED
         done = {row["block"] for row in result["rows"] if (row["network"], row["step"]) == (network, frozen.step)}
@@ -276,12 +276,12 @@ def _stored(run: Run, protocol: dict[str, Any], overwrite: bool) -> dict[str, An
 
 def _sort(result: dict[str, Any], names: Sequence[str]) -> None:
     """Put rows in the order of networks, steps and blocks, and dissimilarity matrices in that of blocks."""
-    place = {name: k for k, name in enumerate(names)}
-    result["rows"].sort(key=lambda row: (row["network"] == TRAINED, row["step"], place[row["block"]]))
+    context = {name: k for k, name in enumerate(names)}
+    result["rows"].sort(key=lambda row: (row["network"] == TRAINED, row["step"], context[row["block"]]))
     result["rdm"] = {name: result["rdm"][name] for name in names if name in result["rdm"]}
 
 
-def must_be_comparable(runs: Sequence[Run], place: RunContext, options: RepresentationOptions) -> None:
+def must_be_comparable(runs: Sequence[Run], context: RunContext, options: RepresentationOptions) -> None:
     """Check, before anything costly, that runs can be measured and compared.
 
     Raises:
@@ -289,14 +289,14 @@ def must_be_comparable(runs: Sequence[Run], place: RunContext, options: Represen
 
     """
     for run in runs:
-        must_show_the_same(runs[0], run, place)
-        frozen = next(iter(load_snapshots(run, place)))
+        must_show_the_same(runs[0], run, context)
+        frozen = next(iter(load_snapshots(run, context)))
         for name in options.blocks:
             frozen.block(name)
-    pictures_of(runs[0], place, options.images)
+    pictures_of(runs[0], context, options.images)
 
 
-def must_show_the_same(first: Run, other: Run, place: RunContext) -> None:
+def must_show_the_same(first: Run, other: Run, context: RunContext) -> None:
     """Check that two runs' data sets have the same test images.
 
     Raises:
@@ -305,7 +305,7 @@ def must_show_the_same(first: Run, other: Run, place: RunContext) -> None:
     """
     mine, theirs = first.config.data.name, other.config.data.name
     named_sets = mine in DATASETS and theirs in DATASETS  # two of these differ, and need not be there to know it
-    if mine != theirs and (named_sets or not torch.equal(_whole(first, place).test.images, _whole(other, place).test.images)):
+    if mine != theirs and (named_sets or not torch.equal(_whole(first, context).test.images, _whole(other, context).test.images)):
         raise InputError(
             f"{other.path} was trained on {Path(theirs).name} and {first.path} on {Path(mine).name}:"
             " CKA compares what two networks make of the same images"

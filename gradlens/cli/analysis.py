@@ -76,12 +76,12 @@ def add_command(analysis: Analysis) -> None:
         from gradlens.training.run_directory import load_run
         from gradlens.training.run_files import must_be_writable
 
-        quiet, place = given.pop("quiet", False), set_up_process(given)
+        quiet, context = given.pop("quiet", False), set_up_process(given)
         must_be_writable(out / f"{analysis.name}.png")
         runs = [load_run(path) for path in dict.fromkeys(run_dirs)]
         options = analysis.Options(**{name: tuple(v or ()) if fields[name].default == () else v for name, v in typed.items()})
         with Display(quiet, len(runs)) as display:
-            results = analysis.analyse(runs, place, options, display.count, _aside)
+            results = analysis.analyse(runs, context, options, display.count, _aside)
         _shown(analysis, runs, results, out)
 
     fields = {field.name: field for field in dataclasses.fields(analysis.Options) if field.metadata}
@@ -104,22 +104,22 @@ def add_command_with_training(analysis: AnalysisWithTraining) -> None:
         from gradlens.training.run_files import must_be_writable
         from gradlens.training.runs.train_run import train_or_reuse
 
-        quiet, place = given.pop("quiet", False), set_up_process(given)
-        if place.name:
+        quiet, context = given.pop("quiet", False), set_up_process(given)
+        if context.name:
             raise InputError(f"--run-name names one run; {analysis.command} makes several: --out names their folder")
         methods, paths = methods_and_runs(what or analysis.default_methods())
         read = [load_run(path) for path in paths]
         analysis.check_required(read)
-        configs = [c for group in configs_of(methods, analysis.settings(given), place) for c in group] if methods else []
+        configs = [c for group in configs_of(methods, analysis.settings(given), context) for c in group] if methods else []
         for config in configs:
-            analysis.check_config(config, place)
-        folder = figures_to or place.out / "figures"
+            analysis.check_config(config, context)
+        folder = figures_to or context.out / "figures"
         must_be_writable(folder / f"{analysis.name}.png")
         known = [run.config for run in read]
         missing = [config for config in configs if config not in known]
         with Display(quiet, len(missing)) as display:
-            runs = read + train_or_reuse(missing, place, lambda c: display.watch(f"{c.method} seed {c.seed}", c.epochs))
-            results = analysis.analyse(runs, place, watch=display.count, say=_aside)
+            runs = read + train_or_reuse(missing, context, lambda c: display.watch(f"{c.method} seed {c.seed}", c.epochs))
+            results = analysis.analyse(runs, context, watch=display.count, say=_aside)
         _shown(analysis, runs, results, folder)
 
     named = _parameter("what", list[str] | None, typer.Argument(metavar="[METHOD_OR_RUN_DIR]...", help=analysis.argument), None)
@@ -164,10 +164,10 @@ def doctor(
     from gradlens.training.context import set_up_process
     from gradlens.training.run_directory import load_run, plain, save_result
 
-    quiet, place = given.pop("quiet", False), set_up_process(given)
+    quiet, context = given.pop("quiet", False), set_up_process(given)
     runs = [load_run(path) for path in dict.fromkeys(run_dirs)]
     with Display(quiet, len(runs)) as display:
-        found = [examine(run, place, display.count(run.path.name)) for run in runs]
+        found = [examine(run, context, display.count(run.path.name)) for run in runs]
     if as_json:
         typer.echo(json.dumps([plain({"run": str(run.path), **diagnosis_json(d)}) for run, d in zip(runs, found, strict=True)], indent=1))
     for run, diagnosis in zip(runs, found, strict=True):

@@ -74,17 +74,17 @@ def main() -> None:
 
 def _speaks() -> bool:
     """Whether this process may say what is wrong: of several ranks one does."""
-    world = sys.modules.get("gradlens.runtime.process_group")
-    return world is None or world.current_process_group().claim_error_report()
+    process_group = sys.modules.get("gradlens.runtime.process_group")
+    return process_group is None or process_group.current_process_group().claim_error_report()
 
 
 def _end(status: int) -> NoReturn:
     """Leave: of several ranks without waiting for those that are gone."""
-    world = sys.modules.get("gradlens.runtime.process_group")
-    if world is not None and not world.current_process_group().is_single_process:
+    process_group = sys.modules.get("gradlens.runtime.process_group")
+    if process_group is not None and not process_group.current_process_group().is_single_process:
         if status:
-            world.stop(status)
-        world.leave()
+            process_group.stop(status)
+        process_group.leave()
     sys.exit(status)
 
 

@@ -41,18 +41,18 @@ def sweep(
 
     study = studies.read_study(study_file)
     flags = {"threads": 1, "device": "cpu", **studies.place_settings(study)}
-    place = set_up_process({**{name.replace("-", "_"): value for name, value in flags.items()}, "out": out})
+    context = set_up_process({**{name.replace("-", "_"): value for name, value in flags.items()}, "out": out})
     must_be_writable(out)
-    points = studies.study_points(study, place)
-    must_be_possible(points, place)
+    points = studies.study_points(study, context)
+    must_be_possible(points, context)
     out.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     with Board(points, out, quiet) as board:
         if address is None:
             at_once = jobs or max(1, (os.cpu_count() or 1) // int(flags["threads"]))
-            states = run_local(points, place, flags, at_once, board.show)
+            states = run_local(points, context, flags, at_once, board.show)
         else:
-            states = run_on_ray(points, place, int(flags["threads"]), address, board.show)
+            states = run_on_ray(points, context, int(flags["threads"]), address, board.show)
     finished = [(point, load_run(out / point.name)) for point in points if states[point.name].what == "finished"]
     about = {"study": study._asdict(), "runs": {name: s._asdict() for name, s in states.items()}, "seconds": time.monotonic() - began}
     save_result(out, "study", about)

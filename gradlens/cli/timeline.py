@@ -43,21 +43,21 @@ def timeline(
     from gradlens.training.cost import simulation
     from gradlens.training.run_files import must_be_writable
 
-    quiet, place = given.pop("quiet", False), set_up_process(given)
+    quiet, context = given.pop("quiet", False), set_up_process(given)
     if not link > 0:
         raise InputError(f"--link: must be above 0 GB/s, got {link:g}")
     wire = simulation.Link(link * 1e9, latency * 1e-6)
-    configs = [config for (config,) in configs_of(methods or DEFAULT_SIMULATION, given, place)]
+    configs = [config for (config,) in configs_of(methods or DEFAULT_SIMULATION, given, context)]
     if micro_batches > configs[0].batch_size:
         raise InputError(f"--micro-batches {micro_batches}: a batch has {configs[0].batch_size} images")
     must_be_writable(out)
-    shape, classes = shape_and_classes(configs[0], place)
+    shape, classes = shape_and_classes(configs[0], context)
     with Display(quiet) as display:
         progress = display.count("timeline")
         found = []
         for i, config in enumerate(configs):
             progress(i, len(configs), f"measuring {config.method}")
-            found.append(simulation.measure_costs(config, shape, classes, place.device, rounds))
+            found.append(simulation.measure_costs(config, shape, classes, context.device, rounds))
         progress(len(configs), len(configs), "simulating")
         points = simulation.throughput_curves(found, wire, batches, micro_batches, sorted({*simulation.WORKERS, workers}))
         seconds = simulation.first_batches(found)

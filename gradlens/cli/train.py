@@ -36,27 +36,27 @@ def train(
     from gradlens.training.context import set_up_process
     from gradlens.training.runs.train_run import prepare, train_or_reuse, train_run
 
-    quiet, place = given.pop("quiet", False), set_up_process(given)
+    quiet, context = given.pop("quiet", False), set_up_process(given)
     if is_launched():
-        _train_together(method, given, place, quiet)
+        _train_together(method, given, context, quiet)
         return
-    (configs,) = configs_of([method or method_of(given)], given, place)
-    if place.name and len(configs) > 1:
+    (configs,) = configs_of([method or method_of(given)], given, context)
+    if context.name and len(configs) > 1:
         raise InputError("--run-name names one run; with --seeds each run gets its own name")
-    state = prepare(configs[0], place) if len(configs) == 1 else None
+    state = prepare(configs[0], context) if len(configs) == 1 else None
     with Display(quiet, len(configs)) as display:
 
         def watch_for(config: Config) -> Any:
             return display.watch(config.method if len(configs) == 1 else f"{config.method} seed {config.seed}", config.epochs)
 
         # of several seeds some may be finished, others not begun
-        runs = [train_run(configs[0], place, watch_for(configs[0]), state)] if state else train_or_reuse(configs, place, watch_for)
+        runs = [train_run(configs[0], context, watch_for(configs[0]), state)] if state else train_or_reuse(configs, context, watch_for)
     console.show(console.results_table(runs))
     typer.echo("\n".join(f"run: {run.path}" for run in runs))
     typer.echo(f"next: gradlens figures {' '.join(str(run.path) for run in runs)} --out figures")
 
 
-def _train_together(method: str | None, given: dict[str, Any], place: RunContext, quiet: bool) -> None:
+def _train_together(method: str | None, given: dict[str, Any], context: RunContext, quiet: bool) -> None:
     """This process's part in a run that torchrun has started on several ranks."""
     from dataclasses import replace
 
@@ -66,14 +66,14 @@ def _train_together(method: str | None, given: dict[str, Any], place: RunContext
     from gradlens.training.config_builder import configs_of, method_of
     from gradlens.training.runs.train_run import train_run
 
-    world = join(place.device)
-    (configs,) = world.fail_together(lambda: configs_of([method or method_of(given)], given, place, (world.num_ranks, "data")))
+    ranks = join(context.device)
+    (configs,) = ranks.fail_together(lambda: configs_of([method or method_of(given)], given, context, (ranks.num_ranks, "data")))
     if len(configs) > 1:
         raise InputError("--seeds: several ranks share one run; `gradlens sweep` makes many")
     (config,) = configs
-    with Display(quiet or not world.is_main) as display:
-        run = train_run(config, replace(place, ranks=world), display.watch(config.method, config.epochs))
-    if world.is_main:
+    with Display(quiet or not ranks.is_main) as display:
+        run = train_run(config, replace(context, ranks=ranks), display.watch(config.method, config.epochs))
+    if ranks.is_main:
         console.show(console.results_table([run]))
         typer.echo(f"run: {run.path}")
 
@@ -100,15 +100,15 @@ def compare_gradients(
     from gradlens.training.run_files import must_be_writable
     from gradlens.training.runs.train_run import train_or_reuse
 
-    quiet, place = given.pop("quiet", False), set_up_process(given)
-    if place.name:
+    quiet, context = given.pop("quiet", False), set_up_process(given)
+    if context.name:
         raise InputError("--run-name names one run; compare-gradients makes several: --out names their folder")
     methods, paths = methods_and_runs(what or DEFAULT_COMPARISON)
     read = [load_run(path) for path in paths]
     grid = parse_numbers("--lr-grid", lr_grid) if lr_grid is not None else []
-    groups = configs_of(methods, given, place) if methods else []
+    groups = configs_of(methods, given, context) if methods else []
     trials = len(groups) * len(grid)
-    must_be_writable(figures_to or place.out / "figures")
+    must_be_writable(figures_to or context.out / "figures")
     with Display(quiet, trials + sum(len(group) for group in groups)) as display:
 
         def watch_for(config: Config) -> Any:
@@ -116,12 +116,12 @@ def compare_gradients(
             return display.watch(config.method + extra + (f" lr {config.optimizer.lr:g}" if grid else ""), config.epochs)
 
         if grid:
-            groups = [_with_best_lr(group, grid, place, watch_for) for group in groups]
+            groups = [_with_best_lr(group, grid, context, watch_for) for group in groups]
         known = [run.config for run in read]
-        runs = read + train_or_reuse([config for group in groups for config in group if config not in known], place, watch_for)
+        runs = read + train_or_reuse([config for group in groups for config in group if config not in known], context, watch_for)
     console.show(console.comparison_table(runs))
     typer.echo("\n".join(f"run: {run.path}" for run in runs))
-    _write_figures(runs, figures_to or place.out / "figures")
+    _write_figures(runs, figures_to or context.out / "figures")
 
 
 @trained.command()
@@ -137,9 +137,9 @@ def measure(
     from gradlens.training.context import set_up_process
     from gradlens.training.runs.remeasure import measure_run
 
-    quiet, place = given.pop("quiet", False), set_up_process(given)
+    quiet, context = given.pop("quiet", False), set_up_process(given)
     with Display(quiet) as display:
-        rows = measure_run(run_dir, tuple(dict.fromkeys(quantity)), place, display.count("measure"))
+        rows = measure_run(run_dir, tuple(dict.fromkeys(quantity)), context, display.count("measure"))
     steps = sorted({row.step for row in rows})
     typer.echo(f"{len(rows)} rows at {len(steps)} steps ({', '.join(map(str, steps))}) in {run_dir / 'measured.csv'}")
 
@@ -214,9 +214,9 @@ def list_(
     from gradlens.training.context import set_up_process
     from gradlens.training.cost.method_cards import cards
 
-    quiet, place = given.pop("quiet", False), set_up_process(given)
+    quiet, context = given.pop("quiet", False), set_up_process(given)
     with Display(quiet) as display:
-        show(cards_table(cards(place.device, display.count("measuring"))))
+        show(cards_table(cards(context.device, display.count("measuring"))))
 
 
 @trained.command()
@@ -263,18 +263,18 @@ def bench(
     from gradlens.training.cost.step_benchmark import bench as measure_cost
     from gradlens.training.run_files import must_be_writable, write
 
-    quiet, precision, place = given.pop("quiet", False), given.pop("precision", "fp32"), set_up_process(given)
+    quiet, precision, context = given.pop("quiet", False), given.pop("precision", "fp32"), set_up_process(given)
     if json_file:
         must_be_writable(json_file)
     if is_launched():
-        _bench_together(methods or DEFAULT_COMPARISON, {**given, "precision": precision}, place, rounds, json_file, quiet)
+        _bench_together(methods or DEFAULT_COMPARISON, {**given, "precision": precision}, context, rounds, json_file, quiet)
         return
-    configs = [config for (config,) in configs_of(methods or DEFAULT_COMPARISON, {**given, "precision": "fp32"}, place)]
-    low = [config for (config,) in configs_of(methods or DEFAULT_COMPARISON, {**given, "precision": precision}, place)]
+    configs = [config for (config,) in configs_of(methods or DEFAULT_COMPARISON, {**given, "precision": "fp32"}, context)]
+    low = [config for (config,) in configs_of(methods or DEFAULT_COMPARISON, {**given, "precision": precision}, context)]
     configs += [config for config in low if config.precision != "fp32"]
-    shape, classes = shape_and_classes(configs[0], place)
+    shape, classes = shape_and_classes(configs[0], context)
     with Display(quiet) as display:
-        result = measure_cost(configs, shape, classes, place.device, rounds, progress=display.count("bench"))
+        result = measure_cost(configs, shape, classes, context.device, rounds, progress=display.count("bench"))
     console.show(bench_table(result))
     if json_file:
         write(json_file, result.to_json().encode())
@@ -282,7 +282,7 @@ def bench(
 
 
 def _bench_together(
-    methods: Sequence[str], given: dict[str, Any], place: RunContext, rounds: int, json_file: Path | None, quiet: bool
+    methods: Sequence[str], given: dict[str, Any], context: RunContext, rounds: int, json_file: Path | None, quiet: bool
 ) -> None:
     from gradlens.cli.progress import Display
     from gradlens.reporting import console
@@ -293,17 +293,17 @@ def _bench_together(
     from gradlens.training.cost.rank_benchmark import bench_ranks, to_json
     from gradlens.training.run_files import write
 
-    world = join(place.device)
+    ranks = join(context.device)
     given = {**given, "record_every": 0, "diagnose_every": 0, "epochs": 1000}
-    configs = world.fail_together(lambda: [config for (config,) in configs_of(methods, given, place, (world.num_ranks, "layers"))])
-    shape, classes = shape_and_classes(configs[0], place)
-    with Display(quiet or not world.is_main) as display:
-        rows = bench_ranks(configs, shape, classes, place.device, world, rounds, display.count("bench"))
-    if not world.is_main:
+    configs = ranks.fail_together(lambda: [config for (config,) in configs_of(methods, given, context, (ranks.num_ranks, "layers"))])
+    shape, classes = shape_and_classes(configs[0], context)
+    with Display(quiet or not ranks.is_main) as display:
+        rows = bench_ranks(configs, shape, classes, context.device, ranks, rounds, display.count("bench"))
+    if not ranks.is_main:
         return
     first = configs[0]
     about = (
-        f"{first.model.name}, batches of {first.batch_size} generated images, {world.num_ranks} ranks with {rows[0].threads} threads each."
+        f"{first.model.name}, batches of {first.batch_size} generated images, {ranks.num_ranks} ranks with {rows[0].threads} threads each."
     )
     console.show(ranks_table(rows, about))
     if json_file:
@@ -318,10 +318,10 @@ def _bench_together(
         typer.echo(f"wrote {json_file}")
 
 
-def _with_best_lr(group: list[Config], grid: list[float], place: RunContext, watch_for: Callable[[Config], Any]) -> list[Config]:
+def _with_best_lr(group: list[Config], grid: list[float], context: RunContext, watch_for: Callable[[Config], Any]) -> list[Config]:
     from gradlens.training.runs.lr_search import choose_lr
 
-    lr = choose_lr(group[0], grid, 0.2, place, watch_for)
+    lr = choose_lr(group[0], grid, 0.2, context, watch_for)
     typer.echo(f"{group[0].method}: lr {lr:g} of {', '.join(f'{v:g}' for v in grid)} is best on a fifth of the training images")
     return [config.replace(lr=lr) for config in group]
 

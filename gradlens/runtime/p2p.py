@@ -34,16 +34,16 @@ class Outbox:
     """What this rank sends to another on one channel.
 
     Args:
-        world: the ranks.
+        ranks: the ranks.
         to: the other one.
         channel: names what is sent.
         tag: of the channel, the same on both sides.
 
     """
 
-    def __init__(self, world: ProcessGroup, to: int, channel: str, tag: int) -> None:
-        self.world, self.to, self.tag = world, to, tag
-        self.name = f"{channel}/{world.rank}-{to}"
+    def __init__(self, ranks: ProcessGroup, to: int, channel: str, tag: int) -> None:
+        self.ranks, self.to, self.tag = ranks, to, tag
+        self.name = f"{channel}/{ranks.rank}-{to}"
         self.told: set[int] = set()
         self.under_way: deque[list[tuple[Any, Tensor]]] = deque()
         self.bytes = 0  # sent so far
@@ -52,7 +52,7 @@ class Outbox:
         """Send tensors that belong to a batch of so many images; waits only while two earlier messages are still under way."""
         flats, layouts = zip(*map(_flat, tensors), strict=True) if tensors else ((), ())
         if images not in self.told:
-            self.world.store.set(f"{self.name}/{images}", repr(list(layouts)))
+            self.ranks.store.set(f"{self.name}/{images}", repr(list(layouts)))
             self.told.add(images)
         while len(self.under_way) >= UNDER_WAY:
             self._wait()
@@ -72,9 +72,9 @@ class Outbox:
 class Inbox:
     """What this rank receives from another on one channel; the arguments are those of :class:`Outbox`."""
 
-    def __init__(self, world: ProcessGroup, source: int, channel: str, tag: int, device: torch.device) -> None:
-        self.world, self.source, self.tag, self.device = world, source, tag, device
-        self.name = f"{channel}/{source}-{world.rank}"
+    def __init__(self, ranks: ProcessGroup, source: int, channel: str, tag: int, device: torch.device) -> None:
+        self.ranks, self.source, self.tag, self.device = ranks, source, tag, device
+        self.name = f"{channel}/{source}-{ranks.rank}"
         self.layouts: dict[int, list[Any]] = {}
         self.expected: deque[tuple[int, list[tuple[Any, Tensor]] | None]] = deque()
 
@@ -90,8 +90,8 @@ class Inbox:
         assert wanted == images
         if receiving is None:
             key = f"{self.name}/{images}"
-            self.world.store.wait([key], timedelta(seconds=MESSAGE_TIMEOUT))
-            self.layouts[images] = ast.literal_eval(self.world.store.get(key).decode())
+            self.ranks.store.wait([key], timedelta(seconds=MESSAGE_TIMEOUT))
+            self.layouts[images] = ast.literal_eval(self.ranks.store.get(key).decode())
             receiving = self._receive(images)
         for work, _ in receiving:
             work.wait()

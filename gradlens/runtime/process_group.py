@@ -228,45 +228,45 @@ def stop_on_lost_rank(updates_done: Callable[[], int], saved_note: Callable[[], 
 _heartbeat_stopped = threading.Event()
 
 
-def _start_heartbeat(world: ProcessGroup) -> None:
+def _start_heartbeat(ranks: ProcessGroup) -> None:
     """Tell the others every second that this process lives, and see that they do."""
-    world.store.set(f"who/{world.rank}", f"{socket.gethostname()} {os.getpid()}")
+    ranks.store.set(f"who/{ranks.rank}", f"{socket.gethostname()} {os.getpid()}")
     _heartbeat_stopped.clear()
-    threading.Thread(target=_heartbeat_loop, args=(world,), daemon=True, name=HEARTBEAT_THREAD).start()
+    threading.Thread(target=_heartbeat_loop, args=(ranks,), daemon=True, name=HEARTBEAT_THREAD).start()
 
 
-def _heartbeat_loop(world: ProcessGroup) -> None:
+def _heartbeat_loop(ranks: ProcessGroup) -> None:
     store = _client()
     heard: dict[int, tuple[bytes, float]] = {}
     n = 0
     while not _heartbeat_stopped.wait(HEARTBEAT_INTERVAL if n else 0):
         n += 1
         try:
-            store.set(f"beat/{world.rank}", str(n))
-            for rank in range(world.num_ranks):
+            store.set(f"beat/{ranks.rank}", str(n))
+            for rank in range(ranks.num_ranks):
                 key = f"beat/{rank}"
                 beat = store.get(key) if store.check([key]) else b""
                 if rank not in heard or heard[rank][0] != beat:
                     heard[rank] = beat, time.monotonic()
         except Exception:  # noqa: BLE001 - whatever the store raises, it is gone, and with it the launcher
             if not _heartbeat_stopped.is_set():
-                _stop_this_rank("the launcher is gone", world)
+                _stop_this_rank("the launcher is gone", ranks)
         for rank, (_, since) in heard.items():
-            if rank != world.rank and time.monotonic() - since > HEARTBEAT_TIMEOUT and not _heartbeat_stopped.is_set():
-                _kill_rank(world, rank)
-                _stop_this_rank(f"nothing was heard of rank {rank} for {HEARTBEAT_TIMEOUT:.0f} seconds", world)
+            if rank != ranks.rank and time.monotonic() - since > HEARTBEAT_TIMEOUT and not _heartbeat_stopped.is_set():
+                _kill_rank(ranks, rank)
+                _stop_this_rank(f"nothing was heard of rank {rank} for {HEARTBEAT_TIMEOUT:.0f} seconds", ranks)
 
 
-def _kill_rank(world: ProcessGroup, rank: int) -> None:
+def _kill_rank(ranks: ProcessGroup, rank: int) -> None:
     """Kill a rank that hangs on this machine: the launcher's polite signal does not reach a stopped process."""
     with suppress(Exception):
-        host, pid = world.store.get(f"who/{rank}").decode().rsplit(" ", 1)
+        host, pid = ranks.store.get(f"who/{rank}").decode().rsplit(" ", 1)
         if host == socket.gethostname():
             os.kill(int(pid), signal.SIGKILL)
 
 
-def _stop_this_rank(why: str, world: ProcessGroup) -> NoReturn:
-    if world.claim_error_report():
+def _stop_this_rank(why: str, ranks: ProcessGroup) -> NoReturn:
+    if ranks.claim_error_report():
         print(f"gradlens: {why}: all ranks stop; --resume goes on from the last checkpoint", file=sys.stderr, flush=True)
     stop(1)
 
@@ -274,11 +274,11 @@ def _stop_this_rank(why: str, world: ProcessGroup) -> NoReturn:
 # ------------------------------------------------------------------------------------------------------- agreement
 
 
-def require_same_run(world: ProcessGroup, settings: Mapping[str, Any]) -> None:
+def require_same_run(ranks: ProcessGroup, settings: Mapping[str, Any]) -> None:
     """Refuse ranks that are not about the same run.
 
     Args:
-        world: the ranks.
+        ranks: the ranks.
         settings: what must be the same on all: the config, versions, hashes of the data.
 
     Raises:
@@ -286,7 +286,7 @@ def require_same_run(world: ProcessGroup, settings: Mapping[str, Any]) -> None:
 
     """
     mine = {**settings, "torch": torch.__version__, "python": ".".join(platform.python_version_tuple()[:2])}
-    first, *others = world.all_gather_object(mine)
+    first, *others = ranks.all_gather_object(mine)
     for rank, theirs in enumerate(others, 1):
         for name in {**first, **theirs}:
             if first.get(name) != theirs.get(name):

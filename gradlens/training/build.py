@@ -100,10 +100,10 @@ def build_model_and_method(config: Config, shape: tuple[int, int, int], classes:
         net = net._replace(teacher=_teacher(load_run(config.teacher), shape, classes, config, device))
     method = rule(net, options)
     layout: Any = {"device": device, "memory_format": torch.channels_last}
-    pair = ModelAndMethod(model.to(**layout), method.to(**layout))
+    network = ModelAndMethod(model.to(**layout), method.to(**layout))
     if config.compile:
-        _compile(pair)
-    return pair
+        _compile(network)
+    return network
 
 
 def check_model_and_method(config: Config, shape: tuple[int, int, int], classes: int) -> ModelAndMethod:
@@ -152,11 +152,11 @@ def load_model_and_method(
     begun = (
         {} if run.config.pretrained.keep_head else {"init_from": None}
     )  # whose weights would be replaced, but for the shape of a kept head
-    pair = build_model_and_method(run.config.replace(compile=False, **begun), shape, classes, device)
+    network = build_model_and_method(run.config.replace(compile=False, **begun), shape, classes, device)
     file = file or run.path / "checkpoint.pt"
-    pair.load(load_checkpoint(file), str(file))
-    pair.model.eval(), pair.method.eval()
-    return pair
+    network.load(load_checkpoint(file), str(file))
+    network.model.eval(), network.method.eval()
+    return network
 
 
 def _with_kept_head(model: nn.Sequential, begun: Run, config: Config, shape: tuple[int, int, int], classes: int) -> nn.Sequential:
@@ -208,12 +208,12 @@ def _teacher(run: Run, shape: tuple[int, int, int], classes: int, config: Config
     return answer
 
 
-def _compile(pair: ModelAndMethod) -> None:
+def _compile(network: ModelAndMethod) -> None:
     """torch.compile each block, head and synthesiser in place."""
     import torch._functorch.config  # not there by `import torch` alone
 
     torch._functorch.config.donated_buffer = False  # for the whole process: recorded steps go back twice through the same passes
     lists = nn.ModuleList, nn.ModuleDict  # which are not run themselves
-    own = [m for child in pair.method.children() for m in (child.children() if isinstance(child, lists) else [child])]
-    for module in (*pair.model, *own):
+    own = [m for child in network.method.children() for m in (child.children() if isinstance(child, lists) else [child])]
+    for module in (*network.model, *own):
         module.compile()

@@ -38,14 +38,14 @@ def _parse_sets(pairs: Sequence[str]) -> list[tuple[str | None, str, Any]]:
 
 
 def configs_of(
-    methods: Sequence[str], given: dict[str, Any], place: RunContext, ranks: tuple[int, str] | None = None
+    methods: Sequence[str], given: dict[str, Any], context: RunContext, ranks: tuple[int, str] | None = None
 ) -> list[list[Config]]:
     """The configs of each method, one per seed, from flags, config file and ``--set``.
 
     Args:
         methods: their names, or FILE.py:Class.
         given: the flags that were typed, with underscores.
-        place: where they will run.
+        context: where they will run.
         ranks: how many processes share each run, and what they share (``data`` or ``layers``) where neither flags nor file say it.
 
     """
@@ -65,7 +65,7 @@ def configs_of(
     if isinstance(given.get("split"), str):
         given["split"] = _whole_numbers("--split", given["split"])
     if "precision" in (both := {**file, **given}):
-        given["precision"] = pick_precision(both["precision"], place.device)
+        given["precision"] = pick_precision(both["precision"], context.device)
     _refuse_unknown_options(sets, methods)
     out: list[list[Config]] = []
     for name in methods:

@@ -72,16 +72,16 @@ def test_projection_keeps_inner_products_on_average():
 
 @pytest.mark.parametrize("method", one_in(4, sorted(METHODS)))
 def test_every_rules_run_can_be_read_and_its_checkpoint_stays(method):
-    config, place = tiny(method), RunContext()
+    config, context = tiny(method), RunContext()
     run = shelf.trained(config)
     files = sorted(run.path.rglob("*.pt"))
     before = [f.read_bytes() for f in files]
-    images = load_data(config, place).test.images[:20]
-    last, *_ = load_snapshots(run, place)
+    images = load_data(config, context).test.images[:20]
+    last, *_ = load_snapshots(run, context)
     assert last.step == 24
     assert last.trained
-    assert [f.step for f in load_snapshots(run, place, "all")] == [12, 24]
-    (untrained,) = load_snapshots(run, place, "untrained")
+    assert [f.step for f in load_snapshots(run, context, "all")] == [12, 24]
+    (untrained,) = load_snapshots(run, context, "untrained")
     found, control = collect_activations(last, images), collect_activations(untrained, images)
     assert list(found) == last.names == list(control)
     assert ("top" in found) == METHODS[method].classifies

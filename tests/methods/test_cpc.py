@@ -172,8 +172,8 @@ def slow_loss(method, k, encoder, x):
         drawn = method.pretext.negatives(k, offset, len(paired))
         assert drawn.shape == (len(paired), o.negatives)
         mine = []
-        for at, place in enumerate(paired):
-            scores = torch.stack([c[place] @ t for t in [targets[at], *(targets[d] for d in drawn[at].tolist())]])
+        for at, context in enumerate(paired):
+            scores = torch.stack([c[context] @ t for t in [targets[at], *(targets[d] for d in drawn[at].tolist())]])
             mine.append(torch.logsumexp(scores, 0) - scores[0])
         losses.append(sum(mine) / len(mine))
     return sum(losses) / len(losses)
@@ -337,9 +337,9 @@ def test_networks_are_made_for_patches(name):
 
 def test_an_encoder_of_patches_is_fine_tuned_on_whole_images(tmp_path):
     """Its blocks go on; the top, never trained and made for a patch, is the new network's own."""
-    place = RunContext(out=tmp_path)
+    context = RunContext(out=tmp_path)
     sizes = {"depth": 2, "width": 4, "limit": 40, "batch_size": 20, "record_every": 0}
-    run = train_run(make_config(method="infomax", epochs=1, **sizes), place)
+    run = train_run(make_config(method="infomax", epochs=1, **sizes), context)
     new = make_config(init_from=str(run.path), seed=5, **sizes)
     model = build_model_and_method(new, (1, 8, 8), 10, CPU).model
     kept = run.checkpoint()["model"]
@@ -347,7 +347,7 @@ def test_an_encoder_of_patches_is_fine_tuned_on_whole_images(tmp_path):
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, fresh[name] if name.startswith("top.") else kept[name]), name
     assert kept["top.hidden.weight"].shape != fresh["top.hidden.weight"].shape
-    assert train_run(new.replace(epochs=1), place).finished
+    assert train_run(new.replace(epochs=1), context).finished
     with pytest.raises(InputError, match=r"--keep-head 1: the run .*infomax.* has no projection head"):
         build_model_and_method(make_config(init_from=str(run.path), keep_head=1, **sizes), (1, 8, 8), 10, CPU)
 

@@ -241,11 +241,11 @@ def test_a_student_of_other_classes_is_refused(runs, tmp_path):
 
 
 def test_with_gaussian_a_teacher_must_have_seen_the_same_images(tmp_path):
-    place, small = RunContext(out=tmp_path), {**SMALL, "normalize": "gaussian", "epochs": 0}
-    teacher = train_run(make_config(method="bp", labels=0.5, **small), place)
-    train_run(make_config(method="distil", teacher=str(teacher.path), labels=0.2, **small), place)  # other labels, the same statistics
+    context, small = RunContext(out=tmp_path), {**SMALL, "normalize": "gaussian", "epochs": 0}
+    teacher = train_run(make_config(method="bp", labels=0.5, **small), context)
+    train_run(make_config(method="distil", teacher=str(teacher.path), labels=0.2, **small), context)  # other labels, the same statistics
     with pytest.raises(InputError, match="normalised by other statistics"):
-        train_run(make_config(method="distil", teacher=str(teacher.path), **{**small, "seed": 1}), place)
+        train_run(make_config(method="distil", teacher=str(teacher.path), **{**small, "seed": 1}), context)
 
 
 def test_a_run_without_answers_is_shown_without_an_accuracy(runs, program):
@@ -283,13 +283,13 @@ def test_the_papers_settings_train_for_two_steps(path, tmp_path):
     if settings.get("labels"):
         small["labels"] = 0.5
         small["batch_size"] = 2
-    place = RunContext(out=tmp_path / "runs")
+    context = RunContext(out=tmp_path / "runs")
     if settings["method"] == "distil":
-        teacher = train_run(make_config(**{**small, "method": "bp", "normalize": "none", "model": "basic-cnn"}), place)
+        teacher = train_run(make_config(**{**small, "method": "bp", "normalize": "none", "model": "basic-cnn"}), context)
         settings["teacher"] = str(teacher.path)
     if settings.get("keep_head"):
         first = read_config_file(path.with_name("simclr2-pretrain.json"))
-        settings["init_from"] = str(train_run(make_config(**{**first, **small, "labels": None, "batch_size": 4}), place).path)
-    run = train_run(make_config(**{**settings, **small}), place)
+        settings["init_from"] = str(train_run(make_config(**{**first, **small, "labels": None, "batch_size": 4}), context).path)
+    run = train_run(make_config(**{**settings, **small}), context)
     assert run.summary["updates"] == 2
     assert {row.step for row in run.gradients} == {0, 1}

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("few_pixels")
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     """Two tiny runs with everything stored that a command stores."""
-    place, folder = RunContext(), tmp_path_factory.mktemp("runs")
+    context, folder = RunContext(), tmp_path_factory.mktemp("runs")
     shared = {"width": 3, "limit": 96, "batch_size": 32, "epochs": 3, "label_noise": 0.3, "evaluate_train": True, "online_probe": True}
     runs = [shelf.copied(shelf.trained(make_config(method=method, **shared)), folder) for method in ("bp", "dgl")]
     few = {
@@ -28,7 +28,7 @@ def measured(tmp_path_factory):
         "representations": RepresentationOptions(images=90, steps=2),
     }
     for name in ("probe", "memorization", "filters", "representations"):
-        ANALYSES[name].analyse(runs, place, few.get(name))
+        ANALYSES[name].analyse(runs, context, few.get(name))
     return [run.path for run in runs]
 
 

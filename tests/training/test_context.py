@@ -62,15 +62,15 @@ HOW = ["an image replaced", "an image replaced by one of the same size", "an ima
 @pytest.mark.parametrize("how", HOW)
 def test_images_that_change_are_read_again(tmp_path, how):
     """In a notebook, where no command begins anew."""
-    config, place = make_config(data=str(folder(tmp_path))), RunContext()
-    first = load_data(config, place)
-    assert load_data(config, place) is first
-    assert load_data(config.replace(seed=1), place) is first  # nothing is drawn
+    config, context = make_config(data=str(folder(tmp_path))), RunContext()
+    first = load_data(config, context)
+    assert load_data(config, context) is first
+    assert load_data(config.replace(seed=1), context) is first  # nothing is drawn
     for file in tmp_path.rglob("*.png"):  # as the files of a folder are, older than this test: a clock may tick slowly
         os.utime(file, ns=(10**18, 10**18))
-    before = load_data(config, place)
+    before = load_data(config, context)
     changed(tmp_path, how)
-    after = load_data(config, place)
+    after = load_data(config, context)
     assert after is not before
     assert after.fingerprint() != before.fingerprint()
 
@@ -99,9 +99,9 @@ def test_named_sets_need_no_look_at_files():
 
 def test_a_run_says_of_which_images_it_is_if_they_change_while_it_is_prepared(tmp_path):
     small = {"model": "mlp", "width": 4, "batch_size": 4, "epochs": 1, "record_every": 0}
-    config, place = make_config(data=str(folder(tmp_path / "images")), **small), RunContext(out=tmp_path / "runs")
-    training = prepare(config, place)
-    before = load_data(config, place).fingerprint()
+    config, context = make_config(data=str(folder(tmp_path / "images")), **small), RunContext(out=tmp_path / "runs")
+    training = prepare(config, context)
+    before = load_data(config, context).fingerprint()
     picture(tmp_path / "images" / "train" / "a" / "0.png", 200)
-    run = train_run(config, place, state=training)
-    assert run.info["data_fingerprint"] == before != load_data(config, place).fingerprint()
+    run = train_run(config, context, state=training)
+    assert run.info["data_fingerprint"] == before != load_data(config, context).fingerprint()

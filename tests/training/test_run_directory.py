@@ -345,9 +345,9 @@ def damaged(run, out, change):
     ],
 )
 def test_resuming_from_a_checkpoint_of_something_else_is_one_sentence_and_changes_nothing(change, run, tmp_path):
-    path, place = damaged(run, tmp_path, change)
+    path, context = damaged(run, tmp_path, change)
     before = contents(tmp_path)
-    text = refused(train_run, run.config, place)
+    text = refused(train_run, run.config, context)
     assert "checkpoint" in text
     assert str(path) in text or "config" in text
     assert contents(tmp_path) == before
@@ -573,8 +573,8 @@ def test_resume_with_other_data_is_refused(tmp_path):
 
 
 def test_resume_of_a_finished_run_changes_no_number(run, tmp_path):
-    place = RunContext(out=tmp_path)
-    first = train_run(run.config, place)
+    context = RunContext(out=tmp_path)
+    first = train_run(run.config, context)
     before = contents(first.path)
-    train_run(run.config, replace(place, resume=True))
+    train_run(run.config, replace(context, resume=True))
     assert contents(first.path) == before

@@ -22,8 +22,8 @@ TINY = {"width": 4, "limit": 120, "limit_test": 60, "epochs": 2, "batch_size": 3
 
 
 def trained(folder, watch=lambda event, numbers: None, tensorboard=True, **more):
-    place = {k: more.pop(k) for k in ("resume", "overwrite") if k in more}
-    return train_run(make_config(**TINY | {"method": "dgl"} | more), RunContext(out=folder, tensorboard=tensorboard, **place), watch)
+    context = {k: more.pop(k) for k in ("resume", "overwrite") if k in more}
+    return train_run(make_config(**TINY | {"method": "dgl"} | more), RunContext(out=folder, tensorboard=tensorboard, **context), watch)
 
 
 def read(folder):

@@ -74,7 +74,7 @@ def refused(call, *args, **kwargs):
     return str(caught.value)
 
 
-def interrupted(config, place, step=2):
+def interrupted(config, context, step=2):
     """An unfinished run."""
 
     def watch(event, numbers):
@@ -82,33 +82,33 @@ def interrupted(config, place, step=2):
             signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(Stopped):
-        train_run(config, place, watch)
+        train_run(config, context, watch)
 
 
 # ----------------------------------------------------------------------------------------------------- train and reuse
 
 
 def test_finished_runs_are_reused_unfinished_ones_gone_on_with_missing_ones_trained(tmp_path):
-    place = RunContext(out=tmp_path / "runs")
+    context = RunContext(out=tmp_path / "runs")
     configs = [tiny("bp"), tiny("dgl"), tiny("dni")]
-    train_run(configs[0], place)
-    before = contents(place.out)
-    interrupted(configs[1], place)
+    train_run(configs[0], context)
+    before = contents(context.out)
+    interrupted(configs[1], context)
     steps = []
 
     def watch_for(config):
         return lambda event, numbers: steps.append((config.method, numbers["step"])) if event == "step" else None
 
-    runs = train_or_reuse(configs, place, watch_for)
+    runs = train_or_reuse(configs, context, watch_for)
     assert [run.config for run in runs] == configs
     assert all(run.finished for run in runs)
     assert steps == [("dgl", s) for s in (4, 5, 6)] + [("dni", s) for s in range(1, 7)]
-    assert {name: v for name, v in contents(place.out).items() if name in before} == before
+    assert {name: v for name, v in contents(context.out).items() if name in before} == before
     alone = train_run(configs[1], RunContext(out=tmp_path / "alone"))
     for name in ("metrics.csv", "gradients.csv"):
         assert (runs[1].path / name).read_bytes() == (alone.path / name).read_bytes()
 
-    again, seen = trained(lambda watch: train_or_reuse(configs, place, watch))
+    again, seen = trained(lambda watch: train_or_reuse(configs, context, watch))
     assert seen == []
     assert [r.path for r in again] == [r.path for r in runs]
 
@@ -165,9 +165,9 @@ def test_resume_of_a_comparison_also_trains_what_was_not_begun(tmp_path):
 
 
 def test_overwrite_trains_all_again(tmp_path):
-    place = RunContext(out=tmp_path)
-    train_or_reuse([tiny()], place, quiet)
-    _, seen = trained(lambda watch: train_or_reuse([tiny()], replace(place, overwrite=True), watch))
+    context = RunContext(out=tmp_path)
+    train_or_reuse([tiny()], context, quiet)
+    _, seen = trained(lambda watch: train_or_reuse([tiny()], replace(context, overwrite=True), watch))
     assert seen == [tiny()]
 
 
@@ -241,10 +241,10 @@ def test_data_are_loaded_once_for_all_methods(monkeypatch, other_data):
     calls = []
     real = datasets.DATASETS["digits"]
     monkeypatch.setitem(datasets.DATASETS, "digits", real._replace(load=lambda *args: calls.append(args) or real.load(*args)))
-    place = RunContext()
-    assert load_data(tiny("bp"), place) is load_data(tiny("dgl", lr=1.0), place)
+    context = RunContext()
+    assert load_data(tiny("bp"), context) is load_data(tiny("dgl", lr=1.0), context)
     assert len(calls) == 1
-    assert load_data(tiny("bp", seed=1), place) is not load_data(tiny("bp"), place)
+    assert load_data(tiny("bp", seed=1), context) is not load_data(tiny("bp"), context)
 
 
 # ------------------------------------------------------------------------------------------------------- learning rates
@@ -252,16 +252,16 @@ def test_data_are_loaded_once_for_all_methods(monkeypatch, other_data):
 
 @pytest.mark.slow
 def test_the_learning_rate_with_the_highest_validation_accuracy_is_chosen(tmp_path):
-    place = RunContext(out=tmp_path)
+    context = RunContext(out=tmp_path)
     config = tiny(epochs=6, width=8, limit=300)
     grid = [1e-9, 3e-3, 1e-8]
-    best, seen = trained(lambda watch: choose_lr(config, grid, 0.2, place, watch))
+    best, seen = trained(lambda watch: choose_lr(config, grid, 0.2, context, watch))
     assert best == 3e-3
     assert [c.optimizer.lr for c in seen] == grid
     assert {(c.data.validation, c.record.every) for c in seen} == {(0.2, 0)}
     scores = {c.optimizer.lr: find_run(c, tmp_path).summary["validation"]["final_accuracy"] for c in seen}
     assert scores[best] == max(scores.values())
-    again, seen = trained(lambda watch: choose_lr(config, grid, 0.2, place, watch))
+    again, seen = trained(lambda watch: choose_lr(config, grid, 0.2, context, watch))
     assert (again, seen) == (best, [])
 
 

@@ -97,14 +97,14 @@ def _norm(tensors: Iterable[Tensor]) -> float:
     return math.sqrt(sum(float(t.double().square().sum()) for t in tensors))
 
 
-def stationarity(pair: ModelAndMethod, x: Tensor, y: Tensor) -> Stationarity:
+def stationarity(network: ModelAndMethod, x: Tensor, y: Tensor) -> Stationarity:
     """Measure a state on a full batch; nothing is trained.
 
     A joint fixed point has ``told`` = ``regression`` = 0. If also ``synth_loss`` = 0 every block is told the true gradient, so ``true``
     is 0: critical points are kept, and a spurious fixed point (``true`` > 0) needs ``synth_loss`` > 0.
 
     Args:
-        pair: network and a rule of ``gradlens.methods.synthetic_gradients.dni``.
+        network: network and a rule of ``gradlens.methods.synthetic_gradients.dni``.
         x: [N, *in] all inputs.
         y: [N] labels.
 
@@ -112,7 +112,7 @@ def stationarity(pair: ModelAndMethod, x: Tensor, y: Tensor) -> Stationarity:
         InputError: a rule without synthesisers.
 
     """
-    model, method = pair
+    model, method = network
     if "synth_loss" not in method.method_quantities:
         raise InputError(f"{type(method).__name__} has no synthesisers whose fixed points could be looked at")
     step = run_step(method, list(model), x, y)
@@ -130,7 +130,7 @@ def stationarity(pair: ModelAndMethod, x: Tensor, y: Tensor) -> Stationarity:
 
 
 def settle_synthesisers(
-    pair: ModelAndMethod,
+    network: ModelAndMethod,
     optimizer: torch.optim.Optimizer,
     x: Tensor,
     y: Tensor,
@@ -141,7 +141,7 @@ def settle_synthesisers(
     """Train on one full batch until nothing moves: the loss before each update.
 
     Args:
-        pair: network and rule.
+        network: network and rule.
         optimizer: over both.
         x: [N, *in] all inputs.
         y: [N] labels.
@@ -158,7 +158,7 @@ def settle_synthesisers(
     if see:
         see(0)
     for i in range(most):
-        losses.append(float(training_step(pair, optimizer, x, y).loss))
+        losses.append(float(training_step(network, optimizer, x, y).loss))
         if see:
             see(i + 1)
         if tolerance and _norm(p.grad for p in parameters if p.grad is not None) <= tolerance:

@@ -220,7 +220,7 @@ def _updates_between(tasks: Sequence[Task], spans: Sequence[Span]) -> float:
     """Of a block between its forward and its backward pass of a batch, the mean over blocks and batches."""
     begun, ages = dict[tuple[int, int], int](), list[int]()
     updates: dict[int, int] = defaultdict(int)
-    for task, _ in sorted(zip(tasks, spans, strict=True), key=lambda pair: pair[1]):
+    for task, _ in sorted(zip(tasks, spans, strict=True), key=lambda network: network[1]):
         place = task.block, task.batch
         if task.kind == "forward":
             begun[place] = updates[task.block]
@@ -277,7 +277,7 @@ def gantt_bars(schedule: Schedule, costs: Costs, stages: Stages, link: Link, bat
     tasks = schedule.tasks(costs, stages, batches)
     found: list[Bar] = []
     last: dict[int, int] = {}  # worker -> its latest box
-    for task, span in sorted(zip(tasks, simulate(tasks, link), strict=True), key=lambda pair: pair[1]):
+    for task, span in sorted(zip(tasks, simulate(tasks, link), strict=True), key=lambda network: network[1]):
         bar = Bar(schedule.label, schedule.waits, len(stages), task.worker, task.kind, task.batch, task.part, task.to, span.start, span.end)
         if bar.end == bar.start:
             continue
@@ -318,11 +318,11 @@ def measure_costs(config: Config, shape: tuple[int, int, int], classes: int, dev
         rounds: of measuring.
 
     """
-    pair = build_model_and_method(config, shape, classes, device)
-    x, y = _batch(config, pair.method, shape, classes, device)
-    costs = block_costs(pair, config, x, y, rounds)
+    network = build_model_and_method(config, shape, classes, device)
+    x, y = _batch(config, network.method, shape, classes, device)
+    costs = block_costs(network, config, x, y, rounds)
     rows = [CostRow(config.method, config.model.name, config.batch_size, *cost) for cost in costs]
-    return Measured(pair.method, rows, allowed_cuts(pair.method))
+    return Measured(network.method, rows, allowed_cuts(network.method))
 
 
 def costs_from_rows(config: Config, shape: tuple[int, int, int], classes: int, rows: Sequence[CostRow]) -> Measured:
@@ -332,11 +332,11 @@ def costs_from_rows(config: Config, shape: tuple[int, int, int], classes: int, r
         InputError: the rows are of other blocks.
 
     """
-    pair = build_model_and_method(config, shape, classes, torch.device("cpu"))
+    network = build_model_and_method(config, shape, classes, torch.device("cpu"))
     mine = [row for row in rows if (row.method, row.model) == (config.method, config.model.name)]
-    if [row.name for row in mine] != pair.block_names():
+    if [row.name for row in mine] != network.block_names():
         raise InputError(f"the costs of {config.method} on {config.model.name} are not among these rows, or are of other blocks")
-    return Measured(pair.method, mine, allowed_cuts(pair.method))
+    return Measured(network.method, mine, allowed_cuts(network.method))
 
 
 def _batch(config: Config, method: Method, shape: tuple[int, int, int], classes: int, device: torch.device) -> tuple[Tensor, Tensor]:

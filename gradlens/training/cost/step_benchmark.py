@@ -115,11 +115,11 @@ def plain_step(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Loss, x
 
 def _plain(config: Config, x: Tensor, y: Tensor, classes: int, layout: torch.memory_format, name: str) -> _Candidate:
     settings = {**config.as_dict(), "method": BASELINE, "options": {}, "compile": False, "init_from": None}
-    pair = build_model_and_method(make_config(**settings), _shape(x), classes, x.device)
-    model = pair.model.to(memory_format=layout)  # type: ignore[call-overload]
+    network = build_model_and_method(make_config(**settings), _shape(x), classes, x.device)
+    model = network.model.to(memory_format=layout)  # type: ignore[call-overload]
     if config.compile:
         model.compile()
-    optimizer = make_optimizer(config, pair)
+    optimizer = make_optimizer(config, network)
     loss = F.cross_entropy if config.loss == "ce" else LOSSES[config.loss]
     laid = x.contiguous(memory_format=layout)
     step = _Step(lambda: plain_step(model, optimizer, loss, laid, y, config.precision == "bf16"))
@@ -127,10 +127,10 @@ def _plain(config: Config, x: Tensor, y: Tensor, classes: int, layout: torch.mem
 
 
 def _ours(config: Config, x: Tensor, y: Tensor, classes: int, record: bool) -> _Candidate:
-    pair = build_model_and_method(config, _shape(x), classes, x.device)
-    optimizer = make_optimizer(config, pair)
+    network = build_model_and_method(config, _shape(x), classes, x.device)
+    optimizer = make_optimizer(config, network)
     bf16, numbers = config.precision == "bf16", itertools.count(1 << 30)  # past every warm-up
-    rule = pair.method
+    rule = network.method
     images = x.add(1).mul(127.5).round().to(torch.uint8).contiguous()
     to_input = normalizer("pm1", images)
     posed = type(rule).make_inputs is not Method.make_inputs
@@ -141,12 +141,12 @@ def _ours(config: Config, x: Tensor, y: Tensor, classes: int, record: bool) -> _
     def trained(number: int | None = None) -> Outcome:
         n = next(numbers)
         rule.start(max(1, config.epochs), n)  # part of a step: rules may draw in it
-        return training_step(pair, optimizer, *made(n), number, bf16)
+        return training_step(network, optimizer, *made(n), number, bf16)
 
     step = _Step(trained)
     task = _Step(lambda: made(next(numbers))) if posed else None
     recorded = _Step(lambda: [csv_line(row) for row in trained(0).rows]) if record else None
-    defaults = type(pair.method).Options().model_dump()
+    defaults = type(network.method).Options().model_dump()
     changed = {name: value for name, value in config.options.items() if value != defaults[name]}
     return _Candidate(config.method, changed, config.precision, optimizer, step, recorded, task)
 

@@ -134,7 +134,7 @@ def place_settings(study: Study) -> dict[str, Any]:
     return {name: study.settings[name.replace("-", "_")] for name in HERE if name.replace("-", "_") in study.settings}
 
 
-def study_points(study: Study, place: RunContext) -> list[StudyPoint]:
+def study_points(study: Study, context: RunContext) -> list[StudyPoint]:
     """The runs of a study: grid points as they are written, then methods, then seeds; what comes to the same run is one.
 
     Raises:
@@ -146,7 +146,7 @@ def study_points(study: Study, place: RunContext) -> list[StudyPoint]:
     for values in itertools.product(*study.grid.values()):
         chosen = dict(zip(study.grid, values, strict=True))
         given = {name: Path(value) if name == "config" else value for name, value in {**what, **chosen}.items()}
-        for group in configs_of(study.methods, given, place):
+        for group in configs_of(study.methods, given, context):
             for seed in study.seeds:
                 point = StudyPoint(group[0].replace(seed=seed), chosen)
                 found.setdefault(point.name, point)

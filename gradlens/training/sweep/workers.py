@@ -55,7 +55,7 @@ class _Worker:
     errors: Any  # the file its stderr goes to
 
 
-def must_be_possible(points: Sequence[StudyPoint], place: RunContext) -> None:
+def must_be_possible(points: Sequence[StudyPoint], context: RunContext) -> None:
     """Check every point that is not finished before the first is trained.
 
     Raises:
@@ -63,14 +63,14 @@ def must_be_possible(points: Sequence[StudyPoint], place: RunContext) -> None:
 
     """
     for point in points:
-        path = place.out / point.name
+        path = context.out / point.name
         if is_run(path):
             begun = load_run(path)
             if differ := point.config.differences(begun.config):
                 raise InputError(f"{path} holds another run: {'; '.join(differ)}")
             if begun.finished:
                 continue
-        check(point.config, place)
+        check(point.config, context)
 
 
 def is_finished(point: StudyPoint, out: Path) -> bool:
@@ -93,20 +93,22 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
-def _command(point: StudyPoint, place: RunContext, flags: Mapping[str, Any], config: Path) -> list[str]:
-    words = [sys.executable, "-m", "gradlens", "train", point.config.method, "--config", str(config), "--out", str(place.out)]
-    words += ["--run-name", point.name, "--quiet", *(["--resume"] if is_run(place.out / point.name) else [])]
+def _command(point: StudyPoint, context: RunContext, flags: Mapping[str, Any], config: Path) -> list[str]:
+    words = [sys.executable, "-m", "gradlens", "train", point.config.method, "--config", str(config), "--out", str(context.out)]
+    words += ["--run-name", point.name, "--quiet", *(["--resume"] if is_run(context.out / point.name) else [])]
     for name, value in flags.items():
         words += [f"--{name}"] if value is True else [] if value is False else [f"--{name}", str(value)]
     return words
 
 
-def run_local(points: Sequence[StudyPoint], place: RunContext, flags: Mapping[str, Any], jobs: int, watch: SweepWatch) -> dict[str, State]:
+def run_local(
+    points: Sequence[StudyPoint], context: RunContext, flags: Mapping[str, Any], jobs: int, watch: SweepWatch
+) -> dict[str, State]:
     """Train what is not finished, ``jobs`` runs at a time, each in a process of its own.
 
     Args:
         points: of the study.
-        place: ``out`` is the folder of the run directories.
+        context: ``out`` is the folder of the run directories.
         flags: of `gradlens train` that say where runs are made: device, threads, data-dir, download.
         jobs: processes.
         watch: shown the states whenever one changes, and now and then.
@@ -115,7 +117,7 @@ def run_local(points: Sequence[StudyPoint], place: RunContext, flags: Mapping[st
         Stopped: interrupted; the workers have saved.
 
     """
-    states = {point.name: State("finished" if is_finished(point, place.out) else "waiting") for point in points}
+    states = {point.name: State("finished" if is_finished(point, context.out) else "waiting") for point in points}
     waiting = deque(point for point in points if states[point.name].what == "waiting")
     workers: list[_Worker] = []
     with tempfile.TemporaryDirectory(prefix="gradlens-study-") as folder, interruptible() as interrupted:
@@ -124,14 +126,14 @@ def run_local(points: Sequence[StudyPoint], place: RunContext, flags: Mapping[st
                 while waiting and len(workers) < jobs:
                     point = waiting.popleft()
                     states[point.name] = states[point.name]._replace(what="running", tries=states[point.name].tries + 1)
-                    workers.append(_begin(point, place, flags, Path(folder)))
+                    workers.append(_begin(point, context, flags, Path(folder)))
                 watch(states)
                 time.sleep(PAUSE)
                 if interrupted():
                     raise Stopped("interrupted; every run has saved", INTERRUPTED)
                 for worker in [w for w in workers if w.process.poll() is not None]:
                     workers.remove(worker)
-                    state = _ended(worker, states[worker.point.name], place.out)
+                    state = _ended(worker, states[worker.point.name], context.out)
                     states[worker.point.name] = state
                     if state.what == "waiting":
                         waiting.append(worker.point)
@@ -141,13 +143,13 @@ def run_local(points: Sequence[StudyPoint], place: RunContext, flags: Mapping[st
     return states
 
 
-def _begin(point: StudyPoint, place: RunContext, flags: Mapping[str, Any], folder: Path) -> _Worker:
+def _begin(point: StudyPoint, context: RunContext, flags: Mapping[str, Any], folder: Path) -> _Worker:
     config = folder / f"{point.name}.json"
     config.write_text(json.dumps({"config": point.config.as_dict()}))
     errors = (folder / f"{point.name}.err").open("w+b")
     environment = {**os.environ, "OMP_NUM_THREADS": str(flags.get("threads", 1))}
     process = subprocess.Popen(
-        _command(point, place, flags, config), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors,
+        _command(point, context, flags, config), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors,
         env=environment, start_new_session=True, preexec_fn=_die_with_parent,
     )  # fmt: skip
     return _Worker(point, process, errors)
@@ -182,16 +184,16 @@ def _end(workers: Sequence[_Worker]) -> None:
 # ------------------------------------------------------------------------------------------------------------------ Ray
 
 
-def train_point(config: Mapping[str, Any], place: RunContext) -> str:
+def train_point(config: Mapping[str, Any], context: RunContext) -> str:
     """Train or go on with one run, in whatever process this is; "" when it is finished, else why it failed."""
     from gradlens.training.config import make_config
     from gradlens.training.runs.train_run import train_run
 
     made = make_config(**config)
-    resume = is_run(place.out / made.run_name())
+    resume = is_run(context.out / made.run_name())
     try:
-        if not (resume and load_run(place.out / made.run_name()).finished):
-            train_run(made, replace(place, name=made.run_name(), resume=resume))
+        if not (resume and load_run(context.out / made.run_name()).finished):
+            train_run(made, replace(context, name=made.run_name(), resume=resume))
     except (InputError, Stopped) as error:
         return str(error)
     return ""
@@ -208,14 +210,14 @@ def _must_be_reachable(address: str) -> None:
         raise InputError(f"--address {address}: no Ray cluster can be reached: {(error.strerror or str(error)).lower()}") from error
 
 
-def run_on_ray(points: Sequence[StudyPoint], place: RunContext, threads: int, address: str, watch: SweepWatch) -> dict[str, State]:
-    """Train what is not finished on a Ray cluster, whose machines all see ``place.out`` by the same path.
+def run_on_ray(points: Sequence[StudyPoint], context: RunContext, threads: int, address: str, watch: SweepWatch) -> dict[str, State]:
+    """Train what is not finished on a Ray cluster, whose machines all see ``context.out`` by the same path.
 
     Ray begins a task again whose worker was lost, on whatever worker is free; the task goes on from the run's checkpoint.
 
     Args:
         points: of the study.
-        place: ``out`` is the folder of the run directories, on a file system that all machines share.
+        context: ``out`` is the folder of the run directories, on a file system that all machines share.
         threads: CPU cores of a run.
         address: of the cluster; "auto": the one this machine belongs to; "local": one made here for this study.
         watch: shown the states now and then.
@@ -229,7 +231,7 @@ def run_on_ray(points: Sequence[StudyPoint], place: RunContext, threads: int, ad
         import ray
     except ImportError as error:
         raise InputError("--address needs Ray: pip install 'gradlens-toolkit[ray]'") from error
-    states = {point.name: State("finished" if is_finished(point, place.out) else "waiting") for point in points}
+    states = {point.name: State("finished" if is_finished(point, context.out) else "waiting") for point in points}
     environment = {"env_vars": {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}}
     settings: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False, "runtime_env": environment}
     _must_be_reachable(address)
@@ -241,13 +243,13 @@ def run_on_ray(points: Sequence[StudyPoint], place: RunContext, threads: int, ad
     except Exception as error:  # Ray raises many types for a cluster that is not there
         raise InputError(f"--address {address}: no Ray cluster can be reached: {str(error).splitlines()[0]}") from error
     with interruptible() as interrupted:
-        return _on_ray(ray, points, place, threads, states, interrupted, watch)
+        return _on_ray(ray, points, context, threads, states, interrupted, watch)
 
 
 def _on_ray(
     ray: Any,
     points: Sequence[StudyPoint],
-    place: RunContext,
+    context: RunContext,
     threads: int,
     states: dict[str, State],
     interrupted: Callable[[], bool],
@@ -255,7 +257,7 @@ def _on_ray(
 ) -> dict[str, State]:
     try:
         task = ray.remote(num_cpus=threads, max_retries=RETRIES)(train_point)
-        there = replace(place, out=place.out.absolute())
+        there = replace(context, out=context.out.absolute())
         todo = {task.remote(p.config.as_dict(), there): p for p in points if states[p.name].what == "waiting"}
         for point in todo.values():
             states[point.name] = State("running", 1)
