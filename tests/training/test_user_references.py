@@ -165,7 +165,7 @@ def test_each_run_is_read_with_the_version_of_the_rule_that_made_it():
         assert [config.rule.unlabelled for config in read] == [False, True, False]
         assert ["labels" in config.rule.depends_on for config in read] == [True, False, True]
     Path("half.py").unlink()
-    assert make_config(**second.model_dump()).rule.unlabelled
+    assert make_config(**second.as_dict()).rule.unlabelled
 
 
 def test_a_run_keeps_options_that_its_rule_has_no_more():
