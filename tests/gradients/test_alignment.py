@@ -171,7 +171,7 @@ def normal(seed, n):
     sign=st.sampled_from([1, -1]),
 )  # fmt: skip
 def test_the_smallest_differences_are_measured_to_twelve_digits(dtype, scale, seed, n, apart, along, sign):
-    """G = ±(1 + along) t + 10^-apart noise, whatever of it the type can hold; down to one last digit, on which an arc cosine knows nothing."""
+    """G = ±(1 + along) t + 10^-apart noise, as far as the type holds it: down to a last digit, of which an arc cosine knows nothing."""
     t = (normal(seed, n) * scale).to(dtype)
     g = sign * ((1 + along) * t.double() + 10.0**-apart * scale * normal(seed + 1, n)).to(dtype)
     found, want = measure(g, t, ALL), exact(g.tolist(), t.tolist())
