@@ -47,7 +47,7 @@ class LayerOutputs:
     Args:
         model: any module.
         layers: dotted paths as in ``model.named_modules()``, see :func:`layer_names`; ``""`` is the module itself. Of a module called
-            several times this is the first call, ``path#1`` the second. One tensor of a tuple, list or dict is ``lstm[0]``, ``encoder[hidden]``.
+            several times this is the first call, ``path#1`` the second. A tensor in a container is ``lstm[0]``, ``encoder[hidden]``.
         to_input: from what is given here to what the model reads.
 
     Raises:
