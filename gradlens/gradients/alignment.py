@@ -48,7 +48,7 @@ def float64(v: Tensor) -> Tensor:
     return (v.cpu() if v.device.type == "mps" else v).double()
 
 
-def _power_of_two(v: Tensor) -> float:
+def power_of_two(v: Tensor) -> float:
     """The power of two at or below the largest entry's size; 1 where there is none, or where it is 0 or not finite."""
     largest = float(v.abs().max()) if v.numel() else 0.0
     return 2.0 ** (math.frexp(largest)[1] - 1) if 0 < largest < math.inf else 1.0
@@ -56,7 +56,7 @@ def _power_of_two(v: Tensor) -> float:
 
 def _length(e: Tensor) -> float:
     """‖e‖ of entries of any size."""
-    scale = _power_of_two(e)
+    scale = power_of_two(e)
     e = e / scale
     return scale * math.sqrt(float(e @ e))
 
@@ -104,7 +104,7 @@ class Pair:
         """(g_scale, t_scale): 1 where squares of the entries fit into a float64 as they are."""
         if torch.float64 not in (self._g.dtype, self._t.dtype):
             return 1.0, 1.0
-        return _power_of_two(self._g), _power_of_two(self._t)
+        return power_of_two(self._g), power_of_two(self._t)
 
     def _scaled(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Chunks of g/g_scale and t/t_scale in float64."""

@@ -80,6 +80,14 @@ def test_activations_of_any_scale_are_read_alike():
     assert got[1:] == pytest.approx([got[0]] * 2, abs=0.01)
 
 
+@pytest.mark.parametrize("scale", [1e-20, 1e20])
+def test_images_of_any_scale_come_back_alike(scale):
+    x = torch.rand(40, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    plain, scaled = (information.reconstruct(x.flatten(1), a, x.flatten(1), a, steps=20) for a in (x, scale * x))
+    assert 0 < plain.r2 <= 1
+    assert scaled.r2 == pytest.approx(plain.r2, abs=1e-3)
+
+
 def test_a_head_finds_the_bits_that_are_there():
     y, held = torch.arange(200) % 4, torch.arange(80) % 4
     told = information.label_information(nn.functional.one_hot(y).float(), y, nn.functional.one_hot(held).float(), held, 4)
