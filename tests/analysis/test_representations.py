@@ -172,7 +172,9 @@ def test_all_pairs_of_blocks_are_compared_as_one_by_one():
         for i, j in ((0, 0), (1, 3), (2, 1), (3, 2)):
             assert float(got[i, j]) == pytest.approx(linear_cka(a[: i + 1](x), b[: j + 1](x), batch=11), rel=1e-4)
     same = network_similarity.cka_matrix(freeze_module(a), freeze_module(a), split)
-    np.testing.assert_allclose(same.diagonal().numpy(), 1)
+    assert torch.equal(same.diagonal(), torch.ones(4, dtype=same.dtype))
+    torch.testing.assert_close(same, same.T)
+    assert got.abs().max() <= 1
 
 
 def test_a_constant_block_is_nothing_and_no_error():

@@ -86,7 +86,7 @@ def test_every_quantity_equals_its_slow_twin(values, dtype, data):
     if math.isfinite(ratio):
         assert close(found["projection"], want["projection"], 1e-12, 1e-14 * ratio)  # terms cancel: held to their scale
         assert close(found["relative_error"], want["relative_error"])
-    assert close(found["angle"], want["angle"])
+    assert close(found["angle"], want["angle"], 1e-12, 1e-25)  # entries 25 powers of ten apart: the small ones' part is lost
 
 
 @given(gt=pairs(PLAIN))
