@@ -179,13 +179,13 @@ def _labelled(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], classes
         if (broken := y[whole != y]).numel():  # NaN and infinite ones too
             raise InputError(f"{half}: labels must be whole numbers, got {broken[0].item()}")
         halves.append(Split(x, whole))
-    seen, codes = torch.cat([half.labels for half in halves]).unique(return_inverse=True)
+    seen, codes = torch.unique(torch.cat([half.labels for half in halves]), return_inverse=True)
     if classes is None:
         classes = len(seen)
         halves = [Split(half.images, code) for half, code in zip(halves, codes.split([len(half) for half in halves]), strict=True)]
     elif seen[0] < 0 or seen[-1] >= classes:
         raise InputError(f"labels from {int(seen[0])} to {int(seen[-1])} do not fit {classes} classes: they count from 0")
-    if len(of_train := train[1].unique()) < 2:
+    if len(of_train := torch.unique(train[1])) < 2:
         raise InputError(f"a probe tells classes apart, but all {len(train[1])} training labels are {of_train.item()}")
     return (halves[0], halves[1]), classes
 

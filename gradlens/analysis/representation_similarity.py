@@ -166,7 +166,7 @@ def rdm(x: Tensor, y: Tensor | None = None) -> Tensor:
     z = centred(x.flatten(1).T, "an RDM").T[order]
     z = z / z.abs().amax(1, keepdim=True)  # so that squares of tiny activations do not vanish; 0 / 0 is NaN
     z = z / z.norm(dim=1, keepdim=True)
-    found = (1 - z @ z.T).clamp(0, 2).fill_diagonal_(0)
+    found: Tensor = (1 - z @ z.T).clamp(0, 2).fill_diagonal_(0)
     near = (found < NEAR).triu(1)
     for i in near.any(1).nonzero()[:, 0]:
         others = near[i].nonzero()[:, 0]
