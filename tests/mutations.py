@@ -45,7 +45,7 @@ MUTATIONS: dict[str, Mutation] = {
         'F.cross_entropy(_wide(z), y, reduction="sum") / (global_count(len(y)) - 1)',
         ("test_losses",),
     ),
-    "an inverted norm ratio": Mutation("_ratio(_norm(m), _true_norm(m))", "_ratio(_true_norm(m), _norm(m))", ("test_alignment",)),
+    "an inverted norm ratio": Mutation("_ratio(p.norm, p.true_norm)", "_ratio(p.true_norm, p.norm)", ("test_alignment",)),
     "a wrong permutation in the null: every image keeps its own delta": Mutation(
         'deal = torch.randperm(global_count(len(delta)), generator=generator(method.seed, "null", number)).to(delta.device)',
         "deal = torch.arange(global_count(len(delta))).to(delta.device)",

@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from gradlens.analysis.layer_outputs import LayerOutputs
 from gradlens.data.split import Data
 from gradlens.data.transforms import input_of
-from gradlens.gradients.lens import Lens
 from gradlens.gradients.true_gradient import preserve_buffers_and_rng
 from gradlens.models.feature_pooling import BUDGET, pooled
 from gradlens.runtime.errors import InputError, unknown
@@ -110,26 +110,16 @@ def freeze_module(model: nn.Module, layers: Sequence[str] | None = None, to_inpu
 
     Args:
         model: any module.
-        layers: dotted paths as in ``model.named_modules()``, in the order in which they run.
+        layers: dotted paths as in ``model.named_modules()``, in the order in which they run; more about names and default, and
+            about layers that give sequences, tuples or other than float numbers: :class:`gradlens.analysis.layer_outputs.LayerOutputs`.
         to_input: from what :func:`collect_activations` is given to what the model reads.
 
     Raises:
         InputError: a path that is no module of the model (the known ones are listed).
 
     """
-    names = list(layers) if layers is not None else [name for name, _ in model.named_children()]
-    with Lens(model, names):  # unknown names are found here
-        pass
-
-    def read(x: Tensor) -> Iterator[Tensor]:
-        with Lens(model, names) as lens:
-            model(x)
-        for name in names:
-            if name not in lens.activations:
-                raise InputError(f"{name} gave no single tensor in this network's forward pass")
-            yield lens.activations[name]
-
-    return FrozenModel(names, read, [model], to_input)
+    outputs = LayerOutputs(model, layers, to_input)
+    return FrozenModel(outputs.names, outputs, [model], lambda x: x)
 
 
 @contextmanager
@@ -158,7 +148,7 @@ def collect_activations(
         progress: called with (images done, in all, what).
 
     Raises:
-        InputError: a block that is not there, or one that gives NaN or infinite numbers (named).
+        InputError: a block that is not there, or one (named) that gives nothing, NaN or infinite numbers, or more numbers for some images.
 
     """
     chosen = [frozen.block(name) for name in blocks] if blocks is not None else list(range(len(frozen.names)))
@@ -171,11 +161,21 @@ def collect_activations(
                 if k not in chosen:
                     continue
                 name = frozen.names[k]
-                part = (h.flatten(1) if budget is None else pooled(h, budget)).float()
-                if not part.isfinite().all():
-                    raise InputError(f"{name} gives numbers that are not finite (NaN or infinite) after {frozen.step} updates")
+                part = _flattened(name, h, budget, frozen.step)
                 if name not in found:
                     found[name] = torch.empty(len(images), part.shape[1], device=part.device)
+                if part.shape[1] != found[name].shape[1]:
+                    raise InputError(f"{name} gives {found[name].shape[1]} numbers for some images and {part.shape[1]} for others")
                 found[name][i : i + batch] = part
     progress(len(images), len(images), "images")
     return {frozen.names[k]: found[frozen.names[k]] for k in sorted(chosen)}
+
+
+def _flattened(name: str, h: Tensor, budget: int | None, step: int) -> Tensor:
+    """A block's output [N, *out] as float32 features [N, d]."""
+    if not h.numel():
+        raise InputError(f"{name} gives no numbers: its output is {list(h.shape)}")
+    part = (h.flatten(1) if budget is None else pooled(h, budget)).float()
+    if not part.isfinite().all():
+        raise InputError(f"{name} gives numbers that are not finite (NaN or infinite) after {step} updates")
+    return part

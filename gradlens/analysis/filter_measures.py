@@ -39,9 +39,15 @@ def colour_shares(filters: Array) -> Array:
 
 
 def hues(filters: Array) -> Array:
-    """The direction of each filter's mean colour in degrees: 0 red, 90 yellow, 180 green, 270 blue; [F], from [0, 360)."""
+    """The direction of each filter's mean colour in degrees: 0 red, 90 yellow, 180 green, 270 blue; [F], from [0, 360).
+
+    NaN where the mean has no colour but rounding.
+    """
     mean = filters.mean((2, 3))
-    angles: Array = np.degrees(np.arctan2(mean @ YELLOW_BLUE, mean @ RED_GREEN)) % 360
+    yellow, red = mean @ YELLOW_BLUE, mean @ RED_GREEN
+    angles: Array = np.degrees(np.arctan2(yellow, red)) % 360
+    angles[angles == 360] = 0  # -1e-17 % 360 is 360
+    angles[yellow**2 + red**2 <= NOTHING * energies(filters) / filters[0, 0].size] = np.nan
     return angles
 
 
@@ -110,7 +116,7 @@ def order(filters: Array) -> list[int]:
     Colour is more than half of the energy; only images of three channels have it. Filters of zeros come last.
     """
     coloured = colour_shares(filters) > 0.5 if filters.shape[1] == 3 else np.zeros(len(filters), bool)
-    by = np.where(coloured, hues(filters) if filters.shape[1] == 3 else 0, np.nan_to_num(frequencies(filters)))
+    by = np.nan_to_num(np.where(coloured, hues(filters) if filters.shape[1] == 3 else 0, frequencies(filters)))
     places: list[int] = np.lexsort((by, coloured, energies(filters) == 0)).tolist()
     return places
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gradlens.analysis.activations import FORWARD_BATCH
+from gradlens.gradients.alignment import power_of_two
 from gradlens.models.decoders import decoder
 from gradlens.models.heads import head
 from gradlens.runtime.rng import generator, seeded
@@ -81,10 +82,11 @@ def reconstruct(h: Tensor, x: Tensor, held_h: Tensor, held_x: Tensor, steps: int
     """
     targets, held = (_numbers(images, h) for images in (x, held_x))
     mean = targets.mean(0)
-    std = (targets - mean).square().mean().sqrt()
+    unit = power_of_two(targets - mean)  # images of any scale have squares
+    std = unit * ((targets - mean) / unit).square().mean().sqrt()
     fit, test = _standard(h, held_h)
     reader = _made(lambda: decoder(h.shape[1:], x.shape[1:]), "decoder", h)
-    goal = (targets - mean) / std.clamp_min(1e-12)
+    goal = (targets - mean) / torch.where(std > 0, std, 1.0)
     _read(reader, fit, lambda out, index: F.mse_loss(out, goal[index]), DECODER_LR, DECODER_BATCH, steps)
     mse = float((mean + std * _answers(reader, test) - held).cpu().double().square().mean())
     spread = float((held - mean).cpu().double().square().mean())

@@ -91,7 +91,7 @@ def probe_network(
     blocks = [name for name in frozen.names if not options.blocks or frozen.block(name) in {frozen.block(b) for b in options.blocks}]
     start = time.monotonic()
     with frozen_eval_mode(frozen):
-        shapes = dict(zip(frozen.names, (h.shape[1:] for h in frozen.read(frozen.to_input(train.images[:1]))), strict=True))
+        shapes = dict(zip(frozen.names, (h.shape[1:] for h in frozen.read(frozen.to_input(train.images[:2]))), strict=True))
     x, z = (_read(frozen, half, blocks, options.features, what, progress) for half, what in ((train, "training"), (test, "test")))
     seconds = time.monotonic() - start
     network = TRAINED if frozen.trained else UNTRAINED
@@ -151,22 +151,43 @@ def probe_module(
 
     Args:
         model: any module; it is left as it was.
-        layers: dotted paths as in ``model.named_modules()``, in the order in which they run; None: its direct children.
-        train: what the model reads [N, *in] and labels [N]; put into a seeded random order here.
+        layers: dotted paths as in ``model.named_modules()``, in the order in which they run; None: its direct children. See
+            :class:`gradlens.analysis.layer_outputs.LayerOutputs` for layers that give sequences, tuples or other than float numbers.
+        train: what the model reads [N, *in] and labels [N], whole numbers of any type; put into a seeded random order here.
         test: the same, held out.
         options: what is probed.
-        classes: how many there are; default: the largest label + 1.
+        classes: how many there are, labels from 0; default: the different labels that occur, whatever they are.
         seed: of the order and the permuted labels.
         progress: called with (done, in all, what).
 
     Raises:
-        InputError: an unknown layer, and as :func:`probe_network`.
+        InputError: an unknown layer or one that cannot be read (named), labels that do not fit, and as :func:`probe_network`.
 
     """
-    halves = Split(*train), Split(*test)
-    classes = int(max(half.labels.max() for half in halves)) + 1 if classes is None else classes
+    halves, classes = _labelled(train, test, classes)
     chosen = _chosen(halves[0], options.train_images, "train", seed, classes), _chosen(halves[1], options.test_images, "test", seed)
     return [row for probed in probe_network(freeze_module(model, layers), *chosen, classes, options, seed, progress) for row in probed.rows]
+
+
+def _labelled(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], classes: int | None) -> tuple[tuple[Split, Split], int]:
+    """Both halves with labels from 0 to classes − 1, and how many classes there are."""
+    halves = []
+    for half, (x, y) in (("train", train), ("test", test)):
+        if y.ndim != 1 or len(x) != len(y) or not len(y):
+            raise InputError(f"{half}: a probe is given inputs [N, ...] and labels [N], not {list(x.shape)} and {list(y.shape)}")
+        whole = y.real.long()
+        if (broken := y[whole != y]).numel():  # NaN and infinite ones too
+            raise InputError(f"{half}: labels must be whole numbers, got {broken[0].item()}")
+        halves.append(Split(x, whole))
+    seen, codes = torch.unique(torch.cat([half.labels for half in halves]), return_inverse=True)
+    if classes is None:
+        classes = len(seen)
+        halves = [Split(half.images, code) for half, code in zip(halves, codes.split([len(half) for half in halves]), strict=True)]
+    elif seen[0] < 0 or seen[-1] >= classes:
+        raise InputError(f"labels from {int(seen[0])} to {int(seen[-1])} do not fit {classes} classes: they count from 0")
+    if len(of_train := torch.unique(train[1])) < 2:
+        raise InputError(f"a probe tells classes apart, but all {len(train[1])} training labels are {of_train.item()}")
+    return (halves[0], halves[1]), classes
 
 
 # --------------------------------------------------------------------------------------------------------------- a run

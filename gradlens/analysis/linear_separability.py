@@ -19,8 +19,10 @@ What is proven. Floating-point numbers are compared with the bound of their roun
 - *separable*: every (a_y − a_j)·x~_i + b_y − b_j is above the rounding bound of computing it.
 - *not separable*: an exact λ exists. Either one point carries two labels; or the given λ is one in rational arithmetic (small
   supports); or one lies beside the given λ > 0: with M = Σ λ v vᵀ ⪰ m I (proven by a Cholesky factorisation, Rump 2006) and residual
-  r = Σ λ v, the numbers λ_ij (1 − v_ij·M⁻¹r) are an exact witness as soon as max ‖v‖ ‖r‖ < m.
+  r = Σ λ v, the numbers λ_ij (1 − v_ij·M⁻¹r) are an exact witness as soon as max ‖v‖ ‖r‖ < m. They are what is handed out, as floats.
 - *undecided*: neither; ``margin`` and ``bound`` say between what the largest margin lies.
+
+No witness is handed out whose residual, computed anew from what is handed out, has an entry above 1e-12.
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ from gradlens.analysis.separability_proofs import (
     affinely_independent,
     difference_vectors,
     exact_beside,
+    is_witness,
     rational_witness,
     signed_weights,
 )
@@ -64,7 +67,7 @@ class Certificate:
     margin: float  # proven for W (see the module); 0 where none is proven
     bound: float  # no separator has a larger margin
     W: Tensor | None  # [classes, d + 1] float64, ‖A‖_F = 1, acts on ((x − centre) / scale, 1); only if separable
-    witness: Tensor | None  # [n, classes] float64 λ ≥ 0, sum 1, 0 at the own class; only if not separable
+    witness: Tensor | None  # [n, classes] float64 λ ≥ 0, sum 1, 0 at the own class, residual ≤ 1e-12; only if not separable
     centre: Tensor  # [d] float64
     scale: float
     any_labels: bool  # the points are affinely independent, proven: every labelling of them is separable
@@ -153,6 +156,8 @@ def certify_separability(x: Tensor, y: Tensor, classes: int | None = None, secon
     if witness is None and best.margin == 0 and (solved := _program(s, own, deadline - time.monotonic())):
         best.see(s, own, *solved)
         why, witness = "the witness is exact in rational arithmetic", rational_witness(points, own, solved[1])
+    if witness is not None and not is_witness(s, own, witness):
+        witness = None
     if witness is not None:
         verdict, best = NOT_SEPARABLE, Best(bound=0.0)
     elif best.margin > 0:
@@ -265,11 +270,16 @@ def _path(s: Array, own: Array, deadline: float) -> Iterator[tuple[Array, Array]
 
 
 def _program(s: Array, own: Array, seconds: float) -> tuple[Array, Array] | None:
-    """(W, λ) from max t with W·v_ij ≥ t and |W| ≤ 1, a linear program, where it is small; λ is the basic solution of its dual."""
+    """(W, λ) from max t with W·v_ij ≥ t, a linear program, where it is small; λ is the basic solution of its dual.
+
+    |W| ≤ 1 where each feature is measured in units of its largest value, so that features of very different sizes all count.
+    """
     (n, classes), size = own.shape, s.shape[1] + 1
     if seconds <= 0 or n * (classes - 1) ** 2 * size > LARGEST_PROGRAM:
         return None
-    v = difference_vectors(s, own)
+    units = np.abs(s).max(0)
+    units[units == 0] = 1.0
+    v = difference_vectors(s / units, own)
     cost = np.append(np.zeros(v.shape[1]), -1.0)
     found = linprog(
         cost, np.hstack([-v, np.ones((len(v), 1))]), np.zeros(len(v)),
@@ -280,4 +290,5 @@ def _program(s: Array, own: Array, seconds: float) -> tuple[Array, Array] | None
     lam = np.zeros_like(own)
     lam[own == 0] = np.maximum(-found.ineqlin.marginals, 0)
     w = np.vstack([found.x[:-1].reshape(classes - 1, size), np.zeros((1, size))])
+    w[:, :-1] /= units
     return w, lam / lam.sum()

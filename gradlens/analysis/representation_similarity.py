@@ -14,7 +14,12 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
+from gradlens.gradients.alignment import power_of_two
 from gradlens.runtime.errors import InputError
+
+MOST_CANCELLED = 1e6  # times what is left: where one sample outweighs all others, HSIC₁ by features is a difference of huge numbers
+NEAR = 1e-3  # a smaller 1 − correlation is computed from the difference of the two vectors
+DIGITS = 40  # bits of a dissimilarity that count in a rank correlation: what differs in the last 12 is rounding
 
 # ----------------------------------------------------------------------------------------------------------------- CKA
 
@@ -37,6 +42,11 @@ def centred(x: Tensor, what: str) -> Tensor:
     x = x.detach().cpu().double()
     x = x - x[:1]
     return x - x.mean(0)
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Features divided by a power of two near their largest, so that squares of squares neither overflow nor vanish; no digit changes."""
+    return x / power_of_two(x)
 
 
 def u_centred(gram: Tensor) -> Tensor:
@@ -83,7 +93,10 @@ def _hsics(x: Tensor, y: Tensor, unbiased: bool) -> Tensor:
     """(HSIC(x, y), HSIC(x, x), HSIC(y, y)) by features or by Gram matrices, whichever takes fewer products."""
     (n, p), q = x.shape, y.shape[1]
     if p * q + p * p + q * q < n * (p + q):
-        return torch.stack([_hsic_of_features(a, b, unbiased) for a, b in ((x, y), (x, x), (y, y))])
+        found = torch.stack([_hsic_of_features(a, b, unbiased) for a, b in ((x, y), (x, x), (y, y))])
+        diagonals = torch.stack([z.square().sum(1).square().sum() for z in (x, y)])
+        if not unbiased or bool((diagonals <= MOST_CANCELLED * n * (n - 3) * found[1:]).all()):
+            return found
     return _hsics_of_grams(x @ x.T, y @ y.T, unbiased)
 
 
@@ -115,17 +128,18 @@ def linear_cka(x: Tensor, y: Tensor, unbiased: bool = True, batch: int | None = 
     """
     if len(x) != len(y):
         raise InputError(f"CKA compares representations of the same samples, got {len(x)} and {len(y)}")
-    a, b = centred(x, "CKA"), centred(y, "CKA")
+    a, b = _unit(centred(x, "CKA")), _unit(centred(y, "CKA"))
     total = torch.zeros(3, dtype=torch.float64)
     for part in folds(len(a), batch):
         must_be_enough(part.stop - part.start, unbiased)
         total += _hsics(centred(a[part], "CKA"), centred(b[part], "CKA"), unbiased)
-    return alignment(*total.tolist())
+    found = alignment(*total.tolist())
+    return found if unbiased else max(found, 0.0)  # in this order NaN stays
 
 
 def alignment(xy: float, xx: float, yy: float) -> float:
-    """CKA of (averaged) HSICs; NaN where a side is constant."""
-    return xy / math.sqrt(xx * yy) if xx > 0 and yy > 0 else math.nan
+    """CKA of (averaged) HSICs, in [-1, 1], exactly 1 of a side with itself; NaN where a side is constant."""
+    return max(-1.0, min(1.0, xy / yy / math.sqrt(xx / yy))) if xx > 0 and yy > 0 else math.nan
 
 
 # ----------------------------------------------------------------------------------------------------------------- RDM
@@ -134,7 +148,8 @@ def alignment(xy: float, xx: float, yy: float) -> float:
 def rdm(x: Tensor, y: Tensor | None = None) -> Tensor:
     """Representational dissimilarity matrix [N, N]: 1 − Pearson's correlation of two samples' activation vectors.
 
-    Symmetric, in [0, 2], zero on the diagonal; a sample's vector may be shifted and scaled (by a positive number).
+    Symmetric, in [0, 2], zero on the diagonal and for equal samples; a sample's vector may be shifted and scaled (by a positive number).
+    Small ones are computed from the difference of the two vectors, 1 − cos = ½ |u − v|² of unit vectors, and keep their digits.
 
     Args:
         x: activations [N, d].
@@ -149,15 +164,20 @@ def rdm(x: Tensor, y: Tensor | None = None) -> Tensor:
     """
     order = torch.arange(len(x)) if y is None else y.cpu().argsort(stable=True)
     z = centred(x.flatten(1).T, "an RDM").T[order]
-    size = z.norm(dim=1, keepdim=True)
-    z = torch.where(size > 0, z / size, math.nan)
-    return (1 - z @ z.T).clamp(0, 2).fill_diagonal_(0)
+    z = z / z.abs().amax(1, keepdim=True)  # so that squares of tiny activations do not vanish; 0 / 0 is NaN
+    z = z / z.norm(dim=1, keepdim=True)
+    found: Tensor = (1 - z @ z.T).clamp(0, 2).fill_diagonal_(0)
+    near = (found < NEAR).triu(1)
+    for i in near.any(1).nonzero()[:, 0]:
+        others = near[i].nonzero()[:, 0]
+        found[i, others] = found[others, i] = (z[others] - z[i]).square().sum(1) / 2
+    return found
 
 
 def rdm_correlation(a: Tensor, b: Tensor) -> float:
     """Spearman's rank correlation of two dissimilarity matrices' entries above the diagonal; NaN where one has no variance.
 
-    Pairs of samples that one of them has no number for are left out.
+    Pairs of samples that one of them has no number for are left out. Entries that differ by rounding only (12 digits agree) are ties.
 
     Raises:
         InputError: matrices of different sizes.
@@ -166,10 +186,16 @@ def rdm_correlation(a: Tensor, b: Tensor) -> float:
     if a.shape != b.shape or a.ndim != 2:
         raise InputError(f"dissimilarity matrices of the same samples have one size, got {list(a.shape)} and {list(b.shape)}")
     above = torch.ones_like(a, dtype=torch.bool).triu(1) & a.isfinite() & b.isfinite()
-    p, q = a[above], b[above]
+    p, q = (_without_rounding(matrix[above]) for matrix in (a, b))
     if len(p) < 2 or p.min() == p.max() or q.min() == q.max():
         return math.nan
     return float(spearmanr(p.numpy(), q.numpy()).statistic)
+
+
+def _without_rounding(x: Tensor) -> Tensor:
+    """Numbers to 12 significant digits."""
+    mantissa, exponent = torch.frexp(x.double())
+    return torch.from_numpy(np.ldexp((mantissa * 2.0**DIGITS).round().numpy(), exponent.numpy() - DIGITS))
 
 
 # ------------------------------------------------------------------------------------------------- spread, separation
@@ -195,19 +221,21 @@ def spectrum(x: Tensor) -> Tensor:
 
 
 def effective_rank(singular: Tensor) -> float:
-    """exp of the entropy of σ / Σσ (Roy & Vetterli 2007): r for r equal singular values; 0 where all are zero."""
-    if not (singular > 0).any():
+    """exp of the entropy of σ / Σσ (Roy & Vetterli 2007), from 1 to how many are not 0: r for r equal ones; 0 where all are zero."""
+    count = int((singular > 0).sum())
+    if not count:
         return 0.0
-    p = singular[singular > 0] / singular.sum()
-    return math.exp(-float((p * p.log()).sum()))
+    p = singular / singular.max()
+    return min(max(1.0, math.exp(float(torch.special.entr(p / p.sum()).sum()))), float(count))
 
 
 def participation_ratio(singular: Tensor) -> float:
-    """(Σσ²)² / Σσ⁴: over how many directions the variance is spread; 0 where there is none."""
-    if not (singular > 0).any():
+    """(Σσ²)² / Σσ⁴: over how many directions the variance is spread, from 1 to their count; 0 where there is none."""
+    count = int((singular > 0).sum())
+    if not count:
         return 0.0
     v = (singular / singular.max()).square()
-    return float(v.sum() ** 2 / v.square().sum())
+    return min(max(1.0, float(v.sum() ** 2 / v.square().sum())), float(count))
 
 
 def fisher_ratio(x: Tensor, y: Tensor, classes: int | None = None) -> float:
@@ -225,13 +253,14 @@ def fisher_ratio(x: Tensor, y: Tensor, classes: int | None = None) -> float:
         InputError: one class only, fewer samples than classes, numbers that are not finite.
 
     """
-    found, at = (torch.from_numpy(a) for a in np.unique(y.cpu().numpy(), return_inverse=True))
+    found, first, at = (torch.from_numpy(a) for a in np.unique(y.cpu().numpy(), return_index=True, return_inverse=True))
     if len(found) < 2:
         raise InputError(f"class separation is asked of two classes or more; all {len(y)} samples are of one")
     if len(y) < (classes or len(found)):
         raise InputError(f"{len(y)} samples are fewer than the {classes} classes whose separation is asked")
-    c = centred(x, "class separation")
-    sums = torch.zeros(len(found), c.shape[1], dtype=torch.float64).index_add_(0, at, c)
+    c = _unit(centred(x, "class separation"))
+    inside = c - c[first][at]  # exactly zero in a class that is one point
+    sums = torch.zeros(len(found), c.shape[1], dtype=torch.float64).index_add_(0, at, inside)
     means = sums / at.bincount()[:, None]
-    within, between = float((c - means[at]).square().sum()), float(means[at].square().sum())
+    within, between = float((inside - means[at]).square().sum()), float((c[first] + means)[at].square().sum())
     return between / within if within > 0 else math.inf if between > 0 else math.nan

@@ -86,10 +86,10 @@ def pictures(split: Split, classes: int, count: int) -> Pictures:
     return found
 
 
-def _shapes(frozen: FrozenModel, image: Tensor) -> dict[str, tuple[int, ...]]:
+def _shapes(frozen: FrozenModel, images: Tensor) -> dict[str, tuple[int, ...]]:
     """Each block's output shape, without the batch."""
     with frozen_eval_mode(frozen):
-        return {name: tuple(h.shape[1:]) for name, h in zip(frozen.names, frozen.read(frozen.to_input(image)), strict=True)}
+        return {name: tuple(h.shape[1:]) for name, h in zip(frozen.names, frozen.read(frozen.to_input(images)), strict=True)}
 
 
 def _unflattened(flat: Tensor, shape: Sequence[int]) -> Tensor:
@@ -147,7 +147,7 @@ def represent(
 
     """
     chosen = [frozen.names[k] for k in sorted({frozen.block(name) for name in options.blocks or frozen.names})]
-    shapes = _shapes(frozen, shown.held.images[:1])
+    shapes = _shapes(frozen, shown.held.images[:2])
     images = torch.cat([shown.fit.images, shown.held.images]) if options.steps else shown.held.images
     known = {} if known is None else known
     of = f"{shown.digest()} {options.steps}"

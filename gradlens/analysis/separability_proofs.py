@@ -10,6 +10,8 @@ from scipy.linalg import cho_factor, cho_solve, qr
 
 Array = NDArray[np.float64]
 LARGEST_MATRIX = 3000  # rows of M: 72 MB, a second to factorise
+RESIDUAL = 1e-12  # in no entry of a witness's residual there is more
+CORRECTIONS = 3  # of a λ that is to become a witness
 LARGEST_SUPPORT = 100  # of a witness that is checked in rational arithmetic
 
 
@@ -96,21 +98,37 @@ def affinely_independent(s: Array) -> bool:
     return _positive_definite(full @ full.T, 0.0, _gamma(d + 8) * 2 * n)
 
 
+def residual(s: Array, own: Array, lam: Array) -> Array:
+    """Σ λ_ij (e_y − e_j) ⊗ (x~_i, 1): [classes, d + 1]."""
+    left: Array = signed_weights(own, lam).T @ np.hstack([s, np.ones((len(s), 1))])
+    return left
+
+
+def is_witness(s: Array, own: Array, lam: Array) -> bool:
+    """Whether λ [n, classes] is handed out: not negative, 0 at the own class, sum 1, no entry of the residual above ``RESIDUAL``."""
+    proper = lam.min() >= 0 and not (lam * own).any() and abs(lam.sum() - 1) <= RESIDUAL
+    return bool(proper and np.abs(residual(s, own, lam)).max() <= RESIDUAL)
+
+
 def exact_beside(s: Array, own: Array, lam: Array) -> Array | None:
-    """λ > 0 corrected to a residual at rounding level, if an exact witness is proven to lie beside it; see the module."""
+    """λ > 0 corrected to a residual at rounding level, if an exact witness is proven to lie beside it; see the module.
+
+    The correction is exact but for rounding. It is made again where M is so ill-conditioned that rounding is much.
+    """
     full = np.hstack([s[:, s.any(0)], np.ones((len(s), 1))])  # constant columns say what the bias says
     full = full / np.sqrt((full**2).mean(0))  # any scaling of columns does: this one keeps M well conditioned
     (n, classes), rows = own.shape, (own.shape[1] - 1) * full.shape[1]
     if rows > LARGEST_MATRIX or n * (classes - 1) <= rows:
         return None
     radius = float(np.linalg.norm(full, axis=1).max())
-    for _ in range(3):
+    for _ in range(CORRECTIONS + 1):
         signed = signed_weights(own, lam)
         r = (signed[:, :-1].T @ full).ravel()
         moments = _moments(full, own, lam, signed)
-        needed = 2 * 2**0.5 * radius * (float(np.linalg.norm(r)) + _gamma(n * classes + 8) * 2 * radius)
-        if _positive_definite(moments, needed, _gamma(n + classes + 16) * 2 * radius**2):
-            return lam
+        if is_witness(s, own, lam):
+            needed = 2 * 2**0.5 * radius * (float(np.linalg.norm(r)) + _gamma(n * classes + 8) * 2 * radius)
+            if _positive_definite(moments, needed, _gamma(n + classes + 16) * 2 * radius**2):
+                return lam
         try:
             u = cho_solve(cho_factor(moments, lower=True), r)
         except np.linalg.LinAlgError:
@@ -143,7 +161,9 @@ def rational_witness(points: Array, own: Array, lam: Array) -> Array | None:
     mask = np.zeros_like(own)
     mask[tuple(used.T)] = 1
     columns = [v for v, here in zip(difference_vectors(points, own), mask[own == 0], strict=True) if here]
-    order = qr(np.array(columns), pivoting=True, mode="r")[1] if len(columns) > 1 else range(len(columns[0]))
+    table = np.array(columns)
+    table = table / np.maximum(np.abs(table).max(0), np.finfo(np.float64).tiny)  # no equation counts for more because of its units
+    order = qr(table, pivoting=True, mode="r")[1] if len(columns) > 1 else range(len(columns[0]))
     exact = [[Fraction(float(column[row])) for column in columns] for row in order]  # entries are ± those of the points: exact
     weights = _null_vector(exact[: len(columns) - 1])
     if weights is None or min(weights) <= 0 or any(sum(w * a for w, a in zip(weights, row, strict=True)) for row in exact):

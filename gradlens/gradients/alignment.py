@@ -1,12 +1,15 @@
 """Measures of a pair of tensors: the gradient that was used and the true one. All sums are taken in float64.
 
 Exact zeros are never hidden: a cosine with a zero vector is NaN (not 0, not 1), and the share of zeros is a quantity of its own.
+What tells two gradients that are nearly the same apart is computed from their difference, which floating-point numbers give to the last
+digit, and not from sums that cancel: ``relative_error`` and, where the cosine is near 1 or -1, ``angle``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -15,12 +18,14 @@ from torch import Tensor
 from gradlens.runtime.errors import InputError, unknown
 
 CHUNK = 1 << 17  # entries turned to float64 at a time on the CPU: one megabyte a tensor, which stays in cache
+NEARLY_PARALLEL = 0.99  # a larger |cosine| says little of the angle: an error ε of it is one of ε/sin of the angle
+SPLIT = 2.0**27 + 1  # cuts a float64 in halves of 26 bits (Veltkamp), whose products are exact
 
 
 class Moments(NamedTuple):
     """Sums over the entries of a used gradient g and the true gradient t, each divided by a scale of its own."""
 
-    g_scale: float  # max |g| for float64 (1 where that is 0), 1 for narrower types
+    g_scale: float  # for float64 the power of two at or below max |g| (1 where that is 0), 1 for narrower types
     t_scale: float  # the same of t
     gg: float  # Σ (g/g_scale)²
     tt: float
@@ -43,11 +48,34 @@ def float64(v: Tensor) -> Tensor:
     return (v.cpu() if v.device.type == "mps" else v).double()
 
 
-def moments(g: Tensor, t: Tensor) -> Moments:
-    """All sums that the measures of a pair need, in one pass.
+def power_of_two(v: Tensor) -> float:
+    """The power of two at or below the largest entry's size; 1 where there is none, or where it is 0 or not finite."""
+    largest = float(v.abs().max()) if v.numel() else 0.0
+    return 2.0 ** (math.frexp(largest)[1] - 1) if 0 < largest < math.inf else 1.0
 
-    Dividing float64 by its largest entry first keeps the squares of tiny gradients (norm 1e-200) from vanishing;
-    ``torch.nn.functional.cosine_similarity(v, v)`` is 0.001 at norm 3e-10.
+
+def _length(e: Tensor) -> float:
+    """‖e‖ of entries of any size."""
+    scale = power_of_two(e)
+    e = e / scale
+    return scale * math.sqrt(float(e @ e))
+
+
+def _minus_product(e: Tensor, factor: float, v: Tensor) -> Tensor:
+    """E − factor · v as if the product had twice as many digits (Dekker 1971)."""
+    high = SPLIT * factor - (SPLIT * factor - factor)
+    low = factor - high
+    above = SPLIT * v
+    above = above - (above - v)
+    below = v - above
+    return e - high * above - high * below - low * above - low * below
+
+
+class Pair:
+    """A used gradient g and the true gradient t; what is asked of them is computed when it is asked first.
+
+    Dividing float64 by a power of two near its largest entry keeps the squares of tiny gradients (norm 1e-200) from vanishing and changes
+    no digit; ``torch.nn.functional.cosine_similarity(v, v)`` is 0.001 at norm 3e-10.
 
     Args:
         g: the used gradient, any shape.
@@ -57,73 +85,131 @@ def moments(g: Tensor, t: Tensor) -> Moments:
         InputError: shapes differ.
 
     """
-    if g.shape != t.shape:
-        raise InputError(f"gradients of different shapes: {list(g.shape)} and {list(t.shape)}")
-    if g.device.type == "mps":  # no float64 there
-        g, t = g.cpu(), t.cpu()
-    a, b = _flat(g, g), _flat(t, g)
-    n = a.numel()
-    if n == 0:
-        return Moments(0.0, 0.0, 0.0, 0.0, 0.0, 0, 0, 0, 0)
-    wide = torch.float64 in (g.dtype, t.dtype)  # squares of anything narrower fit into a float64 as they are
-    scales = torch.ones(2, dtype=torch.float64, device=a.device)
-    if wide:
-        largest = torch.stack([v.abs().max().double() for v in (a, b)])
-        scales = torch.where(largest > 0, largest, scales)
-    total = torch.zeros(6, dtype=torch.float64, device=a.device)
-    chunk = CHUNK if a.device.type == "cpu" else n
-    for i in range(0, n, chunk):
-        p, q = a[i : i + chunk], b[i : i + chunk]
-        counts = torch.count_nonzero(torch.sign(p) * q > 0), len(p) - torch.count_nonzero(p), len(q) - torch.count_nonzero(q)
-        u, v = p.double(), q.double()
-        if wide:
-            u, v = u / scales[0], v / scales[1]  # after counting: this may turn an entry to zero
-        total += torch.stack([u @ u, v @ v, u @ v, *(s.double() for s in counts)])
-    total = torch.where(total.isfinite(), total, math.nan)  # an infinite entry has no direction
-    (g_scale, t_scale), (gg, tt, gt, *counted) = scales.tolist(), total.tolist()
-    same_sign, g_zeros, t_zeros = map(int, counted)
-    return Moments(g_scale, t_scale, gg, tt, gt, same_sign, g_zeros, t_zeros, n)
 
+    def __init__(self, g: Tensor, t: Tensor) -> None:
+        if g.shape != t.shape:
+            raise InputError(f"gradients of different shapes: {list(g.shape)} and {list(t.shape)}")
+        if g.device.type == "mps":  # no float64 there
+            g, t = g.cpu(), t.cpu()
+        self._g, self._t = _flat(g, g), _flat(t, g)
 
-def _cosine(m: Moments) -> float:
-    if not (m.gg > 0 and m.tt > 0):
-        return math.nan
-    return max(-1.0, min(1.0, m.gt / math.sqrt(m.gg) / math.sqrt(m.tt)))
+    def _chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        n = self._g.numel()
+        size = CHUNK if self._g.device.type == "cpu" else n
+        for i in range(0, n, size):
+            yield self._g[i : i + size], self._t[i : i + size]
 
+    @cached_property
+    def _scales(self) -> tuple[float, float]:
+        """(g_scale, t_scale): 1 where squares of the entries fit into a float64 as they are."""
+        if torch.float64 not in (self._g.dtype, self._t.dtype):
+            return 1.0, 1.0
+        return power_of_two(self._g), power_of_two(self._t)
 
-def _norm(m: Moments) -> float:
-    return m.g_scale * math.sqrt(m.gg)
+    def _scaled(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Chunks of g/g_scale and t/t_scale in float64."""
+        g_scale, t_scale = self._scales
+        for p, q in self._chunks():
+            u, v = p.double(), q.double()
+            yield (u if g_scale == 1 else u / g_scale), (v if t_scale == 1 else v / t_scale)
 
+    @cached_property
+    def moments(self) -> Moments:
+        """All sums, in one pass."""
+        n = self._g.numel()
+        if n == 0:
+            return Moments(1.0, 1.0, 0.0, 0.0, 0.0, 0, 0, 0, 0)
+        total = torch.zeros(6, dtype=torch.float64, device=self._g.device)
+        for (p, q), (u, v) in zip(self._chunks(), self._scaled(), strict=True):
+            counts = torch.count_nonzero(torch.sign(p) * q > 0), len(p) - torch.count_nonzero(p), len(q) - torch.count_nonzero(q)
+            total += torch.stack([u @ u, v @ v, u @ v, *(s.double() for s in counts)])
+        total = torch.where(total.isfinite(), total, math.nan)  # an infinite entry has no direction
+        gg, tt, gt, *counted = total.tolist()
+        same_sign, g_zeros, t_zeros = map(int, counted)
+        return Moments(*self._scales, gg, tt, gt, same_sign, g_zeros, t_zeros, n)
 
-def _true_norm(m: Moments) -> float:
-    return m.t_scale * math.sqrt(m.tt)
+    @cached_property
+    def cosine(self) -> float:
+        """cos(g, t); NaN where one is zero."""
+        m = self.moments
+        if not (m.gg > 0 and m.tt > 0):
+            return math.nan
+        return max(-1.0, min(1.0, m.gt / math.sqrt(m.gg) / math.sqrt(m.tt)))
+
+    @property
+    def angle(self) -> float:
+        """The angle between g and t in degrees, to 12 digits or 1e-25: from g's part orthogonal to t where the two are nearly parallel."""
+        if not abs(self.cosine) > NEARLY_PARALLEL:
+            return math.degrees(math.acos(self.cosine))
+        if torch.equal(self._g, self._t):
+            return 0.0
+        m = self.moments
+        return math.degrees(math.atan2(self._orthogonal(), m.gt / math.sqrt(m.tt)))
+
+    def _orthogonal(self) -> float:
+        """‖e‖/g_scale with e = g − (⟨g, t⟩/|t|²) t, whose factor is taken to more digits than one float64 has."""
+        m, length = self.moments, 0.0
+        factors = [m.gt / m.tt]
+        for _ in range(2):
+            along, lengths = 0.0, []
+            for u, v in self._scaled():
+                for factor in factors:
+                    u = _minus_product(u, factor, v)
+                along += float(u @ v)
+                lengths.append(_length(u))
+            length = math.hypot(*lengths)
+            off = min(abs(along) / math.sqrt(m.tt), length)  # what is left along t
+            if off <= 1e-3 * length:
+                break
+            factors.append(along / m.tt)
+        return math.sqrt(length - off) * math.sqrt(length + off)
+
+    @property
+    def relative_error(self) -> float:
+        """‖g − t‖ / ‖t‖, from the entries' differences."""
+        m = self.moments
+        if not m.tt > 0 or math.isnan(m.gg):
+            return math.nan
+        scale = max(m.g_scale, m.t_scale)  # a power of two, so that dividing by it changes no difference
+        apart = math.hypot(*(_length(p.double() / scale - q.double() / scale) for p, q in self._chunks()))
+        return apart / math.sqrt(m.tt) * (scale / m.t_scale)
+
+    @property
+    def norm(self) -> float:
+        """|g|."""
+        return self.moments.g_scale * math.sqrt(self.moments.gg)
+
+    @property
+    def true_norm(self) -> float:
+        """|t|."""
+        return self.moments.t_scale * math.sqrt(self.moments.tt)
+
+    @property
+    def projection(self) -> float:
+        """<g, t> / |t|²: exactly 0 where g is zero, exactly 1 where it is t; NaN where t is zero."""
+        m = self.moments
+        share = _ratio(m.gt, m.tt)
+        return share * (m.g_scale / m.t_scale) if share else share
 
 
 def _ratio(a: float, b: float) -> float:
     return a / b if b else math.nan
 
 
-def _difference(m: Moments) -> float:
-    """‖g − t‖ / ‖t‖ from the sums, with the scales put back as a ratio."""
-    if not m.tt > 0:
-        return math.nan
-    r = m.g_scale / m.t_scale
-    if r > 1:  # r² must not overflow
-        return r * math.sqrt(max(m.gg - 2 * m.gt / r + m.tt / r / r, 0.0) / m.tt)
-    return math.sqrt(max(r * r * m.gg - 2 * r * m.gt + m.tt, 0.0) / m.tt)  # max keeps a NaN in first place
-
-
-QUANTITIES: dict[str, tuple[Callable[[Moments], float], str]] = {
-    "cosine": (_cosine, "cos(g, t); NaN where one of them is exactly zero"),
-    "angle": (lambda m: math.degrees(math.acos(_cosine(m))), "angle between g and t in degrees"),
-    "norm_ratio": (lambda m: _ratio(_norm(m), _true_norm(m)), "|g| / |t|"),
-    "sign_agreement": (lambda m: _ratio(m.same_sign, m.n - m.t_zeros), "share of t's non-zero entries whose sign g has"),
-    "norm": (_norm, "|g|"),
-    "true_norm": (_true_norm, "|t|"),
-    "zeros": (lambda m: _ratio(m.g_zeros, m.n), "share of g's entries that are exactly zero"),
-    "true_zeros": (lambda m: _ratio(m.t_zeros, m.n), "share of t's entries that are exactly zero"),
-    "projection": (lambda m: _ratio(_norm(m) * _cosine(m), _true_norm(m)), "<g, t> / |t|²: the step along t, 1 for t itself"),
-    "relative_error": (_difference, "|g - t| / |t|"),
+QUANTITIES: dict[str, tuple[Callable[[Pair], float], str]] = {
+    "cosine": (lambda p: p.cosine, "cos(g, t); NaN where one of them is exactly zero"),
+    "angle": (lambda p: p.angle, "angle between g and t in degrees"),
+    "norm_ratio": (lambda p: _ratio(p.norm, p.true_norm), "|g| / |t|"),
+    "sign_agreement": (
+        lambda p: _ratio(p.moments.same_sign, p.moments.n - p.moments.t_zeros),
+        "share of t's non-zero entries whose sign g has",
+    ),
+    "norm": (lambda p: p.norm, "|g|"),
+    "true_norm": (lambda p: p.true_norm, "|t|"),
+    "zeros": (lambda p: _ratio(p.moments.g_zeros, p.moments.n), "share of g's entries that are exactly zero"),
+    "true_zeros": (lambda p: _ratio(p.moments.t_zeros, p.moments.n), "share of t's entries that are exactly zero"),
+    "projection": (lambda p: p.projection, "<g, t> / |t|²: the step along t, 1 for t itself, 0 for nothing"),
+    "relative_error": (lambda p: p.relative_error, "|g - t| / |t|"),
 }
 RECORDED = ("cosine", "angle", "norm_ratio", "sign_agreement", "norm", "true_norm", "zeros", "true_zeros")
 
@@ -141,10 +227,10 @@ def measure(g: Tensor, t: Tensor, quantities: tuple[str, ...] = RECORDED) -> Map
     for name in quantities:
         if name not in QUANTITIES:
             raise unknown("quantity", name, QUANTITIES)
-    m = moments(g, t)
-    return {name: QUANTITIES[name][0](m) for name in quantities}
+    pair = Pair(g, t)
+    return {name: QUANTITIES[name][0](pair) for name in quantities}
 
 
 def cosine(g: Tensor, t: Tensor) -> float:
     """cos(g, t) over all entries, in float64; NaN where one is exactly zero."""
-    return _cosine(moments(g, t))
+    return Pair(g, t).cosine

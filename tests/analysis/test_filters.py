@@ -16,7 +16,16 @@ from torch import nn
 
 from gradlens.analysis import filter_measures, first_layer_filters
 from gradlens.analysis.activations import freeze_module
-from gradlens.analysis.filter_measures import colour_shares, dead, filters_effective_rank, frequencies, frequency_entropies, hues, order
+from gradlens.analysis.filter_measures import (
+    colour_shares,
+    dead,
+    filters_effective_rank,
+    frequencies,
+    frequency_entropies,
+    hues,
+    order,
+    spectra,
+)
 from gradlens.analysis.first_layer_filters import (
     describe_filters,
     filter_statistics,
@@ -190,6 +199,52 @@ def test_colour_is_what_is_not_grey():
 def test_hues(colour, degrees):
     made = np.multiply.outer(np.array([colour], float), np.ones((3, 3))) + 7  # grey beside it changes no hue
     assert (hues(made)[0] - degrees + 180) % 360 == pytest.approx(180, abs=1e-9)  # round a circle: some CPUs' -1e-15 is 360
+
+
+def test_a_filter_without_a_colour_has_no_hue_and_none_is_360():
+    flat = np.ones((1, 3, 4, 4))
+    colours = np.array([[1.0, -1, 1e-16], [1, -1, -1e-16], [1, 1, 1], [0, 0, 0], [0.3, 0.3, 0.3 + 1e-9]])
+    found = hues(colours[:, :, None, None] * flat)
+    assert ((found >= 0) & (found < 360))[[0, 1, 4]].all()
+    assert np.isnan(found[[2, 3]]).all()  # grey, and nothing at all
+    assert found[4] == pytest.approx(270)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 7])
+@pytest.mark.parametrize("scale", [1.0, 1e-30, 1e30])
+def test_numbers_of_filters_keep_their_bounds_at_every_scale(k, scale):
+    """Random filters, among them grey ones, flat ones and one of zeros; twice, so that some are alike."""
+    g = np.random.default_rng(k)
+    noise, grey, flat = (g.standard_normal((3, *shape)) for shape in ((3, k, k), (1, k, k), (3, 1, 1)))
+    plain = np.concatenate([noise, grey + np.zeros_like(noise), flat + np.zeros_like(noise), np.zeros((1, 3, k, k)), noise])
+    filters = scale * plain
+    with np.errstate(invalid="raise"):
+        shares, entropies, centroids, turns = colour_shares(filters), frequency_entropies(filters), frequencies(filters), hues(filters)
+    most = spectra(filters)[0].shape[1]
+
+    def within(values, low, high):
+        return ((values >= low) & (values <= high * (1 + 1e-12)) | np.isnan(values)).all()
+
+    assert within(shares, 0, 1)
+    assert within(entropies, 0, math.log2(max(most, 1)))
+    assert within(centroids, 0, 0.5**0.5)
+    assert within(turns, 0, np.nextafter(360, 0) / (1 + 1e-12))
+    assert 1 <= filters_effective_rank(filters) <= min(9, 3 * k * k)
+    for measured in (colour_shares, frequency_entropies, frequencies, hues, dead):
+        np.testing.assert_allclose(measured(filters), measured(plain), rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(measured(filters[::-1]), measured(filters)[::-1], rtol=1e-12, atol=1e-12)
+    assert filters_effective_rank(filters) == pytest.approx(filters_effective_rank(plain[::-1]), rel=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_a_gabors_parameters_do_not_depend_on_the_scale_and_its_amplitude_is_in_it(scale):
+    for seed in range(3):
+        patch = np.random.default_rng(seed).standard_normal((7, 7))
+        one, other = fit_gabor(patch), fit_gabor(scale * patch)
+        assert one.r2 <= 1
+        assert 0 <= one.orientation < 180
+        assert other.amplitude / scale == pytest.approx(one.amplitude, rel=1e-6)
+        assert other._replace(amplitude=0) == pytest.approx(one._replace(amplitude=0), rel=1e-5, abs=1e-6)
 
 
 def test_filters_are_ordered_by_frequency_and_then_by_hue():

@@ -143,6 +143,72 @@ def test_small_integers_with_ties_and_coincidences():
     assert {SEPARABLE, NOT_SEPARABLE} == set(verdicts)
 
 
+def small_sets(count, seed=0):
+    """Random sets of 4 to 12 points: normal, on a small grid, and with features of very different sizes."""
+    g = torch.Generator().manual_seed(seed)
+    for i in range(count):
+        n, d, k = (int(torch.randint(low, high, (), generator=g)) for low, high in ((4, 13), (1, 4), (2, 4)))
+        x, y = torch.randn(n, d, generator=g, dtype=torch.float64), torch.randint(k, (n,), generator=g)
+        y[:2] = torch.tensor([0, 1])
+        yield (x, (3 * x).round(), x * torch.tensor([1e-3, 1, 1e3], dtype=torch.float64)[:d])[i % 3], y
+
+
+@pytest.mark.parametrize("count", [100, pytest.param(600, marks=pytest.mark.slow)])
+def test_every_witness_handed_out_is_one(count):
+    """To 1e-12, from the witness and the points alone; before, it was the λ from which the exact one had been found."""
+    found = []
+    for x, y in [(torch.tensor([[3.0], [-1], [-2], [2]]), torch.tensor([0, 1, 0, 0])), *small_sets(count)]:
+        c = certify_separability(x, y)
+        if c.verdict != NOT_SEPARABLE:
+            continue
+        own = y[:, None] == torch.tensor(c.labels)
+        assert c.witness.min() >= 0
+        assert not c.witness[own].any()
+        assert abs(c.witness.sum() - 1) < 1e-12
+        assert c.residual(x, y).abs().max() <= 1e-12
+        found.append(c.why.partition(" ")[0])
+    assert len(found) > count / 2
+    assert len(set(found)) == 3  # each of the three ways to find one
+
+
+def test_a_witness_that_is_none_is_not_handed_out(monkeypatch):
+    x, y = torch.tensor([[3.0], [-1], [-2], [2]]), torch.tensor([0, 1, 0, 0])
+    monkeypatch.setattr(linear_separability, "exact_beside", lambda s, own, lam: lam)
+    monkeypatch.setattr(linear_separability, "rational_witness", lambda points, own, lam: (1 - own) / (1 - own).sum())
+    c = certify_separability(x, y)
+    assert c.verdict == UNDECIDED
+    assert c.witness is None
+    s, own = ((x - c.centre) / c.scale).numpy(), np.eye(2)[y.numpy()]
+    assert not separability_proofs.is_witness(s, own, (1 - own) / (1 - own).sum())
+    monkeypatch.undo()
+    proper = certify_separability(x, y).witness.numpy()
+    assert separability_proofs.is_witness(s, own, proper)
+    for broken in (-proper, 2 * proper, proper + 1e-9 * own, proper[::-1]):
+        assert not separability_proofs.is_witness(s, own, broken)
+
+
+CHANGED = {
+    "points in another order": lambda x, y: (x.flip(0), y.flip(0)),
+    "every point twice": lambda x, y: (x.repeat(2, 1), y.repeat(2)),
+    "huge": lambda x, y: (x * 2.0**500, y),
+    "tiny": lambda x, y: (x * 2.0**-500, y),
+    "far from the origin": lambda x, y: (x + 2.0**20, y),
+    "constant features": lambda x, y: (torch.cat([x, torch.full((len(x), 2), 7.3)], 1), y),
+    "every feature twice": lambda x, y: (torch.cat([x, x], 1), y),
+    "features of other sizes": lambda x, y: (x * torch.tensor([2.0**-40, 1, 2.0**40])[: x.shape[1]].double(), y),
+}
+
+
+@pytest.mark.parametrize("change", CHANGED)
+def test_what_does_not_change_the_question_does_not_change_the_verdict(change):
+    for x, y in small_sets(9, seed=1):
+        x = (x * 2**20).round() / 2**20 if change == "far from the origin" else x  # no digit is lost in the shift
+        c, other = certify_separability(x, y), certify_separability(*CHANGED[change](x, y))
+        assert UNDECIDED != c.verdict == other.verdict
+        if c.verdict == SEPARABLE:
+            assert 0 < other.margin <= other.bound
+
+
 def test_what_rounding_hides_is_undecided_and_the_interval_is_said():
     x = torch.tensor([[0.0], [1], [1 + 2e-15], [3]], dtype=torch.float64)
     c = certify_separability(x, torch.tensor([0, 0, 1, 1]))

@@ -1,11 +1,14 @@
 """CKA, dissimilarities, rank and separation of feature matrices: against slow definitions in float64, and their laws."""
 
 import math
+from decimal import Decimal, localcontext
 from itertools import permutations
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.stats import pearsonr, rankdata
 
 from gradlens.analysis.representation_similarity import (
@@ -220,3 +223,123 @@ def test_what_separation_cannot_use():
         fisher_ratio(torch.zeros(3, 2), torch.ones(3))
     with pytest.raises(InputError, match="3 samples are fewer than the 10 classes"):
         fisher_ratio(torch.zeros(3, 2), torch.tensor([0, 1, 2]), 10)
+
+
+# ---------------------------------------------------------------------------------------------- laws over random features
+
+SIZES = {"seed": st.integers(0, 10**6), "n": st.integers(5, 20), "p": st.integers(1, 30), "q": st.integers(1, 30)}
+SCALES = (1e-200, 1e-30, 1e30, 1e200)
+
+
+@settings(max_examples=30)
+@given(**SIZES, unbiased=st.booleans(), scale=st.sampled_from(SCALES))
+def test_cka_is_bounded_symmetric_one_of_itself_and_blind_to_scale_shift_rotation_and_order(seed, n, p, q, unbiased, scale):
+    x, y = gaussian(n, p, seed=seed), gaussian(n, q, seed=seed + 1)
+    c = linear_cka(x, y, unbiased)
+    assert (-1 if unbiased else 0) <= c <= 1
+    assert linear_cka(x, x, unbiased) == linear_cka(x, -4 * x, unbiased) == 1
+    order = torch.randperm(n)
+    for a, b in (
+        (y, x),
+        (scale * x, y),
+        (x, scale * y),
+        (scale * x, scale * y),
+        (x + 100, y - 5),
+        (x @ rotation(p), y),
+        (x[order], y[order]),
+    ):
+        assert linear_cka(a, b, unbiased) == pytest.approx(c, abs=1e-10)
+
+
+def test_cka_of_features_as_large_and_small_as_float32_has_them():
+    x, y = gaussian(30, 50), gaussian(30, 40, seed=1)
+    want = linear_cka(x, y)
+    for scale in (1e-36, 1e37):
+        assert linear_cka((scale * x).float(), (scale * y).float()) == pytest.approx(want, abs=1e-5)
+
+
+@pytest.mark.parametrize("size", [1e3, 1e6, 1e9])
+def test_one_sample_far_out_costs_no_digits(size):
+    """By features HSIC₁ is a difference of sums that this sample rules; by Gram matrices its own product is never formed."""
+    x, y = gaussian(40, 2), gaussian(40, 3, seed=1)
+    x[0] *= size
+    a, b = centred(x, ""), centred(y, "")
+    xy, xx, yy = _hsics_of_grams(a @ a.T, b @ b.T, True).tolist()
+    assert linear_cka(x, y) == pytest.approx(xy / math.sqrt(xx * yy), rel=1e-9)
+
+
+def exact_dissimilarity(a, b):
+    """1 − Pearson's correlation in 60 digits."""
+    with localcontext() as context:
+        context.prec = 60
+        a, b = ([Decimal(v) for v in values.tolist()] for values in (a, b))
+        a, b = ([v - sum(values) / len(values) for v in values] for values in (a, b))
+        aa, bb, ab = (sum(u * v for u, v in zip(s, t, strict=True)) for s, t in ((a, a), (b, b), (a, b)))
+        return float(1 - ab / (aa * bb).sqrt())
+
+
+@settings(max_examples=30)
+@given(seed=SIZES["seed"], n=st.integers(2, 8), d=st.integers(3, 20), apart=st.integers(1, 9), scale=st.sampled_from(SCALES))
+def test_dissimilarities_are_bounded_symmetric_and_keep_their_digits_however_small(seed, n, d, apart, scale):
+    x = gaussian(n, d, seed=seed)
+    near = x + 10.0**-apart * gaussian(n, d, seed=seed + 1)
+    got = rdm(torch.cat([x, near, x, 3 * x + 1]))
+    assert torch.equal(got, got.T)
+    assert 0 <= got.min() <= got.max() <= 2
+    assert not got.diagonal().any()
+    assert not got[:n, 2 * n : 3 * n].diagonal().any()  # equal samples
+    assert got[:n, 3 * n :].diagonal().max() < 1e-28  # the same up to scale and shift
+    for i in range(n):
+        assert float(got[i, n + i]) == pytest.approx(exact_dissimilarity(x[i], near[i]), rel=1e-5 if apart > 6 else 1e-8)
+    torch.testing.assert_close(rdm(scale * x), rdm(x), rtol=0, atol=1e-12)
+
+
+def test_rounding_is_no_order_of_dissimilarities():
+    x = gaussian(10, 7)
+    alike = torch.eye(6, dtype=torch.float64).repeat_interleave(7, 1) * 0.1  # every two samples are as unlike as any other two
+    assert math.isnan(rdm_correlation(rdm(alike), rdm(x[:6])))
+    assert math.isnan(rdm_correlation(rdm(alike[:, torch.randperm(42)] * 0.3 + 0.7), rdm(x[:6])))
+    doubled = torch.cat([x, x])  # with every sample twice there are ties
+    shuffled = doubled[:, torch.randperm(7)] * 1.7
+    assert rdm_correlation(rdm(doubled), rdm(shuffled)) == pytest.approx(1, abs=1e-12)
+
+
+@settings(max_examples=40)
+@given(**SIZES, scale=st.sampled_from(SCALES))
+def test_ranks_lie_between_one_and_the_number_of_directions(seed, n, p, q, scale):
+    x = gaussian(n, p, seed=seed)
+    singular = spectrum(x)
+    directions = min(n - 1, p)
+    for rank in (effective_rank, participation_ratio):
+        r = rank(singular)
+        assert 1 <= r <= directions
+        assert rank(spectrum(scale * x)) == pytest.approx(r, rel=1e-9)
+        assert rank(spectrum(x @ rotation(p) + 7)) == pytest.approx(r, rel=1e-6)
+        assert rank(torch.full((q,), 0.1, dtype=torch.float64)) == pytest.approx(q, rel=1e-12)
+        assert 1 <= rank(torch.full((q,), 0.1, dtype=torch.float64)) <= q
+        assert rank(spectrum(x[:1].repeat(n, 1) * torch.arange(1.0, n + 1)[:, None])) == pytest.approx(1, abs=1e-4)  # on a line
+        assert rank(torch.zeros(q)) == 0
+    assert participation_ratio(singular) <= effective_rank(singular) * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("singular", [[1e300, 1e-300], [1e308, 1e308, 1e308], [5e-324], [1.0, 5e-324]])
+def test_ranks_of_the_largest_and_smallest_numbers(singular):
+    singular = torch.tensor(singular, dtype=torch.float64)
+    want = 3.0 if len(singular) == 3 else 1.0
+    assert effective_rank(singular) == pytest.approx(want)
+    assert participation_ratio(singular) == pytest.approx(want)
+
+
+@settings(max_examples=30)
+@given(seed=SIZES["seed"], n=st.integers(6, 30), p=SIZES["p"], scale=st.sampled_from(SCALES))
+def test_class_separation_is_blind_to_scale_shift_rotation_order_and_copies(seed, n, p, scale):
+    x, y = gaussian(n, p, seed=seed), torch.arange(n) % 3
+    f = fisher_ratio(x, y)
+    assert f >= 0
+    order = torch.randperm(n)
+    twice = torch.cat([x, x])
+    for a, b in ((scale * x, y), (x + 100, y), (x @ rotation(p), y), (x[order], y[order]), (x, 7 - 2 * y), (twice, torch.cat([y, y]))):
+        assert fisher_ratio(a, b) == pytest.approx(f, rel=1e-8)
+    points = 7 * gaussian(3, p, seed=seed) + 0.1
+    assert fisher_ratio(points[y], y) == math.inf  # each class is one point
+    assert math.isnan(fisher_ratio(points[:1].repeat(n, 1), y))

@@ -80,6 +80,14 @@ def test_activations_of_any_scale_are_read_alike():
     assert got[1:] == pytest.approx([got[0]] * 2, abs=0.01)
 
 
+@pytest.mark.parametrize("scale", [1e-20, 1e20])
+def test_images_of_any_scale_come_back_alike(scale):
+    x = torch.rand(40, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    plain, scaled = (information.reconstruct(x.flatten(1), a, x.flatten(1), a, steps=20) for a in (x, scale * x))
+    assert 0 < plain.r2 <= 1
+    assert scaled.r2 == pytest.approx(plain.r2, abs=1e-3)
+
+
 def test_a_head_finds_the_bits_that_are_there():
     y, held = torch.arange(200) % 4, torch.arange(80) % 4
     told = information.label_information(nn.functional.one_hot(y).float(), y, nn.functional.one_hot(held).float(), held, 4)
@@ -164,7 +172,9 @@ def test_all_pairs_of_blocks_are_compared_as_one_by_one():
         for i, j in ((0, 0), (1, 3), (2, 1), (3, 2)):
             assert float(got[i, j]) == pytest.approx(linear_cka(a[: i + 1](x), b[: j + 1](x), batch=11), rel=1e-4)
     same = network_similarity.cka_matrix(freeze_module(a), freeze_module(a), split)
-    np.testing.assert_allclose(same.diagonal().numpy(), 1)
+    assert torch.equal(same.diagonal(), torch.ones(4, dtype=same.dtype))
+    torch.testing.assert_close(same, same.T)
+    assert got.abs().max() <= 1
 
 
 def test_a_constant_block_is_nothing_and_no_error():

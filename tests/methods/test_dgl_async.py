@@ -56,6 +56,47 @@ def test_the_newest_of_the_least_read_comes_first():
     assert numbers(buffer, 6) == [5, 5, 5, 3, 5, 4]  # 3 was read twice before, 4 three times
 
 
+class Published:
+    """The authors' ring (``buffer_experiments/cifar_buffer.py``, priority_lifo) from its description: which batch is read next."""
+
+    def __init__(self, size):
+        self.size, self.places, self.uses, self.next = size, [None] * size, [0] * size, 0
+
+    def write(self, number):
+        self.places[self.next], self.uses[self.next], self.next = number, 1, (self.next + 1) % self.size
+
+    def sample(self):
+        if self.size == 1:  # uses are not counted
+            return self.places[0]
+        held = [i for i in range(self.size) if self.places[i] is not None]
+        least = [i for i in held if self.uses[i] == min(self.uses[k] for k in held)]
+        best = max(
+            i - self.size if len(held) == self.size and i > self.next else i for i in least
+        )  # the oldest, at next, is not moved down
+        self.uses[best] += 1
+        return self.places[best]
+
+
+def test_the_published_ring_differs_as_the_docstring_says():
+    ours, theirs = Buffer(3), Published(3)
+    for i in range(2):
+        ours.write(torch.tensor(float(i)), torch.tensor(i), i), theirs.write(i)
+    assert numbers(ours, 4) == [theirs.sample() for _ in range(4)] == [1, 0, 1, 0]
+    for i in (2, 3):
+        ours.write(torch.tensor(float(i)), torch.tensor(i), i), theirs.write(i)
+    assert numbers(ours, 2) == [3, 2]
+    assert [theirs.sample(), theirs.sample()] == [3, 2]  # 1, the oldest, was read before
+    ours, theirs = Buffer(3), Published(3)
+    for i in range(4):
+        ours.write(torch.tensor(float(i)), torch.tensor(i), i), theirs.write(i)
+    assert numbers(ours, 3) == [3, 2, 1]
+    assert [theirs.sample() for _ in range(3)] == [1, 3, 2]  # all unread: the oldest first
+    ours, theirs = Buffer(1), Published(1)
+    ours.write(torch.tensor(7.0), torch.tensor(7), 0), theirs.write(7)
+    assert numbers(ours, 4, limit=2) == [7, 7, None, None]
+    assert [theirs.sample() for _ in range(4)] == [7] * 4
+
+
 def test_a_batch_is_read_so_many_times_and_no_more():
     buffer = Buffer(2)
     assert buffer.sample(1) is None

@@ -144,3 +144,20 @@ def test_the_defaults_preserve_much_below_and_ask_for_the_task_above():
     assert [method.lambdas(k) for k in (0, 1)] == [(5.0, 0.5), (0.5, 1.0)]
     assert [type(m) for m in method.heads["0"].task] == [nn.Flatten, nn.Linear, nn.ReLU, nn.Linear]
     assert method.heads["1"].image(torch.zeros(3, 4, 2, 2, dtype=torch.float64)).shape == (3, 2, 8, 8)
+
+
+@pytest.mark.parametrize("sigma", [0.5, 0.25])
+def test_lambda_times_sigma_has_the_slope_of_the_references_cross_entropy(sigma):
+    """At the decoder's last layer, for the same reconstruction r in [0, 1] of the same image x, as the docstring says."""
+    c = case("basic-cnn")
+    method = rule("infopro", c, lambda1_first=5 * sigma, lambda2_first=0.0)
+    g = torch.Generator().manual_seed(0)
+    x, r = (torch.rand(c.x.shape, generator=g, dtype=torch.float64) for _ in range(2))
+    logits = r.logit().requires_grad_()
+    (5 * nn.BCELoss()(logits.sigmoid(), x)).backward()
+    given = ((r - 0.5) / sigma).requires_grad_()
+    method.heads["0"].image = nn.Module()
+    method.heads["0"].image.forward = lambda _: given
+    (p, *_) = method.forward(c.blocks, (x - 0.5) / sigma, c.y)
+    method.local_loss(0, p).loss.backward()
+    torch.testing.assert_close(given.grad, logits.grad)

@@ -222,6 +222,8 @@ def test_maps_are_averaged_in_halves_until_they_fit(shape, dim, want):
     assert classifier(x).shape == (2, 10)
     pools = [m for m in classifier if isinstance(m, nn.AdaptiveAvgPool2d)]
     assert len(pools) == (want != shape[1:])
+    if pools:
+        torch.testing.assert_close(pools[0](torch.ones(2, *shape)), torch.ones(2, shape[0], *want))  # no padding is averaged in
     if pools and shape[1] % want[0] == shape[2] % want[1] == 0:
         torch.testing.assert_close(pools[0](x), F.avg_pool2d(x, (shape[1] // want[0], shape[2] // want[1])))
 

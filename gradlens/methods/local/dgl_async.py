@@ -67,8 +67,11 @@ class DGLAsync(LocalLosses):
 
     One step is a round: the first unit gets the batch, and the units are visited in a seeded order, a slow one not in every
     round. All use the weights of the round's start, since the optimiser steps at its end. A batch that the slow first unit does
-    not take is lost. Belilovsky, Eickenberg & Oyallon 2020 (arXiv 1901.08164), with replay buffers, sampled as in their code but for two
-    details: a written batch counts as not yet read (there: as read once), and batches of any size are kept.
+    not take is lost. Belilovsky, Eickenberg & Oyallon 2020 (arXiv 1901.08164), with replay buffers sampled as their paper says. Their code
+    (``cifar_buffer.py``) differs in four details. A written batch counts as read once (here: as not yet read). Batches of another size than
+    usual are dropped (here: kept). Once the ring is full, an index that is off by one takes its *oldest* batch for the newest, so that this
+    one is read first wherever it is among those read least (here: the newest of them). With M = 1 uses are not counted, so that a batch is
+    read without end (here: ``reuse`` times).
 
     The buffers are part of a checkpoint, which is therefore written at the end of an epoch and on Ctrl-C only. They hold M times
     the outputs of all units but the last: on the full basic-cnn at batch 256, 42 MB times M.

@@ -18,7 +18,10 @@ from gradlens.runtime.errors import InputError
 
 
 class InfoProOptions(HeadOptions, frozen=True):
-    """Options of infopro; the defaults are the reference's ResNet-110 settings: of 2 modules for the first, of 16 for the last."""
+    """Options of infopro; the defaults are the reference's ResNet-110 settings: of 2 modules for the first, of 16 for the last.
+
+    They weigh another reconstruction loss than the reference's, see :class:`InfoPro`.
+    """
 
     lambda1_first: float = Field(5.0, ge=0, allow_inf_nan=False, description="weight of the reconstruction at the first local module")
     lambda1_last: float = Field(0.5, ge=0, allow_inf_nan=False, description="weight of the reconstruction at the last local module")
@@ -48,6 +51,10 @@ class InfoPro(LocalLosses):
     network's own loss. Where theirs is a Bernoulli's likelihood of pixels in [0, 1] (cross-entropy), D gives the mean of a Gaussian
     of unit variance: the images are taken as the network reads them, in whatever normalisation. A lambda of 0 makes no decoder or
     no head; with lambda1 = 0 and lambda2 = 1 this is dgl. Blocks of a module that is no unit by itself also wait for the block above.
+
+    The default lambdas are theirs and weigh a steeper loss here. With reconstruction r and image x in [0, 1], the slope at the decoder's
+    last layer is r − x for their cross-entropy of a sigmoid and (r − x)/σ here, where the normalisation divides by σ: 1/2 to reach [-1, 1],
+    0.25 for unit variance on CIFAR-10. Lambda1 times σ gives their balance (``lambda1_first=2.5``, ``lambda1_last=0.25`` for [-1, 1]).
     """
 
     Options: ClassVar[type[BaseModel]] = InfoProOptions

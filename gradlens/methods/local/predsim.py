@@ -38,7 +38,7 @@ def similarity(x: Tensor) -> Tensor:
 
 
 def pooled_size(shape: Sequence[int], dim: int) -> tuple[int, int]:
-    """(height, width) to which maps [C, H, W] are averaged: height and width halved in turn until C·h·w is at most ``dim``."""
+    """(height, width) to which maps [C, H, W] are averaged: height and width halved in turn, odd ones up, until C·h·w ≤ ``dim``."""
     channels, height, width = shape
     h, w = height, width
     while channels * h * w > dim and h * w > 1:
@@ -85,6 +85,10 @@ class PredSim(LocalLosses):
 
     Nøkland & Eidnes 2019 (arXiv 1901.06656) and their code; S are cosine similarities between the batch's samples. The last
     block and the top are one unit, whose loss is the network's own.
+
+    pool(h) has the sizes of their code and its values where it divides the map evenly. Elsewhere (7×7 to 4×4) theirs pads the map with
+    zeros, which its means count, so that features at one edge are smaller; here the windows are those of adaptive pooling, which overlap
+    and hold nothing but the map.
     """
 
     Options: ClassVar[type[BaseModel]] = PredSimOptions
