@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gradlens.cli.options import runs_given, with_flags
-from gradlens.runtime.errors import InputError
+from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
 from gradlens.runtime.terminal import say, shell_command
 from gradlens.runtime.text_files import encode
 from gradlens.runtime.torchrun_environment import is_launched
@@ -36,6 +36,7 @@ def train(
     from gradlens.reporting import console
     from gradlens.training.config_builder import configs_of, method_of
     from gradlens.training.context import set_up_process
+    from gradlens.training.run_files import is_run
     from gradlens.training.runs.train_run import prepare, train_or_reuse, train_run
 
     quiet, place = given.pop("quiet", False), set_up_process(given)
@@ -52,7 +53,12 @@ def train(
             return display.watch(config.method if len(configs) == 1 else f"{config.method} seed {config.seed}", config.epochs)
 
         # of several seeds some may be finished, others not begun
-        runs = [train_run(configs[0], place, watch_for(configs[0]), state)] if state else train_or_reuse(configs, place, watch_for)
+        try:
+            runs = [train_run(configs[0], place, watch_for(configs[0]), state)] if state else train_or_reuse(configs, place, watch_for)
+        except KeyboardInterrupt as stop:
+            if state and is_run(place.out / (place.name or configs[0].run_name())):
+                raise Stopped("stopped at once", INTERRUPTED) from stop
+            raise
     console.show(console.results_table(runs))
     say("\n".join(f"run: {run.path}" for run in runs))
     say(f"next: {shell_command('gradlens', 'figures', *(run.path for run in runs), '--out', 'figures')}")

@@ -16,6 +16,7 @@ from gradlens.reporting.html.notices import Notice
 from gradlens.reporting.html.standings import BaselineComparison, MethodSummary, below_top
 from gradlens.reporting.html.wording import listed
 from gradlens.reporting.numbers import short_number, with_interval
+from gradlens.runtime.terminal import shell_word
 
 SAME_TO = 0.995  # cosines from here on are written 1.00
 
