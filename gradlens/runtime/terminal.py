@@ -2,57 +2,25 @@
 
 from __future__ import annotations
 
-import codecs
 import io
 import os
 import re
 import shlex
 import sys
-import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gradlens.runtime.text_files import SPELL_OUT
+
 if TYPE_CHECKING:
     from rich.console import Console
-
-SPELLED = {
-    "−": "-", "–": "-", "—": "-", "…": "...", "×": "x", "·": "*", "±": "+-", "≤": "<=", "≥": ">=", "≠": "!=", "≈": "~", "√": "sqrt",
-    "Σ": "sum", "∑": "sum", "∂": "d", "∇": "grad", "∈": "in", "→": "->", "←": "<-", "⇒": "=>", "‖": "||", "⟨": "<", "⟩": ">", "“": '"',
-    "”": '"', "„": '"', "‘": "'", "’": "'", "⊙": "*", "⊗": "x", "∘": "o", "∞": "inf", "°": " degrees", "µ": "u", "▼": "v", "▲": "^",
-}  # fmt: skip
-GREEK = re.compile(r"GREEK (?:SMALL|CAPITAL) LETTER (?:FINAL )?([A-Z]+)$")
-
-
-def spelled(sign: str) -> str:
-    """A sign in ASCII: numbers keep their minus, letters lose their accents, Greek ones are named; a question mark for the others.
-
-    >>> [spelled(sign) for sign in ("−", "é", "δ", "ᵀ", "\\udce9", "語")]
-    ['-', 'e', 'delta', 'T', '\\\\xe9', '?']
-    """
-    if "\udc80" <= sign <= "\udcff":  # a byte of a path that is no UTF-8
-        return f"\\x{ord(sign) - 0xDC00:02x}"
-    if sign in SPELLED:
-        return SPELLED[sign]
-    if greek := GREEK.match(unicodedata.name(sign, "")):
-        return greek[1].lower()
-    return unicodedata.normalize("NFKD", sign).encode("ascii", "ignore").decode() or "?"
-
-
-def _spell(error: UnicodeError) -> tuple[str, int]:
-    """Replace what a stream cannot encode."""
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    return "".join(map(spelled, error.object[error.start : error.end])), error.end
-
-
-codecs.register_error("gradlens.spelled", _spell)
 
 
 def accept_all_text() -> None:
     """Let stdout and stderr take any text from now on: what their encoding lacks is spelled in ASCII."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="gradlens.spelled")
+            stream.reconfigure(errors=SPELL_OUT)
 
 
 def say(text: str, *, aside: bool = False) -> None:

@@ -1,9 +1,11 @@
-"""Text files, whatever the locale: UTF-8 is written, and read with or without a byte order mark; other encodings are refused by name."""
+"""Text and bytes, whatever the locale: files are UTF-8, read with or without a byte order mark; what an encoding lacks is spelled in ASCII."""
 
 from __future__ import annotations
 
 import codecs
 import json
+import re
+import unicodedata
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -15,6 +17,40 @@ MARKS = (  # how files of other encodings begin; UTF-32's mark begins with that 
     (codecs.BOM_UTF16_LE, "UTF-16"),
     (codecs.BOM_UTF16_BE, "UTF-16"),
 )
+
+
+SPELLED = {
+    "−": "-", "–": "-", "—": "-", "…": "...", "×": "x", "·": "*", "±": "+-", "≤": "<=", "≥": ">=", "≠": "!=", "≈": "~", "√": "sqrt",
+    "Σ": "sum", "∑": "sum", "∂": "d", "∇": "grad", "∈": "in", "→": "->", "←": "<-", "⇒": "=>", "‖": "||", "⟨": "<", "⟩": ">", "“": '"',
+    "”": '"', "„": '"', "‘": "'", "’": "'", "⊙": "*", "⊗": "x", "∘": "o", "∞": "inf", "°": " degrees", "µ": "u", "▼": "v", "▲": "^",
+}  # fmt: skip
+GREEK = re.compile(r"GREEK (?:SMALL|CAPITAL) LETTER (?:FINAL )?([A-Z]+)$")
+
+
+def spelled(sign: str) -> str:
+    """A sign in ASCII: numbers keep their minus, letters lose their accents, Greek ones are named; a question mark for the others.
+
+    >>> [spelled(sign) for sign in ("−", "é", "δ", "ᵀ", "\\udce9", "語")]
+    ['-', 'e', 'delta', 'T', '\\\\xe9', '?']
+    """
+    if "\udc80" <= sign <= "\udcff":  # a byte of a path that is no UTF-8
+        return f"\\x{ord(sign) - 0xDC00:02x}"
+    if sign in SPELLED:
+        return SPELLED[sign]
+    if greek := GREEK.match(unicodedata.name(sign, "")):
+        return greek[1].lower()
+    return unicodedata.normalize("NFKD", sign).encode("ascii", "ignore").decode() or "?"
+
+
+def _spell(error: UnicodeError) -> tuple[str, int]:
+    """Replace what an encoding lacks."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(map(spelled, error.object[error.start : error.end])), error.end
+
+
+SPELL_OUT = "gradlens.spelled"  # what a stream or an encoder does with signs that its encoding lacks
+codecs.register_error(SPELL_OUT, _spell)
 
 
 def decode(content: bytes, path: str | Path) -> str:
@@ -99,14 +135,14 @@ def encode(text: str) -> bytes:
     """Text as UTF-8; what has no place in it (a byte of a path that is no UTF-8) is written as an escape.
 
     >>> encode("caf\\udce9, café")
-    b'caf\\\\udce9, caf\\xc3\\xa9'
+    b'caf\\\\xe9, caf\\xc3\\xa9'
     """
-    return text.encode("utf-8", "backslashreplace")
+    return text.encode("utf-8", SPELL_OUT)
 
 
 def open_to_append(path: Path) -> TextIO:
     """A file that text is added to: UTF-8, lines ending in ``\\n``, escapes as in :func:`encode`."""
-    return path.open("a", encoding="utf-8", errors="backslashreplace", newline="")
+    return path.open("a", encoding="utf-8", errors=SPELL_OUT, newline="")
 
 
 def write_text(path: str | Path, text: str) -> None:
