@@ -13,6 +13,7 @@ import typer
 from gradlens.analysis.of_runs.interface import Analysis, AnalysisWithTraining, Result
 from gradlens.analysis.of_runs.registry import ANALYSES
 from gradlens.cli.options import runs_given, with_flags
+from gradlens.runtime.terminal import say, shell_command
 
 if TYPE_CHECKING:
     from gradlens.training.run_directory import Run
@@ -21,7 +22,7 @@ learned = typer.Typer()
 
 
 def _aside(text: str) -> None:
-    typer.echo(text, err=True)
+    say(text, aside=True)
 
 
 def _shown(analysis: Analysis, runs: Sequence[Run], results: Sequence[Result], folder: Path) -> None:
@@ -37,9 +38,9 @@ def _shown(analysis: Analysis, runs: Sequence[Run], results: Sequence[Result], f
     files = save_figures(report.figures(runs, results, runs_title(runs)), folder) if report.figures else []
     for i, run in enumerate(runs):
         stored = [analysis.name, *([analysis.comparison] if analysis.comparison and not i else [])]
-        typer.echo(f"run: {run.path} ({', '.join(f'{name}.json' for name in stored)})")
+        say(f"run: {run.path} ({', '.join(f'{name}.json' for name in stored)})")
     if files:
-        typer.echo(f"figures (png, svg, csv): {', '.join(map(str, files))}")
+        say(f"figures (png, svg, csv): {', '.join(map(str, files))}")
 
 
 def _parameter(name: str, type_: Any, info: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
@@ -144,7 +145,7 @@ def report(
     from gradlens.reporting.html.page import write_page
 
     path = write_page(run_dirs, out, overwrite)
-    typer.echo(f"open {path} ({path.stat().st_size / 1e6:.1f} MB; it needs no network)")
+    say(f"open {shell_command(path)} ({path.stat().st_size / 1e6:.1f} MB; it needs no network)")
 
 
 @learned.command()
@@ -169,15 +170,15 @@ def doctor(
     with Display(quiet, len(runs)) as display:
         found = [examine(run, context, display.count(run.path.name)) for run in runs]
     if as_json:
-        typer.echo(json.dumps([plain({"run": str(run.path), **diagnosis_json(d)}) for run, d in zip(runs, found, strict=True)], indent=1))
+        say(json.dumps([plain({"run": str(run.path), **diagnosis_json(d)}) for run, d in zip(runs, found, strict=True)], indent=1))
     for run, diagnosis in zip(runs, found, strict=True):
         if diagnosis.findings and not as_json:
             console.show(console.diagnosis_table(str(run.path), diagnosis))
         elif not as_json:
-            typer.echo(f"{run.path}: {diagnosis_line(diagnosis)}")
+            say(f"{run.path}: {diagnosis_line(diagnosis)}")
         save_result(run.path, RESULT, diagnosis_json(diagnosis))
     if not as_json:
-        typer.echo("\n".join(f"run: {run.path} ({RESULT}.json)" for run in runs))
+        say("\n".join(f"run: {run.path} ({RESULT}.json)" for run in runs))
     raise typer.Exit(int(any(diagnosis.wrong for diagnosis in found)))
 
 
@@ -201,5 +202,5 @@ def tensorboard(
         show = display.count("tensorboard")
         for i, run in enumerate(runs):
             show(i, len(runs), run.path.name)
-            typer.echo(f"wrote {loggers.export(run, out)}")
-    typer.echo(f"next: tensorboard --logdir {out}")
+            say(f"wrote {loggers.export(run, out)}")
+    say(f"next: {shell_command('tensorboard', '--logdir', out)}")

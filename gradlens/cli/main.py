@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 import traceback
 from typing import Any, NoReturn
@@ -15,6 +14,7 @@ from gradlens.cli.sweep import studied
 from gradlens.cli.timeline import seen
 from gradlens.cli.train import trained
 from gradlens.runtime.errors import InputError, nearest
+from gradlens.runtime.terminal import accept_all_text, one_line, say, shell_command
 from gradlens.runtime.torchrun_environment import is_launched
 
 app = typer.Typer(
@@ -51,12 +51,21 @@ RESUMED = ("train", "compare-gradients", "memorize")  # commands that take --res
 def _again() -> str:
     """The command line that goes on with what this one began."""
     words = [a for a in sys.argv[1:] if a not in ("--resume", "--overwrite")]
-    return shlex.join(["gradlens", *words, *(["--resume"] if words[:1] and words[0] in RESUMED else [])])
+    return shell_command("gradlens", *words, *(["--resume"] if words[:1] and words[0] in RESUMED else []))
+
+
+def _stopped_at_once() -> str:
+    """What to do after Ctrl-C; a training that it meets once its run is begun is a ``Stopped`` instead."""
+    if sys.argv[1:2] == ["train"]:
+        return f"stopped while nothing was in training; `{shell_command('gradlens', *sys.argv[1:])}` starts again"
+    kept = "from the last checkpoint of a run" if sys.argv[1:] and sys.argv[1] in RESUMED else "with what is not stored yet"
+    return f"stopped at once; `{_again()}` goes on {kept}"
 
 
 def main() -> None:
     """Run the program: input that cannot be used is one sentence on stderr and exit status 2, without a traceback."""
     status = 0
+    accept_all_text()
     try:
         if is_launched() and sys.argv[1:2] not in ([], ["train"], ["bench"]) and "-h" not in sys.argv and "--help" not in sys.argv:
             raise InputError("only `gradlens train` and `gradlens bench` run on several ranks")
@@ -67,8 +76,7 @@ def main() -> None:
         status = _report(error) if _speaks() else _status(error)
         _end(status)
     if status == 130 and _speaks():
-        kept = "from the last checkpoint of a run" if sys.argv[1:] and sys.argv[1] in RESUMED else "with what is not stored yet"
-        print(f"gradlens: stopped at once; `{_again()}` goes on {kept}", file=sys.stderr)
+        say(f"gradlens: {_stopped_at_once()}", aside=True)
     _end(status)
 
 
@@ -101,20 +109,20 @@ def _report(error: Exception) -> int:
     """Print an error for a person; anything that is not one of ours is a bug and keeps its traceback."""
 
     if isinstance(error, InputError):
-        print(f"{error.trace}gradlens: {error}", file=sys.stderr)
+        say(f"{error.trace}gradlens: {one_line(str(error))}", aside=True)
         return 2
     if hasattr(error, "format_message"):
-        print(f"gradlens: {_sentence(error)}", file=sys.stderr)
+        say(f"gradlens: {one_line(_sentence(error))}", aside=True)
         return 2
     from gradlens.runtime.errors import INTERRUPTED, Stopped
 
     if isinstance(error, Stopped):
         again = f"; `{_again()}` goes on" if error.status == INTERRUPTED else ""
-        print(f"gradlens: {error}{again}", file=sys.stderr)
+        say(f"gradlens: {one_line(str(error))}{again}", aside=True)
         return error.status
     user_code = sys.modules.get("gradlens.runtime.user_code")
     if user_code is not None and (trace := user_code.trace_of(error)):  # in a rule or network of the user's
-        print(f"{trace}gradlens: {user_code.raised(error)}", file=sys.stderr)
+        say(f"{trace}gradlens: {one_line(user_code.raised(error))}", aside=True)
         return 2
     if is_launched():  # the others wait for this process: it must end
         traceback.print_exception(error)

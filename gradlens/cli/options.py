@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import json
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
@@ -15,6 +14,7 @@ import typer
 from gradlens.cli.flags import PANELS, RUN_FLAGS, Flag
 from gradlens.cli.settings import DATASETS, METHODS, MODELS, SETTINGS
 from gradlens.runtime.errors import unknown
+from gradlens.runtime.text_files import read_json
 from gradlens.runtime.torchrun_environment import is_launched
 
 FLAGS = tuple(sorted((*SETTINGS, *RUN_FLAGS), key=lambda flag: PANELS.index(flag.panel)))
@@ -109,8 +109,8 @@ def _is_elsewhere(name: str) -> bool:
 
 def _names_in(file: Path) -> set[str]:
     """The names under which a config file knows a user's own rule and network."""
-    with suppress(OSError, ValueError, TypeError, AttributeError):  # of a file that is no config, the command tells
-        content = json.loads(file.read_text())
+    with suppress(ValueError, TypeError, AttributeError):  # of a file that is no config, the command tells
+        content = read_json(file)
         settings = content.get("config", content)
         return {settings.get(kind) for kind in dict(settings.get("own", {}))}
     return set()

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from gradlens.runtime.terminal import rich_console
 
 PLAIN_SECONDS = 15.0  # between lines where there is no terminal
 MOMENT = 2.0  # seconds for which images are read without a word
@@ -27,14 +28,14 @@ class Display:
     """
 
     def __init__(self, quiet: bool, runs: int = 1) -> None:
-        self.console = Console(stderr=True)
+        self.console = rich_console(stderr=True)
         self.quiet, self.runs, self.started = quiet, runs, 0
         self.live: Progress | None = None
         if not quiet and self.console.is_terminal:
             self.live = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=24),
-                TextColumn("{task.fields[numbers]}"),
+                TextColumn("{task.fields[numbers]}", markup=False),
                 TimeRemainingColumn(compact=True),
                 console=self.console,
             )

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gradlens.runtime.terminal import rich_console, say
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -61,7 +63,7 @@ def sweep(
         lines = summary_lines(study, finished)
         write_csv(out / "summary.csv", lines)
         console.show(study_table(lines, study.baseline))
-        typer.echo(f"{len(finished)} of {len(points)} runs finished; {out / 'rows.csv'}, {out / 'summary.csv'}, {out / 'study.json'}")
+        say(f"{len(finished)} of {len(points)} runs finished; {out / 'rows.csv'}, {out / 'summary.csv'}, {out / 'study.json'}")
     if failed := {name: s for name, s in states.items() if s.what == "failed"}:
         name, state = next(iter(failed.items()))
         raise Stopped(f"{len(failed)} of {len(points)} runs failed; {name}: {state.why}")
@@ -71,11 +73,10 @@ class Board:
     """The states of a study's runs: a live table on a terminal, a line now and then elsewhere, on stderr."""
 
     def __init__(self, points: Sequence[StudyPoint], out: Path, quiet: bool) -> None:
-        from rich.console import Console
         from rich.live import Live
 
         self.points, self.out, self.quiet = points, out, quiet
-        self.console = Console(stderr=True)
+        self.console = rich_console(stderr=True)
         self.live = None if quiet or not self.console.is_terminal else Live(console=self.console, refresh_per_second=2)
         self.said, self.last = 0.0, ""
 

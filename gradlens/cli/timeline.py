@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from gradlens.cli.options import with_flags
+from gradlens.runtime.terminal import say
 
 seen = typer.Typer()
 
@@ -64,11 +65,11 @@ def timeline(
         bars = simulation.pictured(found, workers, wire, micro_batches, seconds)
     chosen = [point for point in points if point.workers == workers]
     console.show(timeline_pictures.timeline_table(chosen, wire, configs[0].batch_size))
-    typer.echo("\n".join(timeline_pictures.unused_workers_text(chosen)))
+    say("\n".join(timeline_pictures.unused_workers_text(chosen)))
     title = f"{configs[0].data.name} · {configs[0].model.name} · batches of {configs[0].batch_size}"
     files = [
         *save_figure(gantt(bars, seconds, title=f"{title} · {workers} workers"), bars, out, "timeline"),
         *save_figure(over_workers(points, title=title), points, out, "workers"),
     ]
     write_csv(out / "block_costs.csv", [row for one in found for row in one.rows])
-    typer.echo(f"figures (png, svg, csv): {files[0].with_suffix('')}, {files[3].with_suffix('')}; measured: {out / 'block_costs.csv'}")
+    say(f"figures (png, svg, csv): {files[0].with_suffix('')}, {files[3].with_suffix('')}; measured: {out / 'block_costs.csv'}")

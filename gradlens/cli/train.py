@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gradlens.cli.options import runs_given, with_flags
-from gradlens.runtime.errors import InputError
+from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
+from gradlens.runtime.terminal import say, shell_command
+from gradlens.runtime.text_files import encode
 from gradlens.runtime.torchrun_environment import is_launched
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ def train(
     from gradlens.reporting import console
     from gradlens.training.config_builder import configs_of, method_of
     from gradlens.training.context import set_up_process
+    from gradlens.training.run_files import is_run
     from gradlens.training.runs.train_run import prepare, train_or_reuse, train_run
 
     quiet, context = given.pop("quiet", False), set_up_process(given)
@@ -50,10 +53,15 @@ def train(
             return display.watch(config.method if len(configs) == 1 else f"{config.method} seed {config.seed}", config.epochs)
 
         # of several seeds some may be finished, others not begun
-        runs = [train_run(configs[0], context, watch_for(configs[0]), state)] if state else train_or_reuse(configs, context, watch_for)
+        try:
+            runs = [train_run(configs[0], context, watch_for(configs[0]), state)] if state else train_or_reuse(configs, context, watch_for)
+        except KeyboardInterrupt as stop:
+            if state and is_run(context.out / (context.name or configs[0].run_name())):
+                raise Stopped("stopped at once", INTERRUPTED) from stop
+            raise
     console.show(console.results_table(runs))
-    typer.echo("\n".join(f"run: {run.path}" for run in runs))
-    typer.echo(f"next: gradlens figures {' '.join(str(run.path) for run in runs)} --out figures")
+    say("\n".join(f"run: {run.path}" for run in runs))
+    say(f"next: {shell_command('gradlens', 'figures', *(run.path for run in runs), '--out', 'figures')}")
 
 
 def _train_together(method: str | None, given: dict[str, Any], context: RunContext, quiet: bool) -> None:
@@ -75,7 +83,7 @@ def _train_together(method: str | None, given: dict[str, Any], context: RunConte
         run = train_run(config, replace(context, ranks=ranks), display.watch(config.method, config.epochs))
     if ranks.is_main:
         console.show(console.results_table([run]))
-        typer.echo(f"run: {run.path}")
+        say(f"run: {run.path}")
 
 
 @trained.command("compare-gradients")
@@ -120,7 +128,7 @@ def compare_gradients(
         known = [run.config for run in read]
         runs = read + train_or_reuse([config for group in groups for config in group if config not in known], context, watch_for)
     console.show(console.comparison_table(runs))
-    typer.echo("\n".join(f"run: {run.path}" for run in runs))
+    say("\n".join(f"run: {run.path}" for run in runs))
     _write_figures(runs, figures_to or context.out / "figures")
 
 
@@ -141,7 +149,7 @@ def measure(
     with Display(quiet) as display:
         rows = measure_run(run_dir, tuple(dict.fromkeys(quantity)), context, display.count("measure"))
     steps = sorted({row.step for row in rows})
-    typer.echo(f"{len(rows)} rows at {len(steps)} steps ({', '.join(map(str, steps))}) in {run_dir / 'measured.csv'}")
+    say(f"{len(rows)} rows at {len(steps)} steps ({', '.join(map(str, steps))}) in {run_dir / 'measured.csv'}")
 
 
 @trained.command()
@@ -157,9 +165,9 @@ def figures(
     _write_figures(runs, out)
     drawn, skipped = draw_learned(runs, out)
     for name, why in skipped.items():
-        typer.echo(f"no figure of {name}.json: {why}")
+        say(f"no figure of {name}.json: {why}")
     if drawn:
-        typer.echo(f"of what was learned: {', '.join(map(str, drawn))}")
+        say(f"of what was learned: {', '.join(map(str, drawn))}")
 
 
 @trained.command()
@@ -183,8 +191,8 @@ def check(
     rule = config.rule
     with Display(quiet) as display:
         findings = list(method_checks.run_method_checks(rule, rule.Options(**config.options), display.count("check")))
-    typer.echo(f"{rule.__name__} on {', '.join(trial.NETWORKS)}, float64:")
-    typer.echo("\n".join(method_checks.result_lines(findings)))
+    say(f"{rule.__name__} on {', '.join(trial.NETWORKS)}, float64:")
+    say("\n".join(method_checks.result_lines(findings)))
     if any(f.failed for f in findings) or not any(f.applicable for f in findings):
         raise typer.Exit(1)
 
@@ -227,16 +235,16 @@ def show(run_dir: Annotated[Path, typer.Argument(help="a run directory")]) -> No
 
     run = load_run(run_dir)
     updates = run.metrics[-1].step if run.metrics else 0
-    typer.echo(f"{run.path}: " + ("finished" if run.finished else f"unfinished, {updates} updates at its last evaluation"))
+    say(f"{run.path}: " + ("finished" if run.finished else f"unfinished, {updates} updates at its last evaluation"))
     for name, value in run.config.as_dict().items():
         if value is not None and value is not False and value != {}:
-            typer.echo(f"  {name:<17} {value}")
+            say(f"  {name:<17} {value}")
     for name in ("device", "threads", "versions", "git", "command", "data_fingerprint", "label_hash"):
         if run.info.get(name) is not None:
-            typer.echo(f"  {name:<17} {run.info[name]}")
+            say(f"  {name:<17} {run.info[name]}")
     if run.metrics:
         console.show(console.comparison_table([run]))
-    typer.echo("files: " + ", ".join(sorted(p.name for p in run.path.iterdir() if not p.name.startswith("."))))
+    say("files: " + ", ".join(sorted(p.name for p in run.path.iterdir() if not p.name.startswith("."))))
 
 
 @trained.command()
@@ -277,8 +285,8 @@ def bench(
         result = measure_cost(configs, shape, classes, context.device, rounds, progress=display.count("bench"))
     console.show(bench_table(result))
     if json_file:
-        write(json_file, result.to_json().encode())
-        typer.echo(f"wrote {json_file}")
+        write(json_file, encode(result.to_json()))
+        say(f"wrote {json_file}")
 
 
 def _bench_together(
@@ -314,15 +322,15 @@ def _bench_together(
             "batch_size": first.batch_size,
             "rounds": rounds,
         }
-        write(json_file, to_json(rows, settings).encode())
-        typer.echo(f"wrote {json_file}")
+        write(json_file, encode(to_json(rows, settings)))
+        say(f"wrote {json_file}")
 
 
 def _with_best_lr(group: list[Config], grid: list[float], context: RunContext, watch_for: Callable[[Config], Any]) -> list[Config]:
     from gradlens.training.runs.lr_search import choose_lr
 
     lr = choose_lr(group[0], grid, 0.2, context, watch_for)
-    typer.echo(f"{group[0].method}: lr {lr:g} of {', '.join(f'{v:g}' for v in grid)} is best on a fifth of the training images")
+    say(f"{group[0].method}: lr {lr:g} of {', '.join(f'{v:g}' for v in grid)} is best on a fifth of the training images")
     return [config.replace(lr=lr) for config in group]
 
 
@@ -335,7 +343,7 @@ def _write_figures(runs: Sequence[Run], out: Path) -> None:
     for name, (figure, rows) in figures.drawn.items():
         save_figure(figure, rows, out, name)
     for name, why in figures.skipped.items():
-        typer.echo(f"no figure {name}: {why}")
-    typer.echo(f"figures (png, svg, csv): {', '.join(figures.drawn)}")
+        say(f"no figure {name}: {why}")
+    say(f"figures (png, svg, csv): {', '.join(figures.drawn)}")
     first = [name for name in ("cosine_heat_map", "cosine_over_training", "test_accuracy") if name in figures.drawn]
-    typer.echo(f"open {', '.join(str(out / f'{name}.png') for name in first or figures.drawn)}")
+    say(f"open {', '.join(shell_command(out / f'{name}.png') for name in first or figures.drawn)}")

@@ -6,13 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from gradlens.analysis.doctor import Diagnosis, diagnosis_line
 from gradlens.analysis.doctor_evidence import WRONG
 from gradlens.reporting.aggregate import FinalValue, Score, final_values, scores, truths
 from gradlens.reporting.numbers import number_text
+from gradlens.runtime.terminal import rich_console
 from gradlens.training.run_directory import Run
 
 WIDE = 8  # layers beyond which layers become rows and methods columns
@@ -78,7 +78,7 @@ def results_table(runs: Sequence[Run]) -> Table:
 
 def show(renderable: Any) -> None:
     """Print a table to stdout, without markup in its text."""
-    Console(markup=False, highlight=False).print(renderable)
+    rich_console().print(renderable)
 
 
 def diagnosis_table(title: str, diagnosis: Diagnosis) -> Table:

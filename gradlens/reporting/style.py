@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import warnings
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -20,11 +21,14 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from PIL import Image
 
 from gradlens.runtime.csv_tables import write_csv
 from gradlens.runtime.errors import InputError
+from gradlens.runtime.text_files import encode
 
+FORMULAE = ("$10^{", "$\\mathdefault{")  # how the labels of logarithmic ticks begin: ours and matplotlib's
 RC: dict[Any, Any] = {
     "font.size": 10,
     "axes.titlesize": 10,
@@ -157,6 +161,7 @@ def save_figure(figure: Figure, rows: Sequence[Any], folder: str | Path, name: s
         InputError: no rows, or the folder cannot be written.
 
     """
+    _write_names_out(figure)
     png, svg = _png(figure), _svg(figure)
     if len(svg) > LARGEST:
         for ax in figure.axes:
@@ -174,11 +179,28 @@ def save_figure(figure: Figure, rows: Sequence[Any], folder: str | Path, name: s
     return paths
 
 
+def _write_names_out(figure: Figure) -> None:
+    """Names of files and data stand in a figure as they are: dollars in them begin no formula, bytes that are no UTF-8 are escaped."""
+    for text in figure.findobj(Text):
+        said = text.get_text()
+        if not said.isascii():
+            text.set_text(encode(said).decode())
+        if "$" in said and not said.startswith(FORMULAE):  # a tick has no text yet
+            text.set_parse_math(False)
+
+
+def _save(figure: Figure, **how: Any) -> bytes:
+    """A figure in a format of matplotlib's; signs that its font lacks are boxes, without a word on it."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        figure.savefig(buffer, **how)
+    return buffer.getvalue()
+
+
 def _png(figure: Figure) -> bytes:
     """The figure as pixels."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, pil_kwargs={"optimize": True})
-    png = buffer.getvalue()
+    png = _save(figure, format="png", dpi=DPI, pil_kwargs={"optimize": True})
     return png if len(png) <= LARGEST else _in_256_colours(png)
 
 
@@ -194,7 +216,6 @@ def _in_256_colours(png: bytes) -> bytes:
 
 def _svg(figure: Figure) -> bytes:
     """The figure as vectors, coordinates to a hundredth of a point; the parts drawn as pixels are packed."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", dpi=PIXELS_IN_SVG, metadata={"Date": None, "Creator": "gradlens"})
-    short = re.sub(rb' d="[^"]*"', lambda path: re.sub(rb"(\.\d\d)\d+", rb"\1", path[0]), buffer.getvalue())
+    svg = _save(figure, format="svg", dpi=PIXELS_IN_SVG, metadata={"Date": None, "Creator": "gradlens"})
+    short = re.sub(rb' d="[^"]*"', lambda path: re.sub(rb"(\.\d\d)\d+", rb"\1", path[0]), svg)
     return re.sub(rb"(?<=data:image/png;base64,)[^\"]*", lambda data: b64encode(_in_256_colours(b64decode(data[0]))), short)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from gradlens.runtime.errors import InputError
+from gradlens.runtime.text_files import decode, read_bytes, read_text, write_text
 
 T = TypeVar("T")
+WORDS = {float: "a number", int: "a whole number"}
 
 
 def csv_line(values: Iterable[Any]) -> str:
@@ -23,10 +25,26 @@ def csv_line(values: Iterable[Any]) -> str:
 def _parse(text: str, kind: type[T]) -> list[T]:
     """The rows of a whole table, header first."""
     types = get_type_hints(kind)
-    header, *lines = csv.reader(io.StringIO(text))
+    reader = csv.reader(io.StringIO(text))
+    header = next((line for line in reader if line), None)
+    if header is None:
+        raise ValueError("it is empty")
     if header != list(types):
         raise ValueError(f"its columns are {', '.join(header)}, wanted {', '.join(types)}")
-    return [kind(*(t(v) for t, v in zip(types.values(), line, strict=True))) for line in lines]
+    return [_row(line, types, kind, reader.line_num) for line in reader if line]  # an editor may leave empty lines
+
+
+def _row(line: Sequence[str], types: Mapping[str, Any], kind: type[T], number: int) -> T:
+    """One row of a table."""
+    if len(line) != len(types):
+        raise ValueError(f"line {number} has {len(line)} cell{'s' * (len(line) != 1)}, wanted {len(types)}")
+    values = []
+    for (name, type_), cell in zip(types.items(), line, strict=True):
+        try:
+            values.append(type_(cell))
+        except ValueError as error:
+            raise ValueError(f"line {number}: {name} = {cell!r}: wanted {WORDS.get(type_, type_.__name__)}") from error
+    return kind(*values)
 
 
 def read_table(path: Path, kind: type[T]) -> list[T]:
@@ -39,9 +57,11 @@ def read_table(path: Path, kind: type[T]) -> list[T]:
     if not path.exists():
         return []
     try:
-        text = path.read_text(encoding="utf-8")
-        whole = text[: text.rfind("\n") + 1]
-        return _parse(whole, kind) if whole else []
+        content = read_bytes(path)
+        whole = decode(content[: max(content.rfind(b"\n"), content.rfind(b"\r")) + 1], path)
+        return _parse(whole, kind) if whole.strip() else []
+    except InputError:
+        raise
     except (ValueError, csv.Error) as error:
         raise InputError(f"{path} is not a table of gradlens: {error}") from error
 
@@ -57,10 +77,9 @@ def read_csv(path: str | Path, kind: type[T]) -> list[T]:
         InputError: no such file, other columns, or a value of another type.
 
     """
+    text = read_text(path)
     try:
-        return _parse(Path(path).read_text(encoding="utf-8"), kind)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
+        return _parse(text, kind)
     except (ValueError, csv.Error) as error:
         raise InputError(f"{path} is not a table of {kind.__name__} rows: {error}") from error
 
@@ -74,8 +93,4 @@ def write_csv(path: str | Path, rows: Sequence[Any]) -> None:
     """
     if not rows:
         raise InputError("a table without rows cannot be written")
-    text = "".join(csv_line(row) for row in [type(rows[0])._fields, *rows])
-    try:
-        Path(path).write_text(text, encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from error
+    write_text(path, "".join(csv_line(row) for row in [type(rows[0])._fields, *rows]))

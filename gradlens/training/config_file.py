@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 from typing import Any
 
 from gradlens.runtime.errors import InputError
+from gradlens.runtime.text_files import read_json
 from gradlens.training.user_references import settle_references
 
 
@@ -18,12 +17,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
         InputError: no such file, or not JSON of that form.
 
     """
-    try:
-        content = json.loads(path.read_text())
-    except OSError as error:
-        raise InputError(f"cannot read the config file {path}: {os.strerror(error.errno or 0)}") from error
-    except ValueError as error:
-        raise InputError(f"{path} is not a JSON config: {error}") from error
+    content = read_json(path, "the config file", "a JSON config")
     settings = content.get("config", content) if isinstance(content, dict) else content
     if not isinstance(settings, dict) or not isinstance(settings.get("options", {}), dict):
         raise InputError(f"{path} is not a JSON config: wanted an object of settings, its options an object too")

@@ -20,6 +20,7 @@ from gradlens.data.split import Data
 from gradlens.gradients.rows import Measurement
 from gradlens.runtime.csv_tables import read_table
 from gradlens.runtime.errors import InputError
+from gradlens.runtime.text_files import encode, read_json
 from gradlens.training.checkpoint import load_checkpoint
 from gradlens.training.config import Config, make_config
 from gradlens.training.run_files import is_run, write
@@ -68,7 +69,9 @@ def commit_of(folder: Path) -> str | None:
     """
     try:
         for command in (["ls-files", "--error-unmatch", "__init__.py"], ["describe", "--always", "--dirty"]):
-            done = subprocess.run(["git", "-C", str(folder), *command], capture_output=True, text=True, timeout=5, check=False)
+            done = subprocess.run(
+                ["git", "-C", str(folder), *command], capture_output=True, encoding="utf-8", errors="replace", timeout=5, check=False
+            )
             if done.returncode:
                 return None
     except (OSError, subprocess.TimeoutExpired):
@@ -161,11 +164,11 @@ def load_run(run_dir: str | Path) -> Run:
     if not is_run(path):
         raise InputError(f"{path} is not a run directory: it has no config.json")
     done = path / "summary.json"
+    info = read_json(path / "config.json")
+    summary = read_json(done) if done.exists() else {}
     try:
-        info = json.loads((path / "config.json").read_text())
-        config = make_config(**info.pop("config"))
-        summary = dict(json.loads(done.read_text())) if done.exists() else {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        config, summary = make_config(**info.pop("config")), dict(summary)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, InputError):
             raise InputError(f"{path}/config.json: {error}") from error
         raise InputError(f"{path}: config.json or summary.json is not that of a gradlens run: {error}") from error
@@ -181,10 +184,8 @@ def read_config(path: Path) -> dict[str, Any]:
         InputError: not a file that a run has written.
 
     """
-    try:
-        settings = json.loads(path.read_text())["config"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is not the config of a gradlens run") from error
+    content = read_json(path, wanted="the config of a gradlens run")
+    settings = content.get("config") if isinstance(content, dict) else None
     if not isinstance(settings, dict):
         raise InputError(f"{path} is not the config of a gradlens run")
     return settings
@@ -208,7 +209,7 @@ def save_result(run_dir: Path, name: str, content: Mapping[str, Any]) -> Path:
     """
     path = run_dir / f"{name}.json"
     versions = {key: value for key, value in environment().items() if key in ("versions", "git", "command")}
-    write(path, (json.dumps(plain({**content, **versions}), indent=1) + "\n").encode())
+    write(path, encode(json.dumps(plain({**content, **versions}), indent=1) + "\n"))
     return path
 
 
@@ -222,10 +223,7 @@ def load_result(run_dir: str | Path, name: str) -> dict[str, Any] | None:
     path = Path(run_dir) / f"{name}.json"
     if not path.exists():
         return None
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
+    content = read_json(path, wanted="a result of gradlens")
     if not isinstance(content, dict):
         raise InputError(f"{path} is not a result of gradlens: wanted an object")
     return content

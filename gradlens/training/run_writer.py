@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 
 from gradlens.runtime.csv_tables import csv_line
 from gradlens.runtime.errors import InputError
+from gradlens.runtime.text_files import encode, open_to_append
 from gradlens.training.checkpoint import save_checkpoint
 from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import STREAMS, TABLES, environment, load_run, plain, read_config, results_in
@@ -40,6 +42,13 @@ def _writing_to(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(f"cannot write to {folder}: {(error.strerror or str(error)).lower()}") from error
+
+
+def _is_as_written(table: Path, length: int) -> bool:
+    """Whether a table's first bytes are lines as they were written: an editor may put a mark before them or change their ends."""
+    with table.open("rb") as file:
+        content = file.read(length)
+    return content.endswith(b"\n") and b"\r" not in content and not content.startswith(codecs.BOM_UTF8)
 
 
 @dataclass
@@ -78,7 +87,7 @@ class Writer:
             for old in (path / "summary.json", *path.glob("*.pt"), *path.glob("snapshots/*.pt"), *grown, *results_in(path)):
                 old.unlink(missing_ok=True)  # the summary first: without it the run is unfinished, whatever else is left
         content = {"config": config.as_dict(), **environment(), **info}
-        write(path / "config.json", (json.dumps(content, indent=2) + "\n").encode())
+        write(path / "config.json", encode(json.dumps(content, indent=2) + "\n"))
         return Writer(path, config)
 
     @staticmethod
@@ -101,7 +110,7 @@ class Writer:
         try:
             if table not in self._files:
                 new = not file.exists() or file.stat().st_size == 0
-                self._files[table] = file.open("a", newline="")
+                self._files[table] = open_to_append(file)
                 if new:
                     self._files[table].write(csv_line(TABLES[table]._fields))
             self._files[table].write("".join(csv_line(row) for row in rows))
@@ -155,6 +164,8 @@ class Writer:
             file = growing.get(name, self.path / name)
             if not file.exists() or file.stat().st_size < length:
                 raise InputError(f"{file} is shorter than its checkpoint says: the run cannot go on; --overwrite starts over")
+            if file.suffix == ".csv" and length and not _is_as_written(file, length):
+                raise InputError(f"{file} was changed by another program: the run cannot go on from it; --overwrite starts over")
         with _writing_to(self.path):
             for name, file in growing.items():
                 if name not in marks:
@@ -169,7 +180,7 @@ class Writer:
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Mark the run as finished, with its best and final numbers."""
         self.close()
-        write(self.path / "summary.json", (json.dumps(plain(summary), indent=2) + "\n").encode())
+        write(self.path / "summary.json", encode(json.dumps(plain(summary), indent=2) + "\n"))
 
     def close(self) -> None:
         """Close the tables and streams."""

@@ -29,6 +29,7 @@ from gradlens.reporting.html.verdict import headline, verdict_line
 from gradlens.reporting.registry import REPORTS
 from gradlens.reporting.style import styles
 from gradlens.runtime.errors import InputError
+from gradlens.runtime.text_files import encode
 from gradlens.training.run_directory import Run, load_run
 from gradlens.training.run_files import must_be_writable, write
 from gradlens.training.run_groups import group_runs
@@ -169,5 +170,5 @@ def write_page(run_dirs: Sequence[str | Path], out: str | Path, overwrite: bool 
     must_be_writable(path)
     if not run_dirs:
         raise InputError("no run directory was given")
-    write(path, page([load_run(run_dir) for run_dir in run_dirs]).encode())
+    write(path, encode(page([load_run(run_dir) for run_dir in run_dirs])))
     return path

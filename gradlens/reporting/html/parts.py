@@ -13,6 +13,7 @@ from gradlens.reporting.html.charts import Chart, compact
 from gradlens.reporting.html.standings import MethodSummary
 from gradlens.reporting.numbers import short_number, with_interval
 from gradlens.reporting.style import Style
+from gradlens.runtime.terminal import shell_word
 from gradlens.training.run_directory import Run
 
 
@@ -103,7 +104,5 @@ def ratio_cell(value: Interval) -> TableCell:
 
 def run_paths(runs: Iterable[Run], at_most: int = 3) -> str:
     """Run directories as they would be typed; a few of many."""
-    import shlex
-
-    given = [shlex.quote(str(run.path)) for run in runs]
+    given = [shell_word(run.path) for run in runs]
     return " ".join(given[:at_most]) + (" …" if len(given) > at_most else "")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from gradlens.reporting.html.stored import (
     value,
 )
 from gradlens.reporting.numbers import short_number, with_thousands
+from gradlens.runtime.terminal import shell_word
 from gradlens.training.run_directory import Run
 
 
@@ -37,7 +37,7 @@ def section(held: ReportContext) -> ReportSection:
         return shown
     begun = [path for path, result in results.items() if not any(r["network"] == "trained" for r in rows_of(result, "rows", "network"))]
     if begun:
-        paths = " ".join(shlex.quote(str(path)) for path in begun)
+        paths = " ".join(shell_word(path) for path in begun)
         shown.missing.append(f"Interrupted before the trained network was probed: `gradlens probe {paths}` goes on.")
     _by_block(held, results, shown)
     shown.charts += _over_time(held, results)

@@ -7,7 +7,6 @@ a run without a result, or with half of one, is named with the command that make
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from gradlens.reporting.html.charts import compact
 from gradlens.reporting.html.parts import ReportContext, ReportSection, Table, TableCell, mean_cell
 from gradlens.reporting.html.wording import in_words, listed
 from gradlens.runtime.errors import InputError
+from gradlens.runtime.terminal import shell_word
 from gradlens.training.run_directory import Run, load_result
 
 Result = Mapping[str, Any]
@@ -39,7 +39,7 @@ def stored(held: ReportContext, section: ReportSection, name: str, command: str)
         else:
             found[run.path] = result
     if without:
-        paths = " ".join(shlex.quote(str(run.path)) for run in without[:2]) + (" …" if len(without) > 2 else "")
+        paths = " ".join(shell_word(run.path) for run in without[:2]) + (" …" if len(without) > 2 else "")
         whose = "" if not found else f" for {len(without)} of {len(held.runs)} runs"
         section.missing.append(f"Not measured{whose}: `{command.format(paths)}` does.")
     return found

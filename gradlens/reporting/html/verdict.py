@@ -7,7 +7,6 @@ Pure functions; nothing here trains.
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,6 +16,7 @@ from gradlens.reporting.html.notices import Notice
 from gradlens.reporting.html.standings import BaselineComparison, MethodSummary, below_top
 from gradlens.reporting.html.wording import listed
 from gradlens.reporting.numbers import short_number, with_interval
+from gradlens.runtime.terminal import shell_word
 
 SAME_TO = 0.995  # cosines from here on are written 1.00
 
@@ -140,7 +140,7 @@ def _priciest(found: Sequence[MethodSummary]) -> list[str]:
         path = found[0].runs[0].path / "config.json"
         return [
             f"No {BASELINE} is among these runs: nothing can be said of what a rule costs in accuracy or time."
-            f" `gradlens train {BASELINE} --config {shlex.quote(str(path))}` makes one."
+            f" `gradlens train {BASELINE} --config {shell_word(path)}` makes one."
         ]
     ranked = sorted(((a.points.mean, label, a) for label, a in costs if not a.longer), key=lambda cost: cost[0])
     if not ranked:

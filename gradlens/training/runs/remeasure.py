@@ -15,6 +15,7 @@ from gradlens.runtime.csv_tables import csv_line
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.progress import Progress, no_progress
 from gradlens.runtime.rng import seeded
+from gradlens.runtime.text_files import encode
 from gradlens.training.checkpoint import load_checkpoint
 from gradlens.training.context import RunContext, load_data
 from gradlens.training.run_directory import load_run
@@ -62,7 +63,7 @@ def measure_run(path: Path, quantities: tuple[str, ...], context: RunContext, pr
             raise InputError(f"{name} gives no row for {run.config.method}, whose blocks have none; nothing was written")
     fresh = {(row.step, row.kind, row.quantity) for row in rows}
     merged = sorted([r for r in run.measured if (r.step, r.kind, r.quantity) not in fresh] + rows, key=lambda row: row.step)
-    write(path / "measured.csv", "".join(csv_line(row) for row in [Measurement._fields, *merged]).encode())
+    write(path / "measured.csv", encode("".join(csv_line(row) for row in [Measurement._fields, *merged])))
     return rows
 
 

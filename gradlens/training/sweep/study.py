@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from gradlens.methods import METHODS
 from gradlens.runtime.errors import InputError, unknown
+from gradlens.runtime.text_files import read_text
 from gradlens.training.config import Config
 from gradlens.training.config_builder import configs_of
 from gradlens.training.config_fields import EVERYTHING, settings_of
@@ -67,10 +68,7 @@ def read_study(path: Path) -> Study:
         InputError: not readable, not TOML, unknown keys or flags, an empty list.
 
     """
-    try:
-        text = path.read_text()
-    except OSError as error:
-        raise InputError(f"cannot read the study {path}: {(error.strerror or str(error)).lower()}") from error
+    text = read_text(path, "the study")
     if sys.version_info >= (3, 11):
         import tomllib
     else:
@@ -79,6 +77,8 @@ def read_study(path: Path) -> Study:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path} is not TOML: {error}") from error
+    except RecursionError as error:
+        raise InputError(f"{path} is not TOML: it is nested too deeply") from error
     return _study(content, path)
 
 

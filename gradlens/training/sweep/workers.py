@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 from gradlens.runtime.csv_tables import read_table
 from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
 from gradlens.runtime.interrupts import interruptible
+from gradlens.runtime.text_files import write_text
 from gradlens.training.context import RunContext
 from gradlens.training.run_directory import Metric, load_run
 from gradlens.training.run_files import is_run
@@ -145,9 +146,9 @@ def run_local(
 
 def _begin(point: StudyPoint, context: RunContext, flags: Mapping[str, Any], folder: Path) -> _Worker:
     config = folder / f"{point.name}.json"
-    config.write_text(json.dumps({"config": point.config.as_dict()}))
+    write_text(config, json.dumps({"config": point.config.as_dict()}))
     errors = (folder / f"{point.name}.err").open("w+b")
-    environment = {**os.environ, "OMP_NUM_THREADS": str(flags.get("threads", 1))}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(flags.get("threads", 1)), "PYTHONIOENCODING": "utf-8"}
     process = subprocess.Popen(
         _command(point, context, flags, config), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors,
         env=environment, start_new_session=True, preexec_fn=_die_with_parent,

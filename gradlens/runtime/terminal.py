@@ -1,0 +1,70 @@
+"""The two streams of the program: text that any console can show, and commands that work when they are pasted."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gradlens.runtime.text_files import SPELL_OUT
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def accept_all_text() -> None:
+    """Let stdout and stderr take any text from now on: what their encoding lacks is spelled in ASCII."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=SPELL_OUT)
+
+
+def say(text: str, *, aside: bool = False) -> None:
+    """Print to stdout, or ``aside`` to stderr."""
+    print(text, file=sys.stderr if aside else sys.stdout, flush=True)
+
+
+def rich_console(*, stderr: bool = False) -> Console:
+    """A rich console that prints text as it is: brackets and colons in names are neither markup nor emoji."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+
+
+def one_line(text: str) -> str:
+    """A sentence whose control characters (a line's end in a path) are escaped.
+
+    >>> one_line("no a\\nb")
+    'no a\\\\nb'
+    """
+    return re.sub(r"[\x00-\x1f\x7f]", lambda sign: repr(sign[0])[1:-1], text)
+
+
+def shell_word(word: str | Path, encoding: str = "utf-8") -> str:
+    r"""A word of a command, quoted for the shell on one line; what ``encoding`` lacks is written as bash and zsh read it, $'\xe9'.
+
+    >>> print(shell_word("my runs/one"), shell_word("a\nb"), shell_word(Path("-runs")))
+    'my runs/one' $'a\nb' ./-runs
+    """
+    text = f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word)
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        plain = False
+    else:
+        plain = "`" not in text and all(sign.isprintable() for sign in text)  # backticks stand about a command in a sentence
+    if plain:
+        return shlex.quote(text)
+    names = {0x0A: "\\n", 0x09: "\\t", 0x0D: "\\r", 0x27: "\\'", 0x5C: "\\\\"}
+    signs = (names.get(b) or (chr(b) if 0x20 <= b < 0x7F and b != 0x60 else f"\\x{b:02x}") for b in os.fsencode(text))
+    return f"$'{''.join(signs)}'"
+
+
+def shell_command(*words: str | Path) -> str:
+    """A command to be pasted, in what stdout can show."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return " ".join(shell_word(word, encoding) for word in words)

@@ -1,0 +1,158 @@
+"""Text and bytes, whatever the locale: files are UTF-8, read with or without a byte order mark; what an encoding lacks is spelled in ASCII."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+import unicodedata
+from pathlib import Path
+from typing import Any, TextIO
+
+from gradlens.runtime.errors import InputError
+
+MARKS = (  # how files of other encodings begin; UTF-32's mark begins with that of UTF-16
+    (codecs.BOM_UTF32_LE, "UTF-32"),
+    (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"),
+    (codecs.BOM_UTF16_BE, "UTF-16"),
+)
+
+
+SPELLED = {
+    "−": "-", "–": "-", "—": "-", "…": "...", "×": "x", "·": "*", "±": "+-", "≤": "<=", "≥": ">=", "≠": "!=", "≈": "~", "√": "sqrt",
+    "Σ": "sum", "∑": "sum", "∂": "d", "∇": "grad", "∈": "in", "→": "->", "←": "<-", "⇒": "=>", "‖": "||", "⟨": "<", "⟩": ">", "“": '"',
+    "”": '"', "„": '"', "‘": "'", "’": "'", "⊙": "*", "⊗": "x", "∘": "o", "∞": "inf", "°": " degrees", "µ": "u", "▼": "v", "▲": "^",
+}  # fmt: skip
+GREEK = re.compile(r"GREEK (?:SMALL|CAPITAL) LETTER (?:FINAL )?([A-Z]+)$")
+
+
+def spelled(sign: str) -> str:
+    """A sign in ASCII: numbers keep their minus, letters lose their accents, Greek ones are named; a question mark for the others.
+
+    >>> [spelled(sign) for sign in ("−", "é", "δ", "ᵀ", "\\udce9", "語")]
+    ['-', 'e', 'delta', 'T', '\\\\xe9', '?']
+    """
+    if "\udc80" <= sign <= "\udcff":  # a byte of a path that is no UTF-8
+        return f"\\x{ord(sign) - 0xDC00:02x}"
+    if sign in SPELLED:
+        return SPELLED[sign]
+    if greek := GREEK.match(unicodedata.name(sign, "")):
+        return greek[1].lower()
+    return unicodedata.normalize("NFKD", sign).encode("ascii", "ignore").decode() or "?"
+
+
+def _spell(error: UnicodeError) -> tuple[str, int]:
+    """Replace what an encoding lacks."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(map(spelled, error.object[error.start : error.end])), error.end
+
+
+SPELL_OUT = "gradlens.spelled"  # what a stream or an encoder does with signs that its encoding lacks
+codecs.register_error(SPELL_OUT, _spell)
+
+
+def decode(content: bytes, path: str | Path) -> str:
+    """The text of a file: UTF-8, with or without a byte order mark; line ends of all systems become ``\\n``.
+
+    Args:
+        content: the file's bytes.
+        path: names it where it is refused.
+
+    Raises:
+        InputError: another encoding.
+
+    """
+    for mark, name in MARKS:
+        if content.startswith(mark):
+            raise InputError(f"{path} is {name}: save it as UTF-8")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise InputError(f"{path} is not UTF-8 (byte 0x{content[error.start]:02x} in line {line}): save it as UTF-8") from error
+    if "\0" in text:  # UTF-16 without a mark, or a binary file
+        raise InputError(f"{path} is no text (line {text[: text.index(chr(0))].count(chr(10)) + 1} holds a zero byte): save it as UTF-8")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_bytes(path: str | Path, what: str = "") -> bytes:
+    """The bytes of a file; ``what`` it is stands before its name in the refusal.
+
+    Raises:
+        InputError: it cannot be read.
+
+    """
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {what}{' ' * bool(what)}{path}: {(error.strerror or str(error)).lower()}") from error
+
+
+def read_text(path: str | Path, what: str = "") -> str:
+    """The text of a file, see :func:`decode`.
+
+    Raises:
+        InputError: it cannot be read, or is no UTF-8.
+
+    """
+    return decode(read_bytes(path, what), path)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of a JSON file, in which no key stands twice."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key!r} stands in it twice")
+        found[key] = value
+    return found
+
+
+def read_json(path: str | Path, what: str = "", wanted: str = "JSON") -> Any:
+    """The content of a JSON file.
+
+    Args:
+        path: the file.
+        what: it is, for the sentence that it cannot be read.
+        wanted: what it ought to be, for the sentence that it is not.
+
+    Raises:
+        InputError: it cannot be read, is no UTF-8, no JSON, or has an object with one key twice.
+
+    """
+    text = read_text(path, what)
+    try:
+        return json.loads(text, object_pairs_hook=_once)
+    except ValueError as error:
+        raise InputError(f"{path} is not {wanted}: {error if text.strip() else 'it is empty'}") from error
+    except RecursionError as error:
+        raise InputError(f"{path} is not {wanted}: it is nested too deeply") from error
+
+
+def encode(text: str) -> bytes:
+    """Text as UTF-8; what has no place in it (a byte of a path that is no UTF-8) is written as an escape.
+
+    >>> encode("caf\\udce9, café")
+    b'caf\\\\xe9, caf\\xc3\\xa9'
+    """
+    return text.encode("utf-8", SPELL_OUT)
+
+
+def open_to_append(path: Path) -> TextIO:
+    """A file that text is added to: UTF-8, lines ending in ``\\n``, escapes as in :func:`encode`."""
+    return path.open("a", encoding="utf-8", errors=SPELL_OUT, newline="")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file, see :func:`encode`.
+
+    Raises:
+        InputError: it cannot be written.
+
+    """
+    try:
+        Path(path).write_bytes(encode(text))
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from error
