@@ -233,6 +233,23 @@ def test_rounds_of_other_sizes_are_weighed_as_they_were_suffered():
     assert twice.loss == pytest.approx(repeated.loss, abs=14 * hindsight.PRECISION)
 
 
+@pytest.mark.parametrize("scale", [1e-100, 1e-6, 1.0, 1e6, 1e100])
+@pytest.mark.parametrize("seed", range(3))
+def test_hindsight_is_no_worse_than_guessing_and_blind_to_order_and_copies_at_every_scale(seed, scale):
+    g = np.random.default_rng(seed)
+    x, y, ones = scale * g.standard_normal((40, 4)), g.integers(3, size=40), np.ones(40)
+    best = best_fixed(x, y, ones, 3, 2.0)
+    assert 0 <= best.low <= best.loss <= 40 * math.log(3) * (1 + 1e-12)
+    assert np.linalg.norm(best.w) <= 2 * (1 + 1e-12)
+    order = g.permutation(40)
+    shuffled = best_fixed(x[order], y[order], ones, 3, 2.0)
+    twice = best_fixed(np.vstack([x, x]), np.append(y, y), np.full(80, 0.5), 3, 2.0)
+    for other in (shuffled, twice):  # two intervals that both hold the minimum
+        assert max(best.low, other.low) <= min(best.loss, other.loss) * (1 + 1e-12)
+    blind = best_fixed(0 * x, y, ones, 3, 2.0)
+    assert blind.low == pytest.approx(40 * math.log(3)) == pytest.approx(blind.loss)
+
+
 def test_the_lower_bound_is_below_every_probe_even_if_the_solver_fails(monkeypatch):
     g = np.random.default_rng(2)
     x, y = g.standard_normal((30, 3)), g.integers(2, size=30)
