@@ -38,6 +38,11 @@ def _flat(v: Tensor, like: Tensor) -> Tensor:
     return v.detach().reshape(-1)
 
 
+def dense(v: Tensor) -> Tensor:
+    """A sparse tensor's entries with the zeros between them; others as they are."""
+    return v if v.layout in (torch.strided, torch.jagged) else v.to_dense()
+
+
 def float64(v: Tensor) -> Tensor:
     """A tensor in float64, on the CPU where its device has none (Apple's mps)."""
     return (v.cpu() if v.device.type == "mps" else v).double()
