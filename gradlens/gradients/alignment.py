@@ -18,14 +18,17 @@ CHUNK = 1 << 17  # entries turned to float64 at a time on the CPU: one megabyte 
 
 
 class Moments(NamedTuple):
-    """Sums over the entries of a used gradient g and the true gradient t, each divided by a scale of its own."""
+    """Sums over the entries of a used gradient g and the true gradient t, each divided by a scale of its own.
+
+    Complex entries are taken as pairs of real numbers: ``gt`` is Re⟨g, t⟩, the product of the two directions of descent.
+    """
 
     g_scale: float  # max |g| for float64 (1 where that is 0), 1 for narrower types
     t_scale: float  # the same of t
     gg: float  # Σ (g/g_scale)²
     tt: float
     gt: float
-    same_sign: int  # entries where g·t > 0
+    same_sign: int  # entries where g·t > 0; complex ones: Re(g* t) > 0
     g_zeros: int  # exact zeros
     t_zeros: int
     n: int
@@ -41,6 +44,18 @@ def _flat(v: Tensor, like: Tensor) -> Tensor:
 def dense(v: Tensor) -> Tensor:
     """A sparse tensor's entries with the zeros between them; others as they are."""
     return v if v.layout in (torch.strided, torch.jagged) else v.to_dense()
+
+
+def _same_sign(p: Tensor, q: Tensor) -> Tensor:
+    """Where p·q > 0, without a product of two small numbers that vanishes."""
+    return (torch.sgn(p).conj() * q).real > 0 if p.is_complex() or q.is_complex() else torch.sign(p) * q > 0
+
+
+def _real_float64(v: Tensor, other: Tensor) -> Tensor:
+    """Entries [n] in float64, as their real and imaginary parts [2n] where either of two vectors is complex."""
+    if v.is_complex() or other.is_complex():
+        return torch.view_as_real(v.to(torch.complex128).resolve_conj()).reshape(-1)
+    return v.double()
 
 
 def float64(v: Tensor) -> Tensor:
@@ -66,11 +81,12 @@ def moments(g: Tensor, t: Tensor) -> Moments:
         raise InputError(f"gradients of different shapes: {list(g.shape)} and {list(t.shape)}")
     if g.device.type == "mps":  # no float64 there
         g, t = g.cpu(), t.cpu()
+    g, t = dense(g), dense(t)
     a, b = _flat(g, g), _flat(t, g)
     n = a.numel()
     if n == 0:
         return Moments(0.0, 0.0, 0.0, 0.0, 0.0, 0, 0, 0, 0)
-    wide = torch.float64 in (g.dtype, t.dtype)  # squares of anything narrower fit into a float64 as they are
+    wide = torch.float64 in (g.real.dtype, t.real.dtype)  # squares of anything narrower fit into a float64 as they are
     scales = torch.ones(2, dtype=torch.float64, device=a.device)
     if wide:
         largest = torch.stack([v.abs().max().double() for v in (a, b)])
@@ -79,8 +95,8 @@ def moments(g: Tensor, t: Tensor) -> Moments:
     chunk = CHUNK if a.device.type == "cpu" else n
     for i in range(0, n, chunk):
         p, q = a[i : i + chunk], b[i : i + chunk]
-        counts = torch.count_nonzero(torch.sign(p) * q > 0), len(p) - torch.count_nonzero(p), len(q) - torch.count_nonzero(q)
-        u, v = p.double(), q.double()
+        counts = torch.count_nonzero(_same_sign(p, q)), len(p) - torch.count_nonzero(p), len(q) - torch.count_nonzero(q)
+        u, v = _real_float64(p, q), _real_float64(q, p)
         if wide:
             u, v = u / scales[0], v / scales[1]  # after counting: this may turn an entry to zero
         total += torch.stack([u @ u, v @ v, u @ v, *(s.double() for s in counts)])

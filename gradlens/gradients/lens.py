@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 
 import torch
@@ -56,10 +56,18 @@ class Lens:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._reader.stop()
+        self.stop()
         if error is None:
             for sentence in self.unread():
                 warnings.warn(f"Lens: {sentence}", stacklevel=2)
+
+    def stop(self) -> None:
+        """End the context without warnings: the hooks are taken away."""
+        self._reader.stop()
+
+    def paused(self) -> AbstractContextManager[None]:
+        """Forward and backward passes made inside are not read."""
+        return self._reader.paused()
 
     def unread(self) -> list[str]:
         """What was asked for and not read so far, a sentence each."""
