@@ -27,9 +27,7 @@ from gradlens.gradients.output_tensors import OutputTensors, is_inside
 from gradlens.gradients.recomputation import Calls, backward_number
 
 Took = Callable[[str, Tensor], None]  # (label, output or gradient without graph), neither of them a copy
-_WHY_NEVER = (
-    "(modules that are compiled already or are TorchScript, and those of which only the weights are used, are not called one by one)"
-)
+_WHY_NEVER = "(compiled and TorchScript models do not call their modules one by one, nor does code that only uses their weights)"
 _FIRST = 2**64 - 1  # a node of this sequence number is the next that backward runs
 _MADE = "gradlens.made"  # the true sequence number of a node that has another
 
@@ -86,6 +84,7 @@ class LayerReader:
         self._hooks: list[RemovableHandle] = []  # on all modules
         self._tensor_hooks: list[RemovableHandle] = []
         self._views: list[_View] = []
+        self._bases: list[Tensor] = []  # of the views, kept until the forward pass ends: an in-place operation is found through them
         self._eager = ExitStack()
         self._paused = False
         self._backward = -1
@@ -102,8 +101,10 @@ class LayerReader:
         self._eager.close()
         for handle in (*self._hooks, *self._last.values(), *self._tensor_hooks):
             handle.remove()
+        for handle in self._hooks:  # torch forgets to
+            nn.modules.module._global_forward_hooks_with_kwargs.pop(handle.id, None)
         self._hooks, self._tensor_hooks = [], []
-        self._last.clear()
+        self._last.clear(), self._begun.clear()
         self._settle_views()
 
     def forget(self) -> None:
@@ -149,8 +150,8 @@ class LayerReader:
     def _after(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         if id(module) in self._begun:
             return None if id(module) in self._last else self._read_call(module, (args, kwargs), output)
-        if self._views and id(module) not in self._paths:
-            self._follow_in_place()
+        if self._bases and id(module) not in self._paths:
+            self._follow_in_place(ended=module is self._model)
         return None
 
     def _behind(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
@@ -212,6 +213,7 @@ class LayerReader:
             return
         where = (tuple(t.shape), t.stride(), t.storage_offset() - base.storage_offset())
         watch, made = t.detach(), base.grad_fn._sequence_nr()
+        self._bases.append(base)
         self._views += [_View(label + place, watch, t._version, weakref.ref(base), made, where) for label in call.labels]
 
     # --------------------------------------------------------------------------------------------- backward passes
@@ -221,7 +223,7 @@ class LayerReader:
             return
         if self._backward != (now := backward_number()):
             self._backward = now
-            self._follow_in_place()
+            self._follow_in_place(ended=True)
         try:
             self._on_gradient(label, dense(grad.detach()))
         except Exception as error:  # noqa: BLE001 - nor does their backward pass
@@ -232,8 +234,13 @@ class LayerReader:
 
     # --------------------------------------------------------------------------------------- in-place operations on views
 
-    def _follow_in_place(self) -> None:
-        """Read the gradient at a view from behind the in-place operation that it has met since."""
+    def _follow_in_place(self, ended: bool) -> None:
+        """Read the gradient at a view from behind the in-place operation that it has met since.
+
+        Args:
+            ended: the forward pass has.
+
+        """
         for view in [v for v in self._views if v.watch._version != v.version]:
             base = view.base()
             node = None if base is None else _changed_by(base, view.made)
@@ -242,6 +249,8 @@ class LayerReader:
             like = (tuple(base.shape), base.stride())
             self._tensor_hooks.append(node.register_hook(partial(self._take_view, view, like)))
             self._views.remove(view)
+        if ended:
+            self._bases.clear()
 
     def _take_view(self, view: _View, like: tuple[tuple[int, ...], tuple[int, ...]], below: tuple[Tensor | None, ...], _: Any) -> None:
         if below[0] is not None:
@@ -253,7 +262,7 @@ class LayerReader:
         for view in self._views:
             if view.watch._version != view.version:
                 self.unread[view.label] = "its output is a view that was changed in place behind it, where the gradient could not be read"
-        self._views.clear()
+        self._views.clear(), self._bases.clear()
 
 
 def _is_own(t: Tensor, start: int, versions: dict[int, int]) -> bool:
