@@ -93,7 +93,7 @@ def _frozen(run: Run, data: Data, place: RunContext, step: int, file: Path | Non
 
 
 def freeze_module(model: nn.Module, layers: Sequence[str] | None = None, to_input: Callable[[Tensor], Tensor] = lambda x: x) -> FrozenModel:
-    """The same for any module: the outputs of its named layers (default: its direct children), read by hooks.
+    """The same for any module: the outputs of its named layers (default: its direct children, or itself), read by hooks.
 
     Args:
         model: any module.
@@ -104,16 +104,15 @@ def freeze_module(model: nn.Module, layers: Sequence[str] | None = None, to_inpu
         InputError: a path that is no module of the model (the known ones are listed).
 
     """
-    names = list(layers) if layers is not None else [name for name, _ in model.named_children()]
-    with Lens(model, names):  # unknown names are found here
-        pass
+    names = list(layers) if layers is not None else [name for name, _ in model.named_children()] or [""]
+    Lens(model, names)  # unknown names are found here
 
     def read(x: Tensor) -> Iterator[Tensor]:
-        with Lens(model, names) as lens:
+        with Lens(model, names, warn=False) as lens:
             model(x)
         for name in names:
             if name not in lens.activations:
-                raise InputError(f"{name} gave no single tensor in this network's forward pass")
+                raise InputError(f"{name or 'the model itself'} gave no single tensor in this network's forward pass")
             yield lens.activations[name]
 
     return FrozenModel(names, read, [model], to_input)

@@ -160,7 +160,8 @@ def probe_module(
 
     Args:
         model: any module; it is left as it was.
-        layers: dotted paths as in ``model.named_modules()``, in the order in which they run; None: its direct children.
+        layers: dotted paths as in ``model.named_modules()``, in the order in which they run; None: its direct children,
+            or of a model without children itself, ``""``.
         train: what the model reads [N, *in] and labels [N]; put into a seeded random order here.
         test: the same, held out.
         options: what is probed.

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 
 from gradlens.gradients.rows import Measurement, pair_rows
 from gradlens.runtime.errors import InputError
@@ -34,27 +35,45 @@ def compare(model: nn.Module, loss: Tensor, my_gradients: Mapping[str, Tensor] |
     if not params:
         raise InputError("the model has no trainable parameters: there is no gradient to compare with")
     mine = {n: p.grad for n, p in params.items() if p.grad is not None} if my_gradients is None else _by_first_name(my_gradients, first)
-    got = gradients_of(loss, list(params.values()), keep=True)
+    got = gradients_of(loss, list(params.values()))
     true = {name: torch.zeros_like(p) if g is None else g for (name, p), g in zip(params.items(), got, strict=True)}
     return list(pair_rows(0, mine, true, "loss"))
 
 
-def gradients_of(loss: Tensor, parameters: Sequence[Tensor], keep: bool = False) -> tuple[Tensor | None, ...]:
-    """The gradients of a loss, without writing ``.grad``; ``keep``: its graph too.
+def gradients_of(loss: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+    """The gradients of a loss, without writing ``.grad``; its graph is kept.
 
     Raises:
         InputError: a loss through reentrant gradient checkpointing, which cannot do that.
 
     """
+    refused = InputError(
+        "the loss went through reentrant gradient checkpointing, which gives no gradient without writing .grad; "
+        "set use_reentrant=False in torch.utils.checkpoint, or make the loss without checkpointing"
+    )
     try:
-        return torch.autograd.grad(loss, parameters, retain_graph=keep, allow_unused=True)
+        found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
     except RuntimeError as error:
         if "use_reentrant" not in str(error):
             raise
-        raise InputError(
-            "the loss went through reentrant gradient checkpointing, which gives no gradient without writing .grad; "
-            "set use_reentrant=False in torch.utils.checkpoint, or make the loss without checkpointing"
-        ) from error
+        raise refused from error
+    if any(g is None for g in found) and _has_checkpoint(loss.grad_fn):  # it may be the one thing that used a parameter
+        raise refused
+    return found
+
+
+def _has_checkpoint(node: Node | None) -> bool:
+    """Whether a graph has a segment that is computed again in a backward pass of its own."""
+    seen, todo = set(), [node]
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        if node.name() == "CheckpointFunctionBackward":
+            return True
+        seen.add(node)
+        todo += [below for below, _ in node.next_functions]
+    return False
 
 
 def _by_first_name(gradients: Mapping[str, Tensor], first: Mapping[str, str]) -> dict[str, Tensor]:

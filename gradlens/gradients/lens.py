@@ -39,13 +39,15 @@ class Lens:
         model: any module.
         layers: dotted paths as in ``model.named_modules()`` (a shared module's second name too); default: every module without children
             or with parameters of its own, attention as one; of a model without children the model itself, ``""``.
+        warn: False: only :meth:`unread` says what was asked for and not read.
 
     Raises:
         InputError: a path that is no module of the model (the known ones are listed).
 
     """
 
-    def __init__(self, model: nn.Module, layers: Sequence[str] | None = None) -> None:
+    def __init__(self, model: nn.Module, layers: Sequence[str] | None = None, warn: bool = True) -> None:
+        self._warn = warn
         self._reader = LayerReader(model, layers, self._keep_output, self._keep_gradient)
         self._tag = "backward"
         self.activations: dict[str, Tensor] = {}  # layer -> its output [N, *out], without graph
@@ -56,14 +58,10 @@ class Lens:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.stop()
-        if error is None:
+        self._reader.stop()
+        if error is None and self._warn:
             for sentence in self.unread():
                 warnings.warn(f"Lens: {sentence}", stacklevel=2)
-
-    def stop(self) -> None:
-        """End the context without warnings: the hooks are taken away."""
-        self._reader.stop()
 
     def paused(self) -> AbstractContextManager[None]:
         """Forward and backward passes made inside are not read."""

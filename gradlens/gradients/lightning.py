@@ -195,14 +195,14 @@ class LensCallback(Callback):
 
     def _enter(self, begun: Begun, pl_module: LightningModule) -> None:
         self._begun, self._seen, self._compared, self._factor = begun, {}, False, None
-        self._lens = Lens(pl_module, self.layers)
+        self._lens = Lens(pl_module, self.layers, warn=False)
         self._lens.__enter__()
 
     def _leave(self) -> None:
         lens, self._lens = self._lens, None
         if lens is not None:
             with suppress(Exception):  # removing a hook that is gone
-                lens.stop()
+                lens.__exit__(None, None, None)
 
     def _tell(self, sentence: str, kind: str | None = None) -> None:
         """One line on stderr, once a kind."""
@@ -237,18 +237,14 @@ class LensCallback(Callback):
         """layer -> the true loss's gradient at its output, by a pass that draws what the training's pass drew."""
         parameters = [p for p in pl_module.parameters() if p.requires_grad]
         context = trainer.strategy.precision_plugin.train_step_context()
-        lens = Lens(pl_module, self.layers)
-        with preserve_buffers_and_rng([pl_module]), context, torch.enable_grad():
+        with preserve_buffers_and_rng([pl_module]), context, torch.enable_grad(), Lens(pl_module, self.layers, warn=False) as lens:
             set_random_states(self._begun.random)
-            lens.__enter__()
+            loss = true_loss(pl_module, self._begun.batch)
             try:
-                loss = true_loss(pl_module, self._begun.batch)
                 gradients_of(loss, parameters)
             except InputError as error:
                 self._tell(f"not compared with true_loss: {error}")
                 return {}
-            finally:
-                lens.stop()
         return lens.gradients.get("backward", {})
 
     def _log(self, trainer: Trainer) -> None:

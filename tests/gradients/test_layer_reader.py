@@ -563,7 +563,7 @@ def test_two_lenses_put_the_process_s_settings_back_in_any_order():
     for lens in (a, b):
         lens.__enter__()
     for lens in (a, b):
-        lens.stop()
+        lens.__exit__(None, None, None)
     assert torch.backends.mha.get_fastpath_enabled()
     assert torch._dynamo.eval_frame._stance.stance == "default"
     assert warnings.filters == before
