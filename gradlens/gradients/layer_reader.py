@@ -49,7 +49,6 @@ class _View(NamedTuple):
     version: int
     base: weakref.ref[Tensor]
     made: int  # sequence number of the base's node
-    place: tuple[tuple[int, ...], tuple[int, ...], int]  # size, stride, offset in the base
 
 
 class LayerReader:
@@ -104,7 +103,8 @@ class LayerReader:
         for handle in self._hooks:  # torch forgets to
             nn.modules.module._global_forward_hooks_with_kwargs.pop(handle.id, None)
         self._hooks, self._tensor_hooks = [], []
-        self._last.clear(), self._begun.clear()
+        self._last.clear()
+        self._begun.clear()
         self._settle_views()
 
     def forget(self) -> None:
@@ -145,7 +145,7 @@ class LayerReader:
                 versions[id(x)] = x._version
                 if x._is_view():
                     x.grad_fn  # noqa: B018 - where it was changed in place, its new node is made when it is first asked for: now
-        self._begun[id(module)] = (torch.autograd._get_sequence_nr(), versions)
+        self._begun[id(module)] = (torch._C._autograd._get_sequence_nr(), versions)
 
     def _after(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         if id(module) in self._begun:
@@ -166,12 +166,13 @@ class LayerReader:
     def _read_call(self, module: nn.Module, given: tuple[Any, Any], output: Any) -> Any:
         """The output that goes on; None for the same one."""
         paths, (start, versions) = self._paths[id(module)], self._begun.pop(id(module))
-        self.called.update(paths)
         try:
             counted = self._calls.number(module, start)
             if counted is None:
                 return None
             number, again = counted
+            if not number:
+                self.called.update(paths)
             call = _Call([f"{path}#{number}" for path in paths] if number else paths, again, start, versions)
             goes_on = self._read(call, "", output) if isinstance(output, Tensor) else self._read_parts(call, (vars(module), given), output)
         except Exception as error:  # noqa: BLE001 - a user's forward pass does not die of being looked at
@@ -195,26 +196,21 @@ class LayerReader:
         if torch._C._functorch.is_functorch_wrapped_tensor(t):
             self.unread[call.labels[0] + place] = "it ran inside a transformation of torch.func"
             return t
+        bare = t.detach()
         if not call.again:
             for label in call.labels:
-                self._on_output(label + place, t.detach())
+                self._on_output(label + place, bare)
         if not (t.requires_grad and torch.is_grad_enabled()):
             return t
         goes_on = t if _is_own(t, call.start, call.versions) else _alias(t)
         for label in call.labels:
             self._tensor_hooks.append(goes_on.register_hook(partial(self._take, label + place)))  # type: ignore[no-untyped-call]
-        if goes_on._is_view():
-            self._watch_view(call, place, goes_on)
+        base = goes_on._base
+        if base is not None and base.grad_fn is not None:
+            self._bases.append(base)
+            number, made = t._version, base.grad_fn._sequence_nr()
+            self._views += [_View(label + place, bare, number, weakref.ref(base), made) for label in call.labels]
         return goes_on
-
-    def _watch_view(self, call: _Call, place: str, t: Tensor) -> None:
-        base = t._base
-        if base is None or base.grad_fn is None:
-            return
-        where = (tuple(t.shape), t.stride(), t.storage_offset() - base.storage_offset())
-        watch, made = t.detach(), base.grad_fn._sequence_nr()
-        self._bases.append(base)
-        self._views += [_View(label + place, watch, t._version, weakref.ref(base), made, where) for label in call.labels]
 
     # --------------------------------------------------------------------------------------------- backward passes
 
@@ -225,7 +221,7 @@ class LayerReader:
             self._backward = now
             self._follow_in_place(ended=True)
         try:
-            self._on_gradient(label, dense(grad.detach()))
+            self._on_gradient(label, dense(grad.detach() if grad.requires_grad else grad))
         except Exception as error:  # noqa: BLE001 - nor does their backward pass
             self._failed(label, error)
 
@@ -246,32 +242,34 @@ class LayerReader:
             node = None if base is None else _changed_by(base, view.made)
             if base is None or node is None:
                 continue
-            like = (tuple(base.shape), base.stride())
+            like = (base.shape, base.stride(), base.storage_offset())
             self._tensor_hooks.append(node.register_hook(partial(self._take_view, view, like)))
             self._views.remove(view)
         if ended:
             self._bases.clear()
 
-    def _take_view(self, view: _View, like: tuple[tuple[int, ...], tuple[int, ...]], below: tuple[Tensor | None, ...], _: Any) -> None:
+    def _take_view(self, view: _View, like: tuple[Any, Any, Any], below: tuple[Tensor | None, ...], _: Any) -> None:
+        size, stride, offset = like  # the base's
         if below[0] is not None:
-            laid_out = below[0].new_empty_strided(*like).copy_(below[0])
-            self._take(view.label, laid_out.as_strided(*view.place))
+            laid_out = below[0].new_empty_strided(size, stride).copy_(below[0])
+            self._take(view.label, laid_out.as_strided(view.watch.shape, view.watch.stride(), view.watch.storage_offset() - offset))
 
     def _settle_views(self) -> None:
         """Name the views whose gradient got lost."""
         for view in self._views:
             if view.watch._version != view.version:
                 self.unread[view.label] = "its output is a view that was changed in place behind it, where the gradient could not be read"
-        self._views.clear(), self._bases.clear()
+        self._views.clear()
+        self._bases.clear()
 
 
 def _is_own(t: Tensor, start: int, versions: dict[int, int]) -> bool:
     """Whether a tensor is the result of the call in which nodes were numbered from ``start`` on, and none that was there before."""
-    node = t.grad_fn
+    node: Any = t.grad_fn
     if node is None or versions.get(id(t)) == t._version:
         return False
-    number = node._sequence_nr()
-    return bool((node.metadata[_MADE] if number == _FIRST and _MADE in node.metadata else number) >= start)
+    number: int = node._sequence_nr()
+    return (node.metadata.get(_MADE, number) if number == _FIRST else number) >= start
 
 
 def _alias(t: Tensor) -> Tensor:
@@ -283,8 +281,7 @@ def _alias(t: Tensor) -> Tensor:
         twin = t.view_as(t)
     if t.__dict__:
         twin.__dict__.update(t.__dict__)
-    node = twin.grad_fn
-    assert node is not None
+    node: Any = twin.grad_fn
     if hasattr(node, "_set_sequence_nr"):  # first in backward's queue: gradients at ``t`` are summed in the order that they had without it
         node.metadata[_MADE] = node._sequence_nr()
         node._set_sequence_nr(_FIRST)

@@ -5,6 +5,7 @@ import io
 import pickle
 import subprocess
 import sys
+import threading
 import warnings
 
 import pytest
@@ -444,6 +445,28 @@ def test_two_backwards_through_a_checkpointed_segment(mode):
         assert set(found[0].gradients[name]) == set(found[1].gradients[name]) == {"below", "g", "f", "f#1", "f#2", "f#3"}
         for label, g in found[1].gradients[name].items():
             torch.testing.assert_close(found[0].gradients[name][label], g)
+
+
+@pytest.mark.parametrize("name", SEGMENTS)
+def test_a_backward_pass_in_another_thread_as_on_a_gpu(name):
+    """Threads number their nodes each from 0."""
+    torch.manual_seed(0)
+    net = Checkpointed(SEGMENTS[name], None).double()
+    found = []
+    for mode in (None, True):
+        net.mode = mode
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Lens(net) as lens:
+                for _ in range(2):
+                    lens.clear()
+                    torch.manual_seed(3)
+                    loss = net(data(3, 4)).square().sum()
+                    thread = threading.Thread(target=loss.backward)
+                    thread.start(), thread.join()
+        found.append(lens.gradients["backward"])
+    assert found[0].keys() == found[1].keys()
+    assert all(torch.equal(g, found[1][label]) for label, g in found[0].items())
 
 
 def test_several_steps_with_and_without_clear():
