@@ -78,7 +78,7 @@ class LayerReader:
         for path, module in self.layers.items():
             self._paths.setdefault(id(module), []).append(path)
         self._calls = Calls()
-        self._begun: dict[int, tuple[int, dict[int, int]]] = {}  # module -> next node's number, versions of its inputs
+        self._begun: dict[int, list[tuple[int, dict[int, int]]]] = {}  # module -> its calls that run: next node's number, inputs' versions
         self._last: dict[int, RemovableHandle] = {}  # module with hooks of its own -> the one behind them
         self._hooks: list[RemovableHandle] = []  # on all modules
         self._tensor_hooks: list[RemovableHandle] = []
@@ -110,6 +110,7 @@ class LayerReader:
     def forget(self) -> None:
         """Begin a new step: calls are counted from 0."""
         self._calls.forget()
+        self._begun.clear()  # of calls that ended in an error
         self._settle_views()
         self._tensor_hooks = [h for h in self._tensor_hooks if h.hooks_dict_ref() is not None]  # of graphs that are still there
 
@@ -136,6 +137,8 @@ class LayerReader:
     def _before(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         if id(module) not in self._paths or self._paused or torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
             return
+        if not self._calls.counts(module):
+            return
         if module._forward_hooks:
             self._remove_last(module)
             self._last[id(module)] = module.register_forward_hook(self._behind, with_kwargs=True)
@@ -145,10 +148,10 @@ class LayerReader:
                 versions[id(x)] = x._version
                 if x._is_view():
                     x.grad_fn  # noqa: B018 - where it was changed in place, its new node is made when it is first asked for: now
-        self._begun[id(module)] = (torch._C._autograd._get_sequence_nr(), versions)
+        self._begun.setdefault(id(module), []).append((torch._C._autograd._get_sequence_nr(), versions))
 
     def _after(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
-        if id(module) in self._begun:
+        if self._begun.get(id(module)):
             return None if id(module) in self._last else self._read_call(module, (args, kwargs), output)
         if self._bases and id(module) not in self._paths:
             self._follow_in_place(ended=module is self._model)
@@ -157,7 +160,7 @@ class LayerReader:
     def _behind(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         """After the module's own hooks, which may have replaced its output."""
         self._remove_last(module)
-        return self._read_call(module, (args, kwargs), output) if id(module) in self._begun else None
+        return self._read_call(module, (args, kwargs), output) if self._begun.get(id(module)) else None
 
     def _remove_last(self, module: nn.Module) -> None:
         if handle := self._last.pop(id(module), None):
@@ -165,7 +168,7 @@ class LayerReader:
 
     def _read_call(self, module: nn.Module, given: tuple[Any, Any], output: Any) -> Any:
         """The output that goes on; None for the same one."""
-        paths, (start, versions) = self._paths[id(module)], self._begun.pop(id(module))
+        paths, (start, versions) = self._paths[id(module)], self._begun[id(module)].pop()
         try:
             counted = self._calls.number(module, start)
             if counted is None:

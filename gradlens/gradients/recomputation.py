@@ -40,6 +40,10 @@ class Calls:
         """Count from 0."""
         self.__init__()  # type: ignore[misc]
 
+    def counts(self, module: nn.Module) -> bool:
+        """Whether a call that begins now is a new one, or may be one computed again that gradients go through."""
+        return backward_number() == -1 or id(module) in self._without_graph
+
     def number(self, module: nn.Module, start: int) -> tuple[int, bool] | None:
         """A call's number, and whether an earlier one of that number is computed again with a graph; None: nothing new is to be read in it.
 

@@ -582,7 +582,7 @@ def test_two_lenses_put_the_process_s_settings_back_in_any_order():
     torch._dynamo.reset()
     net = nn.TransformerEncoderLayer(4, 2, 8)
     before = list(warnings.filters)
-    a, b = Lens(net), Lens(net)
+    a, b = Lens(net, warn=False), Lens(net, warn=False)
     for lens in (a, b):
         lens.__enter__()
     for lens in (a, b):
@@ -750,6 +750,40 @@ def test_an_error_in_the_context_is_not_covered_by_warnings():
         warnings.simplefilter("error")
         with pytest.raises(KeyError), Lens(nn.Linear(2, 2)):
             raise KeyError
+
+
+def test_a_module_that_calls_itself():
+    net = nn.ModuleDict({"r": Function(lambda m, x, n=2: m.f(x) if n == 0 else m(m.f(x), n - 1), f=nn.Linear(2, 2))})
+    with Lens(net, ["r"]) as lens:
+        net["r"](torch.ones(1, 2)).sum().backward()
+    assert set(lens.gradients["backward"]) == {"r", "r#1", "r#2"}
+    assert all(g.eq(1).all() for g in lens.gradients["backward"].values())
+
+
+def test_a_gradient_penalty_and_its_first_pass_are_told_apart():
+    net, x = nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 1)).double(), data(3, 2).requires_grad_()
+    h = net[0](x)
+    (g,) = torch.autograd.grad(net[2](net[1](h)).sum(), x, create_graph=True)
+    (want,) = torch.autograd.grad(g.square().sum(), h)
+    with Lens(net) as lens:
+        with lens.backward("first"):
+            (g,) = torch.autograd.grad(net(x).sum(), x, create_graph=True)
+        with lens.backward("penalty"):
+            g.square().sum().backward()
+    torch.testing.assert_close(lens.gradients["penalty"]["0"], want)
+    assert not lens.gradients["first"]["0"].requires_grad
+
+
+def test_a_long_loop_keeps_nothing():
+    net, kept = nn.Sequential(nn.Linear(4, 4), nn.Identity(), nn.Flatten(), nn.ReLU(inplace=True)), []
+    with Lens(net) as lens:
+        for _ in range(20):
+            lens.clear()
+            checkpoint(net, torch.ones(2, 4), use_reentrant=False).sum().backward()
+            reader = lens._reader
+            kept.append((len(reader._tensor_hooks), len(reader._views), len(reader._bases), sum(map(len, reader._begun.values()))))
+    assert kept[1:] == [kept[1]] * 19
+    assert kept[1][2:] == (0, 0)
 
 
 def test_paused_passes_are_not_read():
