@@ -106,7 +106,7 @@ def _frozen(run: Run, data: Data, context: RunContext, step: int, file: Path | N
 
 
 def freeze_module(model: nn.Module, layers: Sequence[str] | None = None, to_input: Callable[[Tensor], Tensor] = lambda x: x) -> FrozenModel:
-    """The same for any module: the outputs of its named layers (default: its direct children), read by hooks.
+    """The same for any module: the outputs of its named layers (default: its direct children, or itself), read by hooks.
 
     Args:
         model: any module.

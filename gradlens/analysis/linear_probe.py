@@ -151,8 +151,9 @@ def probe_module(
 
     Args:
         model: any module; it is left as it was.
-        layers: dotted paths as in ``model.named_modules()``, in the order in which they run; None: its direct children. See
-            :class:`gradlens.analysis.layer_outputs.LayerOutputs` for layers that give sequences, tuples or other than float numbers.
+        layers: dotted paths as in ``model.named_modules()``, in the order in which they run; None: its direct children, or of a model
+            without children itself, ``""``. See :class:`gradlens.analysis.layer_outputs.LayerOutputs` for layers that give sequences,
+            tuples or other than float numbers.
         train: what the model reads [N, *in] and labels [N], whole numbers of any type; put into a seeded random order here.
         test: the same, held out.
         options: what is probed.

@@ -23,14 +23,17 @@ SPLIT = 2.0**27 + 1  # cuts a float64 in halves of 26 bits (Veltkamp), whose pro
 
 
 class Moments(NamedTuple):
-    """Sums over the entries of a used gradient g and the true gradient t, each divided by a scale of its own."""
+    """Sums over the entries of a used gradient g and the true gradient t, each divided by a scale of its own.
+
+    Complex entries are taken as pairs of real numbers: ``gt`` is Re⟨g, t⟩, the product of the two directions of descent.
+    """
 
     g_scale: float  # for float64 the power of two at or below max |g| (1 where that is 0), 1 for narrower types
     t_scale: float  # the same of t
     gg: float  # Σ (g/g_scale)²
     tt: float
     gt: float
-    same_sign: int  # entries where g·t > 0
+    same_sign: int  # entries where g·t > 0; complex ones: Re(g* t) > 0
     g_zeros: int  # exact zeros
     t_zeros: int
     n: int
@@ -41,6 +44,23 @@ def _flat(v: Tensor, like: Tensor) -> Tensor:
     if like.ndim == 4 and like.is_contiguous(memory_format=torch.channels_last):
         v = v.permute(0, 2, 3, 1)
     return v.detach().reshape(-1)
+
+
+def dense(v: Tensor) -> Tensor:
+    """A sparse tensor's entries with the zeros between them; others as they are."""
+    return v if v.layout in (torch.strided, torch.jagged) else v.to_dense()
+
+
+def _same_sign(p: Tensor, q: Tensor) -> Tensor:
+    """Where p·q > 0, without a product of two small numbers that vanishes."""
+    return (torch.sgn(p).conj() * q).real > 0 if p.is_complex() or q.is_complex() else torch.sign(p) * q > 0
+
+
+def _real_float64(v: Tensor, other: Tensor) -> Tensor:
+    """Entries [n] in float64, as their real and imaginary parts [2n] where either of two vectors is complex."""
+    if v.is_complex() or other.is_complex():
+        return torch.view_as_real(v.to(torch.complex128).resolve_conj()).reshape(-1)
+    return v.double()
 
 
 def float64(v: Tensor) -> Tensor:
@@ -91,6 +111,7 @@ class Pair:
             raise InputError(f"gradients of different shapes: {list(g.shape)} and {list(t.shape)}")
         if g.device.type == "mps":  # no float64 there
             g, t = g.cpu(), t.cpu()
+        g, t = dense(g), dense(t)
         self._g, self._t = _flat(g, g), _flat(t, g)
 
     def _chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -102,7 +123,7 @@ class Pair:
     @cached_property
     def _scales(self) -> tuple[float, float]:
         """(g_scale, t_scale): 1 where squares of the entries fit into a float64 as they are."""
-        if torch.float64 not in (self._g.dtype, self._t.dtype):
+        if torch.float64 not in (self._g.real.dtype, self._t.real.dtype):
             return 1.0, 1.0
         return power_of_two(self._g), power_of_two(self._t)
 
@@ -110,7 +131,7 @@ class Pair:
         """Chunks of g/g_scale and t/t_scale in float64."""
         g_scale, t_scale = self._scales
         for p, q in self._chunks():
-            u, v = p.double(), q.double()
+            u, v = _real_float64(p, q), _real_float64(q, p)
             yield (u if g_scale == 1 else u / g_scale), (v if t_scale == 1 else v / t_scale)
 
     @cached_property
@@ -121,7 +142,7 @@ class Pair:
             return Moments(1.0, 1.0, 0.0, 0.0, 0.0, 0, 0, 0, 0)
         total = torch.zeros(6, dtype=torch.float64, device=self._g.device)
         for (p, q), (u, v) in zip(self._chunks(), self._scaled(), strict=True):
-            counts = torch.count_nonzero(torch.sign(p) * q > 0), len(p) - torch.count_nonzero(p), len(q) - torch.count_nonzero(q)
+            counts = torch.count_nonzero(_same_sign(p, q)), len(p) - torch.count_nonzero(p), len(q) - torch.count_nonzero(q)
             total += torch.stack([u @ u, v @ v, u @ v, *(s.double() for s in counts)])
         total = torch.where(total.isfinite(), total, math.nan)  # an infinite entry has no direction
         gg, tt, gt, *counted = total.tolist()
@@ -171,7 +192,7 @@ class Pair:
         if not m.tt > 0 or math.isnan(m.gg):
             return math.nan
         scale = max(m.g_scale, m.t_scale)  # a power of two, so that dividing by it changes no difference
-        apart = math.hypot(*(_length(p.double() / scale - q.double() / scale) for p, q in self._chunks()))
+        apart = math.hypot(*(_length(_real_float64(p, q) / scale - _real_float64(q, p) / scale) for p, q in self._chunks()))
         return apart / math.sqrt(m.tt) * (scale / m.t_scale)
 
     @property

@@ -1,17 +1,17 @@
-"""Hooks that read activations and the gradients at them inside any ``nn.Module`` and any training loop."""
+"""A context in which layers' outputs and the gradients at them can be read, in any ``nn.Module`` and any training loop."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from gradlens.gradients.alignment import RECORDED, measure
+from gradlens.gradients.layer_reader import LayerReader
 from gradlens.gradients.rows import Measurement
 from gradlens.runtime.errors import unknown
 
@@ -29,41 +29,47 @@ class Lens:
                 loss(out, y).backward()
         rows = lens.compare("local", "true")
 
-    The gradient is the one with respect to the layer's own output, whatever in-place operation follows the layer: what
-    goes on is a copy, so an in-place ReLU behind it overwrites neither the stored activation nor the place the gradient
-    is read at. A module called several times gives ``name``, ``name#1``, ``name#2``… until :meth:`clear`. The hooks are
-    gone when the context ends, and so is the copying; what was read stays.
+    The gradient is the one with respect to the layer's own output, whatever in-place operation follows the layer and whoever else
+    uses what it handed on. Tensors in tuples, lists, dicts, dataclasses and other objects have names of their own: ``lstm[0]``,
+    ``encoder[hidden]``. A module called several times gives ``name``, ``name#1``, ``name#2``… until :meth:`clear`; what gradient
+    checkpointing computes again is not counted. The model, copies of it and files of it are as they would be without. When the context
+    ends, a warning lists the layers that were never called, others name what could not be read. What was read stays.
 
     Args:
         model: any module.
-        layers: dotted paths as in ``model.named_modules()``; default: every module without children.
+        layers: dotted paths as in ``model.named_modules()`` (a shared module's second name too); default: every module without children
+            or with parameters of its own, attention as one; of a model without children the model itself, ``""``.
+        warn: False: only :meth:`unread` says what was asked for and not read.
 
     Raises:
         InputError: a path that is no module of the model (the known ones are listed).
 
     """
 
-    def __init__(self, model: nn.Module, layers: Sequence[str] | None = None) -> None:
-        modules = dict(model.named_modules())
-        leaves = [name for name, m in modules.items() if name and not any(True for _ in m.children())]
-        for name in layers or ():
-            if name not in modules:
-                raise unknown("layer", name, [n for n in modules if n])
-        self._modules = {name: modules[name] for name in (leaves if layers is None else layers)}
-        self._handles: list[RemovableHandle] = []
-        self._calls: dict[str, int] = {}
+    def __init__(self, model: nn.Module, layers: Sequence[str] | None = None, warn: bool = True) -> None:
+        self._warn = warn
+        self._reader = LayerReader(model, layers, self._keep_output, self._keep_gradient)
         self._tag = "backward"
         self.activations: dict[str, Tensor] = {}  # layer -> its output [N, *out], without graph
         self.gradients: dict[str, dict[str, Tensor]] = {}  # backward -> layer -> gradient at its output [N, *out]
 
     def __enter__(self) -> Lens:
-        self._handles = [m.register_forward_hook(self._forward_hook(name)) for name, m in self._modules.items()]
+        self._reader.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        self._reader.stop()
+        if error is None and self._warn:
+            for sentence in self.unread():
+                warnings.warn(f"Lens: {sentence}", stacklevel=2)
+
+    def paused(self) -> AbstractContextManager[None]:
+        """Forward and backward passes made inside are not read."""
+        return self._reader.paused()
+
+    def unread(self) -> list[str]:
+        """What was asked for and not read so far, a sentence each."""
+        return self._reader.complaints()
 
     @contextmanager
     def backward(self, name: str) -> Iterator[None]:
@@ -79,7 +85,7 @@ class Lens:
 
     def clear(self) -> None:
         """Forget what was read, for the next step."""
-        self._calls.clear()
+        self._reader.forget()
         self.activations.clear()
         self.gradients.clear()
 
@@ -107,35 +113,9 @@ class Lens:
             for quantity, value in measure(g[layer], t[layer], quantities).items()
         ]
 
-    def _forward_hook(self, name: str) -> Callable[[nn.Module, Any, Any], Any]:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
-            call = self._calls.get(name, 0)
-            self._calls[name] = call + 1
-            label = f"{name}#{call}" if call else name
-            return self._read_all(label, output)
+    def _keep_output(self, label: str, output: Tensor) -> None:
+        self.activations[label] = output.clone()  # an in-place operation may follow
 
-        return hook
-
-    def _read_all(self, label: str, output: Any) -> Any:
-        """Every tensor in an output of tuples, lists and dicts, each under its place: ``lstm[0]``, ``encoder[hidden]``."""
-        if isinstance(output, Tensor):
-            return self._read(label, output)
-        if isinstance(output, Mapping):
-            return type(output)({key: self._read_all(f"{label}[{key}]", o) for key, o in output.items()})  # type: ignore[call-arg]
-        if isinstance(output, list | tuple):
-            parts = [self._read_all(f"{label}[{i}]", o) for i, o in enumerate(output)]
-            return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
-        return output
-
-    def _read(self, label: str, output: Tensor) -> Tensor:
-        """Store an output, ask for its gradient, and hand on a copy."""
-        self.activations[label] = output.detach()
-        if output.requires_grad:
-            output.register_hook(lambda grad: self._store(label, grad))  # type: ignore[no-untyped-call]
-        return output.clone()
-
-    def _store(self, label: str, grad: Tensor) -> None:
-        if not self._handles:  # the context has ended: a graph made inside is used outside
-            return
+    def _keep_gradient(self, label: str, grad: Tensor) -> None:
         seen = self.gradients.setdefault(self._tag, {})
-        seen[label] = grad.detach() + seen[label] if label in seen else grad.detach().clone(memory_format=torch.preserve_format)
+        seen[label] = grad + seen[label] if label in seen else grad.clone(memory_format=torch.preserve_format)

@@ -8,14 +8,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from gradlens.gradients.alignment import measure
+from gradlens.gradients.alignment import dense, measure
+from gradlens.gradients.compare import gradients_of
 from gradlens.gradients.lens import Lens
 from gradlens.gradients.true_gradient import preserve_buffers_and_rng
 from gradlens.runtime.errors import Failsafe, InputError
@@ -30,6 +33,7 @@ except ImportError:
 
 TrueLoss = Callable[[Any, Any], Tensor]  # (the LightningModule, its batch) -> scalar
 COMPARED = ("cosine", "norm_ratio")
+_CALL = re.compile(r"#(\d+)")  # in a label: not the first call
 
 
 def output_numbers(h: Tensor) -> dict[str, float]:
@@ -51,7 +55,13 @@ class Begun(NamedTuple):
 
     step: int  # updates made
     batch: Any
+    versions: list[int]  # of the parameters
     random: list[Tensor]  # states of torch's global streams: the CPU's, then those of the CUDA devices in use
+
+
+def parameter_versions(model: nn.Module) -> list[int]:
+    """A number for each parameter that grows when it is changed."""
+    return [p._version for p in model.parameters()]
 
 
 def random_states() -> list[Tensor]:
@@ -72,26 +82,31 @@ def loss_scale(trainer: Trainer) -> float:
     return float(scaler.get_scale()) if scaler is not None else 1.0
 
 
-class _Guarded(Lens):
-    """A lens whose own failure does not become that of the forward or backward pass it looks at."""
+def pairs(used: Mapping[str, Tensor], true: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor | None, Tensor]]:
+    """(label, used gradient, true gradient) at each output that both know; None where they do not fit.
 
-    def __init__(self, model: nn.Module, layers: Sequence[str] | None, safe: Failsafe) -> None:
-        super().__init__(model, layers)
-        self.safe = safe
+    A layer that was called for one micro-batch after another, but once for the whole batch of the true loss, has the calls' gradients
+    put behind one another.
+    """
+    calls, true_calls = _by_output(used), _by_output(true)
+    for label, t in true_calls.items():
+        g = calls.get(label)
+        if g is None:
+            continue
+        if [v.shape for v in g.values()] == [v.shape for v in t.values()]:
+            yield from ((call, g[call], t[call]) for call in g if call in t)
+        else:
+            whole, true_whole = (torch.cat(list(v.values())) if all(x.ndim for x in v.values()) else None for v in (g, t))
+            fits = whole is not None and true_whole is not None and whole.shape == true_whole.shape
+            yield label, whole if fits else None, next(iter(t.values())) if true_whole is None else true_whole
 
-    def _forward_hook(self, name: str) -> Callable[[nn.Module, Any, Any], Any]:
-        read = super()._forward_hook(name)
 
-        def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
-            given = [output]
-            self.safe(lambda: given.append(read(module, inputs, output)))
-            return given[-1]
-
-        return hook
-
-    def _store(self, label: str, grad: Tensor) -> None:
-        store = super()._store
-        self.safe(lambda: store(label, grad))
+def _by_output(gradients: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Label of the first call -> label of each call in order -> gradient."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for label in sorted(gradients, key=lambda label: int((_CALL.search(label) or [0, 0])[1])):
+        found.setdefault(_CALL.sub("", label, count=1), {})[label] = gradients[label]
+    return found
 
 
 class LensCallback(Callback):
@@ -103,14 +118,17 @@ class LensCallback(Callback):
     of the true loss at the same weights, batch and random draws, by a second pass. The names are those of gradlens's own runs.
 
     The training is bit for bit the same with and without it: weights, buffers, random streams and ``.grad`` are left as they are. A
-    failure, of a logger or in here, is one line on stderr, after which nothing is logged. Gradients are told in the loss's own units:
-    Lightning's loss scale (16-bit precision) and its division by ``accumulate_grad_batches`` are taken out. With several processes the
-    first one's batch is logged.
+    failure, of a logger or in here, is one line on stderr, after which nothing is logged; so is, once, what was asked for and could not
+    be read. Gradients are told in the loss's own units: Lightning's loss scale (16-bit precision) and its division by
+    ``accumulate_grad_batches`` are taken out. Manual optimisation, with ``manual_backward`` or ``loss.backward()``, is read like the
+    automatic one; a batch's micro-batches have names of their own (``<layer>``, ``<layer>#1``…) and are compared with the true loss
+    together. With several processes the first one's batch is logged.
 
     Args:
-        layers: dotted paths as in ``model.named_modules()``; default: every module without children.
+        layers: dotted paths as in ``model.named_modules()``; default: as for ``Lens``.
         every: batches between two that are looked at; the first one is.
-        true_loss: (the LightningModule, its batch) -> the scalar whose gradient is the true one; read after the batch's first backward.
+        true_loss: (the LightningModule, its batch) -> the scalar whose gradient is the true one; compared with what the batch's backwards
+            before its first update have given.
 
     Raises:
         InputError: ``every`` below 1; when fitting begins: a path that is no module (the known ones are listed).
@@ -126,7 +144,9 @@ class LensCallback(Callback):
         self._lens: Lens | None = None
         self._seen: dict[str, float] = {}
         self._compared = False
-        self._begun = Begun(0, None, [])
+        self._factor: float | None = None  # from the gradients that Lightning made to the loss's own
+        self._begun = Begun(0, None, [], [])
+        self._told: set[str] = set()
 
     # --------------------------------------------------------------------------------------------- Lightning's hooks
 
@@ -137,20 +157,26 @@ class LensCallback(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Look at this batch, if it is one to look at."""
         if self.batches % self.every == 0:
-            self._try(lambda: self._enter(Begun(trainer.global_step, batch, random_states()), pl_module))
+            self._try(lambda: self._enter(Begun(trainer.global_step, batch, parameter_versions(pl_module), random_states()), pl_module))
         self.batches += 1
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Read the gradients while the weights are those they were made with."""
+        """Note the scale of a loss that Lightning went backward from, before an update changes it."""
+        if self._lens is not None and self._factor is None:
+            self._try(lambda: setattr(self, "_factor", trainer.accumulate_grad_batches / loss_scale(trainer)))
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        """Compare while the weights are those that the gradients were made with."""
         if self._lens is not None:
-            self._try(lambda: self._read(trainer, pl_module))
+            self._try(lambda: self._compare(trainer, pl_module))
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log what was seen."""
         if self._lens is not None:
+            self._try(lambda: self._compare(trainer, pl_module))
             self._try(lambda: self._log(trainer))
             self._leave()
-            self._begun = Begun(0, None, [])  # a batch may be large
+            self._begun = Begun(0, None, [], [])  # a batch may be large
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Take the hooks away."""
@@ -168,8 +194,8 @@ class LensCallback(Callback):
             self._leave()
 
     def _enter(self, begun: Begun, pl_module: LightningModule) -> None:
-        self._begun, self._seen, self._compared = begun, {}, False
-        self._lens = _Guarded(pl_module, self.layers, self.safe)
+        self._begun, self._seen, self._compared, self._factor = begun, {}, False, None
+        self._lens = Lens(pl_module, self.layers, warn=False)
         self._lens.__enter__()
 
     def _leave(self) -> None:
@@ -178,33 +204,57 @@ class LensCallback(Callback):
             with suppress(Exception):  # removing a hook that is gone
                 lens.__exit__(None, None, None)
 
-    def _read(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _tell(self, sentence: str, kind: str | None = None) -> None:
+        """One line on stderr, once a kind."""
+        if (kind or sentence) not in self._told:
+            self._told.add(kind or sentence)
+            print(f"gradlens: LensCallback: {sentence}", file=sys.stderr)
+
+    def _used(self) -> dict[str, Tensor]:
+        """layer -> gradient at its output, of the loss itself."""
         assert self._lens is not None
-        factor = trainer.accumulate_grad_batches / loss_scale(trainer)
-        told = {layer: factor * g for layer, g in self._lens.gradients.get("backward", {}).items()}
-        for layer, g in told.items():
-            self._seen |= {f"{name}/activation/{layer}": value for name, value in measure(g, g, ("norm", "zeros")).items()}
-        if self.true_loss is None or self._compared:
+        factor = 1.0 if self._factor is None else self._factor  # 1: the loss went backward without Lightning
+        return {layer: factor * g for layer, g in self._lens.gradients.get("backward", {}).items()}
+
+    def _compare(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert self._lens is not None
+        used = self._used()
+        if self.true_loss is None or self._compared or not used:
             return
         self._compared = True
-        self._lens.__exit__(None, None, None)  # it shall not see the second pass; what it read stays
-        for layer, t in self._true(trainer, pl_module, self.true_loss).items():
-            if layer in told:
-                self._seen |= {f"{name}/activation/{layer}": value for name, value in measure(told[layer], t, COMPARED).items()}
+        if self._begun.versions != parameter_versions(pl_module):
+            self._tell("the weights were changed before the gradients could be compared with true_loss; step self.optimizers()", "changed")
+            return
+        with self._lens.paused():
+            true = self._true(trainer, pl_module, self.true_loss)
+        for layer, g, t in pairs(used, true):
+            if g is None:
+                self._tell(f"{layer} is not compared: true_loss gives an output of another shape, {list(t.shape)}", layer)
+            else:
+                self._seen |= {f"{name}/activation/{layer}": value for name, value in measure(g, t, COMPARED).items()}
 
     def _true(self, trainer: Trainer, pl_module: LightningModule, true_loss: TrueLoss) -> dict[str, Tensor]:
         """layer -> the true loss's gradient at its output, by a pass that draws what the training's pass drew."""
         parameters = [p for p in pl_module.parameters() if p.requires_grad]
         context = trainer.strategy.precision_plugin.train_step_context()
-        with preserve_buffers_and_rng([pl_module]), context, torch.enable_grad(), Lens(pl_module, self.layers) as lens:
+        with preserve_buffers_and_rng([pl_module]), context, torch.enable_grad(), Lens(pl_module, self.layers, warn=False) as lens:
             set_random_states(self._begun.random)
             loss = true_loss(pl_module, self._begun.batch)
-            torch.autograd.grad(loss, parameters, allow_unused=True)
+            try:
+                gradients_of(loss, parameters)
+            except InputError as error:
+                self._tell(f"not compared with true_loss: {error}")
+                return {}
         return lens.gradients.get("backward", {})
 
     def _log(self, trainer: Trainer) -> None:
         assert self._lens is not None
-        outputs = {layer: h for layer, h in self._lens.activations.items() if h.is_floating_point() and h.numel()}
+        for layer, g in self._used().items():
+            self._seen |= {f"{name}/activation/{layer}": value for name, value in measure(g, g, ("norm", "zeros")).items()}
+        outputs = {layer: dense(h) for layer, h in self._lens.activations.items() if h.numel()}
+        outputs = {layer: h for layer, h in outputs.items() if h.is_floating_point() or h.is_complex()}
         numbers = {f"{name}/output/{layer}": v for layer, h in outputs.items() for name, v in output_numbers(h).items()}
         for logger in trainer.loggers:
             logger.log_metrics({**numbers, **self._seen}, step=self._begun.step)
+        for sentence in self._lens.unread():
+            self._tell(sentence, "never called" if sentence.startswith("never called") else None)

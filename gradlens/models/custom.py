@@ -67,6 +67,18 @@ def _must_be_alike(built: Any, again: Any, where: str) -> None:
                 raise InputError(f"{where} gives another {name} each time: draw weights with torch, which --seed seeds")
 
 
+def _must_be_real_and_dense(model: nn.Module, where: str) -> None:
+    """Optimisers here take real parameters and dense gradients only."""
+    for name, p in model.named_parameters():
+        if p.is_complex():
+            raise InputError(
+                f"{where}: {name} is complex ({p.dtype}); keep its real and imaginary part as a real parameter (torch.view_as_real)"
+            )
+    for name, module in model.named_modules():
+        if getattr(module, "sparse", False) is True:
+            raise InputError(f"{where}: {name} ({type(module).__name__}) gives sparse gradients; set sparse=False")
+
+
 def network_of(kept: Mapping[str, Any], spec: ModelSpec) -> nn.Sequential:
     """The network of a user's ``build(spec)``, checked on a blank image."""
     path, name = Path(kept["file"]), kept["name"]
@@ -83,6 +95,7 @@ def network_of(kept: Mapping[str, Any], spec: ModelSpec) -> nn.Sequential:
         model = blocks_of(built, spec.shape, where)
         if not any(p.requires_grad for p in model.parameters()):
             raise InputError(f"{where} gives a network without parameters to train")
+        _must_be_real_and_dense(model, where)
         answer = output_shapes(model, spec.shape)[-1]
     with blamed(f"{where}: its network does not take images in channels-last layout, in which it is trained"), torch.no_grad():
         twin: Any = copy.deepcopy(model).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]

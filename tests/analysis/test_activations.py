@@ -49,6 +49,15 @@ def test_nothing_of_a_module_is_changed():
     assert not any(m._forward_hooks for m in model.modules())
 
 
+def test_a_module_without_children_gives_its_own_output():
+    model, x = nn.Linear(4, 3), torch.randn(5, 4)
+    assert list(collect_activations(freeze_module(model), x)) == [""]
+    torch.testing.assert_close(collect_activations(freeze_module(model, [""]), x)[""], model(x).detach())
+    tuples = nn.GRU(4, 3)
+    with pytest.raises(InputError, match="the model itself gives 2 tensors: name one of them"):
+        collect_activations(freeze_module(tuples), x)
+
+
 def test_pooling_keeps_to_the_budget():
     h = torch.arange(2 * 3 * 4 * 4.0).reshape(2, 3, 4, 4)
     assert side((3, 4, 4), 12) == 2

@@ -1,12 +1,14 @@
 """The callback with the real Lightning: its numbers against plain torch, and a training that does not know it is watched."""
 
 import csv
+import functools
 import importlib
 import sys
 import types
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -14,7 +16,7 @@ pl = pytest.importorskip("lightning.pytorch", reason="pip install lightning")
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger  # noqa: E402
 from lightning.pytorch.plugins import MixedPrecision  # noqa: E402
 
-import gradlens.gradients.lightning  # noqa: E402
+from gradlens.gradients.lens import Lens  # noqa: E402
 from gradlens.gradients.lightning import LensCallback, output_numbers  # noqa: E402
 from gradlens.runtime.errors import InputError  # noqa: E402
 
@@ -208,15 +210,207 @@ def test_a_failing_true_loss_stops_nothing(tmp_path, capsys):
     assert "ZeroDivisionError" in fails(tmp_path, capsys, LensCallback(every=2, true_loss=lambda model, batch: 1 / 0))
 
 
-def test_a_failing_hook_stops_nothing(tmp_path, capsys, monkeypatch):
-    def broken(self, label, output):
-        raise TypeError(f"{label} is odd")
+def lines(capsys):
+    return [line for line in capsys.readouterr().err.splitlines() if line.startswith("gradlens")]
 
-    monkeypatch.setattr(gradlens.gradients.lightning.Lens, "_read_all", broken)
-    assert "net.0 is odd" in fails(tmp_path, capsys, LensCallback(every=2))
-    monkeypatch.undo()
-    monkeypatch.setattr(gradlens.gradients.lightning.Lens, "_store", broken)
-    assert "is odd" in fails(tmp_path / "again", capsys, LensCallback(every=2))
+
+def test_a_layer_that_cannot_be_read_is_named_once_and_the_others_are_logged(tmp_path, capsys, monkeypatch):
+    plain, _ = fit(tmp_path / "plain")
+    for method in ("_keep_output", "_keep_gradient"):
+        keep = getattr(Lens, method)
+
+        def broken(self, label, tensor, keep=keep):
+            if label == "net.2":
+                raise TypeError(f"{label} is odd")
+            keep(self, label, tensor)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Lens, method, broken)
+            capsys.readouterr()
+            model, _ = fit(tmp_path / method, [LensCallback(LAYERS, every=1)])
+        assert lines(capsys) == ["gradlens: LensCallback: net.2 could not be read: TypeError: net.2 is odd"]
+        assert same_weights(model, plain)
+        assert all("norm/activation/net.0" in tags for step, tags in rows(tmp_path / method).items() if "loss" not in tags)
+
+
+# ------------------------------------------------------------------------- manual optimisation, micro-batches, other trainings
+
+
+class Manual(Model):
+    """Manual optimisation in so many micro-batches; ``plain``: without Lightning's backward, ``bare``: without its optimiser."""
+
+    def __init__(self, micro=1, plain=False, bare=False):
+        super().__init__()
+        self.automatic_optimization = False
+        self.net[1], self.net[3] = nn.Identity(), nn.Identity()  # nothing that depends on the micro-batch
+        self.micro, self.plain, self.bare = micro, plain, bare
+
+    def training_step(self, batch, i):
+        optimizer = self.optimizers(use_pl_optimizer=not self.bare)
+        optimizer.zero_grad()
+        for part in zip(*(half.chunk(self.micro) for half in batch), strict=True):
+            loss = self.loss(part) / self.micro
+            loss.backward() if self.plain else self.manual_backward(loss)
+        optimizer.step()
+
+
+def looked(folder):
+    return [tags for _, tags in sorted(rows(folder).items()) if "rms/output/net.0" in tags]
+
+
+@pytest.mark.parametrize("precision", [{}, {"precision": "bf16-mixed"}], ids=["32", "bf16"])
+@pytest.mark.parametrize("kind", [{}, {"plain": True}], ids=["manual_backward", "backward"])
+def test_manual_optimisation_logs_what_the_automatic_one_does(tmp_path, capsys, kind, precision):
+    automatic = Model()
+    automatic.net = Manual().net
+    fit(tmp_path / "automatic", [LensCallback(LAYERS, every=1, true_loss=Model.loss)], automatic, **precision)
+    fit(tmp_path / "manual", [LensCallback(LAYERS, every=1, true_loss=Model.loss)], Manual(**kind), **precision)
+    assert looked(tmp_path / "manual") == [{k: v for k, v in tags.items() if k != "loss"} for tags in looked(tmp_path / "automatic")]
+    assert looked(tmp_path / "manual")[0]["cosine/activation/net.0"] == pytest.approx(1, abs=1e-6)
+    assert not lines(capsys)
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_scaled_loss_is_told_in_its_own_units_only_where_it_was_scaled(tmp_path, plain):
+    norms = []
+    for name, more in (("32", {}), ("16", scaled())):
+        fit(tmp_path / name, [LensCallback(LAYERS, every=20)], Manual(plain=plain, bare=plain), **more)
+        norms.append(looked(tmp_path / name)[0]["norm/activation/net.0"])
+    assert norms[1] == pytest.approx(norms[0], rel=2e-2)
+
+
+@pytest.mark.parametrize("kind", [{}, {"plain": True}], ids=["manual_backward", "backward"])
+def test_micro_batches_together_are_the_batch(tmp_path, capsys, kind):
+    fit(tmp_path, [LensCallback(LAYERS, every=4, true_loss=Model.loss)], Manual(micro=4, **kind))
+    for tags in looked(tmp_path):
+        for layer in LAYERS:
+            assert tags[f"cosine/activation/{layer}"] == pytest.approx(1, abs=1e-6)
+            assert tags[f"norm_ratio/activation/{layer}"] == pytest.approx(1, rel=1e-5)
+            assert {f"norm/activation/{layer}{call}" for call in ("", "#1", "#2", "#3")} <= set(tags)
+    assert not lines(capsys)
+
+
+def test_a_true_loss_in_micro_batches_is_compared_call_by_call_and_one_that_does_not_fit_is_named(tmp_path, capsys):
+    halves = lambda model, batch: sum(model.loss(part) / 2 for part in zip(*(half.chunk(2) for half in batch), strict=True))  # noqa: E731
+    fit(tmp_path / "same", [LensCallback(LAYERS, every=20, true_loss=halves)], Manual(micro=2))
+    (tags,) = looked(tmp_path / "same")
+    assert {tags[f"norm_ratio/activation/{layer}{call}"] for layer in LAYERS for call in ("", "#1")} == {1.0}
+    fewer = lambda model, batch: model.loss((batch[0][:3], batch[1][:3]))  # noqa: E731
+    fit(tmp_path / "other", [LensCallback(["net.0"], every=1, true_loss=fewer)], Manual(micro=2))
+    assert lines(capsys) == [
+        "gradlens: LensCallback: net.0 is not compared: true_loss gives an output of another shape, [3, 3, 4, 4]",
+    ]
+    assert "norm/activation/net.0" in looked(tmp_path / "other")[-1]
+
+
+def test_weights_that_changed_before_the_callback_could_look_are_told(tmp_path, capsys):
+    fit(tmp_path, [LensCallback(LAYERS, every=1, true_loss=Model.loss)], Manual(plain=True, bare=True))
+    (line,) = lines(capsys)
+    assert "the weights were changed before the gradients could be compared with true_loss" in line
+    assert all("norm/activation/net.0" in tags and "cosine/activation/net.0" not in tags for tags in looked(tmp_path))
+
+
+class Adversarial(pl.LightningModule):
+    """Two optimisers and two backwards a batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+        torch.manual_seed(1)
+        self.g, self.d = nn.Linear(3, 4), nn.Linear(4, 1)
+
+    def training_step(self, batch, i):
+        a, b = self.optimizers()
+        x = batch[0].flatten(1)[:, :3]
+        b.zero_grad()
+        self.manual_backward(self.d(self.g(x).detach()).sum())
+        b.step()
+        a.zero_grad()
+        self.manual_backward(-2 * self.d(self.g(x)).sum())
+        a.step()
+
+    def configure_optimizers(self):
+        return [torch.optim.SGD(part.parameters(), lr=0.0) for part in (self.g, self.d)]
+
+
+def test_every_backward_of_a_batch_is_read_also_with_a_true_loss(tmp_path, capsys):
+    true = lambda model, batch: 3 * model.d(model.g(batch[0].flatten(1)[:, :3])).sum()  # noqa: E731
+    for name, callback in (("plain", LensCallback(every=50)), ("true", LensCallback(every=50, true_loss=true))):
+        fit(tmp_path / name, [callback], Adversarial())
+        tags = rows(tmp_path / name)[0]
+        assert tags["norm/activation/d"] == pytest.approx(8**0.5)
+        assert tags["norm/activation/d#1"] == pytest.approx(2 * 8**0.5)
+        assert tags["norm/activation/g#1"] == pytest.approx(2 * 8**0.5 * Adversarial().d.weight.norm().item(), rel=1e-6)
+    assert tags["norm_ratio/activation/d"] == pytest.approx(1 / 3)
+    assert not lines(capsys)
+
+
+class Checkpointed(Model):
+    """The network, or its middle, computed again in the backward pass."""
+
+    def __init__(self, mode, whole=False):
+        super().__init__()
+        self.mode, self.whole = mode, whole
+
+    def loss(self, batch):
+        x, y = batch
+        if self.mode is None:
+            return nn.functional.cross_entropy(self.net(x), y)
+        run = functools.partial(torch.utils.checkpoint.checkpoint, use_reentrant=self.mode)
+        if self.whole:
+            return nn.functional.cross_entropy(run(self.net, x.requires_grad_()), y)
+        return nn.functional.cross_entropy(self.net[4:](run(self.net[1:4], self.net[0](x))), y)
+
+
+@pytest.mark.parametrize("mode", [False, True], ids=["non-reentrant", "reentrant"])
+@pytest.mark.parametrize("whole", [False, True], ids=["middle", "whole"])
+def test_checkpointed_layers_are_logged_as_without(tmp_path, capsys, mode, whole):
+    for name, model in (("plain", Checkpointed(None)), ("checkpointed", Checkpointed(mode, whole))):
+        fit(tmp_path / name, [LensCallback(every=20)], model)
+    plain, got = ({k: v for k, v in rows(tmp_path / name)[0].items() if k != "loss"} for name in ("plain", "checkpointed"))
+    assert got == pytest.approx(plain, rel=1e-6)
+    assert {f"norm/activation/net.{i}" for i in range(6)} <= set(got)
+    assert not lines(capsys)
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["middle", "whole"])
+def test_a_true_loss_through_reentrant_checkpointing_is_told_and_the_rest_goes_on(tmp_path, capsys, whole):
+    fit(tmp_path, [LensCallback(every=1, true_loss=Checkpointed.loss)], Checkpointed(True, whole))
+    (line,) = lines(capsys)
+    assert "not compared with true_loss: the loss went through reentrant gradient checkpointing" in line
+    assert len(looked(tmp_path)) == 12
+    assert all("norm/activation/net.2" in tags for tags in looked(tmp_path))
+
+
+def test_layers_that_were_never_called_are_told_once(tmp_path, capsys):
+    model = Model()
+    model.spare, model.loss_of = nn.Linear(2, 2), nn.ModuleDict({"spare": nn.ReLU()})
+    fit(tmp_path, [LensCallback(every=1)], model)
+    (line,) = lines(capsys)
+    assert line.startswith("gradlens: LensCallback: never called: spare, loss_of.spare (")
+
+
+def test_two_callbacks_do_not_meet(tmp_path, capsys):
+    model, _ = fit(tmp_path / "two", [LensCallback(["net.0"], every=1), LensCallback(["net.0", "net.2"], every=2, true_loss=Model.loss)])
+    plain, _ = fit(tmp_path / "plain")
+    assert same_weights(model, plain)
+    assert not nn.modules.module._global_forward_hooks
+    assert not lines(capsys)
+
+
+def test_a_compiled_model_is_trained_as_it_is_and_told(tmp_path, capsys):
+    torch._dynamo.reset()
+    model = Model()
+    model.net.eval()
+    fast = torch.compile(model.net, backend="eager")
+    fast(torch.randn(8, 1, 6, 6)), model.net.train()
+    model.net.requires_grad_()
+    model.loss = lambda batch: nn.functional.cross_entropy(fast(batch[0]), batch[1])
+    fit(tmp_path, [LensCallback(LAYERS, every=3)], model)
+    plain, _ = fit(tmp_path / "plain")
+    assert same_weights(model, plain)
+    assert len(lines(capsys)) <= 1  # the first batch looked at runs before it is compiled
+    torch._dynamo.reset()
 
 
 def test_a_crash_of_the_training_takes_the_hooks_away(tmp_path):

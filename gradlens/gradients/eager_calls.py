@@ -1,0 +1,88 @@
+"""While layers are read, modules are called one by one where torch would run several at once and skip their hooks."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+
+import torch
+from torch import nn
+
+_FUSED = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
+
+
+class _Shared:
+    """A setting of the whole process that holds from the first user's coming to the last one's going, in whatever order they go.
+
+    Args:
+        setting: makes the context in which it holds.
+
+    """
+
+    def __init__(self, setting: Callable[[], AbstractContextManager[None]]) -> None:
+        self._setting, self._users, self._lock = setting, 0, threading.Lock()
+        self._held = ExitStack()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Use it."""
+        with self._lock:
+            if self._users == 0:
+                self._held.enter_context(self._setting())
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if self._users == 0:
+                    self._held.close()
+
+
+@contextmanager
+def _without_fast_path() -> Iterator[None]:
+    """Transformer layers call their parts also in eval mode without gradients, as they do where a part has hooks."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+@contextmanager
+def _without_new_compilation() -> Iterator[None]:
+    """What is not compiled yet runs as it is; torch's warning that compiled modules meet hooks is not meant for the user here."""
+    quiet = "Using `torch.compile"
+    warnings.filterwarnings("ignore", message=quiet, category=UserWarning)
+    entry = warnings.filters[0]
+    try:
+        if torch._dynamo.eval_frame._stance.stance == "default":
+            with torch.compiler.set_stance("eager_on_recompile"):
+                yield
+        else:
+            yield
+    finally:
+        with suppress(ValueError):  # a catch_warnings has put other filters there
+            warnings.filters.remove(entry)  # type: ignore[attr-defined]
+
+
+_FAST_PATH, _COMPILER = _Shared(_without_fast_path), _Shared(_without_new_compilation)
+
+
+@contextmanager
+def eager_calls(model: nn.Module) -> Iterator[None]:
+    """Inside, what is not compiled yet calls its modules.
+
+    What was compiled before runs as it was compiled. A model that is compiled by ``torch.compile`` inside, before anything else in the
+    process was, is compiled without the hooks.
+    """
+    with ExitStack() as stack:
+        if any(isinstance(m, _FUSED) for m in model.modules()):
+            stack.enter_context(_FAST_PATH.held())
+        if "torch._dynamo" in sys.modules:
+            stack.enter_context(_COMPILER.held())
+        yield

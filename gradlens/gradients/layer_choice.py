@@ -1,0 +1,63 @@
+"""Which modules of a model are meant: by dotted path, or the layers that a person would name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+from gradlens.runtime.errors import InputError, unknown
+
+_HOLDS_WEIGHTS = ("parametrizations", "_packed_params", "_all_weight_values")  # children that torch computes or keeps a layer's weights in
+_NEVER_CALLED = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+
+
+def choose_layers(model: nn.Module, layers: Sequence[str] | None = None) -> dict[str, nn.Module]:
+    """Path -> module, in the order of ``layers`` or of the model.
+
+    Args:
+        model: any module.
+        layers: dotted paths as ``model.get_submodule`` takes them, so a shared module's second name too; default: :func:`default_layers`.
+
+    Raises:
+        InputError: a path that is no module of the model (the known ones are listed).
+
+    """
+    if layers is None:
+        return default_layers(model)
+    if isinstance(layers, str):
+        raise InputError(f"layers: must be a list of paths, got the text {layers!r}; set [{layers!r}]")
+    known = dict(model.named_modules(remove_duplicate=False))
+    for name in layers:
+        if name not in known:
+            raise unknown("layer", name, [n for n in known if n])
+    return {name: known[name] for name in layers}
+
+
+def default_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Every module that has no layers in it or weights of its own; a model without children is its own one layer, ``""``.
+
+    Attention, whose projections are never called, counts as one layer; so does a layer whose weight is parametrised (weight and spectral
+    normalisation) or quantised. Lists of modules and parameters, which are never called, are left out.
+    """
+    inside = {id(part) for module in model.modules() for part in _weight_holders(module)}
+    found = {name: module for name, module in model.named_modules() if name and id(module) not in inside and _is_layer(module)}
+    return found or {"": model}
+
+
+def _is_layer(module: nn.Module) -> bool:
+    if isinstance(module, _NEVER_CALLED):
+        return False
+    holders = {id(part) for part in _weight_holders(module)}
+    childless = all(id(child) in holders for child in module.children())
+    return childless or any(p is not None for p in module._parameters.values()) or parametrize.is_parametrized(module)
+
+
+def _weight_holders(module: nn.Module) -> list[nn.Module]:
+    """The modules in a layer that only hold or make its weights, at any depth."""
+    if isinstance(module, nn.MultiheadAttention):
+        tops = list(module.children())
+    else:
+        tops = [child for name, child in module.named_children() if name in _HOLDS_WEIGHTS]
+    return [part for top in tops for part in top.modules()]

@@ -1,0 +1,309 @@
+"""Reads layers while a model is used: each output as it was returned, each gradient at it, in any forward and backward pass.
+
+Hooks of all modules (not of the model's own) ask at every call whether the module is one of the layers: a copy or a saved file of the
+model made meanwhile knows nothing of them. The gradient is read by a hook on the very tensor that the layer returned. Only where that
+is not the layer's own result (an input handed on, a parameter) another tensor on the same memory goes on in its place, so that what
+else becomes of it is not counted in.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import Node
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils.hooks import RemovableHandle
+
+from gradlens.gradients.alignment import dense
+from gradlens.gradients.eager_calls import eager_calls
+from gradlens.gradients.layer_choice import choose_layers
+from gradlens.gradients.output_tensors import OutputTensors, is_inside
+from gradlens.gradients.recomputation import Calls, backward_number
+
+Took = Callable[[str, Tensor], None]  # (label, output or gradient without graph), neither of them a copy
+_WHY_NEVER = "(compiled and TorchScript models do not call their modules one by one, nor does code that only uses their weights)"
+_FIRST = 2**64 - 1  # a node of this sequence number is the next that backward runs
+_MADE = "gradlens.made"  # the true sequence number of a node that has another
+
+
+class _Call(NamedTuple):
+    """A call of a layer."""
+
+    labels: list[str]  # one a path
+    again: bool  # gradient checkpointing repeats an earlier one
+    start: int  # the number of the next node when it began
+    versions: dict[int, int]  # of its inputs then
+
+
+class _View(NamedTuple):
+    """An output that is a view: in-place operations on it bypass its own node in the graph."""
+
+    label: str
+    watch: Tensor  # the same memory without graph: its version counts in-place operations
+    version: int
+    base: weakref.ref[Tensor]
+    made: int  # sequence number of the base's node
+
+
+class LayerReader:
+    """What goes through some layers of a model between :meth:`start` and :meth:`stop`.
+
+    A label is the layer's path; the second call's is ``path#1``, the third's ``path#2`` until :meth:`forget`; a tensor in a container has
+    its place behind: ``lstm[0]``, ``encoder[hidden]``. What gradient checkpointing computes again is no second call: its gradients come
+    under the first call's label.
+
+    Args:
+        model: any module.
+        layers: dotted paths; default: :func:`gradlens.gradients.layer_choice.default_layers`.
+        on_output: called with every output tensor [N, *out] when it is returned.
+        on_gradient: called with every gradient at one, dense, each time that a backward pass reaches it.
+
+    Raises:
+        InputError: a path that is no module of the model (the known ones are listed).
+
+    """
+
+    def __init__(self, model: nn.Module, layers: Sequence[str] | None, on_output: Took, on_gradient: Took) -> None:
+        self.layers = choose_layers(model, layers)  # path -> module
+        self.called: set[str] = set()  # paths
+        self.unread: dict[str, str] = {}  # label -> why it was not read, or not wholly
+        self._model, self._on_output, self._on_gradient = model, on_output, on_gradient
+        self._paths: dict[int, list[str]] = {}
+        for path, module in self.layers.items():
+            self._paths.setdefault(id(module), []).append(path)
+        self._calls = Calls()
+        self._begun: dict[int, list[tuple[int, dict[int, int]]]] = {}  # module -> its calls that run: next node's number, inputs' versions
+        self._last: dict[int, RemovableHandle] = {}  # module with hooks of its own -> the one behind them
+        self._hooks: list[RemovableHandle] = []  # on all modules
+        self._tensor_hooks: list[RemovableHandle] = []
+        self._views: list[_View] = []
+        self._bases: list[Tensor] = []  # of the views, kept until the forward pass ends: an in-place operation is found through them
+        self._eager = ExitStack()
+        self._paused = False
+        self._backward = -1
+
+    # ------------------------------------------------------------------------------------------------- on and off
+
+    def start(self) -> None:
+        """Begin to read."""
+        self._hooks = [register_module_forward_pre_hook(self._before), register_module_forward_hook(self._after, with_kwargs=True)]
+        self._eager.enter_context(eager_calls(self._model))
+
+    def stop(self) -> None:
+        """Take every hook away, from the tensors too."""
+        self._eager.close()
+        for handle in (*self._hooks, *self._last.values(), *self._tensor_hooks):
+            handle.remove()
+        for handle in self._hooks:  # torch forgets to
+            nn.modules.module._global_forward_hooks_with_kwargs.pop(handle.id, None)
+        self._hooks, self._tensor_hooks = [], []
+        self._last.clear()
+        self._begun.clear()
+        self._settle_views()
+
+    def forget(self) -> None:
+        """Begin a new step: calls are counted from 0."""
+        self._calls.forget()
+        self._begun.clear()  # of calls that ended in an error
+        self._settle_views()
+        self._tensor_hooks = [h for h in self._tensor_hooks if h.hooks_dict_ref() is not None]  # of graphs that are still there
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Passes made inside are not read."""
+        self._paused = True
+        try:
+            yield
+        finally:
+            self._paused = False
+
+    def complaints(self) -> list[str]:
+        """What was asked for and not read so far, a sentence each: first the layers that were never called, then one label a sentence."""
+        never = [path for path in self.layers if path not in self.called]
+        missing = ", ".join(map(_named, never))
+        said = [f"never called: {missing} {_WHY_NEVER}"] if never else []
+        for why in dict.fromkeys(self.unread.values()):
+            said.append(f"{', '.join(_named(label) for label, w in self.unread.items() if w == why)} could not be read: {why}")
+        return said
+
+    # ---------------------------------------------------------------------------------------------- forward passes
+
+    def _before(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if id(module) not in self._paths or self._paused or torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+            return
+        if not self._calls.counts(module):
+            return
+        if module._forward_hooks:
+            self._remove_last(module)
+            self._last[id(module)] = module.register_forward_hook(self._behind, with_kwargs=True)
+        versions = {}
+        for x in inputs:
+            if isinstance(x, Tensor) and x.requires_grad:
+                versions[id(x)] = x._version
+                if x._is_view():
+                    x.grad_fn  # noqa: B018 - where it was changed in place, its new node is made when it is first asked for: now
+        self._begun.setdefault(id(module), []).append((torch._C._autograd._get_sequence_nr(), versions))
+
+    def _after(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+        if self._begun.get(id(module)):
+            return None if id(module) in self._last else self._read_call(module, (args, kwargs), output)
+        if self._bases and id(module) not in self._paths:
+            self._follow_in_place(ended=module is self._model)
+        return None
+
+    def _behind(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+        """After the module's own hooks, which may have replaced its output."""
+        self._remove_last(module)
+        return self._read_call(module, (args, kwargs), output) if self._begun.get(id(module)) else None
+
+    def _remove_last(self, module: nn.Module) -> None:
+        if handle := self._last.pop(id(module), None):
+            handle.remove()
+
+    def _read_call(self, module: nn.Module, given: tuple[Any, Any], output: Any) -> Any:
+        """The output that goes on; None for the same one."""
+        paths, (start, versions) = self._paths[id(module)], self._begun[id(module)].pop()
+        try:
+            counted = self._calls.number(module, start)
+            if counted is None:
+                return None
+            number, again = counted
+            if not number:
+                self.called.update(paths)
+            call = _Call([f"{path}#{number}" for path in paths] if number else paths, again, start, versions)
+            goes_on = self._read(call, "", output) if isinstance(output, Tensor) else self._read_parts(call, (vars(module), given), output)
+        except Exception as error:  # noqa: BLE001 - a user's forward pass does not die of being looked at
+            self._failed(paths[0], error)
+            return None
+        return None if goes_on is output else goes_on
+
+    def _read_parts(self, call: _Call, others: Any, output: Any) -> Any:
+        """What goes on for an output that is no tensor; a container that is also among ``others`` stays the object that it is."""
+        look = OutputTensors(partial(self._read, call), partial(is_inside, others))
+        goes_on = look.replaced(output)
+        if not look.found:
+            kind = look.opaque[0] if look.opaque else type(output).__name__
+            self.unread[call.labels[0]] = f"it gave a {kind}, in which no tensor was found"
+        for place, why in look.unreplaced.items():
+            self.unread[call.labels[0] + place] = why
+        return goes_on
+
+    def _read(self, call: _Call, place: str, t: Tensor) -> Tensor:
+        """Read one tensor of an output; the tensor that goes on for it."""
+        if torch._C._functorch.is_functorch_wrapped_tensor(t):
+            self.unread[call.labels[0] + place] = "it ran inside a transformation of torch.func"
+            return t
+        bare = t.detach()
+        if not call.again:
+            for label in call.labels:
+                self._on_output(label + place, bare)
+        if not (t.requires_grad and torch.is_grad_enabled()):
+            return t
+        goes_on = t if _is_own(t, call.start, call.versions) else _alias(t)
+        for label in call.labels:
+            self._tensor_hooks.append(goes_on.register_hook(partial(self._take, label + place)))  # type: ignore[no-untyped-call]
+        base = goes_on._base
+        if base is not None and base.grad_fn is not None:
+            self._bases.append(base)
+            number, made = t._version, base.grad_fn._sequence_nr()
+            self._views += [_View(label + place, bare, number, weakref.ref(base), made) for label in call.labels]
+        return goes_on
+
+    # --------------------------------------------------------------------------------------------- backward passes
+
+    def _take(self, label: str, grad: Tensor) -> None:
+        if self._paused or not self._hooks:
+            return
+        if self._backward != (now := backward_number()):
+            self._backward = now
+            self._follow_in_place(ended=True)
+        try:
+            self._on_gradient(label, dense(grad.detach() if grad.requires_grad else grad))
+        except Exception as error:  # noqa: BLE001 - nor does their backward pass
+            self._failed(label, error)
+
+    def _failed(self, label: str, error: Exception) -> None:
+        self.unread[label] = " ".join(f"{type(error).__name__}: {error}".split())
+
+    # --------------------------------------------------------------------------------------- in-place operations on views
+
+    def _follow_in_place(self, ended: bool) -> None:
+        """Read the gradient at a view from behind the in-place operation that it has met since.
+
+        Args:
+            ended: the forward pass has.
+
+        """
+        for view in [v for v in self._views if v.watch._version != v.version]:
+            base = view.base()
+            node = None if base is None else _changed_by(base, view.made)
+            if base is None or node is None:
+                continue
+            like = (base.shape, base.stride(), base.storage_offset())
+            self._tensor_hooks.append(node.register_hook(partial(self._take_view, view, like)))
+            self._views.remove(view)
+        if ended:
+            self._bases.clear()
+
+    def _take_view(self, view: _View, like: tuple[Any, Any, Any], below: tuple[Tensor | None, ...], _: Any) -> None:
+        size, stride, offset = like  # the base's
+        if below[0] is not None:
+            laid_out = below[0].new_empty_strided(size, stride).copy_(below[0])
+            self._take(view.label, laid_out.as_strided(view.watch.shape, view.watch.stride(), view.watch.storage_offset() - offset))
+
+    def _settle_views(self) -> None:
+        """Name the views whose gradient got lost."""
+        for view in self._views:
+            if view.watch._version != view.version:
+                self.unread[view.label] = "its output is a view that was changed in place behind it, where the gradient could not be read"
+        self._views.clear()
+        self._bases.clear()
+
+
+def _is_own(t: Tensor, start: int, versions: dict[int, int]) -> bool:
+    """Whether a tensor is the result of the call in which nodes were numbered from ``start`` on, and none that was there before."""
+    node: Any = t.grad_fn
+    if node is None or versions.get(id(t)) == t._version:
+        return False
+    number: int = node._sequence_nr()
+    return (node.metadata.get(_MADE, number) if number == _FIRST else number) >= start
+
+
+def _alias(t: Tensor) -> Tensor:
+    """Another tensor object on the same memory, with its class and attributes, whose gradient is its own."""
+    if type(t).__torch_dispatch__ is Tensor.__torch_dispatch__:
+        with torch._C.DisableTorchFunctionSubclass():
+            twin = Tensor.as_subclass(t, type(t))
+    else:
+        twin = t.view_as(t)
+    if t.__dict__:
+        twin.__dict__.update(t.__dict__)
+    node: Any = twin.grad_fn
+    if hasattr(node, "_set_sequence_nr"):  # first in backward's queue: gradients at ``t`` are summed in the order that they had without it
+        node.metadata[_MADE] = node._sequence_nr()
+        node._set_sequence_nr(_FIRST)
+    return twin
+
+
+def _changed_by(base: Tensor, made: int) -> Node | None:
+    """The node of the first in-place operation on a tensor whose node had the number ``made``."""
+    node = base.grad_fn
+    for _ in range(1000):  # in-place operations on one tensor
+        if node is None or not node.next_functions:
+            return None
+        below = node.next_functions[0][0]
+        if below is not None and below._sequence_nr() == made:
+            return node
+        node = below
+    return None
+
+
+def _named(label: str) -> str:
+    """A label in a sentence; the model's own path is empty."""
+    return label if label and label[0] not in "[#" else f"the model itself{label}"

@@ -1,0 +1,155 @@
+"""compare(): sparse, complex, tied and checkpointed parameters."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from gradlens import InputError, compare
+from gradlens.gradients.alignment import measure
+
+
+def found(rows):
+    return {(r.layer, r.quantity): r.value for r in rows}
+
+
+def agrees(rows):
+    return all(
+        math.isclose(value, 1, abs_tol=1e-6)
+        for (_, quantity), value in found(rows).items()
+        if quantity in ("cosine", "norm_ratio", "sign_agreement")
+    )
+
+
+class Looked(nn.Module):
+    """A table, looked up, as bags, or multiplied."""
+
+    def __init__(self, use):
+        super().__init__()
+        torch.manual_seed(0)
+        self.use, self.table, self.out = use, nn.Parameter(torch.randn(10, 4)), nn.Linear(4, 2)
+
+    def forward(self, i):
+        return self.out(self.use(self.table, i))
+
+
+SPARSE = {
+    "embedding": lambda w, i: F.embedding(i, w, sparse=True),
+    "bag": lambda w, i: F.embedding_bag(i[None], w, mode="mean", sparse=True),
+    "sparse and dense": lambda w, i: F.embedding(i, w, sparse=True) + w[:3],
+    "sparse matrix": lambda w, i: torch.sparse.mm(torch.eye(10)[i].to_sparse(), w),
+}
+
+
+@pytest.mark.parametrize("name", SPARSE)
+def test_sparse_gradients_are_those_of_the_dense_table(name):
+    net, i = Looked(SPARSE[name]), torch.tensor([1, 2, 1])
+    loss = net(i).square().sum()
+    loss.backward(retain_graph=True)
+    rows = compare(net, loss)
+    assert agrees(rows)
+    dense = Looked(lambda w, i: net.use(w, i).to_dense())
+    dense.use = {"embedding": lambda w, i: w[i], "bag": lambda w, i: w[i].mean(0)[None], "sparse and dense": lambda w, i: w[i] + w[:3]}.get(
+        name, lambda w, i: torch.eye(10)[i] @ w
+    )
+    loss = dense(i).square().sum()
+    loss.backward(retain_graph=True)
+    for key, value in found(compare(dense, loss)).items():
+        assert found(rows)[key] == pytest.approx(value, rel=1e-5, abs=1e-5), key  # an angle of 0 is one of 1e-6
+    mine = {"table": net.table.grad, "out.weight": torch.ones(2, 4).to_sparse()}
+    assert {r.value for r in compare(net, net(i).square().sum(), mine) if (r.kind, r.quantity, r.layer) == ("weight", "zeros", "out")} == {
+        0
+    }
+
+
+def test_an_embedding_that_was_not_used_has_an_exactly_zero_gradient():
+    net = nn.ModuleDict({"a": nn.Embedding(5, 2, sparse=True), "b": nn.Linear(2, 2)})
+    rows = found(compare(net, net["b"](torch.ones(1, 2)).sum()))
+    assert rows["a", "true_zeros"] == 1
+    assert math.isnan(rows["a", "cosine"])
+
+
+class Spectral(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(5, dtype=torch.cdouble, generator=torch.Generator().manual_seed(0)))
+
+    def forward(self, x):
+        return torch.fft.irfft(torch.fft.rfft(x) * self.w, n=8)
+
+
+def test_complex_parameters_are_compared_as_pairs_of_real_ones():
+    net, x = Spectral(), torch.randn(3, 8, dtype=torch.double, generator=torch.Generator().manual_seed(1))
+    loss = net(x).square().sum()
+    loss.backward(retain_graph=True)
+    assert agrees(compare(net, loss))
+    mine = torch.randn(5, dtype=torch.cdouble, generator=torch.Generator().manual_seed(2))
+    rows, pair = found(compare(net, loss, {"w": mine})), [torch.view_as_real(v) for v in (mine, net.w.grad)]
+    for quantity, value in measure(*pair, ("cosine", "norm_ratio", "norm", "true_norm", "angle")).items():
+        assert rows["", quantity] == pytest.approx(value, rel=1e-12)
+    product = (mine.conj() * net.w.grad).real
+    assert rows["", "sign_agreement"] == (product > 0).double().mean()
+
+
+@pytest.mark.parametrize("dtype", [torch.cfloat, torch.cdouble])
+def test_measures_of_complex_vectors(dtype):
+    g = torch.tensor([3 + 4j, 0, 1j, 0], dtype=dtype)
+    assert measure(g, g, ("norm", "cosine", "zeros")) == pytest.approx({"norm": 26**0.5, "cosine": 1.0, "zeros": 0.5})
+    assert measure(1j * g, g, ("cosine",)) == {"cosine": 0}  # as far as descent goes, no step at all
+    assert measure(-2 * g, g, ("cosine", "norm_ratio")) == pytest.approx({"cosine": -1, "norm_ratio": 2})
+    assert measure(g.conj(), g.conj().resolve_conj(), ("cosine",)) == pytest.approx({"cosine": 1})
+    assert measure(g.real, g, ("cosine",)) == pytest.approx({"cosine": 3 / 26**0.5})
+    assert measure(1e-200 * torch.ones(3, dtype=torch.cdouble), torch.ones(3), ("cosine",)) == pytest.approx({"cosine": 1})
+
+
+@pytest.mark.parametrize("kind", ["whole", "first", "last"])
+def test_reentrant_checkpointing_is_refused_in_one_sentence(kind):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.unused = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(1, 1)
+
+        def run(self, part, x):
+            return checkpoint(part, x.requires_grad_() if x.is_leaf else x, use_reentrant=True)
+
+        def forward(self, x):
+            if kind == "whole":
+                return self.run(lambda x: self.b(self.a(x)), x)
+            return self.b(self.run(self.a, x)) if kind == "first" else self.run(self.b, self.a(x))
+
+    net = Net()
+    with pytest.raises(InputError, match="went through reentrant gradient checkpointing.*use_reentrant=False"):
+        compare(net, net(torch.randn(2, 4)).sum())
+
+
+def test_checkpointing_that_is_not_reentrant_is_compared():
+    net, x = nn.Linear(4, 4), torch.randn(2, 4)
+    loss = checkpoint(net, x, use_reentrant=False).square().sum()
+    loss.backward(retain_graph=True)
+    assert agrees(compare(net, loss))
+
+
+def test_a_tied_parameter_answers_to_each_of_its_names():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.enc, self.dec = nn.Linear(4, 4), nn.Linear(4, 4)
+            self.dec.weight = self.enc.weight
+
+        def forward(self, x):
+            return self.dec(self.enc(x))
+
+    net = Net()
+    loss = net(torch.randn(2, 4)).square().sum()
+    (g,) = torch.autograd.grad(loss, net.enc.weight, retain_graph=True)
+    for mine in ({"enc.weight": g}, {"dec.weight": g}, {"enc.weight": g, "dec.weight": g}):
+        rows = [r for r in compare(net, loss, mine) if r.kind == "weight"]
+        assert {r.layer for r in rows} == {"enc"}
+        assert agrees(rows)
+    with pytest.raises(InputError, match=r"enc\.weight and dec\.weight are one parameter: give one gradient for both"):
+        compare(net, loss, {"enc.weight": g, "dec.weight": 2 * g})
+    with pytest.raises(InputError, match="not trainable parameters of the model: nope"):
+        compare(net, loss, {"nope": g})
