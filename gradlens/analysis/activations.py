@@ -84,7 +84,7 @@ def _frozen(run: Run, data: Data, place: RunContext, step: int, file: Path | Non
         pair.load(load_checkpoint(file), str(file))
     model, method = pair
     model.eval(), method.eval()
-    names = [name for name, _ in model.named_children()][: method.num_probe_points]
+    names = pair.block_names()[: method.num_probe_points]
 
     def read(x: Tensor) -> Iterator[Tensor]:
         return method.features(list(model), x)

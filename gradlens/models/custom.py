@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradlens.models.block_boundaries import output_shapes
+from gradlens.models.block_boundaries import keep_compiled_graphs, output_shapes
 from gradlens.models.fx_split import cut_module
 from gradlens.models.spec import ModelSpec, numbered
 from gradlens.runtime.errors import InputError
@@ -67,6 +67,40 @@ def _must_be_alike(built: Any, again: Any, where: str) -> None:
                 raise InputError(f"{where} gives another {name} each time: draw weights with torch, which --seed seeds")
 
 
+def _refuse_other_dtypes(model: nn.Module, where: str) -> None:
+    """Refuse parameters that are not float32, as the images and the rules' own modules are."""
+    for name, p in model.named_parameters():
+        if p.dtype != torch.float32 and (p.is_floating_point() or p.is_complex()):
+            kind = str(p.dtype).removeprefix("torch.")
+            more = "; --precision bf16 computes in bfloat16" if p.dtype in (torch.bfloat16, torch.float16) else ""
+            raise InputError(f"{where} gives a network of {kind} numbers ({name}): networks are trained in float32{more}")
+
+
+def _copied(model: nn.Sequential, where: str) -> nn.Sequential:
+    """A deep copy of a network, as measurements make them.
+
+    Raises:
+        InputError: it cannot be copied; the innermost module at which it fails is named.
+
+    """
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        for path, m in reversed(list(model.named_modules())):  # from the inside
+            try:
+                copy.deepcopy(m)
+            except Exception as why:  # noqa: BLE001 - whatever a user's attribute raises
+                reason = str(why).splitlines()[0] if str(why) else type(why).__name__
+                at = path or "the network"
+                break
+        else:
+            raise AssertionError from error
+        old = any(getattr(hook, "__module__", "") == "torch.nn.utils.weight_norm" for hook in m._forward_pre_hooks.values())
+        hint = "; torch.nn.utils.parametrizations.weight_norm can be copied" if old else ""
+        what = f"{where}: {at} ({type(m).__name__}) cannot be copied with copy.deepcopy, as checks and measurements do"
+        raise InputError(f"{what}: {reason.rstrip('.')}{hint}") from error
+
+
 def network_of(kept: Mapping[str, Any], spec: ModelSpec) -> nn.Sequential:
     """The network of a user's ``build(spec)``, checked on a blank image."""
     path, name = Path(kept["file"]), kept["name"]
@@ -83,9 +117,13 @@ def network_of(kept: Mapping[str, Any], spec: ModelSpec) -> nn.Sequential:
         model = blocks_of(built, spec.shape, where)
         if not any(p.requires_grad for p in model.parameters()):
             raise InputError(f"{where} gives a network without parameters to train")
+        _refuse_other_dtypes(model, where)
+        if any(type(m).__name__ == "OptimizedModule" or m._compiled_call_impl is not None for m in model.modules()):
+            keep_compiled_graphs()
         answer = output_shapes(model, spec.shape)[-1]
+    copied = _copied(model, where)
     with blamed(f"{where}: its network does not take images in channels-last layout, in which it is trained"), torch.no_grad():
-        twin: Any = copy.deepcopy(model).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        twin: Any = copied.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         twin(torch.zeros(2, *spec.shape).to(next(model.parameters())).contiguous(memory_format=torch.channels_last))
     if tuple(answer) != (spec.classes,):
         got = "x".join(map(str, answer)) or "one number"

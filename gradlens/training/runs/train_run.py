@@ -21,6 +21,7 @@ from gradlens.training.build import ModelAndMethod, build_model_and_method
 from gradlens.training.checkpoint import load_checkpoint
 from gradlens.training.config import Config
 from gradlens.training.context import CPU, RunContext, load_data
+from gradlens.training.dry_step import check_own_network
 from gradlens.training.loop import Training
 from gradlens.training.online_probe.probe import OnlineProbe
 from gradlens.training.parallel.choose import stage_of
@@ -37,7 +38,9 @@ def check_config(config: Config, place: RunContext) -> None:
 
     """
     data = _checked_data(config, place)
-    _must_fit(config, build_model_and_method(config, data.shape, len(data.classes), CPU))
+    pair = build_model_and_method(config, data.shape, len(data.classes), CPU)
+    _must_fit(config, pair)
+    check_own_network(config, pair, data.shape, len(data.classes))
 
 
 def prepare(config: Config, place: RunContext) -> Training:
@@ -50,6 +53,7 @@ def prepare(config: Config, place: RunContext) -> Training:
     data = _checked_data(config, place)
     training = Training(config, data, place.device, world=place.world)
     _must_fit(config, training.pair)
+    check_own_network(config, training.pair, data.shape, len(data.classes))
     if config.parallel == "data":
         _must_be_divisible(training)
     training.stage = stage_of(training)
