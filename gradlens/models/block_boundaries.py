@@ -155,9 +155,7 @@ def output_shapes(model: nn.Sequential, shape: Sequence[int]) -> list[torch.Size
     """
     names = [f"block {name}" if name.isdigit() else name for name in model._modules]
     if scripted := next((path for path, m in model.named_modules() if isinstance(m, torch.jit.ScriptModule)), None):
-        raise InputError(
-            f"{scripted} is a TorchScript module, whose parameters and buffers cannot be exchanged: give the module itself"
-        )
+        raise InputError(f"{scripted} is a TorchScript module, whose parameters and buffers cannot be exchanged: give the module itself")
     owners: dict[Tensor, list[int]] = {}
     for k, block in enumerate(model):
         for p in block.parameters():

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from gradlens.models.block_boundaries import keep_compiled_graphs, output_shapes
 from gradlens.models.fx_split import cut_module
@@ -46,6 +47,8 @@ def blocks_of(built: Any, shape: Sequence[int], where: str) -> nn.Sequential:
         blocks = numbered(list(built)[:-1], built[-1])
     else:
         what = "None" if built is None else kind_of(built)
+        if type(built).__name__ == "OptimizedModule":
+            raise InputError(f"{where} gives a compiled network: compile its blocks, or give it as it is and set --compile")
         raise InputError(
             f"{where} gives {what}: wanted a list of blocks, an nn.Sequential of named blocks, or (module, cut points), the dotted"
             " paths of the submodules after which it is cut"
@@ -61,6 +64,8 @@ def _must_be_alike(built: Any, again: Any, where: str) -> None:
         [m for m in (thing if isinstance(thing, list | tuple) else [thing]) if isinstance(m, nn.Module)] for thing in (built, again)
     )
     for one, other in zip(first, second, strict=False):
+        if lazy := next((name for name, p in one.named_parameters() if is_lazy(p)), None):
+            raise InputError(f"{where} gives a network whose {lazy} has no shape yet: say how many features a layer reads, or run it once")
         mine, theirs = one.state_dict(), other.state_dict()
         for name in mine.keys() & theirs.keys():
             if isinstance(mine[name], Tensor) and not torch.equal(mine[name], theirs[name]):

@@ -18,7 +18,7 @@ from gradlens.gradients.diagnostics import sparse_rows
 from gradlens.gradients.losses import LOSSES
 from gradlens.gradients.method import Method, Step, Update
 from gradlens.gradients.rows import Measurement, rank_rows, step_rows
-from gradlens.gradients.true_gradient import all_reduce_update, true_gradients
+from gradlens.gradients.true_gradient import all_reduce_update, preserve_buffers_and_rng, true_gradients
 from gradlens.runtime.batch_shard import GradientReducer, all_reduce_sum, current_shard, global_count
 from gradlens.runtime.eval_mode import eval_mode
 from gradlens.runtime.process_group import SINGLE_PROCESS, ProcessGroup
@@ -226,7 +226,8 @@ def training_step(
     with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
         made, stored, kept = _gradients(pair, x, y, record is not None, on_update, blocks)
         if record is not None:
-            rows, descent = blocks.record_rows(record, pair, Step(list(pair.model), x, y, stored, kept), diagnose, by_rank)
+            with preserve_buffers_and_rng([pair.model]):  # a checkpointed block runs again in each backward pass, its BatchNorm too
+                rows, descent = blocks.record_rows(record, pair, Step(list(pair.model), x, y, stored, kept), diagnose, by_rank)
     stored.clear()  # measured and done with, before the optimiser makes its state
     kept.clear()
     optimizer.step()

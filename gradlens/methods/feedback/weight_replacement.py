@@ -23,6 +23,7 @@ from gradlens.gradients.alignment import float64
 from gradlens.gradients.block_pass import Grad, Pass, chain
 from gradlens.gradients.method import FeedbackPair, Method, NetworkInfo, Signal, Step, relay, top_signal
 from gradlens.methods.feedback.weight_uses import Call, unreplaced
+from gradlens.models.block_boundaries import refuse_reentrant
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator
 
@@ -223,6 +224,7 @@ class FeedbackRule(Switched, Method):
             graph = (_nodes_made() - begun, mode.hidden, *(call.path for call in mode.calls))
             if graph not in self.checked:  # walking each step's would cost a small network a fifth of its time
                 if found := unreplaced(h, x, mode.calls, paths, mode.hidden):
+                    refuse_reentrant(h, found[0])
                     self.refuse(*found)
                 self.checked.add(graph)
             return h
