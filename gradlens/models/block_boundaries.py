@@ -97,6 +97,11 @@ def _leaves(h: Tensor) -> list[Tensor]:
     return [node.variable for node in _graph(h) if isinstance(node, torch._C._functions.AccumulateGrad)]
 
 
+def is_compiled(module: nn.Module) -> bool:
+    """Whether a module, or one within it, was given to ``torch.compile`` or compiled in place."""
+    return any(type(m).__name__ == "OptimizedModule" or m._compiled_call_impl is not None for m in module.modules())
+
+
 def keep_compiled_graphs() -> None:
     """Let what is compiled from now on in this process go backward more than once, as recorded steps do."""
     import torch._functorch.config  # not there by `import torch` alone

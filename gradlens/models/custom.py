@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from gradlens.models.block_boundaries import keep_compiled_graphs, output_shapes
+from gradlens.models.block_boundaries import is_compiled, keep_compiled_graphs, output_shapes
 from gradlens.models.fx_split import cut_module
 from gradlens.models.spec import ModelSpec, numbered
 from gradlens.runtime.errors import InputError
@@ -123,7 +123,7 @@ def network_of(kept: Mapping[str, Any], spec: ModelSpec) -> nn.Sequential:
         if not any(p.requires_grad for p in model.parameters()):
             raise InputError(f"{where} gives a network without parameters to train")
         _refuse_other_dtypes(model, where)
-        if any(type(m).__name__ == "OptimizedModule" or m._compiled_call_impl is not None for m in model.modules()):
+        if is_compiled(model):
             keep_compiled_graphs()
         answer = output_shapes(model, spec.shape)[-1]
     copied = _copied(model, where)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -23,7 +23,7 @@ from gradlens.gradients.alignment import float64
 from gradlens.gradients.block_pass import Grad, Pass, chain
 from gradlens.gradients.method import FeedbackPair, Method, NetworkInfo, Signal, Step, relay, top_signal
 from gradlens.methods.feedback.weight_uses import Call, unreplaced
-from gradlens.models.block_boundaries import refuse_reentrant
+from gradlens.models.block_boundaries import is_compiled, refuse_reentrant
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator
 
@@ -164,6 +164,7 @@ class FeedbackRule(Switched, Method):
     def __init__(self, net: NetworkInfo, options: Any) -> None:
         super().__init__(net, options)
         self.used: set[str] = set()  # layers whose input took a gradient in the last forward pass: the others' matrix is never used
+        self.compiled = any(map(is_compiled, net.blocks))
         self.checked: set[tuple[Any, ...]] = set()  # graphs of blocks in which all weights were found replaced, by size and layers
         self.paths: list[list[str]] = []  # each block's layers, by dotted path in the model; a shared weight has one path
         self.kept = nn.Module()
@@ -219,7 +220,7 @@ class FeedbackRule(Switched, Method):
 
         def run(block: nn.Module, x: Tensor) -> Tensor:
             begun = _nodes_made()
-            with _Marking(self, paths, frozen) as mode:
+            with self.uncompiled(), _Marking(self, paths, frozen) as mode:
                 h: Tensor = block(x)
             graph = (_nodes_made() - begun, mode.hidden, *(call.path for call in mode.calls))
             if graph not in self.checked:  # walking each step's would cost a small network a fifth of its time
@@ -230,6 +231,10 @@ class FeedbackRule(Switched, Method):
             return h
 
         return chain(blocks, x, y, run)
+
+    def uncompiled(self) -> AbstractContextManager[object]:
+        """Inside, blocks that a user has compiled run as they are written: what compiled code saves cannot be replaced."""
+        return torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
 
     def refuse(self, path: str, product: str) -> None:
         """Refuse a layer whose weight carries the gradient itself, where the rule has no matrix in its place."""
