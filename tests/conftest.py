@@ -69,6 +69,23 @@ def few_pixels(monkeypatch):
     monkeypatch.setattr(style, "DPI", 30)
 
 
+@pytest.fixture
+def own_code_forgotten(monkeypatch, tmp_path):
+    """What a test names of files of its own is forgotten after it; files are looked for in its own folder."""
+    from gradlens.methods import METHODS
+    from gradlens.models.zoo import MODELS
+    from gradlens.runtime import user_code
+    from gradlens.training import user_references
+
+    tables = (METHODS, MODELS, *user_references.TYPED.values(), user_references.RULES, user_code._imported)
+    kept = [(table, dict(table)) for table in tables]
+    monkeypatch.chdir(tmp_path)
+    yield
+    for table, content in kept:
+        table.clear()
+        table.update(content)
+
+
 @pytest.fixture(scope="session")
 def processes():
     """Processes that start at once: a server imports the libraries, never computes, and is forked."""

@@ -97,7 +97,7 @@ def _frozen(run: Run, data: Data, context: RunContext, step: int, file: Path | N
         config = run.config.replace(init_from=None, keep_head=0, compile=False)
         model, method = build_model_and_method(config, data.shape, len(data.classes), context.device)
         model.eval(), method.eval()
-    names = [name for name, _ in model.named_children()][: method.num_probe_points]
+    names = list(model._modules)[: method.num_probe_points]
 
     def read(x: Tensor) -> Iterator[Tensor]:
         return method.features(list(model), x)

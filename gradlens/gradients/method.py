@@ -21,7 +21,7 @@ class NetworkInfo(NamedTuple):
 
     Attributes:
         blocks: the network's blocks, bottom first, the last one the top. Not to be kept: a rule's attributes are its own modules.
-        shapes: shape of each block's output without the batch dimension, [C, H, W] or [features].
+        shapes: shape of each block's output without the batch dimension: [C, H, W], [features], or of sequences [T, D] or [C, L].
         classes: number of classes C, the width of the network's output [N, C].
         head_width: width of the network's own top, the default width of auxiliary heads.
         loss: the supervised loss, (z [N, C], y [N]) -> scalar: a sum over the images there, divided by the global batch's size.
@@ -30,6 +30,7 @@ class NetworkInfo(NamedTuple):
         image: (C, H, W) of the images, before :meth:`Method.make_inputs`; empty where it is not known.
         epochs: of the run, for rules that train stage by stage and divide them.
         teacher: a trained network, images [N, C, H, W] as the network reads them -> logits [N, C]; None but for rules with ``has_teacher``.
+        features_last: of each block whether it gives sequences [T, D], features last; empty: none does.
 
     """
 
@@ -43,6 +44,20 @@ class NetworkInfo(NamedTuple):
     image: Sequence[int] = ()
     epochs: int = 1
     teacher: Callable[[Tensor], Tensor] | None = None
+    features_last: Sequence[bool] = ()
+
+    def turned(self, k: int) -> bool:
+        """Whether block k gives sequences whose features come last."""
+        return bool(self.features_last) and self.features_last[k]
+
+    def sharing(self) -> tuple[str, str] | None:
+        """Two blocks, by name, that have a parameter in common (or are one module); None where there are none."""
+        owner: dict[nn.Parameter, int] = {}
+        for k, block in enumerate(self.blocks):
+            for p in block.parameters():
+                if owner.setdefault(p, k) != k:
+                    return self.name(owner[p]), self.name(k)
+        return None
 
     def name(self, k: int) -> str:
         """What to call block k when speaking to a person."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
 from gradlens.gradients.block_pass import Pass
-from gradlens.gradients.method import Method, Signal, top_signal
+from gradlens.gradients.method import Method, NetworkInfo, Signal, top_signal
+from gradlens.runtime.errors import InputError
 
 
 class Shallow(Method):
@@ -18,6 +20,12 @@ class Shallow(Method):
     """
 
     top_only = True
+
+    def __init__(self, net: NetworkInfo, options: Any) -> None:
+        super().__init__(net, options)
+        top = set(net.blocks[-1].parameters())
+        if below := next((net.name(k) for k, block in enumerate(net.blocks[:-1]) if top & set(block.parameters())), None):
+            raise InputError(f"shallow trains the top and leaves the blocks below it as they were: {below} shares parameters with the top")
 
     def forward(self, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
         """The chain, every block but the top in eval mode."""

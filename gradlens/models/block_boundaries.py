@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import get_gradient_edge
+from torch.autograd.graph import Node, get_gradient_edge
 from torch.nn.parameter import is_lazy
 
 from gradlens.runtime.errors import InputError
@@ -80,18 +80,47 @@ def _overwriter(block: nn.Module, x: Tensor) -> str:
     return next(iter(found), "")  # a module ends after the modules within it
 
 
-def _leaves(h: Tensor) -> list[Tensor]:
-    """The leaves (parameters, block inputs) that a tensor's graph goes back to."""
+def _graph(h: Tensor) -> Iterator[Node]:
+    """The nodes of a tensor's graph."""
     todo = [get_gradient_edge(h).node] if h.requires_grad else []
-    seen, leaves = set(todo), []
+    seen = set(todo)
     while todo:
         node = todo.pop()
-        if isinstance(node, torch._C._functions.AccumulateGrad):
-            leaves.append(node.variable)
+        yield node
         new = {below for below, _ in node.next_functions if below is not None} - seen
         seen |= new
         todo += new
-    return leaves
+
+
+def _leaves(h: Tensor) -> list[Tensor]:
+    """The leaves (parameters, block inputs) that a tensor's graph goes back to."""
+    return [node.variable for node in _graph(h) if isinstance(node, torch._C._functions.AccumulateGrad)]
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether a module, or one within it, was given to ``torch.compile`` or compiled in place."""
+    return any(type(m).__name__ == "OptimizedModule" or m._compiled_call_impl is not None for m in module.modules())
+
+
+def keep_compiled_graphs() -> None:
+    """Let what is compiled from now on in this process go backward more than once, as recorded steps do."""
+    import torch._functorch.config  # not there by `import torch` alone
+
+    torch._functorch.config.donated_buffer = False
+
+
+def refuse_reentrant(h: Tensor, name: str) -> None:
+    """Refuse what a block gave where it was made under reentrant gradient checkpointing.
+
+    Raises:
+        InputError: it was.
+
+    """
+    if any(type(node).__name__ == "CheckpointFunctionBackward" for node in _graph(h)):
+        raise InputError(
+            f"{name} is checkpointed with use_reentrant=True, for which torch allows loss.backward() alone and no gradient of a block:"
+            " checkpoint(..., use_reentrant=False) gives the same gradients"
+        )
 
 
 def _refuse_overwriting(x: Tensor, block: nn.Module, name: str, lost: str) -> None:
@@ -125,11 +154,13 @@ def output_shapes(model: nn.Sequential, shape: Sequence[int]) -> list[torch.Size
         shape: [*in] of one input.
 
     Raises:
-        InputError: a block that hands on something other than one tensor of reals, overwrites its input in place, or reads
-            from another block past its input.
+        InputError: a block that hands on something other than one tensor of reals, overwrites its input in place, reads from another
+            block past its input, or is checkpointed in a way that gives no gradients of blocks; a TorchScript module.
 
     """
     names = [f"block {name}" if name.isdigit() else name for name in model._modules]
+    if scripted := next((path for path, m in model.named_modules() if isinstance(m, torch.jit.ScriptModule)), None):
+        raise InputError(f"{scripted} is a TorchScript module, whose parameters and buffers cannot be exchanged: give the module itself")
     owners: dict[Tensor, list[int]] = {}
     for k, block in enumerate(model):
         for p in block.parameters():
@@ -144,6 +175,7 @@ def output_shapes(model: nn.Sequential, shape: Sequence[int]) -> list[torch.Size
             h = block(x)
             _refuse_what_is_no_tensor(h, names[k], k == len(model) - 1)
             _refuse_overwriting(x, block, names[k], "what the block below gave" if k else "the network's input")
+            refuse_reentrant(h, names[k])
             _refuse_skip(h, k, owners, names)
             shapes.append(h.shape[1:])
     return shapes

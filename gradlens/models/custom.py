@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from gradlens.models.block_boundaries import output_shapes
+from gradlens.models.block_boundaries import is_compiled, keep_compiled_graphs, output_shapes
 from gradlens.models.fx_split import cut_module
 from gradlens.models.spec import ModelSpec, numbered
 from gradlens.runtime.errors import InputError
@@ -46,6 +47,8 @@ def blocks_of(built: Any, shape: Sequence[int], where: str) -> nn.Sequential:
         blocks = numbered(list(built)[:-1], built[-1])
     else:
         what = "None" if built is None else kind_of(built)
+        if type(built).__name__ == "OptimizedModule":
+            raise InputError(f"{where} gives a compiled network: compile its blocks, or give it as it is and set --compile")
         raise InputError(
             f"{where} gives {what}: wanted a list of blocks, an nn.Sequential of named blocks, or (module, cut points), the dotted"
             " paths of the submodules after which it is cut"
@@ -61,6 +64,8 @@ def _must_be_alike(built: Any, again: Any, where: str) -> None:
         [m for m in (thing if isinstance(thing, list | tuple) else [thing]) if isinstance(m, nn.Module)] for thing in (built, again)
     )
     for one, other in zip(first, second, strict=False):
+        if lazy := next((name for name, p in one.named_parameters() if is_lazy(p)), None):
+            raise InputError(f"{where} gives a network whose {lazy} has no shape yet: say how many features a layer reads, or run it once")
         mine, theirs = one.state_dict(), other.state_dict()
         for name in mine.keys() & theirs.keys():
             if isinstance(mine[name], Tensor) and not torch.equal(mine[name], theirs[name]):
@@ -77,6 +82,40 @@ def _must_be_real_and_dense(model: nn.Module, where: str) -> None:
     for name, module in model.named_modules():
         if getattr(module, "sparse", False) is True:
             raise InputError(f"{where}: {name} ({type(module).__name__}) gives sparse gradients; set sparse=False")
+
+
+def _refuse_other_dtypes(model: nn.Module, where: str) -> None:
+    """Refuse parameters that are not float32, as the images and the rules' own modules are."""
+    for name, p in model.named_parameters():
+        if p.dtype != torch.float32 and (p.is_floating_point() or p.is_complex()):
+            kind = str(p.dtype).removeprefix("torch.")
+            more = "; --precision bf16 computes in bfloat16" if p.dtype in (torch.bfloat16, torch.float16) else ""
+            raise InputError(f"{where} gives a network of {kind} numbers ({name}): networks are trained in float32{more}")
+
+
+def _copied(model: nn.Sequential, where: str) -> nn.Sequential:
+    """A deep copy of a network, as measurements make them.
+
+    Raises:
+        InputError: it cannot be copied; the innermost module at which it fails is named.
+
+    """
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        for path, m in reversed(list(model.named_modules())):  # from the inside
+            try:
+                copy.deepcopy(m)
+            except Exception as why:  # noqa: BLE001 - whatever a user's attribute raises
+                reason = str(why).splitlines()[0] if str(why) else type(why).__name__
+                at = path or "the network"
+                break
+        else:
+            raise AssertionError from error
+        old = any(getattr(hook, "__module__", "") == "torch.nn.utils.weight_norm" for hook in m._forward_pre_hooks.values())
+        hint = "; torch.nn.utils.parametrizations.weight_norm can be copied" if old else ""
+        what = f"{where}: {at} ({type(m).__name__}) cannot be copied with copy.deepcopy, as checks and measurements do"
+        raise InputError(f"{what}: {reason.rstrip('.')}{hint}") from error
 
 
 def network_of(kept: Mapping[str, Any], spec: ModelSpec) -> nn.Sequential:
@@ -96,9 +135,13 @@ def network_of(kept: Mapping[str, Any], spec: ModelSpec) -> nn.Sequential:
         if not any(p.requires_grad for p in model.parameters()):
             raise InputError(f"{where} gives a network without parameters to train")
         _must_be_real_and_dense(model, where)
+        _refuse_other_dtypes(model, where)
+        if is_compiled(model):
+            keep_compiled_graphs()
         answer = output_shapes(model, spec.shape)[-1]
+    copied = _copied(model, where)
     with blamed(f"{where}: its network does not take images in channels-last layout, in which it is trained"), torch.no_grad():
-        twin: Any = copy.deepcopy(model).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        twin: Any = copied.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         twin(torch.zeros(2, *spec.shape).to(next(model.parameters())).contiguous(memory_format=torch.channels_last))
     if tuple(answer) != (spec.classes,):
         got = "x".join(map(str, answer)) or "one number"

@@ -10,16 +10,18 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from gradlens.models.layouts import space_of
+
 
 def decoder(shape: Sequence[int], image: Sequence[int]) -> nn.Module:
     """Reconstructs images: activations [N, *shape] -> [N, *image], after the decoder of Wang et al. 2021 without its sigmoid.
 
     Args:
-        shape: (C, H, W): enlarged bilinearly to the image, conv3×3(12)–BN–ReLU–conv3×3; or (features,): one Linear.
+        shape: (C, H, W): enlarged bilinearly to the image, conv3×3(12)–BN–ReLU–conv3×3; or (features,) or a sequence's: one Linear.
         image: (C, H, W) of the image.
 
     """
-    if len(shape) < 3:
+    if space_of(shape) < 2:
         return nn.Sequential(nn.Flatten(), nn.Linear(prod(shape), prod(image)), nn.Unflatten(1, tuple(image)))
     enlarge = nn.Upsample((image[1], image[2]), mode="bilinear", align_corners=True)
     first, last = nn.Conv2d(shape[0], 12, 3, padding=1), nn.Conv2d(12, image[0], 3, padding=1)
@@ -85,11 +87,11 @@ def context_decoder(shape: Sequence[int], image: Sequence[int]) -> nn.Sequential
     Weights start as DCGAN's.
 
     Args:
-        shape: (C, H, W) or (features,) of the activations.
+        shape: (C, H, W), (features,) or a sequence's of the activations.
         image: (C, H, W) of the image.
 
     """
-    dense = len(shape) < 3 or shape[1] * shape[2] == 1
+    dense = space_of(shape) < 2 or shape[1] * shape[2] == 1
     limit = (DENSE_START, DENSE_START) if dense else (min(shape[1], LARGEST_CONTEXT), min(shape[2], LARGEST_CONTEXT))
     sizes = _halved_to(image, limit)
     stages: OrderedDict[str, nn.Module] = OrderedDict()

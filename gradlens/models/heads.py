@@ -9,6 +9,7 @@ from math import ceil, prod
 
 from torch import nn
 
+from gradlens.models.layouts import Turn, channels_first, space_of
 from gradlens.runtime.errors import InputError, unknown
 
 HEADS = ("linear", "mlp", "mlp-sr", "cnn")
@@ -30,18 +31,19 @@ def _convolved(channels: int, kernel: int, layers: int) -> list[nn.Module]:
     return [module for group in one for module in group]
 
 
-def head(kind: str, shape: Sequence[int], classes: int, width: int, layers: int, pooled: bool) -> nn.Module:
+def head(kind: str, shape: Sequence[int], classes: int, width: int, layers: int, pooled: bool, last: bool = False) -> nn.Module:
     """An auxiliary classifier: activations [N, *shape] -> logits [N, classes].
 
     Args:
         kind: ``linear``; ``mlp`` (flatten, `layers` × Linear(width)–ReLU, Linear); ``mlp-sr`` (average to a quarter of the
             resolution, `layers` × [1×1 conv–BN–ReLU], 2×2, three-layer MLP of width 4C); ``cnn`` (`layers` × [3×3 conv–BN–ReLU],
             2×2, BN, Linear). The latter two follow Belilovsky et al. 2020, §4 and their code, and always pool.
-        shape: (C, H, W), or (features,) for linear and mlp.
+        shape: (C, H, W); for linear and mlp also (features,) and sequences, (C, L) or (T, D).
         classes: number of classes.
         width: width of an mlp's hidden layers.
         layers: number of hidden layers (0: none, where the kind's remain).
-        pooled: average to 2×2 before a linear or mlp head (the first hidden layers then follow the paper's: with BatchNorm).
+        pooled: average to 2×2 (sequences to 4) before a linear or mlp head (its hidden layers then follow the paper's: with BatchNorm).
+        last: whether a sequence's features come last, (T, D).
 
     Raises:
         InputError: an unknown kind, or a convolutional head on activations without space.
@@ -49,10 +51,12 @@ def head(kind: str, shape: Sequence[int], classes: int, width: int, layers: int,
     """
     if kind not in HEADS:
         raise unknown("head", kind, HEADS)
-    spatial = len(shape) == 3
-    if kind in ("mlp-sr", "cnn") and not spatial:
+    if kind in ("mlp-sr", "cnn") and len(shape) != 3:
         raise InputError(f"head={kind} needs activations of shape [C, H, W]; this model's blocks give {list(shape)}")
-    channels = shape[0]
+    space, channels = space_of(shape) if pooled or not shape else 0, channels_first(shape, last)[0]
+    pool: list[nn.Module] = [] if not space else [nn.AdaptiveAvgPool2d(2)] if space == 2 else [nn.AdaptiveAvgPool1d(4)]
+    if pool and last:
+        pool.insert(0, Turn())
     if kind == "cnn":
         tail: list[nn.Module] = [nn.AdaptiveAvgPool2d(2), nn.BatchNorm2d(channels), nn.Flatten()]
         return nn.Sequential(*_convolved(channels, 3, layers), *tail, nn.Linear(4 * channels, classes))
@@ -61,7 +65,6 @@ def head(kind: str, shape: Sequence[int], classes: int, width: int, layers: int,
         quarter = nn.AdaptiveAvgPool2d((ceil(shape[1] / 4), ceil(shape[2] / 4)))
         body = [quarter, *_convolved(channels, 1, layers), nn.AdaptiveAvgPool2d(2), nn.Flatten()]
         return nn.Sequential(*body, *_dense([wide] * 4, norm=True), nn.Linear(wide, classes))
-    pool = [nn.AdaptiveAvgPool2d(2)] if pooled and spatial else []
     size = 4 * channels if pool else prod(shape)
     sizes = [size] if kind == "linear" else [size, *[width] * layers]
     return nn.Sequential(*pool, nn.Flatten(), *_dense(sizes, norm=bool(pool)), nn.Linear(sizes[-1], classes))
@@ -75,28 +78,31 @@ class Scaled(nn.BatchNorm1d):
         self.register_parameter("bias", None)
 
 
-def projection(shape: Sequence[int], layers: int, out: int, side: int = 1, convolutions: int = 0) -> nn.Sequential:
+def projection(shape: Sequence[int], layers: int, out: int, side: int = 1, convolutions: int = 0, last: bool = False) -> nn.Sequential:
     """The projection head of SimCLR (arXiv 2002.05709, §4.2; three layers: arXiv 2006.10029): activations [N, *shape] -> [N, out].
 
     Average to ``side`` × ``side``, then ``layers`` times Linear–BN–ReLU of the input's width, of which the last is Linear–BN of width
     ``out`` without shift and ReLU. One layer is the linear head. Its children layer1, layer2, … can be kept for fine-tuning.
 
     Args:
-        shape: (C, H, W) or (features,) of the activations.
+        shape: (C, H, W), (features,), or that of sequences, (C, L) or (T, D).
         layers: 1 or more.
         out: features given.
-        side: of the square that maps are averaged to.
-        convolutions: 3×3 conv–BN–ReLU layers before the average (the deeper local decoders of Xiong et al. 2020).
+        side: of the square that maps are averaged to; sequences are averaged to this length.
+        convolutions: 3×3 conv–BN–ReLU layers before the average of maps (the deeper local decoders of Xiong et al. 2020).
+        last: whether a sequence's features come last, (T, D).
 
     """
-    spatial = len(shape) == 3
-    s = min(side, shape[1], shape[2]) if spatial else 1
-    width = shape[0] * s**2
+    space, (channels, *sides) = space_of(shape), channels_first(shape, last)
+    s = min(side, *sides) if space else 1
+    width = channels * s**space
     stages: OrderedDict[str, nn.Module] = OrderedDict()
-    if spatial and convolutions:
-        stages["decode"] = nn.Sequential(*_convolved(shape[0], 3, convolutions))
-    if spatial:
-        stages["pool"] = nn.AdaptiveAvgPool2d(s)
+    if space == 2 and convolutions:
+        stages["decode"] = nn.Sequential(*_convolved(channels, 3, convolutions))
+    if last:
+        stages["turn"] = Turn()
+    if space:
+        stages["pool"] = nn.AdaptiveAvgPool2d(s) if space == 2 else nn.AdaptiveAvgPool1d(s)
     stages["flatten"] = nn.Flatten()
     for i in range(1, layers):
         stages[f"layer{i}"] = nn.Sequential(nn.Linear(width, width, bias=False), nn.BatchNorm1d(width), nn.ReLU())

@@ -155,7 +155,7 @@ def cut_before_pool(model: nn.Sequential) -> nn.Sequential:
 
     A block without a child ``pool`` to give or take is kept as it is; one that is no ``nn.Sequential`` neither gives nor takes.
     """
-    blocks = OrderedDict(model.named_children())
+    blocks = OrderedDict(zip(model._modules, model, strict=True))
     for below, above in pairwise(blocks):
         giver, taker = blocks[below], blocks[above]
         pool = dict(giver.named_children()).get("pool")

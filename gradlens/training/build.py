@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from gradlens.gradients.losses import LOSSES, Loss
 from gradlens.gradients.method import Method, NetworkInfo
-from gradlens.models.block_boundaries import output_shapes
+from gradlens.models.block_boundaries import keep_compiled_graphs, output_shapes
+from gradlens.models.layouts import features_last
 from gradlens.models.spec import ModelSpec
 from gradlens.models.zoo import build, head_width
 from gradlens.runtime.errors import InputError
@@ -31,7 +32,7 @@ class ModelAndMethod(NamedTuple):
 
     def block_names(self) -> list[str]:
         """The blocks' names, bottom first."""
-        return [name for name, _ in self.model.named_children()]
+        return list(self.model._modules)  # not named_children, which leaves out a block's second name
 
     def load(self, state: Mapping[str, Any], source: str) -> None:
         """Load the saved weights and buffers of both, as a checkpoint or snapshot holds them.
@@ -73,8 +74,10 @@ def make_network_info(model: nn.Sequential, shape: Sequence[int], classes: int, 
         InputError: a network that cannot be cut at its blocks' boundaries.
 
     """
-    names = [name for name, _ in model.named_children()]
-    return NetworkInfo(list(model), output_shapes(model, shape), classes, head_width(model), loss, seed, names, tuple(shape), epochs)
+    shapes = output_shapes(model, shape)
+    turned = [features_last(block, given) for block, given in zip(model, shapes, strict=True)]
+    net = NetworkInfo(list(model), shapes, classes, head_width(model), loss, seed, list(model._modules), tuple(shape), epochs)
+    return net._replace(features_last=turned)
 
 
 def build_model_and_method(config: Config, shape: tuple[int, int, int], classes: int, device: torch.device) -> ModelAndMethod:
@@ -170,7 +173,7 @@ def _with_kept_head(model: nn.Sequential, begun: Run, config: Config, shape: tup
         has = f"a projection head of {layers} layer{'s' * (layers > 1)}" if layers else "no projection head"
         raise InputError(f"--keep-head {config.pretrained.keep_head}: the run {begun.path} has {has}")
     load_weights(model, _begun_weights(model, begun), source)
-    blocks = OrderedDict(model.named_children())
+    blocks = OrderedDict(zip(model._modules, model, strict=True))
     blocks.popitem()
     width = output_shapes(nn.Sequential(*blocks.values(), head), shape)[-1][0]
     with seeded(config.seed, "new top"):
@@ -210,9 +213,7 @@ def _teacher(run: Run, shape: tuple[int, int, int], classes: int, config: Config
 
 def _compile(network: ModelAndMethod) -> None:
     """torch.compile each block, head and synthesiser in place."""
-    import torch._functorch.config  # not there by `import torch` alone
-
-    torch._functorch.config.donated_buffer = False  # for the whole process: recorded steps go back twice through the same passes
+    keep_compiled_graphs()
     lists = nn.ModuleList, nn.ModuleDict  # which are not run themselves
     own = [m for child in network.method.children() for m in (child.children() if isinstance(child, lists) else [child])]
     for module in (*network.model, *own):

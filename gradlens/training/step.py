@@ -17,7 +17,7 @@ from gradlens.gradients.descent import Descent
 from gradlens.gradients.diagnostics import sparse_rows
 from gradlens.gradients.method import Method, Step, Update
 from gradlens.gradients.rows import Measurement, rank_rows, step_rows
-from gradlens.gradients.true_gradient import all_reduce_update, true_gradients
+from gradlens.gradients.true_gradient import all_reduce_update, preserve_buffers_and_rng, true_gradients
 from gradlens.runtime.batch_shard import GradientReducer, all_reduce_sum, current_shard, global_count
 from gradlens.training.batches import Batches
 from gradlens.training.build import ModelAndMethod
@@ -243,7 +243,8 @@ def training_step(
     with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
         made, stored, kept = _gradients(network, x, y, record is not None, blocks)
         if record is not None:
-            rows, descent = blocks.record_rows(record, network, Step(list(network.model), x, y, stored, kept), diagnose)
+            with preserve_buffers_and_rng([network.model]):  # a checkpointed block runs again in each backward pass, its BatchNorm too
+                rows, descent = blocks.record_rows(record, network, Step(list(network.model), x, y, stored, kept), diagnose)
     stored.clear()  # measured and done with, before the optimiser makes its state
     kept.clear()
     optimizer.step()

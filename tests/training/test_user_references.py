@@ -33,25 +33,7 @@ CODE = {page.name: found.group(1) for page in PAGES if (found := re.search(MARK,
 SMALL = {"model": "mlp", "width": 8, "limit": 64, "batch_size": 16, "epochs": 1, "record_every": 2}
 
 
-@pytest.fixture(autouse=True)
-def nothing_registered(monkeypatch, tmp_path):
-    """What a test names is forgotten after it; files are looked for in its own folder."""
-    kept = [
-        (table, dict(table))
-        for table in (
-            METHODS,
-            MODELS,
-            user_references.TYPED["method"],
-            user_references.TYPED["model"],
-            user_references.RULES,
-            user_code._imported,
-        )
-    ]
-    monkeypatch.chdir(tmp_path)
-    yield
-    for table, content in kept:
-        table.clear()
-        table.update(content)
+pytestmark = pytest.mark.usefixtures("own_code_forgotten")
 
 
 def written(name: str, code: str) -> str:

@@ -8,8 +8,8 @@ So weight gradients stay exact, no product is added, and without an active rule 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -22,6 +22,8 @@ from torch.overrides import TorchFunctionMode
 from gradlens.gradients.alignment import float64
 from gradlens.gradients.block_pass import Grad, Pass, chain
 from gradlens.gradients.method import FeedbackPair, Method, NetworkInfo, Signal, Step, relay, top_signal
+from gradlens.methods.feedback.weight_uses import Call, unreplaced
+from gradlens.models.block_boundaries import is_compiled, refuse_reentrant
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator
 
@@ -63,20 +65,54 @@ def _has_none(module: nn.Module) -> bool:
 class _Marking(TorchFunctionMode):
     """Linear layers and convolutions that run inside save their weight so that the rule can replace it in the backward pass."""
 
-    def __init__(self, rule: FeedbackRule, paths: Mapping[int, str]) -> None:
+    def __init__(self, rule: FeedbackRule, paths: Mapping[int, str], frozen: Collection[int]) -> None:
         super().__init__()
-        self.rule, self.paths = rule, paths
+        self.rule, self.paths, self.frozen = rule, paths, frozen  # ids of weights -> paths of their layers; of those that take no gradient
+        self.calls: list[Call] = []  # of these layers
+        self.hidden: str | None = None  # a layer whose weight was read where no graph is recorded
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func not in (F.linear, F.conv2d):
-            return func(*args, **kwargs)
-        given = {**dict(zip(("input", "weight"), args, strict=False)), **kwargs}
-        x, w = given.pop("input"), given.pop("weight")
-        path = self.paths.get(id(w))
-        if path is None or not (x.requires_grad and torch.is_grad_enabled()):  # the image needs no gradient, and gets no feedback
-            return func(*args, **kwargs)
-        return self.rule.marked(path, w, lambda v: func(x, v, *args[2:], **given))
+        path, w = None, None
+        if func in (F.linear, F.conv2d):
+            x, w, bias = (args[i] if i < len(args) else kwargs.get(name) for i, name in enumerate(("input", "weight", "bias")))
+            path = self.paths.get(id(w))
+        if path is None or w is None or not torch.is_grad_enabled():
+            out = func(*args, **kwargs)
+            if self.frozen or not torch.is_grad_enabled():
+                self._look_at(func, args, kwargs, out)
+            return out
+        if x.requires_grad:
+            rest = {name: given for name, given in kwargs.items() if name not in ("input", "weight")}
+            out = self.rule.marked(path, w, lambda v: func(x, v, *args[2:], **rest))
+        else:  # the image needs no gradient, and gets no feedback
+            out = func(*args, **kwargs)
+        self.calls.append(Call(path, out.grad_fn, x.grad_fn, None if bias is None else bias.grad_fn))
+        return out
+
+    def _look_at(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+        """Note a weight that something else than its layer reads, where the graph will not show it."""
+        given = [t for a in (*args, *kwargs.values()) for t in (a if isinstance(a, list | tuple) else [a])]
+        path = next((self.paths[id(t)] for t in given if id(t) in self.paths), None)
+        if path is None or not isinstance(out, Tensor):
+            return
+        if not torch.is_grad_enabled():
+            self.hidden = path
+        elif any(id(t) in self.frozen for t in given):
+            self.rule.refuse(path, getattr(func, "__name__", str(func)))
+
+
+def _nodes_made() -> int:
+    """How many nodes this thread has put into autograd graphs so far."""
+    made: int = torch._C._autograd._get_sequence_nr()
+    return made
+
+
+def _hooks_outside() -> tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]] | None:
+    """The saved-tensor hooks under which a layer runs: those of gradient checkpointing, or None."""
+    asked = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)  # torch 2.8 and later
+    found: tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]] | None = asked(True) if asked else None
+    return found
 
 
 class Switched:
@@ -128,6 +164,8 @@ class FeedbackRule(Switched, Method):
     def __init__(self, net: NetworkInfo, options: Any) -> None:
         super().__init__(net, options)
         self.used: set[str] = set()  # layers whose input took a gradient in the last forward pass: the others' matrix is never used
+        self.compiled = any(map(is_compiled, net.blocks))
+        self.checked: set[tuple[Any, ...]] = set()  # graphs of blocks in which all weights were found replaced, by size and layers
         self.paths: list[list[str]] = []  # each block's layers, by dotted path in the model; a shared weight has one path
         self.kept = nn.Module()
         first: dict[int, str] = {}
@@ -176,31 +214,53 @@ class FeedbackRule(Switched, Method):
     def forward(self, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
         """The plain chain, each block run with its weights marked."""
         self.used = set()
-        paths = {id(w): path for k, block in enumerate(blocks) for path, w in zip(self.paths[k], weights(block).values(), strict=True)}
+        known = {w: path for k, block in enumerate(blocks) for path, w in zip(self.paths[k], weights(block).values(), strict=True)}
+        paths = {id(w): path for w, path in known.items()}
+        frozen = {id(w) for w in known if not w.requires_grad}
 
         def run(block: nn.Module, x: Tensor) -> Tensor:
-            with _Marking(self, paths):
+            begun = _nodes_made()
+            with self.uncompiled(), _Marking(self, paths, frozen) as mode:
                 h: Tensor = block(x)
-                return h
+            graph = (_nodes_made() - begun, mode.hidden, *(call.path for call in mode.calls))
+            if graph not in self.checked:  # walking each step's would cost a small network a fifth of its time
+                if found := unreplaced(h, x, mode.calls, paths, mode.hidden):
+                    refuse_reentrant(h, found[0])
+                    self.refuse(*found)
+                self.checked.add(graph)
+            return h
 
         return chain(blocks, x, y, run)
+
+    def uncompiled(self) -> AbstractContextManager[object]:
+        """Inside, blocks that a user has compiled run as they are written: what compiled code saves cannot be replaced."""
+        return torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
+
+    def refuse(self, path: str, product: str) -> None:
+        """Refuse a layer whose weight carries the gradient itself, where the rule has no matrix in its place."""
+        raise InputError(
+            f"{type(self).__name__.lower()}: the weight of {path} is also used otherwise than by calling the layer ({product}), where no"
+            " feedback can replace it and the layers below would get backprop: call the layer, or use F.linear or F.conv2d with its weight"
+        )
 
     def marked(self, path: str, w: Tensor, layer: Callable[[Tensor], Tensor]) -> Tensor:
         """``layer(w)``, which saves ``w`` so that a backward pass under the active rule gets the rule's matrix out."""
         self.used.add(path)
         v, found = w, False
+        outer = _hooks_outside()  # of checkpointing, which would save this layer's tensors otherwise and must go on to
         if torch.is_autocast_enabled(w.device.type) and w.dtype != torch.float64:
             v = w.to(torch.get_autocast_dtype(w.device.type))  # as autocast would inside the layer, where it could not be told from x
 
-        def pack(saved: Tensor) -> tuple[Tensor, int, bool]:
+        def pack(saved: Tensor) -> tuple[Any, int, bool]:
             nonlocal found
             is_weight = saved.untyped_storage().data_ptr() == v.untyped_storage().data_ptr()
             found = found or is_weight
-            return saved, saved._version, is_weight
+            return (outer[0](saved), -1, is_weight) if outer else (saved, saved._version, is_weight)
 
-        def unpack(packed: tuple[Tensor, int, bool]) -> Tensor:
-            saved, version, is_weight = packed
-            if saved._version != version:  # torch does not look itself where there are hooks
+        def unpack(packed: tuple[Any, int, bool]) -> Tensor:
+            kept, version, is_weight = packed
+            saved: Tensor = outer[1](kept) if outer else kept
+            if not outer and saved._version != version:  # torch does not look itself where there are hooks
                 raise RuntimeError(f"{path}: its input or weight was overwritten in place after it ran and before its backward pass")
             if not (is_weight and self.active):
                 return saved

@@ -15,6 +15,7 @@ from gradlens.gradients.block_pass import Pass
 from gradlens.gradients.method import NetworkInfo, Signal, Update
 from gradlens.methods.local.windows import LocalLosses, even
 from gradlens.models.heads import head
+from gradlens.runtime.errors import InputError
 
 
 class GreedyOptions(BaseModel, frozen=True, extra="forbid"):
@@ -39,6 +40,8 @@ class Greedy(LocalLosses):
 
     def __init__(self, net: NetworkInfo, options: Any) -> None:
         super().__init__(net, options)
+        if both := net.sharing():
+            raise InputError(f"greedy trains one block after the other and lets the others be: {' and '.join(both)} share parameters")
         lasting = [options.stage_epochs] * self.units if options.stage_epochs else even(max(net.epochs, self.units), self.units)
         self.last_epochs = list(accumulate(lasting))  # of each stage
         self._enter(0)

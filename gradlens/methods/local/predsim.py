@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from gradlens.gradients.block_pass import Pass
 from gradlens.gradients.method import NetworkInfo
 from gradlens.methods.local.windows import Local, LocalLosses
+from gradlens.models.layouts import channels_first, space_of
 from gradlens.runtime.batch_shard import all_gather_rows, sharded_mean
 
 
@@ -25,58 +26,61 @@ class PredSimOptions(BaseModel, frozen=True, extra="forbid"):
 
 
 def similarity(x: Tensor) -> Tensor:
-    """S(x): cosine similarities [N, N] of the samples' centred features, x [N, F] or [N, C, H, W]; columns: all of a shared batch.
+    """S(x): cosine similarities [N, N] of samples' centred features, x [N, F], [N, C, L] or [N, C, H, W]; columns: all of a shared batch.
 
-    Maps of more than three channels and one row are first reduced to each channel's standard deviation over space.
+    Maps of more than three channels and one row (sequences: one place) are first reduced to each channel's standard deviation over space.
     """
     x = x.to(torch.promote_types(x.dtype, torch.float32))  # as every loss: bf16 has eight bits
-    x = x.flatten(2).std(2) if x.ndim == 4 and x.shape[1] > 3 and x.shape[2] > 1 else x.flatten(1)
+    x = x.flatten(2).std(2) if x.ndim > 2 and x.shape[1] > 3 and x.shape[2] > 1 else x.flatten(1)
     x = x - x.mean(1, keepdim=True)
     x = x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + 1e-8)
     with torch.autocast(x.device.type, enabled=False):
         return (x @ all_gather_rows(x).T).clamp(-1, 1)
 
 
-def pooled_size(shape: Sequence[int], dim: int) -> tuple[int, int]:
-    """(height, width) to which maps [C, H, W] are averaged: height and width halved in turn, odd ones up, until C·h·w ≤ ``dim``."""
-    channels, height, width = shape
-    h, w = height, width
-    while channels * h * w > dim and h * w > 1:
-        if h >= w:
-            h = ceil(h / 2)
-        else:
-            w = ceil(w / 2)
-    return h, w
+def pooled_size(shape: Sequence[int], dim: int) -> tuple[int, ...]:
+    """(height, width) to which maps [C, H, W] are averaged, or (length,) of [C, L]: halved in turn, odd ones up, until C·h·w ≤ ``dim``."""
+    channels, *sides = shape
+    while channels * prod(sides) > dim and prod(sides) > 1:
+        longest = sides.index(max(sides))
+        sides[longest] = ceil(sides[longest] / 2)
+    return tuple(sides)
 
 
 class PredSimHead(nn.Module):
     """What the two losses read: logits [N, classes] of a linear classifier that starts at zero, and S of a convolution [N, N].
 
     Args:
-        shape: [C, H, W] or [features] of the activations.
+        shape: [C, H, W], [features], or of sequences [C, L] or [T, D].
         classes: number of classes.
         beta: 0 makes no convolution, 1 no classifier.
         dim: most features the classifier reads.
+        last: whether a sequence's features come last, [T, D].
 
     """
 
-    def __init__(self, shape: Sequence[int], classes: int, beta: float, dim: int) -> None:
+    def __init__(self, shape: Sequence[int], classes: int, beta: float, dim: int, last: bool = False) -> None:
         super().__init__()
-        spatial, n = len(shape) == 3, shape[0]
+        space, shape, self.turned = space_of(shape), channels_first(shape, last), last
+        n = shape[0]
         self.pred: nn.Module | None = None
         self.sim: nn.Module | None = None
         if beta < 1:
-            size = pooled_size(shape, dim) if spatial else ()
+            size = pooled_size(shape, dim)
             classifier = nn.Linear(n * prod(size), classes)
             nn.init.zeros_(classifier.weight)
             nn.init.zeros_(classifier.bias)
-            pool = [nn.AdaptiveAvgPool2d(size)] if spatial and size != tuple(shape[1:]) else []
+            pools = {0: nn.Identity, 1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d}
+            pool = [pools[space](size)] if size != shape[1:] else []
             self.pred = nn.Sequential(*pool, nn.Flatten(), classifier)
         if beta > 0:
-            self.sim = nn.Conv2d(n, n, 3, padding=1, bias=False) if spatial else nn.Linear(n, n, bias=False)
+            conv = nn.Conv2d if space == 2 else nn.Conv1d
+            self.sim = conv(n, n, 3, padding=1, bias=False) if space else nn.Linear(n, n, bias=False)
 
     def forward(self, h: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Activations [N, *shape] -> logits and similarities."""
+        if self.turned:
+            h = h.transpose(1, 2)
         return self.pred(h) if self.pred is not None else None, similarity(self.sim(h)) if self.sim is not None else None
 
 
@@ -99,7 +103,7 @@ class PredSim(LocalLosses):
 
     def make_head(self, k: int, net: NetworkInfo) -> nn.Module:
         """The classifier and the convolution of unit k."""
-        return PredSimHead(net.shapes[k], net.classes, self.options.beta, self.options.dim)
+        return PredSimHead(net.shapes[k], net.classes, self.options.beta, self.options.dim, net.turned(k))
 
     def local_loss(self, k: int, p: Pass) -> Local:
         """(1 − beta) pred + beta sim."""

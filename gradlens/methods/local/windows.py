@@ -197,7 +197,7 @@ class LocalLosses(InWindows, Method):
     def make_head(self, k: int, net: NetworkInfo) -> nn.Module:
         """The head of unit k: activations [N, *shape] -> logits [N, C], unless ``local_loss`` is replaced too."""
         o = self.options
-        return head(o.head, net.shapes[k], net.classes, o.width or net.head_width, o.layers, o.pooled)
+        return head(o.head, net.shapes[k], net.classes, o.width or net.head_width, o.layers, o.pooled, net.turned(k))
 
     def local_loss(self, k: int, p: Pass) -> Local:
         """The loss of unit k's head on the leaf ``p.z``."""

@@ -67,6 +67,11 @@ class PatchPrediction(PretextTask):
         self.window, self.grid = cut_up(net.image, options)
         self.steps = rows_ahead(self.grid, options)
         self.shapes = patch_shapes(net, self.grid)
+        if (other := next((k for k, shape in enumerate(self.shapes) if len(shape) not in (1, 3)), None)) is not None:
+            raise InputError(
+                f"what is told of patches are the spatial means of maps [N, C, H, W], or features [N, D]; {net.name(other)} gives"
+                f" [N, {', '.join(map(str, self.shapes[other]))}]"
+            )
 
     @classmethod
     def input_shape(cls, image: tuple[int, int, int], options: Any) -> tuple[int, int, int]:

@@ -46,7 +46,7 @@ class TwoViews(PretextTask):
     def make_head(self, k: int, net: NetworkInfo) -> nn.Module:
         """A projection head."""
         o = self.options
-        return projection(net.shapes[k], o.layers, o.out, o.side, o.convolutions)
+        return projection(net.shapes[k], o.layers, o.out, o.side, o.convolutions, net.turned(k))
 
     def make_inputs(self, images: Tensor, labels: Tensor, step: int, to_input: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """Two views of each image: x [N, 2, C, H, W]; the labels are not read."""

@@ -92,16 +92,19 @@ class DNI(Method):
             self.synthesisers = self.at_interfaces(net, self._synthesiser)
         self.warming = options.synth_warmup > 0
 
-    def _synthesiser(self, shape: Sequence[int]) -> nn.Module:
+    def _synthesiser(self, shape: Sequence[int], last: bool) -> nn.Module:
         context = self.classes if self.conditional else 0
         if self.options.linear:
-            return LinearSynthesiser(shape, context, self.options.zero_bias)
-        return Synthesiser(shape, context, self.options.width, self.options.zero_bias)
+            return LinearSynthesiser(shape, context, self.options.zero_bias, last)
+        return Synthesiser(shape, context, self.options.width, self.options.zero_bias, last)
 
-    def at_interfaces(self, net: NetworkInfo, make: Callable[[torch.Size], nn.Module]) -> nn.ModuleList:
-        """A network for the output of each block below the top, where there is an interface; Identity holds the place of the others."""
+    def at_interfaces(self, net: NetworkInfo, make: Callable[[torch.Size, bool], nn.Module]) -> nn.ModuleList:
+        """A network for the output of each block below the top, where there is an interface; Identity holds the place of the others.
+
+        ``make`` is told the output's shape and whether its features come last.
+        """
         shapes = enumerate(net.shapes[: self.num_blocks - 1])
-        return nn.ModuleList(make(shape) if k in self.interfaces else nn.Identity() for k, shape in shapes)
+        return nn.ModuleList(make(shape, net.turned(k)) if k in self.interfaces else nn.Identity() for k, shape in shapes)
 
     def start(self, epoch: int, step: int) -> None:
         """Warm-up ends after ``synth_warmup`` updates."""

@@ -45,7 +45,9 @@ class DNIUnlocked(DNI):
         super().__init__(net, options)
         context = net.classes if self.conditional else 0
         with seeded(net.seed, "input synthesisers"):
-            self.inputs = self.at_interfaces(net, lambda shape: InputSynthesiser(net.image, shape, context, options.input_width))
+            self.inputs = self.at_interfaces(
+                net, lambda shape, last: InputSynthesiser(net.image, shape, context, options.input_width, last)
+            )
 
     @classmethod
     def reads_labels(cls, options: Any) -> bool:

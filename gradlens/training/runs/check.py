@@ -8,6 +8,7 @@ from gradlens.training import tensorboard
 from gradlens.training.build import check_model_and_method
 from gradlens.training.config import Config
 from gradlens.training.context import RunContext, load_data
+from gradlens.training.dry_step import check_own_network
 from gradlens.training.runs.build_state import require_fit
 
 
@@ -19,7 +20,9 @@ def check(config: Config, context: RunContext) -> None:
 
     """
     data = checked_data(config, context)
-    require_fit(config, check_model_and_method(config, data.shape, len(data.classes)), data)
+    network = check_model_and_method(config, data.shape, len(data.classes))
+    require_fit(config, network, data)
+    check_own_network(config, network, data.shape, len(data.classes))
 
 
 def checked_data(config: Config, context: RunContext) -> Data:

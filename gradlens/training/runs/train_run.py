@@ -20,6 +20,7 @@ from gradlens.training.checkpoint import load_checkpoint
 from gradlens.training.checkpointer import Checkpointer
 from gradlens.training.config import Config, make_config
 from gradlens.training.context import RunContext, load_data
+from gradlens.training.dry_step import check_own_network
 from gradlens.training.loop import fit
 from gradlens.training.run_directory import Run, load_run, read_config
 from gradlens.training.run_files import is_run
@@ -36,7 +37,9 @@ def prepare(config: Config, context: RunContext) -> TrainState:
         InputError: see :func:`gradlens.training.runs.check.check`.
 
     """
-    return build_state(config, checked_data(config, context), context.device, context.ranks)
+    state = build_state(config, checked_data(config, context), context.device, context.ranks)
+    check_own_network(config, state.network, state.data.shape, len(state.data.classes))
+    return state
 
 
 def train_run(config: Config, context: RunContext, watch: Watch = no_progress, state: TrainState | None = None) -> Run:

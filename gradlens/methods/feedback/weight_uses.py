@@ -1,0 +1,104 @@
+"""Which weights take part in a product that a feedback rule does not replace: found in the autograd graph of a block."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import BackwardCFunction
+from torch.autograd.graph import Node, get_gradient_edge
+
+LEAF = torch._C._functions.AccumulateGrad
+# what joins tensors without multiplying them: the slope along one does not depend on the values of the others
+JOINS = frozenset({"Add", "Sub", "Rsub", "Cat", "Stack", "Where", "Copy", "CopySlices", "IndexPut", "MaskedScatter", "Maximum", "Minimum"})
+# products that also add something, and the place of what they add
+ADDED = {"Addmm": 0, "Baddbmm": 0, "Addbmm": 0, "Addmv": 0, "Addr": 0, "Convolution": 2}
+
+
+def _node(t: Tensor) -> Node | None:
+    """Where a tensor's gradient goes; None where it takes none."""
+    return get_gradient_edge(t).node if t.requires_grad else None
+
+
+class Call(NamedTuple):
+    """A call of a layer whose backward pass the rule changes, as nodes of the graph: None where there is a leaf or nothing."""
+
+    path: str
+    out: Node | None
+    x: Node | None
+    bias: Node | None
+
+    def nodes(self) -> set[Node]:
+        """What the call put into the graph between its inputs and its output."""
+        todo, found = [self.out], set[Node]()
+        while todo:
+            node = todo.pop()
+            if node is None or node in (self.x, self.bias) or node in found or isinstance(node, LEAF):
+                continue
+            found.add(node)
+            todo += [below for below, _ in node.next_functions]
+        return found
+
+
+def unreplaced(
+    h: Tensor, x: Tensor, calls: Collection[Call], paths: Mapping[int, str], hidden: str | None = None
+) -> tuple[str, str] | None:
+    """The first weight that is multiplied with something else that takes a gradient, outside of the layers that a rule replaces.
+
+    Args:
+        h: [N, *out] what the block gave.
+        x: [N, *in] what it read.
+        calls: of its linear layers and convolutions that ran as such.
+        paths: id of a weight -> path of its layer.
+        hidden: path of a layer whose weight was read where no graph is recorded, as inside an ``autograd.Function``.
+
+    Returns:
+        the layer's path and the name of the node that multiplies; None where there is no such weight.
+
+    """
+    start, source = _node(h), _node(x)
+    layers = set[Node]().union(*(call.nodes() for call in calls))
+    below_of: dict[Node, list[Node]] = {}
+    leaves: dict[Node, frozenset[int] | None] = {}  # ids of the leaves below a node; None: it carries an activation
+    todo = [start] if start is not None else []
+    while todo:
+        node = todo[-1]
+        if node not in below_of:
+            below_of[node] = [n for n, _ in node.next_functions if n is not None]
+            todo += [n for n in below_of[node] if n not in below_of]
+            continue
+        todo.pop()
+        if node in leaves:
+            continue
+        if isinstance(node, LEAF):
+            leaves[node] = None if node is source else frozenset([id(node.variable)])
+            continue
+        if hidden is not None and isinstance(node, BackwardCFunction):
+            return hidden, node.name()
+        groups = [leaves[n] for n in below_of[node]]
+        if node in layers:
+            leaves[node] = None
+            continue
+        if len(groups) > 1 and _multiplied(groups, paths) is not None and _kind(node) not in JOINS:
+            factors = [leaves[n] for i, (n, _) in enumerate(node.next_functions) if n is not None and i != ADDED.get(_kind(node))]
+            if (weight := _multiplied(factors, paths)) is not None:
+                return paths[weight], node.name()
+        leaves[node] = None if None in groups else frozenset[int]().union(*(g for g in groups if g is not None))
+    return None
+
+
+def _kind(node: Node) -> str:
+    return node.name().rpartition(":")[2].rstrip("0123456789").removesuffix("Backward")
+
+
+def _multiplied(groups: list[frozenset[int] | None], paths: Mapping[int, str]) -> int | None:
+    """The weight among what a node reads beside something that takes a gradient and is not made of it alone; None: there is none."""
+    for i, mine in enumerate(groups):
+        if mine is None:
+            continue
+        weight = next((leaf for leaf in mine if leaf in paths), None)
+        if weight is not None and any(other is None or not other <= mine for j, other in enumerate(groups) if j != i):
+            return weight
+    return None

@@ -1,0 +1,56 @@
+"""A step of a rule on a copy of a user's network, before anything is written: whatever goes wrong in it is one sentence."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor
+
+from gradlens.data.transforms import normalizer
+from gradlens.gradients.backward import backward
+from gradlens.gradients.method import Method, Step
+from gradlens.gradients.true_gradient import true_gradients
+from gradlens.models.block_boundaries import refuse_reentrant
+from gradlens.runtime.rng import forked, generator
+from gradlens.runtime.user_code import blamed
+from gradlens.training.build import ModelAndMethod
+from gradlens.training.config import Config
+from gradlens.training.user_references import reference
+
+
+def check_own_network(config: Config, pair: ModelAndMethod, shape: tuple[int, int, int], classes: int) -> None:
+    """Make the first step of a run, recorded, on copies and images of noise, where the network is a user's own.
+
+    Args:
+        config: the run's.
+        pair: its network and rule, which stay as they are.
+        shape: (C, H, W) of the images.
+        classes: number of classes.
+
+    Raises:
+        InputError: the rule cannot train the network, or the network cannot be trained by gradients of its blocks.
+
+    """
+    where = reference({"own": config.own}, "model")
+    if where is None:
+        return
+    with blamed(f"the first step of {config.method} on {where} raised"), forked():
+        model, method = copy.deepcopy(pair.model), copy.deepcopy(pair.method)
+        x, y = _noise(config, method, shape, classes, next(model.parameters()).device)
+        method.start(1, 0)
+        passes = []
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            for p in method.forward(list(model), x, y):
+                refuse_reentrant(p.h, pair.block_names()[p.k])
+                passes.append(p)
+            updates = {u.k: u for u in backward(method, iter(passes), keep=True)}
+            true_gradients(method, Step(list(model), x, y, passes, updates))
+
+
+def _noise(config: Config, method: Method, shape: tuple[int, int, int], classes: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The input and targets of a step on as few images as the rule and a normalisation over the batch take."""
+    n, noise = max(2, method.least_batch), generator(config.seed, "dry step")
+    images = torch.randint(256, (n, *shape), generator=noise, dtype=torch.uint8).to(device)
+    labels = torch.randint(classes, (n,), generator=noise).to(device)
+    return method.make_inputs(images, labels, 0, normalizer("pm1", images))
