@@ -1,4 +1,4 @@
-"""Text and bytes, whatever the locale: files are UTF-8, read with or without a byte order mark; what an encoding lacks is spelled in ASCII."""
+"""Text and bytes, whatever the locale: files are UTF-8, with or without a byte order mark; what an encoding lacks is spelled in ASCII."""
 
 from __future__ import annotations
 
