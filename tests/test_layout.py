@@ -207,3 +207,33 @@ def test_the_search_finds_a_stale_reference():
 def test_what_docstrings_refer_to_is_there():
     stale = {(name, target) for name, text in SOURCES.items() for target in REFERENCE.findall(text) if not resolves(target, name)}
     assert stale == set()
+
+
+TO_STDERR = {f"gradlens.{name}" for name in ("runtime.errors", "runtime.process_group", "cli.progress", "cli.sweep")}
+
+
+def called_with_the_locale(name):
+    """Calls of a module that read or write text in the locale's encoding, or print past ``runtime/terminal.py``."""
+    for node in ast.walk(modules()[name]):
+        if not isinstance(node, ast.Call):
+            continue
+        on = getattr(getattr(node.func, "value", None), "id", "") if isinstance(node.func, ast.Attribute) else None
+        called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        keywords = {keyword.arg for keyword in node.keywords}
+        binary = any(isinstance(a, ast.Constant) and "b" in str(a.value) for a in node.args)
+        if (called in ("read_text", "write_text") and on is not None) or (
+            called == "open" and not binary and on not in ("Image", "Writer")
+        ):
+            wrong = "encoding" not in keywords
+        elif called == "print" and on is None:
+            wrong = name not in TO_STDERR or "file" not in keywords
+        else:
+            wrong = called in ("echo", "Console")
+        if wrong:
+            yield f"{name}:{node.lineno}"
+
+
+def test_text_is_read_written_and_printed_in_one_place():
+    """Files go through runtime/text_files.py, what is printed on stdout through runtime/terminal.py."""
+    found = [call for name in SOURCES if name != "gradlens.runtime.terminal" for call in called_with_the_locale(name)]
+    assert found == []

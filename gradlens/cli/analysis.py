@@ -13,7 +13,7 @@ import typer
 from gradlens.analysis.of_runs.interface import Analysis, AnalysisWithTraining, Result
 from gradlens.analysis.of_runs.registry import ANALYSES
 from gradlens.cli.options import runs_given, with_flags
-from gradlens.runtime.terminal import say, shell_command
+from gradlens.runtime.terminal import print_table, say, shell_command
 
 if TYPE_CHECKING:
     from gradlens.training.run_directory import Run
@@ -27,14 +27,13 @@ def _aside(text: str) -> None:
 
 def _shown(analysis: Analysis, runs: Sequence[Run], results: Sequence[Result], folder: Path) -> None:
     """Print the tables of an analysis, draw its figures into a folder, and say where everything is."""
-    from gradlens.reporting import console
     from gradlens.reporting.aggregate import runs_title
     from gradlens.reporting.analysis_report import save_figures
     from gradlens.reporting.registry import REPORTS
 
     report = REPORTS[analysis.name]
     for table in report.tables(runs, results):
-        console.show(table)
+        print_table(table)
     files = save_figures(report.figures(runs, results, runs_title(runs)), folder) if report.figures else []
     for i, run in enumerate(runs):
         stored = [analysis.name, *([analysis.comparison] if analysis.comparison and not i else [])]
@@ -173,7 +172,7 @@ def doctor(
         say(json.dumps([plain({"run": str(run.path), **diagnosis_json(d)}) for run, d in zip(runs, found, strict=True)], indent=1))
     for run, diagnosis in zip(runs, found, strict=True):
         if diagnosis.findings and not as_json:
-            console.show(console.diagnosis_table(str(run.path), diagnosis))
+            print_table(console.diagnosis_table(str(run.path), diagnosis))
         elif not as_json:
             say(f"{run.path}: {diagnosis_line(diagnosis)}")
         save_result(run.path, RESULT, diagnosis_json(diagnosis))

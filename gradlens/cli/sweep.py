@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gradlens.runtime.terminal import rich_console, say
+from gradlens.runtime.terminal import print_table, rich_console, say
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,7 +31,6 @@ def sweep(
     """Train every point of a STUDY that is not finished, and compare: means, intervals, paired differences from its baseline."""
     import os
 
-    from gradlens.reporting import console
     from gradlens.reporting.study_summary import merged_rows, summary_lines
     from gradlens.runtime.csv_tables import write_csv
     from gradlens.runtime.errors import Stopped
@@ -62,7 +61,7 @@ def sweep(
         write_csv(out / "rows.csv", merged_rows(finished))
         lines = summary_lines(study, finished)
         write_csv(out / "summary.csv", lines)
-        console.show(study_table(lines, study.baseline))
+        print_table(study_table(lines, study.baseline))
         say(f"{len(finished)} of {len(points)} runs finished; {out / 'rows.csv'}, {out / 'summary.csv'}, {out / 'study.json'}")
     if failed := {name: s for name, s in states.items() if s.what == "failed"}:
         name, state = next(iter(failed.items()))

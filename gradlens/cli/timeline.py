@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from gradlens.cli.options import with_flags
-from gradlens.runtime.terminal import say
+from gradlens.runtime.terminal import print_table, say
 
 seen = typer.Typer()
 
@@ -33,7 +33,6 @@ def timeline(
     """Measure what each block costs and simulate the rules on several workers: who waits for whom, speed-up, memory."""
     from gradlens.cli.progress import Display
     from gradlens.methods import DEFAULT_SIMULATION
-    from gradlens.reporting import console
     from gradlens.reporting import timeline as timeline_pictures
     from gradlens.reporting.style import save_figure
     from gradlens.reporting.timeline import gantt, over_workers
@@ -64,7 +63,7 @@ def timeline(
         seconds = simulation.first_batches(found)
         bars = simulation.pictured(found, workers, wire, micro_batches, seconds)
     chosen = [point for point in points if point.workers == workers]
-    console.show(timeline_pictures.timeline_table(chosen, wire, configs[0].batch_size))
+    print_table(timeline_pictures.timeline_table(chosen, wire, configs[0].batch_size))
     say("\n".join(timeline_pictures.unused_workers_text(chosen)))
     title = f"{configs[0].data.name} · {configs[0].model.name} · batches of {configs[0].batch_size}"
     files = [

@@ -10,7 +10,7 @@ import typer
 
 from gradlens.cli.options import runs_given, with_flags
 from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
-from gradlens.runtime.terminal import say, shell_command
+from gradlens.runtime.terminal import print_table, say, shell_command
 from gradlens.runtime.text_files import encode
 from gradlens.runtime.torchrun_environment import is_launched
 
@@ -59,7 +59,7 @@ def train(
             if state and is_run(context.out / (context.name or configs[0].run_name())):
                 raise Stopped("stopped at once", INTERRUPTED) from stop
             raise
-    console.show(console.results_table(runs))
+    print_table(console.results_table(runs))
     say("\n".join(f"run: {run.path}" for run in runs))
     say(f"next: {shell_command('gradlens', 'figures', *(run.path for run in runs), '--out', 'figures')}")
 
@@ -82,7 +82,7 @@ def _train_together(method: str | None, given: dict[str, Any], context: RunConte
     with Display(quiet or not ranks.is_main) as display:
         run = train_run(config, replace(context, ranks=ranks), display.watch(config.method, config.epochs))
     if ranks.is_main:
-        console.show(console.results_table([run]))
+        print_table(console.results_table([run]))
         say(f"run: {run.path}")
 
 
@@ -127,7 +127,7 @@ def compare_gradients(
             groups = [_with_best_lr(group, grid, context, watch_for) for group in groups]
         known = [run.config for run in read]
         runs = read + train_or_reuse([config for group in groups for config in group if config not in known], context, watch_for)
-    console.show(console.comparison_table(runs))
+    print_table(console.comparison_table(runs))
     say("\n".join(f"run: {run.path}" for run in runs))
     _write_figures(runs, figures_to or context.out / "figures")
 
@@ -210,21 +210,18 @@ def list_(
 
     if not long:
         table = listing(what)  # a wrong name imports nothing
-        from gradlens.reporting.console import show
-
-        show(table)
+        print_table(table)
         return
     if what != "methods":
         raise InputError(f"--long measures what methods cost; there is nothing longer to say of {what}")
     from gradlens.cli.progress import Display
     from gradlens.reporting.benchmarks import cards_table
-    from gradlens.reporting.console import show
     from gradlens.training.context import set_up_process
     from gradlens.training.cost.method_cards import cards
 
     quiet, context = given.pop("quiet", False), set_up_process(given)
     with Display(quiet) as display:
-        show(cards_table(cards(context.device, display.count("measuring"))))
+        print_table(cards_table(cards(context.device, display.count("measuring"))))
 
 
 @trained.command()
@@ -243,7 +240,7 @@ def show(run_dir: Annotated[Path, typer.Argument(help="a run directory")]) -> No
         if run.info.get(name) is not None:
             say(f"  {name:<17} {run.info[name]}")
     if run.metrics:
-        console.show(console.comparison_table([run]))
+        print_table(console.comparison_table([run]))
     say("files: " + ", ".join(sorted(p.name for p in run.path.iterdir() if not p.name.startswith("."))))
 
 
@@ -264,7 +261,6 @@ def bench(
     """
     from gradlens.cli.progress import Display
     from gradlens.methods import DEFAULT_COMPARISON
-    from gradlens.reporting import console
     from gradlens.reporting.benchmarks import bench_table
     from gradlens.training.config_builder import configs_of
     from gradlens.training.context import set_up_process, shape_and_classes
@@ -283,7 +279,7 @@ def bench(
     shape, classes = shape_and_classes(configs[0], context)
     with Display(quiet) as display:
         result = measure_cost(configs, shape, classes, context.device, rounds, progress=display.count("bench"))
-    console.show(bench_table(result))
+    print_table(bench_table(result))
     if json_file:
         write(json_file, encode(result.to_json()))
         say(f"wrote {json_file}")
@@ -293,7 +289,6 @@ def _bench_together(
     methods: Sequence[str], given: dict[str, Any], context: RunContext, rounds: int, json_file: Path | None, quiet: bool
 ) -> None:
     from gradlens.cli.progress import Display
-    from gradlens.reporting import console
     from gradlens.reporting.benchmarks import ranks_table
     from gradlens.runtime.process_group import join
     from gradlens.training.config_builder import configs_of
@@ -313,7 +308,7 @@ def _bench_together(
     about = (
         f"{first.model.name}, batches of {first.batch_size} generated images, {ranks.num_ranks} ranks with {rows[0].threads} threads each."
     )
-    console.show(ranks_table(rows, about))
+    print_table(ranks_table(rows, about))
     if json_file:
         settings = {
             "model": first.model.name,

@@ -1,10 +1,9 @@
-"""What the commands print on stdout: the comparison table, results of runs, lists of what there is."""
+"""Tables that the commands print: the comparison, results of runs, findings."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from rich.table import Table
 
@@ -12,7 +11,6 @@ from gradlens.analysis.doctor import Diagnosis, diagnosis_line
 from gradlens.analysis.doctor_evidence import WRONG
 from gradlens.reporting.aggregate import FinalValue, Score, final_values, scores, truths
 from gradlens.reporting.numbers import number_text
-from gradlens.runtime.terminal import rich_console
 from gradlens.training.run_directory import Run
 
 WIDE = 8  # layers beyond which layers become rows and methods columns
@@ -74,11 +72,6 @@ def results_table(runs: Sequence[Run]) -> Table:
         best, final = (f"{score.split} {best} %", f"{final} %") if best != "–" else (best, final)
         table.add_row(score.label, best, final, *losses, "–" if math.isnan(score.images_per_s) else f"{score.images_per_s:,.0f}")
     return table
-
-
-def show(renderable: Any) -> None:
-    """Print a table to stdout, without markup in its text."""
-    rich_console().print(renderable)
 
 
 def diagnosis_table(title: str, diagnosis: Diagnosis) -> Table:

@@ -7,9 +7,12 @@ import os
 import re
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from gradlens.runtime.errors import InputError
 from gradlens.runtime.text_files import SPELL_OUT
 
 if TYPE_CHECKING:
@@ -23,9 +26,33 @@ def accept_all_text() -> None:
             stream.reconfigure(errors=SPELL_OUT)
 
 
+@contextmanager
+def _printing() -> Iterator[None]:
+    """Inside, stdout is written: whoever read it is gone (``| head``) ends the program quietly, a full disk in one sentence."""
+    try:
+        yield
+    except OSError as error:
+        with open(os.devnull, "wb") as nowhere:  # what is still held back would fail once more at the end
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise SystemExit(1) from None
+        raise InputError(f"cannot write to stdout: {(error.strerror or str(error)).lower()}") from error
+
+
 def say(text: str, *, aside: bool = False) -> None:
-    """Print to stdout, or ``aside`` to stderr."""
-    print(text, file=sys.stderr if aside else sys.stdout, flush=True)
+    """Print to stdout, or ``aside`` to stderr, which nothing is lost by."""
+    if aside:
+        with suppress(OSError):
+            print(text, file=sys.stderr, flush=True)
+        return
+    with _printing():
+        print(text, flush=True)
+
+
+def print_table(renderable: Any) -> None:
+    """Print a table to stdout."""
+    with _printing():
+        rich_console().print(renderable)
 
 
 def rich_console(*, stderr: bool = False) -> Console:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import codecs
+import io
 import json
 import re
+import tokenize
 import unicodedata
 from pathlib import Path
 from typing import Any, TextIO
@@ -75,6 +77,21 @@ def decode(content: bytes, path: str | Path) -> str:
     if "\0" in text:  # UTF-16 without a mark, or a binary file
         raise InputError(f"{path} is no text (line {text[: text.index(chr(0))].count(chr(10)) + 1} holds a zero byte): save it as UTF-8")
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def refuse_undeclared(content: bytes, path: str | Path) -> None:
+    """Refuse Python code that is no UTF-8 and does not say so.
+
+    Raises:
+        InputError: another encoding than UTF-8, undeclared.
+
+    """
+    try:
+        encoding, _ = tokenize.detect_encoding(io.BytesIO(content).readline)
+    except SyntaxError:  # a first line that is no UTF-8, or the name of an encoding that is none: Python tells
+        encoding = "utf-8"
+    if encoding.startswith("utf-8"):
+        decode(content, path)
 
 
 def read_bytes(path: str | Path, what: str = "") -> bytes:

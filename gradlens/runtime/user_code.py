@@ -20,6 +20,7 @@ from torch import nn
 from gradlens._version import PACKAGE
 from gradlens.runtime.errors import InputError, nearest, unknown
 from gradlens.runtime.old_names import hint
+from gradlens.runtime.text_files import read_bytes, refuse_undeclared
 
 WANTED = {"method": "FILE.py:Class", "model": "FILE.py:build", "data": "FILE.py:build"}
 
@@ -62,10 +63,7 @@ def fingerprint(path: Path) -> str:
         InputError: it cannot be read.
 
     """
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
+    return hashlib.sha256(read_bytes(path)).hexdigest()
 
 
 def _is_ours(file: str) -> bool:
@@ -133,8 +131,10 @@ def module_of(path: Path) -> ModuleType:
         sys.path.append(folder)
     sys.modules[name] = _imported[key] = module  # dataclasses and pydantic look a class's module up
     try:
+        content = read_bytes(path)
+        refuse_undeclared(content, path)
         with blamed(f"{path} cannot be imported"):
-            exec(compile(path.read_bytes(), key[0], "exec", dont_inherit=True), module.__dict__)
+            exec(compile(content, key[0], "exec", dont_inherit=True), module.__dict__)
     except BaseException:
         del sys.modules[name], _imported[key]
         raise

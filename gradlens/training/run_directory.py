@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import platform
-import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from gradlens.data.split import Data
 from gradlens.gradients.rows import Measurement
 from gradlens.runtime.csv_tables import read_table
 from gradlens.runtime.errors import InputError
+from gradlens.runtime.terminal import shell_word
 from gradlens.runtime.text_files import encode, read_json
 from gradlens.training.checkpoint import load_checkpoint
 from gradlens.training.config import Config, make_config
@@ -93,7 +93,7 @@ def environment() -> dict[str, Any]:
         "torchvision": torchvision.__version__,
         "numpy": numpy.__version__,
     }
-    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    command = " ".join(map(shell_word, [Path(sys.argv[0]).name, *sys.argv[1:]]))
     return {"versions": versions, "git": commit_of(PACKAGE), "threads": torch.get_num_threads(), "command": command}
 
 
