@@ -29,7 +29,7 @@ from gradlens.analysis.first_layer_filters import filters_run
 from gradlens.cli.progress import Display
 from gradlens.reporting.aggregate import Interval, interval
 from gradlens.reporting.analysis_report import save_figures
-from gradlens.reporting.console import show
+from gradlens.runtime.terminal import print_table
 from gradlens.reporting.filters import FILTER_NUMBERS, filter_figures, filter_table
 from gradlens.reporting.numbers import number_text
 from gradlens.training.config import Config, make_config
@@ -120,7 +120,7 @@ def main() -> None:
     accuracy = {}
     for stem, seeds in SEEDS.items():
         print(f"\nstem {stem}x{stem}, {seeds} seed{'s' * (seeds > 1)}")
-        show(filter_table(found[stem]))
+        print_table(filter_table(found[stem]))
         for label in RULES:
             accuracy[f"{label} {stem}x{stem}"] = group = accuracies([runs[stem, label, seed] for seed in range(seeds)])
             print(f"{label}: {number_text(group.mean, group.low, 1)} % of held-out images right")

@@ -26,7 +26,7 @@ from gradlens.analysis.of_runs.inpainting import Inpainting, InpaintingOptions
 from gradlens.analysis.of_runs.options import ProbeOptions
 from gradlens.reporting import inpainting as reporting_inpainting
 from gradlens.reporting.analysis_report import save_figures
-from gradlens.reporting.console import show
+from gradlens.runtime.terminal import print_table
 from gradlens.reporting.probes import probe_figures, probe_points, probe_tables
 from gradlens.reporting.style import save_figure
 from gradlens.training.config import Config, make_config
@@ -99,11 +99,11 @@ def main() -> None:
     *filled, last = Inpainting().analyse([*runs, adversarial], place, InpaintingOptions(images=6))
     points = probe_points(runs, read)
     for part in probe_tables(points):
-        show(part)
+        print_table(part)
     names = [*TASKS.values(), ADVERSARIAL]
     found = reporting_inpainting.inpainting_rows([*runs, adversarial], [*filled, last])
     errors = [row._replace(label=name) for row, name in zip(found, names, strict=True)]
-    show(reporting_inpainting.inpainting_table(errors))
+    print_table(reporting_inpainting.inpainting_table(errors))
     by_task = _by_task(runs, filled)
     claims = judge(_by_task(runs, read), by_task)
     say(claims)

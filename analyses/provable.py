@@ -42,7 +42,7 @@ from gradlens.data.datasets import load
 from gradlens.data.hierarchical_digits import LEVELS, Drawn, draw
 from gradlens.data.split import Data, Split
 from gradlens.reporting.aggregate import interval
-from gradlens.reporting.console import show
+from gradlens.runtime.terminal import print_table
 from gradlens.reporting.numbers import number_text
 from gradlens.reporting.style import save_figure
 from gradlens.runtime.rng import generator
@@ -245,8 +245,8 @@ def main() -> None:
     found = {c: {name: [digits[c][name] for digits, _ in seeds] for name in seeds[0][0][c]} for c in CONDITIONS}
     cifar = {name: [images[name] for _, images in seeds] for name in seeds[0][1]}
     for (noise, distractors), learners in found.items():
-        show(table(f"digits, noise {noise:g}, distractors {distractors:g}", learners))
-    show(table(f"{data_name(args)}, {CIFAR_IMAGES:,} images", cifar))
+        print_table(table(f"digits, noise {noise:g}, distractors {distractors:g}", learners))
+    print_table(table(f"{data_name(args)}, {CIFAR_IMAGES:,} images", cifar))
     claims = [*judge_digits(found), *judge_cifar(cifar, data_name(args))]
     say(claims)
     rows, pictured = points(found), grids_of(draw(40, 0))

@@ -28,7 +28,7 @@ from gradlens.cli.progress import Display
 from gradlens.reporting import memorization as reporting_memorization
 from gradlens.reporting.aggregate import interval
 from gradlens.reporting.analysis_report import save_figures
-from gradlens.reporting.console import show
+from gradlens.runtime.terminal import print_table
 from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run
 from gradlens.training.run_groups import group_runs
@@ -102,7 +102,7 @@ def wholly(args: Any) -> None:
     """All labels random: judge the claim, write figures/random_labels."""
     runs = trained(configs(args.data, RULES, SHARED), args)
     results = looked_at(runs, args)
-    show(reporting_memorization.memorization_table(runs, results))
+    print_table(reporting_memorization.memorization_table(runs, results))
     found = by_rule(runs, results)
     judgements, gains = claims(found), heads(found)
     say(judgements)
@@ -126,7 +126,7 @@ def partly(args: Any) -> None:
     runs = trained(configs(args.data, (RULES[0], RULES[-1]), PARTLY), args)
     results = looked_at(runs, args)
     points = reporting_memorization.block_points(runs, results)
-    show(reporting_memorization.memorization_block_table(points))
+    print_table(reporting_memorization.memorization_block_table(points))
     title = f"{data_name(args)} · {PARTLY['limit']:,} images · a fifth of the labels random"
     draw("partly_random", runs, results, args, title)
     saved = {"settings": {**PARTLY, "data": Path(args.data).name, "seeds": SEEDS}, "blocks": [row._asdict() for row in points]}

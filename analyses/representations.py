@@ -27,7 +27,7 @@ from gradlens.analysis import representations as rep
 from gradlens.analysis.of_runs.options import RepresentationOptions
 from gradlens.cli.progress import Display
 from gradlens.reporting import representations
-from gradlens.reporting.console import show
+from gradlens.runtime.terminal import print_table
 from gradlens.reporting.style import save_figure
 from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run
@@ -108,9 +108,9 @@ def main() -> None:
                 others = [others[0], by_name["dgl"][0], *others[1:], *(by_name[name][j] for name in METHODS[3:])]
             pairs.append(network_similarity.compare_run(bp, others, place, options, display.count(f"bp seed {i}")))
     points = representations.depth_points(runs, found)
-    show(representations.representation_table(points))
+    print_table(representations.representation_table(points))
     for i, result in enumerate(pairs):
-        show(representations.pair_table(result, f"bp s{i}"))
+        print_table(representations.pair_table(result, f"bp s{i}"))
     claims = kept(results) + unlike(pairs, by_name, "dni") + unlike(pairs, by_name, "dgl")
     say(claims)
     folder, title = args.figures / "representations", f"{data_name(args)}, BasicCNN of width {SHARED['width']}"
