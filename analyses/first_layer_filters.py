@@ -29,9 +29,9 @@ from gradlens.analysis.first_layer_filters import filters_run
 from gradlens.cli.progress import Display
 from gradlens.reporting.aggregate import Interval, interval
 from gradlens.reporting.analysis_report import save_figures
-from gradlens.runtime.terminal import print_table
 from gradlens.reporting.filters import FILTER_NUMBERS, filter_figures, filter_table
 from gradlens.reporting.numbers import number_text
+from gradlens.runtime.terminal import print_table
 from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run
 

@@ -26,9 +26,9 @@ from gradlens.analysis.of_runs.inpainting import Inpainting, InpaintingOptions
 from gradlens.analysis.of_runs.options import ProbeOptions
 from gradlens.reporting import inpainting as reporting_inpainting
 from gradlens.reporting.analysis_report import save_figures
-from gradlens.runtime.terminal import print_table
 from gradlens.reporting.probes import probe_figures, probe_points, probe_tables
 from gradlens.reporting.style import save_figure
+from gradlens.runtime.terminal import print_table
 from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run
 

@@ -42,10 +42,10 @@ from gradlens.data.datasets import load
 from gradlens.data.hierarchical_digits import LEVELS, Drawn, draw
 from gradlens.data.split import Data, Split
 from gradlens.reporting.aggregate import interval
-from gradlens.runtime.terminal import print_table
 from gradlens.reporting.numbers import number_text
 from gradlens.reporting.style import save_figure
 from gradlens.runtime.rng import generator
+from gradlens.runtime.terminal import print_table
 from gradlens.training.config import Config, make_config
 from gradlens.training.evaluation import evaluate
 from gradlens.training.loop import fit

@@ -27,8 +27,8 @@ from gradlens.analysis import representations as rep
 from gradlens.analysis.of_runs.options import RepresentationOptions
 from gradlens.cli.progress import Display
 from gradlens.reporting import representations
-from gradlens.runtime.terminal import print_table
 from gradlens.reporting.style import save_figure
+from gradlens.runtime.terminal import print_table
 from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run
 
