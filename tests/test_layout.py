@@ -209,7 +209,10 @@ def test_what_docstrings_refer_to_is_there():
     assert stale == set()
 
 
-TO_STDERR = {f"gradlens.{name}" for name in ("runtime.errors", "runtime.process_group", "cli.progress", "cli.sweep", "gradients.lightning", "runtime.progress")}
+TO_STDERR = {
+    f"gradlens.{name}"
+    for name in ("runtime.errors", "runtime.process_group", "runtime.progress", "gradients.lightning", "cli.progress", "cli.sweep")
+}
 
 
 def called_with_the_locale(name):
