@@ -141,7 +141,7 @@ class Parts(nn.Module):
         pixels = image.flatten(2)
         if pixels.shape[2] % self.parts:
             return nn.functional.adaptive_avg_pool1d(pixels, self.parts)
-        return pixels.unflatten(2, (self.parts, -1)).transpose(2, 3).flatten(1, 2)
+        return pixels.reshape(*pixels.shape[:2], self.parts, -1).transpose(2, 3).flatten(1, 2)
 
 
 def _fitted(image: Sequence[int], shape: Sequence[int]) -> tuple[nn.Module, int]:
