@@ -254,6 +254,15 @@ def test_layers_that_run_as_layers_get_the_rules_gradient_and_their_truth(way, n
         assert_near(told(c, updates), by_hand(c, method), 1e-11)
 
 
+def test_a_torch_that_does_not_name_its_hooks_refuses_checkpointed_layers(monkeypatch):
+    monkeypatch.setattr("gradlens.methods.feedback.weight_replacement.OUTER_HOOKS", None)
+    c = network(BY_ITS_LAYER["checkpointed"])
+    with pytest.raises(InputError, match=r"block3\.1\.lin is checkpointed, which needs torch 2\.8"):
+        step(rule("fa", c, warmed_up=False), c)
+    c = network(BY_ITS_LAYER["gated"])
+    step(rule("fa", c, warmed_up=False), c)
+
+
 @pytest.mark.parametrize("name", ["bp", "dgl", "dni", "overlap", "dfa", "predsim", "infopro", "dni-unlocked", "dgl-async", "greedy"])
 @pytest.mark.parametrize("way", ["checkpointed between", "checkpointed in checkpointed"])
 def test_checkpointed_blocks_are_trained_and_measured_as_without_checkpointing(name, way, monkeypatch):

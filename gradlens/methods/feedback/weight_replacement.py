@@ -8,6 +8,7 @@ So weight gradients stay exact, no product is added, and without an active rule 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar, Literal
@@ -73,7 +74,8 @@ class _Marking(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        path, w = None, None
+        path: str | None = None
+        w: Any = None
         if func in (F.linear, F.conv2d):
             x, w, bias = (args[i] if i < len(args) else kwargs.get(name) for i, name in enumerate(("input", "weight", "bias")))
             path = self.paths.get(id(w))
@@ -108,11 +110,25 @@ def _nodes_made() -> int:
     return made
 
 
-def _hooks_outside() -> tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]] | None:
-    """The saved-tensor hooks under which a layer runs: those of gradient checkpointing, or None."""
-    asked = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)  # torch 2.8 and later
-    found: tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]] | None = asked(True) if asked else None
-    return found
+OUTER_HOOKS = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)  # torch 2.8 and later
+
+
+def _hooks_outside(path: str) -> tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]] | None:
+    """The saved-tensor hooks under which the layer at ``path`` runs: those of gradient checkpointing, or None.
+
+    Raises:
+        InputError: the layer is checkpointed, and this torch cannot say by which hooks.
+
+    """
+    if OUTER_HOOKS is not None:
+        found: tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]] | None = OUTER_HOOKS(True)
+        return found
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        frame = frame.f_back
+        if frame.f_globals.get("__name__") == "torch.utils.checkpoint":
+            raise InputError(f"{path} is checkpointed, which needs torch 2.8 or later under a feedback rule; this is {torch.__version__}")
+    return None
 
 
 class Switched:
@@ -247,7 +263,7 @@ class FeedbackRule(Switched, Method):
         """``layer(w)``, which saves ``w`` so that a backward pass under the active rule gets the rule's matrix out."""
         self.used.add(path)
         v, found = w, False
-        outer = _hooks_outside()  # of checkpointing, which would save this layer's tensors otherwise and must go on to
+        outer = _hooks_outside(path)  # of checkpointing, which would save this layer's tensors otherwise and must go on to
         if torch.is_autocast_enabled(w.device.type) and w.dtype != torch.float64:
             v = w.to(torch.get_autocast_dtype(w.device.type))  # as autocast would inside the layer, where it could not be told from x
 
