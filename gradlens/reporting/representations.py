@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from gradlens.analysis.network_similarity import PAIRS
+from gradlens.analysis.of_runs.representations import Representations
 from gradlens.analysis.representations import TRAINED, UNTRAINED, RepresentationRecord
 from gradlens.reporting.aggregate import LayerPoint, interval
 from gradlens.reporting.analysis_report import Figures, Results
@@ -343,7 +343,7 @@ def rdm_figure(rows: Sequence[RdmRow], *, title: str = "") -> Figure:
 
 def _pairs(runs: Sequence[Run], results: Results) -> Mapping[str, Any]:
     """What the first run was compared with: by the command that is printing, or as it is stored."""
-    return results[0].get("comparison") or load_result(runs[0].path, PAIRS) or {"with": []}
+    return results[0].get("comparison") or load_result(runs[0].path, Representations.comparison) or {"with": []}
 
 
 def tables(runs: Sequence[Run], results: Results) -> list[Table]:
