@@ -22,7 +22,7 @@ from typing import Any
 
 from analyses.study import arguments, data_name, judged, probed, publish, run_context_of, save_figure, save_figures, say, trained
 from gradlens.analysis import inpainting
-from gradlens.analysis.of_runs.inpainting import Inpainting, InpaintingOptions
+from gradlens.analysis.of_runs.inpainting import InpaintedImages, InpaintingOptions
 from gradlens.analysis.of_runs.options import ProbeOptions
 from gradlens.reporting import inpainting as reporting_inpainting
 from gradlens.reporting.console import show
@@ -94,7 +94,7 @@ def main() -> None:
     test = 300 if args.data == "digits" else 2_000
     options = ProbeOptions(features=512, train_images=min(3_000, args.limit), test_images=test, separability=0)
     read = probed(runs, args, options)
-    *filled, last = Inpainting().analyse([*runs, adversarial], place, InpaintingOptions(images=6))
+    *filled, last = InpaintedImages().analyse([*runs, adversarial], place, InpaintingOptions(images=6))
     points = probe_points(runs, read)
     for part in probe_tables(points):
         show(part)

@@ -275,14 +275,14 @@ def filters_run(run: Run, context: RunContext, over_time: bool = False, progress
     layer, _ = first_convolution(untrained.modules[0])
     result = {
         "protocol": _filter_protocol(seen[-1].filters, len(images), seen[-1].watched),
-        **_told(layer, moments[-1].step, seen[-1], control, chance),
+        **_filter_result(layer, moments[-1].step, seen[-1], control, chance),
     }
     if over_time:
         result["over_time"] = [{"step": m.step, "numbers": s.numbers} for m, s in zip(moments, seen, strict=True)]
     return result
 
 
-def _told(layer: str, step: int, last: FilterDescription, control: FilterDescription, chance: FilterStatistics) -> dict[str, Any]:
+def _filter_result(layer: str, step: int, last: FilterDescription, control: FilterDescription, chance: FilterStatistics) -> dict[str, Any]:
     """What a result says of the last filters, beside the untrained ones (``control``) and random ones."""
     count, channels, k, _ = control.filters.shape
     change = filter_statistics(last.filters - control.filters) | {"dead_share": None}

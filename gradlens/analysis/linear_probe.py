@@ -27,6 +27,7 @@ from gradlens.analysis.activations import (
     collect_activations,
     freeze_module,
     frozen_eval_mode,
+    last_step,
     load_snapshots,
     weights_digest,
 )
@@ -291,7 +292,7 @@ def probe_run(
         progress(0, 1, "probe of raw pixels")
         _add(result, probe_pixels(train, test, classes, options, seed, known), [PIXELS])
         keep(result)
-    last = int(run.checkpoint()["step"])
+    last = last_step(run)
     for which in (*((UNTRAINED,) if options.controls else ()), "all" if options.over_time else "last"):
         for frozen in load_snapshots(run, context, which):
             if missing := _missing(frozen, result["rows"], options):

@@ -32,7 +32,7 @@ from gradlens.training.run_directory import Run
 
 DEFAULT_METHODS = DEFAULT_COMPARISON[:2]  # backpropagation and a local rule
 NOISE = 1.0  # where the user says nothing
-HALF, MOST = 0.5, 0.9  # training accuracies whose epoch is told
+HALF, MOST = 0.5, 0.9  # training accuracies whose epoch is reported
 
 Curve = Sequence[tuple[int, float]]  # (epoch, accuracy as a share) with epochs rising
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradlens.analysis.activations import FrozenModel, collect_activations, frozen_eval_mode, load_snapshots, weights_digest
+from gradlens.analysis.activations import FrozenModel, collect_activations, frozen_eval_mode, last_step, load_snapshots, weights_digest
 from gradlens.analysis.information import DECODER_BATCH, DECODER_LR, HEAD_BATCH, HEAD_LR, LINEAR_LR, label_information, reconstruct
 from gradlens.analysis.of_runs.interface import Keep, Result
 from gradlens.analysis.of_runs.options import RepresentationOptions
@@ -250,7 +250,7 @@ def represent_run(
     result = {"protocol": {}, "rows": [], "rdm": {}} | result
     result["rdm_labels"] = small.labels.sort(stable=True).values.tolist()
     known = {} if known is None else known
-    last = int(run.checkpoint()["step"])
+    last = last_step(run)
     networks = 1 + (len(run.snapshots()) + 1 if options.over_time else 1)
     every = (f for which in (UNTRAINED, "all" if options.over_time else "last") for f in load_snapshots(run, context, which))
     for i, frozen in enumerate(every):

@@ -17,7 +17,7 @@ sys.path.append(str(Path(__file__).parents[2]))  # analyses is a folder of the r
 
 from analyses.inpainting import TASKS, judge
 from gradlens.analysis import inpainting
-from gradlens.analysis.of_runs.inpainting import Inpainting, InpaintingOptions
+from gradlens.analysis.of_runs.inpainting import InpaintedImages, InpaintingOptions
 from gradlens.analysis.of_runs.interface import Session
 from gradlens.data.datasets import load as load_data
 from gradlens.data.transforms import normalizer
@@ -423,7 +423,7 @@ def run(tmp_path_factory):
 
 
 def inpainted(run):
-    return Inpainting().measure(run, Session(RunContext(), InpaintingOptions(6)), no_progress)
+    return InpaintedImages().measure(run, Session(RunContext(), InpaintingOptions(6)), no_progress)
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ class InpaintingOptions:
     images: int = option(8, "pictures of each method")
 
 
-class Inpainting(Analysis):
+class InpaintedImages(Analysis):
     """Show what context encoders put where pixels were dropped, and their error there beside that of the mean patch."""
 
     name, command = "inpainting", "inpaint"

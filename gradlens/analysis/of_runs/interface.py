@@ -51,7 +51,7 @@ class Session:
     context: RunContext  # device and data folder
     options: Any  # the analysis's ``Options``
     watch: Callable[[str], Progress] = _unwatched  # gives the display of one run's progress, by its name
-    say: Callable[[str], None] = no_progress  # is told a sentence
+    say: Callable[[str], None] = no_progress  # is called with a sentence
     shared: dict[Any, Any] = field(default_factory=dict)  # what several runs have in common, computed once
 
 
@@ -108,7 +108,7 @@ class Analysis:
         Args:
             run: a run.
             protocol: how the numbers are made; it is stored with them under this key.
-            session: its options, and who is told.
+            session: its options, and where the sentence goes.
             name: of the file, without ``.json``; None: the analysis's.
 
         """
@@ -151,7 +151,7 @@ class Analysis:
             context: device and data folder.
             options: an instance of ``Options``; None: the defaults.
             watch: given a run's name, the display of its progress.
-            say: is told what the user should know.
+            say: is called with what the user should know.
 
         Returns:
             A result a run; what :meth:`compare` found is the first one's ``comparison``.

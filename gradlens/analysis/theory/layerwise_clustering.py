@@ -122,8 +122,8 @@ def two_layer(x: Tensor, y: Tensor, classes: int, channels: int, steps: int, lr:
     for _ in range(steps):
         product = torch.einsum("qd,ypd->pqy", w, v).reshape(positions * q, classes)
         wrong = (flat @ product + bias).softmax(1) - onehot
-        told = (flat.T @ wrong / n).reshape(positions, q, classes)
-        step_w, step_v = torch.einsum("pqy,ypd->qd", told, v), torch.einsum("pqy,qd->ypd", told, w)
+        grad = (flat.T @ wrong / n).reshape(positions, q, classes)
+        step_w, step_v = torch.einsum("pqy,ypd->qd", grad, v), torch.einsum("pqy,qd->ypd", grad, w)
         w, v, bias = w - lr * step_w, v - lr * step_v, bias - lr * wrong.mean(0)
     if not w.isfinite().all():
         raise InputError(f"the two-layer net diverged in {steps} steps with a learning rate of {lr:g}: try a smaller one")

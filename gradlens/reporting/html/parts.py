@@ -11,7 +11,7 @@ from typing import NamedTuple
 from gradlens.reporting.aggregate import Interval, LayerPoint, layer_points
 from gradlens.reporting.html.charts import Chart, compact
 from gradlens.reporting.html.standings import MethodSummary
-from gradlens.reporting.numbers import short_number, with_interval
+from gradlens.reporting.numbers import number_text, short_number
 from gradlens.reporting.style import Style
 from gradlens.training.run_directory import Run
 
@@ -87,12 +87,12 @@ class ReportContext:
 
 def number_cell(value: float, digits: int = 2, scale: float = 1.0) -> TableCell:
     """A number's cell."""
-    return TableCell(short_number(value * scale, digits), compact(value))
+    return TableCell(short_number(value, digits, scale=scale), compact(value))
 
 
 def mean_cell(value: Interval, digits: int = 2, scale: float = 1.0, sign: bool = False) -> TableCell:
     """A mean with half its interval."""
-    return TableCell(with_interval(value, digits, scale, sign), compact(value.mean))
+    return TableCell(number_text(value.mean, value.low, digits, scale, sign), compact(value.mean))
 
 
 def ratio_cell(value: Interval) -> TableCell:
