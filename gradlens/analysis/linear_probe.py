@@ -286,7 +286,8 @@ def probe_run(
     """
     data = load_data(run.config, context)
     seed, classes = run.config.seed, len(data.classes)
-    result = {"protocol": {}, "rows": [], "separability": [], "seconds": {"activations": 0.0, "probes": 0.0}} | result
+    empty: ProbeRecord = {"protocol": {}, "rows": [], "separability": [], "seconds": {"activations": 0.0, "probes": 0.0}}
+    result = empty | result
     train, test = (half.to(context.device) for half in _halves(run, data, options))
     if options.controls and not any(row["network"] == PIXELS for row in result["rows"]):
         progress(0, 1, "probe of raw pixels")

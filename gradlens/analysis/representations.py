@@ -247,7 +247,8 @@ def represent_run(
     """
     shown = pictures_of(run, context, options.images)
     small = shown.held.take(torch.arange(min(STORED, len(shown.held))))
-    result = {"protocol": {}, "rows": [], "rdm": {}} | result
+    empty: Result = {"protocol": {}, "rows": [], "rdm": {}}
+    result = empty | result
     result["rdm_labels"] = small.labels.sort(stable=True).values.tolist()
     known = {} if known is None else known
     last = last_step(run)

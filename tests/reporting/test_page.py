@@ -359,7 +359,7 @@ def test_results_that_cannot_be_read_are_said(tmp_path):
     (path / "online.json").write_text('{"rows": "none"}')
     (path / "cka.json").write_text('{"with": [{"blocks": ["a"], "matrix": [[1, 2]]}]}')
     found = Parsed(page([load_run(path)]))
-    assert "probe.json cannot be read" in found.words("separability")
+    assert "probe.json is not a result of gradlens" in found.words("separability")
     assert not [f for tag, f in found.elements if tag == "img"]
 
 
@@ -375,7 +375,7 @@ def test_half_a_probe_is_not_shown_as_a_whole_one(tmp_path):
 def test_a_path_in_a_message_keeps_its_letters(tmp_path):
     path = stored(made(), tmp_path)
     (path / "probe.json").write_text("{")
-    assert f"Left out: {path}/probe.json cannot be read" in Parsed(page([load_run(path)])).words("separability")
+    assert f"Left out: {path}/probe.json is not a result of gradlens" in Parsed(page([load_run(path)])).words("separability")
 
 
 # ------------------------------------------------------------------------------------------------------------ wrong input

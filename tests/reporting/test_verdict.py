@@ -115,7 +115,7 @@ def test_a_cosine_that_is_missing_for_another_reason_is_not_called_untrained():
 
 def test_without_bp_the_page_says_what_cannot_be_said():
     text = said(made("dgl", path="runs/my run"))
-    assert "No bp is among these runs: nothing can be said of what a rule costs in accuracy or time." in text
+    assert "No bp is among these runs: what a rule costs in accuracy or time is not known." in text
     assert "`gradlens train bp --config 'runs/my run/config.json'` makes one." in text
     found, _ = stood(made("dgl"))
     assert verdict_line(found["dgl"]).accuracy == "50.0 % test accuracy; no bp run on the same data and network."
@@ -123,7 +123,7 @@ def test_without_bp_the_page_says_what_cannot_be_said():
 
 
 def test_only_bp():
-    assert said(made(), made(seed=1)) == "Only bp is here: it uses the true gradient, so there is no distance to tell."
+    assert said(made(), made(seed=1)) == "Only bp is here: it uses the true gradient, so there is no distance to report."
 
 
 @pytest.mark.parametrize(
