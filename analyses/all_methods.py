@@ -36,7 +36,7 @@ from gradlens.gradients.rows import step_rows
 from gradlens.gradients.true_gradient import preserve_buffers_and_rng, true_gradients
 from gradlens.methods import METHODS
 from gradlens.reporting.aggregate import interval, scores, without_noise
-from gradlens.reporting.numbers import number_text
+from gradlens.reporting.numbers import DASH, number_text, short_number
 from gradlens.runtime.rng import seeded
 from gradlens.training.config import Config, make_config
 from gradlens.training.cost.step_benchmark import bench
@@ -189,10 +189,8 @@ def shown(row: dict[str, Any], cost: dict[str, float | None]) -> str:
     for layer in LAYERS[:4]:
         three = [row["cosine"].get(layer, (math.nan,))[0], row["corrected_cosine"].get(layer, math.nan)]
         three.append(row["null_cosine"].get(layer, (math.nan,))[0])
-        words = ["–" if math.isnan(v) else f"{v:.2f}".replace("-0.00", "0.00") for v in three]
-        cells.append(" · ".join(words) if math.isfinite(three[0]) else "–")
-    memory = cost["memory"]
-    cells += [f"{cost['images_per_s']:.2f}", "–" if memory is None else f"{memory:.2f}", f"{cost['multiply_adds']:.2f}"]
+        cells.append(" · ".join(map(short_number, three)) if math.isfinite(three[0]) else DASH)
+    cells += [short_number(cost[name]) for name in ("images_per_s", "memory", "multiply_adds")]
     return "| " + " | ".join(cells) + " |"
 
 

@@ -24,13 +24,14 @@ from typing import Any
 
 from scipy.special import stdtrit
 
-from analyses.study import arguments, data_name, judged, publish, run_context_of, say, trained, weighed
-from gradlens.analysis.first_layer_filters import filters_run
+from analyses.study import arguments, data_name, judged, publish, run_context_of, save_figures, say, trained, weighed
+from gradlens.analysis.of_runs.filters import FilterOptions, Filters
+from gradlens.analysis.of_runs.interface import Session
 from gradlens.cli.progress import Display
 from gradlens.reporting.aggregate import Interval, interval
-from gradlens.reporting.analysis_report import save_figures
 from gradlens.reporting.filters import FILTER_NUMBERS, filter_figures, filter_table
 from gradlens.reporting.numbers import number_text
+from gradlens.runtime.progress import no_progress
 from gradlens.runtime.terminal import print_table
 from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run
@@ -113,10 +114,10 @@ def main() -> None:
     place, folder = run_context_of(args), args.figures / "first_layer_filters"
     found: dict[int, dict[str, list[dict[str, Any]]]] = {stem: {label: [] for label in RULES} for stem in SEEDS}
     with Display(quiet=False) as display:
-        progress = display.count("filters")
+        progress, session = display.count("filters"), Session(place, FilterOptions())
         for i, (stem, label, seed) in enumerate(keys):
             progress(i, len(keys), f"{label}, stem {stem}, seed {seed}")
-            found[stem][label].append(filters_run(runs[stem, label, seed], place))
+            found[stem][label].append(Filters().measure(runs[stem, label, seed], session, no_progress))
     accuracy = {}
     for stem, seeds in SEEDS.items():
         print(f"\nstem {stem}x{stem}, {seeds} seed{'s' * (seeds > 1)}")

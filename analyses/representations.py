@@ -21,13 +21,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from analyses.all_methods import EPOCHS, SEEDS, SHARED
-from analyses.study import arguments, data_name, judged, publish, run_context_of, say, trained
-from gradlens.analysis import network_similarity
-from gradlens.analysis import representations as rep
+from analyses.study import arguments, data_name, judged, publish, run_context_of, save_figure, say, trained
+from gradlens.analysis.of_runs.interface import Session
 from gradlens.analysis.of_runs.options import RepresentationOptions
+from gradlens.analysis.of_runs.representations import Representations
+from gradlens.analysis.representations import TRAINED
 from gradlens.cli.progress import Display
 from gradlens.reporting import representations
-from gradlens.reporting.style import save_figure
 from gradlens.runtime.terminal import print_table
 from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run
@@ -48,13 +48,13 @@ def configs(args: Any) -> list[Config]:
 
 def value(result: Result, block: str, quantity: str) -> float:
     """A number of a trained block."""
-    (row,) = (row for row in result["rows"] if row["network"] == rep.TRAINED and row["block"] == block)
+    (row,) = (row for row in result["rows"] if row["network"] == TRAINED and row["block"] == block)
     return float(row[quantity])
 
 
 def likeness(pairs: Result, run: Run, block: str) -> float:
     """CKA of one block with the same block of another run."""
-    (entry,) = (entry for entry in pairs["with"] if (entry["run"], entry["network"]) == (run.path.name, rep.TRAINED))
+    (entry,) = (entry for entry in pairs["with"] if (entry["run"], entry["network"]) == (run.path.name, TRAINED))
     return float(entry["matrix"][entry["blocks"].index(block)][entry["with_blocks"].index(block)])
 
 
@@ -95,10 +95,11 @@ def main() -> None:
     args = arguments(__doc__ or "")
     runs = trained(configs(args), args)
     place, options = run_context_of(args), RepresentationOptions()
-    known: dict[str, dict[str, Any]] = {}
+    analysis = Representations()
     by_name = {name: [r for r in runs if r.config.method == name] for name in METHODS}
     with Display(quiet=False) as display:
-        found = [rep.represent_run(run, place, options, display.count(run.path.name), known) for run in runs]
+        session = Session(place, options, display.count)
+        found = [analysis.measure(run, session, display.count(run.path.name)) for run in runs]
         results = {name: [f for f, r in zip(found, runs, strict=True) if r in by_name[name]] for name in METHODS}
         pairs = []
         for i, bp in enumerate(by_name["bp"]):
@@ -106,7 +107,7 @@ def main() -> None:
             others = [by_name[name][j] for name in METHODS[:3]]
             if i == 0:  # the figure's: the rest too, and dgl from the same first weights
                 others = [others[0], by_name["dgl"][0], *others[1:], *(by_name[name][j] for name in METHODS[3:])]
-            pairs.append(network_similarity.compare_run(bp, others, place, options, display.count(f"bp seed {i}")))
+            pairs.append(analysis.compare([bp, *others], session))
     points = representations.depth_points(runs, found)
     print_table(representations.representation_table(points))
     for i, result in enumerate(pairs):

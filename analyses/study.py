@@ -8,6 +8,7 @@ import math
 import platform
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from gradlens.analysis.of_runs.options import ProbeOptions
 from gradlens.analysis.of_runs.probe import Probe
 from gradlens.cli.progress import Display
 from gradlens.data.datasets import DATASETS
+from gradlens.reporting import analysis_report, style
 from gradlens.reporting.aggregate import Interval, interval
-from gradlens.reporting.style import save_figure
 from gradlens.reporting.training_figures import figure_set
 from gradlens.runtime.errors import INTERRUPTED, Stopped
 from gradlens.training.config import Config, make_config
@@ -185,6 +186,11 @@ def environment() -> dict[str, Any]:
     }
 
 
+# pages link the png and the csv is beside it; `gradlens figures` draws an svg too
+save_figure = partial(style.save_figure, vector=False)
+save_figures = partial(analysis_report.save_figures, vector=False)
+
+
 def publish(name: str, runs: Sequence[Run], args: argparse.Namespace, results: dict[str, Any], figures: bool = True) -> None:
     """Write the runs' figures and ``results.json`` (numbers, seeds, versions, time) to ``figures/<name>``.
 
@@ -217,7 +223,6 @@ def publish(name: str, runs: Sequence[Run], args: argparse.Namespace, results: d
 def _draw(runs: Sequence[Run], folder: Path) -> None:
     """The standard figures of some runs; those that cannot be drawn are named."""
     figures = figure_set(runs)
-    for name, (figure, rows) in figures.drawn.items():
-        save_figure(figure, rows, folder, name)
+    save_figures(figures.drawn, folder)
     for name, why in figures.skipped.items():
         print(f"no figure {name}: {why}")

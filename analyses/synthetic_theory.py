@@ -35,28 +35,18 @@ from matplotlib import style
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from analyses.study import arguments, judged, publish, say
+from analyses.study import arguments, judged, publish, save_figure, say
 from gradlens.analysis.activations import collect_activations, freeze_module
 from gradlens.analysis.logistic_regression import Standard, fit_logistic_regression
 from gradlens.analysis.representation_similarity import rdm, rdm_correlation
-from gradlens.analysis.theory.synthetic_gradients import (
-    Stationarity,
-    affine,
-    exact_linear_synthesiser,
-    field_twist,
-    implied_loss,
-    least_squares_loss,
-    settle_synthesisers,
-    small_pair,
-    stationarity,
-)
+from gradlens.analysis.theory import synthetic_gradients as theory
 from gradlens.data.datasets import load
 from gradlens.gradients.losses import LOSSES
 from gradlens.methods import METHODS
 from gradlens.reporting import representations
 from gradlens.reporting.aggregate import interval
 from gradlens.reporting.representations import DepthPoint, RdmRow
-from gradlens.reporting.style import COLOURS, LOOK, save_figure
+from gradlens.reporting.style import COLOURS, LOOK
 from gradlens.runtime.rng import generator, seeded
 from gradlens.training.build import ModelAndMethod, make_network_info
 from gradlens.training.step import training_step
@@ -68,7 +58,7 @@ FULL, LESS = "cdni", "dni"  # linear synthesisers that can be exact in (a), (b),
 POINTS, FEATURES, CLASSES, HIDDEN = 60, 6, 3, 5
 LINEAR_UPDATES, LINEAR_LR = 4000, 0.2  # plain gradient descent
 HIDDEN_LAYERS = (0, 1)  # as in the theorems
-AT_REST = 1e-9  # norm of all that is told
+AT_REST = 1e-9  # norm of all gradients
 CRITICAL = 1e-6  # norm of the true gradient
 AT_OPTIMUM = 1e-6  # loss above the least-squares optimum
 
@@ -116,7 +106,7 @@ def linear_net(hidden: int, method: str, seed: int, **options: Any) -> ModelAndM
     with seeded(seed, "init"):
         sizes = [FEATURES, *[HIDDEN] * hidden, CLASSES]
         blocks: list[nn.Module] = [nn.Linear(a, b) for a, b in pairwise(sizes)]
-    return small_pair([*blocks, *([] if hidden else [nn.Identity()])], FEATURES, CLASSES, method, seed=seed, **options)
+    return theory.small_pair([*blocks, *([] if hidden else [nn.Identity()])], FEATURES, CLASSES, method, seed=seed, **options)
 
 
 class Rest(NamedTuple):
@@ -144,9 +134,9 @@ class LossPoint(NamedTuple):
     above_optimum: float
 
 
-def at_rest(system: str, hidden: int, seed: int, updates: int, found: Stationarity, optimum: float, rank: int = -1) -> Rest:
+def at_rest(system: str, hidden: int, seed: int, updates: int, found: theory.Stationarity, optimum: float, rank: int = -1) -> Rest:
     """A state's row."""
-    return Rest(system, hidden, seed, rank, updates, found.told, found.regression, found.true, found.synth_loss, found.loss - optimum)
+    return Rest(system, hidden, seed, rank, updates, found.blocks, found.regression, found.true, found.synth_loss, found.loss - optimum)
 
 
 def linear_run(job: tuple[str, int, int]) -> tuple[Rest, list[LossPoint]]:
@@ -155,13 +145,13 @@ def linear_run(job: tuple[str, int, int]) -> tuple[Rest, list[LossPoint]]:
     x, y = toy(seed)
     network = linear_net(hidden, method, seed, **({} if method == "bp" else {"linear": True}))
     optimizer = torch.optim.SGD(network.method.param_groups(list(network.model)), lr=LINEAR_LR)
-    losses = settle_synthesisers(network, optimizer, x, y, LINEAR_UPDATES, AT_REST)
-    optimum = least_squares_loss(x, y, CLASSES)
+    losses = theory.settle_synthesisers(network, optimizer, x, y, LINEAR_UPDATES, AT_REST)
+    optimum = theory.least_squares_loss(x, y, CLASSES)
     shown = sorted({round(1.06**i) - 1 for i in range(143)} & set(range(len(losses))))
     points = [LossPoint(method, hidden, seed, i, losses[i] - optimum) for i in shown]
     if method == "bp":
         return Rest(method, hidden, seed, -1, len(losses), math.nan, math.nan, math.nan, math.nan, losses[-1] - optimum), points
-    return at_rest(method, hidden, seed, len(losses), stationarity(network, x, y), optimum), points
+    return at_rest(method, hidden, seed, len(losses), theory.stationarity(network, x, y), optimum), points
 
 
 def spurious(seed: int) -> list[Rest]:
@@ -170,7 +160,7 @@ def spurious(seed: int) -> list[Rest]:
     White x: W* P is least squares on P x, so Σ g = 0 and Σ g hᵀ = 0 with h = W* P x + b, and S = 0 is the best that sees h alone.
     """
     x, y = toy(seed)
-    optimum, goal = least_squares_loss(x, y, CLASSES), torch.eye(CLASSES, dtype=torch.float64)[y]
+    optimum, goal = theory.least_squares_loss(x, y, CLASSES), torch.eye(CLASSES, dtype=torch.float64)[y]
     found = []
     for rank in range(FEATURES + 1):
         network = linear_net(0, LESS, seed, linear=True)
@@ -179,7 +169,7 @@ def spurious(seed: int) -> list[Rest]:
             layer.weight.copy_(goal.T @ x / POINTS)
             layer.weight[:, rank:] = 0
             layer.bias.copy_(goal.mean(0))
-        found.append(at_rest("constructed", 0, seed, 0, stationarity(network, x, y), optimum, rank))
+        found.append(at_rest("constructed", 0, seed, 0, theory.stationarity(network, x, y), optimum, rank))
     return found
 
 
@@ -191,13 +181,13 @@ def closed_form(seed: int) -> dict[str, float]:
         network = linear_net(hidden, FULL, seed, linear=True)
         s: Any = network.method.synthesisers[0]  # type: ignore[union-attr,index]
         optimizer = torch.optim.SGD([*s.parameters()], lr=0.25, momentum=0.95)
-        settle_synthesisers(network, optimizer, x, y, 3000, 1e-12)  # the blocks are in no optimiser
-        want = exact_linear_synthesiser(list(network.model)[1:], (HIDDEN, CLASSES)[hidden == 0])
+        theory.settle_synthesisers(network, optimizer, x, y, 3000, 1e-12)  # the blocks are in no optimiser
+        want = theory.exact_linear_synthesiser(list(network.model)[1:], (HIDDEN, CLASSES)[hidden == 0])
         with torch.no_grad():
             first = s.map.weight - want.a
             both = s.context.weight + s.map.bias[:, None] - (want.b + want.c[:, None])  # labels are one-hot: B and c only together
         found[f"{hidden} above"] = max(float(first.abs().max()), float(both.abs().max()))
-        found[f"{hidden} above, L_S"] = stationarity(network, x, y).synth_loss
+        found[f"{hidden} above, L_S"] = theory.stationarity(network, x, y).synth_loss
     return found
 
 
@@ -342,7 +332,7 @@ DIRECTION = torch.tensor([-1.0, 1.0], dtype=torch.float64) / 2**0.5
 def look(network: ModelAndMethod, x: Tensor, y: Tensor, labelling: str, seed: int, made: int) -> tuple[list[ImpliedPoint], Looked]:
     """The implied loss of a linear model's synthesiser beside the true one, along the line between its two answers, through zero."""
     with torch.no_grad():
-        at = affine([network.model[0]], 2)
+        at = theory.affine([network.model[0]], 2)
         answers = (x @ at.weight.T + at.bias) @ DIRECTION
     low, high = float(answers.min()), float(answers.max())
     reach = 1.25 * max(abs(low), abs(high))
@@ -358,11 +348,11 @@ def look(network: ModelAndMethod, x: Tensor, y: Tensor, labelling: str, seed: in
             found: Tensor = synthesiser(h, context.expand(len(h), 2))
             return found
 
-        implied = implied_loss(field, path)
+        implied = theory.implied_loss(field, path)
         true = nn.functional.cross_entropy(path, torch.full((GRID,), label), reduction="none")
         a, b = (v[within] - v[within].mean() for v in (implied, true))
         apart, size = apart + float((a - b).square().sum()), size + float(b.square().sum())
-        twists.append(field_twist(field, torch.zeros(2, dtype=torch.float64)))
+        twists.append(theory.field_twist(field, torch.zeros(2, dtype=torch.float64)))
         implied = implied - implied[GRID // 2] + true[GRID // 2]  # one constant is free: equal at zero
         rows += [
             ImpliedPoint(labelling, label, made, float(t), float(p), float(q), low, high)
@@ -380,7 +370,7 @@ def plane_run(job: tuple[str, str, str, int]) -> tuple[PlanePoint, list[ImpliedP
         sizes = [2, PLANE_WIDTH, 2] if hidden else [2, 2]
         linears = [nn.Linear(a, b) for a, b in pairwise(sizes)]
     blocks = [nn.Sequential(linears[0], nn.ReLU()), linears[1]] if hidden else [linears[0], nn.Identity()]
-    network = small_pair(blocks, 2, 2, method, "ce", seed, **({} if method == "bp" else {"linear": True}))
+    network = theory.small_pair(blocks, 2, 2, method, "ce", seed, **({} if method == "bp" else {"linear": True}))
     optimizer = torch.optim.Adam(network.method.param_groups(list(network.model)), lr=PLANE_LR)
     implied: list[ImpliedPoint] = []
     looks: list[Looked] = []
@@ -391,7 +381,7 @@ def plane_run(job: tuple[str, str, str, int]) -> tuple[PlanePoint, list[ImpliedP
             implied.extend(rows)
             looks.append(numbers)
 
-    settle_synthesisers(network, optimizer, x, y, PLANE_UPDATES, see=see)
+    theory.settle_synthesisers(network, optimizer, x, y, PLANE_UPDATES, see=see)
     with torch.no_grad():
         z = network.model(x)
     accuracy = float((z.argmax(1) == y).double().mean())

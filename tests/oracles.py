@@ -151,6 +151,37 @@ def nll(z: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(z, y, reduction="sum") / len(y)
 
 
+def grads(module: nn.Module) -> dict[str, Tensor | None]:
+    """What ``backward()`` left in ``.grad``."""
+    return {name: p.grad for name, p in module.named_parameters()}
+
+
+def interfaces_by_hand(
+    ins: list[Tensor], outs: list[Tensor], synthesisers: nn.ModuleList, onehot: Tensor | None, y: Tensor, target: str, lam: float
+) -> tuple[list[float], list[Tensor]]:
+    """The synthesisers' half of a step of synthetic gradients: what blocks read and gave, top first; fills ``.grad``.
+
+    When g_k arrives at the input of block k+1, L_S = 1/N sum_n ||S_k(h_k)_n - g_n||², and h_k.backward((1 - lam) S_k(h_k) + lam g_k).
+
+    Returns:
+        L_S and g of each interface, bottom first.
+
+    """
+    scale = len(y) if target == "sum" else 1
+    losses: list[float] = []
+    targets: list[Tensor] = []
+    for k in reversed(range(len(outs) - 1)):
+        g = ins[k + 1].grad
+        assert g is not None
+        s = synthesisers[k](outs[k].detach(), onehot)
+        loss = sum(((s[n] - scale * g[n]) ** 2).sum() for n in range(len(y))) / len(y)
+        loss.backward()
+        outs[k].backward((1 - lam) * s.detach() / scale + lam * g)
+        losses.insert(0, loss.item())
+        targets.insert(0, g)
+    return losses, targets
+
+
 class Uncut(NamedTuple):
     """What plain PyTorch gives on a deep copy of the whole network."""
 

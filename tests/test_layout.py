@@ -13,6 +13,8 @@ from gradlens.methods import METHODS
 PACKAGE = Path(__file__).resolve().parents[1] / "gradlens"
 ROOMS = ("runtime", "data", "models", "gradients", "methods", "training", "analysis", "reporting", "cli")
 LONGEST = 400  # lines of a module
+LONGEST_FUNCTION = 60  # … of a function, unless a comment in its signature says why it is longer
+ALIKE = 6  # equal lines in a row: those are to be a function
 
 
 def named(path):
@@ -122,6 +124,69 @@ def test_a_room_says_what_lives_in_it_and_holds_nothing_else(path):
     assert ast.get_docstring(tree)
     if path.parent.name != "methods":  # whose __init__ is the registry
         assert len(tree.body) == 1
+
+
+# ------------------------------------------------------------------------------------------------- long and equal code
+
+
+def too_long(text, tree):
+    """The functions of more lines than are allowed, but those with a reason: a comment on a line of the signature."""
+    lines = text.splitlines()
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or node.end_lineno - node.lineno < LONGEST_FUNCTION:
+            continue
+        if not any(re.search(r"  # \w", line) for line in lines[node.lineno - 1 : node.body[0].lineno - 1]):
+            yield node.name
+
+
+def written_lines(text, tree):
+    """(number, text without indentation) of a module's lines, but imports, comments, and those without a letter or a digit."""
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    left_out = {i for node in imports for i in range(node.lineno, node.end_lineno + 1)}
+    lines = ((i, line.strip()) for i, line in enumerate(text.splitlines(), 1) if i not in left_out)
+    return [(i, line) for i, line in lines if re.search(r"\w", line) and not line.startswith("#")]
+
+
+def alike(sources):
+    """The places, as (module, line), at which so many lines in a row are the same as elsewhere; ``sources``: name -> (text, tree)."""
+    places = {}
+    for name, (text, tree) in sources.items():
+        lines = written_lines(text, tree)
+        for k in range(len(lines) - ALIKE + 1):
+            places.setdefault(tuple(line for _, line in lines[k : k + ALIKE]), []).append((name, lines[k][0]))
+    return [found for found in places.values() if len(found) > 1]
+
+
+@cache
+def written():
+    """name -> (text, tree) of the package's modules and of the scripts beside it."""
+    scripts = {f"analyses/{path.name}": path.read_text() for path in sorted((PACKAGE.parent / "analyses").rglob("*.py"))}
+    return {name: (text, modules()[name]) for name, text in SOURCES.items()} | {n: (t, ast.parse(t)) for n, t in scripts.items()}
+
+
+def test_the_searches_find_long_and_equal_code():
+    def parsed(text):
+        return text, ast.parse(text)
+
+    body = "".join(f"    x{i} = {i}\n" for i in range(LONGEST_FUNCTION - 1))
+    reason = "def g(\n    x,  # a table in words\n):\n" + body
+    assert list(too_long(*parsed(f"def f():\n{body}"))) == []
+    assert list(too_long(*parsed(f"def f():\n{body}    y = 1\n{reason}"))) == ["f"]
+    six = "".join(f"y{i} = (\n    {i},\n)\n" for i in range(ALIKE // 2))
+    inside = "if z:\n" + "".join(f"    {line}\n\n" for line in six.splitlines())
+    assert alike({"a": parsed(f"import os\n{six}"), "b": parsed(f"def f():\n    pass\n{inside}")}) == [[("a", 2), ("b", 4)]]
+    assert alike({"a": parsed(f"z = 1\n{six}z = 2\n{six}")}) == [[("a", 2), ("a", 12)]]
+    others = six.replace("y0", "z0")
+    imports = "from os import (\n    a,\n    b,\n    c,\n    d,\n    e,\n    f,\n)\n"
+    assert alike({"a": parsed(imports + six), "b": parsed(imports + others)}) == []
+
+
+def test_no_function_is_too_long_without_a_reason():
+    assert {name: long for name, source in written().items() if (long := list(too_long(*source)))} == {}
+
+
+def test_no_run_of_lines_is_in_two_places():
+    assert alike(written()) == []
 
 
 # ------------------------------------------------------------------------------------------ who names rules and data sets

@@ -24,7 +24,8 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarForm
 from analyses.full_size.items import Item, at_width, items
 from analyses.full_size.readings import EPOCHS, of_family
 from analyses.full_size.results import Rows, read_rows, summary
-from gradlens.reporting.style import LOOK, Style, save_figure, styles
+from analyses.study import save_figure
+from gradlens.reporting.style import LOOK, Style, styles
 from gradlens.runtime.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -290,8 +291,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         save_figure(learning(name, family), [p for p in points(family) if not p.layer], folder, "learning")
         if any(p.quantity == "cosine" for p in points(family)):
             save_figure(alignment(family), [p for p in points(family) if p.layer], folder, "alignment")
-        for svg in folder.glob("*.svg"):
-            svg.unlink()  # the png is shown, the csv is beside it
         (folder / "table.md").write_text(table_of(family))
         print(f"wrote {folder}")
     if args.results == RESULTS:

@@ -24,7 +24,6 @@ from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.eval_mode import eval_mode
 from gradlens.runtime.progress import Progress, no_progress
 from gradlens.training.build import build_model_and_method, load_model_and_method
-from gradlens.training.checkpoint import load_checkpoint
 from gradlens.training.context import RunContext, load_data
 from gradlens.training.run_directory import Run
 
@@ -54,12 +53,16 @@ class FrozenModel:
         return self.names.index(name)
 
 
+def last_step(run: Run) -> int:
+    """How many updates the weights of a run's checkpoint have had; only an unfinished run must read it for that."""
+    return int(run.summary["updates"] if "updates" in run.summary else run.checkpoint()["step"])
+
+
 def _saved(run: Run) -> list[tuple[int, Path]]:
     """(step, file) of each set of weights that a run kept, in order; the checkpoint last."""
-    checkpoint = run.path / "checkpoint.pt"
-    last = int(load_checkpoint(checkpoint)["step"])
+    last = last_step(run)
     kept = [(int(path.stem.split("-")[1]), path) for path in run.snapshots()]
-    return [*((step, path) for step, path in kept if step != last), (last, checkpoint)]
+    return [*((step, path) for step, path in kept if step != last), (last, run.path / "checkpoint.pt")]
 
 
 def weights_digest(run: Run) -> str:

@@ -76,9 +76,11 @@ class RunView:
             raise MissingEvidence("no gradients were recorded" + " (--record-every 0)" * (not self.run.config.record.every))
 
     def live(self) -> dict[str, Series]:
-        """block -> norms of the gradient it was told, but for exact zeros: a stage or the rule leaves a block alone there."""
-        told = {block: [(s, v) for s, v in series if math.isfinite(v) and v > 0] for block, series in self.of("parameters", "norm").items()}
-        return {block: series for block, series in told.items() if series}
+        """block -> norms of its gradient, but for exact zeros: a stage or the rule leaves a block alone there."""
+        nonzero = {
+            block: [(s, v) for s, v in series if math.isfinite(v) and v > 0] for block, series in self.of("parameters", "norm").items()
+        }
+        return {block: series for block, series in nonzero.items() if series}
 
     @property
     def untrained(self) -> bool:
@@ -87,12 +89,12 @@ class RunView:
 
     @property
     def synthetic(self) -> bool:
-        """Whether blocks are told what synthesisers say."""
+        """Whether blocks' gradients come from synthesisers."""
         return "synth_explained_variance" in self.run.config.rule.method_quantities
 
     @property
     def depends_on(self) -> frozenset[str]:
-        """What the rule's blocks hear."""
+        """What the rule's blocks depend on."""
         return self.run.config.rule.depends_on
 
     @cached_property

@@ -1,11 +1,22 @@
-"""The doctor's checks of what blocks are told: dead heads, lagging synthesisers, drift, gradients that vanish or explode, stale replay."""
+"""The doctor's checks of blocks' error signals: dead heads, lagging synthesisers, drift, gradients that vanish or explode, stale replay."""
 
 from __future__ import annotations
 
 import math
 from statistics import fmean, median
 
-from gradlens.analysis.doctor_evidence import LAST_STEPS, WATCH, WRONG, MissingEvidence, RunView, Symptom, graded, step_range, values
+from gradlens.analysis.doctor_evidence import (
+    LAST_STEPS,
+    WATCH,
+    WRONG,
+    MissingEvidence,
+    RunView,
+    Series,
+    Symptom,
+    graded,
+    step_range,
+    values,
+)
 from gradlens.gradients.layer_names import is_norm
 from gradlens.methods.feedback.weight_replacement import Switched
 from gradlens.methods.local.windows import InWindows, LocalLosses
@@ -13,7 +24,7 @@ from gradlens.methods.local.windows import InWindows, LocalLosses
 DEAD_SHARE = 0.97  # of the loss of guessing: live heads stood at 0.81 or below within an epoch of 6,000 images, dead ones at 1.00
 SYNTH_WATCH = 0.0  # explained variance of a synthesiser: at 0 the batch's mean gradient would do as well
 SYNTH_WRONG = -0.05  # … and here worse: synthesisers at zero scattered by 0.01 about it from seed to seed
-SYNTH_BAND = 10.0  # norm ratio of a block told by a synthesiser, either way: the documents' own dni, at 14 to 320, learned by its top alone
+SYNTH_BAND = 10.0  # norm ratio of a synthesised gradient, either way: the documents' own dni, at 14 to 320, learned by its top alone
 DRIFT_WATCH = 3.0  # feedback / weights, farther from 1 than at first: through four such layers a message is 81 times off; fa came to 2.2
 DRIFT_WRONG = 10.0  # … and 10,000 times; fa at ten times a good learning rate came to 6 and still learned
 SPREAD_WATCH = 100.0  # longest / shortest gradient of a run's blocks: of 18 rules on CIFAR-10 all but fa stayed below 30
@@ -47,7 +58,7 @@ def dead_head(seen: RunView) -> list[Symptom] | None:
 
 
 def silent(seen: RunView) -> list[Symptom] | None:
-    """No layer that the rule trains is told a gradient of exactly zero all the time."""
+    """No layer that the rule trains has a gradient of exactly zero all the time."""
     if seen.untrained:
         return None
     seen.need_gradients()
@@ -59,18 +70,25 @@ def silent(seen: RunView) -> list[Symptom] | None:
             continue
         if seen.run.config.rule.top_only and layer.partition(".")[0] != seen.blocks[-1]:
             continue  # that is the rule
-        text = f"the gradient {layer} was told is exactly zero at every one of {len(end)} recorded steps, {end[0][0]} to {end[-1][0]}"
+        text = f"the gradient of {layer} is exactly zero at every one of {len(end)} recorded steps, {end[0][0]} to {end[-1][0]}"
         found.append(Symptom(WRONG, layer, end[-1][0], 0, 0, text))
     return found
 
 
-def lagging(seen: RunView) -> list[Symptom] | None:
-    """Synthesisers explain some of the gradient they predict."""
+def _explained(seen: RunView) -> dict[str, Series] | None:
+    """block -> how much of its target the block's synthesiser explained; None for rules without, and untrained runs."""
     if not seen.synthetic or seen.untrained:
         return None
     seen.need_gradients()
+    return seen.of("rule", "synth_explained_variance")
+
+
+def lagging(seen: RunView) -> list[Symptom] | None:
+    """Synthesisers explain some of the gradient they predict."""
+    if (explained_by_block := _explained(seen)) is None:
+        return None
     found = []
-    for block, series in seen.of("rule", "synth_explained_variance").items():
+    for block, series in explained_by_block.items():
         end, explained = seen.late_median(series)
         if grade := graded(explained, SYNTH_WATCH, SYNTH_WRONG):
             text = f"the synthesiser of {block} explains {explained:.3g} of the variance of its target ({step_range(end)})"
@@ -79,12 +97,11 @@ def lagging(seen: RunView) -> list[Symptom] | None:
 
 
 def out_of_scale(seen: RunView) -> list[Symptom] | None:
-    """What a synthesiser tells its block has the size of the true gradient, within a factor."""
-    if not seen.synthetic or seen.untrained:
+    """A synthesiser's gradient has the size of the true one, within a factor."""
+    if (explained_by_block := _explained(seen)) is None:
         return None
-    seen.need_gradients()
     found = []
-    for block in seen.of("rule", "synth_explained_variance"):
+    for block in explained_by_block:
         end, ratio = seen.late_median(seen.series[block, "parameters", "norm_ratio"])
         if not 1 / SYNTH_BAND <= ratio <= SYNTH_BAND:
             text = f"the gradient of {block} is {ratio:.3g} times as long as the true one ({step_range(end)})"

@@ -120,7 +120,7 @@ def jumps(series: Series, material: float) -> Iterator[tuple[int, float, float]]
     limit = max(material, SPIKE_DEVIATIONS * noise)
     for i, r in enumerate(residual):
         beside = [residual[j] for j in (i - 1, i + 1) if 0 <= j < len(residual) and math.isfinite(residual[j])]
-        plateau = i > 0 and residual[i - 1] == r  # told once, where it begins
+        plateau = i > 0 and residual[i - 1] == r  # reported once, where it begins
         if r > limit and not plateau and all(r >= other for other in beside):
             yield i, series[i][1], median(before[i])
 

@@ -35,7 +35,7 @@ def colour_shares(filters: Array) -> Array:
     NaN for a filter of zeros. Noise that is alike in all three channels' variances has 2/3.
     """
     colour = sum(np.square(np.einsum("fckl,c->fkl", filters, axis)).sum((1, 2)) for axis in (RED_GREEN, YELLOW_BLUE))
-    return _ratio(colour, energies(filters))
+    return _share(colour, energies(filters))
 
 
 def hues(filters: Array) -> Array:
@@ -71,7 +71,7 @@ def spectra(filters: Array) -> tuple[Array, Array]:
     shares = both[:, one_of_two]
     total = shares.sum(1)
     total[total <= NOTHING * power.sum(1)] = 0
-    return _ratio(shares, total[:, None]), np.hypot(steps[i], steps[j])[one_of_two]
+    return _share(shares, total[:, None]), np.hypot(steps[i], steps[j])[one_of_two]
 
 
 def frequency_entropies(filters: Array) -> Array:
@@ -121,7 +121,7 @@ def order(filters: Array) -> list[int]:
     return places
 
 
-def _ratio(part: Array, whole: Array) -> Array:
+def _share(part: Array, whole: Array) -> Array:
     """part / whole, NaN where the whole is nothing."""
     shares: Array = np.divide(part, whole, out=np.full(np.broadcast_shapes(part.shape, whole.shape), np.nan), where=whole > 0)
     return shares

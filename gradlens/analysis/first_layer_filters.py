@@ -35,7 +35,7 @@ from gradlens.runtime.errors import InputError
 from gradlens.runtime.progress import Progress, no_progress
 from gradlens.runtime.rng import generator
 from gradlens.training.context import RunContext, load_data
-from gradlens.training.run_directory import Run, save_result
+from gradlens.training.run_directory import Run
 
 DECIDES = 7  # pixels: on smaller kernels noise is fitted too (at 5x5 one patch in four, at 3x3 nearly all), and a Gabor share says nothing
 WELL = 0.5  # R² from which on a filter is well fitted
@@ -178,7 +178,7 @@ def _rounded(filters: Array) -> list[Any]:
     return [[[[float(f"{w:.4g}") for w in row] for row in channel] for channel in one] for one in filters.tolist()]
 
 
-def _protocol(filters: Array, images: int, watched: bool) -> dict[str, Any]:
+def _filter_protocol(filters: Array, images: int, watched: bool) -> dict[str, Any]:
     k = filters.shape[-1]
     low, high = bounds(k)
     never = f", or an output that is one number on all {images} images" if watched else ""
@@ -242,7 +242,7 @@ def must_have_filters(run: Run, context: RunContext) -> None:
 
 
 def filters_run(run: Run, context: RunContext, over_time: bool = False, progress: Progress = no_progress) -> dict[str, Any]:
-    """Look at a run's first-layer filters and store what was found as ``filters.json`` in its directory; nothing else changes.
+    """Look at a run's first-layer filters.
 
     Args:
         run: of a network that :func:`must_have_filters`.
@@ -274,16 +274,15 @@ def filters_run(run: Run, context: RunContext, over_time: bool = False, progress
         seen.append(describe_filters(frozen, images, control.filters))
     layer, _ = first_convolution(untrained.modules[0])
     result = {
-        "protocol": _protocol(seen[-1].filters, len(images), seen[-1].watched),
-        **_told(layer, moments[-1].step, seen[-1], control, chance),
+        "protocol": _filter_protocol(seen[-1].filters, len(images), seen[-1].watched),
+        **_filter_result(layer, moments[-1].step, seen[-1], control, chance),
     }
     if over_time:
         result["over_time"] = [{"step": m.step, "numbers": s.numbers} for m, s in zip(moments, seen, strict=True)]
-    save_result(run.path, "filters", result)
     return result
 
 
-def _told(layer: str, step: int, last: FilterDescription, control: FilterDescription, chance: FilterStatistics) -> dict[str, Any]:
+def _filter_result(layer: str, step: int, last: FilterDescription, control: FilterDescription, chance: FilterStatistics) -> dict[str, Any]:
     """What a result says of the last filters, beside the untrained ones (``control``) and random ones."""
     count, channels, k, _ = control.filters.shape
     change = filter_statistics(last.filters - control.filters) | {"dead_share": None}

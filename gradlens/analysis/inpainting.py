@@ -22,9 +22,8 @@ from gradlens.runtime.progress import Progress, no_progress
 from gradlens.runtime.rng import generator
 from gradlens.training.build import ModelAndMethod, load_model_and_method
 from gradlens.training.context import RunContext, load_data
-from gradlens.training.run_directory import Run, plain, save_result
+from gradlens.training.run_directory import Run
 
-NAME = "inpainting"
 INPAINTING = " and ".join(name for name in SHIPPED if inpaints(METHODS[name]))
 SHOWN = -(1 << 40)  # the "step" that names the masks of the pictures
 ToInput = Callable[[Tensor], Tensor]
@@ -107,7 +106,7 @@ def errors(
     return {**said, "dropped": count / pixels}
 
 
-def lacking(run: Run) -> str | None:
+def drops_no_pixels(run: Run) -> str | None:
     """What a run lacks to be shown, as a sentence: a rule that drops pixels."""
     if inpaints(run.config.rule):
         return None
@@ -129,10 +128,10 @@ def must_have_images(run: Run, images: int, context: RunContext) -> None:
 
 
 def inpaint_run(run: Run, context: RunContext, images: int = 8, progress: Progress = no_progress) -> dict[str, Any]:
-    """Store what a run's network makes of held-out images in ``inpainting.json``: a few pictures, and the errors on all of them.
+    """What a run's network makes of held-out images: a few pictures, and the errors on all of them.
 
     Args:
-        run: of a context encoder, one that :func:`must_have_images`; no other file of it changes.
+        run: of a context encoder, one that :func:`must_have_images`.
         context: device and data folder.
         images: pictures, the same ones for all runs on the same data.
         progress: called with (done, in all, what).
@@ -160,9 +159,8 @@ def inpaint_run(run: Run, context: RunContext, images: int = 8, progress: Progre
         "split": data.test_name,
         "errors": found,
     }
-    save_result(run.path, NAME, result)
     progress(len(test), len(test), "held-out images")
-    return dict(plain(result))
+    return result
 
 
 def _packed(images: Tensor) -> str:

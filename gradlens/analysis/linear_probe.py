@@ -14,9 +14,8 @@ features can hold. Whether some training images are *strictly* separable is deci
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -28,10 +27,12 @@ from gradlens.analysis.activations import (
     collect_activations,
     freeze_module,
     frozen_eval_mode,
+    last_step,
     load_snapshots,
     weights_digest,
 )
 from gradlens.analysis.logistic_regression import TOLERANCE
+from gradlens.analysis.of_runs.interface import Keep
 from gradlens.analysis.of_runs.options import ProbeOptions
 from gradlens.analysis.probe_block import CERTIFICATE_SECONDS, HELD_OUT, ProbeFeatures, ProbeRecord, certificates, probe_block
 from gradlens.data.split import Data, Split
@@ -40,9 +41,8 @@ from gradlens.runtime.errors import InputError
 from gradlens.runtime.progress import Progress, no_progress
 from gradlens.runtime.rng import generator
 from gradlens.training.context import RunContext, load_data
-from gradlens.training.run_directory import Run, load_result, plain, save_result
+from gradlens.training.run_directory import Run
 
-NAME = "probe"
 TRAINED, UNTRAINED, PIXELS = "trained", "untrained", "pixels"
 
 
@@ -230,8 +230,9 @@ def _halves(run: Run, data: Data, options: ProbeOptions) -> tuple[Split, Split]:
     return train, _chosen(data.test, options.test_images, "test", seed)
 
 
-def protocol_of(run: Run, data: Data, options: ProbeOptions) -> ProbeRecord:
+def probe_protocol(run: Run, context: RunContext, options: ProbeOptions) -> ProbeRecord:
     """How a run's numbers are made, as stored with them; a stored result of another protocol does not count."""
+    data = load_data(run.config, context)
     train, test = _halves(run, data, options)
     held = len(train) // HELD_OUT
     return {
@@ -258,21 +259,21 @@ def protocol_of(run: Run, data: Data, options: ProbeOptions) -> ProbeRecord:
 def probe_run(
     run: Run,
     context: RunContext,
-    options: ProbeOptions = ProbeOptions(),
+    options: ProbeOptions,
+    result: ProbeRecord,
+    keep: Keep = no_progress,
     progress: Progress = no_progress,
-    say: Callable[[str], None] = no_progress,
     known: ProbeCache | None = None,
 ) -> ProbeRecord:
-    """Probe a run's blocks at its last weights (``options.over_time``: at every saved step) and store the numbers in ``probe.json``.
-
-    Each block's rows are stored as soon as they are known; stored ones of the same protocol are not computed again.
+    """Probe a run's blocks at its last weights (``options.over_time``: at every saved step).
 
     Args:
-        run: one that :func:`must_be_probeable`; no other file of it changes.
+        run: one that :func:`must_be_probeable`.
         context: device and data folder.
         options: what is probed.
+        result: what is known already, and its ``protocol`` from :func:`probe_protocol`; what has rows is not computed again.
+        keep: called with the result as soon as a block's rows are known.
         progress: called with (done, in all, what).
-        say: called with a sentence where stored numbers do not count.
         known: see :func:`probe_network`.
 
     Returns:
@@ -285,24 +286,27 @@ def probe_run(
 
     """
     data = load_data(run.config, context)
-    protocol, seed, classes = protocol_of(run, data, options), run.config.seed, len(data.classes)
-    result = _stored(run.path, protocol, options, say)
+    seed, classes = run.config.seed, len(data.classes)
+    empty: ProbeRecord = {"protocol": {}, "rows": [], "separability": [], "seconds": {"activations": 0.0, "probes": 0.0}}
+    result = empty | result
     train, test = (half.to(context.device) for half in _halves(run, data, options))
     if options.controls and not any(row["network"] == PIXELS for row in result["rows"]):
         progress(0, 1, "probe of raw pixels")
-        _keep(run, result, probe_pixels(train, test, classes, options, seed, known), [PIXELS])
-    last = int(run.checkpoint()["step"])
+        _add(result, probe_pixels(train, test, classes, options, seed, known), [PIXELS])
+        keep(result)
+    last = last_step(run)
     for which in (*((UNTRAINED,) if options.controls else ()), "all" if options.over_time else "last"):
         for frozen in load_snapshots(run, context, which):
             if missing := _missing(frozen, result["rows"], options):
                 own = replace(options, blocks=missing, separability=options.separability if frozen.step in (0, last) else 0)
                 for probed in probe_network(frozen, train, test, classes, own, seed, progress, known):
-                    _keep(run, result, probed, frozen.names)
-    return load_result(run.path, NAME) or result
+                    _add(result, probed, frozen.names)
+                    keep(result)
+    return result
 
 
-def _keep(run: Run, result: ProbeRecord, probed: ProbeResult, names: Sequence[str]) -> None:
-    """Add what was probed to a result, rows in the order of networks, steps and blocks (``names``), and store it."""
+def _add(result: ProbeRecord, probed: ProbeResult, names: Sequence[str]) -> None:
+    """Add what was probed to a result, rows in the order of networks, steps and blocks (``names``)."""
 
     def in_order(row: ProbeRecord) -> tuple[int, int, int]:
         context = names.index(row["block"]) if row["block"] in names else len(names)
@@ -312,7 +316,6 @@ def _keep(run: Run, result: ProbeRecord, probed: ProbeResult, names: Sequence[st
         result[name] = sorted([*result[name], *more], key=in_order)
     result["seconds"]["activations"] = round(result["seconds"]["activations"] + probed.seconds, 3)
     result["seconds"]["probes"] = round(sum(row["seconds"] for row in result["rows"]), 3)
-    save_result(run.path, NAME, result)
 
 
 def _missing(frozen: FrozenModel, rows: Sequence[ProbeRecord], options: ProbeOptions) -> tuple[str, ...]:
@@ -321,17 +324,3 @@ def _missing(frozen: FrozenModel, rows: Sequence[ProbeRecord], options: ProbeOpt
     network = TRAINED if frozen.trained else UNTRAINED
     done = {row["block"] for row in rows if (row["network"], row["step"]) == (network, frozen.step)}
     return tuple(name for k, name in enumerate(frozen.names) if k in wanted and name not in done)
-
-
-def _stored(path: Path, protocol: ProbeRecord, options: ProbeOptions, say: Callable[[str], None]) -> ProbeRecord:
-    """What is stored of the same protocol, to be added to; or the beginning of a new result."""
-    new: ProbeRecord = {"protocol": protocol, "rows": [], "separability": [], "seconds": {"activations": 0.0, "probes": 0.0}}
-    stored = load_result(path, NAME)
-    if stored is None or options.overwrite:
-        return new
-    before = stored.get("protocol")
-    if before != plain(protocol):
-        differ = [key for key in protocol if not isinstance(before, Mapping) or before.get(key) != plain(protocol[key])]
-        say(f"{path / NAME}.json was made in another way ({', '.join(differ)} differ): computed anew")
-        return new
-    return {name: stored.get(name, empty) for name, empty in new.items()}

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gradlens.analysis.activations import FrozenModel, collect_activations, load_snapshots
 from gradlens.analysis.logistic_regression import Standard, fit_logistic_regression
+from gradlens.analysis.of_runs.interface import Result
 from gradlens.data.split import Data, Split
 from gradlens.data.transforms import input_of
 from gradlens.methods import DEFAULT_COMPARISON
@@ -27,12 +28,11 @@ from gradlens.training.config_file import read_config_file
 from gradlens.training.context import RunContext, load_data
 from gradlens.training.evaluation import evaluate
 from gradlens.training.metrics import TRAIN, TRAIN_EVAL
-from gradlens.training.run_directory import Run, load_result, save_result
+from gradlens.training.run_directory import Run
 
-NAME = "memorization"  # of the file in the run directory
 DEFAULT_METHODS = DEFAULT_COMPARISON[:2]  # backpropagation and a local rule
 NOISE = 1.0  # where the user says nothing
-HALF, MOST = 0.5, 0.9  # training accuracies whose epoch is told
+HALF, MOST = 0.5, 0.9  # training accuracies whose epoch is reported
 
 Curve = Sequence[tuple[int, float]]  # (epoch, accuracy as a share) with epochs rising
 
@@ -110,7 +110,7 @@ def must_be_memorizable(config: Config, context: RunContext) -> None:
         )
 
 
-def lacking(run: Run) -> str | None:
+def not_memorizable(run: Run) -> str | None:
     """What a run lacks for its memorization to be read from it, as a sentence; None: nothing."""
     if not run.finished:
         return f"{run.path} is unfinished: its curve has no end yet; train it on with --resume"
@@ -160,7 +160,7 @@ def _networks_own(run: Run, data: Data, noise: Noise, context: RunContext) -> tu
 # -------------------------------------------------------------------------------------------------------- the result
 
 
-def _protocol(run: Run, probed: bool) -> dict[str, Any]:
+def memorization_protocol(run: Run) -> dict[str, Any]:
     """What the numbers are, beside them."""
     said: dict[str, Any] = {
         "accuracy": "of the training images in eval mode, without augmentation, before the first and after each epoch",
@@ -170,7 +170,12 @@ def _protocol(run: Run, probed: bool) -> dict[str, Any]:
         "corrupted": "training images whose label the noise changed, by the label given and by the true one; clean: the other ones",
         "label_noise": run.config.data.label_noise, "label_hash": run.info.get("label_hash"), "updates": run.summary.get("updates"),
     }  # fmt: skip
-    return {**said, "probe": probe_protocol()} if probed else said
+    return {**said, "probe": noisy_probe_protocol()} if _is_partial(run) else said
+
+
+def _is_partial(run: Run) -> bool:
+    """Whether some labels are true and some random, so that blocks are probed."""
+    return 0 < run.config.data.label_noise < 1
 
 
 def method_parameters(run: Run, data: Data) -> tuple[int, int]:
@@ -180,12 +185,13 @@ def method_parameters(run: Run, data: Data) -> tuple[int, int]:
     return sum(p.numel() for p in method.parameters()), sum(p.numel() for p in model.parameters())
 
 
-def memorized(run: Run, context: RunContext, progress: Progress = no_progress) -> dict[str, Any]:
-    """What a finished run memorized; stored as ``memorization.json`` in its directory, and read from there where it is.
+def memorized(run: Run, context: RunContext, result: Result, progress: Progress = no_progress) -> Result:
+    """What a finished run memorized.
 
     Args:
-        run: one that is not :func:`lacking` anything.
+        run: one that is not :func:`not_memorizable`.
         context: device and data folder.
+        result: what is known already, and its ``protocol`` from :func:`memorization_protocol`; one of the same curve is returned as it is.
         progress: called with (done, in all, what).
 
     Returns:
@@ -198,17 +204,15 @@ def memorized(run: Run, context: RunContext, progress: Progress = no_progress) -
         InputError: data that are not the run's.
 
     """
-    partial = 0 < run.config.data.label_noise < 1
-    protocol = _protocol(run, partial)
-    curve, stored = curve_of(run), load_result(run.path, NAME)
-    if stored is not None and stored.get("protocol") == protocol and stored.get("curve") == [list(point) for point in curve]:
-        return stored  # the curve too: a run that was trained anew keeps its files
+    curve = curve_of(run)
+    if result.get("curve") == [list(point) for point in curve]:
+        return result  # the curve too: a run that was trained anew keeps its files
     data = load_data(run.config, context)
     run.require_data(data)
     held = next(m.split for m in run.metrics if m.split not in (TRAIN, TRAIN_EVAL))
     own, network = method_parameters(run, data)
     found: dict[str, Any] = {
-        "protocol": protocol, "curve": curve, "area": area(curve),
+        "protocol": result["protocol"], "curve": curve, "area": area(curve),
         "epochs_to_50": epochs_to(curve, HALF), "epochs_to_90": epochs_to(curve, MOST),
         "final": curve[-1][1], "best": max(accuracy for _, accuracy in curve),
         "held_out": {"split": held, "final": [m.accuracy for m in run.metrics if m.split == held][-1]},
@@ -217,11 +221,10 @@ def memorized(run: Run, context: RunContext, progress: Progress = no_progress) -
     if run.config.data.label_noise:
         noise = noise_of(run.config, context)
         found["corrupted"], found["clean"] = _networks_own(run, data, noise, context)
-        if partial:
+        if _is_partial(run):
             (frozen,), (untrained,) = load_snapshots(run, context), load_snapshots(run, context, "untrained")
             found["blocks"] = by_block(frozen, untrained, noise, data.test, len(data.classes), context, progress)
-    save_result(run.path, NAME, found)
-    return load_result(run.path, NAME) or found  # as a later call reads it
+    return found
 
 
 # -------------------------------------------------------------------------------------------------------- probes by block
@@ -230,7 +233,7 @@ FEATURES = 512  # of a block at most: so few beside the images that a probe memo
 L2 = 1e-3  # half of it times the squared weights is added to the mean cross-entropy; features are standardised
 
 
-def probe_protocol() -> dict[str, Any]:
+def noisy_probe_protocol() -> dict[str, Any]:
     """How the blocks are read."""
     return {
         "what": "multinomial logistic regression on a block's output in eval mode, fitted to the training labels as given",

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gradlens.analysis.activations import FrozenModel, collect_activations, load_snapshots, weights_digest
+from gradlens.analysis.of_runs.interface import Keep, Result
 from gradlens.analysis.of_runs.options import RepresentationOptions
 from gradlens.analysis.representation_similarity import alignment, centred, folds, must_be_enough, rdm, rdm_correlation, u_centred
 from gradlens.analysis.representations import (
@@ -27,11 +28,10 @@ from gradlens.analysis.representations import (
 from gradlens.data.split import Split
 from gradlens.runtime.progress import Progress, no_progress
 from gradlens.training.context import RunContext
-from gradlens.training.run_directory import Run, load_result, save_result
+from gradlens.training.run_directory import Run
 from gradlens.training.run_groups import run_labels as labels_of
 
 COMPARED = 200  # held-out images in the dissimilarity matrices that are compared
-PAIRS = "cka"  # the file in a run's directory
 FOLD = 500  # images in a batch of HSIC₁, whose Gram matrices are made
 
 
@@ -104,24 +104,41 @@ def _who(run: Run, rival: Run, label: str, weights: str) -> dict[str, Any]:
     return {"run": rival.path.name, "label": label, "network": network, "seed": config.seed, "weights": weights, "other_seed": twin}
 
 
+def comparison_protocol(run: Run, context: RunContext, options: RepresentationOptions) -> dict[str, Any]:
+    """How a run is compared with any other."""
+    shown = pictures_of(run, context, options.images).held
+    return {
+        "estimator": f"linear CKA by unbiased HSIC, averaged over batches of at most {FOLD} images",
+        "images": len(shown),
+        "pictures": digest_of(shown.images, shown.labels),
+        "features": read_as(),
+        "rdm_images": min(COMPARED, len(shown)),
+        "weights": weights_digest(run),
+    }
+
+
 def compare_run(
     run: Run,
     others: Sequence[Run],
     context: RunContext,
-    options: RepresentationOptions = RepresentationOptions(),
+    options: RepresentationOptions,
+    result: Result,
+    keep: Keep = no_progress,
     progress: Progress = no_progress,
-) -> dict[str, Any]:
-    """Compare all blocks of a run with all blocks of its untrained network and of other runs, and store it in ``cka.json``.
+) -> Result:
+    """Compare all blocks of a run with all blocks of its untrained network and of other runs.
 
     An entry of ``with`` holds run (its folder's name), label, network, blocks, with_blocks, and the matrices [blocks, with_blocks]
     ``matrix`` (linear CKA) and ``rdm_correlation`` (Spearman). A run of the same settings and another seed is marked ``other_seed``: how
-    alike it is is what likeness to other methods has to be measured by. Entries are stored one by one; those of the same protocol stay.
+    alike it is is what likeness to other methods has to be measured by.
 
     Args:
         run: one with a checkpoint.
         others: the runs it is compared with.
         context: device and data folder.
-        options: images, and whether stored comparisons are made anew.
+        options: images.
+        result: what is known already, and its ``protocol`` from :func:`comparison_protocol`; what has an entry is not computed again.
+        keep: called with the result, also of earlier others, as soon as there is an entry more.
         progress: called with (networks done, in all, what comes next).
 
     Raises:
@@ -132,16 +149,7 @@ def compare_run(
     for other in others:
         must_show_the_same(run, other, context)
     shown = pictures_of(run, context, options.images).held
-    protocol = {
-        "estimator": f"linear CKA by unbiased HSIC, averaged over batches of at most {FOLD} images",
-        "images": len(shown),
-        "pictures": digest_of(shown.images, shown.labels),
-        "features": read_as(),
-        "rdm_images": min(COMPARED, len(shown)),
-        "weights": weights_digest(run),
-    }
-    stored = load_result(run.path, PAIRS) or {}
-    kept = stored.get("with", []) if stored.get("protocol") == protocol and not options.overwrite else []
+    protocol, kept = result["protocol"], result.get("with", [])
     rivals, labels = [run, *others], [UNTRAINED, *labels_of([run, *others])[1:]]
     own: Signature | None = None
     found: list[dict[str, Any]] = []
@@ -158,6 +166,6 @@ def compare_run(
         entry = {**fact, "blocks": own.names, "with_blocks": other_one.names}
         entry |= {"matrix": aligned(own, other_one).tolist(), "rdm_correlation": _rdm_correlations(own, other_one)}
         found.append(entry)
-        save_result(run.path, PAIRS, {"protocol": protocol, "with": found + kept})
+        keep({"protocol": protocol, "with": found + kept})
     progress(1, 1, "")
     return {"protocol": protocol, "with": found}

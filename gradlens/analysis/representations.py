@@ -20,8 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradlens.analysis.activations import FrozenModel, collect_activations, frozen_eval_mode, load_snapshots, weights_digest
+from gradlens.analysis.activations import FrozenModel, collect_activations, frozen_eval_mode, last_step, load_snapshots, weights_digest
 from gradlens.analysis.information import DECODER_BATCH, DECODER_LR, HEAD_BATCH, HEAD_LR, LINEAR_LR, label_information, reconstruct
+from gradlens.analysis.of_runs.interface import Keep, Result
 from gradlens.analysis.of_runs.options import RepresentationOptions
 from gradlens.analysis.representation_similarity import effective_rank, fisher_ratio, participation_ratio, rdm, spectrum
 from gradlens.data.datasets import DATASETS
@@ -31,11 +32,10 @@ from gradlens.runtime.errors import InputError
 from gradlens.runtime.progress import Progress, no_progress
 from gradlens.runtime.rng import generator
 from gradlens.training.context import RunContext, load_data
-from gradlens.training.run_directory import Run, load_result, save_result
+from gradlens.training.run_directory import Run
 
 FEATURES = 32_768  # of a block at most: 32 channels of 32 × 32
 STORED = 60  # held-out images in the dissimilarity matrices that are stored
-RESULT = "representations"  # the file in a run's directory
 
 
 # ---------------------------------------------------------------------------------------------------- one network's blocks
@@ -188,8 +188,9 @@ def read_as() -> str:
     return f"a block's whole output, averaged over space to the largest square of at most {FEATURES} features where it has more"
 
 
-def _protocol(run: Run, shown: Pictures, options: RepresentationOptions) -> dict[str, Any]:
+def representation_protocol(run: Run, context: RunContext, options: RepresentationOptions) -> dict[str, Any]:
     """What a run's numbers depend on beside its weights, and these by their digest."""
+    shown = pictures_of(run, context, options.images)
     information = {
         "steps": options.steps,
         "decoder": "bilinear to the image, 3x3 conv(12)-BN-ReLU-3x3 conv (linear without space)",
@@ -220,19 +221,23 @@ def _rounded(matrix: Tensor) -> list[list[float]]:
 def represent_run(
     run: Run,
     context: RunContext,
-    options: RepresentationOptions = RepresentationOptions(),
+    options: RepresentationOptions,
+    result: Result,
+    keep: Keep = no_progress,
     progress: Progress = no_progress,
     known: MutableMapping[str, RepresentationRecord] | None = None,
-) -> dict[str, Any]:
-    """Measure a run's blocks and store the numbers in ``representations.json``: protocol, rows, and dissimilarity matrices.
+) -> Result:
+    """Measure a run's blocks: protocol, rows, and dissimilarity matrices.
 
     Rows are those of :func:`represent` with step and network: untrained, trained (at its last weights; with ``options.over_time`` at its
-    snapshots too). Every row is stored as soon as it is known, and stored ones of the same protocol are not computed again.
+    snapshots too).
 
     Args:
         run: one with a checkpoint.
         context: device and data folder.
         options: what is measured.
+        result: what is known already, and its ``protocol`` from :func:`representation_protocol`; what has a row is not computed again.
+        keep: called with the result as soon as a row is known.
         progress: called with (blocks done, in all, what comes next).
         known: see :func:`represent`; given to several runs, what they have in common is computed once.
 
@@ -242,10 +247,11 @@ def represent_run(
     """
     shown = pictures_of(run, context, options.images)
     small = shown.held.take(torch.arange(min(STORED, len(shown.held))))
-    result = _stored(run, _protocol(run, shown, options), options.overwrite)
+    empty: Result = {"protocol": {}, "rows": [], "rdm": {}}
+    result = empty | result
     result["rdm_labels"] = small.labels.sort(stable=True).values.tolist()
     known = {} if known is None else known
-    last = int(run.checkpoint()["step"])
+    last = last_step(run)
     networks = 1 + (len(run.snapshots()) + 1 if options.over_time else 1)
     every = (f for which in (UNTRAINED, "all" if options.over_time else "last") for f in load_snapshots(run, context, which))
     for i, frozen in enumerate(every):
@@ -261,17 +267,9 @@ def represent_run(
                 if network == TRAINED and frozen.step == last:
                     result["rdm"][name] = _rounded(rdm(h[: len(small)], small.labels))
             _sort(result, frozen.names)
-            save_result(run.path, RESULT, result)
+            keep(result)
     progress(1, 1, "")
     return result
-
-
-def _stored(run: Run, protocol: dict[str, Any], overwrite: bool) -> dict[str, Any]:
-    """What is stored of the same protocol, to be added to; or the beginning of a new result."""
-    stored = load_result(run.path, RESULT) or {}
-    if overwrite or stored.get("protocol") != protocol:
-        stored = {}
-    return {"protocol": protocol, "rows": stored.get("rows", []), "rdm": stored.get("rdm", {}), "rdm_labels": []}
 
 
 def _sort(result: dict[str, Any], names: Sequence[str]) -> None:

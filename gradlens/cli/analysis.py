@@ -142,8 +142,9 @@ def report(
 ) -> None:
     """Write one self-contained page of all that runs hold: a verdict first, then curves, cosines, costs, settings and what was measured."""
     from gradlens.reporting.html.page import write_page
+    from gradlens.training.run_directory import load_run
 
-    path = write_page(run_dirs, out, overwrite)
+    path = write_page([load_run(run_dir) for run_dir in run_dirs], out, overwrite)
     say(f"open {shell_command(path)} ({path.stat().st_size / 1e6:.1f} MB; it needs no network)")
 
 

@@ -143,11 +143,12 @@ def measure(
     """Add quantities to a run, from its snapshots (--keep-checkpoints), or from its checkpoint where it kept none."""
     from gradlens.cli.progress import Display
     from gradlens.training.context import set_up_process
+    from gradlens.training.run_directory import load_run
     from gradlens.training.runs.remeasure import measure_run
 
     quiet, context = given.pop("quiet", False), set_up_process(given)
     with Display(quiet) as display:
-        rows = measure_run(run_dir, tuple(dict.fromkeys(quantity)), context, display.count("measure"))
+        rows = measure_run(load_run(run_dir), tuple(dict.fromkeys(quantity)), context, display.count("measure"))
     steps = sorted({row.step for row in rows})
     say(f"{len(rows)} rows at {len(steps)} steps ({', '.join(map(str, steps))}) in {run_dir / 'measured.csv'}")
 

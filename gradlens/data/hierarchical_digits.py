@@ -29,7 +29,6 @@ from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator
 
 SIZE = 3  # a cell becomes SIZE x SIZE cells
-SIDE = 27  # pixels
 DARK, LIT = 0.05, 0.9  # what the two kinds of pixel are without noise
 NOISE, DISTRACTORS = 0.15, 0.05  # of the data set
 
@@ -94,7 +93,6 @@ LEVELS: tuple[Level, ...] = (
     _level(_PARTS, (".", "#")),
 )
 BLANK = 0  # in every level but the first
-SIDES = (1, 3, 9, 27)  # cells of each level, pixels last
 
 
 @dataclass(frozen=True)
@@ -118,18 +116,6 @@ class Drawn:
     def bytes(self) -> Tensor:
         """The images as uint8 [N, 1, 27, 27]: pixels clipped to [0, 1], times 255."""
         return (self.pixels.clamp(0, 1) * 255).round().to(torch.uint8)
-
-
-def templates_of(level: int, name: str) -> Tensor:
-    """The templates [T, 3, 3] int64 of a class: classes of the next level, or 0 and 1 for pixels.
-
-    Raises:
-        ValueError: the level has no such class.
-
-    """
-    classes, table, counts = LEVELS[level]
-    c = classes.index(name)
-    return table[c, : counts[c]]
 
 
 def expand(classes: Tensor, templates: Tensor, table: Tensor) -> Tensor:

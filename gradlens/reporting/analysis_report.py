@@ -36,11 +36,11 @@ def results_by_label(runs: Sequence[Run], results: Results) -> dict[str, list[Ma
     return {label: [found[run.path] for run in group] for label, group in group_runs(runs).items()}
 
 
-def save_figures(figures: Figures, folder: Path) -> list[Path]:
-    """Write figures, each as png, svg and csv; returns the png files.
+def save_figures(figures: Figures, folder: Path, *, vector: bool = True) -> list[Path]:
+    """Write figures, each as png, svg (``vector``) and csv; returns the png files.
 
     Raises:
         InputError: the folder cannot be written.
 
     """
-    return [save_figure(figure, rows, folder, name)[0] for name, (figure, rows) in figures.items()]
+    return [save_figure(figure, rows, folder, name, vector=vector)[0] for name, (figure, rows) in figures.items()]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
 
+from gradlens.reporting.numbers import short_number, with_thousands
 from gradlens.training.cost.method_cards import IMAGES, ROUNDS, Card
 from gradlens.training.cost.rank_benchmark import Gain
 from gradlens.training.cost.step_benchmark import Bench, Cost
@@ -24,10 +24,6 @@ def protocol(result: Bench) -> str:
         " step's. Memory: what a step adds at its peak, gradients included. Rate share: multiply-adds per second against bp's."
         + (" Views: share of a step's time for making views, patches or masks." if any(r.task_share for r in result.rows) else "")
     )
-
-
-def _said(value: float | None, form: str) -> str:
-    return "–" if value is None or math.isnan(value) else format(value, form)
 
 
 def _name(row: Cost) -> str:
@@ -48,13 +44,13 @@ def bench_table(result: Bench) -> Table:
             _name(row),
             str(row.record_every) if row.record_every else "never",
             row.precision,
-            _said(row.images_per_s, ",.0f"),
-            _said(row.time_ratio, ".2f") + "x",
-            _said(row.memory_mb, ",.1f"),
-            _said(row.memory_ratio, ".2f") + "x",
-            _said(row.flop_ratio, ".2f") + "x",
-            _said(row.rate_share, ".2f"),
-            *([_said(row.task_share, ".1%")] if shares else []),
+            with_thousands(row.images_per_s),
+            short_number(row.time_ratio, unit="x"),
+            with_thousands(row.memory_mb, 1),
+            short_number(row.memory_ratio, unit="x"),
+            short_number(row.flop_ratio, unit="x"),
+            short_number(row.rate_share),
+            *([short_number(row.task_share, 1, scale=100, unit="%")] if shares else []),
         )
     return printed
 
@@ -72,11 +68,10 @@ def ranks_table(rows: Sequence[Gain], about: str) -> Table:
     for column in ("ms alone", "together", "gain", "machine", "bound", "MB/s"):
         printed.add_column(column, justify="right")
     for row in rows:
-        bound = "–" if row.bound is None else f"{row.bound:.2f}"
-        rate = "–" if row.megabytes_per_s is None else f"{row.megabytes_per_s:,.0f}"
+        gain = f"{short_number(row.gain, unit='x')} [{short_number(row.low)}, {short_number(row.high)}]"
         printed.add_row(
-            row.method, row.how, row.split, f"{row.alone * 1e3:,.0f}", f"{row.together * 1e3:,.0f}",
-            f"{row.gain:.2f}x [{row.low:.2f}, {row.high:.2f}]", f"{row.machine:.2f}", bound, rate,
+            row.method, row.how, row.split, with_thousands(row.alone * 1e3), with_thousands(row.together * 1e3),
+            gain, short_number(row.machine), short_number(row.bound), with_thousands(row.megabytes_per_s),
         )  # fmt: skip
     return printed
 
@@ -85,7 +80,7 @@ def cards_table(found: Sequence[Card]) -> Table:
     """The cards to print, and what the columns mean under them."""
     caption = (
         f"Locked: fwd = a block runs after the one below it; upd = it is updated after all above it have run; bwd = … and"
-        f" have gone backward (inside a chunk or window where a rule has such). Labels = told to every block. Own = numbers of the rule's"
+        f" have gone backward (inside a chunk or window where a rule has such). Labels = used by every block. Own = numbers of the rule's"
         f" own modules, trained + fixed, in thousands. A step on BasicCNN (3x32x32), batches of {IMAGES} generated images, default options,"
         f" {ROUNDS} interleaved rounds here and now: multiply-adds an image in millions, then as ratios to bp's: multiply-adds, images/s,"
         " added memory (dgl-async's buffers and feedback matrices are held between steps and not in it). greedy: its last stage."
@@ -97,9 +92,8 @@ def cards_table(found: Sequence[Card]) -> Table:
     for column in ("own k", "M madds", "madds", "img/s", "memory"):
         printed.add_column(column, justify="right")
     for card in found:
-        own = f"{card.trained / 1e3:,.0f} + {card.fixed / 1e3:,.0f}" if card.fixed else f"{card.trained / 1e3:,.0f}"
-        memory = "–" if card.memory_ratio is None else f"{card.memory_ratio:.2f}"
+        own = with_thousands(card.trained / 1e3) + (f" + {with_thousands(card.fixed / 1e3)}" if card.fixed else "")
         locks = ["yes" if lock else "no" for lock in card.locks]
-        numbers = (f"{card.multiply_adds / 1e6:,.0f}", f"{card.flop_ratio:.2f}", f"{card.rate_ratio:.2f}", memory)
-        printed.add_row(card.method, *locks, own, *numbers)
+        ratios = (short_number(ratio) for ratio in (card.flop_ratio, card.rate_ratio, card.memory_ratio))
+        printed.add_row(card.method, *locks, own, with_thousands(card.multiply_adds / 1e6), *ratios)
     return printed

@@ -10,7 +10,7 @@ from rich.table import Table
 from gradlens.analysis.doctor import Diagnosis, diagnosis_line
 from gradlens.analysis.doctor_evidence import WRONG
 from gradlens.reporting.aggregate import FinalValue, Score, final_values, scores, truths
-from gradlens.reporting.numbers import number_text
+from gradlens.reporting.numbers import DASH, number_text, short_number, with_thousands
 from gradlens.training.run_directory import Run
 
 WIDE = 8  # layers beyond which layers become rows and methods columns
@@ -18,7 +18,7 @@ WIDE = 8  # layers beyond which layers become rows and methods columns
 
 def _accuracies(score: Score) -> tuple[str, str]:
     if math.isnan(score.best_accuracy):  # a rule that gives no answers
-        return "–", "–"
+        return DASH, DASH
     best = number_text(score.best_accuracy, score.best_low, 1, 100)
     return f"{best} (epoch {score.best_epoch:g})", number_text(score.final_accuracy, score.final_low, 1, 100)
 
@@ -39,7 +39,7 @@ def comparison_table(runs: Sequence[Run]) -> Table:
 
     def cosine(layer: str, label: str) -> str:
         value = cells[layer].get(label)
-        return number_text(value.mean, value.low) if value else "–"
+        return number_text(value.mean, value.low) if value else DASH
 
     if len(cells) > WIDE:
         table.add_column("layer")
@@ -68,9 +68,9 @@ def results_table(runs: Sequence[Run]) -> Table:
         table.add_column(column, justify="left" if column == "method" else "right")
     for score in scores(runs):
         best, final = _accuracies(score)
-        losses = (number_text(score.train_loss, math.nan, 4), number_text(score.test_loss, math.nan, 4))
-        best, final = (f"{score.split} {best} %", f"{final} %") if best != "–" else (best, final)
-        table.add_row(score.label, best, final, *losses, "–" if math.isnan(score.images_per_s) else f"{score.images_per_s:,.0f}")
+        losses = (short_number(score.train_loss, 4), short_number(score.test_loss, 4))
+        best, final = (f"{score.split} {best} %", f"{final} %") if best != DASH else (best, final)
+        table.add_row(score.label, best, final, *losses, with_thousands(score.images_per_s))
     return table
 
 

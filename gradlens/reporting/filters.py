@@ -18,7 +18,7 @@ from gradlens.analysis.first_layer_filters import DECIDES
 from gradlens.methods import BY_REACH, SHIPPED
 from gradlens.reporting.aggregate import interval
 from gradlens.reporting.analysis_report import Figures, Results, results_by_label
-from gradlens.reporting.numbers import number_text
+from gradlens.reporting.numbers import number_text, short_number
 from gradlens.reporting.style import GREY, LOOK, head, joined, over_seeds, panels, styles
 from gradlens.runtime.errors import InputError
 from gradlens.training.run_directory import Run
@@ -102,7 +102,7 @@ def filter_table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
     for row in filter_numbers(results):
         digits, factor = DIGITS[row.number], FILTER_NUMBERS[row.number][1]
         here = number_text(row.mean, row.low, digits, factor)
-        control = "" if np.isnan(row.untrained) or row.number == "moved" else f" ({row.untrained * factor:.{digits}f})"
+        control = "" if np.isnan(row.untrained) or row.number == "moved" else f" ({short_number(row.untrained, digits, scale=factor)})"
         undecided = row.number == "gabor_share" and results[row.label][0]["kernel"] < DECIDES
         cells.setdefault(row.label, []).append("undecided" if undecided else here + control)
     shapes = {(one["filters"], one["channels"], one["kernel"]): one for group in results.values() for one in group}
@@ -116,10 +116,7 @@ def filter_table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
         printed.add_row(label, *line)
     for (count, _, k), one in shapes.items():
         chance = [one["numbers"][name]["random"] for name in FILTER_NUMBERS]
-        shown = [
-            number_text(np.nan if v is None else v, np.nan, DIGITS[n], FILTER_NUMBERS[n][1])
-            for n, v in zip(FILTER_NUMBERS, chance, strict=True)
-        ]
+        shown = [short_number(v, DIGITS[n], scale=FILTER_NUMBERS[n][1]) for n, v in zip(FILTER_NUMBERS, chance, strict=True)]
         printed.add_row(f"{count} random {k}x{k}", *shown)
     return printed
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from textwrap import fill
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from rich.table import Table
 from gradlens.analysis.inpainting import unpacked
 from gradlens.reporting.aggregate import interval
 from gradlens.reporting.analysis_report import Figures, Results, results_by_label
+from gradlens.reporting.numbers import number_text, short_number
 from gradlens.reporting.style import LOOK, head
 from gradlens.runtime.errors import InputError
 from gradlens.training.run_directory import Run
@@ -72,13 +72,12 @@ def inpainting_rows(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -
 def inpainting_table(found: Sequence[InpaintingRow]) -> Table:
     """The errors to print, in per cent of the grey scale as in the paper."""
     said = Table(title="predicted pixels of held-out images", box=SIMPLE_HEAD)
-    for name in ("method", "L1", "L2", "PSNR", "mean patch: L1", "L2", "PSNR"):
+    for name in ("method", "L1 %", "L2 %", "PSNR dB", "mean patch: L1 %", "L2 %", "PSNR dB"):
         said.add_column(name, justify="left" if name == "method" else "right", overflow="fold")
     for r in found:
-        numbers = r.l1, r.l2, r.psnr, r.mean_patch_l1, r.mean_patch_l2, r.mean_patch_psnr
-        l1, l2, psnr, m1, m2, m = (f"{v:.1f} dB" if i % 3 == 2 else f"{100 * v:.2f} %" for i, v in enumerate(numbers))
-        half = f" ±{100 * (r.l2 - r.l2_low):.2f}" if math.isfinite(r.l2_low) else ""
-        said.add_row(r.label, l1, l2 + half, psnr, m1, m2, m)
+        l1, m1, m2 = (short_number(share, scale=100) for share in (r.l1, r.mean_patch_l1, r.mean_patch_l2))
+        psnr, patch_psnr = short_number(r.psnr, 1), short_number(r.mean_patch_psnr, 1)
+        said.add_row(r.label, l1, number_text(r.l2, r.l2_low, scale=100), psnr, m1, m2, patch_psnr)
     return said
 
 

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from gradlens.reporting.aggregate import CurvePoint, curve_points, interval
 from gradlens.reporting.analysis_report import Figures, Results, results_by_label
-from gradlens.reporting.numbers import number_text
+from gradlens.reporting.numbers import number_text, short_number, with_thousands
 from gradlens.reporting.style import GREY, LOOK, Style, band, head, joined, line_handles, over_seeds, styles
 from gradlens.reporting.training_figures import curve_figure
 from gradlens.runtime.errors import InputError
@@ -137,7 +137,7 @@ def cautions(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list[
         said.append("label noise 0: these labels are the true ones, and fitting them is learning as well as memorizing")
     network = max(int(r["network_parameters"]) for r in results)
     said.append(
-        f"own: numbers trained in the rule's own modules (heads, synthesisers), beside {network:,} of the network;"
+        f"own: numbers trained in the rule's own modules (heads, synthesisers), beside {with_thousands(network)} of the network;"
         " what heads can hold is a confounder: compare a rule with heads of several kinds"
     )
     return said
@@ -147,13 +147,13 @@ def _when(mean: float, reached: int, row: Memorized) -> str:
     """An epoch, and of how many seeds where not all got there; beyond the last one where none did."""
     if not reached:
         return f"> {row.epochs}"
-    return f"{mean:.1f}" if reached == row.seeds else f"{mean:.1f} ({reached} of {row.seeds})"
+    return short_number(mean, 1) + ("" if reached == row.seeds else f" ({reached} of {row.seeds})")
 
 
 def memorization_table(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> Table:
     """What each group memorized, and under it what to mind."""
     held = " or ".join(dict.fromkeys(r["held_out"]["split"] for r in results))
-    chances = " or ".join(f"{c:.1%}" for c in dict.fromkeys(r["chance"] for r in results))
+    chances = " or ".join(short_number(c, 1, scale=100, unit="%") for c in dict.fromkeys(r["chance"] for r in results))
     caption = "\n".join([f"{held}: {chances} is chance", *cautions(runs, results)])
     title = "accuracy in % of the training images, labels as given, in eval mode; area: its mean over the epochs"
     printed = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
@@ -162,7 +162,7 @@ def memorization_table(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]
     for r in memorization_scores(runs, results):
         when = [_when(r.epochs_to_50, r.reached_50, r), _when(r.epochs_to_90, r.reached_90, r)]
         ends = [number_text(m, low, 1, 100) for m, low in ((r.final, r.final_low), (r.best, r.best_low), (r.held_out, r.held_out_low))]
-        printed.add_row(r.label, number_text(r.area, r.area_low, 1, 100), *when, *ends, f"{r.own_parameters:,}")
+        printed.add_row(r.label, number_text(r.area, r.area_low, 1, 100), *when, *ends, with_thousands(r.own_parameters))
     return printed
 
 
@@ -179,7 +179,7 @@ def memorization_block_table(points: Sequence[BlockPoint]) -> Table:
         cells = []
         for quantity in MEMORIZATION_QUANTITIES:
             p = mine[quantity]
-            control = f" ({100 * p.untrained:.1f})" if math.isfinite(p.untrained) else ""
+            control = f" ({short_number(p.untrained, 1, scale=100)})" if math.isfinite(p.untrained) else ""
             cells.append(number_text(p.mean, p.low, 1, 100) + control)
         printed.add_row(label, "its own answer" if block == "network" else block, *cells)
     return printed

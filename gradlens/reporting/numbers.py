@@ -4,46 +4,50 @@ from __future__ import annotations
 
 import math
 
-from gradlens.reporting.aggregate import Interval
+DASH = "–"  # where there is no value: None, NaN, infinite
 
 
-def number_text(mean: float, low: float, digits: int = 2, scale: float = 1.0) -> str:
-    """A mean with half its interval, as 0.31 or 0.31 ±0.04; a dash for a value there is none of."""
-    if math.isnan(mean):
-        return "–"
-    text = f"{mean * scale:.{digits}f}"
-    return text if math.isnan(low) else f"{text} ±{(mean - low) * scale:.{digits}f}"
+def short_number(value: float | None, digits: int = 2, sign: bool = False, scale: float = 1.0, unit: str = "") -> str:
+    """A number times ``scale`` with a real minus sign, no sign on a zero, and the unit behind it; a dash for none.
 
-
-def short_number(value: float, digits: int = 2, sign: bool = False) -> str:
-    """A number with a real minus sign, and no sign on a zero; a dash for none.
-
-    >>> short_number(-0.004), short_number(-0.126), short_number(2.04, 1, sign=True), short_number(float("nan"))
-    ('0.00', '−0.13', '+2.0', '–')
+    >>> short_number(-0.004), short_number(-0.126), short_number(2.04, 1, sign=True), short_number(0.5, 1, scale=100, unit=" %")
+    ('0.00', '−0.13', '+2.0', '50.0 %')
+    >>> short_number(None), short_number(float("nan"), unit="x")
+    ('–', '–')
     """
-    if not math.isfinite(value):
-        return "–"
-    text = f"{value:{'+' if sign else ''}.{digits}f}"
-    return (text.lstrip("+-") if float(text) == 0 else text).replace("-", "−")
+    if value is None or not math.isfinite(value):
+        return DASH
+    text = f"{value * scale:{'+' if sign else ''}.{digits}f}"
+    return (text.lstrip("+-") if float(text) == 0 else text).replace("-", "−") + unit
 
 
-def with_interval(value: Interval, digits: int = 2, scale: float = 1.0, sign: bool = False) -> str:
-    """A mean with half its interval, where there is one.
+def number_text(mean: float, low: float = math.nan, digits: int = 2, scale: float = 1.0, sign: bool = False) -> str:
+    """A mean with half its interval, which begins at ``low``; without one, the mean alone.
 
-    >>> with_interval(Interval(0.5, 0.4, 0.6, 3)), with_interval(Interval(0.5, float("nan"), float("nan"), 1))
-    ('0.50 ± 0.10', '0.50')
+    >>> number_text(0.5, 0.4), number_text(0.5), number_text(0.5, 0.4, 1, 100), number_text(float("nan"))
+    ('0.50 ± 0.10', '0.50', '50.0 ± 10.0', '–')
     """
-    text = short_number(value.mean * scale, digits, sign)
-    return f"{text} ± {short_number((value.high - value.mean) * scale, digits)}" if math.isfinite(value.low) else text
+    text = short_number(mean, digits, sign, scale)
+    return f"{text} ± {short_number(mean - low, digits, scale=scale)}" if math.isfinite(mean) and math.isfinite(low) else text
 
 
-def with_thousands(text: float) -> str:
-    """A count with thin thousands.
+def with_ends(mean: float, low: float, high: float, digits: int = 2, scale: float = 1.0, sign: bool = False) -> str:
+    """A mean and the ends of its interval, which need not be symmetric.
 
-    >>> with_thousands(12345.6)
-    '12,346'
+    >>> with_ends(0.5, 0.4, 0.7, 1, 100), with_ends(-0.5, float("nan"), float("nan"), sign=True), with_ends(*[float("nan")] * 3)
+    ('50.0 [40.0, 70.0]', '−0.50', '–')
     """
-    return f"{text:,.0f}" if math.isfinite(text) else "–"
+    text, *ends = (short_number(value, digits, sign, scale) for value in (mean, low, high))
+    return f"{text} [{', '.join(ends)}]" if math.isfinite(mean) and math.isfinite(low) else text
+
+
+def with_thousands(value: float | None, digits: int = 0) -> str:
+    """A count, or another large number, with its thousands set apart; a dash for none.
+
+    >>> with_thousands(12345.6), with_thousands(12345.6, 1), with_thousands(None)
+    ('12,346', '12,345.6', '–')
+    """
+    return DASH if value is None or not math.isfinite(value) else f"{value:,.{digits}f}".replace("-", "−")
 
 
 def cell_text(value: float, log: bool = False) -> str:
@@ -58,16 +62,3 @@ def cell_text(value: float, log: bool = False) -> str:
     else:
         text = f"{value:.{2 if abs(value) < 9.995 else 0}f}".replace("-0.00", "0.00")
     return text.replace("-", "−")
-
-
-def with_ends(mean: float, low: float, high: float, digits: int = 2, scale: float = 1.0, sign: bool = False) -> str:
-    """A mean and the ends of its interval, which need not be symmetric.
-
-    >>> with_ends(0.5, 0.4, 0.7, 1, 100), with_ends(0.5, float("nan"), float("nan"), sign=True), with_ends(*[float("nan")] * 3)
-    ('50.0 [40.0, 70.0]', '+0.50', '–')
-    """
-    if not math.isfinite(mean):
-        return "–"
-    form = f"{'+' if sign else ''}.{digits}f"
-    interval = f" [{low * scale:{form}}, {high * scale:{form}}]" if math.isfinite(low) else ""
-    return f"{mean * scale:{form}}{interval}"

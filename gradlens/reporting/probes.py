@@ -17,7 +17,7 @@ from gradlens.analysis.linear_separability import SEPARABLE, UNDECIDED
 from gradlens.analysis.probe_block import PERMUTED, TRUE, ProbeRecord
 from gradlens.reporting.aggregate import interval
 from gradlens.reporting.analysis_report import Figures, Results, results_by_label
-from gradlens.reporting.numbers import number_text
+from gradlens.reporting.numbers import DASH, number_text, short_number
 from gradlens.reporting.style import GREY, LOOK, Style, band, head, joined, line_handles, over_seeds, panels, styles
 from gradlens.runtime.errors import InputError
 from gradlens.training.metrics import TRAIN
@@ -119,7 +119,7 @@ def probe_table(points: Sequence[ProbePoint]) -> Table:
         mine = [p for p in rows if (p.network, p.labels, p.half) == (network, kind, half)]
         for block in dict.fromkeys(p.block for p in mine):
             cells = {p.label: number_text(p.mean, p.low, 1, 100) for p in mine if p.block == block}
-            shown.add_row(called.format(block), *(cells.get(label, "–") for label in labels))
+            shown.add_row(called.format(block), *(cells.get(label, DASH) for label in labels))
         shown.add_section()
     return shown
 
@@ -140,9 +140,8 @@ def probe_detail(result: Mapping[str, Any]) -> Table:
         if (row["network"] == TRAINED and row["step"] != last) or (row["network"], row["labels"]) == (UNTRAINED, PERMUTED):
             continue
         name = _called(row["network"], row["labels"], row["block"])
-        held = "–" if row["validation"] is None else f"{100 * row['validation']:.1f}"
-        numbers = (f"{100 * row['train']:.1f}", held, f"{100 * row['test']:.1f}", f"{row['bound']:.0e}")
-        shown.add_row(name, str(row["features"]), f"{row['l2']:g}", *numbers)
+        accuracies = (short_number(row[half], 1, scale=100) for half in ("train", "validation", "test"))
+        shown.add_row(name, str(row["features"]), f"{row['l2']:g}", *accuracies, f"{row['bound']:.0e}")
     return shown
 
 
@@ -180,7 +179,7 @@ def separability_table(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]
         one = next(iter(found.values()))[0]
         name = _called(*key)
         counts = (str(one["n"]), f"{one['n_per_feature']:.2g}", str(one["cover_capacity"]))
-        shown.add_row(name, *counts, *(_verdict(found[label]) if label in found else "–" for label in labels))
+        shown.add_row(name, *counts, *(_verdict(found[label]) if label in found else DASH for label in labels))
     return shown
 
 

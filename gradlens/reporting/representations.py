@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from gradlens.analysis.network_similarity import PAIRS
+from gradlens.analysis.of_runs.representations import Representations
 from gradlens.analysis.representations import TRAINED, UNTRAINED, RepresentationRecord
 from gradlens.reporting.aggregate import LayerPoint, interval
 from gradlens.reporting.analysis_report import Figures, Results
-from gradlens.reporting.numbers import number_text, short_number
+from gradlens.reporting.numbers import DASH, number_text, short_number
 from gradlens.reporting.style import LOOK, Style, band, head, joined, line_handles, over_seeds, panels, styles
 from gradlens.reporting.training_figures import over_training
 from gradlens.runtime.errors import InputError
@@ -177,7 +177,7 @@ def representation_table(points: Sequence[DepthPoint]) -> Table:
             for quantity in there:
                 _, digits, scale = NUMBERS[quantity]
                 p = values.get((label, block, quantity))
-                texts.append(number_text(p.mean, p.low, digits, scale) if p else "–")
+                texts.append(number_text(p.mean, p.low, digits, scale) if p else DASH)
             shown.add_row("" if i else label, block, *texts)
         shown.add_section()
     return shown
@@ -194,11 +194,11 @@ def pair_table(result: Mapping[str, Any], run: str) -> Table:
         texts = []
         for block in blocks:
             if block not in entry["blocks"] or block not in entry["with_blocks"]:
-                texts.append("–")
+                texts.append(DASH)
                 continue
             at = entry["blocks"].index(block), entry["with_blocks"].index(block)
             cka, rank = (_number(entry[key][at[0]][at[1]]) for key in ("matrix", "rdm_correlation"))
-            texts.append(f"{number_text(cka, math.nan)} ({number_text(rank, math.nan)})")
+            texts.append(f"{short_number(cka)} ({short_number(rank)})")
         shown.add_row(name + (" (another seed)" if entry["other_seed"] else ""), *texts)
     return shown
 
@@ -343,7 +343,7 @@ def rdm_figure(rows: Sequence[RdmRow], *, title: str = "") -> Figure:
 
 def _pairs(runs: Sequence[Run], results: Results) -> Mapping[str, Any]:
     """What the first run was compared with: by the command that is printing, or as it is stored."""
-    return results[0].get("comparison") or load_result(runs[0].path, PAIRS) or {"with": []}
+    return results[0].get("comparison") or load_result(runs[0].path, Representations.comparison) or {"with": []}
 
 
 def tables(runs: Sequence[Run], results: Results) -> list[Table]:

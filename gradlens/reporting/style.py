@@ -143,7 +143,7 @@ def line_handles(looks: Iterable[tuple[str, Style]]) -> list[Line2D]:
 
 
 @style.context(LOOK)
-def save_figure(figure: Figure, rows: Sequence[Any], folder: str | Path, name: str) -> list[Path]:
+def save_figure(figure: Figure, rows: Sequence[Any], folder: str | Path, name: str, *, vector: bool = True) -> list[Path]:
     """Write a figure as ``name.png`` and ``name.svg`` with its table ``name.csv`` beside them; same input, same bytes.
 
     Lines too long for a small svg are put into it as pixels; text stays vector.
@@ -153,29 +153,25 @@ def save_figure(figure: Figure, rows: Sequence[Any], folder: str | Path, name: s
         rows: the table it was drawn from.
         folder: made if it is not there.
         name: without an ending.
+        vector: with the svg.
 
     Returns:
-        the three paths.
+        the paths: png, svg, csv.
 
     Raises:
         InputError: no rows, or the folder cannot be written.
 
     """
     _write_names_out(figure)
-    png, svg = _png(figure), _svg(figure)
-    if len(svg) > LARGEST:
-        for ax in figure.axes:
-            for artist in (*ax.lines, *ax.collections):
-                artist.set_rasterized(True)
-        svg = _svg(figure)
-    paths = [Path(folder) / f"{name}.{ending}" for ending in ("png", "svg", "csv")]
+    drawn = {"png": _png(figure), **({"svg": _small_svg(figure)} if vector else {})}
+    paths = [Path(folder) / f"{name}.{ending}" for ending in (*drawn, "csv")]
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        paths[0].write_bytes(png)
-        paths[1].write_bytes(svg)
+        for path, content in zip(paths, drawn.values(), strict=False):
+            path.write_bytes(content)
     except OSError as error:
         raise InputError(f"cannot write figures to {folder}: {(error.strerror or str(error)).lower()}") from error
-    write_csv(paths[2], rows)
+    write_csv(paths[-1], rows)
     return paths
 
 
@@ -212,6 +208,17 @@ def _in_256_colours(png: bytes) -> bytes:
     buffer = io.BytesIO()
     few.save(buffer, format="png", optimize=True, dpi=image.info.get("dpi"))
     return buffer.getvalue()
+
+
+def _small_svg(figure: Figure) -> bytes:
+    """The figure as vectors; where they are too many, lines are pixels."""
+    svg = _svg(figure)
+    if len(svg) <= LARGEST:
+        return svg
+    for ax in figure.axes:
+        for artist in (*ax.lines, *ax.collections):
+            artist.set_rasterized(True)
+    return _svg(figure)
 
 
 def _svg(figure: Figure) -> bytes:

@@ -16,6 +16,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from rich.table import Table
 
+from gradlens.reporting.numbers import DASH, short_number, with_thousands
 from gradlens.reporting.style import LOOK, styles
 from gradlens.runtime.errors import InputError
 from gradlens.training.cost.simulation import Bar, Link, ThroughputPoint
@@ -175,7 +176,8 @@ def timeline_table(points: Sequence[ThroughputPoint], link: Link, batch_size: in
         printed.add_column(column, justify="right", no_wrap=True)
     for p in points:
         printed.add_row(
-            p.schedule, p.waits, str(p.used), f"{batch_size / p.batch_seconds:,.0f}", f"{p.speedup:.2f}", f"{1 / p.busiest:.2f}",
-            f"{p.bubble:.0%}", f"{p.sent_bytes_per_s / 1e6:,.0f}", f"{p.memory_bytes / 1e6:,.0f}", f"{p.delay:.1f}" if p.delay else "–",
+            p.schedule, p.waits, str(p.used), with_thousands(batch_size / p.batch_seconds), short_number(p.speedup),
+            short_number(1 / p.busiest), short_number(p.bubble, 0, scale=100, unit="%"),
+            with_thousands(p.sent_bytes_per_s / 1e6), with_thousands(p.memory_bytes / 1e6), short_number(p.delay, 1) if p.delay else DASH,
         )  # fmt: skip
     return printed

@@ -21,7 +21,7 @@ from gradlens.runtime.process_group import MESSAGE_TIMEOUT, ProcessGroup
 UNDER_WAY = 2  # messages of one channel that a rank has sent and the other not yet taken
 
 
-def _flat(x: Tensor) -> tuple[Tensor, tuple[Any, ...]]:
+def _memory_and_layout(x: Tensor) -> tuple[Tensor, tuple[Any, ...]]:
     """A tensor's memory from end to end [numel], and (size, stride, type) to see it as the tensor again."""
     x = x.detach()
     spread = 1 + sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
@@ -50,7 +50,7 @@ class Outbox:
 
     def send(self, images: int, tensors: Sequence[Tensor]) -> None:
         """Send tensors that belong to a batch of so many images; waits only while two earlier messages are still under way."""
-        flats, layouts = zip(*map(_flat, tensors), strict=True) if tensors else ((), ())
+        flats, layouts = zip(*map(_memory_and_layout, tensors), strict=True) if tensors else ((), ())
         if images not in self.told:
             self.ranks.store.set(f"{self.name}/{images}", repr(list(layouts)))
             self.told.add(images)

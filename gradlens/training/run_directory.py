@@ -200,6 +200,9 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+MADE_WITH = ("versions", "git", "command")  # of a run's environment, what is stored with every result
+
+
 def save_result(run_dir: Path, name: str, content: Mapping[str, Any]) -> Path:
     """Store what a command found about a finished run as ``<name>.json`` in its directory, versions beside it.
 
@@ -208,7 +211,7 @@ def save_result(run_dir: Path, name: str, content: Mapping[str, Any]) -> Path:
 
     """
     path = run_dir / f"{name}.json"
-    versions = {key: value for key, value in environment().items() if key in ("versions", "git", "command")}
+    versions = {key: value for key, value in environment().items() if key in MADE_WITH}
     write(path, encode(json.dumps(plain({**content, **versions}), indent=1) + "\n"))
     return path
 

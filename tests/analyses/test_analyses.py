@@ -60,7 +60,7 @@ def test_a_row_without_cosines_shows_dashes():
         "cosine": {}, "corrected_cosine": {}, "null_cosine": {},
     }  # fmt: skip
     line = shown(row, {"images_per_s": 2.0, "memory": None, "multiply_adds": 0.3})
-    assert line == "| `shallow` | 0.001 | 30.0 ±10.0 | 30.0 | – | – | – | – | 2.00 | – | 0.30 |"
+    assert line == "| `shallow` | 0.001 | 30.0 ± 10.0 | 30.0 | – | – | – | – | 2.00 | – | 0.30 |"
 
 
 def test_memorization_is_judged_seed_by_seed_and_head_by_head():

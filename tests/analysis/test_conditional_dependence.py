@@ -450,9 +450,7 @@ def test_the_analysis_runs(tmp_path, capsys):
     )  # fmt: skip
     results = predicting.reported(size, Namespace(figures=tmp_path))
     folder = tmp_path / "predicting"
-    assert {p.name for p in folder.iterdir()} == {f"{n}.{e}" for n in ("panels", "labels") for e in ("png", "svg", "csv")} | {
-        "results.json"
-    }
+    assert {p.name for p in folder.iterdir()} == {f"{n}.{e}" for n in ("panels", "labels") for e in ("png", "csv")} | {"results.json"}
     saved = json.loads((folder / "results.json").read_text())
     assert [c["verdict"] for c in saved["claims"]] == [c["verdict"] for c in results["claims"]]
     assert all(c["verdict"] in ("supported", "not supported", "undecided") for c in saved["claims"])

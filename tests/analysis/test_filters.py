@@ -30,14 +30,16 @@ from gradlens.analysis.first_layer_filters import (
     describe_filters,
     filter_statistics,
     filters_of,
-    filters_run,
     first_convolution,
     fit_gabors,
     random_filter_statistics,
 )
 from gradlens.analysis.gabor import bounds, fit_gabor
+from gradlens.analysis.of_runs.filters import FilterOptions, Filters
+from gradlens.analysis.of_runs.interface import Session
 from gradlens.reporting import filters
 from gradlens.runtime.errors import InputError
+from gradlens.runtime.progress import no_progress
 from gradlens.training.checkpoint import load_checkpoint
 from gradlens.training.config import make_config
 from gradlens.training.context import RunContext
@@ -362,12 +364,16 @@ def copied(tmp_path):
     return lambda **changes: Path(shutil.copytree(finished(**changes), tmp_path / "runs" / finished(**changes).name))
 
 
+def looked_at(path, over_time=False):
+    return Filters().measure(load_run(path), Session(RunContext(), FilterOptions(over_time)), no_progress)
+
+
 def contents(folder):
     return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 def test_without_training_everything_is_as_at_the_start(copied):
-    found = filters_run(load_run(copied(epochs=0, stem=7)), RunContext())
+    found = looked_at(copied(epochs=0, stem=7))
     for name, values in found["numbers"].items():
         assert values["trained"] == values["untrained"], name
     assert found["weights"] == found["untrained_weights"]
@@ -379,7 +385,7 @@ def test_without_training_everything_is_as_at_the_start(copied):
 def test_a_run_is_looked_at_over_time_and_only_the_result_is_new(copied):
     path = copied(stem=5, keep_checkpoints=2, method="dgl")
     before = contents(path)
-    found = filters_run(load_run(path), RunContext(), over_time=True)
+    found = looked_at(path, over_time=True)
     after = contents(path)
     assert after.pop(path / "filters.json")
     assert after == before
@@ -401,7 +407,7 @@ def test_the_control_is_the_runs_own_beginning(copied):
     path = copied(stem=5, seed=3)
     start = load_checkpoint(finished(stem=5, seed=3, epochs=0) / "checkpoint.pt")["model"]["block1.conv.weight"].double()
     end = load_checkpoint(path / "checkpoint.pt")["model"]["block1.conv.weight"].double()
-    found = filters_run(load_run(path), RunContext())
+    found = looked_at(path)
     np.testing.assert_allclose(found["untrained_weights"], start.numpy(), rtol=1e-3)
     assert found["numbers"]["moved"]["trained"] == pytest.approx(float((end - start).norm() / start.norm()))
     assert found["numbers"]["frequency"]["untrained"] == pytest.approx(frequencies(start.numpy()).mean())

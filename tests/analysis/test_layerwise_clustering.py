@@ -13,11 +13,9 @@ from gradlens.analysis.representation_similarity import fisher_ratio as fisher_r
 from gradlens.analysis.theory import layerwise_clustering
 from gradlens.analysis.theory.layerwise_clustering import (
     LayerwisePlan,
-    assemble,
     extract,
     layerwise_purities,
     learn_layerwise,
-    least_found,
     purity,
     two_layer,
     whitening,
@@ -44,7 +42,7 @@ def plan(**changes):
 @pytest.mark.parametrize(
     ("shape", "size"), [((2, 1, 27, 27), 3), ((3, 3, 8, 12), 4), ((1, 5, 6, 6), 2), ((2, 2, 5, 5), 5), ((2, 3, 4, 4), 1)]
 )
-def test_patches_are_cut_where_they_are_and_put_back_exactly(shape, size):
+def test_patches_are_cut_where_they_are(shape, size):
     grid = torch.randn(shape)
     patches = extract(grid, size)
     n, c, h, w = shape
@@ -55,8 +53,6 @@ def test_patches_are_cut_where_they_are_and_put_back_exactly(shape, size):
                 grid[image, channel, i * size + a, j * size + b] for channel, a, b in itertools.product(range(c), range(size), range(size))
             ]
             assert patches[image, i, j].tolist() == [float(v) for v in by_hand]
-    assert torch.equal(assemble(patches, size), grid)
-    assert torch.equal(extract(assemble(patches, size), size), patches)
 
 
 @pytest.mark.parametrize("size", [0, 4, 28, 54])
@@ -142,11 +138,8 @@ def test_purity_by_counting():
     pairs = list(zip(found.flatten().tolist(), true.flatten().tolist(), strict=True))
     best = {cluster: Counter(t for f, t in pairs if f == cluster).most_common(1)[0] for cluster, _ in pairs}
     assert purity(found, true) == pytest.approx(sum(n for _, n in best.values()) / len(pairs), abs=1e-15)
-    shares = [sum(best[f][0] == c for f, t in pairs if t == c) / sum(t == c for _, t in pairs) for c in {t for _, t in pairs}]
-    assert least_found(found, true) == pytest.approx(min(shares), abs=1e-15)
     relabelled = torch.tensor([3, 0, 4, 1, 2])[true - 2]
-    assert purity(relabelled, true) == least_found(relabelled, true) == 1
-    assert least_found(torch.zeros_like(true), true) == 0
+    assert purity(relabelled, true) == 1
 
 
 def test_fisher_ratio_by_sums_over_points():
@@ -182,7 +175,8 @@ def test_without_noise_all_classes_are_found_and_all_images_right(learned, test_
     x, y, true = test_digits[0.0]
     found = learned[0.0] if representation == "one-hot" else learn_layerwise(*digits(1200, 0.0)[:2], plan(representation="soft"), 10)
     assert layerwise_purities(found, x, true) == [1.0, 1.0, 1.0]
-    assert [least_found(c, t) for c, t in zip(found.clusters(x), true, strict=True)] == [1.0, 1.0, 1.0]  # a permutation
+    for clusters, classes in zip(found.clusters(x), true, strict=True):  # a permutation
+        assert len(clusters.unique()) == len(classes.unique())
     assert found.accuracy(x, y) == 1.0
 
 

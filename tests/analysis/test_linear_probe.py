@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 from gradlens.analysis import linear_probe, logistic_regression
 from gradlens.analysis import probe_block as analysis_probe_block
 from gradlens.analysis.activations import collect_activations, freeze_module, load_snapshots
-from gradlens.analysis.linear_probe import PIXELS, TRAINED, UNTRAINED, probe_module, probe_run
+from gradlens.analysis.linear_probe import PIXELS, TRAINED, UNTRAINED, probe_module
 from gradlens.analysis.logistic_regression import Standard, fit_logistic_regression
+from gradlens.analysis.of_runs.interface import Session
 from gradlens.analysis.of_runs.options import ProbeOptions
 from gradlens.analysis.of_runs.probe import Probe
 from gradlens.analysis.probe_block import PERMUTED, TRUE, ProbeFeatures, choose_l2, probe_block
@@ -24,12 +25,17 @@ from gradlens.data.split import Split
 from gradlens.reporting import probes
 from gradlens.reporting.probes import separability_by_depth
 from gradlens.runtime.errors import InputError
+from gradlens.runtime.progress import no_progress
 from gradlens.training.config import make_config
 from gradlens.training.context import RunContext, load_data
 from gradlens.training.run_directory import load_result, load_run
 from gradlens.training.runs.train_run import train_run
 
 QUICK = ProbeOptions(separability=0, grid=(0.1, 0.01))
+
+
+def probe_run(run, context, options, say=no_progress, known=None):
+    return Probe().measure(run, Session(context, options, say=say, shared={} if known is None else known), no_progress)
 
 
 @pytest.fixture

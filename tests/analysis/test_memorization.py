@@ -17,7 +17,8 @@ from PIL import Image
 
 from gradlens.analysis import memorization
 from gradlens.analysis.activations import freeze_module
-from gradlens.analysis.memorization import Noise, area, curve_of, epochs_to, memorized, noise_of
+from gradlens.analysis.memorization import Noise, area, curve_of, epochs_to, noise_of
+from gradlens.analysis.of_runs.interface import Session
 from gradlens.analysis.of_runs.memorization import Memorization
 from gradlens.data.datasets import load as load_data
 from gradlens.models.zoo import ModelSpec, build
@@ -25,6 +26,7 @@ from gradlens.reporting import memorization as reporting_memorization
 from gradlens.reporting.aggregate import scores
 from gradlens.reporting.training_figures import figure_set
 from gradlens.runtime.errors import InputError, Stopped
+from gradlens.runtime.progress import no_progress
 from gradlens.runtime.rng import generator
 from gradlens.training.checkpoint import load_checkpoint
 from gradlens.training.config import make_config
@@ -39,6 +41,10 @@ FLAGS = ["--width", 4, "--limit", 160, "--limit-test", 100, "--batch-size", 32, 
 
 def tiny(method="bp", **changes):
     return make_config(**{"label_noise": 1.0, **TINY, "method": method, **changes})
+
+
+def memorized(run):
+    return Memorization().measure(run, Session(RunContext(), Memorization.Options()), no_progress)
 
 
 def same(a, b):
@@ -207,7 +213,7 @@ def test_labels_are_drawn_once_for_all_methods_and_epochs(finished):
 
 def test_the_result_is_what_the_tables_of_the_run_say(copied):
     run = copied()
-    found = memorized(run, RunContext())
+    found = memorized(run)
     curve = [(m.epoch, m.accuracy) for m in run.metrics if m.split == "train-eval"]
     assert found["curve"] == [list(point) for point in curve]
     assert found["final"] == curve[-1][1]
@@ -224,12 +230,12 @@ def test_the_result_is_what_the_tables_of_the_run_say(copied):
 
 def test_heads_are_counted(copied):
     heads = {name: v for name, v in copied("dgl").checkpoint()["method"].items() if name.startswith("heads.")}
-    assert memorized(copied("dgl", epochs=6), RunContext())["own_parameters"] == sum(v.numel() for v in heads.values()) > 10_000
+    assert memorized(copied("dgl", epochs=6))["own_parameters"] == sum(v.numel() for v in heads.values()) > 10_000
 
 
 @pytest.mark.parametrize(("method", "p"), [("bp", 0.4), ("dgl", 0.4), ("greedy", 0.4), ("bp", 1.0)])
 def test_changed_and_kept_labels_together_are_the_curve_s_end(method, p, copied):
-    found = memorized(copied(method, label_noise=p), RunContext())
+    found = memorized(copied(method, label_noise=p))
     corrupted, clean = found["corrupted"], found["clean"]
     assert corrupted["images"] + clean["images"] == 160
     assert round(corrupted["noisy"] * corrupted["images"] + clean["accuracy"] * clean["images"]) == round(160 * found["final"])
@@ -239,7 +245,7 @@ def test_changed_and_kept_labels_together_are_the_curve_s_end(method, p, copied)
 def test_looking_changes_no_file_of_the_run(copied):
     run = copied("dgl", label_noise=0.4)
     before = {p.name: p.read_bytes() for p in run.path.iterdir()}
-    memorized(run, RunContext())
+    memorized(run)
     after = {p.name: p.read_bytes() for p in run.path.iterdir()}
     assert after.pop("memorization.json")
     assert after == before
@@ -247,14 +253,14 @@ def test_looking_changes_no_file_of_the_run(copied):
 
 def test_what_was_found_is_read_and_what_is_stale_is_not(copied, monkeypatch):
     run = copied(label_noise=0.4)
-    first = memorized(run, RunContext())
+    first = memorized(run)
     with monkeypatch.context() as m:
         m.setattr(memorization, "by_block", None)  # not needed any more
-        assert memorized(run, RunContext()) == first
+        assert memorized(run) == first
     stored = json.loads((run.path / "memorization.json").read_text())
     stored["curve"][-1][1] += 0.01
     (run.path / "memorization.json").write_text(json.dumps(stored))
-    assert memorized(run, RunContext())["curve"] == first["curve"]
+    assert memorized(run)["curve"] == first["curve"]
 
 
 def test_what_cannot_be_read(copied, monkeypatch):
@@ -324,7 +330,7 @@ def test_probes_find_what_a_block_knows_and_nothing_else():
 
 def test_the_row_of_a_group_is_the_mean_over_its_seeds(copied):
     runs = [copied(seed=seed) for seed in (0, 1)]
-    results = [memorized(run, RunContext()) for run in runs]
+    results = [memorized(run) for run in runs]
     (row,) = reporting_memorization.memorization_scores(runs, results)
     assert (row.label, row.seeds, row.epochs) == ("bp", 2, 3)
     assert row.area == pytest.approx((results[0]["area"] + results[1]["area"]) / 2)
@@ -342,12 +348,12 @@ def test_an_epoch_that_not_all_seeds_reach_says_so():
 
 def test_the_reader_is_told_what_differs(copied):
     runs = [copied("bp"), copied("dgl", lr=1e-3, limit=128)]
-    said = reporting_memorization.cautions(runs, [memorized(run, RunContext()) for run in runs])
+    said = reporting_memorization.cautions(runs, [memorized(run) for run in runs])
     assert "not one schedule: lr is 0.003, 0.001" in said
     assert "not one schedule: limit is 160, 128" in said
     assert any("not the same labels: the runs of seed 0" in line for line in said)
     same = [copied("greedy"), copied("cdni")]
-    (only,) = reporting_memorization.cautions(same, [memorized(run, RunContext()) for run in same])
+    (only,) = reporting_memorization.cautions(same, [memorized(run) for run in same])
     assert "confounder" in only
 
 
@@ -363,7 +369,7 @@ def test_the_curve_shows_every_group_and_chance(finished):
 
 def test_the_panels_show_every_block_the_control_and_the_network(copied):
     runs = [copied("bp", label_noise=0.4), copied("dgl", label_noise=0.4)]
-    points = reporting_memorization.block_points(runs, [memorized(run, RunContext()) for run in runs])
+    points = reporting_memorization.block_points(runs, [memorized(run) for run in runs])
     figure = reporting_memorization.noise_by_block(points, reporting_memorization.MEMORIZATION_QUANTITIES, 0.1)
     assert len(figure.axes) == 4
     ax = figure.axes[0]

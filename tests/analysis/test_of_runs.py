@@ -1,6 +1,7 @@
 """The interface of the analyses: what their commands take, what is refused and when, and CONTRIBUTING's example as one more analysis."""
 
 import dataclasses
+import math
 import os
 import re
 import subprocess
@@ -15,7 +16,7 @@ import typer
 from tiny_runs import tiny
 
 from gradlens.analysis.information import STEPS
-from gradlens.analysis.of_runs.interface import Analysis, option
+from gradlens.analysis.of_runs.interface import Analysis, Session, option
 from gradlens.analysis.of_runs.options import ProbeOptions, RepresentationOptions
 from gradlens.analysis.of_runs.registry import ANALYSES
 from gradlens.cli.analysis import add_command, learned
@@ -111,8 +112,7 @@ class Steps(Analysis):
         self.measured.append(run.path.name)
         progress(1, 1, "counted")
         result = {"steps": session.shared.setdefault("steps", run.checkpoint()["step"])}
-        self.store(run, result)
-        return result
+        return self.store(run, result)
 
 
 @pytest.fixture
@@ -218,3 +218,17 @@ def test_the_examples_results_are_drawn_and_on_the_page(weight_norms, runs, tmp_
     assert "gradlens weight-norms" not in shown
     assert "Norm of each layer&#39;s weights" in shown
     assert f"{load_result(runs[0].path, 'weight_norms')['norms']['top.out.weight']:.2f}" in shown
+
+
+def test_a_stored_result_counts_under_its_own_protocol_only(steps, runs, tmp_path):
+    run, said = shelf.copied(runs[0], tmp_path), []
+    session = Session(RunContext(), steps.Options(), say=said.append)
+    assert steps.stored(run, {"images": 3}, session) == {"protocol": {"images": 3}}
+    kept = steps.store(run, {"protocol": {"images": 3, "l2": (1.0,)}, "rows": [math.nan]})
+    assert steps.stored(run, {"images": 3, "l2": [1.0]}, session) == kept == {"protocol": {"images": 3, "l2": [1.0]}, "rows": [None]}
+    assert not said
+    assert steps.stored(run, {"images": 4, "l2": (1.0,)}, session) == {"protocol": {"images": 4, "l2": [1.0]}}
+    assert said == [f"{run.path}/steps.json was made in another way (images differ): computed anew"]
+    assert steps.stored(run, kept["protocol"], session, "others") == {"protocol": kept["protocol"]}
+    session.options = ProbeOptions(overwrite=True)
+    assert steps.stored(run, kept["protocol"], session) == {"protocol": kept["protocol"]}

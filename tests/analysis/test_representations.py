@@ -14,17 +14,28 @@ from torch import nn
 from gradlens.analysis import information, network_similarity
 from gradlens.analysis import representations as rep
 from gradlens.analysis.activations import freeze_module, load_snapshots
+from gradlens.analysis.of_runs.interface import Session
 from gradlens.analysis.of_runs.options import RepresentationOptions
+from gradlens.analysis.of_runs.representations import Representations
 from gradlens.analysis.representation_similarity import effective_rank, fisher_ratio, linear_cka, rdm, rdm_correlation, spectrum
 from gradlens.data.split import Split
 from gradlens.reporting import representations
 from gradlens.runtime.errors import InputError
+from gradlens.runtime.progress import no_progress
 from gradlens.training.config import make_config
 from gradlens.training.context import RunContext
 from gradlens.training.run_directory import load_result, load_run
 
 SMALL = RepresentationOptions(images=90, steps=2)
 TINY = {"width": 4, "limit": 64, "batch_size": 32, "epochs": 2, "record_every": 0}
+
+
+def represented(run, context, options, known=None):
+    return Representations().measure(run, Session(context, options, shared={} if known is None else known), no_progress)
+
+
+def compared(run, others, context, options):
+    return Representations().compare([run, *others], Session(context, options))
 
 
 def smooth_images(n, seed=0):
@@ -213,7 +224,7 @@ def test_a_runs_numbers_are_stored_and_nothing_else_changes(copies):
     path = copies[0]
     before = {f: f.read_bytes() for f in path.rglob("*") if f.is_file()}
     state = torch.random.get_rng_state()
-    found = rep.represent_run(load_run(path), RunContext(), SMALL)
+    found = represented(load_run(path), RunContext(), SMALL)
     assert torch.equal(state, torch.random.get_rng_state())
     assert {f: f.read_bytes() for f in before} == before
     assert {f.name for f in path.rglob("*") if f.is_file() and f not in before} == {"representations.json"}
@@ -233,25 +244,25 @@ def test_a_runs_numbers_are_stored_and_nothing_else_changes(copies):
 
 def test_the_same_numbers_come_again(copies):
     path = copies[1]
-    first = rep.represent_run(load_run(path), RunContext(), SMALL)
-    assert rep.represent_run(load_run(path), RunContext(), RepresentationOptions(images=90, steps=2, overwrite=True)) == first
+    first = represented(load_run(path), RunContext(), SMALL)
+    assert represented(load_run(path), RunContext(), RepresentationOptions(images=90, steps=2, overwrite=True)) == first
 
 
 def test_what_is_stored_is_not_computed_again_unless_it_depends_on_something_else(copies, monkeypatch):
     path, seen = copies[0], []
     real = rep._numbers_of
     monkeypatch.setattr(rep, "_numbers_of", lambda h, *rest: seen.append(tuple(h.shape)) or real(h, *rest))
-    whole = rep.represent_run(load_run(path), RunContext(), SMALL)
+    whole = represented(load_run(path), RunContext(), SMALL)
     assert len(seen) == 8
-    assert rep.represent_run(load_run(path), RunContext(), SMALL) == whole
+    assert represented(load_run(path), RunContext(), SMALL) == whole
     assert len(seen) == 8
-    rep.represent_run(load_run(path), RunContext(), RepresentationOptions(images=90, steps=2, over_time=True))
+    represented(load_run(path), RunContext(), RepresentationOptions(images=90, steps=2, over_time=True))
     assert len(seen) == 12
     stored = load_result(path, "representations")
     assert [r["step"] for r in stored["rows"] if r["block"] == "top"] == [0, 2, 4]
-    rep.represent_run(load_run(path), RunContext(), RepresentationOptions(images=90, steps=1, blocks=("block2",)))
+    represented(load_run(path), RunContext(), RepresentationOptions(images=90, steps=1, blocks=("block2",)))
     assert len(seen) == 14
-    rep.represent_run(load_run(path), RunContext(), RepresentationOptions(images=90, steps=1))
+    represented(load_run(path), RunContext(), RepresentationOptions(images=90, steps=1))
     assert len(seen) == 20
 
 
@@ -267,9 +278,9 @@ def test_an_interrupted_command_goes_on(copies, monkeypatch):
 
     monkeypatch.setattr(rep, "_numbers_of", stopped)
     with pytest.raises(KeyboardInterrupt):
-        rep.represent_run(load_run(path), RunContext(), SMALL)
+        represented(load_run(path), RunContext(), SMALL)
     assert [r["block"] for r in load_result(path, "representations")["rows"]] == ["block1", "block2"]
-    assert len(rep.represent_run(load_run(path), RunContext(), SMALL)["rows"]) == 8
+    assert len(represented(load_run(path), RunContext(), SMALL)["rows"]) == 8
     assert len(seen) == 3 + 6
 
 
@@ -279,7 +290,7 @@ def test_what_two_networks_have_in_common_is_computed_once(copies, monkeypatch):
     monkeypatch.setattr(rep, "_numbers_of", lambda h, *rest: seen.append(1) or real(h, *rest))
     known = {}
     bp, dgl = load_run(copies[0]), load_run(copies[2])  # of one beginning
-    a, b = (rep.represent_run(run, RunContext(), SMALL, known=known) for run in (bp, dgl))
+    a, b = (represented(run, RunContext(), SMALL, known=known) for run in (bp, dgl))
     assert len(seen) == 4 + 4 + 4
     assert a["rows"][:4] == b["rows"][:4]
 
@@ -287,7 +298,7 @@ def test_what_two_networks_have_in_common_is_computed_once(copies, monkeypatch):
 def test_a_run_is_compared_with_its_beginning_and_with_others(copies):
     path, twin, other, narrow = copies
     before = {f: f.read_bytes() for f in path.rglob("*") if f.is_file()}
-    found = network_similarity.compare_run(load_run(path), [load_run(twin), load_run(other), load_run(narrow)], RunContext(), SMALL)
+    found = compared(load_run(path), [load_run(twin), load_run(other), load_run(narrow)], RunContext(), SMALL)
     assert {f: f.read_bytes() for f in before} == before
     assert [(e["run"], e["network"], e["other_seed"]) for e in found["with"]] == [
         (path.name, "untrained", False), (twin.name, "trained", True), (other.name, "trained", False), (narrow.name, "trained", False),
@@ -303,13 +314,13 @@ def test_a_run_is_compared_with_its_beginning_and_with_others(copies):
 
 def test_comparisons_that_are_stored_stay(copies, monkeypatch):
     path, twin, other, _ = copies
-    first = network_similarity.compare_run(load_run(path), [load_run(twin)], RunContext(), SMALL)
+    first = compared(load_run(path), [load_run(twin)], RunContext(), SMALL)
     made = []
     real = network_similarity.signature
     monkeypatch.setattr(network_similarity, "signature", lambda *args: made.append(1) or real(*args))
-    assert network_similarity.compare_run(load_run(path), [load_run(twin)], RunContext(), SMALL) == first
+    assert compared(load_run(path), [load_run(twin)], RunContext(), SMALL) == first
     assert not made
-    network_similarity.compare_run(load_run(path), [load_run(other)], RunContext(), SMALL)
+    compared(load_run(path), [load_run(other)], RunContext(), SMALL)
     assert len(made) == 2
     assert {e["run"] for e in load_result(path, "cka")["with"]} == {path.name, twin.name, other.name}
 
@@ -372,7 +383,7 @@ def test_the_command_prints_stores_and_draws(gradlens, copies, tmp_path):
 
 def test_options_of_the_command(gradlens, copies, monkeypatch):
     drawn = {}
-    monkeypatch.setattr("gradlens.reporting.analysis_report.save_figure", lambda _, rows, __, name: [drawn.setdefault(name, rows)])
+    monkeypatch.setattr("gradlens.reporting.analysis_report.save_figure", lambda _, rows, __, name, **___: [drawn.setdefault(name, rows)])
     few = ("--images", 90, "--information-steps", 0, "--block", "block2", "--over-time", "--quiet")
     status, out, _ = gradlens("representations", copies[0], *few)
     assert status == 0
@@ -404,13 +415,13 @@ def test_what_cannot_be_used_is_one_sentence_and_leaves_nothing(gradlens, copies
 
 def test_a_run_trained_anew_is_measured_anew(copies):
     path = copies[0]
-    first = rep.represent_run(load_run(path), RunContext(), SMALL)
+    first = represented(load_run(path), RunContext(), SMALL)
     state = torch.load(path / "checkpoint.pt", weights_only=True)
     for value in state["model"].values():
         if value.dtype == torch.float32:
             value.mul_(1.5)
     torch.save(state, path / "checkpoint.pt")
-    again = rep.represent_run(load_run(path), RunContext(), SMALL)
+    again = represented(load_run(path), RunContext(), SMALL)
     assert again["protocol"]["weights"] != first["protocol"]["weights"]
     assert again["rows"][-1] != first["rows"][-1]
     assert again["rows"][0] == first["rows"][0]

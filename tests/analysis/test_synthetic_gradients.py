@@ -129,9 +129,9 @@ def test_with_the_exact_linear_synthesiser_every_state_is_told_its_true_gradient
     state = stationarity(pair, x, y)
     assert state.synth_loss == pytest.approx(0, abs=1e-20)
     assert state.regression == pytest.approx(0, abs=1e-10)
-    assert state.told == pytest.approx(norm(true_gradients(pair.model, x, y)), rel=1e-10)
-    assert state.true == pytest.approx(state.told, rel=1e-10)
-    assert state.told > 0.1
+    assert state.blocks == pytest.approx(norm(true_gradients(pair.model, x, y)), rel=1e-10)
+    assert state.true == pytest.approx(state.blocks, rel=1e-10)
+    assert state.blocks > 0.1
 
 
 def test_a_synthesiser_trained_on_a_frozen_net_goes_to_the_closed_form_in_both_scalings():
@@ -175,7 +175,7 @@ def test_where_label_reading_linear_synthesisers_rest_the_true_gradient_is_zero_
     optimizer = torch.optim.SGD(pair.method.param_groups(list(pair.model)), lr=0.2)
     losses = settle_synthesisers(pair, optimizer, x, y, 4000, 1e-9)
     state = stationarity(pair, x, y)
-    assert max(state.told, state.regression) < 1e-8
+    assert max(state.blocks, state.regression) < 1e-8
     assert norm(true_gradients(pair.model, x, y)) < 1e-6
     assert losses[-1] == pytest.approx(least_squares_loss(x, y, C), abs=1e-10)
     assert losses[0] > losses[-1] + 0.05
@@ -192,7 +192,7 @@ def test_critical_points_of_the_loss_are_fixed_points_saddles_too():
     put(pair.method.synthesisers[0], *exact_linear_synthesiser([pair.model[1]], 5))
     state = stationarity(pair, x, y)
     assert norm(true_gradients(pair.model, x, y)) == pytest.approx(0, abs=1e-14)
-    assert max(state.told, state.regression, state.synth_loss) == pytest.approx(0, abs=1e-12)
+    assert max(state.blocks, state.regression, state.synth_loss) == pytest.approx(0, abs=1e-12)
     assert state.loss > least_squares_loss(x, y, C) + 0.05
 
 
@@ -207,7 +207,7 @@ def test_a_synthesiser_that_does_not_see_the_label_has_fixed_points_that_are_non
         pair.model[0].weight[:, rank:] = 0
         pair.model[0].bias.copy_(goal.mean(0))
     state = stationarity(pair, x, y)
-    assert max(state.told, state.regression) < 1e-12
+    assert max(state.blocks, state.regression) < 1e-12
     assert state.true == pytest.approx(norm(true_gradients(pair.model, x, y)), abs=1e-12)
     assert (state.true > 1e-3) == (rank < D)
     z = pair.model(x).detach()

@@ -17,6 +17,8 @@ sys.path.append(str(Path(__file__).parents[2]))  # analyses is a folder of the r
 
 from analyses.inpainting import TASKS, judge
 from gradlens.analysis import inpainting
+from gradlens.analysis.of_runs.inpainting import InpaintedImages, InpaintingOptions
+from gradlens.analysis.of_runs.interface import Session
 from gradlens.data.datasets import load as load_data
 from gradlens.data.transforms import normalizer
 from gradlens.gradients.backward import backward
@@ -29,6 +31,7 @@ from gradlens.models.zoo import ModelSpec, build
 from gradlens.reporting.gallery import draw_learned
 from gradlens.reporting.inpainting import InpaintingPanel, inpainting_grid
 from gradlens.runtime.errors import InputError
+from gradlens.runtime.progress import no_progress
 from gradlens.training.build import ModelAndMethod, build_model_and_method, make_network_info
 from gradlens.training.config import make_config
 from gradlens.training.config_file import read_config_file
@@ -419,10 +422,14 @@ def run(tmp_path_factory):
     return shelf.copied(shelf.trained(make_config(method="context-encoder", **settings)), tmp_path_factory.mktemp("runs"))
 
 
+def inpainted(run):
+    return InpaintedImages().measure(run, Session(RunContext(), InpaintingOptions(6)), no_progress)
+
+
 @pytest.mark.slow
 def test_a_short_training_beats_the_mean_patch(run):
     before = {file: file.read_bytes() for file in run.path.rglob("*") if file.is_file()}
-    result = inpainting.inpaint_run(run, RunContext(), 6)
+    result = inpainted(run)
     assert {file: file.read_bytes() for file in before} == before
     assert set(run.path.rglob("*")) - set(before) == {run.path / "inpainting.json"}
     found = result["errors"]
@@ -441,7 +448,7 @@ def test_a_short_training_beats_the_mean_patch(run):
 
 
 def test_the_pictures_are_what_they_are_called(run):
-    result = load_result(run.path, "inpainting") or inpainting.inpaint_run(run, RunContext(), 6)
+    result = load_result(run.path, "inpainting") or inpainted(run)
     original, corrupted, output = (inpainting.unpacked(result, name) for name in ("original", "corrupted", "output"))
     test = load_data("digits").test.images.numpy()
     assert original.shape == (6, 1, 8, 8)
@@ -455,7 +462,7 @@ def test_the_pictures_are_what_they_are_called(run):
 
 
 def test_the_figure_is_drawn_from_what_is_stored(run, tmp_path):
-    load_result(run.path, "inpainting") or inpainting.inpaint_run(run, RunContext(), 6)
+    load_result(run.path, "inpainting") or inpainted(run)
     drawn, skipped = draw_learned([run], tmp_path)
     assert skipped == {}
     assert [path.name for path in drawn] == ["inpainting.png"]

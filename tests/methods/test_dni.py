@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.nn.functional as F
-from oracles import Case, assert_near, assert_same_bits, batches, case, frozen, nll, rule, step, uncut
+from oracles import Case, assert_near, assert_same_bits, batches, case, frozen, grads, interfaces_by_hand, nll, rule, step, uncut
 from torch import nn
 
 from gradlens.gradients.backward import backward
@@ -31,7 +31,6 @@ def dni_by_hand(name, model, synthesisers, x, y, target, lam=0.0):
     h_k.backward(S_k(h_k)) for every block; when g_k arrives at the input of block k+1, L_S = 1/N sum_n ||S_k(h_k)_n - g_n||².
     """
     onehot = torch.eye(10, dtype=x.dtype)[y] if name == "cdni" else None
-    scale = len(y) if target == "sum" else 1
     ins, outs = [], []
     h = x
     for block in model:
@@ -39,20 +38,7 @@ def dni_by_hand(name, model, synthesisers, x, y, target, lam=0.0):
         h = block(ins[-1])
         outs.append(h)
     nll(outs[-1], y).backward()
-    losses, targets = [], []
-    for k in reversed(range(len(model) - 1)):
-        g = ins[k + 1].grad
-        s = synthesisers[k](outs[k].detach(), onehot)
-        loss = sum(((s[n] - scale * g[n]) ** 2).sum() for n in range(len(y))) / len(y)
-        loss.backward()
-        outs[k].backward((1 - lam) * s.detach() / scale + lam * g)
-        losses.insert(0, loss.item())
-        targets.insert(0, g)
-    return losses, targets
-
-
-def grads(module):
-    return {n: p.grad for n, p in module.named_parameters()}
+    return interfaces_by_hand(ins, outs, synthesisers, onehot, y, target, lam)
 
 
 @TARGETS

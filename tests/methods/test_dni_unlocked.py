@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.nn.functional as F
-from oracles import assert_near, assert_same_bits, batches, case, frozen, nll, rows_of, rule, stirred, uncut
+from oracles import assert_near, assert_same_bits, batches, case, frozen, grads, interfaces_by_hand, nll, rows_of, rule, stirred, uncut
 from torch import nn
 
 from gradlens.gradients.backward import backward, run_step
@@ -35,7 +35,6 @@ def one_step(method, c):
 def unlocked_by_hand(model, inputs, synthesisers, x, y, target="sum", lam=0.0, context=False):
     """One step as in the reference, with ``backward()``: fills ``.grad`` of all; returns L_I of each block and L_S of each interface."""
     onehot = torch.eye(10, dtype=x.dtype)[y] if context else None
-    scale = len(y) if target == "sum" else 1
     ins, outs, input_errors = [], [], []
     for k, block in enumerate(model):
         read = x
@@ -48,19 +47,8 @@ def unlocked_by_hand(model, inputs, synthesisers, x, y, target="sum", lam=0.0, c
         ins.append(read.clone().requires_grad_())
         outs.append(block(ins[-1]))
     nll(outs[-1], y).backward()
-    losses = []
-    for k in reversed(range(len(model) - 1)):
-        g = ins[k + 1].grad
-        s = synthesisers[k](outs[k].detach(), onehot)
-        loss = sum(((s[n] - scale * g[n]) ** 2).sum() for n in range(len(y))) / len(y)
-        loss.backward()
-        outs[k].backward((1 - lam) * s.detach() / scale + lam * g)
-        losses.insert(0, loss.item())
+    losses, _ = interfaces_by_hand(ins, outs, synthesisers, onehot, y, target, lam)
     return input_errors, losses
-
-
-def grads(module):
-    return {n: p.grad for n, p in module.named_parameters()}
 
 
 # ------------------------------------------------------------------------------------------------------- against the loop

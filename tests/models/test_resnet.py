@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import images, modules, parameters
 from oracles import Case, assert_near, assert_same_bits, frozen, nll, rule, step, uncut
 from sampling import one_in
 from torch import nn
@@ -22,18 +23,6 @@ CIFAR = (3, 32, 32)
 RESNETS = {"resnet18": (2, 2, 2, 2), "resnet20": (3, 3, 3), "resnet32": (5, 5, 5), "resnet50": (3, 4, 6, 3), "resnet152": (3, 8, 36, 3)}
 BASIC = ("resnet18", "resnet20", "resnet32")
 COUNTS = {"resnet18": 11_173_962, "resnet20": 269_722, "resnet32": 464_154, "resnet50": 23_520_842, "resnet152": 58_156_618}
-
-
-def parameters(model):
-    return sum(p.numel() for p in model.parameters())
-
-
-def images(shape, n=3, seed=0):
-    return torch.randn(n, *shape, generator=generator(seed, "images"))
-
-
-def modules(model, kind):
-    return [m for m in model.modules() if isinstance(m, kind)]
 
 
 def sketched(name, plan):

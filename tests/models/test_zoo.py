@@ -8,6 +8,7 @@ from functools import reduce
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import images, modules, parameters
 from sampling import one_in
 from torch import nn
 
@@ -16,7 +17,6 @@ from gradlens.models.resnet import basic_residual
 from gradlens.models.spec import ACTIVATIONS, ModelSpec
 from gradlens.models.zoo import MODELS, build, cut_before_pool, head_width, layers
 from gradlens.runtime.errors import InputError
-from gradlens.runtime.rng import generator
 
 CIFAR, DIGITS = (3, 32, 32), (1, 8, 8)
 VGG = {  # as documented: a number is a convolution's channels, M a pool
@@ -30,18 +30,6 @@ VGG = {  # as documented: a number is a convolution's channels, M a pool
 @pytest.fixture(autouse=True)
 def one_thread():
     torch.set_num_threads(1)
-
-
-def parameters(model):
-    return sum(p.numel() for p in model.parameters())
-
-
-def images(shape, n=3, seed=0):
-    return torch.randn(n, *shape, generator=generator(seed, "images"))
-
-
-def modules(model, kind):
-    return [m for m in model.modules() if isinstance(m, kind)]
 
 
 # -------------------------------------------------------------------------------------------------------- as documented

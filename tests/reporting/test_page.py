@@ -24,6 +24,7 @@ from gradlens.reporting.html.charts import BINS, DARK, contrast, cosine_bin, cos
 from gradlens.reporting.html.page import page, write_page
 from gradlens.reporting.style import styles
 from gradlens.runtime.errors import InputError
+from gradlens.training.run_directory import load_run
 
 NASTY = "<script>window.hacked=1</script>"
 
@@ -295,8 +296,6 @@ def put(path, name, content):
 
 
 def test_stored_results_are_shown(tmp_path):
-    from gradlens.training.run_directory import load_run
-
     paths = [stored(made(m, s), tmp_path) for m in ("bp", "dgl") for s in (0, 1)]
     rows = []
     for block, test in (("block1", 0.31), ("top", 0.52)):
@@ -353,8 +352,6 @@ def test_stored_results_are_shown(tmp_path):
 
 
 def test_results_that_cannot_be_read_are_said(tmp_path):
-    from gradlens.training.run_directory import load_run
-
     path = stored(made(), tmp_path)
     (path / "probe.json").write_text("{")
     (path / "filters.json").write_text('{"weights": [[1, "x"]], "numbers": {"moved": 3}}')
@@ -367,8 +364,6 @@ def test_results_that_cannot_be_read_are_said(tmp_path):
 
 
 def test_half_a_probe_is_not_shown_as_a_whole_one(tmp_path):
-    from gradlens.training.run_directory import load_run
-
     path = stored(made(), tmp_path)
     control = {"step": 0, "block": "block1", "network": "untrained", "labels": "true", "test": 0.2, "train": 0.3}
     (path / "probe.json").write_text(json.dumps({"protocol": {}, "rows": [control]}))
@@ -378,8 +373,6 @@ def test_half_a_probe_is_not_shown_as_a_whole_one(tmp_path):
 
 
 def test_a_path_in_a_message_keeps_its_letters(tmp_path):
-    from gradlens.training.run_directory import load_run
-
     path = stored(made(), tmp_path)
     (path / "probe.json").write_text("{")
     assert f"Left out: {path}/probe.json is not a result of gradlens: " in Parsed(page([load_run(path)])).words("separability")
@@ -389,30 +382,28 @@ def test_a_path_in_a_message_keeps_its_letters(tmp_path):
 
 
 def test_wrong_input_is_one_sentence_and_nothing_is_written(tmp_path):
-    path = stored(made(), tmp_path / "runs")
+    run = load_run(stored(made(), tmp_path / "runs"))
     out = tmp_path / "report.html"
     with pytest.raises(InputError, match="no run directory was given"):
         write_page([], out)
     with pytest.raises(InputError, match="are the same run .* give it once"):
-        write_page([path, path], out)
-    with pytest.raises(InputError, match="is not a run directory"):
-        write_page([tmp_path], out)
+        write_page([run, run], out)
     with pytest.raises(InputError, match="there is no folder"):
-        write_page([path], tmp_path / "nowhere" / "report.html")
+        write_page([run], tmp_path / "nowhere" / "report.html")
     with pytest.raises(InputError, match="is a folder"):
-        write_page([path], tmp_path)
+        write_page([run], tmp_path)
     assert not out.exists()
     out.write_text("mine")
     with pytest.raises(InputError, match="--overwrite replaces it"):
-        write_page([path], out)
+        write_page([run], out)
     assert out.read_text() == "mine"
 
 
 def test_a_page_is_written_and_the_run_left_alone(tmp_path):
     path = stored(made(), tmp_path / "runs")
     before = {p: p.read_bytes() for p in path.iterdir()}
-    assert write_page([path], tmp_path / "r.html") == tmp_path / "r.html"
-    write_page([path], tmp_path / "r.html", overwrite=True)
+    assert write_page([load_run(path)], tmp_path / "r.html") == tmp_path / "r.html"
+    write_page([load_run(path)], tmp_path / "r.html", overwrite=True)
     assert {p: p.read_bytes() for p in path.iterdir()} == before
     assert (tmp_path / "r.html").read_text().startswith("<!doctype html>")
 

@@ -303,6 +303,9 @@ def test_saving_twice_gives_the_same_bytes(table, tmp_path):
     assert b"<dc:date>" not in first[1].read_bytes()
     assert b"<text" not in first[1].read_bytes()  # letters are outlines: no font needed
     assert next(csv.reader(io.StringIO(first[2].read_text()))) == list(LayerPoint._fields)
+    without = save_figure(over_training(points, "cosine"), points, tmp_path / "without", "cosine", vector=False)
+    assert sorted((tmp_path / "without").iterdir()) == sorted(without) == [tmp_path / "without" / f"cosine.{end}" for end in ("csv", "png")]
+    assert without[0].read_bytes() == first[0].read_bytes()
 
 
 @pytest.mark.slow

@@ -63,7 +63,7 @@ def test_means_and_intervals_are_those_of_the_seeds():
 
 def test_a_difference_whose_interval_holds_zero_is_not_told_apart():
     found, _ = stood(*three("bp", (0.5, 0.6, 0.55), [(1,) * 5] * 3), *three("dgl", (0.55, 0.55, 0.56), [(0.5,) * 5] * 3))
-    assert "not told apart" in verdict_line(found["dgl"]).accuracy
+    assert "not distinguishable" in verdict_line(found["dgl"]).accuracy
     assert found["dgl"].against.points.low < 0 < found["dgl"].against.points.high
 
 
@@ -71,7 +71,8 @@ def test_chance_at_the_worst_layer():
     seeds = [(0.10, 0.5, 1, 1, 1), (0.12, 0.5, 1, 1, 1), (0.11, 0.5, 1, 1, 1)]
     like = [made("dni", i, cosines=c, nulls=(c[0] + d, 0, 0, 0, 0)) for i, (c, d) in enumerate(zip(seeds, (0.05, -0.05, 0), strict=True))]
     above = [made("dni", i, cosines=c, nulls=(0.01, 0, 0, 0, 0)) for i, c in enumerate(seeds)]
-    assert verdict_line(stood(*like)[0]["dni"]).gradient.endswith("worst at block1.conv (0.11, not told apart from chance by 3 seeds).")
+    gradient = verdict_line(stood(*like)[0]["dni"]).gradient
+    assert gradient.endswith("worst at block1.conv (0.11, not distinguishable from chance by 3 seeds).")
     assert verdict_line(stood(*above)[0]["dni"]).gradient.endswith("worst at block1.conv (0.11).")
     assert verdict_line(stood(above[0])[0]["dni"]).gradient.endswith("worst at block1.conv (0.10, where chance gives 0.01).")
 
@@ -84,7 +85,7 @@ def test_nearest_and_farthest():
         *three("dni", (0.4, 0.41, 0.4), [(0.0, 0.1, 0.0, 1, 1), (0.0, 0.1, 0.1, 1, 1), (0.0, 0.1, 0.0, 1, 1)]),
     ]
     text = said(*runs)
-    assert "Nearest to the true gradient below the top block: dgl, cosine 0.81 (not told apart: fa); farthest: dni, 0.04." in text
+    assert "Nearest to the true gradient below the top block: dgl, cosine 0.81 (not distinguishable: fa); farthest: dni, 0.04." in text
     assert "Final accuracy against bp: dni loses most (−19.7 points), dgl is best (−4.7 points)." in text
 
 
@@ -114,7 +115,7 @@ def test_a_cosine_that_is_missing_for_another_reason_is_not_called_untrained():
 
 def test_without_bp_the_page_says_what_cannot_be_said():
     text = said(made("dgl", path="runs/my run"))
-    assert "No bp is among these runs: nothing can be said of what a rule costs in accuracy or time." in text
+    assert "No bp is among these runs: what a rule costs in accuracy or time is not known." in text
     assert "`gradlens train bp --config 'runs/my run/config.json'` makes one." in text
     found, _ = stood(made("dgl"))
     assert verdict_line(found["dgl"]).accuracy == "50.0 % test accuracy; no bp run on the same data and network."
@@ -122,7 +123,7 @@ def test_without_bp_the_page_says_what_cannot_be_said():
 
 
 def test_only_bp():
-    assert said(made(), made(seed=1)) == "Only bp is here: it uses the true gradient, so there is no distance to tell."
+    assert said(made(), made(seed=1)) == "Only bp is here: it uses the true gradient, so there is no distance to report."
 
 
 @pytest.mark.parametrize(
@@ -139,7 +140,7 @@ def test_different_data_or_networks_are_said_and_not_ranked(settings, words):
     runs = made(), made("dgl", cosines=(0.5,) * 5, accuracy=0.4, **settings)
     found, told = stood(*runs)
     assert [n.text for n in told if n.unlike] == [f"These runs are of {words}."]
-    assert said(*runs) == "These runs are of different data or networks: each is told for itself below, and none is ranked."
+    assert said(*runs) == "These runs are of different data or networks: they are listed separately below and not ranked."
     assert found["dgl"].against is None
 
 
@@ -153,7 +154,7 @@ def test_other_settings_unfinished_runs_and_single_seeds_are_said():
     texts = [n.text for n in told]
     assert texts == [
         "Besides the rule they differ in: lr 0.001 (bp) or 0.0001 (dgl and dni).",
-        "Not finished, and told as far as they came: dgl-s0 (30 updates at its last evaluation).",
+        "Not finished, and shown as far as they came: dgl-s0 (30 updates at its last evaluation).",
         "One seed only, so without intervals: bp and dgl. A small difference may be chance.",
     ]
 
@@ -187,8 +188,8 @@ def test_a_run_with_nothing_but_its_config():
 
 def test_times_of_one_seed_are_told_apart_when_no_epochs_overlap():
     near, far = stood(made(), made("dgl", speed=99.0))[0], stood(made(), made("dgl", speed=50.0))[0]
-    assert (near["dgl"].against.told, far["dgl"].against.told) == (False, True)
-    assert verdict_line(near["dgl"]).time == "1.0 × bp's time an image (not told apart)."
+    assert (near["dgl"].against.times_differ, far["dgl"].against.times_differ) == (False, True)
+    assert verdict_line(near["dgl"]).time == "1.0 × bp's time an image (not distinguishable)."
 
 
 def test_times_on_another_machine_are_not_compared():

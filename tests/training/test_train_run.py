@@ -323,7 +323,7 @@ def test_measuring_snapshots_gives_the_rows_recorded_in_training(method, tmp_pat
     before = contents(run.path)
     at = [int(p.stem.split("-")[1]) for p in run.snapshots()]
     assert at == [3, 6, 9]
-    measured = measure_run(run.path, RECORDED, RunContext())
+    measured = measure_run(run, RECORDED, RunContext())
     assert sorted({r.step for r in measured}) == at
     sparse = {"descent", "feedback_transpose", "feedback_pseudoinverse", "feedback_jacobian"}
     recorded = [r for r in run.gradients if r.step == 6 and r.kind not in sparse and r.quantity not in SPARSE]
@@ -352,19 +352,19 @@ def test_measuring_sees_the_draws_of_the_training_step(tmp_path, monkeypatch):
     torch.manual_seed(5)
     want = torch.rand(1)
     torch.manual_seed(5)
-    measured = measure_run(run.path, RECORDED, RunContext())
+    measured = measure_run(run, RECORDED, RunContext())
     assert torch.equal(torch.rand(1), want)
     assert rows(r for r in measured if r.step == 4) == rows(r for r in run.gradients if r.step == 4)
 
 
 def test_new_quantities_are_added_and_old_ones_replaced(tmp_path):
     run = train_run(tiny("dgl", keep_checkpoints=2), RunContext(out=tmp_path))
-    first = measure_run(run.path, ("projection",), RunContext())
+    first = measure_run(run, ("projection",), RunContext())
     assert {r.quantity for r in first if r.kind != "rule"} == {"projection"}
-    measure_run(run.path, ("relative_error",), RunContext())
+    measure_run(run, ("relative_error",), RunContext())
     both = load_run(run.path).measured
     assert {r.quantity for r in both if r.kind != "rule"} == {"projection", "relative_error"}
-    measure_run(run.path, ("projection", "relative_error"), RunContext())
+    measure_run(run, ("projection", "relative_error"), RunContext())
     assert rows(load_run(run.path).measured) == rows(both)
     steps = [r.step for r in load_run(run.path).measured]
     assert steps == sorted(steps)
@@ -374,7 +374,7 @@ def test_without_snapshots_the_checkpoint_is_measured_also_of_an_unfinished_run(
     interrupted(tiny("dni"), RunContext(out=tmp_path))
     path = tmp_path / tiny("dni").run_name()
     state = (path / "checkpoint.pt").read_bytes()
-    measured = measure_run(path, tuple(QUANTITIES), RunContext())
+    measured = measure_run(load_run(path), tuple(QUANTITIES), RunContext())
     assert {r.step for r in measured} == {3}
     assert (path / "checkpoint.pt").read_bytes() == state
     run = train_run(tiny("dni"), RunContext(out=tmp_path, resume=True))

@@ -39,4 +39,4 @@ class Filters(Analysis):
         """The filters and their numbers: see :func:`gradlens.analysis.first_layer_filters.filters_run`."""
         from gradlens.analysis.first_layer_filters import filters_run
 
-        return filters_run(run, session.context, session.options.over_time, progress)
+        return self.store(run, filters_run(run, session.context, session.options.over_time, progress))

@@ -20,7 +20,7 @@ class InpaintingOptions:
     images: int = option(8, "pictures of each method")
 
 
-class Inpainting(Analysis):
+class InpaintedImages(Analysis):
     """Show what context encoders put where pixels were dropped, and their error there beside that of the mean patch."""
 
     name, command = "inpainting", "inpaint"
@@ -30,9 +30,9 @@ class Inpainting(Analysis):
 
     def requires(self, run: Run) -> str | None:
         """A context encoder with a checkpoint."""
-        from gradlens.analysis.inpainting import lacking
+        from gradlens.analysis.inpainting import drops_no_pixels
 
-        return lacking(run) or super().requires(run)
+        return drops_no_pixels(run) or super().requires(run)
 
     def check(self, runs: Sequence[Run], session: Session) -> None:
         """Refuse other data than the run's, and fewer images than asked for."""
@@ -46,4 +46,4 @@ class Inpainting(Analysis):
         """Pictures and errors: see :func:`gradlens.analysis.inpainting.inpaint_run`."""
         from gradlens.analysis.inpainting import inpaint_run
 
-        return inpaint_run(run, session.context, session.options.images, progress)
+        return self.store(run, inpaint_run(run, session.context, session.options.images, progress))

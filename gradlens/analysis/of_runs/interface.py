@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gradlens.training.run_directory import Run
 
 Result = dict[str, Any]  # what is stored as json
+Keep = Callable[[Result], Any]  # is called with a result whenever it has grown
 
 
 def option(default: Any, text: str, flag: str = "", least: int | None = None) -> Any:
@@ -50,7 +51,7 @@ class Session:
     context: RunContext  # device and data folder
     options: Any  # the analysis's ``Options``
     watch: Callable[[str], Progress] = _unwatched  # gives the display of one run's progress, by its name
-    say: Callable[[str], None] = no_progress  # is told a sentence
+    say: Callable[[str], None] = no_progress  # is called with a sentence
     shared: dict[Any, Any] = field(default_factory=dict)  # what several runs have in common, computed once
 
 
@@ -99,11 +100,37 @@ class Analysis:
         """Compute what the analysis finds of a run, store it as ``<name>.json`` in its directory, and return it."""
         raise NotImplementedError
 
-    def store(self, run: Run, result: Result) -> None:
-        """Write a result as ``<name>.json`` into a run's directory."""
-        from gradlens.training.run_directory import save_result
+    def stored(self, run: Run, protocol: Mapping[str, Any], session: Session, name: str | None = None) -> Result:
+        """What is stored of a run by the same protocol, to be returned or added to; ``{"protocol": protocol}`` where there is none.
 
-        save_result(run.path, self.name, result)
+        What was made in another way does not count, which is said; with the option ``overwrite`` nothing does.
+
+        Args:
+            run: a run.
+            protocol: how the numbers are made; it is stored with them under this key.
+            session: its options, and where the sentence goes.
+            name: of the file, without ``.json``; None: the analysis's.
+
+        """
+        from gradlens.training.run_directory import MADE_WITH, load_result, plain
+
+        name = name or self.name
+        found, wanted = load_result(run.path, name), plain(protocol)
+        if found is None or getattr(session.options, "overwrite", False):
+            return {"protocol": wanted}
+        before = found.get("protocol")
+        if before != wanted:
+            differ = [key for key in wanted if not isinstance(before, Mapping) or before.get(key) != wanted[key]]
+            session.say(f"{run.path / name}.json was made in another way ({', '.join(differ)} differ): computed anew")
+            return {"protocol": wanted}
+        return {key: value for key, value in found.items() if key not in MADE_WITH}
+
+    def store(self, run: Run, result: Result, name: str | None = None) -> Result:
+        """Write a result as ``<name>.json`` into a run's directory (None: the analysis's name); returns it as a later call reads it."""
+        from gradlens.training.run_directory import plain, save_result
+
+        save_result(run.path, name or self.name, result)
+        return dict(plain(result))
 
     def compare(self, runs: Sequence[Run], session: Session) -> Result:
         """Compare the first run with the others and store it as ``<comparison>.json``; only where ``comparison`` is set."""
@@ -124,7 +151,7 @@ class Analysis:
             context: device and data folder.
             options: an instance of ``Options``; None: the defaults.
             watch: given a run's name, the display of its progress.
-            say: is told what the user should know.
+            say: is called with what the user should know.
 
         Returns:
             A result a run; what :meth:`compare` found is the first one's ``comparison``.

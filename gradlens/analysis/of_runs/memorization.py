@@ -40,12 +40,14 @@ class Memorization(AnalysisWithTraining):
 
     def requires(self, run: Run) -> str | None:
         """A finished run whose training images were evaluated and always the same."""
-        from gradlens.analysis.memorization import lacking
+        from gradlens.analysis.memorization import not_memorizable
 
-        return lacking(run)
+        return not_memorizable(run)
 
     def measure(self, run: Run, session: Session, progress: Progress) -> Result:
         """Curve, scores and probes: see :func:`gradlens.analysis.memorization.memorized`."""
-        from gradlens.analysis.memorization import memorized
+        from gradlens.analysis.memorization import memorization_protocol, memorized
 
-        return memorized(run, session.context, progress)
+        stored = self.stored(run, memorization_protocol(run), session)
+        found = memorized(run, session.context, stored, progress)
+        return stored if found is stored else self.store(run, found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from gradlens.analysis.of_runs.interface import Analysis, Result, Session
@@ -33,6 +34,9 @@ class Probe(Analysis):
 
     def measure(self, run: Run, session: Session, progress: Progress) -> Result:
         """Probes of all blocks: see :func:`gradlens.analysis.linear_probe.probe_run`."""
-        from gradlens.analysis.linear_probe import probe_run
+        from gradlens.analysis.linear_probe import probe_protocol, probe_run
+        from gradlens.training.run_directory import plain
 
-        return probe_run(run, session.context, session.options, progress, session.say, session.shared)
+        result = self.stored(run, probe_protocol(run, session.context, session.options), session)
+        found = probe_run(run, session.context, session.options, result, partial(self.store, run), progress, session.shared)
+        return dict(plain(found))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gradlens.analysis.of_runs.filters import Filters
-from gradlens.analysis.of_runs.inpainting import Inpainting
+from gradlens.analysis.of_runs.inpainting import InpaintedImages
 from gradlens.analysis.of_runs.interface import Analysis
 from gradlens.analysis.of_runs.memorization import Memorization
 from gradlens.analysis.of_runs.probe import Probe
@@ -16,6 +16,6 @@ ANALYSES: dict[str, Analysis] = {
         Probe(),
         Representations(),
         Filters(),
-        Inpainting(),
+        InpaintedImages(),
     )
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from gradlens.analysis.of_runs.interface import Analysis, Result, Session
@@ -28,12 +29,18 @@ class Representations(Analysis):
 
     def measure(self, run: Run, session: Session, progress: Progress) -> Result:
         """The numbers of all blocks: see :func:`gradlens.analysis.representations.represent_run`."""
-        from gradlens.analysis.representations import represent_run
+        from gradlens.analysis.representations import represent_run, representation_protocol
+        from gradlens.training.run_directory import plain
 
-        return represent_run(run, session.context, session.options, progress, session.shared)
+        result = self.stored(run, representation_protocol(run, session.context, session.options), session)
+        found = represent_run(run, session.context, session.options, result, partial(self.store, run), progress, session.shared)
+        return dict(plain(found))
 
     def compare(self, runs: Sequence[Run], session: Session) -> Result:
         """How alike the first run's blocks are to the others': see :func:`gradlens.analysis.network_similarity.compare_run`."""
-        from gradlens.analysis.network_similarity import compare_run
+        from gradlens.analysis.network_similarity import compare_run, comparison_protocol
 
-        return compare_run(runs[0], runs[1:], session.context, session.options, session.watch("comparing"))
+        run, *others = runs
+        result = self.stored(run, comparison_protocol(run, session.context, session.options), session, self.comparison)
+        keep = partial(self.store, run, name=self.comparison)
+        return compare_run(run, others, session.context, session.options, result, keep, session.watch("comparing"))

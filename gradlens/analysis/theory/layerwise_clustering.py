@@ -26,7 +26,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
@@ -52,7 +51,7 @@ ROWS = 2048  # images at once where distances are computed
 
 
 def extract(grid: Tensor, size: int) -> Tensor:
-    """[N, C, H, W] -> the patches side by side, [N, H / size, W / size, C size²]; :func:`assemble` is the exact inverse.
+    """[N, C, H, W] -> the patches side by side, [N, H / size, W / size, C size²].
 
     Raises:
         InputError: the grid cannot be cut into such patches.
@@ -63,13 +62,6 @@ def extract(grid: Tensor, size: int) -> Tensor:
         raise InputError(f"a grid of {h}x{w} cells cannot be cut into patches of {size}x{size}")
     cut = grid.reshape(n, c, h // size, size, w // size, size)
     return cut.permute(0, 2, 4, 1, 3, 5).reshape(n, h // size, w // size, c * size * size)
-
-
-def assemble(patches: Tensor, size: int) -> Tensor:
-    """[N, h, w, C size²] -> [N, C, h size, w size], what :func:`extract` cut."""
-    n, h, w, length = patches.shape
-    c = length // size**2
-    return patches.reshape(n, h, w, c, size, size).permute(0, 3, 1, 4, 2, 5).reshape(n, c, h * size, w * size)
 
 
 class Linear(NamedTuple):
@@ -130,8 +122,8 @@ def two_layer(x: Tensor, y: Tensor, classes: int, channels: int, steps: int, lr:
     for _ in range(steps):
         product = torch.einsum("qd,ypd->pqy", w, v).reshape(positions * q, classes)
         wrong = (flat @ product + bias).softmax(1) - onehot
-        told = (flat.T @ wrong / n).reshape(positions, q, classes)
-        step_w, step_v = torch.einsum("pqy,ypd->qd", told, v), torch.einsum("pqy,qd->ypd", told, w)
+        grad = (flat.T @ wrong / n).reshape(positions, q, classes)
+        step_w, step_v = torch.einsum("pqy,ypd->qd", grad, v), torch.einsum("pqy,qd->ypd", grad, w)
         w, v, bias = w - lr * step_w, v - lr * step_v, bias - lr * wrong.mean(0)
     if not w.isfinite().all():
         raise InputError(f"the two-layer net diverged in {steps} steps with a learning rate of {lr:g}: try a smaller one")
@@ -290,13 +282,6 @@ def purity(clusters: Tensor, classes: Tensor) -> float:
     """
     counts = contingency_matrix(classes.flatten().numpy(), clusters.flatten().numpy())
     return float(counts.max(0).sum() / counts.sum())
-
-
-def least_found(clusters: Tensor, classes: Tensor) -> float:
-    """The smallest share of a class that lies in clusters in which it is the most frequent one; 0 for one that is so in no cluster."""
-    counts = contingency_matrix(classes.flatten().numpy(), clusters.flatten().numpy())
-    own = np.where(np.arange(len(counts))[:, None] == counts.argmax(0), counts, 0)
-    return float((own.sum(1) / counts.sum(1)).min())
 
 
 def layerwise_purities(learned: Layerwise, images: Tensor, levels: Sequence[Tensor]) -> list[float]:

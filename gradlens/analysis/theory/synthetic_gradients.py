@@ -86,7 +86,7 @@ def field_twist(field: Field, h: Tensor) -> float:
 class Stationarity(NamedTuple):
     """How far a state of blocks and synthesisers is from rest, and how far from a critical point of the loss; norms over all parameters."""
 
-    told: float  # ‖what the blocks' parameters are told‖: zero where the blocks rest
+    blocks: float  # ‖the gradients that the blocks' parameters are given‖: zero where the blocks rest
     regression: float  # ‖dL_S/dφ‖: zero where the synthesisers rest
     true: float  # ‖dL/dθ‖ of the blocks: zero at critical points of the loss
     synth_loss: float  # Σ L_S over the interfaces, in the units the synthesisers regress
@@ -100,7 +100,7 @@ def _norm(tensors: Iterable[Tensor]) -> float:
 def stationarity(network: ModelAndMethod, x: Tensor, y: Tensor) -> Stationarity:
     """Measure a state on a full batch; nothing is trained.
 
-    A joint fixed point has ``told`` = ``regression`` = 0. If also ``synth_loss`` = 0 every block is told the true gradient, so ``true``
+    A joint fixed point has ``blocks`` = ``regression`` = 0. If also ``synth_loss`` = 0 every block has the true gradient, so ``true``
     is 0: critical points are kept, and a spurious fixed point (``true`` > 0) needs ``synth_loss`` > 0.
 
     Args:
@@ -146,7 +146,7 @@ def settle_synthesisers(
         x: [N, *in] all inputs.
         y: [N] labels.
         most: updates.
-        tolerance: stop where the norm of everything that is told (blocks' and the rule's own parameters) is at most this.
+        tolerance: stop where the norm of all gradients (of blocks' and the rule's own parameters) is at most this.
         see: called with the number of updates made, before the first and after each.
 
     Returns:

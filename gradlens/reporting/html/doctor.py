@@ -9,13 +9,7 @@ from typing import Any
 from gradlens.reporting.html.charts import compact
 from gradlens.reporting.html.notices import Notice
 from gradlens.reporting.html.parts import ReportContext, ReportSection, Table, TableCell
-from gradlens.reporting.html.stored import (
-    Result,
-    result_of,
-    rows_of,
-    stored,
-    value,
-)
+from gradlens.reporting.html.stored import Result, result_of, rows_of, stored, value
 from gradlens.reporting.html.wording import listed
 from gradlens.reporting.numbers import with_thousands
 from gradlens.training.run_directory import Run

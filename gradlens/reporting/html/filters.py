@@ -12,12 +12,7 @@ from PIL import Image
 
 from gradlens.reporting.aggregate import interval
 from gradlens.reporting.html.parts import Picture, ReportContext, ReportSection, Table, TableCell, mean_cell
-from gradlens.reporting.html.stored import (
-    Result,
-    protocol,
-    stored,
-    value,
-)
+from gradlens.reporting.html.stored import Result, protocol, stored, value
 
 
 def section(held: ReportContext) -> ReportSection:

@@ -5,17 +5,10 @@ from __future__ import annotations
 import math
 
 from gradlens.reporting.aggregate import interval
+from gradlens.reporting.html.cells import control_line, gathered, lines_of
 from gradlens.reporting.html.charts import compact, line_chart
 from gradlens.reporting.html.parts import ReportContext, ReportSection, Table, TableCell, mean_cell
-from gradlens.reporting.html.stored import (
-    gathered,
-    lines_of,
-    pooled,
-    protocol,
-    rows_of,
-    stored,
-    value,
-)
+from gradlens.reporting.html.stored import protocol, rows_of, stored, value
 from gradlens.reporting.html.wording import listed
 from gradlens.reporting.numbers import short_number, with_thousands
 
@@ -68,7 +61,7 @@ def section(held: ReportContext) -> ReportSection:
             held, results, lambda _, r, n=name: [(str(b["block"]), value(b, "untrained", n)) for b in rows_of(r, "blocks", "block")]
         )
         if probed:
-            both = lines_of(held, probed) + pooled(plain, "untrained network")
+            both = lines_of(held, probed) + control_line(plain, "untrained network")
             shown.charts.append(line_chart(f"linear probe: {words}", "block", "accuracy (%)", both, percent=True, categories=True))
     protocol(shown, results.values())
     return shown

@@ -91,8 +91,8 @@ def notices(groups: Mapping[str, Sequence[Run]]) -> list[Notice]:
     if rows := [d for d in differ if d.kind == "training"]:
         found.append(Notice(f"Besides the rule they differ in: {'; '.join(map(_by_value, rows))}."))
     if unfinished := [run for group in groups.values() for run in group if not run.finished]:
-        told = [f"{run.path.name} ({run.metrics[-1].step if run.metrics else 0} updates at its last evaluation)" for run in unfinished]
-        found.append(Notice(f"Not finished, and told as far as they came: {listed(told)}."))
+        stopped = [f"{run.path.name} ({run.metrics[-1].step if run.metrics else 0} updates at its last evaluation)" for run in unfinished]
+        found.append(Notice(f"Not finished, and shown as far as they came: {listed(stopped)}."))
     first_only = [
         label for label, group in groups.items() if (steps := {r.step for run in group for r in run.gradients}) and not max(steps)
     ]

@@ -30,7 +30,7 @@ from gradlens.reporting.registry import REPORTS
 from gradlens.reporting.style import styles
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.text_files import encode
-from gradlens.training.run_directory import Run, load_run
+from gradlens.training.run_directory import Run
 from gradlens.training.run_files import must_be_writable, write
 from gradlens.training.run_groups import group_runs
 
@@ -148,16 +148,16 @@ def page(runs: Sequence[Run]) -> str:
     )
 
 
-def write_page(run_dirs: Sequence[str | Path], out: str | Path, overwrite: bool = False) -> Path:
-    """Write the page of some run directories.
+def write_page(runs: Sequence[Run], out: str | Path, overwrite: bool = False) -> Path:
+    """Write the page of some runs.
 
     Args:
-        run_dirs: run directories.
+        runs: several methods, several seeds each.
         out: the file.
         overwrite: replace a file that is there.
 
     Raises:
-        InputError: no or no such run directory, the same run twice, a file that exists, or a folder that cannot be written.
+        InputError: no run, the same run twice, a file that exists, or a folder that cannot be written.
 
     """
     path = Path(out)
@@ -168,7 +168,7 @@ def write_page(run_dirs: Sequence[str | Path], out: str | Path, overwrite: bool 
     if not path.absolute().parent.is_dir():
         raise InputError(f"cannot write {path}: there is no folder {path.parent}")
     must_be_writable(path)
-    if not run_dirs:
+    if not runs:
         raise InputError("no run directory was given")
-    write(path, encode(page([load_run(run_dir) for run_dir in run_dirs])))
+    write(path, encode(page(runs)))
     return path

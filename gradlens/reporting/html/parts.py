@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -11,9 +11,8 @@ from typing import NamedTuple
 from gradlens.reporting.aggregate import Interval, LayerPoint, layer_points
 from gradlens.reporting.html.charts import Chart, compact
 from gradlens.reporting.html.standings import MethodSummary
-from gradlens.reporting.numbers import short_number, with_interval
+from gradlens.reporting.numbers import number_text, short_number
 from gradlens.reporting.style import Style
-from gradlens.runtime.terminal import shell_word
 from gradlens.training.run_directory import Run
 
 
@@ -88,21 +87,15 @@ class ReportContext:
 
 def number_cell(value: float, digits: int = 2, scale: float = 1.0) -> TableCell:
     """A number's cell."""
-    return TableCell(short_number(value * scale, digits), compact(value))
+    return TableCell(short_number(value, digits, scale=scale), compact(value))
 
 
 def mean_cell(value: Interval, digits: int = 2, scale: float = 1.0, sign: bool = False) -> TableCell:
     """A mean with half its interval."""
-    return TableCell(with_interval(value, digits, scale, sign), compact(value.mean))
+    return TableCell(number_text(value.mean, value.low, digits, scale, sign), compact(value.mean))
 
 
 def ratio_cell(value: Interval) -> TableCell:
     """A ratio with the ends of its interval, which is not symmetric."""
     ends = f" ({short_number(value.low)} to {short_number(value.high)})" if math.isfinite(value.low) else ""
     return TableCell(short_number(value.mean) + ends, compact(value.mean))
-
-
-def run_paths(runs: Iterable[Run], at_most: int = 3) -> str:
-    """Run directories as they would be typed; a few of many."""
-    given = [shell_word(run.path) for run in runs]
-    return " ".join(given[:at_most]) + (" …" if len(given) > at_most else "")

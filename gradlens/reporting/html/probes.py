@@ -9,21 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from gradlens.reporting.html.cells import Cells, block_cells_table, control_line, gathered, lines_of
 from gradlens.reporting.html.charts import Chart, compact, line_chart
 from gradlens.reporting.html.parts import ReportContext, ReportSection, Table, TableCell, number_cell
-from gradlens.reporting.html.stored import (
-    Cells,
-    Result,
-    block_cells_table,
-    gathered,
-    last,
-    lines_of,
-    pooled,
-    protocol,
-    rows_of,
-    stored,
-    value,
-)
+from gradlens.reporting.html.stored import Result, last, protocol, rows_of, stored, value
 from gradlens.reporting.numbers import short_number, with_thousands
 from gradlens.runtime.terminal import shell_word
 from gradlens.training.run_directory import Run
@@ -63,12 +52,12 @@ def _by_block(held: ReportContext, results: Mapping[Path, Result], shown: Report
         return
     blocks = list(dict.fromkeys(place for _, place in trained))
     untrained = _accuracy(held, results, "untrained")
-    drawn = lines_of(held, trained) + pooled(untrained, "untrained network")
+    drawn = lines_of(held, trained) + control_line(untrained, "untrained network")
     pixels = [v for values in _accuracy(held, results, "pixels").values() for v in values if math.isfinite(v)]
     if pixels:
         level = [compact(float(np.mean(pixels)))] * len(blocks)
         drawn.append({"label": None, "name": "raw pixels", "x": blocks, "y": level, "dash": "dash"})
-    drawn += pooled(_accuracy(held, results, "trained", "permuted"), "permuted labels", "longdashdot")
+    drawn += control_line(_accuracy(held, results, "trained", "permuted"), "permuted labels", "longdashdot")
     shown.text.append(
         "Held-out accuracy of a multinomial logistic regression on each block's frozen activations. Grey: the same on the untrained"
         " network (dotted), on raw pixels (dashed) and with permuted labels (dash-dotted)."
@@ -79,7 +68,7 @@ def _by_block(held: ReportContext, results: Mapping[Path, Result], shown: Report
         "untrained network, held-out %": untrained,
         "permuted labels, training %": _accuracy(held, results, "trained", "permuted", "train"),
     }  # fmt: skip
-    note = f"Raw pixels: {short_number(100 * float(np.mean(pixels)), 1)} % held-out." if pixels else ""
+    note = f"Raw pixels: {short_number(float(np.mean(pixels)), 1, scale=100)} % held-out." if pixels else ""
     note += " What permuted labels reach in training is how much of any labelling so many features can hold."
     shown.tables.append(block_cells_table(held, "Linear probe", {name: (cells, 1, 100) for name, cells in columns.items()}, note.strip()))
 

@@ -7,22 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from gradlens.reporting.aggregate import interval
+from gradlens.reporting.html.cells import Cells, block_cells_table, control_line, gathered, lines_of
 from gradlens.reporting.html.charts import line_chart, matrix_chart
 from gradlens.reporting.html.parts import ReportContext, ReportSection, Table, TableCell, number_cell
-from gradlens.reporting.html.stored import (
-    Cells,
-    Result,
-    block_cells_table,
-    gathered,
-    last,
-    lines_of,
-    pooled,
-    protocol,
-    result_of,
-    rows_of,
-    stored,
-    value,
-)
+from gradlens.reporting.html.stored import Result, last, protocol, result_of, rows_of, stored, value
 from gradlens.reporting.numbers import short_number
 from gradlens.training.run_directory import Run
 
@@ -55,7 +43,7 @@ def section(held: ReportContext) -> ReportSection:
     for quantity, (title, axis) in DEPTH.items():
         trained = by_block("trained", quantity)
         if any(math.isfinite(v) for values in trained.values() for v in values):
-            drawn = lines_of(held, trained) + pooled(by_block("untrained", quantity), "untrained network")
+            drawn = lines_of(held, trained) + control_line(by_block("untrained", quantity), "untrained network")
             percent = quantity == "head_accuracy"
             shown.charts.append(line_chart(title, "block", axis, drawn, percent=percent, categories=True))
             columns[f"{title}{' %' if percent else ''}"] = (trained, 1 if percent else 2, 100 if percent else 1)

@@ -17,7 +17,7 @@ from gradlens.reporting.html.notices import Difference, differences
 from gradlens.reporting.html.parts import ReportContext, ReportSection, Table, TableCell, mean_cell, ratio_cell
 from gradlens.reporting.html.standings import MethodSummary
 from gradlens.reporting.html.wording import in_words
-from gradlens.reporting.numbers import short_number, with_interval, with_thousands
+from gradlens.reporting.numbers import number_text, short_number, with_thousands
 from gradlens.training.metrics import TRAIN, TRAIN_EVAL
 from gradlens.training.run_directory import Run
 
@@ -32,7 +32,7 @@ def summary(held: ReportContext) -> Table:
         rows.append(
             [
                 held.named(s.label),
-                TableCell(with_interval(s.below), compact(s.below.mean)) if s.counted else TableCell("–"),
+                TableCell(number_text(s.below.mean, s.below.low), compact(s.below.mean)) if s.counted else TableCell("–"),
                 TableCell(f"{s.worst.layer} {short_number(s.worst.mean)}", compact(s.worst.mean)) if s.worst else TableCell("–"),
                 mean_cell(s.accuracy, 1, 100),
                 mean_cell(s.best, 1, 100),
@@ -109,11 +109,7 @@ def where_and_when(held: ReportContext) -> ReportSection:
         cells = [held.named(label)]
         for layer in layers:
             f = at.get((label, layer))
-            cells.append(
-                TableCell(with_interval(Interval(f.mean, f.low, f.high, f.seeds)), compact(f.mean), cosine_bin(f.mean))
-                if f
-                else TableCell("–")
-            )
+            cells.append(TableCell(number_text(f.mean, f.low), compact(f.mean), cosine_bin(f.mean)) if f else TableCell("–"))
         rows.append(cells)
     section.tables.append(
         Table("At the end: mean over the last recorded epoch", ["method", *layers], rows, "± is half a 95 % t-interval over seeds.")

@@ -28,7 +28,7 @@ class BaselineComparison(NamedTuple):
     label: str  # the bp group's
     points: Interval  # final accuracy minus bp's, a share; over the seeds both have, pair by pair
     time: Interval  # time an image as a multiple of bp's; over the seeds both have; NaN where it was timed otherwise
-    told: bool  # whether the times are told apart: by the interval, or with one seed by epochs that do not overlap
+    times_differ: bool  # by the interval, or with one seed by epochs that do not overlap
     longer: str  # "15 epochs against 5" where the two were not trained equally long
 
 

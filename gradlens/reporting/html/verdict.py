@@ -15,14 +15,14 @@ from gradlens.reporting.aggregate import Interval, interval
 from gradlens.reporting.html.notices import Notice
 from gradlens.reporting.html.standings import BaselineComparison, MethodSummary, below_top
 from gradlens.reporting.html.wording import listed
-from gradlens.reporting.numbers import short_number, with_interval
+from gradlens.reporting.numbers import number_text, short_number
 from gradlens.runtime.terminal import shell_word
 
 SAME_TO = 0.995  # cosines from here on are written 1.00
 
 
 def _equal(a: MethodSummary, b: MethodSummary) -> bool:
-    """Whether seeds are there to tell two groups' cosines apart, and do not: by the seeds both have."""
+    """Whether there are seeds in common by which two groups' cosines could differ, and do not: by the seeds both have."""
     difference = interval(a.seeds[seed] - b.seeds[seed] for seed in a.seeds if seed in b.seeds)
     return difference.low <= 0 <= difference.high
 
@@ -38,7 +38,7 @@ def _gradient(s: MethodSummary) -> str:
             if s.idle
             else "no cosine below the top block: one of the two gradients is zero"
         )
-    text = f"cosine {with_interval(s.below)}"
+    text = f"cosine {number_text(s.below.mean, s.below.low)}"
     if s.counted < s.possible:
         text += f" in the {s.counted} of {s.possible} layers that have one"
     return text + (f", no gradient at {listed(s.idle)}" if s.idle else "")
@@ -49,8 +49,8 @@ def _where(s: MethodSummary) -> str:
         return ""
     chance = ""
     if s.above_chance.n > 1:
-        told = s.above_chance.low > 0 or s.above_chance.high < 0
-        chance = "" if told else f", not told apart from chance by {s.above_chance.n} seeds"
+        differs = s.above_chance.low > 0 or s.above_chance.high < 0
+        chance = "" if differs else f", not distinguishable from chance by {s.above_chance.n} seeds"
     elif s.chance.n:
         chance = f", where chance gives {short_number(s.chance.mean)}"
     return f"worst at {s.worst.layer} ({short_number(s.worst.mean)}{chance})"
@@ -59,7 +59,7 @@ def _where(s: MethodSummary) -> str:
 def _accuracy(s: MethodSummary) -> str:
     if not math.isfinite(s.accuracy.mean):
         return "no accuracy on held-out images"
-    text = f"{short_number(100 * s.accuracy.mean, 1)} % {s.split} accuracy"
+    text = f"{short_number(s.accuracy.mean, 1, scale=100)} % {s.split} accuracy"
     if s.method == BASELINE:
         return text
     if s.against is None:
@@ -67,13 +67,9 @@ def _accuracy(s: MethodSummary) -> str:
     if not math.isfinite(s.against.points.mean):
         return text
     points, other = s.against.points, s.against.label
-    size = short_number(100 * abs(points.mean), 1)
+    size = short_number(abs(points.mean), 1, scale=100)
     how = f"{size} points {'below' if points.mean < 0 else 'above'} {other}" if size != "0.0" else f"as {other} to a tenth of a point"
-    ends = (
-        f"{short_number(100 * points.low, 1, sign=True)} to {short_number(100 * points.high, 1, sign=True)}"
-        if math.isfinite(points.low)
-        else ""
-    )
+    ends = " to ".join(short_number(end, 1, sign=True, scale=100) for end in (points.low, points.high)) if math.isfinite(points.low) else ""
     sure = "; ".join(part for part in (ends, _sure(points), s.against.longer) if part)
     return f"{text}, {how} ({sure})" if sure else f"{text}, {how}"
 
@@ -82,7 +78,7 @@ def _sure(points: Interval) -> str:
     """What keeps a difference from being sure."""
     if not math.isfinite(points.low):
         return "one seed" if points.n == 1 else "no seed in common"
-    return "" if points.low > 0 or points.high < 0 else "not told apart"
+    return "" if points.low > 0 or points.high < 0 else "not distinguishable"
 
 
 def _pace(s: MethodSummary) -> str:
@@ -92,7 +88,7 @@ def _pace(s: MethodSummary) -> str:
     if not math.isfinite(ratio.mean):
         return f"time not comparable with {s.against.label}'s" if any(run.timing for run in s.runs) else ""
     times = short_number(ratio.mean, 1 if ratio.mean >= 0.95 else 2)
-    return f"{times} × {s.against.label}'s time an image" + ("" if s.against.told else " (not told apart)")
+    return f"{times} × {s.against.label}'s time an image" + ("" if s.against.times_differ else " (not distinguishable)")
 
 
 class VerdictLine(NamedTuple):
@@ -120,12 +116,10 @@ def _nearest(found: Sequence[MethodSummary]) -> list[str]:
     first, last = ranked[0], ranked[-1]
     if first is last:
         where = f"; {_where(first)}" if _where(first) else ""
-        return [
-            f"The gradient of {first.label} has cosine {with_interval(first.below)} with the true one below the top block{where}.",
-            *said,
-        ]
+        cosine = number_text(first.below.mean, first.below.low)
+        return [f"The gradient of {first.label} has cosine {cosine} with the true one below the top block{where}.", *said]
     equal = [s.label for s in ranked[1:] if _equal(first, s)]
-    same = f" (not told apart: {listed(equal)})" if equal else ""
+    same = f" (not distinguishable: {listed(equal)})" if equal else ""
     far = "" if last.label in equal else f"; farthest: {last.label}, {short_number(last.below.mean)}"
     return [f"Nearest to the true gradient below the top block: {first.label}, cosine {short_number(first.below.mean)}{same}{far}.", *said]
 
@@ -136,32 +130,32 @@ def _priciest(found: Sequence[MethodSummary]) -> list[str]:
     if not costs:
         if any(s.method == BASELINE for s in found):
             other = any(s.method != BASELINE for s in found)
-            return [f"No {BASELINE} run can be put beside the other methods: what they cost is not told."] if other else []
+            return [f"No {BASELINE} run can be put beside the other methods: what they cost is not known."] if other else []
         path = found[0].runs[0].path / "config.json"
         return [
-            f"No {BASELINE} is among these runs: nothing can be said of what a rule costs in accuracy or time."
+            f"No {BASELINE} is among these runs: what a rule costs in accuracy or time is not known."
             f" `gradlens train {BASELINE} --config {shell_word(path)}` makes one."
         ]
     ranked = sorted(((a.points.mean, label, a) for label, a in costs if not a.longer), key=lambda cost: cost[0])
     if not ranked:
         return [f"None was trained as long as {BASELINE}: accuracies are not ranked."]
 
-    def told(label: str, against: BaselineComparison, how: str = "") -> str:
+    def gain_text(label: str, against: BaselineComparison, how: str = "") -> str:
         inner = "; ".join(
-            part for part in (short_number(100 * against.points.mean, 1, sign=True) + " points", _sure(against.points)) if part
+            part for part in (short_number(against.points.mean, 1, sign=True, scale=100, unit=" points"), _sure(against.points)) if part
         )
         return f"{label}{how} ({inner})"
 
     (_, worst, cost), (_, best, gain) = ranked[0], ranked[-1]
     if len(ranked) == 1:
-        return [f"Final accuracy against {BASELINE}: {told(worst, cost)}."]
-    return [f"Final accuracy against {BASELINE}: {told(worst, cost, ' loses most')}, {told(best, gain, ' is best')}."]
+        return [f"Final accuracy against {BASELINE}: {gain_text(worst, cost)}."]
+    return [f"Final accuracy against {BASELINE}: {gain_text(worst, cost, ' loses most')}, {gain_text(best, gain, ' is best')}."]
 
 
 def headline(found: Sequence[MethodSummary], notices: Sequence[Notice]) -> list[str]:
     """The verdict in two or three sentences; methods on different data or networks are not ranked."""
     if any(notice.unlike for notice in notices):
-        return ["These runs are of different data or networks: each is told for itself below, and none is ranked."]
+        return ["These runs are of different data or networks: they are listed separately below and not ranked."]
     if all(s.method == BASELINE for s in found):
-        return [f"Only {BASELINE} is here: it uses the true gradient, so there is no distance to tell."]
+        return [f"Only {BASELINE} is here: it uses the true gradient, so there is no distance to report."]
     return [*_nearest(found), *_priciest(found)]

@@ -231,7 +231,7 @@ def _recorded_every(n: int, step: _Step, recorded: _Step) -> _Step:
     )
 
 
-def _ratio(mine: Sequence[float], theirs: Sequence[float]) -> float:
+def _median_ratio(mine: Sequence[float], theirs: Sequence[float]) -> float:
     """The median of each round's ratio: what changes from round to round for all loops alike cancels."""
     return median(a / b for a, b in zip(mine, theirs, strict=True))
 
@@ -244,13 +244,13 @@ def _row(candidate: _Candidate, record_every: int, step: _Step, plain: _Step, pa
         record_every=record_every,
         precision=candidate.precision,
         images_per_s=images / median(step.seconds),
-        time_ratio=_ratio(step.seconds, plain.seconds),
+        time_ratio=_median_ratio(step.seconds, plain.seconds),
         memory_mb=None if step.memory is None else step.memory / 1e6,
         memory_ratio=step.memory / plain.memory if step.memory is not None and plain.memory else None,
         multiply_adds=step.multiply_adds / images,
         flop_ratio=step.multiply_adds / plain.multiply_adds,
-        rate_share=step.multiply_adds / pace.multiply_adds * _ratio(pace.seconds, step.seconds),
-        task_share=_ratio(task.seconds, step.seconds) if task else None,
+        rate_share=step.multiply_adds / pace.multiply_adds * _median_ratio(pace.seconds, step.seconds),
+        task_share=_median_ratio(task.seconds, step.seconds) if task else None,
     )
 
 

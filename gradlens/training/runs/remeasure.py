@@ -11,27 +11,27 @@ from gradlens.gradients.backward import run_step
 from gradlens.gradients.diagnostics import AFTER_THE_STEP, FEEDBACK, SPARSE, sparse_rows
 from gradlens.gradients.rows import Measurement, step_rows
 from gradlens.gradients.true_gradient import true_gradients
-from gradlens.runtime.csv_tables import csv_line
+from gradlens.runtime.csv_tables import csv_line, read_table
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.progress import Progress, no_progress
 from gradlens.runtime.rng import seeded
 from gradlens.runtime.text_files import encode
 from gradlens.training.checkpoint import load_checkpoint
 from gradlens.training.context import RunContext, load_data
-from gradlens.training.run_directory import load_run
+from gradlens.training.run_directory import Run
 from gradlens.training.run_files import write
 from gradlens.training.runs.build_state import build_state
 from gradlens.training.state import TrainState
 
 
-def measure_run(path: Path, quantities: tuple[str, ...], context: RunContext, progress: Progress = no_progress) -> list[Measurement]:
+def measure_run(run: Run, quantities: tuple[str, ...], context: RunContext, progress: Progress = no_progress) -> list[Measurement]:
     """Add quantities to a finished or unfinished run, from its snapshots (or, without any, from its checkpoint).
 
     Each snapshot's weights go through the batch that follows them in the run's order, with truth and rule on the same passes;
     the rows are stored in ``measured.csv``, in place of earlier ones of the same step and quantity. Nothing else changes.
 
     Args:
-        path: the run directory.
+        run: one with a checkpoint or snapshots.
         quantities: names from ``alignment.QUANTITIES``; the rule's own quantities are measured with them.
         context: device and data folder.
         progress: called with (done, in all, what comes next).
@@ -40,7 +40,6 @@ def measure_run(path: Path, quantities: tuple[str, ...], context: RunContext, pr
         InputError: unknown quantities, a run without weights, data that are not the run's.
 
     """
-    run = load_run(path)
     own = run.config.rule.method_quantities
     for name in quantities:
         if name in AFTER_THE_STEP:
@@ -54,7 +53,7 @@ def measure_run(path: Path, quantities: tuple[str, ...], context: RunContext, pr
     run.require_data(data)
     state = build_state(run.config, data, context.device)
     rows: list[Measurement] = []
-    files = run.snapshots() or [path / "checkpoint.pt"]
+    files = run.snapshots() or [run.path / "checkpoint.pt"]
     for i, file in enumerate(files):
         progress(i, len(files), file.name)
         rows += _measure(state, file, paired, sparse)
@@ -62,8 +61,9 @@ def measure_run(path: Path, quantities: tuple[str, ...], context: RunContext, pr
         if not any(name in (row.quantity, row.kind) for row in rows):
             raise InputError(f"{name} gives no row for {run.config.method}, whose blocks have none; nothing was written")
     fresh = {(row.step, row.kind, row.quantity) for row in rows}
-    merged = sorted([r for r in run.measured if (r.step, r.kind, r.quantity) not in fresh] + rows, key=lambda row: row.step)
-    write(path / "measured.csv", encode("".join(csv_line(row) for row in [Measurement._fields, *merged])))
+    before = read_table(run.path / "measured.csv", Measurement)  # which may be newer than the run
+    merged = sorted([r for r in before if (r.step, r.kind, r.quantity) not in fresh] + rows, key=lambda row: row.step)
+    write(run.path / "measured.csv", encode("".join(csv_line(row) for row in [Measurement._fields, *merged])))
     return rows
 
 
