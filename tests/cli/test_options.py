@@ -148,7 +148,8 @@ def test_help_lists_and_what_is_wrong_need_no_torch(tmp_path):
         "    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out), contextlib.suppress(SystemExit):\n"
         "        main()\n"
         "    heavy = [name for name in ('torch', 'numpy', 'matplotlib') if name in sys.modules]\n"
-        "    heavy += ['pydantic'] * (words in ([], ['--help'], ['--version']) and 'pydantic' in sys.modules)\n"  # typer itself reads arguments with it
+        # typer itself reads a command's arguments with it
+        "    heavy += ['pydantic'] * (words in ([], ['--help'], ['--version']) and 'pydantic' in sys.modules)\n"
         "    rooms = [name for name in sys.modules if name.startswith('gradlens.') and name.split('.')[1] not in OURS]\n"
         "    rooms = [name for name in rooms if not any(one == name or one.startswith(f'{name}.') for one in LIGHT)]\n"
         "    heavy += [name for name in rooms if name != 'gradlens.analysis' and not name.startswith('gradlens.analysis.of_runs')]\n"
