@@ -12,6 +12,7 @@ from typing import Any
 from gradlens._version import PACKAGE
 from gradlens.cli.flags import REGISTRIES, digest
 from gradlens.cli.settings import DATASETS, DIGESTS, IN_CONFIG, METHODS, MODELS, QUANTITIES, SETTINGS
+from gradlens.data.folder_listing import must_be_folder
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.text_files import read_json
 from gradlens.training.config_file import read_settings
@@ -64,6 +65,9 @@ def check_given(rules: Sequence[str], given: Mapping[str, Any], *, or_runs: bool
             raise unknown("setting", name, IN_CONFIG)
     for settings in (file, given):
         check_choices(settings, own)
+    for flag in ("init_from", "teacher"):
+        if flag in given:
+            must_be_run(given[flag])
 
 
 def _check_rule(name: str, own: Collection[str], or_runs: bool) -> None:
@@ -92,8 +96,11 @@ def check_choices(settings: Mapping[str, Any], own: Collection[str] = ()) -> Non
             continue
         text = str(value)
         if name == "data":
-            if not _is_elsewhere(text) and is_current("data"):
-                raise unknown("data set", text, DATASETS)
+            if not _is_elsewhere(text):
+                if is_current("data"):
+                    raise unknown("data set", text, DATASETS)
+            elif not _is_in_a_file(text) and not text.endswith(".npz"):
+                must_be_folder(text)
         elif name == "model":
             if text not in own and not _is_elsewhere(text) and is_current("models"):
                 raise unknown("model", text, MODELS)

@@ -95,6 +95,9 @@ QUICK = [
     (["train", "--config", "choice.json"], ["unknown optimizer 'adm'; nearest: adam"]),
     (["train", "--config", "rule.json"], ["unknown method 'dlg'"]),
     (["train", "bp", "--config", "none.json"], ["cannot read the config file none.json"]),
+    (["train", "bp", "--data", "images/brids"], ["images/brids is no image folder"]),
+    (["train", "bp", "--init-from", "runs/foo"], ["runs/foo is not a run directory"]),
+    (["train", "distil", "--teacher", "runs/foo"], ["runs/foo is not a run directory"]),
     (["train"], ["which method? One of bp, "]),
     (["train", "--config", "bare.json"], ["which method? One of bp, "]),
     (["train", "./runs/foo"], ["unknown method './runs/foo'"]),
@@ -129,6 +132,7 @@ FILES = {  # in the folder in which all this is typed
     "run/config.json": '{"config": {"method": "bp"}}',
 }
 LIGHT = (
+    "gradlens.data.folder_listing",
     "gradlens.training.typed_flags",
     "gradlens.training.config_file",
     "gradlens.training.run_files",
@@ -191,7 +195,7 @@ def test_an_option_that_is_near_is_suggested_before_a_command_too(program):
 @pytest.mark.parametrize(
     ("rules", "given"),
     [
-        (["bp", "rule.py:Class"], {"data": "images/birds", "model": "torchvision:resnet18"}),
+        (["bp", "rule.py:Class"], {"model": "torchvision:resnet18"}),
         ((), {"data": "numbers.npz", "model": "net.py:build", "precision": "auto", "device": "cuda:7"}),
         ((), {"data": "net.py:build", "epochs": -1, "lr": float("nan"), "split": "2,2"}),  # values are judged later
     ],
