@@ -3,13 +3,13 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from worked_examples import add_data_set, add_rule, add_setting, code_in, copy_of_package, touched
 
 from gradlens import check_method
 from gradlens.gradients.method import Method
@@ -19,18 +19,12 @@ from gradlens.training.context import RunContext
 from gradlens.training.runs.train_run import train_run
 
 ROOT = Path(__file__).parents[1]
-TEXT = (ROOT / "CONTRIBUTING.md").read_text()
-
-
-def code_in(page: str) -> str:
-    code = re.search(r"<!-- example: tests/test_contributing.py runs this.*? -->\n```python\n(.*?)```", (ROOT / page).read_text(), re.S)
-    assert code
-    return code.group(1)
+MARK = "example: tests/test_contributing.py runs this"
 
 
 def example(page: str = "CONTRIBUTING.md") -> type[Method]:
     scope: dict[str, object] = {"__name__": "example"}
-    exec(code_in(page), scope)
+    exec(*code_in(page, MARK), scope)
     (rule,) = [v for v in scope.values() if isinstance(v, type) and issubclass(v, Method) and v is not Method]
     return rule
 
@@ -59,13 +53,7 @@ def test_the_example_is_measured_against_the_truth(run):
 @pytest.mark.slow
 def test_a_rule_of_the_package_touches_two_files(tmp_path):
     """Copied into the package as the page says, the example is known to the registry, the checks and the figures."""
-    shutil.copytree(ROOT / "gradlens", tmp_path / "gradlens", ignore=shutil.ignore_patterns("__pycache__"))
-    registry = tmp_path / "gradlens" / "methods" / "__init__.py"
-    (registry.parent / "sign_bp.py").write_text(code_in("CONTRIBUTING.md"))
-    imported, line = re.findall(r"```python\n((?:from gradlens.methods|    \").*?\n)```", TEXT)
-    text = registry.read_text()
-    assert text.count("\n}\nSHIPPED") == 1
-    registry.write_text(text.replace("\n\nMETHODS", f"\n{imported}\nMETHODS").replace("\n}\nSHIPPED", f"\n{line}}}\nSHIPPED"))
+    add_rule(copy_of_package(tmp_path))
     code = (
         "import gradlens; from gradlens.reporting.style import styles; print(gradlens.__file__);"
         "print([r.check for r in gradlens.check_method(gradlens.METHODS['sign-bp'], networks=['mlp']) if r.failed]);"
@@ -75,6 +63,44 @@ def test_a_rule_of_the_package_touches_two_files(tmp_path):
         [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False
     )
     assert done.stdout.splitlines() == [str(tmp_path / "gradlens" / "__init__.py"), "[]", "True sign-bp"], done.stderr
+
+
+TYPED = """
+import contextlib, io, json, sys
+from gradlens.cli.main import main
+
+SMALL = "--model mlp --width 2 --limit 64 --batch-size 32 --epochs 0 --quiet --run-name".split()
+said = {}
+for name, words in {
+    "typo": ["train", "sing-bp"],
+    "methods": ["list", "methods"],
+    "data": ["list", "data"],
+    "rule": ["train", "sign-bp", *SMALL, "of-rule"],
+    "set": ["train", "bp", "--data", "stripes", *SMALL, "of-set"],
+}.items():
+    sys.argv, out = ["gradlens", *words], io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out), contextlib.suppress(SystemExit):
+        main()
+    said[name] = out.getvalue()
+print(json.dumps(said))
+"""
+
+
+def test_the_rule_and_the_data_set_of_the_page_are_known_to_the_command_line_at_once(tmp_path):
+    """Two files and one, and nothing is written from them: names are not refused by what was written before, and lists hold them."""
+    package = copy_of_package(tmp_path)
+    add_rule(package)
+    add_data_set(package)
+    assert touched(package) == {"methods/sign_bp.py", "methods/__init__.py", "data/datasets.py"}
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "COLUMNS": "200"}
+    done = subprocess.run([sys.executable, "-c", TYPED], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout.splitlines()[-1])
+    stored = {run: json.loads((tmp_path / "runs" / run / "config.json").read_text())["config"] for run in ("of-rule", "of-set")}
+    assert (stored["of-rule"]["method"], stored["of-set"]["data"]) == ("sign-bp", "stripes"), said
+    assert "sign-bp" in said["methods"]
+    assert "8x8 grey stripes in noise" in said["data"]
+    assert said["typo"].startswith("gradlens: unknown method 'sing-bp'; nearest: sign-bp, ")
 
 
 # ------------------------------------------------------------------------------------------- a loss and a head of its own
@@ -87,7 +113,7 @@ def test_the_rule_with_heads_keeps_what_it_promises():
 
 
 def test_the_rule_with_heads_is_short_and_imports_from_one_door():
-    lines = [line for line in code_in("docs/your-own.md").splitlines() if line.strip()]
+    lines = [line for line in code_in("docs/your-own.md", MARK)[0].splitlines() if line.strip()]
     imported = [line for line in lines if re.match(r"(from|import) ", line)]
     assert [line for line in imported if "gradlens" in line] == ["from gradlens import Method, Signal, seeded, top_signal"]
     assert len(lines) - len(imported) <= 15
@@ -110,7 +136,8 @@ import contextlib, io, json, sys
 sys.path.insert(0, "tools")
 import write_settings
 
-write_settings.WRITTEN.write_text(write_settings.text())
+for path, text in write_settings.texts().items():
+    path.write_text(text, encoding="utf-8")
 from gradlens.cli.main import main
 from gradlens.runtime.errors import InputError
 from gradlens.training.config import make_config
@@ -140,14 +167,8 @@ print(json.dumps({
 def test_a_setting_is_added_in_one_file(tmp_path):
     from gradlens.training.config import make_config
 
-    code = re.search(r"<!-- setting: .*? -->\n```python\n(.*?)```", TEXT, re.S).group(1)
-    shutil.copytree(ROOT / "gradlens", tmp_path / "gradlens", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(ROOT / "tools", tmp_path / "tools", ignore=shutil.ignore_patterns("__pycache__"))
-    config = tmp_path / "gradlens" / "training" / "config.py"
-    before, warmup, after = config.read_text().partition("    warmup: int = setting(")
-    line, _, rest = after.partition("\n")
-    config.write_text(f"{before}{warmup}{line}\n{code}{rest}")
-
+    package = copy_of_package(tmp_path)
+    add_setting(package)
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "COLUMNS": "200"}
     done = subprocess.run([sys.executable, "-c", ASK], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
     assert done.returncode == 0, done.stderr
@@ -162,6 +183,4 @@ def test_a_setting_is_added_in_one_file(tmp_path):
     plain, unsaid, two, three = said["names"]
     assert plain == unsaid == make_config().run_name()
     assert len({plain, two, three}) == 3
-    touched = {p.relative_to(tmp_path) for p in (tmp_path / "gradlens").rglob("*.py")
-               if p.read_text() != (ROOT / p.relative_to(tmp_path)).read_text()}  # fmt: skip
-    assert touched == {Path("gradlens/training/config.py"), Path("gradlens/cli/settings.py")}
+    assert touched(package) == {"training/config.py", "cli/settings.py"}

@@ -5,25 +5,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from worked_examples import with_data_set
 
-from gradlens.cli.listing import listing
+from gradlens.cli.listing import LISTS
 from gradlens.data import datasets
 from gradlens.training import context
 from gradlens.training.config import make_config
 from gradlens.training.context import RunContext, shape_and_classes
 from gradlens.training.runs.train_run import train_run
 
-TEXT = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
-MARK = r"<!-- example: tests/test_contributing_data.py puts (?:it|this) into data/datasets.py -->\n```python\n(.*?)```"
-
 
 @pytest.fixture
 def name(monkeypatch):
     """The example's name, in the registry of a ``datasets.py`` with its function and its entry in it."""
-    function, entry = re.findall(MARK, TEXT, re.S)
-    source = Path(datasets.__file__).read_text()
-    registry = re.search(r"\nclass DataSet.*?\nDATASETS: .*?\n}\n", source, re.S).group()
-    edited = source.replace(registry, f"\n{function}\n{registry.removesuffix('}' + chr(10))}{entry}}}\n")
+    edited = with_data_set(Path(datasets.__file__).read_text())
     scope = {"__name__": "gradlens.data.edited"}
     exec(compile(edited, "datasets.py", "exec", dont_inherit=True), scope)
     (new,) = set(scope["DATASETS"]) - set(datasets.DATASETS)
@@ -46,5 +41,4 @@ def test_rules_train_on_the_example_and_it_is_listed(name, tmp_path):
     run = train_run(make_config(data=name, **small), RunContext(out=tmp_path))
     assert run.path.name.startswith(f"bp-{name}-mlp-s0-")
     assert run.summary["test"]["best_accuracy"] > 0.9
-    names, sentences = (list(column.cells) for column in listing("data").columns)
-    assert dict(zip(names, sentences, strict=True))[name] == datasets.DATASETS[name].sentence
+    assert dict(LISTS["data"]())[name] == datasets.DATASETS[name].sentence

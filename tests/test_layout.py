@@ -305,3 +305,53 @@ def test_text_is_read_written_and_printed_in_one_place():
     """Files go through runtime/text_files.py, what is printed on stdout through runtime/terminal.py."""
     found = [call for name in SOURCES if name != "gradlens.runtime.terminal" for call in called_with_the_locale(name)]
     assert found == []
+
+
+# ------------------------------------------------------------------------------------------------- what CONTRIBUTING refers to
+
+PAGE = (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+OF_EXAMPLES = {"gradlens/methods/sign_bp.py", "tests/methods/test_sign_bp.py", "config.optimizer.clip", "WeightNorms(),", "FOLDER"}
+
+
+@cache
+def parameters():
+    """The names of all parameters."""
+    return {node.arg for tree in modules().values() for node in ast.walk(tree) if isinstance(node, ast.arg)}
+
+
+def is_there(word):
+    """Whether what stands between backticks is no path and no name of code, or one that is there."""
+    if re.fullmatch(r"[\w.]+/[\w./]*|[\w/]+\.(?:py|toml)", word):
+        return any((folder / word).exists() for folder in (PACKAGE.parent, PACKAGE))
+    found = re.fullmatch(r"([A-Za-z]\w*(?:\.\w+)*)(\(.*\)?)?", word, re.S)
+    if not found or not (found[2] or re.search(r"[._A-Z]", word)) or word.endswith((".csv", ".json")):
+        return True
+    owner, _, name = found[1].rpartition(".")
+    owners = [module for module in SOURCES if owner and f".{module}".endswith(f".{owner}")]
+    return (
+        resolves(found[1], "")
+        or any(f'"{word}"' in text for text in SOURCES.values())
+        or name in parameters()
+        or any(name in names_of()[module] for module in owners)
+    )
+
+
+def stale_words(page):
+    """What a page puts between backticks, outside code and what is to come, that is not there; and files of its tree of the package."""
+    prose = re.sub(r"```.*?```|\nTo come, and where:.*?\n\n", "", page, flags=re.S)
+    words = set(re.findall(r"`([^`]+)`", prose)) - OF_EXAMPLES
+    (tree,) = re.findall(r"```\n(gradlens/\n.*?)```", page, re.S)
+    files = {path.name for path in PACKAGE.parent.rglob("*.py")}
+    return {word for word in words if not is_there(word)} | (set(re.findall(r"\w+\.py", tree)) - files)
+
+
+def test_the_search_finds_a_stale_word_of_a_page():
+    page = "```\ngradlens/\n  step.py gone.py\n```\n`training/step.py` `training/gone.py` `fit(state)` `make_run_context` `Signal.delta`"
+    page += " `Signal.own_gone` `delayed_message` `batch_shard.global_count` `batch_shard.gone` `gradlens.training.step`"
+    page += " `gradlens.training.gone` `gone()` `bp`"
+    gone = {"gone.py", "training/gone.py", "make_run_context", "Signal.own_gone", "batch_shard.gone", "gradlens.training.gone", "gone()"}
+    assert stale_words(page) == gone
+
+
+def test_what_contributing_refers_to_is_there():
+    assert stale_words(PAGE) == set()

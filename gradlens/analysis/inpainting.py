@@ -24,7 +24,8 @@ from gradlens.training.build import ModelAndMethod, load_model_and_method
 from gradlens.training.context import RunContext, load_data
 from gradlens.training.run_directory import Run
 
-INPAINTING = " and ".join(name for name in SHIPPED if inpaints(METHODS[name]))
+INPAINTING_RULES = tuple(name for name in SHIPPED if inpaints(METHODS[name]))
+INPAINTING = " and ".join(INPAINTING_RULES)
 SHOWN = -(1 << 40)  # the "step" that names the masks of the pictures
 ToInput = Callable[[Tensor], Tensor]
 

@@ -12,7 +12,8 @@ import typer
 
 from gradlens.analysis.of_runs.interface import Analysis, AnalysisWithTraining, Result
 from gradlens.analysis.of_runs.registry import ANALYSES
-from gradlens.cli.options import runs_given, with_flags
+from gradlens.cli.options import default_help, runs_given, with_flags
+from gradlens.cli.settings import RULES_READ
 from gradlens.runtime.terminal import print_table, say, shell_command
 
 if TYPE_CHECKING:
@@ -56,15 +57,15 @@ def _flag(field: dataclasses.Field[Any], type_: Any) -> inspect.Parameter:
 
 
 def _register(
-    analysis: Analysis, command: Callable[..., None], parameters: Sequence[inspect.Parameter], *shared: str, rules: str | None = None
+    analysis: Analysis, command: Callable[..., None], parameters: Sequence[inspect.Parameter], *shared: str, **rules: Any
 ) -> None:
     """Add a function to the commands, with parameters of its own and flags that commands share (all, or those named).
 
-    ``rules`` is the parameter that may hold names of rules.
+    ``rules`` is what :func:`gradlens.cli.options.with_flags` takes by name.
     """
     command.__doc__ = analysis.help
     command.__signature__ = inspect.Signature(list(parameters))  # type: ignore[attr-defined]
-    learned.command(analysis.command)(with_flags(*shared, rules=rules)(command))
+    learned.command(analysis.command)(with_flags(*shared, **rules)(command))
 
 
 def add_command(analysis: Analysis) -> None:
@@ -88,7 +89,8 @@ def add_command(analysis: Analysis) -> None:
     types = get_type_hints(analysis.Options)
     flags = [_flag(field, types[name]) for name, field in fields.items()]
     out = _parameter("out", Path, typer.Option("--out", help=analysis.drawn), Path("figures"))
-    own = [_parameter("run_dirs", list[Path], runs_given(analysis.argument)), *flags, out]
+    of = f" of {' or '.join(RULES_READ[analysis.command])}" if analysis.command in RULES_READ else ""
+    own = [_parameter("run_dirs", list[Path], runs_given(analysis.argument + of)), *flags, out]
     _register(analysis, command, own, "device", "threads", "data-dir", "download", "no-cache", "quiet")
 
 
@@ -122,9 +124,11 @@ def add_command_with_training(analysis: AnalysisWithTraining) -> None:
             results = analysis.analyse(runs, context, watch=display.count, say=_aside)
         _shown(analysis, runs, results, folder)
 
-    named = _parameter("what", list[str] | None, typer.Argument(metavar="[METHOD_OR_RUN_DIR]...", help=analysis.argument), None)
+    named = _parameter(
+        "what", list[str] | None, typer.Argument(metavar="[METHOD_OR_RUN_DIR]...", help=default_help(analysis.command)), None
+    )
     out = _parameter("figures_to", Path | None, typer.Option("--figures", help=f"{analysis.drawn} [OUT/figures]"), None)
-    _register(analysis, command, [named, out], rules="what")
+    _register(analysis, command, [named, out], rules="what", or_runs=True)
 
 
 for _analysis in ANALYSES.values():

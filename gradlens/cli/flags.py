@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
-PANELS = ("Data", "Model", "Training", "Machine", "Ranks", "Records")  # of --help, in this order
+from gradlens._version import PACKAGE
+from gradlens.training.typed_flags import DEVICES
+
+PANELS = ("Data", "Model", "Training", "Course of training", "Machine", "Ranks", "Records")  # of --help, in this order
 
 
 class Flag(NamedTuple):
@@ -24,10 +28,16 @@ RUN_FLAGS = (
     Flag("data-dir", Path, "folder of the named data sets (default ~/.cache/gradlens)", "Data", synonyms=("data-root", "root")),
     Flag("download", bool, "fetch a named data set that is missing", "Data", paired=True),
     Flag("no-cache", bool, "decode an image folder anew, and keep nothing of it in ~/.cache/gradlens/images (default off)", "Data"),
-    Flag("seeds", int, "K runs, seeds from --seed on; tables show mean and 95% interval (default 1)", "Training", synonyms=("num-seeds",)),
+    Flag(
+        "seeds",
+        int,
+        "K runs, seeds from --seed on; tables show mean and 95% interval (default 1)",
+        "Course of training",
+        synonyms=("num-seeds",),
+    ),
     Flag("set", list[str], "name=value or method.name=value: a method's own option, or its own lr; repeatable", "Training"),
     Flag("config", Path, "JSON file of settings, or a run's config.json; flags win over it", "Training"),
-    Flag("device", str, "auto, cpu, cuda, cuda:1, mps (default auto)", "Machine", synonyms=("gpu", "gpus", "cuda", "accelerator")),
+    Flag("device", str, f"{', '.join(DEVICES)} (default {DEVICES[0]})", "Machine", synonyms=("gpu", "gpus", "cuda", "accelerator")),
     Flag("threads", int, "CPU threads (default all)", "Machine", synonyms=("num-threads", "workers", "num-workers")),
     Flag("tensorboard", bool, "write scalars and filters to RUN_DIR/tensorboard while training (extra tensorboard)", "Records"),
     Flag(
@@ -42,3 +52,17 @@ RUN_FLAGS = (
     Flag("overwrite", bool, "start a run anew that exists", "Records", synonyms=("force",)),
     Flag("quiet", bool, "no progress", "Records", synonyms=("silent",)),
 )
+
+REGISTRIES = {  # where the names of each kind stand, in files of the package
+    "methods": ("methods/__init__.py",),
+    "models": ("models/zoo.py",),
+    "data": ("data/datasets.py",),
+    "quantities": ("gradients/alignment.py", "gradients/diagnostics.py"),
+    "settings": ("training/config.py", "models/spec.py", "gradients/losses.py", "data/transforms.py"),
+}
+
+
+def digest(file: str) -> str:
+    """A hash of a file of the package, by which what was written from it is known to be stale; empty where there is none."""
+    path = PACKAGE / file
+    return hashlib.sha256(path.read_bytes().replace(b"\r\n", b"\n")).hexdigest()[:12] if path.is_file() else ""

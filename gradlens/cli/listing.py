@@ -1,4 +1,7 @@
-"""The lists of `gradlens list`: methods with their options, models, data sets, quantities."""
+"""The lists of `gradlens list`: methods with their options, models, data sets, quantities.
+
+They are read from ``lists.py``, which is written from the registries; where a registry has changed since, from the registry itself.
+"""
 
 from __future__ import annotations
 
@@ -80,6 +83,15 @@ def _data() -> list[tuple[str, ...]]:
     ]
 
 
+def known_quantities() -> list[str]:
+    """The names that `gradlens measure` knows."""
+    from gradlens.gradients.alignment import QUANTITIES
+    from gradlens.gradients.diagnostics import FEEDBACK, SPARSE
+    from gradlens.methods import METHODS
+
+    return list(dict.fromkeys([*QUANTITIES, *SPARSE, *FEEDBACK, *(name for rule in METHODS.values() for name in rule.method_quantities)]))
+
+
 def _quantities() -> list[tuple[str, ...]]:
     from gradlens.gradients.alignment import QUANTITIES, RECORDED
     from gradlens.gradients.diagnostics import AFTER_THE_STEP, FEEDBACK, SPARSE
@@ -102,15 +114,18 @@ LISTS = {"methods": _methods, "models": _models, "data": _data, "quantities": _q
 
 
 def listing(what: str) -> Table:
-    """One of LISTS as a table.
+    """One of LISTS as a table; what is written of it is taken where its registry is as it was then.
 
     Raises:
         InputError: an unknown list.
 
     """
+    from gradlens.cli.early_checks import is_current
+    from gradlens.cli.lists import ROWS  # not by the tool that writes it
+
     if what not in LISTS:
         raise unknown("list", what, LISTS)
-    header, *rows = LISTS[what]()
+    header, *rows = ROWS[what] if is_current(what) else LISTS[what]()
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in header:
         table.add_column(column, overflow="fold")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import platform
 import sys
 import traceback
-from typing import Any, NoReturn
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import Annotated, Any, NoReturn
 
 import typer
 
+from gradlens._version import __version__
 from gradlens.cli.analysis import learned
 from gradlens.cli.options import SYNONYMS
 from gradlens.cli.sweep import studied
@@ -31,7 +35,25 @@ app.add_typer(learned)
 app.add_typer(studied)
 app.add_typer(seen)
 
+
+def _say_versions(asked: bool) -> None:
+    """Print one line and leave; torch is not imported for it."""
+    if asked:
+        torch = version("torch") if find_spec("torch") else "none"
+        say(f"gradlens {__version__}, Python {platform.python_version()}, torch {torch}")
+        raise typer.Exit
+
+
+@app.callback()
+def versions(
+    show: Annotated[bool, typer.Option("--version", is_eager=True, callback=_say_versions, help="Print the versions and leave.")] = False,
+) -> None:
+    """What stands before a command."""
+
+
 # -------------------------------------------------------------------------------------------------------------- main
+
+NEAR = 0.6  # how like an option must be to what was typed, letter by letter, to be what was meant
 
 
 def _sentence(error: Any) -> str:
@@ -40,8 +62,8 @@ def _sentence(error: Any) -> str:
     name, ctx = getattr(error, "option_name", None), getattr(error, "ctx", None)
     if name and ctx and "No such option" in message:
         known = [o for p in ctx.command.params for o in [*p.opts, *p.secondary_opts] if o.startswith("--")]
-        called = [SYNONYMS[name]] if SYNONYMS.get(name) in known else nearest(str(name), known)
-        return f"no such option {name}; nearest: {', '.join(called)} (`{ctx.command_path} --help` lists all)"
+        called = [SYNONYMS[name]] if SYNONYMS.get(name) in known else nearest(str(name), known, NEAR)
+        return f"no such option {name}{'; nearest: ' * bool(called)}{', '.join(called)} (`{ctx.command_path} --help` lists all)"
     return message[:1].lower() + message[1:]
 
 

@@ -1,23 +1,22 @@
-"""The flags of commands: what was typed, or one sentence on a name that is not known. Nothing heavy is imported."""
+"""The flags of commands, and the arguments that several share. Nothing heavy is imported."""
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, suppress
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Annotated, Any
 
 import typer
 
+from gradlens.cli.early_checks import check_given, only_run, only_runs
 from gradlens.cli.flags import PANELS, RUN_FLAGS, Flag
-from gradlens.cli.settings import DATASETS, METHODS, MODELS, SETTINGS
-from gradlens.runtime.errors import unknown
-from gradlens.runtime.text_files import read_json
+from gradlens.cli.settings import DEFAULT_RULES, SETTINGS
 from gradlens.runtime.torchrun_environment import is_launched
 
 FLAGS = tuple(sorted((*SETTINGS, *RUN_FLAGS), key=lambda flag: PANELS.index(flag.panel)))
+OF_AN_UPDATE = ("data", "data-dir", "download", "no-cache", "Model", "Training", "device", "threads", "quiet")  # what timing one takes
 SYNONYMS = {f"--{word}": f"--{flag.name}" for flag in FLAGS for word in flag.synonyms}
 
 
@@ -34,12 +33,16 @@ def _reading_shown(quiet: bool) -> AbstractContextManager[None]:
     return shows_reading(no_progress if quiet else Reading())
 
 
-def with_flags(*names: str, rules: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command shared flags: those that were typed arrive in its ``given`` dict, names among them that are unknown are refused.
+def with_flags(
+    *names: str, rules: str | None = None, or_runs: bool = False, needed: bool = False
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command shared flags: those that were typed arrive in its ``given`` dict, what is wrong among them is refused.
 
     Args:
         names: of flags, or of panels, which stand for all flags in them; none: all flags.
         rules: the command's argument that names rules.
+        or_runs: whether that may name run directories, too.
+        needed: whether a rule must be named, there or in a config file.
 
     """
 
@@ -58,7 +61,7 @@ def with_flags(*names: str, rules: str | None = None) -> Callable[[Callable[...,
             given = {k: v for k, v in given.items() if v is not None and v != []}
             if not is_launched():  # several ranks first meet, so that one of them speaks
                 typed = arguments.get(rules) if rules else None
-                refuse_unknown_names([typed] if isinstance(typed, str) else typed or (), given)
+                check_given([typed] if isinstance(typed, str) else typed or (), given, or_runs=or_runs, needed=needed)
             with _reading_shown(bool(given.get("quiet"))):
                 command(**arguments, given=given)
 
@@ -70,60 +73,19 @@ def with_flags(*names: str, rules: str | None = None) -> Callable[[Callable[...,
     return decorate
 
 
-# ---------------------------------------------------------------------------------------------------- names that are unknown
+# ------------------------------------------------------------------------------------------------------------ arguments
 
 
-def refuse_unknown_names(rules: Iterable[str], given: Mapping[str, Any]) -> None:
-    """Refuse what can be known to be wrong before torch is imported.
-
-    Args:
-        rules: names of rules, files of theirs, or run directories.
-        given: flags, with underscores.
-
-    Raises:
-        InputError: a name that is none.
-
-    """
-    own = _names_in(given["config"]) if "config" in given else set()
-    for name in rules:
-        if name not in METHODS and name not in own and not _is_elsewhere(name):
-            raise unknown("method", name, METHODS)
-    for flag in FLAGS:
-        value = given.get(flag.name.replace("-", "_"))
-        if value is None or not flag.choices or value in flag.choices:
-            continue
-        if flag.name == "data":
-            if not _is_elsewhere(value):
-                raise unknown("data set", value, DATASETS)
-        elif flag.name == "model":
-            if value not in own and not _is_elsewhere(value):
-                raise unknown("model", value, MODELS)
-        else:
-            raise unknown(flag.name.replace("-", " "), value, flag.choices, "gradlens train --help")
-
-
-def _is_elsewhere(name: str) -> bool:
-    """Whether a word is no bare name: a file or what is in it, a folder, ``torchvision:NAME``. Whether it is there is seen later."""
-    return ":" in name or "/" in name or Path(name).suffix in (".py", ".npz") or Path(name).exists()
-
-
-def _names_in(file: Path) -> set[str]:
-    """The names under which a config file knows a user's own rule and network."""
-    with suppress(ValueError, TypeError, AttributeError):  # of a file that is no config, the command tells
-        content = read_json(file)
-        settings = content.get("config", content)
-        return {settings.get(kind) for kind in dict(settings.get("own", {}))}
-    return set()
-
-
-# ------------------------------------------------------------------------------------------------------- run directories
-
-
-def without_figures(paths: list[Path]) -> list[Path]:
-    """Run directories as ``runs/*`` gives them, without the folder ``figures`` that compare-gradients draws into beside them."""
-    return [path for path in paths if path.name != "figures" or not path.is_dir() or (path / "config.json").exists()] or paths
+def default_help(command: str) -> str:
+    """The help of an argument that may be left out: the rules that a command then takes."""
+    return f"default: {' '.join(DEFAULT_RULES.get(command, ()))}"
 
 
 def runs_given(help_: str) -> Any:
     """The argument of commands that read several run directories."""
-    return typer.Argument(metavar="RUN_DIR...", callback=without_figures, help=help_)
+    return typer.Argument(metavar="RUN_DIR...", callback=only_runs, help=help_)
+
+
+def run_given() -> Any:
+    """The argument of commands that read one run directory."""
+    return typer.Argument(callback=only_run, help="a run directory")

@@ -7,6 +7,22 @@ from gradlens.cli.flags import Flag
 METHODS = ('bp', 'dgl', 'dni', 'cdni', 'fa', 'dfa', 'greedy', 'chunked', 'overlap', 'loco', 'dgl-async', 'kp', 'usf', 'brsf', 'frsf', 'predsim', 'infopro', 'dni-unlocked', 'shallow', 'simclr', 'simclr-local', 'cpc', 'cpc-local', 'infomax', 'context-encoder', 'context-encoder-local', 'distil')
 MODELS = ('basic-cnn', 'vgg11', 'vgg13', 'vgg16', 'vgg19', 'resnet18', 'resnet20', 'resnet32', 'resnet50', 'resnet152', 'resnet-gim', 'dcgan', 'mlp', 'linear')
 DATASETS = ('digits', 'hierarchical', 'sequences', 'cifar10', 'cifar100', 'mnist', 'fashion-mnist', 'svhn', 'stl10')
+QUANTITIES = ('cosine', 'angle', 'norm_ratio', 'sign_agreement', 'norm', 'true_norm', 'zeros', 'true_zeros', 'projection', 'relative_error', 'null_cosine', 'corrected_cosine', 'across_halves', 'noise_ceiling', 'rule_ceiling', 'predicted_change', 'measured_change', 'descent_ratio', 'feedback_transpose', 'feedback_pseudoinverse', 'feedback_jacobian', 'synth_loss', 'synth_explained_variance', 'stage', 'staleness', 'input_error', 'input_explained_variance', 'information_bound', 'reconstruction', 'discriminator_loss', 'real', 'fake')
+IN_CONFIG = ('method', 'options', 'data', 'limit', 'limit_test', 'labels', 'label_noise', 'validation', 'augment', 'normalize', 'model', 'width', 'depth', 'stem', 'activation', 'attention', 'cut', 'loss', 'epochs', 'steps', 'batch_size', 'optimizer', 'lr', 'momentum', 'nesterov', 'beta1', 'weight_decay', 'lr_schedule', 'warmup', 'seed', 'precision', 'compile', 'record_every', 'diagnose_every', 'keep_checkpoints', 'evaluate_train', 'online_probe', 'init_from', 'keep_head', 'teacher', 'ranks', 'parallel', 'sync_batchnorm', 'record_ranks', 'split', 'stale', 'schedule', 'microbatches', 'own')
+DEFAULT_RULES = {'compare-gradients': ('bp', 'dgl', 'dni', 'cdni'), 'bench': ('bp', 'dgl', 'dni', 'cdni'), 'timeline': ('bp', 'dgl', 'dgl-async', 'dni', 'dni-unlocked', 'dfa'), 'memorize': ('bp', 'dgl')}
+RULES_READ = {'inpaint': ('context-encoder', 'context-encoder-local')}
+
+DIGESTS = {  # of the files that say so; where one has changed since, a name is not refused before torch is imported
+    'methods/__init__.py': '0e40ba1461ea',
+    'models/zoo.py': '808c2d8fd686',
+    'data/datasets.py': 'd50e85359947',
+    'gradients/alignment.py': '0ca30fa99db7',
+    'gradients/diagnostics.py': 'c67dc730c059',
+    'training/config.py': '5d48c19b872f',
+    'models/spec.py': 'fb470cb27092',
+    'gradients/losses.py': '97a196456c88',
+    'data/transforms.py': '6a1132cfc9d2',
+}
 
 SETTINGS = (
     Flag('data', str, 'digits, hierarchical, sequences, cifar10, cifar100, mnist, fashion-mnist, svhn, stl10, an image folder, an .npz file, or FILE.py:build (default digits)', 'Data', choices=('digits', 'hierarchical', 'sequences', 'cifar10', 'cifar100', 'mnist', 'fashion-mnist', 'svhn', 'stl10'), synonyms=('dataset', 'data-set')),
@@ -20,13 +36,13 @@ SETTINGS = (
     Flag('model', str, 'basic-cnn, vgg11, vgg13, vgg16, vgg19, resnet18, resnet20, resnet32, resnet50, resnet152, resnet-gim, dcgan, mlp, linear, torchvision:NAME, or FILE.py:build (default basic-cnn)', 'Model', choices=('basic-cnn', 'vgg11', 'vgg13', 'vgg16', 'vgg19', 'resnet18', 'resnet20', 'resnet32', 'resnet50', 'resnet152', 'resnet-gim', 'dcgan', 'mlp', 'linear'), synonyms=('arch', 'architecture', 'network', 'net', 'backbone')),
     Flag('width', int, 'channels of basic-cnn (128); first ones of vgg, dcgan (64), resnet (64, 20/32: 16); units of mlp (256), linear (20)', 'Model', synonyms=('channels', 'hidden', 'hidden-size')),
     Flag('depth', int, 'blocks of basic-cnn (3), mlp (3) or linear (1)', 'Model', synonyms=('layers', 'num-layers')),
-    Flag('stem', int, 'kernel of the first convolution: 3, 5, 7 (default basic-cnn and resnet-gim 5, others 3)', 'Model', synonyms=('kernel-size',)),
+    Flag('stem', int, 'kernel of the first convolution: 3, 5, 7 (default basic-cnn and resnet-gim 5, others 3)', 'Model', choices=('3', '5', '7'), synonyms=('kernel-size',)),
     Flag('activation', str, 'relu, leaky-relu, elu, gelu, silu, tanh, sigmoid (default relu)', 'Model', choices=('relu', 'leaky-relu', 'elu', 'gelu', 'silu', 'tanh', 'sigmoid'), synonyms=('act', 'nonlinearity')),
     Flag('attention', str, 'channel attention of resnet18, 20, 32, 50, 152: none, se, sk (default none)', 'Model', choices=('none', 'se', 'sk')),
     Flag('cut', str, 'where blocks end: after-pool, before-pool (default after-pool)', 'Model', choices=('after-pool', 'before-pool')),
     Flag('loss', str, 'ce, mse, bce (default ce)', 'Training', choices=('ce', 'mse', 'bce'), synonyms=('criterion', 'objective')),
-    Flag('epochs', int, 'passes over the training images; 0 is the untrained control (default 12)', 'Training', synonyms=('num-epochs', 'max-epochs')),
-    Flag('steps', int, 'stop after N updates', 'Training', synonyms=('max-steps', 'num-steps', 'iterations', 'updates')),
+    Flag('epochs', int, 'passes over the training images; 0 is the untrained control (default 12)', 'Course of training', synonyms=('num-epochs', 'max-epochs')),
+    Flag('steps', int, 'stop after N updates', 'Course of training', synonyms=('max-steps', 'num-steps', 'iterations', 'updates')),
     Flag('batch-size', int, 'images per update (default 256)', 'Training', synonyms=('bs', 'batch', 'batchsize', 'b')),
     Flag('optimizer', str, 'adam, adamw, sgd, sgdw, rmsprop, lars (sgdw: decoupled decay) (default adam)', 'Training', choices=('adam', 'adamw', 'sgd', 'sgdw', 'rmsprop', 'lars'), synonyms=('optim', 'optimiser', 'opt')),
     Flag('lr', float, 'learning rate; a rule may have its own (default 0.0003)', 'Training', synonyms=('learning-rate',)),
@@ -34,8 +50,8 @@ SETTINGS = (
     Flag('nesterov', bool, 'Nesterov momentum for sgd and sgdw (default off)', 'Training', paired=True),
     Flag('beta1', float, "decay of adam's and adamw's mean gradient (default 0.9)", 'Training', synonyms=('betas', 'beta')),
     Flag('weight-decay', float, 'L2 penalty; with adamw and sgdw decoupled decay; with lars of weights only (default 0)', 'Training', synonyms=('wd', 'decay', 'l2')),
-    Flag('lr-schedule', str, 'constant, cosine, step (step: x0.1 at 1/2 and 3/4) (default constant)', 'Training', choices=('constant', 'cosine', 'step'), synonyms=('scheduler', 'lr-scheduler', 'lr-decay')),
-    Flag('warmup', int, 'updates of linear learning-rate warm-up (default 0)', 'Training', synonyms=('warmup-steps', 'lr-warmup')),
+    Flag('lr-schedule', str, 'constant, cosine, step (step: x0.1 at 1/2 and 3/4) (default constant)', 'Course of training', choices=('constant', 'cosine', 'step'), synonyms=('scheduler', 'lr-scheduler', 'lr-decay')),
+    Flag('warmup', int, 'updates of linear learning-rate warm-up (default 0)', 'Course of training', synonyms=('warmup-steps', 'lr-warmup')),
     Flag('seed', int, 'of everything random (default 0)', 'Training', synonyms=('random-seed', 'manual-seed')),
     Flag('precision', str, 'fp32, bf16, auto (auto: bf16 where the device has it natively) (default fp32)', 'Machine', choices=('fp32', 'bf16', 'auto'), synonyms=('dtype', 'amp', 'bf16', 'mixed-precision')),
     Flag('compile', bool, 'torch.compile each block (default off)', 'Machine', paired=True, synonyms=('torch-compile',)),
@@ -44,12 +60,12 @@ SETTINGS = (
     Flag('keep-checkpoints', int, 'keep N snapshots of the weights along the way (default 0)', 'Records', synonyms=('checkpoints', 'snapshots', 'save-every')),
     Flag('evaluate-train', bool, 'after each epoch evaluate the training images in eval mode too (default off)', 'Records', paired=True),
     Flag('online-probe', bool, 'per block, a linear learner on its activations, updated every step; its regret (default off)', 'Records', paired=True, synonyms=('probe',)),
-    Flag('init-from', str, 'start from the weights of this run', 'Training', synonyms=('pretrained', 'checkpoint', 'weights', 'load')),
-    Flag('keep-head', int, 'with --init-from a simclr run: keep N layers of its projection head under a new top (default 0)', 'Training'),
-    Flag('teacher', str, 'run directory of the network that distil learns from', 'Training'),
+    Flag('init-from', str, 'start from the weights of this run', 'Course of training', synonyms=('pretrained', 'checkpoint', 'weights', 'load')),
+    Flag('keep-head', int, 'with --init-from a simclr run: keep N layers of its projection head under a new top (default 0)', 'Course of training'),
+    Flag('teacher', str, 'run directory of the network that distil learns from', 'Course of training'),
     Flag('parallel', str, "none, data, layers: what torchrun's processes share, each batch (data; used if nothing is said) or the network (layers) (default none)", 'Ranks', choices=('none', 'data', 'layers'), synonyms=('ddp', 'distributed', 'strategy')),
     Flag('sync-batchnorm', bool, "with --parallel data: BatchNorm over all ranks' images (default off)", 'Ranks', paired=True, synonyms=('sync-bn',)),
-    Flag('record-ranks', bool, "with --parallel data: rows of each rank's own gradient too (default off)", 'Ranks', paired=True),
+    Flag('record-ranks', bool, "with --parallel data: rows of each rank's own gradient too (default off)", 'Records', paired=True),
     Flag('split', str, 'with --parallel layers: blocks of each rank, as 4,5,5 (default: by cost measured at the start)', 'Ranks'),
     Flag('stale', bool, 'with --parallel layers: rules that wait for a message take that of an earlier batch (default off)', 'Ranks', paired=True),
     Flag('schedule', str, "of bp with --parallel layers, torch's pipelines: 1f1b, gpipe (default 1f1b)", 'Ranks', choices=('1f1b', 'gpipe')),

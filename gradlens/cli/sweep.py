@@ -1,4 +1,4 @@
-"""The command that runs a study; ``cli.py`` takes it in. A thin shell, like it."""
+"""The command that runs a study; ``main.py`` takes it in. A thin shell, like it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gradlens.cli.early_checks import check_study
 from gradlens.runtime.terminal import print_table, rich_console, say
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from gradlens.reporting.study_summary import SummaryLine
     from gradlens.training.sweep.study import StudyPoint
     from gradlens.training.sweep.workers import State
 
@@ -31,17 +31,19 @@ def sweep(
     """Train every point of a STUDY that is not finished, and compare: means, intervals, paired differences from its baseline."""
     import os
 
-    from gradlens.reporting.study_summary import merged_rows, summary_lines
+    check_study(study_file)
+    from gradlens.reporting.study_summary import merged_rows, study_table, summary_lines
     from gradlens.runtime.csv_tables import write_csv
     from gradlens.runtime.errors import Stopped
     from gradlens.training.context import set_up_process
     from gradlens.training.run_directory import load_run, save_result
     from gradlens.training.run_files import must_be_writable
     from gradlens.training.sweep import study as studies
+    from gradlens.training.sweep.study_file import place_settings
     from gradlens.training.sweep.workers import must_be_possible, run_local, run_on_ray
 
     study = studies.read_study(study_file)
-    flags = {"threads": 1, "device": "cpu", **studies.place_settings(study)}
+    flags = {"threads": 1, "device": "cpu", **place_settings(study)}
     context = set_up_process({**{name.replace("-", "_"): value for name, value in flags.items()}, "out": out})
     must_be_writable(out)
     points = studies.study_points(study, context)
@@ -119,35 +121,3 @@ class Board:
             words = state.what + (f", try {state.tries}" if state.tries > 1 else "")
             shown.add_row(c.method, grid_text(point.grid), str(c.seed), words, f"{epoch}/{c.epochs}", answer)
         return shown
-
-
-def study_table(lines: Sequence[SummaryLine], baseline: str) -> Any:
-    """The held-out accuracies (or losses, of rules without answers) to print, beside their paired difference from the baseline."""
-    import math
-
-    from rich.table import Table
-
-    from gradlens.reporting.numbers import with_ends
-
-    accuracies = [line for line in lines if line.quantity.endswith("_accuracy") and math.isfinite(line.mean)]
-    chosen = accuracies or [line for line in lines if line.quantity.endswith("final_loss")]
-    few = min((line.seeds for line in chosen), default=0) < 2
-    caption = (
-        "Means over seeds [95 % percentile bootstrap interval; too short with few seeds]; differences from "
-        f"{baseline}, seed by seed; p: paired t-test, corrected for all comparisons of the quantity (Holm)."
-        + (" With one seed there is neither interval nor test." if few else "")
-    )
-    printed = Table(caption=caption, caption_justify="left", box=None, pad_edge=False, header_style="bold")
-    for column in ("method", "grid", "quantity"):
-        printed.add_column(column)
-    for column in ("mean", "seeds", f"minus {baseline}", "p"):
-        printed.add_column(column, justify="right")
-
-    form = (1, 100) if accuracies else (4, 1)  # digits, factor
-    for line in chosen:
-        difference = with_ends(line.difference, line.difference_low, line.difference_high, *form, sign=True)
-        p = f"{line.p_holm:.2g}" if math.isfinite(line.p_holm) else "–"
-        printed.add_row(
-            line.method, line.grid, line.quantity, with_ends(line.mean, line.low, line.high, *form), str(line.seeds), difference, p
-        )
-    return printed

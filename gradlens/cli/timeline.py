@@ -7,19 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from gradlens.cli.options import with_flags
+from gradlens.cli.options import OF_AN_UPDATE, default_help, with_flags
 from gradlens.runtime.terminal import print_table, say
 
 seen = typer.Typer()
 
 
 @seen.command()
-@with_flags("data", "data-dir", "download", "no-cache", "Model", "loss", "batch-size", "optimizer", "lr", "momentum", "nesterov", "beta1",
-            "weight-decay", "set", "config", "device", "threads", "seed", "quiet", rules="methods")  # fmt: skip
+@with_flags(*OF_AN_UPDATE, rules="methods")
 def timeline(
-    methods: Annotated[
-        list[str] | None, typer.Argument(metavar="[METHOD]...", help="default: bp dgl dgl-async dni dni-unlocked dfa")
-    ] = None,
+    methods: Annotated[list[str] | None, typer.Argument(metavar="[METHOD]...", help=default_help("timeline"))] = None,
     workers: Annotated[int, typer.Option("--workers", min=1, max=64, help="of the table and the picture; the curves go from 1 to 64")] = 3,
     batches: Annotated[int, typer.Option("--batches", min=1, help="simulated, filling and emptying included")] = 32,
     micro_batches: Annotated[int, typer.Option("--micro-batches", min=1, help="of a batch, in backprop's pipelines")] = 4,
@@ -34,6 +31,7 @@ def timeline(
     from gradlens.cli.progress import Display
     from gradlens.methods import DEFAULT_SIMULATION
     from gradlens.reporting import timeline as timeline_pictures
+    from gradlens.reporting.aggregate import configs_title
     from gradlens.reporting.style import save_figure
     from gradlens.reporting.timeline import gantt, over_workers
     from gradlens.runtime.csv_tables import write_csv
@@ -65,7 +63,7 @@ def timeline(
     chosen = [point for point in points if point.workers == workers]
     print_table(timeline_pictures.timeline_table(chosen, wire, configs[0].batch_size))
     say("\n".join(timeline_pictures.unused_workers_text(chosen)))
-    title = f"{configs[0].data.name} · {configs[0].model.name} · batches of {configs[0].batch_size}"
+    title = f"{configs_title(configs)} · batches of {configs[0].batch_size}"
     files = [
         *save_figure(gantt(bars, seconds, title=f"{title} · {workers} workers"), bars, out, "timeline"),
         *save_figure(over_workers(points, title=title), points, out, "workers"),

@@ -1,4 +1,4 @@
-"""The commands that train, compare and measure; ``cli.py`` takes them in. A thin shell, like it."""
+"""The commands that train, compare and measure; ``main.py`` takes them in. A thin shell, like it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gradlens.cli.options import runs_given, with_flags
+from gradlens.cli.early_checks import check_quantities, numbers_of
+from gradlens.cli.options import OF_AN_UPDATE, default_help, run_given, runs_given, with_flags
 from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
 from gradlens.runtime.terminal import print_table, say, shell_command
 from gradlens.runtime.text_files import encode
@@ -23,7 +24,7 @@ trained = typer.Typer()
 
 
 @trained.command()
-@with_flags(rules="method")
+@with_flags(rules="method", needed=True)
 def train(
     method: Annotated[
         str | None, typer.Argument(help="a rule of `gradlens list methods`, or FILE.py:Class; default: the --config file's")
@@ -87,12 +88,16 @@ def _train_together(method: str | None, given: dict[str, Any], context: RunConte
 
 
 @trained.command("compare-gradients")
-@with_flags(rules="what")
+@with_flags(rules="what", or_runs=True)
 def compare_gradients(
-    what: Annotated[list[str] | None, typer.Argument(metavar="[METHOD_OR_RUN_DIR]...", help="default: bp dgl dni cdni")] = None,
+    what: Annotated[list[str] | None, typer.Argument(metavar="[METHOD_OR_RUN_DIR]...", help=default_help("compare-gradients"))] = None,
     lr_grid: Annotated[
         str | None,
-        typer.Option("--lr-grid", help="learning rates, comma-separated; each method's is chosen on held-out images, first seed"),
+        typer.Option(
+            "--lr-grid",
+            callback=numbers_of("--lr-grid"),
+            help="learning rates, comma-separated; each method's is chosen on held-out images, first seed",
+        ),
     ] = None,
     figures_to: Annotated[Path | None, typer.Option("--figures", help="folder of the figures [OUT/figures]")] = None,
     *,
@@ -102,11 +107,12 @@ def compare_gradients(
     from gradlens.cli.progress import Display
     from gradlens.methods import DEFAULT_COMPARISON
     from gradlens.reporting import console
-    from gradlens.training.config_builder import configs_of, methods_and_runs, parse_numbers
+    from gradlens.training.config_builder import configs_of, methods_and_runs
     from gradlens.training.context import set_up_process
     from gradlens.training.run_directory import load_run
     from gradlens.training.run_files import must_be_writable
     from gradlens.training.runs.train_run import train_or_reuse
+    from gradlens.training.typed_flags import parse_numbers
 
     quiet, context = given.pop("quiet", False), set_up_process(given)
     if context.name:
@@ -135,12 +141,13 @@ def compare_gradients(
 @trained.command()
 @with_flags("device", "threads", "data-dir", "download", "no-cache", "quiet")
 def measure(
-    run_dir: Annotated[Path, typer.Argument(help="a run directory")],
+    run_dir: Annotated[Path, run_given()],
     quantity: Annotated[list[str], typer.Option("--quantity", help="a quantity of `gradlens list quantities`; repeatable")],
     *,
     given: dict[str, Any],
 ) -> None:
     """Add quantities to a run, from its snapshots (--keep-checkpoints), or from its checkpoint where it kept none."""
+    check_quantities(run_dir, quantity)
     from gradlens.cli.progress import Display
     from gradlens.training.context import set_up_process
     from gradlens.training.run_directory import load_run
@@ -210,8 +217,7 @@ def list_(
     from gradlens.cli.listing import listing
 
     if not long:
-        table = listing(what)  # a wrong name imports nothing
-        print_table(table)
+        print_table(listing(what))
         return
     if what != "methods":
         raise InputError(f"--long measures what methods cost; there is nothing longer to say of {what}")
@@ -226,7 +232,7 @@ def list_(
 
 
 @trained.command()
-def show(run_dir: Annotated[Path, typer.Argument(help="a run directory")]) -> None:
+def show(run_dir: Annotated[Path, run_given()]) -> None:
     """Print what a run is, how far it came, and its gradients' final distance from the truth."""
     from gradlens.reporting import console
     from gradlens.training.run_directory import load_run
@@ -246,11 +252,9 @@ def show(run_dir: Annotated[Path, typer.Argument(help="a run directory")]) -> No
 
 
 @trained.command()
-@with_flags("data", "data-dir", "download", "no-cache", "Model", "loss", "batch-size", "optimizer", "lr", "momentum", "nesterov", "beta1",
-            "weight-decay", "set", "config", "Machine", "seed", "parallel", "split", "stale", "sync-batchnorm", "schedule", "microbatches",
-            "quiet", rules="methods")  # fmt: skip
+@with_flags(*OF_AN_UPDATE, "Machine", "Ranks", rules="methods")
 def bench(
-    methods: Annotated[list[str] | None, typer.Argument(metavar="[METHOD]...", help="default: bp dgl dni cdni")] = None,
+    methods: Annotated[list[str] | None, typer.Argument(metavar="[METHOD]...", help=default_help("bench"))] = None,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="interleaved rounds; medians are printed")] = 7,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the rows to this file too")] = None,
     *,

@@ -13,7 +13,7 @@ import torch
 
 from gradlens.data.array_file import read_array_file
 from gradlens.data.custom import data_set
-from gradlens.data.folder_listing import list_images, stamp
+from gradlens.data.folder_listing import list_images, must_be_folder, stamp
 from gradlens.data.hierarchical_digits import LEVELS, draw
 from gradlens.data.image_folder import ImageFolder
 from gradlens.data.split import Data, Source, Split
@@ -193,12 +193,11 @@ def source_of(name: str, data_dir: Path | None = None, download: bool = False, c
         return DATASETS[name].load(data_dir or DATA_DIR, download)
     if is_reference(name):
         return data_set(name)
-    if Path(name).is_dir():
-        return ImageFolder(Path(name), cache)
-    if name.endswith(".npz"):
+    if name.endswith(".npz") and not Path(name).is_dir():
         return read_array_file(Path(name))
     if "/" in name or Path(name).exists():
-        raise InputError(f"{name} is no image folder: wanted a folder that holds train/<class>/ and test/<class>/, or an .npz file")
+        must_be_folder(name)
+        return ImageFolder(Path(name), cache)
     raise unknown("data set", name, DATASETS)
 
 

@@ -46,6 +46,17 @@ class _Half(NamedTuple):
     labels: list[int]
 
 
+def must_be_folder(name: str) -> None:
+    """Refuse a path at which there is no folder.
+
+    Raises:
+        InputError: there is none.
+
+    """
+    if not Path(name).is_dir():
+        raise InputError(f"{name} is no image folder: wanted a folder that holds train/<class>/ and test/<class>/, or an .npz file")
+
+
 def list_images(root: Path) -> Listing:
     """List ``root/train/<class>/**`` and ``root/test/<class>/**``: classes by name, files by folder and name.
 

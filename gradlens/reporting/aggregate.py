@@ -20,7 +20,8 @@ from gradlens.runtime.errors import InputError
 from gradlens.training.metrics import TRAIN, TRAIN_EVAL, best_epoch
 from gradlens.training.run_groups import group_runs
 
-if TYPE_CHECKING:  # both modules import torch
+if TYPE_CHECKING:  # these modules import torch
+    from gradlens.training.config import Config
     from gradlens.training.run_directory import Run
 
 CONFIDENCE = 0.95
@@ -116,9 +117,14 @@ def truths(runs: Sequence[Run]) -> list[str]:
 
 
 def runs_title(runs: Sequence[Run]) -> str:
-    """Data and model of runs, for a figure's title; several are all named, so that no one compares them by mistake."""
-    data = dict.fromkeys(Path(run.config.data.name).name for run in runs)
-    return f"{' / '.join(data)} · {' / '.join(dict.fromkeys(run.config.model.name for run in runs))}"
+    """Data and model of runs, for a figure's title."""
+    return configs_title([run.config for run in runs])
+
+
+def configs_title(configs: Sequence[Config]) -> str:
+    """Data and model of configs, for a figure's title; several are all named, so that no one compares them by mistake."""
+    data = dict.fromkeys(Path(config.data.name).name for config in configs)
+    return f"{' / '.join(data)} · {' / '.join(dict.fromkeys(config.model.name for config in configs))}"
 
 
 @cache

@@ -8,12 +8,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from rich.table import Table
 from scipy import stats
 
 from gradlens.reporting.aggregate import final_values
+from gradlens.reporting.numbers import with_ends
 from gradlens.runtime.rng import key
 from gradlens.training.run_directory import Run
-from gradlens.training.sweep.study import Study, StudyPoint
+from gradlens.training.sweep.study import StudyPoint
+from gradlens.training.sweep.study_file import Study
 
 RESAMPLES = 9999
 
@@ -146,3 +149,29 @@ def merged_rows(runs: Sequence[tuple[StudyPoint, Run]]) -> list[Merged]:
         for point, run in runs
         for row in run.metrics
     ]
+
+
+def study_table(lines: Sequence[SummaryLine], baseline: str) -> Table:
+    """The held-out accuracies (or losses, of rules without answers) to print, beside their paired difference from the baseline."""
+    accuracies = [line for line in lines if line.quantity.endswith("_accuracy") and math.isfinite(line.mean)]
+    chosen = accuracies or [line for line in lines if line.quantity.endswith("final_loss")]
+    few = min((line.seeds for line in chosen), default=0) < 2
+    caption = (
+        "Means over seeds [95 % percentile bootstrap interval; too short with few seeds]; differences from "
+        f"{baseline}, seed by seed; p: paired t-test, corrected for all comparisons of the quantity (Holm)."
+        + (" With one seed there is neither interval nor test." if few else "")
+    )
+    printed = Table(caption=caption, caption_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in ("method", "grid", "quantity"):
+        printed.add_column(column)
+    for column in ("mean", "seeds", f"minus {baseline}", "p"):
+        printed.add_column(column, justify="right")
+
+    form = (1, 100) if accuracies else (4, 1)  # digits, factor
+    for line in chosen:
+        difference = with_ends(line.difference, line.difference_low, line.difference_high, *form, sign=True)
+        p = f"{line.p_holm:.2g}" if math.isfinite(line.p_holm) else "–"
+        printed.add_row(
+            line.method, line.grid, line.quantity, with_ends(line.mean, line.low, line.high, *form), str(line.seeds), difference, p
+        )
+    return printed

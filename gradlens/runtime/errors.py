@@ -19,17 +19,31 @@ LISTS = {  # commands that print all names of a kind
     "model": "gradlens list models",
     "data set": "gradlens list data",
     "quantity": "gradlens list quantities",
+    "setting": "gradlens train --help",
+    "device": "gradlens train --help",
 }
 NEAREST = 3  # names that are suggested
 
 
-def nearest(name: str, known: Iterable[str]) -> list[str]:
-    """The known names that are most like one, at most three; of two as like, that of the same letters comes first."""
+def nearest(name: str, known: Iterable[str], least: float = 0.0) -> list[str]:
+    """The known names that are most like one, at most three; of two as like, that of the same letters comes first.
+
+    Args:
+        name: as it was given.
+        known: the names there are.
+        least: how like a name must be, from 0 (any) to 1 (equal); dashes before names do not count.
+
+    >>> nearest("--foo", ["--force", "--version"], 0.6), nearest("--versio", ["--force", "--version"], 0.6)
+    ([], ['--version'])
+    """
 
     def distance(k: str) -> tuple[float, bool]:
         return -SequenceMatcher(None, name.lower(), k.lower()).ratio(), sorted(k.lower()) != sorted(name.lower())
 
-    return sorted(known, key=distance)[:NEAREST]
+    def is_like(k: str) -> bool:
+        return SequenceMatcher(None, name.lstrip("-").lower(), k.lstrip("-").lower()).ratio() >= least
+
+    return sorted(filter(is_like, known), key=distance)[:NEAREST]
 
 
 def unknown(what: str, name: str, known: Iterable[str], command: str | None = None) -> InputError:
@@ -39,7 +53,7 @@ def unknown(what: str, name: str, known: Iterable[str], command: str | None = No
         what: is named.
         name: as it was given.
         known: the names there are.
-        command: prints them all; for methods, models, data sets and quantities it is known.
+        command: prints them all; of what stands in LISTS it is known.
 
     >>> str(unknown("method", "dlg", ["bp", "dgl", "dni"]))
     "unknown method 'dlg'; nearest: dgl, dni, bp"

@@ -21,6 +21,8 @@ from gradlens.runtime.errors import InputError, unknown
 from gradlens.training.config_fields import Settings, flattened, later_defaults, nested, sentence, setting, settings_of
 from gradlens.training.user_references import difference, rule_of, settle_references, short_reference
 
+COURSE = "Course of training"  # the panel of what one update does not depend on; `bench` and `timeline`, which time updates, leave it out
+
 
 class DataSettings(Settings, frozen=True):
     """Which images and labels, and what happens to them."""
@@ -81,7 +83,7 @@ class ModelSettings(Settings, frozen=True):
     )
     depth: int | None = setting(None, "blocks of basic-cnn (3), mlp (3) or linear (1)", ge=1, synonyms=("layers", "num-layers"))
     stem: Literal[3, 5, 7] | None = setting(
-        None, "kernel of the first convolution: 3, 5, 7 (default basic-cnn and resnet-gim 5, others 3)", synonyms=("kernel-size",)
+        None, "kernel of the first convolution: {choices} (default basic-cnn and resnet-gim 5, others 3)", synonyms=("kernel-size",)
     )
     activation: str = setting("relu", "{choices}", choices=ACTIVATIONS, synonyms=("act", "nonlinearity"))
     attention: str = setting("none", "channel attention of resnet18, 20, 32, 50, 152: {choices}", choices=ATTENTIONS)
@@ -114,10 +116,11 @@ class OptimizerSettings(Settings, frozen=True):
     lr_schedule: str = setting(
         "constant",
         "{choices} (step: x0.1 at 1/2 and 3/4)",
+        panel=COURSE,
         choices=("constant", "cosine", "step"),
         synonyms=("scheduler", "lr-scheduler", "lr-decay"),
     )
-    warmup: int = setting(0, "updates of linear learning-rate warm-up", ge=0, synonyms=("warmup-steps", "lr-warmup"))
+    warmup: int = setting(0, "updates of linear learning-rate warm-up", panel=COURSE, ge=0, synonyms=("warmup-steps", "lr-warmup"))
 
     @model_validator(mode="after")
     def _of_one_optimizer(self) -> OptimizerSettings:
@@ -151,7 +154,7 @@ class RecordSettings(Settings, frozen=True):
 class PretrainedSettings(Settings, frozen=True):
     """The run whose weights a training starts from."""
 
-    PANEL = "Training"
+    PANEL = COURSE
 
     run: str | None = setting(
         None, "start from the weights of this run", flat="init_from", synonyms=("pretrained", "checkpoint", "weights", "load")
@@ -179,7 +182,7 @@ class ParallelSettings(Settings, frozen=True):
         synonyms=("ddp", "distributed", "strategy"),
     )
     sync_batchnorm: bool = setting(False, "with --parallel data: BatchNorm over all ranks' images", synonyms=("sync-bn",))
-    record_ranks: bool = setting(False, "with --parallel data: rows of each rank's own gradient too")
+    record_ranks: bool = setting(False, "with --parallel data: rows of each rank's own gradient too", panel="Records")
     split: list[int] | None = setting(
         None, "with --parallel layers: blocks of each rank, as 4,5,5 (default: by cost measured at the start)"
     )
@@ -213,8 +216,12 @@ class Config(Settings, frozen=True):
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
     loss: str = setting("ce", "{choices}", choices=LOSSES, synonyms=("criterion", "objective"))
-    epochs: int = setting(12, "passes over the training images; 0 is the untrained control", ge=0, synonyms=("num-epochs", "max-epochs"))
-    steps: int | None = setting(None, "stop after N updates", ge=0, synonyms=("max-steps", "num-steps", "iterations", "updates"))
+    epochs: int = setting(
+        12, "passes over the training images; 0 is the untrained control", panel=COURSE, ge=0, synonyms=("num-epochs", "max-epochs")
+    )
+    steps: int | None = setting(
+        None, "stop after N updates", panel=COURSE, ge=0, synonyms=("max-steps", "num-steps", "iterations", "updates")
+    )
     batch_size: int = setting(256, "images per update", ge=1, synonyms=("bs", "batch", "batchsize", "b"))
     optimizer: OptimizerSettings = OptimizerSettings()
     seed: int = setting(0, "of everything random", ge=0, synonyms=("random-seed", "manual-seed"))
@@ -229,7 +236,7 @@ class Config(Settings, frozen=True):
     compile: bool = setting(False, "torch.compile each block", panel="Machine", synonyms=("torch-compile",))
     record: RecordSettings = RecordSettings()
     pretrained: PretrainedSettings = PretrainedSettings()
-    teacher: str | None = setting(None, "run directory of the network that distil learns from")
+    teacher: str | None = setting(None, "run directory of the network that distil learns from", panel=COURSE)
     parallel: ParallelSettings = ParallelSettings()
     # of a rule or network from the user's file: the file and its fingerprint, see training/user_references.py
     own: dict[str, dict[str, Any]] = Field({})

@@ -15,6 +15,7 @@ from gradlens.training.config import Config, make_config
 from gradlens.training.config_file import read_config_file
 from gradlens.training.context import RunContext, pick_precision
 from gradlens.training.run_files import is_run
+from gradlens.training.typed_flags import parse_whole_numbers
 from gradlens.training.user_references import known_as, reference
 
 
@@ -59,11 +60,9 @@ def configs_of(
         if name not in METHODS:
             raise unknown("method", name, METHODS)
     sets, seeds = _parse_sets(given.pop("set", [])), given.pop("seeds", 1)
-    if seeds < 1:
-        raise InputError(f"--seeds: must be 1 or more, got {seeds}")
     own_options, owner = file.pop("options", {}), file.pop("method", None)
     if isinstance(given.get("split"), str):
-        given["split"] = _whole_numbers("--split", given["split"])
+        given["split"] = parse_whole_numbers("--split", given["split"])
     if "precision" in (both := {**file, **given}):
         given["precision"] = pick_precision(both["precision"], context.device)
     _refuse_unknown_options(sets, methods)
@@ -116,18 +115,3 @@ def method_of(given: dict[str, Any]) -> str:
     if not isinstance(method, str):
         raise InputError(f"which method? One of {', '.join(METHODS)}, or a --config that names one")
     return method
-
-
-def _whole_numbers(flag: str, text: str) -> list[int]:
-    numbers = parse_numbers(flag, text)
-    if not all(n.is_integer() for n in numbers):
-        raise InputError(f"{flag} {text}: wanted whole numbers of blocks, as in {flag} 2,2")
-    return [int(n) for n in numbers]
-
-
-def parse_numbers(flag: str, text: str) -> list[float]:
-    """The numbers of a comma-separated flag."""
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise InputError(f"{flag} {text!r}: wanted numbers with commas between them, as in 1e-4,3e-4,1e-3") from None

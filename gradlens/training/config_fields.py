@@ -72,7 +72,7 @@ class Setting(NamedTuple):
     type: type  # of its flag
     text: str  # empty: no flag
     panel: str
-    choices: Collection[str]
+    choices: Collection[Any]
     names: Collection[str]
     typed: Collection[str]
     synonyms: Collection[str]
@@ -85,6 +85,11 @@ def _type_of_flag(annotation: Any) -> type:
     if get_origin(kind) is Literal:
         return type(get_args(kind)[0])
     return kind if kind in (bool, int, float) else str
+
+
+def _named_values(annotation: Any) -> tuple[Any, ...]:
+    """The values that a type names: those of its ``Literal``."""
+    return next((get_args(kind) for kind in (annotation, *get_args(annotation)) if get_origin(kind) is Literal), ())
 
 
 def extra_of(field: Any) -> Mapping[str, Any]:
@@ -102,6 +107,7 @@ def settings_of(kind: type[Settings]) -> Mapping[str, Setting]:
             found |= {flat: setting._replace(path=(name, *setting.path)) for flat, setting in inside.items()}
             continue
         said = {"flat": "", "panel": "", "choices": (), "names": (), "typed": (), "synonyms": (), "since": None, **extra_of(field)}
+        said["choices"] = said["choices"] or _named_values(field.annotation)
         flat, panel, default = said.pop("flat") or name, said.pop("panel") or kind.PANEL, field.get_default(call_default_factory=True)
         found[flat] = Setting(flat, (name,), default, _type_of_flag(field.annotation), field.description or "", panel, **said)
     return found

@@ -7,11 +7,10 @@ from typing import Any
 
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.text_files import read_json
-from gradlens.training.user_references import settle_references
 
 
-def read_config_file(path: Path) -> dict[str, Any]:
-    """The settings in a JSON file: a bare config, or a run's config.json.
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings in a JSON file as they stand there: a bare config, or a run's config.json. Needs no torch.
 
     Raises:
         InputError: no such file, or not JSON of that form.
@@ -21,4 +20,16 @@ def read_config_file(path: Path) -> dict[str, Any]:
     settings = content.get("config", content) if isinstance(content, dict) else content
     if not isinstance(settings, dict) or not isinstance(settings.get("options", {}), dict):
         raise InputError(f"{path} is not a JSON config: wanted an object of settings, its options an object too")
-    return settle_references(settings)
+    return settings
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """The settings in a JSON file; the rules and networks of a user's files that it names are known from then on.
+
+    Raises:
+        InputError: no such file, not JSON of that form, or a file of the user's that cannot be imported.
+
+    """
+    from gradlens.training.user_references import settle_references  # with torch, which `read_settings` does not wait for
+
+    return settle_references(read_settings(path))

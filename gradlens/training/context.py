@@ -17,11 +17,10 @@ from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.memory import keep_freed_memory
 from gradlens.runtime.process_group import SINGLE_PROCESS, ProcessGroup, local_device
 from gradlens.training.config import Config
-from gradlens.training.config_fields import EVERYTHING
+from gradlens.training.config_fields import EVERYTHING, settings_of
+from gradlens.training.typed_flags import DEVICES, check_device, check_run_flags
 
 CPU = torch.device("cpu")
-DEVICES = ("auto", "cpu", "cuda", "cuda:1", "mps")
-PRECISIONS = ("fp32", "bf16", "auto")
 
 
 @dataclass(frozen=True)
@@ -48,16 +47,15 @@ def pick_device(name: str) -> torch.device:
 
     """
     name = local_device(name)
+    check_device(name)
     if name == "auto":
         mps = torch.backends.mps.is_available()
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError:
-        raise unknown("device", name, DEVICES, EVERYTHING) from None
-    have = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(device.type)
-    if have is None:
-        raise unknown("device", name, DEVICES, EVERYTHING)
+    except RuntimeError:  # a number that torch cannot hold
+        raise unknown("device", name, DEVICES) from None
+    have = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[device.type]
     if (device.index or 0) >= have:
         raise InputError(f"--device {name} asked for, but this machine has {have or 'no'} {device.type} device{'s' * (have > 1)}")
     return device
@@ -80,8 +78,9 @@ def pick_precision(name: str, device: torch.device) -> str:
         InputError: an unknown precision.
 
     """
-    if name not in PRECISIONS:
-        raise unknown("precision", name, PRECISIONS)
+    said = settings_of(Config)["precision"]
+    if name not in (known := (*said.choices, *said.typed)):
+        raise unknown("precision", name, known, EVERYTHING)
     if name == "auto":
         return "bf16" if has_fast_bf16(device) else "fp32"
     return name
@@ -132,12 +131,11 @@ def set_up_process(given: dict[str, Any]) -> RunContext:
         InputError: flags that contradict each other, a device that is not there.
 
     """
+    check_run_flags(given)
     clear_data_cache()
     threads = given.pop("threads", None)
     context = _context_of(given)
     if threads is not None:
-        if threads < 1:
-            raise InputError(f"--threads: must be 1 or more, got {threads}")
         torch.set_num_threads(threads)
     if context.device.type == "cpu":
         keep_freed_memory()
@@ -146,11 +144,7 @@ def set_up_process(given: dict[str, Any]) -> RunContext:
 
 def _context_of(given: dict[str, Any]) -> RunContext:
     """What flags say of where and how; they are taken out."""
-    if given.get("resume") and given.get("overwrite"):
-        raise InputError("--resume goes on with a run and --overwrite starts it anew: give one of them")
     taken = {k: given.pop(k) for k in ("data_dir", "download", "resume", "overwrite", "tensorboard") if k in given}
     name, out = given.pop("run_name", None), given.pop("out", Path("runs"))
-    if name is not None and (not name or Path(name).name != name):
-        raise InputError(f"--run-name {name!r} is not the name of one folder; --out says where it goes")
     device, cache = pick_device(given.pop("device", "auto")), not given.pop("no_cache", False)
     return RunContext(out=out, name=name, device=device, cache=cache, **taken)

@@ -23,7 +23,7 @@ from gradlens.runtime.terminal import shell_word
 from gradlens.runtime.text_files import encode, read_json
 from gradlens.training.checkpoint import load_checkpoint
 from gradlens.training.config import Config, make_config
-from gradlens.training.run_files import is_run, write
+from gradlens.training.run_files import must_be_run, write
 
 
 class Metric(NamedTuple):
@@ -161,8 +161,7 @@ def load_run(run_dir: str | Path) -> Run:
 
     """
     path = Path(run_dir)
-    if not is_run(path):
-        raise InputError(f"{path} is not a run directory: it has no config.json")
+    must_be_run(path)
     done = path / "summary.json"
     info = read_json(path / "config.json")
     summary = read_json(done) if done.exists() else {}

@@ -14,6 +14,17 @@ def is_run(path: str | Path) -> bool:
     return (Path(path) / "config.json").is_file()
 
 
+def must_be_run(path: str | Path) -> None:
+    """Refuse what is no run directory.
+
+    Raises:
+        InputError: it holds no config.json.
+
+    """
+    if not is_run(path):
+        raise InputError(f"{path} is not a run directory: it has no config.json")
+
+
 def write(path: Path, content: bytes) -> None:
     """Write a file whole or not at all: under a temporary name, then renamed.
 

@@ -1,6 +1,7 @@
 """Flags and names of the command line: written from ``Config`` and the registries, and answered without torch where a name is wrong."""
 
 import importlib.util
+import inspect
 import json
 import re
 import subprocess
@@ -9,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from gradlens.cli.flags import PANELS, RUN_FLAGS
-from gradlens.cli.options import FLAGS, SYNONYMS, refuse_unknown_names
+from gradlens.cli import early_checks
+from gradlens.cli.early_checks import check_given, check_quantities, check_study, is_current
+from gradlens.cli.flags import PANELS, REGISTRIES, RUN_FLAGS
+from gradlens.cli.listing import LISTS, listing
+from gradlens.cli.options import FLAGS, SYNONYMS
 from gradlens.cli.settings import METHODS, MODELS, SETTINGS
 from gradlens.runtime.errors import InputError
 from gradlens.training.config import Config
@@ -33,7 +37,8 @@ def writer():
 
 def test_the_written_flags_are_up_to_date():
     module = writer()
-    assert module.WRITTEN.read_text() == module.text(), f"gradlens/cli/settings.py is stale: `{COMMAND}` writes it anew"
+    stale = [path.name for path, text in module.texts().items() if path.read_text(encoding="utf-8") != text]
+    assert stale == [], f"`{COMMAND}` writes them anew"
 
 
 def test_flags_and_config_agree():
@@ -62,6 +67,7 @@ def test_each_flag_stands_once_under_a_heading_that_is_shown():
 QUICK = [
     ([], ["Usage"]),
     (["--help"], ["train", "compare-gradients"]),
+    (["--version"], ["gradlens 0.", "Python 3.", "torch 2."]),
     (["train", "--help"], ["--batch-size", "images per update (default 256)", "--data-dir"]),
     (["trian", "bp"], ["trian"]),
     (["train", "bp", "--epoch", "3"], ["no such option --epoch", "--epochs"]),
@@ -78,28 +84,87 @@ QUICK = [
     (["train", "bp", "--precision", "fp8"], ["unknown precision 'fp8'; nearest: fp32, bf16, auto"]),
     (["train", "bp", "--lr-schedule", "cos"], ["unknown lr schedule 'cos'; nearest: cosine"]),
     (["list", "method"], ["unknown list 'method'"]),
+    (["list", "methods"], ["method rule, and options (default)", "dgl", "FILE.py:Class"]),
+    (["list", "models"], ["vgg16", "torchvision:NAME"]),
+    (["list", "data"], ["digits", "8x8 grey digits shipped with scikit-learn"]),
+    (["list", "quantities"], ["norm_ratio", "in training"]),
+    (["train", "bp", "--device", "cudaa"], ["unknown device 'cudaa'; nearest: cuda, cuda:1, "]),
+    (["bench", "--device", "cuda:x"], ["unknown device 'cuda:x'"]),
+    (["train", "bp", "--stem", "4"], ["--stem: unknown value '4'; nearest: 3, 5, 7"]),
+    (["train", "bp", "--config", "wrong.json"], ["unknown setting 'wdith'; nearest: width"]),
+    (["train", "--config", "choice.json"], ["unknown optimizer 'adm'; nearest: adam"]),
+    (["train", "--config", "rule.json"], ["unknown method 'dlg'"]),
+    (["train", "bp", "--config", "none.json"], ["cannot read the config file none.json"]),
+    (["train", "bp", "--data", "images/brids"], ["images/brids is no image folder"]),
+    (["train", "bp", "--init-from", "runs/foo"], ["runs/foo is not a run directory"]),
+    (["train", "distil", "--teacher", "runs/foo"], ["runs/foo is not a run directory"]),
+    (["train"], ["which method? One of bp, "]),
+    (["train", "--config", "bare.json"], ["which method? One of bp, "]),
+    (["train", "./runs/foo"], ["unknown method './runs/foo'"]),
+    (["train", "run"], ["unknown method 'run'"]),
+    (["train", "bp", "--resume", "--overwrite"], ["give one of them"]),
+    (["train", "bp", "--run-name", "a/b"], ["--run-name 'a/b' is not the name of one folder"]),
+    (["train", "bp", "--threads", "0"], ["--threads: must be 1 or more, got 0"]),
+    (["train", "bp", "--split", "1,x"], ["--split '1,x': wanted numbers"]),
+    (["train", "bp", "--split", "1,1.5"], ["--split 1,1.5: wanted whole numbers"]),
+    (["compare-gradients", "--lr-grid", "a"], ["--lr-grid 'a': wanted numbers"]),
+    (["compare-gradients", "bp", "runs/foo"], ["runs/foo is not a run directory"]),
+    (["memorize", "runs/foo"], ["runs/foo is not a run directory"]),
+    *(
+        ([command, "runs/foo"], ["runs/foo is not a run directory: it has no config.json"])
+        for command in ("show", "report", "doctor", "figures", "filters", "representations", "probe", "inpaint", "tensorboard")
+    ),
+    (["measure", "runs/foo", "--quantity", "cosine"], ["runs/foo is not a run directory"]),
+    (["measure", "run", "--quantity", "cosin"], ["unknown quantity 'cosin'; nearest: cosine, ", "`gradlens list quantities` lists all"]),
+    (["sweep", "none.toml", "--out", "o"], ["cannot read the study none.toml"]),
+    (["sweep", "rule.toml", "--out", "o"], ["unknown method 'dlg'"]),
+    (["sweep", "flag.toml", "--out", "o"], ["unknown flag in flag.toml 'wdith'; nearest: width"]),
+    (["sweep", "grid.toml", "--out", "o"], ["unknown optimizer 'adm'"]),
 ]
+FILES = {  # in the folder in which all this is typed
+    "wrong.json": '{"wdith": 3}',
+    "choice.json": '{"method": "bp", "optimizer": "adm"}',
+    "rule.json": '{"method": "dlg"}',
+    "bare.json": '{"width": 3}',
+    "rule.toml": 'methods = ["dlg"]',
+    "flag.toml": 'methods = ["bp"]\n[settings]\nwdith = 3',
+    "grid.toml": 'methods = ["bp"]\n[grid]\noptimizer = ["sgd", "adm"]',
+    "run/config.json": '{"config": {"method": "bp"}}',
+}
+LIGHT = (
+    "gradlens.data.folder_listing",
+    "gradlens.training.typed_flags",
+    "gradlens.training.config_file",
+    "gradlens.training.run_files",
+    "gradlens.training.sweep.study_file",
+)
 
 
-def test_help_and_wrong_names_need_no_torch():
+def test_help_lists_and_what_is_wrong_need_no_torch(tmp_path):
     """All of QUICK in one process, which loads no heavy library, and of the rooms the command line and what analyses say of themselves."""
     code = (
         "import contextlib, io, json, sys\n"
         "from gradlens.cli.main import main\n"
         "OURS = ('cli', 'runtime', '_version')\n"
+        f"LIGHT = {LIGHT}\n"
         "for words in json.loads(sys.argv[1]):\n"
         "    sys.argv, out = ['gradlens', *words], io.StringIO()\n"
         "    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out), contextlib.suppress(SystemExit):\n"
         "        main()\n"
         "    heavy = [name for name in ('torch', 'numpy', 'matplotlib') if name in sys.modules]\n"
-        "    heavy += ['pydantic'] * (words[1:] == [] and 'pydantic' in sys.modules)\n"  # typer itself reads arguments with it
+        # typer itself reads a command's arguments with it
+        "    heavy += ['pydantic'] * (words in ([], ['--help'], ['--version']) and 'pydantic' in sys.modules)\n"
         "    rooms = [name for name in sys.modules if name.startswith('gradlens.') and name.split('.')[1] not in OURS]\n"
+        "    rooms = [name for name in rooms if not any(one == name or one.startswith(f'{name}.') for one in LIGHT)]\n"
         "    heavy += [name for name in rooms if name != 'gradlens.analysis' and not name.startswith('gradlens.analysis.of_runs')]\n"
         "    print(json.dumps([out.getvalue(), heavy]))\n"
     )
+    for name, text in FILES.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
     words = json.dumps([words for words, _ in QUICK])
     environment = {"PYTHONPATH": str(ROOT), "COLUMNS": "160", "PATH": "/usr/bin:/bin"}
-    done = subprocess.run([sys.executable, "-c", code, words], capture_output=True, text=True, check=True, env=environment)
+    done = subprocess.run([sys.executable, "-c", code, words], capture_output=True, text=True, check=True, env=environment, cwd=tmp_path)
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(answers) == len(QUICK)
     for (typed, wanted), (said, heavy) in zip(QUICK, answers, strict=True):
@@ -116,31 +181,42 @@ def test_what_others_call_a_flag_leads_to_it(program, typed, meant):
     assert re.fullmatch(rf"gradlens: no such option {typed}; nearest: {meant} \(`.* train --help` lists all\)\n", err)
 
 
-def test_a_synonym_of_a_flag_that_the_command_does_not_have_is_not_suggested(program):
-    status, _, err = program("doctor", "runs/x", "--learning-rate", "3")
+@pytest.mark.parametrize("words", [["doctor", "runs/x", "--learning-rate"], ["--foo"]])
+def test_where_no_option_is_near_none_is_suggested(program, words):
+    status, _, err = program(*words)
     assert status == 2
-    assert "--lr" not in err
-    assert "nearest: --" in err
+    assert re.fullmatch(rf"gradlens: no such option {words[-1]} \(`.* --help` lists all\)\n", err)
+
+
+def test_an_option_that_is_near_is_suggested_before_a_command_too(program):
+    assert "no such option --versio; nearest: --version (" in program("--versio")[2]
 
 
 @pytest.mark.parametrize(
     ("rules", "given"),
     [
-        (["bp", "runs/of-mine", "rule.py:Class"], {"data": "images/birds", "model": "torchvision:resnet18"}),
-        ((), {"data": "numbers.npz", "model": "net.py:build", "precision": "auto"}),
-        ((), {"data": "net.py:build", "epochs": -1, "lr": float("nan")}),  # values are judged later
+        (["bp", "rule.py:Class"], {"model": "torchvision:resnet18"}),
+        ((), {"data": "numbers.npz", "model": "net.py:build", "precision": "auto", "device": "cuda:7"}),
+        ((), {"data": "net.py:build", "epochs": -1, "lr": float("nan"), "split": "2,2"}),  # values are judged later
     ],
 )
 def test_what_may_lie_elsewhere_is_left_to_the_command(rules, given):
-    refuse_unknown_names(rules, given)
+    check_given(rules, given)
+
+
+def test_run_directories_stand_among_rules_only_where_a_command_takes_them(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    check_given(["bp", str(tmp_path)], {}, or_runs=True)
+    with pytest.raises(InputError, match="unknown method"):
+        check_given([str(tmp_path)], {})
 
 
 def test_a_folder_of_images_beside_us_is_data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="unknown data set 'birds'"):
-        refuse_unknown_names((), {"data": "birds"})
+        check_given((), {"data": "birds"})
     Path("birds").mkdir()
-    refuse_unknown_names((), {"data": "birds"})
+    check_given((), {"data": "birds"})
 
 
 def test_a_config_knows_the_names_of_its_own_rule_and_network(tmp_path):
@@ -148,10 +224,80 @@ def test_a_config_knows_the_names_of_its_own_rule_and_network(tmp_path):
     settings = {"method": "mine", "model": "net", "own": {"method": {"file": "mine.py"}, "model": {"file": "net.py"}}}
     for content in (settings, {"config": settings}):
         file.write_text(json.dumps(content))
-        refuse_unknown_names(["mine"], {"config": file, "model": "net"})
+        check_given(["mine"], {"config": file, "model": "net"})
         with pytest.raises(InputError, match="unknown method 'mime'"):
-            refuse_unknown_names(["mime"], {"config": file})
-    for content in ("[1]", "{", '{"own": 3}', '{"config": {"own": {"method": 1}}}'):  # its faults are told by the command
+            check_given(["mime"], {"config": file})
+    file.write_text('{"own": 3}')  # the command tells
+    check_given(["bp"], {"config": file})
+    for content in ("[1]", "{", '{"config": 1}'):
         file.write_text(content)
-        refuse_unknown_names(["bp"], {"config": file})
-    refuse_unknown_names(["bp"], {"config": tmp_path / "none.json"})
+        with pytest.raises(InputError, match="is not a JSON config"):
+            check_given(["bp"], {"config": file})
+
+
+def test_quantities_of_rules_and_of_a_users_rule_are_left_to_the_command(tmp_path):
+    file = tmp_path / "config.json"
+    file.write_text('{"config": {"method": "mine", "own": {"method": {"file": "mine.py"}}}}')
+    check_quantities(tmp_path, ["mine"])
+    file.write_text('{"config": {"method": "bp"}}')
+    check_quantities(tmp_path, ["cosine", "null_cosine", "inpainting loss"])
+    with pytest.raises(InputError, match="unknown quantity 'mine'"):
+        check_quantities(tmp_path, ["mine"])
+
+
+# ------------------------------------------------------------------------------------------------------ names added since
+
+
+@pytest.mark.parametrize("kind", REGISTRIES)
+def test_where_a_file_of_a_registry_has_changed_its_names_are_not_refused_early(kind, monkeypatch, tmp_path):
+    """Each kind by itself: what was written of the others still counts."""
+    monkeypatch.setitem(early_checks.DIGESTS, REGISTRIES[kind][-1], "another")
+    assert [other for other in REGISTRIES if not is_current(other)] == [kind]
+    (tmp_path / "config.json").write_text('{"config": {"method": "bp"}, "new": 1}')
+    (tmp_path / "c.json").write_text('{"new": 1}')
+    (tmp_path / "study.toml").write_text('methods = ["new"]')
+    asked = {
+        "methods": [lambda: check_given(["new"], {}), lambda: check_study(tmp_path / "study.toml")],
+        "models": [lambda: check_given([], {"model": "new"})],
+        "data": [lambda: check_given([], {"data": "new"})],
+        "quantities": [lambda: check_quantities(tmp_path, ["new"])],
+        "settings": [lambda: check_given([], {"optimizer": "new"}), lambda: check_given([], {"config": tmp_path / "c.json"})],
+    }
+    for call in asked.pop(kind):
+        call()
+    for calls in asked.values():
+        with pytest.raises(InputError, match="unknown .*'new'"):
+            calls[0]()
+
+
+@pytest.mark.parametrize("what", LISTS)
+def test_a_list_is_what_was_written_until_its_registry_changes(what, monkeypatch):
+    monkeypatch.setitem(LISTS, what, lambda: [("a", "b", "c"), ("new", "thing", "")])
+    (first, *_) = listing(what).columns
+    assert "new" not in first.cells
+    monkeypatch.setitem(early_checks.DIGESTS, REGISTRIES[what][0], "another")
+    (first, *_) = listing(what).columns
+    assert [*first.cells] == ["new"]
+
+
+# --------------------------------------------------------------------------------------------------- flags of an update
+
+
+def test_bench_and_timeline_take_every_setting_that_an_update_depends_on():
+    from gradlens.cli.options import OF_AN_UPDATE
+    from gradlens.cli.timeline import timeline
+    from gradlens.cli.train import bench
+
+    wanted = {flag.name for flag in FLAGS if flag.panel in ("Model", "Training")}
+    assert {"lr", "batch-size", "optimizer", "width"} <= wanted
+    assert not {"epochs", "steps", "warmup", "seeds"} & wanted
+    assert {"Model", "Training"} <= set(OF_AN_UPDATE)
+    for command in (bench, timeline):
+        assert wanted <= {name.replace("_", "-") for name in inspect.signature(command).parameters}
+
+
+def test_the_rules_that_a_command_takes_by_default_are_those_of_its_help(program):
+    from gradlens.cli.settings import DEFAULT_RULES
+
+    for command, rules in DEFAULT_RULES.items():
+        assert f"default: {' '.join(rules)}" in " ".join(program(command, "--help")[1].replace("│", " ").split()), command

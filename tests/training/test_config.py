@@ -20,7 +20,7 @@ from gradlens.training.config_fields import settings_of
 from gradlens.training.config_file import read_config_file
 from gradlens.training.context import RunContext
 
-CHOICES = {name: setting.choices for name, setting in settings_of(Config).items() if setting.choices}
+CHOICES = {name: setting.choices for name, setting in settings_of(Config).items() if setting.choices and setting.type is str}
 
 
 def refused(**settings):

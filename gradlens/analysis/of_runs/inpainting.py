@@ -24,9 +24,14 @@ class InpaintedImages(Analysis):
     """Show what context encoders put where pixels were dropped, and their error there beside that of the mean patch."""
 
     name, command = "inpainting", "inpaint"
-    argument = "run directories of context-encoder or context-encoder-local"
     drawn = "folder of the figure"
     Options = InpaintingOptions
+
+    def rules(self) -> Sequence[str]:
+        """The context encoders."""
+        from gradlens.analysis.inpainting import INPAINTING_RULES
+
+        return INPAINTING_RULES
 
     def requires(self, run: Run) -> str | None:
         """A context encoder with a checkpoint."""

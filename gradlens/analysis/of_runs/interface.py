@@ -60,7 +60,7 @@ class Analysis:
 
     name: ClassVar[str]  # of the json file in a run's directory, and of its report in ``reporting/registry.py``
     command: ClassVar[str]
-    argument: ClassVar[str] = "run directories"  # which ones the command reads
+    argument: ClassVar[str] = "run directories"  # which ones the command reads; the rules that :meth:`rules` names are added
     drawn: ClassVar[str] = "folder of the figures"
     comparison: ClassVar[str] = ""  # name of the json file in the first run's directory that :meth:`compare` writes
     Options: ClassVar[type[Any]] = NoOptions
@@ -69,6 +69,10 @@ class Analysis:
     def help(self) -> str:
         """What the command says it does."""
         return (type(self).__doc__ or "").partition("\n")[0]
+
+    def rules(self) -> Sequence[str] | None:
+        """The rules whose runs it reads, for the command's help; None: all."""
+        return None
 
     def requires(self, run: Run) -> str | None:
         """What the analysis requires of a run and the run lacks, as a sentence; None: nothing. Here: a checkpoint."""

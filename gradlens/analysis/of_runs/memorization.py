@@ -18,7 +18,6 @@ class Memorization(AnalysisWithTraining):
     """Train METHODs on random labels (--label-noise, default 1), or read such runs: how fast and how far each fits them."""
 
     name, command = "memorization", "memorize"
-    argument = "default: bp dgl"
 
     def default_methods(self) -> Sequence[str]:
         """Backpropagation and a local rule."""

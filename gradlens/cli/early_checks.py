@@ -1,0 +1,189 @@
+"""What can be known to be wrong of a command before torch is imported: names, paths, numbers, flags that contradict each other.
+
+A name is refused here only where the registries are as they were when ``settings.py`` was written; of names added since, the command tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gradlens._version import PACKAGE
+from gradlens.cli.flags import REGISTRIES, digest
+from gradlens.cli.settings import DATASETS, DIGESTS, IN_CONFIG, METHODS, MODELS, QUANTITIES, SETTINGS
+from gradlens.data.folder_listing import must_be_folder
+from gradlens.runtime.errors import InputError, unknown
+from gradlens.runtime.text_files import read_json
+from gradlens.training.config_file import read_settings
+from gradlens.training.run_files import is_run, must_be_run
+from gradlens.training.sweep.study_file import read_study
+from gradlens.training.typed_flags import check_run_flags, parse_numbers, parse_whole_numbers
+
+CHOICES = {flag.name.replace("-", "_"): flag for flag in SETTINGS if flag.choices}
+
+
+def is_current(kind: str) -> bool:
+    """Whether the files of a kind of names (``REGISTRIES``) are as they were when what is known of them was written."""
+    return all(digest(file) == DIGESTS.get(file) for file in REGISTRIES[kind])
+
+
+def _is_in_a_file(name: str) -> bool:
+    """Whether a word names something in a Python file, or a file whose name was forgotten."""
+    return name.partition(":")[0].endswith(".py")
+
+
+def _is_elsewhere(name: str) -> bool:
+    """Whether a word is no bare name: a file or what is in it, a folder, ``torchvision:NAME``. Whether it is there is seen later."""
+    return ":" in name or "/" in name or Path(name).suffix in (".py", ".npz") or Path(name).exists()
+
+
+def check_given(rules: Sequence[str], given: Mapping[str, Any], *, or_runs: bool = False, needed: bool = False) -> None:
+    """Check what was typed.
+
+    Args:
+        rules: names of rules, or files of theirs.
+        given: flags, with underscores.
+        or_runs: whether run directories may stand among the rules.
+        needed: whether there must be a rule, or a config file that names one.
+
+    Raises:
+        InputError: the first thing that is wrong.
+
+    """
+    check_run_flags(given)
+    if isinstance(given.get("split"), str):
+        parse_whole_numbers("--split", given["split"])
+    file = read_settings(given["config"]) if "config" in given else {}
+    own = {str(file.get(kind)) for kind in file["own"]} if isinstance(file.get("own"), dict) else set()
+    if needed and not rules and not isinstance(file.get("method"), str):
+        raise InputError(f"which method? One of {', '.join(METHODS)}, or a --config that names one")
+    for name in (*rules, *([file["method"]] if isinstance(file.get("method"), str) else ())):
+        _check_rule(name, own, or_runs)
+    for name in file:
+        if name not in IN_CONFIG and is_current("settings"):
+            raise unknown("setting", name, IN_CONFIG)
+    for settings in (file, given):
+        check_choices(settings, own)
+    for flag in ("init_from", "teacher"):
+        if flag in given:
+            must_be_run(given[flag])
+
+
+def _check_rule(name: str, own: Collection[str], or_runs: bool) -> None:
+    if name in METHODS or name in own or _is_in_a_file(name):
+        return
+    if or_runs and (Path(name).exists() or Path(name).name != name):
+        must_be_run(name)
+    elif is_current("methods"):
+        raise unknown("method", name, METHODS)
+
+
+def check_choices(settings: Mapping[str, Any], own: Collection[str] = ()) -> None:
+    """Check the settings that have choices.
+
+    Args:
+        settings: by name, with underscores.
+        own: names of a user's rule and network that are known besides.
+
+    Raises:
+        InputError: a value that is none of them.
+
+    """
+    for name, flag in CHOICES.items():
+        value = settings.get(name)
+        if not isinstance(value, str | int) or str(value) in flag.choices:
+            continue
+        text = str(value)
+        if name == "data":
+            if not _is_elsewhere(text):
+                if is_current("data"):
+                    raise unknown("data set", text, DATASETS)
+            elif not _is_in_a_file(text) and not text.endswith(".npz"):
+                must_be_folder(text)
+        elif name == "model":
+            if text not in own and not _is_elsewhere(text) and is_current("models"):
+                raise unknown("model", text, MODELS)
+        elif is_current("settings"):
+            named = flag.name.replace("-", " ") if flag.type is str else "value"
+            said = unknown(named, text, flag.choices, "gradlens train --help")
+            raise said if flag.type is str else InputError(f"--{flag.name}: {said}")
+
+
+# ----------------------------------------------------------------------------------------------- of single commands
+
+
+def numbers_of(flag: str) -> Callable[[str | None], str | None]:
+    """A callback that refuses a flag's text unless it is a list of numbers, :func:`gradlens.training.typed_flags.parse_numbers`."""
+
+    def check(text: str | None) -> str | None:
+        if text is not None:
+            parse_numbers(flag, text)
+        return text
+
+    return check
+
+
+def check_study(path: Path) -> None:
+    """Check a study file: its form, its rules and flags, and the values that have choices.
+
+    Raises:
+        InputError: the first thing that is wrong.
+
+    """
+    current = is_current("methods") and is_current("settings")
+    try:
+        study = read_study(path, METHODS, {flag.name: flag.panel for flag in SETTINGS})
+    except InputError:
+        if not current and path.exists():  # it may use what was added since
+            return
+        raise
+    for settings in (study.settings, *({name: value} for name, values in study.grid.items() for value in values)):
+        check_run_flags(settings)
+        check_choices(settings)
+
+
+def check_quantities(run_dir: Path, names: Sequence[str]) -> None:
+    """Check the names of quantities to be measured of a run; a rule in a user's file may have its own.
+
+    Raises:
+        InputError: one is none.
+
+    """
+    must_be_run(run_dir)
+    info = read_json(run_dir / "config.json")
+    config = info.get("config") if isinstance(info, dict) else None
+    if not isinstance(config, dict) or config.get("own") or not is_current("quantities"):
+        return
+    for name in names:
+        if name not in QUANTITIES and not _in_a_rule(name):
+            raise unknown("quantity", name, QUANTITIES)
+
+
+def _in_a_rule(name: str) -> bool:
+    """Whether the file of a rule holds a word between quotes: a quantity of its own, added since the names were written."""
+    return any(f'"{name}"' in path.read_text(encoding="utf-8") for path in (PACKAGE / "methods").rglob("*.py"))
+
+
+def only_runs(paths: list[Path]) -> list[Path]:
+    """Run directories as ``runs/*`` gives them, without the folder ``figures`` that compare-gradients draws into beside them.
+
+    Raises:
+        InputError: one is no run directory.
+
+    """
+    runs = [path for path in paths if path.name != "figures" or not path.is_dir() or is_run(path)] or paths
+    for path in runs:
+        must_be_run(path)
+    return runs
+
+
+def only_run(path: Path) -> Path:
+    """A run directory.
+
+    Raises:
+        InputError: it is none.
+
+    """
+    must_be_run(path)
+    return path

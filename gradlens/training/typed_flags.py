@@ -1,0 +1,71 @@
+"""What is typed of where and how runs are made: read and checked without torch, so that a typo is answered at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gradlens.runtime.errors import InputError, unknown
+
+DEVICES = ("auto", "cpu", "cuda", "cuda:1", "mps")  # as they are typed; every cuda device has its number
+
+
+def check_device(name: str) -> None:
+    """Refuse the name of a device that no machine has.
+
+    Raises:
+        InputError: it is none.
+
+    """
+    kind, colon, number = name.partition(":")
+    if kind not in DEVICES or (colon and not number.isdecimal()):
+        raise unknown("device", name, DEVICES)
+
+
+def check_run_flags(given: Mapping[str, Any]) -> None:
+    """Refuse flags of where and how that contradict each other or cannot be.
+
+    Args:
+        given: values of flags by name, with underscores.
+
+    Raises:
+        InputError: the first that is wrong.
+
+    """
+    if given.get("resume") and given.get("overwrite"):
+        raise InputError("--resume goes on with a run and --overwrite starts it anew: give one of them")
+    name = given.get("run_name")
+    if name is not None and (not name or Path(name).name != name):
+        raise InputError(f"--run-name {name!r} is not the name of one folder; --out says where it goes")
+    for flag in ("threads", "seeds"):
+        if isinstance(given.get(flag), int) and given[flag] < 1:
+            raise InputError(f"--{flag}: must be 1 or more, got {given[flag]}")
+    if isinstance(given.get("device"), str):
+        check_device(given["device"])
+
+
+def parse_numbers(flag: str, text: str) -> list[float]:
+    """The numbers of a comma-separated flag.
+
+    Raises:
+        InputError: they are none.
+
+    """
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"{flag} {text!r}: wanted numbers with commas between them, as in 1e-4,3e-4,1e-3") from None
+
+
+def parse_whole_numbers(flag: str, text: str) -> list[int]:
+    """The whole numbers of a comma-separated flag.
+
+    Raises:
+        InputError: they are none.
+
+    """
+    numbers = parse_numbers(flag, text)
+    if not all(n.is_integer() for n in numbers):
+        raise InputError(f"{flag} {text}: wanted whole numbers of blocks, as in {flag} 2,2")
+    return [int(n) for n in numbers]
