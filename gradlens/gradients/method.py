@@ -224,9 +224,16 @@ class Method(RefusesOldNames, ABC):
     in_stages: ClassVar[bool] = False  # True: a block is trained in its stage only, the others lie still
     top_only: ClassVar[bool] = False  # True: the blocks below the top are never updated
     compiles: ClassVar[bool] = True  # whether blocks may be compiled: False for rules that change what happens inside them
-    pipelined: ClassVar[bool] = False  # True: plain backprop, which torch's pipeline schedules compute where blocks are spread over ranks
+    # True: plain backprop, which torch's pipeline schedules compute where blocks are spread over ranks, calling no hook of the rule.
+    # Of this very class: one that inherits from it is not, unless it says so itself
+    pipelined: ClassVar[bool] = False
     saved_within_epochs: ClassVar[bool] = True  # False: its state is too large to be written every minute
     method_quantities: ClassVar[Mapping[str, str]] = {}  # what `quantities` gives: name -> meaning
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let no rule inherit ``pipelined``: torch's pipelines would leave out what it changes."""
+        super().__init_subclass__(**kwargs)
+        cls.pipelined = cls.__dict__.get("pipelined", False)
 
     def __init__(self, net: NetworkInfo, options: Any) -> None:
         super().__init__()

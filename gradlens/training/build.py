@@ -175,8 +175,11 @@ def _with_kept_head(model: nn.Sequential, begun: Run, config: Config, shape: tup
     width = output_shapes(nn.Sequential(*blocks.values(), head), shape)[-1][0]
     with seeded(config.seed, "new top"):
         top = nn.Sequential(OrderedDict(out=nn.Linear(width, classes)))
-    model = nn.Sequential(OrderedDict([*blocks.items(), ("head", head), ("top", top)]))
-    return model.train()
+    for name, part in (("head", head), ("top", top)):
+        while name in blocks:  # a user's own block may be called so
+            name += "_"
+        blocks[name] = part
+    return nn.Sequential(blocks).train()
 
 
 def _teacher(run: Run, shape: tuple[int, int, int], classes: int, config: Config, device: torch.device) -> Callable[[Tensor], Tensor]:

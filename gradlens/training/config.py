@@ -241,7 +241,8 @@ class Config(Settings, frozen=True):
         flat = settle_references(flat)
         rule = rule_of(str(flat.get("method", BASELINE)), flat.get("own", {}))
         own = rule.defaults if rule else {}
-        if flat.get("optimizer", own.get("optimizer")) == own.get("optimizer"):  # a bundle: another optimiser takes none of it
+        theirs = own.get("optimizer", OptimizerSettings.model_fields["name"].default)
+        if flat.get("optimizer", theirs) == theirs:  # a bundle: another optimiser takes none of it
             flat = {**own, **flat}
         options = flat.get("options")
         if isinstance(options, dict) and "lr" in options:

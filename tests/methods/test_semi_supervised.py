@@ -123,6 +123,21 @@ def test_how_many_layers_are_kept(runs):
         build_model_and_method(runs["bp"].config.replace(keep_head=4), (1, 8, 8), 10, CPU)
 
 
+def test_a_block_that_is_called_head_stays_beside_the_kept_one(tmp_path):
+    net = tmp_path / "net.py"
+    net.write_text(
+        "from collections import OrderedDict\nfrom torch import nn\n\ndef build(spec):\n    return nn.Sequential(OrderedDict(\n"
+        "        head=nn.Sequential(nn.Conv2d(spec.shape[0], 4, 3, padding=1), nn.ReLU()),\n"
+        "        out=nn.Sequential(nn.Flatten(), nn.Linear(4 * spec.shape[1] * spec.shape[2], spec.classes)),\n    ))\n"
+    )
+    settings = {**{k: v for k, v in SMALL.items() if k != "width"}, "limit": 40, "model": f"{net}:build"}
+    first = train_run(make_config(method="simclr", options={"layers": 2, "side": 2}, **settings), RunContext(out=tmp_path))
+    model, _ = build_model_and_method(make_config(init_from=str(first.path), keep_head=1, **settings), (1, 8, 8), 10, CPU)
+    assert [name for name, _ in model.named_children()] == ["head", "head_", "top"]
+    assert torch.equal(model.head[0].weight, first.checkpoint()["model"]["head.0.weight"])
+    assert model(torch.rand(2, 1, 8, 8)).shape == (2, 10)
+
+
 # ---------------------------------------------------------------------------------------------------------- distillation
 
 

@@ -33,7 +33,7 @@ def build_state(config: Config, data: Data, device: torch.device, ranks: Process
 
     """
     network = build_model_and_method(config, data.shape, len(data.classes), device)
-    require_fit(config, network, data)
+    require_fit(config, network, data, ranks.num_ranks)
     method = network.method
     if config.parallel.sync_batchnorm:
         synchronise(*network)
@@ -58,11 +58,12 @@ def build_state(config: Config, data: Data, device: torch.device, ranks: Process
     )
 
 
-def require_fit(config: Config, network: ModelAndMethod, data: Data) -> None:
-    """Refuse settings that do not go with the network and rule they name.
+def require_fit(config: Config, network: ModelAndMethod, data: Data, num_ranks: int) -> None:
+    """Refuse settings that do not go with the network and rule they name, or with the processes that are there.
 
     Raises:
-        InputError: epochs that make no sense for the rule, batch statistics of one image, batches or blocks that ranks cannot share.
+        InputError: epochs that make no sense for the rule, batch statistics of one image, batches or blocks that ranks cannot share,
+            a config of more or fewer ranks than there are.
 
     """
     if objection := network.method.validate_epochs(config.epochs):
@@ -75,6 +76,12 @@ def require_fit(config: Config, network: ModelAndMethod, data: Data) -> None:
         _require_divisible(config, images, normalises)
     if config.parallel.mode == "layers":
         check_layer_parallel(config, network.method, images)
+    if config.parallel.ranks != num_ranks:
+        here = f"{num_ranks} process{'es' * (num_ranks > 1)}"
+        raise InputError(
+            f"the config is of {config.parallel.ranks} rank{'s' * (config.parallel.ranks > 1)} (ranks, parallel) and here"
+            f" {'are' if num_ranks > 1 else 'is'} {here}: start torchrun --nproc-per-node {config.parallel.ranks}, or leave both out"
+        )
 
 
 def _require_divisible(config: Config, images: int, normalises: bool) -> None:

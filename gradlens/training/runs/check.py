@@ -19,7 +19,7 @@ def check(config: Config, context: RunContext) -> None:
 
     """
     data = checked_data(config, context)
-    require_fit(config, check_model_and_method(config, data.shape, len(data.classes)), data)
+    require_fit(config, check_model_and_method(config, data.shape, len(data.classes)), data, context.ranks.num_ranks)
 
 
 def checked_data(config: Config, context: RunContext) -> Data:
