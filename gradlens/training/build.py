@@ -20,7 +20,7 @@ from gradlens.runtime.rng import seeded
 from gradlens.training.checkpoint import load_checkpoint
 from gradlens.training.config import Config
 from gradlens.training.run_directory import Run, load_run
-from gradlens.training.user_references import activate
+from gradlens.training.user_references import activate, builder
 
 
 class ModelAndMethod(NamedTuple):
@@ -127,7 +127,7 @@ def _built(config: Config, read: tuple[int, int, int], shape: tuple[int, int, in
         read, classes, config.model.width, config.model.depth, config.model.stem, config.model.activation, config.model.attention
     )
     try:
-        return build(config.model.name, spec, config.model.cut, config.seed)
+        return build(config.model.name, spec, config.model.cut, config.seed, builder(config.own))
     except InputError as error:
         if read == shape:
             raise

@@ -25,6 +25,7 @@ from gradlens.training import user_references
 from gradlens.training.config import make_config
 from gradlens.training.context import RunContext
 from gradlens.training.run_directory import load_run
+from gradlens.training.runs.check import check
 from gradlens.training.runs.train_run import prepare, train_run
 
 PAGES = [Path(__file__).parents[2] / page for page in ("docs/your-own.md", "README.md")]
@@ -132,7 +133,7 @@ def test_a_run_of_an_own_rule_is_read_without_its_file_and_goes_on_only_with_it(
     METHODS.pop("half"), user_references.TYPED["method"].clear(), user_references.RULES.clear(), user_code._imported.clear()
     for command in (["show", "runs/r"], ["figures", "runs/r"], ["report", "runs/r"]):
         assert program(*command)[0] == 0
-    assert METHODS["half"].depends_on == {"input", "backward_message"}
+    assert load_run("runs/r").config.rule.depends_on == {"input", "backward_message"}
     status, _, err = program("measure", "runs/r", "--quantity", "cosine", "--quiet")
     assert (status, err.partition(";")[0].strip()) == (2, f"gradlens: there is no file half.py in {Path.cwd()}")
 
@@ -205,7 +206,24 @@ def test_a_run_of_an_own_rule_with_options_is_measured_by_another_process(progra
     run = train_run(make_config(method="sparse.py:Sparse", options={"share": 0.5}, **SMALL), RunContext(out=Path("runs")))
     METHODS.pop("sparse"), user_references.TYPED["method"].clear(), user_references.RULES.clear(), user_code._imported.clear()
     assert program("measure", run.path, "--quantity", "cosine", "--quiet")[0] == 0
-    assert METHODS["sparse"].Options.model_fields  # the rule itself by now
+    assert load_run(run.path).config.rule.Options.model_fields  # the rule itself by now
+
+
+def test_reading_and_building_a_config_leaves_the_registries_alone():
+    written("sparse.py", CODE["your-own.md"])
+    written("net.py", NET)
+    before = set(METHODS), set(MODELS)
+    stored = make_config(method="sparse.py:Sparse", **{**SMALL, "model": "net.py:cut", "width": None}).as_dict()
+    METHODS.pop("sparse"), MODELS.pop("net-cut"), user_references.RULES.clear(), user_code._imported.clear()
+    user_references.TYPED["method"].clear(), user_references.TYPED["model"].clear()
+    config = make_config(**stored)  # of a stand-in
+    assert config.as_dict() == stored
+    check(config, RunContext())
+    assert prepare(config, RunContext()).network.block_names()[-1] == "top"
+    assert (set(METHODS), set(MODELS)) == before
+    for name, kind in (("sparse", "method"), ("net-cut", "model")):  # which without its file says nothing
+        with pytest.raises(InputError, match=f"^unknown {kind} '{name}'"):
+            make_config(**{kind: name})
 
 
 def test_a_config_of_an_own_rule_is_trained_by_its_name_there(program):
