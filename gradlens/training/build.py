@@ -145,14 +145,16 @@ def _begun_weights(model: nn.Sequential, begun: Run) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in weights.items() if not name.startswith(top)} | mine
 
 
+def to_be_restored(config: Config) -> Config:
+    """The config of a network whose weights a checkpoint replaces: those of ``--init-from`` are not read, but for a kept head's shape."""
+    return config if config.pretrained.keep_head else config.replace(init_from=None)
+
+
 def load_model_and_method(
     run: Run, shape: tuple[int, int, int], classes: int, device: torch.device, file: Path | None = None
 ) -> ModelAndMethod:
     """The network and rule of a run with the weights of its last checkpoint, or of a snapshot (``file``), in eval mode."""
-    begun = (
-        {} if run.config.pretrained.keep_head else {"init_from": None}
-    )  # whose weights would be replaced, but for the shape of a kept head
-    network = build_model_and_method(run.config.replace(compile=False, **begun), shape, classes, device)
+    network = build_model_and_method(to_be_restored(run.config).replace(compile=False), shape, classes, device)
     file = file or run.path / "checkpoint.pt"
     network.load(load_checkpoint(file), str(file))
     network.model.eval(), network.method.eval()

@@ -11,7 +11,7 @@ from gradlens.runtime.errors import InputError
 from gradlens.runtime.process_group import SINGLE_PROCESS, ProcessGroup
 from gradlens.runtime.sync_batchnorm import synchronise
 from gradlens.training.batches import Batches
-from gradlens.training.build import ModelAndMethod, build_model_and_method
+from gradlens.training.build import ModelAndMethod, build_model_and_method, to_be_restored
 from gradlens.training.config import Config
 from gradlens.training.online_probe.probe import OnlineProbe
 from gradlens.training.optimizers import make_optimizer
@@ -19,7 +19,9 @@ from gradlens.training.parallel.choose import check_layer_parallel, choose_stage
 from gradlens.training.state import TrainState
 
 
-def build_state(config: Config, data: Data, device: torch.device, ranks: ProcessGroup = SINGLE_PROCESS) -> TrainState:
+def build_state(
+    config: Config, data: Data, device: torch.device, ranks: ProcessGroup = SINGLE_PROCESS, restored: bool = False
+) -> TrainState:
     """Make the network, the rule and the optimiser of a config, at the beginning of a run.
 
     Args:
@@ -27,12 +29,13 @@ def build_state(config: Config, data: Data, device: torch.device, ranks: Process
         data: what is trained and tested on.
         device: where.
         ranks: that share the run; all of them must build it.
+        restored: a checkpoint's weights will be loaded into it, so that those of ``--init-from`` are not needed.
 
     Raises:
         InputError: a model that does not fit the images, a rule that does not fit the model, or see :func:`require_fit`.
 
     """
-    network = build_model_and_method(config, data.shape, len(data.classes), device)
+    network = build_model_and_method(to_be_restored(config) if restored else config, data.shape, len(data.classes), device)
     require_fit(config, network, data, ranks.num_ranks)
     method = network.method
     if config.parallel.sync_batchnorm:
