@@ -156,6 +156,13 @@ def test_no_rule_is_named_outside_its_room():
     assert naming(set(METHODS), "methods") == set()
 
 
+def test_no_module_above_the_rules_imports_one():
+    """They ask the registry, and what a rule is like they ask the rule; a user's rule is made by `methods/custom.py`."""
+    above = {name: wanted for name, wanted in graph().items() if not name.startswith("gradlens.methods")}
+    found = {(name, module) for name, wanted in above.items() for module in wanted if module.startswith("gradlens.methods.")}
+    assert found == {("gradlens.training.user_references", "gradlens.methods.custom")}
+
+
 def test_no_data_set_is_named_outside_its_room():
     cards = {("gradlens.training.cost.method_cards", "cifar10")}  # the documents' images, on whose sizes every rule's card is measured
     assert naming(set(DATASETS), "data") == cards

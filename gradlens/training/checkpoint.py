@@ -59,7 +59,7 @@ def weights_digest(saved: Mapping[str, Any]) -> str:
                 add(f"{name}/{key}", part)
         elif isinstance(value, Tensor):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-            digest.update(value.detach().contiguous().flatten().view(torch.uint8).numpy())
+            digest.update(value.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         else:
             digest.update(f"{name} {value!r}\n".encode())
 

@@ -19,7 +19,7 @@ from gradlens.models.spec import ACTIVATIONS, ATTENTIONS
 from gradlens.models.zoo import MODELS
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.training.config_fields import EVERYTHING, Settings, flattened, later_defaults, nested, sentence, setting, settings_of
-from gradlens.training.user_references import difference, require_known, rule_of, settle_references, short_reference
+from gradlens.training.user_references import difference, named_by, require_known, rule_of, settle_references, short_reference
 
 
 class DataSettings(Settings, frozen=True):
@@ -343,6 +343,7 @@ class Config(Settings, frozen=True):
             if said.since and flat[name] == said.default:
                 del flat[name]
         later = later_defaults(self.rule.Options, self.options)
+        flat["own"] = named_by(self.own)
         flat["options"] = {name: value for name, value in self.options.items() if name not in later}
         return hashlib.sha256(to_json(flat, inf_nan_mode="null")).hexdigest()[:6]
 

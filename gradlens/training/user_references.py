@@ -16,7 +16,7 @@ from torch import nn
 
 from gradlens.gradients.method import Method
 from gradlens.methods import METHODS
-from gradlens.methods.custom import FACTS, rule_in, stand_in
+from gradlens.methods.custom import ALWAYS_KEPT, FACTS, facts_of, rule_in, stand_in
 from gradlens.models.custom import network_of
 from gradlens.models.spec import ModelSpec
 from gradlens.models.zoo import MODELS
@@ -66,7 +66,7 @@ def known_as(kind: str, text: str) -> str:
     kept: dict[str, Any] = {"file": path.as_posix(), "name": name, "sha256": fingerprint(path)}
     if kind == "method":
         rule = rule_in(path, name)
-        kept |= {fact: getattr(rule, fact) for fact in FACTS}
+        kept |= facts_of(rule)
         kept |= {"reads": sorted(rule.depends_on), "own_quantities": dict(rule.method_quantities)}
     else:
         function_in(path, name, "from a spec to a network")
@@ -186,8 +186,14 @@ def builder(own: Mapping[str, Mapping[str, Any]]) -> Callable[[ModelSpec], nn.Se
     return partial(network_of, own["model"]) if "model" in own else None
 
 
+def named_by(own: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What of a config's files names it: all that version 0.1.0 kept, which tells two files apart; other facts follow from the file."""
+    return {kind: {k: v for k, v in kept.items() if k in ALWAYS_KEPT or k not in FACTS} for kind, kept in own.items()}
+
+
 def difference(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
     """How two configs' files differ, in words; None if they do not."""
+    mine, theirs = named_by(mine), named_by(theirs)
     changed = [k for k in KINDS if mine.get(k) and theirs.get(k) and mine[k]["sha256"] != theirs[k]["sha256"]]
     said = [f"{mine[k]['file']}, which has changed" for k in changed]
     said += [f"the {k}'s file" for k in KINDS if k not in changed and mine.get(k) != theirs.get(k)]

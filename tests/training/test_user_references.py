@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision import models
 
+from gradlens.gradients.method import Method
 from gradlens.methods import METHODS, custom
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.models.fx_split import cut_module
@@ -224,6 +225,39 @@ def test_reading_and_building_a_config_leaves_the_registries_alone():
     for name, kind in (("sparse", "method"), ("net-cut", "model")):  # which without its file says nothing
         with pytest.raises(InputError, match=f"^unknown {kind} '{name}'"):
             make_config(**{kind: name})
+
+
+LOCAL_RULE = """
+from gradlens.methods.local.dgl import DGL
+
+class Staged(DGL):
+    in_stages = True
+    saved_within_epochs = False
+"""
+
+
+def test_what_is_peculiar_to_a_rule_is_known_without_its_file_and_names_no_run():
+    written("staged.py", LOCAL_RULE)
+    config = make_config(method="staged.py:Staged", **SMALL)
+    facts = {"in_stages": True, "saved_within_epochs": False, "has_local_losses": True, "plain_local_loss": True}
+    assert facts.items() <= config.own["method"].items()
+    assert "top_only" not in config.own["method"]  # as Method has it
+    METHODS.pop("staged"), user_references.TYPED["method"].clear(), user_references.RULES.clear(), user_code._imported.clear()
+    Path("staged.py").unlink()
+    read = make_config(**config.as_dict())
+    assert {name: getattr(read.rule, name) for name in facts} == facts
+    stored = config.as_dict()  # as the version before kept it
+    stored["own"] = {"method": {name: value for name, value in stored["own"]["method"].items() if name not in facts}}
+    before = make_config(**stored)
+    assert before.digest() == config.digest() == read.digest()
+    assert config.differences(before) == []
+    assert "has changed" in config.differences(make_config(**{**stored, "own": {"method": stored["own"]["method"] | {"sha256": "0"}}}))[0]
+
+
+def test_every_fact_of_a_rule_is_kept_and_documented():
+    declared = {name for name, value in vars(Method).items() if isinstance(value, bool | int)} - {"replay_size", "replay_reads"}
+    assert declared - {name for name in declared if name.startswith("_") or hasattr(nn.Module, name)} == set(custom.FACTS)
+    assert [name for name in custom.FACTS if f"``{name}``" not in Method.__doc__] == []
 
 
 def test_a_config_of_an_own_rule_is_trained_by_its_name_there(program):

@@ -26,7 +26,7 @@ def check(config: Config, context: RunContext) -> None:
 
 def goes_on(config: Config, context: RunContext) -> bool:
     """Whether a config's run is gone on with from a checkpoint, which replaces the weights it began with."""
-    return (context.resume or restarts()) and (context.path_of(config) / "checkpoint.pt").exists()
+    return bool(context.resume or restarts()) and (context.path_of(config) / "checkpoint.pt").exists()
 
 
 def checked_data(config: Config, context: RunContext) -> Data:

@@ -107,7 +107,7 @@ def find_run(config: Config, out: Path) -> Run | None:
     unfinished = None
     for candidate in [out / config.run_name(), *sorted(p.parent for p in out.glob("*/config.json"))]:
         try:
-            if not is_run(candidate) or make_config(**read_config(candidate / "config.json")) != config:
+            if not is_run(candidate) or config.differences(make_config(**read_config(candidate / "config.json"))):
                 continue
             found = load_run(candidate)
         except InputError:
