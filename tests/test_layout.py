@@ -159,9 +159,10 @@ def alike(sources):
 
 @cache
 def written():
-    """name -> (text, tree) of the package's modules and of the scripts beside it."""
+    """name -> (text, tree) of the package's modules, but for those that a tool wrote, and of the scripts beside it."""
     scripts = {f"analyses/{path.name}": path.read_text() for path in sorted((PACKAGE.parent / "analyses").rglob("*.py"))}
-    return {name: (text, modules()[name]) for name, text in SOURCES.items()} | {n: (t, ast.parse(t)) for n, t in scripts.items()}
+    by_hand = {name: tree for name, tree in modules().items() if "Written by " not in (ast.get_docstring(tree) or "")}
+    return {name: (SOURCES[name], tree) for name, tree in by_hand.items()} | {n: (t, ast.parse(t)) for n, t in scripts.items()}
 
 
 def test_the_searches_find_long_and_equal_code():
@@ -219,6 +220,13 @@ def test_the_search_for_names_sees_strings_and_no_docstrings():
 def test_no_rule_is_named_outside_its_room():
     """What is peculiar to a rule is an attribute of its class; what commands compare stands beside the registry."""
     assert naming(set(METHODS), "methods") == set()
+
+
+def test_no_module_above_the_rules_imports_one():
+    """They ask the registry, and what a rule is like they ask the rule; a user's rule is made by `methods/custom.py`."""
+    above = {name: wanted for name, wanted in graph().items() if not name.startswith("gradlens.methods")}
+    found = {(name, module) for name, wanted in above.items() for module in wanted if module.startswith("gradlens.methods.")}
+    assert found == {("gradlens.training.user_references", "gradlens.methods.custom")}
 
 
 def test_no_data_set_is_named_outside_its_room():

@@ -18,8 +18,6 @@ from gradlens.analysis.doctor_evidence import (
     values,
 )
 from gradlens.gradients.layer_names import is_norm
-from gradlens.methods.feedback.weight_replacement import Switched
-from gradlens.methods.local.windows import InWindows, LocalLosses
 
 DEAD_SHARE = 0.97  # of the loss of guessing: live heads stood at 0.81 or below within an epoch of 6,000 images, dead ones at 1.00
 SYNTH_WATCH = 0.0  # explained variance of a synthesiser: at 0 the batch's mean gradient would do as well
@@ -39,19 +37,16 @@ STARVED_SHARE = 0.5  # of the recorded rounds in which a unit had a turn
 def dead_head(seen: RunView) -> list[Symptom] | None:
     """Every local loss has fallen, and where it is the plain loss of a classifier, below that of guessing."""
     rule = seen.run.config.rule
-    if not issubclass(rule, InWindows) or seen.untrained or seen.run.config.data.label_noise:  # random labels are learned late
+    if not rule.has_local_losses or seen.untrained or seen.run.config.data.label_noise:  # random labels are learned late
         return None
     seen.need_gradients()
-    plain = (
-        issubclass(rule, LocalLosses) and rule.local_loss is LocalLosses.local_loss
-    )  # predsim's and infopro's are sums of several losses
     found = []
     for block, series in seen.of("rule", "loss").items():
         end, first = fmean(values(seen.late(series)) or [math.nan]), series[0][1]
-        limit = DEAD_SHARE * seen.guessing if plain else first
+        limit = DEAD_SHARE * seen.guessing if rule.plain_local_loss else first  # predsim's and infopro's are sums of several losses
         if block == seen.blocks[-1] or end < limit or len(series) < LAST_STEPS:  # the top has no head; a loss before training says nothing
             continue
-        against = f"guessing gives {seen.guessing:.3g}" if plain else f"it began at {first:.3g}"
+        against = f"guessing gives {seen.guessing:.3g}" if rule.plain_local_loss else f"it began at {first:.3g}"
         text = f"the local loss of {block} is {end:.3g} at the end ({step_range(seen.late(series))}); {against}"
         found.append(Symptom(WRONG, block, series[-1][0], end, limit, text))
     return found
@@ -111,7 +106,7 @@ def out_of_scale(seen: RunView) -> list[Symptom] | None:
 
 def feedback_drift(seen: RunView) -> list[Symptom] | None:
     """Feedback keeps its size relative to the weights it stands for."""
-    if not issubclass(seen.run.config.rule, Switched):
+    if not seen.run.config.rule.has_feedback:
         return None
     seen.need_gradients()
     kind, of = ("feedback_jacobian", "the mean Jacobian") if "output_error" in seen.depends_on else ("feedback_transpose", "the weights")
@@ -164,7 +159,8 @@ def stale_replay(seen: RunView) -> list[Symptom] | None:
     if "staleness" not in seen.run.config.rule.method_quantities or seen.untrained:
         return None
     seen.need_gradients()
-    size, rounds = seen.run.config.options["buffer"], len({row.step for row in seen.run.gradients})
+    config = seen.run.config
+    size, rounds = config.options.get("buffer", config.rule.replay_size), len({row.step for row in seen.run.gradients})
     found = []
     for block, series in seen.of("rule", "staleness").items():
         end = seen.late(series)

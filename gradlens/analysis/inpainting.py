@@ -13,9 +13,8 @@ from torch import Tensor
 
 from gradlens.data.split import Split
 from gradlens.data.transforms import input_of
+from gradlens.gradients.method import Method
 from gradlens.methods import METHODS, SHIPPED
-from gradlens.methods.self_supervised.context_encoder import inpaints
-from gradlens.methods.self_supervised.encoder import SelfSupervised
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.eval_mode import eval_mode
 from gradlens.runtime.progress import Progress, no_progress
@@ -24,7 +23,7 @@ from gradlens.training.build import ModelAndMethod, load_model_and_method
 from gradlens.training.context import RunContext, load_data
 from gradlens.training.run_directory import Run
 
-INPAINTING_RULES = tuple(name for name in SHIPPED if inpaints(METHODS[name]))
+INPAINTING_RULES = tuple(name for name in SHIPPED if METHODS[name].inpaints)
 INPAINTING = " and ".join(INPAINTING_RULES)
 SHOWN = -(1 << 40)  # the "step" that names the masks of the pictures
 ToInput = Callable[[Tensor], Tensor]
@@ -59,14 +58,14 @@ def inpaint(network: ModelAndMethod, images: Tensor, to_input: ToInput, step: in
     return Inpainted(original, corrupted, torch.where(mask > 0, output, original), mask)
 
 
-def must_inpaint(method: object) -> SelfSupervised:
-    """The rule, if it is a context encoder.
+def must_inpaint(method: Method) -> Method:
+    """The rule, if it makes images.
 
     Raises:
         InputError: it is not.
 
     """
-    if not (isinstance(method, SelfSupervised) and inpaints(type(method))):
+    if not method.inpaints:
         raise InputError(f"only runs of {INPAINTING} say what is in a dropped region")
     return method
 
@@ -109,7 +108,7 @@ def errors(
 
 def drops_no_pixels(run: Run) -> str | None:
     """What a run lacks to be shown, as a sentence: a rule that drops pixels."""
-    if inpaints(run.config.rule):
+    if run.config.rule.inpaints:
         return None
     return f"{run.path}: {run.config.method} drops no pixels; {INPAINTING} do"
 

@@ -192,14 +192,15 @@ class Method(RefusesOldNames, ABC):
     a default that is right for most rules:
 
     - facts: ``Options``, ``defaults``, ``classifies``, ``unlabelled``, ``has_teacher``, ``least_batch``, ``in_stages``, ``top_only``,
-      ``compiles``, ``pipelined``, ``saved_within_epochs``; refusals: :meth:`validate_epochs`
+      ``compiles``, ``pipelined``, ``saved_within_epochs``, ``has_local_losses``, ``plain_local_loss``, ``has_feedback``, ``inpaints``;
+      refusals: :meth:`validate_epochs`
     - what blocks read: :meth:`make_inputs`, :meth:`prepare_input`, :meth:`input_shape`; how they run: :meth:`forward`,
       :meth:`run_block`, :meth:`backward_context`
     - modules of its own: :meth:`learn`, :meth:`param_groups`; change over time: :meth:`start`
-    - outside training: :meth:`predict`, :meth:`features`, :meth:`evaluate_objective`, :meth:`kept_head`
+    - outside training: :meth:`predict`, :meth:`features`, :meth:`evaluate_objective`, :meth:`made`, :meth:`kept_head`
     - records: ``method_quantities`` and :meth:`quantities`, :meth:`feedback_pairs`, :attr:`objective`, :meth:`of_objective`
-    - who waits for whom, and several ranks: :meth:`needs_above`, :meth:`locking_reason`, :meth:`can_split_after`,
-      :meth:`supports_delayed_target`, :meth:`block_of`
+    - who waits for whom, and several ranks: :meth:`needs_above`, :meth:`waits_for_message`, :meth:`locking_reason`,
+      :meth:`can_split_after`, :meth:`supports_delayed_target`, :meth:`block_of`, ``replay_size``, ``replay_reads``
 
     Attributes:
         num_blocks: of the network; block 0 is at the bottom, ``num_blocks - 1`` the top.
@@ -208,6 +209,7 @@ class Method(RefusesOldNames, ABC):
         loss: the supervised loss, (z [N, C], y [N]) -> scalar.
         seed: the run's.
         options: an instance of ``Options``.
+        replay_size, replay_reads: with ``replay_buffer``: batches that lie before each block, and how often one is read at most.
 
     """
 
@@ -239,9 +241,21 @@ class Method(RefusesOldNames, ABC):
     in_stages: ClassVar[bool] = False  # True: a block is trained in its stage only, the others lie still
     top_only: ClassVar[bool] = False  # True: the blocks below the top are never updated
     compiles: ClassVar[bool] = True  # whether blocks may be compiled: False for rules that change what happens inside them
-    pipelined: ClassVar[bool] = False  # True: plain backprop, which torch's pipeline schedules compute where blocks are spread over ranks
+    # True: plain backprop, which torch's pipelines compute where blocks are spread over ranks, calling no hook; not inherited
+    pipelined: ClassVar[bool] = False
     saved_within_epochs: ClassVar[bool] = True  # False: its state is too large to be written every minute
+    has_local_losses: ClassVar[bool] = False  # True: blocks wait for those above inside the window of a loss, as `needs_above` says
+    plain_local_loss: ClassVar[bool] = False  # True: each local loss is the network's own loss, of a head that classifies
+    has_feedback: ClassVar[bool] = False  # True: errors come down by matrices of the rule's own, which `feedback_pairs` compares
+    inpaints: ClassVar[bool] = False  # True: an image is corrupted, and `made` is what the network says was there
     method_quantities: ClassVar[Mapping[str, str]] = {}  # what `quantities` gives: name -> meaning
+
+    replay_size, replay_reads = 8, 10
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let no rule inherit ``pipelined``: torch's pipelines would leave out what it changes."""
+        super().__init_subclass__(**kwargs)
+        cls.pipelined = cls.__dict__.get("pipelined", False)
 
     def __init__(self, net: NetworkInfo, options: Any) -> None:
         super().__init__()
@@ -331,6 +345,10 @@ class Method(RefusesOldNames, ABC):
         """For rules that give no answers: the objective on what :meth:`make_inputs` gave, a scalar, in eval mode without gradients."""
         raise NotImplementedError
 
+    def made(self, blocks: Sequence[nn.Module], x: Tensor) -> Any:
+        """For rules that inpaint: the images [N, C, H, W] that they make of what :meth:`make_inputs` gave."""
+        raise NotImplementedError
+
     def kept_head(self, layers: int) -> nn.Module | None:
         """The first layers of the projection head at the top, [N, *top] -> [N, features]; None where there are not so many."""
         return None
@@ -365,6 +383,10 @@ class Method(RefusesOldNames, ABC):
     def needs_above(self, k: int) -> bool:
         """Whether block k must wait for the block above it; the top block never does."""
         return k < self.num_blocks - 1 and bool(self.depends_on & {"backward_message", "output_error", "delayed_message"})
+
+    def waits_for_message(self) -> bool:
+        """Whether a block is updated after the message of the block above has come, by its options if not by ``depends_on``."""
+        return "backward_message" in self.depends_on
 
     def locking_reason(self) -> str | None:
         """Why blocks cannot work on several batches at once, each on a rank of its own: which lock; None if they can."""

@@ -14,7 +14,16 @@ from gradlens.runtime import old_names
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.user_code import found_in, kind_of
 
-FACTS = ("classifies", "unlabelled", "has_teacher", "compiles", "least_batch")  # of a rule, kept so that its runs can be read without it
+# of a rule, kept so that its runs can be read without it: all that `Method` declares, whether or how much; the first five always, as by
+# version 0.1.0, others where they differ from Method's
+FACTS = tuple(name for name, kind in Method.__annotations__.items() if kind in ("ClassVar[bool]", "ClassVar[int]"))
+ALWAYS_KEPT = (
+    "classifies",
+    "unlabelled",
+    "has_teacher",
+    "compiles",
+    "least_batch",
+)
 
 
 def rule_in(path: Path, name: str) -> type[Method]:
@@ -38,6 +47,11 @@ def rule_in(path: Path, name: str) -> type[Method]:
     if not (inspect.isclass(found.Options) and issubclass(found.Options, BaseModel)):
         raise InputError(f"{where}: Options is {kind_of(found.Options)}: options are a subclass of pydantic.BaseModel")
     return found
+
+
+def facts_of(rule: type[Method]) -> dict[str, Any]:
+    """What is kept of a rule."""
+    return {name: getattr(rule, name) for name in FACTS if name in ALWAYS_KEPT or getattr(rule, name) != getattr(Method, name)}
 
 
 def stand_in(name: str, kept: Mapping[str, Any]) -> type[Method]:

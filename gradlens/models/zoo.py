@@ -165,7 +165,9 @@ def cut_before_pool(model: nn.Sequential) -> nn.Sequential:
     return nn.Sequential(blocks)
 
 
-def build(name: str, spec: ModelSpec, cut: str = "after-pool", seed: int = 0) -> nn.Sequential:
+def build(
+    name: str, spec: ModelSpec, cut: str = "after-pool", seed: int = 0, make: Callable[[ModelSpec], nn.Sequential] | None = None
+) -> nn.Sequential:
     """A network of named blocks with PyTorch's default initialisation (dcgan: its own), drawn from the keyed stream (seed, "init").
 
     Args:
@@ -173,12 +175,13 @@ def build(name: str, spec: ModelSpec, cut: str = "after-pool", seed: int = 0) ->
         spec: input shape, classes, sizes.
         cut: ``after-pool`` (pooling belongs to the block below it) or ``before-pool`` (to the block above).
         seed: the run's seed.
+        make: makes the network, where ``name`` is that of a user's own.
 
     Raises:
         InputError: unknown names, an image too small for the model, an option the model does not have.
 
     """
-    if name not in MODELS:
+    if make is None and name not in MODELS:
         raise unknown("model", name, MODELS)
     if spec.activation not in ACTIVATIONS:
         raise unknown("activation", spec.activation, ACTIVATIONS)
@@ -187,7 +190,7 @@ def build(name: str, spec: ModelSpec, cut: str = "after-pool", seed: int = 0) ->
     if spec.attention != "none" and name not in WITH_ATTENTION:
         raise InputError(f"--attention {spec.attention}: {name} has no place for channel attention; {', '.join(WITH_ATTENTION)} have")
     with seeded(seed, "init"):
-        model = MODELS[name](spec)
+        model = (make or MODELS[name])(spec)
     return cut_before_pool(model) if cut == "before-pool" else model
 
 

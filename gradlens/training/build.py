@@ -21,7 +21,7 @@ from gradlens.runtime.rng import seeded
 from gradlens.training.checkpoint import load_checkpoint
 from gradlens.training.config import Config
 from gradlens.training.run_directory import Run, load_run
-from gradlens.training.user_references import activate
+from gradlens.training.user_references import activate, builder
 
 
 class ModelAndMethod(NamedTuple):
@@ -130,7 +130,7 @@ def _built(config: Config, read: tuple[int, int, int], shape: tuple[int, int, in
         read, classes, config.model.width, config.model.depth, config.model.stem, config.model.activation, config.model.attention
     )
     try:
-        return build(config.model.name, spec, config.model.cut, config.seed)
+        return build(config.model.name, spec, config.model.cut, config.seed, builder(config.own))
     except InputError as error:
         if read == shape:
             raise
@@ -148,14 +148,16 @@ def _begun_weights(model: nn.Sequential, begun: Run) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in weights.items() if not name.startswith(top)} | mine
 
 
+def to_be_restored(config: Config) -> Config:
+    """The config of a network whose weights a checkpoint replaces: those of ``--init-from`` are not read, but for a kept head's shape."""
+    return config if config.pretrained.keep_head else config.replace(init_from=None)
+
+
 def load_model_and_method(
     run: Run, shape: tuple[int, int, int], classes: int, device: torch.device, file: Path | None = None
 ) -> ModelAndMethod:
     """The network and rule of a run with the weights of its last checkpoint, or of a snapshot (``file``), in eval mode."""
-    begun = (
-        {} if run.config.pretrained.keep_head else {"init_from": None}
-    )  # whose weights would be replaced, but for the shape of a kept head
-    network = build_model_and_method(run.config.replace(compile=False, **begun), shape, classes, device)
+    network = build_model_and_method(to_be_restored(run.config).replace(compile=False), shape, classes, device)
     file = file or run.path / "checkpoint.pt"
     network.load(load_checkpoint(file), str(file))
     network.model.eval(), network.method.eval()
@@ -178,8 +180,11 @@ def _with_kept_head(model: nn.Sequential, begun: Run, config: Config, shape: tup
     width = output_shapes(nn.Sequential(*blocks.values(), head), shape)[-1][0]
     with seeded(config.seed, "new top"):
         top = nn.Sequential(OrderedDict(out=nn.Linear(width, classes)))
-    model = nn.Sequential(OrderedDict([*blocks.items(), ("head", head), ("top", top)]))
-    return model.train()
+    for name, part in (("head", head), ("top", top)):
+        while name in blocks:  # a user's own block may be called so
+            name += "_"
+        blocks[name] = part
+    return nn.Sequential(blocks).train()
 
 
 def _teacher(run: Run, shape: tuple[int, int, int], classes: int, config: Config, device: torch.device) -> Callable[[Tensor], Tensor]:

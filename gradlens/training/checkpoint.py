@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gradlens.runtime.errors import InputError
 from gradlens.training.run_files import unwritable, write
@@ -45,3 +47,22 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or not {"model", "method", "step"} <= set(state):
         raise InputError(f"{path} is not a checkpoint of gradlens: it holds no model, method and step")
     return state
+
+
+def weights_digest(saved: Mapping[str, Any]) -> str:
+    """SHA-256 of the network's and the rule's weights and buffers in a checkpoint, whatever else it holds."""
+    digest = hashlib.sha256()
+
+    def add(name: str, value: Any) -> None:
+        if isinstance(value, Mapping | list | tuple):
+            for key, part in value.items() if isinstance(value, Mapping) else enumerate(value):
+                add(f"{name}/{key}", part)
+        elif isinstance(value, Tensor):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+            digest.update(value.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        else:
+            digest.update(f"{name} {value!r}\n".encode())
+
+    for part in ("model", "method"):
+        add(part, saved[part])
+    return digest.hexdigest()

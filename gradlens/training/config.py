@@ -18,8 +18,8 @@ from gradlens.methods import BASELINE, METHODS
 from gradlens.models.spec import ACTIVATIONS, ATTENTIONS
 from gradlens.models.zoo import MODELS
 from gradlens.runtime.errors import InputError, unknown
-from gradlens.training.config_fields import Settings, flattened, later_defaults, nested, sentence, setting, settings_of
-from gradlens.training.user_references import difference, rule_of, settle_references, short_reference
+from gradlens.training.config_fields import EVERYTHING, Settings, flattened, later_defaults, nested, sentence, setting, settings_of
+from gradlens.training.user_references import difference, named_by, require_known, rule_of, settle_references, short_reference
 
 COURSE = "Course of training"  # the panel of what one update does not depend on; `bench` and `timeline`, which time updates, leave it out
 
@@ -73,6 +73,7 @@ class ModelSettings(Settings, frozen=True):
         "{choices}, torchvision:NAME, or FILE.py:build",
         flat="model",
         choices=MODELS,
+        own=True,
         synonyms=("arch", "architecture", "network", "net", "backbone"),
     )
     width: int | None = setting(
@@ -211,7 +212,7 @@ class Config(Settings, frozen=True):
 
     PANEL = "Training"
 
-    method: str = setting(BASELINE, "", choices=METHODS)
+    method: str = setting(BASELINE, "", choices=METHODS, own=True)
     options: dict[str, Any] = Field({})  # the method's own, resolved
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
@@ -246,9 +247,11 @@ class Config(Settings, frozen=True):
     def _own_defaults(cls, flat: dict[str, Any]) -> dict[str, Any]:
         """Settings by flat names, with a method's own defaults where nothing is said; its own ``lr`` is the run's learning rate."""
         flat = settle_references(flat)
+        require_known(flat, EVERYTHING)
         rule = rule_of(str(flat.get("method", BASELINE)), flat.get("own", {}))
         own = rule.defaults if rule else {}
-        if flat.get("optimizer", own.get("optimizer")) == own.get("optimizer"):  # a bundle: another optimiser takes none of it
+        theirs = own.get("optimizer", OptimizerSettings.model_fields["name"].default)
+        if flat.get("optimizer", theirs) == theirs:  # a bundle: another optimiser takes none of it
             flat = {**own, **flat}
         options = flat.get("options")
         if isinstance(options, dict) and "lr" in options:
@@ -300,7 +303,7 @@ class Config(Settings, frozen=True):
     def rule(self) -> type[Method]:
         """The rule that ``method`` names: of a user's file the version that this config was made with."""
         rule = rule_of(self.method, self.own)
-        assert rule is not None  # `_known` has refused other names
+        assert rule is not None  # `require_known` has refused other names
         return rule
 
     @classmethod
@@ -347,6 +350,7 @@ class Config(Settings, frozen=True):
             if said.since and flat[name] == said.default:
                 del flat[name]
         later = later_defaults(self.rule.Options, self.options)
+        flat["own"] = named_by(self.own)
         flat["options"] = {name: value for name, value in self.options.items() if name not in later}
         return hashlib.sha256(to_json(flat, inf_nan_mode="null")).hexdigest()[:6]
 

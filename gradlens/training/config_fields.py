@@ -28,6 +28,7 @@ def setting(
     typed: Collection[str] = (),
     synonyms: Collection[str] = (),
     since: str | None = None,
+    own: bool = False,
     **limits: Any,
 ) -> Any:
     """A field that is a flag.
@@ -41,12 +42,14 @@ def setting(
         names: what is known where other values may be given too.
         typed: what may be typed besides, and is resolved before a config is made.
         synonyms: what others call the flag: suggested when it is typed.
+        own: it may be of a user's own file too; whether it is known is seen from the whole config.
         since: the version that added it, for a setting later than 0.1.0 (:meth:`Config.digest`).
         limits: pydantic's: ``ge``, ``lt`` …
 
     """
     said: dict[str, Any] = {"flat": flat, "panel": panel, "choices": choices, "names": names, "typed": typed, "synonyms": synonyms}
-    return Field(default, description=text, json_schema_extra=said | ({"since": since} if since else {}), **limits)
+    said |= {"since": since} if since else {}
+    return Field(default, description=text, json_schema_extra=said | ({"own": own} if own else {}), **limits)
 
 
 class Settings(BaseModel, frozen=True, extra="forbid"):
@@ -58,7 +61,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     @classmethod
     def _known(cls, value: Any, info: Any) -> Any:
         said = extra_of(cls.model_fields[info.field_name])
-        if said.get("choices") and value not in said["choices"]:
+        if said.get("choices") and not said.get("own") and value not in said["choices"]:
             raise unknown((said["flat"] or info.field_name).replace("_", " "), value, said["choices"], EVERYTHING)
         return value
 
@@ -77,6 +80,7 @@ class Setting(NamedTuple):
     typed: Collection[str]
     synonyms: Collection[str]
     since: str | None
+    own: bool
 
 
 def _type_of_flag(annotation: Any) -> type:
@@ -97,6 +101,11 @@ def extra_of(field: Any) -> Mapping[str, Any]:
     return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
 
 
+NOTHING_SAID: Mapping[str, Any] = {
+    "flat": "", "panel": "", "choices": (), "names": (), "typed": (), "synonyms": (), "since": None, "own": False
+}  # fmt: skip
+
+
 @lru_cache
 def settings_of(kind: type[Settings]) -> Mapping[str, Setting]:
     """The settings of a config by their flat names, in the order of config.json."""
@@ -106,7 +115,7 @@ def settings_of(kind: type[Settings]) -> Mapping[str, Setting]:
             inside = settings_of(field.annotation)
             found |= {flat: setting._replace(path=(name, *setting.path)) for flat, setting in inside.items()}
             continue
-        said = {"flat": "", "panel": "", "choices": (), "names": (), "typed": (), "synonyms": (), "since": None, **extra_of(field)}
+        said = {**NOTHING_SAID, **extra_of(field)}
         said["choices"] = said["choices"] or _named_values(field.annotation)
         flat, panel, default = said.pop("flat") or name, said.pop("panel") or kind.PANEL, field.get_default(call_default_factory=True)
         found[flat] = Setting(flat, (name,), default, _type_of_flag(field.annotation), field.description or "", panel, **said)

@@ -38,6 +38,10 @@ class RunContext:
     tensorboard: bool = False  # write events to RUN_DIR/tensorboard
     ranks: ProcessGroup = SINGLE_PROCESS  # the processes that share a run
 
+    def path_of(self, config: Config) -> Path:
+        """The run directory of a config."""
+        return self.out / (self.name or config.run_name())
+
 
 def pick_device(name: str) -> torch.device:
     """The device by its torch spelling; ``auto`` = cuda, else mps, else cpu; of several processes each has a GPU of its own.

@@ -65,7 +65,8 @@ def fit(state: TrainState, writer: Writer | None = None, watch: Watch = no_progr
             if last or stop or save:
                 checkpoints.save()
             if stop and step + 1 < total:
-                raise Stopped(f"interrupted after {step + 1} of {total} updates; saved", INTERRUPTED)
+                saved = "; saved" if writer or not state.ranks.is_single_process else ""
+                raise Stopped(f"interrupted after {step + 1} of {total} updates{saved}", INTERRUPTED)
         summary = log.summary()
         stopped, _ = state.ranks.any_stop_or_save(interrupted(), False)
         if stopped:  # in the last step or evaluation: this run is finished, but no other shall begin

@@ -21,7 +21,7 @@ from gradlens.runtime.csv_tables import read_table
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.terminal import shell_word
 from gradlens.runtime.text_files import encode, read_json
-from gradlens.training.checkpoint import load_checkpoint
+from gradlens.training.checkpoint import load_checkpoint, weights_digest
 from gradlens.training.config import Config, make_config
 from gradlens.training.run_files import must_be_run, write
 
@@ -58,6 +58,8 @@ class OnlineRow(NamedTuple):
 
 
 TABLES: dict[str, type[Any]] = {"metrics": Metric, "timing": Timing, "gradients": Measurement, "online": OnlineRow}
+
+SOURCES = ("init_from", "teacher")  # settings that name a run whose weights this one is given
 
 STREAMS = "online/*.bin"  # raw rounds of the online probe, a file a block; like tables, they grow and are rewound
 
@@ -103,7 +105,7 @@ class Run:
 
     path: Path
     config: Config
-    info: dict[str, Any]  # versions, git commit, device, command line, hashes of data and labels
+    info: dict[str, Any]  # versions, git commit, device, command line, hashes of data, labels and the weights it was given
     metrics: list[Metric]
     timing: list[Timing]
     gradients: list[Measurement]  # recorded while training
@@ -134,6 +136,19 @@ class Run:
         if self.info.get("data_fingerprint") != fingerprint:
             raise InputError(f"the data {self.config.data.name!r} are not the ones {self.path} was trained on{advice}")
 
+    def require_sources(self, advice: str = "") -> None:
+        """Check that the runs whose weights this one was given hold the same ones now; a run that is gone is not missed.
+
+        Raises:
+            InputError: they hold others; ``advice`` ends the sentence.
+
+        """
+        stored, there = self.info.get("source_weights", {}), source_weights(self.config)
+        for setting in stored.keys() & there.keys():
+            if stored[setting] != there[setting]:
+                flag, source = setting.replace("_", "-"), self.config.as_dict()[setting]
+                raise InputError(f"--{flag} {source} holds other weights than {self.path} was given{advice}")
+
     @property
     def num_classes(self) -> int:
         """How many classes the run's data have.
@@ -151,6 +166,12 @@ class Run:
     def snapshots(self) -> list[Path]:
         """Saved weights along the way, in order of their step."""
         return sorted((self.path / "snapshots").glob("step-*.pt"))
+
+
+def source_weights(config: Config) -> dict[str, str]:
+    """The digests of the weights that a config takes from other runs, by setting (init_from, teacher); of those that are there."""
+    files = {setting: Path(run) / "checkpoint.pt" for setting, run in config.as_dict(include=SOURCES).items() if run}
+    return {setting: weights_digest(load_checkpoint(file)) for setting, file in files.items() if file.exists()}
 
 
 def load_run(run_dir: str | Path) -> Run:

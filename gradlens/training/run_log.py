@@ -101,7 +101,9 @@ class RunLog:
 
     def _metric(self, split: str, epoch: int, loss: float, accuracy: float) -> None:
         position = self.run.position
-        best = max(position.best.get(split, -math.inf), accuracy) if math.isfinite(accuracy) else math.nan
+        best = position.best.get(split, math.nan)
+        if math.isfinite(accuracy) and not best >= accuracy:  # NaN: no answer so far
+            best = accuracy
         self.run.position = position._replace(best={**position.best, split: best})
         row = Metric(split, epoch, position.step, loss, accuracy, best)
         self._append("metrics", [row])

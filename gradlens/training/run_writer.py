@@ -97,6 +97,7 @@ class Writer:
         if differ := config.differences(begun.config):
             raise InputError(f"cannot resume {path}: its config differs in: {'; '.join(differ)}")
         begun.require_fingerprint(info.get("data_fingerprint"), ": it cannot be resumed")
+        begun.require_sources(": it cannot be resumed")
         if not begun.finished:
             must_be_writable(path)
             with _writing_to(path):

@@ -7,17 +7,20 @@ measure) only with the code it was made with.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from gradlens.gradients.method import Method
 from gradlens.methods import METHODS
-from gradlens.methods.custom import FACTS, rule_in, stand_in
+from gradlens.methods.custom import ALWAYS_KEPT, FACTS, facts_of, rule_in, stand_in
 from gradlens.models.custom import network_of
+from gradlens.models.spec import ModelSpec
 from gradlens.models.zoo import MODELS
-from gradlens.runtime.errors import InputError
+from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.user_code import file_and_name, fingerprint, function_in, is_reference
 
 SHIPPED = {"method": tuple(METHODS), "model": tuple(MODELS)}  # the names of this package; the registries also get those of users' files
@@ -63,7 +66,7 @@ def known_as(kind: str, text: str) -> str:
     kept: dict[str, Any] = {"file": path.as_posix(), "name": name, "sha256": fingerprint(path)}
     if kind == "method":
         rule = rule_in(path, name)
-        kept |= {fact: getattr(rule, fact) for fact in FACTS}
+        kept |= facts_of(rule)
         kept |= {"reads": sorted(rule.depends_on), "own_quantities": dict(rule.method_quantities)}
     else:
         function_in(path, name, "from a spec to a network")
@@ -72,15 +75,11 @@ def known_as(kind: str, text: str) -> str:
     if other is not None and (other["file"], other["name"]) != (kept["file"], name):
         raise InputError(f"{other['file']}:{other['name']} and {path}:{name} would both be called {word}: rename one of them")
     TYPED[kind][word] = kept
-    _register(kind, word, kept)
-    return word
-
-
-def _register(kind: str, word: str, kept: Mapping[str, Any]) -> None:
     if kind == "method":
-        METHODS[word] = RULES[word, kept["sha256"]] = rule_in(Path(kept["file"]), kept["name"])
+        METHODS[word] = RULES[word, kept["sha256"]] = rule
     else:
         MODELS[word] = partial(network_of, kept)
+    return word
 
 
 def _is_kept(kept: Any) -> bool:
@@ -91,7 +90,7 @@ def _is_kept(kept: Any) -> bool:
 def settle_references(values: Mapping[str, Any]) -> dict[str, Any]:
     """Settings in which ``FILE.py:NAME`` has become a name, with what a config keeps of the file under ``own``.
 
-    A name with its file kept beside it, as in a run's config, is made known without importing the file.
+    A name with its file kept beside it, as in a run's config, is settled without importing the file, and for this config alone.
 
     Raises:
         InputError: a file that cannot be imported, or has no such thing in it.
@@ -110,12 +109,8 @@ def settle_references(values: Mapping[str, Any]) -> dict[str, Any]:
             own[kind] = TYPED[kind][word]
         elif _is_kept(kept.get(kind)) and reference_label(kind, Path(kept[kind]["file"]), kept[kind]["name"]) == word:
             own[kind] = kept[kind]
-            if kind == "method":
-                if (word, kept[kind]["sha256"]) not in RULES:
-                    RULES[word, kept[kind]["sha256"]] = stand_in(word, kept[kind])
-                METHODS.setdefault(word, RULES[word, kept[kind]["sha256"]])
-            else:
-                MODELS.setdefault(word, partial(network_of, kept[kind]))
+            if kind == "method" and (word, kept[kind]["sha256"]) not in RULES:
+                RULES[word, kept[kind]["sha256"]] = stand_in(word, kept[kind])
         elif word in TYPED[kind]:
             own[kind] = TYPED[kind][word]
         if kind == "model" and word.startswith("torchvision:"):
@@ -123,6 +118,24 @@ def settle_references(values: Mapping[str, Any]) -> dict[str, Any]:
 
             register(word)
     return {**settled, "own": own} if own or "own" in values else settled
+
+
+def require_known(settled: Mapping[str, Any], command: str) -> None:
+    """Refuse a rule or network that is neither in the registries nor what the config keeps a file of.
+
+    Args:
+        settled: as :func:`settle_references` gave it.
+        command: lists what is known.
+
+    Raises:
+        InputError: the name is none.
+
+    """
+    known: dict[str, Mapping[str, Any]] = {"method": METHODS, "model": MODELS}
+    for kind in KINDS:
+        word = settled.get(kind)
+        if isinstance(word, str) and word not in known[kind] and kind not in settled.get("own", {}):
+            raise unknown(kind, word, known[kind], command)
 
 
 def rule_of(name: str, own: Mapping[str, Any]) -> type[Method] | None:
@@ -146,7 +159,7 @@ def reference(settings: Mapping[str, Any], kind: str) -> str | None:
 
 
 def activate(own: Mapping[str, Mapping[str, Any]], names: Mapping[str, str]) -> None:
-    """Import what a config names, before it is built.
+    """Import the rule that a config names, before it is built, and see that its files are as they were.
 
     Args:
         own: the config's field of that name.
@@ -164,11 +177,23 @@ def activate(own: Mapping[str, Mapping[str, Any]], names: Mapping[str, str]) -> 
                 f" or to measure it needs the file as it was (sha256 {kept['sha256'][:12]}…); {path}:{kept['name']}, named anew, is the"
                 " file as it is"
             )
-        _register(kind, names[kind], kept)
+        if kind == "method":
+            RULES[names[kind], kept["sha256"]] = rule_in(path, kept["name"])
+
+
+def builder(own: Mapping[str, Mapping[str, Any]]) -> Callable[[ModelSpec], nn.Sequential] | None:
+    """What makes a config's network, where that is of a user's file."""
+    return partial(network_of, own["model"]) if "model" in own else None
+
+
+def named_by(own: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What of a config's files names it: all that version 0.1.0 kept, which tells two files apart; other facts follow from the file."""
+    return {kind: {k: v for k, v in kept.items() if k in ALWAYS_KEPT or k not in FACTS} for kind, kept in own.items()}
 
 
 def difference(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
     """How two configs' files differ, in words; None if they do not."""
+    mine, theirs = named_by(mine), named_by(theirs)
     changed = [k for k in KINDS if mine.get(k) and theirs.get(k) and mine[k]["sha256"] != theirs[k]["sha256"]]
     said = [f"{mine[k]['file']}, which has changed" for k in changed]
     said += [f"the {k}'s file" for k in KINDS if k not in changed and mine.get(k) != theirs.get(k)]

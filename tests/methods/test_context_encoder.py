@@ -25,7 +25,6 @@ from gradlens.gradients.backward import backward
 from gradlens.gradients.losses import LOSSES
 from gradlens.gradients.method import Method
 from gradlens.methods import METHODS
-from gradlens.methods.self_supervised.context_encoder import inpaints
 from gradlens.models.decoders import ChannelwiseLinear, context_decoder, discriminator
 from gradlens.models.zoo import ModelSpec, build
 from gradlens.reporting.gallery import draw_learned
@@ -529,7 +528,7 @@ def test_only_context_encoders_are_shown(program, tmp_path):
 
 
 def test_context_encoders_are_told_by_their_class():
-    assert [name for name, rule in METHODS.items() if inpaints(rule)] == ["context-encoder", "context-encoder-local"]
+    assert [name for name, rule in METHODS.items() if rule.inpaints] == ["context-encoder", "context-encoder-local"]
 
 
 def test_the_command_prints_stores_and_draws(run, program, tmp_path):

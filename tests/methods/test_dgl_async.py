@@ -16,10 +16,10 @@ from gradlens.data.datasets import load as load_data
 from gradlens.gradients.backward import backward, run_step
 from gradlens.gradients.diagnostics import HALVES
 from gradlens.gradients.method import Step
+from gradlens.gradients.replay_buffer import Buffer
 from gradlens.gradients.rows import step_rows
 from gradlens.gradients.true_gradient import true_gradients
 from gradlens.methods import METHODS
-from gradlens.methods.local.dgl_async import Buffer
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.models.zoo import ModelSpec, build
 from gradlens.runtime.errors import InputError

@@ -3,6 +3,10 @@
 import copy
 import json
 import math
+import re
+import shutil
+import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,21 +14,26 @@ import shelf
 import torch
 import torch.nn.functional as F
 from oracles import assert_near, case, rule, step
+from tiny_runs import assert_same_bits, signal_at
 
 from gradlens.data.datasets import digits, load
 from gradlens.data.split import Split
 from gradlens.data.subsets import choose
 from gradlens.gradients.method import Step
 from gradlens.gradients.true_gradient import true_gradients
-from gradlens.runtime.errors import InputError
+from gradlens.runtime.errors import InputError, Stopped
+from gradlens.runtime.progress import no_progress
 from gradlens.training.build import build_model_and_method
+from gradlens.training.checkpoint import save_checkpoint, weights_digest
 from gradlens.training.config import make_config
 from gradlens.training.config_file import read_config_file
 from gradlens.training.context import RunContext
 from gradlens.training.loop import fit
 from gradlens.training.run_directory import load_run as load_run
 from gradlens.training.runs.build_state import build_state
-from gradlens.training.runs.train_run import train_run
+from gradlens.training.runs.check import check
+from gradlens.training.runs.remeasure import measure_run
+from gradlens.training.runs.train_run import train_or_reuse, train_run
 
 CPU = torch.device("cpu")
 SMALL = {"width": 4, "limit": 200, "limit_test": 50, "batch_size": 20, "epochs": 1, "record_every": 0}
@@ -121,6 +130,83 @@ def test_how_many_layers_are_kept(runs):
         assert [k for k, _ in model.head.named_children() if k.startswith("layer")] == layers
     with pytest.raises(InputError, match="has a projection head of 3 layers"):
         build_model_and_method(runs["bp"].config.replace(keep_head=4), (1, 8, 8), 10, CPU)
+
+
+def test_a_block_that_is_called_head_stays_beside_the_kept_one(tmp_path):
+    net = tmp_path / "net.py"
+    net.write_text(
+        "from collections import OrderedDict\nfrom torch import nn\n\ndef build(spec):\n    return nn.Sequential(OrderedDict(\n"
+        "        head=nn.Sequential(nn.Conv2d(spec.shape[0], 4, 3, padding=1), nn.ReLU()),\n"
+        "        out=nn.Sequential(nn.Flatten(), nn.Linear(4 * spec.shape[1] * spec.shape[2], spec.classes)),\n    ))\n"
+    )
+    settings = {**{k: v for k, v in SMALL.items() if k != "width"}, "limit": 40, "model": f"{net}:build"}
+    first = train_run(make_config(method="simclr", options={"layers": 2, "side": 2}, **settings), RunContext(out=tmp_path))
+    model, _ = build_model_and_method(make_config(init_from=str(first.path), keep_head=1, **settings), (1, 8, 8), 10, CPU)
+    assert [name for name, _ in model.named_children()] == ["head", "head_", "top"]
+    assert torch.equal(model.head[0].weight, first.checkpoint()["model"]["head.0.weight"])
+    assert model(torch.rand(2, 1, 8, 8)).shape == (2, 10)
+
+
+def changed(run):
+    """Other weights in a run's checkpoint; everything else stays."""
+    saved = run.checkpoint()
+    next(iter(saved["model"].values())).add_(1)
+    save_checkpoint(run.path / "checkpoint.pt", saved)
+
+
+def test_the_digest_of_weights_is_of_them_alone(runs):
+    saved = runs["simclr"].checkpoint()
+    want = weights_digest(saved)
+    assert weights_digest({**saved, "step": 0, "optimizer": {}}) == want
+    assert (
+        weights_digest({**saved, "method": {name: w.clone(memory_format=torch.preserve_format) for name, w in saved["method"].items()}})
+        == want
+    )
+    for part in ("model", "method"):
+        name = next(name for name, w in saved[part].items() if w.is_floating_point())
+        for other in (saved[part][name] + 1, saved[part][name].double(), saved[part][name][None]):
+            assert weights_digest({**saved, part: {**saved[part], name: other}}) != want
+    assert weights_digest({**saved, "method": {"rings": [[saved["model"]["block1.conv.weight"], 3]]}}) != weights_digest(
+        {**saved, "method": {"rings": [[saved["model"]["block1.conv.weight"], 4]]}}
+    )
+
+
+@pytest.mark.parametrize(("source", "name", "setting"), [("simclr", "bp", "init_from"), ("bp", "distil", "teacher")])
+def test_a_run_is_neither_reused_nor_gone_on_with_over_other_weights_than_it_was_given(source, name, setting, runs, tmp_path):
+    first = shelf.copied(runs[source], tmp_path)
+    config = runs[name].config.replace(**{setting: str(first.path)})
+    context = RunContext(out=tmp_path / "runs")
+    run = train_run(config, context)
+    assert run.info["source_weights"] == {setting: weights_digest(first.checkpoint())}
+    assert "source_weights" not in runs["simclr"].info
+    assert train_or_reuse([config], context, lambda _: no_progress)[0].path == run.path
+    changed(first)
+    said = f"--{setting.replace('_', '-')} {first.path} holds other weights than {run.path} was given"
+    with pytest.raises(InputError, match=re.escape(f"{said}; --overwrite trains it anew")):
+        train_or_reuse([config], context, lambda _: no_progress)
+    (run.path / "summary.json").unlink()
+    with pytest.raises(InputError, match=re.escape(f"{said}: it cannot be resumed")):
+        train_run(config, replace(context, resume=True))
+    again = train_run(config, replace(context, overwrite=True))
+    assert again.info["source_weights"] == {setting: weights_digest(first.checkpoint())}
+
+
+def test_without_the_pretrained_run_its_offspring_is_reused_measured_and_gone_on_with(tmp_path):
+    context, small = RunContext(out=tmp_path), {**SMALL, "limit": 60, "epochs": 2, "record_every": 2}
+    first = train_run(make_config(method="simclr", options={"layers": 1, "side": 2}, **small), context)
+    config = make_config(init_from=str(first.path), **small)
+    whole = train_run(config, replace(context, name="whole"))
+    with pytest.raises(Stopped, match="interrupted"):
+        train_run(config, replace(context, name="cut"), signal_at(4, signal.SIGINT))
+    shutil.rmtree(first.path)
+    assert train_or_reuse([config], context, lambda _: no_progress)[0].path.name == "whole"
+    assert measure_run(whole.path, ("cosine",), RunContext())
+    resumed = replace(context, name="cut", resume=True)
+    check(config, resumed)
+    assert_same_bits(train_run(config, resumed), whole)
+    for refusing in (check, train_run):
+        with pytest.raises(InputError, match="is not a run directory"):
+            refusing(config, replace(context, name="new"))
 
 
 # ---------------------------------------------------------------------------------------------------------- distillation

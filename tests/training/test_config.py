@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from typing import ClassVar
 
 import pytest
 from hypothesis import given, settings
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from gradlens.data.transforms import NORMALIZATIONS
 from gradlens.gradients.losses import LOSSES
 from gradlens.methods import METHODS
+from gradlens.methods.backprop import Backprop
 from gradlens.models.spec import ACTIVATIONS
 from gradlens.models.zoo import MODELS
 from gradlens.runtime.errors import InputError, unknown
@@ -375,6 +377,17 @@ def test_a_rules_own_defaults_hold_where_nothing_is_said_and_only_there():
     assert make_config(**kp.as_dict()) == kp
     plain = make_config(method="fa")
     assert (plain.optimizer.name, plain.optimizer.lr, plain.optimizer.weight_decay) == ("adam", 3e-4, 0)
+
+
+def test_a_rules_defaults_without_an_optimiser_belong_to_the_default_one(monkeypatch):
+    class Patient(Backprop):
+        defaults: ClassVar = {"epochs": 30, "lr": 0.5}
+
+    monkeypatch.setitem(METHODS, "patient", Patient)
+    for said in ({}, {"optimizer": "adam"}):
+        config = make_config(method="patient", **said)
+        assert (config.epochs, config.optimizer.lr) == (30, 0.5)
+    assert make_config(method="patient", optimizer="sgd").optimizer.lr == 3e-4
 
 
 def test_feedback_inside_blocks_does_not_go_with_compiled_ones():

@@ -1,18 +1,23 @@
 """Blocks on several ranks are blocks in one process: bit for bit where nothing from above is heard late."""
 
+import json
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
+import shelf
 import torch
 from oracles import needed
 from ranks import alone, together
 
 from gradlens.data.datasets import load
+from gradlens.gradients.block_pass import Pass
+from gradlens.gradients.method import Signal
 from gradlens.gradients.rows import Measurement
 from gradlens.methods import METHODS
+from gradlens.methods.backprop import Backprop
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.process_group import ProcessGroup
 from gradlens.training.build import ModelAndMethod
@@ -25,6 +30,7 @@ from gradlens.training.parallel.partition import require_separable, split_over
 from gradlens.training.parallel.stage import LayerStage
 from gradlens.training.runs.build_state import build_state
 from gradlens.training.runs.check import check
+from gradlens.training.runs.remeasure import measure_run
 
 LIMIT, BATCH, EPOCHS = 100, 32, 2  # batches of 32, 32, 32, 4
 LOCAL: dict[str, dict[str, Any]] = {  # hear nothing from above between ranks
@@ -318,6 +324,42 @@ def test_a_split_that_parts_a_shared_parameter_is_refused():
 def test_what_cannot_run_on_ranks_is_refused_from_shapes_alone(name, more, said):
     with pytest.raises(InputError, match=said):
         check(settings(name, 2, **more), RunContext())
+
+
+class Halved(Backprop):
+    """Backprop whose messages are halved."""
+
+    def signal(self, k: int, passes: Mapping[int, Pass], received: tuple[torch.Tensor, ...]) -> Signal:
+        said = super().signal(k, passes, received)
+        return said if k == self.num_blocks - 1 else said._replace(messages_below=(said.delta / 2,))
+
+
+def test_a_rule_that_changes_backprop_is_not_given_to_torchs_pipeline(monkeypatch):
+    monkeypatch.setitem(METHODS, "halved", Halved)
+    assert METHODS["bp"].pipelined
+    config = settings("halved", 2, split=[1, 3])
+    with pytest.raises(InputError, match="halved cannot work on several batches at once: .*backward-locked"):
+        check(config, RunContext())
+    with pytest.raises(InputError, match="backward-locked"):
+        build_state(config, load("digits", limit=LIMIT), torch.device("cpu"), ProcessGroup(0, 2))
+
+
+@pytest.mark.parametrize(("parallel", "ranks", "here"), [("layers", 2, 1), ("data", 4, 1), ("none", 1, 2), ("data", 2, 3)])
+def test_a_config_of_more_or_fewer_ranks_than_there_are_is_refused(parallel, ranks, here):
+    config = make_config(method="dgl", width=4, limit=96, batch_size=32, diagnose_every=0, parallel=parallel, ranks=ranks)
+    said = rf"the config is of {ranks} ranks? .* and here (is 1 process|are {here} processes): "
+    with pytest.raises(InputError, match=said):
+        check(config, RunContext(ranks=ProcessGroup(0, here)))
+    with pytest.raises(InputError, match=said):
+        build_state(config, load("digits", limit=96), torch.device("cpu"), ProcessGroup(0, here))
+
+
+def test_a_run_of_several_ranks_is_measured_in_one_process(tmp_path):
+    run = shelf.copied(shelf.trained(settings("dgl", 1, limit=96)), tmp_path)
+    content = json.loads((run.path / "config.json").read_text())
+    content["config"] |= {"ranks": 2, "parallel": "layers", "split": [1, 3]}
+    (run.path / "config.json").write_text(json.dumps(content))
+    assert measure_run(run.path, ("cosine",), RunContext())
 
 
 @pytest.mark.parametrize("name", ["dgl", "dni", "dfa", "dgl-async"])

@@ -55,6 +55,20 @@ def whole():
     return lambda method: shelf.trained(tiny(method))
 
 
+def test_the_best_accuracy_outlives_an_epoch_without_answers():
+    state, best = training(tiny(limit=64, label_noise=0.0)), []
+    log = run_log.RunLog(state, Checkpointer(state), lambda event, numbers: best.append(numbers["best"]))
+    for accuracy in (math.nan, 0.25, math.nan, 0.5, 0.375):
+        log._metric("train", 1, 1.0, accuracy)
+    assert math.isnan(best[0])
+    assert best[1:] == [0.25, 0.25, 0.5, 0.5]
+
+
+def test_an_interrupted_run_without_a_directory_does_not_say_that_it_is_saved():
+    with pytest.raises(Stopped, match=r"^interrupted after 3 of 8 updates$"):
+        fit(training(tiny(limit=64, label_noise=0.0)), watch=signal_at(2, signal.SIGINT))
+
+
 # ----------------------------------------------------------------------------------------------------------- same bits
 
 

@@ -9,7 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gradlens.gradients.method import Method
 from gradlens.methods import METHODS
+from gradlens.methods.backprop import Backprop
 from gradlens.reporting.timeline import gantt, over_workers, unused_workers_text
 from gradlens.runtime.errors import InputError
 from gradlens.training.build import build_model_and_method
@@ -287,6 +289,25 @@ def test_schedules_follow_from_what_a_rule_reads():
     assert found == {**pipelines, **modes, **{name: [name] for name in ("dgl", "dgl-async", "predsim", "chunked", "shallow")}}
     assert schedules("dni", of_rule("dni", bp_lambda=0.5))[0].label == "dni"  # it needs the message from above: locked
     assert schedules("dgl-async", of_rule("dgl-async", buffer=5))[0].queue == 5
+
+
+class Late(Backprop):
+    """Backprop that says its messages come late; it has no options."""
+
+    depends_on = frozenset({"input", "delayed_message"})
+
+
+class Queued(Backprop):
+    """Backprop that says it reads stored batches; it has no options."""
+
+    depends_on = frozenset({"replay_buffer", "labels"})
+
+
+def test_a_rule_of_a_users_own_needs_no_options_of_ours(monkeypatch):
+    for name, rule in (("late", Late), ("queued", Queued)):
+        monkeypatch.setitem(METHODS, name, rule)
+    assert [s.label for s in schedules("late", of_rule("late"))] == ["late exact", "late stale"]
+    assert [(s.label, s.queue) for s in schedules("queued", of_rule("queued"))] == [("queued", Method.replay_size)]
 
 
 def rows_of(method, costs, names=("block1", "block2", "block3", "top")):

@@ -229,6 +229,14 @@ def test_what_is_checked_has_the_shapes_of_what_is_trained(model):
         assert checked == built
 
 
+def test_a_network_of_torchvision_is_checked_as_shapes():
+    config = tiny(model="torchvision:resnet18", width=None)
+    check(config, RunContext())
+    assert all(p.is_meta for p in build.check_model_and_method(config, (1, 8, 8), 10).model.parameters())
+    with pytest.raises(InputError, match="does not take images of 8x8 pixels"):
+        check(config.replace(model="torchvision:squeezenet1_1"), RunContext())
+
+
 def test_a_check_leaves_torchs_random_stream_alone():
     torch.manual_seed(3)
     want = torch.rand(1)
@@ -281,6 +289,14 @@ def test_the_choice_never_looks_at_the_test_images(tmp_path, monkeypatch, other_
     assert len(runs[0]) == 2
     assert [p.read_bytes() for p in runs[0]] == [p.read_bytes() for p in runs[1]]
     assert {m.split for p in runs[0] for m in load_run(p.parent).metrics} == {"train", "validation"}
+
+
+def test_a_trial_measures_and_keeps_nothing(tmp_path):
+    config = tiny(epochs=1, keep_checkpoints=2, evaluate_train=True, online_probe=True)
+    _, (trial,) = trained(lambda watch: choose_lr(config, [1e-3], 0.25, RunContext(out=tmp_path), watch))
+    assert trial.record == trial.record.model_copy(
+        update={"every": 0, "keep_checkpoints": 0, "evaluate_train": False, "online_probe": False}
+    )
 
 
 def test_of_equally_good_rates_the_smallest_is_chosen(tmp_path):

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision import models
 
+from gradlens.gradients.method import Method
 from gradlens.methods import METHODS, custom
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.models.fx_split import cut_module
@@ -25,6 +26,7 @@ from gradlens.training import user_references
 from gradlens.training.config import make_config
 from gradlens.training.context import RunContext
 from gradlens.training.run_directory import load_run
+from gradlens.training.runs.check import check
 from gradlens.training.runs.train_run import prepare, train_run
 
 PAGES = [Path(__file__).parents[2] / page for page in ("docs/your-own.md", "README.md")]
@@ -114,7 +116,7 @@ def test_a_run_of_an_own_rule_is_read_without_its_file_and_goes_on_only_with_it(
     METHODS.pop("half"), user_references.TYPED["method"].clear(), user_references.RULES.clear(), user_code._imported.clear()
     for command in (["show", "runs/r"], ["figures", "runs/r"], ["report", "runs/r"]):
         assert program(*command)[0] == 0
-    assert METHODS["half"].depends_on == {"input", "backward_message"}
+    assert load_run("runs/r").config.rule.depends_on == {"input", "backward_message"}
     status, _, err = program("measure", "runs/r", "--quantity", "cosine", "--quiet")
     assert (status, err.partition(";")[0].strip()) == (2, f"gradlens: there is no file half.py in {Path.cwd()}")
 
@@ -187,7 +189,57 @@ def test_a_run_of_an_own_rule_with_options_is_measured_by_another_process(progra
     run = train_run(make_config(method="sparse.py:Sparse", options={"share": 0.5}, **SMALL), RunContext(out=Path("runs")))
     METHODS.pop("sparse"), user_references.TYPED["method"].clear(), user_references.RULES.clear(), user_code._imported.clear()
     assert program("measure", run.path, "--quantity", "cosine", "--quiet")[0] == 0
-    assert METHODS["sparse"].Options.model_fields  # the rule itself by now
+    assert load_run(run.path).config.rule.Options.model_fields  # the rule itself by now
+
+
+def test_reading_and_building_a_config_leaves_the_registries_alone():
+    written("sparse.py", CODE["your-own.md"])
+    written("net.py", NET)
+    before = set(METHODS), set(MODELS)
+    stored = make_config(method="sparse.py:Sparse", **{**SMALL, "model": "net.py:cut", "width": None}).as_dict()
+    METHODS.pop("sparse"), MODELS.pop("net-cut"), user_references.RULES.clear(), user_code._imported.clear()
+    user_references.TYPED["method"].clear(), user_references.TYPED["model"].clear()
+    config = make_config(**stored)  # of a stand-in
+    assert config.as_dict() == stored
+    check(config, RunContext())
+    assert prepare(config, RunContext()).network.block_names()[-1] == "top"
+    assert (set(METHODS), set(MODELS)) == before
+    for name, kind in (("sparse", "method"), ("net-cut", "model")):  # which without its file says nothing
+        with pytest.raises(InputError, match=f"^unknown {kind} '{name}'"):
+            make_config(**{kind: name})
+
+
+LOCAL_RULE = """
+from gradlens.methods.local.dgl import DGL
+
+class Staged(DGL):
+    in_stages = True
+    saved_within_epochs = False
+"""
+
+
+def test_what_is_peculiar_to_a_rule_is_known_without_its_file_and_names_no_run():
+    written("staged.py", LOCAL_RULE)
+    config = make_config(method="staged.py:Staged", **SMALL)
+    facts = {"in_stages": True, "saved_within_epochs": False, "has_local_losses": True, "plain_local_loss": True}
+    assert facts.items() <= config.own["method"].items()
+    assert "top_only" not in config.own["method"]  # as Method has it
+    METHODS.pop("staged"), user_references.TYPED["method"].clear(), user_references.RULES.clear(), user_code._imported.clear()
+    Path("staged.py").unlink()
+    read = make_config(**config.as_dict())
+    assert {name: getattr(read.rule, name) for name in facts} == facts
+    stored = config.as_dict()  # as the version before kept it
+    stored["own"] = {"method": {name: value for name, value in stored["own"]["method"].items() if name not in facts}}
+    before = make_config(**stored)
+    assert before.digest() == config.digest() == read.digest()
+    assert config.differences(before) == []
+    assert "has changed" in config.differences(make_config(**{**stored, "own": {"method": stored["own"]["method"] | {"sha256": "0"}}}))[0]
+
+
+def test_every_fact_of_a_rule_is_kept_and_documented():
+    declared = {name for name, value in vars(Method).items() if isinstance(value, bool | int)} - {"replay_size", "replay_reads"}
+    assert declared - {name for name in declared if name.startswith("_") or hasattr(nn.Module, name)} == set(custom.FACTS)
+    assert [name for name in custom.FACTS if f"``{name}``" not in Method.__doc__] == []
 
 
 def test_a_config_of_an_own_rule_is_trained_by_its_name_there(program):

@@ -135,6 +135,7 @@ class Switched:
     """Mixin of a rule that changes what a backward pass does inside blocks, while it is switched on and not for the true gradient."""
 
     compiles: ClassVar[bool] = False
+    has_feedback: ClassVar[bool] = True
     active = False  # a plain attribute: on CUDA backward passes run in threads of their own
 
     @contextmanager

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -13,8 +11,9 @@ from torch import Tensor, nn
 
 from gradlens.gradients.block_pass import Pass, cut
 from gradlens.gradients.method import NetworkInfo, Update
+from gradlens.gradients.replay_buffer import Buffer, Stored
 from gradlens.methods.local.windows import HeadOptions, LocalLosses
-from gradlens.runtime.batch_shard import Shard, all_gather_rows, current_shard, current_shard_of, sharded
+from gradlens.runtime.batch_shard import all_gather_rows, current_shard_of, sharded
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator
 
@@ -30,36 +29,6 @@ class DGLAsyncOptions(HeadOptions, frozen=True, extra="forbid"):
     slowed: int | None = Field(None, ge=1, description="the unit that is slow, 1 at the bottom; default: none")
     slowdown: float = Field(1.0, ge=1, allow_inf_nan=False, description="S: the slow unit skips a round with probability 1 - 1/S")
     warmup: int = Field(1, ge=0, description="first N rounds go in order and none is skipped, as does any that finds a buffer empty")
-
-
-@dataclass
-class Stored:
-    """A batch in a buffer."""
-
-    h: Tensor  # [N, *out] leaf: what a unit gave, without its graph
-    y: Tensor  # [N] the labels that travel with it
-    written: int  # the round
-    uses: int = 0
-    shard: Shard | None = None  # whose part of a batch this is
-
-
-class Buffer:
-    """The last ``size`` batches that a unit gave, oldest first; when full, writing drops the oldest."""
-
-    def __init__(self, size: int) -> None:
-        self.batches: deque[Stored] = deque(maxlen=size)
-
-    def write(self, h: Tensor, y: Tensor, written: int) -> None:
-        """Add a batch that nobody has read yet; h [N, *out] is a leaf, y [N]."""
-        self.batches.append(Stored(h, y, written, shard=current_shard()))
-
-    def sample(self, limit: int) -> Stored | None:
-        """Priority-LIFO: of the batches read least often the newest, which counts as read; None if all were read ``limit`` times."""
-        chosen = min(reversed(self.batches), key=lambda batch: batch.uses, default=None)
-        if chosen is None or chosen.uses >= limit:
-            return None
-        chosen.uses += 1
-        return chosen
 
 
 class DGLAsync(LocalLosses):
@@ -88,6 +57,7 @@ class DGLAsync(LocalLosses):
             raise InputError(f"slowed={options.slowed} names no unit of this model, which has {self.units}: every block but the top")
         if options.slowdown > 1 and options.slowed is None:
             raise InputError(f"slowdown={options.slowdown:g} slows nothing: say which unit with slowed, 1 to {self.units}")
+        self.replay_size, self.replay_reads = options.buffer, options.reuse
         self.rings = [Buffer(options.buffer) for _ in range(self.units - 1)]
         self.round = 0
         self.staleness: dict[int, int] = {}  # of this round, by unit that was run

@@ -134,6 +134,7 @@ class LossWindows:
 class InWindows:
     """Mixin of a rule whose losses each reach a window of blocks: who waits for whom follows from its ``reach``."""
 
+    has_local_losses: ClassVar[bool] = True
     reach: LossWindows
 
     def needs_above(self, k: int) -> bool:
@@ -182,6 +183,12 @@ class LocalLosses(InWindows, Method):
 
     Options: ClassVar[type[BaseModel]] = HeadOptions
     depends_on = frozenset({"input", "labels"})
+    plain_local_loss = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """A rule with another loss has not the plain one."""
+        super().__init_subclass__(**kwargs)
+        cls.plain_local_loss = cls.local_loss is LocalLosses.local_loss
 
     def __init__(self, net: NetworkInfo, options: Any) -> None:
         super().__init__(net, options)

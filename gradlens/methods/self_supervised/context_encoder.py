@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from gradlens.gradients.block_pass import trainable
-from gradlens.gradients.method import Method, NetworkInfo, Update
+from gradlens.gradients.method import NetworkInfo, Update
 from gradlens.methods.local.windows import Slopes
 from gradlens.methods.self_supervised.encoder import PretextTask, SelfSupervised
 from gradlens.models.decoders import context_decoder, discriminator
@@ -97,6 +97,7 @@ class Inpainting(PretextTask):
     """
 
     name = "inpainting loss"
+    inpaints = True
 
     def __init__(self, net: NetworkInfo, options: Any) -> None:
         super().__init__(net, options)
@@ -243,11 +244,6 @@ class ContextEncoderLocal(SelfSupervised):
     Pretext = Inpainting
     method_quantities: ClassVar[Mapping[str, str]] = QUANTITIES
     local = True
-
-
-def inpaints(rule: type[Method]) -> bool:
-    """Whether a rule's networks say what is in a dropped region: whether it is a context encoder."""
-    return issubclass(rule, SelfSupervised) and issubclass(rule.Pretext, Inpainting)
 
 
 def _must_leave_something(sides: tuple[int, int], image: tuple[int, int], share: float) -> None:

@@ -33,6 +33,7 @@ class PretextTask:
     """
 
     name: ClassVar[str] = "loss"  # in a word, for the rows
+    inpaints: ClassVar[bool] = False  # as :attr:`Method.inpaints`
 
     def __init__(self, net: NetworkInfo, options: Any) -> None:
         self.seed = net.seed
@@ -97,6 +98,11 @@ class SelfSupervised(InWindows, Method):
     classifies = False
     unlabelled = True
     local: ClassVar[bool] = False  # True: trained in modules of blocks (option ``modules``), each with a head and a loss of its own
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """A rule inpaints where its pretext task does."""
+        super().__init_subclass__(**kwargs)
+        cls.inpaints = cls.Pretext.inpaints
 
     def __init__(self, net: NetworkInfo, options: Any) -> None:
         if len(net.blocks) < 2:

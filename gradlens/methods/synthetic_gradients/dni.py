@@ -115,6 +115,10 @@ class DNI(Method):
         """Whether the rule's own networks read the label."""
         return "labels" in cls.depends_on
 
+    def waits_for_message(self) -> bool:
+        """BP(lambda) tells a block a share of the message from above."""
+        return bool(self.options.bp_lambda)
+
     def can_split_after(self, k: int) -> bool:
         """Where a synthesiser sits; elsewhere a block is told what the one above it sends, as in bp."""
         return k < self.output_block and k in self.interfaces

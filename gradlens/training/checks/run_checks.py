@@ -61,7 +61,9 @@ def seed(trial: Trial) -> None:
     if differ := differing_tensors(ends[0][0], ends[1][0]):
         raise CheckFailed(f"it begins with another {first_three(differ)} though the seed is the same")
     if differ := differing_tensors(ends[0][1], ends[1][1]):
-        raise CheckFailed(f"two runs with one seed end with another {first_three(differ)}: draw from `seeding.generator(self.seed, …)`")
+        raise CheckFailed(
+            f"two runs with one seed end with another {first_three(differ)}: draw from `gradlens.runtime.rng.generator(self.seed, …)`"
+        )
 
 
 def resume(trial: Trial) -> None:

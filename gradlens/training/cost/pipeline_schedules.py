@@ -9,7 +9,6 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import NamedTuple
 
 from gradlens.gradients.method import Method
-from gradlens.methods.local.windows import InWindows
 from gradlens.training.parallel.block_costs import BlockCost
 
 # again: the forward pass made anew before a late backward pass; learn: what waits for the message from above, where a rule has such
@@ -267,16 +266,15 @@ def schedules(name: str, method: Method, parts: int = 4) -> list[Schedule]:
     depends_on = method.depends_on
     waits = [method.needs_above(k) for k in range(method.num_blocks)]
     if "replay_buffer" in depends_on:
-        size = int(method.options.buffer)
-        return [Schedule(name, lambda c, s, n: queued(c, s, n, waits), "nothing", queue=size, delayed="input")]
-    if isinstance(method, InWindows) or not depends_on & {"backward_message", "output_error", "delayed_message"}:
+        return [Schedule(name, lambda c, s, n: queued(c, s, n, waits), "nothing", queue=method.replay_size, delayed="input")]
+    if method.has_local_losses or not depends_on & {"backward_message", "output_error", "delayed_message"}:
         return [Schedule(name, lambda c, s, n: local(c, s, n, waits), "below")]
     if "output_error" in depends_on:
         return [
             Schedule(f"{name} exact", error_broadcast, "below, error"),
             Schedule(f"{name} stale", lambda c, s, n: error_broadcast(c, s, n, stale=True), "below, old error", delayed="error"),
         ]
-    if "delayed_message" in depends_on and not method.options.bp_lambda:  # BP(λ) needs the message from above: locked like backpropagation
+    if "delayed_message" in depends_on and not method.waits_for_message():
         free = "input" not in depends_on
         waiting = "two targets" if free else "below, target"
         return [

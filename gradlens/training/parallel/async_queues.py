@@ -1,9 +1,9 @@
 """Asynchronous greedy learning on real ranks: no rank waits for another, each trains on what lies in its queue.
 
 A thread receives what the rank below sends and keeps the last M batches, of which a step draws one as the rule does in one process
-(``methods/local/dgl_async.py``); when the queue is full the oldest is dropped. A rank waits only when each batch it has was read ``reuse``
-times. Blocks of one rank read each other's fresh output. Such a run is not reproducible: how far ranks run apart is up to the machines,
-and stands in the rows as ``staleness``. No truth is recorded: blocks work on different batches.
+(``methods/local/dgl_async.py``); when the queue is full the oldest is dropped. A rank waits only when each batch it has was read
+``replay_reads`` times. Blocks of one rank read each other's fresh output. Such a run is not reproducible: how far ranks run apart is up to
+the machines, and stands in the rows as ``staleness``. No truth is recorded: blocks work on different batches.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from gradlens.gradients.block_pass import Pass, chain
 from gradlens.gradients.method import Method, Step, Update
+from gradlens.gradients.replay_buffer import Buffer, Stored
 from gradlens.gradients.rows import Measurement, compute_method_quantities
-from gradlens.methods.local.dgl_async import Buffer, Stored
 from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
 from gradlens.runtime.p2p import Inbox, Outbox
 from gradlens.training.build import ModelAndMethod
@@ -51,10 +51,10 @@ class AsyncQueues(LayerStage):
 
     def __init__(self, config: Config, *rest: Any) -> None:
         super().__init__(config, *rest)
-        rank, last, options = self.ranks.rank, self.ranks.num_ranks - 1, self.method.options
+        rank, last = self.ranks.rank, self.ranks.num_ranks - 1
         self.above = Outbox(self.ranks, rank + 1, *self.channel(UP)) if rank < last else None
-        self.limit = options.reuse
-        self.buffer = Buffer(options.buffer)
+        self.limit = self.method.replay_reads
+        self.buffer = Buffer(self.method.replay_size)
         self.arrived = threading.Condition()
         self.newest = 0  # the last batch that has come
         self.failed: BaseException | None = None

@@ -11,7 +11,7 @@ from gradlens.runtime.errors import InputError
 from gradlens.runtime.process_group import SINGLE_PROCESS, ProcessGroup
 from gradlens.runtime.sync_batchnorm import synchronise
 from gradlens.training.batches import Batches
-from gradlens.training.build import ModelAndMethod, build_model_and_method
+from gradlens.training.build import ModelAndMethod, build_model_and_method, to_be_restored
 from gradlens.training.config import Config
 from gradlens.training.online_probe.probe import OnlineProbe
 from gradlens.training.optimizers import make_optimizer
@@ -19,7 +19,9 @@ from gradlens.training.parallel.choose import check_layer_parallel, choose_stage
 from gradlens.training.state import TrainState
 
 
-def build_state(config: Config, data: Data, device: torch.device, ranks: ProcessGroup = SINGLE_PROCESS) -> TrainState:
+def build_state(
+    config: Config, data: Data, device: torch.device, ranks: ProcessGroup = SINGLE_PROCESS, restored: bool = False
+) -> TrainState:
     """Make the network, the rule and the optimiser of a config, at the beginning of a run.
 
     Args:
@@ -27,13 +29,14 @@ def build_state(config: Config, data: Data, device: torch.device, ranks: Process
         data: what is trained and tested on.
         device: where.
         ranks: that share the run; all of them must build it.
+        restored: a checkpoint's weights will be loaded into it, so that those of ``--init-from`` are not needed.
 
     Raises:
         InputError: a model that does not fit the images, a rule that does not fit the model, or see :func:`require_fit`.
 
     """
-    network = build_model_and_method(config, data.shape, len(data.classes), device)
-    require_fit(config, network, data)
+    network = build_model_and_method(to_be_restored(config) if restored else config, data.shape, len(data.classes), device)
+    require_fit(config, network, data, ranks.num_ranks)
     method = network.method
     if config.parallel.sync_batchnorm:
         synchronise(*network)
@@ -58,11 +61,12 @@ def build_state(config: Config, data: Data, device: torch.device, ranks: Process
     )
 
 
-def require_fit(config: Config, network: ModelAndMethod, data: Data) -> None:
-    """Refuse settings that do not go with the network and rule they name.
+def require_fit(config: Config, network: ModelAndMethod, data: Data, num_ranks: int) -> None:
+    """Refuse settings that do not go with the network and rule they name, or with the processes that are there.
 
     Raises:
-        InputError: epochs that make no sense for the rule, batch statistics of one image, batches or blocks that ranks cannot share.
+        InputError: epochs that make no sense for the rule, batch statistics of one image, batches or blocks that ranks cannot share,
+            a config of more or fewer ranks than there are.
 
     """
     if objection := network.method.validate_epochs(config.epochs):
@@ -75,6 +79,12 @@ def require_fit(config: Config, network: ModelAndMethod, data: Data) -> None:
         _require_divisible(config, images, normalises)
     if config.parallel.mode == "layers":
         check_layer_parallel(config, network.method, images)
+    if config.parallel.ranks != num_ranks:
+        here = f"{num_ranks} process{'es' * (num_ranks > 1)}"
+        raise InputError(
+            f"the config is of {config.parallel.ranks} rank{'s' * (config.parallel.ranks > 1)} (ranks, parallel) and here"
+            f" {'are' if num_ranks > 1 else 'is'} {here}: start torchrun --nproc-per-node {config.parallel.ranks}, or leave both out"
+        )
 
 
 def _require_divisible(config: Config, images: int, normalises: bool) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from gradlens.data.split import Data
 from gradlens.runtime.errors import InputError
+from gradlens.runtime.torchrun_environment import restarts
 from gradlens.training import tensorboard
-from gradlens.training.build import check_model_and_method
+from gradlens.training.build import check_model_and_method, to_be_restored
 from gradlens.training.config import Config
 from gradlens.training.context import RunContext, load_data
 from gradlens.training.dry_step import check_own_network
@@ -20,9 +21,15 @@ def check(config: Config, context: RunContext) -> None:
 
     """
     data = checked_data(config, context)
-    network = check_model_and_method(config, data.shape, len(data.classes))
-    require_fit(config, network, data)
+    built = to_be_restored(config) if goes_on(config, context) else config
+    network = check_model_and_method(built, data.shape, len(data.classes))
+    require_fit(config, network, data, context.ranks.num_ranks)
     check_own_network(config, network, data.shape, len(data.classes))
+
+
+def goes_on(config: Config, context: RunContext) -> bool:
+    """Whether a config's run is gone on with from a checkpoint, which replaces the weights it began with."""
+    return bool(context.resume or restarts()) and (context.path_of(config) / "checkpoint.pt").exists()
 
 
 def checked_data(config: Config, context: RunContext) -> Data:

@@ -12,6 +12,13 @@ from gradlens.training.context import RunContext
 from gradlens.training.runs.check import check
 from gradlens.training.runs.train_run import train_or_reuse
 
+BARE = {
+    "record_every": 0,
+    "keep_checkpoints": 0,
+    "evaluate_train": False,
+    "online_probe": False,
+}  # what a trial measures and keeps: nothing
+
 
 def choose_lr(config: Config, grid: Sequence[float], share: float, context: RunContext, watch_for: Callable[[Config], Watch]) -> float:
     """The learning rate of ``grid`` with the highest final accuracy on a validation split held out of the training images.
@@ -27,7 +34,7 @@ def choose_lr(config: Config, grid: Sequence[float], share: float, context: RunC
         InputError: a learning rate that is none (nothing has been trained then), or none that the loss survives.
 
     """
-    trials = [make_config(**{**config.as_dict(), "lr": lr, "validation": share, "record_every": 0}) for lr in grid]
+    trials = [make_config(**{**config.as_dict(), **BARE, "lr": lr, "validation": share}) for lr in grid]
     for trial in trials[:1]:  # the others differ in their learning rate alone
         check(trial, context)
     scores = {trial.optimizer.lr: _validation_score(trial, context, watch_for) for trial in trials}

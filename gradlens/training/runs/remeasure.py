@@ -51,7 +51,7 @@ def measure_run(run: Run, quantities: tuple[str, ...], context: RunContext, prog
     progress(0, 1, f"reading {run.config.data.name}")
     data = load_data(run.config, context)
     run.require_data(data)
-    state = build_state(run.config, data, context.device)
+    state = build_state(run.config.in_one_process(), data, context.device, restored=True)
     rows: list[Measurement] = []
     files = run.snapshots() or [run.path / "checkpoint.pt"]
     for i, file in enumerate(files):

@@ -22,11 +22,11 @@ from gradlens.training.config import Config, make_config
 from gradlens.training.context import RunContext, load_data
 from gradlens.training.dry_step import check_own_network
 from gradlens.training.loop import fit
-from gradlens.training.run_directory import Run, load_run, read_config
+from gradlens.training.run_directory import Run, load_run, read_config, source_weights
 from gradlens.training.run_files import is_run
 from gradlens.training.run_writer import Writer
 from gradlens.training.runs.build_state import build_state
-from gradlens.training.runs.check import check, checked_data
+from gradlens.training.runs.check import check, checked_data, goes_on
 from gradlens.training.state import TrainState
 
 
@@ -37,7 +37,7 @@ def prepare(config: Config, context: RunContext) -> TrainState:
         InputError: see :func:`gradlens.training.runs.check.check`.
 
     """
-    state = build_state(config, checked_data(config, context), context.device, context.ranks)
+    state = build_state(config, checked_data(config, context), context.device, context.ranks, goes_on(config, context))
     check_own_network(config, state.network, state.data.shape, len(state.data.classes))
     return state
 
@@ -95,10 +95,12 @@ def _open_writer(state: TrainState, context: RunContext) -> Writer:
         "classes": len(data.classes),
         "images": {"train": len(data.train), data.test_name: len(data.test), **unlabelled},
     }
+    if given := source_weights(config):
+        info["source_weights"] = given
     if data.passed_over:
         info["passed_over"] = dict(data.passed_over)
     resume, overwrite = context.resume, context.overwrite
-    if restarts() and is_run(context.out / (context.name or config.run_name())):  # torchrun has begun again what it had begun
+    if restarts() and is_run(context.path_of(config)):  # torchrun has begun again what it had begun
         resume, overwrite = True, False
     return Writer.open(config, context.out, context.name, resume=resume, overwrite=overwrite, info=info)
 
@@ -108,7 +110,7 @@ def find_run(config: Config, out: Path) -> Run | None:
     unfinished = None
     for candidate in [out / config.run_name(), *sorted(p.parent for p in out.glob("*/config.json"))]:
         try:
-            if not is_run(candidate) or make_config(**read_config(candidate / "config.json")) != config:
+            if not is_run(candidate) or config.differences(make_config(**read_config(candidate / "config.json"))):
                 continue
             found = load_run(candidate)
         except InputError:
@@ -119,10 +121,16 @@ def find_run(config: Config, out: Path) -> Run | None:
     return unfinished
 
 
-def _must_be_of_these_data(run: Run, context: RunContext) -> None:
-    """A folder of images may have changed since a run was trained on it; the named data sets do not."""
+def _must_be_of_these_inputs(run: Run, context: RunContext) -> None:
+    """A folder of images, or the run whose weights were taken, may have changed since a run was trained; the named data sets do not."""
+    run.require_sources("; --overwrite trains it anew")
     if run.config.data.name not in DATASETS:
         run.require_data(load_data(run.config, context), "; --overwrite trains it anew")
+
+
+def _place_of(run: Run | None, context: RunContext) -> RunContext:
+    """Where a config that is not finished is trained: gone on with where it was begun."""
+    return replace(context, resume=run is not None, name=context.name if run is None else run.path.name)
 
 
 def train_or_reuse(configs: Sequence[Config], context: RunContext, watch_for: Callable[[Config], Watch]) -> list[Run]:
@@ -136,14 +144,13 @@ def train_or_reuse(configs: Sequence[Config], context: RunContext, watch_for: Ca
     missing = [name for name, run in found.items() if run is None or not run.finished]
     for name, run in found.items():
         if run is not None and run.finished:
-            _must_be_of_these_data(run, context)
+            _must_be_of_these_inputs(run, context)
         elif len(missing) > 1:  # a single one is checked when it is trained
-            check(wanted[name], context)
+            check(wanted[name], _place_of(run, context))
     done: dict[str, Run] = {}
     for name, run in found.items():
         if run is not None and run.finished:
             done[name] = run
             continue
-        here = replace(context, resume=run is not None, name=context.name if run is None else run.path.name)
-        done[name] = train_run(wanted[name], here, watch_for(wanted[name]))
+        done[name] = train_run(wanted[name], _place_of(run, context), watch_for(wanted[name]))
     return [done[name] for name in order]

@@ -70,8 +70,9 @@ def must_be_possible(points: Sequence[StudyPoint], context: RunContext) -> None:
             if differ := point.config.differences(begun.config):
                 raise InputError(f"{path} holds another run: {'; '.join(differ)}")
             if begun.finished:
+                begun.require_sources("; give the study another --out")
                 continue
-        check(point.config, context)
+        check(point.config, replace(context, name=point.name, resume=is_run(path)))
 
 
 def is_finished(point: StudyPoint, out: Path) -> bool:
