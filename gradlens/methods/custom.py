@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from gradlens.gradients.method import DEPENDENCIES, Method
+from gradlens.gradients.locks import DEPENDENCIES
+from gradlens.gradients.method import Method
 from gradlens.runtime import old_names
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.user_code import found_in, kind_of

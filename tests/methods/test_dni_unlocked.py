@@ -10,7 +10,7 @@ from oracles import assert_near, assert_same_bits, batches, case, frozen, grads,
 from torch import nn
 
 from gradlens.gradients.backward import backward, run_step
-from gradlens.gradients.method import Locks
+from gradlens.gradients.locks import Locks
 from gradlens.gradients.true_gradient import true_gradients
 from gradlens.methods import METHODS
 from gradlens.models.synthesizers import InputSynthesiser

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from gradlens.data.datasets import DATASETS
-from gradlens.gradients.method import Locks
+from gradlens.gradients.locks import Locks
 from gradlens.methods import BASELINE, METHODS
 from gradlens.runtime.progress import Progress, no_progress
 from gradlens.training.build import build_model_and_method
