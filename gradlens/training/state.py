@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -44,7 +44,7 @@ class TrainState:
     test: Split
     test_name: str  # test or validation
     labelled: Split  # the training images whose label is known
-    stage: Stage  # makes an update of this process's blocks
+    stage: Stage = field(init=False)  # makes an update of this process's blocks; ``choose.add_stage`` sets it when all ranks have a state
     ranks: ProcessGroup = SINGLE_PROCESS  # that share the run
     probe: UpdateProbe | None = None
     position: Position = BEGINNING

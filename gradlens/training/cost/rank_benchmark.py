@@ -18,10 +18,10 @@ from gradlens.runtime.process_group import ProcessGroup
 from gradlens.runtime.progress import Progress, no_progress
 from gradlens.training.config import Config
 from gradlens.training.loop import make_update
-from gradlens.training.parallel.block_costs import block_costs
+from gradlens.training.parallel.choose import make_stage, measure_costs
 from gradlens.training.parallel.layer_parallel import waits_for_above
 from gradlens.training.parallel.stage import LayerStage
-from gradlens.training.runs.build_state import build_state
+from gradlens.training.runs.build_state import build_on_rank, build_state
 from gradlens.training.state import TrainState
 
 SECONDS = 4.0  # that one measurement lasts at least
@@ -110,7 +110,10 @@ def _measure(
 ) -> Gain:
     """One config on all ranks against one process; ``before`` each round is told its number and how many steps it has."""
     single = config.in_one_process()
-    alone, shared = _Steps(build_state(single, data, device)), _Steps(build_state(config, data, device, ranks))
+    state = ranks.fail_together(lambda: build_on_rank(config, data, device, ranks))
+    costs = measure_costs(state) if config.parallel.mode == "layers" else None
+    state.stage = ranks.fail_together(lambda: make_stage(state, costs))
+    alone, shared = _Steps(build_state(single, data, device)), _Steps(state)
     for work in (shared, alone):
         work.run(2)
         work.finish()
@@ -128,20 +131,18 @@ def _measure(
         sent += stage.bytes_sent() - so_far
         beside = max(ranks.all_gather_object(_seconds(ranks, alone, steps, by=ranks.rank)))
         found.append(_Round(first / steps, second / steps, beside / steps))
-    return _gain(shared.state, found, sum(ranks.all_gather_object(sent)) / (steps + FILLING) / rounds)
+    return _gain(state, found, sum(ranks.all_gather_object(sent)) / (steps + FILLING) / rounds, costs)
 
 
-def _gain(state: TrainState, rounds: Sequence[_Round], sent: float) -> Gain:
-    """What the rounds come to; ``sent`` is in bytes a step, of all ranks."""
+def _gain(state: TrainState, rounds: Sequence[_Round], sent: float, costs: Sequence[float] | None) -> Gain:
+    """What the rounds come to; ``sent`` is in bytes a step, of all ranks, ``costs`` in seconds, of each block."""
     config, ranks, stage = state.config, state.ranks, state.stage
     ratios = [r.alone / r.together for r in rounds]
     machine = median(ranks.num_ranks * r.alone / r.beside for r in rounds)
     alone, together = median(r.alone for r in rounds), median(r.together for r in rounds)
     split, bound = "", None
-    if isinstance(stage, LayerStage):
+    if isinstance(stage, LayerStage) and costs is not None:
         split = ",".join(str(len(blocks)) for blocks in stage.ranges)
-        costs = [c.seconds for c in block_costs(state.network, config, *state.batches.batch(0))] if ranks.is_main else []
-        costs = ranks.broadcast_object(costs)
         bound = sum(costs) / max(sum(costs[k] for k in blocks) for blocks in stage.ranges)
     rate = sent / together / 1e6 if sent else None
     kind, threads, gain = _kind(config, state.network.method), torch.get_num_threads(), (median(ratios), min(ratios), max(ratios))

@@ -23,6 +23,7 @@ from gradlens.runtime.p2p import Inbox, Outbox
 from gradlens.training.build import ModelAndMethod
 from gradlens.training.config import Config
 from gradlens.training.parallel.stage import UP, LayerStage
+from gradlens.training.state import TrainState
 from gradlens.training.step import Outcome, Recording, training_step
 
 REFERENCE = "no truth: ranks work on different batches"
@@ -49,8 +50,8 @@ def check_queues(config: Config, method: Method, images: int) -> None:
 class AsyncQueues(LayerStage):
     """This rank's units, the queue below them and the way to the one above. The arguments are LayerStage's."""
 
-    def __init__(self, config: Config, *rest: Any) -> None:
-        super().__init__(config, *rest)
+    def __init__(self, state: TrainState, ranges: Sequence[range], number: int) -> None:
+        super().__init__(state, ranges, number)
         rank, last, options = self.ranks.rank, self.ranks.num_ranks - 1, self.method.options
         self.above = Outbox(self.ranks, rank + 1, *self.channel(UP)) if rank < last else None
         self.limit = options.reuse

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from gradlens.runtime.rng import key, seed_global
 from gradlens.training.build import ModelAndMethod
 from gradlens.training.config import Config
 from gradlens.training.parallel.stage import DOWN, ERROR, TRUTH, UP, LayerStage
+from gradlens.training.state import TrainState
 from gradlens.training.step import Outcome, Recording, training_step
 
 STALE_BATCHES = 1  # batches by which a stale message of the rank above is late
@@ -67,13 +68,13 @@ def check_layers(config: Config, method: Method) -> None:
 class LayerParallel(LayerStage):
     """Rules whose blocks are told what they know themselves, or what a message from above says. The arguments are LayerStage's."""
 
-    def __init__(self, config: Config, *rest: Any) -> None:
-        super().__init__(config, *rest)
+    def __init__(self, state: TrainState, ranges: Sequence[range], number: int) -> None:
+        super().__init__(state, ranges, number)
         method, ranks, device = self.method, self.ranks, self.batches.device
         rank, last = ranks.rank, ranks.num_ranks - 1
         error = "output_error" in method.depends_on
         hears = waits_for_above(method) and not error
-        self.late_error, self.late_message = config.parallel.stale and error, config.parallel.stale and not error
+        self.late_error, self.late_message = self.config.parallel.stale and error, self.config.parallel.stale and not error
         self.delay = (last - rank if self.late_error else STALE_BATCHES if self.late_message else 0) if rank < last else 0
         self.below = Inbox(ranks, rank - 1, *self.channel(UP), device) if rank else None
         self.above = Outbox(ranks, rank + 1, *self.channel(UP)) if rank < last else None

@@ -21,10 +21,11 @@ from gradlens.training.checkpointer import Checkpointer
 from gradlens.training.config import Config, make_config
 from gradlens.training.context import RunContext, load_data
 from gradlens.training.loop import fit
+from gradlens.training.parallel.choose import add_stage
 from gradlens.training.run_directory import Run, load_run, read_config
 from gradlens.training.run_files import is_run
 from gradlens.training.run_writer import Writer
-from gradlens.training.runs.build_state import build_state
+from gradlens.training.runs.build_state import build_on_rank
 from gradlens.training.runs.check import check, checked_data
 from gradlens.training.state import TrainState
 
@@ -32,11 +33,20 @@ from gradlens.training.state import TrainState
 def prepare(config: Config, context: RunContext) -> TrainState:
     """A run that can be trained, with nothing written yet: whatever is wrong with its settings is found here.
 
+    Collective: call on every rank. Each checks and builds by itself; only when all could do so do they exchange anything.
+
     Raises:
-        InputError: see :func:`gradlens.training.runs.check.check`.
+        InputError: see :func:`gradlens.training.runs.check.check`; what any rank refuses, all refuse, in the same words.
 
     """
-    return build_state(config, checked_data(config, context), context.device, context.ranks)
+    ranks = context.ranks
+    if context.download:  # into one folder
+        ranks.first_on_each_machine(lambda: load_data(config, context))
+    state = ranks.fail_together(lambda: build_on_rank(config, checked_data(config, context), context.device, ranks))
+    if not ranks.is_single_process:
+        require_same_run(ranks, {**config.as_dict(), "the data": state.data.fingerprint(), "gradlens": __version__})
+    add_stage(state)
+    return state
 
 
 def train_run(config: Config, context: RunContext, watch: Watch = no_progress, state: TrainState | None = None) -> Run:
@@ -49,14 +59,12 @@ def train_run(config: Config, context: RunContext, watch: Watch = no_progress, s
         state: from :func:`prepare`, where there is one already.
 
     Raises:
-        InputError: see :func:`prepare` and ``Writer.open``; nothing is written then. What any rank refuses, all refuse, in the same words.
+        InputError: see :func:`prepare` and ``Writer.open``; nothing is written then.
         Stopped: interrupted, a loss that is not finite, or another rank is gone.
 
     """
     ranks = context.ranks
-    state = state or ranks.fail_together(lambda: prepare(config, context))
-    if not ranks.is_single_process:
-        require_same_run(ranks, {**config.as_dict(), "the data": state.data.fingerprint(), "gradlens": __version__})
+    state = state or prepare(config, context)
     writer = ranks.fail_together(lambda: _open_writer(state, context) if ranks.is_main else None)
     try:
         _restore(state, writer)
