@@ -16,7 +16,6 @@ from gradlens.methods import METHODS
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.process_group import ProcessGroup
 from gradlens.training.build import ModelAndMethod
-from gradlens.training.checkpointer import Checkpointer
 from gradlens.training.config import Config, make_config
 from gradlens.training.context import RunContext
 from gradlens.training.loop import fit
@@ -25,6 +24,7 @@ from gradlens.training.parallel.partition import require_separable, split_over
 from gradlens.training.parallel.stage import LayerStage
 from gradlens.training.runs.build_state import build_on_rank, build_state
 from gradlens.training.runs.check import check
+from gradlens.training.saving import checkpoint_of
 
 LIMIT, BATCH, EPOCHS = 100, 32, 2  # batches of 32, 32, 32, 4
 LOCAL: dict[str, dict[str, Any]] = {  # hear nothing from above between ranks
@@ -67,7 +67,7 @@ def trained(world: ProcessGroup, cases: Sequence[tuple[str, dict[str, Any]]]) ->
                 rows += [tuple(row) for row in numbers["rows"]]
 
         fit(state, watch=watch)
-        found.append({"state": Checkpointer(state).contents(), "rows": rows, "metrics": metrics})
+        found.append({"state": checkpoint_of(state), "rows": rows, "metrics": metrics})
     return found
 
 

@@ -42,7 +42,7 @@ class Gain(NamedTuple):
     low: float  # the smallest of them
     high: float  # the largest
     machine: float  # the same for as many processes side by side that share nothing: ranks × alone / side by side
-    bound: float | None  # total / largest stage, by the costs of the blocks: what waiting for nobody could give; None for data
+    bound: float | None  # total / largest stage, by the costs of the blocks: what ranks that never wait would gain; None for data
     megabytes_per_s: float | None  # sent from rank to rank; None where torch's engine sends
 
 
@@ -80,7 +80,8 @@ class _Steps:
 
     def finish(self) -> None:
         """Finish what is under way."""
-        self.state.stage.finish_pending()
+        if isinstance(self.state.stage, LayerStage):
+            self.state.stage.finish_pending()
 
 
 class _Round(NamedTuple):
@@ -108,7 +109,7 @@ def _seconds(ranks: ProcessGroup, work: _Steps | None, steps: int, by: int) -> f
 def _measure(
     config: Config, data: Data, device: torch.device, ranks: ProcessGroup, seconds: float, rounds: int, before: Callable[[int, int], None]
 ) -> Gain:
-    """One config on all ranks against one process; ``before`` each round is told its number and how many steps it has."""
+    """One config on all ranks against one process; ``before`` is called with each round's number and steps."""
     single = config.in_one_process()
     state = ranks.fail_together(lambda: build_on_rank(config, data, device, ranks))
     costs = measure_costs(state) if config.parallel.mode == "layers" else None
@@ -122,16 +123,21 @@ def _measure(
     if ranks.is_main:
         alone.run(1)
     steps = ranks.broadcast_object(max(4, round(seconds / (time.perf_counter() - began))))
-    found, sent, stage = [], 0, shared.state.stage
+    found, sent = [], 0
     for r in range(rounds):
         before(r, steps)
         first = _seconds(ranks, alone if ranks.is_main else None, steps, by=0)
-        so_far = stage.bytes_sent()
+        so_far = _bytes_sent(state)
         second = _seconds(ranks, shared, steps, by=ranks.num_ranks - 1)
-        sent += stage.bytes_sent() - so_far
+        sent += _bytes_sent(state) - so_far
         beside = max(ranks.all_gather_object(_seconds(ranks, alone, steps, by=ranks.rank)))
         found.append(_Round(first / steps, second / steps, beside / steps))
     return _gain(state, found, sum(ranks.all_gather_object(sent)) / (steps + FILLING) / rounds, costs)
+
+
+def _bytes_sent(state: TrainState) -> int:
+    """Bytes that this rank has sent from block to block so far; 0 where blocks are not spread."""
+    return state.stage.bytes_sent() if isinstance(state.stage, LayerStage) else 0
 
 
 def _gain(state: TrainState, rounds: Sequence[_Round], sent: float, costs: Sequence[float] | None) -> Gain:

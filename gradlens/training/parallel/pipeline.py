@@ -57,7 +57,7 @@ class Pipeline(LayerStage):
             )
         return self.schedules[images]
 
-    def step(self, step: int, record: Recording, interrupted: Callable[[], bool], save: bool) -> tuple[Outcome, bool, bool]:
+    def step(self, step: int, record: Recording | None, interrupted: Callable[[], bool], save: bool) -> tuple[Outcome, bool, bool]:
         """One batch through all ranks and back, and this rank's update."""
         stop, device = interrupted(), self.batches.device
         x, y = self.batches.batch(step)

@@ -46,7 +46,7 @@ class LayerStage(ABC):
         return f"{self.number}/{kind}", self.number * CHANNELS + kind
 
     @abstractmethod
-    def step(self, step: int, record: Recording, interrupted: Callable[[], bool], save: bool) -> tuple[Outcome, bool, bool]:
+    def step(self, step: int, record: Recording | None, interrupted: Callable[[], bool], save: bool) -> tuple[Outcome, bool, bool]:
         """One update of this rank's blocks: see :class:`gradlens.training.step.Stage`."""
 
     def finish_pending(self) -> Sequence[tuple[int, Outcome]]:
@@ -99,11 +99,11 @@ class LayerStage(ABC):
         """Finish what is under way, share the weights, and put together what the ranks report of each step."""
         reports = [*pending, *self.finish_pending()]
         mine = [(step, o._replace(loss=o.loss.cpu(), hits=o.hits.cpu(), answered=o.answered.cpu())) for step, o in reports]
-        told = self.ranks.all_gather_object(mine)
+        of_ranks = self.ranks.all_gather_object(mine)
         self.broadcast_weights()
-        tops = dict(told[-1])
+        tops = dict(of_ranks[-1])
         rows: dict[int, list[Measurement]] = {step: [] for step, _ in pending}
-        for theirs in told:
+        for theirs in of_ranks:
             for _, o in theirs:
                 for row in o.rows:
                     rows.setdefault(row.step, []).append(row)

@@ -17,7 +17,6 @@ from gradlens.runtime.progress import Watch, no_progress
 from gradlens.runtime.torchrun_environment import restarts
 from gradlens.training import tensorboard
 from gradlens.training.checkpoint import load_checkpoint
-from gradlens.training.checkpointer import Checkpointer
 from gradlens.training.config import Config, make_config
 from gradlens.training.context import RunContext, load_data
 from gradlens.training.loop import fit
@@ -27,6 +26,7 @@ from gradlens.training.run_files import is_run
 from gradlens.training.run_writer import Writer
 from gradlens.training.runs.build_state import build_on_rank
 from gradlens.training.runs.check import check, checked_data
+from gradlens.training.saving import restore_run
 from gradlens.training.state import TrainState
 
 
@@ -55,7 +55,7 @@ def train_run(config: Config, context: RunContext, watch: Watch = no_progress, s
     Args:
         config: the settings.
         context: where and how, and the ranks that share the run.
-        watch: is told what happens.
+        watch: called with each event.
         state: from :func:`prepare`, where there is one already.
 
     Raises:
@@ -84,7 +84,7 @@ def _restore(state: TrainState, writer: Writer | None) -> None:
     file = writer.path / "checkpoint.pt" if writer else None
     saved = ranks.broadcast_object(ranks.fail_together(lambda: load_checkpoint(file) if file and file.exists() else None))
     if saved is not None:
-        ranks.fail_together(lambda: Checkpointer(state, writer).restore(saved))
+        ranks.fail_together(lambda: restore_run(state, writer, saved))
     elif writer:
         writer.rewind({})
 
