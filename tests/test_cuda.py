@@ -11,7 +11,7 @@ from gradlens.training.build import build_model_and_method
 from gradlens.training.config import make_config
 from gradlens.training.loop import fit, make_update
 from gradlens.training.runs.build_state import build_state
-from gradlens.training.step import training_step
+from gradlens.training.step import Recording, training_step
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -66,7 +66,7 @@ def test_one_step_on_the_gpu_is_one_on_the_cpu(method):
         y = torch.arange(16) % 10
         optimizer = torch.optim.SGD(pair.method.param_groups(list(pair.model)), lr=0.1)
         pair.method.start(1, 0)
-        outcome = training_step(pair, optimizer, x.to(device), y.to(device), record=0)
+        outcome = training_step(pair, optimizer, x.to(device), y.to(device), Recording(0))
         found.append((float(outcome.loss), {n: p.detach().cpu() for n, p in pair.model.named_parameters()}, outcome.rows))
     (loss, weights, rows), (loss_gpu, weights_gpu, rows_gpu) = found
     assert loss == pytest.approx(loss_gpu, rel=1e-4)

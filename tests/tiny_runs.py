@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from oracles import needed
 
-from gradlens.training import checkpointer
+from gradlens.training import saving
 from gradlens.training.checkpoint import load_checkpoint
 from gradlens.training.config import make_config
 from gradlens.training.context import RunContext
@@ -77,7 +77,7 @@ def hang(marker):
 def victim(settings, out, resume, where):
     """Runs in a process of its own, to be killed: trains, saving often, and stands still before its end at the latest."""
     torch.set_num_threads(1)
-    checkpointer.CHECKPOINT_SECONDS = 0.02
+    saving.CHECKPOINT_SECONDS = 0.02
     config, marker = make_config(**settings), out / "hung"
     saves = 0
 

@@ -1,7 +1,8 @@
 """Tensors sent from one rank to another without waiting, in order; two may be under way while the next one is made.
 
-Sizes, layouts in memory and types are told once for each size of batch, through the launcher's store: what arrives lies in memory as it did
-where it came from, so that the layers that read it take the same kernels and give the same bits.
+Sizes, layouts in memory and types are sent once for each size of batch, through the launcher's store: what arrives lies in memory as it did
+where it came from, so that the layers that read it take the same kernels and give the same bits. A later batch of that size must have them
+too.
 """
 
 from __future__ import annotations
@@ -16,18 +17,27 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gradlens.runtime.errors import InputError
 from gradlens.runtime.process_group import MESSAGE_TIMEOUT, ProcessGroup
 
 UNDER_WAY = 2  # messages of one channel that a rank has sent and the other not yet taken
 
 
-def _memory_and_layout(x: Tensor) -> tuple[Tensor, tuple[Any, ...]]:
+Layout = tuple[tuple[int, ...], tuple[int, ...], str]  # size, stride, type
+
+
+def _memory_and_layout(x: Tensor) -> tuple[Tensor, Layout]:
     """A tensor's memory from end to end [numel], and (size, stride, type) to see it as the tensor again."""
     x = x.detach()
     spread = 1 + sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
     if spread != x.numel():  # an expanded view, or one with holes
         x = x.contiguous()
     return x.as_strided((x.numel(),), (1,)), (tuple(x.shape), x.stride(), str(x.dtype).removeprefix("torch."))
+
+
+def _in_memory(layouts: Sequence[Layout]) -> list[Any]:
+    """What of layouts decides where numbers lie: strides of dimensions of size 1 do not."""
+    return [(size, [step for n, step in zip(size, stride, strict=True) if n > 1], kind) for size, stride, kind in layouts]
 
 
 class Outbox:
@@ -44,16 +54,26 @@ class Outbox:
     def __init__(self, ranks: ProcessGroup, to: int, channel: str, tag: int) -> None:
         self.ranks, self.to, self.tag = ranks, to, tag
         self.name = f"{channel}/{ranks.rank}-{to}"
-        self.told: set[int] = set()
+        self.layouts: dict[int, Sequence[Layout]] = {}  # images of a batch -> what the other side knows of its tensors
         self.under_way: deque[list[tuple[Any, Tensor]]] = deque()
         self.bytes = 0  # sent so far
 
     def send(self, images: int, tensors: Sequence[Tensor]) -> None:
-        """Send tensors that belong to a batch of so many images; waits only while two earlier messages are still under way."""
+        """Send tensors that belong to a batch of so many images; waits only while two earlier messages are still under way.
+
+        Raises:
+            InputError: tensors laid out otherwise than those of an earlier batch of so many images.
+
+        """
         flats, layouts = zip(*map(_memory_and_layout, tensors), strict=True) if tensors else ((), ())
-        if images not in self.told:
+        if images not in self.layouts:
             self.ranks.store.set(f"{self.name}/{images}", repr(list(layouts)))
-            self.told.add(images)
+            self.layouts[images] = layouts
+        elif _in_memory(layouts) != _in_memory(self.layouts[images]):
+            raise InputError(
+                f"--parallel layers: a block gives (size, stride, type) {_said(layouts)} for {images} images, after"
+                f" {_said(self.layouts[images])} for as many: it must give the same for every batch, or be trained in one process"
+            )
         while len(self.under_way) >= UNDER_WAY:
             self._wait()
         self.under_way.append([(dist.isend(flat, self.to, tag=self.tag), flat) for flat in flats])
@@ -67,6 +87,10 @@ class Outbox:
         """Wait until all has been sent."""
         while self.under_way:
             self._wait()
+
+
+def _said(layouts: Sequence[Layout]) -> str:
+    return ", ".join(map(str, layouts)) or "nothing"
 
 
 class Inbox:

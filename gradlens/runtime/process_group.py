@@ -33,6 +33,7 @@ T = TypeVar("T")
 HEARTBEAT_INTERVAL = 1.0  # seconds between signs of life
 HEARTBEAT_TIMEOUT = 12.0  # seconds without one after which a rank counts as gone: it is stopped, or its machine is
 HEARTBEAT_THREAD = "signs of life"  # the thread that gives them
+POLL_INTERVAL = 0.1  # seconds between looks for what is waited for without a limit
 MESSAGE_TIMEOUT = 600.0  # seconds that a rank waits for another's message by default: longer than any evaluation or checkpoint should take
 
 
@@ -91,6 +92,38 @@ class ProcessGroup:
             said_by_all.trace = refused.trace if refused else ""
             raise said_by_all from refused
         return result
+
+    def first_on_each_machine(self, act: Callable[[], object]) -> None:
+        """Do something on the first rank of each machine while all others wait, however long it takes. Collective: call on every rank.
+
+        Raises:
+            InputError: of any of them, the same on all ranks.
+
+        """
+        if self.is_single_process:
+            act()
+            return
+        machines = self.all_gather_object(socket.gethostname())
+        firsts = [rank for rank, machine in enumerate(machines) if rank == machines.index(machine)]
+        refused: InputError | None = None
+        if self.rank in firsts:
+            try:
+                act()
+            except InputError as error:
+                refused = error
+            self.store.set(f"first/{self.rank}", "done")
+        while not self.store.check([f"first/{rank}" for rank in firsts]):  # not a message, for which ranks wait ten minutes at most
+            time.sleep(POLL_INTERVAL)
+
+        def refuse() -> None:
+            if refused:
+                raise refused
+
+        try:
+            self.fail_together(refuse)
+        finally:
+            if self.rank in firsts:  # all have seen it
+                self.store.delete_key(f"first/{self.rank}")
 
     def any_stop_or_save(self, stop: bool, save: bool) -> tuple[bool, bool]:
         """(whether any rank was asked to stop, whether rank 0 wants to save), the same on all ranks."""

@@ -18,9 +18,9 @@ from gradlens.models.spec import ModelSpec
 from gradlens.models.zoo import build, head_width
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import seeded
-from gradlens.training.checkpoint import load_checkpoint
 from gradlens.training.config import Config
-from gradlens.training.run_directory import Run, load_run
+from gradlens.training.other_runs import other_run, saved_weights
+from gradlens.training.run_directory import Run
 from gradlens.training.user_references import activate, builder
 
 
@@ -93,14 +93,14 @@ def build_model_and_method(config: Config, shape: tuple[int, int, int], classes:
     read = rule.input_shape(shape, options)
     model = _built(config, read, shape, classes)
     if config.pretrained.run:
-        begun = load_run(config.pretrained.run)
+        begun = other_run(config.pretrained.run)
         if config.pretrained.keep_head:
             model = _with_kept_head(model, begun, config, shape, classes)
         else:
             load_weights(model, _begun_weights(model, begun), f"--init-from {config.pretrained.run}")
     net = make_network_info(model, read, classes, LOSSES[config.loss], config.seed, config.epochs)._replace(image=shape)
     if config.teacher:
-        net = net._replace(teacher=_teacher(load_run(config.teacher), shape, classes, config, device))
+        net = net._replace(teacher=_teacher(other_run(config.teacher), shape, classes, config, device))
     method = rule(net, options)
     layout: Any = {"device": device, "memory_format": torch.channels_last}
     network = ModelAndMethod(model.to(**layout), method.to(**layout))
@@ -112,7 +112,7 @@ def build_model_and_method(config: Config, shape: tuple[int, int, int], classes:
 def check_model_and_method(config: Config, shape: tuple[int, int, int], classes: int) -> ModelAndMethod:
     """The network and rule of a config as shapes without numbers (torch's meta device), which takes no memory and hardly any time.
 
-    A user's own code may ask for numbers, and another run's weights are loaded: both happen on the CPU.
+    A user's own code may ask for numbers, and another run's weights are copied: both happen on the CPU.
 
     Raises:
         InputError: as :func:`build_model_and_method`.
@@ -140,7 +140,7 @@ def _built(config: Config, read: tuple[int, int, int], shape: tuple[int, int, in
 
 def _begun_weights(model: nn.Sequential, begun: Run) -> dict[str, Tensor]:
     """A run's weights; where its rule trained no top (whose shape may be another one: it read patches), this network's own top."""
-    weights: dict[str, Tensor] = begun.checkpoint()["model"]
+    weights: dict[str, Tensor] = saved_weights(begun.path / "checkpoint.pt")["model"]
     if begun.config.rule.classifies:
         return weights
     top = f"{list(model._modules)[-1]}."
@@ -159,7 +159,7 @@ def load_model_and_method(
     """The network and rule of a run with the weights of its last checkpoint, or of a snapshot (``file``), in eval mode."""
     network = build_model_and_method(to_be_restored(run.config).replace(compile=False), shape, classes, device)
     file = file or run.path / "checkpoint.pt"
-    network.load(load_checkpoint(file), str(file))
+    network.load(saved_weights(file), str(file))
     network.model.eval(), network.method.eval()
     return network
 

@@ -12,19 +12,22 @@ from gradlens.runtime.interrupts import interruptible
 from gradlens.runtime.process_group import stop_on_lost_rank
 from gradlens.runtime.progress import Watch, no_progress
 from gradlens.runtime.rng import forked
-from gradlens.training.checkpointer import Checkpointer, snapshot_steps
 from gradlens.training.run_log import RunLog
 from gradlens.training.run_writer import Writer
-from gradlens.training.state import TrainState, prepare_step
-from gradlens.training.step import Outcome
+from gradlens.training.saving import is_due, save_run, save_snapshot, saved_note, snapshot_steps
+from gradlens.training.state import TrainState, set_lr
+from gradlens.training.step import Outcome, begin_step, recording
 
 
 def make_update(
     state: TrainState, step: int, interrupted: Callable[[], bool] = lambda: False, save: bool = False
 ) -> tuple[Outcome, bool, bool]:
     """One update of this process's blocks: see :class:`gradlens.training.step.Stage`. Here, and only here, a batch is cut for ranks."""
+    config = state.config
     with state.batches.sharded(step):
-        return state.stage.step(step, prepare_step(state, step), interrupted, save)
+        set_lr(state, step)
+        begin_step(state.network.method, config.seed, step // state.batches.per_epoch + 1, step)
+        return state.stage.step(step, recording(config, step), interrupted, save)
 
 
 def fit(state: TrainState, writer: Writer | None = None, watch: Watch = no_progress) -> dict[str, Any]:
@@ -33,23 +36,23 @@ def fit(state: TrainState, writer: Writer | None = None, watch: Watch = no_progr
     Args:
         state: the run, begun or restored; on several ranks each trains its own.
         writer: of the run directory; None: nothing is written here.
-        watch: is told what happens.
+        watch: called with each event.
 
     Raises:
         Stopped: Ctrl-C (saved, status 130), or a loss that is not finite (what was saved before is kept, status 1).
         InputError: the run directory cannot be written any more.
 
     """
-    checkpoints, total = Checkpointer(state, writer), state.batches.total
-    log, snapshots = RunLog(state, checkpoints, watch), snapshot_steps(total, state.config.record.keep_checkpoints)
+    log, total = RunLog(state, writer, watch), state.batches.total
+    snapshots = snapshot_steps(total, state.config.record.keep_checkpoints)
     pending: list[tuple[int, Outcome]] = []  # updates whose reports are still to be read
-    with interruptible() as interrupted, forked(), _lost_rank(state, checkpoints):
-        if not state.position.best:  # not begun
+    with interruptible() as interrupted, forked(), _lost_rank(state, writer):
+        if not state.position.begun:
             log.evaluation(0)
-            checkpoints.save()
+            save_run(state, writer)
         for step in range(state.position.step, total):
             began, epoch = time.perf_counter(), step // state.batches.per_epoch + 1
-            made, stop, save = make_update(state, step, interrupted, checkpoints.due())
+            made, stop, save = make_update(state, step, interrupted, is_due(state))
             pending.append((step, made))
             state.position = state.position._replace(step=step + 1)
             last, keep = step + 1 in (epoch * state.batches.per_epoch, total), step + 1 in snapshots
@@ -61,9 +64,9 @@ def fit(state: TrainState, writer: Writer | None = None, watch: Watch = no_progr
             if last:
                 log.end_of_epoch(epoch)
             if keep:
-                checkpoints.snapshot()
+                save_snapshot(state, writer)
             if last or stop or save:
-                checkpoints.save()
+                save_run(state, writer)
             if stop and step + 1 < total:
                 saved = "; saved" if writer or not state.ranks.is_single_process else ""
                 raise Stopped(f"interrupted after {step + 1} of {total} updates{saved}", INTERRUPTED)
@@ -74,8 +77,8 @@ def fit(state: TrainState, writer: Writer | None = None, watch: Watch = no_progr
     return summary
 
 
-def _lost_rank(state: TrainState, checkpoints: Checkpointer) -> Any:
+def _lost_rank(state: TrainState, writer: Writer | None) -> Any:
     """What turns the loss of another rank into one sentence; nothing to a process alone, whose errors are its own."""
     if state.ranks.is_single_process:
         return nullcontext()
-    return stop_on_lost_rank(lambda: state.position.step, checkpoints.saved_note)
+    return stop_on_lost_rank(lambda: state.position.step, lambda: saved_note(state, writer))

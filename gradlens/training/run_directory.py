@@ -1,4 +1,4 @@
-"""The run directory: config, tables, checkpoint, snapshots. Everything a run leaves behind is written and read here."""
+"""What a run directory holds: its tables' rows, reading it whole, and the results that are stored beside it afterwards."""
 
 from __future__ import annotations
 

@@ -12,10 +12,11 @@ from gradlens.runtime.csv_tables import read_table
 from gradlens.runtime.errors import Stopped
 from gradlens.runtime.memory import peak_memory_mb
 from gradlens.runtime.progress import Watch
-from gradlens.training.checkpointer import Checkpointer
 from gradlens.training.evaluation import evaluate
 from gradlens.training.metrics import TRAIN, TRAIN_EVAL, best_epoch
 from gradlens.training.run_directory import Metric, Timing, save_result
+from gradlens.training.run_writer import Writer
+from gradlens.training.saving import saved_note
 from gradlens.training.state import NO_SUMS, TrainState
 from gradlens.training.step import Outcome
 
@@ -25,60 +26,60 @@ class RunLog:
 
     Args:
         state: the run; its position is moved on.
-        checkpoints: knows the run directory, and what is saved there.
-        watch: is told what happens.
+        writer: of the run directory; None: nothing is written here.
+        watch: called with each event.
 
     """
 
-    def __init__(self, state: TrainState, checkpoints: Checkpointer, watch: Watch) -> None:
-        self.run, self.checkpoints, self.writer, self.watch = state, checkpoints, checkpoints.writer, watch
+    def __init__(self, state: TrainState, writer: Writer | None, watch: Watch) -> None:
+        self.state, self.writer, self.watch = state, writer, watch
 
     def outcomes(self, made: Sequence[tuple[int, Outcome]], epoch: int) -> None:
         """Read what updates reported: a loss that is not finite ends the run."""
         values = torch.stack([torch.stack([o.loss.float(), o.hits.float(), o.answered.float()]) for _, o in made]).tolist()
         for (step, outcome), (loss, hits, answered) in zip(made, values, strict=True):
             self._must_be_finite("loss", loss, epoch, step)
-            a, b, c, d = self.run.position.sums
+            a, b, c, d = self.state.position.sums
             sums = (a + loss * outcome.images, b + outcome.images, int(c + hits), int(d + answered))
-            self.run.position = self.run.position._replace(sums=sums)
+            self.state.position = self.state.position._replace(sums=sums)
             if outcome.rows:
                 self._append("gradients", outcome.rows)
                 self.watch("rows", {"rows": outcome.rows})
-        if self.run.probe:
-            rounds, streams = self.run.probe.take_rows()
+        if self.state.probe:
+            rounds, streams = self.state.probe.take_rows()
             if rounds and self.writer:
                 self.writer.append("online", rounds)
                 for block, content in streams.items():
                     self.writer.extend(f"online/{block}.bin", content)
 
     def step(self, epoch: int) -> None:
-        """Tell how far the run is."""
-        done = {"step": self.run.position.step, "total": self.run.batches.total, "epoch": epoch}
+        """Report how far the run is."""
+        done = {"step": self.state.position.step, "total": self.state.batches.total, "epoch": epoch}
         self.watch("step", {**done, **self._running()})
 
     def evaluation(self, epoch: int) -> None:
         """Evaluate the held-out split, and with ``--evaluate-train`` the training images. Collective: call on every rank."""
         self.watch("evaluate", {"epoch": epoch})
-        run, config = self.run, self.run.config
-        run.stage.share_buffers()
-        loss, accuracy = evaluate(run.network, run.test, run.batches.to_input, config, run.ranks)
-        self._metric(run.test_name, epoch, loss, accuracy)
-        self._must_be_finite(f"{run.test_name} loss", loss, epoch, run.position.step)
+        state, config = self.state, self.state.config
+        state.stage.share_buffers()
+        loss, accuracy = evaluate(state.network, state.test, state.batches.to_input, config, state.ranks)
+        self._metric(state.test_name, epoch, loss, accuracy)
+        self._must_be_finite(f"{state.test_name} loss", loss, epoch, state.position.step)
         if config.record.evaluate_train:  # only looked at: a loss that is not finite here ends no run that would go on without it
-            self._metric(TRAIN_EVAL, epoch, *evaluate(run.network, run.labelled, run.batches.to_input, config, run.ranks))
+            self._metric(TRAIN_EVAL, epoch, *evaluate(state.network, state.labelled, state.batches.to_input, config, state.ranks))
 
     def end_of_epoch(self, epoch: int) -> None:
         """Evaluate, and begin the next epoch's sums."""
         running = self._running()
         self._metric(TRAIN, epoch, running["loss"], running["accuracy"])
         self.evaluation(epoch)
-        position, memory = self.run.position, peak_memory_mb(self.run.batches.device)
+        position, memory = self.state.position, peak_memory_mb(self.state.batches.device)
         self._append("timing", [Timing(epoch, position.seconds, running["images_per_s"], memory)])
-        self.run.position = self.run.position._replace(sums=NO_SUMS, seconds=0.0)
+        self.state.position = self.state.position._replace(sums=NO_SUMS, seconds=0.0)
 
     def summary(self) -> dict[str, Any]:
         """Best and final numbers; with a run directory, they mark it as finished."""
-        summary: dict[str, Any] = {"updates": self.run.position.step}
+        summary: dict[str, Any] = {"updates": self.state.position.step}
         if self.writer is None:
             return summary
         rows = read_table(self.writer.path / "metrics.csv", Metric)
@@ -89,9 +90,9 @@ class RunLog:
                 "best_accuracy": best.accuracy, "best_epoch": best.epoch,
                 "final_accuracy": mine[-1].accuracy, "final_loss": mine[-1].loss, "final_epoch": mine[-1].epoch,
             }  # fmt: skip
-        if self.run.probe and self.run.probe.blocks:
+        if self.state.probe and self.state.probe.blocks:
             self.watch("regret", {})
-            save_result(self.writer.path, "online", {"rows": self.run.probe.regret(self.writer.path)})
+            save_result(self.writer.path, "online", {"rows": self.state.probe.regret(self.writer.path)})
         self.writer.finish(summary)
         return summary
 
@@ -100,23 +101,23 @@ class RunLog:
             self.writer.append(table, rows)
 
     def _metric(self, split: str, epoch: int, loss: float, accuracy: float) -> None:
-        position = self.run.position
+        position = self.state.position
         best = position.best.get(split, math.nan)
         if math.isfinite(accuracy) and not best >= accuracy:  # NaN: no answer so far
             best = accuracy
-        self.run.position = position._replace(best={**position.best, split: best})
+        self.state.position = position._replace(best={**position.best, split: best})
         row = Metric(split, epoch, position.step, loss, accuracy, best)
         self._append("metrics", [row])
         self.watch("metric", row._asdict())
 
     def _must_be_finite(self, what: str, loss: float, epoch: int, step: int) -> None:
         if not math.isfinite(loss):
-            config = self.run.config
+            config = self.state.config
             where = f"epoch {epoch}, step {step} (lr {config.optimizer.lr:g})"
-            raise Stopped(f"{config.method}: the {what} became {loss} in {where}{self.checkpoints.saved_note()}")
+            raise Stopped(f"{config.method}: the {what} became {loss} in {where}{saved_note(self.state, self.writer)}")
 
     def _running(self) -> dict[str, float]:
         """This epoch so far."""
-        total, n, hits, answered = self.run.position.sums
-        rate = n / self.run.position.seconds if self.run.position.seconds else 0.0
+        total, n, hits, answered = self.state.position.sums
+        rate = n / self.state.position.seconds if self.state.position.seconds else 0.0
         return {"loss": total / n if n else math.nan, "accuracy": hits / answered if answered else math.nan, "images_per_s": rate}

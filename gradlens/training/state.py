@@ -1,30 +1,34 @@
-"""What a run consists of while it trains, and where it is. Plain data: step, loop, evaluation and checkpoints are functions of it."""
+"""What a run consists of while it trains, and where it is: what loop, log and checkpoints read and move on."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 
 from gradlens.data.split import Data, Split
-from gradlens.runtime.batch_shard import rank_rng_words
 from gradlens.runtime.process_group import SINGLE_PROCESS, ProcessGroup
-from gradlens.runtime.rng import key, seed_global
 from gradlens.training.batches import Batches
 from gradlens.training.build import ModelAndMethod
 from gradlens.training.config import Config
 from gradlens.training.optimizers import lr_factor
-from gradlens.training.step import NOT_RECORDED, Recording, Stage, UpdateProbe
+from gradlens.training.step import Stage, UpdateProbe
 
 
 class Position(NamedTuple):
-    """Where a run is, as its checkpoint says it."""
+    """Where a run is; the fields are keys of its checkpoint."""
 
     step: int  # updates made
     sums: tuple[float, int, float, int]  # this epoch so far: loss × images, images, right answers, images answered
     best: dict[str, float]  # split -> highest accuracy so far
     seconds: float  # spent in this epoch's steps so far
+
+    @property
+    def begun(self) -> bool:
+        """Whether the untrained network has been evaluated, with which a run begins."""
+        return bool(self.best)
 
 
 NO_SUMS = (0.0, 0, 0.0, 0)
@@ -44,23 +48,15 @@ class TrainState:
     test: Split
     test_name: str  # test or validation
     labelled: Split  # the training images whose label is known
-    stage: Stage  # makes an update of this process's blocks
+    stage: Stage = field(init=False)  # makes an update of this process's blocks; ``choose.add_stage`` sets it when all ranks have a state
     ranks: ProcessGroup = SINGLE_PROCESS  # that share the run
     probe: UpdateProbe | None = None
     position: Position = BEGINNING
     saved: int = 0  # updates in the last checkpoint
+    saved_at: float = field(default_factory=time.monotonic)  # when it was written, or the run begun
 
 
-def prepare_step(state: TrainState, step: int) -> Recording:
-    """Make ready for an update: its learning rate, its draws, the rule's start; whether it is recorded and diagnosed.
-
-    Inside :meth:`Batches.sharded` where the batch is shared.
-    """
-    config, batches = state.config, state.batches
+def set_lr(state: TrainState, step: int) -> None:
+    """Set the optimiser's learning rates for an update."""
     for group, lr in zip(state.optimizer.param_groups, state.base_lr, strict=True):
-        group["lr"] = lr * lr_factor(config, step, batches.total)
-    seed_global(key(config.seed, "step", *rank_rng_words(step)))  # dropout and the like
-    state.network.method.start(step // batches.per_epoch + 1, step)
-    if not config.record.every or step % config.record.every:
-        return NOT_RECORDED
-    return Recording(step, bool(config.record.diagnose_every) and step // config.record.every % config.record.diagnose_every == 0)
+        group["lr"] = lr * lr_factor(state.config, step, state.batches.total)

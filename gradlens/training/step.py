@@ -1,4 +1,4 @@
-"""One step of any rule. The only writer of ``.grad``; it knows no method by name."""
+"""One step of any rule: passes, the rule's gradients in ``.grad``, the optimiser's step. It knows no method by name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from gradlens.gradients.diagnostics import sparse_rows
 from gradlens.gradients.method import Method, Step, Update
 from gradlens.gradients.rows import Measurement, rank_rows, step_rows
 from gradlens.gradients.true_gradient import all_reduce_update, preserve_buffers_and_rng, true_gradients
-from gradlens.runtime.batch_shard import GradientReducer, all_reduce_sum, current_shard, global_count
+from gradlens.runtime.batch_shard import GradientReducer, all_reduce_sum, current_shard, global_count, rank_rng_words
+from gradlens.runtime.rng import key, seed_global
 from gradlens.training.batches import Batches
 from gradlens.training.build import ModelAndMethod
 from gradlens.training.config import Config
@@ -35,13 +36,32 @@ class Outcome(NamedTuple):
 
 
 class Recording(NamedTuple):
-    """What is measured of an update."""
+    """What is measured of a recorded update."""
 
-    step: int | None = None  # the update's number if the true gradient is measured on it
-    diagnose: bool = False  # the sparser rows of ``diagnostics`` too
+    step: int  # updates made before it
+    diagnose: bool = False  # the sparser rows of ``diagnostics`` too, beside those of the true gradient
 
 
-NOT_RECORDED = Recording()
+def recording(config: Config, step: int) -> Recording | None:
+    """What a config wants measured of an update; None: nothing."""
+    every, diagnose_every = config.record.every, config.record.diagnose_every
+    if not every or step % every:
+        return None
+    return Recording(step, bool(diagnose_every) and step // every % diagnose_every == 0)
+
+
+def begin_step(method: Method, seed: int, epoch: int, step: int) -> None:
+    """Make ready for an update's draws: torch's global stream (dropout and the like) is seeded for it, and the rule starts it.
+
+    Args:
+        method: the rule.
+        seed: the config's.
+        epoch: the update's, from 1.
+        step: updates made before it.
+
+    """
+    seed_global(key(seed, "step", *rank_rng_words(step)))
+    method.start(epoch, step)
 
 
 def _write_grad(p: Tensor, grad: Tensor) -> None:
@@ -76,7 +96,7 @@ class BlockRange(Protocol):
     def delayed_gradients(self) -> Mapping[str, Tensor]:
         """Gradients of the rule's own modules from messages of earlier batches."""
 
-    def record_rows(self, number: int, network: ModelAndMethod, step: Step, diagnose: bool) -> tuple[list[Measurement], Descent | None]:
+    def record_rows(self, record: Recording, network: ModelAndMethod, step: Step) -> tuple[list[Measurement], Descent | None]:
         """The rows of a recorded step, and on a diagnosed one the descent test to be asked after the optimiser's step."""
 
 
@@ -110,19 +130,16 @@ class Stage(Protocol):
     def flush_every(self) -> int | None:
         """Updates after which what they report is read; None: only where ranks meet."""
 
-    def step(self, step: int, record: Recording, interrupted: Callable[[], bool], save: bool) -> tuple[Outcome, bool, bool]:
+    def step(self, step: int, record: Recording | None, interrupted: Callable[[], bool], save: bool) -> tuple[Outcome, bool, bool]:
         """One update of this process's blocks; what it reports, and whether the run is to be stopped or saved after it, as all ranks agree.
 
         Args:
             step: updates made before this one.
-            record: what is measured of it.
+            record: what is measured of it; None: nothing.
             interrupted: whether this process was asked to stop.
             save: whether this process finds that it is time to save.
 
         """
-
-    def finish_pending(self) -> Sequence[tuple[int, Outcome]]:
-        """Finish what is under way before ranks meet; what steps of it reported."""
 
     def synchronize(self, pending: Sequence[tuple[int, Outcome]]) -> list[tuple[int, Outcome]]:
         """Finish what is under way, share what each rank has alone, and put together what the ranks report of each step."""
@@ -135,9 +152,6 @@ class Stage(Protocol):
 
     def keep_owned_state(self) -> None:
         """Forget the optimiser's state of parameters that other ranks train."""
-
-    def bytes_sent(self) -> int:
-        """Bytes that this rank has sent for training so far, as far as they are counted."""
 
 
 @dataclass(frozen=True)
@@ -163,9 +177,9 @@ class AllBlocks:
         """Nothing comes late."""
         return {}
 
-    def record_rows(self, number: int, network: ModelAndMethod, step: Step, diagnose: bool) -> tuple[list[Measurement], Descent | None]:
+    def record_rows(self, record: Recording, network: ModelAndMethod, step: Step) -> tuple[list[Measurement], Descent | None]:
         """The rows of a recorded step; on a diagnosed one the sparse rows too."""
-        names, method, here = network.block_names(), network.method, current_shard()
+        (number, diagnose), names, method, here = record, network.block_names(), network.method, current_shard()
         truth = true_gradients(method, step, keep=diagnose)
         mine = {k: u.grad.params for k, u in step.updates.items()}
         step = step._replace(updates={k: all_reduce_update(u) for k, u in step.updates.items()})
@@ -219,9 +233,8 @@ def training_step(
     optimizer: torch.optim.Optimizer,
     x: Tensor,
     y: Tensor,
-    record: int | None = None,
+    record: Recording | None = None,
     bf16: bool = False,
-    diagnose: bool = False,
     blocks: BlockRange = ALL_BLOCKS,
 ) -> Outcome:
     """One step of any rule: passes, the rule's gradients, and one optimiser step. On a shared batch all ranks make it together.
@@ -231,9 +244,8 @@ def training_step(
         optimizer: over both.
         x: [N, C, H, W] network input.
         y: [N] labels.
-        record: the step's number if the truth is to be measured on it.
+        record: what is measured of it; None: nothing.
         bf16: compute the passes in bfloat16 (weights and sums stay float32).
-        diagnose: on a recorded step, add the sparser rows of ``diagnostics``.
         blocks: those that this process runs; it is shown every update.
 
     """
@@ -244,7 +256,7 @@ def training_step(
         made, stored, kept = _gradients(network, x, y, record is not None, blocks)
         if record is not None:
             with preserve_buffers_and_rng([network.model]):  # a checkpointed block runs again in each backward pass, its BatchNorm too
-                rows, descent = blocks.record_rows(record, network, Step(list(network.model), x, y, stored, kept), diagnose)
+                rows, descent = blocks.record_rows(record, network, Step(list(network.model), x, y, stored, kept))
     stored.clear()  # measured and done with, before the optimiser makes its state
     kept.clear()
     optimizer.step()
@@ -272,17 +284,12 @@ class WholeNetwork:
         """Updates after which what they report is read: at once on the CPU; waiting for an accelerator costs."""
         return 1 if self.batches.device.type == "cpu" else 20
 
-    def step(self, step: int, record: Recording, interrupted: Callable[[], bool], save: bool) -> tuple[Outcome, bool, bool]:
+    def step(self, step: int, record: Recording | None, interrupted: Callable[[], bool], save: bool) -> tuple[Outcome, bool, bool]:
         """One update of all blocks."""
         blocks = AllBlocks(self.config.parallel.record_ranks, partial(self.probe.on_update, step) if self.probe else None)
         x, y = self.batches.batch(step)
-        bf16 = self.config.precision == "bf16"
-        outcome = training_step(self.network, self.optimizer, x, y, record.step, bf16, record.diagnose, blocks)
+        outcome = training_step(self.network, self.optimizer, x, y, record, self.config.precision == "bf16", blocks)
         return outcome, interrupted(), save
-
-    def finish_pending(self) -> Sequence[tuple[int, Outcome]]:
-        """Nothing is under way."""
-        return ()
 
     def synchronize(self, pending: Sequence[tuple[int, Outcome]]) -> list[tuple[int, Outcome]]:
         """What is reported is complete."""
@@ -297,7 +304,3 @@ class WholeNetwork:
 
     def keep_owned_state(self) -> None:
         """All parameters are trained here."""
-
-    def bytes_sent(self) -> int:
-        """Nothing is sent."""
-        return 0

@@ -15,7 +15,7 @@ from gradlens.gradients.diagnostics import SPARSE, sparse_rows
 from gradlens.gradients.true_gradient import true_gradients
 from gradlens.runtime.rng import generator, key
 from gradlens.training.build import ModelAndMethod
-from gradlens.training.step import training_step
+from gradlens.training.step import Recording, training_step
 
 
 def diagnosed(name, network="basic-cnn", images=None, number=4, **options):
@@ -135,7 +135,7 @@ def test_a_small_step_of_backprop_changes_the_loss_as_predicted_and_a_large_one_
         c = case("mlp")
         method = rule("bp", c)
         rows = training_step(
-            ModelAndMethod(c.model, method), torch.optim.SGD(c.model.parameters(), lr), c.x, c.y, record=0, diagnose=True
+            ModelAndMethod(c.model, method), torch.optim.SGD(c.model.parameters(), lr), c.x, c.y, Recording(0, diagnose=True)
         ).rows
         (ratios[lr],) = [r.value for r in rows if r.quantity == "descent_ratio"]
         assert all(r.value < 0 for r in rows if r.quantity == "predicted_change" and lr == 1e-5)
@@ -148,7 +148,7 @@ def test_a_step_that_changes_nothing_has_no_ratio():
     c = case("mlp")
     method = rule("bp", c)
     rows = training_step(
-        ModelAndMethod(c.model, method), torch.optim.SGD(c.model.parameters(), 0.0), c.x, c.y, record=0, diagnose=True
+        ModelAndMethod(c.model, method), torch.optim.SGD(c.model.parameters(), 0.0), c.x, c.y, Recording(0, diagnose=True)
     ).rows
     whole = {r.quantity: r.value for r in rows if r.layer == "network"}
     assert whole["predicted_change"] == whole["measured_change"] == 0
@@ -189,7 +189,7 @@ def test_the_descent_ratio_tends_to_one_with_the_step_for_every_rule_on_its_own_
     if name == "greedy":
         method.start(1, 0)  # its loss reads a head of its own, which moves too
     optimizer = torch.optim.SGD([*c.model.parameters(), *method.parameters()], 1e-6)
-    rows = training_step(ModelAndMethod(c.model, method), optimizer, c.x, c.y, record=0, diagnose=True).rows
+    rows = training_step(ModelAndMethod(c.model, method), optimizer, c.x, c.y, Recording(0, diagnose=True)).rows
     (ratio,) = [r.value for r in rows if r.quantity == "descent_ratio"]
     assert ratio == pytest.approx(1, abs=1e-3)
 
@@ -200,7 +200,7 @@ def test_in_bf16_the_loss_after_the_step_is_that_of_the_new_weights():
         c = case("mlp", torch.float32)
         method = rule("bp", c)
         optimizer = torch.optim.SGD(c.model.parameters(), 0.3)
-        rows = training_step(ModelAndMethod(c.model, method), optimizer, c.x, c.y, record=0, bf16=bf16, diagnose=True).rows
+        rows = training_step(ModelAndMethod(c.model, method), optimizer, c.x, c.y, Recording(0, diagnose=True), bf16=bf16).rows
         changes[bf16] = {r.quantity: r.value for r in rows if r.layer == "network"}
     assert changes[True]["measured_change"] == pytest.approx(changes[False]["measured_change"], rel=0.2)
     assert changes[True]["measured_change"] < 0
@@ -221,7 +221,7 @@ def test_diagnosing_leaves_no_trace(name):
         optimizer = torch.optim.Adam([*c.model.parameters(), *method.parameters()], 1e-2)
         for number in range(3):
             torch.manual_seed(key(3, "step", number))
-            training_step(ModelAndMethod(c.model, method), optimizer, c.x, c.y, record=number, diagnose=diagnose)
+            training_step(ModelAndMethod(c.model, method), optimizer, c.x, c.y, record=Recording(number, diagnose))
         after.append(({**frozen(c.model), **frozen(method)}, torch.get_rng_state()))
     assert_same_bits(after[0][0], after[1][0])
     assert torch.equal(after[0][1], after[1][1])
@@ -233,7 +233,7 @@ def test_with_dropout_the_descent_test_sees_the_steps_own_masks():
     method = rule("bp", c)
     torch.manual_seed(key(3, "step", 9))
     rows = training_step(
-        ModelAndMethod(c.model, method), torch.optim.SGD(c.model.parameters(), 1e-6), c.x, c.y, record=9, diagnose=True
+        ModelAndMethod(c.model, method), torch.optim.SGD(c.model.parameters(), 1e-6), c.x, c.y, Recording(9, diagnose=True)
     ).rows
     (ratio,) = [r.value for r in rows if r.quantity == "descent_ratio"]
     assert ratio == pytest.approx(1, abs=1e-4)  # other masks would change the loss by far more than such a step

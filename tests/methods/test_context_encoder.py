@@ -39,7 +39,7 @@ from gradlens.training.evaluation import evaluate
 from gradlens.training.optimizers import make_optimizer
 from gradlens.training.run_directory import load_result
 from gradlens.training.runs.train_run import train_run
-from gradlens.training.step import training_step
+from gradlens.training.step import Recording, training_step
 
 ROOT = Path(__file__).parents[2]
 RULES = ("context-encoder", "context-encoder-local")
@@ -182,7 +182,7 @@ def test_the_losses_gradient_is_zero_outside_the_mask_and_its_border(corrupt, ov
 
     method.heads["1"].decoder = Given()
     p = list(method.forward(list(model), x, y))[1]
-    (g,) = torch.autograd.grad(method.local_loss(1, p).loss, made)
+    (g,) = torch.autograd.grad(method.pretext.loss(1, method.heads["1"], p.z, p.y), made)
     region = method.pretext.predicted(y).expand_as(g) > 0
     dropped = int((y[:, 3:].expand_as(g) > 0).sum())
     assert int(region.sum()) == dropped if overlap == 0 else int(region.sum()) > dropped
@@ -562,7 +562,7 @@ def test_the_papers_settings_train():
     for step in range(2):
         pair.method.start(1, step)
         x, y = pair.method.make_inputs(images, torch.zeros(4), step, normalizer("pm1", images))
-        assert training_step(pair, optimizer, x, y, record=step).loss.isfinite()
+        assert training_step(pair, optimizer, x, y, Recording(step)).loss.isfinite()
 
 
 # ------------------------------------------------------------------------------------------------------- the analysis

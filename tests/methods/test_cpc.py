@@ -36,6 +36,11 @@ CPU = torch.device("cpu")
 IMAGES = torch.randint(0, 256, (5, 3, 16, 16), generator=torch.Generator().manual_seed(7), dtype=torch.uint8)
 
 
+def drawn_by(method, k, offset, targets):
+    """The negatives of the step that is under way."""
+    return method.pretext.negatives(k, offset, targets, method.pretext.step)
+
+
 def noise(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
@@ -169,7 +174,7 @@ def slow_loss(method, k, encoder, x):
         w = head.ahead[offset - 1].weight[:, :, 0, 0]
         paired = [(n, i, j) for n, i, j in places if i + offset + o.skip < grid.rows]
         targets = [w @ z[n, i + offset + o.skip, j] for n, i, j in paired]
-        drawn = method.pretext.negatives(k, offset, len(paired))
+        drawn = drawn_by(method, k, offset, len(paired))
         assert drawn.shape == (len(paired), o.negatives)
         mine = []
         for at, context in enumerate(paired):
@@ -210,19 +215,19 @@ def test_loss_and_gradients_equal_plain_loops(name, model, options):
 
 def test_negatives_are_uniform_with_replacement_and_named_by_step_block_and_offset():
     method, *_ = posed("cpc", negatives=16)
-    drawn = method.pretext.negatives(1, 1, 500)
+    drawn = drawn_by(method, 1, 1, 500)
     counts = torch.bincount(drawn.flatten(), minlength=500).double()
     chi2 = ((counts - 16) ** 2 / 16).sum().item()  # 499 degrees of freedom
     assert abs(chi2 - 499) < 4 * math.sqrt(2 * 499)
     assert any(len(set(row)) < 16 for row in drawn.tolist())  # with replacement
     assert any(i in row for i, row in enumerate(drawn.tolist()))  # the positive may be among them
     others = [
-        method.pretext.negatives(0, 1, 500),
-        method.pretext.negatives(1, 2, 500),
-        posed("cpc", step=6, negatives=16)[0].pretext.negatives(1, 1, 500),
+        drawn_by(method, 0, 1, 500),
+        drawn_by(method, 1, 2, 500),
+        drawn_by(posed("cpc", step=6, negatives=16)[0], 1, 1, 500),
     ]
     assert all(not torch.equal(drawn, other) for other in others)
-    assert torch.equal(drawn, posed("cpc", negatives=16)[0].pretext.negatives(1, 1, 500))
+    assert torch.equal(drawn, drawn_by(posed("cpc", negatives=16)[0], 1, 1, 500))
 
 
 def test_how_many_rows_are_predicted():
@@ -260,7 +265,7 @@ def test_greedy_infomax_is_isolated():
         h = blocks[k](h.detach())
         p = Pass(k, blocks[k], h, y, h, h)
         params = dict(network.named_parameters())
-        got = torch.autograd.grad(method.local_loss(k, p).loss, list(params.values()), allow_unused=True)
+        got = torch.autograd.grad(method.pretext.loss(k, method.heads[str(k)], p.z, p.y), list(params.values()), allow_unused=True)
         assert {n.split(".")[0] for n, g in zip(params, got, strict=True) if g is not None} == {f"block{k + 1}"}
     assert posed("infomax", modules=[2])[0].reach.first == {1: 0}
     assert posed("infomax", modules=[1, 1])[0].reach.first == {0: 0, 1: 1}

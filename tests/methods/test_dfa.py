@@ -24,7 +24,7 @@ from gradlens.training.build import ModelAndMethod, build_model_and_method, make
 from gradlens.training.config import make_config
 from gradlens.training.cost.flops import count
 from gradlens.training.optimizers import make_optimizer
-from gradlens.training.step import training_step
+from gradlens.training.step import Recording, training_step
 
 NETS = ("basic-cnn", "vgg11", "mlp")
 
@@ -339,7 +339,7 @@ def test_b_never_changes_is_saved_and_is_not_the_optimisers(shared):
     start, optimizer = frozen(pair.method), make_optimizer(config, pair)
     assert list(start) == (["feedback.shared"] if shared else ["feedback.0", "feedback.1"])
     for i, (x, y) in enumerate(batches(case("mlp", torch.float32), 4)):
-        training_step(pair, optimizer, x, y, i, diagnose=True)
+        training_step(pair, optimizer, x, y, Recording(i, diagnose=True))
     assert_same_bits(frozen(pair.method), start)
     assert list(pair.method.parameters()) == []
 

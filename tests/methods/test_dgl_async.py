@@ -27,7 +27,7 @@ from gradlens.training.build import ModelAndMethod, load_weights, make_network_i
 from gradlens.training.checkpoint import load_checkpoint
 from gradlens.training.config import make_config
 from gradlens.training.runs.build_state import build_state
-from gradlens.training.step import training_step
+from gradlens.training.step import Recording, training_step
 
 
 def fresh(c: Case, **options):
@@ -219,7 +219,7 @@ def test_in_order_without_warm_up_it_equals_dgl_bit_for_bit(network, buffer):
         for i in range(9):  # the last batch of an epoch is smaller
             state.network.method.start(i // 3 + 1, i)
             number = i if i % 2 == 0 else None
-            outcome = training_step(state.network, state.optimizer, *state.batches.batch(i), number, diagnose=i == 4)
+            outcome = training_step(state.network, state.optimizer, *state.batches.batch(i), Recording(number, diagnose=i == 4))
             rows += [repr(r) for r in outcome.rows if r.quantity not in ("staleness", *HALVES)]  # stored batches have no halves
             assert {r.value for r in outcome.rows if r.quantity == "staleness"} <= {0.0}
         runs.append((state, rows))
@@ -358,7 +358,9 @@ def test_recording_and_diagnosing_rounds_leaves_no_trace_in_the_buffers_either(i
         for i, (x, y) in enumerate(batches(c, 8)):
             method.start(1, i)
             n = 6 if i % 2 else images  # what is read may be of another size than the batch
-            outcome = training_step(ModelAndMethod(c.model, method), optimizer, x[:n], y[:n], i if record else None, diagnose=record)
+            outcome = training_step(
+                ModelAndMethod(c.model, method), optimizer, x[:n], y[:n], Recording(i, diagnose=True) if record else None
+            )
             assert bool(outcome.rows) == record
         ends.append((frozen(c.model), frozen(method), method.get_extra_state()))
     assert_same_bits(ends[1][0], ends[0][0])

@@ -18,7 +18,7 @@ from gradlens.models.zoo import ModelSpec, build
 from gradlens.runtime.errors import InputError
 from gradlens.training.build import ModelAndMethod
 from gradlens.training.config import make_config
-from gradlens.training.step import training_step
+from gradlens.training.step import Recording, training_step
 
 BOTH = pytest.mark.parametrize("name", ["dni", "cdni"])
 TARGETS = pytest.mark.parametrize("target", ["sum", "mean"])
@@ -317,7 +317,7 @@ def test_each_synthesiser_is_evaluated_once_a_step(name, options, record):
         s.register_forward_hook(count(k))
     optimizer = torch.optim.SGD(method.param_groups(c.blocks), lr=0.01)
     for i in range(3):
-        training_step(ModelAndMethod(c.model, method), optimizer, c.x, c.y, record)
+        training_step(ModelAndMethod(c.model, method), optimizer, c.x, c.y, None if record is None else Recording(record))
         assert asked == dict.fromkeys(range(4), i + 1)
         assert int(method.synthesisers[0].rest.norm1.num_batches_tracked) == i + 1
 

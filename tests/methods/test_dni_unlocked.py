@@ -17,7 +17,7 @@ from gradlens.models.synthesizers import InputSynthesiser
 from gradlens.runtime.errors import InputError
 from gradlens.training.build import ModelAndMethod
 from gradlens.training.config import make_config
-from gradlens.training.step import training_step
+from gradlens.training.step import Recording, training_step
 
 NETWORKS = pytest.mark.parametrize("network", ["basic-cnn", "mlp"])
 CONTEXT = pytest.mark.parametrize("context", [False, True])
@@ -214,7 +214,7 @@ def test_each_synthesiser_is_evaluated_once_a_step(options, record):
     optimizer = torch.optim.SGD(method.param_groups(c.blocks), lr=0.01)
     for i in range(2):
         method.start(1, i)
-        training_step(ModelAndMethod(c.model, method), optimizer, c.x, c.y, record)
+        training_step(ModelAndMethod(c.model, method), optimizer, c.x, c.y, None if record is None else Recording(record))
         assert sorted(asked) == [*(f"inputs.{k}" for k in range(4)), *(f"synthesisers.{k}" for k in range(4))]
         asked.clear()
 
@@ -246,7 +246,7 @@ def test_diagnosing_goes_back_through_the_synthetic_passes_after_the_clean_one_a
         method = unlocked(c)
         optimizer = torch.optim.Adam(method.param_groups(c.blocks), lr=0.01)
         for i, (x, y) in enumerate(batches(c, 4)):
-            rows = training_step(ModelAndMethod(c.model, method), optimizer, x, y, i if record else None, diagnose=record).rows
+            rows = training_step(ModelAndMethod(c.model, method), optimizer, x, y, Recording(i, diagnose=True) if record else None).rows
             assert {"null_cosine", "corrected_cosine", "descent_ratio"} <= {r.quantity for r in rows} or not record
         ends.append((frozen(c.model), frozen(method)))
     assert_same_bits(ends[1][0], ends[0][0])

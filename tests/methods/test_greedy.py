@@ -18,12 +18,12 @@ from gradlens.models.block_boundaries import output_shapes
 from gradlens.models.zoo import ModelSpec, build
 from gradlens.runtime.errors import InputError
 from gradlens.training.build import ModelAndMethod
-from gradlens.training.checkpointer import Checkpointer
 from gradlens.training.config import make_config
 from gradlens.training.evaluation import evaluate
 from gradlens.training.loop import fit
 from gradlens.training.runs.build_state import build_state
-from gradlens.training.step import training_step
+from gradlens.training.saving import checkpoint_of, restore_run
+from gradlens.training.step import Recording, training_step
 
 NETWORKS = pytest.mark.parametrize("network", ["basic-cnn", "mlp"])
 SETTINGS = [
@@ -83,13 +83,13 @@ def trained(settings, watch=lambda state, event, numbers: None, restore=None):
     )
     state = build_state(config, load_data("digits", limit=64), torch.device("cpu"))
     if restore is not None:
-        Checkpointer(state).restore(restore)
+        restore_run(state, None, restore)
     fit(state, None, lambda event, numbers: watch(state, event, numbers))
     return state
 
 
 def saved(state):
-    return Checkpointer(state).contents()
+    return checkpoint_of(state)
 
 
 def parts(state):
@@ -264,7 +264,7 @@ def test_a_checkpoint_knows_which_head_answers():
 
     end = trained({"epochs": 6, "steps": 8, "options": {"stage_epochs": 2}}, watch)  # in the middle of the second stage of three
     fresh = build_state(end.config, load_data("digits", limit=64), torch.device("cpu"))
-    Checkpointer(fresh).restore(saved(end))
+    restore_run(fresh, None, saved(end))
     assert (fresh.network.method.stage, fresh.network.method.output_block) == (1, 1)
     assert evaluate(fresh.network, fresh.test, fresh.batches.to_input, fresh.config) == said[-1]
     fresh.network.method.start(1, 0)
@@ -302,7 +302,7 @@ def test_shallow_is_a_probe_on_the_features_of_the_net_as_it_was_drawn(network):
     mine = torch.optim.Adam(method.param_groups(c.blocks), lr=0.01)
     for i, (x, y) in enumerate(stream):
         c.model.train()  # as an evaluation leaves it
-        training_step(ModelAndMethod(c.model, method), mine, x, y, i)
+        training_step(ModelAndMethod(c.model, method), mine, x, y, Recording(i))
     assert_near(frozen(c.model[-1]), frozen(top))
     assert_same_bits({f"{k}.{n}": t for k in range(len(bottom)) for n, t in frozen(c.model[k]).items()}, frozen(bottom))
     c.model.eval()

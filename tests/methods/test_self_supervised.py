@@ -18,7 +18,7 @@ from gradlens.training.build import ModelAndMethod, build_model_and_method, make
 from gradlens.training.config import make_config
 from gradlens.training.context import RunContext
 from gradlens.training.runs.train_run import train_run
-from gradlens.training.step import training_step
+from gradlens.training.step import Recording, training_step
 
 
 def test_a_module_that_two_units_of_loco_share_gets_the_sum_of_both():
@@ -32,9 +32,9 @@ def test_a_module_that_two_units_of_loco_share_gets_the_sum_of_both():
     for module in (model, method):
         module.train()
     h1 = blocks[0](method.prepare_input(x))
-    first = method.local_loss(1, passes[1]._replace(z=blocks[1](h1))).loss  # U1 = (block1, block2)
+    first = method.pretext.loss(1, heads["1"], blocks[1](h1), passes[1].y)  # U1 = (block1, block2)
     cut = h1.detach()
-    second = method.local_loss(2, passes[2]._replace(z=blocks[2](blocks[1](cut)))).loss  # U2 = (block2, block3) on what block1 gave
+    second = method.pretext.loss(2, heads["2"], blocks[2](blocks[1](cut)), passes[2].y)  # U2 = (block2, block3) on what block1 gave
 
     def of(loss, block):
         names, params = zip(*block.named_parameters(), strict=True)
@@ -111,7 +111,7 @@ def test_the_descent_ratio_tends_to_one_where_the_discriminator_stands_still():
     method, c = posed("context-encoder", lambda_adv=0.5, discriminator_lr=0.0)
     theirs = {p for n, p in method.named_parameters() if ".discriminator." in n}
     optimizer = torch.optim.SGD([p for p in (*c.model.parameters(), *method.parameters()) if p not in theirs], 1e-6)
-    found = training_step(ModelAndMethod(c.model, method), optimizer, c.x, c.y, record=5, diagnose=True).rows
+    found = training_step(ModelAndMethod(c.model, method), optimizer, c.x, c.y, Recording(5, diagnose=True)).rows
     (ratio,) = [r.value for r in found if r.quantity == "descent_ratio"]
     assert ratio == pytest.approx(1, abs=1e-3)
 

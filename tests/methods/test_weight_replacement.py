@@ -28,7 +28,7 @@ from gradlens.training.config import make_config
 from gradlens.training.cost.flops import count
 from gradlens.training.evaluation import evaluate
 from gradlens.training.optimizers import make_optimizer
-from gradlens.training.step import training_step
+from gradlens.training.step import Recording, training_step
 
 RULES = ("fa", "usf", "brsf", "frsf", "kp")
 DRAWN = ("fa", "frsf")  # what they keep is drawn once
@@ -287,7 +287,7 @@ def test_b_never_changes_is_saved_and_is_not_the_optimisers(name):
     weights_before = frozen(pair.model)
     for i, (x, y) in enumerate(batches(case("mlp", torch.float32), 5)):
         pair.method.start(1, i)
-        training_step(pair, optimizer, x, y, i, diagnose=True)
+        training_step(pair, optimizer, x, y, Recording(i, diagnose=True))
     assert_same_bits(frozen(pair.method), start)
     assert not torch.equal(frozen(pair.model)["block1.conv.weight"], weights_before["block1.conv.weight"])
     mine = {id(b) for b in pair.method.buffers()}
@@ -580,7 +580,7 @@ def test_brsf_draws_anew_each_training_step_the_same_for_the_same_step_and_never
     for i, (x, y) in enumerate(batches(case("mlp", torch.float32), 3)):
         method.start(1, i)
         draws.append(frozen(method))
-        training_step(pair, optimizer, x, y, i, diagnose=True)
+        training_step(pair, optimizer, x, y, Recording(i, diagnose=True))
         assert_same_bits(frozen(method), draws[-1])  # the truth and the diagnostics of a step see its own draw
     assert torch.equal(torch.get_rng_state(), stream)
     for name in draws[0]:

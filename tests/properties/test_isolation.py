@@ -58,7 +58,7 @@ def test_local_twins_are_isolated(name):
     passes, before = step(method, copy.deepcopy(c))
     assert [method.needs_above(k) for k in (0, 1)] == [False, False]
     for k, p in enumerate(passes):
-        loss = method.local_loss(k, p).loss
+        loss = method.pretext.loss(k, method.heads[str(k)], p.z, p.y)
         params = {**dict(c.model.named_parameters()), **dict(method.named_parameters())}
         got = torch.autograd.grad(loss, list(params.values()), allow_unused=True)
         assert {n.split(".")[0] for n, g in zip(params, got, strict=True) if g is not None} == {"heads"}
@@ -99,7 +99,7 @@ def test_modules_of_several_blocks_are_trained_together_and_isolated(name):
     assert [method.needs_above(k) for k in (0, 1, 2)] == [True, False, False]
     assert [bool(updates[k].signal.messages_below) for k in (0, 1, 2)] == [False, True, False]
     h = model[1](model[0](method.prepare_input(x)))
-    loss = method.local_loss(1, passes[1]._replace(z=h)).loss
+    loss = method.pretext.loss(1, method.heads["1"], h, passes[1].y)
     params = dict(model.named_parameters())
     got = torch.autograd.grad(loss, list(params.values()), allow_unused=True)
     reached = {n: g for n, g in zip(params, got, strict=True) if g is not None}

@@ -17,7 +17,7 @@ from gradlens.training.config import make_config
 from gradlens.training.context import RunContext
 from gradlens.training.optimizers import make_optimizer
 from gradlens.training.runs.train_run import train_run
-from gradlens.training.step import training_step
+from gradlens.training.step import Recording, training_step
 
 
 @every_rule("leaves no trace")
@@ -31,7 +31,7 @@ def trained(pair: ModelAndMethod, recorded: set[int]) -> tuple[dict[str, torch.T
     rows, losses = [], []
     for i, (x, y) in enumerate(batches(case("mlp", torch.float32), 4)):
         pair.method.start(1, i)
-        outcome = training_step(pair, optimizer, x, y, i if i in recorded else None, bf16=True)
+        outcome = training_step(pair, optimizer, x, y, Recording(i) if i in recorded else None, bf16=True)
         rows.append(len(outcome.rows))
         losses += [outcome.loss, outcome.hits]
     return everything(pair, optimizer), rows, losses
@@ -64,7 +64,7 @@ def test_recording_and_diagnosing_without_labels_in_bf16_leaves_no_trace(name):
             method.start(1, i)
             to_input = normalizer("pm1", IMAGES)
             x, y = method.make_inputs(IMAGES, torch.arange(6), i, to_input)
-            found = training_step(pair, optimizer, x, y, i if i in recorded else None, bf16=True, diagnose=True).rows
+            found = training_step(pair, optimizer, x, y, Recording(i, diagnose=True) if i in recorded else None, bf16=True).rows
             assert bool(found) == (i in recorded)
         ends.append({**frozen(c.model), **frozen(method), "stream": torch.get_rng_state()})
     assert_same_bits(ends[1], ends[0])
@@ -73,7 +73,7 @@ def test_recording_and_diagnosing_without_labels_in_bf16_leaves_no_trace(name):
 
 def test_recording_a_rule_whose_truth_needs_a_pass_of_its_own_leaves_no_trace():
     ends = []
-    for recorded in (None, 0):
+    for recorded in (None, Recording(0)):
         torch.manual_seed(4)
         method, c = synthetic_inputs(torch.float32)
         pair = ModelAndMethod(c.model, method)

@@ -135,7 +135,7 @@ def test_truth_equals_backward_on_an_uncut_copy_of_encoder_and_head(name):
     for block in twin[:-1]:
         h = block(h)
     again = copy.deepcopy(method)  # its head has been run once already, its draws are named by the step
-    again.local_loss(1, passes[1]._replace(z=h)).loss.backward()
+    again.pretext.loss(1, again.heads["1"], h, passes[1].y).backward()
     truth, *_, reference = true_gradients(method, Step(c.blocks, c.x, c.y, passes, updates))
     assert reference == f"{method.objective}, same passes"
     assert "top of the encoder" in reference

@@ -1,13 +1,18 @@
 """Data as a training gets them: loaded once while the files stay as they are, and anew when they change."""
 
 import os
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from ranks import together
 
-from gradlens.data.datasets import files_stamp
+from gradlens.data.datasets import DATASETS, files_stamp
+from gradlens.runtime.errors import InputError
+from gradlens.runtime.process_group import ProcessGroup
 from gradlens.training import context
 from gradlens.training.config import make_config
 from gradlens.training.context import RunContext, load_data
@@ -105,3 +110,37 @@ def test_a_run_says_of_which_images_it_is_if_they_change_while_it_is_prepared(tm
     picture(tmp_path / "images" / "train" / "a" / "0.png", 200)
     run = train_run(config, context, state=training)
     assert run.info["data_fingerprint"] == before != load_data(config, context).fingerprint()
+
+
+def downloaded(world: ProcessGroup, root: Path) -> list[str]:
+    """Two data sets fetched by ranks that share a run, one of them in vain: what was said of it, and by whom what was done."""
+    digits = DATASETS["digits"]
+
+    def fetched(root: Path, download: bool):
+        if download and not (root / "whole").exists():
+            (root / "half").touch(exist_ok=False)
+            time.sleep(0.5)
+            (root / "half").rename(root / "whole")
+            (root / f"by rank {world.rank}").touch()
+        return digits.load(root, download)
+
+    def lost(root: Path, download: bool):
+        raise InputError("the server does not answer")
+
+    settings = {"width": 4, "limit": 96, "batch_size": 32, "model": "mlp", "ranks": 2, "parallel": "data"}
+    here = RunContext(data_dir=root, download=True, ranks=world)
+    DATASETS["digits"] = digits._replace(load=fetched)
+    prepare(make_config(**settings), here)
+    DATASETS["digits"] = digits._replace(load=lost)
+    context.clear_data_cache()
+    with pytest.raises(InputError) as refused:
+        prepare(make_config(**settings), here)
+    return [str(refused.value), *sorted(file.name for file in root.iterdir())]
+
+
+@pytest.mark.torchrun
+def test_one_rank_downloads_while_the_others_wait(tmp_path):
+    root, out = tmp_path / "data", tmp_path / "out"
+    root.mkdir()
+    out.mkdir()
+    assert together(2, downloaded, out, root) == [["rank 0: the server does not answer", "by rank 0", "whole"]] * 2

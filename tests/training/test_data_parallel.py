@@ -14,12 +14,12 @@ from gradlens.data.datasets import load
 from gradlens.gradients.rows import Measurement
 from gradlens.methods import METHODS
 from gradlens.runtime.process_group import ProcessGroup
-from gradlens.training.checkpointer import Checkpointer
 from gradlens.training.config import Config, make_config
 from gradlens.training.evaluation import evaluate
 from gradlens.training.optimizers import make_optimizer
 from gradlens.training.runs.build_state import build_state
-from gradlens.training.step import training_step
+from gradlens.training.saving import checkpoint_of
+from gradlens.training.step import Recording, training_step
 
 pytestmark = pytest.mark.torchrun
 STEPS, RANKS = 2, 2
@@ -73,12 +73,12 @@ def _trained(world: ProcessGroup, config: Config, synchronised: bool) -> dict[st
             x, y = batches.batch(step)
             network.method.start(step + 1, step)
             torch.manual_seed(step)
-            made = training_step(network, optimizer, x, y, step, diagnose=not synchronised)
+            made = training_step(network, optimizer, x, y, Recording(step, diagnose=not synchronised))
         rows += made.rows
         reported.append((float(made.loss), int(made.hits), made.images, int(made.answered)))
     state.stage.share_buffers()
     return {
-        "weights": Checkpointer(state).contents()["model"],
+        "weights": checkpoint_of(state)["model"],
         "own": [p.detach() for p in network.method.parameters()],
         "rows": [tuple(row) for row in rows],
         "reported": reported,

@@ -8,7 +8,7 @@ from gradlens.training.build import build_model_and_method
 from gradlens.training.config import make_config
 from gradlens.training.cost.flops import count
 from gradlens.training.optimizers import make_optimizer
-from gradlens.training.step import training_step
+from gradlens.training.step import Recording, training_step
 
 CPU = torch.device("cpu")
 
@@ -95,7 +95,9 @@ def step_cost(method, images=2, record=None, **settings):
     config = make_config(method=method, **settings)
     pair = build_model_and_method(config, (3, 32, 32), 10, CPU)
     x = torch.randn(images, 3, 32, 32).to(memory_format=torch.channels_last)
-    return count(training_step, pair, make_optimizer(config, pair), x, torch.arange(images) % 10, record)
+    return count(
+        training_step, pair, make_optimizer(config, pair), x, torch.arange(images) % 10, None if record is None else Recording(record)
+    )
 
 
 @pytest.mark.parametrize(

@@ -21,16 +21,16 @@ from gradlens.methods.backprop import Backprop
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.process_group import ProcessGroup
 from gradlens.training.build import ModelAndMethod
-from gradlens.training.checkpointer import Checkpointer
 from gradlens.training.config import Config, make_config
 from gradlens.training.context import RunContext
 from gradlens.training.loop import fit
 from gradlens.training.parallel import choose
 from gradlens.training.parallel.partition import require_separable, split_over
 from gradlens.training.parallel.stage import LayerStage
-from gradlens.training.runs.build_state import build_state
+from gradlens.training.runs.build_state import build_on_rank, build_state
 from gradlens.training.runs.check import check
 from gradlens.training.runs.remeasure import measure_run
+from gradlens.training.saving import checkpoint_of
 
 LIMIT, BATCH, EPOCHS = 100, 32, 2  # batches of 32, 32, 32, 4
 LOCAL: dict[str, dict[str, Any]] = {  # hear nothing from above between ranks
@@ -73,7 +73,7 @@ def trained(world: ProcessGroup, cases: Sequence[tuple[str, dict[str, Any]]]) ->
                 rows += [tuple(row) for row in numbers["rows"]]
 
         fit(state, watch=watch)
-        found.append({"state": Checkpointer(state).contents(), "rows": rows, "metrics": metrics})
+        found.append({"state": checkpoint_of(state), "rows": rows, "metrics": metrics})
     return found
 
 
@@ -363,19 +363,25 @@ def test_a_run_of_several_ranks_is_measured_in_one_process(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["dgl", "dni", "dfa", "dgl-async"])
-def test_making_a_stage_measures_and_sends_nothing(name, monkeypatch):
+def test_making_a_stage_measures_and_sends_nothing_and_adding_one_measures_unless_the_config_says_who_has_what(name, monkeypatch):
     def fail(*_: object) -> None:
         raise AssertionError
 
     config = settings(name, 2, split=[1, 3], limit=96)
     monkeypatch.setattr(choose, "block_costs", fail)
     for rank in range(2):
-        state = build_state(config, load("digits", limit=96), torch.device("cpu"), ProcessGroup(rank, 2))  # no store, no messages
-        assert isinstance(state.stage, LayerStage)
-        assert [len(r) for r in state.stage.ranges] == [1, 3]
-        assert state.stage.bytes_sent() == 0
+        state = build_on_rank(config, load("digits", limit=96), torch.device("cpu"), ProcessGroup(rank, 2))  # no store, no messages
+        stage = choose.make_stage(state)
+        assert isinstance(stage, LayerStage)
+        assert [len(r) for r in stage.ranges] == [1, 3]
+        assert stage.bytes_sent() == 0
+    by_cost = build_on_rank(config.replace(split=None), load("digits", limit=96), torch.device("cpu"), ProcessGroup(0, 2))
+    for costs, split in (([9.0, 1.0, 1.0, 1.0], [1, 3]), ([1.0, 9.0, 1.0, 1.0], [2, 2])):
+        assert [len(r) for r in choose.make_stage(by_cost, costs).ranges] == split
+    monkeypatch.setattr(ProcessGroup, "fail_together", lambda self, act: act())
     with pytest.raises(AssertionError):  # without --split the costs decide
-        build_state(config.replace(split=None), load("digits", limit=96), torch.device("cpu"), ProcessGroup(0, 2))
+        choose.add_stage(by_cost)
+    choose.add_stage(state)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -30,7 +30,6 @@ from gradlens.training import state as training_state
 from gradlens.training import step as training_step
 from gradlens.training.batches import batches_per_epoch
 from gradlens.training.checkpoint import load_checkpoint
-from gradlens.training.checkpointer import Checkpointer, snapshot_steps
 from gradlens.training.config import make_config
 from gradlens.training.context import RunContext
 from gradlens.training.evaluation import evaluate
@@ -38,6 +37,7 @@ from gradlens.training.loop import fit
 from gradlens.training.run_directory import load_run
 from gradlens.training.runs.build_state import build_state
 from gradlens.training.runs.train_run import train_run
+from gradlens.training.saving import checkpoint_of, snapshot_steps
 
 CPU = torch.device("cpu")
 
@@ -57,7 +57,7 @@ def whole():
 
 def test_the_best_accuracy_outlives_an_epoch_without_answers():
     state, best = training(tiny(limit=64, label_noise=0.0)), []
-    log = run_log.RunLog(state, Checkpointer(state), lambda event, numbers: best.append(numbers["best"]))
+    log = run_log.RunLog(state, None, lambda event, numbers: best.append(numbers["best"]))
     for accuracy in (math.nan, 0.25, math.nan, 0.5, 0.375):
         log._metric("train", 1, 1.0, accuracy)
     assert math.isnan(best[0])
@@ -84,7 +84,7 @@ def test_a_row_is_recorded_every_so_many_updates(whole):
 def test_a_writer_does_not_change_what_is_learned(whole):
     alone = training(tiny("dni"))
     fit(alone)
-    state = Checkpointer(alone).contents()
+    state = checkpoint_of(alone)
     assert same_state({k: state[k] for k in ("model", "method", "optimizer", "step")}, learned(whole("dni")))
 
 
@@ -265,7 +265,7 @@ def test_an_epoch_reads_every_image_once_in_another_order_each_time_and_steps_do
 @pytest.mark.parametrize("method", SUPERVISED)
 def test_a_learning_rate_of_zero_changes_no_parameter_but_the_running_statistics(method, tmp_path):
     config = tiny(method, lr=0, epochs=3 if method == "greedy" else 1, keep_checkpoints=0, lr_schedule="constant", warmup=0)
-    start, run = Checkpointer(training(config)).contents(), train_run(config, RunContext(out=tmp_path))
+    start, run = checkpoint_of(training(config)), train_run(config, RunContext(out=tmp_path))
     end = run.checkpoint()
     names = [n for n, _ in training(config).network.model.named_parameters()]
     assert all(torch.equal(start["model"][n], end["model"][n]) for n in names)

@@ -9,11 +9,11 @@ import torch
 from gradlens.data.datasets import load
 from gradlens.runtime.rng import generator
 from gradlens.training.build import build_model_and_method
-from gradlens.training.checkpointer import Checkpointer
 from gradlens.training.config import make_config
 from gradlens.training.loop import fit
 from gradlens.training.optimizers import LARS, SGDW, lr_factor, make_optimizer
 from gradlens.training.runs.build_state import build_state
+from gradlens.training.saving import checkpoint_of, restore_run
 
 SHAPES = {"conv": (3, 2, 2, 2), "matrix": (4, 3), "zero": (2, 2), "still": (2, 3), "bias": (3,), "scale": (2,), "scalar": ()}
 
@@ -169,10 +169,13 @@ def test_a_training_with_lars_learns_and_goes_on_in_bits():
     )  # fmt: skip
     data, states = load("digits", limit=192), []
     first, second = (build_state(config, data, torch.device("cpu")) for _ in range(2))
-    saved = Checkpointer(first)
-    fit(first, None, lambda kind, told: states.append(copy.deepcopy(saved.contents())) if kind == "step" and told["step"] == 41 else None)
+    fit(
+        first,
+        None,
+        lambda kind, told: states.append(copy.deepcopy(checkpoint_of(first))) if kind == "step" and told["step"] == 41 else None,
+    )
     (halfway,) = states
-    Checkpointer(second).restore(halfway)
+    restore_run(second, None, halfway)
     fit(second)
     assert first.position.best == second.position.best
     for a, b in zip(first.network.model.parameters(), second.network.model.parameters(), strict=True):

@@ -225,6 +225,34 @@ def test_ranks_with_different_configs_refuse_to_start(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+DATA_OF_RANK_0 = """import os
+
+import torch
+
+from gradlens.runtime.errors import InputError
+
+
+def build(*_):
+    if os.environ["RANK"] == "1":
+        raise InputError("these files are on rank 0 alone")
+    x, y = torch.zeros(200, 1, 8, 8, dtype=torch.uint8), torch.arange(200) % 4
+    return (x, y), (x, y), tuple("abcd")
+"""
+
+
+@STARTS_RANKS
+def test_what_one_rank_alone_refuses_ends_all_before_the_costs_of_blocks_are_measured(tmp_path):
+    """Without ``--split`` rank 0 measures and the others wait for it: not before all have built their part."""
+    (tmp_path / "of_rank_0.py").write_text(DATA_OF_RANK_0)
+    command = ["train", "dgl", *SMALL, "--data", "of_rank_0.py:build", "--parallel", "layers"]
+    ended = [rank.finished() for rank in side_by_side(tmp_path, command, command)]
+    assert [status for status, *_ in ended] == [2, 2], ended
+    (said,) = [line for _, _, err in ended for line in sentences(err)]
+    assert "rank 1: " in said
+    assert "these files are on rank 0 alone" in said
+    assert not (tmp_path / "runs").exists()
+
+
 def little_room_on_rank_0() -> None:
     """The checkpoint is larger than what there is."""
     if os.environ["RANK"] == "0":

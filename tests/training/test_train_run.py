@@ -17,7 +17,7 @@ from gradlens.gradients.method import Method, Signal, top_signal
 from gradlens.methods import METHODS
 from gradlens.runtime.errors import InputError, Stopped
 from gradlens.runtime.progress import no_progress
-from gradlens.training import build, context
+from gradlens.training import build, context, other_runs
 from gradlens.training.config import make_config
 from gradlens.training.context import RunContext, load_data, pick_device, pick_precision
 from gradlens.training.run_directory import load_run
@@ -213,6 +213,27 @@ def test_a_single_run_is_built_once_and_trials_of_learning_rates_are_checked_onc
     built.clear()
     choose_lr(config, [1e-3, 1e-2], 0.2, RunContext(out=tmp_path / "three"), quiet)
     assert built == [(1e-3, "meta"), (1e-3, "cpu"), (1e-2, "cpu")]
+
+
+def test_another_run_is_read_once_for_all_checks_and_runs_that_start_from_it_and_anew_when_it_changes(tmp_path, monkeypatch):
+    read = []
+    for name in ("load_run", "load_checkpoint"):
+        original = getattr(other_runs, name)
+        monkeypatch.setattr(other_runs, name, lambda path, name=name, original=original: (read.append(name), original(path))[1])
+    start = train_run(tiny("bp", epochs=0), RunContext(out=tmp_path))
+    configs = [tiny("bp", epochs=0, seed=seed, init_from=str(start.path)) for seed in (1, 2)]
+    first, second = train_or_reuse(configs, RunContext(out=tmp_path / "both"), quiet)
+    assert sorted(read) == ["load_checkpoint", "load_run"]
+    weights = start.checkpoint()["model"]
+    for run in (first, second):
+        assert all(torch.equal(w, weights[name]) for name, w in run.checkpoint()["model"].items())
+    train_run(tiny("bp", epochs=1, seed=3, init_from=str(start.path)), RunContext(out=tmp_path / "both"))  # which trains copies of them
+    other = train_run(tiny("bp", epochs=0, seed=7), RunContext(out=tmp_path, name=start.path.name, overwrite=True))
+    read.clear()
+    again = train_run(configs[0], RunContext(out=tmp_path / "again"))
+    assert sorted(read) == ["load_checkpoint", "load_run"]
+    assert all(torch.equal(w, again.checkpoint()["model"][name]) for name, w in other.checkpoint()["model"].items())
+    assert not all(torch.equal(w, weights[name]) for name, w in again.checkpoint()["model"].items())
 
 
 @pytest.mark.parametrize("model", ["mlp", "basic-cnn"])

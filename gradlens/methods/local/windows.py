@@ -160,7 +160,7 @@ class Local(NamedTuple):
 class Slopes(NamedTuple):
     """A local loss, differentiated."""
 
-    loss: Tensor  # scalar
+    loss: Tensor  # scalar, without its graph
     slope: Tensor  # [N, *out] d loss / d z
     aux_grads: Mapping[str, Tensor]  # gradients of the head, by name in the rule
     logits: Tensor | None = None  # [N, C]
@@ -171,7 +171,7 @@ def differentiated(local: Local, z: Tensor, head: nn.Module, k: int) -> Slopes:
     """A local loss, its gradient with respect to the leaf ``z``, and those of the parameters of block k's head."""
     names, params = zip(*trainable(head, f"heads.{k}").items(), strict=True)
     slope, *grads = torch.autograd.grad(local.loss, [z, *params])
-    return Slopes(local.loss, slope, dict(zip(names, grads, strict=True)), local.logits)
+    return Slopes(local.loss.detach(), slope, dict(zip(names, grads, strict=True)), local.logits)
 
 
 class LocalLosses(InWindows, Method):
@@ -222,4 +222,4 @@ class LocalLosses(InWindows, Method):
             return self.reach.signal(k, None, received, Signal(None))
         loss, slope, aux_grads, logits, _ = differentiated(self.local_loss(k, p), p.z, self.heads[str(k)], k)
         answer = logits.detach() if logits is not None and k == self.output_block else None
-        return self.reach.signal(k, slope, received, Signal(None, aux_grads=aux_grads, loss=loss.detach(), logits=answer))
+        return self.reach.signal(k, slope, received, Signal(None, aux_grads=aux_grads, loss=loss, logits=answer))

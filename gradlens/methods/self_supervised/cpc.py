@@ -102,27 +102,26 @@ class PatchPrediction(PretextTask):
         """Spatial means, patch by patch where they belong: [N, C, rows, columns]."""
         return maps(h, self.grid)
 
-    def negatives(self, k: int, offset: int, targets: int) -> Tensor:
+    def negatives(self, k: int, offset: int, targets: int, step: int) -> Tensor:
         """[targets, negatives]: which wrong targets each context is shown, uniform over all of the batch, drawn with replacement."""
-        rng = generator(self.seed, "negatives", self.step, k, offset)
+        rng = generator(self.seed, "negatives", step, k, offset)
         everyone = global_count(targets)
         return draw_sharded(targets, lambda n: torch.randint(everyone, (n, self.options.negatives), generator=rng))
 
     def loss(self, k: int, head: nn.Module, z: Tensor, y: Tensor) -> Tensor:
-        """InfoNCE, the mean over offsets."""
+        """InfoNCE, the mean over offsets, with the negatives of the step that is under way."""
+        return self._info_nce(k, head, z, self.step)
+
+    def _info_nce(self, k: int, head: nn.Module, z: Tensor, step: int) -> Tensor:
         losses = []
         for offset, (context, targets) in enumerate(head(maps(z, self.grid)), 1):
-            wrong = self.negatives(k, offset, len(targets)).to(targets.device, non_blocking=True)
+            wrong = self.negatives(k, offset, len(targets), step).to(targets.device, non_blocking=True)
             losses.append(info_nce(sampled_scores(context, targets, wrong)))
         return torch.stack(losses).mean()
 
     def evaluate(self, k: int, head: nn.Module, z: Tensor, y: Tensor) -> Tensor:
         """With the same negatives whenever it is asked: those of step -1."""
-        step, self.step = self.step, -1
-        try:
-            return self.loss(k, head, z, y)
-        finally:
-            self.step = step
+        return self._info_nce(k, head, z, -1)
 
     def quantities(self, update: Update) -> Mapping[str, Tensor]:
         """The bound on mutual information, at blocks with a head."""

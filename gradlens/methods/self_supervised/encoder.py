@@ -119,16 +119,12 @@ class SelfSupervised(InWindows, Method):
         """The modules, or one window from end to end."""
         return modules_of(net, self.options.modules) if self.local else [Window(0, len(net.blocks) - 2)]
 
-    def local_loss(self, k: int, p: Pass) -> Local:
-        """The loss of block k's head on the leaf ``p.z``."""
-        return Local(self.pretext.loss(k, self.heads[str(k)], p.z, p.y))
-
     def signal(self, k: int, passes: Mapping[int, Pass], received: tuple[Tensor, ...]) -> Signal:
         """The sum of the windows' gradients at block k, and the partial sums for the block below."""
         if str(k) not in self.heads:
             return self.reach.signal(k, None, received, Signal(None))
         found = self.pretext.differentiate(k, self.heads[str(k)], passes[k].z, passes[k].y)
-        said = Signal(None, aux_grads=found.aux_grads, saved=found.saved, loss=found.loss.detach())
+        said = Signal(None, aux_grads=found.aux_grads, saved=found.saved, loss=found.loss)
         return self.reach.signal(k, found.slope, received, said)
 
     # ------------------------------------------------------------------------------------------------------ the pretext task

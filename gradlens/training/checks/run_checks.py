@@ -9,31 +9,31 @@ import torch
 
 from gradlens.runtime.rng import seed_global
 from gradlens.training.build import ModelAndMethod
-from gradlens.training.checks.trial import Bits, CheckFailed, Trial, TrialNetwork, copied_state, differing_tensors, first_three
-from gradlens.training.step import training_step
+from gradlens.training.checks.trial import Bits, CheckFailed, Trial, copied_state, differing_tensors, first_three
+from gradlens.training.step import Recording, training_step
 
 STEPS = 4  # of a run
 
 
-def _trained(trial: Trial, made: TrialNetwork, steps: Sequence[int], optimizer: torch.optim.Optimizer, record: bool = False) -> Bits:
+def _trained(trial: Trial, made: ModelAndMethod, steps: Sequence[int], optimizer: torch.optim.Optimizer, record: bool = False) -> Bits:
     """Some steps as in training, and all that is left by them: weights, buffers, the optimiser's state, random state."""
     for i in steps:
         x, y = trial.batch(made.method, i)
         seed_global(i)
         made.method.start(1 + i // 2, i)
-        training_step(ModelAndMethod(*made), optimizer, x, y, i if record else None, diagnose=record and i == 1)
+        training_step(made, optimizer, x, y, Recording(i, diagnose=i == 1) if record else None)
     return _state(made, optimizer)
 
 
-def _state(made: TrialNetwork, optimizer: torch.optim.Optimizer) -> Bits:
+def _state(made: ModelAndMethod, optimizer: torch.optim.Optimizer) -> Bits:
     state = {**copied_state(made.model), **{f"the rule's {name}": t for name, t in copied_state(made.method).items()}}
     for i, slots in optimizer.state_dict()["state"].items():
         state |= {f"the optimiser's {name} {i}": torch.as_tensor(t) for name, t in slots.items()}
     return {**state, "torch's random state": torch.get_rng_state()}
 
 
-def _optimizer(made: TrialNetwork) -> torch.optim.Optimizer:
-    return torch.optim.Adam(made.method.param_groups(made.blocks), lr=0.01)
+def _optimizer(made: ModelAndMethod) -> torch.optim.Optimizer:
+    return torch.optim.Adam(made.method.param_groups(list(made.model)), lr=0.01)
 
 
 def no_trace(trial: Trial) -> None:

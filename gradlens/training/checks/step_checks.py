@@ -15,13 +15,13 @@ from gradlens.gradients.losses import cross_entropy
 from gradlens.gradients.method import Signal, Step
 from gradlens.gradients.true_gradient import true_gradients
 from gradlens.runtime.rng import seed_global
+from gradlens.training.build import ModelAndMethod
 from gradlens.training.checks.trial import (
     IMAGES,
     Bits,
     CheckFailed,
     CheckSkipped,
     Trial,
-    TrialNetwork,
     copied_state,
     differing_tensors,
     first_three,
@@ -35,26 +35,26 @@ def works(trial: Trial) -> None:
     """A step runs as in training, each block at most once; the top is told the gradient of a loss, and answers."""
     made = trial.build()
     method, top = made.method, made.method.output_block
-    plain = method.signal
+    plain, names = method.signal, made.block_names()
 
     def checked(k: int, passes: Mapping[int, Pass], received: tuple[Tensor, ...]) -> Signal:
         signal = plain(k, passes, received)
-        _must_be_a_signal(signal, made.name(k), passes[k])
+        _must_be_a_signal(signal, names[k], passes[k])
         return signal
 
     method.signal = checked  # type: ignore[method-assign]
     seen: list[int] = []
     seed_global(0)
-    for u in backward(method, method.forward(made.blocks, *trial.batch(method))):
+    for u in backward(method, method.forward(list(made.model), *trial.batch(method))):
         if u.k in seen:
-            raise CheckFailed(f"{made.name(u.k)} is updated twice in one step")
+            raise CheckFailed(f"{names[u.k]} is updated twice in one step")
         seen.append(u.k)
         if u.k == top and (u.signal.delta is None or u.signal.loss is None):
-            raise CheckFailed(f"{made.name(top)}, the top, is told no {'gradient' if u.signal.delta is None else 'loss'}: see `top_signal`")
+            raise CheckFailed(f"{names[top]}, the top, is told no {'gradient' if u.signal.delta is None else 'loss'}: see `top_signal`")
         if u.k == top and method.classifies and u.signal.logits is None:
-            raise CheckFailed(f"{made.name(top)}, the top, gives no answer (Signal.logits): see `top_signal`")
+            raise CheckFailed(f"{names[top]}, the top, gives no answer (Signal.logits): see `top_signal`")
     if top not in seen:
-        raise CheckFailed(f"{made.name(top)}, the top, is not updated")
+        raise CheckFailed(f"{names[top]}, the top, is not updated")
     if written := [n for n, p in (*made.model.named_parameters(), *method.named_parameters()) if p.grad is not None]:
         raise CheckFailed(f"it writes .grad of {first_three(written)}: gradients are returned, only the training loop writes them")
 
@@ -78,7 +78,7 @@ def gradients(trial: Trial) -> None:
     own = dict(made.method.named_parameters())
     told: dict[str, str] = {}
     for u in updates_of_one_step(trial, made).values():
-        name = made.name(u.k)
+        name = made.block_names()[u.k]
         for param, g in u.aux_grads.items():
             if param not in own:
                 raise CheckFailed(
@@ -103,7 +103,7 @@ def optimiser(trial: Trial) -> None:
     blocks = {id(p): name for name, p in made.model.named_parameters()}
     if shared := [f"{name} is {blocks[id(p)]} of the network" for name, p in made.method.named_parameters() if id(p) in blocks]:
         raise CheckFailed(f"its parameter {shared[0]}: keep blocks in a plain list, not as submodules")
-    given = [id(p) for group in made.method.param_groups(made.blocks) for p in group["params"]]
+    given = [id(p) for group in made.method.param_groups(list(made.model)) for p in group["params"]]
     params = {id(p): name for name, p in (*made.model.named_parameters(), *made.method.named_parameters())}
     for one, name in params.items():
         if given.count(one) != 1:
@@ -113,8 +113,9 @@ def optimiser(trial: Trial) -> None:
 def arguments(trial: Trial) -> None:
     """What `signal` and `learn` say depends on their arguments only: asked twice, in any order, they say the same."""
     made = trial.build()
+    names = made.block_names()
     seed_global(0)
-    passes = list(made.method.forward(made.blocks, *trial.batch(made.method)))
+    passes = list(made.method.forward(list(made.model), *trial.batch(made.method)))
     updates = {u.k: u for u in backward(made.method, iter(passes), keep=True)}
     known = {p.k: p for p in passes}
     for k in (*sorted(updates), *sorted(updates, reverse=True)):
@@ -128,7 +129,7 @@ def arguments(trial: Trial) -> None:
         ):
             if differing_tensors(a, b):
                 raise CheckFailed(
-                    f"asked twice at {made.name(k)}, {what} is not the same: it draws random numbers, or keeps something from call to call"
+                    f"asked twice at {names[k]}, {what} is not the same: it draws random numbers, or keeps something from call to call"
                 )
 
 
@@ -145,7 +146,7 @@ def _tensors(signal: Signal) -> Bits:
 def isolation(trial: Trial) -> None:
     """No loss reaches another block's parameters; a block that does not wait for the one above hears nothing of it, and is sent nothing."""
     reached: list[str] = []
-    made: TrialNetwork
+    made: ModelAndMethod
 
     def spy(z: Tensor, y: Tensor) -> Tensor:
         value = cross_entropy(z, y)
@@ -164,20 +165,20 @@ def isolation(trial: Trial) -> None:
     for k, u in updates.items():
         if k and u.signal.messages_below and not made.method.needs_above(k - 1):
             heard = f"`depends_on` ({_dependencies(trial)}) holds nothing from above"
-            raise CheckFailed(f"{made.name(k)} sends a message down and {made.name(k - 1)} waits for none: {heard}")
+            raise CheckFailed(f"{made.block_names()[k]} sends a message down and {made.block_names()[k - 1]} waits for none: {heard}")
     for k in range(made.method.output_block):
         if made.method.needs_above(k):
             continue
         after = trial.build()
         with torch.no_grad():
-            for p in (p for block in after.blocks[k + 1 :] for p in block.parameters()):
+            for p in (p for block in list(after.model)[k + 1 :] for p in block.parameters()):
                 p.mul_(-3)
         told, changed = updates.get(k), updates_of_one_step(trial, after).get(k)
         if told is None or changed is None:
             continue
         if differing_tensors({**told.grad.params, **told.aux_grads}, {**changed.grad.params, **changed.aux_grads}):
             raise CheckFailed(
-                f"what {made.name(k)} is told changes with the blocks above it, and it does not wait for them:"
+                f"what {made.block_names()[k]} is told changes with the blocks above it, and it does not wait for them:"
                 f" `depends_on` ({_dependencies(trial)}) holds nothing from above"
             )
 
@@ -194,13 +195,13 @@ def labels(trial: Trial) -> None:
         raise CheckSkipped("it is trained without labels")
     made = trial.build()
     seed_global(0)
-    passes = list(made.method.forward(made.blocks, *trial.batch(made.method)))
+    passes = list(made.method.forward(list(made.model), *trial.batch(made.method)))
     updates = {u.k: u for u in backward(made.method, iter(passes), keep=True)}
     other = {p.k: p._replace(y=(p.y + 1) % 10) for p in passes}
     for k in range(made.method.output_block):
         if k in updates and differing_tensors(_tensors(updates[k].signal), _tensors(made.method.signal(k, other, updates[k].received))):
             raise CheckFailed(
-                f"what {made.name(k)} is told changes with the labels: `depends_on` ({_dependencies(trial)}) must hold 'labels'"
+                f"what {made.block_names()[k]} is told changes with the labels: `depends_on` ({_dependencies(trial)}) must hold 'labels'"
             )
 
 
@@ -219,13 +220,13 @@ def truth(trial: Trial) -> None:
         outputs.append(h)
     cross_entropy(h, y).backward()  # type: ignore[no-untyped-call]
     seed_global(0)
-    passes = list(made.method.forward(made.blocks, x, y))
+    passes = list(made.method.forward(list(made.model), x, y))
     updates = {u.k: u for u in backward(made.method, iter(passes), keep=True)}
-    found = true_gradients(made.method, Step(made.blocks, x, y, sorted(passes, key=lambda p: p.k), updates))
+    found = true_gradients(made.method, Step(list(made.model), x, y, sorted(passes, key=lambda p: p.k), updates))
     size = max(p.grad.abs().max().item() for p in twin.parameters() if p.grad is not None)
     for k, (grad, block) in enumerate(zip(found.grads, twin, strict=True)):
-        pairs = [(f"{made.name(k)}.{n}", grad.params[n], p.grad) for n, p in block.named_parameters() if p.grad is not None]
-        for name, mine, true in (*pairs, (f"the output of {made.name(k)}", grad.delta, outputs[k].grad)):
+        pairs = [(f"{made.block_names()[k]}.{n}", grad.params[n], p.grad) for n, p in block.named_parameters() if p.grad is not None]
+        for name, mine, true in (*pairs, (f"the output of {made.block_names()[k]}", grad.delta, outputs[k].grad)):
             assert mine is not None
             assert true is not None
             if (mine - true).abs().max().item() > NEAR * size:
@@ -243,9 +244,9 @@ def answers(trial: Trial) -> None:
     before = {**copied_state(made.model), **copied_state(made.method)}
     with torch.no_grad():
         if not made.method.classifies:
-            if made.method.evaluate_objective(made.blocks, x, y).numel() != 1:
+            if made.method.evaluate_objective(list(made.model), x, y).numel() != 1:
                 raise CheckFailed("`evaluate_objective` gives no scalar")
-        elif (z := made.method.predict(made.blocks, x)).shape != (IMAGES, 10):
+        elif (z := made.method.predict(list(made.model), x)).shape != (IMAGES, 10):
             raise CheckFailed(f"`predict` gives {'x'.join(map(str, z.shape))} for {IMAGES} images and 10 classes")
     if differ := differing_tensors(before, {**copied_state(made.model), **copied_state(made.method)}):
         raise CheckFailed(f"evaluation changes {first_three(differ)}")

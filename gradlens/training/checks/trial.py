@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from gradlens.gradients.method import Method, Update
 from gradlens.models.spec import ModelSpec
 from gradlens.models.zoo import build
 from gradlens.runtime.rng import seed_global
-from gradlens.training.build import make_network_info
+from gradlens.training.build import ModelAndMethod, make_network_info
 
 NETWORKS: dict[
     str, tuple[str, ModelSpec]
@@ -37,22 +37,6 @@ class CheckSkipped(Exception):
     """A check does not apply to a rule; the message says why."""
 
 
-class TrialNetwork(NamedTuple):
-    """A network and a rule on it."""
-
-    model: nn.Sequential
-    method: Method
-
-    @property
-    def blocks(self) -> list[nn.Module]:
-        """Bottom first."""
-        return list(self.model)
-
-    def name(self, k: int) -> str:
-        """A block's name."""
-        return list(self.model._modules)[k]
-
-
 @dataclass(frozen=True)
 class Trial:
     """A rule with its options, on one of NETWORKS; whatever is made here twice is the same to the bit, if the rule passes the checks."""
@@ -63,30 +47,30 @@ class Trial:
 
     def build(
         self, loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy, warmed_up: bool = True, dropout: bool = False
-    ) -> TrialNetwork:
+    ) -> ModelAndMethod:
         """A fresh network and rule; ``warmed_up``: as in the last epoch of a run, past its warm-up, its own parameters off their start."""
         name, spec = NETWORKS[self.network]
         read = self.rule.input_shape(spec.shape, self.options)
         model = build(name, ModelSpec(read, spec.classes, spec.width, spec.depth), seed=1).double()
         net = make_network_info(model, read, spec.classes, loss, 3, EPOCHS)._replace(image=spec.shape, teacher=_teacher)
-        made = TrialNetwork(model, self.rule(net, self.options).double())
+        made = ModelAndMethod(model, self.rule(net, self.options).double())
         if dropout and isinstance(model[0], nn.Sequential):
             model[0].append(nn.Dropout(0.3))
         if warmed_up:
             self._warm_up(made)
         return made
 
-    def _warm_up(self, made: TrialNetwork) -> None:
+    def _warm_up(self, made: ModelAndMethod) -> None:
         noise = torch.Generator().manual_seed(11)
         with torch.no_grad():
             for p in made.method.parameters():
                 p.add_(torch.randn(p.shape, generator=noise, dtype=torch.float64), alpha=0.05)
         made.method.start(EPOCHS, 1 << 20)
-        twins = copy.deepcopy(made.blocks)
+        twins = copy.deepcopy(list(made.model))
         for i in (-2, -1):  # what fills its buffers, if it has some
             seed_global(i)
             list(made.method.forward(twins, *self.batch(made.method, i)))
-        for block, twin in zip(made.blocks, twins, strict=True):
+        for block, twin in zip(list(made.model), twins, strict=True):
             for module, other in zip(block.modules(), twin.modules(), strict=True):
                 module.training = other.training
 
@@ -121,9 +105,9 @@ def first_three(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def updates_of_one_step(trial: Trial, made: TrialNetwork, step: int = 0) -> dict[int, Update]:
+def updates_of_one_step(trial: Trial, made: ModelAndMethod, step: int = 0) -> dict[int, Update]:
     """One step with all graphs kept."""
     seed_global(step)
     x, y = trial.batch(made.method, step)
-    passes = list(made.method.forward(made.blocks, x, y))
+    passes = list(made.method.forward(list(made.model), x, y))
     return {u.k: u for u in backward(made.method, iter(passes), keep=True)}

@@ -18,10 +18,10 @@ from gradlens.runtime.process_group import ProcessGroup
 from gradlens.runtime.progress import Progress, no_progress
 from gradlens.training.config import Config
 from gradlens.training.loop import make_update
-from gradlens.training.parallel.block_costs import block_costs
+from gradlens.training.parallel.choose import make_stage, measure_costs
 from gradlens.training.parallel.layer_parallel import waits_for_above
 from gradlens.training.parallel.stage import LayerStage
-from gradlens.training.runs.build_state import build_state
+from gradlens.training.runs.build_state import build_on_rank, build_state
 from gradlens.training.state import TrainState
 
 SECONDS = 4.0  # that one measurement lasts at least
@@ -42,7 +42,7 @@ class Gain(NamedTuple):
     low: float  # the smallest of them
     high: float  # the largest
     machine: float  # the same for as many processes side by side that share nothing: ranks × alone / side by side
-    bound: float | None  # total / largest stage, by the costs of the blocks: what waiting for nobody could give; None for data
+    bound: float | None  # total / largest stage, by the costs of the blocks: what ranks that never wait would gain; None for data
     megabytes_per_s: float | None  # sent from rank to rank; None where torch's engine sends
 
 
@@ -80,7 +80,8 @@ class _Steps:
 
     def finish(self) -> None:
         """Finish what is under way."""
-        self.state.stage.finish_pending()
+        if isinstance(self.state.stage, LayerStage):
+            self.state.stage.finish_pending()
 
 
 class _Round(NamedTuple):
@@ -108,9 +109,12 @@ def _seconds(ranks: ProcessGroup, work: _Steps | None, steps: int, by: int) -> f
 def _measure(
     config: Config, data: Data, device: torch.device, ranks: ProcessGroup, seconds: float, rounds: int, before: Callable[[int, int], None]
 ) -> Gain:
-    """One config on all ranks against one process; ``before`` each round is told its number and how many steps it has."""
+    """One config on all ranks against one process; ``before`` is called with each round's number and steps."""
     single = config.in_one_process()
-    alone, shared = _Steps(build_state(single, data, device)), _Steps(build_state(config, data, device, ranks))
+    state = ranks.fail_together(lambda: build_on_rank(config, data, device, ranks))
+    costs = measure_costs(state) if config.parallel.mode == "layers" else None
+    state.stage = ranks.fail_together(lambda: make_stage(state, costs))
+    alone, shared = _Steps(build_state(single, data, device)), _Steps(state)
     for work in (shared, alone):
         work.run(2)
         work.finish()
@@ -119,29 +123,32 @@ def _measure(
     if ranks.is_main:
         alone.run(1)
     steps = ranks.broadcast_object(max(4, round(seconds / (time.perf_counter() - began))))
-    found, sent, stage = [], 0, shared.state.stage
+    found, sent = [], 0
     for r in range(rounds):
         before(r, steps)
         first = _seconds(ranks, alone if ranks.is_main else None, steps, by=0)
-        so_far = stage.bytes_sent()
+        so_far = _bytes_sent(state)
         second = _seconds(ranks, shared, steps, by=ranks.num_ranks - 1)
-        sent += stage.bytes_sent() - so_far
+        sent += _bytes_sent(state) - so_far
         beside = max(ranks.all_gather_object(_seconds(ranks, alone, steps, by=ranks.rank)))
         found.append(_Round(first / steps, second / steps, beside / steps))
-    return _gain(shared.state, found, sum(ranks.all_gather_object(sent)) / (steps + FILLING) / rounds)
+    return _gain(state, found, sum(ranks.all_gather_object(sent)) / (steps + FILLING) / rounds, costs)
 
 
-def _gain(state: TrainState, rounds: Sequence[_Round], sent: float) -> Gain:
-    """What the rounds come to; ``sent`` is in bytes a step, of all ranks."""
+def _bytes_sent(state: TrainState) -> int:
+    """Bytes that this rank has sent from block to block so far; 0 where blocks are not spread."""
+    return state.stage.bytes_sent() if isinstance(state.stage, LayerStage) else 0
+
+
+def _gain(state: TrainState, rounds: Sequence[_Round], sent: float, costs: Sequence[float] | None) -> Gain:
+    """What the rounds come to; ``sent`` is in bytes a step, of all ranks, ``costs`` in seconds, of each block."""
     config, ranks, stage = state.config, state.ranks, state.stage
     ratios = [r.alone / r.together for r in rounds]
     machine = median(ranks.num_ranks * r.alone / r.beside for r in rounds)
     alone, together = median(r.alone for r in rounds), median(r.together for r in rounds)
     split, bound = "", None
-    if isinstance(stage, LayerStage):
+    if isinstance(stage, LayerStage) and costs is not None:
         split = ",".join(str(len(blocks)) for blocks in stage.ranges)
-        costs = [c.seconds for c in block_costs(state.network, config, *state.batches.batch(0))] if ranks.is_main else []
-        costs = ranks.broadcast_object(costs)
         bound = sum(costs) / max(sum(costs[k] for k in blocks) for blocks in stage.ranges)
     rate = sent / together / 1e6 if sent else None
     kind, threads, gain = _kind(config, state.network.method), torch.get_num_threads(), (median(ratios), min(ratios), max(ratios))

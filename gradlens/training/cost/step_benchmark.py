@@ -28,7 +28,7 @@ from gradlens.training.build import build_model_and_method
 from gradlens.training.config import Config, make_config
 from gradlens.training.cost.flops import count
 from gradlens.training.optimizers import make_optimizer
-from gradlens.training.step import Outcome, training_step
+from gradlens.training.step import Outcome, Recording, training_step
 
 RECORD_EVERY = (1, 4, 16, 64)
 SHORTEST = 0.05  # seconds: steps are repeated until a measurement has taken at least this long
@@ -138,14 +138,14 @@ def _ours(config: Config, x: Tensor, y: Tensor, classes: int, record: bool) -> _
     def made(n: int) -> tuple[Tensor, Tensor]:
         return rule.make_inputs(images, y, n, to_input) if posed else (x, y)
 
-    def trained(number: int | None = None) -> Outcome:
+    def trained(record: Recording | None = None) -> Outcome:
         n = next(numbers)
         rule.start(max(1, config.epochs), n)  # part of a step: rules may draw in it
-        return training_step(network, optimizer, *made(n), number, bf16)
+        return training_step(network, optimizer, *made(n), record, bf16)
 
     step = _Step(trained)
     task = _Step(lambda: made(next(numbers))) if posed else None
-    recorded = _Step(lambda: [csv_line(row) for row in trained(0).rows]) if record else None
+    recorded = _Step(lambda: [csv_line(row) for row in trained(Recording(0)).rows]) if record else None
     defaults = type(network.method).Options().model_dump()
     changed = {name: value for name, value in config.options.items() if value != defaults[name]}
     return _Candidate(config.method, changed, config.precision, optimizer, step, recorded, task)

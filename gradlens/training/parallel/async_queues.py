@@ -23,6 +23,7 @@ from gradlens.runtime.p2p import Inbox, Outbox
 from gradlens.training.build import ModelAndMethod
 from gradlens.training.config import Config
 from gradlens.training.parallel.stage import UP, LayerStage
+from gradlens.training.state import TrainState
 from gradlens.training.step import Outcome, Recording, training_step
 
 REFERENCE = "no truth: ranks work on different batches"
@@ -49,8 +50,8 @@ def check_queues(config: Config, method: Method, images: int) -> None:
 class AsyncQueues(LayerStage):
     """This rank's units, the queue below them and the way to the one above. The arguments are LayerStage's."""
 
-    def __init__(self, config: Config, *rest: Any) -> None:
-        super().__init__(config, *rest)
+    def __init__(self, state: TrainState, ranges: Sequence[range], number: int) -> None:
+        super().__init__(state, ranges, number)
         rank, last = self.ranks.rank, self.ranks.num_ranks - 1
         self.above = Outbox(self.ranks, rank + 1, *self.channel(UP)) if rank < last else None
         self.limit = self.method.replay_reads
@@ -85,7 +86,7 @@ class AsyncQueues(LayerStage):
 
     # ------------------------------------------------------------------------------------------------------- one step
 
-    def step(self, step: int, record: Recording, interrupted: Callable[[], bool], save: bool) -> tuple[Outcome, bool, bool]:
+    def step(self, step: int, record: Recording | None, interrupted: Callable[[], bool], save: bool) -> tuple[Outcome, bool, bool]:
         """One update of this rank's units on a batch from the queue; saved at the end of an epoch only, when all ranks meet."""
         if interrupted():
             raise Stopped("interrupted: queues are not saved, and the run goes on from the end of its last epoch", INTERRUPTED)
@@ -99,7 +100,7 @@ class AsyncQueues(LayerStage):
             stored = self._read()
             x, y = stored.h, stored.y
             self.staleness = self.newest - stored.written
-        outcome = training_step(self.network, self.optimizer, x, y, record.step, self.config.precision == "bf16", blocks=self)
+        outcome = training_step(self.network, self.optimizer, x, y, record, self.config.precision == "bf16", blocks=self)
         return outcome, False, False
 
     def passes(self, method: Method, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
@@ -120,15 +121,15 @@ class AsyncQueues(LayerStage):
         """Nothing comes late."""
         return {}
 
-    def record_rows(self, number: int, network: ModelAndMethod, step: Step, diagnose: bool) -> tuple[list[Measurement], None]:
+    def record_rows(self, record: Recording, network: ModelAndMethod, step: Step) -> tuple[list[Measurement], None]:
         """The rule's own rows: losses, and how many batches newer than the one read had come by then."""
         rows = []
         for k in sorted(step.updates):
             name = self.names[k]
             found: dict[str, Any] = compute_method_quantities(self.method, step.updates[k])
-            rows += [Measurement(number, name, "rule", quantity, value, REFERENCE) for quantity, value in found.items()]
+            rows += [Measurement(record.step, name, "rule", quantity, value, REFERENCE) for quantity, value in found.items()]
         lowest = self.names[self.mine.start]
-        rows.append(Measurement(number, lowest, "rule", "staleness", float(self.staleness), REFERENCE))
+        rows.append(Measurement(record.step, lowest, "rule", "staleness", float(self.staleness), REFERENCE))
         return rows, None
 
     def finish_pending(self) -> list[tuple[int, Outcome]]:

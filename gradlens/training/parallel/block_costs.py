@@ -16,10 +16,11 @@ from torch import Tensor
 from gradlens.gradients.backward import backward
 from gradlens.gradients.block_pass import Grad, Pass
 from gradlens.runtime.memory import allocations, wait
-from gradlens.runtime.rng import forked, key, seed_global
+from gradlens.runtime.rng import forked
 from gradlens.training.build import ModelAndMethod
 from gradlens.training.config import Config
 from gradlens.training.optimizers import make_optimizer
+from gradlens.training.step import begin_step
 
 SHORTEST = 0.05  # seconds: steps are repeated until a round has taken at least this long
 
@@ -97,7 +98,7 @@ Optimizer = torch.optim.Optimizer
 
 
 class _Meter:
-    """Steps of a rule, each block timed and weighed; network and rule are its own to spoil."""
+    """Steps of a rule, each block timed and weighed; network and rule are changed by it."""
 
     def __init__(self, network: ModelAndMethod, config: Config, x: Tensor, y: Tensor) -> None:
         self.network, self.config, self.x, self.y, self.device = network, config, x, y, x.device
@@ -129,8 +130,7 @@ class _Meter:
     def step(self, weigh: bool = False) -> None:
         """One step without the optimiser."""
         (model, method), n = self.network, next(self.numbers)
-        seed_global(key(self.config.seed, "step", n))
-        method.start(max(1, self.config.epochs), n)
+        begin_step(method, self.config.seed, max(1, self.config.epochs), n)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             began, self.forward_spent = self.clock(), 0.0
             for u in backward(method, self.passes(method.forward(list(model), self.x, self.y), weigh)):

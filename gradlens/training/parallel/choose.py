@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import count
-
-import torch
 
 from gradlens.gradients.method import Method
 from gradlens.runtime.errors import InputError
-from gradlens.training.batches import Batches
-from gradlens.training.build import ModelAndMethod
 from gradlens.training.config import Config
 from gradlens.training.parallel.async_queues import AsyncQueues, check_queues
 from gradlens.training.parallel.block_costs import block_costs
@@ -17,7 +14,8 @@ from gradlens.training.parallel.data_parallel import DataParallel
 from gradlens.training.parallel.layer_parallel import LayerParallel, check_layers
 from gradlens.training.parallel.partition import require_separable, split_over
 from gradlens.training.parallel.stage import LayerStage
-from gradlens.training.step import Stage, UpdateProbe, WholeNetwork
+from gradlens.training.state import TrainState
+from gradlens.training.step import Stage, WholeNetwork
 
 _numbers = count(1)  # of trainings over layers in this process; all ranks begin them in one order; tag 0 is torch's own
 
@@ -56,34 +54,55 @@ def _check_pipeline(config: Config, images: int) -> None:
         raise InputError(f"--schedule 1f1b keeps {c.ranks} ranks busy with --microbatches {c.ranks} or more, not {c.microbatches}")
 
 
-def choose_stage(
-    config: Config, network: ModelAndMethod, optimizer: torch.optim.Optimizer, batches: Batches, probe: UpdateProbe | None = None
-) -> Stage:
-    """What makes this process's updates; over layers the blocks' costs are measured for it, unless the config says who has which.
+def add_stage(state: TrainState) -> None:
+    """Give a run what makes its updates; over layers the blocks' costs are measured first, unless the config says who has which.
+
+    Collective: call on every rank, when all have their state and the same settings.
+
+    Raises:
+        InputError: see :func:`make_stage`.
+
+    """
+    config, ranks = state.config.parallel, state.ranks
+    measured = config.mode == "layers" and not config.split and not ranks.is_single_process
+    costs = measure_costs(state) if measured else None
+    state.stage = ranks.fail_together(lambda: make_stage(state, costs))
+
+
+def measure_costs(state: TrainState) -> list[float]:
+    """Seconds of one batch in each block, as rank 0 measures them. Collective: call on every rank."""
+    ranks = state.ranks
+
+    def measure() -> list[float] | None:
+        if not ranks.is_main:
+            return None
+        return [cost.seconds for cost in block_costs(state.network, state.config, *state.batches.batch(0))]
+
+    costs: list[float] = ranks.broadcast_object(ranks.fail_together(measure))
+    return costs
+
+
+def make_stage(state: TrainState, costs: Sequence[float] | None = None) -> Stage:
+    """What makes this process's updates of a run, by itself: nothing is measured or sent.
 
     Args:
-        config: the settings.
-        network: with its rule.
-        optimizer: over both.
-        batches: what is learned from, and the ranks that share it.
-        probe: shown every update of a run in one process.
+        state: the run, which has no stage yet.
+        costs: seconds of each block, the same on all ranks, by which layers are spread; None: evenly by their number.
 
     Raises:
         InputError: a rule whose blocks cannot be spread as asked.
 
     """
-    ranks = batches.ranks
+    config, network, ranks = state.config, state.network, state.ranks
     if ranks.is_single_process:
-        return WholeNetwork(config, network, optimizer, batches, probe)
+        return WholeNetwork(config, network, state.optimizer, state.batches, state.probe)
     if config.parallel.mode != "layers":
-        return DataParallel(config, network, optimizer, batches, probe)
-    check_layer_parallel(config, network.method, len(batches.images))
-    costs = [1.0] * len(network.model) if config.parallel.split else _costs(config, network, batches)
-    ranges = split_over(
-        network.method, costs[: network.method.output_block + 1], ranks.num_ranks, network.block_names(), config.parallel.split
-    )
+        return DataParallel(config, network, state.optimizer, state.batches, state.probe)
+    check_layer_parallel(config, network.method, len(state.batches.images))
+    trained = (costs or [1.0] * len(network.model))[: network.method.output_block + 1]
+    ranges = split_over(network.method, trained, ranks.num_ranks, network.block_names(), config.parallel.split)
     require_separable(network.model, ranges)
-    return _stage_class(network.method)(config, network, optimizer, batches, ranges, next(_numbers))
+    return _stage_class(network.method)(state, ranges, next(_numbers))
 
 
 def _stage_class(method: Method) -> type[LayerStage]:
@@ -92,10 +111,3 @@ def _stage_class(method: Method) -> type[LayerStage]:
 
         return Pipeline
     return AsyncQueues if "replay_buffer" in method.depends_on else LayerParallel
-
-
-def _costs(config: Config, network: ModelAndMethod, batches: Batches) -> list[float]:
-    """Seconds of each block, as rank 0 measures them."""
-    found = [cost.seconds for cost in block_costs(network, config, *batches.batch(0))] if batches.ranks.is_main else None
-    costs: list[float] = batches.ranks.broadcast_object(found)
-    return costs

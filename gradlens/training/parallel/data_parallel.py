@@ -15,7 +15,7 @@ from gradlens.training.step import Outcome, Recording, WholeNetwork
 class DataParallel(WholeNetwork):
     """All blocks on this rank's part of each batch."""
 
-    def step(self, step: int, record: Recording, interrupted: Callable[[], bool], save: bool) -> tuple[Outcome, bool, bool]:
+    def step(self, step: int, record: Recording | None, interrupted: Callable[[], bool], save: bool) -> tuple[Outcome, bool, bool]:
         """One update, made with the other ranks; whether to stop or save they ask each other when what was reported is read."""
         outcome, stop, save = super().step(step, record, interrupted, save)
         last = (step + 1) % self.batches.per_epoch == 0 or step + 1 == self.batches.total

@@ -1,16 +1,16 @@
 """A network whose blocks are spread over ranks: each trains its own while the ranks above work on the batches before.
 
 A rank receives what the block below its own gave, runs its blocks, sends what the highest of them gives as soon as it is known, and updates
-its blocks. Rules that hear nothing from above never wait for anything else: their run is that of one process, bit for bit, in the time of
-the slowest rank. Rules that learn from a message (the target of a synthesiser, the error) either wait for it (exact: again the run of one
-process) or take the one of an earlier batch (``stale``; how many batches earlier is in the rows).
+its blocks. Rules that receive nothing from above never wait for anything else: their run is that of one process, bit for bit, in the time
+of the slowest rank. Rules that learn from a message (the target of a synthesiser, the error) either wait for it (exact: again the run of
+one process) or take the one of an earlier batch (``stale``; how many batches earlier is in the rows).
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from gradlens.runtime.rng import key, seed_global
 from gradlens.training.build import ModelAndMethod
 from gradlens.training.config import Config
 from gradlens.training.parallel.stage import DOWN, ERROR, TRUTH, UP, LayerStage
+from gradlens.training.state import TrainState
 from gradlens.training.step import Outcome, Recording, training_step
 
 STALE_BATCHES = 1  # batches by which a stale message of the rank above is late
@@ -38,7 +39,7 @@ class PendingBatch(NamedTuple):
     step: int
     x: Tensor  # [N, *in] what the lowest block here read
     y: Tensor
-    record: int | None
+    record: Recording | None
 
 
 def waits_for_above(method: Method) -> bool:
@@ -61,24 +62,24 @@ def check_layers(config: Config, method: Method) -> None:
         raise InputError(f"--stale: {config.method} waits for nothing from above")
     parted = [k for k in range(method.output_block) if method.can_split_after(k)]
     if "output_error" not in method.depends_on and not all(method.supports_delayed_target(k) for k in parted):
-        raise InputError(f"--stale: {config.method} with these options tells blocks what comes from above, and must wait for it")
+        raise InputError(f"--stale: {config.method} with these options trains blocks by what comes from above, and must wait for it")
 
 
 class LayerParallel(LayerStage):
-    """Rules whose blocks are told what they know themselves, or what a message from above says. The arguments are LayerStage's."""
+    """Rules whose blocks get their error signal from themselves or from a message of the rank above. The arguments are LayerStage's."""
 
-    def __init__(self, config: Config, *rest: Any) -> None:
-        super().__init__(config, *rest)
+    def __init__(self, state: TrainState, ranges: Sequence[range], number: int) -> None:
+        super().__init__(state, ranges, number)
         method, ranks, device = self.method, self.ranks, self.batches.device
         rank, last = ranks.rank, ranks.num_ranks - 1
         error = "output_error" in method.depends_on
-        hears = waits_for_above(method) and not error
-        self.late_error, self.late_message = config.parallel.stale and error, config.parallel.stale and not error
+        messages = waits_for_above(method) and not error
+        self.late_error, self.late_message = self.config.parallel.stale and error, self.config.parallel.stale and not error
         self.delay = (last - rank if self.late_error else STALE_BATCHES if self.late_message else 0) if rank < last else 0
         self.below = Inbox(ranks, rank - 1, *self.channel(UP), device) if rank else None
         self.above = Outbox(ranks, rank + 1, *self.channel(UP)) if rank < last else None
-        self.down = Outbox(ranks, rank - 1, *self.channel(DOWN)) if rank and hears else None
-        self.message = Inbox(ranks, rank + 1, *self.channel(DOWN), device) if rank < last and hears else None
+        self.down = Outbox(ranks, rank - 1, *self.channel(DOWN)) if rank and messages else None
+        self.message = Inbox(ranks, rank + 1, *self.channel(DOWN), device) if rank < last and messages else None
         self.broadcast = [Outbox(ranks, to, *self.channel(ERROR)) for to in range(last)] if error and rank == last else []
         self.error = Inbox(ranks, last, *self.channel(ERROR), device) if error and rank < last else None
         self.truth_down = Outbox(ranks, rank - 1, *self.channel(TRUTH)) if rank else None
@@ -89,22 +90,22 @@ class LayerParallel(LayerStage):
 
     # ------------------------------------------------------------------------------------------------------- one step
 
-    def step(self, step: int, record: Recording, interrupted: Callable[[], bool], save: bool) -> tuple[Outcome, bool, bool]:
-        """One update of this rank's blocks; stopped and saved as rank 0 wants, whose word travels with the batch."""
+    def step(self, step: int, record: Recording | None, interrupted: Callable[[], bool], save: bool) -> tuple[Outcome, bool, bool]:
+        """One update of this rank's blocks; stopped and saved as the control word says that rank 0 sends with the batch."""
         stop = interrupted()
         if self.config.parallel.stale:  # what is under way is not saved: such runs go on from the end of an epoch
             if stop:
                 raise Stopped("interrupted: a run whose messages come late goes on from the end of its last epoch", INTERRUPTED)
             save = False
-        x, y = self.begin(step, record.step, SAVE * save + STOP * stop)
+        x, y = self.begin(step, record, SAVE * save + STOP * stop)
         outcome = self._update(x, y)
         return outcome, bool(self.control & STOP), bool(self.control & SAVE)
 
     def _update(self, x: Tensor, y: Tensor) -> Outcome:
         bf16 = self.config.precision == "bf16"
-        return training_step(self.network, self.optimizer, x, y, self.recorded_step, bf16, blocks=self)
+        return training_step(self.network, self.optimizer, x, y, self.record, bf16, blocks=self)
 
-    def begin(self, step: int, record: int | None, control: int) -> tuple[Tensor, Tensor]:
+    def begin(self, step: int, record: Recording | None, control: int) -> tuple[Tensor, Tensor]:
         """What the lowest block here reads of a batch, [N, *in] and targets; ``control`` is heeded on rank 0 only."""
         batches = self.batches
         if self.below is None:
@@ -126,8 +127,8 @@ class LayerParallel(LayerStage):
         return x, y
 
     @property
-    def recorded_step(self) -> int | None:
-        """The number of the batch whose blocks are updated in this step, if it is to be measured."""
+    def record(self) -> Recording | None:
+        """What is measured of the batch whose blocks are updated in this step; None: nothing."""
         return self.finishes.record if self.finishes else None
 
     def passes(self, method: Method, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
@@ -176,15 +177,15 @@ class LayerParallel(LayerStage):
             yield passes.pop(0)
 
     def receiver(self) -> Callable[[], Received] | None:
-        """Where there is something to hear."""
+        """Where a message comes from the ranks above."""
         return None if self.error is None and self.message is None else self._receive
 
     def _learns_last(self) -> bool:
-        """Whether blocks are updated and heard below before the message from above is waited for, which only its own modules learn from.
+        """Whether updates and messages are made before waiting for the one from above, of which only the rule's own modules learn.
 
         Measured steps wait at once: their rows hold the message.
         """
-        return self.late_message or (self.recorded_step is None and self.method.supports_delayed_target(self.mine.stop - 1))
+        return self.late_message or (self.record is None and self.method.supports_delayed_target(self.mine.stop - 1))
 
     def _receive(self) -> Received:
         """What comes from the ranks above for the batch that is being finished."""
@@ -229,17 +230,16 @@ class LayerParallel(LayerStage):
 
     # ------------------------------------------------------------------------------------------------------ the truth
 
-    def record_rows(self, number: int, network: ModelAndMethod, step: Step, diagnose: bool) -> tuple[list[Measurement], None]:
+    def record_rows(self, record: Recording, network: ModelAndMethod, step: Step) -> tuple[list[Measurement], None]:
         """The rows of this rank's blocks: the true gradient comes down from rank to rank, each of which waits for it.
 
         Args:
-            number: updates made before this batch.
+            record: of which the step alone is read: to diagnose would take passes of its own through all ranks.
             network: with its rule.
             step: this rank's passes (graphs kept) and updates.
-            diagnose: no: it would take passes of its own through all ranks.
 
         """
-        passes = sorted(step.passes, key=lambda p: p.k)
+        number, passes = record.step, sorted(step.passes, key=lambda p: p.k)
         images = self.batches.size(number)
         if self.truth_above is not None:
             (delta,) = self.truth_above.take(images)
@@ -258,8 +258,8 @@ class LayerParallel(LayerStage):
         rows = step_rows(number, self.names[self.mine.start : self.mine.stop], self.method, here, truth)
         if self.delay:
             highest = self.names[self.mine.stop - 1]
-            told = self.names[self.mine.start : self.mine.stop] if self.late_error else [highest]
-            rows += [Measurement(number, name, "rule", "delay", float(self.delay), truth.reference) for name in told]
+            late = self.names[self.mine.start : self.mine.stop] if self.late_error else [highest]
+            rows += [Measurement(number, name, "rule", "delay", float(self.delay), truth.reference) for name in late]
         return rows, None
 
     def bytes_sent(self) -> int:

@@ -7,15 +7,15 @@ engine writes ``.grad`` itself. No truth is recorded: the gradient used is the t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 
-from gradlens.training.config import Config
 from gradlens.training.parallel.stage import LayerStage
+from gradlens.training.state import TrainState
 from gradlens.training.step import Outcome, Recording
 
 SCHEDULES: dict[str, Any] = {"1f1b": Schedule1F1B, "gpipe": ScheduleGPipe}
@@ -45,8 +45,8 @@ class _StageModule(nn.Sequential):
 class Pipeline(LayerStage):
     """Plain backprop on this rank's blocks, microbatch by microbatch. The arguments are LayerStage's."""
 
-    def __init__(self, config: Config, *rest: Any) -> None:
-        super().__init__(config, *rest)
+    def __init__(self, state: TrainState, ranges: Sequence[range], number: int) -> None:
+        super().__init__(state, ranges, number)
         self.schedules: dict[int, Any] = {}  # torch's stages know one size of batch
 
     def _schedule(self, images: int) -> Any:
@@ -57,7 +57,7 @@ class Pipeline(LayerStage):
             )
         return self.schedules[images]
 
-    def step(self, step: int, record: Recording, interrupted: Callable[[], bool], save: bool) -> tuple[Outcome, bool, bool]:
+    def step(self, step: int, record: Recording | None, interrupted: Callable[[], bool], save: bool) -> tuple[Outcome, bool, bool]:
         """One batch through all ranks and back, and this rank's update."""
         stop, device = interrupted(), self.batches.device
         x, y = self.batches.batch(step)

@@ -14,9 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gradlens.gradients.rows import Measurement
-from gradlens.training.batches import Batches
-from gradlens.training.build import ModelAndMethod
-from gradlens.training.config import Config
+from gradlens.training.state import TrainState
 from gradlens.training.step import Outcome, Recording
 
 UP, DOWN, ERROR, TRUTH = range(4)  # channels between ranks
@@ -27,10 +25,7 @@ class LayerStage(ABC):
     """This rank's blocks, and its part in every update.
 
     Args:
-        config: the settings.
-        network: with its rule; all blocks, of which this rank trains its own.
-        optimizer: over both.
-        batches: what is learned from.
+        state: the run, with all blocks, of which this rank trains its own.
         ranges: the blocks of each rank.
         number: of this training in this process, the same on all ranks: it names channels.
 
@@ -38,19 +33,11 @@ class LayerStage(ABC):
 
     flush_every = None  # what steps report is put together where ranks meet
 
-    def __init__(
-        self,
-        config: Config,
-        network: ModelAndMethod,
-        optimizer: torch.optim.Optimizer,
-        batches: Batches,
-        ranges: Sequence[range],
-        number: int,
-    ) -> None:
-        self.config, self.network, self.optimizer, self.batches = config, network, optimizer, batches
-        self.ranks, self.number = batches.ranks, number
-        self.model, self.method = network
-        self.names = network.block_names()
+    def __init__(self, state: TrainState, ranges: Sequence[range], number: int) -> None:
+        self.config, self.network, self.optimizer, self.batches = state.config, state.network, state.optimizer, state.batches
+        self.ranks, self.number = state.ranks, number
+        self.model, self.method = state.network
+        self.names = state.network.block_names()
         self.ranges, self.mine = ranges, ranges[self.ranks.rank]
         self.blocks = list(self.model)[self.mine.start : self.mine.stop]
 
@@ -59,7 +46,7 @@ class LayerStage(ABC):
         return f"{self.number}/{kind}", self.number * CHANNELS + kind
 
     @abstractmethod
-    def step(self, step: int, record: Recording, interrupted: Callable[[], bool], save: bool) -> tuple[Outcome, bool, bool]:
+    def step(self, step: int, record: Recording | None, interrupted: Callable[[], bool], save: bool) -> tuple[Outcome, bool, bool]:
         """One update of this rank's blocks: see :class:`gradlens.training.step.Stage`."""
 
     def finish_pending(self) -> Sequence[tuple[int, Outcome]]:
@@ -112,11 +99,11 @@ class LayerStage(ABC):
         """Finish what is under way, share the weights, and put together what the ranks report of each step."""
         reports = [*pending, *self.finish_pending()]
         mine = [(step, o._replace(loss=o.loss.cpu(), hits=o.hits.cpu(), answered=o.answered.cpu())) for step, o in reports]
-        told = self.ranks.all_gather_object(mine)
+        of_ranks = self.ranks.all_gather_object(mine)
         self.broadcast_weights()
-        tops = dict(told[-1])
+        tops = dict(of_ranks[-1])
         rows: dict[int, list[Measurement]] = {step: [] for step, _ in pending}
-        for theirs in told:
+        for theirs in of_ranks:
             for _, o in theirs:
                 for row in o.rows:
                     rows.setdefault(row.step, []).append(row)

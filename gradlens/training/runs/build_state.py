@@ -15,26 +15,37 @@ from gradlens.training.build import ModelAndMethod, build_model_and_method, to_b
 from gradlens.training.config import Config
 from gradlens.training.online_probe.probe import OnlineProbe
 from gradlens.training.optimizers import make_optimizer
-from gradlens.training.parallel.choose import check_layer_parallel, choose_stage
+from gradlens.training.parallel.choose import add_stage, check_layer_parallel
 from gradlens.training.state import TrainState
 
 
 def build_state(
     config: Config, data: Data, device: torch.device, ranks: ProcessGroup = SINGLE_PROCESS, restored: bool = False
 ) -> TrainState:
-    """Make the network, the rule and the optimiser of a config, at the beginning of a run.
+    """Make the network, the rule, the optimiser and the stage of a config, at the beginning of a run.
+
+    Collective: call on every rank, with the same settings.
 
     Args:
         config: the settings.
         data: what is trained and tested on.
         device: where.
-        ranks: that share the run; all of them must build it.
+        ranks: that share the run.
         restored: a checkpoint's weights will be loaded into it, so that those of ``--init-from`` are not needed.
 
     Raises:
         InputError: a model that does not fit the images, a rule that does not fit the model, or see :func:`require_fit`.
 
     """
+    state = ranks.fail_together(lambda: build_on_rank(config, data, device, ranks, restored))
+    add_stage(state)
+    return state
+
+
+def build_on_rank(
+    config: Config, data: Data, device: torch.device, ranks: ProcessGroup = SINGLE_PROCESS, restored: bool = False
+) -> TrainState:
+    """:func:`build_state` but for the stage: this rank's own part, in which it neither waits for other ranks nor sends to them."""
     network = build_model_and_method(to_be_restored(config) if restored else config, data.shape, len(data.classes), device)
     require_fit(config, network, data, ranks.num_ranks)
     method = network.method
@@ -55,7 +66,6 @@ def build_state(
         test=data.test.to(device),
         test_name=data.test_name,
         labelled=data.train.to(device) if some_unknown else batches.images,
-        stage=choose_stage(config, network, optimizer, batches, probe),
         ranks=ranks,
         probe=probe,
     )

@@ -14,7 +14,7 @@ from gradlens.gradients.true_gradient import true_gradients
 from gradlens.runtime.csv_tables import csv_line, read_table
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.progress import Progress, no_progress
-from gradlens.runtime.rng import seeded
+from gradlens.runtime.rng import forked
 from gradlens.runtime.text_files import encode
 from gradlens.training.checkpoint import load_checkpoint
 from gradlens.training.context import RunContext, load_data
@@ -22,6 +22,7 @@ from gradlens.training.run_directory import Run
 from gradlens.training.run_files import write
 from gradlens.training.runs.build_state import build_state
 from gradlens.training.state import TrainState
+from gradlens.training.step import begin_step
 
 
 def measure_run(run: Run, quantities: tuple[str, ...], context: RunContext, progress: Progress = no_progress) -> list[Measurement]:
@@ -72,11 +73,11 @@ def _measure(state: TrainState, file: Path, quantities: tuple[str, ...], sparse:
     saved = load_checkpoint(file)
     state.network.load(saved, str(file))
     (model, method), names, step = state.network, state.network.block_names(), int(saved["step"])
-    method.start(step // state.batches.per_epoch + 1, step)
-    x, y = state.batches.batch(step)
-    bf16 = torch.autocast(x.device.type, torch.bfloat16, enabled=state.config.precision == "bf16")
-    with seeded(state.config.seed, "step", step), bf16:  # the draws of the training step
-        made = run_step(method, list(model), x, y)
-        truth = true_gradients(method, made, keep=bool(sparse))
-        rows = step_rows(step, names, method, made, truth, quantities)
-        return rows + sparse_rows(step, names, method, made, truth, sparse)
+    with forked():  # the draws are those of the training step
+        begin_step(method, state.config.seed, step // state.batches.per_epoch + 1, step)
+        x, y = state.batches.batch(step)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=state.config.precision == "bf16"):
+            made = run_step(method, list(model), x, y)
+            truth = true_gradients(method, made, keep=bool(sparse))
+            rows = step_rows(step, names, method, made, truth, quantities)
+            return rows + sparse_rows(step, names, method, made, truth, sparse)

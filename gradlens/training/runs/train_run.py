@@ -17,28 +17,44 @@ from gradlens.runtime.progress import Watch, no_progress
 from gradlens.runtime.torchrun_environment import restarts
 from gradlens.training import tensorboard
 from gradlens.training.checkpoint import load_checkpoint
-from gradlens.training.checkpointer import Checkpointer
 from gradlens.training.config import Config, make_config
 from gradlens.training.context import RunContext, load_data
 from gradlens.training.dry_step import check_own_network
 from gradlens.training.loop import fit
+from gradlens.training.parallel.choose import add_stage
 from gradlens.training.run_directory import Run, load_run, read_config, source_weights
 from gradlens.training.run_files import is_run
 from gradlens.training.run_writer import Writer
-from gradlens.training.runs.build_state import build_state
+from gradlens.training.runs.build_state import build_on_rank
 from gradlens.training.runs.check import check, checked_data, goes_on
+from gradlens.training.saving import restore_run
 from gradlens.training.state import TrainState
 
 
 def prepare(config: Config, context: RunContext) -> TrainState:
     """A run that can be trained, with nothing written yet: whatever is wrong with its settings is found here.
 
+    Collective: call on every rank. Each checks and builds by itself; only when all could do so do they exchange anything.
+
     Raises:
-        InputError: see :func:`gradlens.training.runs.check.check`.
+        InputError: see :func:`gradlens.training.runs.check.check`; what any rank refuses, all refuse, in the same words.
 
     """
-    state = build_state(config, checked_data(config, context), context.device, context.ranks, goes_on(config, context))
-    check_own_network(config, state.network, state.data.shape, len(state.data.classes))
+    ranks = context.ranks
+    if context.download:  # into one folder
+        ranks.first_on_each_machine(lambda: load_data(config, context))
+    state = ranks.fail_together(lambda: _built_on_rank(config, context))
+    if not ranks.is_single_process:
+        require_same_run(ranks, {**config.as_dict(), "the data": state.data.fingerprint(), "gradlens": __version__})
+    add_stage(state)
+    return state
+
+
+def _built_on_rank(config: Config, context: RunContext) -> TrainState:
+    """This rank's part of a run, which a user's network has been tried for."""
+    data = checked_data(config, context)
+    state = build_on_rank(config, data, context.device, context.ranks, goes_on(config, context))
+    check_own_network(config, state.network, data.shape, len(data.classes))
     return state
 
 
@@ -48,18 +64,16 @@ def train_run(config: Config, context: RunContext, watch: Watch = no_progress, s
     Args:
         config: the settings.
         context: where and how, and the ranks that share the run.
-        watch: is told what happens.
+        watch: called with each event.
         state: from :func:`prepare`, where there is one already.
 
     Raises:
-        InputError: see :func:`prepare` and ``Writer.open``; nothing is written then. What any rank refuses, all refuse, in the same words.
+        InputError: see :func:`prepare` and ``Writer.open``; nothing is written then.
         Stopped: interrupted, a loss that is not finite, or another rank is gone.
 
     """
     ranks = context.ranks
-    state = state or ranks.fail_together(lambda: prepare(config, context))
-    if not ranks.is_single_process:
-        require_same_run(ranks, {**config.as_dict(), "the data": state.data.fingerprint(), "gradlens": __version__})
+    state = state or prepare(config, context)
     writer = ranks.fail_together(lambda: _open_writer(state, context) if ranks.is_main else None)
     try:
         _restore(state, writer)
@@ -79,7 +93,7 @@ def _restore(state: TrainState, writer: Writer | None) -> None:
     file = writer.path / "checkpoint.pt" if writer else None
     saved = ranks.broadcast_object(ranks.fail_together(lambda: load_checkpoint(file) if file and file.exists() else None))
     if saved is not None:
-        ranks.fail_together(lambda: Checkpointer(state, writer).restore(saved))
+        ranks.fail_together(lambda: restore_run(state, writer, saved))
     elif writer:
         writer.rewind({})
 

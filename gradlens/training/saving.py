@@ -1,0 +1,92 @@
+"""Saving a run in training to its directory, and going back to what was saved there: what a checkpoint holds, and when one is due."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from gradlens.runtime.errors import InputError
+from gradlens.training.run_writer import Writer
+from gradlens.training.state import Position, TrainState
+
+CHECKPOINT_SECONDS = 60.0  # between checkpoints within an epoch; when they are written does not change what is computed
+
+
+def checkpoint_of(state: TrainState, writer: Writer | None = None) -> dict[str, Any]:
+    """All that is needed to go on bit-identically; plain tensors and numbers. Collective: call on every rank.
+
+    Args:
+        state: the run.
+        writer: of the run directory, whose tables are as long as they are now; None: no table is written here.
+
+    """
+    return {
+        "model": state.network.model.state_dict(),
+        "method": state.network.method.state_dict(),
+        "optimizer": state.stage.optimizer_state(),
+        "step": state.position.step,
+        "position": state.position._asdict(),
+        "tables": writer.mark() if writer else {},
+        **({"probe": state.probe.state()} if state.probe else {}),
+    }
+
+
+def save_run(state: TrainState, writer: Writer | None) -> None:
+    """Write the checkpoint of a run, on the rank that has a writer. Collective: call on every rank.
+
+    Raises:
+        InputError: the run directory cannot be written any more.
+
+    """
+    if writer or not state.ranks.is_single_process:
+        contents = checkpoint_of(state, writer)
+        if writer:
+            writer.save(contents)
+        state.saved = state.position.step
+    state.saved_at = time.monotonic()
+
+
+def restore_run(state: TrainState, writer: Writer | None, saved: dict[str, Any]) -> None:
+    """Go back to a checkpoint, tables included. Each rank does it for itself.
+
+    Raises:
+        InputError: it is another run's, or the tables are shorter than they were then.
+
+    """
+    misfit = "the checkpoint does not fit this config"
+    with state.batches.sharded(0):  # a rule that keeps batches takes this rank's part of them
+        state.network.load(saved, misfit)
+    try:
+        state.optimizer.load_state_dict(saved["optimizer"])
+        state.stage.keep_owned_state()
+        state.position, tables = Position(**saved["position"]), dict(saved["tables"])
+        if state.probe:
+            state.probe.restore(saved["probe"])
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise InputError(f"{misfit}: {str(error).splitlines()[0]}") from error
+    state.saved, state.saved_at = state.position.step, time.monotonic()
+    if writer:
+        writer.rewind(tables)
+
+
+def is_due(state: TrainState) -> bool:
+    """Whether it is time for a checkpoint within an epoch."""
+    return time.monotonic() - state.saved_at > CHECKPOINT_SECONDS and state.network.method.saved_within_epochs
+
+
+def save_snapshot(state: TrainState, writer: Writer | None) -> None:
+    """Keep the weights as they are now."""
+    if writer:
+        network, step = state.network, state.position.step
+        weights = {"model": network.model.state_dict(), "method": network.method.state_dict(), "step": step}
+        writer.save(weights, f"snapshots/step-{step:08d}.pt")
+
+
+def saved_note(state: TrainState, writer: Writer | None) -> str:
+    """What is safe of a run, in words for a message that ends it."""
+    return f"; what was saved after {state.saved} updates is in {writer.path}" if writer else ""
+
+
+def snapshot_steps(total: int, keep: int) -> set[int]:
+    """The updates after which weights are kept: ``keep`` of them, evenly spread, the last one included."""
+    return {round(i * total / keep) for i in range(1, keep + 1)} if keep and total else set()
