@@ -29,7 +29,7 @@ from gradlens.training.config import make_config
 from gradlens.training.config_file import read_config_file
 from gradlens.training.context import RunContext
 from gradlens.training.loop import fit
-from gradlens.training.run_directory import load_run as load_run
+from gradlens.training.run_directory import load_run
 from gradlens.training.runs.build_state import build_state
 from gradlens.training.runs.check import check
 from gradlens.training.runs.remeasure import measure_run
@@ -200,7 +200,7 @@ def test_without_the_pretrained_run_its_offspring_is_reused_measured_and_gone_on
         train_run(config, replace(context, name="cut"), signal_at(4, signal.SIGINT))
     shutil.rmtree(first.path)
     assert train_or_reuse([config], context, lambda _: no_progress)[0].path.name == "whole"
-    assert measure_run(whole.path, ("cosine",), RunContext())
+    assert measure_run(load_run(whole.path), ("cosine",), RunContext())
     resumed = replace(context, name="cut", resume=True)
     check(config, resumed)
     assert_same_bits(train_run(config, resumed), whole)

@@ -27,6 +27,7 @@ from gradlens.training.loop import fit
 from gradlens.training.parallel import choose
 from gradlens.training.parallel.partition import require_separable, split_over
 from gradlens.training.parallel.stage import LayerStage
+from gradlens.training.run_directory import load_run
 from gradlens.training.runs.build_state import build_on_rank, build_state
 from gradlens.training.runs.check import check
 from gradlens.training.runs.remeasure import measure_run
@@ -341,7 +342,7 @@ def test_a_rule_that_changes_backprop_is_not_given_to_torchs_pipeline(monkeypatc
     with pytest.raises(InputError, match="halved cannot work on several batches at once: .*backward-locked"):
         check(config, RunContext())
     with pytest.raises(InputError, match="backward-locked"):
-        build_state(config, load("digits", limit=LIMIT), torch.device("cpu"), ProcessGroup(0, 2))
+        build_on_rank(config, load("digits", limit=LIMIT), torch.device("cpu"), ProcessGroup(0, 2))
 
 
 @pytest.mark.parametrize(("parallel", "ranks", "here"), [("layers", 2, 1), ("data", 4, 1), ("none", 1, 2), ("data", 2, 3)])
@@ -351,7 +352,7 @@ def test_a_config_of_more_or_fewer_ranks_than_there_are_is_refused(parallel, ran
     with pytest.raises(InputError, match=said):
         check(config, RunContext(ranks=ProcessGroup(0, here)))
     with pytest.raises(InputError, match=said):
-        build_state(config, load("digits", limit=96), torch.device("cpu"), ProcessGroup(0, here))
+        build_on_rank(config, load("digits", limit=96), torch.device("cpu"), ProcessGroup(0, here))
 
 
 def test_a_run_of_several_ranks_is_measured_in_one_process(tmp_path):
@@ -359,7 +360,7 @@ def test_a_run_of_several_ranks_is_measured_in_one_process(tmp_path):
     content = json.loads((run.path / "config.json").read_text())
     content["config"] |= {"ranks": 2, "parallel": "layers", "split": [1, 3]}
     (run.path / "config.json").write_text(json.dumps(content))
-    assert measure_run(run.path, ("cosine",), RunContext())
+    assert measure_run(load_run(run.path), ("cosine",), RunContext())
 
 
 @pytest.mark.parametrize("name", ["dgl", "dni", "dfa", "dgl-async"])

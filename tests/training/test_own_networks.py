@@ -15,8 +15,9 @@ from gradlens.training import user_references
 from gradlens.training.build import ModelAndMethod
 from gradlens.training.config import make_config
 from gradlens.training.context import RunContext
-from gradlens.training.runs.train_run import check_config, prepare
-from gradlens.training.step import training_step
+from gradlens.training.runs.check import check
+from gradlens.training.runs.train_run import prepare
+from gradlens.training.step import Recording, training_step
 
 NETS = """
 import threading
@@ -283,7 +284,7 @@ def recurrent() -> Case:
 def moved(c: Case, method) -> dict[str, torch.Tensor]:
     """What one step of SGD with learning rate 1 takes off each parameter: its gradient."""
     before = {n: p.detach().clone() for n, p in c.model.named_parameters()}
-    training_step(ModelAndMethod(c.model, method), torch.optim.SGD(c.model.parameters(), lr=1.0), c.x, c.y, 0, diagnose=True)
+    training_step(ModelAndMethod(c.model, method), torch.optim.SGD(c.model.parameters(), lr=1.0), c.x, c.y, Recording(0, diagnose=True))
     return {n: before[n] - p.detach() for n, p in c.model.named_parameters()}
 
 
@@ -397,7 +398,7 @@ def test_networks_that_cannot_be_trained_are_refused_for_that_reason(net):
     ],
 )
 def test_rules_that_cannot_train_a_network_say_so_before_anything_is_written(name, net, words):
-    for attempt in (prepare, check_config):
+    for attempt in (prepare, check):
         with pytest.raises(InputError, match=re.escape(words)):
             attempt(config_of(name, net), RunContext(out=Path("runs")))
     assert not Path("runs").exists()

@@ -422,9 +422,8 @@ def test_without_snapshots_the_checkpoint_is_measured_also_of_an_unfinished_run(
 def test_what_cannot_be_measured(tmp_path, monkeypatch, other_data):
     run = train_run(tiny(), RunContext(out=tmp_path))
     before = contents(tmp_path)
-    text = refused(measure_run, run.path, ("cosin",), RunContext())
+    text = refused(measure_run, run, ("cosin",), RunContext())
     assert "unknown quantity 'cosin'; nearest: cosine" in text
-    assert "not a run directory" in refused(measure_run, tmp_path, ("cosine",), RunContext())
     real = datasets.DATASETS["digits"]
 
     def other(*args):
@@ -435,11 +434,11 @@ def test_what_cannot_be_measured(tmp_path, monkeypatch, other_data):
 
     monkeypatch.setitem(datasets.DATASETS, "digits", real._replace(load=other))
     context.clear_data_cache()
-    assert "not the ones" in refused(measure_run, run.path, ("cosine",), RunContext())
+    assert "not the ones" in refused(measure_run, run, ("cosine",), RunContext())
     (run.path / "checkpoint.pt").rename(tmp_path / "checkpoint.pt")
     monkeypatch.undo()
     context.clear_data_cache()
-    assert "has no checkpoint.pt" in refused(measure_run, run.path, ("cosine",), RunContext())
+    assert "has no checkpoint.pt" in refused(measure_run, run, ("cosine",), RunContext())
     (tmp_path / "checkpoint.pt").rename(run.path / "checkpoint.pt")
     assert contents(tmp_path) == before
 
