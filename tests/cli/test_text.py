@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import shelf
 from matplotlib.figure import Figure
-from test_contributing import code_in
 from tiny_runs import tiny
+from worked_examples import code_in
 
 from gradlens.cli.main import main
 from gradlens.cli.progress import Display
@@ -26,7 +26,7 @@ from gradlens.training.run_directory import load_run
 from gradlens.training.runs import train_run as training
 from gradlens.training.sweep.study import read_study
 
-EXAMPLE = code_in("CONTRIBUTING.md")  # a rule in a file
+(EXAMPLE,) = code_in("CONTRIBUTING.md", "example: tests/test_contributing.py runs this")  # a rule in a file
 BYTE = "caf\udce9"  # what Python makes of a file name that is Latin-1
 NAMES = [BYTE, 'it\'s "mine"', "two\nlines", "-dash", "$x$", "a`b`", "[/x]", "日本 ü"]
 SMALL = ["--model", "mlp", "--width", "4", "--epochs", "1", "--limit", "40", "--limit-test", "20", "--batch-size", "20", "--quiet"]

@@ -132,7 +132,7 @@ def test_how_many_layers_are_kept(runs):
         build_model_and_method(runs["bp"].config.replace(keep_head=4), (1, 8, 8), 10, CPU)
 
 
-def test_a_block_that_is_called_head_stays_beside_the_kept_one(tmp_path):
+def test_a_block_that_is_called_head_stays_beside_the_kept_one(own_code_forgotten, tmp_path):
     net = tmp_path / "net.py"
     net.write_text(
         "from collections import OrderedDict\nfrom torch import nn\n\ndef build(spec):\n    return nn.Sequential(OrderedDict(\n"

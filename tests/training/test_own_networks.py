@@ -15,6 +15,7 @@ from gradlens.training import user_references
 from gradlens.training.build import ModelAndMethod
 from gradlens.training.config import make_config
 from gradlens.training.context import RunContext
+from gradlens.training.loop import fit
 from gradlens.training.runs.check import check
 from gradlens.training.runs.train_run import prepare
 from gradlens.training.step import Recording, training_step
@@ -223,10 +224,10 @@ def config_of(name: str, net: str, **settings):
 
 
 def trained(name: str, net: str, **settings) -> dict[str, torch.Tensor]:
-    training = prepare(config_of(name, net, **settings), RunContext(out=Path("runs")))
-    before = {n: t.clone() for n, t in training.pair.model.state_dict().items()}
-    training.fit()
-    after = training.pair.model.state_dict()
+    state = prepare(config_of(name, net, **settings), RunContext(out=Path("runs")))
+    before = {n: t.clone() for n, t in state.network.model.state_dict().items()}
+    fit(state, None)
+    after = state.network.model.state_dict()
     assert any(not torch.equal(before[n], after[n]) for n in after)
     return after
 
@@ -366,7 +367,7 @@ REFUSED = {
     "half": "gives a network of float16 numbers (0.1.weight): networks are trained in float32; --precision bf16",
     "brain": "gives a network of bfloat16 numbers (0.1.weight): networks are trained in float32; --precision bf16",
     "double_top": "gives a network of float64 numbers (top.weight)",
-    "complex_part": "gives a network of complex64 numbers (block2.phase)",
+    "complex_part": "block2.phase is complex (torch.complex64)",
     "weight_norm": f"net.py:weight_norm: block2.0 (Linear) {COPY}Only Tensors created explicitly",
     "lock": f"net.py:lock: block2.0 (Linear) {COPY}cannot pickle '_thread.lock' object",
     "file": f"block2.0 (Linear) {COPY}cannot pickle '_io.TextIOWrapper' object",
@@ -405,13 +406,13 @@ def test_rules_that_cannot_train_a_network_say_so_before_anything_is_written(nam
 
 
 def test_the_dry_step_leaves_no_trace(monkeypatch):
-    place, config = RunContext(out=Path("runs")), config_of("bp", "checkpointed")
+    context, config = RunContext(out=Path("runs")), config_of("bp", "checkpointed")
     stream = torch.get_rng_state()
-    looked_at = prepare(config, place)
+    looked_at = prepare(config, context)
     monkeypatch.setattr("gradlens.training.runs.train_run.check_own_network", lambda *_: None)
     torch.set_rng_state(stream)
-    untouched = prepare(config, place)
-    states = [t.pair.model.state_dict() for t in (looked_at, untouched)]
+    untouched = prepare(config, context)
+    states = [t.network.model.state_dict() for t in (looked_at, untouched)]
     assert all(torch.equal(a, b) for a, b in zip(*(s.values() for s in states), strict=True))
-    assert all(p.grad is None for p in looked_at.pair.model.parameters())
+    assert all(p.grad is None for p in looked_at.network.model.parameters())
     assert user_references.TYPED["model"]
