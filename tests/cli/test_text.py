@@ -324,7 +324,7 @@ def interrupt(*_, **__):
 
 def test_ctrl_c_before_a_run_is_begun_advises_what_works(program, monkeypatch):
     with monkeypatch.context() as m:
-        m.setattr(training, "build_state", interrupt)
+        m.setattr(training, "build_on_rank", interrupt)
         status, _, err = program("train", "bp", *SMALL, "--out", "my runs")
     assert status == 130
     assert "--resume" not in err
