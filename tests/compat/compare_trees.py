@@ -1,12 +1,13 @@
 """Train every rule with two source trees and compare what they leave behind bit for bit.
 
-    python tests/compat/compare_trees.py BEFORE AFTER [--rules dgl dni] [--networks mlp cnn] [--work DIR]
+    python tests/compat/compare_trees.py BEFORE AFTER [--rules dgl dni] [--networks mlp cnn] [--work DIR] [--but angle classes]
 
 BEFORE and AFTER are folders that hold ``gradlens/``. Each tree runs in a process of its own, through the command line, which stays
 whatever happens to modules and names: 20 updates on digits, one thread, fp32, every second one recorded and every fourth diagnosed.
 Each run is interrupted after 11 updates and resumed; AFTER also resumes what BEFORE had left half-done. Compared are the names of run
 directories, their files, checkpoints and snapshots (weights, the rule's own, optimiser), tables, config.json and summary.json; left
-out are times, versions and command lines. One line a run; exit status 1 if anything differs.
+out are times, versions and command lines, and what --but names: quantities of tables and entries of config.json that were changed on
+purpose. One line a run; exit status 1 if anything differs.
 
 What BEFORE computed is kept in --work and used again as long as its sources, this script and torch stay the same.
 """
@@ -27,6 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -202,17 +204,17 @@ def same_bits(a: Any, b: Any) -> bool:
 TIMES = ("/position/seconds", "/tables/timing")  # in checkpoints
 
 
-def checkpoint(path: Path) -> dict[str, Any]:
-    """What a checkpoint holds, without times."""
+def checkpoint(path: Path, but: Collection[str]) -> dict[str, Any]:
+    """What a checkpoint holds, without times; without the length of the tables of which something is left out."""
     import torch
 
     state = leaves(torch.load(path, map_location="cpu", weights_only=True))
-    return {name: value for name, value in state.items() if name not in TIMES}
+    return {name: value for name, value in state.items() if name not in TIMES and not (but and name == "/tables/gradients")}
 
 
-def document(path: Path) -> dict[str, Any]:
+def document(path: Path, but: Collection[str]) -> dict[str, Any]:
     """A JSON file's values, without versions, commit and command line."""
-    content = {k: v for k, v in json.loads(path.read_text()).items() if k not in ("versions", "git", "command")}
+    content = {k: v for k, v in json.loads(path.read_text()).items() if k not in ("versions", "git", "command", *but)}
     return leaves(content)
 
 
@@ -221,10 +223,15 @@ def named(differ: list[str]) -> str:
     return ", ".join(differ[:3]) + (f" and {len(differ) - 3} more" if len(differ) > 3 else "")
 
 
-def difference(a: Path, b: Path) -> str | None:
+def lines_of(path: Path, but: Collection[str]) -> list[str]:
+    """A table's lines, without those of quantities that are left out."""
+    return [line for line in path.read_text().splitlines() if not any(f",{quantity}," in line for quantity in but)]
+
+
+def difference(a: Path, b: Path, but: Collection[str]) -> str | None:
     """How two files of a run differ; None if they do not."""
     if a.suffix in (".pt", ".json"):
-        mine, theirs = ((checkpoint if a.suffix == ".pt" else document)(p) for p in (a, b))
+        mine, theirs = ((checkpoint if a.suffix == ".pt" else document)(p, but) for p in (a, b))
         if list(mine) != list(theirs):
             return f"has other entries, or in another order: {named(sorted(mine.keys() ^ theirs.keys()))}"
         differ = [name for name in mine if not same_bits(mine[name], theirs[name])]
@@ -233,19 +240,21 @@ def difference(a: Path, b: Path) -> str | None:
         return None
     if a.suffix != ".csv":
         return "differs"
-    mine_, theirs_ = a.read_text().splitlines(), b.read_text().splitlines()
+    mine_, theirs_ = lines_of(a, but), lines_of(b, but)
+    if mine_ == theirs_ and but:
+        return None
     at = next((i for i, (x, y) in enumerate(zip(mine_, theirs_, strict=False)) if x != y), min(len(mine_), len(theirs_)))
     lines = [rows[at] if at < len(rows) else "its end" for rows in (mine_, theirs_)]
     count = sum(x != y for x, y in zip(mine_, theirs_, strict=False)) + abs(len(mine_) - len(theirs_))
     return f"differs in {count} of {len(mine_)} lines, first in line {at + 1}: {lines[0]} | {lines[1]}"
 
 
-def differences(a: Path, b: Path) -> tuple[list[str], int]:
+def differences(a: Path, b: Path, but: Collection[str]) -> tuple[list[str], int]:
     """How two folders of runs differ, and how many files are compared."""
     files, others = ({p.relative_to(d).as_posix() for p in d.rglob("*") if p.is_file() and p.name != "timing.csv"} for d in (a, b))
     said = [f"{name} is only {'before' if name in files else 'after'}" for name in sorted(files ^ others)]
     for name in sorted(files & others):
-        if told := difference(a / name, b / name):
+        if told := difference(a / name, b / name, but):
             said.append(f"{name} {told}")
     return said, len(files & others)
 
@@ -280,7 +289,7 @@ def run(tree: Path, todo: list[Job], out: Path, halves: Path | None) -> dict[str
     return failed
 
 
-def compare(before: Path, after: Path, todo: list[Job], work: Path) -> int:
+def compare(before: Path, after: Path, todo: list[Job], work: Path, but: Collection[str] = ()) -> int:
     """Train with both trees, print a line for each run, and return how many differ."""
     began = time.monotonic()
     old = run(before, todo, work / "before", None)
@@ -293,7 +302,7 @@ def compare(before: Path, after: Path, todo: list[Job], work: Path) -> int:
         if not said:
             pairs = (("", "runs"), ("interrupted: ", "halves"), ("resumed from before: ", "carried"))
             for prefix, where in pairs:
-                told, files = differences(work / "before" / where.replace("carried", "runs") / folder, work / "after" / where / folder)
+                told, files = differences(work / "before" / where.replace("carried", "runs") / folder, work / "after" / where / folder, but)
                 said += [prefix + line for line in told]
                 count += files
         wrong += bool(said)
@@ -315,10 +324,11 @@ def main() -> None:
     parser.add_argument("--rules", nargs="+", choices=RULES, metavar="RULE", help="only these, and nothing besides")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--work", type=Path, help="folder for the runs, kept (default: a temporary one)")
+    parser.add_argument("--but", nargs="+", default=[], metavar="NAME", help="quantities and entries of config.json to leave out")
     given = parser.parse_args()
     todo = jobs(given.rules or list(RULES), given.networks, more=not given.rules)
     with contextlib.nullcontext(given.work) if given.work else tempfile.TemporaryDirectory() as work:
-        sys.exit(bool(compare(given.before, given.after, todo, Path(work))))
+        sys.exit(bool(compare(given.before, given.after, todo, Path(work), given.but)))
 
 
 if __name__ == "__main__":
