@@ -249,7 +249,7 @@ def difference(a: Path, b: Path, but: Collection[str]) -> str | None:
     return f"differs in {count} of {len(mine_)} lines, first in line {at + 1}: {lines[0]} | {lines[1]}"
 
 
-def differences(a: Path, b: Path, but: Collection[str]) -> tuple[list[str], int]:
+def differences(a: Path, b: Path, but: Collection[str] = ()) -> tuple[list[str], int]:
     """How two folders of runs differ, and how many files are compared."""
     files, others = ({p.relative_to(d).as_posix() for p in d.rglob("*") if p.is_file() and p.name != "timing.csv"} for d in (a, b))
     said = [f"{name} is only {'before' if name in files else 'after'}" for name in sorted(files ^ others)]
