@@ -33,8 +33,7 @@ SMALL = ["--model", "mlp", "--width", "4", "--epochs", "1", "--limit", "40", "--
 
 
 @pytest.fixture(autouse=True)
-def empty_folder(tmp_path, monkeypatch, few_pixels):
-    monkeypatch.chdir(tmp_path)
+def empty_folder(own_code_forgotten, monkeypatch, few_pixels):
     monkeypatch.setenv("COLUMNS", "160")
 
 
