@@ -72,7 +72,7 @@ MUTATIONS: dict[str, Mutation] = {
         "m._buffers[name] = b.clone()", "m._buffers[name] = b", ("test_rows", "test_recording")
     ),
     "a resumed run forgets the optimiser's state": Mutation(
-        'run.optimizer.load_state_dict(saved["optimizer"])', 'saved["optimizer"]', ("test_resume",)
+        'state.optimizer.load_state_dict(saved["optimizer"])', 'saved["optimizer"]', ("test_resume",)
     ),
     "feedback drawn from too narrow a range": Mutation(
         "math.sqrt(3) * deviation", "math.sqrt(2) * deviation", ("test_weight_replacement",)
