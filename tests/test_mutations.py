@@ -1,4 +1,4 @@
-"""The texts that ``tests/mutations.py`` changes stand in the package, each in one place; it takes minutes to run and is not part of the suite."""
+"""What ``tests/mutations.py`` changes stands in the package, each text in one place; running it takes minutes, so the suite only looks."""
 
 import pytest
 from mutations import MUTATIONS, ROOT
