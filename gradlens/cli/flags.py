@@ -27,7 +27,12 @@ class Flag(NamedTuple):
 RUN_FLAGS = (
     Flag("data-dir", Path, "folder of the named data sets (default ~/.cache/gradlens)", "Data", synonyms=("data-root", "root")),
     Flag("download", bool, "fetch a named data set that is missing", "Data", paired=True),
-    Flag("no-cache", bool, "decode an image folder anew, and keep nothing of it in ~/.cache/gradlens/images (default off)", "Data"),
+    Flag(
+        "no-cache",
+        bool,
+        "decode an image folder anew, keep nothing of it in ~/.cache/gradlens/images or $GRADLENS_CACHE/images (default off)",
+        "Data",
+    ),
     Flag(
         "seeds",
         int,

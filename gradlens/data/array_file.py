@@ -10,14 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gradlens.data.channel_order import LAYOUTS, channel_order
 from gradlens.runtime.errors import InputError
 
 if TYPE_CHECKING:
     from gradlens.data.split import Source
 
 KEYS = ("train_images", "train_labels", "test_images", "test_labels")
-LAYOUTS = ("NCHW", "NHWC")
 CHANNELS = (1, 3)
+SETTLE = "add an array layout='NCHW' or layout='NHWC' to the file"
 
 
 def _images(array: Any, layout: str | None, what: str) -> Tensor:
@@ -26,15 +27,11 @@ def _images(array: Any, layout: str | None, what: str) -> Tensor:
         raise InputError(f"{what} must be uint8 images [N, H, W, C], [N, C, H, W] or [N, H, W], got {array.dtype} {list(array.shape)}")
     if array.ndim == 3:
         return torch.from_numpy(np.ascontiguousarray(array[:, None]))
-    _, first, _, last = array.shape
-    possible = [name for name, channels in zip(LAYOUTS, (first, last), strict=True) if channels in CHANNELS and layout in (None, name)]
-    if not possible:
-        raise InputError(f"{what} must have 1 or 3 channels, got the shape {list(array.shape)}" + (f" as {layout}" if layout else ""))
-    if len(possible) > 1:
-        raise InputError(
-            f"{what} of shape {list(array.shape)} can be read in two ways: add an array layout='NCHW' or layout='NHWC' to the file"
-        )
-    return torch.from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2) if possible == ["NHWC"] else array))
+    if layout is None:
+        layout = channel_order(array.shape, what, SETTLE, CHANNELS)
+    elif array.shape[layout.index("C")] not in CHANNELS:
+        raise InputError(f"{what} must have 1 or 3 channels, got the shape {list(array.shape)} as {layout}")
+    return torch.from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2) if layout == "NHWC" else array))
 
 
 def _layout(file: Any, path: Path) -> str | None:

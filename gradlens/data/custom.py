@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gradlens.data.channel_order import channel_order
 from gradlens.data.split import Source, Split
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.user_code import blamed, file_and_name, function_in, kind_of
 
-MOST_CHANNELS = 4  # that images usually have: with more in the second place, colour may be in the last
+SETTLE = "return a gradlens.Split, whose images are [N, C, H, W]; images.permute(0, 3, 1, 2) makes that of [N, H, W, C]"
 
 
 def _split(half: str, given: Any, where: str) -> Split:
@@ -25,32 +26,13 @@ def _split(half: str, given: Any, where: str) -> Split:
     if x.ndim != 4 or not x.numel():
         got = "x".join(map(str, x.shape))
         raise InputError(f"{where}: images of the {half} half are {got}: wanted [N, C, H, W], one image or more")
-    x = _channels_first(x, isinstance(given, Split), f"{where}: images of the {half} half")
+    if not isinstance(given, Split) and channel_order(x.shape, f"{where}: images of the {half} half", SETTLE) == "NHWC":
+        x = x.permute(0, 3, 1, 2)
     if y.ndim != 1 or len(y) != len(x):
         raise InputError(f"{where}: labels of the {half} half are {'x'.join(map(str, y.shape))} for {len(x)} images: wanted [N]")
     if y.dtype == torch.bool or y.is_floating_point() or y.is_complex():
         raise InputError(f"{where}: labels of the {half} half are {_dtype(y)}: wanted whole numbers")
     return Split(x.contiguous(), y.long())
-
-
-def _channels_first(x: Tensor, certain: bool, what: str) -> Tensor:
-    """[N, C, H, W] from that or from [N, H, W, 3], as NumPy and Pillow have it.
-
-    Raises:
-        InputError: images that can be either; where ``certain``, they are taken as they are.
-
-    """
-    n, first, second, last = x.shape
-    if first <= MOST_CHANNELS or last not in (1, 3, 4):
-        return x
-    if last == 3:
-        return x.permute(0, 3, 1, 2)
-    if certain:
-        return x
-    raise InputError(
-        f"{what} are {n}x{first}x{second}x{last}: wanted [N, C, H, W]; is that {first} channels, or [N, H, W, C]?"
-        f" images.permute(0, 3, 1, 2) turns the latter, in a gradlens.Split they are taken as [N, C, H, W]"
-    )
 
 
 def _pair(half: str, given: Any, where: str) -> tuple[Any, Any]:
@@ -75,7 +57,8 @@ def _dtype(x: Tensor) -> str:
 def data_set(text: str) -> Source:
     """A user's data set: ``build()`` of a file returns ((images, labels), (images, labels), class names), training and test.
 
-    Images are uint8 [N, C, H, W] or [N, H, W, 3], labels [N] 0 … C−1 (−1 in the training half: not known); a half may be a ``Split``.
+    Images are uint8 [N, C, H, W] or [N, H, W, 3], labels [N] 0 … C−1 (−1 in the training half: not known); a half may be a ``Split``,
+    whose images are [N, C, H, W]. Of others the order is told as :func:`gradlens.data.channel_order.channel_order` says.
 
     Raises:
         InputError: it cannot be imported, raises, or is no such thing.

@@ -1,15 +1,17 @@
-"""Decoded images, kept between commands: one memory-mapped file for each image folder, in the user's cache folder."""
+"""What is known of image folders, kept between commands: decoded images, one memory-mapped file a folder, in the user's cache folder."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
 import time
 import zlib
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +22,8 @@ from gradlens.runtime.progress import notice
 FORMAT = 1  # of the files, and of what is read: a higher one decodes everything anew
 UNUSED = 60 * 86_400.0  # seconds after which a file that nobody reads is removed, when another is written
 ABANDONED = 86_400.0  # the same for one that was not written to its end
+OURS = re.compile(r"[0-9a-f]{16}-[0-9a-f]{32}(?:\.pt|\.json|[a-z0-9_]{8}\.tmp)")  # names that are written here: no other is removed
+GREY = {b'{"grey": true}\n': True, b'{"grey": false}\n': False}  # what a .json file holds
 
 
 class Decoded(NamedTuple):
@@ -44,9 +48,9 @@ def _checksums(images: Tensor, rows: Tensor) -> Tensor:
 
 
 def cache_folder() -> Path:
-    """``$GRADLENS_CACHE``, or ``gradlens/images`` in ``$XDG_CACHE_HOME`` (``~/.cache``)."""
+    """``images`` in ``$GRADLENS_CACHE``, or ``gradlens/images`` in ``$XDG_CACHE_HOME`` (``~/.cache``)."""
     if named := os.environ.get("GRADLENS_CACHE"):
-        return Path(named)
+        return Path(named) / "images"
     return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "gradlens" / "images"
 
 
@@ -62,7 +66,7 @@ def cache_file(listing: Listing) -> Path:
 def read_decoded(listing: Listing) -> Decoded | None:
     """The decoded images of a listing, memory-mapped; None where there are none, or not whole."""
     path, n = cache_file(listing), sum(len(files) for files in listing.files)
-    if not path.exists():
+    if not os.path.exists(path):  # Path.exists raises where the folder may not be searched
         return None
     try:
         found = Decoded(**torch.load(path, mmap=True, weights_only=True))
@@ -85,24 +89,52 @@ def forget_decoded(listing: Listing) -> None:
 
 def write_decoded(listing: Listing, decoded: Decoded) -> Decoded:
     """Keep decoded images, and give them back memory-mapped; as they are where they cannot be kept, which is said in a line."""
-    path, checksums = cache_file(listing), _checksums(decoded.images, torch.arange(len(decoded.images)))
+    checksums = _checksums(decoded.images, torch.arange(len(decoded.images)))
+    content = decoded._replace(checksums=checksums)._asdict()
+    kept = _keep(cache_file(listing), lambda file: torch.save(content, file), f"the decoded images of {listing.root} are")
+    return (read_decoded(listing) if kept else None) or decoded
+
+
+def read_grey(listing: Listing) -> bool | None:
+    """Whether all images of a listing are grey; None where that is not known."""
+    path = cache_file(listing).with_suffix(".json")
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    with suppress(OSError):
+        if content not in GREY:  # damaged
+            path.unlink()
+        else:
+            os.utime(path)
+    return GREY.get(content)
+
+
+def write_grey(listing: Listing, grey: bool) -> None:
+    """Keep whether all images of a listing are grey; where that is not possible, it is said in a line."""
+    (content,) = (text for text, known in GREY.items() if known == grey)
+    _keep(cache_file(listing).with_suffix(".json"), lambda file: file.write(content), f"whether {listing.root} is all grey is")
+
+
+def _keep(path: Path, save: Callable[[IO[bytes]], Any], what: str) -> bool:
+    """Write a file and remove old ones; whether it is there. Where it cannot be written, a line says ``what`` is not kept."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_old(path)
-        _write(path, decoded._replace(checksums=checksums))
+        _write(path, save)
     except (OSError, RuntimeError) as error:  # torch says RuntimeError where a disk is full
         why = next((e.strerror for e in (error, error.__context__) if isinstance(e, OSError)), None) or " ".join(str(error).split())
-        notice(f"the decoded images of {listing.root} are not kept in {path.parent}: {why.lower()} (--no-cache does not try)")
-        return decoded
-    return read_decoded(listing) or decoded
+        notice(f"{what} not kept in {path.parent}: {why.lower()} (--no-cache does not try)")
+        return False
+    return True
 
 
-def _write(path: Path, decoded: Decoded) -> None:
+def _write(path: Path, save: Callable[[IO[bytes]], Any]) -> None:
     """Write a file whole or not at all. The first of several writers wins: others may have mapped what it wrote."""
     handle, temporary = tempfile.mkstemp(".tmp", path.stem, path.parent)
     try:
         with open(handle, "wb") as file:
-            torch.save(decoded._asdict(), file)
+            save(file)
             file.flush()
             os.fsync(file.fileno())
         try:
@@ -117,11 +149,14 @@ def _write(path: Path, decoded: Decoded) -> None:
 
 
 def _remove_old(path: Path) -> None:
-    """Remove what the folder was before, and what nobody has used for long; other processes keep what they have mapped."""
-    now = time.time()
-    for other in [*path.parent.glob("*.pt"), *path.parent.glob("*.tmp")]:
+    """Remove our files of what the image folder was before, and those that nobody has used for long.
+
+    Other processes keep what they have mapped; whatever else lies in the folder stays.
+    """
+    now, (folder, _, _) = time.time(), path.stem.partition("-")
+    for other in [file for file in path.parent.iterdir() if OURS.fullmatch(file.name)]:
         with suppress(OSError):
-            age = now - other.stat().st_mtime
-            same_folder = other.suffix == ".pt" and other.name[:17] == path.name[:17] and other != path
-            if same_folder or age > (UNUSED if other.suffix == ".pt" else ABANDONED):
+            age, begun = now - other.stat().st_mtime, other.suffix == ".tmp"
+            earlier = not begun and other.stem != path.stem and other.stem.startswith(f"{folder}-")
+            if earlier or age > (ABANDONED if begun else UNUSED):
                 other.unlink()

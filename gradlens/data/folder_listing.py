@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import unicodedata
@@ -50,18 +51,18 @@ def must_be_folder(name: str) -> None:
     """Refuse a path at which there is no folder.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or it may not be looked at.
 
     """
-    if not Path(name).is_dir():
+    if not _is_folder(Path(name)):
         raise InputError(f"{name} is no image folder: wanted a folder that holds train/<class>/ and test/<class>/, or an .npz file")
 
 
 def list_images(root: Path) -> Listing:
     """List ``root/train/<class>/**`` and ``root/test/<class>/**``: classes by name, files by folder and name.
 
-    Hidden files and folders, those of systems, types that are not read and links that lead back up are passed over.
-    The two halves' class names may be composed and decomposed (Macs); the training half's are given.
+    Hidden files and folders, those of systems, types that are not read and links that lead back up or to themselves are
+    passed over. The two halves' class names may be composed and decomposed (Macs); the training half's are given.
 
     Raises:
         InputError: no such layout, an empty class, a class that only one half has, a folder that cannot be read.
@@ -69,7 +70,7 @@ def list_images(root: Path) -> Listing:
     """
     passed: Counter[str] = Counter()
     for half in HALVES:
-        if not (root / half).is_dir():
+        if not _is_folder(root / half):
             raise InputError(f"{root} is no image folder: it has no {half}/ (wanted: train/<class>/ and test/<class>/ in it)")
     train, test = (_half(root / half, passed) for half in HALVES)
     ours, theirs = (_composed(root / name, half.classes) for name, half in zip(HALVES, (train, test), strict=True))
@@ -125,12 +126,12 @@ def _half(folder: Path, passed: Counter[str]) -> _Half:
     """The classes of one half and their images."""
     above = (os.path.realpath(folder),)
     entries = list(_shown(str(folder), passed))
-    found = [e for e in entries if e.is_dir() and not _leads_back(e, above, passed)]
-    loose = sum(e.name.lower().endswith(TYPES) for e in entries if not e.is_dir())
+    found = [e for e, is_folder in entries if is_folder and not _leads_back(e, above, passed)]
+    loose = sum(e.name.lower().endswith(TYPES) for e, is_folder in entries if not is_folder)
     if not found:
         images = f", but {loose} images: they belong into folders, one for each class" if loose else ""
         raise InputError(f"{folder} holds no class folders{images}")
-    if beside := sum(not e.is_dir() for e in entries):
+    if beside := sum(not is_folder for _, is_folder in entries):
         passed["beside the class folders"] += beside
     half, empty = _Half([], [], []), []
     for label, entry in enumerate(sorted(found, key=lambda e: e.name)):
@@ -147,8 +148,30 @@ def _half(folder: Path, passed: Counter[str]) -> _Half:
     return half
 
 
-def _shown(folder: str, passed: Counter[str]) -> Iterator[os.DirEntry[str]]:
-    """What a folder holds for the eye.
+def _unreadable(path: str | Path, error: OSError) -> InputError:
+    """The refusal of what is there and cannot be looked at."""
+    return InputError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}")
+
+
+def _is_folder(there: os.DirEntry[str] | Path) -> bool | None:
+    """Whether something is a folder, links followed; None of a link that leads to itself.
+
+    Raises:
+        InputError: that may not be known.
+
+    """
+    try:
+        return there.is_dir()
+    except NotADirectoryError:  # a link to something below a file: to nothing
+        return False
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return None
+        raise _unreadable(os.fspath(there), error) from error
+
+
+def _shown(folder: str, passed: Counter[str]) -> Iterator[tuple[os.DirEntry[str], bool]]:
+    """What a folder holds for the eye, and whether that is a folder.
 
     Raises:
         InputError: it cannot be read.
@@ -161,10 +184,12 @@ def _shown(folder: str, passed: Counter[str]) -> Iterator[os.DirEntry[str]]:
                     passed["hidden"] += 1
                 elif entry.name.lower() in SYSTEM:
                     passed["of the system"] += 1
+                elif (is_folder := _is_folder(entry)) is None:
+                    passed["in a loop of links"] += 1
                 else:
-                    yield entry
+                    yield entry, is_folder
     except OSError as error:
-        raise InputError(f"{folder} cannot be read: {(error.strerror or str(error)).lower()}") from error
+        raise _unreadable(folder, error) from error
 
 
 def _leads_back(entry: os.DirEntry[str], above: tuple[str, ...], passed: Counter[str]) -> bool:
@@ -180,13 +205,13 @@ def _leads_back(entry: os.DirEntry[str], above: tuple[str, ...], passed: Counter
 def _images(folder: str, above: tuple[str, ...], passed: Counter[str]) -> Iterator[tuple[str, str, ImageFile]]:
     """The images in a folder and those below it: (folder, name, file)."""
     above = (*above, os.path.realpath(folder))
-    for entry in _shown(folder, passed):
-        if entry.is_dir():
+    for entry, is_folder in _shown(folder, passed):
+        if is_folder:
             if not _leads_back(entry, above, passed):
                 yield from _images(entry.path, above, passed)
         elif not entry.name.lower().endswith(TYPES):
             passed[PurePath(entry.name).suffix.lower() or "without a type"] += 1
-        elif entry.is_file() or not os.path.exists(entry.path):
+        elif (entry.is_symlink() and not os.path.exists(entry.path)) or entry.is_file():
             yield folder, entry.name, _file(entry)
         else:
             passed["special (pipe, device)"] += 1  # reading one may never end

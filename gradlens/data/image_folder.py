@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 from warnings import catch_warnings, simplefilter
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gradlens.data.decoded_cache import Decoded, forget_decoded, read_decoded, write_decoded
+from gradlens.data.decoded_cache import Decoded, forget_decoded, read_decoded, read_grey, write_decoded, write_grey
 from gradlens.data.folder_listing import list_images, sentence
 from gradlens.data.image_file import DecodedImage, decode, is_grey
 from gradlens.data.split import Data, Source, Split
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.progress import notice, reading_progress
 
-CHUNK = 64  # files that one thread decodes at a time
+CHUNK = 64  # files that one thread reads at a time
 DARK = 16  # of 255: below it lie images of 12 bits in files of 16, and nearly nothing else
+Found = TypeVar("Found")
 
 
 class ImageFolder:
@@ -108,10 +110,7 @@ class ImageFolder:
         decoded = _decoded(files, str(self.root))
         _must_be_of_one_size(self.root, files, decoded)
         _must_not_be_dark(self.root, decoded)
-        colour = any(image.pixels.ndim == 3 for image in decoded)
-        if not colour and len(files) < len(self.files):
-            left_out = set(range(len(self.files))) - set(wanted)
-            colour = not all(is_grey(self.files[row]) for row in sorted(left_out))
+        colour = any(image.pixels.ndim == 3 for image in decoded) or not self._others_are_grey(wanted)
         height, width = decoded[0].pixels.shape[:2]
         images = np.empty((len(files), 3 if colour else 1, height, width), np.uint8)
         frames = sum(image.frames for image in decoded)
@@ -119,6 +118,19 @@ class ImageFolder:
             pixels = decoded.pop().pixels
             images[i] = pixels.transpose(2, 0, 1) if pixels.ndim == 3 else pixels
         return Decoded(torch.from_numpy(images), "", frames)
+
+    def _others_are_grey(self, chosen: Sequence[int]) -> bool:
+        """Whether all images are grey, if those ``chosen`` are: the others are looked at once for all commands."""
+        others = [self.files[row] for row in sorted(set(range(len(self.files))) - set(chosen))]
+        if not others:
+            return True
+        known = read_grey(self.listing) if self.cache else None
+        if known is not None:
+            return known
+        grey = all(_of_parts(lambda part: all(is_grey(file) for file in part), others, str(self.root)))
+        if self.cache:
+            write_grey(self.listing, grey)
+        return grey
 
 
 def _taken(images: Tensor, rows: Tensor) -> Tensor:
@@ -129,19 +141,21 @@ def _taken(images: Tensor, rows: Tensor) -> Tensor:
     return images[rows]
 
 
-def _decoded(files: Sequence[str], folder: str) -> list[DecodedImage]:
-    """Files decoded by several threads; how far they are is reported."""
-    progress, decoded = reading_progress(), list[DecodedImage]()
-
-    def some(first: int) -> list[DecodedImage]:
-        return [decode(file) for file in files[first : first + CHUNK]]
-
+def _of_parts(work: Callable[[Sequence[str]], Found], files: Sequence[str], folder: str) -> Iterator[Found]:
+    """``work`` of one part of the files after the other, done by several threads; how far they are is reported."""
+    progress, parts = reading_progress(), [files[first : first + CHUNK] for first in range(0, len(files), CHUNK)]
+    done = 0
     with catch_warnings(), ThreadPoolExecutor() as pool:
         simplefilter("ignore")  # Pillow's, one for each odd tag; what cannot be read is an error
-        for part in pool.map(some, range(0, len(files), CHUNK)):
-            decoded += part
-            progress(len(decoded), len(files), folder)
-    return decoded
+        for part, found in zip(parts, pool.map(work, parts), strict=True):
+            done += len(part)
+            progress(done, len(files), folder)
+            yield found
+
+
+def _decoded(files: Sequence[str], folder: str) -> list[DecodedImage]:
+    """Files decoded by several threads."""
+    return [image for part in _of_parts(lambda part: [decode(file) for file in part], files, folder) for image in part]
 
 
 def _must_be_of_one_size(root: Path, files: Sequence[str], decoded: Sequence[DecodedImage]) -> None:

@@ -34,23 +34,37 @@ def test_colour_in_the_last_place_is_moved(tmp_path, shape, make):
     assert got().is_contiguous()
 
 
-@pytest.mark.parametrize(
-    "shape", [(3, 32, 32), (1, 28, 28), (3, 8, 3), (1, 8, 1), (3, 3, 3), (2, 9, 4), (4, 9, 1), (12, 8, 8), (6, 1, 128)]
-)
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 28, 28), (2, 9, 5), (4, 9, 6), (12, 8, 8), (6, 1, 128), (1, 1, 128)])
 def test_channels_in_the_first_place_stay(tmp_path, shape):
     got, given = built(tmp_path, shape)
     assert torch.equal(got(), given)
 
 
-@pytest.mark.parametrize("shape", [(28, 28, 1), (32, 32, 4), (24, 32, 1), (6, 128, 1), (5, 9, 4)])
+EITHER = [(28, 28, 1), (32, 32, 4), (24, 32, 1), (6, 128, 1), (5, 9, 4), (4, 9, 3), (3, 8, 3), (3, 3, 3), (1, 8, 1), (28, 28, 2)]
+
+
+@pytest.mark.parametrize("shape", EITHER)
 def test_what_may_be_either_is_asked_for_and_a_split_says_it(tmp_path, shape):
     got, given = built(tmp_path, shape)
-    with pytest.raises(InputError, match=r"mine.py:build: images of the training half are 30x.*: wanted \[N, C, H, W\]") as caught:
+    said = r"mine.py:build: images of the training half of shape \[30, .*\] can be read in two ways: return a gradlens.Split"
+    with pytest.raises(InputError, match=said) as caught:
         got()
     assert "\n" not in str(caught.value)
+    got, given = built_as_splits(tmp_path, shape)
+    assert torch.equal(got(), given)
+
+
+def built_as_splits(tmp_path, shape):
+    """The same of a function that gives both halves as a ``Split``."""
     got, given = built(tmp_path, shape, "torch.from_numpy", wrap="Split(*")
     (tmp_path / "mine.py").write_text((tmp_path / "mine.py").read_text().replace("Split(*train", "Split(train[0], torch.tensor(train[1]))")
                                       .replace("Split(*test", "Split(test[0], torch.tensor(test[1]))"))  # fmt: skip
+    return got, given
+
+
+@pytest.mark.parametrize("shape", [(16, 3, 3), (12, 8, 3), (5, 7, 3)])
+def test_a_split_is_never_turned(tmp_path, shape):
+    got, given = built_as_splits(tmp_path, shape)
     assert torch.equal(got(), given)
 
 

@@ -143,6 +143,33 @@ def test_a_link_to_nothing_is_an_image_that_is_missing(root):
     assert listing.passed_over == {".txt": 1}
 
 
+@pytest.mark.parametrize("name", ["train/cat/self.png", "train/cat/self", "train/self", "test/dog/self.txt"])
+def test_a_link_to_itself_is_counted(root, name):
+    before = list_images(root)
+    (root / name).symlink_to(Path(name).name)
+    listing = list_images(root)
+    assert (listing.classes, listing.files) == (before.classes, before.files)
+    assert listing.passed_over == {"in a loop of links": 1}
+
+
+def test_two_links_to_each_other_are_counted(root):
+    (root / "train/cat/a.png").symlink_to("b.png")
+    (root / "train/cat/b.png").symlink_to("a.png")
+    assert list_images(root).passed_over == {"in a loop of links": 2}
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_a_half_that_is_a_link_to_itself_is_missing(root, half):
+    (root / half).rename(root / "elsewhere")
+    (root / half).symlink_to(half)
+    assert f"it has no {half}/" in refused(root)
+
+
+def test_a_link_to_something_below_a_file_is_an_image_that_is_missing(root):
+    (root / "train/cat/gone.png").symlink_to("0.png/key.png")
+    assert "cat/gone.png" in names(list_images(root))  # decoding it refuses it by name
+
+
 def test_a_pipe_is_not_opened(root):
     os.mkfifo(root / "train/cat/pipe.png")
     listing = list_images(root)
@@ -217,3 +244,63 @@ def test_a_folder_that_may_not_be_read_is_refused_not_left_out(root, monkeypatch
 
     monkeypatch.setattr(os, "scandir", scandir)
     assert refused(root) == f"{secret} cannot be read: permission denied"
+
+
+def test_a_folder_that_may_not_be_looked_at_is_refused_not_called_missing(root, monkeypatch):
+    real = Path.is_dir
+
+    def is_dir(path):
+        if path == root / "test":
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(Path, "is_dir", is_dir)
+    assert refused(root) == f"{root / 'test'} cannot be read: permission denied"
+
+
+class Locked:
+    """An entry of a folder: a link to something that may not be looked at."""
+
+    def __init__(self, entry):
+        self.name, self.path = entry.name, entry.path
+
+    def __fspath__(self):
+        return self.path
+
+    def is_symlink(self):
+        return True
+
+    def is_dir(self):
+        raise PermissionError(13, "Permission denied", self.path)
+
+    is_file = stat = is_dir
+
+
+@pytest.mark.parametrize("name", ["train/dog/more", "train/cat/7.png", "test/owl", "train/notes.txt"])
+def test_a_link_into_a_folder_that_may_not_be_searched_is_refused_by_path(root, monkeypatch, name):
+    (root / name).symlink_to("/somewhere/locked")
+    real = os.scandir
+
+    class Scan:
+        def __init__(self, path):
+            self.entries = real(path)
+
+        def __enter__(self):
+            return (Locked(e) if e.path == str(root / name) else e for e in self.entries)
+
+        def __exit__(self, *_):
+            self.entries.close()
+
+    monkeypatch.setattr(os, "scandir", Scan)
+    assert refused(root) == f"{root / name} cannot be read: permission denied"
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="may search every folder")
+def test_a_link_into_a_folder_without_permission(root, tmp_path):
+    put(tmp_path / "locked", "inside/0.png")
+    (root / "train/cat/more").symlink_to(tmp_path / "locked/inside")
+    (tmp_path / "locked").chmod(0)
+    try:
+        assert refused(root) == f"{root / 'train/cat/more'} cannot be read: permission denied"
+    finally:
+        (tmp_path / "locked").chmod(0o700)

@@ -43,9 +43,9 @@ def pictures(root, colour=True, train=6, test=3, size=(8, 10), classes=("ant", "
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    """The cache folder of one test."""
+    """The folder of cached images of one test, which is not there yet."""
     monkeypatch.setenv("GRADLENS_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+    return tmp_path / "cache" / "images"
 
 
 @pytest.fixture
@@ -168,6 +168,99 @@ def test_a_grey_choice_of_a_folder_with_colour_has_three_channels(odd, tmp_path)
         assert got.shape == (3, 8, 10)
     Image.new("L", (10, 8)).save(root / odd)
     assert load(str(root), limit=2, limit_test=1).shape == (1, 8, 10)
+
+
+# ------------------------------------------------------------------------------- a choice of a folder that may be all grey
+
+
+@pytest.fixture
+def looked_at(monkeypatch):
+    """Names of the files whose kind was looked up."""
+    seen = []
+    real = image_folder.is_grey
+    monkeypatch.setattr(image_folder, "is_grey", lambda file: (seen.append(file), real(file))[1])
+    return seen
+
+
+def test_whether_what_was_left_out_is_grey_is_looked_up_once(tmp_path, cache, looked_at, decoded_files):
+    root = pictures(tmp_path / "p", colour=False)
+    first = load(str(root), limit=3, limit_test=1)
+    assert (len(decoded_files), len(looked_at)) == (4, 14)
+    assert not set(decoded_files) & set(looked_at)
+    assert [p.name for p in cache.iterdir()] == [cache_file(list_images(root)).with_suffix(".json").name]
+    for seed in range(3):
+        assert load(str(root), limit=3, limit_test=1, seed=seed).shape == (1, 8, 10)
+    assert len(looked_at) == 14
+    assert equal(first, load(str(root), limit=3, limit_test=1, cache=False))
+    assert len(looked_at) == 28  # --no-cache neither reads nor keeps it
+    replaced(root)
+    for _ in range(2):
+        assert load(str(root), limit=2, limit_test=1, seed=_without(0, root)).shape == (3, 8, 10)
+    assert sum(file.endswith("train/ant/0.png") for file in looked_at[28:]) == 1
+    assert [p.name for p in cache.iterdir()] == [cache_file(list_images(root)).with_suffix(".json").name]
+    read(str(root))
+    assert cache_file(list_images(root)) in cache.iterdir()
+
+
+def _without(row, root):
+    """A seed whose choice of two training images leaves one out."""
+    n = len(list_images(root).files[0])
+    return next(seed for seed in range(20) if row not in torch.randperm(n, generator=_limit(seed))[:2].tolist())
+
+
+def test_the_whole_folder_and_a_colour_choice_look_nothing_up(tmp_path, cache, looked_at):
+    load(str(pictures(tmp_path / "grey", colour=False)))
+    load(str(pictures(tmp_path / "colour")), limit=2, limit_test=1)
+    assert looked_at == []
+    assert [p.suffix for p in cache.iterdir()] == [".pt"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"grey": 1}', b"\xff" * 40, b"null"])
+def test_a_damaged_answer_is_looked_up_anew(content, tmp_path, looked_at, capfd):
+    root = pictures(tmp_path / "p", colour=False)
+    want = load(str(root), limit=3)
+    file = cache_file(list_images(root)).with_suffix(".json")
+    right = file.read_bytes()
+    file.write_bytes(content)
+    looked_at.clear()
+    assert equal(load(str(root), limit=3), want)
+    assert len(looked_at) > 0
+    assert file.read_bytes() == right
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_answer_that_cannot_be_kept_is_one_line(tmp_path, cache, capfd):
+    root = pictures(tmp_path / "p", colour=False)
+    cache.parent.mkdir()
+    cache.write_text("")
+    for _ in range(2):
+        assert load(str(root), limit=3, limit_test=1).shape == (1, 8, 10)
+    said = f"gradlens: whether {root} is all grey is not kept in {cache}: file exists (--no-cache does not try)"
+    assert capfd.readouterr().err.splitlines() == [said]
+
+
+def test_the_look_up_ends_at_the_first_colour_and_tells_how_far_it_is(tmp_path, looked_at):
+    root, seen = pictures(tmp_path / "p", colour=False, train=1500, test=2, size=(2, 2)), []
+    with shows_reading(lambda *event: seen.append(event)):
+        load(str(root), limit=2, limit_test=1, cache=False)
+    assert seen[:2] == [(3, 3, str(root)), (64, 3001, str(root))]
+    assert seen[-1] == (3001, 3001, str(root))
+    looked_at.clear()
+    Image.new("RGB", (2, 2)).save(root / "train/ant/0.png")
+    assert load(str(root), limit=2, limit_test=1, seed=_without(0, root), cache=False).shape == (3, 2, 2)
+    assert len(looked_at) < 2500
+
+
+def test_a_broken_picture_after_the_first_colour_is_no_reason_to_refuse(tmp_path):
+    root = pictures(tmp_path / "p", colour=False)
+    Image.new("RGB", (10, 8)).save(root / "train/ant/0.png")
+    (root / "train/bee/zz.png").write_bytes(b"broken")
+    n = len(list_images(root).files[0])
+    seed = next(s for s in range(50) if not {0, n - 1} & set(torch.randperm(n, generator=_limit(s))[:2].tolist()))
+    assert load(str(root), limit=2, limit_test=1, seed=seed).shape == (3, 8, 10)
+    Image.new("L", (10, 8)).save(root / "train/ant/0.png")
+    with pytest.raises(InputError, match=r"zz\.png"):
+        load(str(root), limit=2, limit_test=1, seed=seed)
 
 
 # ------------------------------------------------------------------------------------------------- the folder changes
@@ -334,6 +427,7 @@ def test_a_cache_folder_that_takes_nothing_is_one_line(code, tmp_path, capfd, mo
 
 def test_a_cache_folder_that_is_a_file(tmp_path, cache, capfd):
     root = pictures(tmp_path / "p")
+    cache.parent.mkdir()
     cache.write_text("")
     assert equal(load(str(root)), load(str(root), cache=False))
     said_once(capfd, root, "file exists")
@@ -355,7 +449,7 @@ def test_a_file_system_without_links(tmp_path, cache, monkeypatch, decoded_files
 
 def test_where_the_cache_is(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / "cache"
+    assert cache_folder() == tmp_path / "cache" / "images"
     monkeypatch.delenv("GRADLENS_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert cache_folder() == tmp_path / "xdg" / "gradlens" / "images"
@@ -363,25 +457,80 @@ def test_where_the_cache_is(monkeypatch, tmp_path):
     assert cache_folder() == tmp_path / ".cache" / "gradlens" / "images"
 
 
+@pytest.fixture(params=["calls that refuse", "mode 000"])
+def locked(request, cache, monkeypatch):
+    """A cache folder that may not be searched: every call on what is in it is refused."""
+    cache.mkdir(parents=True)
+    if request.param == "mode 000":
+        if os.geteuid() == 0:
+            pytest.skip("may search every folder")
+        cache.parent.chmod(0)
+        yield
+        cache.parent.chmod(0o700)
+        return
+
+    def refusing(real):
+        def call(path, *args, **named):
+            if not isinstance(path, int) and os.fsdecode(path).startswith(str(cache)):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+            return real(path, *args, **named)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for name in ("stat", "mkdir"):
+            patch.setattr(os, name, refusing(getattr(os, name)))
+        yield
+
+
+@pytest.mark.usefixtures("locked")
+def test_a_cache_folder_that_may_not_be_searched_is_one_line(tmp_path, capfd):
+    root = pictures(tmp_path / "p")
+    for _ in range(2):
+        assert equal(load(str(root)), load(str(root), cache=False))
+    said_once(capfd, root, "permission denied")
+
+
+def name_of(i, ending):
+    """A name as those of files in the cache."""
+    return f"{i:016x}-{i:032x}{ending}"
+
+
 def test_what_nobody_reads_is_removed_when_another_is_written(tmp_path, cache):
-    cache.mkdir()
-    old, used, begun, mine = (cache / name for name in ("old.pt", "used.pt", "begun.tmp", "notes.txt"))
-    for file, days in ((old, 61), (used, 59), (begun, 2), (mine, 400)):
-        file.write_bytes(b"x")
-        os.utime(file, (time.time() - days * 86_400,) * 2)
+    cache.mkdir(parents=True)
+    gone = {name_of(1, ".pt"): 61, name_of(2, ".json"): 61, name_of(3, "abc_1234.tmp"): 2}
+    stay = {name_of(4, ".pt"): 59, name_of(5, ".json"): 59, name_of(6, "abc_1234.tmp"): 0.5}
+    for name, age in (gone | stay).items():
+        (cache / name).write_bytes(b"x")
+        os.utime(cache / name, (time.time() - age * 86_400,) * 2)
     read(str(pictures(tmp_path / "p")))
-    assert not old.exists()
-    assert not begun.exists()
-    assert used.exists()
-    assert mine.exists()
     kept = cache_file(list_images(tmp_path / "p"))
+    assert {p.name for p in cache.iterdir()} == {*stay, kept.name}
     os.utime(kept, (0, 0))
     read(str(tmp_path / "p"))
     assert time.time() - kept.stat().st_mtime < 600  # reading it is use
 
 
+FOREIGN = ["old.pt", "model.json", "begun.tmp", "notes.txt", name_of(1, ".pt.tmp"), name_of(1, ".pth"), f"x{name_of(1, '.pt')}",
+           f"{1:016x}-{2:016x}.pt", name_of(0xABCDEF, ".pt").upper(), f"{1:016x}-epoch1.pt"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_what_others_keep_there_is_never_removed(name, tmp_path, cache):
+    cache.mkdir(parents=True)
+    for file in (cache / name, cache.parent / name, cache.parent / name_of(7, ".pt")):
+        file.write_bytes(b"x")
+        os.utime(file, (0, 0))
+    before = {p for p in cache.parent.rglob("*") if p.is_file()}
+    root = pictures(tmp_path / "p")
+    read(str(root))
+    replaced(root)
+    read(str(root))
+    assert {p for p in cache.parent.rglob("*") if p.is_file()} == before | {cache_file(list_images(root))}
+
+
 def _read_many(root, cache, times):
-    os.environ["GRADLENS_CACHE"] = str(cache)  # the server that forks has an environment of its own
+    os.environ["GRADLENS_CACHE"] = str(cache.parent)  # the server that forks has an environment of its own
     prints = {load(str(root)).fingerprint() for _ in range(times)}
     (print_,) = prints
     return print_
