@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from gradlens.gradients.layer_choice import refuse_text
 from gradlens.gradients.lens import Lens
 from gradlens.runtime.errors import InputError
 
@@ -23,8 +24,7 @@ def layer_names(model: nn.Module, layers: Sequence[str] | None) -> list[str]:
     """
     if layers is None:
         return _children(model) or [""]
-    if isinstance(layers, str):
-        raise InputError(f"layers must be a list of paths, got the text {layers!r}: set [{layers!r}]")
+    refuse_text(layers)
     if not layers:
         raise InputError("layers is an empty list: name a layer, or set None for the module's children")
     return list(layers)

@@ -11,6 +11,14 @@ from torch.autograd.graph import Node
 from gradlens.gradients.rows import Measurement, pair_rows
 from gradlens.runtime.errors import InputError
 
+_REFUSED = {  # a part of torch's message -> what it comes from, and what to do about it
+    "use_reentrant": "went through reentrant gradient checkpointing, which gives no gradient without writing .grad; "
+    "set use_reentrant=False in torch.utils.checkpoint, or make the loss without checkpointing",
+    "donated buffer": "went through a compiled model, whose graph can be gone through only once; "
+    "set torch._functorch.config.donated_buffer = False before it is compiled, or make the loss with the model that is not compiled",
+    "through the graph a second time": "has no graph any more, a backward pass freed it; set retain_graph=True there, or compare before it",
+}
+
 
 def compare(model: nn.Module, loss: Tensor, my_gradients: Mapping[str, Tensor] | None = None) -> list[Measurement]:
     """How far your gradients are from the true one, in any code: rows per parameter.
@@ -26,7 +34,7 @@ def compare(model: nn.Module, loss: Tensor, my_gradients: Mapping[str, Tensor] |
 
     Raises:
         InputError: a name that is no parameter of the model, two gradients for one parameter, a gradient of another shape, or a loss
-            through reentrant gradient checkpointing.
+            that :func:`gradients_of` refuses.
 
     """
     names: dict[int, str] = {}  # parameter -> its first name
@@ -44,21 +52,24 @@ def gradients_of(loss: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor | N
     """The gradients of a loss, without writing ``.grad``; its graph is kept.
 
     Raises:
-        InputError: a loss through reentrant gradient checkpointing, which cannot do that.
+        InputError: a loss that is no real number with a graph, or whose graph cannot be gone through and kept (reentrant checkpointing,
+            a compiled model's buffers).
 
     """
-    refused = InputError(
-        "the loss went through reentrant gradient checkpointing, which gives no gradient without writing .grad; "
-        "set use_reentrant=False in torch.utils.checkpoint, or make the loss without checkpointing"
-    )
+    if not isinstance(loss, Tensor) or loss.numel() != 1 or loss.is_complex():
+        got = f"shape {list(loss.shape)} of {loss.dtype}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+        raise InputError(f"the loss must be a tensor of one real number, got {got}; take its mean() or sum()")
+    if not loss.requires_grad:
+        raise InputError("the loss has no graph (it was detached, made under torch.no_grad() or from no parameter); make it with one")
     try:
         found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
     except RuntimeError as error:
-        if "use_reentrant" not in str(error):
+        why = next((why for part, why in _REFUSED.items() if part in str(error)), None)
+        if why is None:
             raise
-        raise refused from error
+        raise InputError(f"the loss {why}") from error
     if any(g is None for g in found) and _has_checkpoint(loss.grad_fn):  # it may be the one thing that used a parameter
-        raise refused
+        raise InputError(f"the loss {_REFUSED['use_reentrant']}")
     return found
 
 

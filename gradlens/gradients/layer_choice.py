@@ -26,13 +26,23 @@ def choose_layers(model: nn.Module, layers: Sequence[str] | None = None) -> dict
     """
     if layers is None:
         return default_layers(model)
-    if isinstance(layers, str):
-        raise InputError(f"layers: must be a list of paths, got the text {layers!r}; set [{layers!r}]")
+    refuse_text(layers)
     known = dict(model.named_modules(remove_duplicate=False))
     for name in layers:
         if name not in known:
             raise unknown("layer", name, [n for n in known if n])
     return {name: known[name] for name in layers}
+
+
+def refuse_text(layers: Sequence[str]) -> None:
+    """Refuse one path where a list of paths is meant: each of its letters would be one.
+
+    Raises:
+        InputError: a text.
+
+    """
+    if isinstance(layers, str):
+        raise InputError(f"layers: must be a list of paths, got the text {layers!r}; set [{layers!r}]")
 
 
 def default_layers(model: nn.Module) -> dict[str, nn.Module]:

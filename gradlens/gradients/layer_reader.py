@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -23,7 +24,7 @@ from torch.utils.hooks import RemovableHandle
 from gradlens.gradients.alignment import dense
 from gradlens.gradients.eager_calls import eager_calls
 from gradlens.gradients.layer_choice import choose_layers
-from gradlens.gradients.output_tensors import OutputTensors, is_inside
+from gradlens.gradients.output_tensors import OutputTensors, is_inside, tensors_inside
 from gradlens.gradients.recomputation import Calls, backward_number
 
 Took = Callable[[str, Tensor], None]  # (label, output or gradient without graph), neither of them a copy
@@ -32,13 +33,19 @@ _FIRST = 2**64 - 1  # a node of this sequence number is the next that backward r
 _MADE = "gradlens.made"  # the true sequence number of a node that has another
 
 
+class _Begun(NamedTuple):
+    """A call of a layer that has begun."""
+
+    start: int  # the number of the next node then
+    versions: dict[int, int]  # of the tensors that were given to it and that the layer held then
+
+
 class _Call(NamedTuple):
     """A call of a layer."""
 
     labels: list[str]  # one a path
     again: bool  # gradient checkpointing repeats an earlier one
-    start: int  # the number of the next node when it began
-    versions: dict[int, int]  # of its inputs then
+    begun: _Begun
 
 
 class _View(NamedTuple):
@@ -78,9 +85,10 @@ class LayerReader:
         for path, module in self.layers.items():
             self._paths.setdefault(id(module), []).append(path)
         self._calls = Calls()
-        self._begun: dict[int, list[tuple[int, dict[int, int]]]] = {}  # module -> its calls that run: next node's number, inputs' versions
+        self._begun: dict[int, list[_Begun | None]] = {}  # module -> its calls that run, the innermost last; None: one that is not read
         self._last: dict[int, RemovableHandle] = {}  # module with hooks of its own -> the one behind them
         self._hooks: list[RemovableHandle] = []  # on all modules
+        self._before_id = -1  # of the hook ``_before``
         self._tensor_hooks: list[RemovableHandle] = []
         self._views: list[_View] = []
         self._bases: list[Tensor] = []  # of the views, kept until the forward pass ends: an in-place operation is found through them
@@ -92,7 +100,9 @@ class LayerReader:
 
     def start(self) -> None:
         """Begin to read."""
-        self._hooks = [register_module_forward_pre_hook(self._before), register_module_forward_hook(self._after, with_kwargs=True)]
+        announce, before = register_module_forward_pre_hook(self._announce), register_module_forward_pre_hook(self._before)
+        self._before_id = before.id
+        self._hooks = [announce, before, register_module_forward_hook(self._after, with_kwargs=True)]
         self._eager.enter_context(eager_calls(self._model))
 
     def stop(self) -> None:
@@ -117,50 +127,68 @@ class LayerReader:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Passes made inside are not read."""
-        self._paused = True
+        before, self._paused = self._paused, True
         try:
             yield
         finally:
-            self._paused = False
+            self._paused = before
 
     def complaints(self) -> list[str]:
         """What was asked for and not read so far, a sentence each: first the layers that were never called, then one label a sentence."""
         never = [path for path in self.layers if path not in self.called]
-        missing = ", ".join(map(_named, never))
+        missing = ", ".join(map(named, never))
         said = [f"never called: {missing} {_WHY_NEVER}"] if never else []
         for why in dict.fromkeys(self.unread.values()):
-            said.append(f"{', '.join(_named(label) for label, w in self.unread.items() if w == why)} could not be read: {why}")
+            said.append(f"{', '.join(named(label) for label, w in self.unread.items() if w == why)} could not be read: {why}")
         return said
 
     # ---------------------------------------------------------------------------------------------- forward passes
 
-    def _before(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        if id(module) not in self._paths or self._paused or torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+    def _announce(self, module: nn.Module, _: tuple[Any, ...]) -> None:
+        """Have :meth:`_before`, which torch calls next, called with keywords, as hooks of all modules are not but for this."""
+        if not _is_traced() and id(module) in self._paths:
+            module._forward_pre_hooks_with_kwargs[self._before_id] = True
+
+    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
+        if kwargs is None:
             return
-        if not self._calls.counts(module):
-            return
-        if module._forward_hooks:
-            self._remove_last(module)
-            self._last[id(module)] = module.register_forward_hook(self._behind, with_kwargs=True)
-        versions = {}
-        for x in inputs:
-            if isinstance(x, Tensor) and x.requires_grad:
-                versions[id(x)] = x._version
-                if x._is_view():
-                    x.grad_fn  # noqa: B018 - where it was changed in place, its new node is made when it is first asked for: now
-        self._begun.setdefault(id(module), []).append((torch._C._autograd._get_sequence_nr(), versions))
+        module._forward_pre_hooks_with_kwargs.pop(self._before_id, None)
+        self._remove_last(module)  # of a call that ended in an error
+        begun = None
+        if not self._paused and self._calls.counts(module):
+            if module._forward_hooks:
+                self._last[id(module)] = module.register_forward_hook(self._behind, with_kwargs=True)
+            begun = _Begun(torch._C._autograd._get_sequence_nr(), self._versions(module, (args, kwargs)))
+        running = self._begun.setdefault(id(module), [])
+        if begun is not None or running:  # None: no earlier call, which may have ended in an error, is taken for this one
+            running.append(begun)
+
+    def _versions(self, module: nn.Module, given: Any) -> dict[int, int]:
+        """Of the tensors with gradients that a module is given, in whatever container, and of those that it holds itself."""
+        found: dict[int, int] = {}
+        try:
+            for x in chain(tensors_inside(given), (v for v in vars(module).values() if isinstance(v, Tensor))):
+                if x.requires_grad:
+                    found[id(x)] = x._version
+                    if x._is_view():
+                        x.grad_fn  # noqa: B018 - where it was changed in place, its new node is made when it is first asked for: now
+        except Exception as error:  # noqa: BLE001 - a user's container that cannot be looked into
+            self._failed(self._paths[id(module)][0], error)
+        return found
 
     def _after(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
-        if self._begun.get(id(module)):
+        if _is_traced():
+            return None
+        if id(module) in self._paths:
             return None if id(module) in self._last else self._read_call(module, (args, kwargs), output)
-        if self._bases and id(module) not in self._paths:
+        if self._bases:
             self._follow_in_place(ended=module is self._model)
         return None
 
     def _behind(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         """After the module's own hooks, which may have replaced its output."""
         self._remove_last(module)
-        return self._read_call(module, (args, kwargs), output) if self._begun.get(id(module)) else None
+        return self._read_call(module, (args, kwargs), output)
 
     def _remove_last(self, module: nn.Module) -> None:
         if handle := self._last.pop(id(module), None):
@@ -168,15 +196,19 @@ class LayerReader:
 
     def _read_call(self, module: nn.Module, given: tuple[Any, Any], output: Any) -> Any:
         """The output that goes on; None for the same one."""
-        paths, (start, versions) = self._paths[id(module)], self._begun[id(module)].pop()
+        running = self._begun.get(id(module))
+        begun = running.pop() if running else None
+        if begun is None:
+            return None
+        paths = self._paths[id(module)]
         try:
-            counted = self._calls.number(module, start)
+            counted = self._calls.number(module, begun.start)
             if counted is None:
                 return None
             number, again = counted
             if not number:
                 self.called.update(paths)
-            call = _Call([f"{path}#{number}" for path in paths] if number else paths, again, start, versions)
+            call = _Call([f"{path}#{number}" for path in paths] if number else paths, again, begun)
             goes_on = self._read(call, "", output) if isinstance(output, Tensor) else self._read_parts(call, (vars(module), given), output)
         except Exception as error:  # noqa: BLE001 - a user's forward pass does not die of being looked at
             self._failed(paths[0], error)
@@ -205,7 +237,7 @@ class LayerReader:
                 self._on_output(label + place, bare)
         if not (t.requires_grad and torch.is_grad_enabled()):
             return t
-        goes_on = t if _is_own(t, call.start, call.versions) else _alias(t)
+        goes_on = t if self._is_own(t, call.begun) else _alias(t)
         for label in call.labels:
             self._tensor_hooks.append(goes_on.register_hook(partial(self._take, label + place)))  # type: ignore[no-untyped-call]
         base = goes_on._base
@@ -214,6 +246,17 @@ class LayerReader:
             number, made = t._version, base.grad_fn._sequence_nr()
             self._views += [_View(label + place, bare, number, weakref.ref(base), made) for label in call.labels]
         return goes_on
+
+    def _is_own(self, t: Tensor, begun: _Begun) -> bool:
+        """Whether a tensor is the result of its call, and none that was there before."""
+        node: Any = t.grad_fn
+        if node is None:  # a leaf: nothing says when it was made
+            held = chain(self._model.parameters(), self._model.buffers())
+            return not (id(t) in begun.versions or isinstance(t, nn.Parameter) or any(t is other for other in held))
+        if begun.versions.get(id(t)) == t._version:
+            return False
+        number: int = node._sequence_nr()
+        return (node.metadata.get(_MADE, number) if number == _FIRST else number) >= begun.start
 
     # --------------------------------------------------------------------------------------------- backward passes
 
@@ -266,13 +309,9 @@ class LayerReader:
         self._bases.clear()
 
 
-def _is_own(t: Tensor, start: int, versions: dict[int, int]) -> bool:
-    """Whether a tensor is the result of the call in which nodes were numbered from ``start`` on, and none that was there before."""
-    node: Any = t.grad_fn
-    if node is None or versions.get(id(t)) == t._version:
-        return False
-    number: int = node._sequence_nr()
-    return (node.metadata.get(_MADE, number) if number == _FIRST else number) >= start
+def _is_traced() -> bool:
+    """Whether modules run only to be compiled or turned into TorchScript."""
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
 
 
 def _alias(t: Tensor) -> Tensor:
@@ -304,6 +343,6 @@ def _changed_by(base: Tensor, made: int) -> Node | None:
     return None
 
 
-def _named(label: str) -> str:
+def named(label: str) -> str:
     """A label in a sentence; the model's own path is empty."""
     return label if label and label[0] not in "[#" else f"the model itself{label}"

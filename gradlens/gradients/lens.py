@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gradlens.gradients.alignment import RECORDED, measure
-from gradlens.gradients.layer_reader import LayerReader
+from gradlens.gradients.layer_reader import LayerReader, named
 from gradlens.gradients.rows import Measurement
 from gradlens.runtime.errors import unknown
 
@@ -33,13 +33,14 @@ class Lens:
     uses what it handed on. Tensors in tuples, lists, dicts, dataclasses and other objects have names of their own: ``lstm[0]``,
     ``encoder[hidden]``. A module called several times gives ``name``, ``name#1``, ``name#2``… until :meth:`clear`; what gradient
     checkpointing computes again is not counted. The model, copies of it and files of it are as they would be without. When the context
-    ends, a warning lists the layers that were never called, others name what could not be read. What was read stays.
+    ends, a warning lists the layers that were never called, others name what could not be read. What was read stays; what is done under
+    :meth:`paused` is not read.
 
     Args:
         model: any module.
         layers: dotted paths as in ``model.named_modules()`` (a shared module's second name too); default: every module without children
             or with parameters of its own, attention as one; of a model without children the model itself, ``""``.
-        warn: False: only :meth:`unread` says what was asked for and not read.
+        warn: False: only :meth:`unread` says what was asked for and not read, or left out of a comparison.
 
     Raises:
         InputError: a path that is no module of the model (the known ones are listed).
@@ -50,6 +51,7 @@ class Lens:
         self._warn = warn
         self._reader = LayerReader(model, layers, self._keep_output, self._keep_gradient)
         self._tag = "backward"
+        self._left_out: list[str] = []  # of comparisons, a sentence each
         self.activations: dict[str, Tensor] = {}  # layer -> its output [N, *out], without graph
         self.gradients: dict[str, dict[str, Tensor]] = {}  # backward -> layer -> gradient at its output [N, *out]
 
@@ -60,7 +62,7 @@ class Lens:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._reader.stop()
         if error is None and self._warn:
-            for sentence in self.unread():
+            for sentence in self._reader.complaints():
                 warnings.warn(f"Lens: {sentence}", stacklevel=2)
 
     def paused(self) -> AbstractContextManager[None]:
@@ -68,8 +70,8 @@ class Lens:
         return self._reader.paused()
 
     def unread(self) -> list[str]:
-        """What was asked for and not read so far, a sentence each."""
-        return self._reader.complaints()
+        """What was asked for and not read so far, or left out of a comparison, a sentence each."""
+        return [*self._reader.complaints(), *self._left_out]
 
     @contextmanager
     def backward(self, name: str) -> Iterator[None]:
@@ -92,6 +94,8 @@ class Lens:
     def compare(self, used: str, true: str, quantities: tuple[str, ...] = RECORDED, step: int = 0) -> list[Measurement]:
         """Rows that compare two backwards at every layer both reached (kind "activation").
 
+        A layer that only one of them reached has no row; a warning and :meth:`unread` name it.
+
         Args:
             used: name of the backward whose gradient was used.
             true: name of the backward with the true gradient.
@@ -106,12 +110,21 @@ class Lens:
             if name not in self.gradients:
                 raise unknown("backward", name, self.gradients)
         g, t = self.gradients[used], self.gradients[true]
+        for name, here, there in ((used, g, t), (true, t, g)):
+            if alone := [layer for layer in here if layer not in there]:
+                self._leave_out(f"not compared: {', '.join(map(named, alone))}, which of {used!r} and {true!r} only {name!r} reached")
         return [
             Measurement(step, layer, "activation", quantity, value, true)
             for layer in self.activations  # bottom first
             if layer in t and layer in g
             for quantity, value in measure(g[layer], t[layer], quantities).items()
         ]
+
+    def _leave_out(self, sentence: str) -> None:
+        if sentence not in self._left_out:
+            self._left_out.append(sentence)
+            if self._warn:
+                warnings.warn(f"Lens: {sentence}", stacklevel=3)
 
     def _keep_output(self, label: str, output: Tensor) -> None:
         self.activations[label] = output.clone()  # an in-place operation may follow

@@ -39,8 +39,12 @@ _CALL = re.compile(r"#(\d+)")  # in a label: not the first call
 def output_numbers(h: Tensor) -> dict[str, float]:
     """Of a layer's output [N, *out]: ``rms`` of its entries, share of exact ``zeros``, share of units that are ``dead``.
 
-    A unit is a feature, or a channel of [N, C, …]; dead is one that is exactly zero everywhere in the batch.
+    An empty one has none of them. A unit is an index of dimension 1: a feature of [N, D], a channel of [N, C, …], but a place of a
+    sequence [N, T, D]. Dead is one that is exactly zero everywhere in the batch.
     """
+    if not h.numel():
+        return {}
+    h = dense(h)
     units = h.flatten(2).transpose(1, 2).flatten(0, 1) if h.ndim > 2 else h.reshape(len(h) if h.ndim else 1, -1)
     alone = measure(h, h, ("norm", "zeros"))
     return {
@@ -96,9 +100,15 @@ def pairs(used: Mapping[str, Tensor], true: Mapping[str, Tensor]) -> Iterator[tu
         if [v.shape for v in g.values()] == [v.shape for v in t.values()]:
             yield from ((call, g[call], t[call]) for call in g if call in t)
         else:
-            whole, true_whole = (torch.cat(list(v.values())) if all(x.ndim for x in v.values()) else None for v in (g, t))
+            whole, true_whole = (_joined(list(v.values())) for v in (g, t))
             fits = whole is not None and true_whole is not None and whole.shape == true_whole.shape
             yield label, whole if fits else None, next(iter(t.values())) if true_whole is None else true_whole
+
+
+def _joined(calls: Sequence[Tensor]) -> Tensor | None:
+    """The gradients of several calls behind one another; None where they do not fit."""
+    fit = all(g.ndim for g in calls) and len({g.shape[1:] for g in calls}) == 1
+    return torch.cat(list(calls)) if fit else None
 
 
 def _by_output(gradients: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
@@ -118,11 +128,11 @@ class LensCallback(Callback):
     of the true loss at the same weights, batch and random draws, by a second pass. The names are those of gradlens's own runs.
 
     The training is bit for bit the same with and without it: weights, buffers, random streams and ``.grad`` are left as they are. A
-    failure, of a logger or in here, is one line on stderr, after which nothing is logged; so is, once, what was asked for and could not
-    be read. Gradients are told in the loss's own units: Lightning's loss scale (16-bit precision) and its division by
-    ``accumulate_grad_batches`` are taken out. Manual optimisation, with ``manual_backward`` or ``loss.backward()``, is read like the
-    automatic one; a batch's micro-batches have names of their own (``<layer>``, ``<layer>#1``…) and are compared with the true loss
-    together. With several processes the first one's batch is logged.
+    failure, of a logger or in here, is one line on stderr, after which nothing is logged; a line, once, is what was asked for and could
+    not be read or measured, while the others go on. Gradients are told in the loss's own units: Lightning's loss scale (16-bit precision)
+    and its division by ``accumulate_grad_batches`` are taken out. Manual optimisation, with ``manual_backward`` or ``loss.backward()``, is
+    read like the automatic one; a batch's micro-batches have names of their own (``<layer>``, ``<layer>#1``…) and are compared with the
+    true loss together. With several processes the first one's batch is logged.
 
     Args:
         layers: dotted paths as in ``model.named_modules()``; default: as for ``Lens``.
@@ -227,11 +237,11 @@ class LensCallback(Callback):
             return
         with self._lens.paused():
             true = self._true(trainer, pl_module, self.true_loss)
-        for layer, g, t in pairs(used, true):
+        for layer, g, t in pairs({layer: g for layer, g in used.items() if not g.is_nested}, true):
             if g is None:
                 self._tell(f"{layer} is not compared: true_loss gives an output of another shape, {list(t.shape)}", layer)
             else:
-                self._seen |= {f"{name}/activation/{layer}": value for name, value in measure(g, t, COMPARED).items()}
+                self._add("activation", layer, measure, g, t, COMPARED)
 
     def _true(self, trainer: Trainer, pl_module: LightningModule, true_loss: TrueLoss) -> dict[str, Tensor]:
         """layer -> the true loss's gradient at its output, by a pass that draws what the training's pass drew."""
@@ -250,11 +260,20 @@ class LensCallback(Callback):
     def _log(self, trainer: Trainer) -> None:
         assert self._lens is not None
         for layer, g in self._used().items():
-            self._seen |= {f"{name}/activation/{layer}": value for name, value in measure(g, g, ("norm", "zeros")).items()}
-        outputs = {layer: dense(h) for layer, h in self._lens.activations.items() if h.numel()}
-        outputs = {layer: h for layer, h in outputs.items() if h.is_floating_point() or h.is_complex()}
-        numbers = {f"{name}/output/{layer}": v for layer, h in outputs.items() for name, v in output_numbers(h).items()}
+            self._add("activation", layer, measure, g, g, ("norm", "zeros"))
+        for layer, h in self._lens.activations.items():
+            if h.is_floating_point() or h.is_complex():
+                self._add("output", layer, output_numbers, h)
         for logger in trainer.loggers:
-            logger.log_metrics({**numbers, **self._seen}, step=self._begun.step)
+            logger.log_metrics(dict(self._seen), step=self._begun.step)
         for sentence in self._lens.unread():
             self._tell(sentence, "never called" if sentence.startswith("never called") else None)
+
+    def _add(self, kind: str, layer: str, numbers: Callable[..., Mapping[str, float]], *given: Any) -> None:
+        """Have a layer's numbers logged; a layer that has none (a jagged tensor) is named, the others go on."""
+        try:
+            found = numbers(*given)
+        except Exception as error:  # noqa: BLE001 - whatever a user's layer gives
+            self._tell(f"{layer} is not logged: {' '.join(f'{type(error).__name__}: {error}'.split())}", f"odd {layer}")
+        else:
+            self._seen |= {f"{name}/{kind}/{layer}": value for name, value in found.items()}

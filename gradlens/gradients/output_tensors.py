@@ -141,3 +141,21 @@ def is_inside(others: Any, container: Any, deep: int = 4) -> bool:
         return True
     parts = others.values() if isinstance(others, dict) else others if isinstance(others, list | tuple) else ()
     return deep > 0 and any(is_inside(part, container, deep - 1) for part in parts)
+
+
+def tensors_inside(value: Any, deep: int = 5) -> Iterator[Tensor]:
+    """The tensors in containers in one another; each container is looked into once."""
+    seen: dict[int, Any] = {}
+    level: list[Any] = [value]
+    for _ in range(deep):
+        below: list[Any] = []
+        for container in level:
+            if id(container) in seen or isinstance(container, _PLAIN):
+                continue
+            seen[id(container)] = container
+            for _, part in _parts(container)[0]:
+                if isinstance(part, Tensor):
+                    yield part
+                else:
+                    below.append(part)
+        level = below

@@ -153,3 +153,41 @@ def test_a_tied_parameter_answers_to_each_of_its_names():
         compare(net, loss, {"enc.weight": g, "dec.weight": 2 * g})
     with pytest.raises(InputError, match="not trainable parameters of the model: nope"):
         compare(net, loss, {"nope": g})
+
+
+def test_a_compiled_model_is_compared_or_refused_in_one_sentence():
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 1)), torch.randn(3, 4)
+    fast = torch.compile(net, backend="aot_eager")
+    fast(x).sum().backward()  # the backward pass is compiled for graphs that are not kept
+    net.zero_grad()
+    with pytest.raises(InputError, match=r"went through a compiled model.*set torch\._functorch\.config\.donated_buffer = False"):
+        compare(net, fast(x).square().sum())
+    torch._dynamo.reset()
+    with torch._functorch.config.patch(donated_buffer=False):
+        fast(x).sum().backward()
+        net.zero_grad()
+        loss = fast(x).square().sum()
+        loss.backward(retain_graph=True)
+        assert agrees(compare(net, loss))
+    torch._dynamo.reset()
+
+
+def test_a_loss_without_a_gradient_is_refused_in_one_sentence():
+    net, x = nn.Linear(4, 2), torch.ones(3, 4)
+    spent = net(x).square().sum()
+    spent.backward()
+    for loss, said in (
+        (net(x), r"must be a tensor of one real number, got shape \[3, 2\] of torch\.float32; take its mean\(\) or sum\(\)"),
+        (net(x).sum() * 1j, r"must be a tensor of one real number, got shape \[\] of torch\.complex64"),
+        (1.5, "must be a tensor of one real number, got a float"),
+        (net(x).sum().detach(), "has no graph"),
+        (spent, "has no graph any more.*retain_graph=True"),
+    ):
+        with pytest.raises(InputError, match=f"^the loss {said}"):
+            compare(net, loss)
+    net.zero_grad()
+    loss = net(x).sum().reshape(1)
+    loss.backward(retain_graph=True)
+    assert agrees(compare(net, loss))

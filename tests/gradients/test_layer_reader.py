@@ -796,6 +796,133 @@ def test_paused_passes_are_not_read():
     assert set(lens.gradients["backward"]) == {"0", "0#1"}
 
 
+def test_paused_inside_of_paused_is_still_paused():
+    net, x = nn.Sequential(nn.Linear(2, 2)), torch.ones(1, 2)
+    with Lens(net) as lens:
+        with lens.paused():
+            with lens.paused():
+                net(x)
+            net(x)
+        assert not lens.activations
+        net(x)
+    assert set(lens.activations) == {"0"}
+
+
+# ------------------------------------------------------------------------------------------------ leaves, keywords, and failed calls
+
+
+def test_a_fresh_leaf_goes_on_as_the_same_object_and_has_its_grad():
+    made = {}
+
+    def decoupled(m, x):
+        made["leaf"] = m.leaf = m.f(x).detach().requires_grad_()
+        return m.leaf
+
+    net = nn.Sequential(Function(decoupled, f=nn.Linear(4, 4)), nn.Identity(), nn.Linear(4, 2))
+    plain = copy.deepcopy(net)
+    plain(data(3, 4).float()).square().sum().backward()
+    want = made["leaf"].grad
+    with Lens(net, ["0", "1"]) as lens:
+        for _ in range(2):
+            lens.clear()
+            given = []
+            handle = net[1].register_forward_pre_hook(lambda m, args, given=given: given.append(args[0]))
+            net(data(3, 4).float()).square().sum().backward()
+            handle.remove()
+            assert given[0] is made["leaf"]
+            assert torch.equal(made["leaf"].grad, want)
+            assert all(torch.equal(lens.gradients["backward"][layer], want) for layer in ("0", "1"))
+    assert not made["leaf"]._backward_hooks
+
+
+@pytest.mark.parametrize("how", ["parameter of a child", "buffer elsewhere", "attribute", "given", "in a dict", "by keyword"])
+def test_a_leaf_that_was_there_before_is_not_the_layers_own(how):
+    leaf = data(1, 4).requires_grad_()
+
+    def forward(m, x):
+        give = {"given": lambda: m.pop(leaf), "in a dict": lambda: m.pop({"a": [leaf]}), "by keyword": lambda: m.pop(None, x=leaf)}
+        h = give.get(how, lambda: m.pop(None))()
+        return m.out(x + h) + 7 * leaf
+
+    class Pop(nn.Module):
+        def forward(self, first, x=None):
+            first = x if first is None else first
+            return leaf if first is None else first["a"][0] if isinstance(first, dict) else first
+
+    net = Function(forward, pop=Pop(), out=nn.Linear(4, 4).double())
+    if how == "parameter of a child":
+        leaf = nn.Parameter(leaf.detach())
+        net.pop.child = nn.Module()
+        net.pop.child.p = leaf
+    elif how == "buffer elsewhere":
+        net.register_buffer("b", leaf)
+    elif how == "attribute":
+        net.pop.kept = leaf
+    with Lens(net, ["pop"]) as lens:
+        for _ in range(2):
+            lens.clear()
+            net(data(3, 4)).sum().backward()
+            torch.testing.assert_close(lens.gradients["backward"]["pop"], 3 * net.out.weight.sum(0, keepdim=True).detach())
+    assert not leaf._backward_hooks
+
+
+class Kept:
+    """An object with an attribute."""
+
+    def __init__(self, h):
+        self.h = h
+
+
+GIVEN = {
+    "by place": lambda m, v: m(v),
+    "by keyword": lambda m, v: m(x=v),
+    "in a list": lambda m, v: m([v]),
+    "in a dict by keyword": lambda m, v: m(x={"a": (v,)}),
+    "in an object": lambda m, v: m(Kept(v)),
+}
+
+
+@pytest.mark.parametrize("name", GIVEN)
+def test_a_view_that_was_changed_in_place_and_is_handed_on_is_not_the_layers_own(name):
+    class Pop(nn.Module):
+        def forward(self, x):
+            x = x.h if isinstance(x, Kept) else x
+            return x[0] if isinstance(x, list) else x["a"][0] if isinstance(x, dict) else x
+
+    def forward(m, x):
+        h = m.below(x)
+        v = h.view(-1, 4)
+        h.mul_(2)  # v's node is made anew when it is first asked for
+        return m.out(GIVEN[name](m.short, v)) + v.sin()
+
+    check(lambda: Function(forward, below=linear(), short=Pop(), out=linear()), data(4, 4), ["short"])
+
+
+def test_a_call_that_failed_is_not_taken_for_the_next_one_that_is_not_read():
+    def fail_once(m, x):
+        if m.fails:
+            raise MemoryError
+        return m.f(x)
+
+    net, x = nn.Sequential(Function(fail_once, f=nn.Linear(4, 4)), nn.Linear(4, 2)), torch.ones(3, 4)
+    count = lambda: len(net[0]._forward_hooks)  # noqa: E731
+    net[0].register_forward_hook(lambda m, args, h: None)
+    with Lens(net, ["0", "1"]) as lens:
+        net[0].fails = True
+        with pytest.raises(MemoryError):
+            net(x)
+        net[0].fails = False
+        with lens.paused():
+            net(x)
+        assert not lens.activations
+        assert count() == 1
+        net(x).sum().backward()
+    assert set(lens.activations) == set(lens.gradients["backward"]) == {"0", "1"}
+    torch.testing.assert_close(lens.gradients["backward"]["0"], net[1].weight.sum(0).expand(3, 4).detach())
+    assert count() == 1
+    assert not any(m._forward_pre_hooks_with_kwargs for m in net.modules())
+
+
 def test_parametrised_and_pruned_layers():
     class Double(nn.Module):
         def forward(self, w):

@@ -143,3 +143,33 @@ def test_importing_gradlens_is_instant():
     assert gradlens.METHODS
     with pytest.raises(AttributeError):
         gradlens.nothing  # noqa: B018
+
+
+class Local(nn.Module):
+    """Two layers; the second one reads a copy without graph."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.aux = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 1)
+
+    def forward(self, x):
+        h = self.a(x)
+        return self.aux(h).sum(), self.b(h).sum()
+
+
+@pytest.mark.parametrize("warn", [True, False])
+def test_layers_that_only_one_backward_reached_are_named(recwarn, warn):
+    model = Local()
+    with gradlens.Lens(model, warn=warn) as lens:
+        local, true = model(torch.randn(3, 4))
+        with lens.backward("local"):
+            local.backward(retain_graph=True)
+        with lens.backward("true"):
+            true.backward()
+        for _ in range(2):
+            assert {row.layer for row in lens.compare("local", "true")} == {"a"}
+    want = [
+        f"not compared: {layer}, which of 'local' and 'true' only '{name}' reached" for layer, name in (("aux", "local"), ("b", "true"))
+    ]
+    assert lens.unread() == want
+    assert [str(w.message) for w in recwarn] == ([f"Lens: {sentence}" for sentence in want] if warn else [])

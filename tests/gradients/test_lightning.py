@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger  # noqa: E402
 from lightning.pytorch.plugins import MixedPrecision  # noqa: E402
 
 from gradlens.gradients.lens import Lens  # noqa: E402
-from gradlens.gradients.lightning import LensCallback, output_numbers  # noqa: E402
+from gradlens.gradients.lightning import LensCallback, output_numbers, pairs  # noqa: E402
 from gradlens.runtime.errors import InputError  # noqa: E402
 
 LAYERS = ["net.0", "net.2", "net.4"]
@@ -231,6 +231,65 @@ def test_a_layer_that_cannot_be_read_is_named_once_and_the_others_are_logged(tmp
         assert lines(capsys) == ["gradlens: LensCallback: net.2 could not be read: TypeError: net.2 is odd"]
         assert same_weights(model, plain)
         assert all("norm/activation/net.0" in tags for step, tags in rows(tmp_path / method).items() if "loss" not in tags)
+
+
+class Jagged(nn.Module):
+    """Gives rows of different lengths, as a nested tensor of torch's layouts."""
+
+    def __init__(self, layout):
+        super().__init__()
+        self.layout = layout
+
+    def forward(self, h):
+        return torch.nested.as_nested_tensor([h[0], h[1, :2]], layout=self.layout)
+
+
+class WithJagged(Model):
+    def __init__(self, layout):
+        super().__init__()
+        self.jagged = Jagged(layout)
+
+    def loss(self, batch):
+        h = self.net(batch[0])
+        return nn.functional.cross_entropy(h, batch[1]) + sum(part.square().sum() for part in self.jagged(h).unbind())
+
+
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged], ids=["strided", "jagged"])
+def test_a_layer_without_numbers_is_named_once_and_the_others_are_logged(tmp_path, capsys, layout):
+    plain, _ = fit(tmp_path / "plain", model=WithJagged(layout))
+    capsys.readouterr()
+    model, _ = fit(tmp_path / "watched", [LensCallback(every=1, true_loss=Model.loss)], WithJagged(layout))
+    (line,) = lines(capsys)
+    assert line.startswith("gradlens: LensCallback: jagged is not logged: ")
+    assert same_weights(model, plain)
+    for tags in looked(tmp_path / "watched"):
+        assert {"rms/output/net.5", "norm/activation/net.5", "cosine/activation/net.5"} <= set(tags)
+
+
+def test_calls_of_different_widths_are_not_put_together():
+    g = {"f": torch.ones(2, 3), "f#1": torch.ones(2, 4)}
+    assert [(label, used) for label, used, _ in pairs(g, {"f": torch.ones(4, 3)})] == [("f", None)]
+
+
+def test_a_true_loss_without_graph_is_told_and_the_rest_goes_on(tmp_path, capsys):
+    fit(tmp_path, [LensCallback(LAYERS, every=1, true_loss=lambda model, batch: model.loss(batch).detach())])
+    (line,) = lines(capsys)
+    assert "not compared with true_loss: the loss has no graph" in line
+    assert len(looked(tmp_path)) == 12
+
+
+def test_a_compiled_true_loss_is_told_and_the_rest_goes_on(tmp_path, capsys):
+    torch._dynamo.reset()
+    model = Model()
+    model.net = nn.Sequential(nn.Flatten(), nn.Linear(36, 4), nn.Tanh(), nn.Linear(4, 4))
+    fast = torch.compile(model.net, backend="aot_eager")
+    fast(torch.randn(8, 1, 6, 6)).sum().backward()  # it is compiled before anybody looks
+    true = lambda model, batch: nn.functional.cross_entropy(fast(batch[0]), batch[1])  # noqa: E731
+    fit(tmp_path, [LensCallback(["net.1"], every=1, true_loss=true)], model)
+    (line,) = lines(capsys)
+    assert "not compared with true_loss: the loss went through a compiled model" in line
+    assert len([tags for tags in rows(tmp_path).values() if "norm/activation/net.1" in tags]) == 12
+    torch._dynamo.reset()
 
 
 # ------------------------------------------------------------------------- manual optimisation, micro-batches, other trainings
