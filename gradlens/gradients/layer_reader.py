@@ -158,12 +158,12 @@ class LayerReader:
         if not self._paused and self._calls.counts(module):
             if module._forward_hooks:
                 self._last[id(module)] = module.register_forward_hook(self._behind, with_kwargs=True)
-            begun = _Begun(torch._C._autograd._get_sequence_nr(), self._versions(module, (args, kwargs)))
+            begun = _Begun(torch._C._autograd._get_sequence_nr(), self._versions(module, (*args, *kwargs.values())))
         running = self._begun.setdefault(id(module), [])
         if begun is not None or running:  # None: no earlier call, which may have ended in an error, is taken for this one
             running.append(begun)
 
-    def _versions(self, module: nn.Module, given: Any) -> dict[int, int]:
+    def _versions(self, module: nn.Module, given: tuple[Any, ...]) -> dict[int, int]:
         """Of the tensors with gradients that a module is given, in whatever container, and of those that it holds itself."""
         found: dict[int, int] = {}
         try:

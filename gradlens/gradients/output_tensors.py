@@ -143,7 +143,7 @@ def is_inside(others: Any, container: Any, deep: int = 4) -> bool:
     return deep > 0 and any(is_inside(part, container, deep - 1) for part in parts)
 
 
-def tensors_inside(value: Any, deep: int = 5) -> Iterator[Tensor]:
+def tensors_inside(value: Any, deep: int = 4) -> Iterator[Tensor]:
     """The tensors in containers in one another; each container is looked into once."""
     seen: dict[int, Any] = {}
     level: list[Any] = [value]
