@@ -95,25 +95,28 @@ class _Marking(TorchFunctionMode):
     def _other(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Run what is no layer with feedback; refuse it if it multiplies a weight's values, which take no gradient, with what takes one."""
         given = [(t, self.origins.of(t)) for t in tensors((*args, *kwargs.values()))]
-        copied = next((origin for t, origin in given if origin and not t.requires_grad), None)
-        path = copied or next((origin for _, origin in given if origin), None)
         name = getattr(func, "__name__", type(func).__name__)
-        self.trace += (name, path) if path else (name,)
-        if copied and torch.is_grad_enabled() and any(t.requires_grad and origin != copied for t, origin in given):
-            out = self._watched(copied, name, given, lambda: func(*args, **kwargs))
-        else:
-            out = func(*args, **kwargs)
-        made = tensors((args[0] if out is None and args else out,))  # x[i] = y gives nothing and changes x
-        if path and made and not torch.is_grad_enabled():
-            self.hidden = path
-        if any(origin == ACTIVATION for _, origin in given):
+        self.trace.append(name)
+        origins = {origin for _, origin in given}
+        path, run = None, func
+        if origins - {None, ACTIVATION}:
+            copied = next((origin for t, origin in given if origin and not t.requires_grad), None)
+            path = copied or next(origin for _, origin in given if origin)
+            self.trace.append(path)
+            if not torch.is_grad_enabled():
+                self.hidden = path
+            elif copied and any(t.requires_grad and origin != copied for t, origin in given):
+                run = self._watching(copied, name, given, func)
+        out = run(*args, **kwargs)
+        made = args[0] if out is None and args else out  # x[i] = y gives nothing and changes x
+        if ACTIVATION in origins:
             self.origins.note(made, ACTIVATION)
         elif path:
             self.origins.note(made, path)
         return out
 
-    def _watched(self, path: str, name: str, given: Sequence[tuple[Tensor, str | None]], run: Callable[[], Any]) -> Any:
-        """Run a function: it multiplies a weight's values with what takes a gradient if it saves them for its backward pass.
+    def _watching(self, path: str, name: str, given: Sequence[tuple[Tensor, str | None]], func: Callable[..., Any]) -> Callable[..., Any]:
+        """``func``, refused if it saves a weight's values for its backward pass, to multiply with them what takes a gradient.
 
         They may be saved as they are, cast, repeated or summed: what is saved and none of the other arguments is made of them.
         """
@@ -125,11 +128,14 @@ class _Marking(TorchFunctionMode):
             found = found or storage(saved) not in others
             return outer[0](saved) if outer else saved
 
-        with saved_tensors_hooks(pack, outer[1] if outer else lambda kept: kept):
-            out = run()
-        if found:
-            self.rule.refuse(path, name)
-        return out
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            with saved_tensors_hooks(pack, outer[1] if outer else lambda kept: kept):
+                out = func(*args, **kwargs)
+            if found:
+                self.rule.refuse(path, name)
+            return out
+
+        return watched
 
 
 def _nodes_made() -> int:

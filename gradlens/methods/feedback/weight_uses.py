@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node, get_gradient_edge
 
@@ -141,17 +141,17 @@ class Origins:
 
     def of(self, t: Tensor) -> str | None:
         """A tensor's origin; None: neither."""
-        if id(t) in self.made:
-            return self.made[id(t)][1]
+        if (noted := self.made.get(id(t))) is not None:
+            return noted[1]
         if id(t) in self.paths:
             return self.paths[id(t)]
         if t.requires_grad:
-            return None if isinstance(t, nn.Parameter) else ACTIVATION
+            return None if t.is_leaf else ACTIVATION  # a leaf is a parameter: the block's input is noted
         return self.storages.get(storage(t))
 
-    def note(self, made: Iterable[Tensor], origin: str) -> None:
-        """Keep what a function made. An activation that takes a gradient needs no note: it is known by that."""
-        for t in made:
+    def note(self, made: object, origin: str) -> None:
+        """Keep the origin of what a function made. An activation that takes a gradient needs no note: it is known by that."""
+        for t in tensors((made,)):
             if origin == ACTIVATION and t.requires_grad:
                 self.made.pop(id(t), None)
             else:
