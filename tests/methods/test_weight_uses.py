@@ -18,6 +18,7 @@ from gradlens.training.step import training_step
 
 RULES = ("fa", "usf", "brsf", "frsf", "kp")
 D = 12
+EYE = torch.eye(D, dtype=torch.float64)
 
 
 class Block(nn.Module):
@@ -249,19 +250,42 @@ def test_a_frozen_weight_may_be_used_where_it_multiplies_nothing():
     assert_near(told(c, updates), by_hand(c, method), 1e-11)
 
 
+class Through(torch.autograd.Function):
+    """x in value, W in slope: no torch function is called with W."""
+
+    @staticmethod
+    def forward(ctx, x, w):
+        ctx.save_for_backward(w)
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, g):
+        return g @ ctx.saved_tensors[0], None
+
+
 class Tied(nn.Module):
-    def __init__(self, lin):
+    """A block that computes with another's layer, or with something else in its place."""
+
+    def __init__(self, function, lin=None):
         super().__init__()
-        self.lin = lin
+        self.function, self.lin = function, lin
 
     def forward(self, x):
-        return x @ self.lin.weight.T
+        return self.function(x, EYE if self.lin is None else self.lin.weight)
 
 
-def test_a_block_is_looked_at_though_one_before_it_made_as_many_nodes():
+TWINS = {
+    "as many nodes": (nn.Sequential(nn.BatchNorm1d(D), nn.ReLU()), lambda x, w: x @ w.T),
+    "the same functions": (Tied(Through.apply), Through.apply),
+}
+
+
+@pytest.mark.parametrize("twins", TWINS)
+def test_a_block_is_looked_at_though_the_one_before_it_looks_alike(twins):
     torch.manual_seed(3)
+    alike, function = TWINS[twins]
     below = nn.Sequential(nn.Flatten(), nn.Linear(D, D))
-    blocks = nn.Sequential(below, nn.Sequential(nn.BatchNorm1d(D), nn.ReLU()), Tied(below[1]), nn.Linear(D, 10)).double()
+    blocks = nn.Sequential(below, alike, Tied(function, below[1]), nn.Linear(D, 10)).double()
     c = Case(blocks, torch.randn(6, D, dtype=torch.float64), torch.arange(6))
     with pytest.raises(InputError, match=r"^fa: the weight of 0\.1 is also used otherwise than"):
         step(rule("fa", c, warmed_up=False), c)
@@ -296,6 +320,20 @@ def test_a_way_of_the_same_functions_is_found_too():
     method = rule("fa", c, warmed_up=False)
     step(method, c)
     taken.append(True)
+    with pytest.raises(InputError, match=r"block3\.1\.lin"):
+        step(method, c)
+
+
+def test_a_way_that_looks_alike_is_found_in_the_next_epoch():
+    taken = []
+    c = network(lambda m, x: m.lin(x) + Through.apply(x, m.lin.weight if taken else EYE))
+    method = rule("fa", c, warmed_up=False)
+    method.start(1, 0)
+    step(method, c)
+    taken.append(True)
+    method.start(1, 1)
+    step(method, c)
+    method.start(2, 2)
     with pytest.raises(InputError, match=r"block3\.1\.lin"):
         step(method, c)
 

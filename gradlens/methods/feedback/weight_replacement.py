@@ -217,6 +217,7 @@ class FeedbackRule(Switched, Method):
         self.used: set[str] = set()  # layers whose input took a gradient in the last forward pass: the others' matrix is never used
         self.compiled = any(map(is_compiled, net.blocks))
         self.checked: set[tuple[Any, ...]] = set()  # runs of blocks whose weights were found replaced: number, graph size, functions
+        self.epoch = 0
         self.paths: list[list[str]] = []  # each block's layers, by dotted path in the model; a shared weight has one path
         self.kept = nn.Module()
         first: dict[int, str] = {}
@@ -237,7 +238,10 @@ class FeedbackRule(Switched, Method):
         return self.feedback_weights.matrix(self, path, w)
 
     def start(self, epoch: int, step: int) -> None:
-        """Matrices that change from step to step are drawn."""
+        """Matrices that change from step to step are drawn; graphs are looked at anew in each epoch."""
+        if epoch != self.epoch:
+            self.epoch = epoch
+            self.checked.clear()
         self.feedback_weights.start(self, step)
 
     def draw(self, w: Tensor, deviation: float, *index: int) -> Tensor:
