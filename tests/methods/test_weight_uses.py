@@ -174,6 +174,12 @@ def gated_without_gradients(m, x):
     return m.lin(x) * gate * torch.tanh(x.detach() @ m.more[0].weight.detach().T)
 
 
+def asked_for_its_size(m, x):
+    with torch.no_grad():
+        assert m.lin.weight.numel() == D * D
+    return m.lin(x) + Product.apply(x, EYE)
+
+
 def joined(m, x):
     w = m.lin.weight.detach()
     h = m.lin(x) + w[0] - w.mean()
@@ -191,6 +197,7 @@ BY_ITS_LAYER = {
     "penalty": lambda m, x: m.lin(x) + m.lin.weight.square().mean(),
     "looked at": looked_at,
     "gated without gradients": gated_without_gradients,
+    "asked for its size": asked_for_its_size,
     "joined": joined,
     "twice": lambda m, x: m.lin(torch.tanh(m.lin(x))),
     "functional_call": lambda m, x: torch.func.functional_call(m.lin, {"weight": m.lin.weight}, x),

@@ -103,12 +103,12 @@ class _Marking(TorchFunctionMode):
             copied = next((origin for t, origin in given if origin and not t.requires_grad), None)
             path = copied or next(origin for _, origin in given if origin)
             self.trace.append(path)
-            if not torch.is_grad_enabled():
-                self.hidden = path
-            elif copied and any(t.requires_grad and origin != copied for t, origin in given):
+            if copied and torch.is_grad_enabled() and any(t.requires_grad and origin != copied for t, origin in given):
                 run = self._watching(copied, name, given, func)
         out = run(*args, **kwargs)
         made = args[0] if out is None and args else out  # x[i] = y gives nothing and changes x
+        if path and not torch.is_grad_enabled() and tensors((made,)):
+            self.hidden = path
         if ACTIVATION in origins:
             self.origins.note(made, ACTIVATION)
         elif path:
