@@ -19,12 +19,12 @@ from gradlens.training.config import Config
 from gradlens.training.user_references import reference
 
 
-def check_own_network(config: Config, pair: ModelAndMethod, shape: tuple[int, int, int], classes: int) -> None:
+def check_own_network(config: Config, network: ModelAndMethod, shape: tuple[int, int, int], classes: int) -> None:
     """Make the first step of a run, recorded, on copies and images of noise, where the network is a user's own.
 
     Args:
         config: the run's.
-        pair: its network and rule, which stay as they are.
+        network: its network and rule, which stay as they are.
         shape: (C, H, W) of the images.
         classes: number of classes.
 
@@ -36,13 +36,13 @@ def check_own_network(config: Config, pair: ModelAndMethod, shape: tuple[int, in
     if where is None:
         return
     with blamed(f"the first step of {config.method} on {where} raised"), forked():
-        model, method = copy.deepcopy(pair.model), copy.deepcopy(pair.method)
+        model, method = copy.deepcopy(network.model), copy.deepcopy(network.method)
         x, y = _noise(config, method, shape, classes, next(model.parameters()).device)
         method.start(1, 0)
         passes = []
         with torch.autocast(x.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             for p in method.forward(list(model), x, y):
-                refuse_reentrant(p.h, pair.block_names()[p.k])
+                refuse_reentrant(p.h, network.block_names()[p.k])
                 passes.append(p)
             updates = {u.k: u for u in backward(method, iter(passes), keep=True)}
             true_gradients(method, Step(list(model), x, y, passes, updates))

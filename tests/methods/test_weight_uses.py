@@ -18,6 +18,7 @@ from gradlens.training.step import training_step
 
 RULES = ("fa", "usf", "brsf", "frsf", "kp")
 D = 12
+EYE = torch.eye(D, dtype=torch.float64)
 
 
 class Block(nn.Module):
@@ -111,6 +112,48 @@ OTHERWISE = {
 }
 
 
+def without_gradients(function):
+    with torch.no_grad():
+        return function()
+
+
+def copied_detached(m, x):
+    w = torch.empty_like(m.lin.weight)
+    return F.linear(x, w.copy_(m.lin.weight.detach()))
+
+
+def assigned_detached(m, x):
+    w = torch.zeros(D, D, dtype=x.dtype)
+    w[:6] = m.lin.weight.data[:6]
+    return F.linear(x, w)
+
+
+DETACHED = {
+    "F.linear": lambda m, x: F.linear(x, m.lin.weight.detach(), m.lin.bias),
+    "of sequences": lambda m, x: F.linear(x[:, None].expand(-1, 3, -1), m.lin.weight.detach(), m.lin.bias).sum(1),
+    "data": lambda m, x: x @ m.lin.weight.data.T,
+    "tied decoder": lambda m, x: F.linear(torch.tanh(m.lin(x)), m.lin.weight.T.detach()),
+    "masked": lambda m, x: F.linear(x, m.lin.weight.detach() * torch.ones(D, D, dtype=x.dtype).tril()),
+    "scaled": lambda m, x: F.linear(x, m.lin.weight.detach() * m.more[0].bias.mean()),
+    "made by no_grad": lambda m, x: F.linear(x, without_gradients(lambda: m.lin.weight * 0.5)),
+    "copy_": copied_detached,
+    "assigned": assigned_detached,
+    "einsum": lambda m, x: torch.einsum("ni,eoi->no", x, torch.stack([m.lin.weight.detach(), m.more[0].weight.data])),
+    "batched": lambda m, x: (x.expand(2, -1, -1)[:, None] @ m.lin.weight.detach().expand(2, 3, -1, -1)).sum((0, 1)),
+    "cast": lambda m, x: F.linear(x.float(), m.lin.weight.detach().float()).double(),
+    "autocast": lambda m, x: autocast(lambda: F.linear(x.float(), m.lin.weight.detach().float())).double(),
+    "in place": lambda m, x: torch.tanh(x).mul_(m.lin.weight.detach()[0]),
+    "convolution": lambda m, x: F.conv2d(images(x), m.conv.weight.detach(), padding=1).flatten(1),
+    "autograd.Function": lambda m, x: Product.apply(x, m.lin.weight.detach()),
+    "checkpointed": lambda m, x: checkpoint(lambda z: z @ m.lin.weight.detach().T, x, use_reentrant=False),
+}
+
+
+def autocast(function):
+    with torch.autocast("cpu", torch.bfloat16):
+        return function()
+
+
 def gated(m, x):
     return m.lin(x) * torch.sigmoid(m.more[0](x))
 
@@ -125,6 +168,24 @@ def looked_at(m, x):
     return m.lin(x) + m.lin.weight.detach().mean()
 
 
+def gated_without_gradients(m, x):
+    with torch.no_grad():
+        gate = torch.sigmoid(m.more[0](x))
+    return m.lin(x) * gate * torch.tanh(x.detach() @ m.more[0].weight.detach().T)
+
+
+def asked_for_its_size(m, x):
+    with torch.no_grad():
+        assert m.lin.weight.numel() == D * D
+    return m.lin(x) + Product.apply(x, EYE)
+
+
+def joined(m, x):
+    w = m.lin.weight.detach()
+    h = m.lin(x) + w[0] - w.mean()
+    return torch.where(h.detach() > w.mean(), h, w[1]) + torch.cat([h, w])[: len(h)]
+
+
 def deep(m, x):
     return torch.tanh(m.more[0](torch.tanh(m.lin(x)))) * x
 
@@ -135,6 +196,9 @@ BY_ITS_LAYER = {
     "as a bias too": lambda m, x: m.lin(x) + m.lin.weight[0],
     "penalty": lambda m, x: m.lin(x) + m.lin.weight.square().mean(),
     "looked at": looked_at,
+    "gated without gradients": gated_without_gradients,
+    "asked for its size": asked_for_its_size,
+    "joined": joined,
     "twice": lambda m, x: m.lin(torch.tanh(m.lin(x))),
     "functional_call": lambda m, x: torch.func.functional_call(m.lin, {"weight": m.lin.weight}, x),
     "convolution": lambda m, x: m.conv(images(x)).flatten(1),
@@ -177,6 +241,63 @@ def test_a_frozen_weight_is_none_that_may_carry_the_gradient_either(way):
         step(rule("fa", c, warmed_up=False), c)
 
 
+@pytest.mark.parametrize("k", [0, 2])
+@pytest.mark.parametrize("way", DETACHED)
+def test_values_of_a_weight_that_take_no_gradient_carry_it_no_more_than_the_weight(way, k):
+    c = network(DETACHED[way], k)
+    with pytest.raises(InputError, match=rf"^fa: the weight of block{k + 1}\.1\.(lin|conv) is also used otherwise than"):
+        step(rule("fa", c, warmed_up=False), c)
+
+
+def test_a_frozen_weight_may_be_used_where_it_multiplies_nothing():
+    c = network(joined)
+    c.model[2][1].requires_grad_(False)
+    method = rule("fa", c, warmed_up=False)
+    _, updates = step(method, c)
+    assert_near(told(c, updates), by_hand(c, method), 1e-11)
+
+
+class Through(torch.autograd.Function):
+    """x in value, W in slope: no torch function is called with W."""
+
+    @staticmethod
+    def forward(ctx, x, w):
+        ctx.save_for_backward(w)
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, g):
+        return g @ ctx.saved_tensors[0], None
+
+
+class Tied(nn.Module):
+    """A block that computes with another's layer, or with something else in its place."""
+
+    def __init__(self, function, lin=None):
+        super().__init__()
+        self.function, self.lin = function, lin
+
+    def forward(self, x):
+        return self.function(x, EYE if self.lin is None else self.lin.weight)
+
+
+TWINS = {
+    "as many nodes": (nn.Sequential(nn.BatchNorm1d(D), nn.ReLU()), lambda x, w: x @ w.T),
+    "the same functions": (Tied(Through.apply), Through.apply),
+}
+
+
+@pytest.mark.parametrize("twins", TWINS)
+def test_a_block_is_looked_at_though_the_one_before_it_looks_alike(twins):
+    torch.manual_seed(3)
+    alike, function = TWINS[twins]
+    below = nn.Sequential(nn.Flatten(), nn.Linear(D, D))
+    blocks = nn.Sequential(below, alike, Tied(function, below[1]), nn.Linear(D, 10)).double()
+    c = Case(blocks, torch.randn(6, D, dtype=torch.float64), torch.arange(6))
+    with pytest.raises(InputError, match=r"^fa: the weight of 0\.1 is also used otherwise than"):
+        step(rule("fa", c, warmed_up=False), c)
+
+
 def test_what_sends_nothing_down_needs_no_feedback():
     """On the images themselves a weight may be used in any way: its gradient is exact, and nothing goes on."""
     c = case("mlp")
@@ -196,6 +317,30 @@ def test_a_way_that_is_taken_later_is_found_when_it_is_taken():
     step(method, c)
     step(method, c)
     taken.append(True)
+    with pytest.raises(InputError, match=r"block3\.1\.lin"):
+        step(method, c)
+
+
+def test_a_way_of_the_same_functions_is_found_too():
+    taken = []
+    c = network(lambda m, x: m.lin(x) + (x @ (m.lin.weight if taken else x).T).mean())
+    method = rule("fa", c, warmed_up=False)
+    step(method, c)
+    taken.append(True)
+    with pytest.raises(InputError, match=r"block3\.1\.lin"):
+        step(method, c)
+
+
+def test_a_way_that_looks_alike_is_found_in_the_next_epoch():
+    taken = []
+    c = network(lambda m, x: m.lin(x) + Through.apply(x, m.lin.weight if taken else EYE))
+    method = rule("fa", c, warmed_up=False)
+    method.start(1, 0)
+    step(method, c)
+    taken.append(True)
+    method.start(1, 1)
+    step(method, c)
+    method.start(2, 2)
     with pytest.raises(InputError, match=r"block3\.1\.lin"):
         step(method, c)
 

@@ -338,6 +338,17 @@ def test_the_gradients_of_all_places_of_a_block_are_added_in_its_update(name):
         torch.testing.assert_close(got, want[n], rtol=1e-9, atol=1e-12, msg=lambda m, n=n: f"{n}: {m}")
 
 
+def test_what_kp_keeps_of_a_block_learns_from_all_its_places():
+    c = recurrent()
+    method = rule("kp", c, warmed_up=False)
+    want = gradients(c, by_feedback(c, method))
+    before = {path: method.held(path).clone() for path in ("0.1", "1.0", "4")}
+    optimizer = torch.optim.SGD([*c.model.parameters(), *method.parameters()], lr=1.0)
+    training_step(ModelAndMethod(c.model, method), optimizer, c.x, c.y)
+    for path, b in before.items():
+        torch.testing.assert_close(b - method.held(path), want[f"{path}.weight"], rtol=1e-9, atol=1e-12)
+
+
 # -------------------------------------------------------------------------------------------------- checkpointed and compiled
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import count
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -23,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 from gradlens.gradients.alignment import float64
 from gradlens.gradients.block_pass import Grad, Pass, chain
 from gradlens.gradients.method import FeedbackPair, Method, NetworkInfo, Signal, Step, relay, top_signal
-from gradlens.methods.feedback.weight_uses import Call, unreplaced
+from gradlens.methods.feedback.weight_uses import ACTIVATION, Call, Origins, storage, tensors, unreplaced
 from gradlens.models.block_boundaries import is_compiled, refuse_reentrant
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator
@@ -66,11 +67,12 @@ def _has_none(module: nn.Module) -> bool:
 class _Marking(TorchFunctionMode):
     """Linear layers and convolutions that run inside save their weight so that the rule can replace it in the backward pass."""
 
-    def __init__(self, rule: FeedbackRule, paths: Mapping[int, str], frozen: Collection[int]) -> None:
+    def __init__(self, rule: FeedbackRule, paths: Mapping[int, str], origins: Origins) -> None:
         super().__init__()
-        self.rule, self.paths, self.frozen = rule, paths, frozen  # ids of weights -> paths of their layers; of those that take no gradient
+        self.rule, self.paths, self.origins = rule, paths, origins  # paths: ids of weights -> paths of their layers
         self.calls: list[Call] = []  # of these layers
         self.hidden: str | None = None  # a layer whose weight was read where no graph is recorded
+        self.trace: list[str] = []  # the functions that ran, and the layers whose weights they were given
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -80,10 +82,8 @@ class _Marking(TorchFunctionMode):
             x, w, bias = (args[i] if i < len(args) else kwargs.get(name) for i, name in enumerate(("input", "weight", "bias")))
             path = self.paths.get(id(w))
         if path is None or w is None or not torch.is_grad_enabled():
-            out = func(*args, **kwargs)
-            if self.frozen or not torch.is_grad_enabled():
-                self._look_at(func, args, kwargs, out)
-            return out
+            return self._other(func, args, kwargs)
+        self.trace.append(path)
         if x.requires_grad:
             rest = {name: given for name, given in kwargs.items() if name not in ("input", "weight")}
             out = self.rule.marked(path, w, lambda v: func(x, v, *args[2:], **rest))
@@ -92,16 +92,50 @@ class _Marking(TorchFunctionMode):
         self.calls.append(Call(path, out.grad_fn, x.grad_fn, None if bias is None else bias.grad_fn))
         return out
 
-    def _look_at(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
-        """Note a weight that something else than its layer reads, where the graph will not show it."""
-        given = [t for a in (*args, *kwargs.values()) for t in (a if isinstance(a, list | tuple) else [a])]
-        path = next((self.paths[id(t)] for t in given if id(t) in self.paths), None)
-        if path is None or not isinstance(out, Tensor):
-            return
-        if not torch.is_grad_enabled():
+    def _other(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Run what is no layer with feedback; refuse it if it multiplies a weight's values, which take no gradient, with what takes one."""
+        given = [(t, self.origins.of(t)) for t in tensors((*args, *kwargs.values()))]
+        name = getattr(func, "__name__", type(func).__name__)
+        self.trace.append(name)
+        origins = {origin for _, origin in given}
+        path, run = None, func
+        if origins - {None, ACTIVATION}:
+            copied = next((origin for t, origin in given if origin and not t.requires_grad), None)
+            path = copied or next(origin for _, origin in given if origin)
+            self.trace.append(path)
+            if copied and torch.is_grad_enabled() and any(t.requires_grad and origin != copied for t, origin in given):
+                run = self._watching(copied, name, given, func)
+        out = run(*args, **kwargs)
+        made = args[0] if out is None and args else out  # x[i] = y gives nothing and changes x
+        if path and not torch.is_grad_enabled() and tensors((made,)):
             self.hidden = path
-        elif any(id(t) in self.frozen for t in given):
-            self.rule.refuse(path, getattr(func, "__name__", str(func)))
+        if ACTIVATION in origins:
+            self.origins.note(made, ACTIVATION)
+        elif path:
+            self.origins.note(made, path)
+        return out
+
+    def _watching(self, path: str, name: str, given: Sequence[tuple[Tensor, str | None]], func: Callable[..., Any]) -> Callable[..., Any]:
+        """``func``, refused if it saves a weight's values for its backward pass, to multiply with them what takes a gradient.
+
+        They may be saved as they are, cast, repeated or summed: what is saved and none of the other arguments is made of them.
+        """
+        others = {storage(t) for t, origin in given if not origin or t.requires_grad} - {0}
+        outer, found = _hooks_outside(path), False
+
+        def pack(saved: Tensor) -> Any:
+            nonlocal found
+            found = found or storage(saved) not in others
+            return outer[0](saved) if outer else saved
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            with saved_tensors_hooks(pack, outer[1] if outer else lambda kept: kept):
+                out = func(*args, **kwargs)
+            if found:
+                self.rule.refuse(path, name)
+            return out
+
+        return watched
 
 
 def _nodes_made() -> int:
@@ -182,7 +216,8 @@ class FeedbackRule(Switched, Method):
         super().__init__(net, options)
         self.used: set[str] = set()  # layers whose input took a gradient in the last forward pass: the others' matrix is never used
         self.compiled = any(map(is_compiled, net.blocks))
-        self.checked: set[tuple[Any, ...]] = set()  # graphs of blocks in which all weights were found replaced, by size and layers
+        self.checked: set[tuple[Any, ...]] = set()  # runs of blocks whose weights were found replaced: number, graph size, functions
+        self.epoch = 0
         self.paths: list[list[str]] = []  # each block's layers, by dotted path in the model; a shared weight has one path
         self.kept = nn.Module()
         first: dict[int, str] = {}
@@ -203,7 +238,10 @@ class FeedbackRule(Switched, Method):
         return self.feedback_weights.matrix(self, path, w)
 
     def start(self, epoch: int, step: int) -> None:
-        """Matrices that change from step to step are drawn."""
+        """Matrices that change from step to step are drawn; graphs are looked at anew in each epoch."""
+        if epoch != self.epoch:
+            self.epoch = epoch
+            self.checked.clear()
         self.feedback_weights.start(self, step)
 
     def draw(self, w: Tensor, deviation: float, *index: int) -> Tensor:
@@ -233,13 +271,14 @@ class FeedbackRule(Switched, Method):
         self.used = set()
         known = {w: path for k, block in enumerate(blocks) for path, w in zip(self.paths[k], weights(block).values(), strict=True)}
         paths = {id(w): path for w, path in known.items()}
-        frozen = {id(w) for w in known if not w.requires_grad}
+        storages = {address: path for w, path in known.items() if (address := storage(w))}
+        numbers = count()
 
         def run(block: nn.Module, x: Tensor) -> Tensor:
             begun = _nodes_made()
-            with self.uncompiled(), _Marking(self, paths, frozen) as mode:
+            with self.uncompiled(), _Marking(self, paths, Origins(paths, storages, x)) as mode:
                 h: Tensor = block(x)
-            graph = (_nodes_made() - begun, mode.hidden, *(call.path for call in mode.calls))
+            graph = (next(numbers), _nodes_made() - begun, *mode.trace)
             if graph not in self.checked:  # walking each step's would cost a small network a fifth of its time
                 if found := unreplaced(h, x, mode.calls, paths, mode.hidden):
                     refuse_reentrant(h, found[0])

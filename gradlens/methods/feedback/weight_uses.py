@@ -1,8 +1,8 @@
-"""Which weights take part in a product that a feedback rule does not replace: found in the autograd graph of a block."""
+"""Which weights take part in a product that a feedback rule does not replace: found in a block's autograd graph, or by their values."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -102,3 +102,57 @@ def _multiplied(groups: list[frozenset[int] | None], paths: Mapping[int, str]) -
         if weight is not None and any(other is None or not other <= mine for j, other in enumerate(groups) if j != i):
             return weight
     return None
+
+
+# --------------------------------------------------------------------------------- weights that are used without being in the graph
+
+ACTIVATION = ""  # the origin of what is made of the block's input
+
+
+def tensors(given: Iterable[object]) -> list[Tensor]:
+    """The tensors among a function's arguments or results, also those in lists and tuples."""
+    return [t for a in given for t in (a if isinstance(a, (list, tuple)) else (a,)) if isinstance(t, Tensor)]
+
+
+def storage(t: Tensor) -> int:
+    """The address of a tensor's numbers; 0 where it has none (of torch.vmap, sparse, without memory)."""
+    try:
+        return t.untyped_storage().data_ptr()
+    except (NotImplementedError, RuntimeError):
+        return 0
+
+
+class Origins:
+    """What tensors are made of while a block runs: of one layer's weight (its path), or of the block's input (``ACTIVATION``).
+
+    A weight's values that take no gradient (detached, ``.data``, computed under ``no_grad``, of a frozen layer) carry the gradient down
+    as the weight itself does, but the graph does not name them.
+
+    Args:
+        paths: id of a weight -> path of its layer.
+        storages: address of a weight's numbers -> path of its layer.
+        x: what the block reads.
+
+    """
+
+    def __init__(self, paths: Mapping[int, str], storages: Mapping[int, str], x: Tensor) -> None:
+        self.paths, self.storages = paths, storages
+        self.made: dict[int, tuple[Tensor, str]] = {id(x): (x, ACTIVATION)}  # with the tensors: else another could get the id
+
+    def of(self, t: Tensor) -> str | None:
+        """A tensor's origin; None: neither."""
+        if (noted := self.made.get(id(t))) is not None:
+            return noted[1]
+        if id(t) in self.paths:
+            return self.paths[id(t)]
+        if t.requires_grad:
+            return None if t.is_leaf else ACTIVATION  # a leaf is a parameter: the block's input is noted
+        return self.storages.get(storage(t))
+
+    def note(self, made: object, origin: str) -> None:
+        """Keep the origin of what a function made. An activation that takes a gradient needs no note: it is known by that."""
+        for t in tensors((made,)):
+            if origin == ACTIVATION and t.requires_grad:
+                self.made.pop(id(t), None)
+            else:
+                self.made[id(t)] = (t, origin)
