@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils.hooks import RemovableHandle
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from gradlens.gradients.alignment import dense
 from gradlens.gradients.eager_calls import eager_calls
@@ -90,6 +91,7 @@ class LayerReader:
         self._hooks: list[RemovableHandle] = []  # on all modules
         self._before_id = -1  # of the hook ``_before``
         self._tensor_hooks: list[RemovableHandle] = []
+        self._leaves = WeakTensorKeyDictionary()  # a leaf that was a layer's own -> node number when it was first given, hooks on it
         self._views: list[_View] = []
         self._bases: list[Tensor] = []  # of the views, kept until the forward pass ends: an in-place operation is found through them
         self._eager = ExitStack()
@@ -240,6 +242,8 @@ class LayerReader:
         goes_on = t if self._is_own(t, call.begun) else _alias(t)
         for label in call.labels:
             self._tensor_hooks.append(goes_on.register_hook(partial(self._take, label + place)))  # type: ignore[no-untyped-call]
+            if goes_on is t and t.grad_fn is None:
+                self._leaves.setdefault(t, (torch._C._autograd._get_sequence_nr(), []))[1].append(self._tensor_hooks[-1])  # type: ignore[no-untyped-call]
         base = goes_on._base
         if base is not None and base.grad_fn is not None:
             self._bases.append(base)
@@ -251,6 +255,11 @@ class LayerReader:
         """Whether a tensor is the result of its call, and none that was there before."""
         node: Any = t.grad_fn
         if node is None:  # a leaf: nothing says when it was made
+            given, hooks = self._leaves.get(t, (begun.start, []))  # type: ignore[no-untyped-call]
+            if given < begun.start:  # by an earlier call, which did not make it either: kept somewhere out of sight
+                for hook in hooks:
+                    hook.remove()
+                return False
             held = chain(self._model.parameters(), self._model.buffers())
             return not (id(t) in begun.versions or isinstance(t, nn.Parameter) or any(t is other for other in held))
         if begun.versions.get(id(t)) == t._version:

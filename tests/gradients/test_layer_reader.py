@@ -835,6 +835,26 @@ def test_a_fresh_leaf_goes_on_as_the_same_object_and_has_its_grad():
     assert not made["leaf"]._backward_hooks
 
 
+def test_a_leaf_that_is_kept_out_of_sight_is_read_alike_in_every_step():
+    kept = data(1, 4).requires_grad_()
+
+    class Hands(nn.Module):
+        def forward(self, x):
+            return kept
+
+    net = nn.Sequential(nn.Linear(4, 4).double(), Hands(), nn.Linear(4, 2).double())
+    read = []
+    with Lens(net, ["1"]) as lens:
+        for _ in range(4):
+            lens.clear()
+            net(data(5, 4)).sum().backward()
+            read.append(lens.gradients["backward"]["1"])
+    want = net[2].weight.detach().sum(0, keepdim=True)
+    assert all(torch.equal(g, read[0]) for g in read)
+    torch.testing.assert_close(read[0], want)
+    assert not kept._backward_hooks
+
+
 @pytest.mark.parametrize("how", ["parameter of a child", "buffer elsewhere", "attribute", "given", "in a dict", "by keyword"])
 def test_a_leaf_that_was_there_before_is_not_the_layers_own(how):
     leaf = data(1, 4).requires_grad_()
