@@ -6,10 +6,11 @@ import ctypes
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
+from torch._C._profiler import _EventType
 from torch.autograd.profiler import profile
 
 
@@ -36,14 +37,33 @@ def wait(device: torch.device) -> None:
 def allocations(work: Callable[[], object]) -> list[int]:
     """Bytes of each allocation (above zero) and release (below zero) of torch's CPU allocator while ``work`` runs, in their order.
 
-    The release of what was allocated before is not seen.
+    Releases of memory that was allocated before are left out: torch reports them where an earlier profile saw the allocation,
+    and Python's garbage collector may cause them at any moment.
     """
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it tells stderr about each start and stop
     with profile(profile_memory=True) as profiler:  # torch.profiler's own would first import the compiler, for seconds
         work()
     results: Any = profiler.kineto_results
-    changes = [event for event in results.events() if event.name() == "[memory]"]
-    return [change.nbytes() for change in sorted(changes, key=lambda event: event.start_ns())]
+    alive, changes = set[int](), list[int]()
+    for _, address, size in sorted(_changes(results.experimental_event_tree())):
+        if size > 0:
+            alive.add(address)
+        elif address in alive:
+            alive.remove(address)
+        else:
+            continue
+        changes.append(size)
+    return changes
+
+
+def _changes(events: Iterable[Any]) -> Iterator[tuple[int, int, int]]:
+    """(time, address, bytes) of each allocation in a tree of torch's profiler events."""
+    waiting = list(events)
+    while waiting:
+        event = waiting.pop()
+        waiting.extend(event.children)
+        if event.tag == _EventType.Allocation:
+            yield event.start_time_ns, event.extra_fields.ptr, event.extra_fields.alloc_size
 
 
 def keep_freed_memory() -> bool:
