@@ -7,9 +7,9 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gradlens.methods import BASELINE
-from gradlens.reporting.html.standings import DATA, MACHINE, NETWORK, alike
+from gradlens.reporting.html.standings import MACHINE
 from gradlens.reporting.html.wording import in_words, listed
-from gradlens.training.run_groups import settings
+from gradlens.training.run_groups import DATA, NETWORK, alike, settings
 
 if TYPE_CHECKING:
     from gradlens.training.run_directory import Run
