@@ -11,7 +11,7 @@ import typer
 from gradlens.cli.early_checks import check_quantities, numbers_of
 from gradlens.cli.options import OF_AN_UPDATE, default_help, run_given, runs_given, with_flags
 from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
-from gradlens.runtime.terminal import print_table, say, shell_command
+from gradlens.runtime.terminal import print_table, say, shell_command, shell_word
 from gradlens.runtime.text_files import encode
 from gradlens.runtime.torchrun_environment import is_launched
 
@@ -166,16 +166,9 @@ def figures(
     out: Annotated[Path, typer.Option("--out", help="folder of the figures")] = Path("figures"),
 ) -> None:
     """Draw curves, cosines, the method x layer heat map, and what probe, memorize, filters and the like have stored: png, svg, csv."""
-    from gradlens.reporting.gallery import draw_learned
     from gradlens.training.run_directory import load_run
 
-    runs = [load_run(path) for path in run_dirs]
-    _write_figures(runs, out)
-    drawn, skipped = draw_learned(runs, out)
-    for name, why in skipped.items():
-        say(f"no figure of {name}.json: {why}")
-    if drawn:
-        say(f"of what was learned: {', '.join(map(str, drawn))}")
+    _write_figures([load_run(path) for path in run_dirs], out, learned=True)
 
 
 @trained.command()
@@ -334,16 +327,33 @@ def _with_best_lr(group: list[Config], grid: list[float], context: RunContext, w
     return [config.replace(lr=lr) for config in group]
 
 
-def _write_figures(runs: Sequence[Run], out: Path) -> None:
-    """Draw what the runs hold into a folder, and say which files to open."""
-    from gradlens.reporting.style import save_figure
-    from gradlens.reporting.training_figures import figure_set
+def _write_figures(runs: Sequence[Run], out: Path, learned: bool = False) -> None:
+    """Draw what the runs hold into a folder, of several experiments each into a folder of its own in it, and say which files to open.
 
-    figures = figure_set(runs)
-    for name, (figure, rows) in figures.drawn.items():
-        save_figure(figure, rows, out, name)
-    for name, why in figures.skipped.items():
-        say(f"no figure {name}: {why}")
-    say(f"figures (png, svg, csv): {', '.join(figures.drawn)}")
-    first = [name for name in ("cosine_heat_map", "cosine_over_training", "test_accuracy") if name in figures.drawn]
-    say(f"open {', '.join(shell_command(out / f'{name}.png') for name in first or figures.drawn)}")
+    Args:
+        runs: several methods, several seeds each; unfinished ones are listed, and drawn only where no run is finished.
+        out: the folder.
+        learned: draw what analyses have stored in the runs too.
+
+    """
+    from gradlens.reporting.gallery import draw_experiment
+    from gradlens.training.run_groups import experiments
+    from gradlens.training.run_progress import split_finished, unfinished_text
+
+    finished, others = split_finished(runs)
+    parts = experiments(finished or others)
+    opened: list[Path] = []
+    for part in parts:
+        folder = out / part.name if len(parts) > 1 else out
+        drawn = draw_experiment(part.runs, folder, learned)
+        where = f"{part.heading}: " if len(parts) > 1 else ""
+        for name, why in drawn.skipped.items():
+            say(f"{where}no figure {name}: {why}")
+        say(f"{where}{', '.join(drawn.names)}")
+        first = [name for name in ("cosine_heat_map", "cosine_over_training", "test_accuracy") if name in drawn.names]
+        opened += [folder / f"{name}.png" for name in (first or drawn.names)[: 3 if len(parts) == 1 else 1]]
+    if listed := unfinished_text(runs):
+        say(listed)
+    inside = f": {', '.join(part.name for part in parts)}" if len(parts) > 1 else ""
+    say(f"figures (png, svg, csv) in {shell_word(out)}{inside}")
+    say(f"open {', '.join(map(shell_command, opened))}")

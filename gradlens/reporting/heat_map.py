@@ -20,11 +20,15 @@ from gradlens.reporting.numbers import cell_text
 from gradlens.reporting.style import LOOK, Style, panels, styles
 from gradlens.runtime.errors import InputError
 
+CELL = 0.62  # inches of a cell's width, at least: "−0.11" and a gap
+MOST_COLUMNS = 10  # labels beyond which they become rows, where the layers are not more
+
 
 @style.context(LOOK)
 def heat_map(finals: Sequence[FinalValue], quantity: str, *, title: str = "", look: Mapping[str, Style] | None = None) -> Figure:
     """Final values as a table in colour: a column a label, a row a layer (the bottom one at the bottom), each value written out.
 
+    Of many labels and few layers each label is a row and each layer a column, the bottom one first: names stay horizontal.
     Blue is with the true gradient, red against it; cells without a value are hatched.
 
     Args:
@@ -43,15 +47,17 @@ def heat_map(finals: Sequence[FinalValue], quantity: str, *, title: str = "", lo
     values = np.full((len(layers), len(names)), math.nan)
     for f in rows:
         values[layers.index(f.layer), names.index(f.label)] = f.mean
+    turned = len(names) > MOST_COLUMNS >= len(layers)
+    shown, columns, lines = (values.T, layers, names) if turned else (values, names, layers)
 
     scale = scale_of(quantity)
     norm = colour_norm(values, scale)
     colours = colormaps["RdBu"]
-    width = min(9.0, max(6.4, 2.6 + 0.75 * len(names)))
-    figure = Figure(figsize=(width, 1.5 + 0.31 * max(4, len(layers))), layout="constrained")
+    beside = 1.1 + 0.085 * max(map(len, lines))  # names and colour bar
+    figure = Figure(figsize=(max(6.4, beside + CELL * len(columns)), 1.5 + 0.31 * max(4, len(lines))), layout="constrained")
     ax = figure.subplots()
-    mesh = ax.pcolormesh(np.ma.masked_invalid(values), cmap=colours, norm=norm, edgecolors="white", linewidth=1.2)
-    for (i, j), value in np.ndenumerate(values):
+    mesh = ax.pcolormesh(np.ma.masked_invalid(shown), cmap=colours, norm=norm, edgecolors="white", linewidth=1.2)
+    for (i, j), value in np.ndenumerate(shown):
         text, ink = "–", "0.25"
         if math.isfinite(value):
             text = cell_text(value, scale.log)
@@ -59,11 +65,13 @@ def heat_map(finals: Sequence[FinalValue], quantity: str, *, title: str = "", lo
         else:
             ax.add_patch(Rectangle((j, i), 1, 1, facecolor="0.93", edgecolor="0.7", hatch="////", linewidth=0))
         ax.text(j + 0.5, i + 0.5, text, ha="center", va="center", color=ink, fontsize=9.5)
-    ax.set_xticks(np.arange(len(names)) + 0.5, [label.replace(" ", "\n") for label in names])
-    ax.set_yticks(np.arange(len(layers)) + 0.5, layers)
-    longest = max(len(word) for label in names for word in label.split(" "))
-    if longest * 0.085 > 6.2 / len(names):
-        ax.set_xticklabels(names, rotation=40, ha="left", rotation_mode="anchor")
+    ax.set_xticks(np.arange(len(columns)) + 0.5, [name.replace("." if turned else " ", "\n") for name in columns])
+    ax.set_yticks(np.arange(len(lines)) + 0.5, lines)
+    if turned:
+        ax.invert_yaxis()
+    longest = max(len(word) for name in columns for word in name.split("." if turned else " "))
+    if longest * 0.085 > max(CELL, (6.4 - beside) / len(columns)):
+        ax.set_xticklabels(columns, rotation=40, ha="left", rotation_mode="anchor")
     ax.xaxis.tick_top()
     ax.tick_params(length=0)
     ax.grid(visible=False)

@@ -96,17 +96,15 @@ def _suffixes(configs: Sequence[Config]) -> list[str]:
             usual = [two and repr(v) == repr(default.get(name, ABSENT)) for v, default in zip(values, defaults, strict=True)]
             columns[name] = ["" if skip else word for word, skip in zip(words, usual, strict=True)]
 
-    for name in [
-        name for name in columns if name.endswith("_file")
-    ]:  # two files of one name are told apart by it, other names by themselves
+    # a file's hash tells two versions of one name apart; where the names do, it is left out
+    for name in [name for name in columns if name.endswith("_file")]:
         others = [columns[other] for other in columns if other != name]
         if _distinct(list(zip(*others, strict=True))):
             del columns[name]
 
     def texts(names: Mapping[str, str]) -> list[str]:
-        return [
-            " ".join(f"{short}={columns[n][i]}".lstrip("=") for n, short in names.items() if columns[n][i]) for i in range(len(configs))
-        ]
+        rows = [[(short, columns[name][i]) for name, short in names.items()] for i in range(len(configs))]
+        return [" ".join(f"{short}={word}".lstrip("=") for short, word in row if word) for row in rows]
 
     names, room = {name: name for name in columns}, LONGEST - len(configs[0].method) - 1
     if max(map(len, texts(names)), default=0) > room:
