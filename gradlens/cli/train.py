@@ -133,7 +133,8 @@ def compare_gradients(
             groups = [_with_best_lr(group, grid, context, watch_for) for group in groups]
         known = [run.config for run in read]
         runs = read + train_or_reuse([config for group in groups for config in group if config not in known], context, watch_for)
-    print_table(console.comparison_table(runs))
+    for table in console.comparison_tables(runs):
+        print_table(table)
     say("\n".join(f"run: {run.path}" for run in runs))
     _write_figures(runs, figures_to or context.out / "figures")
 

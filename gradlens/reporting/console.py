@@ -9,9 +9,11 @@ from rich.table import Table
 
 from gradlens.analysis.doctor import Diagnosis, diagnosis_line
 from gradlens.analysis.doctor_evidence import WRONG
-from gradlens.reporting.aggregate import FinalValue, Score, final_values, scores, truths
+from gradlens.reporting.aggregate import FinalValue, Score, final_values, recorded_untrained, scores, truths
 from gradlens.reporting.numbers import DASH, number_text, short_number, with_thousands
 from gradlens.training.run_directory import Run
+from gradlens.training.run_groups import experiments
+from gradlens.training.run_progress import split_finished
 
 WIDE = 8  # layers beyond which layers become rows and methods columns
 
@@ -34,8 +36,15 @@ def comparison_table(runs: Sequence[Run]) -> Table:
         cells.setdefault(value.layer, {})[value.label] = value
     splits = dict.fromkeys(score.split for score in results)
     split = " or ".join(splits)  # a run with held-out training images beside others
-    title = f"final cosine of each layer's weight gradient with the true one, and {split} accuracy in %"
-    table = Table(title=title, title_justify="left", caption="\n".join(truths(runs)) or None, caption_justify="left")
+    untrained = recorded_untrained(runs)  # runs shorter than --record-every
+    when = "cosine at update 0" if len(untrained) == len(results) else "final cosine"
+    title = f"{when} of each layer's weight gradient with the true one, and {split} accuracy in %"
+    notes = truths(runs)
+    if untrained:
+        notes.append(
+            f"update 0, the untrained network, is all that was recorded of {', '.join(untrained)}: --record-every is longer than the run"
+        )
+    table = Table(title=title, title_justify="left", caption="\n".join(notes) or None, caption_justify="left")
 
     def cosine(layer: str, label: str) -> str:
         value = cells[layer].get(label)
@@ -59,6 +68,20 @@ def comparison_table(runs: Sequence[Run]) -> Table:
     for score in results:
         table.add_row(score.label, *(cosine(layer, score.label) for layer in cells), *_accuracies(score))
     return table
+
+
+def comparison_tables(runs: Sequence[Run]) -> list[Table]:
+    """:func:`comparison_table` of the finished runs of each experiment; what its runs share stands above it where there are several.
+
+    Where no run is finished, all are shown as far as they came.
+    """
+    finished, others = split_finished(runs)
+    parts = experiments(finished or others)
+    tables = [comparison_table(part.runs) for part in parts]
+    for part, table in zip(parts, tables, strict=True):
+        if len(parts) > 1:
+            table.title = f"{part.heading}: {table.title}"
+    return tables
 
 
 def results_table(runs: Sequence[Run]) -> Table:

@@ -1,4 +1,4 @@
-"""All that some runs hold, drawn: the figures of their training and of what commands have stored in them; nothing is computed or trained."""
+"""All that some runs hold, drawn: figures of their training and of what commands have stored in them. Nothing is computed here."""
 
 from __future__ import annotations
 

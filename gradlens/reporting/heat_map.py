@@ -25,7 +25,14 @@ MOST_COLUMNS = 10  # labels beyond which they become rows, where the layers are 
 
 
 @style.context(LOOK)
-def heat_map(finals: Sequence[FinalValue], quantity: str, *, title: str = "", look: Mapping[str, Style] | None = None) -> Figure:
+def heat_map(
+    finals: Sequence[FinalValue],
+    quantity: str,
+    *,
+    when: str = "last recorded epoch",
+    title: str = "",
+    look: Mapping[str, Style] | None = None,
+) -> Figure:
     """Final values as a table in colour: a column a label, a row a layer (the bottom one at the bottom), each value written out.
 
     Of many labels and few layers each label is a row and each layer a column, the bottom one first: names stay horizontal.
@@ -34,6 +41,7 @@ def heat_map(finals: Sequence[FinalValue], quantity: str, *, title: str = "", lo
     Args:
         finals: from :func:`gradlens.reporting.aggregate.final_values`, of one kind.
         quantity: the one to draw.
+        when: the values were recorded.
         title: what the runs have in common.
         look: from :func:`gradlens.reporting.style.styles`: the order of the columns; default: of these labels.
 
@@ -77,7 +85,7 @@ def heat_map(finals: Sequence[FinalValue], quantity: str, *, title: str = "", lo
     ax.grid(visible=False)
     ax.spines[:].set_visible(False)
     figure.colorbar(mesh, ax=ax, label=scale.name, aspect=18, pad=0.02).outline.set_visible(False)  # type: ignore[operator]
-    quantity_head(figure, scale, rows, title, "last recorded epoch", seeds_of(rows))
+    quantity_head(figure, scale, rows, title, when, seeds_of(rows))
     return figure
 
 

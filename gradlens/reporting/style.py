@@ -59,6 +59,7 @@ COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E
 MORE_COLOURS = ("#882255", "#999933", "#332288", "#8B5A2B", "#44AA99", "#AA4466", "#556B2F")
 PATTERNS = ((), (6, 1.5), (6, 1.5, 1.2, 1.5), (2.5, 1.2), (9, 1.5, 1.2, 1.5, 1.2, 1.5), (1.2, 1))  # on, off, … in line widths
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
+MOST_IN_LEGEND = 8  # lines that an eye finds by colour, dash and marker; more are labelled at their ends or drawn in parts
 GREY = "0.45"  # of controls and reference lines
 
 
@@ -115,6 +116,18 @@ def _own_colours(places: Iterable[int]) -> dict[int, str]:
 def joined(*parts: str) -> str:
     """The parts that are not empty, with dots between them."""
     return " · ".join(part for part in parts if part)
+
+
+def in_lines(parts: Iterable[str], width: float) -> list[str]:
+    """:func:`joined` in as many lines as it takes in a figure so many inches wide; one line at least."""
+    room, lines = int((width - 0.2) / 0.082), [""]  # of the mean letter at 10 points
+    for part in filter(None, parts):
+        longer = joined(lines[-1], part)
+        if lines[-1] and len(longer) > room:
+            lines.append(part)
+        else:
+            lines[-1] = longer
+    return lines
 
 
 def over_seeds(seeds: int, interval: str) -> str:

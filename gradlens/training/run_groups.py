@@ -79,6 +79,11 @@ def _short_name(name: str, config: Config, others: Iterable[str]) -> str:
     return name if any(rival.startswith(word) for rival in {*known, *others} - {name}) else word
 
 
+def _part(name: str, word: str) -> str:
+    """A setting in a label: a switch that is on by its name alone, what needs no name by its value alone."""
+    return name if word == "yes" and name else f"{name}={word}" if name else word
+
+
 def _distinct(rows: Sequence[tuple[str, ...]]) -> bool:
     return bool(rows) and len(set(rows)) == len(rows)
 
@@ -104,7 +109,7 @@ def _suffixes(configs: Sequence[Config]) -> list[str]:
 
     def texts(names: Mapping[str, str]) -> list[str]:
         rows = [[(short, columns[name][i]) for name, short in names.items()] for i in range(len(configs))]
-        return [" ".join(f"{short}={word}".lstrip("=") for short, word in row if word) for row in rows]
+        return [" ".join(_part(short, word) for short, word in row if word) for row in rows]
 
     names, room = {name: name for name in columns}, LONGEST - len(configs[0].method) - 1
     if max(map(len, texts(names)), default=0) > room:

@@ -62,6 +62,7 @@ def test_groups_of_one_method_show_only_the_settings_in_which_they_differ():
     assert run_groups.run_labels(runs) == ["bp", "dgl head=linear", "dgl", "dgl"]  # mlp is the default
     sweep = [run("bp", lr=lr) for lr in (3e-4, 1e-3, 0.01)]
     assert run_groups.run_labels(sweep) == ["bp lr=0.0003", "bp lr=0.001", "bp lr=0.01"]  # of three values each is said
+    assert run_groups.run_labels([run("dgl", options={"pooled": True}), run("dgl")]) == ["dgl pooled", "dgl"]
     parts = [run("chunked", options={"chunks": chunks}) for chunks in ([1, 3], [2, 2])]
     assert run_groups.run_labels(parts) == ["chunked chunks=[1,3]", "chunked chunks=[2,2]"]
 
@@ -75,7 +76,7 @@ def test_a_rules_own_defaults_need_no_word():
 
 def test_an_option_named_like_a_setting_is_told_apart_from_it():
     runs = [run("dni", width=8, options={"width": 16}), run("dni", width=4, augment=True)]
-    assert run_groups.run_labels(runs) == ["dni width=8 dni.width=16", "dni augment=yes width=4"]
+    assert run_groups.run_labels(runs) == ["dni width=8 dni.width=16", "dni augment width=4"]
 
 
 def test_paths_are_shortened_where_that_keeps_them_apart():
