@@ -149,7 +149,7 @@ def report(
     from gradlens.training.run_directory import load_run
 
     path = write_page([load_run(run_dir) for run_dir in run_dirs], out, overwrite)
-    say(f"open {shell_command(path)} ({path.stat().st_size / 1e6:.1f} MB; it needs no network)")
+    say(f"open {shell_command(path)} ({max(path.stat().st_size, 1e5) / 1e6:.1f} MB; it needs no network)")
 
 
 @learned.command()

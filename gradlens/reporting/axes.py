@@ -169,7 +169,7 @@ def quantity_head(figure: Figure, scale: Scale, rows: Sequence[LayerPoint | Fina
         what = f"angle between {ANGLES[rows[0].kind]}"
     lines = [what[0].upper() + what[1:], *in_lines(notes, figure.get_figwidth())]
     free = figure.get_layout_engine() is None  # else the layout finds the height that clears the panels
-    more = 0.16 * (len(lines) - 2)
+    more = 0.2 * (len(lines) - 2)
     if more > 0:
         height = figure.get_figheight()
         if free:
