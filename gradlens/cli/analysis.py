@@ -31,11 +31,21 @@ def _shown(analysis: Analysis, runs: Sequence[Run], results: Sequence[Result], f
     from gradlens.reporting.aggregate import runs_title
     from gradlens.reporting.analysis_report import save_figures
     from gradlens.reporting.registry import REPORTS
+    from gradlens.training.run_groups import Experiment, experiments
 
-    report = REPORTS[analysis.name]
-    for table in report.tables(runs, results):
-        print_table(table)
-    files = save_figures(report.figures(runs, results, runs_title(runs)), folder) if report.figures else []
+    report, files = REPORTS[analysis.name], list[Path]()
+    result_of = {run.path: result for run, result in zip(runs, results, strict=True)}
+    # a comparison of networks is across experiments, whatever else is printed of one
+    parts = [Experiment("", "", list(runs))] if analysis.comparison else experiments(runs)
+    for part in parts:
+        mine = [result_of[run.path] for run in part.runs]
+        if len(parts) > 1:
+            say(f"{part.heading}:")
+        for table in report.tables(part.runs, mine):
+            print_table(table)
+        if report.figures:
+            inside = folder / part.name if len(parts) > 1 else folder
+            files += save_figures(report.figures(part.runs, mine, runs_title(part.runs)), inside)
     for i, run in enumerate(runs):
         stored = [analysis.name, *([analysis.comparison] if analysis.comparison and not i else [])]
         say(f"run: {run.path} ({', '.join(f'{name}.json' for name in stored)})")

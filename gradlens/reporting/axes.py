@@ -169,13 +169,15 @@ def quantity_head(figure: Figure, scale: Scale, rows: Sequence[LayerPoint | Fina
         what = f"angle between {ANGLES[rows[0].kind]}"
     lines = [what[0].upper() + what[1:], *in_lines(notes, figure.get_figwidth())]
     free = figure.get_layout_engine() is None  # else the layout finds the height that clears the panels
-    more = 0.2 * (len(lines) - 2)
+    more = 0.17 * (len(lines) - 2)
     if more > 0:
         height = figure.get_figheight()
         if free:
             places = figure.axes[0].get_gridspec()
             ends = {name: getattr(places, name) * height / (height + more) for name in ("top", "bottom")}
             places.update(top=ends["top"], bottom=ends["bottom"])
+            for ax in figure.axes:  # which `update` does for pyplot's figures only
+                ax.set_position(ax.get_subplotspec().get_position(figure))
         figure.set_figheight(height + more)
     y = 1 - 0.08 / figure.get_figheight() if free else None
     figure.suptitle("\n".join(lines), x=0.1 / figure.get_figwidth(), y=y, ha="left", fontsize=10)

@@ -35,17 +35,18 @@ def run_progress(run: Run) -> Progress:
         updates = int(run.checkpoint()["step"])
     except (InputError, KeyError):
         updates = by_tables
-    return Progress(False, updates, _total(run))
+    total = _total(run)
+    return Progress(False, updates, None if total is not None and total < updates else total)
 
 
 def _total(run: Run) -> int | None:
-    """The updates that an unfinished run is to make."""
-    images, config = (run.info.get("images") or {}).get("train"), run.config
-    if not images:
+    """The updates that an unfinished run is to make; None where it is not stored how many images they go over."""
+    stored, config = run.info.get("images") or {}, run.config
+    if "train" not in stored or "unlabelled" in stored or config.data.labels is not None:
         return config.steps
     from gradlens.training.batches import batches_per_epoch
 
-    total = config.epochs * batches_per_epoch(int(images), config.batch_size)
+    total = config.epochs * batches_per_epoch(int(stored["train"]), config.batch_size)
     return total if config.steps is None else min(total, config.steps)
 
 
