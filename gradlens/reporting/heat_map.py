@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 from matplotlib import colormaps, style
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from gradlens.reporting.aggregate import (
-    FinalValue,
-)
+from gradlens.reporting.aggregate import FinalValue
 from gradlens.reporting.axes import Scale, colour_norm, drawable, quantity_head, scale_of, seeds_of
 from gradlens.reporting.numbers import cell_text
 from gradlens.reporting.style import LOOK, Style, panels, styles
@@ -22,6 +23,21 @@ from gradlens.runtime.errors import InputError
 
 CELL = 0.62  # inches of a cell's width, at least: "−0.11" and a gap
 MOST_COLUMNS = 10  # labels beyond which they become rows, where the layers are not more
+
+
+def _coloured_table(ax: Axes, shown: np.ndarray[Any, Any], norm: Normalize, log: bool) -> QuadMesh:
+    """Cells in the colour of their values, which are written into them; those without a value are hatched."""
+    colours = colormaps["RdBu"]
+    mesh = ax.pcolormesh(np.ma.masked_invalid(shown), cmap=colours, norm=norm, edgecolors="white", linewidth=1.2)
+    for (i, j), value in np.ndenumerate(shown):
+        text, ink = "–", "0.25"
+        if math.isfinite(value):
+            text = cell_text(value, log)
+            ink = "white" if np.dot(colours(norm(value))[:3], (0.299, 0.587, 0.114)) < 0.5 else "0.1"
+        else:
+            ax.add_patch(Rectangle((j, i), 1, 1, facecolor="0.93", edgecolor="0.7", hatch="////", linewidth=0))
+        ax.text(j + 0.5, i + 0.5, text, ha="center", va="center", color=ink, fontsize=9.5)
+    return mesh
 
 
 @style.context(LOOK)
@@ -59,20 +75,10 @@ def heat_map(
     shown, columns, lines = (values.T, layers, names) if turned else (values, names, layers)
 
     scale = scale_of(quantity)
-    norm = colour_norm(values, scale)
-    colours = colormaps["RdBu"]
     beside = 1.1 + 0.085 * max(map(len, lines))  # names and colour bar
     figure = Figure(figsize=(max(6.4, beside + CELL * len(columns)), 1.5 + 0.31 * max(4, len(lines))), layout="constrained")
     ax = figure.subplots()
-    mesh = ax.pcolormesh(np.ma.masked_invalid(shown), cmap=colours, norm=norm, edgecolors="white", linewidth=1.2)
-    for (i, j), value in np.ndenumerate(shown):
-        text, ink = "–", "0.25"
-        if math.isfinite(value):
-            text = cell_text(value, scale.log)
-            ink = "white" if np.dot(colours(norm(value))[:3], (0.299, 0.587, 0.114)) < 0.5 else "0.1"
-        else:
-            ax.add_patch(Rectangle((j, i), 1, 1, facecolor="0.93", edgecolor="0.7", hatch="////", linewidth=0))
-        ax.text(j + 0.5, i + 0.5, text, ha="center", va="center", color=ink, fontsize=9.5)
+    mesh = _coloured_table(ax, shown, colour_norm(values, scale), scale.log)
     ax.set_xticks(np.arange(len(columns)) + 0.5, [name.replace("." if turned else " ", "\n") for name in columns])
     ax.set_yticks(np.arange(len(lines)) + 0.5, lines)
     if turned:

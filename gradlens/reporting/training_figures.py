@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from matplotlib import style
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
@@ -52,6 +53,18 @@ if TYPE_CHECKING:  # imports torch
 # ------------------------------------------------------------------------------------------------------------- figures
 
 
+def _curve(ax: Axes, label: str, mine: Sequence[CurvePoint], look: Style, starred: bool) -> tuple[str, tuple[float, float, str]]:
+    """One label's line, with a star at its best epoch if that is wanted; what names it, and where it ends in which colour."""
+    text = label
+    if starred:
+        best = max(mine, key=lambda p: (p.mean, -p.epoch))
+        text = f"{label}: {100 * best.mean:.1f} % ({best.epoch})"
+        ax.plot(best.epoch, best.mean, "*", color=look.colour, markersize=12, markeredgecolor="white", zorder=4)
+    mean_line(ax, [p.epoch for p in mine], mine, look, text)
+    last = next((p for p in reversed(mine) if math.isfinite(p.mean)), mine[-1])
+    return text, (last.epoch, last.mean, look.colour)
+
+
 @style.context(LOOK)
 def curve_figure(
     points: Sequence[CurvePoint], split: str, quantity: str, *, title: str = "", look: Mapping[str, Style] | None = None
@@ -90,16 +103,11 @@ def curve_figure(
     figure = Figure(figsize=(min(9.3, max(7.6, 6 + 0.085 * longest)), height), layout="constrained")
     ax = figure.subplots()
     ax.set_yscale("log" if log else "linear")
-    ends: dict[str, tuple[float, float, str]] = {}  # text -> where its line ends, and the colour
+    ends = {}
     for label in drawn:
         mine = sorted((p for p in rows if p.label == label), key=lambda p: p.epoch)
-        text = label
-        if starred:
-            best = max(mine, key=lambda p: (p.mean, -p.epoch))
-            text = f"{label}: {100 * best.mean:.1f} % ({best.epoch})"
-            ax.plot(best.epoch, best.mean, "*", color=look[label].colour, markersize=12, markeredgecolor="white", zorder=4)
-        mean_line(ax, [p.epoch for p in mine], mine, look[label], text)
-        ends[text] = next(((p.epoch, p.mean, look[label].colour) for p in reversed(mine) if math.isfinite(p.mean)), (0, 0, ""))
+        text, end = _curve(ax, label, mine, look[label], starred)
+        ends[text] = end
     y_axis(ax, rows, scale)
     if share:
         ax.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))

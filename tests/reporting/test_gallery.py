@@ -9,9 +9,11 @@ from made_runs import made, stored
 
 from gradlens.analysis.of_runs.options import ProbeOptions, RepresentationOptions
 from gradlens.analysis.of_runs.registry import ANALYSES
+from gradlens.reporting.aggregate import final_values
 from gradlens.reporting.gallery import draw_learned
+from gradlens.reporting.heat_map import heat_map
 from gradlens.reporting.registry import REPORTS
-from gradlens.reporting.training_figures import Figures, figure_set
+from gradlens.reporting.training_figures import Figures
 from gradlens.training.config import make_config
 from gradlens.training.context import RunContext
 from gradlens.training.run_directory import load_result, load_run
@@ -96,7 +98,8 @@ def test_runs_of_several_experiments_are_drawn_in_a_folder_each_and_unfinished_o
     drawn = []
 
     def one(runs):  # one figure instead of ten
-        drawn.append(figure_set(runs).drawn["cosine_heat_map"])
+        rows = final_values(runs, "cosine")
+        drawn.append((heat_map(rows, "cosine"), rows))
         return Figures({"cosine_heat_map": drawn[-1]}, {"train_loss": "no epoch"})
 
     monkeypatch.setattr("gradlens.reporting.gallery.figure_set", one)
