@@ -200,7 +200,7 @@ class _Probe:
         before, after = self.plain[k], self._asked(k, **asked)
         return {name for name, t in before.items() if name not in after or not torch.equal(t, after[name])}
 
-    def _with_pass(self, k: int, **fields: Tensor) -> dict[int, Pass]:
+    def _with_pass(self, k: int, **fields: Any) -> dict[int, Pass]:
         return {**self.passes, k: self.passes[k]._replace(**fields)}
 
     def _by_labels(self, k: int) -> set[str]:
