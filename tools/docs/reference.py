@@ -67,7 +67,7 @@ def _settings() -> Iterator[str]:
     """The settings of a run, as they stand in config.json and in a study."""
     yield from (
         "# Settings of a run", "",
-        "Fields of `gradlens.Config`, keys of a run's `config.json` and of a `--config` file; each has a flag of the same name with dashes.", "",
+        "Fields of `gradlens.Config`, keys of a run's `config.json` and of a `--config` file. Each has a flag of the same name.", "",
     )  # fmt: skip
     panels: dict[str, list[Any]] = {}
     for setting in settings_of(Config).values():
@@ -87,7 +87,7 @@ def _quantities() -> Iterator[str]:
     header, *rows = LISTS["quantities"]()
     yield from (
         "# Quantities", "",
-        "Each row of a run's tables holds one number of one layer at one step. `gradlens measure RUN_DIR --quantity NAME` adds one afterwards.", "",
+        "A row of a run's tables holds one number of one layer at one step; `gradlens measure RUN_DIR --quantity NAME` adds one later.", "",
         table(header, [(f"`{row[0]}`", *map(inline, row[1:])) for row in rows]),
     )  # fmt: skip
 

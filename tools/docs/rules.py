@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+from analyses.method_costs import CARDS, MethodCost
 from gradlens.analysis.rule_structure import RuleStructure, rule_structure
 from gradlens.gradients.locks import DEPENDENCIES
 from gradlens.gradients.method import Method
@@ -15,7 +16,6 @@ from gradlens.methods import METHODS
 from gradlens.reporting.schematic import THEMES, described, schematic
 from gradlens.reporting.style import save_figure
 from gradlens.runtime.csv_tables import read_csv
-from analyses.method_costs import CARDS, MethodCost
 from tools.docs.markdown import docstring, inline, table
 
 FAMILIES = {  # folder of gradlens/methods -> title, in the order of the site
