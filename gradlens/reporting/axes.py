@@ -173,11 +173,15 @@ def quantity_head(figure: Figure, scale: Scale, rows: Sequence[LayerPoint | Fina
     if more > 0:
         height = figure.get_figheight()
         if free:
-            places = figure.axes[0].get_gridspec()
-            ends = {name: getattr(places, name) * height / (height + more) for name in ("top", "bottom")}
-            places.update(top=ends["top"], bottom=ends["bottom"])
+            grid = figure.axes[0].get_gridspec()
+            assert grid is not None
+            places = grid.get_subplot_params(figure)
+            top, bottom = (end * height / (height + more) for end in (places.top, places.bottom))
+            grid.update(top=top, bottom=bottom)
             for ax in figure.axes:  # which `update` does for pyplot's figures only
-                ax.set_position(ax.get_subplotspec().get_position(figure))
+                place = ax.get_subplotspec()
+                assert place is not None
+                ax.set_position(place.get_position(figure))
         figure.set_figheight(height + more)
     y = 1 - 0.08 / figure.get_figheight() if free else None
     figure.suptitle("\n".join(lines), x=0.1 / figure.get_figwidth(), y=y, ha="left", fontsize=10)

@@ -73,8 +73,9 @@ def _short_name(name: str, config: Config, others: Iterable[str]) -> str:
         return ""  # their values are words of their own
     if name.endswith("_file"):
         return "file"
-    if name in known and known[name].synonyms and len(known[name].synonyms[0]) < len(name):
-        return known[name].synonyms[0]
+    first = next(iter(known[name].synonyms), name) if name in known else name
+    if len(first) < len(name):
+        return first
     word = re.split(r"[_-]", name)[0]
     return name if any(rival.startswith(word) for rival in {*known, *others} - {name}) else word
 
