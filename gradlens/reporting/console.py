@@ -75,12 +75,15 @@ def results_table(runs: Sequence[Run]) -> Table:
 
 
 def diagnosis_table(title: str, diagnosis: Diagnosis) -> Table:
-    """The findings of one run, the wrong ones first: what was seen and what was wanted, and the advice; the title gives the verdict."""
-    drawn = Table(title=f"{title}: {diagnosis_line(diagnosis)}", title_justify="left", show_lines=True)
-    for column in ("", "check", "seen", "wanted", "advice"):
-        drawn.add_column(column)
+    """The findings of one run, the wrong ones first: what was seen, why it matters, what was wanted, and the advice."""
+    drawn = Table(title=f"{title}: {diagnosis_line(diagnosis)}", title_justify="left", show_header=False)
+    drawn.add_column(no_wrap=True)
+    drawn.add_column()
     for severity, check in dict.fromkeys((f.severity, f.check) for f in diagnosis.findings):
         mine = [f for f in diagnosis.findings if (f.severity, f.check) == (severity, check)]
-        seen = "\n".join(f.evidence for f in mine)
-        drawn.add_row(severity.upper() if severity == WRONG else severity, check, seen, mine[0].threshold, mine[0].advice)
+        drawn.add_section()
+        drawn.add_row(severity.upper() if severity == WRONG else severity, check)
+        drawn.add_row("seen", "\n".join(f.evidence for f in mine))
+        for name, text in (("why", mine[0].why), ("wanted", mine[0].threshold), ("advice", mine[0].advice)):
+            drawn.add_row(name, text)
     return drawn

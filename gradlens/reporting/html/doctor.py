@@ -45,16 +45,17 @@ def section(held: ReportContext) -> ReportSection:
     rows = []
     for label, run, f in found:
         step = value(f, "step")
-        words = [TableCell(str(f.get(key, "–")), str(f.get(key, "–")), words=True) for key in ("evidence", "threshold", "advice")]
+        words = [TableCell(str(f.get(key, "–")), str(f.get(key, "–")), words=True) for key in ("evidence", "why", "threshold", "advice")]
+        place = f"{f.get('where', '–')}, {with_thousands(step)}"
         rows.append(
             [
-                held.named(label), TableCell(str(run.config.seed), run.config.seed), TableCell(str(f["severity"]), str(f["severity"])),
-                TableCell(str(f["check"]), str(f["check"])), TableCell(str(f.get("where", "–")), str(f.get("where", "–"))),
-                TableCell(with_thousands(step), compact(step)), *words,
+                held.named(label), TableCell(str(run.config.seed), run.config.seed),
+                TableCell(f"{f['severity']}: {f['check']}", f"{f['severity'] != 'wrong'} {f['check']}", words=True),
+                TableCell(place, compact(step), words=True), *words,
             ]
         )  # fmt: skip
     if rows:
-        columns = ["method", "seed", "severity", "check", "where", "step", "seen", "wanted", "advice"]
+        columns = ["method", "seed", "finding", "where, step", "seen", "why it matters", "wanted", "advice"]
         shown.tables.append(Table("Findings", columns, rows))
     unmade: dict[str, None] = {}
     for result in results.values():
