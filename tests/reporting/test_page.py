@@ -336,12 +336,12 @@ def test_stored_results_are_shown(tmp_path):
     regret = {"block": "top", "learner": "ogd", "rounds": 8, "loss": 16.0, "best_in_hindsight": 12.0, "regret": 4.0, "bound": 25.0}
     put(paths[1], "online", {"rows": [regret]})
     finding = {"check": "loss spike", "severity": "wrong", "where": "top", "step": 20, "evidence": "it jumped", "advice": "lower --lr"}
-    put(paths[3], "doctor", {"findings": [finding], "unmade": {"collapsed features": "no images"}})
+    put(paths[3], "doctor", {"findings": [finding, {**finding, "evidence": "it fell"}], "unmade": {"collapsed features": "no images"}})
     put(paths[0], "doctor", {"findings": []})
     found = Parsed(page([load_run(path) for path in paths]))
     assert "The doctor finds something wrong: loss spike in dgl." in found.words("verdict")
-    assert "2 runs examined: 1 wrong, nothing to watch. Nothing was found in bp." in found.words("doctor")
-    assert "dgl 1 wrong: loss spike top, 20 it jumped – – lower --lr" in found.words("doctor")
+    assert "2 runs examined: 2 wrong, nothing to watch. Nothing was found in bp." in found.words("doctor")
+    assert "dgl 1 wrong: loss spike it jumped; it fell – – lower --lr" in found.words("doctor")
     assert "collapsed features (no images)" in found.words("doctor")
     assert "bp block1 31.0 90.0 20.0 – bp top 52.0 90.0 20.0 –" in found.words("separability")
     assert "Raw pixels: 25.0 % held-out." in found.words("separability")

@@ -227,7 +227,7 @@ def test_one_seed_has_one_limit_below_which_a_difference_may_be_chance():
     assert limit > 0.022
     assert said(*runs[:5]).startswith(
         "dgl is as accurate as backprop (98.9 %). cdni is 2.2 points worse, kp 0.5, which may be chance. dni is 14 points worse."
-        f" One seed each: differences below {100 * limit:.1f} points may be chance (by the draw of 364 test images alone)."
+        f" One seed each: differences below {math.ceil(1000 * limit) / 10:.1f} points may be chance (by the draw of 364 test images alone)."
     )
     sure = said(*answering(10_000, *runs))
     assert "cdni 2.2" in sure.split(", which may be chance")[-1]

@@ -152,13 +152,15 @@ def comparable(found: Sequence[MethodSummary]) -> list[tuple[MethodSummary, Meth
 def single_seed_limit(compared: Sequence[tuple[MethodSummary, MethodSummary]]) -> float:
     """The difference below which accuracies of one seed are called chance: one number for all that are put beside a baseline.
 
-    It is the largest limit of those pairs that lie below their own, or where none does, the largest that all lie above. NaN if unknown.
+    It is the largest limit of those pairs that lie below their own, or where none does, the largest that all lie above; rounded up to a
+    tenth of a point, as it is written. NaN if unknown.
     """
     pairs = [(abs(s.against.points.mean), chance_limit(s, base)) for s, base in compared if s.against and s.against.points.n < 2]
     known = [(points, limit) for points, limit in pairs if math.isfinite(limit)]
     within = [limit for points, limit in known if points <= limit]
     smallest = min((points for points, _ in known), default=math.nan)
-    return max(within or (limit for _, limit in known if limit < smallest), default=math.nan)
+    limit = max(within or (limit for _, limit in known if limit < smallest), default=math.nan)
+    return math.ceil(1000 * limit) / 1000 if math.isfinite(limit) else math.nan
 
 
 def difference_is_chance(s: MethodSummary, limit: float) -> bool:

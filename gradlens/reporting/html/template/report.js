@@ -215,7 +215,7 @@
     [{
       type: "heatmap", x: spec.x.map(plain), y: spec.y.map(plain), z: spec.z, zmin: 0, zmax: 1, xgap: 1, ygap: 1, hoverongaps: false,
       colorbar: { title: { text: plain(spec.name), side: "right" }, thickness: 10, outlinewidth: 0, tickvals: [0, 0.5, 1], xpad: 6 },
-      colorscale: isDark() ? [[0, "#262e37"], [1, "#58a6f0"]] : [[0, "#eef2f6"], [1, "#0a5c9e"]],
+      colorscale: isDark() ? [[0, "#262e37"], [1, "#2f6fae"]] : [[0, "#eef2f6"], [1, "#6fa8dc"]], textfont: { color: ink("--ink") },
       text: spec.z.map((row) => row.map((v) => fixed(v))), texttemplate: "%{text}",
       hovertemplate: `%{y} · %{x}: %{text}<extra>${plain(spec.name)}</extra>`,
     }],
