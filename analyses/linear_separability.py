@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from analyses.all_methods import EPOCHS, SEEDS, SHARED, STAGES
-from analyses.study import arguments, data_name, judged, probe_accuracy, probed, publish, save_figures, say, trained
+from analyses.study import arguments, data_name, judged, probe_accuracy, probed, publish, say, trained
 from gradlens.analysis.of_runs.options import ProbeOptions
+from gradlens.reporting.analysis_report import save_figures
 from gradlens.reporting.probes import probe_figures, probe_points, probe_tables
 from gradlens.runtime.terminal import print_table
 from gradlens.training.config import Config, make_config

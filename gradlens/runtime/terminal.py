@@ -52,7 +52,13 @@ def say(text: str, *, aside: bool = False) -> None:
 def print_table(renderable: Any) -> None:
     """Print a table to stdout."""
     with _printing():
-        rich_console().print(renderable)
+        rich_console().print(renderable, crop=False)
+
+
+def write_out(text: str) -> None:
+    """Print what is a file's content to stdout, as it is."""
+    with _printing():
+        print(text, end="", flush=True)
 
 
 def rich_console(*, stderr: bool = False) -> Console:
