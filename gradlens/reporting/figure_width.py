@@ -15,6 +15,7 @@ SMALLEST = 8.0  # points: letters of a figure in a paper
 PANEL = 1.3  # inches that a panel needs
 SIDE = 0.6  # inches for the axis at the left of a grid of panels
 LETTER = 0.078  # inches of a letter at 10 points, about
+LOWEST, STEEPEST = 2.2, 0.8  # a single panel's height: inches, and of the width
 LINE = 0.2  # inches of a line of text
 
 
@@ -35,7 +36,10 @@ def set_width(figure: Figure, width: float) -> None:
         handles = legend.legend_handles
         legend.remove()
         figure.legend(handles, said, loc="outside lower center", ncols=columns, title=title)
-    figure.set_size_inches(width, figure.get_figheight() * grown + LINE * lines)
+    height = figure.get_figheight() * grown
+    if len(figure.axes) == 1:
+        height = min(height, max(LOWEST, STEEPEST * width))
+    figure.set_size_inches(width, height + LINE * lines)
 
 
 def _beside(ax: Axes, width: float) -> Any:
@@ -84,8 +88,9 @@ def _panels_below(figure: Figure, width: float) -> float:
     if len(grids) != 1 or len(figure.axes) != len(panels):  # a grid in a grid, a colour bar: the layout finds the room
         return 1.0
     (grid,) = grids
-    columns = max(1, min(grid.ncols, int((width - SIDE) / PANEL)))
-    rows = math.ceil(len(panels) / columns)
+    fitting = max(1, min(grid.ncols, int((width - SIDE) / PANEL)))
+    rows = math.ceil(len(panels) / fitting)
+    columns = math.ceil(len(panels) / rows)
     new = GridSpec(rows, columns, figure=figure)
     common = len(panels) > 1 and len(panels[0].get_shared_y_axes().get_siblings(panels[0])) > 1
     for i, ax in enumerate(panels):
