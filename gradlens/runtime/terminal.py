@@ -61,11 +61,11 @@ def write_out(text: str) -> None:
         print(text, end="", flush=True)
 
 
-def rich_console(*, stderr: bool = False) -> Console:
-    """A rich console that prints text as it is: brackets and colons in names are neither markup nor emoji."""
+def rich_console(**options: Any) -> Console:
+    """A rich console that prints text as it is: brackets and colons in names are neither markup nor emoji; ``options`` are rich's."""
     from rich.console import Console
 
-    return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+    return Console(**options, markup=False, highlight=False, emoji=False)
 
 
 def one_line(text: str) -> str:

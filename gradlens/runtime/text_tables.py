@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
 
+from gradlens.runtime.terminal import rich_console
+
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
 
@@ -21,12 +23,9 @@ PROSE = 24  # a column of sentences is not made narrower than this
 
 def as_text(table: Table, width: int) -> str:
     """What a console of so many columns shows, without colours."""
-    from rich.console import Console
-
-    console = Console(file=io.StringIO(), width=width, color_system=None, markup=False, highlight=False, emoji=False, legacy_windows=False)
-    console.print(table, crop=False)
-    assert isinstance(console.file, io.StringIO)
-    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
+    buffer = io.StringIO()
+    rich_console(file=buffer, width=width, color_system=None, legacy_windows=False).print(table, crop=False)
+    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
 
 
 def rendered(table: Table, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -45,23 +44,34 @@ def rendered(table: Table, console: Console, options: ConsoleOptions) -> RenderR
 
 def pieces(table: Table, width: int) -> list[tuple[Table, list[int]]]:
     """The table or its transpose, and the columns of each part that is printed below the others."""
-    turnable = len(table.columns) > 2 and not any(column.prose for column in table.columns)
+    names = naming(table)
+    turnable = len(table.columns) > 2 and names == 1 and not any(column.prose for column in table.columns)
     ways = [table.transposed()] if table.turned and turnable else [table, *([table.transposed()] if turnable else [])]
-    split = [(way, list(_split(way, width))) for way in ways]
+    split = [(way, list(_split(way, width, names))) for way in ways]
     way, parts = min(split, key=lambda found: len(found[1]))
     return [(way, part) for part in parts]
 
 
-def _split(table: Table, width: int) -> Iterator[list[int]]:
-    """Columns of parts that fit into a width; the first column stands in each of them."""
-    first, *others = (_narrowest(table, i) for i in range(len(table.columns)))
-    part, used = [0], first
-    for i, wide in enumerate(others, start=1):
-        if used + GAP + wide > width and len(part) > 1:
+def naming(table: Table) -> int:
+    """How many of the first columns tell the rows apart: one, or the two or three that together do."""
+    for count in (1, 2, 3):
+        if len({tuple(cell.value for cell in row[:count]) for row in table.rows}) == len(table.rows):
+            return count
+    return 1
+
+
+def _split(table: Table, width: int, names: int) -> Iterator[list[int]]:
+    """Columns of parts that fit into a width; those that tell the rows apart stand in each of them."""
+    widths = [_narrowest(table, i) for i in range(len(table.columns))]
+    every = list(range(min(names, len(widths))))
+    first = sum(widths[i] for i in every) + GAP * (len(every) - 1)
+    part, used = list(every), first
+    for i in range(len(every), len(widths)):
+        if used + GAP + widths[i] > width and len(part) > len(every):
             yield part
-            part, used = [0], first
+            part, used = list(every), first
         part.append(i)
-        used += GAP + wide
+        used += GAP + widths[i]
     yield part
 
 

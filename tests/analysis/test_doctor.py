@@ -418,7 +418,7 @@ def test_a_table_holds_each_check_once(copied):
     run = copied("fa")
     found = examine(rewrite(run, "gradients", lambda r: r._replace(value=0.0) if (r.kind, r.quantity) == ("weight", "norm") else r))
     assert len(seen(found, "silent layer")) == 4
-    assert diagnosis_table("run", found).row_count == len({(f.check, f.severity) for f in found.findings})
+    assert len(diagnosis_table("run", found).rows) == len({(f.check, f.severity) for f in found.findings})
     assert json.loads(json.dumps(diagnosis_json(found)))["wrong"] is True
 
 
