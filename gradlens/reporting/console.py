@@ -106,12 +106,12 @@ def diagnosis_table(title: str, diagnosis: Diagnosis) -> Table:
     drawn = Table(f"{title}: {diagnosis_line(diagnosis)}")
     drawn.add_column("check")
     drawn.add_column("verdict", align="left")
-    for column in ("seen", "wanted", "advice"):
-        drawn.add_column(column, prose=True)
+    drawn.add_column("seen, wanted, advice", prose=True)
     for severity, check in dict.fromkeys((f.severity, f.check) for f in diagnosis.findings):
         mine = [f for f in diagnosis.findings if (f.severity, f.check) == (severity, check)]
         seen = "\n".join(f.evidence for f in mine)
         if drawn.rows:
             drawn.add_section()
-        drawn.add_row(check, Cell(severity.upper() if severity == WRONG else severity, severity), seen, mine[0].threshold, mine[0].advice)
+        verdict = Cell(severity.upper() if severity == WRONG else severity, severity)
+        drawn.add_row(check, verdict, f"{seen}\nwanted: {mine[0].threshold}\n{mine[0].advice}")
     return drawn
