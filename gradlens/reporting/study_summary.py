@@ -170,9 +170,9 @@ def study_table(lines: Sequence[SummaryLine], baseline: str) -> Table:
         printed.add_column(column, unit_)
     for line in chosen:
         mean, low, high = (factor * v for v in (line.mean, line.low, line.high))
-        apart = [factor * v for v in (line.difference, line.difference_low, line.difference_high)]
+        away, least, most = (factor * v for v in (line.difference, line.difference_low, line.difference_high))
         p = Cell(f"{line.p_holm:.2g}" if math.isfinite(line.p_holm) else DASH, line.p_holm)
-        difference = Cell(with_ends(*apart, digits, sign=True), *apart)
+        difference = Cell(with_ends(away, least, most, digits, sign=True), away, least, most)
         printed.add_row(
             line.method, line.grid, line.quantity, Cell(with_ends(mean, low, high, digits), mean, low, high), line.seeds, difference, p
         )

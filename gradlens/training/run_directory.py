@@ -151,7 +151,7 @@ class Run:
             InputError: another name, or pandas is not installed.
 
         """
-        kinds = {**TABLES, "measured": Measurement}
+        kinds: dict[str, Any] = {**TABLES, "measured": Measurement}
         if table not in kinds:
             raise unknown("table", table, kinds)
         return frame_of(getattr(self, table), kinds[table]._fields)
