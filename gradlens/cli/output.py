@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import Annotated, NamedTuple
 
 import typer
 
 from gradlens.runtime.errors import InputError
+from gradlens.runtime.tables import FORMATS, Table, written
 from gradlens.runtime.terminal import print_table, say, write_out
 
-if TYPE_CHECKING:
-    from gradlens.runtime.tables import Table
-
-FORMATS = ("text", "md", "latex", "csv", "json")  # what runtime/tables.py writes, which is not imported for --help
 SYNONYMS = {"markdown": "md", "tex": "latex", "txt": "text"}
 FIGURE_FORMATS = ("png", "svg", "pdf")
 
@@ -47,7 +44,7 @@ def figure_formats(typed: Sequence[str] | None) -> tuple[str, ...]:
 
 TableFormat = Annotated[
     str,
-    typer.Option("--format", callback=one_of_formats, help=f"of the table: {', '.join(FORMATS)}; notices leave stdout to all but text"),
+    typer.Option("--format", callback=one_of_formats, help=f"of the table: {', '.join(FORMATS)} (stdout then has no notices)"),
 ]
 FigureFormat = Annotated[
     list[str] | None,
@@ -85,8 +82,6 @@ class Output:
             for table in tables:
                 print_table(table)
             return
-        from gradlens.runtime.tables import written
-
         write_out(written(list(tables), self.form))
 
     def notice(self, text: str) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from gradlens.cli.early_checks import check_quantities, numbers_of
 from gradlens.cli.options import OF_AN_UPDATE, default_help, run_given, runs_given, with_flags
-from gradlens.cli.output import FORMATS, Drawing, FigureFormat, Output, TableFormat, figure_formats, one_of_formats, words_of
+from gradlens.cli.output import Drawing, FigureFormat, Output, TableFormat, figure_formats, words_of
 from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
 from gradlens.runtime.terminal import say, shell_command, write_out
 from gradlens.runtime.text_files import encode
@@ -268,26 +268,6 @@ def show(run_dir: Annotated[Path, run_given()], form: TableFormat = "text") -> N
     if run.metrics:
         output.tables([console.comparison_table([run])])
     output.notice("files: " + ", ".join(sorted(p.name for p in run.path.iterdir() if not p.name.startswith("."))))
-
-
-@trained.command()
-def export(
-    run_dirs: Annotated[list[Path], runs_given("run directories, of one method or several")],
-    form: Annotated[str, typer.Option("--format", callback=one_of_formats, help=f"{', '.join(FORMATS)}")] = "md",
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="a file, replaced where it is there [stdout]")] = None,
-) -> None:
-    """Write the comparison of runs for a paper: cosine of each layer, accuracy best and final, lr, seeds, intervals."""
-    from gradlens.reporting.console import comparison_table
-    from gradlens.runtime.tables import written
-    from gradlens.training.run_directory import load_run
-    from gradlens.training.run_files import write
-
-    text = written([comparison_table([load_run(path) for path in run_dirs], whole=True)], form)
-    if out is None:
-        write_out(text)
-        return
-    write(out, encode(text))
-    say(f"wrote {shell_command(out)}")
 
 
 @trained.command()
