@@ -14,7 +14,7 @@ from gradlens.training.metrics import TRAIN
 from gradlens.training.run_directory import Run
 
 WIDE = 8  # layers beyond which layers become rows and methods columns
-DIVERGED = 100.0  # a mean loss per image beyond any that a network would begin with: training left the weights useless
+DIVERGED = 100.0  # a mean loss per image that is written as a power of ten, and said where training came to it
 
 
 def _accuracies(score: Score) -> tuple[Cell, Cell, Cell]:
@@ -93,9 +93,10 @@ def _loss_text(loss: float) -> str:
 
 
 def diverged(run: Run) -> str:
-    """A sentence where a run's training loss is beyond anything sensible at its end, or no number at all; else nothing."""
+    """A sentence where a run's training loss is far above the untrained network's at its end, or no number at all; else nothing."""
     losses = [m.loss for m in run.metrics if m.split == TRAIN and m.epoch > 0]
-    if not losses or (math.isfinite(losses[-1]) and losses[-1] < DIVERGED):
+    before = max((m.loss for m in run.metrics if m.epoch == 0 and math.isfinite(m.loss)), default=0.0)
+    if not losses or (math.isfinite(losses[-1]) and losses[-1] < max(DIVERGED, 10 * before)):
         return ""
     said = f"train loss {_loss_text(losses[-1])}" if math.isfinite(losses[-1]) else "a train loss that is no number"
     return f"{run.path.name} diverged: {said} at its end; try a lower --lr than {run.config.optimizer.lr:g}"

@@ -67,6 +67,9 @@ def test_a_run_that_diverged_is_said_to_have(loss, said):
     assert "lower --lr than 2" in note
     assert "579" not in table.text(80)
     assert results_table([made()]).notes == []
+    large = [m._replace(loss=500.0) for m in run.metrics]  # as it was before training: the loss of this rule is large
+    run.metrics = large
+    assert results_table([run]).notes == []
 
 
 def test_a_runs_summary_says_epochs_updates_images_minutes_and_accuracy():
