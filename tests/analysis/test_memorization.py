@@ -341,9 +341,9 @@ def test_the_row_of_a_group_is_the_mean_over_its_seeds(copied):
 
 def test_an_epoch_that_not_all_seeds_reach_says_so():
     row = reporting_memorization.Memorized("bp", 3, 20, *[0.5] * 3, 4.0, 2, math.nan, 0, *[0.5] * 7, 0)
-    assert reporting_memorization._when(row.epochs_to_50, row.reached_50, row) == "4.0 (2 of 3)"
-    assert reporting_memorization._when(row.epochs_to_90, row.reached_90, row) == "> 20"
-    assert reporting_memorization._when(7.25, 3, row) == "7.2"
+    assert reporting_memorization._when(row.epochs_to_50, row.reached_50, row).text == "4.0 (2 of 3)"
+    assert reporting_memorization._when(row.epochs_to_90, row.reached_90, row).text == "> 20"
+    assert reporting_memorization._when(7.25, 3, row).text == "7.2"
 
 
 def test_the_reader_is_told_what_differs(copied):
