@@ -25,38 +25,52 @@ class Drawn(NamedTuple):
     skipped: dict[str, str]  # name -> why there is no such figure
 
 
-def draw_experiment(runs: Sequence[Run], folder: Path, learned: bool) -> Drawn:
+def draw_experiment(
+    runs: Sequence[Run],
+    folder: Path,
+    learned: bool,
+    formats: Sequence[str] = ("png",),
+    width: float | None = None,
+    layers: Sequence[str] = (),
+) -> Drawn:
     """Draw the training of runs of one experiment, and what each of their labels stands for as a table.
 
     Args:
         runs: several methods, several seeds each, on the same data and network.
         folder: made if it is not there.
         learned: draw what analyses have stored in the runs too.
+        formats: of png, svg, pdf.
+        width: of each figure in inches; default: its own.
+        layers: patterns of layers' names; none: all.
 
     Raises:
         InputError: the same run twice, nothing to draw, or the folder cannot be written.
 
     """
-    figures = figure_set(runs)
-    save_figures(figures.drawn, folder)
+    figures = figure_set(runs, layers)
+    save_figures(figures.drawn, folder, formats=formats, width=width)
     write_csv(folder / KEY, label_settings(runs))
     names, skipped = list(figures.drawn), dict(figures.skipped)
     if learned:
-        drawn, missing = draw_learned(runs, folder)
+        drawn, missing = draw_learned(runs, folder, formats=formats, width=width)
         names += [path.stem for path in drawn]
         skipped |= missing
     return Drawn(names, skipped)
 
 
-def draw_learned(runs: Sequence[Run], folder: Path) -> tuple[list[Path], dict[str, str]]:
+def draw_learned(
+    runs: Sequence[Run], folder: Path, *, formats: Sequence[str] = ("png",), width: float | None = None
+) -> tuple[list[Path], dict[str, str]]:
     """Draw what the runs hold, each kind from those runs that hold it.
 
     Args:
         runs: several methods, several seeds each.
         folder: made if it is not there.
+        formats: of png, svg, pdf.
+        width: of each figure in inches; default: its own.
 
     Returns:
-        the png files, and kind -> why it was not drawn.
+        the files of the first format, and kind -> why it was not drawn.
 
     Raises:
         InputError: the folder cannot be written.
@@ -70,7 +84,7 @@ def draw_learned(runs: Sequence[Run], folder: Path) -> tuple[list[Path], dict[st
             continue
         holders, results = [run for run, _ in found], [result for _, result in found]
         try:
-            drawn += save_figures(figures(holders, results, runs_title(holders)), folder)
+            drawn += save_figures(figures(holders, results, runs_title(holders)), folder, formats=formats, width=width)
         except InputError as error:
             skipped[name] = str(error)
     return drawn, skipped

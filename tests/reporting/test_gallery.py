@@ -53,7 +53,7 @@ def test_every_kind_is_drawn_from_what_is_stored_and_nothing_in_the_runs_changes
     assert names >= {"representation_by_depth", "regret-bp-s0", "regret-dgl-s0"}
     assert skipped == {}
     for path in drawn:
-        assert all(path.with_suffix(ending).stat().st_size for ending in (".png", ".svg", ".csv"))
+        assert all(path.with_suffix(ending).stat().st_size for ending in (".png", ".csv"))
     assert {file: file.read_bytes() for path in measured for file in path.rglob("*") if file.is_file()} == before
 
 
@@ -97,7 +97,7 @@ def test_the_command_names_both(measured, program, monkeypatch, tmp_path):
 def test_runs_of_several_experiments_are_drawn_in_a_folder_each_and_unfinished_ones_listed(program, monkeypatch, tmp_path):
     drawn = []
 
-    def one(runs):  # one figure instead of ten
+    def one(runs, layers):  # one figure instead of ten
         rows = final_values(runs, "cosine")
         drawn.append((heat_map(rows, "cosine"), rows))
         return Figures({"cosine_heat_map": drawn[-1]}, {"train_loss": "no epoch"})
@@ -115,7 +115,7 @@ def test_runs_of_several_experiments_are_drawn_in_a_folder_each_and_unfinished_o
     assert "not finished, so not ranked: u (30 updates)" in out
     assert "digits · net: no figure train_loss: no epoch" in out
     assert [sorted({row.label for row in rows}) for _, rows in drawn] == [["bp", "dgl"], ["bp"], ["bp"]]
-    assert "figures (png, svg, csv) in f: digits-basic-cnn, digits-basic-cnn-width4, digits-net" in out
+    assert "figures (png, csv) in f: digits-basic-cnn, digits-basic-cnn-width4, digits-net" in out
     status, out, _ = program("figures", *paths[:2], "--out", "g")  # one experiment: no folder of its own
     assert status == 0
     assert (tmp_path / "g" / "cosine_heat_map.png").exists()

@@ -23,7 +23,8 @@ from gradlens.reporting.aggregate import runs_title, truths
 from gradlens.reporting.html import doctor, sections
 from gradlens.reporting.html.charts import cosine_colours, looks
 from gradlens.reporting.html.notices import notices, unfinished_notices
-from gradlens.reporting.html.parts import ReportContext, ReportSection
+from gradlens.reporting.html.parts import ReportContext, ReportSection, with_empty_as_one
+from gradlens.reporting.html.questions import answers
 from gradlens.reporting.html.standings import below_top, method_summaries
 from gradlens.reporting.html.verdict import headline, verdict_line
 from gradlens.reporting.registry import REPORTS
@@ -42,7 +43,7 @@ LAST = (sections.cost, sections.differing_settings, sections.configs)  # the sec
 def _sections(here: ReportContext) -> list[ReportSection]:
     """All sections, in the order in which they are read."""
     analyses = (report.section for report in REPORTS.values() if report.section)
-    return [make(here) for make in (*FIRST, *analyses, *LAST)]
+    return with_empty_as_one([make(here) for make in (*FIRST, *analyses, *LAST)])
 
 
 def make_report_context(runs: Sequence[Run]) -> ReportContext:
@@ -127,30 +128,29 @@ def page(runs: Sequence[Run]) -> str:
         "scale": {name: [colour for colour, _ in cosine_colours(name == "dark")] for name in ("light", "dark")},
         "ends": sections.epoch_ends(here),
     }
-    return (
-        _environment()
-        .get_template("report.html.j2")
-        .render(
-            version=__version__,
-            title=_title(here.runs, list(here.groups)),
-            policy=f"default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src {_hash(script)} {_hash(plotly)}",
-            style=Markup(style),
-            script=Markup(script),
-            plotly=Markup(plotly),
-            data=as_json(data),
-            looks=look,
-            colours={name: cosine_colours(name == "dark") for name in ("light", "dark")},
-            headline=headline(here.standings, said),
-            lines=[(here.place(s.label), s.label, verdict_line(s), sections.strip(s, layers)) for s in here.standings],
-            layers=layers,
-            notices=said,
-            summary=sections.summary(here),
-            slice=sections.last_step_rows(here),
-            sections=parts,
-            runs=sections.described_runs(here),
-            below=below_top(layers) if layers else [],
-            truths=truths(here.runs),
-        )
+    template = _environment().get_template("report.html.j2")
+    return template.render(
+        version=__version__,
+        title=_title(here.runs, list(here.groups)),
+        policy=f"default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src {_hash(script)} {_hash(plotly)}",
+        style=Markup(style),
+        script=Markup(script),
+        plotly=Markup(plotly),
+        data=as_json(data),
+        looks=look,
+        colours={name: cosine_colours(name == "dark") for name in ("light", "dark")},
+        headline=headline(here.standings, said),
+        lines=[(here.place(s.label), s.label, verdict_line(s), sections.strip(s, layers)) for s in here.standings],
+        answers=answers(here.standings, said),
+        layers=layers,
+        maps=sections.layers_to_draw(here.cosines),
+        notices=said,
+        summary=sections.summary(here),
+        slice=sections.last_step_rows(here),
+        sections=parts,
+        runs=sections.described_runs(here),
+        below=below_top(layers) if layers else [],
+        truths=truths(here.runs),
     )
 
 
@@ -173,16 +173,13 @@ def overview(parts: Sequence[Experiment], pages: Sequence[str]) -> str:
         lines = [(s.label, verdict_line(s), sections.strip(s, layers)) for s in here.standings]
         shown.append((part, name, headline(here.standings, said), lines, said, sections.summary(here), layers))
     style = (files("gradlens.reporting.html") / "template" / "report.css").read_text(encoding="utf-8")
-    return (
-        _environment()
-        .get_template("overview.html.j2")
-        .render(
-            version=__version__,
-            style=Markup(style),
-            colours={name: cosine_colours(name == "dark") for name in ("light", "dark")},
-            parts=shown,
-            count=sum(len(part.runs) for part in parts),
-        )
+    template = _environment().get_template("overview.html.j2")
+    return template.render(
+        version=__version__,
+        style=Markup(style),
+        colours={name: cosine_colours(name == "dark") for name in ("light", "dark")},
+        parts=shown,
+        count=sum(len(part.runs) for part in parts),
     )
 
 
