@@ -14,7 +14,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from gradlens.gradients.output_tensors import tensors_inside
 
-GIVEN_AGAIN = "it gave one tensor in several calls: what is read at the first of them counts in whatever else used it until then"
+GIVEN_AGAIN = "it gave a tensor without graph in several calls, so that what was read at the first of them counts in whatever else used it"
 _OF_A_MODULE = frozenset(vars(nn.Module()))
 
 
@@ -30,7 +30,7 @@ class KeptLeaves:
     """The leaves that layers gave so far, and those that were within their reach before.
 
     Args:
-        layers: what is read, but for modules that keep no tensor but parameters and buffers.
+        layers: those that are read and may keep other tensors than parameters and buffers.
 
     """
 
@@ -82,7 +82,8 @@ def _within_reach(module: nn.Module) -> Iterator[Tensor]:
     own = [value for name, value in vars(module).items() if name not in _OF_A_MODULE]
     of_class = [value for kind in getmro(type(module)) if kind.__module__.partition(".")[0] != "torch" for value in vars(kind).values()]
     places: list[Any] = [own, of_class]
-    for function in filter(isfunction, (*own, *of_class)):
+    for function in filter(isfunction, (*own, *of_class, *module._forward_hooks.values())):
+        places.append([function.__defaults__, function.__kwdefaults__])
         with suppress(ValueError):  # a variable that is not bound yet
             named = getclosurevars(function)
             places += [list(named.nonlocals.values()), list(named.globals.values())]

@@ -115,7 +115,7 @@ class LayerReader:
         """Begin to read."""
         before, with_keywords = map(register_module_forward_pre_hook, (self._before, self._before_with_keywords))
         self._with_keywords_id = with_keywords.id
-        self._leaves = KeptLeaves(m for m in self.layers.values() if not self._layers[id(m)].plain)
+        self._leaves = KeptLeaves(m for m in self.layers.values() if m._forward_hooks or not is_plain(m))
         self._hooks = [before, with_keywords, register_module_forward_hook(self._after, with_kwargs=True)]
         self._eager.enter_context(eager_calls(self._model))
 
@@ -187,7 +187,7 @@ class LayerReader:
             self._last[id(module)] = self._last.get(id(module)) or module.register_forward_hook(self._behind, with_kwargs=True)
         versions: dict[int, int] = {}
         try:
-            for x in there:
+            for x in there if torch.is_grad_enabled() else ():
                 if x.requires_grad:
                     versions[id(x)] = x._version
                     if x._is_view():
