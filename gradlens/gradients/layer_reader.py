@@ -100,7 +100,6 @@ class LayerReader:
         self._times = itertools.count()
         self._last: dict[int, RemovableHandle] = {}  # module with hooks of its own -> the one behind them, while it runs
         self._hooks: list[RemovableHandle] = []  # on all modules
-        self._with_keywords_id = -1  # of the hook ``_before_with_keywords``
         self._tensor_hooks: list[RemovableHandle] = []
         self._leaves = KeptLeaves(())
         self._views: list[_View] = []
@@ -113,10 +112,8 @@ class LayerReader:
 
     def start(self) -> None:
         """Begin to read."""
-        before, with_keywords = map(register_module_forward_pre_hook, (self._before, self._before_with_keywords))
-        self._with_keywords_id = with_keywords.id
         self._leaves = KeptLeaves(m for m in self.layers.values() if m._forward_hooks or not is_plain(m))
-        self._hooks = [before, with_keywords, register_module_forward_hook(self._after, with_kwargs=True)]
+        self._hooks = [register_module_forward_pre_hook(self._before), register_module_forward_hook(self._after, with_kwargs=True)]
         self._eager.enter_context(eager_calls(self._model))
 
     def stop(self) -> None:
@@ -159,25 +156,13 @@ class LayerReader:
     # ---------------------------------------------------------------------------------------------- forward passes
 
     def _before(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if _is_traced():
+        if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:  # it runs to be compiled or turned into TorchScript
             return
         layer = self._layers.get(id(module))
         if layer is None:
             return
-        if layer.plain and len(args) == 1 and isinstance(args[0], Tensor):
-            self._begin(layer, module, args, id(sys._getframe(1)))  # all that it can hand on
-        else:  # have the next hook called with keywords, as hooks of all modules are not but for this
-            module._forward_pre_hooks_with_kwargs[self._with_keywords_id] = True
-
-    def _before_with_keywords(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
-        if kwargs is not None:
-            module._forward_pre_hooks_with_kwargs.pop(self._with_keywords_id, None)
-            held = (v for v in vars(module).values() if isinstance(v, Tensor))
-            there = chain(held, tensors_inside((*args, *kwargs.values())))
-            self._begin(self._layers[id(module)], module, there, id(sys._getframe(1)))
-
-    def _begin(self, layer: _Layer, module: nn.Module, there: Iterable[Tensor], frame: int) -> None:
-        """``there``: the tensors that the call may hand on, given in whatever container or held by the module."""
+        caller = sys._getframe(1)
+        frame = id(caller)
         self._running.pop(frame, None)  # a call that ended in an error may have had this number
         if id(module) in self._last:
             self._drop_failed(module)
@@ -185,6 +170,10 @@ class LayerReader:
             return
         if behind := bool(module._forward_hooks):
             self._last[id(module)] = self._last.get(id(module)) or module.register_forward_hook(self._behind, with_kwargs=True)
+        there: Iterable[Tensor] = args  # tensors that the call may hand on
+        if not (layer.plain and len(args) == 1 and isinstance(args[0], Tensor)):
+            kwargs = caller.f_locals.get("kwargs", {})  # of which torch tells no hook of all modules
+            there = chain((v for v in vars(module).values() if isinstance(v, Tensor)), tensors_inside((*args, *kwargs.values())))
         versions: dict[int, int] = {}
         try:
             for x in there if torch.is_grad_enabled() else ():
@@ -198,7 +187,7 @@ class LayerReader:
         self._running[frame] = _Call(layer, module, next(self._times), start, versions, behind, layer.paths)
 
     def _after(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
-        if _is_traced():
+        if torch.compiler.is_dynamo_compiling():
             return None
         if id(module) in self._layers:
             frame = id(sys._getframe(1))
@@ -364,11 +353,6 @@ class LayerReader:
                 self.unread[view.label] = "its output is a view that was changed in place behind it, where the gradient could not be read"
         self._views.clear()
         self._bases.clear()
-
-
-def _is_traced() -> bool:
-    """Whether modules run only to be compiled or turned into TorchScript."""
-    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
 
 
 def _alias(t: Tensor) -> Tensor:
