@@ -83,6 +83,11 @@ class _Step:
     memory: int | None = None  # bytes
     seconds: list[float] = field(default_factory=list)  # a step, by round
 
+    def time(self, device: torch.device) -> None:
+        """Time it once more."""
+        with self.within():
+            self.seconds.append(seconds_per_step(self.run, device))
+
 
 @dataclass(frozen=True)
 class _Candidate:
@@ -326,8 +331,7 @@ def bench(
     for r in range(rounds):
         for i, (_, name, step) in enumerate(steps[:: -1 if r % 2 else 1]):  # what runs before a step can cost it 3 %
             progress((r + 1) * len(steps) + i, total, f"time, round {r + 1} of {rounds}: {name}")
-            with step.within():
-                step.seconds.append(seconds_per_step(step.run, device))
+            step.time(device)
     progress(total, total, "done")
     return Bench(
         model=first.model.name,
