@@ -282,10 +282,7 @@ def test_what_docstrings_refer_to_is_there():
     assert stale == set()
 
 
-TO_STDERR = {
-    f"gradlens.{name}"
-    for name in ("runtime.errors", "runtime.process_group", "runtime.progress", "gradients.lightning", "cli.progress", "cli.sweep")
-}
+TO_STDERR = {f"gradlens.{name}" for name in ("runtime.errors", "runtime.process_group", "gradients.lightning", "cli.progress", "cli.sweep")}
 
 
 def calls(tree):

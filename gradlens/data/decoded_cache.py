@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from gradlens.data.folder_listing import Listing, stamp
-from gradlens.runtime.progress import notice
+from gradlens.runtime.terminal import notice
 
 FORMAT = 1  # of the files, and of what is read: a higher one decodes everything anew
 UNUSED = 60 * 86_400.0  # seconds after which a file that nobody reads is removed, when another is written

@@ -9,6 +9,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,13 @@ def say(text: str, *, aside: bool = False) -> None:
         return
     with _printing():
         print(text, flush=True)
+
+
+@cache
+def notice(text: str) -> None:
+    """Say one line on stderr, once in a process; of several ranks the first says it."""
+    if os.environ.get("RANK", "0") == "0":
+        say(f"gradlens: {text}", aside=True)
 
 
 def print_table(renderable: Any) -> None:
