@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradlens.runtime.errors import InputError
+from gradlens.runtime.paths import reason
 from gradlens.runtime.text_files import SPELL_OUT
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def _printing() -> Iterator[None]:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             raise SystemExit(1) from None
-        raise InputError(f"cannot write to stdout: {(error.strerror or str(error)).lower()}") from error
+        raise InputError(f"cannot write to stdout: {reason(error)}") from error
 
 
 def say(text: str, *, aside: bool = False) -> None:
