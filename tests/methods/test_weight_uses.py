@@ -1,6 +1,7 @@
 """No layer is trained by backprop under a feedback rule's name: a weight used past its layer is refused, by its path, whatever the way."""
 
 import copy
+import gc
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from gradlens.gradients.method import Step
 from gradlens.gradients.true_gradient import true_gradients
+from gradlens.methods.feedback.weight_replacement import OUTER_HOOKS
 from gradlens.methods.feedback.weight_uses import Call, unreplaced
 from gradlens.runtime.errors import InputError
 from gradlens.training.build import ModelAndMethod
@@ -348,8 +350,13 @@ def test_a_frozen_weight_is_none_that_may_carry_the_gradient_either(way):
         step(rule("fa", c, warmed_up=False), c)
 
 
+def of_checkpointing(way):
+    """A parameter; where layers in checkpointed blocks are refused, it is left out."""
+    return pytest.param(way, marks=pytest.mark.skipif("checkpointed" in way and OUTER_HOOKS is None, reason="torch 2.8 and later"))
+
+
 @pytest.mark.parametrize("k", [0, 2])
-@pytest.mark.parametrize("way", DETACHED)
+@pytest.mark.parametrize("way", [of_checkpointing(way) for way in DETACHED])
 def test_values_of_a_weight_that_take_no_gradient_carry_it_no_more_than_the_weight(way, k):
     c = network(DETACHED[way], k)
     with pytest.raises(InputError, match=rf"^fa: the weight of block{k + 1}\.1\.(lin|conv) is also used otherwise than"):
@@ -492,7 +499,7 @@ def not_checkpointed(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("name", ["fa", "kp", "usf"])
-@pytest.mark.parametrize("way", BY_ITS_LAYER)
+@pytest.mark.parametrize("way", [of_checkpointing(way) for way in BY_ITS_LAYER])
 def test_layers_that_run_as_layers_get_the_rules_gradient_and_their_truth(way, name, monkeypatch):
     c = network(BY_ITS_LAYER[way])
     method = rule(name, c, warmed_up=False)
@@ -511,6 +518,7 @@ def test_a_torch_that_does_not_name_its_hooks_refuses_checkpointed_layers(monkey
     c = network(BY_ITS_LAYER["checkpointed"])
     with pytest.raises(InputError, match=r"block3\.1\.lin is checkpointed, which needs torch 2\.8"):
         step(rule("fa", c, warmed_up=False), c)
+    gc.collect()  # torch 2.6 keeps the hooks of a checkpoint that raised until its frames are gone
     c = network(BY_ITS_LAYER["gated"])
     step(rule("fa", c, warmed_up=False), c)
 
