@@ -75,14 +75,17 @@ def with_heading(tables: Iterable[Table], heading: str) -> list[Table]:
     return found
 
 
-def comparison_tables(runs: Sequence[Run]) -> list[Table]:
+def comparison_tables(runs: Sequence[Run], *, whole: bool = False) -> list[Table]:
     """:func:`comparison_table` of the finished runs of each experiment; what its runs share stands above it where there are several.
 
     Where no run is finished, all are shown as far as they came.
     """
     finished, others = split_finished(runs)
     parts = experiments(finished or others)
-    return [table for part in parts for table in with_heading([comparison_table(part.runs)], part.heading if len(parts) > 1 else "")]
+    tables = []
+    for part in parts:
+        tables += with_heading([comparison_table(part.runs, whole=whole)], part.heading if len(parts) > 1 else "")
+    return tables
 
 
 def _seeds_note(results: Sequence[Score]) -> list[str]:
