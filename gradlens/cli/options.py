@@ -82,7 +82,8 @@ def default_help(command: str) -> str:
 
 def runs_given(help_: str) -> Any:
     """The argument of commands that read several run directories."""
-    return typer.Argument(metavar="RUN_DIR...", callback=only_runs, help=help_)
+    # no annotation on the callback: typer asks whether `list[Path]` is a subclass of its own, which Python 3.10 answers with a TypeError
+    return typer.Argument(metavar="RUN_DIR...", callback=lambda paths: only_runs(paths), help=help_)
 
 
 def run_given() -> Any:
