@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gradlens.cli.early_checks import check_quantities, numbers_of
-from gradlens.cli.options import OF_AN_UPDATE, default_help, run_given, runs_given, with_flags
+from gradlens.cli.options import OF_AN_UPDATE, data_given, default_help, run_given, runs_given, with_flags
 from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
 from gradlens.runtime.terminal import print_table, say, shell_command
 from gradlens.runtime.text_files import encode
@@ -38,15 +39,18 @@ def train(
     from gradlens.training.config_builder import configs_of, method_of
     from gradlens.training.context import set_up_process
     from gradlens.training.run_files import is_run
-    from gradlens.training.runs.train_run import prepare, train_or_reuse, train_run
+    from gradlens.training.runs.check import with_smaller_batch
+    from gradlens.training.runs.train_run import placed, prepare, train_or_reuse, train_run
 
     quiet, context = given.pop("quiet", False), set_up_process(given)
     if is_launched():
         _train_together(method, given, context, quiet)
         return
-    (configs,) = configs_of([method or method_of(given)], given, context)
+    (configs,) = configs_of([method or method_of(given)], given, context, with_default_batch=partial(with_smaller_batch, context=context))
     if context.name and len(configs) > 1:
         raise InputError("--run-name names one run; with --seeds each run gets its own name")
+    if len(configs) == 1:
+        context = placed(configs[0], context)
     state = prepare(configs[0], context) if len(configs) == 1 else None
     with Display(quiet, len(configs)) as display:
 
@@ -57,7 +61,7 @@ def train(
         try:
             runs = [train_run(configs[0], context, watch_for(configs[0]), state)] if state else train_or_reuse(configs, context, watch_for)
         except KeyboardInterrupt as stop:
-            if state and is_run(context.out / (context.name or configs[0].run_name())):
+            if state and is_run(context.path_of(configs[0])):
                 raise Stopped("stopped at once", INTERRUPTED) from stop
             raise
     print_table(console.results_table(runs))
@@ -111,6 +115,7 @@ def compare_gradients(
     from gradlens.training.context import set_up_process
     from gradlens.training.run_directory import load_run
     from gradlens.training.run_files import must_be_writable
+    from gradlens.training.runs.check import with_smaller_batch
     from gradlens.training.runs.train_run import train_or_reuse
     from gradlens.training.typed_flags import parse_numbers
 
@@ -120,7 +125,8 @@ def compare_gradients(
     methods, paths = methods_and_runs(what or DEFAULT_COMPARISON)
     read = [load_run(path) for path in paths]
     grid = parse_numbers("--lr-grid", lr_grid) if lr_grid is not None else []
-    groups = configs_of(methods, given, context) if methods else []
+    smaller = partial(with_smaller_batch, context=context)
+    groups = configs_of(methods, given, context, with_default_batch=smaller) if methods else []
     trials = len(groups) * len(grid)
     must_be_writable(figures_to or context.out / "figures")
     with Display(quiet, trials + sum(len(group) for group in groups)) as display:
@@ -143,6 +149,7 @@ def compare_gradients(
 def measure(
     run_dir: Annotated[Path, run_given()],
     quantity: Annotated[list[str], typer.Option("--quantity", help="a quantity of `gradlens list quantities`; repeatable")],
+    data: Annotated[str | None, data_given()] = None,
     *,
     given: dict[str, Any],
 ) -> None:
@@ -155,7 +162,7 @@ def measure(
 
     quiet, context = given.pop("quiet", False), set_up_process(given)
     with Display(quiet) as display:
-        rows = measure_run(load_run(run_dir), tuple(dict.fromkeys(quantity)), context, display.count("measure"))
+        rows = measure_run(load_run(run_dir, data), tuple(dict.fromkeys(quantity)), context, display.count("measure"))
     steps = sorted({row.step for row in rows})
     say(f"{len(rows)} rows at {len(steps)} steps ({', '.join(map(str, steps))}) in {run_dir / 'measured.csv'}")
 
@@ -235,15 +242,17 @@ def list_(
 def show(run_dir: Annotated[Path, run_given()]) -> None:
     """Print what a run is, how far it came, and its gradients' final distance from the truth."""
     from gradlens.reporting import console
-    from gradlens.training.run_directory import load_run
+    from gradlens.training.run_directory import edited, load_run
 
     run = load_run(run_dir)
-    updates = run.metrics[-1].step if run.metrics else 0
-    say(f"{run.path}: " + ("finished" if run.finished else f"unfinished, {updates} updates at its last evaluation"))
+    saved = run.saved_state()
+    say(f"{run.path}: {'finished' if run.finished else 'unfinished'}, {saved.get('step', 0)} updates saved")
+    if said := edited(run.path, run.config, saved):
+        say(said)
     for name, value in run.config.as_dict().items():
         if value is not None and value is not False and value != {}:
             say(f"  {name:<17} {value}")
-    for name in ("device", "threads", "versions", "git", "command", "data_fingerprint", "label_hash"):
+    for name in ("device", "threads", "versions", "git", "command", "data_fingerprint", "source_fingerprint", "label_hash"):
         if run.info.get(name) is not None:
             say(f"  {name:<17} {run.info[name]}")
     if run.metrics:

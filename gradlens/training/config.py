@@ -335,6 +335,10 @@ class Config(Settings, frozen=True):
         """
         return self.from_dict({**self.as_dict(), **flat})
 
+    def with_data(self, name: str) -> Config:
+        """The same config with its data under another name, unchecked: where a run's data lie now."""
+        return self.model_copy(update={"data": self.data.model_copy(update={"name": name})})
+
     def in_one_process(self) -> Config:
         """The same config for a run that shares nothing."""
         return self.model_copy(update={"parallel": ParallelSettings()})
@@ -360,8 +364,13 @@ class Config(Settings, frozen=True):
         return f"{self.method}-{data}-{short_reference('model', self.model.name)}-s{self.seed}-{self.digest()}"
 
     def differences(self, other: Config) -> list[str]:
-        """The settings in which another config differs, each with both values."""
+        """The settings in which another config differs, each with both values.
+
+        Where both configs' data have paths, these do not count: whether the data are the same is known by their fingerprints.
+        """
         mine, theirs = self.as_dict(), other.as_dict()
+        if self.data.name not in DATASETS and other.data.name not in DATASETS:
+            del mine["data"]
         files = difference(mine.pop("own"), theirs.pop("own"))
         said = [f"{name} {theirs[name]!r} there, {mine[name]!r} here" for name in mine if mine[name] != theirs[name]]
         return [*said, files] if files else said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from gradlens.training.config import Config
 from gradlens.training.config_builder import configs_of
 from gradlens.training.config_fields import settings_of
 from gradlens.training.context import RunContext
+from gradlens.training.runs.check import with_smaller_batch
 from gradlens.training.sweep import study_file
 from gradlens.training.sweep.study_file import HERE, Study
 
@@ -46,7 +48,7 @@ def study_points(study: Study, context: RunContext) -> list[StudyPoint]:
     for values in itertools.product(*study.grid.values()):
         chosen = dict(zip(study.grid, values, strict=True))
         given = {name: Path(value) if name == "config" else value for name, value in {**what, **chosen}.items()}
-        for group in configs_of(study.methods, given, context):
+        for group in configs_of(study.methods, given, context, with_default_batch=partial(with_smaller_batch, context=context)):
             for seed in study.seeds:
                 point = StudyPoint(group[0].replace(seed=seed), chosen)
                 found.setdefault(point.name, point)
