@@ -38,7 +38,7 @@ def train(
     from gradlens.reporting import console
     from gradlens.training.config_builder import configs_of, method_of
     from gradlens.training.context import set_up_process
-    from gradlens.training.run_files import is_run
+    from gradlens.training.run_files import is_finished, is_run
     from gradlens.training.runs.check import with_smaller_batch
     from gradlens.training.runs.train_run import placed, prepare, train_or_reuse, train_run
 
@@ -51,10 +51,12 @@ def train(
         raise InputError("--run-name names one run; with --seeds each run gets its own name")
     if len(configs) == 1:
         context = placed(configs[0], context)
-    state = prepare(configs[0], context) if len(configs) == 1 else None
+    state, trained_now = prepare(configs[0], context) if len(configs) == 1 else None, set[int]()  # their seeds
     with Display(quiet, len(configs)) as display:
 
         def watch_for(config: Config) -> Any:
+            if state is None or context.overwrite or not is_finished(context.path_of(config)):
+                trained_now.add(config.seed)
             return display.watch(config.method if len(configs) == 1 else f"{config.method} seed {config.seed}", config.epochs)
 
         # of several seeds some may be finished, others not begun
@@ -66,6 +68,8 @@ def train(
             raise
     print_table(console.results_table(runs))
     say("\n".join(f"run: {run.path}" for run in runs))
+    if before := [str(run.path) for run in runs if run.config.seed not in trained_now]:
+        say(f"finished before, nothing was trained: {', '.join(before)} (--overwrite trains anew)")
     say(f"next: {shell_command('gradlens', 'figures', *(run.path for run in runs), '--out', 'figures')}")
 
 

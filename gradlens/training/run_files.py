@@ -14,6 +14,11 @@ def is_run(path: str | Path) -> bool:
     return (Path(path) / "config.json").is_file()
 
 
+def is_finished(path: str | Path) -> bool:
+    """Whether a path is the directory of a run that has reached its end: it holds a summary.json, too."""
+    return is_run(path) and (Path(path) / "summary.json").is_file()
+
+
 def must_be_run(path: str | Path) -> None:
     """Refuse what is no run directory.
 
