@@ -14,7 +14,7 @@ import torch
 
 from gradlens.data.array_file import read_array_file
 from gradlens.data.custom import data_set
-from gradlens.data.folder_listing import Listing, list_images, must_be_folder, stamp
+from gradlens.data.folder_listing import Listing, list_images, must_be_folder
 from gradlens.data.hierarchical_digits import LEVELS, draw
 from gradlens.data.image_folder import ImageFolder
 from gradlens.data.split import Data, Source, Split
@@ -225,7 +225,7 @@ def files_state(name: str) -> FilesState:
         return FilesState(fingerprint(file_and_name("data", name)[0]))
     if Path(name).is_dir():
         listing = list_images(Path(name))
-        return FilesState(stamp(listing), listing)
+        return FilesState(listing.stamp, listing)
     with suppress(OSError):  # a file that is not there: `read` says so
         state = os.stat(name)
         return FilesState(f"{state.st_size} {state.st_mtime_ns}")

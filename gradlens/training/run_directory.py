@@ -161,7 +161,7 @@ class Run:
         run = self if path is None else replace(self, data_at=str(path))
         config = run.located()
         data = load_data(config, context or RunContext())
-        self.require_data(data, place=config.data.name)
+        self.require_data(data, place=run.data_at)
         return data
 
     def require_data(self, data: Data, advice: str = "", place: str | None = None) -> None:
