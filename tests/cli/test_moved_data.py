@@ -65,7 +65,7 @@ READERS = {
     "inpaint": ("--images", "2"),
     "memorize": (),
 }
-CHEAP = ("measure", "filters", "probe")
+CHEAP = ("measure",)
 
 
 @pytest.mark.parametrize("command", [c if c in CHEAP else pytest.param(c, marks=pytest.mark.slow) for c in READERS])
@@ -156,12 +156,11 @@ def test_ctrl_c_while_images_are_read_advises_a_command_that_works(gradlens, mon
     assert status == 130
     program, *words = shlex.split(err.split("`")[1])
     assert (program, words[:4]) == ("gradlens", ["train", "bp", "--data", "my birds"])
-    status, out, err = gradlens(*words)
+    status, _, err = gradlens(*words)
     assert status == 0, err
-    follow = shlex.split(out.split("next: ")[1])
-    assert gradlens(*follow[1:])[0] == 0
 
 
+@pytest.mark.slow
 def test_what_is_advised_after_training_quotes_blanks(gradlens):
     status, out, _ = gradlens("train", "bp", "--limit", "40", "--out", "my runs", "--epochs", "1", *MLP)
     assert status == 0
@@ -200,9 +199,9 @@ def test_an_edited_config_is_said(gradlens):
     ("flags", "batch"),
     [
         (("bp", "--limit", "40"), 40),
-        (("bp", "--limit", "300"), 256),
-        (("bp", "--limit", "50", "--validation", "0.2"), 40),
-        (("bp", "--limit", "100", "--labels", "0.5"), None),  # half of each class: rounded by class
+        pytest.param(("bp", "--limit", "300"), 256, marks=pytest.mark.slow),
+        pytest.param(("bp", "--limit", "50", "--validation", "0.2"), 40, marks=pytest.mark.slow),
+        pytest.param(("bp", "--limit", "100", "--labels", "0.5"), None, marks=pytest.mark.slow),  # half of each class: rounded by class
         (("simclr", "--data", "my birds", "--labels", "0.5"), 24),  # a rule without labels learns from all
         (("dgl", "--data", "my birds"), 24),
     ],

@@ -65,7 +65,7 @@ def code_at(where: Path, **what) -> str:
 KINDS = {"folder": folder_at, "npz": arrays_at, "py": code_at}
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=["folder", "py", pytest.param("npz", marks=pytest.mark.slow)])
 def made(request):
     """Makes data of a kind at a place, and gives their name."""
     return KINDS[request.param]
