@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ import torch
 
 from gradlens.data.array_file import read_array_file
 from gradlens.data.custom import data_set
-from gradlens.data.folder_listing import Listing, list_images, must_be_folder
+from gradlens.data.folder_listing import FilesState, Listing, list_images, must_be_folder
 from gradlens.data.hierarchical_digits import LEVELS, draw
 from gradlens.data.image_folder import ImageFolder
 from gradlens.data.split import Data, Source, Split
@@ -174,14 +173,6 @@ DEFAULT = "digits"  # what is trained on where nothing is said: there without a 
 
 
 # ------------------------------------------------------------------------------------------------------ reading by name
-
-
-@dataclass(frozen=True)
-class FilesState:
-    """What is known of a data set's files without reading them."""
-
-    stamp: str  # another one where reading may give other images than before
-    listing: Listing | None = field(default=None, compare=False)  # of an image folder
 
 
 def source_of(

@@ -8,7 +8,7 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePath
 from typing import NamedTuple
@@ -52,6 +52,14 @@ class Listing:
             for file, label in zip(files, labels, strict=True):
                 digest.update(os.fsencode(file.path[above:]) + f"\0{file[1:]}{label}\0".encode())
         return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class FilesState:
+    """What is known of a data set's files without reading them."""
+
+    stamp: str  # another one where reading may give other images than before
+    listing: Listing | None = field(default=None, compare=False)  # of an image folder
 
 
 class _Half(NamedTuple):

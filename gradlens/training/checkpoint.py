@@ -31,12 +31,8 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     write(path, buffer.getbuffer())  # type: ignore[arg-type]
 
 
-def load_checkpoint(path: Path, mmap: bool = False) -> dict[str, Any]:
+def load_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint's contents, tensors on the CPU; loaded without running any code from the file.
-
-    Args:
-        path: the file.
-        mmap: leave tensors in the file until they are used.
 
     Raises:
         InputError: missing, truncated, or not a checkpoint of gradlens.
@@ -45,7 +41,7 @@ def load_checkpoint(path: Path, mmap: bool = False) -> dict[str, Any]:
     if not path.exists():
         raise InputError(f"{path.parent} has no {path.name}: the run saved none")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a different type for every way a file can be wrong
         raise InputError(f"{path} is not a checkpoint that can be read (truncated, or not written by gradlens)") from error
     if not isinstance(state, dict) or not {"model", "method", "step"} <= set(state):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
-from pydantic_core import to_json
+from pydantic_core import PydanticSerializationError, to_json
 
 from gradlens.data.datasets import DATASETS, DEFAULT
 from gradlens.data.transforms import NORMALIZATIONS
@@ -356,7 +357,11 @@ class Config(Settings, frozen=True):
         later = later_defaults(self.rule.Options, self.options)
         flat["own"] = named_by(self.own)
         flat["options"] = {name: value for name, value in self.options.items() if name not in later}
-        return hashlib.sha256(to_json(flat, inf_nan_mode="null")).hexdigest()[:6]
+        try:
+            content = to_json(flat, inf_nan_mode="null")
+        except PydanticSerializationError:  # of a path that is no UTF-8
+            content = json.dumps(flat).encode()
+        return hashlib.sha256(content).hexdigest()[:6]
 
     def run_name(self) -> str:
         """``<method>-<data>-<model>-s<seed>-<digest>``."""

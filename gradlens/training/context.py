@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from gradlens.data.datasets import DATASETS, FilesState, files_state, source_of
+from gradlens.data.datasets import DATASETS, files_state, source_of
+from gradlens.data.folder_listing import FilesState
 from gradlens.data.image_folder import ImageFolder
 from gradlens.data.split import Data, Source
 from gradlens.data.subsets import choose

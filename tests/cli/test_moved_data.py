@@ -108,14 +108,14 @@ def test_a_place_that_is_none_is_refused_at_once(gradlens, place, said):
 
 
 def test_a_run_copied_to_another_machine_goes_on_there(gradlens, monkeypatch):
-    """Stopped after its third update, copied, its folder under another name: shown, and trained to the end in the same directory."""
+    """Stopped within its first epoch, copied, its folder under another name: shown, and trained to the end in the same directory."""
     flags = ("--batch-size", "8", "--epochs", "2", *MLP)
     with monkeypatch.context() as patched:
-        patched.setattr(loop, "make_update", interrupted_at(3))
+        patched.setattr(loop, "make_update", interrupted_at(2))
         status, _, err = gradlens("train", "bp", "--data", birds(), *flags)
     assert status == 130
     assert shlex.split(err.split("`")[1]) == ["gradlens", "train", "bp", "--data", "my birds", *flags, "--resume"]
-    assert "unfinished, 3 updates saved" in gradlens("show", one_run())[1]
+    assert "unfinished, 0 of 2 epochs, 2 updates" in gradlens("show", one_run())[1]
     there = Path("machine 2").absolute()
     shutil.copytree("runs", there / "runs")
     Path("my birds").rename(there / "pictures")
@@ -126,7 +126,7 @@ def test_a_run_copied_to_another_machine_goes_on_there(gradlens, monkeypatch):
     status, out, err = gradlens("train", "bp", "--data", "pictures", *flags, "--resume")
     assert status == 0, err
     assert f"run: {one_run()}" in out
-    assert "finished, 6 updates saved" in gradlens("show", one_run())[1]
+    assert "finished, 2 of 2 epochs, 6 updates" in gradlens("show", one_run())[1]
 
 
 def interrupted_at(step):

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from ranks import together
 
-from gradlens.data.datasets import DATASETS, FilesState, files_state
+from gradlens.data.datasets import DATASETS, files_state
+from gradlens.data.folder_listing import FilesState
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.process_group import ProcessGroup
 from gradlens.training import context
