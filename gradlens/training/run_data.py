@@ -12,6 +12,7 @@ from typing import Any
 from gradlens.data.datasets import DATASETS
 from gradlens.data.split import Data, label_hash
 from gradlens.runtime.errors import InputError
+from gradlens.runtime.paths import is_there
 from gradlens.runtime.user_code import is_reference
 from gradlens.training.config import Config
 
@@ -77,7 +78,7 @@ def place_now(config: Config, info: Mapping[str, Any], run: Path) -> str:
     if not is_place(name):
         return name
     for place in (info.get("source", {}).get("path"), name):
-        if place and _split_place(place)[0].exists():
+        if place and is_there(_split_place(place)[0]):
             return str(place)
     raise InputError(f"{name}, the data of {run}, are not there: --data PATH says where they lie now")
 

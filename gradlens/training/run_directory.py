@@ -21,9 +21,9 @@ from gradlens.gradients.rows import Measurement
 from gradlens.runtime.csv_tables import read_table
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.frames import frame_of
-from gradlens.runtime.progress import notice
+from gradlens.runtime.paths import is_there
 from gradlens.runtime.tables import Table
-from gradlens.runtime.terminal import shell_word
+from gradlens.runtime.terminal import notice, shell_word
 from gradlens.runtime.text_files import encode, read_json
 from gradlens.training.checkpoint import load_checkpoint, weights_digest
 from gradlens.training.config import Config, make_config
@@ -170,7 +170,7 @@ class Run:
     def saved_state(self) -> dict[str, Any]:
         """:meth:`checkpoint` without a word; empty where nothing is saved."""
         file = self.path / "checkpoint.pt"
-        return load_checkpoint(file) if file.exists() else {}
+        return load_checkpoint(file) if is_there(file) else {}
 
     def located(self) -> Config:
         """The config with its data under the name by which they are found now.
@@ -344,7 +344,7 @@ def load_result(run_dir: str | Path, name: str) -> dict[str, Any] | None:
 
     """
     path = Path(run_dir) / f"{name}.json"
-    if not path.exists():
+    if not is_there(path):
         return None
     content = read_json(path, wanted="a result of gradlens")
     if not isinstance(content, dict):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gradlens.runtime.progress import notice
+from gradlens.runtime.terminal import notice
 from gradlens.training import loop
 
 MLP = ("--model", "mlp", "--width", "4", "--record-every", "0", "--quiet")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gradlens.data.split import Data
 from gradlens.runtime.errors import InputError
-from gradlens.runtime.progress import notice
+from gradlens.runtime.terminal import notice
 from gradlens.runtime.torchrun_environment import restarts
 from gradlens.training import tensorboard
 from gradlens.training.build import check_model_and_method, to_be_restored
