@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gradlens.cli.early_checks import check_quantities, numbers_of
-from gradlens.cli.options import OF_AN_UPDATE, default_help, run_given, runs_given, with_flags
+from gradlens.cli.options import OF_AN_UPDATE, data_given, default_help, run_given, runs_given, with_flags
 from gradlens.cli.output import Drawing, FigureFormat, Output, TableFormat, figure_formats, words_of
 from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
 from gradlens.runtime.terminal import say, shell_command, shell_word, write_out
@@ -39,32 +40,39 @@ def train(
     from gradlens.reporting import console
     from gradlens.training.config_builder import configs_of, method_of
     from gradlens.training.context import set_up_process
-    from gradlens.training.run_files import is_run
-    from gradlens.training.runs.train_run import prepare, train_or_reuse, train_run
+    from gradlens.training.run_files import is_finished, is_run
+    from gradlens.training.runs.check import with_smaller_batch
+    from gradlens.training.runs.train_run import placed, prepare, train_or_reuse, train_run
 
     quiet, context = given.pop("quiet", False), set_up_process(given)
     if is_launched():
         _train_together(method, given, context, quiet, Output(form))
         return
-    (configs,) = configs_of([method or method_of(given)], given, context)
+    (configs,) = configs_of([method or method_of(given)], given, context, with_default_batch=partial(with_smaller_batch, context=context))
     if context.name and len(configs) > 1:
         raise InputError("--run-name names one run; with --seeds each run gets its own name")
-    state = prepare(configs[0], context) if len(configs) == 1 else None
+    if len(configs) == 1:
+        context = placed(configs[0], context)
+    state, trained_now = prepare(configs[0], context) if len(configs) == 1 else None, set[int]()  # their seeds
     with Display(quiet, len(configs)) as display:
 
         def watch_for(config: Config) -> Any:
+            if state is None or context.overwrite or not is_finished(context.path_of(config)):
+                trained_now.add(config.seed)
             return display.watch(config.method if len(configs) == 1 else f"{config.method} seed {config.seed}", config.epochs)
 
         # of several seeds some may be finished, others not begun
         try:
             runs = [train_run(configs[0], context, watch_for(configs[0]), state)] if state else train_or_reuse(configs, context, watch_for)
         except KeyboardInterrupt as stop:
-            if state and is_run(context.out / (context.name or configs[0].run_name())):
+            if state and is_run(context.path_of(configs[0])):
                 raise Stopped("stopped at once", INTERRUPTED) from stop
             raise
     output = Output(form)
     output.tables([console.results_table(runs)])
     output.notice("\n".join(f"run: {run.path}" for run in runs))
+    if before := [str(run.path) for run in runs if run.config.seed not in trained_now]:
+        output.notice(f"finished before, nothing was trained: {', '.join(before)} (--overwrite trains anew)")
     output.notice(f"next: {shell_command('gradlens', 'figures', *(run.path for run in runs), '--out', 'figures')}")
 
 
@@ -116,6 +124,7 @@ def compare_gradients(
     from gradlens.training.context import set_up_process
     from gradlens.training.run_directory import load_run
     from gradlens.training.run_files import must_be_writable
+    from gradlens.training.runs.check import with_smaller_batch
     from gradlens.training.runs.train_run import train_or_reuse
     from gradlens.training.typed_flags import parse_numbers
 
@@ -125,7 +134,8 @@ def compare_gradients(
     methods, paths = methods_and_runs(what or DEFAULT_COMPARISON)
     read = [load_run(path) for path in paths]
     grid = parse_numbers("--lr-grid", lr_grid) if lr_grid is not None else []
-    groups = configs_of(methods, given, context) if methods else []
+    smaller = partial(with_smaller_batch, context=context)
+    groups = configs_of(methods, given, context, with_default_batch=smaller) if methods else []
     trials = len(groups) * len(grid)
     must_be_writable(figures_to or context.out / "figures")
     with Display(quiet, trials + sum(len(group) for group in groups)) as display:
@@ -148,6 +158,7 @@ def compare_gradients(
 def measure(
     run_dir: Annotated[Path, run_given()],
     quantity: Annotated[list[str], typer.Option("--quantity", help="a quantity of `gradlens list quantities`; repeatable")],
+    data: Annotated[str | None, data_given()] = None,
     form: TableFormat = "text",
     *,
     given: dict[str, Any],
@@ -162,7 +173,7 @@ def measure(
 
     quiet, context = given.pop("quiet", False), set_up_process(given)
     with Display(quiet) as display:
-        rows = measure_run(load_run(run_dir), tuple(dict.fromkeys(quantity)), context, display.count("measure"))
+        rows = measure_run(load_run(run_dir, data), tuple(dict.fromkeys(quantity)), context, display.count("measure"))
     steps = sorted({row.step for row in rows})
     output = Output(form)
     output.tables([measurement_table(rows, f"{run_dir}: {', '.join(quantity)}, before the last update measured")])
