@@ -11,7 +11,7 @@ from typing import Any
 
 from gradlens._version import PACKAGE
 from gradlens.cli.flags import REGISTRIES, digest
-from gradlens.cli.settings import DATASETS, DIGESTS, IN_CONFIG, METHODS, MODELS, QUANTITIES, SETTINGS
+from gradlens.cli.settings import DATASETS, DIGESTS, IN_CONFIG, METHODS, MODELS, OTHER_NAMES, QUANTITIES, SETTINGS
 from gradlens.data.folder_listing import must_be_folder
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.text_files import read_json
@@ -76,7 +76,7 @@ def _check_rule(name: str, own: Collection[str], or_runs: bool) -> None:
     if or_runs and (Path(name).exists() or Path(name).name != name):
         must_be_run(name)
     elif is_current("methods"):
-        raise unknown("method", name, METHODS)
+        raise unknown("method", name, METHODS, others=OTHER_NAMES)
 
 
 def check_choices(settings: Mapping[str, Any], own: Collection[str] = ()) -> None:

@@ -182,6 +182,7 @@ def figures(
 @with_flags("set", "quiet", rules="method")
 def check(
     method: Annotated[str, typer.Argument(metavar="METHOD", help="FILE.py:Class, a rule of your own, or a shipped one")],
+    verbose: Annotated[bool, typer.Option("--verbose", help="say of each check what it wants, and why it was not asked")] = False,
     *,
     given: dict[str, Any],
 ) -> None:
@@ -199,8 +200,9 @@ def check(
     rule = config.rule
     with Display(quiet) as display:
         findings = list(method_checks.run_method_checks(rule, rule.Options(**config.options), display.count("check")))
-    say(f"{rule.__name__} on {', '.join(trial.NETWORKS)}, float64:")
-    say("\n".join(method_checks.result_lines(findings)))
+    if verbose or not any(f.failed for f in findings):
+        say(f"{rule.__name__} on {', '.join(trial.NETWORKS)}, float64:")
+    say("\n".join((method_checks.result_lines if verbose else method_checks.summary_lines)(findings)))
     if any(f.failed for f in findings) or not any(f.applicable for f in findings):
         raise typer.Exit(1)
 
@@ -209,26 +211,42 @@ def check(
 @with_flags("threads", "quiet")
 def list_(
     what: Annotated[str, typer.Argument(metavar="methods|models|data|quantities", help="what to list")],
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="only these; of a method everything there is to say")] = None,
     long: Annotated[bool, typer.Option("--long", help="methods: measure each one's locking and cost card here and now")] = False,
+    full: Annotated[bool, typer.Option("--full", help="with --long: three rounds of measuring instead of one")] = False,
     *,
     given: dict[str, Any],
 ) -> None:
-    """Say what there is: methods with their options, models, data sets, quantities."""
-    from gradlens.cli.listing import listing
+    """Say what there is: methods (of a NAME its equation, options, paper and locks), models, data sets, quantities."""
+    from gradlens.cli.listing import LOCKED, MORE, check_long, details, listing, must_be_listed
 
-    if not long:
-        print_table(listing(what))
-        return
-    if what != "methods":
-        raise InputError(f"--long measures what methods cost; there is nothing longer to say of {what}")
+    if long or full:
+        check_long(what)
+        must_be_listed(what, names or ())
+        _cards(names, given, full)
+    elif names and what == "methods":
+        for table in details(names):
+            print_table(table)
+    else:
+        print_table(listing(what, names or ()))
+        if what == "methods":
+            say(f"{LOCKED}\n{MORE}")
+
+
+def _cards(names: Sequence[str] | None, given: dict[str, Any], full: bool) -> None:
+    """Measure and print what rules cost: those named, or all that need no teacher."""
     from gradlens.cli.progress import Display
     from gradlens.reporting.benchmarks import cards_table
     from gradlens.training.context import set_up_process
-    from gradlens.training.cost.method_cards import cards
+    from gradlens.training.cost.method_cards import CARDED, FULL_ROUNDS, ROUNDS, cards
 
-    quiet, context = given.pop("quiet", False), set_up_process(given)
+    for name in names or ():
+        if name not in CARDED:
+            raise InputError(f"--long: {name} cannot be measured by itself: it learns from a trained network (--teacher RUN_DIR)")
+    quiet, context, rounds = given.pop("quiet", False), set_up_process(given), FULL_ROUNDS if full else ROUNDS
     with Display(quiet) as display:
-        print_table(cards_table(cards(context.device, display.count("measuring"))))
+        found = cards(context.device, display.count("measuring"), names or CARDED, rounds)
+    print_table(cards_table(found, rounds))
 
 
 @trained.command()

@@ -27,7 +27,7 @@ def accept_all_text() -> None:
 
 
 @contextmanager
-def _printing() -> Iterator[None]:
+def printing() -> Iterator[None]:
     """Inside, stdout is written: whoever read it is gone (``| head``) ends the program quietly, a full disk in one sentence."""
     try:
         yield
@@ -45,13 +45,13 @@ def say(text: str, *, aside: bool = False) -> None:
         with suppress(OSError):
             print(text, file=sys.stderr, flush=True)
         return
-    with _printing():
+    with printing():
         print(text, flush=True)
 
 
 def print_table(renderable: Any) -> None:
     """Print a table to stdout."""
-    with _printing():
+    with printing():
         rich_console().print(renderable)
 
 
