@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from analyses.all_methods import EPOCHS, SEEDS, SHARED, STAGES
 from analyses.study import arguments, data_name, judged, probe_accuracy, probed, publish, save_figures, say, trained
-from gradlens.analysis.of_runs.options import ProbeOptions
+from gradlens.analysis.of_runs.options import FULL_PROBE
 from gradlens.reporting.probes import probe_figures, probe_points, probe_tables
 from gradlens.runtime.terminal import print_table
 from gradlens.training.config import Config, make_config
@@ -29,7 +30,7 @@ from gradlens.training.run_directory import Run
 
 RULES = ("bp", "dgl", "greedy", "chunked", "overlap", "dni", "cdni", "fa", "dfa", "shallow")
 BLOCKS = ("block1", "block2", "block3")
-OPTIONS = ProbeOptions(features=512, train_images=3_000, test_images=2_000, separability=0)
+OPTIONS = replace(FULL_PROBE, features=512, train_images=3_000, test_images=2_000, separability=0)
 
 Results = Mapping[str, Sequence[Mapping[str, Any]]]  # rule -> contents of probe.json, one a seed
 

@@ -72,7 +72,8 @@ def settings_text(config: type[Config] = Config) -> str:
 
 def lists_text() -> str:
     """``lists.py``, as it should be."""
-    head = f'"""The rows of `gradlens list`, the first of each its heading, and the rest of each rule. {SAYS}"""\n\nfrom __future__ import annotations\n\n'
+    said = "The rows of `gradlens list`, the first of each its heading, and the rest of each rule"
+    head = f'"""{said}. {SAYS}"""\n\nfrom __future__ import annotations\n\n'
     lines = [head, "ROWS: dict[str, tuple[tuple[str, ...], ...]] = {\n"]
     for what, rows in LISTS.items():
         lines += [f"    {what!r}: (\n", *(f"        {row!r},\n" for row in rows()), "    ),\n"]

@@ -47,11 +47,14 @@ def _parameter(name: str, type_: Any, info: Any, default: Any = inspect.Paramete
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[type_, info])
 
 
-def _flag(field: dataclasses.Field[Any], type_: Any) -> inspect.Parameter:
-    """The flag of a field that :func:`gradlens.analysis.of_runs.interface.option` made."""
+def _flag(field: dataclasses.Field[Any], type_: Any, full: Any) -> inspect.Parameter:
+    """The flag of a field that :func:`gradlens.analysis.of_runs.interface.option` made; ``full``: its value under --full, None as ever."""
     name = field.metadata["flag"] or field.name.replace("_", "-")
     forms = f"--{name}/--no-{name}" if field.default is True else f"--{name}"
     repeatable = field.default == ()
+    if full not in (None, field.default):
+        said = f"{field.metadata['help']} (default {field.default}, with --full {full})"
+        return _parameter(field.name, type_ | None, typer.Option(forms, help=said, min=field.metadata["least"], show_default=False), None)
     info = typer.Option(forms, help=field.metadata["help"], min=field.metadata["least"])
     return _parameter(field.name, list[str] | None if repeatable else type_, info, None if repeatable else field.default)
 
@@ -71,7 +74,7 @@ def _register(
 def add_command(analysis: Analysis) -> None:
     """Make the command of an analysis: run directories, the flags of its options, and where the figures go."""
 
-    def command(*, run_dirs: list[Path], out: Path, given: dict[str, Any], **typed: Any) -> None:
+    def command(*, run_dirs: list[Path], out: Path, given: dict[str, Any], full: bool = False, **typed: Any) -> None:
         from gradlens.cli.progress import Display
         from gradlens.training.context import set_up_process
         from gradlens.training.run_directory import load_run
@@ -80,14 +83,20 @@ def add_command(analysis: Analysis) -> None:
         quiet, context = given.pop("quiet", False), set_up_process(given)
         must_be_writable(out / f"{analysis.name}.png")
         runs = [load_run(path) for path in dict.fromkeys(run_dirs)]
-        options = analysis.Options(**{name: tuple(v or ()) if fields[name].default == () else v for name, v in typed.items()})
+        said = {name: tuple(v or ()) if fields[name].default == () else v for name, v in typed.items()}
+        said = {name: v for name, v in said.items() if v is not None}
+        options = dataclasses.replace(analysis.full if full else analysis.Options(), **said)
         with Display(quiet, len(runs)) as display:
             results = analysis.analyse(runs, context, options, display.count, _aside)
         _shown(analysis, runs, results, out)
 
     fields = {field.name: field for field in dataclasses.fields(analysis.Options) if field.metadata}
     types = get_type_hints(analysis.Options)
-    flags = [_flag(field, types[name]) for name, field in fields.items()]
+    flags = [_flag(field, types[name], getattr(analysis.full, name, None)) for name, field in fields.items()]
+    if analysis.full is not None:
+        flags.append(
+            _parameter("full", bool, typer.Option("--full", help="what is to be quoted, in place of a first look: minutes"), False)
+        )
     out = _parameter("out", Path, typer.Option("--out", help=analysis.drawn), Path("figures"))
     of = f" of {' or '.join(RULES_READ[analysis.command])}" if analysis.command in RULES_READ else ""
     own = [_parameter("run_dirs", list[Path], runs_given(analysis.argument + of)), *flags, out]

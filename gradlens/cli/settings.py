@@ -19,7 +19,7 @@ DIGESTS = {  # of the files that say so; where one has changed since, a name is 
     'data/datasets.py': 'd50e85359947',
     'gradients/alignment.py': '0ca30fa99db7',
     'gradients/diagnostics.py': 'c67dc730c059',
-    'training/config.py': '1887f0e5d51b',
+    'training/config.py': '6f8b1d813405',
     'models/spec.py': 'fb470cb27092',
     'gradients/losses.py': '97a196456c88',
     'data/transforms.py': '6a1132cfc9d2',

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gradlens.training.run_directory import Run
 
 trained = typer.Typer()
+ROUNDS = {False: 3, True: 7}  # of `bench`: in a first look, and with --full
 
 
 @trained.command()
@@ -191,9 +192,10 @@ def check(
     from gradlens.methods import METHODS
     from gradlens.training.checks import method_checks, trial
     from gradlens.training.config_builder import configs_of
-    from gradlens.training.context import RunContext
+    from gradlens.training.context import RunContext, set_up_process
     from gradlens.training.user_references import known_as
 
+    set_up_process({"threads": 1})  # on tensors as small as these several only wait for each other
     quiet, name = given.pop("quiet", False), known_as("method", method)
     taught = {"teacher": "a function"} if name in METHODS and METHODS[name].has_teacher else {}
     ((config,),) = configs_of([method], {**given, **taught}, RunContext())
@@ -211,7 +213,9 @@ def check(
 @with_flags("threads", "quiet")
 def list_(
     what: Annotated[str, typer.Argument(metavar="methods|models|data|quantities", help="what to list")],
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="only these; of a method everything there is to say")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="only these; of a method everything there is to say")
+    ] = None,
     long: Annotated[bool, typer.Option("--long", help="methods: measure each one's locking and cost card here and now")] = False,
     full: Annotated[bool, typer.Option("--full", help="with --long: three rounds of measuring instead of one")] = False,
     *,
@@ -273,7 +277,11 @@ def show(run_dir: Annotated[Path, run_given()]) -> None:
 @with_flags(*OF_AN_UPDATE, "Machine", "Ranks", rules="methods")
 def bench(
     methods: Annotated[list[str] | None, typer.Argument(metavar="[METHOD]...", help=default_help("bench"))] = None,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="interleaved rounds; medians are printed")] = 7,
+    rounds: Annotated[
+        int | None,
+        typer.Option("--rounds", min=1, help=f"interleaved; medians are printed (default {ROUNDS[False]}, with --full {ROUNDS[True]})"),
+    ] = None,
+    full: Annotated[bool, typer.Option("--full", help="what is to be quoted, in place of a first look")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the rows to this file too")] = None,
     *,
     given: dict[str, Any],
@@ -291,6 +299,7 @@ def bench(
     from gradlens.training.run_files import must_be_writable, write
 
     quiet, precision, context = given.pop("quiet", False), given.pop("precision", "fp32"), set_up_process(given)
+    rounds = rounds or ROUNDS[full]
     if json_file:
         must_be_writable(json_file)
     if is_launched():

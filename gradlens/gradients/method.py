@@ -172,8 +172,9 @@ class Method(RefusesOldNames, ABC):
     A rule says two things: :meth:`signal`, the error signal of each block, and ``depends_on``, what that depends on. Everything else has
     a default that is right for most rules:
 
-    - facts: ``summary``, ``other_names``, ``Options``, ``defaults``, ``classifies``, ``unlabelled``, ``has_teacher``, ``least_batch``, ``in_stages``, ``top_only``,
-      ``compiles``, ``pipelined``, ``saved_within_epochs``, ``has_local_losses``, ``plain_local_loss``, ``has_feedback``, ``inpaints``;
+    - facts: ``summary``, ``other_names``, ``Options``, ``defaults``, ``classifies``, ``unlabelled``, ``has_teacher``, ``least_batch``,
+      ``in_stages``, ``top_only``, ``compiles``, ``pipelined``, ``saved_within_epochs``, ``has_local_losses``, ``plain_local_loss``,
+      ``has_feedback``, ``inpaints``;
       refusals: :meth:`validate_epochs`
     - what blocks read: :meth:`make_inputs`, :meth:`prepare_input`, :meth:`input_shape`; how they run: :meth:`forward`,
       :meth:`run_block`, :meth:`backward_context`

@@ -82,8 +82,9 @@ def cards_table(found: Sequence[Card], rounds: int) -> Table:
         f"Locked: fwd = a block runs after the one below it; upd = it is updated after all above it have run; bwd = … and"
         f" have gone backward (inside a chunk or window where a rule has such). Labels = used by every block. Own = numbers of the rule's"
         f" own modules, trained + fixed, in thousands. A step on BasicCNN (3x32x32), batches of {IMAGES} generated images, default options,"
-        f" {rounds} interleaved round{'s' * (rounds > 1)} here and now: multiply-adds an image in millions, then as ratios to bp's: multiply-adds, images/s,"
-        " added memory (dgl-async's buffers and feedback matrices are held between steps and not in it). greedy: its last stage."
+        f" {rounds} interleaved round{'s' * (rounds > 1)} here and now: multiply-adds an image in millions, then as ratios to bp's:"
+        " multiply-adds, images/s, added memory (dgl-async's buffers and feedback matrices are held between steps and not in it)."
+        " greedy: its last stage."
     )
     printed = Table(caption=caption, caption_justify="left", box=None, pad_edge=False, header_style="bold")
     printed.add_column("method")

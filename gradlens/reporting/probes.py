@@ -25,6 +25,7 @@ from gradlens.training.run_directory import Run
 from gradlens.training.run_groups import group_runs
 
 OWN = "own"  # the network's own answer, beside its probes
+SHORT = 4  # lines of LINES that a first look prints, which fits on a screen
 COLUMNS = 4  # labels beside each other in a printed table
 LINES = (  # (network, labels, half, what it is called), in the order of the table
     (TRAINED, TRUE, "test", "{}"),
@@ -100,27 +101,28 @@ def last_probed(points: Sequence[ProbePoint]) -> list[ProbePoint]:
 # ------------------------------------------------------------------------------------------------------------ tables
 
 
-def probe_tables(points: Sequence[ProbePoint]) -> Iterator[Table]:
+def probe_tables(points: Sequence[ProbePoint], short: bool = False) -> Iterator[Table]:
     """:func:`probe_table` of some labels after the other: as many as a terminal of 80 columns shows."""
     labels = list(dict.fromkeys(p.label for p in points))
     for i in range(0, len(labels), COLUMNS):
-        yield probe_table([p for p in points if p.label in labels[i : i + COLUMNS]])
+        yield probe_table([p for p in points if p.label in labels[i : i + COLUMNS]], short)
 
 
-def probe_table(points: Sequence[ProbePoint]) -> Table:
-    """A row a block and control, a column a method: accuracy in %."""
+def probe_table(points: Sequence[ProbePoint], short: bool = False) -> Table:
+    """A row a block and control, a column a method: accuracy in %; ``short``: without permuted labels, and closely set."""
     shown = Table(title="linear probe: test accuracy in %", title_justify="left", box=SIMPLE_HEAD)
     shown.add_column("block", no_wrap=True)
     labels = list(dict.fromkeys(p.label for p in points))
     for label in labels:
         shown.add_column(label, justify="right")
     rows = last_probed(points)
-    for network, kind, half, called in LINES:
+    for network, kind, half, called in LINES[:SHORT] if short else LINES:
         mine = [p for p in rows if (p.network, p.labels, p.half) == (network, kind, half)]
         for block in dict.fromkeys(p.block for p in mine):
             cells = {p.label: number_text(p.mean, p.low, 1, 100) for p in mine if p.block == block}
             shown.add_row(called.format(block), *(cells.get(label, DASH) for label in labels))
-        shown.add_section()
+        if not short:
+            shown.add_section()
     return shown
 
 
@@ -323,11 +325,12 @@ def probe_figures(points: Sequence[ProbePoint], title: str = "") -> dict[str, tu
 
 
 def tables(runs: Sequence[Run], results: Results) -> Iterator[Table]:
-    """What `gradlens probe` prints: of one run the details, accuracies by block, and what is separable where that was asked."""
-    if len(runs) == 1:
+    """What `gradlens probe` prints: accuracies by block; where separability was asked also permuted labels, and of one run the details."""
+    asked = any(result["separability"] for result in results)
+    if asked and len(runs) == 1:
         yield probe_detail(results[0])
-    yield from probe_tables(probe_points(runs, results))
-    if any(result["separability"] for result in results):
+    yield from probe_tables(probe_points(runs, results), short=not asked)
+    if asked:
         yield separability_table(runs, results)
 
 

@@ -218,7 +218,11 @@ class Config(Settings, frozen=True):
     model: ModelSettings = ModelSettings()
     loss: str = setting("ce", "{choices}", choices=LOSSES, synonyms=("criterion", "objective"))
     epochs: int = setting(
-        12, "passes over the training images; 0 is the untrained control", panel=COURSE, ge=0, synonyms=("num-epochs", "max-epochs", "n-epochs", "epoch")
+        12,
+        "passes over the training images; 0 is the untrained control",
+        panel=COURSE,
+        ge=0,
+        synonyms=("num-epochs", "max-epochs", "n-epochs", "epoch"),
     )
     steps: int | None = setting(
         None, "stop after N updates", panel=COURSE, ge=0, synonyms=("max-steps", "num-steps", "iterations", "updates")

@@ -17,7 +17,7 @@ from tiny_runs import tiny
 
 from gradlens.analysis.information import STEPS
 from gradlens.analysis.of_runs.interface import Analysis, Session, option
-from gradlens.analysis.of_runs.options import ProbeOptions, RepresentationOptions
+from gradlens.analysis.of_runs.options import FULL_PROBE, FULL_REPRESENTATIONS, ProbeOptions, RepresentationOptions
 from gradlens.analysis.of_runs.registry import ANALYSES
 from gradlens.cli.analysis import add_command, learned
 from gradlens.models.feature_pooling import BUDGET
@@ -80,8 +80,8 @@ def test_the_least_value_of_a_flag(program, tmp_path):
 
 
 def test_defaults_that_are_said_twice_are_the_same():
-    assert ProbeOptions().features == BUDGET  # the modules that hold these import torch
-    assert RepresentationOptions().steps == STEPS
+    assert FULL_PROBE.features == BUDGET  # the modules that hold these import torch
+    assert FULL_REPRESENTATIONS.steps == STEPS
 
 
 def test_the_help_of_no_analysis_imports_torch():
