@@ -25,7 +25,7 @@ from gradlens.runtime.torchrun_environment import is_launched
 app = typer.Typer(
     name="gradlens",
     help="Train networks with backprop or a rule that replaces it; measure how far the gradient it used is from the true one.",
-    invoke_without_command=True,
+    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -55,15 +55,17 @@ BEGIN = """gradlens COMMAND [OPTIONS], for example
 `gradlens --help` lists all commands, `gradlens COMMAND --help` what one takes."""
 
 
+def _begin() -> int:
+    """What is answered where nothing is typed: a few commands; the exit status."""
+    say(BEGIN)
+    return 2
+
+
 @app.callback()
 def versions(
-    ctx: typer.Context,
     show: Annotated[bool, typer.Option("--version", is_eager=True, callback=_say_versions, help="Print the versions and leave.")] = False,
 ) -> None:
-    """What stands before a command; where none is typed, a few to begin with."""
-    if ctx.invoked_subcommand is None:
-        say(BEGIN)
-        raise typer.Exit(2)
+    """What stands before a command."""
 
 
 # -------------------------------------------------------------------------------------------------------------- main
@@ -108,7 +110,7 @@ def main() -> None:
         if is_launched() and sys.argv[1:2] not in ([], ["train"], ["bench"]) and "-h" not in sys.argv and "--help" not in sys.argv:
             raise InputError("only `gradlens train` and `gradlens bench` run on several ranks")
         with printing() if {"-h", "--help"} & {*sys.argv} else nullcontext():  # typer prints that by itself
-            status = app(standalone_mode=False) or 0
+            status = (app(standalone_mode=False) or 0) if sys.argv[1:] else _begin()
     except (KeyboardInterrupt, typer.Abort):
         status = 130
     except Exception as error:  # noqa: BLE001 - said to the user, or raised again

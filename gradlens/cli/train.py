@@ -63,7 +63,9 @@ def train(
             raise
     print_table(console.results_table(runs))
     say("\n".join(f"run: {run.path}" for run in runs))
-    say(f"next: {shell_command('gradlens', 'figures', *(run.path for run in runs), '--out', 'figures')}")
+    paths = [run.path for run in runs]
+    following = ["figures", *paths, "--out", "figures"] if configs[0].epochs else ["show", paths[0]]  # of no update there are no curves
+    say(f"next: {shell_command('gradlens', *following)}")
 
 
 def _train_together(method: str | None, given: dict[str, Any], context: RunContext, quiet: bool) -> None:

@@ -17,7 +17,7 @@ from tiny_runs import tiny
 
 from gradlens.analysis.information import STEPS
 from gradlens.analysis.of_runs.interface import Analysis, Session, option
-from gradlens.analysis.of_runs.options import FULL_PROBE, FULL_REPRESENTATIONS, ProbeOptions, RepresentationOptions
+from gradlens.analysis.of_runs.options import FULL_PROBE, FULL_REPRESENTATIONS, ProbeOptions
 from gradlens.analysis.of_runs.registry import ANALYSES
 from gradlens.cli.analysis import add_command, learned
 from gradlens.models.feature_pooling import BUDGET

@@ -889,9 +889,12 @@ def test_check_says_what_fails_and_exits_with_one(program):
     written(
         "half.py", RULE.replace("def signal", "n = 0\n    def start(self, e, s): self.n += 1\n    def signal").replace("/ 2", "/ self.n")
     )
-    status, out, err = program("check", "half.py:Half", "--quiet")
+    status, out, err = program("check", "half.py:Half", "--quiet", "--verbose")
     assert (status, err) == (1, "")
     assert "FAILS      resume: " in out
+    status, out, err = program("check", "half.py:Half", "--quiet")
+    assert (status, err) == (1, "")
+    assert out.startswith("FAILS resume, on ")
     assert "10 checks pass, 1 fails" in out
 
 

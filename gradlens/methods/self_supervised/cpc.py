@@ -169,7 +169,7 @@ def cut_up(image: Sequence[int], options: PatchOptions) -> tuple[tuple[int, int]
     _, height, width = image
     crop = options.crop
     if crop is not None and crop > (width if height == 1 else min(height, width)):
-        raise InputError(f"crop={crop} is larger than the images, which are {height}x{width}")
+        raise InputError(f"crop={crop} is larger than the images, which are {height}x{width} (HxW)")
     window = (height, width) if crop is None else (min(crop, height), crop)
     return window, grid_of(*window, options.patch, options.stride)
 
