@@ -162,7 +162,9 @@ def listing(what: str, names: Sequence[str] = ()) -> Table:
     if names:
         must_be_listed(what, names)
         rows = [row for row in rows if row[0] in names]
-    table = Table(box=None, padding=(0, 2, 0, 0))
+    table = Table(box=None, padding=(0, 2, 0, 0), caption_justify="left", caption_style="")
+    if what == "methods" and not names:
+        table.caption = f"{LOCKED}\n{MORE}"
     shown = [i for i, column in enumerate(header) if column != "family"]
     for i in shown:
         table.add_column(header[i], overflow="fold", no_wrap=i == 0)

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from gradlens.runtime.terminal import rich_console
 
 PLAIN_SECONDS = 15.0  # between lines where there is no terminal
-LONG = 30.0  # seconds: what takes longer says how long
+LONG, FIRST = 30.0, 4.0  # seconds: what takes longer says how long, once it has been under way for some
 MOMENT = 2.0  # seconds for which images are read without a word
 READING_SECONDS = 5.0  # between lines on the reading of images
 
@@ -81,7 +81,7 @@ class _Count:
             return
         seconds = now - self.began
         left = seconds / (done - self.first) * (total - done) if done > self.first else 0.0
-        if not self.estimated and seconds > MOMENT and left > LONG:
+        if not self.estimated and seconds > FIRST and left > LONG:
             self.estimated, self.printed = True, now
             self._print(f"about {seconds + left:,.0f} s in all")
         elif not self.display.live and now - self.printed > PLAIN_SECONDS:

@@ -224,7 +224,7 @@ def list_(
     given: dict[str, Any],
 ) -> None:
     """Say what there is: methods (of a NAME its equation, options, paper and locks), models, data sets, quantities."""
-    from gradlens.cli.listing import LOCKED, MORE, check_long, details, listing, must_be_listed
+    from gradlens.cli.listing import check_long, details, listing, must_be_listed
 
     if long or full:
         check_long(what)
@@ -235,8 +235,6 @@ def list_(
             print_table(table)
     else:
         print_table(listing(what, names or ()))
-        if what == "methods":
-            say(f"{LOCKED}\n{MORE}")
 
 
 def _cards(names: Sequence[str] | None, given: dict[str, Any], full: bool) -> None:

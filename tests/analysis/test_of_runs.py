@@ -61,7 +61,10 @@ def test_every_option_is_a_flag_with_its_default_and_help(analysis):
     fields = [field for field in dataclasses.fields(analysis.Options) if field.metadata]
     for field in fields:
         assert taken[field.name].help.startswith(field.metadata["help"])
-        assert taken[field.name].default == (None if field.default == () else field.default)
+        full = getattr(analysis.full, field.name, field.default)
+        if full != field.default:
+            assert taken[field.name].help.endswith(f"(default {field.default}, with --full {full})")
+        assert taken[field.name].default == (None if field.default == () or full != field.default else field.default)
     assert {"filters": 1, "inpainting": 1, "memorization": 0, "probe": 8, "representations": 5}[analysis.name] == len(fields)
 
 

@@ -183,7 +183,8 @@ def test_help_lists_and_what_is_wrong_need_no_torch(tmp_path):
 
 
 @pytest.mark.parametrize(("typed", "meant"), [("--learning-rate", "--lr"), ("--bs", "--batch-size"), ("--arch", "--model"),
-                                              ("--gpu", "--device"), ("--optim", "--optimizer"), ("--wd", "--weight-decay"), ("--learning_rate", "--lr"),
+                                              ("--gpu", "--device"), ("--optim", "--optimizer"), ("--wd", "--weight-decay"),
+                                              ("--learning_rate", "--lr"),
                                               ("--batch_size", "--batch-size"), ("--batchsize", "--batch-size"), ("--dataset", "--data"),
                                               ("--epoch", "--epochs"), ("--seed-list", "--seeds")])  # fmt: skip
 def test_what_others_call_a_flag_leads_to_it(program, typed, meant):

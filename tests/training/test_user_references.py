@@ -904,3 +904,11 @@ def test_check_takes_shipped_rules_and_their_options(program):
     assert status == 0
     assert "DGL on mlp, basic-cnn, resnet, float64:" in out
     assert "unknown method 'dlg'" in program("check", "dlg")[2]
+
+
+def test_the_network_of_the_page_trains_on_data_that_need_no_download(program):
+    (code,) = re.findall(r"<!-- example: .* trains this as small.py -->\n```python\n(.*?)```", PAGES[0].read_text(), re.S)
+    written("small.py", code)
+    status, out, err = program("train", "dgl", "--model", "small.py:build", "--epochs", "1", "--limit", "256", "--quiet")
+    assert (status, err) == (0, "")
+    assert "next: gradlens figures" in out
