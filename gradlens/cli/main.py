@@ -82,7 +82,7 @@ def _sentence(error: Any) -> str:
     if name and ctx and "No such option" in message:
         known = [o for p in ctx.command.params for o in [*p.opts, *p.secondary_opts] if o.startswith("--")]
         dashed = str(name).replace("_", "-")
-        called = [o for o in (dashed, SYNONYMS.get(dashed)) if o in known] or nearest(dashed, known, NEAR)
+        called = [o for o in (dashed, SYNONYMS.get(dashed, "")) if o in known] or nearest(dashed, known, NEAR)
         return f"no such option {name}{'; nearest: ' * bool(called)}{', '.join(called)} (`{ctx.command_path} --help` lists all)"
     return message[:1].lower() + message[1:]
 

@@ -64,7 +64,7 @@ def train(
     print_table(console.results_table(runs))
     say("\n".join(f"run: {run.path}" for run in runs))
     paths = [run.path for run in runs]
-    following = ["figures", *paths, "--out", "figures"] if configs[0].epochs else ["show", paths[0]]  # of no update there are no curves
+    following: list[str | Path] = ["figures", *paths, "--out", "figures"] if configs[0].epochs else ["show", paths[0]]  # of no update there are no curves
     say(f"next: {shell_command('gradlens', *following)}")
 
 

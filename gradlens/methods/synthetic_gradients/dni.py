@@ -77,7 +77,7 @@ class DNI(Method):
     """
 
     summary = "a small net predicts each block's gradient"
-    other_names = ("synthetic gradients", "decoupled neural interfaces", "decoupled neural interface")
+    other_names: ClassVar[tuple[str, ...]] = ("synthetic gradients", "decoupled neural interfaces", "decoupled neural interface")
     Options: ClassVar[type[BaseModel]] = DNIOptions
     depends_on = frozenset({"input", "delayed_message"})
     method_quantities: ClassVar[Mapping[str, str]] = {
@@ -193,5 +193,5 @@ class CDNI(DNI):
     """delta_k = S_k(h_k, y): dni whose synthesisers also read the label, a linear map of it added to the first layer's output."""
 
     summary = "dni whose predictions also read the label"
-    other_names = ("conditional dni", "conditional synthetic gradients")
+    other_names: ClassVar[tuple[str, ...]] = ("conditional dni", "conditional synthetic gradients")
     depends_on = frozenset({"input", "delayed_message", "labels"})

@@ -34,7 +34,7 @@ class DNIUnlocked(DNI):
     """
 
     summary = "dni that predicts blocks' inputs, too"
-    other_names = ("unlocked dni", "synthetic inputs")
+    other_names: ClassVar[tuple[str, ...]] = ("unlocked dni", "synthetic inputs")
     Options = DNIUnlockedOptions
     depends_on = frozenset({"image", "delayed_message"})
     method_quantities: ClassVar[Mapping[str, str]] = {
