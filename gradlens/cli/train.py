@@ -64,7 +64,8 @@ def train(
     print_table(console.results_table(runs))
     say("\n".join(f"run: {run.path}" for run in runs))
     paths = [run.path for run in runs]
-    following: list[str | Path] = ["figures", *paths, "--out", "figures"] if configs[0].epochs else ["show", paths[0]]  # of no update there are no curves
+    drawn = configs[0].epochs > 0  # of no update there are no curves
+    following: list[str | Path] = ["figures", *paths, "--out", "figures"] if drawn else ["show", paths[0]]
     say(f"next: {shell_command('gradlens', *following)}")
 
 
