@@ -235,3 +235,41 @@ def test_a_stored_result_counts_under_its_own_protocol_only(steps, runs, tmp_pat
     assert steps.stored(run, kept["protocol"], session, "others") == {"protocol": kept["protocol"]}
     session.options = ProbeOptions(overwrite=True)
     assert steps.stored(run, kept["protocol"], session) == {"protocol": kept["protocol"]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Amount:
+    """How much is looked at."""
+
+    images: int = option(3, "images")
+    overwrite: bool = False
+
+
+class FirstLook(Steps):
+    """Look at a few images, or at many."""
+
+    Options, full = Amount, Amount(images=30)
+
+    def protocol(self, run, session):
+        return {"images": session.options.images}
+
+    def measure(self, run, session, progress):
+        return self.store(run, self.stored(run, self.protocol(run, session), session))
+
+
+def test_a_first_look_shows_what_a_full_one_has_stored(runs):
+    look, said, run = FirstLook(), [], runs[0]
+
+    def images(options=None):
+        said.clear()
+        (result,) = look.analyse([run], RunContext(), options, say=said.append)
+        return result["protocol"]["images"]
+
+    assert images() == 3
+    assert images(look.full) == 30
+    assert images() == 30
+    assert said == ["steps: the numbers of --full are stored, and shown"]
+    assert images(Amount(images=7)) == 7  # what was typed is measured
+    assert images() == 3  # nothing of --full is left
+    images(look.full)
+    assert images(Amount(overwrite=True)) == 3
