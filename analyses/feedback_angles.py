@@ -28,10 +28,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 from numpy.typing import NDArray
 
-from analyses.study import arguments, environment, save_figure
+from analyses.study import arguments, environment
 from gradlens.reporting.aggregate import interval
-from gradlens.reporting.style import LOOK, styles
+from gradlens.reporting.style import LOOK, save_figure, styles
 from gradlens.runtime.rng import generator
+from gradlens.runtime.text_files import write_text
 
 Array = NDArray[np.floating[Any]]
 Rule = Literal["bp", "fa", "shallow"]
@@ -498,7 +499,7 @@ def main() -> None:
         **environment(),
     }  # fmt: skip
     results["versions"]["numpy"] = np.__version__
-    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    write_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
     print(f"wrote {folder}")
 
 

@@ -14,17 +14,18 @@ rule's third block above its first (accuracy rises with depth).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from analyses.all_methods import EPOCHS, SEEDS, SHARED, STAGES
-from analyses.study import arguments, data_name, judged, probe_accuracy, probed, publish, save_figures, say, trained
+from analyses.study import arguments, data_name, judged, probe_accuracy, probed, publish, say, trained
 from gradlens.analysis.of_runs.options import FULL_PROBE
-from gradlens.reporting.probes import probe_figures, probe_points, probe_tables
+from gradlens.reporting.analysis_report import save_figures
+from gradlens.reporting.probes import probe_figures, probe_points, probe_table
 from gradlens.runtime.terminal import print_table
+from gradlens.runtime.text_files import read_json
 from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run
 
@@ -37,7 +38,7 @@ Results = Mapping[str, Sequence[Mapping[str, Any]]]  # rule -> contents of probe
 
 def configs(data: str, figures: Path) -> list[Config]:
     """The configs of all_methods' runs, at the learning rates that its results name."""
-    runs = json.loads((figures / "all_methods" / "results.json").read_text())["runs"]
+    runs = read_json(figures / "all_methods" / "results.json")["runs"]
     lrs = {run["label"]: run["lr"] for run in runs}
     return [
         make_config(method=name, data=data, epochs=EPOCHS * STAGES.get(name, 1), lr=lrs[name], seed=seed, **SHARED)
@@ -69,8 +70,7 @@ def main() -> None:
     runs: list[Run] = trained(configs(args.data, args.figures), args)
     results = probed(runs, args, OPTIONS)
     points = probe_points(runs, results)
-    for part in probe_tables(points):
-        print_table(part)
+    print_table(probe_table(points))
     claims = judge({rule: [x for run, x in zip(runs, results, strict=True) if run.config.method == rule] for rule in RULES})
     say(claims)
     save_figures(probe_figures(points, f"{data_name(args)} · BasicCNN, width 32"), args.figures / "linear_separability")

@@ -8,7 +8,6 @@ import math
 import platform
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,11 @@ from gradlens.analysis.of_runs.options import ProbeOptions
 from gradlens.analysis.of_runs.probe import Probe
 from gradlens.cli.progress import Display
 from gradlens.data.datasets import DATASETS
-from gradlens.reporting import analysis_report, style
 from gradlens.reporting.aggregate import Interval, interval
+from gradlens.reporting.analysis_report import save_figures
 from gradlens.reporting.training_figures import figure_set
 from gradlens.runtime.errors import INTERRUPTED, Stopped
+from gradlens.runtime.text_files import write_text
 from gradlens.training.config import Config, make_config
 from gradlens.training.config_file import read_config_file
 from gradlens.training.context import RunContext, pick_device
@@ -186,11 +186,6 @@ def environment() -> dict[str, Any]:
     }
 
 
-# pages link the png and the csv is beside it; `gradlens figures` draws an svg too
-save_figure = partial(style.save_figure, vector=False)
-save_figures = partial(analysis_report.save_figures, vector=False)
-
-
 def publish(name: str, runs: Sequence[Run], args: argparse.Namespace, results: dict[str, Any], figures: bool = True) -> None:
     """Write the runs' figures and ``results.json`` (numbers, seeds, versions, time) to ``figures/<name>``.
 
@@ -216,7 +211,7 @@ def publish(name: str, runs: Sequence[Run], args: argparse.Namespace, results: d
         }
         for run, label in zip(runs, run_labels(runs), strict=True)
     ]
-    (folder / "results.json").write_text(json.dumps(plain({**results, "runs": listed, **environment()}), indent=2) + "\n")
+    write_text(folder / "results.json", json.dumps(plain({**results, "runs": listed, **environment()}), indent=2) + "\n")
     print(f"wrote {folder}")
 
 

@@ -13,8 +13,9 @@ import typer
 from gradlens.analysis.of_runs.interface import Analysis, AnalysisWithTraining, Result
 from gradlens.analysis.of_runs.registry import ANALYSES
 from gradlens.cli.options import default_help, runs_given, with_flags
+from gradlens.cli.output import FigureFormat, Output, TableFormat, figure_formats
 from gradlens.cli.settings import RULES_READ
-from gradlens.runtime.terminal import print_table, say, shell_command
+from gradlens.runtime.terminal import say, shell_command
 
 if TYPE_CHECKING:
     from gradlens.training.run_directory import Run
@@ -26,25 +27,34 @@ def _aside(text: str) -> None:
     say(text, aside=True)
 
 
-def _shown(analysis: Analysis, runs: Sequence[Run], results: Sequence[Result], folder: Path) -> None:
+def _shown(
+    analysis: Analysis, runs: Sequence[Run], results: Sequence[Result], folder: Path, form: str, figure_format: Sequence[str] | None
+) -> None:
     """Print the tables of an analysis, draw its figures into a folder, and say where everything is."""
     from gradlens.reporting.aggregate import runs_title
     from gradlens.reporting.analysis_report import save_figures
     from gradlens.reporting.registry import REPORTS
 
-    report = REPORTS[analysis.name]
-    for table in report.tables(runs, results):
-        print_table(table)
-    files = save_figures(report.figures(runs, results, runs_title(runs)), folder) if report.figures else []
+    report, output, formats = REPORTS[analysis.name], Output(form), figure_formats(figure_format)
+    output.tables(report.tables(runs, results))
+    files = save_figures(report.figures(runs, results, runs_title(runs)), folder, formats=formats) if report.figures else []
     for i, run in enumerate(runs):
         stored = [analysis.name, *([analysis.comparison] if analysis.comparison and not i else [])]
-        say(f"run: {run.path} ({', '.join(f'{name}.json' for name in stored)})")
+        output.notice(f"run: {run.path} ({', '.join(f'{name}.json' for name in stored)})")
     if files:
-        say(f"figures (png, svg, csv): {', '.join(map(str, files))}")
+        output.notice(f"figures ({', '.join(formats)}, csv): {', '.join(map(str, files))}")
 
 
 def _parameter(name: str, type_: Any, info: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[type_, info])
+
+
+def _printed() -> list[inspect.Parameter]:
+    """The flags of what a command prints and draws."""
+    return [
+        inspect.Parameter("form", inspect.Parameter.KEYWORD_ONLY, default="text", annotation=TableFormat),
+        inspect.Parameter("figure_format", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=FigureFormat),
+    ]
 
 
 def _flag(field: dataclasses.Field[Any], type_: Any, full: Any) -> inspect.Parameter:
@@ -74,7 +84,16 @@ def _register(
 def add_command(analysis: Analysis) -> None:
     """Make the command of an analysis: run directories, the flags of its options, and where the figures go."""
 
-    def command(*, run_dirs: list[Path], out: Path, given: dict[str, Any], full: bool = False, **typed: Any) -> None:
+    def command(
+        *,
+        run_dirs: list[Path],
+        out: Path,
+        form: str,
+        figure_format: list[str] | None,
+        given: dict[str, Any],
+        full: bool = False,
+        **typed: Any,
+    ) -> None:
         from gradlens.cli.progress import Display
         from gradlens.training.context import set_up_process
         from gradlens.training.run_directory import load_run
@@ -88,7 +107,7 @@ def add_command(analysis: Analysis) -> None:
         options = dataclasses.replace(analysis.full if full else analysis.Options(), **said)
         with Display(quiet, len(runs)) as display:
             results = analysis.analyse(runs, context, options, display.count, _aside)
-        _shown(analysis, runs, results, out)
+        _shown(analysis, runs, results, out, form, figure_format)
 
     fields = {field.name: field for field in dataclasses.fields(analysis.Options) if field.metadata}
     types = get_type_hints(analysis.Options)
@@ -99,14 +118,16 @@ def add_command(analysis: Analysis) -> None:
         )
     out = _parameter("out", Path, typer.Option("--out", help=analysis.drawn), Path("figures"))
     of = f" of {' or '.join(RULES_READ[analysis.command])}" if analysis.command in RULES_READ else ""
-    own = [_parameter("run_dirs", list[Path], runs_given(analysis.argument + of)), *flags, out]
+    own = [_parameter("run_dirs", list[Path], runs_given(analysis.argument + of)), *flags, out, *_printed()]
     _register(analysis, command, own, "device", "threads", "data-dir", "download", "no-cache", "quiet")
 
 
 def add_command_with_training(analysis: AnalysisWithTraining) -> None:
     """Make the command of an analysis of runs that are trained for it: rules or run directories, and all settings of a training."""
 
-    def command(*, what: list[str] | None, figures_to: Path | None, given: dict[str, Any]) -> None:
+    def command(
+        *, what: list[str] | None, figures_to: Path | None, form: str, figure_format: list[str] | None, given: dict[str, Any]
+    ) -> None:
         from gradlens.cli.progress import Display
         from gradlens.runtime.errors import InputError
         from gradlens.training.config_builder import configs_of, methods_and_runs
@@ -131,13 +152,13 @@ def add_command_with_training(analysis: AnalysisWithTraining) -> None:
         with Display(quiet, len(missing)) as display:
             runs = read + train_or_reuse(missing, context, lambda c: display.watch(f"{c.method} seed {c.seed}", c.epochs))
             results = analysis.analyse(runs, context, watch=display.count, say=_aside)
-        _shown(analysis, runs, results, folder)
+        _shown(analysis, runs, results, folder, form, figure_format)
 
     named = _parameter(
         "what", list[str] | None, typer.Argument(metavar="[METHOD_OR_RUN_DIR]...", help=default_help(analysis.command)), None
     )
     out = _parameter("figures_to", Path | None, typer.Option("--figures", help=f"{analysis.drawn} [OUT/figures]"), None)
-    _register(analysis, command, [named, out], rules="what", or_runs=True)
+    _register(analysis, command, [named, out, *_printed()], rules="what", or_runs=True)
 
 
 for _analysis in ANALYSES.values():
@@ -166,13 +187,14 @@ def report(
 def doctor(
     run_dirs: Annotated[list[Path], runs_given("run directories, finished or not")],
     as_json: Annotated[bool, typer.Option("--json", help="print the findings as JSON, for scripts")] = False,
+    form: TableFormat = "text",
     *,
     given: dict[str, Any],
 ) -> None:
     """Say what went wrong in runs: dead heads, lagging synthesisers, drift, collapse, spikes…; exit status 1 if anything did."""
     import json
 
-    from gradlens.analysis.doctor import RESULT, diagnosis_json, diagnosis_line, examine
+    from gradlens.analysis.doctor import RESULT, diagnosis_json, examine
     from gradlens.cli.progress import Display
     from gradlens.reporting import console
     from gradlens.training.context import set_up_process
@@ -182,16 +204,16 @@ def doctor(
     runs = [load_run(path) for path in dict.fromkeys(run_dirs)]
     with Display(quiet, len(runs)) as display:
         found = [examine(run, context, display.count(run.path.name)) for run in runs]
+    for run, diagnosis in zip(runs, found, strict=True):
+        save_result(run.path, RESULT, diagnosis_json(diagnosis))
     if as_json:
         say(json.dumps([plain({"run": str(run.path), **diagnosis_json(d)}) for run, d in zip(runs, found, strict=True)], indent=1))
-    for run, diagnosis in zip(runs, found, strict=True):
-        if diagnosis.findings and not as_json:
-            print_table(console.diagnosis_table(str(run.path), diagnosis))
-        elif not as_json:
-            say(f"{run.path}: {diagnosis_line(diagnosis)}")
-        save_result(run.path, RESULT, diagnosis_json(diagnosis))
-    if not as_json:
-        say("\n".join(f"run: {run.path} ({RESULT}.json)" for run in runs))
+    else:
+        output = Output(form)
+        tables = [console.diagnosis_table(str(run.path), diagnosis) for run, diagnosis in zip(runs, found, strict=True)]
+        output.tables(table for table in tables if table.rows or form != "text")
+        output.notice("\n".join(table.title for table in tables if not table.rows))
+        output.notice("\n".join(f"run: {run.path} ({RESULT}.json)" for run in runs))
     raise typer.Exit(int(any(diagnosis.wrong for diagnosis in found)))
 
 

@@ -9,9 +9,8 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin
 
-from rich.table import Table
-
 from gradlens.runtime.errors import InputError, unknown
+from gradlens.runtime.tables import Table
 
 LOCKED = (
     "locked: fwd = a block runs after the one below it; upd = it is updated after all above it have run; bwd = … and have gone backward"
@@ -151,8 +150,8 @@ def _rows(what: str) -> Sequence[tuple[str, ...]]:
     return ROWS[what] if is_current(what) else LISTS[what]()
 
 
-def listing(what: str, names: Sequence[str] = ()) -> Table:
-    """One of LISTS as a table, all of it or the rows of some names; methods by family.
+def listing(what: str, names: Sequence[str] = (), form: str = "text") -> Table:
+    """One of LISTS as a table, all of it or the rows of some names; methods by family, which programs read in a column of its own.
 
     Raises:
         InputError: an unknown list or name.
@@ -162,17 +161,16 @@ def listing(what: str, names: Sequence[str] = ()) -> Table:
     if names:
         must_be_listed(what, names)
         rows = [row for row in rows if row[0] in names]
-    table = Table(box=None, padding=(0, 2, 0, 0), caption_justify="left", caption_style="")
-    if what == "methods" and not names:
-        table.caption = f"{LOCKED}\n{MORE}"
-    shown = [i for i, column in enumerate(header) if column != "family"]
+    grouped = "family" in header and form == "text"
+    table = Table(notes=(LOCKED, MORE) if what == "methods" and not names else ())
+    shown = [i for i, column in enumerate(header) if not (grouped and column == "family")]
     for i in shown:
-        table.add_column(header[i], overflow="fold", no_wrap=i == 0)
+        table.add_column(header[i], align="left", prose=i == (3 if what == "methods" else 1))
     family = ""
     for row in rows:
-        if len(shown) < len(header) and row[1] != family:
+        if grouped and row[1] != family:
             family = row[1]
-            table.add_row(f"{family}:")
+            table.add_row(f"{family}:", *[""] * (len(shown) - 1))
         table.add_row(*(row[i] for i in shown))
     return table
 
@@ -207,9 +205,9 @@ def details(names: Sequence[str]) -> Iterator[Table]:
     lines = {row[0]: row for row in _rows("methods")[1:]}
     for name in names:
         _, family, locked, line = lines[name]
-        table = Table(box=None, padding=(0, 2, 0, 0), show_header=False, title=f"{name}: {line}", title_justify="left", title_style="")
-        table.add_column(no_wrap=True)
-        table.add_column(overflow="fold")
+        table = Table()
+        table.add_column(name)
+        table.add_column(line, prose=True)
         cost = ("cost", f"`gradlens list methods {name} --long` measures it beside bp's")
         for label, text in [("family", family), *known[name], ("locked", locked), cost] if locked else known[name]:
             table.add_row(label, text)

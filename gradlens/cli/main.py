@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 import traceback
@@ -14,12 +15,14 @@ import typer
 
 from gradlens._version import __version__
 from gradlens.cli.analysis import learned
+from gradlens.cli.export import exported
 from gradlens.cli.options import SYNONYMS
 from gradlens.cli.schematic import drawn
 from gradlens.cli.sweep import studied
 from gradlens.cli.timeline import seen
 from gradlens.cli.train import trained
 from gradlens.runtime.errors import InputError, nearest
+from gradlens.runtime.paths import OF_THE_SYSTEM, reason
 from gradlens.runtime.terminal import accept_all_text, one_line, printing, say, shell_command
 from gradlens.runtime.torchrun_environment import is_launched
 
@@ -34,6 +37,7 @@ app = typer.Typer(
 )
 app.add_typer(trained)
 app.add_typer(learned)
+app.add_typer(exported)
 app.add_typer(studied)
 app.add_typer(seen)
 app.add_typer(drawn)
@@ -167,6 +171,10 @@ def _report(error: Exception) -> int:
     if user_code is not None and (trace := user_code.trace_of(error)):  # in a rule or network of the user's
         say(f"{trace}gradlens: {one_line(user_code.raised(error))}", aside=True)
         return 2
+    if isinstance(error, OSError) and error.errno in OF_THE_SYSTEM:
+        where = f" {os.fsdecode(error.filename)}" if isinstance(error.filename, str | bytes) else ""
+        say(f"gradlens: cannot read or write{where}: {reason(error)}", aside=True)
+        return 1
     if is_launched():  # the others wait for this process: it must end
         traceback.print_exception(error)
         return 1

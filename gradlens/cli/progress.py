@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 from types import TracebackType
 from typing import Any
@@ -14,8 +13,6 @@ from gradlens.runtime.terminal import rich_console
 
 PLAIN_SECONDS = 15.0  # between lines where there is no terminal
 LONG, FIRST = 30.0, 4.0  # seconds: what takes longer says how long, once it has been under way for some
-MOMENT = 2.0  # seconds for which images are read without a word
-READING_SECONDS = 5.0  # between lines on the reading of images
 
 
 class Display:
@@ -93,27 +90,6 @@ class _Count:
             self.display.live.console.print(f"{self.label}: {text}")
         else:
             print(f"{self.label}: {text}", file=self.display.console.file, flush=True)
-
-
-class Reading:
-    """Lines on stderr while images are read, where that takes more than a moment: before and between live displays too."""
-
-    def __init__(self) -> None:
-        self.done = 0
-        self.began = self.due = 0.0
-
-    def __call__(self, done: int, total: int, what: str) -> None:
-        """Take how far a reading is; one that is less far than before is another one."""
-        now = time.monotonic()
-        if not 0 < self.done < done:
-            self.began, self.due = now, now + MOMENT
-        self.done = done
-        if now < self.due:
-            return
-        seconds = now - self.began
-        left = f"about {seconds * (total - done) / done:,.0f} s left" if done < total else f"{seconds:,.0f} s"
-        print(f"gradlens: reading {what}: {done:,} of {total:,} images, {left}", file=sys.stderr, flush=True)
-        self.due = now + READING_SECONDS
 
 
 def _answer(numbers: dict[str, Any]) -> str:

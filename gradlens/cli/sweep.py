@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gradlens.cli.early_checks import check_study
-from gradlens.runtime.terminal import print_table, rich_console, say
+from gradlens.cli.output import Output, TableFormat
+from gradlens.runtime.terminal import rich_console
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ def sweep(
     jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="runs at a time, in processes [cores / threads]")] = None,
     address: Annotated[str | None, typer.Option("--address", help="a Ray cluster: auto, HOST:PORT, or local (extra `ray`)")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress")] = False,
+    form: TableFormat = "text",
 ) -> None:
     """Train every point of a STUDY that is not finished, and compare: means, intervals, paired differences from its baseline."""
     import os
@@ -63,8 +65,9 @@ def sweep(
         write_csv(out / "rows.csv", merged_rows(finished))
         lines = summary_lines(study, finished)
         write_csv(out / "summary.csv", lines)
-        print_table(study_table(lines, study.baseline))
-        say(f"{len(finished)} of {len(points)} runs finished; {out / 'rows.csv'}, {out / 'summary.csv'}, {out / 'study.json'}")
+        output = Output(form)
+        output.tables([study_table(lines, study.baseline)])
+        output.notice(f"{len(finished)} of {len(points)} runs finished; {out / 'rows.csv'}, {out / 'summary.csv'}, {out / 'study.json'}")
     if failed := {name: s for name, s in states.items() if s.what == "failed"}:
         name, state = next(iter(failed.items()))
         raise Stopped(f"{len(failed)} of {len(points)} runs failed; {name}: {state.why}")

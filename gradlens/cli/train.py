@@ -10,8 +10,9 @@ import typer
 
 from gradlens.cli.early_checks import check_quantities, numbers_of
 from gradlens.cli.options import OF_AN_UPDATE, default_help, run_given, runs_given, with_flags
+from gradlens.cli.output import Drawing, FigureFormat, Output, TableFormat, figure_formats, words_of
 from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
-from gradlens.runtime.terminal import print_table, say, shell_command
+from gradlens.runtime.terminal import say, shell_command, write_out
 from gradlens.runtime.text_files import encode
 from gradlens.runtime.torchrun_environment import is_launched
 
@@ -30,6 +31,7 @@ def train(
     method: Annotated[
         str | None, typer.Argument(help="a rule of `gradlens list methods`, or FILE.py:Class; default: the --config file's")
     ] = None,
+    form: TableFormat = "text",
     *,
     given: dict[str, Any],
 ) -> None:
@@ -43,7 +45,7 @@ def train(
 
     quiet, context = given.pop("quiet", False), set_up_process(given)
     if is_launched():
-        _train_together(method, given, context, quiet)
+        _train_together(method, given, context, quiet, Output(form))
         return
     (configs,) = configs_of([method or method_of(given)], given, context)
     if context.name and len(configs) > 1:
@@ -61,15 +63,16 @@ def train(
             if state and is_run(context.out / (context.name or configs[0].run_name())):
                 raise Stopped("stopped at once", INTERRUPTED) from stop
             raise
-    print_table(console.results_table(runs))
-    say("\n".join(f"run: {run.path}" for run in runs))
+    output = Output(form)
+    output.tables([console.results_table(runs)])
+    output.notice("\n".join(f"run: {run.path}" for run in runs))
     paths = [run.path for run in runs]
     drawn = configs[0].epochs > 0  # of no update there are no curves
     following: list[str | Path] = ["figures", *paths, "--out", "figures"] if drawn else ["show", paths[0]]
-    say(f"next: {shell_command('gradlens', *following)}")
+    output.notice(f"next: {shell_command('gradlens', *following)}")
 
 
-def _train_together(method: str | None, given: dict[str, Any], context: RunContext, quiet: bool) -> None:
+def _train_together(method: str | None, given: dict[str, Any], context: RunContext, quiet: bool, output: Output) -> None:
     """This process's part in a run that torchrun has started on several ranks."""
     from dataclasses import replace
 
@@ -87,8 +90,8 @@ def _train_together(method: str | None, given: dict[str, Any], context: RunConte
     with Display(quiet or not ranks.is_main) as display:
         run = train_run(config, replace(context, ranks=ranks), display.watch(config.method, config.epochs))
     if ranks.is_main:
-        print_table(console.results_table([run]))
-        say(f"run: {run.path}")
+        output.tables([console.results_table([run])])
+        output.notice(f"run: {run.path}")
 
 
 @trained.command("compare-gradients")
@@ -104,6 +107,8 @@ def compare_gradients(
         ),
     ] = None,
     figures_to: Annotated[Path | None, typer.Option("--figures", help="folder of the figures [OUT/figures]")] = None,
+    form: TableFormat = "text",
+    figure_format: FigureFormat = None,
     *,
     given: dict[str, Any],
 ) -> None:
@@ -118,7 +123,7 @@ def compare_gradients(
     from gradlens.training.runs.train_run import train_or_reuse
     from gradlens.training.typed_flags import parse_numbers
 
-    quiet, context = given.pop("quiet", False), set_up_process(given)
+    quiet, context, output = given.pop("quiet", False), set_up_process(given), Output(form)
     if context.name:
         raise InputError("--run-name names one run; compare-gradients makes several: --out names their folder")
     methods, paths = methods_and_runs(what or DEFAULT_COMPARISON)
@@ -134,12 +139,12 @@ def compare_gradients(
             return display.watch(config.method + extra + (f" lr {config.optimizer.lr:g}" if grid else ""), config.epochs)
 
         if grid:
-            groups = [_with_best_lr(group, grid, context, watch_for) for group in groups]
+            groups = [_with_best_lr(group, grid, context, watch_for, output) for group in groups]
         known = [run.config for run in read]
         runs = read + train_or_reuse([config for group in groups for config in group if config not in known], context, watch_for)
-    print_table(console.comparison_table(runs))
-    say("\n".join(f"run: {run.path}" for run in runs))
-    _write_figures(runs, figures_to or context.out / "figures")
+    output.tables([console.comparison_table(runs)])
+    output.notice("\n".join(f"run: {run.path}" for run in runs))
+    _write_figures(runs, figures_to or context.out / "figures", output, Drawing(figure_formats(figure_format)))
 
 
 @trained.command()
@@ -147,12 +152,14 @@ def compare_gradients(
 def measure(
     run_dir: Annotated[Path, run_given()],
     quantity: Annotated[list[str], typer.Option("--quantity", help="a quantity of `gradlens list quantities`; repeatable")],
+    form: TableFormat = "text",
     *,
     given: dict[str, Any],
 ) -> None:
     """Add quantities to a run, from its snapshots (--keep-checkpoints), or from its checkpoint where it kept none."""
     check_quantities(run_dir, quantity)
     from gradlens.cli.progress import Display
+    from gradlens.gradients.measurements import measurement_table
     from gradlens.training.context import set_up_process
     from gradlens.training.run_directory import load_run
     from gradlens.training.runs.remeasure import measure_run
@@ -161,21 +168,32 @@ def measure(
     with Display(quiet) as display:
         rows = measure_run(load_run(run_dir), tuple(dict.fromkeys(quantity)), context, display.count("measure"))
     steps = sorted({row.step for row in rows})
-    say(f"{len(rows)} rows at {len(steps)} steps ({', '.join(map(str, steps))}) in {run_dir / 'measured.csv'}")
+    output = Output(form)
+    output.tables([measurement_table(rows, f"{run_dir}: {', '.join(quantity)}, before the last update measured")])
+    output.notice(f"{len(rows)} rows at {len(steps)} steps ({', '.join(map(str, steps))}) in {run_dir / 'measured.csv'}")
 
 
 @trained.command()
 def figures(
     run_dirs: Annotated[list[Path], runs_given("run directories, of one method or several")],
     out: Annotated[Path, typer.Option("--out", help="folder of the figures")] = Path("figures"),
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", "--figure-format", callback=figure_formats, help="png, svg, pdf; several with commas [png]"),
+    ] = None,
+    layers: Annotated[list[str] | None, typer.Option("--layers", help="only these, as 'block1.*,top.out' [all]")] = None,
+    methods: Annotated[list[str] | None, typer.Option("--methods", help="only runs of these, as bp,dgl [all]")] = None,
+    width: Annotated[float | None, typer.Option("--width", min=2, max=40, help="inches, of each figure; letters stay 8 pt or more")] = None,
 ) -> None:
-    """Draw curves, cosines, the method x layer heat map, and what probe, memorize, filters and the like have stored: png, svg, csv."""
+    """Draw curves, cosines, the method x layer heat map, and what probe, memorize, filters and the like have stored; a csv with each."""
     from gradlens.reporting.gallery import draw_learned
+    from gradlens.reporting.training_figures import of_methods
     from gradlens.training.run_directory import load_run
 
-    runs = [load_run(path) for path in run_dirs]
-    _write_figures(runs, out)
-    drawn, skipped = draw_learned(runs, out)
+    runs = of_methods([load_run(path) for path in run_dirs], words_of(methods))
+    drawing = Drawing(figure_formats(formats), width, words_of(layers))
+    _write_figures(runs, out, Output(), drawing)
+    drawn, skipped = draw_learned(runs, out, formats=drawing.formats, width=width)
     for name, why in skipped.items():
         say(f"no figure of {name}.json: {why}")
     if drawn:
@@ -221,24 +239,25 @@ def list_(
     ] = None,
     long: Annotated[bool, typer.Option("--long", help="methods: measure each one's locking and cost card here and now")] = False,
     full: Annotated[bool, typer.Option("--full", help="with --long: three rounds of measuring instead of one")] = False,
+    form: TableFormat = "text",
     *,
     given: dict[str, Any],
 ) -> None:
     """Say what there is: methods (of a NAME its equation, options, paper and locks), models, data sets, quantities."""
     from gradlens.cli.listing import check_long, details, listing, must_be_listed
 
+    output = Output(form)
     if long or full:
         check_long(what)
         must_be_listed(what, names or ())
-        _cards(names, given, full)
+        _cards(names, given, full, output)
     elif names and what == "methods":
-        for table in details(names):
-            print_table(table)
+        output.tables(list(details(names)))
     else:
-        print_table(listing(what, names or ()))
+        output.tables([listing(what, names or (), form)])
 
 
-def _cards(names: Sequence[str] | None, given: dict[str, Any], full: bool) -> None:
+def _cards(names: Sequence[str] | None, given: dict[str, Any], full: bool, output: Output) -> None:
     """Measure and print what rules cost: those named, or all that need no teacher."""
     from gradlens.cli.progress import Display
     from gradlens.reporting.benchmarks import cards_table
@@ -251,27 +270,26 @@ def _cards(names: Sequence[str] | None, given: dict[str, Any], full: bool) -> No
     quiet, context, rounds = given.pop("quiet", False), set_up_process(given), FULL_ROUNDS if full else ROUNDS
     with Display(quiet) as display:
         found = cards(context.device, display.count("measuring"), names or CARDED, rounds)
-    print_table(cards_table(found, rounds))
+    output.tables([cards_table(found, rounds)])
 
 
 @trained.command()
-def show(run_dir: Annotated[Path, run_given()]) -> None:
-    """Print what a run is, how far it came, and its gradients' final distance from the truth."""
-    from gradlens.reporting import console
-    from gradlens.training.run_directory import load_run
+def show(run_dir: Annotated[Path, run_given()], form: TableFormat = "text") -> None:
+    """Print how far a run came, its settings, and its gradients' final distance from the truth; with --format json all that is known."""
+    import json
 
-    run = load_run(run_dir)
-    updates = run.metrics[-1].step if run.metrics else 0
-    say(f"{run.path}: " + ("finished" if run.finished else f"unfinished, {updates} updates at its last evaluation"))
-    for name, value in run.config.as_dict().items():
-        if value is not None and value is not False and value != {}:
-            say(f"  {name:<17} {value}")
-    for name in ("device", "threads", "versions", "git", "command", "data_fingerprint", "label_hash"):
-        if run.info.get(name) is not None:
-            say(f"  {name:<17} {run.info[name]}")
+    from gradlens.reporting import console
+    from gradlens.reporting.run_summary import run_lines, run_summary
+    from gradlens.training.run_directory import load_run, plain
+
+    run, output = load_run(run_dir), Output(form)
+    if form == "json":
+        write_out(json.dumps(plain(run_summary(run)), indent=1, ensure_ascii=False) + "\n")
+        return
+    output.notice("\n".join(run_lines(run)))
     if run.metrics:
-        print_table(console.comparison_table([run]))
-    say("files: " + ", ".join(sorted(p.name for p in run.path.iterdir() if not p.name.startswith("."))))
+        output.tables([console.comparison_table([run])])
+    output.notice("files: " + ", ".join(sorted(p.name for p in run.path.iterdir() if not p.name.startswith("."))))
 
 
 @trained.command()
@@ -284,6 +302,7 @@ def bench(
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="what is to be quoted, in place of a first look")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the rows to this file too")] = None,
+    form: TableFormat = "text",
     *,
     given: dict[str, Any],
 ) -> None:
@@ -304,7 +323,7 @@ def bench(
     if json_file:
         must_be_writable(json_file)
     if is_launched():
-        _bench_together(methods or DEFAULT_COMPARISON, {**given, "precision": precision}, context, rounds, json_file, quiet)
+        _bench_together(methods or DEFAULT_COMPARISON, {**given, "precision": precision}, context, rounds, json_file, quiet, Output(form))
         return
     configs = [config for (config,) in configs_of(methods or DEFAULT_COMPARISON, {**given, "precision": "fp32"}, context)]
     low = [config for (config,) in configs_of(methods or DEFAULT_COMPARISON, {**given, "precision": precision}, context)]
@@ -312,14 +331,15 @@ def bench(
     shape, classes = shape_and_classes(configs[0], context)
     with Display(quiet) as display:
         result = measure_cost(configs, shape, classes, context.device, rounds, progress=display.count("bench"))
-    print_table(bench_table(result))
+    output = Output(form)
+    output.tables([bench_table(result)])
     if json_file:
         write(json_file, encode(result.to_json()))
-        say(f"wrote {json_file}")
+        output.notice(f"wrote {json_file}")
 
 
 def _bench_together(
-    methods: Sequence[str], given: dict[str, Any], context: RunContext, rounds: int, json_file: Path | None, quiet: bool
+    methods: Sequence[str], given: dict[str, Any], context: RunContext, rounds: int, json_file: Path | None, quiet: bool, output: Output
 ) -> None:
     from gradlens.cli.progress import Display
     from gradlens.reporting.benchmarks import ranks_table
@@ -341,7 +361,7 @@ def _bench_together(
     about = (
         f"{first.model.name}, batches of {first.batch_size} generated images, {ranks.num_ranks} ranks with {rows[0].threads} threads each."
     )
-    print_table(ranks_table(rows, about))
+    output.tables([ranks_table(rows, about)])
     if json_file:
         settings = {
             "model": first.model.name,
@@ -351,27 +371,29 @@ def _bench_together(
             "rounds": rounds,
         }
         write(json_file, encode(to_json(rows, settings)))
-        say(f"wrote {json_file}")
+        output.notice(f"wrote {json_file}")
 
 
-def _with_best_lr(group: list[Config], grid: list[float], context: RunContext, watch_for: Callable[[Config], Any]) -> list[Config]:
+def _with_best_lr(
+    group: list[Config], grid: list[float], context: RunContext, watch_for: Callable[[Config], Any], output: Output
+) -> list[Config]:
     from gradlens.training.runs.lr_search import choose_lr
 
     lr = choose_lr(group[0], grid, 0.2, context, watch_for)
-    say(f"{group[0].method}: lr {lr:g} of {', '.join(f'{v:g}' for v in grid)} is best on a fifth of the training images")
+    output.notice(f"{group[0].method}: lr {lr:g} of {', '.join(f'{v:g}' for v in grid)} is best on a fifth of the training images")
     return [config.replace(lr=lr) for config in group]
 
 
-def _write_figures(runs: Sequence[Run], out: Path) -> None:
+def _write_figures(runs: Sequence[Run], out: Path, output: Output, drawing: Drawing) -> None:
     """Draw what the runs hold into a folder, and say which files to open."""
     from gradlens.reporting.style import save_figure
     from gradlens.reporting.training_figures import figure_set
 
-    figures = figure_set(runs)
+    figures = figure_set(runs, drawing.layers)
     for name, (figure, rows) in figures.drawn.items():
-        save_figure(figure, rows, out, name)
+        save_figure(figure, rows, out, name, formats=drawing.formats, width=drawing.width)
     for name, why in figures.skipped.items():
-        say(f"no figure {name}: {why}")
-    say(f"figures (png, svg, csv): {', '.join(figures.drawn)}")
+        output.notice(f"no figure {name}: {why}")
+    output.notice(f"figures ({', '.join(drawing.formats)}, csv): {', '.join(figures.drawn)}")
     first = [name for name in ("cosine_heat_map", "cosine_over_training", "test_accuracy") if name in figures.drawn]
-    say(f"open {', '.join(shell_command(out / f'{name}.png') for name in first or figures.drawn)}")
+    output.notice(f"open {', '.join(shell_command(out / f'{name}.{drawing.formats[0]}') for name in first or figures.drawn)}")

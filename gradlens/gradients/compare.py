@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import Node
 
-from gradlens.gradients.rows import Measurement, pair_rows
+from gradlens.gradients.measurements import Measurements
+from gradlens.gradients.rows import pair_rows
+from gradlens.runtime.autograd_graph import is_reentrant
 from gradlens.runtime.errors import InputError
 
 _REFUSED = {  # a part of torch's message -> what it comes from, and what to do about it
@@ -20,7 +21,7 @@ _REFUSED = {  # a part of torch's message -> what it comes from, and what to do 
 }
 
 
-def compare(model: nn.Module, loss: Tensor, my_gradients: Mapping[str, Tensor] | None = None) -> list[Measurement]:
+def compare(model: nn.Module, loss: Tensor, my_gradients: Mapping[str, Tensor] | None = None) -> Measurements:
     """How far your gradients are from the true one, in any code: rows per parameter.
 
     Args:
@@ -30,7 +31,8 @@ def compare(model: nn.Module, loss: Tensor, my_gradients: Mapping[str, Tensor] |
             missing one counts as zero.
 
     Returns:
-        rows with the quantities of ``alignment.RECORDED``, ``step`` 0, a tied parameter's under its first name.
+        rows with the quantities of ``alignment.RECORDED``, ``step`` 0, a tied parameter's under its first name: a list with
+        ``.table()`` (a row a parameter) and ``.frame()`` (pandas).
 
     Raises:
         InputError: a name that is no parameter of the model, two gradients for one parameter, a gradient of another shape, or a loss
@@ -45,7 +47,7 @@ def compare(model: nn.Module, loss: Tensor, my_gradients: Mapping[str, Tensor] |
     mine = {n: p.grad for n, p in params.items() if p.grad is not None} if my_gradients is None else _by_first_name(my_gradients, first)
     got = gradients_of(loss, list(params.values()))
     true = {name: torch.zeros_like(p) if g is None else g for (name, p), g in zip(params.items(), got, strict=True)}
-    return list(pair_rows(0, mine, true, "loss"))
+    return Measurements(pair_rows(0, mine, true, "loss"))
 
 
 def gradients_of(loss: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
@@ -68,23 +70,9 @@ def gradients_of(loss: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor | N
         if why is None:
             raise
         raise InputError(f"the loss {why}") from error
-    if any(g is None for g in found) and _has_checkpoint(loss.grad_fn):  # it may be the one thing that used a parameter
+    if any(g is None for g in found) and is_reentrant(loss):  # it may be the one thing that used a parameter
         raise InputError(f"the loss {_REFUSED['use_reentrant']}")
     return found
-
-
-def _has_checkpoint(node: Node | None) -> bool:
-    """Whether a graph has a segment that is computed again in a backward pass of its own."""
-    seen, todo = set(), [node]
-    while todo:
-        node = todo.pop()
-        if node is None or node in seen:
-            continue
-        if node.name() == "CheckpointFunctionBackward":
-            return True
-        seen.add(node)
-        todo += [below for below, _ in node.next_functions]
-    return False
 
 
 def _by_first_name(gradients: Mapping[str, Tensor], first: Mapping[str, str]) -> dict[str, Tensor]:

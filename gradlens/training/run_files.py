@@ -7,11 +7,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from gradlens.runtime.errors import InputError
+from gradlens.runtime.paths import is_file, reason
 
 
 def is_run(path: str | Path) -> bool:
     """Whether a path is a run directory: it holds a config.json."""
-    return (Path(path) / "config.json").is_file()
+    return is_file(Path(path) / "config.json")
 
 
 def must_be_run(path: str | Path) -> None:
@@ -47,10 +48,9 @@ def write(path: Path, content: bytes) -> None:
 
 def unwritable(path: Path, error: OSError) -> InputError:
     """The refusal of a file that could not be written, with what is safe of its run."""
-    reason = (error.strerror or str(error)).lower()
     run = is_run(path.parent) or is_run(path.parent.parent)
     kept = "; what the run had saved before is intact and --resume goes on from it" if run else ""
-    return InputError(f"cannot write {path}: {reason}{kept}")
+    return InputError(f"cannot write {path}: {reason(error)}{kept}")
 
 
 def must_be_writable(path: Path) -> None:

@@ -314,7 +314,7 @@ class Queued(Backprop):
 def test_a_rule_of_a_users_own_needs_no_options_of_ours(monkeypatch):
     for name, rule in (("late", Late), ("queued", Queued)):
         monkeypatch.setitem(METHODS, name, rule)
-    assert [s.label for s in schedules("late", of_rule("late"))] == ["late exact", "late stale"]
+    assert [s.label for s in schedules("late", of_rule("late"))] == ["late exact"]
     assert [(s.label, s.queue) for s in schedules("queued", of_rule("queued"))] == [("queued", Method.replay_size)]
 
 
@@ -401,7 +401,7 @@ def test_the_command_measures_simulates_and_draws(program, tmp_path, short_round
     )  # fmt: skip
     assert status == 0, err
     assert "8 workers asked for, 3 used by dgl" in out
-    names = {f"{name}.{end}" for name in ("timeline", "workers") for end in ("png", "svg", "csv")} | {"block_costs.csv"}
+    names = {f"{name}.{end}" for name in ("timeline", "workers") for end in ("png", "csv")} | {"block_costs.csv"}
     assert {p.name for p in tmp_path.iterdir()} == names
     rows = list(csv.DictReader((tmp_path / "block_costs.csv").open()))
     assert [(r["method"], r["name"]) for r in rows] == [(m, n) for m in ("bp", "dgl") for n in ("block1", "block2", "block3", "top")]

@@ -1,16 +1,16 @@
 """The structure of the cost table and its exact columns; never a timing."""
 
-import io
 import json
 
 import pytest
 import torch
-from rich.console import Console
 from torch import nn
 
+from gradlens.gradients.lens import Lens
 from gradlens.reporting.benchmarks import bench_table, protocol
 from gradlens.runtime.errors import InputError
 from gradlens.training.config import make_config
+from gradlens.training.cost import step_benchmark
 from gradlens.training.cost.step_benchmark import SHORTEST, Cost, added_memory, bench, plain_step, seconds_per_step
 
 CPU = torch.device("cpu")
@@ -39,10 +39,10 @@ def pick(result, method, record_every=0, precision="fp32"):
 
 
 def test_a_row_for_every_loop_and_interval(result):
-    plain = [("plain", "fp32"), ("plain", "bf16"), ("plain-default-layout", "fp32")]
+    plain = [("plain", "fp32"), ("plain", "bf16"), ("plain-default-layout", "fp32"), ("plain-in-lens", "fp32")]
     ours = [("bp", "fp32"), ("dgl", "fp32"), ("dni", "fp32"), ("bp", "bf16")]
     assert [(r.method, r.precision) for r in result.rows] == plain + [loop for loop in ours for _ in range(3)]
-    assert [r.record_every for r in result.rows] == [0] * 3 + [0, 1, 4] * 4
+    assert [r.record_every for r in result.rows] == [0] * 4 + [0, 1, 4] * 4
     assert all(r.images_per_s > 0 and r.time_ratio > 0 and r.rate_share > 0 for r in result.rows)
 
 
@@ -53,6 +53,26 @@ def test_ratios_are_to_the_plain_loop_and_rates_to_bp(result):
     assert pick(result, "bp").flop_ratio == pick(result, "plain-default-layout").flop_ratio == 1
     assert pick(result, "dgl").flop_ratio == pick(result, "dgl").multiply_adds / plain.multiply_adds
     assert pick(result, "dgl").options == {"head": "linear"}
+
+
+def test_the_plain_loop_in_a_lens_computes_the_same_and_keeps_what_is_read(result):
+    plain, read = pick(result, "plain"), pick(result, "plain-in-lens")
+    assert read.flop_ratio == 1
+    assert read.memory_mb > plain.memory_mb
+    assert "plain-in-lens: " in protocol(result)
+
+
+def test_a_lens_is_entered_only_while_its_own_step_is_measured(monkeypatch):
+    entered, inside = [], []
+    for name, change in (("__enter__", 1), ("__exit__", -1)):
+        inner = getattr(Lens, name)
+        monkeypatch.setattr(Lens, name, lambda lens, *a, inner=inner, change=change: (entered.append(change), inner(lens, *a))[1])
+    monkeypatch.setattr(step_benchmark, "seconds_per_step", lambda run, device: (inside.append(sum(entered)), run(), 1.0)[-1])
+    for compiled in (False, True):
+        inside.clear()
+        found = bench([make_config(method="bp", compile=compiled, **SMALL)], (1, 8, 8), 10, CPU, rounds=1, record_every=(1,))
+        assert inside == ([0, 0, 0, 0] if compiled else [0, 0, 1, 0, 0])
+        assert ("plain-in-lens" in [row.method for row in found.rows]) is not compiled
 
 
 def test_recording_every_fourth_step_is_three_plain_steps_and_a_recorded_one(result):
@@ -72,7 +92,7 @@ def test_without_bp_rates_are_to_the_plain_loop():
 def test_progress_counts_every_measurement_once(seen, result):
     done, total, _ = zip(*seen, strict=True)
     assert list(done) == list(range(total[0] + 1))
-    assert set(total) == {(3 + 2 * 4) * (1 + result.rounds)}
+    assert set(total) == {(4 + 2 * 4) * (1 + result.rounds)}
 
 
 def test_json_holds_every_row(result):
@@ -84,9 +104,7 @@ def test_json_holds_every_row(result):
 
 
 def test_table_and_protocol(result):
-    console = Console(width=200, file=io.StringIO())
-    console.print(bench_table(result))
-    text = console.file.getvalue()
+    text = bench_table(result).text(200)
     assert "dgl head=linear" in text
     assert "plain-default-layout" in text
     assert len([line for line in text.splitlines() if "fp32" in line or "bf16" in line]) == len(result.rows)
@@ -148,6 +166,6 @@ def test_making_views_is_part_of_the_step_and_its_share_is_said():
     simclr, bp = pick(found, "simclr"), pick(found, "bp")
     assert bp.task_share is None
     assert 0 < simclr.task_share < 1
-    assert "views" in [column.header for column in bench_table(found).columns]
+    assert "views" in [column.name for column in bench_table(found).columns]
     alone = bench([make_config(method="bp", **small)], (1, 8, 8), 10, CPU, rounds=1, record_every=())
-    assert "views" not in [column.header for column in bench_table(alone).columns]
+    assert "views" not in [column.name for column in bench_table(alone).columns]
