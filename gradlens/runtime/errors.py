@@ -75,7 +75,8 @@ def unknown(what: str, name: str, known: Iterable[str], command: str | None = No
     """
     known, command = list(known), LISTS.get(what, command)
     spelled = {letters(k): k for k in known} | {letters(other): k for other, k in (others or {}).items() if k in known}
-    near = [spelled[letters(name)]] if letters(name) in spelled else nearest(name, known)
+    same = spelled.get(letters(name)) if letters(name) else None
+    near = [same] if same else nearest(name, known)
     rest = f" (of {len(known)}{f'; `{command}` lists all' if command else ''})" if len(known) > NEAREST else ""
     return InputError(f"unknown {what} {name!r}; nearest: {', '.join(near) or 'none'}{rest}")
 
