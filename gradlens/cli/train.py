@@ -12,7 +12,7 @@ from gradlens.cli.early_checks import check_quantities, numbers_of
 from gradlens.cli.options import OF_AN_UPDATE, default_help, run_given, runs_given, with_flags
 from gradlens.cli.output import Drawing, FigureFormat, Output, TableFormat, figure_formats, words_of
 from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
-from gradlens.runtime.terminal import say, shell_command, write_out
+from gradlens.runtime.terminal import say, shell_command, shell_word, write_out
 from gradlens.runtime.text_files import encode
 from gradlens.runtime.torchrun_environment import is_launched
 
@@ -142,7 +142,7 @@ def compare_gradients(
             groups = [_with_best_lr(group, grid, context, watch_for, output) for group in groups]
         known = [run.config for run in read]
         runs = read + train_or_reuse([config for group in groups for config in group if config not in known], context, watch_for)
-    output.tables([console.comparison_table(runs)])
+    output.tables(console.comparison_tables(runs))
     output.notice("\n".join(f"run: {run.path}" for run in runs))
     _write_figures(runs, figures_to or context.out / "figures", output, Drawing(figure_formats(figure_format)))
 
@@ -186,18 +186,12 @@ def figures(
     width: Annotated[float | None, typer.Option("--width", min=2, max=40, help="inches, of each figure; letters stay 8 pt or more")] = None,
 ) -> None:
     """Draw curves, cosines, the method x layer heat map, and what probe, memorize, filters and the like have stored; a csv with each."""
-    from gradlens.reporting.gallery import draw_learned
     from gradlens.reporting.training_figures import of_methods
     from gradlens.training.run_directory import load_run
 
     runs = of_methods([load_run(path) for path in run_dirs], words_of(methods))
     drawing = Drawing(figure_formats(formats), width, words_of(layers))
-    _write_figures(runs, out, Output(), drawing)
-    drawn, skipped = draw_learned(runs, out, formats=drawing.formats, width=width)
-    for name, why in skipped.items():
-        say(f"no figure of {name}.json: {why}")
-    if drawn:
-        say(f"of what was learned: {', '.join(map(str, drawn))}")
+    _write_figures(runs, out, Output(), drawing, learned=True)
 
 
 @trained.command()
@@ -384,16 +378,35 @@ def _with_best_lr(
     return [config.replace(lr=lr) for config in group]
 
 
-def _write_figures(runs: Sequence[Run], out: Path, output: Output, drawing: Drawing) -> None:
-    """Draw what the runs hold into a folder, and say which files to open."""
-    from gradlens.reporting.style import save_figure
-    from gradlens.reporting.training_figures import figure_set
+def _write_figures(runs: Sequence[Run], out: Path, output: Output, drawing: Drawing, *, learned: bool = False) -> None:
+    """Draw what the runs hold into a folder, of several experiments each into a folder of its own in it, and say which files to open.
 
-    figures = figure_set(runs, drawing.layers)
-    for name, (figure, rows) in figures.drawn.items():
-        save_figure(figure, rows, out, name, formats=drawing.formats, width=drawing.width)
-    for name, why in figures.skipped.items():
-        output.notice(f"no figure {name}: {why}")
-    output.notice(f"figures ({', '.join(drawing.formats)}, csv): {', '.join(figures.drawn)}")
-    first = [name for name in ("cosine_heat_map", "cosine_over_training", "test_accuracy") if name in figures.drawn]
-    output.notice(f"open {', '.join(shell_command(out / f'{name}.{drawing.formats[0]}') for name in first or figures.drawn)}")
+
+    Args:
+        runs: several methods, several seeds each; unfinished ones are listed, and drawn only where no run is finished.
+        out: the folder.
+        output: where it is said.
+        drawing: formats, width and layers.
+        learned: draw what analyses have stored in the runs too.
+
+    """
+    from gradlens.reporting.gallery import draw_experiment
+    from gradlens.training.run_groups import experiments
+    from gradlens.training.run_progress import split_finished, unfinished_text
+
+    finished, others = split_finished(runs)
+    parts = experiments(finished or others)
+    opened: list[Path] = []
+    for part in parts:
+        folder = out / part.name if len(parts) > 1 else out
+        drawn = draw_experiment(part.runs, folder, learned, drawing.formats, drawing.width, drawing.layers)
+        where = f"{part.heading}: " if len(parts) > 1 else ""
+        for name, why in drawn.skipped.items():
+            output.notice(f"{where}no figure {name}: {why}")
+        output.notice(f"{where}{', '.join(drawn.names)}")
+        first = [name for name in ("cosine_heat_map", "cosine_over_training", "test_accuracy") if name in drawn.names]
+        opened += [folder / f"{name}.{drawing.formats[0]}" for name in (first or drawn.names)[: 3 if len(parts) == 1 else 1]]
+    output.notice(unfinished_text(runs))
+    inside = f": {', '.join(part.name for part in parts)}" if len(parts) > 1 else ""
+    output.notice(f"figures ({', '.join(drawing.formats)}, csv) in {shell_word(out)}{inside}")
+    output.notice(f"open {', '.join(map(shell_command, opened))}")

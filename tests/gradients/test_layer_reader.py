@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrize, prune
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
+from torch_versions import needs_torch_2_8
 
 from gradlens import Lens
 
@@ -569,6 +570,7 @@ def test_compiled_models_are_read_or_it_is_said(name):
     torch._dynamo.reset()
 
 
+@needs_torch_2_8
 def test_a_compiled_model_that_ran_before_names_every_layer():
     torch._dynamo.reset()
     net, x = three(), torch.randn(3, 4)
@@ -615,7 +617,7 @@ def test_torchscript_is_named():
         lambda net: (net.load_state_dict(copy.deepcopy(net.state_dict())), copy.deepcopy(net[0]))[1],
         lambda net: torch.jit.script(net),
         lambda net: torch.jit.trace(net, torch.randn(2, 4), check_trace=False),
-        lambda net: torch.export.export(net, (torch.randn(2, 4),)).module(),
+        pytest.param(lambda net: torch.export.export(net, (torch.randn(2, 4),)).module(), marks=needs_torch_2_8),
     ],
     ids=["deepcopy", "copy", "pickle", "average", "one layer", "script", "trace", "export"],
 )
@@ -734,6 +736,7 @@ dist.destroy_process_group()
 """
 
 
+@needs_torch_2_8
 def test_distributed_wrappers(tmp_path):
     code = f"FILE = {str(tmp_path / 'store')!r}\n{DISTRIBUTED}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
