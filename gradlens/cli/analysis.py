@@ -69,11 +69,14 @@ def _printed() -> list[inspect.Parameter]:
     ]
 
 
-def _flag(field: dataclasses.Field[Any], type_: Any) -> inspect.Parameter:
-    """The flag of a field that :func:`gradlens.analysis.of_runs.interface.option` made."""
+def _flag(field: dataclasses.Field[Any], type_: Any, full: Any) -> inspect.Parameter:
+    """The flag of a field that :func:`gradlens.analysis.of_runs.interface.option` made; ``full``: its value under --full, None as ever."""
     name = field.metadata["flag"] or field.name.replace("_", "-")
     forms = f"--{name}/--no-{name}" if field.default is True else f"--{name}"
     repeatable = field.default == ()
+    if full not in (None, field.default):
+        said = f"{field.metadata['help']} (default {field.default}, with --full {full})"
+        return _parameter(field.name, type_ | None, typer.Option(forms, help=said, min=field.metadata["least"], show_default=False), None)
     info = typer.Option(forms, help=field.metadata["help"], min=field.metadata["least"])
     return _parameter(field.name, list[str] | None if repeatable else type_, info, None if repeatable else field.default)
 
@@ -101,6 +104,7 @@ def add_command(analysis: Analysis) -> None:
         form: str,
         figure_format: list[str] | None,
         given: dict[str, Any],
+        full: bool = False,
         **typed: Any,
     ) -> None:
         from gradlens.cli.progress import Display
@@ -111,14 +115,20 @@ def add_command(analysis: Analysis) -> None:
         quiet, context = given.pop("quiet", False), set_up_process(given)
         must_be_writable(out / f"{analysis.name}.png")
         runs = [load_run(path, data) for path in dict.fromkeys(run_dirs)]
-        options = analysis.Options(**{name: tuple(v or ()) if fields[name].default == () else v for name, v in typed.items()})
+        said = {name: tuple(v or ()) if fields[name].default == () else v for name, v in typed.items()}
+        said = {name: v for name, v in said.items() if v is not None}
+        options = dataclasses.replace(analysis.full if full else analysis.Options(), **said)
         with Display(quiet, len(runs)) as display:
             results = analysis.analyse(runs, context, options, display.count, _aside)
         _shown(analysis, runs, results, out, form, figure_format)
 
     fields = {field.name: field for field in dataclasses.fields(analysis.Options) if field.metadata}
     types = get_type_hints(analysis.Options)
-    flags = [_flag(field, types[name]) for name, field in fields.items()]
+    flags = [_flag(field, types[name], getattr(analysis.full, name, None)) for name, field in fields.items()]
+    if analysis.full is not None:
+        flags.append(
+            _parameter("full", bool, typer.Option("--full", help="what is to be quoted, in place of a first look: minutes"), False)
+        )
     out = _parameter("out", Path, typer.Option("--out", help=analysis.drawn), Path("figures"))
     data = _parameter("data", str | None, data_given(), None)
     of = f" of {' or '.join(RULES_READ[analysis.command])}" if analysis.command in RULES_READ else ""

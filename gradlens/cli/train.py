@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gradlens.training.run_directory import Run
 
 trained = typer.Typer()
+ROUNDS = {False: 3, True: 7}  # of `bench`: in a first look, and with --full
 
 
 @trained.command()
@@ -73,7 +74,10 @@ def train(
     output.notice("\n".join(f"run: {run.path}" for run in runs))
     if before := [str(run.path) for run in runs if run.config.seed not in trained_now]:
         output.notice(f"finished before, nothing was trained: {', '.join(before)} (--overwrite trains anew)")
-    output.notice(f"next: {shell_command('gradlens', 'figures', *(run.path for run in runs), '--out', 'figures')}")
+    paths = [run.path for run in runs]
+    drawn = configs[0].epochs > 0  # of no update there are no curves
+    following: list[str | Path] = ["figures", *paths, "--out", "figures"] if drawn else ["show", paths[0]]
+    output.notice(f"next: {shell_command('gradlens', *following)}")
 
 
 def _train_together(method: str | None, given: dict[str, Any], context: RunContext, quiet: bool, output: Output) -> None:
@@ -205,6 +209,7 @@ def figures(
 @with_flags("set", "quiet", rules="method")
 def check(
     method: Annotated[str, typer.Argument(metavar="METHOD", help="FILE.py:Class, a rule of your own, or a shipped one")],
+    verbose: Annotated[bool, typer.Option("--verbose", help="say of each check what it wants, and why it was not asked")] = False,
     *,
     given: dict[str, Any],
 ) -> None:
@@ -213,17 +218,19 @@ def check(
     from gradlens.methods import METHODS
     from gradlens.training.checks import method_checks, trial
     from gradlens.training.config_builder import configs_of
-    from gradlens.training.context import RunContext
+    from gradlens.training.context import RunContext, set_up_process
     from gradlens.training.user_references import known_as
 
+    set_up_process({"threads": 1})  # on tensors as small as these several only wait for each other
     quiet, name = given.pop("quiet", False), known_as("method", method)
     taught = {"teacher": "a function"} if name in METHODS and METHODS[name].has_teacher else {}
     ((config,),) = configs_of([method], {**given, **taught}, RunContext())
     rule = config.rule
     with Display(quiet) as display:
         findings = list(method_checks.run_method_checks(rule, rule.Options(**config.options), display.count("check")))
-    say(f"{rule.__name__} on {', '.join(trial.NETWORKS)}, float64:")
-    say("\n".join(method_checks.result_lines(findings)))
+    if verbose or not any(f.failed for f in findings):
+        say(f"{rule.__name__} on {', '.join(trial.NETWORKS)}, float64:")
+    say("\n".join((method_checks.result_lines if verbose else method_checks.summary_lines)(findings)))
     if any(f.failed for f in findings) or not any(f.applicable for f in findings):
         raise typer.Exit(1)
 
@@ -232,28 +239,43 @@ def check(
 @with_flags("threads", "quiet")
 def list_(
     what: Annotated[str, typer.Argument(metavar="methods|models|data|quantities", help="what to list")],
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="only these; of a method everything there is to say")
+    ] = None,
     long: Annotated[bool, typer.Option("--long", help="methods: measure each one's locking and cost card here and now")] = False,
+    full: Annotated[bool, typer.Option("--full", help="with --long: three rounds of measuring instead of one")] = False,
     form: TableFormat = "text",
     *,
     given: dict[str, Any],
 ) -> None:
-    """Say what there is: methods with their options, models, data sets, quantities."""
-    from gradlens.cli.listing import listing
+    """Say what there is: methods (of a NAME its equation, options, paper and locks), models, data sets, quantities."""
+    from gradlens.cli.listing import check_long, details, listing, must_be_listed
 
-    if not long:
-        Output(form).tables([listing(what)])
-        return
-    if what != "methods":
-        raise InputError(f"--long measures what methods cost; there is nothing longer to say of {what}")
+    output = Output(form)
+    if long or full:
+        check_long(what)
+        must_be_listed(what, names or ())
+        _cards(names, given, full, output)
+    elif names and what == "methods":
+        output.tables(list(details(names)))
+    else:
+        output.tables([listing(what, names or (), form)])
+
+
+def _cards(names: Sequence[str] | None, given: dict[str, Any], full: bool, output: Output) -> None:
+    """Measure and print what rules cost: those named, or all that need no teacher."""
     from gradlens.cli.progress import Display
     from gradlens.reporting.benchmarks import cards_table
     from gradlens.training.context import set_up_process
-    from gradlens.training.cost.method_cards import cards
+    from gradlens.training.cost.method_cards import CARDED, FULL_ROUNDS, ROUNDS, cards
 
-    quiet, context = given.pop("quiet", False), set_up_process(given)
+    for name in names or ():
+        if name not in CARDED:
+            raise InputError(f"--long: {name} cannot be measured by itself: it learns from a trained network (--teacher RUN_DIR)")
+    quiet, context, rounds = given.pop("quiet", False), set_up_process(given), FULL_ROUNDS if full else ROUNDS
     with Display(quiet) as display:
-        found = cards(context.device, display.count("measuring"))
-    Output(form).tables([cards_table(found)])
+        found = cards(context.device, display.count("measuring"), names or CARDED, rounds)
+    output.tables([cards_table(found, rounds)])
 
 
 @trained.command()
@@ -279,7 +301,11 @@ def show(run_dir: Annotated[Path, run_given()], form: TableFormat = "text") -> N
 @with_flags(*OF_AN_UPDATE, "Machine", "Ranks", rules="methods")
 def bench(
     methods: Annotated[list[str] | None, typer.Argument(metavar="[METHOD]...", help=default_help("bench"))] = None,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="interleaved rounds; medians are printed")] = 7,
+    rounds: Annotated[
+        int | None,
+        typer.Option("--rounds", min=1, help=f"interleaved; medians are printed (default {ROUNDS[False]}, with --full {ROUNDS[True]})"),
+    ] = None,
+    full: Annotated[bool, typer.Option("--full", help="what is to be quoted, in place of a first look")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the rows to this file too")] = None,
     form: TableFormat = "text",
     *,
@@ -298,6 +324,7 @@ def bench(
     from gradlens.training.run_files import must_be_writable, write
 
     quiet, precision, context = given.pop("quiet", False), given.pop("precision", "fp32"), set_up_process(given)
+    rounds = rounds or ROUNDS[full]
     if json_file:
         must_be_writable(json_file)
     if is_launched():
