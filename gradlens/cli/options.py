@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gradlens.cli.early_checks import check_given, only_run, only_runs
+from gradlens.cli.early_checks import check_given
 from gradlens.cli.flags import PANELS, RUN_FLAGS, Flag
 from gradlens.cli.settings import DEFAULT_RULES, SETTINGS
 from gradlens.runtime.torchrun_environment import is_launched
@@ -79,13 +79,3 @@ def with_flags(
 def default_help(command: str) -> str:
     """The help of an argument that may be left out: the rules that a command then takes."""
     return f"default: {' '.join(DEFAULT_RULES.get(command, ()))}"
-
-
-def runs_given(help_: str) -> Any:
-    """The argument of commands that read several run directories."""
-    return typer.Argument(metavar="RUN_DIR...", callback=only_runs, help=help_)
-
-
-def run_given() -> Any:
-    """The argument of commands that read one run directory."""
-    return typer.Argument(callback=only_run, help="a run directory")

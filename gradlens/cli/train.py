@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gradlens.cli.early_checks import check_quantities, numbers_of
-from gradlens.cli.options import OF_AN_UPDATE, default_help, run_given, runs_given, with_flags
+from gradlens.cli.options import OF_AN_UPDATE, default_help, with_flags
+from gradlens.cli.run_arguments import IN_COMPARISON, command_typed, figure_folder, home, print_runs, runs_given, say_aside, say_reused
 from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
 from gradlens.runtime.terminal import print_table, say, shell_command
 from gradlens.runtime.text_files import encode
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from gradlens.training.config import Config
     from gradlens.training.context import RunContext
     from gradlens.training.run_directory import Run
+    from gradlens.training.runs.comparison_runs import ComparedRuns
 
 trained = typer.Typer()
 
@@ -37,7 +39,8 @@ def train(
     from gradlens.reporting import console
     from gradlens.training.config_builder import configs_of, method_of
     from gradlens.training.context import set_up_process
-    from gradlens.training.run_files import is_run
+    from gradlens.training.run_directory import load_run
+    from gradlens.training.run_files import is_finished, is_run
     from gradlens.training.runs.train_run import prepare, train_or_reuse, train_run
 
     quiet, context = given.pop("quiet", False), set_up_process(given)
@@ -55,14 +58,19 @@ def train(
 
         # of several seeds some may be finished, others not begun
         try:
-            runs = [train_run(configs[0], context, watch_for(configs[0]), state)] if state else train_or_reuse(configs, context, watch_for)
+            if state:
+                if is_finished(context.path_of(configs[0])):
+                    say_reused(load_run(context.path_of(configs[0])))
+                runs = [train_run(configs[0], context, watch_for(configs[0]), state)]
+            else:
+                runs = train_or_reuse(configs, context, watch_for, reused=say_reused)
         except KeyboardInterrupt as stop:
             if state and is_run(context.out / (context.name or configs[0].run_name())):
                 raise Stopped("stopped at once", INTERRUPTED) from stop
             raise
     print_table(console.results_table(runs))
     say("\n".join(f"run: {run.path}" for run in runs))
-    say(f"next: {shell_command('gradlens', 'figures', *(run.path for run in runs), '--out', 'figures')}")
+    say(f"next: {shell_command('gradlens', 'figures', *(run.path for run in runs))}")
 
 
 def _train_together(method: str | None, given: dict[str, Any], context: RunContext, quiet: bool) -> None:
@@ -90,7 +98,9 @@ def _train_together(method: str | None, given: dict[str, Any], context: RunConte
 @trained.command("compare-gradients")
 @with_flags(rules="what", or_runs=True)
 def compare_gradients(
-    what: Annotated[list[str] | None, typer.Argument(metavar="[METHOD_OR_RUN_DIR]...", help=default_help("compare-gradients"))] = None,
+    what: Annotated[
+        list[str] | None, typer.Argument(metavar="[METHOD_OR_RUN_OR_COMPARISON]...", help=default_help("compare-gradients"))
+    ] = None,
     lr_grid: Annotated[
         str | None,
         typer.Option(
@@ -103,79 +113,109 @@ def compare_gradients(
     *,
     given: dict[str, Any],
 ) -> None:
-    """Train methods (or read runs) and print, layer by layer, how far each one's gradient is from the true one."""
+    """Train methods (or read runs) into one folder and print, layer by layer, how far each one's gradient is from the true one."""
     from gradlens.cli.progress import Display
     from gradlens.methods import DEFAULT_COMPARISON
-    from gradlens.reporting import console
+    from gradlens.reporting.figure_folder import must_be_replaceable
+    from gradlens.training.comparison import FIGURES, is_comparison, read_comparison, runs_of
     from gradlens.training.config_builder import configs_of, methods_and_runs
     from gradlens.training.context import set_up_process
     from gradlens.training.run_directory import load_run
     from gradlens.training.run_files import must_be_writable
-    from gradlens.training.runs.train_run import train_or_reuse
+    from gradlens.training.runs.comparison_runs import AskedComparison, compare_runs, known_places, must_be_free
     from gradlens.training.typed_flags import parse_numbers
 
+    out = given.pop("out", None)
     quiet, context = given.pop("quiet", False), set_up_process(given)
     if context.name:
         raise InputError("--run-name names one run; compare-gradients makes several: --out names their folder")
     methods, paths = methods_and_runs(what or DEFAULT_COMPARISON)
-    read = [load_run(path) for path in paths]
+    read = [load_run(path) for path in runs_of(paths, say_aside)]
     grid = parse_numbers("--lr-grid", lr_grid) if lr_grid is not None else []
-    groups = configs_of(methods, given, context) if methods else []
-    trials = len(groups) * len(grid)
-    must_be_writable(figures_to or context.out / "figures")
-    with Display(quiet, trials + sum(len(group) for group in groups)) as display:
+    asked = AskedComparison(configs_of(methods, given, context) if methods else [], read, grid if methods else [], command_typed())
+    folder = out or asked.folder()
+    must_be_free(folder, asked, context.overwrite)
+    must_be_writable(folder / "comparison.json")
+    if figures_to:
+        before = read_comparison(folder).run_paths if is_comparison(folder) else ()
+        must_be_replaceable(figures_to, before, context.overwrite, "--figures")
+    with Display(quiet, len(asked.groups) * len(grid) + sum(len(group) for group in asked.groups)) as display:
 
         def watch_for(config: Config) -> Any:
-            extra = f" seed {config.seed}" if len(groups) and len(groups[0]) > 1 else ""
+            extra = f" seed {config.seed}" if len(asked.groups[0]) > 1 else ""
             return display.watch(config.method + extra + (f" lr {config.optimizer.lr:g}" if grid else ""), config.epochs)
 
-        if grid:
-            groups = [_with_best_lr(group, grid, context, watch_for) for group in groups]
-        known = [run.config for run in read]
-        runs = read + train_or_reuse([config for group in groups for config in group if config not in known], context, watch_for)
-    print_table(console.comparison_table(runs))
-    say("\n".join(f"run: {run.path}" for run in runs))
-    _write_figures(runs, figures_to or context.out / "figures")
+        made = compare_runs(asked, folder, context, watch_for, say_reused, [] if out else known_places(folder))
+    _show_comparison(made, figures_to or folder / FIGURES)
+    if made.failures:
+        raise Stopped(f"{len(made.failures)} of {len(made.comparison.run_paths)} runs ended before their time: {'; '.join(made.failures)}")
+
+
+def _show_comparison(made: ComparedRuns, draws: Path) -> None:
+    """Print the table of a comparison, draw its figures, and say where everything lies and what to type next."""
+    from dataclasses import replace
+
+    from gradlens.training.comparison import FIGURES, RUNS, SEARCHES, write_comparison
+
+    folder, outside = made.comparison.path, [run for run in made.runs if not run.path.is_relative_to(made.comparison.path)]
+    print_runs(made.runs, bool(made.comparison.learning_rates), made.said)
+    figures = _write_figures(made.runs, draws)
+    write_comparison(replace(made.comparison, figure_paths=tuple(figures)))
+    inside, searches = len(made.runs) - len(outside), len(made.comparison.search_paths)
+    holds = [f"{RUNS}/ ({inside})"] * bool(inside) + [f"{SEARCHES}/ ({searches})"] * bool(searches)
+    holds += [f"{FIGURES}/"] * (draws == folder / FIGURES)
+    say(f"comparison: {folder}: {', '.join([*holds, 'comparison.json'])}")
+    if outside:
+        say("\n".join(f"run: {run.path}" for run in outside))
+    say(f"next: {shell_command('gradlens', 'report', folder)}")
 
 
 @trained.command()
 @with_flags("device", "threads", "data-dir", "download", "no-cache", "quiet")
 def measure(
-    run_dir: Annotated[Path, run_given()],
+    run_dirs: Annotated[list[Path], runs_given("run directories, or a comparison folder")],
     quantity: Annotated[list[str], typer.Option("--quantity", help="a quantity of `gradlens list quantities`; repeatable")],
     *,
     given: dict[str, Any],
 ) -> None:
-    """Add quantities to a run, from its snapshots (--keep-checkpoints), or from its checkpoint where it kept none."""
-    check_quantities(run_dir, quantity)
+    """Add quantities to runs, from their snapshots (--keep-checkpoints), or from the checkpoint where one kept none."""
+    for run_dir in run_dirs:
+        check_quantities(run_dir, quantity)
     from gradlens.cli.progress import Display
     from gradlens.training.context import set_up_process
     from gradlens.training.run_directory import load_run
     from gradlens.training.runs.remeasure import measure_run
 
     quiet, context = given.pop("quiet", False), set_up_process(given)
-    with Display(quiet) as display:
-        rows = measure_run(load_run(run_dir), tuple(dict.fromkeys(quantity)), context, display.count("measure"))
-    steps = sorted({row.step for row in rows})
-    say(f"{len(rows)} rows at {len(steps)} steps ({', '.join(map(str, steps))}) in {run_dir / 'measured.csv'}")
+    runs = [load_run(path) for path in run_dirs]
+    with Display(quiet, len(runs)) as display:
+        found = [measure_run(run, tuple(dict.fromkeys(quantity)), context, display.count(f"measure {run.path.name}")) for run in runs]
+    for run, rows in zip(runs, found, strict=True):
+        steps = sorted({row.step for row in rows})
+        say(f"{len(rows)} rows at {len(steps)} steps ({', '.join(map(str, steps))}) in {run.path / 'measured.csv'}")
 
 
 @trained.command()
 def figures(
-    run_dirs: Annotated[list[Path], runs_given("run directories, of one method or several")],
-    out: Annotated[Path, typer.Option("--out", help="folder of the figures")] = Path("figures"),
+    run_dirs: Annotated[list[Path], runs_given("run directories, of one method or several, or a comparison folder")],
+    out: Annotated[Path | None, typer.Option("--out", help=f"folder of the figures {IN_COMPARISON}")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="draw into a folder that holds other things")] = False,
 ) -> None:
     """Draw curves, cosines, the method x layer heat map, and what probe, memorize, filters and the like have stored: png, svg, csv."""
     from gradlens.reporting.gallery import draw_learned
+    from gradlens.reporting.unfinished import split_finished, unfinished_lines
     from gradlens.training.run_directory import load_run
 
     runs = [load_run(path) for path in run_dirs]
-    _write_figures(runs, out)
-    drawn, skipped = draw_learned(runs, out)
+    folder = figure_folder(runs, out, overwrite)
+    _write_figures(runs, folder)
+    drawn, skipped = draw_learned(split_finished(runs)[0], folder)
     for name, why in skipped.items():
         say(f"no figure of {name}.json: {why}")
     if drawn:
         say(f"of what was learned: {', '.join(map(str, drawn))}")
+    if left_out := unfinished_lines(runs):
+        say("\n".join(left_out))
 
 
 @trained.command()
@@ -232,14 +272,21 @@ def list_(
 
 
 @trained.command()
-def show(run_dir: Annotated[Path, run_given()]) -> None:
-    """Print what a run is, how far it came, and its gradients' final distance from the truth."""
+def show(run_dirs: Annotated[list[Path], runs_given("a run directory, or a comparison folder")]) -> None:
+    """Print what a run is, how far it came, and its gradients' final distance from the truth; of several runs the table."""
     from gradlens.reporting import console
     from gradlens.training.run_directory import load_run
 
-    run = load_run(run_dir)
-    updates = run.metrics[-1].step if run.metrics else 0
-    say(f"{run.path}: " + ("finished" if run.finished else f"unfinished, {updates} updates at its last evaluation"))
+    runs = [load_run(path) for path in run_dirs]
+    if len(runs) > 1:
+        compared = home()
+        if compared and compared.command:
+            say(f"{compared.path}: `{compared.command}`, gradlens {compared.version}")
+        print_runs(runs, bool(compared and compared.learning_rates))
+        say("\n".join(f"run: {run.path}" for run in runs))
+        return
+    (run,) = runs
+    say(f"{run.path}: " + ("finished" if run.finished else f"unfinished, {run.updates} updates saved"))
     for name, value in run.config.as_dict().items():
         if value is not None and value is not False and value != {}:
             say(f"  {name:<17} {value}")
@@ -326,24 +373,19 @@ def _bench_together(
         say(f"wrote {json_file}")
 
 
-def _with_best_lr(group: list[Config], grid: list[float], context: RunContext, watch_for: Callable[[Config], Any]) -> list[Config]:
-    from gradlens.training.runs.lr_search import choose_lr
-
-    lr = choose_lr(group[0], grid, 0.2, context, watch_for)
-    say(f"{group[0].method}: lr {lr:g} of {', '.join(f'{v:g}' for v in grid)} is best on a fifth of the training images")
-    return [config.replace(lr=lr) for config in group]
-
-
-def _write_figures(runs: Sequence[Run], out: Path) -> None:
-    """Draw what the runs hold into a folder, and say which files to open."""
+def _write_figures(runs: Sequence[Run], out: Path) -> list[Path]:
+    """Draw what the finished runs hold into a folder, say which files to open, and give the pictures' paths."""
+    from gradlens.reporting.figure_folder import note_runs
     from gradlens.reporting.style import save_figure
     from gradlens.reporting.training_figures import figure_set
+    from gradlens.reporting.unfinished import split_finished
 
-    figures = figure_set(runs)
-    for name, (figure, rows) in figures.drawn.items():
-        save_figure(figure, rows, out, name)
+    figures = figure_set(split_finished(runs)[0])
+    note_runs(out, [run.path for run in runs])
+    paths = [save_figure(figure, rows, out, name)[0] for name, (figure, rows) in figures.drawn.items()]
     for name, why in figures.skipped.items():
         say(f"no figure {name}: {why}")
     say(f"figures (png, svg, csv): {', '.join(figures.drawn)}")
     first = [name for name in ("cosine_heat_map", "cosine_over_training", "test_accuracy") if name in figures.drawn]
     say(f"open {', '.join(shell_command(out / f'{name}.png') for name in first or figures.drawn)}")
+    return paths

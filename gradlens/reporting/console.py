@@ -10,8 +10,10 @@ from rich.table import Table
 from gradlens.analysis.doctor import Diagnosis, diagnosis_line
 from gradlens.analysis.doctor_evidence import WRONG
 from gradlens.reporting.aggregate import FinalValue, Score, final_values, scores, truths
+from gradlens.reporting.html.notices import by_value, differences
 from gradlens.reporting.numbers import DASH, number_text, short_number, with_thousands
 from gradlens.training.run_directory import Run
+from gradlens.training.run_groups import group_runs
 
 WIDE = 8  # layers beyond which layers become rows and methods columns
 
@@ -23,10 +25,10 @@ def _accuracies(score: Score) -> tuple[str, str]:
     return f"{best} (epoch {score.best_epoch:g})", number_text(score.final_accuracy, score.final_low, 1, 100)
 
 
-def comparison_table(runs: Sequence[Run]) -> Table:
+def comparison_table(runs: Sequence[Run], rates: bool = False) -> Table:
     """Method × layer: the final cosine of the weight gradient with the true one, and test accuracy, best and final epoch.
 
-    Nets of many layers are printed with a row for each layer.
+    Nets of many layers are printed with a row for each layer; ``rates``: with the learning rates that were chosen.
     """
     results = scores(runs)
     cells: dict[str, dict[str, FinalValue]] = {}
@@ -50,15 +52,29 @@ def comparison_table(runs: Sequence[Run]) -> Table:
         table.add_section()
         for i, name in enumerate((f"best {split}", f"final {split}")):
             table.add_row(name, *(_accuracies(score)[i] for score in results))
+        if rates:
+            table.add_row("lr", *(f"{score.lr:g}" for score in results))
         return table
     table.add_column("method")
     for layer in cells:
         table.add_column(layer.replace(".", "\n"), justify="right")
     table.add_column(f"best {split}\naccuracy", justify="right")
     table.add_column("final\nepoch", justify="right")
+    if rates:
+        table.add_column("lr", justify="right")
     for score in results:
-        table.add_row(score.label, *(cosine(layer, score.label) for layer in cells), *_accuracies(score))
+        chosen = [f"{score.lr:g}"] if rates else []
+        table.add_row(score.label, *(cosine(layer, score.label) for layer in cells), *_accuracies(score), *chosen)
     return table
+
+
+def unlike_settings(runs: Sequence[Run], rates: bool = False) -> list[str]:
+    """What runs differ in besides their rules, in a line; ``rates``: learning rates stand in the table already."""
+    groups = group_runs(runs)
+    differ = [d for d in differences(groups) if d.kind in ("data", "network", "training") and not (rates and d.name == "lr")]
+    if not differ:
+        return []
+    return [f"not alike but for the rule: {'; '.join(map(by_value, differ))}"]
 
 
 def results_table(runs: Sequence[Run]) -> Table:

@@ -118,6 +118,15 @@ class Run:
         """Whether the run reached its last update."""
         return bool(self.summary)
 
+    @property
+    def updates(self) -> int:
+        """Updates that are saved: of a finished run all, of another those in its checkpoint."""
+        if self.finished and "updates" in self.summary:
+            return int(self.summary["updates"])
+        file = self.path / "checkpoint.pt"
+        saved = int(load_checkpoint(file)["step"]) if file.exists() else 0
+        return max([saved, *(row.step for row in self.metrics[-1:])])
+
     def checkpoint(self) -> dict[str, Any]:
         """The state saved last: model, method, optimizer, position."""
         return load_checkpoint(self.path / "checkpoint.pt")

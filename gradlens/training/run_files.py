@@ -6,7 +6,9 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from gradlens.runtime.errors import InputError
+from gradlens.runtime.errors import InputError, nearest
+
+ALIKE = 0.5  # how like a name must be to the one that was typed to be suggested
 
 
 def is_run(path: str | Path) -> bool:
@@ -14,14 +16,36 @@ def is_run(path: str | Path) -> bool:
     return (Path(path) / "config.json").is_file()
 
 
+def is_finished(path: Path) -> bool:
+    """Whether a run directory says that its run reached its end."""
+    return (path / "summary.json").is_file()
+
+
+def must_exist(path: Path) -> None:
+    """Refuse a path that is not there; names beside it that are like it are said.
+
+    Raises:
+        InputError: there is no such file or folder.
+
+    """
+    if os.path.lexists(path):
+        return
+    parent = next(folder for folder in path.parents if folder.is_dir())
+    missing = path.relative_to(parent).parts[0]
+    others = [other.name for other in parent.iterdir() if not other.name.startswith(".")] if os.access(parent, os.R_OK) else []
+    near = [str(parent / name) for name in nearest(missing, others, ALIKE)]
+    raise InputError(f"{path} does not exist{'; nearest: ' * bool(near)}{', '.join(near)}")
+
+
 def must_be_run(path: str | Path) -> None:
     """Refuse what is no run directory.
 
     Raises:
-        InputError: it holds no config.json.
+        InputError: it is not there, or holds no config.json.
 
     """
     if not is_run(path):
+        must_exist(Path(path))
         raise InputError(f"{path} is not a run directory: it has no config.json")
 
 

@@ -20,6 +20,7 @@ from markupsafe import Markup
 
 from gradlens._version import __version__
 from gradlens.reporting.aggregate import runs_title, truths
+from gradlens.reporting.figure_folder import mark, must_be_replaceable_page
 from gradlens.reporting.html import doctor, sections
 from gradlens.reporting.html.charts import cosine_colours, looks
 from gradlens.reporting.html.notices import notices
@@ -154,7 +155,7 @@ def write_page(runs: Sequence[Run], out: str | Path, overwrite: bool = False) ->
     Args:
         runs: several methods, several seeds each.
         out: the file.
-        overwrite: replace a file that is there.
+        overwrite: replace a file that is there, whatever it is; a page of the same runs is replaced anyway.
 
     Raises:
         InputError: no run, the same run twice, a file that exists, or a folder that cannot be written.
@@ -163,12 +164,11 @@ def write_page(runs: Sequence[Run], out: str | Path, overwrite: bool = False) ->
     path = Path(out)
     if path.is_dir():
         raise InputError(f"{path} is a folder: -o names the file")
-    if path.exists() and not overwrite:
-        raise InputError(f"{path} exists; --overwrite replaces it")
+    must_be_replaceable_page(path, [run.path for run in runs], overwrite)
     if not path.absolute().parent.is_dir():
         raise InputError(f"cannot write {path}: there is no folder {path.parent}")
     must_be_writable(path)
     if not runs:
         raise InputError("no run directory was given")
-    write(path, encode(page(runs)))
+    write(path, encode(f"{page(runs).rstrip()}\n{mark([run.path for run in runs], path)}"))
     return path
