@@ -199,9 +199,9 @@ def _runs_at(path: Path, say: Callable[[str], None]) -> list[Path]:
 
 def _runs_of_comparison(comparison: Comparison) -> list[Path]:
     there = [path for path in comparison.run_paths if is_run(path)]
-    if gone := [path for path in comparison.run_paths if path not in there] if comparison.finished else []:
+    if lost := [path for path in comparison.run_paths if path not in there] if comparison.finished else []:
         again = f"; `{comparison.command}` trains it again" if comparison.command else ""
-        raise InputError(f"{comparison.path / FILE} names the run {gone[0]}, which is not there{again}")
+        raise InputError(f"{comparison.path / FILE} names the run {lost[0]}, which is not there{again}")
     if not there:
         raise InputError(f"{comparison.path} is a comparison none of whose runs has begun")
     return there

@@ -23,12 +23,14 @@ from gradlens.reporting.aggregate import runs_title, truths
 from gradlens.reporting.figure_folder import mark, must_be_replaceable_page
 from gradlens.reporting.html import doctor, sections
 from gradlens.reporting.html.charts import cosine_colours, looks
-from gradlens.reporting.html.notices import notices
+from gradlens.reporting.html.notices import Notice, notices
 from gradlens.reporting.html.parts import ReportContext, ReportSection
 from gradlens.reporting.html.standings import below_top, method_summaries
 from gradlens.reporting.html.verdict import headline, verdict_line
+from gradlens.reporting.html.wording import listed
 from gradlens.reporting.registry import REPORTS
 from gradlens.reporting.style import styles
+from gradlens.reporting.unfinished import progress_text, split_finished
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.text_files import encode
 from gradlens.training.run_directory import Run
@@ -94,7 +96,7 @@ def page(runs: Sequence[Run]) -> str:
     """The page as html.
 
     Args:
-        runs: several methods, several seeds each.
+        runs: several methods, several seeds each; unfinished ones are listed where others are finished.
 
     Raises:
         InputError: no runs, or the same run twice.
@@ -102,9 +104,12 @@ def page(runs: Sequence[Run]) -> str:
     """
     from plotly.offline import get_plotlyjs  # several megabytes
 
-    here = make_report_context(runs)
+    compared, unfinished = split_finished(runs)
+    here = make_report_context(compared)
     parts = _sections(here)
     said = [*notices(here.groups), *doctor.wrong(here)]
+    if left_out := [progress_text(run) for run in unfinished if run not in compared]:
+        said.append(Notice(f"Not finished, and so neither shown nor in any mean: {listed(left_out)}."))
     charts = {f"{part.id}-{i}": chart for part in parts for i, chart in enumerate(part.charts)}
     folder = files("gradlens.reporting.html") / "template"
     style, script = ((folder / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
