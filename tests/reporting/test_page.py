@@ -163,6 +163,13 @@ def test_unlike_runs_are_stated_first_and_shown_all_the_same():
     assert "data digits (bp) or mnist (dgl)" in words
 
 
+def test_unfinished_runs_among_others_are_listed_and_neither_shown_nor_ranked():
+    found = Parsed(page([made(), made("dgl", finished=False)]))
+    words = "Not finished, and so neither shown nor in any mean: dgl seed 0: 30 updates, epoch 2 of 2 (runs/dgl-s0)."
+    assert words in found.words("verdict")
+    assert [look["label"] for look in found.data["looks"]] == ["bp"]
+
+
 def test_one_bare_unfinished_run_gives_a_page():
     run = made("dgl", steps=(), finished=False)
     run.metrics.clear()
@@ -422,6 +429,8 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     status, said, complaint = run(path, "-o", out)
     assert (status, complaint) == (0, "")
     assert said == f"open {out} ({out.stat().st_size / 1e6:.1f} MB; it needs no network)\n"
-    assert run(path, "-o", out) == (2, "", f"gradlens: {out} exists; --overwrite replaces it\n")
-    assert run(path, "-o", out, "--overwrite")[0] == 0
-    assert run() == (2, "", "gradlens: missing argument 'RUN_DIR...'\n")
+    assert run(path, "-o", out)[0] == 0  # the same runs
+    other = stored(made("dgl"), tmp_path / "runs")
+    assert run(other, "-o", out) == (2, "", f"gradlens: {out} is a page of other runs: -o names another file, --overwrite replaces it\n")
+    assert run(other, "-o", out, "--overwrite")[0] == 0
+    assert run() == (2, "", "gradlens: missing argument 'RUN_OR_COMPARISON...'\n")

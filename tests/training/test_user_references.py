@@ -60,13 +60,13 @@ def test_the_example_obeys_the_laws_and_trains(program):
     flags = ["--width", "16", "--epochs", "4", "--quiet", "--record-every", "4"]
     status, out, err = program("compare-gradients", "bp", "sparse.py:Sparse", "--set", "sparse.share=0.3", *flags)
     assert (status, err) == (0, "")
-    (run,) = [load_run(p.parent) for p in Path("runs").glob("sparse-digits-basic-cnn-s0-*/config.json")]
+    (run,) = [load_run(p.parent) for p in Path().glob("comparisons/*/runs/sparse-digits-basic-cnn-s0-*/config.json")]
     assert run.config.options == {"share": 0.3}
     assert run.summary["test"]["best_accuracy"] > 0.5
     cosine = {r.layer: r.value for r in run.gradients if (r.step, r.kind, r.quantity) == (0, "weight", "cosine")}
     assert cosine["top.out"] == pytest.approx(1, abs=1e-12)
     assert 0.3 < cosine["block1.conv"] < 0.999
-    assert "sparse" in Path("runs/figures/cosine_heat_map.csv").read_text()
+    assert "sparse" in (run.path.parents[1] / "figures" / "cosine_heat_map.csv").read_text()
 
 
 def test_the_example_in_its_limit_is_backprop():
