@@ -14,6 +14,7 @@ import typer
 from gradlens._version import __version__
 from gradlens.cli.analysis import learned
 from gradlens.cli.options import SYNONYMS
+from gradlens.cli.schematic import drawn
 from gradlens.cli.sweep import studied
 from gradlens.cli.timeline import seen
 from gradlens.cli.train import trained
@@ -34,6 +35,7 @@ app.add_typer(trained)
 app.add_typer(learned)
 app.add_typer(studied)
 app.add_typer(seen)
+app.add_typer(drawn)
 
 
 def _say_versions(asked: bool) -> None:

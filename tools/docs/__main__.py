@@ -1,0 +1,24 @@
+"""``python -m tools.docs`` writes what ``mkdocs build --strict`` needs beside the pages that lie in ``docs``."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from tools.docs.reference import write_reference
+from tools.docs.rules import write_rules
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+
+
+def write_all(docs: Path = DOCS) -> list[Path]:
+    """Write all generated pages; returns them."""
+    pages = [*write_rules(docs), *write_reference(docs)]
+    shutil.copy(ROOT / "CHANGELOG.md", docs / "changelog.md")
+    return [*pages, docs / "changelog.md"]
+
+
+if __name__ == "__main__":
+    for page in write_all():
+        print(page.relative_to(ROOT))
