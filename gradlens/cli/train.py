@@ -59,7 +59,7 @@ def train(
         # of several seeds some may be finished, others not begun
         try:
             if state:
-                if is_finished(context.path_of(configs[0])):
+                if context.resume and is_finished(context.path_of(configs[0])):
                     say_reused(load_run(context.path_of(configs[0])))
                 runs = [train_run(configs[0], context, watch_for(configs[0]), state)]
             else:
@@ -286,7 +286,9 @@ def show(run_dirs: Annotated[list[Path], runs_given("a run directory, or a compa
         say("\n".join(f"run: {run.path}" for run in runs))
         return
     (run,) = runs
-    say(f"{run.path}: " + ("finished" if run.finished else f"unfinished, {run.updates} updates saved"))
+    epoch = run.metrics[-1].epoch if run.metrics else 0
+    state = "finished" if run.finished else "unfinished"
+    say(f"{run.path}: {state}, {run.updates} updates saved, epoch {epoch} of {run.config.epochs}")
     for name, value in run.config.as_dict().items():
         if value is not None and value is not False and value != {}:
             say(f"  {name:<17} {value}")

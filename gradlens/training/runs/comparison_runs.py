@@ -121,7 +121,8 @@ def compare_runs(
 
     """
     must_be_free(folder, asked, context.overwrite)
-    groups, said = asked.groups, []
+    groups = asked.groups
+    said: list[str] = []
     made = Comparison(
         folder,
         _places(asked.read, [] if asked.grid else groups, folder),
