@@ -157,6 +157,7 @@ def test_a_folder_of_its_own_holds_one_comparison_and_grows(gradlens, undrawn):
     assert made.command.startswith("gradlens compare-gradients bp dgl")
 
 
+@pytest.mark.usefixtures("own_code_forgotten")
 def test_what_crashes_is_found_before_anything_is_trained_and_what_diverges_is_listed_unranked(gradlens, undrawn):
     Path("mine.py").write_text(CRASHES)
     status, out, err = gradlens("compare-gradients", "dgl", "mine.py:Mine", "bp", "--seeds", "3", *TINY)

@@ -868,13 +868,15 @@ def test_rules_that_are_none_are_refused_in_a_sentence(program, code, named, wor
 
 
 def test_a_rule_that_raises_while_it_trains_shows_its_own_frames(program):
-    written("half.py", RULE.replace("received[0] / 2", "received[0] / undefined"))
+    after_an_update = "received[0] / (undefined if self.n > 1 else 2)"
+    rule = RULE.replace("def signal", "n = 0\n    def start(self, e, s): self.n = s\n    def signal")
+    written("half.py", rule.replace("received[0] / 2", after_an_update))
     status, _, err = program("train", "half.py:Half", "--model", "mlp", "--epochs", "1", "--quiet")
     assert status == 2
     assert err.splitlines()[0] == "Traceback (most recent call last):"
-    assert 'half.py", line 9, in signal' in err
+    assert 'half.py", line 11, in signal' in err
     assert "gradlens/" not in err
-    assert err.splitlines()[-1] == "gradlens: half.py, line 9, raised NameError: name 'undefined' is not defined"
+    assert err.splitlines()[-1] == "gradlens: half.py, line 11, raised NameError: name 'undefined' is not defined"
 
 
 def test_two_rules_of_one_name_are_refused(program):
