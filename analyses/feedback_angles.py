@@ -28,9 +28,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 from numpy.typing import NDArray
 
-from analyses.study import arguments, environment, save_figure
+from analyses.study import arguments, environment
 from gradlens.reporting.aggregate import interval
-from gradlens.reporting.style import LOOK, styles
+from gradlens.reporting.style import LOOK, save_figure, styles
 from gradlens.runtime.rng import generator
 
 Array = NDArray[np.floating[Any]]

@@ -24,11 +24,12 @@ from typing import Any
 
 from scipy.special import stdtrit
 
-from analyses.study import arguments, data_name, judged, publish, run_context_of, save_figures, say, trained, weighed
+from analyses.study import arguments, data_name, judged, publish, run_context_of, say, trained, weighed
 from gradlens.analysis.of_runs.filters import FilterOptions, Filters
 from gradlens.analysis.of_runs.interface import Session
 from gradlens.cli.progress import Display
 from gradlens.reporting.aggregate import Interval, interval
+from gradlens.reporting.analysis_report import save_figures
 from gradlens.reporting.filters import FILTER_NUMBERS, filter_figures, filter_table
 from gradlens.reporting.numbers import number_text
 from gradlens.runtime.progress import no_progress

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 from matplotlib import style
 from matplotlib.figure import Figure
 
-from analyses.study import arguments, data_name, publish, save_figure, trained, verdict
+from analyses.study import arguments, data_name, publish, trained, verdict
 from gradlens.reporting.aggregate import interval
-from gradlens.reporting.style import COLOURS, LOOK, MARKERS
+from gradlens.reporting.style import COLOURS, LOOK, MARKERS, save_figure
 from gradlens.training.config import make_config
 from gradlens.training.run_directory import Run
 

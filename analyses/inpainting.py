@@ -20,12 +20,14 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from analyses.study import arguments, data_name, judged, probed, publish, run_context_of, save_figure, save_figures, say, trained
+from analyses.study import arguments, data_name, judged, probed, publish, run_context_of, say, trained
 from gradlens.analysis import inpainting
 from gradlens.analysis.of_runs.inpainting import InpaintedImages, InpaintingOptions
 from gradlens.analysis.of_runs.options import ProbeOptions
 from gradlens.reporting import inpainting as reporting_inpainting
-from gradlens.reporting.probes import probe_figures, probe_points, probe_tables
+from gradlens.reporting.analysis_report import save_figures
+from gradlens.reporting.probes import probe_figures, probe_points, probe_table
+from gradlens.reporting.style import save_figure
 from gradlens.runtime.terminal import print_table
 from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run
@@ -96,8 +98,7 @@ def main() -> None:
     read = probed(runs, args, options)
     *filled, last = InpaintedImages().analyse([*runs, adversarial], place, InpaintingOptions(images=6))
     points = probe_points(runs, read)
-    for part in probe_tables(points):
-        print_table(part)
+    print_table(probe_table(points))
     names = [*TASKS.values(), ADVERSARIAL]
     found = reporting_inpainting.inpainting_rows([*runs, adversarial], [*filled, last])
     errors = [row._replace(label=name) for row, name in zip(found, names, strict=True)]

@@ -29,8 +29,9 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any, NamedTuple
 
-from analyses.study import arguments, data_name, judged, publish, save_figure, say, trained
+from analyses.study import arguments, data_name, judged, publish, say, trained
 from gradlens.reporting.aggregate import curve_points
+from gradlens.reporting.style import save_figure
 from gradlens.reporting.training_figures import curve_figure
 from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run

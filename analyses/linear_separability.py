@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from analyses.all_methods import EPOCHS, SEEDS, SHARED, STAGES
-from analyses.study import arguments, data_name, judged, probe_accuracy, probed, publish, save_figures, say, trained
+from analyses.study import arguments, data_name, judged, probe_accuracy, probed, publish, say, trained
 from gradlens.analysis.of_runs.options import ProbeOptions
-from gradlens.reporting.probes import probe_figures, probe_points, probe_tables
+from gradlens.reporting.analysis_report import save_figures
+from gradlens.reporting.probes import probe_figures, probe_points, probe_table
 from gradlens.runtime.terminal import print_table
 from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run
@@ -68,8 +69,7 @@ def main() -> None:
     runs: list[Run] = trained(configs(args.data, args.figures), args)
     results = probed(runs, args, OPTIONS)
     points = probe_points(runs, results)
-    for part in probe_tables(points):
-        print_table(part)
+    print_table(probe_table(points))
     claims = judge({rule: [x for run, x in zip(runs, results, strict=True) if run.config.method == rule] for rule in RULES})
     say(claims)
     save_figures(probe_figures(points, f"{data_name(args)} · BasicCNN, width 32"), args.figures / "linear_separability")

@@ -26,8 +26,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from analyses.study import HERE, REFUTED, SUPPORTED, arguments, publish, save_figure
+from analyses.study import HERE, REFUTED, SUPPORTED, arguments, publish
 from gradlens.methods import DEFAULT_SIMULATION
+from gradlens.reporting.style import save_figure
 from gradlens.reporting.timeline import gantt, over_workers
 from gradlens.runtime.csv_tables import read_csv, write_csv
 from gradlens.training.config import Config, make_config

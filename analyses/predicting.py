@@ -35,7 +35,7 @@ from sklearn.kernel_ridge import KernelRidge
 from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.model_selection import GridSearchCV, ShuffleSplit
 
-from analyses.study import arguments, judged, publish, save_figure, say
+from analyses.study import arguments, judged, publish, say
 from gradlens.analysis.theory.conditional_dependence import (
     AffineArrays,
     Array,
@@ -47,7 +47,7 @@ from gradlens.analysis.theory.conditional_dependence import (
 )
 from gradlens.cli.progress import Display
 from gradlens.reporting.aggregate import interval
-from gradlens.reporting.style import COLOURS, LOOK, MARKERS, PATTERNS
+from gradlens.reporting.style import COLOURS, LOOK, MARKERS, PATTERNS, save_figure
 
 RAW, PSI, TOP, EXACT, ORACLE = "X1", "ψ", "ψ, k − 1 components", "ψ from endless pairs", "oracle E^L[Y | X1]"
 UNIVERSAL, DEPENDENT, KERNEL = "ψ*", "ψ*, α = 0.5", "X1, RBF ridge"

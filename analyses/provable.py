@@ -35,7 +35,7 @@ from rich.table import Table
 from torch import Tensor
 
 from analyses.provable_figures import LearnerPoint, grids_of, hierarchical_digits, layerwise_sweep
-from analyses.study import arguments, data_name, judged, publish, save_figure, say
+from analyses.study import arguments, data_name, judged, publish, say
 from gradlens.analysis.theory.layerwise_clustering import LayerwisePlan, layerwise_purities, learn_layerwise, purity
 from gradlens.cli.progress import Display
 from gradlens.data.datasets import load
@@ -43,6 +43,7 @@ from gradlens.data.hierarchical_digits import LEVELS, Drawn, draw
 from gradlens.data.split import Data, Split
 from gradlens.reporting.aggregate import interval
 from gradlens.reporting.numbers import number_text
+from gradlens.reporting.style import save_figure
 from gradlens.runtime.rng import generator
 from gradlens.runtime.terminal import print_table
 from gradlens.training.config import Config, make_config

@@ -21,13 +21,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from analyses.all_methods import EPOCHS, SEEDS, SHARED
-from analyses.study import arguments, data_name, judged, publish, run_context_of, save_figure, say, trained
+from analyses.study import arguments, data_name, judged, publish, run_context_of, say, trained
 from gradlens.analysis.of_runs.interface import Session
 from gradlens.analysis.of_runs.options import RepresentationOptions
 from gradlens.analysis.of_runs.representations import Representations
 from gradlens.analysis.representations import TRAINED
 from gradlens.cli.progress import Display
 from gradlens.reporting import representations
+from gradlens.reporting.style import save_figure
 from gradlens.runtime.terminal import print_table
 from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run

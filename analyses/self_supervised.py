@@ -29,9 +29,10 @@ from statistics import fmean
 from typing import Any
 
 from analyses.drawing import Cell, dots
-from analyses.study import arguments, data_name, judged, probe_accuracy, probed, publish, save_figure, say, test_accuracy, trained
+from analyses.study import arguments, data_name, judged, probe_accuracy, probed, publish, say, test_accuracy, trained
 from gradlens.analysis.of_runs.options import ProbeOptions
 from gradlens.reporting.aggregate import final_values, interval
+from gradlens.reporting.style import save_figure
 from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run
 from gradlens.training.runs.train_run import find_run

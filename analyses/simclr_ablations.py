@@ -22,9 +22,10 @@ from statistics import fmean
 from typing import Any
 
 from analyses.drawing import Cell, value_map
-from analyses.study import arguments, data_name, judged, probe_accuracy, probed, publish, save_figure, say, trained
+from analyses.study import arguments, data_name, judged, probe_accuracy, probed, publish, say, trained
 from gradlens.analysis.of_runs.options import ProbeOptions
 from gradlens.reporting.aggregate import interval
+from gradlens.reporting.style import save_figure
 from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run
 

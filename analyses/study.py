@@ -8,7 +8,6 @@ import math
 import platform
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,8 @@ from gradlens.analysis.of_runs.options import ProbeOptions
 from gradlens.analysis.of_runs.probe import Probe
 from gradlens.cli.progress import Display
 from gradlens.data.datasets import DATASETS
-from gradlens.reporting import analysis_report, style
 from gradlens.reporting.aggregate import Interval, interval
+from gradlens.reporting.analysis_report import save_figures
 from gradlens.reporting.training_figures import figure_set
 from gradlens.runtime.errors import INTERRUPTED, Stopped
 from gradlens.training.config import Config, make_config
@@ -184,11 +183,6 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "written": time.strftime("%Y-%m-%d"),
     }
-
-
-# pages link the png and the csv is beside it; `gradlens figures` draws an svg too
-save_figure = partial(style.save_figure, vector=False)
-save_figures = partial(analysis_report.save_figures, vector=False)
 
 
 def publish(name: str, runs: Sequence[Run], args: argparse.Namespace, results: dict[str, Any], figures: bool = True) -> None:

@@ -35,7 +35,7 @@ from matplotlib import style
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from analyses.study import arguments, judged, publish, save_figure, say
+from analyses.study import arguments, judged, publish, say
 from gradlens.analysis.activations import collect_activations, freeze_module
 from gradlens.analysis.logistic_regression import Standard, fit_logistic_regression
 from gradlens.analysis.representation_similarity import rdm, rdm_correlation
@@ -46,7 +46,7 @@ from gradlens.methods import METHODS
 from gradlens.reporting import representations
 from gradlens.reporting.aggregate import interval
 from gradlens.reporting.representations import DepthPoint, RdmRow
-from gradlens.reporting.style import COLOURS, LOOK
+from gradlens.reporting.style import COLOURS, LOOK, save_figure
 from gradlens.runtime.rng import generator, seeded
 from gradlens.training.build import ModelAndMethod, make_network_info
 from gradlens.training.step import training_step

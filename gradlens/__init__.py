@@ -7,7 +7,8 @@ is no interface.
 - write a learning rule: ``Method``, ``Signal``, ``Pass``, ``Grad``, ``Update``, ``NetworkInfo``, ``top_signal``, ``relay``, ``seeded``;
   test it: ``check_method`` (raises ``CheckFailed``); ``METHODS`` holds the built-in ones
 - bring a network or data: ``ModelSpec``, ``Split``
-- train and read runs: ``Config``, ``make_config``, ``RunContext``, ``train_run``, ``load`` (a run, or a ``Comparison`` with its ``runs``)
+- train and read runs: ``Config``, ``make_config``, ``RunContext``, ``train_run``, ``load`` (a run, or a ``Comparison`` with its ``runs``);
+  ``comparison_table`` of several
 - analyse: ``probe_module``, ``represent`` of a ``frozen_module``, ``cka_matrix``, ``linear_cka``, ``rdm``, ``certify_separability``, …
 
 Bad input raises ``InputError``, whose message is one sentence.
@@ -61,6 +62,7 @@ if TYPE_CHECKING:  # the same table for type checkers, which do not run __getatt
     from gradlens.gradients.method import top_signal as top_signal
     from gradlens.methods import METHODS as METHODS
     from gradlens.models.spec import ModelSpec as ModelSpec
+    from gradlens.reporting.console import comparison_table as comparison_table
     from gradlens.runtime.errors import InputError as InputError
     from gradlens.runtime.rng import seeded as seeded
     from gradlens.training.checks.check_method import check_method as check_method
@@ -96,6 +98,7 @@ __all__ = [
     "check_method",
     "cka_matrix",
     "compare",
+    "comparison_table",
     "conditional_dependence",
     "cosine",
     "draw_hierarchical_digits",
@@ -149,6 +152,7 @@ _HOME = {  # public name -> where it is defined
     "check_method": "gradlens.training.checks.check_method:check_method",
     "cka_matrix": "gradlens.analysis.network_similarity:cka_matrix",
     "compare": "gradlens.gradients.compare:compare",
+    "comparison_table": "gradlens.reporting.console:comparison_table",
     "conditional_dependence": "gradlens.analysis.theory.conditional_dependence:conditional_dependence",
     "cosine": "gradlens.gradients.alignment:cosine",
     "draw_hierarchical_digits": "gradlens.data.hierarchical_digits:draw",
@@ -198,4 +202,4 @@ if not TYPE_CHECKING:  # a type checker would take any name
 
 def __dir__() -> list[str]:
     """What completion shows."""
-    return sorted({*globals(), *__all__})
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

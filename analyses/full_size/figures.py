@@ -24,8 +24,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarForm
 from analyses.full_size.items import Item, at_width, items
 from analyses.full_size.readings import EPOCHS, of_family
 from analyses.full_size.results import Rows, read_rows, summary
-from analyses.study import save_figure
-from gradlens.reporting.style import LOOK, Style, styles
+from gradlens.reporting.style import LOOK, Style, save_figure, styles
 from gradlens.runtime.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]

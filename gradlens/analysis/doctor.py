@@ -71,6 +71,7 @@ class Finding(NamedTuple):
     evidence: str
     threshold: str  # in words
     advice: str  # one sentence
+    why: str  # one sentence: what it does to the run
 
 
 class Diagnosis(NamedTuple):
@@ -93,7 +94,8 @@ class Check(NamedTuple):
     name: str
     look: Callable[[RunView], list[Symptom] | None]  # None: it does not concern this rule
     threshold: str  # what is wanted, in words
-    advice: str
+    advice: str  # one sentence
+    why: str  # one sentence: what it does to the run
 
 
 CHECKS: tuple[Check, ...] = (
@@ -102,72 +104,86 @@ CHECKS: tuple[Check, ...] = (
         unfinished,
         "all updates made",
         "If it is not running any more, --resume goes on with it; if its loss became infinite, a lower --lr is what helps.",
+        "What is missing was never trained, so its numbers stand beside those of finished runs unfairly.",
     ),
     Check(
         "not finite",
         not_finite,
         "no loss or norm NaN or infinite",
         "Lower --lr or warm up (--warmup), and look for the layer whose norm went first.",
+        "From there on every number that depends on it means nothing.",
     ),
     Check(
         "at chance",
         at_chance,
         f"accuracy above 1/classes by more than {CHANCE_ERRORS:g} standard errors",
         "Try another --lr and more --epochs; if the training accuracy is high, the labels or the test images are not what they should be.",
+        "The network answers no better than by guessing.",
     ),
     Check(
         "dead local head",
         dead_head,
         f"a local loss below {DEAD_SHARE:g} of that of guessing (of several terms: below its first value), mean over the last epoch",
         "This head teaches its block nothing: see whether it is trained at all, then try another --lr or kind of head.",
+        "The block learns from this loss alone, and a loss that does not fall hands it no direction.",
     ),
     Check(
         "silent layer",
         silent,
         "not exactly zero at every recorded step of the last epoch",
         "Nothing reaches this layer: a dead activation above it (a lower --lr keeps them alive), a head of zeros, or a rule that skips it.",
+        "A gradient of zero changes no weight: this layer stays as it was.",
     ),
     Check(
         "lagging synthesiser",
         lagging,
         f"explained variance above {SYNTH_WATCH:g} (wrong from {SYNTH_WRONG:g}), median over the last epoch",
-        "Its target moves faster than it learns: more epochs, a lower --lr, or cdni, whose synthesisers read the label.",
+        "Its target moves faster than it learns: more epochs, a lower --lr, or instead of dni cdni, whose synthesisers read the label.",
+        "1 is a perfect prediction of the incoming gradient, 0 is as good as its mean over the batch; below 0 the block "
+        "is updated with something that is worse than a constant.",
     ),
     Check(
         "synthesiser out of scale",
         out_of_scale,
         f"norm ratio within a factor of {SYNTH_BAND:g}, median over the last epoch",
         "--set target=sum --set zero_bias=true keep a synthesiser's target at a size that its optimiser can reach.",
+        "The block makes steps of the wrong length, whatever their direction.",
     ),
     Check(
         "feedback drift",
         feedback_drift,
         f"norm ratio less than {DRIFT_WATCH:g} times farther from 1 than at first (wrong from {DRIFT_WRONG:g})",
         "The weights outgrow the feedback, or die away: --weight-decay, a lower --lr, or kp, whose feedback follows the weights.",
+        "What comes back through the feedback has no longer the size that it would have through the weights, and that "
+        "multiplies from layer to layer.",
     ),
     Check(
         "vanishing block",
         vanishing,
         f"blocks' gradients less than {SPREAD_WATCH:g} times apart (wrong from {SPREAD_WRONG:g}), medians over the last epoch",
         "It learns only as far as its optimiser rescales (Adam does, SGD does not): relu, normalisation, or a rule with local losses.",
+        "One learning rate cannot suit both blocks.",
     ),
     Check(
         "exploding block",
         exploding,
         f"a block's gradient less than {GROWTH_WATCH:g} times what it was at first (wrong from {GROWTH_WRONG:g})",
         "A lower --lr, --weight-decay or a network with normalisation keeps weights from growing without end.",
+        "Steps that grow like this end in a loss that is infinite.",
     ),
     Check(
         "collapsed features",
         collapse,
         f"effective rank of a block's activations {RANK_WATCH:g} or more (wrong below {RANK_WRONG:g}) on {IMAGES} held-out images",
         "This block tells images apart in one direction only: a lower --lr, normalisation, or less pull from its local loss.",
+        "Blocks above cannot tell apart what this one makes alike.",
     ),
     Check(
         "stale replay",
         stale_replay,
         f"batches younger than {STALE_WATCH:g} buffer length (wrong from {STALE_WRONG:g}), a turn in {STARVED_SHARE:.0%} of rounds",
         "Make the slow unit faster (slowdown), or keep fewer batches (buffer) and read each less often (reuse).",
+        "The block learns from what the blocks below no longer give.",
     ),
     Check(
         "loss spike",
@@ -175,12 +191,14 @@ CHECKS: tuple[Check, ...] = (
         f"an epoch's loss below {SPIKE_EPOCH:g} times its neighbours', a recorded one within {SPIKE_DEVIATIONS:g} deviations of the "
         f"median of the {SPIKE_WIDTH} before it, or nearer than {SPIKE_MATERIAL:g} of the loss of guessing",
         "A lower --lr, or --warmup where it happens early; look at what moved before blaming the data.",
+        "A step there undid what had been learned, or a batch was unlike the others.",
     ),
     Check(
         "overfitting",
         overfitting,
         f"test loss below {OVERFIT_WATCH:g} times its best (wrong from {OVERFIT_WRONG:g} and {100 * OVERFIT_GAP:g} points of accuracy)",
         "More images, --augment, --weight-decay, or fewer epochs: the best epoch is the one to quote.",
+        "The network learns the training images by heart.",
     ),
 )
 
@@ -207,7 +225,7 @@ def examine(run: Run, context: RunContext | None = None, progress: Progress = no
             unmade[check.name] = str(why)
             continue
         (foreign if found is None else made).append(check.name)
-        findings += [Finding(check.name, *symptom, check.threshold, check.advice) for symptom in found or []]
+        findings += [Finding(check.name, *symptom, check.threshold, check.advice, check.why) for symptom in found or []]
     return Diagnosis(sorted(findings, key=lambda f: f.severity != WRONG), made, unmade, foreign)
 
 
@@ -220,5 +238,8 @@ def diagnosis_line(diagnosis: Diagnosis) -> str:
     """One line: how much is wrong, how much to watch, how many checks were made, and why others could not be."""
     wrong, watch = (sum(f.severity == severity for f in diagnosis.findings) for severity in (WRONG, WATCH))
     text = f"{wrong or 'nothing'} wrong" + f", {watch} to watch" * bool(watch) + f": {len(diagnosis.made)} checks"
-    why = "; ".join(f"{name}: {why}" for name, why in diagnosis.unmade.items())
+    named: dict[str, list[str]] = {}
+    for name, why in diagnosis.unmade.items():
+        named.setdefault(why, []).append(name)
+    why = "; ".join(f"{', '.join(names)}: {why}" for why, names in named.items())
     return text + (f", {len(diagnosis.unmade)} could not be made ({why})" if why else "")

@@ -71,9 +71,10 @@ class RunView:
         return [m for m in self.run.metrics if m.split == split and m.epoch > 0]
 
     def need_gradients(self) -> None:
-        """A check of gradients needs some."""
+        """A check of gradients needs some, of as many steps as "the end" is made of: from the untrained network nothing follows."""
         if not self.run.gradients:
             raise MissingEvidence("no gradients were recorded" + " (--record-every 0)" * (not self.run.config.record.every))
+        need_steps(len({row.step for row in self.run.gradients}))
 
     def live(self) -> dict[str, Series]:
         """block -> norms of its gradient, but for exact zeros: a stage or the rule leaves a block alone there."""
@@ -126,6 +127,13 @@ class RunView:
         """The end of a series, and the median of its finite values (NaN without any)."""
         end = self.late(series)
         return end, median(values(end) or [math.nan])
+
+
+def need_steps(records: int, wanted: int = LAST_STEPS) -> None:
+    """A check needs so many recorded steps."""
+    if records < wanted:
+        what = f"{records} record{'s' * (records != 1)}"
+        raise MissingEvidence(f"too short to judge: {what}, wanted {wanted} (a lower --record-every makes more)")
 
 
 def values(series: Series) -> list[float]:

@@ -14,6 +14,7 @@ from gradlens.analysis.doctor_evidence import (
     Series,
     Symptom,
     graded,
+    need_steps,
     step_range,
     values,
 )
@@ -86,7 +87,7 @@ def lagging(seen: RunView) -> list[Symptom] | None:
     for block, series in explained_by_block.items():
         end, explained = seen.late_median(series)
         if grade := graded(explained, SYNTH_WATCH, SYNTH_WRONG):
-            text = f"the synthesiser of {block} explains {explained:.3g} of the variance of its target ({step_range(end)})"
+            text = f"the synthesiser of {block} has an explained variance of {explained:.3g} ({step_range(end)})"
             found.append(Symptom(grade[0], block, end[-1][0], explained, grade[1], text))
     return found
 
@@ -113,6 +114,7 @@ def feedback_drift(seen: RunView) -> list[Symptom] | None:
     compared = seen.of(kind, "norm_ratio")
     if not compared:
         raise MissingEvidence("feedback was compared with weights at no step (--diagnose-every)")
+    need_steps(max(map(len, compared.values())), 2)  # the first is what the last is compared with
     found = []
     for layer, series in compared.items():
         (began, first), (ended, last) = series[0], series[-1]
@@ -128,7 +130,7 @@ def vanishing(seen: RunView) -> list[Symptom] | None:
     if seen.untrained:
         return None
     seen.need_gradients()
-    sizes = {block: median(values(seen.late(live))) for block, live in seen.live().items()}
+    sizes = {block: median(values(seen.late(live))) for block, live in seen.live().items() if len(live) >= LAST_STEPS}
     if len(sizes) < 2:
         return []
     low, high = min(sizes, key=lambda b: sizes[b]), max(sizes, key=lambda b: sizes[b])
@@ -146,6 +148,8 @@ def exploding(seen: RunView) -> list[Symptom] | None:
     seen.need_gradients()
     found = []
     for block, live in seen.live().items():
+        if len(live) < LAST_STEPS:
+            continue
         began, ended = median(values(live[:LAST_STEPS])), median(values(seen.late(live)))
         if grade := graded(ended / began, GROWTH_WATCH, GROWTH_WRONG):
             at_first, at_last = step_range(live[:LAST_STEPS]), step_range(seen.late(live))

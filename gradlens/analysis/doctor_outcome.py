@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gradlens.analysis.activations import collect_activations, load_snapshots
-from gradlens.analysis.doctor_evidence import LAST_STEPS, WATCH, WRONG, MissingEvidence, RunView, Series, Symptom, graded
+from gradlens.analysis.doctor_evidence import LAST_STEPS, WATCH, WRONG, MissingEvidence, RunView, Series, Symptom, graded, need_steps
 from gradlens.analysis.representation_similarity import effective_rank, spectrum
 from gradlens.gradients.layer_names import is_norm
 from gradlens.runtime.errors import InputError
@@ -28,7 +28,8 @@ SPIKE_WIDTH = 7  # recorded losses that the median before a spike is taken of
 SPIKE_DEVIATIONS = 6.0  # of the noise, a robust standard deviation
 SPIKE_MATERIAL = 0.1  # … and this share of the loss of guessing, for near zero every loss jumps by factors
 SPIKE_EPOCH = 1.5  # an epoch's loss over those of the epochs beside it
-SPIKE_RECORDS = 10  # recorded losses below which nothing is called a spike
+SPIKE_RECORDS = 8  # recorded losses below which nothing is called a spike: of 8 losses of pure noise 1.6 % have one by chance, of 10 1.5 %
+CHANCE_UPDATES = 50  # updates below which an accuracy at chance is no failure: on digits fa, which learns late, left it after 20
 OVERFIT_WATCH = 1.1  # test loss over its best, with the training loss still falling
 OVERFIT_WRONG = 1.5  # bp on 6,000 images of CIFAR-10 came to 1.2 in five epochs
 OVERFIT_GAP = 0.2  # … and training accuracy ahead by 20 points: a test loss that rises alone is only overconfidence
@@ -70,6 +71,8 @@ def at_chance(seen: RunView) -> list[Symptom] | None:
     limit = p + CHANCE_ERRORS * math.sqrt(p * (1 - p) / seen.run.info["images"][last.split])
     if last.accuracy > limit:
         return []
+    if last.step < CHANCE_UPDATES:
+        raise MissingEvidence(f"too short to judge: {last.step} updates, wanted {CHANCE_UPDATES}")
     text = f"{last.split} accuracy is {last.accuracy:.1%} after epoch {last.epoch}; guessing among {seen.classes} classes gives {p:.1%}"
     return [Symptom(WRONG, last.split, last.step, last.accuracy, limit, text)]
 
@@ -150,7 +153,7 @@ def spikes(seen: RunView) -> list[Symptom] | None:
     if len(series) < SPIKE_RECORDS:
         if found:
             return found
-        raise MissingEvidence(f"{len(series)} recorded losses are too few to tell a spike from noise (wanted {SPIKE_RECORDS})")
+        need_steps(len(series), SPIKE_RECORDS)
     for i, value, baseline in jumps(series, material):
         text = f"the loss is {value:.3g} at step {series[i][0]}, the median before it {baseline:.3g}; {_moved(seen, series[i][0])}"
         found.append(Symptom(WATCH, top, series[i][0], value - baseline, material, text))

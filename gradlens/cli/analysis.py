@@ -13,9 +13,10 @@ import typer
 from gradlens.analysis.of_runs.interface import Analysis, AnalysisWithTraining, Result
 from gradlens.analysis.of_runs.registry import ANALYSES
 from gradlens.cli.options import default_help, with_flags
+from gradlens.cli.output import FigureFormat, Output, TableFormat, figure_formats
 from gradlens.cli.run_arguments import IN_COMPARISON, figure_folder, home, runs_given, say_aside, say_reused
 from gradlens.cli.settings import RULES_READ
-from gradlens.runtime.terminal import print_table, say, shell_command
+from gradlens.runtime.terminal import say, shell_command
 
 if TYPE_CHECKING:
     from gradlens.training.run_directory import Run
@@ -27,30 +28,39 @@ def _aside(text: str) -> None:
     say(text, aside=True)
 
 
-def _shown(analysis: Analysis, runs: Sequence[Run], results: Sequence[Result], folder: Path) -> None:
+def _shown(
+    analysis: Analysis, runs: Sequence[Run], results: Sequence[Result], folder: Path, form: str, figure_format: Sequence[str] | None
+) -> None:
     """Print the tables of an analysis, draw its figures into a folder, and say where everything is."""
     from gradlens.reporting.aggregate import runs_title
     from gradlens.reporting.analysis_report import save_figures
     from gradlens.reporting.figure_folder import note_runs
     from gradlens.reporting.registry import REPORTS
 
-    report = REPORTS[analysis.name]
-    for table in report.tables(runs, results):
-        print_table(table)
+    report, output, formats = REPORTS[analysis.name], Output(form), figure_formats(figure_format)
+    output.tables(report.tables(runs, results))
     files: list[Path] = []
     if report.figures:
         drawn = report.figures(runs, results, runs_title(runs))
         note_runs(folder, [run.path for run in runs])
-        files = save_figures(drawn, folder)
+        files = save_figures(drawn, folder, formats=formats)
     for i, run in enumerate(runs):
         stored = [analysis.name, *([analysis.comparison] if analysis.comparison and not i else [])]
-        say(f"run: {run.path} ({', '.join(f'{name}.json' for name in stored)})")
+        output.notice(f"run: {run.path} ({', '.join(f'{name}.json' for name in stored)})")
     if files:
-        say(f"figures (png, svg, csv): {', '.join(map(str, files))}")
+        output.notice(f"figures ({', '.join(formats)}, csv): {', '.join(map(str, files))}")
 
 
 def _parameter(name: str, type_: Any, info: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[type_, info])
+
+
+def _printed() -> list[inspect.Parameter]:
+    """The flags of what a command prints and draws."""
+    return [
+        inspect.Parameter("form", inspect.Parameter.KEYWORD_ONLY, default="text", annotation=TableFormat),
+        inspect.Parameter("figure_format", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=FigureFormat),
+    ]
 
 
 def _flag(field: dataclasses.Field[Any], type_: Any) -> inspect.Parameter:
@@ -77,7 +87,9 @@ def _register(
 def add_command(analysis: Analysis) -> None:
     """Make the command of an analysis: run directories, the flags of its options, and where the figures go."""
 
-    def command(*, run_dirs: list[Path], out: Path | None, given: dict[str, Any], **typed: Any) -> None:
+    def command(
+        *, run_dirs: list[Path], out: Path | None, form: str, figure_format: list[str] | None, given: dict[str, Any], **typed: Any
+    ) -> None:
         from gradlens.cli.progress import Display
         from gradlens.training.context import set_up_process
         from gradlens.training.run_directory import load_run
@@ -88,7 +100,7 @@ def add_command(analysis: Analysis) -> None:
         options = analysis.Options(**{name: tuple(v or ()) if fields[name].default == () else v for name, v in typed.items()})
         with Display(quiet, len(runs)) as display:
             results = analysis.analyse(runs, context, options, display.count, _aside)
-        _shown(analysis, runs, results, folder)
+        _shown(analysis, runs, results, folder, form, figure_format)
 
     fields = {field.name: field for field in dataclasses.fields(analysis.Options) if field.metadata}
     types = get_type_hints(analysis.Options)
@@ -97,14 +109,16 @@ def add_command(analysis: Analysis) -> None:
         flags.append(_parameter("overwrite", bool, typer.Option("--overwrite", help="draw into a folder that holds other things"), False))
     out = _parameter("out", Path | None, typer.Option("--out", help=f"{analysis.drawn} {IN_COMPARISON}"), None)
     of = f" of {' or '.join(RULES_READ[analysis.command])}" if analysis.command in RULES_READ else ""
-    own = [_parameter("run_dirs", list[Path], runs_given(analysis.argument + of)), *flags, out]
+    own = [_parameter("run_dirs", list[Path], runs_given(analysis.argument + of)), *flags, out, *_printed()]
     _register(analysis, command, own, "device", "threads", "data-dir", "download", "no-cache", "quiet")
 
 
 def add_command_with_training(analysis: AnalysisWithTraining) -> None:
     """Make the command of an analysis of runs that are trained for it: rules or run directories, and all settings of a training."""
 
-    def command(*, what: list[str] | None, figures_to: Path | None, given: dict[str, Any]) -> None:
+    def command(
+        *, what: list[str] | None, figures_to: Path | None, form: str, figure_format: list[str] | None, given: dict[str, Any]
+    ) -> None:
         from gradlens.cli.progress import Display
         from gradlens.reporting.figure_folder import default_folder, must_be_replaceable
         from gradlens.runtime.errors import InputError
@@ -136,7 +150,7 @@ def add_command_with_training(analysis: AnalysisWithTraining) -> None:
                 missing, context, lambda c: display.watch(f"{c.method} seed {c.seed}", c.epochs), reused=say_reused
             )
             results = analysis.analyse(runs, context, watch=display.count, say=_aside)
-        _shown(analysis, runs, results, folder)
+        _shown(analysis, runs, results, folder, form, figure_format)
 
     named = _parameter(
         "what", list[str] | None, typer.Argument(metavar="[METHOD_OR_RUN_OR_COMPARISON]...", help=default_help(analysis.command)), None
@@ -144,7 +158,7 @@ def add_command_with_training(analysis: AnalysisWithTraining) -> None:
     out = _parameter(
         "figures_to", Path | None, typer.Option("--figures", help=f"{analysis.drawn} [a folder of its own in OUT/figures/]"), None
     )
-    _register(analysis, command, [named, out], rules="what", or_runs=True)
+    _register(analysis, command, [named, out, *_printed()], rules="what", or_runs=True)
 
 
 for _analysis in ANALYSES.values():
@@ -177,13 +191,14 @@ def report(
 def doctor(
     run_dirs: Annotated[list[Path], runs_given("run directories, finished or not")],
     as_json: Annotated[bool, typer.Option("--json", help="print the findings as JSON, for scripts")] = False,
+    form: TableFormat = "text",
     *,
     given: dict[str, Any],
 ) -> None:
     """Say what went wrong in runs: dead heads, lagging synthesisers, drift, collapse, spikes…; exit status 1 if anything did."""
     import json
 
-    from gradlens.analysis.doctor import RESULT, diagnosis_json, diagnosis_line, examine
+    from gradlens.analysis.doctor import RESULT, diagnosis_json, examine
     from gradlens.cli.progress import Display
     from gradlens.reporting import console
     from gradlens.training.context import set_up_process
@@ -193,16 +208,16 @@ def doctor(
     runs = [load_run(path) for path in run_dirs]
     with Display(quiet, len(runs)) as display:
         found = [examine(run, context, display.count(run.path.name)) for run in runs]
+    for run, diagnosis in zip(runs, found, strict=True):
+        save_result(run.path, RESULT, diagnosis_json(diagnosis))
     if as_json:
         say(json.dumps([plain({"run": str(run.path), **diagnosis_json(d)}) for run, d in zip(runs, found, strict=True)], indent=1))
-    for run, diagnosis in zip(runs, found, strict=True):
-        if diagnosis.findings and not as_json:
-            print_table(console.diagnosis_table(str(run.path), diagnosis))
-        elif not as_json:
-            say(f"{run.path}: {diagnosis_line(diagnosis)}")
-        save_result(run.path, RESULT, diagnosis_json(diagnosis))
-    if not as_json:
-        say("\n".join(f"run: {run.path} ({RESULT}.json)" for run in runs))
+    else:
+        output = Output(form)
+        tables = [console.diagnosis_table(str(run.path), diagnosis) for run, diagnosis in zip(runs, found, strict=True)]
+        output.tables(table for table in tables if table.rows or form != "text")
+        output.notice("\n".join(table.title for table in tables if not table.rows))
+        output.notice("\n".join(f"run: {run.path} ({RESULT}.json)" for run in runs))
     raise typer.Exit(int(any(diagnosis.wrong for diagnosis in found)))
 
 

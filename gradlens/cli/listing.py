@@ -9,9 +9,8 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin
 
-from rich.table import Table
-
 from gradlens.runtime.errors import unknown
+from gradlens.runtime.tables import Table
 
 
 def first_sentence(thing: Any) -> str:
@@ -126,9 +125,9 @@ def listing(what: str) -> Table:
     if what not in LISTS:
         raise unknown("list", what, LISTS)
     header, *rows = ROWS[what] if is_current(what) else LISTS[what]()
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in header:
-        table.add_column(column, overflow="fold")
+    table = Table()
+    for i, column in enumerate(header):
+        table.add_column(column, align="left", prose=i == 1)
     for row in rows:
         table.add_row(*row)
     return table

@@ -13,6 +13,7 @@ import typer
 
 from gradlens._version import __version__
 from gradlens.cli.analysis import learned
+from gradlens.cli.export import exported
 from gradlens.cli.options import SYNONYMS
 from gradlens.cli.schematic import drawn
 from gradlens.cli.sweep import studied
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 app.add_typer(trained)
 app.add_typer(learned)
+app.add_typer(exported)
 app.add_typer(studied)
 app.add_typer(seen)
 app.add_typer(drawn)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from gradlens.runtime.terminal import print_table, say, shell_command
+from gradlens.runtime.terminal import say, shell_command
 from gradlens.training.comparison import FIGURES, Comparison, home_of, runs_of
 
 if TYPE_CHECKING:
@@ -65,23 +65,3 @@ def figure_folder(runs: Sequence[Run], out: Path | None, overwrite: bool) -> Pat
     folder = out or (compared.path / FIGURES if compared and compared.made_by else default_folder([run.config for run in runs]))
     must_be_replaceable(folder, [run.path for run in runs], overwrite)
     return folder
-
-
-def print_runs(runs: Sequence[Run], rates: bool = False, said: Sequence[str] = ()) -> None:
-    """Print the comparison of finished runs, and below it what must be known of it: other settings, unfinished runs.
-
-    Args:
-        runs: several methods, several seeds each.
-        rates: with a column of learning rates.
-        said: sentences to be printed under the table.
-
-    """
-    from gradlens.reporting import console
-    from gradlens.reporting.unfinished import split_finished, unfinished_lines
-
-    finished = [run for run in split_finished(runs)[0] if run.finished]
-    if finished:
-        print_table(console.comparison_table(finished, rates))
-    lines = [*said, *(console.unlike_settings(finished, rates) if finished else ()), *unfinished_lines(runs)]
-    if lines:
-        say("\n".join(lines))

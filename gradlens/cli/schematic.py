@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from gradlens.cli.options import with_flags
+from gradlens.cli.output import FigureFormat, figure_formats
 from gradlens.runtime.terminal import say
 
 drawn = typer.Typer()
@@ -29,6 +30,7 @@ def draw(
     columns: Annotated[int, typer.Option("--columns", min=1, max=8, help="panels in a row")] = 4,
     theme: Annotated[Theme, typer.Option("--theme", help="colours for a light or a dark page")] = Theme.light,
     out: Annotated[Path, typer.Option("--out", help="folder of the figure")] = Path("figures"),
+    figure_format: FigureFormat = None,
     *,
     given: dict[str, Any],
 ) -> None:
@@ -56,7 +58,7 @@ def draw(
             found.append(rule_structure(config.method, config.rule, config.options, depth))
     rows = [link for structure in found for link in links(structure)]
     name = "_".join(["schematic", *(s.rule for s in found[:4])]) + (f"_and_{len(found) - 4}_more" if len(found) > 4 else "")
-    files = save_figure(schematic(found, theme.value, columns), rows, out, name)
+    files = save_figure(schematic(found, theme.value, columns), rows, out, name, formats=figure_formats(figure_format))
     for structure in found:
         say(described(structure))
-    say(f"figure (png, svg, csv): {files[0].with_suffix('')}")
+    say(f"figure: {', '.join(map(str, files))}")

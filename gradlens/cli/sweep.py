@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gradlens.cli.early_checks import check_study
+from gradlens.cli.output import Output, TableFormat
 from gradlens.cli.run_arguments import command_typed
-from gradlens.runtime.terminal import print_table, rich_console, say, shell_command
+from gradlens.runtime.terminal import rich_console, shell_command
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,6 +29,7 @@ def sweep(
     jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="runs at a time, in processes [cores / threads]")] = None,
     address: Annotated[str | None, typer.Option("--address", help="a Ray cluster: auto, HOST:PORT, or local (extra `ray`)")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress")] = False,
+    form: TableFormat = "text",
 ) -> None:
     """Train every point of a STUDY that is not finished, and compare: means, intervals, paired differences from its baseline."""
     import os
@@ -68,9 +70,10 @@ def sweep(
         write_csv(out / "rows.csv", merged_rows(finished))
         lines = summary_lines(study, finished)
         write_csv(out / "summary.csv", lines)
-        print_table(study_table(lines, study.baseline))
-        say(f"{len(finished)} of {len(points)} runs finished; {out / 'rows.csv'}, {out / 'summary.csv'}, {out / 'study.json'}")
-        say(f"next: {shell_command('gradlens', 'report', out)}")
+        output = Output(form)
+        output.tables([study_table(lines, study.baseline)])
+        output.notice(f"{len(finished)} of {len(points)} runs finished; {out / 'rows.csv'}, {out / 'summary.csv'}, {out / 'study.json'}")
+        output.notice(f"next: {shell_command('gradlens', 'report', out)}")
     if failed := {name: s for name, s in states.items() if s.what == "failed"}:
         name, state = next(iter(failed.items()))
         raise Stopped(f"{len(failed)} of {len(points)} runs failed; {name}: {state.why}")

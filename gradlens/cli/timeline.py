@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from gradlens.cli.options import OF_AN_UPDATE, default_help, with_flags
-from gradlens.runtime.terminal import print_table, say
+from gradlens.cli.output import FigureFormat, Output, TableFormat, figure_formats
 
 seen = typer.Typer()
 
@@ -24,6 +24,8 @@ def timeline(
     latency: Annotated[float, typer.Option("--latency", min=0, help="us of one message")] = 50.0,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="of measuring; the least of each cost is taken")] = 3,
     out: Annotated[Path, typer.Option("--out", help="folder of the figures")] = Path("figures"),
+    form: TableFormat = "text",
+    figure_format: FigureFormat = None,
     *,
     given: dict[str, Any],
 ) -> None:
@@ -61,12 +63,13 @@ def timeline(
         seconds = simulation.first_batches(found)
         bars = simulation.pictured(found, workers, wire, micro_batches, seconds)
     chosen = [point for point in points if point.workers == workers]
-    print_table(timeline_pictures.timeline_table(chosen, wire, configs[0].batch_size))
-    say("\n".join(timeline_pictures.unused_workers_text(chosen)))
+    output, formats = Output(form), figure_formats(figure_format)
+    output.tables([timeline_pictures.timeline_table(chosen, wire, configs[0].batch_size)])
+    output.notice("\n".join(timeline_pictures.unused_workers_text(chosen)))
     title = f"{configs_title(configs)} · batches of {configs[0].batch_size}"
     files = [
-        *save_figure(gantt(bars, seconds, title=f"{title} · {workers} workers"), bars, out, "timeline"),
-        *save_figure(over_workers(points, title=title), points, out, "workers"),
+        save_figure(gantt(bars, seconds, title=f"{title} · {workers} workers"), bars, out, "timeline", formats=formats)[0],
+        save_figure(over_workers(points, title=title), points, out, "workers", formats=formats)[0],
     ]
     write_csv(out / "block_costs.csv", [row for one in found for row in one.rows])
-    say(f"figures (png, svg, csv): {files[0].with_suffix('')}, {files[3].with_suffix('')}; measured: {out / 'block_costs.csv'}")
+    output.notice(f"figures ({', '.join(formats)}, csv): {', '.join(map(str, files))}; measured: {out / 'block_costs.csv'}")

@@ -10,17 +10,17 @@ import typer
 
 from gradlens.cli.early_checks import check_quantities, numbers_of
 from gradlens.cli.options import OF_AN_UPDATE, default_help, with_flags
-from gradlens.cli.run_arguments import IN_COMPARISON, command_typed, figure_folder, home, print_runs, runs_given, say_aside, say_reused
+from gradlens.cli.output import Drawing, FigureFormat, Output, TableFormat, figure_formats, words_of
+from gradlens.cli.run_arguments import IN_COMPARISON, command_typed, figure_folder, home, runs_given, say_aside, say_reused
+from gradlens.cli.shown_runs import print_runs, show_comparison, write_figures
 from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
-from gradlens.runtime.terminal import print_table, say, shell_command
+from gradlens.runtime.terminal import say, shell_command, write_out
 from gradlens.runtime.text_files import encode
 from gradlens.runtime.torchrun_environment import is_launched
 
 if TYPE_CHECKING:
     from gradlens.training.config import Config
     from gradlens.training.context import RunContext
-    from gradlens.training.run_directory import Run
-    from gradlens.training.runs.comparison_runs import ComparedRuns
 
 trained = typer.Typer()
 
@@ -31,6 +31,7 @@ def train(
     method: Annotated[
         str | None, typer.Argument(help="a rule of `gradlens list methods`, or FILE.py:Class; default: the --config file's")
     ] = None,
+    form: TableFormat = "text",
     *,
     given: dict[str, Any],
 ) -> None:
@@ -45,7 +46,7 @@ def train(
 
     quiet, context = given.pop("quiet", False), set_up_process(given)
     if is_launched():
-        _train_together(method, given, context, quiet)
+        _train_together(method, given, context, quiet, Output(form))
         return
     (configs,) = configs_of([method or method_of(given)], given, context)
     if context.name and len(configs) > 1:
@@ -68,12 +69,13 @@ def train(
             if state and is_run(context.out / (context.name or configs[0].run_name())):
                 raise Stopped("stopped at once", INTERRUPTED) from stop
             raise
-    print_table(console.results_table(runs))
-    say("\n".join(f"run: {run.path}" for run in runs))
-    say(f"next: {shell_command('gradlens', 'figures', *(run.path for run in runs))}")
+    output = Output(form)
+    output.tables([console.results_table(runs)])
+    output.notice("\n".join(f"run: {run.path}" for run in runs))
+    output.notice(f"next: {shell_command('gradlens', 'figures', *(run.path for run in runs))}")
 
 
-def _train_together(method: str | None, given: dict[str, Any], context: RunContext, quiet: bool) -> None:
+def _train_together(method: str | None, given: dict[str, Any], context: RunContext, quiet: bool, output: Output) -> None:
     """This process's part in a run that torchrun has started on several ranks."""
     from dataclasses import replace
 
@@ -91,8 +93,8 @@ def _train_together(method: str | None, given: dict[str, Any], context: RunConte
     with Display(quiet or not ranks.is_main) as display:
         run = train_run(config, replace(context, ranks=ranks), display.watch(config.method, config.epochs))
     if ranks.is_main:
-        print_table(console.results_table([run]))
-        say(f"run: {run.path}")
+        output.tables([console.results_table([run])])
+        output.notice(f"run: {run.path}")
 
 
 @trained.command("compare-gradients")
@@ -110,6 +112,8 @@ def compare_gradients(
         ),
     ] = None,
     figures_to: Annotated[Path | None, typer.Option("--figures", help="folder of the figures [OUT/figures]")] = None,
+    form: TableFormat = "text",
+    figure_format: FigureFormat = None,
     *,
     given: dict[str, Any],
 ) -> None:
@@ -125,8 +129,8 @@ def compare_gradients(
     from gradlens.training.runs.comparison_runs import AskedComparison, compare_runs, known_places, must_be_free
     from gradlens.training.typed_flags import parse_numbers
 
-    out = given.pop("out", None)
-    quiet, context = given.pop("quiet", False), set_up_process(given)
+    out, draws = given.pop("out", None), Drawing(figure_formats(figure_format))
+    quiet, context, output = given.pop("quiet", False), set_up_process(given), Output(form)
     if context.name:
         raise InputError("--run-name names one run; compare-gradients makes several: --out names their folder")
     methods, paths = methods_and_runs(what or DEFAULT_COMPARISON)
@@ -146,28 +150,9 @@ def compare_gradients(
             return display.watch(config.method + extra + (f" lr {config.optimizer.lr:g}" if grid else ""), config.epochs)
 
         made = compare_runs(asked, folder, context, watch_for, say_reused, [] if out else known_places(folder))
-    _show_comparison(made, figures_to or folder / FIGURES)
+    show_comparison(made, figures_to or folder / FIGURES, output, draws)
     if made.failures:
         raise Stopped(f"{len(made.failures)} of {len(made.comparison.run_paths)} runs ended before their time: {'; '.join(made.failures)}")
-
-
-def _show_comparison(made: ComparedRuns, draws: Path) -> None:
-    """Print the table of a comparison, draw its figures, and say where everything lies and what to type next."""
-    from dataclasses import replace
-
-    from gradlens.training.comparison import FIGURES, RUNS, SEARCHES, write_comparison
-
-    folder, outside = made.comparison.path, [run for run in made.runs if not run.path.is_relative_to(made.comparison.path)]
-    print_runs(made.runs, bool(made.comparison.learning_rates), made.said)
-    figures = _write_figures(made.runs, draws)
-    write_comparison(replace(made.comparison, figure_paths=tuple(figures)))
-    inside, searches = len(made.runs) - len(outside), len(made.comparison.search_paths)
-    holds = [f"{RUNS}/ ({inside})"] * bool(inside) + [f"{SEARCHES}/ ({searches})"] * bool(searches)
-    holds += [f"{FIGURES}/"] * (draws == folder / FIGURES)
-    say(f"comparison: {folder}: {', '.join([*holds, 'comparison.json'])}")
-    if outside:
-        say("\n".join(f"run: {run.path}" for run in outside))
-    say(f"next: {shell_command('gradlens', 'report', folder)}")
 
 
 @trained.command()
@@ -175,6 +160,7 @@ def _show_comparison(made: ComparedRuns, draws: Path) -> None:
 def measure(
     run_dirs: Annotated[list[Path], runs_given("run directories, or a comparison folder")],
     quantity: Annotated[list[str], typer.Option("--quantity", help="a quantity of `gradlens list quantities`; repeatable")],
+    form: TableFormat = "text",
     *,
     given: dict[str, Any],
 ) -> None:
@@ -182,17 +168,20 @@ def measure(
     for run_dir in run_dirs:
         check_quantities(run_dir, quantity)
     from gradlens.cli.progress import Display
+    from gradlens.gradients.measurements import measurement_table
     from gradlens.training.context import set_up_process
     from gradlens.training.run_directory import load_run
     from gradlens.training.runs.remeasure import measure_run
 
     quiet, context = given.pop("quiet", False), set_up_process(given)
-    runs = [load_run(path) for path in run_dirs]
+    runs, names, output = [load_run(path) for path in run_dirs], tuple(dict.fromkeys(quantity)), Output(form)
     with Display(quiet, len(runs)) as display:
-        found = [measure_run(run, tuple(dict.fromkeys(quantity)), context, display.count(f"measure {run.path.name}")) for run in runs]
+        found = [measure_run(run, names, context, display.count(f"measure {run.path.name}")) for run in runs]
+    title = f"{', '.join(quantity)}, before the last update measured"
+    output.tables([measurement_table(rows, f"{run.path}: {title}") for run, rows in zip(runs, found, strict=True)])
     for run, rows in zip(runs, found, strict=True):
         steps = sorted({row.step for row in rows})
-        say(f"{len(rows)} rows at {len(steps)} steps ({', '.join(map(str, steps))}) in {run.path / 'measured.csv'}")
+        output.notice(f"{len(rows)} rows at {len(steps)} steps ({', '.join(map(str, steps))}) in {run.path / 'measured.csv'}")
 
 
 @trained.command()
@@ -200,16 +189,24 @@ def figures(
     run_dirs: Annotated[list[Path], runs_given("run directories, of one method or several, or a comparison folder")],
     out: Annotated[Path | None, typer.Option("--out", help=f"folder of the figures {IN_COMPARISON}")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="draw into a folder that holds other things")] = False,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", "--figure-format", callback=figure_formats, help="png, svg, pdf; several with commas [png]"),
+    ] = None,
+    layers: Annotated[list[str] | None, typer.Option("--layers", help="only these, as 'block1.*,top.out' [all]")] = None,
+    methods: Annotated[list[str] | None, typer.Option("--methods", help="only runs of these, as bp,dgl [all]")] = None,
+    width: Annotated[float | None, typer.Option("--width", min=2, max=40, help="inches, of each figure; letters stay 8 pt or more")] = None,
 ) -> None:
-    """Draw curves, cosines, the method x layer heat map, and what probe, memorize, filters and the like have stored: png, svg, csv."""
+    """Draw curves, cosines, the method x layer heat map, and what probe, memorize, filters and the like have stored; a csv with each."""
     from gradlens.reporting.gallery import draw_learned
+    from gradlens.reporting.training_figures import of_methods
     from gradlens.reporting.unfinished import split_finished, unfinished_lines
     from gradlens.training.run_directory import load_run
 
-    runs = [load_run(path) for path in run_dirs]
-    folder = figure_folder(runs, out, overwrite)
-    _write_figures(runs, folder)
-    drawn, skipped = draw_learned(split_finished(runs)[0], folder)
+    runs = of_methods([load_run(path) for path in run_dirs], words_of(methods))
+    drawing, folder = Drawing(figure_formats(formats), width, words_of(layers)), figure_folder(runs, out, overwrite)
+    write_figures(runs, folder, Output(), drawing)
+    drawn, skipped = draw_learned(split_finished(runs)[0], folder, formats=drawing.formats, width=width)
     for name, why in skipped.items():
         say(f"no figure of {name}.json: {why}")
     if drawn:
@@ -250,6 +247,7 @@ def check(
 def list_(
     what: Annotated[str, typer.Argument(metavar="methods|models|data|quantities", help="what to list")],
     long: Annotated[bool, typer.Option("--long", help="methods: measure each one's locking and cost card here and now")] = False,
+    form: TableFormat = "text",
     *,
     given: dict[str, Any],
 ) -> None:
@@ -257,7 +255,7 @@ def list_(
     from gradlens.cli.listing import listing
 
     if not long:
-        print_table(listing(what))
+        Output(form).tables([listing(what)])
         return
     if what != "methods":
         raise InputError(f"--long measures what methods cost; there is nothing longer to say of {what}")
@@ -268,36 +266,39 @@ def list_(
 
     quiet, context = given.pop("quiet", False), set_up_process(given)
     with Display(quiet) as display:
-        print_table(cards_table(cards(context.device, display.count("measuring"))))
+        found = cards(context.device, display.count("measuring"))
+    Output(form).tables([cards_table(found)])
 
 
 @trained.command()
-def show(run_dirs: Annotated[list[Path], runs_given("a run directory, or a comparison folder")]) -> None:
-    """Print what a run is, how far it came, and its gradients' final distance from the truth; of several runs the table."""
-    from gradlens.reporting import console
-    from gradlens.training.run_directory import load_run
+def show(run_dirs: Annotated[list[Path], runs_given("a run directory, or a comparison folder")], form: TableFormat = "text") -> None:
+    """Print how far a run came, its settings, and its gradients' final distance from the truth; of several runs the table.
 
-    runs = [load_run(path) for path in run_dirs]
+    With --format json all that is known of a run.
+    """
+    import json
+
+    from gradlens.reporting import console
+    from gradlens.reporting.run_summary import run_lines, run_summary
+    from gradlens.training.run_directory import load_run, plain
+
+    runs, output = [load_run(path) for path in run_dirs], Output(form)
+
     if len(runs) > 1:
         compared = home()
         if compared and compared.command:
-            say(f"{compared.path}: `{compared.command}`, gradlens {compared.version}")
-        print_runs(runs, bool(compared and compared.learning_rates))
-        say("\n".join(f"run: {run.path}" for run in runs))
+            output.notice(f"{compared.path}: `{compared.command}`, gradlens {compared.version}")
+        print_runs(runs, output, bool(compared and compared.learning_rates))
+        output.notice("\n".join(f"run: {run.path}" for run in runs))
         return
     (run,) = runs
-    epoch = run.metrics[-1].epoch if run.metrics else 0
-    state = "finished" if run.finished else "unfinished"
-    say(f"{run.path}: {state}, {run.updates} updates saved, epoch {epoch} of {run.config.epochs}")
-    for name, value in run.config.as_dict().items():
-        if value is not None and value is not False and value != {}:
-            say(f"  {name:<17} {value}")
-    for name in ("device", "threads", "versions", "git", "command", "data_fingerprint", "label_hash"):
-        if run.info.get(name) is not None:
-            say(f"  {name:<17} {run.info[name]}")
+    if form == "json":
+        write_out(json.dumps(plain(run_summary(run)), indent=1, ensure_ascii=False) + "\n")
+        return
+    output.notice("\n".join(run_lines(run)))
     if run.metrics:
-        print_table(console.comparison_table([run]))
-    say("files: " + ", ".join(sorted(p.name for p in run.path.iterdir() if not p.name.startswith("."))))
+        output.tables([console.comparison_table([run])])
+    output.notice("files: " + ", ".join(sorted(p.name for p in run.path.iterdir() if not p.name.startswith("."))))
 
 
 @trained.command()
@@ -306,6 +307,7 @@ def bench(
     methods: Annotated[list[str] | None, typer.Argument(metavar="[METHOD]...", help=default_help("bench"))] = None,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="interleaved rounds; medians are printed")] = 7,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the rows to this file too")] = None,
+    form: TableFormat = "text",
     *,
     given: dict[str, Any],
 ) -> None:
@@ -325,7 +327,7 @@ def bench(
     if json_file:
         must_be_writable(json_file)
     if is_launched():
-        _bench_together(methods or DEFAULT_COMPARISON, {**given, "precision": precision}, context, rounds, json_file, quiet)
+        _bench_together(methods or DEFAULT_COMPARISON, {**given, "precision": precision}, context, rounds, json_file, quiet, Output(form))
         return
     configs = [config for (config,) in configs_of(methods or DEFAULT_COMPARISON, {**given, "precision": "fp32"}, context)]
     low = [config for (config,) in configs_of(methods or DEFAULT_COMPARISON, {**given, "precision": precision}, context)]
@@ -333,14 +335,15 @@ def bench(
     shape, classes = shape_and_classes(configs[0], context)
     with Display(quiet) as display:
         result = measure_cost(configs, shape, classes, context.device, rounds, progress=display.count("bench"))
-    print_table(bench_table(result))
+    output = Output(form)
+    output.tables([bench_table(result)])
     if json_file:
         write(json_file, encode(result.to_json()))
-        say(f"wrote {json_file}")
+        output.notice(f"wrote {json_file}")
 
 
 def _bench_together(
-    methods: Sequence[str], given: dict[str, Any], context: RunContext, rounds: int, json_file: Path | None, quiet: bool
+    methods: Sequence[str], given: dict[str, Any], context: RunContext, rounds: int, json_file: Path | None, quiet: bool, output: Output
 ) -> None:
     from gradlens.cli.progress import Display
     from gradlens.reporting.benchmarks import ranks_table
@@ -362,7 +365,7 @@ def _bench_together(
     about = (
         f"{first.model.name}, batches of {first.batch_size} generated images, {ranks.num_ranks} ranks with {rows[0].threads} threads each."
     )
-    print_table(ranks_table(rows, about))
+    output.tables([ranks_table(rows, about)])
     if json_file:
         settings = {
             "model": first.model.name,
@@ -372,22 +375,4 @@ def _bench_together(
             "rounds": rounds,
         }
         write(json_file, encode(to_json(rows, settings)))
-        say(f"wrote {json_file}")
-
-
-def _write_figures(runs: Sequence[Run], out: Path) -> list[Path]:
-    """Draw what the finished runs hold into a folder, say which files to open, and give the pictures' paths."""
-    from gradlens.reporting.figure_folder import note_runs
-    from gradlens.reporting.style import save_figure
-    from gradlens.reporting.training_figures import figure_set
-    from gradlens.reporting.unfinished import split_finished
-
-    figures = figure_set(split_finished(runs)[0])
-    note_runs(out, [run.path for run in runs])
-    paths = [save_figure(figure, rows, out, name)[0] for name, (figure, rows) in figures.drawn.items()]
-    for name, why in figures.skipped.items():
-        say(f"no figure {name}: {why}")
-    say(f"figures (png, svg, csv): {', '.join(figures.drawn)}")
-    first = [name for name in ("cosine_heat_map", "cosine_over_training", "test_accuracy") if name in figures.drawn]
-    say(f"open {', '.join(shell_command(out / f'{name}.png') for name in first or figures.drawn)}")
-    return paths
+        output.notice(f"wrote {json_file}")

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-from gradlens.gradients.rows import Measurement, pair_rows
+from gradlens.gradients.measurements import Measurements
+from gradlens.gradients.rows import pair_rows
 from gradlens.runtime.errors import InputError
 
 _REFUSED = {  # a part of torch's message -> what it comes from, and what to do about it
@@ -20,7 +21,7 @@ _REFUSED = {  # a part of torch's message -> what it comes from, and what to do 
 }
 
 
-def compare(model: nn.Module, loss: Tensor, my_gradients: Mapping[str, Tensor] | None = None) -> list[Measurement]:
+def compare(model: nn.Module, loss: Tensor, my_gradients: Mapping[str, Tensor] | None = None) -> Measurements:
     """How far your gradients are from the true one, in any code: rows per parameter.
 
     Args:
@@ -30,7 +31,8 @@ def compare(model: nn.Module, loss: Tensor, my_gradients: Mapping[str, Tensor] |
             missing one counts as zero.
 
     Returns:
-        rows with the quantities of ``alignment.RECORDED``, ``step`` 0, a tied parameter's under its first name.
+        rows with the quantities of ``alignment.RECORDED``, ``step`` 0, a tied parameter's under its first name: a list with
+        ``.table()`` (a row a parameter) and ``.frame()`` (pandas).
 
     Raises:
         InputError: a name that is no parameter of the model, two gradients for one parameter, a gradient of another shape, or a loss
@@ -45,7 +47,7 @@ def compare(model: nn.Module, loss: Tensor, my_gradients: Mapping[str, Tensor] |
     mine = {n: p.grad for n, p in params.items() if p.grad is not None} if my_gradients is None else _by_first_name(my_gradients, first)
     got = gradients_of(loss, list(params.values()))
     true = {name: torch.zeros_like(p) if g is None else g for (name, p), g in zip(params.items(), got, strict=True)}
-    return list(pair_rows(0, mine, true, "loss"))
+    return Measurements(pair_rows(0, mine, true, "loss"))
 
 
 def gradients_of(loss: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor | None, ...]:

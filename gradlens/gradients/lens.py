@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gradlens.gradients.alignment import RECORDED, measure
 from gradlens.gradients.layer_reader import LayerReader, named
+from gradlens.gradients.measurements import Measurements
 from gradlens.gradients.rows import Measurement
 from gradlens.runtime.errors import unknown
 
@@ -91,7 +92,7 @@ class Lens:
         self.activations.clear()
         self.gradients.clear()
 
-    def compare(self, used: str, true: str, quantities: tuple[str, ...] = RECORDED, step: int = 0) -> list[Measurement]:
+    def compare(self, used: str, true: str, quantities: tuple[str, ...] = RECORDED, step: int = 0) -> Measurements:
         """Rows that compare two backwards at every layer both reached (kind "activation").
 
         A layer that only one of them reached has no row; a warning and :meth:`unread` name it.
@@ -113,12 +114,12 @@ class Lens:
         for name, here, there in ((used, g, t), (true, t, g)):
             if alone := [layer for layer in here if layer not in there]:
                 self._leave_out(f"not compared: {', '.join(map(named, alone))}, which of {used!r} and {true!r} only {name!r} reached")
-        return [
+        return Measurements(
             Measurement(step, layer, "activation", quantity, value, true)
             for layer in self.activations  # bottom first
             if layer in t and layer in g
             for quantity, value in measure(g[layer], t[layer], quantities).items()
-        ]
+        )
 
     def _leave_out(self, sentence: str) -> None:
         if sentence not in self._left_out:

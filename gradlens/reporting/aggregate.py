@@ -107,7 +107,7 @@ def truths(runs: Sequence[Run]) -> list[str]:
     """What "true" means for rules whose true gradient is not the loss's on the same passes, a sentence each, from the rows' references."""
     said: dict[str, dict[str, None]] = {}
     for run in runs:
-        for reference in dict.fromkeys(row.reference for row in run.gradients):
+        for reference in dict.fromkeys(row.reference for row in run.gradients if row.kind == "weight"):
             if reference != SUPERVISED_TRUTH:
                 said.setdefault(reference, {})[run.config.method] = None
     return [f"true for {', '.join(methods)}: the gradient of the {reference}" for reference, methods in said.items()]

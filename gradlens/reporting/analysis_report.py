@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
-from rich.table import Table
 
 from gradlens.reporting.html.parts import ReportContext, ReportSection
 from gradlens.reporting.style import save_figure
+from gradlens.runtime.tables import Table
 from gradlens.training.run_directory import Run
 from gradlens.training.run_groups import group_runs
 
@@ -36,11 +36,11 @@ def results_by_label(runs: Sequence[Run], results: Results) -> dict[str, list[Ma
     return {label: [found[run.path] for run in group] for label, group in group_runs(runs).items()}
 
 
-def save_figures(figures: Figures, folder: Path, *, vector: bool = True) -> list[Path]:
-    """Write figures, each as png, svg (``vector``) and csv; returns the png files.
+def save_figures(figures: Figures, folder: Path, *, formats: Sequence[str] = ("png",), width: float | None = None) -> list[Path]:
+    """Write figures, each in some formats and as csv; returns the files of the first format.
 
     Raises:
         InputError: the folder cannot be written.
 
     """
-    return [save_figure(figure, rows, folder, name, vector=vector)[0] for name, (figure, rows) in figures.items()]
+    return [save_figure(figure, rows, folder, name, formats=formats, width=width)[0] for name, (figure, rows) in figures.items()]

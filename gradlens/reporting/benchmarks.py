@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.table import Table
-
-from gradlens.reporting.numbers import short_number, with_thousands
+from gradlens.reporting.numbers import count_cell, number_cell, with_ends, with_thousands
+from gradlens.runtime.tables import Cell, Table
 from gradlens.training.cost.method_cards import IMAGES, ROUNDS, Card
 from gradlens.training.cost.rank_benchmark import Gain
 from gradlens.training.cost.step_benchmark import Bench, Cost
@@ -33,24 +32,26 @@ def _name(row: Cost) -> str:
 
 def bench_table(result: Bench) -> Table:
     """The rows to print, the protocol under them."""
-    printed = Table(caption=protocol(result), caption_justify="left", box=None, pad_edge=False, header_style="bold")
-    printed.add_column("method", overflow="fold")
+    printed = Table(notes=[protocol(result)])
+    printed.add_column("method")
     shares = any(row.task_share is not None for row in result.rows)
-    columns = ("record every", "precision", "images/s", "time", "memory MB", "memory", "multiply-adds", "rate share")
-    for column in (*columns, *(["views"] if shares else [])):
-        printed.add_column(column, justify="left" if column == "precision" else "right")
+    printed.add_column("record every")
+    printed.add_column("precision", align="left")
+    columns = [("images/s", ""), ("time", "×"), ("memory", "MB"), ("memory ratio", "×"), ("multiply-adds", "×"), ("rate share", "")]
+    for column, unit in (*columns, *([("views", "%")] if shares else [])):
+        printed.add_column(column, unit)
     for row in result.rows:
         printed.add_row(
             _name(row),
-            str(row.record_every) if row.record_every else "never",
+            Cell(str(row.record_every) if row.record_every else "never", row.record_every),
             row.precision,
-            with_thousands(row.images_per_s),
-            short_number(row.time_ratio, unit="x"),
-            with_thousands(row.memory_mb, 1),
-            short_number(row.memory_ratio, unit="x"),
-            short_number(row.flop_ratio, unit="x"),
-            short_number(row.rate_share),
-            *([short_number(row.task_share, 1, scale=100, unit="%")] if shares else []),
+            count_cell(row.images_per_s),
+            number_cell(row.time_ratio),
+            count_cell(row.memory_mb, 1),
+            number_cell(row.memory_ratio),
+            number_cell(row.flop_ratio),
+            number_cell(row.rate_share),
+            *([number_cell(row.task_share, 1, 100)] if shares else []),
         )
     return printed
 
@@ -62,16 +63,17 @@ def ranks_table(rows: Sequence[Gain], about: str) -> Table:
         " gain that share nothing, the most there is to have here. Bound: all blocks' cost / that of the costliest rank. MB/s:"
         " activations and messages between ranks."
     )
-    printed = Table(caption=caption, caption_justify="left", box=None, pad_edge=False, header_style="bold")
-    for column in ("method", "how", "split"):
-        printed.add_column(column)
-    for column in ("ms alone", "together", "gain", "machine", "bound", "MB/s"):
-        printed.add_column(column, justify="right")
+    printed = Table(notes=[caption])
+    printed.add_column("method")
+    for column in ("how", "split"):
+        printed.add_column(column, align="left")
+    for column, unit in (("alone", "ms"), ("together", "ms"), ("gain", "×"), ("machine", "×"), ("bound", "×"), ("MB/s", "")):
+        printed.add_column(column, unit)
     for row in rows:
-        gain = f"{short_number(row.gain, unit='x')} [{short_number(row.low)}, {short_number(row.high)}]"
+        gain = Cell(with_ends(row.gain, row.low, row.high), row.gain, row.low, row.high)
         printed.add_row(
-            row.method, row.how, row.split, with_thousands(row.alone * 1e3), with_thousands(row.together * 1e3),
-            gain, short_number(row.machine), short_number(row.bound), with_thousands(row.megabytes_per_s),
+            row.method, row.how, row.split, count_cell(row.alone * 1e3), count_cell(row.together * 1e3),
+            gain, number_cell(row.machine), number_cell(row.bound), count_cell(row.megabytes_per_s),
         )  # fmt: skip
     return printed
 
@@ -85,15 +87,16 @@ def cards_table(found: Sequence[Card]) -> Table:
         f" {ROUNDS} interleaved rounds here and now: multiply-adds an image in millions, then as ratios to bp's: multiply-adds, images/s,"
         " added memory (dgl-async's buffers and feedback matrices are held between steps and not in it). greedy: its last stage."
     )
-    printed = Table(caption=caption, caption_justify="left", box=None, pad_edge=False, header_style="bold")
+    printed = Table(notes=[caption])
     printed.add_column("method")
     for column in ("fwd", "upd", "bwd", "labels"):
-        printed.add_column(column, justify="center")
+        printed.add_column(column, align="center")
     for column in ("own k", "M madds", "madds", "img/s", "memory"):
-        printed.add_column(column, justify="right")
+        printed.add_column(column)
     for card in found:
         own = with_thousands(card.trained / 1e3) + (f" + {with_thousands(card.fixed / 1e3)}" if card.fixed else "")
-        locks = ["yes" if lock else "no" for lock in card.locks]
-        ratios = (short_number(ratio) for ratio in (card.flop_ratio, card.rate_ratio, card.memory_ratio))
-        printed.add_row(card.method, *locks, own, with_thousands(card.multiply_adds / 1e6), *ratios)
+        locks = [Cell("yes" if lock else "no", lock) for lock in card.locks]
+        ratios = (number_cell(ratio) for ratio in (card.flop_ratio, card.rate_ratio, card.memory_ratio))
+        held = Cell(own, (card.trained + card.fixed) / 1e3)
+        printed.add_row(card.method, *locks, held, count_cell(card.multiply_adds / 1e6), *ratios)
     return printed

@@ -1,102 +1,127 @@
-"""Tables that the commands print: the comparison, results of runs, findings."""
+"""Tables of runs: the comparison, results, findings."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from rich.table import Table
-
 from gradlens.analysis.doctor import Diagnosis, diagnosis_line
 from gradlens.analysis.doctor_evidence import WRONG
 from gradlens.reporting.aggregate import FinalValue, Score, final_values, scores, truths
 from gradlens.reporting.html.notices import by_value, differences
-from gradlens.reporting.numbers import DASH, number_text, short_number, with_thousands
+from gradlens.reporting.numbers import NONE, count_cell, mean_cell, short_number
+from gradlens.runtime.tables import Cell, Table
+from gradlens.training.metrics import TRAIN
 from gradlens.training.run_directory import Run
 from gradlens.training.run_groups import group_runs
 
 WIDE = 8  # layers beyond which layers become rows and methods columns
+DIVERGED = 100.0  # a mean loss per image that is written as a power of ten, and said where training came to it
 
 
-def _accuracies(score: Score) -> tuple[str, str]:
+def _accuracies(score: Score) -> tuple[Cell, Cell, Cell]:
+    """The best accuracy in %, its epoch, the accuracy after the last epoch."""
     if math.isnan(score.best_accuracy):  # a rule that gives no answers
-        return DASH, DASH
-    best = number_text(score.best_accuracy, score.best_low, 1, 100)
-    return f"{best} (epoch {score.best_epoch:g})", number_text(score.final_accuracy, score.final_low, 1, 100)
+        return NONE, NONE, NONE
+    best = mean_cell(score.best_accuracy, score.best_low, 1, 100, high=score.best_high)
+    final = mean_cell(score.final_accuracy, score.final_low, 1, 100, high=score.final_high)
+    return best, Cell(f"{score.best_epoch:g}", score.best_epoch), final
 
 
-def comparison_table(runs: Sequence[Run], rates: bool = False) -> Table:
-    """Method × layer: the final cosine of the weight gradient with the true one, and test accuracy, best and final epoch.
+def comparison_table(runs: Sequence[Run], *, whole: bool = False, rates: bool = False) -> Table:
+    """A row a group of seeds: the final cosine of each layer's weight gradient with the true one, and held-out accuracy, best and last.
 
-    Nets of many layers are printed with a row for each layer; ``rates``: with the learning rates that were chosen.
+    Args:
+        runs: several methods, several seeds each.
+        whole: with learning rate and number of seeds; else the rates stand in it where they differ.
+        rates: with learning rates, also where they are equal.
+
     """
     results = scores(runs)
     cells: dict[str, dict[str, FinalValue]] = {}
     for value in final_values(runs, "cosine"):
         cells.setdefault(value.layer, {})[value.label] = value
-    splits = dict.fromkeys(score.split for score in results)
-    split = " or ".join(splits)  # a run with held-out training images beside others
-    title = f"final cosine of each layer's weight gradient with the true one, and {split} accuracy in %"
-    table = Table(title=title, title_justify="left", caption="\n".join(truths(runs)) or None, caption_justify="left")
-
-    def cosine(layer: str, label: str) -> str:
-        value = cells[layer].get(label)
-        return number_text(value.mean, value.low) if value else DASH
-
-    if len(cells) > WIDE:
-        table.add_column("layer")
-        for score in results:
-            table.add_column(score.label, justify="right")
-        for layer in cells:
-            table.add_row(layer, *(cosine(layer, score.label) for score in results))
-        table.add_section()
-        for i, name in enumerate((f"best {split}", f"final {split}")):
-            table.add_row(name, *(_accuracies(score)[i] for score in results))
-        if rates:
-            table.add_row("lr", *(f"{score.lr:g}" for score in results))
-        return table
+    split = " or ".join(dict.fromkeys(score.split for score in results))  # a run with held-out training images beside others
+    title = f"final cosine of each layer's weight gradient with the true one, and {split} accuracy"
+    table = Table(title, [*_seeds_note(results), *truths(runs)], turned=len(cells) > WIDE)
     table.add_column("method")
-    for layer in cells:
-        table.add_column(layer.replace(".", "\n"), justify="right")
-    table.add_column(f"best {split}\naccuracy", justify="right")
-    table.add_column("final\nepoch", justify="right")
+    rates = rates or whole or len({score.lr for score in results}) > 1
     if rates:
-        table.add_column("lr", justify="right")
+        table.add_column("lr")
+    if whole:
+        table.add_column("seeds")
+    for i, layer in enumerate(cells):
+        table.add_column(layer, apart=rates and not i)
+    for i, (name, unit) in enumerate(((f"best {split} accuracy", "%"), ("best epoch", ""), (f"final {split} accuracy", "%"))):
+        table.add_column(name, unit, apart=not i)
     for score in results:
-        chosen = [f"{score.lr:g}"] if rates else []
-        table.add_row(score.label, *(cosine(layer, score.label) for layer in cells), *_accuracies(score), *chosen)
+        found = [cells[layer].get(score.label) for layer in cells]
+        cosines = [mean_cell(value.mean, value.low, high=value.high) if value else NONE for value in found]
+        first = [Cell(f"{score.lr:g}", score.lr)] if rates else []
+        table.add_row(score.label, *first, *([score.seeds] if whole else []), *cosines, *_accuracies(score))
     return table
 
 
-def unlike_settings(runs: Sequence[Run], rates: bool = False) -> list[str]:
-    """What runs differ in besides their rules, in a line; ``rates``: learning rates stand in the table already."""
-    groups = group_runs(runs)
-    differ = [d for d in differences(groups) if d.kind in ("data", "network", "training") and not (rates and d.name == "lr")]
-    if not differ:
-        return []
-    return [f"not alike but for the rule: {'; '.join(map(by_value, differ))}"]
+def unlike_settings(runs: Sequence[Run]) -> list[str]:
+    """What runs differ in besides their rules and learning rates, which stand in the table, in a line."""
+    differ = [d for d in differences(group_runs(runs)) if d.kind in ("data", "network", "training") and d.name != "lr"]
+    return [f"not alike but for the rule: {'; '.join(map(by_value, differ))}"] if differ else []
+
+
+def _seeds_note(results: Sequence[Score]) -> list[str]:
+    """What ± means, where a table has it."""
+    return ["±: half of the 95 % t-interval over seeds"] if any(score.seeds > 1 for score in results) else []
 
 
 def results_table(runs: Sequence[Run]) -> Table:
-    """Best and final results of runs, one line a group of seeds."""
-    table = Table()
-    for column in ("method", "best", "final", "train loss", "test loss", "images/s"):
-        table.add_column(column, justify="left" if column == "method" else "right")
-    for score in scores(runs):
-        best, final = _accuracies(score)
-        losses = (short_number(score.train_loss, 4), short_number(score.test_loss, 4))
-        best, final = (f"{score.split} {best} %", f"{final} %") if best != DASH else (best, final)
-        table.add_row(score.label, best, final, *losses, with_thousands(score.images_per_s))
+    """Best and final results of runs, one row a group of seeds."""
+    results = scores(runs)
+    split = " or ".join(dict.fromkeys(score.split for score in results))
+    table = Table(notes=[*_seeds_note(results), *(sentence for run in runs if (sentence := diverged(run)))])
+    table.add_column("method")
+    for name, unit in ((f"best {split} accuracy", "%"), ("best epoch", ""), (f"final {split} accuracy", "%")):
+        table.add_column(name, unit)
+    for name in ("train loss", f"{split} loss", "images/s"):
+        table.add_column(name)
+    for score in results:
+        losses = (Cell(_loss_text(loss), loss) for loss in (score.train_loss, score.test_loss))
+        table.add_row(score.label, *_accuracies(score), *losses, count_cell(score.images_per_s))
     return table
 
 
+def _loss_text(loss: float) -> str:
+    """A loss with four digits behind the point; beyond DIVERGED as a power of ten.
+
+    >>> _loss_text(0.1234567), _loss_text(579539.2)
+    ('0.1235', '5.8e5')
+    """
+    if not math.isfinite(loss) or abs(loss) < DIVERGED:
+        return short_number(loss, 4)
+    digits, power = f"{loss:.1e}".split("e")
+    return f"{digits}e{int(power)}"
+
+
+def diverged(run: Run) -> str:
+    """A sentence where a run's training loss is far above the untrained network's at its end, or no number at all; else nothing."""
+    losses = [m.loss for m in run.metrics if m.split == TRAIN and m.epoch > 0]
+    before = max((m.loss for m in run.metrics if m.epoch == 0 and math.isfinite(m.loss)), default=0.0)
+    if not losses or (math.isfinite(losses[-1]) and losses[-1] < max(DIVERGED, 10 * before)):
+        return ""
+    said = f"train loss {_loss_text(losses[-1])}" if math.isfinite(losses[-1]) else "a train loss that is no number"
+    return f"{run.path.name} diverged: {said} at its end; try a lower --lr than {run.config.optimizer.lr:g}"
+
+
 def diagnosis_table(title: str, diagnosis: Diagnosis) -> Table:
-    """The findings of one run, the wrong ones first: what was seen and what was wanted, and the advice; the title gives the verdict."""
-    drawn = Table(title=f"{title}: {diagnosis_line(diagnosis)}", title_justify="left", show_lines=True)
-    for column in ("", "check", "seen", "wanted", "advice"):
-        drawn.add_column(column)
+    """The findings of one run, the wrong ones first: what was seen, why it matters, what was wanted, and the advice."""
+    drawn = Table(f"{title}: {diagnosis_line(diagnosis)}")
+    drawn.add_column("check")
+    drawn.add_column("verdict", align="left")
+    drawn.add_column("seen, why, wanted, advice", prose=True)
     for severity, check in dict.fromkeys((f.severity, f.check) for f in diagnosis.findings):
         mine = [f for f in diagnosis.findings if (f.severity, f.check) == (severity, check)]
         seen = "\n".join(f.evidence for f in mine)
-        drawn.add_row(severity.upper() if severity == WRONG else severity, check, seen, mine[0].threshold, mine[0].advice)
+        if drawn.rows:
+            drawn.add_section()
+        verdict = Cell(severity.upper() if severity == WRONG else severity, severity)
+        drawn.add_row(check, verdict, f"{seen}\nwhy: {mine[0].why}\nwanted: {mine[0].threshold}\n{mine[0].advice}")
     return drawn

@@ -12,15 +12,15 @@ from matplotlib import style
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
-from rich.table import Table
 
 from gradlens.analysis.first_layer_filters import DECIDES
 from gradlens.methods import BY_REACH, SHIPPED
 from gradlens.reporting.aggregate import interval
 from gradlens.reporting.analysis_report import Figures, Results, results_by_label
-from gradlens.reporting.numbers import number_text, short_number
+from gradlens.reporting.numbers import mean_cell, number_cell, short_number
 from gradlens.reporting.style import GREY, LOOK, head, joined, over_seeds, panels, styles
 from gradlens.runtime.errors import InputError
+from gradlens.runtime.tables import Cell, Table
 from gradlens.training.run_directory import Run
 
 FILTERS_SHOWN = 49  # in a panel, the first ones of the layer, as in the documents' 7x7
@@ -98,25 +98,24 @@ def filter_table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
         results: from :func:`gradlens.reporting.analysis_report.results_by_label`.
 
     """
-    cells: dict[str, list[str]] = {}
+    cells: dict[str, list[Cell]] = {}
     for row in filter_numbers(results):
         digits, factor = DIGITS[row.number], FILTER_NUMBERS[row.number][1]
-        here = number_text(row.mean, row.low, digits, factor)
         control = "" if np.isnan(row.untrained) or row.number == "moved" else f" ({short_number(row.untrained, digits, scale=factor)})"
         undecided = row.number == "gabor_share" and results[row.label][0]["kernel"] < DECIDES
-        cells.setdefault(row.label, []).append("undecided" if undecided else here + control)
+        cell = mean_cell(row.mean, row.low, digits, factor, high=row.high)
+        cells.setdefault(row.label, []).append(cell._replace(text="undecided" if undecided else cell.text + control))
     shapes = {(one["filters"], one["channels"], one["kernel"]): one for group in results.values() for one in group}
     title = "first-layer filters (the untrained stem of the same seeds)"
-    printed = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
-    printed.add_column("method", overflow="fold")
-    for name, (axis, _) in FILTER_NUMBERS.items():
-        words = [*axis.split(), *(["undecided"] if name == "gabor_share" else [])]
-        printed.add_column(axis, justify="right", min_width=max(map(len, words)))
+    printed = Table(title=title)
+    printed.add_column("method")
+    for axis, _ in FILTER_NUMBERS.values():
+        printed.add_column(axis)
     for label, line in cells.items():
         printed.add_row(label, *line)
     for (count, _, k), one in shapes.items():
         chance = [one["numbers"][name]["random"] for name in FILTER_NUMBERS]
-        shown = [short_number(v, DIGITS[n], scale=FILTER_NUMBERS[n][1]) for n, v in zip(FILTER_NUMBERS, chance, strict=True)]
+        shown = [number_cell(v, DIGITS[n], FILTER_NUMBERS[n][1]) for n, v in zip(FILTER_NUMBERS, chance, strict=True)]
         printed.add_row(f"{count} random {k}x{k}", *shown)
     return printed
 

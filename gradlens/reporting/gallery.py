@@ -12,15 +12,19 @@ from gradlens.runtime.errors import InputError
 from gradlens.training.run_directory import Run, load_result
 
 
-def draw_learned(runs: Sequence[Run], folder: Path) -> tuple[list[Path], dict[str, str]]:
+def draw_learned(
+    runs: Sequence[Run], folder: Path, *, formats: Sequence[str] = ("png",), width: float | None = None
+) -> tuple[list[Path], dict[str, str]]:
     """Draw what the runs hold, each kind from those runs that hold it.
 
     Args:
         runs: several methods, several seeds each.
         folder: made if it is not there.
+        formats: of png, svg, pdf.
+        width: of each figure in inches; default: its own.
 
     Returns:
-        the png files, and kind -> why it was not drawn.
+        the files of the first format, and kind -> why it was not drawn.
 
     Raises:
         InputError: the folder cannot be written.
@@ -34,7 +38,7 @@ def draw_learned(runs: Sequence[Run], folder: Path) -> tuple[list[Path], dict[st
             continue
         holders, results = [run for run, _ in found], [result for _, result in found]
         try:
-            drawn += save_figures(figures(holders, results, runs_title(holders)), folder)
+            drawn += save_figures(figures(holders, results, runs_title(holders)), folder, formats=formats, width=width)
         except InputError as error:
             skipped[name] = str(error)
     return drawn, skipped

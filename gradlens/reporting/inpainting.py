@@ -10,15 +10,14 @@ import numpy as np
 from matplotlib import style
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from gradlens.analysis.inpainting import unpacked
 from gradlens.reporting.aggregate import interval
 from gradlens.reporting.analysis_report import Figures, Results, results_by_label
-from gradlens.reporting.numbers import number_text, short_number
+from gradlens.reporting.numbers import mean_cell, number_cell
 from gradlens.reporting.style import LOOK, head
 from gradlens.runtime.errors import InputError
+from gradlens.runtime.tables import Table
 from gradlens.training.run_directory import Run
 
 
@@ -71,13 +70,16 @@ def inpainting_rows(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -
 
 def inpainting_table(found: Sequence[InpaintingRow]) -> Table:
     """The errors to print, in per cent of the grey scale as in the paper."""
-    said = Table(title="predicted pixels of held-out images", box=SIMPLE_HEAD)
-    for name in ("method", "L1 %", "L2 %", "PSNR dB", "mean patch: L1 %", "L2 %", "PSNR dB"):
-        said.add_column(name, justify="left" if name == "method" else "right", overflow="fold")
+    said = Table(title="predicted pixels of held-out images")
+    said.add_column("method")
+    for name, unit in (("L1", "%"), ("L2", "%"), ("PSNR", "dB")):
+        said.add_column(name, unit)
+    for name, unit in (("L1", "%"), ("L2", "%"), ("PSNR", "dB")):
+        said.add_column(f"mean patch {name}", unit, apart=name == "L1")
     for r in found:
-        l1, m1, m2 = (short_number(share, scale=100) for share in (r.l1, r.mean_patch_l1, r.mean_patch_l2))
-        psnr, patch_psnr = short_number(r.psnr, 1), short_number(r.mean_patch_psnr, 1)
-        said.add_row(r.label, l1, number_text(r.l2, r.l2_low, scale=100), psnr, m1, m2, patch_psnr)
+        l1, m1, m2 = (number_cell(share, scale=100) for share in (r.l1, r.mean_patch_l1, r.mean_patch_l2))
+        psnr, patch_psnr = number_cell(r.psnr, 1), number_cell(r.mean_patch_psnr, 1)
+        said.add_row(r.label, l1, mean_cell(r.l2, r.l2_low, scale=100, high=r.l2_high), psnr, m1, m2, patch_psnr)
     return said
 
 

@@ -10,14 +10,14 @@ from matplotlib import style
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
-from rich.table import Table
 
 from gradlens.reporting.aggregate import CurvePoint, curve_points, interval
 from gradlens.reporting.analysis_report import Figures, Results, results_by_label
-from gradlens.reporting.numbers import number_text, short_number, with_thousands
+from gradlens.reporting.numbers import count_cell, mean_cell, short_number, with_thousands
 from gradlens.reporting.style import GREY, LOOK, Style, band, head, joined, line_handles, over_seeds, styles
 from gradlens.reporting.training_figures import curve_figure
 from gradlens.runtime.errors import InputError
+from gradlens.runtime.tables import Cell, Table
 from gradlens.training.metrics import TRAIN_EVAL
 from gradlens.training.run_directory import Run
 from gradlens.training.run_groups import run_labels
@@ -143,44 +143,46 @@ def cautions(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list[
     return said
 
 
-def _when(mean: float, reached: int, row: Memorized) -> str:
+def _when(mean: float, reached: int, row: Memorized) -> Cell:
     """An epoch, and of how many seeds where not all got there; beyond the last one where none did."""
     if not reached:
-        return f"> {row.epochs}"
-    return short_number(mean, 1) + ("" if reached == row.seeds else f" ({reached} of {row.seeds})")
+        return Cell(f"> {row.epochs}")
+    return Cell(short_number(mean, 1) + ("" if reached == row.seeds else f" ({reached} of {row.seeds})"), mean)
 
 
 def memorization_table(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> Table:
     """What each group memorized, and under it what to mind."""
     held = " or ".join(dict.fromkeys(r["held_out"]["split"] for r in results))
     chances = " or ".join(short_number(c, 1, scale=100, unit="%") for c in dict.fromkeys(r["chance"] for r in results))
-    caption = "\n".join([f"{held}: {chances} is chance", *cautions(runs, results)])
     title = "accuracy in % of the training images, labels as given, in eval mode; area: its mean over the epochs"
-    printed = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
-    for column in ("method", "area", "epochs\nto 50 %", "epochs\nto 90 %", "final", "best", held, "own"):
-        printed.add_column(column, justify="left" if column == "method" else "right", overflow="fold")
+    printed = Table(title, [f"{held}: {chances} is chance", *cautions(runs, results)])
+    for column, unit in (("method", ""), ("area", "%"), ("epochs to 50 %", ""), ("epochs to 90 %", ""), ("final", "%"), ("best", "%")):
+        printed.add_column(column, unit)
+    printed.add_column(held, "%")
+    printed.add_column("own")
     for r in memorization_scores(runs, results):
         when = [_when(r.epochs_to_50, r.reached_50, r), _when(r.epochs_to_90, r.reached_90, r)]
-        ends = [number_text(m, low, 1, 100) for m, low in ((r.final, r.final_low), (r.best, r.best_low), (r.held_out, r.held_out_low))]
-        printed.add_row(r.label, number_text(r.area, r.area_low, 1, 100), *when, *ends, with_thousands(r.own_parameters))
+        ends = [mean_cell(m, low, 1, 100) for m, low in ((r.final, r.final_low), (r.best, r.best_low), (r.held_out, r.held_out_low))]
+        printed.add_row(r.label, mean_cell(r.area, r.area_low, 1, 100), *when, *ends, count_cell(r.own_parameters))
     return printed
 
 
 def memorization_block_table(points: Sequence[BlockPoint]) -> Table:
     """Partial noise: what a linear probe on each block, fitted to the labels as given, reads of them and of the true ones."""
     title = "linear probe on each block, fitted to the labels as given; accuracy in % (the same on the untrained network)"
-    printed = Table(title=title, title_justify="left")
+    printed = Table(title)
     printed.add_column("method")
-    printed.add_column("block")
+    printed.add_column("block", align="left")
     for text in MEMORIZATION_QUANTITIES.values():
-        printed.add_column(text, justify="right")
+        printed.add_column(text)
     for label, block in dict.fromkeys((p.label, p.block) for p in points):
         mine = {p.quantity: p for p in points if (p.label, p.block) == (label, block)}
         cells = []
         for quantity in MEMORIZATION_QUANTITIES:
             p = mine[quantity]
             control = f" ({short_number(p.untrained, 1, scale=100)})" if math.isfinite(p.untrained) else ""
-            cells.append(number_text(p.mean, p.low, 1, 100) + control)
+            cell = mean_cell(p.mean, p.low, 1, 100, high=p.high)
+            cells.append(cell._replace(text=cell.text + control))
         printed.add_row(label, "its own answer" if block == "network" else block, *cells)
     return printed
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 
+from gradlens.runtime.tables import Cell
+
 DASH = "–"  # where there is no value: None, NaN, infinite
+NONE = Cell(DASH)  # the same in a table
 
 
 def short_number(value: float | None, digits: int = 2, sign: bool = False, scale: float = 1.0, unit: str = "") -> str:
@@ -29,6 +32,30 @@ def number_text(mean: float, low: float = math.nan, digits: int = 2, scale: floa
     """
     text = short_number(mean, digits, sign, scale)
     return f"{text} ± {short_number(mean - low, digits, scale=scale)}" if math.isfinite(mean) and math.isfinite(low) else text
+
+
+def number_cell(value: float | None, digits: int = 2, scale: float = 1.0, *, unit: str = "") -> Cell:
+    """A number of a table; ``unit`` stands behind it only where people read it.
+
+    >>> number_cell(0.5, 1, 100)
+    Cell(text='50.0', value=50.0, low=nan, high=nan)
+    """
+    return Cell(short_number(value, digits, scale=scale, unit=unit), None if value is None else value * scale)
+
+
+def mean_cell(mean: float, low: float = math.nan, digits: int = 2, scale: float = 1.0, *, high: float = math.nan) -> Cell:
+    """A mean of a table with half its interval; ``high`` is the interval's other end where it is not symmetric.
+
+    >>> mean_cell(0.5, 0.25, 1, 100)
+    Cell(text='50.0 ± 25.0', value=50.0, low=25.0, high=75.0)
+    """
+    upper = high if math.isfinite(high) else 2 * mean - low
+    return Cell(number_text(mean, low, digits, scale), mean * scale, low * scale, upper * scale)
+
+
+def count_cell(value: float | None, digits: int = 0) -> Cell:
+    """A large number of a table, its thousands set apart."""
+    return Cell(with_thousands(value, digits), value)
 
 
 def with_ends(mean: float, low: float, high: float, digits: int = 2, scale: float = 1.0, sign: bool = False) -> str:

@@ -9,23 +9,21 @@ from typing import Any, NamedTuple
 from matplotlib import style
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from gradlens.analysis.linear_probe import PIXELS, TRAINED, UNTRAINED
 from gradlens.analysis.linear_separability import SEPARABLE, UNDECIDED
 from gradlens.analysis.probe_block import PERMUTED, TRUE, ProbeRecord
 from gradlens.reporting.aggregate import interval
 from gradlens.reporting.analysis_report import Figures, Results, results_by_label
-from gradlens.reporting.numbers import DASH, number_text, short_number
+from gradlens.reporting.numbers import DASH, NONE, mean_cell, number_cell
 from gradlens.reporting.style import GREY, LOOK, Style, band, head, joined, line_handles, over_seeds, panels, styles
 from gradlens.runtime.errors import InputError
+from gradlens.runtime.tables import Cell, Table
 from gradlens.training.metrics import TRAIN
 from gradlens.training.run_directory import Run
 from gradlens.training.run_groups import group_runs
 
 OWN = "own"  # the network's own answer, beside its probes
-COLUMNS = 4  # labels beside each other in a printed table
 LINES = (  # (network, labels, half, what it is called), in the order of the table
     (TRAINED, TRUE, "test", "{}"),
     (OWN, TRUE, "test", "the network's own answer"),
@@ -100,26 +98,19 @@ def last_probed(points: Sequence[ProbePoint]) -> list[ProbePoint]:
 # ------------------------------------------------------------------------------------------------------------ tables
 
 
-def probe_tables(points: Sequence[ProbePoint]) -> Iterator[Table]:
-    """:func:`probe_table` of some labels after the other: as many as a terminal of 80 columns shows."""
-    labels = list(dict.fromkeys(p.label for p in points))
-    for i in range(0, len(labels), COLUMNS):
-        yield probe_table([p for p in points if p.label in labels[i : i + COLUMNS]])
-
-
 def probe_table(points: Sequence[ProbePoint]) -> Table:
     """A row a block and control, a column a method: accuracy in %."""
-    shown = Table(title="linear probe: test accuracy in %", title_justify="left", box=SIMPLE_HEAD)
-    shown.add_column("block", no_wrap=True)
+    shown = Table(title="linear probe: test accuracy in %")
+    shown.add_column("block")
     labels = list(dict.fromkeys(p.label for p in points))
     for label in labels:
-        shown.add_column(label, justify="right")
+        shown.add_column(label)
     rows = last_probed(points)
     for network, kind, half, called in LINES:
         mine = [p for p in rows if (p.network, p.labels, p.half) == (network, kind, half)]
         for block in dict.fromkeys(p.block for p in mine):
-            cells = {p.label: number_text(p.mean, p.low, 1, 100) for p in mine if p.block == block}
-            shown.add_row(called.format(block), *(cells.get(label, DASH) for label in labels))
+            cells = {p.label: mean_cell(p.mean, p.low, 1, 100, high=p.high) for p in mine if p.block == block}
+            shown.add_row(called.format(block), *(cells.get(label, NONE) for label in labels))
         shown.add_section()
     return shown
 
@@ -131,17 +122,18 @@ def _called(network: str, labels: str, block: str) -> str:
 
 def probe_detail(result: Mapping[str, Any]) -> Table:
     """What stands behind one run's numbers: features, l2, accuracies, and how near the optimum each probe is."""
-    shown = Table(title="linear probes at the last weights, accuracy in %", title_justify="left", box=SIMPLE_HEAD)
-    shown.add_column("block", no_wrap=True)
-    for name in ("features", "l2", "train", "held out", "test", "nats above\nminimum ≤"):
-        shown.add_column(name, justify="right", no_wrap=True)
+    shown = Table(title="linear probes at the last weights")
+    shown.add_column("block")
+    for name, unit in (("features", ""), ("l2", ""), ("train", "%"), ("held out", "%"), ("test", "%"), ("nats above minimum ≤", "")):
+        shown.add_column(name, unit)
     last = max(row["step"] for row in result["rows"])
     for row in result["rows"]:
         if (row["network"] == TRAINED and row["step"] != last) or (row["network"], row["labels"]) == (UNTRAINED, PERMUTED):
             continue
         name = _called(row["network"], row["labels"], row["block"])
-        accuracies = (short_number(row[half], 1, scale=100) for half in ("train", "validation", "test"))
-        shown.add_row(name, str(row["features"]), f"{row['l2']:g}", *accuracies, f"{row['bound']:.0e}")
+        accuracies = (number_cell(row[half], 1, 100) for half in ("train", "validation", "test"))
+        l2, bound = Cell(f"{row['l2']:g}", row["l2"]), Cell(f"{row['bound']:.0e}", row["bound"])
+        shown.add_row(name, row["features"], l2, *accuracies, bound)
     return shown
 
 
@@ -162,12 +154,12 @@ def separability_table(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]
         results: their contents of ``probe.json``.
 
     """
-    shown = Table(title=SEPARABILITY, title_justify="left", box=SIMPLE_HEAD)
-    for name in ("block", "images", "per\nfeature", "Cover's\ncapacity"):
-        shown.add_column(name, justify="left" if name == "block" else "right", no_wrap=True)
+    shown = Table(title=SEPARABILITY)
+    for name in ("block", "images", "per feature", "Cover's capacity"):
+        shown.add_column(name)
     labels = results_by_label(runs, results)
     for label in labels:
-        shown.add_column(label, justify="right", overflow="fold")
+        shown.add_column(label)
     cells: dict[tuple[str, str, str], dict[str, list[ProbeRecord]]] = {}
     for label, mine in labels.items():
         for result in mine:
@@ -178,7 +170,7 @@ def separability_table(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]
             continue
         one = next(iter(found.values()))[0]
         name = _called(*key)
-        counts = (str(one["n"]), f"{one['n_per_feature']:.2g}", str(one["cover_capacity"]))
+        counts = (one["n"], Cell(f"{one['n_per_feature']:.2g}", one["n_per_feature"]), one["cover_capacity"])
         shown.add_row(name, *counts, *(_verdict(found[label]) if label in found else DASH for label in labels))
     return shown
 
@@ -326,7 +318,7 @@ def tables(runs: Sequence[Run], results: Results) -> Iterator[Table]:
     """What `gradlens probe` prints: of one run the details, accuracies by block, and what is separable where that was asked."""
     if len(runs) == 1:
         yield probe_detail(results[0])
-    yield from probe_tables(probe_points(runs, results))
+    yield probe_table(probe_points(runs, results))
     if any(result["separability"] for result in results):
         yield separability_table(runs, results)
 

@@ -10,17 +10,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib import style
 from matplotlib.figure import Figure
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from gradlens.analysis.of_runs.representations import Representations
 from gradlens.analysis.representations import TRAINED, UNTRAINED, RepresentationRecord
 from gradlens.reporting.aggregate import LayerPoint, interval
 from gradlens.reporting.analysis_report import Figures, Results
-from gradlens.reporting.numbers import DASH, number_text, short_number
+from gradlens.reporting.numbers import NONE, mean_cell, short_number
 from gradlens.reporting.style import LOOK, Style, band, head, joined, line_handles, over_seeds, panels, styles
 from gradlens.reporting.training_figures import over_training
 from gradlens.runtime.errors import InputError
+from gradlens.runtime.tables import Cell, Table
 from gradlens.training.run_directory import Run, load_result
 from gradlens.training.run_groups import run_labels as labels_of
 
@@ -164,12 +163,12 @@ def rdm_rows(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list[
 
 def representation_table(points: Sequence[DepthPoint]) -> Table:
     """Label × block: what the blocks came to."""
-    shown = Table(title="blocks on held-out images: mean ± half of the 95 % interval over seeds", title_justify="left", box=SIMPLE_HEAD)
-    shown.add_column("network", no_wrap=True)
-    shown.add_column("block", no_wrap=True)
+    shown = Table(title="blocks on held-out images: mean ± half of the 95 % interval over seeds")
+    shown.add_column("network")
+    shown.add_column("block", align="left")
     there = [q for q in NUMBERS if any(p.quantity == q for p in points)]
     for quantity in there:
-        shown.add_column(NUMBERS[quantity][0], justify="right")
+        shown.add_column(NUMBERS[quantity][0])
     values = {(p.label, p.block, p.quantity): p for p in points}
     for label in dict.fromkeys(p.label for p in points):
         for i, block in enumerate(dict.fromkeys(p.block for p in points if p.label == label)):
@@ -177,28 +176,28 @@ def representation_table(points: Sequence[DepthPoint]) -> Table:
             for quantity in there:
                 _, digits, scale = NUMBERS[quantity]
                 p = values.get((label, block, quantity))
-                texts.append(number_text(p.mean, p.low, digits, scale) if p else DASH)
-            shown.add_row("" if i else label, block, *texts)
+                texts.append(mean_cell(p.mean, p.low, digits, scale, high=p.high) if p else NONE)
+            shown.add_row(Cell("" if i else label, label), block, *texts)
         shown.add_section()
     return shown
 
 
 def pair_table(result: Mapping[str, Any], run: str) -> Table:
     """The diagonals of a comparison: the same block in both networks, linear CKA and in brackets the rank correlation of RDMs."""
-    shown = Table(title=f"linear CKA (rank correlation of RDMs) of {run} with …, the same block in both", title_justify="left")
+    shown = Table(title=f"linear CKA (rank correlation of RDMs) of {run} with …, the same block in both")
     shown.add_column("network")
     blocks = list(dict.fromkeys(block for entry in result["with"] for block in entry["blocks"] if block in entry["with_blocks"]))
     for block in blocks:
-        shown.add_column(block, justify="right")
+        shown.add_column(block)
     for name, entry in zip(_names_of(result), result["with"], strict=True):
         texts = []
         for block in blocks:
             if block not in entry["blocks"] or block not in entry["with_blocks"]:
-                texts.append(DASH)
+                texts.append(NONE)
                 continue
             at = entry["blocks"].index(block), entry["with_blocks"].index(block)
             cka, rank = (_number(entry[key][at[0]][at[1]]) for key in ("matrix", "rdm_correlation"))
-            texts.append(f"{short_number(cka)} ({short_number(rank)})")
+            texts.append(Cell(f"{short_number(cka)} ({short_number(rank)})", cka))
         shown.add_row(name + (" (another seed)" if entry["other_seed"] else ""), *texts)
     return shown
 

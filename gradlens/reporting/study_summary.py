@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from rich.table import Table
 from scipy import stats
 
 from gradlens.reporting.aggregate import final_values
-from gradlens.reporting.numbers import with_ends
+from gradlens.reporting.numbers import DASH, with_ends
 from gradlens.runtime.rng import key
+from gradlens.runtime.tables import Cell, Table
 from gradlens.training.run_directory import Run
 from gradlens.training.sweep.study import StudyPoint
 from gradlens.training.sweep.study_file import Study
@@ -161,17 +161,19 @@ def study_table(lines: Sequence[SummaryLine], baseline: str) -> Table:
         f"{baseline}, seed by seed; p: paired t-test, corrected for all comparisons of the quantity (Holm)."
         + (" With one seed there is neither interval nor test." if few else "")
     )
-    printed = Table(caption=caption, caption_justify="left", box=None, pad_edge=False, header_style="bold")
-    for column in ("method", "grid", "quantity"):
-        printed.add_column(column)
-    for column in ("mean", "seeds", f"minus {baseline}", "p"):
-        printed.add_column(column, justify="right")
-
-    form = (1, 100) if accuracies else (4, 1)  # digits, factor
+    printed = Table(notes=[caption])
+    printed.add_column("method")
+    for column in ("grid", "quantity"):
+        printed.add_column(column, align="left")
+    digits, factor, unit = (1, 100, "%") if accuracies else (4, 1, "")
+    for column, unit_ in (("mean", unit), ("seeds", ""), (f"minus {baseline}", unit), ("p", "")):
+        printed.add_column(column, unit_)
     for line in chosen:
-        difference = with_ends(line.difference, line.difference_low, line.difference_high, *form, sign=True)
-        p = f"{line.p_holm:.2g}" if math.isfinite(line.p_holm) else "–"
+        mean, low, high = (factor * v for v in (line.mean, line.low, line.high))
+        away, least, most = (factor * v for v in (line.difference, line.difference_low, line.difference_high))
+        p = Cell(f"{line.p_holm:.2g}" if math.isfinite(line.p_holm) else DASH, line.p_holm)
+        difference = Cell(with_ends(away, least, most, digits, sign=True), away, least, most)
         printed.add_row(
-            line.method, line.grid, line.quantity, with_ends(line.mean, line.low, line.high, *form), str(line.seeds), difference, p
+            line.method, line.grid, line.quantity, Cell(with_ends(mean, low, high, digits), mean, low, high), line.seeds, difference, p
         )
     return printed

@@ -11,7 +11,7 @@ import math
 import re
 import warnings
 from base64 import b64decode, b64encode
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from PIL import Image
 
+from gradlens.reporting.figure_width import set_width
 from gradlens.runtime.csv_tables import write_csv
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.text_files import encode
@@ -46,6 +47,7 @@ RC: dict[Any, Any] = {
     "grid.color": "0.9",
     "grid.linewidth": 0.7,
     "hatch.linewidth": 0.7,
+    "pdf.fonttype": 42,  # TrueType: letters can be searched and edited, as journals want them
     "svg.fonttype": "path",  # the same letters on machines without this font
     "svg.hashsalt": "gradlens",  # ids in the file do not change from one saving to the next
 }
@@ -143,8 +145,10 @@ def line_handles(looks: Iterable[tuple[str, Style]]) -> list[Line2D]:
 
 
 @style.context(LOOK)
-def save_figure(figure: Figure, rows: Sequence[Any], folder: str | Path, name: str, *, vector: bool = True) -> list[Path]:
-    """Write a figure as ``name.png`` and ``name.svg`` with its table ``name.csv`` beside them; same input, same bytes.
+def save_figure(
+    figure: Figure, rows: Sequence[Any], folder: str | Path, name: str, *, formats: Sequence[str] = ("png",), width: float | None = None
+) -> list[Path]:
+    """Write a figure as ``name.png`` (or in other formats) with its table ``name.csv`` beside it; same input, same bytes.
 
     Lines too long for a small svg are put into it as pixels; text stays vector.
 
@@ -153,17 +157,20 @@ def save_figure(figure: Figure, rows: Sequence[Any], folder: str | Path, name: s
         rows: the table it was drawn from.
         folder: made if it is not there.
         name: without an ending.
-        vector: with the svg.
+        formats: of png, svg, pdf.
+        width: of the figure in inches, see :func:`gradlens.reporting.figure_width.set_width`; default: its own.
 
     Returns:
-        the paths: png, svg, csv.
+        the paths, in the order of ``formats``, the csv last.
 
     Raises:
         InputError: no rows, or the folder cannot be written.
 
     """
     _write_names_out(figure)
-    drawn = {"png": _png(figure), **({"svg": _small_svg(figure)} if vector else {})}
+    if width is not None:
+        set_width(figure, width)
+    drawn = {ending: WRITERS[ending](figure) for ending in formats}
     paths = [Path(folder) / f"{name}.{ending}" for ending in (*drawn, "csv")]
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -226,3 +233,11 @@ def _svg(figure: Figure) -> bytes:
     svg = _save(figure, format="svg", dpi=PIXELS_IN_SVG, metadata={"Date": None, "Creator": "gradlens"})
     short = re.sub(rb' d="[^"]*"', lambda path: re.sub(rb"(\.\d\d)\d+", rb"\1", path[0]), svg)
     return re.sub(rb"(?<=data:image/png;base64,)[^\"]*", lambda data: b64encode(_in_256_colours(b64decode(data[0]))), short)
+
+
+def _pdf(figure: Figure) -> bytes:
+    """The figure as vectors for papers, its fonts embedded; no date, so that the same figure gives the same bytes."""
+    return _save(figure, format="pdf", dpi=DPI, metadata={"CreationDate": None, "Creator": "gradlens", "Producer": None})
+
+
+WRITERS: dict[str, Callable[[Figure], bytes]] = {"png": _png, "svg": _small_svg, "pdf": _pdf}

@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
-from rich.table import Table
 
-from gradlens.reporting.numbers import DASH, short_number, with_thousands
+from gradlens.reporting.numbers import DASH, count_cell, number_cell
 from gradlens.reporting.style import LOOK, styles
 from gradlens.runtime.errors import InputError
+from gradlens.runtime.tables import Cell, Table
 from gradlens.training.cost.simulation import Bar, Link, ThroughputPoint
 
 COLOURS = {"forward": "#56B4E9", "again": "#0072B2", "backward": "#E69F00", "learn": "#CC79A7", "update": "#009E73"}
@@ -169,15 +169,18 @@ def timeline_table(points: Sequence[ThroughputPoint], link: Link, batch_size: in
         " which they wait. MB/s: sent over all links. MB: held by the worker that holds most. Delay: batches by which what is used (a"
         " queued input, a target, weights) is older than the batch it is used with."
     )
-    printed = Table(caption=caption, caption_justify="left", box=None, pad_edge=False, header_style="bold")
-    printed.add_column("schedule", no_wrap=True)
-    printed.add_column("waits for", overflow="fold")
-    for column in ("on", "images/s", "speed-up", "limit", "bubble", "MB/s", "MB", "delay"):
-        printed.add_column(column, justify="right", no_wrap=True)
+    printed = Table(notes=[caption])
+    printed.add_column("schedule")
+    printed.add_column("waits for", align="left")
+    for column in ("on", "images/s", "speed-up", "limit"):
+        printed.add_column(column)
+    printed.add_column("bubble", "%")
+    for column in ("MB/s", "MB", "delay"):
+        printed.add_column(column)
     for p in points:
         printed.add_row(
-            p.schedule, p.waits, str(p.used), with_thousands(batch_size / p.batch_seconds), short_number(p.speedup),
-            short_number(1 / p.busiest), short_number(p.bubble, 0, scale=100, unit="%"),
-            with_thousands(p.sent_bytes_per_s / 1e6), with_thousands(p.memory_bytes / 1e6), short_number(p.delay, 1) if p.delay else DASH,
+            p.schedule, p.waits, p.used, count_cell(batch_size / p.batch_seconds), number_cell(p.speedup), number_cell(1 / p.busiest),
+            number_cell(p.bubble, 0, 100), count_cell(p.sent_bytes_per_s / 1e6), count_cell(p.memory_bytes / 1e6),
+            number_cell(p.delay, 1) if p.delay else Cell(DASH, p.delay),
         )  # fmt: skip
     return printed

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -170,8 +171,41 @@ class Figures(NamedTuple):
     skipped: dict[str, str]  # name -> why
 
 
-def figure_set(runs: Sequence[Run]) -> Figures:
-    """All standard figures of some runs.
+def of_methods(runs: Sequence[Run], methods: Sequence[str]) -> list[Run]:
+    """The runs of some methods; all, where none is named.
+
+    Raises:
+        InputError: a method that none of the runs has.
+
+    """
+    there = list(dict.fromkeys(run.config.method for run in runs))
+    for name in methods:
+        if name not in there:
+            raise InputError(f"no run of {name!r} among those given, which are of {', '.join(there)}")
+    return [run for run in runs if not methods or run.config.method in methods]
+
+
+def _of_layers(tables: Mapping[str, Sequence[Any]], patterns: Sequence[str]) -> dict[str, list[Any]]:
+    """Tables of figures without the rows of layers that no pattern fits; what is not of layers stays, what is empty then goes.
+
+    Raises:
+        InputError: a pattern that fits no layer.
+
+    """
+    layers = dict.fromkeys(row.layer for table in tables.values() for row in table if hasattr(row, "layer"))
+    for pattern in patterns:
+        if not any(fnmatchcase(layer, pattern) for layer in layers):
+            raise InputError(f"--layers {pattern}: fits none of {', '.join(layers) or 'no layers'}")
+
+    def fits(row: Any) -> bool:
+        return not hasattr(row, "layer") or row.kind == "descent" or any(fnmatchcase(row.layer, pattern) for pattern in patterns)
+
+    kept = {name: [row for row in table if fits(row)] for name, table in tables.items()}
+    return {name: table for name, table in kept.items() if table or not tables[name]}
+
+
+def figure_set(runs: Sequence[Run], layers: Sequence[str] = ()) -> Figures:
+    """All standard figures of some runs; with ``layers``, patterns as the shell's, of those layers only.
 
     The names: ``train_loss``, ``train_accuracy``, and for each held-out split there is ``test_loss``, ``test_accuracy``
     (``validation_…`` where training images were held out), with ``--evaluate-train`` also ``train_eval_…``;
@@ -180,7 +214,7 @@ def figure_set(runs: Sequence[Run]) -> Figures:
     ``explained_variance_over_training`` and ``feedback_…_over_training`` where a rule recorded them.
 
     Raises:
-        InputError: no runs, the same run twice, or nothing at all to draw.
+        InputError: no runs, the same run twice, a pattern that fits no layer, or nothing at all to draw.
 
     """
     points = curve_points(runs)
@@ -210,9 +244,10 @@ def figure_set(runs: Sequence[Run]) -> Figures:
     look = styles(run_labels(runs))
     title = runs_title(runs)
     found = Figures({}, {})
-    for name, (draw, table) in wanted.items():
+    tables = {name: list(table) for name, (_, table) in wanted.items()}
+    for name, table in (_of_layers(tables, layers) if layers else tables).items():
         try:
-            found.drawn[name] = draw(table, title=title, look=look), list(table)
+            found.drawn[name] = wanted[name][0](table, title=title, look=look), table
         except InputError as error:
             found.skipped[name] = str(error)
     if not found.drawn:

@@ -52,14 +52,20 @@ def say(text: str, *, aside: bool = False) -> None:
 def print_table(renderable: Any) -> None:
     """Print a table to stdout."""
     with _printing():
-        rich_console().print(renderable)
+        rich_console().print(renderable, crop=False)
 
 
-def rich_console(*, stderr: bool = False) -> Console:
-    """A rich console that prints text as it is: brackets and colons in names are neither markup nor emoji."""
+def write_out(text: str) -> None:
+    """Print what is a file's content to stdout, as it is."""
+    with _printing():
+        print(text, end="", flush=True)
+
+
+def rich_console(**options: Any) -> Console:
+    """A rich console that prints text as it is: brackets and colons in names are neither markup nor emoji; ``options`` are rich's."""
     from rich.console import Console
 
-    return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+    return Console(**options, markup=False, highlight=False, emoji=False)
 
 
 def one_line(text: str) -> str:

@@ -10,20 +10,27 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from gradlens.data.datasets import DATASETS
 from gradlens.data.split import Data
+from gradlens.gradients.measurements import Measurements
 from gradlens.gradients.rows import Measurement
 from gradlens.runtime.csv_tables import read_table
-from gradlens.runtime.errors import InputError
+from gradlens.runtime.errors import InputError, unknown
+from gradlens.runtime.frames import frame_of
+from gradlens.runtime.tables import Table
 from gradlens.runtime.terminal import shell_word
 from gradlens.runtime.text_files import encode, read_json
 from gradlens.training.checkpoint import load_checkpoint, weights_digest
 from gradlens.training.config import Config, make_config
+from gradlens.training.metrics import TRAIN
 from gradlens.training.run_files import must_be_run, write
+
+if TYPE_CHECKING:
+    import pandas
 
 
 class Metric(NamedTuple):
@@ -99,9 +106,9 @@ def environment() -> dict[str, Any]:
     return {"versions": versions, "git": commit_of(PACKAGE), "threads": torch.get_num_threads(), "command": command}
 
 
-@dataclass
+@dataclass(repr=False)
 class Run:
-    """A run read from its directory, for notebooks: ``pandas.DataFrame(run.gradients)`` is the long table."""
+    """A run read from its directory, for notebooks: ``run.frame()`` is the long table of its gradients."""
 
     path: Path
     config: Config
@@ -126,6 +133,37 @@ class Run:
         file = self.path / "checkpoint.pt"
         saved = int(load_checkpoint(file)["step"]) if file.exists() else 0
         return max([saved, *(row.step for row in self.metrics[-1:])])
+
+    def __repr__(self) -> str:
+        return f"<Run {self.path}: {', '.join(f'{value} {name}'.strip() for name, value in self._facts())}>"
+
+    def _facts(self) -> list[tuple[str, str]]:
+        """How far the run came and how accurate it is: what, and how much."""
+        last = self.metrics[-1] if self.metrics else None
+        held_out = [m for m in self.metrics if not m.split.startswith(TRAIN) and math.isfinite(m.accuracy)]
+        facts = [("", "finished" if self.finished else "unfinished"), ("of " + self.config.data.name, self.config.method)]
+        facts += [("epochs", str(last.epoch)), ("updates", f"{last.step:,}")] if last else []
+        return facts + ([(f"{held_out[-1].split} accuracy", f"{held_out[-1].accuracy:.1%}")] if held_out else [])
+
+    def _repr_html_(self) -> str:
+        table = Table(str(self.path))
+        table.add_column("run")
+        table.add_column(self.path.name)
+        for name, value in self._facts():
+            table.add_row(name, value)
+        return table._repr_html_()
+
+    def frame(self, table: str = "gradients") -> pandas.DataFrame:
+        """One of the run's tables as a DataFrame of pandas: gradients, metrics, timing, measured or online.
+
+        Raises:
+            InputError: another name, or pandas is not installed.
+
+        """
+        kinds: dict[str, Any] = {**TABLES, "measured": Measurement}
+        if table not in kinds:
+            raise unknown("table", table, kinds)
+        return frame_of(getattr(self, table), kinds[table]._fields)
 
     def checkpoint(self) -> dict[str, Any]:
         """The state saved last: model, method, optimizer, position."""
@@ -202,7 +240,8 @@ def load_run(run_dir: str | Path) -> Run:
             raise InputError(f"{path}/config.json: {error}") from error
         raise InputError(f"{path}: config.json or summary.json is not that of a gradlens run: {error}") from error
     tables = {name: read_table(path / f"{name}.csv", kind) for name, kind in TABLES.items()}
-    measured = read_table(path / "measured.csv", Measurement)
+    tables["gradients"] = Measurements(tables["gradients"])
+    measured = Measurements(read_table(path / "measured.csv", Measurement))
     return Run(path, config, info, **tables, measured=measured, summary=summary)
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from gradlens.analysis.doctor import CHECKS, RESULT, diagnosis_json, diagnosis_line, examine
 from gradlens.analysis.doctor_evidence import LAST_STEPS, RunView, graded
-from gradlens.analysis.doctor_outcome import effective_rank_of_rows, jumps
+from gradlens.analysis.doctor_outcome import SPIKE_RECORDS, effective_rank_of_rows, jumps
 from gradlens.gradients.losses import LOSSES
 from gradlens.gradients.rows import Measurement
 from gradlens.methods import METHODS
@@ -167,7 +167,7 @@ def test_feedback_that_comes_nearer_has_not_drifted(copied):
 
 
 def test_blocks_that_vanish_and_collapse(tmp_path):
-    found = examine(trained(tmp_path, "bp", depth=8, activation="sigmoid", **SHORT | {"lr": 1e-3}))
+    found = examine(trained(tmp_path, "bp", depth=8, activation="sigmoid", **SHORT | {"lr": 1e-3, "batch_size": 15}))
     assert seen(found, "vanishing block") == ["block1"]
     assert seen(found, "at chance") == ["test"]
     collapsed = seen(found, "collapsed features")
@@ -184,7 +184,7 @@ def test_a_block_that_explodes(copied):
 
 
 def test_a_network_of_dead_units(tmp_path):
-    config = make_config(**BASE | SHORT | {"method": "bp", "lr": 0.0})
+    config = make_config(**BASE | SHORT | {"method": "bp", "lr": 0.0, "batch_size": 15})
     start = trained(tmp_path, "bp", epochs=0)
     state = start.checkpoint()
     state["model"]["block2.linear.bias"].fill_(-1e3)  # a relu that never opens again
@@ -298,6 +298,28 @@ def test_a_check_without_what_it_needs_says_so(copied):
     assert examine(load_run(run.path)).unmade["at chance"] == "no epoch has been evaluated yet"
 
 
+def test_a_run_with_one_record_of_the_untrained_network_is_too_short_to_judge(copied):
+    run = copied("dgl")
+    first = [r for r in run.gradients if r.step == 0]
+    (run.path / "gradients.csv").write_text("".join(csv_line(r) for r in [Measurement._fields, *first]))
+    early = [m._replace(step=m.epoch, accuracy=0.1) for m in run.metrics]
+    (run.path / "metrics.csv").write_text("".join(csv_line(r) for r in [Metric._fields, *early]))
+    found = examine(load_run(run.path))
+    assert not found.findings
+    gone = {name: why for name, why in found.unmade.items() if why.startswith("too short to judge: 1 record, wanted 3 ")}
+    assert set(gone) == {"dead local head", "silent layer", "vanishing block", "exploding block"}
+    assert found.unmade["at chance"] == "too short to judge: 5 updates, wanted 50"
+    assert found.unmade["loss spike"].startswith("too short to judge: 1 record, wanted 8 ")
+    assert "dead local head, silent layer, vanishing block, exploding block: too short to judge: 1 record" in diagnosis_line(found)
+
+
+def test_feedback_that_was_looked_at_once_is_too_short_to_judge(copied):
+    run = copied("fa")
+    once = [r for r in run.gradients if not r.kind.startswith("feedback") or r.step == 0]
+    (run.path / "gradients.csv").write_text("".join(csv_line(r) for r in [Measurement._fields, *once]))
+    assert examine(load_run(run.path)).unmade["feedback drift"].startswith("too short to judge: 1 record, wanted 2 ")
+
+
 # ------------------------------------------------------------------------------------------------------------- parts
 
 
@@ -357,12 +379,25 @@ def test_jumps_stand_out_of_their_own_noise():
     assert not list(jumps(wild, 0.23))
 
 
+def test_eight_losses_of_noise_seldom_have_a_spike_and_a_real_one_is_mostly_found():
+    g = torch.Generator().manual_seed(0)
+    alarms = found = 0
+    for _ in range(500):
+        noise = torch.randn(SPIKE_RECORDS, generator=g).tolist()
+        alarms += bool(list(jumps(list(enumerate(noise)), 0.0)))
+        spiked = [(i, v + (15 if i == 5 else 0)) for i, v in enumerate(noise)]
+        found += [i for i, _, _ in jumps(spiked, 0.0)] == [5]
+    assert alarms <= 15  # 3 %, and the simulation behind the threshold says 1.6
+    assert found >= 400
+
+
 def test_every_check_has_a_name_a_threshold_and_one_sentence_of_advice():
     assert len({check.name for check in CHECKS}) == len(CHECKS)
     for check in CHECKS:
         assert check.threshold
-        assert check.advice.endswith(".")
-        assert ". " not in check.advice
+        for sentence in (check.advice, check.why):
+            assert sentence.endswith(".")
+            assert ". " not in sentence
         assert check.look.__doc__
 
 
@@ -418,7 +453,10 @@ def test_a_table_holds_each_check_once(copied):
     run = copied("fa")
     found = examine(rewrite(run, "gradients", lambda r: r._replace(value=0.0) if (r.kind, r.quantity) == ("weight", "norm") else r))
     assert len(seen(found, "silent layer")) == 4
-    assert diagnosis_table("run", found).row_count == len({(f.check, f.severity) for f in found.findings})
+    table = diagnosis_table("run", found)
+    assert len(table.rows) == len({(f.check, f.severity) for f in found.findings})
+    assert [cell.text for cell in table.rows[0][:2]] == ["silent layer", "WRONG"]
+    assert table.rows[0][2].text.index("why: ") < table.rows[0][2].text.index("wanted: ")
     assert json.loads(json.dumps(diagnosis_json(found)))["wrong"] is True
 
 

@@ -341,9 +341,9 @@ def test_the_row_of_a_group_is_the_mean_over_its_seeds(copied):
 
 def test_an_epoch_that_not_all_seeds_reach_says_so():
     row = reporting_memorization.Memorized("bp", 3, 20, *[0.5] * 3, 4.0, 2, math.nan, 0, *[0.5] * 7, 0)
-    assert reporting_memorization._when(row.epochs_to_50, row.reached_50, row) == "4.0 (2 of 3)"
-    assert reporting_memorization._when(row.epochs_to_90, row.reached_90, row) == "> 20"
-    assert reporting_memorization._when(7.25, 3, row) == "7.2"
+    assert reporting_memorization._when(row.epochs_to_50, row.reached_50, row).text == "4.0 (2 of 3)"
+    assert reporting_memorization._when(row.epochs_to_90, row.reached_90, row).text == "> 20"
+    assert reporting_memorization._when(7.25, 3, row).text == "7.2"
 
 
 def test_the_reader_is_told_what_differs(copied):
@@ -406,7 +406,7 @@ def test_the_command_trains_compares_and_stores(gradlens, tmp_path):
     assert len({run.info["label_hash"] for run in runs}) == 1
     assert all(run.config.record.evaluate_train and run.config.record.every == 0 and run.config.data.label_noise == 0.4 for run in runs)
     names = {p.name for p in (tmp_path / "pictures").iterdir()}
-    assert names == {f"memorization{kind}.{end}" for kind in ("", "_by_block") for end in ("png", "svg", "csv")}
+    assert names == {f"memorization{kind}.{end}" for kind in ("", "_by_block") for end in ("png", "csv")}
     before = {run.path: load_checkpoint(run.path / "checkpoint.pt")["step"] for run in runs}
     again, out, _ = gradlens("memorize", *[run.path for run in runs], "bp", *FLAGS, "--label-noise", 0.4)
     assert again == 0

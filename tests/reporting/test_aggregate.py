@@ -297,3 +297,6 @@ def test_what_true_means_is_said_where_it_is_not_the_loss_on_the_same_passes():
         "true for dgl-async: the gradient of the loss, clean chain pass",
     ]
     assert truths(runs[:1]) == []
+    feedback = Measurement(0, "block1.conv", "feedback_transpose", "angle", 0.5, "transpose of W")
+    runs[0].gradients.append(feedback)  # what feedback is compared with is not what the rule's gradient is
+    assert truths(runs[:1]) == []

@@ -4,14 +4,21 @@ To run these tests: ``pip install playwright`` (it is in the extra ``test``) and
 are not needed. Where one of them is missing the tests are skipped by name. One test runs by default; the others are marked ``browser``.
 """
 
+import json
 import math
 import os
 import shutil
+import subprocess
+import tempfile
+from pathlib import Path
 
+import numpy as np
 import pytest
-from made_runs import LAYERS, made, many
+from made_runs import LAYERS, made, many, stored
+from PIL import Image
 
 from gradlens.reporting.html.page import page as html_of
+from gradlens.training.run_directory import load_run
 
 HOW = "install it with `apt-get install chromium` (Debian's package); playwright comes with `pip install 'gradlens-toolkit[test]'`"
 WAIT = 180_000  # ms; a busy machine starts plotly slowly, and nothing here is about time
@@ -51,9 +58,33 @@ def nasty():
     return [*runs, made("dgl", seed=1, data="y" * 60, path="runs/<img src=x onerror=window.hacked=2>", cosines=(0.3,) * 5)]
 
 
+def steep():
+    """A training loss that falls through several decades."""
+    run = made(accuracy=0.9)
+    run.metrics[:] = [m._replace(loss=0.005 * 1000 ** (2 - m.epoch) if m.split == "train" else 1 + 0.1 * m.epoch) for m in run.metrics]
+    return [run, made("dgl", cosines=(0.3,) * 5)]
+
+
+def examined():
+    """Two methods, one with findings of a doctor."""
+    folder = Path(tempfile.mkdtemp())
+    paths = [stored(made(), folder), stored(made("dni", cosines=(0.1,) * 5), folder)]
+    finding = {"check": "lagging synthesiser", "severity": "wrong", "where": "block1", "step": 20, "why": "It matters, for a reason. " * 5}
+    finding |= {"evidence": "the synthesiser of block1 has an explained variance of −8.5 (3 recorded steps, 50 to 70)"}
+    finding |= {
+        "threshold": "explained variance above 0 (wrong from −0.05), median over the last epoch",
+        "advice": "More epochs, or less. " * 5,
+    }
+    (paths[1] / "doctor.json").write_text(json.dumps({"findings": [finding]}))
+    return [load_run(path) for path in paths]
+
+
 def large():
     """Four methods, many steps."""
     return many(["bp", "dgl", "dni", "cdni"], steps=60)
+
+
+PAGES = {"usual": usual, "nasty": nasty, "large": large, "steep": steep, "examined": examined}
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +95,7 @@ def file_of(tmp_path_factory):
     def written(name):
         file = folder / f"{name}.html"
         if not file.exists():
-            file.write_text(html_of({"usual": usual, "nasty": nasty, "large": large}[name]()), encoding="utf-8")
+            file.write_text(html_of(PAGES[name]()), encoding="utf-8")
         return file
 
     return written
@@ -83,10 +114,8 @@ def open_page(chromium, file_of):
         tab.on("pageerror", lambda error: tab.wrong.append(str(error)))
         tab.on("request", lambda request: request.url.startswith(("data:", "blob:", "file:")) or tab.wrong.append(request.url))
         if not charts:
-            tab.add_init_script("window.requestIdleCallback = () => {}")  # plotly is never started
-        tab.goto(file_of(name).as_uri())
-        if charts:
-            draw_all(tab)
+            tab.add_init_script("window.Image = class {}")  # the turn in which plotly is started never comes
+        tab.goto(file_of(name).as_uri())  # to the load event: nothing is scrolled to, nothing waited for
         return tab
 
     return opens
@@ -116,19 +145,6 @@ def drawn(open_page):
     tab.context.close()
 
 
-def draw_all(tab):
-    """Bring every chart into view until all are drawn."""
-    tab.wait_for_selector("html[data-charts]", state="attached")
-    tab.evaluate(
-        """async () => {
-            for (const figure of document.querySelectorAll("figure.chart")) {
-                figure.scrollIntoView({ behavior: "instant" });
-                while (!figure.querySelector(".main-svg")) await new Promise((then) => setTimeout(then, 20));
-            }
-        }"""
-    )
-
-
 def column(tab, table, place):
     """The texts of a table's column."""
     return [row.strip() for row in tab.locator(f"{table} tbody tr > *:nth-child({place})").all_text_contents()]
@@ -138,9 +154,10 @@ def column(tab, table, place):
 @pytest.mark.smoke
 def test_all_charts_are_drawn_and_every_section_is_seen(drawn):
     tab = drawn
-    assert tab.locator("figure.chart .main-svg:first-child").count() == 4 + 2 * len(LAYERS)
+    layers = len(LAYERS)  # none is flat: dgl has 0.5 at block2, greedy nothing at block1, and what lies above is 1.00 throughout
+    assert tab.locator("figure.chart").count() == tab.locator("figure.chart .main-svg:first-child").count() == 4 + 2 * (layers - 3)
     sections = tab.locator("main > section")
-    assert sections.count() == 13
+    assert sections.count() == 8
     for i in range(sections.count()):
         assert sections.nth(i).is_visible()
         assert sections.nth(i).locator("h1, h2").first.inner_text()
@@ -167,6 +184,7 @@ def test_the_slider_moves_the_heat_map_by_keyboard(drawn):
     assert column(tab, "#slice", 3) == ["1.00", "0.50", "−0.52"]
     cell = tab.locator("#slice tbody tr:nth-child(2) td").first
     assert cell.get_attribute("class") == "c2"
+    assert tab.locator("#slice tbody tr:nth-child(3) td").first.get_attribute("class") == "none"  # greedy has none: striped, not white
     assert "95 % interval" in cell.get_attribute("title")
     marked = "document.querySelector('#maps .map div').layout.shapes[0].x0"
     assert tab.evaluate(marked) == 0
@@ -253,6 +271,10 @@ def test_a_phones_width_has_no_sideways_scrolling(visit):
     assert names.evaluate("document.documentElement.scrollWidth") <= 375
     wide = tab.evaluate("[...document.querySelectorAll('.scroll')].some((s) => s.scrollWidth > s.clientWidth)")
     assert wide, "the wide tables scroll inside their own boxes"
+    summary = tab.locator(".scroll", has=tab.locator("#summary"))
+    assert summary.get_attribute("data-more").endswith("more columns →")
+    summary.evaluate("box => box.scrollTo(box.scrollWidth, 0)")
+    tab.wait_for_function("document.querySelector('#summary').closest('.scroll').dataset.more === ''")
 
 
 @pytest.mark.browser
@@ -342,9 +364,70 @@ def test_print(drawn):
     assert tab.evaluate(line) == "#000000"
     tab.emulate_media(media="print")
     assert not tab.locator("nav").is_visible()
+    assert not tab.locator("#step").is_visible()
+    assert tab.locator(".legend").is_visible()  # without it no line has a name on paper
+    assert tab.evaluate("getComputedStyle(document.querySelector('#slice .c20')).printColorAdjust") == "exact"
+    widths = "[...document.querySelectorAll('figure.chart .main-svg')].map((svg) => svg.getBoundingClientRect().width)"
+    assert max(tab.evaluate(widths)) <= 346
     assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert tab.evaluate("getComputedStyle(document.querySelector('h2')).color") == "rgb(27, 32, 38)"
     assert tab.locator("#config details[open]").count() == 5
+    tables = "[...document.querySelectorAll('.scroll')].every((box) => box.scrollWidth <= box.clientWidth + 1)"
+    tab.set_viewport_size({"width": 703, "height": 1000})  # A4 between its margins
+    assert tab.evaluate(tables), "no column lies beyond the paper's edge"
+    tab.set_viewport_size({"width": 1280, "height": 900})
     tab.emulate_media(media="screen")
     tab.evaluate("dispatchEvent(new Event('afterprint'))")
     assert tab.evaluate(line) == "#ebebeb"
+    assert tab.locator("#config details[open]").count() == 0
+
+
+@pytest.mark.browser
+def test_a_browser_without_a_window_pictures_and_prints_every_chart(file_of, tmp_path):
+    """What `chromium --headless` writes by itself: no script of ours waits for a chart."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        pytest.skip(f"no chromium: {HOW}")
+    flags = ["--headless", "--disable-gpu", "--disable-background-networking", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
+    shot, paper = tmp_path / "page.png", tmp_path / "page.pdf"
+    for i, (out, more) in enumerate(
+        ((f"--screenshot={shot}", ["--window-size=1280,4600"]), (f"--print-to-pdf={paper}", ["--virtual-time-budget=100"]))
+    ):
+        profile = f"--user-data-dir={tmp_path / str(i)}"
+        subprocess.run([path, *flags, profile, out, *more, file_of("usual").as_uri()], check=True, capture_output=True, timeout=WAIT / 1000)
+    picture = np.array(Image.open(shot).convert("RGB")).astype(int)
+    blue = (abs(picture - [5, 48, 97]).sum(-1) < 12).sum(1)  # 1.00 in the table, and in bp's row of each map
+    wide = np.flatnonzero(blue > 400)  # maps: two beside each other, of some 450 px each
+    assert len(wide) > 30
+    assert paper.read_bytes().startswith(b"%PDF")
+    assert paper.stat().st_size > 100_000  # 20,000 without charts
+
+
+@pytest.mark.browser
+def test_log_axes_are_labelled_as_people_read_them(visit):
+    tab = visit("steep", charts=True)
+    axis = """(name) => {
+        const place = [...document.querySelectorAll("figure.chart")].find((f) => f.querySelector("figcaption").textContent === name);
+        return [...place.querySelectorAll(".yaxislayer-above .ytick text, .ytick text")].map((t) => t.textContent);
+    }"""
+    assert tab.evaluate(axis, "train loss") == ["0.01", "0.1", "1"]
+    kinds = "['curves-2', 'curves-3'].map((name) => document.querySelector(`[data-chart=${name}] div`).layout.yaxis.type)"
+    assert tab.evaluate(kinds) == ["linear", "log"]  # test loss, whose range is small, and train loss
+
+
+@pytest.mark.browser
+def test_maps_have_a_scale_and_stripes_where_there_is_no_value(drawn):
+    tab = drawn
+    scale = tab.locator("#cosine .scale")
+    assert scale.inner_text().split() == ["cosine", "−1", "−0.5", "0", "0.5", "1", "no", "value"]
+    assert scale.locator(".bar i").count() == 21
+    patterns = "document.querySelector('#maps .map div').data.map((t) => [t.type, (t.fillpattern || {}).shape])"
+    assert tab.evaluate(patterns) == [["scatter", "/"], ["heatmap", None]]  # greedy recorded no cosine of block1
+
+
+@pytest.mark.browser
+def test_no_column_leaves_its_box_on_a_wide_screen(visit):
+    tab = visit("examined")
+    assert tab.locator("#doctor td.words").count() >= 5
+    assert tab.evaluate("[...document.querySelectorAll('#doctor .scroll')].every((box) => box.scrollWidth <= box.clientWidth)")
+    assert tab.locator(".scroll", has=tab.locator("#summary")).get_attribute("data-more") == ""

@@ -291,19 +291,22 @@ def test_the_set_says_what_it_skipped_and_why():
 # -------------------------------------------------------------------------------------------------------------- files
 
 
+ALL = ("png", "svg", "pdf")
+
+
 def test_saving_twice_gives_the_same_bytes(table, tmp_path):
     points = table(LAYERS, LayerPoint)
-    first = save_figure(over_training(points, "cosine"), points, tmp_path / "new" / "folder", "cosine")
-    assert [path.name for path in first] == ["cosine.png", "cosine.svg", "cosine.csv"]
-    again = save_figure(over_training(points, "cosine"), points, tmp_path, "again")
+    first = save_figure(over_training(points, "cosine"), points, tmp_path / "new" / "folder", "cosine", formats=ALL)
+    assert [path.name for path in first] == ["cosine.png", "cosine.svg", "cosine.pdf", "cosine.csv"]
+    again = save_figure(over_training(points, "cosine"), points, tmp_path, "again", formats=ALL)
     for a, b in zip(first, again, strict=True):
         assert a.read_bytes() == b.read_bytes()
         assert a.stat().st_size < reporting_style.LARGEST
     assert 900 <= Image.open(first[0]).width <= 1400
     assert b"<dc:date>" not in first[1].read_bytes()
     assert b"<text" not in first[1].read_bytes()  # letters are outlines: no font needed
-    assert next(csv.reader(io.StringIO(first[2].read_text()))) == list(LayerPoint._fields)
-    without = save_figure(over_training(points, "cosine"), points, tmp_path / "without", "cosine", vector=False)
+    assert next(csv.reader(io.StringIO(first[3].read_text()))) == list(LayerPoint._fields)
+    without = save_figure(over_training(points, "cosine"), points, tmp_path / "without", "cosine")
     assert sorted((tmp_path / "without").iterdir()) == sorted(without) == [tmp_path / "without" / f"cosine.{end}" for end in ("csv", "png")]
     assert without[0].read_bytes() == first[0].read_bytes()
 
@@ -318,7 +321,7 @@ def test_long_noisy_lines_still_give_small_files(tmp_path):
         for k in range(1, 9)
         for i, v in enumerate(noise)
     ]
-    png, svg, _ = save_figure(over_training(points, "cosine"), points, tmp_path, "cosine")
+    png, svg, _, _ = save_figure(over_training(points, "cosine"), points, tmp_path, "cosine", formats=ALL)
     assert max(png.stat().st_size, svg.stat().st_size) < reporting_style.LARGEST
     assert svg.read_bytes().count(b"data:image/png;base64,") == 8
     Image.open(png).verify()

@@ -3,6 +3,7 @@
 import doctest
 import math
 
+import numpy as np
 import pytest
 from made_runs import LAYERS, made
 from scipy import stats
@@ -10,7 +11,8 @@ from scipy import stats
 from gradlens.reporting.html import standings as reporting_html_standings
 from gradlens.reporting.html import wording
 from gradlens.reporting.html.notices import differences, notices
-from gradlens.reporting.html.standings import below_top, method_summaries
+from gradlens.reporting.html.questions import answers
+from gradlens.reporting.html.standings import below_top, chance_limit, method_summaries
 from gradlens.reporting.html.verdict import headline, verdict_line
 from gradlens.training.run_groups import group_runs
 
@@ -85,8 +87,10 @@ def test_nearest_and_farthest():
         *three("dni", (0.4, 0.41, 0.4), [(0.0, 0.1, 0.0, 1, 1), (0.0, 0.1, 0.1, 1, 1), (0.0, 0.1, 0.0, 1, 1)]),
     ]
     text = said(*runs)
-    assert "Nearest to the true gradient below the top block: dgl, cosine 0.81 (not distinguishable: fa); farthest: dni, 0.04." in text
-    assert "Final accuracy against bp: dni loses most (−19.7 points), dgl is best (−4.7 points)." in text
+    assert "Below the top block the gradient of dgl is nearest to the true one (cosine 0.81; not distinguishable: fa)" in text
+    assert ", that of dni farthest (0.04)." in text
+    assert "dni is 20 (18.2 to 21.1) points worse than backprop (60.0 %), fa 9.7 (8.2 to 11.1), dgl 4.7 (3.2 to 6.1)." in text
+    assert "In brackets: 95 % intervals over seeds." in text
 
 
 def test_layers_without_gradient_are_named_and_not_ranked():
@@ -102,7 +106,7 @@ def test_layers_without_gradient_are_named_and_not_ranked():
         == "Cosine 1.00 in the 1 of 3 layers that have one, no gradient at block1.conv and block2.conv."
     )
     assert verdict_line(found["shallow"]).gradient == "Uses no gradient below the top block at the end."
-    assert said(*runs).startswith(
+    assert said(*runs).endswith(
         "The gradient of dgl has cosine 0.50 with the true one below the top block; worst at block1.conv (0.50). "
         "At the end greedy and shallow leave layers below the top block untrained."
     )
@@ -168,7 +172,7 @@ def test_runs_of_another_length_are_not_ranked_in_accuracy():
     runs = made(), made("greedy", accuracy=0.9, epochs=6), made("dgl", accuracy=0.45)
     found, _ = stood(*runs)
     assert verdict_line(found["greedy"]).accuracy == "90.0 % test accuracy, 40.0 points above bp (one seed; 6 epochs against 2)."
-    assert "Final accuracy against bp: dgl (−5.0 points; one seed)." in said(*runs)
+    assert said(*runs).startswith("dgl is 5.0 points worse than backprop (50.0 %). One seed each: small differences may be chance. Below")
 
 
 def test_no_gradients_recorded():
@@ -189,7 +193,121 @@ def test_a_run_with_nothing_but_its_config():
 def test_times_of_one_seed_are_told_apart_when_no_epochs_overlap():
     near, far = stood(made(), made("dgl", speed=99.0))[0], stood(made(), made("dgl", speed=50.0))[0]
     assert (near["dgl"].against.times_differ, far["dgl"].against.times_differ) == (False, True)
-    assert verdict_line(near["dgl"]).time == "1.0 × bp's time an image (not distinguishable)."
+    assert verdict_line(near["dgl"]).time == "Time not distinguishable from bp's."
+    assert verdict_line(far["dgl"]).time == "2.0 × bp's time an image."
+
+
+def test_times_of_an_unsteady_machine_say_how_unsteady():
+    busy = made("dgl", speed=90.0)
+    pace = enumerate((70.0, 140.0, 90.0, 100.0))
+    busy.timing[:] = [busy.timing[0]._replace(epoch=i, images_per_s=speed) for i, speed in pace]
+    seconds = sorted(1 / speed for speed in (70, 140, 90, 100))
+    quarter = [seconds[i] + 0.25 * (seconds[i + 1] - seconds[i]) * w for i, w in ((0, 3), (2, 1))]  # linear between order statistics
+    middle = (seconds[1] + seconds[2]) / 2
+    spread = (quarter[1] - quarter[0]) / middle
+    found, _ = stood(made(), busy)
+    assert verdict_line(found["dgl"]).time == f"Time not distinguishable from bp's: its epochs vary by {100 * spread:.0f} %."
+
+
+# ------------------------------------------------------------------------------------------------ one seed: what may be chance
+
+
+def answering(images, *runs):
+    """The runs with that many test images."""
+    for run in runs:
+        run.info["images"] = {"train": 1000, "test": images}
+    return runs
+
+
+def test_one_seed_has_one_limit_below_which_a_difference_may_be_chance():
+    accuracies = {"bp": 0.989, "dgl": 0.989, "kp": 0.984, "cdni": 0.967, "dni": 0.85}
+    runs = answering(364, *[made(method, accuracy=accuracy) for method, accuracy in accuracies.items()])
+    p, q, n = (0.989 * 364 + 1) / 366, (0.967 * 364 + 1) / 366, 366
+    limit = stats.norm.ppf(0.975) * math.sqrt(p * (1 - p) / n + q * (1 - q) / n)  # cdni's, the largest that a difference is within
+    assert limit > 0.022
+    assert said(*runs[:5]).startswith(
+        "dgl is as accurate as backprop (98.9 %). cdni is 2.2 points worse, kp 0.5, which may be chance. dni is 14 points worse."
+        f" One seed each: differences below {math.ceil(1000 * limit) / 10:.1f} points may be chance (by the draw of 364 test images alone)."
+    )
+    sure = said(*answering(10_000, *runs))
+    assert "cdni 2.2" in sure.split(", which may be chance")[-1]
+
+
+def test_the_limit_holds_in_drawn_answers():
+    """Of two equally good networks, answers drawn at random, about one pair in twenty lies beyond it."""
+    rng = np.random.default_rng(0)
+    for share, images in ((0.9, 360), (0.5, 100)):
+        found, _ = stood(*answering(images, made(accuracy=share), made("dgl", accuracy=share)))
+        limit = chance_limit(found["bp"], found["dgl"])
+        a, b = rng.binomial(images, share, (2, 20_000)) / images
+        assert 0.03 < (abs(a - b) > limit).mean() < 0.06
+
+
+def test_a_tie_needs_a_narrow_interval_over_seeds():
+    wide = three("bp", (0.5, 0.6, 0.55), [(1,) * 5] * 3), three("dgl", (0.6, 0.5, 0.55), [(0.5,) * 5] * 3)
+    assert said(*wide[0], *wide[1]).startswith("dgl is not distinguishable from backprop (55.0 %): the seeds differ too much. In brackets")
+    close = three("bp", (0.5, 0.6, 0.55), [(1,) * 5] * 3), three("dgl", (0.5, 0.6, 0.55), [(0.5,) * 5] * 3)
+    assert said(*close[0], *close[1]).startswith("dgl is as accurate as backprop (55.0 %).")
+
+
+def test_many_rules_get_a_range():
+    others = [made(name, accuracy=0.4 - 0.01 * i) for i, name in enumerate(("dgl", "fa", "kp", "dfa", "usf"))]
+    assert said(made(accuracy=0.5), *others).startswith("usf, dfa, kp, fa and dgl are 10 to 14 points worse than backprop (50.0 %).")
+
+
+def test_a_better_rule_is_called_better():
+    assert said(made(accuracy=0.5), made("dgl", accuracy=0.6)).startswith("dgl is 10 points better than backprop (50.0 %).")
+
+
+def test_unfinished_runs_are_not_ranked():
+    text = said(made(), made("dgl", finished=False, accuracy=0.1), made("fa", accuracy=0.4))
+    assert text.startswith("fa is 10 points worse than backprop (50.0 %). One seed")
+    assert said(made(), made("dgl", finished=False)).startswith("None was trained to its end as long as bp: accuracies are not ranked.")
+
+
+def test_what_was_recorded_of_the_untrained_network_is_not_ranked():
+    runs = made(), made("dgl", steps=(0,), cosines=(0.9,) * 5), made("fa", cosines=(0.2,) * 5), made("dni", cosines=(0.1,) * 5)
+    text = said(*runs)
+    assert "the gradient of fa is nearest" in text
+    found, _ = stood(*runs)
+    assert verdict_line(found["dgl"]).gradient.startswith("Cosine 0.90 of the untrained network, all that was recorded")
+    assert "nearest" not in said(*runs[:2])
+
+
+def test_cosines_written_alike_are_alike():
+    text = said(made(), made("dgl", cosines=(0.501,) * 5), made("fa", cosines=(0.499,) * 5), made("dni", cosines=(0.1,) * 5))
+    assert "nearest to the true one (cosine 0.50; not distinguishable: fa), that of dni farthest (0.10)." in text
+
+
+# ------------------------------------------------------------------------------------------------------------ two questions
+
+
+def asked(*runs):
+    found, told = stood(*runs)
+    return {a.question: a.text for a in answers(list(found.values()), told)}
+
+
+def test_which_rule_and_whether_a_cosine_is_good_are_answered_from_the_numbers():
+    found = asked(
+        made(accuracy=0.9),
+        made("dgl", accuracy=0.9, cosines=(0.39, 0.6, 1, 1, 1), nulls=(0.03,) * 5),
+        made("kp", accuracy=0.85, cosines=(0.9, 0.9, 0.9, 1, 1)),
+    )
+    which, good = found["Which rule should I use?"], found["Is a cosine of 0.39 good?"]
+    assert which.startswith("For accuracy alone, backprop: no rule here beats it by more than chance.")
+    assert "dgl loses nothing here." in which
+    assert "0.39 is dgl at block1.conv. Chance gives 0.03 there" in good
+    assert "two halves of one batch agree to 0.50 there." in good
+    assert "here dgl (mean below the top and accuracy: 0.66 and 90.0 %) ends no lower than kp (0.90 and 85.0 %)." in good
+
+
+def test_a_rule_that_beats_backprop_is_named_and_nothing_is_answered_without_backprop():
+    runs = answering(1000, made(accuracy=0.5), made("fa", accuracy=0.7, cosines=(0.2,) * 5))
+    which = asked(*runs)["Which rule should I use?"]
+    assert which.startswith("Here fa is more accurate than backprop")
+    assert "without waiting" not in which  # fa waits for the blocks above
+    assert asked(made("dgl")) == {}
+    assert asked(made(), made("dgl", data="mnist", fingerprint="beef")) == {}
 
 
 def test_times_on_another_machine_are_not_compared():

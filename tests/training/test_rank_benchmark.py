@@ -39,7 +39,7 @@ def test_every_way_of_sharing_is_measured(tmp_path):
     sent = 16 * 16 * 4 + 16 * 8 + 8  # activations, labels, the control word: bytes of a step
     assert dgl.megabytes_per_s * 1e6 * dgl.together == pytest.approx(sent, rel=0.5)  # of all steps over the median time of one
     assert "dgl" in to_json(rows, {"model": "mlp"})
-    assert ranks_table(rows, "about").row_count == 4
+    assert len(ranks_table(rows, "about").rows) == 4
 
 
 def test_one_process_has_nobody_to_share_with():

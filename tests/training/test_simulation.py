@@ -393,7 +393,7 @@ def test_the_command_measures_simulates_and_draws(program, tmp_path, short_round
     )  # fmt: skip
     assert status == 0, err
     assert "8 workers asked for, 3 used by dgl" in out
-    names = {f"{name}.{end}" for name in ("timeline", "workers") for end in ("png", "svg", "csv")} | {"block_costs.csv"}
+    names = {f"{name}.{end}" for name in ("timeline", "workers") for end in ("png", "csv")} | {"block_costs.csv"}
     assert {p.name for p in tmp_path.iterdir()} == names
     rows = list(csv.DictReader((tmp_path / "block_costs.csv").open()))
     assert [(r["method"], r["name"]) for r in rows] == [(m, n) for m in ("bp", "dgl") for n in ("block1", "block2", "block3", "top")]

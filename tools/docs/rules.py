@@ -54,7 +54,7 @@ def write_rules(docs: Path) -> list[Path]:
         pages.append(folder / f"{name}.md")
         structure = _observed(name, rule)
         for theme in THEMES:
-            save_figure(schematic([structure], theme), _rows(structure), folder / "pictures", f"{name}-{theme}")
+            save_figure(schematic([structure], theme), _rows(structure), folder / "pictures", f"{name}-{theme}", formats=("svg",))
         pages[-1].write_text("\n".join(_page(name, rule, structure)), encoding="utf-8")
     pages.append(folder / "index.md")
     pages[-1].write_text(_index(), encoding="utf-8")

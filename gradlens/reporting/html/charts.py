@@ -191,6 +191,7 @@ def by_layer(points: Sequence[LayerPoint], order: Iterable[str]) -> dict[str, li
     return drawn
 
 
-def matrix_chart(title: str, x: Sequence[str], y: Sequence[str], z: Sequence[Sequence[float]], name: str) -> Chart:
-    """A table in colour from 0 to 1; ``z[i][j]`` is at ``y[i]`` and ``x[j]``."""
-    return {"kind": "matrix", "title": title, "x": list(x), "y": list(y), "z": [[compact(v) for v in row] for row in z], "name": name}
+def matrix_chart(title: str, axes: tuple[str, str], x: Sequence[str], y: Sequence[str], z: Sequence[Sequence[float]], name: str) -> Chart:
+    """A table in colour from 0 to 1; ``z[i][j]`` is at ``y[i]`` and ``x[j]``, whose axes are called ``axes`` (x, y)."""
+    cells = [[compact(v) for v in row] for row in z]
+    return {"kind": "matrix", "title": title, "x": list(x), "y": list(y), "z": cells, "name": name, "x_name": axes[0], "y_name": axes[1]}

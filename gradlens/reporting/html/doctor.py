@@ -6,12 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gradlens.reporting.html.charts import compact
 from gradlens.reporting.html.notices import Notice
 from gradlens.reporting.html.parts import ReportContext, ReportSection, Table, TableCell
-from gradlens.reporting.html.stored import Result, result_of, rows_of, stored, value
+from gradlens.reporting.html.stored import Result, result_of, rows_of, stored
 from gradlens.reporting.html.wording import listed
-from gradlens.reporting.numbers import with_thousands
 from gradlens.training.run_directory import Run
 
 
@@ -42,20 +40,18 @@ def section(held: ReportContext) -> ReportSection:
         f"{len(results)} run{'s' * (len(results) != 1)} examined: {wrong or 'nothing'} wrong, {len(found) - wrong or 'nothing'} to watch."
         + (f" Nothing was found in {listed(well)}." if well else "")
     )
-    rows = []
+    same: dict[tuple[str, Path, str, str], list[Mapping[str, Any]]] = {}
     for label, run, f in found:
-        step = value(f, "step")
-        words = [TableCell(str(f.get(key, "–")), str(f.get(key, "–")), words=True) for key in ("evidence", "threshold", "advice")]
-        rows.append(
-            [
-                held.named(label), TableCell(str(run.config.seed), run.config.seed), TableCell(str(f["severity"]), str(f["severity"])),
-                TableCell(str(f["check"]), str(f["check"])), TableCell(str(f.get("where", "–")), str(f.get("where", "–"))),
-                TableCell(with_thousands(step), compact(step)), *words,
-            ]
-        )  # fmt: skip
+        same.setdefault((label, run.path, str(f["severity"]), str(f["check"])), []).append(f)
+    rows = []
+    for (label, path, severity, check), mine in same.items():
+        seed = next(run.config.seed for run in held.groups[label] if run.path == path)
+        seen = "; ".join(str(f.get("evidence", "–")) for f in mine)
+        words = [str(mine[0].get(key, "–")) for key in ("why", "threshold", "advice")]
+        name = TableCell(f"{severity}: {check}", f"{severity != 'wrong'} {check}", words=True)
+        rows.append([held.named(label), TableCell(str(seed), seed), name, *(TableCell(text, text, words=True) for text in (seen, *words))])
     if rows:
-        columns = ["method", "seed", "severity", "check", "where", "step", "seen", "wanted", "advice"]
-        shown.tables.append(Table("Findings", columns, rows))
+        shown.tables.append(Table("Findings", ["method", "seed", "finding", "seen", "why it matters", "wanted", "advice"], rows))
     unmade: dict[str, None] = {}
     for result in results.values():
         unmade |= dict.fromkeys(f"{name} ({why})" for name, why in (result.get("unmade") or {}).items())
@@ -70,6 +66,6 @@ def wrong(held: ReportContext) -> list[Notice]:
     of: dict[str, dict[str, None]] = {}
     for label, _, finding in _findings(held, results):
         if finding["severity"] == "wrong":
-            of.setdefault(label, {})[str(finding["check"])] = None
-    said = "; ".join(f"{listed(checks)} in {label}" for label, checks in of.items())
+            of.setdefault(str(finding["check"]), {})[label] = None
+    said = "; ".join(f"{check} in {listed(labels)}" for check, labels in of.items())
     return [Notice(f"The doctor finds something wrong: {said}.")] if said else []

@@ -19,8 +19,7 @@ def section(held: ReportContext) -> ReportSection:
     results = stored(held, shown, "memorization", "gradlens memorize {}")
     if not results:
         if not any(run.config.data.label_noise and run.config.record.evaluate_train for run in held.runs):
-            shown.missing = [said for said in shown.missing if not said.startswith("Not measured")]
-            shown.missing += ["No run here was trained on random labels; `gradlens memorize METHOD…` trains and measures such runs."]
+            shown.command = shown.command and "gradlens memorize METHOD…"  # it trains runs on random labels
         return shown
     curve = gathered(held, results, lambda _, r: [(int(e), float(a)) for e, a in r.get("curve") or [] if a is not None])
     ordered = dict(sorted(curve.items(), key=lambda cell: cell[0][1]))

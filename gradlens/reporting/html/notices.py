@@ -108,6 +108,7 @@ def notices(groups: Mapping[str, Sequence[Run]]) -> list[Notice]:
         found.append(
             Notice(f"No gradients were recorded (--record-every 0) of {listed(silent)}: their distance from the truth is not known.")
         )
-    if single := [label for label, group in groups.items() if len(group) == 1]:
+    single = [label for label, group in groups.items() if len(group) == 1]
+    if 0 < len(single) < len(groups):  # where all have one seed, the verdict says so
         found.append(Notice(f"One seed only, so without intervals: {listed(single)}. A small difference may be chance."))
     return found

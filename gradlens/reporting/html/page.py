@@ -24,7 +24,8 @@ from gradlens.reporting.figure_folder import mark, must_be_replaceable_page
 from gradlens.reporting.html import doctor, sections
 from gradlens.reporting.html.charts import cosine_colours, looks
 from gradlens.reporting.html.notices import Notice, notices
-from gradlens.reporting.html.parts import ReportContext, ReportSection
+from gradlens.reporting.html.parts import ReportContext, ReportSection, with_empty_as_one
+from gradlens.reporting.html.questions import answers
 from gradlens.reporting.html.standings import below_top, method_summaries
 from gradlens.reporting.html.verdict import headline, verdict_line
 from gradlens.reporting.html.wording import listed
@@ -44,7 +45,7 @@ LAST = (sections.cost, sections.differing_settings, sections.configs)  # the sec
 def _sections(here: ReportContext) -> list[ReportSection]:
     """All sections, in the order in which they are read."""
     analyses = (report.section for report in REPORTS.values() if report.section)
-    return [make(here) for make in (*FIRST, *analyses, *LAST)]
+    return with_empty_as_one([make(here) for make in (*FIRST, *analyses, *LAST)])
 
 
 def make_report_context(runs: Sequence[Run]) -> ReportContext:
@@ -143,7 +144,9 @@ def page(runs: Sequence[Run]) -> str:
         colours={name: cosine_colours(name == "dark") for name in ("light", "dark")},
         headline=headline(here.standings, said),
         lines=[(here.place(s.label), s.label, verdict_line(s), sections.strip(s, layers)) for s in here.standings],
+        answers=answers(here.standings, said),
         layers=layers,
+        maps=sections.layers_to_draw(here.cosines),
         notices=said,
         summary=sections.summary(here),
         slice=sections.last_step_rows(here),

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from gradlens.reporting.aggregate import Interval, LayerPoint, layer_points
 from gradlens.reporting.html.charts import Chart, compact
 from gradlens.reporting.html.standings import MethodSummary
+from gradlens.reporting.html.wording import listed
 from gradlens.reporting.numbers import number_text, short_number
 from gradlens.reporting.style import Style
 from gradlens.training.run_directory import Run
@@ -24,6 +25,7 @@ class TableCell(NamedTuple):
     bin: int | None = None  # of the cosine's colour behind it
     method: int | None = None  # the place of a method whose line is drawn before the text
     words: bool = False  # a sentence, which may take several lines
+    none: bool = False  # a cosine that is not there: striped, so that it is not taken for 0
 
 
 class Table(NamedTuple):
@@ -55,7 +57,13 @@ class ReportSection:
     pictures: list[Picture] = field(default_factory=list)
     facts: list[tuple[str, str]] = field(default_factory=list)  # how the numbers were made
     missing: list[str] = field(default_factory=list)  # sentences
+    command: str = ""  # what would fill the section, where nothing has
     kind: str = "plain"  # which part of the template shows it
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to see but how to get something."""
+        return bool(self.command) and not (self.text or self.charts or self.tables or self.pictures or self.facts or self.missing)
 
 
 @dataclass(frozen=True)
@@ -83,6 +91,19 @@ class ReportContext:
     def cosines(self) -> list[LayerPoint]:
         """Cosines of the weight gradients at every recorded step."""
         return layer_points(self.runs, "cosine")
+
+
+def with_empty_as_one(sections: Sequence[ReportSection]) -> list[ReportSection]:
+    """The sections that hold something; what the empty ones would hold, and the commands for it, as one sentence at the end."""
+    commands: dict[str, list[str]] = {}
+    for section in sections:
+        if section.empty:
+            commands.setdefault(section.command, []).append(section.title[0].lower() + section.title[1:])
+    filled = [section for section in sections if not section.empty]
+    if not commands:
+        return filled
+    could = "; ".join(f"{listed(titles)} (`{command}`)" for command, titles in commands.items())
+    return [*filled, ReportSection("more", "What could be added", [f"Nothing has measured these yet: {could}."])]
 
 
 def number_cell(value: float, digits: int = 2, scale: float = 1.0) -> TableCell:

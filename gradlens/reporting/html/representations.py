@@ -58,7 +58,8 @@ def _likeness(held: ReportContext, shown: ReportSection) -> None:
     """CKA of pairs of networks: one table of equal blocks, and the first matrices."""
     pairs = {run.path: result for run in held.runs if (result := result_of(run, "cka"))}
     if not pairs:
-        shown.missing.append("No two networks were compared (CKA): `gradlens representations RUN_DIR RUN_DIR` does.")
+        if not shown.command:
+            shown.missing.append("No two networks were compared (CKA): `gradlens representations RUN_DIR RUN_DIR` does.")
         return
     rows, charts = [], []
     for label, group in held.groups.items():
@@ -81,7 +82,8 @@ def _likeness(held: ReportContext, shown: ReportSection) -> None:
                         TableCell(text),
                     ]
                 )
-                charts.append(matrix_chart(f"{own} and {other}", theirs, mine, z, "CKA"))
+                names = (f"blocks of {other}", f"blocks of {own}")
+                charts.append(matrix_chart(f"{own} and {other}", names, theirs, mine, z, "CKA"))
     shown.charts += charts[:MATRICES]
     if len(charts) > MATRICES:
         shown.text.append(f"{MATRICES} of {len(charts)} CKA matrices are drawn; the table has all pairs.")

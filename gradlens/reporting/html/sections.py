@@ -16,12 +16,23 @@ from gradlens.reporting.html.charts import by_layer, compact, cosine_bin, curve_
 from gradlens.reporting.html.notices import Difference, differences
 from gradlens.reporting.html.parts import ReportContext, ReportSection, Table, TableCell, mean_cell, ratio_cell
 from gradlens.reporting.html.standings import MethodSummary
-from gradlens.reporting.html.wording import in_words
+from gradlens.reporting.html.verdict import SAME_TO
+from gradlens.reporting.html.wording import in_words, listed
 from gradlens.reporting.numbers import number_text, short_number, with_thousands
 from gradlens.training.metrics import TRAIN, TRAIN_EVAL
 from gradlens.training.run_directory import Run
 
+RECORDS = "gradlens train … --record-every 10"
+NO_COSINE = TableCell("–", none=True)
+
 # ------------------------------------------------------------------------------------------- what every run directory has
+
+
+def _worst_cell(s: MethodSummary) -> TableCell:
+    """The layer of the lowest cosine, where one is lower than the others."""
+    if s.worst is None or s.method == BASELINE or s.worst.mean >= SAME_TO:
+        return TableCell("–")
+    return TableCell(f"{s.worst.layer} {short_number(s.worst.mean)}", compact(s.worst.mean))
 
 
 def summary(held: ReportContext) -> Table:
@@ -33,7 +44,7 @@ def summary(held: ReportContext) -> Table:
             [
                 held.named(s.label),
                 TableCell(number_text(s.below.mean, s.below.low), compact(s.below.mean)) if s.counted else TableCell("–"),
-                TableCell(f"{s.worst.layer} {short_number(s.worst.mean)}", compact(s.worst.mean)) if s.worst else TableCell("–"),
+                _worst_cell(s),
                 mean_cell(s.accuracy, 1, 100),
                 mean_cell(s.best, 1, 100),
                 mean_cell(against.points, 1, 100, sign=True) if against else TableCell("–"),
@@ -48,7 +59,8 @@ def summary(held: ReportContext) -> Table:
     note = (
         "Cosine of the weight gradients that were used with the true ones, mean of the last recorded epoch. ± is half a 95 % t-interval"
         " over seeds; points and times are compared seed by seed. Best accuracy is a maximum over epochs, so it is optimistic."
-        f" {BASELINE}'s own cosine is 1 by construction."
+        f" {BASELINE}'s own cosine is 1 by construction. With one seed, a difference of accuracies is called chance below half the 95 %"
+        " interval of two binomial draws of the held-out images (Agresti and Caffo, 2000); another seed's training may add to it."
     )
     return Table("The numbers behind the verdict", columns, rows, note)
 
@@ -90,26 +102,36 @@ def at_steps(points: Sequence[LayerPoint], order: Iterable[str]) -> dict[str, An
     return {"layers": by_layer(points, order), "steps": sorted({p.step for p in points})}
 
 
+def layers_to_draw(points: Sequence[LayerPoint]) -> list[str]:
+    """The layers whose cosine is not 1.00 for every method at every step; where that is none, all."""
+    layers = dict.fromkeys(p.layer for p in points)
+    moving = {p.layer for p in points if not p.mean >= SAME_TO}
+    return [layer for layer in layers if layer in moving] or list(layers)
+
+
 def where_and_when(held: ReportContext) -> ReportSection:
     """Method × layer × time."""
-    section = ReportSection("cosine", "Cosine by method, layer and step", kind="cosine")
+    section = ReportSection("cosine", "Cosine by method, layer and step", kind="cosine")  # the template draws a slider and the maps
     if not held.cosines:
-        section.missing.append("No true gradients were recorded; `gradlens train … --record-every 10` records them.")
+        section.command = RECORDS
         return section
+    layers = list(dict.fromkeys(p.layer for p in held.cosines))
     section.text.append(
         "Cosine of each layer's weight gradient with the true one, on the same forward pass and the same images. Blue is with the true"
-        " gradient, red against it; a dash is an exact zero, which has no direction."
+        " gradient, red against it; stripes are where there is no value: nothing was recorded, or a gradient is exactly zero and has no"
+        " direction."
     )
+    if flat := [layer for layer in layers if layer not in layers_to_draw(held.cosines)]:
+        section.text.append(f"Without a map: {listed(flat)}, where every method has the true gradient (1.00) at every recorded step.")
     section.text += [f"{said[0].upper()}{said[1:]}." for said in truths(held.runs)]
     finals = final_values(held.runs, "cosine")
-    layers = list(dict.fromkeys(p.layer for p in held.cosines))
     at = {(f.label, f.layer): f for f in finals}
     rows = []
     for label in held.groups:
         cells = [held.named(label)]
         for layer in layers:
             f = at.get((label, layer))
-            cells.append(TableCell(number_text(f.mean, f.low), compact(f.mean), cosine_bin(f.mean)) if f else TableCell("–"))
+            cells.append(TableCell(number_text(f.mean, f.low), compact(f.mean), cosine_bin(f.mean)) if f and f.seeds else NO_COSINE)
         rows.append(cells)
     section.tables.append(
         Table("At the end: mean over the last recorded epoch", ["method", *layers], rows, "± is half a 95 % t-interval over seeds.")
@@ -127,9 +149,8 @@ def last_step_rows(held: ReportContext) -> list[tuple[TableCell, list[TableCell]
     for label in held.groups:
         cells = [last.get((label, layer)) for layer in layers]
         if any(cells):
-            rows.append(
-                (held.named(label), [TableCell(short_number(p.mean), None, cosine_bin(p.mean)) if p else TableCell("–") for p in cells])
-            )
+            found = [TableCell(short_number(p.mean), None, cosine_bin(p.mean)) if p and p.seeds else NO_COSINE for p in cells]
+            rows.append((held.named(label), found))
     return rows
 
 
@@ -137,16 +158,19 @@ def training(held: ReportContext) -> ReportSection:
     """Cosines over training with chance and noise."""
     section = ReportSection("training", "Cosine over training, with chance and noise")
     if not held.cosines:
-        section.missing.append("No true gradients were recorded; `gradlens train … --record-every 10` records them.")
+        section.command = RECORDS
         return section
     nulls, ceilings = layer_points(held.runs, "null_cosine"), layer_points(held.runs, "noise_ceiling")
-    for layer in dict.fromkeys(p.layer for p in held.cosines):
+    for layer in layers_to_draw(held.cosines):
         bands = []
         for name, points in (("chance", nulls), ("noise", ceilings)):
             if band := method_band([p for p in points if p.layer == layer]):
                 bands.append({"name": name, **band})
         section.charts.append({"kind": "cosine", "title": layer, "bands": bands, "x": "updates", "y": "cosine", "layer": layer})
-    section.text.append("One chart a layer, bottom first; bands of a line's own colour are 95 % t-intervals over seeds.")
+    section.text.append(
+        "One chart a layer, bottom first, without those where every method has the true gradient throughout; bands of a line's own colour"
+        " are 95 % t-intervals over seeds."
+    )
     if nulls:
         section.text.append(
             "Grey band, chance: from the lowest to the highest cosine that any method's deltas give when they are dealt to other images."

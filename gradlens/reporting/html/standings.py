@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from statistics import fmean, median
+from statistics import fmean, median, quantiles
 from typing import TYPE_CHECKING, NamedTuple
 
 from gradlens.methods import BASELINE
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 DATA = ("data", "limit", "label_noise", "validation")  # settings that must agree for accuracies to be comparable
 NETWORK = ("model", "width", "depth", "stem", "activation", "cut")
 MACHINE = ("device", "threads")  # facts of a run that must agree for times to be comparable
+NORMAL_95 = 1.959964  # a normal deviate lies within ± this in 95 of 100 draws
 NOTHING = Interval(math.nan, math.nan, math.nan, 0)
 
 
@@ -44,12 +45,15 @@ class MethodSummary(NamedTuple):
     counted: int  # these layers
     possible: int  # all layers below the top block; all there are, where there is one block only
     idle: list[str]  # layers whose gradient is exactly zero at the end
+    trained: bool  # a gradient was recorded after the first update: else all cosines are the untrained network's
     worst: FinalValue | None  # the layer of the lowest cosine
     chance: Interval  # the null cosine there, at the last steps that recorded one
     above_chance: Interval  # cosine minus null cosine at those steps, seed by seed
     split: str  # the held-out one; "" without
     accuracy: Interval  # final, a share
     best: Interval  # each seed's best epoch
+    images: int  # held-out images that a run's accuracy is of; 0 where that was not stored
+    pace_varies: float  # how much epochs of one run differ in time: the middle half's range over the median, of the least steady run
     against: BaselineComparison | None
 
 
@@ -116,6 +120,28 @@ def _time(pairs: Sequence[tuple[Run, Run]]) -> tuple[Interval, bool]:
     return found, found.low > 1 or found.high < 1
 
 
+def _pace_varies(group: Sequence[Run]) -> float:
+    """How steady the machine was: the range of the middle half of a run's epochs over their median; the largest of the runs."""
+    timed = [times for run in group if len(times := seconds_per_image(run)) > 1]
+    spreads = [(q[2] - q[0]) / q[1] for times in timed for q in [quantiles(times, n=4, method="inclusive")]]
+    return max(spreads, default=0.0)
+
+
+def chance_limit(a: MethodSummary, b: MethodSummary) -> float:
+    """Difference of two accuracies up to which the draw of the held-out images alone explains it, in 19 of 20 draws; NaN if unknown.
+
+    Half the interval of Agresti and Caffo (2000): two binomials, each with one right and one wrong answer added. Both networks answer
+    the same images, so their errors mostly go together and the real limit is lower; another seed's training is not in it.
+    """
+    if not (a.images and b.images and math.isfinite(a.accuracy.mean) and math.isfinite(b.accuracy.mean)):
+        return math.nan
+    variance = 0.0
+    for s in (a, b):
+        share = (s.accuracy.mean * s.images + 1) / (s.images + 2)
+        variance += share * (1 - share) / (s.images + 2)
+    return NORMAL_95 * math.sqrt(variance)
+
+
 def _against(group: Sequence[Run], label: str, groups: Mapping[str, Sequence[Run]]) -> BaselineComparison:
     pairs = _pairs(group, groups[label])
     ends = [(held_out(a), held_out(b)) for a, b in pairs]
@@ -174,10 +200,12 @@ def method_summaries(groups: Mapping[str, Sequence[Run]]) -> list[MethodSummary]
             MethodSummary(
                 label, group[0].config.method, group, layers, cosines_below, interval(cosines_below.values()), counted, len(below),
                 [row.layer for row in norms if row.label == label and row.mean == 0 and not row.dropped],
-                worst, chance, above, split,
+                any(row.step > 0 for run in group for row in (*run.gradients, *run.measured)), worst, chance, above, split,
                 interval(rows[-1].accuracy for rows in ends) if split else NOTHING,
                 interval(max((m.accuracy for m in rows if math.isfinite(m.accuracy)), default=math.nan) for rows in ends)
                 if split else NOTHING,
+                int((group[0].info.get("images") or {}).get(split, 0)),
+                max(_pace_varies(group), _pace_varies(groups[reference]) if reference else 0.0),
                 _against(group, reference, groups) if reference else None,
             )
         )  # fmt: skip

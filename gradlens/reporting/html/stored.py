@@ -1,7 +1,7 @@
 """What commands about finished runs have stored, read for the page: rows, and how the numbers were made.
 
 Read with :func:`gradlens.training.run_directory.load_result`. A row that lacks what is asked of it is left out, never guessed;
-a run without a result, or with half of one, is named with the command that makes it.
+a run without a result, or with half of one, is named with the command that makes it; so is the command, where no run has one.
 """
 
 from __future__ import annotations
@@ -36,8 +36,10 @@ def stored(held: ReportContext, section: ReportSection, name: str, command: str)
             found[run.path] = result
     if without:
         paths = " ".join(shell_word(run.path) for run in without[:2]) + (" …" if len(without) > 2 else "")
-        whose = "" if not found else f" for {len(without)} of {len(held.runs)} runs"
-        section.missing.append(f"Not measured{whose}: `{command.format(paths)}` does.")
+        if found or section.missing:
+            section.missing.append(f"Not measured for {len(without)} of {len(held.runs)} runs: `{command.format(paths)}` does.")
+        else:
+            section.command = command.format(paths)
     return found
 
 

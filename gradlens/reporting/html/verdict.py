@@ -13,18 +13,21 @@ from typing import NamedTuple
 from gradlens.methods import BASELINE
 from gradlens.reporting.aggregate import Interval, interval
 from gradlens.reporting.html.notices import Notice
-from gradlens.reporting.html.standings import BaselineComparison, MethodSummary, below_top
+from gradlens.reporting.html.standings import MethodSummary, below_top, chance_limit
 from gradlens.reporting.html.wording import listed
-from gradlens.reporting.numbers import number_text, short_number
+from gradlens.reporting.numbers import number_text, short_number, with_thousands
 from gradlens.runtime.terminal import shell_word
 
 SAME_TO = 0.995  # cosines from here on are written 1.00
+UNSTEADY = 0.1  # from here on epochs of one run that differ so much in time are named as the reason why times say nothing
+TIE = 0.01  # as accurate: a difference written 0.0 points, whose interval over seeds, if there is one, is within a point
+NAMED = 4  # rules that a sentence gives a number each; more get a range
 
 
 def _equal(a: MethodSummary, b: MethodSummary) -> bool:
-    """Whether there are seeds in common by which two groups' cosines could differ, and do not: by the seeds both have."""
+    """Whether two groups' cosines are the same: written alike, or not distinguishable by the seeds that both have."""
     difference = interval(a.seeds[seed] - b.seeds[seed] for seed in a.seeds if seed in b.seeds)
-    return difference.low <= 0 <= difference.high
+    return difference.low <= 0 <= difference.high or short_number(a.below.mean) == short_number(b.below.mean)
 
 
 def _gradient(s: MethodSummary) -> str:
@@ -38,7 +41,7 @@ def _gradient(s: MethodSummary) -> str:
             if s.idle
             else "no cosine below the top block: one of the two gradients is zero"
         )
-    text = f"cosine {number_text(s.below.mean, s.below.low)}"
+    text = f"cosine {number_text(s.below.mean, s.below.low)}" + ("" if s.trained else " of the untrained network, all that was recorded")
     if s.counted < s.possible:
         text += f" in the {s.counted} of {s.possible} layers that have one"
     return text + (f", no gradient at {listed(s.idle)}" if s.idle else "")
@@ -87,8 +90,10 @@ def _pace(s: MethodSummary) -> str:
     ratio = s.against.time
     if not math.isfinite(ratio.mean):
         return f"time not comparable with {s.against.label}'s" if any(run.timing for run in s.runs) else ""
-    times = short_number(ratio.mean, 1 if ratio.mean >= 0.95 else 2)
-    return f"{times} × {s.against.label}'s time an image" + ("" if s.against.times_differ else " (not distinguishable)")
+    if s.against.times_differ:
+        return f"{short_number(ratio.mean, 1 if ratio.mean >= 0.95 else 2)} × {s.against.label}'s time an image"
+    varied = f": its epochs vary by {100 * s.pace_varies:.0f} %" if s.pace_varies >= UNSTEADY else ""
+    return f"time not distinguishable from {s.against.label}'s{varied}"
 
 
 class VerdictLine(NamedTuple):
@@ -107,8 +112,11 @@ def verdict_line(s: MethodSummary) -> VerdictLine:
 
 
 def _nearest(found: Sequence[MethodSummary]) -> list[str]:
-    """Which method's gradient is nearest to the true one below the top block, which is farthest, and who has none."""
-    ranked = sorted((s for s in found if s.method != BASELINE and s.counted and s.counted == s.possible), key=lambda s: -s.below.mean)
+    """Which method's gradient is nearest to the true one below the top block, which is farthest, and which have none.
+
+    What was recorded of the untrained network alone is not ranked: it says nothing of training.
+    """
+    ranked = sorted((s for s in found if _rankable(s)), key=lambda s: -s.below.mean)
     idle = [s.label for s in found if set(s.idle) & set(below_top([row.layer for row in s.layers]))] if found else []
     said = [f"At the end {listed(idle)} {'leaves' if len(idle) == 1 else 'leave'} layers below the top block untrained."] if idle else []
     if not ranked:
@@ -119,37 +127,148 @@ def _nearest(found: Sequence[MethodSummary]) -> list[str]:
         cosine = number_text(first.below.mean, first.below.low)
         return [f"The gradient of {first.label} has cosine {cosine} with the true one below the top block{where}.", *said]
     equal = [s.label for s in ranked[1:] if _equal(first, s)]
-    same = f" (not distinguishable: {listed(equal)})" if equal else ""
-    far = "" if last.label in equal else f"; farthest: {last.label}, {short_number(last.below.mean)}"
-    return [f"Nearest to the true gradient below the top block: {first.label}, cosine {short_number(first.below.mean)}{same}{far}.", *said]
+    same = f"; not distinguishable: {listed(equal)}" if equal else ""
+    far = "" if last.label in equal else f", that of {last.label} farthest ({short_number(last.below.mean)})"
+    near = f"the gradient of {first.label} is nearest to the true one (cosine {short_number(first.below.mean)}{same})"
+    return [f"Below the top block {near}{far}.", *said]
 
 
-def _priciest(found: Sequence[MethodSummary]) -> list[str]:
-    """Which method loses most in accuracy beside bp, and which is best; of those trained as long as bp."""
-    costs = [(s.label, s.against) for s in found if s.against and math.isfinite(s.against.points.mean)]
-    if not costs:
-        if any(s.method == BASELINE for s in found):
-            other = any(s.method != BASELINE for s in found)
-            return [f"No {BASELINE} run can be put beside the other methods: what they cost is not known."] if other else []
-        path = found[0].runs[0].path / "config.json"
-        return [
-            f"No {BASELINE} is among these runs: what a rule costs in accuracy or time is not known."
-            f" `gradlens train {BASELINE} --config {shell_word(path)}` makes one."
-        ]
-    ranked = sorted(((a.points.mean, label, a) for label, a in costs if not a.longer), key=lambda cost: cost[0])
-    if not ranked:
-        return [f"None was trained as long as {BASELINE}: accuracies are not ranked."]
+def _rankable(s: MethodSummary) -> bool:
+    """Whether a group's cosine may be ranked: every layer below the top has one, and training was recorded."""
+    return s.method != BASELINE and s.counted > 0 and s.counted == s.possible and s.trained
 
-    def gain_text(label: str, against: BaselineComparison, how: str = "") -> str:
-        inner = "; ".join(
-            part for part in (short_number(against.points.mean, 1, sign=True, scale=100, unit=" points"), _sure(against.points)) if part
-        )
-        return f"{label}{how} ({inner})"
 
-    (_, worst, cost), (_, best, gain) = ranked[0], ranked[-1]
-    if len(ranked) == 1:
-        return [f"Final accuracy against {BASELINE}: {gain_text(worst, cost)}."]
-    return [f"Final accuracy against {BASELINE}: {gain_text(worst, cost, ' loses most')}, {gain_text(best, gain, ' is best')}."]
+def comparable(found: Sequence[MethodSummary]) -> list[tuple[MethodSummary, MethodSummary]]:
+    """(group, its baseline) of those whose final accuracies may be compared: both finished, trained equally long."""
+    by = {s.label: s for s in found}
+    pairs = [(s, by[s.against.label]) for s in found if s.against and s.against.label in by]
+    return [
+        (s, base)
+        for s, base in pairs
+        if s.against and math.isfinite(s.against.points.mean) and not s.against.longer and all(r.finished for r in (*s.runs, *base.runs))
+    ]
+
+
+def single_seed_limit(compared: Sequence[tuple[MethodSummary, MethodSummary]]) -> float:
+    """The difference below which accuracies of one seed are called chance: one number for all that are put beside a baseline.
+
+    It is the largest limit of those pairs that lie below their own, or where none does, the largest that all lie above; rounded up to a
+    tenth of a point, as it is written. NaN if unknown.
+    """
+    pairs = [(abs(s.against.points.mean), chance_limit(s, base)) for s, base in compared if s.against and s.against.points.n < 2]
+    known = [(points, limit) for points, limit in pairs if math.isfinite(limit)]
+    within = [limit for points, limit in known if points <= limit]
+    smallest = min((points for points, _ in known), default=math.nan)
+    limit = max(within or (limit for _, limit in known if limit < smallest), default=math.nan)
+    return math.ceil(1000 * limit) / 1000 if math.isfinite(limit) else math.nan
+
+
+def difference_is_chance(s: MethodSummary, limit: float) -> bool:
+    """Whether a difference of final accuracies may be chance: its interval over seeds holds zero, or with one seed it is below a limit."""
+    assert s.against is not None
+    points = s.against.points
+    return points.low <= 0 <= points.high if math.isfinite(points.low) else abs(points.mean) <= limit
+
+
+def _size(points: float) -> str:
+    """The size of a difference, without a decimal from ten points on."""
+    return short_number(abs(points), 0 if abs(points) >= 0.0995 else 1, scale=100)
+
+
+def _gap(s: MethodSummary) -> str:
+    """A difference with its interval, as in "9.3 (9.0 to 9.6)"."""
+    assert s.against is not None
+    points = s.against.points
+    if not math.isfinite(points.low):
+        return _size(points.mean)
+    sign = -1 if points.mean < 0 else 1
+    ends = sorted(sign * 100 * end for end in (points.low, points.high))
+    return f"{_size(points.mean)} ({short_number(ends[0], 1)} to {short_number(ends[1], 1)})"
+
+
+def _clause(group: Sequence[MethodSummary], ending: str) -> str:
+    """As in "dni is 14 points worse, cdni 2.5"; of many, the range that their differences span."""
+    first, *others = sorted(group, key=lambda s: -abs(s.against.points.mean) if s.against else 0.0)
+    if len(group) > NAMED:
+        sizes = [abs(s.against.points.mean) for s in group if s.against]
+        names = listed(s.label for s in (first, *others))
+        return f"{names} are {_size(min(sizes))} to {_size(max(sizes))} points {ending}"
+    return ", ".join([f"{first.label} is {_gap(first)} points {ending}", *(f"{s.label} {_gap(s)}" for s in others)])
+
+
+def _who(group: Sequence[MethodSummary]) -> str:
+    """As in "dgl is"."""
+    return f"{listed(s.label for s in group)} {'is' if len(group) == 1 else 'are'}"
+
+
+def _beside_baseline(group: Sequence[MethodSummary], base: MethodSummary, limit: float) -> str:
+    """Who is better, as accurate, worse than a baseline, each in a sentence; the first names the baseline with its accuracy."""
+    names = ("better", "equal", "not distinguishable", "perhaps better", "perhaps worse", "worse")
+    kinds: dict[str, list[MethodSummary]] = {name: [] for name in names}
+    for s in group:
+        assert s.against is not None
+        points = s.against.points
+        side = "better" if points.mean > 0 else "worse"
+        tight = not points.high - points.low > 2 * TIE  # one seed has no interval
+        if abs(points.mean) < TIE / 20:
+            kinds["equal" if tight else "not distinguishable"].append(s)
+        else:
+            kinds[f"perhaps {side}" if difference_is_chance(s, limit) else side].append(s)
+    name = "backprop" if base.label == BASELINE else base.label
+    than = f"{name} ({short_number(base.accuracy.mean, 1, scale=100, unit=' %')})"
+    said: list[str] = []
+    for kind, mine in kinds.items():
+        if not mine:
+            continue
+        word = kind.rpartition(" ")[2]
+        if kind == "equal":
+            text = f"{_who(mine)} as accurate as {name if said else than}"
+        elif kind == "not distinguishable":
+            text = f"{_who(mine)} not distinguishable from {name if said else than}: the seeds differ too much"
+        else:
+            text = _clause(mine, word if said else f"{word} than {than}")
+            text += ", which may be chance" if kind.startswith("perhaps") else ""
+        said.append(f"{text}.")
+    return " ".join(said)
+
+
+def _chance(compared: Sequence[tuple[MethodSummary, MethodSummary]], limit: float) -> list[str]:
+    """From which difference on one seed says something; how sure several seeds are stands in brackets."""
+    single = [(s, base) for s, base in compared if s.against and s.against.points.n < 2]
+    if not single:
+        return ["In brackets: 95 % intervals over seeds."]
+    each = "One seed each" if len(single) == len(compared) else f"One seed of {listed(s.label for s, _ in single)}"
+    if not math.isfinite(limit):
+        return [f"{each}: small differences may be chance."]
+    s = single[0][0]
+    images = f"{with_thousands(s.images)} {s.split} images alone"
+    return [f"{each}: differences below {short_number(limit, 1, scale=100)} points may be chance (by the draw of {images})."]
+
+
+def _accuracies(found: Sequence[MethodSummary]) -> list[str]:
+    """How accurate each method is beside bp, of those trained as long; ties are ties."""
+    if not any(s.against and math.isfinite(s.against.points.mean) for s in found):
+        return _without_baseline(found)
+    if not (compared := comparable(found)):
+        return [f"None was trained to its end as long as {BASELINE}: accuracies are not ranked."]
+    by = {base.label: base for _, base in compared}
+    limit = single_seed_limit(compared)
+    said = []
+    for label in dict.fromkeys(base.label for _, base in compared):
+        said.append(_beside_baseline([s for s, base in compared if base.label == label], by[label], limit))
+    return [" ".join([*said, *_chance(compared, limit)])]
+
+
+def _without_baseline(found: Sequence[MethodSummary]) -> list[str]:
+    """What is missing where no accuracy can be put beside bp's."""
+    if any(s.method == BASELINE for s in found):
+        other = any(s.method != BASELINE for s in found)
+        return [f"No {BASELINE} run can be put beside the other methods: what they cost is not known."] if other else []
+    path = found[0].runs[0].path / "config.json"
+    return [
+        f"No {BASELINE} is among these runs: what a rule costs in accuracy or time is not known."
+        f" `gradlens train {BASELINE} --config {shell_word(path)}` makes one."
+    ]
 
 
 def headline(found: Sequence[MethodSummary], notices: Sequence[Notice]) -> list[str]:
@@ -158,4 +277,4 @@ def headline(found: Sequence[MethodSummary], notices: Sequence[Notice]) -> list[
         return ["These runs are of different data or networks: they are listed separately below and not ranked."]
     if all(s.method == BASELINE for s in found):
         return [f"Only {BASELINE} is here: it uses the true gradient, so there is no distance to report."]
-    return [*_nearest(found), *_priciest(found)]
+    return [*_accuracies(found), *_nearest(found)]

@@ -1,5 +1,5 @@
 "use strict";
-// The page's own script: theme, sorting, the step slider; then plotly's charts, each drawn when it comes into view.
+// The page's own script: theme, sorting, the step slider; then plotly's charts, one after another, before the page counts as loaded.
 (() => {
   const root = document.documentElement;
   const data = JSON.parse(document.getElementById("data").textContent);
@@ -91,9 +91,12 @@
   const alpha = (hex, a) => `rgba(${[1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16)).join(",")},${a})`;
   const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"], plotlyServerURL: "" };
 
+  let onPaper = false;
+  const paper = { width: 346, height: 240 }; // px: two beside each other on A4 and on letter
   const layout = (x, y, more = {}) => {
     const axis = { gridcolor: ink("--grid"), zerolinecolor: ink("--rule"), linecolor: ink("--rule"), automargin: true, fixedrange: false };
     return {
+      ...(onPaper ? { width: paper.width, height: more.height ? Math.min(more.height, paper.height) : paper.height } : {}),
       margin: { l: 48, r: 8, t: 8, b: 40 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false,
       font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: ink("--ink") },
       hoverlabel: { bgcolor: ink("--card"), bordercolor: ink("--rule"), font: { color: ink("--ink"), size: 12 }, align: "left" },
@@ -168,11 +171,32 @@
     return [bottom - margin, top + margin];
   };
 
+  // A log axis as people read it: 0.1, 1, 10, with ticks between that carry no number; within one decade 1, 2 and 5 do
+  const inWords = (v) => (v >= 1e-4 && v < 1e6 ? v.toLocaleString("en", { maximumSignificantDigits: 1 }) : `10<sup>${Math.round(Math.log10(v))}</sup>`);
+  const logAxis = (range) => {
+    if (range === undefined) return { type: "log" };
+    const [low, high] = range, multiples = (of) => {
+      const found = [];
+      for (let e = Math.floor(low); e <= high; e += 1) found.push(...of.map((m) => m * 10 ** e));
+      return found.filter((v) => Math.log10(v) >= low && Math.log10(v) <= high);
+    };
+    const decades = multiples([1]), every = Math.ceil(decades.length / 7);
+    const major = decades.length > 1 ? decades.filter((_, i) => i % every === 0) : multiples([1, 2, 5]);
+    return {
+      type: "log", range, autorange: false, tickmode: "array", tickvals: major, ticktext: major.map(inWords), ticks: "outside", ticklen: 5, tickcolor: ink("--soft"),
+      minor: { tickmode: "array", tickvals: every > 1 ? decades : multiples([2, 3, 4, 5, 6, 7, 8, 9]), ticks: "outside", ticklen: 3, tickcolor: ink("--rule"), showgrid: false },
+    };
+  };
+  const logReach = (lines) => {
+    const x = lines.flatMap((line) => line.x).filter((v) => v > 0).map(Math.log10);
+    return x.length ? [Math.min(...x) - 0.05, Math.max(...x) + 0.05] : undefined;
+  };
+
   const linesChart = (spec) => [
     [...bandTraces(spec.bands || []), ...spec.lines.flatMap((line) => lineTraces(line, spec.percent))],
     layout(spec.x, spec.y, {
-      xaxis: spec.categories ? { type: "category" } : spec.log_x ? { type: "log" } : {},
-      yaxis: { type: spec.log ? "log" : "linear", range: view(spec), autorange: view(spec) === undefined },
+      xaxis: spec.categories ? { type: "category" } : spec.log_x ? logAxis(logReach(spec.lines)) : {},
+      yaxis: spec.log ? logAxis(view(spec)) : { type: "linear", range: view(spec), autorange: view(spec) === undefined },
       shapes: spec.zero ? [reference(0)] : [],
     }),
   ];
@@ -189,12 +213,13 @@
 
   const matrixChart = (spec) => [
     [{
-      type: "heatmap", x: spec.x.map(plain), y: spec.y.map(plain), z: spec.z, zmin: 0, zmax: 1, xgap: 1, ygap: 1, showscale: false,
-      colorscale: isDark() ? [[0, "#20272f"], [1, "#58a6f0"]] : [[0, "#f4f7fa"], [1, "#0a5c9e"]],
+      type: "heatmap", x: spec.x.map(plain), y: spec.y.map(plain), z: spec.z, zmin: 0, zmax: 1, xgap: 1, ygap: 1, hoverongaps: false,
+      colorbar: { title: { text: plain(spec.name), side: "right" }, thickness: 10, outlinewidth: 0, tickvals: [0, 0.5, 1], xpad: 6 },
+      colorscale: isDark() ? [[0, "#262e37"], [1, "#2f6fae"]] : [[0, "#eef2f6"], [1, "#6fa8dc"]], textfont: { color: ink("--ink") },
       text: spec.z.map((row) => row.map((v) => fixed(v))), texttemplate: "%{text}",
       hovertemplate: `%{y} · %{x}: %{text}<extra>${plain(spec.name)}</extra>`,
     }],
-    layout("", "", { xaxis: { type: "category", title: { text: "" } }, yaxis: { type: "category", title: { text: "" } } }),
+    layout(spec.x_name, spec.y_name, { xaxis: { type: "category", showgrid: false }, yaxis: { type: "category", showgrid: false } }),
   ];
 
   const chartOf = { lines: linesChart, cosine: cosineChart, matrix: matrixChart };
@@ -209,18 +234,40 @@
     return low > 0 && step - steps[low - 1] <= steps[low] - step ? low - 1 : low;
   };
 
+  // Stripes where a map has no value, so that nothing looks like zero
+  const missing = (z, steps) => {
+    const edge = (i) => (i <= 0 ? steps[0] : i >= steps.length ? steps[steps.length - 1] : (steps[i - 1] + steps[i]) / 2), x = [], y = [];
+    z.forEach((row, k) => {
+      for (let i = 0; i < row.length; i += 1) {
+        if (row[i] !== null) continue;
+        const begin = i;
+        while (i + 1 < row.length && row[i + 1] === null) i += 1;
+        const [left, right] = [edge(begin), edge(i + 1)];
+        x.push(left, right, right, left, left, null);
+        y.push(k - 0.46, k - 0.46, k + 0.46, k + 0.46, k - 0.46, null);
+      }
+    });
+    return x.length ? [{
+      type: "scatter", mode: "lines", x, y, fill: "toself", line: { width: 0 }, hoverinfo: "skip", fillcolor: "rgba(0,0,0,0)",
+      fillpattern: { shape: "/", size: 7, solidity: 0.3, fgcolor: ink("--stripe"), bgcolor: "rgba(0,0,0,0)" },
+    }] : [];
+  };
+
   const mapChart = (layer) => {
     const lines = data.cosine.layers[layer].filter((line) => !hiddenMethods.has(label(line.label))).reverse(); // plotly begins at the bottom
     const steps = data.cosine.steps, colours = data.scale[isDark() ? "dark" : "light"];
     const z = lines.map((line) => steps.map((step) => (step > line.x[line.x.length - 1] ? null : line.y[nearest(line.x, step)])));
+    const ends = [steps[0], steps[steps.length - 1]], names = lines.map((line) => plain(line.label));
     return [
-      [{
-        type: "heatmap", x: steps, y: lines.map((line) => plain(line.label)), z, zmin: -1, zmax: 1, ygap: 1, showscale: false,
+      [...missing(z, steps), {
+        type: "heatmap", x: steps, y: lines.map((_, i) => i), z, zmin: -1, zmax: 1, ygap: 1, showscale: false,
         colorscale: colours.map((colour, i) => [i / (colours.length - 1), colour]), hoverongaps: false,
-        hovertemplate: "%{y}, step %{x}: %{z:.2f}<extra></extra>",
+        text: names.map((name) => steps.map(() => name)), hovertemplate: "%{text}, step %{x}: %{z:.2f}<extra></extra>",
       }],
       layout("updates", "", {
-        xaxis: { showgrid: false, range: [steps[0], steps[steps.length - 1]] }, yaxis: { type: "category", showgrid: false, title: { text: "" }, ticks: "" },
+        height: 70 + 22 * lines.length,
+        xaxis: { showgrid: false, zeroline: false, range: ends[0] < ends[1] ? ends : [ends[0] - 0.5, ends[0] + 0.5] },
+        yaxis: { showgrid: false, zeroline: false, title: { text: "" }, ticks: "", range: [-0.5, lines.length - 0.5], tickmode: "array", tickvals: lines.map((_, i) => i), ticktext: names },
         shapes: [marker()],
       }),
     ];
@@ -237,7 +284,12 @@
       return Plotly.react(place, traces, look, config);
     };
     drawn.set(figure, again);
-    return again();
+    again();
+    const scaled = () => $(".main-svg", place).forEach((svg) => { // a picture that fits whatever box it is printed in
+      svg.setAttribute("viewBox", `0 0 ${svg.getAttribute("width")} ${svg.getAttribute("height")}`);
+    });
+    place.on("plotly_afterplot", scaled);
+    scaled();
   };
   function redraw() { drawn.forEach((again) => again()); }
 
@@ -274,7 +326,7 @@
         const cell = row.cells[column + 1], line = data.cosine.layers[layer].find((l) => l.label === name);
         const i = line ? nearest(line.x, stepNow) : -1, value = line ? line.y[i] : null;
         cell.textContent = fixed(value);
-        cell.className = value === null ? "" : `c${Math.min(20, Math.max(0, Math.round((value + 1) * 10)))}`;
+        cell.className = value === null ? "none" : `c${Math.min(20, Math.max(0, Math.round((value + 1) * 10)))}`;
         const band = line && line.low && line.low[i] !== null ? `, 95 % interval ${fixed(line.low[i])} to ${fixed(line.high[i])}` : "";
         cell.title = line ? `${name}, ${layer}: ${fixed(value, 3)} at step ${line.x[i]}${band}` : `${name}, ${layer}: not recorded`;
       });
@@ -289,33 +341,61 @@
     $("#maps")[0].style.setProperty("--rows", data.looks.length);
   }
 
+  // --------------------------------------------------------------------------- tables that are wider than their boxes
+  const hint = () => $(".scroll").forEach((box) => {
+    const heads = $("thead th", box).filter((head) => head.offsetWidth), right = box.getBoundingClientRect().right;
+    const out = heads.filter((head) => head.getBoundingClientRect().right > right + 1).length;
+    box.dataset.more = box.scrollWidth > box.clientWidth + 1 && out ? `${out} more column${out > 1 ? "s" : ""} →` : "";
+  });
+  addEventListener("resize", hint);
+  $(".scroll").forEach((box) => box.addEventListener("scroll", hint, { passive: true }));
+
   // ------------------------------------------------------- plotly takes a second to start, so all else comes first
+  // Each chart is drawn in a task of its own, so that the page can be used meanwhile. The page does not count as loaded before the last:
+  // an image that is still to come keeps the load event back, at which browsers without a window print and take their pictures.
   const figures = $("figure.chart");
   const start = () => {
+    if (window.Plotly) return;
     const script = document.createElement("script");
     script.textContent = document.getElementById("plotly").textContent;
     document.head.append(script); // runs at once: the policy knows its hash
-    const seen = new IntersectionObserver((entries) => {
-      entries.filter((entry) => entry.isIntersecting).forEach((entry) => {
-        seen.unobserve(entry.target);
-        if (!drawn.has(entry.target)) draw(entry.target);
-      });
-    }, { rootMargin: "400px" });
-    figures.forEach((figure) => seen.observe(figure));
-    root.dataset.charts = "ready";
   };
-  addEventListener("load", () => (window.requestIdleCallback || setTimeout)(start));
-  let before; // the theme chosen on the screen; paper is light
-  addEventListener("afterprint", () => {
-    if (before === undefined) delete root.dataset.theme; else root.dataset.theme = before;
+  const undrawn = () => figures.filter((figure) => !drawn.has(figure));
+  let turns = 0;
+  const soon = (then) => {
+    const image = new Image();
+    image.onload = then;
+    image.src = `data:image/svg+xml,<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1" id="t${turns++}"/>`;
+  };
+  const next = () => {
+    const [figure] = undrawn();
+    if (figure) {
+      start();
+      draw(figure);
+      soon(next);
+    } else {
+      root.dataset.charts = "ready";
+    }
+  };
+  soon(next);
+  hint();
+
+  // ------------------------------------------------------------------------------------------ paper: light, and of its own size
+  let before, opened = []; // the theme chosen on the screen, and what was opened for the paper
+  const toPaper = (now) => {
+    if (now === onPaper) return;
+    onPaper = now;
+    if (now) {
+      before = root.dataset.theme;
+      root.dataset.theme = "light";
+      opened = $("details:not([open])");
+    } else if (before === undefined) delete root.dataset.theme; else root.dataset.theme = before;
+    opened.forEach((part) => { part.open = now; });
+    if (now && figures.length) { start(); undrawn().forEach(draw); }
     redraw();
-  });
-  addEventListener("beforeprint", () => {
-    before = root.dataset.theme;
-    root.dataset.theme = "light";
-    redraw();
-    if (root.dataset.charts) figures.filter((figure) => !drawn.has(figure)).forEach(draw);
-    $("details").forEach((part) => { part.open = true; });
-  });
+  };
+  addEventListener("beforeprint", () => toPaper(true));
+  addEventListener("afterprint", () => toPaper(false));
+  matchMedia("print").addEventListener("change", (event) => toPaper(event.matches));
   button.setAttribute("aria-pressed", String(isDark()));
 })();

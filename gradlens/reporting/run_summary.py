@@ -1,0 +1,78 @@
+"""One run in a few lines, or as a dict for programs: how far it came, in what time, how accurate it is, how it was made."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from gradlens.reporting.console import diverged
+from gradlens.reporting.numbers import with_thousands
+from gradlens.runtime.errors import InputError
+from gradlens.runtime.terminal import shell_word
+from gradlens.training.config_fields import settings_of
+from gradlens.training.metrics import TRAIN, best_epoch
+from gradlens.training.run_directory import Run
+
+NAMED = ("method", "seed", "options", "own")  # settings with a place of their own in the text
+ABOUT = ("device", "threads", "versions", "git", "command", "data_fingerprint", "label_hash")  # in config.json beside the settings
+
+
+def run_summary(run: Run) -> dict[str, Any]:
+    """What `gradlens show --format json` prints; accuracies are shares, None where there is none."""
+    held_out = [m for m in run.metrics if not m.split.startswith(TRAIN)]
+    answered = [m for m in held_out if math.isfinite(m.accuracy)]
+    images = [row.seconds * row.images_per_s for row in run.timing]
+    return {
+        "run": str(run.path),
+        "finished": run.finished,
+        "method": run.config.method,
+        "seed": run.config.seed,
+        "epochs_done": max((m.epoch for m in run.metrics), default=0),
+        "updates_done": run.updates,
+        "images": round(sum(v for v in images if math.isfinite(v))),
+        "minutes": sum(row.seconds for row in run.timing) / 60,
+        "split": held_out[-1].split if held_out else None,
+        "best_accuracy": best_epoch(answered).accuracy if answered else None,
+        "best_epoch": best_epoch(answered).epoch if answered else None,
+        "final_accuracy": answered[-1].accuracy if answered else None,
+        "settings": run.config.as_dict(),
+        **{name: run.info[name] for name in ABOUT if run.info.get(name) is not None},
+    }
+
+
+def run_lines(run: Run) -> list[str]:
+    """How far a run came, its settings that are not the default, as flags, and the machine."""
+    said, config = run_summary(run), run.config
+    epochs = f"{said['epochs_done']} of {config.epochs} epochs, {with_thousands(said['updates_done'])} updates"
+    took = f"{said['minutes']:.1f} minutes" if said["minutes"] >= 1 else f"{60 * said['minutes']:.1f} seconds"
+    lines = [
+        f"{run.path}: {'finished' if run.finished else 'unfinished'}, {epochs}, {with_thousands(said['images'])} images, {took} of training"
+    ]
+    lines += [sentence] if (sentence := diverged(run)) else []
+    lines.append(" ".join([f"  {config.method}, seed {config.seed}:", *(_changed(run) or ["all settings at their defaults"])]))
+    versions = said.get("versions", {})
+    made = [str(said["device"])] * ("device" in said) + [f"{said['threads']} thread{'s' * (said['threads'] != 1)}"] * ("threads" in said)
+    made += [f"{name} {versions[name]}" for name in ("torch", "gradlens") if name in versions]
+    return [*lines, f"  {', '.join(made)}"] if made else lines
+
+
+def _changed(run: Run) -> list[str]:
+    """The settings and options of the rule that are not the default, as flags."""
+    flat = run.config.as_dict()
+    known = {name: said for name, said in settings_of(type(run.config)).items() if name not in NAMED}
+    words = []
+    for name, said in known.items():
+        value = flat[name]
+        if value != said.default and value not in (None, ()):
+            flag = name.replace("_", "-")
+            words.append(f"--{flag}" if value is True else f"--no-{flag}" if value is False else f"--{flag} {_word(value)}")
+    try:
+        usual = run.config.rule.Options().model_dump()
+    except InputError:  # a rule of a user's file that is gone
+        usual = {}
+    return words + [f"--set {name}={_word(v)}" for name, v in run.config.options.items() if v is not None and v != usual.get(name)]
+
+
+def _word(value: Any) -> str:
+    values = value if isinstance(value, list | tuple) else [value]
+    return shell_word(",".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values))
