@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from gradlens.methods import BASELINE
 from gradlens.reporting.html.standings import DATA, MACHINE, NETWORK, alike
 from gradlens.reporting.html.wording import in_words, listed
+from gradlens.reporting.unfinished import progress_text
 from gradlens.training.run_groups import settings
 
 if TYPE_CHECKING:
@@ -112,3 +113,10 @@ def notices(groups: Mapping[str, Sequence[Run]]) -> list[Notice]:
     if 0 < len(single) < len(groups):  # where all have one seed, the verdict says so
         found.append(Notice(f"One seed only, so without intervals: {listed(single)}. A small difference may be chance."))
     return found
+
+
+def not_compared(unfinished: Sequence[Run]) -> list[Notice]:
+    """What is said of unfinished runs among finished ones."""
+    if not unfinished:
+        return []
+    return [Notice(f"Not finished, and so neither shown nor in any mean: {listed([progress_text(run) for run in unfinished])}.")]

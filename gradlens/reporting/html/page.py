@@ -23,15 +23,14 @@ from gradlens.reporting.aggregate import runs_title, truths
 from gradlens.reporting.figure_folder import mark, must_be_replaceable_page
 from gradlens.reporting.html import doctor, sections
 from gradlens.reporting.html.charts import cosine_colours, looks
-from gradlens.reporting.html.notices import Notice, notices
+from gradlens.reporting.html.notices import not_compared, notices
 from gradlens.reporting.html.parts import ReportContext, ReportSection, with_empty_as_one
 from gradlens.reporting.html.questions import answers
 from gradlens.reporting.html.standings import below_top, method_summaries
 from gradlens.reporting.html.verdict import headline, verdict_line
-from gradlens.reporting.html.wording import listed
 from gradlens.reporting.registry import REPORTS
 from gradlens.reporting.style import styles
-from gradlens.reporting.unfinished import progress_text, split_finished
+from gradlens.reporting.unfinished import split_finished
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.text_files import encode
 from gradlens.training.run_directory import Run
@@ -108,9 +107,7 @@ def page(runs: Sequence[Run]) -> str:
     compared, unfinished = split_finished(runs)
     here = make_report_context(compared)
     parts = _sections(here)
-    said = [*notices(here.groups), *doctor.wrong(here)]
-    if left_out := [progress_text(run) for run in unfinished if run not in compared]:
-        said.append(Notice(f"Not finished, and so neither shown nor in any mean: {listed(left_out)}."))
+    said = [*notices(here.groups), *doctor.wrong(here), *not_compared([run for run in unfinished if run not in compared])]
     charts = {f"{part.id}-{i}": chart for part in parts for i, chart in enumerate(part.charts)}
     folder = files("gradlens.reporting.html") / "template"
     style, script = ((folder / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
