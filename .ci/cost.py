@@ -36,4 +36,4 @@ def pytest_unconfigure(config: Any) -> None:
     wall, cpu = time.monotonic() - BEGAN, _cpu_seconds()
     print(f"tests: {wall:.0f} seconds, {cpu:.0f} CPU seconds")
     if file := os.environ.get("GRADLENS_COST"):
-        Path(file).write_text(f"{wall:.0f} {cpu:.0f}\n")
+        Path(file).write_text(f"{wall:.0f} {cpu:.0f}\n", encoding="utf-8")

@@ -26,6 +26,7 @@ from typing import Any
 import torch
 
 from analyses.study import environment
+from gradlens.runtime.text_files import read_json, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 SIDE = 8192  # of the matrices that give the device's rate
@@ -126,11 +127,11 @@ def _summarise(args: argparse.Namespace, rate: float) -> None:
     """What of the device's rate each loop used, from the bench results of this device."""
     found = {}
     for path in sorted((args.figures / "bench").glob("accelerator-*.json")):
-        found[path.stem.removeprefix("accelerator-")] = used_share(json.loads(path.read_text()), rate)
+        found[path.stem.removeprefix("accelerator-")] = used_share(read_json(path), rate)
     if found:
         name = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
         content = {"device": name, "bf16_multiply_adds_per_s": rate, "bench": found, **environment()}
-        (args.figures / "bench" / "accelerator.json").write_text(json.dumps(content, indent=2) + "\n")
+        write_text(args.figures / "bench" / "accelerator.json", json.dumps(content, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from gradlens.data.datasets import load
 from gradlens.gradients.alignment import cosine
 from gradlens.models.zoo import layers
 from gradlens.reporting.aggregate import interval
+from gradlens.runtime.text_files import write_text
 from gradlens.training.config import make_config
 from gradlens.training.context import pick_device
 from gradlens.training.run_directory import load_run as load_run
@@ -59,7 +60,7 @@ def main() -> None:
     folder = args.figures / "bf16"
     folder.mkdir(parents=True, exist_ok=True)
     content = {"batches": BATCHES, "batch_size": 256, "cosine": found, **environment()}
-    (folder / "results.json").write_text(json.dumps(content, indent=2) + "\n")
+    write_text(folder / "results.json", json.dumps(content, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ Reads the results that the scripts here have saved under figures/; trains nothin
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 
 from analyses.study import HERE, told, weighed
 from gradlens.reporting.aggregate import Interval
+from gradlens.runtime.text_files import read_json, write_text
 
 Results = Mapping[str, Any]  # a results.json
 Judged = dict[str, Any]  # a row of its claims
@@ -310,7 +310,7 @@ def verdicts(sentence: Sentence, figures: Path) -> list[Judged]:
     if not sentence.script or not file.exists():
         return []
     find = holding(sentence.find) if isinstance(sentence.find, str) else sentence.find
-    found = find(json.loads(file.read_text()))
+    found = find(read_json(file))
     if not found:
         raise KeyError(f"{file} holds no claim for {sentence.text!r}")
     return found
@@ -353,7 +353,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE.parent / "docs" / "claims.md")
     args = parser.parse_args()
     text = "\n".join(lines(args.figures)) + "\n"
-    args.out.write_text(text)
+    write_text(args.out, text)
     for word in ("supported", "not supported", "undecided"):
         print(f"{word}: {text.count(f'| {word} |')}")
     print(f"not yet tested: {text.count('*not yet tested*')}")

@@ -32,6 +32,7 @@ from analyses.study import arguments, environment
 from gradlens.reporting.aggregate import interval
 from gradlens.reporting.style import LOOK, save_figure, styles
 from gradlens.runtime.rng import generator
+from gradlens.runtime.text_files import write_text
 
 Array = NDArray[np.floating[Any]]
 Rule = Literal["bp", "fa", "shallow"]
@@ -498,7 +499,7 @@ def main() -> None:
         **environment(),
     }  # fmt: skip
     results["versions"]["numpy"] = np.__version__
-    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    write_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
     print(f"wrote {folder}")
 
 

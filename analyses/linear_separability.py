@@ -14,7 +14,6 @@ rule's third block above its first (accuracy rises with depth).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from gradlens.analysis.of_runs.options import ProbeOptions
 from gradlens.reporting.analysis_report import save_figures
 from gradlens.reporting.probes import probe_figures, probe_points, probe_table
 from gradlens.runtime.terminal import print_table
+from gradlens.runtime.text_files import read_json
 from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run
 
@@ -37,7 +37,7 @@ Results = Mapping[str, Sequence[Mapping[str, Any]]]  # rule -> contents of probe
 
 def configs(data: str, figures: Path) -> list[Config]:
     """The configs of all_methods' runs, at the learning rates that its results name."""
-    runs = json.loads((figures / "all_methods" / "results.json").read_text())["runs"]
+    runs = read_json(figures / "all_methods" / "results.json")["runs"]
     lrs = {run["label"]: run["lr"] for run in runs}
     return [
         make_config(method=name, data=data, epochs=EPOCHS * STAGES.get(name, 1), lr=lrs[name], seed=seed, **SHARED)

@@ -15,7 +15,6 @@ little at these sizes; that two processes share caches and memory bandwidth is n
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from argparse import Namespace
@@ -31,6 +30,7 @@ from gradlens.methods import DEFAULT_SIMULATION
 from gradlens.reporting.style import save_figure
 from gradlens.reporting.timeline import gantt, over_workers
 from gradlens.runtime.csv_tables import read_csv, write_csv
+from gradlens.runtime.text_files import read_json
 from gradlens.training.config import Config, make_config
 from gradlens.training.cost.pipeline_schedules import Schedule, schedules
 from gradlens.training.cost.simulation import (
@@ -105,7 +105,7 @@ def real(args: Namespace, rounds: int) -> list[Real]:
             if methods and not path.exists():
                 print(f"measuring {', '.join(methods)} on two processes, {model}", flush=True)
                 bench(model, methods, stale, rounds, path)
-            for row in json.loads(path.read_text())["rows"] if methods else []:
+            for row in read_json(path)["rows"] if methods else []:
                 schedule = row["method"] if row["how"] == "layers" else f"{row['method']} {row['how']}"
                 rows.append(Real(model, schedule, row["split"], row["gain"], row["low"], row["high"], row["machine"]))
     return rows

@@ -46,6 +46,7 @@ from gradlens.reporting.numbers import number_text
 from gradlens.reporting.style import save_figure
 from gradlens.runtime.rng import generator
 from gradlens.runtime.terminal import print_table
+from gradlens.runtime.text_files import read_json
 from gradlens.training.config import Config, make_config
 from gradlens.training.evaluation import evaluate
 from gradlens.training.loop import fit
@@ -146,7 +147,7 @@ def part(out: Path, name: str, compute: Callable[[], dict[str, Found]]) -> dict[
         found = compute()
         file.parent.mkdir(parents=True, exist_ok=True)
         write(file, json.dumps({**found, "cost": {"seconds": time.process_time() - began}}).encode())
-    stored: dict[str, Found] = json.loads(file.read_text())
+    stored: dict[str, Found] = read_json(file)
     return stored
 
 

@@ -16,7 +16,6 @@ images, five epochs, three seeds. Numbers are of test images: 2,000 fit decoder 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,6 +29,7 @@ from gradlens.cli.progress import Display
 from gradlens.reporting import representations
 from gradlens.reporting.style import save_figure
 from gradlens.runtime.terminal import print_table
+from gradlens.runtime.text_files import read_json
 from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run
 
@@ -41,7 +41,7 @@ Result = Mapping[str, Any]
 
 def configs(args: Any) -> list[Config]:
     """The runs of all_methods, with the learning rates that were chosen there."""
-    table = json.loads((args.figures / "all_methods" / "results.json").read_text())["table"]
+    table = read_json(args.figures / "all_methods" / "results.json")["table"]
     lr = {row["method"]: row["lr"] for row in table}
     settings = {"data": args.data, "epochs": EPOCHS, **SHARED}
     return [make_config(method=name, lr=lr[name], seed=seed, **settings) for name in METHODS for seed in range(SEEDS)]

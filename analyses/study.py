@@ -22,6 +22,7 @@ from gradlens.reporting.aggregate import Interval, interval
 from gradlens.reporting.analysis_report import save_figures
 from gradlens.reporting.training_figures import figure_set
 from gradlens.runtime.errors import INTERRUPTED, Stopped
+from gradlens.runtime.text_files import write_text
 from gradlens.training.config import Config, make_config
 from gradlens.training.config_file import read_config_file
 from gradlens.training.context import RunContext, pick_device
@@ -210,7 +211,7 @@ def publish(name: str, runs: Sequence[Run], args: argparse.Namespace, results: d
         }
         for run, label in zip(runs, run_labels(runs), strict=True)
     ]
-    (folder / "results.json").write_text(json.dumps(plain({**results, "runs": listed, **environment()}), indent=2) + "\n")
+    write_text(folder / "results.json", json.dumps(plain({**results, "runs": listed, **environment()}), indent=2) + "\n")
     print(f"wrote {folder}")
 
 

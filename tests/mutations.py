@@ -82,23 +82,23 @@ MUTATIONS: dict[str, Mutation] = {
 
 def files_with(text: str, tree: Path) -> list[Path]:
     """The package's modules in which a piece of text stands."""
-    return [path for path in sorted((tree / "gradlens").rglob("*.py")) if text in path.read_text()]
+    return [path for path in sorted((tree / "gradlens").rglob("*.py")) if text in path.read_text(encoding="utf-8")]
 
 
 def outcome(mutation: Mutation, tree: Path) -> str:
     """What the default tests say of a tree in which this is changed: the first failing test, or that none failed."""
     places = files_with(mutation.old, tree)
-    if len(places) != 1 or places[0].read_text().count(mutation.old) != 1:
+    if len(places) != 1 or places[0].read_text(encoding="utf-8").count(mutation.old) != 1:
         return f"NOT MADE: the text stands in {[str(p.relative_to(tree)) for p in places]}, wanted one place"
-    before = places[0].read_text()
+    before = places[0].read_text(encoding="utf-8")
     tests = [str(path) for name in mutation.files for path in sorted((tree / "tests").rglob(f"{name}.py"))]
-    places[0].write_text(before.replace(mutation.old, mutation.new))
+    places[0].write_text(before.replace(mutation.old, mutation.new), encoding="utf-8")
     try:
         command = [sys.executable, "-m", "pytest", "-n", "0", "-x", "--tb=no", "-rfE", f"--basetemp={tree}/pytest", *tests]
         environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
         done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
     finally:
-        places[0].write_text(before)
+        places[0].write_text(before, encoding="utf-8")
     failed = [line.split(" - ")[0] for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
     return failed[0] if failed else f"NOT FOUND ({done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr})"
 

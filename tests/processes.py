@@ -84,7 +84,7 @@ class Program:
 
     def _said(self, stream: str) -> str:
         file = self.files.with_suffix(f".{stream}")
-        return file.read_text() if file.exists() else ""
+        return file.read_text(encoding="utf-8") if file.exists() else ""
 
 
 def wait_for(condition: Callable[[], object]) -> None:
@@ -98,6 +98,6 @@ def wait_for(condition: Callable[[], object]) -> None:
 def alive(pid: int) -> bool:
     """Whether a process runs (a zombie does not)."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0] not in "ZX"
     except OSError:
         return False

@@ -22,7 +22,7 @@ def named(path):
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-SOURCES = {named(path): path.read_text() for path in sorted(PACKAGE.rglob("*.py"))}
+SOURCES = {named(path): path.read_text(encoding="utf-8") for path in sorted(PACKAGE.rglob("*.py"))}
 
 
 @cache
@@ -115,12 +115,12 @@ def test_the_top_holds_the_rooms_and_three_files():
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_a_module_can_be_read_at_once(path):
-    assert len(path.read_text().splitlines()) <= LONGEST
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.glob("*/**/__init__.py")), ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_a_room_says_what_lives_in_it_and_holds_nothing_else(path):
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     assert ast.get_docstring(tree)
     if path.parent.name != "methods":  # whose __init__ is the registry
         assert len(tree.body) == 1
@@ -160,7 +160,7 @@ def alike(sources):
 @cache
 def written():
     """name -> (text, tree) of the package's modules, but for those that a tool wrote, and of the scripts beside it."""
-    scripts = {f"analyses/{path.name}": path.read_text() for path in sorted((PACKAGE.parent / "analyses").rglob("*.py"))}
+    scripts = {f"analyses/{path.name}": path.read_text(encoding="utf-8") for path in sorted((PACKAGE.parent / "analyses").rglob("*.py"))}
     by_hand = {name: tree for name, tree in modules().items() if "Written by " not in (ast.get_docstring(tree) or "")}
     return {name: (SOURCES[name], tree) for name, tree in by_hand.items()} | {n: (t, ast.parse(t)) for n, t in scripts.items()}
 
@@ -282,37 +282,51 @@ def test_what_docstrings_refer_to_is_there():
     assert stale == set()
 
 
-TO_STDERR = {
-    f"gradlens.{name}"
-    for name in ("runtime.errors", "runtime.process_group", "runtime.progress", "gradients.lightning", "cli.progress", "cli.sweep")
-}
+TO_STDERR = {f"gradlens.{name}" for name in ("runtime.errors", "runtime.process_group", "gradients.lightning", "cli.progress", "cli.sweep")}
 
 
-def called_with_the_locale(name):
-    """Calls of a module that read or write text in the locale's encoding, or print past ``runtime/terminal.py``."""
-    for node in ast.walk(modules()[name]):
-        if not isinstance(node, ast.Call):
-            continue
-        on = getattr(getattr(node.func, "value", None), "id", "") if isinstance(node.func, ast.Attribute) else None
-        called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-        keywords = {keyword.arg for keyword in node.keywords}
+def calls(tree):
+    """(node, name, on what) of each call: of a function None, of a method the name before the dot, or empty."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            yield node, node.func.attr, getattr(node.func.value, "id", "")
+        elif isinstance(node, ast.Call):
+            yield node, getattr(node.func, "id", ""), None
+
+
+def with_the_locale(tree):
+    """Lines that read or write text in the locale's encoding."""
+    for node, called, on in calls(tree):
         binary = any(isinstance(a, ast.Constant) and "b" in str(a.value) for a in node.args)
-        if (called in ("read_text", "write_text") and on is not None) or (
-            called == "open" and not binary and on not in ("Image", "Writer")
-        ):
-            wrong = "encoding" not in keywords
-        elif called == "print" and on is None:
-            wrong = name not in TO_STDERR or "file" not in keywords
-        else:
-            wrong = called in ("echo", "Console")
-        if wrong:
-            yield f"{name}:{node.lineno}"
+        text = called in ("read_text", "write_text") and on is not None
+        opened = called == "open" and not binary and on not in ("Image", "Writer", "tarfile", "os")
+        if (text or opened) and not any(keyword.arg == "encoding" for keyword in node.keywords):
+            yield node.lineno
 
 
-def test_text_is_read_written_and_printed_in_one_place():
-    """Files go through runtime/text_files.py, what is printed on stdout through runtime/terminal.py."""
-    found = [call for name in SOURCES if name != "gradlens.runtime.terminal" for call in called_with_the_locale(name)]
-    assert found == []
+def past_the_terminal(name):
+    """Lines of a module that print past ``runtime/terminal.py``."""
+    for node, called, on in calls(modules()[name]):
+        to_file = name in TO_STDERR and any(keyword.arg == "file" for keyword in node.keywords)
+        if (called == "print" and on is None and not to_file) or called in ("echo", "Console"):
+            yield node.lineno
+
+
+def test_no_encoding_is_the_locales():
+    """Files go through runtime/text_files.py, or say an encoding; in the tests that is asked of what is run as a script or imported."""
+    root = PACKAGE.parent
+    scripts = [path for folder in ("analyses", "tools", ".ci", "tests") for path in sorted((root / folder).rglob("*.py"))]
+    sources = {str(p.relative_to(root)): p.read_text(encoding="utf-8") for p in scripts if not p.name.startswith("test_")} | SOURCES
+    assert [f"{name}:{line}" for name, text in sources.items() for line in with_the_locale(ast.parse(text))] == []
+
+
+def test_text_is_printed_in_one_place():
+    assert [f"{name}:{line}" for name in SOURCES if name != "gradlens.runtime.terminal" for line in past_the_terminal(name)] == []
+
+
+def test_the_search_finds_text_in_the_locales_encoding():
+    said = "open(p); p.open('w'); p.read_text(); open(p, 'rb'); p.write_text(t, encoding='utf-8'); read_text(p); Image.open(p)"
+    assert list(with_the_locale(ast.parse(said.replace("; ", "\n")))) == [1, 2, 3]
 
 
 # ------------------------------------------------------------------------------------------------- what CONTRIBUTING refers to

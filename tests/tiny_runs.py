@@ -70,7 +70,7 @@ def signal_at(step, number, times=1):
 
 
 def hang(marker):
-    marker.write_text("hung")
+    marker.write_text("hung", encoding="utf-8")
     time.sleep(600)
 
 
@@ -109,7 +109,7 @@ def wait_for(condition, seconds=60):
 def recorded_steps(path):
     """The last step in a gradients.csv that is being written, or -1."""
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         return -1
     return int(lines[-2].split(",")[0]) if len(lines) > 2 else -1

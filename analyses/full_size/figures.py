@@ -26,6 +26,7 @@ from analyses.full_size.readings import EPOCHS, of_family
 from analyses.full_size.results import Rows, read_rows, summary
 from gradlens.reporting.style import LOOK, Style, save_figure, styles
 from gradlens.runtime.errors import InputError
+from gradlens.runtime.text_files import read_text, write_text
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "figures" / "full_size"
@@ -290,11 +291,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         save_figure(learning(name, family), [p for p in points(family) if not p.layer], folder, "learning")
         if any(p.quantity == "cosine" for p in points(family)):
             save_figure(alignment(family), [p for p in points(family) if p.layer], folder, "alignment")
-        (folder / "table.md").write_text(table_of(family))
+        write_text(folder / "table.md", table_of(family))
         print(f"wrote {folder}")
     if args.results == RESULTS:
         page = ROOT / "docs" / "full-size.md"
-        page.write_text(with_tables(page.read_text(), found))
+        write_text(page, with_tables(read_text(page), found))
     return 0
 
 

@@ -18,6 +18,7 @@ import torch
 from analyses.full_size.items import GRID, RATE_TRIALS, Item, multiply_adds
 from analyses.full_size.results import merged, read_rows, rows_of, summary, write_rows
 from gradlens.runtime.errors import INTERRUPTED, Stopped, unknown
+from gradlens.runtime.text_files import read_json, read_text, write_text
 from gradlens.training.build import build_model_and_method
 from gradlens.training.config import Config, make_config
 from gradlens.training.context import RunContext
@@ -124,7 +125,7 @@ class _Epochs(_Deadline):
         if event == "evaluate":
             begun = self.run_dir / BEGUN
             if not begun.exists():
-                begun.write_text(f"{time.strftime('%Y-%m-%dT%H:%M:%S')}-{os.urandom(4).hex()}")
+                write_text(begun, f"{time.strftime('%Y-%m-%dT%H:%M:%S')}-{os.urandom(4).hex()}")
         if event != "step":
             return
         whole = int(numbers["epoch"]) - 1  # epochs that have their row when the next one's first step is reported
@@ -138,7 +139,7 @@ class _Epochs(_Deadline):
     def write(self) -> None:
         """Bring the csv file up to what the run directory holds."""
         run, path = load_run(self.run_dir), self.machine.csv(self.item)
-        begun = (self.run_dir / BEGUN).read_text().strip()
+        begun = read_text(self.run_dir / BEGUN).strip()
         machine = self.machine
         rows = rows_of(run, self.item.name, machine.data_name, machine.commit, begun, machine.device_name)
         write_rows(path, merged(read_rows(path), rows))
@@ -215,7 +216,7 @@ def learning_rate(key: str, machine: Machine, deadline: float = math.inf) -> flo
 
     """
     path = machine.results / "rates.json"
-    content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    content: dict[str, Any] = read_json(path) if path.exists() else {}
     if key not in content:
         settings = RATE_TRIALS[key]
         grid = GRID[settings.get("optimizer", "adam")]

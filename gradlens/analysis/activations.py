@@ -65,8 +65,8 @@ def _saved(run: Run) -> list[tuple[int, Path]]:
     return [*((step, path) for step, path in kept if step != last), (last, run.path / "checkpoint.pt")]
 
 
-def weights_digest(run: Run) -> str:
-    """16 hex digits of a run's checkpoint, so that results of a run that was trained anew are not taken for its own.
+def checkpoint_digest(run: Run) -> str:
+    """16 hex digits of the bytes of a run's checkpoint file, so that results of a run that was trained anew are not taken for its own.
 
     Raises:
         InputError: no checkpoint, or one that cannot be read.

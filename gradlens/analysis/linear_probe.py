@@ -24,12 +24,12 @@ from torch import Tensor, nn
 from gradlens.analysis.activations import (
     FORWARD_BATCH,
     FrozenModel,
+    checkpoint_digest,
     collect_activations,
     freeze_module,
     frozen_eval_mode,
     last_step,
     load_snapshots,
-    weights_digest,
 )
 from gradlens.analysis.logistic_regression import TOLERANCE
 from gradlens.analysis.of_runs.interface import Keep
@@ -252,7 +252,7 @@ def probe_protocol(run: Run, context: RunContext, options: ProbeOptions) -> Prob
         if options.separability
         else "not asked",
         "seed": run.config.seed,
-        "weights": weights_digest(run),
+        "weights": checkpoint_digest(run),
     }
 
 

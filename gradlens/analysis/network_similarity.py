@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gradlens.analysis.activations import FrozenModel, collect_activations, load_snapshots, weights_digest
+from gradlens.analysis.activations import FrozenModel, checkpoint_digest, collect_activations, load_snapshots
 from gradlens.analysis.of_runs.interface import Keep, Result
 from gradlens.analysis.of_runs.options import RepresentationOptions
 from gradlens.analysis.representation_similarity import alignment, centred, folds, must_be_enough, rdm, rdm_correlation, u_centred
@@ -113,7 +113,7 @@ def comparison_protocol(run: Run, context: RunContext, options: RepresentationOp
         "pictures": digest_of(shown.images, shown.labels),
         "features": read_as(),
         "rdm_images": min(COMPARED, len(shown)),
-        "weights": weights_digest(run),
+        "weights": checkpoint_digest(run),
     }
 
 
@@ -145,7 +145,7 @@ def compare_run(
         InputError: a run without checkpoint, other images, a block that gives NaN or infinite numbers.
 
     """
-    weights = {other.path: weights_digest(other) for other in others if other.path != run.path}
+    weights = {other.path: checkpoint_digest(other) for other in others if other.path != run.path}
     for other in others:
         must_show_the_same(run, other, context)
     shown = pictures_of(run, context, options.images).held

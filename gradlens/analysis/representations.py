@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradlens.analysis.activations import FrozenModel, collect_activations, frozen_eval_mode, last_step, load_snapshots, weights_digest
+from gradlens.analysis.activations import FrozenModel, checkpoint_digest, collect_activations, frozen_eval_mode, last_step, load_snapshots
 from gradlens.analysis.information import DECODER_BATCH, DECODER_LR, HEAD_BATCH, HEAD_LR, LINEAR_LR, label_information, reconstruct
 from gradlens.analysis.of_runs.interface import Keep, Result
 from gradlens.analysis.of_runs.options import RepresentationOptions
@@ -210,7 +210,7 @@ def representation_protocol(run: Run, context: RunContext, options: Representati
         "features": read_as(),
         "fisher": f"tr(between) / tr(within); {(shown.classes - 1) / (len(shown.held) - shown.classes):.4f} where classes do not differ",
         "information": information if options.steps else None,
-        "weights": weights_digest(run),
+        "weights": checkpoint_digest(run),
     }
 
 

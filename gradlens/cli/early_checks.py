@@ -14,6 +14,7 @@ from gradlens.cli.flags import REGISTRIES, digest
 from gradlens.cli.settings import DATASETS, DIGESTS, IN_CONFIG, METHODS, MODELS, QUANTITIES, SETTINGS
 from gradlens.data.folder_listing import must_be_folder
 from gradlens.runtime.errors import InputError, unknown
+from gradlens.runtime.paths import is_there
 from gradlens.runtime.progress import no_progress
 from gradlens.runtime.text_files import read_json
 from gradlens.training.comparison import must_be_one_run, runs_of
@@ -36,7 +37,7 @@ def _is_in_a_file(name: str) -> bool:
 
 def _is_elsewhere(name: str) -> bool:
     """Whether a word is no bare name: a file or what is in it, a folder, ``torchvision:NAME``. Whether it is there is seen later."""
-    return ":" in name or "/" in name or Path(name).suffix in (".py", ".npz") or Path(name).exists()
+    return ":" in name or "/" in name or Path(name).suffix in (".py", ".npz") or is_there(name)
 
 
 def check_given(rules: Sequence[str], given: Mapping[str, Any], *, or_runs: bool = False, needed: bool = False) -> None:
@@ -74,7 +75,7 @@ def check_given(rules: Sequence[str], given: Mapping[str, Any], *, or_runs: bool
 def _check_rule(name: str, own: Collection[str], or_runs: bool) -> None:
     if name in METHODS or name in own or _is_in_a_file(name):
         return
-    if or_runs and (Path(name).exists() or Path(name).name != name):
+    if or_runs and (is_there(name) or Path(name).name != name):
         runs_of([name], no_progress)
     elif is_current("methods"):
         raise unknown("method", name, METHODS)

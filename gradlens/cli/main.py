@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 import traceback
@@ -20,6 +21,7 @@ from gradlens.cli.sweep import studied
 from gradlens.cli.timeline import seen
 from gradlens.cli.train import trained
 from gradlens.runtime.errors import InputError, nearest
+from gradlens.runtime.paths import OF_THE_SYSTEM, reason
 from gradlens.runtime.terminal import accept_all_text, one_line, say, shell_command
 from gradlens.runtime.torchrun_environment import is_launched
 
@@ -150,6 +152,10 @@ def _report(error: Exception) -> int:
     if user_code is not None and (trace := user_code.trace_of(error)):  # in a rule or network of the user's
         say(f"{trace}gradlens: {one_line(user_code.raised(error))}", aside=True)
         return 2
+    if isinstance(error, OSError) and error.errno in OF_THE_SYSTEM:
+        where = f" {os.fsdecode(error.filename)}" if isinstance(error.filename, str | bytes) else ""
+        say(f"gradlens: cannot read or write{where}: {reason(error)}", aside=True)
+        return 1
     if is_launched():  # the others wait for this process: it must end
         traceback.print_exception(error)
         return 1

@@ -27,8 +27,7 @@ def _option(flag: Flag) -> Any:
 
 def _reading_shown(quiet: bool) -> AbstractContextManager[None]:
     """Images that a command reads are counted on stderr, unless it is to be quiet."""
-    from gradlens.cli.progress import Reading
-    from gradlens.runtime.progress import no_progress, shows_reading
+    from gradlens.runtime.progress import Reading, no_progress, shows_reading
 
     return shows_reading(no_progress if quiet else Reading())
 

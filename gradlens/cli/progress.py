@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -14,8 +13,6 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from gradlens.runtime.terminal import rich_console
 
 PLAIN_SECONDS = 15.0  # between lines where there is no terminal
-MOMENT = 2.0  # seconds for which images are read without a word
-READING_SECONDS = 5.0  # between lines on the reading of images
 
 
 class Display:
@@ -68,27 +65,6 @@ class Display:
                 print(f"{label}: {done}/{total} {what}", file=self.console.file, flush=True)
 
         return show
-
-
-class Reading:
-    """Lines on stderr while images are read, where that takes more than a moment: before and between live displays too."""
-
-    def __init__(self) -> None:
-        self.done = 0
-        self.began = self.due = 0.0
-
-    def __call__(self, done: int, total: int, what: str) -> None:
-        """Take how far a reading is; one that is less far than before is another one."""
-        now = time.monotonic()
-        if not 0 < self.done < done:
-            self.began, self.due = now, now + MOMENT
-        self.done = done
-        if now < self.due:
-            return
-        seconds = now - self.began
-        left = f"about {seconds * (total - done) / done:,.0f} s left" if done < total else f"{seconds:,.0f} s"
-        print(f"gradlens: reading {what}: {done:,} of {total:,} images, {left}", file=sys.stderr, flush=True)
-        self.due = now + READING_SECONDS
 
 
 def _answer(numbers: dict[str, Any]) -> str:

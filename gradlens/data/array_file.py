@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gradlens.data.channel_order import LAYOUTS, channel_order
 from gradlens.runtime.errors import InputError
+from gradlens.runtime.paths import is_file, unreadable
 
 if TYPE_CHECKING:
     from gradlens.data.split import Source
@@ -51,6 +52,10 @@ def _labels(array: Any, images: int, what: str) -> Tensor:
     return torch.from_numpy(array.astype(np.int64))
 
 
+def _no_array_file(path: Path) -> InputError:
+    return InputError(f"{path} is not an .npz file of arrays that can be read (np.savez writes one)")
+
+
 def read_array_file(path: Path) -> Source:
     """Read ``train_images``, ``train_labels``, ``test_images``, ``test_labels`` and, where present, ``classes`` (names).
 
@@ -64,7 +69,7 @@ def read_array_file(path: Path) -> Source:
     """
     from gradlens.data.split import Split
 
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"{path}: there is no such file")
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -75,8 +80,12 @@ def read_array_file(path: Path) -> Source:
             layout = _layout(file, path)
     except InputError:
         raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:  # numpy's own advice would be to load it unsafely
-        raise InputError(f"{path} is not an .npz file of arrays that can be read (np.savez writes one)") from error
+    except OSError as error:
+        if error.errno:
+            raise unreadable(path, error) from error
+        raise _no_array_file(path) from error
+    except (ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:  # numpy's own advice would be to load it unsafely
+        raise _no_array_file(path) from error
     halves = []
     for half in ("train", "test"):
         images = _images(arrays[f"{half}_images"], layout, f"{path}: {half}_images")

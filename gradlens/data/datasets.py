@@ -19,6 +19,7 @@ from gradlens.data.image_folder import ImageFolder
 from gradlens.data.split import Data, Source, Split
 from gradlens.data.subsets import choose
 from gradlens.runtime.errors import InputError, unknown
+from gradlens.runtime.paths import is_folder, is_there
 from gradlens.runtime.rng import generator
 from gradlens.runtime.user_code import file_and_name, fingerprint, is_reference
 
@@ -193,9 +194,9 @@ def source_of(name: str, data_dir: Path | None = None, download: bool = False, c
         return DATASETS[name].load(data_dir or DATA_DIR, download)
     if is_reference(name):
         return data_set(name)
-    if name.endswith(".npz") and not Path(name).is_dir():
+    if name.endswith(".npz") and not is_folder(name):
         return read_array_file(Path(name))
-    if "/" in name or Path(name).exists():
+    if "/" in name or is_there(name):
         must_be_folder(name)
         return ImageFolder(Path(name), cache)
     raise unknown("data set", name, DATASETS)
@@ -204,18 +205,18 @@ def source_of(name: str, data_dir: Path | None = None, download: bool = False, c
 def files_stamp(name: str) -> str:
     """What can be known of a data set's files without reading them; it differs where :func:`read` may give other images than before.
 
-    Of a folder the paths, sizes and times of its images, of an ``.npz`` file its size and time, of ``FILE.py:build`` the file's contents
+    Of a folder the paths, sizes and times of its images, of an ``.npz`` file its size and times, of ``FILE.py:build`` the file's contents
     (what it reads is not seen); of a named set, whose files do not change, nothing.
     """
     if name in DATASETS:
         return ""
     if is_reference(name):
         return fingerprint(file_and_name("data", name)[0])
-    if Path(name).is_dir():
+    if is_folder(name):
         return stamp(list_images(Path(name)))
     with suppress(OSError):  # a file that is not there: `read` says so
         state = os.stat(name)
-        return f"{state.st_size} {state.st_mtime_ns}"
+        return f"{state.st_size} {state.st_mtime_ns} {state.st_ctime_ns} {state.st_ino}"
     return ""
 
 

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from gradlens.data.folder_listing import Listing, stamp
-from gradlens.runtime.progress import notice
+from gradlens.runtime.terminal import notice
 
 FORMAT = 1  # of the files, and of what is read: a higher one decodes everything anew
 UNUSED = 60 * 86_400.0  # seconds after which a file that nobody reads is removed, when another is written
 ABANDONED = 86_400.0  # the same for one that was not written to its end
+COARSE = 1_000_000_000  # ns: the times of some file systems
 OURS = re.compile(r"[0-9a-f]{16}-[0-9a-f]{32}(?:\.pt|\.json|[a-z0-9_]{8}\.tmp)")  # names that are written here: no other is removed
 GREY = {b'{"grey": true}\n': True, b'{"grey": false}\n': False}  # what a .json file holds
 
@@ -63,6 +64,12 @@ def cache_file(listing: Listing) -> Path:
     return cache_folder() / f"{folder[:16]}-{state[:32]}.pt"
 
 
+def may_change_unseen(listing: Listing) -> bool:
+    """Whether an image changed so lately that another change may not show in its times: where they are whole seconds (FAT, old NFS)."""
+    newest = max(file.changed for half in listing.files for file in half)
+    return newest % COARSE == 0 and abs(time.time_ns() - newest) < 2 * COARSE
+
+
 def read_decoded(listing: Listing) -> Decoded | None:
     """The decoded images of a listing, memory-mapped; None where there are none, or not whole."""
     path, n = cache_file(listing), sum(len(files) for files in listing.files)
@@ -89,6 +96,8 @@ def forget_decoded(listing: Listing) -> None:
 
 def write_decoded(listing: Listing, decoded: Decoded) -> Decoded:
     """Keep decoded images, and give them back memory-mapped; as they are where they cannot be kept, which is said in a line."""
+    if may_change_unseen(listing):
+        return decoded
     checksums = _checksums(decoded.images, torch.arange(len(decoded.images)))
     content = decoded._replace(checksums=checksums)._asdict()
     kept = _keep(cache_file(listing), lambda file: torch.save(content, file), f"the decoded images of {listing.root} are")
@@ -112,6 +121,8 @@ def read_grey(listing: Listing) -> bool | None:
 
 def write_grey(listing: Listing, grey: bool) -> None:
     """Keep whether all images of a listing are grey; where that is not possible, it is said in a line."""
+    if may_change_unseen(listing):
+        return
     (content,) = (text for text, known in GREY.items() if known == grey)
     _keep(cache_file(listing).with_suffix(".json"), lambda file: file.write(content), f"whether {listing.root} is all grey is")
 

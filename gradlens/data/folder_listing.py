@@ -12,6 +12,7 @@ from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from gradlens.runtime.errors import InputError
+from gradlens.runtime.paths import reason
 
 HALVES = ("train", "test")
 TYPES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -150,7 +151,7 @@ def _half(folder: Path, passed: Counter[str]) -> _Half:
 
 def _unreadable(path: str | Path, error: OSError) -> InputError:
     """The refusal of what is there and cannot be looked at."""
-    return InputError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}")
+    return InputError(f"{path} cannot be read: {reason(error)}")
 
 
 def _is_folder(there: os.DirEntry[str] | Path) -> bool | None:

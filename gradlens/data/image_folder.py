@@ -17,7 +17,8 @@ from gradlens.data.folder_listing import list_images, sentence
 from gradlens.data.image_file import DecodedImage, decode, is_grey
 from gradlens.data.split import Data, Source, Split
 from gradlens.runtime.errors import InputError
-from gradlens.runtime.progress import notice, reading_progress
+from gradlens.runtime.progress import reading_progress
+from gradlens.runtime.terminal import notice
 
 CHUNK = 64  # files that one thread reads at a time
 DARK = 16  # of 255: below it lie images of 12 bits in files of 16, and nearly nothing else

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import Node
 
 from gradlens.gradients.measurements import Measurements
 from gradlens.gradients.rows import pair_rows
+from gradlens.runtime.autograd_graph import is_reentrant
 from gradlens.runtime.errors import InputError
 
 _REFUSED = {  # a part of torch's message -> what it comes from, and what to do about it
@@ -70,23 +70,9 @@ def gradients_of(loss: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor | N
         if why is None:
             raise
         raise InputError(f"the loss {why}") from error
-    if any(g is None for g in found) and _has_checkpoint(loss.grad_fn):  # it may be the one thing that used a parameter
+    if any(g is None for g in found) and is_reentrant(loss):  # it may be the one thing that used a parameter
         raise InputError(f"the loss {_REFUSED['use_reentrant']}")
     return found
-
-
-def _has_checkpoint(node: Node | None) -> bool:
-    """Whether a graph has a segment that is computed again in a backward pass of its own."""
-    seen, todo = set(), [node]
-    while todo:
-        node = todo.pop()
-        if node is None or node in seen:
-            continue
-        if node.name() == "CheckpointFunctionBackward":
-            return True
-        seen.add(node)
-        todo += [below for below, _ in node.next_functions]
-    return False
 
 
 def _by_first_name(gradients: Mapping[str, Tensor], first: Mapping[str, str]) -> dict[str, Tensor]:

@@ -8,11 +8,15 @@ else becomes of it is not counted in.
 
 from __future__ import annotations
 
+import itertools
+import sys
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
+from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
@@ -20,10 +24,10 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils.hooks import RemovableHandle
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from gradlens.gradients.alignment import dense
 from gradlens.gradients.eager_calls import eager_calls
+from gradlens.gradients.kept_leaves import GIVEN_AGAIN, KeptLeaves, is_plain
 from gradlens.gradients.layer_choice import choose_layers
 from gradlens.gradients.output_tensors import OutputTensors, is_inside, tensors_inside
 from gradlens.gradients.recomputation import Calls, backward_number
@@ -34,19 +38,25 @@ _FIRST = 2**64 - 1  # a node of this sequence number is the next that backward r
 _MADE = "gradlens.made"  # the true sequence number of a node that has another
 
 
-class _Begun(NamedTuple):
-    """A call of a layer that has begun."""
+class _Layer(NamedTuple):
+    """A layer that is read."""
 
+    paths: list[str]
+    plain: bool  # it gives nothing but what it makes or is given by its one argument
+
+
+@dataclass(slots=True)
+class _Call:
+    """A call of a layer that runs."""
+
+    layer: _Layer
+    module: nn.Module
+    time: int  # calls begun before it
     start: int  # the number of the next node then
     versions: dict[int, int]  # of the tensors that were given to it and that the layer held then
-
-
-class _Call(NamedTuple):
-    """A call of a layer."""
-
+    behind: bool  # the layer has hooks of its own: its output is read behind them
     labels: list[str]  # one a path
-    again: bool  # gradient checkpointing repeats an earlier one
-    begun: _Begun
+    again: bool = False  # gradient checkpointing repeats an earlier one
 
 
 class _View(NamedTuple):
@@ -82,16 +92,16 @@ class LayerReader:
         self.called: set[str] = set()  # paths
         self.unread: dict[str, str] = {}  # label -> why it was not read, or not wholly
         self._model, self._on_output, self._on_gradient = model, on_output, on_gradient
-        self._paths: dict[int, list[str]] = {}
+        self._layers: dict[int, _Layer] = {}  # module -> what is known of it
         for path, module in self.layers.items():
-            self._paths.setdefault(id(module), []).append(path)
+            self._layers.setdefault(id(module), _Layer([], is_plain(module))).paths.append(path)
         self._calls = Calls()
-        self._begun: dict[int, list[_Begun | None]] = {}  # module -> its calls that run, the innermost last; None: one that is not read
-        self._last: dict[int, RemovableHandle] = {}  # module with hooks of its own -> the one behind them
+        self._running: dict[int, _Call] = {}  # frame that runs it -> call; those that ended in an error too
+        self._times = itertools.count()
+        self._last: dict[int, RemovableHandle] = {}  # module with hooks of its own -> the one behind them, while it runs
         self._hooks: list[RemovableHandle] = []  # on all modules
-        self._before_id = -1  # of the hook ``_before``
         self._tensor_hooks: list[RemovableHandle] = []
-        self._leaves = WeakTensorKeyDictionary()  # a leaf that was a layer's own -> node number when it was first given, hooks on it
+        self._leaves = KeptLeaves(())
         self._views: list[_View] = []
         self._bases: list[Tensor] = []  # of the views, kept until the forward pass ends: an in-place operation is found through them
         self._eager = ExitStack()
@@ -102,9 +112,8 @@ class LayerReader:
 
     def start(self) -> None:
         """Begin to read."""
-        announce, before = register_module_forward_pre_hook(self._announce), register_module_forward_pre_hook(self._before)
-        self._before_id = before.id
-        self._hooks = [announce, before, register_module_forward_hook(self._after, with_kwargs=True)]
+        self._leaves = KeptLeaves(m for m in self.layers.values() if m._forward_hooks or not is_plain(m))
+        self._hooks = [register_module_forward_pre_hook(self._before), register_module_forward_hook(self._after, with_kwargs=True)]
         self._eager.enter_context(eager_calls(self._model))
 
     def stop(self) -> None:
@@ -116,13 +125,13 @@ class LayerReader:
             nn.modules.module._global_forward_hooks_with_kwargs.pop(handle.id, None)
         self._hooks, self._tensor_hooks = [], []
         self._last.clear()
-        self._begun.clear()
+        self._running.clear()
         self._settle_views()
 
     def forget(self) -> None:
         """Begin a new step: calls are counted from 0."""
         self._calls.forget()
-        self._begun.clear()  # of calls that ended in an error
+        self._running.clear()  # calls that ended in an error
         self._settle_views()
         self._tensor_hooks = [h for h in self._tensor_hooks if h.hooks_dict_ref() is not None]  # of graphs that are still there
 
@@ -146,71 +155,95 @@ class LayerReader:
 
     # ---------------------------------------------------------------------------------------------- forward passes
 
-    def _announce(self, module: nn.Module, _: tuple[Any, ...]) -> None:
-        """Have :meth:`_before`, which torch calls next, called with keywords, as hooks of all modules are not but for this."""
-        if not _is_traced() and id(module) in self._paths:
-            module._forward_pre_hooks_with_kwargs[self._before_id] = True
-
-    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
-        if kwargs is None:
+    def _before(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:  # it runs to be compiled or turned into TorchScript
             return
-        module._forward_pre_hooks_with_kwargs.pop(self._before_id, None)
-        self._remove_last(module)  # of a call that ended in an error
-        begun = None
-        if not self._paused and self._calls.counts(module):
-            if module._forward_hooks:
-                self._last[id(module)] = module.register_forward_hook(self._behind, with_kwargs=True)
-            begun = _Begun(torch._C._autograd._get_sequence_nr(), self._versions(module, (*args, *kwargs.values())))
-        running = self._begun.setdefault(id(module), [])
-        if begun is not None or running:  # None: no earlier call, which may have ended in an error, is taken for this one
-            running.append(begun)
-
-    def _versions(self, module: nn.Module, given: tuple[Any, ...]) -> dict[int, int]:
-        """Of the tensors with gradients that a module is given, in whatever container, and of those that it holds itself."""
-        found: dict[int, int] = {}
+        layer = self._layers.get(id(module))
+        if layer is None:
+            return
+        caller = sys._getframe(1)
+        frame = id(caller)
+        self._running.pop(frame, None)  # a call that ended in an error may have had this number
+        if id(module) in self._last:
+            self._drop_failed(module)
+        if self._paused or (backward_number() != -1 and not self._calls.may_be_repeated(module)):
+            return
+        if behind := bool(module._forward_hooks):
+            self._last[id(module)] = self._last.get(id(module)) or module.register_forward_hook(self._behind, with_kwargs=True)
+        there: Iterable[Tensor] = args  # tensors that the call may hand on
+        if not (layer.plain and len(args) == 1 and isinstance(args[0], Tensor)):
+            kwargs = caller.f_locals.get("kwargs", {})  # of which torch tells no hook of all modules
+            there = chain((v for v in vars(module).values() if isinstance(v, Tensor)), tensors_inside((*args, *kwargs.values())))
+        versions: dict[int, int] = {}
         try:
-            for x in chain(tensors_inside(given), (v for v in vars(module).values() if isinstance(v, Tensor))):
+            for x in there if torch.is_grad_enabled() else ():
                 if x.requires_grad:
-                    found[id(x)] = x._version
+                    versions[id(x)] = x._version
                     if x._is_view():
                         x.grad_fn  # noqa: B018 - where it was changed in place, its new node is made when it is first asked for: now
         except Exception as error:  # noqa: BLE001 - a user's container that cannot be looked into
-            self._failed(self._paths[id(module)][0], error)
-        return found
+            self._failed(layer.paths[0], error)
+        start = torch._C._autograd._get_sequence_nr()
+        self._running[frame] = _Call(layer, module, next(self._times), start, versions, behind, layer.paths)
 
     def _after(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
-        if _is_traced():
+        if torch.compiler.is_dynamo_compiling():
             return None
-        if id(module) in self._paths:
-            return None if id(module) in self._last else self._read_call(module, (args, kwargs), output)
+        if id(module) in self._layers:
+            frame = id(sys._getframe(1))
+            call = self._running.get(frame)
+            return None if call is None or call.behind else self._end(call, frame, (args, kwargs), output)
         if self._bases:
             self._follow_in_place(ended=module is self._model)
         return None
 
     def _behind(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         """After the module's own hooks, which may have replaced its output."""
+        frame = id(sys._getframe(1))
+        call = self._running.get(frame)
+        if call is None:
+            return None
+        goes_on = self._end(call, frame, (args, kwargs), output)
         self._remove_last(module)
-        return self._read_call(module, (args, kwargs), output)
+        return goes_on
 
     def _remove_last(self, module: nn.Module) -> None:
-        if handle := self._last.pop(id(module), None):
-            handle.remove()
+        """Remove the hook behind the others if no call of the module runs that needs it."""
+        if not any(call.module is module and call.behind for call in self._running.values()):
+            self._last.pop(id(module)).remove()
 
-    def _read_call(self, module: nn.Module, given: tuple[Any, Any], output: Any) -> Any:
-        """The output that goes on; None for the same one."""
-        running = self._begun.get(id(module))
-        begun = running.pop() if running else None
-        if begun is None:
-            return None
-        paths = self._paths[id(module)]
+    def _drop_failed(self, module: nn.Module) -> None:
+        """Forget the calls that ended in an error: no thread runs their frames any more."""
+        failed = dict(self._running)
+        for top in sys._current_frames().values():
+            here: FrameType | None = top
+            while here is not None:
+                call = failed.get(id(here))
+                if call is not None and here.f_locals.get("self") is call.module:  # a later frame may have a failed one's number
+                    del failed[id(here)]
+                here = here.f_back
+        for frame in failed:
+            self._running.pop(frame, None)
+        self._remove_last(module)
+
+    def _end(self, call: _Call, frame: int, given: tuple[Any, Any], output: Any) -> Any:
+        """Read what a call gives.
+
+        Returns:
+            the output that goes on; None for the same one.
+
+        """
+        del self._running[frame]
+        module, paths = call.module, call.labels
         try:
-            counted = self._calls.number(module, begun.start)
+            counted = self._calls.number(module, call.start)
             if counted is None:
                 return None
-            number, again = counted
-            if not number:
+            number, call.again = counted
+            if number:
+                call.labels = [f"{path}#{number}" for path in paths]
+            else:
                 self.called.update(paths)
-            call = _Call([f"{path}#{number}" for path in paths] if number else paths, again, begun)
             goes_on = self._read(call, "", output) if isinstance(output, Tensor) else self._read_parts(call, (vars(module), given), output)
         except Exception as error:  # noqa: BLE001 - a user's forward pass does not die of being looked at
             self._failed(paths[0], error)
@@ -237,13 +270,18 @@ class LayerReader:
         if not call.again:
             for label in call.labels:
                 self._on_output(label + place, bare)
-        if not (t.requires_grad and torch.is_grad_enabled()):
+        if not t.requires_grad:
             return t
-        goes_on = t if self._is_own(t, call.begun) else _alias(t)
+        if not torch.is_grad_enabled():
+            if t.is_leaf:
+                self._leaves.give(t, next(self._times))
+            return t
+        goes_on = t if self._is_own(t, call) else _alias(t)
         for label in call.labels:
-            self._tensor_hooks.append(goes_on.register_hook(partial(self._take, label + place)))  # type: ignore[no-untyped-call]
-            if goes_on is t and t.grad_fn is None:
-                self._leaves.setdefault(t, (torch._C._autograd._get_sequence_nr(), []))[1].append(self._tensor_hooks[-1])  # type: ignore[no-untyped-call]
+            hook = goes_on.register_hook(partial(self._take, label + place))  # type: ignore[no-untyped-call]
+            self._tensor_hooks.append(hook)
+            if goes_on.is_leaf:
+                self._leaves.give(t, next(self._times), call.layer, label + place, hook)
         base = goes_on._base
         if base is not None and base.grad_fn is not None:
             self._bases.append(base)
@@ -251,32 +289,31 @@ class LayerReader:
             self._views += [_View(label + place, bare, number, weakref.ref(base), made) for label in call.labels]
         return goes_on
 
-    def _is_own(self, t: Tensor, begun: _Begun) -> bool:
+    def _is_own(self, t: Tensor, call: _Call) -> bool:
         """Whether a tensor is the result of its call, and none that was there before."""
         node: Any = t.grad_fn
         if node is None:  # a leaf: nothing says when it was made
-            given, hooks = self._leaves.get(t, (begun.start, []))  # type: ignore[no-untyped-call]
-            if given < begun.start:  # by an earlier call, which did not make it either: kept somewhere out of sight
-                for hook in hooks:
-                    hook.remove()
+            if self._leaves.was_there(t, call.time):
+                self.unread |= dict.fromkeys(self._leaves.withdraw(t, call.layer), GIVEN_AGAIN)
                 return False
             held = chain(self._model.parameters(), self._model.buffers())
-            return not (id(t) in begun.versions or isinstance(t, nn.Parameter) or any(t is other for other in held))
-        if begun.versions.get(id(t)) == t._version:
+            return not (id(t) in call.versions or isinstance(t, nn.Parameter) or any(t is other for other in held))
+        if call.versions.get(id(t)) == t._version:
             return False
         number: int = node._sequence_nr()
-        return (node.metadata.get(_MADE, number) if number == _FIRST else number) >= begun.start
+        return (node.metadata.get(_MADE, number) if number == _FIRST else number) >= call.start
 
     # --------------------------------------------------------------------------------------------- backward passes
 
     def _take(self, label: str, grad: Tensor) -> None:
         if self._paused or not self._hooks:
             return
-        if self._backward != (now := backward_number()):
+        if self._views and self._backward != (now := backward_number()):
             self._backward = now
             self._follow_in_place(ended=True)
         try:
-            self._on_gradient(label, dense(grad.detach() if grad.requires_grad else grad))
+            grad = grad.detach() if grad.requires_grad else grad
+            self._on_gradient(label, grad if grad.layout is torch.strided else dense(grad))
         except Exception as error:  # noqa: BLE001 - nor does their backward pass
             self._failed(label, error)
 
@@ -318,14 +355,11 @@ class LayerReader:
         self._bases.clear()
 
 
-def _is_traced() -> bool:
-    """Whether modules run only to be compiled or turned into TorchScript."""
-    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
-
-
 def _alias(t: Tensor) -> Tensor:
     """Another tensor object on the same memory, with its class and attributes, whose gradient is its own."""
-    if type(t).__torch_dispatch__ is Tensor.__torch_dispatch__:
+    if type(t) is Tensor:
+        twin = t.as_subclass(Tensor)
+    elif type(t).__torch_dispatch__ is Tensor.__torch_dispatch__:
         with torch._C.DisableTorchFunctionSubclass():
             twin = Tensor.as_subclass(t, type(t))
     else:

@@ -9,10 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-
-def backward_number() -> int:
-    """The number of the backward pass that runs in this thread; -1 outside of one."""
-    return torch._C._current_graph_task_id()
+backward_number = torch._C._current_graph_task_id  # of the backward pass that runs in this thread; -1 outside of one
 
 
 class _Call(NamedTuple):
@@ -31,7 +28,7 @@ class Calls:
     """
 
     def __init__(self) -> None:
-        self._counts: Counter[int] = Counter()  # module -> calls
+        self._counts: dict[int, int] = {}  # module -> calls
         self._without_graph: dict[int, list[_Call]] = {}  # module -> calls
         self._segment: tuple[int, int] = (-1, -1)  # backward pass and node that calls are computed again for
         self._again: Counter[int] = Counter()  # module -> its calls there
@@ -40,9 +37,9 @@ class Calls:
         """Count from 0."""
         self.__init__()  # type: ignore[misc]
 
-    def counts(self, module: nn.Module) -> bool:
-        """Whether a call that begins now is a new one, or may be one computed again that gradients go through."""
-        return backward_number() == -1 or id(module) in self._without_graph
+    def may_be_repeated(self, module: nn.Module) -> bool:
+        """Whether a call inside a backward pass may be one computed again that gradients go through."""
+        return id(module) in self._without_graph
 
     def number(self, module: nn.Module, start: int) -> tuple[int, bool] | None:
         """A call's number, and whether an earlier one of that number is computed again with a graph; None: nothing new is to be read in it.
@@ -54,8 +51,8 @@ class Calls:
         """
         now, key = backward_number(), id(module)
         if now == -1:
-            number = self._counts[key]
-            self._counts[key] += 1
+            number = self._counts.get(key, 0)
+            self._counts[key] = number + 1
             if not torch.is_grad_enabled():
                 self._without_graph.setdefault(key, []).append(_Call(number, threading.get_ident(), start))
             return number, False

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import Node, get_gradient_edge
 from torch.nn.parameter import is_lazy
 
+from gradlens.runtime.autograd_graph import graph_nodes, is_reentrant
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.eval_mode import eval_mode
 from gradlens.runtime.rng import forked
@@ -80,21 +80,9 @@ def _overwriter(block: nn.Module, x: Tensor) -> str:
     return next(iter(found), "")  # a module ends after the modules within it
 
 
-def _graph(h: Tensor) -> Iterator[Node]:
-    """The nodes of a tensor's graph."""
-    todo = [get_gradient_edge(h).node] if h.requires_grad else []
-    seen = set(todo)
-    while todo:
-        node = todo.pop()
-        yield node
-        new = {below for below, _ in node.next_functions if below is not None} - seen
-        seen |= new
-        todo += new
-
-
 def _leaves(h: Tensor) -> list[Tensor]:
     """The leaves (parameters, block inputs) that a tensor's graph goes back to."""
-    return [node.variable for node in _graph(h) if isinstance(node, torch._C._functions.AccumulateGrad)]
+    return [node.variable for node in graph_nodes(h) if isinstance(node, torch._C._functions.AccumulateGrad)]
 
 
 def is_compiled(module: nn.Module) -> bool:
@@ -116,7 +104,7 @@ def refuse_reentrant(h: Tensor, name: str) -> None:
         InputError: it was.
 
     """
-    if any(type(node).__name__ == "CheckpointFunctionBackward" for node in _graph(h)):
+    if is_reentrant(h):
         raise InputError(
             f"{name} is checkpointed with use_reentrant=True, for which torch allows loss.backward() alone and no gradient of a block:"
             " checkpoint(..., use_reentrant=False) gives the same gradients"

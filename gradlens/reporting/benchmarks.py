@@ -21,6 +21,7 @@ def protocol(result: Bench) -> str:
         f" Medians of {result.rounds} interleaved rounds; ratios are to the plain loop (channels-last) of the same round."
         " Recording every n-th step: ((n-1) unrecorded + 1 recorded)/n, one of each timed every round; its memory is the recorded"
         " step's. Memory: what a step adds at its peak, gradients included. Rate share: multiply-adds per second against bp's."
+        + (" plain-in-lens: the plain loop while Lens reads every layer." if any(r.method == "plain-in-lens" for r in result.rows) else "")
         + (" Views: share of a step's time for making views, patches or masks." if any(r.task_share for r in result.rows) else "")
     )
 

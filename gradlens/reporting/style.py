@@ -27,6 +27,7 @@ from PIL import Image
 from gradlens.reporting.figure_width import set_width
 from gradlens.runtime.csv_tables import write_csv
 from gradlens.runtime.errors import InputError
+from gradlens.runtime.paths import reason
 from gradlens.runtime.text_files import encode
 
 FORMULAE = ("$10^{", "$\\mathdefault{")  # how the labels of logarithmic ticks begin: ours and matplotlib's
@@ -177,7 +178,7 @@ def save_figure(
         for path, content in zip(paths, drawn.values(), strict=False):
             path.write_bytes(content)
     except OSError as error:
-        raise InputError(f"cannot write figures to {folder}: {(error.strerror or str(error)).lower()}") from error
+        raise InputError(f"cannot write figures to {folder}: {reason(error)}") from error
     write_csv(paths[-1], rows)
     return paths
 

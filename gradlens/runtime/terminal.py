@@ -9,10 +9,12 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradlens.runtime.errors import InputError
+from gradlens.runtime.paths import reason
 from gradlens.runtime.text_files import SPELL_OUT
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ def _printing() -> Iterator[None]:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             raise SystemExit(1) from None
-        raise InputError(f"cannot write to stdout: {(error.strerror or str(error)).lower()}") from error
+        raise InputError(f"cannot write to stdout: {reason(error)}") from error
 
 
 def say(text: str, *, aside: bool = False) -> None:
@@ -47,6 +49,13 @@ def say(text: str, *, aside: bool = False) -> None:
         return
     with _printing():
         print(text, flush=True)
+
+
+@cache
+def notice(text: str) -> None:
+    """Say one line on stderr, once in a process; of several ranks the first says it."""
+    if os.environ.get("RANK", "0") == "0":
+        say(f"gradlens: {text}", aside=True)
 
 
 def print_table(renderable: Any) -> None:

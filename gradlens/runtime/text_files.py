@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from gradlens.runtime.errors import InputError
+from gradlens.runtime.paths import reason, unreadable
 
 MARKS = (  # how files of other encodings begin; UTF-32's mark begins with that of UTF-16
     (codecs.BOM_UTF32_LE, "UTF-32"),
@@ -104,7 +105,7 @@ def read_bytes(path: str | Path, what: str = "") -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise InputError(f"cannot read {what}{' ' * bool(what)}{path}: {(error.strerror or str(error)).lower()}") from error
+        raise unreadable(path, error, what) from error
 
 
 def read_text(path: str | Path, what: str = "") -> str:
@@ -172,4 +173,4 @@ def write_text(path: str | Path, text: str) -> None:
     try:
         Path(path).write_bytes(encode(text))
     except OSError as error:
-        raise InputError(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from error
+        raise InputError(f"cannot write {path}: {reason(error)}") from error

@@ -20,6 +20,7 @@ from torch import nn
 from gradlens._version import PACKAGE
 from gradlens.runtime.errors import InputError, nearest, unknown
 from gradlens.runtime.old_names import hint
+from gradlens.runtime.paths import is_file, is_folder
 from gradlens.runtime.text_files import read_bytes, refuse_undeclared
 
 WANTED = {"method": "FILE.py:Class", "model": "FILE.py:build", "data": "FILE.py:build"}
@@ -35,7 +36,7 @@ class UserCodeError(InputError):
 
 def is_reference(text: str) -> bool:
     """Whether a word names something in a Python file: ``FILE.py:NAME``, or ``FILE.py`` with the name forgotten."""
-    return bool(re.search(r"\.py(:[^/]*)?$", text)) and not Path(text).is_dir()
+    return bool(re.search(r"\.py(:[^/]*)?$", text)) and not is_folder(text)
 
 
 def file_and_name(kind: str, text: str) -> tuple[Path, str]:
@@ -49,8 +50,8 @@ def file_and_name(kind: str, text: str) -> tuple[Path, str]:
     if not colon or not name.isidentifier() or not file.endswith(".py"):
         raise InputError(f"{text}: wanted {WANTED[kind]}, a Python file and a name in it")
     path = Path(os.path.normpath(file))
-    if not path.is_file():
-        others = [other.name for other in path.parent.glob("*.py")] if path.parent.is_dir() else []
+    if not is_file(path):
+        others = [other.name for other in path.parent.glob("*.py")] if is_folder(path.parent) else []
         here = "" if path.is_absolute() else f" in {Path.cwd()}"
         raise InputError(f"there is no file {path}{here}" + (f"; nearest: {', '.join(nearest(path.name, others))}" if others else ""))
     return path, name

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gradlens.runtime.errors import InputError
+from gradlens.runtime.paths import is_there, unreadable
 from gradlens.training.run_files import unwritable, write
 
 
@@ -38,10 +39,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         InputError: missing, truncated, or not a checkpoint of gradlens.
 
     """
-    if not path.exists():
+    if not is_there(path):
         raise InputError(f"{path.parent} has no {path.name}: the run saved none")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise unreadable(path, error) from error
     except Exception as error:  # torch raises a different type for every way a file can be wrong
         raise InputError(f"{path} is not a checkpoint that can be read (truncated, or not written by gradlens)") from error
     if not isinstance(state, dict) or not {"model", "method", "step"} <= set(state):

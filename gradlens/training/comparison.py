@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gradlens._version import __version__
 from gradlens.runtime.errors import InputError
+from gradlens.runtime.paths import is_file, is_folder
 from gradlens.runtime.progress import no_progress, notice
 from gradlens.runtime.text_files import encode, read_json
 from gradlens.training.run_files import is_run, must_be_run, must_exist, write
@@ -66,7 +67,7 @@ class Comparison:
 
 def is_comparison(path: str | Path) -> bool:
     """Whether a path is a comparison folder: it holds a comparison.json."""
-    return (Path(path) / FILE).is_file()
+    return is_file(Path(path) / FILE)
 
 
 def read_comparison(path: str | Path) -> Comparison:
@@ -178,7 +179,7 @@ def runs_of(paths: Sequence[str | Path], say: Callable[[str], None] = notice) ->
 
 def _is_of_figures(path: Path) -> bool:
     """Whether a path is the folder that commands draw into beside runs."""
-    return path.name == FIGURES and path.is_dir() and not is_run(path)
+    return path.name == FIGURES and is_folder(path) and not is_run(path)
 
 
 def _runs_at(path: Path, say: Callable[[str], None]) -> list[Path]:
@@ -192,7 +193,7 @@ def _runs_at(path: Path, say: Callable[[str], None]) -> list[Path]:
     held = runs_in(path)
     if not held:
         raise not_a_run(path)
-    if not (path / "study.json").exists():
+    if not is_file(path / "study.json"):
         say(f"{path} holds {len(held)} run{'s' * (len(held) > 1)}: {_shortened([run.name for run in held], ' and ', ' more', ', ')}")
     return held
 
@@ -217,7 +218,7 @@ def home_of(paths: Sequence[str | Path]) -> Comparison | None:
 
 def runs_in(path: Path) -> list[Path]:
     """The run directories in a folder, by name."""
-    return sorted(file.parent for file in path.glob("*/config.json")) if path.is_dir() else []
+    return sorted(file.parent for file in path.glob("*/config.json")) if is_folder(path) else []
 
 
 def not_a_run(path: Path) -> InputError:

@@ -10,6 +10,7 @@ from typing import Any
 from gradlens.gradients.method import Method
 from gradlens.methods import METHODS
 from gradlens.runtime.errors import InputError, unknown
+from gradlens.runtime.paths import is_there
 from gradlens.runtime.user_code import is_reference
 from gradlens.training.config import Config, make_config
 from gradlens.training.config_file import read_config_file
@@ -101,7 +102,7 @@ def methods_and_runs(what: Sequence[str]) -> tuple[list[str], list[str]]:
     """The names of methods among some arguments, and the paths of run directories; what is neither is left to be refused as a method."""
 
     def is_method(name: str) -> bool:
-        return name in METHODS or is_reference(name) or not (is_run(name) or Path(name).exists() or Path(name).name != name)
+        return name in METHODS or is_reference(name) or not (is_run(name) or is_there(name) or Path(name).name != name)
 
     once = list(dict.fromkeys(what))
     methods = [name for name in once if is_method(name)]

@@ -15,6 +15,7 @@ from gradlens.data.split import Data, Source
 from gradlens.data.subsets import choose
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.memory import keep_freed_memory
+from gradlens.runtime.paths import is_there
 from gradlens.runtime.process_group import SINGLE_PROCESS, ProcessGroup, local_device
 from gradlens.training.config import Config
 from gradlens.training.config_fields import EVERYTHING, settings_of
@@ -104,7 +105,7 @@ def _source(name: str, stamp: str, data_dir: Path | None, download: bool, cache:
 def load_data(config: Config, context: RunContext) -> Data:
     """The data of a config; the last ones loaded are kept, so that methods compared on the same data load them once."""
     c = config.data
-    name = c.name if c.name in DATASETS else str(Path(c.name).absolute()) if Path(c.name).exists() else c.name
+    name = c.name if c.name in DATASETS else str(Path(c.name).absolute()) if is_there(c.name) else c.name
     drawn = c.limit is not None or c.limit_test is not None or c.label_noise or c.validation or c.labels is not None
     seed = config.seed if drawn else 0  # one entry for all seeds where nothing is drawn
     choice = c.limit, c.label_noise, c.validation, seed, c.limit_test, c.labels

@@ -21,6 +21,7 @@ from gradlens.gradients.rows import Measurement
 from gradlens.runtime.csv_tables import read_table
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.frames import frame_of
+from gradlens.runtime.paths import is_there
 from gradlens.runtime.tables import Table
 from gradlens.runtime.terminal import shell_word
 from gradlens.runtime.text_files import encode, read_json
@@ -292,7 +293,7 @@ def load_result(run_dir: str | Path, name: str) -> dict[str, Any] | None:
 
     """
     path = Path(run_dir) / f"{name}.json"
-    if not path.exists():
+    if not is_there(path):
         return None
     content = read_json(path, wanted="a result of gradlens")
     if not isinstance(content, dict):

@@ -7,18 +7,19 @@ from contextlib import suppress
 from pathlib import Path
 
 from gradlens.runtime.errors import InputError, nearest
+from gradlens.runtime.paths import is_file, is_folder, is_there, reason
 
 ALIKE = 0.5  # how like a name must be to the one that was typed to be suggested
 
 
 def is_run(path: str | Path) -> bool:
     """Whether a path is a run directory: it holds a config.json."""
-    return (Path(path) / "config.json").is_file()
+    return is_file(Path(path) / "config.json")
 
 
 def is_finished(path: Path) -> bool:
     """Whether a run directory says that its run reached its end."""
-    return (path / "summary.json").is_file()
+    return is_file(path / "summary.json")
 
 
 def must_exist(path: Path) -> None:
@@ -28,9 +29,9 @@ def must_exist(path: Path) -> None:
         InputError: there is no such file or folder.
 
     """
-    if os.path.lexists(path):
+    if is_there(path):
         return
-    parent = next(folder for folder in path.parents if folder.is_dir())
+    parent = next(folder for folder in path.parents if is_folder(folder))
     missing = path.relative_to(parent).parts[0]
     others = [other.name for other in parent.iterdir() if not other.name.startswith(".")] if os.access(parent, os.R_OK) else []
     near = [str(parent / name) for name in nearest(missing, others, ALIKE)]
@@ -71,10 +72,9 @@ def write(path: Path, content: bytes) -> None:
 
 def unwritable(path: Path, error: OSError) -> InputError:
     """The refusal of a file that could not be written, with what is safe of its run."""
-    reason = (error.strerror or str(error)).lower()
     run = is_run(path.parent) or is_run(path.parent.parent)
     kept = "; what the run had saved before is intact and --resume goes on from it" if run else ""
-    return InputError(f"cannot write {path}: {reason}{kept}")
+    return InputError(f"cannot write {path}: {reason(error)}{kept}")
 
 
 def must_be_writable(path: Path) -> None:

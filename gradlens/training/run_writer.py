@@ -14,6 +14,7 @@ from typing import Any
 
 from gradlens.runtime.csv_tables import csv_line
 from gradlens.runtime.errors import InputError
+from gradlens.runtime.paths import reason
 from gradlens.runtime.text_files import encode, open_to_append
 from gradlens.training.checkpoint import save_checkpoint
 from gradlens.training.config import Config, make_config
@@ -42,7 +43,7 @@ def _writing_to(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InputError(f"cannot write to {folder}: {(error.strerror or str(error)).lower()}") from error
+        raise InputError(f"cannot write to {folder}: {reason(error)}") from error
 
 
 def _is_as_written(table: Path, length: int) -> bool:

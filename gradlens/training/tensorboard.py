@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from gradlens.gradients.rows import Measurement
 from gradlens.runtime.errors import Failsafe, InputError
+from gradlens.runtime.paths import reason
 from gradlens.training.run_directory import Metric, Run
 from gradlens.training.run_files import must_be_writable, write
 
@@ -266,7 +267,7 @@ def export(run: Run, out: Path) -> Path:
             shutil.rmtree(path)
         begun.replace(path)
     except OSError as error:
-        raise InputError(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from error
+        raise InputError(f"cannot write {path}: {reason(error)}") from error
     finally:
         shutil.rmtree(begun, ignore_errors=True)
     return path

@@ -105,24 +105,3 @@ def test_numbers_that_are_not_there(no_terminal, capsys):
     with Display(quiet=False) as display:
         display.watch("simclr", 1)("metric", metric(accuracy=float("nan"), best=float("nan")))
     assert "test loss 0.5000" in capsys.readouterr().err
-
-
-def test_reading_is_said_after_a_moment_and_every_few_seconds(capsys, monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    reading = progress.Reading()
-    for done in range(100, 1001, 100):
-        reading(done, 1000, "birds")
-        now[0] += 1.0
-    assert capsys.readouterr().err.splitlines() == [
-        "gradlens: reading birds: 300 of 1,000 images, about 5 s left",
-        "gradlens: reading birds: 800 of 1,000 images, about 2 s left",
-    ]
-    for done in (500, 1000):  # another one, which is short
-        reading(done, 1000, "birds")
-        now[0] += 1.9
-    assert capsys.readouterr().err == ""
-    for done in (1, 2):  # and one whose last image is late
-        reading(done, 2, "birds")
-        now[0] += 3.0
-    assert capsys.readouterr().err == "gradlens: reading birds: 2 of 2 images, 3 s\n"

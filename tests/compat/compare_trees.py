@@ -175,7 +175,7 @@ def child(tree: Path, todo: list[Job], halves: Path | None) -> None:
             failed[job.name] = str(error)
         print(".", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
-    Path("failed.json").write_text(json.dumps(failed))
+    Path("failed.json").write_text(json.dumps(failed), encoding="utf-8")
 
 
 # ------------------------------------------------------------------------------------------------------------ comparing
@@ -214,7 +214,7 @@ def checkpoint(path: Path, but: Collection[str]) -> dict[str, Any]:
 
 def document(path: Path, but: Collection[str]) -> dict[str, Any]:
     """A JSON file's values, without versions, commit and command line."""
-    content = {k: v for k, v in json.loads(path.read_text()).items() if k not in ("versions", "git", "command", *but)}
+    content = {k: v for k, v in json.loads(path.read_text(encoding="utf-8")).items() if k not in ("versions", "git", "command", *but)}
     return leaves(content)
 
 
@@ -225,7 +225,7 @@ def named(differ: list[str]) -> str:
 
 def lines_of(path: Path, but: Collection[str]) -> list[str]:
     """A table's lines, without those of quantities that are left out."""
-    return [line for line in path.read_text().splitlines() if not any(f",{quantity}," in line for quantity in but)]
+    return [line for line in path.read_text(encoding="utf-8").splitlines() if not any(f",{quantity}," in line for quantity in but)]
 
 
 def difference(a: Path, b: Path, but: Collection[str]) -> str | None:
@@ -275,7 +275,7 @@ def fingerprint(tree: Path, todo: list[Job]) -> str:
 def run(tree: Path, todo: list[Job], out: Path, halves: Path | None) -> dict[str, str]:
     """Train all jobs with a tree in ``out``; what failed. Without ``halves``, what is there already is used again."""
     stamp, mark = out / "done", fingerprint(tree, todo)
-    if halves or not stamp.exists() or stamp.read_text() != mark:
+    if halves or not stamp.exists() or stamp.read_text(encoding="utf-8") != mark:
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
         plan = {"tree": str(tree.resolve()), "jobs": todo, "halves": str(halves.resolve()) if halves else None}
@@ -284,8 +284,8 @@ def run(tree: Path, todo: list[Job], out: Path, halves: Path | None) -> dict[str
         command = [sys.executable, str(Path(__file__).resolve()), "--child", json.dumps(plan)]
         if status := subprocess.run(command, cwd=out, env=environment, check=False).returncode:
             raise SystemExit(f"{tree}: the process that trains ended with status {status}")
-        stamp.write_text(mark)
-    failed: dict[str, str] = json.loads((out / "failed.json").read_text())
+        stamp.write_text(mark, encoding="utf-8")
+    failed: dict[str, str] = json.loads((out / "failed.json").read_text(encoding="utf-8"))
     return failed
 
 

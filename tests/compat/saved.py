@@ -71,7 +71,7 @@ def _keep(run: Path, place: Path, first: int = 0) -> None:
     """Store a run's tables, of the recorded steps from ``first`` on."""
     place.mkdir(parents=True, exist_ok=True)
     for name in TABLES:
-        with (run / name).open(newline="") as file, (place / name).open("w", newline="") as saved:
+        with (run / name).open(newline="", encoding="utf-8") as file, (place / name).open("w", newline="", encoding="utf-8") as saved:
             csv.writer(saved, lineterminator="\n").writerows(
                 [_rounded(value) for value in row]
                 for row in csv.reader(file)

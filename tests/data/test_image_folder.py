@@ -14,7 +14,7 @@ from PIL import Image
 from gradlens.data import decoded_cache, image_folder
 from gradlens.data.datasets import load, read
 from gradlens.data.decoded_cache import cache_file, cache_folder
-from gradlens.data.folder_listing import list_images
+from gradlens.data.folder_listing import ImageFile, list_images
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.progress import shows_reading
 
@@ -625,3 +625,18 @@ def test_an_unreadable_picture_ends_the_reading_at_once(tmp_path, decoded_files)
     with pytest.raises(InputError, match=r"train/ant/0\.png"):
         load(str(root))
     assert len(decoded_files) < 2500
+
+
+@pytest.mark.parametrize(("age", "kept"), [(0, False), (1, False), (3, True), (0.5, True)])
+def test_where_times_are_whole_seconds_an_image_that_just_changed_is_not_kept(age, kept, tmp_path, cache, monkeypatch):
+    """A change within the same second would not be seen: neither in its size nor in its times."""
+    root, now = pictures(tmp_path / "p", colour=False), 1_700_000_000 * 10**9
+    changed = now - int(age * 10**9)
+    monkeypatch.setattr("gradlens.data.decoded_cache.time.time_ns", lambda: now)
+    monkeypatch.setattr(
+        "gradlens.data.folder_listing.ImageFile.__new__",
+        lambda cls, path, size, modified, _, make=ImageFile.__new__: make(cls, path, size, modified, changed),
+    )
+    load(str(root))
+    load(str(root), limit=3, limit_test=1)
+    assert (cache.is_dir() and len(list(cache.rglob("*.pt"))) > 0) == kept

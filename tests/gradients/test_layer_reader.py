@@ -1,5 +1,6 @@
 """The gradient at a layer's own output: against one that autograd gives at a zero added to it, in a model that nobody looks at."""
 
+import contextlib
 import copy
 import io
 import pickle
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrize, prune
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
+from torch_versions import needs_torch_2_8
 
 from gradlens import Lens
 
@@ -568,6 +570,7 @@ def test_compiled_models_are_read_or_it_is_said(name):
     torch._dynamo.reset()
 
 
+@needs_torch_2_8
 def test_a_compiled_model_that_ran_before_names_every_layer():
     torch._dynamo.reset()
     net, x = three(), torch.randn(3, 4)
@@ -614,7 +617,7 @@ def test_torchscript_is_named():
         lambda net: (net.load_state_dict(copy.deepcopy(net.state_dict())), copy.deepcopy(net[0]))[1],
         lambda net: torch.jit.script(net),
         lambda net: torch.jit.trace(net, torch.randn(2, 4), check_trace=False),
-        lambda net: torch.export.export(net, (torch.randn(2, 4),)).module(),
+        pytest.param(lambda net: torch.export.export(net, (torch.randn(2, 4),)).module(), marks=needs_torch_2_8),
     ],
     ids=["deepcopy", "copy", "pickle", "average", "one layer", "script", "trace", "export"],
 )
@@ -733,6 +736,7 @@ dist.destroy_process_group()
 """
 
 
+@needs_torch_2_8
 def test_distributed_wrappers(tmp_path):
     code = f"FILE = {str(tmp_path / 'store')!r}\n{DISTRIBUTED}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -781,7 +785,7 @@ def test_a_long_loop_keeps_nothing():
             lens.clear()
             checkpoint(net, torch.ones(2, 4), use_reentrant=False).sum().backward()
             reader = lens._reader
-            kept.append((len(reader._tensor_hooks), len(reader._views), len(reader._bases), sum(map(len, reader._begun.values()))))
+            kept.append((len(reader._tensor_hooks), len(reader._views), len(reader._bases), len(reader._running)))
     assert kept[1:] == [kept[1]] * 19
     assert kept[1][2:] == (0, 0)
 
@@ -853,6 +857,113 @@ def test_a_leaf_that_is_kept_out_of_sight_is_read_alike_in_every_step():
     assert all(torch.equal(g, read[0]) for g in read)
     torch.testing.assert_close(read[0], want)
     assert not kept._backward_hooks
+
+
+class Gives(nn.Module):
+    """Gives a leaf that it was not given."""
+
+    def __init__(self, find):
+        super().__init__()
+        self.find = find
+
+    def forward(self, x):
+        return self.find(self)
+
+
+WITHIN_REACH = data(1, 4).requires_grad_()
+
+
+def giver(where, leaf):
+    """A layer that keeps a leaf somewhere."""
+    if where == "forward hook":
+        layer = nn.Identity()
+        layer.register_forward_hook(lambda m, args, h: leaf)
+        return layer
+    find = {
+        "list attribute": lambda m: m.kept[0],
+        "closure": lambda m: leaf,
+        "object in a closure": lambda m, box=None: box,
+        "class attribute": lambda m: m.shared,
+        "default": lambda m, h=leaf: h,
+        "global": lambda m: WITHIN_REACH,
+    }[where]
+    if where == "object in a closure":
+        box = Kept(leaf)
+        find = lambda m: box.h  # noqa: E731
+    layer = type("Gives", (Gives,), {"shared": leaf} if where == "class attribute" else {})(find)
+    if where == "list attribute":
+        layer.kept = [leaf]
+    return layer
+
+
+@pytest.mark.parametrize(
+    "where", ["list attribute", "closure", "object in a closure", "class attribute", "default", "global", "forward hook"]
+)
+def test_a_leaf_within_a_layers_reach_is_not_its_own(where):
+    leaf = WITHIN_REACH if where == "global" else data(1, 4).requires_grad_()
+    net = Function(lambda m, x: m.out(x + m.pop(x)) + 7 * leaf, pop=giver(where, leaf), out=nn.Linear(4, 4).double())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with Lens(net, ["pop"]) as lens:
+            for _ in range(2):
+                lens.clear()
+                net(data(3, 4)).sum().backward()
+                torch.testing.assert_close(lens.gradients["backward"]["pop"], 3 * net.out.weight.sum(0, keepdim=True).detach())
+    assert not leaf._backward_hooks
+
+
+@pytest.mark.parametrize("clear", [True, False], ids=["steps", "micro-batches"])
+def test_a_leaf_that_two_layers_give_has_the_gradient_at_each(clear):
+    leaf = data(1, 4).requires_grad_()
+    net = Function(lambda m, x: 2 * m.a(x) + 3 * m.b(x) + 5 * m.b(x) + 7 * leaf, a=giver("closure", leaf), b=giver("closure", leaf))
+    with Lens(net, ["a", "b"]) as lens:
+        for step in range(3):
+            if clear:
+                lens.clear()
+            net(data(1, 4)).sum().backward()
+            k = 0 if clear else step
+            want = {"a" if k == 0 else f"a#{k}": 2.0, "b" if k == 0 else f"b#{2 * k}": 3.0, f"b#{2 * k + 1}": 5.0}
+            assert {label: lens.gradients["backward"][label].mean().item() for label in want} == want
+
+
+def test_a_leaf_from_where_nobody_looks_is_said_when_it_is_given_again():
+    store = {}
+    net = Function(lambda m, x: 2 * m.pop(x) + 7 * store["find"](), pop=Gives(lambda m: store["find"]()))
+    found = []
+    with Lens(net, ["pop"], warn=False) as lens:
+        leaf = data(1, 4).requires_grad_()
+        store["find"] = lambda: leaf
+        for _ in range(3):
+            lens.clear()
+            net(data(1, 4)).sum().backward()
+            found.append(lens.gradients["backward"]["pop"].mean().item())
+    assert found[1:] == [2.0, 2.0]
+    assert [why.partition(",")[0] for why in lens.unread()] == ["pop could not be read: it gave a tensor without graph in several calls"]
+    leaf = data(1, 4).requires_grad_()
+    with Lens(net, ["pop"]) as lens:
+        with torch.no_grad():
+            net(data(1, 4))
+        net(data(1, 4)).sum().backward()
+    assert lens.gradients["backward"]["pop#1"].eq(2).all()
+
+
+def test_a_fresh_leaf_keeps_what_is_read_at_it_where_another_layer_hands_it_on_later():
+    made = {}
+
+    def decoupled(m, x):
+        made["leaf"] = m.f(x).detach().requires_grad_()
+        return made["leaf"]
+
+    def forward(m, x):
+        h, y = m.a(x), x.sin()  # a node in between
+        return m.skip(h).sum() * 2 + y.sum() + 5 * h.sum()
+
+    net = Function(forward, a=Function(decoupled, f=linear().double()), skip=nn.Identity())
+    with Lens(net, ["a", "skip"]) as lens:
+        net(data(3, 4).requires_grad_()).backward()
+    assert lens.gradients["backward"]["a"].eq(7).all()
+    assert lens.gradients["backward"]["skip"].eq(2).all()
+    assert made["leaf"].grad.eq(7).all()
 
 
 @pytest.mark.parametrize("how", ["parameter of a child", "buffer elsewhere", "attribute", "given", "in a dict", "by keyword"])
@@ -941,6 +1052,58 @@ def test_a_call_that_failed_is_not_taken_for_the_next_one_that_is_not_read():
     torch.testing.assert_close(lens.gradients["backward"]["0"], net[1].weight.sum(0).expand(3, 4).detach())
     assert count() == 1
     assert not any(m._forward_pre_hooks_with_kwargs for m in net.modules())
+
+
+@pytest.mark.parametrize("doubles", [False, True], ids=["plain", "with a hook of its own"])
+def test_a_module_that_calls_itself_and_is_called_again_after_an_error(doubles):
+    """What it gives then was made before the call that failed: its own all the same, and read behind its own hooks."""
+    fails = []
+
+    def run(m, x, n=2):
+        h = m.f(x)
+        if n == 0 and len(fails) < 2:
+            fails.append(n)
+            raise MemoryError
+        while n:
+            try:
+                return h if m(h, n - 1) is None else h.mul(m(h, n - 1).detach() * 0 + 1)
+            except MemoryError:
+                continue
+        return h
+
+    net = Function(lambda m, x: m.out(m.r(x)), r=Function(run, f=linear()), out=linear()).double()
+    if doubles:
+        net.r.register_forward_hook(lambda m, args, h: h * 2)
+    hooks = len(net.r._forward_hooks)
+    with Lens(net, ["r", "out"]) as lens:
+        h = net.r(data(3, 4))
+        label = [name for name in lens.activations if name.startswith("r")][-1]
+        assert torch.equal(lens.activations[label], h)  # the outermost call ends last
+        net.out(h).sum().backward()
+        assert not lens._reader._running
+        assert len(net.r._forward_hooks) == hooks
+    torch.testing.assert_close(lens.gradients["backward"][label], net.out.weight.sum(0).expand(3, 4).detach())
+    assert len(fails) == 2
+
+
+def test_what_a_call_made_before_one_within_it_failed_is_its_own():
+    def run(m, x, n=1):
+        h = m.f(x)
+        if n == 0:
+            raise MemoryError
+        with contextlib.suppress(MemoryError):
+            m(h, n - 1)
+        made.append(h)
+        return h
+
+    made = []
+    net = Function(lambda m, x: m.out(m.r(x)), r=Function(run, f=linear()), out=linear())
+    with Lens(net, ["r"]) as lens:
+        handle = net.out.register_forward_pre_hook(lambda m, args: made.append(args[0]))
+        net(torch.randn(3, 4)).sum().backward()
+        handle.remove()
+    assert made[0] is made[1]  # and so goes on as the same object
+    assert list(lens.activations) == ["r"]
 
 
 def test_parametrised_and_pruned_layers():

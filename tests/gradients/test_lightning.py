@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 pl = pytest.importorskip("lightning.pytorch", reason="pip install lightning")
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger  # noqa: E402
 from lightning.pytorch.plugins import MixedPrecision  # noqa: E402
+from torch_versions import needs_torch_2_8  # noqa: E402
 
 from gradlens.gradients.lens import Lens  # noqa: E402
 from gradlens.gradients.lightning import LensCallback, output_numbers, pairs  # noqa: E402
@@ -278,6 +279,7 @@ def test_a_true_loss_without_graph_is_told_and_the_rest_goes_on(tmp_path, capsys
     assert len(looked(tmp_path)) == 12
 
 
+@needs_torch_2_8
 def test_a_compiled_true_loss_is_told_and_the_rest_goes_on(tmp_path, capsys):
     torch._dynamo.reset()
     model = Model()

@@ -366,7 +366,8 @@ def test_the_sparse_diagnostics_of_a_step_see_the_rule_where_they_should():
 
 
 def state_of_torch():
-    return torch._C._len_torch_function_stack(), torch._C._autograd._top_saved_tensors_default_hooks(True)
+    hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: None)  # torch 2.8 and later
+    return torch._C._len_torch_function_stack(), hooks(True)
 
 
 def appearance(model):

@@ -1,6 +1,7 @@
 """No layer is trained by backprop under a feedback rule's name: a weight used past its layer is refused, by its path, whatever the way."""
 
 import copy
+import gc
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from gradlens.gradients.method import Step
 from gradlens.gradients.true_gradient import true_gradients
+from gradlens.methods.feedback.weight_replacement import OUTER_HOOKS
 from gradlens.methods.feedback.weight_uses import Call, unreplaced
 from gradlens.runtime.errors import InputError
 from gradlens.training.build import ModelAndMethod
@@ -149,6 +151,77 @@ DETACHED = {
 }
 
 
+def through_a_view(m, x):
+    w = torch.zeros(D, D, dtype=x.dtype)
+    w[:6].copy_(m.lin.weight.detach()[:6])
+    return F.linear(x, w)
+
+
+DETACHED |= {
+    "copied through a view": through_a_view,
+    "vmap": lambda m, x: torch.vmap(lambda row: m.lin.weight.detach() @ row)(x),
+    "mean": lambda m, x: x * m.lin.weight.detach().mean(),
+    "cloned": lambda m, x: x @ m.lin.weight.clone().detach().T,
+    "numpy": lambda m, x: x @ torch.from_numpy(m.lin.weight.detach().numpy()).T if x.device.type == "cpu" else x @ m.lin.weight.data,
+    "embedding": lambda m, x: x @ F.embedding(torch.arange(D, device=x.device), m.lin.weight.detach()).T,
+    "beside detached activations": lambda m, x: (x @ torch.cat([m.lin.weight.detach(), x.detach()]).T)[:, :D],
+    "added to detached activations": lambda m, x: F.linear(x, m.lin.weight.detach() + x.detach().mean()),
+}
+
+
+def put_in(w, x):
+    h = x.clone()
+    h[:1] = w[:1]
+    return h
+
+
+def put_in_through_a_view(w, x):
+    h = x.clone()
+    h[:1].copy_(w[:1])
+    return h
+
+
+def added_in_place(w, x):
+    h = torch.tanh(x)
+    h += w[0]
+    return h
+
+
+MIXED = {  # activations that hold a weight's values
+    "cat": lambda w, x: torch.cat([w, x])[-len(x) :],
+    "stack": lambda w, x: torch.stack([w[: len(x)], x])[0],
+    "where": lambda w, x: torch.where(x > 0, w[: len(x)], x),
+    "x[i] = w": put_in,
+    "through a view": put_in_through_a_view,
+    "+": lambda w, x: x + w[0],
+    "+=": added_in_place,
+    "gone on with": lambda w, x: torch.tanh(torch.cat([w, x]).square())[: len(x)].T.contiguous().T,
+}
+VALUES = {
+    "itself": lambda w: w,
+    "detached": lambda w: w.detach(),
+    "data": lambda w: w.data,
+    "cloned": lambda w: w.clone().detach(),
+}
+CARRYING = {
+    "*": lambda h, x: x * h,
+    "@": lambda h, x: x @ h.T @ h,
+    "einsum": lambda h, x: torch.einsum("ni,ki->nk", x, h) @ x,
+    "attention": lambda h, x: F.scaled_dot_product_attention(x[None], h[None], h[None])[0],
+    "by parts": lambda h, x: h.chunk(2, 1)[0].repeat(1, 2) * h.chunk(2, 1)[1].repeat(1, 2) + x,
+}
+
+
+PAIRS = [(way, list(VALUES)[(i + j) % 4], carried) for i, way in enumerate(MIXED) for j, carried in enumerate(CARRYING)]
+
+
+@pytest.mark.parametrize(("way", "values", "carried"), PAIRS)
+def test_activations_that_hold_a_weights_values_multiply_no_others(way, values, carried):
+    c = network(lambda m, x: CARRYING[carried](MIXED[way](VALUES[values](m.lin.weight), x), x))
+    with pytest.raises(InputError, match=r"^fa: the weight of block3\.1\.lin is also used otherwise than"):
+        step(rule("fa", c, warmed_up=False), c)
+
+
 def autocast(function):
     with torch.autocast("cpu", torch.bfloat16):
         return function()
@@ -186,6 +259,37 @@ def joined(m, x):
     return torch.where(h.detach() > w.mean(), h, w[1]) + torch.cat([h, w])[: len(h)]
 
 
+def mixed_and_read_by_a_layer(m, x):
+    h = torch.cat([m.lin.weight.detach(), torch.tanh(x)]) + m.lin.weight[0]
+    return m.lin(F.layer_norm(h, (D,)))[-len(x) :] * x
+
+
+def shaped_like_it(m, x):
+    w = m.lin.weight
+    h = m.lin(x).view(-1, w.shape[0]).to(w.dtype) / w.size(1) ** 0.5
+    return h * torch.ones_like(w)[0] * w.new_full((D,), 2.0) * w.shape[0] + w.numel()
+
+
+def printed(m, x):
+    assert repr(m.lin.weight)
+    assert f"{m.lin.weight.norm():.3f}"
+    return m.lin(x) * torch.tanh(x)
+
+
+def clamped(m, x):
+    with torch.no_grad():
+        m.lin.weight.clamp_(-0.2, 0.2)
+    return m.lin(x) * x
+
+
+def gru(m, x):
+    h = torch.zeros_like(x)
+    for _ in range(2):
+        z, n = torch.sigmoid(m.lin(h) + m.more[0](x)), torch.tanh(m.more[1](h))
+        h = (1 - z) * n + z * h
+    return h * m.more[0].bias
+
+
 def deep(m, x):
     return torch.tanh(m.more[0](torch.tanh(m.lin(x)))) * x
 
@@ -199,6 +303,11 @@ BY_ITS_LAYER = {
     "gated without gradients": gated_without_gradients,
     "asked for its size": asked_for_its_size,
     "joined": joined,
+    "mixed and read by a layer": mixed_and_read_by_a_layer,
+    "shaped like it": shaped_like_it,
+    "printed": printed,
+    "clamped": clamped,
+    "gated recurrence": gru,
     "twice": lambda m, x: m.lin(torch.tanh(m.lin(x))),
     "functional_call": lambda m, x: torch.func.functional_call(m.lin, {"weight": m.lin.weight}, x),
     "convolution": lambda m, x: m.conv(images(x)).flatten(1),
@@ -241,8 +350,13 @@ def test_a_frozen_weight_is_none_that_may_carry_the_gradient_either(way):
         step(rule("fa", c, warmed_up=False), c)
 
 
+def of_checkpointing(way):
+    """A parameter; where layers in checkpointed blocks are refused, it is left out."""
+    return pytest.param(way, marks=pytest.mark.skipif("checkpointed" in way and OUTER_HOOKS is None, reason="torch 2.8 and later"))
+
+
 @pytest.mark.parametrize("k", [0, 2])
-@pytest.mark.parametrize("way", DETACHED)
+@pytest.mark.parametrize("way", [of_checkpointing(way) for way in DETACHED])
 def test_values_of_a_weight_that_take_no_gradient_carry_it_no_more_than_the_weight(way, k):
     c = network(DETACHED[way], k)
     with pytest.raises(InputError, match=rf"^fa: the weight of block{k + 1}\.1\.(lin|conv) is also used otherwise than"):
@@ -385,7 +499,7 @@ def not_checkpointed(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("name", ["fa", "kp", "usf"])
-@pytest.mark.parametrize("way", BY_ITS_LAYER)
+@pytest.mark.parametrize("way", [of_checkpointing(way) for way in BY_ITS_LAYER])
 def test_layers_that_run_as_layers_get_the_rules_gradient_and_their_truth(way, name, monkeypatch):
     c = network(BY_ITS_LAYER[way])
     method = rule(name, c, warmed_up=False)
@@ -404,6 +518,7 @@ def test_a_torch_that_does_not_name_its_hooks_refuses_checkpointed_layers(monkey
     c = network(BY_ITS_LAYER["checkpointed"])
     with pytest.raises(InputError, match=r"block3\.1\.lin is checkpointed, which needs torch 2\.8"):
         step(rule("fa", c, warmed_up=False), c)
+    gc.collect()  # torch 2.6 keeps the hooks of a checkpoint that raised until its frames are gone
     c = network(BY_ITS_LAYER["gated"])
     step(rule("fa", c, warmed_up=False), c)
 

@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from gradlens.gradients.lens import Lens
 from gradlens.reporting.benchmarks import bench_table, protocol
 from gradlens.runtime.errors import InputError
 from gradlens.training.config import make_config
+from gradlens.training.cost import step_benchmark
 from gradlens.training.cost.step_benchmark import SHORTEST, Cost, added_memory, bench, plain_step, seconds_per_step
 
 CPU = torch.device("cpu")
@@ -37,10 +39,10 @@ def pick(result, method, record_every=0, precision="fp32"):
 
 
 def test_a_row_for_every_loop_and_interval(result):
-    plain = [("plain", "fp32"), ("plain", "bf16"), ("plain-default-layout", "fp32")]
+    plain = [("plain", "fp32"), ("plain", "bf16"), ("plain-default-layout", "fp32"), ("plain-in-lens", "fp32")]
     ours = [("bp", "fp32"), ("dgl", "fp32"), ("dni", "fp32"), ("bp", "bf16")]
     assert [(r.method, r.precision) for r in result.rows] == plain + [loop for loop in ours for _ in range(3)]
-    assert [r.record_every for r in result.rows] == [0] * 3 + [0, 1, 4] * 4
+    assert [r.record_every for r in result.rows] == [0] * 4 + [0, 1, 4] * 4
     assert all(r.images_per_s > 0 and r.time_ratio > 0 and r.rate_share > 0 for r in result.rows)
 
 
@@ -51,6 +53,26 @@ def test_ratios_are_to_the_plain_loop_and_rates_to_bp(result):
     assert pick(result, "bp").flop_ratio == pick(result, "plain-default-layout").flop_ratio == 1
     assert pick(result, "dgl").flop_ratio == pick(result, "dgl").multiply_adds / plain.multiply_adds
     assert pick(result, "dgl").options == {"head": "linear"}
+
+
+def test_the_plain_loop_in_a_lens_computes_the_same_and_keeps_what_is_read(result):
+    plain, read = pick(result, "plain"), pick(result, "plain-in-lens")
+    assert read.flop_ratio == 1
+    assert read.memory_mb > plain.memory_mb
+    assert "plain-in-lens: " in protocol(result)
+
+
+def test_a_lens_is_entered_only_while_its_own_step_is_measured(monkeypatch):
+    entered, inside = [], []
+    for name, change in (("__enter__", 1), ("__exit__", -1)):
+        inner = getattr(Lens, name)
+        monkeypatch.setattr(Lens, name, lambda lens, *a, inner=inner, change=change: (entered.append(change), inner(lens, *a))[1])
+    monkeypatch.setattr(step_benchmark, "seconds_per_step", lambda run, device: (inside.append(sum(entered)), run(), 1.0)[-1])
+    for compiled in (False, True):
+        inside.clear()
+        found = bench([make_config(method="bp", compile=compiled, **SMALL)], (1, 8, 8), 10, CPU, rounds=1, record_every=(1,))
+        assert inside == ([0, 0, 0, 0] if compiled else [0, 0, 1, 0, 0])
+        assert ("plain-in-lens" in [row.method for row in found.rows]) is not compiled
 
 
 def test_recording_every_fourth_step_is_three_plain_steps_and_a_recorded_one(result):
@@ -70,7 +92,7 @@ def test_without_bp_rates_are_to_the_plain_loop():
 def test_progress_counts_every_measurement_once(seen, result):
     done, total, _ = zip(*seen, strict=True)
     assert list(done) == list(range(total[0] + 1))
-    assert set(total) == {(3 + 2 * 4) * (1 + result.rounds)}
+    assert set(total) == {(4 + 2 * 4) * (1 + result.rounds)}
 
 
 def test_json_holds_every_row(result):

@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 from gradlens.gradients.alignment import float64
 from gradlens.gradients.block_pass import Grad, Pass, chain
 from gradlens.gradients.method import FeedbackPair, Method, NetworkInfo, Signal, Step, relay, top_signal
-from gradlens.methods.feedback.weight_uses import ACTIVATION, Call, Origins, storage, tensors, unreplaced
+from gradlens.methods.feedback.weight_uses import ACTIVATION, Call, Origins, storage, takes_values, tensors, unreplaced
 from gradlens.models.block_boundaries import is_compiled, refuse_reentrant
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator
@@ -99,21 +99,29 @@ class _Marking(TorchFunctionMode):
         self.trace.append(name)
         origins = {origin for _, origin in given}
         path, run = None, func
-        if origins - {None, ACTIVATION}:
+        mixed = {id(t): path for t, _ in given if (path := self.origins.in_mixed(t))}
+        if mixed or origins - {None, ACTIVATION}:
             copied = next((origin for t, origin in given if origin and not t.requires_grad), None)
-            path = copied or next(origin for _, origin in given if origin)
+            path = copied or next((origin for _, origin in given if origin), None) or next(iter(mixed.values()))
             self.trace.append(path)
-            if copied and torch.is_grad_enabled() and any(t.requires_grad and origin != copied for t, origin in given):
-                run = self._watching(copied, name, given, func)
+            if torch.is_grad_enabled() and self._may_carry(given, copied, mixed):
+                run = self._watching(path, name, [(t, origin) for t, origin in given if id(t) not in mixed], func)
         out = run(*args, **kwargs)
         made = args[0] if out is None and args else out  # x[i] = y gives nothing and changes x
+        if path and not takes_values(name):
+            return out
         if path and not torch.is_grad_enabled() and tensors((made,)):
             self.hidden = path
-        if ACTIVATION in origins:
-            self.origins.note(made, ACTIVATION)
-        elif path:
-            self.origins.note(made, path)
+        if path or ACTIVATION in origins:
+            self.origins.note(name, made, origins, path)
         return out
+
+    @staticmethod
+    def _may_carry(given: Sequence[tuple[Tensor, str | None]], copied: str | None, mixed: Mapping[int, str]) -> bool:
+        """Whether something that takes a gradient stands beside values of a weight that take none, or beside activations that hold some."""
+        beside_copy = copied and any(t.requires_grad and origin != copied for t, origin in given)
+        activations = [t for t, origin in given if origin == ACTIVATION and t.requires_grad]
+        return bool(beside_copy) or (bool(mixed) and len(activations) > 1)
 
     def _watching(self, path: str, name: str, given: Sequence[tuple[Tensor, str | None]], func: Callable[..., Any]) -> Callable[..., Any]:
         """``func``, refused if it saves a weight's values for its backward pass, to multiply with them what takes a gradient.

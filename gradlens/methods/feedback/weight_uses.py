@@ -17,6 +17,9 @@ JOINS = frozenset({"Add", "Sub", "Rsub", "Cat", "Stack", "Where", "Copy", "CopyS
 ADDED = {"Addmm": 0, "Baddbmm": 0, "Addbmm": 0, "Addmv": 0, "Addr": 0, "Convolution": 2}
 
 
+is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+
+
 def _node(t: Tensor) -> Node | None:
     """Where a tensor's gradient goes; None where it takes none."""
     return get_gradient_edge(t).node if t.requires_grad else None
@@ -107,11 +110,35 @@ def _multiplied(groups: list[frozenset[int] | None], paths: Mapping[int, str]) -
 # --------------------------------------------------------------------------------- weights that are used without being in the graph
 
 ACTIVATION = ""  # the origin of what is made of the block's input
+# functions that put tensors beside or on top of one another, by which detached activations do not hide a weight
+JOINING = frozenset({
+    "cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack", "column_stack", "where", "copy_", "__setitem__",
+    "index_put", "index_put_", "index_copy", "index_copy_", "scatter", "scatter_", "masked_scatter", "masked_scatter_",
+    "add", "add_", "sub", "sub_", "__add__", "__radd__", "__iadd__", "__sub__", "__rsub__", "__isub__",
+})  # fmt: skip
+
+
+def takes_values(name: str) -> bool:
+    """Whether what a function makes can hold numbers of its arguments: not so of ``zeros_like``, ``new_ones``, …"""
+    return not (name.endswith("_like") or name.startswith("new_"))
 
 
 def tensors(given: Iterable[object]) -> list[Tensor]:
-    """The tensors among a function's arguments or results, also those in lists and tuples."""
-    return [t for a in given for t in (a if isinstance(a, (list, tuple)) else (a,)) if isinstance(t, Tensor)]
+    """The tensors among a function's arguments or results, also those in lists and tuples; of torch.vmap's, the whole batch's."""
+    found: list[Tensor] = []
+    for a in given:
+        if isinstance(a, Tensor):
+            found.append(a if not is_wrapped(a) else _whole(a))
+        elif isinstance(a, (list, tuple)):
+            found += [_whole(t) for t in a if isinstance(t, Tensor)]
+    return found
+
+
+def _whole(t: Tensor) -> Tensor:
+    """What lies under the wrappers of torch.vmap and torch.func."""
+    while is_wrapped(t):
+        t = torch._C._functorch.get_unwrapped(t)
+    return t
 
 
 def storage(t: Tensor) -> int:
@@ -126,7 +153,8 @@ class Origins:
     """What tensors are made of while a block runs: of one layer's weight (its path), or of the block's input (``ACTIVATION``).
 
     A weight's values that take no gradient (detached, ``.data``, computed under ``no_grad``, of a frozen layer) carry the gradient down
-    as the weight itself does, but the graph does not name them.
+    as the weight itself does, but the graph does not name them. Activations among which a weight's values were put (``torch.cat``,
+    ``x[i] = w``, ``+``) may carry it, too.
 
     Args:
         paths: id of a weight -> path of its layer.
@@ -136,8 +164,9 @@ class Origins:
     """
 
     def __init__(self, paths: Mapping[int, str], storages: Mapping[int, str], x: Tensor) -> None:
-        self.paths, self.storages = paths, storages
+        self.paths, self.storages = paths, dict(storages)
         self.made: dict[int, tuple[Tensor, str]] = {id(x): (x, ACTIVATION)}  # with the tensors: else another could get the id
+        self.mixed: dict[int, tuple[Tensor, str]] = {}  # address of activations -> a layer whose weight's values are among them
 
     def of(self, t: Tensor) -> str | None:
         """A tensor's origin; None: neither."""
@@ -149,10 +178,24 @@ class Origins:
             return None if t.is_leaf else ACTIVATION  # a leaf is a parameter: the block's input is noted
         return self.storages.get(storage(t))
 
-    def note(self, made: object, origin: str) -> None:
-        """Keep the origin of what a function made. An activation that takes a gradient needs no note: it is known by that."""
+    def in_mixed(self, t: Tensor) -> str | None:
+        """The layer whose weight's values are among activations; None: none."""
+        noted = self.mixed.get(storage(t)) if self.mixed and t.requires_grad else None
+        return noted[1] if noted else None
+
+    def note(self, name: str, made: object, origins: Collection[str | None], path: str | None) -> None:
+        """Keep the origin of what the function ``name`` made of tensors of these origins, of the weight of ``path`` among them.
+
+        An activation that takes a gradient needs no note: it is known by that.
+        """
         for t in tensors((made,)):
-            if origin == ACTIVATION and t.requires_grad:
+            if path and (ACTIVATION not in origins or (name in JOINING and not t.requires_grad)):
+                self.made[id(t)] = (t, path)
+                if not t.requires_grad and (address := storage(t)):
+                    self.storages.setdefault(address, path)
+            elif t.requires_grad:
                 self.made.pop(id(t), None)
+                if path and (address := storage(t)):
+                    self.mixed[address] = (t, path)
             else:
-                self.made[id(t)] = (t, origin)
+                self.made[id(t)] = (t, ACTIVATION)

@@ -69,8 +69,8 @@ class PatchPrediction(PretextTask):
         self.shapes = patch_shapes(net, self.grid)
         if (other := next((k for k, shape in enumerate(self.shapes) if len(shape) not in (1, 3)), None)) is not None:
             raise InputError(
-                f"what is told of patches are the spatial means of maps [N, C, H, W], or features [N, D]; {net.name(other)} gives"
-                f" [N, {', '.join(map(str, self.shapes[other]))}]"
+                f"this rule reads one vector for each patch, features [N, D] or the spatial mean of maps [N, C, H, W]; {net.name(other)}"
+                f" gives [N, {', '.join(map(str, self.shapes[other]))}]"
             )
 
     @classmethod

@@ -7,7 +7,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from gradlens._version import __version__
 from gradlens.data.transforms import normalizer
+from gradlens.gradients.lens import Lens
 from gradlens.gradients.losses import LOSSES, Loss
 from gradlens.gradients.method import Method
 from gradlens.methods import BASELINE
@@ -38,7 +39,7 @@ SHORTEST = 0.05  # seconds: steps are repeated until a measurement has taken at 
 class Cost:
     """One row: what a step costs on average, and as a ratio to the plain loop in channels-last layout."""
 
-    method: str  # plain (the hand-written loop), plain-default-layout (the same loop in PyTorch's default layout), or a rule
+    method: str  # plain (the hand-written loop), plain-default-layout (PyTorch's own), plain-in-lens (read by Lens), or a rule
     options: dict[str, Any]  # the rule's options that are not its defaults
     record_every: int  # 0: never
     precision: str  # fp32, bf16
@@ -77,9 +78,15 @@ class _Step:
     """A step that can be run again and again, and what was measured of it."""
 
     run: Callable[[], object]
+    within: Callable[[], AbstractContextManager[object]] = nullcontext  # what it runs in, which is entered once a measurement
     multiply_adds: float = 0
     memory: int | None = None  # bytes
     seconds: list[float] = field(default_factory=list)  # a step, by round
+
+    def time(self, device: torch.device) -> None:
+        """Time it once more."""
+        with self.within():
+            self.seconds.append(seconds_per_step(self.run, device))
 
 
 @dataclass(frozen=True)
@@ -113,7 +120,9 @@ def plain_step(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Loss, x
     optimizer.step()
 
 
-def _plain(config: Config, x: Tensor, y: Tensor, classes: int, layout: torch.memory_format, name: str) -> _Candidate:
+def _plain(
+    config: Config, x: Tensor, y: Tensor, classes: int, name: str, layout: torch.memory_format = torch.channels_last, read: bool = False
+) -> _Candidate:
     settings = {**config.as_dict(), "method": BASELINE, "options": {}, "compile": False, "init_from": None}
     network = build_model_and_method(make_config(**settings), _shape(x), classes, x.device)
     model = network.model.to(memory_format=layout)  # type: ignore[call-overload]
@@ -122,7 +131,14 @@ def _plain(config: Config, x: Tensor, y: Tensor, classes: int, layout: torch.mem
     optimizer = make_optimizer(config, network)
     loss = F.cross_entropy if config.loss == "ce" else LOSSES[config.loss]
     laid = x.contiguous(memory_format=layout)
-    step = _Step(lambda: plain_step(model, optimizer, loss, laid, y, config.precision == "bf16"))
+    lens = Lens(model, warn=False) if read else None
+
+    def trained() -> None:
+        if lens is not None:
+            lens.clear()
+        plain_step(model, optimizer, loss, laid, y, config.precision == "bf16")
+
+    step = _Step(trained) if lens is None else _Step(trained, lambda: lens)
     return _Candidate(name, {}, config.precision, optimizer, step)
 
 
@@ -157,13 +173,14 @@ def _shape(x: Tensor) -> tuple[int, int, int]:
 
 
 def _candidates(configs: Sequence[Config], x: Tensor, y: Tensor, classes: int, record: bool) -> list[_Candidate]:
-    """The plain loop first, then the plain loop of each further precision and of the default layout, then the methods."""
+    """The plain loop first, of each further precision, of the default layout and (with ``record``) in a Lens; then the methods."""
     precisions = {config.precision: config for config in reversed(configs)}
     first = configs[0]
     others = [config for name, config in precisions.items() if name != first.precision]
     return [
-        *(_plain(config, x, y, classes, torch.channels_last, "plain") for config in (first, *others)),
-        _plain(first, x, y, classes, torch.contiguous_format, "plain-default-layout"),
+        *(_plain(config, x, y, classes, "plain") for config in (first, *others)),
+        _plain(first, x, y, classes, "plain-default-layout", torch.contiguous_format),
+        *([_plain(first, x, y, classes, "plain-in-lens", read=True)] if record and not first.compile else []),  # compiled code is not read
         *(_ours(config, x, y, classes, record) for config in configs),
     ]
 
@@ -215,7 +232,8 @@ def _weigh(step: _Step, optimizer: torch.optim.Optimizer, device: torch.device, 
     if compiled:
         step.run()
     optimizer.zero_grad(set_to_none=True)  # gradients count as a step's own for everyone alike
-    step.memory = added_memory(step.run, device)
+    with step.within():
+        step.memory = added_memory(step.run, device)
 
 
 # --------------------------------------------------------------------------------------------------------------- rows
@@ -313,7 +331,7 @@ def bench(
     for r in range(rounds):
         for i, (_, name, step) in enumerate(steps[:: -1 if r % 2 else 1]):  # what runs before a step can cost it 3 %
             progress((r + 1) * len(steps) + i, total, f"time, round {r + 1} of {rounds}: {name}")
-            step.seconds.append(seconds_per_step(step.run, device))
+            step.time(device)
     progress(total, total, "done")
     return Bench(
         model=first.model.name,
