@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from gradlens._version import __version__
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.paths import is_file, is_folder
-from gradlens.runtime.progress import no_progress, notice
+from gradlens.runtime.progress import no_progress
+from gradlens.runtime.terminal import notice
 from gradlens.runtime.text_files import encode, read_json
 from gradlens.training.run_files import is_run, must_be_run, must_exist, write
 
