@@ -34,16 +34,25 @@ def _shown(
     """Print the tables of an analysis, draw its figures into a folder, and say where everything is."""
     from gradlens.reporting.aggregate import runs_title
     from gradlens.reporting.analysis_report import save_figures
+    from gradlens.reporting.console import with_heading
     from gradlens.reporting.figure_folder import note_runs
     from gradlens.reporting.registry import REPORTS
+    from gradlens.training.run_groups import Experiment, experiments
 
-    report, output, formats = REPORTS[analysis.name], Output(form), figure_formats(figure_format)
-    output.tables(report.tables(runs, results))
-    files: list[Path] = []
+    report, output, formats, files = REPORTS[analysis.name], Output(form), figure_formats(figure_format), list[Path]()
+    result_of = {run.path: result for run, result in zip(runs, results, strict=True)}
+    # a comparison of networks is across experiments, whatever else is printed of one
+    parts = [Experiment("", "", list(runs))] if analysis.comparison else experiments(runs)
+    tables = []
+    for part in parts:
+        mine = [result_of[run.path] for run in part.runs]
+        tables += with_heading(report.tables(part.runs, mine), part.heading if len(parts) > 1 else "")
+        if report.figures:
+            inside = folder / part.name if len(parts) > 1 else folder
+            files += save_figures(report.figures(part.runs, mine, runs_title(part.runs)), inside, formats=formats)
     if report.figures:
-        drawn = report.figures(runs, results, runs_title(runs))
         note_runs(folder, [run.path for run in runs])
-        files = save_figures(drawn, folder, formats=formats)
+    output.tables(tables)
     for i, run in enumerate(runs):
         stored = [analysis.name, *([analysis.comparison] if analysis.comparison and not i else [])]
         output.notice(f"run: {run.path} ({', '.join(f'{name}.json' for name in stored)})")
@@ -183,7 +192,7 @@ def report(
     compared = home()
     page = out or (compared.path if compared and compared.made_by else Path()) / "report.html"
     path = write_page([load_run(run_dir) for run_dir in run_dirs], page, overwrite)
-    say(f"open {shell_command(path)} ({path.stat().st_size / 1e6:.1f} MB; it needs no network)")
+    say(f"open {shell_command(path)} ({max(path.stat().st_size, 1e5) / 1e6:.1f} MB; it needs no network)")
 
 
 @learned.command()

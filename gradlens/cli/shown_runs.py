@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gradlens.cli.output import Drawing, Output
-from gradlens.runtime.terminal import shell_command
+from gradlens.runtime.terminal import shell_command, shell_word
 from gradlens.training.comparison import FIGURES, RUNS, SEARCHES, write_comparison
 
 if TYPE_CHECKING:
@@ -27,34 +27,55 @@ def print_runs(runs: Sequence[Run], output: Output, rates: bool = False, said: S
 
     """
     from gradlens.reporting import console
-    from gradlens.reporting.unfinished import unfinished_lines
+    from gradlens.training.run_progress import split_finished, unfinished_text
 
-    finished = [run for run in runs if run.finished]
+    finished, _ = split_finished(runs)
     if finished:
-        output.tables([console.comparison_table(finished, rates=rates)])
-    unlike = console.unlike_settings(finished) if finished else []
-    output.notice("\n".join([*said, *unlike, *unfinished_lines(runs)]))
+        output.tables(console.comparison_tables(finished, rates=rates))
+    output.notice("\n".join([*said, *console.unlike_settings(finished)] if finished else said))
+    output.notice(unfinished_text(runs))
 
 
-def write_figures(runs: Sequence[Run], out: Path, output: Output, drawing: Drawing) -> list[Path]:
-    """Draw what the finished runs hold into a folder, say which files to open, and give the pictures' paths."""
+def write_figures(runs: Sequence[Run], out: Path, output: Output, drawing: Drawing, *, learned: bool = False) -> list[Path]:
+    """Draw what runs hold into a folder, of several experiments each into a folder of its own in it, and say which files to open.
+
+    Args:
+        runs: several methods, several seeds each; unfinished ones are drawn only where no run is finished.
+        out: the folder.
+        output: where it is said.
+        drawing: formats, width and layers.
+        learned: draw what analyses have stored in the runs too, and list unfinished runs.
+
+    Returns:
+        the pictures, in the first of the formats.
+
+    """
     from gradlens.reporting.figure_folder import note_runs
-    from gradlens.reporting.style import save_figure
-    from gradlens.reporting.training_figures import figure_set
-    from gradlens.reporting.unfinished import split_finished
+    from gradlens.reporting.gallery import draw_experiment
+    from gradlens.training.run_groups import experiments
+    from gradlens.training.run_progress import split_finished, unfinished_text
 
-    figures = figure_set(split_finished(runs)[0], drawing.layers)
+    finished, others = split_finished(runs)
+    parts = experiments(finished or others)
     note_runs(out, [run.path for run in runs])
-    paths = [
-        save_figure(figure, rows, out, name, formats=drawing.formats, width=drawing.width)[0]
-        for name, (figure, rows) in figures.drawn.items()
-    ]
-    for name, why in figures.skipped.items():
-        output.notice(f"no figure {name}: {why}")
-    output.notice(f"figures ({', '.join(drawing.formats)}, csv): {', '.join(figures.drawn)}")
-    first = [name for name in ("cosine_heat_map", "cosine_over_training", "test_accuracy") if name in figures.drawn]
-    output.notice(f"open {', '.join(shell_command(out / f'{name}.{drawing.formats[0]}') for name in first or figures.drawn)}")
-    return paths
+    pictures: list[Path] = []
+    opened: list[Path] = []
+    for part in parts:
+        folder = out / part.name if len(parts) > 1 else out
+        drawn = draw_experiment(part.runs, folder, learned, drawing.formats, drawing.width, drawing.layers)
+        where = f"{part.heading}: " if len(parts) > 1 else ""
+        for name, why in drawn.skipped.items():
+            output.notice(f"{where}no figure {name}: {why}")
+        output.notice(f"{where}{', '.join(drawn.names)}")
+        first = [name for name in ("cosine_heat_map", "cosine_over_training", "test_accuracy") if name in drawn.names]
+        pictures += [folder / f"{name}.{drawing.formats[0]}" for name in drawn.names]
+        opened += [folder / f"{name}.{drawing.formats[0]}" for name in (first or drawn.names)[: 3 if len(parts) == 1 else 1]]
+    if learned:
+        output.notice(unfinished_text(runs))
+    inside = f": {', '.join(part.name for part in parts)}" if len(parts) > 1 else ""
+    output.notice(f"figures ({', '.join(drawing.formats)}, csv) in {shell_word(out)}{inside}")
+    output.notice(f"open {', '.join(map(shell_command, opened))}")
+    return pictures
 
 
 def show_comparison(made: ComparedRuns, draws: Path, output: Output, drawing: Drawing) -> None:

@@ -198,21 +198,12 @@ def figures(
     width: Annotated[float | None, typer.Option("--width", min=2, max=40, help="inches, of each figure; letters stay 8 pt or more")] = None,
 ) -> None:
     """Draw curves, cosines, the method x layer heat map, and what probe, memorize, filters and the like have stored; a csv with each."""
-    from gradlens.reporting.gallery import draw_learned
     from gradlens.reporting.training_figures import of_methods
-    from gradlens.reporting.unfinished import split_finished, unfinished_lines
     from gradlens.training.run_directory import load_run
 
     runs = of_methods([load_run(path) for path in run_dirs], words_of(methods))
     drawing, folder = Drawing(figure_formats(formats), width, words_of(layers)), figure_folder(runs, out, overwrite)
-    write_figures(runs, folder, Output(), drawing)
-    drawn, skipped = draw_learned(split_finished(runs)[0], folder, formats=drawing.formats, width=width)
-    for name, why in skipped.items():
-        say(f"no figure of {name}.json: {why}")
-    if drawn:
-        say(f"of what was learned: {', '.join(map(str, drawn))}")
-    if left_out := unfinished_lines(runs):
-        say("\n".join(left_out))
+    write_figures(runs, folder, Output(), drawing, learned=True)
 
 
 @trained.command()

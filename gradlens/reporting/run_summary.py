@@ -12,6 +12,7 @@ from gradlens.runtime.terminal import shell_word
 from gradlens.training.config_fields import settings_of
 from gradlens.training.metrics import TRAIN, best_epoch
 from gradlens.training.run_directory import Run
+from gradlens.training.run_progress import run_progress
 
 NAMED = ("method", "seed", "options", "own")  # settings with a place of their own in the text
 ABOUT = ("device", "threads", "versions", "git", "command", "data_fingerprint", "label_hash")  # in config.json beside the settings
@@ -28,7 +29,7 @@ def run_summary(run: Run) -> dict[str, Any]:
         "method": run.config.method,
         "seed": run.config.seed,
         "epochs_done": max((m.epoch for m in run.metrics), default=0),
-        "updates_done": run.updates,
+        "updates_done": run_progress(run).updates,
         "images": round(sum(v for v in images if math.isfinite(v))),
         "minutes": sum(row.seconds for row in run.timing) / 60,
         "split": held_out[-1].split if held_out else None,

@@ -126,15 +126,6 @@ class Run:
         """Whether the run reached its last update."""
         return bool(self.summary)
 
-    @property
-    def updates(self) -> int:
-        """Updates that are saved: of a finished run all, of another those in its checkpoint."""
-        if self.finished and "updates" in self.summary:
-            return int(self.summary["updates"])
-        file = self.path / "checkpoint.pt"
-        saved = int(load_checkpoint(file)["step"]) if file.exists() else 0
-        return max([saved, *(row.step for row in self.metrics[-1:])])
-
     def __repr__(self) -> str:
         return f"<Run {self.path}: {', '.join(f'{value} {name}'.strip() for name, value in self._facts())}>"
 

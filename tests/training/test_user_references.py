@@ -130,8 +130,8 @@ def test_two_versions_of_a_rule_are_two_lines_of_one_figure():
     second = train_run(make_config(method="half.py:Half", **SMALL), RunContext(out=Path("runs")))
     assert first.path != second.path
     a, b = run_labels([load_run(first.path), load_run(second.path)])
-    assert re.fullmatch(r"half method_file=half\.py@[0-9a-f]{6}", a)
-    assert re.fullmatch(r"half method_file=half\.py@[0-9a-f]{6}", b)
+    assert re.fullmatch(r"half file=half\.py@[0-9a-f]{6}", a)
+    assert re.fullmatch(r"half file=half\.py@[0-9a-f]{6}", b)
     assert a != b
 
 
