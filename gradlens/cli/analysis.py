@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -12,10 +13,10 @@ import typer
 
 from gradlens.analysis.of_runs.interface import Analysis, AnalysisWithTraining, Result
 from gradlens.analysis.of_runs.registry import ANALYSES
-from gradlens.cli.options import default_help, with_flags
+from gradlens.cli.options import data_given, default_help, with_flags
 from gradlens.cli.output import FigureFormat, Output, TableFormat, figure_formats
 from gradlens.cli.run_arguments import IN_COMPARISON, figure_folder, home, runs_given, say_aside, say_reused
-from gradlens.cli.settings import RULES_READ
+from gradlens.cli.settings import DATASETS, RULES_READ
 from gradlens.runtime.terminal import say, shell_command
 
 if TYPE_CHECKING:
@@ -97,14 +98,21 @@ def add_command(analysis: Analysis) -> None:
     """Make the command of an analysis: run directories, the flags of its options, and where the figures go."""
 
     def command(
-        *, run_dirs: list[Path], out: Path | None, form: str, figure_format: list[str] | None, given: dict[str, Any], **typed: Any
+        *,
+        run_dirs: list[Path],
+        out: Path | None,
+        data: str | None,
+        form: str,
+        figure_format: list[str] | None,
+        given: dict[str, Any],
+        **typed: Any,
     ) -> None:
         from gradlens.cli.progress import Display
         from gradlens.training.context import set_up_process
         from gradlens.training.run_directory import load_run
 
         quiet, context = given.pop("quiet", False), set_up_process(given)
-        runs = [load_run(path) for path in run_dirs]
+        runs = [load_run(path, data) for path in run_dirs]
         folder = figure_folder(runs, out, typed["overwrite"] if "overwrite" in fields else typed.pop("overwrite"))
         options = analysis.Options(**{name: tuple(v or ()) if fields[name].default == () else v for name, v in typed.items()})
         with Display(quiet, len(runs)) as display:
@@ -117,8 +125,9 @@ def add_command(analysis: Analysis) -> None:
     if "overwrite" not in fields:
         flags.append(_parameter("overwrite", bool, typer.Option("--overwrite", help="draw into a folder that holds other things"), False))
     out = _parameter("out", Path | None, typer.Option("--out", help=f"{analysis.drawn} {IN_COMPARISON}"), None)
+    data = _parameter("data", str | None, data_given(), None)
     of = f" of {' or '.join(RULES_READ[analysis.command])}" if analysis.command in RULES_READ else ""
-    own = [_parameter("run_dirs", list[Path], runs_given(analysis.argument + of)), *flags, out, *_printed()]
+    own = [_parameter("run_dirs", list[Path], runs_given(analysis.argument + of)), *flags, out, data, *_printed()]
     _register(analysis, command, own, "device", "threads", "data-dir", "download", "no-cache", "quiet")
 
 
@@ -136,15 +145,19 @@ def add_command_with_training(analysis: AnalysisWithTraining) -> None:
         from gradlens.training.context import set_up_process
         from gradlens.training.run_directory import load_run
         from gradlens.training.run_files import must_be_writable
+        from gradlens.training.runs.check import with_smaller_batch
         from gradlens.training.runs.train_run import train_or_reuse
 
         quiet, context = given.pop("quiet", False), set_up_process(given)
         if context.name:
             raise InputError(f"--run-name names one run; {analysis.command} makes several: --out names their folder")
         methods, paths = methods_and_runs(what or analysis.default_methods())
-        read = [load_run(path) for path in runs_of(paths, say_aside)]
+        moved = None if given.get("data") in DATASETS else given.get("data")
+        read = [load_run(path, moved) for path in runs_of(paths, say_aside)]
         analysis.check_required(read)
-        configs = [c for group in configs_of(methods, analysis.settings(given), context) for c in group] if methods else []
+        smaller, settings = partial(with_smaller_batch, context=context), analysis.settings(given)
+        groups = configs_of(methods, settings, context, with_default_batch=smaller) if methods else []
+        configs = [config for group in groups for config in group]
         for config in configs:
             analysis.check_config(config, context)
         known = [run.config for run in read]
@@ -200,6 +213,7 @@ def report(
 def doctor(
     run_dirs: Annotated[list[Path], runs_given("run directories, finished or not")],
     as_json: Annotated[bool, typer.Option("--json", help="print the findings as JSON, for scripts")] = False,
+    data: Annotated[str | None, data_given()] = None,
     form: TableFormat = "text",
     *,
     given: dict[str, Any],
@@ -214,7 +228,7 @@ def doctor(
     from gradlens.training.run_directory import load_run, plain, save_result
 
     quiet, context = given.pop("quiet", False), set_up_process(given)
-    runs = [load_run(path) for path in run_dirs]
+    runs = [load_run(path, data) for path in run_dirs]
     with Display(quiet, len(runs)) as display:
         found = [examine(run, context, display.count(run.path.name)) for run in runs]
     for run, diagnosis in zip(runs, found, strict=True):

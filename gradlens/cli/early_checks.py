@@ -164,3 +164,21 @@ def check_quantities(run_dir: Path, names: Sequence[str]) -> None:
 def _in_a_rule(name: str) -> bool:
     """Whether the file of a rule holds a word between quotes: a quantity of its own, added since the names were written."""
     return any(f'"{name}"' in path.read_text(encoding="utf-8") for path in (PACKAGE / "methods").rglob("*.py"))
+
+
+def only_place(name: str | None) -> str | None:
+    """The path of data, at which there is something.
+
+    Raises:
+        InputError: it is the name of a data set, or nothing is there.
+
+    """
+    if name is None:
+        return None
+    if name in DATASETS:
+        raise InputError(f"--data {name}: a named data set has no path that changes; --data-dir says where its files lie")
+    if not (_is_in_a_file(name) or name.endswith(".npz")):
+        must_be_folder(name)
+    elif not is_there(name.rpartition(":")[0] if _is_in_a_file(name) and ":" in name else name):
+        raise InputError(f"--data {name}: there is no such file")
+    return name

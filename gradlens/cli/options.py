@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gradlens.cli.early_checks import check_given
+from gradlens.cli.early_checks import check_given, only_place
 from gradlens.cli.flags import PANELS, RUN_FLAGS, Flag
 from gradlens.cli.settings import DEFAULT_RULES, SETTINGS
 from gradlens.runtime.torchrun_environment import is_launched
@@ -78,3 +78,13 @@ def with_flags(
 def default_help(command: str) -> str:
     """The help of an argument that may be left out: the rules that a command then takes."""
     return f"default: {' '.join(DEFAULT_RULES.get(command, ()))}"
+
+
+def data_given() -> Any:
+    """The option of commands that read runs' images again: where these lie now."""
+    return typer.Option(
+        "--data",
+        callback=only_place,
+        rich_help_panel="Data",
+        help="where the runs' images lie now, if not where they were: a folder, an .npz file, FILE.py:build",
+    )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gradlens.cli.early_checks import check_quantities, numbers_of
-from gradlens.cli.options import OF_AN_UPDATE, default_help, with_flags
+from gradlens.cli.options import OF_AN_UPDATE, data_given, default_help, with_flags
 from gradlens.cli.output import Drawing, FigureFormat, Output, TableFormat, figure_formats, words_of
 from gradlens.cli.run_arguments import IN_COMPARISON, command_typed, figure_folder, home, runs_given, say_aside, say_reused
 from gradlens.cli.shown_runs import print_runs, show_comparison, write_figures
@@ -40,38 +41,39 @@ def train(
     from gradlens.reporting import console
     from gradlens.training.config_builder import configs_of, method_of
     from gradlens.training.context import set_up_process
-    from gradlens.training.run_directory import load_run
     from gradlens.training.run_files import is_finished, is_run
-    from gradlens.training.runs.train_run import prepare, train_or_reuse, train_run
+    from gradlens.training.runs.check import with_smaller_batch
+    from gradlens.training.runs.train_run import placed, prepare, train_or_reuse, train_run
 
     quiet, context = given.pop("quiet", False), set_up_process(given)
     if is_launched():
         _train_together(method, given, context, quiet, Output(form))
         return
-    (configs,) = configs_of([method or method_of(given)], given, context)
+    (configs,) = configs_of([method or method_of(given)], given, context, with_default_batch=partial(with_smaller_batch, context=context))
     if context.name and len(configs) > 1:
         raise InputError("--run-name names one run; with --seeds each run gets its own name")
-    state = prepare(configs[0], context) if len(configs) == 1 else None
+    if len(configs) == 1:
+        context = placed(configs[0], context)
+    state, trained_now = prepare(configs[0], context) if len(configs) == 1 else None, set[int]()  # their seeds
     with Display(quiet, len(configs)) as display:
 
         def watch_for(config: Config) -> Any:
+            if state is None or context.overwrite or not is_finished(context.path_of(config)):
+                trained_now.add(config.seed)
             return display.watch(config.method if len(configs) == 1 else f"{config.method} seed {config.seed}", config.epochs)
 
         # of several seeds some may be finished, others not begun
         try:
-            if state:
-                if context.resume and is_finished(context.path_of(configs[0])):
-                    say_reused(load_run(context.path_of(configs[0])))
-                runs = [train_run(configs[0], context, watch_for(configs[0]), state)]
-            else:
-                runs = train_or_reuse(configs, context, watch_for, reused=say_reused)
+            runs = [train_run(configs[0], context, watch_for(configs[0]), state)] if state else train_or_reuse(configs, context, watch_for)
         except KeyboardInterrupt as stop:
-            if state and is_run(context.out / (context.name or configs[0].run_name())):
+            if state and is_run(context.path_of(configs[0])):
                 raise Stopped("stopped at once", INTERRUPTED) from stop
             raise
     output = Output(form)
     output.tables([console.results_table(runs)])
     output.notice("\n".join(f"run: {run.path}" for run in runs))
+    if before := [str(run.path) for run in runs if run.config.seed not in trained_now]:
+        output.notice(f"finished before, nothing was trained: {', '.join(before)} (--overwrite trains anew)")
     output.notice(f"next: {shell_command('gradlens', 'figures', *(run.path for run in runs))}")
 
 
@@ -126,6 +128,7 @@ def compare_gradients(
     from gradlens.training.context import set_up_process
     from gradlens.training.run_directory import load_run
     from gradlens.training.run_files import must_be_writable
+    from gradlens.training.runs.check import with_smaller_batch
     from gradlens.training.runs.comparison_runs import AskedComparison, compare_runs, known_places, must_be_free
     from gradlens.training.typed_flags import parse_numbers
 
@@ -136,7 +139,9 @@ def compare_gradients(
     methods, paths = methods_and_runs(what or DEFAULT_COMPARISON)
     read = [load_run(path) for path in runs_of(paths, say_aside)]
     grid = parse_numbers("--lr-grid", lr_grid) if lr_grid is not None else []
-    asked = AskedComparison(configs_of(methods, given, context) if methods else [], read, grid if methods else [], command_typed())
+    smaller = partial(with_smaller_batch, context=context)
+    groups = configs_of(methods, given, context, with_default_batch=smaller) if methods else []
+    asked = AskedComparison(groups, read, grid if methods else [], command_typed())
     folder = out or asked.folder()
     must_be_free(folder, asked, context.overwrite)
     must_be_writable(folder / "comparison.json")
@@ -160,6 +165,7 @@ def compare_gradients(
 def measure(
     run_dirs: Annotated[list[Path], runs_given("run directories, or a comparison folder")],
     quantity: Annotated[list[str], typer.Option("--quantity", help="a quantity of `gradlens list quantities`; repeatable")],
+    data: Annotated[str | None, data_given()] = None,
     form: TableFormat = "text",
     *,
     given: dict[str, Any],
@@ -174,7 +180,7 @@ def measure(
     from gradlens.training.runs.remeasure import measure_run
 
     quiet, context = given.pop("quiet", False), set_up_process(given)
-    runs, names, output = [load_run(path) for path in run_dirs], tuple(dict.fromkeys(quantity)), Output(form)
+    runs, names, output = [load_run(path, data) for path in run_dirs], tuple(dict.fromkeys(quantity)), Output(form)
     with Display(quiet, len(runs)) as display:
         found = [measure_run(run, names, context, display.count(f"measure {run.path.name}")) for run in runs]
     title = f"{', '.join(quantity)}, before the last update measured"

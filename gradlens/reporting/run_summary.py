@@ -11,11 +11,20 @@ from gradlens.runtime.errors import InputError
 from gradlens.runtime.terminal import shell_word
 from gradlens.training.config_fields import settings_of
 from gradlens.training.metrics import TRAIN, best_epoch
-from gradlens.training.run_directory import Run
+from gradlens.training.run_directory import Run, edited
 from gradlens.training.run_progress import run_progress
 
 NAMED = ("method", "seed", "options", "own")  # settings with a place of their own in the text
-ABOUT = ("device", "threads", "versions", "git", "command", "data_fingerprint", "label_hash")  # in config.json beside the settings
+ABOUT = (
+    "device",
+    "threads",
+    "versions",
+    "git",
+    "command",
+    "data_fingerprint",
+    "source_fingerprint",
+    "label_hash",
+)  # in config.json beside the settings
 
 
 def run_summary(run: Run) -> dict[str, Any]:
@@ -49,7 +58,8 @@ def run_lines(run: Run) -> list[str]:
     lines = [
         f"{run.path}: {'finished' if run.finished else 'unfinished'}, {epochs}, {with_thousands(said['images'])} images, {took} of training"
     ]
-    lines += [sentence] if (sentence := diverged(run)) else []
+    notes = diverged(run), edited(run.path, run.config, run.saved_state())
+    lines += [sentence for sentence in notes if sentence]
     lines.append(" ".join([f"  {config.method}, seed {config.seed}:", *(_changed(run) or ["all settings at their defaults"])]))
     versions = said.get("versions", {})
     made = [str(said["device"])] * ("device" in said) + [f"{said['threads']} thread{'s' * (said['threads'] != 1)}"] * ("threads" in said)

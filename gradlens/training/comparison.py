@@ -54,13 +54,14 @@ class Comparison:
     search_paths: tuple[Path, ...] = ()
     figure_paths: tuple[Path, ...] = ()
     learning_rates: Mapping[str, ChosenRate] = field(default_factory=dict)
+    data: str | Path | None = None  # where the runs' data lie now, if not where they were
 
     @property
     def runs(self) -> list[Run]:
         """Its runs, read from their directories."""
         from gradlens.training.run_directory import load_run
 
-        return [load_run(path) for path in self.run_paths]
+        return [load_run(path, self.data) for path in self.run_paths]
 
 
 # -------------------------------------------------------------------------------------------------------- the small file
@@ -229,8 +230,12 @@ def not_a_run(path: Path) -> InputError:
     return InputError(f"{path} is not a run directory: it has no config.json{more}")
 
 
-def load(path: str | Path) -> Run | Comparison:
+def load(path: str | Path, data: str | Path | None = None) -> Run | Comparison:
     """What a folder holds: a run of a run directory, a :class:`Comparison` of a comparison folder, a study or a folder of runs.
+
+    Args:
+        path: the folder.
+        data: where the runs' data lie now, if not where they were.
 
     Raises:
         InputError: a path that is not there, or stands for no run.
@@ -243,8 +248,9 @@ def load(path: str | Path) -> Run | Comparison:
         folder = folder.parent
     runs = tuple(runs_of([folder], no_progress))
     if is_run(folder):
-        return load_run(folder)
-    return replace(read_comparison(folder), run_paths=runs) if is_comparison(folder) else Comparison(folder, runs)
+        return load_run(folder, data)
+    found = read_comparison(folder) if is_comparison(folder) else Comparison(folder, runs)
+    return replace(found, run_paths=runs, data=data)
 
 
 def must_be_one_run(path: str | Path) -> None:

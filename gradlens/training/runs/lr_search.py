@@ -13,7 +13,7 @@ from gradlens.training.comparison import ChosenRate
 from gradlens.training.config import Config, make_config
 from gradlens.training.context import RunContext
 from gradlens.training.run_directory import Run
-from gradlens.training.runs.check import check
+from gradlens.training.runs.check import check, with_smaller_batch
 from gradlens.training.runs.train_run import train_or_reuse
 
 BARE = {
@@ -63,6 +63,7 @@ def search_lr(
 
     """
     trials = [make_config(**{**config.as_dict(), **BARE, "lr": lr, "validation": share}) for lr in grid]
+    trials = [with_smaller_batch(trial, context) for trial in trials]  # of what is held out nothing is learned
     for trial in trials[:1]:  # the others differ in their learning rate alone
         check(trial, context)
     runs = {trial.optimizer.lr: _trial_run(trial, context, watch_for, elsewhere) for trial in trials}
