@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,13 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gradlens.cli.early_checks import check_quantities, numbers_of
-from gradlens.cli.options import OF_AN_UPDATE, data_given, default_help, with_flags
+from gradlens.cli.options import data_given, default_help, with_flags
 from gradlens.cli.output import Drawing, FigureFormat, Output, TableFormat, figure_formats, words_of
 from gradlens.cli.run_arguments import IN_COMPARISON, command_typed, figure_folder, home, runs_given, say_aside, say_reused
 from gradlens.cli.shown_runs import print_runs, show_comparison, write_figures
 from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
 from gradlens.runtime.terminal import say, shell_command, write_out
-from gradlens.runtime.text_files import encode
 from gradlens.runtime.torchrun_environment import is_launched
 
 if TYPE_CHECKING:
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
     from gradlens.training.context import RunContext
 
 trained = typer.Typer()
-ROUNDS = {False: 3, True: 7}  # of `bench`: in a first look, and with --full
 
 
 @trained.command()
@@ -246,49 +243,6 @@ def check(
         raise typer.Exit(1)
 
 
-@trained.command("list")
-@with_flags("threads", "quiet")
-def list_(
-    what: Annotated[str, typer.Argument(metavar="methods|models|data|quantities", help="what to list")],
-    names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", help="only these; of a method everything there is to say")
-    ] = None,
-    long: Annotated[bool, typer.Option("--long", help="methods: measure each one's locking and cost card here and now")] = False,
-    full: Annotated[bool, typer.Option("--full", help="with --long: three rounds of measuring instead of one")] = False,
-    form: TableFormat = "text",
-    *,
-    given: dict[str, Any],
-) -> None:
-    """Say what there is: methods (of a NAME its equation, options, paper and locks), models, data sets, quantities."""
-    from gradlens.cli.listing import check_long, details, listing, must_be_listed
-
-    output = Output(form)
-    if long or full:
-        check_long(what)
-        must_be_listed(what, names or ())
-        _cards(names, given, full, output)
-    elif names and what == "methods":
-        output.tables(list(details(names)))
-    else:
-        output.tables([listing(what, names or (), form)])
-
-
-def _cards(names: Sequence[str] | None, given: dict[str, Any], full: bool, output: Output) -> None:
-    """Measure and print what rules cost: those named, or all that need no teacher."""
-    from gradlens.cli.progress import Display
-    from gradlens.reporting.benchmarks import cards_table
-    from gradlens.training.context import set_up_process
-    from gradlens.training.cost.method_cards import CARDED, FULL_ROUNDS, ROUNDS, cards
-
-    for name in names or ():
-        if name not in CARDED:
-            raise InputError(f"--long: {name} cannot be measured by itself: it learns from a trained network (--teacher RUN_DIR)")
-    quiet, context, rounds = given.pop("quiet", False), set_up_process(given), FULL_ROUNDS if full else ROUNDS
-    with Display(quiet) as display:
-        found = cards(context.device, display.count("measuring"), names or CARDED, rounds)
-    output.tables([cards_table(found, rounds)])
-
-
 @trained.command()
 def show(run_dirs: Annotated[list[Path], runs_given("a run directory, or a comparison folder")], form: TableFormat = "text") -> None:
     """Print how far a run came, its settings, and its gradients' final distance from the truth; of several runs the table.
@@ -318,85 +272,3 @@ def show(run_dirs: Annotated[list[Path], runs_given("a run directory, or a compa
     if run.metrics:
         output.tables([console.comparison_table([run])])
     output.notice("files: " + ", ".join(sorted(p.name for p in run.path.iterdir() if not p.name.startswith("."))))
-
-
-@trained.command()
-@with_flags(*OF_AN_UPDATE, "Machine", "Ranks", rules="methods")
-def bench(
-    methods: Annotated[list[str] | None, typer.Argument(metavar="[METHOD]...", help=default_help("bench"))] = None,
-    rounds: Annotated[
-        int | None,
-        typer.Option("--rounds", min=1, help=f"interleaved; medians are printed (default {ROUNDS[False]}, with --full {ROUNDS[True]})"),
-    ] = None,
-    full: Annotated[bool, typer.Option("--full", help="what is to be quoted, in place of a first look")] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="write the rows to this file too")] = None,
-    form: TableFormat = "text",
-    *,
-    given: dict[str, Any],
-) -> None:
-    """Time, memory and multiply-adds of a plain PyTorch loop, each method, and each method with recording, in one run.
-
-    Under torchrun: what several ranks gain over one process.
-    """
-    from gradlens.cli.progress import Display
-    from gradlens.methods import DEFAULT_COMPARISON
-    from gradlens.reporting.benchmarks import bench_table
-    from gradlens.training.config_builder import configs_of
-    from gradlens.training.context import set_up_process, shape_and_classes
-    from gradlens.training.cost.step_benchmark import bench as measure_cost
-    from gradlens.training.run_files import must_be_writable, write
-
-    quiet, precision, context = given.pop("quiet", False), given.pop("precision", "fp32"), set_up_process(given)
-    rounds = rounds or ROUNDS[full]
-    if json_file:
-        must_be_writable(json_file)
-    if is_launched():
-        _bench_together(methods or DEFAULT_COMPARISON, {**given, "precision": precision}, context, rounds, json_file, quiet, Output(form))
-        return
-    configs = [config for (config,) in configs_of(methods or DEFAULT_COMPARISON, {**given, "precision": "fp32"}, context)]
-    low = [config for (config,) in configs_of(methods or DEFAULT_COMPARISON, {**given, "precision": precision}, context)]
-    configs += [config for config in low if config.precision != "fp32"]
-    shape, classes = shape_and_classes(configs[0], context)
-    with Display(quiet) as display:
-        result = measure_cost(configs, shape, classes, context.device, rounds, progress=display.count("bench"))
-    output = Output(form)
-    output.tables([bench_table(result)])
-    if json_file:
-        write(json_file, encode(result.to_json()))
-        output.notice(f"wrote {json_file}")
-
-
-def _bench_together(
-    methods: Sequence[str], given: dict[str, Any], context: RunContext, rounds: int, json_file: Path | None, quiet: bool, output: Output
-) -> None:
-    from gradlens.cli.progress import Display
-    from gradlens.reporting.benchmarks import ranks_table
-    from gradlens.runtime.process_group import join
-    from gradlens.training.config_builder import configs_of
-    from gradlens.training.context import shape_and_classes
-    from gradlens.training.cost.rank_benchmark import bench_ranks, to_json
-    from gradlens.training.run_files import write
-
-    ranks = join(context.device)
-    given = {**given, "record_every": 0, "diagnose_every": 0, "epochs": 1000}
-    configs = ranks.fail_together(lambda: [config for (config,) in configs_of(methods, given, context, (ranks.num_ranks, "layers"))])
-    shape, classes = shape_and_classes(configs[0], context)
-    with Display(quiet or not ranks.is_main) as display:
-        rows = bench_ranks(configs, shape, classes, context.device, ranks, rounds, display.count("bench"))
-    if not ranks.is_main:
-        return
-    first = configs[0]
-    about = (
-        f"{first.model.name}, batches of {first.batch_size} generated images, {ranks.num_ranks} ranks with {rows[0].threads} threads each."
-    )
-    output.tables([ranks_table(rows, about)])
-    if json_file:
-        settings = {
-            "model": first.model.name,
-            "width": first.model.width,
-            "data": first.data.name,
-            "batch_size": first.batch_size,
-            "rounds": rounds,
-        }
-        write(json_file, encode(to_json(rows, settings)))
-        output.notice(f"wrote {json_file}")

@@ -305,9 +305,9 @@ def test_a_list_is_what_was_written_until_its_registry_changes(what, monkeypatch
 
 
 def test_bench_and_timeline_take_every_setting_that_an_update_depends_on():
+    from gradlens.cli.bench_command import bench
     from gradlens.cli.options import OF_AN_UPDATE
     from gradlens.cli.timeline import timeline
-    from gradlens.cli.train import bench
 
     wanted = {flag.name for flag in FLAGS if flag.panel in ("Model", "Training")}
     assert {"lr", "batch-size", "optimizer", "width"} <= wanted
