@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gradlens.cli.early_checks import check_given, only_run, only_runs
+from gradlens.cli.early_checks import check_given, only_place
 from gradlens.cli.flags import PANELS, RUN_FLAGS, Flag
 from gradlens.cli.settings import DEFAULT_RULES, SETTINGS
 from gradlens.runtime.torchrun_environment import is_launched
@@ -80,12 +80,11 @@ def default_help(command: str) -> str:
     return f"default: {' '.join(DEFAULT_RULES.get(command, ()))}"
 
 
-def runs_given(help_: str) -> Any:
-    """The argument of commands that read several run directories."""
-    # no annotation on the callback: typer asks whether `list[Path]` is a subclass of its own, which Python 3.10 answers with a TypeError
-    return typer.Argument(metavar="RUN_DIR...", callback=lambda paths: only_runs(paths), help=help_)
-
-
-def run_given() -> Any:
-    """The argument of commands that read one run directory."""
-    return typer.Argument(callback=only_run, help="a run directory")
+def data_given() -> Any:
+    """The option of commands that read runs' images again: where these lie now."""
+    return typer.Option(
+        "--data",
+        callback=only_place,
+        rich_help_panel="Data",
+        help="where the runs' images lie now, if not where they were: a folder, an .npz file, FILE.py:build",
+    )

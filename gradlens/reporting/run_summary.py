@@ -11,10 +11,20 @@ from gradlens.runtime.errors import InputError
 from gradlens.runtime.terminal import shell_word
 from gradlens.training.config_fields import settings_of
 from gradlens.training.metrics import TRAIN, best_epoch
-from gradlens.training.run_directory import Run
+from gradlens.training.run_directory import Run, edited
+from gradlens.training.run_progress import run_progress
 
 NAMED = ("method", "seed", "options", "own")  # settings with a place of their own in the text
-ABOUT = ("device", "threads", "versions", "git", "command", "data_fingerprint", "label_hash")  # in config.json beside the settings
+ABOUT = (
+    "device",
+    "threads",
+    "versions",
+    "git",
+    "command",
+    "data_fingerprint",
+    "source_fingerprint",
+    "label_hash",
+)  # in config.json beside the settings
 
 
 def run_summary(run: Run) -> dict[str, Any]:
@@ -28,7 +38,7 @@ def run_summary(run: Run) -> dict[str, Any]:
         "method": run.config.method,
         "seed": run.config.seed,
         "epochs_done": max((m.epoch for m in run.metrics), default=0),
-        "updates_done": max([_saved(run), *(m.step for m in run.metrics)]),
+        "updates_done": run_progress(run).updates,
         "images": round(sum(v for v in images if math.isfinite(v))),
         "minutes": sum(row.seconds for row in run.timing) / 60,
         "split": held_out[-1].split if held_out else None,
@@ -40,11 +50,6 @@ def run_summary(run: Run) -> dict[str, Any]:
     }
 
 
-def _saved(run: Run) -> int:
-    """The updates that the checkpoint of an unfinished run holds, which may be more than its last evaluation had seen."""
-    return 0 if run.finished or not (run.path / "checkpoint.pt").exists() else int(run.checkpoint()["step"])
-
-
 def run_lines(run: Run) -> list[str]:
     """How far a run came, its settings that are not the default, as flags, and the machine."""
     said, config = run_summary(run), run.config
@@ -53,7 +58,8 @@ def run_lines(run: Run) -> list[str]:
     lines = [
         f"{run.path}: {'finished' if run.finished else 'unfinished'}, {epochs}, {with_thousands(said['images'])} images, {took} of training"
     ]
-    lines += [sentence] if (sentence := diverged(run)) else []
+    notes = diverged(run), edited(run.path, run.config, run.saved_state())
+    lines += [sentence for sentence in notes if sentence]
     lines.append(" ".join([f"  {config.method}, seed {config.seed}:", *(_changed(run) or ["all settings at their defaults"])]))
     versions = said.get("versions", {})
     made = [str(said["device"])] * ("device" in said) + [f"{said['threads']} thread{'s' * (said['threads'] != 1)}"] * ("threads" in said)

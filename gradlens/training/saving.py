@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from gradlens.runtime.errors import InputError
+from gradlens.training.run_directory import edited
 from gradlens.training.run_writer import Writer
 from gradlens.training.state import Position, TrainState
 
@@ -28,6 +29,7 @@ def checkpoint_of(state: TrainState, writer: Writer | None = None) -> dict[str, 
         "position": state.position._asdict(),
         "tables": writer.mark() if writer else {},
         **({"probe": state.probe.state()} if state.probe else {}),
+        **({"config_digest": writer.config.digest()} if writer else {}),
     }
 
 
@@ -53,6 +55,8 @@ def restore_run(state: TrainState, writer: Writer | None, saved: dict[str, Any])
         InputError: it is another run's, or the tables are shorter than they were then.
 
     """
+    if writer and (said := edited(writer.path, writer.config, saved)):
+        raise InputError(f"{said}; undo the change, or --overwrite starts over")
     misfit = "the checkpoint does not fit this config"
     with state.batches.sharded(0):  # a rule that keeps batches takes this rank's part of them
         state.network.load(saved, misfit)
@@ -83,8 +87,8 @@ def save_snapshot(state: TrainState, writer: Writer | None) -> None:
 
 
 def saved_note(state: TrainState, writer: Writer | None) -> str:
-    """What is safe of a run, in words for a message that ends it."""
-    return f"; what was saved after {state.saved} updates is in {writer.path}" if writer else ""
+    """What is safe of a run, in words for a message that ends it; of one that never made an update nothing is kept."""
+    return f"; what was saved after {state.saved} updates is in {writer.path}" if writer and state.position.step else ""
 
 
 def snapshot_steps(total: int, keep: int) -> set[int]:

@@ -1,7 +1,7 @@
 """Classes are told from what only looks like one."""
 
 import re
-from abc import ABCMeta
+from abc import ABCMeta, abstractmethod
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,8 @@ from gradlens.runtime.classes import is_subclass
 
 
 class Base(metaclass=ABCMeta):
-    pass
+    @abstractmethod
+    def answer(self): ...
 
 
 class Below(Base):
