@@ -328,8 +328,8 @@ def verdicts(sentence: Sentence, figures: Path) -> list[Judged]:
 HEAD = """\
 # Claims, one by one
 
-`python -m analyses.claims` writes this page from the verdicts that the scripts saved; do not edit it. It lists the testable sentences of the
-[reference study](index.md#the-reference-study) and of the papers that the study discusses. The scripts compare runs of the same seed.
+`python -m analyses.claims` writes this page from the verdicts that the scripts saved; do not edit it. It lists the testable sentences of
+the [reference study](index.md#the-reference-study) and of the papers that the study discusses. The scripts compare runs of the same seed.
 A claim is *supported* if its whole 95 % interval over seeds lies on the wanted side of the bound, *not supported* if the whole interval
 lies on the other side, and *undecided* otherwise. One seed decides nothing. A verdict holds for the size that was run: small networks on
 subsets of CIFAR-10 (JPEG copy), unless the script says otherwise. The first lines of each script state its size and its cost."""

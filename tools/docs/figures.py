@@ -12,8 +12,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mkdocs.structure.files import File
-
 FIGURES = Path(__file__).parents[2] / "figures"
 LINK = re.compile(r"\]\((?:\.\./)+figures/([\w./-]+)\)")
 WHOLE_LINK = re.compile(r"!?\[([^\]]*)" + LINK.pattern)
@@ -21,6 +19,8 @@ WHOLE_LINK = re.compile(r"!?\[([^\]]*)" + LINK.pattern)
 
 def on_files(files: Any, config: Any) -> Any:
     """Add the figures that pages name to the files of the build."""
+    from mkdocs.structure.files import File  # tests of this module run without mkdocs
+
     named = {name for page in files.documentation_pages() for name in LINK.findall(page.content_string)}
     for name in sorted(named):
         if (FIGURES / name).is_file():
