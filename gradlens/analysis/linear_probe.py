@@ -40,7 +40,7 @@ from gradlens.models.feature_pooling import described, pooled
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.progress import Progress, no_progress
 from gradlens.runtime.rng import generator
-from gradlens.training.context import RunContext, load_data
+from gradlens.training.context import RunContext
 from gradlens.training.run_directory import Run
 
 TRAINED, UNTRAINED, PIXELS = "trained", "untrained", "pixels"
@@ -219,8 +219,7 @@ def must_be_probeable(run: Run, context: RunContext, options: ProbeOptions) -> N
     frozen = next(load_snapshots(run, context))
     for name in options.blocks:
         frozen.block(name)
-    data = load_data(run.config, context)
-    run.require_data(data)
+    data = run.data(context=context)
     _halves(run, data, options)
 
 
@@ -232,7 +231,7 @@ def _halves(run: Run, data: Data, options: ProbeOptions) -> tuple[Split, Split]:
 
 def probe_protocol(run: Run, context: RunContext, options: ProbeOptions) -> ProbeRecord:
     """How a run's numbers are made, as stored with them; a stored result of another protocol does not count."""
-    data = load_data(run.config, context)
+    data = run.data(context=context)
     train, test = _halves(run, data, options)
     held = len(train) // HELD_OUT
     return {
@@ -285,7 +284,7 @@ def probe_run(
         InputError: NaN activations (the block is named), fewer images than classes.
 
     """
-    data = load_data(run.config, context)
+    data = run.data(context=context)
     seed, classes = run.config.seed, len(data.classes)
     empty: ProbeRecord = {"protocol": {}, "rows": [], "separability": [], "seconds": {"activations": 0.0, "probes": 0.0}}
     result = empty | result

@@ -168,7 +168,8 @@ UNTRAINED, TRAINED = "untrained", "trained"
 
 def _whole(run: Run, context: RunContext) -> Data:
     """A run's data set, all of it, labels clean."""
-    return load_data(run.config.replace(limit=None, limit_test=None, label_noise=0.0, validation=0.0), context)
+    run.data(context=context)  # what was chosen from it is what the run was trained on
+    return load_data(run.located().replace(limit=None, limit_test=None, label_noise=0.0, validation=0.0), context)
 
 
 def pictures_of(run: Run, context: RunContext, count: int) -> Pictures:

@@ -179,6 +179,24 @@ def only_runs(paths: list[Path]) -> list[Path]:
     return runs
 
 
+def only_place(name: str | None) -> str | None:
+    """The path of data, at which there is something.
+
+    Raises:
+        InputError: it is the name of a data set, or nothing is there.
+
+    """
+    if name is None:
+        return None
+    if name in DATASETS:
+        raise InputError(f"--data {name}: a named data set has no path that changes; --data-dir says where its files lie")
+    if not (_is_in_a_file(name) or name.endswith(".npz")):
+        must_be_folder(name)
+    elif not is_there(name.rpartition(":")[0] if _is_in_a_file(name) and ":" in name else name):
+        raise InputError(f"--data {name}: there is no such file")
+    return name
+
+
 def only_run(path: Path) -> Path:
     """A run directory.
 

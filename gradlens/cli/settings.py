@@ -15,10 +15,10 @@ RULES_READ = {'inpaint': ('context-encoder', 'context-encoder-local')}
 DIGESTS = {  # of the files that say so; where one has changed since, a name is not refused before torch is imported
     'methods/__init__.py': '0e40ba1461ea',
     'models/zoo.py': '59b5cdeefce9',
-    'data/datasets.py': 'd50e85359947',
+    'data/datasets.py': '55f00fc8e641',
     'gradients/alignment.py': '0ca30fa99db7',
     'gradients/diagnostics.py': 'c67dc730c059',
-    'training/config.py': '5a93db4f036f',
+    'training/config.py': '4d7698cb2d69',
     'models/spec.py': 'fb470cb27092',
     'gradients/losses.py': '97a196456c88',
     'data/transforms.py': '6a1132cfc9d2',

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gradlens.cli.early_checks import check_quantities, numbers_of
-from gradlens.cli.options import OF_AN_UPDATE, default_help, run_given, runs_given, with_flags
+from gradlens.cli.options import OF_AN_UPDATE, data_given, default_help, run_given, runs_given, with_flags
 from gradlens.cli.output import Drawing, FigureFormat, Output, TableFormat, figure_formats, words_of
 from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
-from gradlens.runtime.terminal import say, shell_command, write_out
+from gradlens.runtime.terminal import say, shell_command, shell_word, write_out
 from gradlens.runtime.text_files import encode
 from gradlens.runtime.torchrun_environment import is_launched
 
@@ -39,32 +40,39 @@ def train(
     from gradlens.reporting import console
     from gradlens.training.config_builder import configs_of, method_of
     from gradlens.training.context import set_up_process
-    from gradlens.training.run_files import is_run
-    from gradlens.training.runs.train_run import prepare, train_or_reuse, train_run
+    from gradlens.training.run_files import is_finished, is_run
+    from gradlens.training.runs.check import with_smaller_batch
+    from gradlens.training.runs.train_run import placed, prepare, train_or_reuse, train_run
 
     quiet, context = given.pop("quiet", False), set_up_process(given)
     if is_launched():
         _train_together(method, given, context, quiet, Output(form))
         return
-    (configs,) = configs_of([method or method_of(given)], given, context)
+    (configs,) = configs_of([method or method_of(given)], given, context, with_default_batch=partial(with_smaller_batch, context=context))
     if context.name and len(configs) > 1:
         raise InputError("--run-name names one run; with --seeds each run gets its own name")
-    state = prepare(configs[0], context) if len(configs) == 1 else None
+    if len(configs) == 1:
+        context = placed(configs[0], context)
+    state, trained_now = prepare(configs[0], context) if len(configs) == 1 else None, set[int]()  # their seeds
     with Display(quiet, len(configs)) as display:
 
         def watch_for(config: Config) -> Any:
+            if state is None or context.overwrite or not is_finished(context.path_of(config)):
+                trained_now.add(config.seed)
             return display.watch(config.method if len(configs) == 1 else f"{config.method} seed {config.seed}", config.epochs)
 
         # of several seeds some may be finished, others not begun
         try:
             runs = [train_run(configs[0], context, watch_for(configs[0]), state)] if state else train_or_reuse(configs, context, watch_for)
         except KeyboardInterrupt as stop:
-            if state and is_run(context.out / (context.name or configs[0].run_name())):
+            if state and is_run(context.path_of(configs[0])):
                 raise Stopped("stopped at once", INTERRUPTED) from stop
             raise
     output = Output(form)
     output.tables([console.results_table(runs)])
     output.notice("\n".join(f"run: {run.path}" for run in runs))
+    if before := [str(run.path) for run in runs if run.config.seed not in trained_now]:
+        output.notice(f"finished before, nothing was trained: {', '.join(before)} (--overwrite trains anew)")
     output.notice(f"next: {shell_command('gradlens', 'figures', *(run.path for run in runs), '--out', 'figures')}")
 
 
@@ -116,6 +124,7 @@ def compare_gradients(
     from gradlens.training.context import set_up_process
     from gradlens.training.run_directory import load_run
     from gradlens.training.run_files import must_be_writable
+    from gradlens.training.runs.check import with_smaller_batch
     from gradlens.training.runs.train_run import train_or_reuse
     from gradlens.training.typed_flags import parse_numbers
 
@@ -125,7 +134,8 @@ def compare_gradients(
     methods, paths = methods_and_runs(what or DEFAULT_COMPARISON)
     read = [load_run(path) for path in paths]
     grid = parse_numbers("--lr-grid", lr_grid) if lr_grid is not None else []
-    groups = configs_of(methods, given, context) if methods else []
+    smaller = partial(with_smaller_batch, context=context)
+    groups = configs_of(methods, given, context, with_default_batch=smaller) if methods else []
     trials = len(groups) * len(grid)
     must_be_writable(figures_to or context.out / "figures")
     with Display(quiet, trials + sum(len(group) for group in groups)) as display:
@@ -138,7 +148,7 @@ def compare_gradients(
             groups = [_with_best_lr(group, grid, context, watch_for, output) for group in groups]
         known = [run.config for run in read]
         runs = read + train_or_reuse([config for group in groups for config in group if config not in known], context, watch_for)
-    output.tables([console.comparison_table(runs)])
+    output.tables(console.comparison_tables(runs))
     output.notice("\n".join(f"run: {run.path}" for run in runs))
     _write_figures(runs, figures_to or context.out / "figures", output, Drawing(figure_formats(figure_format)))
 
@@ -148,6 +158,7 @@ def compare_gradients(
 def measure(
     run_dir: Annotated[Path, run_given()],
     quantity: Annotated[list[str], typer.Option("--quantity", help="a quantity of `gradlens list quantities`; repeatable")],
+    data: Annotated[str | None, data_given()] = None,
     form: TableFormat = "text",
     *,
     given: dict[str, Any],
@@ -162,7 +173,7 @@ def measure(
 
     quiet, context = given.pop("quiet", False), set_up_process(given)
     with Display(quiet) as display:
-        rows = measure_run(load_run(run_dir), tuple(dict.fromkeys(quantity)), context, display.count("measure"))
+        rows = measure_run(load_run(run_dir, data), tuple(dict.fromkeys(quantity)), context, display.count("measure"))
     steps = sorted({row.step for row in rows})
     output = Output(form)
     output.tables([measurement_table(rows, f"{run_dir}: {', '.join(quantity)}, before the last update measured")])
@@ -182,18 +193,12 @@ def figures(
     width: Annotated[float | None, typer.Option("--width", min=2, max=40, help="inches, of each figure; letters stay 8 pt or more")] = None,
 ) -> None:
     """Draw curves, cosines, the method x layer heat map, and what probe, memorize, filters and the like have stored; a csv with each."""
-    from gradlens.reporting.gallery import draw_learned
     from gradlens.reporting.training_figures import of_methods
     from gradlens.training.run_directory import load_run
 
     runs = of_methods([load_run(path) for path in run_dirs], words_of(methods))
     drawing = Drawing(figure_formats(formats), width, words_of(layers))
-    _write_figures(runs, out, Output(), drawing)
-    drawn, skipped = draw_learned(runs, out, formats=drawing.formats, width=width)
-    for name, why in skipped.items():
-        say(f"no figure of {name}.json: {why}")
-    if drawn:
-        say(f"of what was learned: {', '.join(map(str, drawn))}")
+    _write_figures(runs, out, Output(), drawing, learned=True)
 
 
 @trained.command()
@@ -357,16 +362,35 @@ def _with_best_lr(
     return [config.replace(lr=lr) for config in group]
 
 
-def _write_figures(runs: Sequence[Run], out: Path, output: Output, drawing: Drawing) -> None:
-    """Draw what the runs hold into a folder, and say which files to open."""
-    from gradlens.reporting.style import save_figure
-    from gradlens.reporting.training_figures import figure_set
+def _write_figures(runs: Sequence[Run], out: Path, output: Output, drawing: Drawing, *, learned: bool = False) -> None:
+    """Draw what the runs hold into a folder, of several experiments each into a folder of its own in it, and say which files to open.
 
-    figures = figure_set(runs, drawing.layers)
-    for name, (figure, rows) in figures.drawn.items():
-        save_figure(figure, rows, out, name, formats=drawing.formats, width=drawing.width)
-    for name, why in figures.skipped.items():
-        output.notice(f"no figure {name}: {why}")
-    output.notice(f"figures ({', '.join(drawing.formats)}, csv): {', '.join(figures.drawn)}")
-    first = [name for name in ("cosine_heat_map", "cosine_over_training", "test_accuracy") if name in figures.drawn]
-    output.notice(f"open {', '.join(shell_command(out / f'{name}.{drawing.formats[0]}') for name in first or figures.drawn)}")
+
+    Args:
+        runs: several methods, several seeds each; unfinished ones are listed, and drawn only where no run is finished.
+        out: the folder.
+        output: where it is said.
+        drawing: formats, width and layers.
+        learned: draw what analyses have stored in the runs too.
+
+    """
+    from gradlens.reporting.gallery import draw_experiment
+    from gradlens.training.run_groups import experiments
+    from gradlens.training.run_progress import split_finished, unfinished_text
+
+    finished, others = split_finished(runs)
+    parts = experiments(finished or others)
+    opened: list[Path] = []
+    for part in parts:
+        folder = out / part.name if len(parts) > 1 else out
+        drawn = draw_experiment(part.runs, folder, learned, drawing.formats, drawing.width, drawing.layers)
+        where = f"{part.heading}: " if len(parts) > 1 else ""
+        for name, why in drawn.skipped.items():
+            output.notice(f"{where}no figure {name}: {why}")
+        output.notice(f"{where}{', '.join(drawn.names)}")
+        first = [name for name in ("cosine_heat_map", "cosine_over_training", "test_accuracy") if name in drawn.names]
+        opened += [folder / f"{name}.{drawing.formats[0]}" for name in (first or drawn.names)[: 3 if len(parts) == 1 else 1]]
+    output.notice(unfinished_text(runs))
+    inside = f": {', '.join(part.name for part in parts)}" if len(parts) > 1 else ""
+    output.notice(f"figures ({', '.join(drawing.formats)}, csv) in {shell_word(out)}{inside}")
+    output.notice(f"open {', '.join(map(shell_command, opened))}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,11 @@ def _parse_sets(pairs: Sequence[str]) -> list[tuple[str | None, str, Any]]:
 
 
 def configs_of(
-    methods: Sequence[str], given: dict[str, Any], context: RunContext, ranks: tuple[int, str] | None = None
+    methods: Sequence[str],
+    given: dict[str, Any],
+    context: RunContext,
+    ranks: tuple[int, str] | None = None,
+    with_default_batch: Callable[[Config], Config] = lambda config: config,
 ) -> list[list[Config]]:
     """The configs of each method, one per seed, from flags, config file and ``--set``.
 
@@ -49,6 +53,7 @@ def configs_of(
         given: the flags that were typed, with underscores.
         context: where they will run.
         ranks: how many processes share each run, and what they share (``data`` or ``layers``) where neither flags nor file say it.
+        with_default_batch: makes of a config whose batch size neither flags nor file say the one that is wanted.
 
     """
     given = dict(given)
@@ -74,6 +79,8 @@ def configs_of(
         options |= {option: value for method, option, value in sets if option in fields and method in (None, name)}
         shared = {} if ranks is None else _of_ranks(METHODS[name], file, given, *ranks)
         first = make_config(**{**file, **given, **shared, "method": typed[name], "options": options})
+        if "batch_size" not in both:
+            first = with_default_batch(first)
         out.append([first.replace(seed=first.seed + i) for i in range(seeds)])
     return out
 

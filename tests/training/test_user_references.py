@@ -130,8 +130,8 @@ def test_two_versions_of_a_rule_are_two_lines_of_one_figure():
     second = train_run(make_config(method="half.py:Half", **SMALL), RunContext(out=Path("runs")))
     assert first.path != second.path
     a, b = run_labels([load_run(first.path), load_run(second.path)])
-    assert re.fullmatch(r"half method_file=half\.py@[0-9a-f]{6}", a)
-    assert re.fullmatch(r"half method_file=half\.py@[0-9a-f]{6}", b)
+    assert re.fullmatch(r"half file=half\.py@[0-9a-f]{6}", a)
+    assert re.fullmatch(r"half file=half\.py@[0-9a-f]{6}", b)
     assert a != b
 
 
@@ -783,7 +783,8 @@ def test_own_data_train_and_are_told_by_their_contents(program):
     assert program("measure", "runs/r", "--quantity", "cosine", "--quiet")[0] == 0
     Path("pictures.py").write_text(DATA.replace("251", "250"))
     status, _, err = program("measure", "runs/r", "--quantity", "cosine", "--quiet")
-    assert (status, err) == (2, "gradlens: the data 'pictures.py:build' are not the ones runs/r was trained on\n")
+    differ = "as many images with the same labels, but other pixels"
+    assert (status, err) == (2, f"gradlens: the data 'pictures.py:build' are not the ones runs/r was trained on ({differ})\n")
 
 
 @pytest.mark.parametrize(
