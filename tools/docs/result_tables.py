@@ -57,19 +57,23 @@ def bounds(row: dict[str, Any]) -> Triple:
 
 
 def iteration1() -> str:
-    """Cosines of the last epoch, accuracies beside the reference study's, and minutes."""
+    """Accuracies of the first iteration beside the reference study's, and minutes."""
     found = results("iteration1")
-    cosine = {(r["label"], r["layer"]): float(r["mean"]) for r in rows_of("iteration1/cosine_heat_map.csv")}
     beside = {(r["method"], r["when"]): f"{number(r['ours'], 1)} ({number(r['documents'], 1)})" for r in found["table"]}
     lines = []
     for run in found["runs"]:
         name, test = run["label"], run["test"]
-        cells = [f"`{name}`", *(number(cosine[name, layer]) for layer in LAYERS)]
-        cells += [beside[name, "epoch 1"], beside.get((name, "epochs 5-7"), DASH)]
-        cells += [f"{number(100 * test[key], 1)} ({test[epoch]})" for key, epoch in SCORES]
-        lines.append([*cells, number(run["training_minutes"], 0)])
-    head = ["rule", *LAYERS, "test accuracy, epoch 1", "mean of epochs 5–7", "best (epoch)", "final (epoch)", "minutes"]
-    return table(head, lines)
+        ends = [f"{number(100 * test[key], 1)} ({test[epoch]})" for key, epoch in SCORES]
+        middle = beside.get((name, "epochs 5-7"), DASH)
+        lines.append([f"`{name}`", beside[name, "epoch 1"], middle, *ends, number(run["training_minutes"], 0)])
+    return table(["rule", "test accuracy %, epoch 1", "mean of epochs 5–7", "best (epoch)", "final (epoch)", "minutes"], lines)
+
+
+def iteration1_cosines() -> str:
+    """Cosines of the first iteration's last epoch."""
+    cosine = {(r["label"], r["layer"]): float(r["mean"]) for r in rows_of("iteration1/cosine_heat_map.csv")}
+    rules = ("bp", "dgl", "dni", "cdni")
+    return table(["rule", *LAYERS], [[f"`{rule}`", *(number(cosine[rule, layer]) for layer in LAYERS)] for rule in rules])
 
 
 SCORES = (("best_accuracy", "best_epoch"), ("final_accuracy", "final_epoch"))
@@ -96,17 +100,20 @@ def iteration1_epochs() -> str:
 
 
 def every_rule() -> str:
-    """Accuracy, cosines and costs of every supervised rule."""
+    """Accuracy and costs of every supervised rule."""
     found = results("all_methods")
     lines = []
     for row in found["table"]:
-        cost = found["cost"][row["method"]]
-        lines.append(
-            [f"`{row['method']}`", f"{row['lr']:g}", half_width(row["best"], 1, 100), half_width(row["final"], 1, 100)]
-            + [_three_cosines(row, layer) for layer in LAYERS[:4]]
-            + [number(cost[key]) for key in ("images_per_s", "memory", "multiply_adds")]
-        )
-    return table(["rule", "lr", "best test %", "final test %", *LAYERS[:4], "images/s", "memory", "multiply-adds"], lines)
+        costs = [number(found["cost"][row["method"]][key]) for key in ("images_per_s", "memory", "multiply_adds")]
+        scores = [half_width(row[key], 1, 100) for key in ("best", "final")]
+        lines.append([f"`{row['method']}`", f"{row['lr']:g}", *scores, *costs])
+    return table(["rule", "lr", "best test %", "final test %", "images/s", "memory", "multiply-adds"], lines)
+
+
+def every_rule_cosines() -> str:
+    """Three cosines a layer of every supervised rule."""
+    rows = results("all_methods")["table"]
+    return table(["rule", *LAYERS[:4]], [[f"`{row['method']}`", *(_three_cosines(row, layer) for layer in LAYERS[:4])] for row in rows])
 
 
 def _three_cosines(row: dict[str, Any], layer: str) -> str:
@@ -242,7 +249,7 @@ def scripts() -> str:
     """What each script trains, at what size, and the minutes that its saved results took."""
     return table(
         ["script", "what", "size of the saved results", "minutes"],
-        [[f"`analyses.{s}`", what, size, _minutes(f)] for s, f, what, size in SCRIPTS],
+        [[f"`{s}`", what, size, _minutes(f)] for s, f, what, size in SCRIPTS],
     )
 
 
@@ -314,7 +321,7 @@ SCRIPTS = (  # script, folder of its results, what, size
 )
 
 TABLES: dict[str, Callable[[], str]] = {
-    "iteration1": iteration1, "iteration1-epochs": iteration1_epochs, "every-rule": every_rule, "blocks": blocks,
+    "iteration1": iteration1, "iteration1-cosines": iteration1_cosines, "iteration1-epochs": iteration1_epochs, "every-rule": every_rule, "every-rule-cosines": every_rule_cosines, "blocks": blocks,
     "random-labels": random_labels, "without-labels": without_labels, "dni-target": dni_target, "step-costs": step_costs,
     "two-ranks": two_ranks, "bf16": bf16, "slow-blocks": slow_blocks, "greedy-heads": greedy_heads, "scripts": scripts,
 }  # fmt: skip
