@@ -321,7 +321,8 @@ SCRIPTS = (  # script, folder of its results, what, size
 )
 
 TABLES: dict[str, Callable[[], str]] = {
-    "iteration1": iteration1, "iteration1-cosines": iteration1_cosines, "iteration1-epochs": iteration1_epochs, "every-rule": every_rule, "every-rule-cosines": every_rule_cosines, "blocks": blocks,
+    "iteration1": iteration1, "iteration1-cosines": iteration1_cosines, "iteration1-epochs": iteration1_epochs, "every-rule": every_rule,
+    "every-rule-cosines": every_rule_cosines, "blocks": blocks,
     "random-labels": random_labels, "without-labels": without_labels, "dni-target": dni_target, "step-costs": step_costs,
     "two-ranks": two_ranks, "bf16": bf16, "slow-blocks": slow_blocks, "greedy-heads": greedy_heads, "scripts": scripts,
 }  # fmt: skip
