@@ -33,7 +33,7 @@ from gradlens.analysis.activations import (
 )
 from gradlens.analysis.logistic_regression import TOLERANCE
 from gradlens.analysis.of_runs.interface import Keep
-from gradlens.analysis.of_runs.options import ProbeOptions
+from gradlens.analysis.of_runs.options import FULL_PROBE, ProbeOptions
 from gradlens.analysis.probe_block import CERTIFICATE_SECONDS, HELD_OUT, ProbeFeatures, ProbeRecord, certificates, probe_block
 from gradlens.data.split import Data, Split
 from gradlens.models.feature_pooling import described, pooled
@@ -67,7 +67,7 @@ def probe_network(
     train: Split,
     test: Split,
     classes: int,
-    options: ProbeOptions = ProbeOptions(),
+    options: ProbeOptions = FULL_PROBE,
     seed: int = 0,
     progress: Progress = no_progress,
     known: ProbeCache | None = None,
@@ -111,7 +111,7 @@ def _read(frozen: FrozenModel, half: Split, blocks: Sequence[str], features: int
 
 
 def probe_pixels(
-    train: Split, test: Split, classes: int, options: ProbeOptions = ProbeOptions(), seed: int = 0, known: ProbeCache | None = None
+    train: Split, test: Split, classes: int, options: ProbeOptions = FULL_PROBE, seed: int = 0, known: ProbeCache | None = None
 ) -> ProbeResult:
     """The same on raw pixels under the same feature budget; arguments as :func:`probe_network`."""
     start = time.monotonic()
@@ -142,7 +142,7 @@ def probe_module(
     layers: Sequence[str] | None,
     train: tuple[Tensor, Tensor],
     test: tuple[Tensor, Tensor],
-    options: ProbeOptions = ProbeOptions(),
+    options: ProbeOptions = FULL_PROBE,
     classes: int | None = None,
     seed: int = 0,
     progress: Progress = no_progress,

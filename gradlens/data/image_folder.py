@@ -170,7 +170,9 @@ def _must_be_of_one_size(root: Path, files: Sequence[str], decoded: Sequence[Dec
     sizes = ["x".join(map(str, image.pixels.shape[:2])) for image in decoded]
     for file, size in zip(files, sizes, strict=True):
         if size != sizes[0]:
-            raise InputError(f"images of different sizes in {root}: {files[0]} is {sizes[0]}, {file} is {size}; all must have one size")
+            raise InputError(
+                f"images of different sizes in {root}: {files[0]} is {sizes[0]}, {file} is {size} (HxW); all must have one size"
+            )
 
 
 def _must_not_be_dark(root: Path, decoded: Sequence[DecodedImage]) -> None:

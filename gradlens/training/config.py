@@ -81,7 +81,7 @@ class ModelSettings(Settings, frozen=True):
         None,
         "channels of basic-cnn (128); first ones of vgg, dcgan (64), resnet (64, 20/32: 16); units of mlp (256), linear (20)",
         ge=1,
-        synonyms=("channels", "hidden", "hidden-size"),
+        synonyms=("channels", "hidden", "hidden-size", "hidden-dim"),
     )
     depth: int | None = setting(None, "blocks of basic-cnn (3), mlp (3) or linear (1)", ge=1, synonyms=("layers", "num-layers"))
     stem: Literal[3, 5, 7] | None = setting(
@@ -219,7 +219,11 @@ class Config(Settings, frozen=True):
     model: ModelSettings = ModelSettings()
     loss: str = setting("ce", "{choices}", choices=LOSSES, synonyms=("criterion", "objective"))
     epochs: int = setting(
-        12, "passes over the training images; 0 is the untrained control", panel=COURSE, ge=0, synonyms=("num-epochs", "max-epochs")
+        12,
+        "passes over the training images; 0 is the untrained control",
+        panel=COURSE,
+        ge=0,
+        synonyms=("num-epochs", "max-epochs", "n-epochs", "epoch"),
     )
     steps: int | None = setting(
         None, "stop after N updates", panel=COURSE, ge=0, synonyms=("max-steps", "num-steps", "iterations", "updates")

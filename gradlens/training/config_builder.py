@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,8 @@ def configs_of(
 
     """
     given = dict(given)
-    file = read_config_file(given.pop("config")) if "config" in given else {}
+    path = given.pop("config", None)
+    file = read_config_file(path) if path is not None else {}
     if file.get("method") in methods and (own := reference(file, "method")):
         known_as("method", own)  # a config's own rule, by the name it has there
     typed = {known_as("method", name): name for name in methods}  # FILE.py:Class, by the name it has from now on
@@ -66,6 +68,7 @@ def configs_of(
         if name not in METHODS:
             raise unknown("method", name, METHODS)
     sets, seeds = _parse_sets(given.pop("set", [])), given.pop("seeds", 1)
+    whole = dict(file)
     own_options, owner = file.pop("options", {}), file.pop("method", None)
     if isinstance(given.get("split"), str):
         given["split"] = parse_whole_numbers("--split", given["split"])
@@ -78,11 +81,25 @@ def configs_of(
         fields = [*METHODS[name].Options.model_fields, "lr"]
         options |= {option: value for method, option, value in sets if option in fields and method in (None, name)}
         shared = {} if ranks is None else _of_ranks(METHODS[name], file, given, *ranks)
-        first = make_config(**{**file, **given, **shared, "method": typed[name], "options": options})
+        try:
+            first = make_config(**{**file, **given, **shared, "method": typed[name], "options": options})
+        except InputError as error:
+            raise _of_file(error, path, whole, given) from error
         if "batch_size" not in both:
             first = with_default_batch(first)
         out.append([first.replace(seed=first.seed + i) for i in range(seeds)])
     return out
+
+
+def _of_file(error: InputError, path: Path | None, file: Mapping[str, Any], typed: Mapping[str, Any]) -> InputError:
+    """An error of a setting that the config file says and no flag: the file is named, and the setting as it stands there."""
+    said = re.match(r"--([\w-]+): |unknown option of \S+ '(\w+)'", str(error))
+    if path is None or said is None:
+        return error
+    name, option = (said[1] or "").replace("-", "_"), said[2]
+    if option in file.get("options", {}):
+        return InputError(f"{path}: {error}")
+    return InputError(f"{path}: {name}: {str(error)[said.end() :]}") if name in file and name not in typed else error
 
 
 def _of_ranks(rule: type[Method], file: dict[str, Any], typed: dict[str, Any], num_ranks: int, default: str) -> dict[str, Any]:

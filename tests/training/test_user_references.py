@@ -60,13 +60,13 @@ def test_the_example_obeys_the_laws_and_trains(program):
     flags = ["--width", "16", "--epochs", "4", "--quiet", "--record-every", "4"]
     status, out, err = program("compare-gradients", "bp", "sparse.py:Sparse", "--set", "sparse.share=0.3", *flags)
     assert (status, err) == (0, "")
-    (run,) = [load_run(p.parent) for p in Path("runs").glob("sparse-digits-basic-cnn-s0-*/config.json")]
+    (run,) = [load_run(p.parent) for p in Path().glob("comparisons/*/runs/sparse-digits-basic-cnn-s0-*/config.json")]
     assert run.config.options == {"share": 0.3}
     assert run.summary["test"]["best_accuracy"] > 0.5
     cosine = {r.layer: r.value for r in run.gradients if (r.step, r.kind, r.quantity) == (0, "weight", "cosine")}
     assert cosine["top.out"] == pytest.approx(1, abs=1e-12)
     assert 0.3 < cosine["block1.conv"] < 0.999
-    assert "sparse" in Path("runs/figures/cosine_heat_map.csv").read_text()
+    assert "sparse" in (run.path.parents[1] / "figures" / "cosine_heat_map.csv").read_text()
 
 
 def test_the_example_in_its_limit_is_backprop():
@@ -584,7 +584,7 @@ def test_convolutions_take_what_follows_them_into_their_block():
     ("name", "plan", "words"),
     [
         ("googlenet", ModelSpec((3, 32, 32), 10), "torchvision:googlenet gives several outputs in training (GoogLeNetOutputs)"),
-        ("squeezenet1_1", ModelSpec((3, 8, 8), 10), "torchvision:squeezenet1_1 does not take images of 8x8 pixels: "),
+        ("squeezenet1_1", ModelSpec((3, 8, 8), 10), "torchvision:squeezenet1_1 does not take images of 8x8 (HxW) pixels: "),
         ("resnet18", ModelSpec((2, 32, 32), 10), "reads colour images of 3 channels"),
         ("resnet18", ModelSpec((3, 32, 32), 10, width=8), "--width 8: torchvision:resnet18 is built as torchvision has it"),
         ("resnet18", ModelSpec((3, 32, 32), 10, activation="gelu"), "--activation gelu"),
@@ -869,13 +869,15 @@ def test_rules_that_are_none_are_refused_in_a_sentence(program, code, named, wor
 
 
 def test_a_rule_that_raises_while_it_trains_shows_its_own_frames(program):
-    written("half.py", RULE.replace("received[0] / 2", "received[0] / undefined"))
+    after_an_update = "received[0] / (undefined if self.n > 1 else 2)"
+    rule = RULE.replace("def signal", "n = 0\n    def start(self, e, s): self.n = s\n    def signal")
+    written("half.py", rule.replace("received[0] / 2", after_an_update))
     status, _, err = program("train", "half.py:Half", "--model", "mlp", "--epochs", "1", "--quiet")
     assert status == 2
     assert err.splitlines()[0] == "Traceback (most recent call last):"
-    assert 'half.py", line 9, in signal' in err
+    assert 'half.py", line 11, in signal' in err
     assert "gradlens/" not in err
-    assert err.splitlines()[-1] == "gradlens: half.py, line 9, raised NameError: name 'undefined' is not defined"
+    assert err.splitlines()[-1] == "gradlens: half.py, line 11, raised NameError: name 'undefined' is not defined"
 
 
 def test_two_rules_of_one_name_are_refused(program):
@@ -890,9 +892,12 @@ def test_check_says_what_fails_and_exits_with_one(program):
     written(
         "half.py", RULE.replace("def signal", "n = 0\n    def start(self, e, s): self.n += 1\n    def signal").replace("/ 2", "/ self.n")
     )
-    status, out, err = program("check", "half.py:Half", "--quiet")
+    status, out, err = program("check", "half.py:Half", "--quiet", "--verbose")
     assert (status, err) == (1, "")
     assert "FAILS      resume: " in out
+    status, out, err = program("check", "half.py:Half", "--quiet")
+    assert (status, err) == (1, "")
+    assert out.startswith("FAILS resume, on ")
     assert "10 checks pass, 1 fails" in out
 
 
@@ -902,3 +907,11 @@ def test_check_takes_shipped_rules_and_their_options(program):
     assert status == 0
     assert "DGL on mlp, basic-cnn, resnet, float64:" in out
     assert "unknown method 'dlg'" in program("check", "dlg")[2]
+
+
+def test_the_network_of_the_page_trains_on_data_that_need_no_download(program):
+    (code,) = re.findall(r"<!-- example: .* trains this as small.py -->\n```python\n(.*?)```", PAGES[0].read_text(), re.S)
+    written("small.py", code)
+    status, out, err = program("train", "dgl", "--model", "small.py:build", "--epochs", "1", "--limit", "256", "--quiet")
+    assert (status, err) == (0, "")
+    assert "next: gradlens figures" in out
