@@ -107,7 +107,7 @@ def every_rule() -> str:
         costs = [number(found["cost"][row["method"]][key]) for key in ("images_per_s", "memory", "multiply_adds")]
         scores = [half_width(row[key], 1, 100) for key in ("best", "final")]
         lines.append([f"`{row['method']}`", f"{row['lr']:g}", *scores, *costs])
-    return table(["rule", "lr", "best test %", "final test %", "images/s", "memory", "multiply-adds"], lines)
+    return table(["rule", "lr", "best %", "final %", "images/s", "memory", "multiply-adds"], lines)
 
 
 def every_rule_cosines() -> str:
@@ -208,7 +208,7 @@ def step_costs() -> str:
 def two_ranks() -> str:
     """What two processes gain over one."""
     order = (("vgg16", "dgl"), ("vgg16", "bp"), ("basic-cnn", "dgl"), ("basic-cnn", "dfa"), ("basic-cnn", "bp"))
-    rule = {"dgl": "`dgl`", "dfa": "`dfa`, exact", "bp": "`bp`, PyTorch's 1F1B, 4 microbatches"}
+    rule = {"dgl": "`dgl`", "dfa": "`dfa`, exact", "bp": "`bp`, 1F1B"}
     model = {"vgg16": "VGG16", "basic-cnn": "BasicCNN"}
     lines = []
     for network, name in order:
