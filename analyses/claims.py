@@ -332,7 +332,8 @@ HEAD = """\
 the [reference study](index.md#the-reference-study) and of the papers that the study discusses. The scripts compare runs of the same seed.
 A claim is *supported* if its whole 95 % interval over seeds lies on the wanted side of the bound, *not supported* if the whole interval
 lies on the other side, and *undecided* otherwise. One seed decides nothing. A verdict holds for the size that was run: small networks on
-subsets of CIFAR-10 (JPEG copy), unless the script says otherwise. The first lines of each script state its size and its cost."""
+subsets of CIFAR-10 (JPEG copy), unless the script says otherwise. The first lines of each script
+(`analyses/SCRIPT.py`) state its size and its cost."""
 
 
 def lines(figures: Path) -> Iterator[str]:
@@ -346,7 +347,7 @@ def lines(figures: Path) -> Iterator[str]:
 
 def _rows(sentence: Sentence, found: list[Judged]) -> Iterator[str]:
     """A sentence's lines of its table: one a judged claim."""
-    script = f"`analyses.{sentence.script}`" if sentence.script else "–"
+    script = f"`{sentence.script}`" if sentence.script else "–"
     if not found:
         why = "its script has not been run to its end" if sentence.script else sentence.note
         yield f"| {sentence.text} | – | *not yet tested*: {why} | – | {script} |"
