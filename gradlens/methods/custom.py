@@ -35,8 +35,8 @@ def rule_in(path: Path, name: str) -> type[Method]:
 
     """
     where = f"{path}:{name}"
-    found = found_in(path, name, "rule", lambda v: is_subclass(v, Method))
-    if not is_subclass(found, Method):
+    found = found_in(path, name, "rule", lambda v: is_subclass(v, Method))  # type: ignore[type-abstract]
+    if not is_subclass(found, Method):  # type: ignore[type-abstract]
         raise InputError(f"{where} is {kind_of(found)}: a rule is a subclass of gradlens.Method")
     if found.signal is Method.signal:
         raise InputError(f"{where} has no method `signal`, which says what each block is told")
