@@ -29,7 +29,7 @@ from gradlens.training.run_directory import load_run
 from gradlens.training.runs.check import check
 from gradlens.training.runs.train_run import prepare, train_run
 
-PAGES = [Path(__file__).parents[2] / page for page in ("docs/your-own.md", "README.md")]
+PAGES = [Path(__file__).parents[2] / page for page in ("docs/extending/rule.md", "README.md")]
 MARK = r"<!-- example: tests/training/test_user_references.py runs this as sparse.py -->\n```python\n(.*?)```"
 CODE = {page.name: found.group(1) for page in PAGES if (found := re.search(MARK, page.read_text(), re.S))}
 SMALL = {"model": "mlp", "width": 8, "limit": 64, "batch_size": 16, "epochs": 1, "record_every": 2}
@@ -47,13 +47,13 @@ def written(name: str, code: str) -> str:
 
 
 def test_the_example_is_in_the_documents_once():
-    assert "your-own.md" in CODE
+    assert "rule.md" in CODE
     assert len(set(CODE.values())) == 1  # the README's is the same
 
 
 def test_the_example_obeys_the_laws_and_trains(program):
-    written("sparse.py", CODE["your-own.md"])
-    assert len(CODE["your-own.md"].splitlines()) <= 27
+    written("sparse.py", CODE["rule.md"])
+    assert len(CODE["rule.md"].splitlines()) <= 27
     status, out, err = program("check", "sparse.py:Sparse", "--quiet")
     assert (status, err) == (0, "")
     assert "11 checks pass, 0 fail" in out
@@ -70,7 +70,7 @@ def test_the_example_obeys_the_laws_and_trains(program):
 
 
 def test_the_example_in_its_limit_is_backprop():
-    written("sparse.py", CODE["your-own.md"])
+    written("sparse.py", CODE["rule.md"])
     ours, bp = (train_run(make_config(method=m, **SMALL), RunContext(out=Path("runs"))) for m in ("sparse.py:Sparse", "bp"))
     whole = train_run(make_config(method="sparse.py:Sparse", options={"share": 1}, **SMALL), RunContext(out=Path("runs")))
     for mine, theirs in zip(whole.checkpoint()["model"].values(), bp.checkpoint()["model"].values(), strict=True):
@@ -130,8 +130,8 @@ def test_two_versions_of_a_rule_are_two_lines_of_one_figure():
     second = train_run(make_config(method="half.py:Half", **SMALL), RunContext(out=Path("runs")))
     assert first.path != second.path
     a, b = run_labels([load_run(first.path), load_run(second.path)])
-    assert re.fullmatch(r"half method_file=half\.py@[0-9a-f]{6}", a)
-    assert re.fullmatch(r"half method_file=half\.py@[0-9a-f]{6}", b)
+    assert re.fullmatch(r"half file=half\.py@[0-9a-f]{6}", a)
+    assert re.fullmatch(r"half file=half\.py@[0-9a-f]{6}", b)
     assert a != b
 
 
@@ -153,7 +153,7 @@ def test_each_run_is_read_with_the_version_of_the_rule_that_made_it():
 
 
 def test_a_run_keeps_options_that_its_rule_has_no_more():
-    written("sparse.py", CODE["your-own.md"])
+    written("sparse.py", CODE["rule.md"])
     run = train_run(make_config(method="sparse.py:Sparse", options={"share": 0.5}, **SMALL), RunContext(out=Path("runs")))
     Path("sparse.py").write_text(RULE.replace("Half", "Sparse"))
     assert make_config(method="sparse.py:Sparse", **SMALL).options == {}
@@ -176,7 +176,7 @@ def test_a_teacher_whose_top_ends_in_a_normalisation_has_as_many_classes_as_its_
 
 
 def test_reading_a_run_runs_no_code():
-    written("sparse.py", CODE["your-own.md"])
+    written("sparse.py", CODE["rule.md"])
     run = train_run(make_config(method="sparse.py:Sparse", options={"share": 0.5}, **SMALL), RunContext(out=Path("runs")))
     METHODS.pop("sparse"), user_references.TYPED["method"].clear(), user_references.RULES.clear(), user_code._imported.clear()
     written("sparse.py", "raise SystemExit('executed')")
@@ -185,7 +185,7 @@ def test_reading_a_run_runs_no_code():
 
 
 def test_a_run_of_an_own_rule_with_options_is_measured_by_another_process(program):
-    written("sparse.py", CODE["your-own.md"])
+    written("sparse.py", CODE["rule.md"])
     run = train_run(make_config(method="sparse.py:Sparse", options={"share": 0.5}, **SMALL), RunContext(out=Path("runs")))
     METHODS.pop("sparse"), user_references.TYPED["method"].clear(), user_references.RULES.clear(), user_code._imported.clear()
     assert program("measure", run.path, "--quantity", "cosine", "--quiet")[0] == 0
@@ -193,7 +193,7 @@ def test_a_run_of_an_own_rule_with_options_is_measured_by_another_process(progra
 
 
 def test_reading_and_building_a_config_leaves_the_registries_alone():
-    written("sparse.py", CODE["your-own.md"])
+    written("sparse.py", CODE["rule.md"])
     written("net.py", NET)
     before = set(METHODS), set(MODELS)
     stored = make_config(method="sparse.py:Sparse", **{**SMALL, "model": "net.py:cut", "width": None}).as_dict()
@@ -244,7 +244,7 @@ def test_every_fact_of_a_rule_is_kept_and_documented():
 
 def test_a_config_of_an_own_rule_is_trained_by_its_name_there(program):
     """As `gradlens sweep` starts its runs."""
-    written("sparse.py", CODE["your-own.md"])
+    written("sparse.py", CODE["rule.md"])
     config = make_config(method="sparse.py:Sparse", options={"share": 0.5}, **SMALL)
     Path("point.json").write_text(json.dumps({"config": config.as_dict()}))
     METHODS.pop("sparse"), user_references.TYPED["method"].clear(), user_references.RULES.clear(), user_code._imported.clear()
@@ -252,12 +252,12 @@ def test_a_config_of_an_own_rule_is_trained_by_its_name_there(program):
     assert (status, err) == (0, "")
     assert load_run("runs/r").config == config
     assert program("train", "sparse", "--config", "point.json", "--run-name", "s", "--set", "share=0.2", "--quiet")[0] == 0
-    Path("sparse.py").write_text(CODE["your-own.md"] + "# changed\n")
+    Path("sparse.py").write_text(CODE["rule.md"] + "# changed\n")
     assert "sparse.py has changed" in program("train", "sparse", "--config", "point.json", "--run-name", "t", "--quiet")[2]
 
 
 def test_an_interrupted_run_of_an_own_rule_and_network_goes_on_to_the_same_bits():
-    written("sparse.py", CODE["your-own.md"])
+    written("sparse.py", CODE["rule.md"])
     written("net.py", NET)
     config = make_config(method="sparse.py:Sparse", **{**SMALL, "model": "net.py:cut", "width": None, "epochs": 2})
     whole = train_run(config, RunContext(out=Path("runs"), name="whole"))
@@ -285,7 +285,7 @@ def test_an_interrupted_run_of_an_own_rule_and_network_goes_on_to_the_same_bits(
 
 
 def test_options_of_an_own_rule_are_checked_like_any(program):
-    written("sparse.py", CODE["your-own.md"])
+    written("sparse.py", CODE["rule.md"])
     assert "unknown option of sparse 'shares'" in program("train", "sparse.py:Sparse", "--set", "shares=1", "--quiet")[2]
     assert "option of sparse: share: input should be less than" in program("check", "sparse.py:Sparse", "--set", "share=2")[2]
     assert make_config(method="sparse.py:Sparse", options={"share": 0.5}).options == {"share": 0.5}
@@ -584,7 +584,7 @@ def test_convolutions_take_what_follows_them_into_their_block():
     ("name", "plan", "words"),
     [
         ("googlenet", ModelSpec((3, 32, 32), 10), "torchvision:googlenet gives several outputs in training (GoogLeNetOutputs)"),
-        ("squeezenet1_1", ModelSpec((3, 8, 8), 10), "torchvision:squeezenet1_1 does not take images of 8x8 pixels: "),
+        ("squeezenet1_1", ModelSpec((3, 8, 8), 10), "torchvision:squeezenet1_1 does not take images of 8x8 (HxW) pixels: "),
         ("resnet18", ModelSpec((2, 32, 32), 10), "reads colour images of 3 channels"),
         ("resnet18", ModelSpec((3, 32, 32), 10, width=8), "--width 8: torchvision:resnet18 is built as torchvision has it"),
         ("resnet18", ModelSpec((3, 32, 32), 10, activation="gelu"), "--activation gelu"),
@@ -783,7 +783,8 @@ def test_own_data_train_and_are_told_by_their_contents(program):
     assert program("measure", "runs/r", "--quantity", "cosine", "--quiet")[0] == 0
     Path("pictures.py").write_text(DATA.replace("251", "250"))
     status, _, err = program("measure", "runs/r", "--quantity", "cosine", "--quiet")
-    assert (status, err) == (2, "gradlens: the data 'pictures.py:build' are not the ones runs/r was trained on\n")
+    differ = "as many images with the same labels, but other pixels"
+    assert (status, err) == (2, f"gradlens: the data 'pictures.py:build' are not the ones runs/r was trained on ({differ})\n")
 
 
 @pytest.mark.parametrize(
@@ -889,9 +890,12 @@ def test_check_says_what_fails_and_exits_with_one(program):
     written(
         "half.py", RULE.replace("def signal", "n = 0\n    def start(self, e, s): self.n += 1\n    def signal").replace("/ 2", "/ self.n")
     )
-    status, out, err = program("check", "half.py:Half", "--quiet")
+    status, out, err = program("check", "half.py:Half", "--quiet", "--verbose")
     assert (status, err) == (1, "")
     assert "FAILS      resume: " in out
+    status, out, err = program("check", "half.py:Half", "--quiet")
+    assert (status, err) == (1, "")
+    assert out.startswith("FAILS resume, on ")
     assert "10 checks pass, 1 fails" in out
 
 
@@ -901,3 +905,11 @@ def test_check_takes_shipped_rules_and_their_options(program):
     assert status == 0
     assert "DGL on mlp, basic-cnn, resnet, float64:" in out
     assert "unknown method 'dlg'" in program("check", "dlg")[2]
+
+
+def test_the_network_of_the_page_trains_on_data_that_need_no_download(program):
+    (code,) = re.findall(r"<!-- example: .* trains this as small.py -->\n```python\n(.*?)```", (PAGES[0].parent / "network-and-data.md").read_text(encoding="utf-8"), re.S)
+    written("small.py", code)
+    status, out, err = program("train", "dgl", "--model", "small.py:build", "--epochs", "1", "--limit", "256", "--quiet")
+    assert (status, err) == (0, "")
+    assert "next: gradlens figures" in out
