@@ -5,8 +5,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from tools.docs.contributing import write_contributing
 from tools.docs.reference import write_reference
 from tools.docs.rules import write_rules
+from tools.docs.run_directory import write_run_directory
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -14,7 +16,7 @@ DOCS = ROOT / "docs"
 
 def write_all(docs: Path = DOCS) -> list[Path]:
     """Write all generated pages; returns them."""
-    pages = [*write_rules(docs), *write_reference(docs)]
+    pages = [*write_rules(docs), *write_reference(docs), write_run_directory(docs), write_contributing(docs)]
     shutil.copy(ROOT / "CHANGELOG.md", docs / "changelog.md")
     return [*pages, docs / "changelog.md"]
 
