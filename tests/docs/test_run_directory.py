@@ -8,9 +8,10 @@ from tiny_runs import tiny
 
 from gradlens.analysis.of_runs.registry import ANALYSES
 from gradlens.reporting.study_summary import Merged, SummaryLine
+from gradlens.training.comparison import Comparison, write_comparison
 from gradlens.training.cost.simulation import CostRow
 from gradlens.training.run_directory import TABLES
-from tools.docs.run_directory import CONFIG, SUMMARY, WRITTEN, columns, run_directory
+from tools.docs.run_directory import COMPARISON, CONFIG, SUMMARY, WRITTEN, columns, run_directory
 
 
 @pytest.mark.parametrize("kind", [*TABLES.values(), Merged, SummaryLine, CostRow])
@@ -32,3 +33,8 @@ def test_every_file_and_key_of_a_run_is_named():
 def test_the_page_has_a_table_for_every_table_of_a_run():
     page = "\n".join(run_directory())
     assert all(f"### {name}.csv" in page for name in TABLES)
+
+
+def test_every_key_of_a_comparison_is_named(tmp_path):
+    write_comparison(Comparison(tmp_path, (tmp_path / "runs" / "bp",)))
+    assert list(json.loads((tmp_path / "comparison.json").read_text(encoding="utf-8"))) == list(COMPARISON)

@@ -910,7 +910,11 @@ def test_check_takes_shipped_rules_and_their_options(program):
 
 
 def test_the_network_of_the_page_trains_on_data_that_need_no_download(program):
-    (code,) = re.findall(r"<!-- example: .* trains this as small.py -->\n```python\n(.*?)```", (PAGES[0].parent / "network-and-data.md").read_text(encoding="utf-8"), re.S)
+    (code,) = re.findall(
+        r"<!-- example: .* trains this as small.py -->\n```python\n(.*?)```",
+        (PAGES[0].parent / "network-and-data.md").read_text(encoding="utf-8"),
+        re.S,
+    )
     written("small.py", code)
     status, out, err = program("train", "dgl", "--model", "small.py:build", "--epochs", "1", "--limit", "256", "--quiet")
     assert (status, err) == (0, "")

@@ -121,7 +121,9 @@ def columns(kind: type[Any]) -> Iterator[tuple[str, str]]:
 def run_directory() -> Iterator[str]:
     """The page, line by line."""
     written = WRITTEN | {f"{name}.json": f"what `gradlens {a.command}` found: [{a.command}]({_page(name)})" for name, a in ANALYSES.items()}
-    written |= {f"{a.comparison}.json": f"`gradlens {a.command}`: the first run beside the others" for a in ANALYSES.values() if a.comparison}
+    written |= {
+        f"{a.comparison}.json": f"`gradlens {a.command}`: the first run beside the others" for a in ANALYSES.values() if a.comparison
+    }
     yield from ("# Files of runs and comparisons", "", "## A run directory", "")
     yield from ("`runs/<method>-<data>-<model>-s<seed>-<6 hex digits of the settings>/`, or in the `runs/` of a comparison folder.", "")
     yield table(("file", "what it holds"), [(_code(name), text) for name, text in written.items()])
