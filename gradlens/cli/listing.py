@@ -62,9 +62,7 @@ def method_details() -> dict[str, tuple[tuple[str, str], ...]]:
         for i, (key, field) in enumerate(rule.Options.model_fields.items()):
             said.append(("" if i else "options", f"--set {name}.{key}={_typed(field.default)}: {field.description}{_choices(field)}"))
         found[name] = tuple(said)
-    own = (
-        ("rule", "your own: a subclass of gradlens.Method in a file (docs/extending/rule.md); `gradlens check FILE.py:Class` checks it"),
-    )
+    own = (("rule", "your own: a subclass of gradlens.Method (docs/extending/rule.md); `gradlens check FILE.py:Class` checks it"),)
     return {**found, OWN_RULE: own}
 
 

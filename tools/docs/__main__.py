@@ -8,7 +8,6 @@ from pathlib import Path
 from tools.docs.contributing import write_contributing
 from tools.docs.reference import write_reference
 from tools.docs.rules import write_rules
-from tools.docs.run_directory import write_run_directory
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -16,9 +15,9 @@ DOCS = ROOT / "docs"
 
 def write_all(docs: Path = DOCS) -> list[Path]:
     """Write all generated pages; returns them."""
-    pages = [*write_rules(docs), *write_reference(docs), write_run_directory(docs), write_contributing(docs)]
+    pages = [*write_rules(docs), *write_reference(docs)]
     shutil.copy(ROOT / "CHANGELOG.md", docs / "changelog.md")
-    return [*pages, docs / "changelog.md"]
+    return [*pages, docs / "changelog.md", write_contributing(docs)]
 
 
 if __name__ == "__main__":

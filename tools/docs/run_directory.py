@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from gradlens.analysis.of_runs.registry import ANALYSES
@@ -20,16 +19,18 @@ WRITTEN = {  # file of a run directory -> when it is written, and what it holds
     "metrics.csv": "a row for each split and epoch; nothing is smoothed; [columns](#metricscsv)",
     "gradients.csv": "a row for each measured number; [columns](#gradientscsv)",
     "timing.csv": "a row for each epoch; the part that differs from machine to machine; [columns](#timingcsv)",
-    "checkpoint.pt": "all that is needed to go on: weights, the rule's own weights and buffers, optimiser, step; loads with `weights_only=True`",
+    "checkpoint.pt": "all that is needed to go on: weights, the rule's own weights and buffers, optimiser; loads with `weights_only=True`",
     "summary.json": "best and final results; there once the run is finished; [keys](#summaryjson)",
     "snapshots/": "with `--keep-checkpoints N`: `step-00000000.pt`, weights along the way",
     "measured.csv": "rows added by `gradlens measure`; columns as `gradients.csv`",
     "tensorboard/": "with `--tensorboard`: one event file",
-    "online.csv, online.json, online/": "with `--online-probe`: every learner's losses ([columns](#onlinecsv)), its regret and bound, and per block what was read: int32 step, N, d, then N int32 labels and N·d float32 features a round",
+    "online.csv, online.json, online/": "with `--online-probe`: every learner's losses ([columns](#onlinecsv)), its regret "
+    "and bound, and for each block what was read: a round is int32 step, N, d, then N int32 labels and N·d float32 features",
     "doctor.json": "what `gradlens doctor` found",
 }
 CONFIG = {  # key of config.json -> meaning
-    "config": "every setting by its flat name, defaults included ([settings](settings.md)); `options`: those of the rule; `own`: files of yours and their SHA-256",
+    "config": "every setting by its flat name, defaults included ([settings](settings.md)); `options`: those of the rule; "
+    "`own`: files of yours and their SHA-256",
     "versions": "of gradlens, Python, torch, torchvision and numpy",
     "git": "commit of gradlens, where it is a checkout",
     "threads": "CPU threads of torch; with other numbers a resumed run is not bit-identical",
@@ -46,7 +47,7 @@ CONFIG = {  # key of config.json -> meaning
 }
 SUMMARY = {  # key of summary.json -> meaning
     "updates": "number of updates made",
-    "test, validation, train, train-eval": "for each split: `best_accuracy` with `best_epoch`, `final_accuracy`, `final_loss` and `final_epoch`",
+    "test, validation, train, train-eval": "for each split `best_accuracy`, `best_epoch`, `final_accuracy`, `final_loss`, `final_epoch`",
 }
 COMPARISON = {  # key of comparison.json -> meaning
     "format": "of this file",
@@ -128,8 +129,8 @@ def run_directory() -> Iterator[str]:
     yield from ("`runs/<method>-<data>-<model>-s<seed>-<6 hex digits of the settings>/`, or in the `runs/` of a comparison folder.", "")
     yield table(("file", "what it holds"), [(_code(name), text) for name, text in written.items()])
     yield from (
-        "", "`train` rows are running averages over the epoch in training mode, `test` rows are taken after it in evaluation mode. Both the best and "
-        "the final epoch are reported; the best is a maximum over epochs of test accuracy, so it is an optimistic number.", "",
+        "", "`train` rows are running averages over the epoch in training mode, `test` rows are taken after it in evaluation mode. The",
+        "best and the final epoch are reported; the best is a maximum over epochs of test accuracy, so it is an optimistic number.", "",
     )  # fmt: skip
     for name, kind in TABLES.items():
         yield from (f"### {name}.csv", "", table(("column", "meaning"), columns(kind)))
@@ -152,11 +153,3 @@ def _code(names: str) -> str:
 
 def _page(name: str) -> str:
     return f"../analyses/{'probes' if name == 'probe' else name}.md"
-
-
-def write_run_directory(docs: Path) -> Path:
-    """Write docs/reference/run-directory.md; returns it."""
-    path = docs / "reference" / "run-directory.md"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(run_directory()), encoding="utf-8")
-    return path
