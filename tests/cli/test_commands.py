@@ -457,9 +457,7 @@ def test_no_cache_keeps_nothing(gradlens, monkeypatch):
 
 @pytest.mark.parametrize("quiet", [True, False])
 def test_long_reading_is_shown_unless_it_is_to_be_quiet(gradlens, monkeypatch, quiet):
-    from gradlens.cli import progress
-
-    monkeypatch.setattr(progress, "MOMENT", 0.0)
+    monkeypatch.setattr("gradlens.runtime.progress.MOMENT", 0.0)
     root = Path("pictures")
     for half in ("train", "test"):
         images(root, half, "ab")
