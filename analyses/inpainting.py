@@ -18,12 +18,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from analyses.study import arguments, data_name, judged, probed, publish, run_context_of, say, trained
 from gradlens.analysis import inpainting
 from gradlens.analysis.of_runs.inpainting import InpaintedImages, InpaintingOptions
-from gradlens.analysis.of_runs.options import ProbeOptions
+from gradlens.analysis.of_runs.options import FULL_PROBE
 from gradlens.reporting import inpainting as reporting_inpainting
 from gradlens.reporting.analysis_report import save_figures
 from gradlens.reporting.probes import probe_figures, probe_points, probe_table
@@ -94,7 +95,7 @@ def main() -> None:
     place = run_context_of(args)
     *runs, adversarial = trained(configs(args), args)
     test = 300 if args.data == "digits" else 2_000
-    options = ProbeOptions(features=512, train_images=min(3_000, args.limit), test_images=test, separability=0)
+    options = replace(FULL_PROBE, features=512, train_images=min(3_000, args.limit), test_images=test, separability=0)
     read = probed(runs, args, options)
     *filled, last = InpaintedImages().analyse([*runs, adversarial], place, InpaintingOptions(images=6))
     points = probe_points(runs, read)

@@ -15,12 +15,13 @@ rule's third block above its first (accuracy rises with depth).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from analyses.all_methods import EPOCHS, SEEDS, SHARED, STAGES
 from analyses.study import arguments, data_name, judged, probe_accuracy, probed, publish, say, trained
-from gradlens.analysis.of_runs.options import ProbeOptions
+from gradlens.analysis.of_runs.options import FULL_PROBE
 from gradlens.reporting.analysis_report import save_figures
 from gradlens.reporting.probes import probe_figures, probe_points, probe_table
 from gradlens.runtime.terminal import print_table
@@ -30,7 +31,7 @@ from gradlens.training.run_directory import Run
 
 RULES = ("bp", "dgl", "greedy", "chunked", "overlap", "dni", "cdni", "fa", "dfa", "shallow")
 BLOCKS = ("block1", "block2", "block3")
-OPTIONS = ProbeOptions(features=512, train_images=3_000, test_images=2_000, separability=0)
+OPTIONS = replace(FULL_PROBE, features=512, train_images=3_000, test_images=2_000, separability=0)
 
 Results = Mapping[str, Sequence[Mapping[str, Any]]]  # rule -> contents of probe.json, one a seed
 

@@ -22,7 +22,7 @@ from typing import Any
 from analyses.all_methods import EPOCHS, SEEDS, SHARED
 from analyses.study import arguments, data_name, judged, publish, run_context_of, say, trained
 from gradlens.analysis.of_runs.interface import Session
-from gradlens.analysis.of_runs.options import RepresentationOptions
+from gradlens.analysis.of_runs.options import FULL_REPRESENTATIONS
 from gradlens.analysis.of_runs.representations import Representations
 from gradlens.analysis.representations import TRAINED
 from gradlens.cli.progress import Display
@@ -95,7 +95,7 @@ def main() -> None:
     """Train or read fifteen runs, measure and compare their blocks, test the claims, write figures/representations."""
     args = arguments(__doc__ or "")
     runs = trained(configs(args), args)
-    place, options = run_context_of(args), RepresentationOptions()
+    place, options = run_context_of(args), FULL_REPRESENTATIONS
     analysis = Representations()
     by_name = {name: [r for r in runs if r.config.method == name] for name in METHODS}
     with Display(quiet=False) as display:

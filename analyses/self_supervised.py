@@ -30,7 +30,7 @@ from typing import Any
 
 from analyses.drawing import Cell, dots
 from analyses.study import arguments, data_name, judged, probe_accuracy, probed, publish, say, test_accuracy, trained
-from gradlens.analysis.of_runs.options import ProbeOptions
+from gradlens.analysis.of_runs.options import FULL_PROBE
 from gradlens.reporting.aggregate import final_values, interval
 from gradlens.reporting.style import save_figure
 from gradlens.training.config import Config, make_config
@@ -57,7 +57,7 @@ RULES: dict[str, tuple[str, dict[str, Any]]] = {  # what the table calls it -> m
     "dgl": ("dgl", {}),
 }
 BLOCKS = ("block1", "block2", "block3")
-PROBE = ProbeOptions(features=512, blocks=BLOCKS, controls=False, separability=0)
+PROBE = replace(FULL_PROBE, features=512, blocks=BLOCKS, controls=False, separability=0)
 CONTROLLED = replace(PROBE, controls=True)  # raw pixels and the untrained network, read as the rule's own features
 ON_PATCHES = ("cpc", "cpc-local", "infomax, one module", "infomax")  # whose features are maps of patches, as are their untrained network's
 CONTROLS = {"bp": "untrained", "cpc": "untrained, on patches"}  # whose untrained network stands for its family's

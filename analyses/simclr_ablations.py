@@ -17,13 +17,14 @@ means fewer updates of the same length), SimCLR beside backprop, three seeds.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from statistics import fmean
 from typing import Any
 
 from analyses.drawing import Cell, value_map
 from analyses.study import arguments, data_name, judged, probe_accuracy, probed, publish, say, trained
-from gradlens.analysis.of_runs.options import ProbeOptions
+from gradlens.analysis.of_runs.options import FULL_PROBE
 from gradlens.reporting.aggregate import interval
 from gradlens.reporting.style import save_figure
 from gradlens.training.config import Config, make_config
@@ -36,7 +37,7 @@ VIEWS: dict[str, dict[str, Any]] = {
     "crop": {"crop": True}, "flip": {"flip": True}, "colour": {"jitter": 0.5, "grey": 0.2}, "blur": {"blur": 0.5},
 }  # fmt: skip
 OFF = {"crop": False, "flip": False, "jitter": 0.0, "grey": 0.0, "blur": 0.0, "side": 2}
-PROBE = ProbeOptions(features=512, blocks=("block3",), controls=False, separability=0)
+PROBE = replace(FULL_PROBE, features=512, blocks=("block3",), controls=False, separability=0)
 BATCHES, EPOCHS = (64, 256), (4, 12)
 
 

@@ -11,9 +11,9 @@ from gradlens._version import PACKAGE
 from gradlens.analysis.of_runs.interface import AnalysisWithTraining
 from gradlens.analysis.of_runs.registry import ANALYSES
 from gradlens.cli.flags import REGISTRIES, digest
-from gradlens.cli.listing import LISTS, known_quantities
+from gradlens.cli.listing import LISTS, known_quantities, method_details
 from gradlens.data.datasets import DATASETS
-from gradlens.methods import DEFAULT_COMPARISON, DEFAULT_SIMULATION
+from gradlens.methods import DEFAULT_COMPARISON, DEFAULT_SIMULATION, OTHER_NAMES
 from gradlens.training.config import Config
 from gradlens.training.config_fields import Setting, settings_of
 from gradlens.training.user_references import SHIPPED
@@ -48,6 +48,7 @@ def settings_text(config: type[Config] = Config) -> str:
     settings = settings_of(config)
     names = {
         "METHODS": SHIPPED["method"],
+        "OTHER_NAMES": OTHER_NAMES,  # of rules -> the name here
         "MODELS": SHIPPED["model"],
         "DATASETS": tuple(DATASETS),
         "QUANTITIES": tuple(known_quantities()),
@@ -71,10 +72,13 @@ def settings_text(config: type[Config] = Config) -> str:
 
 def lists_text() -> str:
     """``lists.py``, as it should be."""
-    head = f'"""The rows of `gradlens list`, the first of each its heading. {SAYS}"""\n\nfrom __future__ import annotations\n\n'
+    said = "The rows of `gradlens list`, the first of each its heading, and the rest of each rule"
+    head = f'"""{said}. {SAYS}"""\n\nfrom __future__ import annotations\n\n'
     lines = [head, "ROWS: dict[str, tuple[tuple[str, ...], ...]] = {\n"]
     for what, rows in LISTS.items():
         lines += [f"    {what!r}: (\n", *(f"        {row!r},\n" for row in rows()), "    ),\n"]
+    lines += ["}\n\nMETHOD_DETAILS: dict[str, tuple[tuple[str, str], ...]] = {\n"]
+    lines += [f"    {name!r}: {said!r},\n" for name, said in method_details().items()]
     return "".join([*lines, "}\n"])
 
 

@@ -24,7 +24,7 @@ from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.eval_mode import eval_mode
 from gradlens.runtime.progress import Progress, no_progress
 from gradlens.training.build import build_model_and_method, load_model_and_method
-from gradlens.training.context import RunContext, load_data
+from gradlens.training.context import RunContext
 from gradlens.training.run_directory import Run
 
 FORWARD_BATCH = 500  # images in a forward pass
@@ -83,7 +83,7 @@ def load_snapshots(run: Run, context: RunContext, which: str = "last") -> Iterat
         InputError: a run without checkpoint, or weights that do not fit its config.
 
     """
-    data = load_data(run.config, context)
+    data = run.data(context=context)
     if which == "untrained":
         yield _frozen(run, data, context, 0, None)
         return

@@ -218,7 +218,7 @@ def examine(run: Run, context: RunContext | None = None, progress: Progress = no
     foreign: list[str] = []
     unmade: dict[str, str] = {}
     for i, check in enumerate(CHECKS):
-        progress(i, len(CHECKS), check.name)
+        progress(i, len(CHECKS), f"checks made, next: {check.name}")
         try:
             found = check.look(seen)
         except MissingEvidence as why:

@@ -16,7 +16,6 @@ from gradlens.analysis.representation_similarity import effective_rank, spectrum
 from gradlens.gradients.layer_names import is_norm
 from gradlens.runtime.errors import InputError
 from gradlens.training.batches import batches_per_epoch
-from gradlens.training.context import load_data
 from gradlens.training.metrics import TRAIN
 from gradlens.training.run_directory import Metric
 
@@ -87,8 +86,7 @@ def collapse(seen: RunView) -> list[Symptom]:
     """Every block below the top tells images apart in more than one direction."""
     run = seen.run
     try:
-        data = load_data(run.config, seen.context)
-        run.require_data(data)
+        data = run.data(context=seen.context)
         (frozen,) = load_snapshots(run, seen.context)
     except InputError as error:
         raise MissingEvidence(f"it needs the checkpoint and the images, and {error}") from error

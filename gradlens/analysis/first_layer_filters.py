@@ -34,7 +34,7 @@ from gradlens.analysis.gabor import STARTS, Gabor, bounds, fit_gabor
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.progress import Progress, no_progress
 from gradlens.runtime.rng import generator
-from gradlens.training.context import RunContext, load_data
+from gradlens.training.context import RunContext
 from gradlens.training.run_directory import Run
 
 DECIDES = 7  # pixels: on smaller kernels noise is fitted too (at 5x5 one patch in four, at 3x3 nearly all), and a Gabor share says nothing
@@ -168,7 +168,7 @@ def _silent(frozen: FrozenModel, images: Tensor, count: int) -> NDArray[np.bool_
 
 def _images(run: Run, context: RunContext) -> Tensor:
     """Up to 500 held-out images of a run, always the same ones."""
-    images = load_data(run.config, context).test.images
+    images = run.data(context=context).test.images
     chosen = torch.randperm(len(images), generator=generator(0, "filters", len(images)))[:IMAGES]
     return images[chosen].to(context.device)
 

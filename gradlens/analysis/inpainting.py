@@ -20,7 +20,7 @@ from gradlens.runtime.eval_mode import eval_mode
 from gradlens.runtime.progress import Progress, no_progress
 from gradlens.runtime.rng import generator
 from gradlens.training.build import ModelAndMethod, load_model_and_method
-from gradlens.training.context import RunContext, load_data
+from gradlens.training.context import RunContext
 from gradlens.training.run_directory import Run
 
 INPAINTING_RULES = tuple(name for name in SHIPPED if METHODS[name].inpaints)
@@ -121,8 +121,7 @@ def must_have_images(run: Run, images: int, context: RunContext) -> None:
 
     """
     run.checkpoint()
-    data = load_data(run.config, context)
-    run.require_data(data)
+    data = run.data(context=context)
     if not 1 <= images <= len(data.test):
         raise InputError(f"--images {images}: there are {len(data.test)} {data.test_name} images")
 
@@ -144,7 +143,7 @@ def inpaint_run(run: Run, context: RunContext, images: int = 8, progress: Progre
         InputError: a checkpoint that cannot be read.
 
     """
-    data = load_data(run.config, context)
+    data = run.data(context=context)
     network = load_model_and_method(run, data.shape, len(data.classes), context.device)
     test, to_input = data.test.to(context.device), input_of(run.config.data.normalize, data, context.device)
     everything = data.everything.images

@@ -33,14 +33,14 @@ from gradlens.analysis.activations import (
 )
 from gradlens.analysis.logistic_regression import TOLERANCE
 from gradlens.analysis.of_runs.interface import Keep
-from gradlens.analysis.of_runs.options import ProbeOptions
+from gradlens.analysis.of_runs.options import FULL_PROBE, ProbeOptions
 from gradlens.analysis.probe_block import CERTIFICATE_SECONDS, HELD_OUT, ProbeFeatures, ProbeRecord, certificates, probe_block
 from gradlens.data.split import Data, Split
 from gradlens.models.feature_pooling import described, pooled
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.progress import Progress, no_progress
 from gradlens.runtime.rng import generator
-from gradlens.training.context import RunContext, load_data
+from gradlens.training.context import RunContext
 from gradlens.training.run_directory import Run
 
 TRAINED, UNTRAINED, PIXELS = "trained", "untrained", "pixels"
@@ -67,7 +67,7 @@ def probe_network(
     train: Split,
     test: Split,
     classes: int,
-    options: ProbeOptions = ProbeOptions(),
+    options: ProbeOptions = FULL_PROBE,
     seed: int = 0,
     progress: Progress = no_progress,
     known: ProbeCache | None = None,
@@ -111,7 +111,7 @@ def _read(frozen: FrozenModel, half: Split, blocks: Sequence[str], features: int
 
 
 def probe_pixels(
-    train: Split, test: Split, classes: int, options: ProbeOptions = ProbeOptions(), seed: int = 0, known: ProbeCache | None = None
+    train: Split, test: Split, classes: int, options: ProbeOptions = FULL_PROBE, seed: int = 0, known: ProbeCache | None = None
 ) -> ProbeResult:
     """The same on raw pixels under the same feature budget; arguments as :func:`probe_network`."""
     start = time.monotonic()
@@ -142,7 +142,7 @@ def probe_module(
     layers: Sequence[str] | None,
     train: tuple[Tensor, Tensor],
     test: tuple[Tensor, Tensor],
-    options: ProbeOptions = ProbeOptions(),
+    options: ProbeOptions = FULL_PROBE,
     classes: int | None = None,
     seed: int = 0,
     progress: Progress = no_progress,
@@ -219,8 +219,7 @@ def must_be_probeable(run: Run, context: RunContext, options: ProbeOptions) -> N
     frozen = next(load_snapshots(run, context))
     for name in options.blocks:
         frozen.block(name)
-    data = load_data(run.config, context)
-    run.require_data(data)
+    data = run.data(context=context)
     _halves(run, data, options)
 
 
@@ -232,7 +231,7 @@ def _halves(run: Run, data: Data, options: ProbeOptions) -> tuple[Split, Split]:
 
 def probe_protocol(run: Run, context: RunContext, options: ProbeOptions) -> ProbeRecord:
     """How a run's numbers are made, as stored with them; a stored result of another protocol does not count."""
-    data = load_data(run.config, context)
+    data = run.data(context=context)
     train, test = _halves(run, data, options)
     held = len(train) // HELD_OUT
     return {
@@ -285,7 +284,7 @@ def probe_run(
         InputError: NaN activations (the block is named), fewer images than classes.
 
     """
-    data = load_data(run.config, context)
+    data = run.data(context=context)
     seed, classes = run.config.seed, len(data.classes)
     empty: ProbeRecord = {"protocol": {}, "rows": [], "separability": [], "seconds": {"activations": 0.0, "probes": 0.0}}
     result = empty | result

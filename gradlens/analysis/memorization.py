@@ -207,8 +207,7 @@ def memorized(run: Run, context: RunContext, result: Result, progress: Progress 
     curve = curve_of(run)
     if result.get("curve") == [list(point) for point in curve]:
         return result  # the curve too: a run that was trained anew keeps its files
-    data = load_data(run.config, context)
-    run.require_data(data)
+    data = run.data(context=context)
     held = next(m.split for m in run.metrics if m.split not in (TRAIN, TRAIN_EVAL))
     own, network = method_parameters(run, data)
     found: dict[str, Any] = {
@@ -219,7 +218,7 @@ def memorized(run: Run, context: RunContext, result: Result, progress: Progress 
         "chance": 1 / len(data.classes), "own_parameters": own, "network_parameters": network,
     }  # fmt: skip
     if run.config.data.label_noise:
-        noise = noise_of(run.config, context)
+        noise = noise_of(run.located(), context)
         found["corrupted"], found["clean"] = _networks_own(run, data, noise, context)
         if _is_partial(run):
             (frozen,), (untrained,) = load_snapshots(run, context), load_snapshots(run, context, "untrained")

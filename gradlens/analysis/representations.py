@@ -23,7 +23,7 @@ from torch import Tensor
 from gradlens.analysis.activations import FrozenModel, checkpoint_digest, collect_activations, frozen_eval_mode, last_step, load_snapshots
 from gradlens.analysis.information import DECODER_BATCH, DECODER_LR, HEAD_BATCH, HEAD_LR, LINEAR_LR, label_information, reconstruct
 from gradlens.analysis.of_runs.interface import Keep, Result
-from gradlens.analysis.of_runs.options import RepresentationOptions
+from gradlens.analysis.of_runs.options import FULL_REPRESENTATIONS, RepresentationOptions
 from gradlens.analysis.representation_similarity import effective_rank, fisher_ratio, participation_ratio, rdm, spectrum
 from gradlens.data.datasets import DATASETS
 from gradlens.data.split import Data, Split
@@ -126,7 +126,7 @@ def _numbers_of(h: Tensor, held_h: Tensor, shown: Pictures, options: Representat
 def represent(
     frozen: FrozenModel,
     shown: Pictures,
-    options: RepresentationOptions = RepresentationOptions(),
+    options: RepresentationOptions = FULL_REPRESENTATIONS,
     known: MutableMapping[str, RepresentationRecord] | None = None,
 ) -> Iterator[tuple[RepresentationRecord, Tensor]]:
     """One network's blocks, bottom first: a row of numbers and the activations [N, d] of the held-out images.
@@ -168,7 +168,8 @@ UNTRAINED, TRAINED = "untrained", "trained"
 
 def _whole(run: Run, context: RunContext) -> Data:
     """A run's data set, all of it, labels clean."""
-    return load_data(run.config.replace(limit=None, limit_test=None, label_noise=0.0, validation=0.0), context)
+    run.data(context=context)  # what was chosen from it is what the run was trained on
+    return load_data(run.located().replace(limit=None, limit_test=None, label_noise=0.0, validation=0.0), context)
 
 
 def pictures_of(run: Run, context: RunContext, count: int) -> Pictures:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -12,9 +13,9 @@ import typer
 
 from gradlens.analysis.of_runs.interface import Analysis, AnalysisWithTraining, Result
 from gradlens.analysis.of_runs.registry import ANALYSES
-from gradlens.cli.options import default_help, runs_given, with_flags
+from gradlens.cli.options import data_given, default_help, runs_given, with_flags
 from gradlens.cli.output import FigureFormat, Output, TableFormat, figure_formats
-from gradlens.cli.settings import RULES_READ
+from gradlens.cli.settings import DATASETS, RULES_READ
 from gradlens.runtime.terminal import say, shell_command
 
 if TYPE_CHECKING:
@@ -33,11 +34,22 @@ def _shown(
     """Print the tables of an analysis, draw its figures into a folder, and say where everything is."""
     from gradlens.reporting.aggregate import runs_title
     from gradlens.reporting.analysis_report import save_figures
+    from gradlens.reporting.console import with_heading
     from gradlens.reporting.registry import REPORTS
+    from gradlens.training.run_groups import Experiment, experiments
 
-    report, output, formats = REPORTS[analysis.name], Output(form), figure_formats(figure_format)
-    output.tables(report.tables(runs, results))
-    files = save_figures(report.figures(runs, results, runs_title(runs)), folder, formats=formats) if report.figures else []
+    report, output, formats, files = REPORTS[analysis.name], Output(form), figure_formats(figure_format), list[Path]()
+    result_of = {run.path: result for run, result in zip(runs, results, strict=True)}
+    # a comparison of networks is across experiments, whatever else is printed of one
+    parts = [Experiment("", "", list(runs))] if analysis.comparison else experiments(runs)
+    tables = []
+    for part in parts:
+        mine = [result_of[run.path] for run in part.runs]
+        tables += with_heading(report.tables(part.runs, mine), part.heading if len(parts) > 1 else "")
+        if report.figures:
+            inside = folder / part.name if len(parts) > 1 else folder
+            files += save_figures(report.figures(part.runs, mine, runs_title(part.runs)), inside, formats=formats)
+    output.tables(tables)
     for i, run in enumerate(runs):
         stored = [analysis.name, *([analysis.comparison] if analysis.comparison and not i else [])]
         output.notice(f"run: {run.path} ({', '.join(f'{name}.json' for name in stored)})")
@@ -57,11 +69,14 @@ def _printed() -> list[inspect.Parameter]:
     ]
 
 
-def _flag(field: dataclasses.Field[Any], type_: Any) -> inspect.Parameter:
-    """The flag of a field that :func:`gradlens.analysis.of_runs.interface.option` made."""
+def _flag(field: dataclasses.Field[Any], type_: Any, full: Any) -> inspect.Parameter:
+    """The flag of a field that :func:`gradlens.analysis.of_runs.interface.option` made; ``full``: its value under --full, None as ever."""
     name = field.metadata["flag"] or field.name.replace("_", "-")
     forms = f"--{name}/--no-{name}" if field.default is True else f"--{name}"
     repeatable = field.default == ()
+    if full not in (None, field.default):
+        said = f"{field.metadata['help']} (default {field.default}, with --full {full})"
+        return _parameter(field.name, type_ | None, typer.Option(forms, help=said, min=field.metadata["least"], show_default=False), None)
     info = typer.Option(forms, help=field.metadata["help"], min=field.metadata["least"])
     return _parameter(field.name, list[str] | None if repeatable else type_, info, None if repeatable else field.default)
 
@@ -82,7 +97,15 @@ def add_command(analysis: Analysis) -> None:
     """Make the command of an analysis: run directories, the flags of its options, and where the figures go."""
 
     def command(
-        *, run_dirs: list[Path], out: Path, form: str, figure_format: list[str] | None, given: dict[str, Any], **typed: Any
+        *,
+        run_dirs: list[Path],
+        out: Path,
+        data: str | None,
+        form: str,
+        figure_format: list[str] | None,
+        given: dict[str, Any],
+        full: bool = False,
+        **typed: Any,
     ) -> None:
         from gradlens.cli.progress import Display
         from gradlens.training.context import set_up_process
@@ -91,18 +114,25 @@ def add_command(analysis: Analysis) -> None:
 
         quiet, context = given.pop("quiet", False), set_up_process(given)
         must_be_writable(out / f"{analysis.name}.png")
-        runs = [load_run(path) for path in dict.fromkeys(run_dirs)]
-        options = analysis.Options(**{name: tuple(v or ()) if fields[name].default == () else v for name, v in typed.items()})
+        runs = [load_run(path, data) for path in dict.fromkeys(run_dirs)]
+        said = {name: tuple(v or ()) if fields[name].default == () else v for name, v in typed.items()}
+        said = {name: v for name, v in said.items() if v is not None}
+        options = dataclasses.replace(analysis.full if full else analysis.Options(), **said)
         with Display(quiet, len(runs)) as display:
             results = analysis.analyse(runs, context, options, display.count, _aside)
         _shown(analysis, runs, results, out, form, figure_format)
 
     fields = {field.name: field for field in dataclasses.fields(analysis.Options) if field.metadata}
     types = get_type_hints(analysis.Options)
-    flags = [_flag(field, types[name]) for name, field in fields.items()]
+    flags = [_flag(field, types[name], getattr(analysis.full, name, None)) for name, field in fields.items()]
+    if analysis.full is not None:
+        flags.append(
+            _parameter("full", bool, typer.Option("--full", help="what is to be quoted, in place of a first look: minutes"), False)
+        )
     out = _parameter("out", Path, typer.Option("--out", help=analysis.drawn), Path("figures"))
+    data = _parameter("data", str | None, data_given(), None)
     of = f" of {' or '.join(RULES_READ[analysis.command])}" if analysis.command in RULES_READ else ""
-    own = [_parameter("run_dirs", list[Path], runs_given(analysis.argument + of)), *flags, out, *_printed()]
+    own = [_parameter("run_dirs", list[Path], runs_given(analysis.argument + of)), *flags, out, data, *_printed()]
     _register(analysis, command, own, "device", "threads", "data-dir", "download", "no-cache", "quiet")
 
 
@@ -118,15 +148,18 @@ def add_command_with_training(analysis: AnalysisWithTraining) -> None:
         from gradlens.training.context import set_up_process
         from gradlens.training.run_directory import load_run
         from gradlens.training.run_files import must_be_writable
+        from gradlens.training.runs.check import with_smaller_batch
         from gradlens.training.runs.train_run import train_or_reuse
 
         quiet, context = given.pop("quiet", False), set_up_process(given)
         if context.name:
             raise InputError(f"--run-name names one run; {analysis.command} makes several: --out names their folder")
         methods, paths = methods_and_runs(what or analysis.default_methods())
-        read = [load_run(path) for path in paths]
+        read = [load_run(path, None if given.get("data") in DATASETS else given.get("data")) for path in paths]
         analysis.check_required(read)
-        configs = [c for group in configs_of(methods, analysis.settings(given), context) for c in group] if methods else []
+        smaller, settings = partial(with_smaller_batch, context=context), analysis.settings(given)
+        groups = configs_of(methods, settings, context, with_default_batch=smaller) if methods else []
+        configs = [config for group in groups for config in group]
         for config in configs:
             analysis.check_config(config, context)
         folder = figures_to or context.out / "figures"
@@ -163,7 +196,7 @@ def report(
     from gradlens.training.run_directory import load_run
 
     path = write_page([load_run(run_dir) for run_dir in run_dirs], out, overwrite)
-    say(f"open {shell_command(path)} ({path.stat().st_size / 1e6:.1f} MB; it needs no network)")
+    say(f"open {shell_command(path)} ({max(path.stat().st_size, 1e5) / 1e6:.1f} MB; it needs no network)")
 
 
 @learned.command()
@@ -171,6 +204,7 @@ def report(
 def doctor(
     run_dirs: Annotated[list[Path], runs_given("run directories, finished or not")],
     as_json: Annotated[bool, typer.Option("--json", help="print the findings as JSON, for scripts")] = False,
+    data: Annotated[str | None, data_given()] = None,
     form: TableFormat = "text",
     *,
     given: dict[str, Any],
@@ -185,7 +219,7 @@ def doctor(
     from gradlens.training.run_directory import load_run, plain, save_result
 
     quiet, context = given.pop("quiet", False), set_up_process(given)
-    runs = [load_run(path) for path in dict.fromkeys(run_dirs)]
+    runs = [load_run(path, data) for path in dict.fromkeys(run_dirs)]
     with Display(quiet, len(runs)) as display:
         found = [examine(run, context, display.count(run.path.name)) for run in runs]
     for run, diagnosis in zip(runs, found, strict=True):

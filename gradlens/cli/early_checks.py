@@ -11,12 +11,12 @@ from typing import Any
 
 from gradlens._version import PACKAGE
 from gradlens.cli.flags import REGISTRIES, digest
-from gradlens.cli.settings import DATASETS, DIGESTS, IN_CONFIG, METHODS, MODELS, QUANTITIES, SETTINGS
+from gradlens.cli.settings import DATASETS, DIGESTS, IN_CONFIG, METHODS, MODELS, OTHER_NAMES, QUANTITIES, SETTINGS
 from gradlens.data.folder_listing import must_be_folder
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.paths import is_there
 from gradlens.runtime.text_files import read_json
-from gradlens.training.config_file import read_settings
+from gradlens.training.config_file import named, read_settings
 from gradlens.training.run_files import is_run, must_be_run
 from gradlens.training.sweep.study_file import read_study
 from gradlens.training.typed_flags import check_run_flags, parse_numbers, parse_whole_numbers
@@ -56,19 +56,33 @@ def check_given(rules: Sequence[str], given: Mapping[str, Any], *, or_runs: bool
     if isinstance(given.get("split"), str):
         parse_whole_numbers("--split", given["split"])
     file = read_settings(given["config"]) if "config" in given else {}
-    own = {str(file.get(kind)) for kind in file["own"]} if isinstance(file.get("own"), dict) else set()
+    with named(given.get("config")):
+        _check_file(file)
+    own = _own(file)
     if needed and not rules and not isinstance(file.get("method"), str):
         raise InputError(f"which method? One of {', '.join(METHODS)}, or a --config that names one")
-    for name in (*rules, *([file["method"]] if isinstance(file.get("method"), str) else ())):
+    for name in rules:
         _check_rule(name, own, or_runs)
-    for name in file:
-        if name not in IN_CONFIG and is_current("settings"):
-            raise unknown("setting", name, IN_CONFIG)
-    for settings in (file, given):
-        check_choices(settings, own)
+    check_choices(given, own)
     for flag in ("init_from", "teacher"):
         if flag in given:
             must_be_run(given[flag])
+
+
+def _own(file: Mapping[str, Any]) -> set[str]:
+    """The names of a user's rule and network that a config file knows."""
+    return {str(file.get(kind)) for kind in file["own"]} if isinstance(file.get("own"), dict) else set()
+
+
+def _check_file(file: Mapping[str, Any]) -> None:
+    """The names of settings in a config file, and those of their values that are names."""
+    own = _own(file)
+    if isinstance(file.get("method"), str):
+        _check_rule(file["method"], own, or_runs=False)
+    for name in file:
+        if name not in IN_CONFIG and is_current("settings"):
+            raise unknown("setting", name, IN_CONFIG)
+    check_choices(file, own)
 
 
 def _check_rule(name: str, own: Collection[str], or_runs: bool) -> None:
@@ -77,7 +91,7 @@ def _check_rule(name: str, own: Collection[str], or_runs: bool) -> None:
     if or_runs and (is_there(name) or Path(name).name != name):
         must_be_run(name)
     elif is_current("methods"):
-        raise unknown("method", name, METHODS)
+        raise unknown("method", name, METHODS, others=OTHER_NAMES)
 
 
 def check_choices(settings: Mapping[str, Any], own: Collection[str] = ()) -> None:
@@ -177,6 +191,24 @@ def only_runs(paths: list[Path]) -> list[Path]:
     for path in runs:
         must_be_run(path)
     return runs
+
+
+def only_place(name: str | None) -> str | None:
+    """The path of data, at which there is something.
+
+    Raises:
+        InputError: it is the name of a data set, or nothing is there.
+
+    """
+    if name is None:
+        return None
+    if name in DATASETS:
+        raise InputError(f"--data {name}: a named data set has no path that changes; --data-dir says where its files lie")
+    if not (_is_in_a_file(name) or name.endswith(".npz")):
+        must_be_folder(name)
+    elif not is_there(name.rpartition(":")[0] if _is_in_a_file(name) and ":" in name else name):
+        raise InputError(f"--data {name}: there is no such file")
+    return name
 
 
 def only_run(path: Path) -> Path:

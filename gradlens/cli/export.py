@@ -23,11 +23,15 @@ def export(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="a file, replaced where it is there [stdout]")] = None,
 ) -> None:
     """Write the comparison of runs for a paper: cosine of each layer, accuracy best and final, lr, seeds, intervals."""
-    from gradlens.reporting.console import comparison_table
+    from gradlens.reporting.console import comparison_tables
     from gradlens.training.run_directory import load_run
     from gradlens.training.run_files import write
+    from gradlens.training.run_progress import unfinished_text
 
-    text = written([comparison_table([load_run(path) for path in run_dirs], whole=True)], form)
+    runs = [load_run(path) for path in run_dirs]
+    text = written(comparison_tables(runs, whole=True), form)
+    if listed := unfinished_text(runs):
+        say(listed, aside=True)
     if out is None:
         write_out(text)
         return

@@ -38,7 +38,7 @@ RUN_FLAGS = (
         int,
         "K runs, seeds from --seed on; tables show mean and 95% interval (default 1)",
         "Course of training",
-        synonyms=("num-seeds",),
+        synonyms=("num-seeds", "seed-list"),
     ),
     Flag("set", list[str], "name=value or method.name=value: a method's own option, or its own lr; repeatable", "Training"),
     Flag("config", Path, "JSON file of settings, or a run's config.json; flags win over it", "Training"),

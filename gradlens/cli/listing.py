@@ -1,4 +1,4 @@
-"""The lists of `gradlens list`: methods with their options, models, data sets, quantities.
+"""The lists of `gradlens list`: a row for each rule, network, data set and quantity, and all there is to say of one of them.
 
 They are read from ``lists.py``, which is written from the registries; where a registry has changed since, from the registry itself.
 """
@@ -6,42 +6,69 @@ They are read from ``lists.py``, which is written from the registries; where a r
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin
 
-from gradlens.runtime.errors import unknown
+from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.tables import Table
+
+LOCKED = (
+    "locked: fwd = a block runs after the one below it; upd = it is updated after all above it have run; bwd = … and have gone backward"
+    " (inside a chunk or window where a rule has such)"
+)
+MORE = "`gradlens list methods NAME` says the rest of a rule: its equation, options, paper and what a block's update depends on"
+OWN_RULE = "FILE.py:Class"
 
 
 def first_sentence(thing: Any) -> str:
     """The first paragraph of a docstring, on one line."""
-    return (inspect.getdoc(thing) or "").split("\n\n")[0].replace("\n", " ")
+    return _paragraphs(thing)[0]
+
+
+def _paragraphs(thing: Any) -> list[str]:
+    return [part.replace("\n", " ").replace("``", "") for part in (inspect.getdoc(thing) or "").split("\n\n")]
+
+
+def _family(rule: type[Any]) -> str:
+    """The folder that a rule lies in, or ``baselines`` where it lies in none."""
+    inside = rule.__module__.partition("gradlens.methods.")[2].split(".")
+    return inside[0].replace("_", " ") if len(inside) > 1 else "baselines"
 
 
 def _methods() -> list[tuple[str, ...]]:
     from gradlens.methods import METHODS
 
-    rows: list[tuple[str, ...]] = [("method", "rule, and options (default)")]
-    seen: dict[Any, str] = {}
+    families = list(dict.fromkeys(map(_family, METHODS.values())))
+    rows: list[tuple[str, ...]] = [("method", "family", "locked", "in a line")]
+    for name, rule in sorted(METHODS.items(), key=lambda item: families.index(_family(item[1]))):
+        locks = " ".join(word for word, locked in zip(("fwd", "upd", "bwd"), rule.locks(), strict=False) if locked)
+        rows.append((name, _family(rule), locks or "no", vars(rule).get("summary") or first_sentence(rule)))
+    return [*rows, (OWN_RULE, "your own", "", "a subclass of gradlens.Method")]
+
+
+def method_details() -> dict[str, tuple[tuple[str, str], ...]]:
+    """Of each rule, what `gradlens list methods NAME` says: (what, text), in order."""
+    from gradlens.gradients.locks import DEPENDENCIES
+    from gradlens.methods import METHODS
+
+    found: dict[str, tuple[tuple[str, str], ...]] = {}
     for name, rule in METHODS.items():
-        rows.append((name, f"{first_sentence(rule)} Each block depends on: {', '.join(sorted(rule.depends_on))}."))
+        equation, *more = _paragraphs(rule)
+        said = [("rule", equation), *(("", text) for text in more)]
+        for i, word in enumerate(word for word in DEPENDENCIES if word in rule.depends_on):
+            said.append(("" if i else "depends on", f"{word}: {DEPENDENCIES[word]}"))
         if rule.defaults:
-            rows.append(("", f"  its own settings, unless --optimizer names another: {_settings(rule.defaults)}"))
-        if rule.Options in seen:
-            rows.append(("", f"  options as {seen[rule.Options]}"))
-            continue
-        rows += [
-            ("", f"  {key} ({field.default}): {field.description}{_choices(field)}") for key, field in rule.Options.model_fields.items()
-        ]
-        if rule.Options.model_fields:
-            seen[rule.Options] = name
-    rows.append(
-        (
-            "FILE.py:Class",
-            "your own: a subclass of gradlens.Method (docs/your-own.md); `gradlens check` checks what every rule must satisfy",
-        )
-    )
-    return rows
+            said.append(("settings", f"its own, unless --optimizer names another: {_settings(rule.defaults)}"))
+        for i, (key, field) in enumerate(rule.Options.model_fields.items()):
+            said.append(("" if i else "options", f"--set {name}.{key}={_typed(field.default)}: {field.description}{_choices(field)}"))
+        found[name] = tuple(said)
+    own = (("rule", "your own: a subclass of gradlens.Method in a file (docs/your-own.md); `gradlens check FILE.py:Class` checks it"),)
+    return {**found, OWN_RULE: own}
+
+
+def _typed(default: Any) -> str:
+    """A default as it is typed; one that is worked out when the rule is made has three dots."""
+    return "…" if default is None else str(default).lower() if isinstance(default, bool) else str(default)
 
 
 def _choices(field: Any) -> str:
@@ -110,24 +137,89 @@ def _quantities() -> list[tuple[str, ...]]:
 
 
 LISTS = {"methods": _methods, "models": _models, "data": _data, "quantities": _quantities}
+KINDS = {"methods": "method", "models": "model", "data": "data set", "quantities": "quantity"}  # what one of a list is
 
 
-def listing(what: str) -> Table:
-    """One of LISTS as a table; what is written of it is taken where its registry is as it was then.
-
-    Raises:
-        InputError: an unknown list.
-
-    """
+def _rows(what: str) -> Sequence[tuple[str, ...]]:
+    """The rows of one of LISTS, its heading first; what is written of it is taken where its registry is as it was then."""
     from gradlens.cli.early_checks import is_current
     from gradlens.cli.lists import ROWS  # not by the tool that writes it
 
     if what not in LISTS:
         raise unknown("list", what, LISTS)
-    header, *rows = ROWS[what] if is_current(what) else LISTS[what]()
-    table = Table()
-    for i, column in enumerate(header):
-        table.add_column(column, align="left", prose=i == 1)
+    return ROWS[what] if is_current(what) else LISTS[what]()
+
+
+def listing(what: str, names: Sequence[str] = (), form: str = "text") -> Table:
+    """One of LISTS as a table, all of it or the rows of some names; methods by family, which programs read in a column of its own.
+
+    Raises:
+        InputError: an unknown list or name.
+
+    """
+    header, *rows = _rows(what)
+    if names:
+        must_be_listed(what, names)
+        rows = [row for row in rows if row[0] in names]
+    grouped = "family" in header and form == "text"
+    table = Table(notes=(LOCKED, MORE) if what == "methods" and not names else ())
+    shown = [i for i, column in enumerate(header) if not (grouped and column == "family")]
+    for i in shown:
+        table.add_column(header[i], align="left", prose=i == (3 if what == "methods" else 1))
+    family = ""
     for row in rows:
-        table.add_row(*row)
+        if grouped and row[1] != family:
+            family = row[1]
+            table.add_row(f"{family}:", *[""] * (len(shown) - 1))
+        table.add_row(*(row[i] for i in shown))
     return table
+
+
+def must_be_listed(what: str, names: Sequence[str]) -> None:
+    """Refuse names that a list does not hold.
+
+    Raises:
+        InputError: an unknown list or name.
+
+    """
+    from gradlens.cli.settings import OTHER_NAMES
+
+    known = [row[0] for row in _rows(what)[1:]]
+    for name in names:
+        if name not in known:
+            raise unknown(KINDS[what], name, known, others=OTHER_NAMES if what == "methods" else None)
+
+
+def details(names: Sequence[str]) -> Iterator[Table]:
+    """All there is to say of some rules, a table each.
+
+    Raises:
+        InputError: an unknown name.
+
+    """
+    from gradlens.cli.early_checks import is_current
+    from gradlens.cli.lists import METHOD_DETAILS
+
+    must_be_listed("methods", names)
+    known = METHOD_DETAILS if is_current("methods") else method_details()
+    lines = {row[0]: row for row in _rows("methods")[1:]}
+    for name in names:
+        _, family, locked, line = lines[name]
+        table = Table()
+        table.add_column(name)
+        table.add_column(line, prose=True)
+        cost = ("cost", f"`gradlens list methods {name} --long` measures it beside bp's")
+        for label, text in [("family", family), *known[name], ("locked", locked), cost] if locked else known[name]:
+            table.add_row(label, text)
+        yield table
+
+
+def check_long(what: str) -> None:
+    """Refuse to measure what is no list of rules.
+
+    Raises:
+        InputError: it is none.
+
+    """
+    if what != "methods":
+        raise InputError(f"--long measures what methods cost; there is nothing longer to say of {what}")

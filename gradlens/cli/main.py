@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 import traceback
+from contextlib import nullcontext
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Annotated, Any, NoReturn
@@ -22,7 +23,7 @@ from gradlens.cli.timeline import seen
 from gradlens.cli.train import trained
 from gradlens.runtime.errors import InputError, nearest
 from gradlens.runtime.paths import OF_THE_SYSTEM, reason
-from gradlens.runtime.terminal import accept_all_text, one_line, say, shell_command
+from gradlens.runtime.terminal import accept_all_text, one_line, printing, say, shell_command
 from gradlens.runtime.torchrun_environment import is_launched
 
 app = typer.Typer(
@@ -50,6 +51,22 @@ def _say_versions(asked: bool) -> None:
         raise typer.Exit
 
 
+BEGIN = """gradlens COMMAND [OPTIONS], for example
+
+  gradlens compare-gradients      train bp, dgl, dni and cdni on small digits and compare their gradients
+  gradlens train dgl              train one rule
+  gradlens list methods           the rules there are; also models, data, quantities
+  gradlens show RUN_DIR           what a run is and how far it came
+
+`gradlens --help` lists all commands, `gradlens COMMAND --help` what one takes."""
+
+
+def _begin() -> int:
+    """What is answered where nothing is typed: a few commands; the exit status."""
+    say(BEGIN)
+    return 2
+
+
 @app.callback()
 def versions(
     show: Annotated[bool, typer.Option("--version", is_eager=True, callback=_say_versions, help="Print the versions and leave.")] = False,
@@ -68,7 +85,8 @@ def _sentence(error: Any) -> str:
     name, ctx = getattr(error, "option_name", None), getattr(error, "ctx", None)
     if name and ctx and "No such option" in message:
         known = [o for p in ctx.command.params for o in [*p.opts, *p.secondary_opts] if o.startswith("--")]
-        called = [SYNONYMS[name]] if SYNONYMS.get(name) in known else nearest(str(name), known, NEAR)
+        dashed = str(name).replace("_", "-")
+        called = [o for o in (dashed, SYNONYMS.get(dashed, "")) if o in known] or nearest(dashed, known, NEAR)
         return f"no such option {name}{'; nearest: ' * bool(called)}{', '.join(called)} (`{ctx.command_path} --help` lists all)"
     return message[:1].lower() + message[1:]
 
@@ -97,7 +115,8 @@ def main() -> None:
     try:
         if is_launched() and sys.argv[1:2] not in ([], ["train"], ["bench"]) and "-h" not in sys.argv and "--help" not in sys.argv:
             raise InputError("only `gradlens train` and `gradlens bench` run on several ranks")
-        status = app(standalone_mode=False) or 0
+        with printing() if {"-h", "--help"} & {*sys.argv} else nullcontext():  # typer prints that by itself
+            status = (app(standalone_mode=False) or 0) if sys.argv[1:] else _begin()
     except (KeyboardInterrupt, typer.Abort):
         status = 130
     except Exception as error:  # noqa: BLE001 - said to the user, or raised again

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -13,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from gradlens.runtime.terminal import rich_console
 
 PLAIN_SECONDS = 15.0  # between lines where there is no terminal
+LONG, FIRST = 30.0, 4.0  # seconds: what takes longer says how long, once it has been under way for some
 
 
 class Display:
@@ -52,19 +52,44 @@ class Display:
         prefix = f"[{self.started}/{self.runs}] " if self.runs > 1 else ""
         return _Line(self, prefix + label, epochs)
 
-    def count(self, label: str) -> Callable[[int, int, str], None]:
+    def count(self, label: str) -> _Count:
         """A display for work that is counted: called with (done, total, what comes next)."""
-        task = self.live.add_task(label, total=None, numbers="") if self.live else None
-        printed = [0.0]
+        return _Count(self, label)
 
-        def show(done: int, total: int, what: str) -> None:
-            if self.live and task is not None:
-                self.live.update(task, completed=done, total=total, numbers=f"{done}/{total} {what}")
-            elif not self.quiet and time.monotonic() - printed[0] > PLAIN_SECONDS:
-                printed[0] = time.monotonic()
-                print(f"{label}: {done}/{total} {what}", file=self.console.file, flush=True)
 
-        return show
+class _Count:
+    """One line for work that is counted; what will take long is said as soon as a first part of it has shown how long a part takes."""
+
+    def __init__(self, display: Display, label: str) -> None:
+        self.display, self.label = display, label
+        self.task = display.live.add_task(label, total=None, numbers="") if display.live else None
+        self.began = self.printed = time.monotonic()
+        self.total, self.first = 0, 0
+        self.estimated = False
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        """Take how far the work is; another total, or less that is done, is other work."""
+        now = time.monotonic()
+        if total != self.total or done < self.first:
+            self.began, self.total, self.first, self.estimated = now, total, done, False
+        if self.display.live and self.task is not None:
+            self.display.live.update(self.task, completed=done, total=total, numbers=f"{done}/{total} {what}")
+        if self.display.quiet:
+            return
+        seconds = now - self.began
+        left = seconds / (done - self.first) * (total - done) if done > self.first else 0.0
+        if not self.estimated and seconds > FIRST and left > LONG:
+            self.estimated, self.printed = True, now
+            self._print(f"about {seconds + left:,.0f} s in all")
+        elif not self.display.live and now - self.printed > PLAIN_SECONDS:
+            self.printed = now
+            self._print(f"{done}/{total} {what}" + (f", about {left:,.0f} s left" if left else ""))
+
+    def _print(self, text: str) -> None:
+        if self.display.live:
+            self.display.live.console.print(f"{self.label}: {text}")
+        else:
+            print(f"{self.label}: {text}", file=self.display.console.file, flush=True)
 
 
 def _answer(numbers: dict[str, Any]) -> str:

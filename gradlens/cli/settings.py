@@ -5,6 +5,7 @@ from __future__ import annotations
 from gradlens.cli.flags import Flag
 
 METHODS = ('bp', 'dgl', 'dni', 'cdni', 'fa', 'dfa', 'greedy', 'chunked', 'overlap', 'loco', 'dgl-async', 'kp', 'usf', 'brsf', 'frsf', 'predsim', 'infopro', 'dni-unlocked', 'shallow', 'simclr', 'simclr-local', 'cpc', 'cpc-local', 'infomax', 'context-encoder', 'context-encoder-local', 'distil')
+OTHER_NAMES = {'backprop': 'bp', 'backpropagation': 'bp', 'end-to-end': 'bp', 'e2e': 'bp', 'decoupled greedy learning': 'dgl', 'decoupled greedy': 'dgl', 'greedy local': 'dgl', 'synthetic gradients': 'dni', 'decoupled neural interfaces': 'dni', 'decoupled neural interface': 'dni', 'conditional dni': 'cdni', 'conditional synthetic gradients': 'cdni', 'feedback alignment': 'fa', 'random feedback': 'fa', 'direct feedback alignment': 'dfa', 'direct feedback': 'dfa', 'layerwise': 'greedy', 'sequential': 'greedy', 'greedy layerwise': 'greedy', 'sequential greedy': 'greedy', 'chunks': 'chunked', 'overlapping': 'overlap', 'overlapping local updates': 'overlap', 'local contrastive': 'loco', 'async dgl': 'dgl-async', 'asynchronous dgl': 'dgl-async', 'asynchronous decoupled greedy learning': 'dgl-async', 'kolen-pollack': 'kp', 'sign symmetry': 'usf', 'uniform sign feedback': 'usf', 'sign-symmetric feedback': 'usf', 'batchwise random sign feedback': 'brsf', 'batchwise random magnitude sign feedback': 'brsf', 'fixed random sign feedback': 'frsf', 'fixed random magnitude sign feedback': 'frsf', 'local error signals': 'predsim', 'local errors': 'predsim', 'local loss': 'predsim', 'predictive similarity': 'predsim', 'information propagation': 'infopro', 'informative local propagation': 'infopro', 'unlocked dni': 'dni-unlocked', 'synthetic inputs': 'dni-unlocked', 'frozen': 'shallow', 'random features': 'shallow', 'contrastive': 'simclr', 'contrastive learning': 'simclr', 'local simclr': 'simclr-local', 'greedy simclr': 'simclr-local', 'contrastive predictive coding': 'cpc', 'local cpc': 'cpc-local', 'greedy cpc': 'cpc-local', 'greedy infomax': 'infomax', 'gim': 'infomax', 'inpainting': 'context-encoder', 'inpaint': 'context-encoder', 'local context encoder': 'context-encoder-local', 'distillation': 'distil', 'knowledge distillation': 'distil', 'distill': 'distil', 'kd': 'distil'}
 MODELS = ('basic-cnn', 'vgg11', 'vgg13', 'vgg16', 'vgg19', 'resnet18', 'resnet20', 'resnet32', 'resnet50', 'resnet152', 'resnet-gim', 'dcgan', 'mlp', 'linear')
 DATASETS = ('digits', 'hierarchical', 'sequences', 'cifar10', 'cifar100', 'mnist', 'fashion-mnist', 'svhn', 'stl10')
 QUANTITIES = ('cosine', 'angle', 'norm_ratio', 'sign_agreement', 'norm', 'true_norm', 'zeros', 'true_zeros', 'projection', 'relative_error', 'null_cosine', 'corrected_cosine', 'across_halves', 'noise_ceiling', 'rule_ceiling', 'predicted_change', 'measured_change', 'descent_ratio', 'feedback_transpose', 'feedback_pseudoinverse', 'feedback_jacobian', 'synth_loss', 'synth_explained_variance', 'stage', 'staleness', 'input_error', 'input_explained_variance', 'information_bound', 'reconstruction', 'discriminator_loss', 'real', 'fake')
@@ -13,12 +14,12 @@ DEFAULT_RULES = {'compare-gradients': ('bp', 'dgl', 'dni', 'cdni'), 'bench': ('b
 RULES_READ = {'inpaint': ('context-encoder', 'context-encoder-local')}
 
 DIGESTS = {  # of the files that say so; where one has changed since, a name is not refused before torch is imported
-    'methods/__init__.py': '0e40ba1461ea',
-    'models/zoo.py': '59b5cdeefce9',
-    'data/datasets.py': 'd50e85359947',
+    'methods/__init__.py': '1f3bc199742a',
+    'models/zoo.py': 'ded3725a2ca2',
+    'data/datasets.py': '55f00fc8e641',
     'gradients/alignment.py': '0ca30fa99db7',
     'gradients/diagnostics.py': 'c67dc730c059',
-    'training/config.py': '5a93db4f036f',
+    'training/config.py': 'ad51ec4f78a8',
     'models/spec.py': 'fb470cb27092',
     'gradients/losses.py': '97a196456c88',
     'data/transforms.py': '6a1132cfc9d2',
@@ -34,14 +35,14 @@ SETTINGS = (
     Flag('augment', bool, 'random flips, and crops after padding with 4 pixels (default off)', 'Data', paired=True, synonyms=('augmentation', 'data-augmentation', 'aug')),
     Flag('normalize', str, 'pixels: pm1, gaussian, none (pm1: to -1..+1) (default pm1)', 'Data', choices=('pm1', 'gaussian', 'none'), synonyms=('norm', 'normalization', 'normalise')),
     Flag('model', str, 'basic-cnn, vgg11, vgg13, vgg16, vgg19, resnet18, resnet20, resnet32, resnet50, resnet152, resnet-gim, dcgan, mlp, linear, torchvision:NAME, or FILE.py:build (default basic-cnn)', 'Model', choices=('basic-cnn', 'vgg11', 'vgg13', 'vgg16', 'vgg19', 'resnet18', 'resnet20', 'resnet32', 'resnet50', 'resnet152', 'resnet-gim', 'dcgan', 'mlp', 'linear'), synonyms=('arch', 'architecture', 'network', 'net', 'backbone')),
-    Flag('width', int, 'channels of basic-cnn (128); first ones of vgg, dcgan (64), resnet (64, 20/32: 16); units of mlp (256), linear (20)', 'Model', synonyms=('channels', 'hidden', 'hidden-size')),
+    Flag('width', int, 'channels of basic-cnn (128); first ones of vgg, dcgan (64), resnet (64, 20/32: 16); units of mlp (256), linear (20)', 'Model', synonyms=('channels', 'hidden', 'hidden-size', 'hidden-dim')),
     Flag('depth', int, 'blocks of basic-cnn (3), mlp (3) or linear (1)', 'Model', synonyms=('layers', 'num-layers')),
     Flag('stem', int, 'kernel of the first convolution: 3, 5, 7 (default basic-cnn and resnet-gim 5, others 3)', 'Model', choices=('3', '5', '7'), synonyms=('kernel-size',)),
     Flag('activation', str, 'relu, leaky-relu, elu, gelu, silu, tanh, sigmoid (default relu)', 'Model', choices=('relu', 'leaky-relu', 'elu', 'gelu', 'silu', 'tanh', 'sigmoid'), synonyms=('act', 'nonlinearity')),
     Flag('attention', str, 'channel attention of resnet18, 20, 32, 50, 152: none, se, sk (default none)', 'Model', choices=('none', 'se', 'sk')),
     Flag('cut', str, 'where blocks end: after-pool, before-pool (default after-pool)', 'Model', choices=('after-pool', 'before-pool')),
     Flag('loss', str, 'ce, mse, bce (default ce)', 'Training', choices=('ce', 'mse', 'bce'), synonyms=('criterion', 'objective')),
-    Flag('epochs', int, 'passes over the training images; 0 is the untrained control (default 12)', 'Course of training', synonyms=('num-epochs', 'max-epochs')),
+    Flag('epochs', int, 'passes over the training images; 0 is the untrained control (default 12)', 'Course of training', synonyms=('num-epochs', 'max-epochs', 'n-epochs', 'epoch')),
     Flag('steps', int, 'stop after N updates', 'Course of training', synonyms=('max-steps', 'num-steps', 'iterations', 'updates')),
     Flag('batch-size', int, 'images per update (default 256)', 'Training', synonyms=('bs', 'batch', 'batchsize', 'b')),
     Flag('optimizer', str, 'adam, adamw, sgd, sgdw, rmsprop, lars (sgdw: decoupled decay) (default adam)', 'Training', choices=('adam', 'adamw', 'sgd', 'sgdw', 'rmsprop', 'lars'), synonyms=('optim', 'optimiser', 'opt')),

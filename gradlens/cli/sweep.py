@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,6 +41,7 @@ def sweep(
     from gradlens.training.context import set_up_process
     from gradlens.training.run_directory import load_run, save_result
     from gradlens.training.run_files import must_be_writable
+    from gradlens.training.runs.check import with_smaller_batch
     from gradlens.training.sweep import study as studies
     from gradlens.training.sweep.study_file import place_settings
     from gradlens.training.sweep.workers import must_be_possible, run_local, run_on_ray
@@ -48,7 +50,7 @@ def sweep(
     flags = {"threads": 1, "device": "cpu", **place_settings(study)}
     context = set_up_process({**{name.replace("-", "_"): value for name, value in flags.items()}, "out": out})
     must_be_writable(out)
-    points = studies.study_points(study, context)
+    points = studies.study_points(study, context, partial(with_smaller_batch, context=context))
     must_be_possible(points, context)
     out.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gradlens.cli.early_checks import check_quantities, numbers_of
-from gradlens.cli.options import OF_AN_UPDATE, default_help, run_given, runs_given, with_flags
+from gradlens.cli.options import OF_AN_UPDATE, data_given, default_help, run_given, runs_given, with_flags
 from gradlens.cli.output import Drawing, FigureFormat, Output, TableFormat, figure_formats, words_of
 from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
-from gradlens.runtime.terminal import say, shell_command, write_out
+from gradlens.runtime.terminal import say, shell_command, shell_word, write_out
 from gradlens.runtime.text_files import encode
 from gradlens.runtime.torchrun_environment import is_launched
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from gradlens.training.run_directory import Run
 
 trained = typer.Typer()
+ROUNDS = {False: 3, True: 7}  # of `bench`: in a first look, and with --full
 
 
 @trained.command()
@@ -39,33 +41,43 @@ def train(
     from gradlens.reporting import console
     from gradlens.training.config_builder import configs_of, method_of
     from gradlens.training.context import set_up_process
-    from gradlens.training.run_files import is_run
-    from gradlens.training.runs.train_run import prepare, train_or_reuse, train_run
+    from gradlens.training.run_files import is_finished, is_run
+    from gradlens.training.runs.check import with_smaller_batch
+    from gradlens.training.runs.train_run import placed, prepare, train_or_reuse, train_run
 
     quiet, context = given.pop("quiet", False), set_up_process(given)
     if is_launched():
         _train_together(method, given, context, quiet, Output(form))
         return
-    (configs,) = configs_of([method or method_of(given)], given, context)
+    (configs,) = configs_of([method or method_of(given)], given, context, with_default_batch=partial(with_smaller_batch, context=context))
     if context.name and len(configs) > 1:
         raise InputError("--run-name names one run; with --seeds each run gets its own name")
-    state = prepare(configs[0], context) if len(configs) == 1 else None
+    if len(configs) == 1:
+        context = placed(configs[0], context)
+    state, trained_now = prepare(configs[0], context) if len(configs) == 1 else None, set[int]()  # their seeds
     with Display(quiet, len(configs)) as display:
 
         def watch_for(config: Config) -> Any:
+            if state is None or context.overwrite or not is_finished(context.path_of(config)):
+                trained_now.add(config.seed)
             return display.watch(config.method if len(configs) == 1 else f"{config.method} seed {config.seed}", config.epochs)
 
         # of several seeds some may be finished, others not begun
         try:
             runs = [train_run(configs[0], context, watch_for(configs[0]), state)] if state else train_or_reuse(configs, context, watch_for)
         except KeyboardInterrupt as stop:
-            if state and is_run(context.out / (context.name or configs[0].run_name())):
+            if state and is_run(context.path_of(configs[0])):
                 raise Stopped("stopped at once", INTERRUPTED) from stop
             raise
     output = Output(form)
     output.tables([console.results_table(runs)])
     output.notice("\n".join(f"run: {run.path}" for run in runs))
-    output.notice(f"next: {shell_command('gradlens', 'figures', *(run.path for run in runs), '--out', 'figures')}")
+    if before := [str(run.path) for run in runs if run.config.seed not in trained_now]:
+        output.notice(f"finished before, nothing was trained: {', '.join(before)} (--overwrite trains anew)")
+    paths = [run.path for run in runs]
+    drawn = configs[0].epochs > 0  # of no update there are no curves
+    following: list[str | Path] = ["figures", *paths, "--out", "figures"] if drawn else ["show", paths[0]]
+    output.notice(f"next: {shell_command('gradlens', *following)}")
 
 
 def _train_together(method: str | None, given: dict[str, Any], context: RunContext, quiet: bool, output: Output) -> None:
@@ -116,6 +128,7 @@ def compare_gradients(
     from gradlens.training.context import set_up_process
     from gradlens.training.run_directory import load_run
     from gradlens.training.run_files import must_be_writable
+    from gradlens.training.runs.check import with_smaller_batch
     from gradlens.training.runs.train_run import train_or_reuse
     from gradlens.training.typed_flags import parse_numbers
 
@@ -125,7 +138,8 @@ def compare_gradients(
     methods, paths = methods_and_runs(what or DEFAULT_COMPARISON)
     read = [load_run(path) for path in paths]
     grid = parse_numbers("--lr-grid", lr_grid) if lr_grid is not None else []
-    groups = configs_of(methods, given, context) if methods else []
+    smaller = partial(with_smaller_batch, context=context)
+    groups = configs_of(methods, given, context, with_default_batch=smaller) if methods else []
     trials = len(groups) * len(grid)
     must_be_writable(figures_to or context.out / "figures")
     with Display(quiet, trials + sum(len(group) for group in groups)) as display:
@@ -138,7 +152,7 @@ def compare_gradients(
             groups = [_with_best_lr(group, grid, context, watch_for, output) for group in groups]
         known = [run.config for run in read]
         runs = read + train_or_reuse([config for group in groups for config in group if config not in known], context, watch_for)
-    output.tables([console.comparison_table(runs)])
+    output.tables(console.comparison_tables(runs))
     output.notice("\n".join(f"run: {run.path}" for run in runs))
     _write_figures(runs, figures_to or context.out / "figures", output, Drawing(figure_formats(figure_format)))
 
@@ -148,6 +162,7 @@ def compare_gradients(
 def measure(
     run_dir: Annotated[Path, run_given()],
     quantity: Annotated[list[str], typer.Option("--quantity", help="a quantity of `gradlens list quantities`; repeatable")],
+    data: Annotated[str | None, data_given()] = None,
     form: TableFormat = "text",
     *,
     given: dict[str, Any],
@@ -162,7 +177,7 @@ def measure(
 
     quiet, context = given.pop("quiet", False), set_up_process(given)
     with Display(quiet) as display:
-        rows = measure_run(load_run(run_dir), tuple(dict.fromkeys(quantity)), context, display.count("measure"))
+        rows = measure_run(load_run(run_dir, data), tuple(dict.fromkeys(quantity)), context, display.count("measure"))
     steps = sorted({row.step for row in rows})
     output = Output(form)
     output.tables([measurement_table(rows, f"{run_dir}: {', '.join(quantity)}, before the last update measured")])
@@ -182,24 +197,19 @@ def figures(
     width: Annotated[float | None, typer.Option("--width", min=2, max=40, help="inches, of each figure; letters stay 8 pt or more")] = None,
 ) -> None:
     """Draw curves, cosines, the method x layer heat map, and what probe, memorize, filters and the like have stored; a csv with each."""
-    from gradlens.reporting.gallery import draw_learned
     from gradlens.reporting.training_figures import of_methods
     from gradlens.training.run_directory import load_run
 
     runs = of_methods([load_run(path) for path in run_dirs], words_of(methods))
     drawing = Drawing(figure_formats(formats), width, words_of(layers))
-    _write_figures(runs, out, Output(), drawing)
-    drawn, skipped = draw_learned(runs, out, formats=drawing.formats, width=width)
-    for name, why in skipped.items():
-        say(f"no figure of {name}.json: {why}")
-    if drawn:
-        say(f"of what was learned: {', '.join(map(str, drawn))}")
+    _write_figures(runs, out, Output(), drawing, learned=True)
 
 
 @trained.command()
 @with_flags("set", "quiet", rules="method")
 def check(
     method: Annotated[str, typer.Argument(metavar="METHOD", help="FILE.py:Class, a rule of your own, or a shipped one")],
+    verbose: Annotated[bool, typer.Option("--verbose", help="say of each check what it wants, and why it was not asked")] = False,
     *,
     given: dict[str, Any],
 ) -> None:
@@ -208,17 +218,19 @@ def check(
     from gradlens.methods import METHODS
     from gradlens.training.checks import method_checks, trial
     from gradlens.training.config_builder import configs_of
-    from gradlens.training.context import RunContext
+    from gradlens.training.context import RunContext, set_up_process
     from gradlens.training.user_references import known_as
 
+    set_up_process({"threads": 1})  # on tensors as small as these several only wait for each other
     quiet, name = given.pop("quiet", False), known_as("method", method)
     taught = {"teacher": "a function"} if name in METHODS and METHODS[name].has_teacher else {}
     ((config,),) = configs_of([method], {**given, **taught}, RunContext())
     rule = config.rule
     with Display(quiet) as display:
         findings = list(method_checks.run_method_checks(rule, rule.Options(**config.options), display.count("check")))
-    say(f"{rule.__name__} on {', '.join(trial.NETWORKS)}, float64:")
-    say("\n".join(method_checks.result_lines(findings)))
+    if verbose or not any(f.failed for f in findings):
+        say(f"{rule.__name__} on {', '.join(trial.NETWORKS)}, float64:")
+    say("\n".join((method_checks.result_lines if verbose else method_checks.summary_lines)(findings)))
     if any(f.failed for f in findings) or not any(f.applicable for f in findings):
         raise typer.Exit(1)
 
@@ -227,28 +239,43 @@ def check(
 @with_flags("threads", "quiet")
 def list_(
     what: Annotated[str, typer.Argument(metavar="methods|models|data|quantities", help="what to list")],
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="only these; of a method everything there is to say")
+    ] = None,
     long: Annotated[bool, typer.Option("--long", help="methods: measure each one's locking and cost card here and now")] = False,
+    full: Annotated[bool, typer.Option("--full", help="with --long: three rounds of measuring instead of one")] = False,
     form: TableFormat = "text",
     *,
     given: dict[str, Any],
 ) -> None:
-    """Say what there is: methods with their options, models, data sets, quantities."""
-    from gradlens.cli.listing import listing
+    """Say what there is: methods (of a NAME its equation, options, paper and locks), models, data sets, quantities."""
+    from gradlens.cli.listing import check_long, details, listing, must_be_listed
 
-    if not long:
-        Output(form).tables([listing(what)])
-        return
-    if what != "methods":
-        raise InputError(f"--long measures what methods cost; there is nothing longer to say of {what}")
+    output = Output(form)
+    if long or full:
+        check_long(what)
+        must_be_listed(what, names or ())
+        _cards(names, given, full, output)
+    elif names and what == "methods":
+        output.tables(list(details(names)))
+    else:
+        output.tables([listing(what, names or (), form)])
+
+
+def _cards(names: Sequence[str] | None, given: dict[str, Any], full: bool, output: Output) -> None:
+    """Measure and print what rules cost: those named, or all that need no teacher."""
     from gradlens.cli.progress import Display
     from gradlens.reporting.benchmarks import cards_table
     from gradlens.training.context import set_up_process
-    from gradlens.training.cost.method_cards import cards
+    from gradlens.training.cost.method_cards import CARDED, FULL_ROUNDS, ROUNDS, cards
 
-    quiet, context = given.pop("quiet", False), set_up_process(given)
+    for name in names or ():
+        if name not in CARDED:
+            raise InputError(f"--long: {name} cannot be measured by itself: it learns from a trained network (--teacher RUN_DIR)")
+    quiet, context, rounds = given.pop("quiet", False), set_up_process(given), FULL_ROUNDS if full else ROUNDS
     with Display(quiet) as display:
-        found = cards(context.device, display.count("measuring"))
-    Output(form).tables([cards_table(found)])
+        found = cards(context.device, display.count("measuring"), names or CARDED, rounds)
+    output.tables([cards_table(found, rounds)])
 
 
 @trained.command()
@@ -274,7 +301,11 @@ def show(run_dir: Annotated[Path, run_given()], form: TableFormat = "text") -> N
 @with_flags(*OF_AN_UPDATE, "Machine", "Ranks", rules="methods")
 def bench(
     methods: Annotated[list[str] | None, typer.Argument(metavar="[METHOD]...", help=default_help("bench"))] = None,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="interleaved rounds; medians are printed")] = 7,
+    rounds: Annotated[
+        int | None,
+        typer.Option("--rounds", min=1, help=f"interleaved; medians are printed (default {ROUNDS[False]}, with --full {ROUNDS[True]})"),
+    ] = None,
+    full: Annotated[bool, typer.Option("--full", help="what is to be quoted, in place of a first look")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the rows to this file too")] = None,
     form: TableFormat = "text",
     *,
@@ -293,6 +324,7 @@ def bench(
     from gradlens.training.run_files import must_be_writable, write
 
     quiet, precision, context = given.pop("quiet", False), given.pop("precision", "fp32"), set_up_process(given)
+    rounds = rounds or ROUNDS[full]
     if json_file:
         must_be_writable(json_file)
     if is_launched():
@@ -357,16 +389,35 @@ def _with_best_lr(
     return [config.replace(lr=lr) for config in group]
 
 
-def _write_figures(runs: Sequence[Run], out: Path, output: Output, drawing: Drawing) -> None:
-    """Draw what the runs hold into a folder, and say which files to open."""
-    from gradlens.reporting.style import save_figure
-    from gradlens.reporting.training_figures import figure_set
+def _write_figures(runs: Sequence[Run], out: Path, output: Output, drawing: Drawing, *, learned: bool = False) -> None:
+    """Draw what the runs hold into a folder, of several experiments each into a folder of its own in it, and say which files to open.
 
-    figures = figure_set(runs, drawing.layers)
-    for name, (figure, rows) in figures.drawn.items():
-        save_figure(figure, rows, out, name, formats=drawing.formats, width=drawing.width)
-    for name, why in figures.skipped.items():
-        output.notice(f"no figure {name}: {why}")
-    output.notice(f"figures ({', '.join(drawing.formats)}, csv): {', '.join(figures.drawn)}")
-    first = [name for name in ("cosine_heat_map", "cosine_over_training", "test_accuracy") if name in figures.drawn]
-    output.notice(f"open {', '.join(shell_command(out / f'{name}.{drawing.formats[0]}') for name in first or figures.drawn)}")
+
+    Args:
+        runs: several methods, several seeds each; unfinished ones are listed, and drawn only where no run is finished.
+        out: the folder.
+        output: where it is said.
+        drawing: formats, width and layers.
+        learned: draw what analyses have stored in the runs too.
+
+    """
+    from gradlens.reporting.gallery import draw_experiment
+    from gradlens.training.run_groups import experiments
+    from gradlens.training.run_progress import split_finished, unfinished_text
+
+    finished, others = split_finished(runs)
+    parts = experiments(finished or others)
+    opened: list[Path] = []
+    for part in parts:
+        folder = out / part.name if len(parts) > 1 else out
+        drawn = draw_experiment(part.runs, folder, learned, drawing.formats, drawing.width, drawing.layers)
+        where = f"{part.heading}: " if len(parts) > 1 else ""
+        for name, why in drawn.skipped.items():
+            output.notice(f"{where}no figure {name}: {why}")
+        output.notice(f"{where}{', '.join(drawn.names)}")
+        first = [name for name in ("cosine_heat_map", "cosine_over_training", "test_accuracy") if name in drawn.names]
+        opened += [folder / f"{name}.{drawing.formats[0]}" for name in (first or drawn.names)[: 3 if len(parts) == 1 else 1]]
+    output.notice(unfinished_text(runs))
+    inside = f": {', '.join(part.name for part in parts)}" if len(parts) > 1 else ""
+    output.notice(f"figures ({', '.join(drawing.formats)}, csv) in {shell_word(out)}{inside}")
+    output.notice(f"open {', '.join(map(shell_command, opened))}")

@@ -76,7 +76,7 @@ def data_set(text: str) -> Source:
     train, test = _split("training", given[0], where), _split("test", given[1], where)
     if train.images.shape[1:] != test.images.shape[1:]:
         a, b = ("x".join(map(str, half.images.shape[1:])) for half in (train, test))
-        raise InputError(f"{where}: training images are {a}, test images {b}: all must have one shape")
+        raise InputError(f"{where}: training images are {a}, test images {b} (CxHxW): all must have one shape")
     if isinstance(given[2], str) or not isinstance(given[2], Sequence) or not len(given[2]):
         raise InputError(f"{where}: class names are {given[2]!r}: wanted a list of names")
     names = tuple(str(c) for c in given[2])

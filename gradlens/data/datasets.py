@@ -13,7 +13,7 @@ import torch
 
 from gradlens.data.array_file import read_array_file
 from gradlens.data.custom import data_set
-from gradlens.data.folder_listing import list_images, must_be_folder, stamp
+from gradlens.data.folder_listing import FilesState, Listing, list_images, must_be_folder
 from gradlens.data.hierarchical_digits import LEVELS, draw
 from gradlens.data.image_folder import ImageFolder
 from gradlens.data.split import Data, Source, Split
@@ -176,7 +176,9 @@ DEFAULT = "digits"  # what is trained on where nothing is said: there without a 
 # ------------------------------------------------------------------------------------------------------ reading by name
 
 
-def source_of(name: str, data_dir: Path | None = None, download: bool = False, cache: bool = True) -> Source | ImageFolder:
+def source_of(
+    name: str, data_dir: Path | None = None, download: bool = False, cache: bool = True, listing: Listing | None = None
+) -> Source | ImageFolder:
     """A data set by name, or an image folder by path, of which nothing is decoded yet.
 
     Args:
@@ -185,6 +187,7 @@ def source_of(name: str, data_dir: Path | None = None, download: bool = False, c
         data_dir: where the named sets are looked for and downloaded to.
         download: fetch a named set that is missing.
         cache: keep an image folder's decoded images in the user's cache folder.
+        listing: what an image folder holds, where it was listed already.
 
     Raises:
         InputError: anything that cannot be loaded, in one sentence.
@@ -198,26 +201,27 @@ def source_of(name: str, data_dir: Path | None = None, download: bool = False, c
         return read_array_file(Path(name))
     if "/" in name or is_there(name):
         must_be_folder(name)
-        return ImageFolder(Path(name), cache)
+        return ImageFolder(Path(name), cache, listing)
     raise unknown("data set", name, DATASETS)
 
 
-def files_stamp(name: str) -> str:
-    """What can be known of a data set's files without reading them; it differs where :func:`read` may give other images than before.
+def files_state(name: str) -> FilesState:
+    """What can be known of a data set's files without reading them; its stamp differs where :func:`read` may give other images than before.
 
     Of a folder the paths, sizes and times of its images, of an ``.npz`` file its size and times, of ``FILE.py:build`` the file's contents
     (what it reads is not seen); of a named set, whose files do not change, nothing.
     """
     if name in DATASETS:
-        return ""
+        return FilesState("")
     if is_reference(name):
-        return fingerprint(file_and_name("data", name)[0])
+        return FilesState(fingerprint(file_and_name("data", name)[0]))
     if is_folder(name):
-        return stamp(list_images(Path(name)))
+        listing = list_images(Path(name))
+        return FilesState(listing.stamp, listing)
     with suppress(OSError):  # a file that is not there: `read` says so
         state = os.stat(name)
-        return f"{state.st_size} {state.st_mtime_ns} {state.st_ctime_ns} {state.st_ino}"
-    return ""
+        return FilesState(f"{state.st_size} {state.st_mtime_ns} {state.st_ctime_ns} {state.st_ino}")
+    return FilesState("")
 
 
 def read(name: str, data_dir: Path | None = None, download: bool = False, cache: bool = True) -> Source:

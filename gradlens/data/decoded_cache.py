@@ -16,7 +16,7 @@ from typing import IO, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gradlens.data.folder_listing import Listing, stamp
+from gradlens.data.folder_listing import Listing
 from gradlens.runtime.terminal import notice
 
 FORMAT = 1  # of the files, and of what is read: a higher one decodes everything anew
@@ -60,7 +60,7 @@ def cache_file(listing: Listing) -> Path:
     from PIL import __version__ as pillow  # another decoder may give other pixels
 
     folder = hashlib.sha256(os.fsencode(os.path.realpath(listing.root))).hexdigest()
-    state = hashlib.sha256(f"{FORMAT} {pillow} {stamp(listing)}".encode()).hexdigest()
+    state = hashlib.sha256(f"{FORMAT} {pillow} {listing.stamp}".encode()).hexdigest()
     return cache_folder() / f"{folder[:16]}-{state[:32]}.pt"
 
 

@@ -8,6 +8,8 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
@@ -32,7 +34,8 @@ class ImageFile(NamedTuple):
     changed: int  # ns; of the inode: tools that keep a file's time of modification do not keep this
 
 
-class Listing(NamedTuple):
+@dataclass(frozen=True)
+class Listing:
     """The images of a folder."""
 
     root: Path
@@ -40,6 +43,24 @@ class Listing(NamedTuple):
     files: tuple[list[ImageFile], list[ImageFile]]  # train, test
     labels: tuple[list[int], list[int]]
     passed_over: dict[str, int]  # what -> how many
+
+    @cached_property
+    def stamp(self) -> str:
+        """64 hex digits of the files' paths below the folder, sizes and times, and of their labels: what is known without reading them."""
+        digest = hashlib.sha256(os.fsencode(os.path.realpath(self.root)))
+        for half, files, labels in zip(HALVES, self.files, self.labels, strict=True):
+            above = len(str(self.root / half)) - len(half)  # the same folder may be named in several ways
+            for file, label in zip(files, labels, strict=True):
+                digest.update(os.fsencode(file.path[above:]) + f"\0{file[1:]}{label}\0".encode())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class FilesState:
+    """What is known of a data set's files without reading them."""
+
+    stamp: str  # another one where reading may give other images than before
+    listing: Listing | None = field(default=None, compare=False)  # of an image folder
 
 
 class _Half(NamedTuple):
@@ -83,16 +104,6 @@ def list_images(root: Path) -> Listing:
     order = sorted(range(len(test.files)), key=lambda i: label[theirs[test.labels[i]]])  # stable: as listed within each class
     labels = [label[theirs[test.labels[i]]] for i in order]
     return Listing(root, tuple(train.classes), (train.files, [test.files[i] for i in order]), (train.labels, labels), dict(passed))
-
-
-def stamp(listing: Listing) -> str:
-    """64 hex digits of the files' paths below the folder, sizes and times, and of their labels: what can be known without reading them."""
-    digest = hashlib.sha256(os.fsencode(os.path.realpath(listing.root)))
-    for half, files, labels in zip(HALVES, listing.files, listing.labels, strict=True):
-        above = len(str(listing.root / half)) - len(half)  # the same folder may be named in several ways
-        for file, label in zip(files, labels, strict=True):
-            digest.update(os.fsencode(file.path[above:]) + f"\0{file[1:]}{label}\0".encode())
-    return digest.hexdigest()
 
 
 def sentence(root: Path, passed_over: dict[str, int]) -> str:

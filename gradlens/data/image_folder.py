@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 from warnings import catch_warnings, simplefilter
@@ -13,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gradlens.data.decoded_cache import Decoded, forget_decoded, read_decoded, read_grey, write_decoded, write_grey
-from gradlens.data.folder_listing import list_images, sentence
+from gradlens.data.folder_listing import Listing, list_images, sentence
 from gradlens.data.image_file import DecodedImage, decode, is_grey
 from gradlens.data.split import Data, Source, Split
 from gradlens.runtime.errors import InputError
@@ -31,14 +33,15 @@ class ImageFolder:
     Args:
         root: the folder.
         cache: read decoded images from the user's cache folder, and keep them there.
+        listing: what the folder holds, where it was listed already.
 
     Raises:
         InputError: see :func:`gradlens.data.folder_listing.list_images`.
 
     """
 
-    def __init__(self, root: Path, cache: bool = True) -> None:
-        self.root, self.cache, self.listing = root, cache, list_images(root)
+    def __init__(self, root: Path, cache: bool = True, listing: Listing | None = None) -> None:
+        self.root, self.cache, self.listing = root, cache, listing or list_images(root)
         self.files = [file.path for half in self.listing.files for file in half]
         self._decoded: Decoded | None = None  # all images
 
@@ -72,6 +75,9 @@ class ImageFolder:
         passed = self.listing.passed_over | ({"files' later frames": found.frames} if found.frames else {})
         if said := sentence(self.root, passed):
             notice(said)
+        origin = chosen.origin
+        if origin is not None and origin.of_all is not None:  # which knows of the numbers only
+            origin = replace(origin, of_all=partial(str, found.fingerprint))
         return Data(
             Split(train, chosen.train.labels),
             Split(test, chosen.test.labels),
@@ -80,6 +86,7 @@ class ImageFolder:
             rest[0] if rest else None,
             passed,
             found.fingerprint if self._is_whole(chosen) else "",
+            origin,
         )
 
     def _is_whole(self, chosen: Data) -> bool:
@@ -163,7 +170,9 @@ def _must_be_of_one_size(root: Path, files: Sequence[str], decoded: Sequence[Dec
     sizes = ["x".join(map(str, image.pixels.shape[:2])) for image in decoded]
     for file, size in zip(files, sizes, strict=True):
         if size != sizes[0]:
-            raise InputError(f"images of different sizes in {root}: {files[0]} is {sizes[0]}, {file} is {size}; all must have one size")
+            raise InputError(
+                f"images of different sizes in {root}: {files[0]} is {sizes[0]}, {file} is {size} (HxW); all must have one size"
+            )
 
 
 def _must_not_be_dark(root: Path, decoded: Sequence[DecodedImage]) -> None:

@@ -49,7 +49,7 @@ def grid_of(height: int, width: int, patch: int | None = None, stride: int | Non
     side = patch or patch_side(height, width)
     step = stride or max(1, side // 2)
     if side > (width if height == 1 else min(height, width)):
-        raise InputError(f"patches of {side} pixels are larger than the images, which are {height}x{width}")
+        raise InputError(f"patches of {side} pixels are larger than the images, which are {height}x{width} (HxW)")
     across = (width - side) // step + 1
     if height == 1:
         return Grid((1, side), step, across, 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -31,6 +31,15 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """The whole data set that training and test images were chosen from."""
+
+    train: int  # images
+    test: int
+    of_all: Callable[[], str] | None = None  # fingerprint of all images and labels, "" if unknown; None: nothing was left out
+
+
+@dataclass(frozen=True)
 class Data:
     """A data set ready for training."""
 
@@ -41,6 +50,7 @@ class Data:
     unlabelled: Tensor | None = None  # [M, C, H, W] uint8: training images whose label is not known, or not to be told
     passed_over: Mapping[str, int] = field(default_factory=dict)  # what a folder holds that is not read -> how many
     known_fingerprint: str = ""  # where it was computed before
+    origin: Origin | None = None
 
     @cached_property
     def everything(self) -> Split:
@@ -58,8 +68,16 @@ class Data:
 
     def fingerprint(self) -> str:
         """16 hex digits of what is trained and tested on, labels as trained (noise included)."""
-        if self.known_fingerprint:
-            return self.known_fingerprint
+        return self.known_fingerprint or self._computed_fingerprint
+
+    def source_fingerprint(self) -> str:
+        """16 hex digits of all images and labels of the data set, whatever was chosen from it; empty where they are not known."""
+        if self.origin is None:
+            return ""
+        return self.fingerprint() if self.origin.of_all is None else self.origin.of_all()
+
+    @cached_property
+    def _computed_fingerprint(self) -> str:
         digest = hashlib.sha256()
         extra = [] if self.unlabelled is None else [self.unlabelled]
         for tensor in (self.train.images, self.train.labels, self.test.images, self.test.labels, *extra):

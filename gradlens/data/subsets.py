@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gradlens.data.image_folder import ImageFolder
-from gradlens.data.split import Data, Source, Split
+from gradlens.data.split import Data, Origin, Source, Split
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator
 
@@ -78,6 +78,8 @@ def choose(
     if isinstance(source, ImageFolder):
         return source.read(choose(source.positions(), limit, label_noise, validation, seed, limit_test, labels))
     train, test, classes = source
+    chosen = any(share is not None for share in (limit, limit_test, labels)) or label_noise or validation
+    origin = Origin(len(train), len(test), (lambda: choose(source).fingerprint()) if chosen else None)
     known = train.labels >= 0
     extra: Tensor | None = None
     if not known.all():
@@ -100,4 +102,4 @@ def choose(
         extra = hidden if extra is None else torch.cat([hidden, extra])
     if label_noise:
         train = with_label_noise(train, label_noise, len(classes), seed)
-    return Data(train, test, classes, test_name, extra)
+    return Data(train, test, classes, test_name, extra, origin=origin)

@@ -22,6 +22,7 @@ from gradlens.gradients.compare import gradients_of
 from gradlens.gradients.lens import Lens
 from gradlens.gradients.true_gradient import preserve_buffers_and_rng
 from gradlens.runtime.errors import Failsafe, InputError
+from gradlens.runtime.extras import install_command
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -29,7 +30,7 @@ except ImportError:
     try:
         from pytorch_lightning import Callback, LightningModule, Trainer  # type: ignore[assignment]
     except ImportError as error:
-        raise ImportError("gradlens.LensCallback needs Lightning: pip install 'gradlens-toolkit[lightning]'") from error
+        raise ImportError(f"gradlens.LensCallback needs Lightning: `{install_command('lightning')}`") from error
 
 TrueLoss = Callable[[Any, Any], Tensor]  # (the LightningModule, its batch) -> scalar
 COMPARED = ("cosine", "norm_ratio")

@@ -172,8 +172,9 @@ class Method(RefusesOldNames, ABC):
     A rule says two things: :meth:`signal`, the error signal of each block, and ``depends_on``, what that depends on. Everything else has
     a default that is right for most rules:
 
-    - facts: ``Options``, ``defaults``, ``classifies``, ``unlabelled``, ``has_teacher``, ``least_batch``, ``in_stages``, ``top_only``,
-      ``compiles``, ``pipelined``, ``saved_within_epochs``, ``has_local_losses``, ``plain_local_loss``, ``has_feedback``, ``inpaints``;
+    - facts: ``summary``, ``other_names``, ``Options``, ``defaults``, ``classifies``, ``unlabelled``, ``has_teacher``, ``least_batch``,
+      ``in_stages``, ``top_only``, ``compiles``, ``pipelined``, ``saved_within_epochs``, ``has_local_losses``, ``plain_local_loss``,
+      ``has_feedback``, ``inpaints``;
       refusals: :meth:`validate_epochs`
     - what blocks read: :meth:`make_inputs`, :meth:`prepare_input`, :meth:`input_shape`; how they run: :meth:`forward`,
       :meth:`run_block`, :meth:`backward_context`
@@ -213,6 +214,8 @@ class Method(RefusesOldNames, ABC):
 
     # ----------------------------------------------------------------------------------------------- facts of the rule
 
+    summary: ClassVar[str] = ""  # one line of `gradlens list methods`; where there is none, the docstring's first sentence
+    other_names: ClassVar[tuple[str, ...]] = ()  # what it is called elsewhere: typed, they lead to its name here
     Options: ClassVar[type[BaseModel]] = Options  # a pydantic model; ``--set RULE.NAME=VALUE`` sets a field
     defaults: ClassVar[Mapping[str, Any]] = {}  # settings of ``Config`` that this rule wants where the user says nothing
     classifies: ClassVar[bool] = True  # False: trained without labels, gives no answers; `evaluate_objective` tells how well it does

@@ -55,6 +55,7 @@ METHODS: dict[str, type[Method]] = {  # a new rule goes to the end: its place gi
     "distil": Distil,
 }
 SHIPPED = tuple(METHODS)  # the rules of this package; METHODS also gets those of users' files
+OTHER_NAMES = {name: key for key, rule in METHODS.items() for name in vars(rule).get("other_names", ())}  # of them -> the name here
 
 BASELINE = "bp"  # the rule that uses the true gradient: accuracies and costs are told beside its
 DEFAULT_COMPARISON = ("bp", "dgl", "dni", "cdni")  # what commands compare where no method is named

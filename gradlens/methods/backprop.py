@@ -13,6 +13,8 @@ from gradlens.gradients.method import Method, Signal, relay, top_signal
 class Backprop(Method):
     """delta_K = dL/dh_K;  delta_k = (dh_{k+1}/dh_k)ᵀ delta_{k+1}."""
 
+    summary = "the true gradient, all others' reference"
+    other_names = ("backprop", "backpropagation", "end-to-end", "e2e")
     depends_on = frozenset({"input", "backward_message"})
     pipelined = True
 

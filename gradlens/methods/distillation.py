@@ -29,6 +29,8 @@ class Distil(Method):
     batch's labelled ones. The teacher (``--teacher RUN``) is in eval mode and reads the student's own images; it is not trained.
     """
 
+    summary = "a student of a trained network's answers"
+    other_names = ("distillation", "knowledge distillation", "distill", "kd")
     Options: ClassVar[type[BaseModel]] = DistilOptions
     depends_on = frozenset({"input", "backward_message"})
     unlabelled = True

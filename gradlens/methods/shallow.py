@@ -19,6 +19,8 @@ class Shallow(Method):
     statistics it began with: those of --init-from, or mean 0 and variance 1.
     """
 
+    summary = "only the top is trained: a control"
+    other_names = ("frozen", "random features")
     top_only = True
 
     def __init__(self, net: NetworkInfo, options: Any) -> None:

@@ -219,7 +219,7 @@ def _refuse_what_does_not_fit(spec: ModelSpec, name: str) -> None:
     if min(height, wide) < 2**halvings:
         raise InputError(
             f"{name} halves the image {halvings} times and needs at least {2**halvings}x{2**halvings} pixels;"
-            f" these images are {height}x{wide}"
+            f" these images are {height}x{wide} (HxW)"
         )
 
 

@@ -134,7 +134,7 @@ def _must_take(model: nn.Module, name: str, shape: tuple[int, int, int]) -> None
             answer = model(torch.zeros(4, *shape))
     except (RuntimeError, AssertionError, ValueError, IndexError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise InputError(f"{name} does not take images of {shape[1]}x{shape[2]} pixels: {reason}") from error
+        raise InputError(f"{name} does not take images of {shape[1]}x{shape[2]} (HxW) pixels: {reason}") from error
     finally:
         for key, b in model.named_buffers():
             b.copy_(buffers[key])

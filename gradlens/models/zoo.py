@@ -31,7 +31,7 @@ def basic_cnn(spec: ModelSpec) -> nn.Sequential:
     if min(height, width) < 2**depth:
         raise InputError(
             f"basic-cnn with {depth} blocks halves the image {depth} times and needs at least {2**depth}x{2**depth} pixels;"
-            f" these images are {height}x{width}"
+            f" these images are {height}x{width} (HxW)"
         )
     blocks = [conv_block(channels if i == 0 else c, c, (spec.stem or 5) if i == 0 else 5, spec.act(), pool=True) for i in range(depth)]
     features = c * (height // 2**depth) * (width // 2**depth)
@@ -52,7 +52,7 @@ def vgg(layers: Sequence[int]) -> Callable[[ModelSpec], nn.Sequential]:
             raise InputError("vgg models have a fixed depth: choose vgg11, vgg13, vgg16 or vgg19 instead of --depth")
         if min(height, width) < 32:
             raise InputError(
-                f"vgg halves the image 5 times and needs at least 32x32 pixels; these images are {height}x{width}"
+                f"vgg halves the image 5 times and needs at least 32x32 pixels; these images are {height}x{width} (HxW)"
                 " (basic-cnn takes 8x8 and more)"
             )
         blocks: list[nn.Module] = []
@@ -81,7 +81,7 @@ def dcgan(spec: ModelSpec) -> nn.Sequential:
     if spec.stem is not None:
         raise InputError("--stem sets the first convolution's kernel, 3, 5 or 7, and dcgan's are all 4x4")
     if min(height, width) < 8:
-        raise InputError(f"dcgan needs at least 8x8 pixels; these images are {height}x{width}")
+        raise InputError(f"dcgan needs at least 8x8 pixels; these images are {height}x{width} (HxW)")
     halvings, w = (min(height, width) // 4).bit_length() - 1, spec.width or 64
     sizes = [w] * (halvings - 4) + [w * 2**i for i in range(min(halvings, 4))]
     blocks: list[nn.Module] = []

@@ -19,6 +19,7 @@ from gradlens.gradients.layer_names import is_norm
 from gradlens.runtime.errors import InputError
 from gradlens.training.metrics import TRAIN, TRAIN_EVAL, best_epoch
 from gradlens.training.run_groups import group_runs
+from gradlens.training.run_progress import recorded_only_untrained
 
 if TYPE_CHECKING:  # these modules import torch
     from gradlens.training.config import Config
@@ -111,6 +112,11 @@ def truths(runs: Sequence[Run]) -> list[str]:
             if reference != SUPERVISED_TRUTH:
                 said.setdefault(reference, {})[run.config.method] = None
     return [f"true for {', '.join(methods)}: the gradient of the {reference}" for reference, methods in said.items()]
+
+
+def recorded_untrained(runs: Sequence[Run]) -> list[str]:
+    """The labels of runs whose only recorded gradients are of their first update, the untrained network's: no final ones."""
+    return [label for label, group in group_runs(runs).items() if any(map(recorded_only_untrained, group))]
 
 
 # -------------------------------------------------------------------------------------------------------- statistics

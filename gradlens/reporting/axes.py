@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from gradlens.reporting.aggregate import CurvePoint, FinalValue, LayerPoint
-from gradlens.reporting.style import MARKERS, Style, band, joined, line_handles
+from gradlens.reporting.style import MARKERS, Style, band, in_lines, line_handles
 from gradlens.runtime.errors import InputError
 
 R = TypeVar("R", LayerPoint, FinalValue)
@@ -121,13 +121,68 @@ def y_axis(ax: Axes, rows: Sequence[CurvePoint | LayerPoint], scale: Scale) -> N
         ax.yaxis.set_major_formatter(lambda v, _: f"{v:g}" if 1e-3 <= v <= 1e3 else f"$10^{{{round(math.log10(v))}}}$")
 
 
+def spread(places: Sequence[float], gap: float) -> list[float]:
+    """Places within 0 … 1 moved as little as needed for neighbours to be ``gap`` apart; too many reach below 0.
+
+    >>> spread([0.5, 0.5, 0.125], 0.25), spread([1.0, 0.9], 0.25)
+    ([0.5, 0.75, 0.125], [1.0, 0.75])
+    """
+    order = sorted(range(len(places)), key=lambda i: places[i])
+    moved = [0.0] * len(places)
+    lowest = 0.0
+    for i in order:
+        moved[i] = max(places[i], lowest)
+        lowest = moved[i] + gap
+    highest = 1.0
+    for i in reversed(order):
+        moved[i] = min(moved[i], highest)
+        highest = moved[i] - gap
+    return moved
+
+
+def label_ends(ax: Axes, ends: Mapping[str, tuple[float, float, str]]) -> None:
+    """A text right of the axes at the height of each line's end, in its colour, joined to it where it had to be moved.
+
+    Args:
+        ax: with its final limits.
+        ends: text -> x and y of the line's end, and its colour.
+
+    """
+    figure = ax.get_figure()
+    assert isinstance(figure, Figure)
+    to_axes = ax.transData + ax.transAxes.inverted()
+    at = [to_axes.transform((x, y)) for x, y, _ in ends.values()]
+    heights = spread([float(min(1.0, max(0.0, y))) for _, y in at], 0.17 / (figure.get_figheight() - 0.9))
+    right = max(1.0, *(x for x, _ in at))
+    for (text, (_, _, colour)), (x, y), height in zip(ends.items(), at, heights, strict=True):
+        line = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.7, "relpos": (0, 0.5), "shrinkA": 0, "shrinkB": 2}
+        ax.annotate(
+            text, (x, min(1.0, max(0.0, y))), (right + 0.05, height), "axes fraction", "axes fraction", arrowprops=line, color=colour,
+            va="center", fontsize=9, annotation_clip=False,
+        )  # fmt: skip
+
+
 def quantity_head(figure: Figure, scale: Scale, rows: Sequence[LayerPoint | FinalValue], *notes: str) -> None:
     """Two lines above the panels: what is drawn, and of which runs."""
     what = f"{scale.text or scale.name}{f' ({KINDS[rows[0].kind]})' if rows[0].kind in KINDS else ''}"
     if rows[0].kind in ANGLES:
         what = f"angle between {ANGLES[rows[0].kind]}"
-    lines = what[0].upper() + what[1:], joined(*notes)
+    lines = [what[0].upper() + what[1:], *in_lines(notes, figure.get_figwidth())]
     free = figure.get_layout_engine() is None  # else the layout finds the height that clears the panels
+    more = 0.17 * (len(lines) - 2)
+    if more > 0:
+        height = figure.get_figheight()
+        if free:
+            grid = figure.axes[0].get_gridspec()
+            assert grid is not None
+            places = grid.get_subplot_params(figure)
+            top, bottom = (end * height / (height + more) for end in (places.top, places.bottom))
+            grid.update(top=top, bottom=bottom)
+            for ax in figure.axes:  # which `update` does for pyplot's figures only
+                place = ax.get_subplotspec()
+                assert place is not None
+                ax.set_position(place.get_position(figure))
+        figure.set_figheight(height + more)
     y = 1 - 0.08 / figure.get_figheight() if free else None
     figure.suptitle("\n".join(lines), x=0.1 / figure.get_figwidth(), y=y, ha="left", fontsize=10)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from gradlens.reporting.numbers import count_cell, number_cell, with_ends, with_thousands
 from gradlens.runtime.tables import Cell, Table
-from gradlens.training.cost.method_cards import IMAGES, ROUNDS, Card
+from gradlens.training.cost.method_cards import IMAGES, Card
 from gradlens.training.cost.rank_benchmark import Gain
 from gradlens.training.cost.step_benchmark import Bench, Cost
 
@@ -79,14 +79,15 @@ def ranks_table(rows: Sequence[Gain], about: str) -> Table:
     return printed
 
 
-def cards_table(found: Sequence[Card]) -> Table:
+def cards_table(found: Sequence[Card], rounds: int) -> Table:
     """The cards to print, and what the columns mean under them."""
     caption = (
         f"Locked: fwd = a block runs after the one below it; upd = it is updated after all above it have run; bwd = … and"
         f" have gone backward (inside a chunk or window where a rule has such). Labels = used by every block. Own = numbers of the rule's"
         f" own modules, trained + fixed, in thousands. A step on BasicCNN (3x32x32), batches of {IMAGES} generated images, default options,"
-        f" {ROUNDS} interleaved rounds here and now: multiply-adds an image in millions, then as ratios to bp's: multiply-adds, images/s,"
-        " added memory (dgl-async's buffers and feedback matrices are held between steps and not in it). greedy: its last stage."
+        f" {rounds} interleaved round{'s' * (rounds > 1)} here and now: multiply-adds an image in millions, then as ratios to bp's:"
+        " multiply-adds, images/s, added memory (dgl-async's buffers and feedback matrices are held between steps and not in it)."
+        " greedy: its last stage."
     )
     printed = Table(notes=[caption])
     printed.add_column("method")

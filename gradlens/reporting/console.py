@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from gradlens.analysis.doctor import Diagnosis, diagnosis_line
 from gradlens.analysis.doctor_evidence import WRONG
-from gradlens.reporting.aggregate import FinalValue, Score, final_values, scores, truths
+from gradlens.reporting.aggregate import FinalValue, Score, final_values, recorded_untrained, scores, truths
 from gradlens.reporting.numbers import NONE, count_cell, mean_cell, short_number
 from gradlens.runtime.tables import Cell, Table
 from gradlens.training.metrics import TRAIN
 from gradlens.training.run_directory import Run
+from gradlens.training.run_groups import experiments
+from gradlens.training.run_progress import split_finished
 
 WIDE = 8  # layers beyond which layers become rows and methods columns
 DIVERGED = 100.0  # a mean loss per image that is written as a power of ten, and said where training came to it
@@ -39,8 +41,14 @@ def comparison_table(runs: Sequence[Run], *, whole: bool = False) -> Table:
     for value in final_values(runs, "cosine"):
         cells.setdefault(value.layer, {})[value.label] = value
     split = " or ".join(dict.fromkeys(score.split for score in results))  # a run with held-out training images beside others
-    title = f"final cosine of each layer's weight gradient with the true one, and {split} accuracy"
-    table = Table(title, [*_seeds_note(results), *truths(runs)], turned=len(cells) > WIDE)
+    untrained = recorded_untrained(runs)  # runs shorter than --record-every
+    when = "cosine at update 0" if len(untrained) == len(results) else "final cosine"
+    title = f"{when} of each layer's weight gradient with the true one, and {split} accuracy"
+    notes = [*_seeds_note(results), *truths(runs)]
+    if untrained:
+        short = ", ".join(untrained)
+        notes.append(f"update 0, the untrained network, is all that was recorded of {short}: --record-every is longer than the run")
+    table = Table(title, notes, turned=len(cells) > WIDE)
     table.add_column("method")
     rates = whole or len({score.lr for score in results}) > 1
     if rates:
@@ -57,6 +65,27 @@ def comparison_table(runs: Sequence[Run], *, whole: bool = False) -> Table:
         first = [Cell(f"{score.lr:g}", score.lr)] if rates else []
         table.add_row(score.label, *first, *([score.seeds] if whole else []), *cosines, *_accuracies(score))
     return table
+
+
+def with_heading(tables: Iterable[Table], heading: str) -> list[Table]:
+    """The tables with a heading before their titles, if there is one."""
+    found = list(tables)
+    for table in found if heading else ():
+        table.title = f"{heading}: {table.title}" if table.title else heading
+    return found
+
+
+def comparison_tables(runs: Sequence[Run], *, whole: bool = False) -> list[Table]:
+    """:func:`comparison_table` of the finished runs of each experiment; what its runs share stands above it where there are several.
+
+    Where no run is finished, all are shown as far as they came.
+    """
+    finished, others = split_finished(runs)
+    parts = experiments(finished or others)
+    tables = []
+    for part in parts:
+        tables += with_heading([comparison_table(part.runs, whole=whole)], part.heading if len(parts) > 1 else "")
+    return tables
 
 
 def _seeds_note(results: Sequence[Score]) -> list[str]:

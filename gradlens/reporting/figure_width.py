@@ -37,7 +37,7 @@ def set_width(figure: Figure, width: float) -> None:
         legend.remove()
         figure.legend(handles, said, loc="outside lower center", ncols=columns, title=title)
     height = figure.get_figheight() * grown
-    if len(figure.axes) == 1:
+    if len(figure.axes) == 1 and not figure.axes[0].texts:  # texts at the ends of lines need the height they were placed for
         height = min(height, max(LOWEST, STEEPEST * width))
     figure.set_size_inches(width, height + LINE * lines)
 

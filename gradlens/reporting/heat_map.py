@@ -8,28 +8,56 @@ from typing import Any
 
 import numpy as np
 from matplotlib import colormaps, style
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from gradlens.reporting.aggregate import (
-    FinalValue,
-)
+from gradlens.reporting.aggregate import FinalValue
 from gradlens.reporting.axes import Scale, colour_norm, drawable, quantity_head, scale_of, seeds_of
 from gradlens.reporting.numbers import cell_text
 from gradlens.reporting.style import LOOK, Style, panels, styles
 from gradlens.runtime.errors import InputError
 
+CELL = 0.62  # inches of a cell's width, at least: "−0.11" and a gap
+MOST_COLUMNS = 10  # labels beyond which they become rows, where the layers are not more
+
+
+def _coloured_table(ax: Axes, shown: np.ndarray[Any, Any], norm: Normalize, log: bool) -> QuadMesh:
+    """Cells in the colour of their values, which are written into them; those without a value are hatched."""
+    colours = colormaps["RdBu"]
+    mesh = ax.pcolormesh(np.ma.masked_invalid(shown), cmap=colours, norm=norm, edgecolors="white", linewidth=1.2)
+    for (i, j), value in np.ndenumerate(shown):
+        text, ink = "–", "0.25"
+        if math.isfinite(value):
+            text = cell_text(value, log)
+            ink = "white" if np.dot(colours(norm(value))[:3], (0.299, 0.587, 0.114)) < 0.5 else "0.1"
+        else:
+            ax.add_patch(Rectangle((j, i), 1, 1, facecolor="0.93", edgecolor="0.7", hatch="////", linewidth=0))
+        ax.text(j + 0.5, i + 0.5, text, ha="center", va="center", color=ink, fontsize=9.5)
+    return mesh
+
 
 @style.context(LOOK)
-def heat_map(finals: Sequence[FinalValue], quantity: str, *, title: str = "", look: Mapping[str, Style] | None = None) -> Figure:
+def heat_map(
+    finals: Sequence[FinalValue],
+    quantity: str,
+    *,
+    when: str = "last recorded epoch",
+    title: str = "",
+    look: Mapping[str, Style] | None = None,
+) -> Figure:
     """Final values as a table in colour: a column a label, a row a layer (the bottom one at the bottom), each value written out.
 
+    Of many labels and few layers each label is a row and each layer a column, the bottom one first: names stay horizontal.
     Blue is with the true gradient, red against it; cells without a value are hatched.
 
     Args:
         finals: from :func:`gradlens.reporting.aggregate.final_values`, of one kind.
         quantity: the one to draw.
+        when: the values were recorded.
         title: what the runs have in common.
         look: from :func:`gradlens.reporting.style.styles`: the order of the columns; default: of these labels.
 
@@ -43,33 +71,27 @@ def heat_map(finals: Sequence[FinalValue], quantity: str, *, title: str = "", lo
     values = np.full((len(layers), len(names)), math.nan)
     for f in rows:
         values[layers.index(f.layer), names.index(f.label)] = f.mean
+    turned = len(names) > MOST_COLUMNS >= len(layers)
+    shown, columns, lines = (values.T, layers, names) if turned else (values, names, layers)
 
     scale = scale_of(quantity)
-    norm = colour_norm(values, scale)
-    colours = colormaps["RdBu"]
-    width = min(9.0, max(6.4, 2.6 + 0.75 * len(names)))
-    figure = Figure(figsize=(width, 1.5 + 0.31 * max(4, len(layers))), layout="constrained")
+    beside = 1.1 + 0.085 * max(map(len, lines))  # names and colour bar
+    figure = Figure(figsize=(max(6.4, beside + CELL * len(columns)), 1.5 + 0.31 * max(4, len(lines))), layout="constrained")
     ax = figure.subplots()
-    mesh = ax.pcolormesh(np.ma.masked_invalid(values), cmap=colours, norm=norm, edgecolors="white", linewidth=1.2)
-    for (i, j), value in np.ndenumerate(values):
-        text, ink = "–", "0.25"
-        if math.isfinite(value):
-            text = cell_text(value, scale.log)
-            ink = "white" if np.dot(colours(norm(value))[:3], (0.299, 0.587, 0.114)) < 0.5 else "0.1"
-        else:
-            ax.add_patch(Rectangle((j, i), 1, 1, facecolor="0.93", edgecolor="0.7", hatch="////", linewidth=0))
-        ax.text(j + 0.5, i + 0.5, text, ha="center", va="center", color=ink, fontsize=9.5)
-    ax.set_xticks(np.arange(len(names)) + 0.5, [label.replace(" ", "\n") for label in names])
-    ax.set_yticks(np.arange(len(layers)) + 0.5, layers)
-    longest = max(len(word) for label in names for word in label.split(" "))
-    if longest * 0.085 > 6.2 / len(names):
-        ax.set_xticklabels(names, rotation=40, ha="left", rotation_mode="anchor")
+    mesh = _coloured_table(ax, shown, colour_norm(values, scale), scale.log)
+    ax.set_xticks(np.arange(len(columns)) + 0.5, [name.replace("." if turned else " ", "\n") for name in columns])
+    ax.set_yticks(np.arange(len(lines)) + 0.5, lines)
+    if turned:
+        ax.invert_yaxis()
+    longest = max(len(word) for name in columns for word in name.split("." if turned else " "))
+    if longest * 0.085 > max(CELL, (6.4 - beside) / len(columns)):
+        ax.set_xticklabels(columns, rotation=40, ha="left", rotation_mode="anchor")
     ax.xaxis.tick_top()
     ax.tick_params(length=0)
     ax.grid(visible=False)
     ax.spines[:].set_visible(False)
     figure.colorbar(mesh, ax=ax, label=scale.name, aspect=18, pad=0.02).outline.set_visible(False)  # type: ignore[operator]
-    quantity_head(figure, scale, rows, title, "last recorded epoch", seeds_of(rows))
+    quantity_head(figure, scale, rows, title, when, seeds_of(rows))
     return figure
 
 

@@ -24,6 +24,7 @@ from gradlens.training.run_directory import Run
 from gradlens.training.run_groups import group_runs
 
 OWN = "own"  # the network's own answer, beside its probes
+SHORT = 4  # lines of LINES that a first look prints, which fits on a screen
 LINES = (  # (network, labels, half, what it is called), in the order of the table
     (TRAINED, TRUE, "test", "{}"),
     (OWN, TRUE, "test", "the network's own answer"),
@@ -98,20 +99,21 @@ def last_probed(points: Sequence[ProbePoint]) -> list[ProbePoint]:
 # ------------------------------------------------------------------------------------------------------------ tables
 
 
-def probe_table(points: Sequence[ProbePoint]) -> Table:
-    """A row a block and control, a column a method: accuracy in %."""
+def probe_table(points: Sequence[ProbePoint], short: bool = False) -> Table:
+    """A row a block and control, a column a method: accuracy in %; ``short``: without permuted labels, and closely set."""
     shown = Table(title="linear probe: test accuracy in %")
     shown.add_column("block")
     labels = list(dict.fromkeys(p.label for p in points))
     for label in labels:
         shown.add_column(label)
     rows = last_probed(points)
-    for network, kind, half, called in LINES:
+    for network, kind, half, called in LINES[:SHORT] if short else LINES:
         mine = [p for p in rows if (p.network, p.labels, p.half) == (network, kind, half)]
         for block in dict.fromkeys(p.block for p in mine):
             cells = {p.label: mean_cell(p.mean, p.low, 1, 100, high=p.high) for p in mine if p.block == block}
             shown.add_row(called.format(block), *(cells.get(label, NONE) for label in labels))
-        shown.add_section()
+        if not short:
+            shown.add_section()
     return shown
 
 
@@ -315,11 +317,12 @@ def probe_figures(points: Sequence[ProbePoint], title: str = "") -> dict[str, tu
 
 
 def tables(runs: Sequence[Run], results: Results) -> Iterator[Table]:
-    """What `gradlens probe` prints: of one run the details, accuracies by block, and what is separable where that was asked."""
-    if len(runs) == 1:
+    """What `gradlens probe` prints: accuracies by block; where separability was asked also permuted labels, and of one run the details."""
+    asked = any(result["separability"] for result in results)
+    if asked and len(runs) == 1:
         yield probe_detail(results[0])
-    yield probe_table(probe_points(runs, results))
-    if any(result["separability"] for result in results):
+    yield probe_table(probe_points(runs, results), short=not asked)
+    if asked:
         yield separability_table(runs, results)
 
 

@@ -11,10 +11,19 @@ from gradlens.runtime.errors import InputError
 from gradlens.runtime.terminal import shell_word
 from gradlens.training.config_fields import settings_of
 from gradlens.training.metrics import TRAIN, best_epoch
-from gradlens.training.run_directory import Run
+from gradlens.training.run_directory import Run, edited
 
 NAMED = ("method", "seed", "options", "own")  # settings with a place of their own in the text
-ABOUT = ("device", "threads", "versions", "git", "command", "data_fingerprint", "label_hash")  # in config.json beside the settings
+ABOUT = (
+    "device",
+    "threads",
+    "versions",
+    "git",
+    "command",
+    "data_fingerprint",
+    "source_fingerprint",
+    "label_hash",
+)  # in config.json beside the settings
 
 
 def run_summary(run: Run) -> dict[str, Any]:
@@ -42,7 +51,7 @@ def run_summary(run: Run) -> dict[str, Any]:
 
 def _saved(run: Run) -> int:
     """The updates that the checkpoint of an unfinished run holds, which may be more than its last evaluation had seen."""
-    return 0 if run.finished or not (run.path / "checkpoint.pt").exists() else int(run.checkpoint()["step"])
+    return 0 if run.finished or not (run.path / "checkpoint.pt").exists() else int(run.saved_state()["step"])
 
 
 def run_lines(run: Run) -> list[str]:
@@ -53,7 +62,8 @@ def run_lines(run: Run) -> list[str]:
     lines = [
         f"{run.path}: {'finished' if run.finished else 'unfinished'}, {epochs}, {with_thousands(said['images'])} images, {took} of training"
     ]
-    lines += [sentence] if (sentence := diverged(run)) else []
+    notes = diverged(run), edited(run.path, run.config, run.saved_state())
+    lines += [sentence for sentence in notes if sentence]
     lines.append(" ".join([f"  {config.method}, seed {config.seed}:", *(_changed(run) or ["all settings at their defaults"])]))
     versions = said.get("versions", {})
     made = [str(said["device"])] * ("device" in said) + [f"{said['threads']} thread{'s' * (said['threads'] != 1)}"] * ("threads" in said)

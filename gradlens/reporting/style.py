@@ -58,8 +58,11 @@ PIXELS_IN_SVG = 80  # dots per inch of lines too long to be vectors
 LARGEST = 300_000  # bytes of one picture
 # Okabe & Ito's colours without their yellow, which is too pale for lines
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+# for rules whose own colour another one in the figure has: as far from those as from each other
+MORE_COLOURS = ("#882255", "#999933", "#332288", "#8B5A2B", "#44AA99", "#AA4466", "#556B2F")
 PATTERNS = ((), (6, 1.5), (6, 1.5, 1.2, 1.5), (2.5, 1.2), (9, 1.5, 1.2, 1.5, 1.2, 1.5), (1.2, 1))  # on, off, … in line widths
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
+MOST_IN_LEGEND = 8  # lines that an eye finds by colour, dash and marker; more are labelled at their ends or drawn in parts
 GREY = "0.45"  # of controls and reference lines
 
 
@@ -74,9 +77,10 @@ class Style(NamedTuple):
 def styles(names: Iterable[str]) -> dict[str, Style]:
     """Each label's style, in the order in which labels are listed; every label gets a style of its own.
 
-    The colour is the method's in every figure. Groups of one method (``dgl head=linear``, ``dgl head=mlp``) share it and differ
-    in tint, dashes and marker, unless there is no other method: then they are coloured like methods. Rules of users' files follow
-    the ones of this package in alphabetical order.
+    The colour is the method's in every figure, unless a method listed before it has the same: then it is one that none here has, as long
+    as there are any. Groups of one method (``dgl head=linear``, ``dgl head=mlp``) share it and differ in tint, dashes and marker, unless
+    there is no other method: then they are coloured like methods. Rules of users' files follow the ones of this package in
+    alphabetical order.
     """
     unique = list(dict.fromkeys(names))
     method = {label: label.split(" ")[0] for label in unique}
@@ -85,15 +89,27 @@ def styles(names: Iterable[str]) -> dict[str, Style]:
     known = [*SHIPPED, *sorted(set(method.values()) - set(SHIPPED))]
     ordered = sorted(unique, key=lambda label: known.index(method[label]))
     alone = len(set(method.values())) == 1
+    colours = _own_colours([known.index(name) for name in dict.fromkeys(method[label] for label in ordered)])
     found: dict[str, Style] = {}
     for label in ordered:
         variant = sum(method[other] == method[label] for other in found)
-        place = known.index(method[label]) + (variant if alone else 0)
+        place = known.index(method[label])
+        rgb = colours[place] if not alone else _own_colours(range(place, place + variant + 1))[place + variant]
+        place += variant if alone else 0
         tint = 0.0 if alone else 1 - 0.7**variant
-        colour = np.array(to_rgb(COLOURS[place % len(COLOURS)])) * (1 - tint) + np.array(to_rgb("0.8")) * tint
+        colour = np.array(to_rgb(rgb)) * (1 - tint) + np.array(to_rgb("0.8")) * tint
         look = place + (0 if alone else variant)
         hexa = "#" + "".join(f"{round(255 * c):02x}" for c in colour)
         found[label] = Style(hexa, (0, PATTERNS[look % len(PATTERNS)] or None), MARKERS[look % len(MARKERS)])
+    return found
+
+
+def _own_colours(places: Iterable[int]) -> dict[int, str]:
+    """Place among all methods -> colour: of COLOURS in turn, and of MORE_COLOURS where that is taken already."""
+    spare, found = list(MORE_COLOURS), dict[int, str]()
+    for place in places:
+        usual = COLOURS[place % len(COLOURS)]
+        found[place] = spare.pop(0) if usual in found.values() and spare else usual
     return found
 
 
@@ -103,6 +119,18 @@ def styles(names: Iterable[str]) -> dict[str, Style]:
 def joined(*parts: str) -> str:
     """The parts that are not empty, with dots between them."""
     return " · ".join(part for part in parts if part)
+
+
+def in_lines(parts: Iterable[str], width: float) -> list[str]:
+    """:func:`joined` in as many lines as it takes in a figure so many inches wide; one line at least."""
+    room, lines = int((width - 0.2) / 0.082), [""]  # of the mean letter at 10 points
+    for part in filter(None, parts):
+        longer = joined(lines[-1], part)
+        if lines[-1] and len(longer) > room:
+            lines.append(part)
+        else:
+            lines[-1] = longer
+    return lines
 
 
 def over_seeds(seeds: int, interval: str) -> str:

@@ -75,10 +75,9 @@ def gantt(bars: Sequence[Bar], seconds: float, *, title: str = "") -> Figure:
     axes = figure.subplots(deep, columns, sharex=True, squeeze=False, height_ratios=[0.2 * h + 0.42 for h in heights])
     scale, unit = (1e3, "ms") if seconds < 2 else (1.0, "s")
     letter = 0.055 * seconds / (0.88 * width / columns)
-    for i, ax in enumerate(axes.T.flat):
-        if i >= len(labels):
-            ax.set_visible(False)
-            continue
+    for ax in axes.T.flat[len(labels) :]:
+        ax.remove()
+    for i, ax in enumerate(axes.T.flat[: len(labels)]):
         mine = [bar for bar in bars if bar.schedule == labels[i]]
         _boxes(ax, mine, seconds, letter)
         ax.set(xlim=(0, seconds), ylim=(-0.6, used[i] - 0.4), yticks=range(used[i]))
@@ -91,7 +90,7 @@ def gantt(bars: Sequence[Bar], seconds: float, *, title: str = "") -> Figure:
         if i % deep == deep - 1 or i == len(labels) - 1:
             ax.tick_params(labelbottom=True)
             ax.xaxis.set_major_formatter(lambda v, _: f"{v * scale:g}")  # type: ignore[no-untyped-call]
-            ax.set_xlabel(f"time ({unit})" if i == deep - 1 else "")
+            ax.set_xlabel(f"time ({unit})")
     figure.supylabel("worker, the lowest blocks at the bottom", fontsize=10)
     kinds = [kind for kind in COLOURS if any(bar.kind == kind for bar in bars)]
     handles: list[Any] = [Patch(facecolor=COLOURS[kind], label=TEXTS[kind]) for kind in kinds]

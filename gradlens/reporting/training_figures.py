@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from matplotlib import style
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
@@ -24,6 +25,7 @@ from gradlens.reporting.aggregate import (
     descent_points,
     final_values,
     layer_points,
+    recorded_untrained,
     runs_title,
 )
 from gradlens.reporting.axes import (
@@ -31,6 +33,7 @@ from gradlens.reporting.axes import (
     Scale,
     band_of,
     drawable,
+    label_ends,
     layer_panels,
     mark_below,
     mean_line,
@@ -40,7 +43,7 @@ from gradlens.reporting.axes import (
     y_axis,
 )
 from gradlens.reporting.heat_map import alignment_figure, heat_map
-from gradlens.reporting.style import LOOK, Style, joined, styles
+from gradlens.reporting.style import LOOK, MOST_IN_LEGEND, Style, in_lines, joined, styles
 from gradlens.runtime.errors import InputError
 from gradlens.training.metrics import TRAIN, TRAIN_EVAL
 from gradlens.training.run_groups import run_labels
@@ -51,11 +54,25 @@ if TYPE_CHECKING:  # imports torch
 # ------------------------------------------------------------------------------------------------------------- figures
 
 
+def _curve(ax: Axes, label: str, mine: Sequence[CurvePoint], look: Style, starred: bool) -> tuple[str, tuple[float, float, str]]:
+    """One label's line, with a star at its best epoch if that is wanted; what names it, and where it ends in which colour."""
+    text = label
+    if starred:
+        best = max(mine, key=lambda p: (p.mean, -p.epoch))
+        text = f"{label}: {100 * best.mean:.1f} % ({best.epoch})"
+        ax.plot(best.epoch, best.mean, "*", color=look.colour, markersize=12, markeredgecolor="white", zorder=4)
+    mean_line(ax, [p.epoch for p in mine], mine, look, text)
+    last = next((p for p in reversed(mine) if math.isfinite(p.mean)), mine[-1])
+    return text, (last.epoch, last.mean, look.colour)
+
+
 @style.context(LOOK)
 def curve_figure(
     points: Sequence[CurvePoint], split: str, quantity: str, *, title: str = "", look: Mapping[str, Style] | None = None
 ) -> Figure:
     """Loss or accuracy over epochs, all labels in one plot; on a held-out split each label's highest mean accuracy is starred.
+
+    Up to ``MOST_IN_LEGEND`` labels stand in a legend, more of them at the ends of their lines.
 
     Args:
         points: from :func:`gradlens.reporting.aggregate.curve_points`.
@@ -81,26 +98,31 @@ def curve_figure(
     scale = Scale(f"{split} {quantity}{unit}", limits=(0, 1 if share else math.inf), log=log)
 
     longest = max(len(p.label) for p in rows) + (16 if starred else 0)
-    figure = Figure(figsize=(min(9.3, max(7.6, 6 + 0.085 * longest)), 4.2), layout="constrained")
+    drawn = [name for name in look if any(p.label == name for p in rows)]
+    many = len(drawn) > MOST_IN_LEGEND
+    height = max(4.2, 0.9 + 0.19 * len(drawn)) if many else 4.2
+    figure = Figure(figsize=(min(9.3, max(7.6, 6 + 0.085 * longest)), height), layout="constrained")
     ax = figure.subplots()
     ax.set_yscale("log" if log else "linear")
-    for label in (name for name in look if any(p.label == name for p in rows)):
+    ends = {}
+    for label in drawn:
         mine = sorted((p for p in rows if p.label == label), key=lambda p: p.epoch)
-        text = label
-        if starred:
-            best = max(mine, key=lambda p: (p.mean, -p.epoch))
-            text = f"{label}: {100 * best.mean:.1f} % ({best.epoch})"
-            ax.plot(best.epoch, best.mean, "*", color=look[label].colour, markersize=12, markeredgecolor="white", zorder=4)
-        mean_line(ax, [p.epoch for p in mine], mine, look[label], text)
+        text, end = _curve(ax, label, mine, look[label], starred)
+        ends[text] = end
     y_axis(ax, rows, scale)
     if share:
         ax.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
     ax.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
     ax.set(xlabel="epoch", ylabel=scale.name)
-    ax.set_title(joined(title, seeds_of(rows), band_of(rows)), loc="left")
+    star = "★ highest (epoch)" if starred else ""
+    notes = (title, seeds_of(rows), band_of(rows), star if many else "")
+    ax.set_title("\n".join(in_lines(notes, figure.get_figwidth() - 0.6)), loc="left")
+    if many:
+        label_ends(ax, ends)
+        return figure
     legend = ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0, handlelength=3.2)
     if starred:
-        legend.set_title("★ highest (epoch)", prop=FontProperties(size=9.5))
+        legend.set_title(star, prop=FontProperties(size=9.5))
         legend.set_alignment("left")
     return figure
 
@@ -164,6 +186,29 @@ def over_training(
     return figure
 
 
+def _in_parts(name: str, table: Sequence[LayerPoint], look: Mapping[str, Style]) -> dict[str, tuple[list[LayerPoint], str]]:
+    """The rows of a figure of layer panels, of many labels in parts that a legend can name, with the baseline in each.
+
+    Returns:
+        name of the figure -> its rows, and which part it is, in words.
+
+    """
+    from gradlens.methods import BASELINE  # imports torch, which is needed for `styles` anyway
+
+    labels = [label for label in look if any(p.label == label for p in table)]
+    if len(labels) <= MOST_IN_LEGEND:
+        return {name: (list(table), "")}
+    base = [label for label in labels if label.split(" ")[0] == BASELINE][:1]
+    rest = [label for label in labels if label not in base]
+    count = math.ceil(len(rest) / (MOST_IN_LEGEND - len(base)))
+    size = math.ceil(len(rest) / count)
+    parts = [{*base, *rest[i : i + size]} for i in range(0, len(rest), size)]
+    return {
+        f"{name}_{i}" if i > 1 else name: ([p for p in table if p.label in part], f"figure {i} of {len(parts)}")
+        for i, part in enumerate(parts, 1)
+    }
+
+
 class Figures(NamedTuple):
     """The figures of some runs, and those that could not be drawn."""
 
@@ -211,43 +256,46 @@ def figure_set(runs: Sequence[Run], layers: Sequence[str] = ()) -> Figures:
     (``validation_…`` where training images were held out), with ``--evaluate-train`` also ``train_eval_…``;
     ``cosine_over_training``, ``cosine_heat_map``, ``norm_ratio_over_training``; ``alignment`` and ``descent_over_training`` where
     sparse rows were recorded;
-    ``explained_variance_over_training`` and ``feedback_…_over_training`` where a rule recorded them.
+    ``explained_variance_over_training`` and ``feedback_…_over_training`` where a rule recorded them. A figure of layer panels of
+    more labels than a legend can hold is drawn in parts: ``cosine_over_training``, ``cosine_over_training_2``, ….
 
     Raises:
         InputError: no runs, the same run twice, a pattern that fits no layer, or nothing at all to draw.
 
     """
     points = curve_points(runs)
-    cosines, ratios = layer_points(runs, "cosine"), layer_points(runs, "norm_ratio")
-    explained = layer_points(runs, "synth_explained_variance", "rule")
-    finals = final_values(runs, "cosine")
+    look, title = styles(run_labels(runs)), runs_title(runs)
     wanted: dict[str, tuple[Callable[..., Figure], Sequence[Any]]] = {}
+
+    def over(name: str, quantity: str, table: Sequence[LayerPoint], beside: str = "") -> None:
+        for part, (rows, which) in _in_parts(name, table, look).items():
+            wanted[part] = partial(over_training, quantity=quantity, beside=beside, title=joined(title, which)), rows
+
     for split in dict.fromkeys([TRAIN, *sorted({p.split for p in points})]):
         for quantity in ("loss", "accuracy"):
             rows = [p for p in points if (p.split, p.quantity) == (split, quantity)]
-            wanted[f"{split}_{quantity}".replace("-", "_")] = partial(curve_figure, split=split, quantity=quantity), rows
+            wanted[f"{split}_{quantity}".replace("-", "_")] = partial(curve_figure, split=split, quantity=quantity, title=title), rows
     nulls = layer_points(runs, "null_cosine")
-    wanted["cosine_over_training"] = partial(over_training, quantity="cosine", beside="null_cosine"), [*cosines, *nulls]
-    wanted["cosine_heat_map"] = partial(heat_map, quantity="cosine"), finals
-    wanted["norm_ratio_over_training"] = partial(over_training, quantity="norm_ratio"), ratios
-    if explained:
-        wanted["explained_variance_over_training"] = partial(over_training, quantity="synth_explained_variance"), explained
-
+    over("cosine_over_training", "cosine", [*layer_points(runs, "cosine"), *nulls], "null_cosine")
+    untrained = recorded_untrained(runs)
+    when = "update 0, untrained" if len(untrained) == len(look) else joined("last recorded epoch", *(f"{u}: update 0" for u in untrained))
+    wanted["cosine_heat_map"] = partial(heat_map, quantity="cosine", when=when, title=title), final_values(runs, "cosine")
+    over("norm_ratio_over_training", "norm_ratio", layer_points(runs, "norm_ratio"))
+    if explained := layer_points(runs, "synth_explained_variance", "rule"):
+        over("explained_variance_over_training", "synth_explained_variance", explained)
     if nulls:
-        wanted["alignment"] = alignment_figure, alignment_values(runs)
+        wanted["alignment"] = partial(alignment_figure, title=title), alignment_values(runs)
     if descent := descent_points(runs):
-        wanted["descent_over_training"] = partial(over_training, quantity="descent_ratio"), descent
+        over("descent_over_training", "descent_ratio", descent)
     for kind in ANGLES:
         if angles := layer_points(runs, "angle", kind):
-            wanted[f"{kind}_over_training"] = partial(over_training, quantity="angle"), angles
+            over(f"{kind}_over_training", "angle", angles)
 
-    look = styles(run_labels(runs))
-    title = runs_title(runs)
     found = Figures({}, {})
     tables = {name: list(table) for name, (_, table) in wanted.items()}
     for name, table in (_of_layers(tables, layers) if layers else tables).items():
         try:
-            found.drawn[name] = wanted[name][0](table, title=title, look=look), table
+            found.drawn[name] = wanted[name][0](table, look=look), table
         except InputError as error:
             found.skipped[name] = str(error)
     if not found.drawn:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from difflib import SequenceMatcher
 from typing import Any
 
@@ -23,6 +24,15 @@ LISTS = {  # commands that print all names of a kind
     "device": "gradlens train --help",
 }
 NEAREST = 3  # names that are suggested
+
+
+def letters(name: str) -> str:
+    """A name without case, blanks and signs, by which two spellings of it are known to be one.
+
+    >>> letters(" VGG-16"), letters("direct feedback_alignment")
+    ('vgg16', 'directfeedbackalignment')
+    """
+    return re.sub(r"[^0-9a-z]", "", name.lower())
 
 
 def nearest(name: str, known: Iterable[str], least: float = 0.0) -> list[str]:
@@ -46,7 +56,7 @@ def nearest(name: str, known: Iterable[str], least: float = 0.0) -> list[str]:
     return sorted(filter(is_like, known), key=distance)[:NEAREST]
 
 
-def unknown(what: str, name: str, known: Iterable[str], command: str | None = None) -> InputError:
+def unknown(what: str, name: str, known: Iterable[str], command: str | None = None, others: Mapping[str, str] | None = None) -> InputError:
     """The error for a name that is not in a list: the nearest of it, and how to see all.
 
     Args:
@@ -54,15 +64,21 @@ def unknown(what: str, name: str, known: Iterable[str], command: str | None = No
         name: as it was given.
         known: the names there are.
         command: prints them all; of what stands in LISTS it is known.
+        others: what some of them are called elsewhere -> the name here, which is then the only one suggested.
 
     >>> str(unknown("method", "dlg", ["bp", "dgl", "dni"]))
     "unknown method 'dlg'; nearest: dgl, dni, bp"
     >>> str(unknown("block", "blok", [f"block{i}" for i in range(1, 9)]))
     "unknown block 'blok'; nearest: block1, block2, block3 (of 8)"
+    >>> str(unknown("model", "vgg-16", ["vgg11", "vgg16"])), str(unknown("method", "Backprop", ["bp", "dgl"], others={"backprop": "bp"}))
+    ("unknown model 'vgg-16'; nearest: vgg16", "unknown method 'Backprop'; nearest: bp")
     """
     known, command = list(known), LISTS.get(what, command)
+    spelled = {letters(k): k for k in known} | {letters(other): k for other, k in (others or {}).items() if k in known}
+    same = spelled.get(letters(name)) if letters(name) else None
+    near = [same] if same else nearest(name, known)
     rest = f" (of {len(known)}{f'; `{command}` lists all' if command else ''})" if len(known) > NEAREST else ""
-    return InputError(f"unknown {what} {name!r}; nearest: {', '.join(nearest(name, known)) or 'none'}{rest}")
+    return InputError(f"unknown {what} {name!r}; nearest: {', '.join(near) or 'none'}{rest}")
 
 
 INTERRUPTED = 130  # exit status of a run that was stopped from outside, as of a shell's Ctrl-C

@@ -29,7 +29,7 @@ def accept_all_text() -> None:
 
 
 @contextmanager
-def _printing() -> Iterator[None]:
+def printing() -> Iterator[None]:
     """Inside, stdout is written: whoever read it is gone (``| head``) ends the program quietly, a full disk in one sentence."""
     try:
         yield
@@ -47,7 +47,7 @@ def say(text: str, *, aside: bool = False) -> None:
         with suppress(OSError):
             print(text, file=sys.stderr, flush=True)
         return
-    with _printing():
+    with printing():
         print(text, flush=True)
 
 
@@ -60,13 +60,13 @@ def notice(text: str) -> None:
 
 def print_table(renderable: Any) -> None:
     """Print a table to stdout."""
-    with _printing():
+    with printing():
         rich_console().print(renderable, crop=False)
 
 
 def write_out(text: str) -> None:
     """Print what is a file's content to stdout, as it is."""
-    with _printing():
+    with printing():
         print(text, end="", flush=True)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
-from pydantic_core import to_json
+from pydantic_core import PydanticSerializationError, to_json
 
 from gradlens.data.datasets import DATASETS, DEFAULT
 from gradlens.data.transforms import NORMALIZATIONS
@@ -80,7 +81,7 @@ class ModelSettings(Settings, frozen=True):
         None,
         "channels of basic-cnn (128); first ones of vgg, dcgan (64), resnet (64, 20/32: 16); units of mlp (256), linear (20)",
         ge=1,
-        synonyms=("channels", "hidden", "hidden-size"),
+        synonyms=("channels", "hidden", "hidden-size", "hidden-dim"),
     )
     depth: int | None = setting(None, "blocks of basic-cnn (3), mlp (3) or linear (1)", ge=1, synonyms=("layers", "num-layers"))
     stem: Literal[3, 5, 7] | None = setting(
@@ -218,7 +219,11 @@ class Config(Settings, frozen=True):
     model: ModelSettings = ModelSettings()
     loss: str = setting("ce", "{choices}", choices=LOSSES, synonyms=("criterion", "objective"))
     epochs: int = setting(
-        12, "passes over the training images; 0 is the untrained control", panel=COURSE, ge=0, synonyms=("num-epochs", "max-epochs")
+        12,
+        "passes over the training images; 0 is the untrained control",
+        panel=COURSE,
+        ge=0,
+        synonyms=("num-epochs", "max-epochs", "n-epochs", "epoch"),
     )
     steps: int | None = setting(
         None, "stop after N updates", panel=COURSE, ge=0, synonyms=("max-steps", "num-steps", "iterations", "updates")
@@ -335,6 +340,10 @@ class Config(Settings, frozen=True):
         """
         return self.from_dict({**self.as_dict(), **flat})
 
+    def with_data(self, name: str) -> Config:
+        """The same config with its data under another name, unchecked: where a run's data lie now."""
+        return self.model_copy(update={"data": self.data.model_copy(update={"name": name})})
+
     def in_one_process(self) -> Config:
         """The same config for a run that shares nothing."""
         return self.model_copy(update={"parallel": ParallelSettings()})
@@ -352,7 +361,11 @@ class Config(Settings, frozen=True):
         later = later_defaults(self.rule.Options, self.options)
         flat["own"] = named_by(self.own)
         flat["options"] = {name: value for name, value in self.options.items() if name not in later}
-        return hashlib.sha256(to_json(flat, inf_nan_mode="null")).hexdigest()[:6]
+        try:
+            content = to_json(flat, inf_nan_mode="null")
+        except PydanticSerializationError:  # of a path that is no UTF-8
+            content = json.dumps(flat).encode()
+        return hashlib.sha256(content).hexdigest()[:6]
 
     def run_name(self) -> str:
         """``<method>-<data>-<model>-s<seed>-<digest>``."""
@@ -360,8 +373,13 @@ class Config(Settings, frozen=True):
         return f"{self.method}-{data}-{short_reference('model', self.model.name)}-s{self.seed}-{self.digest()}"
 
     def differences(self, other: Config) -> list[str]:
-        """The settings in which another config differs, each with both values."""
+        """The settings in which another config differs, each with both values.
+
+        Where both configs' data have paths, these do not count: whether the data are the same is known by their fingerprints.
+        """
         mine, theirs = self.as_dict(), other.as_dict()
+        if self.data.name not in DATASETS and other.data.name not in DATASETS:
+            del mine["data"]
         files = difference(mine.pop("own"), theirs.pop("own"))
         said = [f"{name} {theirs[name]!r} there, {mine[name]!r} here" for name in mine if mine[name] != theirs[name]]
         return [*said, files] if files else said

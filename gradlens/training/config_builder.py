@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,11 @@ def _parse_sets(pairs: Sequence[str]) -> list[tuple[str | None, str, Any]]:
 
 
 def configs_of(
-    methods: Sequence[str], given: dict[str, Any], context: RunContext, ranks: tuple[int, str] | None = None
+    methods: Sequence[str],
+    given: dict[str, Any],
+    context: RunContext,
+    ranks: tuple[int, str] | None = None,
+    with_default_batch: Callable[[Config], Config] = lambda config: config,
 ) -> list[list[Config]]:
     """The configs of each method, one per seed, from flags, config file and ``--set``.
 
@@ -49,10 +54,12 @@ def configs_of(
         given: the flags that were typed, with underscores.
         context: where they will run.
         ranks: how many processes share each run, and what they share (``data`` or ``layers``) where neither flags nor file say it.
+        with_default_batch: makes of a config whose batch size neither flags nor file say the one that is wanted.
 
     """
     given = dict(given)
-    file = read_config_file(given.pop("config")) if "config" in given else {}
+    path = given.pop("config", None)
+    file = read_config_file(path) if path is not None else {}
     if file.get("method") in methods and (own := reference(file, "method")):
         known_as("method", own)  # a config's own rule, by the name it has there
     typed = {known_as("method", name): name for name in methods}  # FILE.py:Class, by the name it has from now on
@@ -61,6 +68,7 @@ def configs_of(
         if name not in METHODS:
             raise unknown("method", name, METHODS)
     sets, seeds = _parse_sets(given.pop("set", [])), given.pop("seeds", 1)
+    whole = dict(file)
     own_options, owner = file.pop("options", {}), file.pop("method", None)
     if isinstance(given.get("split"), str):
         given["split"] = parse_whole_numbers("--split", given["split"])
@@ -73,9 +81,25 @@ def configs_of(
         fields = [*METHODS[name].Options.model_fields, "lr"]
         options |= {option: value for method, option, value in sets if option in fields and method in (None, name)}
         shared = {} if ranks is None else _of_ranks(METHODS[name], file, given, *ranks)
-        first = make_config(**{**file, **given, **shared, "method": typed[name], "options": options})
+        try:
+            first = make_config(**{**file, **given, **shared, "method": typed[name], "options": options})
+        except InputError as error:
+            raise _of_file(error, path, whole, given) from error
+        if "batch_size" not in both:
+            first = with_default_batch(first)
         out.append([first.replace(seed=first.seed + i) for i in range(seeds)])
     return out
+
+
+def _of_file(error: InputError, path: Path | None, file: Mapping[str, Any], typed: Mapping[str, Any]) -> InputError:
+    """An error of a setting that the config file says and no flag: the file is named, and the setting as it stands there."""
+    said = re.match(r"--([\w-]+): |unknown option of \S+ '(\w+)'", str(error))
+    if path is None or said is None:
+        return error
+    name, option = (said[1] or "").replace("-", "_"), said[2]
+    if option in file.get("options", {}):
+        return InputError(f"{path}: {error}")
+    return InputError(f"{path}: {name}: {str(error)[said.end() :]}") if name in file and name not in typed else error
 
 
 def _of_ranks(rule: type[Method], file: dict[str, Any], typed: dict[str, Any], num_ranks: int, default: str) -> dict[str, Any]:

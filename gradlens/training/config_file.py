@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,17 @@ def read_settings(path: Path) -> dict[str, Any]:
     if not isinstance(settings, dict) or not isinstance(settings.get("options", {}), dict):
         raise InputError(f"{path} is not a JSON config: wanted an object of settings, its options an object too")
     return settings
+
+
+@contextmanager
+def named(path: Path | None) -> Iterator[None]:
+    """Inside, input that cannot be used is that of a config file, which is named; None: of no file."""
+    try:
+        yield
+    except InputError as error:
+        if path is None or str(path) in str(error):
+            raise
+        raise InputError(f"{path}: {error}") from error
 
 
 def read_config_file(path: Path) -> dict[str, Any]:

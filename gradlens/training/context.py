@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from gradlens.data.datasets import DATASETS, files_stamp, source_of
+from gradlens.data.datasets import DATASETS, files_state, source_of
+from gradlens.data.folder_listing import FilesState
 from gradlens.data.image_folder import ImageFolder
 from gradlens.data.split import Data, Source
 from gradlens.data.subsets import choose
@@ -38,6 +39,8 @@ class RunContext:
     overwrite: bool = False
     tensorboard: bool = False  # write events to RUN_DIR/tensorboard
     ranks: ProcessGroup = SINGLE_PROCESS  # the processes that share a run
+    # by name, what is known of data sets' files, looked at once in a command; None: looked at whenever data are asked for
+    files: dict[str, FilesState] | None = field(default=None, compare=False, repr=False)
 
     def path_of(self, config: Config) -> Path:
         """The run directory of a config."""
@@ -92,14 +95,14 @@ def pick_precision(name: str, device: torch.device) -> str:
 
 
 @lru_cache(maxsize=2)
-def _data(name: str, stamp: str, data_dir: Path | None, download: bool, cache: bool, *choice: Any) -> Data:
-    return choose(_source(name, stamp, data_dir, download, cache), *choice)
+def _data(name: str, files: FilesState, data_dir: Path | None, download: bool, cache: bool, *choice: Any) -> Data:
+    return choose(_source(name, files, data_dir, download, cache), *choice)
 
 
 @lru_cache(maxsize=1)
-def _source(name: str, stamp: str, data_dir: Path | None, download: bool, cache: bool) -> Source | ImageFolder:
+def _source(name: str, files: FilesState, data_dir: Path | None, download: bool, cache: bool) -> Source | ImageFolder:
     """The whole data set that was read last, while its files stay as they are: seeds choose other images of the same set."""
-    return source_of(name, data_dir, download, cache)
+    return source_of(name, data_dir, download, cache, files.listing)
 
 
 def load_data(config: Config, context: RunContext) -> Data:
@@ -109,7 +112,16 @@ def load_data(config: Config, context: RunContext) -> Data:
     drawn = c.limit is not None or c.limit_test is not None or c.label_noise or c.validation or c.labels is not None
     seed = config.seed if drawn else 0  # one entry for all seeds where nothing is drawn
     choice = c.limit, c.label_noise, c.validation, seed, c.limit_test, c.labels
-    return _data(name, files_stamp(name), context.data_dir, context.download, context.cache, *choice)
+    return _data(name, _files(name, context), context.data_dir, context.download, context.cache, *choice)
+
+
+def _files(name: str, context: RunContext) -> FilesState:
+    """The state of a data set's files: listing a large folder takes a second."""
+    if context.files is None:
+        return files_state(name)
+    if name not in context.files:
+        context.files[name] = files_state(name)
+    return context.files[name]
 
 
 def clear_data_cache() -> None:
@@ -152,4 +164,4 @@ def _context_of(given: dict[str, Any]) -> RunContext:
     taken = {k: given.pop(k) for k in ("data_dir", "download", "resume", "overwrite", "tensorboard") if k in given}
     name, out = given.pop("run_name", None), given.pop("out", Path("runs"))
     device, cache = pick_device(given.pop("device", "auto")), not given.pop("no_cache", False)
-    return RunContext(out=out, name=name, device=device, cache=cache, **taken)
+    return RunContext(out=out, name=name, device=device, cache=cache, files={}, **taken)

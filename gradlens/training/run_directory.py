@@ -8,7 +8,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,11 +23,13 @@ from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.frames import frame_of
 from gradlens.runtime.paths import is_there
 from gradlens.runtime.tables import Table
-from gradlens.runtime.terminal import shell_word
+from gradlens.runtime.terminal import notice, shell_word
 from gradlens.runtime.text_files import encode, read_json
 from gradlens.training.checkpoint import load_checkpoint, weights_digest
 from gradlens.training.config import Config, make_config
+from gradlens.training.context import RunContext, load_data
 from gradlens.training.metrics import TRAIN
+from gradlens.training.run_data import data_info, is_place, others, place_now
 from gradlens.training.run_files import must_be_run, write
 
 if TYPE_CHECKING:
@@ -120,6 +122,7 @@ class Run:
     measured: list[Measurement]  # added later by `gradlens measure`
     summary: dict[str, Any]  # best and final accuracy; empty while unfinished
     online: list[OnlineRow] = field(default_factory=list)  # the online probe's rounds, with --online-probe
+    data_at: str | None = None  # where its data lie now, if not where they were: a folder, an .npz file, FILE.py:build
 
     @property
     def finished(self) -> bool:
@@ -158,22 +161,68 @@ class Run:
         return frame_of(getattr(self, table), kinds[table]._fields)
 
     def checkpoint(self) -> dict[str, Any]:
-        """The state saved last: model, method, optimizer, position."""
-        return load_checkpoint(self.path / "checkpoint.pt")
+        """The state saved last: model, method, optimizer, position; where config.json was changed since, that is said in a line."""
+        saved = load_checkpoint(self.path / "checkpoint.pt")
+        if said := edited(self.path, self.config, saved):
+            notice(said)
+        return saved
 
-    def require_data(self, data: Data, advice: str = "") -> None:
-        """Check that data are those the run was trained on.
+    def saved_state(self) -> dict[str, Any]:
+        """:meth:`checkpoint` without a word; empty where nothing is saved."""
+        file = self.path / "checkpoint.pt"
+        return load_checkpoint(file) if is_there(file) else {}
+
+    def located(self) -> Config:
+        """The config with its data under the name by which they are found now.
 
         Raises:
-            InputError: they are others; ``advice`` ends the sentence.
+            InputError: they are not there, or ``data_at`` is given for a named set.
 
         """
-        self.require_fingerprint(data.fingerprint(), advice)
+        if self.data_at is None:
+            return self.config.with_data(place_now(self.config, self.info, self.path))
+        if not is_place(self.config.data.name):
+            raise InputError(f"{self.path} was trained on {self.config.data.name}, which has no path: --data-dir says where its files lie")
+        return self.config.with_data(self.data_at)
 
-    def require_fingerprint(self, fingerprint: Any, advice: str = "") -> None:
-        """:meth:`require_data`, by what ``Data.fingerprint`` gives."""
-        if self.info.get("data_fingerprint") != fingerprint:
-            raise InputError(f"the data {self.config.data.name!r} are not the ones {self.path} was trained on{advice}")
+    def data(self, path: str | Path | None = None, context: RunContext | None = None) -> Data:
+        """The images and labels that the run was trained and tested on, read again and seen to be the same.
+
+        Args:
+            path: where they lie now (a folder, an ``.npz`` file, ``FILE.py:build``); None: ``data_at``, or where they were.
+            context: folder of the named sets, cache; None: the defaults.
+
+        Raises:
+            InputError: they are not there, or they are others.
+
+        """
+        run = self if path is None else replace(self, data_at=str(path))
+        config = run.located()
+        data = load_data(config, context or RunContext())
+        self.require_data(data, place=run.data_at)
+        return data
+
+    def require_data(self, data: Data, advice: str = "", place: str | None = None) -> None:
+        """Check that data are those the run was trained on.
+
+        Args:
+            data: as they were loaded.
+            advice: ends the sentence.
+            place: from where; None: as the run's config says.
+
+        Raises:
+            InputError: they are others.
+
+        """
+        if self.info.get("data_fingerprint") != data.fingerprint():
+            place = place or self.config.data.name
+            self.require_same_data(data_info(place, data), advice, place)
+
+    def require_same_data(self, info: Mapping[str, Any], advice: str = "", place: str | None = None) -> None:
+        """:meth:`require_data`, by what :func:`gradlens.training.run_data.data_info` gives."""
+        if self.info.get("data_fingerprint") != info["data_fingerprint"]:
+            name, differ = place or self.config.data.name, others(self.info, info)
+            raise InputError(f"the data {name!r} are not the ones {self.path} was trained on ({differ}){advice}")
 
     def require_sources(self, advice: str = "") -> None:
         """Check that the runs whose weights this one was given hold the same ones now; a run that is gone is not missed.
@@ -213,8 +262,19 @@ def source_weights(config: Config) -> dict[str, str]:
     return {setting: weights_digest(load_checkpoint(file)) for setting, file in files.items() if file.exists()}
 
 
-def load_run(run_dir: str | Path) -> Run:
+def edited(path: Path, config: Config, saved: Mapping[str, Any]) -> str:
+    """What is to be said where a run's config.json is no more that of its checkpoint; empty where it is, or that is not known."""
+    if saved.get("config_digest", config.digest()) == config.digest():
+        return ""
+    return f"{path / 'config.json'} was changed after the run began: its settings are not those that {path.name} was trained with"
+
+
+def load_run(run_dir: str | Path, data: str | Path | None = None) -> Run:
     """Everything a run directory holds.
+
+    Args:
+        run_dir: the directory.
+        data: where the run's data lie now, if not where they were; nothing is read there yet.
 
     Raises:
         InputError: not a run directory, or one whose files cannot be read.
@@ -234,7 +294,7 @@ def load_run(run_dir: str | Path) -> Run:
     tables = {name: read_table(path / f"{name}.csv", kind) for name, kind in TABLES.items()}
     tables["gradients"] = Measurements(tables["gradients"])
     measured = Measurements(read_table(path / "measured.csv", Measurement))
-    return Run(path, config, info, **tables, measured=measured, summary=summary)
+    return Run(path, config, info, **tables, measured=measured, summary=summary, data_at=None if data is None else str(data))
 
 
 def read_config(path: Path) -> dict[str, Any]:

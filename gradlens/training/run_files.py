@@ -15,6 +15,11 @@ def is_run(path: str | Path) -> bool:
     return is_file(Path(path) / "config.json")
 
 
+def is_finished(path: str | Path) -> bool:
+    """Whether a path is the directory of a run that has reached its end: it holds a summary.json, too."""
+    return is_run(path) and is_file(Path(path) / "summary.json")
+
+
 def must_be_run(path: str | Path) -> None:
     """Refuse what is no run directory.
 

@@ -97,14 +97,14 @@ class Writer:
         begun = load_run(path)
         if differ := config.differences(begun.config):
             raise InputError(f"cannot resume {path}: its config differs in: {'; '.join(differ)}")
-        begun.require_fingerprint(info.get("data_fingerprint"), ": it cannot be resumed")
+        begun.require_same_data(info, ": it cannot be resumed", config.data.name)
         begun.require_sources(": it cannot be resumed")
         if not begun.finished:
             must_be_writable(path)
             with _writing_to(path):
                 for old in results_in(path):  # what was found about it so far will be true no more
                     old.unlink(missing_ok=True)
-        return Writer(path, config)
+        return Writer(path, begun.config)
 
     def append(self, table: str, rows: Sequence[Any]) -> None:
         """Add rows to a table, on disk when this returns."""

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from gradlens.runtime.errors import InputError
+from gradlens.training.run_directory import edited
 from gradlens.training.run_writer import Writer
 from gradlens.training.state import Position, TrainState
 
@@ -28,6 +29,7 @@ def checkpoint_of(state: TrainState, writer: Writer | None = None) -> dict[str, 
         "position": state.position._asdict(),
         "tables": writer.mark() if writer else {},
         **({"probe": state.probe.state()} if state.probe else {}),
+        **({"config_digest": writer.config.digest()} if writer else {}),
     }
 
 
@@ -53,6 +55,8 @@ def restore_run(state: TrainState, writer: Writer | None, saved: dict[str, Any])
         InputError: it is another run's, or the tables are shorter than they were then.
 
     """
+    if writer and (said := edited(writer.path, writer.config, saved)):
+        raise InputError(f"{said}; undo the change, or --overwrite starts over")
     misfit = "the checkpoint does not fit this config"
     with state.batches.sharded(0):  # a rule that keeps batches takes this rank's part of them
         state.network.load(saved, misfit)

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from gradlens.gradients.rows import Measurement
 from gradlens.runtime.errors import Failsafe, InputError
+from gradlens.runtime.extras import install_command
 from gradlens.runtime.paths import reason
 from gradlens.training.run_directory import Metric, Run
 from gradlens.training.run_files import must_be_writable, write
@@ -94,7 +95,7 @@ def must_be_installed() -> None:
 
     """
     if find_spec("tensorboard") is None:
-        raise InputError("writing for TensorBoard needs the package tensorboard: pip install 'gradlens-toolkit[tensorboard]'")
+        raise InputError(f"writing for TensorBoard needs the package tensorboard: `{install_command('tensorboard')}`")
 
 
 class Events:

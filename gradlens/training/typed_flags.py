@@ -23,6 +23,13 @@ def check_device(name: str) -> None:
         raise unknown("device", name, DEVICES)
 
 
+def no_updates(epochs: object, steps: object) -> str | None:
+    """What is wrong with a number of updates that are to be made in no epoch; None: nothing."""
+    if epochs == 0 and isinstance(steps, int) and steps > 0:
+        return f"--steps {steps} with --epochs 0: the untrained control makes no updates; leave one of them out"
+    return None
+
+
 def check_run_flags(given: Mapping[str, Any]) -> None:
     """Refuse flags of where and how that contradict each other or cannot be.
 
@@ -35,6 +42,8 @@ def check_run_flags(given: Mapping[str, Any]) -> None:
     """
     if given.get("resume") and given.get("overwrite"):
         raise InputError("--resume goes on with a run and --overwrite starts it anew: give one of them")
+    if (said := no_updates(given.get("epochs"), given.get("steps"))) is not None:
+        raise InputError(said)
     name = given.get("run_name")
     if name is not None and (not name or Path(name).name != name):
         raise InputError(f"--run-name {name!r} is not the name of one folder; --out says where it goes")

@@ -17,7 +17,7 @@ from tiny_runs import tiny
 
 from gradlens.analysis.information import STEPS
 from gradlens.analysis.of_runs.interface import Analysis, Session, option
-from gradlens.analysis.of_runs.options import ProbeOptions, RepresentationOptions
+from gradlens.analysis.of_runs.options import FULL_PROBE, FULL_REPRESENTATIONS, ProbeOptions
 from gradlens.analysis.of_runs.registry import ANALYSES
 from gradlens.cli.analysis import add_command, learned
 from gradlens.models.feature_pooling import BUDGET
@@ -61,7 +61,10 @@ def test_every_option_is_a_flag_with_its_default_and_help(analysis):
     fields = [field for field in dataclasses.fields(analysis.Options) if field.metadata]
     for field in fields:
         assert taken[field.name].help.startswith(field.metadata["help"])
-        assert taken[field.name].default == (None if field.default == () else field.default)
+        full = getattr(analysis.full, field.name, field.default)
+        if full != field.default:
+            assert taken[field.name].help.endswith(f"(default {field.default}, with --full {full})")
+        assert taken[field.name].default == (None if field.default == () or full != field.default else field.default)
     assert {"filters": 1, "inpainting": 1, "memorization": 0, "probe": 8, "representations": 5}[analysis.name] == len(fields)
 
 
@@ -80,8 +83,8 @@ def test_the_least_value_of_a_flag(program, tmp_path):
 
 
 def test_defaults_that_are_said_twice_are_the_same():
-    assert ProbeOptions().features == BUDGET  # the modules that hold these import torch
-    assert RepresentationOptions().steps == STEPS
+    assert FULL_PROBE.features == BUDGET  # the modules that hold these import torch
+    assert FULL_REPRESENTATIONS.steps == STEPS
 
 
 def test_the_help_of_no_analysis_imports_torch():
@@ -232,3 +235,41 @@ def test_a_stored_result_counts_under_its_own_protocol_only(steps, runs, tmp_pat
     assert steps.stored(run, kept["protocol"], session, "others") == {"protocol": kept["protocol"]}
     session.options = ProbeOptions(overwrite=True)
     assert steps.stored(run, kept["protocol"], session) == {"protocol": kept["protocol"]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Amount:
+    """How much is looked at."""
+
+    images: int = option(3, "images")
+    overwrite: bool = False
+
+
+class FirstLook(Steps):
+    """Look at a few images, or at many."""
+
+    Options, full = Amount, Amount(images=30)
+
+    def protocol(self, run, session):
+        return {"images": session.options.images}
+
+    def measure(self, run, session, progress):
+        return self.store(run, self.stored(run, self.protocol(run, session), session))
+
+
+def test_a_first_look_shows_what_a_full_one_has_stored(runs):
+    look, said, run = FirstLook(), [], runs[0]
+
+    def images(options=None):
+        said.clear()
+        (result,) = look.analyse([run], RunContext(), options, say=said.append)
+        return result["protocol"]["images"]
+
+    assert images() == 3
+    assert images(look.full) == 30
+    assert images() == 30
+    assert said == ["steps: the numbers of --full are stored, and shown"]
+    assert images(Amount(images=7)) == 7  # what was typed is measured
+    assert images() == 3  # nothing of --full is left
+    images(look.full)
+    assert images(Amount(overwrite=True)) == 3

@@ -3,6 +3,7 @@
 import importlib.util
 import inspect
 import json
+import os
 import re
 import subprocess
 import sys
@@ -15,8 +16,8 @@ from gradlens.cli.early_checks import check_given, check_quantities, check_study
 from gradlens.cli.flags import PANELS, REGISTRIES, RUN_FLAGS
 from gradlens.cli.listing import LISTS, listing
 from gradlens.cli.options import FLAGS, SYNONYMS
-from gradlens.cli.settings import METHODS, MODELS, SETTINGS
-from gradlens.runtime.errors import InputError
+from gradlens.cli.settings import METHODS, MODELS, OTHER_NAMES, SETTINGS
+from gradlens.runtime.errors import InputError, letters
 from gradlens.training.config import Config
 from gradlens.training.config_fields import settings_of
 from gradlens.training.user_references import SHIPPED
@@ -65,7 +66,7 @@ def test_each_flag_stands_once_under_a_heading_that_is_shown():
 # ------------------------------------------------------------------------------------------------------ names that are wrong
 
 QUICK = [
-    ([], ["Usage"]),
+    ([], ["gradlens COMMAND [OPTIONS], for example", "gradlens compare-gradients", "`gradlens --help` lists all commands"]),
     (["--help"], ["train", "compare-gradients"]),
     (["--version"], ["gradlens 0.", "Python 3.", "torch 2."]),
     (["train", "--help"], ["--batch-size", "images per update (default 256)", "--data-dir"]),
@@ -84,16 +85,25 @@ QUICK = [
     (["train", "bp", "--precision", "fp8"], ["unknown precision 'fp8'; nearest: fp32, bf16, auto"]),
     (["train", "bp", "--lr-schedule", "cos"], ["unknown lr schedule 'cos'; nearest: cosine"]),
     (["list", "method"], ["unknown list 'method'"]),
-    (["list", "methods"], ["method rule, and options (default)", "dgl", "FILE.py:Class"]),
+    (["list", "methods"], ["method locked in a line", "local:", "dgl fwd each block has a classifier of its own", "FILE.py:Class"]),
+    (["list", "methods", "dni"], ["dni a small net", "--set dni.target=sum", "arXiv 1608.05343", "delayed_message: ", "locked fwd"]),
+    (["list", "methods", "backprop"], ["unknown method 'backprop'; nearest: bp ("]),
+    (["list", "models", "vgg-16"], ["unknown model 'vgg-16'; nearest: vgg16 ("]),
+    (["list", "models", "--long"], ["there is nothing longer to say of models"]),
+    (["train", "feedback-alignment"], ["unknown method 'feedback-alignment'; nearest: fa ("]),
+    (["train", "direct feedback alignment"], ["nearest: dfa ("]),
+    (["train", "dfa "], ["unknown method 'dfa '; nearest: dfa ("]),
+    (["train", "bp", "--model", "resnet-18"], ["unknown model 'resnet-18'; nearest: resnet18 ("]),
+    (["train", "bp", "--data", "CIFAR-10"], ["unknown data set 'CIFAR-10'; nearest: cifar10 ("]),
     (["list", "models"], ["vgg16", "torchvision:NAME"]),
     (["list", "data"], ["digits", "8x8 grey digits shipped with scikit-learn"]),
     (["list", "quantities"], ["norm_ratio", "in training"]),
     (["train", "bp", "--device", "cudaa"], ["unknown device 'cudaa'; nearest: cuda, cuda:1, "]),
     (["bench", "--device", "cuda:x"], ["unknown device 'cuda:x'"]),
     (["train", "bp", "--stem", "4"], ["--stem: unknown value '4'; nearest: 3, 5, 7"]),
-    (["train", "bp", "--config", "wrong.json"], ["unknown setting 'wdith'; nearest: width"]),
-    (["train", "--config", "choice.json"], ["unknown optimizer 'adm'; nearest: adam"]),
-    (["train", "--config", "rule.json"], ["unknown method 'dlg'"]),
+    (["train", "bp", "--config", "wrong.json"], ["wrong.json: unknown setting 'wdith'; nearest: width"]),
+    (["train", "--config", "choice.json"], ["choice.json: unknown optimizer 'adm'; nearest: adam"]),
+    (["train", "--config", "rule.json"], ["rule.json: unknown method 'dlg'"]),
     (["train", "bp", "--config", "none.json"], ["cannot read the config file none.json"]),
     (["train", "bp", "--data", "images/brids"], ["images/brids is no image folder"]),
     (["train", "bp", "--init-from", "runs/foo"], ["runs/foo is not a run directory"]),
@@ -173,9 +183,13 @@ def test_help_lists_and_what_is_wrong_need_no_torch(tmp_path):
 
 
 @pytest.mark.parametrize(("typed", "meant"), [("--learning-rate", "--lr"), ("--bs", "--batch-size"), ("--arch", "--model"),
-                                              ("--gpu", "--device"), ("--optim", "--optimizer"), ("--wd", "--weight-decay")])  # fmt: skip
+                                              ("--gpu", "--device"), ("--optim", "--optimizer"), ("--wd", "--weight-decay"),
+                                              ("--learning_rate", "--lr"),
+                                              ("--batch_size", "--batch-size"), ("--batchsize", "--batch-size"), ("--dataset", "--data"),
+                                              ("--epoch", "--epochs"), ("--seed-list", "--seeds")])  # fmt: skip
 def test_what_others_call_a_flag_leads_to_it(program, typed, meant):
-    assert SYNONYMS[typed] == meant
+    dashed = typed.replace("_", "-")
+    assert SYNONYMS.get(dashed, dashed) == meant
     status, out, err = program("train", "bp", typed, "3")
     assert (status, out) == (2, "")
     assert re.fullmatch(rf"gradlens: no such option {typed}; nearest: {meant} \(`.* train --help` lists all\)\n", err)
@@ -299,3 +313,48 @@ def test_the_rules_that_a_command_takes_by_default_are_those_of_its_help(program
 
     for command, rules in DEFAULT_RULES.items():
         assert f"default: {' '.join(rules)}" in " ".join(program(command, "--help")[1].replace("│", " ").split()), command
+
+
+def test_a_rule_is_a_line_of_eighty_columns_in_the_list(program, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = program("list", "methods")[1].splitlines()
+    firsts = [line.split()[0] for line in lines]
+    assert all(len(line.rstrip()) <= 80 for line in lines)
+    assert [firsts.count(name) for name in METHODS] == [1] * len(METHODS)
+    assert len(lines) <= len(METHODS) + 20  # headings, and what the columns mean
+
+
+def test_what_others_call_a_rule_is_no_rule_itself_and_leads_to_one():
+    assert not {letters(name) for name in OTHER_NAMES} & {letters(name) for name in (*METHODS, *MODELS)}
+    assert set(OTHER_NAMES.values()) == set(METHODS)
+    assert len({letters(name) for name in OTHER_NAMES}) == len(OTHER_NAMES)
+
+
+def test_help_on_a_full_disk_is_one_sentence():
+    for words in ([], ["--help"], ["train", "--help"], ["list", "methods"]):
+        with open("/dev/full", "w") as full:
+            command = [sys.executable, "-m", "gradlens", *words]
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        assert (done.returncode, done.stderr) == (2, "gradlens: cannot write to stdout: no space left on device\n"), words
+
+
+@pytest.mark.parametrize(("content", "said"), [('{"width": "wide"}', "width: input should be a valid integer"),
+                                              ('{"options": {"x": 1}}', "unknown option of bp 'x'")])  # fmt: skip
+def test_what_is_wrong_in_a_config_file_names_the_file_and_the_setting(content, said, tmp_path):
+    from gradlens.training.config_builder import configs_of
+    from gradlens.training.context import RunContext
+
+    file = tmp_path / "c.json"
+    file.write_text('{"method": "bp", ' + content.removeprefix("{"))
+    with pytest.raises(InputError, match=re.escape(f"{file}: {said}")):
+        configs_of(["bp"], {"config": file}, RunContext())
+
+
+def test_what_is_wrong_in_a_flag_does_not_name_the_file(tmp_path):
+    from gradlens.training.config_builder import configs_of
+    from gradlens.training.context import RunContext
+
+    file = tmp_path / "c.json"
+    file.write_text('{"method": "bp", "width": 3}')
+    with pytest.raises(InputError, match="^--width: "):
+        configs_of(["bp"], {"config": file, "width": -1}, RunContext())

@@ -105,3 +105,34 @@ def test_numbers_that_are_not_there(no_terminal, capsys):
     with Display(quiet=False) as display:
         display.watch("simclr", 1)("metric", metric(accuracy=float("nan"), best=float("nan")))
     assert "test loss 0.5000" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("part", [1, 20])
+def test_what_will_take_long_says_how_long_as_soon_as_a_part_is_done(part, no_terminal, capsys, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with Display(quiet=False) as display:
+        show = display.count("bench")
+        for done in range(11):
+            show(done, 10, "a step")
+            now[0] += part
+    lines = capsys.readouterr().err.splitlines()
+    if part == 1:  # ten seconds in all
+        assert lines == []
+    else:
+        assert lines[0] == "bench: about 200 s in all"
+        assert lines[1] == "bench: 2/10 a step, about 160 s left"
+
+
+def test_work_that_begins_anew_is_estimated_anew(no_terminal, capsys, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with Display(quiet=False) as display:
+        show = display.count("probe")
+        show(0, 2, "a")
+        now[0] += 5
+        show(1, 2, "b")
+        show(0, 4, "c")
+        now[0] += 12
+        show(1, 4, "d")
+    assert capsys.readouterr().err == "probe: about 48 s in all\n"

@@ -202,6 +202,7 @@ def same_bits(a: Any, b: Any) -> bool:
 
 
 TIMES = ("/position/seconds", "/tables/timing")  # in checkpoints
+LATER = ("/config_digest", "source", "source_fingerprint")  # entries of checkpoints and of config.json that earlier versions lack
 
 
 def checkpoint(path: Path, but: Collection[str]) -> dict[str, Any]:
@@ -209,12 +210,13 @@ def checkpoint(path: Path, but: Collection[str]) -> dict[str, Any]:
     import torch
 
     state = leaves(torch.load(path, map_location="cpu", weights_only=True))
-    return {name: value for name, value in state.items() if name not in TIMES and not (but and name == "/tables/gradients")}
+    return {name: value for name, value in state.items() if name not in (*TIMES, *LATER) and not (but and name == "/tables/gradients")}
 
 
 def document(path: Path, but: Collection[str]) -> dict[str, Any]:
     """A JSON file's values, without versions, commit and command line."""
-    content = {k: v for k, v in json.loads(path.read_text(encoding="utf-8")).items() if k not in ("versions", "git", "command", *but)}
+    left_out = ("versions", "git", "command", *LATER, *but)
+    content = {k: v for k, v in json.loads(path.read_text(encoding="utf-8")).items() if k not in left_out}
     return leaves(content)
 
 

@@ -59,17 +59,61 @@ def test_groups_of_one_method_show_only_the_settings_in_which_they_differ():
         run("dgl", seed=3, options={"head": "mlp"}),
         run("dgl", options={"head": "mlp"}),
     ]
-    assert run_groups.run_labels(runs) == ["bp", "dgl head=linear", "dgl head=mlp", "dgl head=mlp"]
+    assert run_groups.run_labels(runs) == ["bp", "dgl head=linear", "dgl", "dgl"]  # mlp is the default
+    sweep = [run("bp", lr=lr) for lr in (3e-4, 1e-3, 0.01)]
+    assert run_groups.run_labels(sweep) == ["bp lr=0.0003", "bp lr=0.001", "bp lr=0.01"]  # of three values each is said
+    assert run_groups.run_labels([run("dgl", options={"pooled": True}), run("dgl")]) == ["dgl pooled", "dgl"]
+    parts = [run("chunked", options={"chunks": chunks}) for chunks in ([1, 3], [2, 2])]
+    assert run_groups.run_labels(parts) == ["chunked chunks=[1,3]", "chunked chunks=[2,2]"]
+
+
+def test_a_rules_own_defaults_need_no_word():
+    assert make_config(method="kp").optimizer.name != make_config().optimizer.name
+    assert run_groups.run_labels([run("kp"), run("kp", lr=0.123)]) == ["kp", "kp lr=0.123"]
+    assert run_groups.run_labels([run("bp"), run("bp", lr=0.1)]) == ["bp", "bp lr=0.1"]
+    assert run_groups.run_labels([run("kp", lr=3e-4), run("kp", lr=0.1)]) == ["kp lr=0.0003", "kp"]
 
 
 def test_an_option_named_like_a_setting_is_told_apart_from_it():
     runs = [run("dni", width=8, options={"width": 16}), run("dni", width=4, augment=True)]
-    assert run_groups.run_labels(runs) == ["dni augment=no width=8 dni.width=16", "dni augment=yes width=4 dni.width=none"]
+    assert run_groups.run_labels(runs) == ["dni width=8 dni.width=16", "dni augment width=4"]
 
 
 def test_paths_are_shortened_where_that_keeps_them_apart():
     assert run_groups.run_labels([run(data="/a/cats"), run(data="/b/dogs")]) == ["bp data=cats", "bp data=dogs"]
-    assert run_groups.run_labels([run(data="/a/cats"), run(data="/b/cats")]) == ["bp data=/a/cats", "bp data=/b/cats"]
+    assert run_groups.run_labels([run(data="/x/a/cats"), run(data="/x/b/cats")]) == ["bp data=a/cats", "bp data=b/cats"]
+    starts = [f"runs/bp-digits-basic-cnn-s{seed}-7d26ab" for seed in (0, 1)]
+    assert run_groups.run_labels([run(init_from=start) for start in starts]) == ["bp init=bp-s0-7d26ab", "bp init=bp-s1-7d26ab"]
+
+
+def test_a_label_that_would_be_long_has_short_names_and_no_more_settings_than_tell_apart():
+    assert run_groups.run_labels([run(weight_decay=0.1, batch_size=32), run(lr=0.01)]) == ["bp bs=32 wd=0.1", "bp lr=0.01"]
+    long = {"weight_decay": 0.1, "batch_size": 32, "label_noise": 0.25, "augment": True, "normalize": "none", "steps": 100}
+    runs = [run(), run(**long), run(**{**long, "lr": 0.01})]
+    labels = run_groups.run_labels(runs)
+    assert len(set(labels)) == 3
+    assert max(map(len, labels)) <= run_groups.LONGEST
+    told = {(row.label, row.setting): row.value for row in run_groups.label_settings(runs) if row.differs}
+    assert {setting for _, setting in told} == {*long, "lr"}  # the table has what the labels leave out
+    assert told[labels[1], "label_noise"] == "0.25"
+
+
+def own(kind, name, digest="0123456789", word=None):
+    kept = {"file": f"/home/a/{name}.py", "name": "build" if kind == "model" else name, "sha256": digest, "depends_on": ["input"]}
+    return {kind: word or name, "own": {kind: kept}}
+
+
+def test_what_a_run_lacks_is_no_error_and_needs_no_word():
+    """Runs of users' networks, rules and data beside shipped ones."""
+    mixed = [run(), run(**own("model", "net")), run(data="/a/pets"), run("dgl"), run(init_from="runs/bp"), run("distil", teacher="runs/bp")]
+    mixed += [run(ranks=2, parallel="data")]
+    labels = run_groups.run_labels(mixed)
+    assert len(set(labels)) == len(labels)
+    assert max(map(len, labels)) <= 28
+    assert run_groups.run_labels([run("dgl"), run("dgl", **own("model", "net"))]) == ["dgl model=basic-cnn", "dgl model=net"]
+    versions = run_groups.run_labels([run(**own("model", "net", digest * 10)) for digest in "ab"])
+    assert versions == ["bp file=net.py@aaaaaa", "bp file=net.py@bbbbbb"]
+    assert {row.value for row in run_groups.label_settings(mixed) if row.setting == "model_file"} == {"–", "net.py@012345"}
 
 
 def test_the_same_run_twice_is_refused():
@@ -77,6 +121,26 @@ def test_the_same_run_twice_is_refused():
         run_groups.group_runs([run(), run("dgl"), run()])
     with pytest.raises(InputError, match="no runs"):
         aggregate.curve_points([])
+
+
+def test_runs_are_grouped_by_data_and_network_whatever_else_differs():
+    mixed = [run(), run("dgl", width=8), run("dgl", lr=0.1, seed=2), run(data="/a/pets"), run(width=8), run(width=16, limit=9)]
+    found = run_groups.experiments(mixed)
+    assert [(e.name, e.heading, [mixed.index(r) for r in e.runs]) for e in found] == [
+        ("digits-basic-cnn", "digits · basic-cnn", [0, 2]),
+        ("digits-basic-cnn-width8", "digits · basic-cnn · width 8", [1, 4]),
+        ("pets-basic-cnn", "pets · basic-cnn", [3]),
+        ("digits-basic-cnn-width16-limit9", "digits · basic-cnn · width 16 · limit 9", [5]),
+    ]
+
+
+def test_the_same_images_under_another_path_are_one_experiment_and_other_images_another():
+    here, moved, other = (run(m, data=f"/{m}/pets") for m in ("bp", "dgl", "dni"))
+    for one, digest in ((here, "a"), (moved, "a"), (other, "b")):
+        one.info["data_fingerprint"] = digest
+    found = run_groups.experiments([here, moved, other])
+    assert [e.runs for e in found] == [[here, moved], [other]]
+    assert len({e.name for e in found}) == 2
 
 
 # ---------------------------------------------------------------------------------------------------------- intervals

@@ -5,7 +5,7 @@ import math
 import pytest
 from made_runs import LAYERS, made
 
-from gradlens.reporting.console import comparison_table, results_table
+from gradlens.reporting.console import comparison_table, comparison_tables, results_table
 from gradlens.reporting.run_summary import run_lines, run_summary
 
 TWO = [made("bp", accuracy=0.9), made("dni", accuracy=0.8, cosines=(0.1, 0.2, 0.3, 1.0, 1.0))]
@@ -90,3 +90,24 @@ def test_a_runs_lines_are_flags_and_no_python():
     assert not {"{", "}", "None", "True", "'"} & set(settings)
     assert machine == "  cpu, 1 thread, torch 2.14.1, gradlens 0.1.0"
     assert run_lines(made(finished=False))[0].startswith("runs/bp-s0: unfinished, 2 of 2 epochs")
+
+
+def test_a_table_is_of_one_experiment_and_of_finished_runs():
+    runs = [made(), made("dgl"), made(width=4), made("dni", finished=False)]
+    first, second = comparison_tables(runs)
+    assert [row[0].text for row in first.rows] == ["bp", "dgl"]
+    assert [row[0].text for row in second.rows] == ["bp"]
+    assert first.title.startswith("digits · basic-cnn: final cosine")
+    assert second.title.startswith("digits · basic-cnn · width 4: final cosine")
+    (alone,) = comparison_tables(runs[:2])
+    assert alone.title.startswith("final cosine")
+    (unfinished,) = comparison_tables(runs[3:])
+    assert [row[0].text for row in unfinished.rows] == ["dni"]
+
+
+def test_what_was_recorded_at_update_0_alone_is_not_called_final():
+    (short,) = comparison_tables([made(steps=(0,)), made("dgl", steps=(0,))])
+    assert short.title.startswith("cosine at update 0 of each")
+    (mixed,) = comparison_tables([made(), made("dgl", steps=(0,))])
+    assert mixed.title.startswith("final cosine")
+    assert any("all that was recorded of dgl: --record-every is longer" in note for note in mixed.notes)

@@ -5,11 +5,15 @@ import shutil
 
 import pytest
 import shelf
+from made_runs import made, stored
 
 from gradlens.analysis.of_runs.options import ProbeOptions, RepresentationOptions
 from gradlens.analysis.of_runs.registry import ANALYSES
+from gradlens.reporting.aggregate import final_values
 from gradlens.reporting.gallery import draw_learned
+from gradlens.reporting.heat_map import heat_map
 from gradlens.reporting.registry import REPORTS
+from gradlens.reporting.training_figures import Figures
 from gradlens.training.config import make_config
 from gradlens.training.context import RunContext
 from gradlens.training.run_directory import load_result, load_run
@@ -85,5 +89,34 @@ def test_the_command_names_both(measured, program, monkeypatch, tmp_path):
     monkeypatch.setenv("COLUMNS", "200")
     status, out, err = program("figures", *(holding(path, tmp_path, "probe") for path in measured), "--out", "f")
     assert (status, err) == (0, "")
-    assert "of what was learned: " in out
-    assert "f/separability_by_depth.png" in out
+    assert "separability_by_depth" in out
+    assert out.rstrip().endswith("open f/cosine_heat_map.png, f/cosine_over_training.png, f/test_accuracy.png")
+    assert (tmp_path / "f" / "separability_by_depth.png").exists()
+
+
+def test_runs_of_several_experiments_are_drawn_in_a_folder_each_and_unfinished_ones_listed(program, monkeypatch, tmp_path):
+    drawn = []
+
+    def one(runs, layers):  # one figure instead of ten
+        rows = final_values(runs, "cosine")
+        drawn.append((heat_map(rows, "cosine"), rows))
+        return Figures({"cosine_heat_map": drawn[-1]}, {"train_loss": "no epoch"})
+
+    monkeypatch.setattr("gradlens.reporting.gallery.figure_set", one)
+    own = {"model": "net", "own": {"model": {"file": "net.py", "name": "build", "sha256": "0" * 64}}}
+    runs = [made(), made("dgl"), made("bp", 1, width=4, path="w"), made("bp", 2, path="o", **own), made("dni", finished=False, path="u")]
+    paths = [stored(run, tmp_path) for run in runs]
+    monkeypatch.chdir(tmp_path)
+    status, out, err = program("figures", *paths, "--out", "f")
+    assert (status, err) == (0, "")
+    assert sorted(path.name for path in (tmp_path / "f").iterdir()) == ["digits-basic-cnn", "digits-basic-cnn-width4", "digits-net"]
+    labels = (tmp_path / "f" / "digits-basic-cnn" / "labels.csv").read_text()
+    assert {line.split(",")[0] for line in labels.splitlines()[1:]} == {"bp", "dgl"}
+    assert "not finished, so not ranked: u (30 updates)" in out
+    assert "digits · net: no figure train_loss: no epoch" in out
+    assert [sorted({row.label for row in rows}) for _, rows in drawn] == [["bp", "dgl"], ["bp"], ["bp"]]
+    assert "figures (png, csv) in f: digits-basic-cnn, digits-basic-cnn-width4, digits-net" in out
+    status, out, _ = program("figures", *paths[:2], "--out", "g")  # one experiment: no folder of its own
+    assert status == 0
+    assert (tmp_path / "g" / "cosine_heat_map.png").exists()
+    assert not [path for path in (tmp_path / "g").iterdir() if path.is_dir()]

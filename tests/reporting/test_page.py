@@ -21,7 +21,7 @@ from gradlens.reporting.aggregate import LayerPoint
 from gradlens.reporting.html import charts, parts
 from gradlens.reporting.html import page as report
 from gradlens.reporting.html.charts import BINS, DARK, contrast, cosine_bin, cosine_colours, in_the_dark, looks
-from gradlens.reporting.html.page import page, write_page
+from gradlens.reporting.html.page import make_report_context, page, write_page
 from gradlens.reporting.style import styles
 from gradlens.runtime.errors import InputError
 from gradlens.training.run_directory import load_run
@@ -420,6 +420,40 @@ def test_a_page_is_written_and_the_run_left_alone(tmp_path):
     write_page([load_run(path)], tmp_path / "r.html", overwrite=True)
     assert {p: p.read_bytes() for p in path.iterdir()} == before
     assert (tmp_path / "r.html").read_text().startswith("<!doctype html>")
+
+
+def test_several_experiments_are_an_overview_with_a_section_each_and_a_page_each(tmp_path):
+    runs = [made(), made("dgl", accuracy=0.4), made(width=4, path="w"), made("dni", width=4, path="v", finished=False)]
+    out = tmp_path / "r.html"
+    write_page(runs, out)
+    pages = ["r-digits-basic-cnn.html", "r-digits-basic-cnn-width4.html"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["r.html", *pages])
+    text = out.read_text()
+    assert len(text) < 100_000
+    assert [text.count(f'href="{page}"') for page in pages] == [1, 1]
+    first, second = text.split("<section ")[1:]
+    assert "digits · basic-cnn · width 4" in second
+    assert "width 4" not in first
+    assert "dgl" not in second
+    assert "Not finished, and so in no number of this page: v (30 updates)." in second
+    assert "default-src &#39;none&#39;" in text or "default-src 'none'" in text
+    own = (tmp_path / pages[1]).read_text()
+    assert "Not finished, and so in no number of this page: v (30 updates)." in own
+    assert "different" not in own.split("<main>")[1].split("</section>")[0]
+    with pytest.raises(InputError, match="--overwrite replaces it"):
+        write_page(runs, out)
+    out.unlink()
+    with pytest.raises(InputError, match="r-digits-basic-cnn.html exists"):
+        write_page(runs, out)
+    assert not out.exists()
+    write_page(runs, out, overwrite=True)
+
+
+def test_an_unfinished_run_is_in_no_verdict_beside_finished_ones():
+    here = make_report_context([made(), made("dgl"), made("dgl", 1, accuracy=0.1, finished=False), made("dni", finished=False)])
+    assert list(here.groups) == ["bp", "dgl"]
+    assert [run.path.name for run in here.groups["dgl"]] == ["dgl-s0"]
+    assert [run.path.name for run in here.unfinished] == ["dgl-s1", "dni-s0"]
 
 
 def test_the_command(tmp_path, monkeypatch, capsys):

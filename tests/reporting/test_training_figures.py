@@ -4,18 +4,21 @@ import csv
 import doctest
 import io
 import math
+from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
 import matplotlib
 import pytest
+from made_runs import made, many
 from matplotlib.colors import to_hex
+from matplotlib.text import Text
 from PIL import Image
 
 from gradlens.gradients.rows import Measurement
 from gradlens.reporting import axes
 from gradlens.reporting import style as reporting_style
-from gradlens.reporting.aggregate import CurvePoint, FinalValue, LayerPoint
+from gradlens.reporting.aggregate import CurvePoint, FinalValue, LayerPoint, layer_points
 from gradlens.reporting.heat_map import heat_map
 from gradlens.reporting.style import save_figure, styles
 from gradlens.reporting.training_figures import curve_figure, figure_set, over_training
@@ -240,12 +243,95 @@ def test_a_method_has_one_colour_in_every_figure_and_no_two_labels_look_alike():
     assert [style.colour for style in alone.values()] == ["#0072b2", "#d55e00", "#009e73"]
 
 
+def test_rules_beside_each_other_have_colours_of_their_own():
+    twelve = ["bp", "shallow", "dgl", "dni", "cdni", "chunked", "overlap", "predsim", "infopro", "fa", "dfa", "kp"]
+    assert len({style.colour for style in styles(twelve).values()}) == 12
+    assert styles(twelve)["dgl"] == styles(["bp", "dgl"])["dgl"]
+    assert len({style.colour for style in styles([f"dgl lr={i}" for i in range(12)]).values()}) == 12
+
+
 def test_the_users_matplotlibrc_changes_nothing(table):
     points = table(CURVES, CurvePoint)
     with matplotlib.rc_context({"lines.linewidth": 9, "figure.facecolor": "black", "font.size": 30}):
         (ax,) = (figure := curve_figure(points, "test", "accuracy")).axes
         assert to_hex(figure.get_facecolor()) == "#ffffff"
         assert ax.xaxis.label.get_size() == 10
+
+
+# -------------------------------------------------------------------------------------------------------- many labels
+
+
+RULES = ["bp", "shallow", "dgl", "dni", "cdni", "chunked", "overlap", "predsim", "infopro", "fa", "dfa", "kp"]
+
+
+def test_lines_of_many_labels_are_labelled_at_their_ends():
+    points = [
+        CurvePoint(rule, "test", "accuracy", epoch, 0.1 + 0.1 * epoch + 0.001 * i * epoch, math.nan, math.nan, 1)
+        for i, rule in enumerate(RULES)
+        for epoch in (0, 1, 2)
+    ]
+    (ax,) = (figure := curve_figure(points, "test", "accuracy")).axes
+    assert ax.get_legend() is None
+    texts = {text.get_text(): text for text in ax.texts}
+    assert len(texts) == len(RULES)
+    assert "kp: 32.2 % (2)" in texts
+    figure.draw_without_rendering()
+    boxes = {text.get_text().split(":")[0]: Text.get_window_extent(text) for text in ax.texts}  # without the arrows
+    by_height = sorted(boxes.values(), key=lambda box: box.y0)
+    assert all(below.y1 <= above.y0 + 1 for below, above in pairwise(by_height))  # none lies on another
+    assert all(box.x1 <= figure.bbox.x1 for box in by_height)
+    heights = [boxes[rule].y0 for rule in RULES]
+    assert heights == sorted(heights)  # in the order of the lines' ends
+    (ax,) = curve_figure([p for p in points if p.label in RULES[:8]], "test", "accuracy").axes
+    assert len(ax.get_legend().get_texts()) == 8
+
+
+def test_panels_of_many_labels_are_drawn_in_parts_that_a_legend_can_name():
+    runs = many(RULES, layers=2, steps=3)
+    drawn = figure_set(runs).drawn
+    parts = [drawn[name] for name in ("cosine_over_training", "cosine_over_training_2")]
+    assert "cosine_over_training_3" not in drawn
+    named = [[text.get_text() for text in figure.legends[0].get_texts()] for figure, _ in parts]
+    assert max(map(len, named)) <= 8
+    assert all("bp" in names for names in named)
+    assert {name for names in named for name in names} == set(RULES)
+    assert [{row.label for row in rows} for _, rows in parts] == [set(names) for names in named]
+    assert "figure 1 of 2" in parts[0][0].get_suptitle()
+
+
+def test_a_table_of_many_labels_and_few_layers_is_turned(table):
+    rows = [
+        FinalValue(rule, layer, "weight", "cosine", 0.5, math.nan, math.nan, 1, 0) for rule in RULES for layer in ("b1.conv", "top.out")
+    ]
+    ax = heat_map(rows, "cosine").axes[0]
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == list(styles(RULES))
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["b1\nconv", "top\nout"]
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]  # read downwards
+    rows = [row._replace(layer=f"b{i}.conv") for row in rows[::2] for i in range(12)]
+    figure = heat_map(rows, "cosine")
+    assert figure.get_figwidth() > 12 * 0.62
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == list(styles(RULES))
+
+
+def test_a_long_heading_is_broken_and_clears_the_panels():
+    rows = layer_points(many(RULES[:4], layers=2, steps=3, seeds=2), "cosine")
+    short, long = (
+        over_training(rows, "cosine", title=title) for title in ("digits", "a-data-set-with-a-long-name · torchvision:convnext_tiny")
+    )
+    assert long.get_suptitle().count("\n") == short.get_suptitle().count("\n") + 1
+    for figure in (short, long):
+        figure.draw_without_rendering()
+        head, panel = figure._suptitle.get_window_extent(), figure.axes[0].title
+        left = next(t for t in (panel, figure.axes[0]._left_title) if t.get_text())
+        assert head.y0 >= left.get_window_extent().y1
+        assert head.x1 <= figure.bbox.x1
+
+
+def test_what_is_of_the_untrained_network_is_not_called_final():
+    short = [made("bp", steps=(0,)), made("dgl", steps=(0,))]
+    assert "update 0, untrained" in figure_set(short).drawn["cosine_heat_map"][0].get_suptitle()
+    mixed = figure_set([made("bp"), short[1]]).drawn["cosine_heat_map"][0].get_suptitle()
+    assert "last recorded epoch · dgl: update 0" in mixed
 
 
 # ------------------------------------------------------------------------------------------------------------ the set

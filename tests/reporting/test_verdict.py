@@ -158,7 +158,7 @@ def test_other_settings_unfinished_runs_and_single_seeds_are_said():
     texts = [n.text for n in told]
     assert texts == [
         "Besides the rule they differ in: lr 0.001 (bp) or 0.0001 (dgl and dni).",
-        "Not finished, and shown as far as they came: dgl-s0 (30 updates at its last evaluation).",
+        "Not finished, and shown as far as they came: dgl-s0 (30 updates).",
         "One seed only, so without intervals: bp and dgl. A small difference may be chance.",
     ]
 
@@ -187,7 +187,7 @@ def test_a_run_with_nothing_but_its_config():
     bare.timing.clear()
     found, told = stood(made(), bare)
     assert verdict_line(found["dgl"]).accuracy == "Unfinished: no accuracy on held-out images."
-    assert any("dgl-s0 (0 updates at its last evaluation)" in n.text for n in told)
+    assert any("dgl-s0 (0 of 8 updates)" in n.text for n in told)
 
 
 def test_times_of_one_seed_are_told_apart_when_no_epochs_overlap():

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from ranks import together
 
-from gradlens.data.datasets import DATASETS, files_stamp
+from gradlens.data.datasets import DATASETS, files_state
+from gradlens.data.folder_listing import FilesState
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.process_group import ProcessGroup
 from gradlens.training import context
@@ -99,7 +100,7 @@ def test_an_array_file_and_a_python_file_that_change_are_read_again(tmp_path):
 
 
 def test_named_sets_need_no_look_at_files():
-    assert files_stamp("cifar10") == ""
+    assert files_state("cifar10") == FilesState("")
 
 
 def test_a_run_says_of_which_images_it_is_if_they_change_while_it_is_prepared(tmp_path):

@@ -13,7 +13,7 @@ from gradlens.methods import METHODS
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator, seeded
 from gradlens.training.checks import method_checks, step_checks
-from gradlens.training.checks.method_checks import METHOD_CHECKS, CheckResult, failure_of, result_lines, run_method_checks
+from gradlens.training.checks.method_checks import METHOD_CHECKS, CheckResult, failure_of, result_lines, run_method_checks, summary_lines
 from gradlens.training.checks.trial import NETWORKS, Trial
 
 
@@ -384,6 +384,26 @@ def test_what_is_said_names_every_law_once_and_counts():
     assert "           on mlp: it is odd (on resnet too)" in lines
     assert "           no labels" in lines
     assert lines[-1] == f"{len(METHOD_CHECKS) - 2} checks pass, 1 fails, 1 not asked"
+
+
+def test_what_fails_is_said_first_and_last_and_the_rest_in_twelve_lines():
+    def found(failing, skipped=""):
+        results = [CheckResult(c, n, f"{c} is odd" if c in failing else "") for n in NETWORKS for c in METHOD_CHECKS]
+        return [f._replace(applicable=False, message="no labels") if f.check == skipped else f for f in results]
+
+    lines = summary_lines(found({"truth"}, "labels"))
+    assert lines[0] == "FAILS truth, on mlp: truth is odd (on basic-cnn and resnet too)"
+    assert lines[-1] == "first: truth on mlp: truth is odd (on basic-cnn and resnet too)"
+    assert "not asked: labels" in lines
+    assert not any("truth" in line for line in lines[1:-1])
+    lines = summary_lines(found(set(METHOD_CHECKS)))
+    assert len(lines) <= 12
+    assert all(any(check in line for line in lines) for check in METHOD_CHECKS)
+    lines = summary_lines(found(set(), "labels"))
+    assert lines[-2:] == [
+        "  no labels",
+        "10 checks pass, 0 fail, 1 not asked; --verbose says what each check wants, and why some were not asked",
+    ]
 
 
 def test_every_law_is_a_sentence():

@@ -278,6 +278,14 @@ def of_rule(name, **options):
     return build_model_and_method(config, (1, 8, 8), 10, torch.device("cpu")).method
 
 
+def test_a_rule_that_cannot_learn_from_a_late_message_has_no_stale_schedule(monkeypatch):
+    """As --stale is refused on several ranks."""
+    method = of_rule("dni")
+    monkeypatch.setattr(type(method), "supports_delayed_target", lambda self, k: False)
+    assert [s.label for s in schedules("mine", method)] == ["mine exact"]
+    assert [s.label for s in schedules("warm", of_rule("dfa"))] == ["warm exact", "warm stale"]
+
+
 def test_schedules_follow_from_what_a_rule_reads():
     found = {
         name: [s.label for s in schedules(name, of_rule(name))]
@@ -306,7 +314,7 @@ class Queued(Backprop):
 def test_a_rule_of_a_users_own_needs_no_options_of_ours(monkeypatch):
     for name, rule in (("late", Late), ("queued", Queued)):
         monkeypatch.setitem(METHODS, name, rule)
-    assert [s.label for s in schedules("late", of_rule("late"))] == ["late exact", "late stale"]
+    assert [s.label for s in schedules("late", of_rule("late"))] == ["late exact"]
     assert [(s.label, s.queue) for s in schedules("queued", of_rule("queued"))] == [("queued", Method.replay_size)]
 
 
@@ -368,7 +376,7 @@ def test_figures_are_drawn_from_rows_alone():
     assert all(b.start < 20 for b in boxes)
     for chosen in (boxes, [b for b in boxes if b.schedule == "dgl"]):
         figure = gantt(chosen, 20.0, title="rules")
-        titles = [ax.get_title(loc="left").split("  ")[0] for ax in figure.axes if ax.get_visible()]
+        titles = [ax.get_title(loc="left").split("  ")[0] for ax in figure.axes]  # no panel is empty
         assert sorted(titles) == sorted({b.schedule for b in chosen})
     figure = over_workers(throughput_curves(found, link, 3, 2), title="rules")
     assert len(figure.axes) == 2

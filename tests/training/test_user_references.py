@@ -130,8 +130,8 @@ def test_two_versions_of_a_rule_are_two_lines_of_one_figure():
     second = train_run(make_config(method="half.py:Half", **SMALL), RunContext(out=Path("runs")))
     assert first.path != second.path
     a, b = run_labels([load_run(first.path), load_run(second.path)])
-    assert re.fullmatch(r"half method_file=half\.py@[0-9a-f]{6}", a)
-    assert re.fullmatch(r"half method_file=half\.py@[0-9a-f]{6}", b)
+    assert re.fullmatch(r"half file=half\.py@[0-9a-f]{6}", a)
+    assert re.fullmatch(r"half file=half\.py@[0-9a-f]{6}", b)
     assert a != b
 
 
@@ -584,7 +584,7 @@ def test_convolutions_take_what_follows_them_into_their_block():
     ("name", "plan", "words"),
     [
         ("googlenet", ModelSpec((3, 32, 32), 10), "torchvision:googlenet gives several outputs in training (GoogLeNetOutputs)"),
-        ("squeezenet1_1", ModelSpec((3, 8, 8), 10), "torchvision:squeezenet1_1 does not take images of 8x8 pixels: "),
+        ("squeezenet1_1", ModelSpec((3, 8, 8), 10), "torchvision:squeezenet1_1 does not take images of 8x8 (HxW) pixels: "),
         ("resnet18", ModelSpec((2, 32, 32), 10), "reads colour images of 3 channels"),
         ("resnet18", ModelSpec((3, 32, 32), 10, width=8), "--width 8: torchvision:resnet18 is built as torchvision has it"),
         ("resnet18", ModelSpec((3, 32, 32), 10, activation="gelu"), "--activation gelu"),
@@ -783,7 +783,8 @@ def test_own_data_train_and_are_told_by_their_contents(program):
     assert program("measure", "runs/r", "--quantity", "cosine", "--quiet")[0] == 0
     Path("pictures.py").write_text(DATA.replace("251", "250"))
     status, _, err = program("measure", "runs/r", "--quantity", "cosine", "--quiet")
-    assert (status, err) == (2, "gradlens: the data 'pictures.py:build' are not the ones runs/r was trained on\n")
+    differ = "as many images with the same labels, but other pixels"
+    assert (status, err) == (2, f"gradlens: the data 'pictures.py:build' are not the ones runs/r was trained on ({differ})\n")
 
 
 @pytest.mark.parametrize(
@@ -889,9 +890,12 @@ def test_check_says_what_fails_and_exits_with_one(program):
     written(
         "half.py", RULE.replace("def signal", "n = 0\n    def start(self, e, s): self.n += 1\n    def signal").replace("/ 2", "/ self.n")
     )
-    status, out, err = program("check", "half.py:Half", "--quiet")
+    status, out, err = program("check", "half.py:Half", "--quiet", "--verbose")
     assert (status, err) == (1, "")
     assert "FAILS      resume: " in out
+    status, out, err = program("check", "half.py:Half", "--quiet")
+    assert (status, err) == (1, "")
+    assert out.startswith("FAILS resume, on ")
     assert "10 checks pass, 1 fails" in out
 
 
@@ -901,3 +905,11 @@ def test_check_takes_shipped_rules_and_their_options(program):
     assert status == 0
     assert "DGL on mlp, basic-cnn, resnet, float64:" in out
     assert "unknown method 'dlg'" in program("check", "dlg")[2]
+
+
+def test_the_network_of_the_page_trains_on_data_that_need_no_download(program):
+    (code,) = re.findall(r"<!-- example: .* trains this as small.py -->\n```python\n(.*?)```", PAGES[0].read_text(), re.S)
+    written("small.py", code)
+    status, out, err = program("train", "dgl", "--model", "small.py:build", "--epochs", "1", "--limit", "256", "--quiet")
+    assert (status, err) == (0, "")
+    assert "next: gradlens figures" in out

@@ -7,7 +7,7 @@ methods only. How results are printed, drawn and put on the page is registered u
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gradlens.runtime.errors import InputError
@@ -64,6 +64,9 @@ class Analysis:
     drawn: ClassVar[str] = "folder of the figures"
     comparison: ClassVar[str] = ""  # name of the json file in the first run's directory that :meth:`compare` writes
     Options: ClassVar[type[Any]] = NoOptions
+    full: ClassVar[Any] = (
+        None  # ``Options`` of a look that is to be quoted, where the default ones are those of a first look; None: no such
+    )
 
     @property
     def help(self) -> str:
@@ -103,6 +106,29 @@ class Analysis:
     def measure(self, run: Run, session: Session, progress: Progress) -> Result:
         """Compute what the analysis finds of a run, store it as ``<name>.json`` in its directory, and return it."""
         raise NotImplementedError
+
+    def protocol(self, run: Run, session: Session) -> Mapping[str, Any]:
+        """How a run's numbers are made with the session's options, as it is stored with them; needed where ``full`` is set."""
+        raise NotImplementedError
+
+    def widened(self, options: Any) -> dict[str, Any]:
+        """The options of a first look that ``full`` has other values for, with these, where all of them are still at their defaults."""
+        first = self.Options()
+        more = {f.name: getattr(self.full, f.name) for f in fields(first) if getattr(self.full, f.name) != getattr(first, f.name)}
+        return more if all(getattr(options, name) == getattr(first, name) for name in more) else {}
+
+    def take_stored(self, runs: Sequence[Run], session: Session) -> None:
+        """Where all runs hold the numbers of a full look and a first one was asked for, take the full one: nothing is measured worse."""
+        from gradlens.training.run_directory import load_result, plain
+
+        more = {} if self.full is None or session.options.overwrite else self.widened(session.options)
+        if not more:
+            return
+        wide = replace(session, options=replace(session.options, **more))
+        results = [load_result(run.path, self.name) for run in runs]
+        if all(r is not None and r.get("protocol") == plain(self.protocol(run, wide)) for run, r in zip(runs, results, strict=True)):
+            session.options = wide.options
+            session.say(f"{self.name}: the numbers of --full are stored, and shown")
 
     def stored(self, run: Run, protocol: Mapping[str, Any], session: Session, name: str | None = None) -> Result:
         """What is stored of a run by the same protocol, to be returned or added to; ``{"protocol": protocol}`` where there is none.
@@ -169,6 +195,7 @@ class Analysis:
             raise InputError(f"no run was given to `gradlens {self.command}`")
         self.check_required(runs)
         self.check(runs, session)
+        self.take_stored(runs, session)
         results = [self.measure(run, session, watch(run.path.name)) for run in runs]
         if self.comparison:
             results[0] = {**results[0], "comparison": self.compare(runs, session)}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gradlens.analysis.of_runs.interface import Analysis, Result, Session
-from gradlens.analysis.of_runs.options import RepresentationOptions
+from gradlens.analysis.of_runs.options import FULL_REPRESENTATIONS, RepresentationOptions
 from gradlens.runtime.progress import Progress
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ class Representations(Analysis):
     name, command, comparison = "representations", "representations", "cka"
     argument = "run directories; the first is compared with the others"
     Options = RepresentationOptions
+    full = FULL_REPRESENTATIONS
 
     def check(self, runs: Sequence[Run], session: Session) -> None:
         """Refuse unknown blocks, too few images, and runs of other images than the first one's; a run may be there twice."""
@@ -27,12 +28,18 @@ class Representations(Analysis):
 
         must_be_comparable(runs, session.context, session.options)
 
+    def protocol(self, run: Run, session: Session) -> dict[str, Any]:
+        """See :func:`gradlens.analysis.representations.representation_protocol`."""
+        from gradlens.analysis.representations import representation_protocol
+
+        return representation_protocol(run, session.context, session.options)
+
     def measure(self, run: Run, session: Session, progress: Progress) -> Result:
         """The numbers of all blocks: see :func:`gradlens.analysis.representations.represent_run`."""
-        from gradlens.analysis.representations import represent_run, representation_protocol
+        from gradlens.analysis.representations import represent_run
         from gradlens.training.run_directory import plain
 
-        result = self.stored(run, representation_protocol(run, session.context, session.options), session)
+        result = self.stored(run, self.protocol(run, session), session)
         found = represent_run(run, session.context, session.options, result, partial(self.store, run), progress, session.shared)
         return dict(plain(found))
 

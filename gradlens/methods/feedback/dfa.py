@@ -59,6 +59,8 @@ class DFA(Switched, Method):
     shortcut(x)), delta_k = B_k e + (what that block's delta becomes when it goes back through its act and shortcut alone).
     """
 
+    summary = "the output's error through a random matrix"
+    other_names = ("direct feedback alignment", "direct feedback")
     Options = DFAOptions
     depends_on = frozenset({"input", "output_error"})
 

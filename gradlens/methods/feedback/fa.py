@@ -10,3 +10,6 @@ class FA(FeedbackRule):
 
     Lillicrap, Cownden, Tweed & Akerman 2016 (arXiv 1411.0247). B is drawn as PyTorch draws a weight, U(±1/√fan_in), times ``scale``.
     """
+
+    summary = "random matrices in place of the weights"
+    other_names = ("feedback alignment", "random feedback")

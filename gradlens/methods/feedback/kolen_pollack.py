@@ -15,5 +15,7 @@ class KP(FeedbackRule):
     the optimiser treats it as it treats W. The decay must not be part of the gradient: hence SGD with decoupled decay.
     """
 
+    summary = "fa whose matrices learn as the weights do"
+    other_names = ("kolen-pollack",)
     learned = True
     defaults: ClassVar[Mapping[str, Any]] = {"optimizer": "sgdw", "momentum": 0.9, "lr": 0.1, "weight_decay": 0.02}

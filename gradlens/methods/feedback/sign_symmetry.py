@@ -53,6 +53,8 @@ class USF(FeedbackRule):
     Liao, Leibo & Poggio 2016 (arXiv 1510.05067). c is the standard deviation of W's own initial entries unless ``scale`` says it.
     """
 
+    summary = "the weights' signs in place of the weights"
+    other_names = ("sign symmetry", "uniform sign feedback", "sign-symmetric feedback")
     Options: ClassVar[type[BaseModel]] = SignOptions
     feedback_weights = SignSymmetric("constant")
 
@@ -63,6 +65,8 @@ class FRSF(FeedbackRule):
     Liao, Leibo & Poggio 2016 (arXiv 1510.05067). M ~ U(±√3 c), so that its standard deviation is c.
     """
 
+    summary = "the weights' signs, sizes drawn once"
+    other_names = ("fixed random sign feedback", "fixed random magnitude sign feedback")
     Options: ClassVar[type[BaseModel]] = SignOptions
     feedback_weights = SignSymmetric("fixed")
 
@@ -74,5 +78,7 @@ class BRSF(FeedbackRule):
     step that is measured later has the draw it was trained with.
     """
 
+    summary = "the weights' signs, sizes drawn each step"
+    other_names = ("batchwise random sign feedback", "batchwise random magnitude sign feedback")
     Options: ClassVar[type[BaseModel]] = SignOptions
     feedback_weights = SignSymmetric("redrawn")

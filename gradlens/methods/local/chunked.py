@@ -25,6 +25,8 @@ class Chunked(LocalLosses):
     Laskin et al. 2020 (arXiv 2012.03837). One chunk is bp, chunks of one unit are dgl; the last block and the top are one unit.
     """
 
+    summary = "groups of blocks, a loss for each"
+    other_names = ("chunks",)
     Options: ClassVar[type[BaseModel]] = ChunkedOptions
     depends_on = frozenset({"input", "labels", "backward_message"})
 

@@ -10,3 +10,6 @@ class DGL(LocalLosses):
 
     Belilovsky, Eickenberg & Oyallon 2020 (arXiv 1901.08164), algorithm 1; what Laskin et al. 2020 call greedy local.
     """
+
+    summary = "each block has a classifier of its own"
+    other_names = ("decoupled greedy learning", "decoupled greedy", "greedy local")

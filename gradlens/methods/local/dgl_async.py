@@ -46,6 +46,8 @@ class DGLAsync(LocalLosses):
     the outputs of all units but the last: on the full basic-cnn at batch 256, 42 MB times M.
     """
 
+    summary = "dgl with replay buffers between the blocks"
+    other_names = ("async dgl", "asynchronous dgl", "asynchronous decoupled greedy learning")
     Options = DGLAsyncOptions
     depends_on = frozenset({"replay_buffer", "labels"})
     method_quantities: ClassVar[Mapping[str, str]] = {"staleness": "rounds since what the unit read was written, 0: in this very round"}

@@ -34,6 +34,8 @@ class Greedy(LocalLosses):
     lasts ``stage_epochs``, the last one to the run's end; learning rate and schedule are the run's and do not begin anew.
     """
 
+    summary = "blocks are trained one after the other"
+    other_names = ("layerwise", "sequential", "greedy layerwise", "sequential greedy")
     Options: ClassVar[type[BaseModel]] = GreedyOptions
     method_quantities: ClassVar[Mapping[str, str]] = {"stage": "which unit is being trained, 1 at the bottom; at the block that answers"}
     in_stages = True

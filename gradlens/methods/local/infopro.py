@@ -57,6 +57,8 @@ class InfoPro(LocalLosses):
     0.25 for unit variance on CIFAR-10. Lambda1 times σ gives their balance (``lambda1_first=2.5``, ``lambda1_last=0.25`` for [-1, 1]).
     """
 
+    summary = "each module must also keep the image"
+    other_names = ("information propagation", "informative local propagation")
     Options: ClassVar[type[BaseModel]] = InfoProOptions
     depends_on = frozenset({"input", "labels", "image"})
 

@@ -27,6 +27,8 @@ class Overlap(LocalLosses):
     gradients, one for each window that reaches on.
     """
 
+    summary = "windows of blocks that share blocks"
+    other_names = ("overlapping", "overlapping local updates")
     Options: ClassVar[type[BaseModel]] = OverlapOptions
     depends_on = frozenset({"input", "labels", "backward_message"})
 

@@ -95,6 +95,8 @@ class PredSim(LocalLosses):
     and hold nothing but the map.
     """
 
+    summary = "blocks predict classes and similarities"
+    other_names = ("local error signals", "local errors", "local loss", "predictive similarity")
     Options: ClassVar[type[BaseModel]] = PredSimOptions
 
     def __init__(self, net: NetworkInfo, options: Any) -> None:

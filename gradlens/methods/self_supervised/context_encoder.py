@@ -228,6 +228,8 @@ class ContextEncoder(SelfSupervised):
     over images, as in the authors' code; their equation has the sum, so that lambda_rec would mean another thing for every region.
     """
 
+    summary = "features must fill in what was cut out"
+    other_names = ("inpainting", "inpaint")
     Options: ClassVar[type[BaseModel]] = ContextOptions
     Pretext = Inpainting
     depends_on = frozenset({"input", "backward_message"})
@@ -240,6 +242,8 @@ class ContextEncoderLocal(SelfSupervised):
     Nothing is sent below a module.
     """
 
+    summary = "context-encoder, a loss for each module"
+    other_names = ("local context encoder",)
     Options: ClassVar[type[BaseModel]] = LocalContextOptions
     Pretext = Inpainting
     method_quantities: ClassVar[Mapping[str, str]] = QUANTITIES

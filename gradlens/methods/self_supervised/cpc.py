@@ -138,6 +138,8 @@ class CPC(SelfSupervised):
     replacement (the right one too).
     """
 
+    summary = "patches predict those below, end to end"
+    other_names = ("contrastive predictive coding",)
     Options: ClassVar[type[BaseModel]] = CPCOptions
     Pretext = PatchPrediction
     depends_on = frozenset({"input", "backward_message"})
@@ -148,6 +150,8 @@ class CPC(SelfSupervised):
 class CPCLocal(SelfSupervised):
     """delta_k = d mean_k InfoNCE/d h_k inside each module of blocks, with a context of its own; nothing is sent below a module."""
 
+    summary = "cpc with a loss for each module"
+    other_names = ("local cpc", "greedy cpc")
     Options: ClassVar[type[BaseModel]] = LocalCPCOptions
     Pretext = PatchPrediction
     method_quantities: ClassVar[Mapping[str, str]] = QUANTITIES
@@ -165,7 +169,7 @@ def cut_up(image: Sequence[int], options: PatchOptions) -> tuple[tuple[int, int]
     _, height, width = image
     crop = options.crop
     if crop is not None and crop > (width if height == 1 else min(height, width)):
-        raise InputError(f"crop={crop} is larger than the images, which are {height}x{width}")
+        raise InputError(f"crop={crop} is larger than the images, which are {height}x{width} (HxW)")
     window = (height, width) if crop is None else (min(crop, height), crop)
     return window, grid_of(*window, options.patch, options.stride)
 

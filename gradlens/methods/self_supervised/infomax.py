@@ -24,6 +24,8 @@ class InfoMax(SelfSupervised):
     one module it is cpc with layers=0.
     """
 
+    summary = "cpc module by module, without context"
+    other_names = ("greedy infomax", "gim")
     Options: ClassVar[type[BaseModel]] = InfoMaxOptions
     Pretext = PatchPrediction
     method_quantities: ClassVar[Mapping[str, str]] = QUANTITIES

@@ -21,6 +21,8 @@ class LoCo(SelfSupervised):
     module has no loss of its own. Shared modules are run once. Of one module it is simclr, of two as well.
     """
 
+    summary = "contrastive losses of overlapping modules"
+    other_names = ("local contrastive",)
     Options: ClassVar[type[BaseModel]] = LocalSimCLROptions
     Pretext = TwoViews
     depends_on = frozenset({"input", "backward_message"})

@@ -74,6 +74,8 @@ class SimCLR(SelfSupervised):
     Chen et al. 2020 (arXiv 2002.05709), with a projection head a; K is the last block below the network's own top.
     """
 
+    summary = "two views of an image agree, end to end"
+    other_names = ("contrastive", "contrastive learning")
     Options: ClassVar[type[BaseModel]] = SimCLROptions
     Pretext = TwoViews
     depends_on = frozenset({"input", "backward_message"})
@@ -83,6 +85,8 @@ class SimCLR(SelfSupervised):
 class SimCLRLocal(SelfSupervised):
     """delta_k = d NT-Xent(a_m(h))/d h_k inside each module m of blocks, which has a head of its own; nothing is sent below a module."""
 
+    summary = "simclr with a loss for each module"
+    other_names = ("local simclr", "greedy simclr")
     Options: ClassVar[type[BaseModel]] = LocalSimCLROptions
     Pretext = TwoViews
     least_batch = 2

@@ -76,6 +76,8 @@ class DNI(Method):
     but the top, unless ``at`` says after which: blocks without one wait for the block above and are told what it sends, as in bp.
     """
 
+    summary = "a small net predicts each block's gradient"
+    other_names: ClassVar[tuple[str, ...]] = ("synthetic gradients", "decoupled neural interfaces", "decoupled neural interface")
     Options: ClassVar[type[BaseModel]] = DNIOptions
     depends_on = frozenset({"input", "delayed_message"})
     method_quantities: ClassVar[Mapping[str, str]] = {
@@ -190,4 +192,6 @@ def regression_errors(predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor
 class CDNI(DNI):
     """delta_k = S_k(h_k, y): dni whose synthesisers also read the label, a linear map of it added to the first layer's output."""
 
+    summary = "dni whose predictions also read the label"
+    other_names: ClassVar[tuple[str, ...]] = ("conditional dni", "conditional synthetic gradients")
     depends_on = frozenset({"input", "delayed_message", "labels"})

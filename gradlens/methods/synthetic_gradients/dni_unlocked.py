@@ -33,6 +33,8 @@ class DNIUnlocked(DNI):
     Jaderberg et al. 2017 (arXiv 1608.05343), the complete unlock.
     """
 
+    summary = "dni that predicts blocks' inputs, too"
+    other_names: ClassVar[tuple[str, ...]] = ("unlocked dni", "synthetic inputs")
     Options = DNIUnlockedOptions
     depends_on = frozenset({"image", "delayed_message"})
     method_quantities: ClassVar[Mapping[str, str]] = {

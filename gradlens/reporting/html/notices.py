@@ -7,9 +7,10 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gradlens.methods import BASELINE
-from gradlens.reporting.html.standings import DATA, MACHINE, NETWORK, alike
+from gradlens.reporting.html.standings import MACHINE
 from gradlens.reporting.html.wording import in_words, listed
-from gradlens.training.run_groups import settings
+from gradlens.training.run_groups import DATA, NETWORK, alike, settings
+from gradlens.training.run_progress import run_progress
 
 if TYPE_CHECKING:
     from gradlens.training.run_directory import Run
@@ -80,6 +81,12 @@ def _by_value(difference: Difference) -> str:
     return f"{difference.name.replace('_', ' ')} {' or '.join(f'{value} ({listed(labels)})' for value, labels in of.items())}"
 
 
+def unfinished_notices(runs: Sequence[Run]) -> list[Notice]:
+    """Which runs are left out of a page, for they are not finished, and how far they came."""
+    come = [f"{run.path.name} ({run_progress(run)})" for run in runs]
+    return [Notice(f"Not finished, and so in no number of this page: {listed(come)}.")] if come else []
+
+
 def notices(groups: Mapping[str, Sequence[Run]]) -> list[Notice]:
     """What must be known before comparing: different data, networks or settings, unfinished runs, single seeds."""
     found = []
@@ -91,7 +98,7 @@ def notices(groups: Mapping[str, Sequence[Run]]) -> list[Notice]:
     if rows := [d for d in differ if d.kind == "training"]:
         found.append(Notice(f"Besides the rule they differ in: {'; '.join(map(_by_value, rows))}."))
     if unfinished := [run for group in groups.values() for run in group if not run.finished]:
-        stopped = [f"{run.path.name} ({run.metrics[-1].step if run.metrics else 0} updates at its last evaluation)" for run in unfinished]
+        stopped = [f"{run.path.name} ({run_progress(run)})" for run in unfinished]
         found.append(Notice(f"Not finished, and shown as far as they came: {listed(stopped)}."))
     first_only = [
         label for label, group in groups.items() if (steps := {r.step for run in group for r in run.gradients}) and not max(steps)

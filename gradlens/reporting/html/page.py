@@ -22,7 +22,7 @@ from gradlens._version import __version__
 from gradlens.reporting.aggregate import runs_title, truths
 from gradlens.reporting.html import doctor, sections
 from gradlens.reporting.html.charts import cosine_colours, looks
-from gradlens.reporting.html.notices import notices
+from gradlens.reporting.html.notices import notices, unfinished_notices
 from gradlens.reporting.html.parts import ReportContext, ReportSection, with_empty_as_one
 from gradlens.reporting.html.questions import answers
 from gradlens.reporting.html.standings import below_top, method_summaries
@@ -33,7 +33,8 @@ from gradlens.runtime.errors import InputError
 from gradlens.runtime.text_files import encode
 from gradlens.training.run_directory import Run
 from gradlens.training.run_files import must_be_writable, write
-from gradlens.training.run_groups import group_runs
+from gradlens.training.run_groups import Experiment, experiments, group_runs
+from gradlens.training.run_progress import split_finished
 
 FIRST = (sections.learning, sections.where_and_when, sections.training)
 LAST = (sections.cost, sections.differing_settings, sections.configs)  # the sections of the analyses are between the two
@@ -46,16 +47,17 @@ def _sections(here: ReportContext) -> list[ReportSection]:
 
 
 def make_report_context(runs: Sequence[Run]) -> ReportContext:
-    """The runs of a page by label, methods in the order of the figures.
+    """The finished runs of a page by label, methods in the order of the figures; of unfinished ones alone, those as far as they came.
 
     Raises:
         InputError: no runs, or the same run twice.
 
     """
-    found = group_runs(runs)
+    finished, others = split_finished(runs)
+    found = group_runs(finished or others)
     look = styles(found)
     ordered = {label: found[label] for label in look}
-    return ReportContext(ordered, look, method_summaries(ordered))
+    return ReportContext(ordered, look, method_summaries(ordered), others if finished else [])
 
 
 def as_json(content: Any) -> Markup:
@@ -85,6 +87,14 @@ def _hash(script: str) -> str:
     return f"'sha256-{b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
+def _environment() -> Environment:
+    """What fills the templates: everything is escaped, and a name that is not given is an error."""
+    loader = PackageLoader("gradlens.reporting.html", "template")
+    made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    made.filters["code"] = in_code
+    return made
+
+
 def _title(runs: Sequence[Run], labels: Sequence[str]) -> str:
     count = f"{len(labels)} methods, " if len(labels) > 1 else ""
     return f"{runs_title(runs)} · {count}{len(runs)} run{'s' if len(runs) > 1 else ''}"
@@ -104,7 +114,7 @@ def page(runs: Sequence[Run]) -> str:
 
     here = make_report_context(runs)
     parts = _sections(here)
-    said = [*notices(here.groups), *doctor.wrong(here)]
+    said = [*unfinished_notices(here.unfinished), *notices(here.groups), *doctor.wrong(here)]
     charts = {f"{part.id}-{i}": chart for part in parts for i, chart in enumerate(part.charts)}
     folder = files("gradlens.reporting.html") / "template"
     style, script = ((folder / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
@@ -118,15 +128,8 @@ def page(runs: Sequence[Run]) -> str:
         "scale": {name: [colour for colour, _ in cosine_colours(name == "dark")] for name in ("light", "dark")},
         "ends": sections.epoch_ends(here),
     }
-    environment = Environment(
-        loader=PackageLoader("gradlens.reporting.html", "template"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["code"] = in_code
-    return environment.get_template("report.html.j2").render(
+    template = _environment().get_template("report.html.j2")
+    return template.render(
         version=__version__,
         title=_title(here.runs, list(here.groups)),
         policy=f"default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src {_hash(script)} {_hash(plotly)}",
@@ -151,13 +154,42 @@ def page(runs: Sequence[Run]) -> str:
     )
 
 
+def overview(parts: Sequence[Experiment], pages: Sequence[str]) -> str:
+    """A page of several experiments as html: a section each with its verdict and numbers, and a link to the experiment's own page.
+
+    Args:
+        parts: the experiments.
+        pages: the names of their pages, beside this one.
+
+    Raises:
+        InputError: the same run twice.
+
+    """
+    shown = []
+    for part, name in zip(parts, pages, strict=True):
+        here = make_report_context(part.runs)
+        layers = list(dict.fromkeys(p.layer for p in here.cosines))
+        said = [*unfinished_notices(here.unfinished), *notices(here.groups)]
+        lines = [(s.label, verdict_line(s), sections.strip(s, layers)) for s in here.standings]
+        shown.append((part, name, headline(here.standings, said), lines, said, sections.summary(here), layers))
+    style = (files("gradlens.reporting.html") / "template" / "report.css").read_text(encoding="utf-8")
+    template = _environment().get_template("overview.html.j2")
+    return template.render(
+        version=__version__,
+        style=Markup(style),
+        colours={name: cosine_colours(name == "dark") for name in ("light", "dark")},
+        parts=shown,
+        count=sum(len(part.runs) for part in parts),
+    )
+
+
 def write_page(runs: Sequence[Run], out: str | Path, overwrite: bool = False) -> Path:
-    """Write the page of some runs.
+    """Write the page of some runs; of several experiments an overview, and the page of each beside it (``report-digits-mlp.html``).
 
     Args:
         runs: several methods, several seeds each.
         out: the file.
-        overwrite: replace a file that is there.
+        overwrite: replace files that are there.
 
     Raises:
         InputError: no run, the same run twice, a file that exists, or a folder that cannot be written.
@@ -166,12 +198,17 @@ def write_page(runs: Sequence[Run], out: str | Path, overwrite: bool = False) ->
     path = Path(out)
     if path.is_dir():
         raise InputError(f"{path} is a folder: -o names the file")
-    if path.exists() and not overwrite:
-        raise InputError(f"{path} exists; --overwrite replaces it")
+    if not runs:
+        raise InputError("no run directory was given")
+    parts = experiments(runs)
+    own = [path.with_name(f"{path.stem}-{part.name}{path.suffix}") for part in parts] if len(parts) > 1 else []
+    for file in (path, *own):
+        if file.exists() and not overwrite:
+            raise InputError(f"{file} exists; --overwrite replaces it")
     if not path.absolute().parent.is_dir():
         raise InputError(f"cannot write {path}: there is no folder {path.parent}")
     must_be_writable(path)
-    if not runs:
-        raise InputError("no run directory was given")
-    write(path, encode(page(runs)))
+    for file, part in zip(own, parts, strict=False):
+        write(file, encode(page(part.runs)))
+    write(path, encode(overview(parts, [file.name for file in own]) if own else page(runs)))
     return path

@@ -73,6 +73,7 @@ class ReportContext:
     groups: Mapping[str, Sequence[Run]]  # label -> runs of all seeds, in the order in which methods are listed
     styles: Mapping[str, Style]
     standings: Sequence[MethodSummary]
+    unfinished: Sequence[Run] = ()  # listed, and in nothing else on the page
 
     @property
     def runs(self) -> list[Run]:

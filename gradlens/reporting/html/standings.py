@@ -11,13 +11,12 @@ from gradlens.methods import BASELINE
 from gradlens.reporting.aggregate import FinalValue, Interval, alignment_values, final_values, interval
 from gradlens.reporting.html.wording import in_words
 from gradlens.training.metrics import TRAIN, TRAIN_EVAL
+from gradlens.training.run_groups import alike, pairs_by_seed
 
 if TYPE_CHECKING:
     from gradlens.training.run_directory import Metric, Run
 
 
-DATA = ("data", "limit", "label_noise", "validation")  # settings that must agree for accuracies to be comparable
-NETWORK = ("model", "width", "depth", "stem", "activation", "cut")
 MACHINE = ("device", "threads")  # facts of a run that must agree for times to be comparable
 NORMAL_95 = 1.959964  # a normal deviate lies within ± this in 95 of 100 draws
 NOTHING = Interval(math.nan, math.nan, math.nan, 0)
@@ -72,20 +71,6 @@ def held_out(run: Run) -> list[Metric]:
     return [m for m in run.metrics if m.split not in (TRAIN, TRAIN_EVAL)]
 
 
-def alike(group: Sequence[Run], other: Sequence[Run]) -> bool:
-    """Whether two groups are on the same images, labels and network: then accuracies and times may be compared.
-
-    Images are compared by the hash that runs store; it is of the seed's choice of images, so runs of one seed are compared. Without
-    a seed in common, or a hash, the data set's name must do.
-    """
-    kept = {*DATA, *NETWORK} - {"data"}
-    if group[0].config.as_dict(include=kept) != other[0].config.as_dict(include=kept):
-        return False
-    hashes = [(a.info.get("data_fingerprint"), b.info.get("data_fingerprint")) for a, b in _pairs(group, other)]
-    known = [(a, b) for a, b in hashes if a and b]
-    return all(a == b for a, b in known) if known else group[0].config.data.name == other[0].config.data.name
-
-
 def _reference(group: Sequence[Run], groups: Mapping[str, Sequence[Run]]) -> str | None:
     """The bp group on the same data and network, with the fewest other settings that differ."""
     fitting = [label for label, other in groups.items() if other[0].config.method == BASELINE and alike(group, other)]
@@ -95,12 +80,6 @@ def _reference(group: Sequence[Run], groups: Mapping[str, Sequence[Run]]) -> str
         key=lambda label: sum(groups[label][0].config.as_dict()[name] != value for name, value in mine.items()),
         default=None,
     )
-
-
-def _pairs(group: Sequence[Run], other: Sequence[Run]) -> list[tuple[Run, Run]]:
-    """The runs of two groups that share a seed."""
-    by_seed = {run.config.seed: run for run in other}
-    return [(run, by_seed[run.config.seed]) for run in group if run.config.seed in by_seed]
 
 
 def seconds_per_image(run: Run) -> list[float]:
@@ -143,7 +122,7 @@ def chance_limit(a: MethodSummary, b: MethodSummary) -> float:
 
 
 def _against(group: Sequence[Run], label: str, groups: Mapping[str, Sequence[Run]]) -> BaselineComparison:
-    pairs = _pairs(group, groups[label])
+    pairs = pairs_by_seed(group, groups[label])
     ends = [(held_out(a), held_out(b)) for a, b in pairs]
     points = interval(a[-1].accuracy - b[-1].accuracy for a, b in ends if a and b and a[-1].split == b[-1].split)
     if not points.n and not pairs:  # no seed in common: means can be subtracted, but nothing is paired

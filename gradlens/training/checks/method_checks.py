@@ -145,18 +145,61 @@ def run_method_checks(
             yield CheckResult(name, network, message or "")
 
 
-def result_lines(results: Sequence[CheckResult]) -> list[str]:
-    """A line for each check: what holds, what fails and how (on the first network where it does), what was skipped and why; a count."""
-    lines, counts = [], {"holds": 0, "FAILS": 0, "not asked": 0}
+class Verdict(NamedTuple):
+    """What came of one check on all networks."""
+
+    check: str
+    said: str  # holds, FAILS, not asked
+    failure: str  # where and how it fails, on the first network where it does; empty: nowhere
+    skipped: tuple[str, ...]  # why it was not asked on some networks
+
+
+def verdicts(results: Sequence[CheckResult]) -> list[Verdict]:
+    """What came of each check, in their order."""
+    found = []
     for name in METHOD_CHECKS:
         mine = [f for f in results if f.check == name]
         fails, skipped = [f for f in mine if f.failed], [f for f in mine if not f.applicable]
-        verdict = "FAILS" if fails else "holds" if len(skipped) < len(mine) else "not asked"
-        counts[verdict] += 1
-        lines.append(f"{verdict:<10} {name}: {check_sentence(name)}")
-        if fails:
-            too = f" (on {' and '.join(f.network for f in fails[1:])} too)" if len(fails) > 1 else ""
-            lines.append(f"{'':<11}on {fails[0].network}: {fails[0].message}{too}")
-        lines += [f"{'':<11}{why}" for why in dict.fromkeys(f.message for f in skipped)]
-    number = f"{counts['holds']} checks pass, {counts['FAILS']} fail{'s' if counts['FAILS'] == 1 else ''}"
-    return [*lines, number + (f", {counts['not asked']} not asked" if counts["not asked"] else "")]
+        too = f" (on {' and '.join(f.network for f in fails[1:])} too)" if len(fails) > 1 else ""
+        said = "FAILS" if fails else "holds" if len(skipped) < len(mine) else "not asked"
+        failure = f"on {fails[0].network}: {fails[0].message}{too}" if fails else ""
+        found.append(Verdict(name, said, failure, tuple(dict.fromkeys(f.message for f in skipped))))
+    return found
+
+
+def _named(found: Sequence[Verdict], said: str) -> list[str]:
+    return [v.check for v in found if v.said == said]
+
+
+def _count(found: Sequence[Verdict]) -> str:
+    fails, skipped = len(_named(found, "FAILS")), len(_named(found, "not asked"))
+    number = f"{len(_named(found, 'holds'))} checks pass, {fails} fail{'s' if fails == 1 else ''}"
+    return number + (f", {skipped} not asked" if skipped else "")
+
+
+def result_lines(results: Sequence[CheckResult]) -> list[str]:
+    """All that was found: of each check what it wants, how it fails, why it was not asked; a count."""
+    found, lines = verdicts(results), []
+    for verdict in found:
+        lines.append(f"{verdict.said:<10} {verdict.check}: {check_sentence(verdict.check)}")
+        lines += [f"{'':<11}{text}" for text in (verdict.failure, *verdict.skipped) if text]
+    return [*lines, _count(found)]
+
+
+MOST_FAILURES = 5  # that are printed of a rule where not everything is
+
+
+def summary_lines(results: Sequence[CheckResult]) -> list[str]:
+    """What was found in twelve lines at most: the first failure on the first line and on the last, which is where people look."""
+    found = verdicts(results)
+    fails = [v for v in found if v.failure]
+    lines = [f"FAILS {v.check}, {v.failure}" for v in fails[:MOST_FAILURES]]
+    if len(fails) > MOST_FAILURES:
+        lines.append(f"FAILS {', '.join(v.check for v in fails[MOST_FAILURES:])}, too")
+    for said, label in (("holds", "holds"), ("not asked", "not asked")):
+        if names := _named(found, said):
+            lines.append(f"{label}: {', '.join(names)}")
+    reasons = [] if fails else list(dict.fromkeys(why for v in found for why in v.skipped))
+    lines += [f"  {why}" for why in reasons[:3]]
+    lines.append(f"{_count(found)}; --verbose says what each check wants, and why some were not asked")
+    return [*lines, *(f"first: {v.check} {v.failure}" for v in fails[:1])]

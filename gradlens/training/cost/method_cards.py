@@ -18,7 +18,7 @@ from gradlens.training.cost.step_benchmark import bench
 CARDED = tuple(name for name, rule in METHODS.items() if not rule.has_teacher)  # a teacher's run would be needed
 DATA = "cifar10"  # of whose sizes the images are: BasicCNN as in the documents
 SHAPE, CLASSES = DATASETS[DATA].shape, DATASETS[DATA].classes
-IMAGES, ROUNDS = 32, 3  # small batches
+IMAGES, ROUNDS, FULL_ROUNDS = 32, 1, 3  # small batches; rounds of a first look, and of one that is to be quoted
 
 
 class Card(NamedTuple):

@@ -277,15 +277,11 @@ def schedules(name: str, method: Method, parts: int = 4) -> list[Schedule]:
     if "delayed_message" in depends_on and not method.waits_for_message():
         free = "input" not in depends_on
         waiting = "two targets" if free else "below, target"
-        return [
-            Schedule(f"{name} exact", lambda c, s, n: synthetic(c, s, n, False, free), waiting),
-            Schedule(
-                f"{name} stale",
-                lambda c, s, n: synthetic(c, s, n, True, free),
-                "old target" if free else "below, old target",
-                delayed="target",
-            ),
-        ]
+        exact = Schedule(f"{name} exact", lambda c, s, n: synthetic(c, s, n, False, free), waiting)
+        late = "old target" if free else "below, old target"
+        stale = Schedule(f"{name} stale", lambda c, s, n: synthetic(c, s, n, True, free), late, delayed="target")
+        parted = (k for k in range(method.output_block) if method.can_split_after(k))
+        return [exact, stale] if all(method.supports_delayed_target(k) for k in parted) else [exact]  # as --stale is refused
     return [
         Schedule(name, locked, "below, all above"),
         Schedule(f"{name} gpipe", lambda c, s, n: gpipe(c, s, n, parts), "below, all above", parts),

@@ -17,6 +17,7 @@ from gradlens.training.online_probe.probe import OnlineProbe
 from gradlens.training.optimizers import make_optimizer
 from gradlens.training.parallel.choose import add_stage, check_layer_parallel
 from gradlens.training.state import TrainState
+from gradlens.training.typed_flags import no_updates
 
 
 def build_state(
@@ -79,7 +80,7 @@ def require_fit(config: Config, network: ModelAndMethod, data: Data, num_ranks: 
             a config of more or fewer ranks than there are.
 
     """
-    if objection := network.method.validate_epochs(config.epochs):
+    if objection := no_updates(config.epochs, config.steps) or network.method.validate_epochs(config.epochs):
         raise InputError(objection)
     normalises = any(isinstance(m, _BatchNorm) for part in network for m in part.modules())
     if config.batch_size == 1 and normalises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gradlens.data.split import Data
 from gradlens.runtime.errors import InputError
+from gradlens.runtime.terminal import notice
 from gradlens.runtime.torchrun_environment import restarts
 from gradlens.training import tensorboard
 from gradlens.training.build import check_model_and_method, to_be_restored
@@ -32,6 +33,25 @@ def goes_on(config: Config, context: RunContext) -> bool:
     return bool(context.resume or restarts()) and (context.path_of(config) / "checkpoint.pt").exists()
 
 
+def images_learned_from(config: Config, data: Data) -> int:
+    """How many training images a config's rule learns from: those without labels count where it reads none."""
+    return len(data.train) + (len(data.unlabelled) if config.rule.unlabelled and data.unlabelled is not None else 0)
+
+
+def with_smaller_batch(config: Config, context: RunContext) -> Config:
+    """The same config, its batches no larger than the training images there are; where that makes them smaller, it is said.
+
+    Raises:
+        InputError: data that cannot be loaded.
+
+    """
+    images = images_learned_from(config, load_data(config, context))
+    if config.batch_size <= images:
+        return config
+    notice(f"{config.method} learns from {images} images: --batch-size {images} in place of {config.batch_size}")
+    return config.replace(batch_size=images)
+
+
 def checked_data(config: Config, context: RunContext) -> Data:
     """The data of a config, large enough for its batches.
 
@@ -47,7 +67,7 @@ def checked_data(config: Config, context: RunContext) -> Data:
         raise InputError(
             f"{config.data.name} has one class only ({', '.join(data.classes)}): {config.method} learns to tell two or more apart"
         )
-    images = len(data.everything if rule.unlabelled else data.train)
+    images = images_learned_from(config, data)
     if config.batch_size > images:
         kind = "training" if config.data.labels is None or rule.unlabelled else f"labelled (--labels {config.data.labels:g})"
         raise InputError(f"--batch-size {config.batch_size} is larger than the {images} {kind} images there are")

@@ -9,7 +9,7 @@ from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
 from gradlens.runtime.progress import Watch
 from gradlens.training.config import Config, make_config
 from gradlens.training.context import RunContext
-from gradlens.training.runs.check import check
+from gradlens.training.runs.check import check, with_smaller_batch
 from gradlens.training.runs.train_run import train_or_reuse
 
 BARE = {
@@ -35,6 +35,7 @@ def choose_lr(config: Config, grid: Sequence[float], share: float, context: RunC
 
     """
     trials = [make_config(**{**config.as_dict(), **BARE, "lr": lr, "validation": share}) for lr in grid]
+    trials = [with_smaller_batch(trial, context) for trial in trials]  # of what is held out nothing is learned
     for trial in trials[:1]:  # the others differ in their learning rate alone
         check(trial, context)
     scores = {trial.optimizer.lr: _validation_score(trial, context, watch_for) for trial in trials}

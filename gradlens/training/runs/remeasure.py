@@ -17,7 +17,7 @@ from gradlens.runtime.progress import Progress, no_progress
 from gradlens.runtime.rng import forked
 from gradlens.runtime.text_files import encode
 from gradlens.training.checkpoint import load_checkpoint
-from gradlens.training.context import RunContext, load_data
+from gradlens.training.context import RunContext
 from gradlens.training.run_directory import Run
 from gradlens.training.run_files import write
 from gradlens.training.runs.build_state import build_state
@@ -50,8 +50,7 @@ def measure_run(run: Run, quantities: tuple[str, ...], context: RunContext, prog
     sparse = frozenset(name for name in quantities if name in (*SPARSE, *FEEDBACK))
     paired = tuple(name for name in quantities if name in QUANTITIES)
     progress(0, 1, f"reading {run.config.data.name}")
-    data = load_data(run.config, context)
-    run.require_data(data)
+    data = run.data(context=context)
     state = build_state(run.config.in_one_process(), data, context.device, restored=True)
     rows: list[Measurement] = []
     files = run.snapshots() or [run.path / "checkpoint.pt"]

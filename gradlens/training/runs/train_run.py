@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from gradlens._version import __version__
-from gradlens.data.datasets import DATASETS
-from gradlens.data.split import label_hash
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.process_group import require_same_run, stop_on_lost_rank
 from gradlens.runtime.progress import Watch, no_progress
@@ -22,6 +20,7 @@ from gradlens.training.context import RunContext, load_data
 from gradlens.training.dry_step import check_own_network
 from gradlens.training.loop import fit
 from gradlens.training.parallel.choose import add_stage
+from gradlens.training.run_data import data_info, is_place
 from gradlens.training.run_directory import Run, load_run, read_config, source_weights
 from gradlens.training.run_files import is_run
 from gradlens.training.run_writer import Writer
@@ -73,7 +72,9 @@ def train_run(config: Config, context: RunContext, watch: Watch = no_progress, s
 
     """
     ranks = context.ranks
-    state = state or prepare(config, context)
+    if state is None:
+        context = placed(config, context)
+        state = prepare(config, context)
     writer = ranks.fail_together(lambda: _open_writer(state, context) if ranks.is_main else None)
     try:
         _restore(state, writer)
@@ -101,14 +102,7 @@ def _restore(state: TrainState, writer: Writer | None) -> None:
 def _open_writer(state: TrainState, context: RunContext) -> Writer:
     """The run directory of a run in training, with what is known of its data."""
     config, data = state.config, state.data
-    unlabelled = {} if data.unlabelled is None else {"unlabelled": len(data.unlabelled)}
-    info: dict[str, Any] = {
-        "device": str(context.device),
-        "data_fingerprint": data.fingerprint(),
-        "label_hash": label_hash(data.train),
-        "classes": len(data.classes),
-        "images": {"train": len(data.train), data.test_name: len(data.test), **unlabelled},
-    }
+    info: dict[str, Any] = {"device": str(context.device), **data_info(config.data.name, data)}
     if given := source_weights(config):
         info["source_weights"] = given
     if data.passed_over:
@@ -119,14 +113,25 @@ def _open_writer(state: TrainState, context: RunContext) -> Writer:
     return Writer.open(config, context.out, context.name, resume=resume, overwrite=overwrite, info=info)
 
 
-def find_run(config: Config, out: Path) -> Run | None:
-    """The run of exactly this config in a folder of runs: a finished one if there is one. Other runs' tables are not read."""
+def find_run(config: Config, out: Path, context: RunContext | None = None) -> Run | None:
+    """The run of exactly this config in a folder of runs: a finished one if there is one. Other runs' tables are not read.
+
+    A run whose data were read from another path is it, too, if they are the same data.
+
+    Args:
+        config: the settings.
+        out: the folder.
+        context: how the config's data are read, where that is needed.
+
+    """
     unfinished = None
     for candidate in [out / config.run_name(), *sorted(p.parent for p in out.glob("*/config.json"))]:
         try:
-            if not is_run(candidate) or config.differences(make_config(**read_config(candidate / "config.json"))):
+            if not is_run(candidate) or config.differences(other := make_config(**read_config(candidate / "config.json"))):
                 continue
             found = load_run(candidate)
+            if other.data.name != config.data.name:
+                found.require_data(load_data(config, context or RunContext()))
         except InputError:
             continue  # a foreign or damaged folder among the runs is ignored
         if found.finished:
@@ -135,11 +140,19 @@ def find_run(config: Config, out: Path) -> Run | None:
     return unfinished
 
 
-def _must_be_of_these_inputs(run: Run, context: RunContext) -> None:
+def placed(config: Config, context: RunContext) -> RunContext:
+    """Where a config is trained: in the directory that holds its run already, if its data were read from another path then."""
+    if context.name is not None or not is_place(config.data.name) or is_run(context.path_of(config)):
+        return context
+    found = find_run(config, context.out, context)
+    return context if found is None else replace(context, name=found.path.name)
+
+
+def _must_be_of_these_inputs(run: Run, config: Config, context: RunContext) -> None:
     """A folder of images, or the run whose weights were taken, may have changed since a run was trained; the named data sets do not."""
     run.require_sources("; --overwrite trains it anew")
-    if run.config.data.name not in DATASETS:
-        run.require_data(load_data(run.config, context), "; --overwrite trains it anew")
+    if is_place(config.data.name):
+        run.require_data(load_data(config, context), "; --overwrite trains it anew", config.data.name)
 
 
 def _place_of(run: Run | None, context: RunContext) -> RunContext:
@@ -154,11 +167,11 @@ def train_or_reuse(configs: Sequence[Config], context: RunContext, watch_for: Ca
     """
     wanted = {config.run_name(): config for config in configs}
     order = [config.run_name() for config in configs]
-    found = {name: None if context.overwrite else find_run(config, context.out) for name, config in wanted.items()}
+    found = {name: None if context.overwrite else find_run(config, context.out, context) for name, config in wanted.items()}
     missing = [name for name, run in found.items() if run is None or not run.finished]
     for name, run in found.items():
         if run is not None and run.finished:
-            _must_be_of_these_inputs(run, context)
+            _must_be_of_these_inputs(run, wanted[name], context)
         elif len(missing) > 1:  # a single one is checked when it is trained
             check(wanted[name], _place_of(run, context))
     done: dict[str, Run] = {}

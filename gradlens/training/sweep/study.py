@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,8 +35,15 @@ class StudyPoint(NamedTuple):
         return self.config.run_name()
 
 
-def study_points(study: Study, context: RunContext) -> list[StudyPoint]:
+def study_points(
+    study: Study, context: RunContext, with_default_batch: Callable[[Config], Config] = lambda config: config
+) -> list[StudyPoint]:
     """The runs of a study: grid points as they are written, then methods, then seeds; what comes to the same run is one.
+
+    Args:
+        study: as it was read.
+        context: where its runs are made.
+        with_default_batch: see :func:`gradlens.training.config_builder.configs_of`.
 
     Raises:
         InputError: settings that a method does not take, values that cannot be.
@@ -46,7 +54,7 @@ def study_points(study: Study, context: RunContext) -> list[StudyPoint]:
     for values in itertools.product(*study.grid.values()):
         chosen = dict(zip(study.grid, values, strict=True))
         given = {name: Path(value) if name == "config" else value for name, value in {**what, **chosen}.items()}
-        for group in configs_of(study.methods, given, context):
+        for group in configs_of(study.methods, given, context, with_default_batch=with_default_batch):
             for seed in study.seeds:
                 point = StudyPoint(group[0].replace(seed=seed), chosen)
                 found.setdefault(point.name, point)

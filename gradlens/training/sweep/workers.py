@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 from gradlens.runtime.csv_tables import read_table
 from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
+from gradlens.runtime.extras import install_command
 from gradlens.runtime.interrupts import interruptible
 from gradlens.runtime.text_files import write_text
 from gradlens.training.context import RunContext
@@ -232,7 +233,7 @@ def run_on_ray(points: Sequence[StudyPoint], context: RunContext, threads: int, 
     try:
         import ray
     except ImportError as error:
-        raise InputError("--address needs Ray: pip install 'gradlens-toolkit[ray]'") from error
+        raise InputError(f"--address needs Ray: `{install_command('ray')}`") from error
     states = {point.name: State("finished" if is_finished(point, context.out) else "waiting") for point in points}
     environment = {"env_vars": {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}}
     settings: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False, "runtime_env": environment}

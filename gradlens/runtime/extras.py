@@ -1,0 +1,20 @@
+"""Libraries that only some commands need, and how they are installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gradlens._version import PACKAGE
+from gradlens.runtime.terminal import shell_command
+
+EXTRAS = {"tensorboard": "tensorboard>=2.15", "lightning": "lightning>=2.4", "ray": "ray>=2.9"}  # as in pyproject.toml
+
+
+def install_command(extra: str, checkout: Path = PACKAGE.parent) -> str:
+    """The command that installs an extra: of the checkout that the package lies in, or where it lies in none the library itself.
+
+    ``gradlens-toolkit[tensorboard]`` would need a package index that has this package, in this version.
+    """
+    if (checkout / "pyproject.toml").is_file():
+        return shell_command("pip", "install", "-e", f"{checkout}[{extra}]")
+    return shell_command("pip", "install", EXTRAS[extra])

@@ -1,0 +1,112 @@
+"""The data that a run was trained on: what is stored of them, where they lie now, and how others differ from them.
+
+A run is of its data and not of their path: what was trained on is known by its fingerprint, wherever it was read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gradlens.data.datasets import DATASETS
+from gradlens.data.split import Data, label_hash
+from gradlens.runtime.errors import InputError
+from gradlens.runtime.paths import is_there
+from gradlens.runtime.user_code import is_reference
+from gradlens.training.config import Config
+
+
+def is_place(name: str) -> bool:
+    """Whether data are named by a path, which may change: a folder, an ``.npz`` file, ``FILE.py:build``."""
+    return name not in DATASETS
+
+
+def _split_place(place: str) -> tuple[Path, str]:
+    """The file or folder of a place, and what stands behind its path."""
+    if is_reference(place):
+        file, _, name = place.rpartition(":")
+        return Path(file), f":{name}"
+    return Path(place), ""
+
+
+def absolute(place: str) -> str:
+    """A place by its absolute path."""
+    path, rest = _split_place(place)
+    return f"{path.absolute()}{rest}"
+
+
+def data_info(name: str, data: Data) -> dict[str, Any]:
+    """What a run's config.json holds of its data.
+
+    Two fingerprints: ``data_fingerprint`` of the images and labels that were chosen, ``source_fingerprint`` of all that they were
+    chosen from (not where only the chosen images of a folder were decoded).
+
+    Args:
+        name: of the data in the config.
+        data: as they were loaded.
+
+    """
+    unlabelled = {} if data.unlabelled is None else {"unlabelled": len(data.unlabelled)}
+    info: dict[str, Any] = {
+        "data_fingerprint": data.fingerprint(),
+        "label_hash": label_hash(data.train),
+        "classes": len(data.classes),
+        "images": {"train": len(data.train), data.test_name: len(data.test), **unlabelled},
+    }
+    if data.origin is not None:
+        of_all = {"train": data.origin.train, "test": data.origin.test, "image": list(data.shape), "classes": list(data.classes)}
+        info["source"] = {**({"path": absolute(name)} if is_place(name) else {}), **of_all}
+    if of_all_images := data.source_fingerprint():
+        info["source_fingerprint"] = of_all_images
+    return info
+
+
+def place_now(config: Config, info: Mapping[str, Any], run: Path) -> str:
+    """The name under which a run's data are found now: where they were, or by the same path below the folder we are in.
+
+    Args:
+        config: the run's.
+        info: the rest of its config.json.
+        run: its directory.
+
+    Raises:
+        InputError: they are in neither place.
+
+    """
+    name = config.data.name
+    if not is_place(name):
+        return name
+    for place in (info.get("source", {}).get("path"), name):
+        if place and is_there(_split_place(place)[0]):
+            return str(place)
+    raise InputError(f"{name}, the data of {run}, are not there: --data PATH says where they lie now")
+
+
+def others(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """How data differ from those of a run, the first difference only.
+
+    Args:
+        then: the run's :func:`data_info`; runs of earlier versions have less of it.
+        now: that of other data.
+
+    """
+    before, here = _facts(then), _facts(now)
+    for what, value in before.items():
+        if here.get(what, value) != value:
+            return f"{what}: {value} then, {here[what]} now"
+    if then.get("source_fingerprint") and then["source_fingerprint"] == now.get("source_fingerprint"):
+        return "it is the same data set, from which other images were chosen then"
+    if then.get("label_hash") != now.get("label_hash"):
+        return "as many images, with other labels or in another order"
+    return "as many images with the same labels, but other pixels"
+
+
+def _facts(info: Mapping[str, Any]) -> dict[str, str]:
+    """What people know their data by, most telling first."""
+    source, images = info.get("source", {}), info.get("images", {})
+    facts = {"images of C x H x W": "x".join(map(str, source["image"])) if "image" in source else None}
+    facts |= {f"{half} images in all": source.get(half) for half in ("train", "test")}
+    facts |= {f"{half} images": n for half, n in images.items()}
+    facts |= {"number of classes": info.get("classes")} | {f"class {i}": name for i, name in enumerate(source.get("classes", ()))}
+    return {what: str(value) for what, value in facts.items() if value is not None}
