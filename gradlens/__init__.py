@@ -7,7 +7,8 @@ is no interface.
 - write a learning rule: ``Method``, ``Signal``, ``Pass``, ``Grad``, ``Update``, ``NetworkInfo``, ``top_signal``, ``relay``, ``seeded``;
   test it: ``check_method`` (raises ``CheckFailed``); ``METHODS`` holds the built-in ones
 - bring a network or data: ``ModelSpec``, ``Split``
-- train and read runs: ``Config``, ``make_config``, ``RunContext``, ``train_run``, ``load``; ``comparison_table`` of several
+- train and read runs: ``Config``, ``make_config``, ``RunContext``, ``train_run``, ``load`` (a run, or a ``Comparison`` with its ``runs``);
+  ``comparison_table`` of several
 - analyse: ``probe_module``, ``represent`` of a ``frozen_module``, ``cka_matrix``, ``linear_cka``, ``rdm``, ``certify_separability``, …
 
 Bad input raises ``InputError``, whose message is one sentence.
@@ -66,15 +67,17 @@ if TYPE_CHECKING:  # the same table for type checkers, which do not run __getatt
     from gradlens.runtime.rng import seeded as seeded
     from gradlens.training.checks.check_method import check_method as check_method
     from gradlens.training.checks.trial import CheckFailed as CheckFailed
+    from gradlens.training.comparison import Comparison as Comparison
+    from gradlens.training.comparison import load as load
     from gradlens.training.config import Config as Config
     from gradlens.training.config import make_config as make_config
     from gradlens.training.context import RunContext as RunContext
-    from gradlens.training.run_directory import load_run as load
     from gradlens.training.runs.train_run import train_run as train_run
 
 __all__ = [
     "METHODS",
     "CheckFailed",
+    "Comparison",
     "Config",
     "Grad",
     "InputError",
@@ -128,6 +131,7 @@ __all__ = [
 
 _HOME = {  # public name -> where it is defined
     "CheckFailed": "gradlens.training.checks.trial:CheckFailed",
+    "Comparison": "gradlens.training.comparison:Comparison",
     "Config": "gradlens.training.config:Config",
     "Grad": "gradlens.gradients.block_pass:Grad",
     "InputError": "gradlens.runtime.errors:InputError",
@@ -162,7 +166,7 @@ _HOME = {  # public name -> where it is defined
     "layerwise_purities": "gradlens.analysis.theory.layerwise_clustering:layerwise_purities",
     "learn_layerwise": "gradlens.analysis.theory.layerwise_clustering:learn_layerwise",
     "linear_cka": "gradlens.analysis.representation_similarity:linear_cka",
-    "load": "gradlens.training.run_directory:load_run",
+    "load": "gradlens.training.comparison:load",
     "make_config": "gradlens.training.config:make_config",
     "measure": "gradlens.gradients.alignment:measure",
     "participation_ratio": "gradlens.analysis.representation_similarity:participation_ratio",

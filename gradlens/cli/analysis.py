@@ -13,8 +13,9 @@ import typer
 
 from gradlens.analysis.of_runs.interface import Analysis, AnalysisWithTraining, Result
 from gradlens.analysis.of_runs.registry import ANALYSES
-from gradlens.cli.options import data_given, default_help, runs_given, with_flags
+from gradlens.cli.options import data_given, default_help, with_flags
 from gradlens.cli.output import FigureFormat, Output, TableFormat, figure_formats
+from gradlens.cli.run_arguments import IN_COMPARISON, figure_folder, home, runs_given, say_aside, say_reused
 from gradlens.cli.settings import DATASETS, RULES_READ
 from gradlens.runtime.terminal import say, shell_command
 
@@ -35,6 +36,7 @@ def _shown(
     from gradlens.reporting.aggregate import runs_title
     from gradlens.reporting.analysis_report import save_figures
     from gradlens.reporting.console import with_heading
+    from gradlens.reporting.figure_folder import note_runs
     from gradlens.reporting.registry import REPORTS
     from gradlens.training.run_groups import Experiment, experiments
 
@@ -49,6 +51,8 @@ def _shown(
         if report.figures:
             inside = folder / part.name if len(parts) > 1 else folder
             files += save_figures(report.figures(part.runs, mine, runs_title(part.runs)), inside, formats=formats)
+    if report.figures:
+        note_runs(folder, [run.path for run in runs])
     output.tables(tables)
     for i, run in enumerate(runs):
         stored = [analysis.name, *([analysis.comparison] if analysis.comparison and not i else [])]
@@ -99,7 +103,7 @@ def add_command(analysis: Analysis) -> None:
     def command(
         *,
         run_dirs: list[Path],
-        out: Path,
+        out: Path | None,
         data: str | None,
         form: str,
         figure_format: list[str] | None,
@@ -110,17 +114,16 @@ def add_command(analysis: Analysis) -> None:
         from gradlens.cli.progress import Display
         from gradlens.training.context import set_up_process
         from gradlens.training.run_directory import load_run
-        from gradlens.training.run_files import must_be_writable
 
         quiet, context = given.pop("quiet", False), set_up_process(given)
-        must_be_writable(out / f"{analysis.name}.png")
-        runs = [load_run(path, data) for path in dict.fromkeys(run_dirs)]
+        runs = [load_run(path, data) for path in run_dirs]
+        folder = figure_folder(runs, out, typed["overwrite"] if "overwrite" in fields else typed.pop("overwrite"))
         said = {name: tuple(v or ()) if fields[name].default == () else v for name, v in typed.items()}
         said = {name: v for name, v in said.items() if v is not None}
         options = dataclasses.replace(analysis.full if full else analysis.Options(), **said)
         with Display(quiet, len(runs)) as display:
             results = analysis.analyse(runs, context, options, display.count, _aside)
-        _shown(analysis, runs, results, out, form, figure_format)
+        _shown(analysis, runs, results, folder, form, figure_format)
 
     fields = {field.name: field for field in dataclasses.fields(analysis.Options) if field.metadata}
     types = get_type_hints(analysis.Options)
@@ -129,7 +132,9 @@ def add_command(analysis: Analysis) -> None:
         flags.append(
             _parameter("full", bool, typer.Option("--full", help="what is to be quoted, in place of a first look: minutes"), False)
         )
-    out = _parameter("out", Path, typer.Option("--out", help=analysis.drawn), Path("figures"))
+    if "overwrite" not in fields:
+        flags.append(_parameter("overwrite", bool, typer.Option("--overwrite", help="draw into a folder that holds other things"), False))
+    out = _parameter("out", Path | None, typer.Option("--out", help=f"{analysis.drawn} {IN_COMPARISON}"), None)
     data = _parameter("data", str | None, data_given(), None)
     of = f" of {' or '.join(RULES_READ[analysis.command])}" if analysis.command in RULES_READ else ""
     own = [_parameter("run_dirs", list[Path], runs_given(analysis.argument + of)), *flags, out, data, *_printed()]
@@ -143,7 +148,9 @@ def add_command_with_training(analysis: AnalysisWithTraining) -> None:
         *, what: list[str] | None, figures_to: Path | None, form: str, figure_format: list[str] | None, given: dict[str, Any]
     ) -> None:
         from gradlens.cli.progress import Display
+        from gradlens.reporting.figure_folder import default_folder, must_be_replaceable
         from gradlens.runtime.errors import InputError
+        from gradlens.training.comparison import runs_of
         from gradlens.training.config_builder import configs_of, methods_and_runs
         from gradlens.training.context import set_up_process
         from gradlens.training.run_directory import load_run
@@ -155,26 +162,34 @@ def add_command_with_training(analysis: AnalysisWithTraining) -> None:
         if context.name:
             raise InputError(f"--run-name names one run; {analysis.command} makes several: --out names their folder")
         methods, paths = methods_and_runs(what or analysis.default_methods())
-        read = [load_run(path, None if given.get("data") in DATASETS else given.get("data")) for path in paths]
+        moved = None if given.get("data") in DATASETS else given.get("data")
+        read = [load_run(path, moved) for path in runs_of(paths, say_aside)]
         analysis.check_required(read)
         smaller, settings = partial(with_smaller_batch, context=context), analysis.settings(given)
         groups = configs_of(methods, settings, context, with_default_batch=smaller) if methods else []
         configs = [config for group in groups for config in group]
         for config in configs:
             analysis.check_config(config, context)
-        folder = figures_to or context.out / "figures"
-        must_be_writable(folder / f"{analysis.name}.png")
         known = [run.config for run in read]
+        folder = figures_to or context.out / default_folder([*known, *configs])
+        if figures_to:
+            drawn = [*(run.path for run in read), *(context.path_of(config) for config in configs if config not in known)]
+            must_be_replaceable(folder, drawn, context.overwrite, "--figures")
+        must_be_writable(folder / f"{analysis.name}.png")
         missing = [config for config in configs if config not in known]
         with Display(quiet, len(missing)) as display:
-            runs = read + train_or_reuse(missing, context, lambda c: display.watch(f"{c.method} seed {c.seed}", c.epochs))
+            runs = read + train_or_reuse(
+                missing, context, lambda c: display.watch(f"{c.method} seed {c.seed}", c.epochs), reused=say_reused
+            )
             results = analysis.analyse(runs, context, watch=display.count, say=_aside)
         _shown(analysis, runs, results, folder, form, figure_format)
 
     named = _parameter(
-        "what", list[str] | None, typer.Argument(metavar="[METHOD_OR_RUN_DIR]...", help=default_help(analysis.command)), None
+        "what", list[str] | None, typer.Argument(metavar="[METHOD_OR_RUN_OR_COMPARISON]...", help=default_help(analysis.command)), None
     )
-    out = _parameter("figures_to", Path | None, typer.Option("--figures", help=f"{analysis.drawn} [OUT/figures]"), None)
+    out = _parameter(
+        "figures_to", Path | None, typer.Option("--figures", help=f"{analysis.drawn} [a folder of its own in OUT/figures/]"), None
+    )
     _register(analysis, command, [named, out, *_printed()], rules="what", or_runs=True)
 
 
@@ -187,15 +202,19 @@ for _analysis in ANALYSES.values():
 
 @learned.command("report")
 def report(
-    run_dirs: Annotated[list[Path], runs_given("run directories, of one method or several")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="the page")] = Path("report.html"),
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace a page that is there")] = False,
+    run_dirs: Annotated[list[Path], runs_given("run directories, of one method or several, or a comparison folder")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="the page [report.html in the comparison folder, else in this one]")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace a file that is there; a page of the same runs is anyway")] = False,
 ) -> None:
     """Write one self-contained page of all that runs hold: a verdict first, then curves, cosines, costs, settings and what was measured."""
     from gradlens.reporting.html.page import write_page
     from gradlens.training.run_directory import load_run
 
-    path = write_page([load_run(run_dir) for run_dir in run_dirs], out, overwrite)
+    compared = home()
+    page = out or (compared.path if compared and compared.made_by else Path()) / "report.html"
+    path = write_page([load_run(run_dir) for run_dir in run_dirs], page, overwrite)
     say(f"open {shell_command(path)} ({max(path.stat().st_size, 1e5) / 1e6:.1f} MB; it needs no network)")
 
 
@@ -219,7 +238,7 @@ def doctor(
     from gradlens.training.run_directory import load_run, plain, save_result
 
     quiet, context = given.pop("quiet", False), set_up_process(given)
-    runs = [load_run(path, data) for path in dict.fromkeys(run_dirs)]
+    runs = [load_run(path, data) for path in run_dirs]
     with Display(quiet, len(runs)) as display:
         found = [examine(run, context, display.count(run.path.name)) for run in runs]
     for run, diagnosis in zip(runs, found, strict=True):
@@ -249,7 +268,7 @@ def tensorboard(
     from gradlens.training import tensorboard as loggers
     from gradlens.training.run_directory import load_run
 
-    runs = [load_run(path) for path in dict.fromkeys(run_dirs)]
+    runs = [load_run(path) for path in run_dirs]
     loggers.check_export(runs, out, overwrite)
     with Display(given.get("quiet", False)) as display:
         show = display.count("tensorboard")

@@ -15,9 +15,10 @@ from gradlens.cli.settings import DATASETS, DIGESTS, IN_CONFIG, METHODS, MODELS,
 from gradlens.data.folder_listing import must_be_folder
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.paths import is_there
+from gradlens.runtime.progress import no_progress
 from gradlens.runtime.text_files import read_json
+from gradlens.training.comparison import must_be_one_run, runs_of
 from gradlens.training.config_file import named, read_settings
-from gradlens.training.run_files import is_run, must_be_run
 from gradlens.training.sweep.study_file import read_study
 from gradlens.training.typed_flags import check_run_flags, parse_numbers, parse_whole_numbers
 
@@ -66,7 +67,7 @@ def check_given(rules: Sequence[str], given: Mapping[str, Any], *, or_runs: bool
     check_choices(given, own)
     for flag in ("init_from", "teacher"):
         if flag in given:
-            must_be_run(given[flag])
+            must_be_one_run(given[flag])
 
 
 def _own(file: Mapping[str, Any]) -> set[str]:
@@ -89,7 +90,7 @@ def _check_rule(name: str, own: Collection[str], or_runs: bool) -> None:
     if name in METHODS or name in own or _is_in_a_file(name):
         return
     if or_runs and (is_there(name) or Path(name).name != name):
-        must_be_run(name)
+        runs_of([name], no_progress)
     elif is_current("methods"):
         raise unknown("method", name, METHODS, others=OTHER_NAMES)
 
@@ -165,7 +166,6 @@ def check_quantities(run_dir: Path, names: Sequence[str]) -> None:
         InputError: one is none.
 
     """
-    must_be_run(run_dir)
     info = read_json(run_dir / "config.json")
     config = info.get("config") if isinstance(info, dict) else None
     if not isinstance(config, dict) or config.get("own") or not is_current("quantities"):
@@ -178,19 +178,6 @@ def check_quantities(run_dir: Path, names: Sequence[str]) -> None:
 def _in_a_rule(name: str) -> bool:
     """Whether the file of a rule holds a word between quotes: a quantity of its own, added since the names were written."""
     return any(f'"{name}"' in path.read_text(encoding="utf-8") for path in (PACKAGE / "methods").rglob("*.py"))
-
-
-def only_runs(paths: list[Path]) -> list[Path]:
-    """Run directories as ``runs/*`` gives them, without the folder ``figures`` that compare-gradients draws into beside them.
-
-    Raises:
-        InputError: one is no run directory.
-
-    """
-    runs = [path for path in paths if path.name != "figures" or not path.is_dir() or is_run(path)] or paths
-    for path in runs:
-        must_be_run(path)
-    return runs
 
 
 def only_place(name: str | None) -> str | None:
@@ -209,14 +196,3 @@ def only_place(name: str | None) -> str | None:
     elif not is_there(name.rpartition(":")[0] if _is_in_a_file(name) and ":" in name else name):
         raise InputError(f"--data {name}: there is no such file")
     return name
-
-
-def only_run(path: Path) -> Path:
-    """A run directory.
-
-    Raises:
-        InputError: it is none.
-
-    """
-    must_be_run(path)
-    return path

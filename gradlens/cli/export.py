@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from gradlens.cli.options import runs_given
 from gradlens.cli.output import one_of_formats
+from gradlens.cli.run_arguments import runs_given
 from gradlens.runtime.tables import FORMATS, written
 from gradlens.runtime.terminal import say, shell_command, write_out
 from gradlens.runtime.text_files import encode
@@ -18,7 +18,7 @@ exported = typer.Typer()
 
 @exported.command()
 def export(
-    run_dirs: Annotated[list[Path], runs_given("run directories, of one method or several")],
+    run_dirs: Annotated[list[Path], runs_given("run directories, of one method or several, or a comparison folder")],
     form: Annotated[str, typer.Option("--format", callback=one_of_formats, help=f"{', '.join(FORMATS)}")] = "md",
     out: Annotated[Path | None, typer.Option("--out", "-o", help="a file, replaced where it is there [stdout]")] = None,
 ) -> None:

@@ -15,7 +15,9 @@ import typer
 
 from gradlens._version import __version__
 from gradlens.cli.analysis import learned
+from gradlens.cli.bench_command import benched
 from gradlens.cli.export import exported
+from gradlens.cli.list_command import listed
 from gradlens.cli.options import SYNONYMS
 from gradlens.cli.schematic import drawn
 from gradlens.cli.sweep import studied
@@ -36,6 +38,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(trained)
+app.add_typer(benched)
+app.add_typer(listed)
 app.add_typer(learned)
 app.add_typer(exported)
 app.add_typer(studied)

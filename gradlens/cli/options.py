@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gradlens.cli.early_checks import check_given, only_place, only_run, only_runs
+from gradlens.cli.early_checks import check_given, only_place
 from gradlens.cli.flags import PANELS, RUN_FLAGS, Flag
 from gradlens.cli.settings import DEFAULT_RULES, SETTINGS
 from gradlens.runtime.torchrun_environment import is_launched
@@ -80,11 +80,6 @@ def default_help(command: str) -> str:
     return f"default: {' '.join(DEFAULT_RULES.get(command, ()))}"
 
 
-def runs_given(help_: str) -> Any:
-    """The argument of commands that read several run directories."""
-    return typer.Argument(metavar="RUN_DIR...", callback=only_runs, help=help_)
-
-
 def data_given() -> Any:
     """The option of commands that read runs' images again: where these lie now."""
     return typer.Option(
@@ -93,8 +88,3 @@ def data_given() -> Any:
         rich_help_panel="Data",
         help="where the runs' images lie now, if not where they were: a folder, an .npz file, FILE.py:build",
     )
-
-
-def run_given() -> Any:
-    """The argument of commands that read one run directory."""
-    return typer.Argument(callback=only_run, help="a run directory")

@@ -11,7 +11,8 @@ import typer
 
 from gradlens.cli.early_checks import check_study
 from gradlens.cli.output import Output, TableFormat
-from gradlens.runtime.terminal import rich_console
+from gradlens.cli.run_arguments import command_typed
+from gradlens.runtime.terminal import rich_console, shell_command
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,11 +39,13 @@ def sweep(
     from gradlens.reporting.study_summary import merged_rows, study_table, summary_lines
     from gradlens.runtime.csv_tables import write_csv
     from gradlens.runtime.errors import Stopped
+    from gradlens.training.comparison import write_comparison
     from gradlens.training.context import set_up_process
     from gradlens.training.run_directory import load_run, save_result
     from gradlens.training.run_files import must_be_writable
     from gradlens.training.runs.check import with_smaller_batch
     from gradlens.training.sweep import study as studies
+    from gradlens.training.sweep.study_comparison import must_be_this_study, study_comparison
     from gradlens.training.sweep.study_file import place_settings
     from gradlens.training.sweep.workers import must_be_possible, run_local, run_on_ray
 
@@ -51,8 +54,9 @@ def sweep(
     context = set_up_process({**{name.replace("-", "_"): value for name, value in flags.items()}, "out": out})
     must_be_writable(out)
     points = studies.study_points(study, context, partial(with_smaller_batch, context=context))
+    must_be_this_study(out, points)
     must_be_possible(points, context)
-    out.mkdir(parents=True, exist_ok=True)
+    write_comparison(study_comparison(study, points, out, command_typed()))
     began = time.monotonic()
     with Board(points, out, quiet) as board:
         if address is None:
@@ -60,6 +64,7 @@ def sweep(
             states = run_local(points, context, flags, at_once, board.show)
         else:
             states = run_on_ray(points, context, int(flags["threads"]), address, board.show)
+    write_comparison(study_comparison(study, points, out, command_typed(), all(s.what == "finished" for s in states.values())))
     finished = [(point, load_run(out / point.name)) for point in points if states[point.name].what == "finished"]
     about = {"study": study._asdict(), "runs": {name: s._asdict() for name, s in states.items()}, "seconds": time.monotonic() - began}
     save_result(out, "study", about)
@@ -70,6 +75,7 @@ def sweep(
         output = Output(form)
         output.tables([study_table(lines, study.baseline)])
         output.notice(f"{len(finished)} of {len(points)} runs finished; {out / 'rows.csv'}, {out / 'summary.csv'}, {out / 'study.json'}")
+        output.notice(f"next: {shell_command('gradlens', 'report', out)}")
     if failed := {name: s for name, s in states.items() if s.what == "failed"}:
         name, state = next(iter(failed.items()))
         raise Stopped(f"{len(failed)} of {len(points)} runs failed; {name}: {state.why}")

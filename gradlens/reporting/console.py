@@ -8,11 +8,12 @@ from collections.abc import Iterable, Sequence
 from gradlens.analysis.doctor import Diagnosis, diagnosis_line
 from gradlens.analysis.doctor_evidence import WRONG
 from gradlens.reporting.aggregate import FinalValue, Score, final_values, recorded_untrained, scores, truths
+from gradlens.reporting.html.notices import by_value, differences
 from gradlens.reporting.numbers import NONE, count_cell, mean_cell, short_number
 from gradlens.runtime.tables import Cell, Table
 from gradlens.training.metrics import TRAIN
 from gradlens.training.run_directory import Run
-from gradlens.training.run_groups import experiments
+from gradlens.training.run_groups import experiments, group_runs
 from gradlens.training.run_progress import split_finished
 
 WIDE = 8  # layers beyond which layers become rows and methods columns
@@ -28,12 +29,13 @@ def _accuracies(score: Score) -> tuple[Cell, Cell, Cell]:
     return best, Cell(f"{score.best_epoch:g}", score.best_epoch), final
 
 
-def comparison_table(runs: Sequence[Run], *, whole: bool = False) -> Table:
+def comparison_table(runs: Sequence[Run], *, whole: bool = False, rates: bool = False) -> Table:
     """A row a group of seeds: the final cosine of each layer's weight gradient with the true one, and held-out accuracy, best and last.
 
     Args:
         runs: several methods, several seeds each.
-        whole: with learning rate and number of seeds; else the rates stand in it where they differ, for labels tell them then.
+        whole: with learning rate and number of seeds; else the rates stand in it where they differ.
+        rates: with learning rates, also where they are equal.
 
     """
     results = scores(runs)
@@ -50,7 +52,7 @@ def comparison_table(runs: Sequence[Run], *, whole: bool = False) -> Table:
         notes.append(f"update 0, the untrained network, is all that was recorded of {short}: --record-every is longer than the run")
     table = Table(title, notes, turned=len(cells) > WIDE)
     table.add_column("method")
-    rates = whole or len({score.lr for score in results}) > 1
+    rates = rates or whole or len({score.lr for score in results}) > 1
     if rates:
         table.add_column("lr")
     if whole:
@@ -75,7 +77,7 @@ def with_heading(tables: Iterable[Table], heading: str) -> list[Table]:
     return found
 
 
-def comparison_tables(runs: Sequence[Run], *, whole: bool = False) -> list[Table]:
+def comparison_tables(runs: Sequence[Run], *, whole: bool = False, rates: bool = False) -> list[Table]:
     """:func:`comparison_table` of the finished runs of each experiment; what its runs share stands above it where there are several.
 
     Where no run is finished, all are shown as far as they came.
@@ -84,8 +86,18 @@ def comparison_tables(runs: Sequence[Run], *, whole: bool = False) -> list[Table
     parts = experiments(finished or others)
     tables = []
     for part in parts:
-        tables += with_heading([comparison_table(part.runs, whole=whole)], part.heading if len(parts) > 1 else "")
+        tables += with_heading([comparison_table(part.runs, whole=whole, rates=rates)], part.heading if len(parts) > 1 else "")
     return tables
+
+
+def unlike_settings(runs: Sequence[Run]) -> list[str]:
+    """What the runs of an experiment differ in besides their rules and learning rates, which stand in the table, a line an experiment."""
+    lines, parts = [], experiments(runs)
+    for part in parts:
+        differ = [d for d in differences(group_runs(part.runs)) if d.kind in ("data", "network", "training") and d.name != "lr"]
+        where = f"{part.heading}: " if len(parts) > 1 else ""
+        lines += [f"{where}not alike but for the rule: {'; '.join(map(by_value, differ))}"] if differ else []
+    return lines
 
 
 def _seeds_note(results: Sequence[Score]) -> list[str]:

@@ -12,6 +12,7 @@ from gradlens.runtime.terminal import shell_word
 from gradlens.training.config_fields import settings_of
 from gradlens.training.metrics import TRAIN, best_epoch
 from gradlens.training.run_directory import Run, edited
+from gradlens.training.run_progress import run_progress
 
 NAMED = ("method", "seed", "options", "own")  # settings with a place of their own in the text
 ABOUT = (
@@ -37,7 +38,7 @@ def run_summary(run: Run) -> dict[str, Any]:
         "method": run.config.method,
         "seed": run.config.seed,
         "epochs_done": max((m.epoch for m in run.metrics), default=0),
-        "updates_done": max([_saved(run), *(m.step for m in run.metrics)]),
+        "updates_done": run_progress(run).updates,
         "images": round(sum(v for v in images if math.isfinite(v))),
         "minutes": sum(row.seconds for row in run.timing) / 60,
         "split": held_out[-1].split if held_out else None,
@@ -47,11 +48,6 @@ def run_summary(run: Run) -> dict[str, Any]:
         "settings": run.config.as_dict(),
         **{name: run.info[name] for name in ABOUT if run.info.get(name) is not None},
     }
-
-
-def _saved(run: Run) -> int:
-    """The updates that the checkpoint of an unfinished run holds, which may be more than its last evaluation had seen."""
-    return 0 if run.finished or not (run.path / "checkpoint.pt").exists() else int(run.saved_state()["step"])
 
 
 def run_lines(run: Run) -> list[str]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gradlens.runtime.errors import InputError
-from gradlens.runtime.paths import is_there, unreadable
+from gradlens.runtime.paths import OF_THE_SYSTEM, is_there, unreadable
 from gradlens.training.run_files import unwritable, write
 
 
@@ -43,9 +43,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise InputError(f"{path.parent} has no {path.name}: the run saved none")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise unreadable(path, error) from error
-    except Exception as error:  # torch raises a different type for every way a file can be wrong
+    except Exception as error:  # torch raises a different type for every way a file can be wrong, a system's "invalid argument" among them
+        if isinstance(error, OSError) and error.errno in OF_THE_SYSTEM:
+            raise unreadable(path, error) from error
         raise InputError(f"{path} is not a checkpoint that can be read (truncated, or not written by gradlens)") from error
     if not isinstance(state, dict) or not {"model", "method", "step"} <= set(state):
         raise InputError(f"{path} is not a checkpoint of gradlens: it holds no model, method and step")

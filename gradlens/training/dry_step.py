@@ -1,4 +1,4 @@
-"""A step of a rule on a copy of a user's network, before anything is written: whatever goes wrong in it is one sentence."""
+"""The first step of a run on copies, where rule or network are a user's: before anything is written, what goes wrong is one sentence."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from gradlens.data.transforms import normalizer
 from gradlens.gradients.backward import backward
 from gradlens.gradients.method import Method, Step
+from gradlens.gradients.rows import step_rows
 from gradlens.gradients.true_gradient import true_gradients
 from gradlens.models.block_boundaries import refuse_reentrant
 from gradlens.runtime.rng import forked, generator
@@ -19,8 +20,10 @@ from gradlens.training.config import Config
 from gradlens.training.user_references import reference
 
 
-def check_own_network(config: Config, network: ModelAndMethod, shape: tuple[int, int, int], classes: int) -> None:
-    """Make the first step of a run, recorded, on copies and images of noise, where the network is a user's own.
+def check_first_step(config: Config, network: ModelAndMethod, shape: tuple[int, int, int], classes: int) -> None:
+    """Make the first step of a run, recorded, on copies and images of noise, where rule or network are a user's own.
+
+    Shipped rules are not tried: the tests make this step of each on each kind of network.
 
     Args:
         config: the run's.
@@ -32,20 +35,24 @@ def check_own_network(config: Config, network: ModelAndMethod, shape: tuple[int,
         InputError: the rule cannot train the network, or the network cannot be trained by gradients of its blocks.
 
     """
-    where = reference({"own": config.own}, "model")
-    if where is None:
+    rule, where = (reference({"own": config.own}, kind) for kind in ("method", "model"))
+    if rule is None and where is None:
         return
-    with blamed(f"the first step of {config.method} on {where} raised"), forked():
+    on = where or config.model.name
+    with blamed(f"the first step of {config.method} on {on} raised"), forked():
         model, method = copy.deepcopy(network.model), copy.deepcopy(network.method)
         x, y = _noise(config, method, shape, classes, next(model.parameters()).device)
         method.start(1, 0)
         passes = []
         with torch.autocast(x.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             for p in method.forward(list(model), x, y):
-                refuse_reentrant(p.h, network.block_names()[p.k])
+                if where is not None:
+                    refuse_reentrant(p.h, network.block_names()[p.k])
                 passes.append(p)
-            updates = {u.k: u for u in backward(method, iter(passes), keep=True)}
-            true_gradients(method, Step(list(model), x, y, passes, updates))
+            step = Step(list(model), x, y, passes, {u.k: u for u in backward(method, iter(passes), keep=True)})
+            truth = true_gradients(method, step)
+            if config.record.every:
+                step_rows(0, network.block_names(), method, step, truth)
 
 
 def _noise(config: Config, method: Method, shape: tuple[int, int, int], classes: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -6,8 +6,10 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from gradlens.runtime.errors import InputError
-from gradlens.runtime.paths import is_file, reason
+from gradlens.runtime.errors import InputError, nearest
+from gradlens.runtime.paths import is_file, is_folder, is_there, reason
+
+ALIKE = 0.5  # how like a name must be to the one that was typed to be suggested
 
 
 def is_run(path: str | Path) -> bool:
@@ -20,14 +22,31 @@ def is_finished(path: str | Path) -> bool:
     return is_run(path) and is_file(Path(path) / "summary.json")
 
 
+def must_exist(path: Path) -> None:
+    """Refuse a path that is not there; names beside it that are like it are said.
+
+    Raises:
+        InputError: there is no such file or folder.
+
+    """
+    if is_there(path):
+        return
+    parent = next(folder for folder in path.parents if is_folder(folder))
+    missing = path.relative_to(parent).parts[0]
+    others = [other.name for other in parent.iterdir() if not other.name.startswith(".")] if os.access(parent, os.R_OK) else []
+    near = [str(parent / name) for name in nearest(missing, others, ALIKE)]
+    raise InputError(f"{path} does not exist{'; nearest: ' * bool(near)}{', '.join(near)}")
+
+
 def must_be_run(path: str | Path) -> None:
     """Refuse what is no run directory.
 
     Raises:
-        InputError: it holds no config.json.
+        InputError: it is not there, or holds no config.json.
 
     """
     if not is_run(path):
+        must_exist(Path(path))
         raise InputError(f"{path} is not a run directory: it has no config.json")
 
 

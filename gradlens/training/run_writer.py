@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -58,6 +59,7 @@ class Writer:
 
     path: Path
     config: Config
+    is_new: bool = False  # nothing was there before
     _files: dict[str, Any] = field(default_factory=dict)
 
     @staticmethod
@@ -82,6 +84,7 @@ class Writer:
             raise InputError(f"{path} exists and is not a run directory; --out or --run-name names another place")
         elif resume:
             raise InputError(f"nothing to resume at {path}{_kin(out, config)}")
+        is_new = not path.exists()
         with _writing_to(out):
             path.mkdir(parents=True, exist_ok=True)
             grown = [*path.glob("*.csv"), *path.glob(STREAMS), *path.glob("tensorboard/events.*")]
@@ -89,7 +92,7 @@ class Writer:
                 old.unlink(missing_ok=True)  # the summary first: without it the run is unfinished, whatever else is left
         content = {"config": config.as_dict(), **environment(), **info}
         write(path / "config.json", encode(json.dumps(content, indent=2) + "\n"))
-        return Writer(path, config)
+        return Writer(path, config, is_new)
 
     @staticmethod
     def _reopen(config: Config, path: Path, info: Mapping[str, Any]) -> Writer:
@@ -183,6 +186,12 @@ class Writer:
         """Mark the run as finished, with its best and final numbers."""
         self.close()
         write(self.path / "summary.json", encode(json.dumps(plain(summary), indent=2) + "\n"))
+
+    def discard(self) -> None:
+        """Remove the directory of a run that has nothing to keep, unless something was there before."""
+        self.close()
+        if self.is_new:
+            shutil.rmtree(self.path, ignore_errors=True)
 
     def close(self) -> None:
         """Close the tables and streams."""

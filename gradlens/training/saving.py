@@ -87,8 +87,8 @@ def save_snapshot(state: TrainState, writer: Writer | None) -> None:
 
 
 def saved_note(state: TrainState, writer: Writer | None) -> str:
-    """What is safe of a run, in words for a message that ends it."""
-    return f"; what was saved after {state.saved} updates is in {writer.path}" if writer else ""
+    """What is safe of a run, in words for a message that ends it; of one that never made an update nothing is kept."""
+    return f"; what was saved after {state.saved} updates is in {writer.path}" if writer and state.position.step else ""
 
 
 def snapshot_steps(total: int, keep: int) -> set[int]:

@@ -516,7 +516,7 @@ def test_the_command_prints_and_draws(gradlens, copied):
 @pytest.mark.parametrize(
     ("make_bad", "words"),
     [
-        (lambda path: path.parent / "nowhere", "is not a run directory"),
+        (lambda path: path.parent / "nowhere", "does not exist"),
         (lambda path: (path / "checkpoint.pt").unlink() or path, "has no checkpoint.pt"),
         (lambda path: (path / "checkpoint.pt").write_bytes(b"x") and path, "is not a checkpoint that can be read"),
     ],

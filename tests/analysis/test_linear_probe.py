@@ -347,7 +347,8 @@ def test_the_command_prints_stores_and_draws(run, tmp_path):
     assert f"{run.path} (probe.json)" in done.output.replace("\n", "")
     stored = json.loads((run.path / "probe.json").read_text())
     assert stored["protocol"]["images"] == {"train": 300, "of these, to choose l2 on": 60, "test": 100}
-    assert {f.name for f in (tmp_path / "figures").iterdir()} == {f"separability_by_depth.{e}" for e in ("png", "csv")}
+    drawn = {f"separability_by_depth.{e}" for e in ("png", "csv")}
+    assert {f.name for f in (tmp_path / "figures").iterdir()} == {"figures.json", *drawn}
 
 
 @pytest.mark.parametrize("more", [["--block", "nope"], ["--train-images", "0"], ["--features", "0"]])

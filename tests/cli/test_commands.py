@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,11 +10,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import shelf
 import torch
 from PIL import Image
+from tiny_runs import tiny
+
+from gradlens import load
+from gradlens.runtime.csv_tables import write_csv
 
 ROOT = Path(__file__).parents[2]
 WHOLE = ["--width", "8", "--epochs", "2", "--record-every", "2", "--quiet"]
+CRASHES = """
+from gradlens import Method, Signal, top_signal
+
+class Mine(Method):
+    depends_on = frozenset({"input"})
+    def signal(self, k, passes, received):
+        return top_signal(self.loss, passes[k]) if k == self.num_blocks - 1 else Signal(passes[k].nothing)
+"""
 TINY = [*WHOLE[:4], "--limit", "160", "--limit-test", "100", "--batch-size", "32", *WHOLE[4:]]
 
 
@@ -30,6 +44,19 @@ def empty_folder(tmp_path, monkeypatch, few_pixels):
 def gradlens(program):
     """Run the program in this process: (exit status, stdout, stderr)."""
     return program
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Figures are written as empty files with their tables: what is drawn is tested elsewhere, and takes seconds."""
+
+    def written(figure, rows, folder, name, **_):
+        paths = [Path(folder) / f"{name}.{ending}" for ending in ("png", "csv")]
+        paths[0].touch()
+        write_csv(paths[1], rows)
+        return paths
+
+    monkeypatch.setattr("gradlens.reporting.analysis_report.save_figure", written)
 
 
 def refuses(result, *words):
@@ -90,18 +117,95 @@ def test_progress_goes_to_stderr_and_the_table_to_stdout(gradlens):
 def test_compare_gradients_prints_one_table_draws_and_reuses(gradlens):
     status, out, _ = gradlens("compare-gradients", *TINY)
     assert status == 0
-    for word in ("bp", "dgl", "dni", "cdni", "block1", "final cosine", "best test", "cosine_heat_map.png"):
+    for word in ("bp", "dgl", "dni", "cdni", "block1", "final cosine", "best test", "cosine_heat_map.png", "next: gradlens report"):
         assert word in out
+    (folder,) = Path("comparisons").iterdir()
+    assert re.fullmatch("bp-dgl-dni-cdni-digits-[0-9a-f]{6}", folder.name)
     for name in ("train_loss", "test_loss", "train_accuracy", "test_accuracy", "cosine_over_training", "cosine_heat_map"):
         for kind in ("png", "csv"):
-            assert (Path("runs/figures") / f"{name}.{kind}").stat().st_size > 0
-    checkpoints = {p: p.stat().st_mtime_ns for p in Path("runs").glob("*/checkpoint.pt")}
-    assert len(checkpoints) == 4
-    run = next(Path("runs").glob("dgl-*"))
-    status, again, _ = gradlens("compare-gradients", run, "bp", *TINY)
+            assert (folder / "figures" / f"{name}.{kind}").stat().st_size > 0
+    before = {p: p.stat().st_mtime_ns for p in folder.glob("runs/*/checkpoint.pt")}
+    assert len(before) == 4
+    status, _, err = gradlens("compare-gradients", *TINY)
     assert status == 0
-    assert {p: p.stat().st_mtime_ns for p in Path("runs").glob("*/checkpoint.pt")} == checkpoints
-    assert "dgl" in again
+    assert err.count("finished, read from comparisons/bp-") == 4
+    run = next(folder.glob("runs/dgl-*"))
+    status, again, err = gradlens("compare-gradients", run, "bp", *TINY)
+    assert status == 0
+    assert f"bp: finished, read from {folder}/runs/bp-" in err
+    assert f"run: {run}" in again
+    assert not list(Path().glob("comparisons/dgl-bp-*/runs"))
+    assert {p: p.stat().st_mtime_ns for p in folder.glob("runs/*/checkpoint.pt")} == before
+    following = again.splitlines()[-1].removeprefix("next: gradlens ").split()
+    assert gradlens(*following)[0] == 0
+    assert Path(following[-1], "report.html").exists()
+
+
+def test_a_folder_of_its_own_holds_one_comparison_and_grows(gradlens, undrawn):
+    asked = ["compare-gradients", "bp", *TINY, "--out", "mine"]
+    for _ in range(2):
+        assert gradlens(*asked)[0] == 0  # the same again needs no flag
+    status, out, err = gradlens("compare-gradients", "dgl", *TINY, "--out", "mine")
+    assert (status, out) == (2, "")
+    assert "mine holds another comparison (`gradlens compare-gradients bp --width 8" in err
+    assert "--out names another folder, --overwrite replaces it" in err
+    assert len(list(Path("mine/runs").iterdir())) == 1
+    assert gradlens("compare-gradients", "bp", "dgl", *TINY, "--out", "mine")[0] == 0
+    made = load("mine")
+    assert [run.config.method for run in made.runs] == ["bp", "dgl"]
+    assert made.command.startswith("gradlens compare-gradients bp dgl")
+
+
+@pytest.mark.usefixtures("own_code_forgotten")
+def test_what_crashes_is_found_before_anything_is_trained_and_what_diverges_is_listed_unranked(gradlens, undrawn):
+    Path("mine.py").write_text(CRASHES)
+    status, out, err = gradlens("compare-gradients", "dgl", "mine.py:Mine", "bp", "--seeds", "3", *TINY)
+    assert (status, out) == (2, "")
+    assert "gradlens: the first step of mine on basic-cnn raised: AttributeError: " in err
+    refuses((2, "", gradlens("train", "mine.py:Mine", *TINY)[2].splitlines(True)[-1]), "the first step of mine")
+    assert not list(Path().glob("*/"))
+    status, out, err = gradlens("compare-gradients", "bp", "dgl", *TINY, "--set", "bp.lr=1e33", "--out", "o")
+    assert status == 1
+    assert re.search("^method +dgl$|^dgl ", out, re.M)
+    assert not re.search("^method.* bp|^bp ", out, re.M)
+    assert re.search(r"not finished, so not ranked: bp-digits-\S+ \(0 of 10 updates\)", out)
+    assert "gradlens: 1 of 2 runs ended before their time: bp: the loss became nan" in err
+    for command in (["report", "o"], ["figures", "o"], ["show", "o"]):
+        assert gradlens(*command)[0] == 0
+    assert "bp" not in Path("o/figures/cosine_heat_map.csv").read_text()
+
+
+def test_settings_that_differ_from_a_run_that_was_given_are_named(gradlens, undrawn):
+    for method, lr, decay in (("bp", 1e-3, 0.0), ("dgl", 0.01, 0.1)):
+        shutil.copytree(shelf.trained(tiny(method, lr=lr, weight_decay=decay)).path, Path("runs", method))
+    _, out, _ = gradlens("compare-gradients", "runs/bp", "runs/dgl")
+    assert "not alike but for the rule: weight decay 0.0 (bp) or 0.1 (dgl)" in out
+    assert re.search("^lr +0.001 +0.01$|^bp +0.001 ", out, re.M)
+
+
+def test_figures_and_pages_replace_what_shows_the_same_runs_and_nothing_else(gradlens, undrawn):
+    for name, seed in (("a", 0), ("b", 1)):
+        shutil.copytree(shelf.trained(tiny("bp", seed=seed)).path, Path("runs", name))
+    for command in (["figures", "runs/a", "--out", "drawn"], ["report", "runs/a", "-o", "page.html"]) * 2:
+        assert gradlens(*command)[0] == 0
+    Path("other").mkdir()
+    Path("other/notes.txt").write_text("mine")
+    for command, word in (
+        (["figures", "runs/b", "--out", "drawn"], "drawn holds figures of other runs (../runs/a)"),
+        (["filters", "runs", "--out", "drawn"], "drawn holds figures of other runs"),
+        (["figures", "runs/a", "--out", "other"], "other holds what gradlens did not draw (notes.txt)"),
+        (["report", "runs", "-o", "page.html"], "page.html is a page of other runs"),
+        (["report", "runs/a", "-o", "other/notes.txt"], "other/notes.txt exists"),
+        (["compare-gradients", "runs/a", "--figures", "other"], "--figures names another folder"),
+    ):
+        status, out, err = gradlens(*command)
+        assert (status, out) == (2, ""), command
+        assert word in err
+        assert "--overwrite" in err
+    assert gradlens("figures", "runs/b", "--out", "drawn", "--overwrite")[0] == 0
+    status, out, err = gradlens("figures", "runs")  # a folder of their own
+    assert "runs holds 2 runs: a, b" in err
+    assert re.search(r"open figures/bp-digits-[0-9a-f]{6}/cosine_heat_map.png", out)
 
 
 @pytest.mark.slow
@@ -109,28 +213,36 @@ def test_seeds_give_intervals(gradlens):
     status, out, _ = gradlens("compare-gradients", "bp", "dgl", *TINY, "--seeds", "3")
     assert status == 0
     assert "±" in out
-    assert len(list(Path("runs").glob("dgl-*-s[012]-*"))) == 3
+    assert len(list(Path().glob("comparisons/*/runs/dgl-*-s[012]-*"))) == 3
 
 
 def test_resume_with_seeds_goes_on_with_those_there_are_and_begins_the_rest(gradlens):
     assert gradlens("train", "bp", *TINY, "--seed", "1")[0] == 0
-    status, _, err = gradlens("train", "bp", *TINY, "--seeds", "2", "--resume")
+    status, out, err = gradlens("train", "bp", *TINY, "--seeds", "2", "--resume")
     assert (status, err) == (0, "")
+    assert "finished before, nothing was trained: runs/bp-" in out
     assert len(list(Path("runs").iterdir())) == 2
 
 
 @pytest.mark.slow
 def test_lr_grid_picks_on_held_out_training_images(gradlens):
-    status, out, _ = gradlens("compare-gradients", "bp", *WHOLE, "--lr-grid", "1e-9,1e-3")
+    status, out, _ = gradlens("compare-gradients", "bp", *WHOLE, "--lr-grid", "1e-9,1e-3", "--out", "o")
     assert status == 0
     assert "bp: lr 0.001 of 1e-09, 0.001" in out
+    assert "it is the largest: add 1000,1e+09 to --lr-grid" in out
+    assert re.search(r"^lr +0\.001$|^bp +0\.001 ", out, re.M)
+    assert len(list(Path("o/runs").iterdir())) == 1
+    assert len(load("o").search_paths) == 2
+    assert gradlens("show", "o/comparison.json")[0] == 0
 
 
 @pytest.mark.slow
 def test_a_methods_own_option_goes_to_that_method(gradlens):
     status, _, _ = gradlens("compare-gradients", "bp", "dgl", *TINY, "--set", "dgl.lr=0.01", "--set", "head=linear")
     assert status == 0
-    rates = {p.name.split("-")[0]: json.loads((p / "config.json").read_text())["config"]["lr"] for p in Path("runs").glob("*-s0-*")}
+    rates = {
+        p.name.split("-")[0]: json.loads((p / "config.json").read_text())["config"]["lr"] for p in Path().glob("comparisons/*/runs/*-s0-*")
+    }
     assert rates == {"bp": 3e-4, "dgl": 0.01}
 
 
@@ -169,7 +281,7 @@ def test_show_measure_and_figures(gradlens):
     assert "measured.csv" in out
     status, out, _ = gradlens("figures", run, "--out", "drawn", "--format", "svg,pdf", "--layers", "block1*")
     assert status == 0
-    assert {p.suffix for p in Path("drawn").iterdir()} == {".svg", ".pdf", ".csv"}
+    assert {p.suffix for p in Path("drawn").iterdir()} == {".svg", ".pdf", ".csv", ".json"}
     assert "open drawn/cosine_heat_map.svg" in out
 
 
@@ -247,10 +359,10 @@ def test_epochs_0_is_the_untrained_control(gradlens):
         (["train", "bp", "--data", "no/such/folder"], ["no image folder"]),
         (["train", "bp", "--resume"], ["nothing to resume"]),
         (["train", "bp", "--resume", "--overwrite"], ["give one of them"]),
-        (["compare-gradients", "runs/typo"], ["runs/typo is not a run directory"]),
+        (["compare-gradients", "runs/typo"], ["runs/typo does not exist"]),
         (["compare-gradients", "--figures", "/dev/null/x"], ["cannot write /dev/null/x"]),
         (["bench", "--json", "/dev/null/x"], ["cannot write /dev/null/x"]),
-        (["train", "bp", "--init-from", "nowhere"], ["nowhere is not a run directory"]),
+        (["train", "bp", "--init-from", "nowhere"], ["nowhere does not exist"]),
         (["train", "bp", "--config", "nowhere.json"], ["nowhere.json"]),
         (["train", "bp", "--seeds", "0"], ["--seeds"]),
         (["train", "bp", "--seeds", "2", "--run-name", "x"], ["--run-name"]),
@@ -260,9 +372,9 @@ def test_epochs_0_is_the_untrained_control(gradlens):
         (["train", "bp", "--precision", "fp8"], ["unknown precision", "fp32"]),
         (["compare-gradients", "--lr-grid", "a,b"], ["--lr-grid"]),
         (["compare-gradients", "--run-name", "x"], ["--out"]),
-        (["show", "nowhere"], ["nowhere is not a run directory"]),
-        (["measure", "nowhere", "--quantity", "cosine"], ["nowhere is not a run directory"]),
-        (["figures", "nowhere"], ["nowhere is not a run directory"]),
+        (["show", "nowhere"], ["nowhere does not exist"]),
+        (["measure", "nowhere", "--quantity", "cosine"], ["nowhere does not exist"]),
+        (["figures", "nowhere"], ["nowhere does not exist"]),
         (["list", "method"], ["unknown list", "methods, "]),
         (["bench", "dlg"], ["unknown method"]),
     ],
@@ -345,9 +457,7 @@ def test_no_cache_keeps_nothing(gradlens, monkeypatch):
 
 @pytest.mark.parametrize("quiet", [True, False])
 def test_long_reading_is_shown_unless_it_is_to_be_quiet(gradlens, monkeypatch, quiet):
-    from gradlens.cli import progress
-
-    monkeypatch.setattr(progress, "MOMENT", 0.0)
+    monkeypatch.setattr("gradlens.runtime.progress.MOMENT", 0.0)
     root = Path("pictures")
     for half in ("train", "test"):
         images(root, half, "ab")
@@ -422,7 +532,7 @@ def test_a_foreign_checkpoint_a_damaged_summary_and_options_that_are_none(gradle
 def test_the_same_run_named_twice_is_compared_once(gradlens):
     status, _, _ = gradlens("compare-gradients", "bp", "bp", *TINY)
     assert status == 0
-    (run,) = Path("runs").glob("bp-*")
+    (run,) = Path().glob("comparisons/*/runs/bp-*")
     assert gradlens("compare-gradients", run, "bp", *TINY)[0] == 0
 
 
@@ -454,9 +564,9 @@ def test_an_output_folder_that_cannot_be_written(gradlens):
     assert "cannot write" in err
 
 
-@pytest.mark.slow
 def test_the_folder_of_figures_among_runs_is_no_mistake(gradlens):
-    gradlens("compare-gradients", "bp", "dgl", *TINY)
+    gradlens("train", "bp", *TINY)
+    Path("runs/figures").mkdir()
     found = sorted(Path("runs").iterdir())
     assert Path("runs/figures") in found
     status, _, err = gradlens("doctor", *found)

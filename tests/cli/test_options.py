@@ -106,8 +106,8 @@ QUICK = [
     (["train", "--config", "rule.json"], ["rule.json: unknown method 'dlg'"]),
     (["train", "bp", "--config", "none.json"], ["cannot read the config file none.json"]),
     (["train", "bp", "--data", "images/brids"], ["images/brids is no image folder"]),
-    (["train", "bp", "--init-from", "runs/foo"], ["runs/foo is not a run directory"]),
-    (["train", "distil", "--teacher", "runs/foo"], ["runs/foo is not a run directory"]),
+    (["train", "bp", "--init-from", "runs/foo"], ["runs/foo does not exist"]),
+    (["train", "distil", "--teacher", "runs/foo"], ["runs/foo does not exist"]),
     (["train"], ["which method? One of bp, "]),
     (["train", "--config", "bare.json"], ["which method? One of bp, "]),
     (["train", "./runs/foo"], ["unknown method './runs/foo'"]),
@@ -118,13 +118,16 @@ QUICK = [
     (["train", "bp", "--split", "1,x"], ["--split '1,x': wanted numbers"]),
     (["train", "bp", "--split", "1,1.5"], ["--split 1,1.5: wanted whole numbers"]),
     (["compare-gradients", "--lr-grid", "a"], ["--lr-grid 'a': wanted numbers"]),
-    (["compare-gradients", "bp", "runs/foo"], ["runs/foo is not a run directory"]),
-    (["memorize", "runs/foo"], ["runs/foo is not a run directory"]),
+    (["compare-gradients", "bp", "runs/foo"], ["runs/foo does not exist"]),
+    (["memorize", "runs/foo"], ["runs/foo does not exist"]),
     *(
-        ([command, "runs/foo"], ["runs/foo is not a run directory: it has no config.json"])
+        ([command, "runs/foo"], ["runs/foo does not exist"])
         for command in ("show", "report", "doctor", "figures", "filters", "representations", "probe", "inpaint", "tensorboard")
     ),
-    (["measure", "runs/foo", "--quantity", "cosine"], ["runs/foo is not a run directory"]),
+    (["measure", "runs/foo", "--quantity", "cosine"], ["runs/foo does not exist"]),
+    (["report", "rum"], ["rum does not exist; nearest: run"]),
+    (["train", "bp", "--init-from", "held"], ["held is not a run directory but holds runs: give one of held/a"]),
+    (["figures", "compared"], ["compared/comparison.json names the run compared/runs/b, which is not there; `gradlens x` trains it again"]),
     (["measure", "run", "--quantity", "cosin"], ["unknown quantity 'cosin'; nearest: cosine, ", "`gradlens list quantities` lists all"]),
     (["sweep", "none.toml", "--out", "o"], ["cannot read the study none.toml"]),
     (["sweep", "rule.toml", "--out", "o"], ["unknown method 'dlg'"]),
@@ -139,11 +142,17 @@ FILES = {  # in the folder in which all this is typed
     "rule.toml": 'methods = ["dlg"]',
     "flag.toml": 'methods = ["bp"]\n[settings]\nwdith = 3',
     "grid.toml": 'methods = ["bp"]\n[grid]\noptimizer = ["sgd", "adm"]',
+    "held/a/config.json": "{}",
+    "compared/comparison.json": (
+        '{"format": 1, "made_by": "compare-gradients", "asked": "", "command": "gradlens x", "gradlens": "", "finished": true,'
+        ' "methods": [], "seeds": [], "runs": ["runs/b"]}'
+    ),
     "run/config.json": '{"config": {"method": "bp"}}',
 }
 LIGHT = (
     "gradlens.data.folder_listing",
     "gradlens.training.typed_flags",
+    "gradlens.training.comparison",
     "gradlens.training.config_file",
     "gradlens.training.run_files",
     "gradlens.training.sweep.study_file",
@@ -170,7 +179,7 @@ def test_help_lists_and_what_is_wrong_need_no_torch(tmp_path):
         "    print(json.dumps([out.getvalue(), heavy]))\n"
     )
     for name, text in FILES.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_text(text)
     words = json.dumps([words for words, _ in QUICK])
     environment = {"PYTHONPATH": str(ROOT), "COLUMNS": "160", "PATH": "/usr/bin:/bin"}
@@ -296,9 +305,9 @@ def test_a_list_is_what_was_written_until_its_registry_changes(what, monkeypatch
 
 
 def test_bench_and_timeline_take_every_setting_that_an_update_depends_on():
+    from gradlens.cli.bench_command import bench
     from gradlens.cli.options import OF_AN_UPDATE
     from gradlens.cli.timeline import timeline
-    from gradlens.cli.train import bench
 
     wanted = {flag.name for flag in FLAGS if flag.panel in ("Model", "Training")}
     assert {"lr", "batch-size", "optimizer", "width"} <= wanted

@@ -89,7 +89,7 @@ def test_every_console_shows_what_commands_print(encoding, on):
     assert on(encoding, "doctor", "--quiet", run)[0] in (0, 1)
     status, out, err = on(encoding, "figures", "日本 – no")
     assert (status, out) == (2, "")
-    assert err.endswith(" is not a run directory: it has no config.json\n")
+    assert err.endswith(" does not exist\n")
     assert on(encoding, "train", "bp", "--nö")[0] == 2
 
 
@@ -156,7 +156,7 @@ def test_the_c_locale_without_utf_8_trains_studies_and_reads(tmp_path):
 def test_hints_can_be_pasted_whatever_a_folder_is_called(name, on):
     status, out, _ = on("utf-8", "train", "bp", *SMALL, f"--out={name}", "--run-name", "one")
     assert status == 0
-    assert hint(out) == ["gradlens", "figures", f"./{name}/one" if name.startswith("-") else f"{name}/one", "--out", "figures"]
+    assert hint(out) == ["gradlens", "figures", f"./{name}/one" if name.startswith("-") else f"{name}/one"]
     status, out, _ = on("utf-8", "report", f"./{name}/one", "-o", f"./{name}/page.html")
     assert status == 0
     Path(name, "page.html").read_text(encoding="utf-8")
@@ -333,10 +333,23 @@ def test_ctrl_c_before_a_run_is_begun_advises_what_works(program, monkeypatch):
 
 
 def test_ctrl_c_within_a_run_advises_to_resume_it(program, monkeypatch):
+    def after_an_update(state, *_):
+        state.position = state.position._replace(step=1)
+        interrupt()
+
     with monkeypatch.context() as m:
-        m.setattr(training, "fit", interrupt)
+        m.setattr(training, "fit", after_an_update)
         status, _, err = program("train", "bp", *SMALL, "--out", "my runs", "--overwrite")
     assert status == 130
     again = pasted(": " + err.split("`")[1])
     assert again == ["gradlens", "train", "bp", *SMALL, "--out", "my runs", "--resume"]
     assert program(*again[1:])[0] == 0
+
+
+def test_ctrl_c_before_the_first_update_leaves_nothing_and_advises_to_start_again(program, monkeypatch):
+    with monkeypatch.context() as m:
+        m.setattr(training, "fit", interrupt)
+        status, _, err = program("train", "bp", *SMALL, "--out", "my runs")
+    assert status == 130
+    assert not list(Path("my runs").iterdir())
+    assert pasted(": " + err.split("`")[1]) == ["gradlens", "train", "bp", *SMALL, "--out", "my runs"]

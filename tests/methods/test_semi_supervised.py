@@ -205,7 +205,7 @@ def test_without_the_pretrained_run_its_offspring_is_reused_measured_and_gone_on
     check(config, resumed)
     assert_same_bits(train_run(config, resumed), whole)
     for refusing in (check, train_run):
-        with pytest.raises(InputError, match="is not a run directory"):
+        with pytest.raises(InputError, match="does not exist"):
             refusing(config, replace(context, name="new"))
 
 
@@ -287,7 +287,7 @@ def test_the_teacher_stays_as_it_is_and_is_in_eval_mode(runs):
         ("train bp --teacher {bp}", "--teacher: bp has no teacher"),
         ("train distil --teacher {simclr} --width 4", "simclr gives no answers to learn from"),
         ("train distil --teacher {bp} --normalize none", "was trained with --normalize pm1"),
-        ("train distil --teacher nowhere", "nowhere is not a run directory"),
+        ("train distil --teacher nowhere", "nowhere does not exist"),
         ("train bp --keep-head 1", "it needs --init-from RUN"),
         ("train bp --keep-head 1 --init-from {distil} --width 2", "has no projection head"),
         ("train bp --labels 0.001", "leaves class 0 without a labelled image"),

@@ -440,12 +440,11 @@ def test_several_experiments_are_an_overview_with_a_section_each_and_a_page_each
     own = (tmp_path / pages[1]).read_text()
     assert "Not finished, and so in no number of this page: v (30 updates)." in own
     assert "different" not in own.split("<main>")[1].split("</section>")[0]
-    with pytest.raises(InputError, match="--overwrite replaces it"):
-        write_page(runs, out)
-    out.unlink()
+    write_page(runs, out)  # of the same runs
+    (tmp_path / pages[0]).write_text("mine")
     with pytest.raises(InputError, match="r-digits-basic-cnn.html exists"):
         write_page(runs, out)
-    assert not out.exists()
+    assert (tmp_path / pages[0]).read_text() == "mine"
     write_page(runs, out, overwrite=True)
 
 
@@ -470,6 +469,8 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     status, said, complaint = run(path, "-o", out)
     assert (status, complaint) == (0, "")
     assert said == f"open {out} ({out.stat().st_size / 1e6:.1f} MB; it needs no network)\n"
-    assert run(path, "-o", out) == (2, "", f"gradlens: {out} exists; --overwrite replaces it\n")
-    assert run(path, "-o", out, "--overwrite")[0] == 0
-    assert run() == (2, "", "gradlens: missing argument 'RUN_DIR...'\n")
+    assert run(path, "-o", out)[0] == 0  # the same runs
+    other = stored(made("dgl"), tmp_path / "runs")
+    assert run(other, "-o", out) == (2, "", f"gradlens: {out} is a page of other runs: -o names another file, --overwrite replaces it\n")
+    assert run(other, "-o", out, "--overwrite")[0] == 0
+    assert run() == (2, "", "gradlens: missing argument 'RUN_OR_COMPARISON...'\n")

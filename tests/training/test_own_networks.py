@@ -420,7 +420,7 @@ def test_the_dry_step_leaves_no_trace(monkeypatch):
     context, config = RunContext(out=Path("runs")), config_of("bp", "checkpointed")
     stream = torch.get_rng_state()
     looked_at = prepare(config, context)
-    monkeypatch.setattr("gradlens.training.runs.train_run.check_own_network", lambda *_: None)
+    monkeypatch.setattr("gradlens.training.runs.train_run.check_first_step", lambda *_: None)
     torch.set_rng_state(stream)
     untouched = prepare(config, context)
     states = [t.network.model.state_dict() for t in (looked_at, untouched)]

@@ -260,9 +260,15 @@ def test_a_folder_whose_config_is_not_ours_is_no_run(content, tmp_path):
 
 def test_what_is_no_run(tmp_path):
     (tmp_path / "file").write_text("x")
-    for path in (tmp_path, tmp_path / "none", tmp_path / "file"):
+    for name, said in (
+        (".", "is not a run directory"),
+        ("none", "does not exist"),
+        ("fil", "does not exist; nearest: "),
+        ("file", "is not a run"),
+    ):
+        path = tmp_path / name
         assert not is_run(path)
-        assert f"{path} is not a run directory" in refused(load_run, path)
+        assert f"{path} {said}" in refused(load_run, path)
 
 
 # --------------------------------------------------------------------------------------------------------- checkpoints

@@ -21,11 +21,13 @@ from gradlens.cli.sweep import sweep
 from gradlens.reporting.study_summary import Merged, SummaryLine, bootstrap_mean, grid_text, holm, paired_p
 from gradlens.runtime.csv_tables import read_csv
 from gradlens.runtime.errors import InputError
+from gradlens.training.comparison import load, write_comparison
 from gradlens.training.config import make_config
 from gradlens.training.context import RunContext
 from gradlens.training.run_directory import load_run
 from gradlens.training.runs.train_run import train_run
 from gradlens.training.sweep.study import StudyPoint, read_study, study_points
+from gradlens.training.sweep.study_comparison import must_be_this_study, study_comparison
 
 STUDY = """
 methods = ["bp", "dgl"]
@@ -115,6 +117,16 @@ def test_every_point_is_checked_before_the_first_is_trained(program, tmp_path):
 # ---------------------------------------------------------------------------------------------------------- statistics
 
 
+def test_a_studys_folder_takes_the_study_with_more_or_fewer_points_and_no_other(tmp_path):
+    study = read_study(written(tmp_path))
+    points, out = study_points(study, RunContext()), tmp_path / "out"
+    must_be_this_study(out, points)
+    write_comparison(study_comparison(study, points[1:], out, "gradlens sweep study.toml"))
+    must_be_this_study(out, points)
+    with pytest.raises(InputError, match="out holds another comparison .`gradlens sweep study.toml`.: --out names another folder"):
+        must_be_this_study(out, points[:1])
+
+
 def test_holm_is_its_definition():
     rng = random.Random(1)
     for _ in range(50):
@@ -188,6 +200,9 @@ def short(tmp_path_factory):
 @pytest.mark.smoke
 def test_a_study_ends_in_tables(short):
     assert "2 of 2 runs finished" in short.printed
+    assert f"next: gradlens report {short.out}" in short.printed
+    study = load(short.out)
+    assert (study.made_by, study.finished, [run.config.method for run in study.runs]) == ("sweep", True, ["bp", "dgl"])
     rows, lines = read_csv(short.out / "rows.csv", Merged), read_csv(short.out / "summary.csv", SummaryLine)
     assert {row.method for row in rows} == {"bp", "dgl"}
     assert {"test best_accuracy", "test final_accuracy", "test final_loss", "cosine block1.linear"} <= {line.quantity for line in lines}

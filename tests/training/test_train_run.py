@@ -17,7 +17,7 @@ from gradlens.gradients.method import Method, Signal, top_signal
 from gradlens.methods import METHODS
 from gradlens.runtime.errors import InputError, Stopped
 from gradlens.runtime.progress import no_progress
-from gradlens.training import build, context, other_runs
+from gradlens.training import build, context, loop, other_runs
 from gradlens.training.config import make_config
 from gradlens.training.context import RunContext, load_data, pick_device, pick_precision
 from gradlens.training.run_directory import load_run
@@ -162,6 +162,42 @@ def test_resume_of_a_comparison_also_trains_what_was_not_begun(tmp_path):
     interrupted(tiny("bp"), RunContext(out=tmp_path))
     runs = train_or_reuse([tiny("bp"), tiny("dgl")], RunContext(out=tmp_path, resume=True), quiet)
     assert [run.finished for run in runs] == [True, True]
+
+
+@pytest.mark.parametrize("step", [0, 1])
+def test_a_run_that_never_made_an_update_leaves_no_directory_and_one_that_did_is_kept(step, tmp_path, monkeypatch):
+    made = loop.make_update
+
+    def breaks(state, number, *rest):
+        if number == step:
+            raise RuntimeError("of another kind")
+        return made(state, number, *rest)
+
+    monkeypatch.setattr(loop, "make_update", breaks)
+    with pytest.raises(RuntimeError, match="of another kind"):
+        train_run(tiny(), RunContext(out=tmp_path))
+    assert len(list(tmp_path.iterdir())) == step
+
+
+def test_finished_runs_elsewhere_are_read_and_unfinished_ones_are_left_there(tmp_path):
+    train_run(tiny("bp"), RunContext(out=tmp_path / "there"))
+    interrupted(tiny("dgl"), RunContext(out=tmp_path / "there"))
+    before, read, steps = contents(tmp_path / "there"), [], []
+    context, checked = RunContext(out=tmp_path / "here"), lambda: steps.append("checked")
+    found = train_or_reuse([tiny("bp"), tiny("dgl")], context, quiet, elsewhere=[tmp_path / "there"], checked=checked, reused=read.append)
+    assert [run.path.parent.name for run in found] == ["there", "here"]
+    assert ([run.config.method for run in read], steps) == (["bp"], ["checked"])
+    assert contents(tmp_path / "there") == before
+
+
+def test_a_run_that_fails_ends_the_others_unless_it_is_to_be_said(tmp_path):
+    configs, context = [tiny(lr=1e33), tiny("dgl")], RunContext(out=tmp_path)
+    with pytest.raises(Stopped, match="the loss became"):
+        train_or_reuse(configs, context, quiet)
+    said = []
+    found = train_or_reuse(configs, context, quiet, failed=said.append)
+    assert [(run.config.method, run.finished) for run in found] == [("bp", False), ("dgl", True)]
+    assert "the loss became" in str(*said)
 
 
 def test_overwrite_trains_all_again(tmp_path):

@@ -23,7 +23,7 @@ HEADINGS = {  # of the docstring of the package -> names, in the order of the pa
         "Method", "Signal", "Pass", "Grad", "Update", "NetworkInfo", "top_signal", "relay", "seeded", "check_method", "CheckFailed",
     ),
     "Bring a network or data": ("ModelSpec", "Split"),
-    "Train and read runs": ("Config", "make_config", "RunContext", "train_run", "load", "InputError"),
+    "Train and read runs": ("Config", "make_config", "RunContext", "train_run", "load", "Comparison", "InputError"),
 }  # fmt: skip
 
 

@@ -73,7 +73,7 @@ def _hashes(groups: Mapping[str, Sequence[Run]]) -> dict[str, str]:
     }
 
 
-def _by_value(difference: Difference) -> str:
+def by_value(difference: Difference) -> str:
     """As in `lr 0.001 (bp and dgl) or 0.0003 (dni)`."""
     of: dict[str, list[str]] = {}
     for label, value in difference.values.items():
@@ -94,9 +94,9 @@ def notices(groups: Mapping[str, Sequence[Run]]) -> list[Notice]:
     for kind, what in (("data", "data"), ("network", "networks")):
         rows = [d for d in differ if d.kind == kind and d.name in (*DATA, *NETWORK)] or [d for d in differ if d.kind == kind]
         if rows and not all(alike(a, b) for a, b in combinations(groups.values(), 2)):
-            found.append(Notice(f"These runs are of different {what}: {'; '.join(map(_by_value, rows))}.", unlike=True))
+            found.append(Notice(f"These runs are of different {what}: {'; '.join(map(by_value, rows))}.", unlike=True))
     if rows := [d for d in differ if d.kind == "training"]:
-        found.append(Notice(f"Besides the rule they differ in: {'; '.join(map(_by_value, rows))}."))
+        found.append(Notice(f"Besides the rule they differ in: {'; '.join(map(by_value, rows))}."))
     if unfinished := [run for group in groups.values() for run in group if not run.finished]:
         stopped = [f"{run.path.name} ({run_progress(run)})" for run in unfinished]
         found.append(Notice(f"Not finished, and shown as far as they came: {listed(stopped)}."))

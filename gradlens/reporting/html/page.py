@@ -20,6 +20,7 @@ from markupsafe import Markup
 
 from gradlens._version import __version__
 from gradlens.reporting.aggregate import runs_title, truths
+from gradlens.reporting.figure_folder import mark, must_be_replaceable_page
 from gradlens.reporting.html import doctor, sections
 from gradlens.reporting.html.charts import cosine_colours, looks
 from gradlens.reporting.html.notices import notices, unfinished_notices
@@ -189,7 +190,7 @@ def write_page(runs: Sequence[Run], out: str | Path, overwrite: bool = False) ->
     Args:
         runs: several methods, several seeds each.
         out: the file.
-        overwrite: replace files that are there.
+        overwrite: replace files that are there, whatever they are; a page of the same runs is replaced anyway.
 
     Raises:
         InputError: no run, the same run twice, a file that exists, or a folder that cannot be written.
@@ -202,13 +203,13 @@ def write_page(runs: Sequence[Run], out: str | Path, overwrite: bool = False) ->
         raise InputError("no run directory was given")
     parts = experiments(runs)
     own = [path.with_name(f"{path.stem}-{part.name}{path.suffix}") for part in parts] if len(parts) > 1 else []
-    for file in (path, *own):
-        if file.exists() and not overwrite:
-            raise InputError(f"{file} exists; --overwrite replaces it")
+    pages = {path: list(runs), **{file: part.runs for file, part in zip(own, parts, strict=False)}}
+    for file, shown in pages.items():
+        must_be_replaceable_page(file, [run.path for run in shown], overwrite)
     if not path.absolute().parent.is_dir():
         raise InputError(f"cannot write {path}: there is no folder {path.parent}")
     must_be_writable(path)
-    for file, part in zip(own, parts, strict=False):
-        write(file, encode(page(part.runs)))
-    write(path, encode(overview(parts, [file.name for file in own]) if own else page(runs)))
+    for file, shown in pages.items():
+        text = overview(parts, [one.name for one in own]) if own and file == path else page(shown)
+        write(file, encode(f"{text.rstrip()}\n{mark([run.path for run in shown], file)}"))
     return path

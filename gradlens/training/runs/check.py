@@ -10,7 +10,7 @@ from gradlens.training import tensorboard
 from gradlens.training.build import check_model_and_method, to_be_restored
 from gradlens.training.config import Config
 from gradlens.training.context import RunContext, load_data
-from gradlens.training.dry_step import check_own_network
+from gradlens.training.dry_step import check_first_step
 from gradlens.training.runs.build_state import require_fit
 
 
@@ -25,7 +25,7 @@ def check(config: Config, context: RunContext) -> None:
     built = to_be_restored(config) if goes_on(config, context) else config
     network = check_model_and_method(built, data.shape, len(data.classes))
     require_fit(config, network, data, context.ranks.num_ranks)
-    check_own_network(config, network, data.shape, len(data.classes))
+    check_first_step(config, network, data.shape, len(data.classes))
 
 
 def goes_on(config: Config, context: RunContext) -> bool:

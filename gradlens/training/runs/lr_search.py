@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
 from gradlens.runtime.progress import Watch
+from gradlens.training.comparison import ChosenRate
 from gradlens.training.config import Config, make_config
 from gradlens.training.context import RunContext
+from gradlens.training.run_directory import Run
 from gradlens.training.runs.check import check, with_smaller_batch
 from gradlens.training.runs.train_run import train_or_reuse
 
@@ -20,7 +24,30 @@ BARE = {
 }  # what a trial measures and keeps: nothing
 
 
+class LrSearch(NamedTuple):
+    """A search for a learning rate."""
+
+    lr: float  # the best
+    runs: list[Run]  # of the trials that did not end before their time
+
+    def rate(self, grid: Sequence[float]) -> ChosenRate:
+        """What a comparison keeps of it."""
+        return ChosenRate(self.lr, tuple(grid), len(set(grid)) > 1 and self.lr in (min(grid), max(grid)))
+
+
 def choose_lr(config: Config, grid: Sequence[float], share: float, context: RunContext, watch_for: Callable[[Config], Watch]) -> float:
+    """The learning rate that :func:`search_lr` finds best."""
+    return search_lr(config, grid, share, context, watch_for).lr
+
+
+def search_lr(
+    config: Config,
+    grid: Sequence[float],
+    share: float,
+    context: RunContext,
+    watch_for: Callable[[Config], Watch],
+    elsewhere: Sequence[Path] = (),
+) -> LrSearch:
     """The learning rate of ``grid`` with the highest final accuracy on a validation split held out of the training images.
 
     Args:
@@ -29,6 +56,7 @@ def choose_lr(config: Config, grid: Sequence[float], share: float, context: RunC
         share: of the training images to hold out.
         context: where the trial runs go.
         watch_for: the progress display of a config.
+        elsewhere: other folders of runs, in which finished trials are looked for too.
 
     Raises:
         InputError: a learning rate that is none (nothing has been trained then), or none that the loss survives.
@@ -38,21 +66,41 @@ def choose_lr(config: Config, grid: Sequence[float], share: float, context: RunC
     trials = [with_smaller_batch(trial, context) for trial in trials]  # of what is held out nothing is learned
     for trial in trials[:1]:  # the others differ in their learning rate alone
         check(trial, context)
-    scores = {trial.optimizer.lr: _validation_score(trial, context, watch_for) for trial in trials}
+    runs = {trial.optimizer.lr: _trial_run(trial, context, watch_for, elsewhere) for trial in trials}
+    scores = {lr: _validation_score(run) for lr, run in runs.items()}
     if max(scores.values()) == -math.inf:
         raise InputError(f"{config.method}: the loss survives none of the learning rates {', '.join(f'{lr:g}' for lr in grid)}")
-    return max(scores, key=lambda lr: (scores[lr], -lr))
+    return LrSearch(max(scores, key=lambda lr: (scores[lr], -lr)), [run for run in runs.values() if run is not None])
 
 
-def _validation_score(trial: Config, context: RunContext, watch_for: Callable[[Config], Watch]) -> float:
-    """A trial's final accuracy, or minus its loss for rules that give no answers; -inf where the loss did not survive the learning rate."""
+def _trial_run(trial: Config, context: RunContext, watch_for: Callable[[Config], Watch], elsewhere: Sequence[Path]) -> Run | None:
+    """A trial's run; None where the loss did not survive the learning rate."""
     try:
-        (run,) = train_or_reuse([trial], context, watch_for)
+        (run,) = train_or_reuse([trial], context, watch_for, elsewhere=elsewhere)
     except Stopped as stopped:
         if stopped.status == INTERRUPTED:
             raise
+        return None
+    return run
+
+
+def _validation_score(run: Run | None) -> float:
+    """A trial's final accuracy, or minus its loss for rules that give no answers; -inf where the loss did not survive the learning rate."""
+    if run is None:
         return -math.inf
     ends = run.summary["validation"]
-    if not trial.rule.classifies:
+    if not run.config.rule.classifies:
         return -math.inf if ends["final_loss"] is None else -float(ends["final_loss"])
     return -math.inf if ends["final_accuracy"] is None else float(ends["final_accuracy"])
+
+
+def rates_beyond(rate: ChosenRate) -> list[float]:
+    """Two learning rates beyond the end of the grid at which the best one lies, as far from each other as those before it.
+
+    >>> rates_beyond(ChosenRate(1e-3, (1e-4, 3e-4, 1e-3), True)), rates_beyond(ChosenRate(0.01, (0.01, 0.011), True))
+    ([0.003, 0.01], [0.008, 0.009])
+    """
+    first, second = sorted(set(rate.grid), key=lambda lr: abs(math.log(lr / rate.lr)))[:2]
+    beyond = [first * (first / second) ** n for n in (1, 2)]
+    rounded = [float(f"{lr:.1g}") for lr in beyond]
+    return sorted(rounded if len({first, *rounded}) == 3 else [float(f"{lr:.2g}") for lr in beyond])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gradlens._version import __version__
-from gradlens.runtime.errors import InputError
+from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
 from gradlens.runtime.process_group import require_same_run, stop_on_lost_rank
 from gradlens.runtime.progress import Watch, no_progress
 from gradlens.runtime.torchrun_environment import restarts
@@ -17,7 +17,7 @@ from gradlens.training import tensorboard
 from gradlens.training.checkpoint import load_checkpoint
 from gradlens.training.config import Config, make_config
 from gradlens.training.context import RunContext, load_data
-from gradlens.training.dry_step import check_own_network
+from gradlens.training.dry_step import check_first_step
 from gradlens.training.loop import fit
 from gradlens.training.parallel.choose import add_stage
 from gradlens.training.run_data import data_info, is_place
@@ -50,10 +50,10 @@ def prepare(config: Config, context: RunContext) -> TrainState:
 
 
 def _built_on_rank(config: Config, context: RunContext) -> TrainState:
-    """This rank's part of a run, which a user's network has been tried for."""
+    """This rank's part of a run, whose first step has been tried where rule or network are a user's."""
     data = checked_data(config, context)
     state = build_on_rank(config, data, context.device, context.ranks, goes_on(config, context))
-    check_own_network(config, state.network, data.shape, len(data.classes))
+    check_first_step(config, state.network, data.shape, len(data.classes))
     return state
 
 
@@ -68,7 +68,7 @@ def train_run(config: Config, context: RunContext, watch: Watch = no_progress, s
 
     Raises:
         InputError: see :func:`prepare` and ``Writer.open``; nothing is written then.
-        Stopped: interrupted, a loss that is not finite, or another rank is gone.
+        Stopped: interrupted, a loss that is not finite, or another rank is gone; a run that never made an update leaves no directory.
 
     """
     ranks = context.ranks
@@ -80,6 +80,10 @@ def train_run(config: Config, context: RunContext, watch: Watch = no_progress, s
         _restore(state, writer)
         with tensorboard.logged(state, writer.path, watch) if context.tensorboard and writer else nullcontext(watch) as seen:
             fit(state, writer, seen)
+    except BaseException:
+        if writer and not state.position.step:
+            writer.discard()
+        raise
     finally:
         if writer:
             writer.close()
@@ -160,24 +164,67 @@ def _place_of(run: Run | None, context: RunContext) -> RunContext:
     return replace(context, resume=run is not None, name=context.name if run is None else run.path.name)
 
 
-def train_or_reuse(configs: Sequence[Config], context: RunContext, watch_for: Callable[[Config], Watch]) -> list[Run]:
+def _found(config: Config, context: RunContext, elsewhere: Sequence[Path]) -> Run | None:
+    """The run of a config where runs are made, or else a finished one in other folders of runs."""
+    mine = find_run(config, context.out, context)
+    if mine is not None and mine.finished:
+        return mine
+    others = (find_run(config, folder, context) for folder in elsewhere)
+    return next((run for run in others if run is not None and run.finished), mine)
+
+
+def train_or_reuse(
+    configs: Sequence[Config],
+    context: RunContext,
+    watch_for: Callable[[Config], Watch],
+    *,
+    elsewhere: Sequence[Path] = (),
+    checked: Callable[[], None] | None = None,
+    reused: Callable[[Run], None] = no_progress,
+    failed: Callable[[Stopped], None] | None = None,
+) -> list[Run]:
     """One finished run for each config: a finished one is reused, an unfinished one gone on with, a missing one trained.
 
     All configs are checked before the first is trained.
+
+    Args:
+        configs: several methods, several seeds each.
+        context: where they are trained.
+        watch_for: the progress display of a config.
+        elsewhere: other folders of runs, in which finished ones are looked for too.
+        checked: is called when all are checked, before the first is trained.
+        reused: is called with each run that was finished.
+        failed: is called with why a run ended before its time; the others are trained then, and it is among the runs as far as it came.
+            None: it ends them all.
+
+    Raises:
+        Stopped: interrupted, or a run that ended before its time.
+
     """
     wanted = {config.run_name(): config for config in configs}
     order = [config.run_name() for config in configs]
-    found = {name: None if context.overwrite else find_run(config, context.out, context) for name, config in wanted.items()}
+    found = {name: None if context.overwrite else _found(config, context, elsewhere) for name, config in wanted.items()}
     missing = [name for name, run in found.items() if run is None or not run.finished]
     for name, run in found.items():
         if run is not None and run.finished:
             _must_be_of_these_inputs(run, wanted[name], context)
-        elif len(missing) > 1:  # a single one is checked when it is trained
+        elif len(missing) > 1 or checked:  # a single one is checked when it is trained
             check(wanted[name], _place_of(run, context))
+    if checked:
+        checked()
     done: dict[str, Run] = {}
     for name, run in found.items():
         if run is not None and run.finished:
+            reused(run)
             done[name] = run
             continue
-        done[name] = train_run(wanted[name], _place_of(run, context), watch_for(wanted[name]))
-    return [done[name] for name in order]
+        place = _place_of(run, context)
+        try:
+            done[name] = train_run(wanted[name], place, watch_for(wanted[name]))
+        except Stopped as stopped:
+            if failed is None or stopped.status == INTERRUPTED:
+                raise
+            failed(stopped)
+            if is_run(path := place.path_of(wanted[name])):
+                done[name] = load_run(path)
+    return [done[name] for name in order if name in done]

@@ -1,0 +1,67 @@
+"""What commands that read runs share: the argument, where what they draw goes, and what they say of several runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextvars import ContextVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from gradlens.runtime.terminal import say, shell_command
+from gradlens.training.comparison import FIGURES, Comparison, home_of, runs_of
+
+if TYPE_CHECKING:
+    from gradlens.training.run_directory import Run
+
+IN_COMPARISON = "[figures/ in the comparison folder, else a folder of its own in figures/]"
+_home: ContextVar[Comparison | None] = ContextVar("home", default=None)  # what was named on the command line of this process
+
+
+def command_typed() -> str:
+    """The command line of this process, to be pasted."""
+    return shell_command("gradlens", *sys.argv[1:])
+
+
+def say_aside(text: str) -> None:
+    """A sentence on what was read, on stderr."""
+    say(f"gradlens: {text}", aside=True)
+
+
+def say_reused(run: Run) -> None:
+    """A run that was finished is not trained again."""
+    say_aside(f"{run.config.method}{f' seed {run.config.seed}' * bool(run.config.seed)}: finished, read from {run.path}")
+
+
+def _runs_meant(paths: list[Path]) -> list[Path]:
+    """The run directories that typed paths stand for: :func:`gradlens.training.comparison.runs_of`."""
+    runs = runs_of(paths, say_aside)
+    _home.set(home_of(paths))
+    return runs
+
+
+def runs_given(help_: str) -> Any:
+    """The argument of commands that read runs: they get run directories, whatever stands for these was typed."""
+    return typer.Argument(metavar="RUN_OR_COMPARISON...", callback=_runs_meant, help=help_)
+
+
+def home() -> Comparison | None:
+    """The one comparison, study or folder of runs that was named on the command line."""
+    return _home.get()
+
+
+def figure_folder(runs: Sequence[Run], out: Path | None, overwrite: bool) -> Path:
+    """Where the figures of runs go, which is free for them.
+
+    Raises:
+        InputError: it holds something else.
+
+    """
+    from gradlens.reporting.figure_folder import default_folder, must_be_replaceable
+
+    compared = home()
+    folder = out or (compared.path / FIGURES if compared and compared.made_by else default_folder([run.config for run in runs]))
+    must_be_replaceable(folder, [run.path for run in runs], overwrite)
+    return folder

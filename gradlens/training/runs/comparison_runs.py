@@ -1,0 +1,193 @@
+"""The runs of a comparison: read, reused or trained into one folder, with the learning rates that were searched for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+from gradlens.runtime.errors import InputError, Stopped
+from gradlens.runtime.progress import Watch
+from gradlens.training.comparison import (
+    COMPARISONS,
+    FIGURES,
+    FILE,
+    RUNS,
+    SEARCHES,
+    ChosenRate,
+    Comparison,
+    digest_of,
+    folder_name,
+    is_comparison,
+    read_comparison,
+    runs_in,
+    write_comparison,
+)
+from gradlens.training.config import Config
+from gradlens.training.context import RunContext
+from gradlens.training.run_directory import Run
+from gradlens.training.runs.check import check
+from gradlens.training.runs.lr_search import rates_beyond, search_lr
+from gradlens.training.runs.train_run import train_or_reuse
+from gradlens.training.user_references import short_reference
+
+HELD_OUT = 0.2  # share of the training images on which learning rates are chosen
+
+
+@dataclass(frozen=True)
+class AskedComparison:
+    """What a comparison is to hold."""
+
+    groups: list[list[Config]]  # of each method that may have to be trained, a config a seed
+    read: list[Run] = field(default_factory=list)  # runs that were given
+    grid: Sequence[float] = ()  # learning rates to choose from
+    command: str = ""  # as typed
+
+    @property
+    def configs(self) -> list[Config]:
+        """All configs, those of runs that were given first; with a grid before the choice."""
+        return [run.config for run in self.read] + [config for group in self.groups for config in group]
+
+    def digest(self) -> str:
+        """Six hex digits of it."""
+        return digest_of({"runs": [config.run_name() for config in self.configs], "lr_grid": list(self.grid)})
+
+    def folder(self) -> Path:
+        """Where it goes by default."""
+        methods = list(dict.fromkeys(config.method for config in self.configs))
+        data = dict.fromkeys(short_reference("data", Path(config.data.name).resolve().name) or "images" for config in self.configs)
+        return COMPARISONS / folder_name(methods, list(data), self.digest())
+
+
+@dataclass
+class ComparedRuns:
+    """The runs of a comparison, and what is to be said of them."""
+
+    runs: list[Run]
+    comparison: Comparison
+    said: list[str]  # on the learning rates that were chosen
+    failures: list[str]  # why runs ended before their time
+
+
+def known_places(folder: Path) -> list[Path]:
+    """Where finished runs are looked for beside a comparison that is made in its default place: other comparisons, and what train made."""
+    others = sorted(file.parent for file in folder.parent.glob(f"*/{FILE}") if file.parent != folder)
+    return [*others, RunContext().out]
+
+
+def must_be_free(folder: Path, asked: AskedComparison, overwrite: bool) -> None:
+    """Refuse a folder that another comparison is in; one that this comparison has no less of than the other is gone on with.
+
+    Raises:
+        InputError: it holds another comparison, or runs or figures of no comparison.
+
+    """
+    if overwrite or not folder.exists():
+        return
+    if is_comparison(folder):
+        other = read_comparison(folder)
+        names = {config.run_name() for config in asked.configs}
+        if other.asked == asked.digest() or (not asked.grid and not other.learning_rates and {p.name for p in other.run_paths} <= names):
+            return
+        raise InputError(f"{folder} holds another comparison (`{other.command}`): --out names another folder, --overwrite replaces it")
+    if runs_in(folder) or any((folder / name).exists() for name in (RUNS, SEARCHES, FIGURES)):
+        raise InputError(f"{folder} holds runs or figures and no {FILE}: --out names another folder for the comparison")
+
+
+def compare_runs(
+    asked: AskedComparison,
+    folder: Path,
+    context: RunContext,
+    watch_for: Callable[[Config], Watch],
+    reused: Callable[[Run], None],
+    elsewhere: Sequence[Path] = (),
+) -> ComparedRuns:
+    """Make the runs of a comparison in ``folder``, whose ``comparison.json`` is written before the first is trained.
+
+    All methods are checked before that, their learning rates are searched one method after the other, and then the runs are trained.
+
+    Args:
+        asked: what it is to hold.
+        folder: the comparison's.
+        context: how runs are made.
+        watch_for: the progress display of a config.
+        reused: is called with each run that was finished before.
+        elsewhere: other comparison folders and folders of runs in which finished runs are looked for too.
+
+    Raises:
+        InputError: what :func:`must_be_free` or a config's check refuses; nothing is written then.
+        Stopped: interrupted.
+
+    """
+    must_be_free(folder, asked, context.overwrite)
+    groups = asked.groups
+    said: list[str] = []
+    made = Comparison(
+        folder,
+        _places(asked.read, [] if asked.grid else groups, folder),
+        "compare-gradients",
+        asked.digest(),
+        asked.command,
+        finished=False,
+        methods=tuple(dict.fromkeys(config.method for config in asked.configs)),
+        seeds=tuple(dict.fromkeys(config.seed for config in asked.configs)),
+    )
+    if asked.grid:
+        for group in groups:
+            check(group[0], replace(context, resume=False))
+        write_comparison(made)
+        groups, made, said = _with_best_rates(asked, made, context, watch_for, elsewhere)
+    known = [run.config for run in asked.read]
+    failures: list[str] = []
+
+    def failed(stopped: Stopped) -> None:
+        failures.append(str(stopped))
+
+    trained = train_or_reuse(
+        [config for group in groups for config in group if config not in known], replace(context, out=folder / RUNS), watch_for,
+        elsewhere=[at for place in elsewhere for at in (place, place / RUNS)], checked=partial(write_comparison, made), reused=reused,
+        failed=failed,
+    )  # fmt: skip
+    runs = asked.read + trained
+    made = replace(made, run_paths=tuple(run.path for run in runs), finished=not failures)
+    write_comparison(made)
+    return ComparedRuns(runs, made, said, failures)
+
+
+def _places(read: Sequence[Run], groups: Sequence[Sequence[Config]], folder: Path) -> tuple[Path, ...]:
+    """The directories of runs that are there or will be."""
+    return tuple(dict.fromkeys([*(run.path for run in read), *(folder / RUNS / config.run_name() for group in groups for config in group)]))
+
+
+def _with_best_rates(
+    asked: AskedComparison, made: Comparison, context: RunContext, watch_for: Callable[[Config], Watch], elsewhere: Sequence[Path]
+) -> tuple[list[list[Config]], Comparison, list[str]]:
+    """Each method's configs with the learning rate that is best for it, chosen with the first seed."""
+    groups: list[list[Config]] = []
+    searches: list[Path] = []
+    said: list[str] = []
+    rates: dict[str, ChosenRate] = {}
+    place, others = replace(context, out=made.path / SEARCHES), [folder / SEARCHES for folder in elsewhere]
+    for group in asked.groups:
+        found = search_lr(group[0], asked.grid, HELD_OUT, place, watch_for, others)
+        method, rate = group[0].method, found.rate(asked.grid)
+        searches += [run.path for run in found.runs]
+        rates[method] = rate
+        said.append(rate_text(method, rate))
+        groups.append([config.replace(lr=found.lr) for config in group])
+    places = _places(asked.read, groups, made.path)
+    return groups, replace(made, run_paths=places, search_paths=tuple(dict.fromkeys(searches)), learning_rates=rates), said
+
+
+def rate_text(method: str, rate: ChosenRate) -> str:
+    """The learning rate that was chosen for a method, in words; at an end of the grid with the rates to try next.
+
+    >>> rate_text("dgl", ChosenRate(0.01, (0.001, 0.01), True))
+    'dgl: lr 0.01 of 0.001, 0.01 is best on a fifth of the training images; it is the largest: add 0.1,1 to --lr-grid'
+    """
+    text = f"{method}: lr {rate.lr:g} of {', '.join(f'{lr:g}' for lr in rate.grid)} is best on a fifth of the training images"
+    if not rate.at_end:
+        return text
+    end = "largest" if rate.lr == max(rate.grid) else "smallest"
+    return f"{text}; it is the {end}: add {','.join(f'{lr:g}' for lr in rates_beyond(rate))} to --lr-grid"

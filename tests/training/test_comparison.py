@@ -1,0 +1,98 @@
+"""What paths stand for which runs, and the small file of a comparison folder."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import shelf
+from tiny_runs import tiny
+
+import gradlens
+from gradlens.runtime.errors import InputError
+from gradlens.training.comparison import ChosenRate, Comparison, load, read_comparison, runs_of, write_comparison
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with runs a and b in o/, a comparison of both and a run elsewhere, and a study; bare directories."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("o/a", "o/b", "c/runs/x", "c/searches/y", "far/z", "s/p"):
+        Path(name).mkdir(parents=True)
+        Path(name, "config.json").write_text("{}")
+    Path("s/study.json").write_text("{}")
+    Path("o/figures").mkdir()
+    rates = {"dgl": ChosenRate(0.1, (0.01, 0.1), True)}
+    write_comparison(
+        Comparison(
+            Path("c"), (Path("c/runs/x"), Path("far/z")), "compare-gradients", "abc", "gradlens x", "0", True, ("dgl",), (0,),
+            (Path("c/searches/y"),), (Path("c/figures/f.png"),), rates,
+        )
+    )  # fmt: skip
+    return tmp_path
+
+
+def refused(*paths):
+    with pytest.raises(InputError) as said:
+        runs_of(paths)
+    return str(said.value)
+
+
+def test_what_paths_stand_for(folder):
+    said = []
+    wanted = {
+        ("o/a",): ["o/a"],
+        ("c",): ["c/runs/x", "far/z"],  # not its searches
+        ("c/comparison.json",): ["c/runs/x", "far/z"],
+        ("s",): ["s/p"],
+        ("o/a", "o/figures", "o/a", "far/z", "c"): ["o/a", "far/z", "c/runs/x"],
+    }
+    for paths, runs in wanted.items():
+        assert runs_of(paths, said.append) == [Path(run) for run in runs], paths
+    assert said == []
+    assert runs_of(["o"], said.append) == [Path("o/a"), Path("o/b")]
+    assert said == ["o holds 2 runs: a, b"]
+
+
+def test_what_stands_for_no_run_is_said(folder):
+    assert refused("o/aa") == "o/aa does not exist; nearest: o/a"
+    assert refused("nothing/like/this") == "nothing/like/this does not exist"
+    assert refused("o/figures") == "o/figures is not a run directory: it has no config.json"
+    Path("all").mkdir()
+    Path("c").rename("all/c")
+    assert refused("all") == "all is not a run directory: it has no config.json; it holds comparisons, give one of them: all/c"
+    Path("all/c/comparison.json").write_text('{"format": 2}')
+    assert "is of format 2, and this version of gradlens reads 1" in refused("all/c")
+    Path("all/c/comparison.json").write_text('{"format": 1}')
+    assert "is not a comparison of gradlens" in refused("all/c")
+
+
+def test_a_run_that_is_gone_is_missed_unless_the_comparison_is_under_way(folder):
+    shutil.rmtree("far")
+    assert refused("c") == "c/comparison.json names the run far/z, which is not there; `gradlens x` trains it again"
+    write_comparison(Comparison(Path("c"), (Path("c/runs/x"), Path("far/z")), "compare-gradients", finished=False))
+    assert runs_of(["c"]) == [Path("c/runs/x")]
+    shutil.rmtree("c/runs")
+    assert refused("c") == "c is a comparison none of whose runs has begun"
+
+
+def test_the_small_file_holds_relative_paths_and_is_read_as_it_was_written(folder):
+    stored = json.loads(Path("c/comparison.json").read_text())
+    assert (stored["runs"], stored["searches"], stored["figures"]) == (["runs/x", "../far/z"], ["searches/y"], ["figures/f.png"])
+    made = read_comparison("c")
+    Path("moved").mkdir()
+    Path("c").rename("moved/c")
+    Path("far").rename("moved/far")
+    moved = read_comparison("moved/c")
+    assert moved.run_paths == (Path("moved/c/runs/x"), Path("moved/far/z"))
+    assert moved.learning_rates == made.learning_rates == {"dgl": ChosenRate(0.1, (0.01, 0.1), True)}
+
+
+def test_load_gives_a_run_or_what_belongs_together(tmp_path):
+    run = shelf.copied(shelf.trained(tiny("bp")), tmp_path / "o")
+    assert gradlens.load(run.path).config == run.config
+    assert [one.path for one in load(tmp_path / "o").runs] == [run.path]
+    write_comparison(Comparison(tmp_path / "c", (run.path,), "sweep", methods=("bp",)))
+    both = gradlens.load(tmp_path / "c")
+    assert isinstance(both, gradlens.Comparison)
+    assert (both.methods, [one.config for one in both.runs]) == (("bp",), [run.config])
