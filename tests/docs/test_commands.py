@@ -65,7 +65,9 @@ class Block:
 
 def blocks_of(page: str) -> list[Block]:
     """The fenced blocks of a page, in its order."""
-    return [Block(language, re.sub(rf"^{indent}", "", text, flags=re.M), comments) for comments, indent, language, text in BLOCK.findall(page)]
+    return [
+        Block(language, re.sub(rf"^{indent}", "", text, flags=re.M), comments) for comments, indent, language, text in BLOCK.findall(page)
+    ]
 
 
 def commands_of(block: Block) -> Iterator[list[str]]:
@@ -150,10 +152,17 @@ def test_commands_run(name, folder, program):
             assert status in wanted, f"{shlex.join(words)}\n{err}"
 
 
-@pytest.mark.parametrize("name", [name for name, page in PAGES.items() if name != "README.md" and any(b.language == "python" for b in blocks_of(page))])
+@pytest.mark.parametrize(
+    "name", [name for name, page in PAGES.items() if name != "README.md" and any(b.language == "python" for b in blocks_of(page))]
+)
 def test_python_runs(name, folder):
     """The blocks of a page run one after the other in one namespace, but those that read runs or are saved as files."""
     scope: dict[str, object] = {}
     for block in blocks_of(PAGES[name]):
-        if block.language == "python" and not block.file and not block.asked.startswith("skip") and not any(w in block.text for w in NEEDS_MORE):
+        if (
+            block.language == "python"
+            and not block.file
+            and not block.asked.startswith("skip")
+            and not any(w in block.text for w in NEEDS_MORE)
+        ):
             exec(compile(block.text, name, "exec"), scope)
