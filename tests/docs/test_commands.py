@@ -1,7 +1,7 @@
 """Every command of the documentation runs, in a short form; every Python block that needs nothing else runs as it stands.
 
-A page is run from top to bottom in an empty folder. Files that a page asks to be saved are those of blocks below a comment ``<!-- file: NAME -->`` or ``<!-- example:
-… as NAME -->``. What a comment before a block may say to this test:
+A page is run from top to bottom in an empty folder. Files that a page asks to be saved are those of blocks below a comment
+``<!-- file: NAME -->`` or ``<!-- example: … as NAME -->``. What a comment before a block may say to this test:
 
 - ``<!-- test: --epochs 3 -->``: append these to the block's commands instead of what ``SHORT`` says;
 - ``<!-- test: exit 1 -->``: this exit status is wanted;
@@ -109,6 +109,8 @@ def pages() -> dict[str, str]:
 PAGES = pages()
 WITH_COMMANDS = [name for name, page in PAGES.items() if any(b.language == "sh" and list(commands_of(b)) for b in blocks_of(page))]
 
+WITH_PYTHON = [name for name, page in PAGES.items() if name != "README.md" and any(b.language == "python" for b in blocks_of(page))]
+
 
 def test_blocks_are_found_with_what_is_said_about_them():
     page = "<!-- file: a.py -->\n```python\nx = 1\n```\n\n<!-- test: exit 1 -->\n```sh\ngradlens check a.py:A  # fails\nls\n```\n"
@@ -143,7 +145,7 @@ def test_commands_run(name, folder, program):
             (folder / block.file).write_text(block.text, encoding="utf-8")
         if block.language != "sh" or block.asked.startswith("skip"):
             continue
-        for words in map(lambda words: shortened(words, block.asked), commands_of(block)):
+        for words in (shortened(typed, block.asked) for typed in commands_of(block)):
             if shlex.join(words) in made:
                 continue
             made.add(shlex.join(words))
@@ -159,10 +161,6 @@ def test_python_runs(name, folder):
     """The blocks of a page run one after the other in one namespace, but those that read runs or are saved as files."""
     scope: dict[str, object] = {}
     for block in blocks_of(PAGES[name]):
-        if (
-            block.language == "python"
-            and not block.file
-            and not block.asked.startswith("skip")
-            and not any(w in block.text for w in NEEDS_MORE)
-        ):
+        runs = block.language == "python" and not block.file and not block.asked.startswith("skip")
+        if runs and not any(word in block.text for word in NEEDS_MORE):
             exec(compile(block.text, name, "exec"), scope)
