@@ -8,18 +8,30 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.patches import FancyArrowPatch
 from matplotlib.text import Text
 
+from gradlens import Method, Signal, top_signal
 from gradlens.analysis.rule_structure import rule_structure
 from gradlens.methods import METHODS
 from gradlens.reporting.html import schematics
 from gradlens.reporting.html.page import make_report_context
 from gradlens.reporting.schematic import THEMES, described, links, schematic
 
-SHOWN = ("bp", "cdni", "dni-unlocked", "dfa", "kp", "overlap", "infopro", "dgl-async", "greedy", "context-encoder-local")
+SHOWN = ("bp", "cdni", "dni-unlocked", "dfa", "kp", "overlap", "infopro", "dgl-async", "greedy", "context-encoder-local", "squared")
+
+
+class SquaredOutputs(Method):
+    """delta_k = z_k: a local loss that no module of the rule's own reads."""
+
+    depends_on = frozenset({"input"})
+
+    def signal(self, k, passes, received):
+        z = passes[k].z
+        return top_signal(self.loss, passes[k]) if k == self.num_blocks - 1 else Signal(z.detach(), loss=z.detach().square().sum() / 2)
 
 
 @pytest.fixture(scope="module")
 def structures():
-    return {name: rule_structure(name, METHODS[name]) for name in SHOWN}
+    rules = {name: METHODS[name] for name in SHOWN[:-1]} | {"squared": SquaredOutputs}
+    return {name: rule_structure(name, rule) for name, rule in rules.items()}
 
 
 def drawn(figure):
