@@ -214,7 +214,9 @@ def report(
 
     compared = home()
     page = out or (compared.path if compared and compared.made_by else Path()) / "report.html"
-    path = write_page([load_run(run_dir) for run_dir in run_dirs], page, overwrite)
+    path, *others = write_page([load_run(run_dir) for run_dir in run_dirs], page, overwrite, compared.path if compared else None)
+    if others:
+        say(f"a page of each experiment: {shell_command(*others)}")
     say(f"open {shell_command(path)} ({max(path.stat().st_size, 1e5) / 1e6:.1f} MB; it needs no network)")
 
 

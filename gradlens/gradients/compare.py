@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -27,8 +28,8 @@ def compare(model: nn.Module, loss: Tensor, my_gradients: Mapping[str, Tensor] |
     Args:
         model: any module.
         loss: the scalar the true gradient belongs to, with its graph (which is kept: you can still go backward).
-        my_gradients: parameter name (a tied parameter's: any of its names) -> your gradient; default: what lies in ``.grad``. A
-            missing one counts as zero.
+        my_gradients: parameter name (a tied parameter's: any of its names) -> your gradient; default: what lies in ``.grad``. Of
+            parameters that have none there are no rows; a warning lists them.
 
     Returns:
         rows with the quantities of ``alignment.RECORDED``, ``step`` 0, a tied parameter's under its first name: a list with
@@ -47,7 +48,18 @@ def compare(model: nn.Module, loss: Tensor, my_gradients: Mapping[str, Tensor] |
     mine = {n: p.grad for n, p in params.items() if p.grad is not None} if my_gradients is None else _by_first_name(my_gradients, first)
     got = gradients_of(loss, list(params.values()))
     true = {name: torch.zeros_like(p) if g is None else g for (name, p), g in zip(params.items(), got, strict=True)}
-    return Measurements(pair_rows(0, mine, true, "loss"))
+    if my_gradients is None:  # a parameter that the loss does not use has none, and a true one of zero: they agree
+        mine |= {name: true[name] for name, g in zip(params, got, strict=True) if g is None and name not in mine}
+    if missing := [name for name in params if name not in mine]:
+        _warn_of_missing(missing, my_gradients is None)
+    return Measurements(pair_rows(0, mine, {name: t for name, t in true.items() if name in mine}, "loss"))
+
+
+def _warn_of_missing(missing: Sequence[str], in_grad: bool) -> None:
+    """Warn of parameters without a gradient, which are not compared."""
+    listed = ", ".join(missing[:8]) + f" and {len(missing) - 8} more" * (len(missing) > 8)
+    why = "their .grad is None: call backward() before" if in_grad else "give zeros where that is what is meant"
+    warnings.warn(f"compare: no gradient given for {listed}; not compared ({why})", stacklevel=3)
 
 
 def gradients_of(loss: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor | None, ...]:

@@ -14,7 +14,7 @@ from gradlens.runtime.tables import Cell, Table
 from gradlens.training.metrics import TRAIN
 from gradlens.training.run_directory import Run
 from gradlens.training.run_groups import experiments, group_runs
-from gradlens.training.run_progress import split_finished
+from gradlens.training.run_progress import run_progress, split_finished, unfinished_text
 
 WIDE = 8  # layers beyond which layers become rows and methods columns
 DIVERGED = 100.0  # a mean loss per image that is written as a power of ten, and said where training came to it
@@ -44,12 +44,16 @@ def comparison_table(runs: Sequence[Run], *, whole: bool = False, rates: bool = 
         cells.setdefault(value.layer, {})[value.label] = value
     split = " or ".join(dict.fromkeys(score.split for score in results))  # a run with held-out training images beside others
     untrained = recorded_untrained(runs)  # runs shorter than --record-every
-    when = "cosine at update 0" if len(untrained) == len(results) else "final cosine"
-    title = f"{when} of each layer's weight gradient with the true one, and {split} accuracy"
+    begun = [run for run in runs if not run.finished]
+    so_far = len(begun) == len(runs)
+    when = "cosine at update 0" if len(untrained) == len(results) else "cosine so far" if so_far else "final cosine"
+    title = f"{when} of each layer's weight gradient with the true one, and {split} accuracy{_not_finished(begun) if so_far else ''}"
     notes = [*_seeds_note(results), *truths(runs)]
     if untrained:
         short = ", ".join(untrained)
         notes.append(f"update 0, the untrained network, is all that was recorded of {short}: --record-every is longer than the run")
+    if begun and not so_far:
+        notes.append(unfinished_text(begun))
     table = Table(title, notes, turned=len(cells) > WIDE)
     table.add_column("method")
     rates = rates or whole or len({score.lr for score in results}) > 1
@@ -59,14 +63,32 @@ def comparison_table(runs: Sequence[Run], *, whole: bool = False, rates: bool = 
         table.add_column("seeds")
     for i, layer in enumerate(cells):
         table.add_column(layer, apart=rates and not i)
-    for i, (name, unit) in enumerate(((f"best {split} accuracy", "%"), ("best epoch", ""), (f"final {split} accuracy", "%"))):
+    last = "last" if so_far else "final"
+    for i, (name, unit) in enumerate(((f"best {split} accuracy", "%"), ("best epoch", ""), (f"{last} {split} accuracy", "%"))):
         table.add_column(name, unit, apart=not i)
     for score in results:
         found = [cells[layer].get(score.label) for layer in cells]
         cosines = [mean_cell(value.mean, value.low, high=value.high) if value else NONE for value in found]
         first = [Cell(f"{score.lr:g}", score.lr)] if rates else []
         table.add_row(score.label, *first, *([score.seeds] if whole else []), *cosines, *_accuracies(score))
+    if so_far:
+        _add_updates(table, results, begun)
     return table
+
+
+def _not_finished(runs: Sequence[Run]) -> str:
+    """Where runs that are not finished stand, for a title: "at update 40 (not finished)"."""
+    at = sorted({run_progress(run).updates for run in runs})
+    return f", at update{'s' * (len(at) > 1)} {', '.join(map(str, at))} (not finished)"
+
+
+def _add_updates(table: Table, results: Sequence[Score], runs: Sequence[Run]) -> None:
+    """A last column, for csv too, which has no title: the updates that each group's runs have had so far."""
+    table.add_column("updates so far (not finished)")
+    groups = group_runs(runs)
+    for i, score in enumerate(results):
+        at = sorted({run_progress(run).updates for run in groups[score.label]})
+        table.rows[i] += (Cell(", ".join(map(str, at)), at[0] if len(at) == 1 else ", ".join(map(str, at))),)
 
 
 def with_heading(tables: Iterable[Table], heading: str) -> list[Table]:

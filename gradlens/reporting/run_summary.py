@@ -28,7 +28,10 @@ ABOUT = (
 
 
 def run_summary(run: Run) -> dict[str, Any]:
-    """What `gradlens show --format json` prints; accuracies are shares, None where there is none."""
+    """What `gradlens show --format json` prints; accuracies are shares, None where there is none.
+
+    An unfinished run has no final accuracy, only a last one.
+    """
     held_out = [m for m in run.metrics if not m.split.startswith(TRAIN)]
     answered = [m for m in held_out if math.isfinite(m.accuracy)]
     images = [row.seconds * row.images_per_s for row in run.timing]
@@ -44,7 +47,8 @@ def run_summary(run: Run) -> dict[str, Any]:
         "split": held_out[-1].split if held_out else None,
         "best_accuracy": best_epoch(answered).accuracy if answered else None,
         "best_epoch": best_epoch(answered).epoch if answered else None,
-        "final_accuracy": answered[-1].accuracy if answered else None,
+        "final_accuracy": answered[-1].accuracy if answered and run.finished else None,
+        "last_accuracy": answered[-1].accuracy if answered else None,  # of an unfinished run: as far as it came
         "settings": run.config.as_dict(),
         **{name: run.info[name] for name in ABOUT if run.info.get(name) is not None},
     }

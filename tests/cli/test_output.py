@@ -124,7 +124,7 @@ def test_a_run_in_a_notebook_is_a_line_and_its_tables_are_frames(run, monkeypatc
 
 def test_rows_of_any_loop_are_short_and_a_table(monkeypatch):
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 1))
-    rows = package.compare(model, model(torch.ones(2, 3)).sum(), {"0.weight": torch.ones(4, 3)})
+    rows = package.compare(model, model(torch.ones(2, 3)).sum(), {name: torch.ones_like(p) for name, p in model.named_parameters()})
     assert isinstance(rows, Measurements)
     assert rows == list(rows)
     assert repr(rows) == f"<{len(rows)} measurements: {', '.join(dict.fromkeys(r.quantity for r in rows))} of 2 layers; .table(), .frame()>"

@@ -11,6 +11,8 @@ from torch.utils.checkpoint import checkpoint
 from gradlens import InputError, compare
 from gradlens.gradients.alignment import measure
 
+pytestmark = pytest.mark.filterwarnings("ignore:compare. no gradient given")
+
 
 def found(rows):
     return {(r.layer, r.quantity): r.value for r in rows}

@@ -192,27 +192,32 @@ def test_compare_reads_grad_when_no_gradients_are_given(net, loss):
     net[0].weight.grad.mul_(-3)
     net[2].bias.grad = None
     before = net[0].weight.grad.clone()
-    found = {(r.layer, r.kind, r.quantity): r.value for r in compare(net, loss)}
+    with pytest.warns(UserWarning, match=r"no gradient given for 2\.bias; not compared \(their \.grad is None"):
+        found = {(r.layer, r.kind, r.quantity): r.value for r in compare(net, loss)}
     assert found["0", "weight", "cosine"] == pytest.approx(-1)
     assert found["0", "weight", "norm_ratio"] == pytest.approx(3)
     assert found["0", "bias", "cosine"] == pytest.approx(1)
-    assert found["2", "bias", "zeros"] == 1
-    assert math.isnan(found["2", "bias", "cosine"])
+    assert ("2", "bias") not in {(layer, kind) for layer, kind, _ in found}
     assert torch.equal(net[0].weight.grad, before)
 
 
-def test_compare_takes_an_empty_set_of_gradients_as_all_zero(net, loss):
+def test_compare_leaves_out_and_lists_what_was_not_given(net, loss):
     loss.backward(retain_graph=True)
-    assert all(r.value == 1 for r in compare(net, loss, {}) if r.quantity == "zeros")
+    with pytest.warns(UserWarning, match=r"no gradient given for 0\.weight, 0\.bias, 2\.weight, 2\.bias; not compared \(give zeros"):
+        assert compare(net, loss, {}) == []
+    with pytest.warns(UserWarning, match=r"no gradient given for 0\.weight, 0\.bias, 2\.weight; not"):
+        rows = compare(net, loss, {"2.bias": torch.zeros(net[2].bias.shape, dtype=torch.float64)})
+    assert {(r.layer, r.kind) for r in rows} == {("2", "bias")}
 
 
 def test_compare_leaves_frozen_parameters_out_and_gives_unused_ones_a_zero_truth(net):
     net[0].weight.requires_grad_(False)
     net.extra = nn.Linear(2, 2).double()
     loss = net[:3](torch.randn(6, 5, dtype=torch.float64)).square().mean()
-    rows = by_parameter(compare(net, loss, {"extra.bias": torch.ones(2, dtype=torch.float64)}))
-    assert "0.weight" not in rows
-    assert "0.bias" in rows
+    mine = {"extra.bias": torch.ones(2, dtype=torch.float64), "0.bias": torch.ones(net[0].bias.shape, dtype=torch.float64)}
+    with pytest.warns(UserWarning, match=r"for 2\.weight, 2\.bias, extra\.weight"):
+        rows = by_parameter(compare(net, loss, mine))
+    assert list(rows) == ["0.bias", "extra.bias"]
     unused = {r.quantity: r.value for r in rows["extra.bias"]}
     assert unused["true_zeros"] == 1
     assert unused["norm"] == pytest.approx(math.sqrt(2))

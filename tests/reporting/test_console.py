@@ -102,6 +102,12 @@ def test_a_table_is_of_one_experiment_and_of_finished_runs():
     (alone,) = comparison_tables(runs[:2])
     assert alone.title.startswith("final cosine")
     (unfinished,) = comparison_tables(runs[3:])
+    assert unfinished.title.startswith("cosine so far of each")
+    assert unfinished.title.endswith("test accuracy, at update 30 (not finished)")
+    assert "final" not in unfinished.csv()
+    assert "updates so far (not finished)" in unfinished.csv()
+    assert column(unfinished, "updates so far (not finished)")[0].value == 30
+    assert any("dni-s0 (30" in note for note in comparison_table(runs[2:]).notes)
     assert [row[0].text for row in unfinished.rows] == ["dni"]
 
 

@@ -10,6 +10,7 @@ import math
 import re
 import time
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +23,8 @@ from gradlens.reporting.html import charts, parts
 from gradlens.reporting.html import page as report
 from gradlens.reporting.html.charts import BINS, DARK, contrast, cosine_bin, cosine_colours, in_the_dark, looks
 from gradlens.reporting.html.page import make_report_context, page, write_page
+from gradlens.reporting.html.parts import ReportSection
+from gradlens.reporting.html.stored import stored as stored_results
 from gradlens.reporting.style import styles
 from gradlens.runtime.errors import InputError
 from gradlens.training.run_directory import load_run
@@ -416,7 +419,7 @@ def test_wrong_input_is_one_sentence_and_nothing_is_written(tmp_path):
 def test_a_page_is_written_and_the_run_left_alone(tmp_path):
     path = stored(made(), tmp_path / "runs")
     before = {p: p.read_bytes() for p in path.iterdir()}
-    assert write_page([load_run(path)], tmp_path / "r.html") == tmp_path / "r.html"
+    assert write_page([load_run(path)], tmp_path / "r.html") == [tmp_path / "r.html"]
     write_page([load_run(path)], tmp_path / "r.html", overwrite=True)
     assert {p: p.read_bytes() for p in path.iterdir()} == before
     assert (tmp_path / "r.html").read_text().startswith("<!doctype html>")
@@ -425,8 +428,9 @@ def test_a_page_is_written_and_the_run_left_alone(tmp_path):
 def test_several_experiments_are_an_overview_with_a_section_each_and_a_page_each(tmp_path):
     runs = [made(), made("dgl", accuracy=0.4), made(width=4, path="w"), made("dni", width=4, path="v", finished=False)]
     out = tmp_path / "r.html"
-    write_page(runs, out)
+    written = write_page(runs, out)
     pages = ["r-digits-basic-cnn.html", "r-digits-basic-cnn-width4.html"]
+    assert [path.name for path in written] == ["r.html", *pages]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["r.html", *pages])
     text = out.read_text()
     assert len(text) < 100_000
@@ -453,6 +457,19 @@ def test_an_unfinished_run_is_in_no_verdict_beside_finished_ones():
     assert list(here.groups) == ["bp", "dgl"]
     assert [run.path.name for run in here.groups["dgl"]] == ["dgl-s0"]
     assert [run.path.name for run in here.unfinished] == ["dgl-s1", "dni-s0"]
+
+
+def test_commands_that_a_page_names_can_be_typed(tmp_path):
+    runs = [made(), made("dgl"), made("dni"), made("cdni")]
+
+    def named(runs, folder=None):
+        section = ReportSection("separability", "Linear separability")
+        stored_results(make_report_context(runs, folder), section, "probe", "gradlens probe {}")
+        return section.command
+
+    assert named(runs[:3]) == "gradlens probe runs/bp-s0 runs/dgl-s0 runs/dni-s0"
+    assert named(runs) == "gradlens probe runs/*"
+    assert named(runs, Path("my comparison")) == "gradlens probe 'my comparison'"
 
 
 def test_the_command(tmp_path, monkeypatch, capsys):

@@ -52,7 +52,7 @@ def _sections(here: ReportContext) -> list[ReportSection]:
     return with_empty_as_one([make(here) for make in (*FIRST, *analyses, *LAST)])
 
 
-def make_report_context(runs: Sequence[Run]) -> ReportContext:
+def make_report_context(runs: Sequence[Run], folder: Path | None = None) -> ReportContext:
     """The finished runs of a page by label, methods in the order of the figures; of unfinished ones alone, those as far as they came.
 
     Raises:
@@ -63,7 +63,7 @@ def make_report_context(runs: Sequence[Run]) -> ReportContext:
     found = group_runs(finished or others)
     look = styles(found)
     ordered = {label: found[label] for label in look}
-    return ReportContext(ordered, look, method_summaries(ordered), others if finished else [])
+    return ReportContext(ordered, look, method_summaries(ordered), others if finished else [], folder)
 
 
 def as_json(content: Any) -> Markup:
@@ -106,11 +106,12 @@ def _title(runs: Sequence[Run], labels: Sequence[str]) -> str:
     return f"{runs_title(runs)} · {count}{len(runs)} run{'s' if len(runs) > 1 else ''}"
 
 
-def page(runs: Sequence[Run]) -> str:
+def page(runs: Sequence[Run], folder: Path | None = None) -> str:
     """The page as html.
 
     Args:
         runs: several methods, several seeds each.
+        folder: the comparison folder that holds them, if one does.
 
     Raises:
         InputError: no runs, or the same run twice.
@@ -118,7 +119,7 @@ def page(runs: Sequence[Run]) -> str:
     """
     from plotly.offline import get_plotlyjs  # several megabytes
 
-    here = make_report_context(runs)
+    here = make_report_context(runs, folder)
     parts = _sections(here)
     said = [*unfinished_notices(here.unfinished), *notices(here.groups), *doctor.wrong(here)]
     charts = {f"{part.id}-{i}": chart for part in parts for i, chart in enumerate(part.charts)}
@@ -189,13 +190,17 @@ def overview(parts: Sequence[Experiment], pages: Sequence[str]) -> str:
     )
 
 
-def write_page(runs: Sequence[Run], out: str | Path, overwrite: bool = False) -> Path:
+def write_page(runs: Sequence[Run], out: str | Path, overwrite: bool = False, folder: Path | None = None) -> list[Path]:
     """Write the page of some runs; of several experiments an overview, and the page of each beside it (``report-digits-mlp.html``).
 
     Args:
         runs: several methods, several seeds each.
         out: the file.
         overwrite: replace files that are there, whatever they are; a page of the same runs is replaced anyway.
+        folder: the comparison folder that holds the runs, if one does.
+
+    Returns:
+        the pages, the one that was asked for first.
 
     Raises:
         InputError: no run, the same run twice, a file that exists, or a folder that cannot be written.
@@ -215,6 +220,6 @@ def write_page(runs: Sequence[Run], out: str | Path, overwrite: bool = False) ->
         raise InputError(f"cannot write {path}: there is no folder {path.parent}")
     must_be_writable(path)
     for file, shown in pages.items():
-        text = overview(parts, [one.name for one in own]) if own and file == path else page(shown)
+        text = overview(parts, [one.name for one in own]) if own and file == path else page(shown, folder)
         write(file, encode(f"{text.rstrip()}\n{mark([run.path for run in shown], file)}"))
-    return path
+    return list(pages)

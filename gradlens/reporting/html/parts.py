@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple
 
 from gradlens.reporting.aggregate import Interval, LayerPoint, layer_points
@@ -76,6 +77,7 @@ class ReportContext:
     styles: Mapping[str, Style]
     standings: Sequence[MethodSummary]
     unfinished: Sequence[Run] = ()  # listed, and in nothing else on the page
+    folder: Path | None = None  # the comparison folder of the runs: commands that the page names stand for it
 
     @property
     def runs(self) -> list[Run]:

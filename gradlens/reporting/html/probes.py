@@ -52,15 +52,15 @@ def _by_block(held: ReportContext, results: Mapping[Path, Result], shown: Report
         return
     blocks = list(dict.fromkeys(place for _, place in trained))
     untrained = _accuracy(held, results, "untrained")
-    drawn = lines_of(held, trained) + control_line(untrained, "untrained network")
+    drawn = lines_of(held, trained) + control_line(untrained, "untrained network", "dash")  # dashes as in the figure
     pixels = [v for values in _accuracy(held, results, "pixels").values() for v in values if math.isfinite(v)]
     if pixels:
         level = [compact(float(np.mean(pixels)))] * len(blocks)
-        drawn.append({"label": None, "name": "raw pixels", "x": blocks, "y": level, "dash": "dash"})
-    drawn += control_line(_accuracy(held, results, "trained", "permuted"), "permuted labels", "longdashdot")
+        drawn.append({"label": None, "name": "raw pixels", "x": blocks, "y": level, "dash": "dashdot"})
+    drawn += control_line(_accuracy(held, results, "trained", "permuted"), "permuted labels", "dot")
     shown.text.append(
         "Held-out accuracy of a multinomial logistic regression on each block's frozen activations. Grey: the same on the untrained"
-        " network (dotted), on raw pixels (dashed) and with permuted labels (dash-dotted)."
+        " network (dashed), on raw pixels (dash-dotted) and with permuted labels (dotted)."
     )
     shown.charts.append(line_chart("linear probe, held-out accuracy", "block", "accuracy (%)", drawn, percent=True, categories=True))
     columns = {

@@ -51,7 +51,7 @@ def _which(compared: Sequence[tuple[MethodSummary, MethodSummary]]) -> str:
         least = max(free, key=_points)
         lost = short_number(-_points(least), 1, scale=100)
         how = "loses nothing" if _points(least) > 0 or lost == "0.0" else f"loses least ({lost} points)"
-        why = "If blocks are to be trained without waiting for those above them, in parallel or with less memory"
+        why = "If blocks are to be trained without waiting for those above them, in parallel"
         said.append(f"{why}, {least.label} {how} here.")
     said.append("This is one data set and one network: compare on yours before you choose.")
     return " ".join(said)

@@ -226,12 +226,13 @@ def cost(held: ReportContext) -> ReportSection:
         )
     columns = [
         "method", "forward locked", "update locked", "backward locked", "labels at every block", "images/s", f"time × {BASELINE}",
-        "seconds in all", "peak memory MB", "machine",
+        "seconds in all", "process's peak memory so far MB", "machine",
     ]  # fmt: skip
     note = (
         "Locked: a block runs after the one below it (forward); it is updated after all above it have run (update) and have gone backward"
         " (backward). Times are of these runs as they were made, recording included and evaluation left out, and hold other work of the"
-        " machine; peak memory is the process's. `gradlens bench` measures methods side by side in one run."
+        " machine; peak memory is the highest of the process, which trained other runs before"
+        " this one, so it does not compare methods. `gradlens bench` measures them side by side, memory too."
     )
     if not any(run.timing for run in held.runs):
         section.missing.append("No epoch was timed yet.")

@@ -35,12 +35,24 @@ def stored(held: ReportContext, section: ReportSection, name: str, command: str)
         else:
             found[run.path] = result
     if without:
-        paths = " ".join(shell_word(run.path) for run in without[:2]) + (" …" if len(without) > 2 else "")
+        paths = _named(without, held.folder)
         if found or section.missing:
             section.missing.append(f"Not measured for {len(without)} of {len(held.runs)} runs: `{command.format(paths)}` does.")
         else:
             section.command = command.format(paths)
     return found
+
+
+NAMED = 3  # runs whose paths are written out in a command
+
+
+def _named(runs: Sequence[Run], folder: Path | None) -> str:
+    """Runs as a command can be given them: their comparison folder, their paths, of many a pattern for their folders."""
+    if folder:
+        return shell_word(folder)
+    if len(runs) <= NAMED:
+        return " ".join(shell_word(run.path) for run in runs)
+    return " ".join(f"{shell_word(parent)}/*" for parent in dict.fromkeys(run.path.parent for run in runs))
 
 
 def value(row: Mapping[str, Any], *names: str) -> float:

@@ -89,7 +89,7 @@
   const look = (name) => data.looks[label(name)];
   const colourOf = (name) => (look(name) ? look(name)[isDark() ? "dark" : "light"] : ink("--soft"));
   const alpha = (hex, a) => `rgba(${[1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16)).join(",")},${a})`;
-  const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"], plotlyServerURL: "" };
+  const config = { responsive: true, displayModeBar: false, plotlyServerURL: "" };
 
   let onPaper = false;
   const paper = { width: 346, height: 240 }; // px: two beside each other on A4 and on letter
