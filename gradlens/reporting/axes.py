@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
+from matplotlib.markers import CARETDOWN
 from matplotlib.ticker import LogLocator, NullLocator
 
 from gradlens.reporting.aggregate import CurvePoint, FinalValue, LayerPoint
@@ -213,18 +214,17 @@ def layer_panels(n: int, names: Sequence[str], look: Mapping[str, Style]) -> tup
 
 
 def mark_below(grid: Sequence[Axes], layers: Sequence[str], rows: Sequence[LayerPoint], scale: Scale, look: Mapping[str, Style]) -> None:
-    """▾ under the axis' lower limit wherever a value lies below it, a line of them for each label that has any."""
-    low, high = grid[0].get_ylim()
+    """▾ at the axis' lower end, which is the scale's limit, wherever a value lies below it; a line of them for each label that has any."""
     below = [p for p in rows if p.mean < scale.limits[0]]
     if below:
-        grid[0].set_yticks([tick for tick in grid[0].get_yticks() if tick >= scale.limits[0]])
-    step = 0.09 * (high - low)
+        grid[0].set_ylim(bottom=scale.limits[0])
     for line, label in enumerate(name for name in look if any(p.label == name for p in below)):
-        at = low - line * step
         for ax, layer in zip(grid, layers, strict=True):
             x = [p.step for p in below if (p.label, p.layer) == (label, layer)]
-            ax.plot(x, [at] * len(x), linestyle="", marker=11, markersize=6, color=look[label].colour)
-        grid[0].set_ylim(at - step, high)
+            ax.plot(
+                x, [0.08 * line] * len(x), linestyle="", marker=CARETDOWN, markersize=6, color=look[label].colour,
+                transform=ax.get_xaxis_transform(), clip_on=False, zorder=3,
+            )  # fmt: skip
 
 
 def colour_norm(values: np.ndarray[Any, Any], scale: Scale) -> Normalize:

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib import colormaps, style
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
-from matplotlib.colors import Normalize
+from matplotlib.colors import Normalize, to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
@@ -18,7 +18,7 @@ from matplotlib.patches import Rectangle
 from gradlens.reporting.aggregate import FinalValue
 from gradlens.reporting.axes import Scale, colour_norm, drawable, quantity_head, scale_of, seeds_of
 from gradlens.reporting.numbers import cell_text
-from gradlens.reporting.style import LOOK, Style, panels, styles
+from gradlens.reporting.style import LOOK, Style, panels, readable_ink, styles
 from gradlens.runtime.errors import InputError
 
 CELL = 0.62  # inches of a cell's width, at least: "−0.11" and a gap
@@ -33,7 +33,7 @@ def _coloured_table(ax: Axes, shown: np.ndarray[Any, Any], norm: Normalize, log:
         text, ink = "–", "0.25"
         if math.isfinite(value):
             text = cell_text(value, log)
-            ink = "white" if np.dot(colours(norm(value))[:3], (0.299, 0.587, 0.114)) < 0.5 else "0.1"
+            ink = readable_ink(to_hex(colours(norm(value))))
         else:
             ax.add_patch(Rectangle((j, i), 1, 1, facecolor="0.93", edgecolor="0.7", hatch="////", linewidth=0))
         ax.text(j + 0.5, i + 0.5, text, ha="center", va="center", color=ink, fontsize=9.5)

@@ -115,7 +115,7 @@ def curve_figure(
     ax.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
     ax.set(xlabel="epoch", ylabel=scale.name)
     star = "★ highest (epoch)" if starred else ""
-    notes = (title, seeds_of(rows), band_of(rows), star if many else "")
+    notes = (f"{split.capitalize()} {quantity}", title, seeds_of(rows), band_of(rows), star if many else "")
     ax.set_title("\n".join(in_lines(notes, figure.get_figwidth() - 0.6)), loc="left")
     if many:
         label_ends(ax, ends)
@@ -133,7 +133,7 @@ def over_training(
 ) -> Figure:
     """A quantity over updates: one panel a layer, bottom first, and one line a label; gaps are NaN.
 
-    Values below a scale's lower limit leave the panel and are marked ▾ under it; exact zeros are not on a log axis.
+    Values below a scale's lower limit leave the panel and are marked ▾ at its lower end; exact zeros are not on a log axis.
 
     Args:
         points: from :func:`gradlens.reporting.aggregate.layer_points`, of one kind.

@@ -16,7 +16,7 @@ from matplotlib import colormaps
 from matplotlib.colors import to_hex, to_rgb
 
 from gradlens.reporting.aggregate import CurvePoint, LayerPoint
-from gradlens.reporting.style import Style
+from gradlens.reporting.style import Style, contrast, readable_ink
 
 Chart = dict[str, Any]
 BINS = 21  # colours of a cosine from −1 to 1, steps of 0.1
@@ -44,18 +44,6 @@ def compact(value: float | int | None) -> float | int | None:
 # ------------------------------------------------------------------------------------------------------------ colours
 
 
-def _luminance(colour: str) -> float:
-    """Relative luminance (WCAG 2)."""
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-def contrast(a: str, b: str) -> float:
-    """Contrast of two colours, 1 to 21 (WCAG 2)."""
-    light, dark = sorted((_luminance(a), _luminance(b)), reverse=True)
-    return (light + 0.05) / (dark + 0.05)
-
-
 def in_the_dark(colour: str) -> str:
     """The colour of a line on the dark page: greys are turned over (black becomes light grey), other hues made lighter where need be."""
     r, g, b = to_rgb(colour)
@@ -77,7 +65,7 @@ def cosine_colours(dark: bool) -> list[tuple[str, str]]:
         middle = to_rgb("#262e37")
         shares = [2 * i / (BINS - 1) - 1 for i in range(BINS)]
         colours = [to_hex(tuple(m + (e - m) * abs(s) ** 0.7 for m, e in zip(middle, ends[s > 0], strict=True))) for s in shares]
-    return [(colour, max(("#ffffff", "#000000"), key=lambda ink: contrast(ink, colour))) for colour in colours]
+    return [(colour, readable_ink(colour)) for colour in colours]
 
 
 def cosine_bin(value: float) -> int | None:
