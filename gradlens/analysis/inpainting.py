@@ -110,7 +110,7 @@ def drops_no_pixels(run: Run) -> str | None:
     """What a run lacks to be shown, as a sentence: a rule that drops pixels."""
     if run.config.rule.inpaints:
         return None
-    return f"{run.path}: {run.config.method} drops no pixels; {INPAINTING} do"
+    return f"{run.path}: {run.config.method} drops no pixels; {INPAINTING} do (`gradlens train context-encoder` trains one)"
 
 
 def must_have_images(run: Run, images: int, context: RunContext) -> None:

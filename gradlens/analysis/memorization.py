@@ -117,7 +117,10 @@ def not_memorizable(run: Run) -> str | None:
     if run.config.data.augment:
         return f"{run.path} was trained with augmentation and never saw an image twice: it says nothing of memorization"
     if not curve_of(run):
-        return f"{run.path} was trained without --evaluate-train: its training images were never evaluated in eval mode"
+        return (
+            f"{run.path} was trained without --evaluate-train: its training images were never evaluated in eval mode;"
+            f" `gradlens memorize {run.config.method}` trains a run that has them"
+        )
     return None
 
 

@@ -91,6 +91,11 @@ def _check_rule(name: str, own: Collection[str], or_runs: bool) -> None:
         return
     if or_runs and (is_there(name) or Path(name).name != name):
         runs_of([name], no_progress)
+    elif "," in name:
+        raise InputError(f"unknown method {name!r}; give methods with blanks between them: {' '.join(name.replace(',', ' ').split())}")
+    elif is_there(f"{name.partition(':')[0]}.py"):
+        file, _, inside = name.partition(":")
+        raise InputError(f"unknown method {name!r}; a rule of your own is named {file}.py:{inside or 'Class'}")
     elif is_current("methods"):
         raise unknown("method", name, METHODS, others=OTHER_NAMES)
 
@@ -130,11 +135,13 @@ def check_choices(settings: Mapping[str, Any], own: Collection[str] = ()) -> Non
 
 
 def numbers_of(flag: str) -> Callable[[str | None], str | None]:
-    """A callback that refuses a flag's text unless it is a list of numbers, :func:`gradlens.training.typed_flags.parse_numbers`."""
+    """A callback that refuses a flag's text unless it is a list of numbers, :func:`gradlens.training.typed_flags.parse_numbers`, or one."""
 
     def check(text: str | None) -> str | None:
         if text is not None:
-            parse_numbers(flag, text)
+            numbers = parse_numbers(flag, text)
+            if len(set(numbers)) == 1:
+                raise InputError(f"{flag} {text}: one rate is no grid to choose from; --lr {numbers[0]:g} trains with it")
         return text
 
     return check

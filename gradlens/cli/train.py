@@ -75,6 +75,8 @@ def train(
     paths = [run.path for run in runs]
     drawn = configs[0].epochs > 0  # of no update there are no curves
     following: list[str | Path] = ["figures", *paths] if drawn else ["show", paths[0]]
+    if any(console.diverged(run) for run in runs):
+        following = ["doctor", *paths]  # why, and what to try
     output.notice(f"next: {shell_command('gradlens', *following)}")
 
 

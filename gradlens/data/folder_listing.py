@@ -14,7 +14,7 @@ from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from gradlens.runtime.errors import InputError
-from gradlens.runtime.paths import reason
+from gradlens.runtime.paths import is_there, reason
 
 HALVES = ("train", "test")
 TYPES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -76,6 +76,8 @@ def must_be_folder(name: str) -> None:
         InputError: there is none, or it may not be looked at.
 
     """
+    if not is_there(name):
+        raise InputError(f"{name} does not exist: wanted a folder that holds train/<class>/ and test/<class>/, or an .npz file")
     if not _is_folder(Path(name)):
         raise InputError(f"{name} is no image folder: wanted a folder that holds train/<class>/ and test/<class>/, or an .npz file")
 

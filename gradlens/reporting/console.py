@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from gradlens.analysis.doctor import Diagnosis, diagnosis_line
 from gradlens.analysis.doctor_evidence import WRONG
@@ -11,6 +12,7 @@ from gradlens.reporting.aggregate import FinalValue, Score, final_values, record
 from gradlens.reporting.html.notices import by_value, differences
 from gradlens.reporting.numbers import NONE, count_cell, mean_cell, short_number
 from gradlens.runtime.tables import Cell, Table
+from gradlens.training.comparison import Comparison, as_runs
 from gradlens.training.metrics import TRAIN
 from gradlens.training.run_directory import Run
 from gradlens.training.run_groups import experiments, group_runs
@@ -29,15 +31,18 @@ def _accuracies(score: Score) -> tuple[Cell, Cell, Cell]:
     return best, Cell(f"{score.best_epoch:g}", score.best_epoch), final
 
 
-def comparison_table(runs: Sequence[Run], *, whole: bool = False, rates: bool = False) -> Table:
+def comparison_table(
+    runs: Run | Comparison | str | Path | Sequence[Run | str | Path], *, whole: bool = False, rates: bool = False
+) -> Table:
     """A row a group of seeds: the final cosine of each layer's weight gradient with the true one, and held-out accuracy, best and last.
 
     Args:
-        runs: several methods, several seeds each.
+        runs: of several methods, several seeds each; or one run, a comparison, or paths of them.
         whole: with learning rate and number of seeds; else the rates stand in it where they differ.
         rates: with learning rates, also where they are equal.
 
     """
+    runs = as_runs(runs)
     results = scores(runs)
     cells: dict[str, dict[str, FinalValue]] = {}
     for value in final_values(runs, "cosine"):

@@ -224,10 +224,38 @@ def runs_in(path: Path) -> list[Path]:
 
 
 def not_a_run(path: Path) -> InputError:
-    """The refusal of a path that is there and stands for no run; comparisons in it are named."""
+    """The refusal of a path that is there and stands for no run; comparisons in it are named, or its folders of runs and comparisons."""
     held = sorted(str(file.parent) for file in path.glob(f"*/{FILE}")) if path.is_dir() else []
     more = f"; it holds comparisons, give one of them: {_shortened(held, ' and ', ' more', ', ')}" if held else ""
+    if not held and (folders := [str(path / name) for name in (RUNS, COMPARISONS.name) if _holds_runs(path / name)]):
+        more = f"; give what is in {' or '.join(f'{folder}/' for folder in folders)}, as {_first_in(Path(folders[0]))}"
     return InputError(f"{path} is not a run directory: it has no config.json{more}")
+
+
+def _holds_runs(folder: Path) -> bool:
+    """Whether runs or comparisons lie in a folder."""
+    return is_folder(folder) and bool(runs_in(folder) or [*folder.glob(f"*/{FILE}")])
+
+
+def _first_in(folder: Path) -> Path:
+    """The first run or comparison in a folder that holds some."""
+    return [*runs_in(folder), *sorted(file.parent for file in folder.glob(f"*/{FILE}"))][0]
+
+
+def as_runs(given: Run | Comparison | str | Path | Iterable[Run | str | Path]) -> list[Run]:
+    """Runs, whatever they were given as: a run, a comparison, a path that :func:`load` reads, or several runs and paths.
+
+    Raises:
+        InputError: a path that is not there, or stands for no run.
+
+    """
+    if isinstance(given, Comparison):
+        return given.runs
+    if isinstance(given, str | Path):
+        return as_runs(load(given))
+    if isinstance(given, Iterable):
+        return [run for one in given for run in as_runs(one)]
+    return [given]
 
 
 def load(path: str | Path, data: str | Path | None = None) -> Run | Comparison:

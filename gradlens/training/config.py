@@ -282,7 +282,7 @@ class Config(Settings, frozen=True):
         for name in self.options:
             fields = rule.Options.model_fields
             if name not in fields and rule.Options.model_config.get("extra") != "allow":  # a rule whose file is not read takes any
-                raise unknown(f"option of {self.method}", name, [*fields, "lr"], "gradlens list methods")
+                raise unknown(f"option of {self.method}", name, [*fields, "lr"], f"gradlens list methods {self.method}")
         try:
             resolved = rule.Options(**self.options).model_dump()
         except ValidationError as error:

@@ -119,7 +119,7 @@ def _refuse_unknown_options(sets: list[tuple[str | None, str, Any]], methods: Se
             raise InputError(f"--set {method}.{option}: {method} is not among the methods of this command ({', '.join(methods)})")
         if not any(option in known[name] for name in ([method] if method else methods)):
             some = {o for n in ([method] if method else methods) for o in known[n]}
-            raise unknown(f"option of {method or ', '.join(methods)}", option, some, "gradlens list methods")
+            raise unknown(f"option of {method or ', '.join(methods)}", option, some, f"gradlens list methods {method or methods[0]}")
 
 
 def methods_and_runs(what: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -20,7 +20,7 @@ def check_device(name: str) -> None:
     """
     kind, colon, number = name.partition(":")
     if kind not in DEVICES or (colon and not number.isdecimal()):
-        raise unknown("device", name, DEVICES)
+        raise unknown("device", name, DEVICES, others={"gpu": "cuda", "nvidia": "cuda", "metal": "mps"})
 
 
 def no_updates(epochs: object, steps: object) -> str | None:

@@ -94,7 +94,7 @@ def test_every_command_that_reads_images_again_finds_them_where_they_are_now(gra
     ("place", "said"),
     [
         ("cifar10", "--data cifar10: a named data set has no path that changes; --data-dir says where its files lie"),
-        ("nowhere/birds", "nowhere/birds is no image folder"),
+        ("nowhere/birds", "nowhere/birds does not exist"),
         ("gone.npz", "--data gone.npz: there is no such file"),
         ("gone.py:build", "--data gone.py:build: there is no such file"),
     ],

@@ -101,6 +101,9 @@ QUICK = [
     (["list", "models"], ["vgg16", "torchvision:NAME"]),
     (["list", "data"], ["digits", "8x8 grey digits shipped with scikit-learn"]),
     (["list", "quantities"], ["norm_ratio", "in training"]),
+    (["train", "bp", "--device", "gpu"], ["unknown device 'gpu'; nearest: cuda (of 5"]),
+    (["compare-gradients", "bp,dgl"], ["unknown method 'bp,dgl'; give methods with blanks between them: bp dgl"]),
+    (["train", "rule:Signed"], ["unknown method 'rule:Signed'; a rule of your own is named rule.py:Signed"]),
     (["train", "bp", "--device", "cudaa"], ["unknown device 'cudaa'; nearest: cuda, cuda:1, "]),
     (["bench", "--device", "cuda:x"], ["unknown device 'cuda:x'"]),
     (["train", "bp", "--stem", "4"], ["--stem: unknown value '4'; nearest: 3, 5, 7"]),
@@ -108,7 +111,7 @@ QUICK = [
     (["train", "--config", "choice.json"], ["choice.json: unknown optimizer 'adm'; nearest: adam"]),
     (["train", "--config", "rule.json"], ["rule.json: unknown method 'dlg'"]),
     (["train", "bp", "--config", "none.json"], ["cannot read the config file none.json"]),
-    (["train", "bp", "--data", "images/brids"], ["images/brids is no image folder"]),
+    (["train", "bp", "--data", "images/brids"], ["images/brids does not exist: wanted a folder"]),
     (["train", "bp", "--init-from", "runs/foo"], ["runs/foo does not exist"]),
     (["train", "distil", "--teacher", "runs/foo"], ["runs/foo does not exist"]),
     (["train"], ["which method? One of bp, "]),
@@ -121,6 +124,7 @@ QUICK = [
     (["train", "bp", "--split", "1,x"], ["--split '1,x': wanted numbers"]),
     (["train", "bp", "--split", "1,1.5"], ["--split 1,1.5: wanted whole numbers"]),
     (["compare-gradients", "--lr-grid", "a"], ["--lr-grid 'a': wanted numbers"]),
+    (["compare-gradients", "--lr-grid", "1e-3"], ["--lr-grid 1e-3: one rate is no grid to choose from; --lr 0.001 trains with it"]),
     (["compare-gradients", "bp", "runs/foo"], ["runs/foo does not exist"]),
     (["memorize", "runs/foo"], ["runs/foo does not exist"]),
     *(
@@ -146,6 +150,7 @@ FILES = {  # in the folder in which all this is typed
     "flag.toml": 'methods = ["bp"]\n[settings]\nwdith = 3',
     "grid.toml": 'methods = ["bp"]\n[grid]\noptimizer = ["sgd", "adm"]',
     "held/a/config.json": "{}",
+    "rule.py": "",
     "compared/comparison.json": (
         '{"format": 1, "made_by": "compare-gradients", "asked": "", "command": "gradlens x", "gradlens": "", "finished": true,'
         ' "methods": [], "seeds": [], "runs": ["runs/b"]}'

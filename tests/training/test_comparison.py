@@ -10,7 +10,7 @@ from tiny_runs import tiny
 
 import gradlens
 from gradlens.runtime.errors import InputError
-from gradlens.training.comparison import ChosenRate, Comparison, load, read_comparison, runs_of, write_comparison
+from gradlens.training.comparison import ChosenRate, Comparison, as_runs, load, read_comparison, runs_of, write_comparison
 
 
 @pytest.fixture
@@ -57,6 +57,10 @@ def test_what_paths_stand_for(folder):
 def test_what_stands_for_no_run_is_said(folder):
     assert refused("o/aa") == "o/aa does not exist; nearest: o/a"
     assert refused("nothing/like/this") == "nothing/like/this does not exist"
+    Path("elsewhere").mkdir()
+    Path("o").rename("elsewhere/runs")
+    assert refused("elsewhere").endswith("has no config.json; give what is in elsewhere/runs/, as elsewhere/runs/a")
+    Path("elsewhere/runs").rename("o")
     assert refused("o/figures") == "o/figures is not a run directory: it has no config.json"
     Path("all").mkdir()
     Path("c").rename("all/c")
@@ -96,3 +100,13 @@ def test_load_gives_a_run_or_what_belongs_together(tmp_path):
     both = gradlens.load(tmp_path / "c")
     assert isinstance(both, gradlens.Comparison)
     assert (both.methods, [one.config for one in both.runs]) == (("bp",), [run.config])
+
+
+def test_runs_may_be_given_in_any_form(tmp_path):
+    run = shelf.copied(shelf.trained(tiny("bp")), tmp_path / "o")
+    assert as_runs(run) == [run]
+    for given in (run.path, str(run.path), load(run.path.parent), [run.path], [run], run.path.parent):
+        assert [one.path for one in as_runs(given)] == [run.path]
+    assert gradlens.comparison_table(run.path).csv() == gradlens.comparison_table([run]).csv()
+    with pytest.raises(InputError, match="does not exist"):
+        as_runs(tmp_path / "nowhere")

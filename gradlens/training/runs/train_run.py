@@ -12,7 +12,9 @@ from gradlens._version import __version__
 from gradlens.runtime.errors import INTERRUPTED, InputError, Stopped
 from gradlens.runtime.process_group import require_same_run, stop_on_lost_rank
 from gradlens.runtime.progress import Watch, no_progress
+from gradlens.runtime.terminal import notice
 from gradlens.runtime.torchrun_environment import restarts
+from gradlens.runtime.user_code import trace_of
 from gradlens.training import tensorboard
 from gradlens.training.checkpoint import load_checkpoint
 from gradlens.training.config import Config, make_config
@@ -80,9 +82,14 @@ def train_run(config: Config, context: RunContext, watch: Watch = no_progress, s
         _restore(state, writer)
         with tensorboard.logged(state, writer.path, watch) if context.tensorboard and writer else nullcontext(watch) as seen:
             fit(state, writer, seen)
-    except BaseException:
+    except BaseException as error:
         if writer and not state.position.step:
             writer.discard()
+        elif writer and trace_of(error):  # a rule or network of the user's
+            notice(
+                f"{writer.path} stopped after {state.position.step} updates: the same command goes on with --resume as long as the file"
+                " is unchanged, and trains it anew with --overwrite"
+            )
         raise
     finally:
         if writer:
