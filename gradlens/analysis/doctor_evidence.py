@@ -104,7 +104,7 @@ class RunView:
         try:
             return self.run.num_classes
         except (InputError, IndexError) as error:
-            raise MissingEvidence("the number of classes is not known without a checkpoint") from error
+            raise MissingEvidence("the number of classes is unknown without a checkpoint") from error
 
     @property
     def guessing(self) -> float:
@@ -133,7 +133,7 @@ def need_steps(records: int, wanted: int = LAST_STEPS) -> None:
     """A check needs so many recorded steps."""
     if records < wanted:
         what = f"{records} record{'s' * (records != 1)}"
-        raise MissingEvidence(f"too short to judge: {what}, wanted {wanted} (a lower --record-every makes more)")
+        raise MissingEvidence(f"too short to judge: {what}, expected {wanted} (a lower --record-every makes more)")
 
 
 def values(series: Series) -> list[float]:

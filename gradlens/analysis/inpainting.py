@@ -66,7 +66,7 @@ def must_inpaint(method: Method) -> Method:
 
     """
     if not method.inpaints:
-        raise InputError(f"only runs of {INPAINTING} say what is in a dropped region")
+        raise InputError(f"only runs of {INPAINTING} predict dropped regions")
     return method
 
 

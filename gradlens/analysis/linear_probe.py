@@ -187,7 +187,7 @@ def _labelled(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], classes
     elif seen[0] < 0 or seen[-1] >= classes:
         raise InputError(f"labels from {int(seen[0])} to {int(seen[-1])} do not fit {classes} classes: they count from 0")
     if len(of_train := torch.unique(train[1])) < 2:
-        raise InputError(f"a probe tells classes apart, but all {len(train[1])} training labels are {of_train.item()}")
+        raise InputError(f"a probe needs two classes or more, but all {len(train[1])} training labels are {of_train.item()}")
     return (halves[0], halves[1]), classes
 
 
@@ -202,9 +202,7 @@ def _chosen(split: Split, images: int | None, half: str, seed: int, classes: int
     if classes and count < HELD_OUT:
         raise InputError(f"{count} training images are too few: one in {HELD_OUT} is held out to choose l2 on")
     if (fitted := count - count // HELD_OUT) < classes:
-        raise InputError(
-            f"{fitted} training images (a fifth of {count} is held out) are fewer than the {classes} classes they are to be told apart into"
-        )
+        raise InputError(f"{fitted} training images (a fifth of {count} is held out) are fewer than the {classes} classes")
     order = torch.randperm(len(split), generator=generator(seed, f"probe {half}"))[:count]
     return split.take(order.to(split.labels.device))
 

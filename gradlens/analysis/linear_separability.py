@@ -190,15 +190,15 @@ def _search(s: Array, own: Array, best: Best, deadline: float, tolerance: float)
 def _checked(x: Tensor, y: Tensor, classes: int | None) -> tuple[Array, Array, tuple[int, ...]]:
     """The points [n, d] and the one-hot labels [n, classes] as float64, and which labels these are."""
     if x.ndim != 2 or y.shape != x.shape[:1] or 0 in x.shape:
-        raise InputError(f"separability is asked of features [n, d] and labels [n], not of {list(x.shape)} and {list(y.shape)}")
+        raise InputError(f"separability needs features [n, d] and labels [n], not {list(x.shape)} and {list(y.shape)}")
     points, given = x.detach().cpu().double().numpy(), y.detach().cpu().numpy()
     if not np.isfinite(points).all():
         raise InputError("separability cannot be decided: the features hold NaN or infinite numbers")
     labels = tuple(int(label) for label in np.unique(given))
     if len(labels) < 2:
-        raise InputError(f"separability is a question about two classes or more; all {len(points)} points are of class {labels[0]}")
+        raise InputError(f"separability needs two classes or more; all {len(points)} points are of class {labels[0]}")
     if classes is not None and len(points) < classes:
-        raise InputError(f"{len(points)} points are fewer than the {classes} classes they are to be separated into")
+        raise InputError(f"{len(points)} points are fewer than the {classes} classes")
     return points, (given[:, None] == np.array(labels)).astype(np.float64), labels
 
 

@@ -335,15 +335,15 @@ def _checked(x: Tensor, y: Tensor, classes: int | None) -> int:
     if x.ndim != 2 or y.shape != x.shape[:1] or 0 in x.shape:
         raise InputError(f"a probe is fitted to features [N, d] and labels [N], not to {list(x.shape)} and {list(y.shape)}")
     if x.dtype not in (torch.float32, torch.float64) or y.is_floating_point():
-        raise InputError(f"a probe wants float32 or float64 features and integer labels, not {x.dtype} and {y.dtype}")
+        raise InputError(f"a probe needs float32 or float64 features and integer labels, not {x.dtype} and {y.dtype}")
     lowest, highest = int(y.min()), int(y.max())
     classes = highest + 1 if classes is None else classes
     if lowest < 0 or highest >= classes:
         raise InputError(f"labels from {lowest} to {highest} do not fit {classes} classes")
     if lowest == highest:
-        raise InputError(f"a probe tells classes apart; all {len(y)} points are of class {lowest}")
+        raise InputError(f"a probe needs two classes or more; all {len(y)} points are of class {lowest}")
     if len(x) < classes:
-        raise InputError(f"{len(x)} points are fewer than the {classes} classes they are to be told apart into")
+        raise InputError(f"{len(x)} points are fewer than the {classes} classes")
     if not math.isfinite(float(x.sum())) and not bool(x.isfinite().all()):  # the sum is quicker to look at, and enough
         raise InputError("a probe cannot be fitted: the features hold NaN or infinite numbers")
     return classes

@@ -87,7 +87,7 @@ def wanted(given: Mapping[str, Any]) -> dict[str, Any]:
     if given.get("augment", file.get("augment")):
         raise InputError("memorize trains on the same images in every epoch, so augmentation must be off (--no-augment)")
     if given.get("evaluate_train") is False:
-        raise InputError("memorize is about the training images' accuracy in eval mode: leave --no-evaluate-train out")
+        raise InputError("memorize measures the training images' accuracy in eval mode: leave --no-evaluate-train out")
     noise = given.get("label_noise", file.get("label_noise") or NOISE)
     return {"record_every": 0, **given, "label_noise": noise, "evaluate_train": True}
 
@@ -100,7 +100,7 @@ def must_be_memorizable(config: Config, context: RunContext) -> None:
 
     """
     if not config.rule.classifies:
-        raise InputError(f"memorize asks how labels are learned by heart, and {config.method} reads none")
+        raise InputError(f"memorize needs a method that uses labels; {config.method} does not")
     data = load_data(config, context)
     if len(data.classes) < 2:
         raise InputError(f"memorize needs two classes or more: {config.data.name} has {len(data.classes)}")
@@ -115,7 +115,7 @@ def not_memorizable(run: Run) -> str | None:
     if not run.finished:
         return f"{run.path} is unfinished: its curve has no end yet; train it on with --resume"
     if run.config.data.augment:
-        return f"{run.path} was trained with augmentation and never saw an image twice: it says nothing of memorization"
+        return f"{run.path} was trained with augmentation and no image was shown twice unchanged: it cannot show memorization"
     if not curve_of(run):
         return f"{run.path} was trained without --evaluate-train: its training images were never evaluated in eval mode"
     return None

@@ -36,7 +36,7 @@ def centred(x: Tensor, what: str) -> Tensor:
 
     """
     if x.ndim != 2:
-        raise InputError(f"{what} wants features [N, p], got {list(x.shape)}: flatten them")
+        raise InputError(f"{what} needs features [N, p], got {list(x.shape)}: flatten them")
     if not x.isfinite().all():
         raise InputError(f"{what}: the features hold NaN or infinite numbers")
     x = x.detach().cpu().double()
@@ -255,9 +255,9 @@ def fisher_ratio(x: Tensor, y: Tensor, classes: int | None = None) -> float:
     """
     found, first, at = (torch.from_numpy(a) for a in np.unique(y.cpu().numpy(), return_index=True, return_inverse=True))
     if len(found) < 2:
-        raise InputError(f"class separation is asked of two classes or more; all {len(y)} samples are of one")
+        raise InputError(f"class separation needs two classes or more; all {len(y)} samples are of one")
     if len(y) < (classes or len(found)):
-        raise InputError(f"{len(y)} samples are fewer than the {classes} classes whose separation is asked")
+        raise InputError(f"{len(y)} samples are fewer than the {classes} classes")
     c = _unit(centred(x, "class separation"))
     inside = c - c[first][at]  # exactly zero in a class that is one point
     sums = torch.zeros(len(found), c.shape[1], dtype=torch.float64).index_add_(0, at, inside)

@@ -190,7 +190,7 @@ def only_place(name: str | None) -> str | None:
     if name is None:
         return None
     if name in DATASETS:
-        raise InputError(f"--data {name}: a named data set has no path that changes; --data-dir says where its files lie")
+        raise InputError(f"--data {name}: a named data set has no path that changes; set --data-dir to the folder of its files")
     if not (_is_in_a_file(name) or name.endswith(".npz")):
         must_be_folder(name)
     elif not is_there(name.rpartition(":")[0] if _is_in_a_file(name) and ":" in name else name):

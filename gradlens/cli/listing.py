@@ -222,4 +222,4 @@ def check_long(what: str) -> None:
 
     """
     if what != "methods":
-        raise InputError(f"--long measures what methods cost; there is nothing longer to say of {what}")
+        raise InputError(f"--long measures what methods cost; it has no effect on {what}")

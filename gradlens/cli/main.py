@@ -1,4 +1,4 @@
-"""The command line: a thin shell. Nothing heavy is imported before a command runs, so that ``--help`` answers at once."""
+"""The command line: a thin shell. Nothing heavy is imported before a command runs, so that ``--help`` is fast."""
 
 from __future__ import annotations
 
@@ -95,11 +95,11 @@ def _sentence(error: Any) -> str:
     return message[:1].lower() + message[1:]
 
 
-RESUMED = ("train", "compare-gradients", "memorize")  # commands that take --resume; the others store what is done and go on by themselves
+RESUMED = ("train", "compare-gradients", "memorize")  # commands that take --resume; the others store what is done and continue by themselves
 
 
 def _again() -> str:
-    """The command line that goes on with what this one began."""
+    """Return the command line that continues what this one began."""
     words = [a for a in sys.argv[1:] if a not in ("--resume", "--overwrite")]
     return shell_command("gradlens", *words, *(["--resume"] if words[:1] and words[0] in RESUMED else []))
 
@@ -109,7 +109,7 @@ def _stopped_at_once() -> str:
     if sys.argv[1:2] == ["train"]:
         return f"stopped while nothing was in training; `{shell_command('gradlens', *sys.argv[1:])}` starts again"
     kept = "from the last checkpoint of a run" if sys.argv[1:] and sys.argv[1] in RESUMED else "with what is not stored yet"
-    return f"stopped at once; `{_again()}` goes on {kept}"
+    return f"stopped at once; `{_again()}` continues {kept}"
 
 
 def main() -> None:
@@ -123,7 +123,7 @@ def main() -> None:
             status = (app(standalone_mode=False) or 0) if sys.argv[1:] else _begin()
     except (KeyboardInterrupt, typer.Abort):
         status = 130
-    except Exception as error:  # noqa: BLE001 - said to the user, or raised again
+    except Exception as error:  # noqa: BLE001 - reported to the user, or raised again
         status = _report(error) if _speaks() else _status(error)
         _end(status)
     if status == 130 and _speaks():
@@ -132,7 +132,7 @@ def main() -> None:
 
 
 def _speaks() -> bool:
-    """Whether this process may say what is wrong: of several ranks one does."""
+    """Whether this process reports errors: only one of several ranks does."""
     process_group = sys.modules.get("gradlens.runtime.process_group")
     return process_group is None or process_group.current_process_group().claim_error_report()
 
@@ -168,7 +168,7 @@ def _report(error: Exception) -> int:
     from gradlens.runtime.errors import INTERRUPTED, Stopped
 
     if isinstance(error, Stopped):
-        again = f"; `{_again()}` goes on" if error.status == INTERRUPTED else ""
+        again = f"; `{_again()}` continues" if error.status == INTERRUPTED else ""
         say(f"gradlens: {one_line(str(error))}{again}", aside=True)
         return error.status
     user_code = sys.modules.get("gradlens.runtime.user_code")

@@ -24,7 +24,7 @@ def one_of_formats(value: str) -> str:
     """
     found = SYNONYMS.get(value.lower(), value.lower())
     if found not in FORMATS:
-        raise InputError(f"--format {value}: wanted {', '.join(FORMATS)}")
+        raise InputError(f"--format {value}: expected one of {', '.join(FORMATS)}")
     return found
 
 
@@ -38,7 +38,7 @@ def figure_formats(typed: Sequence[str] | None) -> tuple[str, ...]:
     names = [word.lower() for word in words_of(typed)]
     for name in names:
         if name not in FIGURE_FORMATS:
-            raise InputError(f"no figure is written as {name!r}: wanted {', '.join(FIGURE_FORMATS)}")
+            raise InputError(f"no figure is written as {name!r}: expected one of {', '.join(FIGURE_FORMATS)}")
     return tuple(dict.fromkeys(names)) or ("png",)
 
 

@@ -313,7 +313,7 @@ def _held_out(label: str, group: Sequence[Run]) -> str:
     splits = sorted({m.split for run in group for m in run.metrics} - {TRAIN, TRAIN_EVAL})
     if len(splits) != 1:
         what = f"several: {', '.join(splits)}" if splits else "none"
-        raise InputError(f"{label}: wanted one held-out split in metrics.csv, found {what} ({group[0].path})")
+        raise InputError(f"{label}: expected one held-out split in metrics.csv, found {what} ({group[0].path})")
     return splits[0]
 
 

@@ -17,12 +17,12 @@ from gradlens.training.run_groups import experiments, group_runs
 from gradlens.training.run_progress import split_finished
 
 WIDE = 8  # layers beyond which layers become rows and methods columns
-DIVERGED = 100.0  # a mean loss per image that is written as a power of ten, and said where training came to it
+DIVERGED = 100.0  # a mean loss per image that is written as a power of ten, and reported as diverged at the end of training
 
 
 def _accuracies(score: Score) -> tuple[Cell, Cell, Cell]:
     """The best accuracy in %, its epoch, the accuracy after the last epoch."""
-    if math.isnan(score.best_accuracy):  # a rule that gives no answers
+    if math.isnan(score.best_accuracy):  # a rule that makes no predictions
         return NONE, NONE, NONE
     best = mean_cell(score.best_accuracy, score.best_low, 1, 100, high=score.best_high)
     final = mean_cell(score.final_accuracy, score.final_low, 1, 100, high=score.final_high)
@@ -144,16 +144,16 @@ def diverged(run: Run) -> str:
 
 
 def diagnosis_table(title: str, diagnosis: Diagnosis) -> Table:
-    """The findings of one run, the wrong ones first: what was seen, why it matters, what was wanted, and the advice."""
+    """Tabulate the findings of one run, the wrong ones first: what was found, why it matters, what was expected, and the advice."""
     drawn = Table(f"{title}: {diagnosis_line(diagnosis)}")
     drawn.add_column("check")
     drawn.add_column("verdict", align="left")
-    drawn.add_column("seen, why, wanted, advice", prose=True)
+    drawn.add_column("found, why, expected, advice", prose=True)
     for severity, check in dict.fromkeys((f.severity, f.check) for f in diagnosis.findings):
         mine = [f for f in diagnosis.findings if (f.severity, f.check) == (severity, check)]
         seen = "\n".join(f.evidence for f in mine)
         if drawn.rows:
             drawn.add_section()
         verdict = Cell(severity.upper() if severity == WRONG else severity, severity)
-        drawn.add_row(check, verdict, f"{seen}\nwhy: {mine[0].why}\nwanted: {mine[0].threshold}\n{mine[0].advice}")
+        drawn.add_row(check, verdict, f"{seen}\nwhy: {mine[0].why}\nexpected: {mine[0].threshold}\n{mine[0].advice}")
     return drawn

@@ -195,13 +195,15 @@ def _teacher(run: Run, shape: tuple[int, int, int], classes: int, config: Config
 
     """
     if not run.config.rule.classifies:
-        raise InputError(f"--teacher {run.path}: {run.config.method} gives no answers to learn from; --init-from fine-tunes it first")
+        raise InputError(f"--teacher {run.path}: {run.config.method} gives no logits to learn from; fine-tune it first with --init-from")
     theirs = run.num_classes
     if theirs != classes:
-        raise InputError(f"--teacher {run.path} tells {theirs} classes apart and these data have {classes}")
+        raise InputError(f"--teacher {run.path} has {theirs} classes and this data set has {classes}")
     drawn = ("data", "limit", "validation", "seed")  # not labels: images without one count too
     if config.data.normalize == "gaussian" and any(run.config.as_dict()[name] != config.as_dict()[name] for name in drawn):
-        raise InputError(f"--teacher {run.path} saw images normalised by other statistics: with gaussian both must be of the same images")
+        raise InputError(
+            f"--teacher {run.path} was trained on images normalised by other statistics: with gaussian both need the same images"
+        )
     if run.config.data.normalize != config.data.normalize:
         raise InputError(
             f"--teacher {run.path} was trained with --normalize {run.config.data.normalize}, the student reads {config.data.normalize}"

@@ -206,7 +206,7 @@ def _runs_of_comparison(comparison: Comparison) -> list[Path]:
         again = f"; `{comparison.command}` trains it again" if comparison.command else ""
         raise InputError(f"{comparison.path / FILE} names the run {lost[0]}, which is not there{again}")
     if not there:
-        raise InputError(f"{comparison.path} is a comparison none of whose runs has begun")
+        raise InputError(f"{comparison.path} is a comparison in which no run has begun")
     return there
 
 

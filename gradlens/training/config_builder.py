@@ -27,7 +27,7 @@ def _parse_sets(pairs: Sequence[str]) -> list[tuple[str | None, str, Any]]:
     for pair in pairs:
         name, sign, text = pair.partition("=")
         if not sign or not name:
-            raise InputError(f"--set {pair!r}: wanted name=value or method.name=value")
+            raise InputError(f"--set {pair!r}: expected name=value or method.name=value")
         method, dot, option = name.rpartition(".")
         method = known_as("method", method)
         if dot and method not in METHODS:

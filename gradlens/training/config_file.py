@@ -21,7 +21,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     content = read_json(path, "the config file", "a JSON config")
     settings = content.get("config", content) if isinstance(content, dict) else content
     if not isinstance(settings, dict) or not isinstance(settings.get("options", {}), dict):
-        raise InputError(f"{path} is not a JSON config: wanted an object of settings, its options an object too")
+        raise InputError(f"{path} is not a JSON config: expected an object of settings, with options an object too")
     return settings
 
 

@@ -65,7 +65,7 @@ def pick_device(name: str) -> torch.device:
         raise unknown("device", name, DEVICES) from None
     have = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[device.type]
     if (device.index or 0) >= have:
-        raise InputError(f"--device {name} asked for, but this machine has {have or 'no'} {device.type} device{'s' * (have > 1)}")
+        raise InputError(f"--device {name}: this machine has {have or 'no'} {device.type} device{'s' * (have > 1)}")
     return device
 
 

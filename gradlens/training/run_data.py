@@ -80,7 +80,7 @@ def place_now(config: Config, info: Mapping[str, Any], run: Path) -> str:
     for place in (info.get("source", {}).get("path"), name):
         if place and is_there(_split_place(place)[0]):
             return str(place)
-    raise InputError(f"{name}, the data of {run}, are not there: --data PATH says where they lie now")
+    raise InputError(f"{name}, the data of {run}, are not there: set --data PATH to where they are now")
 
 
 def others(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:

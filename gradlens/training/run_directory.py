@@ -182,7 +182,9 @@ class Run:
         if self.data_at is None:
             return self.config.with_data(place_now(self.config, self.info, self.path))
         if not is_place(self.config.data.name):
-            raise InputError(f"{self.path} was trained on {self.config.data.name}, which has no path: --data-dir says where its files lie")
+            raise InputError(
+                f"{self.path} was trained on {self.config.data.name}, which has no path: set --data-dir to the folder of its files"
+            )
         return self.config.with_data(self.data_at)
 
     def data(self, path: str | Path | None = None, context: RunContext | None = None) -> Data:
@@ -348,7 +350,7 @@ def load_result(run_dir: str | Path, name: str) -> dict[str, Any] | None:
         return None
     content = read_json(path, wanted="a result of gradlens")
     if not isinstance(content, dict):
-        raise InputError(f"{path} is not a result of gradlens: wanted an object")
+        raise InputError(f"{path} is not a result of gradlens: expected an object")
     return content
 
 

@@ -74,7 +74,7 @@ class Writer:
         path = out / (name or config.run_name())
         if is_run(path) and not (resume or overwrite):
             state = "a finished" if (path / "summary.json").exists() else "an unfinished"
-            more = "" if state == "a finished" else "--resume goes on with it, "
+            more = "" if state == "a finished" else "--resume continues it, "
             raise InputError(f"{path} holds {state} run: {more}--overwrite starts over, --run-name names another")
         if is_run(path) and not overwrite:
             return Writer._reopen(config, path, info)
@@ -168,9 +168,9 @@ class Writer:
         for name, length in marks.items():
             file = growing.get(name, self.path / name)
             if not file.exists() or file.stat().st_size < length:
-                raise InputError(f"{file} is shorter than its checkpoint says: the run cannot go on; --overwrite starts over")
+                raise InputError(f"{file} is shorter than the checkpoint records: the run cannot be resumed; --overwrite starts over")
             if file.suffix == ".csv" and length and not _is_as_written(file, length):
-                raise InputError(f"{file} was changed by another program: the run cannot go on from it; --overwrite starts over")
+                raise InputError(f"{file} was changed by another program: the run cannot be resumed; --overwrite starts over")
         with _writing_to(self.path):
             for name, file in growing.items():
                 if name not in marks:

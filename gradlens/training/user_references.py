@@ -173,7 +173,7 @@ def activate(own: Mapping[str, Mapping[str, Any]], names: Mapping[str, str]) -> 
         path, _ = file_and_name(kind, f"{kept['file']}:{kept['name']}")
         if fingerprint(path) != kept["sha256"]:
             raise InputError(
-                f"{path} has changed since this run was made with {names[kind]}: its tables and figures can be read, but to go on with it"
+                f"{path} has changed since this run was made with {names[kind]}: its tables and figures can be read, but to resume it"
                 f" or to measure it needs the file as it was (sha256 {kept['sha256'][:12]}…); {path}:{kept['name']}, named anew, is the"
                 " file as it is"
             )

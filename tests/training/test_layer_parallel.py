@@ -316,8 +316,8 @@ def test_a_split_that_parts_a_shared_parameter_is_refused():
     [
         ("bp", {"record_every": 0, "microbatches": 5}, "32 images do not divide into 5 microbatches"),
         ("bp", {"record_every": 0, "microbatches": 1}, "--schedule 1f1b keeps 2 ranks busy"),
-        ("bp", {"record_every": 0, "stale": True}, "--stale: a pipeline's gradients are exact"),
-        ("dgl", {"stale": True}, "--stale: dgl waits for nothing from above"),
+        ("bp", {"record_every": 0, "stale": True}, "--stale: pipelined backprop always waits"),
+        ("dgl", {"stale": True}, "--stale: dgl waits for no backward message"),
         ("dgl-async", {"limit": 100}, "100 images by --batch-size 32 leave 4"),
         ("fa", {}, "fa cannot work on several batches at once: .*backward-locked"),
     ],

@@ -147,7 +147,7 @@ def test_a_killed_rank_ends_all_and_a_restart_goes_on(story, undisturbed):
 def test_ctrl_c_saves_and_leaves_no_process(story):
     assert story.status != 0
     *earlier, said = sentences(story.err)
-    assert re.search(r"interrupted after \d+ of 72 updates; saved; `gradlens train .* --resume` goes on", said)
+    assert re.search(r"interrupted after \d+ of 72 updates; saved; `gradlens train .* --resume` continues", said)
     assert len(earlier) <= 1  # of the killed rank
     assert not any(map(alive, story.ranks))
 

@@ -91,7 +91,7 @@ def conditional_dependence(
     freedom = n - classes - q.shape[1]
     if freedom < 1:
         raise InputError(
-            f"{n} samples of {classes} classes are too few for {u.shape[1]} directions of x1 (wanted more than classes and directions "
+            f"{n} samples of {classes} classes are too few for {u.shape[1]} directions of x1 (needed: more than classes and directions "
             "together); take principal components of x1 first"
         )
     squared = _squared(z, r)
@@ -117,7 +117,7 @@ def _samples(x1: Tensor | ArrayLike, x2: Tensor | ArrayLike, y: Tensor | ArrayLi
     a, b = _view(x1, "x1"), _view(x2, "x2")
     labels = np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y)
     if not len(a) == len(b) == labels.size or labels.ndim != 1:
-        raise InputError(f"two views and labels [N] of the same samples are wanted, got {len(a)}, {len(b)} and {list(labels.shape)}")
+        raise InputError(f"two views and labels [N] of the same samples are needed, got {len(a)}, {len(b)} and {list(labels.shape)}")
     if labels.dtype.kind == "f" and not np.isfinite(labels).all():
         raise InputError("labels hold NaN or infinite numbers: leave samples without a label out")
     known, at = np.unique(labels, return_inverse=True)

@@ -152,7 +152,7 @@ class LayerwisePlan:
         if self.representation not in REPRESENTATIONS:
             raise unknown("representation", self.representation, REPRESENTATIONS)
         if len(self.sizes) != len(self.clusters) or not self.sizes:
-            raise InputError(f"{len(self.sizes)} patch sizes and {len(self.clusters)} numbers of clusters: wanted one of each a stage")
+            raise InputError(f"{len(self.sizes)} patch sizes and {len(self.clusters)} numbers of clusters: expected one of each a stage")
         if min(*self.clusters, self.channels, self.steps) < 1:
             raise InputError("clusters, channels and steps are 1 or more")
 
@@ -262,7 +262,7 @@ def learn_layerwise(
 
     """
     if images.ndim != 4 or y.shape != images.shape[:1] or not images.is_floating_point():
-        raise InputError(f"wanted float images [N, C, H, W] and labels [N], not {images.dtype} {list(images.shape)} and {list(y.shape)}")
+        raise InputError(f"expected float images [N, C, H, W] and labels [N], not {images.dtype} {list(images.shape)} and {list(y.shape)}")
     classes = int(y.max()) + 1 if classes is None else classes
     grid, stages = images, []
     for i in range(len(plan.sizes)):

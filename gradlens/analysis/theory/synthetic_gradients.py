@@ -50,7 +50,7 @@ def implied_loss(field: Field, path: Tensor) -> Tensor:
 
     """
     if len(path) < 2:
-        raise InputError(f"an integral wants a path of two points or more, got {len(path)}")
+        raise InputError(f"an integral needs a path of two points or more, got {len(path)}")
     with torch.no_grad():
         g = field(path).detach().double().flatten(1)
     steps = path.detach().double().flatten(1).diff(dim=0)

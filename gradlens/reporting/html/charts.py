@@ -21,7 +21,7 @@ from gradlens.reporting.style import Style
 Chart = dict[str, Any]
 BINS = 21  # colours of a cosine from −1 to 1, steps of 0.1
 DARK = "#1a2027"  # behind a chart in dark mode: template/report.css has the same
-READABLE = 3.5  # contrast that a line has on it at least (WCAG asks for 3)
+READABLE = 3.5  # contrast that a line has on it at least (WCAG requires 3)
 SYMBOLS = {  # matplotlib's markers in plotly's words
     "o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down", "P": "cross", "X": "x", "p": "pentagon",
 }  # fmt: skip
@@ -126,7 +126,7 @@ def line_chart(title: str, x: str, y: str, drawn: Sequence[Mapping[str, Any]], *
         title: above it.
         x: the axis' name.
         y: the axis' name.
-        drawn: from :func:`series`; ``dash`` and ``name`` may be set to tell several lines of one label apart.
+        drawn: from :func:`series`; ``dash`` and ``name`` may be set to distinguish several lines of one label.
         look: ``percent`` (shares shown in %), ``log``, ``range`` (of y, None for as far as it goes), ``zero`` (a reference line at 0).
 
     """

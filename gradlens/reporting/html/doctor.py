@@ -38,7 +38,7 @@ def section(held: ReportContext) -> ReportSection:
     wrong = sum(finding["severity"] == "wrong" for *_, finding in found)
     shown.text.append(
         f"{len(results)} run{'s' * (len(results) != 1)} examined: {wrong or 'nothing'} wrong, {len(found) - wrong or 'nothing'} to watch."
-        + (f" Nothing was found in {listed(well)}." if well else "")
+        + (f" No finding in {listed(well)}." if well else "")
     )
     same: dict[tuple[str, Path, str, str], list[Mapping[str, Any]]] = {}
     for label, run, f in found:
@@ -51,7 +51,7 @@ def section(held: ReportContext) -> ReportSection:
         name = TableCell(f"{severity}: {check}", f"{severity != 'wrong'} {check}", words=True)
         rows.append([held.named(label), TableCell(str(seed), seed), name, *(TableCell(text, text, words=True) for text in (seen, *words))])
     if rows:
-        shown.tables.append(Table("Findings", ["method", "seed", "finding", "seen", "why it matters", "wanted", "advice"], rows))
+        shown.tables.append(Table("Findings", ["method", "seed", "finding", "found", "why it matters", "expected", "advice"], rows))
     unmade: dict[str, None] = {}
     for result in results.values():
         unmade |= dict.fromkeys(f"{name} ({why})" for name, why in (result.get("unmade") or {}).items())
@@ -68,4 +68,4 @@ def wrong(held: ReportContext) -> list[Notice]:
         if finding["severity"] == "wrong":
             of.setdefault(str(finding["check"]), {})[label] = None
     said = "; ".join(f"{check} in {listed(labels)}" for check, labels in of.items())
-    return [Notice(f"The doctor finds something wrong: {said}.")] if said else []
+    return [Notice(f"The doctor found something wrong: {said}.")] if said else []

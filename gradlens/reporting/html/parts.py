@@ -1,4 +1,4 @@
-"""What the page is made of: sections with sentences, charts, tables and pictures, and the runs that all of them speak of."""
+"""Parts of the page: sections with sentences, charts, tables and pictures, and the runs that all of them describe."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ class ReportSection:
 
     @property
     def empty(self) -> bool:
-        """Whether there is nothing to see but how to get something."""
+        """Whether the section holds no data, only the command that makes them."""
         return bool(self.command) and not (self.text or self.charts or self.tables or self.pictures or self.facts or self.missing)
 
 
 @dataclass(frozen=True)
 class ReportContext:
-    """The runs of a page, and what all sections ask of them."""
+    """The runs of a page, and what all sections need of them."""
 
     groups: Mapping[str, Sequence[Run]]  # label -> runs of all seeds, in the order in which methods are listed
     styles: Mapping[str, Style]

@@ -13,7 +13,7 @@ from gradlens.reporting.html.standings import MethodSummary
 from gradlens.reporting.html.verdict import comparable, difference_is_chance, single_seed_limit
 from gradlens.reporting.numbers import short_number
 
-FAR = 0.9  # a cosine below it is one that a reader asks about
+FAR = 0.9  # a cosine below it needs an explanation
 
 
 class Answer(NamedTuple):
@@ -39,7 +39,7 @@ def _points(s: MethodSummary) -> float:
 
 
 def _which(compared: Sequence[tuple[MethodSummary, MethodSummary]]) -> str:
-    """Backprop unless something else is needed; which rule loses least of those whose blocks do not wait for the blocks above."""
+    """Answer which rule to use: backprop, or of the rules whose blocks do not wait for the blocks above the one that loses least."""
     limit = single_seed_limit(compared)
     best = max((s for s, _ in compared), key=_points)
     if _points(best) > 0 and not difference_is_chance(best, limit):
@@ -58,17 +58,17 @@ def _which(compared: Sequence[tuple[MethodSummary, MethodSummary]]) -> str:
 
 
 def _is_it_good(s: MethodSummary, compared: Sequence[MethodSummary]) -> Answer:
-    """What a low cosine lies between, and that it does not say how accurate a network gets."""
+    """Explain a low cosine: its bounds, chance and noise, and that it does not determine the network's accuracy."""
     assert s.worst is not None
     cosine, layer = short_number(s.worst.mean), s.worst.layer
-    said = [f"1 is the true gradient, 0 a direction that has nothing to do with it. {cosine} is {s.label} at {layer}."]
+    said = [f"1 is the true gradient, 0 a direction that is unrelated to it. {cosine} is {s.label} at {layer}."]
     if math.isfinite(s.chance.mean):
-        said.append(f"Chance gives {short_number(s.chance.mean)} there (the rule's own errors, dealt to other images).")
+        said.append(f"Chance gives {short_number(s.chance.mean)} there (each image gets another image's error signal).")
     else:
-        said.append("What chance gives was not recorded (`--diagnose-every`).")
+        said.append("The cosine by chance was not recorded (`--diagnose-every`).")
     ceiling = next((v.mean for v in final_values(s.runs, "noise_ceiling") if v.layer == layer), math.nan)
     if math.isfinite(ceiling):
-        said.append(f"Batches are noisy: the true gradients of two halves of one batch agree to {short_number(ceiling)} there.")
+        said.append(f"Batches are noisy: the true gradients of two halves of one batch have cosine {short_number(ceiling)} there.")
     said.append(_not_accuracy([p for p in compared if p.counted == p.possible and p.trained]))
     return Answer(f"Is a cosine of {cosine} good?", " ".join(part for part in said if part))
 

@@ -59,7 +59,7 @@ def _likeness(held: ReportContext, shown: ReportSection) -> None:
     pairs = {run.path: result for run in held.runs if (result := result_of(run, "cka"))}
     if not pairs:
         if not shown.command:
-            shown.missing.append("No two networks were compared (CKA): `gradlens representations RUN_DIR RUN_DIR` does.")
+            shown.missing.append("No two networks were compared (CKA): `gradlens representations RUN_DIR RUN_DIR` compares them.")
         return
     rows, charts = [], []
     for label, group in held.groups.items():

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from gradlens.training.run_directory import Metric, Run
 
 
-MACHINE = ("device", "threads")  # facts of a run that must agree for times to be comparable
+MACHINE = ("device", "threads")  # facts of a run that must be equal for times to be comparable
 NORMAL_95 = 1.959964  # a normal deviate lies within ± this in 95 of 100 draws
 NOTHING = Interval(math.nan, math.nan, math.nan, 0)
 

@@ -1,6 +1,6 @@
 """What commands about finished runs have stored, read for the page: rows, and how the numbers were made.
 
-Read with :func:`gradlens.training.run_directory.load_result`. A row that lacks what is asked of it is left out, never guessed;
+Read with :func:`gradlens.training.run_directory.load_result`. A row that lacks a required value is left out, never guessed;
 a run without a result, or with half of one, is named with the command that makes it; so is the command, where no run has one.
 """
 
@@ -21,7 +21,7 @@ Result = Mapping[str, Any]
 
 
 def stored(held: ReportContext, section: ReportSection, name: str, command: str) -> dict[Path, Result]:
-    """run directory -> what a command stored there; what is missing or unreadable is said in the section."""
+    """run directory -> what a command stored there; the section names what is missing or unreadable."""
     found: dict[Path, Result] = {}
     without = []
     for run in held.runs:
@@ -37,7 +37,9 @@ def stored(held: ReportContext, section: ReportSection, name: str, command: str)
     if without:
         paths = " ".join(shell_word(run.path) for run in without[:2]) + (" …" if len(without) > 2 else "")
         if found or section.missing:
-            section.missing.append(f"Not measured for {len(without)} of {len(held.runs)} runs: `{command.format(paths)}` does.")
+            section.missing.append(
+                f"Not measured for {len(without)} of {len(held.runs)} runs: `{command.format(paths)}` measures the rest."
+            )
         else:
             section.command = command.format(paths)
     return found
@@ -52,13 +54,13 @@ def value(row: Mapping[str, Any], *names: str) -> float:
 
 
 def rows_of(result: Result, name: str, *needed: str) -> list[Mapping[str, Any]]:
-    """A result's rows that hold all that is asked of them."""
+    """Select a result's rows that hold all required values."""
     rows = result.get(name)
     return [row for row in rows if isinstance(row, Mapping) and all(key in row for key in needed)] if isinstance(rows, list) else []
 
 
 def protocol(section: ReportSection, results: Iterable[Result]) -> None:
-    """How the numbers were made, as stored beside them; where runs were measured differently, that is said."""
+    """How the numbers were made, as stored beside them; runs that were measured differently are named."""
     said: dict[str, list[str]] = {}
     for result in results:
         for name, how in _protocol_lines(result.get("protocol") or {}):

@@ -1,6 +1,6 @@
-"""What a person wants to know first: how far each method is from the true gradient, where, and what it costs. Numbers in, sentences out.
+"""Verdict of the page: how far each method is from the true gradient, where, and what it costs. Numbers in, sentences out.
 
-Nothing is said that the runs do not hold: a difference whose interval holds zero, or that rests on one seed, is called what it is.
+Nothing is claimed that the runs do not support: a difference whose interval holds zero, or that rests on one seed, is reported as such.
 Pure functions; nothing here trains.
 """
 
@@ -19,7 +19,7 @@ from gradlens.reporting.numbers import number_text, short_number, with_thousands
 from gradlens.runtime.terminal import shell_word
 
 SAME_TO = 0.995  # cosines from here on are written 1.00
-UNSTEADY = 0.1  # from here on epochs of one run that differ so much in time are named as the reason why times say nothing
+UNSTEADY = 0.1  # from here on epochs of one run that differ so much in time are named as the reason why times cannot be compared
 TIE = 0.01  # as accurate: a difference written 0.0 points, whose interval over seeds, if there is one, is within a point
 NAMED = 4  # rules that a sentence gives a number each; more get a range
 
@@ -114,7 +114,7 @@ def verdict_line(s: MethodSummary) -> VerdictLine:
 def _nearest(found: Sequence[MethodSummary]) -> list[str]:
     """Which method's gradient is nearest to the true one below the top block, which is farthest, and which have none.
 
-    What was recorded of the untrained network alone is not ranked: it says nothing of training.
+    What was recorded of the untrained network alone is not ranked: it is no evidence about training.
     """
     ranked = sorted((s for s in found if _rankable(s)), key=lambda s: -s.below.mean)
     idle = [s.label for s in found if set(s.idle) & set(below_top([row.layer for row in s.layers]))] if found else []
@@ -139,7 +139,7 @@ def _rankable(s: MethodSummary) -> bool:
 
 
 def comparable(found: Sequence[MethodSummary]) -> list[tuple[MethodSummary, MethodSummary]]:
-    """(group, its baseline) of those whose final accuracies may be compared: both finished, trained equally long."""
+    """Pair (group, its baseline) where final accuracies may be compared: both finished, trained equally long."""
     by = {s.label: s for s in found}
     pairs = [(s, by[s.against.label]) for s in found if s.against and s.against.label in by]
     return [
@@ -202,7 +202,7 @@ def _who(group: Sequence[MethodSummary]) -> str:
 
 
 def _beside_baseline(group: Sequence[MethodSummary], base: MethodSummary, limit: float) -> str:
-    """Who is better, as accurate, worse than a baseline, each in a sentence; the first names the baseline with its accuracy."""
+    """List who is better, as accurate, worse than a baseline, a sentence each; the first names the baseline with its accuracy."""
     names = ("better", "equal", "not distinguishable", "perhaps better", "perhaps worse", "worse")
     kinds: dict[str, list[MethodSummary]] = {name: [] for name in names}
     for s in group:
@@ -233,7 +233,7 @@ def _beside_baseline(group: Sequence[MethodSummary], base: MethodSummary, limit:
 
 
 def _chance(compared: Sequence[tuple[MethodSummary, MethodSummary]], limit: float) -> list[str]:
-    """From which difference on one seed says something; how sure several seeds are stands in brackets."""
+    """State the smallest difference that one seed can support; intervals over several seeds stand in brackets."""
     single = [(s, base) for s, base in compared if s.against and s.against.points.n < 2]
     if not single:
         return ["In brackets: 95 % intervals over seeds."]
@@ -250,7 +250,7 @@ def _accuracies(found: Sequence[MethodSummary]) -> list[str]:
     if not any(s.against and math.isfinite(s.against.points.mean) for s in found):
         return _without_baseline(found)
     if not (compared := comparable(found)):
-        return [f"None was trained to its end as long as {BASELINE}: accuracies are not ranked."]
+        return [f"No other run was trained to its end as long as {BASELINE}: accuracies are not ranked."]
     by = {base.label: base for _, base in compared}
     limit = single_seed_limit(compared)
     said = []
@@ -263,10 +263,10 @@ def _without_baseline(found: Sequence[MethodSummary]) -> list[str]:
     """What is missing where no accuracy can be put beside bp's."""
     if any(s.method == BASELINE for s in found):
         other = any(s.method != BASELINE for s in found)
-        return [f"No {BASELINE} run can be put beside the other methods: what they cost is not known."] if other else []
+        return [f"No {BASELINE} run can be compared with the other methods: their cost is unknown."] if other else []
     path = found[0].runs[0].path / "config.json"
     return [
-        f"No {BASELINE} is among these runs: what a rule costs in accuracy or time is not known."
+        f"No {BASELINE} is among these runs: the cost of a rule in accuracy or time is unknown."
         f" `gradlens train {BASELINE} --config {shell_word(path)}` makes one."
     ]
 
@@ -274,7 +274,7 @@ def _without_baseline(found: Sequence[MethodSummary]) -> list[str]:
 def headline(found: Sequence[MethodSummary], notices: Sequence[Notice]) -> list[str]:
     """The verdict in two or three sentences; methods on different data or networks are not ranked."""
     if any(notice.unlike for notice in notices):
-        return ["These runs are of different data or networks: they are listed separately below and not ranked."]
+        return ["These runs have different data or networks: they are listed separately below and not ranked."]
     if all(s.method == BASELINE for s in found):
         return [f"Only {BASELINE} is here: it uses the true gradient, so there is no distance to report."]
     return [*_accuracies(found), *_nearest(found)]

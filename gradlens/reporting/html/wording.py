@@ -1,4 +1,4 @@
-"""Numbers and settings as sentences and tables of the page say them."""
+"""Numbers and settings in words, for the page's sentences and tables."""
 
 from __future__ import annotations
 

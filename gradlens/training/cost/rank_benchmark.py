@@ -185,7 +185,7 @@ def bench_ranks(
 
     """
     if ranks.is_single_process:
-        raise InputError("one process has nobody to share with: torchrun --nproc-per-node N -m gradlens bench …")
+        raise InputError("--parallel needs several processes: start torchrun --nproc-per-node N -m gradlens bench …")
     data = generated(shape, classes, 8 * max(config.batch_size for config in configs), 0)
     found = []
     for i, config in enumerate(configs):

@@ -134,7 +134,7 @@ def regret_rows(run_dir: Path, names: Sequence[str], classes: int) -> list[dict[
         stream = list(read_stream(path)) if path.exists() else []
         suffered = {name: [row for row in table if (row.block, row.learner) == (block, name)] for name in LEARNERS}
         if any([row.step for row in mine] != [r.step for r in stream] for mine in suffered.values()):
-            raise InputError(f"{path} does not hold the rounds that {run_dir}/online.csv speaks of")
+            raise InputError(f"{path} does not hold the rounds that {run_dir}/online.csv lists")
         rows += _of_block(block, stream, suffered, classes)
     return rows
 

@@ -37,7 +37,7 @@ def check_queues(config: Config, method: Method, images: int) -> None:
 
     """
     if config.parallel.stale:
-        raise InputError(f"--stale: {config.method} never waits; its queues are stale by nature")
+        raise InputError(f"--stale: {config.method} never waits for a message, and its queues are always stale: leave it out")
     if why := method.locking_reason():
         raise InputError(f"--parallel layers: {config.method}: {why}")
     if (rest := images % config.batch_size) > 1:
@@ -89,7 +89,7 @@ class AsyncQueues(LayerStage):
     def step(self, step: int, record: Recording | None, interrupted: Callable[[], bool], save: bool) -> tuple[Outcome, bool, bool]:
         """One update of this rank's units on a batch from the queue; saved at the end of an epoch only, when all ranks meet."""
         if interrupted():
-            raise Stopped("interrupted: queues are not saved, and the run goes on from the end of its last epoch", INTERRUPTED)
+            raise Stopped("interrupted: queues are not saved, and the run resumes from the end of its last epoch", INTERRUPTED)
         self.staleness = 0
         if self.below is None:
             x, y = self.batches.batch(step)

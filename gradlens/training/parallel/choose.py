@@ -43,7 +43,7 @@ def check_layer_parallel(config: Config, method: Method, images: int) -> None:
 def _check_pipeline(config: Config, images: int) -> None:
     c = config.parallel
     if c.stale:
-        raise InputError("--stale: a pipeline's gradients are exact; it waits")
+        raise InputError("--stale: pipelined backprop always waits for its messages: leave it out")
     for n in {config.batch_size, images % config.batch_size} - {0, 1}:
         if n % c.microbatches:
             raise InputError(

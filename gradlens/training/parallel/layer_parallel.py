@@ -59,10 +59,10 @@ def check_layers(config: Config, method: Method) -> None:
     if not config.parallel.stale:
         return
     if not waits_for_above(method):
-        raise InputError(f"--stale: {config.method} waits for nothing from above")
+        raise InputError(f"--stale: {config.method} waits for no backward message: leave it out")
     parted = [k for k in range(method.output_block) if method.can_split_after(k)]
     if "output_error" not in method.depends_on and not all(method.supports_delayed_target(k) for k in parted):
-        raise InputError(f"--stale: {config.method} with these options trains blocks by what comes from above, and must wait for it")
+        raise InputError(f"--stale: {config.method} with these options trains blocks by the backward message, and must wait for it")
 
 
 class LayerParallel(LayerStage):
@@ -95,7 +95,7 @@ class LayerParallel(LayerStage):
         stop = interrupted()
         if self.config.parallel.stale:  # what is under way is not saved: such runs go on from the end of an epoch
             if stop:
-                raise Stopped("interrupted: a run whose messages come late goes on from the end of its last epoch", INTERRUPTED)
+                raise Stopped("interrupted: a run with delayed messages resumes from the end of its last epoch", INTERRUPTED)
             save = False
         x, y = self.begin(step, record, SAVE * save + STOP * stop)
         outcome = self._update(x, y)

@@ -71,7 +71,7 @@ def split_over(method: Method, costs: Sequence[float], ranks: int, names: Sequen
     if sizes is None:
         return partition(costs, ranks, allowed)
     if len(sizes) != ranks or sum(sizes) != len(costs) or min(sizes) < 1:
-        raise InputError(f"--split {','.join(map(str, sizes))}: wanted {ranks} numbers of blocks that add up to {len(costs)}")
+        raise InputError(f"--split {','.join(map(str, sizes))}: expected {ranks} numbers of blocks that add up to {len(costs)}")
     ends = [sum(sizes[: i + 1]) for i in range(ranks)]
     if wrong := [c for c in ends[:-1] if c not in allowed]:
         raise InputError(f"--split {','.join(map(str, sizes))} parts the network after {names[wrong[0] - 1]}; it has {has}")

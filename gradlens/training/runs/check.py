@@ -64,15 +64,13 @@ def checked_data(config: Config, context: RunContext) -> Data:
     data = load_data(config, context)
     rule = config.rule
     if len(data.classes) < 2 and rule.classifies:
-        raise InputError(
-            f"{config.data.name} has one class only ({', '.join(data.classes)}): {config.method} learns to tell two or more apart"
-        )
+        raise InputError(f"{config.data.name} has one class only ({', '.join(data.classes)}): {config.method} needs two or more")
     images = images_learned_from(config, data)
     if config.batch_size > images:
         kind = "training" if config.data.labels is None or rule.unlabelled else f"labelled (--labels {config.data.labels:g})"
         raise InputError(f"--batch-size {config.batch_size} is larger than the {images} {kind} images there are")
     if config.batch_size < rule.least_batch:
         raise InputError(
-            f"--batch-size {config.batch_size}: {config.method} tells a batch's images apart and needs {rule.least_batch} or more"
+            f"--batch-size {config.batch_size}: {config.method} compares the images of a batch and needs {rule.least_batch} or more"
         )
     return data

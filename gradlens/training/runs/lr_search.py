@@ -69,7 +69,7 @@ def search_lr(
     runs = {trial.optimizer.lr: _trial_run(trial, context, watch_for, elsewhere) for trial in trials}
     scores = {lr: _validation_score(run) for lr, run in runs.items()}
     if max(scores.values()) == -math.inf:
-        raise InputError(f"{config.method}: the loss survives none of the learning rates {', '.join(f'{lr:g}' for lr in grid)}")
+        raise InputError(f"{config.method}: the loss diverged at every learning rate: {', '.join(f'{lr:g}' for lr in grid)}")
     return LrSearch(max(scores, key=lambda lr: (scores[lr], -lr)), [run for run in runs.values() if run is not None])
 
 

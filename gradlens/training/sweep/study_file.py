@@ -80,7 +80,7 @@ def _study(content: Mapping[str, Any], path: Path, known: Collection[str], flags
     grid = {_flag(name, path, flags): value for name, value in _table(content, "grid", path).items()}
     for name, values in grid.items():
         if not isinstance(values, list) or not values:
-            raise InputError(f"{path}: [grid] {name} = {values!r}: wanted a list of values to try, with one at least")
+            raise InputError(f"{path}: [grid] {name} = {values!r}: expected a list of values to try, with one at least")
         if name in settings:
             raise InputError(f"{path}: {name} stands in [settings] and in [grid]: one of them")
     return Study(methods, seeds, baseline, settings, grid)
@@ -90,7 +90,7 @@ def _list(content: Mapping[str, Any], name: str, kind: type, path: Path) -> list
     values = content.get(name)
     if not isinstance(values, list) or not values or not all(type(v) is kind for v in values):
         wanted = "names of methods" if kind is str else "whole numbers"
-        raise InputError(f"{path}: {name} = {values!r}: wanted a list of {wanted}, with one at least")
+        raise InputError(f"{path}: {name} = {values!r}: expected a list of {wanted}, with one at least")
     return list(dict.fromkeys(values))
 
 
@@ -105,7 +105,7 @@ def _flag(name: str, path: Path, flags: Mapping[str, str]) -> str:
     spelled = name.replace("_", "-")
     elsewhere = {**ELSEWHERE, **{flag: "one process a run" for flag, panel in flags.items() if panel == OF_RANKS}}
     if spelled in elsewhere:
-        raise InputError(f"{path}: {name} is not said here but by: {elsewhere[spelled]}")
+        raise InputError(f"{path}: {name} cannot be set here, but by: {elsewhere[spelled]}")
     known = [flag for flag in (*flags, "set", *HERE) if flag not in elsewhere]
     if spelled not in known:
         raise unknown(f"flag in {path}", spelled, known, "gradlens train --help")
