@@ -306,10 +306,10 @@ def test_a_run_with_one_record_of_the_untrained_network_is_too_short_to_judge(co
     (run.path / "metrics.csv").write_text("".join(csv_line(r) for r in [Metric._fields, *early]))
     found = examine(load_run(run.path))
     assert not found.findings
-    gone = {name: why for name, why in found.unmade.items() if why.startswith("too short to judge: 1 record, wanted 3 ")}
+    gone = {name: why for name, why in found.unmade.items() if why.startswith("too short to judge: 1 record, expected 3 ")}
     assert set(gone) == {"dead local head", "silent layer", "vanishing block", "exploding block"}
-    assert found.unmade["at chance"] == "too short to judge: 5 updates, wanted 50"
-    assert found.unmade["loss spike"].startswith("too short to judge: 1 record, wanted 8 ")
+    assert found.unmade["at chance"] == "too short to judge: 5 updates, expected 50"
+    assert found.unmade["loss spike"].startswith("too short to judge: 1 record, expected 8 ")
     assert "dead local head, silent layer, vanishing block, exploding block: too short to judge: 1 record" in diagnosis_line(found)
 
 
@@ -317,7 +317,7 @@ def test_feedback_that_was_looked_at_once_is_too_short_to_judge(copied):
     run = copied("fa")
     once = [r for r in run.gradients if not r.kind.startswith("feedback") or r.step == 0]
     (run.path / "gradients.csv").write_text("".join(csv_line(r) for r in [Measurement._fields, *once]))
-    assert examine(load_run(run.path)).unmade["feedback drift"].startswith("too short to judge: 1 record, wanted 2 ")
+    assert examine(load_run(run.path)).unmade["feedback drift"].startswith("too short to judge: 1 record, expected 2 ")
 
 
 # ------------------------------------------------------------------------------------------------------------- parts
@@ -456,7 +456,7 @@ def test_a_table_holds_each_check_once(copied):
     table = diagnosis_table("run", found)
     assert len(table.rows) == len({(f.check, f.severity) for f in found.findings})
     assert [cell.text for cell in table.rows[0][:2]] == ["silent layer", "WRONG"]
-    assert table.rows[0][2].text.index("why: ") < table.rows[0][2].text.index("wanted: ")
+    assert table.rows[0][2].text.index("why: ") < table.rows[0][2].text.index("expected: ")
     assert json.loads(json.dumps(diagnosis_json(found)))["wrong"] is True
 
 

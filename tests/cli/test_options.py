@@ -115,9 +115,9 @@ QUICK = [
     (["train", "bp", "--resume", "--overwrite"], ["give one of them"]),
     (["train", "bp", "--run-name", "a/b"], ["--run-name 'a/b' is not the name of one folder"]),
     (["train", "bp", "--threads", "0"], ["--threads: must be 1 or more, got 0"]),
-    (["train", "bp", "--split", "1,x"], ["--split '1,x': wanted numbers"]),
+    (["train", "bp", "--split", "1,x"], ["--split '1,x': expected numbers"]),
     (["train", "bp", "--split", "1,1.5"], ["--split 1,1.5: expected whole numbers"]),
-    (["compare-gradients", "--lr-grid", "a"], ["--lr-grid 'a': wanted numbers"]),
+    (["compare-gradients", "--lr-grid", "a"], ["--lr-grid 'a': expected numbers"]),
     (["compare-gradients", "bp", "runs/foo"], ["runs/foo does not exist"]),
     (["memorize", "runs/foo"], ["runs/foo does not exist"]),
     *(

@@ -288,7 +288,7 @@ def test_blocks_are_split_where_the_rule_allows_it():
             "4 ranks are too many: .* 4 blocks that can be parted in 2 places, after block1, block2",
         ),
         ("dgl", 2, [3, 1], "parts the network after block3; it has 4 blocks"),
-        ("dgl", 2, [1, 1], "wanted 2 numbers of blocks that add up to 4"),
+        ("dgl", 2, [1, 1], "expected 2 numbers of blocks that add up to 4"),
         ("chunked", 3, None, "3 ranks are too many"),
     ],
 )

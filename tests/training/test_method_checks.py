@@ -351,7 +351,7 @@ def test_a_broken_rule_fails_one_check_which_says_how(rule, check, words):
 def test_dice_break_what_is_asked_twice_and_two_runs_with_one_seed():
     found = failures(Dice, ["mlp"])
     assert set(found) == {"arguments", "seed"}
-    assert "asked twice at block1" in found["arguments"]
+    assert "two calls at block1 differ" in found["arguments"]
     assert f"{generator.__module__}.{generator.__name__}(self.seed" in found["seed"]
 
 

@@ -287,7 +287,7 @@ def test_the_same_command_on_two_machines(undisturbed, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["train", "dgl", *SMALL, "--parallel", "layers", "--split", "9"], "wanted 2 numbers of blocks that add up to 4"),
+        (["train", "dgl", *SMALL, "--parallel", "layers", "--split", "9"], "expected 2 numbers of blocks that add up to 4"),
         (["train", "fa", *SMALL, "--parallel", "layers"], "fa cannot work on several batches at once: it is backward-locked"),
         (["train", "dgl", *SMALL, "--model", "basic-cnn", "--limit", "66"], "the last batch of each epoch has 2 images for 2 ranks"),
         (["train", "dgl", *SMALL, "--seeds", "2"], "several ranks share one run"),
