@@ -36,7 +36,7 @@ class FrozenModel:
 
     names: list[str]  # the blocks', bottom first
     read: Callable[[Tensor], Iterable[Tensor]]  # [N, *in] -> each block's output [N, *out], bottom first
-    modules: Sequence[nn.Module]  # whose modes and buffers must stay as they are
+    modules: Sequence[nn.Module]  # their modes and buffers must not change
     to_input: Callable[[Tensor], Tensor]  # images [N, C, H, W] uint8 -> what the network reads
     step: int = 0  # updates it had been trained for
     trained: bool = True  # False: the untrained control
@@ -45,7 +45,7 @@ class FrozenModel:
         """A block's place.
 
         Raises:
-            InputError: no block of that name; the known ones are listed.
+            InputError: no block of that name; the message lists the known ones.
 
         """
         if name not in self.names:
@@ -54,7 +54,7 @@ class FrozenModel:
 
 
 def last_step(run: Run) -> int:
-    """How many updates the weights of a run's checkpoint have had; only an unfinished run must read it for that."""
+    """Count the updates of the weights in a run's checkpoint; only an unfinished run must read it for that."""
     return int(run.summary["updates"] if "updates" in run.summary else run.checkpoint()["step"])
 
 
@@ -118,7 +118,7 @@ def freeze_module(model: nn.Module, layers: Sequence[str] | None = None, to_inpu
         to_input: from what :func:`collect_activations` is given to what the model reads.
 
     Raises:
-        InputError: a path that is no module of the model (the known ones are listed).
+        InputError: a path that is no module of the model (the message lists the known ones).
 
     """
     outputs = LayerOutputs(model, layers, to_input)

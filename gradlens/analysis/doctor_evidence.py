@@ -1,4 +1,4 @@
-"""A run as the doctor's checks look at it, and what a check says."""
+"""A run as the doctor's checks read it, and the result of a check."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class RunView:
 
     @property
     def guessing(self) -> float:
-        """The loss of the best answer that is the same for every image, of C classes that are equally frequent.
+        """Compute the loss of the best prediction that is the same for every image, for C classes that are equally frequent.
 
         ce: ln C; bce: C · H(1/C), with H(p) in nats; mse: ½ (1 − 1/C).
         """

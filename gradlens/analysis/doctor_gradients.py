@@ -23,7 +23,9 @@ from gradlens.gradients.layer_names import is_norm
 DEAD_SHARE = 0.97  # of the loss of guessing: live heads stood at 0.81 or below within an epoch of 6,000 images, dead ones at 1.00
 SYNTH_WATCH = 0.0  # explained variance of a synthesiser: at 0 the batch's mean gradient would do as well
 SYNTH_WRONG = -0.05  # … and here worse: synthesisers at zero scattered by 0.01 about it from seed to seed
-SYNTH_BAND = 10.0  # norm ratio of a synthesised gradient, either way: the documents' own dni, at 14 to 320, learned by its top alone
+SYNTH_BAND = (
+    10.0  # norm ratio of a synthesised gradient, either way: the reference study's dni, at 14 to 320, learned by its output block alone
+)
 DRIFT_WATCH = 3.0  # feedback / weights, farther from 1 than at first: through four such layers a message is 81 times off; fa came to 2.2
 DRIFT_WRONG = 10.0  # … and 10,000 times; fa at ten times a good learning rate came to 6 and still learned
 SPREAD_WATCH = 100.0  # longest / shortest gradient of a run's blocks: of 18 rules on CIFAR-10 all but fa stayed below 30
@@ -45,7 +47,9 @@ def dead_head(seen: RunView) -> list[Symptom] | None:
     for block, series in seen.of("rule", "loss").items():
         end, first = fmean(values(seen.late(series)) or [math.nan]), series[0][1]
         limit = DEAD_SHARE * seen.guessing if rule.plain_local_loss else first  # predsim's and infopro's are sums of several losses
-        if block == seen.blocks[-1] or end < limit or len(series) < LAST_STEPS:  # the top has no head; a loss before training says nothing
+        if (
+            block == seen.blocks[-1] or end < limit or len(series) < LAST_STEPS
+        ):  # the output block has no head; a loss before training is no evidence
             continue
         against = f"guessing gives {seen.guessing:.3g}" if rule.plain_local_loss else f"it began at {first:.3g}"
         text = f"the local loss of {block} is {end:.3g} at the end ({step_range(seen.late(series))}); {against}"

@@ -33,7 +33,7 @@ OVERFIT_WATCH = 1.1  # test loss over its best, with the training loss still fal
 OVERFIT_WRONG = 1.5  # bp on 6,000 images of CIFAR-10 came to 1.2 in five epochs
 OVERFIT_GAP = 0.2  # … and training accuracy ahead by 20 points: a test loss that rises alone is only overconfidence
 IMAGES = 400  # for the activations' rank
-PURE_NOISE = 0.9  # share of random labels from which chance on the test images is what one should see
+PURE_NOISE = 0.9  # share of random labels from which chance accuracy on the test images is expected
 
 
 def unfinished(seen: RunView) -> list[Symptom]:
@@ -61,7 +61,7 @@ def not_finite(seen: RunView) -> list[Symptom]:
 
 
 def at_chance(seen: RunView) -> list[Symptom] | None:
-    """The network answers better than guessing."""
+    """Check that the network predicts better than guessing."""
     if seen.untrained or seen.run.config.data.label_noise >= PURE_NOISE:
         return None
     last, p = seen.evaluated()[-1], 1 / seen.classes
@@ -83,7 +83,7 @@ def effective_rank_of_rows(x: Tensor) -> float:
 
 
 def collapse(seen: RunView) -> list[Symptom]:
-    """Every block below the top tells images apart in more than one direction."""
+    """Check that the activations of every block below the output block vary in more than one direction."""
     run = seen.run
     try:
         data = run.data(context=seen.context)
@@ -135,13 +135,13 @@ def _moved(seen: RunView, step: int) -> str:
         if here and before and median(before) > 0 and math.isfinite(here[0]) and not is_norm(layer):
             factors[layer] = here[0] / median(before)
     if not factors:
-        return "no layer's gradient is known there"
+        return "no layer's gradient was recorded there"
     layer = max(factors, key=lambda name: factors[name])
-    return f"most moved: {layer}, whose gradient was {factors[layer]:.3g} times its usual length"
+    return f"largest change: {layer}, its gradient was {factors[layer]:.3g} times its usual length"
 
 
 def spikes(seen: RunView) -> list[Symptom] | None:
-    """The loss does not jump up: from epoch to epoch, and from recorded step to recorded step at the block that answers."""
+    """Check that the loss does not jump up: from epoch to epoch, and from recorded step to recorded step at the output block."""
     if seen.untrained:
         return None
     material = SPIKE_MATERIAL * seen.guessing
@@ -159,7 +159,7 @@ def spikes(seen: RunView) -> list[Symptom] | None:
 
 
 def _epoch_spikes(split: str, rows: Sequence[Metric], material: float) -> Iterator[Symptom]:
-    """Epochs whose loss stands above both neighbours, and a training loss that ends far above its best; rows without epoch 0."""
+    """Find epochs with a loss far above both neighbours, and a training loss that ends far above its best; rows without epoch 0."""
 
     def high(m: Metric, base: float) -> bool:
         return m.loss > SPIKE_EPOCH * base and m.loss - base > material

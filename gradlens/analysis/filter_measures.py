@@ -104,7 +104,7 @@ def filters_effective_rank(filters: Array) -> float:
 
 
 def dead(filters: Array, silent: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
-    """Which filters do nothing: norm at most 1 % of the median norm, or said to be silent; [F]."""
+    """Find the inactive filters: norm at most 1 % of the median norm, or given as silent; [F]."""
     norms = np.sqrt(energies(filters))
     faint: NDArray[np.bool_] = norms <= FAINT * np.median(norms)
     return faint if silent is None else faint | silent

@@ -1,4 +1,4 @@
-"""What the first convolution of a network looks for: its filters, put in order, and numbers that say how they look.
+"""The filters of a network's first convolution, ordered, and numbers that describe them.
 
 Every number stands beside the same number for the untrained stem of the same seed and for filters drawn at random: small filters look
 like something by chance. Filters are [F, C, k, k] in float64; but for ``moved`` and ``dead_share``, no number depends on a filter's
@@ -37,7 +37,9 @@ from gradlens.runtime.rng import generator
 from gradlens.training.context import RunContext
 from gradlens.training.run_directory import Run
 
-DECIDES = 7  # pixels: on smaller kernels noise is fitted too (at 5x5 one patch in four, at 3x3 nearly all), and a Gabor share says nothing
+DECIDES = (
+    7  # pixels: on smaller kernels noise is fitted too (at 5x5 one patch in four, at 3x3 nearly all), and a Gabor share is meaningless
+)
 WELL = 0.5  # R² from which on a filter is well fitted
 IMAGES = 500  # on which a filter must change its block's output once, or it is dead
 RANDOM = 128  # random filters that the null is taken from, at least
@@ -111,7 +113,7 @@ def filter_statistics(
 
     Args:
         filters: the filters.
-        silent: [F], those that never change their block's output; default: not known.
+        silent: [F], those that never change their block's output; default: unknown.
         start: the filters before training, for ``moved``.
         gabors: from :func:`fit_gabors`, where they are there already.
 
@@ -199,7 +201,7 @@ def _filter_protocol(filters: Array, images: int, watched: bool) -> dict[str, An
 
 
 class FilterDescription(NamedTuple):
-    """A network's filters at one moment, and what there is to say of them."""
+    """A network's filters at one moment, and the numbers that describe them."""
 
     filters: Array  # [F, C, k, k]
     gabors: list[Gabor | None] | None  # None where the kernel is too small to decide
@@ -254,7 +256,7 @@ def filters_run(run: Run, context: RunContext, over_time: bool = False, progress
         ``protocol``; ``layer``, ``kernel``, ``filters``, ``channels``, ``step``; ``numbers`` as name -> {trained, change, untrained,
         random}, each a number or None, ``change`` being of what training added; ``gabor``, one fit a filter, or None where the kernel
         is too small to decide; ``order`` and ``untrained_order`` of all filters; ``weights`` and ``untrained_weights`` of the first 64;
-        ``over_time``, a list of {step, numbers}, where asked for.
+        ``over_time``, a list of {step, numbers}, where requested.
 
     Raises:
         InputError: no checkpoint, a network without convolution, weights that are not finite.
@@ -283,7 +285,7 @@ def filters_run(run: Run, context: RunContext, over_time: bool = False, progress
 
 
 def _filter_result(layer: str, step: int, last: FilterDescription, control: FilterDescription, chance: FilterStatistics) -> dict[str, Any]:
-    """What a result says of the last filters, beside the untrained ones (``control``) and random ones."""
+    """Collect a result's numbers of the last filters, beside the untrained ones (``control``) and random ones."""
     count, channels, k, _ = control.filters.shape
     change = filter_statistics(last.filters - control.filters) | {"dead_share": None}
     return {

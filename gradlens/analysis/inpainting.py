@@ -39,7 +39,7 @@ class Inpainted(NamedTuple):
 
 
 def inpaint(network: ModelAndMethod, images: Tensor, to_input: ToInput, step: int = SHOWN) -> Inpainted:
-    """Corrupt images as the rule does, and let the network say what was there; nothing is trained.
+    """Corrupt images as the rule does, and let the network predict the original; nothing is trained.
 
     Args:
         network: a network and its context encoder; their modes are put back.
@@ -117,7 +117,7 @@ def must_have_images(run: Run, images: int, context: RunContext) -> None:
     """Check, before anything costly, that a run's data are there and are so many.
 
     Raises:
-        InputError: a checkpoint that cannot be read, other data than the run's, fewer images than asked for.
+        InputError: a checkpoint that cannot be read, other data than the run's, fewer images than requested.
 
     """
     run.checkpoint()

@@ -16,7 +16,7 @@ _PLACE = re.compile(r"(#\d+)?(\[[^\]]*\])*$")  # behind a path: which call of th
 
 
 def layer_names(model: nn.Module, layers: Sequence[str] | None) -> list[str]:
-    """The layers asked for; default: the direct children, of lists of modules (never called themselves) their entries, else the module.
+    """List requested layers; default: the direct children, of lists of modules (never called themselves) their entries, else the module.
 
     Raises:
         InputError: an empty list, or a text instead of a list.
@@ -51,7 +51,7 @@ class LayerOutputs:
         to_input: from what is given here to what the model reads.
 
     Raises:
-        InputError: a path that is no module of the model (the known ones are listed).
+        InputError: a path that is no module of the model (the message lists the known ones).
 
     """
 

@@ -7,7 +7,7 @@ penalties first; the grid is left once accuracy is two standard errors below the
 images take part in nothing but the last number.
 
 Controls. The same on raw pixels and on the untrained network: what a block's features give without training. And with the training
-labels permuted, at the l2 of the true ones: test accuracy is then chance, and training accuracy says how much of any labelling so many
+labels permuted, at the l2 of the true ones: test accuracy is then chance, and training accuracy shows how much of any labelling so many
 features can hold. Whether some training images are *strictly* separable is decided with a certificate (:mod:`.linear_separability`).
 """
 
@@ -82,7 +82,7 @@ def probe_network(
         options: what is probed.
         seed: of the permuted labels.
         progress: called with (done, in all, what).
-        known: what was found for some features; given to several runs, what they have in common is computed once.
+        known: results for some features; given to several runs, what they have in common is computed once.
 
     Raises:
         InputError: an unknown block, activations that are NaN (the block is named), one class only, fewer images than classes.
@@ -268,8 +268,8 @@ def probe_run(
         run: one that :func:`must_be_probeable`.
         context: device and data folder.
         options: what is probed.
-        result: what is known already, and its ``protocol`` from :func:`probe_protocol`; what has rows is not computed again.
-        keep: called with the result as soon as a block's rows are known.
+        result: what is computed already, and its ``protocol`` from :func:`probe_protocol`; what has rows is not computed again.
+        keep: called with the result as soon as a block's rows are computed.
         progress: called with (done, in all, what).
         known: see :func:`probe_network`.
 

@@ -1,12 +1,12 @@
 """Is a labelled set strictly linearly separable, decided as the convex problem it is, with a certificate that is a proof.
 
 The question. Points x_i in R^d with labels y_i are strictly separable when there are a_k in R^d and b_k with
-(a_y − a_j)·x_i + b_y − b_j > 0 for every i and every other label j. Affine maps of x do not change the answer, so it is asked of
+(a_y − a_j)·x_i + b_y − b_j > 0 for every i and every other label j. Affine maps of x do not change the verdict, so it is decided on
 x~ = (x − centre) / scale, with scale the largest ‖x_i − centre‖. The bias b is free; a separator's *margin* is the least of those
 numbers when ‖A‖_F = 1, in units of scale. For two classes it is √2 times the geometric margin of a hard-margin support vector machine.
 
 The two sides. With v_ij = (e_y − e_j) ⊗ (x~_i, 1), Gordan's theorem of the alternative (Boyd & Vandenberghe, Convex Optimization,
-example 2.21 and §5.8; for margins it is the duality of §8.6.1) says: either some W has W·v_ij > 0 for all i, j, or some λ ≥ 0 with
+example 2.21 and §5.8; for margins it is the duality of §8.6.1): either some W has W·v_ij > 0 for all i, j, or some λ ≥ 0 with
 Σ λ = 1 has Σ λ_ij v_ij = 0, never both. And any λ bounds every margin: margin ≤ ‖Σ λ_ij (e_y − e_j) ⊗ x~_i‖ + √2 ‖Σ λ_ij (e_y − e_j)‖₁,
 where the second term pays for the free bias (a separator with ‖A‖ = 1 has |b_y − b_j| ≤ √2, since |x~| ≤ 1).
 
@@ -20,9 +20,9 @@ What is proven. Floating-point numbers are compared with the bound of their roun
 - *not separable*: an exact λ exists. Either one point carries two labels; or the given λ is one in rational arithmetic (small
   supports); or one lies beside the given λ > 0: with M = Σ λ v vᵀ ⪰ m I (proven by a Cholesky factorisation, Rump 2006) and residual
   r = Σ λ v, the numbers λ_ij (1 − v_ij·M⁻¹r) are an exact witness as soon as max ‖v‖ ‖r‖ < m. They are what is handed out, as floats.
-- *undecided*: neither; ``margin`` and ``bound`` say between what the largest margin lies.
+- *undecided*: neither; the largest margin lies between ``margin`` and ``bound``.
 
-No witness is handed out whose residual, computed anew from what is handed out, has an entry above 1e-12.
+A witness is returned only if its residual, computed anew from what is returned, has no entry above 1e-12.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def certify_separability(x: Tensor, y: Tensor, classes: int | None = None, secon
         x: [n, d] features; they count as the exact numbers that they are.
         y: [n] labels.
         classes: how many classes there are meant to be; None: those that occur. Those that do not occur do not matter.
-        seconds: after about so long the best interval found is the answer.
+        seconds: after about so long the best interval found is returned.
         tolerance: a separator's margin is improved until it is within this share of the bound on all margins, where time allows.
 
     Raises:
@@ -206,7 +206,7 @@ def _frame(points: Array) -> tuple[Array, float]:
     """The mean, exact in columns that are constant, and the largest distance from it."""
     lowest, highest = points.min(0), points.max(0)
     centre = np.where(lowest == highest, lowest, points.mean(0))
-    with np.errstate(over="ignore"):  # said below
+    with np.errstate(over="ignore"):  # refused below
         peak = np.abs(points - centre).max()
         scale = float(np.linalg.norm((points - centre) / peak, axis=1).max() * peak) if peak else 1.0
     if not np.isfinite(scale):

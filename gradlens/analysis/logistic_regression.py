@@ -83,7 +83,7 @@ class LogisticProbe:
         return self.scores(x).argmax(1)
 
     def accuracy(self, x: Tensor, y: Tensor) -> float:
-        """Share of right answers on features [N, d] with labels [N]."""
+        """Compute the accuracy on features [N, d] with labels [N]."""
         return float((self.answers(x) == y).double().mean())
 
 
@@ -163,7 +163,7 @@ class Fitting:
                 new = theta + t * direction
                 new_value, new_gradient = self.value_and_gradient(new, l2)
                 ahead = float((new_gradient * direction).sum())
-                # downhill still, so lower by convexity; or lower by Armijo's rule; or as low as the precision can tell, and flatter
+                # downhill still, so lower by convexity; or lower by Armijo's rule; or as low as the precision resolves, and flatter
                 if ahead <= 0 or new_value <= value + 1e-4 * t * slope or (new_value <= value + noise * abs(value) and ahead <= -slope / 2):
                     moved = True
                     break

@@ -31,8 +31,8 @@ from gradlens.training.metrics import TRAIN, TRAIN_EVAL
 from gradlens.training.run_directory import Run
 
 DEFAULT_METHODS = DEFAULT_COMPARISON[:2]  # backpropagation and a local rule
-NOISE = 1.0  # where the user says nothing
-HALF, MOST = 0.5, 0.9  # training accuracies whose epoch is reported
+NOISE = 1.0  # the default
+HALF, MOST = 0.5, 0.9  # training accuracies; the epoch that reaches them is reported
 
 Curve = Sequence[tuple[int, float]]  # (epoch, accuracy as a share) with epochs rising
 
@@ -75,12 +75,12 @@ def epochs_to(curve: Curve, share: float) -> float | None:
 
 
 def wanted(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The typed flags with what memorizing needs: random labels, the training images evaluated, nothing recorded unless asked for.
+    """Add to the typed flags what memorizing needs: random labels, the training images evaluated, nothing recorded unless requested.
 
-    A config file's label noise counts unless it is zero, as every config says that does not mention noise.
+    A config file's label noise counts unless it is zero, as in every config that does not set noise.
 
     Raises:
-        InputError: flags or a file that ask for augmentation, or for no evaluation of the training images.
+        InputError: flags or a file that set augmentation, or no evaluation of the training images.
 
     """
     file = read_config_file(given["config"]) if "config" in given else {}
@@ -144,7 +144,7 @@ def noise_of(config: Config, context: RunContext) -> Noise:
 
 
 def _networks_own(run: Run, data: Data, noise: Noise, context: RunContext) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The network's accuracy at the end on images whose label was changed, by given and by true label, and on the others."""
+    """Compute the network's final accuracy on images with a changed label, by given and by true label, and on the others."""
     network = load_model_and_method(run, data.shape, len(data.classes), context.device)
     to_input = input_of(run.config.data.normalize, data, context.device)
 
@@ -191,7 +191,7 @@ def memorized(run: Run, context: RunContext, result: Result, progress: Progress 
     Args:
         run: one that is not :func:`not_memorizable`.
         context: device and data folder.
-        result: what is known already, and its ``protocol`` from :func:`memorization_protocol`; one of the same curve is returned as it is.
+        result: what is computed already, and its ``protocol`` from :func:`memorization_protocol`; one of the same curve is returned.
         progress: called with (done, in all, what).
 
     Returns:
@@ -243,7 +243,7 @@ def noisy_probe_protocol() -> dict[str, Any]:
 
 
 def _share(answers: Tensor, labels: Tensor) -> float | None:
-    """Share of right answers; None where there are none."""
+    """Compute the accuracy; None where there are no images."""
     return float((answers == labels).double().mean()) if len(labels) else None
 
 

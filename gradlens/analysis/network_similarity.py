@@ -32,7 +32,7 @@ from gradlens.training.run_directory import Run
 from gradlens.training.run_groups import run_labels as labels_of
 
 COMPARED = 200  # held-out images in the dissimilarity matrices that are compared
-FOLD = 500  # images in a batch of HSIC₁, whose Gram matrices are made
+FOLD = 500  # images in a batch of HSIC₁, the size of its Gram matrices
 
 
 class Signature(NamedTuple):
@@ -97,7 +97,7 @@ def _rdm_correlations(a: Signature, b: Signature) -> list[list[float]]:
 
 
 def _who(run: Run, rival: Run, label: str, weights: str) -> dict[str, Any]:
-    """Who is compared with a run: itself stands for its untrained network."""
+    """Name the network compared with a run: the run itself stands for its untrained network."""
     config = rival.config
     twin = config.seed != run.config.seed and config.replace(seed=run.config.seed) == run.config
     network = UNTRAINED if label == UNTRAINED else TRAINED
@@ -137,7 +137,7 @@ def compare_run(
         others: the runs it is compared with.
         context: device and data folder.
         options: images.
-        result: what is known already, and its ``protocol`` from :func:`comparison_protocol`; what has an entry is not computed again.
+        result: what is computed already, and its ``protocol`` from :func:`comparison_protocol`; what has an entry is not computed again.
         keep: called with the result, also of earlier others, as soon as there is an entry more.
         progress: called with (networks done, in all, what comes next).
 

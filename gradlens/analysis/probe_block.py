@@ -28,7 +28,7 @@ class L2Choice(NamedTuple):
     l2: float
     accuracy: float  # on the split
     tried: list[tuple[float, float]]  # (l2, accuracy), strong to weak
-    theta: Tensor  # the weights there, to go on from
+    theta: Tensor  # the weights there, to continue from
 
 
 def choose_l2(x: Tensor, y: Tensor, held: Tensor, y_held: Tensor, classes: int, grid: Sequence[float] = GRID) -> L2Choice:

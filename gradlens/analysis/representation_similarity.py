@@ -29,7 +29,7 @@ def centred(x: Tensor, what: str) -> Tensor:
 
     Args:
         x: features [N, p].
-        what: asks for them, for the error.
+        what: the name of the measure, for the error.
 
     Raises:
         InputError: other shapes, or numbers that are not finite.
@@ -177,7 +177,7 @@ def rdm(x: Tensor, y: Tensor | None = None) -> Tensor:
 def rdm_correlation(a: Tensor, b: Tensor) -> float:
     """Spearman's rank correlation of two dissimilarity matrices' entries above the diagonal; NaN where one has no variance.
 
-    Pairs of samples that one of them has no number for are left out. Entries that differ by rounding only (12 digits agree) are ties.
+    Pairs of samples without a number in one of them are left out. Entries that differ by rounding only (12 digits are equal) are ties.
 
     Raises:
         InputError: matrices of different sizes.

@@ -6,7 +6,7 @@ networks are: :mod:`gradlens.analysis.network_similarity`.
 
 All numbers of a run are of its data set's test images, whatever it was trained on: two thirds fit decoder and head, the rest are held
 out and everything is measured on them. The network is fixed for both parts alike, so a part of its own training images would not do:
-what was learned by heart there would be held against the head, and runs of other seeds would have seen others.
+what was memorized there would be attributed to the head, and runs of other seeds were trained on others.
 """
 
 from __future__ import annotations
@@ -237,8 +237,8 @@ def represent_run(
         run: one with a checkpoint.
         context: device and data folder.
         options: what is measured.
-        result: what is known already, and its ``protocol`` from :func:`representation_protocol`; what has a row is not computed again.
-        keep: called with the result as soon as a row is known.
+        result: what is computed already, and its ``protocol`` from :func:`representation_protocol`; what has a row is not computed again.
+        keep: called with the result as soon as a row is computed.
         progress: called with (blocks done, in all, what comes next).
         known: see :func:`represent`; given to several runs, what they have in common is computed once.
 
@@ -303,7 +303,7 @@ def must_show_the_same(first: Run, other: Run, context: RunContext) -> None:
 
     """
     mine, theirs = first.config.data.name, other.config.data.name
-    named_sets = mine in DATASETS and theirs in DATASETS  # two of these differ, and need not be there to know it
+    named_sets = mine in DATASETS and theirs in DATASETS  # two of these differ, which needs no files
     if mine != theirs and (named_sets or not torch.equal(_whole(first, context).test.images, _whole(other, context).test.images)):
         raise InputError(
             f"{other.path} was trained on {Path(theirs).name} and {first.path} on {Path(mine).name}:"

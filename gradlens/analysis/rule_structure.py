@@ -36,7 +36,7 @@ class RuleModule:
         label: what it is, in words.
         block: the block with which it is trained.
         reads: what its output depends on: "output" (of its block), "image", "labels".
-        gives: what is made of its output: "input" (of the block above), "loss", "error signal"; "" where nothing is seen.
+        gives: what is made of its output: "input" (of the block above), "loss", "error signal"; "" where nothing is found.
         target: what it is trained towards, beside a loss of its own: "message" (from the block above), "output" (of its block), "".
 
     """
@@ -156,7 +156,7 @@ def _windows(method: Method) -> tuple[tuple[int, int], ...]:
 
 
 class _Unit(NamedTuple):
-    """A module of the rule's own, before it is known what it does."""
+    """A module of the rule's own, before its use is found."""
 
     name: str
     label: str
@@ -183,7 +183,7 @@ class _Probe:
         self.passes = {p.k: p for p in step.passes}
         self.plain = {k: self._asked(k) for k in step.updates}
 
-    # -------------------------------------------------------------------------------------------------- asked once more
+    # -------------------------------------------------------------------------------------------------- second calls
 
     def _asked(self, k: int, passes: Mapping[int, Pass] | None = None, received: tuple[Tensor, ...] | None = None) -> dict[str, Tensor]:
         """Block k's error signal ("delta"), loss ("loss") and gradients of the rule's own modules, by name."""
@@ -196,7 +196,7 @@ class _Probe:
         return {name: t.detach().clone() for name, t in named.items() if t is not None}
 
     def _changed(self, k: int, **asked: Any) -> set[str]:
-        """Names of what block k gives otherwise when it is asked with these arguments."""
+        """List the names of block k's outputs that change with these arguments."""
         before, after = self.plain[k], self._asked(k, **asked)
         return {name for name, t in before.items() if name not in after or not torch.equal(t, after[name])}
 
@@ -246,7 +246,7 @@ class _Probe:
         if p.src is not None:
             return "module"
         if p.k and "replay_buffer" in self.method.depends_on and self.method.can_split_after(p.k - 1):
-            return "replay buffer"  # whose newest batch may be this step's
+            return "replay buffer"  # its newest batch may be this step's
         return "block below" if p.k else "image"
 
     def _loss_reads(self, k: int) -> tuple[str, ...]:

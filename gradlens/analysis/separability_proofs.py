@@ -1,4 +1,4 @@
-"""What is proven of separability in floating-point numbers: margins, bounds and witnesses, as :mod:`.linear_separability` says."""
+"""Proofs of separability in floating-point numbers: margins, bounds and witnesses, as defined in :mod:`.linear_separability`."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def exact_beside(s: Array, own: Array, lam: Array) -> Array | None:
 
     The correction is exact but for rounding. It is made again where M is so ill-conditioned that rounding is much.
     """
-    full = np.hstack([s[:, s.any(0)], np.ones((len(s), 1))])  # constant columns say what the bias says
+    full = np.hstack([s[:, s.any(0)], np.ones((len(s), 1))])  # constant columns duplicate the bias
     full = full / np.sqrt((full**2).mean(0))  # any scaling of columns does: this one keeps M well conditioned
     (n, classes), rows = own.shape, (own.shape[1] - 1) * full.shape[1]
     if rows > LARGEST_MATRIX or n * (classes - 1) <= rows:

@@ -28,7 +28,7 @@ def bench(
         int | None,
         typer.Option("--rounds", min=1, help=f"interleaved; medians are printed (default {ROUNDS[False]}, with --full {ROUNDS[True]})"),
     ] = None,
-    full: Annotated[bool, typer.Option("--full", help="what is to be quoted, in place of a first look")] = False,
+    full: Annotated[bool, typer.Option("--full", help="settings for numbers to report, instead of a quick look")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the rows to this file too")] = None,
     form: TableFormat = "text",
     *,

@@ -1,6 +1,6 @@
-"""What can be known to be wrong of a command before torch is imported: names, paths, numbers, flags that contradict each other.
+"""Checks of a command before torch is imported: names, paths, numbers, flags that contradict each other.
 
-A name is refused here only where the registries are as they were when ``settings.py`` was written; of names added since, the command tells.
+A name is refused here only if the registries are unchanged since ``settings.py`` was written; the command itself checks later names.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CHOICES = {flag.name.replace("-", "_"): flag for flag in SETTINGS if flag.choice
 
 
 def is_current(kind: str) -> bool:
-    """Whether the files of a kind of names (``REGISTRIES``) are as they were when what is known of them was written."""
+    """Whether the files of a kind of names (``REGISTRIES``) are unchanged since their names were written."""
     return all(digest(file) == DIGESTS.get(file) for file in REGISTRIES[kind])
 
 
@@ -36,7 +36,7 @@ def _is_in_a_file(name: str) -> bool:
 
 
 def _is_elsewhere(name: str) -> bool:
-    """Whether a word is no bare name: a file or what is in it, a folder, ``torchvision:NAME``. Whether it is there is seen later."""
+    """Whether a word is no bare name: a file or what is in it, a folder, ``torchvision:NAME``. Whether it exists is checked later."""
     return ":" in name or "/" in name or Path(name).suffix in (".py", ".npz") or is_there(name)
 
 
@@ -50,7 +50,7 @@ def check_given(rules: Sequence[str], given: Mapping[str, Any], *, or_runs: bool
         needed: whether there must be a rule, or a config file that names one.
 
     Raises:
-        InputError: the first thing that is wrong.
+        InputError: something is wrong; the first error.
 
     """
     check_run_flags(given)
@@ -71,7 +71,7 @@ def check_given(rules: Sequence[str], given: Mapping[str, Any], *, or_runs: bool
 
 
 def _own(file: Mapping[str, Any]) -> set[str]:
-    """The names of a user's rule and network that a config file knows."""
+    """List the names of a user's rule and network in a config file."""
     return {str(file.get(kind)) for kind in file["own"]} if isinstance(file.get("own"), dict) else set()
 
 
@@ -100,7 +100,7 @@ def check_choices(settings: Mapping[str, Any], own: Collection[str] = ()) -> Non
 
     Args:
         settings: by name, with underscores.
-        own: names of a user's rule and network that are known besides.
+        own: names of a user's rule and network that are known, too.
 
     Raises:
         InputError: a value that is none of them.
@@ -144,7 +144,7 @@ def check_study(path: Path) -> None:
     """Check a study file: its form, its rules and flags, and the values that have choices.
 
     Raises:
-        InputError: the first thing that is wrong.
+        InputError: something is wrong; the first error.
 
     """
     current = is_current("methods") and is_current("settings")

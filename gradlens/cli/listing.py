@@ -1,4 +1,4 @@
-"""The lists of `gradlens list`: a row for each rule, network, data set and quantity, and all there is to say of one of them.
+"""The lists of `gradlens list`: a row for each rule, network, data set and quantity, and all details of one of them.
 
 They are read from ``lists.py``, which is written from the registries; where a registry has changed since, from the registry itself.
 """
@@ -16,7 +16,7 @@ LOCKED = (
     "locked: fwd = a block runs after the one below it; upd = it is updated after all above it have run; bwd = … and have gone backward"
     " (inside a chunk or window where a rule has such)"
 )
-MORE = "`gradlens list methods NAME` says the rest of a rule: its equation, options, paper and what a block's update depends on"
+MORE = "`gradlens list methods NAME` prints the rest of a rule: its equation, options, paper and what a block's update depends on"
 OWN_RULE = "FILE.py:Class"
 
 
@@ -47,7 +47,7 @@ def _methods() -> list[tuple[str, ...]]:
 
 
 def method_details() -> dict[str, tuple[tuple[str, str], ...]]:
-    """Of each rule, what `gradlens list methods NAME` says: (what, text), in order."""
+    """Collect for each rule what `gradlens list methods NAME` prints: (what, text), in order."""
     from gradlens.gradients.locks import DEPENDENCIES
     from gradlens.methods import METHODS
 
@@ -110,7 +110,7 @@ def _data() -> list[tuple[str, ...]]:
 
 
 def known_quantities() -> list[str]:
-    """The names that `gradlens measure` knows."""
+    """List the names that `gradlens measure` accepts."""
     from gradlens.gradients.alignment import QUANTITIES
     from gradlens.gradients.diagnostics import FEEDBACK, SPARSE
     from gradlens.methods import METHODS
@@ -151,7 +151,7 @@ def _rows(what: str) -> Sequence[tuple[str, ...]]:
 
 
 def listing(what: str, names: Sequence[str] = (), form: str = "text") -> Table:
-    """One of LISTS as a table, all of it or the rows of some names; methods by family, which programs read in a column of its own.
+    """Make a table of one of LISTS, all of it or the rows of some names; methods by family, which programs read in a column of its own.
 
     Raises:
         InputError: an unknown list or name.
@@ -191,7 +191,7 @@ def must_be_listed(what: str, names: Sequence[str]) -> None:
 
 
 def details(names: Sequence[str]) -> Iterator[Table]:
-    """All there is to say of some rules, a table each.
+    """Tabulate all details of some rules, a table each.
 
     Raises:
         InputError: an unknown name.

@@ -1,4 +1,4 @@
-"""The rows of `gradlens list`, the first of each its heading, and the rest of each rule. Written by tools/write_settings.py from what ``Config`` and the registries say."""
+"""The rows of `gradlens list`, the first of each its heading, and the details of each rule. Written by tools/write_settings.py from what ``Config`` and the registries say."""
 
 from __future__ import annotations
 

@@ -95,7 +95,11 @@ def _sentence(error: Any) -> str:
     return message[:1].lower() + message[1:]
 
 
-RESUMED = ("train", "compare-gradients", "memorize")  # commands that take --resume; the others store what is done and continue by themselves
+RESUMED = (
+    "train",
+    "compare-gradients",
+    "memorize",
+)  # commands that take --resume; the others store what is done and continue by themselves
 
 
 def _again() -> str:

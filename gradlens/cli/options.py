@@ -58,7 +58,7 @@ def with_flags(
         def run(**arguments: Any) -> None:
             given = {p.name: arguments.pop(p.name) for p in shared}
             given = {k: v for k, v in given.items() if v is not None and v != []}
-            if not is_launched():  # several ranks first meet, so that one of them speaks
+            if not is_launched():  # several ranks first synchronise, so that only one reports
                 typed = arguments.get(rules) if rules else None
                 check_given([typed] if isinstance(typed, str) else typed or (), given, or_runs=or_runs, needed=needed)
             with _reading_shown(bool(given.get("quiet"))):

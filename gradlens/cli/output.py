@@ -1,4 +1,4 @@
-"""What a command prints: its tables in the format that was asked for, and notices, which leave stdout where that is not text."""
+"""Output of a command: its tables in the requested format, and notices, which go to stderr where stdout is not text."""
 
 from __future__ import annotations
 
@@ -85,6 +85,6 @@ class Output:
         write_out(written(list(tables), self.form))
 
     def notice(self, text: str) -> None:
-        """Say what is no table."""
+        """Print a notice, which is no table."""
         if text:
             say(text, aside=self.form != "text")

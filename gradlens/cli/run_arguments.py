@@ -1,4 +1,4 @@
-"""What commands that read runs share: the argument, where what they draw goes, and what they say of several runs."""
+"""Shared by commands that read runs: the argument, the folder of figures, and the notices on several runs."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def timeline(
     *,
     given: dict[str, Any],
 ) -> None:
-    """Measure what each block costs and simulate the rules on several workers: who waits for whom, speed-up, memory."""
+    """Measure the cost of each block and simulate the rules on several workers: waiting times, speed-up, memory."""
     from gradlens.cli.progress import Display
     from gradlens.methods import DEFAULT_SIMULATION
     from gradlens.reporting import timeline as timeline_pictures

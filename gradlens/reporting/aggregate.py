@@ -1,6 +1,6 @@
 """Runs in, small long tables out: means and intervals over seeds. Pure functions; nothing here trains or imports torch.
 
-A *group* is the set of runs whose configs are equal but for the seed; each row of a table speaks of one group by its label.
+A *group* is the set of runs whose configs are equal but for the seed; each row of a table describes one group, named by its label.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class LayerPoint(NamedTuple):
     low: float
     high: float
     seeds: int  # seeds with a finite value
-    dropped: int  # seeds whose value is NaN (an exact zero met a direction) or infinite
+    dropped: int  # seeds with a value that is NaN (an exact zero has no direction) or infinite
 
 
 class FinalValue(NamedTuple):
@@ -101,11 +101,11 @@ class Score(NamedTuple):
 # ------------------------------------------------------------------------------------------------------------ groups
 
 
-SUPERVISED_TRUTH = "loss, same passes"  # what "true" means where nothing is said of it
+SUPERVISED_TRUTH = "loss, same passes"  # what "true" means by default
 
 
 def truths(runs: Sequence[Run]) -> list[str]:
-    """What "true" means for rules whose true gradient is not the loss's on the same passes, a sentence each, from the rows' references."""
+    """Explain "true" where the true gradient is not the loss's on the same passes, a sentence each, from the rows' references."""
     said: dict[str, dict[str, None]] = {}
     for run in runs:
         for reference in dict.fromkeys(row.reference for row in run.gradients if row.kind == "weight"):
@@ -115,7 +115,7 @@ def truths(runs: Sequence[Run]) -> list[str]:
 
 
 def recorded_untrained(runs: Sequence[Run]) -> list[str]:
-    """The labels of runs whose only recorded gradients are of their first update, the untrained network's: no final ones."""
+    """List the labels of runs with recorded gradients of the first update only, the untrained network's: no final ones."""
     return [label for label, group in group_runs(runs).items() if any(map(recorded_only_untrained, group))]
 
 
@@ -210,7 +210,7 @@ def _first_seen(names: Iterable[str]) -> dict[str, int]:
 def _last_epoch(run: Run, steps: Iterable[int]) -> set[int]:
     """Those of the given steps that lie in the last epoch any of them lies in.
 
-    A metrics row says how many updates had been made at the end of its epoch; a recorded step says how many had been
+    A metrics row holds how many updates had been made at the end of its epoch; a recorded step how many had been
     made before it, so the step equal to an end belongs to the epoch after it. Only what was measured after the very last
     update (of a finished run) has no epoch after it, and belongs to the last.
     """
@@ -256,7 +256,7 @@ def alignment_values(runs: Sequence[Run]) -> list[FinalValue]:
     """Each layer's ``cosine``, ``null_cosine`` and ``noise_corrected`` cosine at the end of training, all of the same steps.
 
     The steps are those of the last epoch that recorded nulls while training. The noise-corrected cosine is made of each seed's means
-    over them: a mean of ratios would be ruled by the steps whose ceiling is near zero.
+    over them: a mean of ratios would be dominated by the steps with a ceiling near zero.
     """
     parts = ("cosine", "null_cosine", "across_halves", "noise_ceiling", "rule_ceiling")
     found = {label: [_with_nulls(run, parts) for run in group] for label, group in group_runs(runs).items()}
@@ -291,7 +291,7 @@ def without_noise(across: float, noise_ceiling: float, rule_ceiling: float) -> f
     """The cosine of rule and truth on a batch without noise: cos(rule A, truth B) / √(cos(truth A, truth B) · cos(rule A, rule B)).
 
     Spearman's correction for attenuation. Dividing by the truth's ceiling alone, as the recorded ``corrected_cosine`` does, is right
-    only for a rule that is exactly as noisy as the truth. NaN where a ceiling is not above zero: nothing is known then.
+    only for a rule that is exactly as noisy as the truth. NaN where a ceiling is not above zero: nothing can be concluded then.
     """
     product = noise_ceiling * rule_ceiling
     return across / math.sqrt(product) if noise_ceiling > 0 and rule_ceiling > 0 else math.nan

@@ -26,7 +26,9 @@ class AnalysisReport(NamedTuple):
     """What is made of the results of an analysis; ``reporting/registry.py`` holds one for each."""
 
     tables: Callable[[Sequence[Run], Results], Iterable[Table]] = _no_tables  # printed by its command
-    figures: Callable[[Sequence[Run], Results, str], Figures] | None = None  # under a title; an InputError says why there is none
+    figures: Callable[[Sequence[Run], Results, str], Figures] | None = (
+        None  # under a title; an InputError gives the reason if there is none
+    )
     section: Callable[[ReportContext], ReportSection] | None = None  # of the page of `gradlens report`
 
 

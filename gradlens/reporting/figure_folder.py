@@ -1,4 +1,4 @@
-"""Where figures and pages are put: what gradlens made of the same runs is made anew, nothing else is replaced without being asked."""
+"""Folders of figures and pages: what gradlens made of the same runs is replaced, anything else only with --overwrite."""
 
 from __future__ import annotations
 

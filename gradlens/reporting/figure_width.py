@@ -52,7 +52,7 @@ def _beside(ax: Axes, width: float) -> Any:
 
 
 def _titles(figure: Figure, width: float) -> int:
-    """Break the heading at blanks, and place it and the common label of panels where the layout wants them; returns the new lines."""
+    """Break the heading at blanks, and place it and the common label of panels where the layout puts them; return the new lines."""
     label = figure.get_supylabel()
     if label:
         figure._supylabel.remove()  # type: ignore[attr-defined]

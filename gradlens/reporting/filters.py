@@ -23,7 +23,7 @@ from gradlens.runtime.errors import InputError
 from gradlens.runtime.tables import Cell, Table
 from gradlens.training.run_directory import Run
 
-FILTERS_SHOWN = 49  # in a panel, the first ones of the layer, as in the documents' 7x7
+FILTERS_SHOWN = 49  # in a panel, the first ones of the layer, as in the reference study's 7x7
 FILTER_ORDER = "luminance by frequency, then colour by hue"
 FILTER_NUMBERS = {  # name in filters.json -> (at the axis, factor)
     "gabor_share": ("Gabors (%)", 100),
@@ -61,7 +61,7 @@ class FilterNumber(NamedTuple):
 
 
 def side_by_side(labels: Iterable[str]) -> list[str]:
-    """Labels in the documents' order (by how far a gradient reaches), others after them; of one method as they came."""
+    """Sort labels in the reference study's order (by how far a gradient reaches), others after them; of one method in the given order."""
     known = [*BY_REACH, *SHIPPED]
     unique = list(dict.fromkeys(labels))
     return sorted(unique, key=lambda label: known.index(m) if (m := label.split(" ")[0]) in known else len(known))

@@ -102,8 +102,8 @@ MARKS = {"cosine": ("o", "cosine"), "noise_corrected": ("D", "noise-corrected"),
 def alignment_figure(finals: Sequence[FinalValue], *, title: str = "", look: Mapping[str, Style] | None = None) -> Figure:
     """Final cosines beside what noise and chance alone give: a panel a layer, a line a label, three marks on it.
 
-    ● the cosine, ◇ the noise-corrected one (what it would be on a batch without noise), | the cosine of deltas dealt to other
-    images. A cosine says something where ● stands clear of |; where ◇ is near 1, the batch's noise is all that ● lacks. Values
+    ● the cosine, ◇ the noise-corrected one (what it would be on a batch without noise), | the cosine when each image gets another
+    image's error signal. A cosine is above chance where ● is clear of |; where ◇ is near 1, only the batch's noise keeps ● below 1. Values
     outside −0.5…1.5 are drawn at the edge.
 
     Args:

@@ -128,7 +128,7 @@ def inpainting_grid(panels: Sequence[InpaintingPanel], *, title: str = "") -> Fi
             spine.set_visible(False)
         ax.set_ylabel(name, rotation=0, ha="right", va="center")
         ax.set_anchor("E")  # what the fixed aspect leaves over goes to the labels
-    text = "Held-out images, what the network sees of them, and what it makes where pixels are missing"
+    text = "Held-out images, the network's input, and its prediction where pixels are missing"
     head(figure, text, title)
     return figure
 

@@ -22,7 +22,7 @@ from gradlens.training.metrics import TRAIN_EVAL
 from gradlens.training.run_directory import Run
 from gradlens.training.run_groups import run_labels
 
-APART = {  # settings that say what rule it is, which draw, or what is looked at: no part of the schedule
+APART = {  # settings of the rule, of the random draw, or of what is recorded: no part of the schedule
     "method", "options", "seed", "record_every", "diagnose_every", "keep_checkpoints", "evaluate_train", "online_probe", "limit_test",
     "compile",
 }  # fmt: skip
@@ -61,13 +61,13 @@ class BlockPoint(NamedTuple):
     """A probe's accuracy on one block (or the network's own), a mean over seeds."""
 
     label: str
-    block: str  # "network": its own answer
+    block: str  # "network": its own prediction
     quantity: str  # corrupted_noisy, corrupted_true, clean, held_out
     mean: float
     low: float
     high: float
     seeds: int
-    untrained: float  # the same probe on the untrained network, mean over seeds; NaN for the network's own answer
+    untrained: float  # the same probe on the untrained network, mean over seeds; NaN for the network's own prediction
 
 
 # -------------------------------------------------------------------------------------------------------- over seeds
@@ -123,7 +123,7 @@ def memorization_curves(runs: Sequence[Run]) -> list[CurvePoint]:
 
 
 def cautions(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What a reader of the table must know: other settings, other labels, ordinary labels, and what the heads can hold."""
+    """List caveats of the table: other settings, other labels, ordinary labels, and what the heads can hold."""
     said = []
     configs = [run.config.as_dict(exclude=APART) for run in runs]
     for name, first in configs[0].items():
@@ -183,7 +183,7 @@ def memorization_block_table(points: Sequence[BlockPoint]) -> Table:
             control = f" ({short_number(p.untrained, 1, scale=100)})" if math.isfinite(p.untrained) else ""
             cell = mean_cell(p.mean, p.low, 1, 100, high=p.high)
             cells.append(cell._replace(text=cell.text + control))
-        printed.add_row(label, "its own answer" if block == "network" else block, *cells)
+        printed.add_row(label, "own prediction" if block == "network" else block, *cells)
     return printed
 
 
@@ -221,7 +221,7 @@ def noise_by_block(
 ) -> Figure:
     """What a linear probe reads on each block where some labels are random: a panel a quantity, a line a label.
 
-    Thin dotted lines are the same probe on the untrained networks; the point on the right is the network's own answer.
+    Thin dotted lines are the same probe on the untrained networks; the point on the right is the network's own prediction.
 
     Args:
         points: from :func:`block_points`.

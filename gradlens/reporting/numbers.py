@@ -35,7 +35,7 @@ def number_text(mean: float, low: float = math.nan, digits: int = 2, scale: floa
 
 
 def number_cell(value: float | None, digits: int = 2, scale: float = 1.0, *, unit: str = "") -> Cell:
-    """A number of a table; ``unit`` stands behind it only where people read it.
+    """A number of a table; ``unit`` follows it only in text for people.
 
     >>> number_cell(0.5, 1, 100)
     Cell(text='50.0', value=50.0, low=nan, high=nan)

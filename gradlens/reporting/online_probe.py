@@ -31,7 +31,7 @@ def regret_figure(rows: Sequence[Mapping[str, Any]], *, title: str = "") -> Figu
 
     Args:
         rows: the ``rows`` of a run's ``online.json``, from :func:`gradlens.training.online_probe.regret.regret_rows`.
-        title: whose.
+        title: of the figure.
 
     Raises:
         InputError: nothing to draw.

@@ -23,11 +23,11 @@ from gradlens.training.metrics import TRAIN
 from gradlens.training.run_directory import Run
 from gradlens.training.run_groups import group_runs
 
-OWN = "own"  # the network's own answer, beside its probes
+OWN = "own"  # the network's own prediction, beside its probes
 SHORT = 4  # lines of LINES that a first look prints, which fits on a screen
 LINES = (  # (network, labels, half, what it is called), in the order of the table
     (TRAINED, TRUE, "test", "{}"),
-    (OWN, TRUE, "test", "the network's own answer"),
+    (OWN, TRUE, "test", "the network's own prediction"),
     (PIXELS, TRUE, "test", "raw pixels"),
     (UNTRAINED, TRUE, "test", "{}, untrained"),
     (TRAINED, PERMUTED, "test", "{}, permuted"),
@@ -48,7 +48,7 @@ class ProbePoint(NamedTuple):
     """A probe's accuracy on one block of one group of runs; a share, mean over seeds with its 95 % t-interval."""
 
     label: str
-    network: str  # trained, untrained, pixels; own: the network's own answer
+    network: str  # trained, untrained, pixels; own: the network's own prediction
     labels: str  # true, permuted
     block: str
     step: int
@@ -231,7 +231,7 @@ def separability_by_depth(points: Sequence[ProbePoint], *, title: str = "", look
         for p in (p for p in tests if (p.label, p.network) == (name, "own")):
             ax.plot(len(blocks) + aside, 100 * p.mean, "*", color=colour, markersize=10, markeredgecolor="white", zorder=4)
     if any(p.network == "own" for p in tests):
-        drawn.append(Line2D([], [], linestyle="", marker="*", markersize=10, color="0.2", label="the network's own answer"))
+        drawn.append(Line2D([], [], linestyle="", marker="*", markersize=10, color="0.2", label="the network's own prediction"))
     for network, labels, dash, marker, called in PROBE_CONTROLS:
         if mean := _over_labels([p for p in tests if (p.network, p.labels) == (network, labels)]):
             at = {i: mean["pixels" if network == "pixels" else b] for i, b in enumerate(blocks) if network == "pixels" or b in mean}
@@ -317,7 +317,7 @@ def probe_figures(points: Sequence[ProbePoint], title: str = "") -> dict[str, tu
 
 
 def tables(runs: Sequence[Run], results: Results) -> Iterator[Table]:
-    """What `gradlens probe` prints: accuracies by block; where separability was asked also permuted labels, and of one run the details."""
+    """Make the tables of `gradlens probe`: accuracies by block; with separability also permuted labels, and of one run the details."""
     asked = any(result["separability"] for result in results)
     if asked and len(runs) == 1:
         yield probe_detail(results[0])

@@ -93,7 +93,7 @@ def _signals(s: RuleStructure, k: int, loss_of: dict[int, str]) -> Iterator[Link
 
 
 def described(s: RuleStructure) -> str:
-    """A schematic in words, for readers who do not see it."""
+    """Describe a schematic in words, as its text alternative."""
     said = [f"{link.source} to {link.target} ({link.carries})" for link in links(s) if link.carries in ("error signal", "learning target")]
     return f"Schematic of {s.rule}: {'; '.join(said)}."
 

@@ -1,4 +1,4 @@
-"""What the runs of a study say together: means over seeds, differences from the baseline, and what chance explains of them."""
+"""Summary of a study: means over seeds, differences from the baseline, and whether chance explains them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class BootstrapMean(NamedTuple):
 def bootstrap_mean(values: Sequence[float], name: str) -> BootstrapMean:
     """The mean of some seeds' values and its 95 % percentile bootstrap interval; values that are not finite are left out.
 
-    With few seeds such an interval is too short; the t-intervals of the other tables are wider (docs/studies.md says by how much).
+    With few seeds such an interval is too short; the t-intervals of the other tables are wider (docs/studies.md has by how much).
 
     Args:
         values: one a seed.
@@ -152,7 +152,7 @@ def merged_rows(runs: Sequence[tuple[StudyPoint, Run]]) -> list[Merged]:
 
 
 def study_table(lines: Sequence[SummaryLine], baseline: str) -> Table:
-    """The held-out accuracies (or losses, of rules without answers) to print, beside their paired difference from the baseline."""
+    """Tabulate the held-out accuracies (or losses, of rules without predictions), beside their paired difference from the baseline."""
     accuracies = [line for line in lines if line.quantity.endswith("_accuracy") and math.isfinite(line.mean)]
     chosen = accuracies or [line for line in lines if line.quantity.endswith("final_loss")]
     few = min((line.seeds for line in chosen), default=0) < 2

@@ -1,7 +1,7 @@
 """What all figures share: colours and dashes of methods, matplotlib's settings, headings and legends, and how a figure is saved.
 
 Figures are built on matplotlib's ``Figure`` without pyplot: no global state, no display needed. matplotlib's own defaults
-are used whatever the user's matplotlibrc says, so that the same table gives the same file.
+are used instead of the user's matplotlibrc, so that the same table gives the same file.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ RC: dict[Any, Any] = {
     "ytick.labelsize": 9,
     "legend.fontsize": 9.5,
     "legend.frameon": False,
-    "legend.handlelength": 3.2,  # long enough to tell the dash patterns apart
+    "legend.handlelength": 3.2,  # long enough to distinguish the dash patterns
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": "0.35",
@@ -48,7 +48,7 @@ RC: dict[Any, Any] = {
     "grid.color": "0.9",
     "grid.linewidth": 0.7,
     "hatch.linewidth": 0.7,
-    "pdf.fonttype": 42,  # TrueType: letters can be searched and edited, as journals want them
+    "pdf.fonttype": 42,  # TrueType: letters can be searched and edited, as journals require
     "svg.fonttype": "path",  # the same letters on machines without this font
     "svg.hashsalt": "gradlens",  # ids in the file do not change from one saving to the next
 }
@@ -58,7 +58,7 @@ PIXELS_IN_SVG = 80  # dots per inch of lines too long to be vectors
 LARGEST = 300_000  # bytes of one picture
 # Okabe & Ito's colours without their yellow, which is too pale for lines
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-# for rules whose own colour another one in the figure has: as far from those as from each other
+# for rules whose own colour is taken in the figure: as far from those as from each other
 MORE_COLOURS = ("#882255", "#999933", "#332288", "#8B5A2B", "#44AA99", "#AA4466", "#556B2F")
 PATTERNS = ((), (6, 1.5), (6, 1.5, 1.2, 1.5), (2.5, 1.2), (9, 1.5, 1.2, 1.5, 1.2, 1.5), (1.2, 1))  # on, off, … in line widths
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
@@ -237,7 +237,7 @@ def _png(figure: Figure) -> bytes:
 
 
 def _in_256_colours(png: bytes) -> bytes:
-    """An image at about a third of its bytes; plots have few colours, so the eye does not see it."""
+    """An image at about a third of its bytes; plots have few colours, so the difference is invisible."""
     image = Image.open(io.BytesIO(png))
     opaque = image.getchannel("A").getextrema() == (255, 255)
     few = image.convert("RGB").quantize(256) if opaque else image.quantize(256, Image.Quantize.FASTOCTREE)

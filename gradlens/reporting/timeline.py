@@ -1,4 +1,4 @@
-"""Figures of the timeline: who does what when, and speed-up and memory over the number of workers. Pure functions of rows."""
+"""Figures of the timeline: the workers' tasks over time, and speed-up and memory over the number of workers. Pure functions of rows."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _boxes(ax: Axes, bars: Sequence[Bar], until: float, letter: float) -> None:
 
 @style.context(LOOK)
 def gantt(bars: Sequence[Bar], seconds: float, *, title: str = "") -> Figure:
-    """Who does what when: a panel a schedule, a row a worker with the bottom blocks below, one time axis; batches are numbered.
+    """Draw the workers' tasks over time: a panel a schedule, a row a worker with the first blocks at the bottom; batches are numbered.
 
     Args:
         bars: from :func:`gradlens.training.cost.simulation.pictured`.
@@ -148,13 +148,13 @@ def over_workers(points: Sequence[ThroughputPoint], *, title: str = "") -> Figur
 
 
 def unused_workers_text(points: Sequence[ThroughputPoint]) -> list[str]:
-    """A sentence for each number of workers, of those asked for, that some schedules cannot use."""
+    """Write a sentence for each requested number of workers that some schedules cannot use."""
     short: dict[tuple[int, int], list[str]] = {}
     for p in points:
         if p.used < p.workers:
             short.setdefault((p.workers, p.used), []).append(p.schedule)
     return [
-        f"{asked} workers asked for, {used} used by {', '.join(names)}: layer-parallel, a rule has no more workers than parts of its blocks"
+        f"{asked} workers requested, {used} used by {', '.join(names)}: layer-parallel, a rule has no more workers than parts of its blocks"
         for (asked, used), names in short.items()
     ]
 

@@ -55,7 +55,7 @@ if TYPE_CHECKING:  # imports torch
 
 
 def _curve(ax: Axes, label: str, mine: Sequence[CurvePoint], look: Style, starred: bool) -> tuple[str, tuple[float, float, str]]:
-    """One label's line, with a star at its best epoch if that is wanted; what names it, and where it ends in which colour."""
+    """Draw one label's line, with a star at its best epoch if set; return its legend entry, and where it ends in which colour."""
     text = label
     if starred:
         best = max(mine, key=lambda p: (p.mean, -p.epoch))

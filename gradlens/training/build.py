@@ -38,7 +38,7 @@ class ModelAndMethod(NamedTuple):
         """Load the saved weights and buffers of both, as a checkpoint or snapshot holds them.
 
         Raises:
-            InputError: they are another network's or rule's; ``source`` says whose.
+            InputError: they are another network's or rule's; the message names ``source``.
 
         """
         load_weights(self.model, state["model"], source)
@@ -49,7 +49,7 @@ def load_weights(module: nn.Module, weights: Any, source: str) -> None:
     """Load saved weights and buffers into a module.
 
     Raises:
-        InputError: they are another module's; ``source`` says whose.
+        InputError: they are another module's; the message names ``source``.
 
     """
     try:
@@ -60,7 +60,7 @@ def load_weights(module: nn.Module, weights: Any, source: str) -> None:
 
 
 def make_network_info(model: nn.Sequential, shape: Sequence[int], classes: int, loss: Loss, seed: int = 0, epochs: int = 1) -> NetworkInfo:
-    """What a rule may know of a network: its blocks, what they give, and how it is trained.
+    """Describe a network for a rule: its blocks, their output shapes, and how it is trained.
 
     Args:
         model: the blocks, the last one the top.
@@ -110,9 +110,9 @@ def build_model_and_method(config: Config, shape: tuple[int, int, int], classes:
 
 
 def check_model_and_method(config: Config, shape: tuple[int, int, int], classes: int) -> ModelAndMethod:
-    """The network and rule of a config as shapes without numbers (torch's meta device), which takes no memory and hardly any time.
+    """Build the network and rule of a config as shapes without values (torch's meta device), which takes no memory and hardly any time.
 
-    A user's own code may ask for numbers, and another run's weights are copied: both happen on the CPU.
+    A user's own code may need values, and another run's weights are copied: both happen on the CPU.
 
     Raises:
         InputError: as :func:`build_model_and_method`.
@@ -125,7 +125,7 @@ def check_model_and_method(config: Config, shape: tuple[int, int, int], classes:
 
 
 def _built(config: Config, read: tuple[int, int, int], shape: tuple[int, int, int], classes: int) -> nn.Sequential:
-    """The network of a config for what the rule lets it read: images of ``shape``, or patches of them."""
+    """Build the network of a config for the rule's input: images of ``shape``, or patches of them."""
     spec = ModelSpec(
         read, classes, config.model.width, config.model.depth, config.model.stem, config.model.activation, config.model.attention
     )
@@ -139,7 +139,7 @@ def _built(config: Config, read: tuple[int, int, int], shape: tuple[int, int, in
 
 
 def _begun_weights(model: nn.Sequential, begun: Run) -> dict[str, Tensor]:
-    """A run's weights; where its rule trained no top (whose shape may be another one: it read patches), this network's own top."""
+    """Load a run's weights; if its rule trained no output block (its shape may differ: it read patches), keep this network's own."""
     weights: dict[str, Tensor] = saved_weights(begun.path / "checkpoint.pt")["model"]
     if begun.config.rule.classifies:
         return weights
@@ -149,14 +149,14 @@ def _begun_weights(model: nn.Sequential, begun: Run) -> dict[str, Tensor]:
 
 
 def to_be_restored(config: Config) -> Config:
-    """The config of a network whose weights a checkpoint replaces: those of ``--init-from`` are not read, but for a kept head's shape."""
+    """Copy a config for a network whose weights a checkpoint replaces: ``--init-from`` is not read, but for a kept head's shape."""
     return config if config.pretrained.keep_head else config.replace(init_from=None)
 
 
 def load_model_and_method(
     run: Run, shape: tuple[int, int, int], classes: int, device: torch.device, file: Path | None = None
 ) -> ModelAndMethod:
-    """The network and rule of a run with the weights of its last checkpoint, or of a snapshot (``file``), in eval mode."""
+    """Load the network and rule of a run with the weights of its last checkpoint, or of a snapshot (``file``), in eval mode."""
     network = build_model_and_method(to_be_restored(run.config).replace(compile=False), shape, classes, device)
     file = file or run.path / "checkpoint.pt"
     network.load(saved_weights(file), str(file))
@@ -165,7 +165,7 @@ def load_model_and_method(
 
 
 def _with_kept_head(model: nn.Sequential, begun: Run, config: Config, shape: tuple[int, int, int], classes: int) -> nn.Sequential:
-    """The network on a pretrained run's blocks: its projection head's first layers become a block, a new linear layer the top."""
+    """Build a network on a pretrained run's blocks: its projection head's first layers become a block, a new linear layer the last one."""
     source = f"--init-from {begun.path}"
     theirs = classes if begun.config.rule.classifies else begun.num_classes
     pretrained = load_model_and_method(begun, shape, theirs, torch.device("cpu"))
@@ -188,10 +188,10 @@ def _with_kept_head(model: nn.Sequential, begun: Run, config: Config, shape: tup
 
 
 def _teacher(run: Run, shape: tuple[int, int, int], classes: int, config: Config, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """The answers of a trained network: images as the student reads them [N, C, H, W] -> logits [N, C].
+    """Load a teacher: a function from images as the student reads them [N, C, H, W] to the trained network's logits [N, C].
 
     Raises:
-        InputError: a run whose network reads or answers something else than the student.
+        InputError: a run whose network has other inputs or outputs than the student.
 
     """
     if not run.config.rule.classifies:

@@ -1,6 +1,6 @@
-"""A comparison folder, and which runs a path stands for. Read without torch, so that a wrong path is answered at once.
+"""A comparison folder, and which runs a path stands for. Read without torch, so that a wrong path is refused at once.
 
-``comparison.json`` says what belongs together: the runs, the search runs of ``--lr-grid``, the figures, by paths relative to the folder.
+``comparison.json`` lists what belongs together: the runs, the search runs of ``--lr-grid``, the figures, by paths relative to the folder.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Comparison:
     path: Path
     run_paths: tuple[Path, ...]
     made_by: str = ""  # compare-gradients or sweep; "": a folder that merely holds runs
-    asked: str = ""  # digest of what was asked
+    asked: str = ""  # digest of what was requested
     command: str = ""  # as typed
     version: str = ""  # of gradlens
     finished: bool = True  # whether the command came to its end
@@ -134,7 +134,7 @@ def write_comparison(comparison: Comparison) -> None:
 
 
 def digest_of(asked: Any) -> str:
-    """Six hex digits of what was asked.
+    """Return six hex digits of what was requested.
 
     >>> digest_of({"lr_grid": [0.1]}) == digest_of({"lr_grid": [0.1]}) != digest_of({"lr_grid": [0.2]})
     True
@@ -152,7 +152,7 @@ def folder_name(methods: Sequence[str], data: Sequence[str], asked: str) -> str:
 
 
 def _shortened(names: Sequence[str], before: str, after: str, between: str) -> str:
-    """The names, or where there are more than one beyond the first few, those and how many more."""
+    """Join the names, or where there are more than one beyond the first few, those and how many more."""
     if len(names) <= NAMED + 1:
         return between.join(names)
     return f"{between.join(names[:NAMED])}{before}{len(names) - NAMED}{after}"
@@ -162,14 +162,14 @@ def _shortened(names: Sequence[str], before: str, after: str, between: str) -> s
 
 
 def runs_of(paths: Sequence[str | Path], say: Callable[[str], None] = notice) -> list[Path]:
-    """The run directories that paths stand for, each once, in order.
+    """List the run directories that paths stand for, each once, in order.
 
     A run directory stands for itself, a comparison folder (or its ``comparison.json``) for its runs, not for its searches, a study's folder
-    and one that merely holds runs for those in it; the last is said. Of several paths (``runs/*``) a folder of figures is passed over.
+    and one that merely holds runs for those in it; the last is reported. Of several paths (``runs/*``) a folder of figures is skipped.
 
     Args:
         paths: as they were typed.
-        say: is called with a sentence on what was taken.
+        say: called with a sentence on the runs that were taken.
 
     Raises:
         InputError: a path that is not there, or stands for no run.

@@ -53,8 +53,8 @@ def configs_of(
         methods: their names, or FILE.py:Class.
         given: the flags that were typed, with underscores.
         context: where they will run.
-        ranks: how many processes share each run, and what they share (``data`` or ``layers``) where neither flags nor file say it.
-        with_default_batch: makes of a config whose batch size neither flags nor file say the one that is wanted.
+        ranks: how many processes share each run, and what they share (``data`` or ``layers``) where neither flags nor file set it.
+        with_default_batch: sets the batch size of a config where neither flags nor file set it.
 
     """
     given = dict(given)
@@ -92,7 +92,7 @@ def configs_of(
 
 
 def _of_file(error: InputError, path: Path | None, file: Mapping[str, Any], typed: Mapping[str, Any]) -> InputError:
-    """An error of a setting that the config file says and no flag: the file is named, and the setting as it stands there."""
+    """Name the config file in the error of a setting that it sets and no flag does, and the setting by its name there."""
     said = re.match(r"--([\w-]+): |unknown option of \S+ '(\w+)'", str(error))
     if path is None or said is None:
         return error

@@ -12,7 +12,7 @@ from gradlens.runtime.text_files import read_json
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The settings in a JSON file as they stand there: a bare config, or a run's config.json. Needs no torch.
+    """Read the settings in a JSON file as they are there: a bare config, or a run's config.json. Needs no torch.
 
     Raises:
         InputError: no such file, or not JSON of that form.
@@ -37,7 +37,7 @@ def named(path: Path | None) -> Iterator[None]:
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
-    """The settings in a JSON file; the rules and networks of a user's files that it names are known from then on.
+    """Read the settings in a JSON file, and register the rules and networks of a user's files that it names.
 
     Raises:
         InputError: no such file, not JSON of that form, or a file of the user's that cannot be imported.

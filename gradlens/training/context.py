@@ -39,7 +39,7 @@ class RunContext:
     overwrite: bool = False
     tensorboard: bool = False  # write events to RUN_DIR/tensorboard
     ranks: ProcessGroup = SINGLE_PROCESS  # the processes that share a run
-    # by name, what is known of data sets' files, looked at once in a command; None: looked at whenever data are asked for
+    # by name, facts of data sets' files, read once in a command; None: read whenever data are requested
     files: dict[str, FilesState] | None = field(default=None, compare=False, repr=False)
 
     def path_of(self, config: Config) -> Path:
@@ -139,10 +139,10 @@ def shape_and_classes(config: Config, context: RunContext) -> tuple[tuple[int, i
 
 
 def set_up_process(given: dict[str, Any]) -> RunContext:
-    """Set this process up for the runs it makes (threads, memory, no data loaded), and say where and how they are made.
+    """Set this process up for the runs it makes (threads, memory, no data loaded), and return where and how they are made.
 
     Args:
-        given: values of flags by name; those that say where and how are taken out.
+        given: values of flags by name; those on where and how are taken out.
 
     Raises:
         InputError: flags that contradict each other, a device that is not there.
@@ -160,7 +160,7 @@ def set_up_process(given: dict[str, Any]) -> RunContext:
 
 
 def _context_of(given: dict[str, Any]) -> RunContext:
-    """What flags say of where and how; they are taken out."""
+    """Take the flags on where and how out of those given."""
     taken = {k: given.pop(k) for k in ("data_dir", "download", "resume", "overwrite", "tensorboard") if k in given}
     name, out = given.pop("run_name", None), given.pop("out", Path("runs"))
     device, cache = pick_device(given.pop("device", "auto")), not given.pop("no_cache", False)

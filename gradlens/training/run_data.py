@@ -1,6 +1,6 @@
 """The data that a run was trained on: what is stored of them, where they lie now, and how others differ from them.
 
-A run is of its data and not of their path: what was trained on is known by its fingerprint, wherever it was read.
+A run depends on its data, not on their path: the data are identified by their fingerprint, wherever they were read.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def others(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def _facts(info: Mapping[str, Any]) -> dict[str, str]:
-    """What people know their data by, most telling first."""
+    """Facts that identify data for people, the most informative first."""
     source, images = info.get("source", {}), info.get("images", {})
     facts = {"images of C x H x W": "x".join(map(str, source["image"])) if "image" in source else None}
     facts |= {f"{half} images in all": source.get(half) for half in ("train", "test")}

@@ -64,12 +64,12 @@ class OnlineRow(NamedTuple):
     learner: str
     loss: float  # of this round, in nats
     cumulative: float  # of all rounds so far
-    bound: float  # what the theorem says that the regret so far cannot exceed
+    bound: float  # the theorem's upper bound on the regret so far
 
 
 TABLES: dict[str, type[Any]] = {"metrics": Metric, "timing": Timing, "gradients": Measurement, "online": OnlineRow}
 
-SOURCES = ("init_from", "teacher")  # settings that name a run whose weights this one is given
+SOURCES = ("init_from", "teacher")  # settings that name a run whose weights this one uses
 
 STREAMS = "online/*.bin"  # raw rounds of the online probe, a file a block; like tables, they grow and are rewound
 
@@ -77,7 +77,7 @@ STREAMS = "online/*.bin"  # raw rounds of the online probe, a file a block; like
 def commit_of(folder: Path) -> str | None:
     """The commit of a package's folder, ``-dirty`` behind it where files have changed since; None where git does not track the folder.
 
-    git looks for a repository in all folders above: one that an installed package merely lies in says nothing of its code.
+    git looks for a repository in all folders above: one that merely contains an installed package is not its code's.
     """
     try:
         for command in (["ls-files", "--error-unmatch", "__init__.py"], ["describe", "--always", "--dirty"]):
@@ -161,7 +161,7 @@ class Run:
         return frame_of(getattr(self, table), kinds[table]._fields)
 
     def checkpoint(self) -> dict[str, Any]:
-        """The state saved last: model, method, optimizer, position; where config.json was changed since, that is said in a line."""
+        """Load the state saved last: model, method, optimizer, position; a config.json that was changed since is reported in a line."""
         saved = load_checkpoint(self.path / "checkpoint.pt")
         if said := edited(self.path, self.config, saved):
             notice(said)
@@ -188,7 +188,7 @@ class Run:
         return self.config.with_data(self.data_at)
 
     def data(self, path: str | Path | None = None, context: RunContext | None = None) -> Data:
-        """The images and labels that the run was trained and tested on, read again and seen to be the same.
+        """Load the images and labels that the run was trained and tested on, checked to be the same.
 
         Args:
             path: where they lie now (a folder, an ``.npz`` file, ``FILE.py:build``); None: ``data_at``, or where they were.
@@ -210,7 +210,7 @@ class Run:
         Args:
             data: as they were loaded.
             advice: ends the sentence.
-            place: from where; None: as the run's config says.
+            place: from where; None: as in the run's config.
 
         Raises:
             InputError: they are others.
@@ -227,7 +227,7 @@ class Run:
             raise InputError(f"the data {name!r} are not the ones {self.path} was trained on ({differ}){advice}")
 
     def require_sources(self, advice: str = "") -> None:
-        """Check that the runs whose weights this one was given hold the same ones now; a run that is gone is not missed.
+        """Check that the runs whose weights this one used hold the same ones now; a run that is gone is no error.
 
         Raises:
             InputError: they hold others; ``advice`` ends the sentence.
@@ -251,7 +251,7 @@ class Run:
             return int(self.info["classes"])
         if self.config.data.name in DATASETS:
             return DATASETS[self.config.data.name].classes
-        return [len(w) for w in self.checkpoint()["model"].values() if w.ndim][-1]  # the top's bias, or what normalises its answer
+        return [len(w) for w in self.checkpoint()["model"].values() if w.ndim][-1]  # the output block's bias, or what normalises its output
 
     def snapshots(self) -> list[Path]:
         """Saved weights along the way, in order of their step."""
@@ -265,7 +265,7 @@ def source_weights(config: Config) -> dict[str, str]:
 
 
 def edited(path: Path, config: Config, saved: Mapping[str, Any]) -> str:
-    """What is to be said where a run's config.json is no more that of its checkpoint; empty where it is, or that is not known."""
+    """Describe how a run's config.json differs from its checkpoint's; empty where it does not, or that is unknown."""
     if saved.get("config_digest", config.digest()) == config.digest():
         return ""
     return f"{path / 'config.json'} was changed after the run began: its settings are not those that {path.name} was trained with"
@@ -314,7 +314,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """Results as strict JSON knows them: numbers that are not finite become null."""
+    """Convert results to strict JSON: numbers that are not finite become null."""
     if isinstance(value, Mapping):
         return {k: plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

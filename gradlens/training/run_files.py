@@ -23,7 +23,7 @@ def is_finished(path: str | Path) -> bool:
 
 
 def must_exist(path: Path) -> None:
-    """Refuse a path that is not there; names beside it that are like it are said.
+    """Refuse a path that is not there; the message lists similar names beside it.
 
     Raises:
         InputError: there is no such file or folder.

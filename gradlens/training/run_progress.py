@@ -18,7 +18,7 @@ class Progress(NamedTuple):
 
     finished: bool
     updates: int  # that its last weights have had: of the checkpoint, or by its tables where there is none
-    total: int | None  # it is trained for; None where that is not known (a run without a stored number of images)
+    total: int | None  # it is trained for; None where that is unknown (a run without a stored number of images)
 
     def __str__(self) -> str:
         if self.finished:
@@ -64,7 +64,7 @@ def unfinished_text(runs: Sequence[Run]) -> str:
 def recorded_only_untrained(run: Run) -> bool:
     """Whether the only gradients that a trained run recorded are of its first update, that of the untrained network.
 
-    So it is where the run has fewer updates than ``--record-every``: its cosines say nothing of the end of training.
+    This happens if the run has fewer updates than ``--record-every``: its cosines are no evidence about the end of training.
     """
     steps = {row.step for row in (*run.gradients, *run.measured)}
     return bool(run.gradients) and steps == {0} and any(m.step > 0 for m in run.metrics)

@@ -64,10 +64,10 @@ class Writer:
 
     @staticmethod
     def open(config: Config, out: Path, name: str | None, *, resume: bool, overwrite: bool, info: Mapping[str, Any]) -> Writer:
-        """The directory for a config: made new, or opened to go on with.
+        """Open the directory for a config: made new, or opened to resume.
 
         Raises:
-            InputError: it holds a run and neither ``resume`` nor ``overwrite`` was asked for; its config differs; nothing
+            InputError: it holds a run and neither ``resume`` nor ``overwrite`` is set; its config differs; nothing
                 is there to resume; the folder cannot be written.
 
         """
@@ -96,7 +96,7 @@ class Writer:
 
     @staticmethod
     def _reopen(config: Config, path: Path, info: Mapping[str, Any]) -> Writer:
-        """The directory of a run, to go on with."""
+        """Open the directory of a run, to resume it."""
         begun = load_run(path)
         if differ := config.differences(begun.config):
             raise InputError(f"cannot resume {path}: its config differs in: {'; '.join(differ)}")
@@ -147,7 +147,7 @@ class Writer:
         return {name: self.path / f"{name}.csv" for name in TABLES} | streams
 
     def mark(self) -> dict[str, int]:
-        """The tables' and streams' lengths in bytes, to be stored in a checkpoint: so much of them survives a crash of the machine."""
+        """Flush the tables and streams to disk and return their lengths in bytes, which a checkpoint stores to survive a crash."""
         growing = self._growing()
         for name, open_file in self._files.items():
             try:

@@ -1,6 +1,6 @@
 """What a run records, for TensorBoard: scalars and first-layer filters, live while it trains or afterwards from its directory.
 
-There is one event file a run, also when it is interrupted and goes on: it is written record by record through torch's and TensorBoard's own
+There is one event file a run, also when it is interrupted and resumed: it is written record by record through torch's and TensorBoard's own
 encoders, since a ``SummaryWriter`` begins a new file every time it is opened, and writes from a thread whose failure is a traceback.
 """
 
@@ -91,7 +91,7 @@ def must_be_installed() -> None:
     """Check that TensorBoard can be written.
 
     Raises:
-        InputError: it is not installed; how to is said.
+        InputError: it is not installed; the message gives the command to install it.
 
     """
     if find_spec("tensorboard") is None:
@@ -153,9 +153,9 @@ def records(content: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def rewound(content: bytes, step: int) -> bytes:
-    """An event file cut back to a checkpoint: what is known of ``step`` updates, and nothing of the updates that are made anew.
+    """An event file cut back to a checkpoint: the records of ``step`` updates, and none of the updates that are made anew.
 
-    A recorded row's step says how many updates were made before it, a metric's and a picture's how many were made in all.
+    A recorded row's step counts the updates made before it, a metric's and a picture's all updates made.
     """
     from tensorboard.compat.proto.event_pb2 import Event
 
@@ -177,7 +177,7 @@ def appending(path: Path) -> BinaryIO:
 
 @contextmanager
 def logged(state: TrainState, folder: Path, watch: Watch) -> Iterator[Watch]:
-    """A watch that also writes what it sees to ``folder``/tensorboard; to be opened when the run is begun or restored.
+    """Wrap a watch to write its events to ``folder``/tensorboard too; to be opened when the run is begun or restored.
 
     Args:
         state: the run, begun or restored; its network is looked at when an epoch ends.
@@ -190,7 +190,7 @@ def logged(state: TrainState, folder: Path, watch: Watch) -> Iterator[Watch]:
     path, step = folder / FOLDER / EVENTS, state.position.step
 
     def begin() -> None:
-        if path.exists():  # of a run that goes on, or of one that is overwritten
+        if path.exists():  # of a run that is resumed, or of one that is overwritten
             write(path, rewound(path.read_bytes(), step) if state.position.best else b"")
         opened.append(Events(appending(path)))
 

@@ -396,7 +396,7 @@ def test_the_command_trains_compares_and_stores(gradlens, tmp_path):
         "own",
         "confounder",
         "labels that were kept",
-        "its own answer",
+        "own prediction",
         "memorization.png",
         "memorization_by_block.png",
     ):

@@ -468,7 +468,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
 
     status, said, complaint = run(path, "-o", out)
     assert (status, complaint) == (0, "")
-    assert said == f"open {out} ({out.stat().st_size / 1e6:.1f} MB; it needs no network)\n"
+    assert said == f"open {out} ({out.stat().st_size / 1e6:.1f} MB; it works offline)\n"
     assert run(path, "-o", out)[0] == 0  # the same runs
     other = stored(made("dgl"), tmp_path / "runs")
     assert run(other, "-o", out) == (2, "", f"gradlens: {out} is a page of other runs: -o names another file, --overwrite replaces it\n")

@@ -262,7 +262,9 @@ def test_a_better_rule_is_called_better():
 def test_unfinished_runs_are_not_ranked():
     text = said(made(), made("dgl", finished=False, accuracy=0.1), made("fa", accuracy=0.4))
     assert text.startswith("fa is 10 points worse than backprop (50.0 %). One seed")
-    assert said(made(), made("dgl", finished=False)).startswith("No other run was trained to its end as long as bp: accuracies are not ranked.")
+    assert said(made(), made("dgl", finished=False)).startswith(
+        "No other run was trained to its end as long as bp: accuracies are not ranked."
+    )
 
 
 def test_what_was_recorded_of_the_untrained_network_is_not_ranked():

@@ -40,7 +40,7 @@ class InpaintedImages(Analysis):
         return drops_no_pixels(run) or super().requires(run)
 
     def check(self, runs: Sequence[Run], session: Session) -> None:
-        """Refuse other data than the run's, and fewer images than asked for."""
+        """Refuse other data than the run's, and fewer images than requested."""
         from gradlens.analysis.inpainting import must_have_images
 
         super().check(runs, session)

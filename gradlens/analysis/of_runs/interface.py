@@ -70,7 +70,7 @@ class Analysis:
 
     @property
     def help(self) -> str:
-        """What the command says it does."""
+        """The command's help."""
         return (type(self).__doc__ or "").partition("\n")[0]
 
     def rules(self) -> Sequence[str] | None:
@@ -82,7 +82,7 @@ class Analysis:
         return None if (run.path / "checkpoint.pt").exists() else f"{run.path} has no checkpoint.pt: the run saved none"
 
     def check_required(self, runs: Sequence[Run]) -> None:
-        """Refuse runs that lack what :meth:`requires` says.
+        """Refuse runs that lack what :meth:`requires` names.
 
         Raises:
             InputError: one does.
@@ -93,7 +93,7 @@ class Analysis:
                 raise InputError(lacking)
 
     def check(self, runs: Sequence[Run], session: Session) -> None:
-        """Check, before anything costly, what takes data, network or options to know. Here: that no run is given twice.
+        """Check, before anything costly, what depends on data, network or options. Here: that no run is given twice.
 
         Raises:
             InputError: these runs cannot be looked at with these options.
@@ -118,7 +118,7 @@ class Analysis:
         return more if all(getattr(options, name) == getattr(first, name) for name in more) else {}
 
     def take_stored(self, runs: Sequence[Run], session: Session) -> None:
-        """Where all runs hold the numbers of a full look and a first one was asked for, take the full one: nothing is measured worse."""
+        """Use the full settings if all runs hold numbers measured with them, even if the quick ones were requested."""
         from gradlens.training.run_directory import load_result, plain
 
         more = {} if self.full is None or session.options.overwrite else self.widened(session.options)
@@ -133,7 +133,7 @@ class Analysis:
     def stored(self, run: Run, protocol: Mapping[str, Any], session: Session, name: str | None = None) -> Result:
         """What is stored of a run by the same protocol, to be returned or added to; ``{"protocol": protocol}`` where there is none.
 
-        What was made in another way does not count, which is said; with the option ``overwrite`` nothing does.
+        What was made in another way does not count, which is reported; with the option ``overwrite`` nothing does.
 
         Args:
             run: a run.
@@ -181,7 +181,7 @@ class Analysis:
             context: device and data folder.
             options: an instance of ``Options``; None: the defaults.
             watch: given a run's name, the display of its progress.
-            say: is called with what the user should know.
+            say: called with notices for the user.
 
         Returns:
             A result a run; what :meth:`compare` found is the first one's ``comparison``.
@@ -213,7 +213,7 @@ class AnalysisWithTraining(Analysis):
         """The typed flags with what the analysis needs of a training.
 
         Raises:
-            InputError: flags that ask for something else.
+            InputError: flags that contradict it.
 
         """
         raise NotImplementedError

@@ -20,7 +20,7 @@ class ProbeOptions:
     features: int = option(512, "of a block at most: larger outputs are averaged over space")
     over_time: bool = option(False, "at the snapshots too (--keep-checkpoints)")
     controls: bool = option(True, "raw pixels, the untrained network, permuted labels")
-    separability: int = option(0, "training images whose strict separability is decided on every block; 0: none", least=0)
+    separability: int = option(0, "decide on every block whether the first N training images are strictly separable; 0: do not", least=0)
     overwrite: bool = option(False, "compute anew what is stored")
     grid: tuple[float, ...] = QUICK_GRID
 

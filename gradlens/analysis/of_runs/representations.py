@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Representations(Analysis):
-    """Say what each block represents: CKA with other runs, dissimilarities, rank, class separation, what it holds of image and label."""
+    """Measure what each block represents: CKA with other runs, dissimilarities, rank, class separation, information on image and label."""
 
     name, command, comparison = "representations", "representations", "cka"
     argument = "run directories; the first is compared with the others"
@@ -44,7 +44,7 @@ class Representations(Analysis):
         return dict(plain(found))
 
     def compare(self, runs: Sequence[Run], session: Session) -> Result:
-        """How alike the first run's blocks are to the others': see :func:`gradlens.analysis.network_similarity.compare_run`."""
+        """Measure how similar the first run's blocks are to the others': see :func:`gradlens.analysis.network_similarity.compare_run`."""
         from gradlens.analysis.network_similarity import compare_run, comparison_protocol
 
         run, *others = runs

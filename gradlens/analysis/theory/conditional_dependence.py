@@ -50,12 +50,12 @@ class Dependence(NamedTuple):
 def conditional_dependence(
     x1: Tensor | ArrayLike, x2: Tensor | ArrayLike, y: Tensor | ArrayLike, shuffles: int = 0, seed: int = 0
 ) -> Dependence:
-    """ε_CI = ‖S₁₁^{-1/2} S₁₂|Y‖_F (Lee et al. 2021, Definition 4.1, linear class): 0 where x1 tells x2 linearly no more than y does.
+    """ε_CI = ‖S₁₁^{-1/2} S₁₂|Y‖_F (Lee et al. 2021, Definition 4.1, linear class): 0 where x1 predicts x2 linearly no better than y does.
 
     S₁₁ is the covariance of x1 (or of any features φ1(x1)), S₁₂|Y = S₁₂ − S₁Y S_YY⁻¹ S_Y2 the partial covariance given one-hot labels:
     the covariance of what is left of x1 and x2 after each class's mean. It does not change under invertible affine maps of x1, rotations
     and shifts of x2, other names of the classes, and shifts of x2 that depend on the class; it scales with x2. ε_CI² is at most
-    tr Cov(x2 | y). It sees linear dependence only: give features φ1(x1) to see more.
+    tr Cov(x2 | y). It measures linear dependence only: give features φ1(x1) to measure more.
 
     Bias. Noise alone makes eps² some d1 tr Cov(x2 | y) / N where classes overlap. ``bias`` is ‖P U‖² tr Σ / N, with U an orthonormal
     basis of the centred x1, P the removal of class means, and Σ the residual covariance of x2 regressed on x1 and y, over
@@ -137,7 +137,7 @@ def _view(x: Tensor | ArrayLike, name: str) -> Array:
 
 
 def _basis(x: Array, least: float = 0.0) -> Array:
-    """An orthonormal basis [N, rank] of the span of x's columns, without those whose singular value is rounding, or below ``least``."""
+    """Compute an orthonormal basis [N, rank] of the span of x's columns, without singular values at rounding level or below ``least``."""
     u, s, _ = np.linalg.svd(x, full_matrices=False)
     return u[:, (s > CUTOFF * s.max()) & (s > least)]
 
@@ -196,7 +196,7 @@ def fit_affine(x: Array, t: Array) -> AffineArrays:
     """
     centre: Array = x.mean(0)
     mean: Array = t.mean(0)
-    # numpy's own cutoff is near the rounding errors of a ψ whose rank is not full; they would come back as huge weights
+    # numpy's own cutoff is near the rounding errors of a ψ without full rank; they would become huge weights
     weight = np.linalg.lstsq(x - centre, t - mean, rcond=CUTOFF)[0].T
     return AffineArrays(weight, mean - weight @ centre)
 

@@ -3,7 +3,7 @@
 After Malach & Shalev-Shwartz, A Provably Correct Algorithm for Deep Learning that Actually Works (2018, arXiv:1803.09522).
 From the bottom up, each stage cuts what is below into patches of s×s cells, learns a linear map of patches (the first layer of a
 two-layer net that predicts the label), clusters the mapped patches with k-means, and hands on, in the place of each patch, which
-cluster it is in. A linear classifier reads the last stage. No gradient crosses a stage. The paper's abstract says so much; the
+cluster it is in. A linear classifier reads the last stage. No gradient crosses a stage. So far the paper's abstract; the
 details here are ours.
 
 Why the gradient step finds the classes of a generative model like :mod:`gradlens.data.hierarchical_digits`. Let x_p be the patch at
@@ -16,7 +16,7 @@ W from 0 to
 Where the patches are the affinely independent templates t, each with frequency f_t, whitened ones obey ⟨t, t'⟩ = 1[t = t'] / f_t − 1,
 so W t ∝ Σ_p V_pᵀ E y ∘ (P(t at p | y) − P(t at p)) / f_t. Templates that are drawn with equal chances from one class have the same
 P(t at p | y) / f_t, that of their class: W takes them to one point, up to sampling error, and k-means has nothing left to decide. What
-it cannot keep apart are classes that say the same of the label, such as a distractor and the blank cell that it lies on.
+it cannot separate are classes with the same information on the label, such as a distractor and the blank cell that it lies on.
 """
 
 from __future__ import annotations
@@ -276,7 +276,7 @@ def learn_layerwise(
 
 
 def purity(clusters: Tensor, classes: Tensor) -> float:
-    """Share of cells whose class is the most frequent one of their cluster: 1 where no cluster holds two classes.
+    """Compute the share of cells in the most frequent class of their cluster: 1 where no cluster holds two classes.
 
     A single cluster has the share of the largest class. Integer tensors of one shape.
     """

@@ -1,8 +1,8 @@
 """Synthetic gradients as the gradients of a loss of their own: the surface they imply, their fixed points, their exact solutions.
 
 After Czarnecki et al. 2017, "Understanding Synthetic Gradients and DNI" (arXiv 1703.00522). A net trained by synthesisers descends no
-stored loss: block and synthesiser are one dynamical system. What can be asked of it is here, for any rule like ``dni``:
-the loss that a synthetic gradient would be the gradient of, along a line (:func:`implied_loss`), and whether there is one at all
+stored loss: block and synthesiser are one dynamical system. Its analysis is here, for any rule like ``dni``:
+the loss of which a synthetic gradient is the gradient, along a line (:func:`implied_loss`), and whether there is one at all
 (:func:`field_twist`); whether a state is a fixed point of the system and a critical point of the loss (:func:`stationarity`), and where the
 system comes to rest (:func:`settle_synthesisers`); the linear synthesiser that is exact (:func:`exact_linear_synthesiser`).
 """
@@ -147,7 +147,7 @@ def settle_synthesisers(
         y: [N] labels.
         most: updates.
         tolerance: stop where the norm of all gradients (of blocks' and the rule's own parameters) is at most this.
-        see: called with the number of updates made, before the first and after each.
+        see: callback, called with the number of updates made, before the first and after each.
 
     Returns:
         at most ``most`` losses.
@@ -177,7 +177,7 @@ class AffineBlock(NamedTuple):
 
 
 def affine(blocks: Iterable[nn.Module], size: int) -> AffineBlock:
-    """The affine map that some blocks together are, found by asking them about zero and the unit vectors.
+    """Find the affine map of some blocks together, from their outputs for zero and the unit vectors.
 
     Args:
         blocks: bottom first; none is the identity.
@@ -211,7 +211,7 @@ class Synthesis(NamedTuple):
 def exact_linear_synthesiser(above: Iterable[nn.Module], size: int) -> Synthesis:
     """The linear synthesiser that is the per-image gradient of ½‖z − one_hot(y)‖² at the input h of affine blocks z = W h + v.
 
-    g = Wᵀ(W h + v − e_y), so A = WᵀW, B = −Wᵀ, c = Wᵀv; with nothing above (h is the answer) A = I, B = −I, c = 0. Labels are one-hot, so
+    g = Wᵀ(W h + v − e_y), so A = WᵀW, B = −Wᵀ, c = Wᵀv; with nothing above (h are the logits) A = I, B = −I, c = 0. Labels are one-hot, so
     their entries sum to one: a synthesiser is determined up to moving a vector from all columns of B into c. (With the loss ‖z − y‖² of
     Czarnecki et al. it is twice that, with ``target=mean`` a share 1/N.)
 
@@ -245,12 +245,12 @@ def least_squares_loss(x: Tensor, y: Tensor, classes: int) -> float:
 def small_pair(
     blocks: Sequence[nn.Module], size: int, classes: int, method: str, loss: str = "mse", seed: int = 0, **options: Any
 ) -> ModelAndMethod:
-    """A network of some blocks on feature vectors with its rule, in float64; the top may be ``nn.Identity``: h is then the answer.
+    """Build a network of blocks on feature vectors with its rule, in float64; the last may be ``nn.Identity``: h are then the logits.
 
     Args:
         blocks: bottom first, the last one the top.
         size: features of an input.
-        classes: of the answer.
+        classes: number of logits.
         method: a key of METHODS.
         loss: a key of LOSSES.
         seed: of the rule's own draws.

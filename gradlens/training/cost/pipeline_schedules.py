@@ -1,6 +1,6 @@
-"""Who does what in which order when a rule's blocks are spread over workers: each schedule is a pure function that lists tasks.
+"""Schedules of a rule's blocks on several workers: each is a pure function that lists tasks, in order.
 
-A schedule knows nothing of clocks and links. A worker does its tasks in the order of the list; a task also waits for those it names.
+A schedule does not depend on times and links. A worker does its tasks in the order of the list; a task also waits for those it names.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ from typing import NamedTuple
 from gradlens.gradients.method import Method
 from gradlens.training.parallel.block_costs import BlockCost
 
-# again: the forward pass made anew before a late backward pass; learn: what waits for the message from above, where a rule has such
+# again: the forward pass made anew before a late backward pass; learn: updates that wait for the backward message, where a rule has such
 KINDS = ("forward", "again", "backward", "learn", "update", "send")
 STALE_BATCHES = 1  # batches by which the target of a stale synthesiser is late
 AHEAD = 2  # batches a worker may be ahead of the one above it: one is being worked on, one is under way (double buffering)
 
 
 class Task(NamedTuple):
-    """Something one worker does once, or one message."""
+    """One piece of work of a worker, or one message."""
 
-    worker: int  # who does it; of a message, who sends it
-    block: int  # of a message: whose output, or which block's input gradient
+    worker: int  # the worker that does it; of a message, its sender
+    block: int  # of a message: the block of the output or input gradient
     kind: str  # of KINDS
     batch: int
     part: int  # the microbatch; 0 where batches are not cut up
     seconds: float  # of work; 0 for messages, whose time the link sets
     size: int  # bytes of a message
-    to: int  # who gets the message; −1 for work
+    to: int  # receiver of the message; −1 for work
     after: tuple[int, ...]  # places in the list of the tasks that must be done before
 
 
@@ -36,7 +36,7 @@ Stages = Sequence[range]  # the blocks of each worker, bottom first
 
 
 class _Program:
-    """A growing list of tasks; what a task waits for is named by keys, which may come later in the list."""
+    """Growing list of tasks; a task's dependencies are named by keys, which may come later in the list."""
 
     def __init__(self) -> None:
         self.tasks: list[Task] = []
@@ -50,14 +50,14 @@ class _Program:
         self.waits.append(tuple(after))
 
     def work(self, worker: int, kind: str, block: int, batch: int, seconds: float, *after: Hashable, part: int = 0) -> None:
-        """Work, which the worker does when it is through with what was listed before."""
+        """Add work, which the worker does after what was listed for it before."""
         name = (kind, block, batch, part)
         before = [self.previous[worker]] if worker in self.previous else []
         self._add(name, Task(worker, block, kind, batch, part, seconds, 0, -1, ()), (*before, *after))
         self.previous[worker] = name
 
     def send(self, name: str, worker: int, to: int, block: int, batch: int, size: int, after: Hashable, part: int = 0) -> None:
-        """A message on its way as soon as what it holds is there; ``name`` is up, down or error."""
+        """Add a message, sent as soon as its contents exist; ``name`` is up, down or error."""
         self._add((name, to, batch, part), Task(worker, block, "send", batch, part, 0.0, size, to, ()), [after])
 
     def listed(self) -> list[Task]:
@@ -209,13 +209,13 @@ def synthetic(costs: Costs, stages: Stages, batches: int, stale: bool = False, o
 
 
 def error_broadcast(costs: Costs, stages: Stages, batches: int, stale: bool = False) -> list[Task]:
-    """Direct feedback: the top's answer goes to all workers at once, who then make the error of it and go backward side by side.
+    """Schedule direct feedback: the logits go to all workers at once, which compute the output error and run backward side by side.
 
     Args:
         costs: of the blocks.
         stages: the blocks of each worker.
         batches: how many.
-        stale: go on with the next batches meanwhile: stage s of K goes backward K − 1 − s batches later, through a forward pass made
+        stale: continue with the next batches meanwhile: stage s of K goes backward K − 1 − s batches later, through a forward pass made
             again, since the weights have changed.
 
     """

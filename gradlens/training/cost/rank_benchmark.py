@@ -93,7 +93,7 @@ class _Round(NamedTuple):
 
 
 def _seconds(ranks: ProcessGroup, work: _Steps | None, steps: int, by: int) -> float:
-    """Wall clock of so many steps on a pipeline that is full: seen from rank ``by``, ``FILLING`` steps after the first."""
+    """Time so many steps (wall clock, s) on a pipeline that is full: on rank ``by``, ``FILLING`` steps after the first."""
     dist.barrier()
     began = 0.0
     if work is not None:

@@ -1,4 +1,4 @@
-"""When each worker does what: a simulation of schedules over measured costs and a link, and what it says about locking."""
+"""Simulation of schedules over measured costs and a link: when each worker does what, and the cost of locking."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class ThroughputPoint(NamedTuple):
 
     schedule: str
     waits: str  # what a worker waits for
-    workers: int  # asked for
+    workers: int  # requested
     used: int  # at most one for each part that the rule's blocks can be parted into
     batches: int
     batch_seconds: float  # of one batch, the mean over all, filling and emptying included
@@ -94,7 +94,7 @@ class Bar(NamedTuple):
     kind: str
     batch: int
     part: int
-    to: int  # of a message, who gets it
+    to: int  # of a message, its receiver
     start: float  # seconds
     end: float
 
@@ -105,7 +105,7 @@ class Bar(NamedTuple):
 def simulate(tasks: Sequence[Task], link: Link) -> list[Span]:
     """When each task is done: a worker does one at a time, and so does each link in each direction.
 
-    Whoever is free begins at once with what can be done; of several such tasks with the first in the list.
+    A free worker begins at once with what can be done; of several such tasks with the first in the list.
 
     Args:
         tasks: from a schedule.
@@ -340,7 +340,7 @@ def costs_from_rows(config: Config, shape: tuple[int, int, int], classes: int, r
 
 
 def _batch(config: Config, method: Method, shape: tuple[int, int, int], classes: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """A batch of noise as the rule reads it."""
+    """Make a batch of noise as the rule reads it."""
     draw = generator(config.seed, "noise images")
     images = torch.randint(256, (config.batch_size, *shape), dtype=torch.uint8, generator=draw).to(device)
     labels = torch.randint(classes, (config.batch_size,), generator=draw).to(device)

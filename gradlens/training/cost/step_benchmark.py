@@ -45,7 +45,7 @@ class Cost:
     precision: str  # fp32, bf16
     images_per_s: float
     time_ratio: float  # step time / plain's: the median over rounds of each round's ratio
-    memory_mb: float | None  # memory a step adds at its peak to what was allocated before it; None where that is not known (mps)
+    memory_mb: float | None  # memory a step adds at its peak to what was allocated before it; None where that is unknown (mps)
     memory_ratio: float | None
     multiply_adds: float  # an image
     flop_ratio: float
@@ -112,7 +112,7 @@ class _Candidate:
 
 
 def plain_step(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Loss, x: Tensor, y: Tensor, bf16: bool = False) -> None:
-    """The loop everybody writes, x [N, C, H, W], y [N]: forward, loss, ``backward()``, optimiser step."""
+    """Run a plain PyTorch training step, x [N, C, H, W], y [N]: forward, loss, ``backward()``, optimiser step."""
     optimizer.zero_grad(set_to_none=True)
     with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
         value = loss(model(x), y)
@@ -203,7 +203,7 @@ def added_memory(step: Callable[[], object], device: torch.device) -> int | None
     """Bytes a step adds, at its peak, to what was allocated before it; None where no exact count can be had (mps).
 
     CUDA: torch's own peak counter. CPU: the highest running sum over all allocations and releases of torch's allocator,
-    as its profiler reports them (which does not see the release of what was there before). oneDNN takes reordered operands
+    as its profiler reports them (which does not count the release of what was there before). oneDNN takes reordered operands
     and scratch from that allocator and is included. What a library allocates by itself (compiled kernels, MKL's packing
     buffers) and what malloc keeps of memory given back are not: with MALLOC_MMAP_THRESHOLD_=32768, which keeps none, the
     kernel's peak of resident memory is the count to about 1 % for plain and bp steps (recorded steps count up to a
@@ -227,7 +227,7 @@ def added_memory(step: Callable[[], object], device: torch.device) -> int | None
 
 def _weigh(step: _Step, optimizer: torch.optim.Optimizer, device: torch.device, compiled: bool) -> None:
     """Count multiply-adds and memory; the first step also makes the optimiser's state, which is no step's added memory."""
-    with torch.compiler.set_stance("force_eager") if compiled else nullcontext():  # compiled code is not seen into
+    with torch.compiler.set_stance("force_eager") if compiled else nullcontext():  # operations in compiled code cannot be counted
         step.multiply_adds = count(step.run)
     if compiled:
         step.run()

@@ -59,7 +59,7 @@ def onto_ball(u: Tensor, radius: float, shrink: Callable[[float], tuple[Tensor, 
 
 
 class Learner(ABC):
-    """A multiclass linear learner on a stream: predicts, suffers, steps; everything it knows is in ``vars``."""
+    """A multiclass linear learner on a stream: predict, incur the loss, step; its whole state is in ``vars``."""
 
     features: ClassVar[int] = FEATURES
     radius: ClassVar[float] = 10.0  # B
@@ -69,7 +69,7 @@ class Learner(ABC):
         self.rounds = 0
 
     def step(self, x: Tensor, y: Tensor) -> float:
-        """One round: the loss of the weights there are on x [N, size], y [N], then the step it asks for."""
+        """Play one round: the loss of the present weights on x [N, size], y [N], then a step on its gradient."""
         loss, slope = loss_and_slope(self.w, x, y)
         self.rounds += 1
         self.w = self.moved(slope.flatten()).reshape(self.w.shape)
@@ -116,7 +116,7 @@ class AdaGrad(Learner):
         self.squares = torch.zeros(classes * size, dtype=torch.float64)
 
     def moved(self, slope: Tensor) -> Tensor:
-        """A step in which each weight has its own rate; a weight whose slope was always 0 stays 0."""
+        """Make a step in which each weight has its own rate; a weight whose slope was always 0 stays 0."""
         self.squares = self.squares + slope**2
         h = self.squares.sqrt()
         inverse = torch.where(h > 0, 1 / h, 0)

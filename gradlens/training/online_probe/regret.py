@@ -1,4 +1,4 @@
-"""Regret: what a learner suffered on a stored stream minus what the best fixed probe in hindsight would have."""
+"""Regret: a learner's cumulative loss on a stored stream minus that of the best fixed probe in hindsight."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class AsyncQueues(LayerStage):
                     self.buffer.write(h.requires_grad_(), y, step)
                     self.newest = step
                     self.arrived.notify()
-        except BaseException as error:  # noqa: BLE001 - said where the training waits
+        except BaseException as error:  # noqa: BLE001 - reported where the training waits
             with self.arrived:
                 self.failed = error
                 self.arrived.notify()

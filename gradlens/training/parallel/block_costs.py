@@ -119,7 +119,7 @@ class _Meter:
         network.method.learn = timed  # type: ignore[method-assign, assignment]
 
     def clock(self) -> float:
-        """Seconds, when all that was asked of the device is done."""
+        """Return the time in seconds after all of the device's work is done."""
         wait(self.device)
         return time.perf_counter()
 
@@ -165,7 +165,7 @@ class _Meter:
                 self.graph[p.k] = _bytes([p.h]) if held is None else held
                 weighed.append(p)
             yield p
-            del p  # so that its graph lives no longer than `backward` wants it
+            del p  # so that its graph is freed when `backward` has used it
 
     def optimizers(self, k: int) -> tuple[Optimizer | None, Optimizer | None]:
         """The optimiser over block k with what learns there, and the one over the latter alone; gradients are put."""
@@ -213,7 +213,7 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
 
 
 def _held_after(work: Callable[[], object], device: torch.device) -> int | None:
-    """Bytes allocated during some work and not given back by its end; None where that is not known."""
+    """Measure the bytes allocated during some work and not freed by its end; None where that is unknown."""
     if device.type == "cpu":
         return sum(allocations(work))
     before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0

@@ -54,11 +54,11 @@ def split_over(method: Method, costs: Sequence[float], ranks: int, names: Sequen
     """The blocks of each rank, bottom first.
 
     Args:
-        method: the rule, which says where blocks may be parted.
+        method: the rule, which defines where blocks can be split.
         costs: seconds of each block that it runs.
         ranks: how many.
         names: the blocks'.
-        sizes: blocks of each rank, if the user says; default: such that the slowest rank is as fast as can be.
+        sizes: blocks of each rank, if set; default: such that the slowest rank is as fast as possible.
 
     Raises:
         InputError: more ranks than parts, sizes that do not add up, a cut where the rule has none.
@@ -86,7 +86,7 @@ def require_separable(model: nn.Sequential, ranges: Sequence[range]) -> None:
         ranges: those of each rank; a block in none of them is trained nowhere.
 
     Raises:
-        InputError: which parameter would be on two ranks.
+        InputError: a parameter is shared by blocks on two ranks.
 
     """
     owners: dict[int, int | None] = {}

@@ -47,7 +47,7 @@ class Pipeline(LayerStage):
 
     def __init__(self, state: TrainState, ranges: Sequence[range], number: int) -> None:
         super().__init__(state, ranges, number)
-        self.schedules: dict[int, Any] = {}  # torch's stages know one size of batch
+        self.schedules: dict[int, Any] = {}  # torch's stages support one size of batch
 
     def _schedule(self, images: int) -> Any:
         if images not in self.schedules:

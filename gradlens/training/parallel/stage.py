@@ -1,4 +1,4 @@
-"""Blocks of one network over several ranks: who has which, and how they come together again.
+"""Blocks of one network over several ranks: their assignment, and how states are gathered.
 
 Every rank holds all weights, of which it trains its own; gradients, the optimiser's state and activations are its own only.
 """
@@ -47,7 +47,7 @@ class LayerStage(ABC):
 
     @abstractmethod
     def step(self, step: int, record: Recording | None, interrupted: Callable[[], bool], save: bool) -> tuple[Outcome, bool, bool]:
-        """One update of this rank's blocks: see :class:`gradlens.training.step.Stage`."""
+        """Update this rank's blocks: see :class:`gradlens.training.step.Stage`."""
 
     def finish_pending(self) -> Sequence[tuple[int, Outcome]]:
         """Finish what is under way before ranks meet; what steps of it reported."""

@@ -55,7 +55,7 @@ def build_on_rank(
     optimizer = make_optimizer(config, network)
     learned_from = data.everything if method.unlabelled else data.train
     batches = Batches(config, learned_from.to(device), method, input_of(config.data.normalize, data, device), ranks)
-    some_unknown = method.classifies and data.unlabelled is not None  # accuracy is of images whose label is known
+    some_unknown = method.classifies and data.unlabelled is not None  # accuracy is of images with a label
     probe = OnlineProbe(network.block_names(), len(data.classes)) if config.record.online_probe else None
     return TrainState(
         config=config,

@@ -29,17 +29,17 @@ def check(config: Config, context: RunContext) -> None:
 
 
 def goes_on(config: Config, context: RunContext) -> bool:
-    """Whether a config's run is gone on with from a checkpoint, which replaces the weights it began with."""
+    """Whether a config's run is resumed from a checkpoint, which replaces its initial weights."""
     return bool(context.resume or restarts()) and (context.path_of(config) / "checkpoint.pt").exists()
 
 
 def images_learned_from(config: Config, data: Data) -> int:
-    """How many training images a config's rule learns from: those without labels count where it reads none."""
+    """Count the training images that a config's rule learns from: unlabelled ones count if it uses no labels."""
     return len(data.train) + (len(data.unlabelled) if config.rule.unlabelled and data.unlabelled is not None else 0)
 
 
 def with_smaller_batch(config: Config, context: RunContext) -> Config:
-    """The same config, its batches no larger than the training images there are; where that makes them smaller, it is said.
+    """Copy a config with batches no larger than the number of training images; a change is reported.
 
     Raises:
         InputError: data that cannot be loaded.

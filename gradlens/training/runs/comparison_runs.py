@@ -62,7 +62,7 @@ class AskedComparison:
 
 @dataclass
 class ComparedRuns:
-    """The runs of a comparison, and what is to be said of them."""
+    """The runs of a comparison, with notices about them."""
 
     runs: list[Run]
     comparison: Comparison
@@ -71,13 +71,13 @@ class ComparedRuns:
 
 
 def known_places(folder: Path) -> list[Path]:
-    """Where finished runs are looked for beside a comparison that is made in its default place: other comparisons, and what train made."""
+    """List where to look for finished runs when a comparison has its default place: other comparisons, and the folder of ``train``."""
     others = sorted(file.parent for file in folder.parent.glob(f"*/{FILE}") if file.parent != folder)
     return [*others, RunContext().out]
 
 
 def must_be_free(folder: Path, asked: AskedComparison, overwrite: bool) -> None:
-    """Refuse a folder that another comparison is in; one that this comparison has no less of than the other is gone on with.
+    """Refuse a folder that holds another comparison; if this comparison includes all of the other's runs, it continues it.
 
     Raises:
         InputError: it holds another comparison, or runs or figures of no comparison.
@@ -108,7 +108,7 @@ def compare_runs(
     All methods are checked before that, their learning rates are searched one method after the other, and then the runs are trained.
 
     Args:
-        asked: what it is to hold.
+        asked: the requested contents.
         folder: the comparison's.
         context: how runs are made.
         watch_for: the progress display of a config.

@@ -59,7 +59,7 @@ def search_lr(
         elsewhere: other folders of runs, in which finished trials are looked for too.
 
     Raises:
-        InputError: a learning rate that is none (nothing has been trained then), or none that the loss survives.
+        InputError: a learning rate is invalid (nothing has been trained then), or the loss diverged at all of them.
 
     """
     trials = [make_config(**{**config.as_dict(), **BARE, "lr": lr, "validation": share}) for lr in grid]
@@ -74,7 +74,7 @@ def search_lr(
 
 
 def _trial_run(trial: Config, context: RunContext, watch_for: Callable[[Config], Watch], elsewhere: Sequence[Path]) -> Run | None:
-    """A trial's run; None where the loss did not survive the learning rate."""
+    """Train a trial's run; None if the loss diverged."""
     try:
         (run,) = train_or_reuse([trial], context, watch_for, elsewhere=elsewhere)
     except Stopped as stopped:
@@ -85,7 +85,7 @@ def _trial_run(trial: Config, context: RunContext, watch_for: Callable[[Config],
 
 
 def _validation_score(run: Run | None) -> float:
-    """A trial's final accuracy, or minus its loss for rules that give no answers; -inf where the loss did not survive the learning rate."""
+    """Return a trial's final accuracy, or minus its loss for rules that make no predictions; -inf if the loss diverged."""
     if run is None:
         return -math.inf
     ends = run.summary["validation"]

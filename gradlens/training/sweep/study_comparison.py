@@ -12,7 +12,7 @@ from gradlens.training.sweep.study_file import Study
 
 
 def must_be_this_study(out: Path, points: Sequence[StudyPoint]) -> None:
-    """Refuse a folder that holds another comparison; the same study with more or fewer points goes on in its folder.
+    """Refuse a folder that holds another comparison; the same study with more or fewer points continues in its folder.
 
     Raises:
         InputError: a comparison that has no run in common with the study.
@@ -27,7 +27,7 @@ def must_be_this_study(out: Path, points: Sequence[StudyPoint]) -> None:
 
 
 def study_comparison(study: Study, points: Sequence[StudyPoint], out: Path, command: str, finished: bool = False) -> Comparison:
-    """What a study's folder says of itself."""
+    """Describe a study's folder."""
     return Comparison(
         out,
         tuple(out / point.name for point in points),

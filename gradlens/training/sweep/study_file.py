@@ -21,7 +21,7 @@ from gradlens.runtime.text_files import read_text
 
 KEYS = ("methods", "seeds", "baseline", "settings", "grid")
 HERE = ("device", "threads", "data-dir", "download", "no-cache")  # where a run is made, not what it is
-ELSEWHERE = {  # flags of train that a study says in another place, or the command line does
+ELSEWHERE = {  # flags of train that are set elsewhere: in another place of the study, or on the command line
     "seed": "seeds = [...]", "seeds": "seeds = [...]", "out": "--out", "run-name": "each run's own name", "resume": "always",
     "overwrite": "a fresh --out", "quiet": "--quiet", "config": "[settings]", "tensorboard": "gradlens tensorboard afterwards",
 }  # fmt: skip
@@ -29,7 +29,7 @@ OF_RANKS = "Ranks"  # the heading of flags that several processes need, where a 
 
 
 class Study(NamedTuple):
-    """What a study file asks for."""
+    """Contents of a study file."""
 
     methods: list[str]
     seeds: list[int]
@@ -113,5 +113,5 @@ def _flag(name: str, path: Path, flags: Mapping[str, str]) -> str:
 
 
 def place_settings(study: Study) -> dict[str, Any]:
-    """The settings that say where runs are made, by flag."""
+    """The settings on where runs are made, by flag."""
     return {name: study.settings[name.replace("-", "_")] for name in HERE if name.replace("-", "_") in study.settings}
