@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from tools.docs.gallery import write_gallery
 from tools.docs.reference import write_reference
 from tools.docs.rules import write_rules
 
@@ -14,7 +15,7 @@ DOCS = ROOT / "docs"
 
 def write_all(docs: Path = DOCS) -> list[Path]:
     """Write all generated pages; returns them."""
-    pages = [*write_rules(docs), *write_reference(docs)]
+    pages = [*write_rules(docs), *write_reference(docs), *write_gallery(docs)]
     shutil.copy(ROOT / "CHANGELOG.md", docs / "changelog.md")
     return [*pages, docs / "changelog.md"]
 
