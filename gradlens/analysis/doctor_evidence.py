@@ -51,7 +51,7 @@ class RunView:
         return found
 
     def of(self, kind: str, quantity: str) -> dict[str, Series]:
-        """layer -> series, bottom first."""
+        """Return a dict layer -> series, bottom first."""
         return {layer: series for (layer, k, q), series in self.series.items() if (k, q) == (kind, quantity)}
 
     @cached_property
@@ -60,14 +60,14 @@ class RunView:
         return list(self.of("parameters", "norm"))
 
     def evaluated(self) -> list[Metric]:
-        """The rows of the test or validation images, one an epoch, without the untrained network's."""
+        """Return the rows of the test or validation images, one an epoch, without the untrained network's."""
         rows = [m for m in self.run.metrics if m.split not in (TRAIN, TRAIN_EVAL) and m.epoch > 0]
         if not rows:
             raise MissingEvidence("no epoch has been evaluated yet")
         return rows
 
     def epochs(self, split: str) -> list[Metric]:
-        """The rows of a split, one an epoch, without the untrained network's."""
+        """Return the rows of a split, one an epoch, without the untrained network's."""
         return [m for m in self.run.metrics if m.split == split and m.epoch > 0]
 
     def need_gradients(self) -> None:
@@ -77,7 +77,7 @@ class RunView:
         need_steps(len({row.step for row in self.run.gradients}))
 
     def live(self) -> dict[str, Series]:
-        """block -> norms of its gradient, but for exact zeros: a stage or the rule leaves a block alone there."""
+        """Return a dict block -> norms of its gradient, but for exact zeros: a stage or the rule leaves a block alone there."""
         nonzero = {
             block: [(s, v) for s, v in series if math.isfinite(v) and v > 0] for block, series in self.of("parameters", "norm").items()
         }
@@ -117,14 +117,14 @@ class RunView:
         return {"ce": -math.log(p), "bce": self.classes * entropy, "mse": 0.5 * (1 - p)}[self.run.config.loss]
 
     def late(self, series: Series) -> Series:
-        """The end of a series: what it has of the last epoch that recorded it, LATE values at least."""
+        """Return the end of a series: what it has of the last epoch that recorded it, LATE values at least."""
         ends = sorted({m.step for m in self.run.metrics if m.split == TRAIN})  # the step equal to an end belongs to the epoch after it
         last = series[-1][0]
         begins = max((end for end in ends if end <= last), default=0)
         return max([p for p in series if p[0] >= begins], series[-LAST_STEPS:], key=len)
 
     def late_median(self, series: Series) -> tuple[Series, float]:
-        """The end of a series, and the median of its finite values (NaN without any)."""
+        """Return the end of a series, and the median of its finite values (NaN without any)."""
         end = self.late(series)
         return end, median(values(end) or [math.nan])
 
@@ -137,7 +137,7 @@ def need_steps(records: int, wanted: int = LAST_STEPS) -> None:
 
 
 def values(series: Series) -> list[float]:
-    """The finite values of a series."""
+    """Return the finite values of a series."""
     return [value for _, value in series if math.isfinite(value)]
 
 
@@ -147,7 +147,7 @@ def step_range(series: Series) -> str:
 
 
 def graded(value: float, watch: float, wrong: float) -> tuple[str, float] | None:
-    """(severity, the limit crossed) of a number that is the worse the further it lies from ``watch`` towards ``wrong``; None if it is well.
+    """Grade a number that is the worse the further it is from ``watch`` towards ``wrong``: (severity, the limit crossed), or None.
 
     A number that is not finite is wrong.
 

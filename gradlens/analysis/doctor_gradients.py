@@ -38,7 +38,7 @@ STARVED_SHARE = 0.5  # of the recorded rounds in which a unit had a turn
 
 
 def dead_head(seen: RunView) -> list[Symptom] | None:
-    """Every local loss has fallen, and where it is the plain loss of a classifier, below that of guessing."""
+    """Check that every local loss has fallen, and where it is the plain loss of a classifier, below that of guessing."""
     rule = seen.run.config.rule
     if not rule.has_local_losses or seen.untrained or seen.run.config.data.label_noise:  # random labels are learned late
         return None
@@ -58,7 +58,7 @@ def dead_head(seen: RunView) -> list[Symptom] | None:
 
 
 def silent(seen: RunView) -> list[Symptom] | None:
-    """No layer that the rule trains has a gradient of exactly zero all the time."""
+    """Check that no layer that the rule trains has a gradient of exactly zero all the time."""
     if seen.untrained:
         return None
     seen.need_gradients()
@@ -84,7 +84,7 @@ def _explained(seen: RunView) -> dict[str, Series] | None:
 
 
 def lagging(seen: RunView) -> list[Symptom] | None:
-    """Synthesisers explain some of the gradient they predict."""
+    """Check that synthesisers explain some of the gradient they predict."""
     if (explained_by_block := _explained(seen)) is None:
         return None
     found = []
@@ -97,7 +97,7 @@ def lagging(seen: RunView) -> list[Symptom] | None:
 
 
 def out_of_scale(seen: RunView) -> list[Symptom] | None:
-    """A synthesiser's gradient has the size of the true one, within a factor."""
+    """Check that a synthesiser's gradient has the size of the true one, within a factor."""
     if (explained_by_block := _explained(seen)) is None:
         return None
     found = []
@@ -110,7 +110,7 @@ def out_of_scale(seen: RunView) -> list[Symptom] | None:
 
 
 def feedback_drift(seen: RunView) -> list[Symptom] | None:
-    """Feedback keeps its size relative to the weights it stands for."""
+    """Check that feedback keeps its size relative to the weights it stands for."""
     if not seen.run.config.rule.has_feedback:
         return None
     seen.need_gradients()
@@ -130,7 +130,7 @@ def feedback_drift(seen: RunView) -> list[Symptom] | None:
 
 
 def vanishing(seen: RunView) -> list[Symptom] | None:
-    """No block's gradient is shorter than another's by orders of magnitude."""
+    """Check that no block's gradient is shorter than another's by orders of magnitude."""
     if seen.untrained:
         return None
     seen.need_gradients()
@@ -146,7 +146,7 @@ def vanishing(seen: RunView) -> list[Symptom] | None:
 
 
 def exploding(seen: RunView) -> list[Symptom] | None:
-    """No block's gradient grows by orders of magnitude."""
+    """Check that no block's gradient grows by orders of magnitude."""
     if seen.untrained:
         return None
     seen.need_gradients()
@@ -163,7 +163,7 @@ def exploding(seen: RunView) -> list[Symptom] | None:
 
 
 def stale_replay(seen: RunView) -> list[Symptom] | None:
-    """Units that read buffers get batches that are not long out of date, and have their turn often."""
+    """Check that units that read buffers get batches that are not long out of date, and have their turn often."""
     if "staleness" not in seen.run.config.rule.method_quantities or seen.untrained:
         return None
     seen.need_gradients()

@@ -37,7 +37,7 @@ PURE_NOISE = 0.9  # share of random labels from which chance accuracy on the tes
 
 
 def unfinished(seen: RunView) -> list[Symptom]:
-    """The run reached its last update."""
+    """Check that the run reached its last update."""
     config = seen.run.config
     if seen.run.finished:
         return []
@@ -48,7 +48,7 @@ def unfinished(seen: RunView) -> list[Symptom]:
 
 
 def not_finite(seen: RunView) -> list[Symptom]:
-    """Losses and norms are numbers. (A cosine is NaN where a gradient is exactly zero: that is another check's.)"""
+    """Check that losses and norms are numbers. (A cosine is NaN where a gradient is exactly zero: that is another check's.)"""
     rows = [(m.split, "loss", m.step, m.loss) for m in seen.run.metrics]
     sized = ("norm", "true_norm", "loss", "measured_change", "predicted_change")
     rows += [(row.layer, row.quantity, row.step, row.value) for row in seen.run.gradients if row.quantity in sized]
@@ -127,7 +127,7 @@ def jumps(series: Series, material: float) -> Iterator[tuple[int, float, float]]
 
 
 def _moved(seen: RunView, step: int) -> str:
-    """Which layer's gradient jumped most at a step, against the median of the steps before it."""
+    """Return which layer's gradient jumped most at a step, against the median of the steps before it."""
     factors = {}
     for layer, series in seen.of("weight", "norm").items():
         before = [v for s, v in series if s < step and math.isfinite(v)][-SPIKE_WIDTH:]
@@ -176,7 +176,7 @@ def _epoch_spikes(split: str, rows: Sequence[Metric], material: float) -> Iterat
 
 
 def overfitting(seen: RunView) -> list[Symptom] | None:
-    """The test loss does not rise from its best while the training loss falls."""
+    """Check that the test loss does not rise from its best while the training loss falls."""
     if seen.untrained or seen.run.config.data.label_noise >= PURE_NOISE:
         return None
     test = seen.evaluated()

@@ -61,7 +61,7 @@ FilterStatistics = dict[str, float | None]  # None: undecided, or not defined fo
 
 
 def first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d]:
-    """The first ``Conv2d`` in the order of ``named_modules``, with its dotted name.
+    """Return the first ``Conv2d`` in the order of ``named_modules``, with its dotted name.
 
     Raises:
         InputError: there is none, or its kernel is not square.
@@ -76,7 +76,7 @@ def first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d]:
 
 
 def filters_of(model: nn.Module) -> Array:
-    """A copy of the first convolution's weights, [F, C, k, k] in float64.
+    """Return a copy of the first convolution's weights, [F, C, k, k] in float64.
 
     Raises:
         InputError: no such convolution, or weights that are not finite.
@@ -90,7 +90,7 @@ def filters_of(model: nn.Module) -> Array:
 
 
 def fit_gabors(filters: Array) -> list[Gabor | None]:
-    """The Gabor nearest to each filter's luminance; None where a filter has none, as a filter of pure colour."""
+    """Return the Gabor nearest to each filter's luminance; None where a filter has none, as a filter of pure colour."""
     grey, energy = luminance(filters), energies(filters)
     return [fit_gabor(patch) if np.square(patch).sum() > NOTHING * whole else None for patch, whole in zip(grey, energy, strict=True)]
 
@@ -109,7 +109,7 @@ def filter_statistics(
     start: Array | None = None,
     gabors: Sequence[Gabor | None] | None = None,
 ) -> FilterStatistics:
-    """The numbers of NUMBERS for filters [F, C, k, k].
+    """Return the numbers of NUMBERS for filters [F, C, k, k].
 
     Args:
         filters: the filters.
@@ -145,7 +145,7 @@ def _random(count: int, channels: int, k: int) -> Mapping[str, float | None]:
 
 
 def random_filter_statistics(count: int, channels: int, k: int) -> FilterStatistics:
-    """What chance gives: the mean numbers of sets of ``count`` gaussian filters, 128 filters or more in all, always the same."""
+    """Return what chance gives: the mean numbers of sets of ``count`` gaussian filters, 128 filters or more in all, always the same."""
     return dict(_random(count, channels, k))
 
 
@@ -153,7 +153,7 @@ def random_filter_statistics(count: int, channels: int, k: int) -> FilterStatist
 
 
 def _silent(frozen: FrozenModel, images: Tensor, count: int) -> NDArray[np.bool_] | None:
-    """Which channels of the first convolution's block give one number at all pixels of all images; None if it has other channels."""
+    """Return which channels of the first convolution's block give one number at all pixels of all images; None if it has other channels."""
     name, _ = first_convolution(frozen.modules[0])
     block = frozen.block(name.split(".")[0])
     lows, highs = [], []
@@ -169,14 +169,14 @@ def _silent(frozen: FrozenModel, images: Tensor, count: int) -> NDArray[np.bool_
 
 
 def _images(run: Run, context: RunContext) -> Tensor:
-    """Up to 500 held-out images of a run, always the same ones."""
+    """Return up to 500 held-out images of a run, always the same ones."""
     images = run.data(context=context).test.images
     chosen = torch.randperm(len(images), generator=generator(0, "filters", len(images)))[:IMAGES]
     return images[chosen].to(context.device)
 
 
 def _rounded(filters: Array) -> list[Any]:
-    """Nested lists of four significant digits."""
+    """Return nested lists of four significant digits."""
     return [[[[float(f"{w:.4g}") for w in row] for row in channel] for channel in one] for one in filters.tolist()]
 
 
@@ -210,7 +210,7 @@ class FilterDescription(NamedTuple):
 
 
 def describe_filters(frozen: FrozenModel, images: Tensor, start: Array | None = None) -> FilterDescription:
-    """The first-layer filters of a network and their numbers.
+    """Return the first-layer filters of a network and their numbers.
 
     Args:
         frozen: from :func:`gradlens.analysis.activations.load_snapshots`.

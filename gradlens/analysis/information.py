@@ -22,7 +22,7 @@ DECODER_BATCH, HEAD_BATCH = 16, 32  # images in an update; each image is a thous
 
 
 def _standard(fit: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
-    """Both parts of activations [N, C, ...] with each channel's mean and deviation over the first; constant channels are only shifted."""
+    """Standardise both parts of activations [N, C, ...] by each channel's statistics over the first; constant channels are only shifted."""
     dims = [d for d in range(fit.ndim) if d != 1]
     mean, std = fit.mean(dims, keepdim=True), fit.std(dims, keepdim=True, unbiased=False)
     std = torch.where(std > 1e-6 * mean.abs(), std, 1.0)
@@ -94,7 +94,7 @@ def reconstruct(h: Tensor, x: Tensor, held_h: Tensor, held_x: Tensor, steps: int
 
 
 def _numbers(images: Tensor, like: Tensor) -> Tensor:
-    """Images as float32 where the activations are, uint8 ones in [0, 1]."""
+    """Convert images to float32 on the activations' device, uint8 ones to [0, 1]."""
     return images.to(like.device).float() / (255 if images.dtype == torch.uint8 else 1)
 
 

@@ -113,7 +113,7 @@ def _read(frozen: FrozenModel, half: Split, blocks: Sequence[str], features: int
 def probe_pixels(
     train: Split, test: Split, classes: int, options: ProbeOptions = FULL_PROBE, seed: int = 0, known: ProbeCache | None = None
 ) -> ProbeResult:
-    """The same on raw pixels under the same feature budget; arguments as :func:`probe_network`."""
+    """Measure the same on raw pixels under the same feature budget; arguments as :func:`probe_network`."""
     start = time.monotonic()
     x, z = (
         torch.cat([pooled(part.float() / 255, options.features) for part in torch.split(half.images, FORWARD_BATCH)])
@@ -171,7 +171,7 @@ def probe_module(
 
 
 def _labelled(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], classes: int | None) -> tuple[tuple[Split, Split], int]:
-    """Both halves with labels from 0 to classes − 1, and how many classes there are."""
+    """Return both halves with labels from 0 to classes − 1, and how many classes there are."""
     halves = []
     for half, (x, y) in (("train", train), ("test", test)):
         if y.ndim != 1 or len(x) != len(y) or not len(y):
@@ -228,7 +228,7 @@ def _halves(run: Run, data: Data, options: ProbeOptions) -> tuple[Split, Split]:
 
 
 def probe_protocol(run: Run, context: RunContext, options: ProbeOptions) -> ProbeRecord:
-    """How a run's numbers are made, as stored with them; a stored result of another protocol does not count."""
+    """Return how a run's numbers are made, as stored with them; a stored result of another protocol does not count."""
     data = run.data(context=context)
     train, test = _halves(run, data, options)
     held = len(train) // HELD_OUT
@@ -316,7 +316,7 @@ def _add(result: ProbeRecord, probed: ProbeResult, names: Sequence[str]) -> None
 
 
 def _missing(frozen: FrozenModel, rows: Sequence[ProbeRecord], options: ProbeOptions) -> tuple[str, ...]:
-    """The blocks of a network that are to be probed and have no row yet."""
+    """Return the blocks of a network that are to be probed and have no row yet."""
     wanted = {frozen.block(name) for name in options.blocks} or set(range(len(frozen.names)))
     network = TRAINED if frozen.trained else UNTRAINED
     done = {row["block"] for row in rows if (row["network"], row["step"]) == (network, frozen.step)}

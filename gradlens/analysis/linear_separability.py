@@ -73,7 +73,7 @@ class Certificate:
     any_labels: bool  # the points are affinely independent, proven: every labelling of them is separable
 
     def margins(self, x: Tensor, y: Tensor) -> Tensor:
-        """(a_y − a_j)·x~_i + b_y − b_j of every point and class [n, classes], infinite at the own class; float64, from W alone.
+        """Return (a_y − a_j)·x~_i + b_y − b_j of every point and class [n, classes], infinite at the own class; float64, from W alone.
 
         Raises:
             InputError: this certificate holds no W.
@@ -86,7 +86,7 @@ class Certificate:
         return (z[own][:, None] - z).masked_fill(own, torch.inf)
 
     def residual(self, x: Tensor, y: Tensor) -> Tensor:
-        """Σ λ_ij (e_y − e_j) ⊗ (x~_i, 1) [classes, d + 1], float64, from the witness alone: zero up to rounding.
+        """Return Σ λ_ij (e_y − e_j) ⊗ (x~_i, 1) [classes, d + 1], float64, from the witness alone: zero up to rounding.
 
         Raises:
             InputError: this certificate holds no witness.
@@ -100,7 +100,7 @@ class Certificate:
 
 
 def cover_probability(n: int, features: int) -> float:
-    """The share of all two-class labellings of n points in general position that a hyperplane with bias separates.
+    """Return the share of all two-class labellings of n points in general position that a hyperplane with bias separates.
 
     C(n, d + 1) / 2ⁿ with C(n, D) = 2 Σ_{k<D} binom(n − 1, k) (Cover 1965, theorem 1): a binomial tail, ½ at the capacity n = 2 (d + 1).
     """
@@ -108,7 +108,7 @@ def cover_probability(n: int, features: int) -> float:
 
 
 def row_of(certificate: Certificate, **beside: Any) -> dict[str, Any]:
-    """A certificate as one row of a table, the counts that put it in proportion beside it.
+    """Return a certificate as one row of a table, the counts that put it in proportion beside it.
 
     Few points in many dimensions are separable whatever their labels: ``cover_probability`` is the share of two-class labellings that
     would be (for more classes: of one class against the rest), ``cover_capacity`` the number of points at which that is a half.
@@ -188,7 +188,7 @@ def _search(s: Array, own: Array, best: Best, deadline: float, tolerance: float)
 
 
 def _checked(x: Tensor, y: Tensor, classes: int | None) -> tuple[Array, Array, tuple[int, ...]]:
-    """The points [n, d] and the one-hot labels [n, classes] as float64, and which labels these are."""
+    """Return the points [n, d] and the one-hot labels [n, classes] as float64, and which labels these are."""
     if x.ndim != 2 or y.shape != x.shape[:1] or 0 in x.shape:
         raise InputError(f"separability needs features [n, d] and labels [n], not {list(x.shape)} and {list(y.shape)}")
     points, given = x.detach().cpu().double().numpy(), y.detach().cpu().numpy()
@@ -203,7 +203,7 @@ def _checked(x: Tensor, y: Tensor, classes: int | None) -> tuple[Array, Array, t
 
 
 def _frame(points: Array) -> tuple[Array, float]:
-    """The mean, exact in columns that are constant, and the largest distance from it."""
+    """Return the mean, exact in columns that are constant, and the largest distance from it."""
     lowest, highest = points.min(0), points.max(0)
     centre = np.where(lowest == highest, lowest, points.mean(0))
     with np.errstate(over="ignore"):  # refused below
@@ -215,7 +215,7 @@ def _frame(points: Array) -> tuple[Array, float]:
 
 
 def _one_point_two_labels(points: Array, own: Array) -> Array | None:
-    """The exact witness that one point with two labels is, if there is one."""
+    """Return the exact witness that one point with two labels is, if there is one."""
     seen: dict[bytes, int] = {}
     for i, row in enumerate(points + 0.0):  # −0 becomes 0
         k = seen.setdefault(row.tobytes(), i)
@@ -239,7 +239,7 @@ def _softmax(s: Array, own: Array, w: Array) -> tuple[float, Array]:
 
 
 def _path(s: Array, own: Array, deadline: float) -> Iterator[tuple[Array, Array]]:
-    """(W, λ) as μ falls, each minimised by L-BFGS from the one before."""
+    """Yield (W, λ) as μ falls, each minimised by L-BFGS from the one before."""
     q, reduced = np.eye(0), s
     if len(s) < s.shape[1]:  # A is a combination of the points: as many numbers as there are points are enough
         q, r = np.linalg.qr(s.T)
@@ -270,7 +270,7 @@ def _path(s: Array, own: Array, deadline: float) -> Iterator[tuple[Array, Array]
 
 
 def _program(s: Array, own: Array, seconds: float) -> tuple[Array, Array] | None:
-    """(W, λ) from max t with W·v_ij ≥ t, a linear program, where it is small; λ is the basic solution of its dual.
+    """Return (W, λ) from max t with W·v_ij ≥ t, a linear program, where it is small; λ is the basic solution of its dual.
 
     |W| ≤ 1 where each feature is measured in units of its largest value, so that features of very different sizes all count.
     """

@@ -44,7 +44,7 @@ class Signature(NamedTuple):
 
 
 def signature(frozen: FrozenModel, shown: Split, unbiased: bool = True, batch: int = FOLD, progress: Progress = no_progress) -> Signature:
-    """All blocks' centred Gram matrices for CKA and their dissimilarity matrices, one batch of images in memory at a time.
+    """Return all blocks' centred Gram matrices for CKA and their dissimilarity matrices, one batch of images in memory at a time.
 
     Raises:
         InputError: fewer than 4 images in a batch (biased: 2), a block that gives NaN or infinite numbers (named).
@@ -65,7 +65,7 @@ def signature(frozen: FrozenModel, shown: Split, unbiased: bool = True, batch: i
 
 
 def aligned(a: Signature, b: Signature) -> Tensor:
-    """Linear CKA [blocks of a, blocks of b] of two networks on the same images: HSICs averaged over batches first, then divided."""
+    """Return linear CKA [blocks of a, blocks of b] of two networks on the same images: HSICs averaged over batches first, then divided."""
     total = [torch.zeros(size, dtype=torch.float64) for size in ((len(a.names), len(b.names)), (len(a.names),), (len(b.names),))]
     for k, j in zip(a.kernels, b.kernels, strict=True):
         k, j = k.flatten(1), j.flatten(1)
@@ -76,7 +76,7 @@ def aligned(a: Signature, b: Signature) -> Tensor:
 
 
 def cka_matrix(a: FrozenModel, b: FrozenModel, shown: Split, unbiased: bool = True, batch: int = FOLD) -> Tensor:
-    """Linear CKA [blocks of a, blocks of b] of two networks shown the same images.
+    """Return linear CKA [blocks of a, blocks of b] of two networks shown the same images.
 
     Args:
         a: from :func:`gradlens.analysis.activations.load_snapshots` or :func:`gradlens.analysis.activations.freeze_module`.
@@ -105,7 +105,7 @@ def _who(run: Run, rival: Run, label: str, weights: str) -> dict[str, Any]:
 
 
 def comparison_protocol(run: Run, context: RunContext, options: RepresentationOptions) -> dict[str, Any]:
-    """How a run is compared with any other."""
+    """Return how a run is compared with any other."""
     shown = pictures_of(run, context, options.images).held
     return {
         "estimator": f"linear CKA by unbiased HSIC, averaged over batches of at most {FOLD} images",

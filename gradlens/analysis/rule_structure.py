@@ -126,7 +126,7 @@ def rule_structure(name: str, rule: type[Method], options: Mapping[str, Any] | N
 
 
 def _observed_step(rule: type[Method], options: Any, depth: int) -> tuple[Method, Step, list[str]]:
-    """A step with all graphs kept, after two forward passes that fill what a rule keeps from step to step; the blocks' names."""
+    """Run a step with all graphs kept, after two forward passes that fill what a rule keeps from step to step; the blocks' names."""
     read = rule.input_shape(SHAPE, options)
     model = build(NETWORK, ModelSpec(read, CLASSES, width=4, depth=depth), seed=1).double()
     net = make_network_info(model, read, CLASSES, cross_entropy, 3, depth + 1)
@@ -147,7 +147,7 @@ def _observed_step(rule: type[Method], options: Any, depth: int) -> tuple[Method
 
 
 def _windows(method: Method) -> tuple[tuple[int, int], ...]:
-    """The first and last block that each local loss trains, where there are several and one trains more than its own block."""
+    """Return the first and last block that each local loss trains, where there are several and one trains more than its own block."""
     reach = getattr(method, "reach", None)
     if reach is None or len(reach.windows) < 2 or all(w.first == w.last for w in reach.windows):
         return ()
@@ -164,7 +164,7 @@ class _Unit(NamedTuple):
 
 
 def _modules(method: Method) -> Iterator[_Unit]:
-    """The rule's own modules that compute something: members of its lists and dictionaries one by one."""
+    """Yield the rule's own modules that compute something: members of its lists and dictionaries one by one."""
     for name, child in method.named_children():
         members = child.named_children() if isinstance(child, nn.ModuleList | nn.ModuleDict) else [("", child)]
         for key, module in members:
@@ -186,7 +186,7 @@ class _Probe:
     # -------------------------------------------------------------------------------------------------- second calls
 
     def _asked(self, k: int, passes: Mapping[int, Pass] | None = None, received: tuple[Tensor, ...] | None = None) -> dict[str, Tensor]:
-        """Block k's error signal ("delta"), loss ("loss") and gradients of the rule's own modules, by name."""
+        """Return block k's error signal ("delta"), loss ("loss") and gradients of the rule's own modules, by name."""
         update, passes = self.step.updates[k], passes or self.passes
         received = update.received if received is None else received
         seed_global(0)
@@ -231,7 +231,7 @@ class _Probe:
     # ------------------------------------------------------------------------------------------------------ what is found
 
     def block(self, k: int, name: str, modules: Sequence[RuleModule]) -> BlockSignal:
-        """What block k was given, uses and sends."""
+        """Return what block k was given, uses and sends."""
         update, p = self.step.updates.get(k), self.passes.get(k)
         if update is None or p is None:
             return BlockSignal(name, self._input(p) if p else "", False, False, (), (), 0, False)
@@ -275,7 +275,7 @@ class _Probe:
         return any(not torch.allclose(a, b, rtol=1e-9, atol=0) for a, b in zip(got, exact, strict=True))
 
     def module(self, unit: _Unit) -> RuleModule:
-        """What a module of the rule's own reads and gives."""
+        """Return what a module of the rule's own reads and gives."""
         name, label, module = unit
         k = self.method.block_of(name)
         above = self.passes.get(k + 1)
@@ -294,7 +294,7 @@ class _Probe:
         return RuleModule(name, label, k, tuple(what for what, found in reads.items() if "delta" in found), "error signal", target)
 
     def _input_reads(self, k: int) -> tuple[str, ...]:
-        """What the synthetic input of block k depends on."""
+        """Return what the synthetic input of block k depends on."""
 
         def synthetic(x: Tensor, y: Tensor) -> Tensor:
             seed_global(0)
@@ -309,7 +309,7 @@ class _Probe:
 
 
 def _other(t: Tensor) -> Tensor:
-    """Other values of the same kind: labels turned by one, numbers scaled and moved by noise."""
+    """Return other values of the same kind: labels turned by one, numbers scaled and moved by noise."""
     if not t.is_floating_point():
         return (t + 1) % CLASSES
     noise = torch.randn(t.shape, generator=torch.Generator().manual_seed(7), dtype=t.dtype)

@@ -66,7 +66,7 @@ def _parameter(name: str, type_: Any, info: Any, default: Any = inspect.Paramete
 
 
 def _printed() -> list[inspect.Parameter]:
-    """The flags of what a command prints and draws."""
+    """Return the flags of what a command prints and draws."""
     return [
         inspect.Parameter("form", inspect.Parameter.KEYWORD_ONLY, default="text", annotation=TableFormat),
         inspect.Parameter("figure_format", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=FigureFormat),
@@ -74,7 +74,7 @@ def _printed() -> list[inspect.Parameter]:
 
 
 def _flag(field: dataclasses.Field[Any], type_: Any, full: Any) -> inspect.Parameter:
-    """The flag of a field that :func:`gradlens.analysis.of_runs.interface.option` made; ``full``: its value under --full, None as ever."""
+    """Make a field's flag, see :func:`gradlens.analysis.of_runs.interface.option`; ``full``: its value under --full, None: the same."""
     name = field.metadata["flag"] or field.name.replace("_", "-")
     forms = f"--{name}/--no-{name}" if field.default is True else f"--{name}"
     repeatable = field.default == ()

@@ -130,7 +130,7 @@ def check_choices(settings: Mapping[str, Any], own: Collection[str] = ()) -> Non
 
 
 def numbers_of(flag: str) -> Callable[[str | None], str | None]:
-    """A callback that refuses a flag's text unless it is a list of numbers, :func:`gradlens.training.typed_flags.parse_numbers`."""
+    """Return a callback that refuses a flag's text unless it is a list of numbers, :func:`gradlens.training.typed_flags.parse_numbers`."""
 
     def check(text: str | None) -> str | None:
         if text is not None:
@@ -181,7 +181,7 @@ def _in_a_rule(name: str) -> bool:
 
 
 def only_place(name: str | None) -> str | None:
-    """The path of data, at which there is something.
+    """Return the path of data, at which there is something.
 
     Raises:
         InputError: it is the name of a data set, or nothing is there.

@@ -68,6 +68,6 @@ REGISTRIES = {  # where the names of each kind stand, in files of the package
 
 
 def digest(file: str) -> str:
-    """A hash of a file of the package, which shows whether what was written from it is stale; empty where there is none."""
+    """Return a hash of a file of the package, which shows whether what was written from it is stale; empty where there is none."""
     path = PACKAGE / file
     return hashlib.sha256(path.read_bytes().replace(b"\r\n", b"\n")).hexdigest()[:12] if path.is_file() else ""

@@ -21,7 +21,7 @@ OWN_RULE = "FILE.py:Class"
 
 
 def first_sentence(thing: Any) -> str:
-    """The first paragraph of a docstring, on one line."""
+    """Return the first paragraph of a docstring, on one line."""
     return _paragraphs(thing)[0]
 
 
@@ -30,7 +30,7 @@ def _paragraphs(thing: Any) -> list[str]:
 
 
 def _family(rule: type[Any]) -> str:
-    """The folder that a rule lies in, or ``baselines`` where it lies in none."""
+    """Return the folder that a rule lies in, or ``baselines`` where it lies in none."""
     inside = rule.__module__.partition("gradlens.methods.")[2].split(".")
     return inside[0].replace("_", " ") if len(inside) > 1 else "baselines"
 
@@ -67,19 +67,19 @@ def method_details() -> dict[str, tuple[tuple[str, str], ...]]:
 
 
 def _typed(default: Any) -> str:
-    """A default as it is typed; one that is worked out when the rule is made has three dots."""
+    """Return a default as it is typed; one that is worked out when the rule is made has three dots."""
     return "…" if default is None else str(default).lower() if isinstance(default, bool) else str(default)
 
 
 def _choices(field: Any) -> str:
-    """The values an option may have, where they are named in its type."""
+    """Return the values an option may have, where they are named in its type."""
     kinds = [field.annotation, *get_args(field.annotation)]
     named = [value for kind in kinds if get_origin(kind) is Literal for value in get_args(kind)]
     return f"; {', '.join(map(str, named))}" if named else ""
 
 
 def _settings(values: Mapping[str, Any]) -> str:
-    """Settings as flags."""
+    """Return settings as flags."""
     return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in values.items())
 
 
@@ -141,7 +141,7 @@ KINDS = {"methods": "method", "models": "model", "data": "data set", "quantities
 
 
 def _rows(what: str) -> Sequence[tuple[str, ...]]:
-    """The rows of one of LISTS, its heading first; what is written of it is taken where its registry is as it was then."""
+    """Return the rows of one of LISTS, its heading first, from the written list if its registry is unchanged since then."""
     from gradlens.cli.early_checks import is_current
     from gradlens.cli.lists import ROWS  # not by the tool that writes it
 

@@ -66,7 +66,7 @@ BEGIN = """gradlens COMMAND [OPTIONS], for example
 
 
 def _begin() -> int:
-    """What is answered where nothing is typed: a few commands; the exit status."""
+    """Print a few commands, if nothing is typed; return the exit status."""
     say(BEGIN)
     return 2
 
@@ -84,7 +84,7 @@ NEAR = 0.6  # how like an option must be to what was typed, letter by letter, to
 
 
 def _sentence(error: Any) -> str:
-    """A usage error of the command line as one sentence; an unknown flag gets the nearest known ones."""
+    """Write a usage error of the command line as one sentence; an unknown flag gets the nearest known ones."""
     message = str(error.format_message()).replace("\n", " ").rstrip(".")
     name, ctx = getattr(error, "option_name", None), getattr(error, "ctx", None)
     if name and ctx and "No such option" in message:
@@ -109,7 +109,7 @@ def _again() -> str:
 
 
 def _stopped_at_once() -> str:
-    """What to do after Ctrl-C; a training that it meets once its run is begun is a ``Stopped`` instead."""
+    """Return what to do after Ctrl-C; a training that it meets once its run is begun is a ``Stopped`` instead."""
     if sys.argv[1:2] == ["train"]:
         return f"stopped while nothing was in training; `{shell_command('gradlens', *sys.argv[1:])}` starts again"
     kept = "from the last checkpoint of a run" if sys.argv[1:] and sys.argv[1] in RESUMED else "with what is not stored yet"
@@ -152,7 +152,7 @@ def _end(status: int) -> NoReturn:
 
 
 def _status(error: Exception) -> int:
-    """The exit status of an error: 2 for input that cannot be used, a stopped run's own, 1 for a bug."""
+    """Return the exit status of an error: 2 for input that cannot be used, a stopped run's own, 1 for a bug."""
     from gradlens.runtime.errors import Stopped
 
     if isinstance(error, Stopped):

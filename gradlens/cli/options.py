@@ -26,7 +26,7 @@ def _option(flag: Flag) -> Any:
 
 
 def _reading_shown(quiet: bool) -> AbstractContextManager[None]:
-    """Images that a command reads are counted on stderr, unless it is to be quiet."""
+    """Count the images that a command reads on stderr, unless it is to be quiet."""
     from gradlens.runtime.progress import Reading, no_progress, shows_reading
 
     return shows_reading(no_progress if quiet else Reading())
@@ -76,12 +76,12 @@ def with_flags(
 
 
 def default_help(command: str) -> str:
-    """The help of an argument that may be left out: the rules that a command then takes."""
+    """Return the help of an argument that may be left out: the rules that a command then takes."""
     return f"default: {' '.join(DEFAULT_RULES.get(command, ()))}"
 
 
 def data_given() -> Any:
-    """The option of commands that read runs' images again: where these lie now."""
+    """Return the option of commands that read runs' images again: where these lie now."""
     return typer.Option(
         "--data",
         callback=only_place,

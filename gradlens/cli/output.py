@@ -16,7 +16,7 @@ FIGURE_FORMATS = ("png", "svg", "pdf")
 
 
 def one_of_formats(value: str) -> str:
-    """One of FORMATS, also by its other names.
+    """Return one of FORMATS, also by its other names.
 
     Raises:
         InputError: none of them.
@@ -29,7 +29,7 @@ def one_of_formats(value: str) -> str:
 
 
 def figure_formats(typed: Sequence[str] | None) -> tuple[str, ...]:
-    """Formats of figures as they were typed, several with commas between them; png where nothing was.
+    """Return formats of figures as they were typed, several with commas between them; png where nothing was.
 
     Raises:
         InputError: one that figures are not written in.
@@ -61,7 +61,7 @@ class Drawing(NamedTuple):
 
 
 def words_of(typed: Sequence[str] | None) -> tuple[str, ...]:
-    """What was typed for an option that may be repeated, several words with commas between them."""
+    """Return what was typed for an option that may be repeated, several words with commas between them."""
     return tuple(word for text in typed or () for word in text.replace(",", " ").split())
 
 

@@ -47,13 +47,13 @@ class Display:
             self.live.stop()
 
     def watch(self, label: str, epochs: int) -> _Line:
-        """The display of the next run."""
+        """Return the display of the next run."""
         self.started += 1
         prefix = f"[{self.started}/{self.runs}] " if self.runs > 1 else ""
         return _Line(self, prefix + label, epochs)
 
     def count(self, label: str) -> _Count:
-        """A display for work that is counted: called with (done, total, what comes next)."""
+        """Return a display for work that is counted: called with (done, total, what comes next)."""
         return _Count(self, label)
 
 

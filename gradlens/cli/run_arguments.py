@@ -21,7 +21,7 @@ _home: ContextVar[Comparison | None] = ContextVar("home", default=None)  # what 
 
 
 def command_typed() -> str:
-    """The command line of this process, to be pasted."""
+    """Return the command line of this process, to be pasted."""
     return shell_command("gradlens", *sys.argv[1:])
 
 
@@ -36,24 +36,24 @@ def say_reused(run: Run) -> None:
 
 
 def _runs_meant(paths: list[Path]) -> list[Path]:
-    """The run directories that typed paths stand for: :func:`gradlens.training.comparison.runs_of`."""
+    """Return the run directories that typed paths stand for: :func:`gradlens.training.comparison.runs_of`."""
     runs = runs_of(paths, say_aside)
     _home.set(home_of(paths))
     return runs
 
 
 def runs_given(help_: str) -> Any:
-    """The argument of commands that read runs: they get run directories, whatever stands for these was typed."""
+    """Return the argument of commands that read runs: they get run directories, whatever stands for these was typed."""
     return typer.Argument(metavar="RUN_OR_COMPARISON...", callback=_runs_meant, help=help_)
 
 
 def home() -> Comparison | None:
-    """The one comparison, study or folder of runs that was named on the command line."""
+    """Return the one comparison, study or folder of runs that was named on the command line."""
     return _home.get()
 
 
 def figure_folder(runs: Sequence[Run], out: Path | None, overwrite: bool) -> Path:
-    """Where the figures of runs go, which is free for them.
+    """Return where the figures of runs go, which is free for them.
 
     Raises:
         InputError: it holds something else.

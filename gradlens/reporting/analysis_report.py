@@ -33,7 +33,7 @@ class AnalysisReport(NamedTuple):
 
 
 def results_by_label(runs: Sequence[Run], results: Results) -> dict[str, list[Mapping[str, Any]]]:
-    """Label -> the results of its seeds, in the order of the runs."""
+    """Return a dict label -> the results of its seeds, in the order of the runs."""
     found = {run.path: result for run, result in zip(runs, results, strict=True)}
     return {label: [found[run.path] for run in group] for label, group in group_runs(runs).items()}
 

@@ -58,7 +58,7 @@ KINDS = {"weight": "weights", "bias": "biases", "parameters": "all parameters of
 
 
 def scale_of(quantity: str) -> Scale:
-    """How a quantity's axis is drawn; of one that SCALES does not have, by its name alone."""
+    """Return how a quantity's axis is drawn; of one that is not in SCALES, by its name alone."""
     return SCALES.get(quantity, Scale(quantity.replace("_", " ")))
 
 
@@ -69,7 +69,7 @@ def seeds_of(rows: Iterable[CurvePoint | LayerPoint | FinalValue]) -> str:
 
 
 def band_of(rows: Iterable[CurvePoint | LayerPoint]) -> str:
-    """What the band is, in words, if there is one."""
+    """Return what the band is, in words, if there is one."""
     return "band: 95 % t-interval" if any(math.isfinite(row.low) for row in rows) else ""
 
 
@@ -93,7 +93,7 @@ def mean_line(ax: Axes, x: Sequence[int], rows: Sequence[CurvePoint | LayerPoint
 
 
 def view(rows: Sequence[CurvePoint | LayerPoint], scale: Scale) -> tuple[float, float]:
-    """The y axis' ends: all means, and the bands as far as they do not dwarf them; within the scale's limits, plus a margin."""
+    """Return the y axis' ends: all means, and the bands as far as they do not dwarf them; within the scale's limits, plus a margin."""
     to, back = (math.log10, lambda v: 10.0**v) if scale.log else (float, float)
     drawn = [row for row in rows if math.isfinite(row.mean) and (row.mean > 0 or not scale.log)]
     means = [to(row.mean) for row in drawn] + [to(v) for v in scale.shown or ()]
@@ -122,7 +122,7 @@ def y_axis(ax: Axes, rows: Sequence[CurvePoint | LayerPoint], scale: Scale) -> N
 
 
 def spread(places: Sequence[float], gap: float) -> list[float]:
-    """Places within 0 … 1 moved as little as needed for neighbours to be ``gap`` apart; too many reach below 0.
+    """Return places within 0 … 1 moved as little as needed for neighbours to be ``gap`` apart; too many reach below 0.
 
     >>> spread([0.5, 0.5, 0.125], 0.25), spread([1.0, 0.9], 0.25)
     ([0.5, 0.75, 0.125], [1.0, 0.75])
@@ -188,7 +188,7 @@ def quantity_head(figure: Figure, scale: Scale, rows: Sequence[LayerPoint | Fina
 
 
 def layer_panels(n: int, names: Sequence[str], look: Mapping[str, Style]) -> tuple[Figure, list[Axes]]:
-    """A figure of n panels with common axes and a legend below, laid out in inches: panels do not move with the names."""
+    """Return a figure of n panels with common axes and a legend below, laid out in inches: panels do not move with the names."""
     rows = math.ceil(n / 5)
     columns = math.ceil(n / rows)
     width = max(6.4, min(9.0, 2.6 * columns))
@@ -228,7 +228,7 @@ def mark_below(grid: Sequence[Axes], layers: Sequence[str], rows: Sequence[Layer
 
 
 def colour_norm(values: np.ndarray[Any, Any], scale: Scale) -> Normalize:
-    """Colours symmetric about the scale's mark: over its limits where it has both, else as far as the values reach."""
+    """Return colours symmetric about the scale's mark: over its limits where it has both, else as far as the values reach."""
     finite = values[np.isfinite(values)]
     if scale.log:
         positive = finite[finite > 0]
@@ -243,7 +243,7 @@ def colour_norm(values: np.ndarray[Any, Any], scale: Scale) -> Normalize:
 
 
 def drawable(table: Sequence[R], quantity: str) -> list[R]:
-    """The rows of a quantity, if there is anything in them to draw."""
+    """Return the rows of a quantity, if there is anything in them to draw."""
     rows = [row for row in table if row.quantity == quantity]
     if not rows:
         there = ", ".join(sorted({row.quantity for row in table})) or "no rows"

@@ -32,7 +32,7 @@ def _name(row: Cost) -> str:
 
 
 def bench_table(result: Bench) -> Table:
-    """The rows to print, the protocol under them."""
+    """Return the rows to print, the protocol under them."""
     printed = Table(notes=[protocol(result)])
     printed.add_column("method")
     shares = any(row.task_share is not None for row in result.rows)
@@ -58,7 +58,7 @@ def bench_table(result: Bench) -> Table:
 
 
 def ranks_table(rows: Sequence[Gain], about: str) -> Table:
-    """The rows to print, ``about`` under them."""
+    """Return the rows to print, ``about`` under them."""
     caption = (
         f"{about} Gain: seconds alone / together, the median of interleaved rounds [smallest, largest]. Machine: what as many processes"
         " gain that share nothing, the most there is to have here. Bound: all blocks' cost / that of the costliest rank. MB/s:"
@@ -80,7 +80,7 @@ def ranks_table(rows: Sequence[Gain], about: str) -> Table:
 
 
 def cards_table(found: Sequence[Card], rounds: int) -> Table:
-    """The cards to print, and what the columns mean under them."""
+    """Return the cards to print, and what the columns mean under them."""
     caption = (
         f"Locked: fwd = a block runs after the one below it; upd = it is updated after all above it have run; bwd = … and"
         f" have gone backward (inside a chunk or window where a rule has such). Labels = used by every block. Own = numbers of the rule's"

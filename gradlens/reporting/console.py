@@ -21,7 +21,7 @@ DIVERGED = 100.0  # a mean loss per image that is written as a power of ten, and
 
 
 def _accuracies(score: Score) -> tuple[Cell, Cell, Cell]:
-    """The best accuracy in %, its epoch, the accuracy after the last epoch."""
+    """Return the best accuracy in %, its epoch, the accuracy after the last epoch."""
     if math.isnan(score.best_accuracy):  # a rule that makes no predictions
         return NONE, NONE, NONE
     best = mean_cell(score.best_accuracy, score.best_low, 1, 100, high=score.best_high)
@@ -30,7 +30,7 @@ def _accuracies(score: Score) -> tuple[Cell, Cell, Cell]:
 
 
 def comparison_table(runs: Sequence[Run], *, whole: bool = False, rates: bool = False) -> Table:
-    """A row a group of seeds: the final cosine of each layer's weight gradient with the true one, and held-out accuracy, best and last.
+    """Tabulate groups of seeds: the final cosine of each layer's weight gradient with the true one, held-out accuracy, best and last.
 
     Args:
         runs: several methods, several seeds each.
@@ -70,7 +70,7 @@ def comparison_table(runs: Sequence[Run], *, whole: bool = False, rates: bool = 
 
 
 def with_heading(tables: Iterable[Table], heading: str) -> list[Table]:
-    """The tables with a heading before their titles, if there is one."""
+    """Return the tables with a heading before their titles, if there is one."""
     found = list(tables)
     for table in found if heading else ():
         table.title = f"{heading}: {table.title}" if table.title else heading
@@ -78,7 +78,7 @@ def with_heading(tables: Iterable[Table], heading: str) -> list[Table]:
 
 
 def comparison_tables(runs: Sequence[Run], *, whole: bool = False, rates: bool = False) -> list[Table]:
-    """:func:`comparison_table` of the finished runs of each experiment; what its runs share stands above it where there are several.
+    """Make :func:`comparison_table` of the finished runs of each experiment; what its runs share stands above it where there are several.
 
     Where no run is finished, all are shown as far as they came.
     """
@@ -91,7 +91,7 @@ def comparison_tables(runs: Sequence[Run], *, whole: bool = False, rates: bool =
 
 
 def unlike_settings(runs: Sequence[Run]) -> list[str]:
-    """What the runs of an experiment differ in besides their rules and learning rates, which stand in the table, a line an experiment."""
+    """Describe how experiments differ besides rules and learning rates, which the table shows; a line an experiment."""
     lines, parts = [], experiments(runs)
     for part in parts:
         differ = [d for d in differences(group_runs(part.runs)) if d.kind in ("data", "network", "training") and d.name != "lr"]
@@ -101,12 +101,12 @@ def unlike_settings(runs: Sequence[Run]) -> list[str]:
 
 
 def _seeds_note(results: Sequence[Score]) -> list[str]:
-    """What ± means, where a table has it."""
+    """Return what ± means, where a table has it."""
     return ["±: half of the 95 % t-interval over seeds"] if any(score.seeds > 1 for score in results) else []
 
 
 def results_table(runs: Sequence[Run]) -> Table:
-    """Best and final results of runs, one row a group of seeds."""
+    """Return best and final results of runs, one row a group of seeds."""
     results = scores(runs)
     split = " or ".join(dict.fromkeys(score.split for score in results))
     table = Table(notes=[*_seeds_note(results), *(sentence for run in runs if (sentence := diverged(run)))])
@@ -122,7 +122,7 @@ def results_table(runs: Sequence[Run]) -> Table:
 
 
 def _loss_text(loss: float) -> str:
-    """A loss with four digits behind the point; beyond DIVERGED as a power of ten.
+    """Return a loss with four digits behind the point; beyond DIVERGED as a power of ten.
 
     >>> _loss_text(0.1234567), _loss_text(579539.2)
     ('0.1235', '5.8e5')
@@ -134,7 +134,7 @@ def _loss_text(loss: float) -> str:
 
 
 def diverged(run: Run) -> str:
-    """A sentence where a run's training loss is far above the untrained network's at its end, or no number at all; else nothing."""
+    """Return a sentence where a run's training loss is far above the untrained network's at its end, or no number at all; else nothing."""
     losses = [m.loss for m in run.metrics if m.split == TRAIN and m.epoch > 0]
     before = max((m.loss for m in run.metrics if m.epoch == 0 and math.isfinite(m.loss)), default=0.0)
     if not losses or (math.isfinite(losses[-1]) and losses[-1] < max(DIVERGED, 10 * before)):

@@ -49,7 +49,7 @@ class InpaintingPanel(NamedTuple):
 
 
 def inpainting_rows(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list[InpaintingRow]:
-    """The errors by label.
+    """Return the errors by label.
 
     Args:
         runs: several labels, several seeds each.
@@ -69,7 +69,7 @@ def inpainting_rows(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -
 
 
 def inpainting_table(found: Sequence[InpaintingRow]) -> Table:
-    """The errors to print, in per cent of the grey scale as in the paper."""
+    """Return the errors to print, in per cent of the grey scale as in the paper."""
     said = Table(title="predicted pixels of held-out images")
     said.add_column("method")
     for name, unit in (("L1", "%"), ("L2", "%"), ("PSNR", "dB")):
@@ -87,7 +87,7 @@ def inpainting_table(found: Sequence[InpaintingRow]) -> Table:
 
 
 def _strip(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """[K, C, H, W] side by side with white between them: [H, *, 3]; images that are not of three channels are their mean."""
+    """Return [K, C, H, W] side by side with white between them: [H, *, 3]; images that are not of three channels are their mean."""
     colour = images if images.shape[1] == 3 else np.repeat(images.mean(1, keepdims=True).round().astype(np.uint8), 3, 1)
     gap = max(1, images.shape[3] // 16)
     spaced = np.pad(np.moveaxis(colour, 1, -1), ((0, 0), (0, 0), (0, gap), (0, 0)), constant_values=255)
@@ -96,7 +96,7 @@ def _strip(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 @style.context(LOOK)
 def inpainting_grid(panels: Sequence[InpaintingPanel], *, title: str = "") -> Figure:
-    """Held-out images in columns; of each label what the network saw and what it made of it, under the images as they are.
+    """Draw held-out images in columns: the images, and below them each label's network input and output.
 
     Args:
         panels: one a label.
@@ -134,12 +134,12 @@ def inpainting_grid(panels: Sequence[InpaintingPanel], *, title: str = "") -> Fi
 
 
 def tables(runs: Sequence[Run], results: Results) -> list[Table]:
-    """What `gradlens inpaint` prints."""
+    """Return what `gradlens inpaint` prints."""
     return [inpainting_table(inpainting_rows(runs, results))]
 
 
 def figures(runs: Sequence[Run], results: Results, title: str) -> Figures:
-    """What `gradlens inpaint` draws: the pictures of each label's first seed; the errors are its table."""
+    """Return what `gradlens inpaint` draws: the pictures of each label's first seed; the errors are its table."""
     panels = [
         InpaintingPanel(label, *(unpacked(first, name) for name in ("original", "corrupted", "output")))
         for label, (first, *_) in results_by_label(runs, results).items()

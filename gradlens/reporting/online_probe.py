@@ -24,7 +24,7 @@ LEARNER_WORDS = {  # name in online.csv -> in the legend
 
 @style.context(LOOK)
 def regret_figure(rows: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
-    """Cumulative regret of a run's online probe against rounds, a panel a block, and the bound of each learner's theorem (thin, dotted).
+    """Draw cumulative regret of a run's online probe against rounds, a panel a block, and each learner's theoretical bound (thin, dotted).
 
     Both axes are logarithmic: a line of slope ½ grows like √T, one of slope 1 has learned nothing. A learner that followed a changing
     block has done better than every fixed probe where its regret is not above zero; such points are hollow, at the panel's lower edge.
@@ -96,7 +96,7 @@ class RegretRow(NamedTuple):
 
 
 def figures(runs: Sequence[Run], results: Results, title: str) -> Figures:
-    """One figure a run: regrets of different streams are not to be averaged."""
+    """Draw one figure a run: regrets of different streams are not to be averaged."""
     drawn = {}
     alone = len({(run.config.method, run.config.seed) for run in runs}) == len(runs)
     for run, result in zip(runs, results, strict=True):

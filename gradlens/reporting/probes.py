@@ -63,12 +63,12 @@ class ProbePoint(NamedTuple):
 
 
 def own_accuracy(run: Run) -> float:
-    """The network's own accuracy on the held-out images at its last evaluation; NaN where there was none."""
+    """Return the network's own accuracy on the held-out images at its last evaluation; NaN where there was none."""
     return next((m.accuracy for m in reversed(run.metrics) if not m.split.startswith(TRAIN)), math.nan)
 
 
 def probe_points(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list[ProbePoint]:
-    """The rows of runs' ``probe.json``, and the networks' own accuracy, as means over seeds.
+    """Return the rows of runs' ``probe.json``, and the networks' own accuracy, as means over seeds.
 
     Args:
         runs: the runs.
@@ -91,7 +91,7 @@ def probe_points(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> l
 
 
 def last_probed(points: Sequence[ProbePoint]) -> list[ProbePoint]:
-    """The controls, and of each label's trained network the last step."""
+    """Return the controls, and of each label's trained network the last step."""
     last = {p.label: max(q.step for q in points if q.label == p.label) for p in points}
     return [p for p in points if p.network != TRAINED or p.step == last[p.label]]
 
@@ -100,7 +100,7 @@ def last_probed(points: Sequence[ProbePoint]) -> list[ProbePoint]:
 
 
 def probe_table(points: Sequence[ProbePoint], short: bool = False) -> Table:
-    """A row a block and control, a column a method: accuracy in %; ``short``: without permuted labels, and closely set."""
+    """Return a row a block and control, a column a method: accuracy in %; ``short``: without permuted labels, and closely set."""
     shown = Table(title="linear probe: test accuracy in %")
     shown.add_column("block")
     labels = list(dict.fromkeys(p.label for p in points))
@@ -118,12 +118,12 @@ def probe_table(points: Sequence[ProbePoint], short: bool = False) -> Table:
 
 
 def _called(network: str, labels: str, block: str) -> str:
-    """A block and what is special about it, in words."""
+    """Return a block and what is special about it, in words."""
     return ", ".join([block, *([UNTRAINED] if network == UNTRAINED else []), *([PERMUTED] if labels == PERMUTED else [])])
 
 
 def probe_detail(result: Mapping[str, Any]) -> Table:
-    """What stands behind one run's numbers: features, l2, accuracies, and how near the optimum each probe is."""
+    """Return what stands behind one run's numbers: features, l2, accuracies, and how near the optimum each probe is."""
     shown = Table(title="linear probes at the last weights")
     shown.add_column("block")
     for name, unit in (("features", ""), ("l2", ""), ("train", "%"), ("held out", "%"), ("test", "%"), ("nats above minimum ≤", "")):
@@ -181,7 +181,7 @@ def separability_table(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]
 
 
 def _over_labels(points: Sequence[ProbePoint]) -> dict[str, float]:
-    """Block -> mean in % over all labels: one line of a control for the whole figure."""
+    """Return a dict block -> mean in % over all labels: one line of a control for the whole figure."""
     means: dict[str, list[float]] = {}
     for p in points:
         means.setdefault(p.block, []).append(100 * p.mean)
@@ -303,7 +303,7 @@ def separability_over_training(points: Sequence[ProbePoint], *, title: str = "",
 
 
 def probe_figures(points: Sequence[ProbePoint], title: str = "") -> dict[str, tuple[Figure, Sequence[ProbePoint]]]:
-    """The figures: by depth, and over training where there are snapshots.
+    """Return the figures: by depth, and over training where there are snapshots.
 
     Raises:
         InputError: nothing to draw.
@@ -327,5 +327,5 @@ def tables(runs: Sequence[Run], results: Results) -> Iterator[Table]:
 
 
 def figures(runs: Sequence[Run], results: Results, title: str) -> Figures:
-    """What `gradlens probe` draws."""
+    """Return what `gradlens probe` draws."""
     return probe_figures(probe_points(runs, results), title)

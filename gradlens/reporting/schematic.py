@@ -54,7 +54,7 @@ LEGEND_WIDTH = 2.6  # inches that an entry of the legend takes
 
 
 def links(s: RuleStructure) -> Iterator[Link]:
-    """All arrows of a rule, bottom first: what the figure shows, as a table."""
+    """Yield all arrows of a rule, bottom first: what the figure shows, as a table."""
     loss_of = {k: f"loss of {b.name}" for k, b in enumerate(s.blocks) if b.loss}
     for k, block in enumerate(s.blocks):
         if block.reads:
@@ -77,7 +77,7 @@ def links(s: RuleStructure) -> Iterator[Link]:
 
 
 def _signals(s: RuleStructure, k: int, loss_of: dict[int, str]) -> Iterator[Link]:
-    """What block k's error signal is made of."""
+    """Yield what block k's error signal is made of."""
     block = s.blocks[k]
     for what in block.error_signal:
         if what == "message":
@@ -160,7 +160,7 @@ class _Panel:
         self.height = STEP * (len(s.blocks) - 1) - self.bottom + (2.35 if top.loss and not self._module(len(s.blocks) - 1) else 1.3)
 
     def _module(self, k: int) -> RuleModule | None:
-        """The auxiliary module that reads block k's output."""
+        """Return the auxiliary module that reads block k's output."""
         return next((m for m in self.s.modules if m.block == k and m.gives != "input"), None)
 
     def draw(self, ax: Axes, title: float) -> None:
@@ -319,7 +319,7 @@ class _Panel:
 
 
 def _handles(panels: Sequence[_Panel], c: Theme) -> list[Any]:
-    """The legend, of what these panels show."""
+    """Return the legend, of what these panels show."""
     used = set().union(*(p.used for p in panels))
     known = {
         "forward": Line2D([], [], color=c.ink, linewidth=1.4, marker=">", markevery=[1], markersize=5, label="activations"),

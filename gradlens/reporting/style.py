@@ -75,7 +75,7 @@ class Style(NamedTuple):
 
 
 def styles(names: Iterable[str]) -> dict[str, Style]:
-    """Each label's style, in the order in which labels are listed; every label gets a style of its own.
+    """Return each label's style, in the order in which labels are listed; every label gets a style of its own.
 
     The colour is the method's in every figure, unless a method listed before it has the same: then it is one that none here has, as long
     as there are any. Groups of one method (``dgl head=linear``, ``dgl head=mlp``) share it and differ in tint, dashes and marker, unless
@@ -117,12 +117,12 @@ def _own_colours(places: Iterable[int]) -> dict[int, str]:
 
 
 def joined(*parts: str) -> str:
-    """The parts that are not empty, with dots between them."""
+    """Return the parts that are not empty, with dots between them."""
     return " · ".join(part for part in parts if part)
 
 
 def in_lines(parts: Iterable[str], width: float) -> list[str]:
-    """:func:`joined` in as many lines as it takes in a figure so many inches wide; one line at least."""
+    """Return :func:`joined` in as many lines as it takes in a figure so many inches wide; one line at least."""
     room, lines = int((width - 0.2) / 0.082), [""]  # of the mean letter at 10 points
     for part in filter(None, parts):
         longer = joined(lines[-1], part)
@@ -166,7 +166,7 @@ def band(ax: Axes, x: Sequence[float], low: Sequence[float], high: Sequence[floa
 
 
 def line_handles(looks: Iterable[tuple[str, Style]]) -> list[Line2D]:
-    """What a legend shows of lines with markers, by their names and styles."""
+    """Return what a legend shows of lines with markers, by their names and styles."""
     return [Line2D([], [], color=c, linestyle=d, marker=m, markersize=4, label=name) for name, (c, d, m) in looks]
 
 
@@ -222,7 +222,7 @@ def _write_names_out(figure: Figure) -> None:
 
 
 def _save(figure: Figure, **how: Any) -> bytes:
-    """A figure in a format of matplotlib's; signs that its font lacks are boxes, without a word on it."""
+    """Return a figure in a format of matplotlib's; signs that its font lacks are boxes, without a warning."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")
@@ -231,13 +231,13 @@ def _save(figure: Figure, **how: Any) -> bytes:
 
 
 def _png(figure: Figure) -> bytes:
-    """The figure as pixels."""
+    """Return the figure as pixels."""
     png = _save(figure, format="png", dpi=DPI, pil_kwargs={"optimize": True})
     return png if len(png) <= LARGEST else _in_256_colours(png)
 
 
 def _in_256_colours(png: bytes) -> bytes:
-    """An image at about a third of its bytes; plots have few colours, so the difference is invisible."""
+    """Return an image at about a third of its bytes; plots have few colours, so the difference is invisible."""
     image = Image.open(io.BytesIO(png))
     opaque = image.getchannel("A").getextrema() == (255, 255)
     few = image.convert("RGB").quantize(256) if opaque else image.quantize(256, Image.Quantize.FASTOCTREE)
@@ -247,7 +247,7 @@ def _in_256_colours(png: bytes) -> bytes:
 
 
 def _small_svg(figure: Figure) -> bytes:
-    """The figure as vectors; where they are too many, lines are pixels."""
+    """Return the figure as vectors; where they are too many, lines are pixels."""
     svg = _svg(figure)
     if len(svg) <= LARGEST:
         return svg
@@ -258,14 +258,14 @@ def _small_svg(figure: Figure) -> bytes:
 
 
 def _svg(figure: Figure) -> bytes:
-    """The figure as vectors, coordinates to a hundredth of a point; the parts drawn as pixels are packed."""
+    """Return the figure as vectors, coordinates to a hundredth of a point; the parts drawn as pixels are packed."""
     svg = _save(figure, format="svg", dpi=PIXELS_IN_SVG, metadata={"Date": None, "Creator": "gradlens"})
     short = re.sub(rb' d="[^"]*"', lambda path: re.sub(rb"(\.\d\d)\d+", rb"\1", path[0]), svg)
     return re.sub(rb"(?<=data:image/png;base64,)[^\"]*", lambda data: b64encode(_in_256_colours(b64decode(data[0]))), short)
 
 
 def _pdf(figure: Figure) -> bytes:
-    """The figure as vectors for papers, its fonts embedded; no date, so that the same figure gives the same bytes."""
+    """Return the figure as vectors for papers, its fonts embedded; no date, so that the same figure gives the same bytes."""
     return _save(figure, format="pdf", dpi=DPI, metadata={"CreationDate": None, "Creator": "gradlens", "Producer": None})
 
 

@@ -28,7 +28,7 @@ STACKED = 5  # panels in one column; more are drawn in two
 
 
 def _tint(colour: str, batch: int) -> str:
-    """Every other batch a little paler, so that the eye can follow one."""
+    """Make every other batch a little paler, so that the eye can follow one."""
     r, g, b = (0.62 * v + 0.38 for v in to_rgb(colour))
     return to_hex((r, g, b)) if batch % 2 else colour
 
@@ -102,7 +102,7 @@ def gantt(bars: Sequence[Bar], seconds: float, *, title: str = "") -> Figure:
 
 @style.context(LOOK)
 def over_workers(points: Sequence[ThroughputPoint], *, title: str = "") -> Figure:
-    """Speed-up, and memory of the worker that holds most, over the number of workers; faint where blocks are fewer than workers.
+    """Draw speed-up, and memory of the worker that holds most, over the number of workers; faint where blocks are fewer than workers.
 
     Args:
         points: from :func:`gradlens.training.cost.simulation.throughput_curves`.
@@ -160,7 +160,7 @@ def unused_workers_text(points: Sequence[ThroughputPoint]) -> list[str]:
 
 
 def timeline_table(points: Sequence[ThroughputPoint], link: Link, batch_size: int) -> Table:
-    """The points of one number of workers, to print."""
+    """Return the points of one number of workers, to print."""
     caption = (
         f"Simulated over block costs measured here and now, {points[0].batches} batches of {batch_size}, filling and emptying included;"
         f" links of {link.rate / 1e9:g} GB/s and {link.latency * 1e6:g} us. On: workers that have blocks. Speed-up: against one worker"

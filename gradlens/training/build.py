@@ -31,7 +31,7 @@ class ModelAndMethod(NamedTuple):
     method: Method
 
     def block_names(self) -> list[str]:
-        """The blocks' names, bottom first."""
+        """Return the blocks' names, bottom first."""
         return list(self.model._modules)  # not named_children, which leaves out a block's second name
 
     def load(self, state: Mapping[str, Any], source: str) -> None:
@@ -81,7 +81,7 @@ def make_network_info(model: nn.Sequential, shape: Sequence[int], classes: int, 
 
 
 def build_model_and_method(config: Config, shape: tuple[int, int, int], classes: int, device: torch.device) -> ModelAndMethod:
-    """The network and rule of a config, initialised by its seed, channels last on the device.
+    """Build the network and rule of a config, initialised by its seed, channels last on the device.
 
     Raises:
         InputError: a model that does not fit the images, a rule that does not fit the model.

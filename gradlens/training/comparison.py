@@ -73,7 +73,7 @@ def is_comparison(path: str | Path) -> bool:
 
 
 def read_comparison(path: str | Path) -> Comparison:
-    """The comparison in a folder. What is not there any more is among its paths all the same.
+    """Read the comparison in a folder. Its paths include runs that are not there any more.
 
     Raises:
         InputError: a comparison.json that is none, or of a later format.
@@ -143,7 +143,7 @@ def digest_of(asked: Any) -> str:
 
 
 def folder_name(methods: Sequence[str], data: Sequence[str], asked: str) -> str:
-    """``<methods>-<data>-<digest>``; of many methods the first are named.
+    """Return ``<methods>-<data>-<digest>``; of many methods the first are named.
 
     >>> folder_name(["bp", "dgl"], ["digits"], "1a2b3c"), folder_name(list("abcde"), ["digits"], "1a2b3c")
     ('bp-dgl-digits-1a2b3c', 'a-b-c-and-2-more-digits-1a2b3c')
@@ -211,7 +211,7 @@ def _runs_of_comparison(comparison: Comparison) -> list[Path]:
 
 
 def home_of(paths: Sequence[str | Path]) -> Comparison | None:
-    """The comparison folder, or the folder of runs, that paths are, where they are a single one."""
+    """Return the comparison folder, or the folder of runs, that paths are, where they are a single one."""
     if len(paths) != 1 or is_run(paths[0]):
         return None
     found = load(paths[0])
@@ -219,19 +219,19 @@ def home_of(paths: Sequence[str | Path]) -> Comparison | None:
 
 
 def runs_in(path: Path) -> list[Path]:
-    """The run directories in a folder, by name."""
+    """Return the run directories in a folder, by name."""
     return sorted(file.parent for file in path.glob("*/config.json")) if is_folder(path) else []
 
 
 def not_a_run(path: Path) -> InputError:
-    """The refusal of a path that is there and stands for no run; comparisons in it are named."""
+    """Return the refusal of a path that is there and stands for no run; comparisons in it are named."""
     held = sorted(str(file.parent) for file in path.glob(f"*/{FILE}")) if path.is_dir() else []
     more = f"; it holds comparisons, give one of them: {_shortened(held, ' and ', ' more', ', ')}" if held else ""
     return InputError(f"{path} is not a run directory: it has no config.json{more}")
 
 
 def load(path: str | Path, data: str | Path | None = None) -> Run | Comparison:
-    """What a folder holds: a run of a run directory, a :class:`Comparison` of a comparison folder, a study or a folder of runs.
+    """Load what a folder holds: a run of a run directory, a :class:`Comparison` of a comparison folder, a study or a folder of runs.
 
     Args:
         path: the folder.

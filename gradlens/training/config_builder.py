@@ -22,7 +22,7 @@ from gradlens.training.user_references import known_as, reference
 
 
 def _parse_sets(pairs: Sequence[str]) -> list[tuple[str | None, str, Any]]:
-    """(method or None, option, value) of each ``--set``."""
+    """Return (method or None, option, value) of each ``--set``."""
     parsed: list[tuple[str | None, str, Any]] = []
     for pair in pairs:
         name, sign, text = pair.partition("=")
@@ -47,7 +47,7 @@ def configs_of(
     ranks: tuple[int, str] | None = None,
     with_default_batch: Callable[[Config], Config] = lambda config: config,
 ) -> list[list[Config]]:
-    """The configs of each method, one per seed, from flags, config file and ``--set``.
+    """Return the configs of each method, one per seed, from flags, config file and ``--set``.
 
     Args:
         methods: their names, or FILE.py:Class.
@@ -103,7 +103,7 @@ def _of_file(error: InputError, path: Path | None, file: Mapping[str, Any], type
 
 
 def _of_ranks(rule: type[Method], file: dict[str, Any], typed: dict[str, Any], num_ranks: int, default: str) -> dict[str, Any]:
-    """What a run on several processes is given: flags win, then the file, unless it is of a run that shares nothing or something else."""
+    """Return the settings of a run on several ranks: flags win, then the file, unless it is of one process or another ``parallel``."""
     shared = typed.get("parallel") or file.get("parallel", "none")
     if shared == "none" and "parallel" not in typed:
         shared = default
@@ -123,7 +123,7 @@ def _refuse_unknown_options(sets: list[tuple[str | None, str, Any]], methods: Se
 
 
 def methods_and_runs(what: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The names of methods among some arguments, and the paths of run directories; what is neither is left to be refused as a method."""
+    """Sort arguments into names of methods and paths of run directories; what is neither is left to be refused as a method."""
 
     def is_method(name: str) -> bool:
         return name in METHODS or is_reference(name) or not (is_run(name) or is_there(name) or Path(name).name != name)
@@ -134,7 +134,7 @@ def methods_and_runs(what: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def method_of(given: dict[str, Any]) -> str:
-    """The method a config file names, for commands called without one."""
+    """Return the method a config file names, for commands called without one."""
     settings = read_config_file(given["config"]) if "config" in given else {}
     method = reference(settings, "method") or settings.get("method")
     if not isinstance(method, str):

@@ -31,7 +31,7 @@ def setting(
     own: bool = False,
     **limits: Any,
 ) -> Any:
-    """A field that is a flag.
+    """Define a field that is a flag.
 
     Args:
         default: its value if it is not set.
@@ -84,7 +84,7 @@ class Setting(NamedTuple):
 
 
 def _type_of_flag(annotation: Any) -> type:
-    """The type of what is typed; lists are typed with commas."""
+    """Return the type of what is typed; lists are typed with commas."""
     (kind,) = {a for a in get_args(annotation) if a is not type(None)} if type(None) in get_args(annotation) else {annotation}
     if get_origin(kind) is Literal:
         return type(get_args(kind)[0])
@@ -92,7 +92,7 @@ def _type_of_flag(annotation: Any) -> type:
 
 
 def _named_values(annotation: Any) -> tuple[Any, ...]:
-    """The values that a type names: those of its ``Literal``."""
+    """Return the values that a type names: those of its ``Literal``."""
     return next((get_args(kind) for kind in (annotation, *get_args(annotation)) if get_origin(kind) is Literal), ())
 
 
@@ -108,7 +108,7 @@ NOTHING_SAID: Mapping[str, Any] = {
 
 @lru_cache
 def settings_of(kind: type[Settings]) -> Mapping[str, Setting]:
-    """The settings of a config by their flat names, in the order of config.json."""
+    """Return the settings of a config by their flat names, in the order of config.json."""
     found: dict[str, Setting] = {}
     for name, field in kind.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, Settings):
@@ -123,7 +123,7 @@ def settings_of(kind: type[Settings]) -> Mapping[str, Setting]:
 
 
 def nested(kind: type[Settings], flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by their flat names, in their groups.
+    """Return settings by their flat names, in their groups.
 
     Raises:
         InputError: a setting that there is none of.
@@ -139,7 +139,7 @@ def nested(kind: type[Settings], flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def flattened(config: Settings) -> dict[str, Any]:
-    """Settings by their flat names, in the order of config.json."""
+    """Return settings by their flat names, in the order of config.json."""
     groups, out = config.model_dump(), dict[str, Any]()
     for name, setting in settings_of(type(config)).items():
         value: Any = groups

@@ -43,12 +43,12 @@ class RunContext:
     files: dict[str, FilesState] | None = field(default=None, compare=False, repr=False)
 
     def path_of(self, config: Config) -> Path:
-        """The run directory of a config."""
+        """Return the run directory of a config."""
         return self.out / (self.name or config.run_name())
 
 
 def pick_device(name: str) -> torch.device:
-    """The device by its torch spelling; ``auto`` = cuda, else mps, else cpu; of several processes each has a GPU of its own.
+    """Return the device by its torch spelling; ``auto`` = cuda, else mps, else cpu; of several processes each has a GPU of its own.
 
     Raises:
         InputError: no such device here.
@@ -101,12 +101,12 @@ def _data(name: str, files: FilesState, data_dir: Path | None, download: bool, c
 
 @lru_cache(maxsize=1)
 def _source(name: str, files: FilesState, data_dir: Path | None, download: bool, cache: bool) -> Source | ImageFolder:
-    """The whole data set that was read last, while its files stay as they are: seeds choose other images of the same set."""
+    """Return the whole data set that was read last, while its files stay as they are: seeds choose other images of the same set."""
     return source_of(name, data_dir, download, cache, files.listing)
 
 
 def load_data(config: Config, context: RunContext) -> Data:
-    """The data of a config; the last ones loaded are kept, so that methods compared on the same data load them once."""
+    """Load the data of a config; the last ones loaded are kept, so that methods compared on the same data load them once."""
     c = config.data
     name = c.name if c.name in DATASETS else str(Path(c.name).absolute()) if is_there(c.name) else c.name
     drawn = c.limit is not None or c.limit_test is not None or c.label_noise or c.validation or c.labels is not None
@@ -116,7 +116,7 @@ def load_data(config: Config, context: RunContext) -> Data:
 
 
 def _files(name: str, context: RunContext) -> FilesState:
-    """The state of a data set's files: listing a large folder takes a second."""
+    """Return the state of a data set's files: listing a large folder takes a second."""
     if context.files is None:
         return files_state(name)
     if name not in context.files:
@@ -131,7 +131,7 @@ def clear_data_cache() -> None:
 
 
 def shape_and_classes(config: Config, context: RunContext) -> tuple[tuple[int, int, int], int]:
-    """(C, H, W) of a config's images and the number of classes; named data sets need not be there for it."""
+    """Return (C, H, W) of a config's images and the number of classes; named data sets need not be there for it."""
     if config.data.name in DATASETS:
         return DATASETS[config.data.name].shape, DATASETS[config.data.name].classes
     data = load_data(config, context)

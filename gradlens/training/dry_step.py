@@ -56,7 +56,7 @@ def check_first_step(config: Config, network: ModelAndMethod, shape: tuple[int, 
 
 
 def _noise(config: Config, method: Method, shape: tuple[int, int, int], classes: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The input and targets of a step on as few images as the rule and a normalisation over the batch take."""
+    """Return the input and targets of a step on as few images as the rule and a normalisation over the batch take."""
     n, noise = max(2, method.least_batch), generator(config.seed, "dry step")
     images = torch.randint(256, (n, *shape), generator=noise, dtype=torch.uint8).to(device)
     labels = torch.randint(classes, (n,), generator=noise).to(device)

@@ -23,7 +23,7 @@ def other_run(path: str | Path) -> Run:
 
 
 def saved_weights(file: Path) -> dict[str, Any]:
-    """The model, method and step of a checkpoint or snapshot, to be copied from; the last ones are kept while the file stays as it is.
+    """Load model, method and step of a checkpoint or snapshot, to be copied from; the last ones are cached while the file is unchanged.
 
     Raises:
         InputError: as :func:`load_checkpoint`.

@@ -23,7 +23,7 @@ def is_place(name: str) -> bool:
 
 
 def _split_place(place: str) -> tuple[Path, str]:
-    """The file or folder of a place, and what stands behind its path."""
+    """Return the file or folder of a place, and what stands behind its path."""
     if is_reference(place):
         file, _, name = place.rpartition(":")
         return Path(file), f":{name}"
@@ -31,13 +31,13 @@ def _split_place(place: str) -> tuple[Path, str]:
 
 
 def absolute(place: str) -> str:
-    """A place by its absolute path."""
+    """Return a place by its absolute path."""
     path, rest = _split_place(place)
     return f"{path.absolute()}{rest}"
 
 
 def data_info(name: str, data: Data) -> dict[str, Any]:
-    """What a run's config.json holds of its data.
+    """Return what a run's config.json holds of its data.
 
     Two fingerprints: ``data_fingerprint`` of the images and labels that were chosen, ``source_fingerprint`` of all that they were
     chosen from (not where only the chosen images of a folder were decoded).
@@ -63,7 +63,7 @@ def data_info(name: str, data: Data) -> dict[str, Any]:
 
 
 def place_now(config: Config, info: Mapping[str, Any], run: Path) -> str:
-    """The name under which a run's data are found now: where they were, or by the same path below the folder we are in.
+    """Return the name under which a run's data are found now: where they were, or by the same path below the folder we are in.
 
     Args:
         config: the run's.
@@ -84,7 +84,7 @@ def place_now(config: Config, info: Mapping[str, Any], run: Path) -> str:
 
 
 def others(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """How data differ from those of a run, the first difference only.
+    """Return how data differ from those of a run, the first difference only.
 
     Args:
         then: the run's :func:`data_info`; runs of earlier versions have less of it.
@@ -103,7 +103,7 @@ def others(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def _facts(info: Mapping[str, Any]) -> dict[str, str]:
-    """Facts that identify data for people, the most informative first."""
+    """Return the facts that identify data for people, the most informative first."""
     source, images = info.get("source", {}), info.get("images", {})
     facts = {"images of C x H x W": "x".join(map(str, source["image"])) if "image" in source else None}
     facts |= {f"{half} images in all": source.get(half) for half in ("train", "test")}

@@ -75,7 +75,7 @@ STREAMS = "online/*.bin"  # raw rounds of the online probe, a file a block; like
 
 
 def commit_of(folder: Path) -> str | None:
-    """The commit of a package's folder, ``-dirty`` behind it where files have changed since; None where git does not track the folder.
+    """Return the commit of a package's folder, with ``-dirty`` if files have changed since; None where git does not track the folder.
 
     git looks for a repository in all folders above: one that merely contains an installed package is not its code's.
     """
@@ -92,7 +92,7 @@ def commit_of(folder: Path) -> str | None:
 
 
 def environment() -> dict[str, Any]:
-    """Versions and command line of this process, for the record."""
+    """Return versions and command line of this process, for the record."""
     import numpy
     import torchvision
 
@@ -133,7 +133,7 @@ class Run:
         return f"<Run {self.path}: {', '.join(f'{value} {name}'.strip() for name, value in self._facts())}>"
 
     def _facts(self) -> list[tuple[str, str]]:
-        """How far the run came and how accurate it is: what, and how much."""
+        """Return how far the run came and how accurate it is: what, and how much."""
         last = self.metrics[-1] if self.metrics else None
         held_out = [m for m in self.metrics if not m.split.startswith(TRAIN) and math.isfinite(m.accuracy)]
         facts = [("", "finished" if self.finished else "unfinished"), ("of " + self.config.data.name, self.config.method)]
@@ -149,7 +149,7 @@ class Run:
         return table._repr_html_()
 
     def frame(self, table: str = "gradients") -> pandas.DataFrame:
-        """One of the run's tables as a DataFrame of pandas: gradients, metrics, timing, measured or online.
+        """Return one of the run's tables as a DataFrame of pandas: gradients, metrics, timing, measured or online.
 
         Raises:
             InputError: another name, or pandas is not installed.
@@ -168,12 +168,12 @@ class Run:
         return saved
 
     def saved_state(self) -> dict[str, Any]:
-        """:meth:`checkpoint` without a word; empty where nothing is saved."""
+        """Load :meth:`checkpoint` without a notice; empty where nothing is saved."""
         file = self.path / "checkpoint.pt"
         return load_checkpoint(file) if is_there(file) else {}
 
     def located(self) -> Config:
-        """The config with its data under the name by which they are found now.
+        """Return the config with its data under the name by which they are found now.
 
         Raises:
             InputError: they are not there, or ``data_at`` is given for a named set.
@@ -254,12 +254,12 @@ class Run:
         return [len(w) for w in self.checkpoint()["model"].values() if w.ndim][-1]  # the output block's bias, or what normalises its output
 
     def snapshots(self) -> list[Path]:
-        """Saved weights along the way, in order of their step."""
+        """Return saved weights along the way, in order of their step."""
         return sorted((self.path / "snapshots").glob("step-*.pt"))
 
 
 def source_weights(config: Config) -> dict[str, str]:
-    """The digests of the weights that a config takes from other runs, by setting (init_from, teacher); of those that are there."""
+    """Return the digests of the weights that a config takes from other runs, by setting (init_from, teacher); of those that are there."""
     files = {setting: Path(run) / "checkpoint.pt" for setting, run in config.as_dict(include=SOURCES).items() if run}
     return {setting: weights_digest(load_checkpoint(file)) for setting, file in files.items() if file.exists()}
 
@@ -272,7 +272,7 @@ def edited(path: Path, config: Config, saved: Mapping[str, Any]) -> str:
 
 
 def load_run(run_dir: str | Path, data: str | Path | None = None) -> Run:
-    """Everything a run directory holds.
+    """Read everything that a run directory holds.
 
     Args:
         run_dir: the directory.
@@ -300,7 +300,7 @@ def load_run(run_dir: str | Path, data: str | Path | None = None) -> Run:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The settings stored in a run's config.json.
+    """Read the settings stored in a run's config.json.
 
     Raises:
         InputError: not a file that a run has written.
@@ -339,7 +339,7 @@ def save_result(run_dir: Path, name: str, content: Mapping[str, Any]) -> Path:
 
 
 def load_result(run_dir: str | Path, name: str) -> dict[str, Any] | None:
-    """What :func:`save_result` stored, or None.
+    """Return what :func:`save_result` stored, or None.
 
     Raises:
         InputError: the file is not such a result.
@@ -355,5 +355,5 @@ def load_result(run_dir: str | Path, name: str) -> dict[str, Any] | None:
 
 
 def results_in(path: Path) -> list[Path]:
-    """The files of :func:`save_result` in a run directory."""
+    """Return the files of :func:`save_result` in a run directory."""
     return [file for file in path.glob("*.json") if file.name not in ("config.json", "summary.json")]

@@ -71,7 +71,7 @@ def write(path: Path, content: bytes) -> None:
 
 
 def unwritable(path: Path, error: OSError) -> InputError:
-    """The refusal of a file that could not be written, with what is safe of its run."""
+    """Return the refusal of a file that could not be written, with what is safe of its run."""
     run = is_run(path.parent) or is_run(path.parent.parent)
     kept = "; what the run had saved before is intact and --resume continues from it" if run else ""
     return InputError(f"cannot write {path}: {reason(error)}{kept}")

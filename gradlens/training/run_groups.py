@@ -52,7 +52,7 @@ def _tails(paths: Iterable[str]) -> dict[str, str]:
 
 
 def _words(values: Sequence[Any]) -> list[str]:
-    """The values of one setting as short words that differ where the values do."""
+    """Return the values of one setting as short words that differ where the values do."""
     names = {v for v in values if isinstance(v, str)}
     tails = _tails(names)
     said = {name: RUN_NAME.sub(r"\1-\2", tail) for name, tail in tails.items()}
@@ -149,7 +149,7 @@ def run_labels(runs: Sequence[Run]) -> list[str]:
 
 
 def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """The runs by label, in order of first appearance.
+    """Return the runs by label, in order of first appearance.
 
     Raises:
         InputError: no runs, or the same config and seed twice (it would make every interval too narrow).
@@ -176,7 +176,7 @@ class LabelSetting(NamedTuple):
 
 
 def label_settings(runs: Sequence[Run]) -> list[LabelSetting]:
-    """Every setting of every label: what a short label leaves out."""
+    """Return every setting of every label: what a short label leaves out."""
     groups = {label: settings(group[0].config) for label, group in group_runs(runs).items()}
     names = dict.fromkeys(name for own in groups.values() for name in own)
     differs = {name: len({repr(own.get(name, ABSENT)) for own in groups.values()}) > 1 for name in names}
@@ -199,7 +199,7 @@ class Experiment(NamedTuple):
 
 
 def pairs_by_seed(group: Sequence[Run], other: Sequence[Run]) -> list[tuple[Run, Run]]:
-    """The runs of two groups that share a seed."""
+    """Return the runs of two groups that share a seed."""
     by_seed = {run.config.seed: run for run in other}
     return [(run, by_seed[run.config.seed]) for run in group if run.config.seed in by_seed]
 
@@ -219,7 +219,7 @@ def alike(group: Sequence[Run], other: Sequence[Run]) -> bool:
 
 
 def experiments(runs: Sequence[Run]) -> list[Experiment]:
-    """The runs by what they share (data, model, width and the like), in order of first appearance; method, options and seed may differ."""
+    """Group runs by what they share (data, model, width and the like) in order of first appearance; method, options, seed may differ."""
     found: list[list[Run]] = []
     for run in runs:
         mine = next((group for group in found if alike(group, [run])), None)

@@ -40,7 +40,7 @@ def run_progress(run: Run) -> Progress:
 
 
 def _total(run: Run) -> int | None:
-    """The updates that an unfinished run is to make; None where it is not stored how many images they go over."""
+    """Return the updates that an unfinished run is to make; None where it is not stored how many images they go over."""
     stored, config = run.info.get("images") or {}, run.config
     if "train" not in stored or "unlabelled" in stored or config.data.labels is not None:
         return config.steps
@@ -51,12 +51,12 @@ def _total(run: Run) -> int | None:
 
 
 def split_finished(runs: Sequence[R]) -> tuple[list[R], list[R]]:
-    """The finished runs, and the others: of those no result may be ranked or averaged with that of a finished run."""
+    """Return the finished runs, and the others: of those no result may be ranked or averaged with that of a finished run."""
     return [run for run in runs if run.finished], [run for run in runs if not run.finished]
 
 
 def unfinished_text(runs: Sequence[Run]) -> str:
-    """A sentence that lists the unfinished ones among some runs with how far each came; empty where all are finished."""
+    """Return a sentence that lists the unfinished ones among some runs with how far each came; empty where all are finished."""
     _, others = split_finished(runs)
     return f"not finished, so not ranked: {', '.join(f'{run.path.name} ({run_progress(run)})' for run in others)}" if others else ""
 

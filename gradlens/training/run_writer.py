@@ -23,7 +23,7 @@ from gradlens.training.run_files import is_run, must_be_writable, unwritable, wr
 
 
 def _kin(out: Path, config: Config) -> str:
-    """The nearest run in ``out`` of the same method and seed, and where its config differs: what a mistyped --resume meant."""
+    """Return the nearest run in ``out`` of the same method and seed, and where its config differs: what a mistyped --resume meant."""
     best: tuple[int, str] | None = None
     for candidate in out.glob("*/config.json"):
         try:
@@ -142,7 +142,7 @@ class Writer:
             raise unwritable(file, error) from error
 
     def _growing(self) -> dict[str, Path]:
-        """What grows by appending: each table by its name, each stream that is there by its path."""
+        """Return what grows by appending: each table by its name, each stream that is there by its path."""
         streams = {path.relative_to(self.path).as_posix(): path for path in sorted(self.path.glob(STREAMS))}
         return {name: self.path / f"{name}.csv" for name in TABLES} | streams
 

@@ -24,7 +24,7 @@ def check_device(name: str) -> None:
 
 
 def no_updates(epochs: object, steps: object) -> str | None:
-    """What is wrong with a number of updates that are to be made in no epoch; None: nothing."""
+    """Return what is wrong with a number of updates that are to be made in no epoch; None: nothing."""
     if epochs == 0 and isinstance(steps, int) and steps > 0:
         return f"--steps {steps} with --epochs 0: the untrained control makes no updates; leave one of them out"
     return None
@@ -55,7 +55,7 @@ def check_run_flags(given: Mapping[str, Any]) -> None:
 
 
 def parse_numbers(flag: str, text: str) -> list[float]:
-    """The numbers of a comma-separated flag.
+    """Return the numbers of a comma-separated flag.
 
     Raises:
         InputError: they are none.
@@ -68,7 +68,7 @@ def parse_numbers(flag: str, text: str) -> list[float]:
 
 
 def parse_whole_numbers(flag: str, text: str) -> list[int]:
-    """The whole numbers of a comma-separated flag.
+    """Return the whole numbers of a comma-separated flag.
 
     Raises:
         InputError: they are none.

@@ -46,7 +46,7 @@ def reference_label(kind: str, path: Path, name: str) -> str:
 
 
 def short_reference(kind: str, text: str) -> str:
-    """A setting's value as one word for a folder's name."""
+    """Return a setting's value as one word for a folder's name."""
     if is_reference(text):
         file, _, name = text.rpartition(":")
         return reference_label(kind, Path(file), name)
@@ -88,7 +88,7 @@ def _is_kept(kept: Any) -> bool:
 
 
 def settle_references(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings in which ``FILE.py:NAME`` has become a name, with what a config keeps of the file under ``own``.
+    """Return settings in which ``FILE.py:NAME`` has become a name, with what a config keeps of the file under ``own``.
 
     A name with its file kept beside it, as in a run's config, is settled without importing the file, and for this config alone.
 
@@ -152,7 +152,7 @@ def rule_of(name: str, own: Mapping[str, Any]) -> type[Method] | None:
 
 
 def reference(settings: Mapping[str, Any], kind: str) -> str | None:
-    """``FILE.py:NAME`` of a config's rule or network, where it is a user's own."""
+    """Return ``FILE.py:NAME`` of a config's rule or network, where it is a user's own."""
     own = settings.get("own")
     kept = own.get(kind) if isinstance(own, Mapping) else None
     return f"{kept['file']}:{kept['name']}" if kept is not None and _is_kept(kept) else None

@@ -28,7 +28,7 @@ class InpaintedImages(Analysis):
     Options = InpaintingOptions
 
     def rules(self) -> Sequence[str]:
-        """The context encoders."""
+        """Return the context encoders."""
         from gradlens.analysis.inpainting import INPAINTING_RULES
 
         return INPAINTING_RULES

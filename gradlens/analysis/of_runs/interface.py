@@ -23,7 +23,7 @@ Keep = Callable[[Result], Any]  # is called with a result whenever it has grown
 
 
 def option(default: Any, text: str, flag: str = "", least: int | None = None) -> Any:
-    """A field of an analysis's ``Options`` that is a flag of its command.
+    """Return a field of an analysis's ``Options`` that is a flag of its command.
 
     Args:
         default: where the flag is not given; with ``True`` there is a ``--no-`` form, with ``()`` the flag is repeatable.
@@ -74,7 +74,7 @@ class Analysis:
         return (type(self).__doc__ or "").partition("\n")[0]
 
     def rules(self) -> Sequence[str] | None:
-        """The rules whose runs it reads, for the command's help; None: all."""
+        """Return the rules whose runs it reads, for the command's help; None: all."""
         return None
 
     def requires(self, run: Run) -> str | None:
@@ -112,7 +112,7 @@ class Analysis:
         raise NotImplementedError
 
     def widened(self, options: Any) -> dict[str, Any]:
-        """The options of a first look that ``full`` has other values for, with these, where all of them are still at their defaults."""
+        """Return the options to which ``full`` gives other values, with these, if all of them are at their defaults."""
         first = self.Options()
         more = {f.name: getattr(self.full, f.name) for f in fields(first) if getattr(self.full, f.name) != getattr(first, f.name)}
         return more if all(getattr(options, name) == getattr(first, name) for name in more) else {}
@@ -131,7 +131,7 @@ class Analysis:
             session.say(f"{self.name}: the numbers of --full are stored, and shown")
 
     def stored(self, run: Run, protocol: Mapping[str, Any], session: Session, name: str | None = None) -> Result:
-        """What is stored of a run by the same protocol, to be returned or added to; ``{"protocol": protocol}`` where there is none.
+        """Return what is stored of a run by the same protocol, to be returned or added to; ``{"protocol": protocol}`` where there is none.
 
         What was made in another way does not count, which is reported; with the option ``overwrite`` nothing does.
 

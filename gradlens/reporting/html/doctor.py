@@ -14,7 +14,7 @@ from gradlens.training.run_directory import Run
 
 
 def _findings(held: ReportContext, results: Mapping[Path, Result]) -> list[tuple[str, Run, Mapping[str, Any]]]:
-    """(label, run, finding) of every finding, the wrong ones first."""
+    """Return (label, run, finding) of every finding, the wrong ones first."""
     found = [
         (label, run, finding)
         for label, group in held.groups.items()
@@ -25,7 +25,7 @@ def _findings(held: ReportContext, results: Mapping[Path, Result]) -> list[tuple
 
 
 def section(held: ReportContext) -> ReportSection:
-    """What `gradlens doctor` found."""
+    """Return what `gradlens doctor` found."""
     shown = ReportSection("doctor", "What the doctor found")
     results = stored(held, shown, "doctor", "gradlens doctor {}")
     if not results:
@@ -61,7 +61,7 @@ def section(held: ReportContext) -> ReportSection:
 
 
 def wrong(held: ReportContext) -> list[Notice]:
-    """What the doctor calls wrong, for the verdict."""
+    """Return the doctor's findings of severity wrong, for the verdict."""
     results = {run.path: result for run in held.runs if (result := result_of(run, "doctor"))}
     of: dict[str, dict[str, None]] = {}
     for label, _, finding in _findings(held, results):

@@ -59,7 +59,7 @@ def _folded(results: Iterable[Result]) -> bool:
 
 
 def picture_of(result: Result) -> str:
-    """Stored weights [F][C][k][k] as a PNG in a data URI, one pixel a weight; "" where there are none.
+    """Return stored weights [F][C][k][k] as a PNG in a data URI, one pixel a weight; "" where there are none.
 
     A filter's weights are divided by its largest magnitude, so that grey is zero; red, green and blue are its three channels.
     """

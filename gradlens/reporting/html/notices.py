@@ -32,7 +32,7 @@ class Notice(NamedTuple):
 
 
 def _facts(run: Run) -> dict[str, Any]:
-    """What a run was made with, beside its settings."""
+    """Return what a run was made with, beside its settings."""
     images = run.info.get("images") or {}
     return {
         **{f"images: {split}": n for split, n in images.items()},
@@ -46,7 +46,7 @@ def _kind(name: str) -> str:
 
 
 def differences(groups: Mapping[str, Sequence[Run]]) -> list[Difference]:
-    """Every setting and fact in which the groups differ (seeds aside); a group whose own runs differ shows each value."""
+    """Return every setting and fact in which the groups differ (seeds aside); a group whose own runs differ shows each value."""
     shared = set(next(iter(groups.values()))[0].config.as_dict())
     settled = {label: settings(group[0].config) for label, group in groups.items()}
     rows = []
@@ -63,7 +63,7 @@ def differences(groups: Mapping[str, Sequence[Run]]) -> list[Difference]:
 
 
 def _hashes(groups: Mapping[str, Sequence[Run]]) -> dict[str, str]:
-    """label -> hashes of the images for the seeds that all groups have: which images --limit takes depends on the seed."""
+    """Return a dict label -> hashes of the images for the seeds that all groups have: which images --limit takes depends on the seed."""
     seeds = set.intersection(*({run.config.seed for run in group} for group in groups.values()))
     return {
         label: ", ".join(

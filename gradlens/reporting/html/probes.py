@@ -19,7 +19,7 @@ from gradlens.training.run_directory import Run
 
 
 def section(held: ReportContext) -> ReportSection:
-    """What a linear probe reads on every block, beside its controls; whether the classes are strictly separable."""
+    """Return what a linear probe reads on every block, beside its controls; whether the classes are strictly separable."""
     shown = ReportSection("separability", "Linear separability")
     results = stored(held, shown, "probe", "gradlens probe {}")
     if not results:
@@ -36,7 +36,7 @@ def section(held: ReportContext) -> ReportSection:
 
 
 def _accuracy(held: ReportContext, results: Mapping[Path, Result], network: str, labels: str = "true", half: str = "test") -> Cells:
-    """Accuracies of the probes of one network, by label and block."""
+    """Return accuracies of the probes of one network, by label and block."""
 
     def of(_: Run, result: Result) -> Any:
         rows = [r for r in rows_of(result, "rows", "block", "network") if r["network"] == network and r.get("labels", "true") == labels]
@@ -74,7 +74,7 @@ def _by_block(held: ReportContext, results: Mapping[Path, Result], shown: Report
 
 
 def _over_time(held: ReportContext, results: Mapping[Path, Result]) -> list[Chart]:
-    """A chart a block, of accuracy over updates, where more than one step was probed."""
+    """Return a chart a block, of accuracy over updates, where more than one step was probed."""
 
     def of(_: Run, result: Result) -> Any:
         rows = [r for r in rows_of(result, "rows", "block", "network", "step") if r["network"] == "trained"]

@@ -24,7 +24,7 @@ class Answer(NamedTuple):
 
 
 def answers(found: Sequence[MethodSummary], notices: Sequence[Notice]) -> list[Answer]:
-    """Which rule to use, and what a low cosine means; nothing where runs are unlike, or no rule stands beside backprop."""
+    """Answer which rule to use, and what a low cosine means; nothing where runs are unlike, or no rule stands beside backprop."""
     if any(notice.unlike for notice in notices) or not (compared := comparable(found)):
         return []
     far = [s for s, _ in compared if s.worst and s.method != BASELINE and s.trained and s.worst.mean < FAR]
@@ -34,7 +34,7 @@ def answers(found: Sequence[MethodSummary], notices: Sequence[Notice]) -> list[A
 
 
 def _points(s: MethodSummary) -> float:
-    """Points against backprop; of what is compared, all have some."""
+    """Return points against backprop; of what is compared, all have some."""
     return s.against.points.mean if s.against else -math.inf
 
 

@@ -26,7 +26,7 @@ DEPTH = {  # quantity -> title, y axis
 
 
 def section(held: ReportContext) -> ReportSection:
-    """Rank, class separation and information of every block; how alike two networks' blocks are."""
+    """Return rank, class separation and information of every block; how alike two networks' blocks are."""
     shown = ReportSection("representations", "Representations")
     results = stored(held, shown, "representations", "gradlens representations {}")
 

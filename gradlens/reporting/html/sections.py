@@ -29,14 +29,14 @@ NO_COSINE = TableCell("–", none=True)
 
 
 def _worst_cell(s: MethodSummary) -> TableCell:
-    """The layer of the lowest cosine, where one is lower than the others."""
+    """Return the layer of the lowest cosine, where one is lower than the others."""
     if s.worst is None or s.method == BASELINE or s.worst.mean >= SAME_TO:
         return TableCell("–")
     return TableCell(f"{s.worst.layer} {short_number(s.worst.mean)}", compact(s.worst.mean))
 
 
 def summary(held: ReportContext) -> Table:
-    """The verdict's numbers."""
+    """Return the verdict's numbers."""
     rows = []
     for s in held.standings:
         against = s.against
@@ -66,7 +66,7 @@ def summary(held: ReportContext) -> Table:
 
 
 def learning(held: ReportContext) -> ReportSection:
-    """Losses and accuracies over epochs."""
+    """Return losses and accuracies over epochs."""
     section = ReportSection("curves", "Learning curves")
     points = curve_points(held.runs)
     splits = dict.fromkeys(p.split for p in points)
@@ -98,7 +98,7 @@ def learning(held: ReportContext) -> ReportSection:
 
 
 def at_steps(points: Sequence[LayerPoint], order: Iterable[str]) -> dict[str, Any]:
-    """The cosines of every method, layer and step, for the slider and the maps: lines by layer and the union of steps."""
+    """Return the cosines of every method, layer and step, for the slider and the maps: lines by layer and the union of steps."""
     return {"layers": by_layer(points, order), "steps": sorted({p.step for p in points})}
 
 
@@ -140,7 +140,7 @@ def where_and_when(held: ReportContext) -> ReportSection:
 
 
 def last_step_rows(held: ReportContext) -> list[tuple[TableCell, list[TableCell]]]:
-    """The slice that is shown before the slider is moved: each method at its own last recorded step."""
+    """Return the slice that is shown before the slider is moved: each method at its own last recorded step."""
     layers = list(dict.fromkeys(p.layer for p in held.cosines))
     last: dict[tuple[str, str], LayerPoint] = {}
     for p in held.cosines:
@@ -155,7 +155,7 @@ def last_step_rows(held: ReportContext) -> list[tuple[TableCell, list[TableCell]
 
 
 def training(held: ReportContext) -> ReportSection:
-    """Cosines over training with chance and noise."""
+    """Return cosines over training with chance and noise."""
     section = ReportSection("training", "Cosine over training, with chance and noise")
     if not held.cosines:
         section.command = RECORDS
@@ -245,7 +245,7 @@ def _machine(run: Run) -> str:
 
 
 def differing_settings(held: ReportContext) -> ReportSection:
-    """The settings in which groups of runs differ, side by side."""
+    """Return the settings in which groups of runs differ, side by side."""
     section = ReportSection("differences", "Differences of the runs", kind="differences")
     if len(held.groups) == 1:
         section.missing.append("One method with one setting: nothing differs but the seed.")
@@ -276,7 +276,7 @@ class Described(NamedTuple):
 
 
 def described_runs(held: ReportContext) -> list[Described]:
-    """Every run's full config, versions, machine and command line."""
+    """Return every run's full config, versions, machine and command line."""
     found = []
     for label, group in held.groups.items():
         for run in group:
@@ -298,12 +298,12 @@ def described_runs(held: ReportContext) -> list[Described]:
 
 
 def configs(held: ReportContext) -> ReportSection:
-    """How each run was made."""
+    """Return how each run was made."""
     return ReportSection("config", "Configurations and versions", kind="config")
 
 
 def strip(s: MethodSummary, layers: Sequence[str]) -> list[tuple[str, str, int | None]]:
-    """A line of squares, one a layer, bottom first: (layer, cosine in words, colour)."""
+    """Return a line of squares, one a layer, bottom first: (layer, cosine in words, colour)."""
     at = {row.layer: row.mean for row in s.layers}
     return [(layer, short_number(at[layer]) if layer in at else "not recorded", cosine_bin(at.get(layer, math.nan))) for layer in layers]
 

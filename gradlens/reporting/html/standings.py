@@ -57,7 +57,7 @@ class MethodSummary(NamedTuple):
 
 
 def below_top(layers: Sequence[str]) -> list[str]:
-    """The layers below the top block, whose gradient most rules leave as it is; all of them where there is only one block.
+    """Return the layers below the top block, whose gradient most rules leave as it is; all of them where there is only one block.
 
     >>> below_top(["block1.conv", "block2.conv", "top.hidden", "top.out"])
     ['block1.conv', 'block2.conv']
@@ -67,12 +67,12 @@ def below_top(layers: Sequence[str]) -> list[str]:
 
 
 def held_out(run: Run) -> list[Metric]:
-    """The rows of the held-out split, in order."""
+    """Return the rows of the held-out split, in order."""
     return [m for m in run.metrics if m.split not in (TRAIN, TRAIN_EVAL)]
 
 
 def _reference(group: Sequence[Run], groups: Mapping[str, Sequence[Run]]) -> str | None:
-    """The bp group on the same data and network, with the fewest other settings that differ."""
+    """Return the bp group on the same data and network, with the fewest other settings that differ."""
     fitting = [label for label, other in groups.items() if other[0].config.method == BASELINE and alike(group, other)]
     mine = group[0].config.as_dict(exclude={"method", "options", "seed"})
     return min(
@@ -100,14 +100,14 @@ def _time(pairs: Sequence[tuple[Run, Run]]) -> tuple[Interval, bool]:
 
 
 def _pace_varies(group: Sequence[Run]) -> float:
-    """How steady the machine was: the range of the middle half of a run's epochs over their median; the largest of the runs."""
+    """Return how steady the machine was: the range of the middle half of a run's epochs over their median; the largest of the runs."""
     timed = [times for run in group if len(times := seconds_per_image(run)) > 1]
     spreads = [(q[2] - q[0]) / q[1] for times in timed for q in [quantiles(times, n=4, method="inclusive")]]
     return max(spreads, default=0.0)
 
 
 def chance_limit(a: MethodSummary, b: MethodSummary) -> float:
-    """Difference of two accuracies up to which the draw of the held-out images alone explains it, in 19 of 20 draws; NaN if unknown.
+    """Return the difference of accuracies up to which the draw of the held-out images alone explains it, in 19 of 20 draws; NaN if unknown.
 
     Half the interval of Agresti and Caffo (2000): two binomials, each with one right and one wrong answer added. Both networks answer
     the same images, so their errors mostly go together and the real limit is lower; another seed's training is not in it.
@@ -132,7 +132,7 @@ def _against(group: Sequence[Run], label: str, groups: Mapping[str, Sequence[Run
 
 
 def _lengths(run: Run, other: Run) -> str:
-    """How long two runs are trained by their configs, where that differs."""
+    """Return how long two runs are trained by their configs, where that differs."""
     for name in ("epochs", "steps"):
         mine, theirs = run.config.as_dict()[name], other.config.as_dict()[name]
         if mine != theirs:
@@ -141,7 +141,7 @@ def _lengths(run: Run, other: Run) -> str:
 
 
 def _mean_cosines(group: Sequence[Run], layers: Sequence[str]) -> tuple[dict[int, float], int]:
-    """seed -> the mean cosine of those layers that have one in every seed; and how many these are."""
+    """Return a dict seed -> the mean cosine of those layers that have one in every seed; and how many these are."""
     seeds = {run.config.seed: {row.layer: row.mean for row in final_values([run], "cosine")} for run in group}
     seeds = {seed: rows for seed, rows in seeds.items() if rows}
     shared = [name for name in layers if seeds and all(math.isfinite(rows.get(name, math.nan)) for rows in seeds.values())]
@@ -149,14 +149,14 @@ def _mean_cosines(group: Sequence[Run], layers: Sequence[str]) -> tuple[dict[int
 
 
 def _above_chance(group: Sequence[Run], layer: str) -> tuple[Interval, Interval]:
-    """A layer's null cosine, and by how much its cosine is above it at the same steps, seed by seed."""
+    """Return a layer's null cosine, and by how much its cosine is above it at the same steps, seed by seed."""
     found = [{row.quantity: row.mean for row in alignment_values([run]) if row.layer == layer} for run in group]
     found = [seed for seed in found if {"cosine", "null_cosine"} <= set(seed)]
     return interval(seed["null_cosine"] for seed in found), interval(seed["cosine"] - seed["null_cosine"] for seed in found)
 
 
 def method_summaries(groups: Mapping[str, Sequence[Run]]) -> list[MethodSummary]:
-    """Where each group of runs stands, in the groups' order.
+    """Return where each group of runs stands, in the groups' order.
 
     Args:
         groups: label -> the runs of all seeds, from :func:`gradlens.training.run_groups.group_runs`.

@@ -21,7 +21,7 @@ Result = Mapping[str, Any]
 
 
 def stored(held: ReportContext, section: ReportSection, name: str, command: str) -> dict[Path, Result]:
-    """run directory -> what a command stored there; the section names what is missing or unreadable."""
+    """Return a dict run directory -> what a command stored there; the section names what is missing or unreadable."""
     found: dict[Path, Result] = {}
     without = []
     for run in held.runs:
@@ -46,7 +46,7 @@ def stored(held: ReportContext, section: ReportSection, name: str, command: str)
 
 
 def value(row: Mapping[str, Any], *names: str) -> float:
-    """A stored number, by the names on the way to it; NaN where there is none (null, or missing)."""
+    """Return a stored number, by the names on the way to it; NaN where there is none (null, or missing)."""
     at: Any = row
     for name in names:
         at = at.get(name) if isinstance(at, Mapping) else None
@@ -76,7 +76,7 @@ OWN = ("weights", "label hash", "labels", "pictures", "updates", "seed", "read")
 
 
 def _protocol_lines(content: Any, path: str = "") -> list[tuple[str, str]]:
-    """(name, in words) of everything in a nested protocol."""
+    """Return (name, in words) of everything in a nested protocol."""
     if isinstance(content, Mapping):
         return [pair for name, inner in content.items() for pair in _protocol_lines(inner, f"{path} {name}".strip().replace("_", " "))]
     if isinstance(content, list):
@@ -85,13 +85,13 @@ def _protocol_lines(content: Any, path: str = "") -> list[tuple[str, str]]:
 
 
 def last(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Rows of the last step among them."""
+    """Return rows of the last step among them."""
     end = max((value(row, "step") for row in rows if math.isfinite(value(row, "step"))), default=math.nan)
     return [row for row in rows if value(row, "step") == end or math.isnan(end)]
 
 
 def result_of(run: Run, name: str) -> Result | None:
-    """What a command stored in a run's directory; None where that is nothing, or cannot be read."""
+    """Return what a command stored in a run's directory; None where that is nothing, or cannot be read."""
     try:
         return load_result(run.path, name)
     except InputError:

@@ -78,7 +78,7 @@ def _accuracy(s: MethodSummary) -> str:
 
 
 def _sure(points: Interval) -> str:
-    """What keeps a difference from being sure."""
+    """Return what keeps a difference from being sure."""
     if not math.isfinite(points.low):
         return "one seed" if points.n == 1 else "no seed in common"
     return "" if points.low > 0 or points.high < 0 else "not distinguishable"
@@ -105,14 +105,14 @@ class VerdictLine(NamedTuple):
 
 
 def verdict_line(s: MethodSummary) -> VerdictLine:
-    """One group in one line: gradient and where it is worst; accuracy; time."""
+    """Describe one group in one line: gradient and where it is worst; accuracy; time."""
     unfinished = "" if all(run.finished for run in s.runs) else "unfinished: "
     gradient = "; ".join(part for part in (_gradient(s), _where(s)) if part)
     return VerdictLine(*(f"{part[0].upper()}{part[1:]}." if part else "" for part in (gradient, unfinished + _accuracy(s), _pace(s))))
 
 
 def _nearest(found: Sequence[MethodSummary]) -> list[str]:
-    """Which method's gradient is nearest to the true one below the top block, which is farthest, and which have none.
+    """Return which method's gradient is nearest to the true one below the top block, which is farthest, and which have none.
 
     What was recorded of the untrained network alone is not ranked: it is no evidence about training.
     """
@@ -139,7 +139,7 @@ def _rankable(s: MethodSummary) -> bool:
 
 
 def comparable(found: Sequence[MethodSummary]) -> list[tuple[MethodSummary, MethodSummary]]:
-    """Pair (group, its baseline) where final accuracies may be compared: both finished, trained equally long."""
+    """Return each pair (group, its baseline) where final accuracies may be compared: both finished, trained equally long."""
     by = {s.label: s for s in found}
     pairs = [(s, by[s.against.label]) for s in found if s.against and s.against.label in by]
     return [
@@ -150,7 +150,7 @@ def comparable(found: Sequence[MethodSummary]) -> list[tuple[MethodSummary, Meth
 
 
 def single_seed_limit(compared: Sequence[tuple[MethodSummary, MethodSummary]]) -> float:
-    """The difference below which accuracies of one seed are called chance: one number for all that are put beside a baseline.
+    """Return the difference below which accuracies of one seed are called chance: one number for all that are put beside a baseline.
 
     It is the largest limit of those pairs that lie below their own, or where none does, the largest that all lie above; rounded up to a
     tenth of a point, as it is written. NaN if unknown.
@@ -171,12 +171,12 @@ def difference_is_chance(s: MethodSummary, limit: float) -> bool:
 
 
 def _size(points: float) -> str:
-    """The size of a difference, without a decimal from ten points on."""
+    """Return the size of a difference, without a decimal from ten points on."""
     return short_number(abs(points), 0 if abs(points) >= 0.0995 else 1, scale=100)
 
 
 def _gap(s: MethodSummary) -> str:
-    """A difference with its interval, as in "9.3 (9.0 to 9.6)"."""
+    """Return a difference with its interval, as in "9.3 (9.0 to 9.6)"."""
     assert s.against is not None
     points = s.against.points
     if not math.isfinite(points.low):
@@ -246,7 +246,7 @@ def _chance(compared: Sequence[tuple[MethodSummary, MethodSummary]], limit: floa
 
 
 def _accuracies(found: Sequence[MethodSummary]) -> list[str]:
-    """How accurate each method is beside bp, of those trained as long; ties are ties."""
+    """Return how accurate each method is beside bp, of those trained as long; ties are ties."""
     if not any(s.against and math.isfinite(s.against.points.mean) for s in found):
         return _without_baseline(found)
     if not (compared := comparable(found)):
@@ -260,7 +260,7 @@ def _accuracies(found: Sequence[MethodSummary]) -> list[str]:
 
 
 def _without_baseline(found: Sequence[MethodSummary]) -> list[str]:
-    """What is missing where no accuracy can be put beside bp's."""
+    """Return what is missing where no accuracy can be put beside bp's."""
     if any(s.method == BASELINE for s in found):
         other = any(s.method != BASELINE for s in found)
         return [f"No {BASELINE} run can be compared with the other methods: their cost is unknown."] if other else []
@@ -272,7 +272,7 @@ def _without_baseline(found: Sequence[MethodSummary]) -> list[str]:
 
 
 def headline(found: Sequence[MethodSummary], notices: Sequence[Notice]) -> list[str]:
-    """The verdict in two or three sentences; methods on different data or networks are not ranked."""
+    """Return the verdict in two or three sentences; methods on different data or networks are not ranked."""
     if any(notice.unlike for notice in notices):
         return ["These runs have different data or networks: they are listed separately below and not ranked."]
     if all(s.method == BASELINE for s in found):

@@ -17,5 +17,5 @@ def listed(names: Iterable[str]) -> str:
 
 
 def in_words(value: Any) -> str:
-    """A setting as it is shown."""
+    """Return a setting as it is shown."""
     return {None: "none", False: "no", True: "yes"}[value] if value is None or isinstance(value, bool) else str(value)

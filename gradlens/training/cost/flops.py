@@ -63,7 +63,7 @@ class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def count(f: Callable[..., object], *args: Any) -> int:
-    """The multiply-adds of ``f(*args)``, which is run.
+    """Count the multiply-adds of ``f(*args)``, which is run.
 
     Code that torch.compile has compiled cannot be counted: count what it was compiled from.
 

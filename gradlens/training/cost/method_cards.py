@@ -35,7 +35,7 @@ class Card(NamedTuple):
 
 
 def own_numbers(config: Config, device: torch.device) -> tuple[int, int]:
-    """(trained, fixed) numbers of a rule's own modules on the card's network; running statistics of BatchNorm are not counted."""
+    """Return (trained, fixed) numbers of a rule's own modules on the card's network; running statistics of BatchNorm are not counted."""
     method = build_model_and_method(config, SHAPE, CLASSES, device).method
     statistics = ("running_mean", "running_var", "num_batches_tracked")
     fixed = sum(b.numel() for name, b in method.named_buffers() if not name.endswith(statistics))
@@ -43,7 +43,7 @@ def own_numbers(config: Config, device: torch.device) -> tuple[int, int]:
 
 
 def cards(device: torch.device, progress: Progress = no_progress, methods: Sequence[str] = CARDED, rounds: int = ROUNDS) -> list[Card]:
-    """The cards of some rules with their default options, measured in one interleaved run.
+    """Measure the cards of some rules with their default options, measured in one interleaved run.
 
     Args:
         device: where to measure.

@@ -47,7 +47,7 @@ class Gain(NamedTuple):
 
 
 def generated(shape: tuple[int, int, int], classes: int, images: int, seed: int) -> Data:
-    """Random images and labels."""
+    """Generate random images and labels."""
     g = torch.Generator().manual_seed(seed)
 
     def split(n: int) -> Split:
@@ -136,7 +136,7 @@ def _measure(
 
 
 def _bytes_sent(state: TrainState) -> int:
-    """Bytes that this rank has sent from block to block so far; 0 where blocks are not spread."""
+    """Count the bytes that this rank has sent from block to block so far; 0 where blocks are not spread."""
     return state.stage.bytes_sent() if isinstance(state.stage, LayerStage) else 0
 
 
@@ -198,5 +198,5 @@ def bench_ranks(
 
 
 def to_json(rows: Sequence[Gain], about: dict[str, Any]) -> str:
-    """The rows and what they are about."""
+    """Return the rows and what they are about."""
     return json.dumps({**about, "rows": [row._asdict() for row in rows]}, indent=1) + "\n"

@@ -165,7 +165,7 @@ def _doer(task: Task) -> tuple[int, int]:
 
 
 def memory(tasks: Sequence[Task], spans: Sequence[Span], costs: Costs, stages: Stages, parts: int = 1, queue: int = 0) -> list[int]:
-    """Bytes that each worker holds at its peak.
+    """Count the bytes that each worker holds at its peak.
 
     Parameters, gradients and the optimiser's state of its blocks all the time; a block's graph and output from its forward to its
     backward pass; what came from below until the block that read it has gone backward; what came from above until it is used.
@@ -232,7 +232,7 @@ def _updates_between(tasks: Sequence[Task], spans: Sequence[Span]) -> float:
 
 
 def _ages(schedule: Schedule, tasks: Sequence[Task], spans: Sequence[Span], stages: Stages, s: int) -> list[int]:
-    """The turns of worker s since what it reads came, at each of its turns."""
+    """Return the turns of worker s since what it reads came, at each of its turns."""
     came = deque(sorted(span.end for t, span in zip(tasks, spans, strict=True) if t.to == s))
     turns = (span.start for t, span in zip(tasks, spans, strict=True) if (t.kind, t.block) == ("forward", stages[s][0]))
     ages, queue = list[int](), deque[list[int]](maxlen=max(1, schedule.queue))  # [times read, −turn of its coming]
@@ -247,12 +247,12 @@ def _ages(schedule: Schedule, tasks: Sequence[Task], spans: Sequence[Span], stag
 
 
 def balanced_split(costs: Costs, workers: int, cuts: Sequence[int]) -> list[range]:
-    """The blocks of each worker, as even as can be; workers beyond the parts that there can be get none."""
+    """Return the blocks of each worker, as even as can be; workers beyond the parts that there can be get none."""
     return partition([cost.seconds for cost in costs], min(workers, len(cuts) + 1), cuts)
 
 
 def throughput_point(schedule: Schedule, costs: Costs, stages: Stages, link: Link, batches: int, workers: int) -> ThroughputPoint:
-    """What a schedule comes to."""
+    """Summarise a schedule."""
     tasks = schedule.tasks(costs, stages, batches)
     spans = simulate(tasks, link)
     makespan, work = max(span.end for span in spans), sum(cost.seconds for cost in costs)
@@ -273,7 +273,7 @@ def throughput_point(schedule: Schedule, costs: Costs, stages: Stages, link: Lin
 
 
 def gantt_bars(schedule: Schedule, costs: Costs, stages: Stages, link: Link, batches: int) -> list[Bar]:
-    """The boxes of a picture: neighbouring tasks of one kind and batch are one box, messages one each."""
+    """Return the boxes of a picture: neighbouring tasks of one kind and batch are one box, messages one each."""
     tasks = schedule.tasks(costs, stages, batches)
     found: list[Bar] = []
     last: dict[int, int] = {}  # worker -> its latest box
@@ -308,7 +308,7 @@ class Measured(NamedTuple):
 
 
 def measure_costs(config: Config, shape: tuple[int, int, int], classes: int, device: torch.device, rounds: int) -> Measured:
-    """What the blocks of a config's rule cost on generated images.
+    """Measure what the blocks of a config's rule cost on generated images.
 
     Args:
         config: method, model, batch size, optimiser.
@@ -326,7 +326,7 @@ def measure_costs(config: Config, shape: tuple[int, int, int], classes: int, dev
 
 
 def costs_from_rows(config: Config, shape: tuple[int, int, int], classes: int, rows: Sequence[CostRow]) -> Measured:
-    """What :func:`measure_costs` gave before, from its rows.
+    """Return what :func:`measure_costs` gave before, from its rows.
 
     Raises:
         InputError: the rows are of other blocks.
@@ -351,7 +351,7 @@ def _batch(config: Config, method: Method, shape: tuple[int, int, int], classes:
 def throughput_curves(
     found: Sequence[Measured], link: Link, batches: int, parts: int, workers: Sequence[int] = WORKERS
 ) -> list[ThroughputPoint]:
-    """Every schedule of every rule on each number of workers, and on as many as each rule's blocks can be parted for."""
+    """Return every schedule of every rule on each number of workers, and on as many as each rule's blocks can be parted for."""
     points: list[ThroughputPoint] = []
     workers = sorted({*workers, *(len(one.cuts) + 1 for one in found)})
     for one in found:
@@ -366,7 +366,7 @@ def throughput_curves(
 
 
 def pictured(found: Sequence[Measured], workers: int, link: Link, parts: int, seconds: float) -> list[Bar]:
-    """The boxes of every schedule of every rule until some moment; those that begin before it."""
+    """Return the boxes of every schedule of every rule until some moment; those that begin before it."""
     rows: list[Bar] = []
     for one in found:
         stages = balanced_split(one.costs, workers, one.cuts)
@@ -379,5 +379,5 @@ def pictured(found: Sequence[Measured], workers: int, link: Link, parts: int, se
 
 
 def first_batches(found: Sequence[Measured]) -> float:
-    """Seconds worth drawing: what one worker needs for two batches of the cheapest rule, and a bit."""
+    """Return seconds worth drawing: what one worker needs for two batches of the cheapest rule, and a bit."""
     return 2.3 * min(sum(cost.seconds for cost in one.costs) for one in found)

@@ -69,7 +69,7 @@ class Bench:
     rows: list[Cost]
 
     def to_json(self) -> str:
-        """The whole as a JSON object, with a list of objects under ``rows``."""
+        """Return the whole as a JSON object, with a list of objects under ``rows``."""
         return json.dumps(asdict(self), indent=2) + "\n"
 
 
@@ -102,7 +102,7 @@ class _Candidate:
     task: _Step | None = None  # making views, patches or masks: part of the step
 
     def steps(self) -> list[tuple[str, _Step]]:
-        """What there is to measure, named."""
+        """List what is measured, by name."""
         name = f"{self.method} {self.precision}"
         others = ((f"{name}, recorded", self.recorded), (f"{name}, views", self.task))
         return [(name, self.step), *((text, step) for text, step in others if step)]
@@ -173,7 +173,7 @@ def _shape(x: Tensor) -> tuple[int, int, int]:
 
 
 def _candidates(configs: Sequence[Config], x: Tensor, y: Tensor, classes: int, record: bool) -> list[_Candidate]:
-    """The plain loop first, of each further precision, of the default layout and (with ``record``) in a Lens; then the methods."""
+    """Return the plain loop first, of each further precision, of the default layout and (with ``record``) in a Lens; then the methods."""
     precisions = {config.precision: config for config in reversed(configs)}
     first = configs[0]
     others = [config for name, config in precisions.items() if name != first.precision]
@@ -240,7 +240,7 @@ def _weigh(step: _Step, optimizer: torch.optim.Optimizer, device: torch.device, 
 
 
 def _recorded_every(n: int, step: _Step, recorded: _Step) -> _Step:
-    """A loop that records every n-th step, from one step of each kind: n−1 unrecorded, one recorded."""
+    """Return a loop that records every n-th step, from one step of each kind: n−1 unrecorded, one recorded."""
     return _Step(
         step.run,
         multiply_adds=((n - 1) * step.multiply_adds + recorded.multiply_adds) / n,
@@ -250,7 +250,7 @@ def _recorded_every(n: int, step: _Step, recorded: _Step) -> _Step:
 
 
 def _median_ratio(mine: Sequence[float], theirs: Sequence[float]) -> float:
-    """The median of each round's ratio: what changes from round to round for all loops alike cancels."""
+    """Return the median of each round's ratio: what changes from round to round for all loops alike cancels."""
     return median(a / b for a, b in zip(mine, theirs, strict=True))
 
 

@@ -20,14 +20,14 @@ Array = NDArray[np.float64]
 
 
 def features(centred: Tensor, budget: int) -> Tensor:
-    """What a learner reads: [N, d] -> (x / ‖x‖, 1) / √2 [N, ≤ budget + 1], float64, of norm 1 (less only where x is 0)."""
+    """Return what a learner reads: [N, d] -> (x / ‖x‖, 1) / √2 [N, ≤ budget + 1], float64, of norm 1 (less only where x is 0)."""
     x = pooled(centred.double(), budget)
     x = x / x.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
     return torch.cat([x, torch.ones_like(x[:, :1])], 1) / 2**0.5
 
 
 def loss_and_slope(w: Tensor, x: Tensor, y: Tensor) -> tuple[float, Tensor]:
-    """The mean multinomial logistic loss of W [classes, D] on x [N, D], y [N], in nats, and its slope in W."""
+    """Return the mean multinomial logistic loss of W [classes, D] on x [N, D], y [N], in nats, and its slope in W."""
     z = x @ w.T
     log_p = z - z.logsumexp(1, keepdim=True)
     rows = torch.arange(len(y))
@@ -37,7 +37,7 @@ def loss_and_slope(w: Tensor, x: Tensor, y: Tensor) -> tuple[float, Tensor]:
 
 
 def onto_ball(u: Tensor, radius: float, shrink: Callable[[float], tuple[Tensor, Tensor]]) -> Tensor:
-    """The point of the ball ‖w‖ ≤ radius nearest to u in the norm of a positive definite A: (I + ν A⁻¹)⁻¹ u for the ν ≥ 0 that fits.
+    """Return the point of the ball ‖w‖ ≤ radius nearest to u in the norm of a positive definite A: (I + ν A⁻¹)⁻¹ u for the ν ≥ 0 that fits.
 
     ν is found by Newton's method on 1/‖w(ν)‖ − 1/radius, which is concave and rises to 0 from ν = 0 (Moré & Sorensen 1983).
 
@@ -98,7 +98,7 @@ class GradientDescent(Learner):
         return w * min(1.0, self.radius / max(float(w.norm()), self.radius))
 
     def bound(self) -> float:
-        """3/2 G D √T."""
+        """Return 3/2 G D √T."""
         return 1.5 * SLOPE * 2 * self.radius * math.sqrt(self.rounds)
 
 
@@ -129,7 +129,7 @@ class AdaGrad(Learner):
         return onto_ball(u, self.radius, shrink)
 
     def bound(self) -> float:
-        """√2 D Σ_i ‖g_{1:T,i}‖."""
+        """Return √2 D Σ_i ‖g_{1:T,i}‖."""
         return 2**0.5 * 2 * self.radius * float(self.squares.sqrt().sum())
 
 
@@ -169,7 +169,7 @@ class NewtonStep(Learner):
         return onto_ball(u, self.radius, shrink)
 
     def bound(self) -> float:
-        """(1 + log det(A / ε)) / 2β."""
+        """Return (1 + log det(A / ε)) / 2β."""
         return (1 + self.log_det) / (2 * self.beta)
 
 

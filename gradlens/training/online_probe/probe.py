@@ -48,7 +48,7 @@ class BlockProbe:
         self.learners = {name: kind(classes, sizes[name]) for name, kind in LEARNERS.items()}
 
     def centred(self, x: Tensor) -> Tensor:
-        """What the stream stores of pooled features [N, d]: the mean of earlier rounds subtracted, float32; moves the mean."""
+        """Return what the stream stores of pooled features [N, d]: the mean of earlier rounds subtracted, float32; moves the mean."""
         now = x.double().mean(0)
         if not self.rounds:
             self.mean = now
@@ -58,7 +58,7 @@ class BlockProbe:
         return centred
 
     def state(self) -> dict[str, Any]:
-        """Plain tensors and numbers, for a checkpoint; copies, since learners change theirs in place."""
+        """Return plain tensors and numbers, for a checkpoint; copies, since learners change theirs in place."""
         learners = {name: deepcopy(vars(learner)) for name, learner in self.learners.items()}
         return {"mean": self.mean, "rounds": self.rounds, "cumulative": dict(self.cumulative), "learners": learners}
 
@@ -116,11 +116,11 @@ class OnlineProbe:
         return rows, streams
 
     def regret(self, run_dir: Path) -> list[dict[str, Any]]:
-        """:func:`regret_rows` of the run that this probe was written to."""
+        """Return :func:`regret_rows` of the run that this probe was written to."""
         return regret_rows(run_dir, self.names, self.classes)
 
     def state(self) -> dict[str, Any]:
-        """Plain tensors and numbers, for a checkpoint."""
+        """Return plain tensors and numbers, for a checkpoint."""
         return {name: probe.state() for name, probe in self.blocks.items()}
 
     def restore(self, state: Mapping[str, Any]) -> None:

@@ -28,7 +28,7 @@ class Round(NamedTuple):
 
 
 def read_stream(path: Path) -> Iterator[Round]:
-    """The rounds of a stored stream, in order; one torn off by a crash is left out."""
+    """Yield the rounds of a stored stream, in order; one torn off by a crash is left out."""
     content = memoryview(path.read_bytes())
     at = 0
     while at + 12 <= len(content):
@@ -51,7 +51,7 @@ class Hindsight(NamedTuple):
 
 
 def best_fixed(x: Array, y: Array, weight: Array, classes: int, radius: float, start: Array | None = None) -> Hindsight:
-    """The W [classes, D] with ‖W‖ ≤ radius of the least Σ weight · loss, within ``PRECISION`` · Σ weight where that can be reached.
+    """Return the W [classes, D] with ‖W‖ ≤ radius of the least Σ weight · loss, within ``PRECISION`` · Σ weight where that can be reached.
 
     L-BFGS, free until it leaves the ball and then on the sphere that bounds it. Whatever it finds is judged by the gap
     ⟨∇f, W⟩ + radius · ‖∇f‖, which no error of the solver can make too small.
@@ -105,12 +105,12 @@ def best_fixed(x: Array, y: Array, weight: Array, classes: int, radius: float, s
 
 
 def grid(rounds: int) -> list[int]:
-    """1, 2, 4, … and the last round: where regret is measured."""
+    """Return 1, 2, 4, … and the last round: where regret is measured."""
     return [2**k for k in range(rounds.bit_length()) if 2**k < rounds] + [rounds] * (rounds > 0)
 
 
 def regret_rows(run_dir: Path, names: Sequence[str], classes: int) -> list[dict[str, Any]]:
-    """Each learner's regret on the stored stream of each block, on a geometric grid of rounds.
+    """Return each learner's regret on the stored stream of each block, on a geometric grid of rounds.
 
     A row: block, learner, rounds, step (the update of the last round), loss (cumulative), best_in_hindsight (cumulative, of the probe
     found), regret_low = loss − best_in_hindsight and regret_high, between which the regret lies, regret (= regret_low, their difference

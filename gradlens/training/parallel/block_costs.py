@@ -49,7 +49,7 @@ class BlockCost(NamedTuple):
 
 
 def block_costs(network: ModelAndMethod, config: Config, x: Tensor, y: Tensor, rounds: int = 3) -> list[BlockCost]:
-    """What each block of a rule costs, from real steps of the rule on copies: the network and torch's random streams stay as they are.
+    """Measure the cost of each block of a rule in real steps on copies: the network and torch's random streams do not change.
 
     A block is timed within whole steps of :func:`backward`, so that caches are as in training. Rounds of steps and
     of optimiser steps alternate, each lasts at least ``SHORTEST``; the least of the rounds' medians is given, since other work on a
@@ -168,7 +168,7 @@ class _Meter:
             del p  # so that its graph is freed when `backward` has used it
 
     def optimizers(self, k: int) -> tuple[Optimizer | None, Optimizer | None]:
-        """The optimiser over block k with what learns there, and the one over the latter alone; gradients are put."""
+        """Return the optimiser over block k with what learns there, and the one over the latter alone; gradients are put."""
         grad, own = self.grads[k]
         block = dict(self.network.model[k].named_parameters())
         mine = {name: self.network.method.get_parameter(name) for name in own}

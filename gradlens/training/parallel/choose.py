@@ -70,7 +70,7 @@ def add_stage(state: TrainState) -> None:
 
 
 def measure_costs(state: TrainState) -> list[float]:
-    """Seconds of one batch in each block, as rank 0 measures them. Collective: call on every rank."""
+    """Measure the seconds of one batch in each block, as rank 0 measures them. Collective: call on every rank."""
     ranks = state.ranks
 
     def measure() -> list[float] | None:
@@ -83,7 +83,7 @@ def measure_costs(state: TrainState) -> list[float]:
 
 
 def make_stage(state: TrainState, costs: Sequence[float] | None = None) -> Stage:
-    """What makes this process's updates of a run, by itself: nothing is measured or sent.
+    """Return what makes this process's updates of a run, by itself: nothing is measured or sent.
 
     Args:
         state: the run, which has no stage yet.

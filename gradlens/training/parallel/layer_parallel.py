@@ -219,7 +219,7 @@ class LayerParallel(LayerStage):
         return self.method.learn(p.k, p, signal, Grad(None, {}, ()), above)
 
     def finish_pending(self) -> list[tuple[int, Outcome]]:
-        """The batches that still wait for the next rank's message."""
+        """Return the batches that still wait for the next rank's message."""
         return [(self.begun.step, self._finish_one()) for _ in range(len(self.queue) + len(self.unlearned))]
 
     def _finish_one(self) -> Outcome:

@@ -12,12 +12,12 @@ from gradlens.runtime.errors import InputError
 
 
 def allowed_cuts(method: Method) -> list[int]:
-    """Boundaries (c: between blocks c−1 and c) at which two workers can part: :meth:`Method.can_split_after`."""
+    """Return boundaries (c: between blocks c−1 and c) at which two workers can part: :meth:`Method.can_split_after`."""
     return [k + 1 for k in range(method.output_block) if method.can_split_after(k)]
 
 
 def partition(costs: Sequence[float], parts: int, allowed: Collection[int]) -> list[range]:
-    """Contiguous blocks for each worker such that the largest sum of costs is as small as can be; of several such splits the first.
+    """Return contiguous blocks for each worker such that the largest sum of costs is as small as can be; of several such splits the first.
 
     Splits are ordered by their cuts, the lowest cut first.
 
@@ -51,7 +51,7 @@ def partition(costs: Sequence[float], parts: int, allowed: Collection[int]) -> l
 
 
 def split_over(method: Method, costs: Sequence[float], ranks: int, names: Sequence[str], sizes: Sequence[int] | None = None) -> list[range]:
-    """The blocks of each rank, bottom first.
+    """Return the blocks of each rank, bottom first.
 
     Args:
         method: the rule, which defines where blocks can be split.

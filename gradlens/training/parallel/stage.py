@@ -69,17 +69,17 @@ class LayerStage(ABC):
             _broadcast_tensor(tensor, self._owner(self.method.block_of(name)), self.ranks.rank)
 
     def _owner(self, k: int) -> int:
-        """The rank that trains block k; what no rank trains is the last one's."""
+        """Return the rank that trains block k; what no rank trains is the last one's."""
         return next((rank for rank, blocks in enumerate(self.ranges) if k in blocks), self.ranks.num_ranks - 1)
 
     def owned(self) -> set[int]:
-        """The ids of the parameters that this rank trains."""
+        """Return the ids of the parameters that this rank trains."""
         mine = {id(p) for block in self.blocks for p in block.parameters()}
         own = {id(p) for name, p in self.method.named_parameters() if self._owner(self.method.block_of(name)) == self.ranks.rank}
         return mine | own
 
     def optimizer_state(self) -> dict[str, Any]:
-        """The optimiser's state as one process has it, put together on all ranks."""
+        """Return the optimiser's state as in a single process, gathered from all ranks."""
         state = self.optimizer.state_dict()
         mine = self.owned()
         params = [p for group in self.optimizer.param_groups for p in group["params"]]

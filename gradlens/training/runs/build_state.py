@@ -46,7 +46,7 @@ def build_state(
 def build_on_rank(
     config: Config, data: Data, device: torch.device, ranks: ProcessGroup = SINGLE_PROCESS, restored: bool = False
 ) -> TrainState:
-    """:func:`build_state` but for the stage: this rank's own part, in which it neither waits for other ranks nor sends to them."""
+    """Return :func:`build_state` but for the stage: this rank's own part, in which it neither waits for other ranks nor sends to them."""
     network = build_model_and_method(to_be_restored(config) if restored else config, data.shape, len(data.classes), device)
     require_fit(config, network, data, ranks.num_ranks)
     method = network.method

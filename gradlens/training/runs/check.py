@@ -53,7 +53,7 @@ def with_smaller_batch(config: Config, context: RunContext) -> Config:
 
 
 def checked_data(config: Config, context: RunContext) -> Data:
-    """The data of a config, large enough for its batches.
+    """Load the data of a config, large enough for its batches.
 
     Raises:
         InputError: data that cannot be loaded, one class alone, a batch larger than the data are or too small for the rule.

@@ -50,11 +50,11 @@ class AskedComparison:
         return [run.config for run in self.read] + [config for group in self.groups for config in group]
 
     def digest(self) -> str:
-        """Six hex digits of it."""
+        """Return six hex digits of it."""
         return digest_of({"runs": [config.run_name() for config in self.configs], "lr_grid": list(self.grid)})
 
     def folder(self) -> Path:
-        """Where it goes by default."""
+        """Return where it goes by default."""
         methods = list(dict.fromkeys(config.method for config in self.configs))
         data = dict.fromkeys(short_reference("data", Path(config.data.name).resolve().name) or "images" for config in self.configs)
         return COMPARISONS / folder_name(methods, list(data), self.digest())
@@ -156,7 +156,7 @@ def compare_runs(
 
 
 def _places(read: Sequence[Run], groups: Sequence[Sequence[Config]], folder: Path) -> tuple[Path, ...]:
-    """The directories of runs that are there or will be."""
+    """Return the directories of runs that are there or will be."""
     return tuple(dict.fromkeys([*(run.path for run in read), *(folder / RUNS / config.run_name() for group in groups for config in group)]))
 
 
@@ -181,7 +181,7 @@ def _with_best_rates(
 
 
 def rate_text(method: str, rate: ChosenRate) -> str:
-    """The learning rate that was chosen for a method, in words; at an end of the grid with the rates to try next.
+    """Return the learning rate that was chosen for a method, in words; at an end of the grid with the rates to try next.
 
     >>> rate_text("dgl", ChosenRate(0.01, (0.001, 0.01), True))
     'dgl: lr 0.01 of 0.001, 0.01 is best on a fifth of the training images; it is the largest: add 0.1,1 to --lr-grid'

@@ -31,12 +31,12 @@ class LrSearch(NamedTuple):
     runs: list[Run]  # of the trials that did not end before their time
 
     def rate(self, grid: Sequence[float]) -> ChosenRate:
-        """What a comparison keeps of it."""
+        """Return what a comparison keeps of it."""
         return ChosenRate(self.lr, tuple(grid), len(set(grid)) > 1 and self.lr in (min(grid), max(grid)))
 
 
 def choose_lr(config: Config, grid: Sequence[float], share: float, context: RunContext, watch_for: Callable[[Config], Watch]) -> float:
-    """The learning rate that :func:`search_lr` finds best."""
+    """Return the learning rate that :func:`search_lr` finds best."""
     return search_lr(config, grid, share, context, watch_for).lr
 
 
@@ -48,7 +48,7 @@ def search_lr(
     watch_for: Callable[[Config], Watch],
     elsewhere: Sequence[Path] = (),
 ) -> LrSearch:
-    """The learning rate of ``grid`` with the highest final accuracy on a validation split held out of the training images.
+    """Find the learning rate of ``grid`` with the highest final accuracy on a validation split held out of the training images.
 
     Args:
         config: the settings to choose for; its test images are not looked at.
@@ -95,7 +95,7 @@ def _validation_score(run: Run | None) -> float:
 
 
 def rates_beyond(rate: ChosenRate) -> list[float]:
-    """Two learning rates beyond the end of the grid at which the best one lies, as far from each other as those before it.
+    """Return two learning rates beyond the end of the grid at which the best one lies, as far from each other as those before it.
 
     >>> rates_beyond(ChosenRate(1e-3, (1e-4, 3e-4, 1e-3), True)), rates_beyond(ChosenRate(0.01, (0.01, 0.011), True))
     ([0.003, 0.01], [0.008, 0.009])

@@ -39,7 +39,7 @@ class Study(NamedTuple):
 
 
 def read_study(path: Path, methods: Collection[str], flags: Mapping[str, str]) -> Study:
-    """A study file.
+    """Read a study file.
 
     Args:
         path: the file.
@@ -113,5 +113,5 @@ def _flag(name: str, path: Path, flags: Mapping[str, str]) -> str:
 
 
 def place_settings(study: Study) -> dict[str, Any]:
-    """The settings on where runs are made, by flag."""
+    """Return the settings on where runs are made, by flag."""
     return {name: study.settings[name.replace("-", "_")] for name in HERE if name.replace("-", "_") in study.settings}

@@ -82,7 +82,7 @@ def is_finished(point: StudyPoint, out: Path) -> bool:
 
 
 def progress_of(point: StudyPoint, out: Path) -> tuple[int, float]:
-    """(epochs finished, last held-out accuracy or NaN) of a run under way."""
+    """Return (epochs finished, last held-out accuracy or NaN) of a run under way."""
     rows = [row for row in read_table(out / point.name / "metrics.csv", Metric) if row.split in ("test", "validation")]
     return (rows[-1].epoch, rows[-1].accuracy) if rows else (0, float("nan"))
 
