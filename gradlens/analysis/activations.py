@@ -127,7 +127,7 @@ def freeze_module(model: nn.Module, layers: Sequence[str] | None = None, to_inpu
 
 @contextmanager
 def frozen_eval_mode(frozen: FrozenModel) -> Iterator[None]:
-    """Eval mode inside; modes, buffers and random streams as they were after it."""
+    """Set eval mode inside; restore modes, buffers and random streams after it."""
     with preserve_buffers_and_rng(list(frozen.modules)), torch.no_grad(), eval_mode(*frozen.modules):
         yield
 

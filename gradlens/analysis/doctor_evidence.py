@@ -71,7 +71,7 @@ class RunView:
         return [m for m in self.run.metrics if m.split == split and m.epoch > 0]
 
     def need_gradients(self) -> None:
-        """A check of gradients needs some, of as many steps as "the end" is made of: from the untrained network nothing follows."""
+        """Raise MissingEvidence unless gradients were recorded at as many steps as "the end" needs, not of the untrained network only."""
         if not self.run.gradients:
             raise MissingEvidence("no gradients were recorded" + " (--record-every 0)" * (not self.run.config.record.every))
         need_steps(len({row.step for row in self.run.gradients}))
@@ -130,7 +130,7 @@ class RunView:
 
 
 def need_steps(records: int, wanted: int = LAST_STEPS) -> None:
-    """A check needs so many recorded steps."""
+    """Raise MissingEvidence unless there are so many recorded steps."""
     if records < wanted:
         what = f"{records} record{'s' * (records != 1)}"
         raise MissingEvidence(f"too short to judge: {what}, expected {wanted} (a lower --record-every makes more)")
@@ -142,7 +142,7 @@ def values(series: Series) -> list[float]:
 
 
 def step_range(series: Series) -> str:
-    """In words, what a number was taken over."""
+    """Name the steps that a number was taken over."""
     return f"{len(series)} recorded steps, {series[0][0]} to {series[-1][0]}"
 
 

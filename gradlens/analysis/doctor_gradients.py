@@ -76,7 +76,7 @@ def silent(seen: RunView) -> list[Symptom] | None:
 
 
 def _explained(seen: RunView) -> dict[str, Series] | None:
-    """block -> how much of its target the block's synthesiser explained; None for rules without, and untrained runs."""
+    """Return a dict block -> how much of its target the block's synthesiser explained; None for rules without, and untrained runs."""
     if not seen.synthetic or seen.untrained:
         return None
     seen.need_gradients()

@@ -108,7 +108,7 @@ def collapse(seen: RunView) -> list[Symptom]:
 
 
 def jumps(series: Series, material: float) -> Iterator[tuple[int, float, float]]:
-    """(place, value, baseline) of the values that stand out above the median of those before them, only the peak of neighbours.
+    """Yield (place, value, baseline) of values far above the median of those before them, only the peak of neighbours.
 
     Out means by ``material`` and by SPIKE_DEVIATIONS of the noise, which is the scaled median absolute deviation of the changes from one
     value to the next, over √2: a falling trend is no noise.

@@ -195,7 +195,7 @@ def _labelled(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], classes
 
 
 def _chosen(split: Split, images: int | None, half: str, seed: int, classes: int = 0) -> Split:
-    """So many images of a split in a seeded random order."""
+    """Choose so many images of a split in a seeded random order."""
     count = len(split) if images is None else images
     if not 1 <= count <= len(split):
         raise InputError(f"--{half}-images {count}: there are {len(split)} of them")

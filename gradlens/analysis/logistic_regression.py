@@ -150,7 +150,7 @@ class Fitting:
         return loss / len(self.x) + l2 / 2 * float(weight.square().sum()), gradient
 
     def _descend(self, l2: float, enough: float, most: int) -> bool:
-        """L-BFGS until the gradient's norm is small enough, or as small as the precision lets it become; whether that was a step."""
+        """Run L-BFGS until the gradient's norm is small enough, or as small as the precision allows; return whether it made a step."""
         theta, precondition = self.theta, self._preconditioner(l2)
         value, gradient = self.value_and_gradient(theta, l2)
         steps: list[LBFGSStep] = []
@@ -312,7 +312,7 @@ class Nystrom(NamedTuple):
 def fit_logistic_regression(
     x: Tensor, y: Tensor, l2: float, classes: int | None = None, tolerance: float = TOLERANCE, most: int = MOST_PASSES
 ) -> LogisticProbe:
-    """Multinomial logistic regression: the minimiser of mean cross-entropy + l2/2 ‖W‖² (biases free), with a bound on its distance.
+    """Fit a multinomial logistic regression: the minimiser of mean cross-entropy + l2/2 ‖W‖² (biases free), with a bound on its distance.
 
     Args:
         x: [N, d] features, float32 or float64, best standardised (:class:`Standard`).

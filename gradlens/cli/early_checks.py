@@ -76,7 +76,7 @@ def _own(file: Mapping[str, Any]) -> set[str]:
 
 
 def _check_file(file: Mapping[str, Any]) -> None:
-    """The names of settings in a config file, and those of their values that are names."""
+    """Check the names of settings in a config file, and those of their values that are names."""
     own = _own(file)
     if isinstance(file.get("method"), str):
         _check_rule(file["method"], own, or_runs=False)

@@ -75,7 +75,7 @@ def _begin() -> int:
 def versions(
     show: Annotated[bool, typer.Option("--version", is_eager=True, callback=_say_versions, help="Print the versions and leave.")] = False,
 ) -> None:
-    """What stands before a command."""
+    """Handle the options before a command."""
 
 
 # -------------------------------------------------------------------------------------------------------------- main

@@ -26,12 +26,12 @@ def command_typed() -> str:
 
 
 def say_aside(text: str) -> None:
-    """A sentence on what was read, on stderr."""
+    """Print a notice on what was read, on stderr."""
     say(f"gradlens: {text}", aside=True)
 
 
 def say_reused(run: Run) -> None:
-    """A run that was finished is not trained again."""
+    """Report that a finished run is not trained again."""
     say_aside(f"{run.config.method}{f' seed {run.config.seed}' * bool(run.config.seed)}: finished, read from {run.path}")
 
 

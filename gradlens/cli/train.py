@@ -79,7 +79,7 @@ def train(
 
 
 def _train_together(method: str | None, given: dict[str, Any], context: RunContext, quiet: bool, output: Output) -> None:
-    """This process's part in a run that torchrun has started on several ranks."""
+    """Train this process's part in a run that torchrun has started on several ranks."""
     from dataclasses import replace
 
     from gradlens.cli.progress import Display

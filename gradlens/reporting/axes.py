@@ -63,7 +63,7 @@ def scale_of(quantity: str) -> Scale:
 
 
 def seeds_of(rows: Iterable[CurvePoint | LayerPoint | FinalValue]) -> str:
-    """Over how many seeds the means go, in words."""
+    """Name the number of seeds of the means, in words."""
     counts = sorted({row.seeds for row in rows if row.seeds})
     return "one seed" if counts[-1] == 1 else f"mean of {'–'.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} seeds"
 
@@ -74,7 +74,7 @@ def band_of(rows: Iterable[CurvePoint | LayerPoint]) -> str:
 
 
 def mean_line(ax: Axes, x: Sequence[int], rows: Sequence[CurvePoint | LayerPoint], look: Style, label: str) -> None:
-    """A line of means, gaps where there is none, and the band of the interval."""
+    """Draw a line of means, with gaps where there is none, and the band of the interval."""
     y = np.array([row.mean for row in rows])
     if ax.get_yscale() == "log":
         y[~(y > 0)] = math.nan
@@ -141,7 +141,7 @@ def spread(places: Sequence[float], gap: float) -> list[float]:
 
 
 def label_ends(ax: Axes, ends: Mapping[str, tuple[float, float, str]]) -> None:
-    """A text right of the axes at the height of each line's end, in its colour, joined to it where it had to be moved.
+    """Write a text right of the axes at the height of each line's end, in its colour, joined to it where it had to be moved.
 
     Args:
         ax: with its final limits.
@@ -163,7 +163,7 @@ def label_ends(ax: Axes, ends: Mapping[str, tuple[float, float, str]]) -> None:
 
 
 def quantity_head(figure: Figure, scale: Scale, rows: Sequence[LayerPoint | FinalValue], *notes: str) -> None:
-    """Two lines above the panels: what is drawn, and of which runs."""
+    """Write two lines above the panels: the quantity, and the runs."""
     what = f"{scale.text or scale.name}{f' ({KINDS[rows[0].kind]})' if rows[0].kind in KINDS else ''}"
     if rows[0].kind in ANGLES:
         what = f"angle between {ANGLES[rows[0].kind]}"
@@ -213,7 +213,7 @@ def layer_panels(n: int, names: Sequence[str], look: Mapping[str, Style]) -> tup
 
 
 def mark_below(grid: Sequence[Axes], layers: Sequence[str], rows: Sequence[LayerPoint], scale: Scale, look: Mapping[str, Style]) -> None:
-    """▾ under the axis' lower limit wherever a value lies below it, a line of them for each label that has any."""
+    """Draw ▾ under the axis' lower limit wherever a value lies below it, a line of them for each label that has any."""
     low, high = grid[0].get_ylim()
     below = [p for p in rows if p.mean < scale.limits[0]]
     if below:

@@ -13,7 +13,7 @@ from gradlens.training.cost.step_benchmark import Bench, Cost
 
 
 def protocol(result: Bench) -> str:
-    """How the numbers came about, in words to print beside them."""
+    """Describe how the numbers were measured, to print beside them."""
     where = f"{result.device}, {result.threads} threads, {result.cpu}" if result.device == "cpu" else result.device
     image = "x".join(map(str, result.input))
     return (

@@ -140,7 +140,7 @@ def probe_detail(result: Mapping[str, Any]) -> Table:
 
 
 def _verdict(rows: Sequence[ProbeRecord]) -> str:
-    """Of how many seeds' points separability is proven; of one seed with the margin."""
+    """State for how many seeds' points separability is proven; for one seed with the margin."""
     said = [row["verdict"] for row in rows]
     yes, undecided = said.count(SEPARABLE), said.count(UNDECIDED)
     if len(rows) > 1:

@@ -164,7 +164,7 @@ class _Panel:
         return next((m for m in self.s.modules if m.block == k and m.gives != "input"), None)
 
     def draw(self, ax: Axes, title: float) -> None:
-        """Everything, into the axes; the title at a height that panels of a row share."""
+        """Draw everything into the axes; the title at a height that panels of a row share."""
         self.ax = ax
         s = self.s
         stage = f" · stage {s.stage[0]} of {s.stage[1]}" if s.stage else ""
@@ -190,7 +190,7 @@ class _Panel:
         self.ax.text(0, y, block.name, ha="center", va="center", fontsize=9, color=self.c.ink if block.trained else self.c.faint)
 
     def _input(self, k: int, block: BlockSignal) -> None:
-        """The arrow from below."""
+        """Draw the arrow from below."""
         if block.reads in ("", "module"):
             return
         y = STEP * k - HEIGHT / 2
@@ -206,7 +206,7 @@ class _Panel:
             self._cut(x, middle)
 
     def _error_signal(self, k: int, block: BlockSignal) -> None:
-        """The arrows of block k's error signal, but for those that come through an auxiliary module."""
+        """Draw the arrows of block k's error signal, but for those that come through an auxiliary module."""
         y = STEP * k + HEIGHT / 2
         if "message" in block.error_signal:
             self._arrow((PAIR, STEP * (k + 1) - HEIGHT / 2), (PAIR, y), "signal")
@@ -221,7 +221,7 @@ class _Panel:
             self._loss(0, above + 0.12, block)
 
     def _broadcast(self, k: int) -> None:
-        """The output's error, through a matrix straight to block k."""
+        """Draw the output error, through a matrix straight to block k."""
         top = STEP * (len(self.s.blocks) - 1) + HEIGHT / 2 + 0.84
         bus, y = 2.75, STEP * k
         if k == 0 or not any("output error" in b.error_signal for b in self.s.blocks[:k]):
@@ -230,7 +230,7 @@ class _Panel:
         self._matrix((bus + WIDTH / 2) / 2 + 0.12, y)
 
     def _auxiliary(self, module: RuleModule) -> None:
-        """A head with its loss, or a synthesiser, at the right of its block."""
+        """Draw a head with its loss, or a synthesiser, at the right of its block."""
         k, block = module.block, self.s.blocks[module.block]
         y = STEP * k + (0.62 if module.gives != "loss" else 0.3)
         self._box(SIDE, y, 1.75, 0.62, self.c.module)
@@ -253,7 +253,7 @@ class _Panel:
             self._chip(SIDE + 1.75, y - 0.45 * i, what, to=SIDE + 0.875)
 
     def _input_synthesiser(self, module: RuleModule) -> None:
-        """A module at the left that makes the input of the block above."""
+        """Draw a module at the left that makes the input of the block above."""
         y = STEP * module.block + STEP / 2
         self._box(-SIDE, y, 1.75, 0.62, self.c.module)
         self.ax.text(-SIDE, y, module.label.replace(" ", "\n", 1), ha="center", va="center", fontsize=8, color=self.c.ink, linespacing=0.95)
@@ -265,7 +265,7 @@ class _Panel:
             self._chip(-SIDE - 1.45, y - 0.45 * i, what, to=-SIDE - 0.875)
 
     def _windows(self) -> None:
-        """A bracket over the blocks that each loss trains."""
+        """Draw a bracket over the blocks that each loss trains."""
         for i, (first, last) in enumerate(self.s.windows):
             x, low, high = -1.15 - 0.5 * i, STEP * first - HEIGHT / 2, STEP * last + HEIGHT / 2
             self.ax.plot([x + 0.14, x, x, x + 0.14], [low, low, high, high], color=self.c.faint, linewidth=1.6)
@@ -281,7 +281,7 @@ class _Panel:
         self.ax.add_patch(box)
 
     def _chip(self, x: float, y: float, text: str, to: float | None = None) -> None:
-        """Something given from outside: the image, the labels, a teacher's answers; ``to``: the edge that it enters."""
+        """Draw an external input: the image, the labels, a teacher's logits; ``to``: the edge that it enters."""
         width = 0.28 + 0.155 * len(text)
         if to is not None:
             self._arrow((x, y), (to, y), "forward")
@@ -302,7 +302,7 @@ class _Panel:
         self.used.add("matrix")
 
     def _cut(self, x: float, y: float) -> None:
-        """Two bars across an arrow: no gradient comes back here."""
+        """Draw two bars across an arrow: no gradient is propagated here."""
         for dy in (-0.06, 0.06):
             self.ax.plot([x - 0.2, x + 0.2], [y + dy - 0.05, y + dy + 0.05], color=self.c.ink, linewidth=1.3, zorder=4)
         self.used.add("cut")

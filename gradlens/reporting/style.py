@@ -134,17 +134,17 @@ def in_lines(parts: Iterable[str], width: float) -> list[str]:
 
 
 def over_seeds(seeds: int, interval: str) -> str:
-    """Over how many seeds means go, in words, and what is drawn of their interval."""
+    """Name the number of seeds of the means, in words, and what is drawn of their interval."""
     return "one seed" if seeds == 1 else f"mean of {seeds} seeds, {interval}"
 
 
 def head(figure: Figure, *lines: str) -> None:
-    """The lines above all panels, aligned left; empty ones are left out."""
+    """Write the lines above all panels, aligned left; empty ones are left out."""
     figure.suptitle("\n".join(line for line in lines if line), x=0.1 / figure.get_figwidth(), ha="left", fontsize=10)
 
 
 def panels(figure: Figure, count: int, columns: int, **options: Any) -> list[Axes]:
-    """So many axes in rows of at most ``columns``; what the last row has too many of is removed.
+    """Make so many axes in rows of at most ``columns``; the last row's surplus is removed.
 
     Args:
         figure: where they are made.
@@ -160,7 +160,7 @@ def panels(figure: Figure, count: int, columns: int, **options: Any) -> list[Axe
 
 
 def band(ax: Axes, x: Sequence[float], low: Sequence[float], high: Sequence[float], colour: str, alpha: float) -> None:
-    """The band of an interval about a line, where it has one."""
+    """Draw the band of an interval about a line, where it has one."""
     if np.isfinite(low).any():
         ax.fill_between(x, low, high, color=colour, alpha=alpha, linewidth=0)
 
@@ -212,7 +212,7 @@ def save_figure(
 
 
 def _write_names_out(figure: Figure) -> None:
-    """Names of files and data stand in a figure as they are: dollars in them begin no formula, bytes that are no UTF-8 are escaped."""
+    """Escape names of files and data in a figure: dollars in them begin no formula, bytes that are no UTF-8 are escaped."""
     for text in figure.findobj(Text):
         said = text.get_text()
         if not said.isascii():

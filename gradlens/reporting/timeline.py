@@ -34,7 +34,7 @@ def _tint(colour: str, batch: int) -> str:
 
 
 def _boxes(ax: Axes, bars: Sequence[Bar], until: float, letter: float) -> None:
-    """One panel: a row a worker, bottom first; ``letter``: the width of a digit in seconds."""
+    """Draw one panel: a row a worker, bottom first; ``letter``: the width of a digit in seconds."""
     for worker in range(bars[0].used):
         mine = [bar for bar in bars if bar.worker == worker and bar.to < 0]
         boxes = [(bar.start, min(bar.end, until) - bar.start) for bar in mine]

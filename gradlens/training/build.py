@@ -219,7 +219,7 @@ def _teacher(run: Run, shape: tuple[int, int, int], classes: int, config: Config
 
 
 def _compile(network: ModelAndMethod) -> None:
-    """torch.compile each block, head and synthesiser in place."""
+    """Compile (torch.compile) each block, head and synthesiser in place."""
     keep_compiled_graphs()
     lists = nn.ModuleList, nn.ModuleDict  # which are not run themselves
     own = [m for child in network.method.children() for m in (child.children() if isinstance(child, lists) else [child])]

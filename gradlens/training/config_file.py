@@ -27,7 +27,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def named(path: Path | None) -> Iterator[None]:
-    """Inside, input that cannot be used is that of a config file, which is named; None: of no file."""
+    """Name the config file in errors that are raised inside; None: name no file."""
     try:
         yield
     except InputError as error:

@@ -80,7 +80,7 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 def pick_precision(name: str, device: torch.device) -> str:
-    """``auto`` becomes bf16 where that is native, and fp32 elsewhere.
+    """Resolve a precision: ``auto`` becomes bf16 where that is native, and fp32 elsewhere.
 
     Raises:
         InputError: an unknown precision.
@@ -125,7 +125,7 @@ def _files(name: str, context: RunContext) -> FilesState:
 
 
 def clear_data_cache() -> None:
-    """Forget the loaded data."""
+    """Drop the loaded data."""
     _data.cache_clear()
     _source.cache_clear()
 

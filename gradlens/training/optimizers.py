@@ -28,7 +28,7 @@ class SGDW(torch.optim.SGD):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """Decay, then SGD's own step."""
+        """Decay the weights, then make SGD's own step."""
         for group in self.param_groups:
             trained = [p for p in group["params"] if p.grad is not None]
             if trained and group["decoupled_decay"]:
@@ -60,7 +60,7 @@ class LARS(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """One update; what ``closure`` gives, if there is one."""
+        """Make one update; return what ``closure`` gives, if there is one."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -75,7 +75,7 @@ class LARS(torch.optim.Optimizer):
         return loss
 
     def _move(self, params: list[Tensor], steps: tuple[Tensor, ...], momentum: float) -> None:
-        """v ← momentum · v + step; w ← w − v."""
+        """Apply v ← momentum · v + step; w ← w − v."""
         if momentum:
             for p in params:
                 if "velocity" not in self.state[p]:

@@ -221,7 +221,7 @@ class Run:
             self.require_same_data(data_info(place, data), advice, place)
 
     def require_same_data(self, info: Mapping[str, Any], advice: str = "", place: str | None = None) -> None:
-        """:meth:`require_data`, by what :func:`gradlens.training.run_data.data_info` gives."""
+        """Check as :meth:`require_data`, by what :func:`gradlens.training.run_data.data_info` gives."""
         if self.info.get("data_fingerprint") != info["data_fingerprint"]:
             name, differ = place or self.config.data.name, others(self.info, info)
             raise InputError(f"the data {name!r} are not the ones {self.path} was trained on ({differ}){advice}")

@@ -23,7 +23,7 @@ RUN_NAME = re.compile(r"([^-]+)-.*-(s\d+-[0-9a-f]{6})")  # of a run directory: i
 
 
 def settings(config: Config) -> dict[str, Any]:
-    """A config's settings but for method and seed, with the method's options beside them.
+    """Return a config's settings but for method and seed, with the method's options beside them.
 
     An option named like a setting is written ``method.option``.
     """

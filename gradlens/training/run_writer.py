@@ -39,7 +39,7 @@ def _kin(out: Path, config: Config) -> str:
 
 @contextmanager
 def _writing_to(folder: Path) -> Iterator[None]:
-    """Inside, a file that cannot be written or removed is one sentence."""
+    """Report in one sentence a file that cannot be written or removed inside."""
     try:
         yield
     except OSError as error:

@@ -108,7 +108,7 @@ class UpdateProbe(Protocol):
         """State per block so far."""
 
     def on_update(self, step: int, update: Update) -> None:
-        """A block's update."""
+        """Observe a block's update."""
 
     def take_rows(self) -> tuple[Sequence[Any], Mapping[str, bytes]]:
         """Return the rows and the blocks' streams since the last call, to be written."""

@@ -36,7 +36,7 @@ class Filters(Analysis):
             must_have_filters(run, session.context)
 
     def measure(self, run: Run, session: Session, progress: Progress) -> Result:
-        """The filters and their numbers: see :func:`gradlens.analysis.first_layer_filters.filters_run`."""
+        """Measure the filters and their numbers: see :func:`gradlens.analysis.first_layer_filters.filters_run`."""
         from gradlens.analysis.first_layer_filters import filters_run
 
         return self.store(run, filters_run(run, session.context, session.options.over_time, progress))

@@ -34,7 +34,7 @@ class InpaintedImages(Analysis):
         return INPAINTING_RULES
 
     def requires(self, run: Run) -> str | None:
-        """A context encoder with a checkpoint."""
+        """Require a context encoder with a checkpoint."""
         from gradlens.analysis.inpainting import drops_no_pixels
 
         return drops_no_pixels(run) or super().requires(run)
@@ -48,7 +48,7 @@ class InpaintedImages(Analysis):
             must_have_images(run, session.options.images, session.context)
 
     def measure(self, run: Run, session: Session, progress: Progress) -> Result:
-        """Pictures and errors: see :func:`gradlens.analysis.inpainting.inpaint_run`."""
+        """Make pictures and errors: see :func:`gradlens.analysis.inpainting.inpaint_run`."""
         from gradlens.analysis.inpainting import inpaint_run
 
         return self.store(run, inpaint_run(run, session.context, session.options.images, progress))

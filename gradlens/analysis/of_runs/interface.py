@@ -78,7 +78,7 @@ class Analysis:
         return None
 
     def requires(self, run: Run) -> str | None:
-        """What the analysis requires of a run and the run lacks, as a sentence; None: nothing. Here: a checkpoint."""
+        """Return what the analysis requires of a run and the run lacks, as a sentence; None: nothing. Here: a checkpoint."""
         return None if (run.path / "checkpoint.pt").exists() else f"{run.path} has no checkpoint.pt: the run saved none"
 
     def check_required(self, runs: Sequence[Run]) -> None:
@@ -108,7 +108,7 @@ class Analysis:
         raise NotImplementedError
 
     def protocol(self, run: Run, session: Session) -> Mapping[str, Any]:
-        """How a run's numbers are made with the session's options, as it is stored with them; needed where ``full`` is set."""
+        """Describe how a run's numbers are made with the session's options, as stored with them; needed where ``full`` is set."""
         raise NotImplementedError
 
     def widened(self, options: Any) -> dict[str, Any]:
@@ -206,11 +206,11 @@ class AnalysisWithTraining(Analysis):
     """An analysis of runs that are trained for it: its command takes methods, and runs that are there, and trains what is missing."""
 
     def default_methods(self) -> Sequence[str]:
-        """The rules that are trained where the command is given neither methods nor runs."""
+        """Return the rules that are trained if the command gets neither methods nor runs."""
         raise NotImplementedError
 
     def settings(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The typed flags with what the analysis needs of a training.
+        """Add to the typed flags what the analysis needs of a training.
 
         Raises:
             InputError: flags that contradict it.

@@ -40,7 +40,7 @@ class Probe(Analysis):
         return probe_protocol(run, session.context, session.options)
 
     def measure(self, run: Run, session: Session, progress: Progress) -> Result:
-        """Probes of all blocks: see :func:`gradlens.analysis.linear_probe.probe_run`."""
+        """Probe all blocks: see :func:`gradlens.analysis.linear_probe.probe_run`."""
         from gradlens.analysis.linear_probe import probe_run
         from gradlens.training.run_directory import plain
 

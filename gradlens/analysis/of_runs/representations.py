@@ -35,7 +35,7 @@ class Representations(Analysis):
         return representation_protocol(run, session.context, session.options)
 
     def measure(self, run: Run, session: Session, progress: Progress) -> Result:
-        """The numbers of all blocks: see :func:`gradlens.analysis.representations.represent_run`."""
+        """Measure the numbers of all blocks: see :func:`gradlens.analysis.representations.represent_run`."""
         from gradlens.analysis.representations import represent_run
         from gradlens.training.run_directory import plain
 

@@ -51,7 +51,7 @@ ROWS = 2048  # images at once where distances are computed
 
 
 def extract(grid: Tensor, size: int) -> Tensor:
-    """[N, C, H, W] -> the patches side by side, [N, H / size, W / size, C size²].
+    """Cut [N, C, H, W] into patches side by side, [N, H / size, W / size, C size²].
 
     Raises:
         InputError: the grid cannot be cut into such patches.
@@ -71,12 +71,12 @@ class Linear(NamedTuple):
     matrix: Tensor  # [q, d]
 
     def __call__(self, x: Tensor) -> Tensor:
-        """[*, q] -> [*, d]."""
+        """Map [*, q] -> [*, d]."""
         return (x - self.mean) @ self.matrix
 
 
 def whitening(x: Tensor) -> Linear:
-    """The map after which patches [N, q] have mean 0 and, but for a small ridge, covariance I; directions without variance are left out."""
+    """Find the map after which patches [N, q] have mean 0 and, up to a small ridge, covariance I; constant directions are left out."""
     mean = x.mean(0)
     centred = (x - mean).double()
     variances, directions = torch.linalg.eigh(centred.T @ centred / len(x))
@@ -91,7 +91,7 @@ def whitening(x: Tensor) -> Linear:
 
 
 def two_layer(x: Tensor, y: Tensor, classes: int, channels: int, steps: int, lr: float, seed: int) -> Tensor:
-    """The first layer of a two-layer linear net after some steps of gradient descent on cross-entropy, all images at once.
+    """Train the first layer of a two-layer linear net: some steps of gradient descent on cross-entropy, all images at once.
 
     The net is a convolution with one output position a patch, W [q, channels], then a linear classifier V of all positions with a bias.
     W begins at zero and V at N(0, 1 / channels), so that the first step moves W alone and its learning rate only scales W. W and V enter
@@ -167,20 +167,20 @@ class ClusteringStage:
     soft: bool
 
     def embedded(self, grid: Tensor) -> Tensor:
-        """[N, C, H, W] -> the mapped patches [N, h, w, d]."""
+        """Map [N, C, H, W] to the mapped patches [N, h, w, d]."""
         return self.map(extract(grid, self.size))
 
     def distances(self, grid: Tensor) -> Tensor:
-        """[N, C, H, W] -> of each patch to each centre, [N, h, w, k]."""
+        """Compute the distances of each patch of [N, C, H, W] to each centre, [N, h, w, k]."""
         embedded = [self.embedded(part) for part in torch.split(grid, ROWS)]
         return torch.cat([torch.cdist(e.flatten(0, 2), self.centres).reshape(*e.shape[:3], -1) for e in embedded])
 
     def assigned(self, grid: Tensor) -> Tensor:
-        """[N, C, H, W] -> the cluster of each patch, [N, h, w] int64."""
+        """Assign each patch of [N, C, H, W] to a cluster, [N, h, w] int64."""
         return self.distances(grid).argmin(-1)
 
     def __call__(self, grid: Tensor) -> Tensor:
-        """[N, C, H, W] -> what stands in the place of each patch, [N, k, h, w]."""
+        """Map [N, C, H, W] to the code of each patch, [N, k, h, w]."""
         distances = self.distances(grid)
         if self.soft:
             return (distances.mean(-1, keepdim=True) - distances).relu().permute(0, 3, 1, 2)
@@ -188,7 +188,7 @@ class ClusteringStage:
 
 
 def _map(patches: Tensor, y: Tensor, classes: int, plan: LayerwisePlan, stage: int) -> Linear:
-    """What is learned of patches [N, h, w, q] before they are clustered."""
+    """Learn the map of patches [N, h, w, q] before they are clustered."""
     q = patches.shape[-1]
     every = patches.reshape(-1, q)
     if plan.map == "pixels":
@@ -205,7 +205,7 @@ def _map(patches: Tensor, y: Tensor, classes: int, plan: LayerwisePlan, stage: i
 
 
 def learn_clustering_stage(grid: Tensor, y: Tensor, classes: int, plan: LayerwisePlan, stage: int) -> ClusteringStage:
-    """One stage from what is below it, [N, C, H, W], and the labels [N]."""
+    """Learn one stage from the output below it, [N, C, H, W], and the labels [N]."""
     found = _map(extract(grid, plan.sizes[stage]), y, classes, plan, stage)
     embedded = found(extract(grid, plan.sizes[stage])).flatten(0, 2)
     some = torch.randperm(len(embedded), generator=generator(plan.seed, "clustered", stage))[:CLUSTERED]
@@ -230,25 +230,25 @@ class Layerwise:
     top: Pipeline  # standardises, then a logistic regression
 
     def grids(self, images: Tensor) -> list[Tensor]:
-        """Images [N, C, H, W] -> what each stage reads, then what the classifier reads."""
+        """Map images [N, C, H, W] to each stage's input, then the classifier's."""
         found = [images]
         for stage in self.stages:
             found.append(stage(found[-1]))
         return found
 
     def clusters(self, images: Tensor) -> list[Tensor]:
-        """Images [N, C, H, W] -> the clusters [N, h, w] int64 of each stage's patches, bottom first."""
+        """Map images [N, C, H, W] to the clusters [N, h, w] int64 of each stage's patches, bottom first."""
         return [stage.assigned(grid) for stage, grid in zip(self.stages, self.grids(images), strict=False)]
 
     def accuracy(self, images: Tensor, y: Tensor) -> float:
-        """Share of images [N, C, H, W] that are given their labels [N]."""
+        """Compute the accuracy on images [N, C, H, W] with labels [N]."""
         return float(self.top.score(self.grids(images)[-1].flatten(1).numpy(), y.numpy()))
 
 
 def learn_layerwise(
     images: Tensor, y: Tensor, plan: LayerwisePlan, classes: int | None = None, stage_labels: Tensor | None = None
 ) -> Layerwise:
-    """All stages, bottom first, each on the output of the finished one below, then the linear classifier.
+    """Learn all stages, bottom first, each on the output of the finished one below, then the linear classifier.
 
     Args:
         images: [N, C, H, W] float32 or float64.
@@ -285,5 +285,5 @@ def purity(clusters: Tensor, classes: Tensor) -> float:
 
 
 def layerwise_purities(learned: Layerwise, images: Tensor, levels: Sequence[Tensor]) -> list[float]:
-    """The purity of each stage's clusters, bottom first, against true classes [N, h, w] of the same order."""
+    """Compute the purity of each stage's clusters, bottom first, against true classes [N, h, w] of the same order."""
     return [purity(found, true) for found, true in zip(learned.clusters(images), levels, strict=True)]

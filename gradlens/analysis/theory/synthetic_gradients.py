@@ -33,7 +33,7 @@ Field = Callable[[Tensor], Tensor]  # points [N, *out] -> a gradient at each, [N
 
 
 def implied_loss(field: Field, path: Tensor) -> Tensor:
-    """The loss that a gradient field implies along a path: its line integral ∫ g · dh by trapezoids, zero at the first point.
+    """Integrate the loss that a gradient field implies along a path: the line integral ∫ g · dh by trapezoids, zero at the first point.
 
     Exact (up to rounding) where the field is affine along each step; else the error falls with the square of the steps. Along a line there
     always is such a loss; over more dimensions only where :func:`field_twist` is zero, else it depends on the path.
@@ -59,7 +59,7 @@ def implied_loss(field: Field, path: Tensor) -> Tensor:
 
 
 def field_twist(field: Field, h: Tensor) -> float:
-    """How far from the gradient of any loss a field is at a point: ‖J − Jᵀ‖ / (2 ‖J‖) with J its Jacobian there, in [0, 1].
+    """Measure how far a field is from the gradient of any loss at a point: ‖J − Jᵀ‖ / (2 ‖J‖) with J its Jacobian there, in [0, 1].
 
     Zero everywhere if and only if some loss has this gradient (Poincaré: a closed field on ℝⁿ is exact); true gradients have zero,
     since their J is a Hessian. NaN where J is zero.
@@ -209,7 +209,7 @@ class Synthesis(NamedTuple):
 
 
 def exact_linear_synthesiser(above: Iterable[nn.Module], size: int) -> Synthesis:
-    """The linear synthesiser that is the per-image gradient of ½‖z − one_hot(y)‖² at the input h of affine blocks z = W h + v.
+    """Build the linear synthesiser that is the per-image gradient of ½‖z − one_hot(y)‖² at the input h of affine blocks z = W h + v.
 
     g = Wᵀ(W h + v − e_y), so A = WᵀW, B = −Wᵀ, c = Wᵀv; with nothing above (h are the logits) A = I, B = −I, c = 0. Labels are one-hot, so
     their entries sum to one: a synthesiser is determined up to moving a vector from all columns of B into c. (With the loss ‖z − y‖² of
@@ -228,7 +228,7 @@ def exact_linear_synthesiser(above: Iterable[nn.Module], size: int) -> Synthesis
 
 
 def least_squares_loss(x: Tensor, y: Tensor, classes: int) -> float:
-    """The least loss ½‖W x + b − one_hot(y)‖² per image over all W and b, in float64.
+    """Compute the least loss ½‖W x + b − one_hot(y)‖² per image over all W and b, in float64.
 
     Args:
         x: [N, d] features.

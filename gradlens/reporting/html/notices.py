@@ -74,7 +74,7 @@ def _hashes(groups: Mapping[str, Sequence[Run]]) -> dict[str, str]:
 
 
 def by_value(difference: Difference) -> str:
-    """As in `lr 0.001 (bp and dgl) or 0.0003 (dni)`."""
+    """Write a difference, as in `lr 0.001 (bp and dgl) or 0.0003 (dni)`."""
     of: dict[str, list[str]] = {}
     for label, value in difference.values.items():
         of.setdefault(value, []).append(label)
@@ -82,7 +82,7 @@ def by_value(difference: Difference) -> str:
 
 
 def unfinished_notices(runs: Sequence[Run]) -> list[Notice]:
-    """Which runs are left out of a page, for they are not finished, and how far they came."""
+    """List the unfinished runs that are left out of a page, and how far each was trained."""
     come = [f"{run.path.name} ({run_progress(run)})" for run in runs]
     return [Notice(f"Not finished, and therefore left out of every number on this page: {listed(come)}.")] if come else []
 

@@ -46,7 +46,7 @@ def _accuracy(held: ReportContext, results: Mapping[Path, Result], network: str,
 
 
 def _by_block(held: ReportContext, results: Mapping[Path, Result], shown: ReportSection) -> None:
-    """The chart and the table of accuracies at the last weights, where the trained network was probed."""
+    """Add the chart and the table of accuracies at the last weights, where the trained network was probed."""
     trained = _accuracy(held, results, "trained")
     if not trained:
         return

@@ -74,7 +74,7 @@ def _is_it_good(s: MethodSummary, compared: Sequence[MethodSummary]) -> Answer:
 
 
 def _not_accuracy(found: Sequence[MethodSummary]) -> str:
-    """That cosine and accuracy are different things; the two rules that show it best, where two do."""
+    """Explain that cosine and accuracy are different quantities, by the two rules that show it best, where two do."""
     pairs = [(a, b) for a in found for b in found if a.below.mean < b.below.mean and a.accuracy.mean >= b.accuracy.mean]
     text = "Cosine and accuracy are different things: any direction with a cosine above 0 goes downhill in small enough steps"
     if not pairs:

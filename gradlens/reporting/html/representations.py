@@ -55,7 +55,7 @@ def section(held: ReportContext) -> ReportSection:
 
 
 def _likeness(held: ReportContext, shown: ReportSection) -> None:
-    """CKA of pairs of networks: one table of equal blocks, and the first matrices."""
+    """Add CKA of pairs of networks: one table of equal blocks, and the first matrices."""
     pairs = {run.path: result for run in held.runs if (result := result_of(run, "cka"))}
     if not pairs:
         if not shown.command:

@@ -110,7 +110,7 @@ def layers_to_draw(points: Sequence[LayerPoint]) -> list[str]:
 
 
 def where_and_when(held: ReportContext) -> ReportSection:
-    """Method × layer × time."""
+    """Make the section of cosines by method, layer and step."""
     section = ReportSection("cosine", "Cosine by method, layer and step", kind="cosine")  # the template draws a slider and the maps
     if not held.cosines:
         section.command = RECORDS

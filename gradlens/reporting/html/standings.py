@@ -83,7 +83,7 @@ def _reference(group: Sequence[Run], groups: Mapping[str, Sequence[Run]]) -> str
 
 
 def seconds_per_image(run: Run) -> list[float]:
-    """Of each epoch; evaluation excluded, recording included."""
+    """Return the seconds per image of each epoch; evaluation excluded, recording included."""
     return [1 / row.images_per_s for row in run.timing if row.images_per_s > 0]
 
 

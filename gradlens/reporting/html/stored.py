@@ -60,7 +60,7 @@ def rows_of(result: Result, name: str, *needed: str) -> list[Mapping[str, Any]]:
 
 
 def protocol(section: ReportSection, results: Iterable[Result]) -> None:
-    """How the numbers were made, as stored beside them; runs that were measured differently are named."""
+    """Add how the numbers were made, as stored beside them; runs that were measured differently are named."""
     said: dict[str, list[str]] = {}
     for result in results:
         for name, how in _protocol_lines(result.get("protocol") or {}):

@@ -187,7 +187,7 @@ def _gap(s: MethodSummary) -> str:
 
 
 def _clause(group: Sequence[MethodSummary], ending: str) -> str:
-    """As in "dni is 14 points worse, cdni 2.5"; of many, the range that their differences span."""
+    """Write a clause, as in "dni is 14 points worse, cdni 2.5"; of many, the range that their differences span."""
     first, *others = sorted(group, key=lambda s: -abs(s.against.points.mean) if s.against else 0.0)
     if len(group) > NAMED:
         sizes = [abs(s.against.points.mean) for s in group if s.against]
@@ -197,7 +197,7 @@ def _clause(group: Sequence[MethodSummary], ending: str) -> str:
 
 
 def _who(group: Sequence[MethodSummary]) -> str:
-    """As in "dgl is"."""
+    """Write subject and verb, as in "dgl is"."""
     return f"{listed(s.label for s in group)} {'is' if len(group) == 1 else 'are'}"
 
 

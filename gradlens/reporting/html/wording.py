@@ -7,7 +7,7 @@ from typing import Any
 
 
 def listed(names: Iterable[str]) -> str:
-    """Names as in a sentence.
+    """Join names as in a sentence.
 
     >>> listed(["bp", "dgl", "dni"])
     'bp, dgl and dni'

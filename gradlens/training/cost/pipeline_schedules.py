@@ -61,37 +61,37 @@ class _Program:
         self._add((name, to, batch, part), Task(worker, block, "send", batch, part, 0.0, size, to, ()), [after])
 
     def listed(self) -> list[Task]:
-        """The tasks; a name that no task has (the batch before the first) is nothing to wait for."""
+        """Return the tasks; a name that no task has (the batch before the first) is nothing to wait for."""
         places = [dict.fromkeys(self.places[name] for name in names if name in self.places) for names in self.waits]
         return [task._replace(after=tuple(after)) for task, after in zip(self.tasks, places, strict=True)]
 
     def forward(self, s: int, costs: Costs, stages: Stages, batch: int, *after: Hashable, part: int = 0, parts: int = 1) -> None:
-        """A stage's blocks forward, and its output on the way up."""
+        """Add a stage's forward pass and the message with its output."""
         for k in stages[s]:
             self.work(s, "forward", k, batch, costs[k].forward / parts, *(after if k == stages[s][0] else ()), part=part)
         self.up(s, costs, stages, batch, part, parts)
 
     def up(self, s: int, costs: Costs, stages: Stages, batch: int, part: int = 0, parts: int = 1) -> None:
-        """A stage's output on its way to the next."""
+        """Add the message with a stage's output to the next."""
         if s < len(stages) - 1:
             last = stages[s][-1]
             self.send("up", s, s + 1, last, batch, costs[last].activation_bytes // parts, ("forward", last, batch, part), part)
 
     def down(self, s: int, costs: Costs, stages: Stages, batch: int, part: int = 0, parts: int = 1) -> None:
-        """A stage's message on its way to the one below."""
+        """Add a stage's backward message to the previous one."""
         if s:
             first = stages[s][0]
             self.send("down", s, s - 1, first, batch, costs[first].message_bytes // parts, ("backward", first, batch, part), part)
 
     def backward(self, s: int, costs: Costs, stages: Stages, batch: int, part: int = 0, parts: int = 1) -> None:
-        """A stage's blocks backward when the message from above is there, and theirs on the way down."""
+        """Add a stage's backward pass after the message from the next stage, and its own message."""
         for k in reversed(stages[s]):
             after = [("down", s, batch, part)] if k == stages[s][-1] else []
             self.work(s, "backward", k, batch, costs[k].backward / parts, *after, part=part)
         self.down(s, costs, stages, batch, part, parts)
 
     def update(self, s: int, costs: Costs, stages: Stages, batch: int) -> None:
-        """The optimiser's step over a stage."""
+        """Add the optimiser's step over a stage."""
         for k in stages[s]:
             self.work(s, "update", k, batch, costs[k].update)
 
@@ -100,12 +100,12 @@ class _Program:
 
 
 def locked(costs: Costs, stages: Stages, batches: int) -> list[Task]:
-    """Backpropagation as it is: a batch goes up through all workers and down again before the next one begins."""
+    """Schedule plain backpropagation: a batch goes up through all workers and down again before the next one begins."""
     return gpipe(costs, stages, batches, 1)
 
 
 def gpipe(costs: Costs, stages: Stages, batches: int, parts: int) -> list[Task]:
-    """GPipe (Huang et al. 2019, arXiv:1811.06965): all microbatches forward, then all backward, then the update."""
+    """Schedule GPipe (Huang et al. 2019, arXiv:1811.06965): all microbatches forward, then all backward, then the update."""
     program = _Program()
     for t in range(batches):
         for s in range(len(stages)):
@@ -118,7 +118,7 @@ def gpipe(costs: Costs, stages: Stages, batches: int, parts: int) -> list[Task]:
 
 
 def one_f_one_b(costs: Costs, stages: Stages, batches: int, parts: int) -> list[Task]:
-    """1F1B (Narayanan et al. 2019, arXiv:1806.03377, with a flush): stage s holds at most K − s microbatches, then alternates."""
+    """Schedule 1F1B (Narayanan et al. 2019, arXiv:1806.03377, with a flush): stage s holds at most K − s microbatches, then alternates."""
     program = _Program()
     for t in range(batches):
         for s in range(len(stages)):
@@ -136,7 +136,7 @@ def one_f_one_b(costs: Costs, stages: Stages, batches: int, parts: int) -> list[
 
 
 def local(costs: Costs, stages: Stages, batches: int, waits: Sequence[bool] = (), queued: bool = False) -> list[Task]:
-    """Blocks with losses of their own: nothing comes from above, so that a worker takes the next batch at once.
+    """Schedule blocks with local losses: there is no backward message, so that a worker takes the next batch at once.
 
     Args:
         costs: of the blocks.
@@ -167,7 +167,7 @@ def local(costs: Costs, stages: Stages, batches: int, waits: Sequence[bool] = ()
 
 
 def queued(costs: Costs, stages: Stages, batches: int, waits: Sequence[bool] = ()) -> list[Task]:
-    """:func:`local` with queues between workers (Belilovsky et al. 2020): no one ever waits, once there is a first batch."""
+    """Schedule :func:`local` with queues between workers (Belilovsky et al. 2020): no worker waits, once there is a first batch."""
     return local(costs, stages, batches, waits, queued=True)
 
 
@@ -175,7 +175,7 @@ def queued(costs: Costs, stages: Stages, batches: int, waits: Sequence[bool] = (
 
 
 def synthetic(costs: Costs, stages: Stages, batches: int, stale: bool = False, own_input: bool = False) -> list[Task]:
-    """Synthetic gradients: blocks go backward at once; the synthesiser at a stage's end learns from the message from above.
+    """Schedule synthetic gradients: blocks run backward at once; the synthesiser at a stage's end learns from the backward message.
 
     Args:
         costs: of the blocks.
@@ -255,7 +255,7 @@ class Schedule(NamedTuple):
 
 
 def schedules(name: str, method: Method, parts: int = 4) -> list[Schedule]:
-    """The ways to run a rule on several workers, from what it reads.
+    """List the schedules of a rule on several workers, from its ``depends_on``.
 
     Args:
         name: the rule's, for the labels.

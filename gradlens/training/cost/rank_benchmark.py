@@ -109,7 +109,7 @@ def _seconds(ranks: ProcessGroup, work: _Steps | None, steps: int, by: int) -> f
 def _measure(
     config: Config, data: Data, device: torch.device, ranks: ProcessGroup, seconds: float, rounds: int, before: Callable[[int, int], None]
 ) -> Gain:
-    """One config on all ranks against one process; ``before`` is called with each round's number and steps."""
+    """Measure one config on all ranks against one process; ``before`` is called with each round's number and steps."""
     single = config.in_one_process()
     state = ranks.fail_together(lambda: build_on_rank(config, data, device, ranks))
     costs = measure_costs(state) if config.parallel.mode == "layers" else None
@@ -141,7 +141,7 @@ def _bytes_sent(state: TrainState) -> int:
 
 
 def _gain(state: TrainState, rounds: Sequence[_Round], sent: float, costs: Sequence[float] | None) -> Gain:
-    """What the rounds come to; ``sent`` is in bytes a step, of all ranks, ``costs`` in seconds, of each block."""
+    """Summarise the rounds; ``sent`` is in bytes a step, of all ranks, ``costs`` in seconds, of each block."""
     config, ranks, stage = state.config, state.ranks, state.stage
     ratios = [r.alone / r.together for r in rounds]
     machine = median(ranks.num_ranks * r.alone / r.beside for r in rounds)

@@ -34,7 +34,7 @@ class Link(NamedTuple):
     latency: float  # seconds
 
     def seconds(self, size: int) -> float:
-        """Of one message."""
+        """Return the seconds of one message."""
         return self.latency + size / self.rate
 
 
@@ -63,7 +63,7 @@ class CostRow(NamedTuple):
     own_update: float
 
     def cost(self) -> BlockCost:
-        """The cost alone."""
+        """Return the cost alone."""
         return BlockCost(*self[3:])
 
 
@@ -103,7 +103,7 @@ class Bar(NamedTuple):
 
 
 def simulate(tasks: Sequence[Task], link: Link) -> list[Span]:
-    """When each task is done: a worker does one at a time, and so does each link in each direction.
+    """Simulate when each task is done: a worker does one at a time, and so does each link in each direction.
 
     A free worker begins at once with what can be done; of several such tasks with the first in the list.
 
@@ -203,7 +203,7 @@ def memory(tasks: Sequence[Task], spans: Sequence[Span], costs: Costs, stages: S
 
 
 def mean_delay(schedule: Schedule, tasks: Sequence[Task], spans: Sequence[Span], stages: Stages) -> float:
-    """By how many batches what is used is older than the batch it is used with, the mean over all uses; 0 where nothing is.
+    """Return by how many batches used values are older than the batch they are used with, the mean over all uses; 0 where none are.
 
     Targets: ``LATE`` at every stage but the top. Errors: updates of a block between the forward pass that made the error and its
     backward pass. Inputs in a queue: the worker's turns since it came.
@@ -217,7 +217,7 @@ def mean_delay(schedule: Schedule, tasks: Sequence[Task], spans: Sequence[Span],
 
 
 def _updates_between(tasks: Sequence[Task], spans: Sequence[Span]) -> float:
-    """Of a block between its forward and its backward pass of a batch, the mean over blocks and batches."""
+    """Count a block's updates between its forward and its backward pass of a batch, the mean over blocks and batches."""
     begun, ages = dict[tuple[int, int], int](), list[int]()
     updates: dict[int, int] = defaultdict(int)
     for task, _ in sorted(zip(tasks, spans, strict=True), key=lambda network: network[1]):

@@ -189,7 +189,7 @@ def _candidates(configs: Sequence[Config], x: Tensor, y: Tensor, classes: int, r
 
 
 def seconds_per_step(step: Callable[[], object], device: torch.device) -> float:
-    """Wall clock of one step: the mean over as many as fit into ``SHORTEST``, at least one."""
+    """Time one step (wall clock, s): the mean over as many as fit into ``SHORTEST``, at least one."""
     wait(device)
     steps, began = 0, time.perf_counter()
     while steps == 0 or time.perf_counter() - began < SHORTEST:
@@ -200,7 +200,7 @@ def seconds_per_step(step: Callable[[], object], device: torch.device) -> float:
 
 
 def added_memory(step: Callable[[], object], device: torch.device) -> int | None:
-    """Bytes a step adds, at its peak, to what was allocated before it; None where no exact count can be had (mps).
+    """Measure the bytes a step adds, at its peak, to what was allocated before it; None where no exact count can be had (mps).
 
     CUDA: torch's own peak counter. CPU: the highest running sum over all allocations and releases of torch's allocator,
     as its profiler reports them (which does not count the release of what was there before). oneDNN takes reordered operands

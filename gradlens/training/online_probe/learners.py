@@ -77,11 +77,11 @@ class Learner(ABC):
 
     @abstractmethod
     def moved(self, slope: Tensor) -> Tensor:
-        """The weights after a round with that slope, both flat."""
+        """Return the weights after a round with that slope, both flat."""
 
     @abstractmethod
     def bound(self) -> float:
-        """What the regret of the rounds so far cannot exceed."""
+        """Return the upper bound on the regret of the rounds so far."""
 
 
 class GradientDescent(Learner):
@@ -92,7 +92,7 @@ class GradientDescent(Learner):
     """
 
     def moved(self, slope: Tensor) -> Tensor:
-        """A step against the slope, back onto the ball."""
+        """Step against the slope, then project onto the ball."""
         rate: float = 2 * self.radius / (SLOPE * math.sqrt(self.rounds))
         w = self.w.flatten() - rate * slope
         return w * min(1.0, self.radius / max(float(w.norm()), self.radius))
@@ -154,7 +154,7 @@ class NewtonStep(Learner):
         self.log_det = 0.0  # of A / ε
 
     def moved(self, slope: Tensor) -> Tensor:
-        """A step in the metric of all slopes so far; A⁻¹ is kept by the Sherman–Morrison formula."""
+        """Step in the metric of all slopes so far; A⁻¹ is kept by the Sherman–Morrison formula."""
         along = self.inverse @ slope
         grown = 1 + float(slope @ along)
         self.inverse.addr_(along, along, alpha=-1 / grown)

@@ -83,7 +83,7 @@ class OnlineProbe:
 
     @torch.no_grad()
     def on_update(self, step: int, update: Update) -> None:
-        """A block's round: the pass that its update was made from, with the labels that travelled with it.
+        """Play a block's round on the pass of its update, with the labels of that batch.
 
         Images without a label are skipped. Activations that are not finite are no round: the loss will not be finite either.
         """

@@ -140,7 +140,7 @@ def regret_rows(run_dir: Path, names: Sequence[str], classes: int) -> list[dict[
 
 
 def _of_block(block: str, stream: Sequence[Round], suffered: Mapping[str, Sequence[OnlineRow]], classes: int) -> Iterator[dict[str, Any]]:
-    """The rows of one block; learners that read the same in the same ball share their best probe."""
+    """Yield the rows of one block; learners with the same input and ball share their best probe."""
     y = torch.cat([r.y for r in stream]).numpy()
     weight = np.concatenate([np.full(len(r.y), 1 / len(r.y)) for r in stream])
     ends = np.cumsum([len(r.y) for r in stream])

@@ -63,7 +63,7 @@ class AsyncQueues(LayerStage):
         self.receiver_thread: threading.Thread | None = None
 
     def _receive(self, inbox: Inbox, first: int) -> None:
-        """Every batch that the rank below gives, from one update on, as long as it gives any."""
+        """Receive every batch of the previous rank, from one update on, until it ends."""
         try:
             for step in range(first, self.batches.total):
                 h, y = inbox.take(self.batches.size(step))
@@ -87,7 +87,7 @@ class AsyncQueues(LayerStage):
     # ------------------------------------------------------------------------------------------------------- one step
 
     def step(self, step: int, record: Recording | None, interrupted: Callable[[], bool], save: bool) -> tuple[Outcome, bool, bool]:
-        """One update of this rank's units on a batch from the queue; saved at the end of an epoch only, when all ranks meet."""
+        """Update this rank's units on a batch from the queue; saved at the end of an epoch only, when all ranks synchronise."""
         if interrupted():
             raise Stopped("interrupted: queues are not saved, and the run resumes from the end of its last epoch", INTERRUPTED)
         self.staleness = 0
@@ -104,7 +104,7 @@ class AsyncQueues(LayerStage):
         return outcome, False, False
 
     def passes(self, method: Method, blocks: Sequence[nn.Module], x: Tensor, y: Tensor) -> Iterator[Pass]:
-        """The passes of this rank's units; what the highest gives is sent up."""
+        """Make the passes of this rank's units; send the last one's output to the next rank."""
         for p in chain(self.blocks, x, y, method.run_block, self.mine.start):
             if self.above is not None and p.k == self.mine.stop - 1:
                 self.above.send(len(y), [p.z, p.y])
@@ -112,17 +112,17 @@ class AsyncQueues(LayerStage):
             del p
 
     def receiver(self) -> None:
-        """Nothing from above."""
+        """Receive no backward message."""
 
     def on_update(self, u: Update) -> None:
-        """Nothing to below."""
+        """Send no backward message."""
 
     def delayed_gradients(self) -> Mapping[str, Tensor]:
-        """Nothing comes late."""
+        """No message is delayed."""
         return {}
 
     def record_rows(self, record: Recording, network: ModelAndMethod, step: Step) -> tuple[list[Measurement], None]:
-        """The rule's own rows: losses, and how many batches newer than the one read had come by then."""
+        """Measure the rule's own rows: losses, and how many newer batches than the one read had arrived by then."""
         rows = []
         for k in sorted(step.updates):
             name = self.names[k]
@@ -139,5 +139,5 @@ class AsyncQueues(LayerStage):
         return []
 
     def bytes_sent(self) -> int:
-        """Bytes sent up."""
+        """Count the bytes sent to the next rank."""
         return self.above.bytes if self.above else 0

@@ -124,11 +124,11 @@ class _Meter:
         return time.perf_counter()
 
     def seconds(self, what: str, k: int) -> float:
-        """The least of the rounds; 0 for what never happened."""
+        """Return the least of the rounds; 0 for what never happened."""
         return min(self.rounds.get((what, k), [0.0]))
 
     def step(self, weigh: bool = False) -> None:
-        """One step without the optimiser."""
+        """Make one step without the optimiser."""
         (model, method), n = self.network, next(self.numbers)
         begin_step(method, self.config.seed, max(1, self.config.epochs), n)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
@@ -141,7 +141,7 @@ class _Meter:
                 began, self.forward_spent = self.clock(), 0.0
 
     def passes(self, passes: Iterator[Pass], weigh: bool) -> Iterator[Pass]:
-        """The passes as they are made, timed or weighed."""
+        """Yield the passes as they are made, with time or memory measured."""
         made: list[Pass] = []
         weighed: list[Pass] = []  # nothing of earlier blocks shall be released while a later one is weighed
 
@@ -186,7 +186,7 @@ class _Meter:
         return optimizer if optimizer.param_groups else None
 
     def round(self, steppers: Mapping[int, tuple[Optimizer | None, Optimizer | None]]) -> None:
-        """Steps, then optimiser steps of each block; the medians are added to ``rounds``."""
+        """Make steps, then optimiser steps of each block; append the medians to ``rounds``."""
         self.now.clear()
         self._repeat(self.step, SHORTEST)
         for k, both in steppers.items():
@@ -222,7 +222,7 @@ def _held_after(work: Callable[[], object], device: torch.device) -> int | None:
 
 
 def _bytes_kept(optimizer: Optimizer | None) -> int:
-    """Of an optimiser's parameters, their gradients and its state."""
+    """Count the bytes of an optimiser's parameters, their gradients and its state."""
     params: list[Tensor] = [p for group in optimizer.param_groups for p in group["params"]] if optimizer else []
     state = [v for p in params for v in optimizer.state[p].values() if isinstance(v, Tensor)] if optimizer else []
     return _bytes([*params, *(p.grad for p in params if p.grad is not None), *state])

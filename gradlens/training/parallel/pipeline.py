@@ -58,7 +58,7 @@ class Pipeline(LayerStage):
         return self.schedules[images]
 
     def step(self, step: int, record: Recording | None, interrupted: Callable[[], bool], save: bool) -> tuple[Outcome, bool, bool]:
-        """One batch through all ranks and back, and this rank's update."""
+        """Pass one batch through all ranks and back, and make this rank's update."""
         stop, device = interrupted(), self.batches.device
         x, y = self.batches.batch(step)
         self.optimizer.zero_grad(set_to_none=True)
@@ -78,5 +78,5 @@ class Pipeline(LayerStage):
         return Outcome(loss, hits, images, answered, []), *self.ranks.any_stop_or_save(stop, save)
 
     def bytes_sent(self) -> int:
-        """Not counted: torch's engine sends."""
+        """Return 0: torch's engine sends, which is not counted."""
         return 0

@@ -55,13 +55,13 @@ class LayerStage(ABC):
 
     @abstractmethod
     def bytes_sent(self) -> int:
-        """Bytes that this rank has sent for training so far."""
+        """Count the bytes that this rank has sent for training so far."""
 
     def share_buffers(self) -> None:  # noqa: B027 - no rank has anything to share at that time
-        """They came with the weights, in :meth:`synchronize`."""
+        """Do nothing: :meth:`synchronize` has broadcast them with the weights."""
 
     def broadcast_weights(self) -> None:
-        """Every rank gets the weights and buffers that the others have trained."""
+        """Broadcast the weights and buffers that each rank has trained."""
         for name, tensor in [*self.model.named_parameters(), *self.model.named_buffers()]:
             k = self.names.index(name.split(".")[0])
             _broadcast_tensor(tensor, self._owner(k), self.ranks.rank)
@@ -90,7 +90,7 @@ class LayerStage(ABC):
         return {**state, "state": dict(sorted(merged.items()))}
 
     def keep_owned_state(self) -> None:
-        """Forget the optimiser's state of parameters that other ranks train."""
+        """Drop the optimiser's state of parameters that other ranks train."""
         mine = self.owned()
         for p in [p for p in self.optimizer.state if id(p) not in mine]:
             del self.optimizer.state[p]
@@ -111,7 +111,7 @@ class LayerStage(ABC):
 
 
 def _broadcast_tensor(tensor: Tensor, owner: int, rank: int) -> None:
-    """The owner's tensor on all ranks."""
+    """Broadcast the owner's tensor."""
     with torch.no_grad():
         flat = tensor.detach().contiguous()
         dist.broadcast(flat, owner)

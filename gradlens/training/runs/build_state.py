@@ -99,7 +99,7 @@ def require_fit(config: Config, network: ModelAndMethod, data: Data, num_ranks: 
 
 
 def _require_divisible(config: Config, images: int, normalises: bool) -> None:
-    """Every rank needs an image of every batch, and two where it normalises over its own part.
+    """Check that every rank has an image of every batch, and two if it normalises over its own part.
 
     Raises:
         InputError: the batch, or the rest at the end of an epoch, is too small for the ranks.

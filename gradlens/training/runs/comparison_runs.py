@@ -163,7 +163,7 @@ def _places(read: Sequence[Run], groups: Sequence[Sequence[Config]], folder: Pat
 def _with_best_rates(
     asked: AskedComparison, made: Comparison, context: RunContext, watch_for: Callable[[Config], Watch], elsewhere: Sequence[Path]
 ) -> tuple[list[list[Config]], Comparison, list[str]]:
-    """Each method's configs with the learning rate that is best for it, chosen with the first seed."""
+    """Set in each method's configs the learning rate that is best for it, chosen with the first seed."""
     groups: list[list[Config]] = []
     searches: list[Path] = []
     said: list[str] = []

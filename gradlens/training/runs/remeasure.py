@@ -68,7 +68,7 @@ def measure_run(run: Run, quantities: tuple[str, ...], context: RunContext, prog
 
 
 def _measure(state: TrainState, file: Path, quantities: tuple[str, ...], sparse: frozenset[str]) -> list[Measurement]:
-    """The rows of one saved set of weights."""
+    """Measure the rows of one saved set of weights."""
     saved = load_checkpoint(file)
     state.network.load(saved, str(file))
     (model, method), names, step = state.network, state.network.block_names(), int(saved["step"])

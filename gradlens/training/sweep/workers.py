@@ -203,7 +203,7 @@ def train_point(config: Mapping[str, Any], context: RunContext) -> str:
 
 
 def _must_be_reachable(address: str) -> None:
-    """Ray itself tries for minutes to reach a cluster that is not there."""
+    """Refuse an address without a cluster at once: Ray itself tries for minutes."""
     host, colon, port = address.rpartition(":")
     if not colon or "/" in host or not port.isdigit():
         return
