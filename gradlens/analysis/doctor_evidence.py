@@ -37,7 +37,7 @@ Series = list[tuple[int, float]]  # (updates made before, value), in order
 
 @dataclass(frozen=True)
 class RunView:
-    """A run as the checks look at it."""
+    """A run as the checks read it."""
 
     run: Run
     context: RunContext

@@ -110,7 +110,7 @@ def out_of_scale(seen: RunView) -> list[Symptom] | None:
 
 
 def feedback_drift(seen: RunView) -> list[Symptom] | None:
-    """Check that feedback keeps its size relative to the weights it stands for."""
+    """Check that feedback keeps its size relative to the weights it replaces."""
     if not seen.run.config.rule.has_feedback:
         return None
     seen.need_gradients()

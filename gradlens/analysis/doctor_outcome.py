@@ -95,7 +95,7 @@ def collapse(seen: RunView) -> list[Symptom]:
     try:
         activations = collect_activations(
             frozen, chosen.to(seen.context.device), blocks=frozen.names[:-1]
-        )  # the top gives as many as there are classes
+        )  # the output block gives as many as there are classes
     except InputError as error:  # numbers that are not finite, the block named
         return [Symptom(WRONG, "run", frozen.step, math.nan, RANK_WRONG, str(error))]
     found = []

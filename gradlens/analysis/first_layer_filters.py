@@ -72,7 +72,7 @@ def first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d]:
             if module.kernel_size[0] != module.kernel_size[1]:
                 raise InputError(f"{name} has kernels of {'x'.join(map(str, module.kernel_size))} and not square ones")
             return name, module
-    raise InputError("this network has no convolution, and so no filters to look at")
+    raise InputError("this network has no convolution, and therefore no filters")
 
 
 def filters_of(model: nn.Module) -> Array:
@@ -206,7 +206,7 @@ class FilterDescription(NamedTuple):
     filters: Array  # [F, C, k, k]
     gabors: list[Gabor | None] | None  # None where the kernel is too small to decide
     numbers: FilterStatistics
-    watched: bool  # whether the filters' outputs on images were looked at
+    watched: bool  # whether the filters' outputs on images were measured
 
 
 def describe_filters(frozen: FrozenModel, images: Tensor, start: Array | None = None) -> FilterDescription:
@@ -244,7 +244,7 @@ def must_have_filters(run: Run, context: RunContext) -> None:
 
 
 def filters_run(run: Run, context: RunContext, over_time: bool = False, progress: Progress = no_progress) -> dict[str, Any]:
-    """Look at a run's first-layer filters.
+    """Measure a run's first-layer filters.
 
     Args:
         run: of a network that :func:`must_have_filters`.

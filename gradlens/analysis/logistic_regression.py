@@ -331,7 +331,7 @@ def fit_logistic_regression(
 
 
 def _checked(x: Tensor, y: Tensor, classes: int | None) -> int:
-    """Return how many classes there are, after a look at what is given."""
+    """Check features and labels, and return the number of classes."""
     if x.ndim != 2 or y.shape != x.shape[:1] or 0 in x.shape:
         raise InputError(f"a probe is fitted to features [N, d] and labels [N], not to {list(x.shape)} and {list(y.shape)}")
     if x.dtype not in (torch.float32, torch.float64) or y.is_floating_point():
@@ -344,6 +344,6 @@ def _checked(x: Tensor, y: Tensor, classes: int | None) -> int:
         raise InputError(f"a probe needs two classes or more; all {len(y)} points are of class {lowest}")
     if len(x) < classes:
         raise InputError(f"{len(x)} points are fewer than the {classes} classes")
-    if not math.isfinite(float(x.sum())) and not bool(x.isfinite().all()):  # the sum is quicker to look at, and enough
+    if not math.isfinite(float(x.sum())) and not bool(x.isfinite().all()):  # the sum is faster to check, and sufficient
         raise InputError("a probe cannot be fitted: the features hold NaN or infinite numbers")
     return classes

@@ -84,7 +84,7 @@ class ProbeFeatures(NamedTuple):
         return digest.hexdigest()[:16]
 
     def permuted(self) -> Tensor:
-        """Return the training labels, dealt to other images."""
+        """Return the training labels, permuted over images."""
         return self.y[torch.randperm(len(self.y), generator=generator(self.seed, "permuted labels")).to(self.y.device)]
 
 

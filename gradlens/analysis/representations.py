@@ -5,7 +5,7 @@ Held: how well a small decoder gives the image back and a small head the label (
 networks are: :mod:`gradlens.analysis.network_similarity`.
 
 All numbers of a run are of its data set's test images, whatever it was trained on: two thirds fit decoder and head, the rest are held
-out and everything is measured on them. The network is fixed for both parts alike, so a part of its own training images would not do:
+out and everything is measured on them. The network is fixed for both parts alike, so a part of its own training images cannot be used:
 what was memorized there would be attributed to the head, and runs of other seeds were trained on others.
 """
 

@@ -104,7 +104,7 @@ def rule_structure(name: str, rule: type[Method], options: Mapping[str, Any] | N
         name: the rule's.
         rule: its class.
         options: of the rule; those left out have their defaults.
-        depth: number of convolutional blocks, 1 to 4; a top comes above them.
+        depth: number of convolutional blocks, 1 to 4; an output block follows.
 
     Raises:
         InputError: options that the rule or the network refuses.

@@ -46,7 +46,7 @@ class Best:
         self.W: Array | None = None
 
     def see(self, s: Array, own: Array, w: Array, lam: Array) -> bool:
-        """Look at another w and λ; whether either is better than what was there."""
+        """Try another w and λ; return whether either is better than the best so far."""
         margin, bound = proven_margin(s, own, w), proven_bound(s, own, lam)
         better = margin > self.margin or bound < self.bound
         if margin > self.margin:

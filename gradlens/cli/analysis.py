@@ -1,4 +1,4 @@
-"""The commands that look at what finished runs have learned: one for each analysis of the registry, and those that are no analysis."""
+"""The commands that analyse finished runs: one for each analysis of the registry, and those that are no analysis."""
 
 from __future__ import annotations
 

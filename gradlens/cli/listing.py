@@ -132,7 +132,7 @@ def _quantities() -> list[tuple[str, ...]]:
         rows.append((kind, f"a kind of rows, each with cosine, angle, norm_ratio …: {ANGLES[kind]}", "in training, sparsely"))
     own = {name: text for rule in METHODS.values() for name, text in rule.method_quantities.items()}
     of = {name: ", ".join(m for m, rule in METHODS.items() if name in rule.method_quantities) for name in own}
-    rows.append(("loss", "the loss a block descends: its head's, or the top's", "in training"))
+    rows.append(("loss", "the loss a block descends: its head's, or the output block's", "in training"))
     return rows + [(name, f"{of[name]}: {text}", "in training") for name, text in own.items()]
 
 

@@ -161,7 +161,7 @@ def _status(error: Exception) -> int:
 
 
 def _report(error: Exception) -> int:
-    """Print an error for a person; anything that is not one of ours is a bug and keeps its traceback."""
+    """Print an error in one line; an exception that is not one of gradlens's is a bug and keeps its traceback."""
 
     if isinstance(error, InputError):
         say(f"{error.trace}gradlens: {one_line(str(error))}", aside=True)

@@ -21,7 +21,7 @@ class Link(NamedTuple):
     rule: str
     source: str
     target: str
-    carries: str  # activation, synthetic input, error signal, learning target, labels, image, teacher's answers
+    carries: str  # activation, synthetic input, error signal, learning target, labels, image, teacher's logits
     through: str  # transposed weights, feedback matrix, "" where neither
 
 

@@ -63,7 +63,7 @@ def make_network_info(model: nn.Sequential, shape: Sequence[int], classes: int, 
     """Describe a network for a rule: its blocks, their output shapes, and how it is trained.
 
     Args:
-        model: the blocks, the last one the top.
+        model: the blocks, the last one the output block.
         shape: (C, H, W) of an image.
         classes: number of classes.
         loss: of the network's output and the labels.

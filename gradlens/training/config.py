@@ -161,7 +161,7 @@ class PretrainedSettings(Settings, frozen=True):
     run: str | None = setting(
         None, "start from the weights of this run", flat="init_from", synonyms=("pretrained", "checkpoint", "weights", "load")
     )
-    keep_head: int = setting(0, "with --init-from a simclr run: keep N layers of its projection head under a new top", ge=0)
+    keep_head: int = setting(0, "with --init-from a simclr run: keep N layers of its projection head below a new output block", ge=0)
 
     @model_validator(mode="after")
     def _of_a_run(self) -> PretrainedSettings:

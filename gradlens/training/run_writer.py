@@ -79,7 +79,7 @@ class Writer:
         if is_run(path) and not overwrite:
             return Writer._reopen(config, path, info)
         if is_run(path):
-            read_config(path / "config.json")  # a foreign folder's files are not ours to delete
+            read_config(path / "config.json")  # refuses a foreign folder, whose files must not be deleted
         elif path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise InputError(f"{path} exists and is not a run directory; --out or --run-name names another place")
         elif resume:

@@ -67,7 +67,7 @@ def begin_step(method: Method, seed: int, epoch: int, step: int) -> None:
 def _write_grad(p: Tensor, grad: Tensor) -> None:
     """Write (or, for a parameter that two blocks share, add) a gradient, in the parameter's own memory layout.
 
-    The fused optimisers walk parameter and gradient side by side in memory and do not look at strides.
+    The fused optimisers traverse parameter and gradient side by side in memory and ignore strides.
     """
     if p.grad is not None:
         grad = p.grad + grad

@@ -180,7 +180,7 @@ def logged(state: TrainState, folder: Path, watch: Watch) -> Iterator[Watch]:
     """Wrap a watch to write its events to ``folder``/tensorboard too; to be opened when the run is begun or restored.
 
     Args:
-        state: the run, begun or restored; its network is looked at when an epoch ends.
+        state: the run, begun or restored; its network's filters are read when an epoch ends.
         folder: the run's.
         watch: is called as well.
 

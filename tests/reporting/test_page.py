@@ -106,7 +106,7 @@ def test_every_section_that_holds_something_is_there_and_closed(parsed):
 
 def test_verdict_lines(parsed):
     words = parsed.words("verdict")
-    assert "The gradient of dgl has cosine 0.62 ± 0.21 with the true one below the top block" in words
+    assert "The gradient of dgl has cosine 0.62 ± 0.21 with the true one below the output block" in words
     assert "dgl Cosine 0.62 ± 0.21; worst at block1.conv (0.25" in words
     assert "50.0 % test accuracy, 10.5 points below bp" in words
     assert "One seed only, so without intervals: greedy." in words

@@ -87,7 +87,7 @@ def test_nearest_and_farthest():
         *three("dni", (0.4, 0.41, 0.4), [(0.0, 0.1, 0.0, 1, 1), (0.0, 0.1, 0.1, 1, 1), (0.0, 0.1, 0.0, 1, 1)]),
     ]
     text = said(*runs)
-    assert "Below the top block the gradient of dgl is nearest to the true one (cosine 0.81; not distinguishable: fa)" in text
+    assert "Below the output block the gradient of dgl is nearest to the true one (cosine 0.81; not distinguishable: fa)" in text
     assert ", that of dni farthest (0.04)." in text
     assert "dni is 20 (18.2 to 21.1) points worse than backprop (60.0 %), fa 9.7 (8.2 to 11.1), dgl 4.7 (3.2 to 6.1)." in text
     assert "In brackets: 95 % intervals over seeds." in text
@@ -105,16 +105,16 @@ def test_layers_without_gradient_are_named_and_not_ranked():
         verdict_line(found["greedy"]).gradient
         == "Cosine 1.00 in the 1 of 3 layers that have one, no gradient at block1.conv and block2.conv."
     )
-    assert verdict_line(found["shallow"]).gradient == "Uses no gradient below the top block at the end."
+    assert verdict_line(found["shallow"]).gradient == "Uses no gradient below the output block at the end."
     assert said(*runs).endswith(
-        "The gradient of dgl has cosine 0.50 with the true one below the top block; worst at block1.conv (0.50). "
-        "At the end greedy and shallow leave layers below the top block untrained."
+        "The gradient of dgl has cosine 0.50 with the true one below the output block; worst at block1.conv (0.50). "
+        "At the end greedy and shallow leave layers below the output block untrained."
     )
 
 
 def test_a_cosine_that_is_missing_for_another_reason_is_not_called_untrained():
     found, _ = stood(made("dgl", cosines=(NAN, NAN, NAN, 1, 1), norm_ratio=1.0))
-    assert verdict_line(found["dgl"]).gradient == "No cosine below the top block: one of the two gradients is zero."
+    assert verdict_line(found["dgl"]).gradient == "No cosine below the output block: one of the two gradients is zero."
 
 
 def test_without_bp_the_page_says_what_cannot_be_said():
@@ -300,7 +300,7 @@ def test_which_rule_and_whether_a_cosine_is_good_are_answered_from_the_numbers()
     assert "dgl loses nothing here." in which
     assert "0.39 is dgl at block1.conv. Chance gives 0.03 there" in good
     assert "two halves of one batch have cosine 0.50 there." in good
-    assert "here dgl (mean below the top and accuracy: 0.66 and 90.0 %) ends no lower than kp (0.90 and 85.0 %)." in good
+    assert "here dgl (cosine below the output block, accuracy: 0.66 and 90.0 %) ends no lower than kp (0.90 and 85.0 %)." in good
 
 
 def test_a_rule_that_beats_backprop_is_named_and_nothing_is_answered_without_backprop():

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FilterOptions:
-    """What is looked at."""
+    """What is measured."""
 
     over_time: bool = option(False, "the numbers at the snapshots too (--keep-checkpoints)")
 

@@ -96,7 +96,7 @@ class Analysis:
         """Check, before anything costly, what depends on data, network or options. Here: that no run is given twice.
 
         Raises:
-            InputError: these runs cannot be looked at with these options.
+            InputError: these runs cannot be analysed with these options.
 
         """
         from gradlens.training.run_groups import group_runs
@@ -187,7 +187,7 @@ class Analysis:
             A result a run; what :meth:`compare` found is the first one's ``comparison``.
 
         Raises:
-            InputError: no run, or runs that cannot be looked at; nothing is computed then.
+            InputError: no run, or runs that cannot be analysed; nothing is computed then.
 
         """
         session = Session(context, self.Options() if options is None else options, watch, say)

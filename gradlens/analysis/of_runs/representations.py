@@ -29,7 +29,7 @@ class Representations(Analysis):
         must_be_comparable(runs, session.context, session.options)
 
     def protocol(self, run: Run, session: Session) -> dict[str, Any]:
-        """See :func:`gradlens.analysis.representations.representation_protocol`."""
+        """Describe the measurement, see :func:`gradlens.analysis.representations.representation_protocol`."""
         from gradlens.analysis.representations import representation_protocol
 
         return representation_protocol(run, session.context, session.options)

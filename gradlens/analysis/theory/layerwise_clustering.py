@@ -4,7 +4,7 @@ After Malach & Shalev-Shwartz, A Provably Correct Algorithm for Deep Learning th
 From the bottom up, each stage cuts what is below into patches of s×s cells, learns a linear map of patches (the first layer of a
 two-layer net that predicts the label), clusters the mapped patches with k-means, and hands on, in the place of each patch, which
 cluster it is in. A linear classifier reads the last stage. No gradient crosses a stage. So far the paper's abstract; the
-details here are ours.
+details here are gradlens's.
 
 Why the gradient step finds the classes of a generative model like :mod:`gradlens.data.hierarchical_digits`. Let x_p be the patch at
 position p, whitened over all images and positions; W the first layer, zero at first; V_p the second layer's random weights; y the

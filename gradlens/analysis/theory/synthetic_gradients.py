@@ -114,7 +114,7 @@ def stationarity(network: ModelAndMethod, x: Tensor, y: Tensor) -> Stationarity:
     """
     model, method = network
     if "synth_loss" not in method.method_quantities:
-        raise InputError(f"{type(method).__name__} has no synthesisers whose fixed points could be looked at")
+        raise InputError(f"{type(method).__name__} has no synthesisers, whose fixed points are computed here")
     step = run_step(method, list(model), x, y)
     updates = step.updates.values()
     truth = true_gradients(method, step).grads
@@ -248,7 +248,7 @@ def small_pair(
     """Build a network of blocks on feature vectors with its rule, in float64; the last may be ``nn.Identity``: h are then the logits.
 
     Args:
-        blocks: bottom first, the last one the top.
+        blocks: bottom first, the last one the output block.
         size: features of an input.
         classes: number of logits.
         method: a key of METHODS.

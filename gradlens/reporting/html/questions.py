@@ -63,7 +63,7 @@ def _is_it_good(s: MethodSummary, compared: Sequence[MethodSummary]) -> Answer:
     cosine, layer = short_number(s.worst.mean), s.worst.layer
     said = [f"1 is the true gradient, 0 a direction that is unrelated to it. {cosine} is {s.label} at {layer}."]
     if math.isfinite(s.chance.mean):
-        said.append(f"Chance gives {short_number(s.chance.mean)} there (each image gets another image's error signal).")
+        said.append(f"Chance gives {short_number(s.chance.mean)} there (error signals shuffled over images).")
     else:
         said.append("The cosine by chance was not recorded (`--diagnose-every`).")
     ceiling = next((v.mean for v in final_values(s.runs, "noise_ceiling") if v.layer == layer), math.nan)
@@ -84,4 +84,4 @@ def _not_accuracy(found: Sequence[MethodSummary]) -> str:
     def both(s: MethodSummary) -> str:
         return f"{short_number(s.below.mean)} and {short_number(s.accuracy.mean, 1, scale=100)} %"
 
-    return f"{text}, and here {low.label} (mean below the top and accuracy: {both(low)}) ends no lower than {high.label} ({both(high)})."
+    return f"{text}, and here {low.label} (cosine below the output block, accuracy: {both(low)}) ends no lower than {high.label} ({both(high)})."

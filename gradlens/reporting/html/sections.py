@@ -53,7 +53,7 @@ def summary(held: ReportContext) -> Table:
             ]
         )
     columns = [
-        "method", "cosine below the top", "worst layer", "final accuracy %", "best accuracy %", f"points against {BASELINE}",
+        "method", "cosine below the output block", "worst layer", "final accuracy %", "best accuracy %", f"points against {BASELINE}",
         f"time against {BASELINE}", "seeds",
     ]  # fmt: skip
     note = (

@@ -39,10 +39,10 @@ class MethodSummary(NamedTuple):
     method: str
     runs: Sequence[Run]
     layers: list[FinalValue]  # final cosines of the weight gradients, bottom first
-    seeds: dict[int, float]  # seed -> mean cosine of the layers below the top block that have one in every seed
+    seeds: dict[int, float]  # seed -> mean cosine of the layers below the output block that have one in every seed
     below: Interval  # the same over seeds
     counted: int  # these layers
-    possible: int  # all layers below the top block; all there are, where there is one block only
+    possible: int  # all layers below the output block; all there are, where there is one block only
     idle: list[str]  # layers whose gradient is exactly zero at the end
     trained: bool  # a gradient was recorded after the first update: else all cosines are the untrained network's
     worst: FinalValue | None  # the layer of the lowest cosine
@@ -57,7 +57,7 @@ class MethodSummary(NamedTuple):
 
 
 def below_top(layers: Sequence[str]) -> list[str]:
-    """Return the layers below the top block, whose gradient most rules leave as it is; all of them where there is only one block.
+    """Return the layers below the output block, whose gradient most rules leave as it is; all of them where there is only one block.
 
     >>> below_top(["block1.conv", "block2.conv", "top.hidden", "top.out"])
     ['block1.conv', 'block2.conv']
@@ -109,7 +109,7 @@ def _pace_varies(group: Sequence[Run]) -> float:
 def chance_limit(a: MethodSummary, b: MethodSummary) -> float:
     """Return the difference of accuracies up to which the draw of the held-out images alone explains it, in 19 of 20 draws; NaN if unknown.
 
-    Half the interval of Agresti and Caffo (2000): two binomials, each with one right and one wrong answer added. Both networks answer
+    Half the interval of Agresti and Caffo (2000): two binomials, with one correct and one wrong prediction added to each. Both predict
     the same images, so their errors mostly go together and the real limit is lower; another seed's training is not in it.
     """
     if not (a.images and b.images and math.isfinite(a.accuracy.mean) and math.isfinite(b.accuracy.mean)):

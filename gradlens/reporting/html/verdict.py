@@ -37,9 +37,9 @@ def _gradient(s: MethodSummary) -> str:
         return "recorded no gradients"
     if not s.counted:
         return (
-            "uses no gradient below the top block at the end"
+            "uses no gradient below the output block at the end"
             if s.idle
-            else "no cosine below the top block: one of the two gradients is zero"
+            else "no cosine below the output block: one of the two gradients is zero"
         )
     text = f"cosine {number_text(s.below.mean, s.below.low)}" + ("" if s.trained else " of the untrained network, all that was recorded")
     if s.counted < s.possible:
@@ -112,29 +112,29 @@ def verdict_line(s: MethodSummary) -> VerdictLine:
 
 
 def _nearest(found: Sequence[MethodSummary]) -> list[str]:
-    """Return which method's gradient is nearest to the true one below the top block, which is farthest, and which have none.
+    """Return which method's gradient is nearest to the true one below the output block, which is farthest, and which have none.
 
     What was recorded of the untrained network alone is not ranked: it is no evidence about training.
     """
     ranked = sorted((s for s in found if _rankable(s)), key=lambda s: -s.below.mean)
     idle = [s.label for s in found if set(s.idle) & set(below_top([row.layer for row in s.layers]))] if found else []
-    said = [f"At the end {listed(idle)} {'leaves' if len(idle) == 1 else 'leave'} layers below the top block untrained."] if idle else []
+    said = [f"At the end {listed(idle)} {'leaves' if len(idle) == 1 else 'leave'} layers below the output block untrained."] if idle else []
     if not ranked:
         return said
     first, last = ranked[0], ranked[-1]
     if first is last:
         where = f"; {_where(first)}" if _where(first) else ""
         cosine = number_text(first.below.mean, first.below.low)
-        return [f"The gradient of {first.label} has cosine {cosine} with the true one below the top block{where}.", *said]
+        return [f"The gradient of {first.label} has cosine {cosine} with the true one below the output block{where}.", *said]
     equal = [s.label for s in ranked[1:] if _equal(first, s)]
     same = f"; not distinguishable: {listed(equal)}" if equal else ""
     far = "" if last.label in equal else f", that of {last.label} farthest ({short_number(last.below.mean)})"
     near = f"the gradient of {first.label} is nearest to the true one (cosine {short_number(first.below.mean)}{same})"
-    return [f"Below the top block {near}{far}.", *said]
+    return [f"Below the output block {near}{far}.", *said]
 
 
 def _rankable(s: MethodSummary) -> bool:
-    """Whether a group's cosine may be ranked: every layer below the top has one, and training was recorded."""
+    """Whether a group's cosine may be ranked: every layer below the output block has one, and training was recorded."""
     return s.method != BASELINE and s.counted > 0 and s.counted == s.possible and s.trained
 
 

@@ -211,7 +211,7 @@ def truth(trial: Trial) -> None:
     """The true gradient that is recorded is what loss.backward() gives on an uncut copy of the network."""
     made = trial.build()
     if not made.method.classifies:
-        raise CheckSkipped("it gives no logits that a loss could be computed of")
+        raise CheckSkipped("it gives no logits, of which the loss is computed")
     if made.method.objective != "loss":
         raise CheckSkipped(f"its objective is another one: {made.method.objective}")
     x, y = trial.batch(made.method)

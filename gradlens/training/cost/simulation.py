@@ -168,7 +168,7 @@ def memory(tasks: Sequence[Task], spans: Sequence[Span], costs: Costs, stages: S
     """Count the bytes that each worker holds at its peak.
 
     Parameters, gradients and the optimiser's state of its blocks all the time; a block's graph and output from its forward to its
-    backward pass; what came from below until the block that read it has gone backward; what came from above until it is used.
+    backward pass; received inputs until the backward pass of the block that read them; received messages until they are used.
     A queue counts as full.
 
     """
@@ -205,7 +205,7 @@ def memory(tasks: Sequence[Task], spans: Sequence[Span], costs: Costs, stages: S
 def mean_delay(schedule: Schedule, tasks: Sequence[Task], spans: Sequence[Span], stages: Stages) -> float:
     """Return by how many batches used values are older than the batch they are used with, the mean over all uses; 0 where none are.
 
-    Targets: ``LATE`` at every stage but the top. Errors: updates of a block between the forward pass that made the error and its
+    Targets: ``LATE`` at every stage but the last. Errors: updates of a block between the forward pass that made the error and its
     backward pass. Inputs in a queue: the worker's turns since it came.
     """
     if schedule.delayed == "target":

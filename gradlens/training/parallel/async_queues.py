@@ -1,6 +1,6 @@
 """Asynchronous greedy learning on real ranks: no rank waits for another, each trains on what lies in its queue.
 
-A thread receives what the rank below sends and keeps the last M batches, of which a step draws one as the rule does in one process
+A thread receives what the previous rank sends and keeps the last M batches, of which a step draws one as the rule does in one process
 (``methods/local/dgl_async.py``); when the queue is full the oldest is dropped. A rank waits only when each batch it has was read
 ``replay_reads`` times. Blocks of one rank read each other's fresh output. Such a run is not reproducible: how far ranks run apart is up to
 the machines, and stands in the rows as ``staleness``. No truth is recorded: blocks work on different batches.
@@ -133,7 +133,7 @@ class AsyncQueues(LayerStage):
         return rows, None
 
     def finish_pending(self) -> list[tuple[int, Outcome]]:
-        """Let the rank above have all that was sent to it."""
+        """Wait until the next rank has received all that was sent to it."""
         if self.above is not None:
             self.above.empty()
         return []

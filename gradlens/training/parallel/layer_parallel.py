@@ -66,7 +66,7 @@ def check_layers(config: Config, method: Method) -> None:
 
 
 class LayerParallel(LayerStage):
-    """Rules whose blocks get their error signal from themselves or from a message of the rank above. The arguments are LayerStage's."""
+    """Rules whose blocks get their error signal from themselves or from a message of the next rank. The arguments are LayerStage's."""
 
     def __init__(self, state: TrainState, ranges: Sequence[range], number: int) -> None:
         super().__init__(state, ranges, number)
@@ -200,7 +200,7 @@ class LayerParallel(LayerStage):
         return Received(tuple(self.message.take(images)))
 
     def on_update(self, u: Update) -> None:
-        """Send the backward message to the rank below."""
+        """Send the backward message to the previous rank."""
         if self.down is not None and u.k == self.mine.start:
             self.down.send(self.batches.size(self.begun.step), list(u.grad.below))
         if self.message is not None and u.k == self.mine.stop - 1 and self._learns_last():

@@ -31,7 +31,7 @@ class LayerStage(ABC):
 
     """
 
-    flush_every = None  # what steps report is put together where ranks meet
+    flush_every = None  # outcomes are combined when ranks synchronise
 
     def __init__(self, state: TrainState, ranges: Sequence[range], number: int) -> None:
         self.config, self.network, self.optimizer, self.batches = state.config, state.network, state.optimizer, state.batches
@@ -50,7 +50,7 @@ class LayerStage(ABC):
         """Update this rank's blocks: see :class:`gradlens.training.step.Stage`."""
 
     def finish_pending(self) -> Sequence[tuple[int, Outcome]]:
-        """Finish what is under way before ranks meet; what steps of it reported."""
+        """Finish batches in flight before ranks synchronise; return the outcomes of their steps."""
         return ()
 
     @abstractmethod

@@ -51,7 +51,7 @@ def search_lr(
     """Find the learning rate of ``grid`` with the highest final accuracy on a validation split held out of the training images.
 
     Args:
-        config: the settings to choose for; its test images are not looked at.
+        config: the settings to choose for; its test images are not used.
         grid: learning rates.
         share: of the training images to hold out.
         context: where the trial runs go.
