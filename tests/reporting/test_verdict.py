@@ -300,7 +300,7 @@ def test_which_rule_and_whether_a_cosine_is_good_are_answered_from_the_numbers()
     assert "dgl loses nothing here." in which
     assert "0.39 is dgl at block1.conv. Chance gives 0.03 there" in good
     assert "two halves of one batch have cosine 0.50 there." in good
-    assert "here dgl (cosine below the output block, accuracy: 0.66 and 90.0 %) ends no lower than kp (0.90 and 85.0 %)." in good
+    assert "here dgl (cosine below output block, accuracy: 0.66 and 90.0 %) ends no lower than kp (0.90 and 85.0 %)." in good
 
 
 def test_a_rule_that_beats_backprop_is_named_and_nothing_is_answered_without_backprop():

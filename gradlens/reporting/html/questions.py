@@ -84,4 +84,6 @@ def _not_accuracy(found: Sequence[MethodSummary]) -> str:
     def both(s: MethodSummary) -> str:
         return f"{short_number(s.below.mean)} and {short_number(s.accuracy.mean, 1, scale=100)} %"
 
-    return f"{text}, and here {low.label} (cosine below the output block, accuracy: {both(low)}) ends no lower than {high.label} ({both(high)})."
+    return (
+        f"{text}, and here {low.label} (cosine below output block, accuracy: {both(low)}) ends no lower than {high.label} ({both(high)})."
+    )
