@@ -133,7 +133,7 @@ def need_steps(records: int, wanted: int = LAST_STEPS) -> None:
     """Raise MissingEvidence unless there are so many recorded steps."""
     if records < wanted:
         what = f"{records} record{'s' * (records != 1)}"
-        raise MissingEvidence(f"too short to judge: {what}, expected {wanted} (a lower --record-every makes more)")
+        raise MissingEvidence(f"too short to evaluate: {what}, expected {wanted} (a lower --record-every makes more)")
 
 
 def values(series: Series) -> list[float]:

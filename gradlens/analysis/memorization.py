@@ -174,7 +174,7 @@ def memorization_protocol(run: Run) -> dict[str, Any]:
 
 
 def _is_partial(run: Run) -> bool:
-    """Whether some labels are true and some random, so that blocks are probed."""
+    """Return whether some labels are true and some random, so that blocks are probed."""
     return 0 < run.config.data.label_noise < 1
 
 

@@ -129,7 +129,7 @@ def _row(
 
 
 def certificates(given: ProbeFeatures, images: int, controls: bool = True) -> list[ProbeRecord]:
-    """Whether the first training images are strictly separable by this block's features, with true labels and with permuted ones."""
+    """Return whether the first training images are strictly separable by this block's features, with true labels and with permuted ones."""
     n = min(images, len(given.y))
     x = Standard.of(given.train)(given.train[:n])
     labels = {TRUE: given.y, **({PERMUTED: given.permuted()} if controls else {})}

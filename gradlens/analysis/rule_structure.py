@@ -36,8 +36,8 @@ class RuleModule:
         label: what it is, in words.
         block: the block with which it is trained.
         reads: what its output depends on: "output" (of its block), "image", "labels".
-        gives: what is made of its output: "input" (of the block above), "loss", "error signal"; "" where nothing is found.
-        target: what it is trained towards, beside a loss of its own: "message" (from the block above), "output" (of its block), "".
+        gives: what is made of its output: "input" (of block k+1), "loss", "error signal"; "" where nothing is found.
+        target: what it is trained towards, beside a loss of its own: "message" (of block k+1), "output" (of its block), "".
 
     """
 
@@ -60,7 +60,7 @@ class BlockSignal:
         loss: whether a loss is computed at its output.
         loss_reads: what that loss depends on beside the block's output: "labels", "image", "teacher".
         error_signal: what its error signal is made of: "message", "loss", "module", "output error".
-        sends: number of messages to the block below.
+        sends: number of messages to block k−1.
         feedback: whether these are carried down otherwise than by the transposed weights.
 
     """
@@ -269,7 +269,7 @@ class _Probe:
         return tuple(name for name, found in made_of.items() if found)
 
     def _is_replaced(self, update: Update) -> bool:
-        """Whether messages went down otherwise than by the transposed weights."""
+        """Return whether messages went down otherwise than by the transposed weights."""
         sent, got = update.signal.messages_below, update.grad.below
         exact = pull_back(update.p, None, sent, keep=True).below if got else ()
         return any(not torch.allclose(a, b, rtol=1e-9, atol=0) for a, b in zip(got, exact, strict=True))
@@ -317,11 +317,11 @@ def _other(t: Tensor) -> Tensor:
 
 
 def _reaches(output: Tensor, module: nn.Module) -> bool:
-    """Whether a tensor was made with a module's parameters."""
+    """Return whether a tensor was made with a module's parameters."""
     got = torch.autograd.grad(output.sum(), list(module.parameters()), retain_graph=True, allow_unused=True)
     return any(g is not None for g in got)
 
 
 def _any_of(unit: str, names: set[str]) -> bool:
-    """Whether one of these parameters is the unit's."""
+    """Return whether one of these parameters is the unit's."""
     return any(name.startswith(f"{unit}.") for name in names)

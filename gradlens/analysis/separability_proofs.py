@@ -76,7 +76,7 @@ def proven_bound(s: Array, own: Array, lam: Array) -> float:
 
 
 def _positive_definite(m: Array, floor: float, error: float) -> bool:
-    """Whether the exact matrix, known up to ``error`` in norm, is proven ⪰ floor · I: its Cholesky factorisation, shifted, succeeds.
+    """Return whether the exact matrix, known up to ``error`` in norm, is proven ⪰ floor · I: its Cholesky factorisation, shifted, succeeds.
 
     If it does, the matrix that was factorised is ⪰ −γ_{n+1} / (1 − γ_{n+1}) · trace (Higham 2002, theorem 10.3; Rump, BIT 46, 2006).
     """
@@ -90,7 +90,7 @@ def _positive_definite(m: Array, floor: float, error: float) -> bool:
 
 
 def affinely_independent(s: Array) -> bool:
-    """Whether the points are proven affinely independent: the Gram matrix of (x~, 1) is positive definite."""
+    """Return whether the points are proven affinely independent: the Gram matrix of (x~, 1) is positive definite."""
     n, d = s.shape
     if n > d + 1:
         return False
@@ -105,7 +105,7 @@ def residual(s: Array, own: Array, lam: Array) -> Array:
 
 
 def is_witness(s: Array, own: Array, lam: Array) -> bool:
-    """Whether λ [n, classes] is handed out: not negative, 0 at the own class, sum 1, no entry of the residual above ``RESIDUAL``."""
+    """Return whether λ [n, classes] is handed out: not negative, 0 at the own class, sum 1, no entry of the residual above ``RESIDUAL``."""
     proper = lam.min() >= 0 and not (lam * own).any() and abs(lam.sum() - 1) <= RESIDUAL
     return bool(proper and np.abs(residual(s, own, lam)).max() <= RESIDUAL)
 

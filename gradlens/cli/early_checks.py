@@ -26,17 +26,17 @@ CHOICES = {flag.name.replace("-", "_"): flag for flag in SETTINGS if flag.choice
 
 
 def is_current(kind: str) -> bool:
-    """Whether the files of a kind of names (``REGISTRIES``) are unchanged since their names were written."""
+    """Return whether the files of a kind of names (``REGISTRIES``) are unchanged since their names were written."""
     return all(digest(file) == DIGESTS.get(file) for file in REGISTRIES[kind])
 
 
 def _is_in_a_file(name: str) -> bool:
-    """Whether a word names something in a Python file, or a file whose name was forgotten."""
+    """Return whether a word names something in a Python file, or a file whose name was forgotten."""
     return name.partition(":")[0].endswith(".py")
 
 
 def _is_elsewhere(name: str) -> bool:
-    """Whether a word is no bare name: a file or what is in it, a folder, ``torchvision:NAME``. Whether it exists is checked later."""
+    """Return whether a word is no bare name: a file or a name in it, a folder, ``torchvision:NAME``; existence is checked later."""
     return ":" in name or "/" in name or Path(name).suffix in (".py", ".npz") or is_there(name)
 
 
@@ -176,7 +176,7 @@ def check_quantities(run_dir: Path, names: Sequence[str]) -> None:
 
 
 def _in_a_rule(name: str) -> bool:
-    """Whether the file of a rule holds a word between quotes: a quantity of its own, added since the names were written."""
+    """Return whether the file of a rule holds a word between quotes: a quantity of its own, added since the names were written."""
     return any(f'"{name}"' in path.read_text(encoding="utf-8") for path in (PACKAGE / "methods").rglob("*.py"))
 
 

@@ -13,7 +13,7 @@ from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.tables import Table
 
 LOCKED = (
-    "locked: fwd = a block runs after the one below it; upd = it is updated after all above it have run; bwd = … and have gone backward"
+    "locked: fwd = block k runs after block k−1; upd = it is updated after all later blocks have run; bwd = … and have gone backward"
     " (inside a chunk or window where a rule has such)"
 )
 MORE = "`gradlens list methods NAME` prints the rest of a rule: its equation, options, paper and what a block's update depends on"

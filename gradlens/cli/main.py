@@ -136,7 +136,7 @@ def main() -> None:
 
 
 def _speaks() -> bool:
-    """Whether this process reports errors: only one of several ranks does."""
+    """Return whether this process reports errors: only one of several ranks does."""
     process_group = sys.modules.get("gradlens.runtime.process_group")
     return process_group is None or process_group.current_process_group().claim_error_report()
 

@@ -82,7 +82,7 @@ def ranks_table(rows: Sequence[Gain], about: str) -> Table:
 def cards_table(found: Sequence[Card], rounds: int) -> Table:
     """Return the cards to print, and what the columns mean under them."""
     caption = (
-        f"Locked: fwd = a block runs after the one below it; upd = it is updated after all above it have run; bwd = … and"
+        f"Locked: fwd = block k runs after block k−1; upd = it is updated after all later blocks have run; bwd = … and"
         f" have gone backward (inside a chunk or window where a rule has such). Labels = used by every block. Own = numbers of the rule's"
         f" own modules, trained + fixed, in thousands. A step on BasicCNN (3x32x32), batches of {IMAGES} generated images, default options,"
         f" {rounds} interleaved round{'s' * (rounds > 1)} here and now: multiply-adds an image in millions, then as ratios to bp's:"

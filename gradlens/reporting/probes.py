@@ -149,7 +149,7 @@ def _verdict(rows: Sequence[ProbeRecord]) -> str:
 
 
 def separability_table(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> Table:
-    """Whether a few training images are strictly separable, beside what the numbers of points and features alone make likely.
+    """Return whether a few training images are strictly separable, beside what the numbers of points and features alone make likely.
 
     Args:
         runs: the runs.

@@ -253,7 +253,7 @@ class _Panel:
             self._chip(SIDE + 1.75, y - 0.45 * i, what, to=SIDE + 0.875)
 
     def _input_synthesiser(self, module: RuleModule) -> None:
-        """Draw a module at the left that makes the input of the block above."""
+        """Draw a module at the left that makes the input of block k+1."""
         y = STEP * module.block + STEP / 2
         self._box(-SIDE, y, 1.75, 0.62, self.c.module)
         self.ax.text(-SIDE, y, module.label.replace(" ", "\n", 1), ha="center", va="center", fontsize=8, color=self.c.ink, linespacing=0.95)

@@ -68,7 +68,7 @@ class Comparison:
 
 
 def is_comparison(path: str | Path) -> bool:
-    """Whether a path is a comparison folder: it holds a comparison.json."""
+    """Return whether a path is a comparison folder: it holds a comparison.json."""
     return is_file(Path(path) / FILE)
 
 
@@ -180,7 +180,7 @@ def runs_of(paths: Sequence[str | Path], say: Callable[[str], None] = notice) ->
 
 
 def _is_of_figures(path: Path) -> bool:
-    """Whether a path is the folder that commands draw into beside runs."""
+    """Return whether a path is the folder that commands draw into beside runs."""
     return path.name == FIGURES and is_folder(path) and not is_run(path)
 
 

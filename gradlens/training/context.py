@@ -70,7 +70,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 is computed natively there, so that it is faster than float32."""
+    """Return whether bfloat16 is computed natively there, so that it is faster than float32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":

@@ -18,7 +18,7 @@ from gradlens.training.config import Config
 
 
 def is_place(name: str) -> bool:
-    """Whether data are named by a path, which may change: a folder, an ``.npz`` file, ``FILE.py:build``."""
+    """Return whether data are named by a path, which may change: a folder, an ``.npz`` file, ``FILE.py:build``."""
     return name not in DATASETS
 
 

@@ -13,12 +13,12 @@ ALIKE = 0.5  # how like a name must be to the one that was typed to be suggested
 
 
 def is_run(path: str | Path) -> bool:
-    """Whether a path is a run directory: it holds a config.json."""
+    """Return whether a path is a run directory: it holds a config.json."""
     return is_file(Path(path) / "config.json")
 
 
 def is_finished(path: str | Path) -> bool:
-    """Whether a path is the directory of a run that has reached its end: it holds a summary.json, too."""
+    """Return whether a path is the directory of a run that has reached its end: it holds a summary.json, too."""
     return is_run(path) and is_file(Path(path) / "summary.json")
 
 

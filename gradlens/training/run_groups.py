@@ -205,7 +205,7 @@ def pairs_by_seed(group: Sequence[Run], other: Sequence[Run]) -> list[tuple[Run,
 
 
 def alike(group: Sequence[Run], other: Sequence[Run]) -> bool:
-    """Whether two groups are on the same images, labels and network: then accuracies and times may be compared.
+    """Return whether two groups are on the same images, labels and network: then accuracies and times may be compared.
 
     Images are compared by the hash that runs store; it is of the seed's choice of images, so runs of one seed are compared. Without
     a seed in common, or a hash, the data set's name must do.

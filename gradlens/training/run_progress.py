@@ -27,7 +27,7 @@ class Progress(NamedTuple):
 
 
 def run_progress(run: Run) -> Progress:
-    """Whether a run is finished, and how many of its updates were made; of an unfinished run its checkpoint is read."""
+    """Return whether a run is finished, and how many of its updates were made; of an unfinished run its checkpoint is read."""
     by_tables = max([m.step for m in run.metrics] + [row.step + 1 for row in run.gradients], default=0)
     if run.finished:
         return Progress(True, int(run.summary.get("updates", by_tables)), int(run.summary.get("updates", by_tables)))
@@ -62,7 +62,7 @@ def unfinished_text(runs: Sequence[Run]) -> str:
 
 
 def recorded_only_untrained(run: Run) -> bool:
-    """Whether the only gradients that a trained run recorded are of its first update, that of the untrained network.
+    """Return whether the only gradients that a trained run recorded are of its first update, that of the untrained network.
 
     This happens if the run has fewer updates than ``--record-every``: its cosines are no evidence about the end of training.
     """

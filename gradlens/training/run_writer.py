@@ -47,7 +47,7 @@ def _writing_to(folder: Path) -> Iterator[None]:
 
 
 def _is_as_written(table: Path, length: int) -> bool:
-    """Whether a table's first bytes are lines as they were written: an editor may put a mark before them or change their ends."""
+    """Return whether a table's first bytes are lines as they were written: an editor may put a mark before them or change their ends."""
     with table.open("rb") as file:
         content = file.read(length)
     return content.endswith(b"\n") and b"\r" not in content and not content.startswith(codecs.BOM_UTF8)

@@ -74,7 +74,7 @@ def restore_run(state: TrainState, writer: Writer | None, saved: dict[str, Any])
 
 
 def is_due(state: TrainState) -> bool:
-    """Whether a checkpoint within an epoch is due."""
+    """Return whether a checkpoint within an epoch is due."""
     return time.monotonic() - state.saved_at > CHECKPOINT_SECONDS and state.network.method.saved_within_epochs
 
 

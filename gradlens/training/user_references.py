@@ -83,7 +83,7 @@ def known_as(kind: str, text: str) -> str:
 
 
 def _is_kept(kept: Any) -> bool:
-    """Whether this is what a config keeps of a user's file."""
+    """Return whether this is what a config keeps of a user's file."""
     return isinstance(kept, Mapping) and all(isinstance(kept.get(part), str) for part in ("file", "name", "sha256"))
 
 

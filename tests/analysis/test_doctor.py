@@ -306,18 +306,18 @@ def test_a_run_with_one_record_of_the_untrained_network_is_too_short_to_judge(co
     (run.path / "metrics.csv").write_text("".join(csv_line(r) for r in [Metric._fields, *early]))
     found = examine(load_run(run.path))
     assert not found.findings
-    gone = {name: why for name, why in found.unmade.items() if why.startswith("too short to judge: 1 record, expected 3 ")}
+    gone = {name: why for name, why in found.unmade.items() if why.startswith("too short to evaluate: 1 record, expected 3 ")}
     assert set(gone) == {"dead local head", "silent layer", "vanishing block", "exploding block"}
-    assert found.unmade["at chance"] == "too short to judge: 5 updates, expected 50"
-    assert found.unmade["loss spike"].startswith("too short to judge: 1 record, expected 8 ")
-    assert "dead local head, silent layer, vanishing block, exploding block: too short to judge: 1 record" in diagnosis_line(found)
+    assert found.unmade["at chance"] == "too short to evaluate: 5 updates, expected 50"
+    assert found.unmade["loss spike"].startswith("too short to evaluate: 1 record, expected 8 ")
+    assert "dead local head, silent layer, vanishing block, exploding block: too short to evaluate: 1 record" in diagnosis_line(found)
 
 
 def test_feedback_that_was_looked_at_once_is_too_short_to_judge(copied):
     run = copied("fa")
     once = [r for r in run.gradients if not r.kind.startswith("feedback") or r.step == 0]
     (run.path / "gradients.csv").write_text("".join(csv_line(r) for r in [Measurement._fields, *once]))
-    assert examine(load_run(run.path)).unmade["feedback drift"].startswith("too short to judge: 1 record, expected 2 ")
+    assert examine(load_run(run.path)).unmade["feedback drift"].startswith("too short to evaluate: 1 record, expected 2 ")
 
 
 # ------------------------------------------------------------------------------------------------------------- parts

@@ -229,7 +229,7 @@ def cost(held: ReportContext) -> ReportSection:
         "seconds in all", "peak memory MB", "machine",
     ]  # fmt: skip
     note = (
-        "Locked: a block runs after the one below it (forward); it is updated after all above it have run (update) and have gone backward"
+        "Locked: block k runs after block k−1 (forward); it is updated after all later blocks have run (update) and have run backward"
         " (backward). Times are of these runs as they were made, recording included and evaluation left out, and hold other work of the"
         " machine; peak memory is the process's. `gradlens bench` measures methods side by side in one run."
     )

@@ -25,7 +25,7 @@ NAMED = 4  # rules that a sentence gives a number each; more get a range
 
 
 def _equal(a: MethodSummary, b: MethodSummary) -> bool:
-    """Whether two groups' cosines are the same: written alike, or not distinguishable by the seeds that both have."""
+    """Return whether two groups' cosines are the same: written alike, or not distinguishable by the seeds that both have."""
     difference = interval(a.seeds[seed] - b.seeds[seed] for seed in a.seeds if seed in b.seeds)
     return difference.low <= 0 <= difference.high or short_number(a.below.mean) == short_number(b.below.mean)
 
@@ -134,7 +134,7 @@ def _nearest(found: Sequence[MethodSummary]) -> list[str]:
 
 
 def _rankable(s: MethodSummary) -> bool:
-    """Whether a group's cosine may be ranked: every layer below the output block has one, and training was recorded."""
+    """Return whether a group's cosine may be ranked: every layer below the output block has one, and training was recorded."""
     return s.method != BASELINE and s.counted > 0 and s.counted == s.possible and s.trained
 
 
@@ -164,7 +164,7 @@ def single_seed_limit(compared: Sequence[tuple[MethodSummary, MethodSummary]]) -
 
 
 def difference_is_chance(s: MethodSummary, limit: float) -> bool:
-    """Whether a difference of final accuracies may be chance: its interval over seeds holds zero, or with one seed it is below a limit."""
+    """Return whether a difference of final accuracies may be chance: its interval holds zero, or with one seed it is below a limit."""
     assert s.against is not None
     points = s.against.points
     return points.low <= 0 <= points.high if math.isfinite(points.low) else abs(points.mean) <= limit

@@ -14,7 +14,7 @@ from gradlens.training.parallel.block_costs import BlockCost
 # again: the forward pass made anew before a late backward pass; learn: updates that wait for the backward message, where a rule has such
 KINDS = ("forward", "again", "backward", "learn", "update", "send")
 STALE_BATCHES = 1  # batches by which the target of a stale synthesiser is late
-AHEAD = 2  # batches a worker may be ahead of the one above it: one is being worked on, one is under way (double buffering)
+AHEAD = 2  # batches a worker may be ahead of the next one: one is being worked on, one is in flight (double buffering)
 
 
 class Task(NamedTuple):
@@ -142,7 +142,7 @@ def local(costs: Costs, stages: Stages, batches: int, waits: Sequence[bool] = ()
         costs: of the blocks.
         stages: the blocks of each worker.
         batches: how many.
-        waits: whether each block waits for the one above it, inside a window; default: none does.
+        waits: whether each block k waits for block k+1, inside a window; default: none does.
         queued: a worker never waits for the one below but for its first batch, and never for the one above to keep pace: it
             reads what its queue holds.
 

@@ -53,7 +53,7 @@ class Hindsight(NamedTuple):
 def best_fixed(x: Array, y: Array, weight: Array, classes: int, radius: float, start: Array | None = None) -> Hindsight:
     """Return the W [classes, D] with ‖W‖ ≤ radius of the least Σ weight · loss, within ``PRECISION`` · Σ weight where that can be reached.
 
-    L-BFGS, free until it leaves the ball and then on the sphere that bounds it. Whatever it finds is judged by the gap
+    L-BFGS, free until it leaves the ball and then on the sphere that bounds it. Whatever it finds is evaluated by the gap
     ⟨∇f, W⟩ + radius · ‖∇f‖, which no error of the solver can make too small.
 
     Args:

@@ -36,7 +36,7 @@ class BlockCost(NamedTuple):
     message_bytes: int  # of what it sends down, pulled back to its input; 0: it sends nothing
     kept_bytes: int  # parameters, gradients and optimiser state, its own modules' too, and `graph_bytes`
     graph_bytes: int  # what a batch in flight keeps between the forward and the backward pass: the block's graph and its output
-    learn: float  # seconds, part of `backward`: `learn`, which is what may wait for the message from above
+    learn: float  # seconds, part of `backward`: `learn`, which may wait for the message of block k+1
     own_update: float  # seconds, part of `update`: the step over its own modules' parameters
 
     @property

@@ -1,6 +1,6 @@
 """Layer parallelism: each rank trains its own blocks while the next ranks work on the batches before.
 
-A rank receives what the block below its own gave, runs its blocks, sends what the highest of them gives as soon as it is known, and updates
+A rank receives the output of the previous rank's last block, runs its blocks, sends its own last output as soon as it exists, and updates
 its blocks. Rules that receive nothing from above never wait for anything else: their run is that of one process, bit for bit, in the time
 of the slowest rank. Rules that learn from a message (the target of a synthesiser, the error) either wait for it (exact: again the run of
 one process) or take the one of an earlier batch (``stale``; how many batches earlier is in the rows).
@@ -43,7 +43,7 @@ class PendingBatch(NamedTuple):
 
 
 def waits_for_above(method: Method) -> bool:
-    """Whether blocks learn from messages of later blocks on another rank."""
+    """Return whether blocks learn from messages of later blocks on another rank."""
     return bool(method.depends_on & {"delayed_message", "output_error"})
 
 
@@ -181,7 +181,7 @@ class LayerParallel(LayerStage):
         return None if self.error is None and self.message is None else self._receive
 
     def _learns_last(self) -> bool:
-        """Whether blocks are updated, and messages sent, before waiting for the next rank's: only the rule's own modules learn from it.
+        """Return whether blocks are updated, and messages sent, before waiting for the next rank's: only own modules learn from it.
 
         Measured steps wait at once: their rows hold the message.
         """

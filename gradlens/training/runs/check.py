@@ -29,7 +29,7 @@ def check(config: Config, context: RunContext) -> None:
 
 
 def goes_on(config: Config, context: RunContext) -> bool:
-    """Whether a config's run is resumed from a checkpoint, which replaces its initial weights."""
+    """Return whether a config's run is resumed from a checkpoint, which replaces its initial weights."""
     return bool(context.resume or restarts()) and (context.path_of(config) / "checkpoint.pt").exists()
 
 

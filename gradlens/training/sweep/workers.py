@@ -77,7 +77,7 @@ def must_be_possible(points: Sequence[StudyPoint], context: RunContext) -> None:
 
 
 def is_finished(point: StudyPoint, out: Path) -> bool:
-    """Whether a point's run has reached its end."""
+    """Return whether a point's run has reached its end."""
     return (out / point.name / "summary.json").exists() and load_run(out / point.name).finished
 
 
