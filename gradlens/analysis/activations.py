@@ -1,4 +1,4 @@
-"""What a frozen network's blocks give for some images: one pass over them, pooled to one number of features at every depth.
+"""Activations of a frozen network's blocks on some images: one pass over them, pooled to one number of features at every depth.
 
 Everything that looks at what was learned (probes, CKA, class separation) reads activations here, from a run directory at any of its
 saved steps or from any ``nn.Module``. Nothing is changed by it: eval mode, no gradients, weights, buffers and modes as they were.

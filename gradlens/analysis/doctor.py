@@ -1,4 +1,4 @@
-"""What may have gone wrong in a run, read from its directory: one small check for each way of failing, thresholds with their reasons.
+"""Diagnosis of a run from its directory: one small check for each way of failing, thresholds with their reasons.
 
 A finding is *wrong* where the run does not do what its rule is meant to do, and something to *watch* where it may be meant so. A check
 that lacks what it needs gives the reason; one that does not concern the rule (bp has no synthesiser) is left out.

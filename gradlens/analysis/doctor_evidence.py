@@ -22,7 +22,7 @@ class MissingEvidence(Exception):
 
 
 class Symptom(NamedTuple):
-    """What a check saw."""
+    """Finding of a check."""
 
     severity: str  # wrong, watch
     where: str  # a block, a layer, a split, or run

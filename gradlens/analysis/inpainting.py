@@ -1,4 +1,4 @@
-"""What context encoders put where pixels were dropped: pictures, and the error beside that of the mean patch."""
+"""Inpainting of dropped pixels by context encoders: pictures, and the error beside that of the mean patch."""
 
 from __future__ import annotations
 

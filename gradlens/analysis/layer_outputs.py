@@ -1,4 +1,4 @@
-"""What named layers of any module give for some inputs, as one float tensor a layer with the inputs along its first axis."""
+"""Outputs of named layers of any module for some inputs, as one float tensor a layer with the inputs along its first axis."""
 
 from __future__ import annotations
 

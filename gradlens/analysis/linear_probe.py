@@ -55,7 +55,7 @@ ProbeCache = dict[
 
 
 class ProbeResult(NamedTuple):
-    """What one block gave."""
+    """Results of one block."""
 
     rows: list[ProbeRecord]
     separability: list[ProbeRecord]

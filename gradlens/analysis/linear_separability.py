@@ -1,4 +1,4 @@
-"""Is a labelled set strictly linearly separable, decided as the convex problem it is, with a certificate that is a proof.
+"""Strict linear separability of a labelled set, decided as a convex problem, with a certificate that is a proof.
 
 The question. Points x_i in R^d with labels y_i are strictly separable when there are a_k in R^d and b_k with
 (a_y − a_j)·x_i + b_y − b_j > 0 for every i and every other label j. Affine maps of x do not change the verdict, so it is decided on

@@ -1,4 +1,4 @@
-"""Multinomial logistic regression at its optimum, with a proof of how near: the solver behind the linear probes.
+"""Multinomial logistic regression at its optimum, with a bound on the distance to it: the solver of the linear probes.
 
 The objective, of weights W [k, d] and biases b [k] on n points x_i with labels y_i:
 
@@ -217,7 +217,7 @@ class Fitting:
 
 
 class LBFGSStep(NamedTuple):
-    """What L-BFGS remembers of a step."""
+    """What L-BFGS stores of a step."""
 
     s: Tensor
     change: Tensor  # of the gradient

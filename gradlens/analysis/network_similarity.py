@@ -1,4 +1,4 @@
-"""How alike the blocks of two networks are.
+"""Similarity of the blocks of two networks.
 
 By linear CKA (Kornblith et al. 2019) with the unbiased HSIC₁ (Song et al. 2012; in batches: Nguyen et al. 2021), and by the rank
 correlation of dissimilarity matrices (Kriegeskorte et al. 2008; as a figure: Czarnecki et al. 2017).

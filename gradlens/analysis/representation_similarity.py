@@ -1,4 +1,4 @@
-"""Numbers of feature matrices [N, d]: how alike two of them are, how spread one is, how separable its classes are.
+"""Measures of feature matrices [N, d]: similarity of two, effective rank of one, separation of its classes.
 
 Linear CKA (Kornblith et al. 2019) by the unbiased HSIC₁ (Song et al. 2012; in batches: Nguyen et al. 2021), dissimilarity matrices
 (Kriegeskorte et al. 2008) and their rank correlation, effective rank (Roy & Vetterli 2007) and participation ratio, and the scatter

@@ -1,4 +1,4 @@
-"""What the blocks of a frozen network represent: how spread and separable their activations are, what they still hold of the images.
+"""What the blocks of a frozen network represent: rank and class separation of their activations, information on the images.
 
 Spread: effective rank (Roy & Vetterli 2007) and participation ratio. Separable: between-class over within-class scatter (Fisher).
 Held: how well a small decoder gives the image back and a small head the label (:mod:`gradlens.analysis.information`). How alike two

@@ -1,4 +1,4 @@
-"""The command that lists what there is; ``main.py`` takes it in. A thin shell, like it."""
+"""The command that lists methods, models, data sets and quantities; ``main.py`` registers it. A thin shell."""
 
 from __future__ import annotations
 

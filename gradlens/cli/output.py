@@ -53,7 +53,7 @@ FigureFormat = Annotated[
 
 
 class Drawing(NamedTuple):
-    """How a command's figures are drawn."""
+    """Options of a command's figures."""
 
     formats: Sequence[str] = ("png",)
     width: float | None = None  # inches; None: each figure's own

@@ -1,4 +1,4 @@
-"""The command that draws what rules send where; ``main.py`` takes it in. A thin shell, like it."""
+"""The command that draws schematics of rules; ``main.py`` registers it. A thin shell."""
 
 from __future__ import annotations
 

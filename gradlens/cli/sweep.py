@@ -1,4 +1,4 @@
-"""The command that runs a study; ``main.py`` takes it in. A thin shell, like it."""
+"""The command that runs a study; ``main.py`` registers it. A thin shell."""
 
 from __future__ import annotations
 

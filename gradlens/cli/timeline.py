@@ -1,4 +1,4 @@
-"""The command that shows locking; ``main.py`` takes it in. A thin shell, like it."""
+"""The command that simulates and draws pipeline timelines; ``main.py`` registers it. A thin shell."""
 
 from __future__ import annotations
 

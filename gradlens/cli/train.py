@@ -1,4 +1,4 @@
-"""The commands that train, compare and measure; ``main.py`` takes them in. A thin shell, like it."""
+"""The commands that train, compare and measure; ``main.py`` registers them. A thin shell."""
 
 from __future__ import annotations
 

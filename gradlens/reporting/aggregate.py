@@ -66,7 +66,7 @@ class LayerPoint(NamedTuple):
 
 
 class FinalValue(NamedTuple):
-    """What a layer's quantity came to: its mean over the recorded steps of the last epoch that recorded it."""
+    """Final value of a layer's quantity: its mean over the recorded steps of the last epoch that recorded it."""
 
     label: str
     layer: str

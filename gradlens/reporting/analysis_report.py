@@ -1,4 +1,4 @@
-"""How the stored results of an analysis are shown: printed tables, figures, a section of the page."""
+"""Reports of an analysis's stored results: printed tables, figures, a section of the page."""
 
 from __future__ import annotations
 

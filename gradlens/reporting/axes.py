@@ -1,4 +1,4 @@
-"""How a quantity is drawn: its axis and what it means, lines of means with their bands, panels of layers, colours of a table."""
+"""Drawing of a quantity: its axis and meaning, lines of means with their bands, panels of layers, colours of a table."""
 
 from __future__ import annotations
 

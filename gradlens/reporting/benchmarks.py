@@ -1,4 +1,4 @@
-"""The tables of what a training step costs: beside a plain loop, on several ranks, of each rule."""
+"""Tables of the cost of a training step: beside a plain loop, on several ranks, of each rule."""
 
 from __future__ import annotations
 

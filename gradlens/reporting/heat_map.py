@@ -1,4 +1,4 @@
-"""The method × layer heat map of a quantity, and what alignment there is between chance and the noise ceiling. Tables in, figures out."""
+"""The method × layer heat map of a quantity, and alignment between chance and the noise ceiling. Tables in, figures out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What context encoders of several runs put where pixels were dropped: errors over seeds, the printed table, the pictures."""
+"""Inpainting by context encoders of several runs: errors over seeds, the printed table, the pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run in a few lines, or as a dict for programs: how far it came, in what time, how accurate it is, how it was made."""
+"""One run in a few lines, or as a dict for programs: progress, time, accuracy, settings."""
 
 from __future__ import annotations
 

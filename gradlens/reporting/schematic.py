@@ -1,4 +1,4 @@
-"""Draw what a learning rule sends where: blocks, auxiliary modules, losses, and arrows up and down. Pure functions of its structure."""
+"""Schematics of learning rules: blocks, auxiliary modules, losses, and arrows up and down. Pure functions of its structure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all figures share: colours and dashes of methods, matplotlib's settings, headings and legends, and how a figure is saved.
+"""Style of all figures: colours and dashes of methods, matplotlib's settings, headings and legends, and how a figure is saved.
 
 Figures are built on matplotlib's ``Figure`` without pyplot: no global state, no display needed. matplotlib's own defaults
 are used instead of the user's matplotlibrc, so that the same table gives the same file.
@@ -67,7 +67,7 @@ GREY = "0.45"  # of controls and reference lines
 
 
 class Style(NamedTuple):
-    """How the lines of one label are drawn."""
+    """Line style of one label."""
 
     colour: str
     dash: Any  # a line style of matplotlib

@@ -1,4 +1,4 @@
-"""From a config to the network and the rule it names."""
+"""Network and rule of a config."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints: the state of a training as one file of tensors and plain values, written whole and read without running code."""
+"""Checkpoints: the state of a training as one file of tensors and plain values, written atomically and read without running code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where and how runs are made: device, folders, data. Nothing that an experiment's numbers depend on."""
+"""Where and how runs are made: device, folders, data. An experiment's numbers do not depend on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The first step of a run on copies, where rule or network are a user's: before anything is written, what goes wrong is one sentence."""
+"""Dry run of a first step on copies, if rule or network are a user's: errors are one sentence, before anything is written."""
 
 from __future__ import annotations
 

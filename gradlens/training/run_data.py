@@ -1,4 +1,4 @@
-"""The data that a run was trained on: what is stored of them, where they lie now, and how others differ from them.
+"""The data that a run was trained on: what is stored of them, where they are now, and how others differ from them.
 
 A run depends on its data, not on their path: the data are identified by their fingerprint, wherever they were read.
 """

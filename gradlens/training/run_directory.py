@@ -1,4 +1,4 @@
-"""What a run directory holds: its tables' rows, reading it whole, and the results that are stored beside it afterwards."""
+"""Contents of a run directory: its tables' rows, reading all of it, and the results of analyses stored in it."""
 
 from __future__ import annotations
 

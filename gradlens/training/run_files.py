@@ -1,4 +1,4 @@
-"""Files of a run directory: what makes a folder one, and files written whole or not at all."""
+"""Files of a run directory: how one is recognised, and atomic writes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs that differ in their seed alone as one group, what to call each group among others, and which groups may be compared at all."""
+"""Groups of runs that differ in their seed alone, their labels, and which groups may be compared."""
 
 from __future__ import annotations
 

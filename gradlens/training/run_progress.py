@@ -1,4 +1,4 @@
-"""Whether runs are finished, and how far the others came: unfinished runs are listed beside results, never ranked among them."""
+"""Progress of runs: finished ones, and how far the others were trained; those are listed beside results, never ranked among them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ R = TypeVar("R", bound="Run")
 
 
 class Progress(NamedTuple):
-    """How far a run came."""
+    """How far a run was trained."""
 
     finished: bool
     updates: int  # that its last weights have had: of the checkpoint, or by its tables where there is none

@@ -1,4 +1,4 @@
-"""A run directory that is being written: tables and streams that grow, checkpoints, and the mark that ties them together."""
+"""A run directory that is being written: tables and streams that grow, checkpoints, and the lengths that keep both consistent."""
 
 from __future__ import annotations
 

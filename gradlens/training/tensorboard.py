@@ -1,4 +1,4 @@
-"""What a run records, for TensorBoard: scalars and first-layer filters, live while it trains or afterwards from its directory.
+"""A run's records for TensorBoard: scalars and first-layer filters, live while it trains or afterwards from its directory.
 
 There is one event file a run, also when it is interrupted and resumed: it is written record by record through torch's and TensorBoard's own
 encoders, since a ``SummaryWriter`` begins a new file every time it is opened, and writes from a thread whose failure is a traceback.

@@ -1,4 +1,4 @@
-"""What is typed of where and how runs are made: read and checked without torch, so that a typo is answered at once."""
+"""Flags on where and how runs are made, read and checked without torch, so that a typo is refused at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules and networks from a user's own file in configs: the names they get, and what a config keeps of the file.
+"""Rules and networks from a user's own file in configs: their names, and what a config stores of the file.
 
 A config keeps the file's path and the SHA-256 of its contents, so that a run can be read without running it, and continues (resume, probe,
 measure) only with the code it was made with.

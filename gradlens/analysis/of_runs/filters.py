@@ -1,4 +1,4 @@
-"""First-layer filters: what the first convolution of a network looks for."""
+"""First-layer filters: the kernels of the first convolution of a network."""
 
 from __future__ import annotations
 

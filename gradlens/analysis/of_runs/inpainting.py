@@ -1,4 +1,4 @@
-"""Inpainting: what context encoders put where pixels were dropped."""
+"""Inpainting: predictions of context encoders for dropped pixels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Representations: what each block of a network holds of image and label, and how alike the blocks of two networks are."""
+"""Representations: what each block of a network holds of image and label, and the similarity of two networks' blocks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far two views are from independent given the label, and what predicting one view from the other saves in labels.
+"""Conditional dependence of two views given the label, and how many labels it saves to predict one view from the other.
 
 Lee, Lei, Saunshi & Zhuo (2021, arXiv 2008.01064), "Predicting What You Already Know Helps": a pretext task learns ψ, which predicts a view
 X2 from another one X1, without labels; downstream, labels are predicted linearly from ψ(X1). If X1 ⊥ X2 | Y, then E[Y | X1] is linear in

@@ -1,4 +1,4 @@
-"""Interactive charts as plain data: what is drawn, not how. ``template/report.js`` turns them into plotly's traces in the reader's browser.
+"""Interactive charts as plain data. ``template/report.js`` turns them into plotly's traces in the reader's browser.
 
 Each function is pure: rows in, a dict for JSON out. Numbers keep four significant digits, so that 12 methods × 5 layers × 500 steps
 stay below a megabyte; numbers that are not finite become null, a gap in the line.

@@ -1,4 +1,4 @@
-"""One self-contained page of some runs: a verdict that is read in ten seconds, then everything the runs hold. No network, ever.
+"""One self-contained page of some runs: a verdict to read in ten seconds, then everything the runs hold. Works offline.
 
 The page is made of `template/report.html.j2`, its style and its script; plotly's script is embedded once. All text is escaped by jinja2,
 the data of the charts are JSON in which no `<` is left, and a content security policy lets nothing run but the two scripts named by

@@ -1,4 +1,4 @@
-"""Two questions that every reader of the page has, answered from its own numbers: which rule to use, and whether a cosine is good."""
+"""Two questions answered from the page's own numbers: which rule to use, and whether a cosine is good."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The section of the page on what each block represents, and how alike two networks' blocks are."""
+"""The section of the page on what each block represents, and the similarity of two networks' blocks."""
 
 from __future__ import annotations
 

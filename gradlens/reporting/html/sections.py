@@ -1,4 +1,4 @@
-"""What the page of some runs holds, section by section: sentences, tables and charts made from what the runs have stored.
+"""Sections of the page of some runs: sentences, tables and charts made from what the runs have stored.
 
 A section without data is not left out: one sentence names the command that would make them. Nothing here trains or writes.
 """

@@ -1,4 +1,4 @@
-"""Where each group of runs stands: how far from the true gradient, how accurate, how fast, beside bp where that may be compared."""
+"""Summary of each group of runs: distance from the true gradient, accuracy, speed, beside bp where that may be compared."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class BaselineComparison(NamedTuple):
 
 
 class MethodSummary(NamedTuple):
-    """Where one group of runs stands."""
+    """Summary of one group of runs."""
 
     label: str
     method: str

@@ -1,4 +1,4 @@
-"""What commands about finished runs have stored, read for the page: rows, and how the numbers were made.
+"""Stored results of analyses, read for the page: rows, and how the numbers were made.
 
 Read with :func:`gradlens.training.run_directory.load_result`. A row that lacks a required value is left out, never guessed;
 a run without a result, or with half of one, is named with the command that makes it; so is the command, where no run has one.

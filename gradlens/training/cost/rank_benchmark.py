@@ -1,4 +1,4 @@
-"""What several ranks gain over one process: the same steps alone and together, in turns, in one run."""
+"""Speed-up of several ranks over one process: the same steps alone and together, interleaved in one run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FILLING = 2  # steps before the clock starts
 
 
 class Gain(NamedTuple):
-    """What a rule gains on several ranks."""
+    """Speed-up of a rule on several ranks."""
 
     method: str
     how: str  # data; layers, exact, stale, queues or a pipeline's schedule

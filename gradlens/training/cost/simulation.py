@@ -28,7 +28,7 @@ MOST_PICTURED = 500  # batches
 
 
 class Link(NamedTuple):
-    """What carries messages between two workers, one at a time in each direction."""
+    """Link that carries messages between two workers, one at a time in each direction."""
 
     rate: float  # bytes a second
     latency: float  # seconds
@@ -46,7 +46,7 @@ class Span(NamedTuple):
 
 
 class CostRow(NamedTuple):
-    """What one block of one rule costs: a :class:`BlockCost` as a row of a table."""
+    """Cost of one block of one rule: a :class:`BlockCost` as a row of a table."""
 
     method: str
     model: str
@@ -68,7 +68,7 @@ class CostRow(NamedTuple):
 
 
 class ThroughputPoint(NamedTuple):
-    """What a schedule comes to on some workers."""
+    """Results of a schedule on some workers."""
 
     schedule: str
     waits: str  # what a worker waits for

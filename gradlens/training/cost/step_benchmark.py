@@ -1,4 +1,4 @@
-"""What a training step costs, next to a hand-written PyTorch loop measured in the same run: time, memory, multiply-adds."""
+"""Cost of a training step, next to a hand-written PyTorch loop measured in the same run: time, memory, multiply-adds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The online probe: what a linear learner reads on a block's activations while the network is trained, and its regret.
+"""The online probe: a linear learner on each block's activations, updated while the network is trained, and its regret.
 
 Every time a rule has updated a block, its learners get that batch's first 32 images with a label: they predict with the weights they
 have, suffer the mean multinomial logistic loss, and take one step of online convex optimization. The *regret* after T rounds is what they

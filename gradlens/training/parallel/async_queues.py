@@ -1,4 +1,4 @@
-"""Asynchronous greedy learning on real ranks: no rank waits for another, each trains on what lies in its queue.
+"""Asynchronous greedy learning on ranks: no rank waits for another, each trains on batches of its queue.
 
 A thread receives what the previous rank sends and keeps the last M batches, of which a step draws one as the rule does in one process
 (``methods/local/dgl_async.py``); when the queue is full the oldest is dropped. A rank waits only when each batch it has was read

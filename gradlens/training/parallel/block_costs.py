@@ -1,4 +1,4 @@
-"""What each block of a rule costs in one step, measured, and the split of blocks over workers that evens it out."""
+"""Measured cost of each block of a rule in one step, and the split of blocks over workers that balances it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SHORTEST = 0.05  # seconds: steps are repeated until a round has taken at least 
 
 
 class BlockCost(NamedTuple):
-    """What one block costs for one batch, on one device by itself."""
+    """Cost of one block for one batch, on one device by itself."""
 
     name: str
     forward: float  # seconds: its pass

@@ -1,4 +1,4 @@
-"""A batch that is spread over ranks: each has all blocks and a part of the images, and gradients are added up."""
+"""Data parallelism: each rank has all blocks and a part of the batch, and gradients are all-reduced."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Backpropagation over ranks, by PyTorch's own pipeline schedules: what these rules compete with.
+"""Backpropagation over ranks by PyTorch's own pipeline schedules: the baseline for layer-parallel rules.
 
 A batch is cut into microbatches that follow each other through the ranks and back (GPipe: all forward, then all backward; 1F1B: in turns,
 which keeps fewer of them in memory). Gradients are those of the batch's mean loss; BatchNorm normalises over each microbatch. Torch's

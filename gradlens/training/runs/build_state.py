@@ -1,4 +1,4 @@
-"""From a config and its data to a run that can be trained; settings that do not go together are refused."""
+"""Build a run ready for training from a config and its data; incompatible settings are refused."""
 
 from __future__ import annotations
 

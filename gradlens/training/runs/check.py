@@ -1,4 +1,4 @@
-"""What refuses a config before anything is trained or written."""
+"""Checks that refuse a config before anything is trained or written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The learning rate of a grid that does best on held-out training images."""
+"""Search of a grid for the learning rate with the best accuracy on held-out training images."""
 
 from __future__ import annotations
 

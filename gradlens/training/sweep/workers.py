@@ -38,7 +38,7 @@ GRACE = 20.0  # seconds that workers get to save after Ctrl-C
 
 
 class State(NamedTuple):
-    """Where one point is."""
+    """State of one point of the grid."""
 
     what: str  # waiting, running, finished, failed
     tries: int = 0
