@@ -26,7 +26,9 @@ def bench(
     methods: Annotated[list[str] | None, typer.Argument(metavar="[METHOD]...", help=default_help("bench"))] = None,
     rounds: Annotated[
         int | None,
-        typer.Option("--rounds", min=1, help=f"interleaved; medians are printed (default {ROUNDS[False]}, with --full {ROUNDS[True]})"),
+        typer.Option(
+            "--rounds", min=1, help=f"interleaved rounds; medians are printed (default {ROUNDS[False]}, with --full {ROUNDS[True]})"
+        ),
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="settings for numbers to report, instead of a quick look")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the rows to this file too")] = None,
@@ -34,7 +36,7 @@ def bench(
     *,
     given: dict[str, Any],
 ) -> None:
-    """Time, memory and multiply-adds of a plain PyTorch loop, each method, and each method with recording, in one run.
+    """Measure time, memory and multiply-adds of a plain PyTorch loop, each method, and each method with recording, in one run.
 
     Under torchrun: what several ranks gain over one process.
     """

@@ -55,7 +55,7 @@ RUN_FLAGS = (
     Flag("run-name", str, "name of the run directory (default <method>-<data>-<model>-s<seed>-<config>)", "Records", synonyms=("name",)),
     Flag("resume", bool, "continue an interrupted run", "Records", synonyms=("continue",)),
     Flag("overwrite", bool, "replace an existing run", "Records", synonyms=("force",)),
-    Flag("quiet", bool, "no progress", "Records", synonyms=("silent",)),
+    Flag("quiet", bool, "no progress display", "Records", synonyms=("silent",)),
 )
 
 REGISTRIES = {  # where the names of each kind stand, in files of the package

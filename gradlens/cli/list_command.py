@@ -19,7 +19,7 @@ listed = typer.Typer()
 def list_(
     what: Annotated[str, typer.Argument(metavar="methods|models|data|quantities", help="what to list")],
     names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="only these; of a method all details")] = None,
-    long: Annotated[bool, typer.Option("--long", help="methods: measure each one's locking and cost card here and now")] = False,
+    long: Annotated[bool, typer.Option("--long", help="methods: measure each one's locking and cost card on this machine")] = False,
     full: Annotated[bool, typer.Option("--full", help="with --long: three rounds of measuring instead of one")] = False,
     form: TableFormat = "text",
     *,

@@ -86,5 +86,5 @@ def data_given() -> Any:
         "--data",
         callback=only_place,
         rich_help_panel="Data",
-        help="where the runs' images lie now, if not where they were: a folder, an .npz file, FILE.py:build",
+        help="where the runs' images are now, if they were moved: a folder, an .npz file, FILE.py:build",
     )

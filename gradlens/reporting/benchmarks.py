@@ -85,7 +85,7 @@ def cards_table(found: Sequence[Card], rounds: int) -> Table:
         f"Locked: fwd = block k runs after block k−1; upd = it is updated after all later blocks have run; bwd = … and"
         f" have gone backward (inside a chunk or window where a rule has such). Labels = used by every block. Own = numbers of the rule's"
         f" own modules, trained + fixed, in thousands. A step on BasicCNN (3x32x32), batches of {IMAGES} generated images, default options,"
-        f" {rounds} interleaved round{'s' * (rounds > 1)} here and now: multiply-adds an image in millions, then as ratios to bp's:"
+        f" {rounds} interleaved round{'s' * (rounds > 1)} on this machine: multiply-adds an image in millions, then as ratios to bp's:"
         " multiply-adds, images/s, added memory (dgl-async's buffers and feedback matrices are held between steps and not in it)."
         " greedy: its last stage."
     )

@@ -105,7 +105,7 @@ class OptimizerSettings(Settings, frozen=True):
         synonyms=("optim", "optimiser", "opt"),
     )
     lr: float = setting(3e-4, "learning rate; a rule may have its own", ge=0, allow_inf_nan=False, synonyms=("learning-rate",))
-    momentum: float = setting(0.0, "of sgd, sgdw, rmsprop and lars", ge=0, lt=1)
+    momentum: float = setting(0.0, "momentum of sgd, sgdw, rmsprop and lars", ge=0, lt=1)
     nesterov: bool = setting(False, "Nesterov momentum for sgd and sgdw")
     beta1: float = setting(0.9, "decay of adam's and adamw's mean gradient", ge=0, lt=1, synonyms=("betas", "beta"))
     weight_decay: float = setting(
@@ -188,11 +188,9 @@ class ParallelSettings(Settings, frozen=True):
     split: list[int] | None = setting(
         None, "with --parallel layers: blocks of each rank, as 4,5,5 (default: by cost measured at the start)"
     )
-    stale: bool = setting(False, "with --parallel layers: rules that wait for a message take that of an earlier batch")
-    schedule: str = setting("1f1b", "of bp with --parallel layers, torch's pipelines: {choices}", choices=("1f1b", "gpipe"))
-    microbatches: int = setting(
-        4, "of bp with --parallel layers: parts of a batch that follow each other", ge=1, synonyms=("micro-batches", "chunks")
-    )
+    stale: bool = setting(False, "with --parallel layers: rules that wait for a message use that of an earlier batch")
+    schedule: str = setting("1f1b", "torch's pipeline schedule of bp with --parallel layers: {choices}", choices=("1f1b", "gpipe"))
+    microbatches: int = setting(4, "microbatches of a batch, for bp with --parallel layers", ge=1, synonyms=("micro-batches", "chunks"))
 
     @model_validator(mode="after")
     def _of_what_is_shared(self) -> ParallelSettings:
@@ -230,7 +228,7 @@ class Config(Settings, frozen=True):
     )
     batch_size: int = setting(256, "images per update", ge=1, synonyms=("bs", "batch", "batchsize", "b"))
     optimizer: OptimizerSettings = OptimizerSettings()
-    seed: int = setting(0, "of everything random", ge=0, synonyms=("random-seed", "manual-seed"))
+    seed: int = setting(0, "seed of all random numbers", ge=0, synonyms=("random-seed", "manual-seed"))
     precision: str = setting(
         "fp32",
         "{choices} (auto: bf16 where the device has it natively)",

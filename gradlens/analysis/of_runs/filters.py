@@ -21,7 +21,7 @@ class FilterOptions:
 
 
 class Filters(Analysis):
-    """Show what the first convolution looks for: its filters side by side, and numbers beside those of the untrained stem and of chance."""
+    """Show the filters of the first convolution side by side, and their numbers beside those of the untrained stem and of chance."""
 
     name, command = "filters", "filters"
     argument = "run directories of networks that begin with a convolution"

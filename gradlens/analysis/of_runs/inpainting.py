@@ -21,7 +21,7 @@ class InpaintingOptions:
 
 
 class InpaintedImages(Analysis):
-    """Show what context encoders put where pixels were dropped, and their error there beside that of the mean patch."""
+    """Show the predictions of context encoders for dropped pixels, and their error there beside that of the mean patch."""
 
     name, command = "inpainting", "inpaint"
     drawn = "folder of the figure"
