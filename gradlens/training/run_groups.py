@@ -161,7 +161,7 @@ def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
     for label, run in zip(run_labels(runs), runs, strict=True):
         for other in found.setdefault(label, []):
             if other.config.seed == run.config.seed:
-                raise InputError(f"{other.path} and {run.path} are the same run ({label}, seed {run.config.seed}): give it once")
+                raise InputError(f"{other.path} and {run.path} are the same run ({label}, seed {run.config.seed}): name it once")
         found[label].append(run)
     return found
 

@@ -148,7 +148,7 @@ def test_a_folder_of_its_own_holds_one_comparison_and_grows(gradlens, undrawn):
     status, out, err = gradlens("compare-gradients", "dgl", *TINY, "--out", "mine")
     assert (status, out) == (2, "")
     assert "mine holds another comparison (`gradlens compare-gradients bp --width 8" in err
-    assert "--out names another folder, --overwrite replaces it" in err
+    assert "set another folder with --out, or replace it with --overwrite" in err
     assert len(list(Path("mine/runs").iterdir())) == 1
     assert gradlens("compare-gradients", "bp", "dgl", *TINY, "--out", "mine")[0] == 0
     made = load("mine")

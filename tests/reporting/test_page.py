@@ -400,7 +400,7 @@ def test_wrong_input_is_one_sentence_and_nothing_is_written(tmp_path):
     out = tmp_path / "report.html"
     with pytest.raises(InputError, match="no run directory was given"):
         write_page([], out)
-    with pytest.raises(InputError, match="are the same run .* give it once"):
+    with pytest.raises(InputError, match="are the same run .* name it once"):
         write_page([run, run], out)
     with pytest.raises(InputError, match="there is no folder"):
         write_page([run], tmp_path / "nowhere" / "report.html")

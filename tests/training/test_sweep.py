@@ -123,7 +123,7 @@ def test_a_studys_folder_takes_the_study_with_more_or_fewer_points_and_no_other(
     must_be_this_study(out, points)
     write_comparison(study_comparison(study, points[1:], out, "gradlens sweep study.toml"))
     must_be_this_study(out, points)
-    with pytest.raises(InputError, match="out holds another comparison .`gradlens sweep study.toml`.: --out names another folder"):
+    with pytest.raises(InputError, match="out holds another comparison .`gradlens sweep study.toml`.: set another folder with --out"):
         must_be_this_study(out, points[:1])
 
 

@@ -127,7 +127,7 @@ def regret_rows(run_dir: Path, names: Sequence[str], classes: int) -> list[dict[
     """
     table = read_table(run_dir / "online.csv", OnlineRow)
     if not table:
-        raise InputError(f"{run_dir} holds no online probe: it was trained without --online-probe")
+        raise InputError(f"{run_dir} holds no online probe: train it with --online-probe")
     rows: list[dict[str, Any]] = []
     for block in sorted({row.block for row in table}, key=names.index):
         path = run_dir / "online" / f"{block}.bin"

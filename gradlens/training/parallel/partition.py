@@ -35,7 +35,7 @@ def partition(costs: Sequence[float], parts: int, allowed: Collection[int]) -> l
         raise InputError(f"blocks can be split over 1 worker or more, not {parts}")
     if len(ends) < parts - 1:
         most = len(ends) + 1
-        raise InputError(f"{len(costs)} blocks cannot be split over {parts} workers: they can be parted in {len(ends)} places, for {most}")
+        raise InputError(f"{len(costs)} blocks cannot be split over {parts} workers: they can be split at {len(ends)} places, for {most}")
     bounds = [0, *ends, len(costs)]
     last = len(bounds) - 1
     weight = {(i, j): sum(costs[bounds[i] : bounds[j]]) for i in range(last) for j in range(i + 1, last + 1)}
@@ -65,7 +65,7 @@ def split_over(method: Method, costs: Sequence[float], ranks: int, names: Sequen
 
     """
     allowed = allowed_cuts(method)
-    has = f"{len(costs)} blocks that can be parted in {len(allowed)} places, after {', '.join(names[c - 1] for c in allowed) or 'none'}"
+    has = f"{len(costs)} blocks that can be split at {len(allowed)} places, after {', '.join(names[c - 1] for c in allowed) or 'none'}"
     if len(allowed) < ranks - 1:
         raise InputError(f"{ranks} ranks are too many: this network under this rule has {has}")
     if sizes is None:
@@ -74,12 +74,12 @@ def split_over(method: Method, costs: Sequence[float], ranks: int, names: Sequen
         raise InputError(f"--split {','.join(map(str, sizes))}: expected {ranks} numbers of blocks that add up to {len(costs)}")
     ends = [sum(sizes[: i + 1]) for i in range(ranks)]
     if wrong := [c for c in ends[:-1] if c not in allowed]:
-        raise InputError(f"--split {','.join(map(str, sizes))} parts the network after {names[wrong[0] - 1]}; it has {has}")
+        raise InputError(f"--split {','.join(map(str, sizes))} splits the network after {names[wrong[0] - 1]}; it has {has}")
     return [range(end - size, end) for end, size in zip(ends, sizes, strict=True)]
 
 
 def require_separable(model: nn.Sequential, ranges: Sequence[range]) -> None:
-    """Refuse a split that parts blocks which share a parameter.
+    """Refuse a split that separates blocks which share a parameter.
 
     Args:
         model: the blocks.
@@ -95,5 +95,5 @@ def require_separable(model: nn.Sequential, ranges: Sequence[range]) -> None:
         for name, p in block.named_parameters():
             if owners.setdefault(id(p), mine) != mine:
                 raise InputError(
-                    f"--parallel layers: {block_name}.{name} belongs to blocks on different ranks: --split keeps them together"
+                    f"--parallel layers: {block_name}.{name} belongs to blocks on different ranks: set --split so that they are on one"
                 )

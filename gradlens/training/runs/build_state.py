@@ -84,7 +84,7 @@ def require_fit(config: Config, network: ModelAndMethod, data: Data, num_ranks: 
         raise InputError(objection)
     normalises = any(isinstance(m, _BatchNorm) for part in network for m in part.modules())
     if config.batch_size == 1 and normalises:
-        raise InputError("--batch-size 1: this network normalises over the batch, and one image has no batch statistics")
+        raise InputError("--batch-size 1: this network normalises over the batch, and one image has no batch statistics: set 2 or more")
     images = len(data.everything if network.method.unlabelled else data.train)
     if config.parallel.mode == "data":
         _require_divisible(config, images, normalises)

@@ -90,9 +90,11 @@ def must_be_free(folder: Path, asked: AskedComparison, overwrite: bool) -> None:
         names = {config.run_name() for config in asked.configs}
         if other.asked == asked.digest() or (not asked.grid and not other.learning_rates and {p.name for p in other.run_paths} <= names):
             return
-        raise InputError(f"{folder} holds another comparison (`{other.command}`): --out names another folder, --overwrite replaces it")
+        raise InputError(
+            f"{folder} holds another comparison (`{other.command}`): set another folder with --out, or replace it with --overwrite"
+        )
     if runs_in(folder) or any((folder / name).exists() for name in (RUNS, SEARCHES, FIGURES)):
-        raise InputError(f"{folder} holds runs or figures and no {FILE}: --out names another folder for the comparison")
+        raise InputError(f"{folder} holds runs or figures and no {FILE}: set another folder for the comparison with --out")
 
 
 def compare_runs(

@@ -23,7 +23,7 @@ def must_be_this_study(out: Path, points: Sequence[StudyPoint]) -> None:
     other = read_comparison(out)
     names = {point.name for point in points}
     if other.made_by != "sweep" or not any(path.name in names for path in other.run_paths):
-        raise InputError(f"{out} holds another comparison (`{other.command}`): --out names another folder")
+        raise InputError(f"{out} holds another comparison (`{other.command}`): set another folder with --out")
 
 
 def study_comparison(study: Study, points: Sequence[StudyPoint], out: Path, command: str, finished: bool = False) -> Comparison:
