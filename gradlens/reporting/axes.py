@@ -46,8 +46,8 @@ SCALES = {
     ),
     "effective_rank": Scale("effective rank", "effective rank of each block's output", (0, math.inf), (0, 2)),
     "fisher": Scale("between ÷ within", "scatter between the classes ÷ scatter within them", (0, math.inf), (0, 0)),
-    "reconstruction_r2": Scale("R²", "I(h, x): share of the images' variance that a decoder gives back", (-1, 1), (0, 1), 0),
-    "information_y_bits": Scale("bits", "I(h, y): bits of the label that a head finds, a lower bound", mark=0),
+    "reconstruction_r2": Scale("R²", "I(h, x): share of the images' variance that a decoder reconstructs", (-1, 1), (0, 1), 0),
+    "information_y_bits": Scale("bits", "I(h, y): information of a head on the label in bits, a lower bound", mark=0),
 }
 ANGLES = {  # kind of rows -> the two that the angle is between
     "feedback_transpose": "feedback matrix and the weights' transpose",

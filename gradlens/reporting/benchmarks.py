@@ -60,8 +60,8 @@ def bench_table(result: Bench) -> Table:
 def ranks_table(rows: Sequence[Gain], about: str) -> Table:
     """Return the rows to print, ``about`` under them."""
     caption = (
-        f"{about} Gain: seconds alone / together, the median of interleaved rounds [smallest, largest]. Machine: what as many processes"
-        " gain that share nothing, the most there is to have here. Bound: all blocks' cost / that of the costliest rank. MB/s:"
+        f"{about} Gain: seconds alone / together, the median of interleaved rounds [smallest, largest]. Machine: the gain of as many"
+        " independent processes, the maximum on this machine. Bound: all blocks' cost / that of the costliest rank. MB/s:"
         " activations and messages between ranks."
     )
     printed = Table(notes=[caption])

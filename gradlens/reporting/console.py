@@ -49,7 +49,7 @@ def comparison_table(runs: Sequence[Run], *, whole: bool = False, rates: bool = 
     notes = [*_seeds_note(results), *truths(runs)]
     if untrained:
         short = ", ".join(untrained)
-        notes.append(f"update 0, the untrained network, is all that was recorded of {short}: --record-every is longer than the run")
+        notes.append(f"only update 0, the untrained network, was recorded of {short}: --record-every is longer than the run")
     table = Table(title, notes, turned=len(cells) > WIDE)
     table.add_column("method")
     rates = rates or whole or len({score.lr for score in results}) > 1
@@ -96,7 +96,7 @@ def unlike_settings(runs: Sequence[Run]) -> list[str]:
     for part in parts:
         differ = [d for d in differences(group_runs(part.runs)) if d.kind in ("data", "network", "training") and d.name != "lr"]
         where = f"{part.heading}: " if len(parts) > 1 else ""
-        lines += [f"{where}not alike but for the rule: {'; '.join(map(by_value, differ))}"] if differ else []
+        lines += [f"{where}different besides the rule: {'; '.join(map(by_value, differ))}"] if differ else []
     return lines
 
 
@@ -139,7 +139,7 @@ def diverged(run: Run) -> str:
     before = max((m.loss for m in run.metrics if m.epoch == 0 and math.isfinite(m.loss)), default=0.0)
     if not losses or (math.isfinite(losses[-1]) and losses[-1] < max(DIVERGED, 10 * before)):
         return ""
-    said = f"train loss {_loss_text(losses[-1])}" if math.isfinite(losses[-1]) else "a train loss that is no number"
+    said = f"train loss {_loss_text(losses[-1])}" if math.isfinite(losses[-1]) else "a train loss that is NaN or infinite"
     return f"{run.path.name} diverged: {said} at its end; try a lower --lr than {run.config.optimizer.lr:g}"
 
 

@@ -114,7 +114,7 @@ def inpainting_grid(panels: Sequence[InpaintingPanel], *, title: str = "") -> Fi
         if shown is None or not np.array_equal(shown, panel.original):
             shown = panel.original
             strips.append(("images", _strip(shown)))
-        strips += [(f"{fill(panel.label, 14)}\nseen", _strip(panel.corrupted)), ("made", _strip(panel.output))]
+        strips += [(f"{fill(panel.label, 14)}\ninput", _strip(panel.corrupted)), ("output", _strip(panel.output))]
     wide = 6.6
     heights = [wide * strip.shape[0] / strip.shape[1] for _, strip in strips]
     figure = Figure(figsize=(wide + 2.6, sum(heights) + 0.08 * len(strips) + 0.6), layout="constrained")

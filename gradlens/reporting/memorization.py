@@ -129,10 +129,10 @@ def cautions(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list[
     for name, first in configs[0].items():
         if any(config[name] != first for config in configs):
             values = ", ".join(dict.fromkeys(f"{config[name]}" for config in configs))
-            said.append(f"not one schedule: {name} is {values}")
+            said.append(f"different schedules: {name} is {values}")
     for seed in sorted({run.config.seed for run in runs}):
         if len({run.info.get("label_hash") for run in runs if run.config.seed == seed}) > 1:
-            said.append(f"not the same labels: the runs of seed {seed} differ in theirs")
+            said.append(f"different labels: the runs of seed {seed} have other ones each")
     if any(not run.config.data.label_noise for run in runs):
         said.append("label noise 0: these labels are the true ones, and fitting them is learning as well as memorizing")
     network = max(int(r["network_parameters"]) for r in results)

@@ -75,7 +75,7 @@ def regret_figure(rows: Sequence[Mapping[str, Any]], *, title: str = "") -> Figu
     figure.suptitle(heading, fontsize=11, y=1 - 0.1 / total, va="top")
     handles = [Line2D([], [], color=c, marker="o", markersize=3.5, label=LEARNER_WORDS[k]) for k, c in zip(known, COLOURS, strict=False)]
     handles.append(
-        Line2D([], [], color="0.35", linewidth=1.1, linestyle=(0, (1, 1.5)), label="the theorem's bound on the line of its colour")
+        Line2D([], [], color="0.35", linewidth=1.1, linestyle=(0, (1, 1.5)), label="theoretical bound on the line of its colour")
     )
     figure.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0), ncols=2 if width > 8 else 1)
     return figure

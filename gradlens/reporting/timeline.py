@@ -162,10 +162,10 @@ def unused_workers_text(points: Sequence[ThroughputPoint]) -> list[str]:
 def timeline_table(points: Sequence[ThroughputPoint], link: Link, batch_size: int) -> Table:
     """Return the points of one number of workers, to print."""
     caption = (
-        f"Simulated over block costs measured here and now, {points[0].batches} batches of {batch_size}, filling and emptying included;"
-        f" links of {link.rate / 1e9:g} GB/s and {link.latency * 1e6:g} us. On: workers that have blocks. Speed-up: against one worker"
+        f"Simulated from block costs measured on this machine, {points[0].batches} batches of {batch_size}, with filling and draining;"
+        f" links of {link.rate / 1e9:g} GB/s and {link.latency * 1e6:g} us. On: workers with blocks. Speed-up: over one worker"
         " with the same rule; limit: one batch's work / that of the worker with the most of it. Bubble: share of the workers' time in"
-        " which they wait. MB/s: sent over all links. MB: held by the worker that holds most. Delay: batches by which what is used (a"
+        " which they wait. MB/s: sent over all links. MB: memory of the worker that needs most. Delay: batches by which a used value (a"
         " queued input, a target, weights) is older than the batch it is used with."
     )
     printed = Table(notes=[caption])

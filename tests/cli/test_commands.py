@@ -179,7 +179,7 @@ def test_settings_that_differ_from_a_run_that_was_given_are_named(gradlens, undr
     for method, lr, decay in (("bp", 1e-3, 0.0), ("dgl", 0.01, 0.1)):
         shutil.copytree(shelf.trained(tiny(method, lr=lr, weight_decay=decay)).path, Path("runs", method))
     _, out, _ = gradlens("compare-gradients", "runs/bp", "runs/dgl")
-    assert "not alike but for the rule: weight decay 0.0 (bp) or 0.1 (dgl)" in out
+    assert "different besides the rule: weight decay 0.0 (bp) or 0.1 (dgl)" in out
     assert re.search("^lr +0.001 +0.01$|^bp +0.001 ", out, re.M)
 
 

@@ -55,7 +55,7 @@ def test_networks_of_many_layers_are_read_with_a_row_a_layer():
 
 
 @pytest.mark.parametrize(
-    ("loss", "said"), [(579539.2, "train loss 5.8e5"), (math.nan, "a train loss that is no number"), (math.inf, "no number")]
+    ("loss", "said"), [(579539.2, "train loss 5.8e5"), (math.nan, "a train loss that is NaN or infinite"), (math.inf, "NaN or infinite")]
 )
 def test_a_run_that_diverged_is_said_to_have(loss, said):
     run = made(lr=2.0)
