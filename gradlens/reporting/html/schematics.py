@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from base64 import b64encode
+from functools import lru_cache
+
+from matplotlib import style
 
 from gradlens.analysis.rule_structure import RuleStructure, rule_structure
+from gradlens.gradients.method import Method
 from gradlens.reporting.html.parts import Picture, ReportContext, ReportSection
 from gradlens.reporting.schematic import described, schematic
-from gradlens.reporting.style import WRITERS
+from gradlens.reporting.style import LOOK, WRITERS
 from gradlens.runtime.errors import InputError
 from gradlens.training.run_directory import Run
 
@@ -35,8 +40,15 @@ def section(held: ReportContext) -> ReportSection:
 
 def observed(run: Run) -> RuleStructure:
     """The structure of a run's rule with the run's options."""
-    return rule_structure(run.config.method, run.config.rule, run.config.options)
+    return _observed(run.config.method, run.config.rule, json.dumps(run.config.options, sort_keys=True))
 
 
+@lru_cache(maxsize=64)
+def _observed(name: str, rule: type[Method], options: str) -> RuleStructure:
+    return rule_structure(name, rule, json.loads(options))
+
+
+@lru_cache(maxsize=64)
 def _image(structure: RuleStructure, theme: str) -> str:
-    return f"data:image/svg+xml;base64,{b64encode(WRITERS['svg'](schematic([structure], theme))).decode()}"
+    with style.context(LOOK):
+        return f"data:image/svg+xml;base64,{b64encode(WRITERS['svg'](schematic([structure], theme))).decode()}"
