@@ -135,7 +135,7 @@ def _moved(seen: RunView, step: int) -> str:
         if here and before and median(before) > 0 and math.isfinite(here[0]) and not is_norm(layer):
             factors[layer] = here[0] / median(before)
     if not factors:
-        return "no layer's gradient was recorded there"
+        return "no layer's gradient can be compared there"
     layer = max(factors, key=lambda name: factors[name])
     return f"largest change: {layer}, its gradient was {factors[layer]:.3g} times its usual length"
 

@@ -214,7 +214,7 @@ def test_a_spike_and_what_moved(tmp_path, monkeypatch):
     (spike,) = [f for f in examine(run).findings if f.check == "loss spike"]
     assert (spike.severity, spike.where, spike.step) == ("watch", "top", 32)
     jumped = {r.layer: r.value for r in run.gradients if (r.kind, r.quantity, r.step) == ("weight", "norm", 32)}
-    named = spike.evidence.split("most moved: ")[1].split(",")[0]
+    named = spike.evidence.split("largest change: ")[1].split(",")[0]
     usual = {
         layer: torch.tensor([r.value for r in run.gradients if (r.layer, r.kind, r.quantity) == (layer, "weight", "norm") and r.step < 32])[
             -7:
@@ -442,7 +442,7 @@ def test_things_to_watch_do_not_fail_a_script(copied, gradlens):
 
 def test_bad_input_is_one_sentence(tmp_path, copied, gradlens):
     run = copied("bp")
-    for arguments, word in ((["nowhere"], "not a run directory"), ([], "RUN_DIR"), ([run.path, tmp_path], "not a run directory")):
+    for arguments, word in ((["nowhere"], "does not exist"), ([], "RUN_DIR"), ([run.path, tmp_path], "not a run directory")):
         status, out, err = gradlens("doctor", *arguments)
         assert (status, out, err.count("\n")) == (2, "", 1)
         assert word in err
