@@ -37,7 +37,7 @@ class InpaintingRow(NamedTuple):
 
 
 class InpaintingPanel(NamedTuple):
-    """Some images, what a network saw of them, and what it made of that: each [K, C, H, W] of grey values 0 … 255."""
+    """Some images, the network's input made of them, and its output: each [K, C, H, W] of grey values 0 … 255."""
 
     label: str
     original: NDArray[np.uint8]
