@@ -441,8 +441,9 @@ def test_things_to_watch_do_not_fail_a_script(copied, gradlens):
 
 
 def test_bad_input_is_one_sentence(tmp_path, copied, gradlens):
-    run = copied("bp")
-    for arguments, word in ((["nowhere"], "does not exist"), ([], "RUN_OR_COMPARISON"), ([run.path, tmp_path], "not a run directory")):
+    run, empty = copied("bp"), tmp_path / "empty"
+    empty.mkdir()
+    for arguments, word in ((["nowhere"], "does not exist"), ([], "RUN_OR_COMPARISON"), ([run.path, empty], "not a run directory")):
         status, out, err = gradlens("doctor", *arguments)
         assert (status, out, err.count("\n")) == (2, "", 1)
         assert word in err
