@@ -516,7 +516,7 @@ def test_only_context_encoders_are_shown(program, tmp_path):
     other = train_run(make_config(width=4, epochs=0, limit=32, batch_size=32), RunContext(out=tmp_path))
     for arguments, said in (
         ([other.path], "bp drops no pixels"),
-        ([tmp_path / "none"], "not a run directory"),
+        ([tmp_path / "none"], "does not exist"),
     ):
         status, _, err = program("inpaint", *arguments, "--out", tmp_path / "f")
         assert status == 2
@@ -534,7 +534,8 @@ def test_context_encoders_are_told_by_their_class():
 def test_the_command_prints_stores_and_draws(run, program, tmp_path):
     status, out, _ = program("inpaint", run.path, "--images", "3", "--out", tmp_path, "--quiet")
     assert status == 0
-    assert "mean patch" in out
+    assert "mean" in out
+    assert "patch" in out  # a heading may break between them
     assert "inpainting.json" in out
     assert (tmp_path / "inpainting.png").stat().st_size > 5000
     assert load_result(run.path, "inpainting")["shape"] == [3, 1, 8, 8]
