@@ -55,11 +55,11 @@ if TYPE_CHECKING:  # the same table for type checkers, which do not run __getatt
     from gradlens.gradients.lens import Lens as Lens
     from gradlens.gradients.lightning import LensCallback as LensCallback
     from gradlens.gradients.method import Method as Method
-    from gradlens.gradients.method import NetworkInfo as NetworkInfo
     from gradlens.gradients.method import Signal as Signal
     from gradlens.gradients.method import Update as Update
     from gradlens.gradients.method import relay as relay
     from gradlens.gradients.method import top_signal as top_signal
+    from gradlens.gradients.network_info import NetworkInfo as NetworkInfo
     from gradlens.methods import METHODS as METHODS
     from gradlens.models.spec import ModelSpec as ModelSpec
     from gradlens.reporting.console import comparison_table as comparison_table
@@ -141,7 +141,7 @@ _HOME = {  # public name -> where it is defined
     "METHODS": "gradlens.methods:METHODS",
     "Method": "gradlens.gradients.method:Method",
     "ModelSpec": "gradlens.models.spec:ModelSpec",
-    "NetworkInfo": "gradlens.gradients.method:NetworkInfo",
+    "NetworkInfo": "gradlens.gradients.network_info:NetworkInfo",
     "Pass": "gradlens.gradients.block_pass:Pass",
     "RunContext": "gradlens.training.context:RunContext",
     "Signal": "gradlens.gradients.method:Signal",

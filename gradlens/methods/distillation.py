@@ -11,7 +11,8 @@ from torch import Tensor
 
 from gradlens.gradients.block_pass import Pass
 from gradlens.gradients.losses import distillation
-from gradlens.gradients.method import Method, NetworkInfo, Signal, relay
+from gradlens.gradients.method import Method, Signal, relay
+from gradlens.gradients.network_info import NetworkInfo
 from gradlens.runtime.batch_shard import all_reduce_sum, sharded
 
 

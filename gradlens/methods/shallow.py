@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from gradlens.gradients.block_pass import Pass
-from gradlens.gradients.method import Method, NetworkInfo, Signal, top_signal
+from gradlens.gradients.method import Method, Signal, top_signal
+from gradlens.gradients.network_info import NetworkInfo
 from gradlens.runtime.errors import InputError
 
 

@@ -17,7 +17,8 @@ from gradlens.data.transforms import normalizer
 from gradlens.gradients.backward import run_step
 from gradlens.gradients.block_pass import Pass
 from gradlens.gradients.losses import LOSSES, info_nce, sampled_scores
-from gradlens.gradients.method import NetworkInfo, Step
+from gradlens.gradients.method import Step
+from gradlens.gradients.network_info import NetworkInfo
 from gradlens.gradients.rows import step_rows
 from gradlens.gradients.true_gradient import true_gradients
 from gradlens.methods import METHODS

@@ -11,7 +11,7 @@ from torch import nn
 
 from gradlens.gradients.backward import backward
 from gradlens.gradients.losses import LOSSES
-from gradlens.gradients.method import NetworkInfo
+from gradlens.gradients.network_info import NetworkInfo
 from gradlens.methods import METHODS
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.models.zoo import ModelSpec, build

@@ -16,7 +16,8 @@ from gradlens.data.datasets import load as load_data
 from gradlens.gradients.backward import backward, run_step
 from gradlens.gradients.diagnostics import sparse_rows
 from gradlens.gradients.losses import LOSSES
-from gradlens.gradients.method import NetworkInfo, Step
+from gradlens.gradients.method import Step
+from gradlens.gradients.network_info import NetworkInfo
 from gradlens.gradients.true_gradient import true_gradients
 from gradlens.methods import METHODS
 from gradlens.methods.feedback.weight_replacement import pseudo_inverse, weights

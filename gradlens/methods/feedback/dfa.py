@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from gradlens.gradients.block_pass import Pass, pull_back
 from gradlens.gradients.losses import slope
-from gradlens.gradients.method import FeedbackPair, Method, NetworkInfo, Signal, Step, top_signal
+from gradlens.gradients.method import FeedbackPair, Method, Signal, Step, top_signal
+from gradlens.gradients.network_info import NetworkInfo
 from gradlens.methods.feedback.weight_replacement import Switched
 from gradlens.models.resnet import Residual
 from gradlens.runtime.batch_shard import all_reduce_sum, global_count

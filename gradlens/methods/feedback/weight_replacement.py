@@ -23,7 +23,8 @@ from torch.overrides import TorchFunctionMode
 
 from gradlens.gradients.alignment import float64
 from gradlens.gradients.block_pass import Grad, Pass, chain
-from gradlens.gradients.method import FeedbackPair, Method, NetworkInfo, Signal, Step, relay, top_signal
+from gradlens.gradients.method import FeedbackPair, Method, Signal, Step, relay, top_signal
+from gradlens.gradients.network_info import NetworkInfo
 from gradlens.methods.feedback.weight_uses import ACTIVATION, Call, Origins, storage, takes_values, tensors, unreplaced
 from gradlens.models.block_boundaries import is_compiled, refuse_reentrant
 from gradlens.runtime.errors import InputError

@@ -10,7 +10,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from gradlens.gradients.block_pass import Pass, cut
-from gradlens.gradients.method import NetworkInfo, Update
+from gradlens.gradients.method import Update
+from gradlens.gradients.network_info import NetworkInfo
 from gradlens.gradients.replay_buffer import Buffer, Stored
 from gradlens.methods.local.windows import HeadOptions, LocalLosses
 from gradlens.runtime.batch_shard import all_gather_rows, current_shard_of, sharded

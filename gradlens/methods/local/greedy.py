@@ -12,7 +12,8 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from gradlens.gradients.block_pass import Pass
-from gradlens.gradients.method import NetworkInfo, Signal, Update
+from gradlens.gradients.method import Signal, Update
+from gradlens.gradients.network_info import NetworkInfo
 from gradlens.methods.local.windows import LocalLosses, even
 from gradlens.models.heads import head
 from gradlens.runtime.errors import InputError

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from gradlens.gradients.block_pass import Pass
-from gradlens.gradients.method import NetworkInfo
+from gradlens.gradients.network_info import NetworkInfo
 from gradlens.methods.local.windows import HeadOptions, Local, LocalLosses, Window, split
 from gradlens.models.decoders import decoder
 from gradlens.runtime.batch_shard import sharded_mean

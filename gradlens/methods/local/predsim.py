@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from gradlens.gradients.block_pass import Pass
-from gradlens.gradients.method import NetworkInfo
+from gradlens.gradients.network_info import NetworkInfo
 from gradlens.methods.local.windows import Local, LocalLosses
 from gradlens.models.layouts import channels_first, space_of
 from gradlens.runtime.batch_shard import all_gather_rows, sharded_mean

@@ -11,7 +11,8 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from gradlens.gradients.block_pass import Pass, trainable
-from gradlens.gradients.method import Method, NetworkInfo, Signal, top_signal
+from gradlens.gradients.method import Method, Signal, top_signal
+from gradlens.gradients.network_info import NetworkInfo
 from gradlens.models.heads import head
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import seeded

@@ -11,7 +11,8 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from gradlens.gradients.block_pass import trainable
-from gradlens.gradients.method import NetworkInfo, Update
+from gradlens.gradients.method import Update
+from gradlens.gradients.network_info import NetworkInfo
 from gradlens.methods.local.windows import Slopes
 from gradlens.methods.self_supervised.encoder import PretextTask, SelfSupervised
 from gradlens.models.decoders import context_decoder, discriminator

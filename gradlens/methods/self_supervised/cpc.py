@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from gradlens.data.patches import Grid, cropped, grey, grid_of, maps, patches
 from gradlens.gradients.losses import info_nce, sampled_scores
-from gradlens.gradients.method import NetworkInfo, Update
+from gradlens.gradients.method import Update
+from gradlens.gradients.network_info import NetworkInfo
 from gradlens.methods.self_supervised.encoder import PretextTask, SelfSupervised
 from gradlens.models.block_boundaries import output_shapes
 from gradlens.models.masked_context import RowsAhead

@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from gradlens.gradients.block_pass import Pass
-from gradlens.gradients.method import Method, NetworkInfo, Signal, Update
+from gradlens.gradients.method import Method, Signal, Update
+from gradlens.gradients.network_info import NetworkInfo
 from gradlens.methods.local.windows import InWindows, Local, LossWindows, Slopes, Window, differentiated, split
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import seeded

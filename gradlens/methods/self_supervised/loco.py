@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from pydantic import BaseModel
 
-from gradlens.gradients.method import NetworkInfo
+from gradlens.gradients.network_info import NetworkInfo
 from gradlens.methods.local.windows import Window
 from gradlens.methods.self_supervised.encoder import SelfSupervised, modules_of
 from gradlens.methods.self_supervised.simclr import LocalSimCLROptions, TwoViews

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gradlens.data.contrastive_views import ViewOptions, views
 from gradlens.gradients.losses import nt_xent
-from gradlens.gradients.method import NetworkInfo
+from gradlens.gradients.network_info import NetworkInfo
 from gradlens.methods.self_supervised.encoder import PretextTask, SelfSupervised, stacked
 from gradlens.models.heads import projection
 from gradlens.runtime.errors import InputError

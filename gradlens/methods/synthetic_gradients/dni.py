@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from gradlens.gradients.alignment import float64
 from gradlens.gradients.block_pass import Grad, Pass
-from gradlens.gradients.method import Method, NetworkInfo, Signal, Update, relay, top_signal
+from gradlens.gradients.method import Method, Signal, Update, relay, top_signal
+from gradlens.gradients.network_info import NetworkInfo
 from gradlens.models.synthesizers import LinearSynthesiser, Synthesiser
 from gradlens.runtime.batch_shard import all_reduce_sum, global_count
 from gradlens.runtime.errors import InputError

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from gradlens.gradients.alignment import float64
 from gradlens.gradients.block_pass import Pass, cut
-from gradlens.gradients.method import NetworkInfo, Signal, Update
+from gradlens.gradients.method import Signal, Update
+from gradlens.gradients.network_info import NetworkInfo
 from gradlens.methods.synthetic_gradients.dni import DNI, DNIOptions, SavedForLearning, regression_errors, regression_gradients
 from gradlens.models.synthesizers import InputSynthesiser
 from gradlens.runtime.batch_shard import global_count
