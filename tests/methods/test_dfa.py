@@ -1,4 +1,4 @@
-"""Direct feedback alignment: each block is told B e and nothing else, whatever lies above it."""
+"""Direct feedback alignment: the error signal of each block is B e, whatever the later blocks are."""
 
 import copy
 import math

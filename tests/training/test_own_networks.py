@@ -267,7 +267,7 @@ def test_one_block_in_two_places_is_trained_under_every_rule_or_refused_in_a_sen
 def test_shallow_refuses_a_top_that_is_a_block_too():
     layer = nn.Linear(4, 4).double()
     c = Case(nn.Sequential(nn.Flatten(), layer, nn.ReLU(), layer), torch.randn(3, 4, dtype=torch.float64), torch.tensor([0, 1, 2]))
-    with pytest.raises(InputError, match=r"1 shares parameters with the top"):
+    with pytest.raises(InputError, match=r"1 shares parameters with it"):
         rule("shallow", c)
 
 
