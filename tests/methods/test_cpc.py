@@ -440,7 +440,7 @@ def test_blocks_that_do_not_fit_a_patch_are_refused_in_one_sentence():
     with pytest.raises(InputError, match=r"patches of 4x4 pixels do not fit the blocks of this network: "):
         METHODS["cpc"](make_network_info(model, (3, 16, 16), 10, LOSSES["ce"]), METHODS["cpc"].Options())
     short = NetworkInfo([model[-1]], [torch.Size([10])], 10, 8, LOSSES["ce"], 0, image=(3, 16, 16))
-    with pytest.raises(InputError, match="needs a block below the top"):
+    with pytest.raises(InputError, match="needs 2 or more blocks"):
         METHODS["cpc"](short, METHODS["cpc"].Options())
 
 

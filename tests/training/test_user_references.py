@@ -842,7 +842,11 @@ def test_a_rule_that_does_not_import_shows_its_own_traceback_and_not_ours(progra
         ("class Half: pass", "rule.py:Half", "rule.py:Half is the class Half: a rule is a subclass of gradlens.Method"),
         ("Half = 3", "rule.py:Half", "rule.py:Half is a int: a rule is"),
         (RULE + "def make(): pass", "rule.py:make", "rule.py:make is a function: a rule is"),
-        ("from gradlens.gradients.method import Method\nclass Half(Method): pass", "rule.py:Half", "rule.py:Half has no method `signal`"),
+        (
+            "from gradlens.gradients.method import Method\nclass Half(Method): pass",
+            "rule.py:Half",
+            "rule.py:Half must define `signal(...)`",
+        ),
         (
             RULE.replace('"backward_message"', '"backward_massage"'),
             "rule.py:Half",
