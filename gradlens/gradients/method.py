@@ -376,7 +376,7 @@ class Method(RefusesOldNames, ABC):
     def locking_reason(self) -> str | None:
         """Name the lock that keeps blocks on different ranks from working on several batches at once; None if there is none."""
         if "backward_message" in self.depends_on:
-            return "it is backward-locked: a block is updated after all blocks above it have gone backward"
+            return "it is backward-locked: a block is updated after the backward pass of all later blocks"
         return None
 
     def can_split_after(self, k: int) -> bool:

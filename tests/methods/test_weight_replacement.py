@@ -489,7 +489,7 @@ class Wide(nn.Module):
 def test_a_layer_that_has_no_feedback_is_named_with_its_path(name, block, words):
     with pytest.raises(InputError) as caught:
         made(name, copy.deepcopy(block))
-    assert str(caught.value) == f"{name} has no feedback for {words}; it knows Linear and Conv2d"
+    assert str(caught.value) == f"{name} has no feedback for {words}; it supports Linear and Conv2d"
 
 
 def test_layers_without_a_weight_matrix_go_back_exactly():
