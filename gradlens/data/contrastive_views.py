@@ -48,7 +48,7 @@ class Draws:
         return self.uniform() < p
 
     def order(self, k: int) -> list[int]:
-        """A random order of k things, one for the batch."""
+        """Return a random order of k things, one for the batch."""
         return [int(i) for i in torch.randperm(k, generator=self.rng)]
 
 
@@ -71,7 +71,7 @@ def windows(n: int, options: ViewOptions, draw: Draws, size: tuple[int, int]) ->
 
 
 def _middles(n: int, device: torch.device) -> Tensor:
-    """The middles of n pixels along -1 … 1."""
+    """Return the middles of n pixels along -1 … 1."""
     return (2 * torch.arange(n, device=device) + 1) / n - 1
 
 
@@ -87,7 +87,7 @@ def hue_rotation(turn: Tensor) -> Tensor:
 
 
 def colours(n: int, options: ViewOptions, draw: Draws) -> tuple[Tensor, Tensor]:
-    """The colour change of each view: colour v [3] -> A v + B mu, with mu the view's own mean colour before it.
+    """Return the colour change of each view: colour v [3] -> A v + B mu, with mu the view's own mean colour before it.
 
     Jittered views (8 of 10) are changed in brightness, contrast (against their mean grey) and saturation by factors of 1 ± 0.8 s and in
     hue by ± 0.2 s of a turn, in an order drawn for the batch; then ``grey`` of the views lose their colour.
@@ -120,7 +120,7 @@ def colours(n: int, options: ViewOptions, draw: Draws) -> tuple[Tensor, Tensor]:
 
 
 def blurred(images: Tensor, share: float, draw: Draws) -> Tensor:
-    """A share of the images [n, C, H, W] convolved with Gaussians of sigma U[0.1, 2], kernel H // 10, odd, 3 at least."""
+    """Return a share of the images [n, C, H, W] convolved with Gaussians of sigma U[0.1, 2], kernel H // 10, odd, 3 at least."""
     n, c, h, _ = images.shape
     half = max(1, h // 20)
     sigma = torch.where(draw.chance(share), draw.uniform(0.1, 2.0), 1e-3)

@@ -18,7 +18,7 @@ SETTLE = "return a gradlens.Split, whose images are [N, C, H, W]; images.permute
 
 
 def _split(half: str, given: Any, where: str) -> Split:
-    """One half of a user's data set, checked."""
+    """Return one half of a user's data set, checked."""
     images, labels = (given.images, given.labels) if isinstance(given, Split) else _pair(half, given, where)
     x, y = (_tensor(t, f"{where}: {what} of the {half} half") for t, what in ((images, "images"), (labels, "labels")))
     if x.dtype != torch.uint8:
@@ -55,7 +55,7 @@ def _dtype(x: Tensor) -> str:
 
 
 def data_set(text: str) -> Source:
-    """A user's data set: ``build()`` of a file returns ((images, labels), (images, labels), class names), training and test.
+    """Return a user's data set: ``build()`` of a file returns ((images, labels), (images, labels), class names), training and test.
 
     Images are uint8 [N, C, H, W] or [N, H, W, 3], labels [N] 0 … C−1 (−1 in the training half: not known); a half may be a ``Split``,
     whose images are [N, C, H, W]. Of others the order is told as :func:`gradlens.data.channel_order.channel_order` says.

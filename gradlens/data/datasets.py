@@ -49,7 +49,7 @@ def hierarchical(root: Path, download: bool) -> Source:
 
 
 def _torchvision(name: str, **splits: dict[str, Any]) -> Callable[[Path, bool], Source]:
-    """A torchvision data set, from ``root``; ``splits`` are the constructor arguments of its train and test halves."""
+    """Return a torchvision data set, from ``root``; ``splits`` are the constructor arguments of its train and test halves."""
 
     def load(root: Path, download: bool) -> Source:
         import torchvision
@@ -179,7 +179,7 @@ DEFAULT = "digits"  # what is trained on where nothing is said: there without a 
 def source_of(
     name: str, data_dir: Path | None = None, download: bool = False, cache: bool = True, listing: Listing | None = None
 ) -> Source | ImageFolder:
-    """A data set by name, or an image folder by path, of which nothing is decoded yet.
+    """Return a data set by name, or an image folder by path, of which nothing is decoded yet.
 
     Args:
         name: a key of DATASETS, the path of a folder with ``train/`` and ``test/`` or of an ``.npz`` file of arrays
@@ -225,11 +225,11 @@ def files_state(name: str) -> FilesState:
 
 
 def read(name: str, data_dir: Path | None = None, download: bool = False, cache: bool = True) -> Source:
-    """A whole data set in memory; see :func:`source_of`."""
+    """Return a whole data set in memory; see :func:`source_of`."""
     source = source_of(name, data_dir, download, cache)
     return source.whole() if isinstance(source, ImageFolder) else source
 
 
 def load(name: str, *, data_dir: Path | None = None, download: bool = False, cache: bool = True, **choice: Any) -> Data:
-    """A data set chosen from; ``choice`` are the arguments of :func:`gradlens.data.subsets.choose`."""
+    """Return a data set chosen from; ``choice`` are the arguments of :func:`gradlens.data.subsets.choose`."""
     return choose(source_of(name, data_dir, download, cache), **choice)

@@ -36,7 +36,7 @@ class Decoded(NamedTuple):
     checksums: Tensor | None = None  # [N]: crc32 of each image, where they come from a file
 
     def is_intact(self, rows: Tensor) -> bool:
-        """Whether the images at ``rows`` [M] are what was written."""
+        """Return whether the images at ``rows`` [M] are what was written."""
         if self.checksums is None:
             return True
         return torch.equal(_checksums(self.images, rows), self.checksums[rows])
@@ -65,13 +65,13 @@ def cache_file(listing: Listing) -> Path:
 
 
 def may_change_unseen(listing: Listing) -> bool:
-    """Whether an image changed so lately that another change may not show in its times: where they are whole seconds (FAT, old NFS)."""
+    """Return whether an image changed so recently that a change may not show in its times: if they are whole seconds (FAT, old NFS)."""
     newest = max(file.changed for half in listing.files for file in half)
     return newest % COARSE == 0 and abs(time.time_ns() - newest) < 2 * COARSE
 
 
 def read_decoded(listing: Listing) -> Decoded | None:
-    """The decoded images of a listing, memory-mapped; None where there are none, or not whole."""
+    """Return the decoded images of a listing, memory-mapped; None where there are none, or not whole."""
     path, n = cache_file(listing), sum(len(files) for files in listing.files)
     if not os.path.exists(path):  # Path.exists raises where the folder may not be searched
         return None
@@ -105,7 +105,7 @@ def write_decoded(listing: Listing, decoded: Decoded) -> Decoded:
 
 
 def read_grey(listing: Listing) -> bool | None:
-    """Whether all images of a listing are grey; None where that is not known."""
+    """Return whether all images of a listing are grey; None where that is not known."""
     path = cache_file(listing).with_suffix(".json")
     try:
         content = path.read_bytes()

@@ -107,7 +107,7 @@ def list_images(root: Path) -> Listing:
 
 
 def sentence(root: Path, passed_over: dict[str, int]) -> str:
-    """One line that counts what was passed over; empty where nothing was.
+    """Return one line that counts what was passed over; empty where nothing was.
 
     >>> sentence(Path("birds"), {"hidden": 2, ".heic": 20, ".txt": 1})
     'birds: passed over 20 .heic, 2 hidden, 1 .txt'
@@ -135,7 +135,7 @@ def _composed(folder: Path, names: list[str]) -> list[str]:
 
 
 def _half(folder: Path, passed: Counter[str]) -> _Half:
-    """The classes of one half and their images."""
+    """Return the classes of one half and their images."""
     above = (os.path.realpath(folder),)
     entries = list(_shown(str(folder), passed))
     found = [e for e, is_folder in entries if is_folder and not _leads_back(e, above, passed)]
@@ -161,12 +161,12 @@ def _half(folder: Path, passed: Counter[str]) -> _Half:
 
 
 def _unreadable(path: str | Path, error: OSError) -> InputError:
-    """The refusal of what is there and cannot be looked at."""
+    """Return the refusal of what is there and cannot be looked at."""
     return InputError(f"{path} cannot be read: {reason(error)}")
 
 
 def _is_folder(there: os.DirEntry[str] | Path) -> bool | None:
-    """Whether something is a folder, links followed; None of a link that leads to itself.
+    """Return whether something is a folder, links followed; None of a link that leads to itself.
 
     Raises:
         InputError: that may not be known.
@@ -205,7 +205,7 @@ def _shown(folder: str, passed: Counter[str]) -> Iterator[tuple[os.DirEntry[str]
 
 
 def _leads_back(entry: os.DirEntry[str], above: tuple[str, ...], passed: Counter[str]) -> bool:
-    """Whether a folder is a link to one that it lies in: following it would never end."""
+    """Return whether a folder is a link to one that it lies in: following it would never end."""
     if not entry.is_symlink():
         return False
     target = os.path.realpath(entry.path)
@@ -215,7 +215,7 @@ def _leads_back(entry: os.DirEntry[str], above: tuple[str, ...], passed: Counter
 
 
 def _images(folder: str, above: tuple[str, ...], passed: Counter[str]) -> Iterator[tuple[str, str, ImageFile]]:
-    """The images in a folder and those below it: (folder, name, file)."""
+    """Yield the images in a folder and those below it: (folder, name, file)."""
     above = (*above, os.path.realpath(folder))
     for entry, is_folder in _shown(folder, passed):
         if is_folder:

@@ -114,7 +114,7 @@ class Drawn:
         return self.levels[level].masked_fill(self.distracted[level], BLANK)
 
     def bytes(self) -> Tensor:
-        """The images as uint8 [N, 1, 27, 27]: pixels clipped to [0, 1], times 255."""
+        """Return the images as uint8 [N, 1, 27, 27]: pixels clipped to [0, 1], times 255."""
         return (self.pixels.clamp(0, 1) * 255).round().to(torch.uint8)
 
 

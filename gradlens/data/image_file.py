@@ -55,7 +55,7 @@ def decode(file: str) -> DecodedImage:
 
 
 def is_grey(file: str) -> bool:
-    """Whether :func:`decode` gives [H, W]; the pixels are decoded only where the file's header does not say.
+    """Return whether :func:`decode` gives [H, W]; the pixels are decoded only where the file's header does not say.
 
     Raises:
         InputError: no image.
@@ -102,7 +102,7 @@ def _turned(pixels: Array, orientation: int) -> Array:
 
 
 def _pixels(image: Any) -> Array:
-    """The pixels as stored: uint8 [H, W] of what is grey to the eye or by its type, else [H, W, 3]."""
+    """Return the pixels as stored: uint8 [H, W] of what is grey to the eye or by its type, else [H, W, 3]."""
     mode = image.mode
     if mode == "L":
         return np.asarray(image)

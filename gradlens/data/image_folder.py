@@ -46,13 +46,13 @@ class ImageFolder:
         self._decoded: Decoded | None = None  # all images
 
     def positions(self) -> Source:
-        """The data set with each image's number in place of the image: choices from it decode nothing."""
+        """Return the data set with each image's number in place of the image: choices from it decode nothing."""
         train, test = (torch.tensor(labels) for labels in self.listing.labels)
         numbers = torch.arange(len(self.files))
         return Split(numbers[: len(train)], train), Split(numbers[len(train) :], test), self.listing.classes
 
     def whole(self) -> Source:
-        """All of it."""
+        """Return all of it."""
         train, test, classes = self.positions()
         data = self.read(Data(train, test, classes))
         return data.train, data.test, classes
@@ -90,12 +90,12 @@ class ImageFolder:
         )
 
     def _is_whole(self, chosen: Data) -> bool:
-        """Whether nothing was left out, moved or given another label."""
+        """Return whether nothing was left out, moved or given another label."""
         pairs = zip(self.positions()[:2], (chosen.train, chosen.test), strict=True)
         return all(torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels) for a, b in pairs)
 
     def _all(self, rows: Tensor) -> Decoded | None:
-        """All images, where they are there or worth decoding for those at ``rows``; the latter are as they were decoded."""
+        """Return all images, where they are there or worth decoding for those at ``rows``; the latter are as they were decoded."""
         if self._decoded is None and self.cache:
             self._decoded = read_decoded(self.listing)
         if self._decoded is not None and not self._decoded.is_intact(rows):
@@ -112,7 +112,7 @@ class ImageFolder:
         return self._decoded
 
     def _some(self, rows: Tensor) -> Decoded:
-        """The images at ``rows`` [M], decoded."""
+        """Return the images at ``rows`` [M], decoded."""
         wanted = rows.tolist()
         files = [self.files[row] for row in wanted]
         decoded = _decoded(files, str(self.root))
@@ -128,7 +128,7 @@ class ImageFolder:
         return Decoded(torch.from_numpy(images), "", frames)
 
     def _others_are_grey(self, chosen: Sequence[int]) -> bool:
-        """Whether all images are grey, if those ``chosen`` are: the others are looked at once for all commands."""
+        """Return whether all images are grey, if those ``chosen`` are: the others are looked at once for all commands."""
         others = [self.files[row] for row in sorted(set(range(len(self.files))) - set(chosen))]
         if not others:
             return True

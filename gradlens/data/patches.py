@@ -28,13 +28,13 @@ class Grid(NamedTuple):
 
 
 def patch_side(height: int, width: int) -> int:
-    """The default side: a quarter of the image's smaller side (of a sequence its length), but no less than 4 pixels."""
+    """Return the default side: a quarter of the image's smaller side (of a sequence its length), but no less than 4 pixels."""
     side = width if height == 1 else min(height, width)
     return min(max(side // 4, SMALLEST), side)
 
 
 def grid_of(height: int, width: int, patch: int | None = None, stride: int | None = None) -> Grid:
-    """The grid on images of a size; pixels past the last whole patch are in none.
+    """Return the grid on images of a size; pixels past the last whole patch are in none.
 
     Args:
         height: of the images; 1: sequences.

@@ -22,11 +22,11 @@ class Split:
         return len(self.labels)
 
     def take(self, index: Tensor) -> Split:
-        """The images and labels at ``index`` [M]."""
+        """Return the images and labels at ``index`` [M]."""
         return Split(self.images[index], self.labels[index])
 
     def to(self, device: torch.device) -> Split:
-        """The split on a device: the data set lives where the training runs."""
+        """Return the split on a device: the data set lives where the training runs."""
         return Split(self.images.to(device), self.labels.to(device))
 
 
@@ -54,7 +54,7 @@ class Data:
 
     @cached_property
     def everything(self) -> Split:
-        """All training images, labelled or not: those without a label have -1."""
+        """Return all training images, labelled or not: those without a label have -1."""
         if self.unlabelled is None:
             return self.train
         none = torch.full((len(self.unlabelled),), -1)

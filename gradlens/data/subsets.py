@@ -26,14 +26,14 @@ def with_label_noise(split: Split, p: float, classes: int, seed: int) -> Split:
 
 
 def _some(split: Split, limit: int, what: str, flag: str, rng: torch.Generator) -> Split:
-    """A random choice of a split's images, in random order."""
+    """Return a random choice of a split's images, in random order."""
     if limit > len(split):
         raise InputError(f"{flag} {limit} asks for more than the {len(split)} {what} images there are")
     return split.take(torch.randperm(len(split), generator=rng)[:limit])
 
 
 def _labelled_share(split: Split, share: float, classes: Sequence[str], seed: int) -> tuple[Split, Tensor]:
-    """A share of each class's images with their labels, and the other images. The smaller share is part of the larger one.
+    """Return a share of each class's images with their labels, and the other images. The smaller share is part of the larger one.
 
     Raises:
         InputError: a class is left without an image.

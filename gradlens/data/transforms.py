@@ -44,7 +44,7 @@ def crop_and_flip(images: Tensor, seed: int, step: int, pad: int = 4) -> Tensor:
 
 
 def input_of(kind: str, data: Data, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """The :func:`normalizer` of a data set, on a device; all its training images count, with a label or without."""
+    """Return the :func:`normalizer` of a data set, on a device; all its training images count, with a label or without."""
     images = data.everything.images if kind == "gaussian" else data.train.images[:1]
     return normalizer(kind, images, device)
 
@@ -65,7 +65,7 @@ def _moments(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def normalizer(kind: str, images: Tensor, device: torch.device | None = None) -> Callable[[Tensor], Tensor]:
-    """The map from images of 0 … 255, [N, C, H, W] uint8 or float, to float32, channels last in memory.
+    """Return the map from images of 0 … 255, [N, C, H, W] uint8 or float, to float32, channels last in memory.
 
     Args:
         kind: ``pm1`` to [-1, +1]; ``gaussian`` to zero mean and unit variance per channel of ``images``; ``none`` to [0, 1].

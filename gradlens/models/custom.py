@@ -94,7 +94,7 @@ def _refuse_other_dtypes(model: nn.Module, where: str) -> None:
 
 
 def _copied(model: nn.Sequential, where: str) -> nn.Sequential:
-    """A deep copy of a network, as measurements make them.
+    """Return a deep copy of a network, as measurements make them.
 
     Raises:
         InputError: it cannot be copied; the innermost module at which it fails is named.
@@ -119,7 +119,7 @@ def _copied(model: nn.Sequential, where: str) -> nn.Sequential:
 
 
 def network_of(kept: Mapping[str, Any], spec: ModelSpec) -> nn.Sequential:
-    """The network of a user's ``build(spec)``, checked on a blank image."""
+    """Return the network of a user's ``build(spec)``, checked on a blank image."""
     path, name = Path(kept["file"]), kept["name"]
     where = f"{path}:{name}"
     build = function_in(path, name, "from a spec to a network")

@@ -47,7 +47,7 @@ class ChannelwiseLinear(nn.Module):
         nn.init.normal_(self.weight, 0, 0.02)
 
     def forward(self, h: Tensor) -> Tensor:
-        """[N, m, h, w] -> [N, m, h, w]."""
+        """Map [N, m, h, w] to [N, m, h, w]."""
         by_channel = h.flatten(2).transpose(0, 1)  # [m, N, n²]
         y = torch.baddbmm(self.bias[:, None], by_channel, self.weight.transpose(1, 2))
         return y.transpose(0, 1).reshape(h.shape)
@@ -69,7 +69,7 @@ def _halved_to(image: Sequence[int], limit: Sequence[int]) -> list[tuple[int, in
 
 
 def _enlarging(a: int, b: int, small: tuple[int, int], large: tuple[int, int], bias: bool) -> nn.Module:
-    """The up-convolution of a channels and size ``small`` to b channels and size ``large``: 4×4, stride 2, where it grows."""
+    """Return the up-convolution of a channels and size ``small`` to b channels and size ``large``: 4×4, stride 2, where it grows."""
     if small == large:
         return nn.Conv2d(a, b, 3, padding=1, bias=bias)
     tall, wide = ((4, 2, n - 2 * m) if n > m else (3, 1, 0) for m, n in zip(small, large, strict=True))  # kernel, stride, pixels more
@@ -140,7 +140,7 @@ def discriminator(region: Sequence[int], width: int = 64) -> nn.Sequential:
 
 
 def dcgan_start(module: nn.Sequential) -> nn.Sequential:
-    """The same module with weights drawn from N(0, 0.02²), those of normalisation from N(1, 0.02²), and biases of zero."""
+    """Return the same module with weights drawn from N(0, 0.02²), those of normalisation from N(1, 0.02²), and biases of zero."""
     for m in module.modules():
         if isinstance(m, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | ChannelwiseLinear | nn.BatchNorm2d):
             nn.init.normal_(m.weight, 1.0 if isinstance(m, nn.BatchNorm2d) else 0.0, 0.02)

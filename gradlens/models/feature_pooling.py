@@ -16,7 +16,7 @@ BUDGET = 2048  # features of a block at most
 
 
 def side(shape: Sequence[int], budget: int) -> int:
-    """The side of the square that activations [C, H, W] are averaged to: the largest with C · side² ≤ budget, 1 at least."""
+    """Return the side of the square that activations [C, H, W] are averaged to: the largest with C · side² ≤ budget, 1 at least."""
     return max(1, min(shape[1], shape[2], isqrt(budget // shape[0])))
 
 

@@ -32,7 +32,7 @@ class _Tracer(fx.Tracer):
         self.ends: dict[str, list[Any]] = {cut: [] for cut in cuts}
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Whether a submodule stays whole."""
+        """Return whether a submodule stays whole."""
         return not any(cut.startswith(module_qualified_name + ".") for cut in self.cuts)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -45,7 +45,7 @@ class _Tracer(fx.Tracer):
 
 
 def _traced(module: nn.Module, cuts: Sequence[str], where: str) -> tuple[fx.Graph, dict[str, fx.Node]]:
-    """The graph of a module that may be spoiled by it, and the node that each cut point's output is."""
+    """Return the graph of a module that may be spoiled by it, and the node that each cut point's output is."""
     parameters = list(inspect.signature(module.forward).parameters.values())
     if len([p for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]) != 1:
         raise InputError(f"{where} cannot be cut: the forward of {type(module).__name__} must read one image tensor and nothing else")
@@ -80,7 +80,7 @@ def _traced(module: nn.Module, cuts: Sequence[str], where: str) -> tuple[fx.Grap
 
 
 def _steady(module: nn.Module, cuts: Sequence[str], where: str) -> tuple[fx.Graph, dict[str, fx.Node]]:
-    """The graph in training, where it is the same each time and in evaluation too."""
+    """Return the graph in training, where it is the same each time and in evaluation too."""
     module, kind = copy.deepcopy(module).train(), type(module).__name__  # tracing runs what a forward does besides computing
     graph, ends = _traced(module, cuts, where)
     again, _ = _traced(module, cuts, where)
@@ -120,7 +120,7 @@ def _refuse_skips(order: dict[fx.Node, int], cut: str, end: fx.Node, where: str)
 
 
 def _block(module: nn.Module, nodes: Sequence[fx.Node], read: fx.Node, given: fx.Node) -> nn.Module:
-    """The nodes between two cuts as a module: the submodule itself where it is all there is, else a module of its graph."""
+    """Return the nodes between two cuts as a module: the submodule itself where it is all there is, else a module of its graph."""
     whole = [node for node in nodes if node.op != "placeholder"]
     if len(whole) == 1 and whole[0].op == "call_module" and whole[0].args == (read,) and not whole[0].kwargs:
         return module.get_submodule(str(whole[0].target))
@@ -209,7 +209,7 @@ def cut_module(
     tripled: bool = False,
     out_of_place: bool = False,
 ) -> nn.Sequential:
-    """A module as a network of blocks, bit-identical to it in forward and backward; parameters are the module's own.
+    """Return a module as a network of blocks, bit-identical to it in forward and backward; parameters are the module's own.
 
     A block is called after the cut point at its end (dots become underscores), the rest is ``top``. A block that is one submodule
     is that submodule; any other keeps the dotted paths of what is in it.

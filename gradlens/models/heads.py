@@ -32,7 +32,7 @@ def _convolved(channels: int, kernel: int, layers: int) -> list[nn.Module]:
 
 
 def head(kind: str, shape: Sequence[int], classes: int, width: int, layers: int, pooled: bool, last: bool = False) -> nn.Module:
-    """An auxiliary classifier: activations [N, *shape] -> logits [N, classes].
+    """Return an auxiliary classifier: activations [N, *shape] -> logits [N, classes].
 
     Args:
         kind: ``linear``; ``mlp`` (flatten, `layers` × Linear(width)–ReLU, Linear); ``mlp-sr`` (average to a quarter of the
@@ -79,7 +79,7 @@ class Scaled(nn.BatchNorm1d):
 
 
 def projection(shape: Sequence[int], layers: int, out: int, side: int = 1, convolutions: int = 0, last: bool = False) -> nn.Sequential:
-    """The projection head of SimCLR (arXiv 2002.05709, §4.2; three layers: arXiv 2006.10029): activations [N, *shape] -> [N, out].
+    """Return the projection head of SimCLR (arXiv 2002.05709, §4.2; three layers: arXiv 2006.10029): activations [N, *shape] -> [N, out].
 
     Average to ``side`` × ``side``, then ``layers`` times Linear–BN–ReLU of the input's width, of which the last is Linear–BN of width
     ``out`` without shift and ReLU. One layer is the linear head. Its children layer1, layer2, … can be kept for fine-tuning.

@@ -22,7 +22,7 @@ class RowsAbove(nn.Conv2d):
         self.margins = (int(wide), int(wide), 1 + strict, -int(strict))  # left, right, above, below
 
     def forward(self, input: Tensor) -> Tensor:
-        """[N, read, H, W] -> [N, given, H, W]."""
+        """Map [N, read, H, W] to [N, given, H, W]."""
         return super().forward(F.pad(input, self.margins))
 
 
@@ -36,14 +36,14 @@ class GatedRows(nn.Module):
         self.out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] -> [N, C, H, W]."""
+        """Map [N, C, H, W] to [N, C, H, W]."""
         a, b = self.above(x).chunk(2, 1)
         h: Tensor = self.out(a.tanh() * b.sigmoid())
         return h if self.strict else x + h
 
 
 def masked_context(channels: int, layers: int, wide: bool = True) -> nn.Sequential:
-    """A gated PixelCNN (van den Oord et al. 2016) that looks up only: row i of [N, C, H, W] depends on rows 0 … i−1 of its input.
+    """Return a gated PixelCNN (van den Oord et al. 2016) that looks up only: row i of [N, C, H, W] depends on rows 0 … i−1 of its input.
 
     The first layer is strict, the others may read their own row; a 1×1 convolution ends it. Each layer looks one row further up.
 

@@ -27,7 +27,7 @@ class Subsampled(nn.Module):
         self.stride, self.zeros = stride, zeros
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] -> [N, C + zeros, H / stride, W / stride], rounded up."""
+        """Map [N, C, H, W] to [N, C + zeros, H / stride, W / stride], rounded up."""
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.zeros))
 
     def extra_repr(self) -> str:
@@ -64,7 +64,7 @@ class SqueezeExcitation(nn.Module):
         self.reduce, self.act, self.expand = nn.Linear(channels, few), act(), nn.Linear(few, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] -> [N, C, H, W]."""
+        """Map [N, C, H, W] to [N, C, H, W]."""
         gate: Tensor = self.expand(self.act(self.reduce(x.mean((2, 3))))).sigmoid()
         return x * gate[:, :, None, None]
 
@@ -88,7 +88,7 @@ class SelectiveKernel(nn.Module):
         self.expand = nn.Linear(few, 2 * channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, c_in, H, W] -> [N, channels, H / stride, W / stride], rounded up."""
+        """Map [N, c_in, H, W] to [N, channels, H / stride, W / stride], rounded up."""
         one, two = self.act(self.norm(self.conv(x))).chunk(2, 1)
         seen = (one + two).mean((2, 3))
         mixed = self.expand(self.reduced_act(self.reduced_norm(self.reduce(seen))))
@@ -111,7 +111,7 @@ class Residual(nn.Module):
         self.branch, self.shortcut, self.act = branch, shortcut, act
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, c_in, H, W] -> [N, c_out, H / stride, W / stride], rounded up."""
+        """Map [N, c_in, H, W] to [N, c_out, H / stride, W / stride], rounded up."""
         y: Tensor = self.act(self.branch(x) + self.shortcut(x))
         return y
 
@@ -235,7 +235,7 @@ def _deep_stem(channels: int, c: int, kernel: int, act: Act) -> nn.Sequential:
 
 
 def _bodied(spec: ModelSpec, name: str, stem: nn.Module, **options: object) -> nn.Sequential:
-    """The stem, then a form's residual blocks, the first of each later stage with stride 2 and twice the channels, then the top."""
+    """Return the stem, then a form's residual blocks, the first of each later stage with stride 2 and twice the channels, then the top."""
     form = FORMS[name]
     width = spec.width or form.width
     blocks, c = [stem], width

@@ -196,7 +196,7 @@ def fails(tmp_path, capsys, callback, **more):
     model, _ = fit(tmp_path / "watched", [callback], **more)
     err = [line for line in capsys.readouterr().err.splitlines() if line.startswith("gradlens")]
     assert len(err) == 1
-    assert "LensCallback failed and is off from here on" in err[0]
+    assert "LensCallback failed and is disabled" in err[0]
     assert not any(m._forward_hooks for m in model.modules())
     plain, _ = fit(tmp_path / "plain")
     assert same_weights(model, plain)

@@ -349,10 +349,10 @@ def refusal(model, shape=(4,)):
     ],
 )
 def test_a_block_that_hands_on_no_single_tensor_is_refused(hand, what):
-    skip = "a skip crosses the boundary to the block above; put both its ends into one block"
+    skip = "a skip crosses the boundary to the next block; put both its ends into one block"
     assert refusal(named(dense(), Named(hand), dense())) == f"block2 gives {what}: {skip}"
     assert refusal(nn.Sequential(dense(), Named(hand), dense())) == f"block 1 gives {what}: {skip}"
-    assert refusal(named(dense(), Named(hand))) == f"top gives {what}: the network's answer must be one tensor"
+    assert refusal(named(dense(), Named(hand))) == f"top returns {what}: the network's output must be one tensor"
 
 
 def test_a_block_that_gives_integers_is_refused():
@@ -380,7 +380,9 @@ def test_a_block_that_overwrites_its_input_is_refused(block, where, grad):
         if where is None:
             assert output_shapes(model, (4,)) == [(4,)] * 3
         else:
-            sentence = "block2 begins with an in-place operation{}, which would overwrite what the block below gave: use inplace=False"
+            sentence = (
+                "block2 begins with an in-place operation{}, which would overwrite the output of the block before it: use inplace=False"
+            )
             assert refusal(model) == sentence.format(where)
         assert torch.is_grad_enabled() is grad
     assert not any(m._forward_hooks for m in model.modules())
@@ -417,7 +419,7 @@ def test_a_skip_across_a_boundary_is_refused_and_named(what, place, frozen, mode
     name = "top" if place == 5 else f"block{place}"
     with mode():
         sentence = refusal(named(*blocks))
-    assert sentence == f"{name} reads from block2 past its input: a skip crosses a boundary between them; put both its ends into one block"
+    assert sentence == f"{name} depends on block2 past its input: a skip crosses a boundary between them; put both its ends into one block"
 
 
 def test_a_weight_borrowed_from_another_block_is_refused_and_a_shared_one_is_not():

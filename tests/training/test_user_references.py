@@ -583,10 +583,10 @@ def test_convolutions_take_what_follows_them_into_their_block():
 @pytest.mark.parametrize(
     ("name", "plan", "words"),
     [
-        ("googlenet", ModelSpec((3, 32, 32), 10), "torchvision:googlenet gives several outputs in training (GoogLeNetOutputs)"),
+        ("googlenet", ModelSpec((3, 32, 32), 10), "torchvision:googlenet returns several outputs in training (GoogLeNetOutputs)"),
         ("squeezenet1_1", ModelSpec((3, 8, 8), 10), "torchvision:squeezenet1_1 does not take images of 8x8 (HxW) pixels: "),
-        ("resnet18", ModelSpec((2, 32, 32), 10), "reads colour images of 3 channels"),
-        ("resnet18", ModelSpec((3, 32, 32), 10, width=8), "--width 8: torchvision:resnet18 is built as torchvision has it"),
+        ("resnet18", ModelSpec((2, 32, 32), 10), "needs images of 3 channels"),
+        ("resnet18", ModelSpec((3, 32, 32), 10, width=8), "--width 8: torchvision:resnet18 is built by torchvision, without this setting"),
         ("resnet18", ModelSpec((3, 32, 32), 10, activation="gelu"), "--activation gelu"),
     ],
 )
