@@ -350,13 +350,13 @@ def refusal(model, shape=(4,)):
 )
 def test_a_block_that_hands_on_no_single_tensor_is_refused(hand, what):
     skip = "a skip crosses the boundary to the next block; put both its ends into one block"
-    assert refusal(named(dense(), Named(hand), dense())) == f"block2 gives {what}: {skip}"
-    assert refusal(nn.Sequential(dense(), Named(hand), dense())) == f"block 1 gives {what}: {skip}"
+    assert refusal(named(dense(), Named(hand), dense())) == f"block2 returns {what}: {skip}"
+    assert refusal(nn.Sequential(dense(), Named(hand), dense())) == f"block 1 returns {what}: {skip}"
     assert refusal(named(dense(), Named(hand))) == f"top returns {what}: the network's output must be one tensor"
 
 
 def test_a_block_that_gives_integers_is_refused():
-    assert "block1 gives torch.int64 numbers" in refusal(named(Named(lambda self, x: x.long()), dense()))
+    assert "block1 returns torch.int64" in refusal(named(Named(lambda self, x: x.long()), dense()))
 
 
 @pytest.mark.parametrize(
