@@ -1,1 +1,1 @@
-"""One script a claim of the documents; each states it, trains or reads runs, and writes figures/<name>/."""
+"""One script a claim of the reference study; each states it, trains or reads runs, and writes figures/<name>/."""

@@ -1,4 +1,4 @@
-"""Every testable sentence of the documents, with the script that tests it, the verdict and the numbers: writes docs/claims.md.
+"""Write docs/results/claims.md: every testable sentence of the reference study and its papers, with script, verdict and numbers.
 
 Reads the results that the scripts here have saved under figures/; trains nothing. A sentence that nothing tests yet says so.
 
@@ -22,7 +22,7 @@ Judged = dict[str, Any]  # a row of its claims
 
 
 class Sentence(NamedTuple):
-    """Something the documents say."""
+    """A sentence of the reference study, or of a paper that it discusses."""
 
     text: str
     script: str = ""  # of analyses/, which writes figures/<script>/results.json; "": not yet tested
@@ -124,30 +124,37 @@ def peaked(results: Results) -> list[Judged]:
     return holding("at a peak")(results) or [weighed("no peak of the training loss occurred in the runs", nothing, "points", within=1)]
 
 
-def near_the_documents(results: Results) -> list[Judged]:
-    """iteration1: accuracies beside the documents'."""
+def near_the_reference(results: Results) -> list[Judged]:
+    """iteration1: accuracies beside the reference study's."""
     within, found = {"epoch 1": 3.0, "epochs 5-7": 4.0}, []
     for row in results["table"]:
         away = Interval(row["ours"] - row["documents"], math.nan, math.nan, 1)
-        found.append(weighed(f"{row['method']}, {row['when']}: ours − documents'", away, "points", within=within[row["when"]]))
+        found.append(weighed(f"{row['method']}, {row['when']}: ours − the reference study's", away, "points", within=within[row["when"]]))
     return found
 
 
 # ------------------------------------------------------------------------------------------------------- the sentences
 
-OWN = "The documents' own experiments"
+LINEAR_ALIKE = "in the linear model cdni's accuracy equals bp's in all five seeds, with either labelling"
+GAP = "separable labels: the gap falls from 0.98 to 0.37 after 100 updates and is 0.93 after 1,500; it approaches and leaves again"
+DEFAULT_DNI = "ours are gradlens's defaults, target=sum and zero_bias=true; the study has target=mean and zero_bias=false"
+OWN = "The reference study's own experiments"
 SENTENCES: dict[str, tuple[Sentence, ...]] = {
     OWN: (
         Sentence(
-            "Accuracies of the first iteration (regular, DGL, DNI, cDNI)", "iteration1", near_the_documents, "one seed decides nothing"
+            "Accuracies of the first iteration (regular, DGL, DNI, cDNI)", "iteration1", near_the_reference, "one seed decides nothing"
         ),
         Sentence("Both DGL and the regular model completely overfitted the training data", "learning_curves", "completely fits"),
-        Sentence("… but DNI didn't", "learning_curves", "dni does not fit"),
-        Sentence("… and cDNI “almost” did it but not completely", "learning_curves", any_of("cdni almost", "cdni not completely")),
+        Sentence("… but DNI didn't", "learning_curves", "dni does not fit", DEFAULT_DNI),
+        Sentence(
+            "… and cDNI “almost” did it but not completely", "learning_curves", any_of("cdni almost", "cdni not completely"), DEFAULT_DNI
+        ),
         Sentence(
             "DGL slightly outperformed the regular model (77.6 against 76.5 %)", "learning_curves", "without augmentation: dgl above bp"
         ),
-        Sentence("cDNI reached 73.7 %, DNI lags behind with 65.6 %", "learning_curves", any_of("bp above cdni", "cdni above dni")),
+        Sentence(
+            "cDNI reached 73.7 %, DNI lags behind with 65.6 %", "learning_curves", any_of("bp above cdni", "cdni above dni"), DEFAULT_DNI
+        ),
         Sentence("Data normalization helped a little bit", "learning_curves", "normalising to"),
         Sentence("No significant difference between [-1,+1] and a unit gaussian", "learning_curves", "unit gaussian"),
         Sentence("Data augmentation significantly improved performance, from 76–77 % to 85–86 %", "learning_curves", "augmentation "),
@@ -254,8 +261,10 @@ SENTENCES: dict[str, tuple[Sentence, ...]] = {
             "synthetic_theory",
             any_of("convergence:", "closed form:"),
         ),
-        Sentence("Learning dynamics: with the log-loss a linear synthesiser under-fits noise", "synthetic_theory", "log-loss:"),
-        Sentence("Learning dynamics: the loss it implies approaches the true one", "synthetic_theory", "implied loss:"),
+        Sentence(
+            "Learning dynamics: with the log-loss a linear synthesiser under-fits noise", "synthetic_theory", "log-loss:", LINEAR_ALIKE
+        ),
+        Sentence("Learning dynamics: the loss it implies approaches the true one", "synthetic_theory", "implied loss:", GAP),
         Sentence("Layers are represented differently with synthetic gradients", "representations", "bp and dni"),
         Sentence("… drastically, in a deep net", "synthetic_theory", "representations of", "digits, MLP of ten hidden layers"),
     ),
@@ -317,26 +326,28 @@ def verdicts(sentence: Sentence, figures: Path) -> list[Judged]:
 
 
 HEAD = """\
-# What the documents claim, and what it comes to here
+# Claims, one by one
 
-Written by `python -m analyses.claims` from the verdicts that the scripts saved; do not edit. A claim is *supported* where the whole
-95 % interval over seeds (paired by seed) lies on its side of what was wanted, *not supported* where it lies on the other, else
-*undecided*; one seed decides nothing. All numbers are of small nets on subsets of CIFAR-10 (JPEG copy) unless the script says otherwise:
-a verdict is one at that size, which each script's first lines state, with its cost."""
+`python -m analyses.claims` writes this page from the verdicts that the scripts saved; do not edit it. It lists the testable sentences of
+the [reference study](index.md#the-reference-study) and of the papers that the study discusses. The scripts compare runs of the same seed.
+A claim is *supported* if its whole 95 % interval over seeds lies on the wanted side of the bound, *not supported* if the whole interval
+lies on the other side, and *undecided* otherwise. One seed decides nothing. A verdict holds for the size that was run: small networks on
+subsets of CIFAR-10 (JPEG copy), unless the script says otherwise. The first lines of each script
+(`analyses/SCRIPT.py`) state its size and its cost."""
 
 
 def lines(figures: Path) -> Iterator[str]:
-    """docs/claims.md, line by line."""
+    """The lines of docs/results/claims.md."""
     yield HEAD
     for title, sentences in SENTENCES.items():
-        yield from ("", f"## {title}", "", "| the documents say | tested as | verdict | measured | script |", "|---|---|---|---|---|")
+        yield from ("", f"## {title}", "", "| sentence | tested as | verdict | measured | script |", "|---|---|---|---|---|")
         for sentence in sentences:
             yield from _rows(sentence, verdicts(sentence, figures))
 
 
 def _rows(sentence: Sentence, found: list[Judged]) -> Iterator[str]:
     """A sentence's lines of its table: one a judged claim."""
-    script = f"`analyses.{sentence.script}`" if sentence.script else "–"
+    script = f"`{sentence.script}`" if sentence.script else "–"
     if not found:
         why = "its script has not been run to its end" if sentence.script else sentence.note
         yield f"| {sentence.text} | – | *not yet tested*: {why} | – | {script} |"
@@ -347,10 +358,10 @@ def _rows(sentence: Sentence, found: list[Judged]) -> Iterator[str]:
 
 
 def main() -> None:
-    """Write docs/claims.md and print how many verdicts of each kind it holds."""
+    """Write docs/results/claims.md and print how many verdicts of each kind it holds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--figures", type=Path, default=HERE.parent / "figures", help="folder of the results")
-    parser.add_argument("--out", type=Path, default=HERE.parent / "docs" / "claims.md")
+    parser.add_argument("--out", type=Path, default=HERE.parent / "docs" / "results" / "claims.md")
     args = parser.parse_args()
     text = "\n".join(lines(args.figures)) + "\n"
     write_text(args.out, text)

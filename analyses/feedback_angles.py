@@ -1,7 +1,7 @@
 """Feedback alignment on the linear network of its paper: is it as fast as backprop, and where do its hidden updates point?
 
-Lillicrap et al. 2016 (arXiv 1411.0247), the linear demonstration and figure 4, which the documents show: y = W h, h = W0 x, 30-20-10, a
-fixed linear teacher T ~ U[-1, 1], x ~ N(0, I), squared error, one example an update, B ~ U[-0.5, 0.5].
+Lillicrap et al. 2016 (arXiv 1411.0247), the linear demonstration and figure 4, which the reference study shows: y = W h, h = W0 x,
+30-20-10, a fixed linear teacher T ~ U[-1, 1], x ~ N(0, I), squared error, one example an update, B ~ U[-0.5, 0.5].
 
 Claims: (1) with W0, W ~ U[-0.01, 0.01] and a learning rate for each rule, feedback alignment is as fast as backprop, and its angle to
 backprop begins near 90° and falls. (2) with W0, W ~ U[-w, w] and learning rate 1e-3, the angle of B e to Wᵀ e (backprop) ends near 23° for
@@ -59,7 +59,7 @@ LAST = 1_000  # examples that "at the end" averages over
 LOOKS = (*range(200), *range(200, EXAMPLES, 10))  # examples at which the angles are taken
 LAST_LOOKS = tuple(i for i in LOOKS if i >= EXAMPLES - LAST)
 WINDOW = 10  # looks
-TEACHERS = (0.3, 0.1)  # T ~ U[-t, t]: looked at after the large scales had ended outside the documents' readings
+TEACHERS = (0.3, 0.1)  # T ~ U[-t, t]: looked at after the large scales had ended outside the reference study's readings
 
 
 class Nets(NamedTuple):
@@ -265,7 +265,7 @@ def angle_rows(seen: Followed) -> list[AnglePoint]:
 
 
 class Reading(NamedTuple):
-    """A number read off the documents' figure (one network a scale), and ours."""
+    """A number read off the reference study's figure (one network a scale), and ours."""
 
     to: str
     scale: str
@@ -274,7 +274,7 @@ class Reading(NamedTuple):
     ours: float  # mean over networks
     low: float  # 95 % t-interval
     high: float
-    off: float  # degrees outside the documents' range
+    off: float  # degrees outside the reference study's range
     verdict: str
 
 
@@ -338,7 +338,7 @@ def _degrees(ax: Axes) -> None:
 
 @style.context(LOOK)
 def angle_figure(rows: Sequence[AnglePoint], readings: Sequence[Reading]) -> Figure:
-    """Both angles over the examples, one line a scale; the documents' readings at the right end."""
+    """Both angles over the examples, one line a scale; the reference study's readings at the right end."""
     figure = Figure(figsize=(9, 4.7))
     places = {"left": 0.06, "right": 0.985, "top": 0.84, "bottom": 0.2, "wspace": 0.06}
     axes: Sequence[Axes] = figure.subplots(1, 2, sharey=True, gridspec_kw=places)
@@ -374,7 +374,7 @@ def angle_figure(rows: Sequence[AnglePoint], readings: Sequence[Reading]) -> Fig
 
 
 def _reading(ax: Axes, r: Reading, x: float) -> None:
-    """A reading of the documents as an open marker, or a bar where it is a range, in the colour of its (largest) scale."""
+    """A reading of the reference study as an open marker, or a bar where it is a range, in the colour of its (largest) scale."""
     low, high = r.documents
     colour = shade(float(r.scale.split(",")[-1]))
     if low == high:
@@ -459,7 +459,7 @@ def smaller_teachers() -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Simulate, print ours beside the documents' readings, write figures/feedback_angles."""
+    """Simulate, print ours beside the reference study's readings, write figures/feedback_angles."""
     args = arguments(__doc__ or "")
     folder = args.figures / "feedback_angles"
     began = time.perf_counter()
@@ -477,7 +477,7 @@ def main() -> None:
     for r in readings:
         theirs = "–".join(f"{d:g}" for d in dict.fromkeys(r.documents))
         ours = f"{r.ours:.1f}° [{r.low:.1f}, {r.high:.1f}]"
-        print(f"to {r.to:15} w = {r.scale:16} {r.when:14}  documents {theirs:>5}°  ours {ours:20} {r.verdict}, {r.off:.0f}° off")
+        print(f"to {r.to:15} w = {r.scale:16} {r.when:14}  reference {theirs:>5}°  ours {ours:20} {r.verdict}, {r.off:.0f}° off")
     teachers = smaller_teachers()
     for row in teachers:
         print(f"teacher ±{row['teacher']:g}, to {row['to']:15} {'  '.join(f'{w}: {mean:.0f}°' for w, (mean, *_) in row['end'].items())}")

@@ -38,7 +38,7 @@ from gradlens.training.config import Config, make_config
 from gradlens.training.run_directory import Run
 
 SEEDS = {7: 4, 5: 1}  # stem -> seeds
-RULES: dict[str, tuple[str, dict[str, Any]]] = {  # rule and its options, in the documents' order
+RULES: dict[str, tuple[str, dict[str, Any]]] = {  # rule and its options, in the reference study's order
     "bp": ("bp", {}),
     "chunked in two": ("chunked", {"chunks": [3, 2]}),
     "chunked in three": ("chunked", {"chunks": [2, 2, 1]}),
@@ -139,7 +139,9 @@ def main() -> None:
     fewer = [-d for d in differences(found[7], "dgl", "gabor_share")]
     claims = [
         *(claim for _, claim in (*trained_.values(), *added.values())),
-        judged("dgl: fewer filters that a Gabor fits than bp's, as greedy has in the documents' picture", fewer, "points", at_least=0),
+        judged(
+            "dgl: fewer filters that a Gabor fits than bp's, as greedy has in the reference study's picture", fewer, "points", at_least=0
+        ),
     ]
     say(claims)
     results = {

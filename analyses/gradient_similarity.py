@@ -1,10 +1,11 @@
 """How far are the local gradients of greedy learning from the global one, layer by layer, while a network learns?
 
-The documents' figure of Laskin et al. 2020 (arXiv 2012.03837): five convolutional layers, greedy local learning, the cosine of each layer's
-weight gradient with that of the global loss over 10,000 iterations. Its claim: the last layer's gradient is the global one, the fourth's
-comes to it within some thousand iterations, the lower ones stay well below 90° but do not. The documents give no optimiser, rate, width
-or batch; here: BasicCNN with five conv blocks of width 16 on CIFAR-10, dgl (its last block and the top are one unit, so its fifth cosine is
-exactly 1), Adam 3e-4, batch 64. Both gradients are of the same weights, the same batch and the same forward pass.
+The reference study's figure of Laskin et al. 2020 (arXiv 2012.03837): five convolutional layers, greedy local learning, the cosine of
+each layer's weight gradient with that of the global loss over 10,000 iterations. Its claim: the last layer's gradient is the global one,
+the fourth's comes to it within some thousand iterations, the lower ones stay well below 90° but do not. The reference study gives no
+optimiser, rate, width or batch; here: BasicCNN with five conv blocks of width 16 on CIFAR-10, dgl (its last block and the top are one
+unit, so its fifth cosine is exactly 1), Adam 3e-4, batch 64. Both gradients are of the same weights, the same batch and the same forward
+pass.
 
     python -m analyses.gradient_similarity --data cifar10 --steps 10000          # interrupted, it goes on
 """
@@ -30,13 +31,13 @@ from gradlens.training.run_directory import Run
 
 LAYERS = {1: "block1.conv", 2: "block2.conv", 3: "block3.conv", 4: "block4.conv", 5: "block5.conv"}
 SHARED: dict[str, Any] = {"method": "dgl", "model": "basic-cnn", "depth": 5, "width": 16, "batch_size": 64, "optimizer": "adam", "lr": 3e-4}
-WINDOW = 300  # iterations up to the one shown: the documents' first point lies there (a quarter of a run that is shorter than four)
+WINDOW = 300  # iterations up to the one shown: the reference study's first point lies there (a quarter of a run that is shorter than four)
 SHOWN = 400  # points of a line, at most
 WITHIN = 0.1
 
 
 class Reading(NamedTuple):
-    """A point read off the documents' curves."""
+    """A point read off the reference study's curves."""
 
     layer: int
     iteration: int
@@ -77,7 +78,7 @@ class Compared(NamedTuple):
     ours: float | None  # None: beyond our last iteration
     low: float | None
     high: float | None
-    off: float | None  # outside the documents' range by so much
+    off: float | None  # outside the reference study's range by so much
     verdict: str
 
 
@@ -120,7 +121,7 @@ def compared(rows: Sequence[Point]) -> list[Compared]:
 
 @style.context(LOOK)
 def figure(rows: Sequence[Point], data: str, window: int) -> Figure:
-    """All five layers in one plot, the documents' points as open markers (a bar where their curve wanders).
+    """All five layers in one plot, the reference study's points as open markers (a bar where their curve wanders).
 
     Args:
         rows: from :func:`points`.
@@ -164,7 +165,7 @@ def figure(rows: Sequence[Point], data: str, window: int) -> Figure:
 
 
 def main() -> None:
-    """Train or read the runs, print ours beside the documents' points, write figures/gradient_similarity."""
+    """Train or read the runs, print ours beside the reference study's points, write figures/gradient_similarity."""
     args = arguments(__doc__ or "", numbers={"steps": 4_000, "seeds": 3, "record-every": 10})
     epochs = 1 + args.steps * SHARED["batch_size"] // 50_000  # of CIFAR-10; the run ends with its steps
     settings = {**SHARED, "data": args.data, "epochs": epochs, "steps": args.steps, "record_every": args.record_every}
@@ -176,7 +177,7 @@ def main() -> None:
     for c in table:
         theirs = "-".join(f"{v:.2f}" for v in dict.fromkeys(c.documents))
         ours = "" if c.ours is None else f"ours {c.ours:.2f} [{c.low:.2f}, {c.high:.2f}]"
-        print(f"layer {c.layer}  iteration {c.iteration:6,}  documents {theirs:9}  {ours:24} {c.verdict}")
+        print(f"layer {c.layer}  iteration {c.iteration:6,}  reference {theirs:9}  {ours:24} {c.verdict}")
     last = max(abs(1 - v) for run in runs for v in cosines(run, 5).values())
     null = {v.layer: (v.mean, v.low, v.high) for v in final_values(runs, "null_cosine") if v.layer in LAYERS.values()}
     print(f"layer 5 is 1 to {last:.1e} at every recorded iteration")

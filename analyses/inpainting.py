@@ -1,10 +1,11 @@
 """Do networks learn more from filling in what they cannot see than from copying what they see?
 
-Claim (the documents, of Pathak et al. 2016): inpainting learns semantically meaningful features where auto-encoders do not. BasicCNN of
-width 16 on 5,000 CIFAR-10 images, eight epochs of Adam at 1e-3, three seeds of four tasks with one decoder and the squared error alone
-(the paper trains features without the adversarial loss too): the centre quarter dropped, random shapes of as many pixels dropped,
-nothing dropped (an autoencoder), noise of a fifth of the grey scale added (a denoising one). A linear probe reads each block (512
-features at most, fitted to 3,000 of the training images, tested on 2,000 test images); beside it raw pixels and the untrained network.
+Claim (the reference study, of Pathak et al. 2016): inpainting learns semantically meaningful features where auto-encoders do not.
+BasicCNN of width 16 on 5,000 CIFAR-10 images, eight epochs of Adam at 1e-3, three seeds of four tasks with one decoder and the squared
+error alone (the paper trains features without the adversarial loss too): the centre quarter dropped, random shapes of as many pixels
+dropped, nothing dropped (an autoencoder), noise of a fifth of the grey scale added (a denoising one). A linear probe reads each block
+(512 features at most, fitted to 3,000 of the training images, tested on 2,000 test images); beside it raw pixels and the untrained
+network.
 
 Judged, paired by seed: each block's probe of the two inpainters above the autoencoder's, block3's above the denoising one's and the
 untrained network's; the mean patch's squared error on the dropped pixels of 2,000 test images above the network's.

@@ -1,7 +1,7 @@
-"""The documents' first iteration: bp, dgl, dni and cdni on BasicCNN, CIFAR-10 without augmentation.
+"""The reference study's first iteration: bp, dgl, dni and cdni on BasicCNN, CIFAR-10 without augmentation.
 
 Claim: after one epoch test accuracy is 54.5 / 52.3 / 41.6 / 41.2 % (bp / dgl / dni / cdni), after six 70.8 / 71.0 % (bp / dgl): the
-documents' own curves, one run each. Here: Adam 3e-5, batch 256, inputs in [-1, +1], dni and cdni as in the references
+reference study's own curves, one run each. Here: Adam 3e-5, batch 256, inputs in [-1, +1], dni and cdni as in the references
 (target=mean, zero_bias=false); bp and dgl for seven epochs, so that epochs 5–7 can be averaged, dni and cdni for one.
 
     python -m analyses.iteration1 --data cifar10          # about 1½ hours on two cores; interrupted, it goes on
@@ -19,7 +19,7 @@ WITHIN = (3.0, 4.0)  # points
 
 
 def main() -> None:
-    """Train or read the four runs, print ours beside the documents', write figures/iteration1."""
+    """Train or read the four runs, print ours beside the reference study's, write figures/iteration1."""
     args = arguments(__doc__ or "")
     configs = [shipped(f"iteration1-{m}", data=args.data, epochs=n, record_every=16) for m, n in EPOCHS.items()]
     runs = trained(configs, args)
@@ -30,7 +30,7 @@ def main() -> None:
         for when, value, theirs, within in zip(("epoch 1", "epochs 5-7"), ours, DOCUMENTS[run.config.method], WITHIN, strict=True):
             if value is not None and theirs is not None:
                 verdict = "within" if abs(value - theirs) <= within else "outside"
-                print(f"{run.config.method:5} {when:10}  ours {value:.2f} %  documents {theirs:.2f} %  {verdict} {within:g} points")
+                print(f"{run.config.method:5} {when:10}  ours {value:.2f} %  reference {theirs:.2f} %  {verdict} {within:g} points")
                 table.append({"method": run.config.method, "when": when, "ours": value, "documents": theirs, "verdict": verdict})
     publish("iteration1", runs, args, {"data": data_name(args), "table": table})
 

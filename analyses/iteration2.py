@@ -1,9 +1,9 @@
-"""The documents' second iteration: augmentation on BasicCNN, and VGG16, each with bp and dgl.
+"""The reference study's second iteration: augmentation on BasicCNN, and VGG16, each with bp and dgl.
 
-Claims: with flips and crops bp and dgl end within a tenth of a point of each other (86.5 %) and dgl's training loss falls more slowly;
-on VGG16 dgl ends below bp (89.5 against 93.2 %). Here: short runs of the same settings as curves, on a seeded subset with --limit
-(the documents, with all 50,000 images, had 67.2 / 66.1 % after six epochs of BasicCNN). VGG16: batch 64, SGD 1e-3 with momentum 0.9 as
-inferred from the documents' code.
+Claims: with flips and crops bp and dgl end within a tenth of a point of each other (86.5 %) and dgl's training loss falls more slowly; on
+VGG16 dgl ends below bp (89.5 against 93.2 %). Here: short runs of the same settings as curves, on a seeded subset with --limit (the
+reference study, with all 50,000 images, had 67.2 / 66.1 % after six epochs of BasicCNN). VGG16: batch 64, SGD 1e-3 with momentum 0.9 as
+inferred from the reference study's code.
 
     python -m analyses.iteration2 basic-cnn --data cifar10 [--limit 10000] [--precision bf16]
     python -m analyses.iteration2 vgg16 --data cifar10

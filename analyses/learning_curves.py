@@ -1,6 +1,6 @@
-"""What the documents say of their own learning curves, each sentence tested with three seeds on a small net and a subset.
+"""What the reference study says of its own learning curves, each sentence tested with three seeds on a small net and a subset.
 
-BasicCNN of width 16 on CIFAR-10, Adam, batches of 64, tested on 2,000 images. The documents have width 128, all 50,000 images, 1,500
+BasicCNN of width 16 on CIFAR-10, Adam, batches of 64, tested on 2,000 images. The reference study has width 128, all 50,000 images, 1,500
 epochs and one run each, so a verdict here is one on the sentence at this size, not on their numbers.
 
 fit          bp, dgl, dni, cdni on 1,500 images without augmentation, Adam 1e-3, 40 epochs. "Both DGL and the regular model

@@ -1,6 +1,6 @@
 """How well a linear probe reads the labels from each block, for rules that train blocks by their own losses and for others.
 
-Claim (the documents, of Belilovsky et al. 2019): "layerwise training increases linear separability of the different layers'
+Claim (the reference study, of Belilovsky et al. 2019): "layerwise training increases linear separability of the different layers'
 activations". The runs are those of `analyses.all_methods` (BasicCNN of width 32, 6,000 CIFAR-10 images, five epochs, learning rates
 as chosen there), three seeds of each rule; greedy's three stages take five epochs each. Each block's activations are pooled to 512
 features at most; probes are fitted to 3,000 of the run's training images and tested on 2,000 test images; beside them raw pixels, the

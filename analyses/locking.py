@@ -1,7 +1,7 @@
 """Who waits for whom: backprop, its pipelines and rules that unlock layers, on BasicCNN and VGG16; the simulation against real processes.
 
 Costs of each block are measured on noise in CIFAR-10's sizes, batches of 32, one thread (heads of dgl: mlp-sr), then schedules are
-simulated over them and a link of 10 Gbit/s and 50 µs (`docs/timeline.md`). What was measured lies in ``block_costs.csv``: as long as it
+simulated over them and a link of 10 Gbit/s and 50 µs (docs/how-to/timeline.md). The costs lie in ``block_costs.csv``: as long as it
 is there, figures are drawn from it, the same each time. What is deleted from it is measured anew.
 
 Claim: on two workers the simulated speed-up is within 15 % of the gain that `gradlens bench` measures under torchrun: two processes of one

@@ -1,17 +1,18 @@
 """Fitting random labels: how fast bp and local learning with three kinds of head memorize, and which blocks hold what was memorized.
 
-Claim (the documents, after Laskin et al. 2020): "Global back-propagation demonstrates higher capacity, in that it is able to memorize the
-dataset better than local greedy backpropagation." Here: BasicCNN of width 16, 10,000 CIFAR-10 images, every label drawn anew once (Zhang
-et al. 2017), Adam 1e-3, batches of 128, no augmentation, constant rate, 55 epochs, three seeds; the same labels, images, first weights
-and schedule for all rules of a seed. bp fits 90 % of so many images in about ten minutes on one core. Measured is the accuracy on the
-training images in eval mode: its mean over the epochs (area) and its end, bp minus dgl with a head that is linear, an MLP on activations
-averaged to 2x2, or an MLP on all of them. The heads differ hugely in what they could hold themselves; their parameters are in the table.
+Claim (the reference study, after Laskin et al. 2020): "Global back-propagation demonstrates higher capacity, in that it is able to
+memorize the dataset better than local greedy backpropagation." Here: BasicCNN of width 16, 10,000 CIFAR-10 images, every label drawn anew
+once (Zhang et al. 2017), Adam 1e-3, batches of 128, no augmentation, constant rate, 55 epochs, three seeds; the same labels, images,
+first weights and schedule for all rules of a seed. bp fits 90 % of so many images in about ten minutes on one core. Measured is the
+accuracy on the training images in eval mode: its mean over the epochs (area) and its end, bp minus dgl with a head that is linear, an MLP
+on activations averaged to 2x2, or an MLP on all of them. The heads differ hugely in what they could hold themselves; their parameters are
+in the table.
 
 Then labels of which a fifth is random, bp against dgl with the largest head, 4,000 images, 20 epochs: what a linear probe on each
 block, fitted to the labels as given, says of the images whose label was changed.
 
-The documents' own protocol is in configs/random-labels-bp.json and -dgl.json: all 50,000 images, 100 epochs, SGD 0.1 with momentum 0.9, a
-ResNet (which one is not said; resnet20 here). Their figure shows the rate drop at epoch 80; here `step` drops it at 50 and 75.
+The reference study's own protocol is in configs/random-labels-bp.json and -dgl.json: all 50,000 images, 100 epochs, SGD 0.1 with momentum
+0.9, a ResNet (which one is not said; resnet20 here). Their figure shows the rate drop at epoch 80; here `step` drops it at 50 and 75.
 
     python -m analyses.random_labels --data cifar10          # an hour and a half on one core; interrupted, it goes on
 """
@@ -83,7 +84,7 @@ def paired(a: Sequence[Found], b: Sequence[Found], what: str) -> list[float]:
 
 
 def claims(found: dict[str, list[Found]]) -> list[dict[str, Any]]:
-    """The documents' sentence for each kind of head, by the area under the curve and by its end."""
+    """The reference study's sentence for each kind of head, by the area under the curve and by its end."""
     words = {"area": "mean accuracy over the epochs", "final": "accuracy at the end"}
     return [
         judged(f"{words[what]} on random labels: bp above dgl with {head}", paired(found["bp"], found[head], what), "points", at_least=0)

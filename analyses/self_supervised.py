@@ -1,7 +1,7 @@
 """Rules without labels, end to end and local: what a linear probe reads from them, how their gradients differ, what fine-tuning gains.
 
-Claims (the documents): self-supervised local learning reaches the end-to-end rule when units overlap (LoCo, Xiong et al. 2020) and falls
-short when modules are isolated (Greedy InfoMax, Löwe et al. 2019); what is learned without labels saves labels (Chen et al. 2020).
+Claims (the reference study): self-supervised local learning reaches the end-to-end rule when units overlap (LoCo, Xiong et al. 2020) and
+falls short when modules are isolated (Greedy InfoMax, Löwe et al. 2019); what is learned without labels saves labels (Chen et al. 2020).
 
 `table`: every rule on BasicCNN of width 16, 3,000 images, eight epochs in batches of 128, Adam 1e-3, three seeds, recorded every 12th step.
 A linear probe is fitted to the 3,000 labelled images on each block and tested on 2,000 test images, beside raw pixels, the untrained

@@ -1,7 +1,7 @@
 """SimCLRv2's recipe of three runs: pretrain without labels, fine-tune from the middle of the head on few, distil with the images again.
 
-Claims (the documents, of Chen et al. 2020b, arXiv 2006.10029): the fewer the labels, the more is gained from a bigger network; the head's
-first layer is worth keeping; a distilled student is at least as good as the fine-tuned network that teaches it.
+Claims (the reference study, of Chen et al. 2020b, arXiv 2006.10029): the fewer the labels, the more is gained from a bigger network; the
+head's first layer is worth keeping; a distilled student is at least as good as the fine-tuned network that teaches it.
 
 1. `simclr` with a three-layer head on 3,000 images, eight epochs in batches of 128; BasicCNN of widths 8, 16 and 32, three seeds.
 2. `bp --init-from RUN --keep-head 1 --labels P`, P = 1, 10 and 100 %, and at 1 % without the head (`--keep-head 0`).

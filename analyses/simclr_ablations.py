@@ -1,7 +1,8 @@
 """What makes contrastive learning work: the augmentations, the projection head, the batch and the number of steps.
 
-Claims (the documents, of Chen et al. 2020): the composition of several augmentations matters more than any one; a nonlinear transformation
-between representation and loss helps; contrastive learning gains more from larger batches and from more steps than supervised learning.
+Claims (the reference study, of Chen et al. 2020): the composition of several augmentations matters more than any one; a nonlinear
+transformation between representation and loss helps; contrastive learning gains more from larger batches and from more steps than
+supervised learning.
 
 SimCLR on BasicCNN of width 16, 3,000 images, eight epochs in batches of 128 unless said otherwise, Adam 1e-3, heads on maps averaged to
 2x2; judged by a linear probe of the last block (2,000 test images). Augmentations: each of four (colour is jitter and grey) alone, in

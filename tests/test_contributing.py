@@ -1,4 +1,4 @@
-"""The worked examples of CONTRIBUTING.md and docs/your-own.md: whole rules, which train and pass every check, and a whole setting."""
+"""The worked examples of CONTRIBUTING.md and docs/extending/rule.md: whole rules, which train and pass every check, and a whole setting."""
 
 import json
 import os
@@ -107,20 +107,20 @@ def test_the_rule_and_the_data_set_of_the_page_are_known_to_the_command_line_at_
 
 
 def test_the_rule_with_heads_keeps_what_it_promises():
-    rule = example("docs/your-own.md")
+    rule = example("docs/extending/rule.md")
     asked = check_method(rule)
     assert {r.check for r in asked if not r.applicable} == {"labels"}  # it says that it reads them
 
 
 def test_the_rule_with_heads_is_short_and_imports_from_one_door():
-    lines = [line for line in code_in("docs/your-own.md", MARK)[0].splitlines() if line.strip()]
+    lines = [line for line in code_in("docs/extending/rule.md", MARK)[0].splitlines() if line.strip()]
     imported = [line for line in lines if re.match(r"(from|import) ", line)]
     assert [line for line in imported if "gradlens" in line] == ["from gradlens import Method, Signal, seeded, top_signal"]
     assert len(lines) - len(imported) <= 15
 
 
 def test_the_rule_with_heads_trains_every_block(monkeypatch, tmp_path):
-    monkeypatch.setitem(METHODS, "probes", example("docs/your-own.md"))
+    monkeypatch.setitem(METHODS, "probes", example("docs/extending/rule.md"))
     torch.set_num_threads(1)
     run = train_run(make_config(method="probes", width=8, epochs=1, batch_size=32, lr=0.01, record_every=20), RunContext(out=tmp_path))
     for block in ("block1", "block2", "block3", "top"):

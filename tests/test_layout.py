@@ -343,7 +343,7 @@ def parameters():
 
 def is_there(word):
     """Whether what stands between backticks is no path and no name of code, or one that is there."""
-    if re.fullmatch(r"[\w.]+/[\w./]*|[\w/]+\.(?:py|toml)", word):
+    if re.fullmatch(r"[\w.]+/[\w./]*|[\w/]+\.(?:py|toml|cff|yml)", word):
         return any((folder / word).exists() for folder in (PACKAGE.parent, PACKAGE))
     found = re.fullmatch(r"([A-Za-z]\w*(?:\.\w+)*)(\(.*\)?)?", word, re.S)
     if not found or not (found[2] or re.search(r"[._A-Z]", word)) or word.endswith((".csv", ".json")):

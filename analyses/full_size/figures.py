@@ -294,7 +294,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_text(folder / "table.md", table_of(family))
         print(f"wrote {folder}")
     if args.results == RESULTS:
-        page = ROOT / "docs" / "full-size.md"
+        page = ROOT / "docs" / "results" / "full-size.md"
         write_text(page, with_tables(read_text(page), found))
     return 0
 

@@ -62,7 +62,7 @@ def method_details() -> dict[str, tuple[tuple[str, str], ...]]:
         for i, (key, field) in enumerate(rule.Options.model_fields.items()):
             said.append(("" if i else "options", f"--set {name}.{key}={_typed(field.default)}: {field.description}{_choices(field)}"))
         found[name] = tuple(said)
-    own = (("rule", "your own: a subclass of gradlens.Method in a file (docs/your-own.md); `gradlens check FILE.py:Class` checks it"),)
+    own = (("rule", "your own: a subclass of gradlens.Method (docs/extending/rule.md); `gradlens check FILE.py:Class` checks it"),)
     return {**found, OWN_RULE: own}
 
 
@@ -94,7 +94,7 @@ def _models() -> list[tuple[str, ...]]:
         else:
             rows.append((name, first_sentence(builder)))
     rows.append(("torchvision:NAME", "a classifier of torchvision, untrained: torchvision:resnet50, torchvision:convnext_tiny, …"))
-    rows.append(("FILE.py:build", "your own: a list of blocks, or any module and its cut points (docs/your-own.md)"))
+    rows.append(("FILE.py:build", "your own: a list of blocks, or any module and its cut points (docs/extending/network-and-data.md)"))
     return rows
 
 
@@ -105,7 +105,7 @@ def _data() -> list[tuple[str, ...]]:
         ("data", "what"),
         *((name, entry.sentence) for name, entry in DATASETS.items()),
         ("PATH", "a folder with train/<class>/ and test/<class>/, images of one size, or an .npz file of arrays"),
-        ("FILE.py:build", "your own: a function that gives images and labels (docs/your-own.md)"),
+        ("FILE.py:build", "your own: a function that gives images and labels (docs/extending/network-and-data.md)"),
     ]
 
 

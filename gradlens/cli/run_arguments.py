@@ -44,7 +44,8 @@ def _runs_meant(paths: list[Path]) -> list[Path]:
 
 def runs_given(help_: str) -> Any:
     """The argument of commands that read runs: they get run directories, whatever stands for these was typed."""
-    return typer.Argument(metavar="RUN_OR_COMPARISON...", callback=_runs_meant, help=help_)
+    # a callback without annotations: typer asks whether `list[Path]` is a class of its own, which Python 3.10 answers with a TypeError
+    return typer.Argument(metavar="RUN_OR_COMPARISON...", callback=lambda paths: _runs_meant(paths), help=help_)
 
 
 def home() -> Comparison | None:

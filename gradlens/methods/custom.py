@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from pydantic import BaseModel
 from gradlens.gradients.locks import DEPENDENCIES
 from gradlens.gradients.method import Method
 from gradlens.runtime import old_names
+from gradlens.runtime.classes import is_subclass
 from gradlens.runtime.errors import InputError, unknown
 from gradlens.runtime.user_code import found_in, kind_of
 
@@ -35,8 +35,8 @@ def rule_in(path: Path, name: str) -> type[Method]:
 
     """
     where = f"{path}:{name}"
-    found = found_in(path, name, "rule", lambda v: inspect.isclass(v) and issubclass(v, Method))
-    if not (inspect.isclass(found) and issubclass(found, Method)):
+    found = found_in(path, name, "rule", lambda v: is_subclass(v, Method))  # type: ignore[type-abstract]
+    if not is_subclass(found, Method):  # type: ignore[type-abstract]
         raise InputError(f"{where} is {kind_of(found)}: a rule is a subclass of gradlens.Method")
     if found.signal is Method.signal:
         raise InputError(f"{where} must define `signal(...)`, the error signal of each block")
@@ -45,7 +45,7 @@ def rule_in(path: Path, name: str) -> type[Method]:
     if isinstance(found.depends_on, str) or not set(found.depends_on) <= set(DEPENDENCIES):
         strange = next((word for word in found.depends_on if word not in DEPENDENCIES), str(found.depends_on))
         raise unknown(f"word in `depends_on` of {where}", strange, DEPENDENCIES)
-    if not (inspect.isclass(found.Options) and issubclass(found.Options, BaseModel)):
+    if not is_subclass(found.Options, BaseModel):
         raise InputError(f"{where}: Options is {kind_of(found.Options)}: options are a subclass of pydantic.BaseModel")
     return found
 

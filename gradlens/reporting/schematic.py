@@ -45,6 +45,7 @@ THEMES = {
 STEP = 1.75  # from one block to the next
 WIDTH, HEIGHT = 1.7, 0.72  # of a block
 SIDE, CIRCLE = 2.55, 4.25  # where auxiliary modules stand, and their losses
+BESIDE = 1.75  # where a local loss without a module stands
 PAIR = 0.22  # distance of an arrow from the middle of its pair
 INCH = 0.56  # of one unit of length
 LEGEND_WIDTH = 2.6  # inches that an entry of the legend takes
@@ -154,6 +155,8 @@ class _Panel:
         chips = any(s.blocks[m.block].loss_reads for m in s.modules if m.gives == "loss")
         read = any(set(m.reads) - {"output"} for m in s.modules if m.gives != "input")
         self.right = (6.5 if chips else 4.9) if local else (5.2 if read else 3.8) if sides else 3.4 if direct else 2.2 if labels else 1.5
+        if any(b.loss and not self._module(k) for k, b in enumerate(s.blocks[:-1])):
+            self.right = max(self.right, BESIDE + 2.3)
         self.direct = direct
         top = s.blocks[-1]
         self.bottom = -1.75
@@ -215,10 +218,22 @@ class _Panel:
         if "output error" in block.error_signal:
             self._broadcast(k)
         if block.loss and not self._module(k):
-            above = STEP * k + HEIGHT / 2 + 0.72
-            self._arrow((-PAIR, y), (-PAIR, above - 0.18), "forward")
-            self._arrow((PAIR, above - 0.18), (PAIR, y), "signal")
-            self._loss(0, above + 0.12, block)
+            (self._loss_above if k == len(self.s.blocks) - 1 else self._loss_beside)(k, block)
+
+    def _loss_above(self, k: int, block: BlockSignal) -> None:
+        """The loss of the output block."""
+        y = STEP * k + HEIGHT / 2
+        above = y + 0.72
+        self._arrow((-PAIR, y), (-PAIR, above - 0.18), "forward")
+        self._arrow((PAIR, above - 0.18), (PAIR, y), "signal")
+        self._loss(0, above + 0.12, block)
+
+    def _loss_beside(self, k: int, block: BlockSignal) -> None:
+        """A local loss that reads a lower block's output without a module between."""
+        y, edge = STEP * k, WIDTH / 2
+        self._arrow((edge, y + 0.13), (BESIDE - 0.34, y + 0.13), "forward")
+        self._arrow((BESIDE - 0.34, y - 0.13), (edge, y - 0.13), "signal")
+        self._loss(BESIDE, y, block)
 
     def _broadcast(self, k: int) -> None:
         """The output's error, through a matrix straight to block k."""

@@ -33,7 +33,7 @@ class BootstrapMean(NamedTuple):
 def bootstrap_mean(values: Sequence[float], name: str) -> BootstrapMean:
     """The mean of some seeds' values and its 95 % percentile bootstrap interval; values that are not finite are left out.
 
-    With few seeds such an interval is too short; the t-intervals of the other tables are wider (docs/studies.md says by how much).
+    With few seeds such an interval is too short; the t-intervals of the other tables are wider (docs/how-to/studies.md says by how much).
 
     Args:
         values: one a seed.

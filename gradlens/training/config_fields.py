@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, get_args, get_origin
 
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
+from gradlens.runtime.classes import is_subclass
 from gradlens.runtime.errors import InputError, unknown
 
 EVERYTHING = "gradlens train --help"  # prints all settings and choices
@@ -111,7 +112,7 @@ def settings_of(kind: type[Settings]) -> Mapping[str, Setting]:
     """The settings of a config by their flat names, in the order of config.json."""
     found: dict[str, Setting] = {}
     for name, field in kind.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Settings):
+        if is_subclass(field.annotation, Settings):
             inside = settings_of(field.annotation)
             found |= {flat: setting._replace(path=(name, *setting.path)) for flat, setting in inside.items()}
             continue

@@ -106,7 +106,7 @@ def test_a_judged_claim_says_what_it_is_judged_by():
 def test_the_page_of_claims_is_what_the_saved_results_say():
     """`python -m analyses.claims` has been run since a result or a sentence changed."""
     root = Path(claims.__file__).parents[1]
-    assert (root / "docs" / "claims.md").read_text() == "\n".join(claims.lines(root / "figures")) + "\n"
+    assert (root / "docs" / "results" / "claims.md").read_text() == "\n".join(claims.lines(root / "figures")) + "\n"
 
 
 def test_every_sentence_names_a_script_that_is_there_or_says_why_nothing_tests_it(tmp_path):

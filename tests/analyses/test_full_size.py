@@ -423,7 +423,7 @@ def test_figures_say_what_the_rows_say(listed, machine):
 
 
 def test_the_tables_of_the_docs_are_those_of_the_csv_files():
-    page = (figures.ROOT / "docs" / "full-size.md").read_text()
+    page = (figures.ROOT / "docs" / "results" / "full-size.md").read_text()
     found = figures.families(figures.RESULTS)
     assert found
     assert figures.with_tables(page, found) == page

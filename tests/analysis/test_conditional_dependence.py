@@ -186,16 +186,16 @@ def test_p_is_uniform_where_the_views_are_independent():
     assert np.mean(np.array(ps) <= 0.1) < 0.1 + 3.5 * math.sqrt(0.09 / 200)
 
 
-def test_the_guides_numbers():
+def test_the_numbers_of_the_documentation():
     images, labels = load_digits(return_X_y=True)
     upper, lower = images[:, :32], images[:, 32:]
     found = conditional_dependence(upper, lower, labels, shuffles=99)
     assert (round(found.corrected, 2), round(found.share, 3), found.p) == (8.28, 0.19, 0.01)
     alone = conditional_dependence(upper, lower, np.zeros(len(labels)))
     assert (round(found.corrected**2), round(alone.corrected**2)) == (69, 220)
-    guide = (Path(__file__).resolve().parents[2] / "docs" / "guide.md").read_text()
-    assert "print(found.corrected, found.share, found.p)  # 8.28, 0.190, 0.01" in guide
-    assert "220 where all digits count as one\nclass and 69 given the label" in guide
+    page = (Path(__file__).resolve().parents[2] / "docs" / "analyses" / "theory.md").read_text(encoding="utf-8")
+    assert "print(found.corrected, found.share, found.p)  # 8.28, 0.190, 0.01" in page
+    assert "220 where all digits count as one class and 69 given the label" in " ".join(page.split())
 
 
 @pytest.mark.parametrize(

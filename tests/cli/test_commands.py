@@ -163,7 +163,7 @@ def test_what_crashes_is_found_before_anything_is_trained_and_what_diverges_is_l
     assert (status, out) == (2, "")
     assert "gradlens: the first step of mine on basic-cnn raised: AttributeError: " in err
     refuses((2, "", gradlens("train", "mine.py:Mine", *TINY)[2].splitlines(True)[-1]), "the first step of mine")
-    assert not list(Path().glob("*/"))
+    assert not [path for path in Path().iterdir() if path.is_dir()]
     status, out, err = gradlens("compare-gradients", "bp", "dgl", *TINY, "--set", "bp.lr=1e33", "--out", "o")
     assert status == 1
     assert re.search("^method +dgl$|^dgl ", out, re.M)

@@ -8,6 +8,8 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import GenericAlias
+from typing import get_type_hints
 
 import pytest
 
@@ -15,6 +17,7 @@ from gradlens.cli import early_checks
 from gradlens.cli.early_checks import check_given, check_quantities, check_study, is_current
 from gradlens.cli.flags import PANELS, REGISTRIES, RUN_FLAGS
 from gradlens.cli.listing import LISTS, listing
+from gradlens.cli.main import app
 from gradlens.cli.options import FLAGS, SYNONYMS
 from gradlens.cli.settings import METHODS, MODELS, OTHER_NAMES, SETTINGS
 from gradlens.runtime.errors import InputError, letters
@@ -367,3 +370,19 @@ def test_what_is_wrong_in_a_flag_does_not_name_the_file(tmp_path):
     file.write_text('{"method": "bp", "width": 3}')
     with pytest.raises(InputError, match="^--width: "):
         configs_of(["bp"], {"config": file, "width": -1}, RunContext())
+
+
+def test_no_callback_is_annotated_in_a_way_that_ends_the_program_on_python_3_10():
+    """There `isinstance(list[Path], type)` holds, and typer asks `issubclass(list[Path], …)`."""
+
+    def commands(group):
+        yield from (entry.callback for entry in group.registered_commands)
+        for below in group.registered_groups:
+            yield from commands(below.typer_instance)
+
+    hints = [hint for command in commands(app) for hint in get_type_hints(command, include_extras=True).values()]
+    callbacks = {callback for hint in hints for said in getattr(hint, "__metadata__", ()) if (callback := getattr(said, "callback", None))}
+    assert len(callbacks) > 3
+    for callback in callbacks:
+        taken = {name: kind for name, kind in get_type_hints(callback).items() if name != "return"}
+        assert not [name for name, kind in taken.items() if isinstance(kind, GenericAlias)], callback

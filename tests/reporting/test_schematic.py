@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import pytest
+from made_runs import made
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.patches import FancyArrowPatch
 from matplotlib.text import Text
 
+from gradlens import Method, Signal, top_signal
 from gradlens.analysis.rule_structure import rule_structure
 from gradlens.methods import METHODS
+from gradlens.reporting.html import schematics
+from gradlens.reporting.html.page import make_report_context
 from gradlens.reporting.schematic import THEMES, described, links, schematic
 
-SHOWN = ("bp", "cdni", "dni-unlocked", "dfa", "kp", "overlap", "infopro", "dgl-async", "greedy", "context-encoder-local")
+SHOWN = ("bp", "cdni", "dni-unlocked", "dfa", "kp", "overlap", "infopro", "dgl-async", "greedy", "context-encoder-local", "squared")
+
+
+class SquaredOutputs(Method):
+    """delta_k = z_k: a local loss that no module of the rule's own reads."""
+
+    depends_on = frozenset({"input"})
+
+    def signal(self, k, passes, received):
+        z = passes[k].z
+        return top_signal(self.loss, passes[k]) if k == self.num_blocks - 1 else Signal(z.detach(), loss=z.detach().square().sum() / 2)
 
 
 @pytest.fixture(scope="module")
 def structures():
-    return {name: rule_structure(name, METHODS[name]) for name in SHOWN}
+    rules = {name: METHODS[name] for name in SHOWN[:-1]} | {"squared": SquaredOutputs}
+    return {name: rule_structure(name, rule) for name, rule in rules.items()}
 
 
 def drawn(figure):
@@ -79,3 +94,12 @@ def test_words_say_where_error_signals_come_from(structures):
     assert {link.through for link in links(structures["kp"]) if link.target == "block1" and link.carries == "error signal"} == {
         "feedback matrix"
     }
+
+
+def test_the_page_draws_each_rule_once_and_names_what_it_cannot_draw():
+    runs = [made(method, seed, 0.5, (0.2, 0.6, 1.0, 1.0, 1.0)) for method in ("bp", "dgl") for seed in (0, 1)]
+    section = schematics.section(make_report_context(runs))
+    assert [picture.name for picture in section.pictures] == ["bp", "dgl"]
+    assert all(picture.source.startswith("data:image/svg+xml;base64,") and picture.source != picture.dark for picture in section.pictures)
+    assert "loss of block1 to block1" in section.pictures[1].alt
+    assert not section.missing

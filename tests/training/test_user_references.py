@@ -29,7 +29,7 @@ from gradlens.training.run_directory import load_run
 from gradlens.training.runs.check import check
 from gradlens.training.runs.train_run import prepare, train_run
 
-PAGES = [Path(__file__).parents[2] / page for page in ("docs/your-own.md", "README.md")]
+PAGES = [Path(__file__).parents[2] / page for page in ("docs/extending/rule.md",)]
 MARK = r"<!-- example: tests/training/test_user_references.py runs this as sparse.py -->\n```python\n(.*?)```"
 CODE = {page.name: found.group(1) for page in PAGES if (found := re.search(MARK, page.read_text(), re.S))}
 SMALL = {"model": "mlp", "width": 8, "limit": 64, "batch_size": 16, "epochs": 1, "record_every": 2}
@@ -47,13 +47,12 @@ def written(name: str, code: str) -> str:
 
 
 def test_the_example_is_in_the_documents_once():
-    assert "your-own.md" in CODE
-    assert len(set(CODE.values())) == 1  # the README's is the same
+    assert list(CODE) == ["rule.md"]
 
 
 def test_the_example_obeys_the_laws_and_trains(program):
-    written("sparse.py", CODE["your-own.md"])
-    assert len(CODE["your-own.md"].splitlines()) <= 27
+    written("sparse.py", CODE["rule.md"])
+    assert len(CODE["rule.md"].splitlines()) <= 27
     status, out, err = program("check", "sparse.py:Sparse", "--quiet")
     assert (status, err) == (0, "")
     assert "11 checks pass, 0 fail" in out
@@ -70,7 +69,7 @@ def test_the_example_obeys_the_laws_and_trains(program):
 
 
 def test_the_example_in_its_limit_is_backprop():
-    written("sparse.py", CODE["your-own.md"])
+    written("sparse.py", CODE["rule.md"])
     ours, bp = (train_run(make_config(method=m, **SMALL), RunContext(out=Path("runs"))) for m in ("sparse.py:Sparse", "bp"))
     whole = train_run(make_config(method="sparse.py:Sparse", options={"share": 1}, **SMALL), RunContext(out=Path("runs")))
     for mine, theirs in zip(whole.checkpoint()["model"].values(), bp.checkpoint()["model"].values(), strict=True):
@@ -153,7 +152,7 @@ def test_each_run_is_read_with_the_version_of_the_rule_that_made_it():
 
 
 def test_a_run_keeps_options_that_its_rule_has_no_more():
-    written("sparse.py", CODE["your-own.md"])
+    written("sparse.py", CODE["rule.md"])
     run = train_run(make_config(method="sparse.py:Sparse", options={"share": 0.5}, **SMALL), RunContext(out=Path("runs")))
     Path("sparse.py").write_text(RULE.replace("Half", "Sparse"))
     assert make_config(method="sparse.py:Sparse", **SMALL).options == {}
@@ -176,7 +175,7 @@ def test_a_teacher_whose_top_ends_in_a_normalisation_has_as_many_classes_as_its_
 
 
 def test_reading_a_run_runs_no_code():
-    written("sparse.py", CODE["your-own.md"])
+    written("sparse.py", CODE["rule.md"])
     run = train_run(make_config(method="sparse.py:Sparse", options={"share": 0.5}, **SMALL), RunContext(out=Path("runs")))
     METHODS.pop("sparse"), user_references.TYPED["method"].clear(), user_references.RULES.clear(), user_code._imported.clear()
     written("sparse.py", "raise SystemExit('executed')")
@@ -185,7 +184,7 @@ def test_reading_a_run_runs_no_code():
 
 
 def test_a_run_of_an_own_rule_with_options_is_measured_by_another_process(program):
-    written("sparse.py", CODE["your-own.md"])
+    written("sparse.py", CODE["rule.md"])
     run = train_run(make_config(method="sparse.py:Sparse", options={"share": 0.5}, **SMALL), RunContext(out=Path("runs")))
     METHODS.pop("sparse"), user_references.TYPED["method"].clear(), user_references.RULES.clear(), user_code._imported.clear()
     assert program("measure", run.path, "--quantity", "cosine", "--quiet")[0] == 0
@@ -193,7 +192,7 @@ def test_a_run_of_an_own_rule_with_options_is_measured_by_another_process(progra
 
 
 def test_reading_and_building_a_config_leaves_the_registries_alone():
-    written("sparse.py", CODE["your-own.md"])
+    written("sparse.py", CODE["rule.md"])
     written("net.py", NET)
     before = set(METHODS), set(MODELS)
     stored = make_config(method="sparse.py:Sparse", **{**SMALL, "model": "net.py:cut", "width": None}).as_dict()
@@ -244,7 +243,7 @@ def test_every_fact_of_a_rule_is_kept_and_documented():
 
 def test_a_config_of_an_own_rule_is_trained_by_its_name_there(program):
     """As `gradlens sweep` starts its runs."""
-    written("sparse.py", CODE["your-own.md"])
+    written("sparse.py", CODE["rule.md"])
     config = make_config(method="sparse.py:Sparse", options={"share": 0.5}, **SMALL)
     Path("point.json").write_text(json.dumps({"config": config.as_dict()}))
     METHODS.pop("sparse"), user_references.TYPED["method"].clear(), user_references.RULES.clear(), user_code._imported.clear()
@@ -252,12 +251,12 @@ def test_a_config_of_an_own_rule_is_trained_by_its_name_there(program):
     assert (status, err) == (0, "")
     assert load_run("runs/r").config == config
     assert program("train", "sparse", "--config", "point.json", "--run-name", "s", "--set", "share=0.2", "--quiet")[0] == 0
-    Path("sparse.py").write_text(CODE["your-own.md"] + "# changed\n")
+    Path("sparse.py").write_text(CODE["rule.md"] + "# changed\n")
     assert "sparse.py has changed" in program("train", "sparse", "--config", "point.json", "--run-name", "t", "--quiet")[2]
 
 
 def test_an_interrupted_run_of_an_own_rule_and_network_goes_on_to_the_same_bits():
-    written("sparse.py", CODE["your-own.md"])
+    written("sparse.py", CODE["rule.md"])
     written("net.py", NET)
     config = make_config(method="sparse.py:Sparse", **{**SMALL, "model": "net.py:cut", "width": None, "epochs": 2})
     whole = train_run(config, RunContext(out=Path("runs"), name="whole"))
@@ -285,7 +284,7 @@ def test_an_interrupted_run_of_an_own_rule_and_network_goes_on_to_the_same_bits(
 
 
 def test_options_of_an_own_rule_are_checked_like_any(program):
-    written("sparse.py", CODE["your-own.md"])
+    written("sparse.py", CODE["rule.md"])
     assert "unknown option of sparse 'shares'" in program("train", "sparse.py:Sparse", "--set", "shares=1", "--quiet")[2]
     assert "option of sparse: share: input should be less than" in program("check", "sparse.py:Sparse", "--set", "share=2")[2]
     assert make_config(method="sparse.py:Sparse", options={"share": 0.5}).options == {"share": 0.5}
@@ -914,7 +913,11 @@ def test_check_takes_shipped_rules_and_their_options(program):
 
 
 def test_the_network_of_the_page_trains_on_data_that_need_no_download(program):
-    (code,) = re.findall(r"<!-- example: .* trains this as small.py -->\n```python\n(.*?)```", PAGES[0].read_text(), re.S)
+    (code,) = re.findall(
+        r"<!-- example: .* trains this as small.py -->\n```python\n(.*?)```",
+        (PAGES[0].parent / "network-and-data.md").read_text(encoding="utf-8"),
+        re.S,
+    )
     written("small.py", code)
     status, out, err = program("train", "dgl", "--model", "small.py:build", "--epochs", "1", "--limit", "256", "--quiet")
     assert (status, err) == (0, "")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from tools.docs.contributing import write_contributing
+from tools.docs.gallery import write_gallery
+from tools.docs.pictures import write_pictures
 from tools.docs.reference import write_reference
 from tools.docs.rules import write_rules
 
@@ -13,10 +16,11 @@ DOCS = ROOT / "docs"
 
 
 def write_all(docs: Path = DOCS) -> list[Path]:
-    """Write all generated pages; returns them."""
-    pages = [*write_rules(docs), *write_reference(docs)]
+    """Write all generated pages and pictures; returns the pages."""
+    pages = [*write_rules(docs), *write_reference(docs), *write_gallery(docs)]
+    write_pictures(docs)
     shutil.copy(ROOT / "CHANGELOG.md", docs / "changelog.md")
-    return [*pages, docs / "changelog.md"]
+    return [*pages, docs / "changelog.md", write_contributing(docs)]
 
 
 if __name__ == "__main__":

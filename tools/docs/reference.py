@@ -16,6 +16,7 @@ from gradlens.cli.main import app
 from gradlens.training.config import Config
 from gradlens.training.config_fields import settings_of
 from tools.docs.markdown import docstring, inline, table
+from tools.docs.run_directory import run_directory
 
 HEADINGS = {  # of the docstring of the package -> names, in the order of the page
     "Measure in any code": ("compare", "Lens", "LensCallback", "measure", "cosine"),
@@ -32,6 +33,7 @@ def write_reference(docs: Path) -> list[Path]:
     folder = docs / "reference"
     folder.mkdir(parents=True, exist_ok=True)
     pages = {"cli": _commands(), "settings": _settings(), "quantities": _quantities(), "api": _api(), "models-and-data": _models_and_data()}
+    pages["run-directory"] = run_directory()
     for name, lines in pages.items():
         (folder / f"{name}.md").write_text("\n".join(lines), encoding="utf-8")
     return [folder / f"{name}.md" for name in pages]

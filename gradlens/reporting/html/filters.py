@@ -29,7 +29,7 @@ def section(held: ReportContext) -> ReportSection:
             if drawn := picture_of(result):
                 kernel = result.get("kernel", "?")
                 name = f"{label}, {kernel}×{kernel}, seed {run.config.seed}"
-                shown.pictures.append(Picture(name, held.place(label), drawn))
+                shown.pictures.append(Picture(name, held.place(label), drawn, f"Filters of {name}; the numbers are in the table"))
     if shown.pictures:
         shown.text.append(
             "Each filter is scaled to its own largest weight (grey is zero), in the stored order; one run of each method."

@@ -21,7 +21,7 @@ from markupsafe import Markup
 from gradlens._version import __version__
 from gradlens.reporting.aggregate import runs_title, truths
 from gradlens.reporting.figure_folder import mark, must_be_replaceable_page
-from gradlens.reporting.html import doctor, sections
+from gradlens.reporting.html import doctor, schematics, sections
 from gradlens.reporting.html.charts import cosine_colours, looks
 from gradlens.reporting.html.notices import notices, unfinished_notices
 from gradlens.reporting.html.parts import ReportContext, ReportSection, with_empty_as_one
@@ -38,7 +38,12 @@ from gradlens.training.run_groups import Experiment, experiments, group_runs
 from gradlens.training.run_progress import split_finished
 
 FIRST = (sections.learning, sections.where_and_when, sections.training)
-LAST = (sections.cost, sections.differing_settings, sections.configs)  # the sections of the analyses are between the two
+LAST = (
+    schematics.section,
+    sections.cost,
+    sections.differing_settings,
+    sections.configs,
+)  # those of the analyses are between the two
 
 
 def _sections(here: ReportContext) -> list[ReportSection]:

@@ -43,6 +43,8 @@ class Picture(NamedTuple):
     name: str
     method: int  # the place of the method it is of
     source: str  # a data URI
+    alt: str  # what it shows, in words
+    dark: str = ""  # the same for a dark page; "": it is fit for both
 
 
 @dataclass

@@ -1,0 +1,167 @@
+"""Every command of the documentation runs, in a short form; every Python block that needs nothing else runs as it stands.
+
+A page is run from top to bottom in an empty folder. Files that a page asks to be saved are those of blocks below a comment
+``<!-- file: NAME -->`` or ``<!-- example: … as NAME -->``. What a comment before a block may say to this test:
+
+- ``<!-- test: --epochs 3 -->``: append these to the block's commands instead of what ``SHORT`` says;
+- ``<!-- test: exit 1 -->``: this exit status is wanted;
+- ``<!-- test: skip, why -->``: the block is not run.
+"""
+
+from __future__ import annotations
+
+import glob
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from gradlens.methods import METHODS
+from tools.docs.rules import _trial
+
+ROOT = Path(__file__).parents[2]
+BLOCK = re.compile(r"((?:^<!--[^\n]*-->\n)*)^( *)```(\w+)[^\n]*\n(.*?)^ *```", re.S | re.M)
+SAVED = re.compile(r"<!-- (?:file: |example: .*? as )([\w.-]+)")
+ASKED = re.compile(r"<!-- test: (.*?) -->")
+NAMED_DATA = re.compile(r"\b(cifar100|cifar10|mnist|fashion-mnist|svhn|stl10)\b")
+TRAINING = "--epochs 1 --limit 64 --limit-test 32 --batch-size 32 --quiet"
+SHORT = {  # command -> what makes it short
+    "train": TRAINING,
+    "compare-gradients": TRAINING,
+    "memorize": TRAINING,
+    "bench": "--width 4 --batch-size 8 --rounds 1",
+    "probe": "--train-images 32 --test-images 32",
+    "representations": "--images 60 --information-steps 2",
+    "timeline": "--width 4 --batch-size 8",
+}
+LONG = ("docs/guide.md", "docs/analyses/theory.md", "docs/tutorials/own-loop.md")  # pages whose Python blocks compute for seconds
+NEEDS_MORE = ("server", "trainer", "Trainer(", "RUN_DIR", "COMPARISON", "…", "runs/", "comparisons/")  # in Python: no block of its own
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block of a page."""
+
+    language: str
+    text: str
+    comments: str
+
+    @property
+    def file(self) -> str | None:
+        """The name that the block is saved under."""
+        found = SAVED.search(self.comments)
+        return found.group(1) if found else None
+
+    @property
+    def asked(self) -> str:
+        """What the page says to this test about the block."""
+        found = ASKED.search(self.comments)
+        return found.group(1) if found else ""
+
+
+def blocks_of(page: str) -> list[Block]:
+    """The fenced blocks of a page, in its order."""
+    return [
+        Block(language, re.sub(rf"^{indent}", "", text, flags=re.M), comments) for comments, indent, language, text in BLOCK.findall(page)
+    ]
+
+
+def commands_of(block: Block) -> Iterator[list[str]]:
+    """The words of each ``gradlens`` command of a block, without comments; lines that end in a backslash go on."""
+    for line in block.text.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        if words[:1] == ["gradlens"] and "[OPTIONS]" not in words and words[1:]:
+            yield words[1:]
+
+
+def shortened(words: list[str], asked: str) -> list[str]:
+    """A command in its short form: data that would be fetched are the digits, networks narrow, trainings one epoch."""
+    words = [NAMED_DATA.sub("digits", word) for word in words if word != "--download"]
+    extra = shlex.split(asked) if asked and not asked.startswith("exit") else shlex.split(SHORT.get(words[0], ""))
+    if words[0] in ("train", "compare-gradients", "memorize") and "--model" not in words and "--config" not in words and not asked:
+        extra += ["--width", "4"]
+    return [*words, *extra]
+
+
+def found(words: list[str]) -> list[str]:
+    """Words with names of runs and comparisons put in: patterns, ``…``, ``RUN_DIR`` and ``COMPARISON`` are what lies in this folder."""
+    put: list[str] = []
+    for word in words:
+        pattern = {"RUN_DIR": "runs/bp-*", "RUN_DIR...": "runs/bp-*", "COMPARISON": "comparisons/*"}.get(word, word).replace("…", "*")
+        paths = sorted(glob.glob(pattern)) if "*" in pattern else []
+        put += paths if word == pattern or word == "RUN_DIR..." else paths[:1]
+        put += [] if paths else [word]
+    return put
+
+
+def pages() -> dict[str, str]:
+    """All pages: those that lie in docs, the README, and of each rule the command that its generated page shows."""
+    written = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md"]
+    kept = [p for p in written if not {"rules", "reference"} & set(p.relative_to(ROOT).parts[1:-1]) and p.name != "changelog.md"]
+    generated = {f"rules/{name}": f"```sh\n{_trial(name, rule)}\n```\n" for name, rule in METHODS.items()}
+    return {p.relative_to(ROOT).as_posix(): p.read_text(encoding="utf-8") for p in kept} | generated
+
+
+PAGES = pages()
+WITH_COMMANDS = [name for name, page in PAGES.items() if any(b.language == "sh" and list(commands_of(b)) for b in blocks_of(page))]
+
+WITH_PYTHON = [name for name, page in PAGES.items() if name != "README.md" and any(b.language == "python" for b in blocks_of(page))]
+
+
+def test_blocks_are_found_with_what_is_said_about_them():
+    page = "<!-- file: a.py -->\n```python\nx = 1\n```\n\n<!-- test: exit 1 -->\n```sh\ngradlens check a.py:A  # fails\nls\n```\n"
+    saved, shell = blocks_of(page)
+    assert (saved.file, saved.text, shell.asked) == ("a.py", "x = 1\n", "exit 1")
+    assert list(commands_of(shell)) == [["check", "a.py:A"]]
+    assert shortened(["train", "bp", "--data", "cifar10", "--download"], "")[:4] == ["train", "bp", "--data", "digits"]
+    assert shortened(["train", "bp"], "--epochs 3") == ["train", "bp", "--epochs", "3"]
+
+
+@pytest.fixture
+def folder(tmp_path, own_code_forgotten, few_pixels, monkeypatch):
+    """An empty folder with some pictures in ``pictures``, and one thread."""
+    monkeypatch.setenv("COLUMNS", "100")
+    torch.set_num_threads(1)
+    for i in range(48):
+        path = tmp_path / "pictures" / ("train" if i % 3 else "test") / f"class{i % 2}" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (16, 16), 5 * i).save(path)
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WITH_COMMANDS)
+def test_commands_run(name, folder, program):
+    page, made = PAGES[name], set[str]()
+    if re.search(r"RUN_DIR|COMPARISON|runs/|comparisons/|figures ", page):  # what earlier pages have made
+        program("compare-gradients", *shlex.split(f"bp dgl dni cdni {TRAINING} --width 4 --keep-checkpoints 1 --out comparisons/first"))
+        program("train", *shlex.split(f"bp {TRAINING} --width 4"))
+    for block in blocks_of(page):
+        if block.file:
+            (folder / block.file).write_text(block.text, encoding="utf-8")
+        if block.language != "sh" or block.asked.startswith("skip"):
+            continue
+        for words in (shortened(typed, block.asked) for typed in commands_of(block)):
+            if shlex.join(words) in made:
+                continue
+            made.add(shlex.join(words))
+            status, _, err = program(*found(words))
+            wanted = {int(block.asked.removeprefix("exit "))} if block.asked.startswith("exit") else {0, 1} if words[0] == "doctor" else {0}
+            assert status in wanted, f"{shlex.join(words)}\n{err}"
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, page in PAGES.items() if name != "README.md" and any(b.language == "python" for b in blocks_of(page))]
+)
+def test_python_runs(name, folder):
+    """The blocks of a page run one after the other in one namespace, but those that read runs or are saved as files."""
+    scope: dict[str, object] = {}
+    for block in blocks_of(PAGES[name]):
+        runs = block.language == "python" and not block.file and not block.asked.startswith("skip")
+        if runs and not any(word in block.text for word in NEEDS_MORE):
+            exec(compile(block.text, name, "exec"), scope)

@@ -1,0 +1,196 @@
+"""The numbers of docs/results are those of the files in figures."""
+
+import re
+
+import pytest
+
+from tools.docs import result_tables
+from tools.docs.result_tables import FIGURES, PAGES, TABLES, number, results, rows_of, with_tables
+
+pytestmark = pytest.mark.skipif(not FIGURES.is_dir(), reason="figures are not in the source distribution")
+MARK = re.compile(r"<!-- table: (\S+) -->")
+
+
+def claim(folder, words, negated=False):
+    """(mean, low, high) of the saved claim that holds some words."""
+    found = [c["difference"] for c in results(folder)["claims"] if words in c["claim"]]
+    assert len(found) == 1, (folder, words)
+    mean, low, high = found[0]
+    return (-mean, -high, -low) if negated else (mean, low, high)
+
+
+def bracket(triple, digits=1, sign=False):
+    """``mean [low, high]`` as pages print it: a true minus sign, a plus on request."""
+    texts = [number(v, digits).replace("-", "−") for v in triple]
+    plus = "+" if sign and triple[0] > 0 else ""
+    return f"{plus}{texts[0]} [{texts[1]}, {texts[2]}]"
+
+
+def spread(mean, low, high, unit=" %"):
+    return f"{number(mean, 1)}{unit} ± {number((high - low) / 2, 1)}"
+
+
+def block(label, name, key="mean"):
+    row = next(r for r in results("partly_random")["blocks"] if (r["label"], r["block"], r["quantity"]) == (label, name, "corrupted_noisy"))
+    return 100 * row[key]
+
+
+def gabors(rule):
+    rows = results("first_layer_filters")["numbers"]["7x7"][rule]
+    return f"{number(100 * sum(row['gabor_share']['trained'] for row in rows) / len(rows), 0)} %"
+
+
+def gap(labelling, update):
+    rows = [r["gap"] for r in results("synthetic_theory")["implied"] if (r["labelling"], r["update"]) == (labelling, update)]
+    return number(sum(rows) / len(rows))
+
+
+def recording(method):
+    rows = {r["record_every"]: r["time_ratio"] for r in results("bench/basic-cnn.json")["rows"] if r["method"] == method}
+    return f"{number(rows[16] / rows[0])} × ({method})"
+
+
+def lost_by_pipelines():
+    rows = [r for name in ("vgg16", "basic-cnn") for r in results(f"parallel/{name}.json")["rows"] if r["method"] == "bp"]
+    return "loses {} to {} % of".format(*(number(100 * (1 - r["gain"] / r["machine"]), 0) for r in rows))
+
+
+def share_of_machine():
+    row = results("parallel/vgg16.json")["rows"][0]
+    return f"reaches {number(100 * row['gain'] / row['machine'], 0)} % of the speed-up"
+
+
+def first_iteration_cosines():
+    rows = rows_of("iteration1/cosine_heat_map.csv")
+    largest = max(abs(float(r["mean"])) for r in rows if r["label"] in ("dni", "cdni") and r["layer"].startswith("block"))
+    return f"|cosine| < {number(largest + 0.0005, 3)}"
+
+
+def last_norm_ratios(rule):
+    ends = {r["layer"]: float(r["mean"]) for r in rows_of("iteration1/norm_ratio_over_training.csv") if r["label"] == rule}
+    return "{}, {} and {}".format(*(number(ends[f"block{k}.conv"], 0) for k in (1, 2, 3)))
+
+
+def chance_of_layer_1():
+    return bracket(results("gradient_similarity")["final_null_cosine"]["block1.conv"], 2)
+
+
+def angle(to, scale, when):
+    rows = results("feedback_angles")["angles"]["readings"]
+    return next(f"{number(r['ours'], 0)}°" for r in rows if (r["to"], r["scale"], r["when"]) == (to, scale, when))
+
+
+def slowest(factor):
+    """The least and the largest loss of accuracy where one part is slowed down."""
+    lost = [v[0] for key, v in results("async_slowdown")["lost"].items() if key.endswith(f"S={factor}")]
+    return number(min(lost), 1), number(max(lost), 1)
+
+
+def race(rule):
+    return number(results("feedback_angles")["race"]["found"][rule]["examples_to_nse_0.01"][0], 0)
+
+
+SENTENCES = {
+    "every-rule": [
+        lambda: bracket(claim("all_methods", "bp <= chunked"), 3),
+        lambda: bracket(claim("all_methods", "chunked <= overlap"), 3),
+        lambda: bracket(claim("all_methods", "overlap <= dgl"), 3),
+        *(lambda m=m: f"{m} {bracket(claim('all_methods', f'accuracy: {m} at least'))}" for m in ("usf", "brsf", "frsf")),
+        lambda: bracket(claim("all_methods", "blocks: cdni above dni"), 3),
+        lambda: bracket(claim("all_methods", "dgl-async no more")),
+    ],
+    "iteration-1": [first_iteration_cosines, lambda: last_norm_ratios("dni"), lambda: last_norm_ratios("cdni")],
+    "blocks-and-separability": [
+        lambda: bracket(claim("linear_separability", "dgl's block1 is read better than bp's")).replace(" [", " points ["),
+        lambda: bracket(claim("linear_separability", "dgl's block1 is read better than the un")).replace(" [", " points ["),
+        lambda: bracket(claim("linear_separability", "greedy's block3"), sign=True),
+        lambda: bracket(claim("representations", "I(h, y): block2"), 3),
+    ],
+    "random-labels": [
+        lambda: bracket(claim("random_labels", "the end on random labels: bp above dgl with a linear")).replace(" [", " points ["),
+        lambda: bracket(claim("random_labels", "the end on random labels: bp above dgl with a pooled")),
+        lambda: bracket(claim("random_labels", "the end on random labels: bp above dgl with a full")),
+        lambda: spread(*(block("bp", "block3", key) for key in ("mean", "low", "high"))),
+        lambda: spread(*(block("dgl", "block3", key) for key in ("mean", "low", "high"))),
+        lambda: f"{number(block('bp', 'block1'), 1)} and {number(block('dgl', 'block1'), 1)} %",
+        lambda: f"({number(block('bp', 'block1', 'untrained'), 1)} %)",
+    ],
+    "first-layer-filters": [
+        *(lambda rule=rule: gabors(rule) for rule in ("bp", "chunked in two", "chunked in three", "overlap", "dgl")),
+        lambda: bracket(claim("first_layer_filters", "chunked in three: what training added"), sign=True).replace(" [", " points ["),
+        lambda: bracket(claim("first_layer_filters", "overlap: what training added"), sign=True),
+    ],
+    "without-labels": [
+        lambda: bracket(claim("self_supervised", "simclr is read better than simclr-local", negated=True)).replace(" [", " points ["),
+        lambda: bracket(claim("self_supervised", "block2: loco's"), 2, sign=True),
+        lambda: bracket(claim("simclr2", "1 % of the labels than at 100 %")).replace(" [", " points ["),
+        lambda: bracket(claim("simclr_augmentations", "all four")).replace(" [", " points ["),
+        lambda: bracket(claim("inpainting", "centre: squared error"), 0).replace(" [", " % ["),
+        lambda: bracket(claim("inpainting", "centre: block3 is read better than the untrained")).replace(" [", " points ["),
+    ],
+    "theory": [
+        lambda: bracket(claim("predicting", "X1 needs twice")).replace(" [", " times ["),
+        lambda: bracket(claim("synthetic_theory", "random labels are fitted less")).replace(" [", " points ["),
+        lambda: (
+            f"the gap is {gap('separable', 1)} after 1 update, {gap('separable', 100)} after 100 and {gap('separable', 1500)} after 1,500"
+        ),
+    ],
+    "learning-curves": [
+        lambda: bracket(claim("learning_curves", "dni does not fit"), 0).replace(" [", " points below `bp` ["),
+        lambda: bracket(claim("learning_curves", "loss falls more slowly"), 3, sign=True).replace(" [", " nats ["),
+        lambda: bracket(claim("learning_curves", "rate helps bp")).replace(" [", " points ["),
+        lambda: bracket(claim("learning_curves", "augmentation helps bp"), sign=True),
+        lambda: bracket(claim("learning_curves", "augmentation helps dgl")),
+        lambda: bracket(claim("learning_curves", "without augmentation: dgl above bp"), sign=True).replace(" [", " points ["),
+        chance_of_layer_1,
+    ],
+    "feedback": [
+        lambda: f"after {race('fa')} against {race('bp')} examples",
+        lambda: f"falls to {angle('backprop', '1e-4', 'first dip')} (paper: 20°), rises to {angle('backprop', '1e-4', 'rise after it')}",
+        lambda: f"ends at {angle('backprop', '1e-4, 1e-3, 1e-2', 'end')}",
+        lambda: f"at {angle('backprop', '0.2', 'end')[:-1]}–{angle('backprop', '0.25', 'end')} (paper",
+        lambda: f"at {angle('pseudo-backprop', '0.2', 'end')[:-1]}–{angle('pseudo-backprop', '0.25', 'end')} (55",
+    ],
+    "asynchronous": [
+        lambda: (
+            f"{spread(*results('async_slowdown')['points'][0][2:5])}, against {spread(*results('async_slowdown')['points'][-1][2:5], '')}"
+        ),
+        lambda: f"costs {slowest(1.2)[0]} to {slowest(1.2)[1]} points",
+        lambda: f"costs {slowest(3)[0]} points (the top) to {slowest(3)[1]} points",
+        lambda: bracket(results("greedy_heads")["gains"]["stage 1: 2 - 1 hidden"]).replace(" [", " points ["),
+    ],
+    "costs-and-parallel": [lambda: recording("bp"), lambda: recording("dgl"), lost_by_pipelines, share_of_machine],
+}
+
+
+@pytest.mark.parametrize("path", sorted(PAGES.glob("*.md")), ids=lambda path: path.stem)
+def test_tables_are_those_of_the_files(path):
+    page = path.read_text(encoding="utf-8")
+    assert with_tables(page) == page, f"{path.name}: run `python -m tools.docs.result_tables`"
+
+
+def test_every_table_stands_on_one_page():
+    found = [name for path in PAGES.glob("*.md") for name in MARK.findall(path.read_text(encoding="utf-8"))]
+    assert sorted(name for name in found if name in TABLES) == sorted(TABLES)
+
+
+@pytest.mark.parametrize("page", SENTENCES)
+def test_sentences_hold_the_numbers_of_the_files(page):
+    text = " ".join((PAGES / f"{page}.md").read_text(encoding="utf-8").split())
+    missing = [expected for make in SENTENCES[page] if (expected := make()) not in text]
+    assert not missing, f"{page}.md lacks {missing}"
+
+
+def test_a_wrong_cell_is_seen(monkeypatch):
+    page = (PAGES / "every-rule.md").read_text(encoding="utf-8")
+    assert with_tables(page.replace("0.56 · 0.69", "0.57 · 0.69").replace("54.1 ± 5.8", "54.1 ± 5.9")) == page
+    monkeypatch.setattr(result_tables, "number", lambda value, digits=2: "7")
+    assert with_tables(page) != page
+
+
+def test_numbers_are_rounded_once_and_zeros_have_no_sign():
+    assert number(-0.001) == "0.00"
+    assert number(-0.006) == "-0.01"
+    assert number(None) == number(float("nan")) == "–"
+    assert result_tables.half_width((48.15, 45.128, 51.172)) == "48.1 ± 3.0"  # the ends rounded first would give 3.1
+    assert result_tables.half_width((0.6044, None, None), 1, 100) == "60.4"

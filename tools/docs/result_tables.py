@@ -1,0 +1,343 @@
+"""Write the tables of ``docs/results`` from the files in ``figures``: ``python -m tools.docs.result_tables``.
+
+A page holds each table between ``<!-- table: NAME -->`` and ``<!-- end of table -->``; a test compares both with the files.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tools.docs.markdown import table
+
+ROOT = Path(__file__).parents[2]
+FIGURES, PAGES = ROOT / "figures", ROOT / "docs" / "results"
+LAYERS = ("block1.conv", "block2.conv", "block3.conv", "top.hidden", "top.out")
+BLOCKS = ("block1", "block2", "block3", "top")
+DASH = "–"
+Triple = Sequence[float | None]  # mean, low, high; no interval: None
+
+
+def results(name: str) -> Any:
+    """The results.json of a folder under ``figures``, or a file by its path there."""
+    path = FIGURES / name
+    return json.loads((path if path.suffix else path / "results.json").read_text(encoding="utf-8"))
+
+
+def rows_of(name: str) -> list[dict[str, str]]:
+    """The rows of a csv file under ``figures``."""
+    with (FIGURES / name).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A rounded number, or a dash; a zero keeps no sign."""
+    if value is None or math.isnan(value):
+        return DASH
+    text = f"{value:.{digits}f}"
+    return text.lstrip("-") if float(text) == 0 else text
+
+
+def half_width(value: Triple, digits: int = 1, scale: float = 1) -> str:
+    """``mean ± half the interval``, rounded once; the mean alone where one seed has no interval."""
+    mean, low, high = ((None if v is None else scale * v) for v in value[:3])
+    return number(mean, digits) + ("" if low is None or high is None else f" ± {number((high - low) / 2, digits)}")
+
+
+def bounds(row: dict[str, Any]) -> Triple:
+    """Mean and interval of a row."""
+    return (row["mean"], row["low"], row["high"])
+
+
+# ------------------------------------------------------------------------------------------------------------ the tables
+
+
+def iteration1() -> str:
+    """Accuracies of the first iteration beside the reference study's, and minutes."""
+    found = results("iteration1")
+    beside = {(r["method"], r["when"]): f"{number(r['ours'], 1)} ({number(r['documents'], 1)})" for r in found["table"]}
+    lines = []
+    for run in found["runs"]:
+        name, test = run["label"], run["test"]
+        ends = [f"{number(100 * test[key], 1)} ({test[epoch]})" for key, epoch in SCORES]
+        middle = beside.get((name, "epochs 5-7"), DASH)
+        lines.append([f"`{name}`", beside[name, "epoch 1"], middle, *ends, number(run["training_minutes"], 0)])
+    return table(["rule", "test accuracy %, epoch 1", "mean of epochs 5–7", "best (epoch)", "final (epoch)", "minutes"], lines)
+
+
+def iteration1_cosines() -> str:
+    """Cosines of the first iteration's last epoch."""
+    cosine = {(r["label"], r["layer"]): float(r["mean"]) for r in rows_of("iteration1/cosine_heat_map.csv")}
+    rules = ("bp", "dgl", "dni", "cdni")
+    return table(["rule", *LAYERS], [[f"`{rule}`", *(number(cosine[rule, layer]) for layer in LAYERS)] for rule in rules])
+
+
+SCORES = (("best_accuracy", "best_epoch"), ("final_accuracy", "final_epoch"))
+
+
+def iteration1_epochs() -> str:
+    """Accuracies and losses of the first iteration by epoch."""
+    value: dict[tuple[str, str, int], float] = {}
+    for split, quantity in (("test", "accuracy"), ("train", "loss"), ("test", "loss")):
+        for r in rows_of(f"iteration1/{split}_{quantity}.csv"):
+            value[r["label"], f"{split} {quantity}", int(r["epoch"])] = float(r["mean"])
+    rules = ("bp", "dgl", "dni", "cdni")
+    head = [
+        "epoch",
+        *(f"{rule} test %" for rule in rules),
+        *(f"{rule} {what}" for what in ("train loss", "test loss") for rule in rules[:2]),
+    ]
+    lines = []
+    for epoch in range(8):
+        accuracies = [value.get((rule, "test accuracy", epoch)) for rule in rules]
+        losses = [value.get((rule, what, epoch)) for what in ("train loss", "test loss") for rule in rules[:2]]
+        lines.append([epoch, *(number(a and 100 * a, 1) for a in accuracies), *(number(loss, 3) for loss in losses)])
+    return table(head, lines)
+
+
+def every_rule() -> str:
+    """Accuracy and costs of every supervised rule."""
+    found = results("all_methods")
+    lines = []
+    for row in found["table"]:
+        costs = [number(found["cost"][row["method"]][key]) for key in ("images_per_s", "memory", "multiply_adds")]
+        scores = [half_width(row[key], 1, 100) for key in ("best", "final")]
+        lines.append([f"`{row['method']}`", f"{row['lr']:g}", *scores, *costs])
+    return table(["rule", "lr", "best %", "final %", "images/s", "memory", "multiply-adds"], lines)
+
+
+def every_rule_cosines() -> str:
+    """Three cosines a layer of every supervised rule."""
+    rows = results("all_methods")["table"]
+    return table(["rule", *LAYERS[:4]], [[f"`{row['method']}`", *(_three_cosines(row, layer) for layer in LAYERS[:4])] for row in rows])
+
+
+def _three_cosines(row: dict[str, Any], layer: str) -> str:
+    """Cosine, noise-corrected cosine and chance; a dash where the rule trains no such layer or has no truth there."""
+    cosine = row["cosine"].get(layer, [None])[0]
+    if cosine is None:
+        return DASH
+    return " · ".join((number(cosine), number(row["corrected_cosine"][layer]), number(row["null_cosine"][layer][0])))
+
+
+def blocks() -> str:
+    """What a linear probe reads from each block."""
+    test = {
+        (r["label"], r["network"], r["block"]): half_width(bounds(r), 1, 100)
+        for r in results("linear_separability")["accuracy"]
+        if (r["half"], r["labels"]) == ("test", "true")
+    }
+    rules = ("bp", "dgl", "greedy", "chunked", "overlap", "dni", "cdni", "fa", "dfa")
+    lines = [[f"`{m}`", *(test[m, "trained", b] for b in BLOCKS), test[m, "own", "own"]] for m in rules]
+    lines.append(["untrained", *(test["bp", "untrained", b] for b in BLOCKS), f"raw pixels {test['bp', 'pixels', 'pixels']}"])
+    return table(["", *BLOCKS, "network's own output"], lines)
+
+
+def random_labels() -> str:
+    """How fast and how far each rule fits random labels."""
+    names = {"dgl head=linear pooled=no": "`dgl`, linear head", "dgl head=mlp pooled=yes": "`dgl`, pooled MLP head"}
+    names |= {"bp": "`bp`", "dgl head=mlp pooled=no": "`dgl`, full MLP head"}
+    lines = []
+    for row in results("random_labels")["scores"]:
+        area, final = ([row[key + end] for end in ("", "_low", "_high")] for key in ("area", "final"))
+        best = (row["best"], row["best_low"], 2 * row["best"] - row["best_low"])
+        cells = [half_width(area, 1, 100), number(row["epochs_to_90"], 1), half_width(final, 1, 100), half_width(best, 1, 100)]
+        lines.append([names[row["label"]], *cells, f"{row['own_parameters']:,}"])
+    return table(["", "mean over epochs, %", "epoch of 90 %", "final %", "best %", "parameters of the heads"], lines)
+
+
+def without_labels() -> str:
+    """Probes of each block, and cosines with the end-to-end gradient, of rules with and without labels."""
+    found = results("self_supervised")
+    probe = {(r["row"], r["column"]): half_width(bounds(r)) for r in found["accuracy"]}
+    cosine = {(r["row"], r["column"]): r for r in found["cosine"]}
+    rows = [
+        "simclr",
+        "loco",
+        "simclr-local",
+        "cpc",
+        "cpc-local",
+        "infomax",
+        "context-encoder",
+        "context-encoder-local",
+        "autoencoder",
+        "bp",
+    ]
+    lines = []
+    for name in rows:
+        cosines = [_exact_or(cosine[name, block]) for block in BLOCKS[:2]]
+        shown = {"autoencoder": "autoencoder", "bp": "`bp`, with labels"}.get(name, f"`{name}`")
+        lines.append([shown, *(probe[name, block] for block in BLOCKS[:3]), *cosines])
+    lines.append(["untrained", *(probe["untrained", b] for b in BLOCKS[:3]), DASH, DASH])
+    lines.append(["raw pixels", probe["raw pixels", "block3"], DASH, DASH, DASH, DASH])
+    return table(["", *BLOCKS[:3], "cosine, block1", "cosine, block2"], lines)
+
+
+def _exact_or(row: dict[str, Any]) -> str:
+    """``1`` where a cosine is 1 to rounding, else mean and half the interval."""
+    return "1" if abs(row["mean"] - 1) < 1e-9 else half_width(bounds(row), 2)
+
+
+def dni_target() -> str:
+    """What a synthesiser regresses: cosine, norm ratio and accuracy of eight variants."""
+    lines = []
+    for label, row in results("dni_target")["table"].items():
+        name, *options = label.replace("=yes", "=true").replace("=no", "=false").split()
+        cells = [half_width(row["cosine"], 2), half_width(row["norm_ratio"], 1), half_width(row["final_accuracy"], 1, 100)]
+        lines.append([f"`{name}` {', '.join(options)}", *cells])
+    return table(["", "cosine of the blocks' gradients", "norm ratio (geometric mean)", "final test accuracy %"], lines)
+
+
+def step_costs() -> str:
+    """Time, multiply-adds and memory of a training step."""
+    rows = {(r["method"], r["record_every"]): r for r in results("bench/basic-cnn.json")["rows"]}
+    shown = {
+        ("bp", 0): "`bp`", ("dgl", 0): "`dgl`", ("dgl", 1): "`dgl`, true gradient measured at every step",
+        ("dgl", 16): "`dgl`, at every 16th step", ("dni", 0): "`dni`", ("cdni", 0): "`cdni`",
+    }  # fmt: skip
+    keys = ("time_ratio", "flop_ratio", "memory_ratio")
+    return table(
+        ["step", "time", "multiply-adds", "added memory"], [[text, *(number(rows[key][k]) for k in keys)] for key, text in shown.items()]
+    )
+
+
+def two_ranks() -> str:
+    """What two processes gain over one."""
+    order = (("vgg16", "dgl"), ("vgg16", "bp"), ("basic-cnn", "dgl"), ("basic-cnn", "dfa"), ("basic-cnn", "bp"))
+    rule = {"dgl": "`dgl`", "dfa": "`dfa`, exact", "bp": "`bp`, 1F1B"}
+    model = {"vgg16": "VGG16", "basic-cnn": "BasicCNN"}
+    lines = []
+    for network, name in order:
+        row = next(r for r in results(f"parallel/{network}.json")["rows"] if r["method"] == name)
+        gain = f"{number(row['gain'])} [{number(row['low'])}, {number(row['high'])}]"
+        sent = number(row["megabytes_per_s"], 0)
+        lines.append(
+            [model[network], rule[name], row["split"].replace(",", " + "), gain, number(row["machine"]), number(row["bound"]), sent]
+        )
+    return table(["model", "rule", "blocks", "gain", "machine", "bound", "MB/s sent"], lines)
+
+
+def bf16() -> str:
+    """Cosine of the bf16 gradient with the fp32 one, by layer."""
+    found = results("bf16")["cosine"]
+    names = {"untrained": "untrained", "trained": "after 7 epochs"}
+    return table(["bp on BasicCNN", *LAYERS], [[names[key], *(number(row[layer][0], 3) for layer in LAYERS)] for key, row in found.items()])
+
+
+def slow_blocks() -> str:
+    """Accuracy of dgl-async where one block is slowed down."""
+    points = {(p[0], p[1]): p[2:5] for p in results("async_slowdown")["points"]}
+    units = {1: "block1", 2: "block2", 3: "block3 and top"}
+    head = ["slowed part", "not slowed", "slowed 1.2 times", "slowed 3 times"]
+    return table(head, [[name, *(half_width(points[unit, f]) for f in (1.0, 1.2, 3.0))] for unit, name in units.items()])
+
+
+def greedy_heads() -> str:
+    """Accuracy after each stage of greedy training, by the head's hidden layers."""
+    points = {(p[0], p[1]): p[2:5] for p in results("greedy_heads")["points"]}
+    return table(
+        ["hidden layers", *(f"after stage {s}" for s in (1, 2, 3))],
+        [[h, *(half_width(points[h, s]) for s in (1, 2, 3))] for h in (1, 2, 3)],
+    )
+
+
+def scripts() -> str:
+    """What each script trains, at what size, and the minutes that its saved results took."""
+    return table(
+        ["script", "what", "size of the saved results", "minutes"],
+        [[f"`{s}`", what, size, _minutes(f)] for s, f, what, size in SCRIPTS],
+    )
+
+
+def _minutes(folder: str) -> str:
+    """Minutes of training, or of computing where the script trains no runs of gradlens."""
+    found = results(folder)
+    runs = [run["training_minutes"] for run in found.get("runs", []) if run.get("training_minutes") is not None]
+    if sum(runs) >= 0.1:
+        beside = f", and {number(found['minutes'], 0)} of probes" if "minutes" in found else ""
+        return number(sum(runs), 0) + beside
+    return number(found.get("cpu_minutes", found.get("seconds", math.nan) / 60), 0)
+
+
+SMALL = "width 16, 3,000 images, 8 epochs, 3 seeds"
+SCRIPTS = (  # script, folder of its results, what, size
+    (
+        "iteration1",
+        "iteration1",
+        "bp, dgl, dni and cdni with the settings of the reference study",
+        "width 128, 50,000 images, 1 and 7 epochs, 1 seed",
+    ),
+    ("iteration2 basic-cnn", "iteration2-basic-cnn", "augmentation, bp and dgl", "2,500 images, 6 epochs, 1 seed"),
+    ("iteration2 vgg16", "iteration2-vgg16", "VGG16, bp and dgl", "1,000 images, 2 epochs, 1 seed"),
+    (
+        "all_methods",
+        "all_methods",
+        "18 rules: accuracy, cosine, noise, chance, cost; 17 claims",
+        "width 32, 6,000 images, 5 epochs, 3 seeds (5 rules: 1)",
+    ),
+    ("linear_separability", "linear_separability", "linear probes of every block", "the same runs, and greedy with 3 seeds"),
+    ("representations", "representations", "rank, class separation, information, CKA", "the same runs of 5 rules"),
+    ("random_labels", "random_labels", "random labels: bp and dgl with three heads", "width 16, 10,000 images, 55 epochs, 3 seeds"),
+    ("random_labels", "partly_random", "a fifth of the labels random, by block", "width 16, 4,000 images, 20 epochs, 3 seeds"),
+    (
+        "first_layer_filters",
+        "first_layer_filters",
+        "first-layer filters of five rules",
+        "width 32, 5 blocks, 590 updates, 4 seeds (5×5: 1)",
+    ),
+    (
+        "gradient_similarity --steps 4000",
+        "gradient_similarity",
+        "cosine of five layers over training",
+        "width 16, 4,000 iterations of 64, 3 seeds",
+    ),
+    (
+        "learning_curves",
+        "learning_curves",
+        "sentences of the reference study about its curves",
+        "width 16, 1,500 and 4,000 images, 3 seeds",
+    ),
+    ("self_supervised table", "self_supervised", "12 rules with and without labels: probes, gradients of local twins", SMALL),
+    (
+        "self_supervised finetune",
+        "finetuning",
+        "1, 10, 100 % of the labels from four starts and from scratch",
+        "the same networks, 90 to 150 updates",
+    ),
+    ("simclr2", "simclr2", "pretrain, fine-tune, distil; three widths", "widths 8 to 32, 3,000 images, 3 seeds"),
+    ("simclr_ablations augmentations", "simclr_augmentations", "augmentations alone and in pairs", SMALL),
+    ("simclr_ablations heads", "simclr_heads", "depth of the projection head", SMALL),
+    ("simclr_ablations batches", "simclr_batches", "batch size and number of steps", SMALL),
+    ("inpainting", "inpainting", "context encoders beside autoencoders", "width 16, 5,000 images, 8 epochs, 3 seeds"),
+    ("async_slowdown", "async_slowdown", "accuracy against the slowdown of one block", "width 16, 5,000 images, 3 epochs, 3 seeds"),
+    ("greedy_heads", "greedy_heads", "greedy heads of 1, 2, 3 hidden layers", "width 16, 5,000 images, 4 epochs a stage, 3 seeds"),
+    ("feedback_angles", "feedback_angles", "the linear demonstration of feedback alignment", "as in the paper, 10 networks a scale"),
+    ("predicting", "predicting", "sample complexity of a pretext task, simulated", "30 trials"),
+    ("provable", "provable", "layer by layer on hierarchical digits and CIFAR-10", "2,000 digits, 3 seeds"),
+)
+
+TABLES: dict[str, Callable[[], str]] = {
+    "iteration1": iteration1, "iteration1-cosines": iteration1_cosines, "iteration1-epochs": iteration1_epochs, "every-rule": every_rule,
+    "every-rule-cosines": every_rule_cosines, "blocks": blocks,
+    "random-labels": random_labels, "without-labels": without_labels, "dni-target": dni_target, "step-costs": step_costs,
+    "two-ranks": two_ranks, "bf16": bf16, "slow-blocks": slow_blocks, "greedy-heads": greedy_heads, "scripts": scripts,
+}  # fmt: skip
+
+
+def with_tables(page: str) -> str:
+    """A page with each table between the marks that name it."""
+    for name, make in TABLES.items():
+        begin, end = f"<!-- table: {name} -->\n", "<!-- end of table -->"
+        before, mark, rest = page.partition(begin)
+        if mark:
+            page = before + begin + "\n" + make() + "\n" + end + rest.partition(end)[2]
+    return page
+
+
+if __name__ == "__main__":
+    for path in sorted(PAGES.glob("*.md")):
+        path.write_text(with_tables(path.read_text(encoding="utf-8")), encoding="utf-8")
