@@ -23,7 +23,7 @@ class NetworkInfo(NamedTuple):
         loss: the supervised loss, (z [N, C], y [N]) -> scalar: the sum over the given images, divided by the global batch size.
         seed: seed of the run; keys every random draw of a rule (``with seeded(net.seed, "purpose")``).
         names: the blocks' names, first to last; empty if they have none.
-        image: (C, H, W) of the images, before :meth:`gradlens.Method.make_inputs`; empty if unknown.
+        image: (C, H, W) of the images, before ``Method.make_inputs``; empty if unknown.
         epochs: number of epochs of the run, for rules that divide it into stages.
         teacher: a trained network, normalised images [N, C, H, W] -> logits [N, C]; None unless the rule sets ``has_teacher``.
         features_last: for each block, whether its output is a sequence [T, D] with the features last; empty: none is.

@@ -425,7 +425,7 @@ def test_a_skip_across_a_boundary_is_refused_and_named(what, place, frozen, mode
 def test_a_weight_borrowed_from_another_block_is_refused_and_a_shared_one_is_not():
     weight = nn.Linear(4, 4)
     borrowed = [weight]
-    assert "block3 reads from block1 past" in refusal(named(weight, dense(), Named(lambda self, x: borrowed[0](x)), dense()))
+    assert "block3 depends on block1 past" in refusal(named(weight, dense(), Named(lambda self, x: borrowed[0](x)), dense()))
     assert output_shapes(named(weight, dense(), Named(lambda self, x: self.fc(x), fc=weight), dense()), (4,)) == [(4,)] * 4
     assert output_shapes(nn.Sequential(weight, weight), (4,)) == [(4,)] * 2
 
@@ -433,7 +433,7 @@ def test_a_weight_borrowed_from_another_block_is_refused_and_a_shared_one_is_not
 def test_a_shared_weight_does_not_hide_where_a_skip_comes_from():
     weight = nn.Linear(4, 4)
     below = stashing(weight)
-    assert "top reads from block3 past" in refusal(named(dense(), weight, below, dense(), reading(below, "output")))
+    assert "top depends on block3 past" in refusal(named(dense(), weight, below, dense(), reading(below, "output")))
 
 
 def test_skips_that_stay_inside_a_block_or_carry_no_gradient_are_taken():
