@@ -102,7 +102,8 @@ def found(words: list[str]) -> list[str]:
 def pages() -> dict[str, str]:
     """All pages: those that lie in docs, the README, and of each rule the command that its generated page shows."""
     written = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md"]
-    kept = [p for p in written if not {"rules", "reference"} & set(p.relative_to(ROOT).parts[1:-1]) and p.name != "changelog.md"]
+    made = ("changelog.md", "gallery.md", "contributing.md")  # by tools.docs, if it has run here
+    kept = [p for p in written if not {"rules", "reference"} & set(p.relative_to(ROOT).parts[1:-1]) and p.name not in made]
     generated = {f"rules/{name}": f"```sh\n{_trial(name, rule)}\n```\n" for name, rule in METHODS.items()}
     return {p.relative_to(ROOT).as_posix(): p.read_text(encoding="utf-8") for p in kept} | generated
 
