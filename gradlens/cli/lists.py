@@ -1,4 +1,4 @@
-"""The rows of `gradlens list`, the first of each its heading, and the rest of each rule. Written by tools/write_settings.py from what ``Config`` and the registries say."""
+"""The rows of `gradlens list`, the first of each its heading, and the details of each rule. Written by tools/write_settings.py from what ``Config`` and the registries say."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ ROWS: dict[str, tuple[tuple[str, ...], ...]] = {
         ('feedback_transpose', "a kind of rows, each with cosine, angle, norm_ratio …: feedback matrix and the weights' transpose", 'in training, sparsely'),
         ('feedback_pseudoinverse', "a kind of rows, each with cosine, angle, norm_ratio …: feedback matrix and the weights' pseudo-inverse", 'in training, sparsely'),
         ('feedback_jacobian', 'a kind of rows, each with cosine, angle, norm_ratio …: feedback matrix and the batch-mean Jacobian of the logits', 'in training, sparsely'),
-        ('loss', "the loss a block descends: its head's, or the top's", 'in training'),
+        ('loss', "the loss a block descends: its head's, or the output block's", 'in training'),
         ('synth_loss', 'dni, cdni, dni-unlocked: L_S = (1/N) Σ_n |S_n - g_n|², in the units of its target, at each block', 'in training'),
         ('synth_explained_variance', 'dni, cdni, dni-unlocked: 1 - Σ(S - g)² / Σ(g - mean_n g)², at each block', 'in training'),
         ('stage', 'greedy: the unit in training, counted from 1; recorded at the block that predicts', 'in training'),

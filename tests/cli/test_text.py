@@ -228,7 +228,7 @@ def test_configs_of_other_editors_are_read(content, program):
         (CONFIG.replace('"epochs"', '"width": 8, "epochs"').encode(), "c.json is not a JSON config: the key 'width' occurs twice"),
         (CONFIG.replace('"epochs": 1', '"lr": NaN').encode(), "lr"),
         (CONFIG.replace('"epochs": 1', '"lr": 1e999').encode(), "lr"),
-        (b"[1]", "c.json is not a JSON config: wanted an object"),
+        (b"[1]", "c.json is not a JSON config: expected an object"),
         (b"", "c.json is not a JSON config: it is empty"),
     ],
 )

@@ -474,7 +474,7 @@ def test_the_grid_shows_images_once_where_they_are_the_same():
     one = np.zeros((3, 1, 4, 4), np.uint8)
     panels = [InpaintingPanel("a", one, one, one), InpaintingPanel("b", one, one, one + 1), InpaintingPanel("c", one + 2, one, one)]
     names = [ax.get_ylabel() for ax in inpainting_grid(panels).axes]
-    assert names == ["images", "a\nseen", "made", "b\nseen", "made", "images", "c\nseen", "made"]
+    assert names == ["images", "a\ninput", "output", "b\ninput", "output", "images", "c\ninput", "output"]
     with pytest.raises(InputError, match="no inpainted images"):
         inpainting_grid([])
 

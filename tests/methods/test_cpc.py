@@ -413,7 +413,7 @@ TINY = ("--epochs", 1, "--limit", 40, "--batch-size", 20, "--depth", 2, "--width
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (("--batch-size", 1), "--batch-size 1: {name} tells a batch's images apart and needs 2 or more"),
+        (("--batch-size", 1), "--batch-size 1: {name} compares the images of a batch and needs 2 or more"),
         (("--set", "patch=9"), "patches of 9 pixels are larger than the images, which are 8x8"),
         (("--set", "patch=5"), "make 2 rows of patches, and skip=1 needs 3"),
         (("--set", "patch=8"), "patches of 8x8 pixels, 4 apart, make 1 row of patches"),

@@ -285,7 +285,7 @@ def test_the_teacher_stays_as_it_is_and_is_in_eval_mode(runs):
     [
         ("train distil", "distil needs --teacher RUN"),
         ("train bp --teacher {bp}", "--teacher: bp has no teacher"),
-        ("train distil --teacher {simclr} --width 4", "simclr gives no answers to learn from"),
+        ("train distil --teacher {simclr} --width 4", "simclr gives no logits to learn from"),
         ("train distil --teacher {bp} --normalize none", "was trained with --normalize pm1"),
         ("train distil --teacher nowhere", "nowhere does not exist"),
         ("train bp --keep-head 1", "it needs --init-from RUN"),
@@ -322,7 +322,7 @@ def test_a_student_of_other_classes_is_refused(runs, tmp_path):
             for i in range(4):
                 Image.new("L", (8, 8), 40 * i).save(tmp_path / half / c / f"{i}.png")
     config = make_config(method="distil", data=str(tmp_path), teacher=str(runs["bp"].path), width=4, batch_size=2)
-    with pytest.raises(InputError, match="tells 10 classes apart and these data have 2"):
+    with pytest.raises(InputError, match="has 10 classes and this data set has 2"):
         train_run(config, RunContext(out=tmp_path / "runs"))
 
 

@@ -147,7 +147,7 @@ def test_a_killed_rank_ends_all_and_a_restart_goes_on(story, undisturbed):
 def test_ctrl_c_saves_and_leaves_no_process(story):
     assert story.status != 0
     *earlier, said = sentences(story.err)
-    assert re.search(r"interrupted after \d+ of 72 updates; saved; `gradlens train .* --resume` goes on", said)
+    assert re.search(r"interrupted after \d+ of 72 updates; saved; `gradlens train .* --resume` continues", said)
     assert len(earlier) <= 1  # of the killed rank
     assert not any(map(alive, story.ranks))
 
@@ -287,7 +287,7 @@ def test_the_same_command_on_two_machines(undisturbed, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["train", "dgl", *SMALL, "--parallel", "layers", "--split", "9"], "wanted 2 numbers of blocks that add up to 4"),
+        (["train", "dgl", *SMALL, "--parallel", "layers", "--split", "9"], "expected 2 numbers of blocks that add up to 4"),
         (["train", "fa", *SMALL, "--parallel", "layers"], "fa cannot work on several batches at once: it is backward-locked"),
         (["train", "dgl", *SMALL, "--model", "basic-cnn", "--limit", "66"], "the last batch of each epoch has 2 images for 2 ranks"),
         (["train", "dgl", *SMALL, "--seeds", "2"], "several ranks share one run"),

@@ -170,7 +170,7 @@ def test_a_teacher_whose_top_ends_in_a_normalisation_has_as_many_classes_as_its_
     assert student.finished
     written("pictures.py", DATA)
     few = {**small, "data": "pictures.py:build", "limit": None, "batch_size": 10}
-    with pytest.raises(InputError, match="tells 10 classes apart and these data have 3"):
+    with pytest.raises(InputError, match="has 10 classes and this data set has 3"):
         train_run(make_config(method="distil", teacher=str(teacher.path), **few), RunContext(out=Path("runs")))
 
 
