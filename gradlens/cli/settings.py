@@ -14,15 +14,15 @@ DEFAULT_RULES = {'compare-gradients': ('bp', 'dgl', 'dni', 'cdni'), 'bench': ('b
 RULES_READ = {'inpaint': ('context-encoder', 'context-encoder-local')}
 
 DIGESTS = {  # of the files that say so; where one has changed since, a name is not refused before torch is imported
-    'methods/__init__.py': '1f3bc199742a',
-    'models/zoo.py': 'ded3725a2ca2',
-    'data/datasets.py': '55f00fc8e641',
-    'gradients/alignment.py': '0ca30fa99db7',
-    'gradients/diagnostics.py': 'c67dc730c059',
+    'methods/__init__.py': '240a8b5d0786',
+    'models/zoo.py': '2c6e6b5bfe8a',
+    'data/datasets.py': 'c600aad49a7a',
+    'gradients/alignment.py': '2b84b662ba12',
+    'gradients/diagnostics.py': 'f141cc5e1461',
     'training/config.py': '2febddebefcc',
-    'models/spec.py': 'fb470cb27092',
-    'gradients/losses.py': '97a196456c88',
-    'data/transforms.py': '6a1132cfc9d2',
+    'models/spec.py': 'ff8b0291eb83',
+    'gradients/losses.py': 'dfdab960ca52',
+    'data/transforms.py': '1dd63b98e326',
 }
 
 SETTINGS = (

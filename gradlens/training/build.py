@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from gradlens.gradients.losses import LOSSES, Loss
-from gradlens.gradients.method import Method, NetworkInfo
+from gradlens.gradients.method import Method
+from gradlens.gradients.network_info import NetworkInfo
 from gradlens.models.block_boundaries import keep_compiled_graphs, output_shapes
 from gradlens.models.layouts import features_last
 from gradlens.models.spec import ModelSpec

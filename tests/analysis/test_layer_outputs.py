@@ -207,7 +207,7 @@ def test_layers_that_change_their_mind_are_said():
         (["first", "nope"], "unknown layer 'nope'"),
         (["nope[0]"], "unknown layer 'nope'"),
         ([], "layers is an empty list"),
-        ("first", r"layers: must be a list of paths, got the text 'first'; set \['first'\]"),
+        ("first", r"layers: must be a list of paths, got the string 'first'; set \['first'\]"),
     ],
 )
 def test_layers_that_are_none_are_said(layers, said):

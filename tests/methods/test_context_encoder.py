@@ -491,10 +491,10 @@ def test_what_the_rule_says_is_recorded(run):
 @pytest.mark.parametrize(
     ("sets", "said"),
     [
-        (["size=1"], "drops 8x8 of 8x8 pixels: nothing is left to predict them from"),
-        (["size=2", "corrupt=random"], "drops 16x16 of 8x8 pixels: nothing is left to predict them from"),
-        (["size=0"], "drops 0x0 of 8x8 pixels: nothing is left to be predicted"),
-        (["size=-0.5"], "drops 0x0 of 8x8 pixels: nothing is left to be predicted"),
+        (["size=1"], "drops 8x8 of 8x8 pixels: no context is left to predict them from"),
+        (["size=2", "corrupt=random"], "drops 16x16 of 8x8 pixels: no context is left to predict them from"),
+        (["size=0"], "drops 0x0 of 8x8 pixels: no pixel is left to predict"),
+        (["size=-0.5"], "drops 0x0 of 8x8 pixels: no pixel is left to predict"),
         (["size=0.1"], "a discriminator needs a region of 2x2 pixels or more"),
         (["lambda_rec=0", "lambda_adv=0"], "no loss"),
         (["corrupt=center"], "nearest: centre"),

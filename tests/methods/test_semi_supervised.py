@@ -299,8 +299,8 @@ def test_the_teacher_stays_as_it_is_and_is_in_eval_mode(runs):
         ("train bp --labels 0.1 --batch-size 256", "is larger than the 141 labelled (--labels 0.1) images"),
         ("memorize simclr", "simclr reads none"),
         ("train simclr --set layers=4", "layers"),
-        ("train loco --set modules=9", "modules=9 is too many: this net has 3 units: block1 | block2 | block3"),
-        ("train simclr-local --set modules=[1,1]", "modules=[1,1] makes 2 units"),
+        ("train loco --set modules=9", "modules=9 is too many: this network has 3 units: block1 | block2 | block3"),
+        ("train simclr-local --set modules=[1,1]", "modules=[1,1] adds up to 2 units"),
     ],
 )
 def test_mistakes_are_said_in_one_sentence(command, said, runs, program, tmp_path, monkeypatch):

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from gradlens.gradients.block_pass import Pass
-from gradlens.gradients.method import Method, NetworkInfo, Options, Signal, Update, top_signal
+from gradlens.gradients.method import Method, Options, Signal, Update, top_signal
+from gradlens.gradients.network_info import NetworkInfo
 from gradlens.methods import METHODS
 from gradlens.runtime.errors import InputError
 from gradlens.runtime.rng import generator, seeded

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from gradlens.gradients.backward import run_step
 from gradlens.gradients.losses import LOSSES
-from gradlens.gradients.method import Method, NetworkInfo
+from gradlens.gradients.method import Method
+from gradlens.gradients.network_info import NetworkInfo
 from gradlens.gradients.true_gradient import true_gradients
 from gradlens.methods import METHODS
 from gradlens.models.block_boundaries import output_shapes
