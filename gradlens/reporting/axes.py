@@ -222,7 +222,7 @@ def mark_below(grid: Sequence[Axes], layers: Sequence[str], rows: Sequence[Layer
         for ax, layer in zip(grid, layers, strict=True):
             x = [p.step for p in below if (p.label, p.layer) == (label, layer)]
             ax.plot(
-                x, [0.08 * line] * len(x), linestyle="", marker=CARETDOWN, markersize=6, color=look[label].colour,
+                x, [0.055 * line] * len(x), linestyle="", marker=CARETDOWN, markersize=6, color=look[label].colour,
                 transform=ax.get_xaxis_transform(), clip_on=False, zorder=3,
             )  # fmt: skip
 

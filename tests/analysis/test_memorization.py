@@ -265,7 +265,7 @@ def test_what_was_found_is_read_and_what_is_stale_is_not(copied, monkeypatch):
 
 def test_what_cannot_be_read(copied, monkeypatch):
     run = copied(evaluate_train=False)
-    with pytest.raises(InputError, match="without --evaluate-train"):
+    with pytest.raises(InputError, match="without --evaluate-train.*`gradlens memorize bp`"):
         Memorization().analyse([run], RunContext())
     run = copied(augment=True)
     with pytest.raises(InputError, match="augmentation"):

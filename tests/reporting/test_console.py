@@ -78,6 +78,8 @@ def test_a_runs_summary_says_epochs_updates_images_minutes_and_accuracy():
     assert said["minutes"] == pytest.approx(20 / 60)
     assert (said["final_accuracy"], said["best_accuracy"], said["best_epoch"], said["split"]) == (0.75, 0.75, 2, "test")
     assert said["settings"]["epochs"] == 2
+    begun = run_summary(made(accuracy=0.75, finished=False))
+    assert (begun["final_accuracy"], begun["last_accuracy"]) == (None, 0.75)
 
 
 def test_a_runs_lines_are_flags_and_no_python():

@@ -123,8 +123,8 @@ def page(runs: Sequence[Run], folder: Path | None = None) -> str:
     parts = _sections(here)
     said = [*unfinished_notices(here.unfinished), *notices(here.groups), *doctor.wrong(here)]
     charts = {f"{part.id}-{i}": chart for part in parts for i, chart in enumerate(part.charts)}
-    folder = files("gradlens.reporting.html") / "template"
-    style, script = ((folder / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    templates = files("gradlens.reporting.html") / "template"
+    style, script = ((templates / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     plotly = get_plotlyjs()
     look = looks(here.styles)
     layers = list(dict.fromkeys(p.layer for p in here.cosines))
