@@ -212,7 +212,7 @@ def test_a_default_batch_is_no_larger_than_the_images(gradlens, flags, batch):
     assert status == 0, err
     used = config_of(one_run())["batch_size"]
     assert used == batch or (batch is None and 40 < used < 60)
-    said = f"{flags[0]} learns from {used} images: --batch-size {used} in place of 256"
+    said = f"{'simclr has' if flags[0] == 'simclr' else 'there are'} {used} images to learn from: --batch-size {used} in place of 256"
     assert (said in err) == (used != 256)
 
 
