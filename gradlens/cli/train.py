@@ -198,9 +198,8 @@ def measure(
     output.tables([measurement_table(rows, f"{run.path}: {title}") for run, rows in zip(runs, found, strict=True)])
     for run, rows in zip(runs, found, strict=True):
         steps = sorted({row.step for row in rows})
-        output.notice(
-            f"{len(rows)} row{'s' * (len(rows) != 1)} at {len(steps)} step{'s' * (len(steps) != 1)} ({', '.join(map(str, steps))}) in {run.path / 'measured.csv'}"
-        )
+        at = f"{len(steps)} step{'s' * (len(steps) != 1)} ({', '.join(map(str, steps))})"
+        output.notice(f"{len(rows)} row{'s' * (len(rows) != 1)} at {at} in {run.path / 'measured.csv'}")
 
 
 @trained.command()
