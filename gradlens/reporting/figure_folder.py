@@ -93,7 +93,7 @@ def must_be_replaceable(folder: Path, runs: Sequence[Path], overwrite: bool, fla
             raise InputError(f"{folder} holds what gradlens did not draw ({', '.join(held[:3])}): {ways}")
         return
     content = read_json(folder / FILE, wanted="what gradlens wrote beside figures")
-    there = _content(folder, [], ALL) | (content if isinstance(content, dict) else {"runs": None})
+    there: dict[str, Any] = _content(folder, [], ALL) | (content if isinstance(content, dict) else {"runs": None})
     drawn, wanted = there["runs"], _content(folder, runs, selection)
     if drawn != wanted["runs"]:
         others = ", ".join(map(str, drawn[:3])) if isinstance(drawn, list) else "unknown"
