@@ -1,4 +1,4 @@
-"""The command that writes the comparison of runs for papers and programs; ``main.py`` takes it in. A thin shell, like it."""
+"""The command that writes the comparison of runs for papers and programs; ``main.py`` registers it. A thin shell."""
 
 from __future__ import annotations
 
