@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -58,6 +59,17 @@ def undrawn(monkeypatch):
         return paths
 
     monkeypatch.setattr("gradlens.reporting.analysis_report.save_figure", written)
+
+
+@pytest.fixture
+def one_figure(undrawn, monkeypatch):
+    """Of the figures of training the heat map alone, as an empty file with a table."""
+    from gradlens.training.run_groups import label_settings
+
+    def figure_set(runs, layers):
+        return SimpleNamespace(drawn={"cosine_heat_map": (None, label_settings(runs))}, skipped={})
+
+    monkeypatch.setattr("gradlens.reporting.gallery.figure_set", figure_set)
 
 
 def refuses(result, *words):
@@ -176,14 +188,15 @@ def test_what_crashes_is_found_before_anything_is_trained_and_what_diverges_is_l
     assert "bp" not in Path("o/figures/cosine_heat_map.csv").read_text()
 
 
-def test_what_a_comparison_replaces_goes_and_nothing_else(gradlens, undrawn):
+def test_what_a_comparison_replaces_goes_and_nothing_else(gradlens, one_figure):
     Path("mine").mkdir()
     Path("mine/cat.png").touch()
     asked = ["compare-gradients", *TINY, "--model", "mlp", "--epochs", "0", "--out", "mine"]
     status, out, err = gradlens(*asked, "bp")
     assert (status, out) == (2, "")
     assert "mine holds other things and no comparison (cat.png): set another folder with --out, or put" in err
-    assert gradlens(*asked, "bp", "dgl", "--lr-grid", "0.1,0.2", "--overwrite")[0] == 0
+    status, _, err = gradlens(*asked, "bp", "dgl", "--lr-grid", "0.1,0.2", "--overwrite")
+    assert status == 0, err
     shutil.copytree(next(Path("mine/runs").glob("dgl*")), "mine/runs/own")
     shutil.copytree("mine/searches", "mine/other")
     assert gradlens("compare-gradients", next(Path("mine/runs").glob("bp*")), "--out", "beside")[0] == 0
@@ -195,7 +208,7 @@ def test_what_a_comparison_replaces_goes_and_nothing_else(gradlens, undrawn):
     assert Path("mine/cat.png").exists()
 
 
-def test_rates_chosen_from_a_grid_are_shown_beside_other_runs(gradlens, undrawn):
+def test_rates_chosen_from_a_grid_are_shown_beside_other_runs(gradlens, one_figure):
     assert gradlens("compare-gradients", "bp", *TINY, "--lr-grid", "0.001", "--out", "o")[0] == 0
     other = shutil.copytree(shelf.trained(tiny("dgl")).path, "runs/dgl")
     run = next(Path("o/runs").iterdir())
@@ -203,7 +216,7 @@ def test_rates_chosen_from_a_grid_are_shown_beside_other_runs(gradlens, undrawn)
         assert re.search(r"^lr +0.001|^bp +0.001|^method +lr ", gradlens(*words)[1], re.M), words
 
 
-def test_a_selection_is_drawn_beside_the_figures_of_all_and_no_format_is_left_stale(gradlens, undrawn):
+def test_a_selection_is_drawn_beside_the_figures_of_all_and_no_format_is_left_stale(gradlens, one_figure):
     for method in ("bp", "dgl"):
         shutil.copytree(shelf.trained(tiny(method)).path, Path("runs", method))
     assert gradlens("compare-gradients", "runs", "--out", "o")[0] == 0

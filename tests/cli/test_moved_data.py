@@ -228,9 +228,10 @@ def test_an_explicit_batch_above_the_images_is_refused(gradlens):
 @pytest.mark.slow
 def test_learning_rates_are_chosen_with_batches_of_what_is_not_held_out(gradlens):
     flags = ("--limit", "40", "--epochs", "1", "--lr-grid", "1e-3,1e-2", *MLP)
-    status, _, err = gradlens("compare-gradients", "bp", *flags)
+    status, _, err = gradlens("compare-gradients", "bp", "dgl", *flags)
     assert status == 0, err
-    configs = [config_of(path.parent) for path in Path("runs").glob("*/config.json")]
+    assert err.count("--batch-size") == 1  # not of each method and search
+    configs = [config_of(path.parent) for path in Path("comparisons").glob("*/*/*/config.json")]
     batches = {config["validation"] > 0: config["batch_size"] for config in configs}
     assert batches[False] == 40
     assert batches[True] < 40
