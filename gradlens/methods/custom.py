@@ -12,8 +12,8 @@ from gradlens.gradients.locks import DEPENDENCIES
 from gradlens.gradients.method import Method
 from gradlens.runtime import old_names
 from gradlens.runtime.classes import is_subclass
-from gradlens.runtime.errors import InputError, unknown
-from gradlens.runtime.user_code import found_in, kind_of
+from gradlens.runtime.errors import InputError, kind_of, unknown
+from gradlens.runtime.user_code import found_in
 
 # of a rule, kept so that its runs can be read without it: all that `Method` declares, whether or how much; the first five always, as by
 # version 0.1.0, others where they differ from Method's

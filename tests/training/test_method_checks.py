@@ -326,7 +326,7 @@ class Crashing(Plain):
         (Eavesdropper, "isolation", "what block1 is told changes with the blocks above it"),
         (Uncut, "isolation", "a loss reaches top.out.weight, top.out.bias past what the block is told"),
         (Adopted, "optimiser", "of the network: keep blocks in a plain list"),
-        (Half, "optimiser", "the optimiser gets block2.linear.weight 0 times"),
+        (Half, "optimiser", "the optimiser gets block2.linear.weight 0 times: see `param_groups`, or `register_buffer` if it is fixed"),
         (Misnamed, "gradients", "a gradient for scales.3, which is none of its own parameters (scale.0, scale.1, scale.2 and 1 more)"),
         (Misshapen, "gradients", "the gradient of scale.3 is 5, the parameter 4"),
         (Repeated, "gradients", "the gradient of scale.0 is given twice, at top and at block3"),
